@@ -1,0 +1,1 @@
+"""From a lock to an enclave image and its measurements. Imports nothing else of ours."""

@@ -1,0 +1,138 @@
+"""What every command shares: the console, JSON output, progress and the mapping from errors to exit codes.
+
+Results go to stdout; prose, progress and errors go to stderr. ``NO_COLOR`` is honoured by rich.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import importlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from coattest_build.errors import CoattestError, EnvironmentFailure
+
+
+def out() -> Console:
+    """The console for results (stdout)."""
+    return Console(soft_wrap=True, highlight=False)
+
+
+def err() -> Console:
+    """The console for prose, progress and errors (stderr)."""
+    return Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+def emit_json(document: Any) -> None:
+    """Print one JSON document on stdout: sorted keys, two spaces, a final newline."""
+    click.echo(json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False))
+
+
+def byte_progress() -> Progress:
+    """A progress display for transfers (bytes done, total, elapsed), on stderr."""
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn(), console=err()
+    )
+
+
+def step_progress() -> Progress:
+    """A spinner with elapsed time for a step of unknown length, on stderr."""
+    return Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=err())
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path, mode: int = 0o644) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; on success it is synced and renamed, on failure removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(mode)
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, content: bytes, mode: int = 0o644) -> None:
+    """Write ``content`` to ``path`` so that a reader sees the old file or the whole new one."""
+    with atomic_file(path, mode) as temporary:
+        temporary.write_bytes(content)
+
+
+def run(command: Callable[..., Any], name: str) -> None:
+    """Run a click command as a program: errors become one line on stderr and an exit code."""
+    try:
+        result = command(prog_name=name, standalone_mode=False)
+        sys.exit(result if isinstance(result, int) else 0)
+    except click.exceptions.Abort:
+        err().print("interrupted", style="red")
+        sys.exit(3)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except CoattestError as error:
+        _fail(name, error)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(3)
+    except OSError as error:
+        _fail(name, from_os_error(error))
+
+
+def from_os_error(error: OSError) -> EnvironmentFailure:
+    """The one-line failure for an operating system error, with a remedy for the common ones."""
+    hints = {
+        errno.ENOSPC: "free some space, or point COATTEST_CACHE or --out at another disk",
+        errno.EACCES: "check the permissions",
+        errno.EPERM: "check the permissions",
+    }
+    return EnvironmentFailure(
+        error.strerror or type(error).__name__,
+        where=str(error.filename) if error.filename else None,
+        hint=hints.get(error.errno or 0),
+        reason=errno.errorcode.get(error.errno or 0, "os-error").lower(),
+    )
+
+
+def _fail(name: str, error: CoattestError) -> None:
+    if "--json" in sys.argv:
+        emit_json({"error": error.what, "where": error.where, "hint": error.hint, "reason": error.reason})
+    err().print(f"{name}: {error}", style="red", markup=False)
+    sys.exit(error.exit_code)
+
+
+class LazyGroup(click.Group):
+    """A command group that imports a verb's module only when the verb is used.
+
+    ``lazy`` maps the verb to ``"package.module:attribute"``; it is the one list of a program's verbs.
+    """
+
+    def __init__(self, *args: Any, lazy: dict[str, str] | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.lazy = lazy or {}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Every verb, sorted."""
+        return sorted({*super().list_commands(ctx), *self.lazy})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command behind a verb, imported on first use; None when there is no such verb."""
+        if cmd_name in self.lazy:
+            module, attribute = self.lazy[cmd_name].split(":")
+            command: click.Command = getattr(importlib.import_module(module), attribute)
+            return command
+        return super().get_command(ctx, cmd_name)

@@ -1,0 +1,26 @@
+"""The command line, one module per verb."""
+
+from __future__ import annotations
+
+import click
+
+from coattest_build.shell import LazyGroup, run
+
+VERBS = {
+    "boot": "coattest_local.cli.boot:boot",
+    "demo": "coattest_local.cli.demo:demo",
+    "qemu-build": "coattest_local.cli.qemu_build:qemu_build",
+    "run-enclave": "coattest_local.cli.run_enclave:run_enclave",
+    "up": "coattest_local.cli.up:up",
+}
+
+
+@click.group(cls=LazyGroup, lazy=VERBS)
+@click.version_option(package_name="coattest")
+def cli() -> None:
+    """Everything AWS provides, simulated on this machine."""
+
+
+def main() -> None:
+    """Console script entry point."""
+    run(cli, "nitro-local")

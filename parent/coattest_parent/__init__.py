@@ -1,0 +1,1 @@
+"""The parent instance: courier, proxy to KMS, deployment. Trusted with availability only."""

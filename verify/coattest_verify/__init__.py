@@ -1,0 +1,1 @@
+"""The buyer's side: rebuild, sign, decide, and check what others claim."""

@@ -1,0 +1,28 @@
+"""The command line, one module per verb."""
+
+from __future__ import annotations
+
+import click
+
+from coattest_build.shell import LazyGroup, run
+
+VERBS = {
+    "attestation": "coattest_verify.cli.attestation:attestation",
+    "keygen": "coattest_verify.cli.keygen:keygen",
+    "policy": "coattest_verify.cli.policy:policy",
+    "quorum": "coattest_verify.cli.quorum:quorum",
+    "rebuild": "coattest_verify.cli.rebuild:rebuild",
+    "receipt": "coattest_verify.cli.receipt:receipt",
+    "sign-pcrs": "coattest_verify.cli.sign_pcrs:sign_pcrs",
+}
+
+
+@click.group(cls=LazyGroup, lazy=VERBS)
+@click.version_option(package_name="coattest")
+def cli() -> None:
+    """Rebuild, sign, decide; check what others claim."""
+
+
+def main() -> None:
+    """Console script entry point."""
+    run(cli, "verify")
