@@ -41,7 +41,7 @@ class FoundFalse(CoattestError):
 
 
 class UsageError(CoattestError):
-    """The caller asked for something that makes no sense, or handed in a file that does not parse. Exit code 2."""
+    """The caller asked for something that makes no sense, or gave a file that does not parse. Exit code 2."""
 
     exit_code = 2
     default_reason = "usage"

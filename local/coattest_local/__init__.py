@@ -1,1 +1,1 @@
-"""Everything AWS provides, simulated on one machine. Nothing here is trusted by, or imported from, the product."""
+"""Everything AWS provides, simulated on one machine. The product imports nothing from here."""
