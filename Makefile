@@ -1,0 +1,36 @@
+# Everything lives in .venv; nothing outside the checkout is touched but the cache (COATTEST_CACHE, ~/.cache/coattest).
+PYTHON ?= python3
+BIN := .venv/bin
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench clean
+
+help: ## Show what there is to run
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: .venv/.ready-local ## Run the whole chain here: rebuild, sign, decide, deploy, auction, refusals
+	$(BIN)/nitro-local demo
+
+test: .venv/.ready-test ## Set up and run the tests
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+lint: .venv/.ready-dev ## Lint and type-check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pyright
+
+bench: .venv/.ready-test ## Measure, as ratios against a reference in the same run
+	@for script in bench/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit; done
+
+clean: ## Remove the environment and build output (not the cache)
+	rm -rf .venv .tox out dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "make: Python 3.10 or newer is needed; set PYTHON=" >&2; exit 3; }
+	$(PYTHON) -m venv .venv
+
+.venv/.ready-%: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	@touch $@
