@@ -81,7 +81,7 @@ def test_the_import_rule_notices_an_offence() -> None:
 
 
 def test_no_module_lies_directly_in_a_top_level_folder() -> None:
-    """A stray file there would become importable by its bare name, and build/__init__.py would hide PyPA's build."""
+    """A stray file would become importable by its bare name; build/__init__.py would hide PyPA's build."""
     strays = [
         str(path.relative_to(ROOT))
         for folder in ("attestations", "build", "enclave", "local", "parent", "verify")
