@@ -1,0 +1,252 @@
+"""The two certificate authorities of the local profile. Neither protects anything: their keys are published.
+
+Both private keys are derived from a phrase in this file, so that there is no key file to lose, to leak or to
+mistake for a secret, and so that everybody gets the same certificates:
+
+* the TLS authority, which the ``local`` profile of the enclave trusts for KMS (enclave/profiles/local-ca.pem is
+  its certificate, measured into the local image, and a test derives it again);
+* the simulator's Nitro root, below which ``NitroAuthority`` issues chains of the shape of AWS's.
+
+Shape and life times of AWS's chain are taken from real documents of 2021 to 2026 (root, regional 20 days, zonal
+6 days, instance 24 hours, leaf 3 hours; path lengths none, 2, 1, 0; P-384 with SHA-384 throughout). Only the
+names say SIMULATOR.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import ipaddress
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+TLS_CA_PHRASE = "coattest local TLS authority, 2026. This key is published: it protects nothing."
+NITRO_ROOT_PHRASE = "coattest simulated Nitro root, 2026. This key is published: it attests nothing."
+
+NOT_BEFORE = datetime(2025, 1, 1, tzinfo=timezone.utc)
+NOT_AFTER = datetime(2049, 12, 31, tzinfo=timezone.utc)
+
+# SEC 2 (version 2.0), section 2.5.1: the order of the base point of secp384r1.
+P384_ORDER = int(
+    "ffffffffffffffffffffffffffffffffffffffffffffffffc7634d81f4372ddf581a0db248b0a77aecec196accc52973", 16
+)
+
+# Whoever puts the published authority into a trust store by mistake lets nobody pose as anything but these.
+LOCAL_NAMES: tuple[x509.GeneralName, ...] = (
+    x509.DNSName("coattest.test"),
+    x509.DNSName("localhost"),
+    x509.IPAddress(ipaddress.ip_network("127.0.0.0/8")),
+    x509.IPAddress(ipaddress.ip_network("::1/128")),
+)
+
+SERVER_LIFE = timedelta(days=30)
+# Slack for clocks that are a little apart: real leaves begin shortly before their first document too.
+BACKDATED = timedelta(minutes=1)
+REGIONAL_LIFE = timedelta(days=20)
+ZONAL_LIFE = timedelta(days=6)
+INSTANCE_LIFE = timedelta(hours=24)
+LEAF_LIFE = timedelta(hours=3)
+
+
+@functools.cache
+def tls_ca() -> tuple[x509.Certificate, ed25519.Ed25519PrivateKey]:
+    """The TLS authority: the same certificate bytes everywhere (Ed25519 signatures have no randomness)."""
+    key = ed25519.Ed25519PrivateKey.from_private_bytes(hashlib.sha256(TLS_CA_PHRASE.encode()).digest())
+    name = _name("coattest local TLS authority: PUBLISHED KEY, protects nothing")
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(NOT_BEFORE)
+        .not_valid_after(NOT_AFTER)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(certificates=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.NameConstraints(LOCAL_NAMES, excluded_subtrees=None), critical=True)
+    )
+    return builder.sign(key, None), key
+
+
+def tls_ca_pem() -> bytes:
+    """The TLS authority's certificate in PEM: the bytes of enclave/profiles/local-ca.pem."""
+    return tls_ca()[0].public_bytes(serialization.Encoding.PEM)
+
+
+def issue_server_certificate(names: Sequence[str], *, now: datetime | None = None) -> tuple[bytes, bytes]:
+    """A server certificate for DNS names (wildcards too) and IP addresses, valid 30 days from ``now``.
+
+    Returns (certificate, key), both PEM; the key is a fresh P-256 key in PKCS#8, unencrypted.
+    """
+    authority, authority_key = tls_ca()
+    moment = now or datetime.now(timezone.utc)
+    key = ec.generate_private_key(ec.SECP256R1())
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(_name("coattest local server"))
+        .issuer_name(authority.subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(max(moment - BACKDATED, NOT_BEFORE))
+        .not_valid_after(min(moment + SERVER_LIFE, NOT_AFTER))
+        .add_extension(x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(signatures=True), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(_authority_identifier(authority), critical=False)
+        .sign(authority_key, None)
+    )
+    return certificate.public_bytes(serialization.Encoding.PEM), _private_pem(key)
+
+
+@functools.cache
+def nitro_root() -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    """The simulator's Nitro root: a P-384 certificate with the same bytes everywhere (RFC 6979 signature)."""
+    digest = hashlib.sha512(NITRO_ROOT_PHRASE.encode()).digest()
+    key = ec.derive_private_key(int.from_bytes(digest, "big") % (P384_ORDER - 1) + 1, ec.SECP384R1())
+    name = _name("coattest.nitro-enclaves SIMULATOR root")
+    builder = _authority_builder(
+        name, name, key.public_key(), not_before=NOT_BEFORE, not_after=NOT_AFTER, path_length=None, serial=1
+    )
+    return builder.sign(key, hashes.SHA384(), ecdsa_deterministic=True), key
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """What signs documents: the leaf's key and certificate, and the bundle from root to issuer (DER)."""
+
+    key: ec.EllipticCurvePrivateKey
+    certificate: bytes
+    bundle: tuple[bytes, ...]
+    not_after: datetime
+
+
+class NitroAuthority:
+    """Issues attestation chains below the simulator's root, as AWS does below its own."""
+
+    def __init__(self, region: str = "eu-central-1") -> None:
+        self.region = region
+
+    def issue(self, *, instance_id: str, module_id: str, now: datetime) -> Chain:
+        """A fresh chain for one enclave below the root, each certificate valid from a minute before ``now``."""
+        root, root_key = nitro_root()
+        suffix = f"{self.region}.coattest.nitro-enclaves SIMULATOR"
+        certificates, issuer, issuer_key = [root], root, root_key
+        for label, life, path_length in (
+            (f"{secrets.token_hex(8)}.{suffix}", REGIONAL_LIFE, 2),
+            (f"{secrets.token_hex(8)}.zonal.{suffix}", ZONAL_LIFE, 1),
+            (f"{instance_id}.{suffix}", INSTANCE_LIFE, 0),
+        ):
+            key = ec.generate_private_key(ec.SECP384R1())
+            issuer = _authority_builder(
+                _name(label),
+                issuer.subject,
+                key.public_key(),
+                not_before=now - BACKDATED,
+                not_after=now + life,
+                path_length=path_length,
+                authority=issuer,
+            ).sign(issuer_key, hashes.SHA384())
+            certificates.append(issuer)
+            issuer_key = key
+        key = ec.generate_private_key(ec.SECP384R1())
+        # As on Nitro: no key identifiers in the leaf, and its key usage is not critical.
+        leaf = (
+            x509.CertificateBuilder()
+            .subject_name(_name(f"{module_id}.{suffix}"))
+            .issuer_name(issuer.subject)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - BACKDATED)
+            .not_valid_after(now + LEAF_LIFE)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_usage(signatures=True), critical=False)
+            .sign(issuer_key, hashes.SHA384())
+        )
+        der = serialization.Encoding.DER
+        bundle = tuple(certificate.public_bytes(der) for certificate in certificates)
+        return Chain(key, leaf.public_bytes(der), bundle, leaf.not_valid_after_utc)
+
+
+def _authority_builder(
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePublicKey,
+    *,
+    not_before: datetime,
+    not_after: datetime,
+    path_length: int | None,
+    serial: int | None = None,
+    authority: x509.Certificate | None = None,
+) -> x509.CertificateBuilder:
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(serial or x509.random_serial_number())
+        .not_valid_before(not_before)
+        .not_valid_after(not_after)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
+        .add_extension(_usage(certificates=True, signatures=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+    )
+    if authority is None:
+        return builder
+    return builder.add_extension(_authority_identifier(authority), critical=False)
+
+
+def _name(common_name: str) -> x509.Name:
+    return x509.Name(
+        [
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, "coattest"),
+            x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, "SIMULATOR"),
+            x509.NameAttribute(NameOID.COMMON_NAME, _shortened(common_name)),
+        ]
+    )
+
+
+def _shortened(common_name: str) -> str:
+    """RFC 5280's ub-common-name is 64 characters; a module id with a region can be longer."""
+    return common_name[:64]
+
+
+def _usage(*, certificates: bool = False, signatures: bool = False) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=signatures,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=certificates,
+        crl_sign=certificates,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _authority_identifier(authority: x509.Certificate) -> x509.AuthorityKeyIdentifier:
+    subject = authority.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(subject)
+
+
+def _general_name(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
+
+
+def _private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
