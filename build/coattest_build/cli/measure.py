@@ -1,0 +1,19 @@
+"""``eif measure``: the registers of an image, as nitro-cli prints them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from coattest_build.measure import measure_registers
+from coattest_build.shell import emit_json
+
+
+@click.command()
+@click.argument("image", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Accepted as everywhere; the output is always JSON.")
+def measure(image: Path, as_json: bool) -> None:
+    """Print PCR0, PCR1 and PCR2 (and PCR8 of a signed image) in nitro-cli's JSON shape."""
+    del as_json
+    emit_json(measure_registers(image))
