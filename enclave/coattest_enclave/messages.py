@@ -1,0 +1,202 @@
+"""The auction's messages: manifest, bid, seal, result, receipt, result file (docs/protocol.md).
+
+Every type checks its rules on construction, so a value that exists is well-formed; ``decode`` is strict and
+raises MessageError only.
+"""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from coattest_enclave import canonical, cose, manifest, outcome
+from coattest_enclave.canonical import MessageError
+from coattest_enclave.fields import (
+    AMOUNT_MAX,
+    BUYERS_MAX,
+    DIGEST,
+    DISCLOSURE,
+    FIRST_PRICE,
+    LOTS_MAX,
+    NAME,
+    SECOND_PRICE,
+    array_of,
+    byte_string,
+    exact_map,
+    sha384,
+    text,
+    uint,
+)
+from coattest_enclave.manifest import Buyer, KeyArn, Lot, Manifest, parse_key_arn
+from coattest_enclave.outcome import Outcome, Result, ResultFile, Tie, Unsold, Won
+
+__all__ = [
+    "ALIVE",
+    "AMOUNT_MAX",
+    "AMOUNT_SIZE",
+    "BID",
+    "BUYERS_MAX",
+    "DECISION_DIGEST",
+    "DIGEST",
+    "DISCLOSURE",
+    "FIRST_PRICE",
+    "LOTS_MAX",
+    "MANIFEST",
+    "NONCE_MAX",
+    "NONCE_MIN",
+    "RESULT",
+    "RESULT_FILE",
+    "SEAL",
+    "SECOND_PRICE",
+    "Buyer",
+    "KeyArn",
+    "Lot",
+    "Manifest",
+    "MessageError",
+    "Outcome",
+    "Result",
+    "ResultFile",
+    "Seal",
+    "Tie",
+    "Unsold",
+    "Won",
+    "alive_user_data",
+    "bid_aad",
+    "bid_digest",
+    "check_seals",
+    "encryption_context",
+    "pack_bids",
+    "parse_key_arn",
+    "receipt_user_data",
+    "sha384",
+    "unpack_bids",
+]
+
+MANIFEST, BID, SEAL = manifest.PURPOSE, "coattest/bid/v1", "coattest/seal/v1"
+RESULT, RESULT_FILE, ALIVE = outcome.PURPOSE, outcome.FILE_PURPOSE, "coattest/alive/v1"
+
+AMOUNT_SIZE = 8
+"""Bytes of one record of a bid: an amount in minor units, big-endian."""
+
+DECISION_DIGEST = 32
+"""Bytes of a decision's SHA-256."""
+
+NONCE_MIN, NONCE_MAX = 16, 64
+"""Bytes of a liveness request's nonce."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """What every buyer signs: manifest digest (48 bytes), decision digest (32), each bid file digest."""
+
+    manifest: bytes
+    decision: bytes
+    bids: tuple[tuple[str, bytes], ...]
+
+    def __post_init__(self) -> None:
+        byte_string(self.manifest, DIGEST, DIGEST, "manifest digest")
+        byte_string(self.decision, DECISION_DIGEST, DECISION_DIGEST, "decision digest")
+        if not 1 <= len(self.bids) <= BUYERS_MAX:
+            raise MessageError("number of bids out of range")
+        for name, digest in self.bids:
+            text(name, NAME, "buyer name")
+            byte_string(digest, DIGEST, DIGEST, "bid digest")
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-384 of the payload, 48 bytes."""
+        return sha384(self.encode())
+
+    def encode(self) -> bytes:
+        """The payload that is signed."""
+        bids = [[name, digest] for name, digest in self.bids]
+        return canonical.encode(
+            {"purpose": SEAL, "manifest": self.manifest, "decision": self.decision, "bids": bids}
+        )
+
+    @classmethod
+    def decode(cls, data: bytes) -> Seal:
+        """The seal in ``data``; raises MessageError."""
+        fields = exact_map(canonical.decode(data, cose.SIGN1_MAX), SEAL, ("manifest", "decision", "bids"))
+        bids = [array_of(entry, "bid", 2) for entry in array_of(fields["bids"], "bids")]
+        return cls(fields["manifest"], fields["decision"], tuple((name, digest) for name, digest in bids))
+
+
+def check_seals(manifest: Manifest, seals: Sequence[bytes]) -> Seal:
+    """The seal that every buyer of ``manifest`` signed, each with its key from there; raises MessageError.
+
+    ``seals`` are COSE_Sign1 messages in any order, one per buyer. All carry the same payload, byte for
+    byte, it names this manifest, and it lists exactly the manifest's buyers in the manifest's order.
+    """
+    if len(seals) != len(manifest.buyers):
+        raise MessageError("not one seal per buyer")
+    by_kid = {cose.parse_sign1(data).kid: data for data in seals}
+    payloads = set()
+    for buyer in manifest.buyers:
+        kid = buyer.name.encode()
+        if kid not in by_kid:
+            raise MessageError(f"no seal of {buyer.name}")
+        payloads.add(cose.verify1(by_kid[kid], buyer.key, kid=kid))
+    if len(payloads) != 1:
+        raise MessageError("the buyers sealed different things")
+    seal = Seal.decode(payloads.pop())
+    if seal.manifest != manifest.digest:
+        raise MessageError("sealed for another manifest")
+    if [name for name, _ in seal.bids] != [buyer.name for buyer in manifest.buyers]:
+        raise MessageError("sealed bids are not the manifest's buyers in order")
+    return seal
+
+
+def pack_bids(amounts: Sequence[int]) -> bytes:
+    """The plaintext of a bid, amounts in the manifest order, 0 for no bid; raises MessageError."""
+    if not 1 <= len(amounts) <= LOTS_MAX:
+        raise MessageError("number of amounts out of range")
+    for amount in amounts:
+        uint(amount, "amount")
+    return _big_endian(array("Q", amounts)).tobytes()
+
+
+def unpack_bids(plaintext: bytes, lots: int) -> Sequence[int]:
+    """The amounts of a bid over ``lots`` lots; raises MessageError, which never says what was in it."""
+    if len(plaintext) != AMOUNT_SIZE * lots or not lots:
+        raise MessageError("bid has another length than the manifest asks for")
+    amounts = array("Q")
+    amounts.frombytes(plaintext)
+    if max(_big_endian(amounts)) > AMOUNT_MAX:
+        raise MessageError("bid has an amount out of range")
+    return amounts
+
+
+def bid_aad(manifest: bytes, buyer: str, key_arn: str) -> bytes:
+    """External AAD of a bid file: it decrypts for this manifest digest, buyer and KMS key only."""
+    return canonical.encode([BID, manifest, buyer, key_arn])
+
+
+def encryption_context(manifest: bytes, buyer: str) -> dict[str, str]:
+    """KMS encryption context of a buyer's data key; ``manifest`` is the digest (48 bytes)."""
+    return {"coattest:auction": manifest.hex(), "coattest:buyer": buyer}
+
+
+def bid_digest(bid_file: bytes) -> bytes:
+    """What the seal says of a bid file: its SHA-384, 48 bytes."""
+    return sha384(bid_file)
+
+
+def receipt_user_data(result: bytes) -> bytes:
+    """user_data of the receipt for these result bytes; its nonce is the seal digest, its public_key null."""
+    return canonical.encode([RESULT, sha384(result)])
+
+
+def alive_user_data() -> bytes:
+    """user_data of a liveness document; its nonce is the asker's, its public_key null."""
+    return canonical.encode([ALIVE])
+
+
+def _big_endian(numbers: array[int]) -> array[int]:
+    if numbers.itemsize != AMOUNT_SIZE:
+        raise MessageError("this platform has no 8-byte array type")
+    if sys.byteorder == "little":
+        numbers.byteswap()
+    return numbers
