@@ -1,0 +1,268 @@
+"""An auction's result against its receipt: what was decided, by which code, on whose bids.
+
+The checks, all of them run and every failure reported:
+
+1. The files parse, and are the canonical encoding of what they say.
+2. The result is this manifest's: digest, auction, currency, rule, lots in order, buyers, reserves.
+3. Every buyer of the manifest sealed the same payload, once each; the payload names this manifest, the
+   decision that this verifier recomputed, and one bid file per buyer. The result names that seal.
+4. The attestation document was signed under the profile's root by an enclave with the decided PCRs, carries
+   this result's digest under the purpose of a result, the seal's digest as nonce, and no public key.
+5. Its time lies between the closing time and the publication deadline, and not in the future.
+
+Which clock. An attestation document's certificates live for hours; a receipt is kept for years. So the chain
+is judged *at the document's own time*, as a signed mail is judged at the time it was signed, and not at the
+verifier's. What keeps that from being the enclave's word alone: the time is inside the signed document, and
+has to lie in the window that every buyer sealed. What remains is that a leaf key stolen from the hypervisor
+*later* could sign a backdated document; whoever can do that can already forge fresh ones within its hours of
+life (ADR 0080).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+
+from coattest_enclave import cose, messages
+from coattest_enclave.canonical import MessageError
+from coattest_verify.attestation import (
+    ExpectNonce,
+    ExpectPcrs,
+    ExpectPublicKey,
+    ExpectUserData,
+    Root,
+    parse_unverified,
+    verify_document,
+)
+from coattest_verify.decision import Decision
+from coattest_verify.sealing import CertificateCheck
+from coattest_verify.shell import CoattestError
+
+SKEW = timedelta(minutes=5)
+"""How far a verifier's clock may be behind the document's: the tolerance of SigV4, which AWS clocks live
+by.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One reason why a result is not believed."""
+
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptVerdict:
+    """What a result file is worth. ``result`` is set as soon as it parses: look at ``ok`` first."""
+
+    failures: tuple[Failure, ...]
+    result: messages.Result | None
+    module_id: str | None
+    time: datetime | None
+    sealed_by: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every check passed."""
+        return not self.failures
+
+
+def receipt_time(result_file: bytes) -> datetime | None:
+    """The time a receipt claims, unverified; None when there is no document to read it from."""
+    try:
+        document = parse_unverified(messages.ResultFile.decode(result_file).receipt)
+        return datetime.fromtimestamp(document.timestamp_ms / 1000, timezone.utc)
+    except (MessageError, CoattestError, OverflowError, ValueError, OSError):
+        return None
+
+
+def verify_receipt(
+    result_file: bytes,
+    manifest: bytes,
+    decision: Decision,
+    *,
+    root: Root,
+    check_certificate: CertificateCheck,
+    now: datetime,
+) -> ReceiptVerdict:
+    """The verdict on ``result_file`` for ``manifest``; hostile input gives failures, never another exception.
+
+    ``root`` is the decided profile's, ``check_certificate`` the quorum's word on a buyer's key, ``now`` the
+    verifier's clock (aware).
+    """
+    try:
+        auction = messages.Manifest.decode(manifest)
+        if auction.encode() != manifest:
+            raise MessageError("not canonical")
+    except MessageError as error:
+        return _unreadable("bad-manifest", f"manifest: {error}")
+    try:
+        parsed = messages.ResultFile.decode(result_file)
+        result = messages.Result.decode(parsed.result)
+    except MessageError as error:
+        return _unreadable("malformed", f"result file: {error}")
+    failures = _result_failures(result, auction)
+    seal_failures, payload, sealed_by = _seal_failures(parsed.seals, auction, decision, check_certificate)
+    failures += seal_failures
+    if payload is not None and hashlib.sha384(payload).digest() != result.seal:
+        failures.append(Failure("other-seal", "the result names another seal than the one in the file"))
+    document_failures, module_id, time = _document_failures(parsed, result, decision, root)
+    failures += document_failures
+    if time is not None:
+        failures += _time_failures(time, auction, now)
+    return ReceiptVerdict(tuple(failures), result, module_id, time, sealed_by)
+
+
+def _unreadable(code: str, detail: str) -> ReceiptVerdict:
+    return ReceiptVerdict((Failure(code, detail),), None, None, None, ())
+
+
+def _result_failures(result: messages.Result, auction: messages.Manifest) -> list[Failure]:
+    failures = []
+    if result.manifest != auction.digest:
+        failures.append(Failure("other-manifest", "the result is of another manifest"))
+    for name in ("auction", "currency", "rule"):
+        if getattr(result, name) != getattr(auction, name):
+            failures.append(
+                Failure(
+                    "other-manifest",
+                    f"{name} is {getattr(result, name)!r}, the manifest says {getattr(auction, name)!r}",
+                )
+            )
+    if [lot for lot, _ in result.lots] != [lot.id for lot in auction.lots]:
+        failures.append(Failure("other-lots", "the lots are not the manifest's, in its order"))
+        return failures
+    names = {buyer.name for buyer in auction.buyers}
+    for (lot, outcome), offered in zip(result.lots, auction.lots, strict=True):
+        if not _outcome_allowed(outcome, names, offered.reserve):
+            failures.append(Failure("bad-outcome", f"lot {lot!r}: not an outcome that the rule allows"))
+    return failures
+
+
+def _outcome_allowed(outcome: messages.Outcome, names: set[str], reserve: int) -> bool:
+    """Whether an outcome names buyers only, and no price under the reserve; its shape is the parser's
+    business.
+    """
+    match outcome:
+        case messages.Unsold():
+            return True
+        case messages.Tie(tied):
+            return set(tied) <= names
+        case messages.Won(winner, price):
+            return winner in names and (price is None or price >= reserve)
+
+
+def _seal_failures(
+    seals: Sequence[bytes],
+    auction: messages.Manifest,
+    decision: Decision,
+    check_certificate: CertificateCheck,
+) -> tuple[list[Failure], bytes | None, tuple[str, ...]]:
+    """Failures, the payload all buyers signed (None when they did not), and whose signature was good."""
+    failures, signed = _signatures(seals, auction)
+    for buyer in auction.buyers:
+        if buyer.name not in signed:
+            failures.append(Failure("missing-seal", f"{buyer.name!r} did not seal"))
+        try:
+            check_certificate(buyer)
+        except CoattestError as error:
+            failures.append(Failure("bad-certificate", f"buyer {buyer.name!r}: {error.what}"))
+    payloads = set(signed.values())
+    if len(payloads) > 1:
+        failures.append(Failure("different-seals", "the buyers sealed different things"))
+    if len(payloads) != 1:
+        return failures, None, tuple(sorted(signed))
+    payload = payloads.pop()
+    return failures + _payload_failures(payload, auction, decision), payload, tuple(sorted(signed))
+
+
+def _signatures(seals: Sequence[bytes], auction: messages.Manifest) -> tuple[list[Failure], dict[str, bytes]]:
+    """Which buyer signed which payload; a seal that no buyer signed, or a buyer's second one, is a failure."""
+    failures = []
+    signed: dict[str, bytes] = {}
+    for number, data in enumerate(seals, 1):
+        found = [(buyer.name, payload) for buyer in auction.buyers if (payload := _signed_by(buyer, data))]
+        if not found:
+            failures.append(Failure("bad-seal", f"seal {number} is not signed by a buyer of the manifest"))
+        for name, payload in found:
+            if name in signed:
+                failures.append(Failure("double-seal", f"{name!r} sealed more than once"))
+            signed[name] = payload
+    return failures, signed
+
+
+def _payload_failures(payload: bytes, auction: messages.Manifest, decision: Decision) -> list[Failure]:
+    try:
+        seal = messages.Seal.decode(payload)
+    except MessageError as error:
+        return [Failure("bad-seal", f"seal: {error}")]
+    failures = []
+    if seal.manifest != auction.digest:
+        failures.append(Failure("other-manifest", "the seal is of another manifest"))
+    if seal.decision != decision.digest:
+        own = decision.digest.hex()
+        failures.append(
+            Failure("other-decision", f"the buyers sealed decision {seal.decision.hex()}, not {own}")
+        )
+    if [name for name, _ in seal.bids] != [buyer.name for buyer in auction.buyers]:
+        failures.append(Failure("bad-seal", "the seal does not list one bid file per buyer"))
+    return failures
+
+
+def _signed_by(buyer: messages.Buyer, data: bytes) -> bytes | None:
+    try:
+        return cose.verify1(data, buyer.key, kid=buyer.name.encode())
+    except MessageError:
+        return None
+
+
+def _document_failures(
+    parsed: messages.ResultFile, result: messages.Result, decision: Decision, root: Root
+) -> tuple[list[Failure], str | None, datetime | None]:
+    try:
+        claimed = parse_unverified(parsed.receipt)
+        time = datetime.fromtimestamp(claimed.timestamp_ms / 1000, timezone.utc)
+    except (CoattestError, OverflowError, ValueError, OSError) as error:
+        return [Failure("bad-document", f"receipt: {error}")], None, None
+    failures = []
+    if claimed.user_data == messages.alive_user_data():
+        failures.append(
+            Failure(
+                "liveness-document",
+                "the receipt is a liveness document: it shows that the enclave ran, not what it decided",
+            )
+        )
+    verdict = verify_document(
+        parsed.receipt,
+        [
+            ExpectPcrs({index: bytes.fromhex(value) for index, value in decision.pcrs.items()}),
+            ExpectUserData(messages.receipt_user_data(parsed.result)),
+            ExpectNonce(result.seal),
+            ExpectPublicKey(None),
+        ],
+        now=time,
+        root=root,
+    )
+    failures += [
+        Failure(
+            failure.code,
+            f"receipt, {failure.field}: {failure.rule} (found {failure.found}, expected {failure.expected})",
+        )
+        for failure in verdict.failures
+    ]
+    return failures, claimed.module_id, time
+
+
+def _time_failures(time: datetime, auction: messages.Manifest, now: datetime) -> list[Failure]:
+    failures = []
+    seconds = time.timestamp()
+    if seconds < auction.closes:
+        failures.append(Failure("too-early", "the receipt is older than the closing time"))
+    if seconds > auction.publish_by:
+        failures.append(Failure("too-late", "the receipt is younger than the publication deadline"))
+    if time > now + SKEW:
+        failures.append(Failure("from-the-future", "the receipt is younger than this machine's clock"))
+    return failures
