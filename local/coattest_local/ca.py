@@ -3,13 +3,13 @@
 Both private keys are derived from a phrase in this file, so that there is no key file to lose, to leak or to
 mistake for a secret, and so that everybody gets the same certificates:
 
-* the TLS authority, which the ``local`` profile of the enclave trusts for KMS (enclave/profiles/local-ca.pem is
-  its certificate, measured into the local image, and a test derives it again);
+* the TLS authority, which the ``local`` profile of the enclave trusts for KMS (enclave/profiles/local-ca.pem
+  is its certificate, measured into the local image, and a test derives it again);
 * the simulator's Nitro root, below which ``NitroAuthority`` issues chains of the shape of AWS's.
 
-Shape and life times of AWS's chain are taken from real documents of 2021 to 2026 (root, regional 20 days, zonal
-6 days, instance 24 hours, leaf 3 hours; path lengths none, 2, 1, 0; P-384 with SHA-384 throughout). Only the
-names say SIMULATOR.
+Shape and life times of AWS's chain are taken from real documents of 2021 to 2026 (root, regional 20 days,
+zonal 6 days, instance 24 hours, leaf 3 hours; path lengths none, 2, 1, 0; P-384 with SHA-384 throughout).
+Only the names say SIMULATOR.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class NitroAuthority:
         self.region = region
 
     def issue(self, *, instance_id: str, module_id: str, now: datetime) -> Chain:
-        """A fresh chain for one enclave below the root, each certificate valid from a minute before ``now``."""
+        """A fresh chain for one enclave, each certificate but the root valid from a minute before ``now``."""
         root, root_key = nitro_root()
         suffix = f"{self.region}.coattest.nitro-enclaves SIMULATOR"
         certificates, issuer, issuer_key = [root], root, root_key
