@@ -55,7 +55,7 @@ AF_VSOCK = 40
 DEVICES = ("null", "zero", "full", "random", "urandom")
 HOST = "/oldroot"
 ROOT = "/newroot"
-TEMPORARY = "/tmp"  # noqa: S108: the one directory every host has; covered by a private tmpfs at once
+TEMPORARY = "/tmp"  # noqa: S108 - every host has it, and a private tmpfs covers it at once
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -71,7 +71,7 @@ def check(step: str, result: int) -> int:
     return result
 
 
-def mount(  # noqa: PLR0917: the order of mount(2)
+def mount(  # noqa: PLR0917 - the order of mount(2)
     step: str, source: str, target: str, kind: str | None, flags: int, data: str | None = None
 ) -> None:
     """mount(2)."""
@@ -280,7 +280,7 @@ def inside(spec: dict[str, Any], go: int, status: int) -> NoReturn:
         signal.signal(ignored, signal.SIG_DFL)
     try:
         os.chdir(spec["cwd"])
-        os.execve(spec["argv"][0], spec["argv"], spec["env"])  # noqa: S606: never a shell
+        os.execve(spec["argv"][0], spec["argv"], spec["env"])  # noqa: S606 - never a shell
     except OSError as error:
         raise SetupError(f"run {spec['argv'][0]}", error.errno) from error
 

@@ -1,0 +1,87 @@
+"""A content-addressed store of inputs. Whatever is taken from it is hashed again first.
+
+Layout below the cache folder: ``inputs/<sha256>``, ``partial/<sha256>`` for what is still arriving,
+``kernel/<digest>/`` for compiled kernels, ``logs/``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from coattest_build.errors import EnvironmentFailure
+
+CACHE_VARIABLE = "COATTEST_CACHE"
+CHUNK = 1024 * 1024
+
+
+def cache_folder(named: Path | None = None) -> Path:
+    """``named``, else $COATTEST_CACHE, else coattest below $XDG_CACHE_HOME or ~/.cache."""
+    if named:
+        return named
+    if os.environ.get(CACHE_VARIABLE):
+        return Path(os.environ[CACHE_VARIABLE])
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "coattest"
+
+
+def sha256_file(path: Path) -> str:
+    """The SHA-256 of a file's bytes (hex), read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def exclusive(path: Path) -> Iterator[bool]:
+    """Hold an advisory lock on ``path`` (created, and left behind); the value says whether it was free."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        free = True
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            free = False
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield free
+
+
+class Cache:
+    """The store in one folder. Safe for several processes and threads at once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            for name in ("inputs", "partial"):
+                (folder / name).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise EnvironmentFailure(
+                f"the cache cannot be used: {error.strerror}",
+                where=str(folder),
+                hint="name another with --cache or COATTEST_CACHE",
+            ) from error
+
+    def path(self, sha256: str) -> Path:
+        """Where an input with this digest is kept."""
+        return self.folder / "inputs" / sha256
+
+    def partial(self, sha256: str) -> Path:
+        """Where it arrives."""
+        return self.folder / "partial" / sha256
+
+    def take(self, sha256: str, size: int) -> Path | None:
+        """The path of an input whose bytes were just checked, or None. A damaged one is removed."""
+        path = self.path(sha256)
+        try:
+            if path.stat().st_size == size and sha256_file(path) == sha256:
+                return path
+        except FileNotFoundError:
+            return None
+        path.unlink(missing_ok=True)
+        return None

@@ -1,0 +1,54 @@
+"""`eif lock`: pin every input of the image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.table import Table
+
+from coattest_build import apt, image, locker
+from coattest_build import lock as locks
+from coattest_build.progress import Terminal
+from coattest_build.shell import emit_json, err, out, write_atomic
+
+
+@click.command()
+@click.option(
+    "--source", type=click.Path(path_type=Path, file_okay=False), default=Path(), help="Source tree."
+)
+@click.option("--mirror", help="Debian mirror to read (else COATTEST_DEBIAN_MIRROR, else apt's own).")
+@click.option("--check", is_flag=True, help="Write nothing; exit 1 when a pin would move.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def lock(source: Path, mirror: str | None, check: bool, as_json: bool) -> int:
+    """Write build/image.lock anew from image.toml and print what moved."""
+    spec = image.load(source)
+    path = source / image.LOCK_FILE
+    previous: locks.Lock | None = None
+    try:
+        previous, _ = locks.load(source)
+    except locks.BadLock as error:
+        err().print(f"No lock to compare with: {error.what}", markup=False)
+    reporter = Terminal()
+    bases = apt.mirrors(spec.suites, spec.component, mirror=mirror)
+    made = locker.make_lock(spec, source, bases, previous, reporter)
+    moves = locker.differences(previous, made)
+    if not check:
+        write_atomic(path, made.render().encode())
+    if as_json:
+        emit_json(
+            {
+                "lock": str(path),
+                "inputs": len(made.packages) + len(made.wheels),
+                "source_date_epoch": made.source_date_epoch,
+                "moved": [{"name": m.name, "before": m.before, "after": m.after} for m in moves],
+            }
+        )
+    elif moves:
+        table = Table("input", "before", "after")
+        for move in moves:
+            table.add_row(move.name, move.before or "-", move.after or "-")
+        out().print(table)
+    else:
+        out().print(f"{path}: {len(made.packages) + len(made.wheels)} inputs, nothing moved")
+    return 1 if check and moves else 0
