@@ -3,7 +3,7 @@
 The format is AWS's (``aws-nitro-enclaves-image-format``, ``src/defs/mod.rs``). AWS's reader walks the
 sections to the end of the file and ignores the table in the header; QEMU follows the table. An image that
 reads differently in the two is how one file gets two measurements, so this reader accepts an image only when
-both views are the same and account for every byte. It holds the header and one block in memory, never a section.
+both views are the same and account for every byte. It holds one block in memory, never a section.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ def measure_file(file: BinaryIO) -> ImageMeasurements:
 
 
 def measure_registers(path: Path) -> dict[str, dict[str, str]]:
-    """Only the registers, in nitro-cli's shape, as ``eif measure`` prints them; checks all that measure does."""
+    """Only the registers, in nitro-cli's shape, as ``eif measure`` prints them; checks as measure does."""
     with path.open("rb", buffering=0) as file:
         registers, _, _ = _pass(file, (), every_section=False)
     return _nitro_json(*registers)

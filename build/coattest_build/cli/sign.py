@@ -1,0 +1,50 @@
+"""``eif sign``: add a signature section, which the hypervisor measures into PCR8."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from pathlib import Path
+
+import click
+
+from coattest_build.shell import emit_json, err, out
+from coattest_build.signature import load_certificate
+from coattest_build.signing import load_sign, sign_image
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.command()
+@click.argument("image", type=_FILE)
+@click.option("--key", required=True, help="A PEM file, or a URI: awskms:KEY, hsm:ID?label=TOKEN (PKCS#11).")
+@click.option("--certificate", required=True, type=_FILE, help="The signing certificate (PEM), in date.")
+@click.option("--out", "output", type=click.Path(dir_okay=False, path_type=Path), help="Default: in place.")
+@click.option("--replace", is_flag=True, help="Replace the signature that is there.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def sign(  # noqa: PLR0917 (click passes them by name)
+    image: Path, key: str, certificate: Path, output: Path | None, replace: bool, as_json: bool
+) -> None:
+    """Sign IMAGE's PCR0 and put signature and certificate into the image.
+
+    PCR8 then is the certificate's measurement. PCR0, PCR1 and PCR2 stay as they are.
+    """
+    signing_certificate = load_certificate(certificate.read_bytes(), where=str(certificate))
+    signer = load_sign(key, signing_certificate, ask=_ask)
+    signed = sign_image(
+        image,
+        output or image,
+        certificate=signing_certificate,
+        sign=signer,
+        now=datetime.now(timezone.utc),
+        replace=replace,
+    )
+    if as_json:
+        emit_json({"image": str(signed.path), **signed.measurements.nitro_json()})
+    else:
+        out().print(f"PCR8 {signed.measurements.pcr8}", markup=False)
+        err().print(f"signed {signed.path}", markup=False)
+
+
+def _ask(secret: str) -> str:
+    answer: str = click.prompt(secret, hide_input=True, err=True)
+    return answer
