@@ -180,11 +180,13 @@ def _seal_failures(
 
 
 def _signatures(seals: Sequence[bytes], auction: messages.Manifest) -> tuple[list[Failure], dict[str, bytes]]:
-    """Which buyer signed which payload; a seal that no buyer signed, or a buyer's second one, is a failure."""
+    """Which buyer signed which payload; a seal that no buyer signed, or a buyer's second one, is a
+    failure.
+    """
     failures = []
     signed: dict[str, bytes] = {}
     for number, data in enumerate(seals, 1):
-        found = [(buyer.name, payload) for buyer in auction.buyers if (payload := _signed_by(buyer, data))]
+        found = [(b.name, payload) for b in auction.buyers if (payload := _signed_by(b, data))]
         if not found:
             failures.append(Failure("bad-seal", f"seal {number} is not signed by a buyer of the manifest"))
         for name, payload in found:

@@ -52,6 +52,11 @@ class SealPlan:
         """What the manifest's rule will reveal."""
         return messages.DISCLOSURE[self.manifest.rule]
 
+    @property
+    def reveals_a_losing_amount(self) -> bool:
+        """Whether somebody who does not win may see its amount published, as the price of who does."""
+        return self.manifest.rule == messages.SECOND_PRICE
+
 
 def plan_seal(
     manifest: messages.Manifest,
@@ -67,8 +72,8 @@ def plan_seal(
 ) -> SealPlan:
     """The seal of ``manifest`` over ``bids`` (buyer to SHA-384 of its bid file); raises SealRefused.
 
-    ``decision`` is the 32-byte digest of the decision that this buyer recomputed; ``own_bid`` the bytes of the
-    bid file it made; ``now`` Unix seconds.
+    ``decision`` is the 32-byte digest of the decision that this buyer recomputed; ``own_bid`` the bytes of
+    the bid file it made; ``now`` Unix seconds.
     """
     problems: list[tuple[str, str]] = []
     names = [buyer.name for buyer in manifest.buyers]

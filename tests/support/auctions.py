@@ -1,0 +1,46 @@
+"""Small auctions for tests: real keys, real manifests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from coattest_enclave import messages
+from coattest_verify.buyers import spki
+
+ARN = "arn:aws:kms:eu-central-1:{account}:key/00000000-0000-4000-8000-{account}"
+ACCOUNTS = {"buyer-1": "222233334444", "buyer-2": "333344445555", "buyer-3": "444455556666"}
+KEYS = {name: ec.generate_private_key(ec.SECP384R1()) for name in ACCOUNTS}
+LOTS = (messages.Lot("lot-1", 0), messages.Lot("lot-2", 1000), messages.Lot("lot-3", 0))
+
+
+def manifest(
+    auction: str = "spring",
+    *,
+    buyers: Sequence[str] = ("buyer-1", "buyer-2"),
+    lots: Sequence[messages.Lot] = LOTS,
+    rule: str = "first-price",
+    closes: int = 1_800_000_000,
+    publish_by: int = 1_800_003_600,
+    keys: Mapping[str, ec.EllipticCurvePrivateKey] = KEYS,
+) -> messages.Manifest:
+    """A manifest whose buyers have the keys of this module unless told otherwise."""
+    return messages.Manifest(
+        auction=auction,
+        currency="EUR",
+        rule=rule,
+        lots=tuple(lots),
+        buyers=tuple(
+            messages.Buyer(
+                name,
+                spki(keys[name].public_key()),
+                b'{"certificate":"of ' + name.encode() + b'"}',
+                ARN.format(account=ACCOUNTS[name]),
+                f"s3://bids-{name}/{auction}.cose",
+            )
+            for name in buyers
+        ),
+        closes=closes,
+        publish_by=publish_by,
+    )

@@ -1,0 +1,139 @@
+"""From a CSV file to an encrypted bid file."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coattest_enclave import cose, messages
+from coattest_verify.bids import BadBids, KmsFailure, make_bid_file, read_bids
+from coattest_verify.shell import FoundFalse
+from support.auctions import ARN, LOTS, manifest
+
+
+class OneKey:
+    """A key service of one key, which remembers what it was asked."""
+
+    def __init__(self, arn: str, plaintext: Any = b"k" * 32) -> None:
+        self.arn, self.plaintext, self.asked = arn, plaintext, []
+
+    def generate_data_key(self, **asked: Any) -> dict[str, Any]:
+        self.asked.append(asked)
+        return {"KeyId": self.arn, "CiphertextBlob": b"wrapped", "Plaintext": self.plaintext}
+
+
+def test_amounts_come_in_the_manifests_order() -> None:
+    """Rows may stand in any order; an empty amount is no bid."""
+    bids = read_bids(b"lot,amount\nlot-3,7\nlot-1,\nlot-2,1000\n", LOTS)
+    assert bids.amounts == (0, 1000, 7)
+    assert bids.count == 2
+    assert bids.below_reserve == ()
+
+
+def test_a_bid_below_the_reserve_is_named() -> None:
+    """The lot is named, so that the buyer can look; the file is still accepted."""
+    assert read_bids(b"lot,amount\nlot-1,1\nlot-2,999\nlot-3,\n", LOTS).below_reserve == ("lot-2",)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "first line"),
+        (b"lot;amount\n", "first line"),
+        (b"\xef\xbb\xbflot,amount\n", "first line"),
+        (b"\xff", "not UTF-8 at byte 0"),
+        (b"lot,amount\nlot-1,1\nlot-2,2\n", "'lot-3' is missing"),
+        (b"lot,amount\nlot-1,1\nlot-2,2\nlot-3,3\nlot-3,4\n", "twice"),
+        (b"lot,amount\nlot-1,1\nlot-2,2\nlot-3,3\nlot-4,4\n", "'lot-4' is not a lot"),
+        (b"lot,amount\nlot-1,1,\nlot-2,2\nlot-3,3\n", "3 fields"),
+        (b'lot,amount\n"lot-1,1\n', "not CSV"),
+    ],
+)
+def test_a_file_that_does_not_say_one_thing_per_lot_is_refused(content: bytes, reason: str) -> None:
+    """Missing, doubled, unknown and malformed rows are named."""
+    with pytest.raises(BadBids, match=reason):
+        read_bids(content, LOTS)
+
+
+@pytest.mark.parametrize(
+    "amount", ["-1", "+1", "1.0", "1e3", "01", "0", " 1", "1_000", "٣", "9007199254740993", "9" * 40, "0x1"]
+)
+def test_an_amount_is_a_plain_whole_number(amount: str) -> None:
+    """Signs, separators, zeros, other digits and too large numbers are refused without quoting the amount."""
+    content = f"lot,amount\nlot-1,1\nlot-2,2\nlot-3,{amount}\n".encode()
+    with pytest.raises(BadBids, match="line 4: lot 'lot-3': not a whole") as caught:
+        read_bids(content, LOTS)
+    assert amount not in str(caught.value).replace("from 1 to", "").replace("line 4", "").replace(
+        "'lot-3'", ""
+    ) or (len(amount) < 3)
+
+
+def test_every_problem_is_reported_at_once() -> None:
+    """Two wrong rows are two problems in one error."""
+    with pytest.raises(BadBids, match=r"line 2.*line 3"):
+        read_bids(b"lot,amount\nlot-1,x\nlot-2,y\nlot-3,1\n", LOTS)
+
+
+def test_amounts_stay_out_of_the_representation() -> None:
+    """A value that ends up in a log or traceback shows no amount."""
+    assert "424242" not in repr(read_bids(b"lot,amount\nlot-1,424242\nlot-2,\nlot-3,\n", LOTS))
+
+
+def test_a_bid_file_opens_with_its_data_key_and_binding_only() -> None:
+    """One GenerateDataKey under the auction's context; the file decrypts for this manifest, buyer and key."""
+    auction = manifest()
+    arn = auction.buyer("buyer-1").kms
+    kms = OneKey(arn)
+    content = make_bid_file(
+        auction, "buyer-1", read_bids(b"lot,amount\nlot-1,5\nlot-2,\nlot-3,7\n", LOTS), kms
+    )
+    assert kms.asked == [
+        {
+            "KeyId": arn,
+            "KeySpec": "AES_256",
+            "EncryptionContext": {"coattest:auction": auction.digest.hex(), "coattest:buyer": "buyer-1"},
+        }
+    ]
+    aad = messages.bid_aad(auction.digest, "buyer-1", arn)
+    plaintext = cose.decrypt0(content, b"k" * 32, external_aad=aad)
+    assert tuple(messages.unpack_bids(plaintext, 3)) == (5, 0, 7)
+    for other in (
+        messages.bid_aad(manifest("autumn").digest, "buyer-1", arn),
+        messages.bid_aad(auction.digest, "buyer-2", arn),
+        messages.bid_aad(auction.digest, "buyer-1", ARN.format(account="333344445555")),
+    ):
+        with pytest.raises(messages.MessageError):
+            cose.decrypt0(content, b"k" * 32, external_aad=other)
+
+
+@given(st.lists(st.integers(0, messages.AMOUNT_MAX), min_size=3, max_size=3))
+def test_the_length_of_a_bid_file_says_nothing(amounts: list[int]) -> None:
+    """Whatever is bid, on however many lots, the file has one length."""
+    rows = "".join(f"lot-{index},{amount or ''}\n" for index, amount in enumerate(amounts, 1))
+    auction = manifest()
+    kms = OneKey(auction.buyer("buyer-1").kms, os.urandom(32))
+    content = make_bid_file(auction, "buyer-1", read_bids(f"lot,amount\n{rows}".encode(), LOTS), kms)
+    assert len(content) == len(cose.encrypt0(bytes(24), b"k" * 32, wrapped_key=b"wrapped", external_aad=b""))
+
+
+def test_a_key_service_that_answers_for_another_key_is_refused() -> None:
+    """An alias that points elsewhere, or a reply without a key, gives no bid file."""
+    auction = manifest()
+    bids = read_bids(b"lot,amount\nlot-1,5\nlot-2,\nlot-3,7\n", LOTS)
+    with pytest.raises(KmsFailure, match="answered for"):
+        make_bid_file(auction, "buyer-1", bids, OneKey(ARN.format(account="999999999999")))
+    with pytest.raises(KmsFailure, match="no AES-256"):
+        make_bid_file(auction, "buyer-1", bids, OneKey(auction.buyer("buyer-1").kms, b""))
+
+
+def test_only_a_buyer_of_the_manifest_bids() -> None:
+    """A name the manifest does not have is refused before any key is asked for."""
+    auction = manifest()
+    kms = OneKey(auction.buyer("buyer-1").kms)
+    with pytest.raises(FoundFalse, match="not a buyer"):
+        make_bid_file(auction, "buyer-3", read_bids(b"lot,amount\nlot-1,5\nlot-2,\nlot-3,7\n", LOTS), kms)
+    assert kms.asked == []

@@ -1,0 +1,167 @@
+"""The durable record of seals: one per manifest, for ever, whatever crashes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from coattest_enclave import messages
+from coattest_verify.journal import AlreadySealed, JournalDamaged, SealJournal, default_journal
+from support.auctions import LOTS, manifest
+
+
+def payload(auction: messages.Manifest, filler: bytes = b"a") -> bytes:
+    return messages.Seal(
+        auction.digest, b"d" * 32, tuple((buyer.name, filler * 48) for buyer in auction.buyers)
+    ).encode()
+
+
+def test_the_first_seal_is_recorded_and_the_same_again_is_fine(tmp_path: Path) -> None:
+    """A retry with the very same seal is not refused: it reveals nothing new."""
+    journal, auction = SealJournal(tmp_path / "state" / "seals"), manifest()
+    assert journal.sealed(auction.digest) is None
+    assert journal.record(auction.encode(), payload(auction)) is True
+    assert journal.record(auction.encode(), payload(auction)) is False
+    assert journal.sealed(auction.digest) == payload(auction)
+
+
+def test_another_seal_of_the_same_manifest_is_refused_for_ever(tmp_path: Path) -> None:
+    """Another bid set or decision is refused, also by a new process, and the first record stays."""
+    auction = manifest()
+    SealJournal(tmp_path).record(auction.encode(), payload(auction))
+    for _ in range(2):
+        with pytest.raises(AlreadySealed, match="new manifest"):
+            SealJournal(tmp_path).record(auction.encode(), payload(auction, b"b"))
+    assert SealJournal(tmp_path).sealed(auction.digest) == payload(auction)
+
+
+def test_other_manifests_have_records_of_their_own(tmp_path: Path) -> None:
+    """A new manifest is how a changed bid gets in."""
+    journal = SealJournal(tmp_path)
+    for name in ("spring", "autumn"):
+        assert journal.record(manifest(name).encode(), payload(manifest(name))) is True
+
+
+def test_lots_sealed_under_another_manifest_are_found(tmp_path: Path) -> None:
+    """The overlap names the earlier auction and the lots they share, and nothing when there are none."""
+    journal = SealJournal(tmp_path)
+    journal.record(manifest().encode(), payload(manifest()))
+    later = manifest("again", lots=(LOTS[1], messages.Lot("new", 0)))
+    (overlap,) = journal.overlaps(later)
+    assert (overlap.auction, overlap.manifest, overlap.lots) == ("spring", manifest().digest, ("lot-2",))
+    assert journal.overlaps(manifest("other", lots=(messages.Lot("new", 0),))) == ()
+    assert journal.overlaps(manifest()) == ()
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x00", b"garbage"])
+def test_a_damaged_record_refuses_every_seal(tmp_path: Path, damage: bytes) -> None:
+    """A record that cannot be read might have said anything: no seal is made beside it."""
+    auction, journal = manifest(), SealJournal(tmp_path)
+    journal.record(auction.encode(), payload(auction))
+    next(tmp_path.glob("*.seal")).write_bytes(damage)
+    with pytest.raises(JournalDamaged):
+        journal.record(auction.encode(), payload(auction))
+
+
+def test_the_default_place_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """COATTEST_STATE wins, then XDG_DATA_HOME, then the home directory."""
+    monkeypatch.setenv("COATTEST_STATE", str(tmp_path / "c"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "x"))
+    assert default_journal() == tmp_path / "c" / "seals"
+    monkeypatch.delenv("COATTEST_STATE")
+    assert default_journal() == tmp_path / "x" / "coattest" / "seals"
+    monkeypatch.setenv("XDG_DATA_HOME", "relative")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_journal() == tmp_path / ".local" / "share" / "coattest" / "seals"
+
+
+KILLED_AT = textwrap.dedent(
+    """
+    import os, signal, sys
+    from pathlib import Path
+    from coattest_verify.journal import SealJournal
+
+    directory, step = Path(sys.argv[1]), int(sys.argv[2])
+    manifest, payload = Path(sys.argv[3]).read_bytes(), Path(sys.argv[4]).read_bytes()
+    seen = 0
+
+    def audit(event, args):
+        global seen
+        if event in ("open", "os.rename", "os.mkdir", "os.remove"):
+            seen += 1
+            if seen == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    journal = SealJournal(directory)
+    sys.addaudithook(audit)
+    journal.record(manifest, payload)
+    print(seen, flush=True)
+    """
+)
+
+
+def run_killed(directory: Path, step: int, files: tuple[Path, Path]) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-c", KILLED_AT, str(directory), str(step), *map(str, files)]
+    return subprocess.run(command, capture_output=True, check=False, env={**os.environ})
+
+
+def test_killed_at_every_step_it_is_recorded_or_not_but_never_in_between(tmp_path: Path) -> None:
+    """A SIGKILL before any file operation leaves either no record or the whole one, and a retry finishes."""
+    auction = manifest()
+    files = (tmp_path / "m", tmp_path / "p")
+    files[0].write_bytes(auction.encode())
+    files[1].write_bytes(payload(auction))
+    whole = run_killed(tmp_path / "whole", 0, files)
+    steps = int(whole.stdout)
+    assert steps >= 8
+    outcomes = set()
+    for step in range(1, steps + 1):
+        directory = tmp_path / str(step)
+        assert run_killed(directory, step, files).returncode == -9
+        journal = SealJournal(directory)
+        found = journal.sealed(auction.digest)
+        assert found in (None, payload(auction))
+        outcomes.add(found is None)
+        if found is None:
+            journal.record(auction.encode(), payload(auction))
+        else:
+            with pytest.raises(AlreadySealed):
+                journal.record(auction.encode(), payload(auction, b"b"))
+        assert SealJournal(directory).sealed(auction.digest) == payload(auction)
+        assert journal.overlaps(auction) == ()
+    assert outcomes == {True, False}
+
+
+def test_two_processes_cannot_seal_differently(tmp_path: Path) -> None:
+    """Of many processes that record different seals at once, one wins and all others are refused."""
+    auction = manifest()
+    (tmp_path / "m").write_bytes(auction.encode())
+    program = textwrap.dedent(
+        """
+        import sys
+        from pathlib import Path
+        from coattest_verify.journal import AlreadySealed, SealJournal
+        sys.stdin.read(1)
+        manifest, payload = (Path(name).read_bytes() for name in sys.argv[2:])
+        try:
+            SealJournal(Path(sys.argv[1])).record(manifest, payload)
+        except AlreadySealed:
+            sys.exit(1)
+        """
+    )
+    running = []
+    for number in range(4):
+        (tmp_path / f"p{number}").write_bytes(payload(auction, bytes([number])))
+        arguments = [str(tmp_path / "seals"), str(tmp_path / "m"), str(tmp_path / f"p{number}")]
+        running.append(subprocess.Popen([sys.executable, "-c", program, *arguments], stdin=subprocess.PIPE))
+    for process in running:
+        assert process.stdin
+        process.stdin.close()
+    codes = [process.wait(60) for process in running]
+    assert sorted(codes) == [0, 1, 1, 1]
+    assert SealJournal(tmp_path / "seals").sealed(auction.digest) == payload(auction, bytes([codes.index(0)]))

@@ -1,0 +1,113 @@
+"""What a buyer's tool checks before it seals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coattest_enclave import cose, messages
+from coattest_verify.journal import AlreadySealed, SealJournal
+from coattest_verify.sealing import SealPlan, SealRefused, plan_seal, sign_seal
+from coattest_verify.shell import FoundFalse
+from support.auctions import KEYS, manifest
+
+OWN = b"own bid file"
+BIDS = {"buyer-1": messages.bid_digest(OWN), "buyer-2": b"2" * 48}
+
+
+def certified(_: messages.Buyer) -> None:
+    """A quorum that has certified everybody."""
+
+
+def plan(tmp_path: Path, auction: messages.Manifest | None = None, **changes: Any) -> SealPlan:
+    arguments: dict[str, Any] = {
+        "operator": "buyer-1",
+        "public_key": KEYS["buyer-1"].public_key(),
+        "decision": b"d" * 32,
+        "bids": BIDS,
+        "own_bid": OWN,
+        "check_certificate": certified,
+        "journal": SealJournal(tmp_path / "seals"),
+        "now": 1_800_000_001,
+    }
+    return plan_seal(auction or manifest(), **{**arguments, **changes})
+
+
+def test_a_good_auction_is_sealed(tmp_path: Path) -> None:
+    """The seal is the payload every buyer signs, recorded, and verifies with the manifest's key."""
+    auction, journal = manifest(), SealJournal(tmp_path / "seals")
+    planned = plan(tmp_path)
+    signed = sign_seal(planned, KEYS["buyer-1"], journal)
+    payload = cose.verify1(signed, auction.buyer("buyer-1").key, kid=b"buyer-1")
+    assert payload == planned.payload == journal.sealed(auction.digest)
+    seal = messages.Seal.decode(payload)
+    assert (seal.manifest, seal.decision, dict(seal.bids)) == (auction.digest, b"d" * 32, BIDS)
+    assert seal.digest == planned.digest
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"operator": "buyer-3"}, "not-a-buyer"),
+        ({"public_key": KEYS["buyer-2"].public_key()}, "other-key"),
+        ({"bids": {"buyer-1": BIDS["buyer-1"]}}, "missing-bid"),
+        ({"bids": {**BIDS, "mallory": b"m" * 48}}, "stranger"),
+        ({"own_bid": b"another file"}, "own-bid-missing"),
+        ({"now": 1_800_003_601}, "too-late"),
+    ],
+)
+def test_a_wrong_auction_is_refused_with_its_reason(tmp_path: Path, changes: Any, reason: str) -> None:
+    """Each rule that is broken alone is the one reason, and nothing is recorded."""
+    with pytest.raises(SealRefused) as caught:
+        plan(tmp_path, **changes)
+    assert [code for code, _ in caught.value.problems] == [reason]
+    assert caught.value.exit_code == 1
+    assert not (tmp_path / "seals").exists()
+
+
+def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
+    """Three broken rules are three reasons; a look-alike buyer is named by its missing certificate."""
+
+    def only_first(buyer: messages.Buyer) -> None:
+        if buyer.name != "buyer-1":
+            raise FoundFalse("not certified by an operator of the quorum")
+
+    with pytest.raises(SealRefused) as caught:
+        plan(tmp_path, check_certificate=only_first, own_bid=b"x", now=1_900_000_000)
+    assert [code for code, _ in caught.value.problems] == ["bad-certificate", "own-bid-missing", "too-late"]
+    assert "'buyer-2'" in str(caught.value)
+
+
+def test_a_second_different_seal_is_refused(tmp_path: Path) -> None:
+    """The search for an amount: the same manifest with another bid set or decision is never sealed again."""
+    journal = SealJournal(tmp_path / "seals")
+    sign_seal(plan(tmp_path), KEYS["buyer-1"], journal)
+    other_bids = plan(tmp_path, bids={**BIDS, "buyer-2": b"3" * 48})
+    other_code = plan(tmp_path, decision=b"e" * 32)
+    for planned in (other_bids, other_code):
+        with pytest.raises(AlreadySealed):
+            sign_seal(planned, KEYS["buyer-1"], journal)
+    assert sign_seal(plan(tmp_path), KEYS["buyer-1"], journal)
+
+
+def test_the_record_comes_before_the_signature(tmp_path: Path) -> None:
+    """When nothing can be recorded, nothing is signed."""
+    (tmp_path / "seals").write_text("in the way")
+    with pytest.raises(OSError, match="seals"):
+        sign_seal(
+            plan(tmp_path, journal=SealJournal(tmp_path / "empty")),
+            KEYS["buyer-1"],
+            SealJournal(tmp_path / "seals"),
+        )
+
+
+def test_lots_sealed_before_and_what_the_rule_reveals_are_said(tmp_path: Path) -> None:
+    """The plan carries both warnings for the buyer to read."""
+    sign_seal(plan(tmp_path), KEYS["buyer-1"], SealJournal(tmp_path / "seals"))
+    again = plan(tmp_path, manifest("again", rule="second-price"))
+    assert [overlap.auction for overlap in again.overlaps] == ["spring"]
+    assert again.disclosure == messages.DISCLOSURE["second-price"]
+    assert again.reveals_a_losing_amount
+    assert not plan(tmp_path).reveals_a_losing_amount
