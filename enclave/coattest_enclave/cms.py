@@ -1,4 +1,4 @@
-"""CiphertextForRecipient: CMS EnvelopedData (RFC 5652, 6) in the shapes of BER that KMS writes, and no others.
+"""CiphertextForRecipient: CMS EnvelopedData (RFC 5652, 6) in the shapes of BER that KMS writes, no others.
 
 The envelope is not authenticated: anyone can encrypt to the public key. That it comes from KMS is TLS's
 business; that the key in it is the right one shows when the bid decrypts under it, or does not.

@@ -42,8 +42,8 @@ WRAPPED_KEY_MAX = 6144
 KID_MAX = 64
 """Bytes of a key id; it is a buyer's name."""
 
-SIGN1_MAX = 64 * 1024
-"""Bytes of a COSE_Sign1; a seal of 256 buyers is about 30 KB."""
+SIGN1_MAX = 16 * 1024
+"""Bytes of a COSE_Sign1; a seal of 64 buyers with the longest names has 8 KB."""
 
 ENCRYPT0_OVERHEAD = WRAPPED_KEY_MAX + 64
 """Most bytes a COSE_Encrypt0 has beyond its plaintext."""

@@ -18,7 +18,9 @@ DIGEST = 48
 AMOUNT_MAX = 2**53 - 1
 """Largest amount in minor units, and largest time: what every JSON reader holds exactly (RFC 8259, 6)."""
 
-LOTS_MAX, BUYERS_MAX = 2**20, 256
+LOTS_MAX = 2**20
+BUYERS_MAX = 64
+"""So that the seals of all buyers, each naming all, fit one frame."""
 
 FIRST_PRICE, SECOND_PRICE = "first-price", "second-price"
 DISCLOSURE = {

@@ -1,0 +1,39 @@
+"""The enclave's program: read the trust file, find the NSM, serve. No arguments, no environment."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from pathlib import Path
+
+from coattest_enclave import entropy, transport
+from coattest_enclave.clock import Clock
+from coattest_enclave.errors import EnclaveError
+from coattest_enclave.nsm import Nsm
+from coattest_enclave.server import CONNECTIONS_MAX, Server
+from coattest_enclave.trust import NSM_DEVICE, TRUST_FILE, parse_trust
+
+
+def main(trust_file: Path = TRUST_FILE) -> int:
+    """Serve until the process ends; 1 when it cannot start. The console gets one line either way."""
+    # A traceback on the console could hold anything; requests report in their frames.
+    threading.excepthook = lambda _: None
+    try:
+        trust = parse_trust(trust_file.read_bytes()).on_hardware(Path(NSM_DEVICE).exists())
+        entropy.check(trust.entropy)
+        nsm = Nsm(trust.nsm[0])
+        Clock.read(nsm, set_system=not nsm.is_simulated)
+        listener = transport.listen(trust.listen[0], CONNECTIONS_MAX)
+    except EnclaveError as error:
+        print(f"coattest-enclave: cannot start: {error.detail}", flush=True)
+        return 1
+    except OSError as error:
+        print(f"coattest-enclave: cannot start: {error.strerror}", flush=True)
+        return 1
+    print(f"coattest-enclave: profile {trust.profile}, serving {trust.listen[0]}", flush=True)
+    Server(trust).serve(listener)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,46 @@
+"""Time inside the enclave: its own NSM document's timestamp and a monotonic clock; never the parent's."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+
+from coattest_enclave.errors import ClockFailure
+from coattest_enclave.nsm import Nsm, document_time
+
+EARLIEST_MS = 1_735_689_600_000
+"""2025-01-01: no image of this program is older."""
+
+LATEST_MS = 4_102_444_800_000
+"""2100-01-01."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """A clock: it was ``anchor_ms`` (Unix milliseconds) when the monotonic clock said ``anchor``."""
+
+    anchor_ms: int
+    anchor: float
+
+    @classmethod
+    def read(cls, nsm: Nsm, *, set_system: bool) -> Clock:
+        """A clock from a document made now; raises ClockFailure or NsmFailure.
+
+        With ``set_system`` the kernel's clock is set too, because OpenSSL checks certificate dates against
+        it.
+        """
+        document = nsm.attest(user_data=None, nonce=None)
+        clock = cls(document_time(document), time.monotonic())
+        if not EARLIEST_MS <= clock.anchor_ms <= LATEST_MS:
+            raise ClockFailure("the NSM's time is absurd")
+        if set_system:
+            with contextlib.suppress(PermissionError):
+                time.clock_settime(time.CLOCK_REALTIME, clock.anchor_ms / 1000)
+        return clock
+
+    def now(self) -> datetime:
+        """The time, UTC."""
+        elapsed = timedelta(milliseconds=self.anchor_ms, seconds=time.monotonic() - self.anchor)
+        return datetime(1970, 1, 1, tzinfo=timezone.utc) + elapsed

@@ -1,0 +1,108 @@
+"""Client of the Nitro Secure Module: attestation documents, and the time they carry.
+
+``/dev/nsm`` takes one ioctl with two iovecs (Linux, drivers/misc/nsm.c). The software host's Unix socket
+takes the same requests, each way with a 4-byte big-endian length. What the NSM answers is trusted as the
+PCRs are: whoever can forge it is the hypervisor.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+import cbor2
+
+from coattest_enclave import transport
+from coattest_enclave.errors import EnclaveError
+from coattest_enclave.trust import NSM_DEVICE
+from coattest_enclave.wire import read_exactly
+
+NSM_IOCTL = 0xC0200A00
+"""_IOWR(0x0A, 0, struct nsm_raw), 32 bytes (Linux, include/uapi/linux/nsm.h)."""
+
+REQUEST_MAX, RESPONSE_MAX = 0x1000, 0x3000
+"""NSM_REQUEST_MAX_SIZE and NSM_RESPONSE_MAX_SIZE (the same header)."""
+
+TIMEOUT = 30.0
+"""Seconds for the software host to answer."""
+
+
+class NsmFailure(EnclaveError):
+    """The NSM is not there, refused, or answered with something else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Nsm:
+    """The NSM at ``address``: ``/dev/nsm`` or ``unix:PATH``; opened per request, it has no state."""
+
+    address: str
+
+    @property
+    def is_simulated(self) -> bool:
+        """Whether this is the software host's."""
+        return self.address != NSM_DEVICE
+
+    def attest(
+        self, *, user_data: bytes | None, nonce: bytes | None, public_key: bytes | None = None
+    ) -> bytes:
+        """A fresh attestation document (COSE_Sign1 bytes) with these fields; raises NsmFailure."""
+        fields = {"user_data": user_data, "nonce": nonce, "public_key": public_key}
+        answer = self._ask(cbor2.dumps({"Attestation": fields}))
+        match answer:
+            case {"Attestation": {"document": bytes(document)}} if document:
+                return document
+        raise NsmFailure("the NSM gave no document")
+
+    def _ask(self, request: bytes) -> Any:
+        try:
+            if self.address == NSM_DEVICE:
+                response = _device(request)
+            else:
+                with transport.connect(self.address, TIMEOUT) as stream:
+                    stream.sendall(struct.pack(">I", len(request)) + request)
+                    (size,) = struct.unpack(">I", read_exactly(stream, 4))
+                    if size > RESPONSE_MAX:
+                        raise NsmFailure("NSM response too large")
+                    response = read_exactly(stream, size)
+            return cbor2.loads(response)
+        except NsmFailure:
+            raise
+        except Exception as error:  # whatever the device or the decoder raises, the request has failed
+            raise NsmFailure("the NSM did not answer") from error
+
+
+def document_time(document: bytes) -> int:
+    """The timestamp of an attestation document, in milliseconds since 1970; raises NsmFailure.
+
+    The document came from this enclave's own NSM, so its signature is not checked here.
+    """
+    try:
+        outer = cbor2.loads(document)
+        parts = outer.value if isinstance(outer, cbor2.CBORTag) else outer
+        timestamp = cbor2.loads(parts[2])["timestamp"]
+    except Exception as error:  # cbor2 raises several types, and lookups theirs
+        raise NsmFailure("the NSM's document does not parse") from error
+    if type(timestamp) is not int:
+        raise NsmFailure("the NSM's document has no time")
+    return timestamp
+
+
+def _device(request: bytes) -> bytes:
+    """One request to the device: struct nsm_raw {iovec request; iovec response}, lengths updated in place."""
+    if len(request) > REQUEST_MAX:
+        raise NsmFailure("NSM request too large")
+    sent = ctypes.create_string_buffer(request, len(request))
+    got = ctypes.create_string_buffer(RESPONSE_MAX)
+    vectors = (ctypes.addressof(sent), len(request), ctypes.addressof(got), RESPONSE_MAX)
+    raw = bytearray(struct.pack("QQQQ", *vectors))
+    device = os.open(NSM_DEVICE, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.ioctl(device, NSM_IOCTL, raw, True)
+    finally:
+        os.close(device)
+    size = struct.unpack("QQQQ", raw)[3]
+    return got.raw[: min(size, RESPONSE_MAX)]

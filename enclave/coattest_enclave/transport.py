@@ -1,0 +1,84 @@
+"""Sockets: listening for the parent, a byte tunnel through the parent's proxy. Nothing here is trusted."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import struct
+from collections.abc import Sequence
+
+CONNECT_TIMEOUT = 2.0
+"""Seconds for one address of the proxy: under QEMU CID 3 only ever times out."""
+
+HEAD_MAX = 4096
+"""Bytes of the proxy's reply to CONNECT."""
+
+_SO_VM_SOCKETS_CONNECT_TIMEOUT = 6
+"""Linux, include/uapi/linux/vm_sockets.h; a struct timeval, 2 s unless set."""
+
+_ESTABLISHED = re.compile(rb"HTTP/1\.[01] 200(?: [ -~]*)?\r\n")
+
+
+def listen(address: str, backlog: int) -> socket.socket:
+    """A listening stream socket at ``vsock:any:PORT`` or ``unix:PATH``; raises OSError."""
+    kind, _, rest = address.partition(":")
+    if kind == "unix":
+        server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(rest)  # noqa: PTH108
+        server.bind(rest)
+    else:
+        server = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+        server.bind((socket.VMADDR_CID_ANY, int(rest.rpartition(":")[2])))
+    server.listen(backlog)
+    return server
+
+
+def connect(address: str, timeout: float) -> socket.socket:
+    """A stream socket connected to ``vsock:CID:PORT`` or ``unix:PATH``, time-out set; raises OSError."""
+    kind, _, rest = address.partition(":")
+    stream = socket.socket(socket.AF_UNIX if kind == "unix" else socket.AF_VSOCK, socket.SOCK_STREAM)
+    try:
+        stream.settimeout(timeout)
+        if kind == "unix":
+            stream.connect(rest)
+        else:
+            limit = struct.pack("ll", int(timeout), int(timeout % 1 * 1_000_000))
+            stream.setsockopt(socket.AF_VSOCK, _SO_VM_SOCKETS_CONNECT_TIMEOUT, limit)
+            cid, _, port = rest.partition(":")
+            stream.connect((int(cid), int(port)))
+    except BaseException:
+        stream.close()
+        raise
+    return stream
+
+
+def tunnel(proxies: Sequence[str], host: str, timeout: float) -> socket.socket:
+    """A byte tunnel to ``host``:443 through the first proxy there is (RFC 9110, 9.3.6); raises OSError."""
+    failure: OSError = ConnectionError("no proxy")
+    for address in proxies:
+        try:
+            stream = connect(address, CONNECT_TIMEOUT)
+            break
+        except OSError as error:
+            failure = error
+    else:
+        raise failure
+    try:
+        stream.settimeout(timeout)
+        stream.sendall(f"CONNECT {host}:443 HTTP/1.1\r\nHost: {host}:443\r\n\r\n".encode("ascii"))
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            # One byte at a time: what follows the head already belongs to TLS.
+            byte = stream.recv(1)
+            if not byte or len(head) >= HEAD_MAX:
+                raise ConnectionError("the proxy gave no reply")
+            head += byte
+        if not _ESTABLISHED.match(head):
+            raise ConnectionError("the proxy refused")
+    except BaseException:
+        stream.close()
+        raise
+    return stream

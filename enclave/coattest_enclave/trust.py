@@ -1,0 +1,104 @@
+"""The measured trust file: the one place that says whom this image trusts and how it reaches the outside.
+
+It is part of the image, so PCR0 and PCR2 cover it. No flag, frame or environment variable changes it.
+Addresses are ``vsock:CID:PORT`` (``any`` to listen) and ``unix:PATH``; the aws profile has no ``unix:``
+address at all.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coattest_enclave.errors import EnclaveError
+
+TRUST_FILE = Path("/etc/coattest/trust.json")
+TRUST_MAX = 64 * 1024
+NSM_DEVICE = "/dev/nsm"
+
+_HOST = re.compile(r"kms\.\{region\}(\.[a-z0-9-]+){2,4}")
+_VSOCK = re.compile(r"vsock:(any|[0-9]{1,10}):([0-9]{1,10})")
+_UNIX = re.compile(r"unix:/[!-~]{1,100}")
+
+
+class BadTrust(EnclaveError):
+    """The trust file does not parse or breaks a rule; the program does not start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """What the trust file says. In each list the first that works is used."""
+
+    profile: str
+    partition: str
+    kms_host: str
+    ca_pem: str
+    nsm: tuple[str, ...]
+    listen: tuple[str, ...]
+    proxy: tuple[str, ...]
+    entropy: tuple[str, ...]
+
+    def on_hardware(self, present: bool) -> Trust:
+        """What applies when the NSM device is ``present`` (a hypervisor), or is not (the software host)."""
+
+        def pick(addresses: tuple[str, ...]) -> tuple[str, ...]:
+            kept = tuple(a for a in addresses if a.startswith("unix:") is not present)
+            if not kept:
+                raise BadTrust("no NSM device, and this profile knows nothing else")
+            return kept
+
+        entropy = tuple(source for source in self.entropy if (source == "host") is not present)
+        return Trust(
+            self.profile,
+            self.partition,
+            self.kms_host,
+            self.ca_pem,
+            pick(self.nsm),
+            pick(self.listen),
+            pick(self.proxy),
+            entropy,
+        )
+
+
+def parse_trust(data: bytes) -> Trust:
+    """The trust file in ``data``; raises BadTrust."""
+    try:
+        fields = json.loads(data.decode("ascii"), object_pairs_hook=_pairs)
+    except (ValueError, RecursionError) as error:
+        raise BadTrust("trust file is not JSON") from error
+    names = tuple(Trust.__dataclass_fields__)
+    if not isinstance(fields, dict) or set(fields) != set(names) or len(data) > TRUST_MAX:
+        raise BadTrust("trust file has other fields than expected")
+    lists = {name: _texts(fields[name]) for name in ("nsm", "listen", "proxy", "entropy")}
+    for name in ("profile", "partition", "kms_host", "ca_pem"):
+        if not isinstance(fields[name], str):
+            raise BadTrust(f"trust file: {name} is not text")
+    trust = Trust(**{**fields, **lists})
+    if trust.profile not in ("aws", "local") or trust.partition not in ("aws", "aws-cn", "aws-us-gov"):
+        raise BadTrust("trust file: unknown profile or partition")
+    if not _HOST.fullmatch(trust.kms_host):
+        raise BadTrust("trust file: kms_host is not a template of the expected form")
+    for address in (*trust.listen, *trust.proxy, *(a for a in trust.nsm if a != NSM_DEVICE)):
+        if not (_VSOCK.fullmatch(address) or _UNIX.fullmatch(address)):
+            raise BadTrust("trust file: not an address")
+    if any(source not in ("nsm-hwrng", "host") for source in trust.entropy):
+        raise BadTrust("trust file: unknown entropy source")
+    simulated = [a for a in (*trust.nsm, *trust.listen, *trust.proxy) if a.startswith("unix:")]
+    if trust.profile == "aws" and (simulated or "host" in trust.entropy):
+        raise BadTrust("trust file: the aws profile names something simulated")
+    return trust
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value or not all(isinstance(item, str) for item in value):
+        raise BadTrust("trust file: not a list of texts")
+    return tuple(value)
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len({name for name, _ in pairs}) != len(pairs):
+        raise ValueError("a field appears twice")
+    return dict(pairs)
