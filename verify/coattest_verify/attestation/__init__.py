@@ -1,0 +1,63 @@
+"""Verification of AWS Nitro Enclaves attestation documents: strict, with every reason, and fast.
+
+>>> verdict = verify_document(document, [ExpectPcrs({0: pcr0, 1: pcr1, 2: pcr2}), ExpectNonce(nonce)],
+now=now)
+>>> verdict.document.user_data # raises NotVerified, with every failure, unless all checks passed
+
+Needs the standard library, cryptography, and coattest_build.errors. See docs/attestation.md for the table
+of checks.
+"""
+
+from __future__ import annotations
+
+from coattest_verify.attestation.batch import verify_many
+from coattest_verify.attestation.chain import ChainCache
+from coattest_verify.attestation.document import Document
+from coattest_verify.attestation.expectations import (
+    Expectation,
+    ExpectModule,
+    ExpectNonce,
+    ExpectPcrs,
+    ExpectPublicKey,
+    ExpectUserData,
+    MaxAge,
+    UnsafeAllowDebug,
+    UnsafeAnyMeasurement,
+)
+from coattest_verify.attestation.failures import (
+    AttestationError,
+    BadExpectation,
+    EmptyPolicy,
+    Failure,
+    Malformed,
+    NotVerified,
+)
+from coattest_verify.attestation.root import AWS_NITRO, Root
+from coattest_verify.attestation.verdict import Verdict
+from coattest_verify.attestation.verify import parse_unverified, verify_document
+
+__all__ = [
+    "AWS_NITRO",
+    "AttestationError",
+    "BadExpectation",
+    "ChainCache",
+    "Document",
+    "EmptyPolicy",
+    "ExpectModule",
+    "ExpectNonce",
+    "ExpectPcrs",
+    "ExpectPublicKey",
+    "ExpectUserData",
+    "Expectation",
+    "Failure",
+    "Malformed",
+    "MaxAge",
+    "NotVerified",
+    "Root",
+    "UnsafeAllowDebug",
+    "UnsafeAnyMeasurement",
+    "Verdict",
+    "parse_unverified",
+    "verify_document",
+    "verify_many",
+]

@@ -1,0 +1,272 @@
+"""What a caller demands of a document, beyond that it is genuine. Each demand is a value of its own type.
+
+Nothing is demanded by default, and a policy that would let any enclave pass is an error: without
+measurements (or UnsafeAnyMeasurement, which says so in its name) there is no verification.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import ClassVar, Final, TypeAlias
+
+from coattest_verify.attestation.document import Document
+from coattest_verify.attestation.failures import (
+    BadExpectation,
+    DebugDocument,
+    EmptyPolicy,
+    Failure,
+    FutureTimestamp,
+    TooOld,
+    WrongMeasurement,
+    WrongModule,
+    WrongNonce,
+    WrongPublicKey,
+    WrongUserData,
+)
+from coattest_verify.attestation.limits import PCR_COUNT_MAX, PCR_SIZE_SHA384, SKEW_MAX_MS
+
+ZERO: Final = bytes(PCR_SIZE_SHA384)
+IMAGE_PCRS: Final = (0, 1, 2)
+"""The registers of the image (whole, boot part, application part). Nitro Enclaves User Guide, "Where to get
+PCRs".
+"""
+
+# The registers of which one set pins the code: all of the image; both of its parts; the key that signed the
+# image.
+_PINS: Final = (frozenset((0,)), frozenset((1, 2)), frozenset((8,)))
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectPcrs:
+    """Registers (index to 48 bytes) that must be there with exactly these values.
+
+    Raises BadExpectation for no registers, for indices outside 0 to 31, for values of another size, and
+    for zeros in PCR0, 1, 2 or 8: that is what a debug enclave has, and an unsigned image; it pins nothing.
+    """
+
+    pcrs: Mapping[int, bytes]
+
+    def __post_init__(self) -> None:
+        if not self.pcrs:
+            raise BadExpectation(
+                "no registers are expected", where="ExpectPcrs", hint="give PCR0, PCR1 and PCR2"
+            )
+        for index, value in self.pcrs.items():
+            if type(index) is not int or not 0 <= index < PCR_COUNT_MAX:
+                raise BadExpectation(f"no register has index {index!r}", where="ExpectPcrs")
+            if not isinstance(value, bytes) or len(value) != PCR_SIZE_SHA384:
+                raise BadExpectation("the value is not 48 bytes", where=f"ExpectPcrs PCR{index}")
+            if value == ZERO and index in (*IMAGE_PCRS, 8):
+                raise BadExpectation(
+                    "a register of zeros pins nothing",
+                    where=f"ExpectPcrs PCR{index}",
+                    hint="zeros are what a debug enclave reports; take the measurements from a decision",
+                )
+        object.__setattr__(self, "pcrs", MappingProxyType(dict(self.pcrs)))
+
+    def failures(self, document: Document) -> Iterator[Failure]:
+        """One failure for every register that differs or is absent."""
+        for index, expected in self.pcrs.items():
+            found = document.pcrs.get(index)
+            if found is None or not _same(found, expected):
+                yield WrongMeasurement(f"PCR{index}", expected.hex(), _shown(found, "absent"))
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectNonce:
+    """The nonce, byte for byte; None: the document must have none."""
+
+    nonce: bytes | None
+
+    def __post_init__(self) -> None:
+        _check_bytes(self.nonce, "ExpectNonce")
+
+    def failures(self, document: Document) -> Iterator[Failure]:
+        """One failure when the nonce differs."""
+        if not _same(document.nonce, self.nonce):
+            yield WrongNonce("nonce", _shown(self.nonce), _shown(document.nonce))
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectUserData:
+    """user_data, byte for byte; None: the document must have none."""
+
+    user_data: bytes | None
+
+    def __post_init__(self) -> None:
+        _check_bytes(self.user_data, "ExpectUserData")
+
+    def failures(self, document: Document) -> Iterator[Failure]:
+        """One failure when user_data differs."""
+        if not _same(document.user_data, self.user_data):
+            yield WrongUserData("user_data", _shown(self.user_data), _shown(document.user_data))
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectPublicKey:
+    """public_key, byte for byte; None: it must be null (an empty one is not)."""
+
+    public_key: bytes | None
+
+    def __post_init__(self) -> None:
+        _check_bytes(self.public_key, "ExpectPublicKey")
+        if self.public_key == b"":
+            raise BadExpectation("an empty key is no key", where="ExpectPublicKey", hint="None expects null")
+
+    def failures(self, document: Document) -> Iterator[Failure]:
+        """One failure when public_key differs."""
+        if not _same(document.public_key, self.public_key):
+            yield WrongPublicKey("public_key", _shown(self.public_key), _shown(document.public_key))
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectModule:
+    """module_id, exactly: the instance and the enclave on it."""
+
+    module_id: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.module_id, str) or not self.module_id:
+            raise BadExpectation("module_id is text that is not empty", where="ExpectModule")
+
+    def failures(self, document: Document) -> Iterator[Failure]:
+        """One failure when module_id differs."""
+        if document.module_id != self.module_id:
+            yield WrongModule("module_id", repr(self.module_id), f"{document.module_id!r:.200}")
+
+
+@dataclass(frozen=True, slots=True)
+class MaxAge:
+    """The document is at most ``max_age_ms`` milliseconds old.
+
+    ``skew_ms`` (0 unless given, at most 5 minutes) tolerates an enclave's clock that is ahead of the
+    verifier's: a timestamp in the future fails otherwise, with or without MaxAge.
+    """
+
+    max_age_ms: int
+    skew_ms: int = field(default=0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if type(self.max_age_ms) is not int or self.max_age_ms < 0:
+            raise BadExpectation("the age is a whole number of milliseconds", where="MaxAge")
+        if type(self.skew_ms) is not int or not 0 <= self.skew_ms <= SKEW_MAX_MS:
+            raise BadExpectation(f"the skew is 0 to {SKEW_MAX_MS} milliseconds", where="MaxAge")
+
+
+@dataclass(frozen=True, slots=True)
+class UnsafeAnyMeasurement:
+    """Any image is accepted: the document proves that *some* enclave ran, not which code.
+
+    For tools that compare measurements themselves (KMS does, by key policy), and for looking at documents.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class UnsafeAllowDebug:
+    """Debug enclaves are accepted: their memory and console are open to the parent instance."""
+
+
+Expectation: TypeAlias = (
+    ExpectPcrs
+    | ExpectNonce
+    | ExpectUserData
+    | ExpectPublicKey
+    | ExpectModule
+    | MaxAge
+    | UnsafeAnyMeasurement
+    | UnsafeAllowDebug
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The expectations of one verification, found to be not empty by accident."""
+
+    KINDS: ClassVar = (ExpectPcrs, ExpectNonce, ExpectUserData, ExpectPublicKey, ExpectModule)
+
+    exact: tuple[ExpectPcrs | ExpectNonce | ExpectUserData | ExpectPublicKey | ExpectModule, ...]
+    max_age_ms: int | None
+    skew_ms: int
+    allow_debug: bool
+
+    @classmethod
+    def of(cls, expectations: Sequence[Expectation]) -> Policy:
+        """The policy that expectations make.
+
+        Raises EmptyPolicy when no code is pinned (PCR0, or PCR1 and PCR2, or PCR8) and
+        UnsafeAnyMeasurement is not among them; BadExpectation when one is no expectation.
+        """
+        exact = []
+        ages = []
+        pinned: set[int] = set()
+        any_measurement = allow_debug = False
+        for expectation in expectations:
+            if isinstance(expectation, cls.KINDS):
+                exact.append(expectation)
+                if isinstance(expectation, ExpectPcrs):
+                    pinned.update(expectation.pcrs)
+            elif isinstance(expectation, MaxAge):
+                ages.append(expectation)
+            elif isinstance(expectation, UnsafeAnyMeasurement):
+                any_measurement = True
+            elif isinstance(expectation, UnsafeAllowDebug):
+                allow_debug = True
+            else:
+                raise BadExpectation(f"{expectation!r:.80} is no expectation")
+        if not any_measurement and not any(registers <= pinned for registers in _PINS):
+            raise EmptyPolicy(
+                "no measurements are expected, so that any enclave would pass",
+                hint="expect PCR0, PCR1 and PCR2 of a decided release",
+            )
+        return cls(
+            tuple(exact),
+            min((age.max_age_ms for age in ages), default=None),
+            min((age.skew_ms for age in ages), default=0),
+            allow_debug,
+        )
+
+    def failures(self, document: Document, now_ms: int) -> Iterator[Failure]:
+        """Everything in which a document is not what was expected at ``now_ms`` (UTC, milliseconds)."""
+        if not self.allow_debug:
+            yield from _debug_failures(document)
+        for expectation in self.exact:
+            yield from expectation.failures(document)
+        age_ms = now_ms - document.timestamp_ms
+        if age_ms < -self.skew_ms:
+            latest = f"at most {now_ms + self.skew_ms} ms"
+            yield FutureTimestamp("timestamp", latest, f"{document.timestamp_ms} ms")
+        elif self.max_age_ms is not None and age_ms > self.max_age_ms:
+            yield TooOld("timestamp", f"at most {self.max_age_ms} ms old", f"{age_ms} ms old")
+
+
+def _debug_failures(document: Document) -> Iterator[Failure]:
+    """A failure unless PCR0, PCR1 and PCR2 are all there and none of them is zeros.
+
+    Debug mode zeroes all three; which registers a document leaves out is not the verifier's choice, so a
+    document that leaves one of them out has not shown that it is none. (PCR3 and PCR4 are set in debug
+    mode too, so "all registers are zero" is the wrong question.)
+    """
+    expected = "PCR0, PCR1 and PCR2 present and not zeros"
+    for index in IMAGE_PCRS:
+        value = document.pcrs.get(index)
+        if value is None or not any(value):
+            yield DebugDocument(f"PCR{index}", expected, "absent" if value is None else "zeros")
+
+
+def _same(found: bytes | None, expected: bytes | None) -> bool:
+    """Equal, or both None. In constant time: a nonce may be a secret of the caller's until it comes back."""
+    if found is None or expected is None:
+        return found is expected
+    return hmac.compare_digest(found, expected)
+
+
+def _shown(value: bytes | None, absent: str = "null") -> str:
+    return absent if value is None else value.hex() or "0 bytes"
+
+
+def _check_bytes(value: object, where: str) -> None:
+    if value is not None and not isinstance(value, bytes):
+        raise BadExpectation(f"bytes or None, not {type(value).__name__}", where=where)

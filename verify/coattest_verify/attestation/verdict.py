@@ -1,0 +1,58 @@
+"""What verification says: a frozen verdict with every reason, and the only safe way to the document."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from coattest_verify.attestation.document import Document
+from coattest_verify.attestation.failures import Failure, NotVerified
+from coattest_verify.attestation.root import Root
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The outcome of one verification at one time.
+
+    ``failures`` is empty exactly when the document passed; ``notices`` is what was tolerated (strict mode
+    would not). ``chain_expires`` is when the first certificate of the chain runs out, None where there is
+    no verified chain.
+    """
+
+    failures: tuple[Failure, ...]
+    notices: tuple[Failure, ...]
+    root: Root
+    checked_at: datetime
+    chain_expires: datetime | None
+    _document: Document | None = field(repr=False)
+
+    @property
+    def ok(self) -> bool:
+        """Whether every check passed."""
+        return not self.failures and self._document is not None
+
+    @property
+    def document(self) -> Document:
+        """The verified document; raises NotVerified, with every failure, when the verdict is not ok."""
+        if self.failures or self._document is None:
+            raise NotVerified(self.failures)
+        return self._document
+
+    def require(self) -> Document:
+        """The same as ``document``, for those who read a verb better."""
+        return self.document
+
+    def to_json(self) -> dict[str, Any]:
+        """The verdict as plain data; ``document`` is there only when it passed."""
+        data: dict[str, Any] = {
+            "ok": self.ok,
+            "root": self.root.name,
+            "checked_at": self.checked_at.isoformat(),
+            "failures": [failure.to_json() for failure in self.failures],
+            "notices": [notice.to_json() for notice in self.notices],
+        }
+        if self.ok:
+            data["document"] = self.document.to_json()
+            data["chain_expires"] = self.chain_expires.isoformat() if self.chain_expires else None
+        return data

@@ -1,0 +1,131 @@
+"""The decision over one document: bytes, expectations and a time in, a verdict out. No clock, no I/O.
+
+The rules, in this order; all that can be judged are judged, so that a verdict has every reason:
+
+1. The envelope is a COSE_Sign1 of the one known shape (cose.py), the payload strict CBOR (cbor.py), every
+   field there and in bounds (payload.py). Otherwise there is nothing to judge further.
+2. The chain leads from the pinned root, over certificates that are each fit for their place, to the leaf
+   (chain.py).
+3. Every certificate is in date at ``now``, the root too, cached or not.
+4. The leaf's key made the signature over the payload.
+5. The timestamp lies in the leaf's life, and not after ``now``.
+6. The enclave does not run in debug mode, and is what the caller expects (expectations.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta, timezone
+from typing import Final
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+
+from coattest_verify.attestation.certificates import Certificate
+from coattest_verify.attestation.chain import ES384, ChainCache, verify_chain
+from coattest_verify.attestation.cose import Envelope, open_envelope
+from coattest_verify.attestation.document import Document
+from coattest_verify.attestation.expectations import Expectation, Policy
+from coattest_verify.attestation.failures import (
+    BadExpectation,
+    BadSignature,
+    Failure,
+    Malformed,
+    TimestampOutsideLeaf,
+)
+from coattest_verify.attestation.limits import SIGNATURE_SIZE
+from coattest_verify.attestation.payload import read_payload
+from coattest_verify.attestation.root import AWS_NITRO, Root
+from coattest_verify.attestation.verdict import Verdict
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_MILLISECOND: Final = timedelta(milliseconds=1)
+_HALF: Final = SIGNATURE_SIZE // 2
+
+
+def parse_unverified(document: bytes) -> Document:
+    """The fields of a document that NOTHING vouches for: anyone can have written it.
+
+    For looking at documents and for finding out when one was made. Raises Malformed with every problem of
+    its shape.
+    """
+    return read_payload(open_envelope(_bytes(document)).payload).document
+
+
+def verify_document(
+    document: bytes,
+    expectations: Sequence[Expectation],
+    *,
+    now: datetime,
+    root: Root = AWS_NITRO,
+    cache: ChainCache | None = None,
+    strict: bool = False,
+) -> Verdict:
+    """Whether a document is genuine at ``now`` and what the caller expects; never raises for what is in it.
+
+    ``now`` is an aware datetime. ``cache`` remembers verified chains over calls. ``strict`` turns notices
+    (unknown fields, and fields that real documents have outside the specification) into failures. Raises
+    EmptyPolicy when the expectations pin no code, BadExpectation when an argument makes no sense.
+    """
+    policy = Policy.of(expectations)
+    return verify_under(policy, document, now=now, root=root, cache=cache, strict=strict)
+
+
+def verify_under(
+    policy: Policy,
+    document: bytes,
+    *,
+    now: datetime,
+    root: Root,
+    cache: ChainCache | None,
+    strict: bool,
+) -> Verdict:
+    """verify_document with the expectations already made into a policy: for many documents under one."""
+    if not isinstance(now, datetime) or now.utcoffset() is None:
+        raise BadExpectation("the time needs a zone", where="now", hint="datetime.now(timezone.utc)")
+    if not isinstance(root, Root):
+        raise BadExpectation("there is no verification without a root", where="root")
+    try:
+        envelope = open_envelope(_bytes(document))
+        payload = read_payload(envelope.payload)
+    except Malformed as malformed:
+        return Verdict(malformed.failures, (), root, now, None, None)
+    claimed = payload.document
+    chain = verify_chain(claimed.certificate, claimed.cabundle, root, cache)
+    failures = [*chain.failures, *chain.date_failures(now)]
+    if chain.leaf is not None:
+        failures.extend(_signature_failures(envelope, claimed.timestamp_ms, chain.leaf))
+    failures.extend(policy.failures(claimed, (now - _EPOCH) // _MILLISECOND))
+    if strict:
+        failures.extend(payload.notices)
+    return Verdict(
+        tuple(failures),
+        payload.notices,
+        root,
+        now,
+        None if chain.failures else chain.not_after,
+        None if failures else claimed,
+    )
+
+
+def _signature_failures(envelope: Envelope, timestamp_ms: int, leaf: Certificate) -> Iterator[Failure]:
+    """The document's signature with the leaf's key, and its timestamp against the leaf's life."""
+    r = int.from_bytes(envelope.signature[:_HALF], "big")
+    s = int.from_bytes(envelope.signature[_HALF:], "big")
+    try:
+        leaf.key.verify(encode_dss_signature(r, s), envelope.signed, ES384)
+    except (InvalidSignature, ValueError):
+        yield BadSignature("signature", "one by the key of certificate", "none that verifies")
+    first = (leaf.not_before - _EPOCH) // _MILLISECOND
+    last = (leaf.not_after - _EPOCH) // _MILLISECOND
+    if not first <= timestamp_ms <= last:
+        yield TimestampOutsideLeaf("timestamp", f"{first} to {last} ms", f"{timestamp_ms} ms")
+
+
+def _bytes(document: object) -> bytes:
+    """``document`` as bytes; anything that is not is the caller's mistake."""
+    if isinstance(document, bytes):
+        return document
+    if isinstance(document, (bytearray, memoryview)):
+        return bytes(document)
+    raise BadExpectation(f"a document is bytes, not {type(document).__name__}", where="document")
