@@ -31,13 +31,17 @@ def authorize(
     identity_policies: Sequence[Policy] = (),
     session_policies: Sequence[Policy] = (),
     resource_policy_required: bool = True,
+    granted: bool = False,
 ) -> Authorization:
     """Decide a request for a resource of account ``owner``.
 
     ``resource_policy_required`` is True for KMS keys and role trust policies, where the caller's own
-    policies are not enough in the same account; False for S3, where either side is.
+    policies are not enough in the same account; False for S3, where either side is. ``granted`` says that a
+    KMS grant allows it, which counts like a statement of the key policy that names the caller: no match for
+    a Deny.
     """
     resource_side = assess(resource_policy, request) if resource_policy else Assessment((), (), ())
+    named = bool(resource_side.allowed_by) or granted
     identity_side = [assess(policy, request) for policy in identity_policies]
     session_side = [assess(policy, request) for policy in session_policies]
     identity_allows = request.principal.is_root or any(item.allowed_by for item in identity_side)
@@ -45,12 +49,13 @@ def authorize(
     if refused:
         return Authorization(False, refused)
     if owner != request.principal.account:
-        return _across(request, resource_side, identity_allows)
-    if resource_side.allowed_by:
+        return _across(request, named or bool(resource_side.delegated_by), identity_allows)
+    if named:
         return Authorization(True, "allowed by a resource-based policy")
     if identity_allows and (resource_side.delegated_by or not resource_policy_required):
         return Authorization(True, "allowed by an identity-based policy")
-    side = "resource-based" if identity_allows or not resource_side.delegated_by else "identity-based"
+    identity_missing = not identity_allows and (resource_side.delegated_by or not resource_policy_required)
+    side = "identity-based" if identity_missing else "resource-based"
     return Authorization(False, f"because no {side} policy allows the {request.action} action")
 
 
@@ -73,8 +78,8 @@ def _refused(
     return None
 
 
-def _across(request: Request, resource_side: Assessment, identity_allows: bool) -> Authorization:
-    if not (resource_side.allowed_by or resource_side.delegated_by):
+def _across(request: Request, resource_allows: bool, identity_allows: bool) -> Authorization:
+    if not resource_allows:
         return Authorization(False, f"because no resource-based policy allows the {request.action} action")
     if not identity_allows:
         return Authorization(False, f"because no identity-based policy allows the {request.action} action")

@@ -1,0 +1,85 @@
+"""``nitro-local up``: the services alone."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import click
+
+from coattest_local import services
+from coattest_verify.shell import emit_json, err
+
+
+@click.command()
+@click.option(
+    "--directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="where ready.json, ca.pem and cloudtrail.jsonl go; a temporary one by default",
+)
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="0: any free port")
+@click.option("--account", "accounts", multiple=True, metavar="NAME=ID", help="repeatable; 12 digits")
+@click.option("--region", help="the region of the examples; every region answers")
+@click.option(
+    "--unsafe-allow-unsigned-documents",
+    is_flag=True,
+    help="accept attestation documents that nobody signed (QEMU's); anyone can make one",
+)
+@click.option("--json", "as_json", is_flag=True, help="print ready.json's content, secret keys included")
+def up(
+    *,
+    directory: Path | None,
+    port: int,
+    accounts: tuple[str, ...],
+    region: str | None,
+    unsafe_allow_unsigned_documents: bool,
+    as_json: bool,
+) -> None:
+    """Run KMS, S3, STS and IAM on loopback until interrupted. A simulator: it protects nothing."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    with TemporaryDirectory(prefix="nitro-local-") as temporary:
+        place = directory or Path(temporary)
+        with services.start(
+            place,
+            accounts=accounts,
+            region=region,
+            port=port,
+            unsafe_allow_unsigned_documents=unsafe_allow_unsigned_documents,
+        ) as running:
+            if as_json:
+                emit_json(_document(running))
+            else:
+                _show(running)
+            stop.wait()
+
+
+def _document(running: services.Services) -> dict[str, object]:
+    return {
+        "endpoint": running.endpoint,
+        "ca_bundle": str(running.ca_bundle),
+        "region": running.region,
+        "pid": running.pid,
+        "accounts": {
+            name: {
+                "account": account.account,
+                "access_key": account.access_key,
+                "secret_key": account.secret_key,
+            }
+            for name, account in running.accounts.items()
+        },
+    }
+
+
+def _show(running: services.Services) -> None:
+    console = err()
+    console.print(f"endpoint   {running.endpoint}")
+    console.print(f"ca bundle  {running.ca_bundle}")
+    console.print(
+        f"accounts   {', '.join(f'{item.name} {item.account}' for item in running.accounts.values())}"
+    )
+    console.print(f"keys       {running.directory / 'ready.json'} (mode 0600)")
+    console.print("Ctrl-C ends it, and everything in it is gone.")

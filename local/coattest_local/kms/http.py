@@ -1,0 +1,68 @@
+"""Requests and answers as values, and the errors of the four services in their wire forms."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from xml.sax.saxutils import escape
+
+#: Largest body that is read into memory. S3's own limit for one PUT is 5 GiB; nothing here is near this.
+MAX_BODY = 256 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class HttpRequest:
+    """One request as it was sent: the path and query still percent-encoded, header names in lower case."""
+
+    method: str
+    path: str
+    query: str
+    headers: Mapping[str, str]
+    body: bytes
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class HttpResponse:
+    """One answer."""
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class ServiceError(Exception):
+    """A refusal, with the code and status that AWS gives it."""
+
+    def __init__(self, code: str, message: str = "", status: int = 400) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+        self.status = status
+
+
+def json_answer(document: object, status: int = 200) -> HttpResponse:
+    """An answer of the JSON 1.1 protocol."""
+    body = b"" if document is None else json.dumps(document).encode()
+    return HttpResponse(status, body, {"Content-Type": "application/x-amz-json-1.1"})
+
+
+def error_answer(service: str, error: ServiceError) -> HttpResponse:
+    """The error in the protocol of the service: JSON 1.1 (KMS), XML of S3, XML of the query services."""
+    identifier = str(uuid.uuid4())
+    if service == "kms":
+        answer = json_answer({"__type": error.code, "message": error.message}, error.status)
+        return HttpResponse(answer.status, answer.body, {**answer.headers, "x-amzn-RequestId": identifier})
+    code, message = escape(error.code), escape(error.message)
+    if service == "s3":
+        details = f"<Code>{code}</Code><Message>{message}</Message><RequestId>{identifier}</RequestId>"
+        text = f"<Error>{details}</Error>"
+    else:
+        text = (
+            f"<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code><Message>{message}</Message></Error>"
+            f"<RequestId>{identifier}</RequestId></ErrorResponse>"
+        )
+    body = f'<?xml version="1.0" encoding="UTF-8"?>\n{text}'.encode()
+    return HttpResponse(error.status, body, {"Content-Type": "application/xml"})
