@@ -10,7 +10,8 @@ VERBS = {
     "boot": "coattest_local.cli.boot:boot",
     "demo": "coattest_local.cli.demo:demo",
     "qemu-build": "coattest_local.cli.qemu_build:qemu_build",
-    "run-enclave": "coattest_local.cli.run_enclave:run_enclave",
+    "run-enclave": "coattest_local.cli.run_enclave:run_enclave_command",
+    "terminate-enclave": "coattest_local.cli.run_enclave:terminate_enclave",
     "up": "coattest_local.cli.up:up",
 }
 

@@ -1,0 +1,160 @@
+"""nitro-local run-enclave and terminate-enclave: what nitro-cli does, on a simulator."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+
+from coattest_build.errors import EnvironmentFailure, UsageError
+from coattest_build.shell import emit_json, err, out
+from coattest_local import host_record
+from coattest_local.host import WARNING, EnclaveEnded, RunningEnclave, console_tail, run_enclave
+from coattest_local.qemu import QemuEnclave, run_in_qemu
+from coattest_local.qemu_tools import find_tools
+
+# The process that is detached: what it prints goes here, beside the enclave's own console.
+HOST_LOG = "host.log"
+READY_FD = "COATTEST_READY_FD"
+FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+class _Stop(Exception):
+    """SIGTERM or SIGINT arrived."""
+
+
+@click.command("run-enclave")
+@click.argument("image", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--directory", type=FOLDER, required=True, help="Where its files are.")
+@click.option("--role-arn", required=True, help="The parent's role: becomes PCR3.")
+@click.option("--instance-id", required=True, help="The parent's instance: becomes PCR4.")
+@click.option("--debug-mode", is_flag=True, help="Attest zeros for the image, as Nitro's debug mode does.")
+@click.option(
+    "--host",
+    type=click.Choice(["software", "qemu"]),
+    default="software",
+    envvar="COATTEST_LOCAL_HOST",
+    show_default=True,
+    help="A sandbox on this kernel, or the real image in QEMU.",
+)
+@click.option("--detach", is_flag=True, help="Return when it listens; it runs until terminate-enclave.")
+@click.option("--json", "as_json", is_flag=True, help="Print the record on stdout.")
+def run_enclave_command(
+    *,
+    image: Path,
+    directory: Path,
+    role_arn: str,
+    instance_id: str,
+    debug_mode: bool,
+    host: str,
+    detach: bool,
+    as_json: bool,
+) -> int:
+    """Run IMAGE on a simulator that protects nothing, until it ends or is interrupted."""
+    if debug_mode and host == "qemu":
+        raise UsageError("QEMU has no debug mode", hint="use --host software")
+    if detach:
+        arguments = [str(image), "--directory", str(directory), "--host", host]
+        arguments += ["--role-arn", role_arn, "--instance-id", instance_id]
+        return _detach(directory, [*arguments, *(["--debug-mode"] if debug_mode else [])], as_json)
+    previous = {number: signal.signal(number, _stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        with host_record.claimed(directory), contextlib.suppress(_Stop):
+            err().print(WARNING, style="bold red")
+            with _start(
+                host, image, directory, role_arn=role_arn, instance_id=instance_id, debug=debug_mode
+            ) as enclave:
+                record = host_record.to_json(enclave, image)
+                host_record.write(directory, record)
+                _show(record, as_json)
+                code = enclave.wait()
+                raise EnclaveEnded(
+                    f"the enclave's program ended with code {code}: {console_tail(enclave.console)}"
+                )
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    return 0
+
+
+@click.command("terminate-enclave")
+@click.option("--directory", type=FOLDER, required=True)
+@click.option("--json", "as_json", is_flag=True, help="Print what was ended on stdout.")
+def terminate_enclave(directory: Path, as_json: bool) -> None:
+    """End the enclave that runs in a directory; fine when none does."""
+    record = host_record.terminate(directory)
+    if as_json:
+        emit_json({"EnclaveID": record and record["EnclaveID"], "Terminated": record is not None})
+    else:
+        out().print(f"ended {record['EnclaveID']}" if record else "no enclave runs there", markup=False)
+
+
+def _start(
+    host: str, image: Path, directory: Path, *, role_arn: str, instance_id: str, debug: bool
+) -> RunningEnclave | QemuEnclave:
+    if host == "qemu":
+        return run_in_qemu(image, directory, role_arn=role_arn, instance_id=instance_id, tools=find_tools())
+    return run_enclave(image, directory, role_arn=role_arn, instance_id=instance_id, debug=debug)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    # A second signal does not interrupt the clean-up that the first one started.
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, signal.SIG_IGN)
+    raise _Stop
+
+
+def _detach(directory: Path, arguments: list[str], as_json: bool) -> int:
+    """Run this same command in a session of its own; return when its record is there or it has ended."""
+    directory.mkdir(parents=True, exist_ok=True)
+    ready, told = os.pipe()
+    with (directory / HOST_LOG).open("wb") as log, os.fdopen(ready, "rb") as reader:
+        process = subprocess.Popen(
+            [sys.executable, "-c", "from coattest_local.cli import main; main()", "run-enclave", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env={**os.environ, READY_FD: str(told)},
+            pass_fds=(told,),
+        )
+        os.close(told)
+        record = reader.read()
+    if not record:
+        code = process.wait()
+        lines = (directory / HOST_LOG).read_text("utf-8", "replace").strip().splitlines()
+        message = lines[-1].removeprefix("nitro-local: ") if lines else f"exit {code}"
+        failure = EnvironmentFailure(message, reason="enclave-not-started")
+        err().print(f"nitro-local: {failure}", style="red", markup=False)
+        if as_json:
+            emit_json({"error": message, "reason": failure.reason})
+        return code or 3
+    _print(json.loads(record), as_json)
+    return 0
+
+
+def _show(record: dict[str, Any], as_json: bool) -> None:
+    """Tell the process that detached us, or else the person who started us."""
+    descriptor = os.environ.pop(READY_FD, None)
+    if descriptor is None:
+        _print(record, as_json)
+        return
+    with os.fdopen(int(descriptor), "wb") as told:
+        told.write(json.dumps(record).encode())
+
+
+def _print(record: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        emit_json(record)
+        sys.stdout.flush()
+        return
+    for name in ("EnclaveID", "Flags", "address", "proxy_address", "console"):
+        out().print(f"{name:14} {record[name]}", markup=False)

@@ -1,0 +1,77 @@
+"""Finds what a measured boot needs: a QEMU with the nitro-enclave machine, vhost-device-vsock, firmware."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from coattest_build.errors import EnvironmentFailure
+
+MACHINE = "nitro-enclave"
+QEMU = "qemu-system-x86_64"
+VSOCK = "vhost-device-vsock"
+# What the machine loads: microvm's firmware (seabios) and the option ROMs of a direct kernel boot.
+FIRMWARE_FILES = ("bios-microvm.bin", "linuxboot_dma.bin", "pvh.bin")
+SYSTEM_FIRMWARE = (Path("/usr/share/seabios"), Path("/usr/share/qemu"))
+
+
+class QemuMissing(EnvironmentFailure):
+    """No QEMU here can boot an enclave image."""
+
+    default_reason = "no-qemu"
+
+
+@dataclass(frozen=True, slots=True)
+class QemuTools:
+    """Where the programs and the firmware are; ``firmware`` in the order of search."""
+
+    qemu: Path
+    vsock: Path
+    firmware: tuple[Path, ...]
+
+
+def cache_folder() -> Path:
+    """The folder below the cache that ``nitro-local qemu-build`` fills."""
+    override = os.environ.get("COATTEST_CACHE")
+    return (Path(override) if override else Path.home() / ".cache" / "coattest") / "qemu"
+
+
+def find_tools(folder: Path | None = None) -> QemuTools:
+    """The programs of the system where it has them, else those in the cache; QemuMissing otherwise."""
+    cached = folder or cache_folder()
+    qemu = next((path for path in _candidates(QEMU, cached) if has_machine(path)), None)
+    vsock = next(iter(_candidates(VSOCK, cached)), None)
+    firmware = tuple(path for path in (cached / "firmware", *SYSTEM_FIRMWARE) if path.is_dir())
+    missing = [
+        what
+        for what, found in (
+            (f"a QEMU with the {MACHINE} machine", qemu),
+            (VSOCK, vsock),
+            ("QEMU's firmware", all(any((f / name).exists() for f in firmware) for name in FIRMWARE_FILES)),
+        )
+        if not found
+    ]
+    if qemu is None or vsock is None or missing:
+        raise QemuMissing(f"not here: {', '.join(missing)}", hint="nitro-local qemu-build")
+    return QemuTools(qemu, vsock, firmware)
+
+
+def _candidates(name: str, cached: Path) -> list[Path]:
+    found = shutil.which(name)
+    paths = [Path(found)] if found else []
+    built = cached / "bin" / name
+    return [*paths, built] if os.access(built, os.X_OK) else paths
+
+
+@functools.cache
+def has_machine(qemu: Path) -> bool:
+    """Whether this QEMU runs here and knows the machine (Debian builds it without libcbor, so without it)."""
+    try:
+        listing = subprocess.run([qemu, "-M", "help"], capture_output=True, timeout=30, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return any(line.split()[:1] == [MACHINE.encode()] for line in listing.splitlines())

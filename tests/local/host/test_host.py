@@ -1,0 +1,322 @@
+"""The software host runs what it measured, isolated, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import cbor2
+import pytest
+
+from coattest_build.cpio import Entry
+from coattest_build.errors import CoattestError, UsageError
+from coattest_build.measure import measure, pcr3, pcr4
+from coattest_local import host_record
+from coattest_local.host import (
+    EnclaveEnded,
+    ImageNotRunnable,
+    RunningEnclave,
+    console_tail,
+    run_enclave,
+)
+from support.enclave_image import DIRECTORY, compile_relay, make_image, rootfs
+
+ROLE = "arn:aws:iam::111122223333:role/parent"
+INSTANCE = "i-1234567890abcdef0"
+NITRO_LOCAL = (sys.executable, "-c", "from coattest_local.cli import main; main()")
+
+
+@pytest.fixture(scope="session")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The compiled test enclave."""
+    return compile_relay(tmp_path_factory.mktemp("relay"))
+
+
+@pytest.fixture(scope="session")
+def image(program: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image that listens."""
+    return make_image(tmp_path_factory.mktemp("image") / "image.eif", rootfs(program))
+
+
+@pytest.fixture
+def enclave(image: Path, tmp_path: Path) -> Iterator[RunningEnclave]:
+    """The image, running."""
+    with run_enclave(image, tmp_path / "e", role_arn=ROLE, instance_id=INSTANCE) as running:
+        yield running
+
+
+def ask(address: str, request: Any) -> Any:
+    """What the enclave's NSM answers, asked through the enclave."""
+    body = cbor2.dumps(request)
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(20)
+        connection.connect(address.removeprefix("unix:"))
+        connection.sendall(struct.pack(">I", len(body)) + body)
+        with connection.makefile("rb") as stream:
+            (length,) = struct.unpack(">I", stream.read(4))
+            return cbor2.loads(stream.read(length))
+
+
+def pcrs(address: str) -> dict[int, bytes]:
+    """The registers in a document of the enclave."""
+    document = ask(address, {"Attestation": {"nonce": b"n" * 32}})["Attestation"]["document"]
+    registers: dict[int, bytes] = cbor2.loads(cbor2.loads(document)[2])["pcrs"]
+    return registers
+
+
+def processes_of(program_name: bytes) -> list[str]:
+    """Processes of this machine whose command line names the test enclave."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                if (folder / "cmdline").read_bytes().startswith(program_name):
+                    found.append(folder.name)
+            except OSError:
+                continue
+    return found
+
+
+def test_the_enclave_attests_what_we_measure(enclave: RunningEnclave, image: Path) -> None:
+    """PCR0, 1 and 2 are those of `eif measure`, PCR3 and PCR4 those of the parent, the rest zero."""
+    expected = measure(image)
+    registers = {index: value.hex() for index, value in pcrs(enclave.address).items()}
+    assert [registers[i] for i in range(3)] == [expected.pcr0, expected.pcr1, expected.pcr2]
+    assert (registers[3], registers[4]) == (pcr3(ROLE), pcr4(INSTANCE))
+    assert {registers[i] for i in range(5, 16)} == {"00" * 48}
+    assert enclave.measurements == expected
+
+
+def test_a_debug_enclave_attests_zeros(image: Path, tmp_path: Path) -> None:
+    """With debug the image's registers are zero and the parent's are not."""
+    with run_enclave(image, tmp_path, role_arn=ROLE, instance_id=INSTANCE, debug=True) as enclave:
+        registers = pcrs(enclave.address)
+    assert {index for index, value in registers.items() if value != bytes(48)} == {3, 4}
+
+
+def test_the_application_runs_with_its_own_world(enclave: RunningEnclave) -> None:
+    """Command, environment and root are the image's; no vsock, no network, nothing writable."""
+    seen = enclave.console.read_text().splitlines()
+    assert [line for line in seen if line.startswith("arg ")] == []
+    assert sorted(line for line in seen if line.startswith("env ")) == ["env MARK=a=b", "env PATH=/bin"]
+    names = {line.removeprefix("root ") for line in seen if line.startswith("root ")} - {".", ".."}
+    assert names == {"bin", "dev", "etc", "proc", "run", "sys", "tmp", "var"}
+    assert "vsock Operation not permitted" in seen
+    assert "loopback Network is unreachable" in seen
+    assert "write Read-only file system" in seen
+
+
+def test_stopping_leaves_no_process_and_no_file_but_the_log(image: Path, tmp_path: Path) -> None:
+    """Children that the program left behind end too; the tree and the sockets are gone."""
+    before = set(processes_of(b"/bin/relay\0"))
+    enclave = run_enclave(image, tmp_path / "e", role_arn=ROLE, instance_id=INSTANCE)
+    assert len(set(processes_of(b"/bin/relay\0")) - before) == 2
+    enclave.stop()
+    assert set(processes_of(b"/bin/relay\0")) == before
+    assert [path.name for path in (tmp_path / "e").iterdir()] == ["console.log"]
+    enclave.stop()
+
+
+def test_a_program_that_ends_is_reported_with_its_last_words(program: Path, tmp_path: Path) -> None:
+    """The exit code and the console's end are in the one line, without control characters."""
+    image = make_image(tmp_path / "x.eif", rootfs(program), cmd=["relay", "exit", "3"])
+    with pytest.raises(EnclaveEnded, match=r"ended with code 3: .*goodbye") as caught:
+        run_enclave(image, tmp_path / "e", role_arn=ROLE, instance_id=INSTANCE)
+    assert "\033" not in str(caught.value)
+    assert [path.name for path in (tmp_path / "e").iterdir()] == ["console.log"]
+
+
+def test_a_program_that_never_listens_is_given_up(program: Path, tmp_path: Path) -> None:
+    """After the given time the enclave is ended, and the error says that it was silent."""
+    image = make_image(tmp_path / "x.eif", rootfs(program), cmd=["/bin/relay", "silent"])
+    before = set(processes_of(b"/bin/relay\0"))
+    with pytest.raises(EnclaveEnded) as caught:
+        run_enclave(image, tmp_path / "e", role_arn=ROLE, instance_id=INSTANCE, start_seconds=0.5)
+    assert caught.value.reason == "enclave-silent"
+    assert set(processes_of(b"/bin/relay\0")) == before
+
+
+@pytest.mark.parametrize(
+    ("cmd", "drop", "what"),
+    [
+        (None, (), "names no command"),
+        (["nothing-here"], (), "PATH has no"),
+        (["/bin/relay"], ("rootfs",), "no rootfs"),
+    ],
+)
+def test_an_image_without_an_application_is_refused(
+    program: Path, tmp_path: Path, cmd: Sequence[str] | None, drop: Sequence[str], what: str
+) -> None:
+    """What is missing is named, and nothing is left in the directory."""
+    entries = [entry for entry in rootfs(program) if not entry.name.startswith(tuple(drop) or "\0")]
+    image = make_image(tmp_path / "x.eif", entries, cmd=cmd)
+    with pytest.raises(ImageNotRunnable, match=what):
+        run_enclave(image, tmp_path / "e", role_arn=ROLE, instance_id=INSTANCE)
+    assert list((tmp_path / "e").iterdir()) == []
+
+
+def test_a_link_in_place_of_the_root_is_refused(tmp_path: Path) -> None:
+    """An image cannot make a directory of this machine the root of its sandbox."""
+    image = make_image(tmp_path / "x.eif", [Entry("rootfs", 0o120777, b"/")], cmd=["/bin/sh"])
+    with pytest.raises(ImageNotRunnable, match="no rootfs"):
+        run_enclave(image, tmp_path / "e", role_arn=ROLE, instance_id=INSTANCE)
+
+
+def test_a_link_in_place_of_the_command_is_not_followed(program: Path, tmp_path: Path) -> None:
+    """The command comes from the image, never from a file of this machine that it points at."""
+    (tmp_path / "host-cmd").write_text("/bin/relay\n")
+    entries = [*rootfs(program), Entry("cmd", 0o120777, str(tmp_path / "host-cmd").encode())]
+    image = make_image(tmp_path / "x.eif", entries, cmd=None)
+    with pytest.raises(ImageNotRunnable, match="names no command"):
+        run_enclave(image, tmp_path / "e", role_arn=ROLE, instance_id=INSTANCE)
+
+
+def test_a_damaged_image_is_refused_before_anything_runs(image: Path, tmp_path: Path) -> None:
+    """One flipped byte is found by the strict reader."""
+    damaged = bytearray(image.read_bytes())
+    damaged[-600] ^= 1
+    (tmp_path / "x.eif").write_bytes(damaged)
+    with pytest.raises(CoattestError) as caught:
+        run_enclave(tmp_path / "x.eif", tmp_path / "e", role_arn=ROLE, instance_id=INSTANCE)
+    assert caught.value.exit_code == 1
+    assert list((tmp_path / "e").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("role", "instance"),
+    [("arn:aws:iam::1:role/x", INSTANCE), ("role/x", INSTANCE), (ROLE, "1234"), (ROLE, "i-12345678\n")],
+)
+def test_what_is_not_a_role_or_an_instance_is_refused(
+    image: Path, tmp_path: Path, role: str, instance: str
+) -> None:
+    """PCR3 and PCR4 are only ever made of an ARN and an instance id."""
+    with pytest.raises(UsageError):
+        run_enclave(image, tmp_path, role_arn=role, instance_id=instance)
+
+
+def test_a_long_directory_still_gets_usable_sockets(image: Path, tmp_path: Path) -> None:
+    """Where a socket's path would be too long for the kernel, the sockets go elsewhere."""
+    deep = tmp_path / ("d" * 120)
+    with run_enclave(image, deep, role_arn=ROLE, instance_id=INSTANCE) as enclave:
+        assert ask(enclave.address, "DescribeNSM")["DescribeNSM"]["module_id"] == enclave.enclave_id
+        folder = Path(enclave.address.removeprefix("unix:")).parent
+    assert not folder.exists()
+
+
+def test_the_console_of_a_hostile_program_prints_as_one_plain_line(tmp_path: Path) -> None:
+    """Escape sequences and bytes that are no text do not reach the terminal."""
+    (tmp_path / "c").write_bytes(b"\x1b]0;title\x07one\ntwo \xff\x9b[2J")
+    tail = console_tail(tmp_path / "c")
+    assert tail.isprintable()
+    assert "one two" in tail
+    assert console_tail(tmp_path / "missing") == "its console is empty"
+
+
+# ------------------------------------------------------------------------------ the command
+
+
+def nitro_local(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line to its end."""
+    return subprocess.run(
+        [*NITRO_LOCAL, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def run_arguments(image: Path, directory: Path) -> list[str]:
+    """The usual arguments."""
+    return [
+        *("run-enclave", str(image), "--directory", str(directory)),
+        *("--role-arn", ROLE, "--instance-id", INSTANCE, "--json"),
+    ]
+
+
+def test_detached_it_returns_a_record_and_ends_on_request(image: Path, tmp_path: Path) -> None:
+    """The record names address, flags and measurements; terminate-enclave ends host and enclave."""
+    before = set(processes_of(b"/bin/relay\0"))
+    started = nitro_local(*run_arguments(image, tmp_path), "--detach")
+    assert started.returncode == 0, started.stderr
+    record = json.loads(started.stdout)
+    assert record == json.loads((tmp_path / "enclave.json").read_text())
+    assert record["Flags"] == "NONE"
+    assert record["EnclaveName"] == "image"
+    assert record["Measurements"] == measure(image).nitro_json()["Measurements"]
+    assert ask(record["address"], "DescribeNSM")["DescribeNSM"]["module_id"] == record["EnclaveID"]
+    assert "SIMULATOR" in (tmp_path / "host.log").read_text()
+
+    again = nitro_local(*run_arguments(image, tmp_path), "--detach")
+    assert again.returncode == 2
+    assert "already runs here" in again.stderr
+    assert host_record.read(tmp_path) == record
+
+    ended = nitro_local("terminate-enclave", "--directory", str(tmp_path), "--json")
+    assert json.loads(ended.stdout) == {"EnclaveID": record["EnclaveID"], "Terminated": True}
+    assert set(processes_of(b"/bin/relay\0")) == before
+    assert not (tmp_path / "enclave.json").exists()
+    assert nitro_local("terminate-enclave", "--directory", str(tmp_path)).returncode == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_however_the_host_ends_the_enclave_ends_with_it(image: Path, tmp_path: Path, number: int) -> None:
+    """On SIGTERM and SIGINT it cleans up and exits 0; even after SIGKILL no process of the enclave lives."""
+    before = set(processes_of(b"/bin/relay\0"))
+    host = subprocess.Popen(
+        [
+            *NITRO_LOCAL,
+            *run_arguments(image, tmp_path),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    with host:
+        assert host.stdout is not None
+        while host.stdout.readline().strip() != b"}":
+            assert host.poll() is None
+        inside = set(processes_of(b"/bin/relay\0")) - before
+        assert len(inside) == 2
+        handles = [os.pidfd_open(int(pid)) for pid in inside]
+        host.send_signal(number)
+        assert host.wait(20) == (-number if number == signal.SIGKILL else 0)
+        for handle in handles:
+            assert select.select([handle], [], [], 10)[0]
+            os.close(handle)
+    assert host_record.read(tmp_path) is None
+    if number != signal.SIGKILL:
+        assert not (tmp_path / "enclave.json").exists()
+
+
+def test_a_detached_start_that_fails_says_why(tmp_path: Path) -> None:
+    """The error of the process in the background is the error of the command, with its exit code."""
+    (tmp_path / "x.eif").write_bytes(b"not an image")
+    failed = nitro_local(*run_arguments(tmp_path / "x.eif", tmp_path / "e"), "--detach")
+    assert failed.returncode == 1
+    assert "x.eif" in failed.stderr
+    assert json.loads(failed.stdout)["reason"]
+
+
+def test_an_enclave_that_ends_takes_its_host_with_it(program: Path, tmp_path: Path) -> None:
+    """run-enclave exits 3 with the console's end when the program ends."""
+    image = make_image(tmp_path / "x.eif", rootfs(program), cmd=["/bin/relay", "exit", "5"])
+    ended = nitro_local(*run_arguments(image, tmp_path / "e"))
+    assert ended.returncode == 3
+    assert "ended with code 5" in ended.stderr
+
+
+def test_an_unpacked_tree_with_closed_folders_is_removed(program: Path, tmp_path: Path) -> None:
+    """Folders that their owner may not enter do not survive the enclave."""
+    closed = [Entry("rootfs/closed", DIRECTORY & ~0o777, None), Entry("rootfs/closed/in", DIRECTORY, None)]
+    image = make_image(tmp_path / "x.eif", [*rootfs(program), *closed])
+    run_enclave(image, tmp_path / "e", role_arn=ROLE, instance_id=INSTANCE).stop()
+    assert [path.name for path in (tmp_path / "e").iterdir()] == ["console.log"]
