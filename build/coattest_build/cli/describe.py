@@ -50,8 +50,9 @@ def describe(image: Path, files: bool, as_json: bool) -> int:
 def _show(image: Path, description: Description) -> None:
     console = out()
     # Digests are never cut: they fold on a terminal and stay on their line in a pipe or file.
-    width = console.width if console.is_terminal else PIPE_WIDTH
-    show = functools.partial(console.print, width=width, soft_wrap=False)
+    if not console.is_terminal:
+        console.width = PIPE_WIDTH
+    show = functools.partial(console.print, soft_wrap=False)
     measured, layout = description.measurements, description.layout
     show(_facts(image, description))
     sections = Table(
