@@ -11,7 +11,7 @@ import json
 import secrets
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,9 @@ LIVE_TIMEOUT = 60.0
 
 LIVE_MAX_AGE_MS = 5 * 60 * 1000
 """Milliseconds of age a live document may have; its nonce is fresh, so this bounds clocks that disagree."""
+
+LIVE_SKEW_MS = 60 * 1000
+"""Milliseconds the hypervisor's clock may be ahead of this instance's."""
 
 Say = Callable[[str], None]
 
@@ -160,7 +163,7 @@ def check_live(
             ExpectNonce(nonce),
             ExpectUserData(messages.alive_user_data()),
             ExpectPublicKey(None),
-            MaxAge(LIVE_MAX_AGE_MS),
+            MaxAge(LIVE_MAX_AGE_MS, skew_ms=LIVE_SKEW_MS),
         ],
         now=now(),
         root=root_for(decision.profile),
@@ -171,7 +174,7 @@ def check_live(
         )
         raise LiveMismatch(f"the running enclave is not the decided one: {reasons}", where=enclave.id)
     found = verdict.document
-    time = datetime.fromtimestamp(found.timestamp_ms / 1000, now().tzinfo)
+    time = datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(milliseconds=found.timestamp_ms)
     return Live(found.module_id, time, enclave)
 
 

@@ -6,12 +6,8 @@ same three methods. Debug mode does not exist here: no argument of any runner le
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import select
 import shutil
-import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -19,13 +15,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from coattest_parent.channels import Address, is_local, parse_address, proxy_address_for
-from coattest_verify.shell import EnvironmentFailure, FoundFalse, UsageError
+from coattest_verify.shell import EnvironmentFailure, FoundFalse
 
 START_TIMEOUT = 120.0
 """Seconds for an enclave to be measured, unpacked and listening."""
 
-STOP_TIMEOUT = 15.0
-"""Seconds for a host process to end after SIGTERM before it is killed."""
+STOP_TIMEOUT = 60.0
+"""Seconds for the program to end an enclave, killing it if need be."""
 
 RECORD_MAX = 64 * 1024
 """Bytes of enclave.json."""
@@ -45,9 +41,7 @@ class Enclave:
     address: Address
     proxy: Address
     pid: int
-    started: str
     flags: str
-    record: Path
 
 
 class Runner(Protocol):
@@ -75,66 +69,53 @@ class LocalRunner:
 
     def run(self, image: Path, *, role_arn: str, instance_id: str) -> Enclave:
         """Start the image in ``nitro-local run-enclave --detach``."""
-        if self.describe() is not None:
-            raise UsageError(
-                "an enclave runs here already",
-                where=str(self.directory),
-                hint="destroy it first",
-                reason="running",
-            )
-        shutil.rmtree(self.directory, ignore_errors=True)
-        self.directory.mkdir(parents=True)
-        command = [
-            *self.program, "run-enclave", str(image), "--directory", str(self.directory),
-            "--role-arn", role_arn, "--instance-id", instance_id, "--detach", "--json",
-        ]  # fmt: skip
-        try:
-            done = subprocess.run(
-                command, stdin=subprocess.DEVNULL, capture_output=True, timeout=START_TIMEOUT, check=False
-            )
-        except subprocess.TimeoutExpired:
-            self._terminate_stray()
-            raise RunnerFailure(f"no enclave after {START_TIMEOUT:.0f} s", where=self.program[0]) from None
-        if done.returncode:
-            self._terminate_stray()
-            last = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or [
-                f"exit {done.returncode}"
-            ]
-            raise RunnerFailure(last[0][:300], where=" ".join(command[:3]))
+        self._call(
+            START_TIMEOUT,
+            "run-enclave",
+            str(image),
+            "--role-arn",
+            role_arn,
+            "--instance-id",
+            instance_id,
+            "--detach",
+        )
         enclave = self.describe()
         if enclave is None:
             raise RunnerFailure("the enclave ended as soon as it was started", where=str(self.directory))
         return enclave
 
     def describe(self) -> Enclave | None:
-        """The enclave of ``enclave.json`` if its host process is alive and is the one that was started."""
+        """The enclave of ``enclave.json``, if its host process is alive."""
         path = self.directory / "enclave.json"
         try:
             with path.open("rb") as file:
-                value = json.loads(file.read(RECORD_MAX))
-            enclave = _parse(value, path)
+                enclave = _parse(json.loads(file.read(RECORD_MAX)))
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError) as error:
             raise RunnerFailure(f"not an enclave record: {error}", where=str(path)) from None
-        return enclave if enclave.started else None
+        return enclave if _alive(enclave.pid) else None
 
     def terminate(self, enclave: Enclave) -> None:
-        """SIGTERM to the host process, SIGKILL when it does not go."""
-        with contextlib.suppress(ProcessLookupError):
-            handle = os.pidfd_open(enclave.pid)
-            try:
-                # Compared after the pidfd is held: from here on the number cannot mean another process.
-                if _started(enclave.pid) == enclave.started:
-                    _end(handle, enclave.pid)
-            finally:
-                os.close(handle)
-        enclave.record.unlink(missing_ok=True)
+        """``nitro-local terminate-enclave``; which enclave that is, the directory says."""
+        self._call(STOP_TIMEOUT, "terminate-enclave")
+        (self.directory / "enclave.json").unlink(missing_ok=True)
 
-    def _terminate_stray(self) -> None:
-        with contextlib.suppress(RunnerFailure):
-            if stray := self.describe():
-                self.terminate(stray)
+    def _call(self, timeout: float, verb: str, *arguments: str) -> None:
+        """Run the program; its errors become a RunnerFailure with its own last line."""
+        command = [*self.program, verb, *arguments, "--directory", str(self.directory), "--json"]
+        try:
+            done = subprocess.run(
+                command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, check=False
+            )
+        except subprocess.TimeoutExpired:
+            if verb == "run-enclave":
+                self._call(STOP_TIMEOUT, "terminate-enclave")
+            raise RunnerFailure(f"no answer after {timeout:.0f} s", where=f"nitro-local {verb}") from None
+        if done.returncode:
+            lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
+            said = lines[-1].removeprefix("nitro-local: ")[:300] if lines else f"exit {done.returncode}"
+            raise RunnerFailure(said, where=f"nitro-local {verb}")
 
 
 def require_plain(enclave: Enclave) -> None:
@@ -154,7 +135,7 @@ def require_local(enclave: Enclave) -> None:
             )
 
 
-def _parse(value: Any, path: Path) -> Enclave:
+def _parse(value: Any) -> Enclave:
     address = parse_address(str(value["address"]))
     pid = value["pid"]
     if type(pid) is not int or pid <= 1:
@@ -165,31 +146,16 @@ def _parse(value: Any, path: Path) -> Enclave:
         address=address,
         proxy=parse_address(str(proxy)) if proxy else proxy_address_for(address),
         pid=pid,
-        started=_started(pid),
         flags=str(value["Flags"]),
-        record=path,
     )
 
 
-def _end(handle: int, pid: int) -> None:
-    gone = select.poll()
-    gone.register(handle, select.POLLIN)
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        signal.pidfd_send_signal(handle, number)
-        if gone.poll(STOP_TIMEOUT * 1000):
-            return
-    raise RunnerFailure("the enclave's host process does not end", where=f"pid {pid}")
-
-
-def _started(pid: int) -> str:
-    """A process's start time in clock ticks (proc(5), field 22), or "" when there is none: pids are
-    reused.
-    """
+def _alive(pid: int) -> bool:
+    """Whether there is a process of that number that has not ended (proc(5), stat, field 3)."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
     except OSError:
-        return ""
-    return "" if fields[0] in ("Z", "X") else fields[19]
+        return False
 
 
 def _nitro_local() -> tuple[str, ...]:

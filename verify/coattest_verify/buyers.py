@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,18 +17,12 @@ from typing import Any
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-    load_pem_private_key,
-    load_pem_public_key,
-)
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from coattest_enclave import messages
 from coattest_enclave.canonical import MessageError
-from coattest_verify.shell import UsageError, write_atomic
+from coattest_verify.keys import SCHEMES, PublicKey, generate, load_public, passphrase_from_environment
+from coattest_verify.shell import UsageError
 
 RECORD_FORMAT = "coattest-buyer/v1"
 RECORD_MAX = 64 * 1024
@@ -37,6 +30,9 @@ RECORD_MAX = 64 * 1024
 
 PEM_MAX = 16 * 1024
 """Bytes of a key file; a P-384 key in PKCS#8 is about 300."""
+
+
+MAKE_ONE = "make one with 'auction keygen'"
 
 
 class BadKey(UsageError):
@@ -130,35 +126,39 @@ def load_manifest(path: Path) -> messages.Manifest:
         raise UsageError(f"not a manifest: {error}", where=str(path), reason="bad-manifest") from None
 
 
-def generate_auction_key(path: Path) -> ec.EllipticCurvePublicKey:
-    """Make an auction key: PKCS#8 PEM at ``path`` (mode 0600), SPKI PEM at ``path``.pub; nothing is
-    overwritten.
+def generate_auction_key(path: Path, passphrase: bytes | None = None) -> PublicKey:
+    """Make an auction key: PKCS#8 PEM at ``path`` (mode 0600), public half at ``path``.pub; never
+    overwrites.
     """
-    key = ec.generate_private_key(ec.SECP384R1())
-    content = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileExistsError:
-        raise UsageError("a key is there already", where=str(path), reason="key-exists") from None
-    with os.fdopen(handle, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    public = key.public_key()
-    pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    write_atomic(path.with_name(f"{path.name}.pub"), pem)
-    return public
+    return generate(path, "p384", passphrase)
 
 
 def load_auction_key(path: Path) -> ec.EllipticCurvePrivateKey:
-    """The P-384 private key in a PKCS#8 PEM file; raises BadKey."""
-    return _p384(_load(path, lambda data: load_pem_private_key(data, None)), ec.EllipticCurvePrivateKey, path)
+    """The P-384 private key in a PKCS#8 PEM file; raises BadKey.
+
+    An encrypted one is opened with the passphrase in the file that COATTEST_PASSPHRASE_FILE names.
+    """
+    content = _read(path)
+    try:
+        try:
+            key = load_pem_private_key(content, None)
+        except TypeError:
+            # cryptography's word for "encrypted, and no password was given".
+            key = load_pem_private_key(content, passphrase_from_environment())
+    except (ValueError, UnsupportedAlgorithm):
+        # The library's own words can quote the file; a key file's words stay out of messages.
+        raise BadKey("not a PEM key, or the passphrase is wrong", where=str(path), hint=MAKE_ONE) from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP384R1):
+        raise BadKey("not an EC P-384 key", where=str(path), hint=MAKE_ONE)
+    return key
 
 
-def load_auction_public_key(path: Path) -> ec.EllipticCurvePublicKey:
-    """The P-384 public key in an SPKI PEM file; raises BadKey."""
-    return _p384(_load(path, load_pem_public_key), ec.EllipticCurvePublicKey, path)
+def load_auction_public_key(path: Path) -> bytes:
+    """The P-384 public key in an SPKI PEM file, as SPKI DER; raises BadKey."""
+    public = load_public(path)
+    if public.scheme != SCHEMES["p384"]:
+        raise BadKey("not an EC P-384 key", where=str(path), hint=MAKE_ONE)
+    return public.spki
 
 
 def spki(key: ec.EllipticCurvePublicKey) -> bytes:
@@ -166,24 +166,12 @@ def spki(key: ec.EllipticCurvePublicKey) -> bytes:
     return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
-def _load(path: Path, loader: Any) -> Any:
+def _read(path: Path) -> bytes:
     with path.open("rb") as file:
         content = file.read(PEM_MAX + 1)
     if len(content) > PEM_MAX:
         raise BadKey(f"larger than {PEM_MAX} bytes", where=str(path))
-    try:
-        return loader(content)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        # The library's own words can quote the file; a key file's words stay out of messages.
-        raise BadKey(
-            "not an unencrypted PEM key", where=str(path), hint="make one with 'auction keygen'"
-        ) from None
-
-
-def _p384(key: Any, kind: Any, path: Path) -> Any:
-    if not isinstance(key, kind) or not isinstance(key.curve, ec.SECP384R1):
-        raise BadKey("not an EC P-384 key", where=str(path), hint="make one with 'auction keygen'")
-    return key
+    return content
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

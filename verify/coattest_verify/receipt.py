@@ -74,8 +74,8 @@ def receipt_time(result_file: bytes) -> datetime | None:
     """The time a receipt claims, unverified; None when there is no document to read it from."""
     try:
         document = parse_unverified(messages.ResultFile.decode(result_file).receipt)
-        return datetime.fromtimestamp(document.timestamp_ms / 1000, timezone.utc)
-    except (MessageError, CoattestError, OverflowError, ValueError, OSError):
+        return _time(document.timestamp_ms)
+    except (MessageError, CoattestError, OverflowError):
         return None
 
 
@@ -226,8 +226,8 @@ def _document_failures(
 ) -> tuple[list[Failure], str | None, datetime | None]:
     try:
         claimed = parse_unverified(parsed.receipt)
-        time = datetime.fromtimestamp(claimed.timestamp_ms / 1000, timezone.utc)
-    except (CoattestError, OverflowError, ValueError, OSError) as error:
+        time = _time(claimed.timestamp_ms)
+    except (CoattestError, OverflowError) as error:
         return [Failure("bad-document", f"receipt: {error}")], None, None
     failures = []
     if claimed.user_data == messages.alive_user_data():
@@ -251,7 +251,7 @@ def _document_failures(
     failures += [
         Failure(
             failure.code,
-            f"receipt, {failure.field}: {failure.rule} (found {failure.found}, expected {failure.expected})",
+            f"receipt: {failure.field} is {failure.found}, expected {failure.expected}",
         )
         for failure in verdict.failures
     ]
@@ -268,3 +268,8 @@ def _time_failures(time: datetime, auction: messages.Manifest, now: datetime) ->
     if time > now + SKEW:
         failures.append(Failure("from-the-future", "the receipt is younger than this machine's clock"))
     return failures
+
+
+def _time(timestamp_ms: int) -> datetime:
+    """Milliseconds after 1970 as a time; exact, where a float would round. Raises OverflowError."""
+    return datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(milliseconds=timestamp_ms)

@@ -1,0 +1,28 @@
+"""The ``auction`` program: buyers bid and seal, the service makes the manifest and opens."""
+
+from __future__ import annotations
+
+import click
+
+from coattest_verify.shell import LazyGroup, run
+
+VERBS = {
+    "bid": "coattest_parent.cli.bid:bid",
+    "certify": "coattest_parent.cli.certify:certify",
+    "keygen": "coattest_parent.cli.keygen:keygen",
+    "manifest": "coattest_parent.cli.manifest:manifest",
+    "open": "coattest_parent.cli.open:open_",
+    "seal": "coattest_parent.cli.seal:seal",
+    "show": "coattest_parent.cli.show:show",
+}
+
+
+@click.group(cls=LazyGroup, lazy=VERBS)
+@click.version_option(package_name="coattest")
+def cli() -> None:
+    """Run a sealed-bid auction that only a decided enclave can open."""
+
+
+def main() -> None:
+    """Console script entry point."""
+    run(cli, "auction")

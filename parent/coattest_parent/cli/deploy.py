@@ -1,0 +1,154 @@
+"""``deploy-from-attestation plan``, ``apply``, ``status`` and ``destroy``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from coattest_parent import deployment
+from coattest_parent.authority import authority_from
+from coattest_parent.cli.options import FILE, json_option, now
+from coattest_parent.runner import LocalRunner
+from coattest_verify.cli.options import decision_options
+from coattest_verify.shell import FoundFalse, UsageError, emit_json, err, out
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+state_option = click.option(
+    "--state",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    help="Directory of this deployment.",
+)
+target_option = click.option("--target", type=click.Choice(["local"]), default="local", show_default=True)
+
+
+class NothingRuns(FoundFalse):
+    """No enclave of this deployment runs."""
+
+    default_reason = "not-running"
+
+
+def identity_options(command: F) -> F:
+    """``--role-arn`` and ``--instance-id``: what becomes PCR3 and PCR4."""
+    for option in (
+        click.option("--instance-id", required=True, help="The parent instance; becomes PCR4."),
+        click.option("--role-arn", required=True, help="The parent's role; becomes PCR3."),
+    ):
+        command = option(command)
+    return command
+
+
+def runner_in(state: Path) -> LocalRunner:
+    """The runner of the enclave that belongs to a state directory."""
+    return LocalRunner(state / "enclave")
+
+
+@click.command()
+@target_option
+@click.option("--image", type=FILE, required=True)
+@identity_options
+@state_option
+@decision_options
+@json_option
+def plan(
+    *,
+    target: str,
+    image: Path,
+    role_arn: str,
+    instance_id: str,
+    state: Path,
+    as_json: bool,
+    **decision: Any,
+) -> None:
+    """Recompute the decision, measure the image against it, and say what apply would do."""
+    decided = authority_from(decision, now()).decision
+    deployment.require_target(decided, target)
+    made = deployment.make_plan(
+        decided, image, runner_in(state), role_arn=role_arn, instance_id=instance_id
+    )
+    if as_json:
+        emit_json(deployment.plan_json(made))
+        return
+    for name, value in deployment.plan_json(made).items():
+        out().print(f"{name:12}  {value}", markup=False)
+    step = f"check {made.running}, which runs already" if made.running else "start the enclave, check it"
+    out().print(f"apply would {step}", markup=False)
+
+
+@click.command()
+@target_option
+@click.option("--image", type=FILE, required=True)
+@identity_options
+@state_option
+@decision_options
+@json_option
+def apply(
+    *,
+    target: str,
+    image: Path,
+    role_arn: str,
+    instance_id: str,
+    state: Path,
+    as_json: bool,
+    **decision: Any,
+) -> None:
+    """Start the decided enclave and verify its live document before reporting success.
+
+    What does not verify is terminated.
+    """
+    decided = authority_from(decision, now()).decision
+    deployment.require_target(decided, target)
+    live = deployment.apply(
+        decided,
+        image,
+        runner_in(state),
+        role_arn=role_arn,
+        instance_id=instance_id,
+        state=state,
+        clock=now,
+        say=lambda text: err().print(text, markup=False),
+    )
+    _show(live, as_json)
+
+
+@click.command()
+@state_option
+@decision_options
+@json_option
+def status(*, state: Path, as_json: bool, **decision: Any) -> None:
+    """Ask the running enclave for a fresh document and verify it against the decision of now."""
+    decided = authority_from(decision, now()).decision
+    recorded = deployment.recorded(state)
+    enclave = runner_in(state).describe()
+    if recorded is None or enclave is None:
+        raise NothingRuns("no enclave of this deployment runs", where=str(state), hint="see apply")
+    role_arn, instance_id = recorded.get("role_arn"), recorded.get("instance_id")
+    if not isinstance(role_arn, str) or not isinstance(instance_id, str):
+        raise UsageError("the record names no role or instance", where=str(state), reason="bad-state")
+    live = deployment.check_live(decided, enclave, role_arn=role_arn, instance_id=instance_id, now=now)
+    _show(live, as_json)
+
+
+@click.command()
+@state_option
+@json_option
+def destroy(*, state: Path, as_json: bool) -> None:
+    """End the enclave of this deployment; fine when none runs."""
+    ended = deployment.destroy(runner_in(state), state)
+    if as_json:
+        emit_json({"terminated": ended})
+    else:
+        err().print(f"terminated {ended}" if ended else "nothing ran", markup=False)
+
+
+def _show(live: deployment.Live, as_json: bool) -> None:
+    if as_json:
+        emit_json({"verified": True, **deployment.live_json(live)})
+        return
+    out().print(f"verified  {live.module_id} at {live.time.isoformat()}", markup=False)
+    out().print(f"enclave   {live.enclave.address}", markup=False)
+    out().print(f"proxy     {live.enclave.proxy}", markup=False)

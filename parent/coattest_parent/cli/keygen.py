@@ -1,0 +1,25 @@
+"""``auction keygen``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from coattest_parent.cli.options import NEW_FILE, json_option
+from coattest_verify.buyers import generate_auction_key
+from coattest_verify.shell import emit_json, err
+
+
+@click.command()
+@click.option("--out", type=NEW_FILE, required=True, help="Where the private key goes; OUT.pub beside it.")
+@json_option
+def keygen(*, out: Path, as_json: bool) -> None:
+    """Make a buyer's auction key (EC P-384), which signs seals."""
+    public = generate_auction_key(out)
+    if as_json:
+        emit_json({"private": str(out), "public": f"{out}.pub", "sha256": public.fingerprint})
+    else:
+        err().print(
+            f"auction key {out} (public: {out}.pub), SHA-256 of its SPKI {public.fingerprint}", markup=False
+        )

@@ -1,0 +1,148 @@
+"""``auction seal``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from coattest_verify.cli.options import decision_from, decision_options
+from rich.table import Table
+
+from coattest_enclave import messages
+from coattest_parent.cli.options import (
+    FILE,
+    NEW_FILE,
+    aws_from,
+    aws_options,
+    journal_option,
+    json_option,
+    manifest_option,
+    moment_text,
+    now,
+    operator_option,
+)
+from coattest_parent.courier import S3Bids, bid_digests
+from coattest_verify.buyers import load_auction_key, load_manifest
+from coattest_verify.journal import SealJournal, default_journal
+from coattest_verify.sealing import SealPlan, plan_seal, sign_seal
+from coattest_verify.shell import UsageError, emit_json, err, write_atomic
+
+
+def parse_digests(values: tuple[str, ...]) -> dict[str, bytes]:
+    """``NAME=HEX`` pairs; raises UsageError."""
+    digests = {}
+    for value in values:
+        name, _, text = value.partition("=")
+        try:
+            digest = bytes.fromhex(text)
+        except ValueError:
+            digest = b""
+        if not name or len(digest) != messages.DIGEST or name in digests:
+            raise UsageError("not NAME=SHA384-HEX, once per buyer", where=value[:120], reason="bad-digest")
+        digests[name] = digest
+    return digests
+
+
+@click.command()
+@manifest_option
+@operator_option
+@click.option("--auction-key", type=FILE, required=True, help="Your auction key.")
+@click.option("--own-bid", type=FILE, required=True, help="The bid file that 'auction bid' wrote.")
+@click.option(
+    "--bid-digest",
+    "given",
+    multiple=True,
+    help="NAME=SHA384 of a buyer's bid file. Without any, all bid files are fetched and digested.",
+)
+@click.option("--out", type=NEW_FILE, required=True, help="The seal to give to the service.")
+@click.option("--dry-run", is_flag=True, help="Check and show everything; record and sign nothing.")
+@journal_option
+@aws_options
+@decision_options
+@json_option
+def seal(
+    *,
+    manifest_path: Path,
+    operator: str,
+    auction_key: Path,
+    own_bid: Path,
+    given: tuple[str, ...],
+    out: Path,
+    dry_run: bool,
+    journal: Path | None,
+    endpoint_url: str | None,
+    ca_bundle: Path | None,
+    as_json: bool,
+    **decision: Any,
+) -> None:
+    """Seal an auction: this manifest, this decided code, these bid files, and no others, ever."""
+    manifest = load_manifest(manifest_path)
+    authority = decision_from(**decision, own=operator)
+    key = load_auction_key(auction_key)
+    digests = parse_digests(given) or bid_digests(manifest, S3Bids(aws_from(endpoint_url, ca_bundle)))
+    record = SealJournal(journal or default_journal())
+    plan = plan_seal(
+        manifest,
+        operator=operator,
+        public_key=key.public_key(),
+        decision=authority.digest,
+        bids=digests,
+        own_bid=own_bid.read_bytes(),
+        check_certificate=authority,
+        journal=record,
+        now=int(now().timestamp()),
+    )
+    _explain(plan)
+    if not dry_run:
+        write_atomic(out, sign_seal(plan, key, record))
+    if as_json:
+        emit_json(_json(plan, None if dry_run else out))
+    elif not dry_run:
+        err().print(f"{out}: sealed; recorded in {record.directory}", markup=False)
+
+
+def _explain(plan: SealPlan) -> None:
+    console = err()
+    manifest = plan.manifest
+    console.print(
+        f"{manifest.auction}: {len(manifest.lots)} lots, {manifest.rule}, {manifest.currency}", markup=False
+    )
+    console.print(f"manifest    {manifest.digest.hex()}", markup=False)
+    console.print(f"closes      {moment_text(manifest.closes)}", markup=False)
+    console.print(f"publish by  {moment_text(manifest.publish_by)}", markup=False)
+    console.print(f"discloses   {plan.disclosure}", markup=False)
+    if plan.reveals_a_losing_amount:
+        console.print(
+            "            a losing buyer's amount becomes public, as the winner's price",
+            style="yellow",
+            markup=False,
+        )
+    table = Table("buyer", "bid file (SHA-384)")
+    for name, digest in messages.Seal.decode(plan.payload).bids:
+        table.add_row(f"{name} (you)" if name == plan.operator else name, digest.hex())
+    console.print(table)
+    for overlap in plan.overlaps:
+        shown = ", ".join(overlap.lots[:5]) + (" .." if len(overlap.lots) > 5 else "")
+        console.print(
+            f"warning: {len(overlap.lots)} of these lots were sealed before, in {overlap.auction} ({shown}): "
+            "both results together may say more than either",
+            style="yellow",
+            markup=False,
+        )
+
+
+def _json(plan: SealPlan, out: Path | None) -> dict[str, Any]:
+    sealed = messages.Seal.decode(plan.payload)
+    return {
+        "manifest": sealed.manifest.hex(),
+        "decision": sealed.decision.hex(),
+        "bids": {name: digest.hex() for name, digest in sealed.bids},
+        "seal": plan.digest.hex(),
+        "discloses": plan.disclosure,
+        "overlaps": [
+            {"auction": overlap.auction, "manifest": overlap.manifest.hex(), "lots": list(overlap.lots)}
+            for overlap in plan.overlaps
+        ],
+        "file": str(out) if out else None,
+    }

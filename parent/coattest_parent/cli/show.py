@@ -1,0 +1,59 @@
+"""``auction show``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.table import Table
+
+from coattest_enclave import messages
+from coattest_parent.cli.options import json_option, manifest_option, moment_text
+from coattest_verify.buyers import load_manifest
+from coattest_verify.shell import emit_json, out
+
+LOTS_SHOWN = 50
+"""Lots in a table; JSON has them all."""
+
+
+def manifest_json(manifest: messages.Manifest) -> dict[str, Any]:
+    """A manifest as JSON, keys left out."""
+    return {
+        "auction": manifest.auction,
+        "digest": manifest.digest.hex(),
+        "currency": manifest.currency,
+        "rule": manifest.rule,
+        "discloses": messages.DISCLOSURE[manifest.rule],
+        "lots": [{"lot": lot.id, "reserve": lot.reserve} for lot in manifest.lots],
+        "buyers": [{"name": buyer.name, "kms": buyer.kms, "bids": buyer.bids} for buyer in manifest.buyers],
+        "closes": moment_text(manifest.closes),
+        "publish_by": moment_text(manifest.publish_by),
+    }
+
+
+@click.command()
+@manifest_option
+@json_option
+def show(*, manifest_path: Path, as_json: bool) -> None:
+    """Show a manifest. Nothing in it is verified by this; ``auction seal`` does that."""
+    manifest = load_manifest(manifest_path)
+    if as_json:
+        emit_json(manifest_json(manifest))
+        return
+    console = out()
+    console.print(f"{manifest.auction}  {manifest.rule}  {manifest.currency}", markup=False)
+    console.print(f"digest      {manifest.digest.hex()}", markup=False)
+    console.print(f"closes      {moment_text(manifest.closes)}", markup=False)
+    console.print(f"publish by  {moment_text(manifest.publish_by)}", markup=False)
+    console.print(f"discloses   {messages.DISCLOSURE[manifest.rule]}", markup=False)
+    buyers = Table("buyer", "KMS key", "bids")
+    for buyer in manifest.buyers:
+        buyers.add_row(buyer.name, buyer.kms, buyer.bids)
+    console.print(buyers)
+    lots = Table("lot", "reserve")
+    for lot in manifest.lots[:LOTS_SHOWN]:
+        lots.add_row(lot.id, str(lot.reserve) if lot.reserve else "none")
+    console.print(lots)
+    if len(manifest.lots) > LOTS_SHOWN:
+        console.print(f"and {len(manifest.lots) - LOTS_SHOWN} more lots")

@@ -1,0 +1,25 @@
+"""The ``deploy-from-attestation`` program: deployment whose one authority is the decision."""
+
+from __future__ import annotations
+
+import click
+
+from coattest_verify.shell import LazyGroup, run
+
+VERBS = {
+    "apply": "coattest_parent.cli.deploy:apply",
+    "destroy": "coattest_parent.cli.deploy:destroy",
+    "plan": "coattest_parent.cli.deploy:plan",
+    "status": "coattest_parent.cli.deploy:status",
+}
+
+
+@click.group(cls=LazyGroup, lazy=VERBS)
+@click.version_option(package_name="coattest")
+def cli() -> None:
+    """Deploy what the operators decided on, and nothing else."""
+
+
+def main() -> None:
+    """Console script entry point."""
+    run(cli, "deploy-from-attestation")

@@ -1,0 +1,53 @@
+"""An auction's outcomes for people and for programs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table
+
+from coattest_enclave import messages
+
+LOTS_SHOWN = 200
+"""Lots in a table; JSON has them all."""
+
+
+def outcomes_json(result: messages.Result) -> list[dict[str, Any]]:
+    """One object per lot: ``lot``, ``outcome`` and what that outcome has."""
+    return [{"lot": lot, **_one(outcome)} for lot, outcome in result.lots]
+
+
+def outcomes_table(result: messages.Result) -> Table:
+    """A table with one row per lot, for the first LOTS_SHOWN."""
+    priced = result.rule == messages.SECOND_PRICE
+    table = Table("lot", "outcome", *([f"price ({result.currency}, minor units)"] if priced else []))
+    for lot, outcome in result.lots[:LOTS_SHOWN]:
+        row = [lot, _text(outcome)]
+        if priced:
+            row.append(str(outcome.price) if isinstance(outcome, messages.Won) else "")
+        table.add_row(*row)
+    if len(result.lots) > LOTS_SHOWN:
+        table.caption = f"and {len(result.lots) - LOTS_SHOWN} more lots"
+    return table
+
+
+def _one(outcome: messages.Outcome) -> dict[str, Any]:
+    match outcome:
+        case messages.Won(buyer, None):
+            return {"outcome": "won", "buyer": buyer}
+        case messages.Won(buyer, price):
+            return {"outcome": "won", "buyer": buyer, "price": price}
+        case messages.Tie(buyers):
+            return {"outcome": "tie", "buyers": list(buyers)}
+        case messages.Unsold():
+            return {"outcome": "unsold"}
+
+
+def _text(outcome: messages.Outcome) -> str:
+    match outcome:
+        case messages.Won(buyer, _):
+            return buyer
+        case messages.Tie(buyers):
+            return f"tie: {', '.join(buyers)}"
+        case messages.Unsold():
+            return "unsold"
