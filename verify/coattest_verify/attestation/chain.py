@@ -113,7 +113,7 @@ class ChainCache:
 
 
 def verify_chain(leaf: bytes, bundle: Sequence[bytes], root: Root, cache: ChainCache | None = None) -> Chain:
-    """The chain from ``root`` over ``bundle`` (root first) to ``leaf``, all DER, and all that is wrong with it.
+    """The chain from ``root`` over ``bundle`` (root first) to ``leaf``, all DER, and what is wrong with it.
 
     Dates are not judged here: see Chain.date_failures.
     """

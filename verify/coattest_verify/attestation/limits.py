@@ -49,4 +49,4 @@ DEPTH_MAX: Final = 8
 """Nested collections. A document needs 2 (payload, pcrs); the rest is for a field AWS may add."""
 
 SKEW_MAX_MS: Final = 300_000
-"""The largest clock difference that MaxAge can be told to tolerate: 5 minutes, as AWS tolerates in requests."""
+"""The largest clock difference that MaxAge can be told to tolerate: 5 minutes, as AWS does in requests."""
