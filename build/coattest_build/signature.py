@@ -210,7 +210,7 @@ def _single_certificate(pem: bytes) -> bytes:
         certificate = x509.load_pem_x509_certificate(pem)
     except (ValueError, x509.InvalidVersion) as error:
         raise _malformed(f"its certificate does not parse: {error}") from None
-    if certificate.public_bytes(Encoding.PEM).strip() != pem.strip():
+    if certificate.public_bytes(Encoding.PEM) not in (pem, pem + b"\n"):
         raise _malformed("it carries more than one plain PEM certificate")
     return certificate.public_bytes(Encoding.DER)
 
