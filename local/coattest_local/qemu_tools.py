@@ -9,6 +9,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from coattest_build import cache
 from coattest_build.errors import EnvironmentFailure
 
 MACHINE = "nitro-enclave"
@@ -34,15 +35,14 @@ class QemuTools:
     firmware: tuple[Path, ...]
 
 
-def cache_folder() -> Path:
+def qemu_folder() -> Path:
     """The folder below the cache that ``nitro-local qemu-build`` fills."""
-    override = os.environ.get("COATTEST_CACHE")
-    return (Path(override) if override else Path.home() / ".cache" / "coattest") / "qemu"
+    return cache.cache_folder() / "qemu"
 
 
 def find_tools(folder: Path | None = None) -> QemuTools:
     """The programs of the system where it has them, else those in the cache; QemuMissing otherwise."""
-    cached = folder or cache_folder()
+    cached = folder or qemu_folder()
     qemu = next((path for path in _candidates(QEMU, cached) if has_machine(path)), None)
     vsock = next(iter(_candidates(VSOCK, cached)), None)
     firmware = tuple(path for path in (cached / "firmware", *SYSTEM_FIRMWARE) if path.is_dir())

@@ -1,0 +1,92 @@
+"""nitro-local boot: the real image in QEMU, measured by a second implementation."""
+
+from __future__ import annotations
+
+import secrets
+import tempfile
+from pathlib import Path
+
+import click
+from rich.table import Table
+
+from coattest_build.progress import Terminal
+from coattest_build.shell import emit_json, out
+from coattest_local.qemu import BOOT_SECONDS, QemuEnclave, run_in_qemu
+from coattest_local.qemu_boot import BootReport, compare, expected
+from coattest_local.qemu_tools import find_tools
+from coattest_parent.channels import parse_address
+from coattest_parent.enclave import EnclaveClient
+
+NONCE_SIZE = 32
+SHOWN = 16
+
+
+@click.command("boot")
+@click.argument("image", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--role-arn", default="arn:aws:iam::123456789012:role/parent", show_default=True)
+@click.option("--instance-id", default="i-1234567890abcdef0", show_default=True)
+@click.option("--directory", type=click.Path(path_type=Path, file_okay=False), help="Keep the logs here.")
+@click.option("--accelerator", type=click.Choice(["tcg", "kvm"]), default="tcg", show_default=True)
+@click.option(
+    "--timeout", type=click.IntRange(1), default=int(BOOT_SECONDS), show_default=True, help="Seconds."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the report on stdout.")
+def boot(
+    *,
+    image: Path,
+    role_arn: str,
+    instance_id: str,
+    directory: Path | None,
+    accelerator: str,
+    timeout: int,
+    as_json: bool,
+) -> int:
+    """Boot IMAGE in QEMU's nitro-enclave machine and compare its registers with ours.
+
+    Exits 1 when a register differs.
+    """
+    tools = find_tools()
+    nonce = secrets.token_bytes(NONCE_SIZE)
+    with tempfile.TemporaryDirectory(prefix="coattest-boot-") as temporary:
+        with (
+            Terminal().step(f"Booting {image.name} in QEMU"),
+            run_in_qemu(
+                image,
+                directory or Path(temporary),
+                role_arn=role_arn,
+                instance_id=instance_id,
+                tools=tools,
+                accelerator=accelerator,
+                boot_seconds=timeout,
+            ) as enclave,
+            EnclaveClient(parse_address(enclave.address)) as client,
+        ):
+            document = client.alive(nonce)
+        ours = expected(enclave.measurements, role_arn=role_arn, instance_id=instance_id)
+        report = compare(document, nonce=nonce, ours=ours)
+    if as_json:
+        emit_json(
+            {
+                **report.to_json(),
+                "image": image.name,
+                "image_sha384": enclave.measurements.sha384,
+                "heartbeat_seconds": round(enclave.heartbeat_seconds, 3),
+                "listening_seconds": round(enclave.listening_seconds, 3),
+            }
+        )
+    else:
+        _show(report, enclave)
+    return 0 if report.equal else 1
+
+
+def _show(report: BootReport, enclave: QemuEnclave) -> None:
+    table = Table("register", "ours", "QEMU's NSM", "equal")
+    for register in report.registers:
+        equal = "yes" if register.equal else "[red]NO[/red]"
+        table.add_row(f"PCR{register.index}", register.ours[:SHOWN], register.machine[:SHOWN], equal)
+    out().print(table)
+    verdict = "six registers equal" if report.equal else "the machine measured something else"
+    out().print(
+        f"{verdict}; heartbeat after {enclave.heartbeat_seconds:.1f} s, "
+        f"listening after {enclave.listening_seconds:.1f} s"
+    )
