@@ -42,10 +42,14 @@ class Kernel:
 
 @dataclass(frozen=True, slots=True)
 class Bytecode:
-    """Which interpreter of the image compiles which of its directories (root-relative)."""
+    """Which interpreter of the image compiles which of its directories (root-relative).
+
+    In ``directories`` a .pyc comes beside each source; in ``sourceless`` ones it takes its place.
+    """
 
     interpreter: str
     directories: tuple[str, ...]
+    sourceless: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +178,9 @@ def parse(text: str) -> ImageSpec:
         prune=runtime.paths("prune"),
         requirements=wheels.path("requirements"),
         wheels_target=wheels.path("target"),
-        bytecode=Bytecode(bytecode.path("interpreter"), bytecode.paths("directories")),
+        bytecode=Bytecode(
+            bytecode.path("interpreter"), bytecode.paths("directories"), bytecode.paths("sourceless")
+        ),
         files=files.pairs(),
         profile_target=profiles.path("target"),
         profiles=profiles.pairs(but=("target",)),

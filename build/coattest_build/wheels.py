@@ -6,12 +6,12 @@ pip is only a downloader here: its own configuration says where the index is. Wh
 from __future__ import annotations
 
 import re
-import shutil
 import stat
 import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
@@ -19,6 +19,7 @@ from coattest_build.cache import Cache, sha256_file
 from coattest_build.errors import EnvironmentFailure, FoundFalse, UsageError
 from coattest_build.lock import WHEEL_FILE, LockedWheel
 from coattest_build.progress import Reporter
+from coattest_build.unpack import Tree
 
 REQUIREMENT = re.compile(
     r"([A-Za-z0-9][A-Za-z0-9._-]*)==([A-Za-z0-9.!+]+)((?:\s+--hash=sha256:[0-9a-f]{64})+)"
@@ -119,11 +120,12 @@ def fetch_wheels(wheels: Sequence[LockedWheel], cache: Cache, reporter: Reporter
     return found
 
 
-def unpack(wheel: Path, target: Path, *, label: str) -> None:
-    """Unpack a wheel's packages into ``target``, without dist-info, scripts or any mode but 644.
+def unpack(wheel: Path, tree: Tree, target: str, *, label: str) -> None:
+    """Unpack a wheel's packages below ``target`` of a tree, without dist-info; every file gets mode 644.
 
-    Raises HostileWheel for a member that is absolute, has ``..``, is a link or a device, repeats, or would
-    overwrite another wheel's file; FoundFalse for a damaged archive.
+    Raises HostileWheel for a member that is absolute, has ``..``, is a link or a device, would be installed
+    elsewhere, and for too many or too large ones; HostileArchive when something is written twice;
+    FoundFalse for a damaged archive.
     """
     total = 0
     try:
@@ -134,23 +136,22 @@ def unpack(wheel: Path, target: Path, *, label: str) -> None:
             for member in sorted(members, key=lambda item: item.filename):
                 name = _checked_name(member, label)
                 top = name.parts[0]
-                if member.is_dir() or top.endswith(".dist-info"):
+                if member.is_dir() or top.endswith(".dist-info") or _is_script(name):
                     continue
                 if top.endswith(".data"):
-                    raise HostileWheel(f"{member.filename}: scripts and data are not installed", where=label)
+                    raise HostileWheel(f"{member.filename}: would be installed elsewhere", where=label)
                 total += member.file_size
                 if total > MAX_UNPACKED:
                     raise HostileWheel(f"unpacks to more than {MAX_UNPACKED} bytes", where=label)
-                path = target / name
-                path.parent.mkdir(parents=True, exist_ok=True)
                 # zipfile stops at the declared size and checks the CRC, so the sum above is a true limit.
-                with archive.open(member) as source, path.open("xb") as file:
-                    shutil.copyfileobj(source, file, 1024 * 1024)
-                path.chmod(0o644)
-    except FileExistsError as error:
-        raise HostileWheel(f"{error.filename}: written twice", where=label) from error
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
+                with archive.open(member) as content:
+                    tree.add_file(f"{target}/{name}", iter(lambda: content.read(1024 * 1024), b""))
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
         raise FoundFalse(f"not a sound wheel: {error}", where=label, reason="bad-wheel") from error
+
+
+def _is_script(name: PurePosixPath) -> bool:
+    return name.parts[0].endswith(".data") and name.parts[1:2] == ("scripts",)
 
 
 def _checked_name(member: zipfile.ZipInfo, label: str) -> PurePosixPath:

@@ -1,0 +1,168 @@
+"""From a source tree to image files: the steps in order. A file has its final name only when it is whole."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+
+from coattest_build import apt, cpio, eif, fetch, image, kernel, measure, rootfs, sandbox, wheels
+from coattest_build import lock as locks
+from coattest_build import source as sources
+from coattest_build.cache import Cache, cache_folder
+from coattest_build.errors import UsageError
+from coattest_build.image import ImageSpec
+from coattest_build.lock import Lock
+from coattest_build.progress import Quiet, Reporter
+from coattest_build.report import BuildReport, Input, ProfileResult, SourceIdentity
+
+TOOL = "coattest"
+ROUTE_VARIABLE = "COATTEST_ROUTE"
+
+
+def image_name(spec: ImageSpec, profile: str) -> str:
+    """The file name of a profile's image: image.eif for the default one, image.PROFILE.eif for others."""
+    return "image.eif" if profile == spec.default_profile else f"image.{profile}.eif"
+
+
+def build(
+    source: Path,
+    out: Path,
+    *,
+    profiles: Sequence[str] | None = None,
+    cache: Path | None = None,
+    mirror: str | None = None,
+    jobs: int | None = None,
+    fresh_kernel: bool = False,
+    progress: Reporter | None = None,
+) -> BuildReport:
+    """Build the images of ``source`` into ``out`` and return what was built from what.
+
+    ``profiles`` None means every profile of image.toml. ``jobs`` None means one per usable processor. The
+    source is copied first and only the copy is used. Raises CoattestError; image files appear when whole.
+    """
+    reporter = progress or Quiet()
+    store = Cache(cache_folder(cache))
+    (store.folder / "work").mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="build-", dir=store.folder / "work") as name:
+        scratch = Path(name)
+        snapshot = sources.take(source, scratch / "source")
+        spec = image.load(snapshot.folder)
+        lock, _ = locks.load(snapshot.folder)
+        lock.check_against(spec)
+        chosen = tuple(profiles) if profiles is not None else tuple(name for name, _ in spec.profiles)
+        texts = {profile: _profile_bytes(snapshot.folder, spec, profile) for profile in chosen}
+        debs = fetch.fetch_packages(
+            lock.packages, store, lambda: apt.mirrors(spec.suites, spec.component, mirror=mirror), reporter
+        )
+        wheel_files = wheels.fetch_wheels(lock.wheels, store, reporter)
+        compiled = kernel.obtain(
+            spec,
+            lock,
+            snapshot.folder,
+            store,
+            debs,
+            jobs=jobs or len(os.sched_getaffinity(0)),
+            fresh=fresh_kernel,
+            reporter=reporter,
+        )
+        root = scratch / "root"
+        rootfs.compose(
+            spec,
+            lock,
+            source=snapshot.folder,
+            packages=debs,
+            wheel_files=wheel_files,
+            root=root,
+            reporter=reporter,
+        )
+        boot = scratch / "boot.cpio"
+        cpio.write_ramdisk(boot, rootfs.boot_entries(compiled.init), mtime=lock.source_date_epoch)
+        results = []
+        for profile, text in texts.items():
+            path = out / image_name(spec, profile)
+            with reporter.step(f"Assembling {path.name}"):
+                application = scratch / "application.cpio"
+                entries = rootfs.application_entries(spec, root, text)
+                cpio.write_ramdisk(application, entries, mtime=lock.source_date_epoch)
+                eif.write_image(
+                    path,
+                    kernel=compiled.bzimage,
+                    cmdline=spec.cmdline.encode(),
+                    metadata=image_metadata(spec, lock),
+                    ramdisks=[boot, application],
+                )
+                results.append((profile, ProfileResult.from_measurements(path.name, measure.measure(path))))
+        return BuildReport(
+            release=spec.release,
+            architecture=spec.architecture,
+            route="container" if os.environ.get(ROUTE_VARIABLE) == "container" else "native",
+            source=SourceIdentity(
+                snapshot.commit, snapshot.dirty, snapshot.tree_sha256, snapshot.lock_sha256
+            ),
+            profiles=tuple(sorted(results)),
+            kernel_compiled_here=True,
+            kernel_sha256=compiled.sha256,
+            isolation=sandbox.Isolation().to_json(),
+            tool_version=tool_version(),
+            tool_sha256=tool_digest(),
+            inputs=inputs_of(lock),
+        )
+
+
+def _profile_bytes(source: Path, spec: ImageSpec, profile: str) -> bytes:
+    path = spec.profile_source(profile)
+    try:
+        return (source / path).read_bytes()
+    except FileNotFoundError:
+        raise UsageError(f"the profile {profile} has no file", where=path) from None
+
+
+def image_metadata(spec: ImageSpec, lock: Lock) -> bytes:
+    """The metadata section, in the key order of AWS's writer. It is not measured, but it is reproducible:
+    the time is SOURCE_DATE_EPOCH and the tool's version is the image's release.
+    """
+    built = datetime.datetime.fromtimestamp(lock.source_date_epoch, datetime.timezone.utc)
+    document = {
+        "ImageName": spec.name,
+        "ImageVersion": spec.release,
+        "BuildMetadata": {
+            "BuildTime": built.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "BuildTool": TOOL,
+            "BuildToolVersion": spec.release,
+            "OperatingSystem": f"Debian {spec.suites[0]}",
+            "KernelVersion": kernel.kernel_version(spec, lock),
+        },
+        "DockerInfo": {},
+        "CustomMetadata": {},
+    }
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def inputs_of(lock: Lock) -> tuple[Input, ...]:
+    """Every locked input as a report lists it."""
+    packages = (Input(p.name, p.version, p.sha256, p.path, "deb") for p in lock.packages)
+    return (*packages, *(Input(w.name, w.version, w.sha256, w.file, "wheel") for w in lock.wheels))
+
+
+def tool_version() -> str:
+    """The version of the installed distribution."""
+    try:
+        return metadata.version("coattest")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def tool_digest() -> str:
+    """SHA-256 (hex) over path and content of every module of this package: which builder this was."""
+    package = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest.update(f"{path.relative_to(package).as_posix()}\0{content}\n".encode())
+    return digest.hexdigest()

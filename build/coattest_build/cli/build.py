@@ -1,0 +1,69 @@
+"""`eif build`: from lock to image."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+from rich.table import Table
+
+from coattest_build import builder
+from coattest_build.claim import Claim
+from coattest_build.progress import Terminal
+from coattest_build.shell import emit_json, out, write_atomic
+
+
+@click.command()
+@click.option("--source", type=click.Path(path_type=Path), default=Path(), help="Source tree.")
+@click.option("--out", "target", type=click.Path(path_type=Path), required=True, help="Where images go.")
+@click.option("--profile", "profiles", multiple=True, help="Only this profile (repeatable); default: all.")
+@click.option("--cache", type=click.Path(path_type=Path), help="Cache folder (else COATTEST_CACHE).")
+@click.option("--mirror", help="Debian mirror (else COATTEST_DEBIAN_MIRROR, else apt's own).")
+@click.option("--jobs", type=click.IntRange(min=1), help="Compile jobs; default: one per processor.")
+@click.option("--fresh-kernel", is_flag=True, help="Compile the kernel even when the cache has it.")
+@click.option("--claim", type=click.Path(path_type=Path), help="Write the claim for these images here.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def build(
+    *,
+    source: Path,
+    target: Path,
+    profiles: tuple[str, ...],
+    cache: Path | None,
+    mirror: str | None,
+    jobs: int | None,
+    fresh_kernel: bool,
+    claim: Path | None,
+    as_json: bool,
+) -> None:
+    """Build the enclave images of a source tree.
+
+    Needs no root, no Docker and no apt: the locked inputs are downloaded and checked, kernel and init are
+    compiled by the locked toolchain in a sandbox, and the images are assembled. Writes OUT/image.eif for
+    the default profile, OUT/image.PROFILE.eif for others, and OUT/build.json.
+    """
+    report = builder.build(
+        source,
+        target,
+        profiles=profiles or None,
+        cache=cache,
+        mirror=mirror,
+        jobs=jobs,
+        fresh_kernel=fresh_kernel,
+        progress=Terminal(),
+    )
+    document = report.to_json()
+    write_atomic(target / "build.json", (json.dumps(document, indent=2, sort_keys=True) + "\n").encode())
+    if claim:
+        write_atomic(claim, Claim.from_report(report).render())
+    if as_json:
+        emit_json(document)
+        return
+    table = Table("profile", "image", "bytes", "register", "value")
+    for profile, result in report.profiles:
+        for index, (register, value) in enumerate(result.pcrs):
+            first = (profile, str(target / result.name), f"{result.size:,}") if not index else ("", "", "")
+            table.add_row(*first, register, value)
+    out().print(table)
+    out().print(f"source tree {report.source.tree_sha256}{' (dirty)' if report.source.dirty else ''}")
+    out().print(f"lock        {report.source.lock_sha256}")

@@ -1,0 +1,182 @@
+"""The source tree as data: a snapshot of what goes into the image, its digest, and which commit it is.
+
+Nothing of the tree is imported or executed. The commit is read from git's objects with dulwich: no git
+program, no hooks, no filters.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from dulwich.errors import NotGitRepository
+from dulwich.objects import Commit, Tree
+from dulwich.repo import Repo
+
+from coattest_build.errors import EnvironmentFailure, UsageError
+from coattest_build.image import IMAGE_FILE, LOCK_FILE
+
+# What decides the image's bytes, beside the lock, which has a digest of its own.
+ROOTS = (IMAGE_FILE, "build/kernel", "build/init", "enclave")
+MAX_FILES = 10_000
+MAX_BYTES = 256 * 1024 * 1024
+
+
+class BadSource(UsageError):
+    """The source tree cannot be built from."""
+
+    default_reason = "bad-source"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """One file: its tree-relative path, whether it is executable, the SHA-256 of its bytes (hex)."""
+
+    path: str
+    executable: bool
+    sha256: str
+    git_blob: str
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A private copy of the sources in ``folder`` and what they are.
+
+    ``tree_sha256`` covers `ROOTS`, ``lock_sha256`` the lock's bytes. ``commit`` is None outside a repository;
+    ``dirty`` says that a covered file differs from that commit, is not in it, or is missing.
+    """
+
+    folder: Path
+    files: tuple[SourceFile, ...]
+    tree_sha256: str
+    lock_sha256: str
+    commit: str | None
+    dirty: bool
+
+
+def take(source: Path, folder: Path) -> Snapshot:
+    """Copy the sources of the tree ``source`` into the fresh ``folder`` and describe the copy.
+
+    Raises BadSource for links, devices, odd names, a missing file or too much of it.
+    """
+    files: list[SourceFile] = []
+    total = 0
+    for path in sorted(set(_walk(source)), key=lambda item: item.encode()):
+        data, executable = _read(source, path)
+        total += len(data)
+        if len(files) >= MAX_FILES or total > MAX_BYTES:
+            raise BadSource(f"more than {MAX_FILES} files or {MAX_BYTES} bytes", where=str(source))
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+        blob = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+        files.append(SourceFile(path, executable, hashlib.sha256(data).hexdigest(), blob))
+    covered = tuple(file for file in files if file.path != LOCK_FILE)
+    lock = next((file.sha256 for file in files if file.path == LOCK_FILE), None)
+    if lock is None:
+        raise BadSource("there is no lock", where=str(source / LOCK_FILE), hint="run `eif lock`")
+    commit, dirty = identity(source, files)
+    return Snapshot(folder, covered, tree_digest(covered), lock, commit, dirty)
+
+
+def tree_digest(files: tuple[SourceFile, ...]) -> str:
+    """SHA-256 (hex) over ``path NUL 0|1 NUL sha256 newline`` of every file, sorted by path."""
+    digest = hashlib.sha256()
+    for file in sorted(files, key=lambda item: item.path.encode()):
+        digest.update(f"{file.path}\0{int(file.executable)}\0{file.sha256}\n".encode())
+    return digest.hexdigest()
+
+
+def describe_tree(source: Path) -> tuple[str, str]:
+    """``tree_sha256`` and ``lock_sha256`` of a tree, without copying it. Raises BadSource."""
+    files = []
+    lock = ""
+    for path in sorted(set(_walk(source)), key=lambda item: item.encode()):
+        data, executable = _read(source, path)
+        sha256 = hashlib.sha256(data).hexdigest()
+        if path == LOCK_FILE:
+            lock = sha256
+        else:
+            files.append(SourceFile(path, executable, sha256, ""))
+    if not lock:
+        raise BadSource("there is no lock", where=str(source / LOCK_FILE), hint="run `eif lock`")
+    return tree_digest(tuple(files)), lock
+
+
+def _walk(source: Path) -> Iterator[str]:
+    """The tree-relative paths of every covered file and of the lock."""
+    if not source.is_dir():
+        raise BadSource("no such directory", where=str(source), hint="name the source tree with --source")
+    for root in (*ROOTS, LOCK_FILE):
+        top = source / root
+        if top.is_dir() and not top.is_symlink():
+            for folder, folders, names in os.walk(top):
+                folders[:] = [name for name in folders if not _ignored(name)]
+                for name in (*names, *(n for n in folders if (Path(folder) / n).is_symlink())):
+                    if not _ignored(name):
+                        yield (Path(folder) / name).relative_to(source).as_posix()
+        elif os.path.lexists(top):
+            yield root
+
+
+def _ignored(name: str) -> bool:
+    return name == "__pycache__" or name.endswith(".pyc")
+
+
+def _read(source: Path, path: str) -> tuple[bytes, bool]:
+    full = source / path
+    if any(ord(character) < 32 or 0xDC80 <= ord(character) <= 0xDCFF for character in path):
+        raise BadSource(f"not a plain name: {path!r}", where=str(source))
+    # O_NONBLOCK: opening a FIFO must not wait for a writer.
+    try:
+        descriptor = os.open(full, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise BadSource(
+            f"cannot be read as a regular file: {error.strerror}", where=str(full), hint="links are not built"
+        ) from error
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise BadSource("not a regular file", where=str(full))
+        if status.st_size > MAX_BYTES:
+            raise BadSource(f"larger than {MAX_BYTES} bytes", where=str(full))
+        return file.read(), bool(status.st_mode & 0o100)
+
+
+def identity(source: Path, files: list[SourceFile]) -> tuple[str | None, bool]:
+    """The commit checked out in ``source`` and whether the covered files differ from it."""
+    if not (source / ".git").exists():
+        return None, False
+    try:
+        with Repo(str(source)) as repository:
+            head = repository.head()
+            commit = repository[head]
+            if not isinstance(commit, Commit):
+                raise EnvironmentFailure("HEAD is not a commit", where=str(source / ".git"))
+            committed: dict[str, tuple[str, bool]] = {}
+            stack = [("", commit.tree)]
+            while stack:
+                prefix, identifier = stack.pop()
+                tree = repository[identifier]
+                if not isinstance(tree, Tree):
+                    continue
+                for entry in tree.items():
+                    path = prefix + entry.path.decode("utf-8", "surrogateescape")
+                    if stat.S_ISDIR(entry.mode):
+                        if any(r.startswith(f"{path}/") or f"{path}/".startswith(f"{r}/") for r in ROOTS):
+                            stack.append((f"{path}/", entry.sha))
+                    elif path == LOCK_FILE or any(path == r or path.startswith(f"{r}/") for r in ROOTS):
+                        committed[path] = (entry.sha.decode(), bool(entry.mode & 0o100))
+    except (KeyError, NotGitRepository):
+        return None, False  # no commit yet, or not a repository of this folder
+    except (OSError, ValueError, AssertionError) as error:
+        raise EnvironmentFailure(
+            f"the repository cannot be read: {error}", where=str(source / ".git"), reason="bad-repository"
+        ) from error
+    present = {file.path: (file.git_blob, file.executable) for file in files}
+    relevant = {path: entry for path, entry in committed.items() if not _ignored(Path(path).name)}
+    return head.decode(), present != relevant
