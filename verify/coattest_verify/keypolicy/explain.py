@@ -1,0 +1,80 @@
+"""What a policy means, asked of the evaluator: who may do what, with which enclave. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from coattest_verify.iam import Effect, Policy, Principal, Request, assess
+
+#: Operations worth a column, in the order of a reader's questions.
+OPERATIONS = (
+    "kms:Decrypt",
+    "kms:ReEncryptFrom",
+    "kms:Encrypt",
+    "kms:GenerateDataKey",
+    "kms:CreateGrant",
+    "kms:ReplicateKey",
+    "kms:PutKeyPolicy",
+    "kms:ScheduleKeyDeletion",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One question and its answer: ``allowed`` is what the policy says, ``by`` the statements that say it."""
+
+    who: str
+    enclave: str
+    operation: str
+    allowed: bool
+    by: tuple[str, ...]
+
+
+def explain(
+    policy: Policy,
+    *,
+    principals: Mapping[str, str],
+    enclaves: Mapping[str, Mapping[int, str]],
+    encryption_context: Mapping[str, str],
+    key_arn: str,
+) -> tuple[Line, ...]:
+    """One line for each principal (name to ARN), enclave (name to PCRs; none for a request without a
+    document) and operation. ``encryption_context`` is the one that the requests have.
+    """
+    lines = []
+    for who, arn in principals.items():
+        for enclave, registers in {"no document": {}, **enclaves}.items():
+            for operation in OPERATIONS if not registers else ("kms:Decrypt",):
+                lines.append(
+                    _ask(policy, who, arn, enclave, registers, operation, encryption_context, key_arn)
+                )
+    return tuple(lines)
+
+
+def _ask(  # noqa: PLR0917
+    policy: Policy,
+    who: str,
+    arn: str,
+    enclave: str,
+    registers: Mapping[int, str],
+    operation: str,
+    encryption_context: Mapping[str, str],
+    key_arn: str,
+) -> Line:
+    context: dict[str, tuple[str, ...]] = {
+        f"kms:RecipientAttestation:PCR{index}": (value,) for index, value in registers.items()
+    }
+    if 0 in registers:
+        context["kms:RecipientAttestation:ImageSha384"] = (registers[0],)
+    context |= {f"kms:EncryptionContext:{key}": (value,) for key, value in encryption_context.items()}
+    context["kms:EncryptionContextKeys"] = tuple(encryption_context)
+    found = assess(policy, Request(Principal(arn, arn.split(":")[4]), operation, key_arn, context))
+    deciding: Sequence[int] = found.denied_by or found.allowed_by
+    return Line(
+        who,
+        enclave,
+        operation,
+        found.effect is Effect.ALLOW,
+        tuple(policy.statements[index].sid for index in deciding),
+    )

@@ -1,0 +1,270 @@
+"""A live key: reading it, judging it, putting a policy on it. The only module here that calls AWS.
+
+The lock-out safety check of KMS is never bypassed. What a policy on paper does not show is checked on the
+key: where its material comes from, whether it is in one Region, whether there are grants.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from coattest_verify.iam import Policy, PolicyError, Principal, Request, authorize, parse_policy
+from coattest_verify.keypolicy.compare import Drift, differences
+from coattest_verify.shell import CoattestError, EnvironmentFailure, FoundFalse, UsageError
+
+#: The tag that says which decision a key's policy was made from.
+DECISION_TAG = "coattest:decision"
+
+_UNIQUE_ID = re.compile(r"A[A-Z]{3}[A-Z0-9]{12,}")
+_DENIED = ("AccessDenied", "AccessDeniedException", "UnrecognizedClientException", "InvalidClientTokenId")
+
+
+def tag_value(policy_id: str) -> str:
+    """The value of the decision tag: the policy's Id, or its SHA-256 where a tag (256 characters) cannot
+    hold it.
+    """
+    return policy_id if len(policy_id) <= 256 else f"sha256:{hashlib.sha256(policy_id.encode()).hexdigest()}"
+
+
+class PreflightFailed(FoundFalse):
+    """The policy is not put: it would lock somebody out, or the key is not one that it can protect."""
+
+    default_reason = "preflight-failed"
+
+    def __init__(self, drifts: Sequence[Drift]) -> None:
+        super().__init__("; ".join(drift.detail for drift in drifts), reason=drifts[0].code)
+        self.drifts = tuple(drifts)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyState:
+    """A key as it is now. ``policy`` is the text KMS returns."""
+
+    arn: str
+    state: str
+    origin: str
+    spec: str
+    usage: str
+    multi_region: bool
+    replicas: tuple[str, ...]
+    policy: str
+    grants: tuple[str, ...]
+    aliases: tuple[str, ...]
+    decision: str | None
+
+
+@contextlib.contextmanager
+def aws_errors(what: str) -> Iterator[None]:
+    """Turn an AWS error into one line: not allowed and not reachable are the environment's (exit 3)."""
+    try:
+        yield
+    except ClientError as error:
+        code = error.response.get("Error", {}).get("Code", "error")
+        message = error.response.get("Error", {}).get("Message", "")
+        hint = "check the credentials and what they may do" if code in _DENIED else None
+        raise EnvironmentFailure(f"{what}: {code}: {message}", hint=hint, reason=code.lower()) from error
+    except BotoCoreError as error:
+        raise EnvironmentFailure(
+            f"{what}: {error}", hint="check --endpoint-url, region and credentials"
+        ) from error
+
+
+def read_key(kms: Any, key_id: str) -> KeyState:
+    """Read a key with a boto3 KMS client. Raises EnvironmentFailure."""
+    with aws_errors(f"cannot read key {key_id}"):
+        metadata = kms.describe_key(KeyId=key_id)["KeyMetadata"]
+        arn = metadata["Arn"]
+        policy = kms.get_key_policy(KeyId=arn, PolicyName="default")["Policy"]
+        grants = [grant for page in _pages(kms, "list_grants", arn) for grant in page["Grants"]]
+        aliases = [alias for page in _pages(kms, "list_aliases", arn) for alias in page["Aliases"]]
+        tags = [tag for page in _pages(kms, "list_resource_tags", arn) for tag in page["Tags"]]
+    regions = metadata.get("MultiRegionConfiguration", {}).get("ReplicaKeys", [])
+    return KeyState(
+        arn=arn,
+        state=metadata["KeyState"],
+        origin=metadata["Origin"],
+        spec=metadata.get("KeySpec", metadata.get("CustomerMasterKeySpec", "")),
+        usage=metadata["KeyUsage"],
+        multi_region=bool(metadata.get("MultiRegion")),
+        replicas=tuple(replica["Arn"] for replica in regions),
+        policy=policy,
+        grants=tuple(f"{grant['GrantId']} to {grant.get('GranteePrincipal', '?')}" for grant in grants),
+        aliases=tuple(alias["AliasName"] for alias in aliases),
+        decision=next((tag["TagValue"] for tag in tags if tag["TagKey"] == DECISION_TAG), None),
+    )
+
+
+def _pages(kms: Any, operation: str, key_id: str) -> Iterator[Any]:
+    yield from kms.get_paginator(operation).paginate(KeyId=key_id)
+
+
+def unfit(key: KeyState) -> tuple[Drift, ...]:
+    """Why a policy could not protect this key, whatever it says."""
+    checks = (
+        (
+            key.origin == "AWS_KMS",
+            "origin",
+            f"Origin is {key.origin}: a copy of the key material exists outside KMS",
+        ),
+        (key.spec == "SYMMETRIC_DEFAULT", "key-spec", f"KeySpec is {key.spec}, not SYMMETRIC_DEFAULT"),
+        (key.usage == "ENCRYPT_DECRYPT", "key-usage", f"KeyUsage is {key.usage}, not ENCRYPT_DECRYPT"),
+        (
+            not key.multi_region,
+            "multi-region",
+            f"a multi-Region key, replicas: {', '.join(key.replicas) or 'none yet'}",
+        ),
+        (not key.grants, "grants", f"grants, which allow past the policy's Allows: {', '.join(key.grants)}"),
+        (key.state == "Enabled", "key-state", f"KeyState is {key.state}"),
+    )
+    return tuple(Drift(code, detail) for good, code, detail in checks if not good)
+
+
+def drift(key: KeyState, expected: Policy) -> tuple[Drift, ...]:
+    """Everything in which a key differs from what the decision asks for."""
+    found = list(unfit(key))
+    try:
+        live = parse_policy(key.policy)
+    except PolicyError as error:
+        return (*found, Drift("policy-unreadable", f"the live policy cannot be read: {error}"))
+    for statement in live.statements:
+        for principal in statement.principals or ():
+            if _UNIQUE_ID.fullmatch(principal.value):
+                found.append(
+                    Drift(
+                        "unique-id",
+                        f"{principal.value} in statement {statement.sid}: that principal was deleted",
+                    )
+                )
+    found += differences(expected, live)
+    if key.decision is not None and expected.id is not None and key.decision != tag_value(expected.id):
+        found.append(Drift("decision-tag", f"tag {DECISION_TAG} is {key.decision}, not {expected.id}"))
+    return tuple(found)
+
+
+def preflight(
+    expected: Policy,
+    *,
+    caller_arn: str,
+    key_arn: str,
+    administrators: Sequence[str],
+    break_glass: str | None,
+    missing: Sequence[str],
+    key: KeyState | None,
+) -> None:
+    """What must hold before a policy is put. Raises PreflightFailed with every reason.
+
+    The caller stays an administrator, every principal exists (``missing`` are those that do not), and there
+    are two administrators or one and a named break-glass principal.
+    """
+    found = [
+        Drift(
+            "principal-missing",
+            f"{arn} does not exist: KMS would refuse it, or worse, somebody could create it",
+        )
+        for arn in missing
+    ]
+    if not may(expected, caller_arn, "kms:PutKeyPolicy", key_arn):
+        found.append(
+            Drift("lock-out", f"{caller_arn} puts this policy and would not be an administrator under it")
+        )
+    if len(set(administrators)) < 2 and break_glass is None:
+        found.append(
+            Drift(
+                "one-administrator", "one administrator and no --break-glass: losing that one loses the key"
+            )
+        )
+    if key is not None:
+        found += unfit(key)
+    if found:
+        raise PreflightFailed(found)
+
+
+def may(policy: Policy, caller_arn: str, action: str, key_arn: str) -> bool:
+    """Whether the policy itself lets a caller do something on a key of its own account, without any
+    conditions met.
+    """
+    principal = principal_of(caller_arn, policy)
+    request = Request(principal, action, key_arn)
+    return authorize(request, owner=key_arn.split(":")[4], resource_policy=policy).allowed
+
+
+def principal_of(caller_arn: str, policy: Policy) -> Principal:
+    """The principal behind an ARN of GetCallerIdentity. A session's ARN leaves out its role's path, so the
+    role is looked up among those that the policy names.
+    """
+    parts = caller_arn.split(":", 5)
+    if len(parts) != 6:
+        raise UsageError(f"{caller_arn!r} is not the ARN of a caller")
+    account, name = parts[4], parts[5]
+    role = None
+    if name.startswith("assumed-role/"):
+        wanted = name.split("/")[1]
+        named = [
+            principal.value
+            for statement in policy.statements
+            for principal in statement.principals or ()
+            if f":{account}:role/" in principal.value and principal.value.rsplit("/", 1)[-1] == wanted
+        ]
+        role = named[0] if named else f"arn:{parts[1]}:iam::{account}:role/{wanted}"
+    return Principal(caller_arn, account, role_arn=role, partition=parts[1])
+
+
+def missing_principals(iam: Any, policy: Policy, account: str) -> tuple[str, ...]:
+    """The roles and users of the key's account that a policy names and that do not exist.
+
+    Those of other accounts cannot be looked up from here; KMS refuses unknown ones itself when the policy is
+    put.
+    """
+    arns = sorted(
+        {
+            principal.value
+            for statement in policy.statements
+            for principal in statement.principals or ()
+            if f":iam::{account}:" in principal.value and not principal.is_account
+        }
+    )
+    return tuple(arn for arn in arns if not _exists(iam, arn))
+
+
+def _exists(iam: Any, arn: str) -> bool:
+    kind, _, name = arn.split(":", 5)[5].partition("/")
+    name = name.rsplit("/", 1)[-1]
+    try:
+        with aws_errors(f"cannot look up {arn}"):
+            try:
+                if kind == "role":
+                    return bool(iam.get_role(RoleName=name)["Role"]["Arn"] == arn)
+                return bool(iam.get_user(UserName=name)["User"]["Arn"] == arn)
+            except iam.exceptions.NoSuchEntityException:
+                return False
+    except CoattestError as error:
+        raise EnvironmentFailure(
+            str(error), hint="the preflight needs iam:GetRole and iam:GetUser", reason="preflight-impossible"
+        ) from error
+
+
+def put_policy(kms: Any, key_id: str, text: str, decision: str) -> None:
+    """Put the policy and tag the key with its decision. The lock-out check stays on."""
+    with aws_errors(f"cannot put the policy of {key_id}"):
+        kms.put_key_policy(KeyId=key_id, PolicyName="default", Policy=text)
+        kms.tag_resource(KeyId=key_id, Tags=[{"TagKey": DECISION_TAG, "TagValue": tag_value(decision)}])
+
+
+def create_key(kms: Any, text: str, decision: str, description: str) -> str:
+    """Create a symmetric single-Region key with this policy; returns its ARN."""
+    with aws_errors("cannot create the key"):
+        metadata = kms.create_key(
+            Policy=text,
+            Description=description,
+            KeySpec="SYMMETRIC_DEFAULT",
+            KeyUsage="ENCRYPT_DECRYPT",
+            Tags=[{"TagKey": DECISION_TAG, "TagValue": tag_value(decision)}],
+        )["KeyMetadata"]
+    return str(metadata["Arn"])
