@@ -33,6 +33,7 @@ DISCLOSURE = {
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 LOT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
 CURRENCY = re.compile(r"[A-Z]{3}")
+RULE = re.compile("|".join(DISCLOSURE))
 
 
 def sha384(data: bytes) -> bytes:

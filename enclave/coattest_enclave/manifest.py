@@ -11,10 +11,10 @@ from coattest_enclave.canonical import MessageError
 from coattest_enclave.fields import (
     BUYERS_MAX,
     CURRENCY,
-    DISCLOSURE,
     LOT_ID,
     LOTS_MAX,
     NAME,
+    RULE,
     array_of,
     byte_string,
     exact_map,
@@ -87,8 +87,7 @@ class Manifest:
     def __post_init__(self) -> None:
         text(self.auction, NAME, "auction id")
         text(self.currency, CURRENCY, "currency")
-        if self.rule not in DISCLOSURE:
-            raise MessageError("unknown rule")
+        text(self.rule, RULE, "rule")
         if not 1 <= len(self.lots) <= LOTS_MAX or not 1 <= len(self.buyers) <= BUYERS_MAX:
             raise MessageError("number of lots or buyers out of range")
         for identifier, reserve in self.lots:

@@ -11,10 +11,10 @@ from coattest_enclave.fields import (
     BUYERS_MAX,
     CURRENCY,
     DIGEST,
-    DISCLOSURE,
     LOT_ID,
     LOTS_MAX,
     NAME,
+    RULE,
     SECOND_PRICE,
     array_of,
     byte_string,
@@ -70,8 +70,9 @@ class Result:
         byte_string(self.manifest, DIGEST, DIGEST, "manifest digest")
         byte_string(self.seal, DIGEST, DIGEST, "seal digest")
         text(self.currency, CURRENCY, "currency")
-        if self.rule not in DISCLOSURE or not 1 <= len(self.lots) <= LOTS_MAX:
-            raise MessageError("unknown rule, or number of lots out of range")
+        text(self.rule, RULE, "rule")
+        if not 1 <= len(self.lots) <= LOTS_MAX:
+            raise MessageError("number of lots out of range")
 
     @property
     def digest(self) -> bytes:

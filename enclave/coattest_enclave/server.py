@@ -108,6 +108,11 @@ class Server:
                 case "open":
                     with self._opening:
                         result, receipt = self._open(stream, frame)
+                    if len(result) > wire.CHUNK_MAX:
+                        # Too long for one frame: it goes ahead in data frames, and the last one names it.
+                        for piece in wire.chunks(number, "result", result):
+                            wire.write_frame(stream, piece)
+                        result = b""
                     answer = wire.Frame(number, "result", {"result": result, "receipt": receipt})
                 case _:
                     raise MessageError("not a request")

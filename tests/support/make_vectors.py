@@ -1,0 +1,141 @@
+"""Writes tests/enclave/vectors: messages with every input fixed, for other implementations. Run it by hand.
+
+Signatures are deterministic ECDSA (RFC 6979) here, so that a second run writes the same files; the program
+signs with random nonces, and a reader must accept both.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from cryptography.hazmat.primitives.hashes import SHA384
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from coattest_enclave import auction, canonical, cose, messages
+
+DIRECTORY = Path(__file__).resolve().parents[1] / "enclave" / "vectors"
+DECISION = bytes(range(32))
+AMOUNTS = {"buyer-1": [100000, 200000, 150000, 0], "buyer-2": [120000, 180000, 150000, 49999]}
+
+
+def private_key(number: int) -> ec.EllipticCurvePrivateKey:
+    """The vectors' private keys are the scalars 1, 2, ..: nobody could mistake them for keys in use."""
+    return ec.derive_private_key(number, ec.SECP384R1())
+
+
+def manifest(rule: str) -> messages.Manifest:
+    """The vectors' manifest."""
+    lots = (
+        messages.Lot("lot-1", 0),
+        messages.Lot("lot-2", 150000),
+        messages.Lot("lot-3", 0),
+        messages.Lot("lot-4", 50000),
+    )
+    buyers = tuple(
+        messages.Buyer(
+            f"buyer-{i}",
+            private_key(i).public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
+            b'{"payload":""}',
+            f"arn:aws:kms:eu-central-1:11112222333{i}:key/1234abcd-12ab-34cd-56ef-12345678900{i}",
+            f"s3://buyer-{i}-bids/auction-2026-07/bid.cose",
+        )
+        for i in (1, 2)
+    )
+    return messages.Manifest("auction-2026-07", "EUR", rule, lots, buyers, 1_783_000_000, 1_783_086_400)
+
+
+def sign1(payload: bytes, number: int, kid: bytes) -> bytes:
+    """COSE_Sign1 with a deterministic signature."""
+    to_sign = canonical.encode(["Signature1", cose.ES384, b"", payload])
+    r, s = decode_dss_signature(
+        private_key(number).sign(to_sign, ec.ECDSA(SHA384(), deterministic_signing=True))
+    )
+    signature = r.to_bytes(48, "big") + s.to_bytes(48, "big")
+    return b"\xd2" + canonical.encode([cose.ES384, {4: kid}, payload, signature])
+
+
+def bid(book: messages.Manifest, number: int) -> dict[str, Any]:
+    """One buyer's bid file with fixed data key and IV."""
+    buyer = book.buyers[number - 1]
+    data_key, iv, wrapped = bytes([number]) * 32, bytes([number]) * 12, b"wrapped by KMS"
+    plaintext = messages.pack_bids(AMOUNTS[buyer.name])
+    aad = messages.bid_aad(book.digest, buyer.name, buyer.kms)
+    file = cose.encrypt0(plaintext, data_key, wrapped_key=wrapped, external_aad=aad, iv=iv)
+    return {
+        "buyer": buyer.name,
+        "amounts": AMOUNTS[buyer.name],
+        "plaintext": plaintext.hex(),
+        "data_key": data_key.hex(),
+        "iv": iv.hex(),
+        "wrapped_key": wrapped.hex(),
+        "external_aad": aad.hex(),
+        "encryption_context": messages.encryption_context(book.digest, buyer.name),
+        "file": file.hex(),
+        "sha384": messages.bid_digest(file).hex(),
+    }
+
+
+def vectors() -> dict[str, Any]:
+    """Every vector file's content, by name."""
+    files: dict[str, Any] = {"manifest": [], "bid": [], "seal": [], "result": []}
+    for rule in (messages.FIRST_PRICE, messages.SECOND_PRICE):
+        book = manifest(rule)
+        fields = {
+            "auction": book.auction,
+            "currency": book.currency,
+            "rule": book.rule,
+            "lots": [list(lot) for lot in book.lots],
+            "buyers": [
+                {
+                    "name": b.name,
+                    "key": b.key.hex(),
+                    "certificate": b.certificate.hex(),
+                    "kms": b.kms,
+                    "bids": b.bids,
+                }
+                for b in book.buyers
+            ],
+            "closes": book.closes,
+            "publish_by": book.publish_by,
+        }
+        files["manifest"].append(
+            {"fields": fields, "encoded": book.encode().hex(), "sha384": book.digest.hex()}
+        )
+        bids = [bid(book, number) for number in (1, 2)]
+        files["bid"] += [
+            {"manifest": book.digest.hex(), "kms": book.buyers[i].kms, **b} for i, b in enumerate(bids)
+        ]
+        digests = tuple((b["buyer"], bytes.fromhex(b["sha384"])) for b in bids)
+        seal = messages.Seal(book.digest, DECISION, digests)
+        files["seal"].append(
+            {
+                "manifest": book.encode().hex(),
+                "decision": DECISION.hex(),
+                "bids": [[name, digest.hex()] for name, digest in digests],
+                "payload": seal.encode().hex(),
+                "sha384": seal.digest.hex(),
+                "signed": [sign1(seal.encode(), i, f"buyer-{i}".encode()).hex() for i in (1, 2)],
+            }
+        )
+        result = auction.result(book, seal.digest, AMOUNTS)
+        files["result"].append(
+            {
+                "manifest": book.encode().hex(),
+                "seal": seal.digest.hex(),
+                "amounts": AMOUNTS,
+                "lots": canonical.decode(result.encode())["lots"],
+                "encoded": result.encode().hex(),
+                "sha384": result.digest.hex(),
+                "receipt_user_data": messages.receipt_user_data(result.encode()).hex(),
+            }
+        )
+    return files
+
+
+if __name__ == "__main__":
+    for name, content in vectors().items():
+        (DIRECTORY / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
