@@ -1,0 +1,154 @@
+"""NSM client, clock and entropy against a real socket that answers well or badly."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cbor2
+import pytest
+
+from coattest_enclave import clock, entropy, nsm
+from coattest_enclave.clock import Clock
+from coattest_enclave.errors import ClockFailure
+from support.fake_nsm import FakeNsm, fields_of, make_document
+
+
+@pytest.fixture
+def fake(sockets: Path) -> Iterator[FakeNsm]:
+    """A test double that answers."""
+    with FakeNsm(sockets / "nsm.sock") as it:
+        yield it
+
+
+@pytest.fixture
+def client(sockets: Path, fake: FakeNsm) -> nsm.Nsm:
+    """A client of it."""
+    return nsm.Nsm(f"unix:{sockets}/nsm.sock")
+
+
+def test_a_document_carries_the_fields_that_were_asked_for(client: nsm.Nsm) -> None:
+    """user_data, nonce and public key go in as given, and null stays null."""
+    fields = fields_of(client.attest(user_data=b"u", nonce=None, public_key=b"k"))
+    assert (fields["user_data"], fields["nonce"], fields["public_key"]) == (b"u", None, b"k")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"\xff",
+        cbor2.dumps({"Error": "InvalidArgument"}),
+        cbor2.dumps({"Attestation": {}}),
+        cbor2.dumps({"Attestation": {"document": b""}}),
+        cbor2.dumps({"Attestation": {"document": "text"}}),
+        cbor2.dumps({"Attestation": [b"d"]}),
+        cbor2.dumps([1]),
+        b"\x81" * 1000,
+        bytes(nsm.RESPONSE_MAX + 1),
+    ],
+)
+def test_any_other_answer_is_one_failure(client: nsm.Nsm, fake: FakeNsm, answer: bytes) -> None:
+    """An error, another shape, junk and too much are NsmFailure and nothing else."""
+    fake.broken = answer
+    with pytest.raises(nsm.NsmFailure):
+        client.attest(user_data=None, nonce=None)
+
+
+def test_no_nsm_is_a_failure(sockets: Path) -> None:
+    """Neither an absent socket nor an absent device raises anything else."""
+    with pytest.raises(nsm.NsmFailure):
+        nsm.Nsm(f"unix:{sockets}/absent.sock").attest(user_data=None, nonce=None)
+    if not Path(nsm.NSM_DEVICE).exists():
+        with pytest.raises(nsm.NsmFailure):
+            nsm.Nsm(nsm.NSM_DEVICE).attest(user_data=None, nonce=None)
+
+
+def test_the_ioctl_is_what_the_kernel_defines() -> None:
+    """_IOWR(0x0A, 0, 32 bytes), from its parts."""
+    assert nsm.NSM_IOCTL == (3 << 30) | (32 << 16) | (0x0A << 8) | 0
+
+
+VECTORS = Path(__file__).resolve().parents[3] / "shared" / "vectors" / "attestation"
+
+
+@pytest.mark.skipif(not VECTORS.is_dir(), reason="documents of real enclaves are not beside the checkout")
+def test_the_time_of_real_documents_is_read() -> None:
+    """From every document of real hardware, old and new encodings, a time between 2020 and 2030 is read."""
+    files = sorted(VECTORS.glob("*.bin"))
+    assert len(files) > 30
+    for file in files:
+        when = datetime.datetime.fromtimestamp(
+            nsm.document_time(file.read_bytes()) / 1000, datetime.timezone.utc
+        )
+        assert file.name.startswith(when.strftime("%Y-%m-%d"))
+
+
+@pytest.mark.parametrize(
+    "document",
+    [b"", b"junk", cbor2.dumps([]), cbor2.dumps([1, 2, 3]), cbor2.dumps([b"", {}, cbor2.dumps({}), b""])],
+)
+def test_a_document_without_time_is_a_failure(document: bytes) -> None:
+    """Whatever is wrong with it, NsmFailure is what comes out."""
+    with pytest.raises(nsm.NsmFailure):
+        nsm.document_time(document)
+
+
+def test_the_clock_starts_at_the_documents_time_and_runs(client: nsm.Nsm, fake: FakeNsm) -> None:
+    """Time is the NSM's, whatever this machine believes, and moves on with the monotonic clock."""
+    fake.timestamp = 1_900_000_000_000
+    reading = Clock.read(client, set_system=False)
+    first, second = reading.now(), reading.now()
+    start = datetime.datetime.fromtimestamp(1_900_000_000, datetime.timezone.utc)
+    assert start <= first <= second < start + datetime.timedelta(seconds=30)
+    aged = Clock(reading.anchor_ms, reading.anchor - 3600)
+    assert aged.now() - reading.now() > datetime.timedelta(minutes=59)
+
+
+@pytest.mark.parametrize(
+    "timestamp",
+    [0, 1, 1_700_000_000, int(time.time()), clock.EARLIEST_MS - 1, clock.LATEST_MS + 1, 2**64 - 1],
+)
+def test_an_absurd_time_is_refused(client: nsm.Nsm, fake: FakeNsm, timestamp: int) -> None:
+    """Zero, seconds in place of milliseconds, and far past or future are no time."""
+    fake.timestamp = timestamp
+    with pytest.raises(ClockFailure):
+        Clock.read(client, set_system=False)
+
+
+@pytest.mark.parametrize("timestamp", ["2026", 1.5e12, True, -1])
+def test_a_time_that_is_no_unsigned_integer_is_refused(
+    client: nsm.Nsm, fake: FakeNsm, timestamp: Any
+) -> None:
+    """Other types never become a time."""
+    fake.timestamp = timestamp
+    with pytest.raises((ClockFailure, nsm.NsmFailure)):
+        Clock.read(client, set_system=False)
+
+
+def test_a_tagged_document_is_read_too() -> None:
+    """COSE allows tag 18 around the message (RFC 9052, 2)."""
+    document = make_document(user_data=None, nonce=None, public_key=None, timestamp=1_900_000_000_000)
+    assert nsm.document_time(b"\xd2" + document) == 1_900_000_000_000
+
+
+@pytest.mark.parametrize("content", ["virtio_rng.0\n", "none\n", "", "nsm-hwrng2\n", "\xff"])
+def test_another_random_source_is_refused(tmp_path: Path, content: str) -> None:
+    """Only the NSM's generator may feed the kernel that makes our keys."""
+    current = tmp_path / "rng_current"
+    current.write_text(content, "latin-1")
+    with pytest.raises(entropy.NoEntropy):
+        entropy.check(("nsm-hwrng",), current)
+
+
+def test_the_nsms_random_source_is_accepted(tmp_path: Path) -> None:
+    """nsm-hwrng as the kernel writes it passes; no file at all does not, unless the host's will do."""
+    current = tmp_path / "rng_current"
+    with pytest.raises(entropy.NoEntropy):
+        entropy.check(("nsm-hwrng",), current)
+    entropy.check(("host",), current)
+    current.write_text("nsm-hwrng\n")
+    entropy.check(("nsm-hwrng",), current)
