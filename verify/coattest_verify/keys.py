@@ -1,7 +1,7 @@
 """Operators' keys: Ed25519, ECDSA P-256 and P-384; the public half as data, the private half as a signer.
 
-Identity is the key *material*: the SHA-256 of the SubjectPublicKeyInfo in its one DER encoding. A key id is only
-a hint.
+Identity is the key *material*: the SHA-256 of the SubjectPublicKeyInfo in its one DER encoding. A key id is
+only a hint.
 """
 
 from __future__ import annotations
@@ -213,8 +213,8 @@ def load_public(path: Path) -> PublicKey:
 def load_signer(path: Path, passphrase: Callable[[], bytes] | None = None) -> Any:
     """A securesystemslib signer for a PKCS#8 PEM file; ``.public_key`` and ``.sign(bytes)``.
 
-    An encrypted file is opened with ``passphrase()``, which is asked only then; by default it is the first line
-    of the file that COATTEST_PASSPHRASE_FILE names. Raises KeyUnreadable.
+    An encrypted file is opened with ``passphrase()``, which is asked only then; by default it is the first
+    line of the file that COATTEST_PASSPHRASE_FILE names. Raises KeyUnreadable.
     """
     content = _read(path)
     try:

@@ -29,10 +29,10 @@ FORMAT = "coattest-quorum/v1"
 POLICY_TYPE = "application/vnd.coattest.quorum+toml"
 """DSSE payload type of a signature on ``quorum.toml``."""
 
-MAX_POLICY = 64 * 1024
-"""Bytes of ``quorum.toml``; 64 operators with four keys each have 40 kB."""
+MAX_POLICY = 1024 * 1024
+"""Bytes of ``quorum.toml``; 1,024 operators with four keys each have 800 kB."""
 
-MAX_OPERATORS = 64
+MAX_OPERATORS = 1024
 MAX_KEYS = 4
 MAX_GROUPS = 16
 

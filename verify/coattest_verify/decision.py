@@ -1,0 +1,229 @@
+"""The decision: a value that every command recomputes from the statements against its pinned root.
+
+No command reads a decision from a file. ``decide`` reads the folder and the remembered roots; ``decide_from``
+is the part without I/O.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from coattest_verify.memory import Roots
+from coattest_verify.quorum.chain import Chain, Refused, Seen, follow
+from coattest_verify.quorum.directory import Evidence, Folder
+from coattest_verify.quorum.errors import NoDecision, PolicyRefused, Rejected
+from coattest_verify.quorum.results import MAX_CLAIM, Claimed
+from coattest_verify.quorum.strictjson import canonical
+from coattest_verify.quorum.tally import Answer, Question, Tally, count, read_statements
+from coattest_verify.quorum_policy import QuorumPolicy, utc
+
+__all__ = ["Answer", "Decision", "NoDecision", "Outcome", "Refused", "decide", "decide_from"]
+
+PURPOSE = "coattest/decision/v1"
+CLAIM_FILE = "claim.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What was decided. ``pcrs`` are PCR0 to PCR2 in lower-case hex, ``expires`` is the policy's."""
+
+    release: str
+    architecture: str
+    profile: str
+    pcrs: Mapping[int, str] = field(hash=False)
+    image_sha384: str
+    image_size: int
+    tree_sha256: str
+    lock_sha256: str
+    agreed: tuple[str, ...]
+    quorum_sha256: str
+    expires: datetime
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 (32 bytes) of what was decided and under which quorum.toml.
+
+        Who agreed is not in it: one more agreeing statement must not invalidate what binds to the decision.
+        """
+        return hashlib.sha256(canonical({"purpose": PURPOSE, **self._decided()})).digest()
+
+    def _decided(self) -> dict[str, Any]:
+        return {
+            "release": self.release,
+            "architecture": self.architecture,
+            "profile": self.profile,
+            "pcrs": {f"PCR{index}": value for index, value in sorted(self.pcrs.items())},
+            "image": {"sha384": self.image_sha384, "size": self.image_size},
+            "source": {"tree_sha256": self.tree_sha256, "lock_sha256": self.lock_sha256},
+            "quorum_sha256": self.quorum_sha256,
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """The decision for ``--json`` output; nothing reads it back."""
+        return {
+            **self._decided(),
+            "agreed": list(self.agreed),
+            "expires": utc(self.expires),
+            "digest": self.digest.hex(),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The decision, or every reason why there is none; and who said what in either case."""
+
+    decision: Decision | None
+    agree: tuple[str, ...]
+    dissent: tuple[Answer, ...]
+    refused: tuple[Refused, ...]
+    missing: tuple[str, ...]
+    reasons: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+    policy: QuorumPolicy | None = field(default=None, repr=False)
+    profile: str = ""
+
+    def require(self) -> Decision:
+        """The decision. Raises NoDecision with all reasons."""
+        if self.decision is None:
+            raise NoDecision(self.reasons)
+        return self.decision
+
+    def to_json(self) -> dict[str, Any]:
+        """The whole outcome for ``--json``."""
+        return {
+            "decided": self.decision is not None,
+            "decision": self.decision.to_json() if self.decision else None,
+            "profile": self.profile,
+            "agree": list(self.agree),
+            "dissent": [{"operator": answer.operator, "detail": answer.detail} for answer in self.dissent],
+            "missing": list(self.missing),
+            "refused": [
+                {"file": item.file, "reason": item.reason, "detail": item.detail} for item in self.refused
+            ],
+            "reasons": list(self.reasons),
+            "warnings": list(self.warnings),
+            "quorum": (
+                {
+                    "version": self.policy.version,
+                    "sha256": self.policy.sha256,
+                    "threshold": self.policy.threshold,
+                    "dissent": self.policy.dissent,
+                    "round": self.policy.round,
+                    "expires": utc(self.policy.expires),
+                }
+                if self.policy
+                else None
+            ),
+        }
+
+
+def decide(
+    attestations: Path,
+    *,
+    root: bytes | None,
+    profile: str,
+    now: datetime,
+    own: str | None = None,
+    roots: Roots | None = None,
+) -> Outcome:
+    """Decide from a folder. ``root`` is the SHA-256 of quorum.toml version 1; None takes the remembered one.
+
+    ``own`` is an operator whose own agreeing statement must be among them. The root and the highest version
+    are remembered (``roots``, by default this user's). Raises UsageError when no root is known, or no folder
+    is there.
+    """
+    memory = roots or Roots()
+    pinned = root if root is not None else memory.only()
+    with Folder(attestations) as folder:
+        outcome = decide_from(
+            folder, root=pinned, seen=memory.seen(pinned), profile=profile, now=now, own=own
+        )
+    if outcome.policy is not None:
+        memory.remember(pinned, outcome.policy.version, outcome.policy.sha256)
+    return outcome
+
+
+def decide_from(
+    evidence: Evidence, *, root: bytes, seen: Seen | None, profile: str, now: datetime, own: str | None = None
+) -> Outcome:
+    """Decide from named files, a pinned root and what was seen before under it. Writes nothing."""
+    try:
+        chain = follow(evidence, root, seen=seen, now=now)
+    except (PolicyRefused, Rejected) as error:
+        return _undecided(str(error), profile=profile)
+    try:
+        claim = Claimed.decode(evidence.read(CLAIM_FILE, MAX_CLAIM))
+    except Rejected as error:
+        return _undecided(f"{CLAIM_FILE}: {error.what}", profile=profile, chain=chain)
+    if profile not in claim.profiles:
+        return _undecided(f"{CLAIM_FILE}: has no profile {profile!r}", profile=profile, chain=chain)
+    signed, refused = read_statements(evidence, chain.current)
+    question = Question(claim, chain.current, profile, now)
+    tally = count(signed, question, refused=[*refused, *chain.refused])
+    return _conclude(tally, claim, chain.current, profile=profile, own=own)
+
+
+def _conclude(
+    tally: Tally, claim: Claimed, policy: QuorumPolicy, *, profile: str, own: str | None
+) -> Outcome:
+    agree = tuple(answer.operator for answer in tally.agree)
+    reasons = list(policy.unmet(agree))
+    warnings = []
+    routes = {answer.route for answer in tally.agree}
+    if len(routes) < policy.routes:
+        reasons.append(f"{len(routes)} of {policy.routes} different build routes")
+    objections = [f"{answer.operator} dissents: {answer.detail}" for answer in tally.dissent]
+    if policy.dissent == "block":
+        reasons += objections
+        # Silence may be a dissent that somebody removed (DESIGN, Who signs what).
+        reasons += [f"{name} has not answered, and silence is not agreement" for name in tally.missing]
+    else:
+        warnings += objections
+    if own is not None and own not in agree:
+        reasons.append(f"no agreeing statement of {own} itself: others' votes do not bind it")
+    result = claim.profiles[profile]
+    decision = None
+    if not reasons:
+        decision = Decision(
+            release=claim.release,
+            architecture=claim.architecture,
+            profile=profile,
+            pcrs=dict(enumerate(result.pcrs)),
+            image_sha384=result.sha384,
+            image_size=result.size,
+            tree_sha256=claim.tree_sha256,
+            lock_sha256=claim.lock_sha256,
+            agreed=agree,
+            quorum_sha256=policy.sha256,
+            expires=policy.expires,
+        )
+    return Outcome(
+        decision=decision,
+        agree=agree,
+        dissent=tally.dissent,
+        refused=tally.refused,
+        missing=tally.missing,
+        reasons=tuple(reasons),
+        warnings=tuple(warnings),
+        policy=policy,
+        profile=profile,
+    )
+
+
+def _undecided(reason: str, *, profile: str, chain: Chain | None = None) -> Outcome:
+    policy = chain.current if chain else None
+    return Outcome(
+        decision=None,
+        agree=(),
+        dissent=(),
+        refused=chain.refused if chain else (),
+        missing=policy.names if policy else (),
+        reasons=(reason,),
+        policy=policy,
+        profile=profile,
+    )

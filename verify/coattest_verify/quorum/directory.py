@@ -1,0 +1,102 @@
+"""Reading a folder that anybody may have written to: no links, no devices, limits on everything."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+from coattest_verify.quorum.errors import Rejected
+from coattest_verify.quorum.strictjson import MAX_SIZE
+from coattest_verify.shell import EnvironmentFailure, UsageError
+
+MAX_FILES = 16384
+"""Names looked at in one folder; a quorum of 1,024 operators has about 4,000."""
+
+MAX_NAME = 200
+"""Characters of a file name; a policy signature of the longest operator name has 60."""
+
+
+class Evidence(Protocol):
+    """Named files: a folder, or a bundle."""
+
+    def names(self) -> tuple[str, ...]:
+        """Every name, sorted, so that nothing depends on the order of a folder."""
+
+    def read(self, name: str, limit: int = MAX_SIZE) -> bytes:
+        """A file's bytes. Raises Rejected for what is absent, larger than ``limit`` or not a plain file."""
+
+
+class Folder:
+    """A folder on disk, opened once; names are resolved in it and never through a symbolic link."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
+            raise UsageError("no such folder", where=str(path), hint="--attestations names it") from None
+        except OSError as error:
+            raise EnvironmentFailure(error.strerror or "cannot be opened", where=str(path)) from None
+
+    def __enter__(self) -> Folder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._handle)
+
+    def names(self) -> tuple[str, ...]:
+        """Every name, sorted. Raises Rejected when there are more than MAX_FILES."""
+        return tuple(sorted(self._scan()))
+
+    def _scan(self) -> Iterator[str]:
+        with os.scandir(self._handle) as entries:
+            for count, entry in enumerate(entries):
+                if count >= MAX_FILES:
+                    raise Rejected(
+                        f"more than {MAX_FILES} files", where=str(self.path), reason="too-many-files"
+                    )
+                yield entry.name
+
+    def read(self, name: str, limit: int = MAX_SIZE) -> bytes:
+        """A file's bytes; see Evidence."""
+        if "/" in name or name in {"", ".", ".."} or len(name) > MAX_NAME:
+            raise Rejected("odd name", reason="bad-name")
+        # O_NONBLOCK: opening a FIFO must not wait for a writer.
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            handle = os.open(name, flags, dir_fd=self._handle)
+        except FileNotFoundError:
+            raise Rejected("no such file", reason="absent") from None
+        except OSError:
+            raise Rejected("not a plain file that can be read", reason="not-a-file") from None
+        with os.fdopen(handle, "rb") as file:
+            status = os.fstat(handle)
+            if not stat.S_ISREG(status.st_mode):
+                raise Rejected("not a plain file", reason="not-a-file")
+            content = file.read(limit + 1) if status.st_size <= limit else b""
+        if status.st_size > limit or len(content) > limit:
+            raise Rejected(f"larger than {limit} bytes", reason="too-large")
+        return content
+
+
+class Held:
+    """Files held in memory: what a proof bundle unpacks to."""
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        self._files = files
+
+    def names(self) -> tuple[str, ...]:
+        """Every name, sorted."""
+        return tuple(sorted(self._files))
+
+    def read(self, name: str, limit: int = MAX_SIZE) -> bytes:
+        """A file's bytes; see Evidence."""
+        content = self._files.get(name)
+        if content is None:
+            raise Rejected("no such file", reason="absent")
+        if len(content) > limit:
+            raise Rejected(f"larger than {limit} bytes", reason="too-large")
+        return content
