@@ -169,7 +169,7 @@ def describe(path: Path, *, now: datetime, files: bool) -> Description:
 
 def _metadata(raw: bytes) -> tuple[Any, str | None]:
     try:
-        return json.loads(raw, object_pairs_hook=_without_duplicates), None
+        return json.loads(raw, object_pairs_hook=_without_duplicates, parse_constant=_no_constant), None
     except (ValueError, RecursionError) as error:
         return None, f"not JSON: {error}"
 
@@ -178,6 +178,10 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(mapping := dict(pairs)) != len(pairs):
         raise ValueError("a key is there twice")
     return mapping
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON value")
 
 
 def _signature(file: BinaryIO, layout: Layout, pcr0: bytes, now: datetime) -> SignatureReport | None:
