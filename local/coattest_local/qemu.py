@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -32,6 +32,8 @@ from coattest_local.host import (
     console_tail,
     socket_directory,
 )
+from coattest_local.qemu_patch import SIGNER_VARIABLE
+from coattest_local.qemu_signer import Signer
 from coattest_local.qemu_tools import QemuTools
 
 KEEPER = Path(__file__).with_name("qemu_keeper.py")
@@ -125,7 +127,9 @@ def run_in_qemu(
             instance_id=instance_id,
             accelerator=accelerator,
         )
-        process = _keep(command, stack, subprocess.PIPE)
+        signer = run / "signer.sock"
+        stack.callback(Signer(signer).close)
+        process = _keep(command, stack, subprocess.PIPE, {SIGNER_VARIABLE: str(signer)})
         _watch_console(process, console, stack)
         deadline = started + boot_seconds
 
@@ -190,7 +194,10 @@ def _port_socket(hybrid: Path, port: int) -> Path:
 
 
 def _keep(
-    command: Sequence[str], stack: contextlib.ExitStack, output: int | IO[bytes]
+    command: Sequence[str],
+    stack: contextlib.ExitStack,
+    output: int | IO[bytes],
+    environment: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start a command under the keeper; leaving the stack ends it."""
     process = subprocess.Popen(
@@ -199,6 +206,7 @@ def _keep(
         stdout=output,
         stderr=subprocess.STDOUT,
         start_new_session=True,
+        env={**os.environ, **(environment or {})},
     )
 
     def end() -> None:

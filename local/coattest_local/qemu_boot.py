@@ -81,7 +81,7 @@ def compare(document: bytes, *, nonce: bytes, ours: Mapping[int, str]) -> BootRe
     The document's signature is not what counts here: it came from a machine that we started. Raises
     WrongDocument unless it is a liveness document over ``nonce``.
     """
-    payload, signature = _open(document)
+    payload, signature = open_document(document)
     if payload.get("nonce") != nonce:
         raise WrongDocument("the document is not over our nonce")
     if payload.get("user_data") != messages.alive_user_data() or payload.get("public_key") is not None:
@@ -93,7 +93,7 @@ def compare(document: bytes, *, nonce: bytes, ours: Mapping[int, str]) -> BootRe
     return BootReport(registers, signed=any(signature))
 
 
-def _open(document: bytes) -> tuple[dict[str, Any], bytes]:
+def open_document(document: bytes) -> tuple[dict[str, Any], bytes]:
     """Payload and signature of an untagged COSE_Sign1, signed or not."""
     try:
         if len(document) > DOCUMENT_MAX:

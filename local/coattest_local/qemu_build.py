@@ -6,6 +6,7 @@ it. The build takes some minutes and is niced. vhost-device-vsock and the firmwa
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -21,10 +22,11 @@ from coattest_build.cache import Cache, exclusive
 from coattest_build.errors import EnvironmentFailure
 from coattest_build.progress import Reporter
 from coattest_build.unpack import Tree
-from coattest_local import qemu_pins
+from coattest_local import qemu_patch, qemu_pins
 from coattest_local.qemu_tools import FIRMWARE_FILES, QEMU, VSOCK, has_machine
 
 NICE = 10
+WORK_PREFIX = "building-qemu-"
 # TCG and KVM, the machine's libcbor and gnutls, vhost-user for vsock, nothing else.
 CONFIGURE = (
     "--target-list=x86_64-softmmu",
@@ -44,10 +46,6 @@ CONFIGURE = (
     "--disable-download",
     "--disable-install-blobs",
 )
-# Debian's source has no EDK2 blobs; its patch skip-unpack-edk2-blobs makes this same edit.
-BLOBS_FILE = "pc-bios/meson.build"
-BLOBS_BEFORE, BLOBS_AFTER = "if unpack_edk2_blobs\n", "if unpack_edk2_blobs and false\n"
-
 PROGRAMS = {"cc": "gcc", "ninja": "ninja-build", "pkg-config": "pkg-config", "nice": "coreutils"}
 LIBRARIES = {
     "glib-2.0": "libglib2.0-dev",
@@ -101,7 +99,7 @@ def build(
     with exclusive(cache.folder / "qemu.lock"):
         bases = apt.mirrors([qemu_pins.SOURCE_SUITE], qemu_pins.COMPONENT, mirror=mirror)
         inputs = _current(bases) if use_current else qemu_pins.PINNED
-        identity = "\n".join((*(package.sha256 for package in inputs.packages), *CONFIGURE)) + "\n"
+        identity = _identity(inputs)
         if not fresh and _finished(folder, identity):
             return _built(folder, inputs, compiled=False)
         ensure_dependencies(reporter)
@@ -114,7 +112,9 @@ def build(
                 hint="the mirror has another version now: qemu-build --current takes it, by its index's hash",
             ) from error
         modules = wheels.fetch_wheels(inputs.wheels, cache, reporter)
-        with tempfile.TemporaryDirectory(prefix="qemu-", dir=cache.folder) as work:
+        for stale in cache.folder.glob(f"{WORK_PREFIX}*"):  # of a build that was killed; we hold the lock
+            shutil.rmtree(stale, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=WORK_PREFIX, dir=cache.folder) as work:
             program = _compile(
                 Path(work),
                 files["qemu"],
@@ -229,8 +229,7 @@ def _unpack_source(archive: Path, destination: Path) -> None:
     for entry in top.iterdir():
         entry.rename(destination / entry.name)
     top.rmdir()
-    blobs = destination / BLOBS_FILE
-    blobs.write_text(blobs.read_text().replace(BLOBS_BEFORE, BLOBS_AFTER))
+    qemu_patch.apply(destination)
 
 
 def _logged(command: Sequence[str], folder: Path, log: Path, environment: dict[str, str]) -> None:
@@ -282,6 +281,12 @@ def _install(
 
 def _wanted(name: str) -> bool:
     return name == f"usr/bin/{VSOCK}" or Path(name).name in FIRMWARE_FILES
+
+
+def _identity(inputs: qemu_pins.Inputs) -> str:
+    """What a build depends on, a line each: inputs, configuration, and our changes to the source."""
+    edits = (hashlib.sha256(repr(edit).encode()).hexdigest() for edit in qemu_patch.EDITS)
+    return "\n".join((*(package.sha256 for package in inputs.packages), *CONFIGURE, *edits)) + "\n"
 
 
 def _finished(folder: Path, identity: str) -> bool:

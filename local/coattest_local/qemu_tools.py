@@ -41,7 +41,7 @@ def qemu_folder() -> Path:
 
 
 def find_tools(folder: Path | None = None) -> QemuTools:
-    """The programs of the system where it has them, else those in the cache; QemuMissing otherwise."""
+    """The programs in the cache where it has them, else those of the system; QemuMissing otherwise."""
     cached = folder or qemu_folder()
     qemu = next((path for path in _candidates(QEMU, cached) if has_machine(path)), None)
     vsock = next(iter(_candidates(VSOCK, cached)), None)
@@ -61,10 +61,9 @@ def find_tools(folder: Path | None = None) -> QemuTools:
 
 
 def _candidates(name: str, cached: Path) -> list[Path]:
-    found = shutil.which(name)
-    paths = [Path(found)] if found else []
-    built = cached / "bin" / name
-    return [*paths, built] if os.access(built, os.X_OK) else paths
+    """Ours first: unlike a system's QEMU it can have its documents signed."""
+    built, found = cached / "bin" / name, shutil.which(name)
+    return [*([built] if os.access(built, os.X_OK) else []), *([Path(found)] if found else [])]
 
 
 @functools.cache

@@ -1,0 +1,86 @@
+"""Signs the documents of QEMU's NSM below the simulator's root, for a QEMU that qemu-build made.
+
+QEMU decides what a document says; this only adds certificates and a signature, and so attests no more than
+the software host does: nothing, to anybody but this machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import cbor2
+
+from coattest_build.errors import CoattestError
+from coattest_local.ca import Chain, NitroAuthority
+from coattest_local.nsm import RENEW_BEFORE, document_payload, sign_document
+from coattest_local.qemu_boot import DOCUMENT_MAX, WrongDocument, open_document
+
+READ_SECONDS = 10.0
+
+
+class Signer:
+    """Answers on ``path`` until ``close``; one chain per enclave, renewed in time."""
+
+    def __init__(self, path: Path, *, clock: Callable[[], datetime] | None = None) -> None:
+        self._clock = clock or (lambda: datetime.now(timezone.utc))
+        self._authority = NitroAuthority()
+        self._chain: Chain | None = None
+        self._path = path
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        self._thread = threading.Thread(target=self._serve, name="nsm-signer", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop answering and remove the socket."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join()
+        self._path.unlink(missing_ok=True)
+
+    def sign(self, document: bytes, *, now: datetime) -> bytes:
+        """The same document, signed. Raises WrongDocument for what QEMU's NSM does not write."""
+        payload, _ = open_document(document)
+        module_id = payload.get("module_id")
+        if not isinstance(module_id, str) or not isinstance(payload.get("pcrs"), dict):
+            raise WrongDocument("the document has no module id or no registers")
+        if self._chain is None or self._chain.not_after - now < RENEW_BEFORE:
+            instance_id = module_id.rpartition("-enc")[0] or module_id
+            self._chain = self._authority.issue(instance_id=instance_id, module_id=module_id, now=now)
+        fields: dict[str, Any] = {name: payload.get(name) for name in ("public_key", "user_data", "nonce")}
+        signed = document_payload(
+            module_id=module_id,
+            timestamp=int(payload["timestamp"]),
+            pcrs=payload["pcrs"],
+            chain=self._chain,
+            fields=fields,
+        )
+        return sign_document(signed, self._chain.key)
+
+    def _serve(self) -> None:
+        # One after another: QEMU has one NSM, and waits for it.
+        while True:
+            try:
+                connection = self._listener.accept()[0]
+            except OSError:
+                return
+            # QEMU sees a closed connection and answers its guest InternalError.
+            with (
+                connection,
+                contextlib.suppress(OSError, CoattestError, KeyError, ValueError, cbor2.CBORError),
+            ):
+                connection.settimeout(READ_SECONDS)
+                with connection.makefile("rb") as stream:
+                    (length,) = struct.unpack(">I", stream.read(4))
+                    document = stream.read(min(length, DOCUMENT_MAX))
+                signed = self.sign(document, now=self._clock())
+                connection.sendall(struct.pack(">I", len(signed)) + signed)
