@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import click
-from coattest_verify.cli.options import decision_from, decision_options
+from coattest_verify.cli.options import decision_options
 from rich.table import Table
 
 from coattest_enclave import messages
-from coattest_parent.aws import Aws, aws_errors, region_of
+from coattest_parent.auction import make_bid
 from coattest_parent.cli.options import (
     FILE,
     NEW_FILE,
@@ -20,47 +19,16 @@ from coattest_parent.cli.options import (
     journal_option,
     json_option,
     manifest_option,
-    moment_text,
     now,
     operator_option,
 )
 from coattest_parent.cli.show import LOTS_SHOWN
 from coattest_parent.courier import upload_bid
-from coattest_verify.bids import CSV_MAX, Bids, buyer_of, make_bid_file, read_bids
+from coattest_verify.authority import authority_from
+from coattest_verify.bids import CSV_MAX, Bids, buyer_of, read_bids
 from coattest_verify.buyers import load_manifest
-from coattest_verify.journal import AlreadySealed, SealJournal, default_journal
-from coattest_verify.shell import FoundFalse, emit_json, err, write_atomic
-
-
-class TooLate(FoundFalse):
-    """The auction's closing time has passed."""
-
-    default_reason = "closed"
-
-
-def make_bid(
-    manifest: messages.Manifest,
-    operator: str,
-    bids: Bids,
-    aws: Aws,
-    *,
-    journal: SealJournal,
-    when: datetime,
-) -> bytes:
-    """An operator's encrypted bid file, its data key made by KMS; nothing is uploaded.
-
-    Raises TooLate after the closing time, AlreadySealed when the manifest was sealed here, and KMS's
-    failures.
-    """
-    buyer = buyer_of(manifest, operator)
-    if when.timestamp() >= manifest.closes:
-        raise TooLate(
-            f"bids closed at {moment_text(manifest.closes)}", hint="a late bid needs a new manifest"
-        )
-    if journal.sealed(manifest.digest) is not None:
-        raise AlreadySealed("you have sealed this manifest", hint="a changed bid needs a new manifest")
-    with aws_errors(buyer.kms):
-        return make_bid_file(manifest, operator, bids, aws.kms(region_of(buyer.kms)))
+from coattest_verify.journal import SealJournal, default_journal
+from coattest_verify.shell import emit_json, err, write_atomic
 
 
 @click.command()
@@ -100,7 +68,7 @@ def bid(
     _preview(manifest, bids, show_amounts)
     if preview:
         return
-    decided = decision_from(**decision, own=operator)
+    decided = authority_from(decision, now(), own=operator).decision
     aws = aws_from(endpoint_url, ca_bundle)
     content = make_bid(
         manifest,

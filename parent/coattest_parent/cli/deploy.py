@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from coattest_verify.cli.options import decision_options
 
 from coattest_parent import deployment
-from coattest_parent.authority import authority_from
 from coattest_parent.cli.options import FILE, json_option, now
 from coattest_parent.runner import LocalRunner
-from coattest_verify.cli.options import decision_options
+from coattest_verify.authority import authority_from
 from coattest_verify.shell import FoundFalse, UsageError, emit_json, err, out
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -67,9 +67,7 @@ def plan(
     """Recompute the decision, measure the image against it, and say what apply would do."""
     decided = authority_from(decision, now()).decision
     deployment.require_target(decided, target)
-    made = deployment.make_plan(
-        decided, image, runner_in(state), role_arn=role_arn, instance_id=instance_id
-    )
+    made = deployment.make_plan(decided, image, runner_in(state), role_arn=role_arn, instance_id=instance_id)
     if as_json:
         emit_json(deployment.plan_json(made))
         return

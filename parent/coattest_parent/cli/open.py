@@ -10,8 +10,8 @@ from pathlib import Path
 import click
 
 from coattest_enclave import cose, messages
-from coattest_parent.aws import Aws, aws_errors, parse_s3_uri, region_of
-from coattest_parent.channels import is_local, parse_address, proxy_address_for
+from coattest_parent.auction import TooEarly, moment_text, open_sealed
+from coattest_parent.aws import aws_errors, parse_s3_uri, region_of
 from coattest_parent.cli.options import (
     FILE,
     NEW_FILE,
@@ -19,55 +19,12 @@ from coattest_parent.cli.options import (
     aws_options,
     json_option,
     manifest_option,
-    moment_text,
     now,
 )
-from coattest_parent.courier import S3Bids, manifest_allow_list, open_auction
 from coattest_parent.enclave import Progress
 from coattest_verify.buyers import load_manifest
 from coattest_verify.outcomes import outcomes_json, outcomes_table
-from coattest_verify.shell import FoundFalse, UsageError, byte_progress, emit_json, err, out, write_atomic
-
-
-class TooEarly(FoundFalse):
-    """The auction's closing time is still to come; a receipt from before it does not verify."""
-
-    default_reason = "too-early"
-
-
-def open_sealed(
-    manifest: messages.Manifest,
-    seals: list[bytes],
-    *,
-    enclave: str,
-    proxy: str | None,
-    aws: Aws,
-    role_arn: str | None = None,
-    progress: Progress | None = None,
-) -> messages.ResultFile:
-    """Open an auction in the enclave at an address string; see ``courier.open_auction`` for what it raises.
-
-    ``proxy`` None means where that enclave looks for it. With ``role_arn`` the role is assumed first.
-    """
-    address = parse_address(enclave)
-    listen = parse_address(proxy) if proxy else proxy_address_for(address)
-    if aws.endpoint.url and not is_local(address):
-        raise UsageError(
-            "a local endpoint goes with an enclave on this machine only",
-            where=enclave,
-            reason="local-not-loopback",
-        )
-    session = aws.assume(role_arn, region_of(manifest.buyers[0].kms)) if role_arn else aws
-    return open_auction(
-        manifest,
-        seals,
-        enclave=address,
-        proxy=listen,
-        allow=manifest_allow_list(manifest, aws.endpoint.target),
-        source=S3Bids(session),
-        credentials=session.credentials(),
-        progress=progress,
-    )
+from coattest_verify.shell import UsageError, byte_progress, emit_json, err, out, write_atomic
 
 
 @click.command("open")

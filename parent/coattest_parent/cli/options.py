@@ -61,11 +61,3 @@ def moment(ctx: click.Context, param: click.Parameter, value: str) -> int:
     if parsed.tzinfo is None:
         raise click.BadParameter(f"{value!r} has no time zone; add Z for UTC", ctx, param)
     return int(parsed.timestamp())
-
-
-def moment_text(seconds: int) -> str:
-    """Unix seconds as ISO 8601, UTC."""
-    try:
-        return datetime.fromtimestamp(seconds, timezone.utc).isoformat().replace("+00:00", "Z")
-    except (ValueError, OverflowError, OSError):
-        return f"{seconds} s after 1970"

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-from coattest_verify.cli.options import decision_from, decision_options
+from coattest_verify.cli.options import decision_options
 from rich.table import Table
 
 from coattest_enclave import messages
+from coattest_parent.auction import moment_text
 from coattest_parent.cli.options import (
     FILE,
     NEW_FILE,
@@ -18,11 +19,11 @@ from coattest_parent.cli.options import (
     journal_option,
     json_option,
     manifest_option,
-    moment_text,
     now,
     operator_option,
 )
 from coattest_parent.courier import S3Bids, bid_digests
+from coattest_verify.authority import authority_from
 from coattest_verify.buyers import load_auction_key, load_manifest
 from coattest_verify.journal import SealJournal, default_journal
 from coattest_verify.sealing import SealPlan, plan_seal, sign_seal
@@ -78,7 +79,7 @@ def seal(
 ) -> None:
     """Seal an auction: this manifest, this decided code, these bid files, and no others, ever."""
     manifest = load_manifest(manifest_path)
-    authority = decision_from(**decision, own=operator)
+    authority = authority_from(decision, now(), own=operator)
     key = load_auction_key(auction_key)
     digests = parse_digests(given) or bid_digests(manifest, S3Bids(aws_from(endpoint_url, ca_bundle)))
     record = SealJournal(journal or default_journal())
@@ -86,10 +87,10 @@ def seal(
         manifest,
         operator=operator,
         public_key=key.public_key(),
-        decision=authority.digest,
+        decision=authority.decision.digest,
         bids=digests,
         own_bid=own_bid.read_bytes(),
-        check_certificate=authority,
+        check_certificate=authority.check_certificate,
         journal=record,
         now=int(now().timestamp()),
     )

@@ -9,7 +9,8 @@ import click
 from rich.table import Table
 
 from coattest_enclave import messages
-from coattest_parent.cli.options import json_option, manifest_option, moment_text
+from coattest_parent.auction import moment_text
+from coattest_parent.cli.options import json_option, manifest_option
 from coattest_verify.buyers import load_manifest
 from coattest_verify.shell import emit_json, out
 

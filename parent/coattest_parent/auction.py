@@ -1,0 +1,94 @@
+"""An auction's steps that need AWS or an enclave, as plain functions: what the commands and the demo call."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+
+from coattest_enclave import messages
+from coattest_parent.aws import Aws, aws_errors, region_of
+from coattest_parent.channels import is_local, parse_address, proxy_address_for
+from coattest_parent.courier import S3Bids, manifest_allow_list, open_auction
+from coattest_parent.enclave import Progress
+from coattest_verify.bids import Bids, buyer_of, make_bid_file
+from coattest_verify.journal import AlreadySealed, SealJournal
+from coattest_verify.shell import FoundFalse, UsageError
+
+
+def moment_text(seconds: int) -> str:
+    """Unix seconds as ISO 8601, UTC."""
+    try:
+        return datetime.fromtimestamp(seconds, timezone.utc).isoformat().replace("+00:00", "Z")
+    except (ValueError, OverflowError, OSError):
+        return f"{seconds} s after 1970"
+
+
+class TooLate(FoundFalse):
+    """The auction's closing time has passed."""
+
+    default_reason = "closed"
+
+
+class TooEarly(FoundFalse):
+    """The auction's closing time is still to come; a receipt from before it does not verify."""
+
+    default_reason = "too-early"
+
+
+def make_bid(
+    manifest: messages.Manifest,
+    operator: str,
+    bids: Bids,
+    aws: Aws,
+    *,
+    journal: SealJournal,
+    when: datetime,
+) -> bytes:
+    """An operator's encrypted bid file, its data key made by KMS; nothing is uploaded.
+
+    Raises TooLate after the closing time, AlreadySealed when the manifest was sealed here, and KMS's
+    failures.
+    """
+    buyer = buyer_of(manifest, operator)
+    if when.timestamp() >= manifest.closes:
+        raise TooLate(
+            f"bids closed at {moment_text(manifest.closes)}", hint="a late bid needs a new manifest"
+        )
+    if journal.sealed(manifest.digest) is not None:
+        raise AlreadySealed("you have sealed this manifest", hint="a changed bid needs a new manifest")
+    with aws_errors(buyer.kms):
+        return make_bid_file(manifest, operator, bids, aws.kms(region_of(buyer.kms)))
+
+
+def open_sealed(
+    manifest: messages.Manifest,
+    seals: list[bytes],
+    *,
+    enclave: str,
+    proxy: str | None,
+    aws: Aws,
+    role_arn: str | None = None,
+    progress: Progress | None = None,
+) -> messages.ResultFile:
+    """Open an auction in the enclave at an address string; see ``courier.open_auction`` for what it raises.
+
+    ``proxy`` None means where that enclave looks for it. With ``role_arn`` the role is assumed first.
+    """
+    address = parse_address(enclave)
+    listen = parse_address(proxy) if proxy else proxy_address_for(address)
+    if aws.endpoint.url and not is_local(address):
+        raise UsageError(
+            "a local endpoint goes with an enclave on this machine only",
+            where=enclave,
+            reason="local-not-loopback",
+        )
+    session = aws.assume(role_arn, region_of(manifest.buyers[0].kms)) if role_arn else aws
+    return open_auction(
+        manifest,
+        seals,
+        enclave=address,
+        proxy=listen,
+        allow=manifest_allow_list(manifest, aws.endpoint.target),
+        source=S3Bids(session),
+        credentials=session.credentials(),
+        progress=progress,
+    )

@@ -1,0 +1,105 @@
+"""``verify receipt``."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import click
+
+from coattest_enclave import messages
+from coattest_verify.authority import authority_from
+from coattest_verify.buyers import load_manifest
+from coattest_verify.cli.options import decision_options
+from coattest_verify.outcomes import outcomes_json, outcomes_table
+from coattest_verify.receipt import ReceiptVerdict, receipt_time, verify_receipt
+from coattest_verify.roots import root_for
+from coattest_verify.shell import FoundFalse, UsageError, emit_json, err, out
+
+RESULT_MAX = 64 * 1024 * 1024
+"""Bytes of a result file; a result of 1,000,000 lots is about 40 MB."""
+
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+class NotBelieved(FoundFalse):
+    """The result does not verify; the message has every reason."""
+
+    default_reason = "receipt"
+
+
+@click.command()
+@click.argument("result", type=FILE)
+@click.option("--manifest", "manifest_path", type=FILE, required=True, help="The manifest that was sealed.")
+@decision_options
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def receipt(*, result: Path, manifest_path: Path, as_json: bool, **decision: Any) -> int:
+    """Check an auction's RESULT against its receipt: decided by which code, on whose sealed bids.
+
+    The decision is recomputed as of the time the receipt carries, so that an archived receipt verifies with
+    the attestations of its time.
+    """
+    manifest = load_manifest(manifest_path)
+    content = _read(result)
+    now = datetime.now(timezone.utc)
+    authority = authority_from(decision, _decided_at(content, manifest, now))
+    verdict = verify_receipt(
+        content,
+        manifest.encode(),
+        authority.decision,
+        root=root_for(authority.decision.profile),
+        check_certificate=authority.check_certificate,
+        now=now,
+    )
+    if as_json:
+        emit_json(_json(verdict, manifest, authority.decision.digest.hex()))
+        return 0 if verdict.ok else 1
+    if not verdict.ok or verdict.result is None:
+        for failure in verdict.failures:
+            err().print(f"{failure.code}: {failure.detail}", style="red", markup=False)
+        raise NotBelieved(f"{len(verdict.failures)} reason(s) not to believe this result", where=str(result))
+    out().print(outcomes_table(verdict.result))
+    if verdict.time:
+        when = verdict.time.isoformat().replace("+00:00", "Z")
+        err().print(f"verified: decided by {verdict.module_id} at {when}", markup=False)
+    err().print(f"sealed by {', '.join(verdict.sealed_by)}", markup=False)
+    if authority.decision.profile == "local":
+        err().print("SIMULATOR: the local profile's root attests nothing", style="bold yellow", markup=False)
+    return 0
+
+
+def _decided_at(content: bytes, manifest: messages.Manifest, now: datetime) -> datetime:
+    """When the decision must have held: the receipt's own time if the buyers' window admits it, else now.
+
+    The time is not verified yet, and need not be: a receipt whose document does not verify fails anyway.
+    """
+    time = receipt_time(content)
+    if time is None or time > now or not manifest.closes <= time.timestamp() <= manifest.publish_by:
+        return now
+    return time
+
+
+def _read(path: Path) -> bytes:
+    with path.open("rb") as file:
+        content = file.read(RESULT_MAX + 1)
+    if len(content) > RESULT_MAX:
+        raise UsageError(f"larger than {RESULT_MAX} bytes", where=str(path), reason="too-large")
+    return content
+
+
+def _json(verdict: ReceiptVerdict, manifest: messages.Manifest, decision: str) -> dict[str, Any]:
+    result = verdict.result
+    return {
+        "verified": verdict.ok,
+        "failures": [{"reason": failure.code, "detail": failure.detail} for failure in verdict.failures],
+        "manifest": manifest.digest.hex(),
+        "decision": decision,
+        "auction": manifest.auction,
+        "currency": manifest.currency,
+        "rule": manifest.rule,
+        "lots": outcomes_json(result) if result and verdict.ok else None,
+        "module_id": verdict.module_id,
+        "time": verdict.time.isoformat() if verdict.time else None,
+        "sealed_by": list(verdict.sealed_by),
+    }
