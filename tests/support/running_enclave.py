@@ -143,7 +143,7 @@ class Enclave:
             sender = threading.Thread(target=self._send, args=(stream, list(frames)), daemon=True)
             sender.start()
             answers = []
-            while not answers or answers[-1].type == "progress":
+            while not answers or answers[-1].type in ("progress", "data"):
                 frame = wire.read_frame(stream)
                 assert frame is not None, "the enclave hung up without an answer"
                 self.received += wire.encode_frame(frame)
