@@ -1,0 +1,195 @@
+"""The semantics of conditions, principals and combinations as rows, each with the AWS page that says so.
+
+Pages are named by their last path element under docs.aws.amazon.com: IAM/latest/UserGuide unless ``kms:``
+(KMS Developer Guide) is in front. "assumed" marks what AWS does not document; docs/emulation.md lists those.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+OPERATORS = "reference_policies_elements_condition_operators"
+MULTI = "reference_policies_condition-single-vs-multi-valued-context-keys"
+MULTI_VALUES = "reference_policies_condition-logic-multiple-context-keys-or-values"
+KEYS = "reference_policies_elements_condition"
+VARIABLES = "reference_policies_variables"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A condition block, the request's context, whether it holds, and where that is written."""
+
+    condition: dict[str, Any]
+    context: dict[str, tuple[str, ...]]
+    holds: bool
+    source: str
+    version: str = field(default="2012-10-17")
+
+
+def _c(operator: str, value: Any, key: str = "k") -> dict[str, Any]:
+    return {operator: {key: value}}
+
+
+ABSENT: dict[str, tuple[str, ...]] = {}
+
+
+def k(*values: str) -> dict[str, tuple[str, ...]]:
+    """A context in which ``k`` has these values."""
+    return {"k": values}
+
+
+CONDITIONS = [
+    # Strings: exact, case, wildcards.
+    Row(_c("StringEquals", "a"), k("a"), True, f"{OPERATORS}#Conditions_String"),
+    Row(_c("StringEquals", "a"), k("A"), False, f"{OPERATORS}#Conditions_String"),
+    Row(_c("StringEquals", "a*"), k("ab"), False, f"{OPERATORS}#Conditions_String"),
+    Row(_c("StringEqualsIgnoreCase", "aB"), k("Ab"), True, f"{OPERATORS}#Conditions_String"),
+    Row(_c("StringNotEquals", "a"), k("b"), True, f"{OPERATORS}#Conditions_String"),
+    Row(_c("StringNotEquals", "a"), k("a"), False, f"{OPERATORS}#Conditions_String"),
+    Row(_c("StringNotEqualsIgnoreCase", "a"), k("A"), False, f"{OPERATORS}#Conditions_String"),
+    Row(_c("StringLike", "a*c"), k("abbc"), True, f"{OPERATORS}#Conditions_String-wildcard"),
+    Row(_c("StringLike", "a*c"), k("ac"), True, f"{OPERATORS}#Conditions_String-wildcard"),
+    Row(_c("StringLike", "a?c"), k("ac"), False, f"{OPERATORS}#Conditions_String-wildcard"),
+    Row(_c("StringLike", "a?c"), k("abc"), True, f"{OPERATORS}#Conditions_String-wildcard"),
+    Row(_c("StringLike", "A*"), k("ab"), False, f"{OPERATORS}#Conditions_String-wildcard"),
+    Row(_c("StringLike", "*"), k("anything"), True, f"{OPERATORS}#Conditions_String-wildcard"),
+    Row(_c("StringNotLike", "a*"), k("b"), True, f"{OPERATORS}#Conditions_String-wildcard"),
+    Row(_c("StringLike", "a.c"), k("abc"), False, f"{OPERATORS}#Conditions_String-wildcard"),
+    # An absent key: false, and true for negated operators.
+    Row(_c("StringEquals", "a"), ABSENT, False, f"{OPERATORS} (Important: key not present)"),
+    Row(_c("StringLike", "*"), ABSENT, False, f"{OPERATORS} (Important: key not present)"),
+    Row(_c("StringNotEquals", "a"), ABSENT, True, f"{OPERATORS} (Important: key not present)"),
+    Row(_c("StringNotEqualsIgnoreCase", "a"), ABSENT, True, f"{OPERATORS} (Important: key not present)"),
+    Row(_c("StringNotLike", "*"), ABSENT, True, f"{OPERATORS} (Important: key not present)"),
+    Row(_c("ArnNotLike", "arn:aws:s3:::b"), ABSENT, True, f"{OPERATORS} (Important: key not present)"),
+    Row(_c("NumericEquals", "1"), ABSENT, False, f"{OPERATORS} (Important: key not present)"),
+    Row(_c("Bool", "true"), ABSENT, False, f"{OPERATORS} (Important: key not present)"),
+    Row(_c("Bool", "false"), ABSENT, False, f"{OPERATORS} (Important: key not present)"),
+    # IfExists: true when the key is absent, otherwise as without.
+    Row(_c("StringEqualsIfExists", "a"), ABSENT, True, f"{OPERATORS}#Conditions_IfExists"),
+    Row(_c("StringEqualsIfExists", "a"), k("b"), False, f"{OPERATORS}#Conditions_IfExists"),
+    Row(_c("StringEqualsIfExists", "a"), k("a"), True, f"{OPERATORS}#Conditions_IfExists"),
+    Row(_c("StringNotEqualsIfExists", "a"), ABSENT, True, f"{OPERATORS}#Conditions_IfExists"),
+    Row(_c("StringNotEqualsIfExists", "a"), k("a"), False, f"{OPERATORS}#Conditions_IfExists"),
+    Row(_c("BoolIfExists", "true"), ABSENT, True, f"{OPERATORS}#Conditions_IfExists"),
+    # Null: "true" wants the key absent.
+    Row(_c("Null", "true"), ABSENT, True, f"{OPERATORS}#Conditions_Null"),
+    Row(_c("Null", "true"), k("a"), False, f"{OPERATORS}#Conditions_Null"),
+    Row(_c("Null", "false"), ABSENT, False, f"{OPERATORS}#Conditions_Null"),
+    Row(_c("Null", "false"), k("a"), True, f"{OPERATORS}#Conditions_Null"),
+    Row(_c("Null", True), ABSENT, True, f"{OPERATORS}#Conditions_Null"),
+    # Several values: OR; for negated operators NOR.
+    Row(_c("StringEquals", ["a", "b"]), k("b"), True, MULTI_VALUES),
+    Row(_c("StringEquals", ["a", "b"]), k("c"), False, MULTI_VALUES),
+    Row(_c("StringNotEquals", ["a", "b"]), k("c"), True, MULTI_VALUES),
+    Row(_c("StringNotEquals", ["a", "b"]), k("b"), False, MULTI_VALUES),
+    Row(_c("StringNotLike", ["a*", "b*"]), k("bb"), False, MULTI_VALUES),
+    # Several keys and several operators: AND.
+    Row({"StringEquals": {"k": "a", "l": "b"}}, {"k": ("a",), "l": ("b",)}, True, MULTI_VALUES),
+    Row({"StringEquals": {"k": "a", "l": "b"}}, {"k": ("a",), "l": ("c",)}, False, MULTI_VALUES),
+    Row({"StringEquals": {"k": "a"}, "Null": {"l": "true"}}, k("a"), True, MULTI_VALUES),
+    Row({"StringEquals": {"k": "a"}, "Null": {"k": "true"}}, k("a"), False, MULTI_VALUES),
+    Row({}, ABSENT, True, KEYS),
+    # Key names are not case-sensitive.
+    Row(
+        _c("StringEquals", "a", "aws:PrincipalArn"), {"AWS:principalarn": ("a",)}, True, f"{KEYS} (key names)"
+    ),
+    # ForAllValues: every value of the request matches; true when there is none.
+    Row(_c("ForAllValues:StringEquals", ["a", "b"]), k("a", "b"), True, f"{MULTI}#ForAllValues"),
+    Row(_c("ForAllValues:StringEquals", ["a", "b"]), k("a", "c"), False, f"{MULTI}#ForAllValues"),
+    Row(_c("ForAllValues:StringEquals", ["a", "b"]), k("a"), True, f"{MULTI}#ForAllValues"),
+    Row(_c("ForAllValues:StringEquals", ["a"]), ABSENT, True, f"{MULTI}#ForAllValues"),
+    Row(_c("ForAllValues:StringEquals", ["a"]), k(), True, f"{MULTI}#ForAllValues (null data set)"),
+    Row(_c("ForAllValues:StringNotEquals", ["a"]), k("b", "c"), True, f"{MULTI}#ForAllValues"),
+    Row(_c("ForAllValues:StringNotEquals", ["a"]), k("a", "c"), False, f"{MULTI}#ForAllValues"),
+    Row(_c("ForAllValues:StringLike", ["a*"]), k("ab", "ac"), True, f"{MULTI}#ForAllValues"),
+    # ForAnyValue: at least one value of the request matches; false when there is none.
+    Row(_c("ForAnyValue:StringEquals", ["a", "b"]), k("c", "b"), True, f"{MULTI}#ForAnyValue"),
+    Row(_c("ForAnyValue:StringEquals", ["a", "b"]), k("c"), False, f"{MULTI}#ForAnyValue"),
+    Row(_c("ForAnyValue:StringEquals", ["a"]), ABSENT, False, f"{MULTI}#ForAnyValue"),
+    Row(_c("ForAnyValue:StringNotEquals", ["a"]), k("a", "b"), True, f"{MULTI}#ForAnyValue"),
+    Row(_c("ForAnyValue:StringNotEquals", ["a"]), k("a"), False, f"{MULTI}#ForAnyValue"),
+    Row(_c("ForAnyValue:StringNotEquals", ["a"]), ABSENT, False, f"{MULTI}#ForAnyValue"),
+    # Set operator with IfExists: true when absent.
+    Row(_c("ForAnyValue:StringEqualsIfExists", ["a"]), ABSENT, True, f"{OPERATORS}#Conditions_IfExists"),
+    Row(_c("ForAllValues:StringEqualsIfExists", ["a"]), k("b"), False, f"{OPERATORS}#Conditions_IfExists"),
+    # A key with several values under an operator without set operator.
+    Row(_c("StringEquals", "a"), k("a", "b"), True, "assumed: one match is a match"),
+    Row(_c("StringNotEquals", "a"), k("a", "b"), False, "assumed: the exact opposite of StringEquals"),
+    # Numbers, dates, addresses, booleans, ARNs.
+    Row(_c("NumericLessThan", "10"), k("9"), True, f"{OPERATORS}#Conditions_Numeric"),
+    Row(_c("NumericLessThan", 10), k("10"), False, f"{OPERATORS}#Conditions_Numeric"),
+    Row(_c("NumericGreaterThanEquals", "10"), k("10"), True, f"{OPERATORS}#Conditions_Numeric"),
+    Row(_c("NumericNotEquals", "1"), k("2"), True, f"{OPERATORS}#Conditions_Numeric"),
+    Row(
+        _c("DateLessThan", "2026-01-02T00:00:00Z"),
+        k("2026-01-01T23:59:59Z"),
+        True,
+        f"{OPERATORS}#Conditions_Date",
+    ),
+    Row(
+        _c("DateLessThan", "2026-01-02T00:00:00Z"),
+        k("2026-01-02T00:00:00Z"),
+        False,
+        f"{OPERATORS}#Conditions_Date",
+    ),
+    Row(_c("DateGreaterThan", "0"), k("2026-01-02T00:00:00Z"), True, f"{OPERATORS}#Conditions_Date (epoch)"),
+    Row(
+        _c("DateLessThan", "2026-01-02T02:00:00+02:00"),
+        k("2026-01-01T23:59:59Z"),
+        True,
+        f"{OPERATORS}#Conditions_Date",
+    ),
+    Row(_c("Bool", "true"), k("true"), True, f"{OPERATORS}#Conditions_Boolean"),
+    Row(_c("Bool", True), k("false"), False, f"{OPERATORS}#Conditions_Boolean"),
+    Row(_c("IpAddress", "203.0.113.0/24"), k("203.0.113.9"), True, f"{OPERATORS}#Conditions_IPAddress"),
+    Row(_c("IpAddress", "203.0.113.0/24"), k("203.0.114.9"), False, f"{OPERATORS}#Conditions_IPAddress"),
+    Row(_c("NotIpAddress", "203.0.113.0/24"), k("203.0.114.9"), True, f"{OPERATORS}#Conditions_IPAddress"),
+    Row(_c("IpAddress", "2001:db8::/32"), k("2001:db8::1"), True, f"{OPERATORS}#Conditions_IPAddress"),
+    Row(
+        _c("ArnEquals", "arn:aws:iam::1:role/a*"),
+        k("arn:aws:iam::1:role/ab"),
+        True,
+        f"{OPERATORS}#Conditions_ARN",
+    ),
+    Row(
+        _c("ArnLike", "arn:aws:iam::*:role/a"),
+        k("arn:aws:iam::1:role/a"),
+        True,
+        f"{OPERATORS}#Conditions_ARN",
+    ),
+    Row(
+        _c("ArnLike", "arn:aws:*:role/a"),
+        k("arn:aws:iam::1:role/a"),
+        False,
+        f"{OPERATORS}#Conditions_ARN (each part)",
+    ),
+    Row(
+        _c("ArnNotLike", "arn:aws:iam::*:role/a"),
+        k("arn:aws:iam::1:role/b"),
+        True,
+        f"{OPERATORS}#Conditions_ARN",
+    ),
+    # Policy variables: version 2012-10-17 only, defaults, literals, and wildcards that stay characters.
+    Row(_c("StringEquals", "${aws:username}"), {"k": ("eve",), "aws:username": ("eve",)}, True, VARIABLES),
+    Row(_c("StringEquals", "${aws:username}"), {"k": ("eve",), "aws:username": ("bob",)}, False, VARIABLES),
+    Row(_c("StringEquals", "${aws:username}"), k("eve"), False, f"{VARIABLES} (no value)"),
+    Row(_c("StringEquals", "${aws:username, 'eve'}"), k("eve"), True, f"{VARIABLES} (default values)"),
+    Row(_c("StringLike", "${*}"), k("ab"), False, f"{VARIABLES} (special characters)"),
+    Row(_c("StringLike", "${*}"), k("*"), True, f"{VARIABLES} (special characters)"),
+    Row(_c("StringLike", "a${$}b"), k("a$b"), True, f"{VARIABLES} (special characters)"),
+    Row(
+        _c("StringLike", "${aws:username}"),
+        {"k": ("ab",), "aws:username": ("a*",)},
+        False,
+        "assumed: a value is no pattern",
+    ),
+    Row(
+        _c("StringEquals", "${aws:username}"),
+        {"k": ("eve",), "aws:username": ("eve",)},
+        False,
+        f"{VARIABLES} (version)",
+        version="2008-10-17",
+    ),
+]
