@@ -22,9 +22,7 @@ from coattest_verify.iam import (
     evaluate,
     parse_policy,
 )
-
-sys.path.insert(0, str(Path(__file__).parent))
-from truth_table import CONDITIONS, Row
+from support.iam_truth_table import CONDITIONS, Row
 
 OWNER, OTHER = "222233334444", "111122223333"
 KEY = f"arn:aws:kms:eu-central-1:{OWNER}:key/1234abcd-12ab-34cd-56ef-1234567890ab"
