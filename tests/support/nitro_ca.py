@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from coattest_verify.attestation import Root
+from coattest_verify.attestation import Expectation, ExpectPcrs, Root, Verdict, verify_document
 
 NOW = datetime(2026, 1, 15, 12, 0, 0, tzinfo=timezone.utc)
 NOW_MS = int(NOW.timestamp() * 1000)
@@ -280,3 +280,31 @@ def envelope(
 ) -> bytes:
     """The COSE_Sign1 around a payload, with ``tag`` (bytes of a tag head) before it."""
     return tag + cbor([protected, unprotected, payload, signature])
+
+
+# --- verification, with what every test needs
+# ----------------------------------------------------------------
+
+IMAGE = ExpectPcrs({index: PCRS[index] for index in (0, 1, 2)})
+
+
+def check(
+    data: bytes,
+    *expectations: Expectation,
+    chain: TestChain | None = None,
+    now: datetime = NOW,
+    **options: Any,
+) -> Verdict:
+    """The verdict over a document below a test chain's root, expecting the usual image unless told."""
+    root = options.pop("root", None) or (chain or usual_chain()).root
+    return verify_document(data, expectations or (IMAGE,), now=now, root=root, **options)
+
+
+def codes(verdict: Verdict) -> set[str]:
+    """The codes of a verdict's failures."""
+    return {failure.code for failure in verdict.failures}
+
+
+def failed(verdict: Verdict) -> set[tuple[str, str]]:
+    """Code and field of every failure of a verdict."""
+    return {(failure.code, failure.field) for failure in verdict.failures}

@@ -19,7 +19,7 @@ FILE_MAX: Final = 4 * DOCUMENT_MAX
 """Bytes of a file that can hold a document: hex is twice as long, and there may be line breaks."""
 
 INDEX_NAME: Final = "INDEX.tsv"
-"""The index of an archive: tab-separated, with a heading; columns filename, sha256 and doc_time_utc are read."""
+"""The index of an archive: tab-separated; the columns filename, sha256 and doc_time_utc are read."""
 
 _FIRST_BYTES: Final = (0x84, 0xD2)
 _REGISTER: Final = re.compile(r"PCR(0|[1-9]|[12][0-9]|3[01])")

@@ -155,7 +155,7 @@ def parse_root(text: str) -> Root:
 
 
 def read_items(path: Path, at: str | None, now: datetime) -> tuple[list[Item], list[str]]:
-    """The documents to verify, each with its time, and the names of files in the directory that are none."""
+    """The documents to verify, each with its time, and the names of the directory's files that are none."""
     index = _index_of(path) if path.is_dir() else {}
     if at == AT_INDEX and not index:
         raise UsageError(f"--at index needs a directory with {INDEX_NAME}", where=str(path))
@@ -167,9 +167,8 @@ def read_items(path: Path, at: str | None, now: datetime) -> tuple[list[Item], l
     if missing:
         raise UsageError(f"{INDEX_NAME} names files that are not there", where=missing[0])
     if not chosen:
-        raise UsageError(
-            "no documents", where=str(path), hint=f"their suffixes are {', '.join(DOCUMENT_SUFFIXES)}"
-        )
+        suffixes = ", ".join(DOCUMENT_SUFFIXES)
+        raise UsageError("no documents", where=str(path), hint=f"their suffixes are {suffixes}")
     items = [_item(file, at, now, index.get(file.name)) for file in chosen]
     return items, [file.name for file in files if file not in chosen and file.name != INDEX_NAME]
 

@@ -1,0 +1,206 @@
+"""The CBOR reader: what it reads, what it refuses, and that cbor2 never disagrees with what it reads."""
+
+from __future__ import annotations
+
+import cbor2
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from coattest_verify.attestation.cbor import CborError, decode
+from coattest_verify.attestation.limits import DEPTH_MAX
+from support.nitro_ca import Pairs, Stream, cbor, head
+
+REFUSED = {
+    "nothing at all": "",
+    "a byte after the end": "0000",
+    "a second value after the end": "a0a0",
+    "a truncated head": "19ff",
+    "a truncated byte string": "4401",
+    "a truncated text": "6461",
+    "a truncated array": "8201",
+    "a truncated map": "a101",
+    "an indefinite array without its end": "9f01",
+    "an indefinite map without its end": "bf6161",
+    "an indefinite map that ends after a key": "bf6161ff",
+    "23 in one extra byte": "1817",
+    "255 in two bytes": "1900ff",
+    "65535 in four bytes": "1a0000ffff",
+    "2**32-1 in eight bytes": "1b00000000ffffffff",
+    "-24 in one extra byte": "3817",
+    "-36 in two bytes, as {1: -35} would say it": "390022",
+    "a byte string's length in one extra byte": "580161",
+    "a text's length in two bytes": "79000161",
+    "an array's count in one extra byte": "980100",
+    "a map's count in one extra byte": "b8010101",
+    "additional information 28": "1c",
+    "additional information 29": "5d",
+    "additional information 30": "9e",
+    "a byte string in chunks": "5f42010243030405ff",
+    "a text in chunks": "7f61616162ff",
+    "an unsigned integer of indefinite length": "1f",
+    "a negative integer of indefinite length": "3f",
+    "a tag": "c000",
+    "tag 18 inside": "d200",
+    "a tag of indefinite length": "df00",
+    "a big number": "c24101",
+    "a shared reference": "d81c80",
+    "undefined": "f7",
+    "an unassigned simple value": "e0",
+    "a simple value in one extra byte": "f820",
+    "false in one extra byte": "f814",
+    "a break on its own": "ff",
+    "a break in a definite array": "81ff",
+    "a break in a definite map": "a1ff00",
+    "a reserved float": "fc",
+    "a truncated float": "fb00000000000000",
+    "the same text key twice": "a2616101616102",
+    "the same integer key twice": "a201010102",
+    "the same key twice in an indefinite map": "bf616101616102ff",
+    "True, which collides with 1": "a20101f502",
+    "1.0, which collides with 1": "a20101fb3ff000000000000002",
+    "a boolean key": "a1f501",
+    "a float key": "a1f93c0001",
+    "a null key": "a1f601",
+    "a byte string key": "a1416101",
+    "an array key": "a18001",
+    "a map key": "a1a001",
+    "text that is not UTF-8": "61ff",
+    "a lone surrogate": "63eda080",
+    "an array of 2**64-1": "9bffffffffffffffff",
+    "a map of 2**64-1": "bbffffffffffffffff",
+    "a map of more entries than bytes": "a20101",
+    "a byte string of 2**64-1": "5bffffffffffffffff",
+    "nesting beyond the limit": "81" * (DEPTH_MAX + 1) + "00",
+    "indefinite nesting beyond the limit": "9f" * (DEPTH_MAX + 1) + "00" + "ff" * (DEPTH_MAX + 1),
+    "maps beyond the limit": "a100" * (DEPTH_MAX + 1) + "00",
+    "ten thousand open arrays": "9f" * 10_000,
+}
+
+
+@pytest.mark.parametrize("data", REFUSED.values(), ids=REFUSED)
+def test_refuses(data: str) -> None:
+    """What has a second spelling, another meaning elsewhere, or no end, is refused."""
+    with pytest.raises(CborError):
+        decode(bytes.fromhex(data))
+
+
+READ = {
+    "the smallest heads": (
+        "88001718181901001a000100001b00000001000000002037",
+        [0, 23, 24, 256, 2**16, 2**32, -1, -24],
+    ),
+    "an indefinite array": ("9f0102ff", [1, 2]),
+    "an indefinite map": ("bf616101ff", {"a": 1}),
+    "an empty indefinite map": ("bfff", {}),
+    "keys out of order": ("a2616202616101", {"b": 2, "a": 1}),
+    "1 and -1 and '1' as keys": ("a30101200261310a", {1: 1, -1: 2, "1": 10}),
+    "constants": ("83f4f5f6", [False, True, None]),
+    "floats of every width": ("83f93e00fa3fc00000fb3ff8000000000000", [1.5, 1.5, 1.5]),
+    "nesting at the limit": ("81" * DEPTH_MAX + "00", None),
+    "text beyond ASCII": ("62c3bc", "ü"),
+    "the largest unsigned integer": ("1bffffffffffffffff", 2**64 - 1),
+    "the smallest negative integer": ("3bffffffffffffffff", -(2**64)),
+}
+
+
+@pytest.mark.parametrize(("data", "value"), READ.values(), ids=READ)
+def test_reads(data: str, value: object) -> None:
+    """Minimal CBOR is read, collections of indefinite length included, to what cbor2 reads."""
+    raw = bytes.fromhex(data)
+    assert decode(raw) == cbor2.loads(raw)
+    if value is not None:
+        assert decode(raw) == value
+
+
+def test_booleans_stay_booleans() -> None:
+    """A boolean is not read as the integer that it equals in Python."""
+    assert decode(b"\xf5") is True
+    assert decode(b"\xf4") is False
+    assert type(decode(b"\x01")) is int
+
+
+def test_says_where_and_what() -> None:
+    """An error names the offset, what was expected and what was found."""
+    with pytest.raises(CborError) as caught:
+        decode(bytes.fromhex("8301021903"))
+    assert (caught.value.offset, caught.value.expected, caught.value.found) == (
+        3,
+        "a head of 3 bytes",
+        "the end",
+    )
+    assert str(caught.value) == "at byte 3: expected a head of 3 bytes, found the end"
+
+
+@pytest.mark.parametrize("width", [1, 2, 4, 8])
+def test_a_wider_head_than_needed_is_refused_at_every_boundary(width: int) -> None:
+    """The largest argument that a narrower head could carry is refused in the wider one; the next is read."""
+    smallest = {1: 24, 2: 2**8, 4: 2**16, 8: 2**32}[width]
+    with pytest.raises(CborError, match="shortest form"):
+        decode(head(0, smallest - 1, width))
+    assert decode(head(0, smallest, width)) == smallest
+
+
+scalars = (
+    st.integers(-(2**64), 2**64 - 1)
+    | st.binary(max_size=300)
+    | st.text(max_size=300)
+    | st.booleans()
+    | st.none()
+)
+keys = st.integers(-(2**64), 2**64 - 1) | st.text(max_size=30)
+values = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(keys, inner, max_size=5),
+    max_leaves=20,
+)
+
+
+def _depth(value: object) -> int:
+    if isinstance(value, dict):
+        return 1 + max(map(_depth, value.values()), default=0)
+    if isinstance(value, list):
+        return 1 + max(map(_depth, value), default=0)
+    return 0
+
+
+@given(values.filter(lambda value: _depth(value) <= DEPTH_MAX))
+def test_round_trip(value: object) -> None:
+    """Whatever is written minimally is read back, equal and of the same type, as cbor2 reads it."""
+    data = cbor(value)
+    assert repr(decode(data)) == repr(value) == repr(cbor2.loads(data))
+
+
+@given(st.dictionaries(keys, values, max_size=5), st.lists(values, max_size=5))
+def test_indefinite_collections_read_like_definite_ones(
+    entries: dict[int | str, object], items: list[object]
+) -> None:
+    """The end mark in place of the count changes nothing in what is read."""
+    pairs = Pairs(tuple(entries.items()), indefinite=True)
+    if max(_depth(entries), _depth(items)) <= DEPTH_MAX:
+        assert decode(cbor(pairs)) == entries
+        assert decode(cbor(Stream(items))) == items
+
+
+@given(st.binary(max_size=200))
+@example(bytes.fromhex("9f" * 50))
+@example(bytes.fromhex("d9d9f700"))
+def test_arbitrary_bytes_are_refused_or_read_as_cbor2_reads_them(data: bytes) -> None:
+    """Only CborError escapes, and the reader accepts nothing that cbor2 refuses or reads otherwise."""
+    try:
+        value = decode(data)
+    except CborError:
+        return
+    assert repr(value) == repr(cbor2.loads(data))
+
+
+@given(values.map(cbor), st.data())
+def test_damaged_cbor_is_refused_or_read_as_cbor2_reads_it(data: bytes, draw: st.DataObject) -> None:
+    """The same for bytes that were CBOR before one of them was changed."""
+    position = draw.draw(st.integers(0, len(data) - 1))
+    damaged = data[:position] + bytes([draw.draw(st.integers(0, 255))]) + data[position + 1 :]
+    try:
+        value = decode(damaged)
+    except CborError:
+        return
+    assert repr(value) == repr(cbor2.loads(damaged))

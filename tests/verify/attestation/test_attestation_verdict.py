@@ -1,0 +1,239 @@
+"""Verdicts, the cache of chains, and batches."""
+
+from __future__ import annotations
+
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import FrozenInstanceError
+from datetime import timedelta
+
+import pytest
+
+from coattest_build.errors import CoattestError, FoundFalse
+from coattest_verify.attestation import (
+    AWS_NITRO,
+    BadExpectation,
+    ChainCache,
+    ExpectNonce,
+    NotVerified,
+    Root,
+    verify_many,
+)
+from coattest_verify.attestation import failures as failure_types
+from coattest_verify.attestation.chain import verify_chain
+from support.nitro_ca import IMAGE, NOW, NOW_MS, check, codes, document, failed, make_chain, usual_chain
+
+GENUINE = usual_chain()
+
+# --- the verdict -------------------------------------------------------------------------------------------
+
+
+def test_the_document_is_reachable_only_when_every_check_passed() -> None:
+    """A failed verdict raises, with its failures, wherever the document is asked for."""
+    passed, refused = check(document()), check(document(), IMAGE, ExpectNonce(b"x"))
+    assert passed.ok
+    assert passed.document is passed.require()
+    assert not refused.ok
+    for ask in (lambda: refused.document, refused.require):
+        with pytest.raises(NotVerified, match="nonce") as caught:
+            ask()
+        assert caught.value.failures == refused.failures
+        assert isinstance(caught.value, FoundFalse)
+    assert "document" not in refused.to_json()
+    assert refused._document is None
+    assert "module_id" not in repr(passed)
+
+
+def test_verdicts_and_documents_are_frozen() -> None:
+    """Nobody turns a refusal into a pass, or a field into another one, by assignment."""
+    verdict = check(document())
+    with pytest.raises(FrozenInstanceError):
+        verdict.failures = ()  # type: ignore[misc]
+    with pytest.raises(FrozenInstanceError):
+        verdict.document.nonce = b"x"  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        verdict.document.pcrs[0] = b"x"  # type: ignore[index]
+
+
+def test_a_verdict_as_json() -> None:
+    """JSON has the outcome, root, time, every failure with its rule, and the document when it passed."""
+    passed = json.loads(json.dumps(check(document(user_data=b"\x01")).to_json()))
+    assert passed["ok"] is True
+    assert passed["root"] == "test root"
+    assert passed["checked_at"] == "2026-01-15T12:00:00+00:00"
+    assert passed["chain_expires"] == "2026-01-15T14:55:00+00:00"
+    assert passed["document"]["user_data"] == "01"
+    assert passed["document"]["public_key"] is None
+    assert passed["document"]["timestamp_ms"] == NOW_MS
+    assert passed["document"]["timestamp"] == "2026-01-15T12:00:00.000+00:00"
+    assert passed["document"]["pcrs"]["PCR0"] == "01" * 48
+    refused = json.loads(json.dumps(check(document(), IMAGE, ExpectNonce(None)).to_json()))
+    assert refused["ok"] is False
+    assert refused["failures"] == [
+        {
+            "code": "nonce",
+            "field": "nonce",
+            "expected": "null",
+            "found": b"nonce".hex(),
+            "rule": "the caller's expectation",
+        }
+    ]
+
+
+def test_every_failure_has_a_code_and_a_source_of_its_own() -> None:
+    """Each type of failure is told apart by its code, and says which rule asks for it."""
+    kinds = [
+        kind
+        for kind in vars(failure_types).values()
+        if isinstance(kind, type)
+        and issubclass(kind, failure_types.Failure)
+        and kind is not failure_types.Failure
+    ]
+    assert len(kinds) == len({kind.code for kind in kinds}) == 22
+    for kind in kinds:
+        assert kind.rule
+        assert kind.code != failure_types.Failure.code
+        shown = str(kind("field", "this", "that"))
+        assert shown == f"field: expected this, found that [{kind.code}; {kind.rule}]"
+
+
+def test_every_error_has_the_one_root() -> None:
+    """What the package raises can be caught with one name."""
+    for kind in (failure_types.Malformed, NotVerified, failure_types.EmptyPolicy, BadExpectation):
+        assert issubclass(kind, CoattestError)
+
+
+# --- the cache ---------------------------------------------------------------------------------------------
+
+
+def test_a_chain_is_verified_once_and_remembered() -> None:
+    """The second document of an enclave finds the chain of the first; another leaf's does not."""
+    cache = ChainCache()
+    first = verify_chain(GENUINE.certificate, GENUINE.cabundle, GENUINE.root, cache)
+    assert verify_chain(GENUINE.certificate, GENUINE.cabundle, GENUINE.root, cache) is first
+    assert len(cache) == 1
+    other = make_chain()
+    assert verify_chain(other.certificate, other.cabundle, other.root, cache) is not first
+    assert len(cache) == 2
+    assert check(document(), cache=cache).ok
+    assert len(cache) == 2
+
+
+@pytest.mark.parametrize("position", range(5))
+def test_cached_ancestors_run_out(position: int) -> None:
+    """The dates of every certificate are compared at each use, for a chain in the cache too."""
+    chain = make_chain(changes={position: {"not_after": NOW, "not_before": NOW - timedelta(minutes=6)}})
+    cache = ChainCache()
+    field = "certificate" if position == 4 else f"cabundle[{position}]"
+    assert check(document(chain), chain=chain, cache=cache).ok
+    assert len(cache) == 1
+    later = check(document(chain), chain=chain, cache=cache, now=NOW + timedelta(seconds=1))
+    assert failed(later) == {("certificate-dates", field)}
+    earlier = check(document(chain), chain=chain, cache=cache, now=NOW - timedelta(minutes=7))
+    assert ("certificate-dates", field) in failed(earlier)
+    assert check(document(chain), chain=chain, cache=cache).ok
+
+
+def test_a_cached_chain_serves_its_own_root_only() -> None:
+    """A chain that was verified under one root is not known under another."""
+    cache = ChainCache()
+    assert check(document(), cache=cache).ok
+    assert codes(check(document(), cache=cache, root=AWS_NITRO)) == {"root"}
+    assert codes(check(document(), cache=cache, root=Root("test root", bytes(32)))) == {"root"}
+
+
+def test_a_cached_chain_does_not_lend_its_key() -> None:
+    """With the chain in the cache, a wrong signature, another leaf and another bundle are still refused."""
+    cache = ChainCache()
+    assert check(document(), cache=cache).ok
+    forged = make_chain()
+    assert codes(check(document()[:-96] + bytes(96), cache=cache)) == {"signature"}
+    swapped = document(forged, certificate=GENUINE.certificate, cabundle=GENUINE.cabundle)
+    assert codes(check(swapped, cache=cache)) == {"signature"}
+    assert "chain" in codes(check(document(forged, cabundle=GENUINE.cabundle), cache=cache))
+    assert not check(document(cabundle=[*GENUINE.cabundle[:3], forged.ders[3]]), cache=cache).ok
+
+
+def test_what_did_not_verify_is_not_remembered() -> None:
+    """A refused chain leaves nothing in the cache, so that nobody fills it from outside."""
+    cache = ChainCache()
+    for chain in (make_chain(), make_chain(changes={2: {"ca": False}})):
+        assert not check(document(chain), chain=GENUINE, cache=cache).ok
+    broken = make_chain(changes={1: {"path_length": 0}})
+    assert not check(document(broken), chain=broken, cache=cache).ok
+    assert len(cache) == 0
+
+
+def test_the_cache_is_bounded_and_forgets_what_was_not_used_longest() -> None:
+    """The chain that was used least recently goes first."""
+    cache = ChainCache(2)
+    chains = [make_chain() for _ in range(3)]
+
+    def use(index: int) -> object:
+        return verify_chain(chains[index].certificate, chains[index].cabundle, chains[index].root, cache)
+
+    first, second = use(0), use(1)
+    assert use(0) is first
+    use(2)
+    assert len(cache) == 2
+    assert use(0) is first
+    assert use(1) is not second
+    with pytest.raises(BadExpectation):
+        ChainCache(0)
+    assert len(ChainCache(1)) == 0
+
+
+def test_threads_share_a_cache() -> None:
+    """Many threads over more chains than the cache holds: every verdict is right, the bound holds."""
+    cache = ChainCache(3)
+    chains = [make_chain() for _ in range(6)]
+    data = [document(chain) for chain in chains]
+    start = threading.Barrier(4)
+
+    def work(offset: int) -> list[bool]:
+        start.wait()
+        return [
+            check(data[index], chain=chains[(index + shift) % 6], cache=cache).ok is (shift == 0)
+            for shift in (0, 1)
+            for index in (*range(offset, 6), *range(offset))
+        ]
+
+    with ThreadPoolExecutor(4) as pool:
+        results = [result for outcome in pool.map(work, range(4)) for result in outcome]
+    assert len(results) == 48
+    assert all(results)
+    assert len(cache) <= 3
+
+
+# --- batches -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threads", [None, 1, 2, 5])
+def test_a_batch_gives_the_verdicts_of_single_documents_in_order(threads: int | None) -> None:
+    """verify_many is verify_document for each, whatever the number of threads."""
+    data = [document(nonce=bytes([number])) if number % 3 else b"junk" for number in range(12)]
+    verdicts = verify_many(
+        iter(data), [IMAGE, ExpectNonce(b"\x04")], now=NOW, root=GENUINE.root, threads=threads
+    )
+    single = [check(each, IMAGE, ExpectNonce(b"\x04")) for each in data]
+    assert [verdict.failures for verdict in verdicts] == [verdict.failures for verdict in single]
+    assert [index for index, verdict in enumerate(verdicts) if verdict.ok] == [4]
+
+
+def test_a_batch_uses_the_cache_it_is_given() -> None:
+    """The chain of a batch's documents is in the caller's cache afterwards."""
+    cache = ChainCache()
+    verify_many([document()] * 3, [IMAGE], now=NOW, root=GENUINE.root, cache=cache, threads=2)
+    assert len(cache) == 1
+
+
+def test_a_batch_passes_its_options_on() -> None:
+    """Strict mode holds for each document; a number of threads below one is an error."""
+    empty = document(public_key=b"")
+    (loose,) = verify_many([empty], [IMAGE], now=NOW, root=GENUINE.root)
+    (strict,) = verify_many([empty], [IMAGE], now=NOW, root=GENUINE.root, strict=True)
+    assert (loose.ok, codes(strict)) == (True, {"loose-field"})
+    with pytest.raises(BadExpectation):
+        verify_many([], [IMAGE], now=NOW, threads=0)
+    assert verify_many([], [IMAGE], now=NOW) == []
