@@ -1,0 +1,160 @@
+"""Deployment through the real software host: success is a verified live document, or nothing runs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest
+
+from coattest_build.measure import measure
+from coattest_parent import deployment
+from coattest_parent.enclave import EnclaveClient
+from coattest_parent.runner import Enclave, LocalRunner, RunnerFailure
+from coattest_verify.decision import Decision
+from coattest_verify.remeasure import ImageDiffers
+from coattest_verify.shell import FoundFalse, UsageError
+from support.local_enclave import INSTANCE, ROLE, decision
+from support.python_image import make_python_image
+
+WHO = {"role_arn": ROLE, "instance_id": INSTANCE}
+
+
+def now() -> datetime:
+    return datetime.now(timezone.utc)
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image that runs the enclave program."""
+    return make_python_image(tmp_path_factory.mktemp("image") / "image.eif")
+
+
+@pytest.fixture(scope="module")
+def decided(image: Path) -> Decision:
+    """The decision for that image."""
+    found = measure(image)
+    pcrs = {index: bytes.fromhex(value) for index, value in enumerate((found.pcr0, found.pcr1, found.pcr2))}
+    return dataclasses.replace(decision(pcrs), image_sha384=found.sha384, image_size=found.size)
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> Iterator[LocalRunner]:
+    """A runner whose enclave, if any is left, ends with the test."""
+    made = LocalRunner(tmp_path / "enclave")
+    yield made
+    if left := made.describe():
+        made.terminate(left)
+
+
+class Debug(LocalRunner):
+    """A launcher that starts the decided image in debug mode and does not say so."""
+
+    def _call(self, timeout: float, verb: str, *arguments: str) -> None:
+        super()._call(timeout, verb, *arguments, *(["--debug-mode"] if verb == "run-enclave" else []))
+
+    def describe(self) -> Enclave | None:
+        found = super().describe()
+        return dataclasses.replace(found, flags="NONE") if found else None
+
+
+class Switched(LocalRunner):
+    """A launcher that starts another image than the one it is given."""
+
+    other: Path
+
+    def run(self, image: Path, *, role_arn: str, instance_id: str) -> Enclave:
+        return super().run(self.other, role_arn=role_arn, instance_id=instance_id)
+
+
+def test_apply_reports_success_for_a_verified_live_enclave(
+    image: Path, decided: Decision, runner: LocalRunner, tmp_path: Path
+) -> None:
+    """The decided image runs, answers, is found running by a second apply, and is gone after destroy."""
+    said: list[str] = []
+    live = deployment.apply(decided, image, runner, **WHO, state=tmp_path, clock=now, say=said.append)
+    assert live.module_id.startswith(INSTANCE)
+    assert len(said) == 2
+    recorded = deployment.recorded(tmp_path)
+    assert recorded
+    assert recorded["decision"] == decided.digest.hex()
+    again = deployment.apply(decided, image, runner, **WHO, state=tmp_path, clock=now)
+    assert again.enclave == live.enclave
+    assert again.time >= live.time
+    assert deployment.destroy(runner, tmp_path) == live.enclave.id
+    assert runner.describe() is None
+    assert deployment.recorded(tmp_path) is None
+    assert deployment.destroy(runner, tmp_path) is None
+
+
+def test_an_image_that_was_not_decided_is_never_started(
+    decided: Decision, runner: LocalRunner, tmp_path: Path
+) -> None:
+    """One changed byte in the application: every difference is named, and nothing was started."""
+    changed = make_python_image(tmp_path / "changed.eif", marker=b"changed")
+    with pytest.raises(ImageDiffers, match=r"sha384.*PCR0.*PCR2"):
+        deployment.apply(decided, changed, runner, **WHO, state=tmp_path, clock=now)
+    assert not runner.directory.exists()
+
+
+@pytest.mark.parametrize("kind", [Debug, Switched])
+def test_what_a_launcher_really_started_is_found_out_and_ended(
+    image: Path, decided: Decision, tmp_path: Path, kind: type[LocalRunner]
+) -> None:
+    """A debug enclave, or another image, does not pass on the launcher's word; it is terminated."""
+    runner = kind(tmp_path / "enclave")
+    if isinstance(runner, Switched):
+        runner.other = make_python_image(tmp_path / "other.eif", marker=b"other")
+    with pytest.raises(deployment.LiveMismatch, match="PCR0"):
+        deployment.apply(decided, image, runner, **WHO, state=tmp_path, clock=now)
+    assert runner.describe() is None
+    assert deployment.recorded(tmp_path) is None
+
+
+def test_a_launcher_that_says_debug_is_refused_at_once(
+    image: Path, decided: Decision, tmp_path: Path
+) -> None:
+    """nitro-cli's Flags are looked at too."""
+
+    class Honest(Debug):
+        def describe(self) -> Enclave | None:
+            return LocalRunner.describe(self)
+
+    runner = Honest(tmp_path / "enclave")
+    with pytest.raises(FoundFalse, match="DEBUG_MODE"):
+        deployment.apply(decided, image, runner, **WHO, state=tmp_path, clock=now)
+    assert runner.describe() is None
+
+
+def test_another_role_or_instance_is_not_the_decided_deployment(
+    image: Path, decided: Decision, runner: LocalRunner, tmp_path: Path
+) -> None:
+    """An enclave that runs for another instance is refused, and left alone: it was not started here."""
+    started = runner.run(image, role_arn=ROLE, instance_id="i-00000000000000000")
+    with pytest.raises(deployment.LiveMismatch, match="PCR4"):
+        deployment.apply(decided, image, runner, **WHO, state=tmp_path, clock=now)
+    left = runner.describe()
+    assert left
+    assert left.id == started.id
+    with EnclaveClient(left.address) as client:
+        assert client.alive(b"n" * 32)
+
+
+def test_an_image_that_does_not_run_is_an_error_with_its_reason(tmp_path: Path, runner: LocalRunner) -> None:
+    """The launcher's own last line is what the operator reads."""
+    broken = tmp_path / "broken.eif"
+    broken.write_bytes(b"not an image")
+    with pytest.raises(RunnerFailure, match="nitro-local run-enclave"):
+        runner.run(broken, **WHO)
+    assert runner.describe() is None
+
+
+def test_only_a_local_decision_fits_the_local_target(decided: Decision) -> None:
+    """The aws profile cannot run on the software host, and no other target is there yet."""
+    deployment.require_target(decided, "local")
+    with pytest.raises(UsageError, match="profile"):
+        deployment.require_target(dataclasses.replace(decided, profile="aws"), "local")
+    with pytest.raises(UsageError, match="target"):
+        deployment.require_target(decided, "aws")
