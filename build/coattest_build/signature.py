@@ -11,6 +11,7 @@ No certificate authority is involved: PCR8 is the certificate's digest; whoever 
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -54,7 +55,7 @@ ALGORITHMS = (
 class ImageSignature:
     """A parsed signature section. Parsed is not verified: see check."""
 
-    certificate_der: bytes
+    certificate: x509.Certificate
     algorithm: int
     register_value: bytes
     payload: bytes
@@ -62,9 +63,9 @@ class ImageSignature:
     signature: bytes
 
     @property
-    def certificate(self) -> x509.Certificate:
-        """The signing certificate."""
-        return x509.load_der_x509_certificate(self.certificate_der)
+    def certificate_der(self) -> bytes:
+        """The signing certificate in DER: what PCR8 measures."""
+        return self.certificate.public_bytes(Encoding.DER)
 
     @property
     def pcr8(self) -> str:
@@ -204,15 +205,21 @@ def algorithm_of(certificate: x509.Certificate) -> Algorithm:
     raise SigningError("the certificate's key is not on P-256, P-384 or P-521", reason="certificate-key")
 
 
-def _single_certificate(pem: bytes) -> bytes:
-    """DER of the one certificate in ``pem``; anything around it would leave the choice to the reader."""
-    try:
-        certificate = x509.load_pem_x509_certificate(pem)
-    except (ValueError, x509.InvalidVersion) as error:
-        raise _malformed(f"its certificate does not parse: {error}") from None
+def _single_certificate(pem: bytes) -> x509.Certificate:
+    """The one certificate in ``pem``; anything around it would leave the choice to the reader."""
+    with warnings.catch_warnings():
+        # The library warns of odd serial numbers and names; AWS's tools and the hypervisor take them.
+        warnings.simplefilter("ignore")
+        try:
+            certificate = x509.load_pem_x509_certificate(pem)
+            # Parsed on first use by the library: whoever uses them later should not meet an error.
+            _ = certificate.subject, certificate.issuer
+            _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        except (ValueError, x509.InvalidVersion) as error:
+            raise _malformed(f"its certificate does not parse: {error}") from None
     if certificate.public_bytes(Encoding.PEM) not in (pem, pem + b"\n"):
         raise _malformed("it carries more than one plain PEM certificate")
-    return certificate.public_bytes(Encoding.DER)
+    return certificate
 
 
 # ---------------------------------------------------------------------- signing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import os
 import struct
@@ -74,6 +75,8 @@ def _signed() -> tuple[bytes, bytes]:
 
 
 IMAGE, SIGNATURE_SECTION = _signed()
+
+CERTIFICATE_SIZE = len(parse(SIGNATURE_SECTION).certificate_der)
 
 Mutation = Callable[[bytes], bytes]
 
@@ -304,3 +307,33 @@ def test_the_unmutated_image_is_accepted() -> None:
         check(parse(SIGNATURE_SECTION), bytes.fromhex(pcr(b"kernel", b"cmdline", RAMDISK, RAMDISK)), NOW)
         == ()
     )
+
+
+@SETTINGS
+@given(changes=st.lists(mutations(CERTIFICATE_SIZE, width=1), min_size=1, max_size=3))
+def test_certificate_in_a_signature(changes: list[Mutation]) -> None:
+    """A mutated certificate in a section that is otherwise right is refused, or works in all that we do."""
+    der = parse(SIGNATURE_SECTION).certificate_der
+    for change in changes:
+        der = change(der)
+    pem = b"-----BEGIN CERTIFICATE-----\n"
+    text = base64.b64encode(der)
+    pem += b"".join(text[start : start + 64] + b"\n" for start in range(0, len(text), 64))
+    pem += b"-----END CERTIFICATE-----\n"
+    entry = cbor2.loads(SIGNATURE_SECTION)[0]
+    section = cbor2.dumps([entry | {"signing_certificate": list(pem)}])
+    try:
+        parsed = parse(section)
+    except ImageError:
+        return
+    assert parsed.certificate_der == der
+    assert all(failure.code for failure in check(parsed, bytes(48), NOW))
+    image = plain()
+    image.sections.append((SIGNATURE, section))
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "image.eif"
+        path.write_bytes(image.build())
+        report = describe(path, now=NOW, files=False)
+    assert report.measurements.pcr8 == pcr(der)
+    assert report.signature is not None
+    assert report.signature.failures
