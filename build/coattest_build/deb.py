@@ -31,6 +31,8 @@ class _Slice:
 
     def read(self, size: int = -1) -> bytes:
         data = self._file.read(self._left if size < 0 else min(size, self._left))
+        if not data and size and self._left:
+            raise BadArchive("the file is cut short")
         self._left -= len(data)
         return data
 

@@ -24,7 +24,8 @@ FILE_MODE = stat.S_IFREG | 0o644
 EXECUTABLE_MODE = stat.S_IFREG | 0o755
 SYMLINK_MODE = stat.S_IFLNK | 0o777
 # unchecked-hash: neither times nor source decide, so the bytes depend on the source alone (PEP 552).
-COMPILE = ("-I", "-m", "compileall", "-q", "-f", "--invalidation-mode", "unchecked-hash")
+# -B: the compiling interpreter must not leave timestamped .pyc files of its own imports.
+COMPILE = ("-I", "-B", "-m", "compileall", "-q", "-f", "--invalidation-mode", "unchecked-hash")
 COMPILE_ENVIRONMENT = {"LC_ALL": "C.UTF-8", "PATH": "/usr/bin", "TZ": "UTC0"}
 
 

@@ -153,30 +153,41 @@ def identity(source: Path, files: list[SourceFile]) -> tuple[str | None, bool]:
         return None, False
     try:
         with Repo(str(source)) as repository:
-            head = repository.head()
-            commit = repository[head]
-            if not isinstance(commit, Commit):
-                raise EnvironmentFailure("HEAD is not a commit", where=str(source / ".git"))
-            committed: dict[str, tuple[str, bool]] = {}
-            stack = [("", commit.tree)]
-            while stack:
-                prefix, identifier = stack.pop()
-                tree = repository[identifier]
-                if not isinstance(tree, Tree):
-                    continue
-                for entry in tree.items():
-                    path = prefix + entry.path.decode("utf-8", "surrogateescape")
-                    if stat.S_ISDIR(entry.mode):
-                        if any(r.startswith(f"{path}/") or f"{path}/".startswith(f"{r}/") for r in ROOTS):
-                            stack.append((f"{path}/", entry.sha))
-                    elif path == LOCK_FILE or any(path == r or path.startswith(f"{r}/") for r in ROOTS):
-                        committed[path] = (entry.sha.decode(), bool(entry.mode & 0o100))
-    except (KeyError, NotGitRepository):
-        return None, False  # no commit yet, or not a repository of this folder
-    except (OSError, ValueError, AssertionError) as error:
+            try:
+                head = repository.head()
+            except KeyError:
+                return None, False  # nothing is committed yet
+            committed = _committed(repository, head)
+    except NotGitRepository:
+        return None, False
+    except Exception as error:  # the repository is input too, and dulwich has no one root for its errors
         raise EnvironmentFailure(
-            f"the repository cannot be read: {error}", where=str(source / ".git"), reason="bad-repository"
+            f"the repository cannot be read: {type(error).__name__} {error}",
+            where=str(source / ".git"),
+            reason="bad-repository",
         ) from error
     present = {file.path: (file.git_blob, file.executable) for file in files}
     relevant = {path: entry for path, entry in committed.items() if not _ignored(Path(path).name)}
     return head.decode(), present != relevant
+
+
+def _committed(repository: Repo, head: bytes) -> dict[str, tuple[str, bool]]:
+    """Path to (blob digest, executable) of every covered file in a commit."""
+    commit = repository[head]
+    if not isinstance(commit, Commit):
+        raise ValueError("HEAD is not a commit")
+    committed: dict[str, tuple[str, bool]] = {}
+    stack = [("", commit.tree)]
+    while stack:
+        prefix, identifier = stack.pop()
+        tree = repository[identifier]
+        if not isinstance(tree, Tree):
+            raise ValueError("a folder is not a tree")
+        for entry in tree.items():
+            path = prefix + entry.path.decode("utf-8", "surrogateescape")
+            if stat.S_ISDIR(entry.mode):
+                if any(r.startswith(f"{path}/") or f"{path}/".startswith(f"{r}/") for r in ROOTS):
+                    stack.append((f"{path}/", entry.sha))
+            elif path == LOCK_FILE or any(path == r or path.startswith(f"{r}/") for r in ROOTS):
+                committed[path] = (entry.sha.decode(), bool(entry.mode & 0o100))
+    return committed

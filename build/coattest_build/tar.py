@@ -152,6 +152,13 @@ class TarStream:
             self._unread -= len(piece)
             yield piece
 
+    def _finish(self) -> None:
+        """Read what follows the last member, so that a compressor's own checksum is looked at too."""
+        while data := self._source.read(CHUNK):
+            self._bytes_left -= len(data)
+            if self._bytes_left < 0 or any(data):
+                raise HostileArchive("more than zeros after the last member")
+
     def __iter__(self) -> Iterator[Member]:
         name = target = ""
         pax: dict[str, str] = {}
@@ -160,6 +167,7 @@ class TarStream:
             self._unread = self._padding = 0
             block = self._read(BLOCK)
             if not any(block):
+                self._finish()
                 return
             self._members_left -= 1
             if self._members_left < 0:
