@@ -59,11 +59,12 @@ def build(
     if as_json:
         emit_json(document)
         return
-    table = Table("profile", "image", "bytes", "register", "value")
+    table = Table.grid(padding=(0, 2))
     for profile, result in report.profiles:
-        for index, (register, value) in enumerate(result.pcrs):
-            first = (profile, str(target / result.name), f"{result.size:,}") if not index else ("", "", "")
-            table.add_row(*first, register, value)
-    out().print(table)
-    out().print(f"source tree {report.source.tree_sha256}{' (dirty)' if report.source.dirty else ''}")
-    out().print(f"lock        {report.source.lock_sha256}")
+        table.add_row(profile, f"{target / result.name}  {result.size:,} bytes")
+        for register, value in result.pcrs:
+            table.add_row(f"  {register}", value)
+    console = out()
+    console.print(table, width=max(console.width, 120))
+    console.print(f"source tree {report.source.tree_sha256}{' (dirty)' if report.source.dirty else ''}")
+    console.print(f"lock        {report.source.lock_sha256}")

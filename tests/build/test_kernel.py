@@ -1,0 +1,141 @@
+"""The kernel's configuration, its cache, and what is compiled into it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from coattest_build import image, kernel, lock
+from coattest_build import source as sources
+from coattest_build.cache import Cache
+from coattest_build.fetch import fetch_packages
+from coattest_build.kernel import Compiled, OptionLost
+from coattest_build.progress import Quiet
+
+REPOSITORY = Path(__file__).parents[2]
+FRAGMENT = (REPOSITORY / "build/kernel/x86_64.config").read_text()
+
+
+@pytest.fixture
+def compiled(built_images: object) -> Compiled:
+    """The kernel of the images, from the cache that building them filled."""
+    from coattest_build.cache import cache_folder
+
+    spec, (locked, _) = image.load(REPOSITORY), lock.load(REPOSITORY)
+    cache = Cache(cache_folder())
+    debs = fetch_packages(locked.packages, cache, lambda: (), Quiet())
+    return kernel.obtain(spec, locked, REPOSITORY, cache, debs, jobs=1, fresh=False, reporter=Quiet())
+
+
+@pytest.mark.image
+def test_nothing_in_the_configuration_makes_builds_differ(compiled: Compiled) -> None:
+    """Randomised layouts, embedded configurations, versions from git, keys, debug paths and salts are off."""
+    options = kernel.parse_config(compiled.config.read_text())
+    for name in (
+        "RANDSTRUCT",
+        "RANDSTRUCT_FULL",
+        "RANDSTRUCT_PERFORMANCE",
+        "IKCONFIG",
+        "IKHEADERS",
+        "LOCALVERSION_AUTO",
+        "MODULE_SIG",
+        "MODULES",
+        "DEBUG_INFO",
+        "GCC_PLUGINS",
+    ):
+        assert options.get(name, "n") == "n", name
+    assert options["BUILD_SALT"] == '""'
+    assert options["LOCALVERSION"] == '""'
+
+
+@pytest.mark.image
+def test_the_configuration_suits_the_machine(compiled: Compiled) -> None:
+    """What Nitro and QEMU's nitro-enclave machine need is in; PCI, ACPI and IPv6 are not."""
+    options = kernel.parse_config(compiled.config.read_text())
+    for name in ("NSM", "VIRTIO_VSOCKETS", "VIRTIO_MMIO_CMDLINE_DEVICES", "HW_RANDOM", "PTP_1588_CLOCK_KVM"):
+        assert options[name] == "y", name
+    for name in ("PCI", "ACPI", "IPV6", "BLOCK", "USB_SUPPORT", "KEXEC", "DEVMEM", "BPF_SYSCALL"):
+        assert options.get(name, "n") == "n", name
+
+
+@pytest.mark.image
+def test_every_option_of_the_fragment_is_in_the_kernel(compiled: Compiled) -> None:
+    """No option was silently dropped for want of another."""
+    kernel.check_config(FRAGMENT, compiled.config.read_text())
+
+
+@pytest.mark.image
+def test_the_compiled_files_carry_nothing_of_the_builder(compiled: Compiled) -> None:
+    """Neither init nor the kernel's version string names a host, user, path or time."""
+    init = compiled.init.read_bytes()
+    assert init.startswith(b"\x7fELF")
+    assert len(init) < 32 * 1024
+    for path in (compiled.init, compiled.bzimage):
+        content = path.read_bytes()
+        for trace in (str(Path.home()).encode() + b"/", b"/work/src", b"compile-"):
+            assert trace not in content
+    # Documentation/arch/x86/boot.rst: the version text is at 0x200 plus the 16-bit value at 0x20e.
+    head = compiled.bzimage.read_bytes()[:65536]
+    start = int.from_bytes(head[0x20E:0x210], "little") + 0x200
+    version = head[start : head.index(b"\0", start)].decode()
+    assert "(coattest@coattest) #1 " in version
+    assert "1970" in version
+
+
+def test_a_lost_option_is_named() -> None:
+    """An option whose dependencies are missing, or that became something else, fails with its name."""
+    resolved = FRAGMENT.replace("CONFIG_NSM=y", "# CONFIG_NSM is not set").replace(
+        "CONFIG_NR_CPUS=64", "CONFIG_NR_CPUS=8"
+    )
+    kernel.check_config(FRAGMENT, FRAGMENT)
+    with pytest.raises(OptionLost) as caught:
+        kernel.check_config(FRAGMENT, resolved)
+    assert "CONFIG_NSM=y became n" in str(caught.value)
+    assert "CONFIG_NR_CPUS=64 became 8" in str(caught.value)
+    with pytest.raises(OptionLost, match="IPV6=n became y"):
+        kernel.check_config(FRAGMENT, FRAGMENT.replace("# CONFIG_IPV6 is not set", "CONFIG_IPV6=y"))
+
+
+def test_every_input_of_the_kernel_is_in_its_digest() -> None:
+    """Another source, toolchain, fragment, init or link gives another digest; a runtime package does not."""
+    spec, (locked, _) = image.load(REPOSITORY), lock.load(REPOSITORY)
+    digests = [kernel.input_digest(spec, locked, b"fragment", b"init")]
+
+    def moved(use: str) -> lock.Lock:
+        packages = list(locked.packages)
+        index = next(i for i, p in enumerate(packages) if p.use == (use,))
+        packages[index] = dataclasses.replace(packages[index], sha256="0" * 64)
+        return dataclasses.replace(locked, packages=tuple(packages))
+
+    assert kernel.input_digest(spec, moved("runtime"), b"fragment", b"init") == digests[0]
+    digests += [
+        kernel.input_digest(spec, moved("kernel"), b"fragment", b"init"),
+        kernel.input_digest(spec, moved("toolchain"), b"fragment", b"init"),
+        kernel.input_digest(spec, locked, b"Fragment", b"init"),
+        kernel.input_digest(spec, locked, b"fragment", b"Init"),
+        kernel.input_digest(dataclasses.replace(spec, toolchain_links=()), locked, b"fragment", b"init"),
+    ]
+    assert len(set(digests)) == len(digests)
+
+
+@pytest.mark.image
+def test_a_damaged_kernel_in_the_cache_is_not_used(compiled: Compiled, tmp_path: Path) -> None:
+    """Kernel, init and configuration are hashed at every use."""
+    folder = tmp_path / "kernel" / compiled.digest
+    folder.mkdir(parents=True)
+    for path in compiled.bzimage.parent.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    assert kernel._load(folder, compiled.digest)
+    damaged = bytearray((folder / "init").read_bytes())
+    damaged[-1] ^= 1
+    (folder / "init").write_bytes(damaged)
+    assert kernel._load(folder, compiled.digest) is None
+
+
+def test_the_source_in_git_is_what_the_claim_covers() -> None:
+    """The kernel's fragment and init are part of the tree digest."""
+    spec = image.load(REPOSITORY)
+    for path in (spec.kernel.config, spec.kernel.init):
+        assert any(path.startswith(f"{root}/") for root in sources.ROOTS)

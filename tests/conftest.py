@@ -1,0 +1,32 @@
+"""What tests of every room share: the images of this checkout, built once per session."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from coattest_build import builder
+from coattest_build.report import BuildReport
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltImages:
+    """The report of the build and the folder with image.eif and image.local.eif."""
+
+    report: BuildReport
+    directory: Path
+
+    def image(self, profile: str) -> Path:
+        """The image file of a profile."""
+        return self.directory / self.report.profile(profile).name
+
+
+@pytest.fixture(scope="session")
+def built_images(tmp_path_factory: pytest.TempPathFactory) -> BuiltImages:
+    """Every profile's image, built from this checkout with the user's own cache (minutes without one)."""
+    directory = tmp_path_factory.mktemp("images")
+    return BuiltImages(builder.build(REPOSITORY, directory), directory)
