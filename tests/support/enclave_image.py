@@ -7,27 +7,26 @@ import stat
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
 from coattest_build.cpio import Entry, write_ramdisk
-from coattest_build.eif import write_image
+from coattest_build.eif import Section, SectionType, read_layout, section_blocks, write_image
 
-SOURCE = Path(__file__).with_name("relay.c")
 DIRECTORY = stat.S_IFDIR | 0o755
 PROGRAM = stat.S_IFREG | 0o755
 FILE = stat.S_IFREG | 0o644
 
 
-def compile_relay(folder: Path) -> Path:
-    """The test enclave's program, statically linked; skips the test where there is no C compiler."""
+def compile_program(name: str, folder: Path) -> Path:
+    """A C program beside this file (``relay`` or ``flood``), statically linked; skips without a compiler."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         pytest.skip("no C compiler here")
-    program = folder / "relay"
-    done = subprocess.run(
-        [compiler, "-O1", "-static", "-o", program, SOURCE], capture_output=True, check=False
-    )
+    program = folder / name
+    command = [compiler, "-O1", "-static", "-o", program, Path(__file__).with_name(f"{name}.c")]
+    done = subprocess.run(command, capture_output=True, check=False)
     if done.returncode:
         pytest.skip(f"no static C library here: {done.stderr.decode(errors='replace')[-200:]}")
     return program
@@ -41,9 +40,14 @@ def rootfs(program: Path) -> list[Entry]:
     ]
     return [
         *(Entry(name, DIRECTORY, None) for name in folders),
-        Entry("rootfs/bin/relay", PROGRAM, program),
+        Entry(f"rootfs/bin/{program.name}", PROGRAM, program),
         Entry("rootfs/etc/marker", FILE, b"from the image"),
     ]
+
+
+def whole(file: BinaryIO, section: Section) -> bytes:
+    """A section's data."""
+    return b"".join(section_blocks(file, section))
 
 
 def make_image(
@@ -52,24 +56,33 @@ def make_image(
     *,
     cmd: Sequence[str] | None = ("/bin/relay",),
     env: Sequence[str] = ("PATH=/bin", "MARK=a=b"),
-    signature: bytes | None = None,
-    kernel: bytes = b"not a kernel",
+    base: Path | None = None,
 ) -> Path:
-    """An EIF with two ramdisks as nitro-cli lays them out."""
+    """An EIF with two ramdisks as nitro-cli lays them out.
+
+    Kernel, command line and boot ramdisk are those of ``base``, a real image, or else placeholders.
+    """
     parts = destination.parent / f"{destination.name}.parts"
     parts.mkdir()
-    (parts / "kernel").write_bytes(kernel)
-    boot = [Entry("dev", DIRECTORY, None), Entry("init", PROGRAM, b"#!/never/run")]
-    write_ramdisk(parts / "boot", boot, mtime=0)
+    cmdline = b"console=ttyS0"
+    if base is None:
+        (parts / "kernel").write_bytes(b"not a kernel")
+        boot = [Entry("dev", DIRECTORY, None), Entry("init", PROGRAM, b"#!/never/run")]
+        write_ramdisk(parts / "boot", boot, mtime=0)
+    else:
+        with base.open("rb") as file:
+            layout = read_layout(file)
+            (parts / "kernel").write_bytes(whole(file, layout.of_type(SectionType.KERNEL)[0]))
+            (parts / "boot").write_bytes(whole(file, layout.of_type(SectionType.RAMDISK)[0]))
+            cmdline = whole(file, layout.of_type(SectionType.CMDLINE)[0])
     command = [] if cmd is None else [Entry("cmd", FILE, "".join(f"{word}\n" for word in cmd).encode())]
     environment = Entry("env", FILE, "".join(f"{line}\n" for line in env).encode())
     write_ramdisk(parts / "application", [*entries, *command, environment], mtime=0)
     write_image(
         destination,
         kernel=parts / "kernel",
-        cmdline=b"console=ttyS0",
+        cmdline=cmdline,
         metadata=b"{}",
         ramdisks=[parts / "boot", parts / "application"],
-        signature=signature,
     )
     return destination

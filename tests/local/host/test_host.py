@@ -28,7 +28,7 @@ from coattest_local.host import (
     console_tail,
     run_enclave,
 )
-from support.enclave_image import DIRECTORY, compile_relay, make_image, rootfs
+from support.enclave_image import DIRECTORY, compile_program, make_image, rootfs
 
 ROLE = "arn:aws:iam::111122223333:role/parent"
 INSTANCE = "i-1234567890abcdef0"
@@ -38,7 +38,7 @@ NITRO_LOCAL = (sys.executable, "-c", "from coattest_local.cli import main; main(
 @pytest.fixture(scope="session")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The compiled test enclave."""
-    return compile_relay(tmp_path_factory.mktemp("relay"))
+    return compile_program("relay", tmp_path_factory.mktemp("relay"))
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,211 @@
+"""The real image boots in QEMU's nitro-enclave machine, which measures what we measure."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from coattest_build import builder, signing
+from coattest_local.qemu import EnclaveNotBooted, QemuEnclave, run_in_qemu
+from coattest_local.qemu_tools import QemuMissing, QemuTools, find_tools
+from coattest_parent.channels import connect, parse_address
+from support.enclave_image import compile_program, make_image, rootfs
+
+pytestmark = pytest.mark.image
+
+ROOT = Path(__file__).resolve().parents[3]
+ROLE = "arn:aws:iam::111122223333:role/parent"
+INSTANCE = "i-1234567890abcdef0"
+NITRO_LOCAL = (sys.executable, "-c", "from coattest_local.cli import main; main()")
+
+STREAMS = 8
+STREAM_BYTES = 4 * 1024 * 1024
+BLOCKED_SECONDS = 0.5
+
+
+@pytest.fixture(scope="module")
+def tools() -> QemuTools:
+    """QEMU and vhost-device-vsock; skips where neither the system nor the cache has them."""
+    try:
+        return find_tools()
+    except QemuMissing as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The image of each profile, built from this checkout (the kernel from the cache when it is there)."""
+    out = tmp_path_factory.mktemp("built")
+    builder.build(ROOT, out, profiles=["aws", "local"])
+    return {"aws": out / "image.eif", "local": out / "image.local.eif"}
+
+
+@pytest.fixture
+def flood(tools: QemuTools, images: dict[str, Path], tmp_path: Path) -> Iterator[QemuEnclave]:
+    """The stress enclave in QEMU, on the real kernel and init."""
+    program = compile_program("flood", tmp_path)
+    image = make_image(tmp_path / "f.eif", rootfs(program), cmd=["/bin/flood"], base=images["local"])
+    with run_in_qemu(image, tmp_path / "e", role_arn=ROLE, instance_id=INSTANCE, tools=tools) as enclave:
+        yield enclave
+
+
+def boot(image: Path, directory: Path) -> subprocess.CompletedProcess[str]:
+    """nitro-local boot --json."""
+    return subprocess.run(
+        [
+            *(*NITRO_LOCAL, "boot", str(image), "--json", "--directory", str(directory)),
+            *("--role-arn", ROLE, "--instance-id", INSTANCE),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+
+
+def signed_copy(image: Path, destination: Path) -> Path:
+    """The image with a signature section by a fresh key."""
+    key = ec.generate_private_key(ec.SECP384R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "boot test")])
+    now = datetime.now(timezone.utc)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .sign(key, hashes.SHA384())
+    )
+    pem = destination.with_suffix(".key")
+    pem.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    sign = signing.load_sign(str(pem), certificate, ask=lambda _: "")
+    return signing.sign_image(image, destination, certificate=certificate, sign=sign, now=now).path
+
+
+@pytest.mark.parametrize("profile", ["local", "aws"])
+def test_six_registers_of_the_machine_are_ours(
+    tools: QemuTools, images: dict[str, Path], tmp_path: Path, profile: str
+) -> None:
+    """Either profile's image boots, answers, and has PCR0, 1, 2, 3, 4 and 8 as we computed them."""
+    booted = boot(images[profile], tmp_path)
+    assert booted.returncode == 0, booted.stderr + (tmp_path / "console.log").read_text()
+    report = json.loads(booted.stdout)
+    print(booted.stdout)
+    assert [line["register"] for line in report["registers"]] == [f"PCR{i}" for i in (0, 1, 2, 3, 4, 8)]
+    assert all(line["equal"] and line["ours"] == line["machine"] for line in report["registers"])
+    assert report["registers"][5]["machine"] == "00" * 48
+
+
+def test_a_signed_image_has_our_pcr8_too(tools: QemuTools, images: dict[str, Path], tmp_path: Path) -> None:
+    """QEMU's measurement of the signing certificate is ours."""
+    booted = boot(signed_copy(images["local"], tmp_path / "signed.eif"), tmp_path / "e")
+    assert booted.returncode == 0, booted.stderr
+    print(booted.stdout)
+    pcr8 = json.loads(booted.stdout)["registers"][5]
+    assert pcr8["register"] == "PCR8"
+    assert pcr8["equal"]
+    assert pcr8["machine"] != "00" * 48
+
+
+def test_a_program_that_ends_is_reported_with_the_console(
+    tools: QemuTools, images: dict[str, Path], tmp_path: Path
+) -> None:
+    """When the program inside ends, the boot fails at once with its last words, and QEMU is gone."""
+    program = compile_program("flood", tmp_path)
+    command = ["/bin/flood", "exit", "4"]
+    image = make_image(tmp_path / "x.eif", rootfs(program), cmd=command, base=images["local"])
+    with pytest.raises(EnclaveNotBooted, match="the program says goodbye"):
+        run_in_qemu(image, tmp_path / "e", role_arn=ROLE, instance_id=INSTANCE, tools=tools)
+    assert sorted(path.name for path in (tmp_path / "e").iterdir()) == ["console.log", "vsock.log"]
+
+
+def test_stopping_ends_every_process(flood: QemuEnclave) -> None:
+    """Neither QEMU nor the vsock device lives on, and the sockets are removed."""
+    folder = parse_address(flood.address)
+    names = [b"vm.sock", flood.enclave_id.encode()]
+    assert all(running(name) for name in names)
+    flood.stop()
+    assert not any(running(name) for name in names)
+    assert not Path(str(folder).split(":")[1]).parent.exists()
+
+
+def running(argument: bytes) -> bool:
+    """Whether a process of this machine has an argument that contains these bytes."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if argument in path.read_bytes() and int(path.parent.name) != os.getpid():
+                return True
+        except OSError:
+            continue
+    return False
+
+
+def test_both_directions_flow_with_full_queues(flood: QemuEnclave) -> None:
+    """Eight streams, each written until the queues are full before anything is read: every byte arrives."""
+    verdicts: list[bytes] = []
+    threads = [threading.Thread(target=lambda: verdicts.append(stream(flood))) for _ in range(STREAMS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(240)
+    assert verdicts == [b"K"] * STREAMS
+    assert flood.wait(0) is None
+
+
+def pattern(size: int) -> bytes:
+    """The bytes that both ends send (tests/support/flood.c)."""
+    return bytes((at * 31 + (at >> 13)) & 0xFF for at in range(size))
+
+
+PATTERN = pattern(STREAM_BYTES)
+
+
+def stream(enclave: QemuEnclave) -> bytes:
+    """Exchange STREAM_BYTES in both directions; the enclave's verdict, or what was wrong."""
+    with connect(parse_address(enclave.address), 20.0) as connection:
+        connection.sendall(struct.pack(">Q", STREAM_BYTES))
+        full = threading.Event()
+        sender = threading.Thread(target=send_all, args=(connection, full))
+        sender.start()
+        full.wait(60)
+        connection.settimeout(120)
+        received = bytearray()
+        while len(received) < STREAM_BYTES + 1:
+            block = connection.recv(65536)
+            if not block:
+                return b"cut short"
+            received += block
+        sender.join(60)
+        return bytes(received[STREAM_BYTES:]) if received[:STREAM_BYTES] == PATTERN else b"wrong bytes"
+
+
+def send_all(connection: socket.socket, full: threading.Event) -> None:
+    """Send the pattern; ``full`` is set when the way is blocked for a while, or all is sent."""
+    view = memoryview(PATTERN)
+    while view:
+        if not select.select([], [connection], [], BLOCKED_SECONDS)[1]:
+            full.set()
+            continue
+        view = view[connection.send(view[:65536], socket.MSG_DONTWAIT) :]
+    full.set()
