@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import click
-from rich.table import Table
 
 from coattest_build import builder
 from coattest_build.claim import Claim
@@ -59,12 +58,10 @@ def build(
     if as_json:
         emit_json(document)
         return
-    table = Table.grid(padding=(0, 2))
-    for profile, result in report.profiles:
-        table.add_row(profile, f"{target / result.name}  {result.size:,} bytes")
-        for register, value in result.pcrs:
-            table.add_row(f"  {register}", value)
     console = out()
-    console.print(table, width=max(console.width, 120))
+    for profile, result in report.profiles:
+        console.print(f"{profile}: {target / result.name}, {result.size:,} bytes", markup=False)
+        for register, value in result.pcrs:
+            console.print(f"  {register} {value}", markup=False)
     console.print(f"source tree {report.source.tree_sha256}{' (dirty)' if report.source.dirty else ''}")
     console.print(f"lock        {report.source.lock_sha256}")
