@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import boto3
 import click
 from rich.table import Table
 
@@ -281,6 +280,8 @@ def _further(given: Mapping[str, Any]) -> dict[int, str]:
 
 
 def _client(service: str, given: Mapping[str, Any], key: str) -> Any:
+    import boto3  # noqa: PLC0415  (half a second that printing a policy does not need)
+
     region = given["region"] or (key.split(":")[3] if key.startswith("arn:") else None)
     with live.aws_errors("cannot make a client"):
         session: Any = boto3.session.Session(region_name=region)

@@ -1,0 +1,240 @@
+"""``verify policy`` from signed rebuilds to a key of the local KMS: printed, put, checked, and refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coattest_local import services
+from support import kms_world as world
+from support.operators import NOW, Operators, report_json
+
+BUYER = "222233334444"
+ADMIN = f"arn:aws:iam::{BUYER}:user/admin"
+SECOND = f"arn:aws:iam::{BUYER}:user/second"
+BIDDER = f"arn:aws:iam::{BUYER}:user/bidder"
+
+
+@dataclass(frozen=True)
+class Buyer:
+    """buyer-1 at a desk: a quorum's attestations, and credentials of an account of the local services."""
+
+    quorum: Operators
+    running: services.Services
+    folder: Path
+
+    def policy(
+        self,
+        *arguments: str,
+        administrators: tuple[str, ...] = (ADMIN, SECOND),
+        profile: str = "local",
+        operator: str = "buyer-1",
+        simulator: bool = True,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run ``verify policy`` as a program."""
+        command = [sys.executable, "-c", "from coattest_verify.cli import main; main()", "policy"]
+        command += ["--attestations", str(self.quorum.folder / "attestations"), "--profile", profile]
+        command += ["--root", f"sha256:{self.quorum.root.hex()}", "--operator", operator, "--account", BUYER]
+        command += ["--parent-role", world.PARENT, "--encrypter", BIDDER, "--save-previous", str(self.folder)]
+        command += [argument for arn in administrators for argument in ("--administrator", arn)]
+        command += ["--simulator"] if simulator else []
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.folder),
+            "COATTEST_CONFIG": str(self.folder / "config"),
+            **self.running.environment("buyer-1"),
+        }
+        environment.pop("AWS_ENDPOINT_URL")
+        return subprocess.run(
+            [*command, *arguments], env=environment, capture_output=True, text=True, timeout=120, check=False
+        )
+
+    def live(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        """The same against the local services."""
+        return self.policy(*arguments, "--endpoint-url", self.running.endpoint, "--json", **options)
+
+    @property
+    def pcrs(self) -> dict[int, str]:
+        """The decided registers of the local profile."""
+        return dict(self.quorum.decide(profile="local", now=datetime.now(timezone.utc)).require().pcrs)
+
+
+@pytest.fixture(scope="module")
+def buyer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Buyer]:
+    """Two operators who agree, and the services with the principals that the policy names."""
+    folder = tmp_path_factory.mktemp("buyer")
+    quorum = Operators.make(folder, ["buyer-1", "buyer-2"])
+    report = report_json()
+    quorum.claim(report)
+    for name in ("buyer-1", "buyer-2"):
+        quorum.sign(name, report, age=NOW - datetime.now(timezone.utc) + timedelta(hours=1))
+    with services.start(folder / "services", quiet=True) as running:
+        iam = running.client("iam", "buyer-1")
+        for name in ("second", "bidder"):
+            iam.create_user(UserName=name)
+        world.make_role(running, "service", "parent", may=world.may("kms:*"))
+        yield Buyer(quorum, running, folder)
+
+
+@pytest.fixture
+def key(buyer: Buyer) -> str:
+    """A key on which the policy was put by ``--apply new``."""
+    done = buyer.live("--apply", "new")
+    assert done.returncode == 0, done.stderr
+    arn = json.loads(done.stdout)["key"]
+    assert isinstance(arn, str)
+    return arn
+
+
+def test_the_policy_of_a_decision_is_printed(buyer: Buyer) -> None:
+    """JSON on stdout; the decision's digest is in the Id."""
+    done = buyer.policy("--context", "coattest:buyer=buyer-1", profile="aws", simulator=False)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    decision = buyer.quorum.decide(profile="aws", now=datetime.now(timezone.utc)).require()
+    assert document["Id"] == f"coattest-{decision.digest.hex()}"
+    assert decision.pcrs[0] in done.stdout
+    again = buyer.policy("--format", "canonical", profile="aws", simulator=False)
+    assert "no --context" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "code", "reason"),
+    [
+        ((), {"operator": "buyer-9"}, 1, None),
+        ((), {"simulator": False}, 1, "local-decision"),
+        (("--apply", "new"), {}, 2, "simulator-not-loopback"),
+        (
+            ("--apply", "new", "--endpoint-url", "https://kms.eu-central-1.amazonaws.com"),
+            {},
+            2,
+            "simulator-not-loopback",
+        ),
+        (("--apply", "new", "--check", "new"), {}, 2, None),
+        (("--context", "no-equals"), {}, 2, "usage"),
+        (("--register", "8=zz"), {}, 1, "bad-pcr"),
+    ],
+)
+def test_what_is_refused_before_anything_is_called(
+    buyer: Buyer, arguments: tuple[str, ...], options: dict[str, Any], code: int, reason: str | None
+) -> None:
+    """One's own statement missing, a local decision for anything but loopback, and nonsense."""
+    done = buyer.policy(*arguments, "--json", **options)
+    assert done.returncode == code, done.stderr
+    if reason:
+        assert json.loads(done.stdout)["reason"] == reason
+
+
+def test_a_key_made_by_apply_opens_for_the_decided_enclave_only(buyer: Buyer, key: str) -> None:
+    """From signed rebuilds to a data key in the enclave; another image and the administrator get nothing."""
+    running = buyer.running
+    access = running.client("iam", "buyer-1").create_access_key(UserName="bidder")["AccessKey"]
+    bidder = running.client(
+        "kms",
+        "buyer-1",
+        session={"AccessKeyId": access["AccessKeyId"], "SecretAccessKey": access["SecretAccessKey"]},
+    )
+    made = bidder.generate_data_key(KeyId=key, KeySpec="AES_256", EncryptionContext=world.CONTEXT)
+    parent = running.client("kms", "service", session=world.assume(running, "service", world.PARENT))
+    request = {"KeyId": key, "CiphertextBlob": made["CiphertextBlob"], "EncryptionContext": world.CONTEXT}
+    decided = world.Enclave(buyer.pcrs)
+    answer = parent.decrypt(**request, Recipient=decided.recipient())
+    assert decided.open(answer["CiphertextForRecipient"]) == made["Plaintext"]
+    for stranger in (world.Enclave(world.OTHER), world.Enclave(buyer.pcrs, debug=True)):
+        assert (
+            world.code_of(parent.decrypt, **request, Recipient=stranger.recipient())
+            == "AccessDeniedException"
+        )
+    assert world.code_of(parent.decrypt, **request) == "AccessDeniedException"
+    assert world.code_of(bidder.decrypt, **request) == "AccessDeniedException"
+    admin = running.client("kms", "buyer-1")
+    assert world.code_of(admin.decrypt, **request) == "AccessDeniedException"
+    assert (
+        world.code_of(admin.create_grant, KeyId=key, GranteePrincipal=ADMIN, Operations=["Decrypt"])
+        == "AccessDeniedException"
+    )
+
+
+def test_a_fresh_key_has_not_drifted_and_each_change_is_named(buyer: Buyer, key: str) -> None:
+    """Exit 0, then exit 1 with the drifts: an added statement, a disabled key, another decision's tag."""
+    assert buyer.live("--check", key).returncode == 0
+    kms = buyer.running.client("kms", "buyer-1")
+    document = json.loads(kms.get_key_policy(KeyId=key)["Policy"])
+    document["Statement"].append(world.allow(ADMIN, "kms:Decrypt") | {"Sid": "BackDoor"})
+    kms.put_key_policy(KeyId=key, Policy=json.dumps(document))
+    kms.disable_key(KeyId=key)
+    kms.tag_resource(KeyId=key, Tags=[{"TagKey": "coattest:decision", "TagValue": "other"}])
+    done = buyer.live("--check", key)
+    assert done.returncode == 1
+    found = {item["code"]: item["detail"] for item in json.loads(done.stdout)["drift"]}
+    assert set(found) == {"statement-extra", "key-state", "decision-tag"}
+    assert "BackDoor" in found["statement-extra"]
+
+
+def test_grants_and_other_kinds_of_keys_are_drifts(buyer: Buyer) -> None:
+    """A grant allows past the policy; a multi-Region key can be copied; imported material exists
+    elsewhere.
+    """
+    kms = buyer.running.client("kms", "buyer-1")
+    plain = kms.create_key()["KeyMetadata"]["Arn"]
+    kms.create_grant(KeyId=plain, GranteePrincipal=ADMIN, Operations=["Decrypt"])
+    multi = kms.create_key(MultiRegion=True)["KeyMetadata"]["Arn"]
+    imported = kms.create_key(Origin="EXTERNAL")["KeyMetadata"]["Arn"]
+    for arn, code in ((plain, "grants"), (multi, "multi-region"), (imported, "origin")):
+        done = buyer.live("--check", arn)
+        assert done.returncode == 1, done.stderr
+        assert code in {item["code"] for item in json.loads(done.stdout)["drift"]}
+        refused = buyer.live("--apply", arn)
+        assert refused.returncode == 1
+        assert json.loads(refused.stdout)["reason"] == code
+
+
+def test_apply_keeps_the_previous_policy_and_a_dry_run_changes_nothing(buyer: Buyer) -> None:
+    """The difference is printed first; the old policy is in a file of mode 0600."""
+    kms = buyer.running.client("kms", "buyer-1")
+    arn = kms.create_key()["KeyMetadata"]["Arn"]
+    before = kms.get_key_policy(KeyId=arn)["Policy"]
+    dry = buyer.live("--apply", arn, "--dry-run")
+    assert dry.returncode == 0, dry.stderr
+    assert json.loads(dry.stdout)["applied"] is False
+    assert kms.get_key_policy(KeyId=arn)["Policy"] == before
+    done = json.loads(buyer.live("--apply", arn).stdout)
+    assert Path(done["previous"]).read_text().strip() == before
+    assert Path(done["previous"]).stat().st_mode & 0o777 == 0o600
+    assert json.loads(kms.get_key_policy(KeyId=arn)["Policy"]) == done["policy"]
+    assert buyer.live("--check", arn).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("administrators", "extra", "code"),
+    [
+        ((ADMIN,), (), "one-administrator"),
+        ((SECOND, BIDDER), (), "lock-out"),
+        ((ADMIN, f"arn:aws:iam::{BUYER}:role/nobody"), (), "principal-missing"),
+    ],
+)
+def test_the_preflight_refuses_what_would_lock_somebody_out(
+    buyer: Buyer, administrators: tuple[str, ...], extra: tuple[str, ...], code: str
+) -> None:
+    """One administrator without a break-glass, a caller who would not be one, and a principal that is not
+    there.
+    """
+    done = buyer.live("--apply", "new", *extra, administrators=administrators)
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["reason"] == code
+
+
+def test_one_administrator_and_a_named_break_glass_will_do(buyer: Buyer) -> None:
+    """The break-glass principal may manage, and no more."""
+    done = buyer.live("--apply", "new", "--break-glass", SECOND, administrators=(ADMIN,))
+    assert done.returncode == 0, done.stderr
+    assert "BreakGlass" in {statement["Sid"] for statement in json.loads(done.stdout)["policy"]["Statement"]}
