@@ -86,6 +86,8 @@ class Outcome:
     warnings: tuple[str, ...] = ()
     policy: QuorumPolicy | None = field(default=None, repr=False)
     profile: str = ""
+    answers: tuple[Answer, ...] = field(default=(), repr=False)
+    """The agreeing answers, with their statements."""
 
     def require(self) -> Decision:
         """The decision. Raises NoDecision with all reasons."""
@@ -174,7 +176,9 @@ def _conclude(
     agree = tuple(answer.operator for answer in tally.agree)
     reasons = list(policy.unmet(agree))
     warnings = []
-    routes = {answer.route for answer in tally.agree}
+    routes = {
+        answer.statement.built.route for answer in tally.agree if answer.statement and answer.statement.built
+    }
     if len(routes) < policy.routes:
         reasons.append(f"{len(routes)} of {policy.routes} different build routes")
     objections = [f"{answer.operator} dissents: {answer.detail}" for answer in tally.dissent]
@@ -212,6 +216,7 @@ def _conclude(
         warnings=tuple(warnings),
         policy=policy,
         profile=profile,
+        answers=tally.agree,
     )
 
 

@@ -8,9 +8,13 @@ from coattest_build.shell import LazyGroup, run
 
 VERBS = {
     "attestation": "coattest_verify.cli.attestation:attestation",
+    "countersign": "coattest_verify.cli.countersign:countersign",
     "keygen": "coattest_verify.cli.keygen:keygen",
+    "links": "coattest_verify.cli.links:links",
     "policy": "coattest_verify.cli.policy:policy",
     "quorum": "coattest_verify.cli.quorum:quorum",
+    "quorum-init": "coattest_verify.cli.quorum_init:quorum_init",
+    "quorum-policy": "coattest_verify.cli.quorum_policy:quorum_policy",
     "rebuild": "coattest_verify.cli.rebuild:rebuild",
     "receipt": "coattest_verify.cli.receipt:receipt",
     "sign-pcrs": "coattest_verify.cli.sign_pcrs:sign_pcrs",

@@ -33,10 +33,10 @@ EMPTY_PCR2 = (
 SHA256 = re.compile(r"[0-9a-f]{64}")
 SHA384 = re.compile(r"[0-9a-f]{96}")
 COMMIT = re.compile(r"[0-9a-f]{40}")
-PROFILE = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
+PROFILE = re.compile(r"[a-z][a-z0-9-]{0,31}")
 RELEASE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]{0,63}")
-IMAGE_NAME = re.compile(r"image(?:\.[a-z0-9][a-z0-9-]{0,30})?\.eif")
+IMAGE_NAME = re.compile(r"image(?:\.[a-z][a-z0-9-]{0,31})?\.eif")
 SECTION_TYPES = ("kernel", "cmdline", "ramdisk", "signature", "metadata")
 
 

@@ -55,7 +55,8 @@ class Answer:
     operator: str
     agrees: bool
     detail: str
-    route: str | None = None
+    statement: Statement | None = field(default=None, repr=False, compare=False)
+    """The newest agreeing statement; None for a dissent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +220,7 @@ class _Standing:
         if not counting:
             return None
         newest = max(counting, key=lambda statement: (statement.time, _route(statement)))
-        return Answer(operator, True, utc(newest.time), _route(newest))
+        return Answer(operator, True, utc(newest.time), newest)
 
     def _equivocates(self, profile: str) -> str | None:
         results: dict[tuple[str, ...], set[ProfileResult]] = {}

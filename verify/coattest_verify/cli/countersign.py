@@ -1,0 +1,51 @@
+"""``verify countersign``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from coattest_verify.cli.options import (
+    attestations_option,
+    json_option,
+    key_option,
+    operator_option,
+    passphrase_option,
+    signer_from,
+)
+from coattest_verify.quorum.signing import countersign as sign_waiting
+from coattest_verify.shell import emit_json, err
+
+
+@click.command()
+@key_option
+@passphrase_option
+@operator_option
+@attestations_option
+@json_option
+def countersign(
+    *, key: Path, passphrase_file: Path | None, operator: str, attestations: Path, as_json: bool
+) -> None:
+    """Sign quorum.toml, or the proposal in quorum.next.toml, which takes effect with enough signatures.
+
+    Look at it first: verify quorum-policy.
+    """
+    state = sign_waiting(attestations, operator, signer_from(key, passphrase_file))
+    policy = state.policy
+    if as_json:
+        emit_json(
+            {
+                "version": policy.version,
+                "sha256": policy.sha256,
+                "signed": list(state.signed),
+                "lacks": list(state.lacks),
+                "complete": not state.lacks,
+            }
+        )
+        return
+    err().print(f"version {policy.version}, sha256:{policy.sha256}: signed by {operator}", markup=False)
+    for lack in state.lacks:
+        err().print(f"lacks {lack}", markup=False)
+    if not state.lacks:
+        err().print("complete", style="green")

@@ -1,0 +1,44 @@
+"""``verify keygen``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from coattest_verify.cli.options import FILE, json_option
+from coattest_verify.keys import SCHEMES, generate, read_passphrase
+from coattest_verify.shell import UsageError, emit_json, err
+
+
+@click.command()
+@click.option(
+    "--out", "path", type=FILE, required=True, help="The private key; KEY.pub is written beside it."
+)
+@click.option("--type", "kind", type=click.Choice(list(SCHEMES)), default="ed25519", show_default=True)
+@click.option("--passphrase-file", type=FILE, help="Encrypt with the first line of this file.")
+@click.option("--prompt", "ask", is_flag=True, help="Encrypt with a passphrase asked for on the terminal.")
+@json_option
+def keygen(*, path: Path, kind: str, passphrase_file: Path | None, ask: bool, as_json: bool) -> None:
+    """Make an operator's key: PKCS#8 PEM, mode 0600, encrypted when a passphrase is given."""
+    if ask and passphrase_file:
+        raise UsageError("--prompt and --passphrase-file exclude each other")
+    passphrase = read_passphrase(passphrase_file) if passphrase_file else None
+    if ask:
+        passphrase = click.prompt("passphrase", hide_input=True, confirmation_prompt=True, err=True).encode()
+    public = generate(path, kind, passphrase)
+    if as_json:
+        emit_json(
+            {
+                "private": str(path),
+                "public": f"{path}.pub",
+                "type": kind,
+                "encrypted": passphrase is not None,
+                "fingerprint": f"sha256:{public.fingerprint}",
+                "keyid": public.keyid,
+            }
+        )
+        return
+    err().print(f"{path}: {kind} private key, {'encrypted' if passphrase else 'NOT encrypted'}", markup=False)
+    err().print(f"{path}.pub: give this to whoever writes quorum.toml", markup=False)
+    err().print(f"fingerprint sha256:{public.fingerprint}", markup=False)

@@ -1,0 +1,106 @@
+"""``verify quorum-init``."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import click
+
+from coattest_verify.cli.options import attestations_option, clock, json_option
+from coattest_verify.keys import PublicKey, load_public
+from coattest_verify.quorum_policy import DEFAULT_MAX_AGE_DAYS, Operator, QuorumPolicy, utc
+from coattest_verify.shell import UsageError, emit_json, err, write_atomic
+
+DEFAULT_DAYS = 365
+
+
+@click.command("quorum-init")
+@click.option(
+    "--operator",
+    "operators",
+    multiple=True,
+    required=True,
+    metavar="NAME=KEY.pub",
+    help="An operator and a public key; repeat the name for a second key.",
+)
+@click.option("--threshold", type=click.IntRange(min=1), help="How many must agree; default: all.")
+@click.option("--dissent", type=click.Choice(["block", "report"]), default="block", show_default=True)
+@click.option(
+    "--round", "round_", default="1", show_default=True, help="Statements of other rounds do not count."
+)
+@click.option(
+    "--days", type=click.IntRange(1, 3650), default=DEFAULT_DAYS, show_default=True, help="Until it expires."
+)
+@click.option(
+    "--max-age-days",
+    type=click.IntRange(1, 3650),
+    default=DEFAULT_MAX_AGE_DAYS,
+    show_default=True,
+    help="How old a statement may be.",
+)
+@click.option("--cached-kernel-counts", is_flag=True, help="Count statements whose kernel came from a cache.")
+@attestations_option
+@json_option
+def quorum_init(
+    *,
+    operators: tuple[str, ...],
+    threshold: int | None,
+    dissent: str,
+    round_: str,
+    days: int,
+    max_age_days: int,
+    cached_kernel_counts: bool,
+    attestations: Path,
+    as_json: bool,
+) -> None:
+    """Write version 1 of quorum.toml. It counts when every operator has run verify countersign.
+
+    The digest that it prints is the root: operators give it to verifiers, not together with these files.
+    """
+    path = attestations / "quorum.toml"
+    if path.exists() or path.is_symlink():
+        raise UsageError(
+            "is already there", where=str(path), hint="verify enroll proposes a new version", reason="exists"
+        )
+    policy = QuorumPolicy.make(
+        version=1,
+        previous=None,
+        expires=_whole_day(clock() + timedelta(days=days)),
+        round=round_,
+        threshold=threshold if threshold is not None else len({text.partition("=")[0] for text in operators}),
+        dissent=dissent,
+        operators=parse_operators(operators),
+        max_age_days=max_age_days,
+        require_compiled_kernel=not cached_kernel_counts,
+    )
+    write_atomic(path, policy.raw)
+    if as_json:
+        emit_json(
+            {
+                "file": str(path),
+                "root": f"sha256:{policy.sha256}",
+                "threshold": policy.threshold,
+                "operators": list(policy.names),
+                "expires": utc(policy.expires),
+            }
+        )
+        return
+    err().print(f"{path}: {policy.threshold} of {len(policy.operators)} operators", markup=False)
+    err().print(f"root sha256:{policy.sha256}", markup=False)
+    err().print("next: every operator runs verify countersign", markup=False)
+
+
+def parse_operators(values: tuple[str, ...]) -> tuple[Operator, ...]:
+    """Operators from ``NAME=KEY.pub`` pairs, keys of one name joined. Raises UsageError."""
+    keys: dict[str, list[PublicKey]] = {}
+    for value in values:
+        name, separator, file = value.partition("=")
+        if not separator or not name or not file:
+            raise UsageError("not NAME=KEY.pub", where=value[:120])
+        keys.setdefault(name, []).append(load_public(Path(file)))
+    return tuple(Operator(name, tuple(found)) for name, found in keys.items())
+
+
+def _whole_day(moment: datetime) -> datetime:
+    return moment.replace(hour=0, minute=0, second=0, microsecond=0)

@@ -1,0 +1,89 @@
+"""``verify rebuild``."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+
+from coattest_build import builder
+from coattest_build import source as sources
+from coattest_build.progress import Terminal
+from coattest_verify.cli.options import FOLDER, attestations_option, json_option
+from coattest_verify.quorum.results import Claimed
+from coattest_verify.rebuild import DirtyTree, read_claim, write_report
+from coattest_verify.shell import emit_json, err
+from coattest_verify.statements import Report
+
+
+@click.command()
+@click.option("--source", type=FOLDER, default=Path(), help="The checkout; only read, never run.")
+@click.option("--out", "target", type=FOLDER, default=Path("out"), show_default=True, help="Where it goes.")
+@click.option(
+    "--profile", "profiles", multiple=True, help="Only this profile (repeatable); default: the claim's."
+)
+@click.option("--cache", type=FOLDER, help="Cache folder (else COATTEST_CACHE).")
+@click.option("--mirror", help="Debian mirror (else COATTEST_DEBIAN_MIRROR, else apt's own).")
+@click.option("--jobs", type=click.IntRange(min=1), help="Compile jobs; default: one per processor.")
+@click.option("--fresh-kernel", is_flag=True, help="Compile the kernel even when the cache has it.")
+@attestations_option
+@json_option
+def rebuild(
+    *,
+    source: Path,
+    target: Path,
+    profiles: tuple[str, ...],
+    attestations: Path,
+    as_json: bool,
+    **options: Any,
+) -> int:
+    """Rebuild the image from the source and compare it with the claim.
+
+    Writes OUT/image.eif (OUT/image.PROFILE.eif for other profiles) and OUT/rebuild.json. Exit code 1 when the
+    rebuild differs from the claim, or the source has changes that are not committed.
+    """
+    claim = read_claim(attestations)
+    _look(source, claim)
+    built = builder.build(
+        source, target, profiles=profiles or tuple(sorted(claim.profiles)), progress=Terminal(), **options
+    )
+    document = built.to_json()
+    write_report(target, document)
+    report = Report.read(document)
+    differences = report.differences(claim)
+    if profiles:
+        differences = tuple(text for text in differences if not text.endswith(": not built here"))
+    if as_json:
+        emit_json({"matches": not differences, "differences": list(differences), "rebuild": document})
+    elif differences:
+        for difference in differences:
+            err().print(difference, style="red", markup=False)
+        err().print("the rebuild differs from the claim; verify sign-pcrs --dissent says so to the others")
+    else:
+        for profile, result in sorted(report.profiles.items()):
+            err().print(
+                f"{profile}: {target / result.name} is what is claimed, PCR0 {result.pcrs[0]}", markup=False
+            )
+        kernel = "compiled here" if report.built.kernel_compiled else "from this machine's cache"
+        err().print(f"kernel {kernel}; next: verify sign-pcrs --rebuild {target}", markup=False)
+    return 1 if differences else 0
+
+
+def _look(source: Path, claim: Claimed) -> None:
+    """Refuse uncommitted changes before minutes of building, and say early that it cannot match."""
+    with tempfile.TemporaryDirectory() as scratch:
+        snapshot = sources.take(source, Path(scratch) / "source")
+    if snapshot.dirty:
+        raise DirtyTree(
+            "has changes that are not committed",
+            where=str(source),
+            hint="commit or discard them; see git status",
+        )
+    for name, mine, theirs in (
+        ("source tree", snapshot.tree_sha256, claim.tree_sha256),
+        ("lock", snapshot.lock_sha256, claim.lock_sha256),
+    ):
+        if mine != theirs:
+            err().print(f"the {name} is {mine}, the claim's is {theirs}: building anyway", style="yellow")

@@ -1,0 +1,81 @@
+"""``verify sign-pcrs``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from coattest_verify.cli.options import (
+    FOLDER,
+    attestations_option,
+    clock,
+    json_option,
+    key_option,
+    operator_option,
+    passphrase_option,
+    signer_from,
+)
+from coattest_verify.rebuild import answer, read_ask, read_report, remeasure, sign_answer
+from coattest_verify.shell import UsageError, emit_json, err
+
+
+@click.command("sign-pcrs")
+@key_option
+@passphrase_option
+@operator_option
+@click.option(
+    "--rebuild", "rebuilt", type=FOLDER, default=Path("out"), show_default=True, help="verify rebuild's OUT."
+)
+@click.option("--dissent", is_flag=True, help="Sign that the rebuild does not match the claim.")
+@click.option("--could-not-build", is_flag=True, help="Sign that the claim could not be rebuilt at all.")
+@click.option("--reason", help="One line for the others, with --dissent or --could-not-build.")
+@attestations_option
+@json_option
+def sign_pcrs(
+    *,
+    key: Path,
+    passphrase_file: Path | None,
+    operator: str,
+    rebuilt: Path,
+    dissent: bool,
+    could_not_build: bool,
+    reason: str | None,
+    attestations: Path,
+    as_json: bool,
+) -> None:
+    """Measure again what this machine rebuilt, and sign the result into the attestations.
+
+    Writes rebuild.OPERATOR.intoto.json and, for stock in-toto, rebuild.KEYID8.link. A rebuild that differs
+    from the claim is refused unless --dissent says that this is the message.
+    """
+    if dissent and could_not_build:
+        raise UsageError("--dissent and --could-not-build exclude each other")
+    if reason and not (dissent or could_not_build):
+        raise UsageError("--reason goes with --dissent or --could-not-build")
+    ask = read_ask(attestations)
+    signer = signer_from(key, passphrase_file)
+    report = None
+    if not could_not_build:
+        report = read_report(rebuilt)
+        remeasure(rebuilt, report)
+    statement = answer(ask, report, operator=operator, dissent=dissent, now=clock(), reason=reason)
+    paths = sign_answer(attestations, statement, ask.policy, signer)
+    if as_json:
+        emit_json(
+            {
+                "operator": operator,
+                "outcome": statement.outcome,
+                "reason": statement.reason,
+                "release": statement.release,
+                "profiles": {
+                    profile: {f"PCR{index}": value for index, value in enumerate(result.pcrs)}
+                    for profile, result in statement.profiles.items()
+                },
+                "quorum": {"version": statement.quorum_version, "sha256": statement.quorum_sha256},
+                "files": [str(path) for path in paths],
+            }
+        )
+        return
+    for path in paths:
+        err().print(f"{path}: {statement.outcome}, signed by {operator}", markup=False)
