@@ -32,8 +32,8 @@ from coattest_verify.attestation import (
 )
 from coattest_verify.shell import CoattestError
 
-#: KMS does not accept documents older than this. AWS does not publish the number; five minutes is what its
-#: own enclave tooling works with.
+#: Older documents are refused. AWS publishes no number: five minutes, SigV4's tolerance, is an assumption
+#: (docs/emulation.md).
 MAX_AGE_MS = 5 * 60 * 1000
 MAX_DOCUMENT = 262144
 ALGORITHM = "RSAES_OAEP_SHA_256"
