@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +22,7 @@ from coattest_verify.decision import Decision
 from coattest_verify.remeasure import ImageDiffers
 from coattest_verify.shell import FoundFalse, UsageError
 from support.local_enclave import INSTANCE, ROLE, decision
+from support.operators import NOW, Operators, profile_json, report_json
 from support.python_image import make_python_image
 
 WHO = {"role_arn": ROLE, "instance_id": INSTANCE}
@@ -158,3 +164,51 @@ def test_only_a_local_decision_fits_the_local_target(decided: Decision) -> None:
         deployment.require_target(dataclasses.replace(decided, profile="aws"), "local")
     with pytest.raises(UsageError, match="target"):
         deployment.require_target(decided, "aws")
+
+
+def run(folder: Path, *arguments: str, expect: int = 0) -> dict[str, Any]:
+    """deploy-from-attestation as a process; its JSON document."""
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("deploy-from-attestation")), *arguments, "--json"],
+        env={"PATH": os.environ["PATH"], "HOME": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == expect, done.stderr
+    return dict(json.loads(done.stdout))
+
+
+def test_the_commands_start_from_the_decision_and_nothing_else(image: Path, tmp_path: Path) -> None:
+    """No decision, no plan and no enclave; with one: plan, apply, status, destroy, each with exit 0."""
+    found = measure(image)
+    operators = Operators.make(tmp_path / "quorum")
+    local = profile_json("local", "image.local.eif")
+    local["image"] |= {"size": found.size, "sha256": found.sha256, "sha384": found.sha384}
+    local["pcrs"] = {"PCR0": found.pcr0, "PCR1": found.pcr1, "PCR2": found.pcr2}
+    report = report_json(profiles={"aws": profile_json("aws"), "local": local})
+    operators.claim(report)
+    root = f"sha256:{operators.root.hex()}"
+    deciding = ["--attestations", str(operators.attestations), "--root", root, "--profile", "local"]
+    state = ["--state", str(tmp_path / "state")]
+    wanted = ["--image", str(image), "--role-arn", ROLE, "--instance-id", INSTANCE, *state, *deciding]
+    an_hour_ago = NOW - (now() - timedelta(hours=1))
+    operators.sign("buyer-1", report, age=an_hour_ago)
+    for verb in ("plan", "apply"):
+        assert run(tmp_path, verb, *wanted, expect=1)["reason"] == "no-decision"
+    operators.sign("buyer-2", report, age=an_hour_ago)
+    planned = run(tmp_path, "plan", *wanted)
+    assert planned["running"] is None
+    assert planned["pcrs"]["PCR0"] == found.pcr0
+    assert run(tmp_path, "status", *state, *deciding, expect=1)["reason"] == "not-running"
+    applied = run(tmp_path, "apply", *wanted)
+    try:
+        assert applied["verified"] is True
+        assert run(tmp_path, "status", *state, *deciding)["module_id"] == applied["module_id"]
+        (operators.attestations / "rebuild.buyer-2.intoto.json").unlink()
+        assert run(tmp_path, "status", *state, *deciding, expect=1)["reason"] == "no-decision"
+    finally:
+        ended = run(tmp_path, "destroy", *state)
+    assert ended == {"terminated": applied["enclave"]["id"]}
+    assert run(tmp_path, "destroy", *state) == {"terminated": None}
