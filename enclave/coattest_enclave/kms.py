@@ -66,6 +66,7 @@ class Kms:
     """What a Decrypt needs besides the ciphertext; made for one request and dropped with it."""
 
     trust: Trust
+    proxies: list[str]
     nsm: Nsm
     credentials: sigv4.Credentials
     now: Callable[[], datetime]
@@ -117,7 +118,7 @@ class Kms:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.load_verify_locations(cadata=self.trust.ca_pem)
         with (
-            transport.tunnel(self.trust.proxy, host, TIMEOUT) as stream,
+            transport.tunnel(self.proxies, host, TIMEOUT) as stream,
             context.wrap_socket(stream, server_hostname=host) as tls,
         ):
             connection = http.client.HTTPConnection(host)

@@ -68,6 +68,7 @@ class Server:
     def __init__(self, trust: Trust) -> None:
         self._trust = trust
         self._nsm = Nsm(trust.nsm[0])
+        self._proxies = list(trust.proxy)
         self._slots = threading.BoundedSemaphore(CONNECTIONS_MAX)
         # One auction at a time: memory is bounded by one upload, and the rest waits for it.
         self._opening = threading.Lock()
@@ -151,7 +152,7 @@ class Server:
         clock = Clock.read(self._nsm, set_system=not self._nsm.is_simulated)
         entropy.check(self._trust.entropy)
         key = rsa.generate_private_key(public_exponent=65537, key_size=RSA_BITS)
-        kms = Kms(self._trust, self._nsm, upload.credentials, clock.now, key)
+        kms = Kms(self._trust, self._proxies, self._nsm, upload.credentials, clock.now, key)
         bids: dict[str, Sequence[int] | None] = {}
         for buyer, (_, bid_file) in zip(manifest.buyers, upload.bids, strict=True):
             stage(f"decrypting {buyer.name}")

@@ -6,17 +6,12 @@ import contextlib
 import os
 import re
 import socket
-import struct
-from collections.abc import Sequence
 
 CONNECT_TIMEOUT = 2.0
 """Seconds for one address of the proxy: under QEMU CID 3 only ever times out."""
 
 HEAD_MAX = 4096
 """Bytes of the proxy's reply to CONNECT."""
-
-_SO_VM_SOCKETS_CONNECT_TIMEOUT = 6
-"""Linux, include/uapi/linux/vm_sockets.h; a struct timeval, 2 s unless set."""
 
 _ESTABLISHED = re.compile(rb"HTTP/1\.[01] 200(?: [ -~]*)?\r\n")
 
@@ -45,8 +40,6 @@ def connect(address: str, timeout: float) -> socket.socket:
         if kind == "unix":
             stream.connect(rest)
         else:
-            limit = struct.pack("ll", int(timeout), int(timeout % 1 * 1_000_000))
-            stream.setsockopt(socket.AF_VSOCK, _SO_VM_SOCKETS_CONNECT_TIMEOUT, limit)
             cid, _, port = rest.partition(":")
             stream.connect((int(cid), int(port)))
     except BaseException:
@@ -55,12 +48,17 @@ def connect(address: str, timeout: float) -> socket.socket:
     return stream
 
 
-def tunnel(proxies: Sequence[str], host: str, timeout: float) -> socket.socket:
-    """A byte tunnel to ``host``:443 through the first proxy there is (RFC 9110, 9.3.6); raises OSError."""
+def tunnel(proxies: list[str], host: str, timeout: float) -> socket.socket:
+    """A byte tunnel to ``host``:443 through the first proxy there is (RFC 9110, 9.3.6); raises OSError.
+
+    The proxy that answered moves to the front of ``proxies``, so that the next call does not wait again.
+    """
     failure: OSError = ConnectionError("no proxy")
-    for address in proxies:
+    for address in list(proxies):
         try:
             stream = connect(address, CONNECT_TIMEOUT)
+            proxies.remove(address)
+            proxies.insert(0, address)
             break
         except OSError as error:
             failure = error

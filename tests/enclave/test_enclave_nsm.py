@@ -1,8 +1,11 @@
-"""NSM client, clock and entropy against a real socket that answers well or badly."""
+"""NSM client, clock, entropy and tunnel against real sockets that answer well or badly."""
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +14,10 @@ from typing import Any
 import cbor2
 import pytest
 
-from coattest_enclave import clock, entropy, nsm
+from coattest_enclave import clock, entropy, nsm, transport
 from coattest_enclave.clock import Clock
 from coattest_enclave.errors import ClockFailure
+from support.fake_kms import FakeProxy
 from support.fake_nsm import FakeNsm, fields_of, make_document
 
 
@@ -152,3 +156,58 @@ def test_the_nsms_random_source_is_accepted(tmp_path: Path) -> None:
     entropy.check(("host",), current)
     current.write_text("nsm-hwrng\n")
     entropy.check(("nsm-hwrng",), current)
+
+
+def test_the_proxy_that_answers_is_tried_first_next_time(sockets: Path) -> None:
+    """An address that does not answer costs its time-out once, not once per buyer."""
+    there = f"unix:{sockets}/there.sock"
+    proxies = [f"unix:{sockets}/absent.sock", there]
+    with FakeProxy(sockets / "there.sock", ("127.0.0.1", 1)) as proxy:
+        proxy.refuse = True
+        with pytest.raises(ConnectionError):
+            transport.tunnel(proxies, "kms.eu-central-1.coattest.test", 5)
+    assert proxies == [there, f"unix:{sockets}/absent.sock"]
+    assert proxy.asked == ["CONNECT kms.eu-central-1.coattest.test:443 HTTP/1.1"]
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"",
+        b"HTTP/1.1 200 OK\r\n",
+        b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n",
+        b"HTTP/2 200\r\n\r\n",
+        b"HTTP/1.1 2000\r\n\r\n",
+        b"SSH-2.0-x\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: " + b"x" * 5000 + b"\r\n\r\n",
+    ],
+)
+def test_another_reply_to_connect_is_a_connection_error(sockets: Path, reply: bytes) -> None:
+    """Only a whole 200 in time and of bounded length opens the tunnel."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(sockets / "p.sock"))
+        listener.listen(1)
+
+        def answer() -> None:
+            stream, _ = listener.accept()
+            with stream, contextlib.suppress(OSError):
+                stream.recv(4096)
+                stream.sendall(reply)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(OSError, match=r"proxy|reset"):
+            transport.tunnel([f"unix:{sockets}/p.sock"], "kms.eu-central-1.coattest.test", 5)
+        thread.join()
+
+
+def test_bytes_after_the_head_belong_to_tls(sockets: Path) -> None:
+    """The tunnel consumes the proxy's reply and not one byte more."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(sockets / "p.sock"))
+        listener.listen(1)
+        threading.Thread(
+            target=lambda: listener.accept()[0].sendall(b"HTTP/1.1 200 OK\r\n\r\ntls"), daemon=True
+        ).start()
+        with transport.tunnel([f"unix:{sockets}/p.sock"], "kms.eu-central-1.coattest.test", 5) as stream:
+            assert stream.recv(3) == b"tls"

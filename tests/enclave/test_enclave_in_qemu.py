@@ -1,0 +1,114 @@
+"""The program in its image, on its own kernel: /dev/nsm, AF_VSOCK, the NSM's clock and random source."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from coattest_build import builder
+from coattest_enclave import messages, wire
+from coattest_enclave.messages import Tie, Won
+from coattest_local.ca import issue_server_certificate
+from coattest_local.qemu import QemuEnclave, run_in_qemu
+from coattest_local.qemu_tools import QemuMissing, find_tools
+from coattest_parent.channels import connect, parse_address
+from support.fake_kms import HOST, FakeKms, FakeProxy
+from support.fake_nsm import fields_of
+from support.running_enclave import Auction
+
+pytestmark = pytest.mark.image
+
+ROOT = Path(__file__).resolve().parents[2]
+ANSWER_SECONDS = 120
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[QemuEnclave]:
+    """The local profile's image, built from this checkout and booted."""
+    try:
+        tools = find_tools()
+    except QemuMissing as missing:
+        pytest.skip(str(missing))
+    directory = tmp_path_factory.mktemp("qemu")
+    builder.build(ROOT, directory / "out", profiles=["local"])
+    role, instance = "arn:aws:iam::111122223333:role/parent", "i-1234567890abcdef0"
+    with run_in_qemu(
+        directory / "out" / "image.local.eif",
+        directory / "e",
+        role_arn=role,
+        instance_id=instance,
+        tools=tools,
+    ) as it:
+        yield it
+
+
+@pytest.fixture(scope="module")
+def local_kms(machine: QemuEnclave, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeKms]:
+    """A KMS endpoint with a certificate by the published local CA, behind the proxy the guest expects."""
+    certificate = tmp_path_factory.mktemp("kms") / "kms.pem"
+    certificate.write_bytes(b"".join(issue_server_certificate([HOST])))
+    proxy = Path(machine.proxy_address.removeprefix("unix:"))
+    with FakeKms(certificate) as kms, FakeProxy(proxy, kms.address):
+        yield kms
+
+
+def converse(machine: QemuEnclave, frames: list[wire.Frame]) -> list[wire.Frame]:
+    """Send a request into the guest and return its answers."""
+    answers: list[wire.Frame] = []
+    with connect(parse_address(machine.address), ANSWER_SECONDS) as stream:
+
+        def send() -> None:
+            for frame in frames:
+                wire.write_frame(stream, frame)
+
+        sender = threading.Thread(target=send, daemon=True)
+        sender.start()
+        while not answers or answers[-1].type in ("progress", "data"):
+            frame = wire.read_frame(stream)
+            assert frame is not None
+            answers.append(frame)
+        sender.join()
+    return answers
+
+
+def test_an_auction_runs_in_the_guest(machine: QemuEnclave, local_kms: FakeKms) -> None:
+    """Key from KMS over the guest's vsock, winners as expected, a receipt from the machine's NSM."""
+    amounts = {"buyer-1": [100000, 200000, 150000], "buyer-2": [120000, 180000, 150000]}
+    book = Auction.make(amounts).encrypt(local_kms)
+    answer = converse(machine, list(book.open_frames()))[-1]
+    assert answer.type == "result", (answer, machine.console.read_text())
+    outcomes = [outcome for _, outcome in messages.Result.decode(answer.body["result"]).lots]
+    assert outcomes == [Won("buyer-2"), Won("buyer-1"), Tie(("buyer-1", "buyer-2"))]
+    receipt = fields_of(answer.body["receipt"])
+    assert receipt["user_data"] == messages.receipt_user_data(answer.body["result"])
+    assert receipt["nonce"] == book.seal.digest
+    assert not receipt["public_key"]
+    assert receipt["pcrs"][0].hex() == machine.measurements.pcr0
+
+
+def test_liveness_in_the_guest(machine: QemuEnclave) -> None:
+    """A liveness document from the machine's NSM carries the nonce and the machine's PCR0."""
+    (answer,) = converse(machine, [wire.Frame(1, "alive", {"nonce": b"n" * 32})])
+    fields = fields_of(answer.body["document"])
+    assert fields["nonce"] == b"n" * 32
+    assert fields["pcrs"][0].hex() == machine.measurements.pcr0
+
+
+def test_an_unsealed_auction_is_refused_in_the_guest(machine: QemuEnclave, local_kms: FakeKms) -> None:
+    """The same rules hold on the real kernel: no seal, no KMS call."""
+    book = Auction.make({"buyer-1": [1], "buyer-2": [2]}).encrypt(local_kms)
+    before = len(local_kms.requests)
+    answer = converse(machine, list(book.open_frames(seals=book.seals()[:1])))[-1]
+    assert answer.body["code"] == "bad-seal"
+    assert len(local_kms.requests) == before
+
+
+def test_the_console_says_one_line_of_ours(machine: QemuEnclave) -> None:
+    """After auctions and refusals the program has written its start line and nothing else."""
+    lines = [line for line in machine.console.read_text().splitlines() if "coattest-enclave" in line]
+    assert len(lines) == 1
+    assert "serving vsock:any:5005" in lines[0]
+    assert "Traceback" not in machine.console.read_text()
