@@ -126,8 +126,9 @@ def open_auction(
     CoattestError; then there is no result, and calling again is safe: the same seal can only give the same
     result.
     """
+    # Before the connection: an enclave does not wait for a slow bucket for ever.
+    parts = [source.part(buyer) for buyer in manifest.buyers]
     with ConnectProxy(proxy, allow), EnclaveClient(enclave) as client:
-        parts = [source.part(buyer) for buyer in manifest.buyers]
         data, receipt = client.open(manifest.encode(), parts, seals, credentials, progress)
     try:
         result = messages.Result.decode(data)

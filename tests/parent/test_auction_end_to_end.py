@@ -10,19 +10,23 @@ from pathlib import Path
 
 import pytest
 
+from coattest_build.measure import measure
 from coattest_enclave import messages
 from coattest_local import services
 from coattest_parent.auction import TooLate, make_bid, open_sealed
 from coattest_parent.channels import parse_address
 from coattest_parent.courier import MissingBid, S3Bids, bid_digests, upload_bid
 from coattest_parent.enclave import EnclaveClient, EnclaveFailed, EnclaveRefused
+from coattest_parent.runner import LocalRunner
 from coattest_verify.bids import read_bids
+from coattest_verify.decision import Decision
 from coattest_verify.journal import AlreadySealed, SealJournal
 from coattest_verify.receipt import ReceiptVerdict, receipt_time, verify_receipt
 from coattest_verify.roots import AWS_NITRO, LOCAL_SIMULATOR
 from coattest_verify.sealing import plan_seal, sign_seal
 from support.auctions import KEYS, manifest
-from support.local_enclave import PCRS, Cloud, LocalEnclave, decision, enclave
+from support.local_enclave import INSTANCE, PCRS, ROLE, Cloud, LocalEnclave, decision, enclave
+from support.python_image import make_python_image
 
 CSV = {
     "buyer-1": b"lot,amount\nlot-1,100000\nlot-2,200000\nlot-3,150000\n",
@@ -51,7 +55,23 @@ def running() -> Iterator[LocalEnclave]:
 class Auction:
     """One auction with its buyers' state, from bids to result."""
 
-    def __init__(self, cloud: Cloud, directory: Path, name: str, rule: str = "first-price") -> None:
+    def __init__(
+        self,
+        cloud: Cloud,
+        directory: Path,
+        name: str,
+        rule: str = "first-price",
+        *,
+        decided: Decision | None = None,
+    ) -> None:
+        self,
+        cloud: Cloud,
+        directory: Path,
+        name: str,
+        rule: str = "first-price",
+        *,
+        decided: Decision | None = None,
+    ) -> None:
         now = int(time.time())
         made = manifest(name, rule=rule, lots=tuple(messages.Lot(f"lot-{i}", 0) for i in (1, 2, 3)))
         buyers = tuple(
@@ -65,7 +85,7 @@ class Auction:
         self.open_for_bids = dataclasses.replace(made, buyers=buyers, closes=now + 600, publish_by=now + 1200)
         self.manifest = dataclasses.replace(made, buyers=buyers, closes=now, publish_by=now + 1200)
         self.cloud, self.directory = cloud, directory
-        self.decision = decision()
+        self.decision = decided or decision()
         self.files: dict[str, bytes] = {}
         self.bids = CSV
         for buyer in buyers:
@@ -362,3 +382,30 @@ def test_a_receipt_outside_the_sealed_window_is_refused(
     auction.manifest = auction.open_for_bids
     verdict = auction.verify(auction.open(running, auction.bid_and_seal()))
     assert codes(verdict) == {"too-early"}
+
+
+def test_a_measured_image_on_the_software_host_decides(cloud: Cloud, tmp_path: Path) -> None:
+    """The same auction in the sandbox, from an image that was measured and a policy made of that
+    measurement.
+    """
+    image = make_python_image(tmp_path / "image.eif")
+    found = measure(image)
+    pcrs = {index: bytes.fromhex(value) for index, value in enumerate((found.pcr0, found.pcr1, found.pcr2))}
+    runner = LocalRunner(tmp_path / "enclave")
+    started = runner.run(image, role_arn=ROLE, instance_id=INSTANCE)
+    try:
+        auction = Auction(cloud, tmp_path, "sandbox", decided=decision(pcrs))
+        opened = open_sealed(
+            auction.manifest,
+            auction.bid_and_seal(),
+            enclave=str(started.address),
+            proxy=str(started.proxy),
+            aws=cloud.as_service(),
+            role_arn=cloud.role,
+        )
+    finally:
+        runner.terminate(started)
+    verdict = auction.verify(opened)
+    assert verdict.failures == ()
+    assert verdict.result
+    assert verdict.result.lots[0][1] == messages.Won("buyer-2")
