@@ -64,14 +64,6 @@ class Auction:
         *,
         decided: Decision | None = None,
     ) -> None:
-        self,
-        cloud: Cloud,
-        directory: Path,
-        name: str,
-        rule: str = "first-price",
-        *,
-        decided: Decision | None = None,
-    ) -> None:
         now = int(time.time())
         made = manifest(name, rule=rule, lots=tuple(messages.Lot(f"lot-{i}", 0) for i in (1, 2, 3)))
         buyers = tuple(
