@@ -40,6 +40,7 @@ CONFIGURE = (
     "--enable-vhost-user",
     "--enable-vhost-kernel",
     "--enable-attr",
+    "--disable-debug-info",
     "--disable-docs",
     "--disable-tools",
     "--disable-werror",
