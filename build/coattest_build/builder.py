@@ -6,7 +6,6 @@ import datetime
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -15,6 +14,7 @@ from coattest_build import apt, cpio, eif, fetch, image, kernel, measure, rootfs
 from coattest_build import lock as locks
 from coattest_build import source as sources
 from coattest_build.cache import Cache, cache_folder
+from coattest_build.cache import scratch as scratch_directory
 from coattest_build.errors import UsageError
 from coattest_build.image import ImageSpec
 from coattest_build.lock import Lock
@@ -48,13 +48,12 @@ def build(
     """
     reporter = progress or Quiet()
     store = Cache(cache_folder(cache))
-    (store.folder / "work").mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="build-", dir=store.folder / "work") as name:
-        scratch = Path(name)
+    with scratch_directory(store.folder / "work", "build-") as scratch:
         snapshot = sources.take(source, scratch / "source")
         spec = image.load(snapshot.folder)
         lock, _ = locks.load(snapshot.folder)
         lock.check_against(spec)
+        wheels.check_pins(lock, (snapshot.folder / spec.requirements).read_text(), spec.requirements)
         chosen = tuple(profiles) if profiles is not None else tuple(name for name, _ in spec.profiles)
         texts = {profile: _profile_bytes(snapshot.folder, spec, profile) for profile in chosen}
         debs = fetch.fetch_packages(

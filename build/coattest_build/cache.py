@@ -10,6 +10,8 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,6 +52,32 @@ def exclusive(path: Path) -> Iterator[bool]:
             free = False
             fcntl.flock(file, fcntl.LOCK_EX)
         yield free
+
+
+@contextlib.contextmanager
+def scratch(parent: Path, prefix: str) -> Iterator[Path]:
+    """A fresh private directory ``parent/prefix*``, removed at the end; so are those of killed runs.
+
+    Whoever works in one holds a lock on it, which the kernel releases when the process ends.
+    """
+    with contextlib.ExitStack() as stack:
+        with exclusive(parent / f".{prefix}lock"):
+            for stale in parent.glob(f"{prefix}*"):
+                with contextlib.suppress(OSError), _locked_directory(stale):
+                    shutil.rmtree(stale, ignore_errors=True)
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=prefix, dir=parent)))
+            stack.enter_context(_locked_directory(folder))
+        yield folder
+
+
+@contextlib.contextmanager
+def _locked_directory(path: Path) -> Iterator[None]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 class Cache:

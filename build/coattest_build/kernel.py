@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from coattest_build import sandbox, unpack
 from coattest_build.cache import Cache, exclusive, sha256_file
+from coattest_build.cache import scratch as scratch_directory
 from coattest_build.errors import EnvironmentFailure, UsageError
 from coattest_build.image import ImageSpec
 from coattest_build.lock import Lock
@@ -199,11 +201,7 @@ def _compile(
     jobs: int,
     reporter: Reporter,
 ) -> None:
-    prefix = f"compile-{folder.name[:16]}-"
-    for stale in folder.parent.glob(f"{prefix}*"):  # of a run that was killed; we hold the lock
-        shutil.rmtree(stale, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent) as name:
-        scratch = Path(name)
+    with scratch_directory(folder.parent, "compile-") as scratch:
         toolchain = unpack.Tree(scratch / "root")
         with reporter.step("Unpacking the locked toolchain and the kernel source"):
             debs = [(packages[p.name], p.label) for p in lock.used_for("toolchain")]
@@ -219,17 +217,19 @@ def _compile(
         (scratch / "fragment").write_bytes(texts[0])
         (scratch / "init.c").write_bytes(texts[1])
         (scratch / "work").mkdir()
+        out = scratch / "out"
+        out.mkdir()
         log = folder.with_name(f"{folder.name}.log")
         binds = [
             Bind(kernel_source.root / spec.kernel.tarball, "/input/linux.tar.xz"),
             Bind(scratch / "fragment", "/input/fragment"),
             Bind(scratch / "init.c", "/input/init.c"),
             Bind(scratch / "work", "/work", writable=True),
+            Bind(out, "/work/out", writable=True),  # a mount point, so that nothing inside can replace it
         ]
         with reporter.step("Configuring the kernel"):
             _shell(toolchain.root, CONFIGURE, {}, binds, log)
-        out = scratch / "work/out"
-        check_config(texts[0].decode(), (out / "config").read_text())
+        check_config(texts[0].decode(), _read_output(out / "config").decode())
         with reporter.step(f"Compiling the kernel ({jobs} jobs, some minutes; log in {log})"):
             _shell(toolchain.root, COMPILE, {"JOBS": str(jobs)}, binds, log)
         _keep(out, folder)
@@ -256,6 +256,19 @@ def _shell(root: Path, script: str, more: dict[str, str], binds: list[Bind], log
         )
 
 
+def _read_output(path: Path) -> bytes:
+    """The bytes of a regular file that the sandbox wrote; it could have left a link to anywhere instead."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise CompileFailed(f"left no file: {error.strerror}", where=path.name) from error
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_OUTPUT:
+            raise CompileFailed("left no file, or an implausibly large one", where=path.name)
+        return file.read()
+
+
 def _keep(out: Path, folder: Path) -> None:
     """Move the outputs to their place in the cache, as one rename."""
     noted = {}
@@ -263,13 +276,9 @@ def _keep(out: Path, folder: Path) -> None:
         kept = Path(name) / "kernel"
         kept.mkdir()
         for output in OUTPUTS:
-            # The compile could have left a link to anywhere here.
-            source = os.open(out / output, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            with os.fdopen(source, "rb") as file, (kept / output).open("xb") as copy:
-                if os.fstat(file.fileno()).st_size > MAX_OUTPUT:
-                    raise CompileFailed("an output is implausibly large", where=output)
-                shutil.copyfileobj(file, copy)
-            noted[output] = sha256_file(kept / output)
+            content = _read_output(out / output)
+            (kept / output).write_bytes(content)
+            noted[output] = hashlib.sha256(content).hexdigest()
         (kept / "outputs.json").write_text(json.dumps(noted, indent=2, sort_keys=True) + "\n")
         if folder.exists():
             shutil.rmtree(folder)

@@ -17,7 +17,8 @@ from pathlib import Path, PurePosixPath
 
 from coattest_build.cache import Cache, sha256_file
 from coattest_build.errors import EnvironmentFailure, FoundFalse, UsageError
-from coattest_build.lock import WHEEL_FILE, LockedWheel
+from coattest_build.image import LOCK_FILE
+from coattest_build.lock import REFRESH, WHEEL_FILE, BadLock, Lock, LockedWheel
 from coattest_build.progress import Reporter
 from coattest_build.unpack import Tree
 
@@ -99,6 +100,15 @@ def pin(requirements_file: Path) -> tuple[LockedWheel, ...]:
             path = files[found[0]]
             wheels.append(LockedWheel(package, version, path.name, path.stat().st_size, found[0]))
     return tuple(sorted(wheels, key=lambda wheel: wheel.name))
+
+
+def check_pins(lock: Lock, text: str, where: str) -> None:
+    """Raise BadLock when the lock's wheels are not those of the requirements file's text."""
+    wanted = {(name, version): hashes for name, version, hashes in parse_requirements(text, where)}
+    locked = {(wheel.name, wheel.version): wheel.sha256 for wheel in lock.wheels}
+    for pin in sorted({*wanted, *locked}):
+        if locked.get(pin) not in wanted.get(pin, ()):
+            raise BadLock(f"does not agree with {where} on {' '.join(pin)}", where=LOCK_FILE, hint=REFRESH)
 
 
 def fetch_wheels(wheels: Sequence[LockedWheel], cache: Cache, reporter: Reporter) -> dict[str, Path]:
