@@ -20,6 +20,7 @@ from typing import IO, Any
 from coattest_build.errors import EnvironmentFailure
 
 ENTRY = Path(__file__).with_name("sandbox_entry.py")
+STARTED = b"+"  # as in sandbox_entry
 NAMESPACES = ("user", "mount", "pid", "net", "ipc", "uts")
 
 
@@ -126,10 +127,13 @@ def spawn(
     except BrokenPipeError:
         pass
     with os.fdopen(status_reader, "rb") as reader:
-        failure = reader.read()
+        _, started, failure = reader.read().rpartition(STARTED)
     if failure:
         process.wait()
         raise _explain(json.loads(failure))
+    if not started:
+        code = process.wait()
+        raise SandboxUnavailable(f"the sandbox ended with code {code} before the command was started")
     return process
 
 

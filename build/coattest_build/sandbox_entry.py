@@ -3,7 +3,7 @@
 Standard library only, started with ``python -I -S``. It reads one JSON specification from a pipe, builds
 the namespaces and the root, gives up every privilege and runs the command as process 2 under a reaper that
 is process 1. A failure before the command starts is written to the status pipe as JSON; on success that pipe
-closes empty when the command is executed.
+holds one "+" and closes when the command is executed.
 
 The mounts are made as bubblewrap makes them: a tmpfs base, the host's tree moved to /oldroot by pivot_root,
 the new root composed from bind mounts, then a second pivot_root that drops the host's tree.
@@ -56,6 +56,9 @@ DEVICES = ("null", "zero", "full", "random", "urandom")
 HOST = "/oldroot"
 ROOT = "/newroot"
 TEMPORARY = "/tmp"  # noqa: S108 - every host has it, and a private tmpfs covers it at once
+
+# Written to the status pipe just before the command is executed: a pipe that closes empty is a failure.
+STARTED = b"+"
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -280,6 +283,7 @@ def inside(spec: dict[str, Any], go: int, status: int) -> NoReturn:
         signal.signal(ignored, signal.SIG_DFL)
     try:
         os.chdir(spec["cwd"])
+        os.write(status, STARTED)
         os.execve(spec["argv"][0], spec["argv"], spec["env"])  # noqa: S606 - never a shell
     except OSError as error:
         raise SetupError(f"run {spec['argv'][0]}", error.errno) from error

@@ -231,3 +231,14 @@ def test_it_ends_when_its_parent_is_killed(root: Path) -> None:
     assert os.read(reader, 1) == b""
     assert time.monotonic() - started < 60
     os.close(reader)
+
+
+def test_a_helper_that_dies_is_not_taken_for_a_command_that_ran(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the set-up ends without a word the error says so, whatever its exit code."""
+    script = tmp_path / "entry.py"
+    script.write_text("raise SystemExit(0)\n")
+    monkeypatch.setattr(sandbox, "ENTRY", script)
+    with pytest.raises(SandboxUnavailable, match="before the command was started"):
+        sandbox.spawn(root, ["/bin/true"], env={})
