@@ -135,15 +135,22 @@ class Operators:
         *,
         threshold: int | None = None,
         kinds: Sequence[str] = ("ed25519", "p256", "p384"),
+        keys_each: int = 1,
         **values: Any,
     ) -> Operators:
-        """Make keys and quorum.toml version 1, signed by all. ``threshold`` defaults to all operators."""
+        """Make keys and quorum.toml version 1, signed by all. ``threshold`` defaults to all operators.
+
+        A second key of buyer-1 is the signer "buyer-1/2".
+        """
         signers, operators = {}, []
         for index, name in enumerate(names):
-            path = folder / "keys" / name
-            public = keys.generate(path, kinds[index % len(kinds)])
-            signers[name] = keys.load_signer(path)
-            operators.append(Operator(name, (public,)))
+            publics = []
+            for number in range(1, keys_each + 1):
+                label = name if number == 1 else f"{name}/{number}"
+                path = folder / "keys" / label.replace("/", "-key-")
+                publics.append(keys.generate(path, kinds[index % len(kinds)]))
+                signers[label] = keys.load_signer(path)
+            operators.append(Operator(name, tuple(publics)))
         defaults: dict[str, Any] = {"expires": EXPIRES, "round": "1", "dissent": "block"}
         policy = QuorumPolicy.make(
             version=1,

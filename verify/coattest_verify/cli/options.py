@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
@@ -55,7 +56,8 @@ def decision_options(command: F) -> F:
     profile: Decorator = click.option(
         "--profile", default="aws", show_default=True, help="Profile to decide on."
     )
-    for option in (profile, root_option, attestations_option):
+    options: tuple[Decorator, ...] = (profile, root_option, attestations_option)
+    for option in options:
         command = option(command)
     return command
 
@@ -85,7 +87,7 @@ def signer_from(key: Path, passphrase_file: Path | None) -> Any:
         chosen = passphrase_file or (Path(name) if (name := os.environ.get(PASSPHRASE_FILE)) else None)
         if chosen is not None:
             return read_passphrase(chosen)
-        if not click.get_text_stream("stdin").isatty():
+        if not sys.stdin.isatty():
             raise KeyUnreadable(
                 "the key is encrypted",
                 where=str(key),

@@ -1,0 +1,253 @@
+"""From a pinned root to the policy in force."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.operators import EXPIRES, NOW, Operators, report_json
+
+from coattest_verify import keys
+from coattest_verify.quorum.errors import PolicyRefused
+from coattest_verify.quorum_policy import Group, Operator, QuorumPolicy
+from coattest_verify.shell import EnvironmentFailure, UsageError
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Operators:
+    return Operators.make(tmp_path, ["buyer-1", "buyer-2", "buyer-3"], threshold=2, dissent="report")
+
+
+def agree(quorum: Operators, *names: str) -> None:
+    """Answer the claim under the quorum's current policy."""
+    quorum.claim(report_json())
+    for name in names:
+        quorum.sign(name, report_json())
+
+
+def test_version_1_needs_every_signature(pair: Operators) -> None:
+    """A threshold of signatures does not make a root: nobody is enrolled without its own word."""
+    agree(pair, "buyer-1", "buyer-2")
+    (pair.attestations / "quorum.1.buyer-3.dsse.json").unlink()
+    assert pair.decide().reasons[0].startswith("quorum.toml: version 1 is not signed by buyer-3")
+
+
+def test_a_bundle_with_its_own_root_is_refused(pair: Operators, tmp_path: Path) -> None:
+    """Files that agree with each other but not with the pinned root decide nothing."""
+    invented = Operators.make(tmp_path / "attacker", ["buyer-1", "buyer-2", "buyer-3"], threshold=2)
+    agree(invented, "buyer-1", "buyer-2", "buyer-3")
+    invented.root = pair.root
+    assert "nothing here has the pinned root" in invented.decide().reasons[0]
+
+
+def test_a_successor_with_both_thresholds_is_in_force(pair: Operators) -> None:
+    """Version 2 counts when the thresholds of 1 and of 2 signed it; statements under 1 no longer do."""
+    agree(pair, "buyer-1", "buyer-2")
+    pair.install(pair.policy.successor(round="2"), ["buyer-1", "buyer-3"])
+    outcome = pair.decide()
+    assert outcome.decision is None
+    assert {item.reason for item in outcome.refused} == {"other-policy"}
+    agree(pair, "buyer-1", "buyer-2")
+    assert pair.decide().require().quorum_sha256 == pair.policy.sha256
+
+
+def test_too_few_signatures_on_a_successor(pair: Operators) -> None:
+    """One signature of two does not install version 2."""
+    pair.install(pair.policy.successor(threshold=1), ["buyer-1"])
+    agree(pair, "buyer-1")
+    assert "is version 2, which too few operators signed" in pair.decide().reasons[0]
+
+
+def test_the_new_threshold_must_sign_too(pair: Operators) -> None:
+    """Raising the threshold to three needs three signatures, so that nobody locks itself out."""
+    following = pair.policy.successor(threshold=3)
+    pair.install(following, ["buyer-1", "buyer-2"])
+    assert "too few operators signed" in pair.decide().reasons[0]
+    pair.countersign(following, "buyer-3")
+    agree(pair, "buyer-1", "buyer-2", "buyer-3")
+    assert pair.decide().decision is not None
+
+
+def test_a_new_operators_signature_does_not_count_for_the_old_threshold(pair: Operators) -> None:
+    """Strangers cannot vote themselves in: the old threshold counts old operators only."""
+    public = keys.generate(pair.folder / "keys" / "mallory")
+    pair.signers["mallory"] = keys.load_signer(pair.folder / "keys" / "mallory")
+    following = pair.policy.successor(operators=(*pair.policy.operators, Operator("mallory", (public,))))
+    pair.install(following, ["buyer-1", "mallory"])
+    assert "too few operators signed" in pair.decide().reasons[0]
+
+
+def test_a_rotated_key_signs_with_old_and_new(pair: Operators) -> None:
+    """After a rotation the old key's statements no longer count and the new key's do."""
+    public = keys.generate(pair.folder / "keys" / "fresh")
+    pair.signers["buyer-1"], old = keys.load_signer(pair.folder / "keys" / "fresh"), pair.signers["buyer-1"]
+    others = tuple(item for item in pair.policy.operators if item.name != "buyer-1")
+    pair.install(
+        pair.policy.successor(operators=(Operator("buyer-1", (public,)), *others)), ["buyer-2", "buyer-3"]
+    )
+    agree(pair, "buyer-1", "buyer-2")
+    assert pair.decide().decision is not None
+    pair.signers["buyer-1"] = old
+    agree(pair, "buyer-1")
+    assert pair.decide().decision is None
+
+
+def test_an_older_version_in_place_of_the_newest_is_refused(pair: Operators) -> None:
+    """Who puts quorum.toml 1 back beside the signatures of version 2 is caught without any memory."""
+    first = pair.policy
+    pair.install(first.successor(), ["buyer-1", "buyer-2"])
+    pair.write("quorum.toml", first.raw)
+    assert "is version 1, but version 2 is signed" in pair.decide().reasons[0]
+
+
+def test_rollback_below_the_highest_version_seen_is_refused(pair: Operators) -> None:
+    """Who removes version 2 with its signatures is caught by what the verifier remembers."""
+    first = pair.policy
+    agree(pair, "buyer-1", "buyer-2")
+    pair.install(first.successor(), ["buyer-1", "buyer-2"])
+    pair.decide()
+    for path in pair.attestations.glob("quorum.2.*"):
+        path.unlink()
+    pair.write("quorum.toml", first.raw)
+    assert "is version 1, but version 2 was seen before" in pair.decide().reasons[0]
+
+
+def test_another_version_of_the_same_number_is_refused(pair: Operators) -> None:
+    """A second version 2 is refused by who saw the first, even after the first's signatures are gone."""
+    first = pair.policy
+    pair.install(first.successor(), ["buyer-1", "buyer-2"])
+    pair.decide()
+    for path in pair.attestations.glob("quorum.2.*"):
+        path.unlink()
+    pair.install(first.successor(round="other"), ["buyer-1", "buyer-2"])
+    assert "another version 2 was seen before" in pair.decide().reasons[0]
+
+
+def test_a_fork_is_refused(pair: Operators) -> None:
+    """Two signed successors of one version decide nothing, whichever is installed."""
+    first = pair.policy
+    other = first.successor(round="other")
+    for name in ("buyer-1", "buyer-2"):
+        pair.countersign(other, name)
+    for path in pair.attestations.glob("quorum.2.*"):
+        path.rename(path.with_name(path.name.replace("buyer", "xbuyer")))
+    pair.install(first.successor(), ["buyer-2", "buyer-3"])
+    assert "two signed policies are version 2" in pair.decide().reasons[0]
+
+
+def test_a_successor_of_something_else_is_refused(pair: Operators) -> None:
+    """Version 2 must name the digest of version 1."""
+    first = pair.policy
+    stranger = QuorumPolicy.decode(first.raw + b"\n").successor()
+    pair.install(stranger, ["buyer-1", "buyer-2", "buyer-3"])
+    assert "too few operators signed" in pair.decide().reasons[0]
+
+
+def test_an_expired_policy_decides_nothing(pair: Operators) -> None:
+    """The decision ends with the policy."""
+    agree(pair, "buyer-1", "buyer-2")
+    assert pair.decide().require().expires == EXPIRES
+    assert "expired at 2030-01-01T00:00:00Z" in pair.decide(now=EXPIRES).reasons[0]
+
+
+def test_no_root_and_none_remembered_says_what_to_do(pair: Operators) -> None:
+    """Without a pin there is no decision, and the error says where a root comes from."""
+    agree(pair, "buyer-1", "buyer-2")
+    root, pair.root = pair.root, None  # type: ignore[assignment]
+    with pytest.raises(UsageError, match="--root sha256:HEX"):
+        pair.decide()
+    pair.root = root
+    pair.decide()
+    pair.root = None  # type: ignore[assignment]
+    assert pair.decide().decision is not None
+
+
+def test_a_damaged_memory_is_not_an_empty_one(pair: Operators) -> None:
+    """Rollback protection does not switch itself off: unreadable roots are an error."""
+    agree(pair, "buyer-1", "buyer-2")
+    pair.decide()
+    pair.roots.path.write_text("{}")
+    with pytest.raises(EnvironmentFailure, match=re.escape("roots.json")):
+        pair.decide()
+
+
+BAD_VALUES: list[tuple[str, dict[str, Any]]] = [
+    ("threshold-0", {"threshold": 0}),
+    ("threshold-negative", {"threshold": -1}),
+    ("threshold-above-operators", {"threshold": 4}),
+    ("round-with-a-line-break", {"round": "1\n2"}),
+    ("dissent-ignored", {"dissent": "ignore"}),
+    ("age-0", {"max_age_days": 0}),
+    ("version-0", {"version": 0}),
+    ("version-2-without-previous", {"version": 2}),
+    ("version-1-with-previous", {"previous": "sha256:" + "0" * 64}),
+    ("previous-upper-case", {"version": 2, "previous": "sha256:" + "A" * 64}),
+    ("local-time", {"expires": datetime(2030, 1, 1, tzinfo=timezone(timedelta(hours=1)))}),
+    ("group-of-strangers", {"groups": (Group("g", ("nobody",), 1),)}),
+    ("group-threshold-0", {"groups": (Group("g", ("buyer-1",), 0),)}),
+    ("group-of-itself", {"groups": (Group("g", ("g",), 1),)}),
+    ("group-twice-the-same", {"groups": (Group("g", ("buyer-1", "buyer-1"), 1),)}),
+    ("group-with-an-operators-name", {"groups": (Group("buyer-1", ("buyer-2",), 1),)}),
+]
+
+
+@pytest.mark.parametrize("values", [pytest.param(values, id=name) for name, values in BAD_VALUES])
+def test_values_that_make_no_sense_are_refused(pair: Operators, values: dict[str, Any]) -> None:
+    """A policy with a value out of its range does not parse."""
+    base: dict[str, Any] = {
+        "version": 1,
+        "previous": None,
+        "expires": EXPIRES,
+        "round": "1",
+        "threshold": 2,
+        "dissent": "block",
+        "operators": pair.policy.operators,
+    }
+    with pytest.raises(PolicyRefused):
+        QuorumPolicy.make(**{**base, **values})
+
+
+def test_one_key_under_two_names_is_refused(pair: Operators) -> None:
+    """One person's key as two operators would be one person counted twice."""
+    first, second, third = pair.policy.operators
+    with pytest.raises(PolicyRefused, match="have the same key"):
+        pair.policy.successor(operators=(first, second, Operator("buyer-3", first.keys)))
+    with pytest.raises(PolicyRefused, match="have the same key"):
+        pair.policy.successor(operators=(Operator("buyer-1", first.keys * 2), second, third))
+
+
+HOSTILE_TOML = {
+    "empty": b"",
+    "not-utf-8": b"\xff\xfe",
+    "not-toml": b"{}",
+    "duplicate-key": b'format = "coattest-quorum/v1"\nformat = "coattest-quorum/v1"\n',
+    "deeply-nested": b"a = " + b"[" * 5000 + b"]" * 5000,
+    "deep-tables": b"[" + b".".join([b"a"] * 5000) + b"]\n",
+    "huge": b"#" * (1024 * 1024 + 1),
+    "huge-integer": b"version = " + b"9" * 10000,
+    "impossible-date": b"expires = 2030-02-31T00:00:00Z\n",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_TOML)
+def test_hostile_policies_are_refused_in_one_line(pair: Operators, name: str) -> None:
+    """Whatever stands in quorum.toml, the outcome is a reason and not a crash."""
+    pair.write("quorum.toml", HOSTILE_TOML[name])
+    outcome = pair.decide(now=NOW)
+    assert outcome.decision is None
+    assert len(outcome.reasons) == 1
+
+
+def test_unknown_fields_are_refused(pair: Operators) -> None:
+    """A field that this version does not know may be a rule that it would not keep."""
+    with pytest.raises(PolicyRefused, match="unknown field"):
+        QuorumPolicy.decode(b"strict = true\n" + pair.policy.raw)
+
+
+def test_true_is_not_a_threshold(pair: Operators) -> None:
+    """A boolean is not the integer 1."""
+    with pytest.raises(PolicyRefused, match="threshold"):
+        QuorumPolicy.decode(pair.policy.raw.replace(b"threshold = 2", b"threshold = true"))
