@@ -1,4 +1,4 @@
-"""The program in its image, on its own kernel: /dev/nsm, AF_VSOCK, the NSM's clock and random source."""
+"""The program in its image under both hosts: with its own kernel, /dev/nsm and AF_VSOCK, and on sockets."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from coattest_build import builder
 from coattest_enclave import messages, wire
 from coattest_enclave.messages import Tie, Won
 from coattest_local.ca import issue_server_certificate
+from coattest_local.host import RunningEnclave, run_enclave
 from coattest_local.qemu import QemuEnclave, run_in_qemu
 from coattest_local.qemu_tools import QemuMissing, find_tools
 from coattest_parent.channels import connect, parse_address
@@ -23,30 +24,43 @@ pytestmark = pytest.mark.image
 
 ROOT = Path(__file__).resolve().parents[2]
 ANSWER_SECONDS = 120
+ROLE, INSTANCE = "arn:aws:iam::111122223333:role/parent", "i-1234567890abcdef0"
+
+
+Machine = QemuEnclave | RunningEnclave
 
 
 @pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[QemuEnclave]:
-    """The local profile's image, built from this checkout and booted."""
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The local profile's image, built from this checkout."""
+    out = tmp_path_factory.mktemp("image")
+    builder.build(ROOT, out, profiles=["local"])
+    return out / "image.local.eif"
+
+
+@pytest.fixture(scope="module", params=["QEMU", "software host"])
+def machine(
+    request: pytest.FixtureRequest, image: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Machine]:
+    """The image, running under either host."""
+    directory = tmp_path_factory.mktemp("machine")
+    if request.param == "QEMU":
+        try:
+            tools = find_tools()
+        except QemuMissing as missing:
+            pytest.skip(str(missing))
+        with run_in_qemu(image, directory, role_arn=ROLE, instance_id=INSTANCE, tools=tools) as it:
+            yield it
+        return
+    running = run_enclave(image, directory, role_arn=ROLE, instance_id=INSTANCE)
     try:
-        tools = find_tools()
-    except QemuMissing as missing:
-        pytest.skip(str(missing))
-    directory = tmp_path_factory.mktemp("qemu")
-    builder.build(ROOT, directory / "out", profiles=["local"])
-    role, instance = "arn:aws:iam::111122223333:role/parent", "i-1234567890abcdef0"
-    with run_in_qemu(
-        directory / "out" / "image.local.eif",
-        directory / "e",
-        role_arn=role,
-        instance_id=instance,
-        tools=tools,
-    ) as it:
-        yield it
+        yield running
+    finally:
+        running.stop()
 
 
 @pytest.fixture(scope="module")
-def local_kms(machine: QemuEnclave, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeKms]:
+def local_kms(machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeKms]:
     """A KMS endpoint with a certificate by the published local CA, behind the proxy the guest expects."""
     certificate = tmp_path_factory.mktemp("kms") / "kms.pem"
     certificate.write_bytes(b"".join(issue_server_certificate([HOST])))
@@ -55,8 +69,8 @@ def local_kms(machine: QemuEnclave, tmp_path_factory: pytest.TempPathFactory) ->
         yield kms
 
 
-def converse(machine: QemuEnclave, frames: list[wire.Frame]) -> list[wire.Frame]:
-    """Send a request into the guest and return its answers."""
+def converse(machine: Machine, frames: list[wire.Frame]) -> list[wire.Frame]:
+    """Send a request to the program and return its answers."""
     answers: list[wire.Frame] = []
     with connect(parse_address(machine.address), ANSWER_SECONDS) as stream:
 
@@ -74,8 +88,8 @@ def converse(machine: QemuEnclave, frames: list[wire.Frame]) -> list[wire.Frame]
     return answers
 
 
-def test_an_auction_runs_in_the_guest(machine: QemuEnclave, local_kms: FakeKms) -> None:
-    """Key from KMS over the guest's vsock, winners as expected, a receipt from the machine's NSM."""
+def test_an_auction_runs_in_the_image(machine: Machine, local_kms: FakeKms) -> None:
+    """Keys from KMS through the proxy, winners as expected, a receipt with the image's measurement."""
     amounts = {"buyer-1": [100000, 200000, 150000], "buyer-2": [120000, 180000, 150000]}
     book = Auction.make(amounts).encrypt(local_kms)
     answer = converse(machine, list(book.open_frames()))[-1]
@@ -89,16 +103,16 @@ def test_an_auction_runs_in_the_guest(machine: QemuEnclave, local_kms: FakeKms) 
     assert receipt["pcrs"][0].hex() == machine.measurements.pcr0
 
 
-def test_liveness_in_the_guest(machine: QemuEnclave) -> None:
-    """A liveness document from the machine's NSM carries the nonce and the machine's PCR0."""
+def test_liveness_in_the_image(machine: Machine) -> None:
+    """A liveness document carries the nonce and the image's PCR0."""
     (answer,) = converse(machine, [wire.Frame(1, "alive", {"nonce": b"n" * 32})])
     fields = fields_of(answer.body["document"])
     assert fields["nonce"] == b"n" * 32
     assert fields["pcrs"][0].hex() == machine.measurements.pcr0
 
 
-def test_an_unsealed_auction_is_refused_in_the_guest(machine: QemuEnclave, local_kms: FakeKms) -> None:
-    """The same rules hold on the real kernel: no seal, no KMS call."""
+def test_an_unsealed_auction_is_refused_in_the_image(machine: Machine, local_kms: FakeKms) -> None:
+    """The same rules hold there: no seal, no KMS call."""
     book = Auction.make({"buyer-1": [1], "buyer-2": [2]}).encrypt(local_kms)
     before = len(local_kms.requests)
     answer = converse(machine, list(book.open_frames(seals=book.seals()[:1])))[-1]
@@ -106,9 +120,9 @@ def test_an_unsealed_auction_is_refused_in_the_guest(machine: QemuEnclave, local
     assert len(local_kms.requests) == before
 
 
-def test_the_console_says_one_line_of_ours(machine: QemuEnclave) -> None:
+def test_the_console_says_one_line_of_ours(machine: Machine) -> None:
     """After auctions and refusals the program has written its start line and nothing else."""
     lines = [line for line in machine.console.read_text().splitlines() if "coattest-enclave" in line]
     assert len(lines) == 1
-    assert "serving vsock:any:5005" in lines[0]
+    assert "profile local, serving " in lines[0]
     assert "Traceback" not in machine.console.read_text()
