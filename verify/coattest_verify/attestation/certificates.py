@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -71,34 +71,41 @@ def read_certificate(der: bytes, field: str, *, authority: bool) -> Certificate:
     ``field`` is what failures call it. Raises CertificateRefused with every problem.
     """
     try:
-        names, algorithms, key_info = _outline(der)
+        outline = _outline(der)
         parsed = x509.load_der_x509_certificate(der)
         key = parsed.public_key()
         extensions = list(parsed.extensions)
-        certificate = (parsed.not_valid_before_utc, parsed.not_valid_after_utc, parsed.tbs_certificate_bytes)
-        signature = parsed.signature
+        not_before, not_after, signature = (
+            parsed.not_valid_before_utc,
+            parsed.not_valid_after_utc,
+            parsed.signature,
+        )
     except Exception as error:  # hostile bytes in a foreign parser: its errors are no closed set
         found = f"{type(error).__name__}: {error}"
         raise CertificateRefused([BadCertificate(field, "a certificate in DER", f"{found:.200}")]) from None
     failures = [
-        *_algorithm_failures(field, algorithms, key_info),
+        *_algorithm_failures(field, outline),
         *_extension_failures(field, extensions, authority=authority),
     ]
     if failures:
         raise CertificateRefused(failures)
     assert isinstance(key, ec.EllipticCurvePublicKey)  # its SubjectPublicKeyInfo said so
-    not_before, not_after, signed = certificate
     limit = next(e.value.path_length for e in extensions if isinstance(e.value, x509.BasicConstraints))
-    return Certificate(field, key, not_before, not_after, limit, names[1], names[0], signed, signature)
+    return Certificate(
+        field, key, not_before, not_after, limit, outline.subject, outline.issuer, outline.signed, signature
+    )
 
 
-def _algorithm_failures(field: str, algorithms: list[bytes], key_info: bytes) -> Iterator[Failure]:
+def _algorithm_failures(field: str, outline: _Outline) -> Iterator[Failure]:
     """P-384 with SHA-384, said the same way inside and outside of the signed part."""
-    for place, algorithm in zip(("signature", "signatureAlgorithm"), algorithms, strict=True):
-        if algorithm != ECDSA_SHA384:
-            yield BadCertificate(f"{field}.{place}", "ecdsa-with-SHA384", f"{algorithm.hex():.80}")
-    if not key_info.startswith(P384_KEY) or len(key_info) != _P384_KEY_SIZE:
-        yield BadCertificate(f"{field}.subjectPublicKeyInfo", "a P-384 key", f"{key_info.hex():.60}")
+    if outline.inner_algorithm != ECDSA_SHA384:
+        found = f"{outline.inner_algorithm.hex():.80}"
+        yield BadCertificate(f"{field}.signature", "ecdsa-with-SHA384", found)
+    if outline.outer_algorithm != ECDSA_SHA384:
+        found = f"{outline.outer_algorithm.hex():.80}"
+        yield BadCertificate(f"{field}.signatureAlgorithm", "ecdsa-with-SHA384", found)
+    if not outline.key_info.startswith(P384_KEY) or len(outline.key_info) != _P384_KEY_SIZE:
+        yield BadCertificate(f"{field}.subjectPublicKeyInfo", "a P-384 key", f"{outline.key_info.hex():.60}")
 
 
 def _extension_failures(
@@ -151,56 +158,64 @@ def _usage_failures(
         yield BadCertificate(field, "digitalSignature", "no digitalSignature")
 
 
-def _outline(der: bytes) -> tuple[tuple[bytes, bytes], list[bytes], bytes]:
-    """(issuer, subject), [inner, outer algorithm] and SubjectPublicKeyInfo, as bytes; ValueError for other
-    shapes.
+class _Outline(NamedTuple):
+    """Parts of a certificate as the bytes that they are."""
+
+    signed: bytes
+    inner_algorithm: bytes
+    outer_algorithm: bytes
+    issuer: bytes
+    subject: bytes
+    key_info: bytes
+
+
+def _outline(der: bytes) -> _Outline:
+    """The parts of a certificate that are compared as bytes; ValueError when it has another shape.
 
     RFC 5280 section 4.1: Certificate = SEQUENCE { tbs, algorithm, signature }, and TBSCertificate =
     SEQUENCE { [0] version, serial, signature, issuer, validity, subject, subjectPublicKeyInfo, .. }.
     """
-    parts = _elements(_content(der))
-    if len(parts) != 3:
-        raise ValueError("a certificate is a sequence of 3")
-    fields = _elements(_content(parts[0]))
-    if len(fields) < 8 or fields[0] != _VERSION_3:
-        raise ValueError("not a version 3 certificate")
-    return (fields[3], fields[5]), [fields[2], parts[1]], fields[6]
-
-
-def _content(der: bytes) -> bytes:
-    """The content of the one SEQUENCE that ``der`` is."""
-    start, end = _head(der, 0)
-    if der[0] != _SEQUENCE or end != len(der):
+    ((whole, start, end),) = _elements(der, 0, 1)
+    if der[whole] != _SEQUENCE or end != len(der):
         raise ValueError("not one sequence")
-    return der[start:]
+    (tbs, fields, tbs_end), (outer, _, outer_end), (_, _, last) = _elements(der, start, 3)
+    if last != end or der[tbs] != _SEQUENCE:
+        raise ValueError("a certificate is a sequence of 3")
+    version, _, inner, issuer, _, subject, key = _elements(der, fields, 7)
+    if der[fields : version[2]] != _VERSION_3 or key[2] > tbs_end:
+        raise ValueError("not a version 3 certificate")
+    return _Outline(
+        der[tbs:tbs_end],
+        der[inner[0] : inner[2]],
+        der[outer:outer_end],
+        der[issuer[0] : issuer[2]],
+        der[subject[0] : subject[2]],
+        der[key[0] : key[2]],
+    )
 
 
-def _elements(der: bytes) -> list[bytes]:
-    """The elements that ``der`` is a row of, heads included, with nothing left over."""
+def _elements(der: bytes, offset: int, count: int) -> list[tuple[int, int, int]]:
+    """Where each of ``count`` elements in a row begins, where its content does, and where it ends.
+
+    """Where each of ``count`` elements in a row begins, where its content begins, and where it ends.
+    parts of a certificate that are looked at have no others.
+    """
     elements = []
-    offset = 0
-    while offset < len(der):
-        _, end = _head(der, offset)
-        elements.append(der[offset:end])
+    size = len(der)
+    for _ in range(count):
+        content = offset + 2
+        if content > size:
+            raise ValueError("truncated")
+        length = der[offset + 1]
+        if length >= _LONG_FORM:
+            width = length & 0x7F
+            length = int.from_bytes(der[content : content + width], "big")
+            content += width
+            if width not in _LENGTH_WIDTHS or length < _LENGTH_WIDTHS[width]:
+                raise ValueError("a length that is not DER")
+        end = content + length
+        if end > size:
+            raise ValueError("an element beyond its end")
+        elements.append((offset, content, end))
         offset = end
     return elements
-
-
-def _head(der: bytes, offset: int) -> tuple[int, int]:
-    """Where the content of the element at ``offset`` begins and ends; ValueError when that is not DER.
-
-    Lengths are definite, minimal and within the bytes. Tags have one byte: X.509 has no others here.
-    """
-    start = offset + 2
-    if start > len(der):
-        raise ValueError("truncated")
-    length = der[offset + 1]
-    if length >= _LONG_FORM:
-        width = length & 0x7F
-        length = int.from_bytes(der[start : start + width], "big")
-        start += width
-        if width not in _LENGTH_WIDTHS or length < _LENGTH_WIDTHS[width]:
-            raise ValueError("a length that is not DER")
-    if start + length > len(der):
-        raise ValueError("an element beyond its end")
-    return start, start + length

@@ -11,6 +11,7 @@ the chain and the root's fingerprint, and the dates of every certificate are com
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import threading
@@ -127,7 +128,7 @@ def verify_chain(leaf: bytes, bundle: Sequence[bytes], root: Root, cache: ChainC
     if fingerprint != root.sha256:
         wanted = f"{root.name}, SHA-256 {root.sha256.hex()}"
         failures.append(UntrustedRoot("cabundle[0]", wanted, f"SHA-256 {fingerprint.hex()}"))
-    certificates = _read(leaf, bundle, failures)
+    certificates = _read(leaf, bundle, failures, pinned=fingerprint == root.sha256)
     failures.extend(_link_failures(certificates))
     failures.extend(_path_failures(certificates))
     readable = tuple(certificate for certificate in certificates if certificate is not None)
@@ -143,22 +144,34 @@ def verify_chain(leaf: bytes, bundle: Sequence[bytes], root: Root, cache: ChainC
     return chain
 
 
-def _read(leaf: bytes, bundle: Sequence[bytes], failures: list[Failure]) -> list[Certificate | None]:
-    """Every certificate from root to leaf, None where one is refused (which adds to ``failures``)."""
-    places = [(f"cabundle[{index}]", der, True) for index, der in enumerate(bundle)]
-    places.append(("certificate", leaf, False))
+def _read(
+    leaf: bytes, bundle: Sequence[bytes], failures: list[Failure], *, pinned: bool
+) -> list[Certificate | None]:
+    """Every certificate from root to leaf, None where one is refused (which adds to ``failures``).
+
+    ``pinned``: the first one is the pinned root, byte for byte.
+    """
     certificates: list[Certificate | None] = []
-    seen: set[bytes] = set()
-    for field, der, authority in places:
-        if der in seen:
+    for index, der in enumerate((*bundle, leaf)):
+        authority = index < len(bundle)
+        field = f"cabundle[{index}]" if authority else "certificate"
+        if der in bundle[:index]:
             failures.append(BadCertificate(field, "each certificate once", "one from further up again"))
-        seen.add(der)
         try:
-            certificates.append(read_certificate(der, field, authority=authority))
+            if index == 0 and pinned:
+                certificates.append(_read_root(der))
+            else:
+                certificates.append(read_certificate(der, field, authority=authority))
         except CertificateRefused as refused:
             failures.extend(refused.failures)
             certificates.append(None)
     return certificates
+
+
+@functools.lru_cache(maxsize=8)
+def _read_root(der: bytes) -> Certificate:
+    """A pinned root, read once: it is the caller's constant, and nobody else's bytes get here."""
+    return read_certificate(der, "cabundle[0]", authority=True)
 
 
 def _link_failures(certificates: Sequence[Certificate | None]) -> list[Failure]:

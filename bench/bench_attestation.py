@@ -1,0 +1,226 @@
+"""How fast attestation documents are verified, as ratios against raw P-384 verification in the same run.
+
+    python bench/bench_attestation.py [--json] [--rounds N]
+
+Cold (no cache) is held against a fifth of the raw rate, because a document needs five signatures with the root pinned;
+warm (chain cached) against the raw rate itself. The raw message is 32 bytes long: hashing a document's 4 kB is part
+of what is measured. One-thread rates are over CPU time of the thread, so that other programs do not show; rates over
+two threads are over wall time. Rounds of all candidates alternate, and each candidate's best round counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from coattest_verify.attestation import (
+    AWS_NITRO,
+    ChainCache,
+    Root,
+    UnsafeAllowDebug,
+    UnsafeAnyMeasurement,
+    parse_unverified,
+    verify_document,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+REAL = ROOT.parent / "shared/vectors/attestation/2026-02-06_prod_Epsilon-Data_nitro-verify_1ad417fa.bin"
+ANY = (UnsafeAnyMeasurement(), UnsafeAllowDebug())
+GOALS = {"cold": 0.85, "warm": 0.85, "two threads": 1.8}
+SIGNATURES_COLD = 5
+Task = Callable[[], object]
+
+
+def subject() -> tuple[bytes, Root, datetime, str]:
+    """A real document where the vectors are there, a generated one of the same shape otherwise."""
+    if REAL.is_file():
+        data, root, name = REAL.read_bytes(), AWS_NITRO, REAL.name
+    else:
+        sys.path.insert(0, str(ROOT / "tests"))
+        from support.nitro_ca import document, usual_chain  # noqa: PLC0415 - only where it is needed
+
+        data, root, name = document(), usual_chain().root, "generated"
+    return data, root, parse_unverified(data).timestamp, name
+
+
+def raw_task() -> Task:
+    """One P-384 verification by cryptography over 32 bytes."""
+    key = ec.generate_private_key(ec.SECP384R1())
+    algorithm = ec.ECDSA(hashes.SHA384())
+    message = os.urandom(32)
+    signature, public = key.sign(message, algorithm), key.public_key()
+    return lambda: public.verify(signature, message, algorithm)
+
+
+def own_task(data: bytes, root: Root, now: datetime, cache: ChainCache | None) -> Task:
+    """One verification here, cold without a cache and warm with one."""
+
+    def task() -> None:
+        assert verify_document(data, ANY, now=now, root=root, cache=cache).ok
+
+    return task
+
+
+def pycose_task(data: bytes) -> Task | None:
+    """A plain pycose verifier of the document's own signature only; its ES384 is pure Python."""
+    try:
+        import cbor2  # noqa: PLC0415 - only where it is there
+        from cryptography import x509  # noqa: PLC0415
+        from pycose.keys import EC2Key  # noqa: PLC0415
+        from pycose.keys.curves import P384  # noqa: PLC0415
+        from pycose.messages import CoseMessage  # noqa: PLC0415
+    except ImportError:
+        return None
+
+    def task() -> None:
+        message: Any = CoseMessage.decode(b"\xd2" + data)
+        leaf = x509.load_der_x509_certificate(cbor2.loads(message.payload)["certificate"])
+        key: Any = leaf.public_key()
+        numbers = key.public_numbers()
+        message.key = EC2Key(crv=P384, x=numbers.x.to_bytes(48, "big"), y=numbers.y.to_bytes(48, "big"))
+        assert message.verify_signature()
+
+    return _working(task)
+
+
+def evervault_task(data: bytes) -> Task | None:
+    """Evervault's Rust bindings over the whole document at the time of now (they take no other)."""
+    try:
+        import evervault_attestation_bindings as bindings  # noqa: PLC0415 - only where it is there
+    except ImportError:
+        return None
+    return lambda: bindings.get_attestation_doc(data) if hasattr(bindings, "get_attestation_doc") else None
+
+
+def _working(task: Task) -> Task | None:
+    try:
+        task()
+    except Exception as error:  # noqa: BLE001 - a candidate that does not run here is left out, with its reason
+        print(f"left out: {type(error).__name__}: {error}", file=sys.stderr)
+        return None
+    return task
+
+
+def rate(task: Task, seconds: float) -> float:
+    """Runs per second of the thread's CPU time."""
+    count, start = 0, time.thread_time()
+    while (spent := time.thread_time() - start) < seconds:
+        for _ in range(10):
+            task()
+        count += 10
+    return count / spent
+
+
+def rate_threads(task: Task, threads: int, seconds: float) -> float:
+    """Runs per second of wall time over several threads together."""
+    counts = [0] * threads
+    start = threading.Barrier(threads + 1)
+    stop = threading.Event()
+
+    def work(index: int) -> None:
+        start.wait()
+        while not stop.is_set():
+            task()
+            counts[index] += 1
+
+    workers = [threading.Thread(target=work, args=(index,)) for index in range(threads)]
+    for worker in workers:
+        worker.start()
+    start.wait()
+    begun = time.perf_counter()
+    time.sleep(seconds)
+    stop.set()
+    for worker in workers:
+        worker.join()
+    return sum(counts) / (time.perf_counter() - begun)
+
+
+def measure(rounds: int, seconds: float) -> dict[str, Any]:
+    """Every figure; the best of the rounds of each candidate."""
+    data, root, now, name = subject()
+    cache = ChainCache()
+    tasks: dict[str, Task | None] = {
+        "raw": raw_task(),
+        "cold": own_task(data, root, now, None),
+        "warm": own_task(data, root, now, cache),
+        "pycose (signature only)": pycose_task(data),
+        "evervault": evervault_task(data),
+    }
+    present = {label: task for label, task in tasks.items() if task is not None}
+    best = dict.fromkeys(present, 0.0)
+    walls = {"one thread": 0.0, "two threads": 0.0, "raw, one thread": 0.0, "raw, two threads": 0.0}
+    for _ in range(rounds):
+        for label, task in present.items():
+            best[label] = max(best[label], rate(task, seconds))
+        for prefix, task in (("", present["warm"]), ("raw, ", present["raw"])):
+            for label, threads in (("one thread", 1), ("two threads", 2)):
+                walls[prefix + label] = max(walls[prefix + label], rate_threads(task, threads, seconds))
+    ratios = {
+        "cold": best["cold"] * SIGNATURES_COLD / best["raw"],
+        "warm": best["warm"] / best["raw"],
+        "two threads": walls["two threads"] / walls["one thread"],
+    }
+    ratios["raw two threads"] = walls["raw, two threads"] / walls["raw, one thread"]
+    return {
+        "benchmark": "attestation",
+        "document": name,
+        "per_second": {label: round(value, 1) for label, value in best.items()},
+        "per_second_wall": {label: round(value, 1) for label, value in walls.items()},
+        "ratio": {label: round(value, 3) for label, value in ratios.items()},
+        "goal": GOALS,
+        "load": os.getloadavg()[0],
+        "machine": machine(),
+    }
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "cryptography": importlib.metadata.version("cryptography"),
+    }
+
+
+def main() -> None:
+    """Print the table, or with --json one document."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=0.5)
+    options = parser.parse_args()
+    result = measure(options.rounds, options.seconds)
+    if options.json:
+        print(json.dumps(result, indent=2))
+        return
+    kept = result["machine"]
+    print(f"{kept['cpu']}, {kept['cores']} cores, Python {kept['python']}, cryptography {kept['cryptography']}")
+    print(f"load {result['load']:.1f}, document {result['document']}")
+    for label, value in {**result["per_second"], **result["per_second_wall"]}.items():
+        print(f"  {label:<28} {value:>9.1f} /s")
+    for label, value in result["ratio"].items():
+        goal = f"goal {GOALS[label]}" if label in GOALS else ""
+        print(f"  {label:<28} {value:>9.3f}    {goal}")
+
+
+if __name__ == "__main__":
+    main()
