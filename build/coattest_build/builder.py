@@ -105,7 +105,7 @@ def build(
                 snapshot.commit, snapshot.dirty, snapshot.tree_sha256, snapshot.lock_sha256
             ),
             profiles=tuple(sorted(results)),
-            kernel_compiled_here=True,
+            kernel_compiled_here=compiled.fresh,
             kernel_sha256=compiled.sha256,
             isolation=sandbox.Isolation().to_json(),
             tool_version=tool_version(),

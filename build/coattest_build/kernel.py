@@ -87,10 +87,10 @@ class OptionLost(UsageError):
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """A kernel and an init, where they are, and whether this run compiled them.
+    """A kernel, an init and the resolved configuration: where they are, and whether this run compiled them.
 
-    ``compiled_here`` says whether this cache's owner did; a cache never takes kernels from elsewhere, so it
-    is true for every kernel found in it. ``fresh`` says that it was done just now.
+    ``digest`` is that of the inputs, ``sha256`` the kernel's own. A kernel from the cache is not ``fresh``:
+    who filled a cache cannot be told from the cache.
     """
 
     bzimage: Path

@@ -18,9 +18,11 @@ class Reporter(Protocol):
 
     def step(self, text: str) -> AbstractContextManager[None]:
         """A step of unknown length runs while the context is open."""
+        ...
 
     def transfer(self, text: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
         """``total`` bytes are transferred while the context is open; call the value with each increment."""
+        ...
 
 
 class Quiet:

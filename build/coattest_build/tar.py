@@ -42,6 +42,7 @@ class Reader(Protocol):
 
     def read(self, size: int, /) -> bytes:
         """Up to ``size`` bytes; empty at the end."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
