@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -50,6 +51,10 @@ class WrongContent(EnvironmentFailure):
     default_reason = "wrong-hash"
 
 
+class Stopped(Exception):
+    """Another download failed, so this one was given up."""
+
+
 def fetch_packages(
     packages: Sequence[LockedPackage], cache: Cache, mirrors: Callable[[], Sequence[str]], reporter: Reporter
 ) -> dict[str, Path]:
@@ -67,13 +72,24 @@ def fetch_packages(
     bases = tuple(mirrors())
     total = sum(package.size for package in missing)
     told = reporter.transfer(f"Downloading {len(missing)} packages", total)
+    stop = threading.Event()
     with told as advance, ThreadPoolExecutor(PARALLEL) as pool:
-        tasks = {pool.submit(fetch_one, package, cache, bases, advance): package for package in missing}
-        done, waiting = wait(tasks, return_when=FIRST_EXCEPTION)
-        for task in waiting:
-            task.cancel()
-        for task in done:
-            found[tasks[task].name] = task.result()
+
+        def counted(count: int) -> None:
+            if stop.is_set():
+                raise Stopped
+            advance(count)
+
+        tasks = {pool.submit(fetch_one, package, cache, bases, counted): package for package in missing}
+        try:
+            done, _ = wait(tasks, return_when=FIRST_EXCEPTION)
+            for task in done:
+                found[tasks[task].name] = task.result()
+        except BaseException:
+            # One failure, or an interrupt, ends the others too; what arrived is continued the next time.
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     return found
 
 

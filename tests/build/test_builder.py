@@ -103,6 +103,7 @@ def test_a_build_elsewhere_gives_the_same_bytes_in_little_memory(built_images: A
         assert built.stat().st_mode & 0o777 == 0o644, "an image is for others to read, whatever the umask"
     assert int(result.stderr.split()[-1]) < MAX_MEMORY_KIB
     assert report.source.commit is None
+    assert not report.kernel_compiled_here, "it came from the cache"
 
 
 @pytest.mark.image

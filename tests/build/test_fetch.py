@@ -172,6 +172,24 @@ def test_a_file_that_is_gone_says_what_to_run(server: Server, cache: Cache) -> N
     assert len(server.requests_seen) == 1, "an answer that is final is not asked for again"
 
 
+def test_a_package_that_the_mirror_has_only_half_of_is_one_line(server: Server, cache: Cache) -> None:
+    """A truncated file is exit 3 with both sizes, and no finished file is left."""
+    packages = offer(server, ("a", b"0123456789"))
+    server.files[packages[0].path.replace("+", "%2B")] = b"01234"
+    with pytest.raises(Unreachable, match="cut short after 5 of 10 bytes") as caught:
+        get(server, cache, packages)
+    assert "\n" not in str(caught.value)
+    assert not cache.path(packages[0].sha256).exists()
+
+
+def test_one_failure_ends_the_other_downloads(server: Server, cache: Cache) -> None:
+    """A build that cannot succeed does not download hundreds of megabytes first."""
+    packages = offer(server, *((f"p{n}", bytes([n]) * 3_000_000) for n in range(20)))
+    with pytest.raises(InputGone):
+        get(server, cache, [locked("gone", b"x" * 9_000_000), *packages])
+    assert len(list((cache.folder / "inputs").iterdir())) < 20
+
+
 def test_the_next_mirror_is_tried(server: Server, cache: Cache) -> None:
     """A mirror that does not have the file is passed over."""
     packages = offer(server, ("a", b"x"))
