@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coattest_verify.decision import Decision
 from coattest_verify.iam import Effect, Principal, Request, authorize, evaluate, parse_policy
 from coattest_verify.keypolicy import snippets
 from coattest_verify.keypolicy.compare import differences
@@ -22,47 +21,12 @@ from coattest_verify.policy import (
     Options,
     PolicyRefused,
     canonical,
-    generate,
 )
 from coattest_verify.shell import UsageError
+from support.decisions import ACCOUNT, ADMINS, ENCRYPTER, NOW, PARENT, SERVICE, decision, make
 
-NOW = datetime(2026, 6, 1, tzinfo=timezone.utc)
-ACCOUNT, SERVICE = "222233334444", "111122223333"
-PARENT = f"arn:aws:iam::{SERVICE}:role/parent"
-ADMINS = (f"arn:aws:iam::{ACCOUNT}:user/admin", f"arn:aws:iam::{ACCOUNT}:role/second")
-BIDDER = f"arn:aws:iam::{ACCOUNT}:user/bidder"
 KEY = f"arn:aws:kms:eu-central-1:{ACCOUNT}:key/1234abcd-12ab-34cd-56ef-1234567890ab"
 CONTEXT = {"coattest:auction": "5e" * 48, "coattest:buyer": "buyer-1"}
-
-
-def decision(first: str = "a", *, release: str = "1.0.0", **changes: Any) -> Decision:
-    """A decision whose registers begin with a digit of one's choice."""
-    made = Decision(
-        release=release,
-        architecture="x86_64",
-        profile="aws",
-        pcrs={index: f"{first}{index}" * 48 for index in range(3)},
-        image_sha384="11" * 48,
-        image_size=1,
-        tree_sha256="22" * 32,
-        lock_sha256="33" * 32,
-        agreed=("buyer-1", "buyer-2"),
-        quorum_sha256="44" * 32,
-        expires=NOW + timedelta(days=30),
-    )
-    return replace(made, **changes)
-
-
-def make(decisions: Any = None, **changes: Any) -> dict[str, Any]:
-    """A policy from one decision, with ordinary principals."""
-    arguments: dict[str, Any] = {
-        "account": ACCOUNT,
-        "parent_roles": [PARENT],
-        "administrators": ADMINS,
-        "encrypters": [BIDDER],
-        "now": NOW,
-    }
-    return generate(decisions or decision(), **(arguments | changes))
 
 
 def request(
@@ -125,12 +89,12 @@ def test_encrypters_make_data_keys_without_a_document_and_cannot_decrypt() -> No
     """The attestation Denies are on Decrypt alone: on GenerateDataKey they would lock every encrypter out."""
     document = make()
     for action in ("kms:GenerateDataKey", "kms:Encrypt"):
-        assert says(document, request(BIDDER, action)) is Effect.ALLOW
+        assert says(document, request(ENCRYPTER, action)) is Effect.ALLOW
         assert says(document, request(PARENT, action)) is Effect.IMPLICIT_DENY
-    assert says(document, request(BIDDER, pcrs=dict(decision().pcrs))) is Effect.IMPLICIT_DENY
+    assert says(document, request(ENCRYPTER, pcrs=dict(decision().pcrs))) is Effect.IMPLICIT_DENY
 
 
-@pytest.mark.parametrize("who", [*ADMINS, PARENT, BIDDER, f"arn:aws:iam::{ACCOUNT}:root"])
+@pytest.mark.parametrize("who", [*ADMINS, PARENT, ENCRYPTER, f"arn:aws:iam::{ACCOUNT}:root"])
 @pytest.mark.parametrize(
     "action",
     ["kms:ReEncryptFrom", "kms:ReEncryptTo", "kms:CreateGrant", "kms:ReplicateKey", "kms:DeriveSharedSecret"],
@@ -147,7 +111,7 @@ def test_administrators_manage_and_do_not_decrypt() -> None:
         assert says(document, request(who, "kms:PutKeyPolicy")) is Effect.ALLOW
         assert says(document, request(who, pcrs=dict(decision().pcrs))) is Effect.IMPLICIT_DENY
         assert says(document, request(who, "kms:GenerateDataKey")) is Effect.IMPLICIT_DENY
-    for who in (PARENT, BIDDER, f"arn:aws:iam::{ACCOUNT}:user/other"):
+    for who in (PARENT, ENCRYPTER, f"arn:aws:iam::{ACCOUNT}:user/other"):
         assert says(document, request(who, "kms:PutKeyPolicy")) is Effect.IMPLICIT_DENY
 
 
@@ -296,7 +260,7 @@ REGISTER = st.sampled_from(["a0", "a1", "a2", "b0", "b1", "b2", "00", "ff"]).map
 @given(
     pcrs=st.dictionaries(st.integers(0, 3), REGISTER),
     who=st.sampled_from(
-        [PARENT, *ADMINS, BIDDER, f"arn:aws:iam::{ACCOUNT}:root", "arn:aws:iam::999999999999:role/x"]
+        [PARENT, *ADMINS, ENCRYPTER, f"arn:aws:iam::{ACCOUNT}:root", "arn:aws:iam::999999999999:role/x"]
     ),
     action=st.sampled_from(["kms:Decrypt", "kms:ReEncryptFrom", "kms:CreateGrant", "kms:DeriveSharedSecret"]),
     context=st.sampled_from([{}, CONTEXT, {"a": "b"}]),

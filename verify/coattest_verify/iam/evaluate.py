@@ -28,7 +28,9 @@ class Principal:
     """Who asks.
 
     ``arn`` is the caller's own ARN (for a role's session ``arn:aws:sts::ACCOUNT:assumed-role/ROLE/SESSION``),
-    ``role_arn`` the role behind a session, ``unique_id`` the AIDA.. or AROA.. id where it is known.
+    ``role_arn`` the role behind a session, ``unique_id`` the AIDA.. or AROA.. id where it is known. ``kind``
+    is that of a Principal element; for other kinds than ``AWS`` the ``arn`` is the element's value, such as
+    a service's name.
     """
 
     arn: str
@@ -36,6 +38,7 @@ class Principal:
     role_arn: str | None = None
     unique_id: str | None = None
     partition: str = "aws"
+    kind: str = "AWS"
 
     @property
     def root_arn(self) -> str:
@@ -125,8 +128,8 @@ def applies(
 ) -> bool:
     """Whether principal, action, resource and every condition of the statement match the request."""
     return (
-        _principal_matches(statement, request.principal)
-        and _action_matches(statement, request.action)
+        principal_matches(statement, request.principal)
+        and action_matches(statement, request.action)
         and _resource_matches(statement, request.resource, context, variables)
         and all(conditions.holds(condition, context, variables) for condition in statement.conditions)
     )
@@ -141,25 +144,31 @@ def names_caller(statement: Statement, principal: Principal) -> bool:
     return any(pattern.is_anyone or pattern.value in principal.identities for pattern in statement.principals)
 
 
-def _principal_matches(statement: Statement, principal: Principal) -> bool:
+def principal_matches(statement: Statement, principal: Principal) -> bool:
+    """Whether the Principal or NotPrincipal element covers a caller, by name or by account."""
     if statement.principals is None:
         return True
     if statement.not_principal:
         # "AWS JSON policy elements: NotPrincipal": to leave a caller out, its account, its role and its
         # session must all be listed; if one of them is missing, the statement still applies.
-        listed = {pattern.value for pattern in statement.principals if pattern.kind == "AWS"}
+        listed = {pattern.value for pattern in statement.principals if pattern.kind == principal.kind}
+        if principal.kind != "AWS":
+            return principal.arn not in listed
         required = {principal.root_arn, principal.arn, principal.role_arn or principal.arn}
         return "*" not in listed and not required <= listed
     return any(_names(pattern, principal) for pattern in statement.principals)
 
 
 def _names(pattern: PrincipalPattern, principal: Principal) -> bool:
-    if pattern.kind != "AWS":
+    if pattern.is_anyone:
+        return True
+    if pattern.kind != principal.kind:
         return False
-    return pattern.is_anyone or pattern.value in principal.identities or pattern.value == principal.root_arn
+    return pattern.value in principal.identities or pattern.value == principal.root_arn
 
 
-def _action_matches(statement: Statement, action: str) -> bool:
+def action_matches(statement: Statement, action: str) -> bool:
+    """Whether the Action or NotAction element covers an action."""
     listed = any(match.action(pattern, action) for pattern in statement.actions)
     return listed is not statement.not_action
 
