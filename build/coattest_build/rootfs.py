@@ -61,11 +61,15 @@ def compose(
     pruned = prune_pattern(spec.prune)
     with reporter.step("Composing the root file system"):
         debs = [(packages[p.name], p.label) for p in lock.used_for("runtime")]
-        unpack.unpack_all(tree, debs, keep=lambda path: not pruned.match(path))
+
+        def keep(path: str) -> bool:
+            return not pruned.match(path)
+
+        unpack.unpack_all(tree, debs, keep)
         for directory in spec.directories:
             tree.make_directory(directory)
         for wheel in lock.wheels:
-            wheels.unpack(wheel_files[wheel.name], tree, spec.wheels_target, label=wheel.file)
+            wheels.unpack(wheel_files[wheel.name], tree, spec.wheels_target, label=wheel.file, keep=keep)
         for target, origin in spec.files:
             _add_sources(tree, source, origin, target)
     with reporter.step("Compiling the image's Python modules with the image's Python"):

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
 from coattest_build.cache import Cache, sha256_file
@@ -130,9 +130,12 @@ def fetch_wheels(wheels: Sequence[LockedWheel], cache: Cache, reporter: Reporter
     return found
 
 
-def unpack(wheel: Path, tree: Tree, target: str, *, label: str) -> None:
+def unpack(
+    wheel: Path, tree: Tree, target: str, *, label: str, keep: Callable[[str], bool] | None = None
+) -> None:
     """Unpack a wheel's packages below ``target`` of a tree, without dist-info; every file gets mode 644.
 
+    ``keep`` is given the path in the tree and decides whether it is written; the default is all of them.
     Raises HostileWheel for a member that is absolute, has ``..``, is a link or a device, would be installed
     elsewhere, and for too many or too large ones; HostileArchive when something is written twice;
     FoundFalse for a damaged archive.
@@ -153,9 +156,12 @@ def unpack(wheel: Path, tree: Tree, target: str, *, label: str) -> None:
                 total += member.file_size
                 if total > MAX_UNPACKED:
                     raise HostileWheel(f"unpacks to more than {MAX_UNPACKED} bytes", where=label)
+                path = f"{target}/{name}"
+                if keep and not keep(path):
+                    continue
                 # zipfile stops at the declared size and checks the CRC, so the sum above is a true limit.
                 with archive.open(member) as content:
-                    tree.add_file(f"{target}/{name}", iter(lambda: content.read(1024 * 1024), b""))
+                    tree.add_file(path, iter(lambda: content.read(1024 * 1024), b""))
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
         raise FoundFalse(f"not a sound wheel: {error}", where=label, reason="bad-wheel") from error
 

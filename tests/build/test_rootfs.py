@@ -74,6 +74,17 @@ def test_hostile_wheel_members_are_refused(tmp_path: Path, member: tuple[str, in
     assert {path.name for path in tmp_path.iterdir()} == {"a.whl", "root"}
 
 
+def test_a_wheel_is_pruned_as_packages_are(tmp_path: Path) -> None:
+    """``keep`` is asked with the path in the image, and what it declines is checked all the same."""
+    tree = Tree(tmp_path / "root")
+    wheel = make_wheel(tmp_path / "a.whl", [("pkg/x.py", b"x", 0o100644), ("pkg/x.pyi", b"x", 0o100644)])
+    wheels.unpack(wheel, tree, "lib", label="a.whl", keep=lambda path: path != "lib/pkg/x.pyi")
+    assert [path.name for path in (tree.root / "lib/pkg").iterdir()] == ["x.py"]
+    wheel = make_wheel(tmp_path / "b.whl", [("../x", b"x", 0o100644)])
+    with pytest.raises(HostileWheel):
+        wheels.unpack(wheel, tree, "lib", label="b.whl", keep=lambda path: False)
+
+
 def test_a_wheel_cannot_replace_a_file(tmp_path: Path) -> None:
     """Two wheels with one path, or one wheel with a path twice, are refused."""
     tree = Tree(tmp_path / "root")
