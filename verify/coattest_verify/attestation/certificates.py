@@ -197,8 +197,8 @@ def _outline(der: bytes) -> _Outline:
 def _elements(der: bytes, offset: int, count: int) -> list[tuple[int, int, int]]:
     """Where each of ``count`` elements in a row begins, where its content does, and where it ends.
 
-    """Where each of ``count`` elements in a row begins, where its content begins, and where it ends.
-    parts of a certificate that are looked at have no others.
+    ValueError when that is not DER: lengths are definite, minimal and within the bytes. Tags have one byte:
+    the parts of a certificate that are looked at have no others.
     """
     elements = []
     size = len(der)
