@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.operators import EXPIRES, NOW, Operators, report_json
 
 from coattest_verify import keys
 from coattest_verify.quorum.errors import PolicyRefused
 from coattest_verify.quorum_policy import Group, Operator, QuorumPolicy
 from coattest_verify.shell import EnvironmentFailure, UsageError
+from support.operators import EXPIRES, NOW, Operators, report_json
 
 
 @pytest.fixture

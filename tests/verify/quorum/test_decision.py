@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.operators import NOW, Operators, report_json
 
 from coattest_verify.decision import NoDecision
 from coattest_verify.quorum_policy import Group
+from support.operators import NOW, Operators, report_json
 
 
 def refusals(quorum: Operators, **options: Any) -> dict[str, str]:
@@ -67,7 +67,7 @@ def test_agree_and_forged_is_no(three: Operators) -> None:
 
 
 def test_could_not_build_is_a_dissent_until_a_result_follows(blocking: Operators) -> None:
-    """"Could not build" blocks; a later agreeing statement of the same operator replaces it."""
+    """ "Could not build" blocks; a later agreeing statement of the same operator replaces it."""
     name = "rebuild.buyer-3.first.intoto.json"
     (blocking.attestations / "rebuild.buyer-3.intoto.json").unlink()
     blocking.sign(

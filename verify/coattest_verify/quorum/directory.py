@@ -72,14 +72,25 @@ class Folder:
             raise Rejected("no such file", reason="absent") from None
         except OSError:
             raise Rejected("not a plain file that can be read", reason="not-a-file") from None
-        with os.fdopen(handle, "rb") as file:
-            status = os.fstat(handle)
-            if not stat.S_ISREG(status.st_mode):
-                raise Rejected("not a plain file", reason="not-a-file")
-            content = file.read(limit + 1) if status.st_size <= limit else b""
-        if status.st_size > limit or len(content) > limit:
-            raise Rejected(f"larger than {limit} bytes", reason="too-large")
-        return content
+        try:
+            return _content(handle, limit)
+        except OSError as error:
+            raise Rejected(f"cannot be read: {error.strerror}", reason="not-a-file") from None
+        finally:
+            os.close(handle)
+
+
+def _content(handle: int, limit: int) -> bytes:
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode):
+        raise Rejected("not a plain file", reason="not-a-file")
+    # By size first: 100 MB of spaces are not worth reading.
+    if status.st_size <= limit:
+        with os.fdopen(handle, "rb", closefd=False) as file:
+            content = file.read(limit + 1)
+        if len(content) <= limit:
+            return content
+    raise Rejected(f"larger than {limit} bytes", reason="too-large")
 
 
 class Held:

@@ -34,7 +34,7 @@ def parse(data: bytes, *, max_size: int = MAX_SIZE) -> Any:
     """The value of a JSON document. Raises Rejected for everything that has not exactly one reading."""
     if len(data) > max_size:
         raise Rejected(f"larger than {max_size} bytes", reason="too-large")
-    if _depth(data) > MAX_DEPTH:
+    if _too_deep(data):
         raise Rejected(f"nested deeper than {MAX_DEPTH}", reason="too-deep")
     if b"\\ud" in data.lower():
         raise Rejected("escaped surrogate")
@@ -54,16 +54,14 @@ def parse(data: bytes, *, max_size: int = MAX_SIZE) -> Any:
         raise Rejected(f"nested deeper than {MAX_DEPTH}", reason="too-deep") from None
 
 
-def _depth(data: bytes) -> int:
-    """Upper bound of the nesting: brackets in strings count too, which only makes it stricter."""
-    depth = deepest = 0
+def _too_deep(data: bytes) -> bool:
+    """Whether the nesting may exceed the limit: brackets in strings count too, which makes it stricter."""
+    depth = 0
     for byte in data.translate(None, _NOT_BRACKETS):
-        if byte in b"[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        else:
-            depth -= 1
-    return deepest
+        depth += 1 if byte in b"[{" else -1
+        if depth > MAX_DEPTH:
+            return True
+    return False
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
