@@ -10,6 +10,7 @@ VERBS = {
     "apply": "coattest_parent.cli.deploy:apply",
     "destroy": "coattest_parent.cli.deploy:destroy",
     "plan": "coattest_parent.cli.deploy:plan",
+    "smoke": "coattest_parent.cli.smoke:smoke_command",
     "status": "coattest_parent.cli.deploy:status",
 }
 
