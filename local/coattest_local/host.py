@@ -109,6 +109,7 @@ def run_enclave(
     """
     check_identity(role_arn, instance_id)
     directory.mkdir(parents=True, exist_ok=True)
+    directory = directory.resolve()
     with contextlib.ExitStack() as stack:
         tree = Path(tempfile.mkdtemp(prefix="tree-", dir=directory))
         stack.callback(_remove_tree, tree)

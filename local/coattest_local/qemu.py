@@ -105,6 +105,7 @@ def run_in_qemu(
     check_identity(role_arn, instance_id)
     measurements = measure(image)
     directory.mkdir(parents=True, exist_ok=True)
+    directory = directory.resolve()
     console = directory / "console.log"
     started = time.monotonic()
     with contextlib.ExitStack() as stack:

@@ -10,10 +10,10 @@ import sys
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from coattest_build import builder
 from coattest_build.measure import measure
 from coattest_local.host import RunningEnclave, run_enclave
 from coattest_parent.channels import parse_address
@@ -22,7 +22,6 @@ from coattest_verify.roots import AWS_NITRO, LOCAL_SIMULATOR
 
 pytestmark = pytest.mark.image
 
-ROOT = Path(__file__).resolve().parents[3]
 ROLE = "arn:aws:iam::111122223333:role/parent"
 INSTANCE = "i-1234567890abcdef0"
 SMOKE = (sys.executable, "-c", "from coattest_parent.deploy_cli import main; main()", "smoke")
@@ -36,11 +35,10 @@ def clock() -> datetime:
 
 
 @pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def image(built_images: Any) -> Path:
     """The local profile's image of this checkout."""
-    out = tmp_path_factory.mktemp("built")
-    builder.build(ROOT, out, profiles=["local"])
-    return out / "image.local.eif"
+    path: Path = built_images.image("local")
+    return path
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -20,7 +21,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from coattest_build import builder, signing
+from coattest_build import signing
 from coattest_local.qemu import EnclaveNotBooted, QemuEnclave, run_in_qemu
 from coattest_local.qemu_tools import QemuMissing, QemuTools, find_tools
 from coattest_parent.channels import connect, parse_address
@@ -28,7 +29,6 @@ from support.enclave_image import compile_program, make_image, rootfs
 
 pytestmark = pytest.mark.image
 
-ROOT = Path(__file__).resolve().parents[3]
 ROLE = "arn:aws:iam::111122223333:role/parent"
 INSTANCE = "i-1234567890abcdef0"
 NITRO_LOCAL = (sys.executable, "-c", "from coattest_local.cli import main; main()")
@@ -49,11 +49,9 @@ def tools() -> QemuTools:
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def images(built_images: Any) -> dict[str, Path]:
     """The image of each profile, built from this checkout (the kernel from the cache when it is there)."""
-    out = tmp_path_factory.mktemp("built")
-    builder.build(ROOT, out, profiles=["aws", "local"])
-    return {"aws": out / "image.eif", "local": out / "image.local.eif"}
+    return {profile: built_images.image(profile) for profile in ("aws", "local")}
 
 
 @pytest.fixture
