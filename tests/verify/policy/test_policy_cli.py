@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from coattest_local import services
+from coattest_verify.cli import main
 from support import kms_world as world
 from support.operators import NOW, Operators, report_json
 
@@ -40,23 +42,28 @@ class Buyer:
         operator: str = "buyer-1",
         simulator: bool = True,
     ) -> subprocess.CompletedProcess[str]:
-        """Run ``verify policy`` as a program."""
-        command = [sys.executable, "-c", "from coattest_verify.cli import main; main()", "policy"]
-        command += ["--attestations", str(self.quorum.folder / "attestations"), "--profile", profile]
+        """Run ``verify policy`` through its entry point, in this process: exit code, stdout, stderr."""
+        command = ["verify", "policy", "--attestations", str(self.quorum.attestations), "--profile", profile]
         command += ["--root", f"sha256:{self.quorum.root.hex()}", "--operator", operator, "--account", BUYER]
         command += ["--parent-role", world.PARENT, "--encrypter", BIDDER, "--save-previous", str(self.folder)]
         command += [argument for arn in administrators for argument in ("--administrator", arn)]
         command += ["--simulator"] if simulator else []
-        environment = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(self.folder),
-            "COATTEST_CONFIG": str(self.folder / "config"),
-            **self.running.environment("buyer-1"),
-        }
+        environment = {**self.running.environment("buyer-1"), "COATTEST_CONFIG": str(self.folder / "config")}
         environment.pop("AWS_ENDPOINT_URL")
-        return subprocess.run(
-            [*command, *arguments], env=environment, capture_output=True, text=True, timeout=120, check=False
-        )
+        stdout, stderr = io.StringIO(), io.StringIO()
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            contextlib.redirect_stdout(stdout),
+            contextlib.redirect_stderr(stderr),
+        ):
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            patch.setattr(sys, "argv", [*command, *arguments])
+            with pytest.raises(SystemExit) as ended:
+                main()
+        code = ended.value.code
+        assert isinstance(code, int)
+        return subprocess.CompletedProcess(command, code, stdout.getvalue(), stderr.getvalue())
 
     def live(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """The same against the local services."""
@@ -238,3 +245,26 @@ def test_one_administrator_and_a_named_break_glass_will_do(buyer: Buyer) -> None
     done = buyer.live("--apply", "new", "--break-glass", SECOND, administrators=(ADMIN,))
     assert done.returncode == 0, done.stderr
     assert "BreakGlass" in {statement["Sid"] for statement in json.loads(done.stdout)["policy"]["Statement"]}
+
+
+def test_any_policy_is_proved_or_refuted_by_its_file(buyer: Buyer, tmp_path: Path) -> None:
+    """Exit 0 for the generated policy, 1 with a request for the default one, 3 for what is not known."""
+    pytest.importorskip("z3")
+    document = json.loads(buyer.policy("--json").stdout)["policy"]
+    good, default, strange = (tmp_path / name for name in ("good", "default", "strange"))
+    good.write_text(json.dumps(document))
+    default.write_text(world.policy(world.allow(f"arn:aws:iam::{BUYER}:root", "kms:*")))
+    strange.write_text(world.policy(world.allow("*", "kms:*", {"StringNearly": {"a": "b"}})))
+    tuples = ",".join(buyer.pcrs[index] for index in range(3))
+    for arguments in ((), ("--tuple", tuples)):
+        done = buyer.policy("--prove", str(good), "--json", *arguments)
+        assert done.returncode == 0, done.stderr
+        assert {item["status"] for item in json.loads(done.stdout)["findings"]} == {"proved"}
+    refuted = buyer.policy("--prove", str(default), "--tuple", tuples)
+    assert refuted.returncode == 1
+    assert "calls kms:Decrypt" in refuted.stdout
+    unknown = buyer.policy("--prove", str(strange), "--tuple", tuples, "--json")
+    assert unknown.returncode == 3
+    assert {item["status"] for item in json.loads(unknown.stdout)["findings"]} == {"unknown"}
+    default.write_text("{}")
+    assert buyer.policy("--prove", str(default), "--tuple", tuples).returncode == 2

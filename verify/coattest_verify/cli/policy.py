@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 import click
 from rich.table import Table
 
-from coattest_verify.cli.options import clock, decision_from, decision_options, operator_option
+from coattest_verify.cli.options import clock, decision_from, decision_options
+from coattest_verify.cli.policy_prove import prove_file
 from coattest_verify.decision import Decision
 from coattest_verify.iam import Policy, parse_policy
 from coattest_verify.keypolicy import live, snippets
@@ -50,20 +51,18 @@ class Made:
 
 @click.command()
 @decision_options
-@operator_option
+@click.option("--operator", help="Your name in quorum.toml: your own agreeing statement must be there.")
 @click.option(
     "--also-attestations",
     multiple=True,
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="A second release, for a rotation: both decrypt until the old one is left out.",
 )
-@click.option("--account", required=True, help="The account that owns the key, 12 digits.")
+@click.option("--account", help="The account that owns the key, 12 digits.")
 @click.option("--partition", default="aws", show_default=True)
-@click.option("--parent-role", "parent_roles", required=True, help="The service's instance role.", **MULTIPLE)
-@click.option(
-    "--administrator", "administrators", required=True, help="Manages the key; cannot decrypt.", **MULTIPLE
-)
-@click.option("--encrypter", "encrypters", required=True, help="Encrypts the bids.", **MULTIPLE)
+@click.option("--parent-role", "parent_roles", help="The service's instance role.", **MULTIPLE)
+@click.option("--administrator", "administrators", help="Manages the key; cannot decrypt.", **MULTIPLE)
+@click.option("--encrypter", "encrypters", help="Encrypts the bids.", **MULTIPLE)
 @click.option("--break-glass", metavar="ARN", help="One more administrator, for emergencies.")
 @click.option(
     "--context", "context", multiple=True, metavar="KEY=VALUE", help="Encryption context to require."
@@ -93,6 +92,15 @@ class Made:
 @click.option(
     "--check", "check_key", metavar="KEY", help="Compare a live key with the decision; exit 1 names drifts."
 )
+@click.option(
+    "--prove",
+    "prove_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Prove or refute any key policy for --tuple or the decision; exit 1 shows what gets in.",
+)
+@click.option("--tuple", "tuples", multiple=True, metavar="PCR0,PCR1,PCR2", help="With --prove; repeatable.")
+@click.option("--key", "key_arn", metavar="ARN", help="With --prove: the key that the policy is on.")
 @click.option("--endpoint-url", help="KMS, STS and IAM somewhere else than AWS: the simulator.")
 @click.option("--region", help="The key's region; from its ARN or the environment by default.")
 @click.option(
@@ -110,6 +118,11 @@ def policy(**given: Any) -> int:
     """
     if given["apply_to"] and given["check_key"]:
         raise UsageError("--apply and --check are two commands: give one")
+    if given["prove_file"]:
+        return prove_file(given)
+    for option in ("operator", "account"):
+        if not given[option]:
+            raise UsageError("missing", where=f"--{option}")
     _check_simulator(given)
     made = _make(given)
     for warning in made.warnings:
