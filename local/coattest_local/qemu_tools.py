@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import shutil
 import subprocess
@@ -66,7 +65,6 @@ def _candidates(name: str, cached: Path) -> list[Path]:
     return [*([built] if os.access(built, os.X_OK) else []), *([Path(found)] if found else [])]
 
 
-@functools.cache
 def has_machine(qemu: Path) -> bool:
     """Whether this QEMU runs here and knows the machine (Debian builds it without libcbor, so without it)."""
     try:
