@@ -39,6 +39,9 @@ MAX_DOCUMENT = 262144
 ALGORITHM = "RSAES_OAEP_SHA_256"
 RSA_SIZES = (2048, 3072, 4096)
 
+_QEMU_HEADER = bytes.fromhex("8443a10120")
+_ES384_HEADER = bytes.fromhex("8444a1013822")
+
 
 @dataclass(frozen=True, slots=True)
 class Recipient:
@@ -101,6 +104,9 @@ def _verified(document: bytes, now: datetime, root: Root, allow_unsigned: bool) 
 
 
 def _unsigned(document: bytes, now: datetime) -> Document:
+    # QEMU's NSM names algorithm -1 in the protected header; apart from that it writes what Nitro writes.
+    if document.startswith(_QEMU_HEADER):
+        document = _ES384_HEADER + document[len(_QEMU_HEADER) :]
     try:
         parsed = parse_unverified(document)
     except CoattestError as error:

@@ -119,9 +119,14 @@ def test_unsigned_documents_pass_only_where_the_danger_was_named(
     """With the flag a document without signature decides like a real one; without it, it is refused."""
     enclave = world.Enclave(world.PCRS)
     outer = cbor2.loads(enclave.document())
-    unsigned = cbor2.dumps([outer[0], outer[1], outer[2], bytes(96)])
-    recipient = {"KeyEncryptionAlgorithm": "RSAES_OAEP_SHA_256", "AttestationDocument": unsigned}
-    for place, code in ((lenient, "none"), (running, "ValidationException")):
+    unsigned = [cbor2.dumps([header, {}, outer[2], bytes(96)]) for header in (outer[0], b"\xa1\x01\x20")]
+    for place, document, code in (
+        (lenient, unsigned[0], "none"),
+        (lenient, unsigned[1], "none"),
+        (running, unsigned[0], "ValidationException"),
+        (running, unsigned[1], "ValidationException"),
+    ):
+        recipient = {"KeyEncryptionAlgorithm": "RSAES_OAEP_SHA_256", "AttestationDocument": document}
         kms = place.client("kms", "buyer-1")
         policy = world.policy(
             world.administer("222233334444"),
