@@ -1,11 +1,12 @@
 """How fast attestation documents are verified, as ratios against raw P-384 verification in the same run.
 
-    python bench/bench_attestation.py [--json] [--rounds N]
+python bench/bench_attestation.py [--json] [--rounds N]
 
-Cold (no cache) is held against a fifth of the raw rate, because a document needs five signatures with the root pinned;
-warm (chain cached) against the raw rate itself. The raw message is 32 bytes long: hashing a document's 4 kB is part
-of what is measured. One-thread rates are over CPU time of the thread, so that other programs do not show; rates over
-two threads are over wall time. Rounds of all candidates alternate, and each candidate's best round counts.
+Cold (no cache) is held against a fifth of the raw rate, because a document needs five signatures with the
+root pinned; warm (chain cached) against the raw rate itself. The raw message is 32 bytes long: hashing a
+document's 4 kB is part of what is measured. One-thread rates are over CPU time of the thread, so that
+other programs do not show; rates over two threads are over wall time. Rounds of all candidates alternate,
+and each candidate's best round counts.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ def evervault_task(data: bytes) -> Task | None:
 def _working(task: Task) -> Task | None:
     try:
         task()
-    except Exception as error:  # noqa: BLE001 - a candidate that does not run here is left out, with its reason
+    except Exception as error:
         print(f"left out: {type(error).__name__}: {error}", file=sys.stderr)
         return None
     return task
@@ -191,7 +192,9 @@ def machine() -> dict[str, Any]:
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
-        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        names = [
+            line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line
+        ]
         model = names[0] if names else model
     return {
         "cpu": model,
@@ -213,7 +216,9 @@ def main() -> None:
         print(json.dumps(result, indent=2))
         return
     kept = result["machine"]
-    print(f"{kept['cpu']}, {kept['cores']} cores, Python {kept['python']}, cryptography {kept['cryptography']}")
+    print(
+        f"{kept['cpu']}, {kept['cores']} cores, Python {kept['python']}, cryptography {kept['cryptography']}"
+    )
     print(f"load {result['load']:.1f}, document {result['document']}")
     for label, value in {**result["per_second"], **result["per_second_wall"]}.items():
         print(f"  {label:<28} {value:>9.1f} /s")

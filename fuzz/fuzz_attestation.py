@@ -1,0 +1,104 @@
+"""Coverage-guided fuzzing of the attestation verifier with atheris: one error type, no pass.
+
+    python fuzz/fuzz_attestation.py [--seconds 300] [CORPUS]
+
+Entries take turns by the first byte of the input: arbitrary bytes as a document; as the payload or as a
+certificate of a document whose signature is right, so that everything behind the signature is reached; and as
+CBOR, compared with cbor2. Needs atheris (Linux; CPython 3.11 to 3.13 at the time of writing).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / folder) for folder in ("build", "verify", "tests")]
+
+import atheris  # noqa: E402 - it has to see the imports below
+
+with atheris.instrument_imports(include=["coattest_verify"]):
+    from coattest_verify.attestation import (
+        ChainCache,
+        Malformed,
+        UnsafeAllowDebug,
+        UnsafeAnyMeasurement,
+        cbor,
+        files,
+        parse_unverified,
+    )
+
+import cbor2  # noqa: E402
+
+from support.nitro_ca import cbor as encode  # noqa: E402
+from support.nitro_ca import check, document, envelope, fields, sign, usual_chain  # noqa: E402
+
+ANY = (UnsafeAnyMeasurement(), UnsafeAllowDebug())
+CACHE = ChainCache()
+VALID = document()
+SPELLINGS = (VALID, b"\xd2" + VALID)
+
+
+def one(data: bytes) -> None:
+    """One input: any exception but the documented one, and any pass of changed bytes, is a finding."""
+    kind, body = data[:1], data[1:]
+    if kind < b"\x40":
+        _document(files.decode_document(body))
+    elif kind < b"\x80":
+        check(envelope(body[:16_384], sign(body[:16_384], usual_chain().key)), *ANY, cache=CACHE)
+    elif kind < b"\xa0":
+        check(document(certificate=body[:1024] or b"\x00"), *ANY, cache=CACHE)
+    elif kind < b"\xc0":
+        bundle = usual_chain().cabundle
+        bundle[len(body) % len(bundle)] = body[:1024] or b"\x00"
+        check(document(cabundle=bundle), *ANY, cache=CACHE)
+    else:
+        _cbor(body)
+
+
+def _document(data: bytes) -> None:
+    if check(data, *ANY, cache=CACHE).ok and data not in SPELLINGS:
+        raise AssertionError("a changed document passed")
+    with contextlib.suppress(Malformed):
+        parse_unverified(data)
+
+
+def _cbor(data: bytes) -> None:
+    try:
+        value = cbor.decode(data)
+    except cbor.CborError:
+        return
+    if repr(value) != repr(cbor2.loads(data)):
+        raise AssertionError("cbor2 reads it otherwise")
+
+
+def main() -> None:
+    """Seed a corpus, then fuzz for the given time; atheris ends the process."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=int, default=300)
+    parser.add_argument("corpus", nargs="?", type=Path)
+    options = parser.parse_args()
+    corpus = options.corpus or Path(tempfile.mkdtemp(prefix="fuzz-attestation-"))
+    corpus.mkdir(parents=True, exist_ok=True)
+    seeds = {
+        "document": b"\x00" + VALID,
+        "hex": b"\x00" + VALID.hex().encode(),
+        "payload": b"\x40" + encode(fields()),
+        "leaf": b"\x80" + usual_chain().certificate,
+        "ca": b"\xa0" + usual_chain().cabundle[2],
+        "cbor": b"\xc0" + encode({"a": [1, -1, b"x", "y", None, {0: True}]}),
+    }
+    for name, seed in seeds.items():
+        (corpus / name).write_bytes(seed)
+    os.chdir(corpus)  # libFuzzer leaves what it finds in the working directory
+    limits = [f"-max_total_time={options.seconds}", "-max_len=20000", "-timeout=20", "-rss_limit_mb=2048"]
+    atheris.Setup([sys.argv[0], *limits, str(corpus)], one)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
