@@ -129,6 +129,8 @@ class ProfileResult:
             pcrs=tuple((name, pcrs.hexadecimal(name, 48)) for name in REGISTERS),
             sections=_list(reader, "sections", MAX_SECTIONS, _read_section),
         )
+        if not result.sections:
+            raise BadReport("no sections", where=reader.where)
         for part in (image, pcrs, reader):
             part.done()
         return result

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coattest_build.claim import Claim
@@ -69,6 +69,7 @@ def places(document: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return found
 
 
+@settings(max_examples=400)
 @given(st.data())
 def test_no_mutated_document_is_mistaken_for_another(data: st.DataObject) -> None:
     """A value replaced by another kind, dropped or added is refused, and only ever as BadReport."""
