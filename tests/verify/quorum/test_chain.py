@@ -133,7 +133,7 @@ def test_a_fork_is_refused(pair: Operators) -> None:
     for name in ("buyer-1", "buyer-2"):
         pair.countersign(other, name)
     for path in pair.attestations.glob("quorum.2.*"):
-        path.rename(path.with_name(path.name.replace("buyer", "xbuyer")))
+        path.rename(path.with_name(path.name.replace(".dsse", ".other.dsse")))
     pair.install(first.successor(), ["buyer-2", "buyer-3"])
     assert "two signed policies are version 2" in pair.decide().reasons[0]
 

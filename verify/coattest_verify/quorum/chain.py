@@ -24,10 +24,12 @@ from datetime import datetime
 from coattest_verify.quorum.directory import Evidence
 from coattest_verify.quorum.dsse import Envelope
 from coattest_verify.quorum.errors import PolicyRefused, Rejected
-from coattest_verify.quorum_policy import MAX_POLICY, POLICY_TYPE, QuorumPolicy, utc
+from coattest_verify.quorum_policy import MAX_POLICY, NAME, POLICY_TYPE, QuorumPolicy, utc
 
 POLICY_FILE = "quorum.toml"
-SIGNATURE_NAME = re.compile(r"quorum\.([1-9][0-9]{0,5})\.([a-z0-9][a-z0-9-]{0,31})\.dsse\.json")
+SIGNATURE_NAME = re.compile(
+    rf"quorum\.([1-9][0-9]{{0,5}})\.({NAME.pattern})(?:\.[A-Za-z0-9_-]{{1,64}})?\.dsse\.json"
+)
 
 MAX_VERSIONS = 1024
 """Versions of one policy that are followed."""
@@ -90,36 +92,42 @@ def follow(evidence: Evidence, root: bytes, *, seen: Seen | None, now: datetime)
     return Chain(tuple(chain), refused)
 
 
-def signers(policy: QuorumPolicy, payload: bytes, envelopes: Mapping[bytes, list[Envelope]]) -> set[str]:
+Signatures = Mapping[bytes, Mapping[str, list[Envelope]]]
+"""Envelopes by the bytes that they sign and by the operator that the file's name says; not verified yet."""
+
+
+def signers(policy: QuorumPolicy, payload: bytes, envelopes: Signatures) -> set[str]:
     """The operators of ``policy`` whose keys signed ``payload``."""
+    found = envelopes.get(payload, {})
     return {
         operator.name
         for operator in policy.operators
-        if any(envelope.signers(operator.keys) for envelope in envelopes.get(payload, ()))
+        if any(envelope.signers(operator.keys) for envelope in found.get(operator.name, ()))
     }
 
 
-def read_signatures(evidence: Evidence) -> dict[bytes, list[Envelope]]:
+def read_signatures(evidence: Evidence) -> Signatures:
     """Every well-formed policy signature by the bytes it signs; not verified yet."""
     return _signatures(evidence)[0]
 
 
-def _signatures(evidence: Evidence) -> tuple[dict[bytes, list[Envelope]], tuple[Refused, ...]]:
-    envelopes: dict[bytes, list[Envelope]] = {}
+def _signatures(evidence: Evidence) -> tuple[Signatures, tuple[Refused, ...]]:
+    envelopes: dict[bytes, dict[str, list[Envelope]]] = {}
     refused = []
     for name in evidence.names():
-        if not SIGNATURE_NAME.fullmatch(name):
+        match = SIGNATURE_NAME.fullmatch(name)
+        if match is None:
             continue
         try:
             envelope = Envelope.decode(evidence.read(name, 2 * MAX_POLICY), POLICY_TYPE)
         except Rejected as error:
             refused.append(Refused(name, error.reason, error.what))
             continue
-        envelopes.setdefault(envelope.payload, []).append(envelope)
+        envelopes.setdefault(envelope.payload, {}).setdefault(match[2], []).append(envelope)
     return envelopes, tuple(refused)
 
 
-def _first(current: bytes, envelopes: Mapping[bytes, list[Envelope]], root: bytes) -> QuorumPolicy:
+def _first(current: bytes, envelopes: Signatures, root: bytes) -> QuorumPolicy:
     data = next((data for data in (current, *envelopes) if hashlib.sha256(data).digest() == root), None)
     if data is None:
         raise PolicyRefused(
@@ -133,7 +141,8 @@ def _first(current: bytes, envelopes: Mapping[bytes, list[Envelope]], root: byte
         raise PolicyRefused(
             "the pinned root is not a version 1", where=POLICY_FILE, reason="policy-other-root"
         )
-    missing = [name for name in first.names if name not in signers(first, data, envelopes)]
+    signed = signers(first, data, envelopes)
+    missing = [name for name in first.names if name not in signed]
     if missing:
         raise PolicyRefused(
             f"version 1 is not signed by {', '.join(missing)}",
@@ -144,9 +153,7 @@ def _first(current: bytes, envelopes: Mapping[bytes, list[Envelope]], root: byte
     return first
 
 
-def _successors(
-    policy: QuorumPolicy, current: bytes, envelopes: Mapping[bytes, list[Envelope]]
-) -> list[QuorumPolicy]:
+def _successors(policy: QuorumPolicy, current: bytes, envelopes: Signatures) -> list[QuorumPolicy]:
     found = []
     for data in {current, *envelopes}:
         try:
