@@ -1,0 +1,44 @@
+"""``nitro-local demo``."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from coattest_build.errors import UsageError
+from coattest_build.shell import emit_json, err
+from coattest_local.demo.play import play
+
+
+@click.command()
+@click.option(
+    "--source",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=Path(),
+    help="The checkout (default: this directory).",
+)
+@click.option("--independent", is_flag=True, help="Every party compiles the kernel itself.")
+@click.option(
+    "--keep",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="A new or empty directory for everything that is made; it stays.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def demo(*, source: Path, independent: bool, keep: Path | None, as_json: bool) -> None:
+    """Run the whole chain on this machine: build, rebuild, sign, decide, deploy, auction, attacks.
+
+    What AWS provides is simulated: this shows how the parts fit, and protects nothing.
+    """
+    if keep and keep.exists() and any(keep.iterdir()):
+        raise UsageError("not empty", where=str(keep), hint="name a new directory")
+    started = time.monotonic()
+    stage = play(source, err(), independent=independent, keep=keep)
+    seconds = time.monotonic() - started
+    if as_json:
+        emit_json({"steps": stage.steps, "refused": stage.refusals, "seconds": round(seconds, 1)})
+    err().print(
+        f"\n[bold green]done[/bold green]: winners buyer-2, buyer-1, tie; receipts verified; "
+        f"{stage.refusals} attacks refused; {seconds:.0f} s"
+    )

@@ -1,0 +1,1 @@
+"""The whole chain on one machine, told step by step: `nitro-local demo`."""

@@ -1,0 +1,187 @@
+"""The demo's auctions: manifest, bids, seals, opening, and the receipt that everybody verifies."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coattest_local.demo.chain import Trust, World
+from coattest_local.demo.cloud import BuyerCloud, ServiceCloud
+from coattest_local.demo.stage import DemoFailed, Finished, Party, Stage
+from coattest_local.services import Services
+
+LOTS = ("harbour-12", "mill-lane-3", "station-1")
+AMOUNTS = {"buyer-1": (100000, 200000, 150000), "buyer-2": (120000, 180000, 150000)}
+EXPECTED = [
+    {"lot": LOTS[0], "outcome": "won", "buyer": "buyer-2"},
+    {"lot": LOTS[1], "outcome": "won", "buyer": "buyer-1"},
+    {"lot": LOTS[2], "outcome": "tie", "buyers": ["buyer-1", "buyer-2"]},
+]
+BIDDING_SECONDS = 15
+PUBLISH_SECONDS = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """The auction house: the world with its cloud and its running enclave."""
+
+    world: World
+    trust: Trust
+    services: Services
+    service: ServiceCloud
+    buyers: Mapping[str, BuyerCloud]
+    enclave: str
+
+    @property
+    def endpoint(self) -> tuple[str, ...]:
+        """The options that lead a command to the local services."""
+        return ("--endpoint-url", self.services.endpoint, "--ca-bundle", str(self.services.ca_bundle))
+
+
+@dataclass(frozen=True, slots=True)
+class Auction:
+    """One auction: its name and its manifest, a file that everybody has."""
+
+    name: str
+    manifest: Path
+
+
+def announce(house: House, name: str) -> Auction:
+    """Buyers certify their auction keys; the service publishes the manifest."""
+    shared = house.world.attestations.parent
+    records = []
+    for buyer, party in house.world.buyers.items():
+        if not (party.home / "auction.key").exists():
+            party.run("auction", "keygen", "--out", "auction.key")
+        record = shared / f"{name}.{buyer}.json"
+        party.run(
+            "auction", "certify", "--key", "quorum.key", "--operator", buyer,
+            "--auction-key", "auction.key.pub", "--kms-key", house.buyers[buyer].key_arn,
+            "--bids", f"{house.buyers[buyer].bids_uri}/{name}.cose", "--out", record,
+        )  # fmt: skip
+        records += ["--buyer", str(record)]
+    auction = Auction(name, shared / f"{name}.manifest.cbor")
+    closes = int(time.time()) + BIDDING_SECONDS
+    lots = [word for lot in LOTS for word in ("--lot", lot)]
+    house.world.service.run(
+        "auction", "manifest", "--auction", name, "--currency", "EUR", *lots, *records,
+        "--closes", str(closes), "--publish-by", str(closes + PUBLISH_SECONDS), "--out", auction.manifest,
+    )  # fmt: skip
+    return auction
+
+
+def bid(
+    house: House, auction: Auction, buyer: str, amounts: Sequence[int], out: str, *, upload: bool = True
+) -> None:
+    """A buyer encrypts its bids under its own key and uploads them to its own bucket."""
+    party = house.world.buyers[buyer]
+    table = party.home / f"{out}.csv"
+    table.write_text("lot,amount\n" + "".join(f"{lot},{n}\n" for lot, n in zip(LOTS, amounts, strict=True)))
+    party.run(
+        "auction", "bid", "--manifest", auction.manifest, "--operator", buyer, "--bids", table.name,
+        "--out", out, *(["--upload"] if upload else []), *house.endpoint, *house.trust.arguments,
+        extra=house.buyers[buyer].environment,
+    )  # fmt: skip
+
+
+def seal_command(house: House, auction: Auction, buyer: str, own_bid: str) -> tuple[str, ...]:
+    """A buyer's seal over the bid files as they are in the buckets now."""
+    return (
+        "auction", "seal", "--manifest", str(auction.manifest), "--operator", buyer,
+        "--auction-key", "auction.key", "--own-bid", own_bid, "--out", f"{auction.name}.seal",
+        *house.endpoint, *house.trust.arguments,
+    )  # fmt: skip
+
+
+def seal(house: House, auction: Auction, buyer: str, own_bid: str) -> None:
+    """A buyer checks everything, records the seal and signs it."""
+    house.world.buyers[buyer].run(
+        *seal_command(house, auction, buyer, own_bid), extra=house.buyers[buyer].environment
+    )
+
+
+def seals(house: House, auction: Auction, names: Sequence[str] | None = None) -> list[str]:
+    """The ``--seal`` options of an auction, for all buyers unless told otherwise."""
+    return [
+        word
+        for name, party in house.world.buyers.items()
+        if names is None or name in names
+        for word in ("--seal", str(party.home / f"{auction.name}.seal"))
+    ]
+
+
+def open_command(
+    house: House,
+    auction: Auction,
+    out: str,
+    *,
+    enclave: str | None = None,
+    sealed: Sequence[str] | None = None,
+) -> tuple[str, ...]:
+    """What the service runs to have an auction opened."""
+    return (
+        "auction", "open", "--manifest", str(auction.manifest), *seals(house, auction, sealed),
+        "--enclave", enclave or house.enclave, "--assume-role", house.service.role_arn, "--wait",
+        "--out", out, *house.endpoint,
+    )  # fmt: skip
+
+
+def no_result(
+    house: House,
+    what: str,
+    auction: Auction,
+    *,
+    reason: str,
+    enclave: str | None = None,
+    sealed: Sequence[str] | None = None,
+) -> None:
+    """Opening must fail for ``reason`` and leave no result behind."""
+    out = "refused.cbor"
+    house.world.service.must_fail(
+        what,
+        *open_command(house, auction, out, enclave=enclave, sealed=sealed),
+        reason=reason,
+        extra=house.services.environment("service"),
+    )
+    if (house.world.service.home / out).exists():
+        raise DemoFailed(f"{what}: a result file was written all the same")
+
+
+def open_and_verify(house: House, auction: Auction) -> Path:
+    """The service opens; everybody verifies the result against its receipt; the winners are as expected."""
+    stage = house.world.stage
+    name = f"{auction.name}.result.cbor"
+    opened = house.world.service.run(
+        *open_command(house, auction, name), extra=house.services.environment("service")
+    )
+    result = house.world.service.home / name
+    for party in house.world.buyers.values():
+        verified = verify(house, party, auction, result)
+        if verified.code != 0:
+            raise DemoFailed(f"the receipt does not verify: {verified.errors[-600:]}", where=party.name)
+        stage.say(f"{party.name}: receipt verified")
+    check_winners(opened["lots"], stage)
+    return result
+
+
+def verify(house: House, party: Party, auction: Auction, result: Path) -> Finished:
+    """``verify receipt`` by one party."""
+    return party.attempt(*receipt_command(house, auction, result))
+
+
+def receipt_command(house: House, auction: Auction, result: Path) -> tuple[str, ...]:
+    """What anyone runs to check a result."""
+    return (
+        "verify", "receipt", str(result), "--manifest", str(auction.manifest), *house.trust.arguments
+    )  # fmt: skip
+
+
+def check_winners(lots: list[dict[str, Any]], stage: Stage) -> None:
+    """Show the outcomes; they must be what the bids say."""
+    for lot in lots:
+        stage.say(f"{lot['lot']}: {lot.get('buyer') or 'tie of ' + ' and '.join(lot['buyers'])}")
+    if lots != EXPECTED:
+        raise DemoFailed(f"these are not the winners: {lots}")

@@ -1,0 +1,220 @@
+"""From the source to a decision, key policies and a running enclave: what happens before any auction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coattest_build.claim import Claim
+from coattest_local.demo import cloud
+from coattest_local.demo.cloud import BuyerCloud, ServiceCloud
+from coattest_local.demo.sources import copy_source
+from coattest_local.demo.stage import Party, Stage
+from coattest_local.services import Services
+
+BUYERS = ("buyer-1", "buyer-2")
+ACCOUNTS = ("service=111122223333", "buyer-1=222233334444", "buyer-2=333344445555")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the demo was asked for."""
+
+    source: Path
+    directory: Path
+    independent: bool = False
+    host: str = "software"
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Everybody and everything on the stage, and what all of them can see."""
+
+    stage: Stage
+    options: Options
+    service: Party
+    buyers: dict[str, Party]
+    attestations: Path
+
+    @property
+    def image(self) -> Path:
+        """The service's image of the local profile."""
+        return self.service.home / "out" / "image.local.eif"
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """What a party uses to recompute the decision: the shared files, and the root it got elsewhere."""
+
+    attestations: Path
+    root: str
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """The options of every command that needs a decision."""
+        return ("--attestations", str(self.attestations), "--root", self.root, "--profile", "local")
+
+
+def set_the_stage(stage: Stage, options: Options) -> World:
+    """Three parties, each with its own directory, time zone, locale and umask."""
+    homes = {name: options.directory / name for name in ("service", *BUYERS)}
+    for home in homes.values():
+        home.mkdir(parents=True)
+    attestations = options.directory / "attestations"
+    attestations.mkdir()
+    service = Party("service", homes["service"], stage)
+    buyers = {
+        "buyer-1": Party("buyer-1", homes["buyer-1"], stage, "Pacific/Chatham", "de_DE.UTF-8", 0o077),
+        "buyer-2": Party("buyer-2", homes["buyer-2"], stage, "America/St_Johns", "C", 0o002),
+    }
+    return World(stage, options, service, buyers, attestations)
+
+
+def publish_claim(world: World) -> None:
+    """The service builds from its own copy of the source and publishes what it measured."""
+    world.stage.step("The service builds the enclave image from the lock and publishes its claim")
+    commit = copy_source(world.options.source, world.service.home / "source")
+    world.stage.say(f"source: {f'commit {commit[:12]}' if commit else 'a folder without a repository'}")
+    claim = world.attestations / "claim.json"
+    report = world.service.run(
+        "eif", "build", "--source", "source", "--out", "out", "--claim", claim, *_kernel(world), long=True
+    )
+    _say_kernel(world, "the service", report)
+    world.stage.say(f"PCR0 {report['profiles']['local']['pcrs']['PCR0']}")
+    committed = world.options.source / "attestations" / "claim.json"
+    if committed.exists():
+        same = Claim.parse(committed.read_bytes()) == Claim.parse(claim.read_bytes())
+        world.stage.say(
+            "the claim is the one that is committed in attestations/"
+            if same
+            else "NOTE: the claim differs from the one committed in attestations/ (the source has moved on)"
+        )
+
+
+def found_the_quorum(world: World) -> Trust:
+    """The buyers make keys, agree on the quorum policy and sign it; its digest is the pinned root."""
+    world.stage.step("The buyers found a quorum: 2 of 2, a dissent blocks")
+    for name, buyer in world.buyers.items():
+        buyer.run("verify", "keygen", "--out", "quorum.key")
+        world.stage.say(f"{name}'s key stays with {name}")
+    first = world.buyers["buyer-1"]
+    cached = [] if world.options.independent else ["--cached-kernel-counts"]
+    operators = [
+        word
+        for name, buyer in world.buyers.items()
+        for word in ("--operator", f"{name}={buyer.home / 'quorum.key.pub'}")
+    ]
+    made = first.run(
+        "verify", "quorum-init", *operators, "--threshold", "2", *cached,
+        "--attestations", world.attestations,
+    )  # fmt: skip
+    for name, buyer in world.buyers.items():
+        buyer.run(
+            "verify", "countersign", "--key", "quorum.key", "--operator", name,
+            "--attestations", world.attestations,
+        )  # fmt: skip
+    root = str(made["root"])
+    world.stage.say(f"pinned by every party, over another channel: {root}")
+    if cached:
+        world.stage.say("this quorum says that a kernel from the cache counts: one compile serves this demo")
+        world.stage.say("(by default it does not count; --independent compiles once per party)")
+    return Trust(world.attestations, root)
+
+
+def rebuild_and_sign(world: World) -> None:
+    """Each buyer rebuilds alone, compares with the claim, measures again and signs."""
+    for name, buyer in world.buyers.items():
+        world.stage.step(f"{name} rebuilds the image alone and signs what it measured")
+        world.stage.say(
+            f"own directory, TZ={buyer.time_zone}, LC_ALL={buyer.locale}, umask {buyer.umask:03o}"
+        )
+        copy_source(world.options.source, buyer.home / "source")
+        report = buyer.run(
+            "verify", "rebuild", "--source", "source", "--out", "out",
+            "--attestations", world.attestations, *_kernel(world), long=True,
+        )  # fmt: skip
+        _say_kernel(world, name, report["rebuild"])
+        for profile in ("image.eif", "image.local.eif"):
+            ours, theirs = buyer.home / "out" / profile, world.service.home / "out" / profile
+            same = ours.read_bytes() == theirs.read_bytes()
+            world.stage.say(f"{profile}: {'the same bytes as' if same else 'DIFFERS from'} the service's")
+        buyer.run(
+            "verify", "sign-pcrs", "--key", "quorum.key", "--operator", name, "--rebuild", "out",
+            "--attestations", world.attestations,
+        )  # fmt: skip
+
+
+def decide(world: World, trust: Trust) -> None:
+    """Every party recomputes the decision from the signed statements against the root it pinned."""
+    world.stage.step("The quorum decides, recomputed by every party")
+    for party in (world.service, *world.buyers.values()):
+        decided = party.run("verify", "quorum", *trust.arguments)
+        agree = ", ".join(sorted(decided["agree"]))
+        world.stage.say(f"{party.name}: decided, agreed by {agree}")
+
+
+def refuse_without_a_decision(world: World, trust: Trust, service: ServiceCloud) -> None:
+    """Before the quorum has decided, nothing is deployed."""
+    world.stage.step("Without a decision nothing is deployed")
+    world.service.must_fail(
+        "a deployment before anybody signed",
+        *_apply(world, trust, service),
+        reason="no-decision",
+    )
+
+
+def put_policies(
+    world: World, trust: Trust, services: Services, service: ServiceCloud
+) -> dict[str, BuyerCloud]:
+    """Each buyer makes the key policy from the decision and puts it on its own key."""
+    world.stage.step("Each buyer puts the decided policy on its own KMS key")
+    owned = {}
+    for name, buyer in world.buyers.items():
+        owned[name] = cloud.make_buyer(services, name, service.role_arn)
+        put_policy(world, trust, services, buyer, owned[name], parent_role=service.role_arn)
+        world.stage.say(f"{name}: {owned[name].key_arn} decrypts for the decided enclave only")
+    return owned
+
+
+def put_policy(
+    world: World, trust: Trust, services: Services, buyer: Party, owned: BuyerCloud, *, parent_role: str
+) -> None:
+    """``verify policy --apply`` by the key's owner."""
+    administrator, break_glass = owned.administrators
+    buyer.run(
+        "verify", "policy", *trust.arguments, "--operator", buyer.name, "--account", owned.account,
+        "--parent-role", parent_role, "--administrator", administrator, "--break-glass", break_glass,
+        "--encrypter", owned.encrypter, "--simulator", "--endpoint-url", services.endpoint,
+        "--region", cloud.REGION, "--save-previous", "policies", "--apply", owned.key_arn,
+        extra=services.environment(buyer.name),
+    )  # fmt: skip
+
+
+def deploy(world: World, trust: Trust, service: ServiceCloud) -> dict[str, Any]:
+    """The service deploys; success is reported only after the live document matched the decision."""
+    world.stage.step("deploy-from-attestation starts the enclave and checks its live document")
+    live: dict[str, Any] = world.service.run(*_apply(world, trust, service))
+    world.stage.say(f"{live['module_id']}: its document matches the decision (PCR0-4, fresh nonce)")
+    return live
+
+
+def undeploy(world: World) -> None:
+    """End the enclave, whatever happened before."""
+    world.service.attempt("deploy-from-attestation", "destroy", "--state", "deployment", quiet=True)
+
+
+def _apply(world: World, trust: Trust, service: ServiceCloud) -> tuple[str, ...]:
+    return (
+        "deploy-from-attestation", "apply", *trust.arguments, "--image", str(world.image),
+        "--role-arn", service.role_arn, "--instance-id", cloud.INSTANCE_ID, "--state", "deployment",
+    )  # fmt: skip
+
+
+def _kernel(world: World) -> tuple[str, ...]:
+    return ("--fresh-kernel",) if world.options.independent else ()
+
+
+def _say_kernel(world: World, who: str, report: dict[str, Any]) -> None:
+    here = report["kernel"]["compiled_here"]
+    world.stage.say(f"kernel: {f'compiled by {who}' if here else 'from the cache'}")

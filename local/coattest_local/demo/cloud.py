@@ -1,0 +1,112 @@
+"""The demo's accounts: what each buyer and the service own at the local KMS, S3 and IAM."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from coattest_local.services import Services
+
+REGION = "eu-central-1"
+PARENT_ROLE = "coattest-parent"
+BIDDER = "bidder"
+BREAK_GLASS = "break-glass"
+INSTANCE_ID = "i-0c0a77e57c0a77e57"
+
+
+@dataclass(frozen=True, slots=True)
+class BuyerCloud:
+    """A buyer's own account: its key, its bucket, who administers and who encrypts."""
+
+    account: str
+    key_id: str
+    key_arn: str
+    bucket: str
+    administrators: tuple[str, ...]
+    encrypter: str
+    environment: dict[str, str]
+
+    @property
+    def bids_uri(self) -> str:
+        """Where this buyer's bid files are, without the auction's own name."""
+        return f"s3://{self.bucket}"
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceCloud:
+    """The service's account: the parent instance's role."""
+
+    account: str
+    role_arn: str
+
+
+def make_service(services: Services, buyers: tuple[str, ...]) -> ServiceCloud:
+    """Create the parent's role; its own policy allows what the buyers' policies must allow too."""
+    owner = services.accounts["service"]
+    iam = services.client("iam", "service")
+    for name in buyers:  # a bucket policy names users of other accounts, so all of them come first
+        make_users(services, name)
+    trust = _statement({"AWS": f"arn:aws:iam::{owner.account}:user/admin"}, "sts:AssumeRole", None)
+    role = iam.create_role(RoleName=PARENT_ROLE, AssumeRolePolicyDocument=_policy(trust))["Role"]
+    keys = [f"arn:aws:kms:{REGION}:{services.accounts[name].account}:key/*" for name in buyers]
+    objects = [f"arn:aws:s3:::{_bucket(services, name)}/*" for name in buyers]
+    rights = _policy(_statement(None, "kms:Decrypt", keys), _statement(None, "s3:GetObject", objects))
+    iam.put_role_policy(RoleName=PARENT_ROLE, PolicyName="carry-and-decrypt", PolicyDocument=rights)
+    return ServiceCloud(owner.account, role["Arn"])
+
+
+def make_users(services: Services, name: str) -> None:
+    """Create a buyer's users: who encrypts, and who is there when the administrator is not."""
+    iam = services.client("iam", name)
+    for user in (BIDDER, BREAK_GLASS):
+        iam.create_user(UserName=user)
+
+
+def make_buyer(services: Services, name: str, parent_role: str) -> BuyerCloud:
+    """Create a buyer's bucket (the parent may read it), its key, and the principal that encrypts."""
+    account = services.accounts[name].account
+    iam, kms, s3 = (services.client(service, name) for service in ("iam", "kms", "s3"))
+    admin = f"arn:aws:iam::{account}:user/admin"
+    break_glass = f"arn:aws:iam::{account}:user/{BREAK_GLASS}"
+    bidder = f"arn:aws:iam::{account}:user/{BIDDER}"
+    access = iam.create_access_key(UserName=BIDDER)["AccessKey"]
+    bucket = _bucket(services, name)
+    s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
+    readers = [
+        parent_role,
+        *(
+            f"arn:aws:iam::{services.accounts[other].account}:user/{BIDDER}"
+            for other in services.accounts
+            if other.startswith("buyer-")
+        ),
+    ]
+    s3.put_bucket_policy(
+        Bucket=bucket,
+        Policy=_policy(_statement({"AWS": sorted(readers)}, "s3:GetObject", [f"arn:aws:s3:::{bucket}/*"])),
+    )
+    rights = _policy(
+        _statement(None, ["kms:GenerateDataKey", "kms:Encrypt"], "*"),
+        _statement(None, "s3:PutObject", [f"arn:aws:s3:::{bucket}/*"]),
+        _statement(None, "s3:GetObject", "*"),
+    )
+    iam.put_user_policy(UserName=BIDDER, PolicyName="bid", PolicyDocument=rights)
+    key = kms.create_key(Description="bids")["KeyMetadata"]
+    environment = services.environment(name) | {
+        "AWS_ACCESS_KEY_ID": access["AccessKeyId"],
+        "AWS_SECRET_ACCESS_KEY": access["SecretAccessKey"],
+    }
+    return BuyerCloud(account, key["KeyId"], key["Arn"], bucket, (admin, break_glass), bidder, environment)
+
+
+def _bucket(services: Services, name: str) -> str:
+    return f"{name}-bids-{services.accounts[name].account}"
+
+
+def _policy(*statements: dict[str, Any]) -> str:
+    return json.dumps({"Version": "2012-10-17", "Statement": list(statements)})
+
+
+def _statement(principal: Any, action: Any, resource: Any) -> dict[str, Any]:
+    statement = {"Effect": "Allow", "Principal": principal, "Action": action, "Resource": resource}
+    return {name: value for name, value in statement.items() if value is not None}

@@ -1,0 +1,72 @@
+"""The demo from the first to the last step."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+
+from coattest_local import services as local_services
+from coattest_local.demo import auction as auctions
+from coattest_local.demo import chain, cloud, refusals
+from coattest_local.demo.auction import House
+from coattest_local.demo.chain import ACCOUNTS, BUYERS, Options
+from coattest_local.demo.stage import DemoFailed, Stage
+
+
+def play(source: Path, console: Console, *, independent: bool, keep: Path | None) -> Stage:
+    """Run the whole chain; returns the stage with its counts. Raises DemoFailed at the first surprise.
+
+    Everything happens in a temporary directory, or in ``keep`` (new or empty), which stays.
+    """
+    stage = Stage(console)
+    with tempfile.TemporaryDirectory(prefix="coattest-demo-") as temporary:
+        directory = keep or Path(temporary)
+        directory.mkdir(parents=True, exist_ok=True)
+        _play(stage, Options(source.resolve(), directory.resolve(), independent))
+    return stage
+
+
+def _play(stage: Stage, options: Options) -> None:
+    stage.say("SIMULATOR: what AWS provides is simulated on this machine; nothing here protects anything")
+    world = chain.set_the_stage(stage, options)
+    chain.publish_claim(world)
+    trust = chain.found_the_quorum(world)
+    with local_services.start(
+        options.directory / "aws", accounts=ACCOUNTS, region=cloud.REGION, quiet=True
+    ) as services:
+        service = cloud.make_service(services, BUYERS)
+        chain.refuse_without_a_decision(world, trust, service)
+        stage.refusals = 0  # the seven that are counted come after the auction
+        chain.rebuild_and_sign(world)
+        chain.decide(world, trust)
+        owned = chain.put_policies(world, trust, services, service)
+        try:
+            live = chain.deploy(world, trust, service)
+            house = House(world, trust, services, service, owned, live["enclave"]["address"])
+            run_auction(house)
+        finally:
+            chain.undeploy(world)
+
+
+def run_auction(house: House) -> None:
+    """One honest auction, and then every attack on it."""
+    stage = house.world.stage
+    stage.step("The service announces an auction of three lots; the buyers bid, each under its own key")
+    auction = auctions.announce(house, "spring")
+    for buyer, amounts in auctions.AMOUNTS.items():
+        auctions.bid(house, auction, buyer, amounts, f"{auction.name}.cose")
+        stage.say(
+            f"{buyer} bids {', '.join(map(str, amounts))} (told here only; what leaves it is encrypted)"
+        )
+    stage.step("Each buyer seals manifest, decision and bid set")
+    for buyer in auctions.AMOUNTS:
+        auctions.seal(house, auction, buyer, f"{auction.name}.cose")
+    stage.step("The enclave opens: attested decryption, winners, receipt")
+    result = auctions.open_and_verify(house, auction)
+    refusals.all_of_them(house, auction, result)
+    if stage.refusals != refusals.EXPECTED:
+        raise DemoFailed(f"{stage.refusals} of {refusals.EXPECTED} attacks were refused")
+    stage.step("Once more, after all the attacks: the same auction gives the same winners")
+    auctions.open_and_verify(house, auction)

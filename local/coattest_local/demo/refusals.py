@@ -1,0 +1,161 @@
+"""The attacks that must not work, each tried for real against the running chain."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+
+from coattest_enclave import messages
+from coattest_local.demo import auction as auctions
+from coattest_local.demo import chain
+from coattest_local.demo.auction import AMOUNTS, Auction, House
+from coattest_local.demo.cloud import INSTANCE_ID, REGION
+from coattest_local.demo.sources import change_one_byte, copy_source
+from coattest_parent.channels import parse_address
+from coattest_parent.enclave import EnclaveClient
+
+EXPECTED = 7
+
+
+def all_of_them(house: House, auction: Auction, result: Path) -> None:
+    """Try every attack; the first that works ends the demo."""
+    changed_image(house, auction)
+    debug_mode(house, auction)
+    replayed_bid(house, auction)
+    altered_bid_set(house, auction)
+    second_seal(house, auction)
+    missing_rights(house, auction)
+    liveness_as_receipt(house, auction, result)
+
+
+def changed_image(house: House, auction: Auction) -> None:
+    """KMS gives nothing to an image that differs by one byte of the enclave's source."""
+    world = house.world
+    world.stage.step("Refusal 1: the operator changes one byte of the enclave's source")
+    copy_source(world.options.source, world.service.home / "tampered")
+    name = change_one_byte(world.service.home / "tampered")
+    world.stage.say(f"one bit of {name} is flipped; the program still runs")
+    built = world.service.run(
+        "eif", "build", "--source", "tampered", "--out", "tampered-out", "--profile", "local", long=True
+    )
+    world.stage.say(f"PCR0 {built['profiles']['local']['pcrs']['PCR0']}")
+    image = world.service.home / "tampered-out" / "image.local.eif"
+    with running(house, image) as enclave:
+        auctions.no_result(house, "the changed image", auction, reason="kms-denied", enclave=enclave)
+
+
+def debug_mode(house: House, auction: Auction) -> None:
+    """The decided image in debug mode attests zeros, which no policy names."""
+    house.world.stage.step("Refusal 2: the decided image, started in debug mode")
+    with running(house, house.world.image, "--debug-mode") as enclave:
+        auctions.no_result(house, "a debug document", auction, reason="kms-denied", enclave=enclave)
+
+
+def replayed_bid(house: House, auction: Auction) -> None:
+    """KMS itself refuses a bid's key for any other auction than the one it was made for."""
+    house.world.stage.step("Refusal 3: a bid of the first auction is replayed in a second one")
+    second = auctions.announce(house, "replay")
+    auctions.bid(house, second, "buyer-2", AMOUNTS["buyer-2"], "replay.cose")
+    old = house.world.buyers["buyer-1"].home / f"{auction.name}.cose"
+    _put(house, "buyer-1", f"{second.name}.cose", old.read_bytes())
+    for buyer, own in (("buyer-1", f"{auction.name}.cose"), ("buyer-2", "replay.cose")):
+        auctions.seal(house, second, buyer, own)
+    auctions.no_result(house, "a bid from another auction", second, reason="kms-")
+
+
+def altered_bid_set(house: House, auction: Auction) -> None:
+    """Only the bid set that every buyer sealed is opened."""
+    stage = house.world.stage
+    stage.step("Refusal 4: bids that not everybody sealed, and bids altered after the seal")
+    auctions.no_result(
+        house, "a set that one buyer did not seal", auction, reason="bad-seal", sealed=("buyer-1",)
+    )
+    stage.refusals -= 1  # two sides of one refusal
+    original = (house.world.buyers["buyer-2"].home / f"{auction.name}.cose").read_bytes()
+    _put(house, "buyer-2", f"{auction.name}.cose", original[:-1] + bytes([original[-1] ^ 1]))
+    auctions.no_result(house, "a bid altered after the seal", auction, reason="bad-bid-digest")
+    _put(house, "buyer-2", f"{auction.name}.cose", original)
+
+
+def second_seal(house: House, auction: Auction) -> None:
+    """A buyer's own tool never seals another bid set for a manifest that it sealed."""
+    house.world.stage.step("Refusal 5: buyer-1 is asked to seal another bid set for the same manifest")
+    own = house.world.buyers["buyer-1"].home / f"{auction.name}.cose"
+    digests = {"buyer-1": hashlib.sha384(own.read_bytes()).hexdigest(), "buyer-2": "ab" * 48}
+    given = [word for name, digest in digests.items() for word in ("--bid-digest", f"{name}={digest}")]
+    house.world.buyers["buyer-1"].must_fail(
+        "a second seal",
+        *auctions.seal_command(house, auction, "buyer-1", own.name),
+        *given,
+        reason="already-sealed",
+        extra=house.buyers["buyer-1"].environment,
+    )
+
+
+def missing_rights(house: House, auction: Auction) -> None:
+    """Without rights on one buyer's key there is no result: never a result as if that buyer had not bid."""
+    house.world.stage.step("Refusal 6: the parent has no rights on buyer-2's key")
+    other = f"arn:aws:iam::{house.service.account}:role/somebody-else"
+    services, world, buyer = house.services, house.world, house.world.buyers["buyer-2"]
+    services.client("iam", "service").create_role(RoleName="somebody-else", AssumeRolePolicyDocument=_NOBODY)
+    owned = house.buyers["buyer-2"]
+    chain.put_policy(world, house.trust, services, buyer, owned, parent_role=other)
+    auctions.no_result(house, "an auction without rights on one key", auction, reason="kms-denied")
+    chain.put_policy(world, house.trust, services, buyer, owned, parent_role=house.service.role_arn)
+
+
+def liveness_as_receipt(house: House, auction: Auction, result: Path) -> None:
+    """A genuine document of the genuine enclave is no receipt unless it says that it is one."""
+    house.world.stage.step("Refusal 7: a liveness document is passed off as a receipt")
+    genuine = messages.ResultFile.decode(result.read_bytes())
+    seal = messages.Result.decode(genuine.result).seal
+    with EnclaveClient(parse_address(house.enclave)) as client:
+        document = client.alive(seal)
+    forged = result.with_name("forged.cbor")
+    forged.write_bytes(messages.ResultFile(genuine.result, document, genuine.seals).encode())
+    house.world.buyers["buyer-1"].must_fail(
+        "a liveness document as a receipt",
+        *auctions.receipt_command(house, auction, forged),
+        reason="liveness-document",
+    )
+
+
+@contextlib.contextmanager
+def running(house: House, image: Path, *options: str) -> Iterator[str]:
+    """An enclave that the operator starts past the deployment tool; yields its address."""
+    service = house.world.service
+    directory = service.home / f"rogue-{len(list(service.home.glob('rogue-*')))}"
+    record = service.run(
+        "nitro-local", "run-enclave", image, "--directory", directory, "--role-arn", house.service.role_arn,
+        "--instance-id", INSTANCE_ID, "--detach", *options,
+    )  # fmt: skip
+    try:
+        yield str(record["address"])
+    finally:
+        service.attempt("nitro-local", "terminate-enclave", "--directory", directory, quiet=True)
+
+
+def _put(house: House, buyer: str, key: str, content: bytes) -> None:
+    """Overwrite an object in a buyer's bucket, as a buyer who plays along could."""
+    settings = house.buyers[buyer].environment
+    boto3.client(
+        "s3",
+        region_name=REGION,
+        endpoint_url=house.services.endpoint,
+        verify=str(house.services.ca_bundle),
+        aws_access_key_id=settings["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=settings["AWS_SECRET_ACCESS_KEY"],
+    ).put_object(Bucket=house.buyers[buyer].bucket, Key=key, Body=content)
+
+
+_NOBODY = json.dumps(
+    {
+        "Version": "2012-10-17",
+        "Statement": [{"Effect": "Deny", "Principal": {"AWS": "*"}, "Action": "sts:AssumeRole"}],
+    }
+)

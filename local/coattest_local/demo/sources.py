@@ -1,0 +1,42 @@
+"""Every party's own copy of the source: a clone of HEAD, made without git and without its hooks."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from dulwich.repo import Repo
+
+from coattest_build.errors import UsageError
+
+ROOMS = ("build", "enclave")
+
+
+def copy_source(source: Path, destination: Path) -> str | None:
+    """Copy the source tree to ``destination`` and return the commit, or None where there is no repository.
+
+    From a repository only what HEAD has is copied, so changes that are not committed stay out. Raises
+    UsageError when ``source`` is not a checkout of coattest.
+    """
+    if not (source / "build" / "image.toml").is_file():
+        raise UsageError(
+            "no build/image.toml here", where=str(source), hint="run it in the checkout, or give --source"
+        )
+    if (source / ".git").exists():
+        with Repo(str(source)) as repository:
+            repository.clone(str(destination), mkdir=True, checkout=True).close()
+            return repository.head().decode()
+    for room in ROOMS:
+        shutil.copytree(source / room, destination / room, ignore=shutil.ignore_patterns("__pycache__"))
+    return None
+
+
+def change_one_byte(source: Path) -> str:
+    """Flip one byte in the enclave's source so that it still runs; returns the file that was changed."""
+    name = "enclave/coattest_enclave/__init__.py"
+    path = source / name
+    content = bytearray(path.read_bytes())
+    place = content.index(b"enclave")
+    content[place] ^= 0x20
+    path.write_bytes(bytes(content))
+    return name

@@ -1,0 +1,180 @@
+"""The demo's stage: who takes part, how a party runs a command, and what the audience is told.
+
+Every party is a separate process with its own directory, home, time zone, locale and umask; what they share
+are files, as they would over any channel. A step that does not end as it must ends the demo.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from coattest_build.cache import cache_folder
+from coattest_build.errors import FoundFalse
+
+ENTRY_POINTS = {
+    "eif": "coattest_build.cli",
+    "verify": "coattest_verify.cli",
+    "auction": "coattest_parent.auction_cli",
+    "deploy-from-attestation": "coattest_parent.deploy_cli",
+    "nitro-local": "coattest_local.cli",
+}
+
+
+class DemoFailed(FoundFalse):
+    """A step of the demo did not end as it must."""
+
+    default_reason = "demo-failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A command that ended: its exit code, its JSON document (None when there was none) and its errors."""
+
+    code: int
+    document: Any
+    errors: str
+
+
+@dataclass(slots=True)
+class Stage:
+    """Tells the audience what happens, on stderr, and keeps count of steps and refusals."""
+
+    console: Console
+    started: float = field(default_factory=time.monotonic)
+    steps: int = 0
+    refusals: int = 0
+
+    def step(self, title: str) -> None:
+        """Announce the next step."""
+        self.steps += 1
+        elapsed = time.monotonic() - self.started
+        self.console.print(f"\n[bold]{self.steps}. {escape(title)}[/bold] [dim]({elapsed:.0f} s)[/dim]")
+
+    def say(self, text: str) -> None:
+        """A line of prose under the step."""
+        self.console.print(f"   {escape(text)}")
+
+    def command(self, party: str, argv: Sequence[str]) -> None:
+        """Show a command as the party would type it."""
+        self.console.print(f"   [dim]{escape(party)} $ {escape(shlex.join(argv))}[/dim]")
+
+    def refused(self, what: str, why: str) -> None:
+        """An attack that was refused, and by whom."""
+        self.refusals += 1
+        self.console.print(f"   [green]refused[/green] {escape(what)}: {escape(why)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Party:
+    """Somebody with a machine of its own: a directory, and the settings its processes run under."""
+
+    name: str
+    home: Path
+    stage: Stage
+    time_zone: str = "UTC"
+    locale: str = "C.UTF-8"
+    umask: int = 0o022
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def attempt(
+        self,
+        *argv: str | Path,
+        extra: Mapping[str, str] | None = None,
+        quiet: bool = False,
+        long: bool = False,
+    ) -> Finished:
+        """Run one of our commands with ``--json`` as this party and return how it ended.
+
+        A ``long`` command's progress and errors go to the audience as they come.
+        """
+        words = [str(word) for word in argv]
+        if not quiet:
+            self.stage.command(self.name, [_short(word, self.home) for word in words])
+        program = f"from {ENTRY_POINTS[words[0]]} import main; main()"
+        done = subprocess.run(
+            [sys.executable, "-c", program, *words[1:], "--json"],
+            cwd=self.home,
+            env=self._environment(extra or {}),
+            umask=self.umask,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=None if long else subprocess.PIPE,
+            check=False,
+        )
+        output = done.stdout.decode()
+        try:
+            document = json.loads(output) if output.strip() else None
+        except ValueError:
+            document = output
+        return Finished(done.returncode, document, (done.stderr or b"").decode("utf-8", "replace").strip())
+
+    def run(
+        self,
+        *argv: str | Path,
+        extra: Mapping[str, str] | None = None,
+        quiet: bool = False,
+        long: bool = False,
+    ) -> Any:
+        """Like ``attempt``, but the command must succeed; returns its JSON document."""
+        done = self.attempt(*argv, extra=extra, quiet=quiet, long=long)
+        if done.code != 0:
+            raise DemoFailed(
+                f"exit {done.code}: {done.errors[-600:] or done.document}",
+                where=f"{self.name}: {argv[0]} {argv[1]}",
+            )
+        return done.document
+
+    def must_fail(
+        self, what: str, *argv: str | Path, reason: str, extra: Mapping[str, str] | None = None
+    ) -> None:
+        """Run a command that must be refused with exit 1 and with ``reason`` among its reasons."""
+        done = self.attempt(*argv, extra=extra)
+        if done.code != 1:
+            raise DemoFailed(
+                f"{what} was not refused (exit {done.code}): {done.errors[-600:]}", where=self.name
+            )
+        if reason not in json.dumps(done.document) + done.errors:
+            raise DemoFailed(f"{what} was refused for another reason: {done.errors[-600:]}", where=self.name)
+        self.stage.refused(what, _last_line(done))
+
+    def _environment(self, extra: Mapping[str, str]) -> dict[str, str]:
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if name in ("PATH", "COATTEST_DEBIAN_MIRROR", "HTTP_PROXY", "HTTPS_PROXY")
+            or name.startswith(("PIP_", "SSL_CERT_"))
+        }
+        own = {
+            "HOME": str(self.home),
+            "COATTEST_CACHE": str(cache_folder().resolve()),
+            "TZ": self.time_zone,
+            "LC_ALL": self.locale,
+            "NO_COLOR": "1",
+            "COATTEST_CONFIG": str(self.home / "config"),
+            "COATTEST_STATE": str(self.home / "state"),
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        }
+        return {**kept, **own, **self.environment, **extra}
+
+
+def _short(word: str, home: Path) -> str:
+    return word.replace(f"{home}/", "")
+
+
+def _last_line(done: Finished) -> str:
+    lines = done.errors.splitlines()
+    return lines[-1] if lines else json.dumps(done.document)[:300]
