@@ -8,6 +8,7 @@ from coattest_build.shell import LazyGroup, run
 
 VERBS = {
     "attestation": "coattest_verify.cli.attestation:attestation",
+    "audit": "coattest_verify.cli.audit:audit",
     "countersign": "coattest_verify.cli.countersign:countersign",
     "keygen": "coattest_verify.cli.keygen:keygen",
     "links": "coattest_verify.cli.links:links",

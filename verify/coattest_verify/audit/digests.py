@@ -1,0 +1,182 @@
+"""CloudTrail's digest files: that the logs are whole, unchanged, and without a gap. Pure.
+
+Source: CloudTrail User Guide, "Custom implementations of CloudTrail log file integrity validation" and
+"CloudTrail digest file structure". A digest is signed with SHA-256 and RSA (PKCS #1 v1.5); what is signed is
+its end time, its path, the SHA-256 of its content and the previous digest's signature. It lists the SHA-256
+of each log file's uncompressed content.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+
+from coattest_verify.audit.events import BadEvent
+from coattest_verify.audit.judge import Problem
+
+
+@dataclass(frozen=True, slots=True)
+class DigestFile:
+    """A digest file as it lies in S3: uncompressed content, and the signature (hex) of the object's
+    metadata.
+    """
+
+    content: bytes
+    signature: str
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Digest:
+    """A parsed digest."""
+
+    start: datetime
+    end: datetime
+    end_text: str
+    path: str
+    fingerprint: str
+    previous_signature: str | None
+    previous_hash: str | None
+    logs: Mapping[str, str]
+    file: DigestFile
+
+
+def public_keys(document: Mapping[str, Any]) -> dict[str, bytes]:
+    """Fingerprint to PKCS #1 DER, from the output of ListPublicKeys. Raises BadEvent."""
+    try:
+        return {
+            item["Fingerprint"]: item["Value"]
+            if isinstance(item["Value"], bytes)
+            else base64.b64decode(item["Value"], validate=True)
+            for item in document["PublicKeyList"]
+        }
+    except (KeyError, TypeError, binascii.Error) as error:
+        raise BadEvent("not the output of list-public-keys", where="--public-keys") from error
+
+
+def check(
+    digests: Sequence[DigestFile],
+    *,
+    keys: Mapping[str, bytes],
+    logs: Mapping[str, bytes],
+    since: datetime | None,
+    until: datetime | None,
+) -> tuple[Problem, ...]:
+    """Every way in which the logs of a window are not what CloudTrail delivered.
+
+    ``keys`` are ``public_keys``; ``logs`` maps a log's path (bucket/object, or any end of it) to its
+    uncompressed content. Without a window the digests' own range is checked. Raises BadEvent.
+    """
+    parsed = sorted((_parse(digest) for digest in digests), key=lambda digest: digest.end)
+    if not parsed:
+        return (Problem("no-digests", "no digest files: nothing shows that the logs are whole"),)
+    problems = []
+    for index, digest in enumerate(parsed):
+        problems += _signed(digest, keys)
+        if index:
+            problems += _linked(parsed[index - 1], digest)
+        problems += _listed(digest, logs)
+    if since is not None and parsed[0].start > since:
+        problems.append(
+            Problem("hours-missing", f"no digest from {since:%Y-%m-%dT%H:%M:%SZ} to {parsed[0].start:%H:%M}")
+        )
+    if until is not None and parsed[-1].end < until:
+        problems.append(Problem("hours-missing", f"no digest from {parsed[-1].end:%Y-%m-%dT%H:%M:%SZ} on"))
+    return tuple(problems)
+
+
+def _parse(digest: DigestFile) -> _Digest:
+    try:
+        raw = json.loads(digest.content)
+        return _Digest(
+            start=_time(raw["digestStartTime"]),
+            end=_time(raw["digestEndTime"]),
+            end_text=raw["digestEndTime"],
+            path=f"{raw['digestS3Bucket']}/{raw['digestS3Object']}",
+            fingerprint=raw["digestPublicKeyFingerprint"],
+            previous_signature=raw["previousDigestSignature"],
+            previous_hash=raw["previousDigestHashValue"],
+            logs={f"{item['s3Bucket']}/{item['s3Object']}": item["hashValue"] for item in raw["logFiles"]},
+            file=digest,
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadEvent(f"not a digest file: {error!r}", where=digest.where) from error
+
+
+def _time(text: str) -> datetime:
+    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc)
+
+
+def _signed(digest: _Digest, keys: Mapping[str, bytes]) -> list[Problem]:
+    der = keys.get(digest.fingerprint)
+    if der is None:
+        return [
+            Problem(
+                "digest-key", f"{digest.file.where}: signed with key {digest.fingerprint}, which is not known"
+            )
+        ]
+    content = hashlib.sha256(digest.file.content).hexdigest()
+    signed = "\n".join([digest.end_text, digest.path, content, digest.previous_signature or "null"])
+    try:
+        key = serialization.load_der_public_key(_spki(der))
+        if not isinstance(key, rsa.RSAPublicKey):
+            raise ValueError("not RSA")
+        key.verify(bytes.fromhex(digest.file.signature), signed.encode(), padding.PKCS1v15(), hashes.SHA256())
+    except (InvalidSignature, ValueError):
+        return [Problem("digest-signature", f"{digest.file.where}: the signature does not hold")]
+    return []
+
+
+def _spki(pkcs1: bytes) -> bytes:
+    """A PKCS #1 RSAPublicKey wrapped as SubjectPublicKeyInfo (RFC 8017, A.1; RFC 5280, 4.1.2.7)."""
+    algorithm = bytes.fromhex("300d06092a864886f70d0101010500")
+    bits = _tlv(0x03, b"\0" + pkcs1)
+    return _tlv(0x30, algorithm + bits)
+
+
+def _tlv(tag: int, content: bytes) -> bytes:
+    size = len(content)
+    if size < 0x80:
+        return bytes((tag, size)) + content
+    length = size.to_bytes((size.bit_length() + 7) // 8, "big")
+    return bytes((tag, 0x80 | len(length))) + length + content
+
+
+def _linked(earlier: _Digest, later: _Digest) -> list[Problem]:
+    problems = []
+    if later.start != earlier.end:
+        problems.append(
+            Problem(
+                "hours-missing",
+                f"no digest from {earlier.end:%Y-%m-%dT%H:%M:%SZ} to {later.start:%Y-%m-%dT%H:%M:%SZ}",
+            )
+        )
+    elif (
+        later.previous_signature != earlier.file.signature
+        or later.previous_hash != hashlib.sha256(earlier.file.content).hexdigest()
+    ):
+        problems.append(Problem("digest-chain", f"{later.file.where} does not follow {earlier.file.where}"))
+    return problems
+
+
+def _listed(digest: _Digest, logs: Mapping[str, bytes]) -> list[Problem]:
+    problems = []
+    for path, expected in digest.logs.items():
+        content = next(
+            (data for name, data in logs.items() if path == name or path.endswith(f"/{name}")), None
+        )
+        if content is None:
+            problems.append(Problem("log-missing", f"{path} is listed and not here"))
+        elif hashlib.sha256(content).hexdigest() != expected:
+            problems.append(Problem("log-changed", f"{path} is not what was delivered"))
+    return problems

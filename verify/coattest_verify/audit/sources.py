@@ -1,0 +1,107 @@
+"""Where events come from: a file, a folder of log files, a bucket, or CloudTrail's own lookup."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from coattest_verify.audit.digests import DigestFile
+from coattest_verify.audit.events import Event, inflate, parse_event, read_log
+from coattest_verify.keypolicy.live import aws_errors
+from coattest_verify.shell import UsageError
+
+DIGEST_FOLDER = "CloudTrail-Digest"
+SUFFIXES = (".json", ".json.gz", ".jsonl")
+SIGNATURE_SUFFIX = ".signature"
+#: Events that one run holds in memory.
+MAX_EVENTS = 5_000_000
+
+
+@dataclass(slots=True)
+class Collected:
+    """What was read. ``logs`` maps each log's path to its uncompressed content, for the digests."""
+
+    events: list[Event] = field(default_factory=list)
+    digests: list[DigestFile] = field(default_factory=list)
+    logs: dict[str, bytes] = field(default_factory=dict)
+
+    def log(self, data: bytes, where: str, path: str) -> None:
+        """Take in a log file."""
+        content = inflate(data, where)
+        self.logs[path] = content
+        self._take(content, where)
+
+    def _take(self, content: bytes, where: str) -> None:
+        for raw in read_log(content, where):
+            event = parse_event(raw, where)
+            if event is not None:
+                self.events.append(event)
+        if len(self.events) > MAX_EVENTS:
+            raise UsageError(f"more than {MAX_EVENTS} events", hint="narrow the source down")
+
+    def looked_up(self, text: str, where: str) -> None:
+        """Take in one event of lookup-events."""
+        self._take(text.encode(), where)
+
+
+def from_path(path: Path) -> Collected:
+    """A log file, or a folder of them as ``aws s3 sync`` leaves it.
+
+    A digest's signature is S3 metadata, which a folder does not have: it is read from FILE.signature beside
+    it.
+    """
+    found = Collected()
+    if path.is_file():
+        found.log(path.read_bytes(), str(path), path.name)
+        return found
+    if not path.is_dir():
+        raise UsageError("no such file or folder", where=str(path))
+    for file in sorted(path.rglob("*")):
+        if not file.is_file() or file.is_symlink() or not file.name.endswith(SUFFIXES):
+            continue
+        relative = file.relative_to(path).as_posix()
+        if DIGEST_FOLDER in file.parts:
+            beside = file.with_name(file.name + SIGNATURE_SUFFIX)
+            signature = beside.read_text().strip() if beside.exists() else ""
+            found.digests.append(DigestFile(inflate(file.read_bytes(), relative), signature, relative))
+        else:
+            found.log(file.read_bytes(), relative, relative)
+    return found
+
+
+def from_bucket(s3: Any, url: str) -> Collected:
+    """Every log and digest below ``s3://bucket/prefix``, with a boto3 client."""
+    parts = urlsplit(url)
+    bucket, prefix = parts.netloc, parts.path.lstrip("/")
+    found = Collected()
+    with aws_errors(f"cannot read {url}"):
+        for name in _names(s3, bucket, prefix):
+            if not name.endswith(SUFFIXES):
+                continue
+            answer = s3.get_object(Bucket=bucket, Key=name)
+            data = answer["Body"].read()
+            if f"/{DIGEST_FOLDER}/" in name:
+                signature = answer.get("Metadata", {}).get("signature", "")
+                found.digests.append(DigestFile(inflate(data, name), signature, name))
+            else:
+                found.log(data, name, f"{bucket}/{name}")
+    return found
+
+
+def _names(s3: Any, bucket: str, prefix: str) -> Iterator[str]:
+    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+        yield from (item["Key"] for item in page.get("Contents", ()))
+
+
+def from_lookup(cloudtrail: Any, key_arn: str) -> Collected:
+    """CloudTrail's event history for a key: 90 days, no digests."""
+    found = Collected()
+    attributes = [{"AttributeKey": "ResourceName", "AttributeValue": key_arn}]
+    with aws_errors("cannot look up events"):
+        for page in cloudtrail.get_paginator("lookup_events").paginate(LookupAttributes=attributes):
+            for item in page["Events"]:
+                found.looked_up(item["CloudTrailEvent"], "lookup-events")
+    return found
