@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from coattest_enclave import cms, sigv4, transport
-from coattest_enclave.errors import BadManifest, KmsDenied, KmsFailed, MessageError
+from coattest_enclave.errors import KmsDenied, KmsFailed, MessageError
 from coattest_enclave.manifest import parse_key_arn
 from coattest_enclave.nsm import Nsm
 from coattest_enclave.trust import Trust
@@ -73,10 +73,8 @@ class Kms:
     key: rsa.RSAPrivateKey
 
     def decrypt(self, ciphertext: bytes, key_arn: str, context: Mapping[str, str]) -> bytes:
-        """The 32-byte data key in ``ciphertext``; raises KmsDenied, KmsFailed, BadManifest or NsmFailure."""
+        """The 32-byte data key in ``ciphertext``; raises KmsDenied, KmsFailed or NsmFailure."""
         arn = parse_key_arn(key_arn)
-        if arn.partition != self.trust.partition:
-            raise BadManifest("a key is in a partition that this image does not trust")
         spki = self.key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         # This document never leaves but inside TLS to KMS.
         document = self.nsm.attest(user_data=None, nonce=None, public_key=spki)

@@ -137,6 +137,11 @@ def altered(auction: Auction) -> dict[str, bytes]:
     }
 
 
+def flipped(seals: list[bytes]) -> list[bytes]:
+    """The seals with one bit of the first signature changed."""
+    return [seals[0][:-1] + bytes([seals[0][-1] ^ 1]), *seals[1:]]
+
+
 REFUSED_BEFORE_DECRYPTING: dict[str, tuple[str, Callable[[Auction], dict[str, Any]]]] = {
     "no seals": ("bad-seal", lambda a: {"seals": []}),
     "one buyer did not seal": ("bad-seal", lambda a: {"seals": a.seals()[:1]}),
@@ -146,7 +151,7 @@ REFUSED_BEFORE_DECRYPTING: dict[str, tuple[str, Callable[[Auction], dict[str, An
         "bad-seal",
         lambda a: {"seals": [a.seals()[0], resealed(a, decision=b"x" * 32)[1]]},
     ),
-    "seal with a changed byte": ("bad-seal", lambda a: {"seals": [a.seals()[0][:-1] + b"\0", a.seals()[1]]}),
+    "seal with a changed byte": ("bad-seal", lambda a: {"seals": flipped(a.seals())}),
     "seal that is junk": ("bad-seal", lambda a: {"seals": [b"", b"\xff"]}),
     "an altered bid": ("bad-bid-digest", lambda a: {"files": altered(a)}),
     "bids swapped": (
@@ -486,15 +491,17 @@ MALFORMED: dict[str, tuple[str, Callable[[Auction], list[wire.Frame]]]] = {
     ),
     "another part first": (
         "bad-frame",
-        lambda a: with_frame(a, 1, data(part="bid:buyer-1", chunk=b"x", last=True)),
+        lambda a: with_frame(a, 1, data(part="bid:buyer-1", chunk=a.manifest.encode(), last=True)),
     ),
     "another request's data": (
         "bad-frame",
-        lambda a: with_frame(a, 1, wire.Frame(8, "data", {"part": "manifest", "chunk": b"x", "last": True})),
+        lambda a: with_frame(
+            a, 1, wire.Frame(8, "data", {"part": "manifest", "chunk": a.manifest.encode(), "last": True})
+        ),
     ),
     "data with one more field": (
         "bad-frame",
-        lambda a: with_frame(a, 1, data(part="manifest", chunk=b"x", last=True, offset=0)),
+        lambda a: with_frame(a, 1, data(part="manifest", chunk=a.manifest.encode(), last=True, offset=0)),
     ),
     "data that is text": (
         "bad-frame",
