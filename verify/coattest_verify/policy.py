@@ -23,8 +23,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import Any, Protocol
+from typing import Any
 
+from coattest_verify.decision import Decision
 from coattest_verify.shell import FoundFalse, UsageError
 
 #: KMS Developer Guide, "Quotas": the longest key policy document.
@@ -87,30 +88,6 @@ class BadPrincipal(UsageError):
     default_reason = "bad-principal"
 
 
-class Release(Protocol):
-    """What is needed of a decision (``coattest_verify.decision.Decision``)."""
-
-    @property
-    def release(self) -> str:
-        """The release's name."""
-
-    @property
-    def profile(self) -> str:
-        """``aws`` or ``local``."""
-
-    @property
-    def pcrs(self) -> Mapping[int, str]:
-        """PCR0, 1 and 2 in lower-case hex."""
-
-    @property
-    def expires(self) -> datetime:
-        """When the decision is no longer one."""
-
-    @property
-    def digest(self) -> bytes:
-        """What was decided, under which quorum policy: 32 bytes."""
-
-
 @dataclass(frozen=True, slots=True)
 class Options:
     """What is on request only.
@@ -128,7 +105,7 @@ class Options:
 
 
 def generate(
-    decisions: Release | Sequence[Release],
+    decisions: Decision | Sequence[Decision],
     *,
     account: str,
     parent_roles: Sequence[str],
@@ -146,7 +123,7 @@ def generate(
     KMS on loopback. Raises PolicyRefused (expired, local, zero or empty registers, contradicting releases),
     BadPrincipal and UsageError.
     """
-    releases = [decisions] if not isinstance(decisions, Sequence) else list(decisions)
+    releases = [decisions] if isinstance(decisions, Decision) else list(decisions)
     wanted = options or Options()
     _check_releases(releases, now=now, simulator=simulator)
     _check_registers(wanted.registers)
@@ -191,7 +168,7 @@ def generate(
     return policy
 
 
-def policy_id(decisions: Sequence[Release]) -> str:
+def policy_id(decisions: Sequence[Decision]) -> str:
     """The Id of the policy: ``coattest`` and the decisions' digests in hex, in a fixed order."""
     return "-".join(["coattest", *sorted(release.digest.hex() for release in decisions)])
 
@@ -202,7 +179,7 @@ def canonical(policy: Mapping[str, Any]) -> str:
 
 
 def _decrypt(
-    release: Release, parent_roles: Sequence[str], context: Mapping[str, str], options: Options
+    release: Decision, parent_roles: Sequence[str], context: Mapping[str, str], options: Options
 ) -> dict[str, Any]:
     registers = {
         f"{ATTESTATION}:ImageSha384": release.pcrs[0],
@@ -265,7 +242,7 @@ def _one_or_more(values: Sequence[str]) -> str | list[str]:
     return values[0] if len(values) == 1 else list(values)
 
 
-def _check_releases(releases: Sequence[Release], *, now: datetime, simulator: bool) -> None:
+def _check_releases(releases: Sequence[Decision], *, now: datetime, simulator: bool) -> None:
     if not releases:
         raise UsageError("a policy needs at least one decided release")
     for release in releases:

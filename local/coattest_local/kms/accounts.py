@@ -95,7 +95,7 @@ def caller_of(credential: Credential) -> Caller:
     read.
     """
     backend = iam_backends[credential.account][PARTITION]
-    if credential.session is None:
+    if credential.user is not None:
         user = backend.get_user(credential.user)
         principal = Principal(user.arn, credential.account, unique_id=user.id)
         documents = [*user.policies.values(), *_attached(user)]

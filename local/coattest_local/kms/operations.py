@@ -38,12 +38,15 @@ class Call(Protocol):
 
     def key(self, key_id: Any, action: str, context: Mapping[str, str], recipient: Recipient | None) -> Key:
         """Find a key, authorise the action on it, note it for the trail. Raises ServiceError."""
+        ...
 
     def recipient(self) -> Recipient | None:
         """The verified Recipient, if the request has one. Raises ServiceError."""
+        ...
 
     def account_wide(self, action: str, recipient: Recipient | None) -> None:
         """Authorise an action that names no key."""
+        ...
 
 
 def encrypt(call: Call) -> Answer:

@@ -139,7 +139,8 @@ def _object_action(request: HttpRequest, query: set[str]) -> str:
 
 
 def _of_method(request: HttpRequest, names: tuple[str | None, str | None, str | None]) -> str:
-    name = dict(zip(("GET", "PUT", "DELETE"), names, strict=True)).get(request.method)
+    by_method: dict[str, str | None] = dict(zip(("GET", "PUT", "DELETE"), names, strict=True))
+    name = by_method.get(request.method)
     if name is None:
         raise _unknown(request)
     return name
