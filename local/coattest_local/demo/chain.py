@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from coattest_build.claim import Claim
 from coattest_local.demo import cloud
 from coattest_local.demo.cloud import BuyerCloud, ServiceCloud
 from coattest_local.demo.sources import copy_source
-from coattest_local.demo.stage import Party, Stage
+from coattest_local.demo.stage import DemoFailed, Party, Stage
 from coattest_local.services import Services
 
 BUYERS = ("buyer-1", "buyer-2")
@@ -119,7 +120,9 @@ def found_the_quorum(world: World) -> Trust:
     if cached:
         world.stage.say("this quorum says that a kernel from the cache counts: one compile serves this demo")
         world.stage.say("(by default it does not count; --independent compiles once per party)")
-    return Trust(world.attestations, root)
+    trust = Trust(world.attestations, root)
+    world.stage.abbreviate("$TRUST", trust.arguments)
+    return trust
 
 
 def rebuild_and_sign(world: World) -> None:
@@ -137,8 +140,9 @@ def rebuild_and_sign(world: World) -> None:
         _say_kernel(world, name, report["rebuild"])
         for profile in ("image.eif", "image.local.eif"):
             ours, theirs = buyer.home / "out" / profile, world.service.home / "out" / profile
-            same = ours.read_bytes() == theirs.read_bytes()
-            world.stage.say(f"{profile}: {'the same bytes as' if same else 'DIFFERS from'} the service's")
+            if not filecmp.cmp(ours, theirs, shallow=False):
+                raise DemoFailed(f"{profile} differs from the service's", where=name)
+            world.stage.say(f"{profile}: the same bytes as the service's")
         buyer.run(
             "verify", "sign-pcrs", "--key", "quorum.key", "--operator", name, "--rebuild", "out",
             "--attestations", world.attestations,

@@ -30,6 +30,7 @@ def play(source: Path, console: Console, *, independent: bool, keep: Path | None
 
 def _play(stage: Stage, options: Options) -> None:
     stage.say("SIMULATOR: what AWS provides is simulated on this machine; nothing here protects anything")
+    stage.short[str(options.directory)] = ".."
     world = chain.set_the_stage(stage, options)
     chain.publish_claim(world)
     trust = chain.found_the_quorum(world)
@@ -45,6 +46,7 @@ def _play(stage: Stage, options: Options) -> None:
         try:
             live = chain.deploy(world, trust, service)
             house = House(world, trust, services, service, owned, live["enclave"]["address"])
+            stage.abbreviate("$LOCAL", house.endpoint)
             run_auction(house)
         finally:
             chain.undeploy(world)

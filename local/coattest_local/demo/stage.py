@@ -55,6 +55,7 @@ class Stage:
     started: float = field(default_factory=time.monotonic)
     steps: int = 0
     refusals: int = 0
+    short: dict[str, str] = field(default_factory=dict)
 
     def step(self, title: str) -> None:
         """Announce the next step."""
@@ -66,14 +67,24 @@ class Stage:
         """A line of prose under the step."""
         self.console.print(f"   {escape(text)}")
 
+    def abbreviate(self, name: str, words: Sequence[str]) -> None:
+        """From now on commands are shown with ``name`` for these words, as if a shell variable held them."""
+        self.short[shlex.join(words)] = name
+        self.say(f"{name} below stands for: {self._shorten(shlex.join(words), skip=name)}")
+
     def command(self, party: str, argv: Sequence[str]) -> None:
         """Show a command as the party would type it."""
-        self.console.print(f"   [dim]{escape(party)} $ {escape(shlex.join(argv))}[/dim]")
+        self.console.print(f"   [dim]{escape(party)} $ {escape(self._shorten(shlex.join(argv)))}[/dim]")
+
+    def _shorten(self, text: str, skip: str = "") -> str:
+        for words in sorted(self.short, key=len, reverse=True):
+            text = text if self.short[words] == skip else text.replace(words, self.short[words])
+        return text
 
     def refused(self, what: str, why: str) -> None:
         """An attack that was refused, and by whom."""
         self.refusals += 1
-        self.console.print(f"   [green]refused[/green] {escape(what)}: {escape(why)}")
+        self.console.print(f"   [green]refused[/green] {escape(what)}: {escape(self._shorten(why))}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +158,7 @@ class Party:
             )
         if reason not in json.dumps(done.document) + done.errors:
             raise DemoFailed(f"{what} was refused for another reason: {done.errors[-600:]}", where=self.name)
-        self.stage.refused(what, _last_line(done))
+        self.stage.refused(what, _why(done, reason))
 
     def _environment(self, extra: Mapping[str, str]) -> dict[str, str]:
         kept = {
@@ -175,6 +186,10 @@ def _short(word: str, home: Path) -> str:
     return word.replace(f"{home}/", "")
 
 
-def _last_line(done: Finished) -> str:
-    lines = done.errors.splitlines()
-    return lines[-1] if lines else json.dumps(done.document)[:300]
+def _why(done: Finished, reason: str) -> str:
+    """The sentence that goes with ``reason``, from the command's errors or from the failures it printed."""
+    if isinstance(done.document, dict):
+        for failure in done.document.get("failures", []):
+            if str(failure.get("reason", "")).startswith(reason):
+                return f"{reason}: {failure['detail']}"
+    return done.errors.splitlines()[-1] if done.errors else reason
