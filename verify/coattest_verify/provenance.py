@@ -46,6 +46,9 @@ BUILDER_ID = "tag:coattest,2026:operator/"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 """DSSE payload type of in-toto statements (in-toto/attestation spec/v1/envelope.md)."""
 
+MAX_DEPENDENCY = 2048
+"""Characters of a locked input's name, version, kind and path together."""
+
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 
 
@@ -269,15 +272,14 @@ def _require_nothing(definition: Fields, external: Fields, internal: Fields, sou
 def _dependency(item: Any) -> Input:
     # By hand, not through Fields: a statement has hundreds of these, and a quorum hundreds of statements.
     try:
-        if set(item) != {"name", "digest", "annotations"} or set(item["digest"]) != {"sha256"}:
+        digest, notes = item["digest"], item["annotations"]
+        found = Input(item["name"], notes["version"], digest["sha256"], notes["kind"], notes["path"])
+        if (len(item), len(digest), len(notes)) != (3, 1, 3):
             raise Rejected("resolvedDependencies: unknown field", reason="unknown-field")
-        notes = item["annotations"]
-        if set(notes) != {"version", "kind", "path"}:
-            raise Rejected("resolvedDependencies: unknown annotation", reason="unknown-field")
-        found = Input(item["name"], notes["version"], item["digest"]["sha256"], notes["kind"], notes["path"])
-        well_formed = SHA256.fullmatch(found.sha256) and all(
-            isinstance(text, str) and len(text) <= 1024
-            for text in (found.name, found.version, found.kind, found.path)
+        well_formed = (
+            SHA256.fullmatch(found.sha256) is not None
+            and type(found.name) is type(found.version) is type(found.kind) is type(found.path) is str
+            and len(found.name) + len(found.version) + len(found.kind) + len(found.path) <= MAX_DEPENDENCY
         )
     except (TypeError, KeyError):
         raise Rejected("resolvedDependencies: not a resource descriptor") from None

@@ -1,0 +1,203 @@
+"""The commands of an operator, run as programs on real images."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coattest_build.eif import write_image
+from coattest_build.measure import measure
+from support.operators import claim_json, report_json
+
+BIN = Path(sys.executable).parent
+
+
+@dataclass
+class Desk:
+    """A folder in which programs run, with its own remembered roots."""
+
+    folder: Path
+
+    def run(self, *argv: str, program: str = "verify") -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(BIN / program), *argv],
+            cwd=self.folder,
+            env={"PATH": f"{BIN}:/usr/bin:/bin", "COATTEST_CONFIG": str(self.folder / "config")},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    def ok(self, *argv: str) -> str:
+        done = self.run(*argv)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def json(self, *argv: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.ok(*argv, "--json"))
+        return found
+
+    def images(self, out: str, seed: bytes = b"good") -> dict[str, Any]:
+        """Two small real images and the report of a build that made them."""
+        folder = self.folder / out
+        folder.mkdir(exist_ok=True)
+        for name in ("kernel", "boot", "app"):
+            (self.folder / name).write_bytes(name.encode() * 100)
+        report = report_json()
+        for profile, file in (("aws", "image.eif"), ("local", "image.local.eif")):
+            (self.folder / "app").write_bytes(seed + profile.encode() * 100)
+            write_image(
+                folder / file,
+                kernel=self.folder / "kernel",
+                cmdline=b"console=ttyS0",
+                metadata=b"{}",
+                ramdisks=[self.folder / "boot", self.folder / "app"],
+            )
+            found = measure(folder / file)
+            report["profiles"][profile] = {
+                "image": {
+                    "name": file,
+                    "size": found.size,
+                    "sha256": found.sha256,
+                    "sha384": found.sha384,
+                },
+                "pcrs": {"PCR0": found.pcr0, "PCR1": found.pcr1, "PCR2": found.pcr2},
+                "sections": [
+                    {"type": item.type, "size": item.size, "sha384": item.sha384} for item in found.sections
+                ],
+            }
+        (folder / "rebuild.json").write_text(json.dumps(report))
+        return report
+
+
+@pytest.fixture(scope="module")
+def signed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    """Three operators, a countersigned quorum.toml, a claim, and two agreeing rebuilds."""
+    desk = Desk(tmp_path_factory.mktemp("desk"))
+    (desk.folder / "attestations").mkdir()
+    operators = []
+    for number, kind in enumerate(("ed25519", "p256", "p384"), 1):
+        desk.ok("keygen", "--out", f"key-{number}", "--type", kind)
+        operators += ["--operator", f"buyer-{number}=key-{number}.pub"]
+    root = desk.json("quorum-init", *operators, "--threshold", "2", "--dissent", "report")["root"]
+    for number in (1, 2, 3):
+        desk.ok("countersign", "--key", f"key-{number}", "--operator", f"buyer-{number}")
+    report = desk.images("out")
+    (desk.folder / "attestations" / "claim.json").write_text(json.dumps(claim_json(report)))
+    for number in (1, 2):
+        desk.ok("sign-pcrs", "--key", f"key-{number}", "--operator", f"buyer-{number}")
+    desk.ok("quorum", "--root", root)
+    return desk
+
+
+def test_the_decision_as_a_table_and_as_json(signed: Desk) -> None:
+    """People get names and whole digests, programs get one JSON document."""
+    found = signed.json("quorum", "--profile", "local")
+    text = signed.ok("quorum", "--profile", "local")
+    assert found["decided"] is True
+    assert found["agree"] == ["buyer-1", "buyer-2"]
+    for digest in (*found["decision"]["pcrs"].values(), found["decision"]["digest"]):
+        assert digest in text
+
+
+def test_stock_in_toto_verify_gives_the_same_answer(signed: Desk, tmp_path: Path) -> None:
+    """The filtered links and the layout pass in-toto's own program, with every operator's key."""
+    found = signed.json("links", "--out", str(tmp_path / "links"))
+    argv = found["command"].split()
+    assert argv[0] == "in-toto-verify"
+    assert found["keys"] == ["buyer-1.pub", "buyer-2.pub", "buyer-3.pub"]
+    done = signed.run(*argv[1:], program="in-toto-verify")
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "links" / found["links"][0]).unlink()
+    assert signed.run(*argv[1:], program="in-toto-verify").returncode != 0
+
+
+def test_the_committed_links_pass_as_they_are(signed: Desk) -> None:
+    """Where nobody is hostile, in-toto-verify works on the folder of attestations itself."""
+    for number in (1, 2, 3):
+        assert (signed.folder / f"key-{number}.pub").exists()
+    done = signed.run(
+        "--layout", "attestations/root.layout", "--link-dir", "attestations",
+        "--verification-keys", "key-1.pub", "key-2.pub", "key-3.pub",
+        program="in-toto-verify",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_changed_image_is_not_signed(signed: Desk) -> None:
+    """sign-pcrs measures again: a file that changed after the rebuild is refused by name and register."""
+    signed.images("changed")
+    image = signed.folder / "changed" / "image.eif"
+    whole = bytearray(image.read_bytes())
+    signed.images("other", b"evil")
+    image.write_bytes((signed.folder / "other" / "image.eif").read_bytes())
+    assert image.read_bytes() != whole
+    done = signed.run("sign-pcrs", "--key", "key-3", "--operator", "buyer-3", "--rebuild", "changed")
+    assert done.returncode == 1
+    assert "changed/image.eif: profile aws is not what rebuild.json says: PCR0" in done.stderr
+
+
+def test_a_mismatch_is_only_signed_as_dissent(signed: Desk) -> None:
+    """A rebuild that differs is refused with the first difference; --dissent signs it, and quorum shows it."""
+    signed.images("differs", b"evil")
+    common = ("sign-pcrs", "--key", "key-3", "--operator", "buyer-3", "--rebuild", "differs")
+    done = signed.run(*common)
+    assert done.returncode == 1
+    assert "aws: PCR0" in done.stderr
+    assert "--dissent" in done.stderr
+    assert signed.json(*common, "--dissent")["outcome"] == "dissent"
+    found = signed.json("quorum")
+    assert found["decided"] is True
+    assert found["dissent"][0]["operator"] == "buyer-3"
+    again = signed.run("sign-pcrs", "--key", "key-3", "--operator", "buyer-3")
+    assert again.returncode == 1
+    assert "you signed another result" in again.stderr
+
+
+def test_another_operators_key_is_refused(signed: Desk) -> None:
+    """A key signs for its own operator only, and the error says whose it is."""
+    done = signed.run("sign-pcrs", "--key", "key-1", "--operator", "buyer-2")
+    assert done.returncode == 2
+    assert "it belongs to buyer-1" in done.stderr
+
+
+def test_quorum_policy_shows_the_rules(signed: Desk) -> None:
+    """The policy is shown with its rules, keys and signatures, and checked against the pinned root."""
+    found = signed.json("quorum-policy")
+    assert found["in_force"] is True
+    assert found["signed"] == ["buyer-1", "buyer-2", "buyer-3"]
+
+
+def test_errors_are_one_line_and_a_code(signed: Desk, tmp_path: Path) -> None:
+    """A missing folder, a bad root and an unpinned verifier are usage errors in one line each."""
+    for argv, text in (
+        (("quorum", "--attestations", "nowhere"), "nowhere: no such folder"),
+        (("quorum", "--root", "sha256:XY"), "64 lower-case hex digits"),
+        (("sign-pcrs", "--key", "nokey", "--operator", "buyer-1"), "nokey: no such file"),
+        (("quorum-init", "--operator", "buyer-1=key-1.pub"), "already there"),
+    ):
+        done = signed.run(*argv)
+        assert done.returncode == 2, done
+        assert text in done.stderr
+        assert done.stderr.count("\n") == 1
+    bare = Desk(tmp_path)
+    done = bare.run("quorum", "--attestations", str(signed.folder / "attestations"))
+    assert done.returncode == 2
+    assert "--root sha256:HEX" in done.stderr
+
+
+def test_no_decision_is_exit_code_1(signed: Desk) -> None:
+    """What is verified and found false is 1, with every reason on stderr or in the JSON."""
+    done = signed.run("quorum", "--own", "buyer-3", "--json")
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["reasons"] == [
+        "no agreeing statement of buyer-3 itself: others' votes do not bind it"
+    ]
