@@ -20,13 +20,14 @@ from coattest_local.demo.play import play
     help="The checkout (default: this directory).",
 )
 @click.option("--independent", is_flag=True, help="Every party compiles the kernel itself.")
+@click.option("--qemu", is_flag=True, help="The enclave boots for real, in QEMU's nitro-enclave machine.")
 @click.option(
     "--keep",
     type=click.Path(file_okay=False, path_type=Path),
     help="A new or empty directory for everything that is made; it stays.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-def demo(*, source: Path, independent: bool, keep: Path | None, as_json: bool) -> None:
+def demo(*, source: Path, independent: bool, qemu: bool, keep: Path | None, as_json: bool) -> None:
     """Run the whole chain on this machine: build, rebuild, sign, decide, deploy, auction, attacks.
 
     What AWS provides is simulated: this shows how the parts fit, and protects nothing.
@@ -34,7 +35,7 @@ def demo(*, source: Path, independent: bool, keep: Path | None, as_json: bool) -
     if keep and keep.exists() and any(keep.iterdir()):
         raise UsageError("not empty", where=str(keep), hint="name a new directory")
     started = time.monotonic()
-    stage = play(source, err(), independent=independent, keep=keep)
+    stage = play(source, err(), independent=independent, qemu=qemu, keep=keep)
     seconds = time.monotonic() - started
     if as_json:
         emit_json({"steps": stage.steps, "refused": stage.refusals, "seconds": round(seconds, 1)})

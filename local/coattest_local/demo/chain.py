@@ -25,7 +25,7 @@ class Options:
     source: Path
     directory: Path
     independent: bool = False
-    host: str = "software"
+    qemu: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,9 @@ def set_the_stage(stage: Stage, options: Options) -> World:
         home.mkdir(parents=True)
     attestations = options.directory / "attestations"
     attestations.mkdir()
-    service = Party("service", homes["service"], stage)
+    # What deploy-from-attestation starts is nitro-local; this variable tells that one which host to use.
+    host = {"COATTEST_LOCAL_HOST": "qemu"} if options.qemu else {}
+    service = Party("service", homes["service"], stage, environment=host)
     buyers = {
         "buyer-1": Party("buyer-1", homes["buyer-1"], stage, "Pacific/Chatham", "de_DE.UTF-8", 0o077),
         "buyer-2": Party("buyer-2", homes["buyer-2"], stage, "America/St_Johns", "C", 0o002),

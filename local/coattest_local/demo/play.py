@@ -15,7 +15,7 @@ from coattest_local.demo.chain import ACCOUNTS, BUYERS, Options
 from coattest_local.demo.stage import DemoFailed, Stage
 
 
-def play(source: Path, console: Console, *, independent: bool, keep: Path | None) -> Stage:
+def play(source: Path, console: Console, *, independent: bool, qemu: bool, keep: Path | None) -> Stage:
     """Run the whole chain; returns the stage with its counts. Raises DemoFailed at the first surprise.
 
     Everything happens in a temporary directory, or in ``keep`` (new or empty), which stays.
@@ -24,12 +24,14 @@ def play(source: Path, console: Console, *, independent: bool, keep: Path | None
     with tempfile.TemporaryDirectory(prefix="coattest-demo-") as temporary:
         directory = keep or Path(temporary)
         directory.mkdir(parents=True, exist_ok=True)
-        _play(stage, Options(source.resolve(), directory.resolve(), independent))
+        _play(stage, Options(source.resolve(), directory.resolve(), independent, qemu))
     return stage
 
 
 def _play(stage: Stage, options: Options) -> None:
     stage.say("SIMULATOR: what AWS provides is simulated on this machine; nothing here protects anything")
+    if options.qemu:
+        stage.say("the enclave boots in QEMU's nitro-enclave machine (debug mode: the software host has it)")
     stage.short[str(options.directory)] = ".."
     world = chain.set_the_stage(stage, options)
     chain.publish_claim(world)

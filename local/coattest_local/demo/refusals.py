@@ -52,7 +52,7 @@ def changed_image(house: House, auction: Auction) -> None:
 def debug_mode(house: House, auction: Auction) -> None:
     """The decided image in debug mode attests zeros, which no policy names."""
     house.world.stage.step("Refusal 2: the decided image, started in debug mode")
-    with running(house, house.world.image, "--debug-mode") as enclave:
+    with running(house, house.world.image, "--debug-mode", "--host", "software") as enclave:
         auctions.no_result(house, "a debug document", auction, reason="kms-denied", enclave=enclave)
 
 
