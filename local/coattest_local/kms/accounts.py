@@ -105,7 +105,9 @@ def caller_of(credential: Credential) -> Caller:
             principal, credential.access_key, "IAMUser", user.name, _parsed(documents), session_policies=()
         )
     session = credential.session
-    role = backend.get_role_by_arn(session.role_arn)
+    role = role_by_arn(session.role_arn)
+    if role is None:
+        raise ServiceError("AccessDeniedException", "the role of this session was deleted")
     principal = Principal(session.arn, credential.account, role_arn=role.arn, unique_id=role.id)
     return Caller(
         principal,

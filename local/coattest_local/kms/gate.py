@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hmac
 import io
+import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from http.client import responses
@@ -78,6 +80,10 @@ class Gate:
             answer = error_answer(service, sigv4.as_service_error(refusal, service))
         except ServiceError as error:
             answer = error_answer(service, error)
+        except Exception:
+            # A fault in here or in moto: told once, in the service's own form, and never as a permission.
+            traceback.print_exc(file=sys.stderr)
+            answer = error_answer(service, ServiceError("InternalFailure", "a fault in the simulator", 500))
         headers = [*answer.headers.items()]
         if not any(name.lower() == "content-length" for name, _ in headers):
             headers.append(("Content-Length", str(len(answer.body))))

@@ -43,31 +43,44 @@ _BUCKET_SUBRESOURCES: dict[str, tuple[str | None, str | None, str | None]] = {
     "versioning": ("GetBucketVersioning", "PutBucketVersioning", None),
     "versions": ("ListBucketVersions", None, None),
 }
+_NONE = (None, None, None)
 _OBJECT_SUBRESOURCES: dict[str, tuple[str | None, str | None, str | None]] = {
     "attributes": ("GetObject", None, None),
     "legal-hold": ("GetObjectLegalHold", "PutObjectLegalHold", None),
     "retention": ("GetObjectRetention", "PutObjectRetention", None),
     "tagging": ("GetObjectTagging", "PutObjectTagging", "DeleteObjectTagging"),
 }
-_NOT_EMULATED = (
-    "accelerate",
-    "acl",
-    "analytics",
-    "cors",
-    "intelligent-tiering",
-    "inventory",
-    "logging",
-    "metrics",
-    "notification",
-    "policyStatus",
-    "replication",
-    "requestPayment",
-    "restore",
-    "select",
-    "torrent",
-    "website",
+#: Parameters of listings, parts, versions and answers; one subresource beside them at most. Everything else
+#: is refused, so that what moto makes of a query is what was authorised.
+_PARAMETERS = frozenset(
+    {
+        "continuation-token",
+        "delimiter",
+        "encoding-type",
+        "fetch-owner",
+        "key-marker",
+        "list-type",
+        "marker",
+        "max-keys",
+        "max-parts",
+        "max-uploads",
+        "part-number-marker",
+        "partNumber",
+        "prefix",
+        "response-cache-control",
+        "response-content-disposition",
+        "response-content-encoding",
+        "response-content-language",
+        "response-content-type",
+        "response-expires",
+        "start-after",
+        "upload-id-marker",
+        "uploadId",
+        "version-id-marker",
+        "versionId",
+        "x-id",
+    }
 )
-
 Forward = Callable[[str, HttpRequest, str], HttpResponse]
 
 
@@ -100,35 +113,39 @@ def path_style(request: HttpRequest) -> HttpRequest:
 
 def target_of(request: HttpRequest) -> Target:
     """Bucket, key and action of a path-style request. Raises ServiceError for what is not emulated."""
-    bucket, _, key = unquote(request.path.lstrip("/")).partition("/")
+    if not request.path.startswith("/") or request.path.startswith("//"):
+        raise ServiceError("InvalidURI", "a path is /BUCKET/KEY")
+    bucket, _, key = unquote(request.path[1:]).partition("/")
     query = set(parse_qs(request.query, keep_blank_values=True))
+    subresources = query - _PARAMETERS
+    if len(subresources) > 1:
+        raise _unknown(request)
+    subresource = next(iter(subresources), None)
     if not bucket:
-        if request.method != "GET":
+        if request.method != "GET" or subresource:
             raise _unknown(request)
         return Target(None, None, "s3:ListAllMyBuckets")
-    if query & set(_NOT_EMULATED):
-        raise _unknown(request)
-    name = _object_action(request, query) if key else _bucket_action(request, query)
+    name = _object_action(request, query, subresource) if key else _bucket_action(request, subresource)
     return Target(bucket, key or None, f"s3:{name}")
 
 
-def _bucket_action(request: HttpRequest, query: set[str]) -> str:
-    for subresource in query & set(_BUCKET_SUBRESOURCES):
-        return _of_method(request, _BUCKET_SUBRESOURCES[subresource])
-    plain = {"GET": "ListBucket", "HEAD": "ListBucket", "PUT": "CreateBucket", "DELETE": "DeleteBucket"}
-    if request.method == "POST" and query == {"delete"}:
+def _bucket_action(request: HttpRequest, subresource: str | None) -> str:
+    if subresource == "delete" and request.method == "POST":
         return "DeleteObject"
+    if subresource is not None:
+        return _of_method(request, _BUCKET_SUBRESOURCES.get(subresource, _NONE))
+    plain = {"GET": "ListBucket", "HEAD": "ListBucket", "PUT": "CreateBucket", "DELETE": "DeleteBucket"}
     if request.method not in plain:
         raise _unknown(request)
     return plain[request.method]
 
 
-def _object_action(request: HttpRequest, query: set[str]) -> str:
-    for subresource in query & set(_OBJECT_SUBRESOURCES):
-        return _of_method(request, _OBJECT_SUBRESOURCES[subresource])
-    if "uploadId" in query or "uploads" in query:
+def _object_action(request: HttpRequest, query: set[str], subresource: str | None) -> str:
+    if "uploadId" in query or subresource == "uploads":
         names = {"GET": "ListMultipartUploadParts", "DELETE": "AbortMultipartUpload"}
         return names.get(request.method, "PutObject")
+    if subresource is not None:
+        return _of_method(request, _OBJECT_SUBRESOURCES.get(subresource, _NONE))
     suffix = "Version" if "versionId" in query else ""
     plain = {"GET": "GetObject", "HEAD": "GetObject", "DELETE": "DeleteObject"}
     if request.method == "PUT" and not suffix:

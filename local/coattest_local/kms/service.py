@@ -199,6 +199,9 @@ class KmsService:
 
     def handle(self, request: HttpRequest, caller: Caller, region: str) -> HttpResponse:
         """The answer. Raises ServiceError."""
+        if request.method != "POST" or request.path != "/" or request.query:
+            # moto takes an Action of the query before X-Amz-Target: what was authorised must be what runs.
+            raise ServiceError("UnknownOperationException", "KMS is POST / and nothing else", 404)
         name = request.headers.get("x-amz-target", "").removeprefix("TrentService.")
         call = Call(self, name, caller, region, request.source, self._clock(), _parameters(request))
         try:

@@ -202,3 +202,14 @@ def test_a_session_policy_only_takes_away(running: Services) -> None:
     kms = running.client("kms", "service", session=session)
     assert world.code_of(kms.list_keys) == "none"
     assert world.code_of(kms.list_aliases) == "AccessDeniedException"
+
+
+def test_a_session_of_a_deleted_role_is_nobody(running: Services) -> None:
+    """Its credentials still sign, and decide nothing."""
+    role = world.make_role(running, "service", "short-lived", may=world.may("kms:*"))
+    kms = running.client("kms", "service", session=world.assume(running, "service", role))
+    assert world.code_of(kms.list_keys) == "none"
+    iam = running.client("iam", "service")
+    iam.delete_role_policy(RoleName="short-lived", PolicyName="inline")
+    iam.delete_role(RoleName="short-lived")
+    assert world.code_of(kms.list_keys) == "AccessDeniedException"

@@ -26,6 +26,8 @@ from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.credentials import Credentials
 
+from coattest_local.kms.http import HttpRequest, ServiceError
+from coattest_local.kms.s3 import target_of
 from coattest_local.services import Services
 from support import kms_world as world
 
@@ -246,6 +248,58 @@ def test_the_stores_own_back_doors_are_closed(running: Services) -> None:
     s3 = running.client("s3", "buyer-2")
     assert world.code_of(s3.put_object, Bucket="moto-api", Key="reset", Body=b"") == "NoSuchBucket"
     assert running.client("kms", "buyer-1").list_keys()["Keys"] is not None
+
+
+def test_an_action_in_the_query_does_not_run_in_place_of_the_authorised_one(
+    running: Services, buyer: Any, key: str
+) -> None:
+    """moto prefers a query's Action to X-Amz-Target; nothing with a query reaches it."""
+    account = running.accounts["buyer-1"]
+    url = running.endpoint + "/?Action=ScheduleKeyDeletion"
+    body = json.dumps({"KeyId": key, "PendingWindowInDays": 7}).encode()
+    headers = {"X-Amz-Target": "TrentService.ListKeys", "Content-Type": "application/x-amz-json-1.1"}
+    request = AWSRequest("POST", url, data=body, headers=headers)
+    SigV4Auth(Credentials(account.access_key, account.secret_key), "kms", running.region).add_auth(request)
+    context = ssl.create_default_context(cafile=str(running.ca_bundle))
+    sent = urllib.request.Request(url, data=body, headers=dict(request.headers.items()), method="POST")
+    with pytest.raises(HTTPError) as refused:
+        urllib.request.urlopen(sent, context=context, timeout=30)
+    assert refused.value.code == 404
+    assert buyer.describe_key(KeyId=key)["KeyMetadata"]["KeyState"] == "Enabled"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "action"),
+    [
+        ("GET", "/", "s3:ListAllMyBuckets"),
+        ("GET", "/b", "s3:ListBucket"),
+        ("GET", "/b?list-type=2&prefix=x", "s3:ListBucket"),
+        ("GET", "/b?policy", "s3:GetBucketPolicy"),
+        ("PUT", "/b?policy=", "s3:PutBucketPolicy"),
+        ("GET", "/b/k", "s3:GetObject"),
+        ("GET", "/b/k?versionId=1", "s3:GetObjectVersion"),
+        ("PUT", "/b/k?partNumber=1&uploadId=2", "s3:PutObject"),
+        ("DELETE", "/b/k?uploadId=2", "s3:AbortMultipartUpload"),
+        ("POST", "/b?delete", "s3:DeleteObject"),
+        ("GET", "/b?tagging&policy", None),
+        ("GET", "/b?acl", None),
+        ("GET", "/b?anything-new", None),
+        ("POST", "/b", None),
+        ("POST", "/b?policy", None),
+        ("PUT", "/b/k?versionId=1", None),
+        ("GET", "//b/k", None),
+        ("PATCH", "/b/k", None),
+    ],
+)
+def test_a_request_is_one_action_or_refused(method: str, path: str, action: str | None) -> None:
+    """What cannot be told apart, or is not known, is never authorised as something else."""
+    target, _, query = path.partition("?") if not path.startswith("//") else (path, "", "")
+    request = HttpRequest(method, target, query, {}, b"", "127.0.0.1")
+    if action is None:
+        with pytest.raises(ServiceError):
+            target_of(request)
+    else:
+        assert target_of(request).action == action
 
 
 def test_secrets_are_readable_by_their_owner_only(running: Services) -> None:
