@@ -27,6 +27,9 @@ REPLY_TIMEOUT = 300.0
 lots.
 """
 
+RESULT_MAX = 64 * 1024 * 1024
+"""Bytes of a result; one of 1,000,000 lots is about 40 MB."""
+
 Progress = Callable[[str, int], None]
 """Told of a stage or part, and how many bytes of it just went out (0 for a stage)."""
 
@@ -116,8 +119,10 @@ class EnclaveClient:
             self._stream("manifest", len(manifest), [manifest], progress)
             for part in parts:
                 self._stream(f"bid:{part.buyer}", part.size, part.content, progress)
-            body = self._reply("result", progress)
-        return _bytes(body, "result"), _bytes(body, "receipt")
+            streamed = bytearray()
+            body = self._reply("result", progress, streamed=streamed)
+        # A result that fits a frame comes in it; a longer one came before, in data frames.
+        return bytes(streamed) or _bytes(body, "result"), _bytes(body, "receipt")
 
     def _stream(self, name: str, size: int, content: Iterable[bytes], progress: Progress | None) -> None:
         sent = 0
@@ -143,7 +148,14 @@ class EnclaveClient:
             self._reply("", None)
             raise
 
-    def _reply(self, wanted: str, progress: Progress | None, once: bool = False) -> dict[str, Any]:
+    def _reply(
+        self,
+        wanted: str,
+        progress: Progress | None,
+        *,
+        once: bool = False,
+        streamed: bytearray | None = None,
+    ) -> dict[str, Any]:
         assert self._socket
         while True:
             frame = wire.read_frame(self._socket)
@@ -158,6 +170,10 @@ class EnclaveClient:
                     progress(str(frame.body.get("stage", ""))[:100], 0)
                 if once:
                     return {}
+            elif frame.type == "data" and streamed is not None and frame.body.get("part") == "result":
+                streamed += _bytes(frame.body, "chunk")
+                if len(streamed) > RESULT_MAX:
+                    raise EnclaveFailed(f"a result of over {RESULT_MAX} bytes", where=str(self.address))
             elif frame.type == wanted:
                 return frame.body
             else:

@@ -197,3 +197,18 @@ def test_credentials_are_in_no_representation_and_no_error(tmp_path: Path) -> No
     ):
         open_one(client)
     assert "secret" not in str(caught.value)
+
+
+def test_a_long_result_arrives_in_data_frames(tmp_path: Path) -> None:
+    """A result larger than a frame is put together from its pieces, in order."""
+    result = bytes(range(256)) * 6000
+
+    def behave(connection: socket.socket) -> None:
+        while (frame := wire.read_frame(connection)) and frame.body.get("part") != "bid:buyer-1":
+            pass
+        for piece in wire.chunks(1, "result", result):
+            wire.write_frame(connection, piece)
+        wire.write_frame(connection, wire.Frame(1, "result", {"result": b"", "receipt": b"r"}))
+
+    with peer(tmp_path, behave) as address, EnclaveClient(address) as client:
+        assert open_one(client) == (result, b"r")
