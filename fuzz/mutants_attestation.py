@@ -47,6 +47,8 @@ ORDER = {
 }
 EVERY = ["expectations", "chain", "fields", "envelope", "cbor", "verdict", "files", "properties"]
 TIMEOUT = 240
+# Slow, and of no other kind than the rest.
+SKIPPED = "not changed_bit and not order_of_keys and not threads_share"
 COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Lt: ast.LtE,
     ast.LtE: ast.Lt,
@@ -230,6 +232,8 @@ def run(module: str, source: str) -> str:
             "--no-header",
             "-p",
             "no:cacheprovider",
+            "-W",
+            "ignore::pytest.PytestAssertRewriteWarning",
             f"--confcutdir={TESTS}",
             "--rootdir",
             str(ROOT),
@@ -256,10 +260,12 @@ def main() -> None:
     from cryptography.hazmat.primitives.asymmetric import ec  # noqa: F401, PLC0415
 
     hypothesis.settings.register_profile(
-        "mutants", max_examples=15, database=None, deadline=None, derandomize=True
+        "mutants", max_examples=8, database=None, deadline=None, derandomize=True
     )
     hypothesis.settings.load_profile("mutants")
     modules = options.module or list(ORDER)
+    if not options.list and run(modules[0], (SOURCE / f"{modules[0]}.py").read_text()) != "survived":
+        sys.exit("the tests fail without any change: nothing can be said of mutants")
     results: list[dict[str, object]] = []
     begun = time.monotonic()
     for module in modules:

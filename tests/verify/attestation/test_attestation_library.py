@@ -1,0 +1,42 @@
+"""The verifier is a library of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[3]
+
+PROGRAM = """
+import sys
+import coattest_verify.attestation, coattest_verify.attestation.files
+for name in sorted({module.split(".")[0] for module in sys.modules} - set(sys.stdlib_module_names)):
+    print(name)
+"""
+
+
+def loaded(program: str) -> list[str]:
+    """The lines that a fresh interpreter prints, with nothing but the two packages on its path."""
+    path = f"{ROOT / 'build'}:{ROOT / 'verify'}"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": path, "PATH": ""},
+    )
+    return done.stdout.splitlines()
+
+
+def test_the_library_imports_cryptography_and_nothing_else() -> None:
+    """Whoever verifies documents installs no CBOR library, no command line, no cloud."""
+    found = {name for name in loaded(PROGRAM) if not name.startswith("_")}
+    assert {"coattest_verify", "coattest_build", "cryptography"} <= found
+    assert found <= {"coattest_verify", "coattest_build", "cryptography", "cffi", "typing_extensions", "six"}
+
+
+def test_only_the_errors_of_the_builder_are_used() -> None:
+    """Of coattest_build the library loads the error classes, and not the builder."""
+    program = PROGRAM + "print(*[name for name in sys.modules if name.startswith('coattest_build.')])"
+    assert loaded(program)[-1] == "coattest_build.errors"
