@@ -127,6 +127,9 @@ def generate(
     wanted = options or Options()
     _check_releases(releases, now=now, simulator=simulator)
     _check_registers(wanted.registers)
+    decided = sorted(set(wanted.registers) & {0, 1, 2})
+    if decided:
+        raise UsageError(f"PCR{decided[0]} is the decision's", hint="further registers are 3 to 31")
     _check_names(
         account=account,
         partition=partition,

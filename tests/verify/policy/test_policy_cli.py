@@ -114,6 +114,24 @@ def test_the_policy_of_a_decision_is_printed(buyer: Buyer) -> None:
     assert "no --context" in again.stderr
 
 
+def test_the_explanation_asks_with_every_register_that_is_required(buyer: Buyer) -> None:
+    """PCR3 and PCR4 are computed from role and instance; only the release's own enclave decrypts, for the
+    parent.
+    """
+    done = buyer.policy("--explain", "--json", "--pcr3", world.PARENT, "--pcr4", world.INSTANCE)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    decrypts = [
+        row for row in document["explanation"] if row["operation"] == "kms:Decrypt" and row["allowed"]
+    ]
+    assert [(row["who"], row["enclave"]) for row in decrypts] == [("parent", "release 0.1.0")]
+    conditions = document["policy"]["Statement"][0]["Condition"]["StringEqualsIgnoreCase"]
+    assert conditions["kms:RecipientAttestation:PCR4"].startswith("08f996b5")
+    assert "kms:RecipientAttestation:PCR3" in conditions
+    table = buyer.policy("--explain")
+    assert "another image" in table.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "options", "code", "reason"),
     [

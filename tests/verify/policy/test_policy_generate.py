@@ -168,6 +168,13 @@ def test_further_registers_and_an_end_are_conditions_of_every_release() -> None:
         assert says(document, request(pcrs={**good, 4: "ff" * 48}, **before)) is Effect.IMPLICIT_DENY
 
 
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_a_further_register_does_not_replace_a_decided_one(index: int) -> None:
+    """PCR0 to PCR2 come from the decision and from nowhere else."""
+    with pytest.raises(UsageError):
+        make(options=Options(registers={index: "ff" * 48}))
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [

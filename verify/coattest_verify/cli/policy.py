@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import click
 from rich.table import Table
 
+from coattest_build.measure import pcr3, pcr4
 from coattest_verify.cli.options import clock, decision_from, decision_options
 from coattest_verify.cli.policy_prove import prove_file
 from coattest_verify.decision import Decision
@@ -67,6 +68,8 @@ class Made:
 @click.option(
     "--context", "context", multiple=True, metavar="KEY=VALUE", help="Encryption context to require."
 )
+@click.option("--pcr3", "pcr3_role", metavar="ROLE-ARN", help="Require PCR3: the parent instance's role.")
+@click.option("--pcr4", "pcr4_instance", metavar="INSTANCE-ID", help="Require PCR4: one parent instance.")
 @click.option(
     "--register", "registers", multiple=True, metavar="N=HEX", help="A further PCR to require (3, 4, 8)."
 )
@@ -148,9 +151,7 @@ def _make(given: Mapping[str, Any]) -> Made:
         for folder in (given["attestations"], *given["also_attestations"])
     )
     options = Options(
-        registers={
-            int(key): value for key, value in _pairs(given["registers"], "--register", str.isdigit).items()
-        },
+        registers=_further(given),
         break_glass=given["break_glass"],
         until=given["until"].replace(tzinfo=timezone.utc) if given["until"] else None,
         delegate_to_account=given["delegate_to_account"],
@@ -289,7 +290,13 @@ def _example_context(given: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _further(given: Mapping[str, Any]) -> dict[int, str]:
-    return {int(key): value for key, value in _pairs(given["registers"], "--register").items()}
+    """The registers that are required beside the decided ones."""
+    found = {int(key): value for key, value in _pairs(given["registers"], "--register", str.isdigit).items()}
+    derived = {
+        3: pcr3(given["pcr3_role"]) if given["pcr3_role"] else None,
+        4: pcr4(given["pcr4_instance"]) if given["pcr4_instance"] else None,
+    }
+    return {**found, **{index: value for index, value in derived.items() if value}}
 
 
 def _client(service: str, given: Mapping[str, Any], key: str) -> Any:
