@@ -20,6 +20,7 @@ from coattest_verify.quorum.errors import NoDecision, PolicyRefused, Rejected
 from coattest_verify.quorum.results import MAX_CLAIM, Claimed
 from coattest_verify.quorum.strictjson import canonical
 from coattest_verify.quorum.tally import Answer, Question, Tally, count, read_statements
+from coattest_verify.quorum.votes import REVIEW, REVOKE, Vote, about, read_votes
 from coattest_verify.quorum_policy import QuorumPolicy, utc
 
 __all__ = ["Answer", "Decision", "NoDecision", "Outcome", "Refused", "decide", "decide_from"]
@@ -165,17 +166,34 @@ def decide_from(
     if profile not in claim.profiles:
         return _undecided(f"{CLAIM_FILE}: has no profile {profile!r}", profile=profile, chain=chain)
     signed, refused = read_statements(evidence, chain.current)
+    votes, bad_votes = read_votes(evidence, chain.current)
     question = Question(claim, chain.current, profile, now)
-    tally = count(signed, question, refused=[*refused, *chain.refused])
-    return _conclude(tally, claim, chain.current, profile=profile, own=own)
+    tally = count(signed, question, refused=[*refused, *bad_votes, *chain.refused])
+    return _conclude(
+        tally,
+        question,
+        own=own,
+        revoked=about(votes, REVOKE, claim, root),
+        reviewed=about(votes, REVIEW, claim, root),
+    )
 
 
 def _conclude(
-    tally: Tally, claim: Claimed, policy: QuorumPolicy, *, profile: str, own: str | None
+    tally: Tally,
+    question: Question,
+    *,
+    own: str | None,
+    revoked: Mapping[str, Vote],
+    reviewed: Mapping[str, Vote],
 ) -> Outcome:
+    claim, policy, profile = question.claim, question.policy, question.profile
     agree = tuple(answer.operator for answer in tally.agree)
     reasons = list(policy.unmet(agree))
-    warnings = []
+    warnings: list[str] = []
+    revocations = [f"{name} revoked this release: {vote.note}" for name, vote in sorted(revoked.items())]
+    (reasons if len(revoked) >= policy.revoke_threshold else warnings).extend(revocations)
+    if len(reviewed) < policy.reviews:
+        reasons.append(f"{len(reviewed)} of {policy.reviews} operators reviewed the source")
     routes = {
         answer.statement.built.route for answer in tally.agree if answer.statement and answer.statement.built
     }
@@ -190,7 +208,7 @@ def _conclude(
         warnings += objections
     if own is not None and own not in agree:
         reasons.append(f"no agreeing statement of {own} itself: others' votes do not bind it")
-    result = claim.profiles[profile]
+    result = question.claimed
     decision = None
     if not reasons:
         decision = Decision(

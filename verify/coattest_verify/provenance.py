@@ -6,8 +6,6 @@ parameters is BUILD_TYPE's; docs/quorum.md lists them.
 
 from __future__ import annotations
 
-import re
-from datetime import datetime, timezone
 from typing import Any
 
 from coattest_verify.quorum import dsse
@@ -27,7 +25,7 @@ from coattest_verify.quorum.results import (
     read_sections,
 )
 from coattest_verify.quorum.strictjson import MAX_SIZE, Fields, canonical, parse
-from coattest_verify.quorum_policy import NAME, ROUND, utc
+from coattest_verify.quorum_policy import NAME, ROUND, parse_utc, utc
 from coattest_verify.statements import (
     COULD_NOT_BUILD,
     MAX_INPUTS,
@@ -48,8 +46,6 @@ PAYLOAD_TYPE = "application/vnd.in-toto+json"
 
 MAX_DEPENDENCY = 2048
 """Characters of a locked input's name, version, kind and path together."""
-
-_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 
 
 def sign(statement: Statement, signer: Any) -> bytes:
@@ -168,7 +164,7 @@ def parse_statement(payload: bytes) -> Statement:
         quorum_version=quorum.integer("version", 1),
         quorum_sha256=quorum.text("sha256", SHA256),
         round=internal.text("round", ROUND),
-        time=_time(metadata.text("finishedOn", _TIME)),
+        time=parse_utc(metadata.text("finishedOn")),
     )
     if not profiles:
         _require_nothing(definition, external, internal, source)
@@ -292,10 +288,3 @@ def _reason(text: str) -> str:
     if clean(text) != text:
         raise Rejected("reason: not one printable line")
     return text
-
-
-def _time(text: str) -> datetime:
-    try:
-        return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc)
-    except ValueError:
-        raise Rejected("finishedOn: no such time") from None

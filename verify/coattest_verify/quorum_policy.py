@@ -42,6 +42,8 @@ NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?")
 ROUND = re.compile(r"[A-Za-z0-9._-]{1,64}")
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
+TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
+
 DEFAULT_MAX_AGE_DAYS = 90
 
 
@@ -154,6 +156,16 @@ class QuorumPolicy:
 def utc(moment: datetime) -> str:
     """RFC 3339 in UTC with seconds, the one form of a time in coattest's files."""
     return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def parse_utc(text: str) -> datetime:
+    """The time in that form. Raises Rejected for any other form, and for times that do not exist."""
+    try:
+        if TIME.fullmatch(text):
+            return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc)
+    except ValueError:
+        pass
+    raise Rejected("not a time such as 2026-11-23T12:00:00Z")
 
 
 def _read(data: bytes) -> QuorumPolicy:

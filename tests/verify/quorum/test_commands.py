@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from coattest_build.eif import write_image
 from coattest_build.measure import measure
+from coattest_build.report import BuildReport
+from coattest_verify.cli.rebuild import rebuild
+from coattest_verify.rebuild import DirtyTree
 from support.operators import claim_json, report_json
 
 BIN = Path(sys.executable).parent
@@ -146,7 +153,7 @@ def test_a_changed_image_is_not_signed(signed: Desk) -> None:
 
 
 def test_a_mismatch_is_only_signed_as_dissent(signed: Desk) -> None:
-    """A rebuild that differs is refused with the first difference; --dissent signs it, and quorum shows it."""
+    """A rebuild that differs is refused with the first difference; --dissent signs it, quorum shows it."""
     signed.images("differs", b"evil")
     common = ("sign-pcrs", "--key", "key-3", "--operator", "buyer-3", "--rebuild", "differs")
     done = signed.run(*common)
@@ -201,3 +208,84 @@ def test_no_decision_is_exit_code_1(signed: Desk) -> None:
     assert json.loads(done.stdout)["reasons"] == [
         "no agreeing statement of buyer-3 itself: others' votes do not bind it"
     ]
+
+
+def test_a_bundle_decides_without_the_folder(signed: Desk, tmp_path: Path) -> None:
+    """verify quorum --bundle decides on a machine that has only the bundle and the root."""
+    signed.ok("bundle", "--out", str(tmp_path / "proof.json"))
+    root = f"sha256:{hashlib.sha256((signed.folder / 'attestations/quorum.toml').read_bytes()).hexdigest()}"
+    bare = Desk(tmp_path)
+    assert bare.run("quorum", "--bundle", "proof.json").returncode == 2
+    for at in ((), ("--at", "bundle")):
+        found = bare.json("quorum", "--bundle", "proof.json", "--root", root, *at)
+        assert found["decided"] is True
+        assert found["decision"] == signed.json("quorum")["decision"]
+    assert bare.run("quorum", "--bundle", "proof.json", "--root", root, "--at", "x").returncode == 2
+
+
+def test_a_fourth_operator_is_enrolled_by_the_others(signed: Desk, tmp_path: Path) -> None:
+    """A proposal leaves the present version in force until the thresholds of both have signed it."""
+    shutil.copytree(signed.folder, tmp_path / "copy")
+    desk = Desk(tmp_path / "copy")
+    desk.ok("keygen", "--out", "key-4")
+    proposed = desk.json("enroll", "--operator", "buyer-4=key-4.pub", "--threshold", "3", "--round", "2")
+    assert (proposed["version"], proposed["threshold"]) == (2, 3)
+    assert desk.json("quorum")["quorum"]["version"] == 1
+    for number in (1, 2):
+        state = desk.json("countersign", "--key", f"key-{number}", "--operator", f"buyer-{number}")
+        assert state["complete"] is False
+        assert desk.json("quorum")["quorum"]["version"] == 1
+    assert desk.run("quorum-policy").returncode == 1
+    assert desk.json("countersign", "--key", "key-4", "--operator", "buyer-4")["complete"] is True
+    done = desk.run("quorum", "--json")
+    found = json.loads(done.stdout)
+    assert (done.returncode, found["quorum"]["version"]) == (1, 2)
+    for number in (1, 2, 4):
+        desk.ok("sign-pcrs", "--key", f"key-{number}", "--operator", f"buyer-{number}")
+    assert desk.json("quorum")["agree"] == ["buyer-1", "buyer-2", "buyer-4"]
+
+
+def test_a_revoked_release_is_refused_by_commands(signed: Desk, tmp_path: Path) -> None:
+    """verify revoke stops verify quorum and everything that recomputes the decision."""
+    shutil.copytree(signed.folder, tmp_path / "copy")
+    desk = Desk(tmp_path / "copy")
+    common = ("--key", "key-3", "--operator", "buyer-3")
+    desk.ok("revoke", *common, "--reason", "known vulnerable")
+    done = desk.run("quorum")
+    assert done.returncode == 1
+    assert "buyer-3 revoked this release: known vulnerable" in done.stderr
+
+
+def test_rebuild_compares_with_the_claim(
+    signed: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same build is exit 0 and can be signed; another one is exit 1 with the first differences named.
+
+    The builder has tests of its own; here it hands over images that it made before.
+    """
+    shutil.copytree(signed.folder, tmp_path / "copy")
+    desk = Desk(tmp_path / "copy")
+    monkeypatch.chdir(desk.folder)
+    snapshot = SimpleNamespace(dirty=False, tree_sha256="", lock_sha256="")
+    monkeypatch.setattr("coattest_build.source.take", lambda *_: snapshot)
+
+    def build(_source: Path, out: Path, **_options: Any) -> BuildReport:
+        made = BuildReport.from_json(desk.images(out.name, seed))
+        (out / "rebuild.json").unlink()
+        return made
+
+    monkeypatch.setattr("coattest_build.builder.build", build)
+    seed = b"good"
+    assert rebuild.main(["--out", "again", "--json"], standalone_mode=False) == 0
+    assert desk.json("sign-pcrs", "--key", "key-1", "--operator", "buyer-1", "--rebuild", "again")
+    seed = b"evil"
+    found = CliRunner().invoke(rebuild, ["--out", "third", "--json"], standalone_mode=False)
+    assert found.return_value == 1
+    differences = json.loads(found.stdout)["differences"]
+    assert differences[0].startswith("aws: PCR0 ")
+    assert any(text.startswith("aws: section 4 ramdisk") for text in differences)
+    assert (tmp_path / "copy" / "third" / "rebuild.json").exists()
+    snapshot.dirty = True
+    with pytest.raises(DirtyTree):
+        rebuild.main(["--out", "fourth"], standalone_mode=False)
+    assert not (tmp_path / "copy" / "fourth").exists()

@@ -9,7 +9,9 @@ from coattest_build.shell import LazyGroup, run
 VERBS = {
     "attestation": "coattest_verify.cli.attestation:attestation",
     "audit": "coattest_verify.cli.audit:audit",
+    "bundle": "coattest_verify.cli.bundle:bundle",
     "countersign": "coattest_verify.cli.countersign:countersign",
+    "enroll": "coattest_verify.cli.enroll:enroll",
     "keygen": "coattest_verify.cli.keygen:keygen",
     "links": "coattest_verify.cli.links:links",
     "policy": "coattest_verify.cli.policy:policy",
@@ -18,6 +20,8 @@ VERBS = {
     "quorum-policy": "coattest_verify.cli.quorum_policy:quorum_policy",
     "rebuild": "coattest_verify.cli.rebuild:rebuild",
     "receipt": "coattest_verify.cli.receipt:receipt",
+    "review": "coattest_verify.cli.votes:review",
+    "revoke": "coattest_verify.cli.votes:revoke",
     "sign-pcrs": "coattest_verify.cli.sign_pcrs:sign_pcrs",
 }
 

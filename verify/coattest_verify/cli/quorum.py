@@ -8,26 +8,73 @@ import click
 from rich.table import Column, Table
 from rich.text import Text
 
-from coattest_verify.cli.options import clock, decision_options, json_option
-from coattest_verify.decision import Outcome, decide
-from coattest_verify.shell import emit_json, err, out
+from coattest_verify.cli.options import FILE, clock, decision_options, json_option
+from coattest_verify.decision import Outcome, decide, decide_from
+from coattest_verify.memory import Roots
+from coattest_verify.quorum.bundle import load_bundle
+from coattest_verify.quorum.errors import Rejected
+from coattest_verify.quorum_policy import parse_utc, utc
+from coattest_verify.shell import UsageError, emit_json, err, out
 
 
 @click.command()
 @decision_options
 @click.option("--own", help="Also require this operator's own agreeing statement.")
+@click.option("--bundle", type=FILE, help="Decide from a proof bundle instead of a folder; needs --root.")
+@click.option(
+    "--at",
+    metavar="TIME|bundle",
+    help="With --bundle: decide as of this time (RFC 3339, UTC), or as of the time that the bundle names.",
+)
 @json_option
-def quorum(*, attestations: Path, root: bytes | None, profile: str, own: str | None, as_json: bool) -> int:
+def quorum(
+    *,
+    attestations: Path,
+    root: bytes | None,
+    profile: str,
+    own: str | None,
+    bundle: Path | None,
+    at: str | None,
+    as_json: bool,
+) -> int:
     """Decide, and say who agrees, who dissents, what was refused and why.
 
     Exit code 0: decided. 1: not decided.
     """
-    outcome = decide(attestations, root=root, profile=profile, now=clock(), own=own)
+    if bundle is not None:
+        outcome = from_bundle(bundle, root, at, profile=profile, own=own)
+    elif at is not None:
+        raise UsageError("--at goes with --bundle")
+    else:
+        outcome = decide(attestations, root=root, profile=profile, now=clock(), own=own)
     if as_json:
         emit_json(outcome.to_json())
     else:
         show(outcome)
     return 0 if outcome.decision else 1
+
+
+def from_bundle(path: Path, root: bytes | None, at: str | None, *, profile: str, own: str | None) -> Outcome:
+    """Decide from a bundle. Without ``at`` remembered versions count; for the past they cannot."""
+    if root is None:
+        raise UsageError(
+            "--bundle needs --root sha256:HEX",
+            hint="a bundle brings everything but the root",
+            reason="no-root",
+        )
+    held = load_bundle(path)
+    if at is None:
+        return decide_from(
+            held.files, root=root, seen=Roots().seen(root), profile=profile, now=clock(), own=own
+        )
+    try:
+        moment = held.made if at == "bundle" else parse_utc(at)
+    except Rejected as error:
+        raise UsageError(error.what, where=f"--at {at[:80]}") from None
+    if moment > clock():
+        raise UsageError("--at lies in the future", where=at)
+    err().print(f"as of {utc(moment)}: later versions and revocations may exist", style="yellow")
+    return decide_from(held.files, root=root, seen=None, profile=profile, now=moment, own=own)
 
 
 def show(outcome: Outcome) -> None:

@@ -66,7 +66,7 @@ def quorum_init(
     policy = QuorumPolicy.make(
         version=1,
         previous=None,
-        expires=_whole_day(clock() + timedelta(days=days)),
+        expires=whole_day(clock() + timedelta(days=days)),
         round=round_,
         threshold=threshold if threshold is not None else len({text.partition("=")[0] for text in operators}),
         dissent=dissent,
@@ -102,5 +102,6 @@ def parse_operators(values: tuple[str, ...]) -> tuple[Operator, ...]:
     return tuple(Operator(name, tuple(found)) for name, found in keys.items())
 
 
-def _whole_day(moment: datetime) -> datetime:
+def whole_day(moment: datetime) -> datetime:
+    """The start of a moment's day in UTC: expiries are easier to compare by eye."""
     return moment.replace(hour=0, minute=0, second=0, microsecond=0)

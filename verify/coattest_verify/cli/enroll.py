@@ -1,0 +1,115 @@
+"""``verify enroll``."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+
+from coattest_verify.cli.options import attestations_option, clock, json_option
+from coattest_verify.cli.quorum_init import parse_operators, whole_day
+from coattest_verify.quorum.chain import POLICY_FILE
+from coattest_verify.quorum.directory import Folder
+from coattest_verify.quorum.errors import Rejected
+from coattest_verify.quorum.signing import PROPOSAL_FILE
+from coattest_verify.quorum_policy import MAX_POLICY, Operator, QuorumPolicy, utc
+from coattest_verify.shell import UsageError, emit_json, err, write_atomic
+
+
+@click.command()
+@click.option(
+    "--operator", "operators", multiple=True, metavar="NAME=KEY.pub", help="Add an operator or a key."
+)
+@click.option(
+    "--remove", multiple=True, metavar="NAME[=KEY.pub]", help="Remove an operator, or one key of it."
+)
+@click.option("--threshold", type=click.IntRange(min=1), help="How many must agree from then on.")
+@click.option("--dissent", type=click.Choice(["block", "report"]))
+@click.option("--round", "round_", help="Start a new round: earlier statements no longer count.")
+@click.option("--days", type=click.IntRange(1, 3650), help="Expire so many days from now.")
+@click.option("--max-age-days", type=click.IntRange(1, 3650))
+@click.option(
+    "--reviews", type=click.IntRange(min=0), help="How many operators must have reviewed the source."
+)
+@click.option("--routes", type=click.IntRange(1, 8), help="How many different build routes must agree.")
+@attestations_option
+@json_option
+def enroll(
+    *,
+    operators: tuple[str, ...],
+    remove: tuple[str, ...],
+    round_: str | None,
+    days: int | None,
+    attestations: Path,
+    as_json: bool,
+    **changes: Any,
+) -> None:
+    """Propose the next version of quorum.toml: operators, keys, thresholds, a round, an expiry.
+
+    Writes quorum.next.toml. It takes effect when the thresholds of the present and of the new version have
+    run verify countersign; until then the present version stays in force.
+    """
+    current = _current(attestations)
+    values = {name: value for name, value in changes.items() if value is not None}
+    if round_ is not None:
+        values["round"] = round_
+    if days is not None:
+        values["expires"] = whole_day(clock() + timedelta(days=days))
+    if operators or remove:
+        values["operators"] = _members(current, parse_operators(operators), remove)
+    if not values:
+        raise UsageError("nothing to change", hint="see --help for what can be proposed")
+    proposal = current.successor(**values)
+    write_atomic(attestations / PROPOSAL_FILE, proposal.raw)
+    if as_json:
+        emit_json(
+            {
+                "file": str(attestations / PROPOSAL_FILE),
+                "version": proposal.version,
+                "sha256": proposal.sha256,
+                "operators": list(proposal.names),
+                "threshold": proposal.threshold,
+                "expires": utc(proposal.expires),
+            }
+        )
+        return
+    err().print(
+        f"{attestations / PROPOSAL_FILE}: version {proposal.version}, sha256:{proposal.sha256}", markup=False
+    )
+    err().print(
+        "next: operators look at it with verify quorum-policy and run verify countersign", markup=False
+    )
+
+
+def _current(attestations: Path) -> QuorumPolicy:
+    with Folder(attestations) as folder:
+        try:
+            return QuorumPolicy.decode(folder.read(POLICY_FILE, MAX_POLICY))
+        except Rejected as error:
+            raise UsageError(
+                error.what,
+                where=str(attestations / POLICY_FILE),
+                hint="verify quorum-init makes the first version",
+            ) from None
+
+
+def _members(
+    current: QuorumPolicy, added: tuple[Operator, ...], removed: tuple[str, ...]
+) -> tuple[Operator, ...]:
+    members = {operator.name: list(operator.keys) for operator in current.operators}
+    for text in removed:
+        name, separator, file = text.partition("=")
+        if name not in members:
+            raise UsageError(f"{name!r} is not an operator", hint=f"one of {', '.join(current.names)}")
+        if not separator:
+            del members[name]
+            continue
+        (party,) = parse_operators((f"{name}={file}",))
+        if party.keys[0] not in members[name]:
+            raise UsageError(f"{file} is not a key of {name}")
+        members[name].remove(party.keys[0])
+    for operator in added:
+        members.setdefault(operator.name, []).extend(operator.keys)
+    return tuple(Operator(name, tuple(keys)) for name, keys in members.items())

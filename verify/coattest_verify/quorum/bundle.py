@@ -1,0 +1,95 @@
+"""A proof bundle: one file with everything that a third party needs to decide again, offline, years later.
+
+It is JSON with the files of ``attestations/`` as they are. It proves nothing by itself: who reads it brings
+the root.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from coattest_verify.links import LAYOUT_FILE, MAX_LINK
+from coattest_verify.quorum.chain import POLICY_FILE, SIGNATURE_NAME
+from coattest_verify.quorum.directory import Evidence, Held
+from coattest_verify.quorum.errors import Rejected
+from coattest_verify.quorum.strictjson import MAX_SIZE, Fields, canonical, parse
+from coattest_verify.quorum.tally import STATEMENT_NAME
+from coattest_verify.quorum.votes import VOTE_NAME
+from coattest_verify.quorum_policy import parse_utc, utc
+from coattest_verify.shell import EnvironmentFailure, UsageError
+
+FORMAT = "coattest-bundle/v1"
+LOCK_FILE = "image.lock"
+MAX_BUNDLE = 256 * 1024 * 1024
+"""Bytes of a bundle; 1,000 statements have about 65 MB in base64."""
+
+MAX_BUNDLED = 16384
+
+_LINK_NAME = re.compile(r"rebuild\.[0-9a-f]{8}\.link")
+_FIXED = (POLICY_FILE, "claim.json", LAYOUT_FILE, LOCK_FILE)
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """The files, and when the maker of the bundle says it decided (a hint, signed by nobody)."""
+
+    files: Held
+    made: datetime
+
+
+def belongs(name: str) -> bool:
+    """Whether a file of that name is evidence."""
+    patterns = (STATEMENT_NAME, SIGNATURE_NAME, VOTE_NAME, _LINK_NAME)
+    return name in _FIXED or any(pattern.fullmatch(name) for pattern in patterns)
+
+
+def make_bundle(evidence: Evidence, *, now: datetime, lock: bytes | None = None) -> bytes:
+    """The bundle of a folder. Files that cannot be read stay out: they did not count either."""
+    files: dict[str, str] = {}
+    for name in evidence.names():
+        if belongs(name):
+            try:
+                files[name] = base64.b64encode(evidence.read(name)).decode()
+            except Rejected:
+                continue
+    if lock is not None:
+        files[LOCK_FILE] = base64.b64encode(lock).decode()
+    return canonical({"format": FORMAT, "made": utc(now), "files": files}) + b"\n"
+
+
+def read_bundle(data: bytes) -> Bundle:
+    """Unpack a bundle. Raises Rejected; says nothing about what its files are worth."""
+    fields = Fields(parse(data, max_size=MAX_BUNDLE), "")
+    fields.exactly("format", FORMAT)
+    made = parse_utc(fields.text("made"))
+    files = {}
+    for name, text in fields.mapping("files", high=MAX_BUNDLED).items():
+        if not belongs(name) or not isinstance(text, str):
+            raise Rejected(f"files: {ascii(name)[:80]} does not belong in a bundle", reason="bad-name")
+        try:
+            files[name] = base64.b64decode(text.encode("ascii"), validate=True)
+        except ValueError:
+            raise Rejected(f"files.{name}: not base64") from None
+        if len(files[name]) > max(MAX_SIZE, MAX_LINK):
+            raise Rejected(f"files.{name}: larger than {MAX_SIZE} bytes", reason="too-large")
+    fields.done()
+    return Bundle(Held(files), made)
+
+
+def load_bundle(path: Path) -> Bundle:
+    """The bundle in a file. Raises UsageError when it is not one."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BUNDLE + 1)
+    except FileNotFoundError:
+        raise UsageError("no such file", where=str(path), hint="verify bundle --out writes one") from None
+    except OSError as error:
+        raise EnvironmentFailure(error.strerror or "cannot be read", where=str(path)) from None
+    try:
+        return read_bundle(data)
+    except Rejected as error:
+        raise UsageError(error.what, where=str(path), reason="bad-bundle") from None
