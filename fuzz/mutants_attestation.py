@@ -103,6 +103,11 @@ class Mutator(ast.NodeTransformer):
         node.args.kw_defaults = [self.visit(d) if d is not None else None for d in node.args.kw_defaults]
         return node
 
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        """The body is mutated; bases and decorators are not."""
+        node.body = [self.visit(statement) for statement in node.body]
+        return node
+
     def visit_Compare(self, node: ast.Compare) -> ast.AST:
         """Each comparison to its neighbour or opposite."""
         self.generic_visit(node)

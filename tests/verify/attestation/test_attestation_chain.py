@@ -258,6 +258,14 @@ def test_all_certificates_out_of_date_are_named() -> None:
     assert "2026-01-15T14:55:00+00:00" in next(f.found for f in verdict.failures if f.field == "certificate")
 
 
+def test_only_what_is_out_of_date_is_named() -> None:
+    """A certificate in its last or first second is not named beside one that is out of date."""
+    gone = {"not_before": NOW - timedelta(hours=2), "not_after": NOW - timedelta(hours=1)}
+    for edge in ({"not_after": NOW}, {"not_before": NOW}):
+        chain = make_chain(changes={2: gone, 3: edge})
+        assert failed(check(document(chain), chain=chain)) == {("certificate-dates", "cabundle[2]")}
+
+
 def test_the_verdict_says_until_when_the_chain_holds() -> None:
     """chain_expires is the earliest end of the chain; there is none for a chain that does not hold."""
     assert check(document()).chain_expires == NOW + timedelta(hours=2, minutes=55)

@@ -108,7 +108,6 @@ class ChainCache:
         """Keep a chain that verified."""
         with self._lock:
             self._chains[key] = chain
-            self._chains.move_to_end(key)
             while len(self._chains) > self._size:
                 self._chains.popitem(last=False)
 

@@ -44,6 +44,7 @@ from coattest_verify.attestation.files import (
 from coattest_verify.roots import root_for
 
 DOCUMENT_SUFFIXES = (".bin", ".cbor", ".cose", ".b64", ".base64", ".hex")
+TABLE_WIDTH = 120  # file names are long, and output that is not a terminal has 80 columns
 AT_DOCUMENT, AT_INDEX = "document", "index"
 
 
@@ -140,8 +141,8 @@ def expectations_of(options: dict[str, Any]) -> list[Expectation]:
     if options["expect"] is None and not options["unsafe_any_measurement"]:
         raise UsageError(
             "no measurements are expected, so that any enclave would pass",
-            hint="give --expect MEASUREMENTS.json, or --unsafe-any-measurement to ask only whether it is genuine "
-            "(and --unsafe-allow-debug to let debug enclaves pass)",
+            hint="give --expect MEASUREMENTS.json, or --unsafe-any-measurement to ask only whether it is "
+            "genuine (and --unsafe-allow-debug to let debug enclaves pass)",
             reason="empty-policy",
         )
     return expectations
@@ -202,17 +203,25 @@ def report(item: Item, verdict: Verdict) -> dict[str, Any]:
 
 
 def show_table(items: Sequence[Item], verdicts: Sequence[Verdict], skipped: Sequence[str]) -> None:
-    """A line per document on stdout; what was skipped on stderr."""
-    table = Table(box=None)
-    for heading in ("document", "made at", "verdict", "why, or what was tolerated"):
-        table.add_column(heading, overflow="fold")
+    """A line per document and every reason on stdout; what was tolerated or skipped on stderr."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("verdict", "made at", "document"):
+        table.add_column(heading, no_wrap=True)
     for item, verdict in zip(items, verdicts, strict=True):
         passed = verdict.ok and item.complaint is None
         made = verdict.document.timestamp.isoformat(timespec="seconds") if passed else "?"
-        why = [*([item.complaint] if item.complaint else []), *map(str, verdict.failures or verdict.notices)]
         state = Text("accepted", "green") if passed else Text("refused", "red")
-        table.add_row(_plain(item.path.name), made, state, _plain("\n".join(why)))
-    out().print(table)
+        table.add_row(state, made, Text(_printable(item.path.name)))
+    console = out()
+    if not console.is_terminal:
+        console.width = max(console.width, TABLE_WIDTH)
+    console.print(table)
+    for item, verdict in zip(items, verdicts, strict=True):
+        complaint = [item.complaint] if item.complaint is not None else []
+        for reason in (*complaint, *map(str, verdict.failures)):
+            console.print(Text(_printable(f"{item.path.name}: {reason}")))
+        for notice in verdict.notices:
+            err().print(Text(_printable(f"note: {item.path.name}: {notice}"), "yellow"))
     for name in skipped:
         err().print(Text(f"skipped, not a document: {_printable(name)}"))
 
@@ -290,10 +299,6 @@ def _hex(text: str, where: str) -> bytes:
         raise UsageError(
             "not hex", where=where, hint="hex digits, or null for a field that is not set"
         ) from None
-
-
-def _plain(text: str) -> Text:
-    return Text("\n".join(map(_printable, text.split("\n"))))
 
 
 def _printable(text: str) -> str:
