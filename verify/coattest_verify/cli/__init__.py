@@ -12,6 +12,7 @@ VERBS = {
     "bundle": "coattest_verify.cli.bundle:bundle",
     "countersign": "coattest_verify.cli.countersign:countersign",
     "enroll": "coattest_verify.cli.enroll:enroll",
+    "inputs": "coattest_verify.cli.inputs:inputs",
     "keygen": "coattest_verify.cli.keygen:keygen",
     "links": "coattest_verify.cli.links:links",
     "policy": "coattest_verify.cli.policy:policy",

@@ -1,0 +1,84 @@
+"""``verify inputs``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from coattest_build import apt, image, lock
+from coattest_build.progress import Terminal
+from coattest_verify.cli.options import FILE, FOLDER, clock, json_option
+from coattest_verify.inputs import archive_keys
+from coattest_verify.inputs.check import Verdict
+from coattest_verify.inputs.document import to_json
+from coattest_verify.inputs.gather import check_lock
+from coattest_verify.shell import emit_json, err, out, write_atomic
+
+
+@click.command()
+@click.option("--source", type=FOLDER, default=Path(), help="The checkout; only its lock is read.")
+@click.option("--mirror", help="Debian mirror (else COATTEST_DEBIAN_MIRROR, else apt's own).")
+@click.option(
+    "--out", "target", type=FILE, help="Write the result here; OUT/inputs.json is what sign-pcrs reads."
+)
+@json_option
+def inputs(*, source: Path, mirror: str | None, target: Path | None, as_json: bool) -> int:
+    """Check every pin of image.lock against the archive's signed index and the package index.
+
+    The index must be signed by an archive key that is pinned in this tool. Wheels are fetched again through
+    pip, from the index that pip is configured with. Exit code 0 when all is confirmed, 1 when something
+    contradicts an index, 3 when not everything could be asked.
+    """
+    spec = image.load(source)
+    locked, digest = lock.load(source)
+    locked.check_against(spec)
+    verdict = check_lock(
+        locked,
+        digest,
+        spec,
+        apt.mirrors(spec.suites, spec.component, mirror=mirror),
+        archive_keys.bookworm(),
+        now=clock(),
+        reporter=Terminal(),
+    )
+    document = to_json(verdict)
+    if target:
+        write_atomic(target, (json.dumps(document, indent=2, sort_keys=True) + "\n").encode())
+    if as_json:
+        emit_json(document)
+    else:
+        _show(verdict)
+    return verdict.exit_code
+
+
+def _show(verdict: Verdict) -> None:
+    from rich.table import Table  # noqa: PLC0415
+
+    suites = Table("suite", "dated", "valid until")
+    suites.add_column("signed by (pinned key)", overflow="fold", min_width=40)
+    for suite in verdict.suites:
+        release = suite.release
+        until = f"{release.valid_until:%Y-%m-%d}" if release and release.valid_until else "no end is set"
+        suites.add_row(
+            suite.name,
+            f"{release.date:%Y-%m-%d %H:%M}" if release else "-",
+            until if release else "-",
+            "\n".join(suite.signers) or "-",
+        )
+    pins = Table("kind", "pins", "confirmed")
+    for kind in sorted({pin.kind for pin in verdict.pins}):
+        same = [pin for pin in verdict.pins if pin.kind == kind]
+        pins.add_row(kind, str(len(same)), str(sum(not pin.problems for pin in same)))
+    out().print(suites, pins)
+    for problem in verdict.problems:
+        err().print(f"{problem.subject}: {problem.code}: {problem.detail}", style="red", markup=False)
+    for suite in verdict.suites:
+        if suite.release and suite.release.valid_until is None:
+            err().print(
+                f"{suite.name} has no Valid-Until: a mirror could show an old index; see its date",
+                markup=False,
+            )
+    word = "confirmed" if verdict.confirmed else "not confirmed"
+    err().print(f"lock {verdict.lock_sha256}: {word}", markup=False)
