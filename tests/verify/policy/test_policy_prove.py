@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from coattest_verify.iam import Effect, Policy, Principal, Request, assess, parse_policy
@@ -180,6 +180,49 @@ def test_policies_that_hold_are_proved(statements: list[dict[str, Any]]) -> None
             {"plaintext"},
             id="NotPrincipal",
         ),
+        pytest.param(
+            [
+                allow(
+                    "*",
+                    "kms:PutKeyPolicy",
+                    Condition={"ArnLike": {"aws:PrincipalArn": "arn:*:iam::*:role/ops_+x*"}},
+                )
+            ],
+            {"power"},
+            id="a name with signs",
+        ),
+        pytest.param(
+            [
+                allow(
+                    "*",
+                    "kms:PutKeyPolicy",
+                    Condition={"StringEquals": {"aws:PrincipalAccount": "999999999999"}},
+                )
+            ],
+            {"power"},
+            id="an account in a condition only",
+        ),
+        pytest.param(
+            [
+                allow(
+                    "*",
+                    "kms:Encrypt",
+                    Condition={"ArnLike": {"aws:PrincipalArn": "arn:aws-cn:iam::1*:user/*"}},
+                )
+            ],
+            {"encryption"},
+            id="another partition",
+        ),
+        pytest.param(
+            [allow("*", Resource="arn:aws-us-gov:kms:us-gov-west-1:*:key/*")],
+            {"plaintext"},
+            id="a key elsewhere",
+        ),
+        pytest.param(
+            [allow(), deny(Condition={"ForAllValues:StringEquals": {"aws:TagKeys": "${aws:TagKeys}"}})],
+            {"plaintext"},
+            id="a variable with two values",
+        ),
         pytest.param([allow(), deny(Resource=KEY)], {"plaintext"}, id="Deny on another key"),
         pytest.param(
             [allow(), {**deny(), "Resource": None, "NotResource": KEY}], {"plaintext"}, id="NotResource"
@@ -220,6 +263,12 @@ def test_the_way_around_is_found_and_it_works(statements: list[dict[str, Any]], 
 def test_a_policy_with_what_is_not_known_is_unknown_and_never_proved() -> None:
     """Text outside printable ASCII has no sound formula here."""
     assert statuses(ask(allow(Condition={"StringEquals": {SHA: "ü"}})))[0] is UNKNOWN
+
+
+def test_an_administrator_named_in_a_condition_is_the_administrator() -> None:
+    """The others are never one of those that are named."""
+    condition = {"ArnEquals": {"aws:PrincipalArn": ADMIN}}
+    assert statuses(ask(allow("*", "kms:CreateGrant", Condition=condition))) == (PROVED, PROVED, PROVED)
 
 
 def test_naming_the_key_settles_what_is_about_other_keys() -> None:
@@ -352,6 +401,46 @@ def test_evaluator_and_formulas_agree_on_generated_pairs(case: tuple[Policy, lis
         assert denied is (found.effect is Effect.EXPLICIT_DENY)
         if not denied:
             assert allowed is bool(found.allowed_by or found.delegated_by)
+
+
+@settings(
+    max_examples=int(os.environ.get("COATTEST_POLICIES", "100")),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
+)
+@given(cases())
+def test_the_solver_finds_a_request_exactly_when_the_evaluator_allows_it(
+    case: tuple[Policy, list[Request]],
+) -> None:
+    """The same through the solver, as the prover asks it, with the request's values demanded."""
+    from coattest_verify.iam.evaluate import action_matches, principal_matches
+
+    policy, (request, *_) = case
+    space = Space(policy)
+    mine = [
+        item
+        for item in policy.statements
+        if principal_matches(item, request.principal) and action_matches(item, request.action)
+    ]
+    resource = z3.StringVal(request.resource)
+    formulas = {
+        effect: [statement(space, item, resource, policy.variables) for item in mine if item.allow is effect]
+        for effect in (True, False)
+    }
+    context = request.lowered()
+    context["kms:recipientattestation:pcr0"] = context.pop(SHA.lower())
+    solver = z3.SolverFor("QF_S")
+    solver.add(z3.Or(*formulas[True]), z3.Not(z3.Or(*formulas[False])))
+    for key, slots in space.keys().items():
+        values = context.get(key, ())
+        assume(len(values) <= len(slots))
+        for index, slot in enumerate(slots):
+            there = index < len(values)
+            solver.add(slot.present == there, slot.value == (values[index] if there else ""))
+    solver.add(*space.constraints())
+    found = assess(policy, request)
+    allowed = not found.denied_by and bool(found.allowed_by or found.delegated_by)
+    assert solver.check() == (z3.sat if allowed else z3.unsat)
 
 
 def test_the_generated_policies_are_proved() -> None:

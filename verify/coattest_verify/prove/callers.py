@@ -22,11 +22,16 @@ _ARN = re.compile(r"arn:(?P<partition>[a-z-]+):(?P<service>iam|sts)::(?P<account
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A class of callers and one of them. ``named`` when the class is that one alone."""
+    """A class of callers and one of them.
+
+    ``named`` when the class is that one alone; ``outside`` when even the account is one that is not named,
+    so that account and partition are symbols too.
+    """
 
     label: str
     principal: Principal
     named: bool
+    outside: bool = False
 
 
 def callers(policy: Policy, arns: Iterable[str]) -> tuple[Caller, ...]:
@@ -56,8 +61,11 @@ def callers(policy: Policy, arns: Iterable[str]) -> tuple[Caller, ...]:
     others = [
         caller for account, partition in sorted(accounts.items()) for caller in _others(account, partition)
     ]
-    outside = _unused(accounts)
-    return (*found.values(), *others, *_others(outside, "aws", "of an account that the policy does not name"))
+    outside = tuple(
+        Caller(caller.label, caller.principal, named=False, outside=True)
+        for caller in _others(_unused(accounts), "aws", "of an account that the policy does not name")
+    )
+    return (*found.values(), *others, *outside)
 
 
 def _named(value: str, match: re.Match[str]) -> Iterable[Caller]:

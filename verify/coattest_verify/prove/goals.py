@@ -52,6 +52,8 @@ ATTESTED = ("kms:Decrypt", "kms:DeriveSharedSecret", "kms:GenerateDataKey", "kms
 #: Seconds for all goals together.
 DEADLINE = 10.0
 _KEY_ARN = "arn:aws:kms:us-east-1:{account}:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+ACCOUNT = z3.Loop(z3.Range("0", "9"), 12, 12)
+PARTITION = z3.Concat(z3.Re("aws"), z3.Star(z3.Union(z3.Range("a", "z"), z3.Re("-"))))
 _ESCAPE = re.compile(r"\\u\{([0-9a-f]+)\}")
 
 
@@ -124,7 +126,7 @@ def _goal(  # noqa: PLR0917
         if caller.named and caller.principal.identities & excepted:
             continue
         try:
-            answer = _ask(policy, question, caller, action, until)
+            answer = _ask(policy, question, caller, action, everybody=everybody, until=until)
         except Unsupported as error:
             doubt = doubt or str(error)
             continue
@@ -135,7 +137,13 @@ def _goal(  # noqa: PLR0917
 
 
 def _ask(
-    policy: Policy, question: Question, caller: Caller, action: str, until: float
+    policy: Policy,
+    question: Question,
+    caller: Caller,
+    action: str,
+    *,
+    everybody: Sequence[Caller],
+    until: float,
 ) -> Counterexample | str | None:
     """None: no such request. A counterexample: confirmed. Text: why it is not known."""
     mine = [item for item in policy.statements if _may_apply(item, caller, action)]
@@ -148,7 +156,7 @@ def _ask(
     allows = [statement(space, item, resource, policy.variables) for item in mine if item.allow]
     denies = [statement(space, item, resource, policy.variables) for item in mine if not item.allow]
     solver.add(z3.Or(*allows), *(z3.Not(item) for item in denies))
-    solver.add(*_request(space, caller, action, question))
+    solver.add(*_request(space, caller, action, question, everybody))
     if action in PLAINTEXT:
         solver.add(z3.Not(_decided(space, question)))
     solver.add(*space.constraints())
@@ -165,7 +173,9 @@ def _may_apply(found: Statement, caller: Caller, action: str) -> bool:
     return action_matches(found, action) and principal_matches(found, caller.principal)
 
 
-def _request(space: Space, caller: Caller, action: str, question: Question) -> list[Any]:
+def _request(
+    space: Space, caller: Caller, action: str, question: Question, everybody: Sequence[Caller]
+) -> list[Any]:
     """What a request by this caller cannot vary."""
     bound: list[Any] = []
     known = _known(caller)
@@ -177,7 +187,7 @@ def _request(space: Space, caller: Caller, action: str, question: Question) -> l
         if key in known:
             bound.append(slot.value == z3.StringVal(known[key]))
     if not caller.named and caller.principal.kind == "AWS":
-        bound += _anonymous(space, caller)
+        bound += _anonymous(space, caller, everybody)
     if action not in ATTESTED:
         bound += [
             z3.Not(slot.present)
@@ -186,27 +196,55 @@ def _request(space: Space, caller: Caller, action: str, question: Question) -> l
             for slot in slots
         ]
     if question.key_arn is None:
-        account = z3.Loop(z3.Range("0", "9"), 12, 12)
         word = z3.Plus(z3.Union(z3.Range("a", "z"), z3.Range("0", "9"), z3.Re("-")))
-        shape = z3.Concat(z3.Re("arn:aws:kms:"), word, z3.Re(":"), account, z3.Re(":key/"), word)
+        shape = z3.Concat(
+            z3.Re("arn:"), PARTITION, z3.Re(":kms:"), word, z3.Re(":"), ACCOUNT, z3.Re(":key/"), word
+        )
         bound.append(z3.InRe(z3.String("resource"), shape))
     return bound
 
 
 def _known(caller: Caller) -> dict[str, str]:
     principal = caller.principal
+    if caller.outside:
+        return {}
     known = {"aws:principalaccount": principal.account, "kms:calleraccount": principal.account}
     return {**known, "aws:principalarn": principal.principal_arn} if caller.named else known
 
 
-def _anonymous(space: Space, caller: Caller) -> list[Any]:
-    """The ARN of a caller that the policy does not name: of this account and kind, and otherwise free."""
-    (slot,) = space.slots("aws:principalarn")
-    stem = caller.principal.principal_arn.removesuffix(NOBODY)
-    name = z3.Plus(
-        z3.Union(z3.Range("a", "z"), z3.Range("A", "Z"), z3.Range("0", "9"), z3.Re("/"), z3.Re("-"))
-    )
-    return [z3.InRe(slot.value, z3.Concat(z3.Re(stem), name))]
+def _anonymous(space: Space, caller: Caller, everybody: Sequence[Caller]) -> list[Any]:
+    """The ARN of a caller that is not named: of its account and kind, none of those named, and otherwise
+    free.
+    """
+    (arn,) = space.slots("aws:principalarn")
+    (account,) = space.slots("aws:principalaccount")
+    (caller_account,) = space.slots("kms:calleraccount")
+    principal = caller.principal
+    name = z3.Plus(z3.Range("!", "~"))
+    kind = f":{'role' if principal.role_arn else 'user'}/"
+    named = [other.principal.principal_arn for other in everybody if other.named]
+    free = z3.Complement(z3.Union(*(z3.Re(text) for text in (*named, "", "-"))))
+    bound: list[Any] = []
+    if not caller.outside:
+        stem = f"arn:{principal.partition}:iam::{principal.account}{kind}"
+        return [z3.InRe(arn.value, z3.Intersect(free, z3.Concat(z3.Re(stem), name)))]
+    taken = sorted({other.principal.account for other in everybody if not other.outside})
+    unknown = z3.Intersect(ACCOUNT, z3.Complement(z3.Union(*(z3.Re(text) for text in (*taken, "", "-")))))
+    bound += [z3.InRe(account.value, unknown), caller_account.value == account.value]
+    if space.mentions("aws:principalaccount") or space.mentions("kms:calleraccount"):
+        # Only a policy that looks at both can tell whether they belong together.
+        partition, rest = z3.String("caller#partition"), z3.String("caller#name")
+        parts = [
+            z3.StringVal("arn:"),
+            partition,
+            z3.StringVal(":iam::"),
+            account.value,
+            z3.StringVal(kind),
+            rest,
+        ]
+        return [*bound, arn.value == z3.Concat(*parts), z3.InRe(partition, PARTITION), z3.InRe(rest, name)]
+    parts = [z3.Re("arn:"), PARTITION, z3.Re(":iam::"), unknown, z3.Re(kind), name]
+    return [*bound, z3.InRe(arn.value, z3.Intersect(free, z3.Concat(*parts)))]
 
 
 def _decided(space: Space, question: Question) -> Any:
@@ -215,7 +253,7 @@ def _decided(space: Space, question: Question) -> Any:
         *(
             z3.And(
                 *(
-                    z3.And(slot.present, slot.value == value)
+                    z3.And(slot.present, space.member(slot.value, z3.Re(value)))
                     for slot, value in zip(registers, item, strict=True)
                 )
             )
@@ -253,13 +291,11 @@ def _principal(caller: Caller, context: Mapping[str, tuple[str, ...]]) -> Princi
     arn = (context.get("aws:principalarn") or ("",))[0]
     if caller.named or not arn:
         return caller.principal
-    principal = caller.principal
-    if principal.role_arn is None:
-        return Principal(arn, principal.account, partition=principal.partition)
-    session = (
-        f"arn:{principal.partition}:sts::{principal.account}:assumed-role/{arn.rsplit('/', 1)[-1]}/{NOBODY}"
-    )
-    return Principal(session, principal.account, role_arn=arn, partition=principal.partition)
+    _, partition, _, _, account, name = arn.split(":", 5)
+    if caller.principal.role_arn is None:
+        return Principal(arn, account, partition=partition)
+    session = f"arn:{partition}:sts::{account}:assumed-role/{name.rsplit('/', 1)[-1]}/{NOBODY}"
+    return Principal(session, account, role_arn=arn, partition=partition)
 
 
 def _values(slots: Sequence[Slot], model: Any) -> tuple[str, ...]:

@@ -4,6 +4,9 @@ For each condition key a request has some values, at most as many as can matter:
 satisfies the conditions on a key, one witness for each condition is enough, so their number bounds the
 slots. Numbers, dates and addresses are not modelled: their comparisons are free booleans, which makes
 "proved" sound and a counterexample something to be confirmed by the evaluator (``goals``).
+
+"Does not match" is written as "matches the complement": z3 meets a string's memberships in one derivative,
+while negated memberships and disequalities of long strings take it seconds.
 """
 
 from __future__ import annotations
@@ -58,10 +61,13 @@ class Space:
         counts = Counter(
             _name(condition.key) for statement in policy.statements for condition in statement.conditions
         )
+        # A variable stands for a key's only value, so whether there is a second one matters too.
+        counts.update(dict.fromkeys(_referenced(policy), 2))
         self._sizes = {key: max(count, values) for key, count in counts.items()}
         self._exact = values > 0
         self._slots: dict[str, tuple[Slot, ...]] = {}
         self.abstractions: list[tuple[Any, Condition]] = []
+        self._members: dict[tuple[int, int], tuple[Any, Any, Any]] = {}
 
     def slots(self, key: str) -> tuple[Slot, ...]:
         """The slots of a key. The first is always filled first."""
@@ -76,13 +82,30 @@ class Space:
             )
         return self._slots[name]
 
+    def member(self, value: Any, expression: Any) -> Any:
+        """Whether a value matches; the two sides of the answer are part of ``constraints``."""
+        if self._exact or z3.is_string_value(value):
+            return z3.simplify(z3.InRe(value, expression))
+        key = (value.get_id(), expression.get_id())
+        if key not in self._members:
+            self._members[key] = (z3.Bool(f"member#{len(self._members)}"), value, expression)
+        return self._members[key][0]
+
+    def mentions(self, key: str) -> bool:
+        """Whether the policy says anything of a key."""
+        return _name(key) in self._sizes
+
     def constraints(self) -> list[Any]:
         """What holds of every request: texts are printable, registers are lower-case hex."""
-        return [
+        texts = [
             z3.InRe(slot.value, LOWER_HEX if key.startswith(ATTESTATION) else PRINTABLE)
             for key, slots in self._slots.items()
             for slot in slots
         ]
+        for symbol, value, expression in self._members.values():
+            texts.append(z3.Implies(symbol, z3.InRe(value, expression)))
+            texts.append(z3.Implies(z3.Not(symbol), z3.InRe(value, z3.Complement(expression))))
+        return texts
 
     def keys(self) -> Mapping[str, tuple[Slot, ...]]:
         """Every key that came up."""
@@ -93,6 +116,18 @@ class Space:
         symbol = z3.Bool(f"abstract#{len(self.abstractions)}")
         self.abstractions.append((symbol, condition))
         return symbol
+
+
+def _referenced(policy: Policy) -> set[str]:
+    texts = [
+        text
+        for statement in policy.statements
+        for text in (
+            *statement.resources,
+            *(v for condition in statement.conditions for v in condition.values),
+        )
+    ]
+    return {_name(match["key"].strip()) for text in texts for match in VARIABLE.finditer(text)}
 
 
 def _name(key: str) -> str:
@@ -113,7 +148,7 @@ def statement(space: Space, found: Statement, resource: Any, variables: bool) ->
 def _resource(space: Space, pattern: str, resource: Any, variables: bool) -> Any:
     if variables and "${" in pattern:
         return space.abstract(Condition(Quantifier.NONE, "ArnLike", False, "resource", (pattern,)))
-    return arn(pattern, resource)
+    return space.member(resource, arn(pattern))
 
 
 def condition(space: Space, found: Condition, variables: bool) -> Any:
@@ -144,7 +179,7 @@ def _matches(space: Space, found: Condition, value: Any, variables: bool) -> Any
     if found.operator.startswith(("Numeric", "Date")) or found.operator.endswith("IpAddress"):
         return space.abstract(found)
     fold = found.operator.endswith("IgnoreCase") or found.operator == "Bool"
-    compare: Callable[[str, Any], Any] = equals
+    compare: Callable[[str], Any] = equals
     if fold:
         hexadecimal = _name(found.key).startswith(ATTESTATION)
         compare = _equals_lower_hex if hexadecimal else equals_ignore_case
@@ -157,7 +192,7 @@ def _matches(space: Space, found: Condition, value: Any, variables: bool) -> Any
         *(
             _with_variables(space, found, pattern, value, exact=compare is equals)
             if substituted and "${" in pattern
-            else compare(pattern, value)
+            else space.member(value, compare(pattern))
             for pattern in found.values
         )
     )
@@ -206,21 +241,19 @@ def _text(text: str) -> Any:
     return z3.StringVal(text)
 
 
-def equals(pattern: str, value: Any) -> Any:
-    """Equality with a constant."""
-    return value == _text(pattern)
+def equals(pattern: str) -> Any:
+    """The expression that matches a constant."""
+    return z3.Re(_text(pattern))
 
 
-def _equals_lower_hex(pattern: str, value: Any) -> Any:
-    return value == _text(pattern.lower())
+def _equals_lower_hex(pattern: str) -> Any:
+    return z3.Re(_text(pattern.lower()))
 
 
-def equals_ignore_case(pattern: str, value: Any) -> Any:
-    """Equality with a constant in any case."""
+def equals_ignore_case(pattern: str) -> Any:
+    """The expression that matches a constant in any case."""
     _text(pattern)
-    if pattern.lower() == pattern.upper():
-        return value == _text(pattern)
-    return z3.InRe(value, _sequence([_either_case(character) for character in pattern]))
+    return _sequence([_either_case(character) for character in pattern])
 
 
 def _either_case(character: str) -> Any:
@@ -229,26 +262,22 @@ def _either_case(character: str) -> Any:
     return z3.Union(z3.Re(character.lower()), z3.Re(character.upper()))
 
 
-def glob(pattern: str, value: Any) -> Any:
-    """A pattern with * and ?."""
-    if "*" not in pattern and "?" not in pattern:
-        return equals(pattern, value)
-    if pattern == "*":
-        return z3.BoolVal(True)
-    return z3.InRe(value, _glob(pattern, ANY_CHARACTER))
+def glob(pattern: str) -> Any:
+    """The expression of a pattern with * and ?."""
+    return _glob(pattern, ANY_CHARACTER)
 
 
-def arn(pattern: str, value: Any) -> Any:
-    """An ARN pattern, part by part: the twin of ``iam.match.arn``."""
+def arn(pattern: str) -> Any:
+    """The expression of an ARN pattern, part by part: the twin of ``iam.match.arn``."""
     if pattern == "*":
-        return z3.BoolVal(True)
+        return z3.Star(ANY_CHARACTER)
     parts = pattern.split(":", 5)
     parts += ["*"] * (6 - len(parts))
     expressions = [_glob(part, NO_COLON) for part in parts[:5]] + [_glob(parts[5], ANY_CHARACTER)]
     joined: list[Any] = []
     for expression in expressions:
         joined += [expression, z3.Re(":")]
-    return z3.InRe(value, _sequence(joined[:-1]))
+    return _sequence(joined[:-1])
 
 
 @functools.lru_cache(maxsize=4096)
