@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
     load_pem_public_key,
 )
-from securesystemslib.signer import CryptoSigner, SSlibKey
+from securesystemslib.signer import CryptoSigner, Signer, SSlibKey
 
 from coattest_verify.shell import EnvironmentFailure, FoundFalse, UsageError, write_atomic
 
@@ -227,6 +227,41 @@ def load_signer(path: Path, passphrase: Callable[[], bytes] | None = None) -> An
             where=str(path),
         ) from None
     return signer
+
+
+URI_SCHEMES = ("awskms", "azurekms", "gcpkms", "hsm")
+"""securesystemslib's signers that hold a key elsewhere; ``hsm:`` is PKCS#11."""
+
+PROBE = b"coattest/key-probe/v1"
+
+
+def load_remote_signer(uri: str, candidates: Sequence[PublicKey], ask: Callable[[str], str]) -> Any:
+    """A signer for one of securesystemslib's URIs, which belongs to one of ``candidates``.
+
+    Such a signer wants its public key told; when there are several candidates a signature shows which it is.
+    ``ask`` is called with the name of a secret (``pin``) when the signer wants one. Raises KeyUnreadable when
+    it is none of them, EnvironmentFailure when its library or service fails.
+    """
+    for public in candidates:
+        known = SSlibKey.from_crypto(public._key)
+        try:
+            signer = Signer.from_priv_key_uri(uri, known, ask)
+            signature = bytes.fromhex(signer.sign(PROBE).signature)
+        except (ValueError, TypeError) as error:
+            raise KeyUnreadable(str(error) or "not a signer's URI", where=uri) from None
+        except Exception as error:
+            # Each signer has its cloud's or its token's own exceptions, with no common root.
+            raise EnvironmentFailure(f"{type(error).__name__}: {error}", where=uri, reason="signer") from None
+        if public.verifies(signature, PROBE):
+            return signer
+    raise KeyUnreadable(
+        "holds none of the keys that quorum.toml has for this operator", where=uri, reason="other-key"
+    )
+
+
+def is_remote(key: str) -> bool:
+    """Whether a ``--key`` names a signer elsewhere and not a file."""
+    return key.partition(":")[0] in URI_SCHEMES and ":" in key
 
 
 def passphrase_from_environment() -> bytes:

@@ -130,7 +130,7 @@ def _internal(statement: Statement) -> dict[str, Any]:
         "kernel": {"compiled_here": built.kernel_compiled, "sha256": built.kernel_sha256} if built else None,
         "tool": {"version": built.tool_version, "sha256": built.tool_sha256} if built else None,
         "isolation": dict(built.isolation) if built else None,
-        "inputs": {"confirmed": False},
+        "inputs": {"confirmed": statement.inputs_confirmed},
     }
 
 
@@ -145,6 +145,7 @@ def parse_statement(payload: bytes) -> Statement:
     external, internal = definition.fields("externalParameters"), definition.fields("internalParameters")
     builder, metadata = details.fields("builder"), details.fields("metadata")
     source, quorum = external.fields("source"), internal.fields("quorum")
+    inputs = internal.fields("inputs")
     operator = internal.text("operator", NAME)
     builder.exactly("id", BUILDER_ID + operator)
     outcome = internal.choice("outcome", OUTCOMES)
@@ -165,11 +166,10 @@ def parse_statement(payload: bytes) -> Statement:
         quorum_sha256=quorum.text("sha256", SHA256),
         round=internal.text("round", ROUND),
         time=parse_utc(metadata.text("finishedOn")),
+        inputs_confirmed=inputs.boolean("confirmed"),
     )
     if not profiles:
         _require_nothing(definition, external, internal, source)
-    inputs = internal.fields("inputs")
-    inputs.boolean("confirmed")
     parts = (
         inputs,
         quorum,

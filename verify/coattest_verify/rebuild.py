@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from coattest_build.measure import measure
+from coattest_verify.inputs.document import inputs_confirmed
 from coattest_verify.keys import public_key_of
 from coattest_verify.links import link_name, sign_link
 from coattest_verify.provenance import sign
@@ -112,15 +113,19 @@ def write_report(out: Path, report: Mapping[str, Any]) -> None:
 
 
 def read_report(rebuilt: Path) -> Report:
-    """The build report of ``verify rebuild --out``. Raises UsageError."""
+    """The build report of ``verify rebuild --out``, with the word of ``verify inputs`` where it is there.
+
+    Raises UsageError.
+    """
     path = rebuilt / REPORT_FILE
     try:
         with path.open("rb") as file:
-            return Report.read(parse(file.read(MAX_SIZE + 1)))
+            report = Report.read(parse(file.read(MAX_SIZE + 1)))
     except FileNotFoundError:
         raise UsageError("no such file", where=str(path), hint="verify rebuild --out writes it") from None
     except Rejected as error:
         raise UsageError(error.what, where=str(path), reason="bad-report") from None
+    return replace(report, inputs_confirmed=inputs_confirmed(rebuilt, report.lock_sha256))
 
 
 def remeasure(rebuilt: Path, report: Report) -> None:

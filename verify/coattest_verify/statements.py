@@ -76,6 +76,8 @@ class Statement:
     quorum_sha256: str
     round: str
     time: datetime
+    inputs_confirmed: bool = False
+    """Whether ``verify inputs`` confirmed every pin of the lock on the operator's machine."""
 
     @property
     def target(self) -> tuple[str, str, str, str]:
@@ -94,6 +96,7 @@ class Report:
     lock_sha256: str
     profiles: Mapping[str, ProfileResult]
     built: Built
+    inputs_confirmed: bool = False
 
     @classmethod
     def read(cls, value: Any) -> Report:
@@ -176,6 +179,7 @@ def statement_for(
         quorum_sha256=policy.sha256,
         round=policy.round,
         time=now.replace(microsecond=0),
+        inputs_confirmed=report.inputs_confirmed if report else False,
     )
 
 

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import base64
 import stat
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import boto3
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
+from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from moto.server import ThreadedMotoServer
 
 from coattest_verify.certify import BadCertificate, certify_buyer_key, check_buyer_certificate
 from coattest_verify.keys import (
@@ -17,10 +23,12 @@ from coattest_verify.keys import (
     PublicKey,
     generate,
     load_public,
+    load_remote_signer,
     load_signer,
     public_key_of,
 )
-from coattest_verify.shell import UsageError
+from coattest_verify.quorum import dsse
+from coattest_verify.shell import EnvironmentFailure, UsageError
 from support.operators import Operators
 
 ED25519_PREFIX = bytes.fromhex("302a300506032b6570032100")
@@ -107,6 +115,64 @@ def test_other_key_types_are_refused() -> None:
     ):
         with pytest.raises(BadKey):
             PublicKey.from_pem(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+
+
+@pytest.fixture
+def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A KMS on loopback. moto signs messages as RAW only; securesystemslib sends digests: added here."""
+
+    def sign(self: Any, message: bytes, signing_algorithm: str) -> bytes:
+        digest = {"ECDSA_SHA_256": SHA256(), "ECDSA_SHA_384": SHA384()}[signing_algorithm]
+        signature: bytes = self.private_key.sign(message, ec.ECDSA(Prehashed(digest)))
+        return signature
+
+    monkeypatch.setattr("moto.kms.utils.ECDSAPrivateKey.sign", sign)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    values = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_DEFAULT_REGION": "eu-central-1",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+    }
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    yield boto3.client("kms")
+    server.stop()
+
+
+@pytest.mark.parametrize("spec", ["ECC_NIST_P256", "ECC_NIST_P384"])
+def test_a_key_in_kms_signs_like_a_file(aws: Any, spec: str) -> None:
+    """``awskms:`` finds which of the operator's keys it holds, and its signatures verify."""
+    created = aws.create_key(KeySpec=spec, KeyUsage="SIGN_VERIFY")["KeyMetadata"]
+    public = PublicKey.from_spki(aws.get_public_key(KeyId=created["KeyId"])["PublicKey"])
+    stranger = PublicKey.from_pem(
+        ec.generate_private_key(ec.SECP256R1())
+        .public_key()
+        .public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    )
+    uri = f"awskms:{created['Arn']}"
+    signer = load_remote_signer(uri, [public], str)
+    envelope = dsse.sign(signer, "text/plain", b"payload")
+    assert envelope.signers([public]) == (public,)
+    with pytest.raises(KeyUnreadable, match="holds none of the keys"):
+        load_remote_signer(uri, [], str)
+    if spec == "ECC_NIST_P256":
+        with pytest.raises(KeyUnreadable, match="holds none of the keys"):
+            load_remote_signer(uri, [stranger], str)
+        assert load_remote_signer(uri, [stranger, public], str)
+
+
+def test_a_signer_that_fails_is_the_environments_fault(aws: Any) -> None:
+    """A key that KMS does not have is exit code 3 with KMS's own words."""
+    public = PublicKey.from_pem(
+        ec.generate_private_key(ec.SECP256R1())
+        .public_key()
+        .public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    )
+    with pytest.raises(EnvironmentFailure, match="NotFoundException"):
+        load_remote_signer("awskms:11111111-2222-3333-4444-555555555555", [public], str)
 
 
 def test_a_buyers_certificate_binds_operator_key_and_arn(three: Operators) -> None:

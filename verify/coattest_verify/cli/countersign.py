@@ -14,6 +14,7 @@ from coattest_verify.cli.options import (
     passphrase_option,
     signer_from,
 )
+from coattest_verify.quorum.signing import candidates
 from coattest_verify.quorum.signing import countersign as sign_waiting
 from coattest_verify.shell import emit_json, err
 
@@ -31,7 +32,8 @@ def countersign(
 
     Look at it first: verify quorum-policy.
     """
-    state = sign_waiting(attestations, operator, signer_from(key, passphrase_file))
+    signer = signer_from(key, passphrase_file, candidates(attestations, operator))
+    state = sign_waiting(attestations, operator, signer)
     policy = state.policy
     if as_json:
         emit_json(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +12,15 @@ from typing import Any, TypeVar
 import click
 
 from coattest_verify.decision import Decision, decide
-from coattest_verify.keys import PASSPHRASE_FILE, KeyUnreadable, load_signer, read_passphrase
+from coattest_verify.keys import (
+    PASSPHRASE_FILE,
+    KeyUnreadable,
+    PublicKey,
+    is_remote,
+    load_remote_signer,
+    load_signer,
+    read_passphrase,
+)
 from coattest_verify.memory import parse_root
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -30,7 +38,12 @@ attestations_option: Decorator = click.option(
     help="Folder of the claim, quorum.toml and the signed rebuilds.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-key_option = click.option("--key", type=FILE, required=True, help="Your private key (PKCS#8 PEM).")
+key_option = click.option(
+    "--key",
+    type=FILE,
+    required=True,
+    help="Your private key: a PKCS#8 PEM file, awskms:ARN, or hsm:ID (PKCS#11).",
+)
 operator_option = click.option("--operator", required=True, help="Your name in quorum.toml.")
 passphrase_option = click.option(
     "--passphrase-file",
@@ -80,8 +93,11 @@ def clock() -> datetime:
     return datetime.now(timezone.utc)
 
 
-def signer_from(key: Path, passphrase_file: Path | None) -> Any:
-    """The signer of a key file; asks for the passphrase on the terminal when nothing else names it."""
+def signer_from(key: Path, passphrase_file: Path | None, candidates: Sequence[PublicKey] = ()) -> Any:
+    """The signer of a key file, or of a URI (then it must hold one of ``candidates``).
+
+    Asks for the passphrase or PIN on the terminal when nothing else names it.
+    """
 
     def passphrase() -> bytes:
         chosen = passphrase_file or (Path(name) if (name := os.environ.get(PASSPHRASE_FILE)) else None)
@@ -96,4 +112,6 @@ def signer_from(key: Path, passphrase_file: Path | None) -> Any:
         answer: str = click.prompt(f"passphrase of {key}", hide_input=True, err=True)
         return answer.encode()
 
+    if is_remote(str(key)):
+        return load_remote_signer(str(key), candidates, lambda _: passphrase().decode())
     return load_signer(key, passphrase)

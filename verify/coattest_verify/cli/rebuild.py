@@ -12,6 +12,7 @@ from coattest_build import builder
 from coattest_build import source as sources
 from coattest_build.progress import Terminal
 from coattest_verify.cli.options import FOLDER, attestations_option, json_option
+from coattest_verify.inputs.document import INPUTS_FILE, inputs_confirmed
 from coattest_verify.quorum.results import Claimed
 from coattest_verify.rebuild import DirtyTree, read_claim, write_report
 from coattest_verify.shell import emit_json, err
@@ -68,6 +69,11 @@ def rebuild(
             )
         kernel = "compiled here" if report.built.kernel_compiled else "from this machine's cache"
         err().print(f"kernel {kernel}; next: verify sign-pcrs --rebuild {target}", markup=False)
+        if not inputs_confirmed(target, report.lock_sha256):
+            err().print(
+                f"inputs not confirmed here: verify inputs --out {target / INPUTS_FILE} asks the signed indexes",
+                markup=False,
+            )
     return 1 if differences else 0
 
 

@@ -16,6 +16,7 @@ from coattest_verify.cli.options import (
     passphrase_option,
     signer_from,
 )
+from coattest_verify.quorum.signing import candidates
 from coattest_verify.rebuild import answer, read_ask, read_report, remeasure, sign_answer
 from coattest_verify.shell import UsageError, emit_json, err
 
@@ -54,7 +55,7 @@ def sign_pcrs(
     if reason and not (dissent or could_not_build):
         raise UsageError("--reason goes with --dissent or --could-not-build")
     ask = read_ask(attestations)
-    signer = signer_from(key, passphrase_file)
+    signer = signer_from(key, passphrase_file, candidates(attestations, operator))
     report = None
     if not could_not_build:
         report = read_report(rebuilt)

@@ -26,6 +26,7 @@ from coattest_verify.cli.options import (
 )
 from coattest_verify.keys import public_key_of
 from coattest_verify.memory import Roots
+from coattest_verify.quorum.signing import candidates
 from coattest_verify.quorum.votes import REVIEW, REVOKE, make_vote, sign_vote, vote_name
 from coattest_verify.rebuild import read_ask
 from coattest_verify.shell import FoundFalse, UsageError, emit_json, err, out, write_atomic
@@ -53,7 +54,7 @@ def revoke(
 
     Every command that needs a decision then refuses, once as many operators as quorum.toml says signed so.
     """
-    signer = signer_from(key, passphrase_file)
+    signer = signer_from(key, passphrase_file, candidates(attestations, operator))
     path = _vote(REVOKE, attestations, operator, signer, root=root, note=reason)
     _tell(path, {"revoked": True}, as_json)
 
@@ -97,7 +98,8 @@ def review(
     path = None
     if key is not None and operator is not None:
         _must_be_claimed(source, attestations)
-        path = _vote(REVIEW, attestations, operator, signer_from(key, passphrase_file), root=root, note=note)
+        signer = signer_from(key, passphrase_file, candidates(attestations, operator))
+        path = _vote(REVIEW, attestations, operator, signer, root=root, note=note)
     changed = [{"name": move.name, "before": move.before, "after": move.after} for move in moves]
     _tell(path, {"moved": changed, "compared_with": str(since) if since else None}, as_json)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coattest_verify.keys import public_key_of
+from coattest_verify.keys import PublicKey, public_key_of
 from coattest_verify.links import LAYOUT_FILE, MAX_LINK, sign_layout
 from coattest_verify.quorum import dsse
 from coattest_verify.quorum.chain import POLICY_FILE, read_signatures, signers
@@ -56,6 +56,17 @@ def pending(evidence: Evidence) -> Pending:
     lacks = [f"of version {current.version}: {text}" for text in current.unmet(by_old)]
     lacks += [f"of version {proposal.version}: {text}" for text in proposal.unmet(by_new)]
     return Pending(proposal, PROPOSAL_FILE, tuple(sorted(by_old | by_new)), tuple(lacks))
+
+
+def candidates(attestations: Path, operator: str) -> tuple[PublicKey, ...]:
+    """The keys that an operator has in quorum.toml and in a proposal: what a signer elsewhere may hold."""
+    found: dict[PublicKey, None] = {}
+    with Folder(attestations) as folder:
+        for name in (POLICY_FILE, PROPOSAL_FILE):
+            policy = _read(folder, name)
+            party = policy.operator(operator) if policy else None
+            found.update(dict.fromkeys(party.keys if party else ()))
+    return tuple(found)
 
 
 def countersign(attestations: Path, operator: str, signer: Any) -> Pending:

@@ -1,0 +1,118 @@
+"""The signed form of a rebuild: in-toto's and SLSA's public shapes, and back without loss."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coattest_verify import provenance
+from coattest_verify.quorum import dsse
+from coattest_verify.quorum.errors import Rejected
+from coattest_verify.quorum.results import EMPTY_PCR2, Claimed
+from coattest_verify.quorum.strictjson import canonical
+from coattest_verify.statements import MAX_REASON, Report, clean
+from support.operators import Operators, profile_json, report_json
+
+STATEMENTS = ("agree", "dissent", "could-not-build")
+
+
+def made(quorum: Operators, outcome: str) -> Any:
+    report = None if outcome == "could-not-build" else report_json()
+    reason = None if outcome == "agree" else "the compiler crashed"
+    return quorum.statement("buyer-1", report, outcome=outcome, reason=reason)
+
+
+@pytest.mark.parametrize("outcome", STATEMENTS)
+def test_a_statement_is_read_back_as_it_was_signed(three: Operators, outcome: str) -> None:
+    """Signing, parsing and rendering again gives the same statement and the same bytes."""
+    statement = made(three, outcome)
+    signed = provenance.sign(statement, three.signers["buyer-1"])
+    envelope = dsse.Envelope.decode(signed, provenance.PAYLOAD_TYPE)
+    found = provenance.parse_statement(envelope.payload)
+    assert found == statement
+    assert canonical(provenance.to_json(found)) == envelope.payload
+
+
+@pytest.mark.parametrize("outcome", STATEMENTS)
+def test_a_statement_has_in_totos_public_shape(three: Operators, outcome: str) -> None:
+    """in-toto's own protobuf definitions accept the Statement v1 and the SLSA provenance v1."""
+    pytest.importorskip("in_toto_attestation", reason="needs the in-toto-attestation package")
+    from google.protobuf import json_format
+    from in_toto_attestation.predicates.provenance.v1 import provenance_pb2
+    from in_toto_attestation.v1 import statement_pb2
+
+    document = provenance.to_json(made(three, outcome))
+    statement = json_format.ParseDict(document, statement_pb2.Statement())
+    predicate = json_format.ParseDict(document["predicate"], provenance_pb2.Provenance())
+    assert [item.name for item in statement.subject] == [item["name"] for item in document["subject"]]
+    assert all(item.digest for item in statement.subject)
+    assert predicate.build_definition.build_type == provenance.BUILD_TYPE
+    assert len(predicate.build_definition.resolved_dependencies) == len(
+        document["predicate"]["buildDefinition"]["resolvedDependencies"]
+    )
+
+
+def test_a_reason_is_one_printable_line() -> None:
+    """What a dissenter writes reaches a terminal as text and nothing else."""
+    assert clean("a\n\tb  c") == "a b c"
+    assert clean("\x1b[2J\u202egnp") == "?[2J?gnp"
+    assert len(clean("x" * 1000)) == MAX_REASON
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": "coattest-claim/v2"},
+        {"extra": 1},
+        {"architecture": "../x86"},
+        {"profiles": {}},
+        {"profiles": {"AWS": profile_json("x")}},
+        {"profiles": {"aws": {**profile_json("x"), "pcrs": {"PCR0": "0" * 96}}}},
+        {"profiles": {"aws": {**profile_json("x"), "pcrs": {f"PCR{i}": "0" * 96 for i in range(3)}}}},
+        {
+            "profiles": {
+                "aws": {
+                    **profile_json("x"),
+                    "pcrs": {"PCR0": "1" * 96, "PCR1": "1" * 96, "PCR2": EMPTY_PCR2},
+                }
+            }
+        },
+        {"profiles": {"aws": {**profile_json("x"), "sections": []}}},
+        {"source": {"tree_sha256": "0" * 64}},
+    ],
+)
+def test_a_malformed_claim_is_refused(three: Operators, change: dict[str, Any]) -> None:
+    """A claim of another form, or one that pins nothing, is not a question."""
+    whole = json.loads((three.attestations / "claim.json").read_bytes())
+    with pytest.raises(Rejected):
+        Claimed.decode(json.dumps({**whole, **change}).encode())
+
+
+def test_the_differences_of_a_report_start_with_the_telling_ones() -> None:
+    """Source first, then per profile the registers, the sections, and the file."""
+    from support.operators import claim_json
+
+    claim = Claimed.decode(json.dumps(claim_json(report_json())).encode())
+    assert Report.read(report_json()).differences(claim) == ()
+    other = report_json("evil", source="evil")
+    del other["profiles"]["local"]
+    found = Report.read(other).differences(claim)
+    assert found[0].startswith("tree_sha256 ")
+    assert found[1].startswith("aws: PCR0 ")
+    assert found[2].startswith("aws: PCR2 ")
+    assert found[3].startswith("aws: section 4 ramdisk of 34000000 bytes")
+    assert found[-1] == "local: not built here"
+
+
+def test_the_committed_claim_is_one_that_operators_can_answer() -> None:
+    """attestations/claim.json parses and covers both profiles with the same boot ramdisk and kernel."""
+    path = Path(__file__).parents[3] / "attestations" / "claim.json"
+    if not path.exists():
+        pytest.skip("no claim is committed")
+    claim = Claimed.decode(path.read_bytes())
+    assert {"aws", "local"} <= set(claim.profiles)
+    assert claim.profiles["aws"].pcrs[1] == claim.profiles["local"].pcrs[1]
+    assert claim.profiles["aws"].pcrs[2] != claim.profiles["local"].pcrs[2]
