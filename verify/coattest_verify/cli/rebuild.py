@@ -71,7 +71,7 @@ def rebuild(
         err().print(f"kernel {kernel}; next: verify sign-pcrs --rebuild {target}", markup=False)
         if not inputs_confirmed(target, report.lock_sha256):
             err().print(
-                f"inputs not confirmed here: verify inputs --out {target / INPUTS_FILE} asks the signed indexes",
+                f"inputs not confirmed yet: verify inputs --out {target / INPUTS_FILE}",
                 markup=False,
             )
     return 1 if differences else 0
