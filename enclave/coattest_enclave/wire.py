@@ -39,6 +39,9 @@ CHUNK_MAX = 512 * 1024
 FRAME_MAX = 1024 * 1024 + 64 * 1024
 """Bytes of a frame without its length: 1 MiB of content and what surrounds it."""
 
+WRITE_MAX = 16 * 1024
+"""Bytes of one write to a socket: half of what Linux still sends over vsock in one descriptor."""
+
 REQUEST_MAX = 2**32 - 1
 """Largest request number."""
 
@@ -116,5 +119,11 @@ def read_frame(stream: socket.socket) -> Frame | None:
 
 
 def write_frame(stream: socket.socket, frame: Frame) -> None:
-    """Send one frame; raises TooLarge, OSError, TimeoutError."""
-    stream.sendall(encode_frame(frame))
+    """Send one frame; raises TooLarge, OSError, TimeoutError.
+
+    A guest's kernel sends a longer write over vsock as one packet in several descriptors, and some far ends
+    drop such packets without a word (docs/kernel.md).
+    """
+    data = memoryview(encode_frame(frame))
+    for start in range(0, len(data), WRITE_MAX):
+        stream.sendall(data[start : start + WRITE_MAX])

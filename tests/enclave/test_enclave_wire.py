@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import struct
 from typing import Any
 
@@ -103,3 +104,18 @@ def test_a_frame_over_the_limit_is_not_written() -> None:
     wire.encode_frame(
         Frame(1, "data", {"part": "bid:" + "n" * 64, "chunk": bytes(wire.CHUNK_MAX), "last": True})
     )
+
+
+def test_no_write_is_longer_than_a_vsock_packet_may_be() -> None:
+    """A large frame leaves in writes of at most WRITE_MAX bytes, in order and complete."""
+    frame = wire.Frame(1, "data", {"part": "manifest", "chunk": bytes(wire.CHUNK_MAX), "last": True})
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    packets: list[bytes] = []
+    with ours, theirs:
+        reader = threading.Thread(target=lambda: packets.extend(iter(lambda: theirs.recv(1 << 20), b"")))
+        reader.start()
+        wire.write_frame(ours, frame)
+        ours.shutdown(socket.SHUT_WR)
+        reader.join(10)
+    assert b"".join(packets) == wire.encode_frame(frame)
+    assert max(map(len, packets)) == wire.WRITE_MAX
