@@ -6,9 +6,11 @@ import datetime
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from coattest_build import apt, cpio, eif, fetch, image, kernel, measure, rootfs, sandbox, wheels
 from coattest_build import lock as locks
@@ -17,12 +19,13 @@ from coattest_build.cache import Cache, cache_folder
 from coattest_build.cache import scratch as scratch_directory
 from coattest_build.errors import UsageError
 from coattest_build.image import ImageSpec
+from coattest_build.kernel import Compiled
 from coattest_build.lock import Lock
 from coattest_build.progress import Quiet, Reporter
 from coattest_build.report import BuildReport, Input, ProfileResult, SourceIdentity
+from coattest_build.source import Snapshot
 
 TOOL = "coattest"
-ROUTE_VARIABLE = "COATTEST_ROUTE"
 
 
 def image_name(spec: ImageSpec, profile: str) -> str:
@@ -49,69 +52,115 @@ def build(
     reporter = progress or Quiet()
     store = Cache(cache_folder(cache))
     with scratch_directory(store.folder / "work", "build-") as scratch:
-        snapshot = sources.take(source, scratch / "source")
-        spec = image.load(snapshot.folder)
-        lock, _ = locks.load(snapshot.folder)
-        lock.check_against(spec)
-        wheels.check_pins(lock, (snapshot.folder / spec.requirements).read_text(), spec.requirements)
-        chosen = tuple(profiles) if profiles is not None else tuple(name for name, _ in spec.profiles)
-        texts = {profile: _profile_bytes(snapshot.folder, spec, profile) for profile in chosen}
-        debs = fetch.fetch_packages(
-            lock.packages, store, lambda: apt.mirrors(spec.suites, spec.component, mirror=mirror), reporter
-        )
-        wheel_files = wheels.fetch_wheels(lock.wheels, store, reporter)
+        inputs = gather(source, scratch, store, profiles=profiles, mirror=mirror, reporter=reporter)
         compiled = kernel.obtain(
-            spec,
-            lock,
-            snapshot.folder,
+            inputs.spec,
+            inputs.lock,
+            inputs.snapshot.folder,
             store,
-            debs,
+            inputs.debs,
             jobs=jobs or len(os.sched_getaffinity(0)),
             fresh=fresh_kernel,
             reporter=reporter,
         )
         root = scratch / "root"
-        rootfs.compose(
-            spec,
-            lock,
-            source=snapshot.folder,
-            packages=debs,
-            wheel_files=wheel_files,
-            root=root,
-            reporter=reporter,
-        )
-        boot = scratch / "boot.cpio"
-        cpio.write_ramdisk(boot, rootfs.boot_entries(compiled.init), mtime=lock.source_date_epoch)
-        results = []
-        for profile, text in texts.items():
-            path = out / image_name(spec, profile)
-            with reporter.step(f"Assembling {path.name}"):
-                application = scratch / "application.cpio"
-                entries = rootfs.application_entries(spec, root, text)
-                cpio.write_ramdisk(application, entries, mtime=lock.source_date_epoch)
-                eif.write_image(
-                    path,
-                    kernel=compiled.bzimage,
-                    cmdline=spec.cmdline.encode(),
-                    metadata=image_metadata(spec, lock),
-                    ramdisks=[boot, application],
-                )
-                results.append((profile, ProfileResult.from_measurements(path.name, measure.measure(path))))
-        return BuildReport(
-            release=spec.release,
-            architecture=spec.architecture,
-            route="container" if os.environ.get(ROUTE_VARIABLE) == "container" else "native",
-            source=SourceIdentity(
-                snapshot.commit, snapshot.dirty, snapshot.tree_sha256, snapshot.lock_sha256
-            ),
-            profiles=tuple(sorted(results)),
-            kernel_compiled_here=compiled.fresh,
-            kernel_sha256=compiled.sha256,
-            isolation=sandbox.Isolation().to_json(),
-            tool_version=tool_version(),
-            tool_sha256=tool_digest(),
-            inputs=inputs_of(lock),
-        )
+        compose(inputs, root, reporter)
+        with reporter.step("Compiling the image's Python modules with the image's Python"):
+            rootfs.compile_modules(inputs.spec, root)
+        isolation = sandbox.Isolation().to_json()
+        return assemble(inputs, compiled, root, out, scratch, "native", isolation, reporter)
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """A snapshot of the source and everything its lock pins, checked. ``texts`` is each profile's file."""
+
+    snapshot: Snapshot
+    spec: ImageSpec
+    lock: Lock
+    texts: Mapping[str, bytes]
+    debs: Mapping[str, Path]
+    wheel_files: Mapping[str, Path]
+
+
+def gather(
+    source: Path,
+    scratch: Path,
+    store: Cache,
+    *,
+    profiles: Sequence[str] | None,
+    mirror: str | None,
+    reporter: Reporter,
+) -> Inputs:
+    """Copy the source below ``scratch``, read it, and have every pinned input in ``store``."""
+    snapshot = sources.take(source, scratch / "source")
+    spec = image.load(snapshot.folder)
+    lock, _ = locks.load(snapshot.folder)
+    lock.check_against(spec)
+    wheels.check_pins(lock, (snapshot.folder / spec.requirements).read_text(), spec.requirements)
+    chosen = tuple(profiles) if profiles is not None else tuple(name for name, _ in spec.profiles)
+    texts = {profile: _profile_bytes(snapshot.folder, spec, profile) for profile in chosen}
+    debs = fetch.fetch_packages(
+        lock.packages, store, lambda: apt.mirrors(spec.suites, spec.component, mirror=mirror), reporter
+    )
+    return Inputs(snapshot, spec, lock, texts, debs, wheels.fetch_wheels(lock.wheels, store, reporter))
+
+
+def compose(inputs: Inputs, root: Path, reporter: Reporter) -> None:
+    """Fill the fresh directory ``root`` with what the profiles share, but for the compiled modules."""
+    rootfs.compose(
+        inputs.spec,
+        inputs.lock,
+        source=inputs.snapshot.folder,
+        packages=inputs.debs,
+        wheel_files=inputs.wheel_files,
+        root=root,
+        reporter=reporter,
+    )
+
+
+def assemble(  # noqa: PLR0917 - every part of an image, in the order of the steps
+    inputs: Inputs,
+    compiled: Compiled,
+    root: Path,
+    out: Path,
+    scratch: Path,
+    route: str,
+    isolation: Mapping[str, Any],
+    reporter: Reporter,
+) -> BuildReport:
+    """Write every profile's image from its parts and return the report."""
+    spec, lock, snapshot = inputs.spec, inputs.lock, inputs.snapshot
+    boot = scratch / "boot.cpio"
+    cpio.write_ramdisk(boot, rootfs.boot_entries(compiled.init), mtime=lock.source_date_epoch)
+    results = []
+    for profile, text in inputs.texts.items():
+        path = out / image_name(spec, profile)
+        with reporter.step(f"Assembling {path.name}"):
+            application = scratch / "application.cpio"
+            entries = rootfs.application_entries(spec, root, text)
+            cpio.write_ramdisk(application, entries, mtime=lock.source_date_epoch)
+            eif.write_image(
+                path,
+                kernel=compiled.bzimage,
+                cmdline=spec.cmdline.encode(),
+                metadata=image_metadata(spec, lock),
+                ramdisks=[boot, application],
+            )
+            results.append((profile, ProfileResult.from_measurements(path.name, measure.measure(path))))
+    return BuildReport(
+        release=spec.release,
+        architecture=spec.architecture,
+        route=route,
+        source=SourceIdentity(snapshot.commit, snapshot.dirty, snapshot.tree_sha256, snapshot.lock_sha256),
+        profiles=tuple(sorted(results)),
+        kernel_compiled_here=compiled.fresh,
+        kernel_sha256=compiled.sha256,
+        isolation=isolation,
+        tool_version=tool_version(),
+        tool_sha256=tool_digest(),
+        inputs=inputs_of(lock),
+    )
 
 
 def _profile_bytes(source: Path, spec: ImageSpec, profile: str) -> bytes:

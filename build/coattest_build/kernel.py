@@ -202,18 +202,9 @@ def _compile(
     reporter: Reporter,
 ) -> None:
     with scratch_directory(folder.parent, "compile-") as scratch:
-        toolchain = unpack.Tree(scratch / "root")
         with reporter.step("Unpacking the locked toolchain and the kernel source"):
-            debs = [(packages[p.name], p.label) for p in lock.used_for("toolchain")]
-            unpack.unpack_all(toolchain, debs)
-            for link, target in spec.toolchain_links:
-                if link not in toolchain.kinds:
-                    toolchain.add_symlink(link, target)
-            kernel_source = unpack.Tree(scratch / "kernel")
-            for p in lock.used_for("kernel"):
-                kernel_source.unpack_deb(packages[p.name], p.label, keep=lambda at: at == spec.kernel.tarball)
-        if kernel_source.kinds.get(spec.kernel.tarball) != "file":
-            raise UsageError(f"{spec.kernel.package} has no {spec.kernel.tarball}", where="build/image.toml")
+            toolchain = unpack_toolchain(spec, lock, packages, scratch / "root")
+            tarball = unpack_source(spec, lock, packages, scratch / "kernel")
         (scratch / "fragment").write_bytes(texts[0])
         (scratch / "init.c").write_bytes(texts[1])
         (scratch / "work").mkdir()
@@ -221,7 +212,7 @@ def _compile(
         out.mkdir()
         log = folder.with_name(f"{folder.name}.log")
         binds = [
-            Bind(kernel_source.root / spec.kernel.tarball, "/input/linux.tar.xz"),
+            Bind(tarball, "/input/linux.tar.xz"),
             Bind(scratch / "fragment", "/input/fragment"),
             Bind(scratch / "init.c", "/input/init.c"),
             Bind(scratch / "work", "/work", writable=True),
@@ -229,11 +220,45 @@ def _compile(
         ]
         with reporter.step("Configuring the kernel"):
             _shell(toolchain.root, CONFIGURE, {}, binds, log)
-        check_config(texts[0].decode(), _read_output(out / "config").decode())
+        check_config(texts[0].decode(), read_output(out / "config").decode())
         with reporter.step(f"Compiling the kernel ({jobs} jobs, some minutes; log in {log})"):
             _shell(toolchain.root, COMPILE, {"JOBS": str(jobs)}, binds, log)
         _keep(out, folder)
         log.unlink(missing_ok=True)
+
+
+def unpack_toolchain(spec: ImageSpec, lock: Lock, packages: Mapping[str, Path], root: Path) -> unpack.Tree:
+    """The locked toolchain in the fresh directory ``root``."""
+    toolchain = unpack.Tree(root)
+    unpack.unpack_all(toolchain, [(packages[p.name], p.label) for p in lock.used_for("toolchain")])
+    for link, target in spec.toolchain_links:
+        if link not in toolchain.kinds:
+            toolchain.add_symlink(link, target)
+    return toolchain
+
+
+def unpack_source(spec: ImageSpec, lock: Lock, packages: Mapping[str, Path], root: Path) -> Path:
+    """The path of the kernel's source archive, unpacked into the fresh directory ``root``."""
+    tree = unpack.Tree(root)
+    for p in lock.used_for("kernel"):
+        tree.unpack_deb(packages[p.name], p.label, keep=lambda at: at == spec.kernel.tarball)
+    if tree.kinds.get(spec.kernel.tarball) != "file":
+        raise UsageError(f"{spec.kernel.package} has no {spec.kernel.tarball}", where="build/image.toml")
+    return root / spec.kernel.tarball
+
+
+def adopt(outputs: Path, folder: Path, *, fragment: str, digest: str, fresh: bool) -> Compiled:
+    """What a container's compile stage left in ``outputs``, read as hostile and copied to ``folder``.
+
+    Raises CompileFailed for anything but plausible files, OptionLost when the fragment was not honoured.
+    """
+    check_config(fragment, read_output(outputs / "config").decode())
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _keep(outputs, folder)
+    compiled = _load(folder, digest, fresh=fresh)
+    if compiled is None:
+        raise CompileFailed("the outputs changed while they were read", where=str(folder))
+    return compiled
 
 
 def _shell(root: Path, script: str, more: dict[str, str], binds: list[Bind], log: Path) -> None:
@@ -256,7 +281,7 @@ def _shell(root: Path, script: str, more: dict[str, str], binds: list[Bind], log
         )
 
 
-def _read_output(path: Path) -> bytes:
+def read_output(path: Path) -> bytes:
     """The bytes of a regular file that the sandbox wrote; it could have left a link to anywhere instead."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -276,7 +301,7 @@ def _keep(out: Path, folder: Path) -> None:
         kept = Path(name) / "kernel"
         kept.mkdir()
         for output in OUTPUTS:
-            content = _read_output(out / output)
+            content = read_output(out / output)
             (kept / output).write_bytes(content)
             noted[output] = hashlib.sha256(content).hexdigest()
         (kept / "outputs.json").write_text(json.dumps(noted, indent=2, sort_keys=True) + "\n")

@@ -52,10 +52,10 @@ def compose(
     root: Path,
     reporter: Reporter,
 ) -> None:
-    """Fill the fresh directory ``root`` with everything that the profiles share.
+    """Fill the fresh directory ``root`` with everything that the profiles share, before `compile_modules`.
 
     ``source`` is a snapshot; ``packages`` and ``wheel_files`` are checked files by name.
-    Raises BadArchive, HostileWheel, UsageError, BytecodeFailed, SandboxUnavailable.
+    Raises BadArchive, HostileWheel, UsageError.
     """
     tree = unpack.Tree(root)
     pruned = prune_pattern(spec.prune)
@@ -72,8 +72,6 @@ def compose(
             wheels.unpack(wheel_files[wheel.name], tree, spec.wheels_target, label=wheel.file, keep=keep)
         for target, origin in spec.files:
             _add_sources(tree, source, origin, target)
-    with reporter.step("Compiling the image's Python modules with the image's Python"):
-        compile_modules(spec, root)
 
 
 def _add_sources(tree: unpack.Tree, source: Path, origin: str, target: str) -> None:
@@ -91,10 +89,10 @@ def _add_sources(tree: unpack.Tree, source: Path, origin: str, target: str) -> N
 
 def compile_modules(spec: ImageSpec, root: Path) -> None:
     """Compile the modules of the bytecode directories, from inside ``root``."""
-    for folders, options in ((spec.bytecode.directories, ()), (spec.bytecode.sourceless, ("-b",))):
+    for folders, command in compile_commands(spec):
         process = sandbox.spawn(
             root,
-            [f"/{spec.bytecode.interpreter}", *COMPILE, *options, *(f"/{folder}" for folder in folders)],
+            command,
             env=COMPILE_ENVIRONMENT,
             binds=[Bind(root / folder, f"/{folder}", writable=True) for folder in folders],
             proc=False,
@@ -105,6 +103,20 @@ def compile_modules(spec: ImageSpec, root: Path) -> None:
         if process.returncode:
             telling = said.decode(errors="replace").strip().splitlines()[-2:]
             raise BytecodeFailed(f"exit code {process.returncode}: {' / '.join(telling)}", where="compileall")
+    drop_sources(spec, root)
+
+
+def compile_commands(spec: ImageSpec) -> tuple[tuple[tuple[str, ...], list[str]], ...]:
+    """The commands to run inside the root, each with the folders that it writes to."""
+    kinds = ((spec.bytecode.directories, ()), (spec.bytecode.sourceless, ("-b",)))
+    return tuple(
+        (folders, [f"/{spec.bytecode.interpreter}", *COMPILE, *options, *(f"/{name}" for name in folders)])
+        for folders, options in kinds
+    )
+
+
+def drop_sources(spec: ImageSpec, root: Path) -> None:
+    """Remove the sources whose bytecode takes their place."""
     for folder in spec.bytecode.sourceless:
         for path in (root / folder).rglob("*.py"):
             path.unlink()

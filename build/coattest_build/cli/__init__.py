@@ -13,6 +13,7 @@ VERBS = {
     "lock": "coattest_build.cli.lock:lock",
     "measure": "coattest_build.cli.measure:measure",
     "sign": "coattest_build.cli.sign:sign",
+    "stage": "coattest_build.cli.stage:stage",
 }
 
 

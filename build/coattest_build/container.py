@@ -1,0 +1,271 @@
+"""The container route: the builder's steps as stages of a Dockerfile.
+
+A plain RUN may not make user namespaces, so the sandbox cannot be entered there. Instead the stage that
+compiles is nothing but the locked toolchain: no path of the base or of the host is in it. `CONFINE`, which
+runs on the locked perl, gives up every privilege and every socket but AF_UNIX before each command.
+
+`prepare` writes that stage's root, `adopt` takes what the stage left and assembles the images.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import stat
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from coattest_build import builder, kernel, rootfs
+from coattest_build.cache import Cache, cache_folder
+from coattest_build.errors import EnvironmentFailure
+from coattest_build.image import ImageSpec
+from coattest_build.progress import Quiet, Reporter
+from coattest_build.report import BuildReport
+from coattest_build.rootfs import BytecodeFailed
+
+DRIVER = "coattest/stage.pl"
+IMAGE = "coattest/image"
+OUTPUT = "coattest/out"
+MAX_MODULE = 16 * 1024 * 1024
+RUN_PATTERN = r"[A-Za-z0-9._-]{0,64}"
+# What the compile stage must have seen of itself: no capability in any set, no way to more, a filter.
+EXPECTED = {
+    "CapInh": "0" * 16,
+    "CapPrm": "0" * 16,
+    "CapEff": "0" * 16,
+    "CapBnd": "0" * 16,
+    "CapAmb": "0" * 16,
+    "NoNewPrivs": "1",
+    "Seccomp": "2",
+    "Uid": "65534 65534 65534 65534",
+    "Inet": "refused",
+    "Vsock": "refused",
+}
+
+# System call numbers and constants of x86_64 Linux: perl-base has no module that names them. The filter is
+# the sandbox's, but refuses every family except AF_UNIX, as there may be no network namespace.
+CONFINE = r"""use strict;
+use warnings;
+
+my ($nobody, @filter) = (65534,
+    [0x20, 0, 0, 4], [0x15, 1, 0, 0xC000003E], [0x06, 0, 0, 0x80000000],   # another architecture: killed
+    [0x20, 0, 0, 0], [0x35, 0, 1, 0x40000000], [0x06, 0, 0, 0x00050026],   # x32: ENOSYS
+    [0x15, 0, 1, 425], [0x06, 0, 0, 0x00050026],                           # io_uring_setup: ENOSYS
+    [0x15, 0, 3, 41], [0x20, 0, 0, 16], [0x15, 1, 0, 1], [0x06, 0, 0, 0x00050001], # socket: EPERM
+    [0x06, 0, 0, 0x7FFF0000]);
+
+sub check { my ($what, $result) = @_; die "$what: $!\n" if $result == -1; }
+
+sub confine {
+    my ($root, $folder) = @_;
+    chroot($root) or die "chroot: $!\n";
+    chdir($folder) or die "$folder: $!\n";
+    umask(022);
+    for my $capability (0 .. 63) {
+        last if syscall(157, 24, $capability, 0, 0, 0) == -1 && $! == 22;    # PR_CAPBSET_DROP
+        check("capability bounding set", syscall(157, 23, $capability, 0, 0, 0) == 0 ? 0 : -1);
+    }
+    check("setgroups", syscall(116, 0, 0));
+    check("setgid", syscall(106, $nobody));
+    check("setuid", syscall(105, $nobody));
+    my ($header, $none) = (pack("LL", 0x20080522, 0), "\0" x 24);
+    check("capset", syscall(126, $header, $none));
+    check("no_new_privs", syscall(157, 38, 1, 0, 0, 0));
+    my $program = join("", map { pack("SCCL", @$_) } @filter);
+    my $pointer = pack("S x6 P", scalar(@filter), $program);
+    check("seccomp", syscall(157, 22, 2, $pointer, 0, 0));
+}
+
+sub step {
+    my ($root, $folder, $environment, @command) = @_;
+    my $child = fork() // die "fork: $!\n";
+    if (!$child) {
+        confine($root, $folder);
+        if (ref $command[0]) { $command[0]->(); exit 0; }
+        %ENV = %$environment;
+        exec { $command[0] } @command or die "$command[0]: $!\n";
+    }
+    waitpid($child, 0);
+    if ($?) { print STDERR "coattest: exit status $? of $command[0]\n"; exit 1; }
+}
+
+sub observe {
+    open(my $out, ">", "/coattest/out/isolation") or die "isolation: $!\n";
+    open(my $status, "<", "/proc/self/status") or die "/proc/self/status: $!\n";
+    while (<$status>) { print $out $_ if /^(Cap|NoNewPrivs:|Seccomp:|Uid:)/; }
+    print $out "Inet:\t", (socket(my $inet, 2, 1, 0) ? "possible" : "refused"), "\n";
+    print $out "Vsock:\t", (socket(my $vsock, 40, 1, 0) ? "possible" : "refused"), "\n";
+    close($out) or die "isolation: $!\n";
+}
+
+sub own { system({ "/bin/chown" } "chown", "-R", "$nobody:$nobody", @_) == 0 or die "chown failed\n"; }
+
+"""
+
+
+def quoted(text: str) -> str:
+    """``text`` as a string of perl."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _call(root: str, folder: str, environment: dict[str, str], command: Sequence[str]) -> str:
+    pairs = ", ".join(f"{quoted(name)} => {quoted(value)}" for name, value in environment.items())
+    return f"step({quoted(root)}, {quoted(folder)}, {{{pairs}}}, {', '.join(map(quoted, command))});\n"
+
+
+def driver(spec: ImageSpec, jobs: int | None) -> str:
+    """The perl program that the compile stage runs: the sandbox's commands with the sandbox's environment."""
+    count = {"JOBS": str(jobs)} if jobs else {}
+    shell = ["/bin/sh", "-c"]
+    number = 'export JOBS="${JOBS:-$(nproc)}"\n'
+    folders = [name for group, _ in rootfs.compile_commands(spec) for name in group]
+    writable = ", ".join(
+        quoted(path)
+        for path in ("/work", kernel.ENVIRONMENT["HOME"], f"/{OUTPUT}", *(f"/{IMAGE}/{f}" for f in folders))
+    )
+    lines = [
+        CONFINE,
+        f"own({writable});\n",
+        "step('/', '/', {}, \\&observe);\n",
+        _call("/", "/work", kernel.ENVIRONMENT, [*shell, kernel.CONFIGURE]),
+        _call("/", "/work", {**kernel.ENVIRONMENT, **count}, [*shell, number + kernel.COMPILE]),
+        _call("/", "/", kernel.ENVIRONMENT, [*shell, f"cp /work/out/* /{OUTPUT}/ && rm -rf /work/src"]),
+        *(
+            _call(f"/{IMAGE}", "/", rootfs.COMPILE_ENVIRONMENT, command)
+            for _, command in rootfs.compile_commands(spec)
+        ),
+        f"open(my $run, '>', '/{OUTPUT}/run') or die $!;\n",
+        "print $run ($ENV{COATTEST_RUN} // '');\n",
+        "close($run) or die $!;\n",
+    ]
+    return "".join(lines)
+
+
+def prepare(
+    source: Path,
+    stage: Path,
+    *,
+    cache: Path | None = None,
+    mirror: str | None = None,
+    jobs: int | None = None,
+    progress: Reporter | None = None,
+) -> None:
+    """Write the root of the compile stage to the fresh directory ``stage``. Raises CoattestError."""
+    reporter = progress or Quiet()
+    with tempfile.TemporaryDirectory(prefix="coattest-prepare-") as name:
+        scratch = Path(name)
+        store = Cache(cache_folder(cache))
+        inputs = builder.gather(source, scratch, store, profiles=None, mirror=mirror, reporter=reporter)
+        spec, folder = inputs.spec, inputs.snapshot.folder
+        with reporter.step("Unpacking the locked toolchain and the kernel source"):
+            toolchain = kernel.unpack_toolchain(spec, inputs.lock, inputs.debs, stage)
+            tarball = kernel.unpack_source(spec, inputs.lock, inputs.debs, scratch / "kernel")
+            for directory in ("dev", "proc", "sys", "tmp", "work", "input", OUTPUT):
+                toolchain.make_directory(directory)
+            shutil.move(tarball, stage / "input/linux.tar.xz")
+        toolchain.add_file("input/fragment", [(folder / spec.kernel.config).read_bytes()])
+        toolchain.add_file("input/init.c", [(folder / spec.kernel.init).read_bytes()])
+        toolchain.add_file(DRIVER, [driver(spec, jobs).encode()])
+        builder.compose(inputs, stage / IMAGE, reporter)
+
+
+def assemble(
+    source: Path,
+    stage: Path,
+    compiled: Path,
+    out: Path,
+    *,
+    cache: Path | None = None,
+    mirror: str | None = None,
+    run: str = "",
+    progress: Reporter | None = None,
+) -> BuildReport:
+    """Assemble the images from the prepared ``stage`` and what ran there left in ``compiled``.
+
+    ``compiled`` holds the compile stage's OUTPUT as ``out`` and its IMAGE as ``image``. The kernel counts as
+    compiled by this run when the stage recorded the same non-empty ``run``: a layer from a cache did not.
+    Raises CoattestError.
+    """
+    reporter = progress or Quiet()
+    with tempfile.TemporaryDirectory(prefix="coattest-assemble-") as name:
+        scratch = Path(name)
+        store = Cache(cache_folder(cache))
+        inputs = builder.gather(source, scratch, store, profiles=None, mirror=mirror, reporter=reporter)
+        spec = inputs.spec
+        isolation = read_isolation(compiled / "out/isolation")
+        fragment, init = (
+            (inputs.snapshot.folder / path).read_bytes() for path in (spec.kernel.config, spec.kernel.init)
+        )
+        recorded = kernel.read_output(compiled / "out/run").decode(errors="replace")
+        made = kernel.adopt(
+            compiled / "out",
+            scratch / "kernel",
+            fragment=fragment.decode(),
+            digest=kernel.input_digest(spec, inputs.lock, fragment, init),
+            fresh=bool(run) and recorded == run,
+        )
+        root = stage / IMAGE
+        take_bytecode(spec, compiled / "image", root)
+        rootfs.drop_sources(spec, root)
+        return builder.assemble(inputs, made, root, out, scratch, "container", isolation, reporter)
+
+
+def read_isolation(path: Path) -> dict[str, Any]:
+    """The record for the report, from what the compile stage saw of itself. Raises EnvironmentFailure."""
+    found = {
+        name: " ".join(value.split())
+        for name, _, value in (line.partition(":") for line in kernel.read_output(path).decode().splitlines())
+    }
+    weak = [
+        f"{name} is {found.get(name, 'unknown')}"
+        for name, value in EXPECTED.items()
+        if found.get(name) != value
+    ]
+    if weak:
+        raise EnvironmentFailure(
+            f"the compile stage was not confined: {', '.join(weak)}",
+            reason="no-sandbox",
+            where="container route",
+        )
+    return {
+        "by": "container runtime, own root of the locked toolchain, seccomp",
+        "namespaces": [],
+        "no_new_privs": True,
+        "capabilities": "none",
+        "network": "sockets refused",
+        "host_paths": "none",
+        "vsock": "refused",
+    }
+
+
+def take_bytecode(spec: ImageSpec, compiled: Path, root: Path) -> None:
+    """Copy the modules that the compile stage made to the tree they belong to, and nothing else of it."""
+    folders = (*spec.bytecode.directories, *spec.bytecode.sourceless)
+    count = 0
+    for folder in folders:
+        for found, _, names in os.walk(compiled / folder):
+            for name in names:
+                if not re.fullmatch(r"[A-Za-z0-9_.-]+\.pyc", name):
+                    continue
+                inside = (Path(found) / name).relative_to(compiled)
+                content = _module(Path(found) / name)
+                target = root / inside
+                if not target.parent.is_dir():
+                    target.parent.mkdir(mode=0o755)
+                target.write_bytes(content)
+                target.chmod(0o644)
+                count += 1
+    if not count:
+        raise BytecodeFailed("the compile stage left no module", where=str(compiled))
+
+
+def _module(path: Path) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_MODULE:
+            raise BytecodeFailed("not a plausible module", where=path.name)
+        return file.read()
