@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +49,8 @@ def machine(
         try:
             tools = find_tools()
         except QemuMissing as missing:
+            if os.environ.get("COATTEST_REQUIRE_QEMU"):
+                raise
             pytest.skip(str(missing))
         with run_in_qemu(image, directory, role_arn=ROLE, instance_id=INSTANCE, tools=tools) as it:
             yield it

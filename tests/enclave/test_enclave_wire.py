@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import socket
-import threading
 import struct
+import threading
 from typing import Any
 
 import pytest

@@ -45,6 +45,8 @@ def tools() -> QemuTools:
     try:
         return find_tools()
     except QemuMissing as missing:
+        if os.environ.get("COATTEST_REQUIRE_QEMU"):
+            raise
         pytest.skip(str(missing))
 
 
