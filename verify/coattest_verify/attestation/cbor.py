@@ -25,9 +25,6 @@ Value: TypeAlias = (
 
 _UINT, _NINT, _BYTES, _TEXT, _ARRAY, _MAP, _TAG, _SIMPLE = range(8)
 _BREAK: Final = 0xFF
-_NULL: Final = 0xF6
-_TEXT_0, _TEXT_23 = 0x60, 0x77  # text of 0 to 23 bytes: names of fields
-_BYTES_1: Final = 0x58  # a byte string whose length is in one byte: registers, keys, nonces
 _INDEFINITE: Final = 31
 _INLINE_MAX: Final = 23
 _WIDTH: Final = {24: 1, 25: 2, 26: 4, 27: 8}
@@ -62,18 +59,18 @@ def read(data: bytes, offset: int, depth: int) -> tuple[Value, int]:
     except IndexError:
         raise CborError(offset, "a value", "the end") from None
     # Four kinds of head make up nearly all of a document; the rest goes the long way. Same rules, less time.
-    if initial == _BYTES_1 and offset + 1 < len(data) and data[offset + 1] > _INLINE_MAX:
+    if initial == 0x58 and offset + 1 < len(data) and data[offset + 1] > 0x17:  # bytes, length in one byte
         end = offset + 2 + data[offset + 1]
         if end <= len(data):
             return data[offset + 2 : end], end
-    elif initial <= _INLINE_MAX:
+    elif initial <= 0x17:  # an integer up to 23
         return initial, offset + 1
-    elif _TEXT_0 <= initial <= _TEXT_23:
-        end = offset + 1 + initial - _TEXT_0
+    elif 0x60 <= initial <= 0x77:  # text of up to 23 bytes
+        end = offset + 1 + initial - 0x60
         text = data[offset + 1 : end]
         if text.isascii() and end <= len(data):
             return text.decode(), end
-    elif initial == _NULL:
+    elif initial == 0xF6:
         return None, offset + 1
     return _read_any(data, offset, depth, initial)
 
@@ -170,11 +167,26 @@ def _map(data: bytes, offset: int, count: int, depth: int) -> tuple[dict[int | s
     _check_depth(offset, depth)
     _check_count(data, offset, 2 * count)
     entries: dict[int | str, Value] = {}
-    size = 0
+    size, limit = 0, len(data)
     while size != count:
-        if count < 0 and offset < len(data) and data[offset] == _BREAK:
+        if count < 0 and offset < limit and data[offset] == _BREAK:
             return entries, offset + 1
         start = offset
+        if (
+            offset + 2 < limit
+            and data[offset] <= 0x17
+            and data[offset + 1] == 0x58
+            and data[offset + 2] > 0x17
+        ):
+            # A register: a small index and a byte string with its length in one byte. Two of three entries of a
+            # document are registers, so they are read here; what is cut short is refused on the long way.
+            end = offset + 3 + data[offset + 2]
+            if end <= limit:
+                entries[data[offset]] = data[offset + 3 : end]
+                offset, size = end, size + 1
+                if len(entries) != size:
+                    raise CborError(start, "each key once", f"{data[start]} again")
+                continue
         key, offset = read(data, offset, depth)
         # Not isinstance: a bool is an int to Python, and True would be found under 1.
         if type(key) is not str and type(key) is not int:
