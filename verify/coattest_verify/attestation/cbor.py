@@ -167,26 +167,11 @@ def _map(data: bytes, offset: int, count: int, depth: int) -> tuple[dict[int | s
     _check_depth(offset, depth)
     _check_count(data, offset, 2 * count)
     entries: dict[int | str, Value] = {}
-    size, limit = 0, len(data)
+    size = 0
     while size != count:
-        if count < 0 and offset < limit and data[offset] == _BREAK:
+        if count < 0 and offset < len(data) and data[offset] == _BREAK:
             return entries, offset + 1
         start = offset
-        if (
-            offset + 2 < limit
-            and data[offset] <= 0x17
-            and data[offset + 1] == 0x58
-            and data[offset + 2] > 0x17
-        ):
-            # A register: a small index and a byte string with its length in one byte. Two of three entries of a
-            # document are registers, so they are read here; what is cut short is refused on the long way.
-            end = offset + 3 + data[offset + 2]
-            if end <= limit:
-                entries[data[offset]] = data[offset + 3 : end]
-                offset, size = end, size + 1
-                if len(entries) != size:
-                    raise CborError(start, "each key once", f"{data[start]} again")
-                continue
         key, offset = read(data, offset, depth)
         # Not isinstance: a bool is an int to Python, and True would be found under 1.
         if type(key) is not str and type(key) is not int:
