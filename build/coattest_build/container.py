@@ -30,7 +30,6 @@ DRIVER = "coattest/stage.pl"
 IMAGE = "coattest/image"
 OUTPUT = "coattest/out"
 MAX_MODULE = 16 * 1024 * 1024
-RUN_PATTERN = r"[A-Za-z0-9._-]{0,64}"
 # What the compile stage must have seen of itself: no capability in any set, no way to more, a filter.
 EXPECTED = {
     "CapInh": "0" * 16,
@@ -263,7 +262,11 @@ def take_bytecode(spec: ImageSpec, compiled: Path, root: Path) -> None:
 
 
 def _module(path: Path) -> bytes:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    """The bytes of a regular file that the stage left; it could have left a link or a device instead."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise BytecodeFailed(f"left no file: {error.strerror}", where=path.name) from error
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_MODULE:
