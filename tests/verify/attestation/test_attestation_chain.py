@@ -18,7 +18,7 @@ from coattest_verify.attestation import (
     UnsafeAnyMeasurement,
     verify_document,
 )
-from coattest_verify.attestation.certificates import CertificateRefused, read_certificate
+from coattest_verify.attestation.certificates import CertificateRefused, _elements, read_certificate
 from support.nitro_ca import (
     NOW,
     TestChain,
@@ -327,3 +327,21 @@ def test_every_prefix_of_a_certificate_is_refused() -> None:
     for size in range(len(LEAF)):
         with pytest.raises(CertificateRefused):
             read_certificate(LEAF[:size], "certificate", authority=False)
+
+
+@pytest.mark.parametrize(
+    ("length", "head"), [(0, "3000"), (127, "307f"), (128, "308180"), (255, "3081ff"), (256, "30820100")]
+)
+def test_lengths_of_der_are_minimal(length: int, head: str) -> None:
+    """Each length has one spelling; a wider one, and content that is a byte short, are refused."""
+    element = bytes.fromhex(head) + bytes(length)
+    start = len(bytes.fromhex(head))
+    assert _elements(element, 0, 1) == [(0, start, len(element))]
+    longer = [b"\x30\x81" + bytes([length & 0xFF]), b"\x30\x82" + length.to_bytes(2, "big")]
+    longer += [b"\x30\x83" + length.to_bytes(3, "big"), b"\x30\x80"]
+    for other in longer:
+        if other != bytes.fromhex(head):
+            with pytest.raises(ValueError, match=r"DER|beyond|truncated"):
+                _elements(other + bytes(length), 0, 1)
+    with pytest.raises(ValueError, match=r"beyond|truncated"):
+        _elements(element[:-1], 0, 1)

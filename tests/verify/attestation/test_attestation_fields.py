@@ -253,7 +253,9 @@ def test_a_nitro_tpm_document_is_another_type() -> None:
     for strict in (False, True):
         both = document(nitrotpm_pcrs=PCRS)
         assert failed(check(both, strict=strict)) == {("nitro-tpm", "payload")}
+        assert check(both, strict=strict).failures[0].found == "nitrotpm_pcrs"
         module = document(module_id="i-0123456789abcdef0-tpm0000000000000000")
+        assert "-tpm" in check(module, strict=strict).failures[0].found
         assert codes(check(module, UnsafeAnyMeasurement(), UnsafeAllowDebug(), strict=strict)) == {
             "nitro-tpm"
         }
