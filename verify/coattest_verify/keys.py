@@ -75,9 +75,12 @@ class PublicKey:
     spki: bytes
     """SubjectPublicKeyInfo, DER, canonical."""
     scheme: str = field(compare=False)
-    keyid: str = field(compare=False)
-    """securesystemslib's key id (SHA-256 of its canonical JSON, hex); what in-toto names links by."""
     _key: Any = field(compare=False, repr=False)
+
+    @property
+    def keyid(self) -> str:
+        """securesystemslib's key id (SHA-256 of its canonical JSON, hex); what in-toto names links by."""
+        return str(SSlibKey.from_crypto(self._key).keyid)
 
     @property
     def fingerprint(self) -> str:
@@ -134,12 +137,13 @@ class PublicKey:
             y = int.from_bytes(raw, "little") & (2**255 - 1)
             if y >= _P25519 or y in _SMALL_ORDER_Y:
                 raise BadKey("an Ed25519 point that is not canonical or of small order")
-        elif not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(
-            key.curve, ec.SECP256R1 | ec.SECP384R1
-        ):
-            raise BadKey("not an Ed25519, P-256 or P-384 key")
-        known = SSlibKey.from_crypto(key)
-        return cls(spki, str(known.scheme), str(known.keyid), key)
+            return cls(spki, SCHEMES["ed25519"], key)
+        if isinstance(key, ec.EllipticCurvePublicKey):
+            if isinstance(key.curve, ec.SECP256R1):
+                return cls(spki, SCHEMES["p256"], key)
+            if isinstance(key.curve, ec.SECP384R1):
+                return cls(spki, SCHEMES["p384"], key)
+        raise BadKey("not an Ed25519, P-256 or P-384 key")
 
     def verifies(self, signature: bytes, message: bytes) -> bool:
         """Whether ``signature`` (Ed25519 raw, ECDSA in DER, as securesystemslib has them) is this key's."""

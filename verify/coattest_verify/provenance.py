@@ -273,9 +273,9 @@ def _dependency(item: Any) -> Input:
         if (len(item), len(digest), len(notes)) != (3, 1, 3):
             raise Rejected("resolvedDependencies: unknown field", reason="unknown-field")
         well_formed = (
-            SHA256.fullmatch(found.sha256) is not None
-            and type(found.name) is type(found.version) is type(found.kind) is type(found.path) is str
-            and len(found.name) + len(found.version) + len(found.kind) + len(found.path) <= MAX_DEPENDENCY
+            SHA256.fullmatch(found[2]) is not None
+            # Refuses what is not text, and joins it to be measured.
+            and len("".join(found)) <= MAX_DEPENDENCY
         )
     except (TypeError, KeyError):
         raise Rejected("resolvedDependencies: not a resource descriptor") from None

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from coattest_verify.quorum.errors import Rejected
 from coattest_verify.quorum.results import (
@@ -33,9 +33,8 @@ MAX_INPUTS = 4096
 """Locked inputs that one statement names; the shipped lock has about 150."""
 
 
-@dataclass(frozen=True, slots=True)
-class Input:
-    """One locked input."""
+class Input(NamedTuple):
+    """One locked input. A tuple, because a quorum reads hundreds of thousands of them."""
 
     name: str
     version: str

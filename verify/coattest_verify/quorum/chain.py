@@ -155,7 +155,7 @@ def _first(current: bytes, envelopes: Signatures, root: bytes) -> QuorumPolicy:
 
 def _successors(policy: QuorumPolicy, current: bytes, envelopes: Signatures) -> list[QuorumPolicy]:
     found = []
-    for data in {current, *envelopes}:
+    for data in {current, *envelopes} - {policy.raw}:
         try:
             candidate = QuorumPolicy.decode(data)
         except PolicyRefused:
