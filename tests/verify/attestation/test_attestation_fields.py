@@ -158,6 +158,23 @@ def test_accepts_fields_at_their_bounds(changes: dict[str, Any]) -> None:
     assert verdict.notices == ()
 
 
+@pytest.mark.parametrize("size", [1, 1024])
+def test_certificates_at_the_bounds_of_their_size_are_looked_at(size: int) -> None:
+    """1 and 1024 bytes are within bounds: what is wrong with them is that they are no certificates."""
+    assert ("certificate", "certificate") in failed(check(document(certificate=bytes(size))))
+    assert ("certificate", "cabundle[2]") in failed(check(document(cabundle=[*BUNDLE[:2], bytes(size)])))
+    eight = [*BUNDLE, *(bytes([number]) * size for number in range(4))]
+    assert codes(check(document(cabundle=eight))) == {"certificate"}
+
+
+@pytest.mark.parametrize("timestamp", [1, 253_402_300_799_999])
+def test_timestamps_at_their_bounds_are_read(timestamp: int) -> None:
+    """The first millisecond of 1970 and the last of the year 9999 are dates."""
+    found = parse_unverified(document(timestamp=timestamp))
+    assert found.timestamp_ms == timestamp
+    assert found.timestamp.year == (1970 if timestamp == 1 else 9999)
+
+
 def test_returns_every_field_as_it_was_signed() -> None:
     """The document of a passed verdict has exactly what the enclave's hypervisor wrote."""
     found = check(document(public_key=b"key", user_data=b"data", nonce=b"once")).document
