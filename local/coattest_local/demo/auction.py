@@ -172,6 +172,20 @@ def verify(house: House, party: Party, auction: Auction, result: Path) -> Finish
     return party.attempt(*receipt_command(house, auction, result))
 
 
+def audit(house: House, buyer: str) -> None:
+    """A buyer checks the log of its own key against the decision; one module id may stand for one manifest."""
+    audited = house.world.buyers[buyer].run(
+        "verify", "audit", house.services.trail, "--key", house.buyers[buyer].key_arn,
+        "--parent-role", house.service.role_arn, "--operator", buyer, *house.trust.arguments,
+    )  # fmt: skip
+    modules = {entry["module_id"] for entry in audited["decrypts"]}
+    count = sum(entry["count"] for entry in audited["decrypts"])
+    if len(modules) != 1 or not count:
+        raise DemoFailed(f"{count} decrypts by {sorted(modules)}", where=buyer)
+    denied = len(audited["denied"])
+    house.world.stage.say(f"{buyer}: {count} decrypts, all attested by {modules.pop()}; {denied} were denied")
+
+
 def receipt_command(house: House, auction: Auction, result: Path) -> tuple[str, ...]:
     """What anyone runs to check a result."""
     return (

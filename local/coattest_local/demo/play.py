@@ -74,3 +74,6 @@ def run_auction(house: House) -> None:
         raise DemoFailed(f"{stage.refusals} of {refusals.EXPECTED} attacks were refused")
     stage.step("Once more, after all the attacks: the same auction gives the same winners")
     auctions.open_and_verify(house, auction)
+    stage.step("Each buyer audits its key: every decrypt was by the decided enclave")
+    for buyer in auctions.AMOUNTS:
+        auctions.audit(house, buyer)
