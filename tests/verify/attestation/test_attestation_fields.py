@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from coattest_verify.attestation import (
+    ExpectPcrs,
     ExpectPublicKey,
     MaxAge,
     UnsafeAllowDebug,
@@ -165,6 +166,13 @@ def test_certificates_at_the_bounds_of_their_size_are_looked_at(size: int) -> No
     assert ("certificate", "cabundle[2]") in failed(check(document(cabundle=[*BUNDLE[:2], bytes(size)])))
     eight = [*BUNDLE, *(bytes([number]) * size for number in range(4))]
     assert codes(check(document(cabundle=eight))) == {"certificate"}
+
+
+def test_one_register_is_a_map_of_registers() -> None:
+    """The specification asks for one at least: it is read, and cannot show that it is not of a debug enclave."""
+    data = document(pcrs={0: PCRS[0]})
+    assert check(data, ExpectPcrs({0: PCRS[0]}), UnsafeAllowDebug()).ok
+    assert codes(check(data, ExpectPcrs({0: PCRS[0]}))) == {"debug-mode"}
 
 
 @pytest.mark.parametrize("timestamp", [1, 253_402_300_799_999])
