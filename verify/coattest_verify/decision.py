@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from coattest_verify.memory import Roots
-from coattest_verify.quorum.chain import Chain, Refused, Seen, follow
+from coattest_verify.quorum.chain import Chain, Refused, Seen, SeenLog, follow
 from coattest_verify.quorum.directory import Evidence, Folder
 from coattest_verify.quorum.errors import NoDecision, PolicyRefused, Rejected
+from coattest_verify.quorum.log import Findings, examine
 from coattest_verify.quorum.results import MAX_CLAIM, Claimed
 from coattest_verify.quorum.strictjson import canonical
 from coattest_verify.quorum.tally import Answer, Question, Tally, count, read_statements
@@ -89,6 +90,8 @@ class Outcome:
     profile: str = ""
     answers: tuple[Answer, ...] = field(default=(), repr=False)
     """The agreeing answers, with their statements."""
+    log: SeenLog | None = None
+    """The log that was checked, if there is one."""
 
     def require(self) -> Decision:
         """The decision. Raises NoDecision with all reasons."""
@@ -122,6 +125,7 @@ class Outcome:
                 if self.policy
                 else None
             ),
+            "log": {"size": self.log.size, "root": self.log.root} if self.log else None,
         }
 
 
@@ -147,7 +151,7 @@ def decide(
             folder, root=pinned, seen=memory.seen(pinned), profile=profile, now=now, own=own
         )
     if outcome.policy is not None:
-        memory.remember(pinned, outcome.policy.version, outcome.policy.sha256)
+        memory.remember(pinned, Seen(outcome.policy.version, outcome.policy.sha256, outcome.log))
     return outcome
 
 
@@ -169,9 +173,14 @@ def decide_from(
     votes, bad_votes = read_votes(evidence, chain.current)
     question = Question(claim, chain.current, profile, now)
     tally = count(signed, question, refused=[*refused, *bad_votes, *chain.refused])
+    counted = [answer.statement for answer in tally.agree if answer.statement is not None]
+    log = examine(
+        evidence, root, question, signed, counted=counted, seen=seen.log if seen is not None else None
+    )
     return _conclude(
         tally,
         question,
+        log,
         own=own,
         revoked=about(votes, REVOKE, claim, root),
         reviewed=about(votes, REVIEW, claim, root),
@@ -181,6 +190,7 @@ def decide_from(
 def _conclude(
     tally: Tally,
     question: Question,
+    log: Findings,
     *,
     own: str | None,
     revoked: Mapping[str, Vote],
@@ -200,10 +210,12 @@ def _conclude(
     if len(routes) < policy.routes:
         reasons.append(f"{len(routes)} of {policy.routes} different build routes")
     objections = [f"{answer.operator} dissents: {answer.detail}" for answer in tally.dissent]
+    objections += [*log.removed, *([log.problem] if log.problem else [])]
     if policy.dissent == "block":
         reasons += objections
-        # Silence may be a dissent that somebody removed (DESIGN, Who signs what).
-        reasons += [f"{name} has not answered, and silence is not agreement" for name in tally.missing]
+        # Silence may be a dissent that somebody removed (DESIGN, Who signs what); the log can tell.
+        silent = [name for name in tally.missing if name not in log.excused]
+        reasons += [f"{name} has not answered, and silence is not agreement" for name in silent]
     else:
         warnings += objections
     if own is not None and own not in agree:
@@ -235,6 +247,7 @@ def _conclude(
         policy=policy,
         profile=profile,
         answers=tally.agree,
+        log=SeenLog(log.size, log.root) if log.size and not log.problem else None,
     )
 
 

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from coattest_verify.quorum.chain import Seen
+from coattest_verify.quorum.chain import Seen, SeenLog
 from coattest_verify.quorum.errors import Rejected
 from coattest_verify.quorum.results import SHA256
 from coattest_verify.quorum.strictjson import Fields, canonical, parse
@@ -64,18 +64,16 @@ class Roots:
             reason="no-root",
         )
 
-    def remember(self, root: bytes, version: int, sha256: str) -> None:
-        """Record a version accepted under a root; never lowers what is there."""
+    def remember(self, root: bytes, accepted: Seen) -> None:
+        """Record what was accepted under a root; never lowers what is there."""
         earlier = self.seen(root)
-        if earlier is not None and earlier.version >= version:
+        if earlier is not None and _higher(earlier, accepted) == earlier:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with self._locked():
             roots = self._load()
-            earlier = roots.get(root)
-            if earlier is None or earlier.version < version:
-                roots[root] = Seen(version, sha256)
-                write_atomic(self.path, _encode(roots), 0o600)
+            roots[root] = _higher(roots.get(root), accepted)
+            write_atomic(self.path, _encode(roots), 0o600)
 
     def _load(self) -> dict[bytes, Seen]:
         try:
@@ -97,9 +95,22 @@ class Roots:
             yield
 
 
+def _higher(earlier: Seen | None, accepted: Seen) -> Seen:
+    if earlier is None:
+        return accepted
+    version = max(earlier, accepted, key=lambda seen: seen.version)
+    logs = [seen.log for seen in (accepted, earlier) if seen.log is not None]
+    log = max(logs, key=lambda log: log.size) if logs else None
+    return Seen(version.version, version.sha256, log)
+
+
 def _encode(roots: dict[bytes, Seen]) -> bytes:
     values = {
-        f"sha256:{root.hex()}": {"version": seen.version, "sha256": seen.sha256}
+        f"sha256:{root.hex()}": {
+            "version": seen.version,
+            "sha256": seen.sha256,
+            **({"log": {"size": seen.log.size, "root": seen.log.root}} if seen.log else {}),
+        }
         for root, seen in roots.items()
     }
     return canonical({"format": FORMAT, "roots": values}) + b"\n"
@@ -115,7 +126,12 @@ def _decode(content: bytes) -> dict[bytes, Seen]:
             root = parse_root(name)
         except UsageError as error:
             raise Rejected(error.what) from None
-        roots[root] = Seen(entry.integer("version", 1), entry.text("sha256", SHA256))
+        log = None
+        if entry.has("log"):
+            part = entry.fields("log")
+            log = SeenLog(part.integer("size", 1), part.text("root", SHA256))
+            part.done()
+        roots[root] = Seen(entry.integer("version", 1), entry.text("sha256", SHA256), log)
         entry.done()
     fields.done()
     return roots

@@ -15,6 +15,7 @@ VERBS = {
     "inputs": "coattest_verify.cli.inputs:inputs",
     "keygen": "coattest_verify.cli.keygen:keygen",
     "links": "coattest_verify.cli.links:links",
+    "log": "coattest_verify.cli.log:log",
     "policy": "coattest_verify.cli.policy:policy",
     "quorum": "coattest_verify.cli.quorum:quorum",
     "quorum-init": "coattest_verify.cli.quorum_init:quorum_init",

@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from coattest_verify.links import LAYOUT_FILE, MAX_LINK
+from coattest_verify.links import LAYOUT_FILE
 from coattest_verify.quorum.chain import POLICY_FILE, SIGNATURE_NAME
+from coattest_verify.quorum.checkpoint import MAX_CHECKPOINT, MAX_LOG
 from coattest_verify.quorum.directory import Evidence, Held
 from coattest_verify.quorum.errors import Rejected
-from coattest_verify.quorum.strictjson import MAX_SIZE, Fields, canonical, parse
+from coattest_verify.quorum.log import CHECKPOINT_FILE, LOG, MAX_PART
+from coattest_verify.quorum.merkle import bundle_paths
+from coattest_verify.quorum.strictjson import Fields, canonical, parse
 from coattest_verify.quorum.tally import STATEMENT_NAME
 from coattest_verify.quorum.votes import VOTE_NAME
 from coattest_verify.quorum_policy import parse_utc, utc
@@ -30,6 +33,7 @@ MAX_BUNDLE = 256 * 1024 * 1024
 MAX_BUNDLED = 16384
 
 _LINK_NAME = re.compile(r"rebuild\.[0-9a-f]{8}\.link")
+_LOG_NAME = re.compile(r"log/tile/entries/(?:x[0-9]{3}/){0,3}[0-9]{3}(?:\.p/[0-9]{1,3})?")
 _FIXED = (POLICY_FILE, "claim.json", LAYOUT_FILE, LOCK_FILE)
 
 
@@ -43,8 +47,8 @@ class Bundle:
 
 def belongs(name: str) -> bool:
     """Whether a file of that name is evidence."""
-    patterns = (STATEMENT_NAME, SIGNATURE_NAME, VOTE_NAME, _LINK_NAME)
-    return name in _FIXED or any(pattern.fullmatch(name) for pattern in patterns)
+    patterns = (STATEMENT_NAME, SIGNATURE_NAME, VOTE_NAME, _LINK_NAME, _LOG_NAME)
+    return name in (*_FIXED, CHECKPOINT_FILE) or any(pattern.fullmatch(name) for pattern in patterns)
 
 
 def make_bundle(evidence: Evidence, *, now: datetime, lock: bytes | None = None) -> bytes:
@@ -56,9 +60,23 @@ def make_bundle(evidence: Evidence, *, now: datetime, lock: bytes | None = None)
                 files[name] = base64.b64encode(evidence.read(name)).decode()
             except Rejected:
                 continue
+    for name in _log_files(evidence):
+        try:
+            files[name] = base64.b64encode(evidence.read(name, MAX_PART)).decode()
+        except Rejected:
+            continue
     if lock is not None:
         files[LOCK_FILE] = base64.b64encode(lock).decode()
     return canonical({"format": FORMAT, "made": utc(now), "files": files}) + b"\n"
+
+
+def _log_files(evidence: Evidence) -> list[str]:
+    try:
+        lines = evidence.read(CHECKPOINT_FILE, MAX_CHECKPOINT).split(b"\n", 2)
+        size = int(lines[1]) if len(lines) == 3 and len(lines[1]) < 10 else 0
+    except (Rejected, ValueError):
+        return []
+    return [CHECKPOINT_FILE, *(LOG + path for path in bundle_paths(size))] if 0 < size <= MAX_LOG else []
 
 
 def read_bundle(data: bytes) -> Bundle:
@@ -74,8 +92,8 @@ def read_bundle(data: bytes) -> Bundle:
             files[name] = base64.b64decode(text.encode("ascii"), validate=True)
         except ValueError:
             raise Rejected(f"files.{name}: not base64") from None
-        if len(files[name]) > max(MAX_SIZE, MAX_LINK):
-            raise Rejected(f"files.{name}: larger than {MAX_SIZE} bytes", reason="too-large")
+        if len(files[name]) > MAX_PART:
+            raise Rejected(f"files.{name}: larger than {MAX_PART} bytes", reason="too-large")
     fields.done()
     return Bundle(Held(files), made)
 

@@ -45,11 +45,20 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
+class SeenLog:
+    """The largest log that a verifier has accepted: its entries, and its tree's root in hex."""
+
+    size: int
+    root: str
+
+
+@dataclass(frozen=True, slots=True)
 class Seen:
     """The highest version that a verifier has accepted under a root."""
 
     version: int
     sha256: str
+    log: SeenLog | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,12 +62,11 @@ class Folder:
 
     def read(self, name: str, limit: int = MAX_SIZE) -> bytes:
         """A file's bytes; see Evidence."""
-        if "/" in name or name in {"", ".", ".."} or len(name) > MAX_NAME:
+        parts = name.split("/")
+        if any(part in {"", ".", ".."} for part in parts) or len(name) > MAX_NAME:
             raise Rejected("odd name", reason="bad-name")
-        # O_NONBLOCK: opening a FIFO must not wait for a writer.
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
-            handle = os.open(name, flags, dir_fd=self._handle)
+            handle = self._open(parts)
         except FileNotFoundError:
             raise Rejected("no such file", reason="absent") from None
         except OSError:
@@ -78,6 +77,20 @@ class Folder:
             raise Rejected(f"cannot be read: {error.strerror}", reason="not-a-file") from None
         finally:
             os.close(handle)
+
+    def _open(self, parts: list[str]) -> int:
+        """Open a file below this folder; no component of its path may be a link."""
+        # O_NONBLOCK: opening a FIFO must not wait for a writer.
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        folder = os.dup(self._handle)
+        try:
+            for part in parts[:-1]:
+                inner = os.open(part, flags | os.O_DIRECTORY, dir_fd=folder)
+                os.close(folder)
+                folder = inner
+            return os.open(parts[-1], flags, dir_fd=folder)
+        finally:
+            os.close(folder)
 
 
 def _content(handle: int, limit: int) -> bytes:

@@ -18,6 +18,7 @@ Adding an agreeing statement never makes an operator stop agreeing, and the orde
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -46,6 +47,8 @@ class Signed:
 
     file: str
     statement: Statement
+    sha256: str
+    """SHA-256 of the file, lower-case hex."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,20 +79,21 @@ def read_statements(evidence: Evidence, policy: QuorumPolicy) -> tuple[list[Sign
         if not name.startswith("rebuild.") or name.endswith(".link"):
             continue
         try:
-            accepted.append(Signed(name, _authentic(name, evidence, policy)))
+            accepted.append(_authentic(name, evidence, policy))
         except Rejected as error:
             refused.append(Refused(name, error.reason, error.what))
     return accepted, refused
 
 
-def _authentic(name: str, evidence: Evidence, policy: QuorumPolicy) -> Statement:
+def _authentic(name: str, evidence: Evidence, policy: QuorumPolicy) -> Signed:
     match = STATEMENT_NAME.fullmatch(name)
     if match is None:
         raise Rejected("not the name of a statement", reason="bad-name")
     operator = policy.operator(match[1])
     if operator is None:
         raise Rejected(f"{match[1]} is not an operator", reason="not-an-operator")
-    envelope = Envelope.decode(evidence.read(name), PAYLOAD_TYPE)
+    data = evidence.read(name)
+    envelope = Envelope.decode(data, PAYLOAD_TYPE)
     if not envelope.signers(operator.keys):
         raise Rejected(f"not signed by a key of {operator.name}", reason="bad-signature")
     statement = parse_statement(envelope.payload)
@@ -97,7 +101,7 @@ def _authentic(name: str, evidence: Evidence, policy: QuorumPolicy) -> Statement
         raise Rejected(
             f"signed by {operator.name}, but speaks for {statement.operator}", reason="other-operator"
         )
-    return statement
+    return Signed(name, statement, hashlib.sha256(data).hexdigest())
 
 
 @dataclass(frozen=True, slots=True)

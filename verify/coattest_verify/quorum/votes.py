@@ -7,6 +7,7 @@ it.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -41,6 +42,8 @@ class Vote:
     lock_sha256: str
     note: str
     time: str
+    sha256: str = ""
+    """SHA-256 of the signed file, lower-case hex; empty before it is one."""
 
 
 def payload_type(kind: str) -> str:
@@ -101,7 +104,8 @@ def _authentic(name: str, evidence: Evidence, policy: QuorumPolicy) -> Vote:
     kind, operator = match[1], policy.operator(match[2])
     if operator is None:
         raise Rejected(f"{match[2]} is not an operator", reason="not-an-operator")
-    envelope = dsse.Envelope.decode(evidence.read(name, MAX_VOTE), payload_type(kind), max_size=MAX_VOTE)
+    data = evidence.read(name, MAX_VOTE)
+    envelope = dsse.Envelope.decode(data, payload_type(kind), max_size=MAX_VOTE)
     if not envelope.signers(operator.keys):
         raise Rejected(f"not signed by a key of {operator.name}", reason="bad-signature")
     fields = Fields(parse(envelope.payload, max_size=MAX_VOTE), "")
@@ -120,6 +124,7 @@ def _authentic(name: str, evidence: Evidence, policy: QuorumPolicy) -> Vote:
         lock_sha256=source.text("lock_sha256", SHA256),
         note=note,
         time=utc(parse_utc(fields.text("time"))),
+        sha256=hashlib.sha256(data).hexdigest(),
     )
     source.done()
     fields.done()
