@@ -173,7 +173,7 @@ def verify(house: House, party: Party, auction: Auction, result: Path) -> Finish
 
 
 def audit(house: House, buyer: str) -> None:
-    """A buyer checks the log of its own key against the decision; one module id may stand for one manifest."""
+    """A buyer checks the log of its own key against the decision: one module id for its one manifest."""
     audited = house.world.buyers[buyer].run(
         "verify", "audit", house.services.trail, "--key", house.buyers[buyer].key_arn,
         "--parent-role", house.service.role_arn, "--operator", buyer, *house.trust.arguments,
