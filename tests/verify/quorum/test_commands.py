@@ -256,6 +256,23 @@ def test_a_revoked_release_is_refused_by_commands(signed: Desk, tmp_path: Path) 
     assert "buyer-3 revoked this release: known vulnerable" in done.stderr
 
 
+def test_the_log_is_signed_and_shown(signed: Desk, tmp_path: Path) -> None:
+    """log sign appends and cosigns, log show lists and checks; a damaged bundle is exit code 1."""
+    shutil.copytree(signed.folder, tmp_path / "copy")
+    desk = Desk(tmp_path / "copy")
+    for number in (1, 2):
+        done = desk.json("log", "sign", "--key", f"key-{number}", "--operator", f"buyer-{number}")
+    assert done["cosigned"] == ["buyer-1", "buyer-2"]
+    found = desk.json("log", "show")
+    assert (found["size"], len(found["entries"])) == (done["size"], done["size"])
+    assert {entry["kind"] for entry in found["entries"]} == {"rebuild", "decision"}
+    assert found["root"] in desk.ok("log", "show")
+    assert desk.json("quorum")["log"] == {"size": done["size"], "root": done["root"]}
+    bundle = desk.folder / "attestations" / "log" / "tile" / "entries" / "000.p" / str(done["size"])
+    bundle.write_bytes(bundle.read_bytes()[:-1])
+    assert desk.run("log", "show").returncode == 1
+
+
 def test_rebuild_compares_with_the_claim(
     signed: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

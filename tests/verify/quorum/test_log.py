@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from datetime import timedelta
@@ -136,6 +137,27 @@ def silent(blocking: Operators) -> Operators:
     """Under "block": buyer-1 and buyer-2 agree, buyer-3 has not answered."""
     (blocking.attestations / "rebuild.buyer-3.intoto.json").unlink()
     return blocking
+
+
+def test_a_checkpoint_is_what_the_specification_says(silent: Operators) -> None:
+    """An Ed25519 cosignature verifies by the words of C2SP's tlog-cosignature alone."""
+    cosign(silent, "buyer-1")
+    text = (silent.attestations / "log" / "checkpoint").read_text()
+    body, _, line = text.partition("\n\n")
+    origin, size, root = body.split("\n")
+    dash, name, data = line.rstrip("\n").split(" ")
+    signature = base64.b64decode(data)
+    public = silent.signers["buyer-1"]._private_key.public_key()
+    key_id = hashlib.sha256(b"buyer-1\n\x04" + public.public_bytes_raw()).digest()[:4]
+    assert (dash, name, origin) == ("\u2014", "buyer-1", f"coattest/{silent.root.hex()}")
+    assert signature[:4] == key_id
+    seconds = int.from_bytes(signature[4:12], "big")
+    assert seconds == int(NOW.timestamp())
+    public.verify(signature[12:], f"cosignature/v1\ntime {seconds}\n{origin}\n{size}\n{root}\n".encode())
+    bundle = silent.attestations / "log" / "tile" / "entries" / "000.p" / size
+    leaves = [leaf_hash(entry) for entry in unpack(bundle.read_bytes())]
+    assert (silent.attestations / "log" / "tile" / "0" / "000.p" / size).read_bytes() == b"".join(leaves)
+    assert base64.b64decode(root) == recursive_root(leaves)
 
 
 def test_a_cosigned_log_without_dissent_excuses_silence(silent: Operators) -> None:
