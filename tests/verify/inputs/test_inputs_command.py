@@ -145,6 +145,8 @@ def test_committed_lock_against_the_real_archive(tmp_path):
     """
     target = tmp_path / INPUTS_FILE
     done = run("--out", str(target), "--json", source=REPOSITORY)
+    if done.returncode == 3:
+        pytest.skip(f"the mirror or the package index cannot be reached from here: {done.stderr[-300:]}")
     assert done.returncode in (0, 1), done.stderr
     document = json.loads(target.read_bytes())
     assert all(suite["signed_by"] and not suite["problems"] for suite in document["suites"]), done.stderr
