@@ -18,7 +18,8 @@ from coattest_verify.attestation import (
     UnsafeAnyMeasurement,
     verify_document,
 )
-from coattest_verify.attestation.certificates import CertificateRefused, _elements, read_certificate
+from coattest_verify.attestation.certificates import CertificateRefused, read_certificate
+from coattest_verify.attestation.der import elements, outline
 from support.nitro_ca import (
     NOW,
     TestChain,
@@ -301,6 +302,31 @@ def test_a_certificate_is_der_and_nothing_else(der: bytes) -> None:
         read_certificate(der, "certificate", authority=False)
 
 
+def _nested(*parts: bytes) -> bytes:
+    content = b"".join(parts)
+    return b"\x30\x82" + len(content).to_bytes(2, "big") + content
+
+
+def test_the_outline_refuses_other_shapes_by_itself() -> None:
+    """What cryptography would refuse as well is refused before it: one reading, not the laxer of two."""
+    (_, start, end), *_ = elements(LEAF, 0, 1)
+    parts = [LEAF[a:b] for a, _, b in elements(LEAF, start, 3)]
+    (_, inner, _), *_ = elements(parts[0], 0, 1)
+    fields = parts[0][inner:]
+    assert outline(_nested(*parts)) == outline(LEAF)
+    assert end == len(LEAF)
+    for other in (
+        *(DAMAGED[name] for name in DAMAGED if name not in ("no DER at all", "PEM")),
+        _nested(*parts, b"\x05\x00"),
+        _nested(*parts[:2]),
+        _nested(b"\x31" + parts[0][1:], *parts[1:]),
+        _nested(_nested(fields[5:]), *parts[1:]),
+        _nested(_nested(fields[:80]), *parts[1:]),
+    ):
+        with pytest.raises((ValueError, IndexError)):
+            outline(other)
+
+
 def test_the_inner_and_the_outer_algorithm_are_both_looked_at() -> None:
     """RFC 5280 section 4.1.1.2: they must be equal, and here both must be ecdsa-with-SHA384."""
     assert LEAF.count(_ALGORITHM) == 2
@@ -336,12 +362,12 @@ def test_lengths_of_der_are_minimal(length: int, head: str) -> None:
     """Each length has one spelling; a wider one, and content that is a byte short, are refused."""
     element = bytes.fromhex(head) + bytes(length)
     start = len(bytes.fromhex(head))
-    assert _elements(element, 0, 1) == [(0, start, len(element))]
+    assert elements(element, 0, 1) == [(0, start, len(element))]
     longer = [b"\x30\x81" + bytes([length & 0xFF]), b"\x30\x82" + length.to_bytes(2, "big")]
     longer += [b"\x30\x83" + length.to_bytes(3, "big"), b"\x30\x80"]
     for other in longer:
         if other != bytes.fromhex(head):
             with pytest.raises(ValueError, match=r"DER|beyond|truncated"):
-                _elements(other + bytes(length), 0, 1)
+                elements(other + bytes(length), 0, 1)
     with pytest.raises(ValueError, match=r"beyond|truncated"):
-        _elements(element[:-1], 0, 1)
+        elements(element[:-1], 0, 1)

@@ -1,9 +1,7 @@
 """One certificate of an attestation chain: what its place in the chain demands of it.
 
-cryptography parses; a second reading of the outer DER (RFC 5280 section 4.1) checks what a parser may
-leave to its caller: both algorithm identifiers byte for byte, the key's identifier byte for byte, names as
-bytes, nothing after the end. Nothing here trusts a certificate: chain.py verifies signatures downwards
-from the pinned root.
+cryptography parses, and reads dates and keys; der.py reads once more what is compared as bytes. Both must
+accept. Nothing here trusts a certificate: chain.py verifies signatures downwards from the pinned root.
 """
 
 from __future__ import annotations
@@ -11,27 +9,33 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_der_public_key
 
+from coattest_verify.attestation.der import Extension, Outline, outline
 from coattest_verify.attestation.failures import BadCertificate, Failure
 
 ECDSA_SHA384: Final = bytes.fromhex("300a06082a8648ce3d040303")
 """AlgorithmIdentifier ecdsa-with-SHA384 without parameters. RFC 5758 section 3.2."""
 
 P384_KEY: Final = bytes.fromhex("3076301006072a8648ce3d020106052b8104002203620004")
-"""How a SubjectPublicKeyInfo begins that holds an uncompressed point of secp384r1, by name and with its length.
+"""How a SubjectPublicKeyInfo begins that has an uncompressed point of secp384r1: length, algorithm, curve.
 Source: RFC 5480 section 2.
 """
 
-_UNDERSTOOD: Final = frozenset((x509.BasicConstraints.oid, x509.KeyUsage.oid))
-_VERSION_3: Final = bytes.fromhex("a003020102")
-_SEQUENCE: Final = 0x30
-_LONG_FORM: Final = 0x80
-# The smallest length that needs each number of length bytes; a certificate of 1024 bytes needs no third one.
-_LENGTH_WIDTHS: Final = {1: 0x80, 2: 0x100}
+# RFC 5280 sections 4.2.1.9 and 4.2.1.3: id-ce 19 and 15.
+_CONSTRAINTS: Final = bytes.fromhex("551d13")
+_USAGE: Final = bytes.fromhex("551d0f")
+_NO_AUTHORITY: Final = bytes.fromhex("3000")
+_AUTHORITY: Final = bytes.fromhex("30030101ff")
+_LIMITED_AUTHORITY: Final = bytes.fromhex("30060101ff0201")  # and one byte, the path length
+_PATH_LENGTH_MAX: Final = 127  # one byte of a DER integer that is not negative
+# The first byte of KeyUsage's bits, RFC 5280 section 4.2.1.3.
+_DIGITAL_SIGNATURE: Final = 0x80
+_KEY_CERT_SIGN: Final = 0x04
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,151 +72,101 @@ def read_certificate(der: bytes, field: str, *, authority: bool) -> Certificate:
     ``field`` is what failures call it. Raises CertificateRefused with every problem.
     """
     try:
-        outline = _outline(der)
+        parts = outline(der)
         parsed = x509.load_der_x509_certificate(der)
-        key = parsed.public_key()
-        extensions = list(parsed.extensions)
-        not_before, not_after, signature = (
-            parsed.not_valid_before_utc,
-            parsed.not_valid_after_utc,
-            parsed.signature,
-        )
+        not_before, not_after = parsed.not_valid_before_utc, parsed.not_valid_after_utc
+        signature = parsed.signature
+        limit = _path_length(parts.extensions)
+        failures = [
+            *_algorithm_failures(field, parts),
+            *_extension_failures(field, parts.extensions, authority=authority),
+        ]
+        key = None if failures else load_der_public_key(parts.key_info)
     except Exception as error:  # hostile bytes in a foreign parser: its errors are no closed set
         found = f"{type(error).__name__}: {error}"
         raise CertificateRefused([BadCertificate(field, "a certificate in DER", f"{found:.200}")]) from None
-    failures = [
-        *_algorithm_failures(field, outline),
-        *_extension_failures(field, extensions, authority=authority),
-    ]
-    if failures:
+    if not isinstance(key, ec.EllipticCurvePublicKey):
         raise CertificateRefused(failures)
-    assert isinstance(key, ec.EllipticCurvePublicKey)  # its SubjectPublicKeyInfo said so
-    limit = next(e.value.path_length for e in extensions if isinstance(e.value, x509.BasicConstraints))
     return Certificate(
-        field, key, not_before, not_after, limit, outline.subject, outline.issuer, outline.signed, signature
+        field, key, not_before, not_after, limit, parts.subject, parts.issuer, parts.signed, signature
     )
 
 
-def _algorithm_failures(field: str, outline: _Outline) -> Iterator[Failure]:
+def _path_length(extensions: dict[bytes, Extension]) -> int | None:
+    """The path length of basicConstraints, None without one; ValueError when they are not DER.
+
+    RFC 5280 section 4.2.1.9: SEQUENCE { cA BOOLEAN DEFAULT FALSE, pathLenConstraint INTEGER OPTIONAL }.
+    """
+    constraints = extensions.get(_CONSTRAINTS)
+    if constraints is None or constraints.value in (_NO_AUTHORITY, _AUTHORITY):
+        return None
+    head, limit = constraints.value[:-1], constraints.value[-1]
+    if head != _LIMITED_AUTHORITY or limit > _PATH_LENGTH_MAX:
+        raise ValueError("basicConstraints of another shape")
+    return limit
+
+
+def _algorithm_failures(field: str, parts: Outline) -> Iterator[Failure]:
     """P-384 with SHA-384, said the same way inside and outside of the signed part."""
-    if outline.inner_algorithm != ECDSA_SHA384:
-        found = f"{outline.inner_algorithm.hex():.80}"
-        yield BadCertificate(f"{field}.signature", "ecdsa-with-SHA384", found)
-    if outline.outer_algorithm != ECDSA_SHA384:
-        found = f"{outline.outer_algorithm.hex():.80}"
+    if parts.inner_algorithm != ECDSA_SHA384:
+        yield BadCertificate(f"{field}.signature", "ecdsa-with-SHA384", f"{parts.inner_algorithm.hex():.80}")
+    if parts.outer_algorithm != ECDSA_SHA384:
+        found = f"{parts.outer_algorithm.hex():.80}"
         yield BadCertificate(f"{field}.signatureAlgorithm", "ecdsa-with-SHA384", found)
-    if not outline.key_info.startswith(P384_KEY):
-        yield BadCertificate(f"{field}.subjectPublicKeyInfo", "a P-384 key", f"{outline.key_info.hex():.60}")
+    if not parts.key_info.startswith(P384_KEY):
+        yield BadCertificate(f"{field}.subjectPublicKeyInfo", "a P-384 key", f"{parts.key_info.hex():.60}")
 
 
 def _extension_failures(
-    field: str, extensions: list[x509.Extension[x509.ExtensionType]], *, authority: bool
+    field: str, extensions: dict[bytes, Extension], *, authority: bool
 ) -> Iterator[Failure]:
     """Basic constraints and key usage as the place demands; no critical extension that is not understood."""
-    for extension in extensions:
-        if extension.critical and extension.oid not in _UNDERSTOOD:
-            yield BadCertificate(
-                f"{field}.extensions",
-                "no other critical extension than basicConstraints and keyUsage",
-                extension.oid.dotted_string,
-            )
-    found = {extension.oid: extension for extension in extensions}
-    constraints, usage = found.get(x509.BasicConstraints.oid), found.get(x509.KeyUsage.oid)
+    for oid, extension in extensions.items():
+        if extension.critical and oid not in (_CONSTRAINTS, _USAGE):
+            expected = "no other critical extension than basicConstraints and keyUsage"
+            yield BadCertificate(f"{field}.extensions", expected, f"OID {oid.hex():.60}")
+    constraints, usage = extensions.get(_CONSTRAINTS), extensions.get(_USAGE)
     yield from _constraints_failures(f"{field}.basicConstraints", constraints, authority=authority)
     yield from _usage_failures(f"{field}.keyUsage", usage, authority=authority)
 
 
-def _constraints_failures(
-    field: str, extension: x509.Extension[x509.ExtensionType] | None, *, authority: bool
-) -> Iterator[Failure]:
+def _constraints_failures(field: str, extension: Extension | None, *, authority: bool) -> Iterator[Failure]:
     """RFC 5280 section 4.2.1.9: critical with cA in a CA's certificate; the leaf says that it is none."""
-    if extension is None or not isinstance(extension.value, x509.BasicConstraints):
+    if extension is None:
         yield BadCertificate(field, "the extension", "none")
-    elif extension.value.ca != authority:
+    elif (extension.value != _NO_AUTHORITY) != authority:
         yield BadCertificate(field, f"CA:{str(authority).upper()}", f"CA:{str(not authority).upper()}")
     elif authority and not extension.critical:
         yield BadCertificate(field, "critical", "not critical")
 
 
-def _usage_failures(
-    field: str, extension: x509.Extension[x509.ExtensionType] | None, *, authority: bool
-) -> Iterator[Failure]:
-    """RFC 5280 section 4.2.1.3: a CA signs certificates (critical); the leaf signs documents and no
+def _usage_failures(field: str, extension: Extension | None, *, authority: bool) -> Iterator[Failure]:
+    """RFC 5280 section 4.2.1.3: a CA signs certificates (critical); the leaf signs documents, no
     certificates.
 
     The leaf's key usage is not critical in any real document, so that is not asked for.
     """
-    if extension is None or not isinstance(extension.value, x509.KeyUsage):
+    if extension is None:
         yield BadCertificate(field, "the extension", "none")
         return
-    usage = extension.value
+    bits = _usage_bits(extension.value)
     if authority and not extension.critical:
         yield BadCertificate(field, "critical", "not critical")
-    if usage.key_cert_sign != authority:
-        wanted = "keyCertSign" if authority else "no keyCertSign"
-        yield BadCertificate(field, wanted, "keyCertSign" if usage.key_cert_sign else "no keyCertSign")
-    if not authority and not usage.digital_signature:
+    if bool(bits & _KEY_CERT_SIGN) != authority:
+        wanted, found = "keyCertSign", "no keyCertSign"
+        yield BadCertificate(field, wanted if authority else found, found if authority else wanted)
+    if not authority and not bits & _DIGITAL_SIGNATURE:
         yield BadCertificate(field, "digitalSignature", "no digitalSignature")
 
 
-class _Outline(NamedTuple):
-    """Parts of a certificate as the bytes that they are."""
+def _usage_bits(value: bytes) -> int:
+    """The first eight bits of a KeyUsage; ValueError when it is no BIT STRING of one or two bytes in DER.
 
-    signed: bytes
-    inner_algorithm: bytes
-    outer_algorithm: bytes
-    issuer: bytes
-    subject: bytes
-    key_info: bytes
-
-
-def _outline(der: bytes) -> _Outline:
-    """The parts of a certificate that are compared as bytes; ValueError when it has another shape.
-
-    RFC 5280 section 4.1: Certificate = SEQUENCE { tbs, algorithm, signature }, and TBSCertificate =
-    SEQUENCE { [0] version, serial, signature, issuer, validity, subject, subjectPublicKeyInfo, .. }.
+    X.690 section 11.2: unused bits are zero, and a named bit list ends with a bit that is set.
     """
-    ((whole, start, end),) = _elements(der, 0, 1)
-    if der[whole] != _SEQUENCE or end != len(der):
-        raise ValueError("not one sequence")
-    (tbs, fields, tbs_end), (outer, _, outer_end), (_, _, last) = _elements(der, start, 3)
-    if last != end or der[tbs] != _SEQUENCE:
-        raise ValueError("a certificate is a sequence of 3")
-    version, _, inner, issuer, _, subject, key = _elements(der, fields, 7)
-    if der[fields : version[2]] != _VERSION_3 or key[2] > tbs_end:
-        raise ValueError("not a version 3 certificate")
-    return _Outline(
-        der[tbs:tbs_end],
-        der[inner[0] : inner[2]],
-        der[outer:outer_end],
-        der[issuer[0] : issuer[2]],
-        der[subject[0] : subject[2]],
-        der[key[0] : key[2]],
-    )
-
-
-def _elements(der: bytes, offset: int, count: int) -> list[tuple[int, int, int]]:
-    """Where each of ``count`` elements in a row begins, where its content does, and where it ends.
-
-    ValueError when that is not DER: lengths are definite, minimal and within the bytes. Tags have one byte:
-    the parts of a certificate that are looked at have no others.
-    """
-    elements = []
-    size = len(der)
-    for _ in range(count):
-        content = offset + 2
-        if content > size:
-            raise ValueError("truncated")
-        length = der[offset + 1]
-        if length >= _LONG_FORM:
-            width = length & 0x7F
-            length = int.from_bytes(der[content : content + width], "big")
-            content += width
-            if width not in _LENGTH_WIDTHS or length < _LENGTH_WIDTHS[width]:
-                raise ValueError("a length that is not DER")
-        end = content + length
-        if end > size:
-            raise ValueError("an element beyond its end")
-        elements.append((offset, content, end))
-        offset = end
-    return elements
+    size = len(value) - 2
+    if size not in (2, 3) or value[0] != 0x03 or value[1] != size or value[2] > 7:
+        raise ValueError("keyUsage of another shape")
+    if value[-1] & -value[-1] != 1 << value[2]:
+        raise ValueError("keyUsage with bits at its end that are not DER")
+    return value[3]

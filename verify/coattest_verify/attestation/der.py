@@ -1,0 +1,119 @@
+"""The parts of a certificate that are compared as bytes, and its extensions, in strict DER.
+
+cryptography parses every certificate too (certificates.py). What is read here is what a parser leaves to
+its caller, or answers with objects where exact bytes are wanted: both algorithm identifiers, the key's
+identifier, the names, the signed part, which extensions are critical. Bytes in, values out; only
+ValueError and IndexError escape.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+_VERSION_3: Final = bytes.fromhex("a003020102")
+_BOOLEAN, _OCTETS, _OID, _SEQUENCE, _EXTENSIONS = 0x01, 0x04, 0x06, 0x30, 0xA3
+_TRUE: Final = b"\xff"  # DER has one true; false is the default and left out
+_LONG_FORM: Final = 0x80
+# The smallest length that needs each number of length bytes; a certificate of 1024 bytes needs no third one.
+_LENGTH_WIDTHS: Final = {1: 0x80, 2: 0x100}
+
+Element = tuple[int, int, int]
+"""Where an element begins, where its content begins, and where it ends."""
+
+
+class Extension(NamedTuple):
+    """One extension: whether it is critical, and the content of its OCTET STRING."""
+
+    critical: bool
+    value: bytes
+
+
+class Outline(NamedTuple):
+    """Parts of a certificate, heads included; ``extensions`` by the content of their OIDs."""
+
+    signed: bytes
+    inner_algorithm: bytes
+    outer_algorithm: bytes
+    issuer: bytes
+    subject: bytes
+    key_info: bytes
+    extensions: dict[bytes, Extension]
+
+
+def outline(der: bytes) -> Outline:
+    """The parts of the certificate that ``der`` is; ValueError when it has another shape.
+
+    RFC 5280 section 4.1: Certificate = SEQUENCE { tbs, algorithm, signature }, and TBSCertificate =
+    SEQUENCE { [0] version, serial, signature, issuer, validity, subject, subjectPublicKeyInfo, [3]
+    extensions }. The unique identifiers that version 2 allowed between the last two are not.
+    """
+    ((whole, start, end),) = elements(der, 0, 1)
+    if der[whole] != _SEQUENCE or end != len(der):
+        raise ValueError("not one sequence")
+    (tbs, fields, tbs_end), (outer, _, outer_end), (_, _, last) = elements(der, start, 3)
+    if last != end or der[tbs] != _SEQUENCE:
+        raise ValueError("a certificate is a sequence of 3")
+    version, _, inner, issuer, _, subject, key, (tag, wrapped, wrapped_end) = elements(der, fields, 8)
+    if der[fields : version[2]] != _VERSION_3 or der[tag] != _EXTENSIONS or wrapped_end != tbs_end:
+        raise ValueError("not a version 3 certificate with extensions at its end")
+    return Outline(
+        der[tbs:tbs_end],
+        der[inner[0] : inner[2]],
+        der[outer:outer_end],
+        der[issuer[0] : issuer[2]],
+        der[subject[0] : subject[2]],
+        der[key[0] : key[2]],
+        _extensions(der[wrapped:wrapped_end]),
+    )
+
+
+def _extensions(der: bytes) -> dict[bytes, Extension]:
+    """RFC 5280 section 4.1: SEQUENCE OF SEQUENCE { OID, critical BOOLEAN DEFAULT FALSE, OCTET STRING }; each
+    once.
+    """
+    ((whole, offset, end),) = elements(der, 0, 1)
+    if der[whole] != _SEQUENCE or end != len(der):
+        raise ValueError("extensions are one sequence")
+    found: dict[bytes, Extension] = {}
+    while offset < end:
+        ((outer, content, offset),) = elements(der, offset, 1)
+        ((name, name_content, name_end),) = elements(der, content, 1)
+        ((value, value_content, value_end),) = elements(der, name_end, 1)
+        critical = der[value] == _BOOLEAN
+        if critical:
+            if der[value_content:value_end] != _TRUE:
+                raise ValueError("a boolean that is not DER")
+            ((value, value_content, value_end),) = elements(der, value_end, 1)
+        oid = der[name_content:name_end]
+        shape = (der[outer], der[name], der[value], value_end)
+        if shape != (_SEQUENCE, _OID, _OCTETS, offset) or oid in found:
+            raise ValueError("an extension of another shape, or one that was there")
+        found[oid] = Extension(critical, der[value_content:value_end])
+    return found
+
+
+def elements(der: bytes, offset: int, count: int) -> list[Element]:
+    """``count`` elements in a row from ``offset``.
+
+    ValueError when that is not DER: lengths are definite, minimal and within the bytes. Tags have one byte:
+    the parts of a certificate that are looked at have no others.
+    """
+    found = []
+    size = len(der)
+    for _ in range(count):
+        content = offset + 2
+        if content > size:
+            raise ValueError("truncated")
+        length = der[offset + 1]
+        if length >= _LONG_FORM:
+            width = length & 0x7F
+            length = int.from_bytes(der[content : content + width], "big")
+            content += width
+            if width not in _LENGTH_WIDTHS or length < _LENGTH_WIDTHS[width]:
+                raise ValueError("a length that is not DER")
+        end = content + length
+        if end > size:
+            raise ValueError("an element beyond its end")
+        found.append((offset, content, end))
+        offset = end
+    return found
