@@ -33,7 +33,8 @@ ORDER = {
     "cbor": ["cbor", "envelope", "fields", "properties"],
     "cose": ["envelope", "properties"],
     "payload": ["fields"],
-    "certificates": ["chain"],
+    "certificates": ["der", "chain"],
+    "der": ["der", "chain"],
     "chain": ["chain", "verdict", "oracles"],
     "expectations": ["expectations"],
     "verify": ["expectations", "envelope", "fields"],
@@ -45,7 +46,7 @@ ORDER = {
     "limits": ["fields", "envelope"],
     "failures": ["verdict"],
 }
-EVERY = ["expectations", "chain", "fields", "envelope", "cbor", "verdict", "files", "properties"]
+EVERY = ["expectations", "der", "chain", "fields", "envelope", "cbor", "verdict", "files", "properties"]
 TIMEOUT = 240
 TEST_TIMEOUT = 20  # one test; a loop that never ends is noticed by it
 # Slow, and of no other kind than the rest.

@@ -77,8 +77,7 @@ def _extensions(der: bytes) -> dict[bytes, Extension]:
     found: dict[bytes, Extension] = {}
     while offset < end:
         ((outer, content, offset),) = elements(der, offset, 1)
-        ((name, name_content, name_end),) = elements(der, content, 1)
-        ((value, value_content, value_end),) = elements(der, name_end, 1)
+        (name, name_content, name_end), (value, value_content, value_end) = elements(der, content, 2)
         critical = der[value] == _BOOLEAN
         if critical:
             if der[value_content:value_end] != _TRUE:
