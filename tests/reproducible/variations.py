@@ -192,6 +192,7 @@ def start(  # noqa: PLR0917 - what, under what, where and with what
         "uid": variation.uid,
         "umask": variation.umask,
         "python": python,
+        "environment": dict(variation.environment),
     }
     environment = {
         "PATH": os.environ["PATH"],
@@ -199,7 +200,6 @@ def start(  # noqa: PLR0917 - what, under what, where and with what
         "COATTEST_CACHE": str(folder / "cache"),
         "PYTHONPATH": os.pathsep.join(map(str, path)),
         "PYTHONDONTWRITEBYTECODE": "1",
-        **variation.environment,
     }
     if variation.mount == "disorderfs":
         ordered = folder / "ordered"

@@ -71,7 +71,9 @@ def main() -> None:
         os.setuid(order["uid"])
     os.umask(order["umask"])
     os.chdir(Path(order["out"]).parent)
-    os.execv(order["python"], [order["python"], "-c", BUILD, json.dumps(order)])
+    # Only from here on: libfaketime's semaphore belongs to whoever starts it, which may not be this user.
+    environment = {**os.environ, **order["environment"]}
+    os.execve(order["python"], [order["python"], "-c", BUILD, json.dumps(order)], environment)
 
 
 if __name__ == "__main__":
