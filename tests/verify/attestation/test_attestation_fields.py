@@ -129,6 +129,8 @@ def test_a_failure_says_what_was_found() -> None:
     assert listed.found == "an array of 2"
     (mapped,) = check(document(user_data={1: 2})).failures
     assert mapped.found == "a map of 1"
+    (index,) = check(document(pcrs={**PCRS, 32: bytes(48)})).failures
+    assert (index.expected, index.found) == ("indices from 0 to 31", "32")
     (text,) = check(document(user_data="x" * 5000)).failures
     assert len(text.found) <= 80
     assert "section" in text.rule
