@@ -28,7 +28,11 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
     load_pem_public_key,
 )
-from securesystemslib.signer import CryptoSigner, Signer, SSlibKey
+from securesystemslib.signer import (
+    CryptoSigner,  # pyright: ignore[reportPrivateImportUsage]
+    Signer,  # pyright: ignore[reportPrivateImportUsage]
+    SSlibKey,  # pyright: ignore[reportPrivateImportUsage]
+)
 
 from coattest_verify.shell import EnvironmentFailure, FoundFalse, UsageError, write_atomic
 

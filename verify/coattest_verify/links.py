@@ -141,7 +141,7 @@ def _link_signature(evidence: Evidence, key: PublicKey, link: Link) -> bytes | N
     except Rejected:
         return None
     message: bytes = link.signable_bytes
-    same = encode_canonical(fields.values.get("signed")).encode() == message
+    same = str(encode_canonical(fields.values.get("signed"))).encode() == message
     return signature if same and signature is not None and key.verifies(signature, message) else None
 
 

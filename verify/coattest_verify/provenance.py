@@ -250,7 +250,7 @@ def _built(definition: Fields, external: Fields, internal: Fields, source: Field
         tool_version=tool.text("version", WORD),
         tool_sha256=tool.text("sha256", SHA256),
         isolation=internal.mapping("isolation", low=0, high=64),
-        inputs=tuple(_dependency(item) for item in definition.items("resolvedDependencies", high=MAX_INPUTS)),
+        inputs=_dependencies(definition.items("resolvedDependencies", high=MAX_INPUTS)),
     )
     kernel.done()
     tool.done()
@@ -263,6 +263,19 @@ def _require_nothing(definition: Fields, external: Fields, internal: Fields, sou
     for fields, name in [*empty, (external, "route"), (source, "commit")]:
         if fields.anything(name) is not None:
             raise Rejected(f"{fields.at(name)}: not null, though nothing was built")
+
+
+# The inputs read last: operators of one quorum name the same ones, hundreds each, so comparing with the last
+# list saves much of the work of reading a large quorum. It is compared in full, so it changes no outcome.
+_last: list[tuple[list[Any], tuple[Input, ...]]] = [([], ())]
+
+
+def _dependencies(items: list[Any]) -> tuple[Input, ...]:
+    known, inputs = _last[0]
+    if items != known:
+        inputs = tuple(_dependency(item) for item in items)
+        _last[0] = (items, inputs)
+    return inputs
 
 
 def _dependency(item: Any) -> Input:

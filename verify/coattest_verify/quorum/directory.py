@@ -24,9 +24,11 @@ class Evidence(Protocol):
 
     def names(self) -> tuple[str, ...]:
         """Every name, sorted, so that nothing depends on the order of a folder."""
+        ...
 
     def read(self, name: str, limit: int = MAX_SIZE) -> bytes:
         """A file's bytes. Raises Rejected for what is absent, larger than ``limit`` or not a plain file."""
+        ...
 
 
 class Folder:
