@@ -16,10 +16,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from support.operators import Operators, report_json
-
 from coattest_verify.provenance import PAYLOAD_TYPE
 from coattest_verify.quorum.dsse import Envelope
+from support.operators import Operators, report_json
 
 STATEMENTS = 1000
 
