@@ -163,6 +163,8 @@ WRONG: dict[str, tuple[int, dict[str, Any], str]] = {
         "certificate.keyUsage",
     ),
     "a leaf that does not sign": (4, {"usage": ("key_encipherment",)}, "certificate.keyUsage"),
+    "a leaf that agrees on keys": (4, {"usage": ("key_agreement", "encipher_only")}, "certificate.keyUsage"),
+    "a CA that agrees on keys": (2, {"usage": ("key_agreement", "encipher_only")}, "cabundle[2].keyUsage"),
     "a path length of 1 above two CAs": (1, {"path_length": 1}, "cabundle[1].pathLenConstraint"),
     "a path length of 0 above two CAs": (1, {"path_length": 0}, "cabundle[1].pathLenConstraint"),
     "a path length of 0 above one CA": (2, {"path_length": 0}, "cabundle[2].pathLenConstraint"),
