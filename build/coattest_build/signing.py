@@ -90,7 +90,10 @@ def _from_file(path: Path, certificate: x509.Certificate) -> Sign:
 
 def _from_uri(uri: str, certificate: x509.Certificate, ask: Callable[[str], str]) -> Sign:
     # Imported here: the signers pull in boto3 and more.
-    from securesystemslib.signer import Signer, SSlibKey  # noqa: PLC0415
+    from securesystemslib.signer import (  # noqa: PLC0415
+        Signer,  # pyright: ignore[reportPrivateImportUsage]
+        SSlibKey,  # pyright: ignore[reportPrivateImportUsage]
+    )
 
     def sign(data: bytes) -> bytes:
         try:

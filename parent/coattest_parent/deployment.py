@@ -15,8 +15,6 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-from coattest_verify.decision import Decision
-
 from coattest_enclave import messages
 from coattest_parent.enclave import EnclaveClient
 from coattest_parent.runner import Enclave, Runner, require_local, require_plain
@@ -28,6 +26,7 @@ from coattest_verify.attestation import (
     MaxAge,
     verify_document,
 )
+from coattest_verify.decision import Decision
 from coattest_verify.remeasure import binding_pcrs, check_image
 from coattest_verify.roots import root_for
 from coattest_verify.shell import FoundFalse, UsageError, write_atomic

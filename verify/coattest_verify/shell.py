@@ -1,4 +1,4 @@
-"""The errors and the command shell of ``coattest_build``, re-exported for the rooms that may not import it."""
+"""The errors and the shell of ``coattest_build``, re-exported for the rooms that may not import it."""
 
 from __future__ import annotations
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from coattest_verify.cli.options import decision_options
 from rich.table import Table
 
 from coattest_enclave import messages
@@ -27,6 +26,7 @@ from coattest_parent.courier import upload_bid
 from coattest_verify.authority import authority_from
 from coattest_verify.bids import CSV_MAX, Bids, buyer_of, read_bids
 from coattest_verify.buyers import load_manifest
+from coattest_verify.cli.options import decision_options
 from coattest_verify.journal import SealJournal, default_journal
 from coattest_verify.shell import emit_json, err, write_atomic
 

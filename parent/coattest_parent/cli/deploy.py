@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-from coattest_verify.cli.options import decision_options
 
 from coattest_parent import deployment
 from coattest_parent.cli.options import FILE, json_option, now
 from coattest_parent.runner import LocalRunner
 from coattest_verify.authority import authority_from
+from coattest_verify.cli.options import decision_options
 from coattest_verify.shell import FoundFalse, UsageError, emit_json, err, out
 
 F = TypeVar("F", bound=Callable[..., Any])

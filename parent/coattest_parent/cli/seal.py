@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from coattest_verify.cli.options import decision_options
 from rich.table import Table
 
 from coattest_enclave import messages
@@ -25,6 +24,7 @@ from coattest_parent.cli.options import (
 from coattest_parent.courier import S3Bids, bid_digests
 from coattest_verify.authority import authority_from
 from coattest_verify.buyers import load_auction_key, load_manifest
+from coattest_verify.cli.options import decision_options
 from coattest_verify.journal import SealJournal, default_journal
 from coattest_verify.sealing import SealPlan, plan_seal, sign_seal
 from coattest_verify.shell import UsageError, emit_json, err, write_atomic
