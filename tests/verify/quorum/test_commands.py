@@ -245,6 +245,21 @@ def test_a_fourth_operator_is_enrolled_by_the_others(signed: Desk, tmp_path: Pat
     assert desk.json("quorum")["agree"] == ["buyer-1", "buyer-2", "buyer-4"]
 
 
+def test_groups_are_proposed_and_shown(signed: Desk, tmp_path: Path) -> None:
+    """A proposal may bring groups; one that names strangers is refused in one line."""
+    shutil.copytree(signed.folder, tmp_path / "copy")
+    desk = Desk(tmp_path / "copy")
+    desk.ok("enroll", "--group", "big=1:buyer-1,buyer-2", "--group", "all=2:big,buyer-3", "--routes", "2")
+    assert json.loads(desk.run("quorum-policy", "--json").stdout)["groups"] == [
+        {"name": "big", "members": ["buyer-1", "buyer-2"], "threshold": 1},
+        {"name": "all", "members": ["big", "buyer-3"], "threshold": 2},
+    ]
+    done = desk.run("enroll", "--group", "big=1:nobody")
+    assert done.returncode == 1
+    assert "not distinct operators or groups named before" in done.stderr
+    assert desk.run("enroll", "--group", "big").returncode == 2
+
+
 def test_a_revoked_release_is_refused_by_commands(signed: Desk, tmp_path: Path) -> None:
     """verify revoke stops verify quorum and everything that recomputes the decision."""
     shutil.copytree(signed.folder, tmp_path / "copy")

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from coattest_verify.cli.options import attestations_option, clock, json_option
-from coattest_verify.cli.quorum_init import parse_operators, whole_day
+from coattest_verify.cli.quorum_init import parse_groups, parse_operators, whole_day
 from coattest_verify.quorum.chain import POLICY_FILE
 from coattest_verify.quorum.directory import Folder
 from coattest_verify.quorum.errors import Rejected
@@ -30,6 +30,9 @@ from coattest_verify.shell import UsageError, emit_json, err, write_atomic
 @click.option("--round", "round_", help="Start a new round: earlier statements no longer count.")
 @click.option("--days", type=click.IntRange(1, 3650), help="Expire so many days from now.")
 @click.option("--max-age-days", type=click.IntRange(1, 3650))
+@click.option("--group", "groups", multiple=True, metavar="NAME=K:A,B,C", help="Replace all groups by these.")
+@click.option("--no-groups", is_flag=True, help="Have no groups.")
+@click.option("--revoke-threshold", type=click.IntRange(min=1), help="How many revoke a release.")
 @click.option(
     "--reviews", type=click.IntRange(min=0), help="How many operators must have reviewed the source."
 )
@@ -41,6 +44,8 @@ def enroll(
     operators: tuple[str, ...],
     remove: tuple[str, ...],
     round_: str | None,
+    groups: tuple[str, ...],
+    no_groups: bool,
     days: int | None,
     attestations: Path,
     as_json: bool,
@@ -59,6 +64,8 @@ def enroll(
         values["expires"] = whole_day(clock() + timedelta(days=days))
     if operators or remove:
         values["operators"] = _members(current, parse_operators(operators), remove)
+    if groups or no_groups:
+        values["groups"] = parse_groups(groups)
     if not values:
         raise UsageError("nothing to change", hint="see --help for what can be proposed")
     proposal = current.successor(**values)

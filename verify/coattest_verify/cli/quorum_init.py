@@ -9,7 +9,7 @@ import click
 
 from coattest_verify.cli.options import attestations_option, clock, json_option
 from coattest_verify.keys import PublicKey, load_public
-from coattest_verify.quorum_policy import DEFAULT_MAX_AGE_DAYS, Operator, QuorumPolicy, utc
+from coattest_verify.quorum_policy import DEFAULT_MAX_AGE_DAYS, Group, Operator, QuorumPolicy, utc
 from coattest_verify.shell import UsageError, emit_json, err, write_atomic
 
 DEFAULT_DAYS = 365
@@ -39,6 +39,20 @@ DEFAULT_DAYS = 365
     show_default=True,
     help="How old a statement may be.",
 )
+@click.option(
+    "--group",
+    "groups",
+    multiple=True,
+    metavar="NAME=K:A,B,C",
+    help="K of these operators or groups must agree too.",
+)
+@click.option(
+    "--revoke-threshold",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="How many revoke a release.",
+)
 @click.option("--cached-kernel-counts", is_flag=True, help="Count statements whose kernel came from a cache.")
 @attestations_option
 @json_option
@@ -50,6 +64,8 @@ def quorum_init(
     round_: str,
     days: int,
     max_age_days: int,
+    groups: tuple[str, ...],
+    revoke_threshold: int,
     cached_kernel_counts: bool,
     attestations: Path,
     as_json: bool,
@@ -71,6 +87,8 @@ def quorum_init(
         threshold=threshold if threshold is not None else len({text.partition("=")[0] for text in operators}),
         dissent=dissent,
         operators=parse_operators(operators),
+        groups=parse_groups(groups),
+        revoke_threshold=revoke_threshold,
         max_age_days=max_age_days,
         require_compiled_kernel=not cached_kernel_counts,
     )
@@ -100,6 +118,18 @@ def parse_operators(values: tuple[str, ...]) -> tuple[Operator, ...]:
             raise UsageError("not NAME=KEY.pub", where=value[:120])
         keys.setdefault(name, []).append(load_public(Path(file)))
     return tuple(Operator(name, tuple(found)) for name, found in keys.items())
+
+
+def parse_groups(values: tuple[str, ...]) -> tuple[Group, ...]:
+    """Groups from ``NAME=K:A,B,C``. Raises UsageError."""
+    found = []
+    for value in values:
+        name, _, rest = value.partition("=")
+        count, _, members = rest.partition(":")
+        if not name or not count.isdecimal() or not members:
+            raise UsageError("not NAME=K:A,B,C", where=value[:120])
+        found.append(Group(name, tuple(members.split(",")), int(count)))
+    return tuple(found)
 
 
 def whole_day(moment: datetime) -> datetime:
