@@ -253,6 +253,8 @@ def test_usage_is_exit_2(world: World) -> None:
     assert refused["reason"] == "endpoint-not-loopback"
     for buyer in BIDS:
         (world.folder / f"winter.{buyer}.seal").write_bytes(b"x")
+        store = world.cloud.services.client("s3", buyer)
+        store.put_object(Bucket=f"bids-of-{buyer}", Key="winter.cose", Body=b"some bid file")
     refused, _ = world.open("winter", "--enclave", "nowhere", expect=2)
     assert refused["reason"] == "bad-address"
     refused, _ = world.open("winter", "--enclave", "unix:/nonexistent/in_5005.sock", expect=3)
