@@ -71,7 +71,7 @@ class ExpectPcrs:
         """One failure for every register that differs or is absent."""
         for index, expected in self.pcrs.items():
             found = document.pcrs.get(index)
-            if found is None or not _same(found, expected):
+            if not _same(found, expected):
                 yield WrongMeasurement(f"PCR{index}", expected.hex(), _shown(found, "absent"))
 
 
