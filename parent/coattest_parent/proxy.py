@@ -24,6 +24,9 @@ from coattest_verify.shell import EnvironmentFailure
 HEAD_MAX = 4096
 """Bytes of a CONNECT request's head; the enclave sends under 200."""
 
+CANCEL_AGAIN = 0.1
+"""Seconds until a tunnel that did not end is told again."""
+
 HEAD_TIMEOUT = 10.0
 """Seconds in which the head must have arrived."""
 
@@ -99,9 +102,12 @@ class ConnectProxy:
         self._ready.set()
         await self._stop.wait()
         server.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        # More than once: before Python 3.12 wait_for can swallow a cancellation that comes as it finishes.
+        while tasks := set(self._tasks):
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=CANCEL_AGAIN)
+        await asyncio.sleep(0)  # what was closed last is let go in the loop's next round
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -114,8 +120,8 @@ class ConnectProxy:
             pass  # The enclave sees a closed connection and reports it; there is nobody else to tell.
         finally:
             self._open -= 1
-            self._tasks.discard(task)
             await _close(writer)
+            self._tasks.discard(task)
 
     async def _tunnel(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._open > TUNNELS_MAX:
