@@ -23,6 +23,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from coattest_build import cpio, eif, sandbox
 from coattest_build.errors import EnvironmentFailure, FoundFalse, UsageError
@@ -30,6 +31,9 @@ from coattest_build.measure import ImageMeasurements, measure_file, pcr3, pcr4
 from coattest_local.ca import NitroAuthority
 from coattest_local.nsm import Nsm, boot_pcrs
 from coattest_local.nsm_server import NsmServer
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 WARNING = (
     "SIMULATOR: this software host protects nothing. Its operator reads everything inside, and the key of "
@@ -62,7 +66,10 @@ class EnclaveEnded(EnvironmentFailure):
 
 @dataclass(slots=True)
 class RunningEnclave:
-    """An enclave that listens. The parent's proxy listens on ``proxy_address``; ``console`` is a log file."""
+    """An enclave of this host or in QEMU that listens.
+
+    The parent's proxy listens on ``proxy_address``; ``console`` is a log file.
+    """
 
     enclave_id: str
     address: str
@@ -74,7 +81,7 @@ class RunningEnclave:
     _cleanup: contextlib.ExitStack = field(repr=False)
 
     def wait(self, timeout: float | None = None) -> int | None:
-        """The program's exit code, or None when it still runs after ``timeout`` seconds."""
+        """The exit code of the program (of QEMU), or None when it still runs after ``timeout`` seconds."""
         try:
             return self._process.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -84,7 +91,7 @@ class RunningEnclave:
         """End the enclave with all its processes and remove what it ran from; the console log stays."""
         self._cleanup.close()
 
-    def __enter__(self) -> RunningEnclave:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

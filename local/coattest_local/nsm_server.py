@@ -5,15 +5,14 @@ The software host's stand-in for the ioctl of /dev/nsm, for the ``local`` profil
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import struct
-import threading
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 
 from coattest_local.nsm import REQUEST_MAX, Nsm
+from coattest_local.unix_server import UnixServer
 
 CONNECTIONS_MAX = 16
 IDLE_SECONDS = 300.0
@@ -25,51 +24,12 @@ class NsmServer:
     def __init__(self, path: Path, nsm: Nsm, *, clock: Callable[[], datetime] | None = None) -> None:
         self._nsm = nsm
         self._clock = clock or (lambda: datetime.now(timezone.utc))
-        self._path = path
-        self._slots = threading.BoundedSemaphore(CONNECTIONS_MAX)
-        self._open: set[socket.socket] = set()
-        self._guard = threading.Lock()
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._listener.bind(str(path))
-        self._listener.listen(CONNECTIONS_MAX)
-        self._thread = threading.Thread(target=self._accept, name="nsm", daemon=True)
-        self._thread.start()
+        self.close = UnixServer(path, self._answer, seconds=IDLE_SECONDS, connections=CONNECTIONS_MAX).close
 
-    def close(self) -> None:
-        """Stop answering, end open connections and remove the socket."""
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        with self._guard:
-            connections = list(self._open)
-        for connection in connections:
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-        self._thread.join()
-        self._path.unlink(missing_ok=True)
-
-    def _accept(self) -> None:
-        while True:
-            self._slots.acquire()
-            try:
-                connection = self._listener.accept()[0]
-            except OSError:
-                return
-            with self._guard:
-                self._open.add(connection)
-            threading.Thread(target=self._serve, args=(connection,), name="nsm-client", daemon=True).start()
-
-    def _serve(self, connection: socket.socket) -> None:
-        try:
-            with connection, contextlib.suppress(OSError):
-                connection.settimeout(IDLE_SECONDS)
-                while (request := _read(connection)) is not None:
-                    response = self._nsm.respond(request, now=self._clock())
-                    connection.sendall(struct.pack(">I", len(response)) + response)
-        finally:
-            with self._guard:
-                self._open.discard(connection)
-            self._slots.release()
+    def _answer(self, connection: socket.socket) -> None:
+        while (request := _read(connection)) is not None:
+            response = self._nsm.respond(request, now=self._clock())
+            connection.sendall(struct.pack(">I", len(response)) + response)
 
 
 def _read(connection: socket.socket) -> bytes | None:

@@ -16,18 +16,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from coattest_build.errors import EnvironmentFailure
-from coattest_build.measure import ImageMeasurements, measure
+from coattest_build.measure import measure
 from coattest_local.heartbeat import HEARTBEAT_PORT, Heartbeat
 from coattest_local.host import (
     CONSOLE_MAX,
     ENCLAVE_PORT,
     PROXY_PORT,
     EnclaveEnded,
+    RunningEnclave,
     check_identity,
     console_tail,
     socket_directory,
@@ -55,36 +56,11 @@ class EnclaveNotBooted(EnvironmentFailure):
 
 
 @dataclass(slots=True)
-class QemuEnclave:
-    """An enclave in QEMU that listens; the same interface as host.RunningEnclave."""
+class QemuEnclave(RunningEnclave):
+    """An enclave in QEMU that listens; seconds from the start of QEMU's helpers to heartbeat and listener."""
 
-    enclave_id: str
-    address: str
-    proxy_address: str
-    measurements: ImageMeasurements
-    console: Path
     heartbeat_seconds: float
     listening_seconds: float
-    debug: bool
-    _process: subprocess.Popen[bytes] = field(repr=False)
-    _cleanup: contextlib.ExitStack = field(repr=False)
-
-    def wait(self, timeout: float | None = None) -> int | None:
-        """QEMU's exit code, or None when it still runs after ``timeout`` seconds."""
-        try:
-            return self._process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            return None
-
-    def stop(self) -> None:
-        """End QEMU and the vsock device and remove their sockets; the console log stays."""
-        self._cleanup.close()
-
-    def __enter__(self) -> QemuEnclave:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
 
 def run_in_qemu(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
-import threading
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
@@ -21,6 +20,7 @@ from coattest_build.errors import CoattestError
 from coattest_local.ca import Chain, NitroAuthority
 from coattest_local.nsm import RENEW_BEFORE, document_payload, sign_document
 from coattest_local.qemu_boot import DOCUMENT_MAX, WrongDocument, open_document
+from coattest_local.unix_server import UnixServer
 
 READ_SECONDS = 10.0
 
@@ -32,20 +32,8 @@ class Signer:
         self._clock = clock or (lambda: datetime.now(timezone.utc))
         self._authority = NitroAuthority()
         self._chain: Chain | None = None
-        self._path = path
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._listener.bind(str(path))
-        self._listener.listen()
-        self._thread = threading.Thread(target=self._serve, name="nsm-signer", daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        """Stop answering and remove the socket."""
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._thread.join()
-        self._path.unlink(missing_ok=True)
+        # One after another: QEMU has one NSM, and waits for it.
+        self.close = UnixServer(path, self._answer, seconds=READ_SECONDS).close
 
     def sign(self, document: bytes, *, now: datetime) -> bytes:
         """The same document, signed. Raises WrongDocument for what QEMU's NSM does not write."""
@@ -66,21 +54,11 @@ class Signer:
         )
         return sign_document(signed, self._chain.key)
 
-    def _serve(self) -> None:
-        # One after another: QEMU has one NSM, and waits for it.
-        while True:
-            try:
-                connection = self._listener.accept()[0]
-            except OSError:
-                return
-            # QEMU sees a closed connection and answers its guest InternalError.
-            with (
-                connection,
-                contextlib.suppress(OSError, CoattestError, KeyError, ValueError, cbor2.CBORError),
-            ):
-                connection.settimeout(READ_SECONDS)
-                with connection.makefile("rb") as stream:
-                    (length,) = struct.unpack(">I", stream.read(4))
-                    document = stream.read(min(length, DOCUMENT_MAX))
-                signed = self.sign(document, now=self._clock())
-                connection.sendall(struct.pack(">I", len(signed)) + signed)
+    def _answer(self, connection: socket.socket) -> None:
+        # QEMU sees a closed connection and answers its guest InternalError.
+        with contextlib.suppress(CoattestError, KeyError, ValueError, struct.error, cbor2.CBORError):
+            with connection.makefile("rb") as stream:
+                (length,) = struct.unpack(">I", stream.read(4))
+                document = stream.read(min(length, DOCUMENT_MAX))
+            signed = self.sign(document, now=self._clock())
+            connection.sendall(struct.pack(">I", len(signed)) + signed)
