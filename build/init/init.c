@@ -6,6 +6,7 @@
  * latter two with one entry per line; the program runs in /rootfs and the enclave ends with it.
  */
 
+#define CAP_SYS_TIME 25 /* linux/capability.h */
 /* linux/socket.h and linux/vm_sockets.h, which want a C library's headers beside them. */
 #define AF_VSOCK 40
 #define VMADDR_CID_HOST 2
@@ -124,12 +125,22 @@ static void prepare_root(void)
 	if (mount("/rootfs", "/rootfs", 0, MS_BIND, 0))
 		die("bind", "/rootfs");
 	mount_at("devtmpfs", "/rootfs/dev", MS_NOSUID | MS_NOEXEC, 0);
-	mount_at("proc", "/rootfs/proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, 0);
+	mount_at("proc", "/rootfs/proc", MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY, 0);
 	mount_at("sysfs", "/rootfs/sys", MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY, 0);
-	mount_at("tmpfs", "/rootfs/tmp", MS_NOSUID | MS_NODEV, "mode=1777");
-	mount_at("tmpfs", "/rootfs/run", MS_NOSUID | MS_NODEV, "mode=0755");
+	mount_at("tmpfs", "/rootfs/tmp", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=1777");
+	mount_at("tmpfs", "/rootfs/run", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0755");
 	if (mount("", "/rootfs", 0, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV, 0))
 		die("remount", "/rootfs");
+}
+
+/* What the program executes keeps one capability: it sets the clock to the time that the NSM attests. */
+static void drop_privileges(void)
+{
+	for (long cap = 0; prctl(PR_CAPBSET_READ, cap, 0, 0, 0) >= 0; cap++) /* beyond the last: EINVAL */
+		if (cap != CAP_SYS_TIME && prctl(PR_CAPBSET_DROP, cap, 0, 0, 0))
+			die("drop", "capabilities");
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+		die("set", "no_new_privs");
 }
 
 static void run_program(void)
@@ -137,6 +148,7 @@ static void run_program(void)
 	if (chdir("/rootfs") || chroot(".") || chdir("/"))
 		die("chroot", "/rootfs");
 	setsid();
+	drop_privileges();
 	execve(cmd[0], cmd, env);
 	die("execute", cmd[0]);
 }

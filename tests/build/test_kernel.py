@@ -52,11 +52,11 @@ def test_nothing_in_the_configuration_makes_builds_differ(compiled: Compiled) ->
 
 @pytest.mark.image
 def test_the_configuration_suits_the_machine(compiled: Compiled) -> None:
-    """What Nitro and QEMU's nitro-enclave machine need is in; PCI, ACPI and IPv6 are not."""
+    """What Nitro and QEMU's nitro-enclave machine need is in; PCI, ACPI and TCP/IP are not."""
     options = kernel.parse_config(compiled.config.read_text())
     for name in ("NSM", "VIRTIO_VSOCKETS", "VIRTIO_MMIO_CMDLINE_DEVICES", "HW_RANDOM", "PTP_1588_CLOCK_KVM"):
         assert options[name] == "y", name
-    for name in ("PCI", "ACPI", "IPV6", "BLOCK", "USB_SUPPORT", "KEXEC", "DEVMEM", "BPF_SYSCALL"):
+    for name in ("PCI", "ACPI", "INET", "BLOCK", "USB_SUPPORT", "KEXEC", "DEVMEM", "BPF_SYSCALL"):
         assert options.get(name, "n") == "n", name
 
 
@@ -94,8 +94,8 @@ def test_a_lost_option_is_named() -> None:
         kernel.check_config(FRAGMENT, resolved)
     assert "CONFIG_NSM=y became n" in str(caught.value)
     assert "CONFIG_NR_CPUS=64 became 8" in str(caught.value)
-    with pytest.raises(OptionLost, match="IPV6=n became y"):
-        kernel.check_config(FRAGMENT, FRAGMENT.replace("# CONFIG_IPV6 is not set", "CONFIG_IPV6=y"))
+    with pytest.raises(OptionLost, match="CONFIG_INET=n became y"):
+        kernel.check_config(FRAGMENT, FRAGMENT.replace("# CONFIG_INET is not set", "CONFIG_INET=y"))
 
 
 def test_every_input_of_the_kernel_is_in_its_digest() -> None:

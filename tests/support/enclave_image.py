@@ -20,7 +20,7 @@ FILE = stat.S_IFREG | 0o644
 
 
 def compile_program(name: str, folder: Path) -> Path:
-    """A C program beside this file (``relay`` or ``flood``), statically linked; skips without a compiler."""
+    """A C program beside this file, without its suffix, statically linked; skips without a compiler."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         pytest.skip("no C compiler here")

@@ -37,6 +37,7 @@ NITRO_LOCAL = (sys.executable, "-c", "from coattest_local.cli import main; main(
 STREAMS = 32
 STREAM_BYTES = 1024 * 1024
 BLOCKED_SECONDS = 0.5
+CAP_SYS_TIME = 25  # linux/capability.h
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +140,28 @@ def test_a_program_that_ends_is_reported_with_the_console(
     with pytest.raises(EnclaveNotBooted, match="the program says goodbye"):
         run_in_qemu(image, tmp_path / "e", role_arn=ROLE, instance_id=INSTANCE, tools=tools)
     assert sorted(path.name for path in (tmp_path / "e").iterdir()) == ["console.log", "vsock.log"]
+
+
+def test_a_program_keeps_one_capability_and_writes_in_memory_only(
+    tools: QemuTools, images: dict[str, Path], tmp_path: Path
+) -> None:
+    """The real init leaves a program one capability; it mounts, makes, sets and runs nothing of its own."""
+    program = compile_program("confined", tmp_path)
+    image = make_image(tmp_path / "c.eif", rootfs(program), cmd=["/bin/confined"], base=images["local"])
+    with pytest.raises(EnclaveNotBooted):
+        run_in_qemu(image, tmp_path / "e", role_arn=ROLE, instance_id=INSTANCE, tools=tools)
+    console = (tmp_path / "e" / "console.log").read_text()
+    said = dict(line.split(":", 1) for line in console.splitlines() if line.count(":") == 1)
+    found = {name: " ".join(value.split()) for name, value in said.items()}
+    assert {name: found[name] for name in ("CapPrm", "CapEff", "CapBnd")} == dict.fromkeys(
+        ("CapPrm", "CapEff", "CapBnd"), f"{1 << CAP_SYS_TIME:016x}"
+    )
+    assert found["NoNewPrivs"] == "1"
+    assert found["clock"] == "possible"
+    assert found["file"] == found["sysctl"] == "Read-only file system"
+    assert found["mount"] == found["device"] == "Operation not permitted"
+    assert found["execute"] == "Permission denied"
+    assert found["inet"] == "Address family not supported by protocol"
 
 
 def test_stopping_ends_every_process(flood: QemuEnclave) -> None:
