@@ -285,9 +285,10 @@ def _wanted(name: str) -> bool:
 
 
 def _identity(inputs: qemu_pins.Inputs) -> str:
-    """What a build depends on, a line each: inputs, configuration, and our changes to the source."""
+    """What a build depends on, a line each: inputs, configuration, our edits, what is installed."""
     edits = (hashlib.sha256(repr(edit).encode()).hexdigest() for edit in qemu_patch.EDITS)
-    return "\n".join((*(package.sha256 for package in inputs.packages), *CONFIGURE, *edits)) + "\n"
+    packages = (package.sha256 for package in inputs.packages)
+    return "\n".join((*packages, *CONFIGURE, *edits, *FIRMWARE_FILES)) + "\n"
 
 
 def _finished(folder: Path, identity: str) -> bool:

@@ -33,15 +33,6 @@ SOURCE = LockedPackage(
 )
 FIRMWARE = (
     LockedPackage(
-        name="seabios",
-        version="1.16.3-2",
-        architecture="all",
-        size=163272,
-        sha256="2b590534250b940f43222eeab9a8f57f337a9d9a73fc412a43ab8cd07a7e56f6",
-        path="pool/main/s/seabios/seabios_1.16.3-2_all.deb",
-        use=("qemu",),
-    ),
-    LockedPackage(
         name="qemu-system-data",
         version=QEMU_VERSION,
         architecture="all",

@@ -14,9 +14,9 @@ from coattest_build.errors import EnvironmentFailure
 MACHINE = "nitro-enclave"
 QEMU = "qemu-system-x86_64"
 VSOCK = "vhost-device-vsock"
-# What the machine loads: microvm's firmware (seabios) and the option ROMs of a direct kernel boot.
-FIRMWARE_FILES = ("bios-microvm.bin", "linuxboot_dma.bin", "pvh.bin")
-SYSTEM_FIRMWARE = (Path("/usr/share/seabios"), Path("/usr/share/qemu"))
+# What the machine loads: qboot, for a machine without ACPI, and the option ROM of a direct kernel boot.
+FIRMWARE_FILES = ("qboot.rom", "linuxboot_dma.bin")
+SYSTEM_FIRMWARE = (Path("/usr/share/qemu"), Path("/usr/share/qboot"))
 
 
 class QemuMissing(EnvironmentFailure):
