@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from support.attestation_cli import verify, verify_json
 from support.nitro_ca import MODULE, NOW, PCRS, document, usual_chain
 
 pytest.importorskip("click", reason="the library's matrix runs without the command line")
@@ -21,23 +19,6 @@ ROOT = f"sha256:{usual_chain().root.sha256.hex()}"
 AT = ["--at", NOW.isoformat(), "--root", ROOT]
 UNSAFE = ["--unsafe-any-measurement", "--unsafe-allow-debug"]
 real = pytest.mark.skipif(not VECTORS.is_dir(), reason="../shared/vectors is not there")
-
-
-def verify(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run ``verify attestation`` with arguments."""
-    program = "from coattest_verify.cli import main; main()"
-    return subprocess.run(
-        [sys.executable, "-c", program, "attestation", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def verify_json(*arguments: str | Path) -> tuple[int, Any]:
-    """The exit code and the JSON document."""
-    done = verify(*arguments, "--json")
-    return done.returncode, json.loads(done.stdout)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -11,6 +12,7 @@ from coattest_verify.attestation import (
     BadExpectation,
     EmptyPolicy,
     Expectation,
+    ExpectDocument,
     ExpectModule,
     ExpectNonce,
     ExpectPcrs,
@@ -19,6 +21,7 @@ from coattest_verify.attestation import (
     MaxAge,
     UnsafeAllowDebug,
     UnsafeAnyMeasurement,
+    UnsafeExpectDebug,
     verify_document,
     verify_many,
 )
@@ -38,6 +41,7 @@ EMPTY: dict[str, list[Expectation]] = {
         MaxAge(1000),
     ],
     "debug allowed and nothing else": [UnsafeAllowDebug()],
+    "debug expected and nothing else": [UnsafeExpectDebug()],
     "the role's register only": [ExpectPcrs({3: PCRS[3]})],
     "the boot part only": [ExpectPcrs({1: PCRS[1]})],
     "the application part only": [ExpectPcrs({2: PCRS[2]})],
@@ -181,6 +185,9 @@ def test_fields_that_are_as_expected_pass() -> None:
         lambda: ExpectUserData(bytearray(b"x")),  # type: ignore[arg-type]
         lambda: ExpectPublicKey(0),  # type: ignore[arg-type]
         lambda: ExpectPublicKey(b""),
+        lambda: ExpectDocument(b"x" * 31),
+        lambda: ExpectDocument(b"x" * 33),
+        lambda: ExpectDocument("x" * 32),  # type: ignore[arg-type]
         lambda: ExpectModule(""),
         lambda: ExpectModule(b"i"),  # type: ignore[arg-type]
         lambda: MaxAge(-1),
@@ -244,6 +251,52 @@ def test_a_document_must_show_that_it_is_not_of_a_debug_enclave(index: int, valu
 
 
 # --- time --------------------------------------------------------------------------------------------------
+
+
+def test_expecting_debug_allows_it_and_nothing_else() -> None:
+    """A debug enclave passes; one that has a single register of its image does not, and is named for it."""
+    expected = [UnsafeAnyMeasurement(), UnsafeExpectDebug()]
+    assert check(document(pcrs=DEBUG), *expected).document.debug
+    assert failed(check(document(), *expected)) == {("not-debug-mode", f"PCR{index}") for index in (0, 1, 2)}
+    for index in (0, 1, 2):
+        assert failed(check(document(pcrs={**DEBUG, index: OTHER}), *expected)) == {
+            ("not-debug-mode", f"PCR{index}")
+        }
+        absent = {register: value for register, value in DEBUG.items() if register != index}
+        assert failed(check(document(pcrs=absent), *expected)) == {("not-debug-mode", f"PCR{index}")}
+
+
+def test_a_document_says_whether_it_shows_another_mode_than_debug() -> None:
+    """PCR0, PCR1 and PCR2 all there and not zeros: no debug mode; otherwise it is called debug."""
+    assert not check(document()).document.debug
+    for index in (0, 1, 2):
+        for pcrs in ({**PCRS, index: bytes(48)}, {i: v for i, v in PCRS.items() if i != index}):
+            verdict = check(document(pcrs=pcrs), UnsafeAnyMeasurement(), UnsafeAllowDebug())
+            assert verdict.document.debug
+            assert verdict.to_json()["document"]["debug"] is True
+
+
+def test_the_exact_document_is_a_policy() -> None:
+    """Its SHA-256 pins every byte; another document of the same enclave fails, and so does the tagged one."""
+    data = document()
+    expected = ExpectDocument(hashlib.sha256(data).digest())
+    verdict = check(data, expected)
+    assert verdict.ok
+    assert verify_many([data, document(nonce=b"other")], [expected], now=NOW, root=verdict.root)[0].ok
+    for other in (document(nonce=b"other"), b"\xd2" + data):
+        assert failed(check(other, expected)) == {("document-digest", "document")}
+    assert codes(check(b"", expected)) == {"document-digest", "envelope"}
+
+
+def test_the_exact_document_is_still_judged() -> None:
+    """Naming a document allows neither debug mode, nor another time, nor another root."""
+    debug = document(pcrs=DEBUG)
+    expected = ExpectDocument(hashlib.sha256(debug).digest())
+    assert codes(check(debug, expected)) == {"debug-mode"}
+    assert check(debug, expected, UnsafeExpectDebug()).ok
+    late = check(debug, expected, UnsafeExpectDebug(), now=NOW + timedelta(days=1))
+    assert codes(late) == {"certificate-dates"}
+    assert "root" in codes(verify_document(debug, [expected], now=NOW))
 
 
 def test_a_timestamp_in_the_future_fails_with_and_without_an_age() -> None:

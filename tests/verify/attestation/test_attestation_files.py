@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coattest_verify.attestation import BadExpectation
+from coattest_verify.attestation import BadExpectation, ExpectDocument, MaxAge, UnsafeExpectDebug
 from coattest_verify.attestation.files import (
     BadFile,
+    IndexEntry,
+    archive_expectations,
     decode_document,
     parse_time,
     read_index,
@@ -111,37 +113,75 @@ def test_measurements_that_pin_nothing_are_refused(shape: object) -> None:
 
 
 def test_an_index_is_read() -> None:
-    """Name, digest and time (to the end of its second); columns that are not there are None."""
+    """Name, digest, mode and time (to the end of its second); what it does not say is None."""
     lines = [
         "filename\tsha256\tdoc_time_utc\tmode\n",
-        "a.bin\tff\t2026-01-15T12:00:00+00:00\tprod\n",
-        "b.bin\t00\t\n",
+        f"a.bin\t{'ff' * 32}\t2026-01-15T12:00:00+00:00\tprod\r\n",
+        f"b.bin\t{'00' * 32}\t\tdebug\n",
     ]
     index = read_index(lines)
-    assert index["a.bin"].sha256 == "ff"
-    assert index["a.bin"].at == datetime(2026, 1, 15, 12, 0, 0, 999_000, tzinfo=timezone.utc)
-    assert index["b.bin"].at is None
-    (entry,) = read_index(["filename", "c.bin"]).values()
-    assert (entry.sha256, entry.at) == (None, None)
+    assert index["a.bin"] == IndexEntry(
+        b"\xff" * 32, datetime(2026, 1, 15, 12, 0, 0, 999_000, tzinfo=timezone.utc), False
+    )
+    assert index["b.bin"] == IndexEntry(bytes(32), None, True)
+    assert read_index(["filename", "c.bin"]) == {"c.bin": IndexEntry(None, None, None)}
 
 
-@pytest.mark.parametrize(
-    "lines",
-    [
-        [],
-        ["name\tsha256"],
-        ["filename", ""],
-        ["filename", "../a.bin"],
-        ["filename", "a.bin", "a.bin"],
-        ["filename\tdoc_time_utc", "a.bin\tyesterday"],
-        ["filename\tdoc_time_utc", "a.bin\t2026-01-15T12:00:00"],
-        ["filename"] * 100_001,
-    ],
-)
+DIGEST = "ab" * 32
+BAD_INDEX = {
+    "nothing": [],
+    "no column of names": ["name\tsha256", f"a.bin\t{DIGEST}"],
+    "two columns of names": ["filename\tfilename", "a.bin\tb.bin"],
+    "two columns of digests": ["filename\tsha256\tsha256", f"a.bin\t{DIGEST}\t{DIGEST}"],
+    "no name": ["filename", ""],
+    "a path upwards": ["filename", "../a.bin"],
+    "an absolute path": ["filename", "/a.bin"],
+    "a path downwards": ["filename", "a/b.bin"],
+    "the folder": ["filename", "."],
+    "the folder above": ["filename", ".."],
+    "the index itself": ["filename", "INDEX.tsv"],
+    "a NUL": ["filename", "a\0.bin"],
+    "a line break that is none here": ["filename", "a\r.bin"],
+    "a name twice": ["filename", "a.bin", "a.bin"],
+    "a cell too few": ["filename\tsha256", "a.bin"],
+    "a cell too many": ["filename", f"a.bin\t{DIGEST}"],
+    "a short digest": ["filename\tsha256", f"a.bin\t{DIGEST[2:]}"],
+    "a long digest": ["filename\tsha256", f"a.bin\t{DIGEST}00"],
+    "an upper-case digest": ["filename\tsha256", f"a.bin\t{DIGEST.upper()}"],
+    "a mode that is none": ["filename\tmode", "a.bin\tDebug"],
+    "a time that is none": ["filename\tdoc_time_utc", "a.bin\tyesterday"],
+    "a time without its zone": ["filename\tdoc_time_utc", "a.bin\t2026-01-15T12:00:00"],
+    "a time after the last": ["filename\tdoc_time_utc", "a.bin\t9999-12-31T23:59:59.999+00:00"],
+    "a time before the first": ["filename\tdoc_time_utc", "a.bin\t0001-01-01T00:00:00+01:00"],
+    "too many documents": ["filename", *(str(number) for number in range(10_001))],
+}
+
+
+@pytest.mark.parametrize("lines", BAD_INDEX.values(), ids=BAD_INDEX)
 def test_an_index_that_does_not_parse_is_refused(lines: list[str]) -> None:
-    """No heading, no name, a path, a name twice, a time without its zone."""
-    with pytest.raises(BadFile):
+    """Headings, names, digests, modes and times are what they say, each once; nothing is guessed."""
+    with pytest.raises(BadFile, match=r"INDEX\.tsv|ISO 8601|zone|year"):
         read_index(lines)
+
+
+def test_an_index_of_ten_thousand_documents_is_read() -> None:
+    """The largest archive, and its last line."""
+    assert "9999" in read_index(["filename", *(str(number) for number in range(10_000))])
+
+
+def test_an_archive_expects_the_exact_document() -> None:
+    """Its bytes; that second, where there is one; debug mode where the index says so. Without a digest,
+    nothing is expected, which is an error.
+    """
+    digest, at = b"\x01" * 32, datetime(2026, 1, 15, tzinfo=timezone.utc)
+    assert archive_expectations(IndexEntry(digest, None, None)) == [ExpectDocument(digest)]
+    assert archive_expectations(IndexEntry(digest, at, False)) == [ExpectDocument(digest), MaxAge(999)]
+    assert archive_expectations(IndexEntry(digest, None, True)) == [
+        ExpectDocument(digest),
+        UnsafeExpectDebug(),
+    ]
+    with pytest.raises(BadFile, match="sha256"):
+        archive_expectations(IndexEntry(None, at, True))
 
 
 def test_times_have_a_zone() -> None:
@@ -150,6 +190,14 @@ def test_times_have_a_zone() -> None:
     assert parse_time("2026-01-15T12:00:00Z") == parse_time("2026-01-15T13:00:00+01:00") == noon
     assert parse_time("2026-01-15T12:00:00.250Z") - noon == timedelta(milliseconds=250)
     assert parse_time("2026-01-15T13:00:00+01:00").utcoffset() == timedelta(0)
-    for text in ("2026-01-15T12:00:00", "2026-01-15", "now", "", "Z", "1768478400"):
+    for text in (
+        "2026-01-15T12:00:00",
+        "2026-01-15",
+        "now",
+        "",
+        "Z",
+        "1768478400",
+        "0001-01-01T00:00:00+01:00",
+    ):
         with pytest.raises(BadFile):
             parse_time(text)

@@ -15,6 +15,7 @@ from coattest_verify.attestation.chain import ChainCache
 from coattest_verify.attestation.document import Document
 from coattest_verify.attestation.expectations import (
     Expectation,
+    ExpectDocument,
     ExpectModule,
     ExpectNonce,
     ExpectPcrs,
@@ -23,6 +24,7 @@ from coattest_verify.attestation.expectations import (
     MaxAge,
     UnsafeAllowDebug,
     UnsafeAnyMeasurement,
+    UnsafeExpectDebug,
 )
 from coattest_verify.attestation.failures import (
     AttestationError,
@@ -43,6 +45,7 @@ __all__ = [
     "ChainCache",
     "Document",
     "EmptyPolicy",
+    "ExpectDocument",
     "ExpectModule",
     "ExpectNonce",
     "ExpectPcrs",
@@ -56,6 +59,7 @@ __all__ = [
     "Root",
     "UnsafeAllowDebug",
     "UnsafeAnyMeasurement",
+    "UnsafeExpectDebug",
     "Verdict",
     "parse_unverified",
     "verify_document",

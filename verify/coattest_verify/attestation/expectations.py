@@ -6,34 +6,37 @@ measurements (or UnsafeAnyMeasurement, which says so in its name) there is no ve
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import ClassVar, Final, TypeAlias
+from typing import ClassVar, Final, TypeAlias, get_args
 
-from coattest_verify.attestation.document import Document
+from coattest_verify.attestation.document import IMAGE_PCRS, Document
 from coattest_verify.attestation.failures import (
     BadExpectation,
     DebugDocument,
     EmptyPolicy,
     Failure,
     FutureTimestamp,
+    NotDebugDocument,
     TooOld,
+    WrongDocument,
     WrongMeasurement,
     WrongModule,
     WrongNonce,
     WrongPublicKey,
     WrongUserData,
 )
-from coattest_verify.attestation.limits import PCR_COUNT_MAX, PCR_SIZE_SHA384, SKEW_MAX_MS
+from coattest_verify.attestation.limits import (
+    PCR_COUNT_MAX,
+    PCR_SIZE_SHA384,
+    SHA256_SIZE,
+    SKEW_MAX_MS,
+)
 
 ZERO: Final = bytes(PCR_SIZE_SHA384)
-IMAGE_PCRS: Final = (0, 1, 2)
-"""The registers of the image (whole, boot part, application part). Nitro Enclaves User Guide, "Where to get
-PCRs".
-"""
-
 # The registers of which one set pins the code: all of the image; both of its parts; the key that signed the
 # image.
 _PINS: Final = (frozenset((0,)), frozenset((1, 2)), frozenset((8,)))
@@ -139,6 +142,26 @@ class ExpectModule:
 
 
 @dataclass(frozen=True, slots=True)
+class ExpectDocument:
+    """The document itself, by the SHA-256 of its bytes: for archives, whose index names every document.
+
+    It pins the measurements that these bytes have, whatever they are; it judges none.
+    """
+
+    sha256: bytes
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.sha256, bytes) or len(self.sha256) != SHA256_SIZE:
+            raise BadExpectation(f"the digest is not {SHA256_SIZE} bytes", where="ExpectDocument")
+
+    def failures(self, document: bytes) -> Iterator[Failure]:
+        """One failure when the bytes are others."""
+        found = hashlib.sha256(document).digest()
+        if found != self.sha256:
+            yield WrongDocument("document", f"SHA-256 {self.sha256.hex()}", f"SHA-256 {found.hex()}")
+
+
+@dataclass(frozen=True, slots=True)
 class MaxAge:
     """The document is at most ``max_age_ms`` milliseconds old.
 
@@ -169,8 +192,21 @@ class UnsafeAllowDebug:
     """Debug enclaves are accepted: their memory and console are open to the parent instance."""
 
 
+@dataclass(frozen=True, slots=True)
+class UnsafeExpectDebug:
+    """A debug enclave and no other: for archives that say of a document that it is from one."""
+
+    def failures(self, document: Document) -> Iterator[Failure]:
+        """One failure for every register of the image that is not zeros."""
+        for index in IMAGE_PCRS:
+            value = document.pcrs.get(index)
+            if value != ZERO:
+                yield NotDebugDocument(f"PCR{index}", "zeros, as in debug mode", _shown(value, "absent"))
+
+
 Expectation: TypeAlias = (
     ExpectPcrs
+    | ExpectDocument
     | ExpectNonce
     | ExpectUserData
     | ExpectPublicKey
@@ -178,6 +214,10 @@ Expectation: TypeAlias = (
     | MaxAge
     | UnsafeAnyMeasurement
     | UnsafeAllowDebug
+    | UnsafeExpectDebug
+)
+_Exact: TypeAlias = (
+    ExpectPcrs | ExpectNonce | ExpectUserData | ExpectPublicKey | ExpectModule | UnsafeExpectDebug
 )
 
 
@@ -185,9 +225,10 @@ Expectation: TypeAlias = (
 class Policy:
     """The expectations of one verification, found to be not empty by accident."""
 
-    KINDS: ClassVar = (ExpectPcrs, ExpectNonce, ExpectUserData, ExpectPublicKey, ExpectModule)
+    KINDS: ClassVar = get_args(_Exact)
 
-    exact: tuple[ExpectPcrs | ExpectNonce | ExpectUserData | ExpectPublicKey | ExpectModule, ...]
+    exact: tuple[_Exact, ...]
+    documents: tuple[ExpectDocument, ...]
     max_age_ms: int | None
     skew_ms: int
     allow_debug: bool
@@ -196,10 +237,11 @@ class Policy:
     def of(cls, expectations: Sequence[Expectation]) -> Policy:
         """The policy that expectations make.
 
-        Raises EmptyPolicy when no code is pinned (PCR0, or PCR1 and PCR2, or PCR8) and
-        UnsafeAnyMeasurement is not among them; BadExpectation when one is no expectation.
+        Raises EmptyPolicy when no code is pinned (PCR0, or PCR1 and PCR2, or PCR8, or the whole document)
+        and UnsafeAnyMeasurement is not among them; BadExpectation when one is no expectation.
         """
         exact = []
+        documents = []
         ages = []
         pinned: set[int] = set()
         any_measurement = allow_debug = False
@@ -208,6 +250,9 @@ class Policy:
                 exact.append(expectation)
                 if isinstance(expectation, ExpectPcrs):
                     pinned.update(expectation.pcrs)
+                allow_debug |= isinstance(expectation, UnsafeExpectDebug)
+            elif isinstance(expectation, ExpectDocument):
+                documents.append(expectation)
             elif isinstance(expectation, MaxAge):
                 ages.append(expectation)
             elif isinstance(expectation, UnsafeAnyMeasurement):
@@ -216,17 +261,23 @@ class Policy:
                 allow_debug = True
             else:
                 raise BadExpectation(f"{expectation!r:.80} is no expectation")
-        if not any_measurement and not any(registers <= pinned for registers in _PINS):
+        pins_code = bool(documents) or any(registers <= pinned for registers in _PINS)
+        if not any_measurement and not pins_code:
             raise EmptyPolicy(
                 "no measurements are expected, so that any enclave would pass",
                 hint="expect PCR0, PCR1 and PCR2 of a decided release",
             )
         return cls(
             tuple(exact),
+            tuple(documents),
             min((age.max_age_ms for age in ages), default=None),
             min((age.skew_ms for age in ages), default=0),
             allow_debug,
         )
+
+    def byte_failures(self, document: bytes) -> list[Failure]:
+        """What can be said of a document's bytes, whether they can be read or not."""
+        return [failure for expected in self.documents for failure in expected.failures(document)]
 
     def failures(self, document: Document, now_ms: int) -> Iterator[Failure]:
         """Everything in which a document is not what was expected at ``now_ms`` (UTC, milliseconds)."""

@@ -160,6 +160,14 @@ class DebugDocument(Failure):
     rule = "Nitro Enclaves User Guide, attestation: PCR0, PCR1 and PCR2 of a debug enclave are zeros"
 
 
+class NotDebugDocument(Failure):
+    """The enclave does not run in debug mode, and the caller says that it does."""
+
+    __slots__ = ()
+    code = "not-debug-mode"
+    rule = CALLER
+
+
 class FutureTimestamp(Failure):
     """The document was made after the time of verification."""
 
@@ -181,6 +189,22 @@ class TooOld(Failure):
 
     __slots__ = ()
     code = "too-old"
+    rule = CALLER
+
+
+class NotInArchive(Failure):
+    """A file that an archive's index names and the archive has not, or the reverse."""
+
+    __slots__ = ()
+    code = "index"
+    rule = CALLER
+
+
+class WrongDocument(Failure):
+    """Not the document, byte for byte, that the caller named."""
+
+    __slots__ = ()
+    code = "document-digest"
     rule = CALLER
 
 

@@ -12,20 +12,34 @@ from datetime import datetime, timedelta, timezone
 from typing import Any, Final
 
 from coattest_build.errors import UsageError
-from coattest_verify.attestation.expectations import ExpectPcrs
-from coattest_verify.attestation.limits import DOCUMENT_MAX, PCR_SIZE_SHA384
+from coattest_verify.attestation.expectations import (
+    Expectation,
+    ExpectDocument,
+    ExpectPcrs,
+    MaxAge,
+    UnsafeExpectDebug,
+)
+from coattest_verify.attestation.limits import DOCUMENT_MAX, PCR_SIZE_SHA384, SHA256_SIZE
 
 FILE_MAX: Final = 4 * DOCUMENT_MAX
 """Bytes of a file that can hold a document: hex is twice as long, and there may be line breaks."""
 
 INDEX_NAME: Final = "INDEX.tsv"
-"""The index of an archive: tab-separated; the columns filename, sha256 and doc_time_utc are read."""
+"""The index of an archive: tab-separated; the columns filename, sha256, doc_time_utc and mode are read."""
+
+INDEX_SIZE_MAX: Final = 8 << 20
+"""Bytes of an index: INDEX_COUNT_MAX lines of some 800 each, twice as long as any known one."""
+
+INDEX_COUNT_MAX: Final = 10_000
+"""Documents of an archive. All that are known in public are about a hundred."""
 
 _FIRST_BYTES: Final = (0x84, 0xD2)
 _REGISTER: Final = re.compile(r"PCR(0|[1-9]|[12][0-9]|3[01])")
-_INDEX_MAX: Final = 100_000
+_NAME: Final = re.compile(r"[^/\x00-\x1f\x7f]+")
+_SHA256: Final = re.compile(rf"[0-9a-f]{{{2 * SHA256_SIZE}}}")
+_MODES: Final = {"debug": True, "prod": False}
 # An index has whole seconds, a document milliseconds: the last one of that second is meant.
-_REST_OF_SECOND: Final = timedelta(milliseconds=999)
+_REST_OF_SECOND_MS: Final = 999
 
 
 class BadFile(UsageError):
@@ -36,10 +50,15 @@ class BadFile(UsageError):
 
 @dataclass(frozen=True, slots=True)
 class IndexEntry:
-    """What an index says of one file; None where it does not say."""
+    """What an index says of one file; None where it does not say.
 
-    sha256: str | None
+    ``sha256`` is that of the file's bytes; ``at`` the end of the second in which the document was made;
+    ``debug`` whether it is from an enclave in debug mode.
+    """
+
+    sha256: bytes | None
     at: datetime | None
+    debug: bool | None
 
 
 def decode_document(data: bytes) -> bytes:
@@ -82,23 +101,42 @@ def read_measurements(text: str) -> ExpectPcrs:
 
 
 def read_index(lines: Iterable[str]) -> Mapping[str, IndexEntry]:
-    """What an archive's INDEX.tsv says, by file name; raises BadFile when it does not parse."""
-    rows = [line.rstrip("\r\n").split("\t") for line in lines]
-    if not rows or "filename" not in rows[0] or len(rows) > _INDEX_MAX:
-        raise BadFile("no heading with a column 'filename'", where=INDEX_NAME)
-    heading = rows[0]
+    """What an archive's INDEX.tsv says, by file name; raises BadFile when it does not parse.
+
+    Every line has as many cells as the heading, no name is there twice, and none leads elsewhere.
+    """
+    heading, *rows = [line.rstrip("\r\n").split("\t") for line in lines] or [[]]
+    if heading.count("filename") != 1 or len(set(heading)) != len(heading):
+        raise BadFile("no heading with one column 'filename' and no name twice", where=INDEX_NAME)
+    if len(rows) > INDEX_COUNT_MAX:
+        raise BadFile(f"more than {INDEX_COUNT_MAX} documents", where=INDEX_NAME)
     entries: dict[str, IndexEntry] = {}
-    for number, row in enumerate(rows[1:], start=2):
-        cells = dict(zip(heading, row, strict=False))
-        name = cells.get("filename", "")
-        if not name or "/" in name or name in entries:
-            raise BadFile(
-                "no file name, one with a slash, or one that was there", where=f"{INDEX_NAME} line {number}"
-            )
-        time = cells.get("doc_time_utc")
-        at = parse_time(time) + _REST_OF_SECOND if time else None
-        entries[name] = IndexEntry(cells.get("sha256"), at)
+    for number, row in enumerate(rows, start=2):
+        where = f"{INDEX_NAME} line {number}"
+        if len(row) != len(heading):
+            raise BadFile(f"{len(row)} cells where the heading has {len(heading)}", where=where)
+        cells = dict(zip(heading, row, strict=True))
+        name = cells["filename"]
+        if not _NAME.fullmatch(name) or name in (".", "..", INDEX_NAME) or name in entries:
+            raise BadFile("no plain file name, or one that was there", where=where)
+        entries[name] = _entry(cells, where)
     return entries
+
+
+def archive_expectations(entry: IndexEntry) -> list[Expectation]:
+    """What an archive's index demands of one document, to be judged at the index's time.
+
+    The exact bytes; made in that second, where it gives one; debug mode exactly where it says so. No
+    measurement is judged. Raises BadFile when the index has no digest: then it demands nothing.
+    """
+    if entry.sha256 is None:
+        raise BadFile("no 'sha256' for a document: nothing says which one is meant", where=INDEX_NAME)
+    expectations: list[Expectation] = [ExpectDocument(entry.sha256)]
+    if entry.at is not None:
+        expectations.append(MaxAge(_REST_OF_SECOND_MS))
+    if entry.debug:
+        expectations.append(UnsafeExpectDebug())
+    return expectations
 
 
 def parse_time(text: str) -> datetime:
@@ -110,7 +148,24 @@ def parse_time(text: str) -> datetime:
         raise BadFile(f"{text!r:.60} is no ISO 8601 time", hint="for instance 2026-01-15T12:00:00Z") from None
     if time.utcoffset() is None:
         raise BadFile(f"{text!r:.60} has no zone", hint="for instance 2026-01-15T12:00:00Z")
-    return time.astimezone(timezone.utc)
+    try:
+        return time.astimezone(timezone.utc)
+    except OverflowError:
+        raise BadFile(f"{text!r:.60} is outside of the years 1 to 9999 in UTC") from None
+
+
+def _entry(cells: Mapping[str, str], where: str) -> IndexEntry:
+    """The cells of one line; an empty one says nothing."""
+    digest, time, mode = (cells.get(column) or None for column in ("sha256", "doc_time_utc", "mode"))
+    if digest is not None and not _SHA256.fullmatch(digest):
+        raise BadFile("the digest is not 64 digits of lower-case hex", where=where)
+    if mode is not None and mode not in _MODES:
+        raise BadFile(f"{mode!r:.40} is no mode", where=where, hint="prod or debug")
+    try:
+        at = parse_time(time) + timedelta(milliseconds=_REST_OF_SECOND_MS) if time else None
+    except OverflowError:
+        raise BadFile("the time is beyond the year 9999", where=where) from None
+    return IndexEntry(bytes.fromhex(digest) if digest else None, at, _MODES[mode] if mode else None)
 
 
 def _index(name: str) -> int:

@@ -35,6 +35,9 @@ PCR_SIZES: Final = (32, 48, 64)
 PCR_SIZE_SHA384: Final = 48
 """Bytes of a SHA-384 register: the only size seen, and the only one that fits digest "SHA384"."""
 
+SHA256_SIZE: Final = 32
+"""Bytes of a SHA-256: a document's and a root certificate's. FIPS 180-4."""
+
 PUBLIC_KEY_MAX: Final = 1024
 """Bytes of public_key. PROCESS section 3.2.2.2: 1 to 1024; one real document (2021) has 0."""
 

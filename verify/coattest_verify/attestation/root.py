@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from coattest_build.errors import UsageError
-
-_SHA256_SIZE = 32
+from coattest_verify.attestation.limits import SHA256_SIZE
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +22,7 @@ class Root:
     sha256: bytes
 
     def __post_init__(self) -> None:
-        if not isinstance(self.sha256, bytes) or len(self.sha256) != _SHA256_SIZE:
+        if not isinstance(self.sha256, bytes) or len(self.sha256) != SHA256_SIZE:
             raise UsageError("the root's fingerprint is not 32 bytes", where=self.name, reason="bad-root")
 
 

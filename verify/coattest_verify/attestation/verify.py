@@ -9,7 +9,8 @@ The rules, in this order; all that can be judged are judged, so that a verdict h
 3. Every certificate is in date at ``now``, the root too, cached or not.
 4. The leaf's key made the signature over the payload.
 5. The timestamp lies in the leaf's life, and not after ``now``.
-6. The enclave does not run in debug mode, and is what the caller expects (expectations.py).
+6. The enclave does not run in debug mode, and is what the caller expects (expectations.py). That these are
+   the bytes that the caller named is judged first: it can be said of bytes that are no document.
 """
 
 from __future__ import annotations
@@ -85,14 +86,17 @@ def verify_under(
         raise BadExpectation("the time needs a zone", where="now", hint="datetime.now(timezone.utc)")
     if not isinstance(root, Root):
         raise BadExpectation("there is no verification without a root", where="root")
+    document = _bytes(document)
+    failures = policy.byte_failures(document)
     try:
-        envelope = open_envelope(_bytes(document))
+        envelope = open_envelope(document)
         payload = read_payload(envelope.payload)
     except Malformed as malformed:
-        return Verdict(malformed.failures, (), root, now, None, None)
+        return Verdict((*failures, *malformed.failures), (), root, now, None, None)
     claimed = payload.document
     chain = verify_chain(claimed.certificate, claimed.cabundle, root, cache)
-    failures = [*chain.failures, *chain.date_failures(now)]
+    failures += chain.failures
+    failures += chain.date_failures(now)
     if chain.leaf is not None:
         failures.extend(_signature_failures(envelope, claimed.timestamp_ms, chain.leaf))
     failures.extend(policy.failures(claimed, (now - _EPOCH) // _MILLISECOND))

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.table import Table
-from rich.text import Text
 
 from coattest_build.errors import UsageError
-from coattest_build.shell import emit_json, err, out
+from coattest_build.shell import emit_json
 from coattest_verify.attestation import (
     ChainCache,
     Expectation,
@@ -41,21 +38,25 @@ from coattest_verify.attestation.files import (
     read_index,
     read_measurements,
 )
+from coattest_verify.cli.attestation_archive import (
+    ARCHIVE_POLICY,
+    GENUINE,
+    archive_report,
+    caveat,
+    is_archive,
+    verify_archive,
+)
+from coattest_verify.cli.attestation_report import (
+    ACCEPTED,
+    DOCUMENT_SUFFIXES,
+    Item,
+    report,
+    show,
+    show_table,
+)
 from coattest_verify.roots import root_for
 
-DOCUMENT_SUFFIXES = (".bin", ".cbor", ".cose", ".b64", ".base64", ".hex")
-TABLE_WIDTH = 120  # file names are long, and output that is not a terminal has 80 columns
 AT_DOCUMENT, AT_INDEX = "document", "index"
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One file: its document, when it is verified, and what its archive's index says against it."""
-
-    path: Path
-    document: bytes
-    at: datetime
-    complaint: str | None = None
 
 
 @click.command()
@@ -93,19 +94,27 @@ class Item:
 def attestation(ctx: click.Context, /, path: Path, as_json: bool, **options: Any) -> None:
     """Verify one attestation document (binary, base64 or hex), or every one in a directory.
 
-    Something must be expected of the enclave: --expect, or --unsafe-any-measurement. Exit code 0: every
-    document passed; 1: one did not.
+    Something must be expected of the enclave: --expect, or --unsafe-any-measurement. Only a directory with an
+    INDEX.tsv can go without: an archive, whose documents are each judged at their own time. That says
+    nothing about today, or about measurements. Exit code 0: every document passed; 1: one did not.
     """
-    expectations = expectations_of(options)
     root = parse_root(options["root"])
-    items, skipped = read_items(path, options["at"], datetime.now(timezone.utc))
-    verdicts = judge(items, expectations, root, strict=options["strict"])
+    archive = is_archive(path, options)
+    if archive:
+        items, verdicts, skipped = verify_archive(path, root, strict=options["strict"])
+        caveat()
+    else:
+        expectations = expectations_of(options)
+        items, skipped = read_items(path, options["at"], datetime.now(timezone.utc))
+        verdicts = judge(items, expectations, root, strict=options["strict"])
     accepted = sum(
         verdict.ok and item.complaint is None for item, verdict in zip(items, verdicts, strict=True)
     )
     if as_json:
-        reports = [report(item, verdict) for item, verdict in zip(items, verdicts, strict=True)]
+        one = archive_report if archive else report
+        reports = [one(item, verdict) for item, verdict in zip(items, verdicts, strict=True)]
         batch = {
+            **(ARCHIVE_POLICY if archive else {}),
             "documents": reports,
             "accepted": accepted,
             "refused": len(items) - accepted,
@@ -113,7 +122,7 @@ def attestation(ctx: click.Context, /, path: Path, as_json: bool, **options: Any
         }
         emit_json(batch if path.is_dir() else reports[0])
     elif path.is_dir():
-        show_table(items, verdicts, skipped)
+        show_table(items, verdicts, skipped, passed=GENUINE if archive else ACCEPTED)
     else:
         show(items[0], verdicts[0])
     ctx.exit(0 if accepted == len(items) else 1)
@@ -189,75 +198,12 @@ def judge(
     ]
 
 
-def report(item: Item, verdict: Verdict) -> dict[str, Any]:
-    """One document's JSON: the verdict, the file, and the reason codes."""
-    reasons = _reasons(item, verdict)
-    return {
-        **verdict.to_json(),
-        "ok": not reasons,
-        "file": item.path.name,
-        "sha256": hashlib.sha256(item.document).hexdigest(),
-        "reason": reasons[0] if reasons else None,
-        "reasons": reasons,
-    }
-
-
-def show_table(items: Sequence[Item], verdicts: Sequence[Verdict], skipped: Sequence[str]) -> None:
-    """A line per document and every reason on stdout; what was tolerated or skipped on stderr."""
-    table = Table(box=None, pad_edge=False)
-    for heading in ("verdict", "made at", "document"):
-        table.add_column(heading, no_wrap=True)
-    for item, verdict in zip(items, verdicts, strict=True):
-        passed = verdict.ok and item.complaint is None
-        made = verdict.document.timestamp.isoformat(timespec="seconds") if passed else "?"
-        state = Text("accepted", "green") if passed else Text("refused", "red")
-        table.add_row(state, made, Text(_printable(item.path.name)))
-    console = out()
-    if not console.is_terminal:
-        console.width = max(console.width, TABLE_WIDTH)
-    console.print(table)
-    for item, verdict in zip(items, verdicts, strict=True):
-        complaint = [item.complaint] if item.complaint is not None else []
-        for reason in (*complaint, *map(str, verdict.failures)):
-            console.print(Text(_printable(f"{item.path.name}: {reason}")))
-        for notice in verdict.notices:
-            err().print(Text(_printable(f"note: {item.path.name}: {notice}"), "yellow"))
-    for name in skipped:
-        err().print(Text(f"skipped, not a document: {_printable(name)}"))
-
-
-def show(item: Item, verdict: Verdict) -> None:
-    """One document for people: what it says when it passed, everything that is wrong when it did not."""
-    console = out()
-    if verdict.ok:
-        console.print(Text("accepted", "green"), Text(f"at {item.at.isoformat()} under {verdict.root.name}"))
-        for name, value in _lines(verdict):
-            console.print(Text(f"  {name:<13} {_printable(value)}"))
-    else:
-        console.print(Text("refused", "red"), Text(f"at {item.at.isoformat()} under {verdict.root.name}"))
-        for failure in verdict.failures:
-            console.print(Text(f"  {_printable(str(failure))}"))
-    for notice in verdict.notices:
-        err().print(Text(f"note: {_printable(str(notice))}", "yellow"))
-
-
-def _lines(verdict: Verdict) -> list[tuple[str, str]]:
-    document = verdict.document.to_json()
-    pcrs = document.pop("pcrs")
-    zero = [name for name, value in pcrs.items() if not int(value, 16)]
-    lines = [(name, "null" if value is None else str(value) or "empty") for name, value in document.items()]
-    lines += [(name, value) for name, value in pcrs.items() if name not in zero]
-    lines += [("zero", " ".join(zero) or "none")]
-    expires = verdict.chain_expires
-    return [*lines, ("chain until", expires.isoformat() if expires else "?")]
-
-
 def _item(path: Path, at: str | None, now: datetime, entry: IndexEntry | None) -> Item:
     with path.open("rb") as file:
         data = file.read(FILE_MAX + 1)  # longer than any document: the verifier says so
     document = decode_document(data)
     complaint = None
-    if entry is not None and entry.sha256 is not None and hashlib.sha256(data).hexdigest() != entry.sha256:
+    if entry is not None and entry.sha256 is not None and hashlib.sha256(data).digest() != entry.sha256:
         complaint = f"not the file that {INDEX_NAME} names: its SHA-256 differs"
     return Item(path, document, _time(document, at, now, entry), complaint)
 
@@ -283,11 +229,6 @@ def _index_of(path: Path) -> dict[str, IndexEntry]:
         return dict(read_index(lines))
 
 
-def _reasons(item: Item, verdict: Verdict) -> list[str]:
-    own = ["index"] if item.complaint else []
-    return [*own, *dict.fromkeys(failure.code for failure in verdict.failures)]
-
-
 def _hex_or_null(text: str, where: str) -> bytes | None:
     return None if text == "null" else _hex(text, where)
 
@@ -299,10 +240,3 @@ def _hex(text: str, where: str) -> bytes:
         raise UsageError(
             "not hex", where=where, hint="hex digits, or null for a field that is not set"
         ) from None
-
-
-def _printable(text: str) -> str:
-    """Text from a document or a file name, with nothing in it that a terminal would obey."""
-    return "".join(
-        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text
-    )

@@ -1,0 +1,26 @@
+"""``verify attestation``, run as a program."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def verify(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run ``verify attestation`` with arguments."""
+    program = "from coattest_verify.cli import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", program, "attestation", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def verify_json(*arguments: str | Path) -> tuple[int, Any]:
+    """The exit code and the JSON document."""
+    done = verify(*arguments, "--json")
+    return done.returncode, json.loads(done.stdout)
