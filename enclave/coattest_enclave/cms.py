@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES256
 from cryptography.hazmat.primitives.ciphers.modes import CBC
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.padding import PKCS7
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from coattest_enclave import columns
 from coattest_enclave.canonical import MessageError
 
 ENVELOPE_MAX = 16 * 1024
@@ -25,6 +25,9 @@ ENVELOPE_MAX = 16 * 1024
 
 DEPTH_MAX = 10
 """Depth of the deepest value: the hash parameters of OAEP's mask function."""
+
+BLOCK = 16
+"""Bytes of an AES block."""
 
 INTEGER, OCTETS, OID, SEQUENCE, SET = 0x02, 0x04, 0x06, 0x30, 0x31
 CONTEXT_0, CONTEXT_0_CONSTRUCTED = 0x80, 0xA0
@@ -91,8 +94,8 @@ def parse(data: bytes) -> Envelope:
     return Envelope(key_id.content, key.content, iv.content, ciphertext)
 
 
-def decrypt(data: bytes, key: rsa.RSAPrivateKey) -> bytes:
-    """The content of an envelope made for ``key``; raises MessageError.
+def decrypt(data: bytes, key: rsa.RSAPrivateKey) -> bytearray:
+    """The content of an envelope made for ``key``, in a buffer to overwrite; raises MessageError.
 
     Everything that fails after parsing is one error with one text: which step failed is not told.
     """
@@ -103,11 +106,20 @@ def decrypt(data: bytes, key: rsa.RSAPrivateKey) -> bytes:
     try:
         content_key = key.decrypt(envelope.wrapped_key, padding.OAEP(padding.MGF1(SHA256()), SHA256(), None))
         decryptor = Cipher(AES256(content_key), CBC(envelope.iv)).decryptor()
-        unpadder = PKCS7(128).unpadder()
-        padded = decryptor.update(envelope.ciphertext) + decryptor.finalize()
-        return unpadder.update(padded) + unpadder.finalize()
+        # The library wants room for one more block than it writes.
+        content = bytearray(len(envelope.ciphertext) + BLOCK)
+        decryptor.update_into(envelope.ciphertext, content)
+        decryptor.finalize()
     except ValueError:
         raise MessageError("envelope does not decrypt") from None
+    del content[len(envelope.ciphertext) :]
+    # PKCS #7 (RFC 5652, 6.3), by hand: the library's unpadder returns bytes, which nobody can overwrite.
+    padding_size = content[-1]
+    if not 1 <= padding_size <= BLOCK or content[-padding_size:].count(padding_size) != padding_size:
+        columns.wipe(content)
+        raise MessageError("envelope does not decrypt")
+    del content[-padding_size:]
+    return content
 
 
 def _inside(value: Value, tag: int, *tags: int | None) -> tuple[Value, ...]:

@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
+from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.ciphers.algorithms import AES256
+from cryptography.hazmat.primitives.ciphers.modes import GCM
 from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
-from coattest_enclave import canonical
+from coattest_enclave import canonical, columns
 from coattest_enclave.canonical import MessageError
 
 ES384 = bytes.fromhex("a1013822")
@@ -147,15 +150,27 @@ def parse_encrypt0(data: bytes) -> Encrypt0:
     )
 
 
-def decrypt0(data: bytes, data_key: bytes, *, external_aad: bytes) -> bytes:
-    """The plaintext of a COSE_Encrypt0; raises MessageError, the same one for every cause after parsing."""
-    message = parse_encrypt0(data)
+def decrypt0(data: bytes | Encrypt0, data_key: bytes | bytearray, *, external_aad: bytes) -> bytearray:
+    """The plaintext of a COSE_Encrypt0; raises MessageError, the same one for every cause after parsing.
+
+    It is in a buffer that the caller can overwrite. Nothing of it is returned before its tag has verified.
+    """
+    message = data if isinstance(data, Encrypt0) else parse_encrypt0(data)
+    if len(data_key) != KEY_SIZE:
+        raise MessageError("does not authenticate")
+    ciphertext, tag = memoryview(message.ciphertext)[:-TAG_SIZE], message.ciphertext[-TAG_SIZE:]
+    decryptor = Cipher(AES256(data_key), GCM(message.iv, tag)).decryptor()
+    decryptor.authenticate_additional_data(_enc_structure(external_aad))
+    # The library wants room for one more block than it writes.
+    plaintext = bytearray(len(ciphertext) + TAG_SIZE)
     try:
-        return AESGCM(_bytes(data_key, KEY_SIZE, KEY_SIZE)).decrypt(
-            message.iv, message.ciphertext, _enc_structure(external_aad)
-        )
+        decryptor.update_into(ciphertext, plaintext)
+        decryptor.finalize()
     except (InvalidTag, ValueError) as error:
+        columns.wipe(plaintext)
         raise MessageError("does not authenticate") from error
+    del plaintext[len(ciphertext) :]
+    return plaintext
 
 
 def _sig_structure(payload: bytes) -> bytes:

@@ -19,8 +19,11 @@ AMOUNT_MAX = 2**53 - 1
 """Largest amount in minor units, and largest time: what every JSON reader holds exactly (RFC 8259, 6)."""
 
 LOTS_MAX = 2**20
+IDS_MAX = 40 * 1024 * 1024
+"""Characters of all lot ids together: manifest and result, with their columns, stay under 64 MiB."""
+
 BUYERS_MAX = 64
-"""So that the seals of all buyers, each naming all, fit one frame."""
+"""So that a lot's winners fit 8 bytes, one bit each, and the seals of all buyers one frame."""
 
 FIRST_PRICE, SECOND_PRICE = "first-price", "second-price"
 DISCLOSURE = {
@@ -36,7 +39,7 @@ CURRENCY = re.compile(r"[A-Z]{3}")
 RULE = re.compile("|".join(DISCLOSURE))
 
 
-def sha384(data: bytes) -> bytes:
+def sha384(data: bytes | bytearray) -> bytes:
     """SHA-384, 48 bytes."""
     return hashlib.sha384(data).digest()
 

@@ -72,8 +72,10 @@ class Kms:
     now: Callable[[], datetime]
     key: rsa.RSAPrivateKey
 
-    def decrypt(self, ciphertext: bytes, key_arn: str, context: Mapping[str, str]) -> bytes:
-        """The 32-byte data key in ``ciphertext``; raises KmsDenied, KmsFailed or NsmFailure."""
+    def decrypt(self, ciphertext: bytes, key_arn: str, context: Mapping[str, str]) -> bytearray:
+        """The 32-byte data key in ``ciphertext``, in a buffer to overwrite; raises KmsDenied, KmsFailed or
+        NsmFailure.
+        """
         arn = parse_key_arn(key_arn)
         spki = self.key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         # This document never leaves but inside TLS to KMS.

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
-from coattest_enclave import canonical, cose
+from coattest_enclave import canonical, columns, cose
 from coattest_enclave.canonical import MessageError
 from coattest_enclave.fields import (
+    AMOUNT_MAX,
     BUYERS_MAX,
     CURRENCY,
+    IDS_MAX,
     LOT_ID,
     LOTS_MAX,
     NAME,
@@ -42,6 +46,66 @@ class Lot(NamedTuple):
 
     id: str
     reserve: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lots(Sequence[Lot]):
+    """A manifest's lots in order: a sequence of Lot that keeps all ids in one text, and the reserves in a
+    column. ``ids`` has one id per line, the last line without its end.
+    """
+
+    ids: str
+    reserves: array[int]
+
+    def __post_init__(self) -> None:
+        if len(self.reserves) != check_ids(self.ids):
+            raise MessageError("not one reserve per lot")
+
+    @classmethod
+    def of(cls, lots: Iterable[tuple[str, int]]) -> Lots:
+        """The lots of these pairs of id and reserve; raises MessageError."""
+        pairs = list(lots)
+        if not all(isinstance(identifier, str) for identifier, _ in pairs):
+            raise MessageError("lot id: not a text")
+        reserves = columns.column((reserve for _, reserve in pairs), "reserve")
+        return cls("\n".join(identifier for identifier, _ in pairs), reserves)
+
+    @classmethod
+    def decode(cls, ids: Any, reserves: Any) -> Lots:
+        """The lots of a manifest's two fields; raises MessageError."""
+        if not isinstance(ids, str):
+            raise MessageError("lots: not a text")
+        data = byte_string(reserves, 0, columns.WIDTH * LOTS_MAX, "reserves")
+        return cls(ids, columns.unpack(data, ids.count("\n") + 1, AMOUNT_MAX, "reserves"))
+
+    def __len__(self) -> int:
+        return len(self.reserves)
+
+    def __iter__(self) -> Iterator[Lot]:
+        return map(Lot, self.ids.split("\n"), self.reserves)
+
+    @overload
+    def __getitem__(self, index: int) -> Lot: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Lot, ...]: ...
+    def __getitem__(self, index: int | slice) -> Lot | tuple[Lot, ...]:
+        ids = self.ids.split("\n")
+        if isinstance(index, slice):
+            return tuple(map(Lot, ids[index], self.reserves[index]))
+        return Lot(ids[index], self.reserves[index])
+
+
+def check_ids(ids: str) -> int:
+    """How many lot ids ``ids`` has, one per line, each of its form and there once; raises MessageError."""
+    if len(ids) > IDS_MAX:
+        raise MessageError("lots: too long")
+    lines = ids.split("\n")
+    if len(lines) > LOTS_MAX:
+        raise MessageError("number of lots out of range")
+    if not all(map(LOT_ID.fullmatch, lines)):
+        raise MessageError(f"lot id: not of the form {LOT_ID.pattern}")
+    unique(lines, "lot id")
+    return len(lines)
 
 
 class KeyArn(NamedTuple):
@@ -77,7 +141,7 @@ class Manifest:
     auction: str
     currency: str
     rule: str
-    lots: tuple[Lot, ...]
+    lots: Lots
     buyers: tuple[Buyer, ...]
     closes: int
     publish_by: int
@@ -88,12 +152,8 @@ class Manifest:
         text(self.auction, NAME, "auction id")
         text(self.currency, CURRENCY, "currency")
         text(self.rule, RULE, "rule")
-        if not 1 <= len(self.lots) <= LOTS_MAX or not 1 <= len(self.buyers) <= BUYERS_MAX:
-            raise MessageError("number of lots or buyers out of range")
-        for identifier, reserve in self.lots:
-            text(identifier, LOT_ID, "lot id")
-            uint(reserve, "reserve")
-        unique([lot.id for lot in self.lots], "lot id")
+        if not 1 <= len(self.buyers) <= BUYERS_MAX:
+            raise MessageError("number of buyers out of range")
         names = [buyer.name for buyer in self.buyers]
         unique(names, "buyer name")
         if names != sorted(names):
@@ -108,7 +168,8 @@ class Manifest:
                 "auction": self.auction,
                 "currency": self.currency,
                 "rule": self.rule,
-                "lots": [list(lot) for lot in self.lots],
+                "lots": self.lots.ids,
+                "reserves": columns.pack(self.lots.reserves),
                 "buyers": [
                     {"name": b.name, "key": b.key, "certificate": b.certificate, "kms": b.kms, "bids": b.bids}
                     for b in self.buyers
@@ -127,13 +188,13 @@ class Manifest:
     @classmethod
     def decode(cls, data: bytes) -> Manifest:
         """The manifest in ``data``; raises MessageError."""
-        names = ("auction", "currency", "rule", "lots", "buyers", "closes", "publish_by")
+        names = ("auction", "currency", "rule", "lots", "reserves", "buyers", "closes", "publish_by")
         fields = exact_map(canonical.decode(data), PURPOSE, names)
         buyers = []
         for entry in array_of(fields["buyers"], "buyers"):
             buyers.append(Buyer(**exact_map(entry, None, ("name", "key", "certificate", "kms", "bids"))))
-        lots = [Lot(*array_of(entry, "lot", 2)) for entry in array_of(fields["lots"], "lots")]
-        return cls(**{**fields, "lots": tuple(lots), "buyers": tuple(buyers)})
+        lots = Lots.decode(fields["lots"], fields.pop("reserves"))
+        return cls(**{**fields, "lots": lots, "buyers": tuple(buyers)})
 
     def buyer(self, name: str) -> Buyer:
         """The buyer of that name; raises MessageError."""

@@ -6,12 +6,11 @@ raises MessageError only.
 
 from __future__ import annotations
 
-import sys
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from coattest_enclave import canonical, cose, manifest, outcome
+from coattest_enclave import canonical, columns, cose, manifest, outcome
 from coattest_enclave.canonical import MessageError
 from coattest_enclave.fields import (
     AMOUNT_MAX,
@@ -27,10 +26,9 @@ from coattest_enclave.fields import (
     exact_map,
     sha384,
     text,
-    uint,
 )
-from coattest_enclave.manifest import Buyer, KeyArn, Lot, Manifest, parse_key_arn
-from coattest_enclave.outcome import Outcome, Result, ResultFile, Tie, Unsold, Won
+from coattest_enclave.manifest import Buyer, KeyArn, Lot, Lots, Manifest, parse_key_arn
+from coattest_enclave.outcome import Outcome, Outcomes, Result, ResultFile, Tie, Unsold, Won
 
 __all__ = [
     "ALIVE",
@@ -53,9 +51,11 @@ __all__ = [
     "Buyer",
     "KeyArn",
     "Lot",
+    "Lots",
     "Manifest",
     "MessageError",
     "Outcome",
+    "Outcomes",
     "Result",
     "ResultFile",
     "Seal",
@@ -77,7 +77,7 @@ __all__ = [
 MANIFEST, BID, SEAL = manifest.PURPOSE, "coattest/bid/v1", "coattest/seal/v1"
 RESULT, RESULT_FILE, ALIVE = outcome.PURPOSE, outcome.FILE_PURPOSE, "coattest/alive/v1"
 
-AMOUNT_SIZE = 8
+AMOUNT_SIZE = columns.WIDTH
 """Bytes of one record of a bid: an amount in minor units, big-endian."""
 
 DECISION_DIGEST = 32
@@ -153,20 +153,12 @@ def pack_bids(amounts: Sequence[int]) -> bytes:
     """The plaintext of a bid, amounts in the manifest order, 0 for no bid; raises MessageError."""
     if not 1 <= len(amounts) <= LOTS_MAX:
         raise MessageError("number of amounts out of range")
-    for amount in amounts:
-        uint(amount, "amount")
-    return _big_endian(array("Q", amounts)).tobytes()
+    return columns.pack(columns.column(amounts, "amount"))
 
 
-def unpack_bids(plaintext: bytes, lots: int) -> Sequence[int]:
+def unpack_bids(plaintext: bytes | bytearray, lots: int) -> array[int]:
     """The amounts of a bid over ``lots`` lots; raises MessageError, which never says what was in it."""
-    if len(plaintext) != AMOUNT_SIZE * lots or not lots:
-        raise MessageError("bid has another length than the manifest asks for")
-    amounts = array("Q")
-    amounts.frombytes(plaintext)
-    if max(_big_endian(amounts)) > AMOUNT_MAX:
-        raise MessageError("bid has an amount out of range")
-    return amounts
+    return columns.unpack(plaintext, lots, AMOUNT_MAX, "bid")
 
 
 def bid_aad(manifest: bytes, buyer: str, key_arn: str) -> bytes:
@@ -179,7 +171,7 @@ def encryption_context(manifest: bytes, buyer: str) -> dict[str, str]:
     return {"coattest:auction": manifest.hex(), "coattest:buyer": buyer}
 
 
-def bid_digest(bid_file: bytes) -> bytes:
+def bid_digest(bid_file: bytes | bytearray) -> bytes:
     """What the seal says of a bid file: its SHA-384, 48 bytes."""
     return sha384(bid_file)
 
@@ -192,11 +184,3 @@ def receipt_user_data(result: bytes) -> bytes:
 def alive_user_data() -> bytes:
     """user_data of a liveness document; its nonce is the asker's, its public_key null."""
     return canonical.encode([ALIVE])
-
-
-def _big_endian(numbers: array[int]) -> array[int]:
-    if numbers.itemsize != AMOUNT_SIZE:
-        raise MessageError("this platform has no 8-byte array type")
-    if sys.byteorder == "little":
-        numbers.byteswap()
-    return numbers

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import repeat
+from typing import overload
 
-from coattest_enclave import canonical, cose
+from coattest_enclave import canonical, columns, cose
 from coattest_enclave.canonical import MessageError
 from coattest_enclave.fields import (
+    AMOUNT_MAX,
     BUYERS_MAX,
     CURRENCY,
     DIGEST,
-    LOT_ID,
     LOTS_MAX,
     NAME,
     RULE,
@@ -21,9 +24,8 @@ from coattest_enclave.fields import (
     exact_map,
     sha384,
     text,
-    uint,
-    unique,
 )
+from coattest_enclave.manifest import check_ids
 
 PURPOSE, FILE_PURPOSE = "coattest/result/v1", "coattest/result-file/v1"
 
@@ -55,6 +57,67 @@ Outcome = Won | Tie | Unsold
 
 
 @dataclass(frozen=True, slots=True)
+class Outcomes(Sequence[tuple[str, Outcome]]):
+    """A result's lots in the manifest's order, as pairs of lot id and outcome, kept in columns.
+
+    ``winners`` has a bit per buyer (2**i is ``buyers[i]``): none is unsold, several are a tie. ``prices``
+    is empty under first price; under second price it has a won lot's price, and 0 for every other lot.
+    """
+
+    ids: str
+    buyers: tuple[str, ...]
+    winners: array[int]
+    prices: array[int]
+
+    def __post_init__(self) -> None:
+        for name in self.buyers:
+            text(name, NAME, "buyer name")
+        if not 1 <= len(self.buyers) <= BUYERS_MAX or list(self.buyers) != sorted(set(self.buyers)):
+            raise MessageError("buyers are not in order of their names")
+        count = check_ids(self.ids)
+        if len(self.winners) != count or len(self.prices) not in (0, count):
+            raise MessageError("not one outcome per lot")
+        if max(self.winners) >> len(self.buyers):
+            raise MessageError("winners: not a buyer")
+        alone = {1 << index for index in range(len(self.buyers))}
+        if self.prices and any(
+            price and mask not in alone for mask, price in zip(self.winners, self.prices, strict=True)
+        ):
+            raise MessageError("a price where nobody won alone")
+
+    def __len__(self) -> int:
+        return len(self.winners)
+
+    def __iter__(self) -> Iterator[tuple[str, Outcome]]:
+        return self._pairs(slice(None))
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[str, Outcome]: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[tuple[str, Outcome], ...]: ...
+    def __getitem__(self, index: int | slice) -> tuple[str, Outcome] | tuple[tuple[str, Outcome], ...]:
+        if isinstance(index, slice):
+            return tuple(self._pairs(index))
+        position = range(len(self))[index]
+        return next(self._pairs(slice(position, position + 1)))
+
+    def _pairs(self, part: slice) -> Iterator[tuple[str, Outcome]]:
+        # One outcome object per set of winners, not per lot.
+        known: dict[int, Outcome] = {}
+        masks = self.winners[part]
+        prices: Iterable[int | None] = self.prices[part] or repeat(None, len(masks))
+        for identifier, mask, price in zip(self.ids.split("\n")[part], masks, prices, strict=True):
+            outcome = known.get(mask)
+            if outcome is None:
+                names = tuple(name for i, name in enumerate(self.buyers) if mask >> i & 1)
+                outcome = Won(*names) if len(names) == 1 else Tie(names) if names else Unsold()
+                known[mask] = outcome
+            if price is not None and isinstance(outcome, Won):
+                outcome = Won(outcome.buyer, price)
+            yield identifier, outcome
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """What an auction ended with: one outcome per lot, in the manifest's order."""
 
@@ -63,7 +126,7 @@ class Result:
     seal: bytes
     currency: str
     rule: str
-    lots: tuple[tuple[str, Outcome], ...]
+    lots: Outcomes
 
     def __post_init__(self) -> None:
         text(self.auction, NAME, "auction id")
@@ -71,8 +134,8 @@ class Result:
         byte_string(self.seal, DIGEST, DIGEST, "seal digest")
         text(self.currency, CURRENCY, "currency")
         text(self.rule, RULE, "rule")
-        if not 1 <= len(self.lots) <= LOTS_MAX:
-            raise MessageError("number of lots out of range")
+        if bool(self.lots.prices) is not (self.rule == SECOND_PRICE):
+            raise MessageError("prices under another rule than second-price, or none under it")
 
     @property
     def digest(self) -> bytes:
@@ -80,7 +143,7 @@ class Result:
         return sha384(self.encode())
 
     def encode(self) -> bytes:
-        """The result's bytes: what the receipt is about."""
+        """The result's bytes: what the receipt is about. Their number depends on the manifest only."""
         return canonical.encode(
             {
                 "purpose": PURPOSE,
@@ -89,22 +152,31 @@ class Result:
                 "seal": self.seal,
                 "currency": self.currency,
                 "rule": self.rule,
-                "lots": [[identifier, _pack_outcome(outcome)] for identifier, outcome in self.lots],
+                "lots": self.lots.ids,
+                "buyers": list(self.lots.buyers),
+                "winners": columns.pack(self.lots.winners),
+                "prices": columns.pack(self.lots.prices),
             }
         )
 
     @classmethod
     def decode(cls, data: bytes) -> Result:
         """The result in ``data``; raises MessageError."""
-        names = ("auction", "manifest", "seal", "currency", "rule", "lots")
+        names = ("auction", "manifest", "seal", "currency", "rule", "lots", "buyers", "winners", "prices")
         fields = exact_map(canonical.decode(data), PURPOSE, names)
-        priced = fields["rule"] == SECOND_PRICE
-        lots = []
-        for entry in array_of(fields["lots"], "lots"):
-            identifier, outcome = array_of(entry, "lot", 2)
-            lots.append((text(identifier, LOT_ID, "lot id"), _unpack_outcome(outcome, priced)))
-        unique([identifier for identifier, _ in lots], "lot id")
-        return cls(**{**fields, "lots": tuple(lots)})
+        ids, buyers = fields.pop("lots"), array_of(fields.pop("buyers"), "buyers")
+        if not isinstance(ids, str) or not all(isinstance(name, str) for name in buyers):
+            raise MessageError("lots or buyers: not text")
+        count = ids.count("\n") + 1
+        winners = byte_string(fields.pop("winners"), 0, columns.WIDTH * LOTS_MAX, "winners")
+        prices = byte_string(fields.pop("prices"), 0, columns.WIDTH * LOTS_MAX, "prices")
+        lots = Outcomes(
+            ids,
+            tuple(buyers),
+            columns.unpack(winners, count, 2**BUYERS_MAX - 1, "winners"),
+            columns.unpack(prices, count, AMOUNT_MAX, "prices") if prices else array("Q"),
+        )
+        return cls(**fields, lots=lots)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,31 +210,3 @@ class ResultFile:
             byte_string(fields["receipt"], 1, RECEIPT_MAX, "receipt"),
             tuple(byte_string(seal, 1, cose.SIGN1_MAX, "seal") for seal in seals),
         )
-
-
-def _pack_outcome(outcome: Outcome) -> list[Any]:
-    match outcome:
-        case Won(buyer, None):
-            return ["won", buyer]
-        case Won(buyer, price):
-            return ["won", buyer, price]
-        case Tie(buyers):
-            return ["tie", list(buyers)]
-        case Unsold():
-            return ["unsold"]
-
-
-def _unpack_outcome(value: Any, priced: bool) -> Outcome:
-    match value:
-        case ["won", buyer] if not priced:
-            return Won(text(buyer, NAME, "buyer name"))
-        case ["won", buyer, price] if priced:
-            return Won(text(buyer, NAME, "buyer name"), uint(price, "price"))
-        case ["tie", [_, _, *_] as names]:
-            buyers = tuple(text(name, NAME, "buyer name") for name in names)
-            unique(buyers, "buyer name")
-            if list(buyers) == sorted(buyers):
-                return Tie(buyers)
-        case ["unsold"]:
-            return Unsold()
-    raise MessageError("not an outcome of this rule")

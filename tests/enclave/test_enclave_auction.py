@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coattest_enclave import auction, messages
-from coattest_enclave.messages import FIRST_PRICE, SECOND_PRICE, Buyer, Lot, Manifest, Tie, Unsold, Won
+from coattest_enclave.messages import FIRST_PRICE, SECOND_PRICE, Buyer, Lots, Manifest, Tie, Unsold, Won
 from support.running_enclave import arn_of, spki_of
 
 
@@ -24,14 +24,14 @@ def buyer(index: int) -> Buyer:
 
 def manifest(buyers: int, reserves: Sequence[int], rule: str = FIRST_PRICE) -> Manifest:
     """A manifest over that many buyers and lots with these reserves."""
-    lots = tuple(Lot(f"lot-{i}", reserve) for i, reserve in enumerate(reserves))
+    lots = Lots.of((f"lot-{i}", reserve) for i, reserve in enumerate(reserves))
     return Manifest("auction", "EUR", rule, lots, tuple(buyer(i) for i in range(buyers)), 1, 2)
 
 
 def outcome(amounts: Sequence[int], reserve: int = 0, rule: str = FIRST_PRICE) -> messages.Outcome:
     """The outcome of one lot."""
     bids = {f"buyer-{i}": [amount] for i, amount in enumerate(amounts)}
-    (only,) = auction.decide(manifest(len(amounts), [reserve], rule), bids)
+    ((_, only),) = auction.decide(manifest(len(amounts), [reserve], rule), bids)
     return only
 
 
@@ -93,7 +93,7 @@ def test_the_decision_is_the_definition(table: tuple[list[int], list[list[int] |
     decided = auction.decide(manifest(len(rows), reserves, rule), bids)
     for lot, reserve in enumerate(reserves):
         amounts = {name: row[lot] if row is not None else 0 for name, row in bids.items()}
-        assert decided[lot] == by_definition(amounts, reserve, rule)
+        assert decided[lot][1] == by_definition(amounts, reserve, rule)
 
 
 @given(tables, st.randoms(use_true_random=False))

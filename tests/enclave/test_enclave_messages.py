@@ -12,8 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coattest_enclave import auction, canonical, cose, messages
-from coattest_enclave.messages import Lot, Manifest, Result, ResultFile, Seal, Tie, Unsold, Won
+from coattest_enclave.messages import (
+    Lot,
+    Lots,
+    Manifest,
+    Result,
+    ResultFile,
+    Seal,
+    Tie,
+    Unsold,
+    Won,
+)
 from support import make_vectors
+from support.auctions import outcomes
 from support.make_vectors import DECISION, manifest, private_key
 
 VECTORS = Path(__file__).parent / "vectors"
@@ -45,6 +56,7 @@ def test_manifest_vectors() -> None:
         assert book.encode() == encoded
         assert book.digest.hex() == case["sha384"]
         assert [list(lot) for lot in book.lots] == fields["lots"]
+        assert Lots.of(map(tuple, fields["lots"])) == book.lots
         assert [buyer.key.hex() for buyer in book.buyers] == [b["key"] for b in fields["buyers"]]
         assert (book.auction, book.rule, book.closes) == (fields["auction"], fields["rule"], fields["closes"])
 
@@ -75,6 +87,7 @@ def test_result_vectors() -> None:
         book = Manifest.decode(bytes.fromhex(case["manifest"]))
         result = auction.result(book, bytes.fromhex(case["seal"]), case["amounts"])
         assert result.encode().hex() == case["encoded"]
+        assert [[lot, make_vectors.outcome_text(outcome)] for lot, outcome in result.lots] == case["outcomes"]
         assert Result.decode(result.encode()) == result
         assert messages.receipt_user_data(result.encode()).hex() == case["receipt_user_data"]
 
@@ -104,13 +117,20 @@ HOSTILE_MANIFESTS = {
     "auction id of 65 characters": changed(auction="a" * 65),
     "auction id that ends with a newline": changed(auction="auction\n"),
     "currency in lower case": changed(currency="eur"),
-    "no lots": changed(lots=[]),
-    "lot twice": changed(lots=[["lot-1", 0], ["lot-1", 0]]),
-    "negative reserve": changed(lots=[["lot-1", -1]]),
-    "reserve over 2**53 - 1": changed(lots=[["lot-1", 2**53]]),
-    "reserve that is true": changed(lots=[["lot-1", True]]),
-    "lot with three parts": changed(lots=[["lot-1", 0, 0]]),
-    "lot that is text": changed(lots=["ab"]),
+    "no lots": changed(lots="", reserves=b""),
+    "an empty lot": changed(lots="", reserves=bytes(8)),
+    "lots that are an array": changed(lots=["lot-1"], reserves=bytes(8)),
+    "lot twice": changed(lots="lot-1\nlot-1", reserves=bytes(16)),
+    "lot with a space": changed(lots="lot 1", reserves=bytes(8)),
+    "lot with a carriage return": changed(lots="lot-1\r\nlot-2", reserves=bytes(16)),
+    "lot with a Cyrillic letter": changed(lots="l\u043et-1", reserves=bytes(8)),
+    "lots that end with a line feed": changed(lots="lot-1\n", reserves=bytes(16)),
+    "lot of 129 characters": changed(lots="a" * 129, reserves=bytes(8)),
+    "reserve over 2**53 - 1": changed(lots="lot-1", reserves=(2**53).to_bytes(8, "big")),
+    "reserve of 7 bytes": changed(lots="lot-1", reserves=bytes(7)),
+    "one reserve too many": changed(lots="lot-1", reserves=bytes(16)),
+    "no reserves": changed(reserves=b""),
+    "reserves that are an array": changed(lots="lot-1", reserves=[0]),
     "no buyers": changed(buyers=[]),
     "buyers out of order": changed(buyers=[TWO, ONE]),
     "buyer twice": changed(buyers=[ONE, ONE]),
@@ -236,8 +256,17 @@ RESULT = Result(
     SEAL.digest,
     "EUR",
     messages.SECOND_PRICE,
-    (("lot-1", Won("buyer-1", 5)), ("lot-2", Tie(("buyer-1", "buyer-2"))), ("lot-3", Unsold())),
+    outcomes(
+        ("buyer-1", "buyer-2"),
+        [("lot-1", Won("buyer-1", 5)), ("lot-2", Tie(("buyer-1", "buyer-2"))), ("lot-3", Unsold())],
+        priced=True,
+    ),
 )
+
+
+def numbers(*values: int) -> bytes:
+    """A column's bytes."""
+    return b"".join(value.to_bytes(8, "big") for value in values)
 
 
 def changed_result(**fields: Any) -> bytes:
@@ -253,29 +282,58 @@ def changed_result(**fields: Any) -> bytes:
         {"rule": "first-price"},
         {"rule": "x"},
         {"manifest": b""},
+        {"seal": bytes(47)},
         {"lots": []},
-        {"lots": [["lot-1", ["won", "buyer-1"]]]},
-        {"lots": [["lot-1", ["won", "buyer-1", -1]]]},
-        {"lots": [["lot-1", ["won", "buyer-1", True]]]},
-        {"lots": [["lot-1", ["won", "buyer-1", 1, 1]]]},
-        {"lots": [["lot-1", ["tie", []]]]},
-        {"lots": [["lot-1", ["tie", ["buyer-1"]]]]},
-        {"lots": [["lot-1", ["tie", ["buyer-1", "buyer-1"]]]]},
-        {"lots": [["lot-1", ["tie", ["buyer-2", "buyer-1"]]]]},
-        {"lots": [["lot-1", ["tie", ["buyer-1", "buyer-2"], 5]]]},
-        {"lots": [["lot-1", ["tie", "ab"]]]},
-        {"lots": [["lot-1", ["unsold", 1]]]},
-        {"lots": [["lot-1", "unsold"]]},
-        {"lots": [["lot-1", []]]},
-        {"lots": [["lot-1", ["unsold"]], ["lot-1", ["unsold"]]]},
-        {"lots": [["lot-1"]]},
+        {"lots": ""},
+        {"lots": "lot-1\nlot-2"},
+        {"lots": "lot-1\nlot-2\nlot-1"},
+        {"lots": "lot-1\nlot-2\nlot-3\n"},
+        {"buyers": []},
+        {"buyers": ["buyer-2", "buyer-1"]},
+        {"buyers": ["buyer-1", "buyer-1"]},
+        {"buyers": ["buyer-1"]},
+        {"buyers": [1, 2]},
+        {"buyers": "ab"},
+        {"winners": b""},
+        {"winners": bytes(23)},
+        {"winners": bytes(32)},
+        {"winners": numbers(1, 4, 0)},
+        {"winners": numbers(1, 3, 2**63)},
+        {"winners": numbers(3, 3, 0)},
+        {"winners": numbers(0, 3, 0)},
+        {"winners": [1, 3, 0]},
+        {"prices": b""},
+        {"prices": bytes(23)},
+        {"prices": numbers(5, 1, 0)},
+        {"prices": numbers(5, 0, 1)},
+        {"prices": numbers(2**53, 0, 0)},
+        {"prices": [5, 0, 0]},
     ],
 )
 def test_malformed_results_are_refused(fields: dict[str, Any]) -> None:
     """An outcome has the form of the result's rule; prices under second price only, ties without amounts."""
-    assert Result.decode(changed_result()) == RESULT
+    assert Result.decode(changed_result(winners=numbers(1, 3, 0), prices=numbers(5, 0, 0))) == RESULT
     with pytest.raises(messages.MessageError):
         Result.decode(changed_result(**fields))
+
+
+def test_outcomes_are_a_sequence() -> None:
+    """Outcomes read by position, from the end and in slices, as a tuple of them would."""
+    listed = tuple(RESULT.lots)
+    assert len(RESULT.lots) == 3
+    assert [RESULT.lots[i] for i in (0, 1, 2, -1)] == [listed[i] for i in (0, 1, 2, -1)]
+    assert (RESULT.lots[1:], RESULT.lots[:1]) == (listed[1:], listed[:1])
+    with pytest.raises(IndexError):
+        RESULT.lots[3]
+
+
+def test_a_results_size_depends_on_the_manifest_only() -> None:
+    """Whoever wins, at whatever price: the bytes are as many."""
+    names, sizes = ("buyer-1", "buyer-2"), set()
+    for outcome in (Won("buyer-1", 0), Won("buyer-2", 2**53 - 1), Tie(names), Unsold()):
+        lots = outcomes(names, [("lot-1", outcome)], priced=True)
+        sizes.add(len(Result("a", bytes(48), bytes(48), "EUR", messages.SECOND_PRICE, lots).encode()))
+    assert len(sizes) == 1
 
 
 def test_a_result_file_keeps_its_parts() -> None:
@@ -337,5 +395,7 @@ def test_purposes_do_not_collide() -> None:
 
 
 def test_lots_are_named_pairs() -> None:
-    """A lot reads by name and by position."""
+    """A lot reads by name and by position, and lots as a sequence of them."""
+    lots = Lots.of([("a", 1), ("b", 0)])
+    assert (lots[0], lots[-1], lots[:1], len(lots)) == (Lot("a", 1), Lot("b", 0), (Lot("a", 1),), 2)
     assert (Lot("a", 1).id, Lot("a", 1)[1]) == ("a", 1)

@@ -24,7 +24,7 @@ from coattest_verify.journal import AlreadySealed, SealJournal
 from coattest_verify.receipt import ReceiptVerdict, receipt_time, verify_receipt
 from coattest_verify.roots import AWS_NITRO, LOCAL_SIMULATOR
 from coattest_verify.sealing import plan_seal, sign_seal
-from support.auctions import KEYS, manifest
+from support.auctions import KEYS, manifest, outcomes
 from support.local_enclave import INSTANCE, PCRS, ROLE, Cloud, LocalEnclave, decision, enclave
 from support.python_image import make_python_image
 
@@ -338,13 +338,17 @@ def test_every_part_of_a_result_is_bound(cloud: Cloud, running: LocalEnclave, tm
     opened = auction.open(running, auction.bid_and_seal())
     foreign = other.open(running, other.bid_and_seal())
     result = messages.Result.decode(opened.result)
-    won = dataclasses.replace(result, lots=((result.lots[0][0], messages.Won("buyer-1")), *result.lots[1:]))
-    stranger = dataclasses.replace(
-        result, lots=((result.lots[0][0], messages.Won("mallory")), *result.lots[1:])
-    )
+
+    def rewritten(winner: str) -> messages.Result:
+        names = ("buyer-1", "buyer-2", *(["mallory"] if winner == "mallory" else []))
+        first = (result.lots[0][0], messages.Won(winner))
+        lots = outcomes(names, [first, *result.lots[1:]])
+        return dataclasses.replace(result, lots=lots)
+
+    won, stranger = rewritten("buyer-1"), rewritten("mallory")
     cases = [
         (dataclasses.replace(opened, result=won.encode()), {"user-data"}),
-        (dataclasses.replace(opened, result=stranger.encode()), {"user-data", "bad-outcome"}),
+        (dataclasses.replace(opened, result=stranger.encode()), {"user-data", "other-buyers"}),
         (dataclasses.replace(opened, seals=opened.seals[:1]), {"missing-seal"}),
         (dataclasses.replace(opened, seals=(*opened.seals, opened.seals[0])), {"double-seal"}),
         (

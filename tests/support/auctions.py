@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -30,7 +31,7 @@ def manifest(
         auction=auction,
         currency="EUR",
         rule=rule,
-        lots=tuple(lots),
+        lots=messages.Lots.of(lots),
         buyers=tuple(
             messages.Buyer(
                 name,
@@ -44,3 +45,24 @@ def manifest(
         closes=closes,
         publish_by=publish_by,
     )
+
+
+def outcomes(
+    buyers: Sequence[str], lots: Iterable[tuple[str, messages.Outcome]], *, priced: bool = False
+) -> messages.Outcomes:
+    """The columns of these pairs of lot id and outcome."""
+    pairs = list(lots)
+    masks, prices = [], []
+    for _, outcome in pairs:
+        match outcome:
+            case messages.Won(buyer, price):
+                masks.append(1 << buyers.index(buyer))
+                prices.append(price or 0)
+            case messages.Tie(tied):
+                masks.append(sum(1 << buyers.index(buyer) for buyer in tied))
+                prices.append(0)
+            case messages.Unsold():
+                masks.append(0)
+                prices.append(0)
+    ids = "\n".join(identifier for identifier, _ in pairs)
+    return messages.Outcomes(ids, tuple(buyers), array("Q", masks), array("Q", prices if priced else []))

@@ -29,12 +29,7 @@ def private_key(number: int) -> ec.EllipticCurvePrivateKey:
 
 def manifest(rule: str) -> messages.Manifest:
     """The vectors' manifest."""
-    lots = (
-        messages.Lot("lot-1", 0),
-        messages.Lot("lot-2", 150000),
-        messages.Lot("lot-3", 0),
-        messages.Lot("lot-4", 50000),
-    )
+    lots = messages.Lots.of([("lot-1", 0), ("lot-2", 150000), ("lot-3", 0), ("lot-4", 50000)])
     buyers = tuple(
         messages.Buyer(
             f"buyer-{i}",
@@ -77,6 +72,17 @@ def bid(book: messages.Manifest, number: int) -> dict[str, Any]:
         "file": file.hex(),
         "sha384": messages.bid_digest(file).hex(),
     }
+
+
+def outcome_text(outcome: messages.Outcome) -> list[Any]:
+    """An outcome as JSON: ["won", buyer], ["won", buyer, price], ["tie", [buyers]] or ["unsold"]."""
+    match outcome:
+        case messages.Won(buyer, price):
+            return ["won", buyer] if price is None else ["won", buyer, price]
+        case messages.Tie(buyers):
+            return ["tie", list(buyers)]
+        case messages.Unsold():
+            return ["unsold"]
 
 
 def vectors() -> dict[str, Any]:
@@ -127,7 +133,7 @@ def vectors() -> dict[str, Any]:
                 "manifest": book.encode().hex(),
                 "seal": seal.digest.hex(),
                 "amounts": AMOUNTS,
-                "lots": canonical.decode(result.encode())["lots"],
+                "outcomes": [[lot, outcome_text(outcome)] for lot, outcome in result.lots],
                 "encoded": result.encode().hex(),
                 "sha384": result.digest.hex(),
                 "receipt_user_data": messages.receipt_user_data(result.encode()).hex(),

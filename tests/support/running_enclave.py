@@ -68,8 +68,8 @@ class Auction:
         names = sorted(amounts)
         keys = {name: ec.generate_private_key(ec.SECP384R1()) for name in names}
         count = len(amounts[names[0]])
-        lots = tuple(
-            messages.Lot(f"lot-{i + 1}", reserve) for i, reserve in enumerate(reserves or [0] * count)
+        lots = messages.Lots.of(
+            (f"lot-{i + 1}", reserve) for i, reserve in enumerate(reserves or [0] * count)
         )
         buyers = tuple(
             messages.Buyer(name, spki_of(keys[name]), b"{}", arn_of(i), f"s3://bids-{name}/bid")

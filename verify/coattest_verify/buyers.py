@@ -109,7 +109,7 @@ def make_manifest(
             auction=auction,
             currency=currency,
             rule=rule,
-            lots=tuple(lots),
+            lots=messages.Lots.of(lots),
             buyers=tuple(sorted((record.buyer for record in buyers), key=lambda buyer: buyer.name)),
             closes=closes,
             publish_by=publish_by,

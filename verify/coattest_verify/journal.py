@@ -95,7 +95,7 @@ class SealJournal:
 
     def overlaps(self, manifest: messages.Manifest) -> tuple[Overlap, ...]:
         """Earlier sealed manifests with a lot of the same id as one of ``manifest``'s, sorted by digest."""
-        lots = {lot.id for lot in manifest.lots}
+        lots = set(manifest.lots.ids.split("\n"))
         found = []
         for path in sorted(self.directory.glob("*.seal")):
             digest = bytes.fromhex(path.stem)
@@ -110,7 +110,7 @@ class SealJournal:
                 raise JournalDamaged(
                     "the manifest of an earlier seal is missing or damaged", where=str(path)
                 ) from None
-            common = tuple(lot.id for lot in earlier.lots if lot.id in lots)
+            common = tuple(identifier for identifier in earlier.lots.ids.split("\n") if identifier in lots)
             if common:
                 found.append(Overlap(earlier.auction, digest, common))
         return tuple(found)
