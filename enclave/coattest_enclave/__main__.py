@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from pathlib import Path
@@ -15,11 +16,18 @@ from coattest_enclave.trust import NSM_DEVICE, TRUST_FILE, parse_trust
 
 
 def main(trust_file: Path = TRUST_FILE) -> int:
-    """Serve until the process ends; 1 when it cannot start. The console gets one line either way."""
+    """Serve until the process ends; 1 when it cannot start.
+
+    The console gets one line, before any connection; none when the profile says so.
+    """
     # A traceback on the console could hold anything; requests report in their frames.
     threading.excepthook = lambda _: None
+    sys.unraisablehook = lambda _: None
     try:
-        trust = parse_trust(trust_file.read_bytes()).on_hardware(Path(NSM_DEVICE).exists())
+        trust = parse_trust(trust_file.read_bytes())
+        if not trust.console:
+            _silence()
+        trust = trust.on_hardware(Path(NSM_DEVICE).exists())
         entropy.check(trust.entropy)
         nsm = Nsm(trust.nsm[0])
         Clock.read(nsm, set_system=not nsm.is_simulated)
@@ -31,8 +39,17 @@ def main(trust_file: Path = TRUST_FILE) -> int:
         print(f"coattest-enclave: cannot start: {error.strerror}", flush=True)
         return 1
     print(f"coattest-enclave: profile {trust.profile}, serving {trust.listen[0]}", flush=True)
+    _silence()
     Server(trust).serve(listener)
     return 0
+
+
+def _silence() -> None:
+    """From here on nothing that Python or a library writes reaches the console."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(nowhere, stream)
+    os.close(nowhere)
 
 
 if __name__ == "__main__":

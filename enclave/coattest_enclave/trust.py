@@ -40,6 +40,8 @@ class Trust:
     listen: tuple[str, ...]
     proxy: tuple[str, ...]
     entropy: tuple[str, ...]
+    console: bool
+    """Whether the program may write its one line to the console."""
 
     def on_hardware(self, present: bool) -> Trust:
         """What applies when the NSM device is ``present`` (a hypervisor), or is not (the software host)."""
@@ -60,6 +62,7 @@ class Trust:
             pick(self.listen),
             pick(self.proxy),
             entropy,
+            self.console,
         )
 
 
@@ -76,6 +79,8 @@ def parse_trust(data: bytes) -> Trust:
     for name in ("profile", "partition", "kms_host", "ca_pem"):
         if not isinstance(fields[name], str):
             raise BadTrust(f"trust file: {name} is not text")
+    if not isinstance(fields["console"], bool):
+        raise BadTrust("trust file: console is not a boolean")
     trust = Trust(**{**fields, **lists})
     if trust.profile not in ("aws", "local") or trust.partition not in ("aws", "aws-cn", "aws-us-gov"):
         raise BadTrust("trust file: unknown profile or partition")

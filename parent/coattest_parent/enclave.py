@@ -28,7 +28,7 @@ lots.
 """
 
 RESULT_MAX = 64 * 1024 * 1024
-"""Bytes of a result; one of 1,000,000 lots is about 40 MB."""
+"""Bytes of a result; one of 1,000,000 lots is about 28 MB."""
 
 Progress = Callable[[str, int], None]
 """Told of a stage or part, and how many bytes of it just went out (0 for a stage)."""

@@ -18,7 +18,7 @@ from coattest_verify.roots import root_for
 from coattest_verify.shell import FoundFalse, UsageError, emit_json, err, out
 
 RESULT_MAX = 64 * 1024 * 1024
-"""Bytes of a result file; a result of 1,000,000 lots is about 40 MB."""
+"""Bytes of a result file; a result of 1,000,000 lots is about 28 MB."""
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
