@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from coattest_verify.memory import Roots
 from coattest_verify.quorum.chain import Chain, Refused, Seen, SeenLog, follow
+from coattest_verify.quorum.commitments import early
 from coattest_verify.quorum.directory import Evidence, Folder
+from coattest_verify.quorum.diversity import undiversified
 from coattest_verify.quorum.errors import NoDecision, PolicyRefused, Rejected
 from coattest_verify.quorum.log import Findings, examine
 from coattest_verify.quorum.results import MAX_CLAIM, Claimed
 from coattest_verify.quorum.strictjson import canonical
 from coattest_verify.quorum.tally import Answer, Question, Tally, count, read_statements
-from coattest_verify.quorum.votes import REVIEW, REVOKE, Vote, about, read_votes
+from coattest_verify.quorum.votes import OLD_KEY, REVIEW, REVOKE, Vote, about, read_votes
 from coattest_verify.quorum_policy import QuorumPolicy, utc
 
 __all__ = ["Answer", "Decision", "NoDecision", "Outcome", "Refused", "decide", "decide_from"]
@@ -170,12 +172,21 @@ def decide_from(
     if profile not in claim.profiles:
         return _undecided(f"{CLAIM_FILE}: has no profile {profile!r}", profile=profile, chain=chain)
     signed, refused = read_statements(evidence, chain.current)
-    votes, bad_votes = read_votes(evidence, chain.current)
+    votes, bad_votes = read_votes(evidence, chain.current, chain.policies[:-1])
+    before = seen.log if seen is not None else None
     question = Question(claim, chain.current, profile, now)
+    if chain.current.commitments:
+        question = replace(question, committed=early(evidence, root, question, votes, before))
     tally = count(signed, question, refused=[*refused, *bad_votes, *chain.refused])
     counted = [answer.statement for answer in tally.agree if answer.statement is not None]
     log = examine(
-        evidence, root, question, signed, counted=counted, seen=seen.log if seen is not None else None
+        evidence,
+        root,
+        question,
+        signed,
+        votes=votes,
+        counted=counted,
+        seen=before,
     )
     return _conclude(
         tally,
@@ -201,14 +212,16 @@ def _conclude(
     reasons = list(policy.unmet(agree))
     warnings: list[str] = []
     revocations = [f"{name} revoked this release: {vote.note}" for name, vote in sorted(revoked.items())]
+    # Not a revocation any more (a stolen key would block for ever), but not to be overlooked either.
+    warnings += [
+        f"{item.file.split('.')[1]} revoked this release with a key that it no longer has: not counted"
+        for item in tally.refused
+        if item.reason == OLD_KEY and item.file.startswith(f"{REVOKE}.")
+    ]
     (reasons if len(revoked) >= policy.revoke_threshold else warnings).extend(revocations)
     if len(reviewed) < policy.reviews:
         reasons.append(f"{len(reviewed)} of {policy.reviews} operators reviewed the source")
-    routes = {
-        answer.statement.built.route for answer in tally.agree if answer.statement and answer.statement.built
-    }
-    if len(routes) < policy.routes:
-        reasons.append(f"{len(routes)} of {policy.routes} different build routes")
+    reasons += undiversified(tally.agree, policy)
     objections = [f"{answer.operator} dissents: {answer.detail}" for answer in tally.dissent]
     objections += [*log.removed, *([log.problem] if log.problem else [])]
     if policy.dissent == "block":

@@ -28,6 +28,7 @@ from coattest_verify.quorum.strictjson import MAX_SIZE, Fields, canonical, parse
 from coattest_verify.quorum_policy import NAME, ROUND, parse_utc, utc
 from coattest_verify.statements import (
     COULD_NOT_BUILD,
+    HOST,
     MAX_INPUTS,
     MAX_REASON,
     OUTCOMES,
@@ -131,6 +132,8 @@ def _internal(statement: Statement) -> dict[str, Any]:
         "tool": {"version": built.tool_version, "sha256": built.tool_sha256} if built else None,
         "isolation": dict(built.isolation) if built else None,
         "inputs": {"confirmed": statement.inputs_confirmed},
+        "host": statement.host,
+        "salt": statement.salt,
     }
 
 
@@ -167,6 +170,8 @@ def parse_statement(payload: bytes) -> Statement:
         round=internal.text("round", ROUND),
         time=parse_utc(metadata.text("finishedOn")),
         inputs_confirmed=inputs.boolean("confirmed"),
+        host=internal.optional("host", lambda name: internal.text(name, HOST)),
+        salt=internal.optional("salt", lambda name: internal.text(name, SHA256)),
     )
     if not profiles:
         _require_nothing(definition, external, internal, source)

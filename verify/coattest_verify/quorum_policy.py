@@ -35,6 +35,8 @@ MAX_POLICY = 1024 * 1024
 MAX_OPERATORS = 1024
 MAX_KEYS = 4
 MAX_GROUPS = 16
+MAX_DIVERSITY = 8
+"""Different routes or hosts that a policy can ask for."""
 
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?")
 """Operators and groups: also part of file names, so nothing else."""
@@ -45,6 +47,9 @@ DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 
 DEFAULT_MAX_AGE_DAYS = 90
+
+MAX_DOTS = 64
+"""Dots on one line; a round's name may have as many. tomllib takes hours for a key of 500,000 parts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +84,11 @@ class QuorumPolicy:
     max_age_days: int = DEFAULT_MAX_AGE_DAYS
     require_compiled_kernel: bool = True
     routes: int = 1
-    """How many different build routes the agreeing statements must show."""
+    """How many different build routes the agreeing operators must show."""
+    hosts: int = 0
+    """How many different hosts the agreeing operators must state."""
+    commitments: bool = False
+    """Whether a statement counts only when its operator committed to it before any answer was known."""
     revoke_threshold: int = 1
     """How many operators must sign a revocation before a release counts as revoked."""
     reviews: int = 0
@@ -171,6 +180,8 @@ def parse_utc(text: str) -> datetime:
 def _read(data: bytes) -> QuorumPolicy:
     if len(data) > MAX_POLICY:
         raise Rejected(f"larger than {MAX_POLICY} bytes", reason="too-large")
+    if any(line.count(b".") > MAX_DOTS for line in data.splitlines()):
+        raise Rejected(f"a line with more than {MAX_DOTS} dots", reason="too-deep")
     try:
         values = tomllib.loads(data.decode("utf-8"))
     except UnicodeDecodeError:
@@ -195,7 +206,9 @@ def _read(data: bytes) -> QuorumPolicy:
         groups=_groups(fields, [operator.name for operator in operators]),
         max_age_days=fields.integer("max_age_days", 1, 3650),
         require_compiled_kernel=fields.boolean("require_compiled_kernel"),
-        routes=fields.optional("routes", lambda name: fields.integer(name, 1, 8)) or 1,
+        routes=fields.optional("routes", lambda name: fields.integer(name, 1, MAX_DIVERSITY)) or 1,
+        hosts=fields.optional("hosts", lambda name: fields.integer(name, 0, MAX_DIVERSITY)) or 0,
+        commitments=fields.optional("commitments", fields.boolean) or False,
         revoke_threshold=fields.optional(
             "revoke_threshold", lambda name: fields.integer(name, 1, len(operators))
         )
@@ -234,6 +247,7 @@ def _operators(fields: Fields) -> tuple[Operator, ...]:
 
 def _groups(fields: Fields, operators: list[str]) -> tuple[Group, ...]:
     known = list(operators)
+    within = {name: {name} for name in operators}
     found = []
     items = fields.optional("groups", lambda name: fields.items(name, high=MAX_GROUPS)) or []
     for index, item in enumerate(items):
@@ -247,6 +261,10 @@ def _groups(fields: Fields, operators: list[str]) -> tuple[Group, ...]:
             raise Rejected(f"{entry.at('name')}: {name} is already a name")
         found.append(Group(name, tuple(members), entry.integer("threshold", 1, len(members))))
         known.append(name)
+        within[name] = {operator for member in members for operator in within[member]}
+        if len(within[name]) != sum(len(within[member]) for member in members):
+            # Reached on two ways, one operator's vote would be two of the group's.
+            raise Rejected(f"{entry.at('members')}: an operator is in {name} twice", reason="counted-twice")
         entry.done()
     return tuple(found)
 
@@ -272,6 +290,8 @@ def _render(policy: QuorumPolicy) -> bytes:
     }
     optional: Mapping[str, tuple[int, int]] = {
         "routes": (policy.routes, 1),
+        "hosts": (policy.hosts, 0),
+        "commitments": (policy.commitments, False),
         "revoke_threshold": (policy.revoke_threshold, 1),
         "reviews": (policy.reviews, 0),
     }

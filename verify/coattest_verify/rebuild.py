@@ -11,7 +11,7 @@ from typing import Any
 
 from coattest_build.measure import measure
 from coattest_verify.inputs.document import inputs_confirmed
-from coattest_verify.keys import public_key_of
+from coattest_verify.keys import PublicKey, public_key_of
 from coattest_verify.links import link_name, sign_link
 from coattest_verify.provenance import sign
 from coattest_verify.quorum.chain import POLICY_FILE
@@ -80,17 +80,17 @@ def read_ask(attestations: Path) -> Ask:
     A statement names the policy's digest, so one that was made under a forged policy counts nowhere else.
     Raises UsageError for files that are absent or do not parse.
     """
+    return Ask(read_claim(attestations), read_policy(attestations))
+
+
+def read_policy(attestations: Path) -> QuorumPolicy:
+    """``quorum.toml`` of a folder, parsed only; see ``read_ask``. Raises UsageError."""
     with Folder(attestations) as folder:
         try:
-            claim = Claimed.decode(folder.read(CLAIM_FILE, MAX_CLAIM))
-        except Rejected as error:
-            raise UsageError(error.what, where=str(attestations / CLAIM_FILE), reason="bad-claim") from None
-        try:
-            policy = QuorumPolicy.decode(folder.read(POLICY_FILE, MAX_POLICY))
+            return QuorumPolicy.decode(folder.read(POLICY_FILE, MAX_POLICY))
         except Rejected as error:
             hint = "verify quorum-init makes one" if error.reason == "absent" else None
             raise UsageError(error.what, where=str(attestations / POLICY_FILE), hint=hint) from None
-    return Ask(claim, policy)
 
 
 def read_claim(attestations: Path) -> Claimed:
@@ -153,7 +153,15 @@ def remeasure(rebuilt: Path, report: Report) -> None:
 
 
 def answer(
-    ask: Ask, report: Report | None, *, operator: str, dissent: bool, now: datetime, reason: str | None = None
+    ask: Ask,
+    report: Report | None,
+    *,
+    operator: str,
+    dissent: bool,
+    now: datetime,
+    reason: str | None = None,
+    host: str | None = None,
+    salt: str | None = None,
 ) -> Statement:
     """The statement to sign: agreement, dissent (``dissent``), or "could not build" (no report).
 
@@ -162,7 +170,14 @@ def answer(
     """
     if report is None:
         return statement_for(
-            None, ask.claim, ask.policy, operator=operator, outcome=COULD_NOT_BUILD, now=now, reason=reason
+            None,
+            ask.claim,
+            ask.policy,
+            operator=operator,
+            outcome=COULD_NOT_BUILD,
+            now=now,
+            reason=reason,
+            host=host,
         )
     if report.dirty:
         raise DirtyTree("the source had uncommitted changes", hint="commit or discard them, then rebuild")
@@ -183,6 +198,8 @@ def answer(
         outcome=DISSENT if dissent else AGREE,
         now=now,
         reason=reason or ("; ".join(differences[:3]) if dissent else None),
+        host=host,
+        salt=salt,
     )
 
 
@@ -194,19 +211,7 @@ def sign_answer(
     Raises UsageError when the key is not the operator's in ``policy``, AlreadyAnswered when this would
     contradict a statement of the same operator that is in the folder.
     """
-    operator = policy.operator(statement.operator)
-    if operator is None:
-        raise UsageError(
-            f"{statement.operator} is not an operator of {POLICY_FILE}",
-            hint=f"one of {', '.join(policy.names)}",
-        )
-    key = public_key_of(signer)
-    if key not in operator.keys:
-        raise UsageError(
-            f"this is not a key of {statement.operator} in {POLICY_FILE}",
-            hint=f"it belongs to {policy.owner(key) or 'nobody there'}",
-            reason="other-key",
-        )
+    key = own_key(statement.operator, policy, signer)
     _must_not_contradict(attestations, statement, policy)
     paths = [attestations / f"rebuild.{statement.operator}.intoto.json"]
     write_atomic(paths[0], sign(statement, signer))
@@ -214,6 +219,23 @@ def sign_answer(
         paths.append(attestations / link_name(key))
         write_atomic(paths[1], sign_link(statement, signer))
     return tuple(paths)
+
+
+def own_key(operator: str, policy: QuorumPolicy, signer: Any) -> PublicKey:
+    """The signer's public key. Raises UsageError unless it is one of the operator's in ``policy``."""
+    key = public_key_of(signer)
+    party = policy.operator(operator)
+    if party is None:
+        raise UsageError(
+            f"{operator} is not an operator of {POLICY_FILE}", hint=f"one of {', '.join(policy.names)}"
+        )
+    if key not in party.keys:
+        raise UsageError(
+            f"this is not a key of {operator} in {POLICY_FILE}",
+            hint=f"it belongs to {policy.owner(key) or 'nobody there'}",
+            reason="other-key",
+        )
+    return key
 
 
 def _must_not_contradict(attestations: Path, statement: Statement, policy: QuorumPolicy) -> None:

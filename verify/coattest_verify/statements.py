@@ -5,6 +5,7 @@ The signed form is an in-toto Statement v1 with SLSA provenance v1 (``coattest_v
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -25,6 +26,9 @@ from coattest_verify.quorum_policy import QuorumPolicy
 
 AGREE, DISSENT, COULD_NOT_BUILD = "agree", "dissent", "could-not-build"
 OUTCOMES = (AGREE, DISSENT, COULD_NOT_BUILD)
+
+HOST = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}")
+"""A host's name or pseudonym."""
 
 MAX_REASON = 500
 """Characters of the reason that a dissenter gives."""
@@ -77,6 +81,10 @@ class Statement:
     time: datetime
     inputs_confirmed: bool = False
     """Whether ``verify inputs`` confirmed every pin of the lock on the operator's machine."""
+    host: str | None = None
+    """The machine, as its operator states it: a name, or a pseudonym of this quorum and round."""
+    salt: str | None = None
+    """What opens the operator's commitment to this result (``coattest_verify.quorum.commitments``), hex."""
 
     @property
     def target(self) -> tuple[str, str, str, str]:
@@ -161,6 +169,8 @@ def statement_for(
     outcome: str,
     now: datetime,
     reason: str | None = None,
+    host: str | None = None,
+    salt: str | None = None,
 ) -> Statement:
     """The statement that ``operator`` is about to sign; ``report`` is None for "could not build"."""
     return Statement(
@@ -179,6 +189,8 @@ def statement_for(
         round=policy.round,
         time=now.replace(microsecond=0),
         inputs_confirmed=report.inputs_confirmed if report else False,
+        host=host,
+        salt=salt if report else None,
     )
 
 

@@ -10,6 +10,7 @@ VERBS = {
     "attestation": "coattest_verify.cli.attestation:attestation",
     "audit": "coattest_verify.cli.audit:audit",
     "bundle": "coattest_verify.cli.bundle:bundle",
+    "commit": "coattest_verify.cli.commit:commit",
     "countersign": "coattest_verify.cli.countersign:countersign",
     "enroll": "coattest_verify.cli.enroll:enroll",
     "inputs": "coattest_verify.cli.inputs:inputs",

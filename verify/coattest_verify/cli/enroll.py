@@ -10,11 +10,9 @@ import click
 
 from coattest_verify.cli.options import attestations_option, clock, json_option
 from coattest_verify.cli.quorum_init import parse_groups, parse_operators, whole_day
-from coattest_verify.quorum.chain import POLICY_FILE
-from coattest_verify.quorum.directory import Folder
-from coattest_verify.quorum.errors import Rejected
 from coattest_verify.quorum.signing import PROPOSAL_FILE
-from coattest_verify.quorum_policy import MAX_POLICY, Operator, QuorumPolicy, utc
+from coattest_verify.quorum_policy import MAX_DIVERSITY, Operator, QuorumPolicy, utc
+from coattest_verify.rebuild import read_policy
 from coattest_verify.shell import UsageError, emit_json, err, write_atomic
 
 
@@ -36,7 +34,17 @@ from coattest_verify.shell import UsageError, emit_json, err, write_atomic
 @click.option(
     "--reviews", type=click.IntRange(min=0), help="How many operators must have reviewed the source."
 )
-@click.option("--routes", type=click.IntRange(1, 8), help="How many different build routes must agree.")
+@click.option(
+    "--routes", type=click.IntRange(1, MAX_DIVERSITY), help="How many different build routes must agree."
+)
+@click.option(
+    "--hosts", type=click.IntRange(0, MAX_DIVERSITY), help="How many different hosts the agreeing must state."
+)
+@click.option(
+    "--commitments/--no-commitments",
+    default=None,
+    help="Whether only results count that were committed to beforehand.",
+)
 @attestations_option
 @json_option
 def enroll(
@@ -56,7 +64,7 @@ def enroll(
     Writes quorum.next.toml. It takes effect when the thresholds of the present and of the new version have
     run verify countersign; until then the present version stays in force.
     """
-    current = _current(attestations)
+    current = read_policy(attestations)
     values = {name: value for name, value in changes.items() if value is not None}
     if round_ is not None:
         values["round"] = round_
@@ -88,18 +96,6 @@ def enroll(
     err().print(
         "next: operators look at it with verify quorum-policy and run verify countersign", markup=False
     )
-
-
-def _current(attestations: Path) -> QuorumPolicy:
-    with Folder(attestations) as folder:
-        try:
-            return QuorumPolicy.decode(folder.read(POLICY_FILE, MAX_POLICY))
-        except Rejected as error:
-            raise UsageError(
-                error.what,
-                where=str(attestations / POLICY_FILE),
-                hint="verify quorum-init makes the first version",
-            ) from None
 
 
 def _members(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 from rich.table import Column, Table
+from rich.text import Text
 
 from coattest_verify.cli.options import (
     attestations_option,
@@ -123,7 +124,7 @@ def show(*, attestations: Path, root: bytes | None, as_json: bool) -> None:
     table = Table("entry", "kind", "operator", "about", Column("sha256", overflow="fold"))
     for index, entry in enumerate(entries):
         about = entry.outcome or dict(entry.about).get("profile", "")
-        table.add_row(str(index), entry.kind, entry.operator or "", about, entry.sha256)
+        table.add_row(str(index), entry.kind, Text(entry.operator or ""), Text(about), entry.sha256)
     out().print(table)
     out().print(f"root {checkpoint.root.hex()}")
     for name, time in sorted(times.items()):

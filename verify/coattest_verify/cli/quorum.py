@@ -63,6 +63,9 @@ def from_bundle(path: Path, root: bytes | None, at: str | None, *, profile: str,
             reason="no-root",
         )
     held = load_bundle(path)
+    err().print(
+        "a bundle holds what its maker put in: a dissent or revocation may have been left out", style="yellow"
+    )
     if at is None:
         return decide_from(
             held.files, root=root, seen=Roots().seen(root), profile=profile, now=clock(), own=own

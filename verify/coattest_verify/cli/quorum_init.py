@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import click
 
 from coattest_verify.cli.options import attestations_option, clock, json_option
 from coattest_verify.keys import PublicKey, load_public
-from coattest_verify.quorum_policy import DEFAULT_MAX_AGE_DAYS, Group, Operator, QuorumPolicy, utc
+from coattest_verify.quorum_policy import (
+    DEFAULT_MAX_AGE_DAYS,
+    MAX_DIVERSITY,
+    Group,
+    Operator,
+    QuorumPolicy,
+    utc,
+)
 from coattest_verify.shell import UsageError, emit_json, err, write_atomic
 
 DEFAULT_DAYS = 365
@@ -53,6 +61,28 @@ DEFAULT_DAYS = 365
     show_default=True,
     help="How many revoke a release.",
 )
+@click.option(
+    "--routes",
+    type=click.IntRange(1, MAX_DIVERSITY),
+    default=1,
+    show_default=True,
+    help="How many different build routes must agree.",
+)
+@click.option(
+    "--hosts",
+    type=click.IntRange(0, MAX_DIVERSITY),
+    default=0,
+    show_default=True,
+    help="How many different hosts the agreeing operators must state.",
+)
+@click.option(
+    "--reviews",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="How many must have reviewed the source.",
+)
+@click.option("--commitments", is_flag=True, help="Count only results that were committed to beforehand.")
 @click.option("--cached-kernel-counts", is_flag=True, help="Count statements whose kernel came from a cache.")
 @attestations_option
 @json_option
@@ -69,6 +99,7 @@ def quorum_init(
     cached_kernel_counts: bool,
     attestations: Path,
     as_json: bool,
+    **diversity: Any,
 ) -> None:
     """Write version 1 of quorum.toml. It counts when every operator has run verify countersign.
 
@@ -91,6 +122,7 @@ def quorum_init(
         revoke_threshold=revoke_threshold,
         max_age_days=max_age_days,
         require_compiled_kernel=not cached_kernel_counts,
+        **diversity,
     )
     write_atomic(path, policy.raw)
     if as_json:

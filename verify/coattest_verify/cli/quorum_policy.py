@@ -83,6 +83,13 @@ def describe(policy: QuorumPolicy) -> list[tuple[str, str]]:
     ]
     if policy.routes > 1:
         rows.append(("diversity", f"{policy.routes} build routes"))
+    if policy.hosts:
+        rows.append(("diversity", f"{policy.hosts} hosts, as the operators state them"))
+    if policy.commitments:
+        rows.append(("commitments", "a result counts only when it was committed to before any was known"))
+    if policy.reviews:
+        rows.append(("reviews", f"{policy.reviews} operators reviewed the source"))
+    rows.append(("revocation", f"by {policy.revoke_threshold} of {len(policy.operators)} operators"))
     return rows
 
 
@@ -104,6 +111,10 @@ def _json(state: Pending, problem: str | None) -> dict[str, object]:
         "max_age_days": policy.max_age_days,
         "require_compiled_kernel": policy.require_compiled_kernel,
         "routes": policy.routes,
+        "hosts": policy.hosts,
+        "commitments": policy.commitments,
+        "reviews": policy.reviews,
+        "revoke_threshold": policy.revoke_threshold,
         "operators": [
             {"name": operator.name, "keys": [f"sha256:{key.fingerprint}" for key in operator.keys]}
             for operator in policy.operators

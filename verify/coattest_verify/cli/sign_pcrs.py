@@ -16,6 +16,8 @@ from coattest_verify.cli.options import (
     passphrase_option,
     signer_from,
 )
+from coattest_verify.hosts import host_name
+from coattest_verify.opening import SALT_FILE, kept
 from coattest_verify.quorum.signing import candidates
 from coattest_verify.rebuild import answer, read_ask, read_report, remeasure, sign_answer
 from coattest_verify.shell import UsageError, emit_json, err
@@ -30,6 +32,10 @@ from coattest_verify.shell import UsageError, emit_json, err
 )
 @click.option("--dissent", is_flag=True, help="Sign that the rebuild does not match the claim.")
 @click.option("--could-not-build", is_flag=True, help="Sign that the claim could not be rebuilt at all.")
+@click.option(
+    "--host",
+    help="This machine's name in the statement (else a pseudonym of it that is of use in this round only).",
+)
 @click.option("--reason", help="One line for the others, with --dissent or --could-not-build.")
 @attestations_option
 @json_option
@@ -41,6 +47,7 @@ def sign_pcrs(
     rebuilt: Path,
     dissent: bool,
     could_not_build: bool,
+    host: str | None,
     reason: str | None,
     attestations: Path,
     as_json: bool,
@@ -56,11 +63,28 @@ def sign_pcrs(
         raise UsageError("--reason goes with --dissent or --could-not-build")
     ask = read_ask(attestations)
     signer = signer_from(key, passphrase_file, candidates(attestations, operator))
-    report = None
+    report = opening = None
     if not could_not_build:
         report = read_report(rebuilt)
         remeasure(rebuilt, report)
-    statement = answer(ask, report, operator=operator, dissent=dissent, now=clock(), reason=reason)
+        opening = kept(rebuilt, operator, ask.policy)
+        if ask.policy.commitments and opening is None and not dissent:
+            raise UsageError(
+                "quorum.toml wants a commitment before a result, and there is none here",
+                where=str(rebuilt / SALT_FILE),
+                hint="verify commit makes it, before the claim is published",
+                reason="not-committed",
+            )
+    statement = answer(
+        ask,
+        report,
+        operator=operator,
+        dissent=dissent,
+        now=clock(),
+        reason=reason,
+        host=host_name(host, ask.policy),
+        salt=opening.salt if opening else None,
+    )
     paths = sign_answer(attestations, statement, ask.policy, signer)
     if as_json:
         emit_json(
@@ -68,6 +92,7 @@ def sign_pcrs(
                 "operator": operator,
                 "outcome": statement.outcome,
                 "reason": statement.reason,
+                "host": statement.host,
                 "release": statement.release,
                 "profiles": {
                     profile: {f"PCR{index}": value for index, value in enumerate(result.pcrs)}

@@ -24,11 +24,10 @@ from coattest_verify.cli.options import (
     root_option,
     signer_from,
 )
-from coattest_verify.keys import public_key_of
 from coattest_verify.memory import Roots
 from coattest_verify.quorum.signing import candidates
 from coattest_verify.quorum.votes import REVIEW, REVOKE, make_vote, sign_vote, vote_name
-from coattest_verify.rebuild import read_ask
+from coattest_verify.rebuild import own_key, read_ask
 from coattest_verify.shell import FoundFalse, UsageError, emit_json, err, out, write_atomic
 
 
@@ -108,14 +107,7 @@ def _vote(
     kind: str, attestations: Path, operator: str, signer: Any, *, root: bytes | None, note: str
 ) -> Path:
     ask = read_ask(attestations)
-    key = public_key_of(signer)
-    party = ask.policy.operator(operator)
-    if party is None or key not in party.keys:
-        raise UsageError(
-            f"this is not a key of {operator} in quorum.toml",
-            hint=f"it belongs to {ask.policy.owner(key) or 'nobody there'}",
-            reason="other-key",
-        )
+    own_key(operator, ask.policy, signer)
     pinned = root if root is not None else Roots().only()
     vote = make_vote(kind, operator, root=pinned, claim=ask.claim, note=note, now=clock())
     path = attestations / vote_name(vote)

@@ -165,14 +165,16 @@ def _first(current: bytes, envelopes: Signatures, root: bytes) -> QuorumPolicy:
 def _successors(policy: QuorumPolicy, current: bytes, envelopes: Signatures) -> list[QuorumPolicy]:
     found = []
     for data in {current, *envelopes} - {policy.raw}:
+        # Signatures first: bytes that no threshold stands behind are not worth a parser's time.
+        if policy.unmet(signers(policy, data, envelopes)):
+            continue
         try:
             candidate = QuorumPolicy.decode(data)
         except PolicyRefused:
             continue
         if candidate.version != policy.version + 1 or candidate.previous != f"sha256:{policy.sha256}":
             continue
-        by_old, by_new = signers(policy, data, envelopes), signers(candidate, data, envelopes)
-        if not policy.unmet(by_old) and not candidate.unmet(by_new):
+        if not candidate.unmet(signers(candidate, data, envelopes)):
             found.append(candidate)
     return sorted(found, key=lambda candidate: candidate.sha256)
 

@@ -25,6 +25,9 @@ MAX_CHECKPOINT = 1024 * 1024
 MAX_LOG = 1_000_000
 """Entries of a log."""
 
+MAX_SECONDS = 253402300799
+"""The last second of the year 9999: a later one is no date (RFC 3339, section 5.6)."""
+
 ECDSA_TYPE = b"\xffcoattest/ecdsa-cosignature/v1"
 
 _LINE = re.compile(rf"\u2014 ({NAME.pattern}) ([A-Za-z0-9+/]+={{0,2}})")
@@ -115,7 +118,7 @@ def _check(checkpoint: Checkpoint, lines: list[str], policy: QuorumPolicy) -> Co
         if key is None:
             continue
         seconds = int.from_bytes(data[:8], "big")
-        if not key.verifies(data[8:], _message(checkpoint, seconds)) or seconds > 2**40:
+        if not key.verifies(data[8:], _message(checkpoint, seconds)) or seconds > MAX_SECONDS:
             raise Rejected(f"the cosignature of {name} is wrong", reason="bad-signature")
         moment = datetime.fromtimestamp(seconds, timezone.utc)
         times[name] = max(moment, times.get(name, moment))

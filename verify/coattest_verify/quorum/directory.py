@@ -82,8 +82,8 @@ class Folder:
 
     def _open(self, parts: list[str]) -> int:
         """Open a file below this folder; no component of its path may be a link."""
-        # O_NONBLOCK: opening a FIFO must not wait for a writer.
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        # O_NONBLOCK: opening a FIFO must not wait for a writer. O_NOCTTY: a terminal does not become ours.
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
         folder = os.dup(self._handle)
         try:
             for part in parts[:-1]:

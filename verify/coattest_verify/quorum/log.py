@@ -4,13 +4,15 @@ Each entry is canonical JSON about one file (its SHA-256) or one decision; the f
 log has no operator of its own: the quorum's operators cosign its checkpoints after checking them. It gives:
 
 1. Entries and checkpoint agree, and the tree holds what this verifier saw before, unchanged.
-2. A dissent that is in a cosigned log and not in the folder was removed: under ``block`` that is no decision.
+2. A dissent or revocation that is in a cosigned log and not in the folder was removed: under ``block`` that
+   is no decision.
 3. Under ``block`` an operator that has not answered is excused when it cosigned the present checkpoint and
    the log holds every statement that is counted, and no dissent of that operator.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -21,11 +23,11 @@ from coattest_verify.quorum.checkpoint import MAX_CHECKPOINT, Checkpoint, Cosign
 from coattest_verify.quorum.directory import Evidence
 from coattest_verify.quorum.errors import Rejected
 from coattest_verify.quorum.merkle import MAX_ENTRY, TILE_WIDTH, bundle_paths, leaf_hash, tree_root, unpack
-from coattest_verify.quorum.results import SHA256
+from coattest_verify.quorum.results import SHA256, Claimed
 from coattest_verify.quorum.strictjson import Fields, canonical, parse
 from coattest_verify.quorum.tally import CLOCK_SKEW, Question, Signed
-from coattest_verify.quorum.votes import Vote
-from coattest_verify.quorum_policy import QuorumPolicy, utc
+from coattest_verify.quorum.votes import REVOKE, Vote
+from coattest_verify.quorum_policy import NAME, QuorumPolicy, utc
 from coattest_verify.statements import AGREE, COULD_NOT_BUILD, DISSENT, Statement
 
 LOG = "log/"
@@ -33,7 +35,9 @@ CHECKPOINT_FILE = LOG + "checkpoint"
 MAX_PART = TILE_WIDTH * (2 + MAX_ENTRY)
 """Bytes of one entry bundle."""
 
-KINDS = ("rebuild", "revoke", "review", "decision")
+_TEXT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+-]{0,127}")
+
+KINDS = ("rebuild", "revoke", "review", "commit", "claim", "decision")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +79,32 @@ def statement_entry(signed: Signed) -> bytes:
 
 def vote_entry(vote: Vote) -> bytes:
     """The log entry of a review or a revocation."""
-    return _entry(vote.kind, vote.sha256, vote.operator, release=vote.release, tree_sha256=vote.tree_sha256)
+    return _entry(
+        vote.kind,
+        vote.sha256,
+        vote.operator,
+        release=vote.release,
+        tree_sha256=vote.tree_sha256,
+        lock_sha256=vote.lock_sha256,
+    )
 
 
 def decision_entry(digest: bytes, release: str, profile: str) -> bytes:
     """The log entry of a decision; who agreed is left out, as in the decision's digest."""
     return _entry("decision", digest.hex(), None, release=release, profile=profile)
+
+
+def claim_entry(claim: Claimed, policy: QuorumPolicy) -> bytes:
+    """The log entry of a claim: from here on its answer is known."""
+    return _entry(
+        "claim",
+        claim.sha256,
+        None,
+        quorum=policy.sha256,
+        round=policy.round,
+        release=claim.release,
+        architecture=claim.architecture,
+    )
 
 
 def _entry(kind: str, sha256: str, operator: str | None, **about: Any) -> bytes:
@@ -132,6 +156,7 @@ def examine(
     question: Question,
     signed: Iterable[Signed],
     *,
+    votes: Iterable[Vote],
     counted: Sequence[Statement],
     seen: SeenLog | None,
 ) -> Findings:
@@ -163,6 +188,12 @@ def examine(
         f"{entry.operator}'s {entry.outcome} (log entry {index}) was removed"
         for index, entry in objecting
         if entry.sha256 not in present and log.cosigned.times
+    ]
+    filed = {vote.sha256 for vote in votes}
+    removed += [
+        f"{entry.operator}'s revocation (log entry {index}) was removed"
+        for index, entry in enumerate(entries)
+        if entry.revokes(question) and entry.sha256 not in filed and log.cosigned.times
     ]
     checkpoint = log.cosigned.checkpoint
     return Findings(
@@ -214,34 +245,37 @@ class Entry:
         """When a statement was signed (RFC 3339 in UTC: texts compare like times), "" for others."""
         return dict(self.about).get("time", "")
 
+    def revokes(self, question: Question) -> bool:
+        """Whether this is a revocation, by a present operator, of the source that the question is about."""
+        values, claim = dict(self.about), question.claim
+        return (self.kind, values.get("tree_sha256"), values.get("lock_sha256")) == (
+            REVOKE,
+            claim.tree_sha256,
+            claim.lock_sha256,
+        ) and self.operator in question.policy.names
+
     def asks(self, question: Question) -> bool:
         """Whether this is a statement about the question's release, under its policy and round."""
-        values = dict(self.about)
-        return self.kind == "rebuild" and (
-            values.get("quorum"),
-            values.get("round"),
-            values.get("release"),
-            values.get("architecture"),
-        ) == (
-            question.policy.sha256,
-            question.policy.round,
-            question.claim.release,
-            question.claim.architecture,
-        )
+        return self.kind == "rebuild" and self.reveals(question)
+
+    def reveals(self, question: Question) -> bool:
+        """Whether this is a statement or a claim about the question's release, under its policy and round."""
+        values, policy, claim = dict(self.about), question.policy, question.claim
+        return self.kind in {"rebuild", "claim"} and tuple(
+            values.get(name) for name in ("quorum", "round", "release", "architecture")
+        ) == (policy.sha256, policy.round, claim.release, claim.architecture)
 
 
 def parse_entry(entry: bytes) -> Entry:
+    """An entry of the log. Raises Rejected; what it says reaches terminals, so it is names and words only."""
     fields = Fields(parse(entry, max_size=MAX_ENTRY), "entry")
-    operator = fields.optional("operator", lambda name: fields.text(name, limit=64))
+    operator = fields.optional("operator", lambda name: fields.text(name, NAME))
+    about = Fields(fields.mapping("about", low=0, high=16), "entry.about")
     found = Entry(
         fields.choice("kind", KINDS),
         fields.text("sha256", SHA256),
         operator,
-        tuple(
-            (name, value)
-            for name, value in sorted(fields.mapping("about", low=0, high=16).items())
-            if isinstance(value, str)
-        ),
+        tuple((name, about.text(name, _TEXT)) for name in sorted(about.values)),
     )
     fields.done()
     return found

@@ -21,6 +21,7 @@ from coattest_verify.quorum.log import (
     CHECKPOINT_FILE,
     LOG,
     Log,
+    claim_entry,
     decision_entry,
     extends,
     head,
@@ -106,10 +107,12 @@ def _present(
     ]
     entries += [vote_entry(vote) for vote in read_votes(evidence, policy)[0]]
     try:
-        profiles = sorted(Claimed.decode(evidence.read(CLAIM_FILE, MAX_CLAIM)).profiles)
+        claim = Claimed.decode(evidence.read(CLAIM_FILE, MAX_CLAIM))
     except Rejected:
-        profiles = []
-    for profile in profiles:
+        return entries
+    if policy.commitments:
+        entries.append(claim_entry(claim, policy))
+    for profile in sorted(claim.profiles):
         decision = decide_from(evidence, root=root, seen=seen, profile=profile, now=now).decision
         if decision is not None:
             entries.append(decision_entry(decision.digest, decision.release, profile))
@@ -142,7 +145,21 @@ def _write(attestations: Path, entries: list[bytes], cosigned: Cosigned) -> None
     # The checkpoint last: a reader of the old one still finds what it names, or a whole new log.
     files = {**pack(entries), **tiles([leaf_hash(entry) for entry in entries])}
     for path, content in files.items():
-        target = attestations / LOG / path
-        if not target.exists():
-            write_atomic(target, content)
-    write_atomic(attestations / CHECKPOINT_FILE, cosigned.encode())
+        _put(attestations, LOG + path, content)
+    _put(attestations, CHECKPOINT_FILE, cosigned.encode())
+
+
+def _put(attestations: Path, name: str, content: bytes) -> None:
+    """Write a file below the folder; a folder on its way that is a link would lead out of it."""
+    for parent in list(Path(name).parents)[:-1]:
+        if (attestations / parent).is_symlink():
+            raise BadLog(
+                "is a symbolic link", where=str(attestations / parent), hint="remove it", reason="linked"
+            )
+    with Folder(attestations) as folder:
+        try:
+            unchanged = folder.read(name, len(content)) == content
+        except Rejected:
+            unchanged = False
+    if not unchanged:
+        write_atomic(attestations / name, content)

@@ -20,10 +20,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from coattest_verify.opening import digest_of
 from coattest_verify.provenance import PAYLOAD_TYPE, parse_statement
 from coattest_verify.quorum.chain import Refused
 from coattest_verify.quorum.directory import Evidence
@@ -60,6 +61,8 @@ class Answer:
     detail: str
     statement: Statement | None = field(default=None, repr=False, compare=False)
     """The newest agreeing statement; None for a dissent."""
+    counting: tuple[Statement, ...] = field(default=(), repr=False, compare=False)
+    """Every agreeing statement that counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +115,8 @@ class Question:
     policy: QuorumPolicy
     profile: str
     now: datetime
+    committed: Mapping[str, frozenset[str]] = field(default_factory=dict, hash=False)
+    """Each operator's early commitments; looked at where the policy wants them."""
 
     @property
     def claimed(self) -> ProfileResult:
@@ -210,7 +215,7 @@ class _Standing:
             )
         counting = []
         for item in results:
-            problem = _unfit(item.statement, question.policy, question.now)
+            problem = _unfit(item.statement, question)
             if problem:
                 refused.append(Refused(item.file, *problem))
             else:
@@ -224,7 +229,7 @@ class _Standing:
         if not counting:
             return None
         newest = max(counting, key=lambda statement: (statement.time, _route(statement)))
-        return Answer(operator, True, utc(newest.time), newest)
+        return Answer(operator, True, utc(newest.time), newest, tuple(counting))
 
     def _equivocates(self, profile: str) -> str | None:
         results: dict[tuple[str, ...], set[ProfileResult]] = {}
@@ -239,14 +244,17 @@ class _Standing:
         return f"signed {len(twice)} different results for one source ({files})"
 
 
-def _unfit(statement: Statement, policy: QuorumPolicy, now: datetime) -> tuple[str, str] | None:
+def _unfit(statement: Statement, question: Question) -> tuple[str, str] | None:
     """Why an agreeing statement does not count (rule 6), as (code, text), or None."""
+    policy, now = question.policy, question.now
     if statement.time > now + CLOCK_SKEW:
         return "from-the-future", f"dated {utc(statement.time)}"
     if now - statement.time > policy.max_age:
         return "too-old", f"dated {utc(statement.time)}, older than {policy.max_age_days} days"
     if policy.require_compiled_kernel and not (statement.built and statement.built.kernel_compiled):
         return "cached-kernel", "the kernel was not compiled by this operator, and the policy wants it to be"
+    if policy.commitments and digest_of(statement) not in question.committed.get(statement.operator, ()):
+        return "not-committed", "the log shows no commitment to this result before results were known"
     return None
 
 

@@ -1,6 +1,6 @@
-"""What operators sign about a source beside rebuilding it: "I reviewed it", and "do not use it".
+"""What operators sign about a source beside rebuilding it: "I reviewed it", "do not use it", "I built it".
 
-Both name the source tree and the lock by digest and the quorum by its root, so a review of one source says
+All name the source tree and the lock by digest and the quorum by its root, so a review of one source says
 nothing about another, and a revocation outlives later versions of ``quorum.toml`` while its operator is in
 it.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -21,10 +21,11 @@ from coattest_verify.quorum.errors import Rejected
 from coattest_verify.quorum.results import RELEASE, SHA256, Claimed
 from coattest_verify.quorum.strictjson import Fields, canonical, parse
 from coattest_verify.quorum_policy import NAME, QuorumPolicy, parse_utc, utc
-from coattest_verify.statements import MAX_REASON, clean
+from coattest_verify.statements import MAX_REASON, Report, clean
 
-REVOKE, REVIEW = "revoke", "review"
-KINDS = (REVOKE, REVIEW)
+REVOKE, REVIEW, COMMIT = "revoke", "review", "commit"
+KINDS = (REVOKE, REVIEW, COMMIT)
+OLD_KEY = "old-key"
 VOTE_NAME = re.compile(rf"({'|'.join(KINDS)})\.({NAME.pattern})(?:\.[A-Za-z0-9_-]{{1,64}})?\.dsse\.json")
 MAX_VOTE = 16 * 1024
 """Bytes of a vote; a note of 500 characters makes about 1,500."""
@@ -51,8 +52,10 @@ def payload_type(kind: str) -> str:
     return f"application/vnd.coattest.{kind}+json"
 
 
-def make_vote(kind: str, operator: str, *, root: bytes, claim: Claimed, note: str, now: datetime) -> Vote:
-    """A vote on the source that a claim names."""
+def make_vote(
+    kind: str, operator: str, *, root: bytes, claim: Claimed | Report, note: str, now: datetime
+) -> Vote:
+    """A vote on the source that a claim, or a build report, names."""
     return Vote(
         kind,
         operator,
@@ -84,20 +87,25 @@ def vote_name(vote: Vote) -> str:
     return f"{vote.kind}.{vote.operator}.{vote.tree_sha256[:8]}-{vote.lock_sha256[:8]}.dsse.json"
 
 
-def read_votes(evidence: Evidence, policy: QuorumPolicy) -> tuple[list[Vote], list[Refused]]:
-    """Every vote with a good signature of an operator, and every other file with a vote's name."""
+def read_votes(
+    evidence: Evidence, policy: QuorumPolicy, earlier: Sequence[QuorumPolicy] = ()
+) -> tuple[list[Vote], list[Refused]]:
+    """Every vote with a good signature of an operator, and every other file with a vote's name.
+
+    A vote by a key that the operator had in an ``earlier`` version is refused with the code OLD_KEY.
+    """
     accepted, refused = [], []
     for name in evidence.names():
         if not name.startswith(tuple(f"{kind}." for kind in KINDS)):
             continue
         try:
-            accepted.append(_authentic(name, evidence, policy))
+            accepted.append(_authentic(name, evidence, policy, earlier))
         except Rejected as error:
             refused.append(Refused(name, error.reason, error.what))
     return accepted, refused
 
 
-def _authentic(name: str, evidence: Evidence, policy: QuorumPolicy) -> Vote:
+def _authentic(name: str, evidence: Evidence, policy: QuorumPolicy, earlier: Sequence[QuorumPolicy]) -> Vote:
     match = VOTE_NAME.fullmatch(name)
     if match is None:
         raise Rejected("not the name of a vote", reason="bad-name")
@@ -107,6 +115,9 @@ def _authentic(name: str, evidence: Evidence, policy: QuorumPolicy) -> Vote:
     data = evidence.read(name, MAX_VOTE)
     envelope = dsse.Envelope.decode(data, payload_type(kind), max_size=MAX_VOTE)
     if not envelope.signers(operator.keys):
+        former = [party for policy in earlier if (party := policy.operator(operator.name))]
+        if any(envelope.signers(party.keys) for party in former):
+            raise Rejected(f"signed by a key that {operator.name} no longer has", reason=OLD_KEY)
         raise Rejected(f"not signed by a key of {operator.name}", reason="bad-signature")
     fields = Fields(parse(envelope.payload, max_size=MAX_VOTE), "")
     fields.exactly("purpose", f"coattest/{kind}/v1")

@@ -1,0 +1,199 @@
+"""Attacks that worked once: each was found by playing a buyer with one key, and each is refused now."""
+
+from __future__ import annotations
+
+import base64
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from coattest_verify.keys import public_key_of
+from coattest_verify.quorum import checkpoint as notes
+from coattest_verify.quorum.directory import Folder
+from coattest_verify.quorum.errors import PolicyRefused, Rejected
+from coattest_verify.quorum.log import CHECKPOINT_FILE, head, parse_entry, read_log
+from coattest_verify.quorum.logbook import BadLog, sign_log
+from coattest_verify.quorum.merkle import pack
+from coattest_verify.quorum.strictjson import canonical, parse
+from coattest_verify.quorum.votes import REVOKE, make_vote, sign_vote, vote_name
+from coattest_verify.quorum_policy import Group, Operator, QuorumPolicy
+from support.operators import NOW, Operators, report_json
+
+
+def log(quorum: Operators, name: str) -> None:
+    sign_log(quorum.attestations, quorum.root, name, quorum.signers[name], seen=None, now=NOW)
+
+
+def revoke(quorum: Operators, name: str) -> Path:
+    assert quorum.claimed is not None
+    vote = make_vote(REVOKE, name, root=quorum.root, claim=quorum.claimed, note="CVE-2026-1", now=NOW)
+    return quorum.write(vote_name(vote), sign_vote(vote, quorum.signers[name]))
+
+
+def test_brackets_in_strings_do_not_hide_depth() -> None:
+    """Closing brackets inside a string do not pay for opening ones outside."""
+    with pytest.raises(Rejected, match="nested deeper"):
+        parse(b'["' + b"]" * 300 + b'",' + b"[" * 200 + b"]" * 200 + b"]")
+    assert parse(b'["' + b"[" * 300 + b'\\"[",[]]') == ["[" * 300 + '"[', []]
+
+
+@pytest.mark.parametrize("text", [b'"' + b'\\"' * 2_000_000, b'\\"' * 2_000_000, b'"\\' * 2_000_000])
+def test_quotes_without_end_are_read_once(text: bytes) -> None:
+    """Megabytes of open strings are refused after one pass, not after one pass for each quote."""
+    with pytest.raises(Rejected, match="not JSON"):
+        parse(text)
+
+
+def test_a_key_of_half_a_million_parts_is_not_parsed(three: Operators) -> None:
+    """A quorum.toml that would keep the TOML parser busy for hours is refused before it."""
+    three.write("quorum.toml", b".".join([b"a"] * 500_000) + b" = 1\n")
+    assert "the pinned root" not in three.decide().reasons[0]
+    with pytest.raises(PolicyRefused, match="dots"):
+        QuorumPolicy.decode(b".".join([b"a"] * 500_000) + b" = 1\n")
+
+
+def test_unsigned_versions_are_not_parsed(three: Operators, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Candidates for the next version reach the TOML parser only behind the threshold's signatures."""
+    for index in range(20):
+        successor = three.policy.successor(round=f"r{index}")
+        three.countersign(successor, "buyer-3")
+        (three.attestations / "quorum.2.buyer-3.dsse.json").rename(
+            three.attestations / f"quorum.2.buyer-3.{index}.dsse.json"
+        )
+    decoded = []
+    decode = QuorumPolicy.decode
+    monkeypatch.setattr(QuorumPolicy, "decode", lambda data: decoded.append(data) or decode(data))
+    assert three.decide().decision is not None
+    assert set(decoded) == {three.policy.raw}
+
+
+def test_one_operator_is_not_two_members_of_a_group(three: Operators) -> None:
+    """A member of a group and of a group within it would meet "two of" alone, so such groups are refused."""
+    inner = Group("inner", ("buyer-1", "buyer-2"), 1)
+    with pytest.raises(PolicyRefused) as caught:
+        three.policy.successor(groups=(inner, Group("outer", ("buyer-1", "inner"), 2)))
+    assert caught.value.reason == "policy-counted-twice"
+    with pytest.raises(PolicyRefused) as caught:
+        three.policy.successor(
+            groups=(inner, Group("other", ("buyer-1", "buyer-3"), 1), Group("outer", ("inner", "other"), 2))
+        )
+    assert caught.value.reason == "policy-counted-twice"
+    three.policy.successor(groups=(inner, Group("outer", ("buyer-3", "inner"), 2)))
+
+
+def test_a_cosignature_after_the_last_year_is_no_crash(three: Operators) -> None:
+    """A cosigner that dates its line in the year 30,000 makes the log bad, and nothing else."""
+    log(three, "buyer-3")
+    with Folder(three.attestations) as folder:
+        found = read_log(folder, three.root, three.policy)
+    assert found is not None
+    tree = found.cosigned.checkpoint
+    signer = three.signers["buyer-3"]
+    seconds = 2**39
+    signature = bytes.fromhex(signer.sign(notes._message(tree, seconds)).signature)
+    data = notes._key_id("buyer-3", public_key_of(signer)) + seconds.to_bytes(8, "big") + signature
+    line = f"\u2014 buyer-3 {base64.b64encode(data).decode()}\n"
+    three.write(CHECKPOINT_FILE, f"{tree.body}\n{line}".encode())
+    outcome = three.decide()
+    assert outcome.decision is not None
+    assert outcome.warnings == ("log: the cosignature of buyer-3 is wrong",)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("operator", "\x1b[2Jbuyer-1"),
+        ("operator", "[red]buyer-1[/red]"),
+        ("outcome", "dissent\x1b]0;agreed\x07"),
+        ("outcome", "dissent\n"),
+        ("outcome", "\u202etnessid"),
+    ],
+)
+def test_log_entries_do_not_reach_a_terminal_as_commands(three: Operators, field: str, value: str) -> None:
+    """An entry with control characters, markup or invisible text makes the log bad, and is never shown."""
+    about = {"outcome": "dissent", "round": "1"}
+    entry = {"kind": "rebuild", "sha256": "ab" * 32, "operator": "buyer-1", "about": about}
+    (entry if field == "operator" else about)[field] = value
+    encoded = canonical(entry)
+    with pytest.raises(Rejected):
+        parse_entry(encoded)
+    cosigned = notes.cosign(
+        notes.Cosigned(head([encoded], three.root), {}, ()), "buyer-3", three.signers["buyer-3"], NOW
+    )
+    for path, content in {**pack([encoded]), "checkpoint": cosigned.encode()}.items():
+        target = three.attestations / "log" / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+    outcome = three.decide()
+    assert outcome.decision is not None
+    assert all(warning.isprintable() for warning in outcome.warnings)
+    assert outcome.warnings[0].startswith("log: entry")
+
+
+@pytest.mark.parametrize("inner", ["log", "log/tile", "log/tile/entries"])
+def test_the_log_is_not_written_through_a_link(three: Operators, tmp_path: Path, inner: str) -> None:
+    """A folder of the log that is a symbolic link does not lead the next signer out of attestations/."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    link = three.attestations / inner
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(elsewhere)
+    with pytest.raises(BadLog):
+        log(three, "buyer-1")
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_a_planted_tile_does_not_survive_signing(three: Operators) -> None:
+    """A file, a link or a FIFO that waits where the log's next bundle goes is replaced, not believed."""
+    planted = three.attestations / "log/tile/entries/000.p/3"
+    planted.parent.mkdir(parents=True)
+    planted.write_bytes(b"\0\1x")
+    log(three, "buyer-1")
+    assert three.decide().warnings == ()
+
+
+def test_a_removed_revocation_cannot_make_a_yes(blocking: Operators) -> None:
+    """Under "block" a revocation that was logged and then removed is named, and no decision comes of it."""
+    path = revoke(blocking, "buyer-3")
+    log(blocking, "buyer-1")
+    path.unlink()
+    assert blocking.decide().reasons == ("buyer-3's revocation (log entry 3) was removed",)
+
+
+def test_a_new_key_does_not_bring_a_revoked_release_back_unsaid(three: Operators, tmp_path: Path) -> None:
+    """A revocation by a key that was since replaced is shown as such until its operator signs it again."""
+    revoke(three, "buyer-3")
+    fresh = Operators.make(tmp_path / "fresh", ["buyer-3"])
+    members = [party for party in three.policy.operators if party.name != "buyer-3"]
+    replaced = Operator("buyer-3", fresh.policy.operators[0].keys)
+    three.install(three.policy.successor(operators=(*members, replaced)), ["buyer-1", "buyer-2"])
+    for name in ("buyer-1", "buyer-2"):
+        three.sign(name, report_json())
+    outcome = three.decide()
+    assert [item.reason for item in outcome.refused] == ["old-key"]
+    assert any("buyer-3 revoked this release with a key" in warning for warning in outcome.warnings)
+    three.signers["buyer-3"] = fresh.signers["buyer-3"]
+    revoke(three, "buyer-3")
+    assert three.decide().decision is None
+
+
+def test_an_operators_second_route_takes_none_away(tmp_path: Path) -> None:
+    """Where two routes are required, one more statement by another route never turns yes into no."""
+    quorum = Operators.make(tmp_path, ["buyer-1", "buyer-2"], routes=2)
+    quorum.claim(report_json())
+    container = {**report_json(), "route": "container"}
+    quorum.sign("buyer-1", report_json(), age=timedelta(hours=2))
+    quorum.sign("buyer-2", container)
+    assert quorum.decide().decision is not None
+    quorum.sign("buyer-1", container, name="rebuild.buyer-1.again.intoto.json")
+    assert quorum.decide().decision is not None
+
+
+def test_one_operator_does_not_bring_two_routes(tmp_path: Path) -> None:
+    """Two statements of one operator by two routes are the diversity of one."""
+    quorum = Operators.make(tmp_path, ["buyer-1", "buyer-2"], threshold=1, dissent="report", routes=2)
+    quorum.claim(report_json())
+    quorum.sign("buyer-1", report_json())
+    quorum.sign("buyer-1", {**report_json(), "route": "container"}, name="rebuild.buyer-1.again.intoto.json")
+    assert quorum.decide().reasons == ("1 of 2 different build routes",)

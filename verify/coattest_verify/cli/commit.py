@@ -1,0 +1,78 @@
+"""``verify commit``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from coattest_verify.cli.options import (
+    FOLDER,
+    attestations_option,
+    clock,
+    json_option,
+    key_option,
+    operator_option,
+    passphrase_option,
+    root_option,
+    signer_from,
+)
+from coattest_verify.memory import Roots
+from coattest_verify.opening import keep, kept, new_opening
+from coattest_verify.quorum.signing import candidates
+from coattest_verify.quorum.votes import COMMIT, make_vote, sign_vote, vote_name
+from coattest_verify.rebuild import DirtyTree, own_key, read_policy, read_report, remeasure
+from coattest_verify.shell import UsageError, emit_json, err, write_atomic
+
+
+@click.command()
+@key_option
+@passphrase_option
+@operator_option
+@click.option(
+    "--rebuild", "rebuilt", type=FOLDER, default=Path("out"), show_default=True, help="The rebuild's folder."
+)
+@attestations_option
+@root_option
+@json_option
+def commit(
+    *,
+    key: Path,
+    passphrase_file: Path | None,
+    operator: str,
+    rebuilt: Path,
+    attestations: Path,
+    root: bytes | None,
+    as_json: bool,
+) -> None:
+    """Bind yourself to what this machine rebuilt, before the service publishes its claim, without showing it.
+
+    Writes commit.OPERATOR.SOURCE.dsse.json, to be logged with verify log sign, and OUT/commitment.json, which
+    stays secret until verify sign-pcrs reveals it.
+    """
+    policy = read_policy(attestations)
+    signer = signer_from(key, passphrase_file, candidates(attestations, operator))
+    own_key(operator, policy, signer)
+    pinned = root if root is not None else Roots().only()
+    report = read_report(rebuilt)
+    if report.dirty:
+        raise DirtyTree("the source had uncommitted changes", hint="commit or discard them, then rebuild")
+    remeasure(rebuilt, report)
+    opening = kept(rebuilt, operator, policy) or new_opening(operator, policy)
+    vote = make_vote(COMMIT, operator, root=pinned, claim=report, note=opening.digest(report), now=clock())
+    path = attestations / vote_name(vote)
+    if path.exists() or path.is_symlink():
+        raise UsageError(
+            "is already there",
+            where=str(path),
+            hint="one commitment for a source; keep the old one by putting a word before .dsse.json",
+            reason="exists",
+        )
+    # The salt first: a commitment that cannot be opened is worth nothing.
+    secret = keep(rebuilt, opening)
+    write_atomic(path, sign_vote(vote, signer))
+    if as_json:
+        emit_json({"file": str(path), "commitment": vote.note, "secret": str(secret)})
+        return
+    err().print(f"{path}: committed by {operator}; next: verify log sign", markup=False)
+    err().print(f"{secret}: keep it until verify sign-pcrs, and show it to nobody", markup=False)
