@@ -71,7 +71,7 @@ NEVER = ("kms:CreateGrant", "kms:DeriveSharedSecret", "kms:ReEncrypt*", "kms:Rep
 AUCTION_CONTEXT = frozenset({"coattest:auction", "coattest:buyer"})
 
 _PCR = re.compile(r"[0-9a-f]{96}")
-_ACCOUNT = re.compile(r"\d{12}")
+_ACCOUNT = re.compile(r"[0-9]{12}")
 _PARTITION = re.compile(r"aws(?:-[a-z]+)*")
 _NAME = r"[A-Za-z0-9+=,.@_/-]+"
 
@@ -315,7 +315,7 @@ def _check_names(
         if not arns:
             raise UsageError("name at least one", where=kind)
     for arn in parent_roles:
-        _check_arn(arn, rf"arn:{partition}:iam::\d{{12}}:role/{_NAME}", "--parent-role")
+        _check_arn(arn, rf"arn:{partition}:iam::[0-9]{{12}}:role/{_NAME}", "--parent-role")
     for arn in own:
         _check_arn(
             arn, rf"arn:{partition}:iam::{account}:(?:role|user)/{_NAME}", "--administrator or --encrypter"

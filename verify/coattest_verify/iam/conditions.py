@@ -11,6 +11,7 @@ import ipaddress
 import operator
 import re
 from collections.abc import Callable
+from decimal import Decimal
 
 from coattest_verify.iam import match
 from coattest_verify.iam.model import Condition, PolicyError, Quantifier
@@ -25,25 +26,53 @@ def _bool(policy: str, request: str) -> bool:
     return policy.lower() == request.lower()
 
 
-def _number(text: str) -> float:
-    return float(text)
+#: A number as the policy grammar has it; Python's own reader takes underscores, "nan" and other digits.
+_NUMBER = re.compile(r"[+-]?[0-9]{1,40}(?:\.[0-9]{1,40})?")
+#: W3C's profile of ISO 8601 ("Date condition operators"): a year, month or day, or a time with its zone.
+_DATE = re.compile(
+    r"(?P<year>[0-9]{4})(?:-(?P<month>[0-9]{2})(?:-(?P<day>[0-9]{2})"
+    r"(?:T(?P<hour>[0-9]{2}):(?P<minute>[0-9]{2})(?::(?P<second>[0-9]{2})(?P<fraction>\.[0-9]{1,9})?)?"
+    r"(?P<zone>Z|[+-][0-9]{2}:[0-9]{2}))?)?)?"
+)
 
 
-def _instant(text: str) -> float:
-    """Seconds since the epoch of an ISO 8601 time or of epoch seconds."""
-    if re.fullmatch(r"-?\d+(\.\d+)?", text):
-        return float(text)
-    moment = datetime.datetime.fromisoformat(text.replace("Z", "+00:00"))
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=datetime.timezone.utc)
-    return moment.timestamp()
+def number(text: str) -> Decimal:
+    """The number of a Numeric operator. Raises ValueError."""
+    if not _NUMBER.fullmatch(text):
+        raise ValueError("not a number")
+    return Decimal(text)
 
 
-def _ordered(read: Callable[[str], float], compare: Callable[[float, float], bool]) -> Test:
+def instant(text: str) -> Decimal:
+    """Seconds since the epoch of an ISO 8601 time or of epoch seconds. Four digits are a year.
+
+    Raises ValueError and OverflowError.
+    """
+    match = _DATE.fullmatch(text)
+    if match is None:
+        return number(text)
+    parts = [int(match[name] or 1) for name in ("year", "month", "day")]
+    times = [int(match[name] or 0) for name in ("hour", "minute", "second")]
+    moment = datetime.datetime(*parts, *times, tzinfo=_zone(match["zone"]))  # type: ignore[misc,arg-type]
+    whole = (moment - datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)) // datetime.timedelta(
+        seconds=1
+    )
+    return Decimal(whole) + Decimal(match["fraction"] or 0)
+
+
+def _zone(text: str | None) -> datetime.timezone:
+    if text in (None, "Z"):
+        return datetime.timezone.utc
+    assert text is not None
+    minutes = int(text[1:3]) * 60 + int(text[4:6])
+    return datetime.timezone(datetime.timedelta(minutes=-minutes if text[0] == "-" else minutes))
+
+
+def _ordered(read: Callable[[str], Decimal], compare: Callable[[Decimal, Decimal], bool]) -> Test:
     def test(policy: str, request: str) -> bool:
         try:
             return compare(read(request), read(policy))
-        except ValueError:
+        except (ValueError, OverflowError):
             return False
 
     return test
@@ -72,18 +101,18 @@ _TESTS: dict[str, tuple[Test, bool]] = {
     "StringNotEqualsIgnoreCase": (_equals_ignore_case, True),
     "StringLike": (match.glob, False),
     "StringNotLike": (match.glob, True),
-    "NumericEquals": (_ordered(_number, operator.eq), False),
-    "NumericNotEquals": (_ordered(_number, operator.eq), True),
-    "NumericLessThan": (_ordered(_number, operator.lt), False),
-    "NumericLessThanEquals": (_ordered(_number, operator.le), False),
-    "NumericGreaterThan": (_ordered(_number, operator.gt), False),
-    "NumericGreaterThanEquals": (_ordered(_number, operator.ge), False),
-    "DateEquals": (_ordered(_instant, operator.eq), False),
-    "DateNotEquals": (_ordered(_instant, operator.eq), True),
-    "DateLessThan": (_ordered(_instant, operator.lt), False),
-    "DateLessThanEquals": (_ordered(_instant, operator.le), False),
-    "DateGreaterThan": (_ordered(_instant, operator.gt), False),
-    "DateGreaterThanEquals": (_ordered(_instant, operator.ge), False),
+    "NumericEquals": (_ordered(number, operator.eq), False),
+    "NumericNotEquals": (_ordered(number, operator.eq), True),
+    "NumericLessThan": (_ordered(number, operator.lt), False),
+    "NumericLessThanEquals": (_ordered(number, operator.le), False),
+    "NumericGreaterThan": (_ordered(number, operator.gt), False),
+    "NumericGreaterThanEquals": (_ordered(number, operator.ge), False),
+    "DateEquals": (_ordered(instant, operator.eq), False),
+    "DateNotEquals": (_ordered(instant, operator.eq), True),
+    "DateLessThan": (_ordered(instant, operator.lt), False),
+    "DateLessThanEquals": (_ordered(instant, operator.le), False),
+    "DateGreaterThan": (_ordered(instant, operator.gt), False),
+    "DateGreaterThanEquals": (_ordered(instant, operator.ge), False),
     "Bool": (_bool, False),
     "BinaryEquals": (_equals, False),
     "IpAddress": (_ip, False),
@@ -106,14 +135,14 @@ def check_value(name: str, value: str, where: str) -> None:
     """Raise PolicyError when a policy value is not of the operator's type."""
     try:
         if name.startswith("Numeric"):
-            _number(value)
+            number(value)
         elif name.startswith("Date"):
-            _instant(value)
+            instant(value)
         elif name in ("Null", "Bool") and value.lower() not in ("true", "false"):
             raise ValueError("true or false")
         elif name.endswith("IpAddress"):
             ipaddress.ip_network(value, strict=False)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise PolicyError(f"{value!r} does not suit {name}", where=where) from error
 
 

@@ -19,6 +19,7 @@ LITERALS = {"*": "*", "?": "?", "$": "$"}
 #: Placed around substituted text, so that a wildcard character in it stays a character. Not valid in a
 #: policy.
 _ESCAPES = {"*": "\ue000", "?": "\ue001"}
+ESCAPES = frozenset(_ESCAPES.values())
 _UNESCAPE = {escape: character for character, escape in _ESCAPES.items()}
 
 Context = Mapping[str, tuple[str, ...]]

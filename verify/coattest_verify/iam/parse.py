@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from coattest_verify.iam.conditions import BASE_OPERATORS, check_value
+from coattest_verify.iam.match import ESCAPES, VARIABLE
 from coattest_verify.iam.model import Condition, Policy, PolicyError, PrincipalPattern, Quantifier, Statement
 
 #: KMS key policies are at most 32 KB (KMS Developer Guide, "Quotas": key policy document size).
@@ -20,7 +21,7 @@ MAX_DOCUMENT_BYTES = 32 * 1024
 MAX_DEPTH = 10
 
 VERSIONS = ("2008-10-17", "2012-10-17")
-_ACCOUNT = re.compile(r"\d{12}")
+_ACCOUNT = re.compile(r"[0-9]{12}")
 _ACTION = re.compile(r"[A-Za-z0-9-]+:[A-Za-z0-9*?]+|\*")
 _UNIQUE_ID = re.compile(r"A[A-Z0-9]{15,127}")
 _PRINCIPAL_KINDS = ("AWS", "Service", "Federated", "CanonicalUser")
@@ -47,9 +48,27 @@ def parse_policy(document: str | bytes | Mapping[str, Any], *, max_bytes: int = 
     statements = [raw] if isinstance(raw, Mapping) else raw
     if not isinstance(statements, (list, tuple)) or not statements:
         raise PolicyError("a policy has at least one statement", where="Statement")
-    return Policy(
+    policy = Policy(
         version, identifier, tuple(_statement(item, index) for index, item in enumerate(statements))
     )
+    _readable(policy)
+    return policy
+
+
+def _readable(policy: Policy) -> None:
+    """Refuse texts with the characters of ``match.escape``, and in a policy with variables a ``${`` that is
+    none.
+    """
+    for index, statement in enumerate(policy.statements):
+        where = f"Statement[{index}]"
+        values = (value for condition in statement.conditions for value in condition.values)
+        for text in (*statement.resources, *values):
+            if ESCAPES & set(text):
+                raise PolicyError(
+                    f"{text!r} has private-use characters", where=statement.sid or "a statement"
+                )
+            if policy.variables and "${" in VARIABLE.sub("", text):
+                raise PolicyError(f"{text!r}: not a policy variable", where=where)
 
 
 def _load(text: str | bytes, max_bytes: int) -> Any:
@@ -202,6 +221,8 @@ def _conditions(raw: Any, where: str) -> tuple[Condition, ...]:
         quantifier, operator, if_exists = _operator(name, where)
         for key, values in keys.items():
             listed = tuple(_scalar(value, f"{where}.{name}.{key}") for value in _listed(values))
+            if not listed:
+                raise PolicyError("a condition has at least one value", where=f"{where}.{name}.{key}")
             for value in listed:
                 check_value(operator, value, f"{where}.{name}.{key}")
             found.append(Condition(quantifier, operator, if_exists, key, listed))

@@ -23,23 +23,25 @@ from coattest_verify.iam import Condition, Policy, Quantifier, Statement
 from coattest_verify.iam.conditions import negated
 from coattest_verify.iam.match import LITERALS, VARIABLE
 
+#: Texts are printable ASCII, and so are all constants. No pattern has * or ? as a literal, so these two stand
+#: for every character that is left out.
 PRINTABLE = z3.Star(z3.Range(" ", "~"))
 LOWER_HEX = z3.Star(z3.Union(z3.Range("0", "9"), z3.Range("a", "f")))
 ANY_CHARACTER = z3.AllChar(z3.ReSort(z3.StringSort()))
 NO_COLON = z3.Intersect(ANY_CHARACTER, z3.Complement(z3.Re(":")))
 
 ATTESTATION = "kms:recipientattestation:"
-#: Keys that hold one value in every request (the service authorisation reference calls them single-valued).
+#: Keys that hold one value in every request (IAM User Guide, "Global condition context keys": single-valued).
+#: kms:EncryptionContext:KEY is not among them: names that differ in case are one condition key.
 SINGLE_VALUED = (
     ATTESTATION,
-    "kms:encryptioncontext:",
     "kms:calleraccount",
     "aws:principal",
     "aws:source",
     "aws:userid",
     "aws:username",
 )
-MULTI_VALUED = ("aws:principalorgpaths", "aws:principalservicenameslist")
+MULTI_VALUED = ("aws:principalorgpaths", "aws:principalservicenameslist", "aws:sourceorgpaths")
 
 
 class Unsupported(Exception):
@@ -105,7 +107,21 @@ class Space:
         for symbol, value, expression in self._members.values():
             texts.append(z3.Implies(symbol, z3.InRe(value, expression)))
             texts.append(z3.Implies(z3.Not(symbol), z3.InRe(value, z3.Complement(expression))))
-        return texts
+        return [*texts, *self._hints()]
+
+    def _hints(self) -> list[Any]:
+        """What follows from a value being a constant. The solver would find it out character by character,
+        which takes too long with long texts that are nearly the same.
+        """
+        found = []
+        for symbol, value, expression in self._members.values():
+            if expression.decl().kind() != z3.Z3_OP_SEQ_TO_RE:
+                continue
+            for other, about, pattern in self._members.values():
+                if other is not symbol and about.eq(value):
+                    matches = z3.is_true(z3.simplify(z3.InRe(expression.arg(0), pattern)))
+                    found.append(z3.Implies(symbol, other if matches else z3.Not(other)))
+        return found
 
     def keys(self) -> Mapping[str, tuple[Slot, ...]]:
         """Every key that came up."""
@@ -206,19 +222,19 @@ def _with_variables(space: Space, found: Condition, pattern: str, value: Any, *,
     needed: list[Any] = []
     at = 0
     for match in VARIABLE.finditer(pattern):
-        parts.append(_text(pattern[at : match.start()]))
+        parts.append(constant(pattern[at : match.start()]))
         at = match.end()
         key = match["key"].strip()
         if key in LITERALS:
-            parts.append(_text(key))
+            parts.append(constant(key))
             continue
         only, one = _only(space.slots(key))
         if match["default"] is None:
             needed.append(only)
             parts.append(one)
         else:
-            parts.append(z3.If(only, one, _text(match["default"])))
-    parts.append(_text(pattern[at:]))
+            parts.append(z3.If(only, one, constant(match["default"])))
+    parts.append(constant(pattern[at:]))
     return z3.And(*needed, value == z3.Concat(*parts))
 
 
@@ -235,24 +251,26 @@ def _only(slots: Iterable[Slot]) -> tuple[Any, Any]:
     return z3.Or(*exactly), value
 
 
-def _text(text: str) -> Any:
+def constant(text: str) -> Any:
+    """A text as it stands: z3 would read a backslash followed by u as an escape. Raises Unsupported."""
     if not (text.isascii() and (text.isprintable() or not text)):
         raise Unsupported(f"{text!r} has characters outside printable ASCII")
-    return z3.StringVal(text)
+    return z3.StringVal(text.replace("\\", "\\u{5c}"))
 
 
 def equals(pattern: str) -> Any:
     """The expression that matches a constant."""
-    return z3.Re(_text(pattern))
+    return z3.Re(constant(pattern))
 
 
 def _equals_lower_hex(pattern: str) -> Any:
-    return z3.Re(_text(pattern.lower()))
+    constant(pattern)
+    return z3.Re(constant(pattern.lower()))
 
 
 def equals_ignore_case(pattern: str) -> Any:
     """The expression that matches a constant in any case."""
-    _text(pattern)
+    constant(pattern)
     return _sequence([_either_case(character) for character in pattern])
 
 
@@ -287,13 +305,13 @@ def _glob(pattern: str, character: Any) -> Any:
     for item in pattern:
         if item in "*?":
             if literal:
-                parts.append(z3.Re(_text(literal)))
+                parts.append(z3.Re(constant(literal)))
                 literal = ""
             parts.append(z3.Star(character) if item == "*" else character)
         else:
             literal += item
     if literal or not parts:
-        parts.append(z3.Re(_text(literal)))
+        parts.append(z3.Re(constant(literal)))
     return _sequence(parts)
 
 
