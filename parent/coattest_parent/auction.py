@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from coattest_enclave import messages
@@ -9,9 +12,14 @@ from coattest_parent.aws import Aws, aws_errors, region_of
 from coattest_parent.channels import is_local, parse_address, proxy_address_for
 from coattest_parent.courier import S3Bids, manifest_allow_list, open_auction
 from coattest_parent.enclave import Progress
+from coattest_parent.retry import Retry, expired
+from coattest_parent.telemetry import Telemetry
 from coattest_verify.bids import Bids, buyer_of, make_bid_file
 from coattest_verify.journal import AlreadySealed, SealJournal
-from coattest_verify.shell import FoundFalse, UsageError
+from coattest_verify.shell import CoattestError, FoundFalse, UsageError
+
+NO_PROXY = "none"
+"""Instead of a proxy's address: one runs already, as a service of its own."""
 
 
 def moment_text(seconds: int) -> str:
@@ -68,27 +76,63 @@ def open_sealed(
     aws: Aws,
     role_arn: str | None = None,
     progress: Progress | None = None,
+    retry: Retry | None = None,
+    telemetry: Telemetry | None = None,
 ) -> messages.ResultFile:
     """Open an auction in the enclave at an address string; see ``courier.open_auction`` for what it raises.
 
-    ``proxy`` None means where that enclave looks for it. With ``role_arn`` the role is assumed first.
+    ``proxy`` None means where that enclave looks for it, NO_PROXY that one runs already. With ``role_arn``
+    the role is assumed first. With ``retry``, what may pass is tried again from the start, with new
+    credentials where the old ones' time is over; without, there is one attempt.
     """
     address = parse_address(enclave)
-    listen = parse_address(proxy) if proxy else proxy_address_for(address)
+    listen = None if proxy == NO_PROXY else parse_address(proxy) if proxy else proxy_address_for(address)
     if aws.endpoint.url and not is_local(address):
         raise UsageError(
             "a local endpoint goes with an enclave on this machine only",
             where=enclave,
             reason="local-not-loopback",
         )
-    session = aws.assume(role_arn, region_of(manifest.buyers[0].kms)) if role_arn else aws
-    return open_auction(
-        manifest,
-        seals,
-        enclave=address,
-        proxy=listen,
-        allow=manifest_allow_list(manifest, aws.endpoint.target),
-        source=S3Bids(session),
-        credentials=session.credentials(),
-        progress=progress,
-    )
+    sessions = Sessions(aws, role_arn, region_of(manifest.buyers[0].kms), telemetry or Telemetry())
+
+    def attempt() -> messages.ResultFile:
+        with sessions.one() as session:
+            return open_auction(
+                manifest,
+                seals,
+                enclave=address,
+                proxy=listen,
+                allow=manifest_allow_list(manifest, aws.endpoint.target),
+                source=S3Bids(session),
+                credentials=session.credentials(),
+                progress=progress,
+                telemetry=telemetry,
+            )
+
+    return (retry or Retry()).call(attempt)
+
+
+@dataclass(slots=True)
+class Sessions:
+    """A session for each attempt: the last one, or a new one after it was said to have expired."""
+
+    aws: Aws
+    role_arn: str | None
+    region: str
+    telemetry: Telemetry
+    _last: Aws | None = None
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[Aws]:
+        """The session to use within the block; raises AwsFailure when the role cannot be assumed."""
+        try:
+            if self._last is None:
+                self._last = self.aws.assume(self.role_arn, self.region) if self.role_arn else self.aws
+            yield self._last
+        except CoattestError as error:
+            if expired(error):
+                self._last = None
+                self.aws = self.aws.renewed()
+                self.telemetry.event("credentials-refreshed", reason=error.reason)
+                self.telemetry.metrics.add("coattest_credentials_refreshed_total")
+            raise

@@ -12,7 +12,9 @@ VERBS = {
     "keygen": "coattest_parent.cli.keygen:keygen",
     "manifest": "coattest_parent.cli.manifest:manifest",
     "open": "coattest_parent.cli.open:open_",
+    "proxy": "coattest_parent.cli.serve:proxy",
     "seal": "coattest_parent.cli.seal:seal",
+    "serve": "coattest_parent.cli.serve:serve",
     "show": "coattest_parent.cli.show:show",
 }
 

@@ -8,8 +8,8 @@ enclave.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +77,11 @@ class Aws:
 
     session: boto3.Session
     endpoint: Endpoint
+    renew: Callable[[], boto3.Session] | None = field(default=None, repr=False)
+
+    def renewed(self) -> Aws:
+        """The same with credentials read anew, where they came from a chain that has newer ones."""
+        return replace(self, session=self.renew()) if self.renew else self
 
     def kms(self, region: str) -> KMSClient:
         """KMS in a region."""

@@ -7,6 +7,7 @@ result.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from coattest_parent.aws import Aws, Credentials, aws_errors, parse_s3_uri, regi
 from coattest_parent.channels import Address
 from coattest_parent.enclave import EnclaveClient, EnclaveFailed, Part, Progress
 from coattest_parent.proxy import ConnectProxy, Target, kms_allow_list
+from coattest_parent.telemetry import Telemetry
 from coattest_verify.shell import FoundFalse
 
 if TYPE_CHECKING:
@@ -113,22 +115,24 @@ def open_auction(
     seals: Sequence[bytes],
     *,
     enclave: Address,
-    proxy: Address,
+    proxy: Address | None,
     allow: Mapping[str, Target],
     source: BidSource,
     credentials: Credentials,
     progress: Progress | None = None,
+    telemetry: Telemetry | None = None,
 ) -> messages.ResultFile:
     """Run the auction in the enclave; returns what is to be published, not verified (``verify receipt`` does
     that).
 
-    The proxy at ``proxy`` runs as long as this call. Raises EnclaveRefused, EnclaveFailed or another
-    CoattestError; then there is no result, and calling again is safe: the same seal can only give the same
-    result.
+    The proxy at ``proxy`` runs as long as this call; None is one that runs already. Raises EnclaveRefused,
+    EnclaveFailed or another CoattestError; then there is no result, and calling again is safe: the same
+    seal can only give the same result.
     """
     # Before the connection: an enclave does not wait for a slow bucket for ever.
     parts = [source.part(buyer) for buyer in manifest.buyers]
-    with ConnectProxy(proxy, allow), EnclaveClient(enclave) as client:
+    tunnels = ConnectProxy(proxy, allow, telemetry) if proxy else contextlib.nullcontext()
+    with tunnels, EnclaveClient(enclave) as client:
         data, receipt = client.open(manifest.encode(), parts, seals, credentials, progress)
     try:
         result = messages.Result.decode(data)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -26,6 +27,12 @@ REPLY_TIMEOUT = 300.0
 """Seconds between two frames from the enclave: one KMS call with its retries, or the decision on 2**20
 lots.
 """
+
+OPEN_TIMEOUT = 3600.0
+"""Seconds for one opening in all: an enclave that answers a little now and then does not hold us for ever."""
+
+ALIVE_TIMEOUT = 30.0
+"""Seconds for a liveness document in all."""
 
 RESULT_MAX = 64 * 1024 * 1024
 """Bytes of a result; one of 1,000,000 lots is about 28 MB."""
@@ -69,6 +76,8 @@ class EnclaveClient:
         self._timeout = timeout
         self._socket: socket.socket | None = None
         self._request = 0
+        self._limit: threading.Timer | None = None
+        self._late = False
 
     def __enter__(self) -> EnclaveClient:
         self._socket = connect(self.address, CONNECT_TIMEOUT)
@@ -78,13 +87,30 @@ class EnclaveClient:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._limit:
+            self._limit.cancel()
         if self._socket:
             self._socket.close()
+
+    def _end_after(self, seconds: float) -> None:
+        """Have the conversation end in so many seconds, whatever comes until then."""
+        if self._limit:
+            self._limit.cancel()
+        self._limit = threading.Timer(seconds, self._end)
+        self._limit.daemon = True
+        self._limit.start()
+
+    def _end(self) -> None:
+        self._late = True
+        if self._socket:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
 
     def alive(self, nonce: bytes) -> bytes:
         """A liveness document over ``nonce`` (16 to 64 bytes), unverified."""
         self._request += 1
         with self._faults():
+            self._end_after(min(self._timeout, ALIVE_TIMEOUT))
             self._send("alive", {"nonce": nonce})
             return _bytes(self._reply("document", None), "document")
 
@@ -103,6 +129,7 @@ class EnclaveClient:
         """
         self._request += 1
         with self._faults():
+            self._end_after(OPEN_TIMEOUT)
             self._send(
                 "open",
                 {
@@ -184,11 +211,13 @@ class EnclaveClient:
         where = str(self.address)
         try:
             yield
-        except MessageError as error:
-            raise EnclaveFailed(f"not a frame: {error}", where=where, reason="bad-frame") from error
-        except TimeoutError as error:
-            raise ChannelFailure("no answer in time", where=where, reason="timeout") from error
-        except OSError as error:
+        except (EnclaveFailed, MessageError, OSError) as error:
+            if self._late or isinstance(error, TimeoutError):
+                raise ChannelFailure("no answer in time", where=where, reason="timeout") from error
+            if isinstance(error, EnclaveFailed):
+                raise
+            if isinstance(error, MessageError):
+                raise EnclaveFailed(f"not a frame: {error}", where=where, reason="bad-frame") from error
             raise ChannelFailure(f"connection lost: {error.strerror or error}", where=where) from error
 
 

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from types import TracebackType
 
 from coattest_parent.channels import Address, Unix, listen
+from coattest_parent.telemetry import Telemetry
 from coattest_verify.shell import EnvironmentFailure
 
 HEAD_MAX = 4096
@@ -60,7 +61,10 @@ def kms_allow_list(regions: frozenset[str], template: str, target: Target | None
 class ConnectProxy:
     """A CONNECT proxy in a thread of its own; a context manager that listens on entry and stops on exit."""
 
-    def __init__(self, address: Address, allow: Mapping[str, Target]) -> None:
+    def __init__(
+        self, address: Address, allow: Mapping[str, Target], telemetry: Telemetry | None = None
+    ) -> None:
+        self._telemetry = telemetry or Telemetry()
         self.address = address
         self.allow = dict(allow)
         self.refused: list[str] = []
@@ -80,6 +84,7 @@ class ConnectProxy:
         self._thread.start()
         if not self._ready.wait(10):
             raise EnvironmentFailure("the proxy did not start", where=str(self.address))
+        self._telemetry.event("proxy-started", address=str(self.address))
         return self
 
     def __exit__(
@@ -90,6 +95,11 @@ class ConnectProxy:
             self._thread.join(10)
         if isinstance(self.address, Unix):
             self.address.path.unlink(missing_ok=True)
+        self._telemetry.event("proxy-stopped", address=str(self.address), tunnels=self.tunnels_opened)
+
+    def serving(self) -> bool:
+        """Whether its thread runs."""
+        return bool(self._thread and self._thread.is_alive())
 
     def _run(self) -> None:
         try:
@@ -113,15 +123,19 @@ class ConnectProxy:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
-        self._open += 1
+        self._count(1)
         try:
             await self._tunnel(reader, writer)
         except (OSError, EOFError, asyncio.TimeoutError, asyncio.LimitOverrunError, asyncio.CancelledError):
             pass  # The enclave sees a closed connection and reports it; there is nobody else to tell.
         finally:
-            self._open -= 1
+            self._count(-1)
             await _close(writer)
             self._tasks.discard(task)
+
+    def _count(self, change: int) -> None:
+        self._open += change
+        self._telemetry.metrics.set("coattest_proxy_tunnels", self._open)
 
     async def _tunnel(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._open > TUNNELS_MAX:
@@ -136,6 +150,7 @@ class ConnectProxy:
         target = self.allow.get(name)
         if target is None:
             self.refused.append(name)
+            self._telemetry.metrics.add("coattest_proxy_refused_total")
             del self.refused[:-100]
             await _answer(writer, "403 Forbidden")
             return
@@ -146,6 +161,7 @@ class ConnectProxy:
             return
         try:
             self.tunnels_opened += 1
+            self._telemetry.metrics.add("coattest_proxy_tunnels_total")
             await _answer(writer, "200 Connection established")
             await _splice((reader, writer), upstream)
         finally:

@@ -257,5 +257,6 @@ def test_usage_is_exit_2(world: World) -> None:
         store.put_object(Bucket=f"bids-of-{buyer}", Key="winter.cose", Body=b"some bid file")
     refused, _ = world.open("winter", "--enclave", "nowhere", expect=2)
     assert refused["reason"] == "bad-address"
-    refused, _ = world.open("winter", "--enclave", "unix:/nonexistent/in_5005.sock", expect=3)
+    nowhere = ("--enclave", "unix:/nonexistent/in_5005.sock", "--retry-for", "0")
+    refused, _ = world.open("winter", *nowhere, expect=3)
     assert refused["reason"] in ("unreachable", "eacces")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import click
 
 from coattest_enclave import cose, messages
-from coattest_parent.auction import TooEarly, moment_text, open_sealed
-from coattest_parent.aws import aws_errors, parse_s3_uri, region_of
+from coattest_parent.auction import TooEarly, moment_text
+from coattest_parent.aws import parse_s3_uri
 from coattest_parent.cli.options import (
     FILE,
     NEW_FILE,
@@ -22,6 +24,11 @@ from coattest_parent.cli.options import (
     now,
 )
 from coattest_parent.enclave import Progress
+from coattest_parent.finish import Way, finish
+from coattest_parent.publish import Sealed
+from coattest_parent.retry import FOR_SECONDS, Backoff
+from coattest_parent.stop import stops
+from coattest_parent.telemetry import Telemetry
 from coattest_verify.buyers import load_manifest
 from coattest_verify.outcomes import outcomes_json, outcomes_table
 from coattest_verify.shell import UsageError, byte_progress, emit_json, err, out, write_atomic
@@ -34,11 +41,21 @@ from coattest_verify.shell import UsageError, byte_progress, emit_json, err, out
 )
 @click.option("--enclave", required=True, help="vsock:CID:PORT, unix:PATH or hybrid:PATH:PORT.")
 @click.option(
-    "--proxy", help="Where the enclave looks for the proxy to KMS (default: by the enclave's kind)."
+    "--proxy",
+    help="Where the enclave looks for the proxy to KMS (default: by the enclave's kind; 'none': it runs).",
 )
 @click.option("--assume-role", "role_arn", help="Assume this role first, as an instance profile would.")
 @click.option("--wait", is_flag=True, help="Wait for the closing time, if need be.")
 @click.option("--publish", "publish", help="Also put the result file at s3://bucket/key.")
+@click.option(
+    "--retry-for",
+    type=click.FloatRange(0, 86400),
+    default=FOR_SECONDS,
+    show_default=True,
+    help="Seconds in which what may pass is tried again; 0 is one attempt.",
+)
+@click.option("--log", type=click.File("a"), help="Events as JSON lines, to this file or '-'.")
+@click.option("--metrics", "metrics_path", type=NEW_FILE, help="Write metrics in Prometheus' text format.")
 @click.option("--out", "out_path", type=NEW_FILE, required=True, help="The result file.")
 @aws_options
 @json_option
@@ -51,6 +68,9 @@ def open_(
     role_arn: str | None,
     wait: bool,
     publish: str | None,
+    retry_for: float,
+    log: IO[str] | None,
+    metrics_path: Path | None,
     out_path: Path,
     endpoint_url: str | None,
     ca_bundle: Path | None,
@@ -58,29 +78,25 @@ def open_(
 ) -> None:
     """Have the enclave open a sealed auction, and store its result with its receipt.
 
-    Calling it again is safe: one seal can only give one result.
+    Calling it again is safe and goes on where the last call was: one seal can only give one result, a
+    result file that is there is used, and an object that is there is not replaced.
     """
     manifest = load_manifest(manifest_path)
     aws = aws_from(endpoint_url, ca_bundle)
-    destination = parse_s3_uri(publish) if publish else None
-    _closed(manifest, wait)
-    with _progress(sum(1 for _ in manifest.buyers)) as progress:
-        opened = open_sealed(
-            manifest,
-            [_read_seal(path) for path in seals],
-            enclave=enclave,
-            proxy=proxy,
-            aws=aws,
-            role_arn=role_arn,
-            progress=progress,
-        )
-    content = opened.encode()
-    write_atomic(out_path, content)
-    if destination:
-        with aws_errors(publish or ""):
-            aws.s3(region_of(manifest.buyers[0].kms)).put_object(
-                Bucket=destination[0], Key=destination[1], Body=content, ChecksumAlgorithm="SHA256"
-            )
+    if publish:
+        parse_s3_uri(publish)
+    sealed = Sealed(manifest, tuple(_read_seal(path) for path in seals))
+    way = Way(enclave, proxy, aws, role_arn, Backoff(retry_for))
+    telemetry = Telemetry(log)
+    try:
+        with stops("call it again: it goes on where it was"):
+            _closed(manifest, wait)
+            with _progress(manifest, quiet=as_json) as progress:
+                finished = finish(sealed, out_path, way, uri=publish, telemetry=telemetry, progress=progress)
+    finally:
+        if metrics_path:
+            write_atomic(metrics_path, telemetry.metrics.render().encode())
+    opened = finished.file
     result = messages.Result.decode(opened.result)
     if as_json:
         emit_json(
@@ -90,6 +106,7 @@ def open_(
                 "seal": result.seal.hex(),
                 "result": messages.sha384(opened.result).hex(),
                 "lots": outcomes_json(result),
+                "resumed": finished.resumed,
                 "verified": False,
             }
         )
@@ -118,12 +135,19 @@ def _closed(manifest: messages.Manifest, wait: bool) -> None:
 
 
 @contextlib.contextmanager
-def _progress(parts: int) -> Iterator[Progress]:
-    """A display of bytes sent and of the enclave's stages, on stderr."""
+def _progress(manifest: messages.Manifest, *, quiet: bool) -> Iterator[Progress | None]:
+    """A bar of bytes sent and the enclave's stages, on stderr; nothing with --json or without a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    each = cose.ENCRYPT0_OVERHEAD + 8 * len(manifest.lots)
     with byte_progress() as display:
-        task = display.add_task(f"manifest and {parts} bid files", total=None)
+        total = len(manifest.encode()) + len(manifest.buyers) * each
+        task = display.add_task("manifest and bid files", total=total)
 
         def report(stage: str, size: int) -> None:
             display.update(task, description=stage, advance=size)
+            if not size:  # a stage of the enclave's: everything has been sent
+                display.update(task, total=display.tasks[0].completed)
 
         yield report

@@ -32,7 +32,7 @@ def aws_options(command: F) -> F:
 
 def aws_from(endpoint_url: str | None, ca_bundle: Path | None) -> Aws:
     """A session with credentials from boto3's standard chain."""
-    return Aws(boto3.Session(), Endpoint(endpoint_url, ca_bundle))
+    return Aws(boto3.Session(), Endpoint(endpoint_url, ca_bundle), renew=boto3.Session)
 
 
 manifest_option = click.option("--manifest", "manifest_path", type=FILE, required=True, help="manifest.cbor")

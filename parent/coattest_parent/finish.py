@@ -1,0 +1,115 @@
+"""An opening from wherever it stands to its end: a result file here and, if wished, the object in S3.
+
+Each step leaves something durable or nothing: the file is written beside and renamed, the object is put only
+where there is none. So a call that was killed anywhere is finished by the next one, and what is there already
+is not decided again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from coattest_enclave import messages
+from coattest_parent.auction import open_sealed
+from coattest_parent.aws import Aws, region_of
+from coattest_parent.enclave import Progress
+from coattest_parent.publish import Sealed, earlier, publish
+from coattest_parent.retry import Backoff, Retry
+from coattest_parent.telemetry import Telemetry
+from coattest_verify.shell import CoattestError, from_os_error, write_atomic
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How an enclave and AWS are reached: address strings as ``open_sealed`` takes them."""
+
+    enclave: str
+    proxy: str | None
+    aws: Aws
+    role_arn: str | None = None
+    backoff: Backoff = dataclasses.field(default_factory=Backoff)
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A result file, and whether an earlier call had it already; ``published`` None where nothing was
+    asked for, False where the object was there before.
+    """
+
+    file: messages.ResultFile
+    resumed: bool
+    published: bool | None
+
+
+Opener = Callable[..., messages.ResultFile]
+
+
+def finish(
+    sealed: Sealed,
+    out: Path,
+    way: Way,
+    *,
+    uri: str | None = None,
+    telemetry: Telemetry | None = None,
+    progress: Progress | None = None,
+    opener: Opener = open_sealed,
+) -> Finished:
+    """Open ``sealed`` into the file ``out`` and the object ``uri``, or what is left of that.
+
+    Raises a CoattestError: then what is missing is missing, and what is there is whole.
+    """
+    tell = telemetry or Telemetry()
+    names = {"request": secrets.token_hex(8), "auction": sealed.manifest.digest.hex()}
+    started = tell.clock()
+    tell.event("open-started", **names, buyers=len(sealed.manifest.buyers), lots=len(sealed.manifest.lots))
+
+    def again(attempt: int, error: CoattestError, wait: float) -> None:
+        tell.metrics.add("coattest_open_retries_total")
+        tell.event("open-retry", **names, attempt=attempt, reason=error.reason, wait=round(wait, 3))
+
+    def sent(stage: str, size: int) -> None:
+        tell.metrics.add("coattest_sent_bytes_total", size)
+        if progress:
+            progress(stage, size)
+
+    retry = Retry(way.backoff, again)
+    try:
+        file = earlier(sealed, out)
+        resumed = file is not None
+        if file is None:
+            file = opener(
+                sealed.manifest,
+                list(sealed.seals),
+                enclave=way.enclave,
+                proxy=way.proxy,
+                aws=way.aws,
+                role_arn=way.role_arn,
+                progress=sent,
+                retry=retry,
+                telemetry=tell,
+            )
+            write_atomic(out, file.encode())
+        digest = messages.sha384(file.result).hex()
+        seconds = round(tell.clock() - started, 3)
+        tell.event("open-resumed" if resumed else "open-finished", **names, result=digest, seconds=seconds)
+        published = _published(sealed, file, uri, way, retry) if uri else None
+        if published is not None:
+            tell.metrics.add("coattest_published_total")
+            tell.event("published" if published else "published-before", **names, address=uri or "")
+    except (CoattestError, OSError) as error:
+        failure = from_os_error(error) if isinstance(error, OSError) else error
+        tell.metrics.opened("failed")
+        tell.event("open-failed", **names, reason=failure.reason, exit=failure.exit_code)
+        raise failure from error
+    tell.metrics.opened("resumed" if resumed else "result")
+    tell.metrics.add("coattest_open_seconds_total", 0 if resumed else seconds)
+    return Finished(file, resumed, published)
+
+
+def _published(sealed: Sealed, file: messages.ResultFile, uri: str, way: Way, retry: Retry) -> bool:
+    region = region_of(sealed.manifest.buyers[0].kms)
+    return retry.call(lambda: publish(sealed, file, uri, way.aws.renewed(), region))
