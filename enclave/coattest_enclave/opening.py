@@ -95,6 +95,12 @@ def check(opening: Opening, encoded: bytes, partition: str) -> tuple[messages.Ma
     return manifest, seal
 
 
+def check_bid(bid_file: bytes, digest: bytes) -> None:
+    """Raise BadBidDigest unless the file is the one that was sealed under this digest."""
+    if messages.bid_digest(bid_file) != digest:
+        raise BadBidDigest("the bid files are not those that were sealed")
+
+
 def decrypt_bid(
     data_key_of: Callable[[bytes, str, Mapping[str, str]], bytearray],
     manifest: messages.Manifest,

@@ -60,8 +60,9 @@ Outcome = Won | Tie | Unsold
 class Outcomes(Sequence[tuple[str, Outcome]]):
     """A result's lots in the manifest's order, as pairs of lot id and outcome, kept in columns.
 
-    ``winners`` has a bit per buyer (2**i is ``buyers[i]``): none is unsold, several are a tie. ``prices``
-    is empty under first price; under second price it has a won lot's price, and 0 for every other lot.
+    ``ids`` are a manifest's, and checked there. ``winners`` has a bit per buyer (2**i is ``buyers[i]``): none
+    is unsold, several are a tie. ``prices`` is empty under first price; under second price it has a won lot's
+    price, and 0 for every other lot.
     """
 
     ids: str
@@ -74,7 +75,7 @@ class Outcomes(Sequence[tuple[str, Outcome]]):
             text(name, NAME, "buyer name")
         if not 1 <= len(self.buyers) <= BUYERS_MAX or list(self.buyers) != sorted(set(self.buyers)):
             raise MessageError("buyers are not in order of their names")
-        count = check_ids(self.ids)
+        count = self.ids.count("\n") + 1
         if len(self.winners) != count or len(self.prices) not in (0, count):
             raise MessageError("not one outcome per lot")
         if max(self.winners) >> len(self.buyers):
@@ -165,9 +166,9 @@ class Result:
         names = ("auction", "manifest", "seal", "currency", "rule", "lots", "buyers", "winners", "prices")
         fields = exact_map(canonical.decode(data), PURPOSE, names)
         ids, buyers = fields.pop("lots"), array_of(fields.pop("buyers"), "buyers")
-        if not isinstance(ids, str) or not all(isinstance(name, str) for name in buyers):
-            raise MessageError("lots or buyers: not text")
-        count = ids.count("\n") + 1
+        if not isinstance(ids, str):
+            raise MessageError("lots: not a text")
+        count = check_ids(ids)
         winners = byte_string(fields.pop("winners"), 0, columns.WIDTH * LOTS_MAX, "winners")
         prices = byte_string(fields.pop("prices"), 0, columns.WIDTH * LOTS_MAX, "prices")
         lots = Outcomes(

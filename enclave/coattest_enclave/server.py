@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from coattest_enclave import auction, columns, entropy, messages, opening, wire
 from coattest_enclave.clock import Clock
-from coattest_enclave.errors import BadBidDigest, EnclaveError, MessageError, TooLarge
+from coattest_enclave.errors import EnclaveError, MessageError, TooLarge
 from coattest_enclave.kms import RSA_BITS, Kms
 from coattest_enclave.nsm import Nsm
 from coattest_enclave.trust import Trust
@@ -156,8 +156,7 @@ def receive_bids(
     files = {}
     for (name, size), (_, digest) in zip(request.bids, seal.bids, strict=True):
         files[name] = _receive_part(stream, number, f"bid:{name}", size)
-        if messages.bid_digest(files[name]) != digest:
-            raise BadBidDigest("the bid files are not those that were sealed")
+        opening.check_bid(files[name], digest)
     return files
 
 

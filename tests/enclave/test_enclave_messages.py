@@ -25,7 +25,8 @@ from coattest_enclave.messages import (
 )
 from support import make_vectors
 from support.auctions import outcomes
-from support.make_vectors import DECISION, manifest, private_key
+from support.make_vectors import manifest
+from support.vector_keys import DECISION, private_key
 
 VECTORS = Path(__file__).parent / "vectors"
 BOOK = manifest(messages.FIRST_PRICE)

@@ -10,21 +10,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
-from cryptography.hazmat.primitives.hashes import SHA384
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
-from coattest_enclave import auction, canonical, cose, messages
+from coattest_enclave import auction, cose, messages
+from support import auction_vectors
+from support.vector_keys import DECISION, sign1, spki
 
 DIRECTORY = Path(__file__).resolve().parents[1] / "enclave" / "vectors"
-DECISION = bytes(range(32))
 AMOUNTS = {"buyer-1": [100000, 200000, 150000, 0], "buyer-2": [120000, 180000, 150000, 49999]}
-
-
-def private_key(number: int) -> ec.EllipticCurvePrivateKey:
-    """The vectors' private keys are the scalars 1, 2, ..: nobody could mistake them for keys in use."""
-    return ec.derive_private_key(number, ec.SECP384R1())
 
 
 def manifest(rule: str) -> messages.Manifest:
@@ -33,7 +24,7 @@ def manifest(rule: str) -> messages.Manifest:
     buyers = tuple(
         messages.Buyer(
             f"buyer-{i}",
-            private_key(i).public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
+            spki(i),
             b'{"payload":""}',
             f"arn:aws:kms:eu-central-1:11112222333{i}:key/1234abcd-12ab-34cd-56ef-12345678900{i}",
             f"s3://buyer-{i}-bids/auction-2026-07/bid.cose",
@@ -41,16 +32,6 @@ def manifest(rule: str) -> messages.Manifest:
         for i in (1, 2)
     )
     return messages.Manifest("auction-2026-07", "EUR", rule, lots, buyers, 1_783_000_000, 1_783_086_400)
-
-
-def sign1(payload: bytes, number: int, kid: bytes) -> bytes:
-    """COSE_Sign1 with a deterministic signature."""
-    to_sign = canonical.encode(["Signature1", cose.ES384, b"", payload])
-    r, s = decode_dss_signature(
-        private_key(number).sign(to_sign, ec.ECDSA(SHA384(), deterministic_signing=True))
-    )
-    signature = r.to_bytes(48, "big") + s.to_bytes(48, "big")
-    return b"\xd2" + canonical.encode([cose.ES384, {4: kid}, payload, signature])
 
 
 def bid(book: messages.Manifest, number: int) -> dict[str, Any]:
@@ -87,7 +68,13 @@ def outcome_text(outcome: messages.Outcome) -> list[Any]:
 
 def vectors() -> dict[str, Any]:
     """Every vector file's content, by name."""
-    files: dict[str, Any] = {"manifest": [], "bid": [], "seal": [], "result": []}
+    files: dict[str, Any] = {
+        "manifest": [],
+        "bid": [],
+        "seal": [],
+        "result": [],
+        "auction": auction_vectors.cases(),
+    }
     for rule in (messages.FIRST_PRICE, messages.SECOND_PRICE):
         book = manifest(rule)
         fields = {

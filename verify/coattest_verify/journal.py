@@ -88,6 +88,10 @@ class SealJournal:
             earlier = self.sealed(digest)
             if earlier is not None:
                 self._same_or_refused(digest, earlier, payload)
+                # Who made the record may have been killed before it was durable.
+                for kind in ("manifest", "seal"):
+                    _sync(self._path(digest, kind), os.O_RDONLY)
+                _sync(self.directory, os.O_RDONLY | os.O_DIRECTORY)
                 return False
             self._write(self._path(digest, "manifest"), manifest)
             self._write(self._path(digest, "seal"), payload)
@@ -139,14 +143,18 @@ class SealJournal:
         """Temporary file, fsync, rename, fsync of the directory: whole or not there, whenever power fails."""
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.rename(path)
+            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            try:
+                rest = memoryview(content)
+                while rest:
+                    rest = rest[os.write(handle, rest) :]
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+            os.rename(temporary, path)  # noqa: PTH104 - as bare calls, so that a test can stop at each
         finally:
             temporary.unlink(missing_ok=True)
-        _sync_directory(self.directory)
+        _sync(self.directory, os.O_RDONLY | os.O_DIRECTORY)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -163,11 +171,18 @@ def _make_directories(directory: Path) -> None:
         path = path.parent
     for path in reversed(missing):
         path.mkdir(mode=0o700, exist_ok=True)
-        _sync_directory(path.parent)
+    # All of them, because an earlier process may have been killed before it synced what it made.
+    device = directory.stat().st_dev
+    for path in directory.absolute().parents:
+        if path.stat().st_dev != device:
+            break
+        # What we may not read we have not made.
+        with contextlib.suppress(PermissionError):
+            _sync(path, os.O_RDONLY | os.O_DIRECTORY)
 
 
-def _sync_directory(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _sync(path: Path, flags: int) -> None:
+    handle = os.open(path, flags | os.O_CLOEXEC)
     try:
         os.fsync(handle)
     finally:

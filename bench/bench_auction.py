@@ -1,0 +1,400 @@
+"""The auction's figures: the enclave's core, an auction end to end here, and its memory at a million lots.
+
+python bench/bench_auction.py [--json] [--quick] [--scale] [--image FILE]
+
+- core: manifest bytes, seals and bid files in, result bytes out (decode, verify, hash, decrypt, decide,
+  encode), two buyers, in bids per second of processor time. KMS is the only part left out. The exponent is
+  the slope of log time over log lots, fitted to all sizes from 1,000 to 1,000,000.
+- end to end: 100,000 lots by 2 buyers on the local services, with the enclave's program as a process:
+  bids under KMS data keys, upload, seals, opening, check of the receipt, in seconds of wall time.
+- AWS's bidding sample asks KMS twice per lot, one call per bid, and polls every 0.5 s. Its calls are made
+  here by this enclave's own KMS client, on the same KMS and NSM, for few lots, and multiplied. That is in
+  its favour: the sample starts a process per call, and it may poll more than once per lot.
+- scale (only with --scale): 1,000,000 lots by 10 buyers, peak resident memory (VmHWM) of the enclave's
+  program and of ``auction open``; with --image the program runs from that image under the software host.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import itertools
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+from coattest_build.measure import measure
+from coattest_enclave import auction, cose, messages, opening
+from coattest_enclave.clock import Clock
+from coattest_enclave.kms import RSA_BITS, Kms
+from coattest_enclave.nsm import Nsm
+from coattest_enclave.sigv4 import Credentials
+from coattest_enclave.trust import parse_trust
+from coattest_local import services
+from coattest_local.host import run_enclave
+from coattest_parent.auction import open_sealed
+from coattest_parent.channels import parse_address
+from coattest_parent.courier import manifest_allow_list, upload_bid
+from coattest_parent.proxy import ConnectProxy
+from coattest_verify.bids import Bids, make_bid_file
+from coattest_verify.decision import Decision
+from coattest_verify.receipt import verify_receipt
+from coattest_verify.roots import LOCAL_SIMULATOR
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+
+from support.auctions import manifest as small_manifest  # noqa: E402 - the tests' own accounts and parties
+from support.local_enclave import INSTANCE, ROLE, Cloud, decision, enclave  # noqa: E402
+from support.running_enclave import arn_of, spki_of  # noqa: E402
+
+GOALS = {
+    "core bids per second": 300_000,
+    "core exponent": 1.05,
+    "end to end seconds": 10,
+    "enclave MB": 512,
+    "parent MB": 512,
+}
+CORE_LOTS, CORE_LOTS_QUICK = (1_000, 10_000, 100_000, 1_000_000), (1_000, 10_000, 100_000)
+END_TO_END_LOTS = 100_000
+SAMPLE_LOTS = 25
+SAMPLE_POLL = 0.5
+SCALE_LOTS, SCALE_BUYERS = 1_000_000, 10
+
+
+def amounts_of(lots: int, seed: int) -> list[int]:
+    """Amounts that look like bids: 0 to 999,999, some lots without."""
+    return [(index * 7919 + seed * 104729) % 1_000_003 % 1_000_000 for index in range(lots)]
+
+
+def lots_of(count: int) -> messages.Lots:
+    """Lots with ids of 11 characters and no reserve."""
+    return messages.Lots.of((f"lot-{index:07}", 0) for index in range(count))
+
+
+def core(sizes: Sequence[int], rounds: int) -> dict[str, Any]:
+    """Bids per second of processor time at each size, the best of some rounds, and the exponent."""
+    rates, times = {}, {}
+    for lots in sizes:
+        task = core_task(lots)
+        times[lots] = min(timed(task) for _ in range(rounds))
+        rates[lots] = 2 * lots / times[lots]
+    return {"bids per second": {str(n): round(rate) for n, rate in rates.items()}, "exponent": slope(times)}
+
+
+def core_task(lots: int) -> Callable[[], bytes]:
+    """Everything between an upload and the result's bytes, KMS left out."""
+    keys = [ec.derive_private_key(number, ec.SECP384R1()) for number in (1, 2)]
+    buyers = tuple(
+        messages.Buyer(f"buyer-{i}", spki_of(key), b"{}", arn_of(i), f"s3://bids-{i}/bid")
+        for i, key in enumerate(keys)
+    )
+    book = messages.Manifest("bench", "EUR", messages.FIRST_PRICE, lots_of(lots), buyers, 1, 2)
+    data_keys = {buyer.kms: os.urandom(32) for buyer in buyers}
+    files = [
+        cose.encrypt0(
+            messages.pack_bids(amounts_of(lots, seed)),
+            data_keys[buyer.kms],
+            wrapped_key=bytes(184),
+            external_aad=messages.bid_aad(book.digest, buyer.name, buyer.kms),
+        )
+        for seed, buyer in enumerate(buyers)
+    ]
+    digests = tuple((b.name, messages.bid_digest(file)) for b, file in zip(buyers, files, strict=True))
+    payload = messages.Seal(book.digest, bytes(32), digests).encode()
+    seals = tuple(cose.sign1(payload, k, b.name.encode()) for k, b in zip(keys, buyers, strict=True))
+    encoded = book.encode()
+    sizes = tuple((b.name, len(file)) for b, file in zip(buyers, files, strict=True))
+    announced = opening.Opening(len(encoded), sizes, seals, Credentials("", "", ""))
+
+    def task() -> bytes:
+        manifest, seal = opening.check(announced, encoded, "aws")
+        bids = {}
+        for buyer, file, (_, digest) in zip(manifest.buyers, files, seal.bids, strict=True):
+            opening.check_bid(file, digest)
+            bids[buyer.name] = opening.decrypt_bid(data_key, manifest, buyer, file)
+        return auction.result(manifest, seal.digest, bids).encode()
+
+    def data_key(_blob: bytes, arn: str, _context: Mapping[str, str]) -> bytearray:
+        return bytearray(data_keys[arn])
+
+    return task
+
+
+def timed(task: Callable[[], object]) -> float:
+    """Seconds of processor time that a task takes."""
+    started = time.process_time()
+    task()
+    return time.process_time() - started
+
+
+def slope(times: Mapping[int, float]) -> float:
+    """The exponent k of time = c * lots**k, by least squares over the logarithms."""
+    points = [(math.log(lots), math.log(seconds)) for lots, seconds in times.items()]
+    middle_x = sum(x for x, _ in points) / len(points)
+    middle_y = sum(y for _, y in points) / len(points)
+    over = sum((x - middle_x) * (y - middle_y) for x, y in points)
+    return round(over / sum((x - middle_x) ** 2 for x, _ in points), 3)
+
+
+class Party:
+    """An auction on the local services whose buyers are all of this process."""
+
+    def __init__(self, cloud: Cloud, lots: int, decided: Decision) -> None:
+        names, now = sorted(cloud.buyers), int(time.time())
+        self.cloud, self.decision = cloud, decided
+        self.keys = {name: ec.generate_private_key(ec.SECP384R1()) for name in names}
+        buyers = tuple(
+            messages.Buyer(
+                name,
+                spki_of(self.keys[name]),
+                b"{}",
+                cloud.buyers[name].key_arn,
+                f"s3://{cloud.buyers[name].bucket}/bench-{lots}.cose",
+            )
+            for name in names
+        )
+        for name in names:
+            cloud.allow(name, decided)
+        plain = small_manifest("bench", closes=now, publish_by=now + 3600)
+        self.manifest = dataclasses.replace(plain, lots=lots_of(lots), buyers=buyers)
+
+    def bid(self) -> dict[str, bytes]:
+        """Every buyer encrypts under a data key of its own and uploads; the files' digests."""
+        digests = {}
+        for seed, buyer in enumerate(self.manifest.buyers):
+            aws = self.cloud.as_buyer(buyer.name)
+            bids = Bids(tuple(amounts_of(len(self.manifest.lots), seed)), ())
+            file = make_bid_file(self.manifest, buyer.name, bids, aws.kms(self.cloud.services.region))
+            upload_bid(aws, buyer, file)
+            digests[buyer.name] = messages.bid_digest(file)
+        return digests
+
+    def seal(self, digests: Mapping[str, bytes]) -> list[bytes]:
+        """Every buyer's signature."""
+        payload = messages.Seal(
+            self.manifest.digest, self.decision.digest, tuple(sorted(digests.items()))
+        ).encode()
+        return [cose.sign1(payload, self.keys[name], name.encode()) for name in sorted(digests)]
+
+    def open(self, address: str, seals: list[bytes]) -> messages.ResultFile:
+        """The parent's part, in this process."""
+        aws = self.cloud.as_service()
+        return open_sealed(
+            self.manifest, seals, enclave=address, proxy=None, aws=aws, role_arn=self.cloud.role
+        )
+
+    def verify(self, opened: bytes) -> None:
+        """The check that a buyer makes; certificates of operators are not part of it here."""
+        verdict = verify_receipt(
+            opened,
+            self.manifest.encode(),
+            self.decision,
+            root=LOCAL_SIMULATOR,
+            check_certificate=lambda _buyer: None,
+            now=datetime.now(timezone.utc),
+        )
+        assert verdict.ok, verdict.failures
+
+
+def end_to_end(lots: int) -> dict[str, Any]:
+    """Seconds of wall time of an auction's steps, and of the sample protocol's calls on the same KMS."""
+    with (
+        tempfile.TemporaryDirectory(prefix="coattest-bench-") as scratch,
+        services.start(Path(scratch), quiet=True) as running,
+        enclave() as program,
+    ):
+        party = Party(Cloud.make(running), lots, decision())
+        clock = [time.monotonic()]
+        digests = party.bid()
+        clock.append(time.monotonic())
+        seals = party.seal(digests)
+        clock.append(time.monotonic())
+        opened = party.open(program.address, seals)
+        clock.append(time.monotonic())
+        party.verify(opened.encode())
+        clock.append(time.monotonic())
+        call = sample_call(party, program.directory)
+    steps = dict(
+        zip(("bid", "seal", "open", "verify"), (b - a for a, b in itertools.pairwise(clock)), strict=True)
+    )
+    total = clock[-1] - clock[0]
+    per_lot = {"calls": 2 * call, "calls and one poll": 2 * call + SAMPLE_POLL}
+    return {
+        "lots": lots,
+        "seconds": {**{name: round(value, 2) for name, value in steps.items()}, "all": round(total, 2)},
+        "sample": {
+            "lots measured": SAMPLE_LOTS,
+            "seconds per KMS call": round(call, 4),
+            "ratio": {name: round(each * lots / total) for name, each in per_lot.items()},
+        },
+    }
+
+
+def sample_call(party: Party, directory: Path) -> float:
+    """Seconds of one attested Decrypt, the mean over two per lot, as the sample makes them."""
+    buyer = party.manifest.buyers[0]
+    context = messages.encryption_context(party.manifest.digest, buyer.name)
+    buyer_kms = party.cloud.as_buyer(buyer.name).kms(party.cloud.services.region)
+    blob = buyer_kms.generate_data_key(KeyId=buyer.kms, KeySpec="AES_256", EncryptionContext=context)
+    trust = parse_trust((directory / "trust.json").read_bytes()).on_hardware(present=False)
+    nsm = Nsm(trust.nsm[0])
+    given = party.cloud.as_service().assume(party.cloud.role, party.cloud.services.region).credentials()
+    credentials = Credentials(given.access_key, given.secret_key, given.session_token)
+    clock = Clock.read(nsm, set_system=False)
+    key = rsa.generate_private_key(public_exponent=65537, key_size=RSA_BITS)
+    kms = Kms(trust, list(trust.proxy), nsm, credentials, clock.now, key)
+    allow = manifest_allow_list(party.manifest, party.cloud.endpoint.target)
+    with ConnectProxy(parse_address(trust.proxy[0]), allow):
+        started = time.monotonic()
+        for _ in range(2 * SAMPLE_LOTS):
+            assert bytes(kms.decrypt(blob["CiphertextBlob"], buyer.kms, context)) == blob["Plaintext"]
+        return (time.monotonic() - started) / (2 * SAMPLE_LOTS)
+
+
+def scale(lots: int, buyers: int, image: Path | None) -> dict[str, Any]:
+    """Peak resident memory of the enclave's program and of ``auction open``, both as processes."""
+    names = tuple(f"buyer-{number:02}" for number in range(buyers))
+    accounts = [f"service={111122223333}", *(f"{n}={222200000000 + i}" for i, n in enumerate(names))]
+    with contextlib.ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="coattest-bench-")))
+        running = stack.enter_context(services.start(scratch / "aws", accounts=accounts, quiet=True))
+        decided, address, pid = stack.enter_context(started_enclave(image, scratch))
+        party = Party(Cloud.make(running, names), lots, decided)
+        seals = party.seal(party.bid())
+        (scratch / "manifest.cbor").write_bytes(party.manifest.encode())
+        for number, seal in enumerate(seals):
+            (scratch / f"{number}.seal").write_bytes(seal)
+        command = [
+            *(sys.executable, "-c", "from coattest_parent.auction_cli import main; main()", "open"),
+            *("--manifest", "manifest.cbor", "--enclave", address, "--assume-role", party.cloud.role),
+            *("--out", "result.cbor", "--endpoint-url", running.endpoint, "--ca-bundle", running.ca_bundle),
+            *(word for number in range(buyers) for word in ("--seal", f"{number}.seal")),
+        ]
+        calls = decrypts(running.trail)
+        environment = {**os.environ, **running.environment("service")}
+        began = time.monotonic()
+        parent = subprocess.Popen(command, cwd=scratch, env=environment, stdout=subprocess.DEVNULL)
+        highest = 0
+        while parent.poll() is None:
+            highest = max(highest, peak(parent.pid))
+            time.sleep(0.02)
+        seconds = time.monotonic() - began
+        assert parent.returncode == 0
+        found = {"enclave": peak(pid), "parent": highest}
+        party.verify((scratch / "result.cbor").read_bytes())
+        return {
+            "lots": lots,
+            "buyers": buyers,
+            "image": image.name if image else None,
+            "peak MB": {name: round(value / 1e6) for name, value in found.items()},
+            "open seconds": round(seconds, 1),
+            "KMS calls": decrypts(running.trail) - calls,
+        }
+
+
+@contextlib.contextmanager
+def started_enclave(image: Path | None, scratch: Path) -> Iterator[tuple[Decision, str, int]]:
+    """The program from an image under the software host, or as a plain process."""
+    if image is None:
+        with enclave() as program:
+            yield decision(), program.address, program.process.pid
+        return
+    found = measure(image)
+    pcrs = {index: bytes.fromhex(value) for index, value in enumerate((found.pcr0, found.pcr1, found.pcr2))}
+    with run_enclave(image, scratch / "enclave", role_arn=ROLE, instance_id=INSTANCE) as machine:
+        yield decision(pcrs), machine.address, descendant(b"coattest_enclave")
+
+
+def descendant(word: bytes) -> int:
+    """The process under this one whose command line has the word and that has no child with it."""
+    parents = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if word in (entry / "cmdline").read_bytes():
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+
+    def below(pid: int) -> bool:
+        while pid > 1:
+            if pid == os.getpid():
+                return True
+            with contextlib.suppress(OSError):
+                pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+                continue
+            return False
+        return False
+
+    (found,) = (pid for pid in parents if below(pid) and pid not in parents.values())
+    return found
+
+
+def peak(pid: int) -> int:
+    """Peak resident memory of a process in bytes (proc(5), status, VmHWM); 0 when it has ended."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+def decrypts(trail: Path) -> int:
+    """How many Decrypt calls the log of the local KMS has; a call across accounts is there twice."""
+    events = map(json.loads, trail.read_text().splitlines() if trail.exists() else [])
+    calls = {e.get("sharedEventID", e["eventID"]) for e in events if e.get("eventName") == "Decrypt"}
+    return len(calls)
+
+
+def main() -> None:
+    """Print the figures, or with --json one document."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="fewer lots: only to see that it runs")
+    parser.add_argument("--scale", action="store_true", help="also a million lots by ten buyers")
+    parser.add_argument("--image", type=Path, help="with --scale: an image of the local profile")
+    options = parser.parse_args()
+    result: dict[str, Any] = {
+        "benchmark": "auction",
+        "core": core(CORE_LOTS_QUICK if options.quick else CORE_LOTS, 3),
+        "end to end": end_to_end(1_000 if options.quick else END_TO_END_LOTS),
+        "goal": GOALS,
+        "load": os.getloadavg()[0],
+        "python": platform.python_version(),
+    }
+    if options.scale:
+        result["scale"] = scale(20_000 if options.quick else SCALE_LOTS, SCALE_BUYERS, options.image)
+    if options.json:
+        print(json.dumps(result, indent=2))
+        return
+    print(f"Python {result['python']}, {os.cpu_count()} cores, load {result['load']:.1f}")
+    for lots, rate in result["core"]["bids per second"].items():
+        print(f"  core, {lots + ' lots':<22} {rate:>12,} bids/s   goal {GOALS['core bids per second']:,}")
+    print(
+        f"  core, exponent               {result['core']['exponent']:>12}          "
+        f"goal {GOALS['core exponent']}"
+    )
+    whole = result["end to end"]
+    for step, seconds in whole["seconds"].items():
+        goal = f"goal {GOALS['end to end seconds']} (100,000 lots)" if step == "all" else ""
+        print(f"  end to end, {step:<16} {seconds:>12} s        {goal}")
+    for name, ratio in whole["sample"]["ratio"].items():
+        print(f"  the sample's {name}, of {SAMPLE_LOTS} lots: {ratio:>8,} times as long")
+    if options.scale:
+        for name, megabytes in result["scale"]["peak MB"].items():
+            print(f"  scale, peak of {name:<13} {megabytes:>12} MB       goal {GOALS[name + ' MB']}")
+        print(f"  scale, KMS calls {result['scale']['KMS calls']}, open {result['scale']['open seconds']} s")
+
+
+if __name__ == "__main__":
+    main()
