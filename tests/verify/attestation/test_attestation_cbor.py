@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from coattest_verify.attestation.cbor import CborError, decode
+from coattest_verify.attestation.cbor import CborError, decode, read_head
 from coattest_verify.attestation.limits import DEPTH_MAX
 from support.nitro_ca import Pairs, Stream, cbor, head
 
@@ -52,6 +52,8 @@ REFUSED = {
     "a break on its own": "ff",
     "a break in a definite array": "81ff",
     "a break in a definite map": "a1ff00",
+    "a break in a definite map inside": "82a1ff00",
+    "a break in a definite array inside": "8281ff00",
     "a reserved float": "fc",
     "a truncated float": "fb00000000000000",
     "the same text key twice": "a2616101616102",
@@ -120,16 +122,79 @@ def test_booleans_stay_booleans() -> None:
     assert type(decode(b"\x01")) is int
 
 
-def test_says_where_and_what() -> None:
+SAID = {
+    "8301021903": (3, "a head of 3 bytes", "the end"),
+    "8201": (1, "2 items", "1 bytes"),
+    "a20101": (1, "4 items", "2 bytes"),
+    "8100ff": (2, "the end", "1 more bytes"),
+    "8101c100": (2, "the end", "2 more bytes"),
+    "81c100": (1, "no tag", "tag 1"),
+    "81d81c80": (2, "no tag", "tag 28"),
+    "81f7": (1, "false, true or null", "simple value 23"),
+    "815f": (1, "a definite length", "indefinite length"),
+    "815c": (1, "a definite length", "additional information 28"),
+    "814401": (2, "4 bytes", "1"),
+    "82ff00": (1, "a value", "a break"),
+    "82fc00": (1, "a value", "a simple value"),
+    "81": (1, "1 items", "0 bytes"),
+    "9f": (1, "a value", "the end"),
+    "81" * 9 + "00": (9, "at most 8 nested collections", "more"),
+    "bf61610161610200": (4, "each key once", "'a' again"),
+    "a1f500": (1, "a key that is text or an integer", "bool"),
+    "8161ff": (2, "UTF-8", "other bytes"),
+}
+
+
+@pytest.mark.parametrize("data", SAID)
+def test_says_where_and_what(data: str) -> None:
     """An error names the offset, what was expected and what was found."""
     with pytest.raises(CborError) as caught:
-        decode(bytes.fromhex("8301021903"))
-    assert (caught.value.offset, caught.value.expected, caught.value.found) == (
-        3,
-        "a head of 3 bytes",
-        "the end",
-    )
-    assert str(caught.value) == "at byte 3: expected a head of 3 bytes, found the end"
+        decode(bytes.fromhex(data))
+    offset, expected, found = SAID[data]
+    assert (caught.value.offset, caught.value.expected, caught.value.found) == (offset, expected, found)
+    assert str(caught.value) == f"at byte {offset}: expected {expected}, found {found}"
+
+
+ENVELOPE = {
+    "": (0, "a name", "the end"),
+    "00": (0, "a name", "byte 0x00"),
+    "60": (0, "a name", "byte 0x60"),
+    "5f": (0, "a name", "byte 0x5f"),
+    "58": (0, "a head of 2 bytes", "the end"),
+    "5817": (0, "the shortest form", "23 in 1 bytes"),
+    "5c": (0, "a definite length", "additional information 28"),
+}
+
+
+@pytest.mark.parametrize("data", ENVELOPE)
+def test_a_head_of_the_envelope_is_the_expected_one(data: str) -> None:
+    """Another type, an indefinite length, a longer form than needed: said with the name of the part."""
+    with pytest.raises(CborError) as caught:
+        read_head(bytes.fromhex(data), 0, 2, "a name")
+    assert (caught.value.offset, caught.value.expected, caught.value.found) == ENVELOPE[data]
+
+
+def test_heads_of_the_envelope_are_read() -> None:
+    """The length and the offset after the head, from the empty string to one of two bytes' length."""
+    for size, after in ((0, 1), (23, 1), (24, 2), (255, 2), (256, 3)):
+        assert read_head(b"\xff" + head(2, size), 1, 2, "a name") == (size, 1 + after)
+
+
+@pytest.mark.parametrize("major", [2, 3])
+@pytest.mark.parametrize("size", range(30))
+def test_a_string_has_one_spelling_and_no_prefix(major: int, size: int) -> None:
+    """Every short length is read in its shortest head only, cut off nowhere, alone and inside."""
+    content = b"a" * size
+    whole = head(major, size) + content
+    assert decode(whole) == (content if major == 2 else content.decode())
+    assert decode(b"\x82" + whole + b"\x00") == [decode(whole), 0]
+    for end in range(len(whole)):
+        with pytest.raises(CborError):
+            decode(whole[:end])
+    for width in (1, 2, 4, 8):
+        if size < 24 or width > 1:
+            with pytest.raises(CborError, match="shortest form"):
+                decode(head(major, size, width) + content)
 
 
 @pytest.mark.parametrize("width", [1, 2, 4, 8])

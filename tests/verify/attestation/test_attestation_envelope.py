@@ -80,6 +80,30 @@ def test_says_which_algorithm_it_found() -> None:
     assert failure.expected == "a1013822 ({1: -35})"
 
 
+SAID = {
+    "": ("document", "bytes nothing"),
+    "d2": ("document", "bytes nothing"),
+    "83": ("document", "bytes 83"),
+    "d283a1": ("document", "bytes 83a1"),
+    "838485": ("document", "bytes 8384"),
+    "8440": ("protected", "no bytes"),
+    "84581e" + "00" * 30: ("protected", "00" * 30),
+    "845821" + "00" * 33: ("protected", "00" * 32),
+    "84582041" + "00" * 31: ("protected", "41" + "00" * 31),
+    "84582158" + "1e" + "00" * 31: ("protected", f"581e{'00' * 30} ({bytes(30)!r})"),
+    "8444a1013822": ("unprotected", "byte none"),
+    "8444a1013822f6": ("unprotected", "byte f6"),
+    "d28444a1013822f6a0": ("unprotected", "byte f6"),
+}
+
+
+@pytest.mark.parametrize("data", SAID)
+def test_says_which_part_of_the_envelope_is_another(data: str) -> None:
+    """The part by its name, and at most 32 of the bytes that were found in its place."""
+    (failure,) = check(bytes.fromhex(data)).failures
+    assert (failure.field, failure.found) == SAID[data]
+
+
 @pytest.mark.parametrize("digest", [hashes.SHA256(), hashes.SHA512()])
 def test_the_digest_is_sha384_whatever_was_signed_with(digest: hashes.HashAlgorithm) -> None:
     """A signature by the right key with another digest is none."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,6 @@ from coattest_verify.attestation.files import (
     IndexEntry,
     decode_document,
     parse_time,
-    read_index,
     read_measurements,
 )
 from coattest_verify.cli.attestation_archive import (
@@ -43,6 +43,7 @@ from coattest_verify.cli.attestation_archive import (
     GENUINE,
     archive_report,
     caveat,
+    index_of,
     is_archive,
     verify_archive,
 )
@@ -54,6 +55,7 @@ from coattest_verify.cli.attestation_report import (
     show,
     show_table,
 )
+from coattest_verify.quorum.directory import Folder
 from coattest_verify.roots import root_for
 
 AT_DOCUMENT, AT_INDEX = "document", "index"
@@ -221,12 +223,12 @@ def _time(document: bytes, at: str | None, now: datetime, entry: IndexEntry | No
         return now  # refused at any time
 
 
-def _index_of(path: Path) -> dict[str, IndexEntry]:
-    file = path / INDEX_NAME
-    if not file.is_file():
+def _index_of(path: Path) -> Mapping[str, IndexEntry]:
+    """The index of a directory; empty when it has none."""
+    if not os.path.lexists(path / INDEX_NAME):
         return {}
-    with file.open(encoding="utf-8", errors="replace") as lines:
-        return dict(read_index(lines))
+    with Folder(path) as folder:
+        return index_of(folder)
 
 
 def _hex_or_null(text: str, where: str) -> bytes | None:

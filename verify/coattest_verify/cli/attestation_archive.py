@@ -66,7 +66,7 @@ def verify_archive(path: Path, root: Root, *, strict: bool) -> tuple[list[Item],
     items, verdicts = [], []
     cache = ChainCache()
     with Folder(path) as folder:
-        index = _read_index(folder)
+        index = index_of(folder)
         for name, entry in sorted(index.items()):
             expectations = archive_expectations(entry)
             try:
@@ -91,6 +91,20 @@ def verify_archive(path: Path, root: Root, *, strict: bool) -> tuple[list[Item],
     return items, verdicts, [name for name in others if Path(name).suffix not in DOCUMENT_SUFFIXES]
 
 
+def index_of(folder: Folder) -> Mapping[str, IndexEntry]:
+    """What the folder's INDEX.tsv says; raises BadFile when it is a link, too large, or does not parse."""
+    try:
+        lines = folder.read(INDEX_NAME, INDEX_SIZE_MAX).decode("utf-8").removesuffix("\n").split("\n")
+    except Rejected as refused:
+        raise BadFile(refused.what, where=INDEX_NAME) from None
+    except UnicodeDecodeError:
+        raise BadFile("not UTF-8", where=INDEX_NAME) from None
+    index = read_index(lines)
+    if not index:
+        raise BadFile("no documents", where=INDEX_NAME)
+    return index
+
+
 def archive_report(item: Item, verdict: Verdict) -> dict[str, Any]:
     """One document's JSON: what every report has, and under which policy it was judged.
 
@@ -103,19 +117,6 @@ def archive_report(item: Item, verdict: Verdict) -> dict[str, Any]:
 def caveat() -> None:
     """Say on stderr what an archive's verdicts do not say."""
     err().print(Text(CAVEAT))
-
-
-def _read_index(folder: Folder) -> Mapping[str, IndexEntry]:
-    try:
-        lines = folder.read(INDEX_NAME, INDEX_SIZE_MAX).decode("utf-8").removesuffix("\n").split("\n")
-    except Rejected as refused:
-        raise BadFile(refused.what, where=INDEX_NAME) from None
-    except UnicodeDecodeError:
-        raise BadFile("not UTF-8", where=INDEX_NAME) from None
-    index = read_index(lines)
-    if not index:
-        raise BadFile("no documents", where=INDEX_NAME)
-    return index
 
 
 def _claimed_time(document: bytes) -> datetime:
