@@ -43,7 +43,7 @@ ORDER = {
     "document": ["verdict", "fields"],
     "root": ["chain"],
     "files": ["files"],
-    "limits": ["fields", "envelope"],
+    "limits": ["library", "fields", "envelope"],
     "failures": ["verdict"],
 }
 EVERY = ["expectations", "der", "chain", "fields", "envelope", "cbor", "verdict", "files", "properties"]

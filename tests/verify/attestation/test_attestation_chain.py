@@ -19,7 +19,7 @@ from coattest_verify.attestation import (
     verify_document,
 )
 from coattest_verify.attestation.certificates import CertificateRefused, read_certificate
-from coattest_verify.attestation.der import elements, outline
+from coattest_verify.attestation.der import inside, outline
 from support.nitro_ca import (
     NOW,
     TestChain,
@@ -311,9 +311,9 @@ def _nested(*parts: bytes) -> bytes:
 
 def test_the_outline_refuses_other_shapes_by_itself() -> None:
     """What cryptography would refuse as well is refused before it: one reading, not the laxer of two."""
-    (_, start, end), *_ = elements(LEAF, 0, 1)
-    parts = [LEAF[a:b] for a, _, b in elements(LEAF, start, 3)]
-    (_, inner, _), *_ = elements(parts[0], 0, 1)
+    ((_, start, end),) = inside(LEAF, 0, len(LEAF))
+    parts = [LEAF[a:b] for a, _, b in inside(LEAF, start, end)]
+    ((_, inner, _),) = inside(parts[0], 0, len(parts[0]))
     fields = parts[0][inner:]
     assert outline(_nested(*parts)) == outline(LEAF)
     assert end == len(LEAF)
@@ -364,12 +364,15 @@ def test_lengths_of_der_are_minimal(length: int, head: str) -> None:
     """Each length has one spelling; a wider one, and content that is a byte short, are refused."""
     element = bytes.fromhex(head) + bytes(length)
     start = len(bytes.fromhex(head))
-    assert elements(element, 0, 1) == [(0, start, len(element))]
+    assert inside(element, 0, len(element)) == [(0, start, len(element))]
+    assert inside(b"\x05\x00" + element, 2, 2 + len(element)) == [(2, 2 + start, 2 + len(element))]
     longer = [b"\x30\x81" + bytes([length & 0xFF]), b"\x30\x82" + length.to_bytes(2, "big")]
     longer += [b"\x30\x83" + length.to_bytes(3, "big"), b"\x30\x80"]
     for other in longer:
         if other != bytes.fromhex(head):
             with pytest.raises(ValueError, match=r"DER|beyond|truncated"):
-                elements(other + bytes(length), 0, 1)
+                inside(other + bytes(length), 0, len(other) + length)
     with pytest.raises(ValueError, match=r"beyond|truncated"):
-        elements(element[:-1], 0, 1)
+        inside(element[:-1], 0, len(element) - 1)
+    with pytest.raises(ValueError, match=r"beyond|truncated"):
+        inside(element, 0, len(element) - 1)

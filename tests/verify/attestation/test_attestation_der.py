@@ -8,7 +8,7 @@ import pytest
 from cryptography import x509
 
 from coattest_verify.attestation.certificates import _path_length, _usage_bits
-from coattest_verify.attestation.der import Extension, _extensions, elements, outline
+from coattest_verify.attestation.der import Extension, _extensions, inside, outline
 from support.nitro_ca import make_chain, usual_chain
 
 USAGES = (
@@ -56,6 +56,8 @@ def test_every_key_usage_is_read_as_it_was_written() -> None:
         "03020880",
         "0303078000",
         "0304078000ff",
+        "030407800080",
+        "0302ff80",
     ],
 )
 def test_key_usage_of_another_shape_is_refused(value: str) -> None:
@@ -141,6 +143,33 @@ def test_extensions_of_another_shape_are_refused(der: bytes) -> None:
         _extensions(der)
 
 
+@pytest.mark.parametrize("position", range(9))
+def test_a_certificate_has_eight_parts_and_nothing_more(position: int) -> None:
+    """One more element anywhere in the signed part, or extensions under another tag, is another shape."""
+    der = usual_chain().certificate
+    ((_, start, end),) = inside(der, 0, len(der))
+    (_, fields, tbs_end), _, _ = inside(der, start, end)
+    parts = [der[first:last] for first, _, last in inside(der, fields, tbs_end)]
+    assert outline(_long(_long(*parts), der[tbs_end:])) == outline(der)
+    with pytest.raises((ValueError, IndexError)):
+        outline(_long(_long(*parts[:position], b"\x05\x00", *parts[position:]), der[tbs_end:]))
+    other_tag = _long(*parts[:7], b"\xa4" + parts[7][1:])
+    with pytest.raises(ValueError, match="extensions at its end"):
+        outline(_long(other_tag, der[tbs_end:]))
+    for missing_or_more in (der[tbs_end:end] + b"\x05\x00", b"", der[tbs_end : tbs_end + 12]):
+        with pytest.raises(ValueError, match="unpack"):
+            outline(_long(_long(*parts), missing_or_more))
+    as_set = b"\x31" + _long(*parts)[1:]
+    for other in (_long(as_set, der[tbs_end:]), b"\x31" + der[1:]):
+        with pytest.raises(ValueError, match="begins with a sequence"):
+            outline(other)
+
+
+def _long(*parts: bytes) -> bytes:
+    content = b"".join(parts)
+    return b"\x30\x82" + len(content).to_bytes(2, "big") + content
+
+
 def test_certificates_are_outlined_as_cryptography_reads_them() -> None:
     """Names, signed part and extensions of generated certificates are the same bytes in both readings."""
     odd = make_chain(
@@ -157,4 +186,3 @@ def test_certificates_are_outlined_as_cryptography_reads_them() -> None:
         assert [extension.value for extension in ours.extensions.values()] == [
             extension.value.public_bytes() for extension in theirs.extensions
         ]
-    assert elements(usual_chain().certificate, 0, 1)[0][2] == len(usual_chain().certificate)

@@ -335,3 +335,17 @@ def test_parse_unverified_reads_what_nobody_signed() -> None:
     forged[-1] ^= 1
     assert parse_unverified(bytes(forged)).nonce == b"forged"
     assert codes(check(bytes(forged))) == {"signature"}
+
+
+@pytest.mark.parametrize(("count", "notices"), [(16, 16), (17, 17), (1500, 17)])
+def test_unknown_fields_beyond_a_few_are_counted(count: int, notices: int) -> None:
+    """A payload can be full of fields that nobody knows; its verdict is not."""
+    names = {f"{number:04x}": 0 for number in range(count)}
+    verdict = check(document(**names), strict=True)
+    assert len(verdict.notices) == len(verdict.failures) == notices
+    assert verdict.notices[15].field == "'000f'"
+    if count > 16:
+        assert (verdict.notices[16].field, verdict.notices[16].found) == (
+            "payload",
+            f"{count - 16} more of them",
+        )

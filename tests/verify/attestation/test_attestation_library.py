@@ -40,3 +40,27 @@ def test_only_the_errors_of_the_builder_are_used() -> None:
     """Of coattest_build the library loads the error classes, and not the builder."""
     program = PROGRAM + "print(*[name for name in sys.modules if name.startswith('coattest_build.')])"
     assert loaded(program)[-1] == "coattest_build.errors"
+
+
+def test_the_limits_are_those_of_their_sources() -> None:
+    """Each bound as the specification, or the documents beyond it, have it: written out once more."""
+    from coattest_verify.attestation import limits
+
+    found = {name: value for name, value in vars(limits).items() if name.isupper()}
+    assert found == {
+        "PAYLOAD_MAX": 16384,
+        "SIGNATURE_SIZE": 96,
+        "DOCUMENT_MAX": 16493,
+        "CERTIFICATE_MAX": 1024,
+        "BUNDLE_MAX": 8,
+        "PCR_COUNT_MAX": 32,
+        "PCR_SIZES": (32, 48, 64),
+        "PCR_SIZE_SHA384": 48,
+        "SHA256_SIZE": 32,
+        "PUBLIC_KEY_MAX": 1024,
+        "USER_DATA_MAX": 1024,
+        "UNKNOWN_SHOWN_MAX": 16,
+        "TIMESTAMP_MAX_MS": 253_402_300_799_999,
+        "DEPTH_MAX": 8,
+        "SKEW_MAX_MS": 300_000,
+    }

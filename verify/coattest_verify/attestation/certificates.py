@@ -162,10 +162,11 @@ def _usage_failures(field: str, extension: Extension | None, *, authority: bool)
 def _usage_bits(value: bytes) -> int:
     """The first eight bits of a KeyUsage; ValueError when it is no BIT STRING of one or two bytes in DER.
 
-    X.690 section 11.2: unused bits are zero, and a named bit list ends with a bit that is set.
+    X.690 section 11.2: unused bits are zero, and a named bit list ends with a bit that is set. So the last
+    byte's lowest bit that is set is the one after the unused ones, which are at most 7.
     """
     size = len(value) - 2
-    if size not in (2, 3) or value[0] != 0x03 or value[1] != size or value[2] > 7:
+    if size not in (2, 3) or value[0] != 0x03 or value[1] != size:
         raise ValueError("keyUsage of another shape")
     if value[-1] & -value[-1] != 1 << value[2]:
         raise ValueError("keyUsage with bits at its end that are not DER")

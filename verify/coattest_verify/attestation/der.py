@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 _VERSION_3: Final = bytes.fromhex("a003020102")
-_BOOLEAN, _OCTETS, _OID, _SEQUENCE, _EXTENSIONS = 0x01, 0x04, 0x06, 0x30, 0xA3
-_TRUE: Final = b"\xff"  # DER has one true; false is the default and left out
+_OCTETS, _OID, _SEQUENCE, _EXTENSIONS = 0x04, 0x06, 0x30, 0xA3
+_TRUE: Final = bytes.fromhex("0101ff")
 _LONG_FORM: Final = 0x80
 # The smallest length that needs each number of length bytes; a certificate of 1024 bytes needs no third one.
 _LENGTH_WIDTHS: Final = {1: 0x80, 2: 0x100}
@@ -47,14 +47,12 @@ def outline(der: bytes) -> Outline:
     SEQUENCE { [0] version, serial, signature, issuer, validity, subject, subjectPublicKeyInfo, [3]
     extensions }. The unique identifiers that version 2 allowed between the last two are not.
     """
-    ((whole, start, end),) = elements(der, 0, 1)
-    if der[whole] != _SEQUENCE or end != len(der):
-        raise ValueError("not one sequence")
-    (tbs, fields, tbs_end), (outer, _, outer_end), (_, _, last) = elements(der, start, 3)
-    if last != end or der[tbs] != _SEQUENCE:
-        raise ValueError("a certificate is a sequence of 3")
-    version, _, inner, issuer, _, subject, key, (tag, wrapped, wrapped_end) = elements(der, fields, 8)
-    if der[fields : version[2]] != _VERSION_3 or der[tag] != _EXTENSIONS or wrapped_end != tbs_end:
+    ((_, start, end),) = inside(der, 0, len(der))
+    (tbs, fields, tbs_end), (outer, _, outer_end), _ = inside(der, start, end)
+    version, _, inner, issuer, _, subject, key, (tag, wrapped, wrapped_end) = inside(der, fields, tbs_end)
+    if der[0] != _SEQUENCE or der[tbs] != _SEQUENCE:
+        raise ValueError("not a sequence that begins with a sequence")
+    if der[fields : version[2]] != _VERSION_3 or der[tag] != _EXTENSIONS:
         raise ValueError("not a version 3 certificate with extensions at its end")
     return Outline(
         der[tbs:tbs_end],
@@ -71,48 +69,43 @@ def _extensions(der: bytes) -> dict[bytes, Extension]:
     """RFC 5280 section 4.1: SEQUENCE OF SEQUENCE { OID, critical BOOLEAN DEFAULT FALSE, OCTET STRING }; each
     once.
     """
-    ((whole, offset, end),) = elements(der, 0, 1)
-    if der[whole] != _SEQUENCE or end != len(der):
+    ((_, start, end),) = inside(der, 0, len(der))
+    if der[0] != _SEQUENCE:
         raise ValueError("extensions are one sequence")
     found: dict[bytes, Extension] = {}
-    while offset < end:
-        ((outer, content, offset),) = elements(der, offset, 1)
-        (name, name_content, name_end), (value, value_content, value_end) = elements(der, content, 2)
-        critical = der[value] == _BOOLEAN
-        if critical:
-            if der[value_content:value_end] != _TRUE:
-                raise ValueError("a boolean that is not DER")
-            ((value, value_content, value_end),) = elements(der, value_end, 1)
+    for outer, content, stop in inside(der, start, end):
+        (name, name_content, name_end), *flag, (value, value_content, value_end) = inside(der, content, stop)
+        # DER has one true, and false is the default, which is left out.
+        if [der[first:last] for first, _, last in flag] not in ([], [_TRUE]):
+            raise ValueError("criticality that is not DER")
         oid = der[name_content:name_end]
-        shape = (der[outer], der[name], der[value], value_end)
-        if shape != (_SEQUENCE, _OID, _OCTETS, offset) or oid in found:
+        if (der[outer], der[name], der[value]) != (_SEQUENCE, _OID, _OCTETS) or oid in found:
             raise ValueError("an extension of another shape, or one that was there")
-        found[oid] = Extension(critical, der[value_content:value_end])
+        found[oid] = Extension(bool(flag), der[value_content:value_end])
     return found
 
 
-def elements(der: bytes, offset: int, count: int) -> list[Element]:
-    """``count`` elements in a row from ``offset``.
+def inside(der: bytes, start: int, end: int) -> list[Element]:
+    """The elements that fill ``der`` from ``start`` to ``end``, none beyond it.
 
     ValueError when that is not DER: lengths are definite, minimal and within the bytes. Tags have one byte:
     the parts of a certificate that are looked at have no others.
     """
     found = []
-    size = len(der)
-    for _ in range(count):
-        content = offset + 2
-        if content > size:
+    while start < end:
+        content = start + 2
+        if content > end:
             raise ValueError("truncated")
-        length = der[offset + 1]
+        length = der[start + 1]
         if length >= _LONG_FORM:
             width = length & 0x7F
             length = int.from_bytes(der[content : content + width], "big")
             content += width
             if width not in _LENGTH_WIDTHS or length < _LENGTH_WIDTHS[width]:
                 raise ValueError("a length that is not DER")
-        end = content + length
-        if end > size:
+        stop = content + length
+        if stop > end:
             raise ValueError("an element beyond its end")
-        found.append((offset, content, end))
-        offset = end
+        found.append((start, content, stop))
+        start = stop
     return found

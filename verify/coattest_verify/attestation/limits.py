@@ -45,6 +45,9 @@ USER_DATA_MAX: Final = 1024
 """Bytes of user_data and of nonce. PROCESS section 2.2 says 1024, section 3.2.2.2 says 512; real
 documents reach 746, so section 2.2 is the one that holds."""
 
+UNKNOWN_SHOWN_MAX: Final = 16
+"""Unknown fields that a verdict names; more are counted. A payload has room for thousands, AWS adds one."""
+
 TIMESTAMP_MAX_MS: Final = 253_402_300_799_999
 """The last millisecond of the year 9999: the last one that can be shown as a date."""
 

@@ -29,6 +29,7 @@ from coattest_verify.attestation.limits import (
     PCR_SIZES,
     PUBLIC_KEY_MAX,
     TIMESTAMP_MAX_MS,
+    UNKNOWN_SHOWN_MAX,
     USER_DATA_MAX,
 )
 
@@ -148,10 +149,13 @@ class _Reader:
         return value
 
     def _unknown(self) -> None:
-        for name in sorted(self.fields.keys() - _KNOWN, key=str):
+        unknown = sorted(self.fields.keys() - _KNOWN, key=str)
+        for name in unknown[:UNKNOWN_SHOWN_MAX]:
             self.notices.append(
                 UnknownField(f"{name!r:.80}", "no field of that name", _kind(self.fields[name]))
             )
+        if (more := len(unknown) - UNKNOWN_SHOWN_MAX) > 0:
+            self.notices.append(UnknownField("payload", "no other fields", f"{more} more of them"))
 
     def _bad(self, name: str, expected: str, found: str | None = None) -> None:
         if found is None:
