@@ -5,8 +5,8 @@ python bench/bench_attestation.py [--json] [--rounds N]
 Cold (no cache) is held against a fifth of the raw rate, because a document needs five signatures with the
 root pinned; warm (chain cached) against the raw rate itself. The raw message is 32 bytes long: hashing a
 document's 4 kB is part of what is measured. One-thread rates are over CPU time of the thread, so that
-other programs do not show; rates over two threads are over wall time. Rounds of all candidates alternate,
-and each candidate's best round counts.
+other programs do not show; rates over two threads are over wall time. Rounds of all candidates alternate: a
+ratio is taken within each round, whose halves met the same machine, and the median of the rounds counts.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import json
 import os
 import platform
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -48,6 +49,7 @@ REAL = ROOT.parent / "shared/vectors/attestation/2026-02-06_prod_Epsilon-Data_ni
 ANY = (UnsafeAnyMeasurement(), UnsafeAllowDebug())
 GOALS = {"cold": 0.85, "warm": 0.85, "two threads": 1.8}
 SIGNATURES_COLD = 5
+PACKAGES = ("cryptography", "pycose", "cbor2", "evervault-attestation-bindings")
 Task = Callable[[], object]
 
 
@@ -197,7 +199,7 @@ def rate_threads(task: Task, threads: int, seconds: float) -> float:
 
 
 def measure(rounds: int, seconds: float) -> dict[str, Any]:
-    """Every figure; the best of the rounds of each candidate."""
+    """Every figure; medians of the rounds."""
     data, root, now, name = subject()
     cache = ChainCache()
     tasks: dict[str, Task | None] = {
@@ -207,32 +209,42 @@ def measure(rounds: int, seconds: float) -> dict[str, Any]:
         "pycose (signature only)": pycose_task(data),
     }
     present = {label: task for label, task in tasks.items() if task is not None}
-    best = dict.fromkeys(present, 0.0)
-    walls = {"one thread": 0.0, "two threads": 0.0, "raw, one thread": 0.0, "raw, two threads": 0.0}
+    rates: dict[str, list[float]] = {label: [] for label in present}
+    walls: dict[str, list[float]] = {}
     for _ in range(rounds):
         for label, task in present.items():
-            best[label] = max(best[label], rate(task, seconds))
+            rates[label].append(rate(task, seconds))
         for prefix, task in (("", present["warm"]), ("raw, ", present["raw"])):
             for label, threads in (("one thread", 1), ("two threads", 2)):
-                walls[prefix + label] = max(walls[prefix + label], rate_threads(task, threads, seconds))
+                walls.setdefault(prefix + label, []).append(rate_threads(task, threads, seconds))
         if (theirs := evervault_rate(data, now, seconds)) is not None:
-            best["evervault"] = max(best.get("evervault", 0.0), theirs)
+            rates.setdefault("evervault", []).append(theirs)
     ratios = {
-        "cold": best["cold"] * SIGNATURES_COLD / best["raw"],
-        "warm": best["warm"] / best["raw"],
-        "two threads": walls["two threads"] / walls["one thread"],
+        "cold": SIGNATURES_COLD * paired(rates["cold"], rates["raw"]),
+        "warm": paired(rates["warm"], rates["raw"]),
+        "two threads": paired(walls["two threads"], walls["one thread"]),
+        "raw two threads": paired(walls["raw, two threads"], walls["raw, one thread"]),
     }
-    ratios["raw two threads"] = walls["raw, two threads"] / walls["raw, one thread"]
     return {
         "benchmark": "attestation",
         "document": name,
-        "per_second": {label: round(value, 1) for label, value in best.items()},
-        "per_second_wall": {label: round(value, 1) for label, value in walls.items()},
+        "per_second": {label: round(value, 1) for label, value in medians(rates).items()},
+        "per_second_wall": {label: round(value, 1) for label, value in medians(walls).items()},
         "ratio": {label: round(value, 3) for label, value in ratios.items()},
         "goal": GOALS,
         "load": os.getloadavg()[0],
         "machine": machine(),
     }
+
+
+def paired(ours: list[float], theirs: list[float]) -> float:
+    """The median of the ratios that each round gave."""
+    return statistics.median(one / other for one, other in zip(ours, theirs, strict=True))
+
+
+def medians(rates: dict[str, list[float]]) -> dict[str, float]:
+    """Each candidate's median."""
+    return {label: statistics.median(values) for label, values in rates.items()}
 
 
 def machine() -> dict[str, Any]:
@@ -248,25 +260,33 @@ def machine() -> dict[str, Any]:
         "cpu": model,
         "cores": os.cpu_count(),
         "python": platform.python_version(),
-        "cryptography": importlib.metadata.version("cryptography"),
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES if installed(name)},
     }
+
+
+def installed(name: str) -> bool:
+    """Whether a distribution is there."""
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def main() -> None:
     """Print the table, or with --json one document."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=0.5)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--seconds", type=float, default=0.2)
     options = parser.parse_args()
     result = measure(options.rounds, options.seconds)
     if options.json:
         print(json.dumps(result, indent=2))
         return
     kept = result["machine"]
-    print(
-        f"{kept['cpu']}, {kept['cores']} cores, Python {kept['python']}, cryptography {kept['cryptography']}"
-    )
+    versions = ", ".join(f"{name} {version}" for name, version in kept["versions"].items())
+    print(f"{kept['cpu']}, {kept['cores']} cores, Python {kept['python']}, {versions}")
     print(f"load {result['load']:.1f}, document {result['document']}")
     for label, value in {**result["per_second"], **result["per_second_wall"]}.items():
         print(f"  {label:<28} {value:>9.1f} /s")
