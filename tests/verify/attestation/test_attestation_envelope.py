@@ -268,4 +268,5 @@ def test_parse_unverified_raises_with_the_failures() -> None:
         parse_unverified(b"\x00")
     assert [failure.code for failure in caught.value.failures] == ["envelope"]
     assert caught.value.exit_code == 1
+    assert str(caught.value).startswith("attestation document: document: expected an array of 4")
     assert parse_unverified(envelope(PAYLOAD, bytes(96))).timestamp == NOW

@@ -18,6 +18,7 @@ from coattest_verify.attestation import (
     ExpectNonce,
     NotVerified,
     Root,
+    Verdict,
     verify_many,
 )
 from coattest_verify.attestation import failures as failure_types
@@ -96,6 +97,18 @@ def test_every_failure_has_a_code_and_a_source_of_its_own() -> None:
         assert kind.code != failure_types.Failure.code
         shown = str(kind("field", "this", "that"))
         assert shown == f"field: expected this, found that [{kind.code}; {kind.rule}]"
+
+
+def test_a_verdict_that_somebody_makes_passes_only_when_it_is_whole() -> None:
+    """Without a document, or with a failure beside one, it is not ok and gives nothing away."""
+    failure = failure_types.WrongNonce("nonce", "this", "that")
+    whole = check(document()).document
+    for failures, kept in (((), None), ((failure,), whole), ((failure,), None)):
+        verdict = Verdict(failures, (), AWS_NITRO, NOW, None, kept)
+        assert not verdict.ok
+        with pytest.raises(NotVerified):
+            verdict.require()
+        assert "document" not in verdict.to_json()
 
 
 def test_every_error_has_the_one_root() -> None:
