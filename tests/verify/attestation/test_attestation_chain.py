@@ -18,7 +18,7 @@ from coattest_verify.attestation import (
     UnsafeAnyMeasurement,
     verify_document,
 )
-from coattest_verify.attestation.certificates import CertificateRefused, read_certificate
+from coattest_verify.attestation.certificates import P384_KEY, CertificateRefused, read_certificate
 from coattest_verify.attestation.der import inside, outline
 from support.nitro_ca import (
     NOW,
@@ -339,6 +339,20 @@ def test_the_inner_and_the_outer_algorithm_are_both_looked_at() -> None:
         with pytest.raises(CertificateRefused) as caught:
             read_certificate(der, "certificate", authority=False)
         assert [failure.field for failure in caught.value.failures] == [field]
+
+
+def test_leading_zeros_belong_to_the_coordinates() -> None:
+    """Keys whose x or y begins with a zero byte verify, of a CA and of the leaf; without it there is no key."""
+    short_x, short_y = (ec.derive_private_key(scalar, ec.SECP384R1()) for scalar in (197, 176))
+    assert short_x.public_key().public_numbers().x < 1 << 376
+    assert short_y.public_key().public_numbers().y < 1 << 376
+    for authority, leaf in ((short_x, short_y), (short_y, short_x)):
+        chain = make_chain(changes={3: {"key": authority}, 4: {"key": leaf}})
+        assert check(document(chain), chain=chain).ok
+    start = LEAF.index(P384_KEY) + len(P384_KEY)
+    for gap in (start, start + 48):
+        with pytest.raises(CertificateRefused):
+            read_certificate(LEAF[:gap] + LEAF[gap + 1 :], "certificate", authority=False)
 
 
 def test_a_point_that_is_not_on_the_curve_is_refused() -> None:
