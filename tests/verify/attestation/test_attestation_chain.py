@@ -342,7 +342,7 @@ def test_the_inner_and_the_outer_algorithm_are_both_looked_at() -> None:
 
 
 def test_leading_zeros_belong_to_the_coordinates() -> None:
-    """Keys whose x or y begins with a zero byte verify, of a CA and of the leaf; without it there is no key."""
+    """Keys whose x or y begins with a zero byte verify, a CA's and the leaf's; without it there is no key."""
     short_x, short_y = (ec.derive_private_key(scalar, ec.SECP384R1()) for scalar in (197, 176))
     assert short_x.public_key().public_numbers().x < 1 << 376
     assert short_y.public_key().public_numbers().y < 1 << 376
