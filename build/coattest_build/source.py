@@ -47,7 +47,7 @@ class Snapshot:
     """A private copy of the sources in ``folder`` and what they are.
 
     ``tree_sha256`` covers `ROOTS`, ``lock_sha256`` the lock's bytes. ``commit`` is None outside a repository;
-    ``dirty`` says that a covered file differs from that commit, is not in it, or is missing.
+    ``changed`` names the covered files that differ from that commit, are not in it, or are missing.
     """
 
     folder: Path
@@ -55,7 +55,12 @@ class Snapshot:
     tree_sha256: str
     lock_sha256: str
     commit: str | None
-    dirty: bool
+    changed: tuple[str, ...]
+
+    @property
+    def dirty(self) -> bool:
+        """Whether the sources differ from the commit."""
+        return bool(self.changed)
 
 
 def take(source: Path, folder: Path) -> Snapshot:
@@ -79,8 +84,8 @@ def take(source: Path, folder: Path) -> Snapshot:
     lock = next((file.sha256 for file in files if file.path == LOCK_FILE), None)
     if lock is None:
         raise BadSource("there is no lock", where=str(source / LOCK_FILE), hint="run `eif lock`")
-    commit, dirty = identity(source, files)
-    return Snapshot(folder, covered, tree_digest(covered), lock, commit, dirty)
+    commit, changed = identity(source, files)
+    return Snapshot(folder, covered, tree_digest(covered), lock, commit, changed)
 
 
 def tree_digest(files: tuple[SourceFile, ...]) -> str:
@@ -147,19 +152,19 @@ def _read(source: Path, path: str) -> tuple[bytes, bool]:
         return file.read(), bool(status.st_mode & 0o100)
 
 
-def identity(source: Path, files: list[SourceFile]) -> tuple[str | None, bool]:
-    """The commit checked out in ``source`` and whether the covered files differ from it."""
+def identity(source: Path, files: list[SourceFile]) -> tuple[str | None, tuple[str, ...]]:
+    """The commit checked out in ``source`` and which covered files differ from it."""
     if not (source / ".git").exists():
-        return None, False
+        return None, ()
     try:
         with Repo(str(source)) as repository:
             try:
                 head = repository.head()
             except KeyError:
-                return None, False  # nothing is committed yet
+                return None, ()  # nothing is committed yet
             committed = _committed(repository, head)
     except NotGitRepository:
-        return None, False
+        return None, ()
     except Exception as error:  # the repository is input too, and dulwich has no one root for its errors
         raise EnvironmentFailure(
             f"the repository cannot be read: {type(error).__name__} {error}",
@@ -168,7 +173,8 @@ def identity(source: Path, files: list[SourceFile]) -> tuple[str | None, bool]:
         ) from error
     present = {file.path: (file.git_blob, file.executable) for file in files}
     relevant = {path: entry for path, entry in committed.items() if not _ignored(Path(path).name)}
-    return head.decode(), present != relevant
+    names = sorted({*present, *relevant})
+    return head.decode(), tuple(name for name in names if present.get(name) != relevant.get(name))
 
 
 def _committed(repository: Repo, head: bytes) -> dict[str, tuple[str, bool]]:

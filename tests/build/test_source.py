@@ -61,7 +61,7 @@ def test_the_snapshot_is_what_goes_into_the_image(tree: Path) -> None:
     ]
     copied = sorted(p.relative_to(taken.folder).as_posix() for p in taken.folder.rglob("*") if p.is_file())
     assert copied == sorted([*(file.path for file in taken.files), "build/image.lock"])
-    assert (taken.commit, taken.dirty) == (None, False)
+    assert (taken.commit, taken.changed) == (None, ())
 
 
 def test_the_tree_digest_is_the_documented_one(tree: Path) -> None:
@@ -109,7 +109,7 @@ def test_a_clean_checkout_names_its_commit(repository: Path) -> None:
 
 @pytest.mark.parametrize("change", ["edit", "add", "remove", "mode", "lock"])
 def test_any_difference_from_the_commit_is_dirty(repository: Path, change: str) -> None:
-    """An edited, added, removed or re-moded covered file, or another lock, makes the tree dirty."""
+    """An edited, added, removed or re-moded covered file, or another lock, makes the tree dirty, by name."""
     program = repository / "enclave/package/main.py"
     if change == "edit":
         program.write_text("edited")
@@ -121,7 +121,10 @@ def test_any_difference_from_the_commit_is_dirty(repository: Path, change: str) 
         program.chmod(0o755)
     else:
         (repository / "build/image.lock").write_text("other")
-    assert snapshot(repository).dirty
+    taken = snapshot(repository)
+    assert taken.dirty
+    named = {"add": "enclave/more.py", "lock": "build/image.lock"}.get(change, "enclave/package/main.py")
+    assert taken.changed == (named,)
 
 
 def test_an_index_that_hides_a_change_does_not_help(repository: Path) -> None:

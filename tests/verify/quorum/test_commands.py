@@ -298,7 +298,7 @@ def test_rebuild_compares_with_the_claim(
     shutil.copytree(signed.folder, tmp_path / "copy")
     desk = Desk(tmp_path / "copy")
     monkeypatch.chdir(desk.folder)
-    snapshot = SimpleNamespace(dirty=False, tree_sha256="", lock_sha256="")
+    snapshot = SimpleNamespace(dirty=False, changed=(), tree_sha256="", lock_sha256="")
     monkeypatch.setattr("coattest_build.source.take", lambda *_: snapshot)
 
     def build(_source: Path, out: Path, **_options: Any) -> BuildReport:
@@ -317,7 +317,7 @@ def test_rebuild_compares_with_the_claim(
     assert differences[0].startswith("aws: PCR0 ")
     assert any(text.startswith("aws: section 4 ramdisk") for text in differences)
     assert (tmp_path / "copy" / "third" / "rebuild.json").exists()
-    snapshot.dirty = True
-    with pytest.raises(DirtyTree):
+    snapshot.dirty, snapshot.changed = True, ("enclave/a.py", "enclave/b.py")
+    with pytest.raises(DirtyTree, match=r"enclave/a\.py and 1 more"):
         rebuild.main(["--out", "fourth"], standalone_mode=False)
     assert not (tmp_path / "copy" / "fourth").exists()

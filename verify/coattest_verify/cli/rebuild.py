@@ -11,12 +11,16 @@ import click
 from coattest_build import builder
 from coattest_build import source as sources
 from coattest_build.progress import Terminal
+from coattest_verify.claimed_images import explain, keep
 from coattest_verify.cli.options import FOLDER, attestations_option, json_option
 from coattest_verify.inputs.document import INPUTS_FILE, inputs_confirmed
 from coattest_verify.quorum.results import Claimed
 from coattest_verify.rebuild import DirtyTree, read_claim, write_report
 from coattest_verify.shell import emit_json, err
 from coattest_verify.statements import Report
+
+MAX_EXPLAINED = 10
+"""Differences shown to a person; ``--json`` has them all."""
 
 
 @click.command()
@@ -28,6 +32,11 @@ from coattest_verify.statements import Report
 @click.option("--cache", type=FOLDER, help="Cache folder (else COATTEST_CACHE).")
 @click.option("--mirror", help="Debian mirror (else COATTEST_DEBIAN_MIRROR, else apt's own).")
 @click.option("--jobs", type=click.IntRange(min=1), help="Compile jobs; default: one per processor.")
+@click.option(
+    "--claimed",
+    type=FOLDER,
+    help="A folder with the claimed images, to explain a difference with (besides OUT).",
+)
 @click.option("--fresh-kernel", is_flag=True, help="Compile the kernel even when the cache has it.")
 @attestations_option
 @json_option
@@ -36,6 +45,7 @@ def rebuild(
     source: Path,
     target: Path,
     profiles: tuple[str, ...],
+    claimed: Path | None,
     attestations: Path,
     as_json: bool,
     **options: Any,
@@ -44,23 +54,42 @@ def rebuild(
 
     Writes OUT/image.eif (OUT/image.PROFILE.eif for other profiles) and OUT/rebuild.json. Exit code 1 when the
     rebuild differs from the claim, or the source has changes that are not committed.
+
+    A difference is shown down to the file and byte where the claimed images are at hand: in OUT from an
+    earlier rebuild, or in the folder that --claimed names. Otherwise it is shown by section.
     """
     claim = read_claim(attestations)
     _look(source, claim)
-    built = builder.build(
-        source, target, profiles=profiles or tuple(sorted(claim.profiles)), progress=Terminal(), **options
-    )
-    document = built.to_json()
-    write_report(target, document)
-    report = Report.read(document)
+    target.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".claimed-", dir=target) as scratch:
+        kept = keep(claim, [target, *([claimed] if claimed else [])], Path(scratch))
+        if claimed and not kept:
+            err().print(f"{claimed} has no claimed image", style="yellow", markup=False)
+        built = builder.build(
+            source, target, profiles=profiles or tuple(sorted(claim.profiles)), progress=Terminal(), **options
+        )
+        document = built.to_json()
+        write_report(target, document)
+        report = Report.read(document)
+        explained = explain(kept, report.profiles, target)
     differences = report.differences(claim)
     if profiles:
         differences = tuple(text for text in differences if not text.endswith(": not built here"))
     if as_json:
-        emit_json({"matches": not differences, "differences": list(differences), "rebuild": document})
+        emit_json(
+            {
+                "matches": not differences,
+                "differences": list(differences),
+                "explained": {profile: found.to_json() for profile, found in explained.items()},
+                "rebuild": document,
+            }
+        )
     elif differences:
         for difference in differences:
             err().print(difference, style="red", markup=False)
+        for profile, comparison in explained.items():
+            for found in comparison.differences[:MAX_EXPLAINED]:
+                err().print(f"{profile}: {found}", style="red", markup=False)
         err().print("the rebuild differs from the claim; verify sign-pcrs --dissent says so to the others")
     else:
         for profile, result in sorted(report.profiles.items()):
@@ -82,8 +111,10 @@ def _look(source: Path, claim: Claimed) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         snapshot = sources.take(source, Path(scratch) / "source")
     if snapshot.dirty:
+        first, *others = snapshot.changed
+        more = f" and {len(others)} more" if others else ""
         raise DirtyTree(
-            "has changes that are not committed",
+            f"has changes that are not committed: {first}{more}",
             where=str(source),
             hint="commit or discard them; see git status",
         )
