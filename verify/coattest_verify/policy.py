@@ -18,6 +18,7 @@ call it
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -37,6 +38,9 @@ EMPTY_PCR2 = (
 )
 
 ATTESTATION = "kms:RecipientAttestation"
+
+#: The tag that says which decision a key's policy was made from.
+DECISION_TAG = "coattest:decision"
 
 #: What administrators may do. No cryptographic operation and nothing that hands out power but PutKeyPolicy.
 ADMINISTRATION = (
@@ -127,6 +131,8 @@ def generate(
     wanted = options or Options()
     _check_releases(releases, now=now, simulator=simulator)
     _check_registers(wanted.registers)
+    if wanted.until is not None and wanted.until <= now:
+        raise UsageError(f"{wanted.until:%Y-%m-%dT%H:%M:%SZ} is over: nobody would decrypt", where="--until")
     decided = sorted(set(wanted.registers) & {0, 1, 2})
     if decided:
         raise UsageError(f"PCR{decided[0]} is the decision's", hint="further registers are 3 to 31")
@@ -174,6 +180,13 @@ def generate(
 def policy_id(decisions: Sequence[Decision]) -> str:
     """The Id of the policy: ``coattest`` and the decisions' digests in hex, in a fixed order."""
     return "-".join(["coattest", *sorted(release.digest.hex() for release in decisions)])
+
+
+def decision_tag(policy_id: str) -> str:
+    """The value of the tag DECISION_TAG: the policy's Id, or its SHA-256 where a tag (256 characters) cannot
+    hold it.
+    """
+    return policy_id if len(policy_id) <= 256 else f"sha256:{hashlib.sha256(policy_id.encode()).hexdigest()}"
 
 
 def canonical(policy: Mapping[str, Any]) -> str:
@@ -267,19 +280,27 @@ def _check_releases(releases: Sequence[Decision], *, now: datetime, simulator: b
             raise PolicyRefused(
                 "a decision has PCR0, PCR1 and PCR2", where=release.release, reason="missing-pcr"
             )
-        _check_registers(release.pcrs)
-        if release.pcrs[2] == EMPTY_PCR2 or release.pcrs[0] == release.pcrs[1]:
-            raise PolicyRefused(
-                "PCR2 is that of an image without an application ramdisk: it pins nothing",
-                where=release.release,
-                reason="empty-pcr2",
-            )
+        check_tuple(release.pcrs, release.release)
     images = [release.pcrs[0] for release in releases]
     if len(set(images)) != len(images):
         raise PolicyRefused(
             "two releases have the same PCR0",
             hint="one statement per release: give each release once",
             reason="mixed-tuples",
+        )
+
+
+def check_tuple(pcrs: Mapping[int, str], where: str) -> None:
+    """Refuse registers that pin nothing: zero ones, and those of an image without an application ramdisk.
+
+    Raises PolicyRefused.
+    """
+    _check_registers(pcrs)
+    if pcrs[2] == EMPTY_PCR2 or pcrs[0] == pcrs[1]:
+        raise PolicyRefused(
+            "PCR2 is that of an image without an application ramdisk: it pins nothing",
+            where=where,
+            reason="empty-pcr2",
         )
 
 

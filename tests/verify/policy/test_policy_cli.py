@@ -2,94 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from coattest_local import services
-from coattest_verify.cli import main
 from support import kms_world as world
-from support.operators import NOW, Operators, report_json
-
-BUYER = "222233334444"
-ADMIN = f"arn:aws:iam::{BUYER}:user/admin"
-SECOND = f"arn:aws:iam::{BUYER}:user/second"
-BIDDER = f"arn:aws:iam::{BUYER}:user/bidder"
-
-
-@dataclass(frozen=True)
-class Buyer:
-    """buyer-1 at a desk: a quorum's attestations, and credentials of an account of the local services."""
-
-    quorum: Operators
-    running: services.Services
-    folder: Path
-
-    def policy(
-        self,
-        *arguments: str,
-        administrators: tuple[str, ...] = (ADMIN, SECOND),
-        profile: str = "local",
-        operator: str = "buyer-1",
-        simulator: bool = True,
-    ) -> subprocess.CompletedProcess[str]:
-        """Run ``verify policy`` through its entry point, in this process: exit code, stdout, stderr."""
-        command = ["verify", "policy", "--attestations", str(self.quorum.attestations), "--profile", profile]
-        command += ["--root", f"sha256:{self.quorum.root.hex()}", "--operator", operator, "--account", BUYER]
-        command += ["--parent-role", world.PARENT, "--encrypter", BIDDER, "--save-previous", str(self.folder)]
-        command += [argument for arn in administrators for argument in ("--administrator", arn)]
-        command += ["--simulator"] if simulator else []
-        environment = {**self.running.environment("buyer-1"), "COATTEST_CONFIG": str(self.folder / "config")}
-        environment.pop("AWS_ENDPOINT_URL")
-        stdout, stderr = io.StringIO(), io.StringIO()
-        with (
-            pytest.MonkeyPatch.context() as patch,
-            contextlib.redirect_stdout(stdout),
-            contextlib.redirect_stderr(stderr),
-        ):
-            for name, value in environment.items():
-                patch.setenv(name, value)
-            patch.setattr(sys, "argv", [*command, *arguments])
-            with pytest.raises(SystemExit) as ended:
-                main()
-        code = ended.value.code
-        assert isinstance(code, int)
-        return subprocess.CompletedProcess(command, code, stdout.getvalue(), stderr.getvalue())
-
-    def live(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-        """The same against the local services."""
-        return self.policy(*arguments, "--endpoint-url", self.running.endpoint, "--json", **options)
-
-    @property
-    def pcrs(self) -> dict[int, str]:
-        """The decided registers of the local profile."""
-        return dict(self.quorum.decide(profile="local", now=datetime.now(timezone.utc)).require().pcrs)
+from support.buyer_desk import ADMIN, BIDDER, BUYER, SECOND, Buyer, desk
 
 
 @pytest.fixture(scope="module")
 def buyer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Buyer]:
     """Two operators who agree, and the services with the principals that the policy names."""
-    folder = tmp_path_factory.mktemp("buyer")
-    quorum = Operators.make(folder, ["buyer-1", "buyer-2"])
-    report = report_json()
-    quorum.claim(report)
-    for name in ("buyer-1", "buyer-2"):
-        quorum.sign(name, report, age=NOW - datetime.now(timezone.utc) + timedelta(hours=1))
-    with services.start(folder / "services", quiet=True) as running:
-        iam = running.client("iam", "buyer-1")
-        for name in ("second", "bidder"):
-            iam.create_user(UserName=name)
-        world.make_role(running, "service", "parent", may=world.may("kms:*"))
-        yield Buyer(quorum, running, folder)
+    with desk(tmp_path_factory.mktemp("buyer")) as made:
+        yield made
 
 
 @pytest.fixture
@@ -205,6 +134,20 @@ def test_a_fresh_key_has_not_drifted_and_each_change_is_named(buyer: Buyer, key:
     assert "BackDoor" in found["statement-extra"]
 
 
+def test_a_missing_tag_and_aliases_that_were_not_meant_are_drifts(buyer: Buyer, key: str) -> None:
+    """Given with --alias, the key's names are all of its names; without, they are shown."""
+    kms = buyer.running.client("kms", "buyer-1")
+    kms.create_alias(AliasName="alias/bids", TargetKeyId=key)
+    kms.create_alias(AliasName="alias/also", TargetKeyId=key)
+    assert json.loads(buyer.live("--check", key).stdout)["aliases"] == ["alias/also", "alias/bids"]
+    assert buyer.live("--check", key, "--alias", "alias/bids", "--alias", "alias/also").returncode == 0
+    kms.untag_resource(KeyId=key, TagKeys=["coattest:decision"])
+    done = buyer.live("--check", key, "--alias", "alias/bids", "--alias", "alias/gone")
+    found = [(item["code"], item["detail"].split(" ")[0]) for item in json.loads(done.stdout)["drift"]]
+    assert found == [("decision-tag", "tag"), ("alias-missing", "alias/gone"), ("alias-extra", "alias/also")]
+    assert done.returncode == 1
+
+
 def test_grants_and_other_kinds_of_keys_are_drifts(buyer: Buyer) -> None:
     """A grant allows past the policy; a multi-Region key can be copied; imported material exists
     elsewhere.
@@ -284,5 +227,8 @@ def test_any_policy_is_proved_or_refuted_by_its_file(buyer: Buyer, tmp_path: Pat
     unknown = buyer.policy("--prove", str(strange), "--tuple", tuples, "--json")
     assert unknown.returncode == 3
     assert {item["status"] for item in json.loads(unknown.stdout)["findings"]} == {"unknown"}
+    zeros = ",".join(["00" * 48, buyer.pcrs[1], buyer.pcrs[2]])
+    debug = buyer.policy("--prove", str(good), "--tuple", zeros, "--json")
+    assert (debug.returncode, json.loads(debug.stdout)["reason"]) == (1, "zero-pcr")
     default.write_text("{}")
     assert buyer.policy("--prove", str(default), "--tuple", tuples).returncode == 2

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +24,7 @@ from coattest_verify.policy import (
     Options,
     PolicyRefused,
     canonical,
+    decision_tag,
 )
 from coattest_verify.shell import UsageError
 from support.decisions import ACCOUNT, ADMINS, ENCRYPTER, NOW, PARENT, SERVICE, decision, make
@@ -252,6 +256,33 @@ def test_what_is_missing_is_a_usage_error(changes: dict[str, Any]) -> None:
         make(**changes)
 
 
+@pytest.mark.parametrize("until", [NOW, NOW - timedelta(seconds=1)])
+def test_an_end_that_is_over_is_refused(until: datetime) -> None:
+    """Nobody would decrypt."""
+    with pytest.raises(UsageError, match="over"):
+        make(options=Options(until=until))
+
+
+def test_every_parent_role_that_is_named_decrypts_and_no_other() -> None:
+    """Several roles stand in one statement a release."""
+    second = f"arn:aws:iam::{SERVICE}:role/second"
+    document = make([decision("a"), decision("b")], parent_roles=[PARENT, second])
+    for release in ("a", "b"):
+        pcrs = decision(release).pcrs
+        for who in (PARENT, second):
+            assert says(document, request(who, "kms:Decrypt", pcrs=pcrs)) is Effect.ALLOW
+        third = f"arn:aws:iam::{SERVICE}:role/third"
+        assert says(document, request(third, "kms:Decrypt", pcrs=pcrs)) is not Effect.ALLOW
+
+
+def test_the_signers_register_is_one_more_condition() -> None:
+    """PCR8 on request: the same image, unsigned or signed by somebody else, gets nothing."""
+    document = make(options=Options(registers={8: "88" * 48}))
+    for value, effect in (("88" * 48, True), ("89" * 48, False), (None, False)):
+        pcrs = {**decision().pcrs, **({8: value} if value else {})}
+        assert (says(document, request(PARENT, "kms:Decrypt", pcrs=pcrs)) is Effect.ALLOW) is effect
+
+
 def test_a_policy_stays_within_what_kms_takes() -> None:
     """32 KB; more releases than fit are refused, not cut."""
     many = [decision(pcrs={i: f"{n:02x}{i:02x}" * 24 for i in range(3)}) for n in range(1, 30)]
@@ -308,16 +339,41 @@ def test_a_policy_that_says_the_same_in_other_words_has_not_drifted() -> None:
     ]
 
 
-def test_the_snippets_carry_the_same_policy() -> None:
-    """CloudFormation and Terraform say what the generator said, and never bypass the lock-out check."""
-    document = make()
-    template = json.loads(snippets.cloudformation(document, "bids"))
-    properties = template["Resources"]["CoattestKey"]["Properties"]
+DESCRIPTION = 'bids of "buyer" ${one} %{two}'
+
+
+def test_the_cloudformation_template_is_valid_and_carries_the_same_policy(tmp_path: Path) -> None:
+    """cfn-lint has no error and no warning; the lock-out check is never bypassed; the tag fits."""
+    document = make([decision("a"), decision("b"), decision("c"), decision("d")])
+    path = tmp_path / "template.json"
+    path.write_text(snippets.cloudformation(document, DESCRIPTION))
+    linter = Path(sys.executable).with_name("cfn-lint")
+    done = subprocess.run([linter, path], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")
+    properties = json.loads(path.read_text())["Resources"]["CoattestKey"]["Properties"]
     assert properties["KeyPolicy"] == document
     assert properties["BypassPolicyLockoutSafetyCheck"] is False
-    text = snippets.terraform(document, "bids")
-    assert canonical(document) in text
-    assert "bypass_policy_lockout_safety_check = false" in text
+    assert properties["Description"] == DESCRIPTION
+    (tag,) = properties["Tags"]
+    assert tag == {"Key": "coattest:decision", "Value": decision_tag(str(document["Id"]))}
+    assert len(tag["Value"]) <= 256
+
+
+def test_the_terraform_resource_is_valid_and_carries_the_same_policy() -> None:
+    """An independent HCL reader finds the policy, a policy variable included."""
+    hcl2 = pytest.importorskip("hcl2")
+    document = make(encryption_context={"coattest:buyer": "${aws:username}"})
+    ((resource,),) = [
+        item.values() for item in hcl2.loads(snippets.terraform(document, DESCRIPTION))["resource"]
+    ]
+    (found,) = (value for name, value in resource.items() if "coattest" in name)
+    heredoc = found["policy"].strip('"').splitlines()
+    assert heredoc[0] == "<<-POLICY"
+    assert heredoc[-1].strip() == "POLICY"
+    assert json.loads(heredoc[1].replace("$${", "${")) == document
+    assert found["bypass_policy_lockout_safety_check"] is False
+    assert found["multi_region"] is False
+    assert found["description"].replace("$${", "${").replace("%%{", "%{") == json.dumps(DESCRIPTION)
 
 
 def test_the_explanation_is_the_evaluators() -> None:

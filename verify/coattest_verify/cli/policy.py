@@ -93,6 +93,18 @@ class Made:
 @click.option("--apply", "apply_to", metavar="KEY", help='Put the policy on this key; "new" creates one.')
 @click.option("--dry-run", is_flag=True, help="With --apply: the preflight and the difference only.")
 @click.option(
+    "--retire-all",
+    is_flag=True,
+    help="With --apply: none that decrypts now needs to stay (a revocation).",
+)
+@click.option(
+    "--alias",
+    "aliases",
+    multiple=True,
+    metavar="alias/NAME",
+    help="With --check: a name of the key; all of them.",
+)
+@click.option(
     "--check", "check_key", metavar="KEY", help="Compare a live key with the decision; exit 1 names drifts."
 )
 @click.option(
@@ -310,7 +322,7 @@ def _client(service: str, given: Mapping[str, Any], key: str) -> Any:
 
 def _check(made: Made, given: Mapping[str, Any]) -> int:
     key = live.read_key(_client("kms", given, given["check_key"]), given["check_key"])
-    drifts = live.drift(key, made.parsed)
+    drifts = live.drift(key, made.parsed, given["aliases"])
     if given["as_json"]:
         emit_json(_document(made, key=key.arn, aliases=list(key.aliases), drift=_drift_json(drifts)))
         return 1 if drifts else 0
@@ -339,6 +351,7 @@ def _apply(made: Made, given: Mapping[str, Any]) -> int:
         break_glass=made.break_glass,
         missing=live.missing_principals(iam, made.parsed, made.account),
         key=key,
+        retire_all=given["retire_all"],
     )
     changes = differences(made.parsed, parse_policy(key.policy)) if key else ()
     for item in changes:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from coattest_verify.cli.options import clock, decision_from
 from coattest_verify.iam import PolicyError, parse_policy
 from coattest_verify.iam.parse import MAX_DOCUMENT_BYTES
+from coattest_verify.policy import check_tuple
 from coattest_verify.shell import EnvironmentFailure, FoundFalse, UsageError, emit_json, err, out
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ def _tuples(given: Mapping[str, Any]) -> tuple[tuple[str, str, str], ...]:
             if not _TUPLE.fullmatch(item):
                 raise UsageError("PCR0,PCR1,PCR2: three times 96 lower-case hex digits", where="--tuple")
             first, second, third = item.split(",")
+            check_tuple({0: first, 1: second, 2: third}, "--tuple")
             found.append((first, second, third))
         return tuple(found)
     if not given["operator"]:

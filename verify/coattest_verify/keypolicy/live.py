@@ -7,7 +7,6 @@ key: where its material comes from, whether it is in one Region, whether there a
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,21 +15,14 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from coattest_verify.iam import Policy, PolicyError, Principal, Request, authorize, parse_policy
+from coattest_verify.iam.evaluate import action_matches
 from coattest_verify.keypolicy.compare import Drift, differences
+from coattest_verify.policy import DECISION_TAG, decision_tag
 from coattest_verify.shell import CoattestError, EnvironmentFailure, FoundFalse, UsageError
 
-#: The tag that says which decision a key's policy was made from.
-DECISION_TAG = "coattest:decision"
-
 _UNIQUE_ID = re.compile(r"A[A-Z]{3}[A-Z0-9]{12,}")
+_IMAGE_KEYS = ("kms:recipientattestation:imagesha384", "kms:recipientattestation:pcr0")
 _DENIED = ("AccessDenied", "AccessDeniedException", "UnrecognizedClientException", "InvalidClientTokenId")
-
-
-def tag_value(policy_id: str) -> str:
-    """The value of the decision tag: the policy's Id, or its SHA-256 where a tag (256 characters) cannot
-    hold it.
-    """
-    return policy_id if len(policy_id) <= 256 else f"sha256:{hashlib.sha256(policy_id.encode()).hexdigest()}"
 
 
 class PreflightFailed(FoundFalse):
@@ -96,7 +88,7 @@ def read_key(kms: Any, key_id: str) -> KeyState:
         replicas=tuple(replica["Arn"] for replica in regions),
         policy=policy,
         grants=tuple(f"{grant['GrantId']} to {grant.get('GranteePrincipal', '?')}" for grant in grants),
-        aliases=tuple(alias["AliasName"] for alias in aliases),
+        aliases=tuple(sorted(alias["AliasName"] for alias in aliases)),
         decision=next((tag["TagValue"] for tag in tags if tag["TagKey"] == DECISION_TAG), None),
     )
 
@@ -126,8 +118,10 @@ def unfit(key: KeyState) -> tuple[Drift, ...]:
     return tuple(Drift(code, detail) for good, code, detail in checks if not good)
 
 
-def drift(key: KeyState, expected: Policy) -> tuple[Drift, ...]:
-    """Everything in which a key differs from what the decision asks for."""
+def drift(key: KeyState, expected: Policy, aliases: Sequence[str] = ()) -> tuple[Drift, ...]:
+    """Everything in which a key differs from what the decision asks for. Given any, ``aliases`` are all the
+    names that the key should have.
+    """
     found = list(unfit(key))
     try:
         live = parse_policy(key.policy)
@@ -143,9 +137,45 @@ def drift(key: KeyState, expected: Policy) -> tuple[Drift, ...]:
                     )
                 )
     found += differences(expected, live)
-    if key.decision is not None and expected.id is not None and key.decision != tag_value(expected.id):
-        found.append(Drift("decision-tag", f"tag {DECISION_TAG} is {key.decision}, not {expected.id}"))
+    if expected.id is not None and key.decision != decision_tag(expected.id):
+        says = f"is {key.decision}" if key.decision is not None else "is missing"
+        found.append(Drift("decision-tag", f"tag {DECISION_TAG} {says}, not {decision_tag(expected.id)}"))
+    if aliases:
+        missing, more = set(aliases) - set(key.aliases), set(key.aliases) - set(aliases)
+        found += [Drift("alias-missing", f"{name} is not this key's") for name in sorted(missing)]
+        found += [Drift("alias-extra", f"{name} is one of this key's") for name in sorted(more)]
     return tuple(found)
+
+
+def images(policy: Policy) -> frozenset[str]:
+    """The images that a policy's Allows of Decrypt name, in lower-case hex."""
+    return frozenset(
+        value.lower()
+        for statement in policy.statements
+        if statement.allow and action_matches(statement, "kms:Decrypt")
+        for condition in statement.conditions
+        if condition.key.lower() in _IMAGE_KEYS
+        for value in condition.values
+    )
+
+
+def severed(key: KeyState, expected: Policy) -> tuple[Drift, ...]:
+    """Whether a policy lets in none of the images that the live one lets in: the enclaves that run now could
+    not decrypt any more, and those to come do not run yet.
+    """
+    try:
+        now = images(parse_policy(key.policy))
+    except PolicyError:
+        return ()
+    if not now or now & images(expected):
+        return ()
+    return (
+        Drift(
+            "no-overlap",
+            "no release that decrypts now would still decrypt: add the next one with --also-attestations, "
+            "and retire the old one when the service has moved (or say --retire-all)",
+        ),
+    )
 
 
 def preflight(
@@ -157,11 +187,13 @@ def preflight(
     break_glass: str | None,
     missing: Sequence[str],
     key: KeyState | None,
+    retire_all: bool = False,
 ) -> None:
     """What must hold before a policy is put. Raises PreflightFailed with every reason.
 
     The caller stays an administrator, every principal exists (``missing`` are those that do not), and there
-    are two administrators or one and a named break-glass principal.
+    are two administrators or one and a named break-glass principal. Unless ``retire_all``, a release that
+    decrypts now stays.
     """
     found = [
         Drift(
@@ -182,6 +214,7 @@ def preflight(
         )
     if key is not None:
         found += unfit(key)
+        found += () if retire_all else severed(key, expected)
     if found:
         raise PreflightFailed(found)
 
@@ -254,7 +287,7 @@ def put_policy(kms: Any, key_id: str, text: str, decision: str) -> None:
     """Put the policy and tag the key with its decision. The lock-out check stays on."""
     with aws_errors(f"cannot put the policy of {key_id}"):
         kms.put_key_policy(KeyId=key_id, PolicyName="default", Policy=text)
-        kms.tag_resource(KeyId=key_id, Tags=[{"TagKey": DECISION_TAG, "TagValue": tag_value(decision)}])
+        kms.tag_resource(KeyId=key_id, Tags=[{"TagKey": DECISION_TAG, "TagValue": decision_tag(decision)}])
 
 
 def create_key(kms: Any, text: str, decision: str, description: str) -> str:
@@ -265,6 +298,6 @@ def create_key(kms: Any, text: str, decision: str, description: str) -> str:
             Description=description,
             KeySpec="SYMMETRIC_DEFAULT",
             KeyUsage="ENCRYPT_DECRYPT",
-            Tags=[{"TagKey": DECISION_TAG, "TagValue": tag_value(decision)}],
+            Tags=[{"TagKey": DECISION_TAG, "TagValue": decision_tag(decision)}],
         )["KeyMetadata"]
     return str(metadata["Arn"])

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from coattest_verify.policy import canonical
+from coattest_verify.policy import DECISION_TAG, canonical, decision_tag
 
 
 def cloudformation(policy: Mapping[str, Any], description: str) -> str:
@@ -25,7 +25,7 @@ def cloudformation(policy: Mapping[str, Any], description: str) -> str:
                     "MultiRegion": False,
                     "BypassPolicyLockoutSafetyCheck": False,
                     "KeyPolicy": policy,
-                    "Tags": [{"Key": "coattest:decision", "Value": policy["Id"]}],
+                    "Tags": [{"Key": DECISION_TAG, "Value": decision_tag(policy["Id"])}],
                 },
             }
         },
@@ -35,20 +35,25 @@ def cloudformation(policy: Mapping[str, Any], description: str) -> str:
 
 
 def terraform(policy: Mapping[str, Any], description: str) -> str:
-    """An aws_kms_key resource. ``${`` would be an interpolation in HCL, so it is escaped."""
-    text = canonical(policy).replace("${", "$${").replace("%{", "%%{")
+    """An aws_kms_key resource."""
+    text = _escaped(canonical(policy))
     return "\n".join(
         [
             'resource "aws_kms_key" "coattest" {',
-            f"  description                        = {json.dumps(description)}",
+            f"  description                        = {_escaped(json.dumps(description))}",
             '  customer_master_key_spec           = "SYMMETRIC_DEFAULT"',
             '  key_usage                          = "ENCRYPT_DECRYPT"',
             "  multi_region                       = false",
             "  bypass_policy_lockout_safety_check = false",
-            f'  tags                               = {{ "coattest:decision" = {json.dumps(policy["Id"])} }}',
+            f'  tags                               = {{ "{DECISION_TAG}" = "{decision_tag(policy["Id"])}" }}',
             "  policy                             = <<-POLICY",
             f"    {text}",
             "  POLICY",
             "}",
         ]
     )
+
+
+def _escaped(text: str) -> str:
+    """Text without HCL's interpolations and directives (Terraform language, "Strings and Templates")."""
+    return text.replace("${", "$${").replace("%{", "%%{")
