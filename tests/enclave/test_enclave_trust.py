@@ -34,6 +34,7 @@ def test_the_aws_profile_knows_the_hypervisor_only() -> None:
     assert aws.proxy == ("vsock:3:8000", "vsock:2:8000")
     assert aws.entropy == ("nsm-hwrng",)
     assert aws.kms_host.format(region="eu-central-1") == "kms.eu-central-1.amazonaws.com"
+    assert aws.console is False
     assert aws.on_hardware(True) == aws
 
 
@@ -88,6 +89,8 @@ def test_hardware_and_software_host_never_mix() -> None:
         ("aws", {"proxy": ["vsock:3"]}),
         ("aws", {"entropy": ["nsm-hwrng", "host"]}),
         ("aws", {"entropy": ["virtio_rng.0"]}),
+        ("aws", {"console": None}),
+        ("local", {"console": 1}),
         ("local", {"nsm": [["/dev/nsm"]]}),
         ("local", {"listen": ["unix:relative"]}),
     ],
