@@ -384,7 +384,7 @@ def test_whatever_fails_there_is_the_same_result_or_none(program: Enclave, demo:
         ends[answer.type] += 1
         if answer.type == "result":
             assert answer.body["result"] == right, what
-            # This KMS does not look at credentials; a cut behind everything, and no other clock, change nothing.
+            # This KMS does not look at credentials; a cut behind everything changes nothing.
             assert what.startswith(("parent: other", "proxy: cut", "clock: None")), what
         else:
             assert set(answer.body) == {"code", "detail"}, what

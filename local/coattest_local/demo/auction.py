@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from coattest_enclave import messages
 from coattest_local.demo.chain import Trust, World
 from coattest_local.demo.cloud import BuyerCloud, ServiceCloud
 from coattest_local.demo.stage import DemoFailed, Finished, Party, Stage
@@ -164,7 +165,22 @@ def open_and_verify(house: House, auction: Auction) -> Path:
             raise DemoFailed(f"the receipt does not verify: {verified.errors[-600:]}", where=party.name)
         stage.say(f"{party.name}: receipt verified")
     check_winners(opened["lots"], stage)
+    stage.say(f"result sha384 {opened['result']}")
     return result
+
+
+def open_again(house: House, auction: Auction, first: Path, enclave: str) -> None:
+    """Another enclave opens the same seals: the result must be the same, byte for byte."""
+    name = f"{auction.name}.again.cbor"
+    house.world.service.run(
+        *open_command(house, auction, name, enclave=enclave), extra=house.services.environment("service")
+    )
+    one, two = (
+        messages.ResultFile.decode(path.read_bytes()).result for path in (first, first.with_name(name))
+    )
+    if one != two:
+        raise DemoFailed("two enclaves give different results for the same seals")
+    house.world.stage.say(f"the same {len(one)} bytes, sha384 {messages.sha384(two).hex()}")
 
 
 def verify(house: House, party: Party, auction: Auction, result: Path) -> Finished:
