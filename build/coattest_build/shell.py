@@ -43,7 +43,10 @@ def err() -> Console:
 
 def emit_json(document: Any) -> None:
     """Print one JSON document on stdout: sorted keys, two spaces, a final newline."""
-    click.echo(json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False))
+    # Written as it is encoded: a million lots as one text would be the larger part of a gigabyte.
+    json.dump(document, sys.stdout, indent=2, sort_keys=True, ensure_ascii=False)
+    sys.stdout.write("\n")
+    sys.stdout.flush()
 
 
 def byte_progress() -> Progress:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from coattest_build import builder
-from coattest_enclave import messages, wire
+from coattest_enclave import auction, messages, wire
 from coattest_enclave.messages import Tie, Won
 from coattest_local.ca import issue_server_certificate
 from coattest_local.host import RunningEnclave, run_enclave
@@ -99,6 +99,9 @@ def test_an_auction_runs_in_the_image(machine: Machine, local_kms: FakeKms) -> N
     assert answer.type == "result", (answer, machine.console.read_text())
     outcomes = [outcome for _, outcome in messages.Result.decode(answer.body["result"]).lots]
     assert outcomes == [Won("buyer-2"), Won("buyer-1"), Tie(("buyer-1", "buyer-2"))]
+    # The decision on the plain amounts here: so both hosts give the same canonical bytes.
+    here = auction.result(book.manifest, book.seal.digest, amounts).encode()
+    assert answer.body["result"] == here
     receipt = fields_of(answer.body["receipt"])
     assert receipt["user_data"] == messages.receipt_user_data(answer.body["result"])
     assert receipt["nonce"] == book.seal.digest
