@@ -156,7 +156,13 @@ def test_an_auction_from_keys_to_receipt(world: World) -> None:
         bid, prose = world.bid(buyer, "spring", "--upload")
         assert bid["uploaded"]
         assert not any(amount in prose for amount in ("100000", "200000", "120000", "180000"))
-    plans = [world.seal(buyer, "spring")[0] for buyer in BIDS]
+    plans = []
+    for buyer in BIDS:
+        plan, prose = world.seal(buyer, "spring")
+        plans.append(plan)
+        assert plan["own_bid"] == plan["bids"][buyer]
+        for shown in ("lot-2", "1000", "first-price", "no amount", "your own bid file is in this set"):
+            assert shown in prose
     assert plans[0]["seal"] == plans[1]["seal"]
     assert plans[0]["bids"]["buyer-1"] == plans[1]["bids"]["buyer-1"]
     s3 = world.cloud.services.client("s3", "service")
@@ -165,8 +171,12 @@ def test_an_auction_from_keys_to_receipt(world: World) -> None:
     assert opened["verified"] is False
     published = s3.get_object(Bucket="results", Key="spring.cbor")["Body"].read()
     assert published == (world.folder / "spring.result").read_bytes()
-    verified, prose = world.receipt("spring")
+    verified, prose = world.receipt("spring", "--html", "spring.html")
     assert verified["verified"] is True
+    assert {check["outcome"] for check in verified["checks"]} == {"ok"}
+    page = (world.folder / "spring.html").read_text()
+    assert "<h1><span>Receipt verified</span></h1>" in page
+    assert "<td>tie: buyer-1, buyer-2</td>" in page
     assert verified["sealed_by"] == ["buyer-1", "buyer-2"]
     assert (
         verified["lots"]
@@ -187,7 +197,9 @@ def test_a_receipt_is_refused_with_every_reason(world: World) -> None:
     world.prepare("other", -10)
     content = (world.folder / "spring.result").read_bytes()
     (world.folder / "other.result").write_bytes(content)
-    refused, _ = world.receipt("other", expect=1)
+    refused, _ = world.receipt("other", "--html", "other.html", expect=1)
+    assert "Not believed" in (world.folder / "other.html").read_text()
+    assert {check["check"]: check["outcome"] for check in refused["checks"]}["sealed"] == "failed"
     assert refused["verified"] is False
     assert refused["lots"] is None
     assert "other-manifest" in {failure["reason"] for failure in refused["failures"]}
@@ -195,6 +207,7 @@ def test_a_receipt_is_refused_with_every_reason(world: World) -> None:
     (world.folder / "cut.cbor").write_bytes((world.folder / "spring.cbor").read_bytes())
     refused, _ = world.receipt("cut", expect=1)
     assert [failure["reason"] for failure in refused["failures"]] == ["malformed"]
+    assert {check["outcome"] for check in refused["checks"]} == {"failed", "not run"}
 
 
 def test_the_buyers_tool_refuses_what_would_betray_it(world: World) -> None:
@@ -240,6 +253,61 @@ def test_what_binds_a_buyer_needs_its_own_statement(world: World) -> None:
     finally:
         own.write_bytes(kept)
     world.bid("buyer-1", "autumn")
+
+
+def test_a_preview_says_no_amount_unless_asked(world: World) -> None:
+    """It counts bids; amounts go to a terminal, or into JSON on request."""
+    world.prepare("preview", 600)
+    shown, prose = world.bid("buyer-1", "preview", "--preview")
+    assert (shown["lots"], shown["bids"], shown["below_reserve"]) == (3, 3, [])
+    assert not any(amount in json.dumps(shown) + prose for amount in ("100000", "200000", "150000"))
+    assert not (world.folder / "preview.buyer-1.cose").exists()
+    asked, prose = world.bid("buyer-1", "preview", "--preview", "--show-amounts")
+    assert asked["amounts"] == {"lot-1": 100000, "lot-2": 200000, "lot-3": 150000}
+    assert "200000" not in prose
+    arguments = ["--manifest", "preview.cbor", "--operator", "buyer-1", "--bids", "buyer-1.csv"]
+    program = str(Path(sys.executable).with_name("auction"))
+    done = subprocess.run(
+        [program, "bid", *arguments, "--preview", "--show-amounts"],
+        cwd=world.folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "on a terminal only" in done.stderr
+    assert "200000" not in done.stderr
+
+
+def test_every_problem_of_a_bids_file_has_its_line(world: World) -> None:
+    """Three problems are three lines with file and line number, then one that counts them."""
+    world.prepare("wrong", 600)
+    (world.folder / "wrong.csv").write_text("lot,amount\nlot-1,1.5\nlot-9,3\nlot-2,7\n")
+    program = str(Path(sys.executable).with_name("auction"))
+    done = subprocess.run(
+        [
+            program,
+            "bid",
+            "--manifest",
+            "wrong.cbor",
+            "--operator",
+            "buyer-1",
+            "--bids",
+            "wrong.csv",
+            "--preview",
+        ],
+        cwd=world.folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert [line.split(":")[1].strip() for line in done.stderr.splitlines()[:3]] == [
+        "line 2",
+        "line 3",
+        "lot 'lot-3' is missing (an empty amount means no bid)",
+    ]
+    assert done.stderr.splitlines()[3] == "auction: wrong.csv: 3 problems"
 
 
 def test_usage_is_exit_2(world: World) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from coattest_enclave import messages
 from coattest_verify.certify import check_buyer_certificate
-from coattest_verify.decision import Decision, decide
+from coattest_verify.decision import Answer, Decision, decide
 from coattest_verify.memory import parse_root
 from coattest_verify.quorum.errors import NoDecision
 from coattest_verify.quorum_policy import QuorumPolicy
@@ -21,6 +21,8 @@ class Authority:
 
     decision: Decision
     policy: QuorumPolicy
+    answers: tuple[Answer, ...] = ()
+    """Who agreed, each with its statement."""
 
     def check_certificate(self, buyer: messages.Buyer) -> None:
         """Return when the buyer's key and KMS ARN are certified by that operator; raises BadCertificate."""
@@ -43,4 +45,4 @@ def authority_from(options: Mapping[str, Any], now: datetime, own: str | None = 
     decision = outcome.require()
     if outcome.policy is None:
         raise NoDecision(("no quorum policy",))
-    return Authority(decision, outcome.policy)
+    return Authority(decision, outcome.policy, outcome.answers)

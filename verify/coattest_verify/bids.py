@@ -24,9 +24,15 @@ PROBLEMS_MAX = 20
 
 
 class BadBids(UsageError):
-    """A bids file that does not say exactly one thing about each lot of the manifest."""
+    """A bids file that does not say one thing about each lot; ``problems`` are the first of ``count``."""
 
     default_reason = "bad-bids"
+
+    def __init__(
+        self, what: str, *, where: str | None = None, problems: tuple[str, ...] = (), count: int = 1
+    ) -> None:
+        super().__init__(what, where=where)
+        self.problems, self.count = problems, count
 
 
 class KmsFailure(EnvironmentFailure):
@@ -80,7 +86,9 @@ def read_bids(content: bytes, lots: Sequence[tuple[str, int]]) -> Bids:
         for row in reader:
             _read_row(row, reader.line_num, position, amounts, problems)
     except csv.Error as error:
-        raise BadBids(f"not CSV: {error}", where=f"line {reader.line_num}") from None
+        # What follows cannot be read, so nothing is said about lots that may stand there.
+        problems.add(f"line {reader.line_num}: not CSV: {error}")
+        problems.check()
     for lot, index in position.items():
         if amounts[index] is None:
             problems.add(f"lot {lot!r} is missing (an empty amount means no bid)")
@@ -139,7 +147,7 @@ class _Problems:
     def check(self) -> None:
         if self.count:
             more = f"; and {self.count - len(self.found)} more" if self.count > len(self.found) else ""
-            raise BadBids("; ".join(self.found) + more)
+            raise BadBids("; ".join(self.found) + more, problems=tuple(self.found), count=self.count)
 
 
 def _read_row(

@@ -22,9 +22,9 @@ def outcomes_table(result: messages.Result) -> Table:
     priced = result.rule == messages.SECOND_PRICE
     table = Table("lot", "outcome", *([f"price ({result.currency}, minor units)"] if priced else []))
     for lot, outcome in result.lots[:LOTS_SHOWN]:
-        row = [lot, _text(outcome)]
+        row = [lot, outcome_text(outcome)]
         if priced:
-            row.append(str(outcome.price) if isinstance(outcome, messages.Won) else "")
+            row.append(outcome_price(outcome))
         table.add_row(*row)
     if len(result.lots) > LOTS_SHOWN:
         table.caption = f"and {len(result.lots) - LOTS_SHOWN} more lots"
@@ -43,7 +43,13 @@ def _one(outcome: messages.Outcome) -> dict[str, Any]:
             return {"outcome": "unsold"}
 
 
-def _text(outcome: messages.Outcome) -> str:
+def outcome_price(outcome: messages.Outcome) -> str:
+    """The price of a won lot in minor units; empty where there is none."""
+    return str(outcome.price) if isinstance(outcome, messages.Won) else ""
+
+
+def outcome_text(outcome: messages.Outcome) -> str:
+    """Who won, ``tie: NAME, NAME`` or ``unsold``."""
     match outcome:
         case messages.Won(buyer, _):
             return buyer

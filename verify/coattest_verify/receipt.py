@@ -21,7 +21,7 @@ life (ADR 0080).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
@@ -55,19 +55,44 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class Check:
+    """One link of the chain of checks: what holds if it passed, and why it did not.
+
+    ``ran`` is False when an earlier failure left nothing to look at.
+    """
+
+    name: str
+    says: str
+    failures: tuple[Failure, ...] = ()
+    ran: bool = True
+
+    @property
+    def outcome(self) -> str:
+        """``ok``, ``failed`` or ``not run``."""
+        if self.failures:
+            return "failed"
+        return "ok" if self.ran else "not run"
+
+
+@dataclass(frozen=True, slots=True)
 class ReceiptVerdict:
     """What a result file is worth. ``result`` is set as soon as it parses: look at ``ok`` first."""
 
-    failures: tuple[Failure, ...]
+    checks: tuple[Check, ...]
     result: messages.Result | None
     module_id: str | None
     time: datetime | None
     sealed_by: tuple[str, ...]
 
     @property
+    def failures(self) -> tuple[Failure, ...]:
+        """Every reason why the result is not believed."""
+        return tuple(failure for check in self.checks for failure in check.failures)
+
+    @property
     def ok(self) -> bool:
-        """Whether every check passed."""
-        return not self.failures
+        """Whether every check ran and passed."""
+        return all(check.outcome == "ok" for check in self.checks)
 
 
 def receipt_time(result_file: bytes) -> datetime | None:
@@ -104,20 +129,45 @@ def verify_receipt(
         result = messages.Result.decode(parsed.result)
     except MessageError as error:
         return _unreadable("malformed", f"result file: {error}")
-    failures = _result_failures(result, auction)
-    seal_failures, payload, sealed_by = _seal_failures(parsed.seals, auction, decision, check_certificate)
-    failures += seal_failures
+    seals, payload, sealed_by = _seal_failures(parsed.seals, auction)
+    sealed = [] if payload is None else _payload_failures(payload, auction, decision)
     if payload is not None and hashlib.sha384(payload).digest() != result.seal:
-        failures.append(Failure("other-seal", "the result names another seal than the one in the file"))
-    document_failures, module_id, time = _document_failures(parsed, result, decision, root)
-    failures += document_failures
-    if time is not None:
-        failures += _time_failures(time, auction, now)
-    return ReceiptVerdict(tuple(failures), result, module_id, time, sealed_by)
+        sealed.append(Failure("other-seal", "the result names another seal than the one in the file"))
+    document, module_id, time = _document_failures(parsed, result, decision, root)
+    found: dict[str, list[Failure] | None] = {
+        "files": [],
+        "result": _result_failures(result, auction),
+        "certificates": _certificate_failures(auction, check_certificate),
+        "seals": seals,
+        "sealed": None if payload is None else sealed,
+        "document": document,
+        "time": None if time is None else _time_failures(time, auction, now),
+    }
+    return ReceiptVerdict(_checks(found), result, module_id, time, sealed_by)
+
+
+CHECKS = {
+    "files": "The files parse, and are the canonical encoding of what they say.",
+    "result": "The result is this manifest's: its auction, rule, currency, lots, buyers and reserves.",
+    "certificates": "Each buyer's seal key and KMS key are certified by that operator's quorum key.",
+    "seals": "Every buyer sealed, once each, and all of them the same.",
+    "sealed": "What they sealed is this manifest, the decision recomputed here, and one bid file per buyer.",
+    "document": "The hypervisor, under the pinned root, says that the decided code made exactly this result.",
+    "time": "It was made after the bids closed, before the publication deadline, and not in the future.",
+}
+"""The chain of checks in order: name, and what holds when it passed."""
+
+
+def _checks(found: Mapping[str, list[Failure] | None]) -> tuple[Check, ...]:
+    """Every check with its failures; None, or nothing at all, where it could not run."""
+    return tuple(
+        Check(name, says, tuple(failures) if (failures := found.get(name)) else (), failures is not None)
+        for name, says in CHECKS.items()
+    )
 
 
 def _unreadable(code: str, detail: str) -> ReceiptVerdict:
-    return ReceiptVerdict((Failure(code, detail),), None, None, None, ())
+    return ReceiptVerdict(_checks({"files": [Failure(code, detail)]}), None, None, None, ())
 
 
 def _result_failures(result: messages.Result, auction: messages.Manifest) -> list[Failure]:
@@ -144,28 +194,28 @@ def _result_failures(result: messages.Result, auction: messages.Manifest) -> lis
     return failures
 
 
+def _certificate_failures(auction: messages.Manifest, check_certificate: CertificateCheck) -> list[Failure]:
+    failures = []
+    for buyer in auction.buyers:
+        try:
+            check_certificate(buyer)
+        except CoattestError as error:
+            failures.append(Failure("bad-certificate", f"buyer {buyer.name!r}: {error.what}"))
+    return failures
+
+
 def _seal_failures(
-    seals: Sequence[bytes],
-    auction: messages.Manifest,
-    decision: Decision,
-    check_certificate: CertificateCheck,
+    seals: Sequence[bytes], auction: messages.Manifest
 ) -> tuple[list[Failure], bytes | None, tuple[str, ...]]:
     """Failures, the payload all buyers signed (None when they did not), and whose signature was good."""
     failures, signed = _signatures(seals, auction)
     for buyer in auction.buyers:
         if buyer.name not in signed:
             failures.append(Failure("missing-seal", f"{buyer.name!r} did not seal"))
-        try:
-            check_certificate(buyer)
-        except CoattestError as error:
-            failures.append(Failure("bad-certificate", f"buyer {buyer.name!r}: {error.what}"))
     payloads = set(signed.values())
     if len(payloads) > 1:
         failures.append(Failure("different-seals", "the buyers sealed different things"))
-    if len(payloads) != 1:
-        return failures, None, tuple(sorted(signed))
-    payload = payloads.pop()
-    return failures + _payload_failures(payload, auction, decision), payload, tuple(sorted(signed))
+    return failures, payloads.pop() if len(payloads) == 1 else None, tuple(sorted(signed))
 
 
 def _signatures(seals: Sequence[bytes], auction: messages.Manifest) -> tuple[list[Failure], dict[str, bytes]]:

@@ -24,22 +24,24 @@ from coattest_parent.cli.options import (
 from coattest_parent.cli.show import LOTS_SHOWN
 from coattest_parent.courier import upload_bid
 from coattest_verify.authority import authority_from
-from coattest_verify.bids import CSV_MAX, Bids, buyer_of, read_bids
+from coattest_verify.bids import CSV_MAX, BadBids, Bids, buyer_of, read_bids
 from coattest_verify.buyers import load_manifest
 from coattest_verify.cli.options import decision_options
 from coattest_verify.journal import SealJournal, default_journal
-from coattest_verify.shell import emit_json, err, write_atomic
+from coattest_verify.shell import UsageError, emit_json, err, write_atomic
 
 
 @click.command()
 @manifest_option
 @operator_option
 @click.option("--bids", "csv_path", type=FILE, required=True, help="CSV with the header lot,amount.")
-@click.option(
-    "--out", type=NEW_FILE, required=True, help="The encrypted bid file; keep it for 'auction seal'."
-)
+@click.option("--out", type=NEW_FILE, help="The encrypted bid file; keep it for 'auction seal'.")
 @click.option("--upload/--no-upload", default=False, help="Put it at the manifest's bids URI.")
-@click.option("--show-amounts", is_flag=True, help="Show the amounts in the preview, on this terminal only.")
+@click.option(
+    "--show-amounts",
+    is_flag=True,
+    help="Show the amounts in the preview, which must be a terminal; with --json, put them there.",
+)
 @click.option("--preview", is_flag=True, help="Check and show the bids; encrypt and upload nothing.")
 @journal_option
 @aws_options
@@ -50,7 +52,7 @@ def bid(
     manifest_path: Path,
     operator: str,
     csv_path: Path,
-    out: Path,
+    out: Path | None,
     upload: bool,
     show_amounts: bool,
     preview: bool,
@@ -61,12 +63,16 @@ def bid(
     **decision: Any,
 ) -> None:
     """Encrypt your bids so that only the decided enclave can open them, for this auction only."""
+    if out is None and not preview:
+        raise UsageError("no file to write the encrypted bids to", hint="--out FILE, or --preview")
     manifest = load_manifest(manifest_path)
     buyer = buyer_of(manifest, operator)
-    with csv_path.open("rb") as file:
-        bids = read_bids(file.read(CSV_MAX + 1), manifest.lots)
-    _preview(manifest, bids, show_amounts)
-    if preview:
+    bids = _read(csv_path, manifest, as_json)
+    _preview(manifest, bids, show_amounts and not as_json)
+    summary = _summary(manifest, bids, show_amounts)
+    if out is None or preview:
+        if as_json:
+            emit_json(summary)
         return
     decided = authority_from(decision, now(), own=operator).decision
     aws = aws_from(endpoint_url, ca_bundle)
@@ -85,7 +91,7 @@ def bid(
     if as_json:
         emit_json(
             {
-                "manifest": manifest.digest.hex(),
+                **summary,
                 "decision": decided.digest.hex(),
                 "bid": digest,
                 "size": len(content),
@@ -98,8 +104,46 @@ def bid(
         err().print(f"uploaded to {buyer.bids}" if upload else "not uploaded", markup=False)
 
 
+def _read(path: Path, manifest: messages.Manifest, as_json: bool) -> Bids:
+    """The bids of a CSV file; for people every problem has its own line on stderr. Raises BadBids."""
+    with path.open("rb") as file:
+        content = file.read(CSV_MAX + 1)
+    try:
+        return read_bids(content, manifest.lots)
+    except BadBids as error:
+        if as_json or len(error.problems) < 2:
+            raise
+        for problem in error.problems:
+            err().print(f"{path}: {problem}", style="red", markup=False)
+        more = f"{error.count} problems" + (
+            ", the first ones above" if error.count > len(error.problems) else ""
+        )
+        raise BadBids(more, where=str(path)) from None
+
+
+def _summary(manifest: messages.Manifest, bids: Bids, show_amounts: bool) -> dict[str, Any]:
+    """What the preview says, for programs; amounts when they were asked for."""
+    summary: dict[str, Any] = {
+        "manifest": manifest.digest.hex(),
+        "auction": manifest.auction,
+        "currency": manifest.currency,
+        "lots": len(manifest.lots),
+        "bids": bids.count,
+        "below_reserve": list(bids.below_reserve),
+    }
+    if show_amounts:
+        named = zip(manifest.lots, bids.amounts, strict=True)
+        summary["amounts"] = {lot.id: amount or None for lot, amount in named}
+    return summary
+
+
 def _preview(manifest: messages.Manifest, bids: Bids, show_amounts: bool) -> None:
     console = err()
+    if show_amounts and not console.is_terminal:
+        raise UsageError(
+            "amounts are shown on a terminal only, and standard error is none",
+            hint="leave --show-amounts out",
+        )
     console.print(
         f"{manifest.auction}: bids on {bids.count} of {len(manifest.lots)} lots, {manifest.currency}",
         markup=False,
@@ -114,4 +158,6 @@ def _preview(manifest: messages.Manifest, bids: Bids, show_amounts: bool) -> Non
     for lot, amount in list(zip(manifest.lots, bids.amounts, strict=True))[:LOTS_SHOWN]:
         shown = str(amount) if show_amounts else "yes"
         table.add_row(lot.id, str(lot.reserve or "none"), shown if amount else "no bid")
+    if len(manifest.lots) > LOTS_SHOWN:
+        table.caption = f"and {len(manifest.lots) - LOTS_SHOWN} more lots"
     console.print(table)

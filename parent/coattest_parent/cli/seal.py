@@ -21,10 +21,12 @@ from coattest_parent.cli.options import (
     now,
     operator_option,
 )
+from coattest_parent.cli.show import lots_table
 from coattest_parent.courier import S3Bids, bid_digests
 from coattest_verify.authority import authority_from
 from coattest_verify.buyers import load_auction_key, load_manifest
 from coattest_verify.cli.options import decision_options
+from coattest_verify.decision import Decision
 from coattest_verify.journal import SealJournal, default_journal
 from coattest_verify.sealing import SealPlan, plan_seal, sign_seal
 from coattest_verify.shell import UsageError, emit_json, err, write_atomic
@@ -94,7 +96,7 @@ def seal(
         journal=record,
         now=int(now().timestamp()),
     )
-    _explain(plan)
+    _explain(plan, authority.decision)
     if not dry_run:
         write_atomic(out, sign_seal(plan, key, record))
     if as_json:
@@ -103,13 +105,21 @@ def seal(
         err().print(f"{out}: sealed; recorded in {record.directory}", markup=False)
 
 
-def _explain(plan: SealPlan) -> None:
+def _explain(plan: SealPlan, decision: Decision) -> None:
+    """Everything that the signature will bind, and that the own bid is among it (plan_seal checked it)."""
     console = err()
     manifest = plan.manifest
     console.print(
         f"{manifest.auction}: {len(manifest.lots)} lots, {manifest.rule}, {manifest.currency}", markup=False
     )
     console.print(f"manifest    {manifest.digest.hex()}", markup=False)
+    console.print(f"decision    {decision.digest.hex()}", markup=False)
+    agreed = ", ".join(decision.agreed)
+    console.print(
+        f"code        release {decision.release}, {decision.profile} profile, rebuilt and signed by {agreed}",
+        markup=False,
+    )
+    console.print(f"PCR0        {decision.pcrs[0]}", markup=False)
     console.print(f"closes      {moment_text(manifest.closes)}", markup=False)
     console.print(f"publish by  {moment_text(manifest.publish_by)}", markup=False)
     console.print(f"discloses   {plan.disclosure}", markup=False)
@@ -119,10 +129,12 @@ def _explain(plan: SealPlan) -> None:
             style="yellow",
             markup=False,
         )
+    console.print(lots_table(manifest))
     table = Table("buyer", "bid file (SHA-384)")
     for name, digest in messages.Seal.decode(plan.payload).bids:
         table.add_row(f"{name} (you)" if name == plan.operator else name, digest.hex())
     console.print(table)
+    console.print("your own bid file is in this set, byte for byte", markup=False)
     for overlap in plan.overlaps:
         shown = ", ".join(overlap.lots[:5]) + (" .." if len(overlap.lots) > 5 else "")
         console.print(
@@ -140,6 +152,10 @@ def _json(plan: SealPlan, out: Path | None) -> dict[str, Any]:
         "decision": sealed.decision.hex(),
         "bids": {name: digest.hex() for name, digest in sealed.bids},
         "seal": plan.digest.hex(),
+        "auction": plan.manifest.auction,
+        "rule": plan.manifest.rule,
+        "lots": len(plan.manifest.lots),
+        "own_bid": dict(sealed.bids)[plan.operator].hex(),
         "discloses": plan.disclosure,
         "overlaps": [
             {"auction": overlap.auction, "manifest": overlap.manifest.hex(), "lots": list(overlap.lots)}

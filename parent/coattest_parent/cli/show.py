@@ -33,6 +33,16 @@ def manifest_json(manifest: messages.Manifest) -> dict[str, Any]:
     }
 
 
+def lots_table(manifest: messages.Manifest) -> Table:
+    """Lots and reserves, the first LOTS_SHOWN."""
+    table = Table("lot", "reserve")
+    for lot in manifest.lots[:LOTS_SHOWN]:
+        table.add_row(lot.id, str(lot.reserve) if lot.reserve else "none")
+    if len(manifest.lots) > LOTS_SHOWN:
+        table.caption = f"and {len(manifest.lots) - LOTS_SHOWN} more lots"
+    return table
+
+
 @click.command()
 @manifest_option
 @json_option
@@ -52,9 +62,4 @@ def show(*, manifest_path: Path, as_json: bool) -> None:
     for buyer in manifest.buyers:
         buyers.add_row(buyer.name, buyer.kms, buyer.bids)
     console.print(buyers)
-    lots = Table("lot", "reserve")
-    for lot in manifest.lots[:LOTS_SHOWN]:
-        lots.add_row(lot.id, str(lot.reserve) if lot.reserve else "none")
-    console.print(lots)
-    if len(manifest.lots) > LOTS_SHOWN:
-        console.print(f"and {len(manifest.lots) - LOTS_SHOWN} more lots")
+    console.print(lots_table(manifest))

@@ -76,6 +76,9 @@ def test_every_problem_is_reported_at_once() -> None:
     """Two wrong rows are two problems in one error."""
     with pytest.raises(BadBids, match=r"line 2.*line 3"):
         read_bids(b"lot,amount\nlot-1,x\nlot-2,y\nlot-3,1\n", LOTS)
+    with pytest.raises(BadBids, match=r"line 2.*line 3: not CSV") as caught:
+        read_bids(b'lot,amount\nlot-1,x\n"lot-2,y\n', LOTS)
+    assert caught.value.count == 2
 
 
 def test_amounts_stay_out_of_the_representation() -> None:

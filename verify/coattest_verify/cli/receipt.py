@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.table import Table
+from rich.text import Text
 
 from coattest_enclave import messages
 from coattest_verify.authority import authority_from
 from coattest_verify.buyers import load_manifest
 from coattest_verify.cli.options import decision_options
 from coattest_verify.outcomes import outcomes_json, outcomes_table
+from coattest_verify.page import receipt_page
 from coattest_verify.receipt import ReceiptVerdict, receipt_time, verify_receipt
 from coattest_verify.roots import root_for
-from coattest_verify.shell import FoundFalse, UsageError, emit_json, err, out
+from coattest_verify.shell import FoundFalse, UsageError, emit_json, err, out, write_atomic
 
 RESULT_MAX = 64 * 1024 * 1024
 """Bytes of a result file; a result of 1,000,000 lots is about 28 MB."""
@@ -33,8 +36,14 @@ class NotBelieved(FoundFalse):
 @click.argument("result", type=FILE)
 @click.option("--manifest", "manifest_path", type=FILE, required=True, help="The manifest that was sealed.")
 @decision_options
+@click.option(
+    "--html",
+    "page",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Also write what was found as one page, which checks the signatures again in a browser.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-def receipt(*, result: Path, manifest_path: Path, as_json: bool, **decision: Any) -> int:
+def receipt(*, result: Path, manifest_path: Path, page: Path | None, as_json: bool, **decision: Any) -> int:
     """Check an auction's RESULT against its receipt: decided by which code, on whose sealed bids.
 
     The decision is recomputed as of the time the receipt carries, so that an archived receipt verifies with
@@ -52,14 +61,20 @@ def receipt(*, result: Path, manifest_path: Path, as_json: bool, **decision: Any
         check_certificate=authority.check_certificate,
         now=now,
     )
+    if page:
+        text = receipt_page(verdict, result_file=content, manifest=manifest, authority=authority, now=now)
+        write_atomic(page, text.encode())
+        err().print(f"{page}: for people; it proves nothing to anybody else", markup=False)
     if as_json:
         emit_json(_json(verdict, manifest, authority.decision.digest.hex()))
         return 0 if verdict.ok else 1
     if not verdict.ok or verdict.result is None:
+        err().print(_checks_table(verdict))
         for failure in verdict.failures:
             err().print(f"{failure.code}: {failure.detail}", style="red", markup=False)
         raise NotBelieved(f"{len(verdict.failures)} reason(s) not to believe this result", where=str(result))
     out().print(outcomes_table(verdict.result))
+    err().print(_checks_table(verdict))
     if verdict.time:
         when = verdict.time.isoformat().replace("+00:00", "Z")
         err().print(f"verified: decided by {verdict.module_id} at {when}", markup=False)
@@ -67,6 +82,13 @@ def receipt(*, result: Path, manifest_path: Path, as_json: bool, **decision: Any
     if authority.decision.profile == "local":
         err().print("SIMULATOR: the local profile's root attests nothing", style="bold yellow", markup=False)
     return 0
+
+
+def _checks_table(verdict: ReceiptVerdict) -> Table:
+    table = Table("check", "outcome")
+    for check in verdict.checks:
+        table.add_row(check.says, Text(check.outcome, style="green" if check.outcome == "ok" else "red"))
+    return table
 
 
 def _decided_at(content: bytes, manifest: messages.Manifest, now: datetime) -> datetime:
@@ -93,6 +115,7 @@ def _json(verdict: ReceiptVerdict, manifest: messages.Manifest, decision: str) -
     return {
         "verified": verdict.ok,
         "failures": [{"reason": failure.code, "detail": failure.detail} for failure in verdict.failures],
+        "checks": [{"check": check.name, "outcome": check.outcome} for check in verdict.checks],
         "manifest": manifest.digest.hex(),
         "decision": decision,
         "auction": manifest.auction,
