@@ -5,9 +5,11 @@ Results go to stdout; prose, progress and errors go to stderr. ``NO_COLOR`` is h
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import errno
 import importlib
+import importlib.util
 import json
 import os
 import sys
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from coattest_build.errors import CoattestError, EnvironmentFailure
 
@@ -157,3 +160,37 @@ class LazyGroup(click.Group):
             command: click.Command = getattr(importlib.import_module(module), attribute)
             return command
         return super().get_command(ctx, cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Every verb with its first sentence; no verb's module is imported for it."""
+        names = self.list_commands(ctx)
+        limit = formatter.width - 6 - max(map(len, names), default=0)
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, self._summary(ctx, name, limit)) for name in names])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The verbs that begin with ``incomplete``; no verb's module is imported for it."""
+        verbs = [
+            CompletionItem(name, help=self._summary(ctx, name, 60))
+            for name in self.list_commands(ctx)
+            if name.startswith(incomplete)
+        ]
+        # click.Group's own method would import every verb to ask for its help; its parents' add the options.
+        return [*verbs, *click.Command.shell_complete(self, ctx, incomplete)]
+
+    def _summary(self, ctx: click.Context, name: str, limit: int) -> str:
+        """A verb's short help, from the docstring in its module's source where that is enough."""
+        text = _docstring(*self.lazy[name].split(":")) if name in self.lazy else None
+        command = click.Command(name, help=text) if text else self.get_command(ctx, name)
+        return command.get_short_help_str(limit) if command else ""
+
+
+def _docstring(module: str, function: str) -> str | None:
+    """The docstring of a module's function, read without running the module; None when it is not there."""
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        return None
+    for node in ast.parse(Path(spec.origin).read_text("utf-8")).body:
+        if isinstance(node, ast.FunctionDef) and node.name == function:
+            return ast.get_docstring(node)
+    return None

@@ -12,6 +12,7 @@ VERBS = {
     "diff": "coattest_build.cli.diff:diff",
     "lock": "coattest_build.cli.lock:lock",
     "measure": "coattest_build.cli.measure:measure",
+    "sbom": "coattest_build.cli.sbom:sbom",
     "sign": "coattest_build.cli.sign:sign",
     "stage": "coattest_build.cli.stage:stage",
 }

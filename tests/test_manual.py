@@ -1,0 +1,161 @@
+"""Man pages, shell completion and what ``--help`` costs: everything that comes from the parsers."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import click
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+BIN = Path(sys.executable).parent
+HEAVY = ("boto3", "botocore", "cryptography", "dulwich", "in_toto", "moto", "rich", "securesystemslib", "z3")
+
+
+def load_man() -> ModuleType:
+    """The generator, which is a script of the documentation and no package."""
+    spec = importlib.util.spec_from_file_location("man", ROOT / "docs" / "man.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+man = load_man()
+PROGRAMS: dict[str, str] = man.PROGRAMS
+
+
+def verbs(command: click.Command, path: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """The path of a command and of everything below it."""
+    found = [path]
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            below = command.get_command(context, name)
+            assert below is not None
+            found += verbs(below, (*path, name))
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pages, written as the documentation says."""
+    made = tmp_path_factory.mktemp("man")
+    subprocess.run([sys.executable, str(ROOT / "docs" / "man.py"), str(made)], check=True)
+    return made
+
+
+def test_every_command_has_a_page_with_its_options(folder: Path) -> None:
+    """Programs, verbs and sub-verbs; each page names every option and the exit codes."""
+    expected = set()
+    for program, module in PROGRAMS.items():
+        cli = importlib.import_module(module).cli
+        for path in verbs(cli, (program,)):
+            expected.add("-".join(path) + ".1")
+            page = (folder / ("-".join(path) + ".1")).read_text()
+            command = cli
+            for name in path[1:]:
+                command = command.get_command(click.Context(command), name)
+            for parameter in command.params:
+                for option in parameter.opts if isinstance(parameter, click.Option) else ():
+                    assert option.replace("-", "\\-") in page
+            assert ".SH EXIT STATUS" in page
+    assert {path.name for path in folder.iterdir()} == expected | {"coattest-reasons.7"}
+
+
+def test_every_page_renders_without_a_warning(folder: Path) -> None:
+    """groff with all warnings says nothing, and man shows the page."""
+    if shutil.which("groff") is None or shutil.which("man") is None:
+        pytest.skip("groff and man are not installed")
+    for page in sorted(folder.iterdir()):
+        done = subprocess.run(
+            ["groff", "-man", "-ww", "-Tutf8", "-z", str(page)], capture_output=True, text=True, check=True
+        )
+        assert (page.name, done.stderr) == (page.name, "")
+    shown = subprocess.run(
+        ["man", "-l", str(folder / "verify-receipt.1")],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "LC_ALL": "C.UTF-8", "MANPAGER": "cat", "MANWIDTH": "80"},
+    ).stdout
+    assert "--html FILE" in shown
+    assert "EXIT STATUS" in shown
+
+
+def test_the_reasons_page_has_what_commands_say(folder: Path) -> None:
+    """Codes of classes and of single calls are listed, with their exit codes."""
+    codes = {(reason.code, reason.exit_code) for reason in man.reasons()}
+    assert {("already-sealed", 1), ("bad-bids", 2), ("endpoint-not-loopback", 2), ("kms-failed", 3)} <= codes
+    page = (folder / "coattest-reasons.7").read_text()
+    assert ".B already\\-sealed (1)" in page
+    assert man.escape(".a-b\\'") == "\\&.a\\-b\\e\\(aq"
+
+
+@pytest.mark.parametrize("program", sorted(PROGRAMS))
+def test_help_is_fast_and_names_every_verb(program: str) -> None:
+    """``--help`` loads no library that a verb needs, and has the first words of each verb's own help."""
+    code = (
+        "import importlib, sys\n"
+        f"cli = importlib.import_module({PROGRAMS[program]!r}).cli\n"
+        "cli(['--help'], standalone_mode=False)\n"
+        f"print(*sorted(set(sys.modules) & set({HEAVY!r})), file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == ""
+    cli = importlib.import_module(PROGRAMS[program]).cli
+    context = click.Context(cli)
+    for name in cli.list_commands(context):
+        command = cli.get_command(context, name)
+        first = command.get_short_help_str(20).removesuffix("...").split()[0]
+        assert any(line.split()[:2] == [name, first] for line in done.stdout.splitlines())
+
+
+def complete(program: str, *words: str) -> list[str]:
+    """What bash offers for the last of ``words``, by the script that click prints for it."""
+    variable = f"_{program.replace('-', '_').upper()}_COMPLETE"
+    environment = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+    script = subprocess.run(
+        [program], env={**environment, variable: "bash_source"}, capture_output=True, text=True, check=True
+    ).stdout
+    function = f"_{program.replace('-', '_')}_completion"
+    quoted = " ".join(f"'{word}'" for word in (program, *words))
+    ask = f"COMP_WORDS=({quoted}); COMP_CWORD={len(words)}; {function} {program}"
+    ask += "; printf '%s\\n' \"${COMPREPLY[@]}\""
+    done = subprocess.run(
+        ["bash", "-c", f"{script}\n{ask}"], env=environment, capture_output=True, text=True, check=True
+    )
+    return done.stdout.split()
+
+
+def test_bash_completes_verbs_and_options() -> None:
+    """A verb's beginning, and an option's beginning of that verb."""
+    assert complete("verify", "rec") == ["receipt"]
+    assert complete("verify", "receipt", "--ht") == ["--html"]
+    assert complete("deploy-from-attestation", "pl") == ["plan"]
+    assert {"bid", "seal", "open"} <= set(complete("auction", ""))
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+@pytest.mark.parametrize("program", sorted(PROGRAMS))
+def test_other_shells_have_a_script(program: str, shell: str) -> None:
+    """click prints it; the shell itself reads it where it is installed."""
+    variable = f"_{program.replace('-', '_').upper()}_COMPLETE"
+    script = subprocess.run(
+        [BIN / program],
+        env={**os.environ, variable: f"{shell}_source"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert f"{variable}={shell}_complete" in script
+    if (binary := shutil.which(shell)) is not None:
+        subprocess.run([binary, "-n", "-c", script], check=True)
