@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 OPERATORS = "reference_policies_elements_condition_operators"
+NUMERIC, DATE = f"{OPERATORS}#Conditions_Numeric", f"{OPERATORS}#Conditions_Date"
+ADDRESS, ARN = f"{OPERATORS}#Conditions_IPAddress", f"{OPERATORS}#Conditions_ARN"
 MULTI = "reference_policies_condition-single-vs-multi-valued-context-keys"
 MULTI_VALUES = "reference_policies_condition-logic-multiple-context-keys-or-values"
 KEYS = "reference_policies_elements_condition"
@@ -114,6 +116,42 @@ CONDITIONS = [
     # Set operator with IfExists: true when absent.
     Row(_c("ForAnyValue:StringEqualsIfExists", ["a"]), ABSENT, True, f"{OPERATORS}#Conditions_IfExists"),
     Row(_c("ForAllValues:StringEqualsIfExists", ["a"]), k("b"), False, f"{OPERATORS}#Conditions_IfExists"),
+    Row(_c("ForAllValues:StringEqualsIfExists", ["a"]), ABSENT, True, f"{OPERATORS}#Conditions_IfExists"),
+    Row(_c("ForAnyValue:StringNotEqualsIfExists", ["a"]), ABSENT, True, f"{OPERATORS}#Conditions_IfExists"),
+    Row(_c("ForAllValues:StringNotEquals", ["a"]), ABSENT, True, f"{MULTI}#ForAllValues"),
+    Row(_c("ForAllValues:StringNotLike", ["a*"]), ABSENT, True, f"{MULTI}#ForAllValues"),
+    Row(_c("ForAnyValue:StringNotLike", ["a*"]), ABSENT, False, f"{MULTI}#ForAnyValue"),
+    Row(_c("ForAllValues:Bool", ["true"]), ABSENT, True, f"{MULTI}#ForAllValues"),
+    Row(_c("ForAnyValue:Bool", ["true"]), ABSENT, False, f"{MULTI}#ForAnyValue"),
+    Row(_c("ForAllValues:ArnLike", ["arn:aws:s3:::b"]), ABSENT, True, f"{MULTI}#ForAllValues"),
+    Row(_c("ForAnyValue:ArnLike", ["arn:aws:s3:::b"]), k("arn:aws:s3:::a"), False, f"{MULTI}#ForAnyValue"),
+    Row(
+        {"ForAllValues:StringEquals": {"k": "a"}, "Null": {"k": "false"}},
+        ABSENT,
+        False,
+        f"{MULTI}#ForAllValues (with Null, against an absent key)",
+    ),
+    # IfExists of each kind of operator; NotEquals is true without it too.
+    Row(_c("BoolIfExists", "true"), k("false"), False, f"{OPERATORS}#Conditions_IfExists"),
+    Row(_c("NumericLessThanIfExists", "5"), ABSENT, True, f"{OPERATORS}#Conditions_IfExists"),
+    Row(_c("NumericLessThanIfExists", "5"), k("6"), False, f"{OPERATORS}#Conditions_IfExists"),
+    Row(_c("DateLessThanIfExists", "2026-01-02"), ABSENT, True, f"{OPERATORS}#Conditions_IfExists"),
+    Row(_c("IpAddressIfExists", "203.0.113.0/24"), ABSENT, True, f"{OPERATORS}#Conditions_IfExists"),
+    Row(_c("IpAddressIfExists", "203.0.113.0/24"), k("192.0.2.1"), False, f"{OPERATORS}#Conditions_IfExists"),
+    Row(_c("ArnLikeIfExists", "arn:aws:s3:::b"), ABSENT, True, f"{OPERATORS}#Conditions_IfExists"),
+    Row(_c("StringLikeIfExists", "a*"), k("b"), False, f"{OPERATORS}#Conditions_IfExists"),
+    # The other operators on an absent key.
+    Row(_c("StringEqualsIgnoreCase", "a"), ABSENT, False, f"{OPERATORS} (Important: key not present)"),
+    Row(_c("NumericNotEquals", "1"), ABSENT, True, f"{OPERATORS} (Important: key not present)"),
+    Row(_c("NumericLessThan", "1"), ABSENT, False, f"{OPERATORS} (Important: key not present)"),
+    Row(_c("DateLessThan", "2026-01-02"), ABSENT, False, f"{OPERATORS} (Important: key not present)"),
+    Row(_c("DateNotEquals", "2026-01-02"), ABSENT, True, f"{OPERATORS} (Important: key not present)"),
+    Row(_c("IpAddress", "0.0.0.0/0"), ABSENT, False, f"{OPERATORS} (Important: key not present)"),
+    Row(_c("NotIpAddress", "0.0.0.0/0"), ABSENT, True, f"{OPERATORS} (Important: key not present)"),
+    Row(_c("ArnLike", "arn:aws:s3:::*"), ABSENT, False, f"{OPERATORS} (Important: key not present)"),
+    Row(_c("ArnNotEquals", "arn:aws:s3:::b"), ABSENT, True, f"{OPERATORS} (Important: key not present)"),
+    Row(_c("BinaryEquals", "YQ=="), ABSENT, False, f"{OPERATORS} (Important: key not present)"),
+    Row(_c("BinaryEquals", "YQ=="), k("YQ=="), True, f"{OPERATORS}#Conditions_Binary"),
     # A key with several values under an operator without set operator.
     Row(_c("StringEquals", "a"), k("a", "b"), True, "assumed: one match is a match"),
     Row(_c("StringNotEquals", "a"), k("a", "b"), False, "assumed: the exact opposite of StringEquals"),
@@ -171,11 +209,78 @@ CONDITIONS = [
         True,
         f"{OPERATORS}#Conditions_ARN",
     ),
+    Row(_c("NumericEquals", "1"), k("1.0"), True, f"{OPERATORS}#Conditions_Numeric"),
+    Row(_c("NumericLessThanEquals", "-1"), k("-1.5"), True, f"{OPERATORS}#Conditions_Numeric"),
+    Row(
+        _c("NumericGreaterThan", "9007199254740992"),
+        k("9007199254740993"),
+        True,
+        f"{OPERATORS}#Conditions_Numeric",
+    ),
+    Row(_c("NumericEquals", "1"), k("one"), False, f"{OPERATORS}#Conditions_Numeric"),
+    Row(
+        _c("DateEquals", "2026-01-02"), k("2026-01-02T00:00:00Z"), True, f"{OPERATORS}#Conditions_Date (W3C)"
+    ),
+    Row(
+        _c("DateGreaterThanEquals", "2026"),
+        k("2026-01-01T00:00Z"),
+        True,
+        f"{OPERATORS}#Conditions_Date (W3C)",
+    ),
+    Row(
+        _c("DateLessThanEquals", "2026-01"),
+        k("2026-01-01T00:00:00.5Z"),
+        False,
+        f"{OPERATORS}#Conditions_Date",
+    ),
+    Row(
+        _c("DateNotEquals", "2026-01-02"),
+        k("2026-01-02T01:00:00+01:00"),
+        False,
+        f"{OPERATORS}#Conditions_Date",
+    ),
+    Row(
+        _c("DateEquals", "1767312000"),
+        k("2026-01-02T00:00:00Z"),
+        True,
+        f"{OPERATORS}#Conditions_Date (epoch)",
+    ),
+    Row(_c("DateLessThan", "2026-01-02"), k("yesterday"), False, f"{OPERATORS}#Conditions_Date"),
+    Row(_c("Bool", "false"), k("false"), True, f"{OPERATORS}#Conditions_Boolean"),
+    Row(_c("Bool", ["true", "false"]), k("false"), True, MULTI_VALUES),
+    Row(_c("Null", ["true", "false"]), k("a"), True, MULTI_VALUES),
+    Row(
+        _c("IpAddress", "203.0.113.9"),
+        k("203.0.113.9"),
+        True,
+        f"{OPERATORS}#Conditions_IPAddress (one address)",
+    ),
+    Row(
+        _c("ArnLike", "arn:aws:iam::1:role/?"),
+        k("arn:aws:iam::1:role/a"),
+        True,
+        f"{OPERATORS}#Conditions_ARN",
+    ),
+    Row(
+        _c("ArnLike", "arn:aws:iam::1:role/A"),
+        k("arn:aws:iam::1:role/a"),
+        False,
+        f"{OPERATORS}#Conditions_ARN",
+    ),
+    Row(_c("ArnLike", "arn:aws:iam::1:role/a"), k("role/a"), False, f"{OPERATORS}#Conditions_ARN"),
     # Policy variables: version 2012-10-17 only, defaults, literals, and wildcards that stay characters.
     Row(_c("StringEquals", "${aws:username}"), {"k": ("eve",), "aws:username": ("eve",)}, True, VARIABLES),
     Row(_c("StringEquals", "${aws:username}"), {"k": ("eve",), "aws:username": ("bob",)}, False, VARIABLES),
     Row(_c("StringEquals", "${aws:username}"), k("eve"), False, f"{VARIABLES} (no value)"),
     Row(_c("StringEquals", "${aws:username, 'eve'}"), k("eve"), True, f"{VARIABLES} (default values)"),
+    Row(
+        _c("StringEquals", "${aws:username, 'eve'}"),
+        {"k": ("eve",), "aws:username": ("bob",)},
+        False,
+        f"{VARIABLES} (default values)",
+    ),
+    Row(_c("StringNotEquals", "${aws:username}"), k("eve"), True, f"{VARIABLES} (no value: nothing matches)"),
+    Row(_c("StringLike", "${?}"), k("a"), False, f"{VARIABLES} (special characters)"),
     Row(_c("StringLike", "${*}"), k("ab"), False, f"{VARIABLES} (special characters)"),
     Row(_c("StringLike", "${*}"), k("*"), True, f"{VARIABLES} (special characters)"),
     Row(_c("StringLike", "a${$}b"), k("a$b"), True, f"{VARIABLES} (special characters)"),

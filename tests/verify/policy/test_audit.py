@@ -11,11 +11,13 @@ import hashlib
 import io
 import json
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from cryptography.hazmat.primitives import hashes, serialization
@@ -125,6 +127,17 @@ def test_an_event_does_not_hide_behind_the_id_of_another() -> None:
     assert codes(record(id="1"), record(id="1", registers=None)) == ["unattested"]
 
 
+def test_another_enclave_for_the_same_auction_is_no_retry() -> None:
+    """Both are attested; that there were two is shown."""
+    other = record(id="2")
+    other["additionalEventData"]["recipient"]["attestationDocumentModuleId"] = f"{ENCLAVE}-other"
+    events = [event for raw in (record(id="1"), other) if (event := parse_event(raw, "t"))]
+    report = judge(events, EXPECTED)
+    assert report.ok
+    assert report.reruns == (("5e", "buyer-1"),)
+    assert judge(events[:1], EXPECTED).reruns == ()
+
+
 def test_what_changed_the_policy_is_always_shown() -> None:
     """PutKeyPolicy is no problem by itself and is never silent; refusals are counted."""
     records = [record(id="1", eventName="PutKeyPolicy"), record(id="2", errorCode="AccessDenied")]
@@ -217,12 +230,14 @@ LOGS = {f"logs/{hour}.json.gz": json.dumps({"Records": [], "hour": hour}).encode
 START = datetime(2026, 11, 23, 10, tzinfo=timezone.utc)
 
 
-def chain() -> list[DigestFile]:
-    """Three hourly digests, signed and linked as CloudTrail does it."""
+def chain(region: str = "eu-central-1") -> list[DigestFile]:
+    """Three hourly digests of a Region, signed and linked as CloudTrail does it."""
     made: list[DigestFile] = []
     for hour in range(3):
         previous = made[-1] if made else None
-        path, log = f"CloudTrail-Digest/{hour}.json.gz", f"logs/{hour}.json.gz"
+        log = f"logs/{hour}.json.gz"
+        name = f"222233334444_CloudTrail-Digest_{region}_trail_eu-central-1_20261123T{hour + 11}0000Z.json.gz"
+        path = f"CloudTrail-Digest/{region}/{name}"
         end = (START + timedelta(hours=hour + 1)).strftime("%Y-%m-%dT%H:%M:%SZ")
         content = json.dumps(
             {
@@ -269,6 +284,14 @@ def test_a_whole_chain_of_digests_holds() -> None:
     """Signed, linked, hour by hour, every log as it was delivered; the order of the files does not matter."""
     assert broken(chain()) == []
     assert broken(chain()[::-1]) == []
+
+
+def test_each_region_has_a_chain_of_its_own() -> None:
+    """Two Regions' digests side by side hold; an hour that one of them lacks is missing."""
+    here, elsewhere = chain(), chain("us-east-1")
+    assert broken([*here, *elsewhere]) == []
+    assert broken([*here, elsewhere[0], elsewhere[2]]) == ["hours-missing"]
+    assert broken([*here, *elsewhere[:2]]) == ["hours-missing"]
 
 
 def test_every_break_in_the_chain_is_named() -> None:
@@ -422,3 +445,48 @@ def test_a_bucket_of_gzipped_logs_is_read_with_its_digests(
         code, text, _ = audit(quorum, "s3://trail/logs/", key, *arguments)
     assert code == 1
     assert [item["code"] for item in json.loads(text)["problems"]] == ["log-changed"]
+
+
+class History(BaseHTTPRequestHandler):
+    """CloudTrail's LookupEvents on loopback: two pages; the second has a Decrypt without a document."""
+
+    asked: ClassVar[list[dict[str, Any]]] = []
+
+    def do_POST(self) -> None:
+        """Answer one page."""
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.asked.append(request)
+        second = "NextToken" in request
+        raw = record(id="2", registers=None) if second else record(id="1")
+        page: dict[str, Any] = {"Events": [{"EventId": raw["eventID"], "CloudTrailEvent": json.dumps(raw)}]}
+        body = json.dumps(page if second else page | {"NextToken": "more"}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/x-amz-json-1.1")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+def test_the_event_history_is_asked_for_the_key_to_its_last_page(quorum: Operators) -> None:
+    """lookup-events: what stands on the second page is found too."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), History)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+                patch.setenv(name, "test")
+            endpoint = f"http://127.0.0.1:{server.server_port}"
+            code, text, errors = audit(quorum, "lookup-events", KEY, "--endpoint-url", endpoint, "--json")
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert code == 1, errors
+    assert "unattested" in [item["code"] for item in json.loads(text)["problems"]]
+    assert json.loads(text)["events"] == 2
+    attribute = {"AttributeKey": "ResourceName", "AttributeValue": KEY}
+    assert [request["LookupAttributes"] for request in History.asked] == [[attribute], [attribute]]

@@ -3,7 +3,7 @@
 Source: CloudTrail User Guide, "Custom implementations of CloudTrail log file integrity validation" and
 "CloudTrail digest file structure". A digest is signed with SHA-256 and RSA (PKCS #1 v1.5); what is signed is
 its end time, its path, the SHA-256 of its content and the previous digest's signature. It lists the SHA-256
-of each log file's uncompressed content.
+of each log file's uncompressed content. A trail of several Regions has a chain of digests for each.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import base64
 import binascii
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -23,6 +24,10 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from coattest_verify.audit.events import BadEvent
 from coattest_verify.audit.judge import Problem
+
+#: The end of a digest's name, ACCOUNT_CloudTrail-Digest_REGION_TRAIL_REGION_TIME.json.gz: what is left names
+#: a chain ("Finding your CloudTrail log files", "CloudTrail digest file structure").
+_STAMP = re.compile(r"_[0-9]{8}T[0-9]{6}Z\.json\.gz$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,22 +82,46 @@ def check(
     ``keys`` are ``public_keys``; ``logs`` maps a log's path (bucket/object, or any end of it) to its
     uncompressed content. Without a window the digests' own range is checked. Raises BadEvent.
     """
-    parsed = sorted((_parse(digest) for digest in digests), key=lambda digest: digest.end)
-    if not parsed:
+    chains: dict[str, list[_Digest]] = {}
+    for digest in sorted((_parse(file) for file in digests), key=lambda digest: digest.end):
+        chains.setdefault(_STAMP.sub("", digest.path.rsplit("/", 1)[-1]), []).append(digest)
+    if not chains:
         return (Problem("no-digests", "no digest files: nothing shows that the logs are whole"),)
+    return tuple(
+        problem
+        for _, chain in sorted(chains.items())
+        for problem in _whole(chain, keys=keys, logs=logs, since=since, until=until)
+    )
+
+
+def _whole(
+    chain: Sequence[_Digest],
+    *,
+    keys: Mapping[str, bytes],
+    logs: Mapping[str, bytes],
+    since: datetime | None,
+    until: datetime | None,
+) -> list[Problem]:
+    """The problems of one Region's digests, in their order."""
     problems = []
-    for index, digest in enumerate(parsed):
+    for index, digest in enumerate(chain):
         problems += _signed(digest, keys)
         if index:
-            problems += _linked(parsed[index - 1], digest)
+            problems += _linked(chain[index - 1], digest)
         problems += _listed(digest, logs)
-    if since is not None and parsed[0].start > since:
-        problems.append(
-            Problem("hours-missing", f"no digest from {since:%Y-%m-%dT%H:%M:%SZ} to {parsed[0].start:%H:%M}")
-        )
-    if until is not None and parsed[-1].end < until:
-        problems.append(Problem("hours-missing", f"no digest from {parsed[-1].end:%Y-%m-%dT%H:%M:%SZ} on"))
-    return tuple(problems)
+    if since is not None and chain[0].start > since:
+        problems.append(_gap(since, chain[0].start, chain[0]))
+    if until is not None and chain[-1].end < until:
+        problems.append(_gap(chain[-1].end, until, chain[-1]))
+    return problems
+
+
+def _gap(begin: datetime, end: datetime, beside: _Digest) -> Problem:
+    """Time of which no digest speaks."""
+    return Problem(
+        "hours-missing",
+        f"no digest from {begin:%Y-%m-%dT%H:%M:%SZ} to {end:%Y-%m-%dT%H:%M:%SZ}, beside {beside.file.where}",
+    )
 
 
 def _parse(digest: DigestFile) -> _Digest:
@@ -155,12 +184,7 @@ def _tlv(tag: int, content: bytes) -> bytes:
 def _linked(earlier: _Digest, later: _Digest) -> list[Problem]:
     problems = []
     if later.start != earlier.end:
-        problems.append(
-            Problem(
-                "hours-missing",
-                f"no digest from {earlier.end:%Y-%m-%dT%H:%M:%SZ} to {later.start:%Y-%m-%dT%H:%M:%SZ}",
-            )
-        )
+        problems.append(_gap(earlier.end, later.start, later))
     elif (
         later.previous_signature != earlier.file.signature
         or later.previous_hash != hashlib.sha256(earlier.file.content).hexdigest()

@@ -8,6 +8,7 @@ decrypt" rests on, so it is always shown.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -85,6 +86,12 @@ class Report:
     denied: tuple[Event, ...]
     notable: tuple[Event, ...]
     events: int
+
+    @property
+    def reruns(self) -> tuple[tuple[str, str], ...]:
+        """Auction and buyer of what more than one enclave decrypted: a retry is by the same one."""
+        counted = Counter((group.auction, group.buyer) for group in self.groups)
+        return tuple(sorted(pair for pair, count in counted.items() if count > 1))
 
     @property
     def ok(self) -> bool:

@@ -161,6 +161,9 @@ def _show(report: Report) -> None:
     for problem in report.problems:
         text = f"{problem.code}: {problem.detail}" + (f" ({_line(problem.event)})" if problem.event else "")
         err().print(text, style="red", markup=False)
+    for auction, buyer in report.reruns:
+        text = f"note: auction {auction[:16] or '-'} of {buyer or '-'}: decrypted by more than one enclave"
+        err().print(text, markup=False)
     for event in report.notable:
         err().print(f"note: {event.name} ({_line(event)})", markup=False)
     err().print(
@@ -192,6 +195,7 @@ def _document(report: Report, expected: Expected) -> dict[str, Any]:
             }
             for group in report.groups
         ],
+        "reruns": [{"auction": auction, "buyer": buyer} for auction, buyer in report.reruns],
         "problems": [
             {"code": item.code, "detail": item.detail, "event": _event(item.event) if item.event else None}
             for item in report.problems
