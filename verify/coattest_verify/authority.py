@@ -9,10 +9,12 @@ from typing import Any
 
 from coattest_enclave import messages
 from coattest_verify.certify import check_buyer_certificate
-from coattest_verify.decision import Answer, Decision, decide
-from coattest_verify.memory import parse_root
+from coattest_verify.decision import Answer, Decision, decide, decide_from
+from coattest_verify.memory import Roots, parse_root
+from coattest_verify.quorum.bundle import load_bundle
 from coattest_verify.quorum.errors import NoDecision
 from coattest_verify.quorum_policy import QuorumPolicy
+from coattest_verify.shell import UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +34,23 @@ class Authority:
 def authority_from(options: Mapping[str, Any], now: datetime, own: str | None = None) -> Authority:
     """The authority at ``now`` from the options of ``decision_options``; raises NoDecision with every reason.
 
-    With ``own`` that operator's own agreeing statement must be among those that count.
+    With ``own`` that operator's own agreeing statement must be among those that count. A ``bundle`` among the
+    options is a proof bundle, to decide from in place of the folder; it needs a root.
     """
-    root = options["root"]
-    outcome = decide(
-        options["attestations"],
-        root=parse_root(root) if isinstance(root, str) else root,
-        profile=options["profile"],
-        now=now,
-        own=own,
-    )
+    given = options["root"]
+    root = parse_root(given) if isinstance(given, str) else given
+    bundle, profile = options.get("bundle"), options["profile"]
+    if bundle is None:
+        outcome = decide(options["attestations"], root=root, profile=profile, now=now, own=own)
+    else:
+        if root is None:
+            raise UsageError(
+                "--bundle needs --root sha256:HEX",
+                hint="a bundle brings everything but the root",
+                reason="no-root",
+            )
+        files = load_bundle(bundle).files
+        outcome = decide_from(files, root=root, seen=Roots().seen(root), profile=profile, now=now, own=own)
     decision = outcome.require()
     if outcome.policy is None:
         raise NoDecision(("no quorum policy",))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,6 +10,7 @@ import click
 
 from coattest_parent import deployment
 from coattest_parent.cli.options import FILE, json_option, now
+from coattest_parent.cli.stack import plan_options, write_plan
 from coattest_parent.runner import LocalRunner
 from coattest_verify.authority import authority_from
 from coattest_verify.cli.options import decision_options
@@ -20,10 +21,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 state_option = click.option(
     "--state",
     type=click.Path(file_okay=False, path_type=Path),
-    required=True,
-    help="Directory of this deployment.",
+    help="local: directory of this deployment.",
 )
-target_option = click.option("--target", type=click.Choice(["local"]), default="local", show_default=True)
+target_option = click.option(
+    "--target", type=click.Choice(["local", "aws"]), default="local", show_default=True
+)
+bundle_option = click.option(
+    "--bundle", type=FILE, help="Decide from a proof bundle instead of the folder; needs --root."
+)
 
 
 class NothingRuns(FoundFalse):
@@ -35,8 +40,8 @@ class NothingRuns(FoundFalse):
 def identity_options(command: F) -> F:
     """``--role-arn`` and ``--instance-id``: what becomes PCR3 and PCR4."""
     for option in (
-        click.option("--instance-id", required=True, help="The parent instance; becomes PCR4."),
-        click.option("--role-arn", required=True, help="The parent's role; becomes PCR3."),
+        click.option("--instance-id", help="local: the parent instance; becomes PCR4."),
+        click.option("--role-arn", help="local: the parent's role; becomes PCR3."),
     ):
         command = option(command)
     return command
@@ -47,28 +52,44 @@ def runner_in(state: Path) -> LocalRunner:
     return LocalRunner(state / "enclave")
 
 
+def local_options(given: Mapping[str, Any]) -> None:
+    """Raise UsageError unless the options that the local target needs are there."""
+    missing = [
+        f"--{name.replace('_', '-')}" for name in ("role_arn", "instance_id", "state") if not given[name]
+    ]
+    if missing:
+        raise UsageError(f"the local target needs {', '.join(missing)}", reason="usage")
+
+
 @click.command()
 @target_option
 @click.option("--image", type=FILE, required=True)
 @identity_options
 @state_option
+@plan_options
 @decision_options
+@bundle_option
 @json_option
-def plan(
-    *,
-    target: str,
-    image: Path,
-    role_arn: str,
-    instance_id: str,
-    state: Path,
-    as_json: bool,
-    **decision: Any,
-) -> None:
-    """Recompute the decision, measure the image against it, and say what apply would do."""
-    decided = authority_from(decision, now()).decision
-    deployment.require_target(decided, target)
-    made = deployment.make_plan(decided, image, runner_in(state), role_arn=role_arn, instance_id=instance_id)
-    if as_json:
+def plan(**given: Any) -> None:
+    """Recompute the decision, measure the image against it, and say what apply would do.
+
+    For AWS the plan is a folder: templates, user data, units, parameters.
+    """
+    authority = authority_from(given, now())
+    if given["target"] == "aws":
+        write_plan(authority, given["image"], given)
+        return
+    local_options(given)
+    decided = authority.decision
+    deployment.require_target(decided, given["target"])
+    made = deployment.make_plan(
+        decided,
+        given["image"],
+        runner_in(given["state"]),
+        role_arn=given["role_arn"],
+        instance_id=given["instance_id"],
+    )
+    if given["as_json"]:
         emit_json(deployment.plan_json(made))
         return
     for name, value in deployment.plan_json(made).items():

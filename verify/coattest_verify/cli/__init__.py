@@ -23,6 +23,7 @@ VERBS = {
     "quorum-policy": "coattest_verify.cli.quorum_policy:quorum_policy",
     "rebuild": "coattest_verify.cli.rebuild:rebuild",
     "receipt": "coattest_verify.cli.receipt:receipt",
+    "report": "coattest_verify.cli.report:report",
     "review": "coattest_verify.cli.votes:review",
     "revoke": "coattest_verify.cli.votes:revoke",
     "sign-pcrs": "coattest_verify.cli.sign_pcrs:sign_pcrs",

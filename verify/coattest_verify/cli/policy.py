@@ -89,6 +89,12 @@ class Made:
     default="json",
     show_default=True,
 )
+@click.option(
+    "--stack",
+    "as_stack",
+    is_flag=True,
+    help="Your whole CloudFormation stack: key, private bucket, bucket policy for the parent's role.",
+)
 @click.option("--explain", is_flag=True, help="Who may do what, asked of the evaluator.")
 @click.option("--apply", "apply_to", metavar="KEY", help='Put the policy on this key; "new" creates one.')
 @click.option("--dry-run", is_flag=True, help="With --apply: the preflight and the difference only.")
@@ -151,7 +157,7 @@ def policy(**given: Any) -> int:
     if given["as_json"]:
         emit_json(_document(made))
     else:
-        click.echo(_notation(made, given["notation"]))
+        click.echo(_notation(made, given))
     return 0
 
 
@@ -226,7 +232,10 @@ def _pairs(items: tuple[str, ...], option: str, valid: Callable[[str], bool] = b
     return found
 
 
-def _notation(made: Made, notation: str) -> str:
+def _notation(made: Made, given: Mapping[str, Any]) -> str:
+    notation = given["notation"]
+    if given["as_stack"]:
+        return snippets.stack(made.document, DESCRIPTION, given["parent_roles"])
     if notation == "canonical":
         return canonical(made.document)
     if notation == "cloudformation":

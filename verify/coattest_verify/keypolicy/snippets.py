@@ -3,35 +3,113 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from coattest_verify.policy import DECISION_TAG, canonical, decision_tag
 
+BIDS_PREFIX = "bids/"
+"""Where a buyer's bid files are in its bucket."""
+
 
 def cloudformation(policy: Mapping[str, Any], description: str) -> str:
     """A template with one AWS::KMS::Key, kept when the stack is deleted: losing the key loses the bids."""
-    template = {
-        "AWSTemplateFormatVersion": "2010-09-09",
-        "Resources": {
-            "CoattestKey": {
-                "Type": "AWS::KMS::Key",
-                "DeletionPolicy": "Retain",
-                "UpdateReplacePolicy": "Retain",
-                "Properties": {
-                    "Description": description,
-                    "KeySpec": "SYMMETRIC_DEFAULT",
-                    "KeyUsage": "ENCRYPT_DECRYPT",
-                    "MultiRegion": False,
-                    "BypassPolicyLockoutSafetyCheck": False,
-                    "KeyPolicy": policy,
-                    "Tags": [{"Key": DECISION_TAG, "Value": decision_tag(policy["Id"])}],
-                },
-            }
+    return json.dumps(_template({"CoattestKey": _key(policy, description)}), indent=2, sort_keys=True)
+
+
+def stack(policy: Mapping[str, Any], description: str, parent_roles: Sequence[str]) -> str:
+    """A buyer's whole stack: the key with its policy, and a private bucket whose bids the roles may read.
+
+    Canonical JSON. The bucket's own encryption is SSE-S3, not the key: what protects a bid is its own
+    encryption.
+    """
+    reading = {
+        "Sid": "ParentReads",
+        "Effect": "Allow",
+        "Principal": {"AWS": sorted(set(parent_roles))},
+        "Action": "s3:GetObject",
+        "Resource": {"Fn::Sub": f"${{Bids.Arn}}/{BIDS_PREFIX}*"},
+    }
+    resources = {
+        "CoattestKey": _key(policy, description),
+        "Bids": private_bucket(),
+        "BidsPolicy": bucket_policy("Bids", [reading]),
+    }
+    template = _template(resources)
+    template["Outputs"]["Bids"] = {"Value": {"Fn::Sub": f"s3://${{Bids}}/{BIDS_PREFIX}"}}
+    return json.dumps(template, sort_keys=True, separators=(",", ":"))
+
+
+def private_bucket() -> dict[str, Any]:
+    """A bucket without public access or ACLs, encrypted by S3, versioned, kept when its stack is deleted."""
+    return {
+        "Type": "AWS::S3::Bucket",
+        "DeletionPolicy": "Retain",
+        "UpdateReplacePolicy": "Retain",
+        "Properties": {
+            "BucketEncryption": {
+                "ServerSideEncryptionConfiguration": [
+                    {"ServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}
+                ]
+            },
+            "OwnershipControls": {"Rules": [{"ObjectOwnership": "BucketOwnerEnforced"}]},
+            "PublicAccessBlockConfiguration": {
+                "BlockPublicAcls": True,
+                "BlockPublicPolicy": True,
+                "IgnorePublicAcls": True,
+                "RestrictPublicBuckets": True,
+            },
+            "VersioningConfiguration": {"Status": "Enabled"},
         },
+    }
+
+
+def bucket_policy(bucket: str, statements: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A bucket policy with these statements, and nothing without TLS."""
+    arn = {"Fn::GetAtt": [bucket, "Arn"]}
+    no_tls = {
+        "Sid": "DenyWithoutTls",
+        "Effect": "Deny",
+        "Principal": {"AWS": "*"},
+        "Action": "s3:*",
+        "Resource": [arn, {"Fn::Sub": f"${{{bucket}.Arn}}/*"}],
+        "Condition": {"Bool": {"aws:SecureTransport": "false"}},
+    }
+    return {
+        "Type": "AWS::S3::BucketPolicy",
+        # A bucket that is kept keeps its policy.
+        "DeletionPolicy": "Retain",
+        "UpdateReplacePolicy": "Retain",
+        "Properties": {
+            "Bucket": {"Ref": bucket},
+            "PolicyDocument": {"Version": "2012-10-17", "Statement": [*statements, no_tls]},
+        },
+    }
+
+
+def _template(resources: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "AWSTemplateFormatVersion": "2010-09-09",
+        "Resources": dict(resources),
         "Outputs": {"KeyArn": {"Value": {"Fn::GetAtt": ["CoattestKey", "Arn"]}}},
     }
-    return json.dumps(template, indent=2, sort_keys=True)
+
+
+def _key(policy: Mapping[str, Any], description: str) -> dict[str, Any]:
+    return {
+        "Type": "AWS::KMS::Key",
+        "DeletionPolicy": "Retain",
+        "UpdateReplacePolicy": "Retain",
+        "Properties": {
+            "Description": description,
+            "KeySpec": "SYMMETRIC_DEFAULT",
+            "KeyUsage": "ENCRYPT_DECRYPT",
+            "MultiRegion": False,
+            "BypassPolicyLockoutSafetyCheck": False,
+            "KeyPolicy": policy,
+            "Tags": [{"Key": DECISION_TAG, "Value": decision_tag(policy["Id"])}],
+        },
+    }
 
 
 def terraform(policy: Mapping[str, Any], description: str) -> str:

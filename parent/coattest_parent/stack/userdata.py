@@ -1,0 +1,70 @@
+"""The instance's first start, as a shell script for ``Fn::Sub``. Pure.
+
+Nothing of a release is in it: a change of user data restarts the instance, and an upgrade must not. What it
+installs decides availability only; what the enclave is, its own document says.
+"""
+
+from __future__ import annotations
+
+import json
+
+from coattest_parent.stack import units
+from coattest_parent.stack.settings import Settings
+
+USER_DATA_MAX = 16 * 1024
+"""Bytes before base64 (EC2 User Guide, "Run commands when you launch an EC2 instance with user data")."""
+
+
+def user_data(settings: Settings) -> str:
+    """The script. ``${Name}`` is CloudFormation's; the shell's own variables have no braces."""
+    files = {
+        "/etc/nitro_enclaves/allocator.yaml": units.allocator_yaml(settings),
+        "/opt/aws/amazon-cloudwatch-agent/etc/coattest.json": _agent(settings),
+        # The proxy reaches KMS in the regions of the buyers' keys and nothing else.
+        "/etc/coattest/parent.env": "AWS_REGION=${AWS::Region}\nCOATTEST_KMS_REGIONS=${KmsRegions}\n"
+        "COATTEST_RESULTS=s3://${ResultBucket}/results/\n",
+        **{f"/etc/systemd/system/{name}": text for name, text in units.units(settings).items()},
+    }
+    lines = [
+        "#!/bin/bash",
+        "set -euo pipefail",
+        "dnf install -y aws-nitro-enclaves-cli amazon-cloudwatch-agent python3.11",
+        f"id {units.USER} || useradd --system --shell /sbin/nologin {units.USER}",
+        f"install -d -m 0755 {units.RELEASES} {units.LOGS} /opt/coattest /etc/coattest",
+    ]
+    for path, text in files.items():
+        lines += [f"cat > {path} <<'EOF'", text.rstrip("\n"), "EOF"]
+    lines += _install(settings)
+    lines += [
+        "systemctl daemon-reload",
+        "systemctl disable --now nitro-enclaves-allocator.service || true",
+        f"systemctl enable --now {units.ALLOCATOR}",
+        "/opt/aws/amazon-cloudwatch-agent/bin/amazon-cloudwatch-agent-ctl -a fetch-config -m ec2 -s "
+        "-c file:/opt/aws/amazon-cloudwatch-agent/etc/coattest.json",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _install(settings: Settings) -> list[str]:
+    if settings.wheel is None:
+        return []
+    digest, _, name = settings.wheel.partition("/")
+    return [
+        "cd /opt/coattest",
+        f"aws s3api get-object --region ${{AWS::Region}} --bucket ${{ArtifactBucket}} "
+        f"--key releases/parent/{settings.wheel} {name}",
+        f"echo '{digest}  {name}' | sha256sum --check --strict",
+        "python3.11 -m venv /opt/coattest",
+        f"/opt/coattest/bin/pip install --no-input ./{name}",
+    ]
+
+
+def _agent(settings: Settings) -> str:
+    parent, boot = settings.log_groups
+    collected = [
+        {"file_path": f"{units.LOGS}/*.log", "log_group_name": parent},
+        {"file_path": "/var/log/cloud-init-output.log", "log_group_name": boot},
+    ]
+    for item in collected:
+        item["log_stream_name"] = "{instance_id}"
+    return json.dumps({"logs": {"logs_collected": {"files": {"collect_list": collected}}}}, sort_keys=True)

@@ -1,0 +1,69 @@
+"""``verify report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from coattest_verify.cli.options import (
+    FILE,
+    clock,
+    decision_from,
+    decision_options,
+    json_option,
+    key_option,
+    operator_option,
+    passphrase_option,
+    signer_from,
+)
+from coattest_verify.reports import Report, sign_report
+from coattest_verify.shell import emit_json, err, write_atomic
+
+
+@click.command()
+@key_option
+@passphrase_option
+@operator_option
+@click.option("--kms-key", required=True, help="Full ARN of your key, with the decided policy on it.")
+@click.option("--bids", required=True, help="Where your bid files will be: s3://bucket/prefix/.")
+@click.option("--parent-role", "role", required=True, help="The service's role that your stack lets in.")
+@click.option(
+    "--also-attestations",
+    multiple=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="A second release that the key's policy admits, as in verify policy.",
+)
+@click.option("--out", "target", type=FILE, required=True, help="The report to give to the service.")
+@decision_options
+@json_option
+def report(
+    *,
+    key: Path,
+    passphrase_file: Path | None,
+    operator: str,
+    kms_key: str,
+    bids: str,
+    role: str,
+    also_attestations: tuple[Path, ...],
+    target: Path,
+    attestations: Path,
+    as_json: bool,
+    **decision: Any,
+) -> None:
+    """Sign what your own stack has for the service's deployment: key, bids, role, and admitted decisions.
+
+    Make it after the key's policy is in place: an upgrade starts when every buyer reports its decision.
+    """
+    now = clock()
+    decided = [
+        decision_from({**decision, "attestations": folder}, now=now, own=operator)
+        for folder in (attestations, *also_attestations)
+    ]
+    made = Report(operator, kms_key, bids, role, tuple(sorted({item.digest.hex() for item in decided})))
+    write_atomic(target, sign_report(signer_from(key, passphrase_file), made) + b"\n")
+    if as_json:
+        emit_json(made.to_json())
+    else:
+        err().print(f"report of {operator} in {target}: give it to the service", markup=False)
