@@ -2,12 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PYTEST_ARGS ?=
+CEREMONY_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench attestations clean
 
 help: ## Show what there is to run
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: .venv/.ready-local ## Run the whole chain here: rebuild, sign, decide, deploy, auction, refusals
 	$(BIN)/nitro-local demo
@@ -23,6 +24,9 @@ lint: .venv/.ready-dev ## Lint and type-check
 
 bench: .venv/.ready-test ## Measure, as ratios against a reference in the same run
 	@for script in bench/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit; done
+
+attestations: .venv/.ready-test ## Rebuild by two routes, sign, and replace the project's own attestations
+	attestations/ceremony $(CEREMONY_ARGS)
 
 clean: ## Remove the environment and build output (not the cache)
 	rm -rf .venv .tox out dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -32,6 +32,7 @@ from coattest_verify.statements import (
 )
 
 REPORT_FILE = "rebuild.json"
+BUILDER_FILE = "build.json"
 CLAIM_FILE = "claim.json"
 
 
@@ -115,9 +116,11 @@ def write_report(out: Path, report: Mapping[str, Any]) -> None:
 def read_report(rebuilt: Path) -> Report:
     """The build report of ``verify rebuild --out``, with the word of ``verify inputs`` where it is there.
 
-    Raises UsageError.
+    The container route has no ``verify rebuild``: its report is the builder's own. Raises UsageError.
     """
     path = rebuilt / REPORT_FILE
+    if not path.exists() and (rebuilt / BUILDER_FILE).exists():
+        path = rebuilt / BUILDER_FILE
     try:
         with path.open("rb") as file:
             report = Report.read(parse(file.read(MAX_SIZE + 1)))
