@@ -38,7 +38,7 @@ def parse(data: bytes, *, max_size: int = MAX_SIZE) -> Any:
         raise Rejected(f"larger than {max_size} bytes", reason="too-large")
     if _too_deep(data):
         raise Rejected(f"nested deeper than {MAX_DEPTH}", reason="too-deep")
-    if b"\\ud" in data.lower():
+    if b"\\" in data and b"\\ud" in data.lower():
         raise Rejected("escaped surrogate")
     try:
         return json.loads(
@@ -58,8 +58,12 @@ def parse(data: bytes, *, max_size: int = MAX_SIZE) -> Any:
 
 def _too_deep(data: bytes) -> bool:
     """Whether the nesting exceeds the limit. Strings are cut out first: a bracket in one closes nothing."""
+    if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
+        return False
+    # Without escapes every other piece between quotes is a string; cutting them so is several times faster.
+    outside = _STRING.sub(b"", data) if b"\\" in data else b"".join(data.split(b'"')[::2])
     depth = 0
-    for byte in _STRING.sub(b"", data).translate(None, _NOT_BRACKETS):
+    for byte in outside.translate(None, _NOT_BRACKETS):
         depth += 1 if byte in b"[{" else -1
         if depth > MAX_DEPTH:
             return True
