@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from coattest_build.atomic import atomic_file
 from coattest_build.eif import Section
 from coattest_build.errors import FoundFalse, UsageError
-from coattest_build.shell import atomic_file
 
 MAGIC = b"070701"
 HEADER_SIZE = 110

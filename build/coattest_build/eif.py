@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from coattest_build.atomic import atomic_file
 from coattest_build.errors import FoundFalse, UsageError
-from coattest_build.shell import atomic_file
 
 MAGIC = b".eif"
 VERSION = 4

@@ -6,15 +6,12 @@ Results go to stdout; prose, progress and errors go to stderr. ``NO_COLOR`` is h
 from __future__ import annotations
 
 import ast
-import contextlib
 import errno
 import importlib
 import importlib.util
-import json
 import os
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +19,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from coattest_build.errors import CoattestError, EnvironmentFailure
+from coattest_build.jsontext import emit_json as emit_json  # noqa: PLC0414 - for the verbs
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,14 +42,6 @@ def err() -> Console:
     return Console(stderr=True, soft_wrap=True, highlight=False)
 
 
-def emit_json(document: Any) -> None:
-    """Print one JSON document on stdout: sorted keys, two spaces, a final newline."""
-    # Written as it is encoded: a million lots as one text would be the larger part of a gigabyte.
-    json.dump(document, sys.stdout, indent=2, sort_keys=True, ensure_ascii=False)
-    sys.stdout.write("\n")
-    sys.stdout.flush()
-
-
 def byte_progress() -> Progress:
     """A progress display for transfers (bytes done, total, elapsed), on stderr."""
     from rich.progress import (  # noqa: PLC0415
@@ -72,29 +62,6 @@ def step_progress() -> Progress:
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
 
     return Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=err())
-
-
-@contextlib.contextmanager
-def atomic_file(path: Path, mode: int = 0o644) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on success it is synced and renamed, on failure removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(mode)
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_atomic(path: Path, content: bytes, mode: int = 0o644) -> None:
-    """Write ``content`` to ``path`` so that a reader sees the old file or the whole new one."""
-    with atomic_file(path, mode) as temporary:
-        temporary.write_bytes(content)
 
 
 def run(command: Callable[..., Any], name: str) -> None:

@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from coattest_build.atomic import write_atomic
 from coattest_build.errors import UsageError
-from coattest_build.shell import write_atomic
 from coattest_local.host import RunningEnclave
 from coattest_local.qemu import QemuEnclave
 

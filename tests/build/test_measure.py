@@ -126,6 +126,17 @@ def test_command_prints_what_nitro_cli_prints(tmp_path: Path) -> None:
         }
 
 
+def test_the_short_way_prints_what_the_command_line_prints(tmp_path: Path) -> None:
+    """`eif measure IMAGE` does not import click, and prints the same bytes as with an option, which does."""
+    path = tmp_path / "image.eif"
+    path.write_bytes(plain().build())
+    short = "import sys; from coattest_build.entry import main; main(); sys.exit('click' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", short, "measure", str(path)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == _eif("measure", "--json", str(path)).stdout
+
+
 def test_command_refuses_in_one_line(tmp_path: Path) -> None:
     """A file that is not an image is exit 1 with one line; a file that is not there is exit 2."""
     path = tmp_path / "image.eif"
@@ -205,5 +216,5 @@ def test_fixed_crc_is_accepted(tmp_path: Path) -> None:
 
 
 def _eif(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from coattest_build.cli import main; main()", *arguments]
+    command = [sys.executable, "-c", "from coattest_build.entry import main; main()", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from coattest_build.atomic import atomic_file, write_atomic
 from coattest_build.errors import CoattestError, EnvironmentFailure, FoundFalse, UsageError
 from coattest_build.shell import (
     LazyGroup,
-    atomic_file,
     byte_progress,
     emit_json,
     err,
@@ -13,7 +13,6 @@ from coattest_build.shell import (
     out,
     run,
     step_progress,
-    write_atomic,
 )
 
 __all__ = [

@@ -8,9 +8,10 @@ from pathlib import Path
 import click
 
 from coattest_build import builder
+from coattest_build.atomic import write_atomic
 from coattest_build.claim import Claim
 from coattest_build.progress import Terminal
-from coattest_build.shell import emit_json, out, write_atomic
+from coattest_build.shell import emit_json, out
 
 
 @click.command()

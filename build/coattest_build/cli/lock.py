@@ -9,8 +9,9 @@ from rich.table import Table
 
 from coattest_build import apt, image, locker
 from coattest_build import lock as locks
+from coattest_build.atomic import write_atomic
 from coattest_build.progress import Terminal
-from coattest_build.shell import emit_json, err, out, write_atomic
+from coattest_build.shell import emit_json, err, out
 
 
 @click.command()

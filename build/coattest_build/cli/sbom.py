@@ -10,8 +10,9 @@ import click
 
 from coattest_build import image
 from coattest_build import lock as locks
+from coattest_build.atomic import write_atomic
 from coattest_build.sbom import sbom as bill_of
-from coattest_build.shell import err, write_atomic
+from coattest_build.shell import err
 
 
 @click.command()

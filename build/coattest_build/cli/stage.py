@@ -8,8 +8,9 @@ from pathlib import Path
 import click
 
 from coattest_build import container
+from coattest_build.atomic import write_atomic
 from coattest_build.progress import Terminal
-from coattest_build.shell import emit_json, out, write_atomic
+from coattest_build.shell import emit_json, out
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 

@@ -1,0 +1,37 @@
+"""The ``eif`` program.
+
+``eif measure IMAGE`` is what a deployment runs for every image, and click takes about as long to start as
+40 MB take to hash (bench/bench_image.py). So that one form is answered before click is imported; whatever is
+wrong with it, and every other form, is left to the command line.
+"""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Console script entry point."""
+    match sys.argv[1:]:
+        case ["measure", image] if not image.startswith("-") and _measured(image):
+            return
+    from coattest_build import cli  # noqa: PLC0415
+
+    cli.main()
+
+
+def _measured(image: str) -> bool:
+    """Print the registers of an image; False when it could not be measured."""
+    from pathlib import Path  # noqa: PLC0415
+
+    from coattest_build.errors import CoattestError  # noqa: PLC0415
+    from coattest_build.jsontext import emit_json  # noqa: PLC0415
+    from coattest_build.measure import measure_registers  # noqa: PLC0415
+
+    try:
+        emit_json(measure_registers(Path(image)))
+    except (CoattestError, OSError):
+        return False
+    except KeyboardInterrupt:
+        sys.exit(3)
+    return True
