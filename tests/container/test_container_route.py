@@ -1,10 +1,14 @@
-"""Dockerfile.reproducible gives the native build's bytes on two bases, with the stages confined."""
+"""Dockerfile.reproducible gives the native build's bytes, by buildah on two bases and by BuildKit."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -16,15 +20,16 @@ from support import container_route
 REPOSITORY = Path(__file__).parents[2]
 CONTEXT = ("Dockerfile.reproducible", "LICENSE", "README.md", "pyproject.toml")
 ROOMS = ("build", "enclave", "local", "parent", "verify")
-BASES = ("bookworm", "trixie")
+BUILDS = ("buildah-bookworm", "buildkit-bookworm", "buildah-trixie")
+AT_ONCE = 2
 MINUTES = 60
 pytestmark = pytest.mark.timeout(60 * MINUTES)
 
 
 @pytest.fixture(scope="session")
 def context(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of what the Dockerfile reads, so that both builds see the same source."""
-    if missing := container_route.missing():
+    """A copy of what the Dockerfile reads, so that all builds see the same source."""
+    if missing := container_route.missing("dockerd", container_route.DOCKER):
         reason = f"needs {', '.join(missing)}"
         (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
     folder = tmp_path_factory.mktemp("context")
@@ -43,12 +48,31 @@ def native(context: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.fixture(scope="session", params=BASES)
-def built(request: pytest.FixtureRequest, context: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the Dockerfile put into its last stage, on one base; kernel and modules compiled for each."""
-    out = tmp_path_factory.mktemp("container") / "out"
-    container_route.build(context, request.param, out)
-    return out
+@pytest.fixture(scope="session")
+def builds(request: pytest.FixtureRequest, context: Path) -> Iterator[dict[str, Future[Path]]]:
+    """The wanted builds, two at once: while one unpacks or downloads, the other compiles."""
+    wanted = [name for name in BUILDS if any(f"[{name}]" in item.name for item in request.session.items)]
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="coattest-")))
+        engines: dict[str, container_route.Engine] = {"buildah": container_route.Buildah()}
+        if any(name.startswith("buildkit") for name in wanted):
+            (folder / "docker").mkdir()
+            daemon = container_route.docker_daemon(folder / "docker")
+            engines["buildkit"] = stack.enter_context(daemon)
+        pool = stack.enter_context(ThreadPoolExecutor(AT_ONCE))
+
+        def build(name: str) -> Path:
+            engine, _, suite = name.partition("-")
+            container_route.build(context, suite, folder / name, engines[engine])
+            return folder / name
+
+        yield {name: pool.submit(build, name) for name in wanted}
+
+
+@pytest.fixture(scope="session", params=BUILDS)
+def built(request: pytest.FixtureRequest, builds: dict[str, Future[Path]]) -> Path:
+    """What the Dockerfile put into its last stage; kernel and modules are compiled for each build."""
+    return builds[request.param].result()
 
 
 def test_the_container_gives_the_native_builds_bytes(native: Path, built: Path) -> None:

@@ -1,29 +1,116 @@
-"""The container route without a registry: bases made by mmdebstrap, the Dockerfile run by buildah.
+"""The container route without a registry: bases by mmdebstrap, the Dockerfile run by buildah or BuildKit.
 
     python tests/support/container_route.py SOURCE OUT       (root, buildah, mmdebstrap)
 
-writes what the Dockerfile's last stage holds into the new folder OUT.
+writes what the Dockerfile's last stage holds into the new folder OUT. BuildKit is that of Docker's daemon.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
-from coattest_build.cache import cache_folder
+from coattest_build.cache import cache_folder, exclusive
 
 PACKAGES = "python3,python3-venv,ca-certificates"
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
+BASE = f"FROM scratch\nADD base.tar /\nCOPY ca.crt {CERTIFICATES}\nCOPY pip.conf /etc/pip.conf\n"
 TOOLS = ("buildah", "mmdebstrap")
+START_SECONDS = 60
+# A docker other than the distribution's may come without its build client.
+DOCKER = "/usr/bin/docker"
 
 
-def missing() -> list[str]:
-    """What this machine lacks for the route."""
-    return [name for name in TOOLS if not shutil.which(name)] + (["root"] if os.geteuid() else [])
+class Engine(Protocol):
+    """Builds images from a folder with a Dockerfile."""
+
+    def image(self, name: str, context: Path) -> None:
+        """Build ``context`` and keep the image as ``name``."""
+
+    def export(self, dockerfile: Path, context: Path, arguments: Sequence[str], out: Path) -> None:
+        """Build with ``arguments`` and put the last stage's files into the fresh directory ``out``."""
+
+
+class Buildah:
+    """buildah, with the options that need no privilege beyond root's."""
+
+    def image(self, name: str, context: Path) -> None:
+        """As Engine."""
+        buildah("bud", "--quiet", "--isolation", "chroot", "-t", name, str(context))
+
+    def export(self, dockerfile: Path, context: Path, arguments: Sequence[str], out: Path) -> None:
+        """As Engine; the finished image and what it was made from are removed."""
+        name = f"localhost/coattest-images-{os.getpid()}-{threading.get_ident()}"
+        build = ("bud", "--isolation", "chroot", *arguments, "-f", str(dockerfile), "-t", name, str(context))
+        buildah(*build)
+        container = buildah("from", "--pull-never", name)
+        try:
+            shutil.copytree(buildah("mount", container), out)
+        finally:
+            buildah("rm", container)
+            buildah("rmi", "--force", name)
+
+
+class BuildKit:
+    """The BuildKit of a Docker daemon that `docker_daemon` started."""
+
+    def __init__(self, address: str) -> None:
+        self._environment = {**os.environ, "DOCKER_HOST": address, "DOCKER_BUILDKIT": "1"}
+
+    def image(self, name: str, context: Path) -> None:
+        """As Engine."""
+        self._docker("build", "--quiet", "--tag", name, str(context))
+
+    def export(self, dockerfile: Path, context: Path, arguments: Sequence[str], out: Path) -> None:
+        """As Engine."""
+        more = ("--network", "host", "--progress", "plain", *arguments, "--file", str(dockerfile))
+        self._docker("build", *more, "--output", str(out), str(context))
+
+    def _docker(self, *arguments: str) -> None:
+        subprocess.run([DOCKER, *arguments], check=True, env=self._environment)
+
+
+@contextlib.contextmanager
+def docker_daemon(folder: Path) -> Iterator[BuildKit]:
+    """A Docker daemon of our own below ``folder``: no bridge, no rules in the firewall; ended afterwards."""
+    address = f"unix://{folder / 'docker.sock'}"
+    places = {name: str(folder / name) for name in ("data-root", "exec-root", "pidfile")}
+    options = [part for name, path in places.items() for part in (f"--{name}", path)]
+    offline = ["--bridge=none", "--iptables=false", "--ip6tables=false"]
+    with (folder / "log").open("wb") as log:
+        daemon = subprocess.Popen(
+            ["dockerd", "--host", address, *options, *offline],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        probe = [DOCKER, "--host", address, "version"]
+        while subprocess.run(probe, capture_output=True, check=False).returncode:
+            said = (folder / "log").read_text()[-2000:]
+            assert daemon.poll() is None, said
+            assert time.monotonic() < deadline, said
+            time.sleep(0.5)
+        yield BuildKit(address)
+    finally:
+        daemon.terminate()
+        daemon.wait()
+
+
+def missing(*more: str) -> list[str]:
+    """What this machine lacks for the route with buildah, and of the programs ``more``."""
+    lacking = [name for name in (*TOOLS, *more) if not shutil.which(name)]
+    return lacking + (["root"] if os.geteuid() else [])
 
 
 def buildah(*arguments: str) -> str:
@@ -32,51 +119,38 @@ def buildah(*arguments: str) -> str:
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
 
-def make_base(suite: str, folder: Path) -> str:
+def make_base(suite: str, engine: Engine, folder: Path) -> str:
     """A base image of a Debian suite, made by mmdebstrap once and kept in the cache; its name.
 
     No registry is asked. The base reaches package indexes as this machine does: with its certificates.
     """
     archive = cache_folder() / "bases" / f"{suite}.tar"
-    if not archive.exists():
-        archive.parent.mkdir(parents=True, exist_ok=True)
-        made = archive.with_name(f"{suite}.part.tar")
-        command = ["mmdebstrap", "--quiet", "--variant=apt", f"--include={PACKAGES}", suite, str(made)]
-        subprocess.run(command, check=True)
-        made.replace(archive)
-    pip = folder / "pip.conf"
-    pip.write_text(f"[global]\ncert = {CERTIFICATES}\n")
+    with exclusive(archive.with_name(f"{suite}.lock")):
+        if not archive.exists():
+            made = archive.with_name(f"{suite}.part.tar")
+            command = ["mmdebstrap", "--quiet", "--variant=apt", f"--include={PACKAGES}", suite, str(made)]
+            subprocess.run(command, check=True)
+            made.replace(archive)
+    folder.mkdir()
+    (folder / "Dockerfile").write_text(BASE)
+    (folder / "pip.conf").write_text(f"[global]\ncert = {CERTIFICATES}\n")
+    shutil.copyfile(CERTIFICATES, folder / "ca.crt")
+    shutil.copyfile(archive, folder / "base.tar")
     name = f"localhost/coattest-base-{suite}"
-    container = buildah("from", "scratch")
-    try:
-        buildah("add", "--quiet", container, str(archive), "/")
-        buildah("add", "--quiet", container, CERTIFICATES, CERTIFICATES)
-        buildah("add", "--quiet", container, str(pip), "/etc/pip.conf")
-        buildah("commit", "--quiet", container, name)
-    finally:
-        buildah("rm", container)
+    engine.image(name, folder)
     return name
 
 
-def build(context: Path, suite: str, out: Path) -> None:
+def build(context: Path, suite: str, out: Path, engine: Engine | None = None) -> None:
     """Run the Dockerfile of ``context`` on a base of ``suite``; each run compiles kernel and modules anew."""
+    engine = engine or Buildah()
     with tempfile.TemporaryDirectory(prefix="coattest-container-") as name:
         folder = Path(name)
-        base = make_base(suite, folder)
-        image = f"localhost/coattest-images-{suite}"
-        arguments = ["--build-arg", f"BASE={base}", "--build-arg", f"COATTEST_RUN={folder.name}"]
-        for variable in ("COATTEST_DEBIAN_MIRROR",):
-            if os.environ.get(variable):
-                arguments += ["--build-arg", f"{variable}={os.environ[variable]}"]
-        dockerfile = str(context / "Dockerfile.reproducible")
-        buildah("bud", "--isolation", "chroot", *arguments, "-f", dockerfile, "-t", image, str(context))
-        container = buildah("from", "--pull-never", image)
-        try:
-            shutil.copytree(buildah("mount", container), out)
-        finally:
-            buildah("rm", container)
-            for used in (image, base):
-                buildah("rmi", "--force", used)
+        values = {"BASE": make_base(suite, engine, folder / "base"), "COATTEST_RUN": folder.name}
+        if mirror := os.environ.get("COATTEST_DEBIAN_MIRROR"):
+            values["COATTEST_DEBIAN_MIRROR"] = mirror
+        arguments = [part for key, value in values.items() for part in ("--build-arg", f"{key}={value}")]
+        engine.export(context / "Dockerfile.reproducible", context, arguments, out)
 
 
 if __name__ == "__main__":
