@@ -126,6 +126,13 @@ def not_principal(*arns: str) -> dict[str, Any]:
         ),
         pytest.param(
             [
+                allow("*", Condition=arn_like(f"arn:aws-cn:iam::{SERVICE}:user/*")),
+                {**deny(), "Principal": {"AWS": SERVICE_ROOT}},
+            ],
+            id="the denied account's number elsewhere",
+        ),
+        pytest.param(
+            [
                 allow(
                     "*",
                     Condition={

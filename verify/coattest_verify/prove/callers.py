@@ -26,8 +26,9 @@ class Caller:
 
     ``named`` when the class is that one alone; ``outside`` when even the account is one that is not named,
     so that account and partition are symbols too. ``free_path`` when a session is named and its role is not:
-    a session's ARN leaves out its role's path. ``whole`` when everybody with this aws:PrincipalArn is in
-    this class or in another that is named; a named session is not all sessions of its role.
+    a session's ARN leaves out its role's path. ``apart`` are the partitions in which the account's number is
+    named, when the class is that number's in all others. ``whole`` when everybody with this aws:PrincipalArn
+    is in this class or in another that is named; a named session is not all sessions of its role.
     """
 
     label: str
@@ -36,6 +37,7 @@ class Caller:
     outside: bool = False
     free_path: bool = False
     whole: bool = False
+    apart: tuple[str, ...] = ()
 
 
 def callers(policy: Policy, arns: Iterable[str]) -> tuple[Caller, ...]:
@@ -53,6 +55,11 @@ def callers(policy: Policy, arns: Iterable[str]) -> tuple[Caller, ...]:
     people = [caller for value, match in known.items() for caller in _named(value, match, known, nobody)]
     for account, partition in accounts:
         people += _others(account, partition, nobody)
+    for account in sorted({account for account, _ in accounts}):
+        # The same number in another partition is another account.
+        partitions = tuple(partition for number, partition in accounts if number == account)
+        strangers = _others(account, f"aws-{nobody}", nobody, f"of {account} in another partition")
+        people += [replace(caller, apart=partitions) for caller in strangers]
     unused = _unused(account for account, _ in accounts)
     strangers = _others(unused, "aws", nobody, "of an account that the policy does not name")
     people += [replace(caller, outside=True) for caller in strangers]

@@ -50,9 +50,13 @@ def anonymous(space: Space, caller: Caller, everybody: Sequence[Caller]) -> list
     if not caller.outside:
         named = {other.principal.principal_arn for other in everybody if other.whole}
         free = z3.Complement(z3.Union(*(z3.Re(constant(text)) for text in (*sorted(named), "", "-"))))
+        partition = z3.Re(principal.partition)
+        if caller.apart:
+            named_here = z3.Union(*(z3.Re(text) for text in (*caller.apart, "-", "")))
+            partition = z3.Intersect(PARTITION, z3.Complement(named_here))
         shape = z3.Union(
             *(
-                z3.Concat(z3.Re(f"arn:{principal.partition}:{service}::{principal.account}:"), name)
+                z3.Concat(z3.Re("arn:"), partition, z3.Re(f":{service}::{principal.account}:"), name)
                 for service, name in _kinds(principal)
             ),
             z3.Re("-"),
