@@ -39,6 +39,9 @@ class Engine(Protocol):
     def export(self, dockerfile: Path, context: Path, arguments: Sequence[str], out: Path) -> None:
         """Build with ``arguments`` and put the last stage's files into the fresh directory ``out``."""
 
+    def remove(self, name: str) -> None:
+        """Forget an image, where the engine keeps it beyond the test."""
+
 
 class Buildah:
     """buildah, with the options that need no privilege beyond root's."""
@@ -57,7 +60,11 @@ class Buildah:
             shutil.copytree(buildah("mount", container), out)
         finally:
             buildah("rm", container)
-            buildah("rmi", "--force", name)
+            self.remove(name)
+
+    def remove(self, name: str) -> None:
+        """As Engine."""
+        buildah("rmi", "--force", name)
 
 
 class BuildKit:
@@ -74,6 +81,9 @@ class BuildKit:
         """As Engine."""
         more = ("--network", "host", "--progress", "plain", *arguments, "--file", str(dockerfile))
         self._docker("build", *more, "--output", str(out), str(context))
+
+    def remove(self, name: str) -> None:
+        """Nothing: what this daemon has goes with its folder."""
 
     def _docker(self, *arguments: str) -> None:
         subprocess.run([DOCKER, *arguments], check=True, env=self._environment)
@@ -146,11 +156,15 @@ def build(context: Path, suite: str, out: Path, engine: Engine | None = None) ->
     engine = engine or Buildah()
     with tempfile.TemporaryDirectory(prefix="coattest-container-") as name:
         folder = Path(name)
-        values = {"BASE": make_base(suite, engine, folder / "base"), "COATTEST_RUN": folder.name}
+        base = make_base(suite, engine, folder / "base")
+        values = {"BASE": base, "COATTEST_RUN": folder.name}
         if mirror := os.environ.get("COATTEST_DEBIAN_MIRROR"):
             values["COATTEST_DEBIAN_MIRROR"] = mirror
         arguments = [part for key, value in values.items() for part in ("--build-arg", f"{key}={value}")]
-        engine.export(context / "Dockerfile.reproducible", context, arguments, out)
+        try:
+            engine.export(context / "Dockerfile.reproducible", context, arguments, out)
+        finally:
+            engine.remove(base)
 
 
 if __name__ == "__main__":
