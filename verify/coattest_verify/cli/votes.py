@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.table import Table
+from rich.text import Text
 
 from coattest_build import lock as locks
 from coattest_build import locker
@@ -24,7 +27,12 @@ from coattest_verify.cli.options import (
     root_option,
     signer_from,
 )
+from coattest_verify.decision import CLAIM_FILE, decide_from
+from coattest_verify.inputs.document import confirmations
 from coattest_verify.memory import Roots
+from coattest_verify.quorum.bundle import LOCK_FILE, load_bundle
+from coattest_verify.quorum.errors import Rejected
+from coattest_verify.quorum.results import MAX_CLAIM, Claimed
 from coattest_verify.quorum.signing import candidates
 from coattest_verify.quorum.votes import REVIEW, REVOKE, make_vote, sign_vote, vote_name
 from coattest_verify.rebuild import own_key, read_ask
@@ -60,7 +68,12 @@ def revoke(
 
 @click.command()
 @click.option("--source", type=FOLDER, default=Path(), help="The checkout that was reviewed.")
-@click.option("--since", type=FILE, help="The lock of the last decided release, to compare with.")
+@click.option(
+    "--since",
+    type=FILE,
+    help="The last decided release, to compare with: its lock, or its proof bundle (.json, with the lock).",
+)
+@click.option("--inputs", type=FILE, help="What verify inputs --out wrote: shows which pins it confirmed.")
 @click.option("--key", type=FILE, help="Sign with this key that you reviewed the source.")
 @passphrase_option
 @click.option("--operator", help="Your name in quorum.toml.")
@@ -72,6 +85,7 @@ def review(
     *,
     source: Path,
     since: Path | None,
+    inputs: Path | None,
     key: Path | None,
     passphrase_file: Path | None,
     operator: str | None,
@@ -82,34 +96,98 @@ def review(
 ) -> None:
     """Show what moved in the lock since the last release; with --key, sign that you reviewed the source.
 
-    The source must be the claim's: the signature names the digests of its tree and its lock.
+    The source must be the claim's: the signature names the digests of its tree, of its lock, and of the lock
+    that it was compared with.
     """
     if (key is None) != (operator is None):
         raise UsageError("--key and --operator go together")
-    lock, _ = locks.load(source)
-    earlier = locks.parse(since.read_text(encoding="utf-8")) if since else None
-    moves = locker.differences(earlier, lock)
+    lock, digest = locks.load(source)
+    earlier = _earlier(since, root) if since else None
+    moves = locker.differences(locks.parse(earlier.decode(errors="replace")) if earlier else None, lock)
+    found = confirmations(inputs, digest) if inputs else {}
+    rows = [
+        {
+            "name": move.name,
+            "change": _change(move),
+            "before": move.before,
+            "after": move.after,
+            "confirmed": found.get(move.name),
+        }
+        for move in moves
+    ]
     if not as_json:
-        table = Table("input", "before", "now")
-        for move in moves:
-            table.add_row(move.name, move.before or "absent", move.after or "absent")
-        out().print(table)
+        out().print(_table(rows))
     path = None
     if key is not None and operator is not None:
         _must_be_claimed(source, attestations)
         signer = signer_from(key, passphrase_file, candidates(attestations, operator))
-        path = _vote(REVIEW, attestations, operator, signer, root=root, note=note)
-    changed = [{"name": move.name, "before": move.before, "after": move.after} for move in moves]
-    _tell(path, {"moved": changed, "compared_with": str(since) if since else None}, as_json)
+        compared = hashlib.sha256(earlier).hexdigest() if earlier else None
+        path = _vote(REVIEW, attestations, operator, signer, root=root, note=note, since=compared)
+    _tell(path, {"moved": rows, "compared_with": str(since) if since else None}, as_json)
+
+
+def _change(move: locker.Move) -> str:
+    if move.before is None:
+        return "added"
+    if move.after is None:
+        return "removed"
+    return "moved" if move.before != move.after else "other bytes"
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    words = {
+        True: Text("confirmed", style="green"),
+        False: Text("not confirmed", style="red"),
+        None: Text(""),
+    }
+    table = Table("input", "change", "before", "now", "index")
+    for row in rows:
+        table.add_row(
+            Text(row["name"]),
+            row["change"],
+            Text(row["before"] or ""),
+            Text(row["after"] or ""),
+            words[row["confirmed"]],
+        )
+    return table
+
+
+def _earlier(since: Path, root: bytes | None) -> bytes:
+    """The lock to compare with. From a bundle only when the bundle decides for it under the pinned root."""
+    if since.suffix != ".json":
+        return since.read_bytes()
+    bundle = load_bundle(since)
+    pinned = root if root is not None else Roots().only()
+    try:
+        lock = bundle.files.read(LOCK_FILE)
+        profile = min(Claimed.decode(bundle.files.read(CLAIM_FILE, MAX_CLAIM)).profiles)
+    except Rejected as error:
+        raise UsageError(
+            error.what, where=f"{since}: {LOCK_FILE} or {CLAIM_FILE}", hint="verify bundle --lock puts it in"
+        ) from None
+    # What was decided once is what to compare with, whatever happened since.
+    decided = decide_from(bundle.files, root=pinned, seen=None, profile=profile, now=bundle.made).require()
+    if hashlib.sha256(lock).hexdigest() != decided.lock_sha256:
+        raise FoundFalse(
+            "the lock in it is not the one that was decided", where=str(since), reason="other-lock"
+        )
+    return lock
 
 
 def _vote(
-    kind: str, attestations: Path, operator: str, signer: Any, *, root: bytes | None, note: str
+    kind: str,
+    attestations: Path,
+    operator: str,
+    signer: Any,
+    *,
+    root: bytes | None,
+    note: str,
+    since: str | None = None,
 ) -> Path:
     ask = read_ask(attestations)
     own_key(operator, ask.policy, signer)
     pinned = root if root is not None else Roots().only()
-    vote = make_vote(kind, operator, root=pinned, claim=ask.claim, note=note, now=clock())
+    vote = make_vote(kind, operator, root=pinned, claim=ask.claim, note=note, now=clock(), since=since)
     path = attestations / vote_name(vote)
     write_atomic(path, sign_vote(vote, signer))
     return path

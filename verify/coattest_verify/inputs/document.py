@@ -14,6 +14,7 @@ from coattest_verify.quorum_policy import utc
 from coattest_verify.shell import UsageError
 
 FORMAT = "coattest-inputs/v1"
+MAX_PINS = 4096
 INPUTS_FILE = "inputs.json"
 """The name that ``verify sign-pcrs`` looks for beside rebuild.json."""
 
@@ -79,3 +80,26 @@ def inputs_confirmed(folder: Path, lock_sha256: str) -> bool:
         return False
     except Rejected as error:
         raise UsageError(error.what, where=str(path), reason="bad-inputs") from None
+
+
+def confirmations(path: Path, lock_sha256: str) -> dict[str, bool]:
+    """Which pins a document confirms, by the names that ``verify review`` shows.
+
+    Raises UsageError when there is no such file, it does not parse, or it is about another lock.
+    """
+    try:
+        with path.open("rb") as file:
+            fields = Fields(parse(file.read(MAX_SIZE + 1), max_size=MAX_SIZE), "")
+        fields.exactly("format", FORMAT)
+        if fields.text("lock_sha256", SHA256) != lock_sha256:
+            raise UsageError("is about another lock", where=str(path), reason="other-lock")
+        found = {}
+        for index, item in enumerate(fields.items("pins", high=MAX_PINS)):
+            pin = Fields(item, f"pins[{index}]")
+            name = f"wheel {pin.text('name')}" if pin.text("kind") == "wheel" else pin.text("name")
+            found[name] = pin.boolean("confirmed")
+    except FileNotFoundError:
+        raise UsageError("no such file", where=str(path), hint="verify inputs --out writes it") from None
+    except Rejected as error:
+        raise UsageError(error.what, where=str(path), reason="bad-inputs") from None
+    return found

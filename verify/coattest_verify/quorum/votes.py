@@ -43,6 +43,8 @@ class Vote:
     lock_sha256: str
     note: str
     time: str
+    since: str | None = None
+    """For a review: SHA-256 (hex) of the lock that this one was compared with."""
     sha256: str = ""
     """SHA-256 of the signed file, lower-case hex; empty before it is one."""
 
@@ -53,7 +55,14 @@ def payload_type(kind: str) -> str:
 
 
 def make_vote(
-    kind: str, operator: str, *, root: bytes, claim: Claimed | Report, note: str, now: datetime
+    kind: str,
+    operator: str,
+    *,
+    root: bytes,
+    claim: Claimed | Report,
+    note: str,
+    now: datetime,
+    since: str | None = None,
 ) -> Vote:
     """A vote on the source that a claim, or a build report, names."""
     return Vote(
@@ -65,6 +74,7 @@ def make_vote(
         claim.lock_sha256,
         clean(note) or "no reason given",
         utc(now),
+        since,
     )
 
 
@@ -78,6 +88,7 @@ def sign_vote(vote: Vote, signer: Any) -> bytes:
         "source": {"tree_sha256": vote.tree_sha256, "lock_sha256": vote.lock_sha256},
         "note": vote.note,
         "time": vote.time,
+        **({"since_lock_sha256": vote.since} if vote.kind == REVIEW else {}),
     }
     return dsse.sign(signer, payload_type(vote.kind), canonical(payload)).encode()
 
@@ -135,6 +146,11 @@ def _authentic(name: str, evidence: Evidence, policy: QuorumPolicy, earlier: Seq
         lock_sha256=source.text("lock_sha256", SHA256),
         note=note,
         time=utc(parse_utc(fields.text("time"))),
+        since=(
+            fields.optional("since_lock_sha256", lambda name: fields.text(name, SHA256))
+            if kind == REVIEW
+            else None
+        ),
         sha256=hashlib.sha256(data).hexdigest(),
     )
     source.done()
