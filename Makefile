@@ -5,7 +5,7 @@ PYTEST_ARGS ?=
 CEREMONY_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench attestations clean
+.PHONY: help demo test lint bench attestations man clean
 
 help: ## Show what there is to run
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ bench: .venv/.ready-test ## Measure, as ratios against a reference in the same r
 
 attestations: .venv/.ready-test ## Rebuild by two routes, sign, and replace the project's own attestations
 	attestations/ceremony $(CEREMONY_ARGS)
+
+man: .venv/.ready-test ## Write the man pages into out/man
+	$(BIN)/python docs/man.py out/man
 
 clean: ## Remove the environment and build output (not the cache)
 	rm -rf .venv .tox out dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
