@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import shutil
@@ -150,6 +151,24 @@ def test_a_changed_image_is_not_signed(signed: Desk) -> None:
     done = signed.run("sign-pcrs", "--key", "key-3", "--operator", "buyer-3", "--rebuild", "changed")
     assert done.returncode == 1
     assert "changed/image.eif: profile aws is not what rebuild.json says: PCR0" in done.stderr
+
+
+def test_the_container_routes_report_is_signed_as_it_is(signed: Desk, tmp_path: Path) -> None:
+    """The Dockerfile leaves build.json in place of rebuild.json; sign-pcrs takes it, and states the route."""
+    shutil.copytree(signed.folder / "attestations", tmp_path / "attestations")
+    report = signed.images("container")
+    report["route"] = "container"
+    (signed.folder / "container" / "rebuild.json").unlink()
+    (signed.folder / "container" / "build.json").write_text(json.dumps(report))
+    folder = str(tmp_path / "attestations")
+    told = signed.json(
+        "sign-pcrs", "--key", "key-3", "--operator", "buyer-3", "--rebuild", "container",
+        "--attestations", folder, "--host", "attic",
+    )  # fmt: skip
+    assert (told["outcome"], told["host"]) == ("agree", "attic")
+    statement = json.loads((tmp_path / "attestations" / "rebuild.buyer-3.intoto.json").read_bytes())
+    parsed = json.loads(base64.b64decode(statement["payload"]))
+    assert parsed["predicate"]["buildDefinition"]["externalParameters"]["route"] == "container"
 
 
 def test_a_mismatch_is_only_signed_as_dissent(signed: Desk) -> None:

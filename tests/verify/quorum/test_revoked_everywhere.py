@@ -1,0 +1,60 @@
+"""A revoked release is refused by every command that uses a decision, because each recomputes it."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from coattest_verify.authority import authority_from
+from coattest_verify.cli.options import decision_from
+from coattest_verify.quorum.errors import NoDecision
+from coattest_verify.quorum.votes import REVOKE, make_vote, sign_vote, vote_name
+from support.operators import NOW, Operators
+
+REPOSITORY = Path(__file__).parents[3]
+COMMANDS = sorted(
+    path
+    for folder in ("verify/coattest_verify/cli", "parent/coattest_parent/cli")
+    for path in (REPOSITORY / folder).glob("*.py")
+    if "@decision_options" in path.read_text(encoding="utf-8")
+)
+RECOMPUTE = {"decide", "decision_from", "authority_from"}
+
+
+def called(function: ast.AST) -> set[str]:
+    """The plain names that a piece of code calls."""
+    return {
+        node.func.id
+        for node in ast.walk(function)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=lambda path: path.stem)
+def test_a_command_with_the_options_of_a_decision_recomputes_it(path: Path) -> None:
+    """Each takes the decision from the statements, by one of three functions, and from nowhere else."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert called(tree) & RECOMPUTE
+
+
+def test_the_commands_are_found() -> None:
+    """The search for commands has not lost any of those that bind a buyer or the service."""
+    assert {path.stem for path in COMMANDS} >= {
+        "audit", "bid", "bundle", "deploy", "links", "policy", "quorum", "receipt", "seal"
+    }  # fmt: skip
+
+
+def test_those_functions_refuse_a_revoked_release(three: Operators, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After one operator's revocation none of them gives a decision, and the reason is its own words."""
+    monkeypatch.setenv("COATTEST_CONFIG", str(three.folder / "config"))
+    options = {"attestations": three.attestations, "root": three.root, "profile": "aws"}
+    before = decision_from(options, now=NOW)
+    assert authority_from(options, NOW).decision.digest == before.digest
+    assert three.claimed is not None
+    vote = make_vote(REVOKE, "buyer-3", root=three.root, claim=three.claimed, note="CVE-2026-1", now=NOW)
+    three.write(vote_name(vote), sign_vote(vote, three.signers["buyer-3"]))
+    for recompute in (lambda: decision_from(options, now=NOW), lambda: authority_from(options, NOW)):
+        with pytest.raises(NoDecision, match="buyer-3 revoked this release: CVE-2026-1"):
+            recompute()
