@@ -171,6 +171,40 @@ def test_the_container_routes_report_is_signed_as_it_is(signed: Desk, tmp_path: 
     assert parsed["predicate"]["buildDefinition"]["externalParameters"]["route"] == "container"
 
 
+def test_commit_then_reveal(tmp_path: Path) -> None:
+    """Two operators commit, have it logged, see the claim and reveal; who only copies does not count."""
+    desk = Desk(tmp_path)
+    (tmp_path / "attestations").mkdir()
+    operators = []
+    for number in (1, 2, 3):
+        desk.ok("keygen", "--out", f"key-{number}")
+        operators += ["--operator", f"buyer-{number}=key-{number}.pub"]
+    rules = ("--threshold", "2", "--dissent", "report", "--commitments")
+    root = ("--root", desk.json("quorum-init", *operators, *rules)["root"])
+    who = {number: ("--key", f"key-{number}", "--operator", f"buyer-{number}") for number in (1, 2, 3)}
+    for number in (1, 2, 3):
+        desk.ok("countersign", *who[number])
+        report = desk.images(f"out-{number}")
+    for number in (1, 2):
+        desk.ok("commit", *who[number], "--rebuild", f"out-{number}", *root)
+        desk.ok("log", "sign", *who[number], *root)
+    assert desk.run("commit", *who[1], "--rebuild", "out-1", *root).returncode == 2
+    (tmp_path / "attestations" / "claim.json").write_text(json.dumps(claim_json(report)))
+    for number in (1, 2):
+        desk.ok("log", "sign", *who[number], *root)
+        desk.ok("sign-pcrs", *who[number], "--rebuild", f"out-{number}")
+    late = desk.run("sign-pcrs", *who[3], "--rebuild", "out-3")
+    assert late.returncode == 2
+    assert "wants a commitment" in late.stderr
+    desk.ok("commit", *who[3], "--rebuild", "out-3", *root)
+    desk.ok("log", "sign", *who[3], *root)
+    desk.ok("log", "sign", *who[1], *root)
+    desk.ok("sign-pcrs", *who[3], "--rebuild", "out-3")
+    outcome = desk.json("quorum", *root)
+    assert outcome["agree"] == ["buyer-1", "buyer-2"]
+    assert [item["reason"] for item in outcome["refused"]] == ["not-committed"]
+
+
 def test_a_mismatch_is_only_signed_as_dissent(signed: Desk) -> None:
     """A rebuild that differs is refused with the first difference; --dissent signs it, quorum shows it."""
     signed.images("differs", b"evil")
