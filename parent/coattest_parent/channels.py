@@ -13,6 +13,7 @@ import contextlib
 import ipaddress
 import os
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,9 @@ ENCLAVE_PORT = 5005
 
 PROXY_PORT = 8000
 """The vsock port on the parent at which the enclave expects the byte proxy to KMS."""
+
+BACKLOG_PAUSE = 0.02
+"""Seconds until the next attempt at a Unix socket whose backlog is full (connect(2), EAGAIN)."""
 
 UNIX_PATH_MAX = 107
 """Bytes that fit sockaddr_un's sun_path before its closing zero (unix(7))."""
@@ -186,8 +190,16 @@ def _connect_unix(path: Path, timeout: float) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         connection.settimeout(timeout)
+        deadline = time.monotonic() + timeout
         with _short(path) as name:
-            connection.connect(name)
+            while True:
+                try:
+                    connection.connect(name)
+                    break
+                except BlockingIOError:  # the backlog is full, which a Unix socket does not wait for itself
+                    if time.monotonic() >= deadline:
+                        raise
+                    time.sleep(BACKLOG_PAUSE)
     except BaseException:
         connection.close()
         raise

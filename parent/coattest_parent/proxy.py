@@ -135,7 +135,7 @@ class ConnectProxy:
 
     def _count(self, change: int) -> None:
         self._open += change
-        self._telemetry.metrics.set("coattest_proxy_tunnels", self._open)
+        self._telemetry.metrics.set("coattest_proxy_tunnels_open", self._open)
 
     async def _tunnel(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._open > TUNNELS_MAX:

@@ -6,13 +6,14 @@ error's text, a bid, a key or a credential. Metrics have no labels but those of 
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import IO
 
 EVENTS = frozenset(
     {
@@ -71,7 +72,7 @@ COUNTERS = {
 }
 GAUGES = {
     "coattest_enclave_up": "Whether the enclave answered when it was last asked.",
-    "coattest_proxy_tunnels": "Tunnels to KMS that are open.",
+    "coattest_proxy_tunnels_open": "Tunnels to KMS that are open.",
     "coattest_jobs_waiting": "Auctions in the spool that are not opened yet.",
     "coattest_jobs_failed": "Auctions in the spool that need somebody to look at them.",
 }
@@ -129,9 +130,9 @@ def utc_now() -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class Telemetry:
-    """Events to ``sink`` (None: nowhere), and the metrics beside them."""
+    """Events to ``sink``, a file descriptor (None: nowhere), and the metrics beside them."""
 
-    sink: IO[str] | None = None
+    sink: int | None = None
     metrics: Metrics = field(default_factory=Metrics)
     now: Callable[[], datetime] = utc_now
     clock: Callable[[], float] = time.monotonic
@@ -150,9 +151,6 @@ class Telemetry:
         line = {"time": self.now().isoformat(timespec="milliseconds").replace("+00:00", "Z"), "event": name}
         cut = {key: value[:TEXT_MAX] if isinstance(value, str) else value for key, value in fields.items()}
         text = json.dumps({**line, **cut})
-        with self._lock:
-            try:
-                self.sink.write(f"{text}\n")
-                self.sink.flush()
-            except OSError:
-                return
+        # One write per line and no buffer: what a full disk refused does not come up again at the end.
+        with self._lock, contextlib.suppress(OSError):
+            os.write(self.sink, f"{text}\n".encode())

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 
 from dulwich.repo import Repo
 
-from coattest_build.errors import UsageError
+from coattest_build.errors import EnvironmentFailure, UsageError
+
+CLONE_ATTEMPTS = 3
+"""Clones of a checkout to which somebody commits at the same time."""
 
 ROOMS = ("build", "enclave")
 
@@ -24,11 +28,27 @@ def copy_source(source: Path, destination: Path) -> str | None:
         )
     if (source / ".git").exists():
         with Repo(str(source)) as repository:
-            repository.clone(str(destination), mkdir=True, checkout=True).close()
-            return repository.head().decode()
+            return _clone(repository, destination)
     for room in ROOMS:
         shutil.copytree(source / room, destination / room, ignore=shutil.ignore_patterns("__pycache__"))
     return None
+
+
+def _clone(repository: Repo, destination: Path) -> str:
+    """Clone HEAD; once more when somebody committed meanwhile, so that an object was not there yet."""
+    for attempt in range(CLONE_ATTEMPTS):
+        try:
+            repository.clone(str(destination), mkdir=True, checkout=True).close()
+            return repository.head().decode()
+        except KeyError:
+            shutil.rmtree(destination, ignore_errors=True)
+            time.sleep(attempt)
+    raise EnvironmentFailure(
+        "the repository changed while it was cloned",
+        where=str(repository.path),
+        hint="try again when nobody commits to it",
+        reason="checkout-changed",
+    )
 
 
 def change_one_byte(source: Path) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 import click
 
@@ -54,7 +54,7 @@ from coattest_verify.shell import UsageError, byte_progress, emit_json, err, out
     show_default=True,
     help="Seconds in which what may pass is tried again; 0 is one attempt.",
 )
-@click.option("--log", type=click.File("a"), help="Events as JSON lines, to this file or '-'.")
+@click.option("--log", "log_path", type=NEW_FILE, help="Append events to this file, as JSON lines.")
 @click.option("--metrics", "metrics_path", type=NEW_FILE, help="Write metrics in Prometheus' text format.")
 @click.option("--out", "out_path", type=NEW_FILE, required=True, help="The result file.")
 @aws_options
@@ -69,7 +69,7 @@ def open_(
     wait: bool,
     publish: str | None,
     retry_for: float,
-    log: IO[str] | None,
+    log_path: Path | None,
     metrics_path: Path | None,
     out_path: Path,
     endpoint_url: str | None,
@@ -87,6 +87,7 @@ def open_(
         parse_s3_uri(publish)
     sealed = Sealed(manifest, tuple(_read_seal(path) for path in seals))
     way = Way(enclave, proxy, aws, role_arn, Backoff(retry_for))
+    log = os.open(log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640) if log_path else None
     telemetry = Telemetry(log)
     try:
         with stops("call it again: it goes on where it was"):
@@ -94,6 +95,8 @@ def open_(
             with _progress(manifest, quiet=as_json) as progress:
                 finished = finish(sealed, out_path, way, uri=publish, telemetry=telemetry, progress=progress)
     finally:
+        if log is not None:
+            os.close(log)
         if metrics_path:
             write_atomic(metrics_path, telemetry.metrics.render().encode())
     opened = finished.file

@@ -79,7 +79,7 @@ def serve(
         parse_s3_uri(f"{publish}name")
         if not publish.endswith("/"):
             raise UsageError("a prefix ends in '/'", where=publish, reason="bad-uri")
-    telemetry = Telemetry(sys.stderr)
+    telemetry = Telemetry(sys.stderr.fileno())
     way = Way(enclave, proxy, aws_from(endpoint_url, ca_bundle), role_arn, Backoff(retry_for))
     courier = Courier(spool, way, telemetry, publish)
     with stop_event() as ended, _status(status, courier.healthy, courier.ready, telemetry):
@@ -108,7 +108,7 @@ def proxy(*, address: str, regions: tuple[str, ...], status: str | None, endpoin
 
     It reaches KMS in these regions and nothing else. Events go to stderr as JSON lines.
     """
-    telemetry = Telemetry(sys.stderr)
+    telemetry = Telemetry(sys.stderr.fileno())
     if endpoint_url:
         aws_from(endpoint_url, None)  # refuses what is not on this machine
     target = endpoint_host_port(endpoint_url) if endpoint_url else None

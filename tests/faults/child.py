@@ -1,0 +1,167 @@
+"""One process per opening: a small server that is asked on stdin to fork a child, which opens an auction.
+
+It has a single thread, so forking is safe and costs milliseconds; a child can be killed, told to stop, or
+given a full disk without anybody else noticing. Lines of JSON in, lines of JSON out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import Any
+
+import boto3
+import botocore.session
+from botocore.loaders import create_loader
+
+from coattest_enclave import messages
+from coattest_parent import aws, finish, publish
+from coattest_parent.aws import Aws, Endpoint
+from coattest_parent.channels import parse_address
+from coattest_parent.enclave import EnclaveClient
+from coattest_parent.proxy import ConnectProxy
+from coattest_parent.publish import Sealed
+from coattest_parent.retry import Backoff
+from coattest_parent.stop import stop_event, stops
+from coattest_parent.telemetry import Telemetry
+from coattest_verify import shell
+from coattest_verify.shell import CoattestError
+
+REPLY_SECONDS = 6.0
+NO_LIMIT = resource.RLIM_INFINITY
+CRASH = 70
+"""Exit code of an opening that ended in something that is not an error of ours."""
+
+
+class Points:
+    """Places in an opening, counted; at the one that was chosen, something happens."""
+
+    def __init__(self, job: dict[str, Any]) -> None:
+        self.action, self.at, self.victim = job.get("action"), job.get("at", 0), job.get("victim", 0)
+        self.seen = 0
+
+    def pass_(self, *_: object) -> None:
+        """One more place."""
+        self.seen += 1
+        if self.seen != self.at:
+            return
+        if self.action == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.action == "stop":
+            os.kill(os.getpid(), signal.SIGTERM)
+        if self.action == "kill-victim":
+            os.kill(self.victim, signal.SIGKILL)
+
+
+def watched(points: Points, function: Any) -> Any:
+    """``function`` with a place before and after it."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        points.pass_()
+        returned = function(*args, **kwargs)
+        points.pass_()
+        return returned
+
+    return call
+
+
+def open_once(job: dict[str, Any]) -> int:
+    """Open one auction as ``auction open`` does; writes what happened beside the log."""
+    # Waits in botocore would be most of the time; the retries that are looked at here are the parent's own.
+    aws.ATTEMPTS = 1
+    points = Points(job)
+    os.replace = watched(points, os.replace)  # the rename that write_atomic ends with
+    finish.write_atomic = watched(points, shell.write_atomic)
+    publish.parse_s3_uri = watched(points, publish.parse_s3_uri)
+    sealed = Sealed(
+        messages.Manifest.decode(bytes.fromhex(job["manifest"])),
+        tuple(bytes.fromhex(seal) for seal in job["seals"]),
+    )
+    session = boto3.Session("AKIAFAULTFAULTFAULT0", job["secret"], region_name="eu-central-1")
+    cloud = Aws(session, Endpoint(job["url"], Path(job["ca"])))
+    backoff = Backoff(job["seconds"], base=0.02, cap=0.2)
+    way = finish.Way(job["enclave"], job["proxy"], cloud, "arn:aws:iam::111122223333:role/p", backoff)
+    if job.get("disk"):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (job["disk"], NO_LIMIT))
+    with Path(job["log"]).open("ab", buffering=0) as log:
+        telemetry = Telemetry(log.fileno())
+        answer: dict[str, Any]
+        try:
+            with stops("call it again"):
+                done = finish.finish(
+                    sealed,
+                    Path(job["out"]),
+                    way,
+                    uri=job["uri"],
+                    telemetry=telemetry,
+                    progress=points.pass_,
+                )
+            answer = {"code": 0, "resumed": done.resumed}
+        except CoattestError as error:
+            answer = {"code": error.exit_code, "reason": error.reason, "error": str(error)}
+        except OSError as error:
+            failure = shell.from_os_error(error)
+            answer = {"code": 3, "reason": failure.reason, "error": str(failure)}
+        except BaseException:
+            answer = {"code": CRASH, "error": traceback.format_exc()}
+    resource.setrlimit(resource.RLIMIT_FSIZE, (NO_LIMIT, NO_LIMIT))
+    Path(job["answer"]).write_text(json.dumps(answer))
+    return int(answer["code"])
+
+
+def run_proxy(job: dict[str, Any]) -> int:
+    """The proxy as a process of its own, until it is told to stop."""
+    allow = {name: (host, port) for name, (host, port) in job["allow"].items()}
+    with stop_event() as ended, ConnectProxy(parse_address(job["listen"]), allow) as running:
+        Path(job["answer"]).write_text("ready")
+        while not ended.wait(0.2) and running.serving():
+            pass
+    return 0
+
+
+def _warm() -> Any:
+    """botocore's loader with the models read, for all children: reading them is most of a start."""
+    loader = create_loader()
+    session = botocore.session.Session()
+    session.register_component("data_loader", loader)
+    for service in ("s3", "sts"):
+        session.create_client(
+            service, region_name="eu-central-1", aws_access_key_id="a", aws_secret_access_key="b"
+        )
+    return loader
+
+
+def main() -> None:
+    """Serve until stdin ends."""
+    assert threading.active_count() == 1
+    loader = _warm()
+    botocore.session.create_loader = lambda *_: loader
+    # What waits for minutes in earnest waits for seconds here; a shorter wait hides nothing.
+    EnclaveClient.__init__.__defaults__ = (REPLY_SECONDS,)
+    for line in sys.stdin:
+        job = json.loads(line)
+        if job["op"] == "wait":
+            status = os.waitstatus_to_exitcode(os.waitpid(job["pid"], 0)[1])
+            print(json.dumps({"code": status}), flush=True)
+            continue
+        pid = os.fork()
+        if not pid:
+            code = CRASH
+            try:
+                code = open_once(job) if job["op"] == "open" else run_proxy(job)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stderr.flush()
+                os._exit(code)
+        print(json.dumps({"pid": pid}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
