@@ -26,7 +26,7 @@ bench: .venv/.ready-test ## Measure, as ratios against a reference in the same r
 	@for script in bench/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit; done
 
 attestations: .venv/.ready-test ## Rebuild by two routes, sign, and replace the project's own attestations
-	attestations/ceremony $(CEREMONY_ARGS)
+	.ci/ceremony $(CEREMONY_ARGS)
 
 man: .venv/.ready-test ## Write the man pages into out/man
 	$(BIN)/python docs/man.py out/man
