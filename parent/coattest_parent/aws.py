@@ -21,6 +21,8 @@ from coattest_parent.channels import endpoint_host_port, is_loopback
 from coattest_verify.shell import EnvironmentFailure, UsageError
 
 if TYPE_CHECKING:
+    from mypy_boto3_cloudformation import CloudFormationClient
+    from mypy_boto3_ec2 import EC2Client
     from mypy_boto3_kms import KMSClient
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_sts import STSClient
@@ -94,6 +96,14 @@ class Aws:
     def sts(self, region: str) -> STSClient:
         """STS in a region."""
         return self.session.client("sts", region_name=region, **self._options())
+
+    def cloudformation(self, region: str) -> CloudFormationClient:
+        """CloudFormation in a region."""
+        return self.session.client("cloudformation", region_name=region, **self._options())
+
+    def ec2(self, region: str) -> EC2Client:
+        """EC2 in a region."""
+        return self.session.client("ec2", region_name=region, **self._options())
 
     def credentials(self) -> Credentials:
         """The session's current credentials; raises EnvironmentFailure when there are none."""

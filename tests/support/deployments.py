@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,11 @@ class Release:
     def make(cls, folder: Path, image: Path, release: str = "0.1.0", by: Operators | None = None) -> Release:
         """Sign the image's measurements as every operator, of a new quorum or the one of another release."""
         found = measure(image)
-        operators = by or Operators.make(folder / "quorum")
+        if by is None:
+            operators = Operators.make(folder / "quorum")
+        else:
+            shutil.copytree(by.folder, folder / "quorum")
+            operators = replace(by, folder=folder / "quorum")
         local = profile_json("local", "image.local.eif")
         local["image"] |= {"size": found.size, "sha256": found.sha256, "sha384": found.sha384}
         local["pcrs"] = {"PCR0": found.pcr0, "PCR1": found.pcr1, "PCR2": found.pcr2}

@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from http.client import responses
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -30,9 +31,13 @@ from coattest_local.kms.http import (
     error_answer,
 )
 from coattest_local.kms.identity import IdentityService
+from coattest_local.kms.management import ManagementService, extend_moto
 from coattest_local.kms.s3 import S3Service
 from coattest_local.kms.service import KmsService, Settings
 from coattest_local.kms.trail import Trail
+
+MANAGEMENT = ("cloudformation", "ec2")
+SERVICES = ("iam", "kms", "s3", "sts", *MANAGEMENT)
 
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 Environ = dict[str, Any]
@@ -56,17 +61,27 @@ _QUERY_EXPIRED = ("ExpiredToken", "The security token included in the request is
 class Gate:
     """The application. One instance a process: moto's state is global."""
 
-    def __init__(self, settings: Settings, trail: Trail, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        trail: Trail,
+        clock: Callable[[], datetime],
+        throttle: Path | None = None,
+    ) -> None:
+        """``throttle`` is a file that names services whose every request is refused as too many."""
         self._clock = clock
         self._lock = threading.RLock()
-        self._apps = {name: create_backend_app(name) for name in ("iam", "kms", "s3", "sts")}
+        self._apps = {name: create_backend_app(name) for name in SERVICES}
+        extend_moto()
         identity = IdentityService(forward=self._forward, clock=clock)
         self._services: dict[str, Callable[[HttpRequest, Caller, str], HttpResponse]] = {
             "iam": identity.handle_iam,
             "kms": KmsService(settings, forward=self._forward, trail=trail, clock=clock).handle,
             "s3": S3Service(forward=self._forward, clock=clock).handle,
             "sts": identity.handle_sts,
+            **{name: ManagementService(name, self._forward, clock).handle for name in MANAGEMENT},
         }
+        self._throttle = throttle
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """WSGI entry point."""
@@ -93,6 +108,9 @@ class Gate:
     def _answer(self, request: HttpRequest, claim: sigv4.Claim) -> HttpResponse:
         if claim.service not in self._services:
             raise ServiceError("UnknownService", f"{claim.service} is not emulated", 501)
+        file = self._throttle
+        if file is not None and file.exists() and claim.service in file.read_text().split():
+            raise ServiceError("Throttling", "Rate exceeded", 400)
         # moto's back ends are not made for threads; a request is short, a TLS handshake is not and happens
         # elsewhere.
         with self._lock:

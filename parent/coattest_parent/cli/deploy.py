@@ -10,7 +10,14 @@ import click
 
 from coattest_parent import deployment
 from coattest_parent.cli.options import FILE, json_option, now
-from coattest_parent.cli.stack import plan_options, write_plan
+from coattest_parent.cli.stack import (
+    apply_plan,
+    cloud_options,
+    destroy_plan,
+    plan_options,
+    show_status,
+    write_plan,
+)
 from coattest_parent.runner import LocalRunner
 from coattest_verify.authority import authority_from
 from coattest_verify.cli.options import decision_options
@@ -21,7 +28,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 state_option = click.option(
     "--state",
     type=click.Path(file_okay=False, path_type=Path),
-    help="local: directory of this deployment.",
+    help="Directory of this deployment's local enclaves.",
 )
 target_option = click.option(
     "--target", type=click.Choice(["local", "aws"]), default="local", show_default=True
@@ -103,44 +110,52 @@ def plan(**given: Any) -> None:
 @click.option("--image", type=FILE, required=True)
 @identity_options
 @state_option
+@cloud_options
 @decision_options
+@bundle_option
 @json_option
-def apply(
-    *,
-    target: str,
-    image: Path,
-    role_arn: str,
-    instance_id: str,
-    state: Path,
-    as_json: bool,
-    **decision: Any,
-) -> None:
+def apply(**given: Any) -> None:
     """Start the decided enclave and verify its live document before reporting success.
 
-    What does not verify is terminated.
+    What does not verify is terminated. For AWS the stacks come first, by change sets; another release that
+    ran ends after the decided one was verified.
     """
-    decided = authority_from(decision, now()).decision
-    deployment.require_target(decided, target)
+    authority = authority_from(given, now())
+    if given["target"] == "aws":
+        apply_plan(authority, given)
+        return
+    local_options(given)
+    deployment.require_target(authority.decision, given["target"])
     live = deployment.apply(
-        decided,
-        image,
-        runner_in(state),
-        role_arn=role_arn,
-        instance_id=instance_id,
-        state=state,
+        authority.decision,
+        given["image"],
+        runner_in(given["state"]),
+        role_arn=given["role_arn"],
+        instance_id=given["instance_id"],
+        state=given["state"],
         clock=now,
         say=lambda text: err().print(text, markup=False),
     )
-    _show(live, as_json)
+    _show(live, given["as_json"])
 
 
 @click.command()
+@target_option
+@click.option("--image", type=FILE, help="aws: the decided image.")
 @state_option
+@cloud_options
 @decision_options
+@bundle_option
 @json_option
-def status(*, state: Path, as_json: bool, **decision: Any) -> None:
-    """Ask the running enclave for a fresh document and verify it against the decision of now."""
-    decided = authority_from(decision, now()).decision
+def status(**given: Any) -> int:
+    """Ask the running enclave for a fresh document and verify it against the decision of now.
+
+    For AWS also: the stacks, what was changed by hand, the buyers' keys as far as they can be read.
+    """
+    authority = authority_from(given, now())
+    if given["target"] == "aws":
+        return show_status(authority, given)
+    state = required_state(given)
     recorded = deployment.recorded(state)
     enclave = runner_in(state).describe()
     if recorded is None or enclave is None:
@@ -148,20 +163,37 @@ def status(*, state: Path, as_json: bool, **decision: Any) -> None:
     role_arn, instance_id = recorded.get("role_arn"), recorded.get("instance_id")
     if not isinstance(role_arn, str) or not isinstance(instance_id, str):
         raise UsageError("the record names no role or instance", where=str(state), reason="bad-state")
-    live = deployment.check_live(decided, enclave, role_arn=role_arn, instance_id=instance_id, now=now)
-    _show(live, as_json)
+    live = deployment.check_live(
+        authority.decision, enclave, role_arn=role_arn, instance_id=instance_id, now=now
+    )
+    _show(live, given["as_json"])
+    return 0
 
 
 @click.command()
+@target_option
 @state_option
+@cloud_options
+@click.option("--delete-data", is_flag=True, help="aws: the buckets too, with everything in them.")
 @json_option
-def destroy(*, state: Path, as_json: bool) -> None:
-    """End the enclave of this deployment; fine when none runs."""
-    ended = deployment.destroy(runner_in(state), state)
-    if as_json:
+def destroy(**given: Any) -> None:
+    """End the enclave of this deployment; fine when none runs. For AWS: everything that apply made."""
+    if given["target"] == "aws":
+        destroy_plan(given)
+        return
+    ended = deployment.destroy(runner_in(required_state(given)), given["state"])
+    if given["as_json"]:
         emit_json({"terminated": ended})
     else:
         err().print(f"terminated {ended}" if ended else "nothing ran", markup=False)
+
+
+def required_state(given: Mapping[str, Any]) -> Path:
+    """The state directory, which the local target needs."""
+    state = given["state"]
+    if not isinstance(state, Path):
+        raise UsageError("the local target needs --state", reason="usage")
+    return state
 
 
 def _show(live: deployment.Live, as_json: bool) -> None:

@@ -11,8 +11,11 @@ from typing import Any, TypeVar
 import click
 from rich.table import Table
 
-from coattest_parent.cli.options import FILE
+from coattest_parent.cli.options import FILE, aws_from, aws_options, now
+from coattest_parent.deployment import live_json
 from coattest_parent.stack import plan as planning
+from coattest_parent.stack import rollout
+from coattest_parent.stack.hosts import LocalHost
 from coattest_parent.stack.settings import Settings
 from coattest_verify.authority import Authority
 from coattest_verify.shell import UsageError, emit_json, err, out, write_atomic
@@ -83,11 +86,7 @@ def write_plan(authority: Authority, image: Path, given: Mapping[str, Any]) -> N
 
 def read_plan(authority: Authority, image: Path, folder: Path) -> planning.StackPlan:
     """The plan in a folder, made again from the decision of now; raises PlanDiffers when it is another."""
-    path = folder / planning.SETTINGS
-    try:
-        settings = Settings.from_json(json.loads(path.read_bytes()), str(path))
-    except (FileNotFoundError, ValueError) as error:
-        raise UsageError(f"no plan: {error}", where=str(path), hint="see plan --out") from None
+    settings = _settings(folder / planning.SETTINGS)
     place = folder / planning.REPORTS
     reports = {str(item): item.read_bytes() for item in sorted(place.glob("*"))} if place.is_dir() else {}
     plan = planning.make_stack_plan(authority, image, settings, reports)
@@ -99,6 +98,114 @@ def read_plan(authority: Authority, image: Path, folder: Path) -> planning.Stack
             hint="plan again and read it",
         )
     return plan
+
+
+def cloud_options(command: F) -> F:
+    """``--plan`` and where AWS is."""
+    folder = click.Path(exists=True, file_okay=False, path_type=Path)
+    return aws_options(
+        click.option("--plan", "plan_folder", type=folder, help="aws: the plan's folder.")(command)
+    )
+
+
+def apply_plan(authority: Authority, given: Mapping[str, Any]) -> None:
+    """``apply --target aws``."""
+    _needed(given, "plan_folder")
+    cloud = _cloud(authority.decision.profile, given)
+    plan = read_plan(authority, given["image"], given["plan_folder"])
+    done = rollout.apply(plan, given["image"], cloud)
+    found = {
+        "verified": done.live is not None,
+        "role": done.role_arn,
+        "instance": done.instance_id,
+        "retired": list(done.retired),
+        **(live_json(done.live) if done.live else {}),
+    }
+    if given["as_json"]:
+        emit_json(found)
+        return
+    out().print(f"role      {done.role_arn}", markup=False)
+    if done.live is None:
+        err().print(
+            "phase 1 is there: give the role to the buyers, plan again with their reports", markup=False
+        )
+        return
+    out().print(f"instance  {done.instance_id}", markup=False)
+    out().print(f"verified  {done.live.module_id} at {done.live.time.isoformat()}", markup=False)
+    out().print(f"enclave   {done.live.enclave.address}", markup=False)
+
+
+def show_status(authority: Authority, given: Mapping[str, Any]) -> int:
+    """``status --target aws``; 1 when something is not as decided."""
+    _needed(given, "plan_folder", "image")
+    cloud = _cloud(authority.decision.profile, given)
+    found = rollout.status(read_plan(authority, given["image"], given["plan_folder"]), cloud)
+    if given["as_json"]:
+        emit_json(found)
+        return 1 if found["problems"] else 0
+    table = Table("what", "is")
+    for name, state in found["stacks"].items():
+        table.add_row(name, str(state))
+    for name, state in found["keys"].items():
+        table.add_row(f"key of {name}", state)
+    table.add_row("running", ", ".join(found["running"]) or "nothing")
+    table.add_row("live document", found["live"]["module_id"] if found["live"] else "none that verifies")
+    out().print(table)
+    for problem in found["problems"]:
+        err().print(problem, style="red", markup=False)
+    return 1 if found["problems"] else 0
+
+
+def destroy_plan(given: Mapping[str, Any]) -> None:
+    """``destroy --target aws``: needs no decision, as it starts nothing."""
+    _needed(given, "plan_folder")
+    path = given["plan_folder"] / planning.SETTINGS
+    settings = _settings(path)
+    found = rollout.destroy(settings, _cloud("local", given), delete_data=given["delete_data"])
+    if given["as_json"]:
+        emit_json(dict(found))
+        return
+    for item in found["gone"]:
+        out().print(f"gone     {item}", markup=False)
+    for item in found["remains"]:
+        out().print(f"remains  {item}", markup=False)
+
+
+def _needed(given: Mapping[str, Any], *names: str) -> None:
+    words = {"plan_folder": "--plan", "image": "--image", "state": "--state"}
+    missing = [words[name] for name in names if not given[name]]
+    if missing:
+        raise UsageError(f"the aws target needs {', '.join(missing)}", reason="usage")
+
+
+def _cloud(profile: str, given: Mapping[str, Any]) -> rollout.Cloud:
+    """AWS at a local endpoint, with local enclaves; another place for enclaves is not there yet."""
+    if given["endpoint_url"] is None:
+        raise UsageError(
+            "starting enclaves on an instance is not there yet",
+            hint="use the templates of the plan by hand, or --endpoint-url for a local AWS",
+            reason="bad-target",
+        )
+    if profile != "local":
+        raise UsageError(
+            f"a decision of profile {profile!r} cannot run on the software host",
+            hint="use --profile local",
+            reason="bad-profile",
+        )
+    _needed(given, "state")
+    return rollout.Cloud(
+        aws_from(given["endpoint_url"], given["ca_bundle"]),
+        LocalHost(given["state"] / "enclaves"),
+        lambda text: err().print(text, markup=False),
+        now,
+    )
+
+
+def _settings(path: Path) -> Settings:
+    try:
+        return Settings.from_json(json.loads(path.read_bytes()), str(path))
+    except (FileNotFoundError, ValueError) as error:
+        raise UsageError(f"no plan: {error}", where=str(path), hint="see plan --out") from None
 
 
 def _wheel(path: Path | None) -> str | None:
