@@ -54,7 +54,7 @@ def builds(request: pytest.FixtureRequest, context: Path) -> Iterator[dict[str, 
     wanted = [name for name in BUILDS if any(f"[{name}]" in item.name for item in request.session.items)]
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="coattest-")))
-        engines: dict[str, container_route.Engine] = {"buildah": container_route.Buildah()}
+        engines: dict[str, container_route.Engine] = {"buildah": container_route.Buildah(folder / "buildah")}
         if any(name.startswith("buildkit") for name in wanted):
             (folder / "docker").mkdir()
             daemon = container_route.docker_daemon(folder / "docker")

@@ -39,32 +39,32 @@ class Engine(Protocol):
     def export(self, dockerfile: Path, context: Path, arguments: Sequence[str], out: Path) -> None:
         """Build with ``arguments`` and put the last stage's files into the fresh directory ``out``."""
 
-    def remove(self, name: str) -> None:
-        """Forget an image, where the engine keeps it beyond the test."""
-
 
 class Buildah:
-    """buildah, with the options that need no privilege beyond root's."""
+    """buildah with a store of its own in ``folder``, and the options that need no privilege beyond root's.
+
+    In the machine's store another run's `rmi --force` of a base with the same name ends our containers.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        places = ("--root", str(folder / "store"), "--runroot", str(folder / "run"))
+        self._command = ("buildah", *places, "--storage-driver", "vfs")
 
     def image(self, name: str, context: Path) -> None:
         """As Engine."""
-        buildah("bud", "--quiet", "--isolation", "chroot", "-t", name, str(context))
+        self._buildah("bud", "--quiet", "--isolation", "chroot", "-t", name, str(context))
 
     def export(self, dockerfile: Path, context: Path, arguments: Sequence[str], out: Path) -> None:
-        """As Engine; the finished image and what it was made from are removed."""
-        name = f"localhost/coattest-images-{os.getpid()}-{threading.get_ident()}"
-        build = ("bud", "--isolation", "chroot", *arguments, "-f", str(dockerfile), "-t", name, str(context))
-        buildah(*build)
-        container = buildah("from", "--pull-never", name)
-        try:
-            shutil.copytree(buildah("mount", container), out)
-        finally:
-            buildah("rm", container)
-            self.remove(name)
-
-    def remove(self, name: str) -> None:
         """As Engine."""
-        buildah("rmi", "--force", name)
+        name = f"localhost/coattest-images-{threading.get_ident()}"
+        build = ("--isolation", "chroot", *arguments, "-f", str(dockerfile), "-t", name, str(context))
+        self._buildah("bud", *build)
+        container = self._buildah("from", "--pull-never", name)
+        shutil.copytree(self._buildah("mount", container), out)
+
+    def _buildah(self, *arguments: str) -> str:
+        done = subprocess.run([*self._command, *arguments], check=True, stdout=subprocess.PIPE, text=True)
+        return done.stdout.strip()
 
 
 class BuildKit:
@@ -81,9 +81,6 @@ class BuildKit:
         """As Engine."""
         more = ("--network", "host", "--progress", "plain", *arguments, "--file", str(dockerfile))
         self._docker("build", *more, "--output", str(out), str(context))
-
-    def remove(self, name: str) -> None:
-        """Nothing: what this daemon has goes with its folder."""
 
     def _docker(self, *arguments: str) -> None:
         subprocess.run([DOCKER, *arguments], check=True, env=self._environment)
@@ -123,12 +120,6 @@ def missing(*more: str) -> list[str]:
     return lacking + (["root"] if os.geteuid() else [])
 
 
-def buildah(*arguments: str) -> str:
-    """Run buildah with the options that need no privilege beyond root's, and return what it printed."""
-    command = ["buildah", "--storage-driver", "vfs", *arguments]
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
-
-
 def make_base(suite: str, engine: Engine, folder: Path) -> str:
     """A base image of a Debian suite, made by mmdebstrap once and kept in the cache; its name.
 
@@ -151,23 +142,19 @@ def make_base(suite: str, engine: Engine, folder: Path) -> str:
     return name
 
 
-def build(context: Path, suite: str, out: Path, engine: Engine | None = None) -> None:
+def build(context: Path, suite: str, out: Path, engine: Engine) -> None:
     """Run the Dockerfile of ``context`` on a base of ``suite``; each run compiles kernel and modules anew."""
-    engine = engine or Buildah()
     with tempfile.TemporaryDirectory(prefix="coattest-container-") as name:
         folder = Path(name)
-        base = make_base(suite, engine, folder / "base")
-        values = {"BASE": base, "COATTEST_RUN": folder.name}
+        values = {"BASE": make_base(suite, engine, folder / "base"), "COATTEST_RUN": folder.name}
         if mirror := os.environ.get("COATTEST_DEBIAN_MIRROR"):
             values["COATTEST_DEBIAN_MIRROR"] = mirror
         arguments = [part for key, value in values.items() for part in ("--build-arg", f"{key}={value}")]
-        try:
-            engine.export(context / "Dockerfile.reproducible", context, arguments, out)
-        finally:
-            engine.remove(base)
+        engine.export(context / "Dockerfile.reproducible", context, arguments, out)
 
 
 if __name__ == "__main__":
     if lacking := missing():
         sys.exit(f"the container route needs {', '.join(lacking)}")
-    build(Path(sys.argv[1]), "bookworm", Path(sys.argv[2]))
+    with tempfile.TemporaryDirectory(prefix="coattest-buildah-") as store:
+        build(Path(sys.argv[1]), "bookworm", Path(sys.argv[2]), Buildah(Path(store)))
