@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,11 @@ from coattest_parent.stack import plan as planning
 from coattest_parent.stack import rollout, stacks
 from coattest_parent.stack.hosts import LocalHost
 from coattest_parent.stack.settings import Settings
-from coattest_verify.shell import FoundFalse
+from coattest_verify.authority import authority_from
+from coattest_verify.quorum.errors import NoDecision
 from support.deployments import ACCOUNTS, SETTINGS, Release, now
 from support.kms_world import Enclave, allow, policy
+from support.operators import NOW, report_json
 from support.python_image import make_python_image
 
 BUYERS = tuple(sorted(ACCOUNTS))
@@ -529,11 +532,21 @@ def test_a_subnet_of_another_region_is_refused(bench: Bench) -> None:
         rollout.preflight(stranger, bench.cloud().aws)
 
 
-def test_an_expired_decision_and_a_dissent_are_no_authority(world: World, tmp_path: Path) -> None:
-    """Both end as no decision, before anything is read of the cloud."""
+def test_an_expired_decision_is_no_authority(world: World) -> None:
+    """At the day that quorum.toml names there is no decision to plan or apply with."""
+    operators = world.first.operators
+    options = {"attestations": operators.attestations, "root": operators.root, "profile": "local"}
+    with pytest.raises(NoDecision, match="expired"):
+        authority_from(options, world.first.authority.decision.expires)
+
+
+def test_a_dissent_is_no_authority(world: World, tmp_path: Path) -> None:
+    """One operator who got another image stops apply with exit 1, before anything is asked of the cloud."""
     release = Release.make(tmp_path, world.first.image, by=world.first.operators)
-    expired = dataclasses.replace(release.authority.decision, expires=now())
-    assert expired.expires <= now()
-    (release.operators.attestations / "rebuild.buyer-2.intoto.json").unlink()
-    with pytest.raises(FoundFalse, match="buyer-2 has not answered"):
-        _ = release.authority
+    release.operators.sign("buyer-2", report_json("another"), age=NOW - (now() - timedelta(hours=1)))
+    chosen = [f"--{name}={getattr(world.settings, name)}" for name in planning_options]
+    image = ["--image", str(release.image)]
+    answer = world.deploy("plan", *chosen, "--out", "none", *image, *release.deciding, expect=1)
+    assert answer["reason"] == "no-decision"
+    assert "buyer-2 dissents" in answer["error"]
+    assert not (world.folder / "none").exists()
