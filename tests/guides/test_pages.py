@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import importlib
 import re
 import shlex
@@ -10,7 +11,8 @@ from pathlib import Path
 import click
 import pytest
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 LINK = re.compile(r"\]\(([^)#]+)(?:#[^)]*)?\)")
 CLI = {
@@ -66,6 +68,42 @@ def test_commands_and_options_exist(page: Path) -> None:
         known |= {"--help", "--version"}
         used = {word.split("=")[0] for word in rest if word.startswith("--")}
         assert used - known == set(), (page.name, words)
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    """The verbs after each program in the first cells of a table: `program verb`, `verb`, .."""
+    found: dict[str, list[str]] = {}
+    for cell in re.findall(r"^\| (`[^|]*) \|", text, re.MULTILINE):
+        program, *verbs = " ".join(re.findall(r"`([^`]*)`", cell)).split()
+        if program in CLI:
+            found.setdefault(program, []).extend(verbs)
+    return found
+
+
+def test_the_readme_has_every_verb_once() -> None:
+    """A verb that was added, renamed or removed is noticed in the README's table."""
+    listed = rows((ROOT / "README.md").read_text())
+    for program, module in CLI.items():
+        group = importlib.import_module(module).cli
+        assert sorted(listed.get(program, [])) == sorted(group.list_commands(click.Context(group)))
+
+
+def test_the_contributors_table_has_every_environment_once() -> None:
+    """What tox.ini has and CONTRIBUTING.md does not name would not be run."""
+    config = configparser.ConfigParser(interpolation=None)
+    config.read(ROOT / "tox.ini")
+    names = {each.removeprefix("testenv:") for each in config.sections() if each.startswith("testenv:")}
+    table = re.findall(r"^\| ([`a-z, -]+) \|", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    listed = [name for cell in table for name in re.findall(r"`([^`]*)`", cell)]
+    assert sorted(listed) == sorted(name for name in names if "{" not in name)
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "attestations/README.md"])
+def test_links_outside_the_documentation_lead_to_files(page: str) -> None:
+    """The pages that a reader sees first link to what is there."""
+    path = ROOT / page
+    links = [link for link in LINK.findall(path.read_text()) if "://" not in link]
+    assert [link for link in links if not (path.parent / link).exists()] == []
 
 
 def test_the_reader_of_commands_reads() -> None:
