@@ -159,7 +159,9 @@ def _read_row(
     lot, amount = row
     index = position.get(lot)
     if index is None:
-        problems.add(f"line {line}: {lot[:64]!r} is not a lot of the manifest")
+        # An amount may stand in the lot's place: only what cannot be one is repeated.
+        named = repr(lot) if _is_amount(amount) and _looks_like_a_lot(lot) else "the first field"
+        problems.add(f"line {line}: {named} is not a lot of the manifest")
     elif amounts[index] is not None:
         problems.add(f"line {line}: lot {lot!r} stands there twice")
     elif not amount:
@@ -171,6 +173,14 @@ def _read_row(
         problems.add(f"line {line}: lot {lot!r}: not a whole number of minor units from 1 to {most}")
     else:
         amounts[index] = int(amount)
+
+
+def _looks_like_a_lot(text: str) -> bool:
+    try:
+        messages.Lots.of([(text, 0)])
+    except messages.MessageError:
+        return False
+    return any(letter.isalpha() for letter in text)
 
 
 def _is_amount(text: str) -> bool:

@@ -72,6 +72,16 @@ def test_an_amount_is_a_plain_whole_number(amount: str) -> None:
     ) or (len(amount) < 3)
 
 
+@pytest.mark.parametrize("row", ["48213,lot-3", "lot-3;48213,", "48.213,7", "lot-3:48213,", "EUR48213,lot-3"])
+def test_an_amount_in_the_lots_place_is_not_quoted(row: str) -> None:
+    """Fields that were swapped or run together are named by their line, so that no amount is in the error."""
+    content = f"lot,amount\nlot-1,1\nlot-2,2\n{row}\n".encode()
+    with pytest.raises(BadBids, match="line 4: the first field is not a lot") as caught:
+        read_bids(content, LOTS)
+    assert "213" not in str(caught.value)
+    assert "213" not in repr(caught.value.problems)
+
+
 def test_every_problem_is_reported_at_once() -> None:
     """Two wrong rows are two problems in one error."""
     with pytest.raises(BadBids, match=r"line 2.*line 3"):
