@@ -102,10 +102,10 @@ class SealJournal:
         lots = set(manifest.lots.ids.split("\n"))
         found = []
         for path in sorted(self.directory.glob("*.seal")):
-            digest = bytes.fromhex(path.stem)
-            if digest == manifest.digest:
+            if path.stem == manifest.digest.hex():
                 continue
             try:
+                digest = bytes.fromhex(path.stem)
                 content = self._path(digest, "manifest").read_bytes()
                 if hashlib.sha384(content).digest() != digest:
                     raise ValueError

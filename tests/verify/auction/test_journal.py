@@ -71,6 +71,15 @@ def test_a_damaged_record_refuses_every_seal(tmp_path: Path, damage: bytes) -> N
         journal.record(auction.encode(), payload(auction))
 
 
+def test_a_file_that_is_no_record_is_damage_and_no_crash(tmp_path: Path) -> None:
+    """A seal that somebody put beside the records is named, in one error."""
+    journal = SealJournal(tmp_path)
+    journal.record(manifest().encode(), payload(manifest()))
+    (tmp_path / "mine.seal").write_bytes(b"")
+    with pytest.raises(JournalDamaged, match=r"mine\.seal"):
+        journal.overlaps(manifest("other"))
+
+
 def test_the_default_place_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """COATTEST_STATE wins, then XDG_DATA_HOME, then the home directory."""
     monkeypatch.setenv("COATTEST_STATE", str(tmp_path / "c"))
