@@ -211,8 +211,7 @@ def _listen_unix(address: Unix, backlog: int) -> socket.socket:
     server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         if address.path.is_socket():
-            with contextlib.suppress(OSError):
-                _connect_unix(address.path, 1.0).close()
+            if _answers(address.path):
                 raise ChannelFailure(
                     "another process listens here", where=str(address), reason="address-in-use"
                 )
@@ -224,6 +223,17 @@ def _listen_unix(address: Unix, backlog: int) -> socket.socket:
         server.close()
         raise
     return server
+
+
+def _answers(path: Path) -> bool:
+    """Whether a process listens at a socket file; raises OSError when that cannot be told."""
+    try:
+        _connect_unix(path, 1.0).close()
+    except (ConnectionRefusedError, FileNotFoundError):
+        return False
+    except BlockingIOError:  # its backlog is full, so there is somebody
+        return True
+    return True
 
 
 @contextlib.contextmanager

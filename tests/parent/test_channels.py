@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from pathlib import Path
@@ -107,6 +108,24 @@ def test_a_stale_socket_is_replaced_and_a_live_one_is_not(tmp_path: Path) -> Non
     listen(address).close()
     with listen(address), pytest.raises(ChannelFailure, match="another process"):
         listen(address)
+
+
+def test_a_live_socket_with_a_full_backlog_is_not_replaced(tmp_path: Path) -> None:
+    """Who is too busy to accept still listens: its socket file stays."""
+    address = Unix(tmp_path / "s.sock")
+    with contextlib.ExitStack() as held:
+        held.enter_context(listen(address, backlog=0))
+        while True:
+            waiting = held.enter_context(socket.socket(socket.AF_UNIX))
+            waiting.setblocking(False)
+            try:
+                waiting.connect(str(address.path))
+            except BlockingIOError:
+                break
+        before = address.path.stat().st_ino
+        with pytest.raises(ChannelFailure, match="another process"):
+            listen(address)
+        assert address.path.stat().st_ino == before
 
 
 def _hybrid_peer(server: socket.socket, reply: bytes, seen: list[bytes]) -> None:
