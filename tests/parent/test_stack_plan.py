@@ -137,6 +137,15 @@ def test_the_parent_is_closed(release: Release) -> None:
     assert "KeyName" not in instance
 
 
+def test_the_role_may_compare_what_it_finds_at_a_results_place() -> None:
+    """A start after a result was put finds the object, and reads it: a right of its own on results only."""
+    (store,) = [
+        item for item in statements(templates.base_template(SETTINGS)) if item.get("Sid") == "StoreResults"
+    ]
+    assert store["Action"] == ["s3:GetObject", "s3:PutObject"]
+    assert store["Resource"] == {"Fn::Sub": "${Results.Arn}/results/*"}
+
+
 def test_the_role_decrypts_with_the_reported_keys_only_and_never_without_an_attestation(
     release: Release,
 ) -> None:
