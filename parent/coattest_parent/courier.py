@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from coattest_enclave import messages, wire
+from coattest_enclave import canonical, messages, wire
 from coattest_enclave.canonical import MessageError
 from coattest_parent.aws import Aws, Credentials, aws_errors, parse_s3_uri, region_of
 from coattest_parent.channels import Address
@@ -63,6 +63,13 @@ class S3Bids:
                 if error.response.get("Error", {}).get("Code") in ("404", "NoSuchKey", "NoSuchBucket"):
                     raise MissingBid(f"no bid file of {buyer.name!r}", where=buyer.bids) from None
                 raise
+        if head["ContentLength"] > canonical.SIZE_MAX:
+            raise FoundFalse(
+                f"larger than any bid file: over {canonical.SIZE_MAX} bytes",
+                where=buyer.bids,
+                hint="a manifest without that buyer",
+                reason="too-large",
+            )
         return Part(buyer.name, head["ContentLength"], _object(client, bucket, key, head["ETag"]))
 
 
@@ -136,8 +143,11 @@ def open_auction(
         data, receipt = client.open(manifest.encode(), parts, seals, credentials, progress)
     try:
         result = messages.Result.decode(data)
+        seal = messages.check_seals(manifest, seals).digest
     except MessageError as error:
         raise EnclaveFailed(f"the enclave's result does not parse: {error}") from error
     if result.manifest != manifest.digest:
         raise EnclaveFailed("the enclave's result is of another manifest")
+    if result.seal != seal:
+        raise EnclaveFailed("the enclave's result is of another seal")
     return messages.ResultFile(data, receipt, tuple(seals))

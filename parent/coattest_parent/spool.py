@@ -24,7 +24,7 @@ from coattest_parent.finish import Way, finish
 from coattest_parent.publish import Sealed
 from coattest_parent.telemetry import Telemetry
 from coattest_verify.buyers import load_manifest
-from coattest_verify.shell import CoattestError, EnvironmentFailure, UsageError, write_atomic
+from coattest_verify.shell import CoattestError, EnvironmentFailure, FoundFalse, UsageError, write_atomic
 
 MANIFEST, RESULT, FAILED = "manifest.cbor", "result.cbor", "failed.json"
 SEALS = "*.seal"
@@ -66,7 +66,11 @@ class Job:
 def jobs(spool: Path) -> Iterator[Job]:
     """Every job that is neither done nor failed, by name."""
     for directory in sorted(spool.iterdir()):
-        if (directory / MANIFEST).is_file() and not (directory / FAILED).exists():
+        try:
+            wanted = (directory / MANIFEST).is_file() and not (directory / FAILED).exists()
+        except OSError:
+            wanted = True  # it cannot be looked into; who loads it hears why
+        if wanted:
             yield Job(directory)
 
 
@@ -93,6 +97,13 @@ class Courier:
                 if sealed.manifest.closes > now.timestamp():
                     waiting += 1
                     continue
+                if sealed.manifest.publish_by < now.timestamp() and not (job.directory / RESULT).exists():
+                    raise FoundFalse(
+                        "the publication deadline has passed: a receipt from after it does not verify",
+                        where=str(job.directory),
+                        hint="a new manifest",
+                        reason="too-late",
+                    )
                 self._finish(job, sealed)
                 self._done.add(job.directory)
             except EnvironmentFailure:
@@ -100,7 +111,7 @@ class Courier:
             except OSError:
                 waiting += 1  # the directory is being changed
             except CoattestError as error:
-                self._fail(job, error)
+                waiting += not self._fail(job, error)
         failed = sum(1 for _ in self.spool.glob(f"*/{FAILED}"))
         self.telemetry.metrics.set("coattest_jobs_waiting", waiting)
         self.telemetry.metrics.set("coattest_jobs_failed", failed)
@@ -112,10 +123,15 @@ class Courier:
             self.telemetry.event("job-found", job=job.name, auction=sealed.manifest.digest.hex())
         finish(sealed, job.directory / RESULT, self.way, uri=uri, telemetry=self.telemetry)
 
-    def _fail(self, job: Job, error: CoattestError) -> None:
+    def _fail(self, job: Job, error: CoattestError) -> bool:
+        """Set a job aside; False when that cannot be written, so that the next round judges it again."""
         self.telemetry.event("job-failed", job=job.name, reason=error.reason, exit=error.exit_code)
         document = {"reason": error.reason, "exit": error.exit_code, "error": str(error)[:1000]}
-        write_atomic(job.directory / FAILED, f"{json.dumps(document)}\n".encode())
+        try:
+            write_atomic(job.directory / FAILED, f"{json.dumps(document)}\n".encode())
+        except OSError:
+            return False
+        return True
 
     def watch(self, stop: threading.Event) -> None:
         """Ask the enclave for signs of life, in a thread of its own, until ``stop``."""
