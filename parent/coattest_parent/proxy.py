@@ -37,6 +37,9 @@ CONNECT_TIMEOUT = 10.0
 IDLE_TIMEOUT = 120.0
 """Seconds with no byte in either direction after which a tunnel is closed."""
 
+CLOSE_TIMEOUT = 5.0
+"""Seconds in which a peer can take what was sent before its tunnel ended."""
+
 TUNNELS_MAX = 256
 """Tunnels open at a time; the enclave needs one per buyer at most. More are answered 503."""
 
@@ -208,6 +211,11 @@ async def _answer(writer: asyncio.StreamWriter, status: str) -> None:
 
 
 async def _close(writer: asyncio.StreamWriter) -> None:
+    """Close, and after CLOSE_TIMEOUT drop what the peer has not taken: it could hold the socket for ever."""
     writer.close()
-    with contextlib.suppress(OSError, asyncio.CancelledError):
-        await writer.wait_closed()
+    late = asyncio.get_running_loop().call_later(CLOSE_TIMEOUT, writer.transport.abort)
+    try:
+        with contextlib.suppress(OSError, asyncio.CancelledError):
+            await writer.wait_closed()
+    finally:
+        late.cancel()

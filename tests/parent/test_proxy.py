@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import threading
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ def echo_server() -> Iterator[int]:
                     threading.Thread(target=echo, args=(peer,), daemon=True).start()
 
         def echo(peer: socket.socket) -> None:
-            with peer:
+            with peer, contextlib.suppress(ConnectionError):
                 while data := peer.recv(65536):
                     peer.sendall(data)
 
@@ -133,6 +134,25 @@ def test_more_tunnels_than_the_limit_are_turned_away(tmp_path: Path, monkeypatch
         first.shutdown(socket.SHUT_WR)
         assert first.recv(1) == b""
         first.close()
+
+
+def test_a_peer_that_takes_nothing_does_not_hold_its_tunnel_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an idle tunnel still has to give is dropped after a while, and its socket with it."""
+    monkeypatch.setattr(proxy, "IDLE_TIMEOUT", 0.2)
+    monkeypatch.setattr(proxy, "CLOSE_TIMEOUT", 0.2)
+    address = Unix(tmp_path / "out_8000.sock")
+    with echo_server() as port, ConnectProxy(address, {NAME: ("127.0.0.1", port)}):
+        client, _ = ask(address, connect_head(NAME))
+        with client:
+            client.settimeout(0.5)
+            with contextlib.suppress(OSError):  # full, or ended already
+                while True:
+                    client.send(bytes(65536))
+            gone = select.poll()
+            gone.register(client, 0)
+            assert gone.poll(10_000)
 
 
 def test_stopping_ends_open_tunnels_and_removes_the_socket(tmp_path: Path) -> None:
