@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from coattest_enclave import canonical, messages, wire
+from coattest_enclave import cose, messages, wire
 from coattest_enclave.canonical import MessageError
 from coattest_parent.aws import Aws, Credentials, aws_errors, parse_s3_uri, region_of
 from coattest_parent.channels import Address
@@ -63,13 +63,6 @@ class S3Bids:
                 if error.response.get("Error", {}).get("Code") in ("404", "NoSuchKey", "NoSuchBucket"):
                     raise MissingBid(f"no bid file of {buyer.name!r}", where=buyer.bids) from None
                 raise
-        if head["ContentLength"] > canonical.SIZE_MAX:
-            raise FoundFalse(
-                f"larger than any bid file: over {canonical.SIZE_MAX} bytes",
-                where=buyer.bids,
-                hint="a manifest without that buyer",
-                reason="too-large",
-            )
         return Part(buyer.name, head["ContentLength"], _object(client, bucket, key, head["ETag"]))
 
 
@@ -84,11 +77,24 @@ def _object(client: S3Client, bucket: str, key: str, etag: str) -> Iterator[byte
 
 
 def bid_digests(manifest: messages.Manifest, source: BidSource) -> dict[str, bytes]:
-    """SHA-384 of every buyer's bid file as ``source`` has it now."""
+    """SHA-384 of every buyer's bid file as ``source`` has it now.
+
+    Raises FoundFalse for one that is larger than a bid file of this manifest can be: nobody should fetch it,
+    and an enclave would need many times its size to take it apart.
+    """
+    most = cose.ENCRYPT0_OVERHEAD + messages.AMOUNT_SIZE * len(manifest.lots)
     digests = {}
     for buyer in manifest.buyers:
+        part = source.part(buyer)
+        if part.size > most:
+            raise FoundFalse(
+                f"larger than any bid file: over {most} bytes",
+                where=buyer.bids,
+                hint="a manifest without that buyer",
+                reason="too-large",
+            )
         digest = hashlib.sha384()
-        for piece in source.part(buyer).content:
+        for piece in part.content:
             digest.update(piece)
         digests[buyer.name] = digest.digest()
     return digests

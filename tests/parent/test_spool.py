@@ -17,7 +17,7 @@ import boto3
 import pytest
 
 from coattest_enclave import auction as rules
-from coattest_enclave import canonical, messages, wire
+from coattest_enclave import cose, messages, wire
 from coattest_parent.aws import Aws, Credentials, Endpoint
 from coattest_parent.channels import Unix, listen
 from coattest_parent.courier import S3Bids, bid_digests, open_auction
@@ -171,7 +171,8 @@ class Huge:
     exceptions = boto3.client("s3", region_name="eu-central-1").exceptions
 
     def head_object(self, **_: str) -> dict[str, Any]:
-        return {"ContentLength": canonical.SIZE_MAX + 1, "ETag": "e"}
+        most = cose.ENCRYPT0_OVERHEAD + 2 * messages.AMOUNT_SIZE
+        return {"ContentLength": most + 1, "ETag": "e"}
 
 
 def test_a_bid_file_that_cannot_be_one_is_not_fetched(
