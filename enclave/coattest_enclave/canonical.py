@@ -17,13 +17,18 @@ import cbor2
 
 from coattest_enclave.errors import MessageError, TooLarge
 
-__all__ = ["DEPTH_MAX", "SIZE_MAX", "MessageError", "TooLarge", "decode", "encode"]
+__all__ = ["DEPTH_MAX", "ITEMS_MAX", "SIZE_MAX", "MessageError", "TooLarge", "decode", "encode"]
 
 DEPTH_MAX = 8
 """Nested containers; the deepest message, a result, has 4."""
 
 SIZE_MAX = 64 * 1024 * 1024
 """Bytes of any message; a manifest of 1,000,000 lots is about 20 MB."""
+
+ITEMS_MAX = 4096
+"""Items of any message, containers included; a manifest of 64 buyers, which has the most, stays under 1000.
+Each costs tens of bytes of memory, so without a bound 64 MiB of empty arrays would take gigabytes.
+"""
 
 _FALSE_TRUE_NULL = (0xF4, 0xF5, 0xF6)
 _INDEFINITE_OR_RESERVED = 28
@@ -57,7 +62,7 @@ def decode(data: bytes, limit: int = SIZE_MAX) -> Any:
 
 def _walk(data: bytes) -> None:
     """Check head by head: one item, allowed kinds only, bounded depth, nothing after it."""
-    position, end = 0, len(data)
+    position, end, items = 0, len(data), 0
     remaining, maps = [1], [False]
     while remaining:
         if remaining[-1] == 0:
@@ -65,8 +70,9 @@ def _walk(data: bytes) -> None:
             maps.pop()
             continue
         remaining[-1] -= 1
-        if position >= end:
-            raise MessageError("truncated")
+        items += 1
+        if position >= end or items > ITEMS_MAX:
+            raise MessageError("truncated, or too many items")
         initial = data[position]
         major, argument = initial >> 5, initial & 31
         position += 1

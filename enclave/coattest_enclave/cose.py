@@ -5,6 +5,7 @@ The algorithm is never read from the message: the protected header must be, byte
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass
 
@@ -33,11 +34,19 @@ TAG_ENCRYPT0, TAG_SIGN1 = 0xD0, 0xD2
 WRAPPED_KEY = -65537
 """Unprotected label of the data key's KMS ciphertext blob; private use (RFC 9052, 11.2: below -65536)."""
 
+COMMITMENT = -65538
+"""Unprotected label of the data key's commitment; private use as above. AES-GCM does not commit to its key: a
+file can be made that authenticates under two, as a bid under the one and as none under the other.
+"""
+
 COORDINATE = 48
 """Bytes of r and of s for P-384; both are written in full, leading zeros included (RFC 9053, 2.1)."""
 
 IV_SIZE, KEY_SIZE, TAG_SIZE = 12, 32, 16
 """A256GCM's nonce, key and authentication tag in bytes (RFC 9053, 4.1)."""
+
+COMMITMENT_SIZE = 48
+"""Bytes of a SHA-384."""
 
 WRAPPED_KEY_MAX = 6144
 """Bytes of a KMS CiphertextBlob (KMS API reference, Decrypt: CiphertextBlob)."""
@@ -48,7 +57,7 @@ KID_MAX = 64
 SIGN1_MAX = 16 * 1024
 """Bytes of a COSE_Sign1; a seal of 64 buyers with the longest names has 8 KB."""
 
-ENCRYPT0_OVERHEAD = WRAPPED_KEY_MAX + 64
+ENCRYPT0_OVERHEAD = WRAPPED_KEY_MAX + 128
 """Most bytes a COSE_Encrypt0 has beyond its plaintext."""
 
 
@@ -63,10 +72,11 @@ class Sign1:
 
 @dataclass(frozen=True, slots=True)
 class Encrypt0:
-    """A parsed COSE_Encrypt0: nonce, the wrapped data key, ciphertext with its tag."""
+    """A parsed COSE_Encrypt0: nonce, the wrapped data key, its commitment, ciphertext with its tag."""
 
     iv: bytes
     wrapped_key: bytes
+    commitment: bytes
     ciphertext: bytes
 
 
@@ -132,8 +142,19 @@ def encrypt0(
         raise MessageError("data key is not 32 bytes")
     nonce = os.urandom(IV_SIZE) if iv is None else _bytes(iv, IV_SIZE, IV_SIZE)
     ciphertext = AESGCM(data_key).encrypt(nonce, plaintext, _enc_structure(external_aad))
-    header = {5: nonce, WRAPPED_KEY: _bytes(wrapped_key, 1, WRAPPED_KEY_MAX)}
+    header = {
+        5: nonce,
+        WRAPPED_KEY: _bytes(wrapped_key, 1, WRAPPED_KEY_MAX),
+        COMMITMENT: commitment_of(data_key),
+    }
     return bytes([TAG_ENCRYPT0]) + canonical.encode([A256GCM, header, ciphertext])
+
+
+def commitment_of(data_key: bytes | bytearray) -> bytes:
+    """SHA-384 of the CBOR ["coattest/data-key/v1", data key]: the one key under which a file may be read."""
+    digest = hashlib.sha384(_COMMITMENT_PREFIX)
+    digest.update(data_key)
+    return digest.digest()
 
 
 def parse_encrypt0(data: bytes) -> Encrypt0:
@@ -141,11 +162,12 @@ def parse_encrypt0(data: bytes) -> Encrypt0:
     protected, unprotected, ciphertext = _parts(data, TAG_ENCRYPT0, 3, canonical.SIZE_MAX)
     if protected != A256GCM:
         raise MessageError("not A256GCM")
-    if not isinstance(unprotected, dict) or list(unprotected) != [5, WRAPPED_KEY]:
-        raise MessageError("unprotected header is not {5: iv, -65537: wrapped key}")
+    if not isinstance(unprotected, dict) or list(unprotected) != [5, WRAPPED_KEY, COMMITMENT]:
+        raise MessageError("unprotected header is not {5: iv, -65537: wrapped key, -65538: commitment}")
     return Encrypt0(
         _bytes(unprotected[5], IV_SIZE, IV_SIZE),
         _bytes(unprotected[WRAPPED_KEY], 1, WRAPPED_KEY_MAX),
+        _bytes(unprotected[COMMITMENT], COMMITMENT_SIZE, COMMITMENT_SIZE),
         _bytes(ciphertext, TAG_SIZE, canonical.SIZE_MAX),
     )
 
@@ -156,7 +178,7 @@ def decrypt0(data: bytes | Encrypt0, data_key: bytes | bytearray, *, external_aa
     It is in a buffer that the caller can overwrite. Nothing of it is returned before its tag has verified.
     """
     message = data if isinstance(data, Encrypt0) else parse_encrypt0(data)
-    if len(data_key) != KEY_SIZE:
+    if len(data_key) != KEY_SIZE or commitment_of(data_key) != message.commitment:
         raise MessageError("does not authenticate")
     ciphertext, tag = memoryview(message.ciphertext)[:-TAG_SIZE], message.ciphertext[-TAG_SIZE:]
     decryptor = Cipher(AES256(data_key), GCM(message.iv, tag)).decryptor()
@@ -171,6 +193,9 @@ def decrypt0(data: bytes | Encrypt0, data_key: bytes | bytearray, *, external_aa
         raise MessageError("does not authenticate") from error
     del plaintext[len(ciphertext) :]
     return plaintext
+
+
+_COMMITMENT_PREFIX = canonical.encode(["coattest/data-key/v1", bytes(KEY_SIZE)])[:-KEY_SIZE]
 
 
 def _sig_structure(payload: bytes) -> bytes:

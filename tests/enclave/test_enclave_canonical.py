@@ -142,6 +142,16 @@ def test_the_deepest_allowed_nesting_is_let_through() -> None:
         canonical.encode([deep])
 
 
+def test_a_message_has_a_bounded_number_of_items() -> None:
+    """The limit is exactly ITEMS_MAX, in both directions: small items cost more memory than bytes."""
+    full = [0] * (canonical.ITEMS_MAX - 1)
+    assert canonical.decode(canonical.encode(full)) == full
+    with pytest.raises(canonical.MessageError, match="too many items"):
+        canonical.encode([*full, 0])
+    with pytest.raises(canonical.MessageError, match="too many items"):
+        canonical.decode(bytes.fromhex("9a00200000") + b"\x80" * 0x200000)
+
+
 def test_size_is_checked_before_anything_else() -> None:
     """A message over the caller's limit is TooLarge, however well-formed."""
     data = canonical.encode(b"x" * 100)

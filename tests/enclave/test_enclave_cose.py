@@ -9,11 +9,13 @@ from typing import Any
 import cbor2
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
 from coattest_enclave import canonical, cose
+from support import two_keys
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -75,7 +77,8 @@ def test_pycose_decrypts_what_we_encrypt_and_the_reverse() -> None:
     )
     theirs.key = SymmetricKey(k=DATA_KEY)
     parts = cbor2.loads(theirs.encode()).value
-    ours = b"\xd0" + canonical.encode([parts[0], {5: bytes(12), cose.WRAPPED_KEY: b"w"}, parts[2]])
+    header = {5: bytes(12), cose.WRAPPED_KEY: b"w", cose.COMMITMENT: cose.commitment_of(DATA_KEY)}
+    ours = rebuilt(cose.TAG_ENCRYPT0, [parts[0], header, parts[2]])
     assert cose.decrypt0(ours, DATA_KEY, external_aad=b"aad") == b"theirs"
 
 
@@ -112,6 +115,21 @@ def test_wrong_key_and_wrong_aad_are_one_error() -> None:
             cose.decrypt0(sealed(), key, external_aad=aad)
         texts.add(caught.value.detail)
     assert texts == {"does not authenticate"}
+
+
+def test_a_file_that_two_keys_authenticate_is_read_under_one_only() -> None:
+    """AES-GCM lets one ciphertext pass under two data keys; the commitment leaves the one."""
+    other, iv = bytes(32), bytes(12)
+    aad = canonical.encode(["Encrypt0", cose.A256GCM, b"aad"])
+    ciphertext = two_keys.sealed_under_both(DATA_KEY, other, iv, aad)
+    contents = {AESGCM(key).decrypt(iv, ciphertext, aad) for key in (DATA_KEY, other)}
+    assert len(contents) == 2
+    for chosen, refused in ((DATA_KEY, other), (other, DATA_KEY)):
+        header = {5: iv, cose.WRAPPED_KEY: b"wrapped", cose.COMMITMENT: cose.commitment_of(chosen)}
+        message = rebuilt(cose.TAG_ENCRYPT0, [cose.A256GCM, header, ciphertext])
+        assert bytes(cose.decrypt0(message, chosen, external_aad=b"aad")) in contents
+        with pytest.raises(cose.MessageError, match="does not authenticate"):
+            cose.decrypt0(message, refused, external_aad=b"aad")
 
 
 def test_a_nonce_is_not_used_twice() -> None:

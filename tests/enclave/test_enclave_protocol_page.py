@@ -48,6 +48,7 @@ def test_the_pages_numbers_are_the_codes() -> None:
     assert f"`{fields.NAME.pattern}`" in PAGE
     assert f"`{fields.LOT_ID.pattern}`" in PAGE
     assert f"{wire.FRAME_MAX:,} bytes" in PROSE
-    assert f"At most {canonical.DEPTH_MAX} containers deep, at most {canonical.SIZE_MAX >> 20} MiB" in PROSE
+    assert f"At most {canonical.DEPTH_MAX} containers deep, at most {canonical.ITEMS_MAX} items" in PROSE
+    assert f"at most {canonical.SIZE_MAX >> 20} MiB" in PROSE
     assert f"1 to {fields.BUYERS_MAX}, sorted" in PAGE
     assert fields.LOTS_MAX == 2**20

@@ -198,6 +198,13 @@ def flipped(case: Case) -> bytes:
     return case.files["bob"][:-1] + bytes([case.files["bob"][-1] ^ 1])
 
 
+def recommitted(case: Case) -> bytes:
+    """Bob's bid file, right but for the commitment, which is to ada's data key."""
+    mine, adas = (cose.commitment_of(bytes.fromhex(answer["data_key"])) for answer in case.kms[1::-1])
+    assert mine in case.files["bob"]
+    return case.files["bob"].replace(mine, adas)
+
+
 def rewrapped(case: Case) -> None:
     """A KMS that gives the data key of another auction's bid for this auction's context."""
     bob_file(lambda _: other().files["bob"])(case)
@@ -267,6 +274,7 @@ REFUSED: dict[str, dict[str, Change]] = {
         "a sealed file of another algorithm": bob_file(
             lambda case: case.files["bob"].replace(b"\xa1\x01\x03", b"\xa1\x01\x01", 1)
         ),
+        "a commitment to another data key": bob_file(recommitted),
         "a sealed file that is none": bob_file(lambda _: b"\xd0"),
         "another auction's bid, its data key given for this one": rewrapped,
     },

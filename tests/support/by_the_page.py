@@ -71,7 +71,16 @@ def read(data: bytes) -> Any:
         raise Bad("not CBOR") from error
     if end != len(data) or write(value) != data:
         raise Bad("not deterministic")
+    if items_in(value) > 4096:
+        raise Bad("too many items")
     return value
+
+
+def items_in(value: Any) -> int:
+    """How many items a value has, containers and keys among them."""
+    if isinstance(value, dict):
+        return 1 + len(value) + sum(map(items_in, value.values()))
+    return 1 + (sum(map(items_in, value)) if isinstance(value, list) else 0)
 
 
 def item_at(data: bytes, position: int, depth: int) -> tuple[Any, int]:
@@ -231,16 +240,20 @@ def read_bid(
         need(isinstance(parts, list) and len(parts) == 3, "COSE_Encrypt0")
         protected, unprotected, ciphertext = parts
         need(protected == bytes.fromhex("a10103"), "algorithm")
-        need(isinstance(unprotected, dict) and set(unprotected) == {5, -65537}, "headers")
+        need(isinstance(unprotected, dict) and set(unprotected) == {5, -65537, -65538}, "headers")
         iv, wrapped = unprotected[5], unprotected[-65537]
         need(isinstance(iv, bytes) and len(iv) == 12, "iv")
         need(isinstance(wrapped, bytes) and 1 <= len(wrapped) <= 6144, "wrapped key")
+        commitment = unprotected[-65538]
+        need(isinstance(commitment, bytes) and len(commitment) == 48, "commitment")
     except Bad as error:
         raise Refused("bad-bid") from error
     name, arn = buyer["name"], buyer["kms"]
     key = kms(arn, wrapped, {"coattest:auction": digest.hex(), "coattest:buyer": name})
     if key is None:
         raise Refused("kms-denied")
+    if hashlib.sha384(write(["coattest/data-key/v1", key])).digest() != commitment:
+        raise Refused("bad-bid")
     aad = write(["Encrypt0", bytes.fromhex("a10103"), write(["coattest/bid/v1", digest, name, arn])])
     try:
         content = AESGCM(key).decrypt(iv, ciphertext, aad)
