@@ -150,15 +150,23 @@ class Build:
 
 
 def fill_cache(target: Path, cache: Path, *, kernels: bool) -> None:
-    """A cache of the build's own with what ``cache`` has, as links where that is possible."""
+    """A cache of the build's own with what ``cache`` has, as links where that is possible.
+
+    Readable by every user, whatever the umask under which ``cache`` was filled.
+    """
     for path in (cache / "inputs").iterdir():
+        own = target / "inputs" / path.name
         try:
-            os.link(path, target / "inputs" / path.name)
+            if path.stat().st_mode & 0o004:
+                os.link(path, own)
+                continue
         except OSError:
-            shutil.copyfile(path, target / "inputs" / path.name)
+            pass
+        shutil.copyfile(path, own)
     for path in (cache / "kernel").iterdir() if kernels else ():
         if (path / "outputs.json").is_file():
-            shutil.copytree(path, target / "kernel" / path.name)
+            shutil.copytree(path, target / "kernel" / path.name, copy_function=shutil.copyfile)
+            (target / "kernel" / path.name).chmod(0o755)
 
 
 def start(  # noqa: PLR0917 - what, under what, where and with what
