@@ -395,7 +395,8 @@ def _put(kms: Any, made: Made, key: live.KeyState | None) -> str:
 
 
 def _save(key: live.KeyState, folder: Path) -> Path:
-    moment = clock().strftime("%Y%m%dT%H%M%SZ")
+    # To the microsecond: a second change in the same second must not replace what the first one kept.
+    moment = clock().strftime("%Y%m%dT%H%M%S.%fZ")
     path = folder / f"key-policy-{key.arn.rsplit('/', 1)[-1]}-{moment}.json"
     write_atomic(path, key.policy.encode() + b"\n", mode=0o600)
     err().print(f"the previous policy is in {path}", markup=False)
