@@ -61,7 +61,7 @@ def main(
     if len({name for name, _ in known}) != len(known) or len({number for _, number in known}) != len(known):
         raise UsageError("an account is named twice", where="--account")
     opened = {name: accounts.bootstrap(name, number) for name, number in known}
-    gate = Gate(settings, trail, _now, throttle=directory / "throttle")
+    gate = Gate(settings, trail, _now, directory=directory)
     regions = tuple(dict.fromkeys((region, *server.REGIONS)))
     context = server.tls_context(directory, server.certificate_names(regions))
     listening = server.Server(gate, context, port)

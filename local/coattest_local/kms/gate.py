@@ -34,6 +34,7 @@ from coattest_local.kms.identity import IdentityService
 from coattest_local.kms.management import ManagementService, extend_moto
 from coattest_local.kms.s3 import S3Service
 from coattest_local.kms.service import KmsService, Settings
+from coattest_local.kms.ssm import SsmService
 from coattest_local.kms.trail import Trail
 
 MANAGEMENT = ("cloudformation", "ec2")
@@ -66,9 +67,11 @@ class Gate:
         settings: Settings,
         trail: Trail,
         clock: Callable[[], datetime],
-        throttle: Path | None = None,
+        directory: Path | None = None,
     ) -> None:
-        """``throttle`` is a file that names services whose every request is refused as too many."""
+        """``directory`` may hold a file ``throttle`` that names services whose every request is refused as
+        too many, and holds the folders of pretended instances; without one there is no SSM.
+        """
         self._clock = clock
         self._lock = threading.RLock()
         self._apps = {name: create_backend_app(name) for name in SERVICES}
@@ -81,7 +84,10 @@ class Gate:
             "sts": identity.handle_sts,
             **{name: ManagementService(name, self._forward, clock).handle for name in MANAGEMENT},
         }
-        self._throttle = throttle
+        self._throttle = directory / "throttle" if directory else None
+        if directory:
+            instances = directory / "instances"
+            self._services["ssm"] = SsmService(instances, self._services["s3"], self._lock, clock).handle
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """WSGI entry point."""

@@ -50,9 +50,9 @@ def json_answer(document: object, status: int = 200) -> HttpResponse:
 
 
 def error_answer(service: str, error: ServiceError) -> HttpResponse:
-    """The error in the protocol of the service: JSON 1.1 (KMS), XML of S3, XML of the query services."""
+    """The error in the protocol of the service: JSON 1.1 (KMS, SSM), XML of S3, XML of the query services."""
     identifier = str(uuid.uuid4())
-    if service == "kms":
+    if service in ("kms", "ssm"):
         answer = json_answer({"__type": error.code, "message": error.message}, error.status)
         return HttpResponse(answer.status, answer.body, {**answer.headers, "x-amzn-RequestId": identifier})
     code, message = escape(error.code), escape(error.message)

@@ -1,0 +1,118 @@
+"""A stand-in for nitro-cli on the pretended instance: its verbs and its JSON, with the software host behind.
+
+Where its enclaves are, and whose they are, the environment says. Run it as ``python -m``: no program of this
+name is installed, so that nobody takes it for the real one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from coattest_build.errors import EnvironmentFailure, UsageError
+from coattest_build.shell import emit_json, run
+from coattest_local import host_record
+
+ENCLAVES, ROLE, INSTANCE = "COATTEST_NITRO_ENCLAVES", "COATTEST_NITRO_ROLE", "COATTEST_NITRO_INSTANCE"
+LOCAL = (sys.executable, "-c", "from coattest_local.cli import main; main()")
+START_SECONDS = 120.0
+CID = "cid"
+
+
+class NotStarted(EnvironmentFailure):
+    """The software host did not start the enclave."""
+
+    default_reason = "enclave-not-started"
+
+
+@click.group()
+def cli() -> None:
+    """SIMULATOR of nitro-cli: enclaves on the software host, which protects nothing."""
+
+
+@cli.command("run-enclave")
+@click.option("--enclave-name", required=True)
+@click.option("--enclave-cid", type=click.IntRange(4, 2**31 - 1), required=True)
+@click.option("--eif-path", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=True)
+@click.option("--cpu-count", type=click.IntRange(1), required=True, help="Not limited here.")
+@click.option("--memory", type=click.IntRange(64), required=True, help="Not limited here.")
+@click.option("--debug-mode", is_flag=True, help="Attest zeros for the image.")
+def run_enclave(
+    *, enclave_name: str, enclave_cid: int, eif_path: Path, cpu_count: int, memory: int, debug_mode: bool
+) -> None:
+    """Start an enclave; returns when it listens."""
+    folder = _folder(enclave_name)
+    if any(found["EnclaveCID"] == enclave_cid for found in _described()):
+        raise UsageError(f"CID {enclave_cid} is in use", reason="cid")
+    command = [*LOCAL, "run-enclave", str(eif_path), "--directory", str(folder), "--detach", "--json"]
+    command += ["--role-arn", os.environ[ROLE], "--instance-id", os.environ[INSTANCE]]
+    done = subprocess.run(
+        [*command, *(["--debug-mode"] if debug_mode else [])],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=START_SECONDS,
+        check=False,
+    )
+    if done.returncode:
+        raise NotStarted(" ".join(done.stderr.split())[-300:], where=enclave_name)
+    (folder / CID).write_text(str(enclave_cid))
+    answer = {"EnclaveName": enclave_name, "EnclaveCID": enclave_cid, "NumberOfCPUs": cpu_count}
+    emit_json({**answer, "MemoryMiB": memory, "EnclaveID": json.loads(done.stdout)["EnclaveID"]})
+
+
+@cli.command("describe-enclaves")
+def describe_enclaves() -> None:
+    """The running enclaves, as nitro-cli lists them."""
+    emit_json(list(_described()))
+
+
+@cli.command("terminate-enclave")
+@click.option("--enclave-name", required=True)
+def terminate_enclave(*, enclave_name: str) -> None:
+    """End an enclave."""
+    record = host_record.terminate(_folder(enclave_name))
+    if record is None:
+        raise NotStarted("no enclave of that name", where=enclave_name)
+    emit_json({"EnclaveName": enclave_name, "EnclaveID": record["EnclaveID"], "Terminated": True})
+
+
+def address_of(enclaves: Path, cid: int) -> str | None:
+    """Where the enclave of a CID is reached on this machine; None when there is none."""
+    for folder in sorted(enclaves.glob("*")):
+        record = host_record.read(folder)
+        if record is not None and (folder / CID).read_text() == str(cid):
+            return str(record["address"])
+    return None
+
+
+def _described() -> Iterator[dict[str, Any]]:
+    for folder in sorted(Path(os.environ[ENCLAVES]).glob("*")):
+        record = host_record.read(folder)
+        if record is not None:
+            yield {
+                "EnclaveName": folder.name,
+                "EnclaveID": record["EnclaveID"],
+                "ProcessID": record["pid"],
+                "EnclaveCID": int((folder / CID).read_text()),
+                "State": "RUNNING",
+                "Flags": record["Flags"],
+                "Measurements": record["Measurements"],
+            }
+
+
+def _folder(name: str) -> Path:
+    if not name.isalnum() or not name.isascii() or len(name) > 64:
+        raise UsageError("not a name for an enclave", where=name[:80])
+    return Path(os.environ[ENCLAVES]) / name
+
+
+if __name__ == "__main__":
+    run(cli, "nitro-cli (simulator)")
