@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
     from mypy_boto3_kms import KMSClient
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_ssm import SSMClient
     from mypy_boto3_sts import STSClient
 
 ATTEMPTS = 5
@@ -104,6 +105,10 @@ class Aws:
     def ec2(self, region: str) -> EC2Client:
         """EC2 in a region."""
         return self.session.client("ec2", region_name=region, **self._options())
+
+    def ssm(self, region: str) -> SSMClient:
+        """Systems Manager in a region."""
+        return self.session.client("ssm", region_name=region, **self._options())
 
     def credentials(self) -> Credentials:
         """The session's current credentials; raises EnvironmentFailure when there are none."""

@@ -30,6 +30,9 @@ PROXY_PORT = 8000
 BACKLOG_PAUSE = 0.02
 """Seconds until the next attempt at a Unix socket whose backlog is full (connect(2), EAGAIN)."""
 
+LISTENER_PAUSE = 0.5
+"""Seconds until the next look whether an enclave listens."""
+
 UNIX_PATH_MAX = 107
 """Bytes that fit sockaddr_un's sun_path before its closing zero (unix(7))."""
 
@@ -156,6 +159,23 @@ def connect(address: Address, timeout: float) -> socket.socket:
         raise ChannelFailure(
             f"cannot connect: {error.strerror or error}", where=str(address), hint="is the enclave running?"
         ) from error
+
+
+def await_listener(address: Address, seconds: float) -> None:
+    """Return when the enclave accepts a connection; nitro-cli returns at the heartbeat, before that.
+
+    Raises ChannelFailure after so many seconds.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            connect(address, max(seconds, 1.0)).close()
+        except ChannelFailure:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(LISTENER_PAUSE)
+        else:
+            return
 
 
 def listen(address: Address, backlog: int = 128) -> socket.socket:

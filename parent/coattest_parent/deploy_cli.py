@@ -9,6 +9,7 @@ from coattest_verify.shell import LazyGroup, run
 VERBS = {
     "apply": "coattest_parent.cli.deploy:apply",
     "destroy": "coattest_parent.cli.deploy:destroy",
+    "live": "coattest_parent.cli.live:live_command",
     "plan": "coattest_parent.cli.deploy:plan",
     "smoke": "coattest_parent.cli.smoke:smoke_command",
     "status": "coattest_parent.cli.deploy:status",

@@ -142,18 +142,32 @@ def apply(
     return live
 
 
+def ask(enclave: Enclave, nonce: bytes) -> bytes:
+    """A live document of an enclave of this machine, unverified."""
+    with EnclaveClient(enclave.address, LIVE_TIMEOUT) as client:
+        return client.alive(nonce)
+
+
 def check_live(
-    decision: Decision, enclave: Enclave, *, role_arn: str, instance_id: str, now: Callable[[], datetime]
+    decision: Decision,
+    enclave: Enclave,
+    *,
+    role_arn: str,
+    instance_id: str,
+    now: Callable[[], datetime],
+    get: Callable[[Enclave, bytes], bytes] | None = None,
 ) -> Live:
     """The verified document of a running enclave, over a fresh nonce; raises LiveMismatch with every
     reason.
+
+    ``get`` asks for the document where the enclave is elsewhere. What the runner says of it must agree too.
     """
     require_plain(enclave)
-    if decision.profile == "local":
+    require_described(enclave, decision)
+    if get is None and decision.profile == "local":
         require_local(enclave)
     nonce = secrets.token_bytes(32)
-    with EnclaveClient(enclave.address, LIVE_TIMEOUT) as client:
-        document = client.alive(nonce)
+    document = (get or ask)(enclave, nonce)
     decided = {index: bytes.fromhex(value) for index, value in decision.pcrs.items()}
     verdict = verify_document(
         document,
@@ -175,6 +189,15 @@ def check_live(
     found = verdict.document
     time = datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(milliseconds=found.timestamp_ms)
     return Live(found.module_id, time, enclave)
+
+
+def require_described(enclave: Enclave, decision: Decision) -> None:
+    """Refuse an enclave whose own runner says other registers than the decided ones, before it is asked."""
+    differ = [f"PCR{index}" for index, value in enclave.pcrs if decision.pcrs.get(index, value) != value]
+    if differ:
+        raise LiveMismatch(
+            f"the runner describes another image: {', '.join(differ)} differ", where=enclave.id
+        )
 
 
 def recorded(state: Path) -> dict[str, Any] | None:

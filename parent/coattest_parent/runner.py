@@ -42,6 +42,8 @@ class Enclave:
     proxy: Address
     pid: int
     flags: str
+    pcrs: tuple[tuple[int, str], ...] = ()
+    """Registers by index, lower-case hex, where the runner says them (nitro-cli: ``Measurements``)."""
 
 
 class Runner(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import subprocess
@@ -29,6 +30,7 @@ from coattest_parent.stack.hosts import LocalHost
 from coattest_parent.stack.settings import Settings
 from coattest_verify.authority import authority_from
 from coattest_verify.quorum.errors import NoDecision
+from coattest_verify.shell import UsageError
 from support.deployments import ACCOUNTS, SETTINGS, Release, now
 from support.kms_world import Enclave, allow, policy
 from support.operators import NOW, report_json
@@ -417,6 +419,24 @@ def test_a_bad_release_leaves_the_running_one_alone(bench: Bench) -> None:
         rollout.apply(following, world.second.image, bench.cloud(DebugHost(bench.host.directory)))
     assert list(bench.host.running()) == [bench.plan.release_id]
     assert bench.stack(settings.main_stack) == before
+
+
+def test_the_programs_are_uploaded_under_their_digest(bench: Bench, tmp_path: Path) -> None:
+    """Beside the image, before the instance that fetches them is made."""
+    archive = tmp_path / "parent.tar"
+    archive.write_bytes(b"wheels")
+    digest = hashlib.sha256(b"wheels").hexdigest()
+    settings = dataclasses.replace(bench.plan.settings, programs=digest)
+    plan = dataclasses.replace(bench.plan, settings=settings)
+    with pytest.raises(UsageError, match="programs"):
+        rollout.apply(plan, bench.world.first.image, bench.cloud())
+    assert bench.stack(settings.main_stack) is None
+    assert rollout.apply(plan, bench.world.first.image, bench.cloud(), archive).live
+    base = bench.stack(settings.base_stack)
+    assert base
+    s3 = bench.world.services.client("s3", "service")
+    place = {"Bucket": base.outputs["ArtifactBucket"], "Key": f"releases/parent/{digest}.tar"}
+    assert s3.get_object(**place)["Body"].read() == b"wheels"
 
 
 @pytest.mark.parametrize("by_hand", ["role", "group"])

@@ -16,7 +16,7 @@ import pytest
 from coattest_parent.stack import plan as planning
 from coattest_parent.stack import templates
 from coattest_parent.stack.settings import Settings
-from coattest_parent.stack.units import units
+from coattest_parent.stack.units import ATTENDED, COURIER, PROXY, units
 from coattest_parent.stack.userdata import user_data
 from coattest_verify.keypolicy import snippets
 from coattest_verify.policy import generate
@@ -27,10 +27,10 @@ from support.deployments import ACCOUNTS, SETTINGS, Release
 from support.images import plain
 from support.operators import Operators
 
-WHEEL = "ab" * 32 + "/coattest-0.1.0-py3-none-any.whl"
+PROGRAMS = "ab" * 32
 VARIANTS = {
     "plain": SETTINGS,
-    "all": dataclasses.replace(SETTINGS, auto_recovery=True, wheel=WHEEL),
+    "all": dataclasses.replace(SETTINGS, auto_recovery=True, programs=PROGRAMS),
     "china": dataclasses.replace(SETTINGS, region="cn-north-1"),
 }
 
@@ -124,6 +124,22 @@ def test_no_right_is_a_wildcard(release: Release) -> None:
     assert not [item for item in in_key if "*" in json.dumps(item["Principal"])]
 
 
+def test_the_parents_services_run_closed_and_the_courier_waits_for_a_verified_enclave() -> None:
+    """Both packaged units are installed under their own user; without programs there is nothing to start."""
+    found = units(VARIANTS["all"])
+    assert not {PROXY, COURIER} & set(units(SETTINGS))
+    for name, verb in ((PROXY, "proxy"), (COURIER, "serve")):
+        assert f"ExecStart=/opt/coattest/bin/auction {verb} " in found[name]
+        assert "User=coattest\n" in found[name]
+        assert "CapabilityBoundingSet=\n" in found[name]
+    assert f"ConditionPathExists={ATTENDED}\n" in found[COURIER]
+    assert " --enclave $COATTEST_ENCLAVE $COATTEST_COURIER_ARGUMENTS " in found[COURIER]
+    text = user_data(VARIANTS["all"])
+    assert f"systemctl enable --now {PROXY}" in text
+    assert f"systemctl enable --now {COURIER}" not in text
+    assert PROXY not in user_data(SETTINGS)
+
+
 def test_the_parent_is_closed(release: Release) -> None:
     """Enclaves on, IMDSv2 only, an encrypted disk, nothing inbound, 443 outbound."""
     resources = templates.main_template(SETTINGS)["Resources"]
@@ -150,8 +166,9 @@ def test_the_role_decrypts_with_the_reported_keys_only_and_never_without_an_atte
     release: Release,
 ) -> None:
     """The role's side of the cross-account rights comes from the reports."""
-    plan = planning.make_stack_plan(release.authority, release.image, SETTINGS, both(release))
-    given = templates.main_parameters(SETTINGS, plan.reports, planning.FROM_PHASE_1)
+    settings = VARIANTS["all"]
+    plan = planning.make_stack_plan(release.authority, release.image, settings, both(release))
+    given = templates.main_parameters(settings, plan.reports, planning.FROM_PHASE_1)
     assert given["BuyerKeys"].split(",") == [report.kms for report in plan.reports]
     assert given["BidObjects"].split(",") == [
         "arn:aws:s3:::bids-of-buyer-1/bids/*",
@@ -161,7 +178,7 @@ def test_the_role_decrypts_with_the_reported_keys_only_and_never_without_an_atte
     assert given["KmsRegions"] == "eu-central-1"
     (decrypt,) = [
         item
-        for item in statements(templates.main_template(SETTINGS))
+        for item in statements(templates.main_template(settings))
         if item.get("Action") == ["kms:Decrypt"]
     ]
     assert decrypt["Resource"] == {"Ref": "BuyerKeys"}
@@ -186,7 +203,7 @@ def test_one_plan_has_one_text(release: Release) -> None:
 
 def test_the_units_never_name_debug_mode() -> None:
     """No unit, and not the user data, has the flag that turns attestation into zeros."""
-    for text in [*units(SETTINGS).values(), user_data(SETTINGS)]:
+    for text in [*units(VARIANTS["all"]).values(), user_data(VARIANTS["all"])]:
         assert "debug" not in text
 
 
@@ -196,7 +213,7 @@ def test_user_data_knows_no_release(release: Release) -> None:
     decision = release.authority.decision
     for word in (decision.image_sha384, decision.digest.hex()[:16]):
         assert word not in text
-    assert WHEEL.split("/", maxsplit=1)[0] in text
+    assert PROGRAMS in text
 
 
 def test_another_image_is_no_plan(release: Release, tmp_path: Path) -> None:
@@ -262,7 +279,7 @@ def test_a_report_is_its_operators_own(release: Release, tmp_path: Path) -> None
         ("account", "1234"),
         ("memory", 64),
         ("cpus", 3),
-        ("wheel", "../x.whl"),
+        ("programs", "../x.tar"),
     ],
 )
 def test_settings_have_a_form(name: str, value: Any) -> None:
@@ -282,7 +299,7 @@ def test_settings_come_back_from_their_file() -> None:
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 def test_systemd_understands_the_units_and_they_are_not_exposed(tmp_path: Path, record_property: Any) -> None:
     """systemd-analyze security, offline, finds at most 3 of 10 for each unit."""
-    for name, text in units(SETTINGS).items():
+    for name, text in units(VARIANTS["all"]).items():
         path = tmp_path / name.replace("@", "@release")
         path.write_text(text)
         done = subprocess.run(

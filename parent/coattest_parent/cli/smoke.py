@@ -6,7 +6,6 @@ import contextlib
 import json
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import click
 from rich.table import Table
 
-from coattest_parent.channels import ENCLAVE_PORT, Address, ChannelFailure, Vsock, connect, parse_address
+from coattest_parent.channels import ENCLAVE_PORT, Address, Vsock, await_listener, parse_address
 from coattest_parent.cli.options import FILE, json_option, now
 from coattest_parent.smoke import Check, smoke
 from coattest_verify.remeasure import binding_pcrs
@@ -24,7 +23,6 @@ from coattest_verify.shell import EnvironmentFailure, UsageError, emit_json, err
 NITRO_CLI = "nitro-cli"
 NITRO_CLI_SECONDS = 120.0
 LISTEN_SECONDS = 60.0
-POLL_SECONDS = 0.5
 PCR_SIZE = 48
 
 
@@ -75,7 +73,7 @@ def smoke_command(
     binding = binding_pcrs(role_arn or "", instance_id or "")
     pcrs.update({index: binding[index] for index, given in ((3, role_arn), (4, instance_id)) if given})
     with _running(image, address, cpu_count, memory) as target:
-        _await(target, listen_seconds)
+        await_listener(target, listen_seconds)
         checks = []
         for check in smoke(target, pcrs=pcrs, root=root_for(profile), clock=now):
             err().print(f"{check.name}: {'ok' if check.ok else 'FAILED'}", markup=False)
@@ -136,20 +134,6 @@ def _nitro_cli(*arguments: str) -> dict[str, Any]:
     if done.returncode or not isinstance(answer, dict):
         raise NitroCliFailed(f"nitro-cli {arguments[0]}: {' '.join(done.stderr.split())[-300:]}")
     return answer
-
-
-def _await(address: Address, seconds: float) -> None:
-    """Return when the enclave accepts a connection; nitro-cli returns at the heartbeat, before that."""
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            connect(address, max(seconds, 1.0)).close()
-        except ChannelFailure:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(POLL_SECONDS)
-        else:
-            return
 
 
 def _show(checks: list[Check], as_json: bool) -> None:

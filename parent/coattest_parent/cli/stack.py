@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,8 +13,9 @@ from rich.table import Table
 from coattest_parent.cli.options import FILE, aws_from, aws_options, now
 from coattest_parent.deployment import live_json
 from coattest_parent.stack import plan as planning
-from coattest_parent.stack import rollout
-from coattest_parent.stack.hosts import LocalHost
+from coattest_parent.stack import programs, rollout
+from coattest_parent.stack.hosts import EnclaveHost, LocalHost
+from coattest_parent.stack.remote import RemoteHost
 from coattest_parent.stack.settings import Settings
 from coattest_verify.authority import Authority
 from coattest_verify.shell import UsageError, emit_json, err, out, write_atomic
@@ -29,7 +29,14 @@ def plan_options(command: F) -> F:
     folder = click.Path(file_okay=False, path_type=Path)
     for option in (
         click.option("--out", type=folder, help="aws: the folder of the plan."),
-        click.option("--wheel", type=FILE, help="aws: coattest's wheel, for the instance."),
+        click.option(
+            "--wheelhouse",
+            type=click.Path(exists=True, file_okay=False, path_type=Path),
+            help="aws: a folder with the wheels that --wheel depends on.",
+        ),
+        click.option(
+            "--wheel", type=FILE, help="aws: coattest's wheel, for the instance; needs --wheelhouse."
+        ),
         click.option(
             "--report", "reports", type=FILE, multiple=True, help="aws: a buyer's signed report; repeatable."
         ),
@@ -53,19 +60,20 @@ def write_plan(authority: Authority, image: Path, given: Mapping[str, Any]) -> N
     missing = [f"--{name}" for name in NEEDED if not given[name]]
     if missing:
         raise UsageError(f"the aws target needs {', '.join(missing)}", reason="usage")
+    archive = _programs(given["wheel"], given["wheelhouse"])
     settings = Settings(
         **{name: given[name] for name in ("name", "account", "region", "vpc", "subnet", "ami")},
         **{name: given[name] for name in ("instance_type", "cpus", "memory", "auto_recovery")},
-        wheel=_wheel(given["wheel"]),
+        programs=programs.digest(archive) if archive else None,
     )
     reports = {str(path): path.read_bytes() for path in given["reports"]}
     plan = planning.make_stack_plan(authority, image, settings, reports)
     folder: Path = given["out"]
     files = planning.plan_files(plan, reports)
-    for name, content in files.items():
+    for name, content in {**files, **({programs.NAME: archive} if archive else {})}.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / name, content)
-    for stale in (planning.MAIN, planning.PARAMETERS):
+    for stale in (planning.MAIN, planning.PARAMETERS, *([] if archive else [programs.NAME])):
         if stale not in files:
             (folder / stale).unlink(missing_ok=True)
     if given["as_json"]:
@@ -91,6 +99,8 @@ def read_plan(authority: Authority, image: Path, folder: Path) -> planning.Stack
     reports = {str(item): item.read_bytes() for item in sorted(place.glob("*"))} if place.is_dir() else {}
     plan = planning.make_stack_plan(authority, image, settings, reports)
     changed = planning.differing(folder, planning.plan_files(plan, reports))
+    if settings.programs is not None and _digest(folder / programs.NAME) != settings.programs:
+        changed = (*changed, programs.NAME)
     if changed:
         raise planning.PlanDiffers(
             f"the decision of now gives another plan: {', '.join(changed)} differ",
@@ -111,9 +121,10 @@ def cloud_options(command: F) -> F:
 def apply_plan(authority: Authority, given: Mapping[str, Any]) -> None:
     """``apply --target aws``."""
     _needed(given, "plan_folder")
-    cloud = _cloud(authority.decision.profile, given)
+    cloud = _cloud_of(authority, given)
     plan = read_plan(authority, given["image"], given["plan_folder"])
-    done = rollout.apply(plan, given["image"], cloud)
+    _able(plan, cloud)
+    done = rollout.apply(plan, given["image"], cloud, programs=given["plan_folder"] / programs.NAME)
     found = {
         "verified": done.live is not None,
         "role": done.role_arn,
@@ -138,7 +149,7 @@ def apply_plan(authority: Authority, given: Mapping[str, Any]) -> None:
 def show_status(authority: Authority, given: Mapping[str, Any]) -> int:
     """``status --target aws``; 1 when something is not as decided."""
     _needed(given, "plan_folder", "image")
-    cloud = _cloud(authority.decision.profile, given)
+    cloud = _cloud_of(authority, given)
     found = rollout.status(read_plan(authority, given["image"], given["plan_folder"]), cloud)
     if given["as_json"]:
         emit_json(found)
@@ -161,7 +172,7 @@ def destroy_plan(given: Mapping[str, Any]) -> None:
     _needed(given, "plan_folder")
     path = given["plan_folder"] / planning.SETTINGS
     settings = _settings(path)
-    found = rollout.destroy(settings, _cloud("local", given), delete_data=given["delete_data"])
+    found = rollout.destroy(settings, _cloud(None, settings, given), delete_data=given["delete_data"])
     if given["as_json"]:
         emit_json(dict(found))
         return
@@ -171,34 +182,57 @@ def destroy_plan(given: Mapping[str, Any]) -> None:
         out().print(f"remains  {item}", markup=False)
 
 
+def _cloud_of(authority: Authority, given: Mapping[str, Any]) -> rollout.Cloud:
+    settings = _settings(given["plan_folder"] / planning.SETTINGS)
+    return _cloud(authority.decision.profile, settings, given)
+
+
 def _needed(given: Mapping[str, Any], *names: str) -> None:
-    words = {"plan_folder": "--plan", "image": "--image", "state": "--state"}
+    words = {"plan_folder": "--plan", "image": "--image"}
     missing = [words[name] for name in names if not given[name]]
     if missing:
         raise UsageError(f"the aws target needs {', '.join(missing)}", reason="usage")
 
 
-def _cloud(profile: str, given: Mapping[str, Any]) -> rollout.Cloud:
-    """AWS at a local endpoint, with local enclaves; another place for enclaves is not there yet."""
-    if given["endpoint_url"] is None:
+def _cloud(profile: str | None, settings: Settings, given: Mapping[str, Any]) -> rollout.Cloud:
+    """AWS with the instance's enclaves, or a stand-in on this machine with its own or with local ones.
+
+    Documents of the ``local`` profile chain to a root whose key is published: they count here only.
+    """
+    endpoint: str | None = given["endpoint_url"]
+    wanted = "local" if endpoint else "aws"
+    if profile not in (None, wanted):
         raise UsageError(
-            "starting enclaves on an instance is not there yet",
-            hint="use the templates of the plan by hand, or --endpoint-url for a local AWS",
-            reason="bad-target",
-        )
-    if profile != "local":
-        raise UsageError(
-            f"a decision of profile {profile!r} cannot run on the software host",
-            hint="use --profile local",
+            f"a decision of profile {profile!r} is not for "
+            + ("a stand-in of AWS" if endpoint else "AWS itself, whose enclaves attest with AWS's root"),
+            hint=f"use --profile {wanted}",
             reason="bad-profile",
         )
-    _needed(given, "state")
-    return rollout.Cloud(
-        aws_from(given["endpoint_url"], given["ca_bundle"]),
-        LocalHost(given["state"] / "enclaves"),
-        lambda text: err().print(text, markup=False),
-        now,
-    )
+    if given["state"] and not endpoint:
+        raise UsageError(
+            "--state is for enclaves of this machine",
+            hint="leave it out, or give --endpoint-url",
+            reason="bad-target",
+        )
+
+    def say(text: str) -> None:
+        err().print(text, markup=False)
+
+    aws = aws_from(endpoint, given["ca_bundle"])
+    host: EnclaveHost = RemoteHost(aws, settings, say)
+    if given["state"]:
+        host = LocalHost(given["state"] / "enclaves")
+    return rollout.Cloud(aws, host, say, now)
+
+
+def _able(plan: planning.StackPlan, cloud: rollout.Cloud) -> None:
+    """Raise UsageError for a second phase whose instance could not be asked for a live document."""
+    if isinstance(cloud.host, RemoteHost) and plan.reports and plan.settings.programs is None:
+        raise UsageError(
+            "the plan installs nothing on the instance, so its enclave could not be verified",
+            hint="plan again with --wheel and --wheelhouse",
+            reason="no-programs",
+        )
 
 
 def _settings(path: Path) -> Settings:
@@ -208,7 +242,14 @@ def _settings(path: Path) -> Settings:
         raise UsageError(f"no plan: {error}", where=str(path), hint="see plan --out") from None
 
 
-def _wheel(path: Path | None) -> str | None:
-    if path is None:
+def _programs(wheel: Path | None, wheelhouse: Path | None) -> bytes | None:
+    if (wheel is None) != (wheelhouse is None):
+        raise UsageError("--wheel and --wheelhouse go together", reason="usage")
+    return programs.pack(wheel, wheelhouse) if wheel and wheelhouse else None
+
+
+def _digest(path: Path) -> str | None:
+    try:
+        return programs.digest(path.read_bytes())
+    except FileNotFoundError:
         return None
-    return f"{hashlib.sha256(path.read_bytes()).hexdigest()}/{path.name}"

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-from coattest_parent.runner import Enclave, LocalRunner
+from coattest_parent.deployment import ask
+from coattest_parent.runner import Enclave, LocalRunner, require_local
 
 
 class EnclaveHost(Protocol):
@@ -19,6 +20,14 @@ class EnclaveHost(Protocol):
 
     def run(self, release: str, image: Path, *, role_arn: str, instance_id: str) -> Enclave:
         """Start a release; returns when it listens."""
+        ...
+
+    def document(self, enclave: Enclave, nonce: bytes) -> bytes:
+        """A live document of a running enclave over a nonce, unverified."""
+        ...
+
+    def attend(self, release: str) -> None:
+        """The release was verified: auctions are opened in it from now on."""
         ...
 
     def terminate(self, release: str) -> None:
@@ -42,6 +51,14 @@ class LocalHost:
     def run(self, release: str, image: Path, *, role_arn: str, instance_id: str) -> Enclave:
         """See EnclaveHost."""
         return self._runner(release).run(image, role_arn=role_arn, instance_id=instance_id)
+
+    def document(self, enclave: Enclave, nonce: bytes) -> bytes:
+        """See EnclaveHost; never from an enclave that could be on another machine."""
+        require_local(enclave)
+        return ask(enclave, nonce)
+
+    def attend(self, release: str) -> None:
+        """See EnclaveHost: here ``auction`` is given the enclave's address by hand."""
 
     def terminate(self, release: str) -> None:
         """See EnclaveHost."""

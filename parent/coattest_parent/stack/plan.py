@@ -6,7 +6,6 @@ refuses to go on when that is not the same plan.
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -66,11 +65,6 @@ class Artifact:
     size: int
     sha256: str
     sha384: str
-
-    @property
-    def checksum(self) -> str:
-        """The value of S3's ``x-amz-checksum-sha256``: base64."""
-        return base64.b64encode(bytes.fromhex(self.sha256)).decode("ascii")
 
     def metadata(self, decision: Decision) -> dict[str, str]:
         """The object's metadata; for people, as the checksum and the decision are what counts."""

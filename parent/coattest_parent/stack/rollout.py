@@ -7,12 +7,13 @@ neither can decrypt. A rollback is the same with the earlier decision.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
@@ -23,7 +24,10 @@ from coattest_parent.stack.plan import StackPlan, WrongRegion
 from coattest_parent.stack.settings import Settings
 from coattest_parent.stack.stacks import Say, Stacks
 from coattest_parent.stack.templates import main_parameters
-from coattest_verify.shell import CoattestError, FoundFalse
+from coattest_verify.shell import CoattestError, FoundFalse, UsageError
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
 
 
 class WrongAccount(FoundFalse):
@@ -62,9 +66,10 @@ class Cloud:
         return Stacks(self.aws.cloudformation(settings.region), self.say)
 
 
-def apply(plan: StackPlan, image: Path, cloud: Cloud) -> Applied:
+def apply(plan: StackPlan, image: Path, cloud: Cloud, programs: Path | None = None) -> Applied:
     """Bring both stacks to the plan, start the decided enclave beside what runs, verify it, end the others.
 
+    ``programs`` is the archive that the plan's settings name, where they name one.
     When anything fails after phase 1, the enclave started here ends and phase 2 is what it was before.
     """
     settings = plan.settings
@@ -75,7 +80,7 @@ def apply(plan: StackPlan, image: Path, cloud: Cloud) -> Applied:
     base, _ = stacks.put(settings.base_stack, plan.base_text, {})
     if not plan.reports:
         return Applied(settings.role_arn, None, None)
-    upload(plan, image, cloud, base.outputs["ArtifactBucket"])
+    upload(plan, image, cloud, base.outputs["ArtifactBucket"], programs)
     before = stacks.settled(settings.main_stack)
     changed = False
     with contextlib.ExitStack() as undo:
@@ -87,6 +92,7 @@ def apply(plan: StackPlan, image: Path, cloud: Cloud) -> Applied:
         instance = main.outputs["InstanceId"]
         require_instance(cloud.aws, settings.region, instance)
         live = _start(plan, image, cloud, instance, undo)
+        cloud.host.attend(plan.release_id)
         undo.pop_all()
     retired = tuple(name for name in cloud.host.running() if name != plan.release_id)
     for name in retired:
@@ -102,7 +108,14 @@ def _start(plan: StackPlan, image: Path, cloud: Cloud, instance: str, undo: cont
         cloud.say(f"starting release {release}")
         undo.callback(cloud.host.terminate, release)
         enclave = cloud.host.run(release, image, role_arn=role, instance_id=instance)
-    live = check_live(plan.decision, enclave, role_arn=role, instance_id=instance, now=cloud.clock)
+    live = check_live(
+        plan.decision,
+        enclave,
+        role_arn=role,
+        instance_id=instance,
+        now=cloud.clock,
+        get=cloud.host.document,
+    )
     cloud.say(f"{live.module_id}: the live document matches the decision")
     return live
 
@@ -145,28 +158,51 @@ def require_instance(aws: Aws, region: str, instance: str) -> None:
         raise NotReady("the instance has no enclaves enabled", where=instance)
 
 
-def upload(plan: StackPlan, image: Path, cloud: Cloud, bucket: str) -> None:
-    """Put the image, once, with its checksum: S3 refuses other bytes."""
-    artifact, client = plan.artifact, cloud.aws.s3(plan.settings.region)
-    with aws_errors(f"s3://{bucket}/{artifact.key}"):
+def upload(plan: StackPlan, image: Path, cloud: Cloud, bucket: str, programs: Path | None = None) -> None:
+    """Put the image and the instance's programs, each once and with its checksum: S3 refuses other bytes."""
+    artifact, settings = plan.artifact, plan.settings
+    client = cloud.aws.s3(settings.region)
+    metadata = artifact.metadata(plan.decision)
+    _put(client, (bucket, artifact.key), image, sha256=artifact.sha256, metadata=metadata, say=cloud.say)
+    if settings.programs is not None:
+        if programs is None:
+            raise UsageError("the plan has programs, and they are not here", hint="make the plan again")
+        there = (bucket, settings.programs_key)
+        _put(client, there, programs, sha256=settings.programs, metadata={}, say=cloud.say)
+
+
+def _put(
+    client: S3Client,
+    at: tuple[str, str],
+    path: Path,
+    *,
+    sha256: str,
+    metadata: Mapping[str, str],
+    say: Say,
+) -> None:
+    """Put a file at (bucket, key) unless the same bytes are there."""
+    bucket, key = at
+    checksum = base64.b64encode(bytes.fromhex(sha256)).decode("ascii")
+    with aws_errors(f"s3://{bucket}/{key}"):
         try:
-            head = client.head_object(Bucket=bucket, Key=artifact.key, ChecksumMode="ENABLED")
+            head = client.head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
         except ClientError as error:
             if error.response.get("Error", {}).get("Code") not in ("404", "NoSuchKey", "NotFound"):
                 raise
             head = None
-        if head and head.get("ChecksumSHA256") == artifact.checksum:
-            cloud.say("the image is there")
+        if head and head.get("ChecksumSHA256") == checksum:
+            say(f"{key} is there")
             return
-        cloud.say(f"uploading {artifact.size} bytes")
-        with image.open("rb") as file:
+        size = path.stat().st_size
+        say(f"uploading {size} bytes to {key}")
+        with path.open("rb") as file:
             client.put_object(
                 Bucket=bucket,
-                Key=artifact.key,
+                Key=key,
                 Body=file,
-                ContentLength=artifact.size,
-                ChecksumSHA256=artifact.checksum,
-                Metadata=artifact.metadata(plan.decision),
+                ContentLength=size,
+                ChecksumSHA256=checksum,
+                Metadata=dict(metadata),
             )
 
 
@@ -200,6 +236,7 @@ def status(plan: StackPlan, cloud: Cloud) -> dict[str, Any]:
                 role_arn=settings.role_arn,
                 instance_id=main.outputs.get("InstanceId", ""),
                 now=cloud.clock,
+                get=cloud.host.document,
             )
             found["live"] = {"module_id": live.module_id, "time": live.time.isoformat()}
         except CoattestError as error:
@@ -227,9 +264,16 @@ def _key(aws: Aws, arn: str, region: str) -> str:
 def destroy(settings: Settings, cloud: Cloud, *, delete_data: bool) -> Mapping[str, list[str]]:
     """End every enclave, delete both stacks; buckets only with ``delete_data``. What went, what stays."""
     stacks = cloud.stacks(settings)
-    gone = [f"enclave {name}" for name in cloud.host.running()]
-    for name in cloud.host.running():
-        cloud.host.terminate(name)
+    gone = []
+    try:
+        for name in cloud.host.running():
+            cloud.host.terminate(name)
+            gone.append(f"enclave {name}")
+    except AwsFailure as error:
+        # An instance whose agent is not there must not keep its stack for ever.
+        if error.reason != "InvalidInstanceId":
+            raise
+        cloud.say(f"enclaves were not ended one by one, and end with the instance: {error}")
     base = stacks.settled(settings.base_stack)
     for name in (settings.main_stack, settings.base_stack):
         if stacks.settled(name) is not None:

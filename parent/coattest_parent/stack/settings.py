@@ -14,7 +14,6 @@ FORMAT = "coattest-stack/v1"
 ENCLAVES = 2
 """Enclaves at a time: the running release, and during an upgrade the next one beside it. Nitro allows 4."""
 
-_WHEEL = r"[0-9a-f]{64}/[A-Za-z0-9_.-]{1,100}\.whl"
 _PATTERNS = {
     # Stack, role, log group and S3 object names are made of it.
     "name": r"[a-z][a-z0-9-]{0,23}",
@@ -42,8 +41,8 @@ class Settings:
     cpus: int = 2
     memory: int = 2048
     auto_recovery: bool = False
-    wheel: str | None = None
-    """``SHA256/NAME.whl`` of what is installed on the instance."""
+    programs: str | None = None
+    """SHA-256 (hex) of the archive that is installed on the instance; without one, nothing is."""
 
     def __post_init__(self) -> None:
         for name, pattern in _PATTERNS.items():
@@ -58,8 +57,8 @@ class Settings:
                 )
         if type(self.auto_recovery) is not bool:
             raise UsageError("not true or false", where=_option("auto_recovery"))
-        if self.wheel is not None and not re.fullmatch(_WHEEL, str(self.wheel), re.ASCII):
-            raise UsageError("not the digest and name of a wheel", where="--wheel")
+        if self.programs is not None and not re.fullmatch(r"[0-9a-f]{64}", str(self.programs)):
+            raise UsageError("not the digest of an archive of programs", where="--wheel")
 
     @property
     def base_stack(self) -> str:
@@ -86,6 +85,11 @@ class Settings:
     def role_arn(self) -> str:
         """The role's ARN: known before it exists, because its name is."""
         return f"arn:{self.partition}:iam::{self.account}:role/{self.role_name}"
+
+    @property
+    def programs_key(self) -> str:
+        """The object of the programs, beside the images."""
+        return f"releases/parent/{self.programs}.tar"
 
     @property
     def log_groups(self) -> tuple[str, ...]:

@@ -113,7 +113,8 @@ def main_parameters(settings: Settings, reports: Sequence[Report], base: Mapping
 
 
 def _parameters(settings: Settings) -> dict[str, dict[str, Any]]:
-    unused = set() if settings.wheel else {"ArtifactBucket"}
+    # The programs are fetched from the one and publish to the other; nothing else in the template names them.
+    unused = set() if settings.programs else {"ArtifactBucket", "ResultBucket", "KmsRegions"}
     return {name: value for name, value in _PARAMETERS.items() if name not in unused}
 
 
@@ -206,6 +207,7 @@ def _security_group(settings: Settings) -> dict[str, Any]:
 
 
 def _instance(settings: Settings) -> dict[str, Any]:
+    script = user_data(settings)
     return {
         "Type": "AWS::EC2::Instance",
         # The agent, and with it user data, needs its rights at the first start.
@@ -235,7 +237,7 @@ def _instance(settings: Settings) -> dict[str, Any]:
                 }
             ],
             "Tags": [{"Key": "Name", "Value": settings.main_stack}],
-            "UserData": {"Fn::Base64": _sub(user_data(settings))},
+            "UserData": {"Fn::Base64": _sub(script) if "${" in script else script},
         },
     }
 

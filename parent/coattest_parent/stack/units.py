@@ -8,6 +8,7 @@ next release starts beside the running one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib import resources
 
 from coattest_parent.stack.settings import ENCLAVES, Settings
 
@@ -16,6 +17,12 @@ PROGRAMS = "/opt/coattest/bin"
 LOGS = "/var/log/coattest"
 ALLOCATOR = "coattest-allocator.service"
 ENCLAVE = "coattest-enclave@.service"
+PROXY, COURIER = "coattest-proxy.service", "coattest-courier.service"
+ENCLAVE_ENV = "enclave.env"
+"""In a release's folder: the CID and the address of its enclave."""
+ATTENDED = "/etc/coattest/enclave.env"
+"""Which enclave the courier speaks to: written once a release was verified."""
+
 USER = "coattest"
 
 Section = Sequence[tuple[str, str]]
@@ -56,7 +63,8 @@ _UNPRIVILEGED: Section = (
 
 def units(settings: Settings) -> dict[str, str]:
     """Every unit by its file name."""
-    return {ALLOCATOR: _allocator(), ENCLAVE: _enclave(settings)}
+    machine = {ALLOCATOR: _allocator(), ENCLAVE: _enclave(settings)}
+    return {**machine, PROXY: _proxy(), COURIER: _courier()} if settings.programs else machine
 
 
 def allocator_yaml(settings: Settings) -> str:
@@ -103,11 +111,12 @@ def _enclave(settings: Settings) -> str:
                 ("Type", "oneshot"),
                 ("RemainAfterExit", "yes"),
                 ("WorkingDirectory", release),
+                ("EnvironmentFile", f"{release}/{ENCLAVE_ENV}"),
                 ("ExecStartPre", "/usr/bin/sha384sum --check --strict --status image.sha384"),
                 (
                     "ExecStart",
-                    f"/usr/bin/nitro-cli run-enclave --enclave-name %i --eif-path {release}/image.eif "
-                    f"--cpu-count {settings.cpus} --memory {settings.memory}",
+                    f"/usr/bin/nitro-cli run-enclave --enclave-name %i --enclave-cid $COATTEST_ENCLAVE_CID "
+                    f"--eif-path {release}/image.eif --cpu-count {settings.cpus} --memory {settings.memory}",
                 ),
                 ("ExecStop", "/usr/bin/nitro-cli terminate-enclave --enclave-name %i"),
                 *_CLOSED,
@@ -126,6 +135,41 @@ def _enclave(settings: Settings) -> str:
             "Install": [("WantedBy", "multi-user.target")],
         }
     )
+
+
+#: The parent's two services speak to S3 and KMS, to the enclave, and to who asks for their status.
+_PARENT: Section = (
+    ("User", USER),
+    ("Environment", "HOME=/nonexistent"),
+    ("StandardError", f"append:{LOGS}/%N.log"),
+    ("PrivateDevices", "yes"),
+    ("RestrictAddressFamilies", "AF_UNIX AF_VSOCK AF_INET AF_INET6"),
+    ("SocketBindDeny", "ipv4:any"),
+    ("SocketBindDeny", "ipv6:any"),
+    *_CLOSED,
+    *_UNPRIVILEGED,
+)
+
+
+def _proxy() -> str:
+    return _packaged(PROXY, ())
+
+
+def _courier() -> str:
+    """It serves the enclave that was verified last, and waits while there is none."""
+    text = _packaged(COURIER, (("EnvironmentFile", ATTENDED),))
+    text = text.replace("[Unit]\n", f"[Unit]\nConditionPathExists={ATTENDED}\n", 1)
+    return text.replace(
+        " $COATTEST_COURIER_ARGUMENTS", " --enclave $COATTEST_ENCLAVE $COATTEST_COURIER_ARGUMENTS", 1
+    )
+
+
+def _packaged(name: str, more: Section) -> str:
+    """A unit of the package, with its program where it is installed and with the lines that close it."""
+    text = resources.files("coattest_parent").joinpath("units").joinpath(name).read_text("utf-8")
+    lines = "".join(f"{key}={value}\n" for key, value in (*_PARENT, *more))
+    text = text.replace("ExecStart=/usr/bin/env auction ", f"ExecStart={PROGRAMS}/auction ", 1)
+    return text.replace("[Service]\n", f"[Service]\n{lines}", 1)
 
 
 def _unit(sections: Mapping[str, Section]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 
-from coattest_parent.stack import units
+from coattest_parent.stack import programs, units
 from coattest_parent.stack.settings import Settings
 
 USER_DATA_MAX = 16 * 1024
@@ -20,9 +20,6 @@ def user_data(settings: Settings) -> str:
     files = {
         "/etc/nitro_enclaves/allocator.yaml": units.allocator_yaml(settings),
         "/opt/aws/amazon-cloudwatch-agent/etc/coattest.json": _agent(settings),
-        # The proxy reaches KMS in the regions of the buyers' keys and nothing else.
-        "/etc/coattest/parent.env": "AWS_REGION=${AWS::Region}\nCOATTEST_KMS_REGIONS=${KmsRegions}\n"
-        "COATTEST_RESULTS=s3://${ResultBucket}/results/\n",
         **{f"/etc/systemd/system/{name}": text for name, text in units.units(settings).items()},
     }
     lines = [
@@ -39,6 +36,8 @@ def user_data(settings: Settings) -> str:
         "systemctl daemon-reload",
         "systemctl disable --now nitro-enclaves-allocator.service || true",
         f"systemctl enable --now {units.ALLOCATOR}",
+        # The courier starts when a release was verified: only then is there an enclave to name.
+        *([f"systemctl enable --now {units.PROXY}"] if settings.programs else []),
         "/opt/aws/amazon-cloudwatch-agent/bin/amazon-cloudwatch-agent-ctl -a fetch-config -m ec2 -s "
         "-c file:/opt/aws/amazon-cloudwatch-agent/etc/coattest.json",
     ]
@@ -46,16 +45,24 @@ def user_data(settings: Settings) -> str:
 
 
 def _install(settings: Settings) -> list[str]:
-    if settings.wheel is None:
+    if settings.programs is None:
         return []
-    digest, _, name = settings.wheel.partition("/")
+    name = programs.NAME
     return [
         "cd /opt/coattest",
         f"aws s3api get-object --region ${{AWS::Region}} --bucket ${{ArtifactBucket}} "
-        f"--key releases/parent/{settings.wheel} {name}",
-        f"echo '{digest}  {name}' | sha256sum --check --strict",
+        f"--key {settings.programs_key} {name}",
+        f"echo '{settings.programs}  {name}' | sha256sum --check --strict",
+        f"tar -xf {name} --no-same-owner",
         "python3.11 -m venv /opt/coattest",
-        f"/opt/coattest/bin/pip install --no-input ./{name}",
+        f"{units.PROGRAMS}/pip install --no-input --no-index --find-links {programs.WHEELS} --require-hashes "
+        f"-r {programs.REQUIREMENTS}",
+        # The proxy reaches KMS in the regions of the buyers' keys and nothing else.
+        "arguments=",
+        'for region in ${KmsRegions}; do arguments="$arguments --region $region"; done',
+        'echo "COATTEST_PROXY_ARGUMENTS=$arguments" > /etc/coattest/proxy.env',
+        'echo "COATTEST_COURIER_ARGUMENTS=--publish s3://${ResultBucket}/results/"'
+        " > /etc/coattest/courier.env",
     ]
 
 
