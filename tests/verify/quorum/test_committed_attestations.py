@@ -1,0 +1,80 @@
+"""The project's own attestations: they decide for the committed claim, and stock in-toto agrees."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+
+from coattest_verify.decision import decide
+from coattest_verify.memory import Roots
+from coattest_verify.quorum.directory import Folder
+from coattest_verify.quorum.log import read_log
+from coattest_verify.quorum.results import Claimed
+from coattest_verify.quorum_policy import QuorumPolicy
+
+ATTESTATIONS = Path(__file__).parents[3] / "attestations"
+REMEDY = "the claim changed after the ceremony: make attestations"
+
+
+@pytest.fixture(scope="module")
+def policy() -> QuorumPolicy:
+    """The committed quorum.toml. Here its own digest is the root: that is no trust, see README.md."""
+    policy = QuorumPolicy.decode((ATTESTATIONS / "quorum.toml").read_bytes())
+    assert policy.version == 1
+    return policy
+
+
+@pytest.mark.parametrize("profile", ["aws", "local"])
+def test_the_committed_attestations_decide_for_the_committed_claim(
+    policy: QuorumPolicy, profile: str, tmp_path: Path
+) -> None:
+    """Both operators agree with claim.json in everything, nothing is refused, and it lasts a year more."""
+    for now in (datetime.now(timezone.utc), datetime.now(timezone.utc) + timedelta(days=365)):
+        outcome = decide(
+            ATTESTATIONS, root=bytes.fromhex(policy.sha256), profile=profile, now=now, roots=Roots(tmp_path)
+        )
+        assert outcome.reasons == (), REMEDY
+        assert outcome.refused == ()
+        assert outcome.warnings == ()
+        assert outcome.agree == policy.names
+        assert outcome.decision is not None
+        claim = Claimed.decode((ATTESTATIONS / "claim.json").read_bytes())
+        assert tuple(outcome.decision.pcrs.values()) == claim.profiles[profile].pcrs
+        assert (outcome.decision.tree_sha256, outcome.decision.lock_sha256) == (
+            claim.tree_sha256,
+            claim.lock_sha256,
+        )
+
+
+def test_both_operators_cosigned_the_committed_log(policy: QuorumPolicy) -> None:
+    """attestations/log/ holds both statements and both decisions, cosigned by both."""
+    with Folder(ATTESTATIONS) as folder:
+        log = read_log(folder, bytes.fromhex(policy.sha256), policy)
+    assert log is not None
+    assert len(log.entries) == 4
+    assert sorted(log.cosigned.times) == sorted(policy.names)
+
+
+def test_stock_in_toto_verify_accepts_the_committed_attestations(policy: QuorumPolicy) -> None:
+    """in-toto's own program, on the files as they are committed, exits 0."""
+    keys = [str(ATTESTATIONS / f"{name}.pub") for name in policy.names]
+    done = subprocess.run(
+        [
+            str(Path(sys.executable).parent / "in-toto-verify"),
+            "--layout",
+            str(ATTESTATIONS / "root.layout"),
+            "--link-dir",
+            str(ATTESTATIONS),
+            "--verification-keys",
+            *keys,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stderr} ({REMEDY})"
