@@ -49,6 +49,7 @@ CONSOLE_MAX = 16 * 1024 * 1024
 CONSOLE_TAIL = 2000
 START_SECONDS = 60.0
 POLL_SECONDS = 0.02
+LAST_WORDS_SECONDS = 2.0
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -149,7 +150,7 @@ def run_enclave(
             os.close(writer)
         stack.callback(_end, process)
         listener = run / f"in_{ENCLAVE_PORT}.sock"
-        _await_listener(listener, process, console, start_seconds)
+        _await_listener(listener, process, console, pump, start_seconds)
         return RunningEnclave(
             enclave_id=module_id,
             address=f"unix:{listener}",
@@ -252,7 +253,9 @@ def socket_directory(directory: Path) -> Path:
     return Path(tempfile.mkdtemp(prefix="coattest-")).resolve()
 
 
-def _await_listener(path: Path, process: subprocess.Popen[bytes], console: Path, seconds: float) -> None:
+def _await_listener(
+    path: Path, process: subprocess.Popen[bytes], console: Path, pump: threading.Thread, seconds: float
+) -> None:
     deadline = time.monotonic() + seconds
     while True:
         with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
@@ -260,6 +263,7 @@ def _await_listener(path: Path, process: subprocess.Popen[bytes], console: Path,
             return
         with contextlib.suppress(subprocess.TimeoutExpired):
             code = process.wait(POLL_SECONDS)
+            pump.join(LAST_WORDS_SECONDS)
             raise EnclaveEnded(f"the enclave's program ended with code {code}: {console_tail(console)}")
         if time.monotonic() > deadline:
             raise EnclaveEnded(

@@ -10,6 +10,7 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,11 @@ def test_a_debug_enclave_attests_zeros(image: Path, tmp_path: Path) -> None:
 
 def test_the_application_runs_with_its_own_world(enclave: RunningEnclave) -> None:
     """Command, environment and root are the image's; no vsock, no network, nothing writable."""
-    seen = enclave.console.read_text().splitlines()
+    # The console is copied while the program runs: its last line may come after the first connection.
+    deadline = time.monotonic() + 30
+    while "\nwrite " not in (text := enclave.console.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    seen = text.splitlines()
     assert [line for line in seen if line.startswith("arg ")] == []
     assert sorted(line for line in seen if line.startswith("env ")) == ["env MARK=a=b", "env PATH=/bin"]
     names = {line.removeprefix("root ") for line in seen if line.startswith("root ")} - {".", ".."}
