@@ -49,7 +49,8 @@ def _silence() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(nowhere, stream)
-    os.close(nowhere)
+    if nowhere not in (1, 2):  # it is one of them when that was closed before
+        os.close(nowhere)
 
 
 if __name__ == "__main__":

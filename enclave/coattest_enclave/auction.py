@@ -8,9 +8,9 @@ is higher; a tie has no price, because it would be every tied buyer's amount.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import repeat
+from collections.abc import Mapping, Sequence
 
+from coattest_enclave.columns import WIDTH
 from coattest_enclave.messages import SECOND_PRICE, Manifest, Outcomes, Result
 
 
@@ -25,10 +25,11 @@ def decide(manifest: Manifest, bids: Mapping[str, Sequence[int] | None]) -> Outc
         raise ValueError("bids are not the manifest's buyers'")
     if any(given is not None and len(given) != count for given in bids.values()):
         raise ValueError("bids are not one amount per lot")
-    columns: list[Iterable[int]] = []
+    # No bid is a column like any other, so that deciding does the same work for it.
+    columns: list[Sequence[int]] = []
     for name in names:
         given = bids[name]
-        columns.append(repeat(0, count) if given is None else given)
+        columns.append(array("Q", bytes(WIDTH * count)) if given is None else given)
     bits = [1 << index for index in range(len(names))]
     priced = manifest.rule == SECOND_PRICE
     winners, prices = array("Q"), array("Q")

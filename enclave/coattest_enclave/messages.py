@@ -10,7 +10,9 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from coattest_enclave import canonical, columns, cose, manifest, outcome
+from coattest_enclave import alive, canonical, columns, cose, manifest, outcome
+from coattest_enclave.alive import NONCE_MAX, NONCE_MIN
+from coattest_enclave.alive import user_data as alive_user_data
 from coattest_enclave.canonical import MessageError
 from coattest_enclave.fields import (
     AMOUNT_MAX,
@@ -75,16 +77,13 @@ __all__ = [
 ]
 
 MANIFEST, BID, SEAL = manifest.PURPOSE, "coattest/bid/v1", "coattest/seal/v1"
-RESULT, RESULT_FILE, ALIVE = outcome.PURPOSE, outcome.FILE_PURPOSE, "coattest/alive/v1"
+RESULT, RESULT_FILE, ALIVE = outcome.PURPOSE, outcome.FILE_PURPOSE, alive.PURPOSE
 
 AMOUNT_SIZE = columns.WIDTH
 """Bytes of one record of a bid: an amount in minor units, big-endian."""
 
 DECISION_DIGEST = 32
 """Bytes of a decision's SHA-256."""
-
-NONCE_MIN, NONCE_MAX = 16, 64
-"""Bytes of a liveness request's nonce."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,8 +178,3 @@ def bid_digest(bid_file: bytes | bytearray) -> bytes:
 def receipt_user_data(result: bytes) -> bytes:
     """user_data of the receipt for these result bytes; its nonce is the seal digest, its public_key null."""
     return canonical.encode([RESULT, sha384(result)])
-
-
-def alive_user_data() -> bytes:
-    """user_data of a liveness document; its nonce is the asker's, its public_key null."""
-    return canonical.encode([ALIVE])

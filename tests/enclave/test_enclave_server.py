@@ -557,6 +557,36 @@ def test_the_console_is_silent_unless_the_profile_says_otherwise(
     assert targets == {Path(os.devnull)}
 
 
+SILENCED = """
+import os, sys
+for stream in sys.argv[1].split(","):
+    os.close(int(stream))
+from coattest_enclave.__main__ import _silence
+_silence()
+os.write(1, b"amount")
+os.write(2, b"amount")
+"""
+
+
+@pytest.mark.parametrize("closed", ["0", "1", "2", "1,2", "0,1,2"])
+def test_silence_holds_whatever_was_closed_before(closed: str) -> None:
+    """Both streams can be written to and nothing arrives, also when one had been closed."""
+    done = subprocess.run([sys.executable, "-c", SILENCED, closed], capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_what_only_an_opening_needs_is_not_loaded_for_liveness() -> None:
+    """The program is ready to answer "alive" before HTTP, TLS and RSA are there."""
+    code = (
+        "import sys, coattest_enclave.__main__; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    loaded = done.stdout.split()
+    assert "coattest_enclave" in loaded
+    assert "cbor2" in loaded
+    assert not {"cryptography", "http", "ssl", "hashlib"} & set(loaded)
+
+
 def test_buffers_with_keys_and_amounts_are_overwritten(demo: Auction) -> None:
     """Data keys, plaintexts and columns of amounts are zeros when their use is over, also after a failure."""
     buyer = demo.manifest.buyers[0]

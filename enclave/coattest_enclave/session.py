@@ -1,0 +1,95 @@
+"""One open request from its frame to result and receipt: what only an auction needs, and an answer to
+``alive`` does not.
+
+The order is the rule: manifest, seals and digests are checked before anything is decrypted; all bids are
+decrypted or there is no result; nothing that depends on an amount leaves but the result. Each part is checked
+when it has come, so that a wrong one ends the request there.
+"""
+
+from __future__ import annotations
+
+import socket
+from array import array
+
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from coattest_enclave import auction, columns, entropy, messages, opening, wire
+from coattest_enclave.clock import Clock
+from coattest_enclave.errors import MessageError, TooLarge
+from coattest_enclave.kms import RSA_BITS, Kms
+from coattest_enclave.nsm import Nsm
+from coattest_enclave.trust import Trust
+
+
+def open_auction(
+    stream: socket.socket, frame: wire.Frame, trust: Trust, nsm: Nsm, proxies: list[str]
+) -> tuple[bytes, bytes]:
+    """The result's bytes and the receipt of the open request in ``frame``, whose data frames follow.
+
+    Raises an EnclaveError for every way in which there is no result, OSError when the stream breaks.
+    """
+    request = opening.parse_open(frame.body)
+
+    def stage(text: str) -> None:
+        wire.write_frame(stream, wire.Frame(frame.request, "progress", {"stage": text}))
+
+    encoded = _receive_part(stream, frame.request, "manifest", request.manifest_size)
+    manifest, seal = opening.check(request, encoded, trust.partition)
+    del encoded
+    files = receive_bids(stream, frame.request, request, seal)
+    stage("manifest, seals and digests are right")
+    clock = Clock.read(nsm, set_system=not nsm.is_simulated)
+    entropy.check(trust.entropy)
+    key = rsa.generate_private_key(public_exponent=65537, key_size=RSA_BITS)
+    kms = Kms(trust, proxies, nsm, request.credentials, clock.now, key)
+    bids: dict[str, array[int] | None] = {}
+    try:
+        for buyer in manifest.buyers:
+            stage(f"decrypting {buyer.name}")
+            bids[buyer.name] = opening.decrypt_bid(kms.decrypt, manifest, buyer, files.pop(buyer.name))
+        stage("deciding")
+        decided = auction.result(manifest, seal.digest, bids)
+    finally:
+        for amounts in bids.values():
+            if amounts is not None:
+                columns.wipe(amounts)
+    bids.clear()
+    result = decided.encode()
+    receipt = nsm.attest(user_data=messages.receipt_user_data(result), nonce=seal.digest)
+    return result, receipt
+
+
+def receive_bids(
+    stream: socket.socket, number: int, request: opening.Opening, seal: messages.Seal
+) -> dict[str, bytes]:
+    """Every buyer's bid file, the one that was sealed; raises BadBidDigest and what ends a stream.
+
+    Nothing is decrypted before this returns.
+    """
+    files = {}
+    for (name, size), (_, digest) in zip(request.bids, seal.bids, strict=True):
+        files[name] = _receive_part(stream, number, f"bid:{name}", size)
+        opening.check_bid(files[name], digest)
+    return files
+
+
+def _receive_part(stream: socket.socket, request: int, part: str, size: int) -> bytes:
+    pieces, received = [], 0
+    while True:
+        frame = wire.read_frame(stream)
+        if frame is None or frame.request != request or frame.type != "data":
+            raise MessageError("not the data frame that comes next")
+        match frame.body:
+            case {"part": str(name), "chunk": bytes(chunk), "last": bool(last), **rest} if (
+                not rest and name == part
+            ):
+                received += len(chunk)
+            case _:
+                raise MessageError("not the data frame that comes next")
+        if len(chunk) > wire.CHUNK_MAX or received > size:
+            raise TooLarge("more data than announced")
+        if last != (received == size) or not (chunk or last):
+            raise MessageError("data frames do not add up")
+        pieces.append(chunk)
+        if last:
+            return b"".join(pieces)
