@@ -8,17 +8,14 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from dulwich import porcelain
 
-from coattest_build import source
 from coattest_verify.cli.rebuild import rebuild
 from coattest_verify.rebuild import DirtyTree
 from conftest import BuiltImages
+from support.checkouts import commit, make_checkout
 
-REPOSITORY = Path(__file__).parents[2]
 CHANGED = "enclave/coattest_enclave/clock.py"
 ENTRY = "rootfs/usr/lib/coattest/coattest_enclave/clock.py"
-AUTHOR = b"Test <test@example.invalid>"
 
 pytestmark = pytest.mark.image
 
@@ -26,27 +23,10 @@ pytestmark = pytest.mark.image
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A commit of the image's sources, with one byte of one file changed after it."""
-    folder = tmp_path / "checkout"
-    ignored = shutil.ignore_patterns("__pycache__")
-    for root in (*source.ROOTS, "build/image.lock", "attestations"):
-        target = folder / root
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if (REPOSITORY / root).is_dir():
-            shutil.copytree(REPOSITORY / root, target, ignore=ignored)
-        else:
-            shutil.copyfile(REPOSITORY / root, target)
-    porcelain.init(str(folder))
-    commit(folder)
+    folder = make_checkout(tmp_path / "checkout")
     text = (folder / CHANGED).read_bytes()
     (folder / CHANGED).write_bytes(text.replace(b"2025-01-01", b"2025-01-02"))
     return folder
-
-
-def commit(folder: Path) -> None:
-    """Everything below, committed."""
-    paths = [str(path) for path in folder.rglob("*") if path.is_file() and ".git" not in path.parts]
-    porcelain.add(str(folder), paths)
-    porcelain.commit(str(folder), message=b"all", author=AUTHOR, committer=AUTHOR)
 
 
 def run(checkout: Path, *more: str) -> Result:
