@@ -295,7 +295,10 @@ def read_output(path: Path) -> bytes:
 
 
 def _keep(out: Path, folder: Path) -> None:
-    """Move the outputs to their place in the cache, as one rename."""
+    """Move the outputs to their place in the cache, as one rename.
+
+    The same bytes that are there already are left: another process may be reading them.
+    """
     noted = {}
     with tempfile.TemporaryDirectory(prefix="keep-", dir=folder.parent) as name:
         kept = Path(name) / "kernel"
@@ -304,7 +307,10 @@ def _keep(out: Path, folder: Path) -> None:
             content = read_output(out / output)
             (kept / output).write_bytes(content)
             noted[output] = hashlib.sha256(content).hexdigest()
-        (kept / "outputs.json").write_text(json.dumps(noted, indent=2, sort_keys=True) + "\n")
+        text = json.dumps(noted, indent=2, sort_keys=True) + "\n"
+        (kept / "outputs.json").write_text(text)
+        if _load(folder, folder.name) and (folder / "outputs.json").read_text() == text:
+            return
         if folder.exists():
             shutil.rmtree(folder)
         kept.replace(folder)

@@ -255,7 +255,8 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     def limit() -> None:  # the nearest thing to a full disk that needs no mount
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 
-    command = [sys.executable, "-c", "from coattest_build.cli import main; main()", "build"]
+    # -B: a module's bytecode that is cut off at the limit would break whoever imports it next.
+    command = [sys.executable, "-B", "-c", "from coattest_build.cli import main; main()", "build"]
     command += ["--source", str(source), "--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]
     result = subprocess.run(command, capture_output=True, check=False, preexec_fn=limit)
     assert result.returncode == 3

@@ -84,6 +84,28 @@ def test_the_compiled_files_carry_nothing_of_the_builder(compiled: Compiled) -> 
     assert version.endswith(" @0")
 
 
+@pytest.mark.parametrize(("before", "kept"), [("same", True), ("other", False), ("damaged", False)])
+def test_the_same_kernel_in_the_cache_is_left_alone(tmp_path: Path, before: str, kept: bool) -> None:
+    """A reader of the entry keeps it when a fresh compile gives the same bytes; anything else is replaced."""
+    out, folder = tmp_path / "out", tmp_path / "kernel/digest"
+    out.mkdir()
+    folder.parent.mkdir()
+    for name in kernel.OUTPUTS:
+        (out / name).write_bytes(b"old " + name.encode() if before == "other" else name.encode())
+    kernel._keep(out, folder)
+    identity = folder.stat().st_ino
+    if before == "damaged":
+        (folder / kernel.OUTPUTS[0]).write_bytes(b"junk")
+    for name in kernel.OUTPUTS:
+        (out / name).write_bytes(name.encode())
+    with (folder / "outputs.json").open() as held:
+        kernel._keep(out, folder)
+        assert (folder.stat().st_ino == identity) is kept
+        assert held.read()
+    for name in kernel.OUTPUTS:
+        assert (folder / name).read_bytes() == name.encode()
+
+
 def test_a_lost_option_is_named() -> None:
     """An option whose dependencies are missing, or that became something else, fails with its name."""
     resolved = FRAGMENT.replace("CONFIG_NSM=y", "# CONFIG_NSM is not set").replace(
