@@ -78,7 +78,6 @@ class ConnectProxy:
         self._ready = threading.Event()
         self._thread: threading.Thread | None = None
         self._listener: socket.socket | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
 
     def __enter__(self) -> ConnectProxy:
         self._listener = listen(self.address)
@@ -115,17 +114,15 @@ class ConnectProxy:
         self._ready.set()
         await self._stop.wait()
         server.close()
-        # More than once: before Python 3.12 wait_for can swallow a cancellation that comes as it finishes.
-        while tasks := set(self._tasks):
+        # Every task, so also that of a connection which asyncio is still accepting. More than once: before
+        # Python 3.12 wait_for can swallow a cancellation that comes as it finishes.
+        while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks, timeout=CANCEL_AGAIN)
         await asyncio.sleep(0)  # what was closed last is let go in the loop's next round
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
         self._count(1)
         try:
             await self._tunnel(reader, writer)
@@ -134,7 +131,6 @@ class ConnectProxy:
         finally:
             self._count(-1)
             await _close(writer)
-            self._tasks.discard(task)
 
     def _count(self, change: int) -> None:
         self._open += change
