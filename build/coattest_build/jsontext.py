@@ -4,12 +4,46 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Rows(list[Any]):
+    """A JSON array of ``row`` of each of ``items``, made as it is written: a million of them take no memory.
+
+    It is a list because the encoder knows those; it can be counted and walked, and nothing else.
+    """
+
+    def __init__(self, items: Sequence[T], row: Callable[[T], Any]) -> None:
+        super().__init__()
+        self._items, self._row = items, row
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(self._row, self._items)
 
 
 def emit_json(document: Any) -> None:
-    """Print one JSON document on stdout: sorted keys, two spaces, a final newline."""
+    """Print one JSON document on stdout: sorted keys, two spaces, a final newline.
+
+    Characters that a terminal would obey, or that a name may hold and a text may not, are escaped.
+    """
     # Written as it is encoded: a million lots as one text would be the larger part of a gigabyte.
-    json.dump(document, sys.stdout, indent=2, sort_keys=True, ensure_ascii=False)
+    plain = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
+    encoder = json.JSONEncoder(indent=2, sort_keys=True, ensure_ascii=plain)
+    for piece in encoder.iterencode(document):
+        sys.stdout.write(piece if piece.isascii() else _visible(piece))
     sys.stdout.write("\n")
     sys.stdout.flush()
+
+
+def _visible(piece: str) -> str:
+    # What is not ASCII stands inside a string, where an escape means the same (RFC 8259, 7).
+    return "".join(
+        character if character.isascii() or character.isprintable() else json.dumps(character)[1:-1]
+        for character in piece
+    )

@@ -19,7 +19,9 @@ import click
 from click.shell_completion import CompletionItem
 
 from coattest_build.errors import CoattestError, EnvironmentFailure
-from coattest_build.jsontext import emit_json as emit_json  # noqa: PLC0414 - for the verbs
+from coattest_build.excerpt import printable as printable  # noqa: PLC0414 - for the verbs
+from coattest_build.jsontext import Rows as Rows  # noqa: PLC0414
+from coattest_build.jsontext import emit_json as emit_json  # noqa: PLC0414
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,16 +32,16 @@ if TYPE_CHECKING:
 
 def out() -> Console:
     """The console for results (stdout)."""
-    from rich.console import Console  # noqa: PLC0415
+    from coattest_build.console import PlainConsole  # noqa: PLC0415
 
-    return Console(soft_wrap=True, highlight=False)
+    return PlainConsole()
 
 
 def err() -> Console:
     """The console for prose, progress and errors (stderr)."""
-    from rich.console import Console  # noqa: PLC0415
+    from coattest_build.console import PlainConsole  # noqa: PLC0415
 
-    return Console(stderr=True, soft_wrap=True, highlight=False)
+    return PlainConsole(stderr=True)
 
 
 def byte_progress() -> Progress:
@@ -53,7 +55,11 @@ def byte_progress() -> Progress:
     )
 
     return Progress(
-        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn(), console=err()
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TimeElapsedColumn(),
+        console=err(),
     )
 
 
@@ -61,7 +67,9 @@ def step_progress() -> Progress:
     """A spinner with elapsed time for a step of unknown length, on stderr."""
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
 
-    return Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=err())
+    return Progress(
+        SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn(), console=err()
+    )
 
 
 def run(command: Callable[..., Any], name: str) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from coattest_build.atomic import atomic_file, write_atomic
+from coattest_build.atomic import atomic_file, write_atomic, write_new
 from coattest_build.errors import CoattestError, EnvironmentFailure, FoundFalse, UsageError
 from coattest_build.shell import (
     LazyGroup,
+    Rows,
     byte_progress,
     emit_json,
     err,
     from_os_error,
     out,
+    printable,
     run,
     step_progress,
 )
@@ -20,6 +22,7 @@ __all__ = [
     "EnvironmentFailure",
     "FoundFalse",
     "LazyGroup",
+    "Rows",
     "UsageError",
     "atomic_file",
     "byte_progress",
@@ -27,7 +30,9 @@ __all__ = [
     "err",
     "from_os_error",
     "out",
+    "printable",
     "run",
     "step_progress",
     "write_atomic",
+    "write_new",
 ]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 from rich.table import Table
+from rich.text import Text
 
 from coattest_build.progress import Terminal
 from coattest_build.shell import emit_json, out
@@ -82,7 +83,7 @@ def boot(
 def _show(report: BootReport, enclave: QemuEnclave) -> None:
     table = Table("register", "ours", "QEMU's NSM", "equal")
     for register in report.registers:
-        equal = "yes" if register.equal else "[red]NO[/red]"
+        equal = Text("yes") if register.equal else Text("NO", style="red")
         table.add_row(f"PCR{register.index}", register.ours[:SHOWN], register.machine[:SHOWN], equal)
     out().print(table)
     verdict = "six registers equal" if report.equal else "the machine measured something else"

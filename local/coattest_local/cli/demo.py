@@ -41,5 +41,6 @@ def demo(*, source: Path, independent: bool, qemu: bool, keep: Path | None, as_j
         emit_json({"steps": stage.steps, "refused": stage.refusals, "seconds": round(seconds, 1)})
     err().print(
         f"\n[bold green]done[/bold green]: winners buyer-2, buyer-1, tie; receipts verified; "
-        f"{stage.refusals} attacks refused; {seconds:.0f} s"
+        f"{stage.refusals} attacks refused; {seconds:.0f} s",
+        markup=True,
     )

@@ -61,11 +61,13 @@ class Stage:
         """Announce the next step."""
         self.steps += 1
         elapsed = time.monotonic() - self.started
-        self.console.print(f"\n[bold]{self.steps}. {escape(title)}[/bold] [dim]({elapsed:.0f} s)[/dim]")
+        self.console.print(
+            f"\n[bold]{self.steps}. {escape(title)}[/bold] [dim]({elapsed:.0f} s)[/dim]", markup=True
+        )
 
     def say(self, text: str) -> None:
         """A line of prose under the step."""
-        self.console.print(f"   {escape(text)}")
+        self.console.print(f"   {text}")
 
     def abbreviate(self, name: str, words: Sequence[str]) -> None:
         """From now on commands are shown with ``name`` for these words, as if a shell variable held them."""
@@ -74,7 +76,9 @@ class Stage:
 
     def command(self, party: str, argv: Sequence[str]) -> None:
         """Show a command as the party would type it."""
-        self.console.print(f"   [dim]{escape(party)} $ {escape(self._shorten(shlex.join(argv)))}[/dim]")
+        self.console.print(
+            f"   [dim]{escape(party)} $ {escape(self._shorten(shlex.join(argv)))}[/dim]", markup=True
+        )
 
     def _shorten(self, text: str, skip: str = "") -> str:
         for words in sorted(self.short, key=len, reverse=True):
@@ -84,7 +88,9 @@ class Stage:
     def refused(self, what: str, why: str) -> None:
         """An attack that was refused, and by whom."""
         self.refusals += 1
-        self.console.print(f"   [green]refused[/green] {escape(what)}: {escape(self._shorten(why))}")
+        self.console.print(
+            f"   [green]refused[/green] {escape(what)}: {escape(self._shorten(why))}", markup=True
+        )
 
 
 @dataclass(frozen=True, slots=True)

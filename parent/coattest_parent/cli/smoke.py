@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 from rich.table import Table
+from rich.text import Text
 
 from coattest_parent.channels import ENCLAVE_PORT, Address, Vsock, await_listener, parse_address
 from coattest_parent.cli.options import FILE, json_option, now
@@ -143,5 +144,5 @@ def _show(checks: list[Check], as_json: bool) -> None:
         return
     table = Table("check", "result", "detail")
     for check in checks:
-        table.add_row(check.name, "ok" if check.ok else "[red]FAILED[/red]", check.detail)
+        table.add_row(check.name, Text("ok") if check.ok else Text("FAILED", style="red"), check.detail)
     out().print(table)
