@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime
 
 from coattest_enclave import messages
 from coattest_parent.aws import Aws, aws_errors, region_of
@@ -16,18 +16,11 @@ from coattest_parent.retry import Retry, expired
 from coattest_parent.telemetry import Telemetry
 from coattest_verify.bids import Bids, buyer_of, make_bid_file
 from coattest_verify.journal import AlreadySealed, SealJournal
+from coattest_verify.outcomes import moment_text
 from coattest_verify.shell import CoattestError, FoundFalse, UsageError
 
 NO_PROXY = "none"
 """Instead of a proxy's address: one runs already, as a service of its own."""
-
-
-def moment_text(seconds: int) -> str:
-    """Unix seconds as ISO 8601, UTC."""
-    try:
-        return datetime.fromtimestamp(seconds, timezone.utc).isoformat().replace("+00:00", "Z")
-    except (ValueError, OverflowError, OSError):
-        return f"{seconds} s after 1970"
 
 
 class TooLate(FoundFalse):
@@ -36,10 +29,31 @@ class TooLate(FoundFalse):
     default_reason = "closed"
 
 
+class PastDeadline(FoundFalse):
+    """The auction's publication deadline has passed; a receipt from after it does not verify."""
+
+    default_reason = "too-late"
+
+
 class TooEarly(FoundFalse):
     """The auction's closing time is still to come; a receipt from before it does not verify."""
 
     default_reason = "too-early"
+
+
+def time_left(manifest: messages.Manifest, now: datetime) -> float:
+    """Seconds until the publication deadline; raises PastDeadline after it.
+
+    A receipt's time has to lie before it (docs/protocol.md, "Manifest"), so what is opened later is a result
+    that nobody believes.
+    """
+    left = manifest.publish_by - now.timestamp()
+    if left < 0:
+        raise PastDeadline(
+            f"the publication deadline was {moment_text(manifest.publish_by)}",
+            hint="a receipt from after it does not verify; make a new manifest",
+        )
+    return left
 
 
 def make_bid(

@@ -1,8 +1,8 @@
 """An opening from wherever it stands to its end: a result file here and, if wished, the object in S3.
 
-Each step leaves something durable or nothing: the file is written beside and renamed, the object is put only
-where there is none. So a call that was killed anywhere is finished by the next one, and what is there already
-is not decided again.
+Each step leaves something durable or nothing: the file is written beside and linked into its place, the
+object is put, each only where there is none. So a call that was killed anywhere is finished by the next one,
+and what is there already is not decided again.
 """
 
 from __future__ import annotations
@@ -11,16 +11,17 @@ import dataclasses
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from coattest_enclave import messages
-from coattest_parent.auction import open_sealed
+from coattest_parent.auction import open_sealed, time_left
 from coattest_parent.aws import Aws, region_of
 from coattest_parent.enclave import Progress
-from coattest_parent.publish import Sealed, earlier, publish
+from coattest_parent.publish import Sealed, earlier, keep, publish
 from coattest_parent.retry import Backoff, Retry
 from coattest_parent.telemetry import Telemetry
-from coattest_verify.shell import CoattestError, from_os_error, write_atomic
+from coattest_verify.shell import CoattestError, from_os_error
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ def finish(
     out: Path,
     way: Way,
     *,
+    now: datetime,
     uri: str | None = None,
     telemetry: Telemetry | None = None,
     progress: Progress | None = None,
@@ -60,7 +62,9 @@ def finish(
 ) -> Finished:
     """Open ``sealed`` into the file ``out`` and the object ``uri``, or what is left of that.
 
-    Raises a CoattestError: then what is missing is missing, and what is there is whole.
+    Raises a CoattestError: then what is missing is missing, and what is there is whole. After the publication
+    deadline nothing is opened any more, and no attempt begins (PastDeadline); a file from before it is still
+    put in its place. ``now`` is when the call is made (aware).
     """
     tell = telemetry or Telemetry()
     names = {"request": secrets.token_hex(8), "auction": sealed.manifest.digest.hex()}
@@ -76,11 +80,11 @@ def finish(
         if progress:
             progress(stage, size)
 
-    retry = Retry(way.backoff, again)
     try:
         file = earlier(sealed, out)
         resumed = file is not None
         if file is None:
+            left = time_left(sealed.manifest, now)
             file = opener(
                 sealed.manifest,
                 list(sealed.seals),
@@ -89,14 +93,14 @@ def finish(
                 aws=way.aws,
                 role_arn=way.role_arn,
                 progress=sent,
-                retry=retry,
+                retry=Retry(way.backoff.within(left), again),
                 telemetry=tell,
             )
-            write_atomic(out, file.encode())
+            file = keep(sealed, file, out)
         digest = messages.sha384(file.result).hex()
         seconds = round(tell.clock() - started, 3)
         tell.event("open-resumed" if resumed else "open-finished", **names, result=digest, seconds=seconds)
-        published = _published(sealed, file, uri, way, retry) if uri else None
+        published = _published(sealed, file, uri, way, Retry(way.backoff, again)) if uri else None
         if published is not None:
             tell.metrics.add("coattest_published_total")
             tell.event("published" if published else "published-before", **names, address=uri or "")

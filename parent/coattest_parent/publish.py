@@ -11,7 +11,7 @@ from coattest_enclave import messages
 from coattest_enclave.canonical import MessageError
 from coattest_parent.aws import Aws, AwsFailure, aws_errors, parse_s3_uri
 from coattest_parent.enclave import RESULT_MAX
-from coattest_verify.shell import FoundFalse, UsageError
+from coattest_verify.shell import FoundFalse, UsageError, write_new
 
 RESULT_FILE_MAX = RESULT_MAX + 1024 * 1024
 """Bytes of a result file: a result, its receipt (under 16 KiB) and at most 64 seals."""
@@ -71,6 +71,22 @@ def earlier(sealed: Sealed, path: Path) -> messages.ResultFile | None:
             reason="other-result",
         )
     return found
+
+
+def keep(sealed: Sealed, file: messages.ResultFile, path: Path) -> messages.ResultFile:
+    """Write the file to ``path`` if nothing is there, and return what is there then: another process may have
+    opened the same auction meanwhile, and whoever read its result finds it unchanged.
+
+    Raises UsageError when something else is there.
+    """
+    if write_new(path, file.encode()):
+        return file
+    there = earlier(sealed, path)
+    if there is None:
+        raise UsageError(
+            "a link that leads nowhere", where=str(path), hint="remove it", reason="other-result"
+        )
+    return there
 
 
 def publish(sealed: Sealed, file: messages.ResultFile, uri: str, aws: Aws, region: str) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from coattest_parent.aws import AwsFailure
@@ -63,6 +63,10 @@ class Backoff:
     seconds: float = 0.0
     base: float = 0.5
     cap: float = 20.0
+
+    def within(self, seconds: float) -> Backoff:
+        """The same for so many seconds at most."""
+        return replace(self, seconds=min(self.seconds, seconds))
 
     def bound(self, attempt: int) -> float:
         """The longest wait after attempt number ``attempt`` (1 is the first)."""

@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import traceback
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +77,8 @@ def open_once(job: dict[str, Any]) -> int:
     # Waits in botocore would be most of the time; the retries that are looked at here are the parent's own.
     aws.ATTEMPTS = 1
     points = Points(job)
-    os.replace = watched(points, os.replace)  # the rename that write_atomic ends with
-    finish.write_atomic = watched(points, shell.write_atomic)
+    os.link = watched(points, os.link)  # what write_new ends with
+    publish.write_new = watched(points, shell.write_new)
     publish.parse_s3_uri = watched(points, publish.parse_s3_uri)
     sealed = Sealed(
         messages.Manifest.decode(bytes.fromhex(job["manifest"])),
@@ -98,6 +99,7 @@ def open_once(job: dict[str, Any]) -> int:
                     sealed,
                     Path(job["out"]),
                     way,
+                    now=datetime.fromtimestamp(sealed.manifest.closes, timezone.utc),
                     uri=job["uri"],
                     telemetry=telemetry,
                     progress=points.pass_,

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from coattest_enclave import cose, messages
-from coattest_parent.auction import TooEarly, moment_text
+from coattest_parent.auction import TooEarly
 from coattest_parent.aws import parse_s3_uri
 from coattest_parent.cli.options import (
     FILE,
@@ -30,8 +30,8 @@ from coattest_parent.retry import FOR_SECONDS, Backoff
 from coattest_parent.stop import stops
 from coattest_parent.telemetry import Telemetry
 from coattest_verify.buyers import load_manifest
-from coattest_verify.outcomes import outcomes_json, outcomes_table
-from coattest_verify.shell import UsageError, byte_progress, emit_json, err, out, write_atomic
+from coattest_verify.outcomes import moment_text, outcomes_json, outcomes_table
+from coattest_verify.shell import UsageError, byte_progress, emit_json, err, out, printable, write_atomic
 
 
 @click.command("open")
@@ -79,7 +79,8 @@ def open_(
     """Have the enclave open a sealed auction, and store its result with its receipt.
 
     Calling it again is safe and goes on where the last call was: one seal can only give one result, a
-    result file that is there is used, and an object that is there is not replaced.
+    result file that is there is used, and an object that is there is not replaced. After the manifest's
+    publication deadline nothing is opened any more: the receipt would not verify.
     """
     manifest = load_manifest(manifest_path)
     aws = aws_from(endpoint_url, ca_bundle)
@@ -93,7 +94,15 @@ def open_(
         with stops("call it again: it goes on where it was"):
             _closed(manifest, wait)
             with _progress(manifest, quiet=as_json) as progress:
-                finished = finish(sealed, out_path, way, uri=publish, telemetry=telemetry, progress=progress)
+                finished = finish(
+                    sealed,
+                    out_path,
+                    way,
+                    now=now(),
+                    uri=publish,
+                    telemetry=telemetry,
+                    progress=progress,
+                )
     finally:
         if log is not None:
             os.close(log)
@@ -149,7 +158,7 @@ def _progress(manifest: messages.Manifest, *, quiet: bool) -> Iterator[Progress 
         task = display.add_task("manifest and bid files", total=total)
 
         def report(stage: str, size: int) -> None:
-            display.update(task, description=stage, advance=size)
+            display.update(task, description=printable(stage), advance=size)
             if not size:  # a stage of the enclave's: everything has been sent
                 display.update(task, total=display.tasks[0].completed)
 
