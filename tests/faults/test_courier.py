@@ -10,10 +10,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from coattest_enclave import auction as rules
 from coattest_enclave import messages
+from coattest_verify.buyers import load_manifest
 from faults.harness import World, world
 from support.fault_cloud import SECRET
 from support.running_enclave import Auction
@@ -29,11 +32,16 @@ def here() -> Iterator[World]:
         yield made
 
 
-def sealed(here: World, directory: Path, name: str) -> Path:
+def sealed(here: World, directory: Path, name: str, publish_in: int = 600) -> Path:
     """A closed auction's manifest and seals in a directory, its bids in the cloud."""
     auction = Auction.make({"buyer-1": [70_000_000_000_001, 5], "buyer-2": [3, 9]}, auction=name)
     now = int(time.time())
-    auction.manifest = dataclasses.replace(auction.manifest, closes=now - 10, publish_by=now + 600)
+    buyers = tuple(
+        dataclasses.replace(buyer, bids=f"s3://bids-{buyer.name}/{name}") for buyer in auction.manifest.buyers
+    )
+    auction.manifest = dataclasses.replace(
+        auction.manifest, buyers=buyers, closes=now - 10, publish_by=now + publish_in
+    )
     auction.encrypt(here.cloud.kms)
     for buyer in auction.manifest.buyers:
         here.cloud.objects["/" + buyer.bids.removeprefix("s3://")] = auction.files[buyer.name]
@@ -44,24 +52,34 @@ def sealed(here: World, directory: Path, name: str) -> Path:
     return directory
 
 
-def auction_program(here: World, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run ``auction``, which must end well."""
+def environment() -> dict[str, str]:
+    """The service's."""
+    return {
+        "PATH": os.environ["PATH"],
+        "AWS_ACCESS_KEY_ID": "AKIAFAULTFAULTFAULT0",
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_DEFAULT_REGION": "eu-central-1",
+    }
+
+
+def command(here: World, *arguments: str) -> list[str]:
+    """``auction`` with these arguments and where everything is."""
     where = ["--enclave", f"unix:{here.directory / 'in_5005.sock'}", "--assume-role", ROLE]
     where += ["--endpoint-url", here.cloud.url, "--ca-bundle", str(here.ca)]
+    return [str(Path(sys.executable).with_name("auction")), *arguments, *where]
+
+
+def auction_program(here: World, *arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run ``auction``, which must end as expected."""
     done = subprocess.run(
-        [str(Path(sys.executable).with_name("auction")), *arguments, *where],
-        env={
-            "PATH": os.environ["PATH"],
-            "AWS_ACCESS_KEY_ID": "AKIAFAULTFAULTFAULT0",
-            "AWS_SECRET_ACCESS_KEY": SECRET,
-            "AWS_DEFAULT_REGION": "eu-central-1",
-        },
+        command(here, *arguments),
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == expect, done.stderr
     assert SECRET not in done.stderr + done.stdout
     assert "fault-TOKEN" not in done.stderr + done.stdout
     return done
@@ -111,3 +129,62 @@ def test_the_courier_opens_its_spool_and_sets_aside_what_it_cannot(here: World, 
     assert content == here.cloud.objects["/results/served/good.cbor"]
     outcomes = messages.Result.decode(messages.ResultFile.decode(content).result).lots
     assert [outcome for _, outcome in outcomes] == [messages.Won("buyer-1"), messages.Won("buyer-2")]
+
+
+def test_after_the_publication_deadline_nothing_is_opened(here: World, tmp_path: Path) -> None:
+    """Exit 1 with the reason and without asking KMS; a result from before it is still put in place."""
+    here.cloud.clear()
+    job = sealed(here, tmp_path / "job", "late", publish_in=-5)
+    words = ["open", "--manifest", str(job / "manifest.cbor"), "--json", "--out", str(tmp_path / "result")]
+    words += ["--seal", str(job / "0.seal"), "--seal", str(job / "1.seal")]
+    asked = here.cloud.calls.count("kms")
+    refused = json.loads(auction_program(here, *words, expect=1).stdout)
+    assert refused["reason"] == "too-late"
+    assert here.cloud.calls.count("kms") == asked
+    assert not (tmp_path / "result").exists()
+    manifest = load_manifest(job / "manifest.cbor")
+    seals = tuple((job / f"{number}.seal").read_bytes() for number in (0, 1))
+    bids = {buyer.name: None for buyer in manifest.buyers}
+    digest = messages.check_seals(manifest, seals).digest
+    earlier = messages.ResultFile(rules.result(manifest, digest, bids).encode(), b"receipt", seals)
+    (tmp_path / "result").write_bytes(earlier.encode())
+    done = json.loads(auction_program(here, *words, "--publish", "s3://results/late.cbor").stdout)
+    assert done["resumed"] is True
+    assert here.cloud.objects["/results/late.cbor"] == earlier.encode()
+
+
+def test_a_failing_auction_delays_no_other_and_the_service_ends_when_told(
+    here: World, tmp_path: Path
+) -> None:
+    """The first directory's bucket refuses: the second one is opened meanwhile, and the first one as soon as
+    the bucket answers; then SIGTERM ends the service.
+    """
+    here.cloud.clear()
+    sealed(here, tmp_path / "a-refused", "refused")
+    sealed(here, tmp_path / "b-good", "good")
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    for name in ("a-refused", "b-good"):
+        (tmp_path / name).rename(spool / name)
+    here.cloud.refused.add("/bids-buyer-2/refused")
+    words = ("serve", "--spool", str(spool), "--every", "0.2")
+    service = subprocess.Popen(command(here, *words), env=environment(), stderr=subprocess.PIPE, text=True)
+    try:
+        assert service.stderr
+        events: list[dict[str, Any]] = []
+        while not {"open-retry", "open-finished"} <= {event["event"] for event in events}:
+            events.append(json.loads(service.stderr.readline()))
+        assert [event["job"] for event in events if event["event"] == "open-retry"] == ["a-refused"]
+        assert (spool / "b-good" / "result.cbor").exists()
+        assert not (spool / "a-refused" / "failed.json").exists()
+        here.cloud.refused.clear()
+        while json.loads(service.stderr.readline())["event"] != "open-finished":
+            pass
+        assert (spool / "a-refused" / "result.cbor").exists()
+        service.terminate()
+        _, said = service.communicate(timeout=60)
+    finally:
+        service.kill()
+        service.wait()
+    assert service.returncode == 0
+    assert json.loads(said.splitlines()[-1])["event"] == "service-stopped"

@@ -2,7 +2,7 @@
 
 KMS's answers are FakeKms's (unsigned documents); S3 has PUT (also If-None-Match), HEAD and GET. Session
 tokens are counted, and one can be declared expired. Its faults are taken one by one, in the order in which
-requests come.
+requests come; objects in ``refused`` (by path) are denied until they are taken out.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import hashlib
 import http.server
 import io
 import json
+import os
 import socket
 import ssl
 import threading
@@ -51,6 +52,7 @@ class FaultCloud:
         self.expired: set[str] = set()
         self.calls: list[str] = []
         self.down = False
+        self.refused: set[str] = set()
         cloud = self
 
         class Handler(_Handler):
@@ -98,6 +100,7 @@ class FaultCloud:
         for waiting in self.faults.values():
             waiting.clear()
         self.expired.clear()
+        self.refused.clear()
         self.down = False
 
     def fault(self, service: str) -> str:
@@ -155,6 +158,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if self.headers.get("X-Amz-Security-Token") in self.owner.expired:
             self._error(400, "ExpiredToken")
             return True
+        if self.path in self.owner.refused:
+            self._error(403, "AccessDenied")
+            return True
         self._fault = self.owner.fault("s3")
         codes = {
             "500": (500, "InternalError"),
@@ -183,6 +189,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self._s3(self.command):
             return None
+        if self._fault == "bare":  # neither a length nor an ETag
+            self.send_response(200)
+            self.end_headers()
+            return self._drop()
         content = self.owner.objects.get(self.path)
         if content is None:
             return self._error(404, "NoSuchKey")
@@ -191,13 +201,17 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return self._error(412, "PreconditionFailed")
         if self.command == "GET" and self._fault == "garbage":
             content = bytes(byte ^ 0x55 for byte in content)
-        if self.command == "GET" and self._fault == "half":
+        if self.command == "GET" and self._fault in ("half", "no-tls"):
             self.send_response(200)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content[: len(content) // 2])
+            if self._fault == "no-tls":
+                with socket.socket(fileno=os.dup(self.connection.fileno())) as line:
+                    line.sendall(b"this is not TLS")
             return self._drop()
-        return self._answer(200, content, "application/octet-stream", ("ETag", etag))
+        more = [("Content-Encoding", "gzip")] if self._fault == "gzip" else []
+        return self._answer(200, content, "application/octet-stream", ("ETag", etag), *more)
 
     def do_PUT(self) -> None:
         if self.headers.get("Transfer-Encoding") == "chunked":

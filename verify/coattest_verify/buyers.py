@@ -19,7 +19,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
-from coattest_enclave import messages
+from coattest_enclave import canonical, messages
 from coattest_enclave.canonical import MessageError
 from coattest_verify.keys import SCHEMES, PublicKey, generate, load_public, passphrase_from_environment
 from coattest_verify.shell import UsageError
@@ -120,10 +120,16 @@ def make_manifest(
 
 def load_manifest(path: Path) -> messages.Manifest:
     """The manifest in a file; raises UsageError."""
+    with path.open("rb") as file:
+        return parse_manifest(file.read(canonical.SIZE_MAX + 1), str(path))
+
+
+def parse_manifest(content: bytes, where: str) -> messages.Manifest:
+    """The manifest in a file's bytes; raises UsageError."""
     try:
-        return messages.Manifest.decode(path.read_bytes())
+        return messages.Manifest.decode(content)
     except MessageError as error:
-        raise UsageError(f"not a manifest: {error}", where=str(path), reason="bad-manifest") from None
+        raise UsageError(f"not a manifest: {error}", where=where, reason="bad-manifest") from None
 
 
 def generate_auction_key(path: Path, passphrase: bytes | None = None) -> PublicKey:

@@ -17,8 +17,7 @@ from coattest_parent.cli.options import aws_from, aws_options, now
 from coattest_parent.courier import AWS_KMS, LOCAL_KMS
 from coattest_parent.finish import Way
 from coattest_parent.proxy import ConnectProxy, kms_allow_list
-from coattest_parent.retry import FOR_SECONDS, Backoff
-from coattest_parent.spool import Courier
+from coattest_parent.spool import Courier, only_courier
 from coattest_parent.status import State, StatusServer, parse_status_address
 from coattest_parent.stop import Stopped, stop_event, stops
 from coattest_parent.telemetry import Telemetry
@@ -44,16 +43,13 @@ status_option = click.option(
 @click.option("--assume-role", "role_arn", help="Assume this role first, as an instance profile would.")
 @click.option("--publish", help="Also put NAME.cbor under s3://bucket/prefix/.")
 @click.option(
-    "--every", type=click.FloatRange(0.1, 3600), default=10.0, show_default=True, help="Seconds of a round."
-)
-@click.option(
-    "--retry-for",
-    type=click.FloatRange(0, 86400),
-    default=FOR_SECONDS,
+    "--every",
+    type=click.FloatRange(0.1, 3600),
+    default=10.0,
     show_default=True,
-    help="Seconds in which what may pass is tried again before the next round.",
+    help="Seconds between two looks for new auctions.",
 )
-@click.option("--once", is_flag=True, help="End after one round.")
+@click.option("--once", is_flag=True, help="End after one round, in which each auction is tried once.")
 @status_option
 @aws_options
 def serve(
@@ -64,7 +60,6 @@ def serve(
     role_arn: str | None,
     publish: str | None,
     every: float,
-    retry_for: float,
     once: bool,
     status: str | None,
     endpoint_url: str | None,
@@ -72,7 +67,8 @@ def serve(
 ) -> None:
     """Open the auctions of a spool as their closing times pass, until SIGTERM.
 
-    Events go to stderr as JSON lines. It keeps nothing in memory that matters: kill it and start it again.
+    What may pass is tried again, each auction at times of its own, so that none waits for another. Events
+    go to stderr as JSON lines. It keeps nothing in memory that matters: kill it and start it again.
     """
     parse_address(enclave)
     if publish:
@@ -80,19 +76,23 @@ def serve(
         if not publish.endswith("/"):
             raise UsageError("a prefix ends in '/'", where=publish, reason="bad-uri")
     telemetry = Telemetry(sys.stderr.fileno())
-    way = Way(enclave, proxy, aws_from(endpoint_url, ca_bundle), role_arn, Backoff(retry_for))
+    way = Way(enclave, proxy, aws_from(endpoint_url, ca_bundle), role_arn)
     courier = Courier(spool, way, telemetry, publish)
-    with stop_event() as ended, _status(status, courier.healthy, courier.ready, telemetry):
+    with (
+        only_courier(spool),
+        stop_event() as ended,
+        _status(status, courier.healthy, courier.ready, telemetry),
+    ):
         courier.watch(ended)
         _started(telemetry)
         try:
             while not ended.is_set():
                 # What runs when the signal comes is cut, not waited for: the next start finishes it.
                 with stops("start it again: it goes on where it was"):
-                    courier.round(now())
+                    courier.round(now)
                 if once:
                     break
-                ended.wait(every)
+                ended.wait(min(every, courier.rest(now())))
         except Stopped:
             ended.set()
         _stopped(telemetry)
