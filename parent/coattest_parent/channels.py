@@ -43,6 +43,13 @@ PORT_MAX = 2**32 - 2
 """Largest vsock port; 2**32 - 1 is VMADDR_PORT_ANY (vsock(7))."""
 
 
+CID_MAX = 2**32 - 2
+"""Largest CID; 2**32 - 1 is VMADDR_CID_ANY (vsock(7))."""
+
+DIGITS_MAX = 20
+"""Digits of a number that is looked at; int() refuses thousands of them with an error of its own."""
+
+
 class ChannelFailure(EnvironmentFailure):
     """The other end of a channel is not there, or did not answer in time."""
 
@@ -90,19 +97,25 @@ def parse_address(text: str) -> Address:
     if kind == "unix" and rest:
         return Unix(Path(rest))
     head, _, tail = rest.rpartition(":")
-    if head and tail.isascii() and tail.isdigit() and int(tail) <= PORT_MAX:
+    port, cid = parse_number(tail, PORT_MAX), parse_number(head, CID_MAX)
+    if head and port is not None:
         if kind == "hybrid":
-            return Hybrid(Path(head), int(tail))
-        if kind == "vsock" and head == "any":
-            return Vsock(None, int(tail))
-        if kind == "vsock" and head.isascii() and head.isdigit() and int(head) < 2**32 - 1:
-            return Vsock(int(head), int(tail))
+            return Hybrid(Path(head), port)
+        if kind == "vsock" and (head == "any" or cid is not None):
+            return Vsock(cid, port)
     raise UsageError(
         "not an address",
         where=text[:200],
         hint="use vsock:CID:PORT, unix:PATH or hybrid:PATH:PORT",
         reason="bad-address",
     )
+
+
+def parse_number(text: str, most: int) -> int | None:
+    """The number that decimal digits say, if it is at most ``most``; None for all else, of any length."""
+    if not text.isascii() or not text.isdigit() or len(text) > DIGITS_MAX:
+        return None
+    return number if (number := int(text)) <= most else None
 
 
 def proxy_address_for(enclave: Address) -> Address:
@@ -178,9 +191,14 @@ def await_listener(address: Address, seconds: float) -> None:
             return
 
 
-def listen(address: Address, backlog: int = 128) -> socket.socket:
-    """A listening stream socket; a stale Unix socket file is replaced, a live one is refused."""
+def listen(address: Address | tuple[str, int], backlog: int = 128) -> socket.socket:
+    """A listening stream socket, on TCP for a host and port; a stale Unix socket file is replaced, a live one
+    is refused.
+    """
     try:
+        if isinstance(address, tuple):
+            family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+            return socket.create_server(address, family=family, backlog=backlog)
         if isinstance(address, Vsock):
             server = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
             server.bind((socket.VMADDR_CID_ANY if address.cid is None else address.cid, address.port))

@@ -11,22 +11,16 @@ The proxy is availability, not trust: whatever it does, the enclave checks KMS's
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
-import socket
-import threading
 from collections.abc import Mapping
 from types import TracebackType
 
-from coattest_parent.channels import Address, Unix, listen
+from coattest_parent.channels import Address
+from coattest_parent.loop import LoopServer, close
 from coattest_parent.telemetry import Telemetry
-from coattest_verify.shell import EnvironmentFailure
 
 HEAD_MAX = 4096
 """Bytes of a CONNECT request's head; the enclave sends under 200."""
-
-CANCEL_AGAIN = 0.1
-"""Seconds until a tunnel that did not end is told again."""
 
 HEAD_TIMEOUT = 10.0
 """Seconds in which the head must have arrived."""
@@ -36,9 +30,6 @@ CONNECT_TIMEOUT = 10.0
 
 IDLE_TIMEOUT = 120.0
 """Seconds with no byte in either direction after which a tunnel is closed."""
-
-CLOSE_TIMEOUT = 5.0
-"""Seconds in which a peer can take what was sent before its tunnel ended."""
 
 TUNNELS_MAX = 256
 """Tunnels open at a time; the enclave needs one per buyer at most. More are answered 503."""
@@ -73,64 +64,29 @@ class ConnectProxy:
         self.refused: list[str] = []
         self.tunnels_opened = 0
         self._open = 0
-        self._loop = asyncio.new_event_loop()
-        self._stop = asyncio.Event()
-        self._ready = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._listener: socket.socket | None = None
+        self._server = LoopServer(address, self._connection, name="kms-proxy", head_max=HEAD_MAX)
 
     def __enter__(self) -> ConnectProxy:
-        self._listener = listen(self.address)
-        self._listener.setblocking(False)
-        self._thread = threading.Thread(target=self._run, name="kms-proxy", daemon=True)
-        self._thread.start()
-        if not self._ready.wait(10):
-            raise EnvironmentFailure("the proxy did not start", where=str(self.address))
+        self._server.__enter__()
         self._telemetry.event("proxy-started", address=str(self.address))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        if self._thread:
-            self._thread.join(10)
-        if isinstance(self.address, Unix):
-            self.address.path.unlink(missing_ok=True)
+        self._server.__exit__(kind, error, trace)
         self._telemetry.event("proxy-stopped", address=str(self.address), tunnels=self.tunnels_opened)
 
     def serving(self) -> bool:
         """Whether its thread runs."""
-        return bool(self._thread and self._thread.is_alive())
+        return self._server.serving()
 
-    def _run(self) -> None:
-        try:
-            self._loop.run_until_complete(self._serve())
-        finally:
-            self._loop.close()
-
-    async def _serve(self) -> None:
-        server = await asyncio.start_server(self._accept, sock=self._listener, limit=HEAD_MAX)
-        self._ready.set()
-        await self._stop.wait()
-        server.close()
-        # Every task, so also that of a connection which asyncio is still accepting. More than once: before
-        # Python 3.12 wait_for can swallow a cancellation that comes as it finishes.
-        while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks, timeout=CANCEL_AGAIN)
-        await asyncio.sleep(0)  # what was closed last is let go in the loop's next round
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._count(1)
         try:
             await self._tunnel(reader, writer)
-        except (OSError, EOFError, asyncio.TimeoutError, asyncio.LimitOverrunError, asyncio.CancelledError):
-            pass  # The enclave sees a closed connection and reports it; there is nobody else to tell.
         finally:
             self._count(-1)
-            await _close(writer)
 
     def _count(self, change: int) -> None:
         self._open += change
@@ -164,7 +120,7 @@ class ConnectProxy:
             await _answer(writer, "200 Connection established")
             await _splice((reader, writer), upstream)
         finally:
-            await _close(upstream[1])
+            await close(upstream[1])
 
 
 _Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -204,14 +160,3 @@ async def _splice(one: _Stream, other: _Stream) -> None:
 async def _answer(writer: asyncio.StreamWriter, status: str) -> None:
     writer.write(f"HTTP/1.1 {status}\r\n\r\n".encode("ascii"))
     await asyncio.wait_for(writer.drain(), HEAD_TIMEOUT)
-
-
-async def _close(writer: asyncio.StreamWriter) -> None:
-    """Close, and after CLOSE_TIMEOUT drop what the peer has not taken: it could hold the socket for ever."""
-    writer.close()
-    late = asyncio.get_running_loop().call_later(CLOSE_TIMEOUT, writer.transport.abort)
-    try:
-        with contextlib.suppress(OSError, asyncio.CancelledError):
-            await writer.wait_closed()
-    finally:
-        late.cancel()

@@ -1,30 +1,40 @@
 """A service's state over HTTP on this machine: ``/healthz``, ``/readyz`` and ``/metrics``.
 
 Loopback or a Unix socket only: there is no authentication, and nothing in it is secret from who is on the
-machine. A connection gets one answer and is closed; there are few of them at a time, and none waits long.
+machine. A connection gets one answer and is closed. Nobody can take the answers from the others: one thread
+serves all connections, whoever has not asked within TIMEOUT is dropped, and so is the oldest of
+CONNECTIONS_MAX when another one comes. So thousands of connections cost a bounded number of file descriptors
+and no thread, and the courier's work goes on beside them.
 """
 
 from __future__ import annotations
 
-import contextlib
-import http.server
-import socket
-import socketserver
-import threading
+import asyncio
+import http
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
 
-from coattest_parent.channels import Unix, is_loopback, listen, parse_address
+from coattest_parent.channels import Unix, is_loopback, parse_address, parse_number
+from coattest_parent.loop import LoopServer
 from coattest_parent.telemetry import CONTENT_TYPE, Metrics
-from coattest_verify.shell import UsageError, from_os_error
+from coattest_verify.shell import UsageError
 
-CONNECTIONS_MAX = 16
-"""Answers given at a time; more connections are closed at once."""
+CONNECTIONS_MAX = 256
+"""Connections at a time. More than twice the loop's backlog: one that asks as soon as it is there has been
+answered before so many others were accepted.
+"""
 
 TIMEOUT = 5.0
-"""Seconds for a request to arrive and for its answer to be taken."""
+"""Seconds for a request to arrive, and for its answer to be taken."""
+
+HEAD_MAX = 8192
+"""Bytes of a request's head (RFC 9112, 3: at least 8000 for the request line)."""
+
+TEXT = "text/plain; charset=utf-8"
+
+_REQUEST = re.compile(rb"([A-Z]{1,16}) (/[!-~]{0,1024}) HTTP/1\.[01]\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +47,24 @@ class State:
     ready: Callable[[], bool]
     metrics: Metrics
 
+    def answer(self, head: bytes) -> bytes:
+        """The answer to a request's head, which ends in an empty line."""
+        request = _REQUEST.match(head.partition(b"\r\n")[0])
+        if request is None:
+            return _answer(400, "bad request\n")
+        if request[1] not in (b"GET", b"HEAD"):
+            return _answer(405, "only GET\n")
+        match request[2]:
+            case b"/healthz":
+                whole = _yes_or_no(self.healthy())
+            case b"/readyz":
+                whole = _yes_or_no(self.ready())
+            case b"/metrics":
+                whole = _answer(200, self.metrics.render(), CONTENT_TYPE)
+            case _:
+                whole = _answer(404, "not found\n")
+        return whole if request[1] == b"GET" else whole.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+
 
 def parse_status_address(text: str) -> Unix | tuple[str, int]:
     """``unix:PATH``, or a loopback host and a port as in ``127.0.0.1:9464``; raises UsageError."""
@@ -46,126 +74,51 @@ def parse_status_address(text: str) -> Unix | tuple[str, int]:
         return address
     host, _, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
-    if not is_loopback(host) or not port.isascii() or not port.isdigit() or int(port) > 65535:
+    number = parse_number(port, 65535)
+    if not is_loopback(host) or number is None:
         raise UsageError(
             "not a status address",
             where=text[:200],
             hint="use 127.0.0.1:PORT or unix:PATH",
             reason="bad-address",
         )
-    return host, int(port)
+    return host, number
 
 
 class StatusServer:
     """Answers as long as the block runs; ``port`` says which one the system gave for port 0."""
 
     def __init__(self, address: Unix | tuple[str, int], state: State) -> None:
-        self._address = address
-        self._server = _Server(address, state)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), daemon=True)
+        self._state = state
+        self._server = LoopServer(
+            address, self._connection, name="status", head_max=HEAD_MAX, most=CONNECTIONS_MAX
+        )
 
     @property
     def port(self) -> int:
         """The TCP port; 0 on a Unix socket."""
-        return 0 if isinstance(self._address, Unix) else int(self._server.socket.getsockname()[1])
+        return self._server.port
 
     def __enter__(self) -> StatusServer:
-        self._thread.start()
+        self._server.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(TIMEOUT)
-        if isinstance(self._address, Unix):
-            self._address.path.unlink(missing_ok=True)
+        self._server.__exit__(kind, error, trace)
+
+    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), TIMEOUT)
+        writer.write(self._state.answer(head))
+        await asyncio.wait_for(writer.drain(), TIMEOUT)
 
 
-class _Server(socketserver.ThreadingMixIn, socketserver.BaseServer):
-    daemon_threads = True
-
-    def __init__(self, address: Unix | tuple[str, int], state: State) -> None:
-        super().__init__(str(address), _Handler)
-        self.state = state
-        self._slots = threading.BoundedSemaphore(CONNECTIONS_MAX)
-        if isinstance(address, Unix):
-            self.socket = listen(address)
-            return
-        try:
-            self.socket = socket.create_server(
-                address, family=socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-            )
-        except OSError as error:
-            raise from_os_error(error) from error
-
-    def fileno(self) -> int:
-        """For the selector of serve_forever."""
-        return self.socket.fileno()
-
-    def get_request(self) -> tuple[socket.socket, Any]:
-        """The next connection, with its time-out."""
-        connection, peer = self.socket.accept()
-        connection.settimeout(TIMEOUT)
-        return connection, peer
-
-    def verify_request(self, request: Any, client_address: Any) -> bool:
-        """Whether there is room for another answer."""
-        return self._slots.acquire(blocking=False)
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Answer, and make room."""
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._slots.release()
-
-    def shutdown_request(self, request: Any) -> None:
-        """Close a connection."""
-        with contextlib.suppress(OSError):
-            request.shutdown(socket.SHUT_WR)
-        request.close()
-
-    def server_close(self) -> None:
-        """Stop listening."""
-        super().server_close()
-        self.socket.close()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A peer that went away is nobody's business."""
+def _answer(code: int, text: str, kind: str = TEXT) -> bytes:
+    content = text.encode()
+    head = f"HTTP/1.1 {code} {http.HTTPStatus(code).phrase}\r\nContent-Type: {kind}\r\n"
+    return f"{head}Content-Length: {len(content)}\r\nConnection: close\r\n\r\n".encode("ascii") + content
 
 
-class _Handler(http.server.BaseHTTPRequestHandler):
-    timeout = TIMEOUT
-
-    def do_GET(self) -> None:
-        assert isinstance(self.server, _Server)
-        state = self.server.state
-        match self.path:
-            case "/healthz":
-                self._answer(*_yes_or_no(state.healthy()))
-            case "/readyz":
-                self._answer(*_yes_or_no(state.ready()))
-            case "/metrics":
-                self._answer(200, state.metrics.render(), CONTENT_TYPE)
-            case _:
-                self._answer(404, "not found\n")
-
-    def address_string(self) -> str:
-        return "local"
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  (its name in the standard library)
-        pass
-
-    def _answer(self, code: int, text: str, kind: str = "text/plain; charset=utf-8") -> None:
-        content = text.encode()
-        self.send_response(code)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-
-def _yes_or_no(value: bool) -> tuple[int, str]:
-    return (200, "yes\n") if value else (503, "no\n")
+def _yes_or_no(value: bool) -> bytes:
+    return _answer(200, "yes\n") if value else _answer(503, "no\n")

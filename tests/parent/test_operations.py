@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import configparser
+import contextlib
 import http.client
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from datetime import datetime, timezone
 from pathlib import Path
@@ -18,7 +21,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import coattest_parent
-from coattest_parent import retry, telemetry
+from coattest_parent import retry, status, telemetry
 from coattest_parent.auction_cli import VERBS
 from coattest_parent.aws import AwsFailure
 from coattest_parent.channels import ChannelFailure, Unix, connect
@@ -31,6 +34,7 @@ from coattest_parent.telemetry import Metrics, Telemetry
 from coattest_verify.shell import CoattestError, UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
+LONG = f"127.0.0.1:{'9' * 5000}"
 DENIED = "the enclave gave no result: kms-denied: buyer-1:"
 
 
@@ -166,7 +170,115 @@ def test_health_readiness_and_metrics_are_asked_over_http(where: str, tmp_path: 
     assert not (tmp_path / "status.sock").exists()
 
 
-@pytest.mark.parametrize("text", ["0.0.0.0:9464", "example.com:80", "127.0.0.1", "127.0.0.1:x", "vsock:3:4"])
+def open_files() -> int:
+    """How many file descriptors this process has."""
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def dripping(stream: socket.socket, ended: threading.Event) -> None:
+    """Send a request byte by byte, and never its end, until the server has enough of it."""
+    with contextlib.suppress(OSError), stream:
+        stream.sendall(b"GET /healthz HTTP/1.1\r\nX: ")
+        while not ended.wait(0.05):
+            stream.sendall(b"x")
+
+
+@pytest.mark.parametrize("where", ["unix", "127.0.0.1:0"])
+def test_nobody_takes_the_state_from_the_others(where: str, tmp_path: Path) -> None:
+    """Under slow clients, and with thousands of connections that say nothing, every question is answered, by
+    one thread and few descriptors.
+    """
+    address = parse_status_address(f"unix:{tmp_path / 'status.sock'}" if where == "unix" else where)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 8192)), hard))
+    ended = threading.Event()
+    held: list[socket.socket] = []
+    drips: list[threading.Thread] = []
+    with StatusServer(address, State(lambda: True, lambda: True, Metrics())) as server:
+        there = address if isinstance(address, Unix) else ("127.0.0.1", server.port)
+
+        def another() -> socket.socket:
+            if isinstance(there, Unix):
+                return connect(there, 30)
+            return socket.create_connection(there, 30)
+
+        before, files = threading.active_count(), open_files()
+        try:
+            for _ in range(40):
+                drips.append(threading.Thread(target=dripping, args=(another(), ended)))
+                drips[-1].start()
+            assert ask(there, "/healthz") == (200, "yes\n")
+            for number in range(3000):
+                held.append(another())
+                if number % 500 == 499:
+                    assert ask(there, "/readyz") == (200, "yes\n")
+                    assert ask(there, "/metrics")[0] == 200
+            assert threading.active_count() <= before + len(drips)
+            ours = open_files() - files - len(held) - len(drips)
+            assert ours <= status.CONNECTIONS_MAX + 8
+            # What is dropped is closed: the first ones see it, however long they would have waited.
+            held[0].settimeout(30)
+            with contextlib.suppress(ConnectionResetError):
+                assert held[0].recv(1) == b""
+        finally:
+            ended.set()
+            for stream in held:
+                stream.close()
+            for drip in drips:
+                drip.join()
+        assert ask(there, "/healthz") == (200, "yes\n")
+
+
+def send_on(stream: socket.socket, piece: bytes, pause: float) -> None:
+    """Send the piece again and again, until that fails."""
+    while True:
+        stream.sendall(piece)
+        time.sleep(pause)
+
+
+def test_whoever_does_not_ask_in_time_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time is for the whole request, which a byte now and then does not lengthen; a head has a length."""
+    monkeypatch.setattr(status, "TIMEOUT", 0.5)
+    address = Unix(tmp_path / "status.sock")
+    with StatusServer(address, State(lambda: True, lambda: True, Metrics())):
+        for piece, pause in ((b"x", 0.05), (b"x" * 65536, 0.0)):
+            with connect(address, 30) as stream, pytest.raises(OSError, match=r"Broken pipe|reset"):
+                send_on(stream, piece, pause)
+        assert ask(address, "/healthz") == (200, "yes\n")
+
+
+@pytest.mark.parametrize(
+    ("sent", "line"),
+    [
+        (b"GET /healthz HTTP/1.0\r\n\r\n", b"HTTP/1.1 200 OK"),
+        (b"HEAD /readyz HTTP/1.1\r\nHost: x\r\n\r\n", b"HTTP/1.1 503 Service Unavailable"),
+        (b"POST /healthz HTTP/1.1\r\n\r\n", b"HTTP/1.1 405 Method Not Allowed"),
+        (b"GET http://x/healthz HTTP/1.1\r\n\r\n", b"HTTP/1.1 400 Bad Request"),
+        (b"\x16\x03\x01\r\n\r\n", b"HTTP/1.1 400 Bad Request"),
+        (b"GET /\xff HTTP/1.1\r\n\r\n", b"HTTP/1.1 400 Bad Request"),
+    ],
+)
+def test_a_request_is_answered_in_http(sent: bytes, line: bytes, tmp_path: Path) -> None:
+    """Also one that is none; the answer says its length, and the connection ends."""
+    address = Unix(tmp_path / "status.sock")
+    with (
+        StatusServer(address, State(lambda: True, lambda: False, Metrics())),
+        connect(address, 10) as stream,
+    ):
+        stream.sendall(sent)
+        answer = b""
+        while piece := stream.recv(4096):
+            answer += piece
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.split(b"\r\n")[0] == line
+    length = int(next(each for each in head.split(b"\r\n") if each.startswith(b"Content-Length: "))[16:])
+    assert len(body) == (0 if sent.startswith(b"HEAD") else length)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["0.0.0.0:9464", "example.com:80", "127.0.0.1", "127.0.0.1:x", "vsock:3:4", LONG],
+)
 def test_a_status_address_is_on_this_machine(text: str) -> None:
     """What could be asked from elsewhere is refused."""
     with pytest.raises(UsageError):
@@ -245,18 +357,18 @@ def test_a_service_says_when_it_is_ready_and_ends_when_told(tmp_path: Path) -> N
     notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     notify.bind(str(tmp_path / "notify"))
     notify.settimeout(60)
-    status, listen = Unix(tmp_path / "status.sock"), Unix(tmp_path / "out.sock")
+    asked, listen = Unix(tmp_path / "status.sock"), Unix(tmp_path / "out.sock")
     service = subprocess.Popen(
         [
             *(sys.executable, "-c", "from coattest_parent.auction_cli import main; main()", "proxy"),
-            *("--listen", str(listen), "--region", "eu-central-1", "--status", str(status)),
+            *("--listen", str(listen), "--region", "eu-central-1", "--status", str(asked)),
         ],
         env={**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify")},
         stderr=subprocess.PIPE,
     )
     try:
         assert notify.recv(100) == b"READY=1"
-        assert ask(status, "/readyz") == (200, "yes\n")
+        assert ask(asked, "/readyz") == (200, "yes\n")
         service.terminate()
         assert notify.recv(100) == b"STOPPING=1"
         _, said = service.communicate(timeout=30)
@@ -272,4 +384,4 @@ def test_a_service_says_when_it_is_ready_and_ends_when_told(tmp_path: Path) -> N
         "proxy-stopped",
     ]
     assert not listen.path.exists()
-    assert not status.path.exists()
+    assert not asked.path.exists()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from coattest_parent import proxy
+from coattest_parent import loop, proxy
 from coattest_parent.channels import Unix, connect
 from coattest_parent.proxy import ConnectProxy, kms_allow_list
 
@@ -141,7 +141,7 @@ def test_a_peer_that_takes_nothing_does_not_hold_its_tunnel_open(
 ) -> None:
     """What an idle tunnel still has to give is dropped after a while, and its socket with it."""
     monkeypatch.setattr(proxy, "IDLE_TIMEOUT", 0.2)
-    monkeypatch.setattr(proxy, "CLOSE_TIMEOUT", 0.2)
+    monkeypatch.setattr(loop, "CLOSE_TIMEOUT", 0.2)
     address = Unix(tmp_path / "out_8000.sock")
     with echo_server() as port, ConnectProxy(address, {NAME: ("127.0.0.1", port)}):
         client, _ = ask(address, connect_head(NAME))
