@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from coattest_enclave import messages
-from coattest_verify.page import BROWSER_CHECKS, PAGE_LOTS, PageTooLarge, receipt_page
+from coattest_verify import page
+from coattest_verify.page import BROWSER_CHECKS, PAGE_LOTS, receipt_page
 from coattest_verify.receipt import Check, Failure, ReceiptVerdict
 from support import receipts
 from support.chromium import Browser, browser, find
@@ -226,5 +227,20 @@ def test_a_long_result_is_cut_in_the_table_only(chromium: Browser, tmp_path: Pat
     many = receipts.make(made.authority, outcomes=[messages.Won("buyer-1")] * (PAGE_LOTS + 1))
     assert failed(look(chromium, tmp_path, page_of(many))) == set()
     assert f"the first {PAGE_LOTS} of {PAGE_LOTS + 1} lots" in chromium.evaluate("document.body.innerText")
-    with pytest.raises(PageTooLarge):
-        page_of(dataclasses.replace(made, result_file=bytes(8 * 1024 * 1024 + 1)), made.verdict())
+
+
+def test_a_page_without_the_signed_bytes_says_so(
+    chromium: Browser, tmp_path: Path, made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a result that is too large: its lots, the command's checks, no script, no claim of a second look."""
+    monkeypatch.setattr(page, "PAGE_RESULT_MAX", len(made.result_file) - 1)
+    path = tmp_path / "receipt.html"
+    path.write_text(page_of(made))
+    chromium.open(path)
+    text = chromium.evaluate("document.body.innerText")
+    assert "Not checked again in this browser" in text
+    assert messages.sha384(made.result_file).hex() in text
+    assert chromium.evaluate("document.querySelectorAll('#lots tbody tr').length") == 3
+    assert chromium.evaluate("document.querySelectorAll('script, #browser').length") == 0
+    assert chromium.evaluate("document.body.dataset.browser ?? null") is None
+    assert len(chromium.requests()) == 1

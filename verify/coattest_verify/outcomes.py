@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from typing import Any
 
 from rich.table import Table
 
 from coattest_enclave import messages
+from coattest_verify.shell import Rows
 
 LOTS_SHOWN = 200
 """Lots in a table; JSON has them all."""
 
 
-def outcomes_json(result: messages.Result) -> list[dict[str, Any]]:
+def moment_text(seconds: int) -> str:
+    """Unix seconds as ISO 8601, UTC; a manifest may name times that no calendar has."""
+    try:
+        return datetime.fromtimestamp(seconds, timezone.utc).isoformat().replace("+00:00", "Z")
+    except (ValueError, OverflowError, OSError):
+        return f"{seconds} s after 1970"
+
+
+def outcomes_json(result: messages.Result) -> Rows:
     """One object per lot: ``lot``, ``outcome`` and what that outcome has."""
-    return [{"lot": lot, **_one(outcome)} for lot, outcome in result.lots]
+    return Rows(result.lots, lambda pair: {"lot": pair[0], **_one(pair[1])})
 
 
 def outcomes_table(result: messages.Result) -> Table:

@@ -13,22 +13,24 @@ import html
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime
 from importlib import metadata, resources
 
 from coattest_enclave import messages
 from coattest_verify.authority import Authority
-from coattest_verify.outcomes import outcome_price, outcome_text
+from coattest_verify.outcomes import moment_text, outcome_price, outcome_text
 from coattest_verify.quorum_policy import utc
 from coattest_verify.receipt import Check, ReceiptVerdict
 from coattest_verify.roots import root_for
-from coattest_verify.shell import UsageError
+from coattest_verify.shell import printable
 
 PAGE_LOTS = 2000
 """Lots in the page's table; the signed bytes in the page have them all."""
 
 PAGE_RESULT_MAX = 8 * 1024 * 1024
-"""Bytes of a result file that a page carries: about 200,000 lots, and 11 MB of page."""
+"""Bytes of a result file that a page carries: about 200,000 lots, and 11 MB of page. A page of a larger one
+has neither the bytes nor the script, and says so (ADR 191).
+"""
 
 BROWSER_CHECKS = {
     "root": "The document's first certificate is the pinned root, by SHA-256.",
@@ -40,12 +42,6 @@ BROWSER_CHECKS = {
     "shown": "The table above says what those signed bytes say.",
 }
 """What the script checks: the rows that it fills in, by its own names of the checks."""
-
-
-class PageTooLarge(UsageError):
-    """The result is too large for a page that a browser opens with ease."""
-
-    default_reason = "too-large"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,31 +59,31 @@ def receipt_page(
     authority: Authority,
     now: datetime,
 ) -> str:
-    """The page of a verdict; ``now`` is when it was reached (aware). Raises PageTooLarge.
+    """The page of a verdict; ``now`` is when it was reached (aware).
 
     A result that did not verify is shown with its reasons and without its lots.
     """
-    if len(result_file) > PAGE_RESULT_MAX:
-        raise PageTooLarge(f"the result is larger than {PAGE_RESULT_MAX} bytes", hint="leave --html out")
+    carried = verdict.ok and len(result_file) <= PAGE_RESULT_MAX
     script, style = _asset("receipt.js"), _asset("receipt.css")
+    admitted = f"'{_csp_digest(script)}'" if carried else "'none'"
     policy = (
-        f"default-src 'none'; script-src '{_csp_digest(script)}'; style-src '{_csp_digest(style)}'; "
+        f"default-src 'none'; script-src {admitted}; style-src '{_csp_digest(style)}'; "
         "base-uri 'none'; form-action 'none'"
     )
     sections = [
         _header(verdict, manifest, now),
         _caution(authority.decision.profile),
         _simulator(authority.decision.profile),
-        _lots(verdict),
+        _lots(verdict, "the signed bytes have" if carried else "the result file has"),
         _facts(verdict, manifest),
         _checks(verdict.checks),
-        _browser() if verdict.ok else _Html(""),
+        _browser() if carried else _not_carried(result_file) if verdict.ok else _Html(""),
         _rebuilders(authority),
         _code(authority),
-        _limits(),
+        _limits() if carried else _Html(""),
     ]
     scripts = ""
-    if verdict.ok:
+    if carried:
         scripts = (
             f'<script type="application/json" id="data">{_data(result_file, manifest, authority)}</script>\n'
             f"<script>{script}</script>"
@@ -98,7 +94,7 @@ def receipt_page(
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="referrer" content="no-referrer">\n'
-        f"<title>{html.escape(manifest.auction)}: receipt</title>\n<style>{style}</style>\n</head>\n"
+        f"<title>{_escape(manifest.auction)}: receipt</title>\n<style>{style}</style>\n</head>\n"
         f"<body>\n<main>\n{body}\n</main>\n{scripts}\n</body>\n</html>\n"
     )
 
@@ -131,17 +127,22 @@ def _base64(content: bytes) -> str:
     return base64.b64encode(content).decode()
 
 
+def _escape(text: str) -> str:
+    """A text as markup: nothing in it is a tag, or turns the direction of what stands beside it."""
+    return html.escape(printable(text))
+
+
 def _text(value: str | _Html) -> str:
-    return value.text if isinstance(value, _Html) else html.escape(value)
+    return value.text if isinstance(value, _Html) else _escape(value)
 
 
 def _table(
     head: Sequence[str], rows: Iterable[Sequence[str | _Html]], *, name: str = "", caption: str = ""
 ) -> _Html:
-    top = "".join(f'<th scope="col">{html.escape(title)}</th>' for title in head)
+    top = "".join(f'<th scope="col">{_escape(title)}</th>' for title in head)
     body = "\n".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     identity = f' id="{name}"' if name else ""
-    title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
+    title = f"<caption>{_escape(caption)}</caption>" if caption else ""
     return _Html(
         f'<div class="wide"><table{identity}>{title}<thead><tr>{top}</tr></thead>\n'
         f"<tbody>\n{body}\n</tbody></table></div>"
@@ -151,36 +152,36 @@ def _table(
 def _section(title: str, *content: _Html, css: str = "", name: str = "") -> _Html:
     identity = (f' id="{name}"' if name else "") + (f' class="{css}"' if css else "")
     inner = "\n".join(part.text for part in content)
-    return _Html(f"<section{identity}>\n<h2>{html.escape(title)}</h2>\n{inner}\n</section>")
+    return _Html(f"<section{identity}>\n<h2>{_escape(title)}</h2>\n{inner}\n</section>")
 
 
 def _paragraph(text: str, css: str = "") -> _Html:
-    return _Html(f'<p class="{css}">{html.escape(text)}</p>' if css else f"<p>{html.escape(text)}</p>")
+    return _Html(f'<p class="{css}">{_escape(text)}</p>' if css else f"<p>{_escape(text)}</p>")
 
 
 def _list(facts: Iterable[tuple[str, str | _Html]]) -> _Html:
-    rows = "\n".join(f"<dt>{html.escape(name)}</dt><dd>{_text(value)}</dd>" for name, value in facts)
+    rows = "\n".join(f"<dt>{_escape(name)}</dt><dd>{_text(value)}</dd>" for name, value in facts)
     return _Html(f"<dl>\n{rows}\n</dl>")
 
 
 def _mono(text: str) -> _Html:
-    return _Html(f'<span class="mono">{html.escape(text)}</span>')
+    return _Html(f'<span class="mono">{_escape(text)}</span>')
 
 
 def _marked(name: str, text: str) -> _Html:
     """A text that the script compares with the signed bytes."""
-    return _Html(f'<span id="{name}">{html.escape(text)}</span>')
+    return _Html(f'<span id="{name}">{_escape(text)}</span>')
 
 
 def _header(verdict: ReceiptVerdict, manifest: messages.Manifest, now: datetime) -> _Html:
     count = len(verdict.failures)
     title = "Receipt verified" if verdict.ok else f"Not believed: {count} reason{'s' if count != 1 else ''}"
-    version = html.escape(metadata.version("coattest"))
-    when = html.escape(utc(now))
+    version = _escape(metadata.version("coattest"))
+    when = _escape(utc(now))
     return _Html(
         f'<header id="verdict" class="{"ok" if verdict.ok else "failed"}">\n'
-        f"<h1><span>{html.escape(title)}</span></h1>\n"
-        f"<p>Auction <strong>{html.escape(manifest.auction)}</strong>, as <code>verify receipt</code> of "
+        f"<h1><span>{_escape(title)}</span></h1>\n"
+        f"<p>Auction <strong>{_escape(manifest.auction)}</strong>, as <code>verify receipt</code> of "
         f"coattest {version} found on {when}.</p>\n</header>"
     )
 
@@ -195,7 +196,7 @@ def _caution(profile: str) -> _Html:
         ),
         _Html(
             f"<pre>verify receipt RESULT --manifest MANIFEST --attestations DIR --root sha256:… "
-            f"--profile {html.escape(profile)}</pre>"
+            f"--profile {_escape(profile)}</pre>"
         ),
         css="caution",
     )
@@ -210,7 +211,7 @@ def _simulator(profile: str) -> _Html:
     )
 
 
-def _lots(verdict: ReceiptVerdict) -> _Html:
+def _lots(verdict: ReceiptVerdict, rest: str) -> _Html:
     result = verdict.result
     if result is None or not verdict.ok:
         return _section("Result", _paragraph("It does not verify, so its lots are not shown.", "failed"))
@@ -222,7 +223,7 @@ def _lots(verdict: ReceiptVerdict) -> _Html:
     ]
     count = len(result.lots)
     shown = (
-        f"the first {PAGE_LOTS} of {count} lots; the signed bytes have them all"
+        f"the first {PAGE_LOTS} of {count} lots; {rest} them all"
         if count > PAGE_LOTS
         else f"{count} lot{'s' if count != 1 else ''}"
     )
@@ -236,9 +237,9 @@ def _facts(verdict: ReceiptVerdict, manifest: messages.Manifest) -> _Html:
         ("rule", _marked("rule", result.rule if result else manifest.rule)),
         ("reveals", messages.DISCLOSURE[manifest.rule]),
         ("currency", _marked("currency", result.currency if result else manifest.currency)),
-        ("bids closed", _seconds(manifest.closes)),
+        ("bids closed", moment_text(manifest.closes)),
         ("decided", utc(verdict.time.replace(microsecond=0)) if verdict.time else "unknown"),
-        ("publication until", _seconds(manifest.publish_by)),
+        ("publication until", moment_text(manifest.publish_by)),
         ("enclave", _mono(verdict.module_id or "unknown")),
         ("sealed by", ", ".join(verdict.sealed_by) or "nobody"),
         ("manifest", _mono(manifest.digest.hex())),
@@ -246,16 +247,12 @@ def _facts(verdict: ReceiptVerdict, manifest: messages.Manifest) -> _Html:
     return _section("Auction", _list(facts))
 
 
-def _seconds(moment: int) -> str:
-    return utc(datetime.fromtimestamp(moment, timezone.utc))
-
-
 def _checks(checks: Sequence[Check]) -> _Html:
     rows = "\n".join(
         f'<tr class="{"ok" if check.outcome == "ok" else "failed"}"><td class="outcome">{check.outcome}</td>'
-        f"<td>{html.escape(check.says)}"
+        f"<td>{_escape(check.says)}"
         + "".join(
-            f'<span class="why">{html.escape(failure.code)}: {html.escape(failure.detail)}</span>'
+            f'<span class="why">{_escape(failure.code)}: {_escape(failure.detail)}</span>'
             for failure in check.failures
         )
         + "</td></tr>"
@@ -273,7 +270,7 @@ def _checks(checks: Sequence[Check]) -> _Html:
 def _browser() -> _Html:
     rows = "\n".join(
         f'<tr id="browser-{name}"><td class="outcome">not run</td>'
-        f'<td>{html.escape(says)}<span class="why"></span></td></tr>'
+        f'<td>{_escape(says)}<span class="why"></span></td></tr>'
         for name, says in BROWSER_CHECKS.items()
     )
     return _section(
@@ -283,6 +280,19 @@ def _browser() -> _Html:
             '<div class="wide"><table id="browser"><thead><tr><th scope="col">Outcome</th>'
             f'<th scope="col">Check</th></tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>'
         ),
+    )
+
+
+def _not_carried(result_file: bytes) -> _Html:
+    return _section(
+        "Not checked again in this browser",
+        _paragraph(
+            f"The result file has {len(result_file):,} bytes, which is too many for a page, so they are not "
+            "in it, and no browser can check anything here: what stands on this page is what the command "
+            "found. The file's SHA-384 is:"
+        ),
+        _Html(f"<p>{_mono(messages.sha384(result_file).hex()).text}</p>"),
+        name="not-carried",
     )
 
 
