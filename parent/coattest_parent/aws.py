@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+from urllib3.exceptions import HTTPError
 
 from coattest_parent.channels import endpoint_host_port, is_loopback
 from coattest_verify.shell import EnvironmentFailure, UsageError
@@ -173,7 +174,7 @@ def aws_errors(where: str) -> Iterator[None]:
             hint="set AWS_PROFILE or run on the instance",
             reason="no-credentials",
         ) from error
-    except BotoCoreError as error:
+    except (BotoCoreError, HTTPError) as error:  # the latter from a body that ends within TLS
         raise AwsFailure(str(error)[:300], where=where, reason="unreachable") from error
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from coattest_enclave import cose, messages, wire
 from coattest_enclave.canonical import MessageError
-from coattest_parent.aws import Aws, Credentials, aws_errors, parse_s3_uri, region_of
+from coattest_parent.aws import Aws, AwsFailure, Credentials, aws_errors, parse_s3_uri, region_of
 from coattest_parent.channels import Address
 from coattest_parent.enclave import EnclaveClient, EnclaveFailed, Part, Progress
 from coattest_parent.proxy import ConnectProxy, Target, kms_allow_list
@@ -63,7 +63,10 @@ class S3Bids:
                 if error.response.get("Error", {}).get("Code") in ("404", "NoSuchKey", "NoSuchBucket"):
                     raise MissingBid(f"no bid file of {buyer.name!r}", where=buyer.bids) from None
                 raise
-        return Part(buyer.name, head["ContentLength"], _object(client, bucket, key, head["ETag"]))
+        size, etag = head.get("ContentLength"), head.get("ETag")
+        if not isinstance(size, int) or size < 0 or not etag:
+            raise AwsFailure("an answer without length or ETag", where=buyer.bids, reason="bad-answer")
+        return Part(buyer.name, size, _object(client, bucket, key, etag))
 
 
 def _object(client: S3Client, bucket: str, key: str, etag: str) -> Iterator[bytes]:

@@ -73,10 +73,11 @@ def read_bids(content: bytes, lots: Sequence[tuple[str, int]]) -> Bids:
     if len(content) > CSV_MAX:
         raise BadBids(f"larger than {CSV_MAX} bytes")
     try:
-        text = content.decode("utf-8")
+        content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise BadBids(f"not UTF-8 at byte {error.start}") from None
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    # Decoded again as it is read: a StringIO of a million lots would hold four bytes per character.
+    reader = csv.reader(io.TextIOWrapper(io.BytesIO(content), "utf-8", newline=""), strict=True)
     position = {lot: index for index, (lot, _) in enumerate(lots)}
     amounts: list[int | None] = [None] * len(lots)
     problems = _Problems()

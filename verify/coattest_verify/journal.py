@@ -36,6 +36,14 @@ class AlreadySealed(FoundFalse):
     default_reason = "already-sealed"
 
 
+class JournalUnsafe(EnvironmentFailure):
+    """The file system does not do what the record rests on: locks between processes, and syncing a
+    directory.
+    """
+
+    default_reason = "journal-unsafe"
+
+
 class JournalDamaged(EnvironmentFailure):
     """A record is there and cannot be read; sealing would mean guessing what it said."""
 
@@ -74,6 +82,12 @@ class SealJournal:
         try:
             return path.read_bytes()
         except FileNotFoundError:
+            if path.is_symlink():
+                raise JournalDamaged(
+                    "an earlier seal of this manifest is recorded elsewhere, and that place is not there",
+                    where=str(path),
+                    hint="bring back what the link names",
+                ) from None
             return None
 
     def record(self, manifest: bytes, payload: bytes) -> bool:
@@ -99,7 +113,8 @@ class SealJournal:
 
     def overlaps(self, manifest: messages.Manifest) -> tuple[Overlap, ...]:
         """Earlier sealed manifests with a lot of the same id as one of ``manifest``'s, sorted by digest."""
-        lots = set(manifest.lots.ids.split("\n"))
+        # One text per lot, however many manifests name it.
+        lots = {identifier: identifier for identifier in manifest.lots.ids.split("\n")}
         found = []
         for path in sorted(self.directory.glob("*.seal")):
             if path.stem == manifest.digest.hex():
@@ -114,7 +129,7 @@ class SealJournal:
                 raise JournalDamaged(
                     "the manifest of an earlier seal is missing or damaged", where=str(path)
                 ) from None
-            common = tuple(identifier for identifier in earlier.lots.ids.split("\n") if identifier in lots)
+            common = tuple(lots[each] for each in earlier.lots.ids.split("\n") if each in lots)
             if common:
                 found.append(Overlap(earlier.auction, digest, common))
         return tuple(found)
@@ -159,7 +174,10 @@ class SealJournal:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         with (self.directory / ".lock").open("wb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            except OSError as error:
+                raise _unsafe(error, "locked", self.directory) from error
             yield
 
 
@@ -185,5 +203,15 @@ def _sync(path: Path, flags: int) -> None:
     handle = os.open(path, flags | os.O_CLOEXEC)
     try:
         os.fsync(handle)
+    except OSError as error:
+        raise _unsafe(error, "synced", path) from error
     finally:
         os.close(handle)
+
+
+def _unsafe(error: OSError, what: str, path: Path) -> JournalUnsafe:
+    return JournalUnsafe(
+        f"cannot be {what}: {error.strerror}",
+        where=str(path),
+        hint="nothing was signed; keep the record on a local disk: --journal, or COATTEST_STATE",
+    )

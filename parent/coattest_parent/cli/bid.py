@@ -155,7 +155,7 @@ def _preview(manifest: messages.Manifest, bids: Bids, show_amounts: bool) -> Non
             markup=False,
         )
     table = Table("lot", "reserve", "amount" if show_amounts else "bid")
-    for lot, amount in list(zip(manifest.lots, bids.amounts, strict=True))[:LOTS_SHOWN]:
+    for lot, amount in zip(manifest.lots[:LOTS_SHOWN], bids.amounts[:LOTS_SHOWN], strict=True):
         shown = str(amount) if show_amounts else "yes"
         table.add_row(lot.id, str(lot.reserve or "none"), shown if amount else "no bid")
     if len(manifest.lots) > LOTS_SHOWN:

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from coattest_enclave import messages
+from coattest_parent.channels import parse_number
 from coattest_parent.cli.options import FILE, NEW_FILE, json_option, moment
 from coattest_parent.cli.show import manifest_json
 from coattest_verify.buyers import RECORD_MAX, BuyerRecord, make_manifest
@@ -20,8 +21,16 @@ def parse_lot(text: str) -> messages.Lot:
     """
     head, colon, tail = text.rpartition(":")
     if colon and tail.isascii() and tail.isdigit():
-        return messages.Lot(head, int(tail))
+        return messages.Lot(head, parse_reserve(tail, "--lot"))
     return messages.Lot(text, 0)
+
+
+def parse_reserve(digits: str, where: str) -> int:
+    """A reserve in minor units; raises UsageError for what is no amount."""
+    reserve = parse_number(digits, messages.AMOUNT_MAX)
+    if reserve is None:
+        raise UsageError(f"not a reserve from 0 to {messages.AMOUNT_MAX}", where=where, reason="bad-lots")
+    return reserve
 
 
 def read_lots(path: Path) -> list[messages.Lot]:
@@ -35,9 +44,10 @@ def read_lots(path: Path) -> list[messages.Lot]:
             if next(rows, None) != ["lot", "reserve"]:
                 raise UsageError("the first line is not 'lot,reserve'", where=str(path))
             for row in rows:
-                if len(row) != 2 or not (row[1] == "" or (row[1].isascii() and row[1].isdigit())):
-                    raise UsageError("not 'lot,reserve'", where=f"{path}, line {rows.line_num}")
-                lots.append(messages.Lot(row[0], int(row[1] or 0)))
+                where = f"{path}, line {rows.line_num}"
+                if len(row) != 2:
+                    raise UsageError("not 'lot,reserve'", where=where)
+                lots.append(messages.Lot(row[0], parse_reserve(row[1] or "0", where)))
         except (csv.Error, UnicodeDecodeError) as error:
             raise UsageError(f"not CSV: {error}", where=str(path)) from None
     return lots

@@ -10,7 +10,9 @@ from typing import Any, TypeVar
 import boto3
 import click
 
+from coattest_enclave import messages
 from coattest_parent.aws import Aws, Endpoint
+from coattest_parent.channels import parse_number
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -52,12 +54,13 @@ def now() -> datetime:
 
 def moment(ctx: click.Context, param: click.Parameter, value: str) -> int:
     """Option callback: ISO 8601 with a zone, or Unix seconds; gives Unix seconds."""
-    if value.isascii() and value.isdigit():
-        return int(value)
+    if (seconds := parse_number(value, messages.AMOUNT_MAX)) is not None:
+        return seconds
     try:
         parsed = datetime.fromisoformat(value.replace("Z", "+00:00"))
     except ValueError:
-        raise click.BadParameter(f"{value!r} is neither ISO 8601 nor Unix seconds", ctx, param) from None
+        shown = repr(value[:100])
+        raise click.BadParameter(f"{shown} is neither ISO 8601 nor Unix seconds", ctx, param) from None
     if parsed.tzinfo is None:
         raise click.BadParameter(f"{value!r} has no time zone; add Z for UTC", ctx, param)
     return int(parsed.timestamp())

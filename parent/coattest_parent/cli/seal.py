@@ -9,7 +9,6 @@ import click
 from rich.table import Table
 
 from coattest_enclave import messages
-from coattest_parent.auction import moment_text
 from coattest_parent.cli.options import (
     FILE,
     NEW_FILE,
@@ -28,6 +27,7 @@ from coattest_verify.buyers import load_auction_key, load_manifest
 from coattest_verify.cli.options import decision_options
 from coattest_verify.decision import Decision
 from coattest_verify.journal import SealJournal, default_journal
+from coattest_verify.outcomes import moment_text
 from coattest_verify.sealing import SealPlan, plan_seal, sign_seal
 from coattest_verify.shell import UsageError, emit_json, err, write_atomic
 

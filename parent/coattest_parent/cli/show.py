@@ -9,10 +9,10 @@ import click
 from rich.table import Table
 
 from coattest_enclave import messages
-from coattest_parent.auction import moment_text
 from coattest_parent.cli.options import json_option, manifest_option
 from coattest_verify.buyers import load_manifest
-from coattest_verify.shell import emit_json, out
+from coattest_verify.outcomes import moment_text
+from coattest_verify.shell import Rows, emit_json, out
 
 LOTS_SHOWN = 50
 """Lots in a table; JSON has them all."""
@@ -26,7 +26,7 @@ def manifest_json(manifest: messages.Manifest) -> dict[str, Any]:
         "currency": manifest.currency,
         "rule": manifest.rule,
         "discloses": messages.DISCLOSURE[manifest.rule],
-        "lots": [{"lot": lot.id, "reserve": lot.reserve} for lot in manifest.lots],
+        "lots": Rows(manifest.lots, lambda lot: {"lot": lot.id, "reserve": lot.reserve}),
         "buyers": [{"name": buyer.name, "kms": buyer.kms, "bids": buyer.bids} for buyer in manifest.buyers],
         "closes": moment_text(manifest.closes),
         "publish_by": moment_text(manifest.publish_by),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -14,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from coattest_enclave import messages
-from coattest_verify.journal import AlreadySealed, JournalDamaged, SealJournal, default_journal
+from coattest_verify.journal import AlreadySealed, JournalDamaged, JournalUnsafe, SealJournal, default_journal
 from support.auctions import LOTS, manifest
 
 
@@ -78,6 +81,57 @@ def test_a_file_that_is_no_record_is_damage_and_no_crash(tmp_path: Path) -> None
     (tmp_path / "mine.seal").write_bytes(b"")
     with pytest.raises(JournalDamaged, match=r"mine\.seal"):
         journal.overlaps(manifest("other"))
+
+
+def test_a_record_behind_a_link_that_leads_nowhere_is_damage(tmp_path: Path) -> None:
+    """A disk that is not mounted is not an empty record."""
+    auction, journal = manifest(), SealJournal(tmp_path / "seals")
+    journal.record(auction.encode(), payload(auction))
+    (seal,) = (tmp_path / "seals").glob("*.seal")
+    seal.rename(tmp_path / "elsewhere")
+    seal.symlink_to(tmp_path / "elsewhere")
+    assert journal.sealed(auction.digest) == payload(auction)
+    (tmp_path / "elsewhere").rename(tmp_path / "gone")
+    with pytest.raises(JournalDamaged, match="that place is not there"):
+        journal.record(auction.encode(), payload(auction, b"b"))
+    with pytest.raises(JournalDamaged):
+        journal.sealed(auction.digest)
+
+
+@pytest.mark.parametrize("broken", ["directory", "lock"])
+def test_a_file_system_that_promises_less_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    """Where a directory cannot be synced, or nothing locked, no record counts as made."""
+    real = os.fsync
+
+    def fsync(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        real(handle)
+
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    if broken == "lock":
+        monkeypatch.setattr(fcntl, "flock", flock)
+    else:
+        monkeypatch.setattr(os, "fsync", fsync)
+    auction = manifest()
+    with pytest.raises(JournalUnsafe, match="nothing was signed"):
+        SealJournal(tmp_path / "seals").record(auction.encode(), payload(auction))
+    monkeypatch.undo()
+    assert SealJournal(tmp_path / "seals").record(auction.encode(), payload(auction))
+
+
+def test_many_manifests_with_the_same_lots_share_their_names(tmp_path: Path) -> None:
+    """However many earlier seals name a lot, its id is in memory once."""
+    journal = SealJournal(tmp_path)
+    for name in ("spring", "autumn"):
+        journal.record(manifest(name).encode(), payload(manifest(name)))
+    first, second = journal.overlaps(manifest("again"))
+    assert first.lots == second.lots == ("lot-1", "lot-2", "lot-3")
+    assert all(one is other for one, other in zip(first.lots, second.lots, strict=True))
 
 
 def test_the_default_place_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
