@@ -11,20 +11,19 @@ python bench/bench_auction.py [--json] [--quick] [--scale] [--image FILE]
   here by this enclave's own KMS client, on the same KMS and NSM, for few lots, and multiplied. That is in
   its favour: the sample starts a process per call, and it may poll more than once per lot.
 - scale (only with --scale): 1,000,000 lots by 10 buyers, peak resident memory (VmHWM) of the enclave's
-  program and of ``auction open``; with --image the program runs from that image under the software host.
+  program, of ``auction open``, ``bid`` and ``seal``, and of ``verify receipt``, each a process of its own;
+  with --image the program runs from that image under the software host.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import itertools
 import json
 import math
 import os
 import platform
-import subprocess
 import sys
 import tempfile
 import time
@@ -46,42 +45,39 @@ from coattest_local import services
 from coattest_local.host import run_enclave
 from coattest_parent.auction import open_sealed
 from coattest_parent.channels import parse_address
-from coattest_parent.courier import manifest_allow_list, upload_bid
+from coattest_parent.courier import manifest_allow_list
 from coattest_parent.proxy import ConnectProxy
-from coattest_verify.bids import Bids, make_bid_file
-from coattest_verify.decision import Decision
+from coattest_verify.authority import Authority
 from coattest_verify.receipt import verify_receipt
 from coattest_verify.roots import LOCAL_SIMULATOR
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from support.auctions import manifest as small_manifest  # noqa: E402 - the tests' own accounts and parties
-from support.local_enclave import INSTANCE, ROLE, Cloud, decision, enclave  # noqa: E402
+from support.big_auction import (  # noqa: E402 - the tests' own accounts and parties
+    BigAuction,
+    accounts_of,
+    agreed,
+    amounts_of,
+    decrypts,
+    high_water,
+    lots_of,
+    names_of,
+)
+from support.local_enclave import INSTANCE, PCRS, ROLE, Cloud, enclave  # noqa: E402
 from support.running_enclave import arn_of, spki_of  # noqa: E402
 
 GOALS = {
     "core bids per second": 300_000,
     "core exponent": 1.05,
     "end to end seconds": 10,
-    "enclave MB": 512,
-    "parent MB": 512,
+    "MB at 1,000,000 lots": 512,
 }
 CORE_LOTS, CORE_LOTS_QUICK = (1_000, 10_000, 100_000, 1_000_000), (1_000, 10_000, 100_000)
 END_TO_END_LOTS = 100_000
 SAMPLE_LOTS = 25
 SAMPLE_POLL = 0.5
 SCALE_LOTS, SCALE_BUYERS = 1_000_000, 10
-
-
-def amounts_of(lots: int, seed: int) -> list[int]:
-    """Amounts that look like bids: 0 to 999,999, some lots without."""
-    return [(index * 7919 + seed * 104729) % 1_000_003 % 1_000_000 for index in range(lots)]
-
-
-def lots_of(count: int) -> messages.Lots:
-    """Lots with ids of 11 characters and no reserve."""
-    return messages.Lots.of((f"lot-{index:07}", 0) for index in range(count))
 
 
 def core(sizes: Sequence[int], rounds: int) -> dict[str, Any]:
@@ -149,64 +145,29 @@ def slope(times: Mapping[int, float]) -> float:
     return round(over / sum((x - middle_x) ** 2 for x, _ in points), 3)
 
 
-class Party:
-    """An auction on the local services whose buyers are all of this process."""
+def opened(party: BigAuction, address: str, seals: list[bytes]) -> messages.ResultFile:
+    """The parent's part of an opening, in this process."""
+    return open_sealed(
+        party.manifest,
+        seals,
+        enclave=address,
+        proxy=None,
+        aws=party.cloud.as_service(),
+        role_arn=party.cloud.role,
+    )
 
-    def __init__(self, cloud: Cloud, lots: int, decided: Decision) -> None:
-        names, now = sorted(cloud.buyers), int(time.time())
-        self.cloud, self.decision = cloud, decided
-        self.keys = {name: ec.generate_private_key(ec.SECP384R1()) for name in names}
-        buyers = tuple(
-            messages.Buyer(
-                name,
-                spki_of(self.keys[name]),
-                b"{}",
-                cloud.buyers[name].key_arn,
-                f"s3://{cloud.buyers[name].bucket}/bench-{lots}.cose",
-            )
-            for name in names
-        )
-        for name in names:
-            cloud.allow(name, decided)
-        plain = small_manifest("bench", closes=now, publish_by=now + 3600)
-        self.manifest = dataclasses.replace(plain, lots=lots_of(lots), buyers=buyers)
 
-    def bid(self) -> dict[str, bytes]:
-        """Every buyer encrypts under a data key of its own and uploads; the files' digests."""
-        digests = {}
-        for seed, buyer in enumerate(self.manifest.buyers):
-            aws = self.cloud.as_buyer(buyer.name)
-            bids = Bids(tuple(amounts_of(len(self.manifest.lots), seed)), ())
-            file = make_bid_file(self.manifest, buyer.name, bids, aws.kms(self.cloud.services.region))
-            upload_bid(aws, buyer, file)
-            digests[buyer.name] = messages.bid_digest(file)
-        return digests
-
-    def seal(self, digests: Mapping[str, bytes]) -> list[bytes]:
-        """Every buyer's signature."""
-        payload = messages.Seal(
-            self.manifest.digest, self.decision.digest, tuple(sorted(digests.items()))
-        ).encode()
-        return [cose.sign1(payload, self.keys[name], name.encode()) for name in sorted(digests)]
-
-    def open(self, address: str, seals: list[bytes]) -> messages.ResultFile:
-        """The parent's part, in this process."""
-        aws = self.cloud.as_service()
-        return open_sealed(
-            self.manifest, seals, enclave=address, proxy=None, aws=aws, role_arn=self.cloud.role
-        )
-
-    def verify(self, opened: bytes) -> None:
-        """The check that a buyer makes; certificates of operators are not part of it here."""
-        verdict = verify_receipt(
-            opened,
-            self.manifest.encode(),
-            self.decision,
-            root=LOCAL_SIMULATOR,
-            check_certificate=lambda _buyer: None,
-            now=datetime.now(timezone.utc),
-        )
-        assert verdict.ok, verdict.failures
+def verify(party: BigAuction, result_file: bytes) -> None:
+    """The check that a buyer makes."""
+    verdict = verify_receipt(
+        result_file,
+        party.manifest.encode(),
+        party.decision,
+        root=LOCAL_SIMULATOR,
+        check_certificate=Authority(party.decision, party.operators.policy).check_certificate,
+        now=datetime.now(timezone.utc),
+    )
+    assert verdict.ok, verdict.failures
 
 
 def end_to_end(lots: int) -> dict[str, Any]:
@@ -216,15 +177,17 @@ def end_to_end(lots: int) -> dict[str, Any]:
         services.start(Path(scratch), quiet=True) as running,
         enclave() as program,
     ):
-        party = Party(Cloud.make(running), lots, decision())
+        cloud = Cloud.make(running)
+        operators, decided = agreed(Path(scratch) / "quorum", tuple(sorted(cloud.buyers)))
+        party = BigAuction(Path(scratch) / "auction", cloud, operators, decided, lots)
         clock = [time.monotonic()]
         digests = party.bid()
         clock.append(time.monotonic())
         seals = party.seal(digests)
         clock.append(time.monotonic())
-        opened = party.open(program.address, seals)
+        result = opened(party, program.address, seals)
         clock.append(time.monotonic())
-        party.verify(opened.encode())
+        verify(party, result.encode())
         clock.append(time.monotonic())
         call = sample_call(party, program.directory)
     steps = dict(
@@ -243,7 +206,7 @@ def end_to_end(lots: int) -> dict[str, Any]:
     }
 
 
-def sample_call(party: Party, directory: Path) -> float:
+def sample_call(party: BigAuction, directory: Path) -> float:
     """Seconds of one attested Decrypt, the mean over two per lot, as the sample makes them."""
     buyer = party.manifest.buyers[0]
     context = messages.encryption_context(party.manifest.digest, buyer.name)
@@ -265,57 +228,51 @@ def sample_call(party: Party, directory: Path) -> float:
 
 
 def scale(lots: int, buyers: int, image: Path | None) -> dict[str, Any]:
-    """Peak resident memory of the enclave's program and of ``auction open``, both as processes."""
-    names = tuple(f"buyer-{number:02}" for number in range(buyers))
-    accounts = [f"service={111122223333}", *(f"{n}={222200000000 + i}" for i, n in enumerate(names))]
+    """Peak resident memory of the enclave's program and of every command, all as processes."""
+    names = names_of(buyers)
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="coattest-bench-")))
-        running = stack.enter_context(services.start(scratch / "aws", accounts=accounts, quiet=True))
-        decided, address, pid = stack.enter_context(started_enclave(image, scratch))
-        party = Party(Cloud.make(running, names), lots, decided)
-        seals = party.seal(party.bid())
-        (scratch / "manifest.cbor").write_bytes(party.manifest.encode())
-        for number, seal in enumerate(seals):
-            (scratch / f"{number}.seal").write_bytes(seal)
-        command = [
-            *(sys.executable, "-c", "from coattest_parent.auction_cli import main; main()", "open"),
-            *("--manifest", "manifest.cbor", "--enclave", address, "--assume-role", party.cloud.role),
-            *("--out", "result.cbor", "--endpoint-url", running.endpoint, "--ca-bundle", running.ca_bundle),
-            *(word for number in range(buyers) for word in ("--seal", f"{number}.seal")),
-        ]
+        running = stack.enter_context(
+            services.start(scratch / "aws", accounts=accounts_of(names), quiet=True)
+        )
+        pcrs, address, pid = stack.enter_context(started_enclave(image, scratch))
+        operators, decided = agreed(scratch / "quorum", names, pcrs)
+        party = BigAuction(scratch / "auction", Cloud.make(running, names), operators, decided, lots)
+        bid = party.make_bid()
+        party.seal(party.bid())
+        seal = party.make_seal()
         calls = decrypts(running.trail)
-        environment = {**os.environ, **running.environment("service")}
-        began = time.monotonic()
-        parent = subprocess.Popen(command, cwd=scratch, env=environment, stdout=subprocess.DEVNULL)
-        highest = 0
-        while parent.poll() is None:
-            highest = max(highest, peak(parent.pid))
-            time.sleep(0.02)
-        seconds = time.monotonic() - began
-        assert parent.returncode == 0
-        found = {"enclave": peak(pid), "parent": highest}
-        party.verify((scratch / "result.cbor").read_bytes())
+        peaks = {
+            "parent": party.open(address, "result.cbor"),
+            "parent, --json": party.open(address, "again.cbor", "--json"),
+            "bid": bid,
+            "seal": seal,
+            "receipt": party.receipt("result.cbor"),
+            "receipt, --json": party.receipt("result.cbor", "--json"),
+            "receipt, --html": party.receipt("result.cbor", "--html", "page.html"),
+        }
+        memory = {"enclave": peak(pid), **{name: found.memory for name, found in peaks.items()}}
         return {
             "lots": lots,
             "buyers": buyers,
             "image": image.name if image else None,
-            "peak MB": {name: round(value / 1e6) for name, value in found.items()},
-            "open seconds": round(seconds, 1),
-            "KMS calls": decrypts(running.trail) - calls,
+            "peak MB": {name: round(value / 1e6) for name, value in memory.items()},
+            "seconds": {name: round(found.seconds, 1) for name, found in peaks.items()},
+            "KMS calls per opening": (decrypts(running.trail) - calls) / 2,
         }
 
 
 @contextlib.contextmanager
-def started_enclave(image: Path | None, scratch: Path) -> Iterator[tuple[Decision, str, int]]:
-    """The program from an image under the software host, or as a plain process."""
+def started_enclave(image: Path | None, scratch: Path) -> Iterator[tuple[dict[int, bytes], str, int]]:
+    """The program, from an image under the software host or as it is: measurements, address, process id."""
     if image is None:
         with enclave() as program:
-            yield decision(), program.address, program.process.pid
+            yield PCRS, program.address, program.process.pid
         return
     found = measure(image)
     pcrs = {index: bytes.fromhex(value) for index, value in enumerate((found.pcr0, found.pcr1, found.pcr2))}
     with run_enclave(image, scratch / "enclave", role_arn=ROLE, instance_id=INSTANCE) as machine:
-        yield decision(pcrs), machine.address, descendant(b"coattest_enclave")
+        yield pcrs, machine.address, descendant(b"coattest_enclave")
 
 
 def descendant(word: bytes) -> int:
@@ -341,19 +298,8 @@ def descendant(word: bytes) -> int:
 
 
 def peak(pid: int) -> int:
-    """Peak resident memory of a process in bytes (proc(5), status, VmHWM); 0 when it has ended."""
-    with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return 0
-
-
-def decrypts(trail: Path) -> int:
-    """How many Decrypt calls the log of the local KMS has; a call across accounts is there twice."""
-    events = map(json.loads, trail.read_text().splitlines() if trail.exists() else [])
-    calls = {e.get("sharedEventID", e["eventID"]) for e in events if e.get("eventName") == "Decrypt"}
-    return len(calls)
+    """Peak resident memory of a process in bytes; 0 when it has ended."""
+    return high_water(Path(f"/proc/{pid}/status"))
 
 
 def main() -> None:
@@ -392,8 +338,12 @@ def main() -> None:
         print(f"  the sample's {name}, of {SAMPLE_LOTS} lots: {ratio:>8,} times as long")
     if options.scale:
         for name, megabytes in result["scale"]["peak MB"].items():
-            print(f"  scale, peak of {name:<13} {megabytes:>12} MB       goal {GOALS[name + ' MB']}")
-        print(f"  scale, KMS calls {result['scale']['KMS calls']}, open {result['scale']['open seconds']} s")
+            seconds = result["scale"]["seconds"].get(name, "")
+            print(
+                f"  scale, {name:<21} {megabytes:>12} MB       goal {GOALS['MB at 1,000,000 lots']}   "
+                f"{seconds}{' s' if seconds else ''}"
+            )
+        print(f"  scale, KMS calls per opening {result['scale']['KMS calls per opening']:>12g}")
 
 
 if __name__ == "__main__":
