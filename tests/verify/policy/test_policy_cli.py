@@ -221,6 +221,10 @@ def test_any_policy_is_proved_or_refuted_by_its_file(buyer: Buyer, tmp_path: Pat
         done = buyer.policy("--prove", str(good), "--json", *arguments)
         assert done.returncode == 0, done.stderr
         assert {item["status"] for item in json.loads(done.stdout)["findings"]} == {"proved"}
+    glass = ("--break-glass", f"arn:aws:iam::{BUYER}:user/break-glass")
+    good.write_text(json.dumps(json.loads(buyer.policy("--json", *glass).stdout)["policy"]))
+    assert buyer.policy("--prove", str(good), *glass).returncode == 0
+    assert buyer.policy("--prove", str(good)).returncode == 1
     refuted = buyer.policy("--prove", str(default), "--tuple", tuples)
     assert refuted.returncode == 1
     assert "calls kms:Decrypt" in refuted.stdout

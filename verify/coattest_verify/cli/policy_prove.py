@@ -48,7 +48,7 @@ def prove_file(given: Mapping[str, Any]) -> int:
         ) from error
     question = prover.Question(
         tuples=_tuples(given),
-        administrators=tuple(given["administrators"]),
+        administrators=(*given["administrators"], *filter(None, [given["break_glass"]])),
         encrypters=tuple(given["encrypters"]),
         key_arn=given["key_arn"],
     )
