@@ -1,23 +1,20 @@
 """Man pages from the parsers: ``python docs/man.py DIR`` writes one page per program, verb and subject.
 
 Nothing is written twice: names, options and defaults come from click, the descriptions are the commands' own,
-and the reason codes are read from the classes and calls that raise them. So a page cannot be out of date.
+and the reason codes are read from the source (``reasons.py``). So a page cannot be out of date.
 """
 
 from __future__ import annotations
 
-import ast
 import importlib
 import inspect
 import sys
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
 
 import click
-
-from coattest_build.errors import CoattestError
+from reasons import OUTSIDE, Codes
 
 PROGRAMS = {
     "eif": "coattest_build.cli",
@@ -26,21 +23,12 @@ PROGRAMS = {
     "deploy-from-attestation": "coattest_parent.deploy_cli",
     "nitro-local": "coattest_local.cli",
 }
-PACKAGES = ("coattest_build", "coattest_verify", "coattest_parent", "coattest_local")
 EXITS = {
     0: "Done, or verified.",
     1: "Verified and found false.",
     2: "Usage: the request makes no sense, or a file that was given does not parse.",
     3: "The environment could not do it: network, disk, isolation, a service that is down.",
 }
-
-
-class Reason(NamedTuple):
-    """A ``reason`` code of ``--json`` output, the exit code that goes with it, and what it means."""
-
-    code: str
-    exit_code: int
-    meaning: str
 
 
 def escape(text: str) -> str:
@@ -112,45 +100,6 @@ def pages_of(program: str, command: click.Command, path: tuple[str, ...] = ()) -
     yield f"{name}.1", "\n".join(lines) + "\n"
 
 
-def _text(node: ast.expr | None) -> str:
-    """A message as its source says it; what is filled in is shown as ``..``."""
-    if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        return node.value
-    if isinstance(node, ast.JoinedStr):
-        return "".join(_text(part) if isinstance(part, ast.Constant) else ".." for part in node.values)
-    return ""
-
-
-def reasons() -> list[Reason]:
-    """Every reason code that the source can give, from its error classes and the calls that name one."""
-    modules = []
-    for package in PACKAGES:
-        root = Path(importlib.import_module(package).__path__[0])
-        for file in sorted(root.rglob("*.py")):
-            dotted = ".".join((package, *file.relative_to(root).with_suffix("").parts)).removesuffix(
-                ".__init__"
-            )
-            if not dotted.endswith("__main__") and "sandbox_entry" not in dotted:
-                modules.append((importlib.import_module(dotted), file))
-    found = set()
-    for module, file in modules:
-        names = {
-            name: value
-            for name, value in vars(module).items()
-            if isinstance(value, type) and issubclass(value, CoattestError)
-        }
-        for value in names.values():
-            meaning = inspect.cleandoc(value.__doc__ or "").replace("``", "").split("\n\n")[0]
-            found.add(Reason(value.default_reason, value.exit_code, " ".join(meaning.split())))
-        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names:
-                given = next((word.value for word in node.keywords if word.arg == "reason"), None)
-                if code := _text(given):
-                    meaning = _text(node.args[0]) if node.args else ""
-                    found.add(Reason(code, names[node.func.id].exit_code, meaning))
-    return sorted(found)
-
-
 def reasons_page() -> str:
     """The page of all reason codes."""
     lines = [
@@ -167,11 +116,16 @@ def reasons_page() -> str:
         "and",
         ".IR reason .",
         "The reason is one of the codes below, and stays the same when the words change.",
-        "The number in brackets is the exit code.",
+        "The numbers in brackets are the exit codes that can go with it. A code without a number",
+        "stands in lists only: of failures, problems, differences, or files that do not count.",
+        ".PP",
+        escape(OUTSIDE),
         ".SH REASONS",
     ]
-    for reason in reasons():
-        lines += [".TP", f".B {escape(reason.code)} ({reason.exit_code})", escape(reason.meaning) or "\\&"]
+    for reason in Codes().reasons():
+        exits = f" ({', '.join(map(str, reason.exit_codes))})" if reason.exit_codes else ""
+        lines += [".TP", f".B {escape(reason.code)}{exits}"]
+        lines += [".br\n".join(f"{escape(text)}\n" for text in reason.meanings).rstrip("\n") or "\\&"]
     return "\n".join(lines) + "\n"
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
-import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,12 +22,9 @@ HEAVY = ("boto3", "botocore", "cryptography", "dulwich", "in_toto", "moto", "ric
 
 def load_man() -> ModuleType:
     """The generator, which is a script of the documentation and no package."""
-    spec = importlib.util.spec_from_file_location("man", ROOT / "docs" / "man.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "docs"))
+        return importlib.import_module("man")
 
 
 man = load_man()
@@ -91,13 +89,70 @@ def test_every_page_renders_without_a_warning(folder: Path) -> None:
     assert "EXIT STATUS" in shown
 
 
-def test_the_reasons_page_has_what_commands_say(folder: Path) -> None:
-    """Codes of classes and of single calls are listed, with their exit codes."""
-    codes = {(reason.code, reason.exit_code) for reason in man.reasons()}
-    assert {("already-sealed", 1), ("bad-bids", 2), ("endpoint-not-loopback", 2), ("kms-failed", 3)} <= codes
+@pytest.fixture(scope="module")
+def codes() -> dict[str, tuple[int, ...]]:
+    """Every reason code with its exit codes, as the page has them."""
+    return {reason.code: reason.exit_codes for reason in man.Codes().reasons()}
+
+
+def test_the_reasons_page_has_what_commands_say(folder: Path, codes: dict[str, tuple[int, ...]]) -> None:
+    """Codes of classes, calls, findings, f-strings and tuples are listed, with their exit codes."""
+    expected = {
+        "already-sealed": (1,),
+        "bad-bids": (2,),
+        "kms-failed": (1, 3),
+        "policy-too-deep": (1,),
+        "cpio-traversal": (1, 2),
+        "stranger": (1,),
+        "entry-size": (),
+        "other-round": (),
+        "not-clear-signed": (),
+        "certificate-dates": (),
+        "multi-region": (1,),
+        "build-type": (1,),
+        "eif-gap": (1, 2),
+    }
+    assert {code: codes.get(code) for code in expected} == expected
     page = (folder / "coattest-reasons.7").read_text()
-    assert ".B already\\-sealed (1)" in page
+    for code, exits in codes.items():
+        shown = f" ({', '.join(map(str, exits))})" if exits else ""
+        assert f".B {man.escape(code)}{shown}\n" in page
     assert man.escape(".a-b\\'") == "\\&.a\\-b\\e\\(aq"
+
+
+def test_every_code_in_the_guides_is_on_the_page(codes: dict[str, tuple[int, ...]]) -> None:
+    """The tables and lists under a heading `Reason codes` have no code that nothing prints."""
+    found = set()
+    for page in ("key-policies", "deployment", "quorum"):
+        text = (ROOT / "docs" / f"{page}.md").read_text().partition("\n## Reason codes")[2]
+        assert text
+        cells = [
+            line.split("|")[1] for line in text.splitlines() if line.startswith("| ") and "code |" not in line
+        ]
+        found |= {code for cell in cells for code in cell.replace(",", " ").split() if "AWS" not in cell}
+        found |= set(re.findall(r"`([a-z0-9-]+)`", text)) if not cells else set()
+    assert len(found) > 70
+    assert found - set(codes) == set()
+
+
+def test_a_code_that_the_page_cannot_know_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reason from an expression, from a function that is not known, or put in by hand stops the page."""
+    reasons = importlib.import_module("reasons")
+    module = importlib.import_module("coattest_build.errors")
+    for text in (
+        "UsageError('no', reason=os.environ['X'])",
+        "UsageError('no', reason=str(1))",
+        "somebody.makes('no', reason='made-up')",
+        "emit_json({'reason': 'made-up'})",
+        "error.reason = 'made-up'",
+    ):
+        source = reasons.Source("coattest_build.new", module, ast.parse(text))
+        monkeypatch.setattr(reasons, "sources", lambda source=source: [source])
+        with pytest.raises(reasons.Unknown):
+            reasons.Codes()
+    known = reasons.Source("coattest_build.new", module, ast.parse("UsageError('what', reason='made-up')"))
+    monkeypatch.setattr(reasons, "sources", lambda: [known])
+    assert reasons.Codes().of("coattest_build.errors.UsageError") == {"usage", "made-up"}
 
 
 @pytest.mark.parametrize("program", sorted(PROGRAMS))
