@@ -11,10 +11,16 @@ from pathlib import Path
 import click
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from support.guides import ROOT, Command, blocks_of
+
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
-LINK = re.compile(r"\]\(([^)#]+)(?:#[^)]*)?\)")
+OUTSIDE = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "attestations/README.md")
+LINKED = [*PAGES, *sorted(DOCS.glob("adr/*.md")), *(ROOT / page for page in OUTSIDE)]
+NOT_OURS = {"docs/attestation_process.md"}
+"""A path in AWS's repository that a page names as its source."""
+
+LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
 CLI = {
     "eif": "coattest_build.cli",
     "verify": "coattest_verify.cli",
@@ -27,27 +33,71 @@ CLI = {
 def test_the_index_names_every_page_once() -> None:
     """A page that is in no part of the index would not be read."""
     links = LINK.findall((DOCS / "README.md").read_text())
-    pages = [link for link in links if link.endswith(".md")]
+    pages = [link for link, _ in links if link.endswith(".md")]
     assert sorted(pages) == [page.name for page in PAGES if page.name != "README.md"]
 
 
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ +(.+?) *$", prose(page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def broken(page: Path) -> list[tuple[str, str]]:
+    """The links of a page to a file that is not there, or to a heading that the file does not have."""
+    found = []
+    for link, anchor in LINK.findall(prose(page.read_text())):
+        if "://" in link:
+            continue
+        target = page.parent / link if link else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            found.append((link, anchor))
+    return found
+
+
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    """A page or a heading that was renamed is noticed, in decisions and the pages outside docs/ too."""
+    assert broken(page) == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_to_files(page: Path) -> None:
-    """Relative links only; a page that was renamed is noticed."""
-    links = [link for link in LINK.findall(page.read_text()) if "://" not in link]
-    assert [link for link in links if not (DOCS / link).exists()] == []
+def test_files_that_a_page_names_are_there(page: Path) -> None:
+    """A path of this repository in a sentence (`docs/..`, `tests/..`, a room) leads to a file or folder."""
+    named = re.findall(r"`([^`\s]+)`|\b(docs/[\w./-]+\w)", prose(page.read_text()))
+    paths = {first or second for first, second in named}
+    rooms = (
+        "attestations/",
+        "bench/",
+        "build/",
+        "docs/",
+        "enclave/",
+        "fuzz/",
+        "local/",
+        "parent/",
+        "tests/",
+        "verify/",
+    )
+    here = {path for path in paths if path.startswith(rooms) and not re.search(r"[<>*{]|\.\.", path)}
+    assert {path for path in here if not (ROOT / path).exists()} - NOT_OURS == set()
+
+
+def prose(text: str) -> str:
+    """A page without its fenced blocks."""
+    return re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
 
 
 def commands(page: Path) -> list[list[str]]:
-    """The words of each of our commands in a page's fenced and indented blocks."""
-    text = re.sub(r"\\\n\s*", "", page.read_text())
-    lines = re.findall(r"^(?:\$ |    (?:\$ )?)((?:[A-Z_]+=\S+ )*[a-z-]+ .*)$", text, re.MULTILINE)
+    """The words of each of our commands in a page: in its blocks, and in its sentences."""
+    path = str(page.relative_to(ROOT))
+    texts = [command.text for block in blocks_of(path) for command in block.commands]
+    texts += re.findall(r"`([^`]+)`", prose(page.read_text()))
     found = []
-    for line in lines:
-        words = shlex.split(
-            re.sub(r"\s#.*", "", re.sub(r"^(?:[A-Z_]+=\S+ )+", "", line)).replace("$((", "((")
-        )
-        if words and words[0] in CLI:
+    for text in texts:
+        line = re.sub(r"\s+", " ", text.replace("\\\n", " "))
+        line = re.sub(r"^(?:[A-Z_]+=\S+ )+", "", line.replace("$((", "(("))
+        words = shlex.split(re.split(r" [<>|&]", line)[0]) if line.split()[0] in CLI else []
+        if words:
             found.append(words)
     return found
 
@@ -98,15 +148,34 @@ def test_the_contributors_table_has_every_environment_once() -> None:
     assert sorted(listed) == sorted(name for name in names if "{" not in name)
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "attestations/README.md"])
-def test_links_outside_the_documentation_lead_to_files(page: str) -> None:
-    """The pages that a reader sees first link to what is there."""
-    path = ROOT / page
-    links = [link for link in LINK.findall(path.read_text()) if "://" not in link]
-    assert [link for link in links if not (path.parent / link).exists()] == []
+def test_the_reader_of_links_reads(tmp_path: Path) -> None:
+    """A missing file, and a heading that is in another case, in a code block or gone, are broken links."""
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# A `b`: c\n```\n# Not this\n```\n[1](#a-b-c) [2](no.md) [3](#not-this) [4](page.md#A-b-c)\n"
+    )
+    assert broken(page) == [("no.md", ""), ("", "not-this"), ("page.md", "A-b-c")]
 
 
 def test_the_reader_of_commands_reads() -> None:
-    """It finds the commands of the tutorials and of a page that shows them indented."""
+    """It finds commands in blocks, and those that a sentence names."""
     assert len(commands(DOCS / "tutorial-buyer.md")) > 15
     assert ["verify", "quorum-policy"] in commands(DOCS / "quorum.md")
+    assert ["auction", "proxy", "--region", "REGION"] in commands(DOCS / "operations.md")
+
+
+def test_what_the_comparison_says_was_run_is_run() -> None:
+    """Each `(run: ..)` names an environment that CI runs, or a command of the tutorials."""
+    named = re.findall(r"\(run: `([^`]+)`\)", (DOCS / "comparison.md").read_text())
+    assert len(named) >= 5
+    ci = (ROOT / ".ci" / "run").read_text()
+    environments = set(" ".join(re.findall(r"for environment in ([^;]+);", ci)).split())
+    typed = "".join(command.text for page in ("buyer", "service") for command in of_tutorial(page))
+    for name in named:
+        found = name[7:] in environments if name.startswith("tox -e ") else name in typed
+        assert found, name
+
+
+def of_tutorial(reader: str) -> list[Command]:
+    """The commands of a tutorial."""
+    return [command for block in blocks_of(f"docs/tutorial-{reader}.md") for command in block.commands]

@@ -1,0 +1,128 @@
+"""Every block of commands in every page is run, or the page says why not; what is not run is listed here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from support.guides import ROOT, Block, Command, blocks_of, commands_in, is_command
+
+PAGES = sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))
+PAGES.append("attestations/README.md")
+
+RUN_BY_CI = {
+    # Each with the file and the text in it that shows that CI runs it.
+    ("docs/quick-start.md", "make demo"): (".ci/run", "\nmake demo\n"),
+    ("docs/attestation.md", "tox -m matrix"): (".ci/run", '--workdir ".tox/$lane" -m matrix\n'),
+    ("docs/boot.md", "nitro-local qemu-build"): ("tox.ini", "\n    nitro-local qemu-build\n"),
+    ("docs/boot.md", "nitro-local boot image.eif"): (
+        "tests/local/qemu/test_qemu_boot.py",
+        '(*NITRO_LOCAL, "boot", str(image), ',
+    ),
+    # The demo's run-enclave takes --host from COATTEST_LOCAL_HOST.
+    (
+        "docs/boot.md",
+        "nitro-local run-enclave image.eif --host qemu --directory enclave \\\n"
+        "    --role-arn arn:aws:iam::111122223333:role/parent --instance-id i-0123456789abcdef0",
+    ): ("tox.ini", "\n    nitro-local demo --qemu\n"),
+    ("docs/reproducible.md", "tox -e reproducible"): (
+        ".ci/run",
+        "for environment in reproducible boot container; do",
+    ),
+    ("docs/reproducible.md", "docker build -f Dockerfile.reproducible --output out ."): (
+        "tests/support/container_route.py",
+        'self._docker("build", *more, "--output", str(out), str(context))',
+    ),
+    (
+        "docs/reproducible.md",
+        "buildah bud --isolation chroot -f Dockerfile.reproducible -t coattest-images .",
+    ): (
+        "tests/support/container_route.py",
+        'build = ("--isolation", "chroot", *arguments, "-f", str(dockerfile), "-t", name, str(context))\n'
+        '        self._buildah("bud", *build)',
+    ),
+    ("docs/reproducible.md", "tox -e container"): (
+        ".ci/run",
+        "for environment in reproducible boot container; do",
+    ),
+}
+"""Commands that CI runs elsewhere, by page: too long, or another environment's."""
+
+NEVER_RUN = {
+    (
+        "docs/deployment.md",
+        "aws cloudformation deploy --stack-name coattest-buyer --template-file stack.json",
+    ): "AWS's own program; the test makes the calls behind it",
+    (
+        "docs/hardware-smoke.md",
+        "deploy-from-attestation smoke --measurements measurements.json --image image.eif \\\n"
+        "    --role-arn arn:aws:iam::111122223333:role/parent --instance-id i-0123456789abcdef0",
+    ): "it needs a Nitro instance",
+    (
+        "docs/inputs.md",
+        "verify inputs",
+    ): "it asks Debian's archives and a package index, and the answer depends on the day",
+    (
+        "docs/inputs.md",
+        "verify inputs --mirror https://mirror.example/debian --out out/inputs.json",
+    ): "it asks Debian's archives and a package index, and the answer depends on the day",
+}
+"""Commands that no test runs, with the reason that the page gives."""
+
+
+def marked(kind: str) -> dict[tuple[str, str], str]:
+    """What the pages say below the blocks of that kind, by page and command."""
+    return {
+        (page, command.text): block.marker[1]
+        for page in PAGES
+        for block in blocks_of(page)
+        if block.marker and block.marker[0] == kind
+        for command in block.commands
+    }
+
+
+def test_what_no_test_runs_is_listed() -> None:
+    """A page cannot take a command out of the tests alone, nor change the reason."""
+    assert marked("Not run by a test") == NEVER_RUN
+
+
+def test_what_ci_runs_elsewhere_is_there() -> None:
+    """The pages' markers are the list above, and each place that it names still runs the command."""
+    assert set(marked("Run by CI")) == set(RUN_BY_CI)
+    for command, (file, text) in RUN_BY_CI.items():
+        assert text in (ROOT / file).read_text(), (command, file)
+
+
+def test_ci_runs_what_the_readme_says() -> None:
+    """`make demo` and `make test`, the README's only commands, are lines of .ci/run."""
+    lines = (ROOT / "README.md").read_text().splitlines()
+    shown = [line.strip() for line in lines if line.startswith("    ")]
+    assert shown == ["make demo", "make test"]
+    assert set(shown) <= set((ROOT / ".ci" / "run").read_text().splitlines())
+
+
+def test_the_reader_notices_what_it_must(tmp_path: Path) -> None:
+    """Codes belong to one command; a line that is no command, or a command elsewhere, is refused."""
+    assert commands_in(["# exit 1", "$ a \\", "  b", "$ c"]) == (Command("a \\\n  b", 1), Command("c", 0))
+    with pytest.raises(AssertionError):
+        commands_in(["verify receipt"])
+    assert is_command("    verify quorum --own buyer-1")
+    assert not is_command("verify/     quorum of signed rebuilds")
+    page = tmp_path / "page.md"
+    read = str(page)
+    for text in (
+        "```\n$ verify receipt result.cbor\n```\n",
+        "    verify receipt result.cbor\n",
+        "```console\n$ true\n```\n\nText.\n\n*Not run by a test: nobody knows.*\n",
+    ):
+        page.write_text(text)
+        with pytest.raises(AssertionError):
+            blocks_of(read)
+    page.write_text('```console buyers\n$ A="1 2"\n$ A=1 true\n```\n\n*Not run by a test: why.* More.\n')
+    assert blocks_of(read) == [
+        Block(
+            read, "buyers", 0, (Command('A="1 2"', 0), Command("A=1 true", 0)), ("Not run by a test", "why")
+        )
+    ]
+    assert [command.sets_variables for command in blocks_of(read)[0].commands] == [True, False]
