@@ -144,7 +144,8 @@ def run(
     name: str, block: Block, folder: Path, environment: dict[str, str], before: Sequence[str] = ()
 ) -> None:
     """Run a block's commands in one shell, each with its expected exit code, after those of ``before``."""
-    script = "".join(f"{line}\n" for line in before) + "".join(
+    script = "trap 'kill $(jobs -p) 2>/dev/null' EXIT\n" + "".join(f"{line}\n" for line in before)
+    script += "".join(
         f"{command.text}\ncode=$?; [ $code = {command.code} ] || {{ echo "
         f'"exit $code, not {command.code}" >&2; exit 99; }}\n'
         for command in block.commands
@@ -280,10 +281,17 @@ def prepare_quorum(page: Page) -> None:
     page.attestations(folder)
 
 
+def prepare_operations(page: Page) -> None:
+    """What the tutorials' parties exchanged: their auction is opened once more."""
+    page.attestations(page.parties.shared / "attestations")
+    page.set([SERVICE], SHARED=str(page.parties.shared))
+
+
 PREPARE: dict[str, Callable[[Page], None]] = {
     "auction": prepare_auction,
     "deployment": prepare_deployment,
     "key-policies": prepare_key_policies,
+    "operations": prepare_operations,
     "quorum": prepare_quorum,
 }
 STAND_INS = {"aws cloudformation deploy ": create_buyers_stacks}
