@@ -189,7 +189,7 @@ def assembling(source: Path, scratch: Path, rounds: int) -> dict[str, Any]:
     )
     root = scratch / "root"
     builder.compose(inputs, root, Quiet())
-    rootfs.compile_modules(inputs.spec, root)
+    rootfs.compile_modules(inputs.spec.bytecode, root)
     boot, application, whole = scratch / "boot.cpio", scratch / "application.cpio", scratch / "whole.eif"
     parts = {
         "kernel": compiled.bzimage,

@@ -65,8 +65,9 @@ def build(
         )
         root = scratch / "root"
         compose(inputs, root, reporter)
-        with reporter.step("Compiling the image's Python modules with the image's Python"):
-            rootfs.compile_modules(inputs.spec, root)
+        if inputs.spec.bytecode:
+            with reporter.step("Compiling the image's Python modules with the image's Python"):
+                rootfs.compile_modules(inputs.spec.bytecode, root)
         isolation = sandbox.Isolation().to_json()
         return assemble(inputs, compiled, root, out, scratch, "native", isolation, reporter)
 
@@ -97,7 +98,8 @@ def gather(
     spec = image.load(snapshot.folder)
     lock, _ = locks.load(snapshot.folder)
     lock.check_against(spec)
-    wheels.check_pins(lock, (snapshot.folder / spec.requirements).read_text(), spec.requirements)
+    wheels.check_pins(lock, snapshot.folder, spec.wheels)
+    _check_kernel_files(snapshot.folder, spec)
     chosen = tuple(profiles) if profiles is not None else tuple(name for name, _ in spec.profiles)
     texts = {profile: _profile_bytes(snapshot.folder, spec, profile) for profile in chosen}
     debs = fetch.fetch_packages(
@@ -169,6 +171,16 @@ def _profile_bytes(source: Path, spec: ImageSpec, profile: str) -> bytes:
         return (source / path).read_bytes()
     except FileNotFoundError:
         raise UsageError(f"the profile {profile} has no file", where=path) from None
+
+
+def _check_kernel_files(source: Path, spec: ImageSpec) -> None:
+    for path in (spec.kernel.config, spec.kernel.init):
+        if not (source / path).is_file():
+            raise UsageError(
+                f"no {path} in the source tree",
+                where=f"{image.IMAGE_FILE} [kernel]",
+                hint="coattest's own checkout has one to start from",
+            )
 
 
 def image_metadata(spec: ImageSpec, lock: Lock) -> bytes:

@@ -21,7 +21,7 @@ from typing import Any
 from coattest_build import builder, kernel, rootfs
 from coattest_build.cache import Cache, cache_folder
 from coattest_build.errors import EnvironmentFailure
-from coattest_build.image import ImageSpec
+from coattest_build.image import Bytecode, ImageSpec
 from coattest_build.progress import Quiet, Reporter
 from coattest_build.report import BuildReport
 from coattest_build.rootfs import BytecodeFailed
@@ -120,7 +120,8 @@ def driver(spec: ImageSpec, jobs: int | None) -> str:
     count = {"JOBS": str(jobs)} if jobs else {}
     shell = ["/bin/sh", "-c"]
     number = 'export JOBS="${JOBS:-$(nproc)}"\n'
-    folders = [name for group, _ in rootfs.compile_commands(spec) for name in group]
+    modules = rootfs.compile_commands(spec.bytecode) if spec.bytecode else ()
+    folders = [name for group, _ in modules for name in group]
     writable = ", ".join(
         quoted(path)
         for path in ("/work", kernel.ENVIRONMENT["HOME"], f"/{OUTPUT}", *(f"/{IMAGE}/{f}" for f in folders))
@@ -132,10 +133,7 @@ def driver(spec: ImageSpec, jobs: int | None) -> str:
         _call("/", "/work", kernel.ENVIRONMENT, [*shell, kernel.CONFIGURE]),
         _call("/", "/work", {**kernel.ENVIRONMENT, **count}, [*shell, number + kernel.COMPILE]),
         _call("/", "/", kernel.ENVIRONMENT, [*shell, f"cp /work/out/* /{OUTPUT}/ && rm -rf /work/src"]),
-        *(
-            _call(f"/{IMAGE}", "/", rootfs.COMPILE_ENVIRONMENT, command)
-            for _, command in rootfs.compile_commands(spec)
-        ),
+        *(_call(f"/{IMAGE}", "/", rootfs.COMPILE_ENVIRONMENT, command) for _, command in modules),
         f"open(my $run, '>', '/{OUTPUT}/run') or die $!;\n",
         "print $run ($ENV{COATTEST_RUN} // '');\n",
         "close($run) or die $!;\n",
@@ -207,8 +205,9 @@ def assemble(
             fresh=bool(run) and recorded == run,
         )
         root = stage / IMAGE
-        take_bytecode(spec, compiled / "image", root)
-        rootfs.drop_sources(spec, root)
+        if spec.bytecode:
+            take_bytecode(spec.bytecode, compiled / "image", root)
+            rootfs.drop_sources(spec.bytecode, root)
         return builder.assemble(inputs, made, root, out, scratch, "container", isolation, reporter)
 
 
@@ -240,9 +239,9 @@ def read_isolation(path: Path) -> dict[str, Any]:
     }
 
 
-def take_bytecode(spec: ImageSpec, compiled: Path, root: Path) -> None:
+def take_bytecode(bytecode: Bytecode, compiled: Path, root: Path) -> None:
     """Copy the modules that the compile stage made to the tree they belong to, and nothing else of it."""
-    folders = (*spec.bytecode.directories, *spec.bytecode.sourceless)
+    folders = (*bytecode.directories, *bytecode.sourceless)
     count = 0
     for folder in folders:
         for found, _, names in os.walk(compiled / folder):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,6 +21,8 @@ ARCHITECTURES = {"x86_64": "amd64"}
 PROFILE_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 IMAGE_FILE = "build/image.toml"
 LOCK_FILE = "build/image.lock"
+# What a source tree gives to an image lies here and nowhere else: this is what is digested and compared.
+SOURCE_FOLDERS = ("build/kernel", "build/init", "enclave")
 MAX_FILE = 1024 * 1024
 
 
@@ -41,6 +43,14 @@ class Kernel:
 
 
 @dataclass(frozen=True, slots=True)
+class Wheels:
+    """The requirements file (source-relative), and where in the image its wheels are unpacked."""
+
+    requirements: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
 class Bytecode:
     """Which interpreter of the image compiles which of its directories (root-relative).
 
@@ -54,7 +64,10 @@ class Bytecode:
 
 @dataclass(frozen=True, slots=True)
 class ImageSpec:
-    """Everything image.toml says. Paths inside the image have no leading slash."""
+    """Everything image.toml says. Paths inside the image have no leading slash, but for the command's.
+
+    An image without Python has neither ``wheels`` nor ``bytecode``.
+    """
 
     name: str
     release: str
@@ -71,9 +84,8 @@ class ImageSpec:
     runtime: tuple[str, ...]
     directories: tuple[str, ...]
     prune: tuple[str, ...]
-    requirements: str
-    wheels_target: str
-    bytecode: Bytecode
+    wheels: Wheels | None
+    bytecode: Bytecode | None
     files: tuple[tuple[str, str], ...]
     profile_target: str
     profiles: tuple[tuple[str, str], ...]
@@ -105,34 +117,53 @@ class _Table:
             raise BadImageFile(f"{key} is missing or not a {kind.__name__}", where=self._where)
         return value
 
+    def has(self, key: str) -> bool:
+        return key in self._values
+
     def text(self, key: str) -> str:
         value: str = self._take(key, str)
-        if not value or any(ord(c) < 32 or ord(c) == 127 for c in value):
+        if not _plain(value):
             raise BadImageFile(f"{key} is empty or has control characters", where=self._where)
         return value
 
     def path(self, key: str) -> str:
         return _relative(self.text(key), f"{self._where} {key}")
 
-    def texts(self, key: str) -> tuple[str, ...]:
+    def source(self, key: str) -> str:
+        return _in_source(self.text(key), f"{self._where} {key}")
+
+    def texts(self, key: str, *, optional: bool = False) -> tuple[str, ...]:
+        if optional and not self.has(key):
+            return ()
         values = self._take(key, list)
-        if not all(isinstance(value, str) and value for value in values):
-            raise BadImageFile(f"{key} must be a list of texts", where=self._where)
+        if not all(isinstance(value, str) and _plain(value) for value in values):
+            raise BadImageFile(
+                f"{key} must be a list of texts, none empty or with control characters", where=self._where
+            )
         return tuple(values)
 
-    def paths(self, key: str) -> tuple[str, ...]:
-        return tuple(_relative(value, f"{self._where} {key}") for value in self.texts(key))
+    def paths(self, key: str, *, optional: bool = False) -> tuple[str, ...]:
+        return tuple(_relative(value, f"{self._where} {key}") for value in self.texts(key, optional=optional))
 
     def table(self, key: str) -> _Table:
         return _Table(self._take(key, dict), f"{self._where} [{key}]")
 
-    def pairs(self, key: str | None = None, *, but: tuple[str, ...] = ()) -> tuple[tuple[str, str], ...]:
-        values = self._values if key is None else self._take(key, dict)
-        chosen = {name: value for name, value in values.items() if name not in but}
-        if not all(isinstance(value, str) for value in chosen.values()):
-            raise BadImageFile(f"{key or 'the table'} must map texts to texts", where=self._where)
-        self._read.update(chosen if key is None else ())
+    def table_or_none(self, key: str) -> _Table | None:
+        return self.table(key) if self.has(key) else None
+
+    def pairs(self, key: str, *, but: tuple[str, ...] = ()) -> tuple[tuple[str, str], ...]:
+        """The texts of a table by name, sorted; none where the table is left out."""
+        if not self.has(key):
+            return ()
+        chosen = {name: value for name, value in self._take(key, dict).items() if name not in but}
+        # Control characters too: the command and the environment are written with a line for each.
+        for name, value in chosen.items():
+            if not isinstance(value, str) or not _plain(f"{name}{value}") or not name:
+                raise BadImageFile(f"{key} must map texts to texts, on one line each", where=self._where)
         return tuple(sorted(chosen.items()))
+
+    def seen(self, keys: Iterable[str]) -> None:
+        self._read.update(keys)
 
     def done(self) -> None:
         unknown = sorted(set(self._values) - self._read)
@@ -140,11 +171,44 @@ class _Table:
             raise BadImageFile(f"unknown key {unknown[0]!r}", where=self._where)
 
 
+def _plain(value: str) -> bool:
+    """Whether a text has something in it, and no control characters."""
+    return bool(value) and not any(ord(c) < 32 or ord(c) == 127 for c in value)
+
+
 def _relative(value: str, where: str) -> str:
     path = PurePosixPath(value)
     if path.is_absolute() or ".." in path.parts or str(path) != value or value == ".":
         raise BadImageFile(f"{value!r} is not a plain relative path", where=where)
     return value
+
+
+def _in_source(value: str, where: str) -> str:
+    """A source-relative path that the source's digest covers."""
+    _relative(value, where)
+    if not any(value == folder or value.startswith(f"{folder}/") for folder in SOURCE_FOLDERS):
+        raise BadImageFile(
+            f"{value!r} is outside {', '.join(SOURCE_FOLDERS)}",
+            where=where,
+            hint="what goes into the image lies in one of these folders of the source tree",
+        )
+    return value
+
+
+def _command(words: tuple[str, ...], where: str) -> tuple[str, ...]:
+    """The command, whose program is named by its path: init looks nothing up."""
+    if not words or not words[0].startswith("/"):
+        raise BadImageFile("command must begin with the absolute path of a program", where=where)
+    _relative(words[0][1:], f"{where} command")
+    return words
+
+
+def _environment(pairs: tuple[tuple[str, str], ...], where: str) -> tuple[tuple[str, str], ...]:
+    """The environment; a name with = in it would name something else."""
+    for name, _ in pairs:
+        if "=" in name:
+            raise BadImageFile(f"{name!r} is not a variable's name", where=f"{where} [environment]")
+    return pairs
 
 
 def parse(text: str) -> ImageSpec:
@@ -156,48 +220,69 @@ def parse(text: str) -> ImageSpec:
     if top.text("format") != FORMAT:
         raise BadImageFile(f"format is not {FORMAT!r}", where=IMAGE_FILE)
     run, debian, kernel = top.table("run"), top.table("debian"), top.table("kernel")
-    toolchain, runtime, wheels = top.table("toolchain"), top.table("runtime"), top.table("wheels")
-    bytecode, files, profiles = top.table("bytecode"), top.table("files"), top.table("profiles")
+    toolchain, runtime, profiles = top.table("toolchain"), top.table("runtime"), top.table("profiles")
+    wheels, bytecode = top.table_or_none("wheels"), top.table_or_none("bytecode")
+    profile_files = top.pairs("profiles", but=("target",))
     spec = ImageSpec(
         name=top.text("name"),
         release=top.text("release"),
         architecture=top.text("architecture"),
         default_profile=top.text("default_profile"),
         cmdline=top.text("cmdline"),
-        command=run.texts("command"),
-        environment=run.pairs("environment"),
+        command=_command(run.texts("command"), f"{IMAGE_FILE} [run]"),
+        environment=_environment(run.pairs("environment"), f"{IMAGE_FILE} [run]"),
         suites=debian.texts("suites"),
         component=debian.text("component"),
         kernel=Kernel(
-            kernel.text("package"), kernel.path("tarball"), kernel.path("config"), kernel.path("init")
+            kernel.text("package"), kernel.path("tarball"), kernel.source("config"), kernel.source("init")
         ),
         toolchain=toolchain.texts("packages"),
         toolchain_links=toolchain.pairs("links"),
         runtime=runtime.texts("packages"),
         directories=runtime.paths("directories"),
-        prune=runtime.paths("prune"),
-        requirements=wheels.path("requirements"),
-        wheels_target=wheels.path("target"),
-        bytecode=Bytecode(
-            bytecode.path("interpreter"), bytecode.paths("directories"), bytecode.paths("sourceless")
+        prune=runtime.paths("prune", optional=True),
+        wheels=Wheels(wheels.source("requirements"), wheels.path("target")) if wheels else None,
+        bytecode=(
+            Bytecode(
+                bytecode.path("interpreter"),
+                bytecode.paths("directories", optional=True),
+                bytecode.paths("sourceless", optional=True),
+            )
+            if bytecode
+            else None
         ),
-        files=files.pairs(),
+        files=top.pairs("files"),
         profile_target=profiles.path("target"),
-        profiles=profiles.pairs(but=("target",)),
+        profiles=profile_files,
     )
-    for table in (top, run, debian, kernel, toolchain, runtime, wheels, bytecode, files, profiles):
-        table.done()
-    for target, source in (*spec.files, *spec.toolchain_links):
-        _relative(target, IMAGE_FILE)
-        _relative(source, IMAGE_FILE)
+    profiles.seen(name for name, _ in profile_files)
+    for table in (top, run, debian, kernel, toolchain, runtime, profiles, wheels, bytecode):
+        if table:
+            table.done()
+    _check(spec)
+    return spec
+
+
+def _check(spec: ImageSpec) -> None:
+    """The rules that concern several fields. Raises BadImageFile and UsageError."""
+    for target, source in spec.files:
+        _relative(target, f"{IMAGE_FILE} [files]")
+        _in_source(source, f"{IMAGE_FILE} [files]")
+    for link, target in spec.toolchain_links:
+        _relative(link, f"{IMAGE_FILE} [toolchain]")
+        _relative(target, f"{IMAGE_FILE} [toolchain]")
     for name, source in spec.profiles:
-        _relative(source, IMAGE_FILE)
+        _in_source(source, f"{IMAGE_FILE} [profiles]")
         if not PROFILE_NAME.fullmatch(name):
             raise BadImageFile(f"{name!r} is not a profile name", where=IMAGE_FILE)
+    if not spec.suites:
+        raise BadImageFile("suites names none", where=f"{IMAGE_FILE} [debian]")
     if spec.architecture not in ARCHITECTURES:
-        raise BadImageFile(f"architecture {spec.architecture!r} is not supported", where=IMAGE_FILE)
+        known = ", ".join(ARCHITECTURES)
+        raise BadImageFile(
+            f"architecture {spec.architecture!r} is not supported", where=IMAGE_FILE, hint=f"one of {known}"
+        )
     spec.profile_source(spec.default_profile)
-    return spec
 
 
 def load(source: Path) -> ImageSpec:

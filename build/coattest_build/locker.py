@@ -57,10 +57,17 @@ def read_suite(mirror: str, suite: str, component: str, architecture: str) -> tu
 
 
 def make_lock(
-    spec: ImageSpec, source: Path, mirrors: Sequence[str], previous: Lock | None, reporter: Reporter
+    spec: ImageSpec,
+    source: Path,
+    mirrors: Sequence[str],
+    previous: Lock | None,
+    reporter: Reporter,
+    *,
+    keep: bool = False,
 ) -> Lock:
     """Pins for everything ``spec`` names, from the first mirror and from pip's index.
 
+    With ``keep`` a package that ``previous`` pins stays at that version, whatever the mirror has now.
     source_date_epoch is the date of the newest suite read; when no pin moved it stays what it was.
     """
     suites, dates = [], []
@@ -81,8 +88,12 @@ def make_lock(
             known = pinned.get(p.name)
             used = (*known.use, use) if known else (use,)
             pinned[p.name] = LockedPackage(p.name, p.version, p.architecture, p.size, p.sha256, p.path, used)
-    with reporter.step("Pinning the wheels"):
-        wheel_pins = wheels.pin(source / spec.requirements)
+    if keep and previous:
+        pinned |= {p.name: replace(p, use=pinned[p.name].use) for p in previous.packages if p.name in pinned}
+    wheel_pins: tuple[LockedWheel, ...] = ()
+    if spec.wheels:
+        with reporter.step("Pinning the wheels"):
+            wheel_pins = wheels.pin(source, spec.wheels)
     lock = Lock(
         architecture=spec.architecture,
         source_date_epoch=max(dates),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
+import posixpath
 import re
 import stat
 import subprocess
@@ -13,16 +14,18 @@ from pathlib import Path
 from coattest_build import sandbox, unpack, wheels
 from coattest_build.cpio import Entry
 from coattest_build.errors import EnvironmentFailure, UsageError
-from coattest_build.image import ImageSpec
+from coattest_build.image import IMAGE_FILE, Bytecode, ImageSpec
 from coattest_build.lock import Lock
 from coattest_build.progress import Reporter
 from coattest_build.sandbox import Bind
-from coattest_build.tar import REGULAR
+from coattest_build.tar import DIRECTORY, REGULAR
 
 DIRECTORY_MODE = stat.S_IFDIR | 0o755
 FILE_MODE = stat.S_IFREG | 0o644
 EXECUTABLE_MODE = stat.S_IFREG | 0o755
 SYMLINK_MODE = stat.S_IFLNK | 0o777
+# Where build/init/init.c mounts what the kernel gives; a directory that is not there ends the enclave.
+MOUNTED = ("dev", "proc", "run", "sys", "tmp")
 # unchecked-hash: neither times nor source decide, so the bytes depend on the source alone (PEP 552).
 # -B: the compiling interpreter must not leave timestamped .pyc files of its own imports.
 COMPILE = ("-I", "-B", "-m", "compileall", "-q", "-f", "--invalidation-mode", "unchecked-hash")
@@ -68,28 +71,61 @@ def compose(
         unpack.unpack_all(tree, debs, keep)
         for directory in spec.directories:
             tree.make_directory(directory)
-        for wheel in lock.wheels:
-            wheels.unpack(wheel_files[wheel.name], tree, spec.wheels_target, label=wheel.file, keep=keep)
+        if spec.wheels:
+            for wheel in lock.wheels:
+                wheels.unpack(wheel_files[wheel.name], tree, spec.wheels.target, label=wheel.file, keep=keep)
         for target, origin in spec.files:
-            _add_sources(tree, source, origin, target)
+            add_sources(tree, source, origin, target)
+        check_startable(spec, tree)
+        tree.make_directory(posixpath.dirname(spec.profile_target))
 
 
-def _add_sources(tree: unpack.Tree, source: Path, origin: str, target: str) -> None:
-    """Copy a file or a folder of the snapshot, which holds regular files only."""
+def add_sources(tree: unpack.Tree, source: Path, origin: str, target: str) -> None:
+    """Copy a file or a folder of the snapshot, which holds regular files only; programs stay executable."""
     top = source / origin
-    if top.is_file():
-        tree.add_file(target, [top.read_bytes()])
-        return
-    if not top.is_dir():
-        raise UsageError(f"no {origin} in the source tree", where="build/image.toml")
-    for path in sorted(top.rglob("*")):
+    if not top.exists():
+        raise UsageError(f"no {origin} in the source tree", where=f"{IMAGE_FILE} [files]")
+    for path in [top] if top.is_file() else sorted(top.rglob("*")):
         if path.is_file():
-            tree.add_file(f"{target}/{path.relative_to(top).as_posix()}", [path.read_bytes()])
+            inside = path.relative_to(top).as_posix()
+            executable = bool(path.stat().st_mode & 0o100)
+            tree.add_file(
+                target if path == top else f"{target}/{inside}", [path.read_bytes()], executable=executable
+            )
 
 
-def compile_modules(spec: ImageSpec, root: Path) -> None:
+def check_startable(spec: ImageSpec, tree: unpack.Tree) -> None:
+    """Raise UsageError for what would end the enclave before its program runs, or hide a profile's file."""
+    for name in MOUNTED:
+        if tree.kinds.get(name) != DIRECTORY:
+            raise UsageError(
+                f"there is no directory {name} in the root file system, and init mounts there",
+                where=f"{IMAGE_FILE} [runtime] directories",
+            )
+    program = spec.command[0]
+    found = tree.resolve(program)
+    if found is None or tree.kinds[found] != REGULAR:
+        raise UsageError(
+            f"{program} is not a file of the root file system",
+            where=f"{IMAGE_FILE} [run] command",
+            hint="a package of [runtime], a wheel or [files] has to bring it, and prune must not take it",
+        )
+    if not (tree.root / found).stat().st_mode & 0o100:
+        raise UsageError(
+            f"{program} is not executable",
+            where=f"{IMAGE_FILE} [run] command",
+            hint="set the file's executable bit in the source tree",
+        )
+    if spec.profile_target in tree.kinds:
+        raise UsageError("is in the root file system already", where=f"{IMAGE_FILE} {spec.profile_target}")
+
+
+def compile_modules(bytecode: Bytecode, root: Path) -> None:
     """Compile the modules of the bytecode directories, from inside ``root``."""
-    for folders, command in compile_commands(spec):
+    for name in (bytecode.interpreter, *bytecode.directories, *bytecode.sourceless):
+        if not os.path.lexists(root / name):
+            raise UsageError(f"there is no {name} in the root file system", where=f"{IMAGE_FILE} [bytecode]")
+    for folders, command in compile_commands(bytecode):
         process = sandbox.spawn(
             root,
             command,
@@ -103,21 +139,22 @@ def compile_modules(spec: ImageSpec, root: Path) -> None:
         if process.returncode:
             telling = said.decode(errors="replace").strip().splitlines()[-2:]
             raise BytecodeFailed(f"exit code {process.returncode}: {' / '.join(telling)}", where="compileall")
-    drop_sources(spec, root)
+    drop_sources(bytecode, root)
 
 
-def compile_commands(spec: ImageSpec) -> tuple[tuple[tuple[str, ...], list[str]], ...]:
+def compile_commands(bytecode: Bytecode) -> tuple[tuple[tuple[str, ...], list[str]], ...]:
     """The commands to run inside the root, each with the folders that it writes to."""
-    kinds = ((spec.bytecode.directories, ()), (spec.bytecode.sourceless, ("-b",)))
+    kinds = ((bytecode.directories, ()), (bytecode.sourceless, ("-b",)))
     return tuple(
-        (folders, [f"/{spec.bytecode.interpreter}", *COMPILE, *options, *(f"/{name}" for name in folders)])
+        (folders, [f"/{bytecode.interpreter}", *COMPILE, *options, *(f"/{name}" for name in folders)])
         for folders, options in kinds
+        if folders  # compileall without a folder would compile the interpreter's own modules
     )
 
 
-def drop_sources(spec: ImageSpec, root: Path) -> None:
+def drop_sources(bytecode: Bytecode, root: Path) -> None:
     """Remove the sources whose bytecode takes their place."""
-    for folder in spec.bytecode.sourceless:
+    for folder in bytecode.sourceless:
         for path in (root / folder).rglob("*.py"):
             path.unlink()
 
@@ -160,9 +197,3 @@ def application_entries(spec: ImageSpec, root: Path, profile: bytes) -> Iterator
     yield Entry("cmd", FILE_MODE, "".join(f"{word}\n" for word in spec.command).encode())
     lines = (f"{name}={value}\n" for name, value in spec.environment)
     yield Entry("env", FILE_MODE, "".join(lines).encode())
-
-
-def check_profile_place(spec: ImageSpec, tree: Mapping[str, str]) -> None:
-    """Raise UsageError when the profile's file would replace another."""
-    if tree.get(spec.profile_target) == REGULAR:
-        raise UsageError("is in the root file system already", where=spec.profile_target)

@@ -18,10 +18,10 @@ from dulwich.objects import Commit, Tree
 from dulwich.repo import Repo
 
 from coattest_build.errors import EnvironmentFailure, UsageError
-from coattest_build.image import IMAGE_FILE, LOCK_FILE
+from coattest_build.image import IMAGE_FILE, LOCK_FILE, SOURCE_FOLDERS
 
 # What decides the image's bytes, beside the lock, which has a digest of its own.
-ROOTS = (IMAGE_FILE, "build/kernel", "build/init", "enclave")
+ROOTS = (IMAGE_FILE, *SOURCE_FOLDERS)
 MAX_FILES = 10_000
 MAX_BYTES = 256 * 1024 * 1024
 
@@ -78,6 +78,7 @@ def take(source: Path, folder: Path) -> Snapshot:
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
+        target.chmod(0o755 if executable else 0o644)
         blob = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
         files.append(SourceFile(path, executable, hashlib.sha256(data).hexdigest(), blob))
     covered = tuple(file for file in files if file.path != LOCK_FILE)

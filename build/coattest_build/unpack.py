@@ -21,6 +21,7 @@ from coattest_build.tar import DIRECTORY, HARD_LINK, REGULAR, SYMLINK, HostileAr
 MAX_MEMBERS = 100_000
 MAX_BYTES = 4 * 1024 * 1024 * 1024
 MAX_DEPTH = 64
+MAX_LINKS = 40  # path_resolution(7)
 SETUID_OR_SETGID = 0o6000
 
 
@@ -106,6 +107,27 @@ class Tree:
         """Make a symlink that stays inside."""
         check_symlink(name, target)
         self._claim(name, SYMLINK).symlink_to(target)
+
+    def resolve(self, path: str) -> str | None:
+        """The name of what an absolute path inside the tree leads to, links followed; None where it ends."""
+        at, pending, links = "", path.split("/"), 0
+        while pending:
+            part = pending.pop(0)
+            if part in ("", "."):
+                continue
+            here = posixpath.dirname(at) if part == ".." else f"{at}/{part}".lstrip("/")
+            kind = self.kinds.get(here)
+            if kind is None:
+                return None
+            if kind == SYMLINK:
+                links += 1
+                if links > MAX_LINKS:
+                    return None
+                target = os.readlink(self.root / here)  # noqa: PTH115 - Path drops what it finds redundant
+                at, pending = ("" if target.startswith("/") else at), [*target.split("/"), *pending]
+            else:
+                at = here
+        return at
 
     def _add_member(self, member: Member, name: str, archive: TarStream) -> None:
         if member.kind == DIRECTORY:

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from coattest_build.cache import Cache, sha256_file
 from coattest_build.errors import EnvironmentFailure, FoundFalse, UsageError
-from coattest_build.image import LOCK_FILE
+from coattest_build.image import IMAGE_FILE, LOCK_FILE, Wheels
 from coattest_build.lock import REFRESH, WHEEL_FILE, BadLock, Lock, LockedWheel
 from coattest_build.progress import Reporter
 from coattest_build.unpack import Tree
@@ -85,9 +85,23 @@ def download(requirements: Sequence[tuple[str, str, Sequence[str]]], folder: Pat
         raise WheelUnavailable(f"pip could not download {names}: {said}", hint=PIP_HINT)
 
 
-def pin(requirements_file: Path) -> tuple[LockedWheel, ...]:
-    """Pins for every wheel of a requirements file, found by its hash. Raises WheelUnavailable."""
-    requirements = parse_requirements(requirements_file.read_text(), str(requirements_file))
+def read_requirements(source: Path, spec: Wheels) -> str:
+    """The text of the requirements file of a source tree. Raises UsageError."""
+    try:
+        return (source / spec.requirements).read_text()
+    except (FileNotFoundError, UnicodeDecodeError) as error:
+        raise UsageError(
+            "is not there, or not text",
+            where=spec.requirements,
+            hint="an image without wheels leaves [wheels] out of image.toml",
+        ) from error
+
+
+def pin(source: Path, spec: Wheels) -> tuple[LockedWheel, ...]:
+    """Pins for every wheel of a requirements file, found by its hash. Raises UsageError, WheelUnavailable."""
+    requirements = parse_requirements(read_requirements(source, spec), spec.requirements)
+    if not requirements:
+        return ()
     wheels = []
     with tempfile.TemporaryDirectory(prefix="coattest-wheels-") as name:
         folder = Path(name)
@@ -102,9 +116,11 @@ def pin(requirements_file: Path) -> tuple[LockedWheel, ...]:
     return tuple(sorted(wheels, key=lambda wheel: wheel.name))
 
 
-def check_pins(lock: Lock, text: str, where: str) -> None:
-    """Raise BadLock when the lock's wheels are not those of the requirements file's text."""
-    wanted = {(name, version): hashes for name, version, hashes in parse_requirements(text, where)}
+def check_pins(lock: Lock, source: Path, spec: Wheels | None) -> None:
+    """Raise BadLock when the lock's wheels are not those of the requirements file, none without one."""
+    where = spec.requirements if spec else IMAGE_FILE
+    requirements = parse_requirements(read_requirements(source, spec), where) if spec else ()
+    wanted = {(name, version): hashes for name, version, hashes in requirements}
     locked = {(wheel.name, wheel.version): wheel.sha256 for wheel in lock.wheels}
     for pin in sorted({*wanted, *locked}):
         if locked.get(pin) not in wanted.get(pin, ()):

@@ -150,12 +150,8 @@ def test_the_committed_lock_belongs_to_the_committed_image_file() -> None:
     spec, locked = committed()
     locked.check_against(spec)
     assert len(locked.used_for("kernel")) == 1
-    assert {wheel.name for wheel in locked.wheels} == {
-        name
-        for name, _, _ in wheels.parse_requirements(
-            (REPOSITORY / spec.requirements).read_text(), spec.requirements
-        )
-    }
+    wheels.check_pins(locked, REPOSITORY, spec.wheels)
+    assert {wheel.name for wheel in locked.wheels} >= {"cbor2", "cryptography"}
 
 
 def test_the_committed_lock_names_no_host() -> None:

@@ -74,7 +74,8 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     backports = {spec.kernel.package: "6.12-1~bpo12+1", "make": "9-1"}
     publish(world.mirror, "bookworm-backports", "Sun, 12 Jul 2026 10:00:00 UTC", backports)
     wheel = make_wheel_file(world.index, "tinypkg", "1.0")
-    requirements = world.source / spec.requirements
+    assert spec.wheels
+    requirements = world.source / spec.wheels.requirements
     requirements.parent.mkdir(parents=True)
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
     requirements.write_text(f"tinypkg==1.0 --hash=sha256:{digest}\n")
@@ -116,6 +117,27 @@ def test_a_second_lock_prints_only_what_moved(world: World) -> None:
     moved = json.loads(world.run("--json").stdout)["moved"]
     assert moved == [{"name": "libc6", "before": "1.0-1", "after": "1.1-1"}]
     assert world.lock.source_date_epoch > lock.parse(before.decode()).source_date_epoch
+
+
+def test_what_is_pinned_can_stay(world: World) -> None:
+    """--keep pins what image.toml adds, drops what it no longer names, and moves nothing else."""
+    assert world.run().returncode == 0
+    before = {package.name: package for package in world.lock.packages}
+    spec, text = image.load(world.source), (world.source / image.IMAGE_FILE).read_text()
+    newer = dict.fromkeys((*spec.runtime, *spec.toolchain, "tini"), "9-1")
+    publish(world.mirror, "bookworm", "Sun, 12 Jul 2026 10:00:00 UTC", newer)
+    (world.source / image.IMAGE_FILE).write_text(text.replace('"libexpat1", ', '"tini", '))
+    moved = json.loads(world.run("--keep", "--json").stdout)["moved"]
+    assert moved == [
+        {"name": "libexpat1", "before": "1.0-1", "after": None},
+        {"name": "tini", "before": None, "after": "9-1"},
+    ]
+    after = {package.name: package for package in world.lock.packages}
+    assert {name: pin for name, pin in after.items() if name != "tini"} == {
+        name: pin for name, pin in before.items() if name != "libexpat1"
+    }
+    assert world.run("--check", "--keep").returncode == 0
+    assert world.run("--check").returncode == 1, "without it everything is the newest"
 
 
 def test_an_index_that_its_release_file_does_not_list_is_refused(world: World) -> None:

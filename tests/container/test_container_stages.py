@@ -93,8 +93,9 @@ def test_a_stage_that_was_less_confined_is_refused(tmp_path: Path, name: str) ->
 
 def test_only_modules_are_taken_from_the_stage(tmp_path: Path) -> None:
     """Bytecode is copied with a plain mode; other files, and whatever lies elsewhere, are left there."""
-    spec = image.load(REPOSITORY)
-    plain, sourceless = spec.bytecode.directories[0], spec.bytecode.sourceless[0]
+    bytecode = image.load(REPOSITORY).bytecode
+    assert bytecode
+    plain, sourceless = bytecode.directories[0], bytecode.sourceless[0]
     compiled, root = tmp_path / "compiled", tmp_path / "root"
     for name in (
         f"{plain}/__pycache__/a.cpython-311.pyc",
@@ -109,8 +110,8 @@ def test_only_modules_are_taken_from_the_stage(tmp_path: Path) -> None:
         (root / folder).mkdir(parents=True)
     (root / f"{plain}/a.py").write_text("source")
     (root / f"{sourceless}/b.py").write_text("source")
-    container.take_bytecode(spec, compiled, root)
-    rootfs.drop_sources(spec, root)
+    container.take_bytecode(bytecode, compiled, root)
+    rootfs.drop_sources(bytecode, root)
     files = {path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.is_file()}
     assert set(files) == {f"{plain}/__pycache__/a.cpython-311.pyc", f"{plain}/a.py", f"{sourceless}/b.pyc"}
     assert files[f"{plain}/a.py"].read_text() == "source"
@@ -119,11 +120,12 @@ def test_only_modules_are_taken_from_the_stage(tmp_path: Path) -> None:
 
 def test_a_link_in_place_of_a_module_is_refused(tmp_path: Path) -> None:
     """A link to a file of the assembling stage is not followed."""
-    spec = image.load(REPOSITORY)
-    folder = spec.bytecode.directories[0]
+    bytecode = image.load(REPOSITORY).bytecode
+    assert bytecode
+    folder = bytecode.directories[0]
     (tmp_path / "compiled" / folder).mkdir(parents=True)
     (tmp_path / "root" / folder).mkdir(parents=True)
     (tmp_path / "secret").write_text("of the base")
     (tmp_path / "compiled" / folder / "a.pyc").symlink_to(tmp_path / "secret")
     with pytest.raises(rootfs.BytecodeFailed):
-        container.take_bytecode(spec, tmp_path / "compiled", tmp_path / "root")
+        container.take_bytecode(bytecode, tmp_path / "compiled", tmp_path / "root")

@@ -19,10 +19,14 @@ from coattest_build.shell import emit_json, err, out
     "--source", type=click.Path(path_type=Path, file_okay=False), default=Path(), help="Source tree."
 )
 @click.option("--mirror", help="Debian mirror to read (else COATTEST_DEBIAN_MIRROR, else apt's own).")
+@click.option("--keep", is_flag=True, help="What is pinned stays as it is; only new packages are added.")
 @click.option("--check", is_flag=True, help="Write nothing; exit 1 when a pin would move.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def lock(source: Path, mirror: str | None, check: bool, as_json: bool) -> int:
-    """Write build/image.lock anew from image.toml and print what moved."""
+def lock(*, source: Path, mirror: str | None, keep: bool, check: bool, as_json: bool) -> int:
+    """Write build/image.lock anew from image.toml and print what moved.
+
+    Pins the newest of everything that the mirror has. With --keep, what is pinned already does not move.
+    """
     spec = image.load(source)
     path = source / image.LOCK_FILE
     previous: locks.Lock | None = None
@@ -32,7 +36,7 @@ def lock(source: Path, mirror: str | None, check: bool, as_json: bool) -> int:
         err().print(f"No lock to compare with: {error.what}", markup=False)
     reporter = Terminal()
     bases = apt.mirrors(spec.suites, spec.component, mirror=mirror)
-    made = locker.make_lock(spec, source, bases, previous, reporter)
+    made = locker.make_lock(spec, source, bases, previous, reporter, keep=keep)
     moves = locker.differences(previous, made)
     if not check:
         write_atomic(path, made.render().encode())

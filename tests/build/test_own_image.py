@@ -1,0 +1,189 @@
+"""Images that are not the auction's: what may be left out, and what is refused before it costs a boot."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from coattest_build import builder, cpio, eif, image, rootfs, wheels
+from coattest_build import lock as locks
+from coattest_build import source as sources
+from coattest_build.errors import UsageError
+from coattest_build.image import IMAGE_FILE, BadImageFile, ImageSpec, Wheels
+from coattest_build.lock import BadLock
+from coattest_build.progress import Quiet
+from coattest_build.unpack import Tree
+from coattest_local.host import EnclaveEnded, run_enclave
+from support.enclave_image import compile_program
+from support.own_enclave import EXAMPLE, make_source, write_lock
+
+TEXT = (EXAMPLE / IMAGE_FILE).read_text()
+
+
+def test_what_an_image_without_python_needs_not_say() -> None:
+    """Wheels, bytecode, environment, files, links and prune may be left out."""
+    text = TEXT
+    for line in TEXT.splitlines():
+        if line.startswith(("prune", "links", "[files]", '"usr/lib/draw')):
+            text = text.replace(f"{line}\n", "")
+    spec = image.parse(text)
+    assert (spec.wheels, spec.bytecode) == (None, None)
+    assert (spec.environment, spec.files, spec.toolchain_links, spec.prune) == ((), (), (), ())
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "says"),
+    [
+        ('= "enclave/draw.py"', '= "src/draw.py"', "outside build/kernel, build/init, enclave"),
+        ('aws = "enclave/aws.conf"', 'aws = "conf/aws.conf"', "outside build/kernel, build/init, enclave"),
+        ('init = "build/init/init.c"', 'init = "init.c"', "outside build/kernel, build/init, enclave"),
+        ('init = "build/init/init.c"', 'init = "build/initial/init.c"', "outside"),
+        ("[profiles]", '[wheels]\nrequirements = "r.lock"\ntarget = "lib"\n[profiles]', "outside"),
+        ('command = ["/usr/bin/python3.11"', 'command = ["python3.11"', "the absolute path of a program"),
+        ('command = ["/usr/bin/python3.11"', 'command = ["/usr/../python3.11"', "not a plain relative path"),
+        ('"-I"', '"-c", "import os\\nprint()"', "control characters"),
+        ("[debian]", '[run.environment]\nA = "1\\nB=2"\n[debian]', "on one line each"),
+        ("[debian]", '[run.environment]\n"A=B" = "1"\n[debian]', "not a variable's name"),
+        ('"x86_64"', '"aarch64"', "one of x86_64"),
+        ('["bookworm", "bookworm-backports"]', "[]", "suites names none"),
+        ("[profiles]", "[profiles]\nless = 1", "profiles must map texts to texts"),
+        ("[files]", "[filez]\n[files]", "unknown key 'filez'"),
+        ("[runtime]", "[runtime]\nmore = 1", "unknown key 'more'"),
+    ],
+)
+def test_a_fault_in_an_image_file_is_said_where_it_is(before: str, after: str, says: str) -> None:
+    """What would be lost, split or not started is refused, with the rule in the message."""
+    assert before in TEXT
+    with pytest.raises(BadImageFile, match=says) as caught:
+        image.parse(TEXT.replace(before, after, 1))
+    assert str(caught.value).startswith(IMAGE_FILE)
+
+
+def composed(folder: Path, change: Callable[[Tree], object] = lambda tree: None) -> tuple[ImageSpec, Tree]:
+    """The example's specification and a root file system that could start, before ``change``."""
+    tree = Tree(folder / "root")
+    for name in rootfs.MOUNTED:
+        tree.make_directory(name)
+    change(tree)
+    return image.parse(TEXT), tree
+
+
+def program(tree: Tree) -> None:
+    """A program behind two links, as Debian's merged /usr and its alternatives have them."""
+    tree.add_file("usr/libexec/python3.11.2", [b"elf"], executable=True)
+    tree.add_symlink("usr/bin", "/usr/sbin")
+    tree.add_symlink("usr/sbin/python3.11", "../libexec/./python3.11.2")
+
+
+def test_a_program_behind_links_is_found(tmp_path: Path) -> None:
+    """Links of folders and of files are followed as they will be in the image, absolute ones too."""
+    rootfs.check_startable(*composed(tmp_path, program))
+
+
+def test_a_circle_of_links_ends(tmp_path: Path) -> None:
+    """It leads nowhere."""
+    spec, tree = composed(tmp_path, lambda tree: tree.add_symlink("usr/bin", "bin"))
+    with pytest.raises(UsageError, match="not a file of the root file system"):
+        rootfs.check_startable(spec, tree)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda tree: None, "/usr/bin/python3.11 is not a file"),
+        (lambda tree: tree.make_directory("usr/bin/python3.11"), "/usr/bin/python3.11 is not a file"),
+        (lambda tree: tree.add_symlink("usr/bin/python3.11", "python3"), "/usr/bin/python3.11 is not a file"),
+        (lambda tree: tree.add_file("usr/bin/python3.11", [b""]), "is not executable"),
+        (
+            lambda tree: (program(tree), tree.add_file("etc/draw.conf", [b""])),
+            "etc/draw.conf: is in",
+        ),
+        (lambda tree: (program(tree), tree.kinds.pop("sys")), "no directory sys"),
+    ],
+)
+def test_an_image_that_would_not_start_is_not_built(
+    tmp_path: Path, change: Callable[[Tree], object], says: str
+) -> None:
+    """A program that is missing, a directory that init mounts on, a profile's file that another one hides."""
+    with pytest.raises(UsageError, match=says):
+        rootfs.check_startable(*composed(tmp_path, change))
+
+
+def test_programs_of_the_source_tree_stay_executable(tmp_path: Path) -> None:
+    """The executable bit, which the tree's digest covers, is in the image too; other modes are not."""
+    source = make_source(tmp_path / "source")
+    (source / "enclave/tools").mkdir()
+    for name, mode in (("run", 0o755), ("owner", 0o700), ("data", 0o660), ("others", 0o645)):
+        (source / "enclave/tools" / name).write_text(name)
+        (source / "enclave/tools" / name).chmod(mode)
+    snapshot = sources.take(source, tmp_path / "snapshot")
+    spec = dataclasses.replace(
+        image.parse(TEXT), files=(("bin", "enclave/tools"), ("run", "enclave/tools/run"))
+    )
+    tree = Tree(tmp_path / "root")
+    for target, origin in spec.files:
+        rootfs.add_sources(tree, snapshot.folder, origin, target)
+    modes = {e.name: oct(e.mode) for e in rootfs.root_entries(tree.root, "r") if e.name != "r"}
+    assert modes == {
+        "r/bin": "0o40755",
+        "r/bin/data": "0o100644",
+        "r/bin/others": "0o100644",
+        "r/bin/owner": "0o100755",
+        "r/bin/run": "0o100755",
+        "r/run": "0o100755",
+    }
+
+
+def test_files_that_are_not_in_the_tree_are_named(tmp_path: Path) -> None:
+    """Exit 2 with the path and the table, for files, kernel fragment, init, profile and requirements."""
+    source = make_source(tmp_path / "source")
+    for name in ("enclave/aws.conf", "build/init/init.c", "build/kernel/x86_64.config"):
+        kept = (source / name).read_bytes()
+        (source / name).unlink()
+        with pytest.raises(UsageError, match=name) as caught:
+            builder.build(source, tmp_path / "out", cache=tmp_path / "cache")
+        assert caught.value.exit_code == 2
+        (source / name).write_bytes(kept)
+    with pytest.raises(UsageError, match=r"no enclave/none\.py in the source tree"):
+        rootfs.add_sources(Tree(tmp_path / "root"), source, "enclave/none.py", "x")
+    with pytest.raises(UsageError, match=r"enclave/requirements\.lock: is not there"):
+        wheels.pin(source, Wheels("enclave/requirements.lock", "lib"))
+
+
+def test_wheels_that_no_image_file_asks_for_are_not_pinned(tmp_path: Path) -> None:
+    """A lock with wheels for an image without them is refused; an empty requirements file asks nobody."""
+    source = make_source(tmp_path / "source")
+    (source / "enclave/requirements.lock").write_text("# none\n")
+    assert wheels.pin(source, Wheels("enclave/requirements.lock", "lib")) == ()
+    locked, _ = locks.load(source)
+    wheels.check_pins(locked, source, None)
+    wheel = locks.LockedWheel("a", "1", "a-1-py3-none-any.whl", 1, "0" * 64)
+    with pytest.raises(BadLock, match=f"does not agree with {IMAGE_FILE} on a 1"):
+        wheels.check_pins(dataclasses.replace(locked, wheels=(wheel,)), source, None)
+
+
+@pytest.mark.image
+def test_a_static_program_is_an_enclave(tmp_path: Path) -> None:
+    """One executable file, no package, no Python: it is built, measured and run."""
+    source = make_source(tmp_path / "source")
+    shutil.copy(compile_program("relay", tmp_path), source / "enclave/relay")
+    text = TEXT.replace('["/usr/bin/python3.11", "-I", "/usr/lib/draw/draw.py"]', '["/bin/relay"]')
+    text = text.replace('"usr/lib/draw/draw.py" = "enclave/draw.py"', '"bin/relay" = "enclave/relay"')
+    begin, end = text.index("packages = [", text.index("[runtime]")), text.index("directories =")
+    (source / IMAGE_FILE).write_text(f"{text[:begin]}packages = []\n{text[end:]}")
+    write_lock(source)
+    report = builder.build(source, tmp_path / "out", progress=Quiet())
+    path = tmp_path / "out" / report.profile("local").name
+    with path.open("rb") as file:
+        _, application = eif.read_layout(file).of_type(eif.SectionType.RAMDISK)
+        entries = {e.name for e in cpio.read_entries(file, application.offset, application.size)}
+    assert {"rootfs/bin/relay", "rootfs/etc/draw.conf", "cmd", "env"} <= entries
+    role, instance = "arn:aws:iam::111122223333:role/parent", "i-1234567890abcdef0"
+    with run_enclave(path, tmp_path / "e", role_arn=role, instance_id=instance) as running:
+        assert running.measurements.pcr0 == dict(report.profile("local").pcrs)["PCR0"]
+    with pytest.raises(EnclaveEnded, match=r"does not listen at /run/coattest/in_7000\.sock.*--port"):
+        run_enclave(path, tmp_path / "f", role_arn=role, instance_id=instance, port=7000, start_seconds=0.5)
