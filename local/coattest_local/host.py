@@ -107,10 +107,12 @@ def run_enclave(
     instance_id: str,
     debug: bool = False,
     start_seconds: float = START_SECONDS,
+    port: int = ENCLAVE_PORT,
 ) -> RunningEnclave:
-    """Start ``image`` with its files in ``directory`` and return when its port 5005 accepts connections.
+    """Start ``image`` with its files in ``directory`` and return when its ``port`` accepts connections.
 
-    ``role_arn`` and ``instance_id`` become PCR3 and PCR4; ``debug`` attests zeros for the image.
+    The port is a Unix socket here: the program listens at INSIDE/in_PORT.sock. ``role_arn`` and
+    ``instance_id`` become PCR3 and PCR4; ``debug`` attests zeros for the image.
 
     Raises eif.ImageError or ImageNotRunnable for the image, SandboxUnavailable when it cannot be isolated,
     EnclaveEnded when the program ends early or does not listen within ``start_seconds``.
@@ -149,7 +151,7 @@ def run_enclave(
         finally:
             os.close(writer)
         stack.callback(_end, process)
-        listener = run / f"in_{ENCLAVE_PORT}.sock"
+        listener = run / f"in_{port}.sock"
         _await_listener(listener, process, console, pump, start_seconds)
         return RunningEnclave(
             enclave_id=module_id,
@@ -267,7 +269,9 @@ def _await_listener(
             raise EnclaveEnded(f"the enclave's program ended with code {code}: {console_tail(console)}")
         if time.monotonic() > deadline:
             raise EnclaveEnded(
-                f"the enclave does not listen after {seconds:.0f} s: {console_tail(console)}",
+                f"the enclave does not listen at {INSIDE}/{path.name} after {seconds:.0f} s: "
+                f"{console_tail(console)}",
+                hint="on this host a vsock port is a Unix socket of that name; --port names another port",
                 reason="enclave-silent",
             )
 

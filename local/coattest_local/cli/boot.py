@@ -15,11 +15,15 @@ from coattest_build.shell import emit_json, out
 from coattest_local.qemu import BOOT_SECONDS, QemuEnclave, run_in_qemu
 from coattest_local.qemu_boot import BootReport, compare, expected
 from coattest_local.qemu_tools import find_tools
-from coattest_parent.channels import parse_address
-from coattest_parent.enclave import EnclaveClient
+from coattest_parent.channels import ChannelFailure, parse_address
+from coattest_parent.enclave import EnclaveClient, EnclaveFailed
 
 NONCE_SIZE = 32
 SHOWN = 16
+OTHER_PAYLOAD = (
+    "boot asks for the liveness document of docs/protocol.md; for a program of another protocol there are "
+    "run-enclave --host qemu and verify attestation"
+)
 
 
 @click.command("boot")
@@ -62,7 +66,7 @@ def boot(
             ) as enclave,
             EnclaveClient(parse_address(enclave.address)) as client,
         ):
-            document = client.alive(nonce)
+            document = liveness(client, nonce)
         ours = expected(enclave.measurements, role_arn=role_arn, instance_id=instance_id)
         report = compare(document, nonce=nonce, ours=ours)
     if as_json:
@@ -78,6 +82,14 @@ def boot(
     else:
         _show(report, enclave)
     return 0 if report.equal else 1
+
+
+def liveness(client: EnclaveClient, nonce: bytes) -> bytes:
+    """The liveness document; what does not speak coattest's messages is told what to use instead."""
+    try:
+        return client.alive(nonce)
+    except (EnclaveFailed, ChannelFailure) as error:
+        raise type(error)(error.what, where=error.where, hint=OTHER_PAYLOAD, reason=error.reason) from error
 
 
 def _show(report: BootReport, enclave: QemuEnclave) -> None:

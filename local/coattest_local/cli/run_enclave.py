@@ -17,7 +17,7 @@ import click
 from coattest_build.errors import EnvironmentFailure, UsageError
 from coattest_build.shell import emit_json, err, out
 from coattest_local import host_record
-from coattest_local.host import WARNING, EnclaveEnded, RunningEnclave, console_tail, run_enclave
+from coattest_local.host import ENCLAVE_PORT, WARNING, EnclaveEnded, RunningEnclave, console_tail, run_enclave
 from coattest_local.qemu import QemuEnclave, run_in_qemu
 from coattest_local.qemu_tools import find_tools
 
@@ -45,6 +45,13 @@ class _Stop(Exception):
     show_default=True,
     help="A sandbox on this kernel, or the real image in QEMU.",
 )
+@click.option(
+    "--port",
+    type=click.IntRange(1, 2**32 - 2),
+    default=ENCLAVE_PORT,
+    show_default=True,
+    help="The vsock port at which the program listens.",
+)
 @click.option("--detach", is_flag=True, help="Return when it listens; it runs until terminate-enclave.")
 @click.option("--json", "as_json", is_flag=True, help="Print the record on stdout.")
 def run_enclave_command(
@@ -55,6 +62,7 @@ def run_enclave_command(
     instance_id: str,
     debug_mode: bool,
     host: str,
+    port: int,
     detach: bool,
     as_json: bool,
 ) -> int:
@@ -63,14 +71,20 @@ def run_enclave_command(
         raise UsageError("QEMU has no debug mode", hint="use --host software")
     if detach:
         arguments = [str(image), "--directory", str(directory), "--host", host]
-        arguments += ["--role-arn", role_arn, "--instance-id", instance_id]
+        arguments += ["--role-arn", role_arn, "--instance-id", instance_id, "--port", str(port)]
         return _detach(directory, [*arguments, *(["--debug-mode"] if debug_mode else [])], as_json)
     previous = {number: signal.signal(number, _stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         with host_record.claimed(directory), contextlib.suppress(_Stop):
             err().print(WARNING, style="bold red")
             with _start(
-                host, image, directory, role_arn=role_arn, instance_id=instance_id, debug=debug_mode
+                host,
+                image,
+                directory,
+                role_arn=role_arn,
+                instance_id=instance_id,
+                debug=debug_mode,
+                port=port,
             ) as enclave:
                 record = host_record.to_json(enclave, image)
                 host_record.write(directory, record)
@@ -98,11 +112,14 @@ def terminate_enclave(directory: Path, as_json: bool) -> None:
 
 
 def _start(
-    host: str, image: Path, directory: Path, *, role_arn: str, instance_id: str, debug: bool
+    host: str, image: Path, directory: Path, *, role_arn: str, instance_id: str, debug: bool, port: int
 ) -> RunningEnclave | QemuEnclave:
     if host == "qemu":
-        return run_in_qemu(image, directory, role_arn=role_arn, instance_id=instance_id, tools=find_tools())
-    return run_enclave(image, directory, role_arn=role_arn, instance_id=instance_id, debug=debug)
+        tools = find_tools()
+        return run_in_qemu(
+            image, directory, role_arn=role_arn, instance_id=instance_id, tools=tools, port=port
+        )
+    return run_enclave(image, directory, role_arn=role_arn, instance_id=instance_id, debug=debug, port=port)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -21,11 +21,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from coattest_build import signing
+from coattest_build import builder, signing
 from coattest_local.qemu import EnclaveNotBooted, QemuEnclave, run_in_qemu
 from coattest_local.qemu_tools import QemuMissing, QemuTools, find_tools
 from coattest_parent.channels import connect, parse_address
+from coattest_verify.attestation import ExpectNonce, ExpectPcrs, ExpectPublicKey, verify_document
+from coattest_verify.roots import LOCAL_SIMULATOR
 from support.enclave_image import compile_program, make_image, rootfs
+from support.own_enclave import EXAMPLE, make_source
 
 pytestmark = pytest.mark.image
 
@@ -233,3 +236,26 @@ def send_all(connection: socket.socket, blocked: threading.Event) -> None:
             blocked.set()
             continue
         view = view[connection.send(view[:65536], socket.MSG_DONTWAIT) :]
+
+
+def test_another_payload_answers_from_the_device(tools: QemuTools, tmp_path: Path) -> None:
+    """The example of docs/own-enclave boots as it is built for AWS, and its document has our registers."""
+    source = make_source(tmp_path / "source")
+    report = builder.build(source, tmp_path / "out", profiles=["aws"])
+    image = tmp_path / "out/image.eif"
+    with run_in_qemu(
+        image, tmp_path / "e", role_arn=ROLE, instance_id=INSTANCE, tools=tools, port=7000
+    ) as enclave:
+        command = [sys.executable, str(EXAMPLE / "ask.py"), enclave.address, str(tmp_path / "drawn"), "Ada"]
+        asked = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert asked.returncode == 0, asked.stderr + (tmp_path / "e/console.log").read_text()
+    assert asked.stdout.startswith("Ada, one of 1 names")
+    registers = [bytes.fromhex(value) for _, value in report.profile("aws").pcrs]
+    nonce = bytes.fromhex((tmp_path / "drawn/nonce").read_text())
+    verdict = verify_document(
+        (tmp_path / "drawn/document.cbor").read_bytes(),
+        [ExpectPcrs(dict(enumerate(registers))), ExpectNonce(nonce), ExpectPublicKey(None)],
+        now=datetime.now(timezone.utc),
+        root=LOCAL_SIMULATOR,
+    )
+    assert verdict.failures == ()

@@ -10,6 +10,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,14 @@ from hypothesis import strategies as st
 from coattest_build.measure import ImageMeasurements, pcr3, pcr4
 from coattest_enclave import messages
 from coattest_local import qemu_patch, qemu_pins
+from coattest_local.cli.boot import liveness
 from coattest_local.heartbeat import Heartbeat
 from coattest_local.qemu import KEEPER, qemu_command
 from coattest_local.qemu_boot import ZERO, WrongDocument, compare, expected
 from coattest_local.qemu_signer import Signer
 from coattest_local.qemu_tools import QemuMissing, QemuTools, find_tools, has_machine
+from coattest_parent.channels import Unix
+from coattest_parent.enclave import EnclaveClient, EnclaveFailed
 from coattest_verify.attestation import ExpectNonce, ExpectPcrs, verify_document
 from coattest_verify.roots import LOCAL_SIMULATOR
 
@@ -357,3 +361,27 @@ def test_every_pin_is_complete() -> None:
         assert package.path.startswith("pool/main/")
     for wheel in qemu_pins.WHEELS:
         assert len(bytes.fromhex(wheel.sha256)) == 32
+
+
+def test_a_program_of_another_protocol_is_told_what_to_use(tmp_path: Path) -> None:
+    """It hangs up, or answers in its own way; the failure names the command that needs no liveness."""
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "other.sock"))
+        server.listen()
+
+        def answer() -> None:
+            for content in (b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"):
+                peer, _ = server.accept()
+                with peer:
+                    peer.recv(100)
+                    peer.sendall(content)
+
+        other = threading.Thread(target=answer)
+        other.start()
+        for _ in range(2):
+            with (
+                EnclaveClient(Unix(tmp_path / "other.sock")) as client,
+                pytest.raises(EnclaveFailed, match="run-enclave --host qemu"),
+            ):
+                liveness(client, NONCE)
+        other.join()
