@@ -170,7 +170,9 @@ def decide_from(
     except Rejected as error:
         return _undecided(f"{CLAIM_FILE}: {error.what}", profile=profile, chain=chain)
     if profile not in claim.profiles:
-        return _undecided(f"{CLAIM_FILE}: has no profile {profile!r}", profile=profile, chain=chain)
+        known = ", ".join(sorted(claim.profiles))
+        reason = f"{CLAIM_FILE}: has no profile {profile!r}, only {known}"
+        return _undecided(reason, profile=profile, chain=chain)
     signed, refused = read_statements(evidence, chain.current)
     votes, bad_votes = read_votes(evidence, chain.current, chain.policies[:-1])
     before = seen.log if seen is not None else None

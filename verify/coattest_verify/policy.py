@@ -263,8 +263,10 @@ def _check_releases(releases: Sequence[Decision], *, now: datetime, simulator: b
         raise UsageError("a policy needs at least one decided release")
     for release in releases:
         if release.profile != "aws" and not simulator:
+            local = "the decision is for the local profile, whose documents anyone can make"
+            other = f"the decision is for the profile {release.profile}, and KMS is for enclaves of aws"
             raise PolicyRefused(
-                f"the decision is for the {release.profile} profile, whose documents anyone can make",
+                local if release.profile == "local" else other,
                 where=release.release,
                 hint="for a KMS on loopback, say --simulator",
                 reason="local-decision",

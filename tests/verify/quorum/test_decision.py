@@ -111,7 +111,7 @@ def test_one_profile_is_decided_without_the_other(three: Operators) -> None:
 
 def test_an_unknown_profile_is_not_decided(three: Operators) -> None:
     """A profile that the claim does not have is a reason, not a crash."""
-    assert three.decide(profile="gpu").reasons == ("claim.json: has no profile 'gpu'",)
+    assert three.decide(profile="gpu").reasons == ("claim.json: has no profile 'gpu', only aws, local",)
 
 
 def test_own_statement_is_required_where_it_binds(three: Operators) -> None:

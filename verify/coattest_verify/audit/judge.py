@@ -90,7 +90,7 @@ class Report:
     @property
     def reruns(self) -> tuple[tuple[str, str], ...]:
         """Auction and buyer of what more than one enclave decrypted: a retry is by the same one."""
-        counted = Counter((group.auction, group.buyer) for group in self.groups)
+        counted = Counter((group.auction, group.buyer) for group in self.groups if group.auction)
         return tuple(sorted(pair for pair, count in counted.items() if count > 1))
 
     @property

@@ -162,7 +162,7 @@ def _show(report: Report) -> None:
         text = f"{problem.code}: {problem.detail}" + (f" ({_line(problem.event)})" if problem.event else "")
         err().print(text, style="red", markup=False)
     for auction, buyer in report.reruns:
-        text = f"note: auction {auction[:16] or '-'} of {buyer or '-'}: decrypted by more than one enclave"
+        text = f"note: auction {auction[:16]} of {buyer or '-'}: decrypted by more than one enclave"
         err().print(text, markup=False)
     for event in report.notable:
         err().print(f"note: {event.name} ({_line(event)})", markup=False)

@@ -63,7 +63,7 @@ class Made:
 @click.option("--partition", default="aws", show_default=True)
 @click.option("--parent-role", "parent_roles", help="The service's instance role.", **MULTIPLE)
 @click.option("--administrator", "administrators", help="Manages the key; cannot decrypt.", **MULTIPLE)
-@click.option("--encrypter", "encrypters", help="Encrypts the bids.", **MULTIPLE)
+@click.option("--encrypter", "encrypters", help="Encrypts what the enclave is to read.", **MULTIPLE)
 @click.option("--break-glass", metavar="ARN", help="One more administrator, for emergencies.")
 @click.option(
     "--context", "context", multiple=True, metavar="KEY=VALUE", help="Encryption context to require."
@@ -206,7 +206,7 @@ def _warnings(given: Mapping[str, Any]) -> tuple[str, ...]:
             "RISK: whoever writes IAM policies in this account can become an administrator of the key"
         )
     if not given["context"]:
-        found.append("no --context: the enclave may decrypt any ciphertext of this key, of any auction")
+        found.append("no --context: the enclave may decrypt any ciphertext of this key, made for whatever")
     return tuple(found)
 
 
