@@ -127,6 +127,18 @@ def test_an_event_does_not_hide_behind_the_id_of_another() -> None:
     assert codes(record(id="1"), record(id="1", registers=None)) == ["unattested"]
 
 
+def test_enclaves_that_are_no_auctions_may_be_many() -> None:
+    """Without an auction in the context nothing was opened twice."""
+    other = record(id="2", requestParameters={"encryptionContext": {"purpose": "draw"}})
+    other["additionalEventData"]["recipient"]["attestationDocumentModuleId"] = f"{ENCLAVE}-other"
+    first = record(id="1", requestParameters={"encryptionContext": {"purpose": "draw"}})
+    events = [event for raw in (first, other) if (event := parse_event(raw, "t"))]
+    report = judge(events, replace(EXPECTED, context={"purpose": "draw"}))
+    assert report.ok
+    assert len(report.groups) == 2
+    assert report.reruns == ()
+
+
 def test_another_enclave_for_the_same_auction_is_no_retry() -> None:
     """Both are attested; that there were two is shown."""
     other = record(id="2")

@@ -201,6 +201,12 @@ def test_no_policy_is_made_from_such_a_decision(changes: dict[str, Any], reason:
     assert refused.value.exit_code == 1
 
 
+def test_a_profile_of_ones_own_is_not_called_local() -> None:
+    """It makes no policy either, and the message says which profile would."""
+    with pytest.raises(PolicyRefused, match="for the profile staging, and KMS is for enclaves of aws"):
+        make(decision(profile="staging"))
+
+
 def test_two_results_for_one_image_are_a_mixture() -> None:
     """The same PCR0 with other registers, or the same release twice."""
     second = decision(pcrs={**decision().pcrs, 1: "ff" * 48})
