@@ -18,8 +18,8 @@ import contextlib
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from coattest_enclave import messages
@@ -115,24 +115,31 @@ class SealJournal:
         """Earlier sealed manifests with a lot of the same id as one of ``manifest``'s, sorted by digest."""
         # One text per lot, however many manifests name it.
         lots = {identifier: identifier for identifier in manifest.lots.ids.split("\n")}
-        found = []
+        found: list[Overlap] = []
         for path in sorted(self.directory.glob("*.seal")):
             if path.stem == manifest.digest.hex():
                 continue
-            try:
-                digest = bytes.fromhex(path.stem)
-                content = self._path(digest, "manifest").read_bytes()
-                if hashlib.sha384(content).digest() != digest:
-                    raise ValueError
-                earlier = messages.Manifest.decode(content)
-            except (OSError, ValueError, MessageError):
-                raise JournalDamaged(
-                    "the manifest of an earlier seal is missing or damaged", where=str(path)
-                ) from None
-            common = tuple(lots[each] for each in earlier.lots.ids.split("\n") if each in lots)
-            if common:
-                found.append(Overlap(earlier.auction, digest, common))
+            overlap = self._overlap(path, lots)
+            if found and overlap.lots == found[-1].lots:
+                overlap = replace(overlap, lots=found[-1].lots)
+            if overlap.lots:
+                found.append(overlap)
         return tuple(found)
+
+    def _overlap(self, seal: Path, lots: Mapping[str, str]) -> Overlap:
+        """What an earlier seal's manifest shares with ``lots``; apart, so that one is held at a time."""
+        try:
+            digest = bytes.fromhex(seal.stem)
+            content = self._path(digest, "manifest").read_bytes()
+            if hashlib.sha384(content).digest() != digest:
+                raise ValueError
+            earlier = messages.Manifest.decode(content)
+        except (OSError, ValueError, MessageError):
+            raise JournalDamaged(
+                "the manifest of an earlier seal is missing or damaged", where=str(seal)
+            ) from None
+        common = tuple(lots[each] for each in earlier.lots.ids.split("\n") if each in lots)
+        return Overlap(earlier.auction, digest, common)
 
     def _same_or_refused(self, manifest: bytes, earlier: bytes, payload: bytes) -> None:
         if earlier == payload:
