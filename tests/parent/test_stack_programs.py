@@ -41,7 +41,7 @@ def test_the_archive_installs_without_an_index_and_a_changed_wheel_does_not(tmp_
     """pip installs exactly the wheels of the archive, and refuses one whose bytes are others."""
     house = tmp_path / "house"
     make_wheel_file(house, "some_dep", "2.1", b"NAME = 'dep'\n")
-    archive = programs.pack(main_wheel(tmp_path, "Some.Dep>=2", "tomli; python_version < '3.11'"), house)
+    archive = programs.pack(main_wheel(tmp_path, "Some.Dep>=2", "tomli; python_version < '3.10'"), house)
     for name in ("good", "bad"):
         with tarfile.open(fileobj=io.BytesIO(archive)) as held:
             held.extractall(tmp_path / name, filter="data")
