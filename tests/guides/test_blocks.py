@@ -59,6 +59,14 @@ NEVER_RUN = {
         "deploy-from-attestation smoke --measurements measurements.json --image image.eif \\\n"
         "    --role-arn arn:aws:iam::111122223333:role/parent --instance-id i-0123456789abcdef0",
     ): "it needs a Nitro instance",
+    **{
+        ("docs/your-own-enclave.md", command): "it needs a Nitro instance"
+        for command in (
+            "nitro-cli run-enclave --eif-path mine/image.eif --cpu-count 2 --memory 512 --enclave-cid 16",
+            "python ask.py vsock:16:7000 drawn Ada Grace Edsger",
+            "python check.py drawn aws",
+        )
+    },
     (
         "docs/inputs.md",
         "verify inputs",

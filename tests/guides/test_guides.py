@@ -20,13 +20,16 @@ from support.guides import ROOT, blocks_of
 TUTORIALS = {"docs/tutorial-buyer.md": BUYERS, "docs/tutorial-service.md": (SERVICE,)}
 STEPS = sorted((block for page in TUTORIALS for block in blocks_of(page)), key=lambda block: block.step)
 LAST = STEPS[-1].step
+OWN_PARTIES = "docs/your-own-enclave.md"
+"""A page of other parties, with another payload: test_own_enclave.py runs it."""
+
 PAGES = [
     page
     for page in [
         *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))),
         "attestations/README.md",
     ]
-    if page not in TUTORIALS and any(block.marker is None for block in blocks_of(page))
+    if page not in {*TUTORIALS, OWN_PARTIES} and any(block.marker is None for block in blocks_of(page))
 ]
 
 

@@ -16,12 +16,12 @@ import pytest
 
 from coattest_build import image
 from coattest_build.cache import cache_folder
-from guides.test_guides import DOCS, ROOT, blocks_in
+from support.guides import ROOT, blocks_of
 from support.own_enclave import EXAMPLE, make_mirror
 
-PAGE = "your-own-enclave.md"
+PAGE = "docs/your-own-enclave.md"
 ME = "you@example.invalid"
-BLOCKS = blocks_in(PAGE)
+BLOCKS = [block for block in blocks_of(PAGE) if block.marker is None]
 
 
 def script() -> str:
@@ -100,7 +100,7 @@ def rows(text: str) -> Iterator[str]:
 
 def test_the_page_has_every_field_of_an_image_file() -> None:
     """A field that image.toml gets or loses is noticed; coattest's own has all of them."""
-    text = (DOCS / PAGE).read_text()
+    text = (ROOT / PAGE).read_text()
     _, _, after = text.partition("## image.toml, field by field")
     table, found, _ = after.partition("**Profiles.**")
     assert found
@@ -110,7 +110,7 @@ def test_the_page_has_every_field_of_an_image_file() -> None:
 
 def test_the_page_quotes_the_example() -> None:
     """A quoted line that the example no longer has is noticed; optional fields may be left out."""
-    (quoted,) = re.findall(r"```python\n(.*?)```", (DOCS / PAGE).read_text(), re.DOTALL)
+    (quoted,) = re.findall(r"```python\n(.*?)```", (ROOT / PAGE).read_text(), re.DOTALL)
     assert quoted in (EXAMPLE / "check.py").read_text()
     spec = image.load(EXAMPLE)
     assert (spec.wheels, spec.bytecode, spec.environment) == (None, None, ())
