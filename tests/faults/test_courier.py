@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ import pytest
 
 from coattest_enclave import auction as rules
 from coattest_enclave import messages
+from coattest_parent.channels import Unix, connect
 from coattest_verify.buyers import load_manifest
 from faults.harness import World, world
 from support.fault_cloud import SECRET
@@ -188,3 +190,41 @@ def test_a_failing_auction_delays_no_other_and_the_service_ends_when_told(
         service.wait()
     assert service.returncode == 0
     assert json.loads(said.splitlines()[-1])["event"] == "service-stopped"
+
+
+def test_thousands_of_connections_to_its_state_do_not_keep_the_courier_from_its_work(
+    here: World, tmp_path: Path
+) -> None:
+    """They are held open while it has 512 file descriptors for everything, and an auction is opened."""
+    here.cloud.clear()
+    job = sealed(here, tmp_path / "job", "beside")
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    address = Unix(tmp_path / "status.sock")
+    words = ("serve", "--spool", str(spool), "--every", "0.2", "--status", str(address))
+    service = subprocess.Popen(command(here, *words), env=environment(), stderr=subprocess.PIPE, text=True)
+    held = []
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 8192)), hard))
+    try:
+        assert service.stderr
+        while json.loads(service.stderr.readline())["event"] != "service-started":
+            pass
+        resource.prlimit(service.pid, resource.RLIMIT_NOFILE, (512, 512))
+        held = [connect(address, 30) for _ in range(2000)]
+        job.rename(spool / "job")
+        while json.loads(service.stderr.readline())["event"] != "open-finished":
+            pass
+        assert (spool / "job" / "result.cbor").exists()
+        with connect(address, 30) as stream:
+            stream.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
+            assert stream.recv(100).startswith(b"HTTP/1.1 200 OK")
+        service.terminate()
+        _, said = service.communicate(timeout=60)
+    finally:
+        for stream in held:
+            stream.close()
+        service.kill()
+        service.wait()
+    assert service.returncode == 0
+    assert "Traceback" not in said

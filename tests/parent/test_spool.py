@@ -293,7 +293,7 @@ class Files:
 
 
 @contextlib.contextmanager
-def answering(path: Path, result: bytes) -> Iterator[Unix]:
+def answering(path: Path, result: bytes, receipt: bytes) -> Iterator[Unix]:
     """An enclave that takes one request of two bid files and answers with these bytes."""
     address = Unix(path)
     with listen(address) as server:
@@ -304,7 +304,7 @@ def answering(path: Path, result: bytes) -> Iterator[Unix]:
                 connection.settimeout(10)
                 while (frame := wire.read_frame(connection)) and frame.body.get("part") != "bid:buyer-2":
                     pass
-                wire.write_frame(connection, wire.Frame(1, "result", {"result": result, "receipt": b"r"}))
+                wire.write_frame(connection, wire.Frame(1, "result", {"result": result, "receipt": receipt}))
                 while connection.recv(65536):
                     pass
 
@@ -315,14 +315,24 @@ def answering(path: Path, result: bytes) -> Iterator[Unix]:
         assert not thread.is_alive()
 
 
-def test_a_result_of_another_seal_is_no_result(auction: Auction, tmp_path: Path) -> None:
-    """What would be kept and published for ever is of this manifest and of this very seal."""
-    bids = dict.fromkeys(auction.files)
-    for seal, good in ((auction.seal.digest, True), (bytes(48), False)):
-        data = rules.result(auction.manifest, seal, bids).encode()
-        with answering(tmp_path / "in.sock", data) as address, contextlib.ExitStack() as refused:
-            if not good:
-                refused.enter_context(pytest.raises(EnclaveFailed, match="another seal"))
+@pytest.mark.parametrize(
+    ("change", "receipt", "refusal"),
+    [
+        ("", b"r", None),
+        ("seal", b"r", "another seal"),
+        ("", b"", "does not parse"),
+        ("", bytes(40_000), "does not parse"),
+    ],
+)
+def test_what_is_kept_is_of_this_seal_and_can_be_read_again(
+    auction: Auction, tmp_path: Path, change: str, receipt: bytes, refusal: str | None
+) -> None:
+    """What would be kept and published for ever is of this manifest and of this very seal, in one file."""
+    seal = bytes(48) if change else auction.seal.digest
+    data = rules.result(auction.manifest, seal, dict.fromkeys(auction.files)).encode()
+    with answering(tmp_path / "in.sock", data, receipt) as address:
+        expected = pytest.raises(EnclaveFailed, match=refusal) if refusal else contextlib.nullcontext()
+        with expected:
             file = open_auction(
                 auction.manifest,
                 auction.seals(),
@@ -332,7 +342,7 @@ def test_a_result_of_another_seal_is_no_result(auction: Auction, tmp_path: Path)
                 source=Files(auction),
                 credentials=Credentials("a", "b", "c"),
             )
-            assert file.result == data
+            assert messages.ResultFile.decode(file.encode()).result == data
 
 
 class Huge:
