@@ -122,6 +122,7 @@ def test_the_reader_notices_what_it_must(tmp_path: Path) -> None:
     for text in (
         "```\n$ verify receipt result.cbor\n```\n",
         "    verify receipt result.cbor\n",
+        "```sh\n$ gpg --version\n```\n",
         "```console\n$ true\n```\n\nText.\n\n*Not run by a test: nobody knows.*\n",
     ):
         page.write_text(text)

@@ -65,8 +65,10 @@ def commands_in(lines: list[str]) -> tuple[Command, ...]:
 
 
 def is_command(line: str) -> bool:
-    """Whether a line of a page begins with a program that the guides use."""
-    words = line.strip().removeprefix("$ ").removeprefix(".venv/bin/").split()
+    """Whether a line of a page is typed: it begins with `$ `, or with a program that the guides use."""
+    if line.strip().startswith("$ "):
+        return True
+    words = line.strip().removeprefix(".venv/bin/").split()
     return len(words) > 1 and words[0] in PROGRAMS + OTHERS
 
 
