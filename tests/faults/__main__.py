@@ -1,14 +1,22 @@
-"""``python -m faults``: many runs, each under the faults that its seed gives; ``--seed N`` replays one."""
+"""``python -m faults``: many runs, each under the faults that its seed gives; ``--seed N`` replays one.
+
+With ``--host`` on the software host: real processes, real services, a real image.
+"""
 
 from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
-from faults.harness import attempt, describe, world
+from coattest_build import builder
+from faults import harness, host, host_run
+from support.running_enclave import ROOT
 
 
 def main() -> int:
@@ -18,44 +26,66 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--jobs", type=int, default=1, help="processes side by side")
     parser.add_argument("--seed", type=int, help="replay this one and say what happened")
+    parser.add_argument("--host", action="store_true", help="on the software host")
+    parser.add_argument("--host-runs", type=int, default=0, help="after these, so many on the software host")
+    parser.add_argument("--image", type=Path, help="the image for it; by default this checkout's is built")
     chosen = parser.parse_args()
+    code = _one_kind(chosen)
+    if chosen.host_runs and chosen.seed is None:
+        chosen.host, chosen.runs = True, chosen.host_runs
+        code = max(code, _one_kind(chosen))
+    return code
+
+
+def _one_kind(chosen: argparse.Namespace) -> int:
+    """Runs with the doubles, or on the software host."""
+    with contextlib.ExitStack() as stack:
+        if chosen.host and not chosen.image:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="coattest-image-")))
+            builder.build(ROOT, folder, profiles=["local"])
+            chosen.image = folder / "image.local.eif"
+        if chosen.jobs > 1 and chosen.seed is None:
+            return _side_by_side(chosen)
+        return _run(chosen)
+
+
+def _run(chosen: argparse.Namespace) -> int:
+    """The runs in this process."""
     seeds = range(chosen.first, chosen.first + chosen.runs) if chosen.seed is None else [chosen.seed]
-    if chosen.jobs > 1 and chosen.seed is None:
-        return _side_by_side(chosen.first, chosen.runs, chosen.jobs)
     started, failed = time.monotonic(), []
     endings: collections.Counter[str] = collections.Counter()
-    with world() as here:
+    kills: collections.Counter[str] = collections.Counter()
+    with host.world(chosen.image) if chosen.host else harness.world() as here:
         for seed in seeds:
-            run, broken = attempt(here, seed)
-            first = run.outcomes[0] if run.outcomes else None
-            if first:
-                kind = (
-                    "killed"
-                    if first.code < 0
-                    else "result"
-                    if first.code == 0
-                    else first.answer.get("reason", "?")
-                )
-                endings[kind] += 1
+            run, broken = (host_run if chosen.host else harness).attempt(here, seed)
+            if run.outcomes:
+                endings[run.outcomes[0].kind] += 1
+            if chosen.host:
+                kills.update(f"{kill.victim} at {kill.kind}" for kill in run.fired)
             if broken:
                 failed.append(seed)
                 print(f"seed {seed}: {broken}", flush=True)
             if broken or chosen.seed is not None:
-                print(describe(run), flush=True)
+                print((host_run if chosen.host else harness).describe(run), flush=True)
     ended = ", ".join(f"{count} {kind}" for kind, count in endings.most_common())
     print(f"{len(seeds)} runs in {time.monotonic() - started:.0f} s; the openings under faults: {ended}")
+    if kills:
+        print("killed: " + ", ".join(f"{count} {kind}" for kind, count in sorted(kills.items())))
     if failed:
         print(f"{len(failed)} broken; replay with --seed: {' '.join(map(str, failed))}")
     return 1 if failed else 0
 
 
-def _side_by_side(first: int, runs: int, jobs: int) -> int:
+def _side_by_side(chosen: argparse.Namespace) -> int:
     """The same runs in several processes, each with a world of its own."""
-    each = -(-runs // jobs)
-    command = (sys.executable, "-m", "faults", "--first")
+    each = -(-chosen.runs // chosen.jobs)
+    command = [sys.executable, "-m", "faults"]
+    command += ["--host", "--image", str(chosen.image)] if chosen.host else []
     running = [
-        subprocess.Popen([*command, str(start), "--runs", str(min(each, first + runs - start))])
-        for start in range(first, first + runs, each)
+        subprocess.Popen(
+            [*command, "--first", str(start), "--runs", str(min(each, chosen.first + chosen.runs - start))]
+        )
+        for start in range(chosen.first, chosen.first + chosen.runs, each)
     ]
     return max(abs(process.wait()) for process in running)
 

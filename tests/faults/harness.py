@@ -14,36 +14,32 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from coattest_enclave import messages
 from coattest_parent.courier import LOCAL_KMS
 from coattest_parent.proxy import kms_allow_list
 from coattest_parent.publish import Sealed
+from faults.invariants import (
+    Broken,
+    Outcome,
+    documented,
+    events_only,
+    losing_amounts,
+    no_secret,
+    nothing_half_written,
+    one_right_result,
+    require,
+    result_in,
+    right_outcomes,
+)
 from faults.link import Link
 from faults.schedule import Schedule
 from support.fake_nsm import FakeNsm
 from support.fault_cloud import SECRET, FaultCloud
 from support.running_enclave import ROOT, Auction, trust_for
-
-CODES = {0, 1, 2, 3}
-"""The documented exit codes (docs/operations.md)."""
-
-REASONS = {
-    1: {"bad-frame", "too-large", "bad-manifest", "bad-seal", "bad-bid-digest", "bad-bid", "kms-denied"}
-    | {"missing-bid", "other-result", "two-results"},
-    3: {"kms-failed", "clock", "internal", "enclave-failed", "bad-frame", "unreachable", "timeout", "stopped"}
-    | {"size-changed", "efbig", "address-in-use", "no-credentials"},
-}
-"""The documented reasons by exit code; AWS's own codes beside them, see AWS_CODES."""
-
-AWS_CODES = {"AccessDenied", "RequestTimeTooSkewed", "ExpiredToken", "InternalError", "SlowDown"} | {
-    "InternalFailure", "PreconditionFailed", "400", "403", "412", "500", "503"
-}  # fmt: skip
 
 START = """
 import sys
@@ -57,25 +53,6 @@ sys.exit(main(Path(sys.argv[1])))
 
 TIMEOUT = 60.0
 """Seconds that any one opening may take here."""
-
-
-class Broken(AssertionError):
-    """Something that must hold does not."""
-
-
-def require(holds: object, what: str) -> None:
-    """Raise Broken unless it holds."""
-    if not holds:
-        raise Broken(what)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How one opening ended: its exit code (negative: a signal's number), its answer, its seconds."""
-
-    code: int
-    answer: dict[str, Any]
-    seconds: float
 
 
 class World:
@@ -133,7 +110,7 @@ class World:
             said = self.enclave.stdout.read()
             self.enclave.stdout.close()
             self.enclave.wait()
-            require(not any(secret in said for secret in self.secrets), "a secret on the console")
+            no_secret(said, self.secrets, "the console")
         self.enclave = None
 
     @property
@@ -209,8 +186,7 @@ class Run:
             fresh = self._open(out=self.directory / "fresh.cbor", seconds=5.0)
             require(fresh.code == 0, f"a fresh opening failed: {fresh.answer}")
             self._result((self.directory / "fresh.cbor").read_bytes())
-        require(len(set(self.results)) == 1, "two different results of one seal")
-        require(messages.Result.decode(self.results[0]).lots == self._expected(), "not the right result")
+        one_right_result(self.results, right_outcomes(self.amounts, schedule.rule))
 
     @contextlib.contextmanager
     def _faults(self) -> Iterator[dict[str, Any]]:
@@ -218,6 +194,8 @@ class Run:
         cloud, place, other = world.cloud, schedule.place, schedule.other
         for service, faults in (("s3", schedule.s3), ("kms", schedule.kms), ("sts", schedule.sts)):
             cloud.faults[service].extend(faults)
+        keys = (buyer.kms for buyer in self.auction.manifest.buyers)
+        cloud.throttled.update(dict(zip(keys, schedule.throttled, strict=True)))
         world.link.fault, world.link.offset, world.link.seed = (
             schedule.link, schedule.offset, schedule.seed
         )  # fmt: skip
@@ -290,14 +268,8 @@ class Run:
             kept = self.world.cloud.objects.get(path)
             require(kept == self.auction.files[buyer], "a bid was lost or changed")
         if not (killed and outcome.code == -signal.SIGKILL):
-            require(outcome.code in CODES, f"exit {outcome.code}: {outcome.answer}")
-            left = [path.name for path in self.directory.glob(f".{self.out.name}.*")]
-            require(not left, f"left behind: {left}")
-        if outcome.code > 0:
-            reason, text = outcome.answer["reason"], outcome.answer["error"]
-            known = REASONS.get(outcome.code, set()) | (AWS_CODES if outcome.code == 3 else set())
-            require(reason in known, f"an undocumented reason: {outcome.code} {reason}: {text}")
-            require(text and "\n" not in text and len(text) < 700, f"not one line: {text!r}")
+            documented(outcome)
+            nothing_half_written(self.out)
         if self.out.exists():
             self._result(self.out.read_bytes())
         if published := self.world.cloud.objects.get("/results/spring.cbor"):
@@ -308,34 +280,16 @@ class Run:
         self._log()
 
     def _result(self, content: bytes) -> None:
-        file = self.sealed.is_of(content)
-        require(file, "what is at the result's place is not this auction's result")
-        assert file
-        self.results.append(file.result)
+        self.results.append(result_in(self.sealed, content))
 
     def _log(self) -> None:
         log = (self.directory / "log.jsonl").read_bytes()
         words = log + b"".join(json.dumps(outcome.answer).encode() for outcome in self.outcomes)
-        amounts = {amounts[0] for amounts in self.amounts.values()}
-        amounts |= {amounts[-1] for amounts in self.amounts.values()}
-        secrets = {*self.world.secrets, *(str(amount).encode() for amount in amounts)}
+        secrets = {*self.world.secrets, *losing_amounts(self.amounts)}
         secrets |= {wrapped.data_key.hex().encode() for wrapped in self.world.cloud.kms.keys.values()}
-        require(not any(secret in words for secret in secrets), "a secret in the log or in an error")
-        # A log that was cut by a full disk or a kill may end in half a line.
-        whole = log.rpartition(b"\n")[0].splitlines()
-        for line in whole if self.schedule.other != "disk" else ():
-            require(set(json.loads(line)) >= {"time", "event"}, f"not an event: {line!r}")
-
-    def _expected(self) -> messages.Outcomes:
-        """The outcomes by the words of the rule, written without the enclave's code."""
-        from support.auctions import outcomes
-
-        priced = self.schedule.rule == "second-price"
-        pairs: list[tuple[str, messages.Outcome]] = []
-        for lot in range(self.schedule.lots):
-            offers = sorted((self.amounts[name][lot], name) for name in self.amounts)
-            pairs.append((f"lot-{lot + 1}", messages.Won(offers[-1][1], offers[-2][0] if priced else None)))
-        return outcomes(sorted(self.amounts), pairs, priced=priced)
+        no_secret(words, secrets, "the log or an error")
+        if self.schedule.other != "disk":  # a full disk cuts lines too
+            events_only(log)
 
     @contextlib.contextmanager
     def _later(self, seconds: float, action: Any) -> Iterator[None]:

@@ -1,20 +1,48 @@
-"""A line between parent and enclave that cuts, garbles or slows what goes over it, once."""
+"""A line between parent and enclave that cuts, garbles or slows what goes over it, once, or counts frames."""
 
 from __future__ import annotations
 
 import contextlib
 import random
 import socket
+import struct
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
-class Link:
-    """Listens on ``near`` and forwards to ``far``; a context manager. ``fault`` is one of schedule.LINK."""
+class Frames:
+    """Where frames begin in one direction of a stream that comes in pieces of any length."""
 
-    def __init__(self, near: Path, far: Path) -> None:
+    def __init__(self) -> None:
+        self._head, self._left = b"", 0
+
+    def cut(self, data: bytes) -> Iterator[tuple[bool, bytes]]:
+        """``data`` in pieces of at most one frame: whether a frame begins with it, and the piece."""
+        while data:
+            begins = not self._head and not self._left
+            if self._left:
+                size = min(self._left, len(data))
+                self._left -= size
+            else:
+                size = min(4 - len(self._head), len(data))
+                self._head += data[:size]
+                if len(self._head) == 4:
+                    (self._left,), self._head = struct.unpack(">I", self._head), b""
+            yield begins, data[:size]
+            data = data[size:]
+
+
+class Link:
+    """Listens on ``near`` and forwards to ``far``; a context manager. ``fault`` is one of schedule.LINK.
+
+    ``step`` is called before each frame goes on, either way; what it does to the parties is done by then.
+    """
+
+    def __init__(self, near: Path, far: Path, step: Callable[[], object] | None = None) -> None:
         self.fault, self.offset, self.seed = "", 0, 0
+        self._step = step
         self._far = far
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(str(near))
@@ -51,7 +79,7 @@ class Link:
     def _pump(self, source: socket.socket, sink: socket.socket, way: str, fault: str) -> None:
         kind, _, direction = fault.partition("-")
         here = direction == way
-        moved = 0
+        moved, frames = 0, Frames()
         with contextlib.suppress(OSError):
             while data := source.recv(16384):
                 if kind == "slow":
@@ -66,7 +94,13 @@ class Link:
                     if kind == "flip":
                         data = data[:place] + bytes([data[place] ^ 0x10]) + data[place + 1 :]
                 moved += len(data)
-                sink.sendall(data)
+                if self._step is None:
+                    sink.sendall(data)
+                    continue
+                for begins, piece in frames.cut(data):
+                    if begins:
+                        self._step()
+                    sink.sendall(piece)
         for stream, how in ((sink, socket.SHUT_WR), (source, socket.SHUT_RD)):
             with contextlib.suppress(OSError):
                 stream.shutdown(how)

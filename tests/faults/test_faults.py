@@ -35,6 +35,7 @@ def test_a_schedule_is_its_seeds_alone_and_together_they_have_every_fault() -> N
         *itertools.chain.from_iterable((s.s3 + s.kms + s.sts + (s.link, s.place, s.other)) for s in schedules)
     }
     assert seen >= {*S3, *KMS, *STS, *LINK, *PLACES, *OTHER}
+    assert any(min(schedule.throttled) > 0 for schedule in schedules)
 
 
 def test_the_harness_notices_a_result_that_was_changed(here: World) -> None:

@@ -2,7 +2,8 @@
 
 KMS's answers are FakeKms's (unsigned documents); S3 has PUT (also If-None-Match), HEAD and GET. Session
 tokens are counted, and one can be declared expired. Its faults are taken one by one, in the order in which
-requests come; objects in ``refused`` (by path) are denied until they are taken out.
+requests come; objects in ``refused`` (by path) are denied until they are taken out, and a key in
+``throttled`` is refused so many Decrypts.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import socket
 import ssl
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from pathlib import Path
 from typing import IO, Any
 
@@ -48,6 +49,7 @@ class FaultCloud:
         self.kms._server.server_close()
         self.objects: dict[str, bytes] = {}
         self.faults: dict[str, deque[str]] = {"s3": deque(), "kms": deque(), "sts": deque()}
+        self.throttled: Counter[str] = Counter()
         self.tokens = 0
         self.expired: set[str] = set()
         self.calls: list[str] = []
@@ -99,6 +101,7 @@ class FaultCloud:
         """No faults, and every credential is good again."""
         for waiting in self.faults.values():
             waiting.clear()
+        self.throttled.clear()
         self.expired.clear()
         self.refused.clear()
         self.down = False
@@ -137,6 +140,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _kms(self, content: bytes) -> None:
         self.owner.calls.append("kms")
+        key = json.loads(content)["KeyId"]
+        if self.owner.throttled[key] > 0:
+            self.owner.throttled[key] -= 1
+            return self._json(*KMS_ERRORS["throttled"])
         fault = self.owner.fault("kms")
         if fault.startswith("expire") or self.headers.get("X-Amz-Security-Token") in self.owner.expired:
             self.owner.expired.add(self.headers["X-Amz-Security-Token"])
