@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import lzma
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -138,6 +139,17 @@ def test_what_is_pinned_can_stay(world: World) -> None:
     }
     assert world.run("--check", "--keep").returncode == 0
     assert world.run("--check").returncode == 1, "without it everything is the newest"
+
+
+def test_a_package_that_is_used_for_more_is_not_shown_as_moved(world: World) -> None:
+    """The version is the same before and after, and the table says what is not."""
+    assert world.run().returncode == 0
+    text = (world.source / image.IMAGE_FILE).read_text()
+    (world.source / image.IMAGE_FILE).write_text(text.replace('"libexpat1", ', '"libexpat1", "bc", '))
+    shown = world.run()
+    assert shown.returncode == 0
+    assert re.search(r"bc +\S +1\.0-1 +\S +1\.0-1 \(other use or bytes\)", shown.stdout), shown.stdout
+    assert {package.name: package.use for package in world.lock.packages}["bc"] == ("runtime", "toolchain")
 
 
 def test_an_index_that_its_release_file_does_not_list_is_refused(world: World) -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from coattest_build import builder, cpio, eif, image, rootfs, wheels
+from coattest_build import builder, container, cpio, eif, image, rootfs, wheels
 from coattest_build import lock as locks
 from coattest_build import source as sources
 from coattest_build.errors import UsageError
-from coattest_build.image import IMAGE_FILE, BadImageFile, ImageSpec, Wheels
+from coattest_build.image import IMAGE_FILE, BadImageFile, Bytecode, ImageSpec, Wheels
 from coattest_build.lock import BadLock
 from coattest_build.progress import Quiet
 from coattest_build.unpack import Tree
@@ -164,6 +164,20 @@ def test_wheels_that_no_image_file_asks_for_are_not_pinned(tmp_path: Path) -> No
     wheel = locks.LockedWheel("a", "1", "a-1-py3-none-any.whl", 1, "0" * 64)
     with pytest.raises(BadLock, match=f"does not agree with {IMAGE_FILE} on a 1"):
         wheels.check_pins(dataclasses.replace(locked, wheels=(wheel,)), source, None)
+
+
+def test_modules_are_compiled_where_image_toml_says_so_only(tmp_path: Path) -> None:
+    """No folders, no command, on either route; a folder or interpreter that is not there is named."""
+    assert rootfs.compile_commands(Bytecode("usr/bin/python3.11", (), ())) == ()
+    ((folders, command),) = rootfs.compile_commands(Bytecode("usr/bin/python3.11", (), ("usr/lib/a",)))
+    assert (folders, command[0], command[-1]) == (("usr/lib/a",), "/usr/bin/python3.11", "/usr/lib/a")
+    assert "compileall" not in container.driver(image.parse(TEXT), None)
+    for name in ("bin", "lib"):
+        (tmp_path / "usr" / name).mkdir(parents=True)
+    for missing in ("usr/bin/python3.11", "usr/lib/a"):
+        with pytest.raises(UsageError, match=f"there is no {missing}"):
+            rootfs.compile_modules(Bytecode("usr/bin/python3.11", ("usr/lib/a",), ()), tmp_path)
+        (tmp_path / missing).touch()
 
 
 @pytest.mark.image

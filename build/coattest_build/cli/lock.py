@@ -52,7 +52,8 @@ def lock(*, source: Path, mirror: str | None, keep: bool, check: bool, as_json: 
     elif moves:
         table = Table("input", "before", "after")
         for move in moves:
-            table.add_row(move.name, move.before or "-", move.after or "-")
+            same = " (other use or bytes)" if move.before == move.after else ""
+            table.add_row(move.name, move.before or "-", f"{move.after or '-'}{same}")
         out().print(table)
     else:
         out().print(f"{path}: {len(made.packages) + len(made.wheels)} inputs, nothing moved")

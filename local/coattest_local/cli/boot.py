@@ -89,7 +89,8 @@ def liveness(client: EnclaveClient, nonce: bytes) -> bytes:
     try:
         return client.alive(nonce)
     except (EnclaveFailed, ChannelFailure) as error:
-        raise type(error)(error.what, where=error.where, hint=OTHER_PAYLOAD, reason=error.reason) from error
+        error.hint = OTHER_PAYLOAD
+        raise
 
 
 def _show(report: BootReport, enclave: QemuEnclave) -> None:
