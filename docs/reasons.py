@@ -205,8 +205,6 @@ class Codes:
                     self._made(source, kind, values.get(name) or starred(node), about)
         elif "reason" in given:
             called = ast.unparse(node.func)
-            if (called, ast.unparse(given["reason"])) == ("type(error)", "error.reason"):
-                return  # the same error again, with another hint
             if (source.name, called) not in CHOSEN and called.rpartition(".")[2] not in NO_CODE:
                 raise Unknown(f"{source.name}, line {node.lineno}: {called} is given a reason")
             for name in CHOSEN.get((source.name, called), ()):
