@@ -26,7 +26,10 @@ from coattest_verify.shell import CoattestError, from_os_error
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """How an enclave and AWS are reached: address strings as ``open_sealed`` takes them."""
+    """How an enclave and AWS are reached: address strings as ``open_sealed`` takes them.
+
+    With ``role_arn`` that role does everything: it reads the bids, decrypts, and puts the result.
+    """
 
     enclave: str
     proxy: str | None
@@ -115,5 +118,11 @@ def finish(
 
 
 def _published(sealed: Sealed, file: messages.ResultFile, uri: str, way: Way, retry: Retry) -> bool:
+    """Put the result with the rights that it was opened with: those of the role, where one is assumed."""
     region = region_of(sealed.manifest.buyers[0].kms)
-    return retry.call(lambda: publish(sealed, file, uri, way.aws.renewed(), region))
+
+    def attempt() -> bool:
+        aws = way.aws.renewed()
+        return publish(sealed, file, uri, aws.assume(way.role_arn, region) if way.role_arn else aws, region)
+
+    return retry.call(attempt)

@@ -167,8 +167,22 @@ def test_an_auction_from_keys_to_receipt(world: World) -> None:
     assert plans[0]["bids"]["buyer-1"] == plans[1]["bids"]["buyer-1"]
     s3 = world.cloud.services.client("s3", "service")
     s3.create_bucket(Bucket="results", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
-    opened, _ = world.open("spring", "--wait", "--publish", "s3://results/spring.cbor")
-    assert opened["verified"] is False
+    place = ("--publish", "s3://results/spring.cbor")
+    # The role that decrypts is the one that publishes: who called it may put the object, and it may not.
+    refused, _ = world.open("spring", "--wait", *place, "--retry-for", "0", expect=3)
+    assert refused["reason"] == "AccessDenied"
+    rights = {
+        "Effect": "Allow",
+        "Action": ["s3:GetObject", "s3:PutObject"],
+        "Resource": "arn:aws:s3:::results/*",
+    }
+    world.cloud.services.client("iam", "service").put_role_policy(
+        RoleName="coattest-parent",
+        PolicyName="publish",
+        PolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [rights]}),
+    )
+    opened, _ = world.open("spring", *place)
+    assert (opened["resumed"], opened["verified"]) == (True, False)
     published = s3.get_object(Bucket="results", Key="spring.cbor")["Body"].read()
     assert published == (world.folder / "spring.result").read_bytes()
     verified, prose = world.receipt("spring", "--html", "spring.html")
