@@ -51,6 +51,12 @@ class LiveMismatch(FoundFalse):
     default_reason = "live-document"
 
 
+class Expired(FoundFalse):
+    """The decision is none any more: its quorum.toml has expired."""
+
+    default_reason = "no-decision"
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What ``apply`` would do."""
@@ -75,17 +81,22 @@ class Live:
     enclave: Enclave
 
 
-def require_target(decision: Decision, target: str) -> None:
-    """Only the local target exists so far, and only local decisions fit it."""
-    if target != "local":
-        raise UsageError(
-            f"target {target!r} is not there yet", hint="use --target local", reason="bad-target"
-        )
+def require_local_profile(decision: Decision) -> None:
+    """Raise UsageError for a decision that the software host cannot run: its documents are not AWS's."""
     if decision.profile != "local":
         raise UsageError(
             f"a decision of profile {decision.profile!r} cannot run on the software host",
             hint="use --profile local",
             reason="bad-profile",
+        )
+
+
+def require_in_force(decision: Decision, now: datetime) -> None:
+    """Raise Expired at the day that the decision's quorum.toml names, also when a command began before it."""
+    if now >= decision.expires:
+        raise Expired(
+            f"the decision expired at {decision.expires.isoformat()}",
+            hint="the operators sign a newer quorum.toml",
         )
 
 
@@ -162,6 +173,7 @@ def check_live(
 
     ``get`` asks for the document where the enclave is elsewhere. What the runner says of it must agree too.
     """
+    require_in_force(decision, now())
     require_plain(enclave)
     require_described(enclave, decision)
     if get is None and decision.profile == "local":

@@ -158,12 +158,19 @@ def test_an_image_that_does_not_run_is_an_error_with_its_reason(tmp_path: Path, 
 
 
 def test_only_a_local_decision_fits_the_local_target(decided: Decision) -> None:
-    """The aws profile cannot run on the software host, and no other target is there yet."""
-    deployment.require_target(decided, "local")
+    """The aws profile cannot run on the software host."""
+    deployment.require_local_profile(decided)
     with pytest.raises(UsageError, match="profile"):
-        deployment.require_target(dataclasses.replace(decided, profile="aws"), "local")
-    with pytest.raises(UsageError, match="target"):
-        deployment.require_target(decided, "aws")
+        deployment.require_local_profile(dataclasses.replace(decided, profile="aws"))
+
+
+def test_a_decision_that_expires_meanwhile_is_none(decided: Decision) -> None:
+    """The day in quorum.toml counts when the enclave is asked, not only when the command began."""
+    last = decided.expires - timedelta(seconds=1)
+    deployment.require_in_force(decided, last)
+    with pytest.raises(deployment.Expired, match="expired at") as refused:
+        deployment.require_in_force(decided, decided.expires)
+    assert refused.value.exit_code == 1
 
 
 def run(folder: Path, *arguments: str, expect: int = 0) -> dict[str, Any]:

@@ -88,7 +88,7 @@ def plan(**given: Any) -> None:
         return
     local_options(given)
     decided = authority.decision
-    deployment.require_target(decided, given["target"])
+    deployment.require_local_profile(decided)
     made = deployment.make_plan(
         decided,
         given["image"],
@@ -125,7 +125,7 @@ def apply(**given: Any) -> None:
         apply_plan(authority, given)
         return
     local_options(given)
-    deployment.require_target(authority.decision, given["target"])
+    deployment.require_local_profile(authority.decision)
     live = deployment.apply(
         authority.decision,
         given["image"],
