@@ -38,6 +38,10 @@ CONNECT_TIMEOUT = 10
 READ_TIMEOUT = 60
 """Seconds to wait for bytes of a reply."""
 
+THROTTLED = frozenset({"Throttling", "ThrottlingException", "RequestLimitExceeded", "SlowDown"})
+FORBIDDEN = frozenset({"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "403"})
+"""Codes for one thing in CloudFormation, KMS and SSM, EC2 and S3 (each one's "Common errors")."""
+
 SESSION_SECONDS = 3600
 """Life of an assumed role's session: the longest that a chained role may have."""
 
@@ -156,6 +160,17 @@ class AwsFailure(EnvironmentFailure):
     default_reason = "aws"
 
 
+def _hint(code: str, operation: str) -> str | None:
+    """What to do about the failures that a caller meets most."""
+    if code in THROTTLED:
+        return f"AWS takes fewer requests than were made, also after {ATTEMPTS} attempts: wait and try again"
+    if code in FORBIDDEN:
+        # S3's message does not name the action, and HeadObject is none: it is GetObject and ListBucket.
+        named = {"HeadObject": "s3:GetObject and s3:ListBucket", "PutObject": "s3:PutObject"}
+        return f"these credentials lack {named.get(operation, f'the right that {operation} needs')}"
+    return None
+
+
 @contextlib.contextmanager
 def aws_errors(where: str) -> Iterator[None]:
     """Turn botocore's errors into AwsFailure, with AWS's own code in the text."""
@@ -165,7 +180,10 @@ def aws_errors(where: str) -> Iterator[None]:
         reply = error.response.get("Error", {})
         code = reply.get("Code", "Unknown")
         raise AwsFailure(
-            f"{error.operation_name}: {code}: {reply.get('Message', '')[:300]}", where=where, reason=code
+            f"{error.operation_name}: {code}: {reply.get('Message', '')[:300]}",
+            where=where,
+            hint=_hint(code, error.operation_name),
+            reason=code,
         ) from error
     except NoCredentialsError as error:
         raise AwsFailure(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import email
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -146,11 +148,85 @@ def test_the_parent_is_closed(release: Release) -> None:
     instance = resources["Parent"]["Properties"]
     assert instance["EnclaveOptions"] == {"Enabled": True}
     assert instance["MetadataOptions"]["HttpTokens"] == "required"
+    assert instance["MetadataOptions"]["HttpPutResponseHopLimit"] == 1
+    assert instance["MetadataOptions"]["InstanceMetadataTags"] == "disabled"
     assert instance["BlockDeviceMappings"][0]["Ebs"]["Encrypted"] is True
+    assert resources["Parent"]["DependsOn"] == ["Carry"]
     group = resources["Closed"]["Properties"]
     assert "SecurityGroupIngress" not in group
     assert [(rule["FromPort"], rule["ToPort"]) for rule in group["SecurityGroupEgress"]] == [(443, 443)]
     assert "KeyName" not in instance
+
+
+@pytest.mark.parametrize("whose", ["service", "buyer"])
+def test_every_bucket_is_private_versioned_encrypted_and_by_tls_only(release: Release, whose: str) -> None:
+    """Each with a policy of its own that denies what does not come by TLS, on the bucket and its objects."""
+    template = (
+        templates.base_template(SETTINGS) if whose == "service" else json.loads(buyers_stack(release))
+    )["Resources"]
+    buckets = {name: item for name, item in template.items() if item["Type"] == "AWS::S3::Bucket"}
+    assert len(buckets) == (2 if whose == "service" else 1)
+    for name, bucket in buckets.items():
+        found = bucket["Properties"]
+        assert set(found["PublicAccessBlockConfiguration"].values()) == {True}
+        assert len(found["PublicAccessBlockConfiguration"]) == 4
+        assert found["VersioningConfiguration"] == {"Status": "Enabled"}
+        assert found["OwnershipControls"] == {"Rules": [{"ObjectOwnership": "BucketOwnerEnforced"}]}
+        assert "BucketEncryption" in found
+        (policy,) = [
+            item["Properties"]["PolicyDocument"]
+            for item in template.values()
+            if item["Type"] == "AWS::S3::BucketPolicy" and item["Properties"]["Bucket"] == {"Ref": name}
+        ]
+        (deny,) = [item for item in policy["Statement"] if item["Effect"] == "Deny"]
+        assert deny["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
+        assert (deny["Action"], deny["Principal"]) == ("s3:*", {"AWS": "*"})
+        assert deny["Resource"] == [{"Fn::GetAtt": [name, "Arn"]}, {"Fn::Sub": f"${{{name}.Arn}}/*"}]
+        allowed = [item for item in policy["Statement"] if item["Effect"] == "Allow"]
+        assert [(item["Principal"], item["Action"]) for item in allowed] == (
+            [] if whose == "service" else [({"AWS": [SETTINGS.role_arn]}, "s3:GetObject")]
+        )
+
+
+def test_only_ec2_takes_the_role_and_every_log_has_an_end() -> None:
+    """The trust policy names one service and nothing else; log groups keep a year."""
+    resources = templates.base_template(SETTINGS)["Resources"]
+    (trust,) = resources["ParentRole"]["Properties"]["AssumeRolePolicyDocument"]["Statement"]
+    assert trust == {
+        "Effect": "Allow",
+        "Principal": {"Service": "ec2.amazonaws.com"},
+        "Action": "sts:AssumeRole",
+    }
+    groups = [item for item in resources.values() if item["Type"] == "AWS::Logs::LogGroup"]
+    assert [item["Properties"]["RetentionInDays"] for item in groups] == [365, 365]
+    (logs,) = [item for item in statements(resources) if item.get("Sid") == "WriteLogs"]
+    assert all(
+        "${AWS::AccountId}:log-group:/coattest/spring/" in each["Fn::Sub"] for each in logs["Resource"]
+    )
+
+
+def test_the_instances_start_runs_again_after_a_change(tmp_path: Path) -> None:
+    """cloud-init is told to run it at every boot: CloudFormation restarts the same instance for new user
+    data."""
+    text = templates.main_template(VARIANTS["all"])["Resources"]["Parent"]["Properties"]["UserData"]
+    message = email.message_from_string(text["Fn::Base64"]["Fn::Sub"])
+    config, script = message.get_payload()
+    assert [part.get_content_type() for part in (config, script)] == [
+        "text/cloud-config",
+        "text/x-shellscript",
+    ]
+    assert config.get_payload().splitlines() == [
+        "#cloud-config",
+        "cloud_final_modules:",
+        "  - [scripts-user, always]",
+    ]
+    assert script.get_payload().rstrip("\n") == user_data(VARIANTS["all"]).rstrip("\n")
+    lines = user_data(VARIANTS["all"]).splitlines()
+    # What runs already gets the programs that were just installed.
+    assert lines.index(f"systemctl try-restart {PROXY} {COURIER}") > lines.index("systemctl daemon-reload")
+    path = tmp_path / "user-data.sh"
+    path.write_text("\n".join(lines))
+    assert subprocess.run(["bash", "-n", str(path)], check=False, timeout=60).returncode == 0
 
 
 def test_the_role_may_compare_what_it_finds_at_a_results_place() -> None:
@@ -182,6 +258,29 @@ def test_the_role_decrypts_with_the_reported_keys_only_and_never_without_an_atte
         if item.get("Action") == ["kms:Decrypt"]
     ]
     assert decrypt["Resource"] == {"Ref": "BuyerKeys"}
+    (fetch,) = [
+        item for item in statements(templates.main_template(settings)) if item.get("Sid") == "FetchBids"
+    ]
+    assert fetch["Condition"] == {"StringEquals": {"aws:ResourceAccount": {"Ref": "BuyerAccounts"}}}
+    for name in ("BuyerAccounts", "BuyerKeys", "BidObjects"):
+        pattern = templates.main_template(settings)["Parameters"][name]["AllowedPattern"]
+        assert all(re.fullmatch(pattern, item) for item in given[name].split(","))
+        for wide in (
+            "*",
+            "arn:aws:s3:::*",
+            "arn:aws:kms:eu-central-1:222233334444:key/*",
+            "arn:aws:s3:::a/b",
+        ):
+            assert not re.fullmatch(pattern, wide)
+    # The same document with its parameters in is what drift detection is compared with.
+    (attached,) = templates.attached(given)
+    resolved = [(item["Resource"], item["Action"]) for item in attached["PolicyDocument"]["Statement"]]
+    assert resolved == [
+        ([report.kms for report in plan.reports], ["kms:Decrypt"]),
+        (given["BidObjects"].split(","), ["s3:GetObject"]),
+    ]
+    assert attached["PolicyName"] == "parent-carry"
+    assert templates.attached({}) == []
     assert decrypt["Condition"] == {"Null": {"kms:RecipientAttestation:ImageSha384": "false"}}
 
 

@@ -303,7 +303,7 @@ def test_nitro_clis_answer_is_read_strictly() -> None:
     assert dict(found.pcrs)[2] == "2" * 96
     assert parse_enclaves("[]") == {}
     for change in (
-        {"State": "TERMINATING"},
+        {"State": "EMPTY"},
         {"Measurements": {}},
         {"Measurements": {**PCRS, "PCR0": "0" * 95}},
         {"EnclaveCID": "16"},

@@ -29,7 +29,9 @@ MAX_REPORT = 16 * 1024
 DECISIONS_MAX = 8
 """Decisions that a key may admit at a time; two during an upgrade."""
 
-_KEY = re.compile(r"arn:aws[a-z-]*:kms:([a-z0-9-]{5,32}):(\d{12}):key/[0-9A-Za-z-]{1,64}", re.ASCII)
+_KEY = re.compile(
+    r"arn:aws[a-z-]*:kms:([a-z]{2}(?:-[a-z]{1,12}){1,3}-\d):(\d{12}):key/[0-9A-Za-z-]{1,64}", re.ASCII
+)
 _ROLE = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]{1,512}", re.ASCII)
 _BIDS = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/((?:[A-Za-z0-9!_.'()-]+/)*)", re.ASCII)
 _DIGEST = re.compile(r"[0-9a-f]{64}")

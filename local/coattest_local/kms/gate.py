@@ -17,7 +17,7 @@ from datetime import datetime
 from http.client import responses
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote_to_bytes
+from urllib.parse import parse_qsl, unquote_to_bytes
 
 from moto.moto_server.werkzeug_app import create_backend_app
 
@@ -36,6 +36,7 @@ from coattest_local.kms.s3 import S3Service
 from coattest_local.kms.service import KmsService, Settings
 from coattest_local.kms.ssm import SsmService
 from coattest_local.kms.trail import Trail
+from coattest_verify.shell import write_atomic
 
 MANAGEMENT = ("cloudformation", "ec2")
 SERVICES = ("iam", "kms", "s3", "sts", *MANAGEMENT)
@@ -69,8 +70,10 @@ class Gate:
         clock: Callable[[], datetime],
         directory: Path | None = None,
     ) -> None:
-        """``directory`` may hold a file ``throttle`` that names services whose every request is refused as
-        too many, and holds the folders of pretended instances; without one there is no SSM.
+        """``directory`` may hold a file ``throttle`` with names of services or of their actions
+        (``cloudformation:CreateChangeSet``): such requests are refused as too many, each as often as a number
+        after the name says (``ec2=2``). It may hold the file of ``stack_faults``, and holds the folders of
+        pretended instances; without one there is no SSM.
         """
         self._clock = clock
         self._lock = threading.RLock()
@@ -82,7 +85,7 @@ class Gate:
             "kms": KmsService(settings, forward=self._forward, trail=trail, clock=clock).handle,
             "s3": S3Service(forward=self._forward, clock=clock).handle,
             "sts": identity.handle_sts,
-            **{name: ManagementService(name, self._forward, clock).handle for name in MANAGEMENT},
+            **{name: ManagementService(name, self._forward, clock, directory).handle for name in MANAGEMENT},
         }
         self._throttle = directory / "throttle" if directory else None
         if directory:
@@ -114,14 +117,32 @@ class Gate:
     def _answer(self, request: HttpRequest, claim: sigv4.Claim) -> HttpResponse:
         if claim.service not in self._services:
             raise ServiceError("UnknownService", f"{claim.service} is not emulated", 501)
-        file = self._throttle
-        if file is not None and file.exists() and claim.service in file.read_text().split():
-            raise ServiceError("Throttling", "Rate exceeded", 400)
+        if self._throttled(request, claim.service):
+            code = {"s3": "SlowDown", "ssm": "ThrottlingException", "kms": "ThrottlingException"}
+            raise ServiceError(code.get(claim.service, "Throttling"), "Rate exceeded", 400)
         # moto's back ends are not made for threads; a request is short, a TLS handshake is not and happens
         # elsewhere.
         with self._lock:
             caller = self._authenticate(request, claim)
             return self._services[claim.service](request, caller, claim.region)
+
+    def _throttled(self, request: HttpRequest, service: str) -> bool:
+        """Whether the file has the request's service or action; a number after it counts down."""
+        file = self._throttle
+        if file is None or not file.exists():
+            return False
+        action = request.headers.get("x-amz-target", "").rpartition(".")[2] or dict(
+            parse_qsl(request.body.decode("latin-1"))
+        ).get("Action", "")
+        with self._lock:
+            words = file.read_text().split()
+            for index, word in enumerate(words):
+                name, counted, number = word.partition("=")
+                if name in (service, f"{service}:{action}") and number != "0":
+                    words[index] = f"{name}={int(number) - 1}" if counted else name
+                    write_atomic(file, " ".join(words).encode())
+                    return True
+        return False
 
     def _authenticate(self, request: HttpRequest, claim: sigv4.Claim) -> Caller:
         now, service = self._clock(), claim.service

@@ -8,6 +8,8 @@ refused.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -179,7 +181,13 @@ class S3Service:
         request = path_style(request)
         target = target_of(request)
         owner = owner_of(target.bucket) or caller.principal.account
-        context = keys.caller_keys(caller, region=region, source=request.source, now=self._clock())
+        expected = request.headers.get("x-amz-expected-bucket-owner")
+        if expected is not None and expected != owner:
+            raise ServiceError("AccessDenied", "Access Denied", 403)
+        context: Mapping[str, tuple[str, ...]] = {
+            **keys.caller_keys(caller, region=region, source=request.source, now=self._clock()),
+            "aws:ResourceAccount": (owner,),
+        }
         if target.action == "s3:DeleteObject" and target.key is None:
             # Several objects in one request: allowed only where every object of the bucket is.
             target = replace(target, key="*")
@@ -189,6 +197,7 @@ class S3Service:
             self._authorize_copy(caller, source, context)
         if target.action == "s3:PutBucketPolicy":
             _check_bucket_policy(request.body)
+        _check_digest(request)
         return self._forward("s3", request, owner)
 
     def _authorize(
@@ -231,6 +240,15 @@ def _bucket_policy(bucket: str | None, owner: str) -> Policy | None:
         return None
     policy = s3_backends[owner][PARTITION].buckets[bucket].policy
     return keys.parsed(policy.decode() if isinstance(policy, bytes) else policy) if policy else None
+
+
+def _check_digest(request: HttpRequest) -> None:
+    """Refuse a body that is not that of its SHA-256; chunks with a trailer are moto's to take apart."""
+    given = request.headers.get("x-amz-checksum-sha256")
+    if given is None or "aws-chunked" in request.headers.get("content-encoding", ""):
+        return
+    if base64.b64encode(hashlib.sha256(request.body).digest()).decode() != given:
+        raise ServiceError("BadDigest", "The SHA256 you specified did not match the calculated checksum.")
 
 
 def _check_bucket_policy(body: bytes) -> None:

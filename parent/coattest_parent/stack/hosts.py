@@ -14,6 +14,11 @@ from coattest_parent.runner import Enclave, LocalRunner, require_local
 class EnclaveHost(Protocol):
     """What a rollout needs of the parent instance."""
 
+    @property
+    def on_instance(self) -> bool:
+        """Whether the enclaves are the instance's own, and end with it."""
+        ...
+
     def running(self) -> Mapping[str, Enclave]:
         """The enclaves that run now, by release."""
         ...
@@ -37,6 +42,8 @@ class EnclaveHost(Protocol):
 
 class LocalHost:
     """The software host (or QEMU) in the place of nitro-cli: a directory for each release."""
+
+    on_instance = False
 
     def __init__(self, directory: Path, program: tuple[str, ...] | None = None) -> None:
         self.directory = directory

@@ -15,7 +15,7 @@ from typing import Any
 from coattest_parent.stack import templates
 from coattest_parent.stack.settings import Settings
 from coattest_parent.stack.units import units
-from coattest_parent.stack.userdata import USER_DATA_MAX, user_data
+from coattest_parent.stack.userdata import USER_DATA_MAX, at_every_boot, user_data
 from coattest_verify.authority import Authority
 from coattest_verify.decision import Decision
 from coattest_verify.remeasure import check_image
@@ -49,6 +49,12 @@ class WrongRole(FoundFalse):
     """A buyer's stack lets in another role than this deployment's."""
 
     default_reason = "wrong-role"
+
+
+class WrongOwner(FoundFalse):
+    """A buyer reports a key that is the service's own, or another buyer's."""
+
+    default_reason = "wrong-owner"
 
 
 class WrongRegion(FoundFalse):
@@ -139,7 +145,7 @@ def make_stack_plan(
     for text, most, what in (
         (made.base_text, templates.TEMPLATE_MAX, "phase 1"),
         (made.main_text, templates.TEMPLATE_MAX, "phase 2"),
-        (user_data(settings), USER_DATA_MAX, "user data"),
+        (at_every_boot(user_data(settings)), USER_DATA_MAX, "user data"),
     ):
         if len(text.encode()) > most:
             raise UsageError(f"{what} is larger than {most} bytes", reason="too-large")
@@ -154,7 +160,12 @@ def _checked(authority: Authority, settings: Settings, reports: Mapping[str, byt
             raise UsageError(f"a second report of {report.operator}", where=where, reason="two-reports")
         found[report.operator] = report
     digest = authority.decision.digest.hex()
+    owners: dict[str, str] = {}
     for name, report in sorted(found.items()):
+        if report.account == settings.account:
+            raise WrongOwner(f"{name}'s key is in the service's own account: {report.kms}", where=name)
+        if owners.setdefault(report.kms, name) != name:
+            raise WrongOwner(f"{name} reports the key of {owners[report.kms]}: {report.kms}", where=name)
         if report.role != settings.role_arn:
             raise WrongRole(f"{name} lets in {report.role}, not {settings.role_arn}", where=name)
         if report.kms.split(":")[1] != settings.partition:

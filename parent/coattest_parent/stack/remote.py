@@ -37,6 +37,10 @@ FIRST_CID = 16
 DOCUMENT_MAX = 16 * 1024
 """Bytes of an attestation document in all; in base64 it fits RunCommand's output."""
 
+CID_MAX = 0xFFFF_FFFE
+"""VMADDR_CID_ANY, 2^32 - 1, is no enclave's (vsock(7))."""
+
+_ID = re.compile(r"i-[0-9a-f]{4,17}-enc[0-9a-f]{4,17}")
 _MEASUREMENT = re.compile(r"[0-9a-f]{96}")
 
 
@@ -52,6 +56,11 @@ class RemoteHost:
     aws: Aws
     settings: Settings
     say: Say
+
+    @property
+    def on_instance(self) -> bool:
+        """See EnclaveHost."""
+        return True
 
     def running(self) -> Mapping[str, Enclave]:
         """See EnclaveHost; empty when there is no instance."""
@@ -161,21 +170,25 @@ class RemoteHost:
 
     def _output(self, stack: str, name: str) -> str | None:
         found = Stacks(self.aws.cloudformation(self.settings.region), self.say).find(stack)
-        return found.outputs.get(name) if found else None
+        return found.output(name) if found and name in found.outputs else None
 
 
 def parse_enclaves(text: str) -> Mapping[str, Enclave]:
     """``nitro-cli describe-enclaves`` (its README, "describe-enclaves"): the releases that run, by name.
 
-    An enclave with another name than a release's is not ours and is left out. Raises RunnerFailure.
+    An enclave with another name than a release's is not ours and is left out, and so is one that is ending.
+    Raises RunnerFailure.
     """
     try:
         value: Any = json.loads(text)
         if not isinstance(value, list):
             raise TypeError("not a list")
-        found = [_enclave(item) for item in value if RELEASE.fullmatch(str(item.get("EnclaveName")))]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunnerFailure(f"not nitro-cli's answer: {error}", where="describe-enclaves") from None
+        ours = [item for item in value if RELEASE.fullmatch(str(item.get("EnclaveName")))]
+        found = [_enclave(item) for item in ours if item["State"] != "TERMINATING"]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise RunnerFailure(
+            f"not nitro-cli's answer: {str(error)[:200]}", where="describe-enclaves"
+        ) from None
     if len({name for name, _ in found}) != len(found):
         raise RunnerFailure("two enclaves of one name", where="describe-enclaves")
     return dict(found)
@@ -185,8 +198,10 @@ def _enclave(value: Mapping[str, Any]) -> tuple[str, Enclave]:
     if value["State"] != "RUNNING":
         raise ValueError(f"{value['EnclaveName']} is {value['State']}")
     cid, pid, measured = value["EnclaveCID"], value["ProcessID"], value["Measurements"]
-    if type(cid) is not int or type(pid) is not int:
+    if type(cid) is not int or type(pid) is not int or not FIRST_CID <= cid <= CID_MAX:
         raise ValueError("EnclaveCID or ProcessID")
+    if not _ID.fullmatch(str(value["EnclaveID"])) or not re.fullmatch(r"[A-Z_]{1,40}", str(value["Flags"])):
+        raise ValueError("EnclaveID or Flags")
     names = {f"PCR{index}": index for index in (0, 1, 2, 8)}
     pcrs = tuple((names[name], str(measured[name])) for name in names if name in measured)
     if len(pcrs) < 3 or not all(_MEASUREMENT.fullmatch(each) for _, each in pcrs):

@@ -19,12 +19,13 @@ from botocore.exceptions import ClientError
 
 from coattest_parent.aws import Aws, AwsFailure, aws_errors
 from coattest_parent.deployment import Live, check_live
+from coattest_parent.runner import Enclave
 from coattest_parent.stack.hosts import EnclaveHost
 from coattest_parent.stack.plan import StackPlan, WrongRegion
 from coattest_parent.stack.settings import Settings
-from coattest_parent.stack.stacks import Say, Stacks
-from coattest_parent.stack.templates import main_parameters
-from coattest_verify.shell import CoattestError, FoundFalse, UsageError
+from coattest_parent.stack.stacks import Say, Stacks, StackState, next_step
+from coattest_parent.stack.templates import attached, main_parameters
+from coattest_verify.shell import CoattestError, EnvironmentFailure, FoundFalse, UsageError
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -70,26 +71,32 @@ def apply(plan: StackPlan, image: Path, cloud: Cloud, programs: Path | None = No
     """Bring both stacks to the plan, start the decided enclave beside what runs, verify it, end the others.
 
     ``programs`` is the archive that the plan's settings name, where they name one.
-    When anything fails after phase 1, the enclave started here ends and phase 2 is what it was before.
+    When anything fails after phase 1, the enclave started here ends and phase 2 is what it was before. A call
+    that was killed anywhere is finished by the next one: what exists is read from the cloud each time.
     """
     settings = plan.settings
     stacks = cloud.stacks(settings)
     preflight(settings, cloud.aws)
     for name in (settings.base_stack, settings.main_stack):
-        stacks.require_untouched(name)
+        stacks.require_untouched(name, _attached(stacks, settings, name))
     base, _ = stacks.put(settings.base_stack, plan.base_text, {})
     if not plan.reports:
         return Applied(settings.role_arn, None, None)
-    upload(plan, image, cloud, base.outputs["ArtifactBucket"], programs)
+    upload(plan, image, cloud, base.output("ArtifactBucket"), programs)
     before = stacks.settled(settings.main_stack)
-    changed = False
     with contextlib.ExitStack() as undo:
-        # Set before the change: one that fails halfway is undone too.
-        undo.callback(lambda: _undo(stacks, settings.main_stack, before, cloud.say) if changed else None)
-        changed = True
-        parameters = main_parameters(settings, plan.reports, base.outputs)
-        main, changed = stacks.put(settings.main_stack, plan.main_text, parameters)
-        instance = main.outputs["InstanceId"]
+        buckets = {name: base.output(name) for name in ("ArtifactBucket", "ResultBucket")}
+        parameters = main_parameters(settings, plan.reports, buckets)
+        main, _ = stacks.put(
+            settings.main_stack,
+            plan.main_text,
+            parameters,
+            # Said before the change begins: one that fails halfway is undone too.
+            lambda: undo.callback(
+                _undo, settings.main_stack, lambda: stacks.undo(settings.main_stack, before), cloud.say
+            ),
+        )
+        instance = main.output("InstanceId")
         require_instance(cloud.aws, settings.region, instance)
         live = _start(plan, image, cloud, instance, undo)
         cloud.host.attend(plan.release_id)
@@ -101,12 +108,18 @@ def apply(plan: StackPlan, image: Path, cloud: Cloud, programs: Path | None = No
     return Applied(settings.role_arn, instance, live, retired)
 
 
+def _attached(stacks: Stacks, settings: Settings, name: str) -> list[dict[str, Any]]:
+    """What phase 2 as it is now attaches to phase 1's role: no change by hand."""
+    main = stacks.find(settings.main_stack) if name == settings.base_stack else None
+    return attached(main.parameters) if main else []
+
+
 def _start(plan: StackPlan, image: Path, cloud: Cloud, instance: str, undo: contextlib.ExitStack) -> Live:
     role, release = plan.settings.role_arn, plan.release_id
     enclave = cloud.host.running().get(release)
     if enclave is None:
         cloud.say(f"starting release {release}")
-        undo.callback(cloud.host.terminate, release)
+        undo.callback(_undo, f"release {release}", lambda: cloud.host.terminate(release), cloud.say)
         enclave = cloud.host.run(release, image, role_arn=role, instance_id=instance)
     live = check_live(
         plan.decision,
@@ -120,21 +133,26 @@ def _start(plan: StackPlan, image: Path, cloud: Cloud, instance: str, undo: cont
     return live
 
 
-def _undo(stacks: Stacks, name: str, before: Any, say: Say) -> None:
+def _undo(what: str, undo: Callable[[], object], say: Say) -> None:
     """Roll back; what cannot be rolled back is said, and does not hide why."""
-    say(f"{name}: rolling back")
+    say(f"{what}: rolling back")
     try:
-        stacks.undo(name, before)
+        undo()
     except CoattestError as error:
-        say(f"{name}: not rolled back: {error}")
+        say(f"{what}: NOT rolled back: {error}")
 
 
-def preflight(settings: Settings, aws: Aws) -> None:
-    """Raise unless the credentials are the account's, and VPC and subnet are in the region."""
+def require_account(settings: Settings, aws: Aws) -> None:
+    """Raise WrongAccount unless the credentials are the deployment's account's."""
     with aws_errors("who is asking"):
         account = aws.sts(settings.region).get_caller_identity()["Account"]
     if account != settings.account:
         raise WrongAccount(f"the credentials are of account {account}, the plan is for {settings.account}")
+
+
+def preflight(settings: Settings, aws: Aws) -> None:
+    """Raise unless the credentials are the account's, and VPC and subnet are in the region."""
+    require_account(settings, aws)
     try:
         with aws_errors(settings.subnet):
             found = aws.ec2(settings.region).describe_subnets(SubnetIds=[settings.subnet])["Subnets"]
@@ -150,7 +168,9 @@ def require_instance(aws: Aws, region: str, instance: str) -> None:
     """Raise NotReady unless the instance runs, with enclaves enabled as far as EC2 says."""
     with aws_errors(instance):
         answer = aws.ec2(region).describe_instances(InstanceIds=[instance])
-        found = next(iter(answer["Reservations"][0].get("Instances", [])))
+    found = next((each for group in answer["Reservations"] for each in group.get("Instances", [])), None)
+    if found is None:
+        raise NotReady("there is no such instance", where=instance)
     state = found.get("State", {}).get("Name")
     if state not in ("pending", "running"):
         raise NotReady(f"the instance is {state}", where=instance)
@@ -161,89 +181,116 @@ def require_instance(aws: Aws, region: str, instance: str) -> None:
 def upload(plan: StackPlan, image: Path, cloud: Cloud, bucket: str, programs: Path | None = None) -> None:
     """Put the image and the instance's programs, each once and with its checksum: S3 refuses other bytes."""
     artifact, settings = plan.artifact, plan.settings
-    client = cloud.aws.s3(settings.region)
     metadata = artifact.metadata(plan.decision)
-    _put(client, (bucket, artifact.key), image, sha256=artifact.sha256, metadata=metadata, say=cloud.say)
+    put = _Put(cloud.aws.s3(settings.region), bucket, settings.account, cloud.say)
+    put(artifact.key, image, sha256=artifact.sha256, metadata=metadata)
     if settings.programs is not None:
         if programs is None:
             raise UsageError("the plan has programs, and they are not here", hint="make the plan again")
-        there = (bucket, settings.programs_key)
-        _put(client, there, programs, sha256=settings.programs, metadata={}, say=cloud.say)
+        put(settings.programs_key, programs, sha256=settings.programs, metadata={})
 
 
-def _put(
-    client: S3Client,
-    at: tuple[str, str],
-    path: Path,
-    *,
-    sha256: str,
-    metadata: Mapping[str, str],
-    say: Say,
-) -> None:
-    """Put a file at (bucket, key) unless the same bytes are there."""
-    bucket, key = at
-    checksum = base64.b64encode(bytes.fromhex(sha256)).decode("ascii")
-    with aws_errors(f"s3://{bucket}/{key}"):
+@dataclass(frozen=True, slots=True)
+class _Put:
+    """Objects of a bucket, which must be ``owner``'s: S3 refuses a bucket of the same name elsewhere."""
+
+    client: S3Client
+    bucket: str
+    owner: str
+    say: Say
+
+    def __call__(self, key: str, path: Path, *, sha256: str, metadata: Mapping[str, str]) -> None:
+        """Put a file unless the same bytes are there; S3 refuses other bytes than those of ``sha256``."""
+        checksum = base64.b64encode(bytes.fromhex(sha256)).decode("ascii")
+        with aws_errors(f"s3://{self.bucket}/{key}"):
+            if self._checksum(key) == checksum:
+                self.say(f"{key} is there")
+                return
+            size = path.stat().st_size
+            self.say(f"uploading {size} bytes to {key}")
+            with path.open("rb") as file:
+                self.client.put_object(
+                    Bucket=self.bucket,
+                    Key=key,
+                    Body=file,
+                    ContentLength=size,
+                    ChecksumSHA256=checksum,
+                    ExpectedBucketOwner=self.owner,
+                    Metadata=dict(metadata),
+                )
+
+    def _checksum(self, key: str) -> str | None:
         try:
-            head = client.head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
+            head = self.client.head_object(
+                Bucket=self.bucket, Key=key, ChecksumMode="ENABLED", ExpectedBucketOwner=self.owner
+            )
         except ClientError as error:
             if error.response.get("Error", {}).get("Code") not in ("404", "NoSuchKey", "NotFound"):
                 raise
-            head = None
-        if head and head.get("ChecksumSHA256") == checksum:
-            say(f"{key} is there")
-            return
-        size = path.stat().st_size
-        say(f"uploading {size} bytes to {key}")
-        with path.open("rb") as file:
-            client.put_object(
-                Bucket=bucket,
-                Key=key,
-                Body=file,
-                ContentLength=size,
-                ChecksumSHA256=checksum,
-                Metadata=dict(metadata),
-            )
+            return None
+        return head.get("ChecksumSHA256")
 
 
 def status(plan: StackPlan, cloud: Cloud) -> dict[str, Any]:
-    """How it is: stacks, drift, releases, the live document, the buyers' keys as far as readable."""
+    """How it is: stacks, drift, releases, the live document, the buyers' keys as far as readable.
+
+    It waits for nothing and changes nothing; what cannot be read is a problem among the others.
+    """
     settings, stacks = plan.settings, cloud.stacks(plan.settings)
+    require_account(settings, cloud.aws)
     names = (settings.base_stack, settings.main_stack)
     states = {name: stacks.find(name) for name in names}
-    found: dict[str, Any] = {
-        "decision": plan.decision.digest.hex(),
-        "release": plan.release_id,
-        "stacks": {name: state.status if state else None for name, state in states.items()},
-        "drift": {name: list(stacks.drift(name)) for name in names},
-        "running": sorted(cloud.host.running()),
-        "keys": {report.operator: _key(cloud.aws, report.kms, report.region) for report in plan.reports},
-        "live": None,
-        "problems": [],
-    }
-    problems = [f"{name} is missing" for name, state in states.items() if state is None]
-    problems += [
-        f"{name}: {', '.join(items)} changed by hand" for name, items in found["drift"].items() if items
-    ]
-    main, enclave = states[settings.main_stack], cloud.host.running().get(plan.release_id)
-    if enclave is None or main is None:
-        problems.append("the decided release does not run")
-    else:
-        try:
+    problems = [_unfinished(stacks, name, state) for name, state in states.items()]
+    drift = {name: stacks.drift(name, _attached(stacks, settings, name)) for name in names}
+    problems += [f"{name}: {', '.join(items)} changed by hand" for name, items in drift.items() if items]
+    running: Mapping[str, Enclave] = {}
+    live, main = None, states[settings.main_stack]
+    try:
+        running = cloud.host.running()
+        if main is None or plan.release_id not in running:
+            problems.append("the decided release does not run")
+        else:
             live = check_live(
                 plan.decision,
-                enclave,
+                running[plan.release_id],
                 role_arn=settings.role_arn,
-                instance_id=main.outputs.get("InstanceId", ""),
+                instance_id=main.output("InstanceId"),
                 now=cloud.clock,
                 get=cloud.host.document,
             )
-            found["live"] = {"module_id": live.module_id, "time": live.time.isoformat()}
-        except CoattestError as error:
-            problems.append(str(error))
-    problems += [f"key of {name}: {state}" for name, state in found["keys"].items() if state not in _FINE]
-    found["problems"] = problems
-    return found
+    except CoattestError as error:
+        # What these credentials cannot do, or AWS not now, is no finding; an agent that is not there is.
+        if isinstance(error, AwsFailure) and error.reason != "InvalidInstanceId":
+            raise
+        problems.append(str(error))
+    keys = {report.operator: _key(cloud.aws, report.kms, report.region) for report in plan.reports}
+    problems += [f"key of {name}: {state}" for name, state in keys.items() if state not in _FINE]
+    return {
+        "decision": plan.decision.digest.hex(),
+        "release": plan.release_id,
+        "stacks": {name: state.status if state else None for name, state in states.items()},
+        "drift": {name: list(items) for name, items in drift.items()},
+        "running": sorted(running),
+        "keys": keys,
+        "live": {"module_id": live.module_id, "time": live.time.isoformat()} if live else None,
+        "problems": [problem for problem in problems if problem],
+    }
+
+
+def _unfinished(stacks: Stacks, name: str, state: StackState | None) -> str | None:
+    """What is wrong with a stack that is missing or not finished, and what to do; None when it is fine."""
+    if state is None:
+        return f"{name} is missing"
+    remedy = {
+        "wait": "somebody's change is in progress",
+        "remove": "half-finished: apply removes it and makes it again, destroy removes it",
+        "continue": "apply takes its roll-back up again",
+        "stop": "destroy it, and apply again",
+    }.get(next_step(state.status))
+    if remedy is None:
+        return None
+    why = "" if state.status.endswith("_IN_PROGRESS") else f" ({stacks.reason(name)})"
+    return f"{name} is in {state.status}{why}: {remedy}"
 
 
 _UNREADABLE = "not readable from this account"
@@ -263,15 +310,16 @@ def _key(aws: Aws, arn: str, region: str) -> str:
 
 def destroy(settings: Settings, cloud: Cloud, *, delete_data: bool) -> Mapping[str, list[str]]:
     """End every enclave, delete both stacks; buckets only with ``delete_data``. What went, what stays."""
+    require_account(settings, cloud.aws)
     stacks = cloud.stacks(settings)
     gone = []
     try:
         for name in cloud.host.running():
             cloud.host.terminate(name)
             gone.append(f"enclave {name}")
-    except AwsFailure as error:
-        # An instance whose agent is not there must not keep its stack for ever.
-        if error.reason != "InvalidInstanceId":
+    except EnvironmentFailure as error:
+        # An instance that does not answer, or answers nonsense, must not keep itself for ever.
+        if not cloud.host.on_instance:
             raise
         cloud.say(f"enclaves were not ended one by one, and end with the instance: {error}")
     base = stacks.settled(settings.base_stack)
@@ -279,23 +327,29 @@ def destroy(settings: Settings, cloud: Cloud, *, delete_data: bool) -> Mapping[s
         if stacks.settled(name) is not None:
             stacks.delete(name)
             gone.append(f"stack {name}")
-    outputs = base.outputs if base else {}
-    buckets = [outputs[name] for name in ("ArtifactBucket", "ResultBucket") if name in outputs]
+    names = ("ArtifactBucket", "ResultBucket")
+    buckets = [base.output(name) for name in names if name in base.outputs] if base else []
     if delete_data:
         for bucket in buckets:
-            _empty(cloud.aws, settings.region, bucket)
+            _empty(cloud.aws, settings, bucket)
             gone.append(f"bucket {bucket}")
         buckets = []
     return {"gone": gone, "remains": [f"bucket {bucket}" for bucket in buckets]}
 
 
-def _empty(aws: Aws, region: str, bucket: str) -> None:
-    """Delete every version of every object, and the bucket."""
-    client = aws.s3(region)
+def _empty(aws: Aws, settings: Settings, bucket: str) -> None:
+    """Delete every version of every object, and the bucket, if it is the account's."""
+    client, owner = aws.s3(settings.region), settings.account
     with aws_errors(bucket):
-        for page in client.get_paginator("list_object_versions").paginate(Bucket=bucket):
+        pages = client.get_paginator("list_object_versions").paginate(
+            Bucket=bucket, ExpectedBucketOwner=owner
+        )
+        for page in pages:
             for item in (*page.get("Versions", []), *page.get("DeleteMarkers", [])):
                 client.delete_object(
-                    Bucket=bucket, Key=item.get("Key", ""), VersionId=item.get("VersionId", "")
+                    Bucket=bucket,
+                    Key=item.get("Key", ""),
+                    VersionId=item.get("VersionId", ""),
+                    ExpectedBucketOwner=owner,
                 )
-        client.delete_bucket(Bucket=bucket)
+        client.delete_bucket(Bucket=bucket, ExpectedBucketOwner=owner)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from coattest_parent.stack.settings import Settings
-from coattest_parent.stack.userdata import user_data
+from coattest_parent.stack.userdata import at_every_boot, user_data
 from coattest_verify.keypolicy.snippets import bucket_policy, private_bucket
 from coattest_verify.reports import Report
 
@@ -21,6 +21,10 @@ VERSION = "2010-09-09"
 BUCKETS = ("Artifacts", "Results")
 TEMPLATE_MAX = 51_200
 """Bytes of a TemplateBody (CloudFormation API Reference, "CreateChangeSet")."""
+
+CARRY = "parent-carry"
+"""The policy that phase 2 gives to phase 1's role. By name it comes after the role's own, "operate": what is
+compared as a list then differs at its end only."""
 
 ROOT_VOLUME_GIB = 30
 RETENTION_DAYS = 365
@@ -34,9 +38,16 @@ _PARAMETERS: dict[str, dict[str, Any]] = {
     "SubnetId": {"Type": "AWS::EC2::Subnet::Id"},
     "ImageId": {"Type": "AWS::EC2::Image::Id"},
     "InstanceType": {"Type": "String", "AllowedPattern": "[a-z0-9-]+\\.[0-9]+xlarge"},
-    "BuyerAccounts": {"Type": "CommaDelimitedList"},
-    "BuyerKeys": {"Type": "CommaDelimitedList"},
-    "BidObjects": {"Type": "CommaDelimitedList"},
+    # A pattern of a list holds for each of its items (User Guide, "Parameters section").
+    "BuyerAccounts": {"Type": "CommaDelimitedList", "AllowedPattern": "[0-9]{12}"},
+    "BuyerKeys": {
+        "Type": "CommaDelimitedList",
+        "AllowedPattern": "arn:aws[a-z-]*:kms:[a-z0-9-]+:[0-9]{12}:key/[0-9A-Za-z-]+",
+    },
+    "BidObjects": {
+        "Type": "CommaDelimitedList",
+        "AllowedPattern": "arn:aws[a-z-]*:s3:::[a-z0-9.-]+/[A-Za-z0-9!_.'()/-]*\\*",
+    },
     "KmsRegions": {"Type": "String", "AllowedPattern": "[a-z0-9-]+( [a-z0-9-]+)*"},
     "AutoRecovery": {"Type": "String", "AllowedValues": ["no", "yes"]},
 }
@@ -166,24 +177,38 @@ def _role(settings: Settings) -> dict[str, Any]:
     }
 
 
+def attached(parameters: Mapping[str, str]) -> list[dict[str, Any]]:
+    """What phase 2 with these parameters attaches to phase 1's role, as drift detection shows it."""
+    if not {"BuyerKeys", "BidObjects", "BuyerAccounts"} <= set(parameters):
+        return []
+    given = (parameters[name].split(",") for name in ("BuyerKeys", "BidObjects", "BuyerAccounts"))
+    return [{"PolicyName": CARRY, "PolicyDocument": _carried(*given)}]
+
+
 def _carry() -> dict[str, Any]:
     """The role's side of the cross-account rights; the buyers' side is in each buyer's own stack."""
     return {
         "Type": "AWS::IAM::Policy",
         "Properties": {
-            "PolicyName": "carry",
+            "PolicyName": CARRY,
             "Roles": [_ref("RoleName")],
-            "PolicyDocument": _policy(
-                _allow(
-                    "DecryptAttested",
-                    ["kms:Decrypt"],
-                    _ref("BuyerKeys"),
-                    {"Null": {"kms:RecipientAttestation:ImageSha384": "false"}},
-                ),
-                _allow("FetchBids", ["s3:GetObject"], _ref("BidObjects")),
-            ),
+            "PolicyDocument": _carried(_ref("BuyerKeys"), _ref("BidObjects"), _ref("BuyerAccounts")),
         },
     }
+
+
+def _carried(keys: Any, objects: Any, accounts: Any) -> dict[str, Any]:
+    return _policy(
+        _allow(
+            "DecryptAttested",
+            ["kms:Decrypt"],
+            keys,
+            {"Null": {"kms:RecipientAttestation:ImageSha384": "false"}},
+        ),
+        # A bucket's name does not say whose it is: a buyer that reports one of the service's own, or of a
+        # third party's, must not get it read (IAM User Guide, "The confused deputy problem").
+        _allow("FetchBids", ["s3:GetObject"], objects, {"StringEquals": {"aws:ResourceAccount": accounts}}),
+    )
 
 
 def _security_group(settings: Settings) -> dict[str, Any]:
@@ -207,7 +232,7 @@ def _security_group(settings: Settings) -> dict[str, Any]:
 
 
 def _instance(settings: Settings) -> dict[str, Any]:
-    script = user_data(settings)
+    script = at_every_boot(user_data(settings))
     return {
         "Type": "AWS::EC2::Instance",
         # The agent, and with it user data, needs its rights at the first start.

@@ -1,7 +1,8 @@
-"""The instance's first start, as a shell script for ``Fn::Sub``. Pure.
+"""The instance's start, as a shell script for ``Fn::Sub``. Pure.
 
-Nothing of a release is in it: a change of user data restarts the instance, and an upgrade must not. What it
-installs decides availability only; what the enclave is, its own document says.
+Nothing of a release is in it: a change of user data restarts the instance, and an upgrade must not. It runs
+at every start, as otherwise what changed would never be installed. What it installs decides availability
+only; what the enclave is, its own document says.
 """
 
 from __future__ import annotations
@@ -13,6 +14,29 @@ from coattest_parent.stack.settings import Settings
 
 USER_DATA_MAX = 16 * 1024
 """Bytes before base64 (EC2 User Guide, "Run commands when you launch an EC2 instance with user data")."""
+
+
+_BOUNDARY = "coattest-part"
+
+
+def at_every_boot(script: str) -> str:
+    """User data that runs ``script`` at every boot.
+
+    cloud-init runs a plain script at an instance's first boot only, and CloudFormation applies changed user
+    data by stopping and starting the same instance (cloud-init, "Scripts user" and "MIME multi-part archive";
+    CloudFormation, AWS::EC2::Instance, UserData).
+    """
+    config = "#cloud-config\ncloud_final_modules:\n  - [scripts-user, always]\n"
+    head = f'Content-Type: multipart/mixed; boundary="{_BOUNDARY}"\nMIME-Version: 1.0\n\n'
+    parts = (("cloud-config", config), ("x-shellscript", script))
+    return (
+        head
+        + "".join(
+            f'--{_BOUNDARY}\nContent-Type: text/{kind}; charset="us-ascii"\nMIME-Version: 1.0\n\n{text}\n'
+            for kind, text in parts
+        )
+        + f"--{_BOUNDARY}--\n"
+    )
 
 
 def user_data(settings: Settings) -> str:
@@ -38,6 +62,8 @@ def user_data(settings: Settings) -> str:
         f"systemctl enable --now {units.ALLOCATOR}",
         # The courier starts when a release was verified: only then is there an enclave to name.
         *([f"systemctl enable --now {units.PROXY}"] if settings.programs else []),
+        # At a later boot they run already, with what was installed before.
+        *([f"systemctl try-restart {units.PROXY} {units.COURIER}"] if settings.programs else []),
         "/opt/aws/amazon-cloudwatch-agent/bin/amazon-cloudwatch-agent-ctl -a fetch-config -m ec2 -s "
         "-c file:/opt/aws/amazon-cloudwatch-agent/etc/coattest.json",
     ]

@@ -1,0 +1,23 @@
+"""Fixtures of the deployment's tests."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.stack_world import Bench, World, running_bench, running_world
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """Three accounts, two releases; whatever enclave is left ends with the module."""
+    yield from running_world(tmp_path_factory.mktemp("deploy"))
+
+
+@pytest.fixture
+def bench(world: World, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Bench]:
+    """A plan with both buyers' reports; everything of it ends with the test."""
+    yield from running_bench(world, tmp_path, f"t{zlib.crc32(request.node.name.encode()):08x}")
