@@ -1,7 +1,11 @@
-"""Fixtures of the deployment's tests."""
+"""Fixtures of the deployment's tests.
+
+Those of failures and of upgrades take minutes: collected only when COATTEST_RUN names them, as tox does.
+"""
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +13,9 @@ from pathlib import Path
 import pytest
 
 from support.stack_world import Bench, World, running_bench, running_world
+
+_wanted = "deploy" in os.environ.get("COATTEST_RUN", "").split()
+collect_ignore = [] if _wanted else ["test_stack_failures.py", "test_stack_upgrade.py"]
 
 
 @pytest.fixture(scope="module")
