@@ -11,6 +11,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from coattest_local.unix_server import UnixServer
+
+LIFE_SECONDS = 600.0
+
 
 class Frames:
     """Where frames begin in one direction of a stream that comes in pieces of any length."""
@@ -44,37 +48,25 @@ class Link:
         self.fault, self.offset, self.seed = "", 0, 0
         self._step = step
         self._far = far
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._listener.bind(str(near))
-        self._listener.listen(64)
-        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._once = threading.Lock()
+        # More at once than a flood opens: what is behind it is what has to bear that.
+        self._server = UnixServer(near, self._forward, seconds=LIFE_SECONDS, connections=256)
 
     def __enter__(self) -> Link:
-        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._thread.join()
+        self._server.close()
 
-    def _serve(self) -> None:
-        while True:
-            try:
-                near, _ = self._listener.accept()
-            except OSError:
-                return
-            far = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            try:
-                far.connect(str(self._far))
-            except OSError:
-                near.close()
-                far.close()
-                continue
-            fault, self.fault = self.fault, ""
-            for source, sink, way in ((near, far, "up"), (far, near, "down")):
-                threading.Thread(target=self._pump, args=(source, sink, way, fault), daemon=True).start()
+    def _forward(self, near: socket.socket) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as far:
+            far.connect(str(self._far))
+            with self._once:
+                fault, self.fault = self.fault, ""
+            down = threading.Thread(target=self._pump, args=(far, near, "down", fault), daemon=True)
+            down.start()
+            self._pump(near, far, "up", fault)
+            down.join()
 
     def _pump(self, source: socket.socket, sink: socket.socket, way: str, fault: str) -> None:
         kind, _, direction = fault.partition("-")

@@ -34,6 +34,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import NameOID
 
+from coattest_local.unix_server import UnixServer
 from support.fake_nsm import fields_of
 
 REGION = "eu-central-1"
@@ -230,45 +231,30 @@ class FakeProxy:
         self.refuse = False
         self.cut_after: int | None = None
         self._target = target
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._listener.bind(str(path))
-        self._listener.listen(16)
-        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._server = UnixServer(path, self._tunnel, seconds=10, connections=16)
 
     def __enter__(self) -> FakeProxy:
-        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._thread.join()
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                stream, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._tunnel, args=(stream,), daemon=True).start()
+        self._server.close()
 
     def _tunnel(self, stream: socket.socket) -> None:
-        with stream, contextlib.suppress(OSError):
-            stream.settimeout(10)
-            head = b""
-            while not head.endswith(b"\r\n\r\n"):
-                head += stream.recv(1)
-            self.asked.append(head.split(b"\r\n")[0].decode())
-            if self.refuse:
-                stream.sendall(b"HTTP/1.1 403 Forbidden\r\n\r\n")
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            if not (byte := stream.recv(1)):
                 return
-            with socket.create_connection(self._target, timeout=10) as upstream:
-                stream.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
-                back = threading.Thread(target=self._pump, args=(upstream, stream, None), daemon=True)
-                back.start()
-                self._pump(stream, upstream, self.cut_after)
-                back.join()
+            head += byte
+        self.asked.append(head.split(b"\r\n")[0].decode())
+        if self.refuse:
+            stream.sendall(b"HTTP/1.1 403 Forbidden\r\n\r\n")
+            return
+        with socket.create_connection(self._target, timeout=10) as upstream:
+            stream.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            back = threading.Thread(target=self._pump, args=(upstream, stream, None), daemon=True)
+            back.start()
+            self._pump(stream, upstream, self.cut_after)
+            back.join()
 
     def _pump(self, source: socket.socket, sink: socket.socket, cut_after: int | None) -> None:
         with contextlib.suppress(OSError):

@@ -8,12 +8,13 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import cbor2
+
+from coattest_local.unix_server import UnixServer
 
 PCR0 = bytes(range(48))
 
@@ -50,32 +51,19 @@ class FakeNsm:
         self.timestamp: Any = None
         self.broken: bytes | None = None
         self.asked: list[dict[str, Any]] = []
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._listener.bind(str(path))
-        self._listener.listen(16)
-        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._server = UnixServer(path, self._serve, seconds=10, connections=16)
 
     def __enter__(self) -> FakeNsm:
-        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._thread.join()
+        self._server.close()
 
-    def _serve(self) -> None:
-        while True:
-            try:
-                stream, _ = self._listener.accept()
-            except OSError:
-                return
-            with stream, contextlib.suppress(OSError, struct.error):
-                stream.settimeout(10)
-                (size,) = struct.unpack(">I", stream.recv(4, socket.MSG_WAITALL))
-                answer = self._answer(stream.recv(size, socket.MSG_WAITALL))
-                stream.sendall(struct.pack(">I", len(answer)) + answer)
+    def _serve(self, stream: socket.socket) -> None:
+        with contextlib.suppress(struct.error):
+            (size,) = struct.unpack(">I", stream.recv(4, socket.MSG_WAITALL))
+            answer = self._answer(stream.recv(size, socket.MSG_WAITALL))
+            stream.sendall(struct.pack(">I", len(answer)) + answer)
 
     def _answer(self, request: bytes) -> bytes:
         fields = cbor2.loads(request)["Attestation"]
