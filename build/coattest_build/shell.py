@@ -1,4 +1,4 @@
-"""What every command shares: the console, JSON output, progress and the mapping from errors to exit codes.
+"""What every command shares: console, JSON, progress, clock, and the mapping from errors to exit codes.
 
 Results go to stdout; prose, progress and errors go to stderr. ``NO_COLOR`` is honoured by rich.
 """
@@ -12,6 +12,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,27 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
+Decorator = Callable[[Any], Any]
+
+json_option: Decorator = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+
 # rich is imported where it is used: `eif measure` needs none of it, and starts faster without.
+
+
+def option_group(*options: Decorator) -> Decorator:
+    """One decorator of several options, which stand in ``--help`` in this order."""
+
+    def decorate(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def utc_now() -> datetime:
+    """Now, in UTC. Commands take the time here and hand it to code that has no clock."""
+    return datetime.now(timezone.utc)
 
 
 def out() -> Console:

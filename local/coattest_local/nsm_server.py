@@ -8,9 +8,10 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import datetime
 from pathlib import Path
 
+from coattest_build.shell import utc_now
 from coattest_local.nsm import REQUEST_MAX, Nsm
 from coattest_local.unix_server import UnixServer
 
@@ -21,9 +22,9 @@ IDLE_SECONDS = 300.0
 class NsmServer:
     """Answers on ``path`` from the moment it is made until ``close``."""
 
-    def __init__(self, path: Path, nsm: Nsm, *, clock: Callable[[], datetime] | None = None) -> None:
+    def __init__(self, path: Path, nsm: Nsm, *, clock: Callable[[], datetime] = utc_now) -> None:
         self._nsm = nsm
-        self._clock = clock or (lambda: datetime.now(timezone.utc))
+        self._clock = clock
         self.close = UnixServer(path, self._answer, seconds=IDLE_SECONDS, connections=CONNECTIONS_MAX).close
 
     def _answer(self, connection: socket.socket) -> None:

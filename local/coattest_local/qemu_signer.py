@@ -10,13 +10,14 @@ import contextlib
 import socket
 import struct
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import cbor2
 
 from coattest_build.errors import CoattestError
+from coattest_build.shell import utc_now
 from coattest_local.ca import Chain, NitroAuthority
 from coattest_local.nsm import RENEW_BEFORE, document_payload, sign_document
 from coattest_local.qemu_boot import DOCUMENT_MAX, WrongDocument, open_document
@@ -28,8 +29,8 @@ READ_SECONDS = 10.0
 class Signer:
     """Answers on ``path`` until ``close``; one chain per enclave, renewed in time."""
 
-    def __init__(self, path: Path, *, clock: Callable[[], datetime] | None = None) -> None:
-        self._clock = clock or (lambda: datetime.now(timezone.utc))
+    def __init__(self, path: Path, *, clock: Callable[[], datetime] = utc_now) -> None:
+        self._clock = clock
         self._authority = NitroAuthority()
         self._chain: Chain | None = None
         # One after another: QEMU has one NSM, and waits for it.

@@ -13,7 +13,9 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import datetime
+
+from coattest_verify.shell import utc_now
 
 EVENTS = frozenset(
     {
@@ -121,11 +123,6 @@ class Metrics:
                 else:
                     lines.append(f"{name} {values[name]:.10g}")
         return "\n".join(lines) + "\n"
-
-
-def utc_now() -> datetime:
-    """The machine's clock, UTC."""
-    return datetime.now(timezone.utc)
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,7 +147,7 @@ def decide(
     is there.
     """
     memory = roots or Roots()
-    pinned = root if root is not None else memory.only()
+    pinned = memory.pinned(root)
     with Folder(attestations) as folder:
         outcome = decide_from(
             folder, root=pinned, seen=memory.seen(pinned), profile=profile, now=now, own=own

@@ -50,8 +50,10 @@ class Roots:
         """The highest version accepted under a root, or None."""
         return self._load().get(root)
 
-    def only(self) -> bytes:
-        """The one remembered root. Raises UsageError when there is none, or more than one."""
+    def pinned(self, given: bytes | None) -> bytes:
+        """The root that was given, or else the one remembered. Raises UsageError without exactly one."""
+        if given is not None:
+            return given
         roots = sorted(self._load())
         if len(roots) == 1:
             return roots[0]

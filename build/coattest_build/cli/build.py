@@ -10,20 +10,28 @@ import click
 from coattest_build import builder
 from coattest_build.atomic import write_atomic
 from coattest_build.claim import Claim
+from coattest_build.cli.options import (
+    FOLDER,
+    cache_option,
+    fresh_kernel_option,
+    jobs_option,
+    mirror_option,
+    source_option,
+)
 from coattest_build.progress import Terminal
-from coattest_build.shell import emit_json, out
+from coattest_build.shell import emit_json, json_option, out
 
 
 @click.command()
-@click.option("--source", type=click.Path(path_type=Path), default=Path(), help="Source tree.")
-@click.option("--out", "target", type=click.Path(path_type=Path), required=True, help="Where images go.")
+@source_option
+@click.option("--out", "target", type=FOLDER, required=True, help="Where images go.")
 @click.option("--profile", "profiles", multiple=True, help="Only this profile (repeatable); default: all.")
-@click.option("--cache", type=click.Path(path_type=Path), help="Cache folder (else COATTEST_CACHE).")
-@click.option("--mirror", help="Debian mirror (else COATTEST_DEBIAN_MIRROR, else apt's own).")
-@click.option("--jobs", type=click.IntRange(min=1), help="Compile jobs; default: one per processor.")
-@click.option("--fresh-kernel", is_flag=True, help="Compile the kernel even when the cache has it.")
+@cache_option
+@mirror_option
+@jobs_option
+@fresh_kernel_option
 @click.option("--claim", type=click.Path(path_type=Path), help="Write the claim for these images here.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@json_option
 def build(
     *,
     source: Path,

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import functools
 import json
-from datetime import datetime, timezone
 from pathlib import Path
 
 import click
 from rich.table import Column, Table
 from rich.text import Text
 
+from coattest_build.cli.options import FILE
 from coattest_build.describe import Description, Ramdisk
 from coattest_build.describe import describe as describe_image
 from coattest_build.excerpt import printable
-from coattest_build.shell import emit_json, err, out
+from coattest_build.shell import emit_json, err, out, utc_now
 
 PIPE_WIDTH = 240
 """Columns of a table that does not go to a terminal: wide enough for a SHA-384 and a long path."""
 
 
 @click.command()
-@click.argument("image", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("image", type=FILE)
 @click.option("--files", is_flag=True, help="List the files of each ramdisk.")
 @click.option(
     "--json", "as_json", is_flag=True, help="One JSON document on stdout, files and digests included."
@@ -32,7 +32,7 @@ def describe(image: Path, files: bool, as_json: bool) -> int:
     Exit 1 when the signature does not hold or the metadata is not JSON, or, with --files, when a ramdisk is
     not an archive that the strict reader accepts.
     """
-    description = describe_image(image, now=datetime.now(timezone.utc), files=files or as_json)
+    description = describe_image(image, now=utc_now(), files=files or as_json)
     refused = [ramdisk for ramdisk in description.ramdisks or () if ramdisk.refused]
     if as_json:
         emit_json(description.to_json())

@@ -7,22 +7,21 @@ from pathlib import Path
 import click
 from rich.text import Text
 
+from coattest_build.cli.options import FILE
 from coattest_build.diff import Comparison, Difference, compare
 from coattest_build.eif import ImageError
 from coattest_build.errors import UsageError
 from coattest_build.excerpt import printable
-from coattest_build.shell import emit_json, err, out
+from coattest_build.shell import emit_json, err, json_option, out
 
 MAX_SHOWN = 40
 """Differences shown to a person; ``--json`` has them all."""
 
-_IMAGE = click.Path(exists=True, dir_okay=False, path_type=Path)
-
 
 @click.command()
-@click.argument("a", type=_IMAGE)
-@click.argument("b", type=_IMAGE)
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@click.argument("a", type=FILE)
+@click.argument("b", type=FILE)
+@json_option
 def diff(a: Path, b: Path, as_json: bool) -> int:
     """Explain how image B differs from image A: sections, then files, then the first differing bytes.
 

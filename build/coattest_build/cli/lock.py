@@ -10,18 +10,17 @@ from rich.table import Table
 from coattest_build import apt, image, locker
 from coattest_build import lock as locks
 from coattest_build.atomic import write_atomic
+from coattest_build.cli.options import mirror_option, source_option
 from coattest_build.progress import Terminal
-from coattest_build.shell import emit_json, err, out
+from coattest_build.shell import emit_json, err, json_option, out
 
 
 @click.command()
-@click.option(
-    "--source", type=click.Path(path_type=Path, file_okay=False), default=Path(), help="Source tree."
-)
-@click.option("--mirror", help="Debian mirror to read (else COATTEST_DEBIAN_MIRROR, else apt's own).")
+@source_option
+@mirror_option
 @click.option("--keep", is_flag=True, help="What is pinned stays as it is; only new packages are added.")
 @click.option("--check", is_flag=True, help="Write nothing; exit 1 when a pin would move.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@json_option
 def lock(*, source: Path, mirror: str | None, keep: bool, check: bool, as_json: bool) -> int:
     """Write build/image.lock anew from image.toml and print what moved.
 

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import click
 
+from coattest_build.cli.options import FILE
 from coattest_build.measure import measure_registers
 from coattest_build.shell import emit_json
 
 
 @click.command()
-@click.argument("image", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("image", type=FILE)
 @click.option("--json", "as_json", is_flag=True, help="Accepted as everywhere; the output is always JSON.")
 def measure(image: Path, as_json: bool) -> None:
     """Print PCR0, PCR1 and PCR2 (and PCR8 of a signed image) in nitro-cli's JSON shape."""

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
 from pathlib import Path
 
 import click
 
-from coattest_build.shell import emit_json, err, out
+from coattest_build.cli.options import FILE
+from coattest_build.shell import emit_json, err, json_option, out, utc_now
 from coattest_build.signature import load_certificate
 from coattest_build.signing import load_sign, sign_image
 
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-
 
 @click.command()
-@click.argument("image", type=_FILE)
+@click.argument("image", type=FILE)
 @click.option("--key", required=True, help="A PEM file, or a URI: awskms:KEY, hsm:ID?label=TOKEN (PKCS#11).")
-@click.option("--certificate", required=True, type=_FILE, help="The signing certificate (PEM), in date.")
+@click.option("--certificate", required=True, type=FILE, help="The signing certificate (PEM), in date.")
 @click.option("--out", "output", type=click.Path(dir_okay=False, path_type=Path), help="Default: in place.")
 @click.option("--replace", is_flag=True, help="Replace the signature that is there.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@json_option
 def sign(  # noqa: PLR0917 (click passes them by name)
     image: Path, key: str, certificate: Path, output: Path | None, replace: bool, as_json: bool
 ) -> None:
@@ -35,7 +33,7 @@ def sign(  # noqa: PLR0917 (click passes them by name)
         output or image,
         certificate=signing_certificate,
         sign=signer,
-        now=datetime.now(timezone.utc),
+        now=utc_now(),
         replace=replace,
     )
     if as_json:

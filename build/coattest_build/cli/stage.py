@@ -9,10 +9,9 @@ import click
 
 from coattest_build import container
 from coattest_build.atomic import write_atomic
+from coattest_build.cli.options import FOLDER, jobs_option, mirror_option, source_option
 from coattest_build.progress import Terminal
-from coattest_build.shell import emit_json, out
-
-FOLDER = click.Path(path_type=Path, file_okay=False)
+from coattest_build.shell import emit_json, json_option, out
 
 
 @click.group()
@@ -21,11 +20,11 @@ def stage() -> None:
 
 
 @stage.command()
-@click.option("--source", type=FOLDER, default=Path(), help="Source tree.")
+@source_option
 @click.option("--stage", "folder", type=FOLDER, required=True, help="Where the compile stage's root goes.")
-@click.option("--mirror", help="Debian mirror (else COATTEST_DEBIAN_MIRROR, else apt's own).")
-@click.option("--jobs", type=click.IntRange(min=1), help="Compile jobs; default: one per processor.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@mirror_option
+@jobs_option
+@json_option
 def prepare(*, source: Path, folder: Path, mirror: str | None, jobs: int | None, as_json: bool) -> None:
     """Download and check the locked inputs and write the root of the compile stage."""
     container.prepare(source, folder, mirror=mirror, jobs=jobs, progress=Terminal())
@@ -36,13 +35,13 @@ def prepare(*, source: Path, folder: Path, mirror: str | None, jobs: int | None,
 
 
 @stage.command()
-@click.option("--source", type=FOLDER, default=Path(), help="Source tree.")
+@source_option
 @click.option("--stage", "folder", type=FOLDER, required=True, help="What `prepare` wrote.")
 @click.option("--compiled", type=FOLDER, required=True, help="What ran there left: folders out and image.")
 @click.option("--out", "target", type=FOLDER, required=True, help="Where images go.")
-@click.option("--mirror", help="Debian mirror (else COATTEST_DEBIAN_MIRROR, else apt's own).")
+@mirror_option
 @click.option("--run", default="", help="What the compile stage must have recorded to count as this run.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@json_option
 def assemble(
     *,
     source: Path,

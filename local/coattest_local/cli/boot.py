@@ -10,8 +10,9 @@ import click
 from rich.table import Table
 from rich.text import Text
 
+from coattest_build.cli.options import FILE, FOLDER
 from coattest_build.progress import Terminal
-from coattest_build.shell import emit_json, out
+from coattest_build.shell import emit_json, json_option, out
 from coattest_local.qemu import BOOT_SECONDS, QemuEnclave, run_in_qemu
 from coattest_local.qemu_boot import BootReport, compare, expected
 from coattest_local.qemu_tools import find_tools
@@ -27,15 +28,15 @@ OTHER_PAYLOAD = (
 
 
 @click.command("boot")
-@click.argument("image", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("image", type=FILE)
 @click.option("--role-arn", default="arn:aws:iam::123456789012:role/parent", show_default=True)
 @click.option("--instance-id", default="i-1234567890abcdef0", show_default=True)
-@click.option("--directory", type=click.Path(path_type=Path, file_okay=False), help="Keep the logs here.")
+@click.option("--directory", type=FOLDER, help="Keep the logs here.")
 @click.option("--accelerator", type=click.Choice(["tcg", "kvm"]), default="tcg", show_default=True)
 @click.option(
     "--timeout", type=click.IntRange(1), default=int(BOOT_SECONDS), show_default=True, help="Seconds."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the report on stdout.")
+@json_option
 def boot(
     *,
     image: Path,

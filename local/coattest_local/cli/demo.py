@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from coattest_build.errors import UsageError
-from coattest_build.shell import emit_json, err
+from coattest_build.shell import emit_json, err, json_option
 from coattest_local.demo.play import play
 
 
@@ -26,7 +26,7 @@ from coattest_local.demo.play import play
     type=click.Path(file_okay=False, path_type=Path),
     help="A new or empty directory for everything that is made; it stays.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@json_option
 def demo(*, source: Path, independent: bool, qemu: bool, keep: Path | None, as_json: bool) -> None:
     """Run the whole chain on this machine: build, rebuild, sign, decide, deploy, auction, attacks.
 

@@ -7,20 +7,21 @@ from pathlib import Path
 import click
 
 from coattest_build.cache import Cache, cache_folder
+from coattest_build.cli.options import cache_option, jobs_option, mirror_option
 from coattest_build.progress import Terminal
-from coattest_build.shell import emit_json, out
+from coattest_build.shell import emit_json, json_option, out
 from coattest_local import qemu_build as builder
 
 
 @click.command("qemu-build")
-@click.option("--cache", type=click.Path(path_type=Path, file_okay=False), help="The cache folder.")
-@click.option("--mirror", help="A Debian mirror; by default apt's.")
+@cache_option
+@mirror_option
 @click.option(
     "--current", "use_current", is_flag=True, help="The mirror's versions of today, not the pinned."
 )
-@click.option("--jobs", type=click.IntRange(1), help="Compile jobs; by default one per processor.")
+@jobs_option
 @click.option("--fresh", is_flag=True, help="Compile even when it was done before.")
-@click.option("--json", "as_json", is_flag=True, help="Print what was built on stdout.")
+@json_option
 def qemu_build(
     *, cache: Path | None, mirror: str | None, use_current: bool, jobs: int | None, fresh: bool, as_json: bool
 ) -> None:

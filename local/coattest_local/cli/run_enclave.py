@@ -14,8 +14,9 @@ from typing import Any
 
 import click
 
+from coattest_build.cli.options import FILE, FOLDER
 from coattest_build.errors import EnvironmentFailure, UsageError
-from coattest_build.shell import emit_json, err, out
+from coattest_build.shell import emit_json, err, json_option, out
 from coattest_local import host_record
 from coattest_local.host import ENCLAVE_PORT, WARNING, EnclaveEnded, RunningEnclave, console_tail, run_enclave
 from coattest_local.qemu import QemuEnclave, run_in_qemu
@@ -24,7 +25,6 @@ from coattest_local.qemu_tools import find_tools
 # The process that is detached: what it prints goes here, beside the enclave's own console.
 HOST_LOG = "host.log"
 READY_FD = "COATTEST_READY_FD"
-FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
 class _Stop(Exception):
@@ -32,7 +32,7 @@ class _Stop(Exception):
 
 
 @click.command("run-enclave")
-@click.argument("image", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("image", type=FILE)
 @click.option("--directory", type=FOLDER, required=True, help="Where its files are.")
 @click.option("--role-arn", required=True, help="The parent's role: becomes PCR3.")
 @click.option("--instance-id", required=True, help="The parent's instance: becomes PCR4.")
@@ -53,7 +53,7 @@ class _Stop(Exception):
     help="The vsock port at which the program listens.",
 )
 @click.option("--detach", is_flag=True, help="Return when it listens; it runs until terminate-enclave.")
-@click.option("--json", "as_json", is_flag=True, help="Print the record on stdout.")
+@json_option
 def run_enclave_command(
     *,
     image: Path,
@@ -101,7 +101,7 @@ def run_enclave_command(
 
 @click.command("terminate-enclave")
 @click.option("--directory", type=FOLDER, required=True)
-@click.option("--json", "as_json", is_flag=True, help="Print what was ended on stdout.")
+@json_option
 def terminate_enclave(directory: Path, as_json: bool) -> None:
     """End the enclave that runs in a directory; fine when none does."""
     record = host_record.terminate(directory)

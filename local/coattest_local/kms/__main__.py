@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import threading
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from coattest_local.kms.gate import Gate
 from coattest_local.kms.service import Settings
 from coattest_local.kms.trail import Trail
 from coattest_verify.roots import LOCAL_SIMULATOR
-from coattest_verify.shell import UsageError, err, run, write_atomic
+from coattest_verify.shell import UsageError, err, run, utc_now, write_atomic
 
 DEFAULT_ACCOUNTS = (
     "service=111122223333",
@@ -55,13 +54,13 @@ def main(
     directory.mkdir(parents=True, exist_ok=True)
     directory.chmod(0o700)
     warn(unsafe_allow_unsigned_documents)
-    trail = Trail(directory / "cloudtrail.jsonl", _now)
+    trail = Trail(directory / "cloudtrail.jsonl", utc_now)
     settings = Settings(LOCAL_SIMULATOR, allow_unsigned=unsafe_allow_unsigned_documents)
     known = [_account(item) for item in account_list or DEFAULT_ACCOUNTS]
     if len({name for name, _ in known}) != len(known) or len({number for _, number in known}) != len(known):
         raise UsageError("an account is named twice", where="--account")
     opened = {name: accounts.bootstrap(name, number) for name, number in known}
-    gate = Gate(settings, trail, _now, directory=directory)
+    gate = Gate(settings, trail, utc_now, directory=directory)
     regions = tuple(dict.fromkeys((region, *server.REGIONS)))
     context = server.tls_context(directory, server.certificate_names(regions))
     listening = server.Server(gate, context, port)
@@ -121,10 +120,6 @@ def _wait(exit_with_parent: bool) -> None:
 
         threading.Thread(target=watch, daemon=True).start()
     stop.wait()
-
-
-def _now() -> datetime:
-    return datetime.now(timezone.utc)
 
 
 if __name__ == "__main__":

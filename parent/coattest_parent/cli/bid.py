@@ -16,9 +16,7 @@ from coattest_parent.cli.options import (
     aws_from,
     aws_options,
     journal_option,
-    json_option,
     manifest_option,
-    now,
     operator_option,
 )
 from coattest_parent.cli.show import LOTS_SHOWN
@@ -28,7 +26,7 @@ from coattest_verify.bids import CSV_MAX, BadBids, Bids, buyer_of, read_bids
 from coattest_verify.buyers import load_manifest
 from coattest_verify.cli.options import decision_options
 from coattest_verify.journal import SealJournal, default_journal
-from coattest_verify.shell import UsageError, emit_json, err, write_atomic
+from coattest_verify.shell import UsageError, emit_json, err, json_option, utc_now, write_atomic
 
 
 @click.command()
@@ -74,7 +72,7 @@ def bid(
         if as_json:
             emit_json(summary)
         return
-    decided = authority_from(decision, now(), own=operator).decision
+    decided = authority_from(decision, utc_now(), own=operator).decision
     aws = aws_from(endpoint_url, ca_bundle)
     content = make_bid(
         manifest,
@@ -82,7 +80,7 @@ def bid(
         bids,
         aws,
         journal=SealJournal(journal or default_journal()),
-        when=now(),
+        when=utc_now(),
     )
     write_atomic(out, content, mode=0o600)
     if upload:

@@ -9,11 +9,11 @@ import click
 
 from coattest_enclave import messages
 from coattest_enclave.canonical import MessageError
-from coattest_parent.cli.options import FILE, NEW_FILE, json_option, operator_option
+from coattest_parent.cli.options import FILE, NEW_FILE, operator_option
 from coattest_verify.buyers import BuyerRecord, load_auction_public_key
 from coattest_verify.certify import certify_buyer_key
 from coattest_verify.keys import load_signer
-from coattest_verify.shell import UsageError, emit_json, err, write_atomic
+from coattest_verify.shell import UsageError, emit_json, err, json_option, write_atomic
 
 
 def certified_record(

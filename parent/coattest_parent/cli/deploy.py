@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from coattest_parent import deployment
-from coattest_parent.cli.options import FILE, json_option, now
+from coattest_parent.cli.options import FILE, NEW_FOLDER
 from coattest_parent.cli.stack import (
     apply_plan,
     cloud_options,
@@ -21,13 +21,20 @@ from coattest_parent.cli.stack import (
 from coattest_parent.runner import LocalRunner
 from coattest_verify.authority import authority_from
 from coattest_verify.cli.options import decision_options
-from coattest_verify.shell import FoundFalse, UsageError, emit_json, err, out
-
-F = TypeVar("F", bound=Callable[..., Any])
+from coattest_verify.shell import (
+    FoundFalse,
+    UsageError,
+    emit_json,
+    err,
+    json_option,
+    option_group,
+    out,
+    utc_now,
+)
 
 state_option = click.option(
     "--state",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=NEW_FOLDER,
     help="Directory of this deployment's local enclaves.",
 )
 target_option = click.option(
@@ -36,22 +43,16 @@ target_option = click.option(
 bundle_option = click.option(
     "--bundle", type=FILE, help="Decide from a proof bundle instead of the folder; needs --root."
 )
+identity_options = option_group(
+    click.option("--role-arn", help="local: the parent's role; becomes PCR3."),
+    click.option("--instance-id", help="local: the parent instance; becomes PCR4."),
+)
 
 
 class NothingRuns(FoundFalse):
     """No enclave of this deployment runs."""
 
     default_reason = "not-running"
-
-
-def identity_options(command: F) -> F:
-    """``--role-arn`` and ``--instance-id``: what becomes PCR3 and PCR4."""
-    for option in (
-        click.option("--instance-id", help="local: the parent instance; becomes PCR4."),
-        click.option("--role-arn", help="local: the parent's role; becomes PCR3."),
-    ):
-        command = option(command)
-    return command
 
 
 def runner_in(state: Path) -> LocalRunner:
@@ -82,7 +83,7 @@ def plan(**given: Any) -> None:
 
     For AWS the plan is a folder: templates, user data, units, parameters.
     """
-    authority = authority_from(given, now())
+    authority = authority_from(given, utc_now())
     if given["target"] == "aws":
         write_plan(authority, given["image"], given)
         return
@@ -120,7 +121,7 @@ def apply(**given: Any) -> None:
     What does not verify is terminated. For AWS the stacks come first, by change sets; another release that
     ran ends after the decided one was verified.
     """
-    authority = authority_from(given, now())
+    authority = authority_from(given, utc_now())
     if given["target"] == "aws":
         apply_plan(authority, given)
         return
@@ -133,7 +134,7 @@ def apply(**given: Any) -> None:
         role_arn=given["role_arn"],
         instance_id=given["instance_id"],
         state=given["state"],
-        clock=now,
+        clock=utc_now,
         say=lambda text: err().print(text, markup=False),
     )
     _show(live, given["as_json"])
@@ -152,7 +153,7 @@ def status(**given: Any) -> int:
 
     For AWS also: the stacks, what was changed by hand, the buyers' keys as far as they can be read.
     """
-    authority = authority_from(given, now())
+    authority = authority_from(given, utc_now())
     if given["target"] == "aws":
         return show_status(authority, given)
     state = required_state(given)
@@ -164,7 +165,7 @@ def status(**given: Any) -> int:
     if not isinstance(role_arn, str) or not isinstance(instance_id, str):
         raise UsageError("the record names no role or instance", where=str(state), reason="bad-state")
     live = deployment.check_live(
-        authority.decision, enclave, role_arn=role_arn, instance_id=instance_id, now=now
+        authority.decision, enclave, role_arn=role_arn, instance_id=instance_id, now=utc_now
     )
     _show(live, given["as_json"])
     return 0

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from coattest_parent.cli.options import NEW_FILE, json_option
+from coattest_parent.cli.options import NEW_FILE
 from coattest_verify.buyers import generate_auction_key
-from coattest_verify.shell import emit_json, err
+from coattest_verify.shell import emit_json, err, json_option
 
 
 @click.command()

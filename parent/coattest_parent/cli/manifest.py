@@ -9,10 +9,10 @@ import click
 
 from coattest_enclave import messages
 from coattest_parent.channels import parse_number
-from coattest_parent.cli.options import FILE, NEW_FILE, json_option, moment
+from coattest_parent.cli.options import FILE, NEW_FILE, moment
 from coattest_parent.cli.show import manifest_json
 from coattest_verify.buyers import RECORD_MAX, BuyerRecord, make_manifest
-from coattest_verify.shell import UsageError, emit_json, err, write_atomic
+from coattest_verify.shell import UsageError, emit_json, err, json_option, write_atomic
 
 
 def parse_lot(text: str) -> messages.Lot:

@@ -14,15 +14,7 @@ import click
 from coattest_enclave import cose, messages
 from coattest_parent.auction import TooEarly
 from coattest_parent.aws import parse_s3_uri
-from coattest_parent.cli.options import (
-    FILE,
-    NEW_FILE,
-    aws_from,
-    aws_options,
-    json_option,
-    manifest_option,
-    now,
-)
+from coattest_parent.cli.options import FILE, NEW_FILE, aws_from, aws_options, manifest_option, way_options
 from coattest_parent.enclave import Progress
 from coattest_parent.finish import Way, finish
 from coattest_parent.publish import Sealed
@@ -31,7 +23,17 @@ from coattest_parent.stop import stops
 from coattest_parent.telemetry import Telemetry
 from coattest_verify.buyers import load_manifest
 from coattest_verify.outcomes import moment_text, outcomes_json, outcomes_table
-from coattest_verify.shell import UsageError, byte_progress, emit_json, err, out, printable, write_atomic
+from coattest_verify.shell import (
+    UsageError,
+    byte_progress,
+    emit_json,
+    err,
+    json_option,
+    out,
+    printable,
+    utc_now,
+    write_atomic,
+)
 
 
 @click.command("open")
@@ -39,12 +41,7 @@ from coattest_verify.shell import UsageError, byte_progress, emit_json, err, out
 @click.option(
     "--seal", "seals", type=FILE, multiple=True, required=True, help="A buyer's seal; one per buyer."
 )
-@click.option("--enclave", required=True, help="vsock:CID:PORT, unix:PATH or hybrid:PATH:PORT.")
-@click.option(
-    "--proxy",
-    help="Where the enclave looks for the proxy to KMS (default: by the enclave's kind; 'none': it runs).",
-)
-@click.option("--assume-role", "role_arn", help="Assume this role first, as an instance profile would.")
+@way_options
 @click.option("--wait", is_flag=True, help="Wait for the closing time, if need be.")
 @click.option("--publish", "publish", help="Also put the result file at s3://bucket/key.")
 @click.option(
@@ -137,7 +134,7 @@ def _read_seal(path: Path) -> bytes:
 
 def _closed(manifest: messages.Manifest, wait: bool) -> None:
     """Return once the closing time has passed; raises TooEarly when it has not and nobody wants to wait."""
-    while (left := manifest.closes - now().timestamp()) > 0:
+    while (left := manifest.closes - utc_now().timestamp()) > 0:
         if not wait:
             raise TooEarly(
                 f"bids close at {moment_text(manifest.closes)}", hint="open after it, or use --wait"

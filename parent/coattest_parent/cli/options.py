@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
 
 import boto3
 import click
@@ -13,23 +11,30 @@ import click
 from coattest_enclave import messages
 from coattest_parent.aws import Aws, Endpoint
 from coattest_parent.channels import parse_number
-
-F = TypeVar("F", bound=Callable[..., Any])
+from coattest_verify.shell import Decorator, option_group
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 NEW_FILE = click.Path(dir_okay=False, path_type=Path)
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+NEW_FOLDER = click.Path(file_okay=False, path_type=Path)
 
+aws_options = option_group(
+    click.option(
+        "--endpoint-url", help="A local endpoint for KMS, S3 and STS instead of AWS (loopback only)."
+    ),
+    click.option("--ca-bundle", type=FILE, help="CA certificates of that endpoint (PEM)."),
+)
+"""AWS itself, or a stand-in on this machine: passed as ``endpoint_url``, ``ca_bundle``."""
 
-def aws_options(command: F) -> F:
-    """``--endpoint-url`` and ``--ca-bundle``: AWS itself, or a stand-in on this machine."""
-    for option in (
-        click.option("--ca-bundle", type=FILE, help="CA certificates of that endpoint (PEM)."),
-        click.option(
-            "--endpoint-url", help="A local endpoint for KMS, S3 and STS instead of AWS (loopback only)."
-        ),
-    ):
-        command = option(command)
-    return command
+way_options = option_group(
+    click.option("--enclave", required=True, help="vsock:CID:PORT, unix:PATH or hybrid:PATH:PORT."),
+    click.option(
+        "--proxy",
+        help="Where the enclave looks for the proxy to KMS (default: by the enclave's kind; none: it runs).",
+    ),
+    click.option("--assume-role", "role_arn", help="Assume this role first, as an instance profile would."),
+)
+"""How an auction is opened: passed as ``enclave``, ``proxy``, ``role_arn``."""
 
 
 def aws_from(endpoint_url: str | None, ca_bundle: Path | None) -> Aws:
@@ -37,19 +42,17 @@ def aws_from(endpoint_url: str | None, ca_bundle: Path | None) -> Aws:
     return Aws(boto3.Session(), Endpoint(endpoint_url, ca_bundle), renew=boto3.Session)
 
 
-manifest_option = click.option("--manifest", "manifest_path", type=FILE, required=True, help="manifest.cbor")
-operator_option = click.option("--operator", required=True, help="Your name in the quorum and the manifest.")
-json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-journal_option = click.option(
+manifest_option: Decorator = click.option(
+    "--manifest", "manifest_path", type=FILE, required=True, help="manifest.cbor"
+)
+operator_option: Decorator = click.option(
+    "--operator", required=True, help="Your name in the quorum and the manifest."
+)
+journal_option: Decorator = click.option(
     "--journal",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=NEW_FOLDER,
     help="Directory of the record of seals (default: seals/ under COATTEST_STATE or the XDG data directory).",
 )
-
-
-def now() -> datetime:
-    """The machine's clock, UTC."""
-    return datetime.now(timezone.utc)
 
 
 def moment(ctx: click.Context, param: click.Parameter, value: str) -> int:

@@ -15,9 +15,7 @@ from coattest_parent.cli.options import (
     aws_from,
     aws_options,
     journal_option,
-    json_option,
     manifest_option,
-    now,
     operator_option,
 )
 from coattest_parent.cli.show import lots_table
@@ -29,7 +27,7 @@ from coattest_verify.decision import Decision
 from coattest_verify.journal import SealJournal, default_journal
 from coattest_verify.outcomes import moment_text
 from coattest_verify.sealing import SealPlan, plan_seal, sign_seal
-from coattest_verify.shell import UsageError, emit_json, err, write_atomic
+from coattest_verify.shell import UsageError, emit_json, err, json_option, utc_now, write_atomic
 
 
 def parse_digests(values: tuple[str, ...]) -> dict[str, bytes]:
@@ -81,7 +79,7 @@ def seal(
 ) -> None:
     """Seal an auction: this manifest, this decided code, these bid files, and no others, ever."""
     manifest = load_manifest(manifest_path)
-    authority = authority_from(decision, now(), own=operator)
+    authority = authority_from(decision, utc_now(), own=operator)
     key = load_auction_key(auction_key)
     digests = parse_digests(given) or bid_digests(manifest, S3Bids(aws_from(endpoint_url, ca_bundle)))
     record = SealJournal(journal or default_journal())
@@ -94,7 +92,7 @@ def seal(
         own_bid=own_bid.read_bytes(),
         check_certificate=authority.check_certificate,
         journal=record,
-        now=int(now().timestamp()),
+        now=int(utc_now().timestamp()),
     )
     _explain(plan, authority.decision)
     if not dry_run:

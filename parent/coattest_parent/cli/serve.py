@@ -13,7 +13,7 @@ import click
 
 from coattest_parent.aws import parse_s3_uri
 from coattest_parent.channels import PROXY_PORT, Vsock, endpoint_host_port, parse_address
-from coattest_parent.cli.options import aws_from, aws_options, now
+from coattest_parent.cli.options import FOLDER, aws_from, aws_options, way_options
 from coattest_parent.courier import AWS_KMS, LOCAL_KMS
 from coattest_parent.finish import Way
 from coattest_parent.proxy import ConnectProxy, kms_allow_list
@@ -21,7 +21,7 @@ from coattest_parent.spool import Courier, only_courier
 from coattest_parent.status import State, StatusServer, parse_status_address
 from coattest_parent.stop import Stopped, stop_event, stops
 from coattest_parent.telemetry import Telemetry
-from coattest_verify.shell import UsageError
+from coattest_verify.shell import UsageError, utc_now
 
 status_option = click.option(
     "--status", help="Answer /healthz, /readyz and /metrics here: 127.0.0.1:PORT or unix:PATH."
@@ -31,16 +31,11 @@ status_option = click.option(
 @click.command()
 @click.option(
     "--spool",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=FOLDER,
     required=True,
     help="A directory per auction: manifest.cbor and the seals.",
 )
-@click.option("--enclave", required=True, help="vsock:CID:PORT, unix:PATH or hybrid:PATH:PORT.")
-@click.option(
-    "--proxy",
-    help="Where the enclave looks for the proxy to KMS (default: by the enclave's kind; 'none': it runs).",
-)
-@click.option("--assume-role", "role_arn", help="Assume this role first, as an instance profile would.")
+@way_options
 @click.option("--publish", help="Also put NAME.cbor under s3://bucket/prefix/.")
 @click.option(
     "--every",
@@ -89,10 +84,10 @@ def serve(
             while not ended.is_set():
                 # What runs when the signal comes is cut, not waited for: the next start finishes it.
                 with stops("start it again: it goes on where it was"):
-                    courier.round(now)
+                    courier.round(utc_now)
                 if once:
                     break
-                ended.wait(min(every, courier.rest(now())))
+                ended.wait(min(every, courier.rest(utc_now())))
         except Stopped:
             ended.set()
         _stopped(telemetry)

@@ -9,10 +9,10 @@ import click
 from rich.table import Table
 
 from coattest_enclave import messages
-from coattest_parent.cli.options import json_option, manifest_option
+from coattest_parent.cli.options import manifest_option
 from coattest_verify.buyers import load_manifest
 from coattest_verify.outcomes import moment_text
-from coattest_verify.shell import Rows, emit_json, out
+from coattest_verify.shell import Rows, emit_json, json_option, out
 
 LOTS_SHOWN = 50
 """Lots in a table; JSON has them all."""

@@ -15,11 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from coattest_parent.channels import ENCLAVE_PORT, Address, Vsock, await_listener, parse_address
-from coattest_parent.cli.options import FILE, json_option, now
+from coattest_parent.cli.options import FILE
 from coattest_parent.smoke import Check, smoke
 from coattest_verify.remeasure import binding_pcrs
 from coattest_verify.roots import root_for
-from coattest_verify.shell import EnvironmentFailure, UsageError, emit_json, err, out
+from coattest_verify.shell import EnvironmentFailure, UsageError, emit_json, err, json_option, out, utc_now
 
 NITRO_CLI = "nitro-cli"
 NITRO_CLI_SECONDS = 120.0
@@ -76,7 +76,7 @@ def smoke_command(
     with _running(image, address, cpu_count, memory) as target:
         await_listener(target, listen_seconds)
         checks = []
-        for check in smoke(target, pcrs=pcrs, root=root_for(profile), clock=now):
+        for check in smoke(target, pcrs=pcrs, root=root_for(profile), clock=utc_now):
             err().print(f"{check.name}: {'ok' if check.ok else 'FAILED'}", markup=False)
             checks.append(check)
     _show(checks, as_json)

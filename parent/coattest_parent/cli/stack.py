@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 from rich.table import Table
 
-from coattest_parent.cli.options import FILE, aws_from, aws_options, now
+from coattest_parent.cli.options import FILE, FOLDER, NEW_FOLDER, aws_from, aws_options
 from coattest_parent.deployment import live_json
 from coattest_parent.stack import plan as planning
 from coattest_parent.stack import programs, rollout
@@ -18,41 +18,38 @@ from coattest_parent.stack.hosts import EnclaveHost, LocalHost
 from coattest_parent.stack.remote import RemoteHost
 from coattest_parent.stack.settings import Settings
 from coattest_verify.authority import Authority
-from coattest_verify.shell import UsageError, emit_json, err, out, write_atomic
+from coattest_verify.shell import UsageError, emit_json, err, option_group, out, utc_now, write_atomic
 
-F = TypeVar("F", bound=Callable[..., Any])
 NEEDED = ("name", "account", "region", "vpc", "subnet", "ami", "out")
 
 
-def plan_options(command: F) -> F:
-    """What a plan for AWS is made from, beside the decision and the image."""
-    folder = click.Path(file_okay=False, path_type=Path)
-    for option in (
-        click.option("--out", type=folder, help="aws: the folder of the plan."),
-        click.option(
-            "--wheelhouse",
-            type=click.Path(exists=True, file_okay=False, path_type=Path),
-            help="aws: a folder with the wheels that --wheel depends on.",
-        ),
-        click.option(
-            "--wheel", type=FILE, help="aws: coattest's wheel, for the instance; needs --wheelhouse."
-        ),
-        click.option(
-            "--report", "reports", type=FILE, multiple=True, help="aws: a buyer's signed report; repeatable."
-        ),
-        click.option("--auto-recovery", is_flag=True, help="aws: an alarm that moves a failed instance."),
-        click.option("--memory", type=int, default=2048, show_default=True, help="aws: MiB per enclave."),
-        click.option("--cpus", type=int, default=2, show_default=True, help="aws: vCPUs per enclave."),
-        click.option("--instance-type", default="c6i.2xlarge", show_default=True, help="aws: the parent's."),
-        click.option("--ami", help="aws: the image of the parent (Amazon Linux 2023)."),
-        click.option("--subnet", help="aws: the subnet of the parent."),
-        click.option("--vpc", help="aws: the VPC of the parent."),
-        click.option("--region", help="aws: where the parent is."),
-        click.option("--account", help="aws: the service's account, 12 digits."),
-        click.option("--name", help="aws: the name of this deployment."),
-    ):
-        command = option(command)
-    return command
+plan_options = option_group(
+    click.option("--name", help="aws: the name of this deployment."),
+    click.option("--account", help="aws: the service's account, 12 digits."),
+    click.option("--region", help="aws: where the parent is."),
+    click.option("--vpc", help="aws: the VPC of the parent."),
+    click.option("--subnet", help="aws: the subnet of the parent."),
+    click.option("--ami", help="aws: the image of the parent (Amazon Linux 2023)."),
+    click.option("--instance-type", default="c6i.2xlarge", show_default=True, help="aws: the parent's."),
+    click.option("--cpus", type=int, default=2, show_default=True, help="aws: vCPUs per enclave."),
+    click.option("--memory", type=int, default=2048, show_default=True, help="aws: MiB per enclave."),
+    click.option("--auto-recovery", is_flag=True, help="aws: an alarm that moves a failed instance."),
+    click.option(
+        "--report", "reports", type=FILE, multiple=True, help="aws: a buyer's signed report; repeatable."
+    ),
+    click.option("--wheel", type=FILE, help="aws: coattest's wheel, for the instance; needs --wheelhouse."),
+    click.option(
+        "--wheelhouse",
+        type=FOLDER,
+        help="aws: a folder with the wheels that --wheel depends on.",
+    ),
+    click.option("--out", type=NEW_FOLDER, help="aws: the folder of the plan."),
+)
+"""What a plan for AWS is made from, beside the decision and the image."""
+cloud_options = option_group(
+    aws_options, click.option("--plan", "plan_folder", type=FOLDER, help="aws: the plan's folder.")
+)
+"""The plan, and where AWS is."""
 
 
 def write_plan(authority: Authority, image: Path, given: Mapping[str, Any]) -> None:
@@ -108,14 +105,6 @@ def read_plan(authority: Authority, image: Path, folder: Path) -> planning.Stack
             hint="plan again and read it",
         )
     return plan
-
-
-def cloud_options(command: F) -> F:
-    """``--plan`` and where AWS is."""
-    folder = click.Path(exists=True, file_okay=False, path_type=Path)
-    return aws_options(
-        click.option("--plan", "plan_folder", type=folder, help="aws: the plan's folder.")(command)
-    )
 
 
 def apply_plan(authority: Authority, given: Mapping[str, Any]) -> None:
@@ -222,7 +211,7 @@ def _cloud(profile: str | None, settings: Settings, given: Mapping[str, Any]) ->
     host: EnclaveHost = RemoteHost(aws, settings, say)
     if given["state"]:
         host = LocalHost(given["state"] / "enclaves")
-    return rollout.Cloud(aws, host, say, now)
+    return rollout.Cloud(aws, host, say, utc_now)
 
 
 def _able(plan: planning.StackPlan, cloud: rollout.Cloud) -> None:

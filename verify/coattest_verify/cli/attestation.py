@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
 from coattest_build.errors import UsageError
-from coattest_build.shell import emit_json
+from coattest_build.shell import emit_json, json_option, utc_now
 from coattest_verify.attestation import (
     ChainCache,
     Expectation,
@@ -91,7 +91,7 @@ AT_DOCUMENT, AT_INDEX = "document", "index"
 @click.option("--strict", is_flag=True, help="Refuse what is otherwise tolerated with a notice.")
 @click.option("--unsafe-allow-debug", is_flag=True, help="Accept debug enclaves, whose memory is open.")
 @click.option("--unsafe-any-measurement", is_flag=True, help="Accept any code: only 'genuine' is verified.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@json_option
 @click.pass_context
 def attestation(ctx: click.Context, /, path: Path, as_json: bool, **options: Any) -> None:
     """Verify one attestation document (binary, base64 or hex), or every one in a directory.
@@ -107,7 +107,7 @@ def attestation(ctx: click.Context, /, path: Path, as_json: bool, **options: Any
         caveat()
     else:
         expectations = expectations_of(options)
-        items, skipped = read_items(path, options["at"], datetime.now(timezone.utc))
+        items, skipped = read_items(path, options["at"], utc_now())
         verdicts = judge(items, expectations, root, strict=options["strict"])
     accepted = sum(
         verdict.ok and item.complaint is None for item, verdict in zip(items, verdicts, strict=True)

@@ -14,9 +14,9 @@ from rich.table import Table
 from coattest_verify.audit import digests, sources
 from coattest_verify.audit.events import Event
 from coattest_verify.audit.judge import Expected, Problem, Report, judge
-from coattest_verify.cli.options import clock, decision_from, decision_options
+from coattest_verify.cli.options import EXISTING_FILE, EXISTING_FOLDER, decision_from, decision_options
 from coattest_verify.keypolicy.live import aws_errors
-from coattest_verify.shell import FoundFalse, UsageError, emit_json, err, out
+from coattest_verify.shell import FoundFalse, UsageError, emit_json, err, json_option, out, utc_now
 
 LOOKUP = "lookup-events"
 MOMENT = click.DateTime(["%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"])
@@ -35,7 +35,7 @@ class NotAsDecided(FoundFalse):
 @click.option(
     "--also-attestations",
     multiple=True,
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=EXISTING_FOLDER,
     help="Another release that was decided on in this time; repeatable.",
 )
 @click.option("--key", "key_arn", required=True, metavar="ARN", help="The key: its full ARN.")
@@ -49,7 +49,7 @@ class NotAsDecided(FoundFalse):
 @click.option("--until", type=MOMENT, help="Up to this moment (UTC).")
 @click.option(
     "--public-keys",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=EXISTING_FILE,
     help="Output of `aws cloudtrail list-public-keys`, to check digest files with.",
 )
 @click.option(
@@ -57,7 +57,7 @@ class NotAsDecided(FoundFalse):
 )
 @click.option("--endpoint-url", help="S3 or CloudTrail somewhere else than AWS.")
 @click.option("--region", help="For s3:// and lookup-events; the key's own by default.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@json_option
 def audit(**given: Any) -> int:
     """Check that every Decrypt in SOURCE was by a decided enclave.
 
@@ -79,7 +79,7 @@ def audit(**given: Any) -> int:
 
 def _expected(given: Mapping[str, Any]) -> Expected:
     # A decision that has expired since was one then: it is recomputed as of the end of the window.
-    moment = min(filter(None, (clock(), _utc(given["until"]))))
+    moment = min(filter(None, (utc_now(), _utc(given["until"]))))
     decisions = [
         decision_from({**given, "attestations": folder}, now=moment, own=given["operator"])
         for folder in (given["attestations"], *given["also_attestations"])

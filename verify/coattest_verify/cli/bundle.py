@@ -7,11 +7,11 @@ from pathlib import Path
 
 import click
 
-from coattest_verify.cli.options import FILE, clock, decision_options, json_option
+from coattest_verify.cli.options import FILE, decision_options
 from coattest_verify.decision import decide
 from coattest_verify.quorum.bundle import MAX_BUNDLE, make_bundle
 from coattest_verify.quorum.directory import Folder
-from coattest_verify.shell import FoundFalse, UsageError, emit_json, err, write_atomic
+from coattest_verify.shell import FoundFalse, UsageError, emit_json, err, json_option, utc_now, write_atomic
 
 
 @click.command()
@@ -29,7 +29,7 @@ def bundle(
     as_json: bool,
 ) -> None:
     """Write one file from which anybody can decide again with verify quorum --bundle, offline."""
-    now = clock()
+    now = utc_now()
     decision = decide(attestations, root=root, profile=profile, now=now).require()
     with Folder(attestations) as folder:
         data = make_bundle(folder, now=now, lock=_lock(lock, decision.lock_sha256))

@@ -6,29 +6,16 @@ from pathlib import Path
 
 import click
 
-from coattest_verify.cli.options import (
-    FOLDER,
-    attestations_option,
-    clock,
-    json_option,
-    key_option,
-    operator_option,
-    passphrase_option,
-    root_option,
-    signer_from,
-)
+from coattest_verify.cli.options import FOLDER, attestations_option, root_option, signer_from, signing_options
 from coattest_verify.memory import Roots
 from coattest_verify.opening import keep, kept, new_opening
-from coattest_verify.quorum.signing import candidates
 from coattest_verify.quorum.votes import COMMIT, make_vote, sign_vote, vote_name
 from coattest_verify.rebuild import DirtyTree, own_key, read_policy, read_report, remeasure
-from coattest_verify.shell import UsageError, emit_json, err, write_atomic
+from coattest_verify.shell import UsageError, emit_json, err, json_option, utc_now, write_atomic
 
 
 @click.command()
-@key_option
-@passphrase_option
-@operator_option
+@signing_options
 @click.option(
     "--rebuild", "rebuilt", type=FOLDER, default=Path("out"), show_default=True, help="The rebuild's folder."
 )
@@ -51,15 +38,15 @@ def commit(
     stays secret until verify sign-pcrs reveals it.
     """
     policy = read_policy(attestations)
-    signer = signer_from(key, passphrase_file, candidates(attestations, operator))
+    signer = signer_from(key, passphrase_file, attestations, operator)
     own_key(operator, policy, signer)
-    pinned = root if root is not None else Roots().only()
+    pinned = Roots().pinned(root)
     report = read_report(rebuilt)
     if report.dirty:
         raise DirtyTree("the source had uncommitted changes", hint="commit or discard them, then rebuild")
     remeasure(rebuilt, report)
     opening = kept(rebuilt, operator, policy) or new_opening(operator, policy)
-    vote = make_vote(COMMIT, operator, root=pinned, claim=report, note=opening.digest(report), now=clock())
+    vote = make_vote(COMMIT, operator, root=pinned, claim=report, note=opening.digest(report), now=utc_now())
     path = attestations / vote_name(vote)
     if path.exists() or path.is_symlink():
         raise UsageError(

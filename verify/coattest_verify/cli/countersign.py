@@ -6,23 +6,13 @@ from pathlib import Path
 
 import click
 
-from coattest_verify.cli.options import (
-    attestations_option,
-    json_option,
-    key_option,
-    operator_option,
-    passphrase_option,
-    signer_from,
-)
-from coattest_verify.quorum.signing import candidates
+from coattest_verify.cli.options import attestations_option, signer_from, signing_options
 from coattest_verify.quorum.signing import countersign as sign_waiting
-from coattest_verify.shell import emit_json, err
+from coattest_verify.shell import emit_json, err, json_option
 
 
 @click.command()
-@key_option
-@passphrase_option
-@operator_option
+@signing_options
 @attestations_option
 @json_option
 def countersign(
@@ -32,7 +22,7 @@ def countersign(
 
     Look at it first: verify quorum-policy.
     """
-    signer = signer_from(key, passphrase_file, candidates(attestations, operator))
+    signer = signer_from(key, passphrase_file, attestations, operator)
     state = sign_waiting(attestations, operator, signer)
     policy = state.policy
     if as_json:

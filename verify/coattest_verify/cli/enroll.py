@@ -8,12 +8,12 @@ from typing import Any
 
 import click
 
-from coattest_verify.cli.options import attestations_option, clock, json_option
-from coattest_verify.cli.quorum_init import parse_groups, parse_operators, whole_day
+from coattest_verify.cli.options import attestations_option
+from coattest_verify.cli.quorum_init import parse_groups, parse_operators, rule_options, whole_day
 from coattest_verify.quorum.signing import PROPOSAL_FILE
-from coattest_verify.quorum_policy import MAX_DIVERSITY, Operator, QuorumPolicy, utc
+from coattest_verify.quorum_policy import Operator, QuorumPolicy, utc
 from coattest_verify.rebuild import read_policy
-from coattest_verify.shell import UsageError, emit_json, err, write_atomic
+from coattest_verify.shell import UsageError, emit_json, err, json_option, utc_now, write_atomic
 
 
 @click.command()
@@ -26,20 +26,9 @@ from coattest_verify.shell import UsageError, emit_json, err, write_atomic
 @click.option("--threshold", type=click.IntRange(min=1), help="How many must agree from then on.")
 @click.option("--dissent", type=click.Choice(["block", "report"]))
 @click.option("--round", "round_", help="Start a new round: earlier statements no longer count.")
-@click.option("--days", type=click.IntRange(1, 3650), help="Expire so many days from now.")
-@click.option("--max-age-days", type=click.IntRange(1, 3650))
 @click.option("--group", "groups", multiple=True, metavar="NAME=K:A,B,C", help="Replace all groups by these.")
 @click.option("--no-groups", is_flag=True, help="Have no groups.")
-@click.option("--revoke-threshold", type=click.IntRange(min=1), help="How many revoke a release.")
-@click.option(
-    "--reviews", type=click.IntRange(min=0), help="How many operators must have reviewed the source."
-)
-@click.option(
-    "--routes", type=click.IntRange(1, MAX_DIVERSITY), help="How many different build routes must agree."
-)
-@click.option(
-    "--hosts", type=click.IntRange(0, MAX_DIVERSITY), help="How many different hosts the agreeing must state."
-)
+@rule_options(initial=False)
 @click.option(
     "--commitments/--no-commitments",
     default=None,
@@ -69,7 +58,7 @@ def enroll(
     if round_ is not None:
         values["round"] = round_
     if days is not None:
-        values["expires"] = whole_day(clock() + timedelta(days=days))
+        values["expires"] = whole_day(utc_now() + timedelta(days=days))
     if operators or remove:
         values["operators"] = _members(current, parse_operators(operators), remove)
     if groups or no_groups:

@@ -8,18 +8,19 @@ from pathlib import Path
 import click
 
 from coattest_build import apt, image, lock
+from coattest_build.cli.options import mirror_option
 from coattest_build.progress import Terminal
-from coattest_verify.cli.options import FILE, FOLDER, clock, json_option
+from coattest_verify.cli.options import FILE, FOLDER
 from coattest_verify.inputs import archive_keys
 from coattest_verify.inputs.check import Verdict
 from coattest_verify.inputs.document import to_json
 from coattest_verify.inputs.gather import check_lock
-from coattest_verify.shell import emit_json, err, out, write_atomic
+from coattest_verify.shell import emit_json, err, json_option, out, utc_now, write_atomic
 
 
 @click.command()
 @click.option("--source", type=FOLDER, default=Path(), help="The checkout; only its lock is read.")
-@click.option("--mirror", help="Debian mirror (else COATTEST_DEBIAN_MIRROR, else apt's own).")
+@mirror_option
 @click.option(
     "--out", "target", type=FILE, help="Write the result here; OUT/inputs.json is what sign-pcrs reads."
 )
@@ -40,7 +41,7 @@ def inputs(*, source: Path, mirror: str | None, target: Path | None, as_json: bo
         spec,
         apt.mirrors(spec.suites, spec.component, mirror=mirror),
         archive_keys.bookworm(),
-        now=clock(),
+        now=utc_now(),
         reporter=Terminal(),
     )
     document = to_json(verdict)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from coattest_verify.cli.options import FILE, json_option
+from coattest_verify.cli.options import FILE
 from coattest_verify.keys import SCHEMES, generate, read_passphrase
-from coattest_verify.shell import UsageError, emit_json, err
+from coattest_verify.shell import UsageError, emit_json, err, json_option
 
 
 @click.command()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from coattest_verify.cli.options import FOLDER, clock, decision_options, json_option
+from coattest_verify.cli.options import FOLDER, decision_options
 from coattest_verify.decision import decide
 from coattest_verify.links import (
     LAYOUT_FILE,
@@ -19,7 +19,16 @@ from coattest_verify.links import (
 )
 from coattest_verify.quorum.directory import Folder
 from coattest_verify.quorum.errors import NoDecision, Rejected
-from coattest_verify.shell import FoundFalse, UsageError, emit_json, err, out, write_atomic
+from coattest_verify.shell import (
+    FoundFalse,
+    UsageError,
+    emit_json,
+    err,
+    json_option,
+    out,
+    utc_now,
+    write_atomic,
+)
 
 
 @click.command()
@@ -33,7 +42,7 @@ def links(*, target: Path, attestations: Path, root: bytes | None, profile: str,
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError("is not an empty folder", where=str(target))
-    outcome = decide(attestations, root=root, profile=profile, now=clock())
+    outcome = decide(attestations, root=root, profile=profile, now=utc_now())
     outcome.require()
     policy = outcome.policy
     if policy is None:

@@ -8,25 +8,15 @@ import click
 from rich.table import Column, Table
 from rich.text import Text
 
-from coattest_verify.cli.options import (
-    attestations_option,
-    clock,
-    json_option,
-    key_option,
-    operator_option,
-    passphrase_option,
-    root_option,
-    signer_from,
-)
+from coattest_verify.cli.options import attestations_option, root_option, signer_from, signing_options
 from coattest_verify.memory import Roots
 from coattest_verify.quorum.chain import Seen, follow
 from coattest_verify.quorum.directory import Folder
 from coattest_verify.quorum.errors import Rejected
 from coattest_verify.quorum.log import CHECKPOINT_FILE, extends, parse_entry, read_log
 from coattest_verify.quorum.logbook import BadLog, sign_log
-from coattest_verify.quorum.signing import candidates
 from coattest_verify.quorum_policy import utc
-from coattest_verify.shell import UsageError, emit_json, err, out
+from coattest_verify.shell import UsageError, emit_json, err, json_option, out, utc_now
 
 
 @click.group()
@@ -35,9 +25,7 @@ def log() -> None:
 
 
 @log.command()
-@key_option
-@passphrase_option
-@operator_option
+@signing_options
 @attestations_option
 @root_option
 @json_option
@@ -55,10 +43,10 @@ def sign(
     Refuses when the log does not extend what this machine saw before, or names a dissent whose file is gone.
     """
     memory = Roots()
-    pinned = root if root is not None else memory.only()
+    pinned = memory.pinned(root)
     seen = memory.seen(pinned)
-    signer = signer_from(key, passphrase_file, candidates(attestations, operator))
-    done = sign_log(attestations, pinned, operator, signer, seen=seen, now=clock())
+    signer = signer_from(key, passphrase_file, attestations, operator)
+    done = sign_log(attestations, pinned, operator, signer, seen=seen, now=utc_now())
     if seen is not None:
         memory.remember(pinned, Seen(seen.version, seen.sha256, done.seen))
     checkpoint = done.cosigned.checkpoint
@@ -86,10 +74,10 @@ def sign(
 def show(*, attestations: Path, root: bytes | None, as_json: bool) -> None:
     """Check the log's tree, cosignatures and growth, and list its entries."""
     memory = Roots()
-    pinned = root if root is not None else memory.only()
+    pinned = memory.pinned(root)
     seen = memory.seen(pinned)
     with Folder(attestations) as folder:
-        policy = follow(folder, pinned, seen=seen, now=clock()).current
+        policy = follow(folder, pinned, seen=seen, now=utc_now()).current
         try:
             found = read_log(folder, pinned, policy)
             entries = [parse_entry(entry) for entry in found.entries] if found else []

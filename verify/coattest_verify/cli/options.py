@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timezone
+from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
@@ -15,20 +15,19 @@ from coattest_verify.decision import Decision, decide
 from coattest_verify.keys import (
     PASSPHRASE_FILE,
     KeyUnreadable,
-    PublicKey,
     is_remote,
     load_remote_signer,
     load_signer,
     read_passphrase,
 )
 from coattest_verify.memory import parse_root
-
-F = TypeVar("F", bound=Callable[..., Any])
+from coattest_verify.quorum.signing import candidates
+from coattest_verify.shell import Decorator, option_group, utc_now
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
-
-Decorator = Callable[[Any], Any]
+EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 attestations_option: Decorator = click.option(
     "--attestations",
@@ -37,19 +36,22 @@ attestations_option: Decorator = click.option(
     show_default=True,
     help="Folder of the claim, quorum.toml and the signed rebuilds.",
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-key_option = click.option(
-    "--key",
-    type=FILE,
-    required=True,
-    help="Your private key: a PKCS#8 PEM file, awskms:ARN, or hsm:ID (PKCS#11).",
-)
-operator_option = click.option("--operator", required=True, help="Your name in quorum.toml.")
-passphrase_option = click.option(
+passphrase_option: Decorator = click.option(
     "--passphrase-file",
     type=FILE,
     help=f"File whose first line opens the key (else {PASSPHRASE_FILE}, else a prompt).",
 )
+signing_options = option_group(
+    click.option(
+        "--key",
+        type=FILE,
+        required=True,
+        help="Your private key: a PKCS#8 PEM file, awskms:ARN, or hsm:ID (PKCS#11).",
+    ),
+    passphrase_option,
+    click.option("--operator", required=True, help="Your name in quorum.toml."),
+)
+"""Whose signature it is: passed as ``key``, ``passphrase_file``, ``operator``."""
 
 
 def _root(_context: click.Context, _parameter: click.Parameter, value: str | None) -> bytes | None:
@@ -64,15 +66,12 @@ root_option: Decorator = click.option(
 )
 
 
-def decision_options(command: F) -> F:
-    """``--attestations``, ``--root`` and ``--profile``: passed as ``attestations``, ``root``, ``profile``."""
-    profile: Decorator = click.option(
-        "--profile", default="aws", show_default=True, help="Profile to decide on."
-    )
-    options: tuple[Decorator, ...] = (profile, root_option, attestations_option)
-    for option in options:
-        command = option(command)
-    return command
+decision_options = option_group(
+    attestations_option,
+    root_option,
+    click.option("--profile", default="aws", show_default=True, help="Profile to decide on."),
+)
+"""What to decide from and on: passed as ``attestations``, ``root``, ``profile``."""
 
 
 def decision_from(
@@ -83,20 +82,15 @@ def decision_from(
         options["attestations"],
         root=options["root"],
         profile=options["profile"],
-        now=now or clock(),
+        now=now or utc_now(),
         own=own,
     ).require()
 
 
-def clock() -> datetime:
-    """Now, in UTC. Commands take the time here and hand it to code that has no clock."""
-    return datetime.now(timezone.utc)
+def signer_from(key: Path, passphrase_file: Path | None, attestations: Path, operator: str) -> Any:
+    """The signer of a key file, or of a URI (then it must hold a key that the operator has in quorum.toml).
 
-
-def signer_from(key: Path, passphrase_file: Path | None, candidates: Sequence[PublicKey] = ()) -> Any:
-    """The signer of a key file, or of a URI (then it must hold one of ``candidates``).
-
-    Asks for the passphrase or PIN on the terminal when nothing else names it.
+    Asks for the passphrase or PIN on the terminal when nothing else names it. Raises KeyUnreadable.
     """
 
     def passphrase() -> bytes:
@@ -113,5 +107,7 @@ def signer_from(key: Path, passphrase_file: Path | None, candidates: Sequence[Pu
         return answer.encode()
 
     if is_remote(str(key)):
-        return load_remote_signer(str(key), candidates, lambda _: passphrase().decode())
+        return load_remote_signer(
+            str(key), candidates(attestations, operator), lambda _: passphrase().decode()
+        )
     return load_signer(key, passphrase)

@@ -14,7 +14,7 @@ import click
 from rich.table import Table
 
 from coattest_build.measure import pcr3, pcr4
-from coattest_verify.cli.options import clock, decision_from, decision_options
+from coattest_verify.cli.options import EXISTING_FILE, EXISTING_FOLDER, decision_from, decision_options
 from coattest_verify.cli.policy_prove import prove_file
 from coattest_verify.decision import Decision
 from coattest_verify.iam import Policy, parse_policy
@@ -22,7 +22,16 @@ from coattest_verify.keypolicy import live, snippets
 from coattest_verify.keypolicy.compare import Drift, differences
 from coattest_verify.keypolicy.explain import explain as explain_policy
 from coattest_verify.policy import Options, canonical, generate
-from coattest_verify.shell import FoundFalse, UsageError, emit_json, err, out, write_atomic
+from coattest_verify.shell import (
+    FoundFalse,
+    UsageError,
+    emit_json,
+    err,
+    json_option,
+    out,
+    utc_now,
+    write_atomic,
+)
 
 NEW_KEY = "new"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -56,7 +65,7 @@ class Made:
 @click.option(
     "--also-attestations",
     multiple=True,
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=EXISTING_FOLDER,
     help="A second release, for a rotation: both decrypt until the old one is left out.",
 )
 @click.option("--account", help="The account that owns the key, 12 digits.")
@@ -116,7 +125,7 @@ class Made:
 @click.option(
     "--prove",
     "prove_file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=EXISTING_FILE,
     metavar="FILE",
     help="Prove or refute any key policy for --tuple or the decision; exit 1 shows what gets in.",
 )
@@ -130,7 +139,7 @@ class Made:
     default=Path(),
     help="Where --apply keeps the policy that was there.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@json_option
 def policy(**given: Any) -> int:
     """Print the KMS key policy under which only the decided enclave decrypts.
 
@@ -162,7 +171,7 @@ def policy(**given: Any) -> int:
 
 
 def _make(given: Mapping[str, Any]) -> Made:
-    now = clock()
+    now = utc_now()
     # What binds the buyer needs the buyer's own agreeing statement: ``own``.
     decisions = tuple(
         decision_from({**given, "attestations": folder}, now=now, own=given["operator"])
@@ -396,7 +405,7 @@ def _put(kms: Any, made: Made, key: live.KeyState | None) -> str:
 
 def _save(key: live.KeyState, folder: Path) -> Path:
     # To the microsecond: a second change in the same second must not replace what the first one kept.
-    moment = clock().strftime("%Y%m%dT%H%M%S.%fZ")
+    moment = utc_now().strftime("%Y%m%dT%H%M%S.%fZ")
     path = folder / f"key-policy-{key.arn.rsplit('/', 1)[-1]}-{moment}.json"
     write_atomic(path, key.policy.encode() + b"\n", mode=0o600)
     err().print(f"the previous policy is in {path}", markup=False)

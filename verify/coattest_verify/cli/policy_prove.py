@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coattest_verify.cli.options import clock, decision_from
+from coattest_verify.cli.options import decision_from
 from coattest_verify.iam import PolicyError, parse_policy
 from coattest_verify.iam.parse import MAX_DOCUMENT_BYTES
 from coattest_verify.policy import check_tuple
-from coattest_verify.shell import EnvironmentFailure, FoundFalse, UsageError, emit_json, err, out
+from coattest_verify.shell import EnvironmentFailure, FoundFalse, UsageError, emit_json, err, out, utc_now
 
 if TYPE_CHECKING:
     from coattest_verify.prove import Counterexample, Finding
@@ -88,7 +88,7 @@ def _tuples(given: Mapping[str, Any]) -> tuple[tuple[str, str, str], ...]:
         return tuple(found)
     if not given["operator"]:
         raise UsageError("give --tuple, or --operator for the tuples of your decision", where="--prove")
-    now = clock()
+    now = utc_now()
     decisions = [
         decision_from({**given, "attestations": folder}, now=now, own=given["operator"])
         for folder in (given["attestations"], *given["also_attestations"])

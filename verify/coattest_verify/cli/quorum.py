@@ -8,13 +8,13 @@ import click
 from rich.table import Column, Table
 from rich.text import Text
 
-from coattest_verify.cli.options import FILE, clock, decision_options, json_option
+from coattest_verify.cli.options import FILE, decision_options
 from coattest_verify.decision import Outcome, decide, decide_from
 from coattest_verify.memory import Roots
 from coattest_verify.quorum.bundle import load_bundle
 from coattest_verify.quorum.errors import Rejected
 from coattest_verify.quorum_policy import parse_utc, utc
-from coattest_verify.shell import UsageError, emit_json, err, out
+from coattest_verify.shell import UsageError, emit_json, err, json_option, out, utc_now
 
 
 @click.command()
@@ -46,7 +46,7 @@ def quorum(
     elif at is not None:
         raise UsageError("--at goes with --bundle")
     else:
-        outcome = decide(attestations, root=root, profile=profile, now=clock(), own=own)
+        outcome = decide(attestations, root=root, profile=profile, now=utc_now(), own=own)
     if as_json:
         emit_json(outcome.to_json())
     else:
@@ -68,13 +68,13 @@ def from_bundle(path: Path, root: bytes | None, at: str | None, *, profile: str,
     )
     if at is None:
         return decide_from(
-            held.files, root=root, seen=Roots().seen(root), profile=profile, now=clock(), own=own
+            held.files, root=root, seen=Roots().seen(root), profile=profile, now=utc_now(), own=own
         )
     try:
         moment = held.made if at == "bundle" else parse_utc(at)
     except Rejected as error:
         raise UsageError(error.what, where=f"--at {at[:80]}") from None
-    if moment > clock():
+    if moment > utc_now():
         raise UsageError("--at lies in the future", where=at)
     err().print(f"as of {utc(moment)}: later versions and revocations may exist", style="yellow")
     return decide_from(held.files, root=root, seen=None, profile=profile, now=moment, own=own)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from coattest_verify.cli.options import attestations_option, clock, json_option
+from coattest_verify.cli.options import attestations_option
 from coattest_verify.keys import PublicKey, load_public
 from coattest_verify.quorum_policy import (
     DEFAULT_MAX_AGE_DAYS,
@@ -18,9 +18,39 @@ from coattest_verify.quorum_policy import (
     QuorumPolicy,
     utc,
 )
-from coattest_verify.shell import UsageError, emit_json, err, write_atomic
+from coattest_verify.shell import (
+    Decorator,
+    UsageError,
+    emit_json,
+    err,
+    json_option,
+    option_group,
+    utc_now,
+    write_atomic,
+)
 
-DEFAULT_DAYS = 365
+DAYS = click.IntRange(1, 3650)
+RULES = (
+    ("--days", DAYS, 365, "In how many days it expires."),
+    ("--max-age-days", DAYS, DEFAULT_MAX_AGE_DAYS, "How old a statement may be."),
+    ("--revoke-threshold", click.IntRange(min=1), 1, "How many revoke a release."),
+    ("--routes", click.IntRange(1, MAX_DIVERSITY), 1, "How many different build routes must agree."),
+    ("--hosts", click.IntRange(0, MAX_DIVERSITY), 0, "How many different hosts the agreeing must state."),
+    ("--reviews", click.IntRange(min=0), 0, "How many operators must have reviewed the source."),
+)
+"""The rules that are numbers: option, range, what version 1 has by default, meaning."""
+
+
+def rule_options(*, initial: bool) -> Decorator:
+    """An option for each of RULES; without a default where a version is changed and not made."""
+    return option_group(
+        *(
+            click.option(
+                name, type=numbers, default=default if initial else None, show_default=initial, help=meaning
+            )
+            for name, numbers, default, meaning in RULES
+        )
+    )
 
 
 @click.command("quorum-init")
@@ -38,50 +68,13 @@ DEFAULT_DAYS = 365
     "--round", "round_", default="1", show_default=True, help="Statements of other rounds do not count."
 )
 @click.option(
-    "--days", type=click.IntRange(1, 3650), default=DEFAULT_DAYS, show_default=True, help="Until it expires."
-)
-@click.option(
-    "--max-age-days",
-    type=click.IntRange(1, 3650),
-    default=DEFAULT_MAX_AGE_DAYS,
-    show_default=True,
-    help="How old a statement may be.",
-)
-@click.option(
     "--group",
     "groups",
     multiple=True,
     metavar="NAME=K:A,B,C",
     help="K of these operators or groups must agree too.",
 )
-@click.option(
-    "--revoke-threshold",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="How many revoke a release.",
-)
-@click.option(
-    "--routes",
-    type=click.IntRange(1, MAX_DIVERSITY),
-    default=1,
-    show_default=True,
-    help="How many different build routes must agree.",
-)
-@click.option(
-    "--hosts",
-    type=click.IntRange(0, MAX_DIVERSITY),
-    default=0,
-    show_default=True,
-    help="How many different hosts the agreeing operators must state.",
-)
-@click.option(
-    "--reviews",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="How many must have reviewed the source.",
-)
+@rule_options(initial=True)
 @click.option("--commitments", is_flag=True, help="Count only results that were committed to beforehand.")
 @click.option("--cached-kernel-counts", is_flag=True, help="Count statements whose kernel came from a cache.")
 @attestations_option
@@ -113,7 +106,7 @@ def quorum_init(
     policy = QuorumPolicy.make(
         version=1,
         previous=None,
-        expires=whole_day(clock() + timedelta(days=days)),
+        expires=whole_day(utc_now() + timedelta(days=days)),
         round=round_,
         threshold=threshold if threshold is not None else len({text.partition("=")[0] for text in operators}),
         dissent=dissent,

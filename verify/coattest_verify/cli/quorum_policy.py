@@ -7,14 +7,14 @@ from pathlib import Path
 import click
 from rich.table import Column, Table
 
-from coattest_verify.cli.options import attestations_option, clock, json_option, root_option
+from coattest_verify.cli.options import attestations_option, root_option
 from coattest_verify.memory import Roots
 from coattest_verify.quorum.chain import follow
 from coattest_verify.quorum.directory import Folder
 from coattest_verify.quorum.errors import PolicyRefused
 from coattest_verify.quorum.signing import Pending, pending
 from coattest_verify.quorum_policy import QuorumPolicy, utc
-from coattest_verify.shell import UsageError, emit_json, err, out
+from coattest_verify.shell import UsageError, emit_json, err, json_option, out, utc_now
 
 
 @click.command("quorum-policy")
@@ -43,8 +43,8 @@ def quorum_policy(*, attestations: Path, root: bytes | None, as_json: bool) -> i
 def _problem(folder: Folder, root: bytes | None) -> str | None:
     memory = Roots()
     try:
-        pinned = root if root is not None else memory.only()
-        follow(folder, pinned, seen=memory.seen(pinned), now=clock())
+        pinned = memory.pinned(root)
+        follow(folder, pinned, seen=memory.seen(pinned), now=utc_now())
     except UsageError:
         return "not checked: no root is pinned (--root sha256:HEX)"
     except PolicyRefused as error:

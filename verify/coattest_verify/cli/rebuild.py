@@ -10,13 +10,14 @@ import click
 
 from coattest_build import builder
 from coattest_build import source as sources
+from coattest_build.cli.options import cache_option, fresh_kernel_option, jobs_option, mirror_option
 from coattest_build.progress import Terminal
 from coattest_verify.claimed_images import explain, keep
-from coattest_verify.cli.options import FOLDER, attestations_option, json_option
+from coattest_verify.cli.options import FOLDER, attestations_option
 from coattest_verify.inputs.document import INPUTS_FILE, inputs_confirmed
 from coattest_verify.quorum.results import Claimed
 from coattest_verify.rebuild import DirtyTree, read_claim, write_report
-from coattest_verify.shell import emit_json, err
+from coattest_verify.shell import emit_json, err, json_option
 from coattest_verify.statements import Report
 
 MAX_EXPLAINED = 10
@@ -29,15 +30,15 @@ MAX_EXPLAINED = 10
 @click.option(
     "--profile", "profiles", multiple=True, help="Only this profile (repeatable); default: the claim's."
 )
-@click.option("--cache", type=FOLDER, help="Cache folder (else COATTEST_CACHE).")
-@click.option("--mirror", help="Debian mirror (else COATTEST_DEBIAN_MIRROR, else apt's own).")
-@click.option("--jobs", type=click.IntRange(min=1), help="Compile jobs; default: one per processor.")
+@cache_option
+@mirror_option
+@jobs_option
 @click.option(
     "--claimed",
     type=FOLDER,
     help="A folder with the claimed images, to explain a difference with (besides OUT).",
 )
-@click.option("--fresh-kernel", is_flag=True, help="Compile the kernel even when the cache has it.")
+@fresh_kernel_option
 @attestations_option
 @json_option
 def rebuild(

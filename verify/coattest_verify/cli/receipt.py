@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,24 @@ from rich.text import Text
 from coattest_enclave import messages
 from coattest_verify.authority import authority_from
 from coattest_verify.buyers import load_manifest
-from coattest_verify.cli.options import decision_options
+from coattest_verify.cli.options import EXISTING_FILE, FILE, decision_options
 from coattest_verify.outcomes import outcomes_json, outcomes_table
 from coattest_verify.page import receipt_page
 from coattest_verify.receipt import ReceiptVerdict, receipt_time, verify_receipt
 from coattest_verify.roots import root_for
-from coattest_verify.shell import FoundFalse, UsageError, emit_json, err, out, write_atomic
+from coattest_verify.shell import (
+    FoundFalse,
+    UsageError,
+    emit_json,
+    err,
+    json_option,
+    out,
+    utc_now,
+    write_atomic,
+)
 
 RESULT_MAX = 64 * 1024 * 1024
 """Bytes of a result file; a result of 1,000,000 lots is about 28 MB."""
-
-FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 class NotBelieved(FoundFalse):
@@ -33,16 +40,18 @@ class NotBelieved(FoundFalse):
 
 
 @click.command()
-@click.argument("result", type=FILE)
-@click.option("--manifest", "manifest_path", type=FILE, required=True, help="The manifest that was sealed.")
+@click.argument("result", type=EXISTING_FILE)
+@click.option(
+    "--manifest", "manifest_path", type=EXISTING_FILE, required=True, help="The manifest that was sealed."
+)
 @decision_options
 @click.option(
     "--html",
     "page",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FILE,
     help="Also write what was found as one page, which checks the signatures again in a browser.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@json_option
 def receipt(*, result: Path, manifest_path: Path, page: Path | None, as_json: bool, **decision: Any) -> int:
     """Check an auction's RESULT against its receipt: decided by which code, on whose sealed bids.
 
@@ -51,7 +60,7 @@ def receipt(*, result: Path, manifest_path: Path, page: Path | None, as_json: bo
     """
     manifest = load_manifest(manifest_path)
     content = _read(result)
-    now = datetime.now(timezone.utc)
+    now = utc_now()
     authority = authority_from(decision, _decided_at(content, manifest, now))
     verdict = verify_receipt(
         content,

@@ -8,31 +8,26 @@ from typing import Any
 import click
 
 from coattest_verify.cli.options import (
+    EXISTING_FOLDER,
     FILE,
-    clock,
     decision_from,
     decision_options,
-    json_option,
-    key_option,
-    operator_option,
-    passphrase_option,
     signer_from,
+    signing_options,
 )
 from coattest_verify.reports import Report, sign_report
-from coattest_verify.shell import emit_json, err, write_atomic
+from coattest_verify.shell import emit_json, err, json_option, utc_now, write_atomic
 
 
 @click.command()
-@key_option
-@passphrase_option
-@operator_option
+@signing_options
 @click.option("--kms-key", required=True, help="Full ARN of your key, with the decided policy on it.")
 @click.option("--bids", required=True, help="Where your bid files will be: s3://bucket/prefix/.")
 @click.option("--parent-role", "role", required=True, help="The service's role that your stack lets in.")
 @click.option(
     "--also-attestations",
     multiple=True,
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=EXISTING_FOLDER,
     help="A second release that the key's policy admits, as in verify policy.",
 )
 @click.option("--out", "target", type=FILE, required=True, help="The report to give to the service.")
@@ -56,13 +51,13 @@ def report(
 
     Make it after the key's policy is in place: an upgrade starts when every buyer reports its decision.
     """
-    now = clock()
+    now = utc_now()
     decided = [
         decision_from({**decision, "attestations": folder}, now=now, own=operator)
         for folder in (attestations, *also_attestations)
     ]
     made = Report(operator, kms_key, bids, role, tuple(sorted({item.digest.hex() for item in decided})))
-    write_atomic(target, sign_report(signer_from(key, passphrase_file), made) + b"\n")
+    write_atomic(target, sign_report(signer_from(key, passphrase_file, attestations, operator), made) + b"\n")
     if as_json:
         emit_json(made.to_json())
     else:

@@ -6,27 +6,15 @@ from pathlib import Path
 
 import click
 
-from coattest_verify.cli.options import (
-    FOLDER,
-    attestations_option,
-    clock,
-    json_option,
-    key_option,
-    operator_option,
-    passphrase_option,
-    signer_from,
-)
+from coattest_verify.cli.options import FOLDER, attestations_option, signer_from, signing_options
 from coattest_verify.hosts import host_name
 from coattest_verify.opening import SALT_FILE, kept
-from coattest_verify.quorum.signing import candidates
 from coattest_verify.rebuild import answer, read_ask, read_report, remeasure, sign_answer
-from coattest_verify.shell import UsageError, emit_json, err
+from coattest_verify.shell import UsageError, emit_json, err, json_option, utc_now
 
 
 @click.command("sign-pcrs")
-@key_option
-@passphrase_option
-@operator_option
+@signing_options
 @click.option(
     "--rebuild", "rebuilt", type=FOLDER, default=Path("out"), show_default=True, help="verify rebuild's OUT."
 )
@@ -62,7 +50,7 @@ def sign_pcrs(
     if reason and not (dissent or could_not_build):
         raise UsageError("--reason goes with --dissent or --could-not-build")
     ask = read_ask(attestations)
-    signer = signer_from(key, passphrase_file, candidates(attestations, operator))
+    signer = signer_from(key, passphrase_file, attestations, operator)
     report = opening = None
     if not could_not_build:
         report = read_report(rebuilt)
@@ -80,7 +68,7 @@ def sign_pcrs(
         report,
         operator=operator,
         dissent=dissent,
-        now=clock(),
+        now=utc_now(),
         reason=reason,
         host=host_name(host, ask.policy),
         salt=opening.salt if opening else None,

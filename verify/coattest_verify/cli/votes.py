@@ -19,13 +19,10 @@ from coattest_verify.cli.options import (
     FILE,
     FOLDER,
     attestations_option,
-    clock,
-    json_option,
-    key_option,
-    operator_option,
     passphrase_option,
     root_option,
     signer_from,
+    signing_options,
 )
 from coattest_verify.decision import CLAIM_FILE, decide_from
 from coattest_verify.inputs.document import confirmations
@@ -33,16 +30,22 @@ from coattest_verify.memory import Roots
 from coattest_verify.quorum.bundle import LOCK_FILE, load_bundle
 from coattest_verify.quorum.errors import Rejected
 from coattest_verify.quorum.results import MAX_CLAIM, Claimed
-from coattest_verify.quorum.signing import candidates
 from coattest_verify.quorum.votes import REVIEW, REVOKE, make_vote, sign_vote, vote_name
 from coattest_verify.rebuild import own_key, read_ask
-from coattest_verify.shell import FoundFalse, UsageError, emit_json, err, out, write_atomic
+from coattest_verify.shell import (
+    FoundFalse,
+    UsageError,
+    emit_json,
+    err,
+    json_option,
+    out,
+    utc_now,
+    write_atomic,
+)
 
 
 @click.command()
-@key_option
-@passphrase_option
-@operator_option
+@signing_options
 @click.option("--reason", required=True, help="One line: why the release must not be used.")
 @attestations_option
 @root_option
@@ -61,7 +64,7 @@ def revoke(
 
     Every command that needs a decision then refuses, once as many operators as quorum.toml says signed so.
     """
-    signer = signer_from(key, passphrase_file, candidates(attestations, operator))
+    signer = signer_from(key, passphrase_file, attestations, operator)
     path = _vote(REVOKE, attestations, operator, signer, root=root, note=reason)
     _tell(path, {"revoked": True}, as_json)
 
@@ -120,7 +123,7 @@ def review(
     path = None
     if key is not None and operator is not None:
         _must_be_claimed(source, attestations)
-        signer = signer_from(key, passphrase_file, candidates(attestations, operator))
+        signer = signer_from(key, passphrase_file, attestations, operator)
         compared = hashlib.sha256(earlier).hexdigest() if earlier else None
         path = _vote(REVIEW, attestations, operator, signer, root=root, note=note, since=compared)
     _tell(path, {"moved": rows, "compared_with": str(since) if since else None}, as_json)
@@ -157,7 +160,7 @@ def _earlier(since: Path, root: bytes | None) -> bytes:
     if since.suffix != ".json":
         return since.read_bytes()
     bundle = load_bundle(since)
-    pinned = root if root is not None else Roots().only()
+    pinned = Roots().pinned(root)
     try:
         lock = bundle.files.read(LOCK_FILE)
         profile = min(Claimed.decode(bundle.files.read(CLAIM_FILE, MAX_CLAIM)).profiles)
@@ -186,8 +189,8 @@ def _vote(
 ) -> Path:
     ask = read_ask(attestations)
     own_key(operator, ask.policy, signer)
-    pinned = root if root is not None else Roots().only()
-    vote = make_vote(kind, operator, root=pinned, claim=ask.claim, note=note, now=clock(), since=since)
+    pinned = Roots().pinned(root)
+    vote = make_vote(kind, operator, root=pinned, claim=ask.claim, note=note, now=utc_now(), since=since)
     path = attestations / vote_name(vote)
     write_atomic(path, sign_vote(vote, signer))
     return path
