@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from coattest_build.errors import UsageError
+from coattest_build.jsontext import unique_names
 from coattest_build.report import (
     BadReport,
     BuildReport,
@@ -47,7 +48,7 @@ class Claim:
     def parse(cls, data: bytes, where: str = "claim.json") -> Claim:
         """The claim in the bytes of a file. Raises BadReport."""
         try:
-            document = json.loads(data.decode(), object_pairs_hook=_no_duplicates)
+            document = json.loads(data.decode(), object_pairs_hook=unique_names)
         except (ValueError, RecursionError) as error:
             raise BadReport(f"not JSON: {error}", where=where) from error
         return cls.from_json(document, where)
@@ -142,10 +143,3 @@ def _profile_differences(name: str, claimed: ProfileResult, built: ProfileResult
         if a_whole != b_whole:
             found.append(f"profile {name}: image {what}: claimed {a_whole}, built {b_whole}")
     return found
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    if len(set(keys)) != len(keys):
-        raise ValueError("a key is given twice")
-    return dict(pairs)

@@ -12,13 +12,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import stat
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from coattest_build import builder, kernel, rootfs
+from coattest_build import builder, kernel, rootfs, sandbox
 from coattest_build.cache import Cache, cache_folder
 from coattest_build.errors import EnvironmentFailure
 from coattest_build.image import Bytecode, ImageSpec
@@ -249,7 +248,7 @@ def take_bytecode(bytecode: Bytecode, compiled: Path, root: Path) -> None:
                 if not re.fullmatch(r"[A-Za-z0-9_.-]+\.pyc", name):
                     continue
                 inside = (Path(found) / name).relative_to(compiled)
-                content = _module(Path(found) / name)
+                content = sandbox.read_left(Path(found) / name, most=MAX_MODULE, failure=BytecodeFailed)
                 target = root / inside
                 if not target.parent.is_dir():
                     target.parent.mkdir(mode=0o755)
@@ -258,16 +257,3 @@ def take_bytecode(bytecode: Bytecode, compiled: Path, root: Path) -> None:
                 count += 1
     if not count:
         raise BytecodeFailed("the compile stage left no module", where=str(compiled))
-
-
-def _module(path: Path) -> bytes:
-    """The bytes of a regular file that the stage left; it could have left a link or a device instead."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise BytecodeFailed(f"left no file: {error.strerror}", where=path.name) from error
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_MODULE:
-            raise BytecodeFailed("not a plausible module", where=path.name)
-        return file.read()

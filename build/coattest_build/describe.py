@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 from coattest_build import cpio, eif, signature
 from coattest_build.cpio import RamdiskEntry, RamdiskError
 from coattest_build.eif import Layout, Section, SectionType
+from coattest_build.jsontext import unique_names
 from coattest_build.measure import EMPTY_PCR2, ImageMeasurements, measure_file
 from coattest_build.signature import SignatureFailure
 
@@ -169,15 +170,9 @@ def describe(path: Path, *, now: datetime, files: bool) -> Description:
 
 def _metadata(raw: bytes) -> tuple[Any, str | None]:
     try:
-        return json.loads(raw, object_pairs_hook=_without_duplicates, parse_constant=_no_constant), None
+        return json.loads(raw, object_pairs_hook=unique_names, parse_constant=_no_constant), None
     except (ValueError, RecursionError) as error:
         return None, f"not JSON: {error}"
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(mapping := dict(pairs)) != len(pairs):
-        raise ValueError("a key is there twice")
-    return mapping
 
 
 def _no_constant(name: str) -> None:

@@ -1,4 +1,4 @@
-"""How every command writes a JSON document."""
+"""How every command writes a JSON document; how every reader of one refuses a name that is there twice."""
 
 from __future__ import annotations
 
@@ -25,6 +25,23 @@ class Rows(list[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         return map(self._row, self._items)
+
+
+class RepeatedName(ValueError):
+    """An object has a name twice: two readers could read it differently (RFC 8259, section 4)."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name!r} is there twice")
+        self.name = name
+
+
+def unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """For ``object_pairs_hook``: the object. Raises RepeatedName."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise RepeatedName(next(name for name in names if names.count(name) > 1))
+    return found
 
 
 def emit_json(document: Any) -> None:

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
-import stat
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -282,16 +280,8 @@ def _shell(root: Path, script: str, more: dict[str, str], binds: list[Bind], log
 
 
 def read_output(path: Path) -> bytes:
-    """The bytes of a regular file that the sandbox wrote; it could have left a link to anywhere instead."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise CompileFailed(f"left no file: {error.strerror}", where=path.name) from error
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_OUTPUT:
-            raise CompileFailed("left no file, or an implausibly large one", where=path.name)
-        return file.read()
+    """The bytes of a file that the compilation wrote. Raises CompileFailed when it is not a plausible one."""
+    return sandbox.read_left(path, most=MAX_OUTPUT, failure=CompileFailed)
 
 
 def _keep(out: Path, folder: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import stat
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,22 @@ class SandboxUnavailable(EnvironmentFailure):
     """The isolation cannot be had here."""
 
     default_reason = "no-sandbox"
+
+
+def read_left(path: Path, *, most: int, failure: type[EnvironmentFailure]) -> bytes:
+    """The bytes of a regular file that a sandbox left; it could have left a link or a device instead.
+
+    Raises ``failure`` for those, and for more than ``most`` bytes.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise failure(f"left no file: {error.strerror}", where=path.name) from error
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode) or status.st_size > most:
+            raise failure("left no file, or an implausibly large one", where=path.name)
+        return file.read()
 
 
 @dataclass(frozen=True, slots=True)

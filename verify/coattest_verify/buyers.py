@@ -13,12 +13,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
+from coattest_build.jsontext import unique_names
 from coattest_enclave import canonical, messages
 from coattest_enclave.canonical import MessageError
 from coattest_verify.keys import SCHEMES, PublicKey, generate, load_public, passphrase_from_environment
@@ -70,7 +70,7 @@ class BuyerRecord:
         if len(content) > RECORD_MAX:
             raise BadRecord(f"larger than {RECORD_MAX} bytes", where=where)
         try:
-            value = json.loads(content, object_pairs_hook=_no_duplicates)
+            value = json.loads(content, object_pairs_hook=unique_names)
         except (ValueError, RecursionError) as error:
             raise BadRecord(f"not JSON: {error}", where=where) from None
         fields = {"format", "name", "key", "certificate", "kms", "bids"}
@@ -178,10 +178,3 @@ def _read(path: Path) -> bytes:
     if len(content) > PEM_MAX:
         raise BadKey(f"larger than {PEM_MAX} bytes", where=str(path))
     return content
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        raise ValueError("a name appears twice")
-    return value

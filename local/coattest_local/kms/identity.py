@@ -96,18 +96,8 @@ class IdentityService:
         if not action.startswith(IAM_VERBS):
             raise ServiceError("InvalidAction", f"iam:{action} is not emulated")
         account = caller.principal.account
-        answer = authorize(
-            Request(
-                caller.principal,
-                f"iam:{action}",
-                _resource(form, account),
-                keys.caller_keys(caller, region=region, source=request.source, now=self._clock()),
-            ),
-            owner=account,
-            resource_policy=None,
-            identity_policies=caller.identity_policies,
-            session_policies=caller.session_policies,
-            resource_policy_required=False,
+        answer = keys.by_own_policies(
+            request, caller, region, f"iam:{action}", _resource(form, account), now=self._clock()
         )
         if not answer.allowed:
             raise ServiceError(

@@ -12,8 +12,8 @@ from typing import Any
 from moto.kms.models import kms_backends
 
 from coattest_local.kms.accounts import Caller, known_accounts
-from coattest_local.kms.http import ServiceError
-from coattest_verify.iam import Policy, parse_policy
+from coattest_local.kms.http import HttpRequest, ServiceError
+from coattest_verify.iam import Authorization, Policy, Request, authorize, parse_policy
 
 _KEY_ARN = re.compile(
     r"arn:aws:kms:([a-z0-9-]+):(\d{12}):(key/(?:mrk-)?[0-9a-f-]{32,40}|alias/[A-Za-z0-9/_-]+)"
@@ -141,6 +141,25 @@ def caller_keys(caller: Caller, *, region: str, source: str, now: datetime) -> d
     if caller.kind == "IAMUser":
         keys["aws:username"] = (caller.name,)
     return keys
+
+
+def by_own_policies(
+    request: HttpRequest, caller: Caller, region: str, action: str, resource: str, *, now: datetime
+) -> Authorization:
+    """Whether the caller's own policies allow an action of a service whose resources have none here."""
+    return authorize(
+        Request(
+            caller.principal,
+            action,
+            resource,
+            caller_keys(caller, region=region, source=request.source, now=now),
+        ),
+        owner=caller.principal.account,
+        resource_policy=None,
+        identity_policies=caller.identity_policies,
+        session_policies=caller.session_policies,
+        resource_policy_required=False,
+    )
 
 
 def key_keys(key: Key, caller: Caller) -> dict[str, tuple[str, ...]]:

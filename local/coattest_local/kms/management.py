@@ -27,7 +27,6 @@ from coattest_local.kms import keys
 from coattest_local.kms.accounts import PARTITION, Caller
 from coattest_local.kms.http import HttpRequest, HttpResponse, ServiceError
 from coattest_local.kms.stack_faults import StackFaults, before_update, changed_resources, stack_named
-from coattest_verify.iam import Request, authorize
 
 Forward = Callable[[str, HttpRequest, str], HttpResponse]
 
@@ -224,18 +223,8 @@ class ManagementService:
         return answer
 
     def _authorize(self, request: HttpRequest, caller: Caller, region: str, action: str) -> None:
-        answer = authorize(
-            Request(
-                caller.principal,
-                f"{self._service}:{action}",
-                "*",
-                keys.caller_keys(caller, region=region, source=request.source, now=self._clock()),
-            ),
-            owner=caller.principal.account,
-            resource_policy=None,
-            identity_policies=caller.identity_policies,
-            session_policies=caller.session_policies,
-            resource_policy_required=False,
+        answer = keys.by_own_policies(
+            request, caller, region, f"{self._service}:{action}", "*", now=self._clock()
         )
         if not answer.allowed:
             raise ServiceError(

@@ -21,7 +21,6 @@ from coattest_local.instance import Instance, Outcome
 from coattest_local.kms import keys
 from coattest_local.kms.accounts import PARTITION, Caller, caller_of, find_credential
 from coattest_local.kms.http import HttpRequest, HttpResponse, ServiceError, json_answer
-from coattest_verify.iam import Request, authorize
 
 DOCUMENT = "AWS-RunShellScript"
 TARGET = "AmazonSSM."
@@ -141,19 +140,7 @@ class SsmService:
     def _authorize(
         self, request: HttpRequest, caller: Caller, region: str, action: str, resource: str
     ) -> None:
-        answer = authorize(
-            Request(
-                caller.principal,
-                f"ssm:{action}",
-                resource,
-                keys.caller_keys(caller, region=region, source=request.source, now=self._clock()),
-            ),
-            owner=caller.principal.account,
-            resource_policy=None,
-            identity_policies=caller.identity_policies,
-            session_policies=caller.session_policies,
-            resource_policy_required=False,
-        )
+        answer = keys.by_own_policies(request, caller, region, f"ssm:{action}", resource, now=self._clock())
         if not answer.allowed:
             raise ServiceError(
                 "AccessDeniedException",

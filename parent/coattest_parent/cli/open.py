@@ -95,7 +95,7 @@ def open_(
                     sealed,
                     out_path,
                     way,
-                    now=now(),
+                    now=utc_now(),
                     uri=publish,
                     telemetry=telemetry,
                     progress=progress,

@@ -157,28 +157,13 @@ def _signed(digest: _Digest, keys: Mapping[str, bytes]) -> list[Problem]:
     content = hashlib.sha256(digest.file.content).hexdigest()
     signed = "\n".join([digest.end_text, digest.path, content, digest.previous_signature or "null"])
     try:
-        key = serialization.load_der_public_key(_spki(der))
+        key = serialization.load_der_public_key(der)
         if not isinstance(key, rsa.RSAPublicKey):
             raise ValueError("not RSA")
         key.verify(bytes.fromhex(digest.file.signature), signed.encode(), padding.PKCS1v15(), hashes.SHA256())
     except (InvalidSignature, ValueError):
         return [Problem("digest-signature", f"{digest.file.where}: the signature does not hold")]
     return []
-
-
-def _spki(pkcs1: bytes) -> bytes:
-    """A PKCS #1 RSAPublicKey wrapped as SubjectPublicKeyInfo (RFC 8017, A.1; RFC 5280, 4.1.2.7)."""
-    algorithm = bytes.fromhex("300d06092a864886f70d0101010500")
-    bits = _tlv(0x03, b"\0" + pkcs1)
-    return _tlv(0x30, algorithm + bits)
-
-
-def _tlv(tag: int, content: bytes) -> bytes:
-    size = len(content)
-    if size < 0x80:
-        return bytes((tag, size)) + content
-    length = size.to_bytes((size.bit_length() + 7) // 8, "big")
-    return bytes((tag, 0x80 | len(length))) + length + content
 
 
 def _linked(earlier: _Digest, later: _Digest) -> list[Problem]:

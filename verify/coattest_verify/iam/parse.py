@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from coattest_build.jsontext import RepeatedName, unique_names
 from coattest_verify.iam.conditions import BASE_OPERATORS, check_value
 from coattest_verify.iam.match import ESCAPES, VARIABLE
 from coattest_verify.iam.model import Condition, Policy, PolicyError, PrincipalPattern, Quantifier, Statement
@@ -75,21 +76,14 @@ def _load(text: str | bytes, max_bytes: int) -> Any:
     if len(text.encode() if isinstance(text, str) else text) > max_bytes:
         raise PolicyError(f"the policy is longer than {max_bytes} bytes")
     try:
-        value = json.loads(text, object_pairs_hook=_unique)
+        value = json.loads(text, object_pairs_hook=unique_names)
+    except RepeatedName as error:
+        raise PolicyError(str(error)) from error
     except (ValueError, RecursionError) as error:
         raise PolicyError(f"the policy is not JSON: {error}") from error
     if _depth(value) > MAX_DEPTH:
         raise PolicyError("the policy is nested too deeply")
     return value
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise PolicyError(f"{twice} is given twice")
-    return result
 
 
 def _depth(value: Any) -> int:

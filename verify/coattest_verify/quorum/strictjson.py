@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
+from coattest_build.jsontext import RepeatedName, unique_names
 from coattest_verify.quorum.errors import Rejected
 
 MAX_SIZE = 4 * 1024 * 1024
@@ -43,11 +44,13 @@ def parse(data: bytes, *, max_size: int = MAX_SIZE) -> Any:
     try:
         return json.loads(
             data.decode("utf-8"),
-            object_pairs_hook=_unique,
+            object_pairs_hook=unique_names,
             parse_int=_integer,
             parse_float=_no_float,
             parse_constant=_no_float,
         )
+    except RepeatedName as error:
+        raise Rejected(f"duplicate key {shown(error.name)}", reason="duplicate-key") from None
     except UnicodeDecodeError as error:
         raise Rejected(f"not UTF-8 at byte {error.start}") from None
     except json.JSONDecodeError as error:
@@ -68,15 +71,6 @@ def _too_deep(data: bytes) -> bool:
         if depth > MAX_DEPTH:
             return True
     return False
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise Rejected(f"duplicate key {shown(twice)}", reason="duplicate-key")
-    return found
 
 
 def _integer(text: str) -> int:
