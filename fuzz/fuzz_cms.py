@@ -13,36 +13,23 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / folder) for folder in ("enclave", "tests")]
+sys.path[:0] = [str(ROOT / folder) for folder in ("enclave", "local", "tests")]
 
 import atheris  # noqa: E402 - it has to see the imports below
 
 with atheris.instrument_imports(include=["coattest_enclave"]):
     from coattest_enclave import cms
 
-from asn1crypto import cms as asn1_cms  # noqa: E402
 from cryptography.hazmat.primitives.asymmetric import rsa  # noqa: E402
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat  # noqa: E402
 from libfuzzer import fuzz  # noqa: E402
 
+from support.cms_oracle import by_asn1crypto  # noqa: E402
 from support.fake_kms import make_envelope  # noqa: E402
 
 KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 SPKI = KEY.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 VECTORS = sorted((ROOT.parent / "shared" / "vectors" / "kms").glob("*.ber"))
-
-
-def by_asn1crypto(data: bytes) -> cms.Envelope:
-    """The same parts, found by asn1crypto."""
-    enveloped = asn1_cms.ContentInfo.load(data, strict=True)["content"]
-    (recipient,) = enveloped["recipient_infos"]
-    encrypted = enveloped["encrypted_content_info"]
-    return cms.Envelope(
-        recipient.chosen["rid"].chosen.native,
-        recipient.chosen["encrypted_key"].native,
-        encrypted["content_encryption_algorithm"]["parameters"].native,
-        encrypted["encrypted_content"].native,
-    )
 
 
 def one(data: bytes) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import http.server
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -16,13 +15,14 @@ from coattest_build.cache import Cache
 from coattest_build.fetch import InputGone, Unreachable, WrongContent, fetch_packages
 from coattest_build.lock import LockedPackage
 from coattest_build.progress import Quiet
+from support.loopback import Handler, Loopback
 
 
 class Server(http.server.ThreadingHTTPServer):
     """Serves ``files``; ``cut`` limits the bytes of a path's next answers; remembers what was asked."""
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(("127.0.0.1", 0), Mirror)
         self.files: dict[str, bytes] = {}
         self.cut: dict[str, list[int]] = {}
         self.requests_seen: list[tuple[str, str]] = []
@@ -33,7 +33,7 @@ class Server(http.server.ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}/debian"
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
+class Mirror(Handler):
     server: Server
 
     def do_GET(self) -> None:
@@ -52,22 +52,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
         cuts = self.server.cut.get(path)
         self.wfile.write(body[: cuts.pop(0)] if cuts else body)
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        pass
-
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setattr(fetch, "BACKOFF_SECONDS", 0.0)
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    running = Server()
-    thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield running
-    running.shutdown()
-    thread.join()
-    running.server_close()
+    made = Server()
+    with Loopback(made):
+        yield made
 
 
 @pytest.fixture

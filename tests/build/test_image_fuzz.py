@@ -15,7 +15,6 @@ from pathlib import Path
 
 import cbor2
 import pytest
-from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import HealthCheck, example, given, settings
@@ -40,6 +39,7 @@ from support.images import (
     plain,
     with_right_crc,
 )
+from support.self_signed import self_signed
 
 NOW = datetime(2026, 5, 1, tzinfo=timezone.utc)
 MEMORY_LIMIT = 64 << 20
@@ -56,17 +56,7 @@ RAMDISK = archive(
 
 def _signed() -> tuple[bytes, bytes]:
     key = ec.derive_private_key(0xC0A77E57, ec.SECP384R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "signer")])
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(NOW - timedelta(days=1))
-        .not_valid_after(NOW + timedelta(days=365))
-        .sign(key, hashes.SHA384())
-    )
+    certificate = self_signed(key, NOW - timedelta(days=1))
     image = plain(b"kernel", b"cmdline", b'{"a": 1}', (RAMDISK, RAMDISK))
     pcr0 = bytes.fromhex(pcr(b"kernel", b"cmdline", RAMDISK, RAMDISK))
     section = make_section(certificate, pcr0, lambda data: key.sign(data, ec.ECDSA(hashes.SHA384())), NOW)

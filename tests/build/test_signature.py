@@ -10,11 +10,9 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 import warnings
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import cbor2
@@ -23,7 +21,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
-from cryptography.x509.oid import NameOID
 
 from coattest_build import signature
 from coattest_build.eif import ImageError, read_layout
@@ -32,6 +29,8 @@ from coattest_build.measure import measure
 from coattest_build.signature import SigningError, check, make_section, parse
 from coattest_build.signing import load_sign, sign_image
 from support.images import RAMDISK, SIGNATURE, SpecImage, archive, newc, pcr, plain
+from support.loopback import Handler, Loopback
+from support.self_signed import self_signed
 
 NOW = datetime(2026, 5, 1, tzinfo=timezone.utc)
 PCR0 = bytes(range(48))
@@ -40,18 +39,8 @@ Key = ec.EllipticCurvePrivateKey
 
 
 def certify(key: object, *, start: datetime = NOW - timedelta(days=1), days: int = 365) -> x509.Certificate:
-    """A self-signed certificate of the key."""
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "signer")])
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())  # type: ignore[attr-defined, arg-type]
-        .serial_number(1)
-        .not_valid_before(start)
-        .not_valid_after(start + timedelta(days=days))
-    )
-    return builder.sign(key, hashes.SHA384())  # type: ignore[arg-type]
+    """A self-signed certificate of the key, in date at NOW."""
+    return self_signed(key, start, days)
 
 
 def pem(certificate: x509.Certificate) -> bytes:
@@ -472,7 +461,7 @@ def test_describe_finds_a_stale_signature(image: Path, tmp_path: Path, key: Key)
 # --- keys that are not files
 
 
-class Kms(BaseHTTPRequestHandler):
+class Kms(Handler):
     """KMS's Sign for one P-384 key, with its rule for digests (moto 5.2 hashes them a second time)."""
 
     key: Key
@@ -487,32 +476,21 @@ class Kms(BaseHTTPRequestHandler):
             digest = base64.b64decode(request["Message"])
             made = self.key.sign(digest, ec.ECDSA(Prehashed(hashes.SHA384())))
             status, answer = 200, {"KeyId": self.key_id, "Signature": base64.b64encode(made).decode()}
-        body = json.dumps(answer).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/x-amz-json-1.1")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the base class's name)
-        """Say nothing."""
+        self.answer(status, json.dumps(answer).encode(), ("Content-Type", "application/x-amz-json-1.1"))
 
 
 @pytest.fixture
 def kms(key: Key, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A KMS endpoint on the loopback interface that holds the key; yields the key's id."""
-    handler = type("Handler", (Kms,), {"key": key})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with Loopback.of(type("Holder", (Kms,), {"key": key})) as server:
         for name, value in (
-            ("AWS_ENDPOINT_URL_KMS", f"http://127.0.0.1:{server.server_port}"),
+            ("AWS_ENDPOINT_URL_KMS", server.url),
             ("AWS_DEFAULT_REGION", "eu-central-1"),
             ("AWS_ACCESS_KEY_ID", "test"),
             ("AWS_SECRET_ACCESS_KEY", "test"),
         ):
             monkeypatch.setenv(name, value)
         yield Kms.key_id
-        server.shutdown()
 
 
 def test_kms_key_signs(kms: str, image: Path, tmp_path: Path, certificate: x509.Certificate) -> None:

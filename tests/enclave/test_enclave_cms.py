@@ -8,13 +8,13 @@ import os
 from pathlib import Path
 
 import pytest
-from asn1crypto import cms as asn1_cms
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coattest_enclave import cms
+from support.cms_oracle import by_asn1crypto
 from support.fake_kms import ber, der, make_envelope
 
 VECTORS = Path(__file__).resolve().parents[3] / "shared" / "vectors" / "kms"
@@ -39,19 +39,6 @@ def test_kms_envelopes_parse_to_the_parts_that_awss_sdk_found(suffix: str) -> No
     assert parsed.wrapped_key == (VECTORS / f"aws-sdk-c-encrypted_key_out{suffix}.bin").read_bytes()
     assert parsed.iv == (VECTORS / f"aws-sdk-c-iv_out{suffix}.bin").read_bytes()
     assert parsed.ciphertext == (VECTORS / f"aws-sdk-c-ciphertext_out{suffix}.bin").read_bytes()
-
-
-def by_asn1crypto(data: bytes) -> cms.Envelope:
-    """The same parts, found by asn1crypto."""
-    enveloped = asn1_cms.ContentInfo.load(data, strict=True)["content"]
-    (recipient,) = enveloped["recipient_infos"]
-    encrypted = enveloped["encrypted_content_info"]
-    return cms.Envelope(
-        recipient.chosen["rid"].chosen.native,
-        recipient.chosen["encrypted_key"].native,
-        encrypted["content_encryption_algorithm"]["parameters"].native,
-        encrypted["encrypted_content"].native,
-    )
 
 
 @needs_vectors

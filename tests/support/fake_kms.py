@@ -36,6 +36,7 @@ from cryptography.x509.oid import NameOID
 
 from coattest_local.unix_server import UnixServer
 from support.fake_nsm import fields_of
+from support.loopback import Handler, Loopback
 
 REGION = "eu-central-1"
 HOST = f"kms.{REGION}.coattest.test"
@@ -137,7 +138,7 @@ def make_leaf(ca: x509.Certificate, ca_key: ec.EllipticCurvePrivateKey, host: st
     return path
 
 
-class FakeKms:
+class FakeKms(Loopback):
     """The endpoint; a context manager. ``certificate`` is a PEM file with chain and key."""
 
     def __init__(self, certificate: Path) -> None:
@@ -146,19 +147,12 @@ class FakeKms:
         self.tamper: Callable[[int, dict[str, Any]], tuple[int, dict[str, Any] | bytes]] | None = None
         owner = self
 
-        class Handler(http.server.BaseHTTPRequestHandler):
+        class Endpoint(Handler):
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                status, content = owner.answer(dict(self.headers), json.loads(body))
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
-            def log_message(self, *_: object) -> None:
-                pass
+                self.answer(*owner.answer(dict(self.headers), json.loads(body)))
 
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate)
@@ -173,18 +167,8 @@ class FakeKms:
             def handle_error(self, *_: object) -> None:
                 pass
 
-        self._server = Server(("127.0.0.1", 0), Handler)
-        self.address = ("127.0.0.1", int(self._server.server_address[1]))
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
-
-    def __enter__(self) -> FakeKms:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(Server(("127.0.0.1", 0), Endpoint))
+        self.address = ("127.0.0.1", self.port)
 
     def wrap(self, data_key: bytes, key_arn: str, context: Mapping[str, str]) -> bytes:
         """The ciphertext blob of a data key."""

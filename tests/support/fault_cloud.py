@@ -16,13 +16,13 @@ import json
 import os
 import socket
 import ssl
-import threading
 import time
 from collections import Counter, deque
 from pathlib import Path
 from typing import IO, Any
 
 from support.fake_kms import HOST, FakeKms, make_ca, make_leaf
+from support.loopback import Handler, Loopback
 
 STS_REPLY = """<AssumeRoleResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><AssumeRoleResult>
 <Credentials><AccessKeyId>ASIAFAULTFAULTFAULT0</AccessKeyId><SecretAccessKey>{secret}</SecretAccessKey>
@@ -39,14 +39,14 @@ SECRET = "fault-SECRET-fault-SECRET-fault-SECRET"
 TOKEN = "fault-TOKEN-{number}-fault-TOKEN"
 
 
-class FaultCloud:
+class FaultCloud(Loopback):
     """A context manager; ``objects`` is what S3 holds, by path."""
 
     def __init__(self, directory: Path) -> None:
         self.authority = make_ca()
         leaf = make_leaf(*self.authority, HOST, directory)
         self.kms = FakeKms(leaf)
-        self.kms._server.server_close()
+        self.kms.server.server_close()
         self.objects: dict[str, bytes] = {}
         self.faults: dict[str, deque[str]] = {"s3": deque(), "kms": deque(), "sts": deque()}
         self.throttled: Counter[str] = Counter()
@@ -57,7 +57,7 @@ class FaultCloud:
         self.refused: set[str] = set()
         cloud = self
 
-        class Handler(_Handler):
+        class Endpoint(_Handler):
             owner = cloud
 
         local = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -84,18 +84,8 @@ class FaultCloud:
             def handle_error(self, *_: object) -> None:
                 pass
 
-        self._server = Server(("127.0.0.1", 0), Handler)
-        self.url = f"https://localhost:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
-
-    def __enter__(self) -> FaultCloud:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(Server(("127.0.0.1", 0), Endpoint))
+        self.url = f"https://localhost:{self.port}"
 
     def clear(self) -> None:
         """No faults, and every credential is good again."""
@@ -113,12 +103,9 @@ class FaultCloud:
         return ""
 
 
-class _Handler(http.server.BaseHTTPRequestHandler):
+class _Handler(Handler):
     protocol_version = "HTTP/1.1"
     owner: FaultCloud
-
-    def log_message(self, *_: object) -> None:
-        pass
 
     def do_POST(self) -> None:
         content = self.rfile.read(int(self.headers["Content-Length"]))
@@ -251,14 +238,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self._answer(status, body.encode(), "application/xml")
 
     def _answer(self, status: int, content: bytes, kind: str, *headers: tuple[str, str]) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(content)))
-        for name, value in headers:
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content)
+        self.answer(status, content, ("Content-Type", kind), *headers)
 
 
 def _dechunk(stream: IO[bytes]) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import lzma
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from typing import Any
 from pysequoia import Cert, SignatureMode, Tsk, sign
 
 from coattest_build.lock import LockedPackage
+from support.loopback import Handler, Loopback
 
 NOW = datetime(2026, 9, 1, 12, tzinfo=timezone.utc)
 INDEX = "main/binary-amd64/Packages.xz"
@@ -100,19 +100,13 @@ class SignedArchive:
         self.path(suite).write_bytes(signed)
 
 
-class _Handler(SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
-        """Say nothing."""
+class _Files(Handler, SimpleHTTPRequestHandler):
+    """Files of a folder, and nothing in the log."""
 
 
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
     """The folder over HTTP on a free port of loopback; yields the base address."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, directory=str(folder))) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Files, directory=str(folder)))
+    with Loopback(server) as running:
+        yield running.url

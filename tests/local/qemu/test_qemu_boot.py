@@ -16,10 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from coattest_build import builder, signing
 from coattest_local.qemu import EnclaveNotBooted, QemuEnclave, run_in_qemu
@@ -29,6 +27,7 @@ from coattest_verify.attestation import ExpectNonce, ExpectPcrs, ExpectPublicKey
 from coattest_verify.roots import LOCAL_SIMULATOR
 from support.enclave_image import compile_program, make_image, rootfs
 from support.own_enclave import EXAMPLE, make_source
+from support.self_signed import self_signed
 
 pytestmark = pytest.mark.image
 
@@ -86,18 +85,8 @@ def boot(image: Path, directory: Path) -> subprocess.CompletedProcess[str]:
 def signed_copy(image: Path, destination: Path) -> Path:
     """The image with a signature section by a fresh key."""
     key = ec.generate_private_key(ec.SECP384R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "boot test")])
     now = datetime.now(timezone.utc)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .sign(key, hashes.SHA384())
-    )
+    certificate = self_signed(key, now - timedelta(days=1))
     pem = destination.with_suffix(".key")
     pem.write_bytes(
         key.private_bytes(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import http.server
 import os
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,28 +12,22 @@ from coattest_build.cache import Cache
 from coattest_build.fetch import InputGone
 from coattest_build.progress import Quiet
 from coattest_local import qemu_build, qemu_patch, qemu_pins
+from support.loopback import Handler, Loopback
 
 
-class Empty(http.server.BaseHTTPRequestHandler):
+class Empty(Handler):
     """A mirror that has moved on: it answers, and has nothing of what is asked."""
 
     def do_GET(self) -> None:
         """404."""
         self.send_error(404)
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Silence."""
-
 
 @pytest.fixture
 def mirror() -> Iterator[str]:
     """The base address of an empty mirror on loopback."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Empty) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with Loopback.of(Empty) as server:
+        yield server.url
 
 
 def test_without_tools_every_package_is_named_and_nothing_is_installed(

@@ -11,11 +11,9 @@ import hashlib
 import io
 import json
 import sys
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -32,6 +30,7 @@ from coattest_verify.audit.judge import Expected, judge
 from coattest_verify.audit.sources import from_path
 from coattest_verify.cli import main
 from support import kms_world as world
+from support.loopback import Handler, Loopback
 from support.operators import NOW, Operators, report_json
 
 KEY = "arn:aws:kms:eu-central-1:222233334444:key/1234abcd-12ab-34cd-56ef-1234567890ab"
@@ -459,7 +458,7 @@ def test_a_bucket_of_gzipped_logs_is_read_with_its_digests(
     assert [item["code"] for item in json.loads(text)["problems"]] == ["log-changed"]
 
 
-class History(BaseHTTPRequestHandler):
+class History(Handler):
     """CloudTrail's LookupEvents on loopback: two pages; the second has a Decrypt without a document."""
 
     asked: ClassVar[list[dict[str, Any]]] = []
@@ -472,31 +471,15 @@ class History(BaseHTTPRequestHandler):
         raw = record(id="2", registers=None) if second else record(id="1")
         page: dict[str, Any] = {"Events": [{"EventId": raw["eventID"], "CloudTrailEvent": json.dumps(raw)}]}
         body = json.dumps(page if second else page | {"NextToken": "more"}).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/x-amz-json-1.1")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        self.answer(200, body, ("Content-Type", "application/x-amz-json-1.1"))
 
 
 def test_the_event_history_is_asked_for_the_key_to_its_last_page(quorum: Operators) -> None:
     """lookup-events: what stands on the second page is found too."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), History)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-                patch.setenv(name, "test")
-            endpoint = f"http://127.0.0.1:{server.server_port}"
-            code, text, errors = audit(quorum, "lookup-events", KEY, "--endpoint-url", endpoint, "--json")
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with Loopback.of(History) as server, pytest.MonkeyPatch.context() as patch:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "test")
+        code, text, errors = audit(quorum, "lookup-events", KEY, "--endpoint-url", server.url, "--json")
     assert code == 1, errors
     assert "unattested" in [item["code"] for item in json.loads(text)["problems"]]
     assert json.loads(text)["events"] == 2

@@ -1,0 +1,52 @@
+"""HTTP servers on loopback, in a thread of the test."""
+
+from __future__ import annotations
+
+import http.server
+import threading
+from types import TracebackType
+from typing import TypeVar
+
+Self = TypeVar("Self", bound="Loopback")
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """A handler that logs nothing, and answers with one call."""
+
+    def answer(self, status: int, body: bytes, *headers: tuple[str, str]) -> None:
+        """Send a status, headers with the length, and the body unless HEAD asked."""
+        self.send_response(status)
+        for name, value in (*headers, ("Content-Length", str(len(body)))):
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
+        """Say nothing."""
+
+
+class Loopback:
+    """A context manager in which a server answers; its port is known before."""
+
+    def __init__(self, server: http.server.HTTPServer) -> None:
+        self.server = server
+        self.port = int(server.server_address[1])
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+
+    @classmethod
+    def of(cls, handler: type[http.server.BaseHTTPRequestHandler]) -> Loopback:
+        """A server of that handler on a free port."""
+        return cls(http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler))
+
+    def __enter__(self: Self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+        self._thread.join()
