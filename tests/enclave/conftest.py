@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 
+from coattest_enclave import wire
 from support.fake_kms import HOST, FakeKms, make_ca, make_leaf
-from support.running_enclave import Auction, Enclave, running
+from support.running_enclave import DEMO, Auction, Enclave, running
 
 
 @pytest.fixture(scope="session")
@@ -35,15 +38,30 @@ def kms(authority: Any, tmp_path: Path) -> Iterator[FakeKms]:
         yield endpoint
 
 
-@pytest.fixture
-def enclave(authority: Any, sockets: Path, kms: FakeKms) -> Iterator[Enclave]:
-    """A running enclave program."""
-    with running(authority, sockets, kms) as it:
+@pytest.fixture(scope="module")
+def shared(authority: tuple[x509.Certificate, ec.EllipticCurvePrivateKey]) -> Iterator[Enclave]:
+    """One program for all tests here: whatever a test does to it must leave it working for the next."""
+    directory = Path(tempfile.mkdtemp(prefix="enc-"))
+    with FakeKms(make_leaf(*authority, HOST, directory)) as kms, running(authority, directory, kms) as it:
         yield it
+    shutil.rmtree(directory)
 
 
 @pytest.fixture
-def demo_auction(kms: FakeKms) -> Auction:
-    """The demo's auction: buyer-2, buyer-1, tie."""
-    amounts = {"buyer-1": [100000, 200000, 150000], "buyer-2": [120000, 180000, 150000]}
-    return Auction.make(amounts).encrypt(kms)
+def program(shared: Enclave) -> Iterator[Enclave]:
+    """The program, and afterwards everything around it as it was."""
+    shared.kms.requests.clear()
+    shared.nsm.asked.clear()
+    shared.received.clear()
+    yield shared
+    shared.kms.tamper = None
+    shared.nsm.timestamp = shared.nsm.broken = shared.proxy.cut_after = None
+    shared.proxy.refuse = False
+    assert shared.process.poll() is None, "the program ended"
+    assert shared.converse([wire.Frame(1, "alive", {"nonce": bytes(16)})])[-1].type == "document"
+
+
+@pytest.fixture
+def demo(program: Enclave) -> Auction:
+    """The demo's auction."""
+    return Auction.make(DEMO).encrypt(program.kms)

@@ -27,6 +27,9 @@ CREDENTIALS = {
     "secret_key": "secret-SECRET-secret-SECRET-secret",
     "session_token": "token-TOKEN-token",
 }
+DEMO = {"buyer-1": [100000, 200000, 150000], "buyer-2": [120000, 180000, 150000]}
+"""The demo's bids: the lots go to buyer-2, buyer-1 and a tie."""
+
 START = """
 import sys
 from pathlib import Path
@@ -197,3 +200,16 @@ def running(authority: Any, sockets: Path, kms: FakeKms) -> Iterator[Enclave]:
         finally:
             process.kill()
             process.communicate()
+
+
+def outcomes(answer: wire.Frame) -> list[messages.Outcome]:
+    """The outcomes in a result frame."""
+    assert answer.type == "result", answer
+    return [outcome for _, outcome in messages.Result.decode(answer.body["result"]).lots]
+
+
+def refusal(answer: wire.Frame) -> str:
+    """The code of an error frame, which has nothing else in it than a code and a text."""
+    assert answer.type == "error", answer
+    assert set(answer.body) == {"code", "detail"}
+    return str(answer.body["code"])
