@@ -97,22 +97,6 @@ def tree_digest(files: tuple[SourceFile, ...]) -> str:
     return digest.hexdigest()
 
 
-def describe_tree(source: Path) -> tuple[str, str]:
-    """``tree_sha256`` and ``lock_sha256`` of a tree, without copying it. Raises BadSource."""
-    files = []
-    lock = ""
-    for path in sorted(set(_walk(source)), key=lambda item: item.encode()):
-        data, executable = _read(source, path)
-        sha256 = hashlib.sha256(data).hexdigest()
-        if path == LOCK_FILE:
-            lock = sha256
-        else:
-            files.append(SourceFile(path, executable, sha256, ""))
-    if not lock:
-        raise BadSource("there is no lock", where=str(source / LOCK_FILE), hint="run `eif lock`")
-    return tree_digest(tuple(files)), lock
-
-
 def _walk(source: Path) -> Iterator[str]:
     """The tree-relative paths of every covered file and of the lock."""
     if not source.is_dir():

@@ -445,7 +445,7 @@ def test_command_refuses_an_expired_certificate(image: Path, tmp_path: Path, key
     assert image.read_bytes() == before
 
 
-def test_describe_finds_a_stale_signature(image: Path, tmp_path: Path, key: Key) -> None:
+def test_describe_finds_a_stale_signature(image: Path, key: Key) -> None:
     """A signed image with another ramdisk is described, and exit 1 says why its signature does not hold."""
     certificate = certify(key, start=datetime.now(timezone.utc) - timedelta(days=1))
     section = make_section(certificate, PCR0, signer(key), datetime.now(timezone.utc))

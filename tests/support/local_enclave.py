@@ -26,32 +26,21 @@ from coattest_parent.aws import Aws, Endpoint
 from coattest_verify import policy
 from coattest_verify.decision import Decision
 from coattest_verify.remeasure import binding_pcrs
+from support import decisions
+from support.running_enclave import START
 
 ROOT = Path(__file__).resolve().parents[2]
 ROLE = "arn:aws:iam::111122223333:role/coattest-parent"
 INSTANCE = "i-0c0a77e57c0a77e57"
 PCRS = {index: hashlib.sha384(b"test image %d" % index).digest() for index in (0, 1, 2)}
-START = """
-import sys
-from pathlib import Path
-from coattest_enclave.__main__ import main
-sys.exit(main(Path(sys.argv[1])))
-"""
 
 
 def decision(pcrs: Mapping[int, bytes] = PCRS, release: str = "0.1.0") -> Decision:
     """A decision for an image with these measurements."""
-    return Decision(
+    return decisions.decision(
         release=release,
-        architecture="x86_64",
         profile="local",
         pcrs={index: value.hex() for index, value in pcrs.items()},
-        image_sha384="ab" * 48,
-        image_size=1,
-        tree_sha256="cd" * 32,
-        lock_sha256="ef" * 32,
-        agreed=("buyer-1", "buyer-2"),
-        quorum_sha256="01" * 32,
         expires=datetime.now(timezone.utc) + timedelta(days=30),
     )
 

@@ -226,7 +226,7 @@ def load_signer(path: Path, passphrase: Callable[[], bytes] | None = None) -> An
     """
     content = _read(path)
     try:
-        key = _decrypt(content, path, passphrase or passphrase_from_environment)
+        key = _decrypt(content, passphrase or passphrase_from_environment)
         signer = CryptoSigner(key)
         public_key_of(signer)
     except (ValueError, UnsupportedAlgorithm, BadKey):
@@ -288,7 +288,7 @@ def read_passphrase(path: Path) -> bytes:
     return line
 
 
-def _decrypt(content: bytes, path: Path, passphrase: Callable[[], bytes]) -> Any:
+def _decrypt(content: bytes, passphrase: Callable[[], bytes]) -> Any:
     try:
         return load_pem_private_key(content, None)
     except TypeError:

@@ -178,13 +178,13 @@ def put_policies(
     owned = {}
     for name, buyer in world.buyers.items():
         owned[name] = cloud.make_buyer(services, name, service.role_arn)
-        put_policy(world, trust, services, buyer, owned[name], parent_role=service.role_arn)
+        put_policy(trust, services, buyer, owned[name], parent_role=service.role_arn)
         world.stage.say(f"{name}: {owned[name].key_arn} decrypts for the decided enclave only")
     return owned
 
 
 def put_policy(
-    world: World, trust: Trust, services: Services, buyer: Party, owned: BuyerCloud, *, parent_role: str
+    trust: Trust, services: Services, buyer: Party, owned: BuyerCloud, *, parent_role: str
 ) -> None:
     """``verify policy --apply`` by the key's owner."""
     administrator, break_glass = owned.administrators

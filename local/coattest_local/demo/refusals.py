@@ -101,12 +101,12 @@ def missing_rights(house: House, auction: Auction) -> None:
     """Without rights on one buyer's key there is no result: never a result as if that buyer had not bid."""
     house.world.stage.step("Refusal 6: the parent has no rights on buyer-2's key")
     other = f"arn:aws:iam::{house.service.account}:role/somebody-else"
-    services, world, buyer = house.services, house.world, house.world.buyers["buyer-2"]
+    services, buyer = house.services, house.world.buyers["buyer-2"]
     services.client("iam", "service").create_role(RoleName="somebody-else", AssumeRolePolicyDocument=_NOBODY)
     owned = house.buyers["buyer-2"]
-    chain.put_policy(world, house.trust, services, buyer, owned, parent_role=other)
+    chain.put_policy(house.trust, services, buyer, owned, parent_role=other)
     auctions.no_result(house, "an auction without rights on one key", auction, reason="kms-denied")
-    chain.put_policy(world, house.trust, services, buyer, owned, parent_role=house.service.role_arn)
+    chain.put_policy(house.trust, services, buyer, owned, parent_role=house.service.role_arn)
 
 
 def liveness_as_receipt(house: House, auction: Auction, result: Path) -> None:

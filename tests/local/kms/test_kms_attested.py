@@ -13,9 +13,6 @@ import pytest
 from coattest_local.services import Services
 from support import kms_world as world
 
-#: The auction's context, one key of it in another case.
-RENAMED = {"Coattest:auction": "5e" * 48, "coattest:buyer": "buyer-1"}
-
 
 @pytest.fixture
 def sealed(buyer: Any, key: str) -> tuple[bytes, bytes]:

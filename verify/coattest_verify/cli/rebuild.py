@@ -9,10 +9,10 @@ from typing import Any
 import click
 
 from coattest_build import builder
-from coattest_build import source as sources
 from coattest_build.cli.options import cache_option, fresh_kernel_option, jobs_option, mirror_option
 from coattest_build.progress import Terminal
 from coattest_verify.claimed_images import explain, keep
+from coattest_verify.claimed_source import look, other_source
 from coattest_verify.cli.options import FOLDER, attestations_option
 from coattest_verify.inputs.document import INPUTS_FILE, inputs_confirmed
 from coattest_verify.quorum.results import Claimed
@@ -109,8 +109,7 @@ def rebuild(
 
 def _look(source: Path, claim: Claimed) -> None:
     """Refuse uncommitted changes before minutes of building, and say early that it cannot match."""
-    with tempfile.TemporaryDirectory() as scratch:
-        snapshot = sources.take(source, Path(scratch) / "source")
+    snapshot = look(source)
     if snapshot.dirty:
         first, *others = snapshot.changed
         more = f" and {len(others)} more" if others else ""
@@ -119,9 +118,5 @@ def _look(source: Path, claim: Claimed) -> None:
             where=str(source),
             hint="commit or discard them; see git status",
         )
-    for name, mine, theirs in (
-        ("source tree", snapshot.tree_sha256, claim.tree_sha256),
-        ("lock", snapshot.lock_sha256, claim.lock_sha256),
-    ):
-        if mine != theirs:
-            err().print(f"the {name} is {mine}, the claim's is {theirs}: building anyway", style="yellow")
+    for difference in other_source(snapshot, claim):
+        err().print(f"{difference}: building anyway", style="yellow")

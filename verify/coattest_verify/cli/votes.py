@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from rich.text import Text
 
 from coattest_build import lock as locks
 from coattest_build import locker
-from coattest_build import source as sources
+from coattest_verify.claimed_source import look, other_source
 from coattest_verify.cli.options import (
     FILE,
     FOLDER,
@@ -31,7 +30,7 @@ from coattest_verify.quorum.bundle import LOCK_FILE, load_bundle
 from coattest_verify.quorum.errors import Rejected
 from coattest_verify.quorum.results import MAX_CLAIM, Claimed
 from coattest_verify.quorum.votes import REVIEW, REVOKE, make_vote, sign_vote, vote_name
-from coattest_verify.rebuild import own_key, read_ask
+from coattest_verify.rebuild import own_key, read_ask, read_claim
 from coattest_verify.shell import (
     FoundFalse,
     UsageError,
@@ -197,17 +196,8 @@ def _vote(
 
 
 def _must_be_claimed(source: Path, attestations: Path) -> None:
-    claim = read_ask(attestations).claim
-    with tempfile.TemporaryDirectory() as scratch:
-        snapshot = sources.take(source, Path(scratch) / "source")
-    for name, mine, theirs in (
-        ("source tree", snapshot.tree_sha256, claim.tree_sha256),
-        ("lock", snapshot.lock_sha256, claim.lock_sha256),
-    ):
-        if mine != theirs:
-            raise FoundFalse(
-                f"the {name} is {mine}, the claim's is {theirs}", where=str(source), reason="other-source"
-            )
+    if found := other_source(look(source), read_claim(attestations)):
+        raise FoundFalse("; ".join(found), where=str(source), reason="other-source")
 
 
 def _tell(path: Path | None, values: dict[str, Any], as_json: bool) -> None:

@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass
 from typing import Any
 
 from coattest_verify.quorum.chain import SeenLog
@@ -58,7 +57,6 @@ class Findings:
     excused: frozenset[str] = frozenset()
     removed: tuple[str, ...] = ()
     problem: str | None = None
-    cosigners: dict[str, datetime] = field(default_factory=dict)
 
 
 def statement_entry(signed: Signed) -> bytes:
