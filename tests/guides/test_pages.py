@@ -61,6 +61,16 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert broken(page) == []
 
 
+def test_the_index_of_decisions_names_every_one_by_its_title() -> None:
+    """A decision that is not in docs/adr/README.md, or under another title there, would not be found."""
+    listed = re.findall(
+        r"^- (\d+\. )\[([^]]+)\]\(([^)]+)\)", (DOCS / "adr" / "README.md").read_text(), re.MULTILINE
+    )
+    decisions = sorted((DOCS / "adr").glob("[0-9]*.md"))
+    titles = [(path.read_text().splitlines()[0], path.name) for path in decisions]
+    assert sorted((f"# {number}{title}", name) for number, title, name in listed) == sorted(titles)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_files_that_a_page_names_are_there(page: Path) -> None:
     """A path of this repository in a sentence (`docs/..`, `tests/..`, a room) leads to a file or folder."""
