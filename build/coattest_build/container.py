@@ -239,7 +239,10 @@ def read_isolation(path: Path) -> dict[str, Any]:
 
 
 def take_bytecode(bytecode: Bytecode, compiled: Path, root: Path) -> None:
-    """Copy the modules that the compile stage made to the tree they belong to, and nothing else of it."""
+    """Copy the modules that the compile stage made to the tree they belong to, and nothing else of it.
+
+    Raises BytecodeFailed for what is no plausible module, and when there is none.
+    """
     folders = (*bytecode.directories, *bytecode.sourceless)
     count = 0
     for folder in folders:

@@ -230,7 +230,7 @@ def link_target(file: BinaryIO, entry: RamdiskEntry) -> bytes:
 
 
 def content_blocks(file: BinaryIO, entry: RamdiskEntry) -> Iterator[bytes]:
-    """An entry's content in blocks of at most 1 MiB; seeks before each read."""
+    """An entry's content in blocks of at most 1 MiB; seeks before each read. Raises RamdiskError."""
     position, end = entry.data_offset, entry.data_offset + entry.size
     while position < end:
         block = _read(file, position, min(BLOCK, end - position))

@@ -126,7 +126,10 @@ def parse_relations(text: str) -> tuple[tuple[Relation, ...], ...]:
 
 
 def stanzas(text: str) -> Iterator[dict[str, str]]:
-    """The stanzas of a control file, keys as written, continuation lines joined with newlines."""
+    """The stanzas of a control file, keys as written, continuation lines joined with newlines.
+
+    Raises IndexMalformed, as the text is read.
+    """
     fields: dict[str, str] = {}
     key = ""
     for line in text.split("\n"):

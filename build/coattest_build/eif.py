@@ -119,7 +119,10 @@ def read_layout(file: BinaryIO) -> Layout:
 
 
 def read_structure(file: BinaryIO) -> Layout:
-    """Read and check everything but the CRC-32, for callers that compute it in a pass of their own."""
+    """Read and check everything but the CRC-32, for callers that compute it in a pass of their own.
+
+    Raises ImageError.
+    """
     where = name_of(file)
     file_size = file.seek(0, os.SEEK_END)
     file.seek(0)
@@ -241,7 +244,10 @@ def check_crc(layout: Layout, crc: int, *, where: str | None = None) -> None:
 
 
 def section_blocks(file: BinaryIO, section: Section, *, with_header: bool = False) -> Iterator[bytes]:
-    """The section's data (or header and data) in blocks of at most 1 MiB; seeks before each read."""
+    """The section's data (or header and data) in blocks of at most 1 MiB; seeks before each read.
+
+    Raises ImageError when the file ends early.
+    """
     before = SECTION_HEADER_SIZE if with_header else 0
     position, end = section.offset - before, section.offset + section.size
     while position < end:
@@ -256,7 +262,10 @@ def section_blocks(file: BinaryIO, section: Section, *, with_header: bool = Fals
 
 
 def section_content(file: BinaryIO, section: Section) -> bytes:
-    """The whole content of a section whose type has a size limit: cmdline, metadata, signature."""
+    """The whole content of a section whose type has a size limit: cmdline, metadata, signature.
+
+    Raises ImageError as section_blocks does, ValueError for a type without a limit.
+    """
     if section.type not in _LIMITS:
         raise ValueError(f"{section.type.label} sections are read in blocks")
     return b"".join(section_blocks(file, section))

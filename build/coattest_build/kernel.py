@@ -236,7 +236,10 @@ def unpack_toolchain(spec: ImageSpec, lock: Lock, packages: Mapping[str, Path], 
 
 
 def unpack_source(spec: ImageSpec, lock: Lock, packages: Mapping[str, Path], root: Path) -> Path:
-    """The path of the kernel's source archive, unpacked into the fresh directory ``root``."""
+    """The path of the kernel's source archive, unpacked into the fresh directory ``root``.
+
+    Raises HostileArchive, and UsageError when the package does not have it.
+    """
     tree = unpack.Tree(root)
     for p in lock.used_for("kernel"):
         tree.unpack_deb(packages[p.name], p.label, keep=lambda at: at == spec.kernel.tarball)

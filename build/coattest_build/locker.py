@@ -32,7 +32,8 @@ class Move:
 def read_suite(mirror: str, suite: str, component: str, architecture: str) -> tuple[list[Package], int]:
     """A suite's packages and the time of its Release file (seconds), the index checked against that file.
 
-    The signature is not checked here: pins are not trust, and `verify inputs` checks them against it.
+    The signature is not checked here: pins are not trust, and `verify inputs` checks them against it. Raises
+    IndexMalformed, Unreachable or InputGone.
     """
     release = fetch_index(f"{mirror}/dists/{suite}/InRelease").decode("utf-8", errors="replace")
     name = f"{component}/binary-{architecture}/Packages.xz"

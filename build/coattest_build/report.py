@@ -35,7 +35,7 @@ class Reader:
         self.value, self.where, self._read = value, where, set[str]()
 
     def take(self, key: str, kind: type[T]) -> T:
-        """The value of a key, which must be exactly of this type."""
+        """The value of a key, which must be exactly of this type. Raises BadReport, as all the others."""
         self._read.add(key)
         value = self.value.get(key)
         if type(value) is not kind:

@@ -121,7 +121,10 @@ def check_startable(spec: ImageSpec, tree: unpack.Tree) -> None:
 
 
 def compile_modules(bytecode: Bytecode, root: Path) -> None:
-    """Compile the modules of the bytecode directories, from inside ``root``."""
+    """Compile the modules of the bytecode directories, from inside ``root``.
+
+    Raises BytecodeFailed, and UsageError for a directory or an interpreter that is not there.
+    """
     for name in (bytecode.interpreter, *bytecode.directories, *bytecode.sourceless):
         if not os.path.lexists(root / name):
             raise UsageError(f"there is no {name} in the root file system", where=f"{IMAGE_FILE} [bytecode]")

@@ -192,7 +192,10 @@ def _verifies(signature: ImageSignature, algorithm: Algorithm) -> bool:
 
 
 def algorithm_of(certificate: x509.Certificate) -> Algorithm:
-    """The algorithm that goes with the certificate's key: the key decides, never the signature."""
+    """The algorithm that goes with the certificate's key: the key decides, never the signature.
+
+    Raises SigningError for a key that is not on P-256, P-384 or P-521 (RFC 9053, section 2.1).
+    """
     try:
         key = certificate.public_key()
     except (ValueError, UnsupportedAlgorithm) as error:

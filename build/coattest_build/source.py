@@ -138,7 +138,10 @@ def _read(source: Path, path: str) -> tuple[bytes, bool]:
 
 
 def identity(source: Path, files: list[SourceFile]) -> tuple[str | None, tuple[str, ...]]:
-    """The commit checked out in ``source`` and which covered files differ from it."""
+    """The commit checked out in ``source`` and which covered files differ from it; None outside a repository.
+
+    Raises EnvironmentFailure for a repository that cannot be read.
+    """
     if not (source / ".git").exists():
         return None, ()
     try:

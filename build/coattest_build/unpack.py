@@ -71,7 +71,10 @@ class Tree:
         root.chmod(0o755)
 
     def make_directory(self, name: str) -> None:
-        """Make a directory and its parents, all of which are or become real directories."""
+        """Make a directory and its parents, all of which are or become real directories.
+
+        Raises HostileArchive where one of them is something else.
+        """
         if self.kinds.get(name) == DIRECTORY:
             return
         self.make_directory(posixpath.dirname(name))

@@ -94,7 +94,7 @@ def compare(document: bytes, *, nonce: bytes, ours: Mapping[int, str]) -> BootRe
 
 
 def open_document(document: bytes) -> tuple[dict[str, Any], bytes]:
-    """Payload and signature of an untagged COSE_Sign1, signed or not."""
+    """Payload and signature of an untagged COSE_Sign1, signed or not. Raises WrongDocument."""
     try:
         if len(document) > DOCUMENT_MAX:
             raise ValueError("too large")

@@ -173,7 +173,7 @@ def _hint(code: str, operation: str) -> str | None:
 
 @contextlib.contextmanager
 def aws_errors(where: str) -> Iterator[None]:
-    """Turn botocore's errors into AwsFailure, with AWS's own code in the text."""
+    """Within the block, raise AwsFailure for botocore's errors, with AWS's own code in the text."""
     try:
         yield
     except ClientError as error:

@@ -52,7 +52,7 @@ class S3Bids:
 
     def part(self, buyer: messages.Buyer) -> Part:
         """The object at the buyer's URI as it is now; a change while it is read is an error, not a
-        mixture.
+        mixture. Raises MissingBid and AwsFailure.
         """
         bucket, key = parse_s3_uri(buyer.bids)
         client = self.aws.s3(region_of(buyer.kms))

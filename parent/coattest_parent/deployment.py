@@ -213,7 +213,10 @@ def require_described(enclave: Enclave, decision: Decision) -> None:
 
 
 def recorded(state: Path) -> dict[str, Any] | None:
-    """What ``apply`` wrote down about its last success, or None; for display, never as proof."""
+    """What ``apply`` wrote down about its last success, or None; for display, never as proof.
+
+    Raises UsageError for a record that is none.
+    """
     try:
         value = json.loads((state / "deployment.json").read_bytes())
     except FileNotFoundError:

@@ -70,7 +70,7 @@ class LocalRunner:
         self.program = program or _nitro_local()
 
     def run(self, image: Path, *, role_arn: str, instance_id: str) -> Enclave:
-        """Start the image in ``nitro-local run-enclave --detach``."""
+        """Start the image in ``nitro-local run-enclave --detach``. Raises RunnerFailure."""
         self._call(
             START_TIMEOUT,
             "run-enclave",
@@ -87,7 +87,7 @@ class LocalRunner:
         return enclave
 
     def describe(self) -> Enclave | None:
-        """The enclave of ``enclave.json``, if its host process is alive."""
+        """The enclave of ``enclave.json``, if its host process is alive. Raises RunnerFailure."""
         path = self.directory / "enclave.json"
         try:
             with path.open("rb") as file:

@@ -99,7 +99,7 @@ class Metrics:
             self._values[name] += amount
 
     def set(self, name: str, value: float) -> None:
-        """Set a gauge or, where something else counts, a counter."""
+        """Set a gauge or, where something else counts, a counter. Raises KeyError for another name."""
         with self._lock:
             if name not in self._values:
                 raise KeyError(name)

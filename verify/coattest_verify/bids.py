@@ -45,7 +45,9 @@ class DataKeys(Protocol):
     """The one KMS call a buyer makes; a boto3 KMS client has it (KMS API reference, GenerateDataKey)."""
 
     @property
-    def generate_data_key(self) -> Callable[..., Mapping[str, Any]]: ...
+    def generate_data_key(self) -> Callable[..., Mapping[str, Any]]:
+        """GenerateDataKey: its answer has ``Plaintext`` and ``CiphertextBlob``."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

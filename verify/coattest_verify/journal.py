@@ -112,7 +112,10 @@ class SealJournal:
         return True
 
     def overlaps(self, manifest: messages.Manifest) -> tuple[Overlap, ...]:
-        """Earlier sealed manifests with a lot of the same id as one of ``manifest``'s, sorted by digest."""
+        """Earlier sealed manifests with a lot of the same id as one of ``manifest``'s, sorted by digest.
+
+        Raises JournalDamaged for a record that cannot be read: it could be one of them.
+        """
         # One text per lot, however many manifests name it.
         lots = {identifier: identifier for identifier in manifest.lots.ids.split("\n")}
         found: list[Overlap] = []

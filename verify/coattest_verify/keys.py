@@ -180,7 +180,8 @@ def public_key_of(signer: Any) -> PublicKey:
 def generate(path: Path, kind: str = "ed25519", passphrase: bytes | None = None) -> PublicKey:
     """Make a private key at ``path`` (PKCS#8 PEM, mode 0600, encrypted when a passphrase is given).
 
-    ``kind`` is one of SCHEMES. The public key is written beside it, with ``.pub`` appended. Never overwrites.
+    ``kind`` is one of SCHEMES. The public key is written beside it, with ``.pub`` appended. Never overwrites:
+    raises UsageError.
     """
     if kind not in SCHEMES:
         raise UsageError(f"key type {kind!r}", hint=f"one of {', '.join(SCHEMES)}")

@@ -53,7 +53,10 @@ def decode(data: bytes) -> Value:
 
 
 def read(data: bytes, offset: int, depth: int) -> tuple[Value, int]:
-    """The value at ``offset`` and the offset after it; ``depth`` counts the collections around it."""
+    """The value at ``offset`` and the offset after it; ``depth`` counts the collections around it.
+
+    Raises CborError, which names the offset.
+    """
     try:
         initial = data[offset]
     except IndexError:
@@ -106,7 +109,7 @@ def _read_any(data: bytes, offset: int, depth: int, initial: int) -> tuple[Value
 def read_head(data: bytes, offset: int, major: int, name: str) -> tuple[int, int]:
     """The argument of a definite head of type ``major`` at ``offset``, and the offset after the head.
 
-    For the envelope, whose every head is known. ``name`` is what a failure calls it.
+    For the envelope, whose every head is known. ``name`` is what a failure calls it. Raises CborError.
     """
     try:
         initial = data[offset]

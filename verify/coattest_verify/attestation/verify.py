@@ -81,7 +81,10 @@ def verify_under(
     cache: ChainCache | None,
     strict: bool,
 ) -> Verdict:
-    """verify_document with the expectations already made into a policy: for many documents under one."""
+    """verify_document with the expectations already made into a policy: for many documents under one.
+
+    Raises BadExpectation for a time without a zone and for no root; a document only gives failures.
+    """
     if not isinstance(now, datetime) or now.utcoffset() is None:
         raise BadExpectation("the time needs a zone", where="now", hint="datetime.now(timezone.utc)")
     if not isinstance(root, Root):

@@ -51,7 +51,7 @@ def from_path(path: Path) -> Collected:
     """A log file, or a folder of them as ``aws s3 sync`` leaves it.
 
     A digest's signature is S3 metadata, which a folder does not have: it is read from FILE.signature beside
-    it.
+    it. Raises UsageError where there is nothing, BadEvent for what does not parse.
     """
     found = Collected()
     if path.is_file():

@@ -230,7 +230,7 @@ def may(policy: Policy, caller_arn: str, action: str, key_arn: str) -> bool:
 
 def principal_of(caller_arn: str, policy: Policy) -> Principal:
     """The principal behind an ARN of GetCallerIdentity. A session's ARN leaves out its role's path, so the
-    role is looked up among those that the policy names.
+    role is looked up among those that the policy names. Raises UsageError for what is no caller's ARN.
     """
     parts = caller_arn.split(":", 5)
     if len(parts) != 6:

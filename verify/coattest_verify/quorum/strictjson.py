@@ -116,7 +116,7 @@ class Fields:
         return name in self.values
 
     def text(self, name: str, pattern: re.Pattern[str] | None = None, *, limit: int = 1024) -> str:
-        """A non-empty string, of ``pattern`` where given."""
+        """A non-empty string of at most ``limit`` characters, of ``pattern`` where given. Raises Rejected."""
         value = self._get(name)
         if not isinstance(value, str) or not value or len(value) > limit:
             raise Rejected(f"{self.at(name)}: not a text of 1 to {limit} characters")
