@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from coattest_build.claim import Claim
 from coattest_build.measure import measure
+from coattest_verify.quorum.results import Claimed
+from coattest_verify.statements import Report
 from conftest import BuiltImages
 
 CLAIM = Path(__file__).parent.parent / "attestations" / "claim.json"
@@ -16,20 +17,21 @@ CLAIM = Path(__file__).parent.parent / "attestations" / "claim.json"
 @pytest.mark.image
 def test_the_claim_is_what_this_checkout_builds(built_images: BuiltImages) -> None:
     """Whoever changes the image commits the new claim with it; this names what differs otherwise."""
-    claim = Claim.parse(CLAIM.read_bytes())
-    assert claim.differences(built_images.report) == ()
-    assert {name for name, _ in claim.profiles} == {"aws", "local"}
+    claim = Claimed.decode(CLAIM.read_bytes())
+    assert Report.read(built_images.report.to_json()).differences(claim) == ()
+    assert set(claim.profiles) == {"aws", "local"}
+    assert CLAIM.read_bytes() == built_images.report.claim()
 
 
 @pytest.mark.image
 def test_measuring_the_images_gives_the_claimed_registers(built_images: BuiltImages) -> None:
     """What `eif measure` says of each image file equals the claim; the boot part is the same in both."""
-    claim = dict(Claim.parse(CLAIM.read_bytes()).profiles)
+    claim = Claimed.decode(CLAIM.read_bytes()).profiles
     boots = set()
     for profile, result in claim.items():
         measured = measure(built_images.image(profile))
         registers = measured.nitro_json()["Measurements"]
-        assert {name: registers[name] for name in ("PCR0", "PCR1", "PCR2")} == dict(result.pcrs)
+        assert tuple(registers[name] for name in ("PCR0", "PCR1", "PCR2")) == result.pcrs
         assert measured.size <= 64 * 1024 * 1024
         boots.add(measured.pcr1)
     assert len(boots) == 1

@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 from coattest_build import builder, image, lock, measure, sandbox
 from coattest_build.builder import BuildReport
 from coattest_build.cache import Cache, cache_folder, exclusive, scratch
-from coattest_build.claim import Claim
 from coattest_build.errors import CoattestError, UsageError
+from coattest_verify.quorum.results import Claimed
+from coattest_verify.statements import Report
 
 REPOSITORY = Path(__file__).parents[2]
 SOURCE = Path(builder.__file__).parents[1]
@@ -96,15 +97,15 @@ def test_a_build_elsewhere_gives_the_same_bytes_in_little_memory(built_images: A
         check=False,
     )
     assert result.returncode == 0, result.stderr.decode()
-    report = BuildReport.from_json(json.loads(result.stdout))
-    assert Claim.from_report(built_images.report).differences(report) == ()
-    for name, _ in report.profiles:
-        built = tmp_path / "out" / report.profile(name).name
+    report = Report.read(json.loads(result.stdout))
+    assert report.differences(Claimed.decode(built_images.report.claim())) == ()
+    for name, made in report.profiles.items():
+        built = tmp_path / "out" / made.name
         assert built.read_bytes() == built_images.image(name).read_bytes()
         assert built.stat().st_mode & 0o777 == 0o644, "an image is for others to read, whatever the umask"
     assert int(result.stderr.split()[-1]) < MAX_MEMORY_KIB
-    assert report.source.commit is None
-    assert not report.kernel_compiled_here, "it came from the cache"
+    assert report.built.commit is None
+    assert not report.built.kernel_compiled, "it came from the cache"
 
 
 @pytest.mark.image
@@ -120,12 +121,10 @@ def test_one_changed_byte_of_the_program_changes_the_application_only(
     assert before["PCR1"] == after["PCR1"]
     assert before["PCR0"] != after["PCR0"]
     assert before["PCR2"] != after["PCR2"]
-    claim = dataclasses.replace(
-        Claim.from_report(built_images.report), profiles=built_images.report.profiles[:1]
-    )
-    differences = claim.differences(report)
-    assert differences[0].startswith("source tree: ")
-    assert any(text.startswith("profile aws: section 4 (ramdisk)") for text in differences)
+    one = dataclasses.replace(built_images.report, profiles=built_images.report.profiles[:1])
+    differences = Report.read(report.to_json()).differences(Claimed.decode(one.claim()))
+    assert differences[0].startswith("tree_sha256 ")
+    assert any(text.startswith("aws: section 4 ramdisk") for text in differences)
     assert not any("PCR1" in text for text in differences)
 
 
@@ -136,9 +135,10 @@ def test_the_command_writes_images_report_and_claim(built_images: Any, tmp_path:
     command += ["--source", str(REPOSITORY), "--out", str(tmp_path), "--claim", str(tmp_path / "claim.json")]
     result = subprocess.run(command, capture_output=True, check=False)
     assert result.returncode == 0, result.stderr.decode()
-    report = BuildReport.from_json(json.loads(result.stdout))
-    assert Claim.load(tmp_path / "claim.json") == Claim.from_report(report)
-    assert json.loads((tmp_path / "build.json").read_text()) == report.to_json()
+    document = json.loads(result.stdout)
+    claim = Claimed.decode((tmp_path / "claim.json").read_bytes())
+    assert Report.read(document).differences(claim) == ()
+    assert json.loads((tmp_path / "build.json").read_text()) == document
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "build.json",
         "claim.json",

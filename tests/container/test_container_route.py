@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from coattest_build import builder, diff
-from coattest_build.report import BuildReport
+from coattest_verify.statements import Report
 from support import container_route
 
 REPOSITORY = Path(__file__).parents[2]
@@ -85,9 +85,9 @@ def test_the_container_gives_the_native_builds_bytes(native: Path, built: Path) 
 
 def test_the_report_names_the_route_and_the_isolation(built: Path) -> None:
     """The report says container, that this run compiled the kernel, and how far the stage was confined."""
-    report = BuildReport.from_json(json.loads((built / "build.json").read_text()))
+    report = Report.read(json.loads((built / "build.json").read_text())).built
     assert report.route == "container"
-    assert report.kernel_compiled_here
+    assert report.kernel_compiled
     assert report.isolation["capabilities"] == "none"
     assert report.isolation["network"] == "sockets refused"
     assert report.isolation["no_new_privs"] is True

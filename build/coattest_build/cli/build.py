@@ -9,7 +9,6 @@ import click
 
 from coattest_build import builder
 from coattest_build.atomic import write_atomic
-from coattest_build.claim import Claim
 from coattest_build.cli.options import (
     FOLDER,
     cache_option,
@@ -63,7 +62,7 @@ def build(
     document = report.to_json()
     write_atomic(target / "build.json", (json.dumps(document, indent=2, sort_keys=True) + "\n").encode())
     if claim:
-        write_atomic(claim, Claim.from_report(report).render())
+        write_atomic(claim, report.claim())
     if as_json:
         emit_json(document)
         return

@@ -19,7 +19,6 @@ from click.testing import CliRunner
 
 from coattest_build.eif import write_image
 from coattest_build.measure import measure
-from coattest_build.report import BuildReport
 from coattest_verify.cli.rebuild import rebuild
 from coattest_verify.rebuild import DirtyTree
 from support.operators import claim_json, report_json
@@ -354,10 +353,10 @@ def test_rebuild_compares_with_the_claim(
     snapshot = SimpleNamespace(dirty=False, changed=(), tree_sha256="", lock_sha256="")
     monkeypatch.setattr("coattest_build.source.take", lambda *_: snapshot)
 
-    def build(_source: Path, out: Path, **_options: Any) -> BuildReport:
-        made = BuildReport.from_json(desk.images(out.name, seed))
+    def build(_source: Path, out: Path, **_options: Any) -> SimpleNamespace:
+        document = desk.images(out.name, seed)
         (out / "rebuild.json").unlink()
-        return made
+        return SimpleNamespace(to_json=lambda: document)
 
     monkeypatch.setattr("coattest_build.builder.build", build)
     seed = b"good"
