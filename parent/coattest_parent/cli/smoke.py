@@ -17,6 +17,7 @@ from rich.text import Text
 from coattest_parent.channels import ENCLAVE_PORT, Address, Vsock, await_listener, parse_address
 from coattest_parent.cli.options import FILE
 from coattest_parent.smoke import Check, smoke
+from coattest_verify.attestation.files import read_measurements
 from coattest_verify.remeasure import binding_pcrs
 from coattest_verify.roots import root_for
 from coattest_verify.shell import EnvironmentFailure, UsageError, emit_json, err, json_option, out, utc_now
@@ -24,7 +25,6 @@ from coattest_verify.shell import EnvironmentFailure, UsageError, emit_json, err
 NITRO_CLI = "nitro-cli"
 NITRO_CLI_SECONDS = 120.0
 LISTEN_SECONDS = 60.0
-PCR_SIZE = 48
 
 
 class NitroCliFailed(EnvironmentFailure):
@@ -84,18 +84,10 @@ def smoke_command(
 
 
 def _registers(path: Path) -> dict[int, bytes]:
-    """PCR0, 1, 2 (and 8) of nitro-cli's or eif's measurement document."""
-    try:
-        values: Any = json.loads(path.read_bytes())["Measurements"]
-        found = {index: bytes.fromhex(values[f"PCR{index}"]) for index in (0, 1, 2)}
-        if "PCR8" in values:
-            found[8] = bytes.fromhex(values["PCR8"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(
-            "not a measurement document", where=str(path), hint="eif measure image.eif > FILE"
-        ) from error
-    if any(len(value) != PCR_SIZE for value in found.values()):
-        raise UsageError("a register has not 48 bytes", where=str(path))
+    """The registers in what eif or nitro-cli measured; PCR0, 1 and 2 among them. Raises UsageError."""
+    found = dict(read_measurements(path.read_text("utf-8", "replace")).pcrs)
+    if not {0, 1, 2} <= found.keys():
+        raise UsageError("not PCR0, PCR1 and PCR2", where=str(path), hint="eif measure image.eif > FILE")
     return found
 
 
