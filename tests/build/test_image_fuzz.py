@@ -39,7 +39,7 @@ from support.images import (
     plain,
     with_right_crc,
 )
-from support.self_signed import self_signed
+from support.signing_keys import certify
 
 NOW = datetime(2026, 5, 1, tzinfo=timezone.utc)
 MEMORY_LIMIT = 64 << 20
@@ -56,7 +56,7 @@ RAMDISK = archive(
 
 def _signed() -> tuple[bytes, bytes]:
     key = ec.derive_private_key(0xC0A77E57, ec.SECP384R1())
-    certificate = self_signed(key, NOW - timedelta(days=1))
+    certificate = certify(key, start=NOW - timedelta(days=1))
     image = plain(b"kernel", b"cmdline", b'{"a": 1}', (RAMDISK, RAMDISK))
     pcr0 = bytes.fromhex(pcr(b"kernel", b"cmdline", RAMDISK, RAMDISK))
     section = make_section(certificate, pcr0, lambda data: key.sign(data, ec.ECDSA(hashes.SHA384())), NOW)

@@ -27,7 +27,7 @@ from coattest_verify.attestation import ExpectNonce, ExpectPcrs, ExpectPublicKey
 from coattest_verify.roots import LOCAL_SIMULATOR
 from support.enclave_image import compile_program, make_image, rootfs
 from support.own_enclave import EXAMPLE, make_source
-from support.self_signed import self_signed
+from support.signing_keys import certify
 
 pytestmark = pytest.mark.image
 
@@ -86,7 +86,7 @@ def signed_copy(image: Path, destination: Path) -> Path:
     """The image with a signature section by a fresh key."""
     key = ec.generate_private_key(ec.SECP384R1())
     now = datetime.now(timezone.utc)
-    certificate = self_signed(key, now - timedelta(days=1))
+    certificate = certify(key, start=now - timedelta(days=1))
     pem = destination.with_suffix(".key")
     pem.write_bytes(
         key.private_bytes(
