@@ -76,7 +76,6 @@ class RamdiskEntry:
     uid: int
     gid: int
     mtime: int
-    inode: int
 
     @property
     def kind(self) -> str:
@@ -163,7 +162,7 @@ def read_entries(file: BinaryIO, offset: int, size: int) -> Iterator[RamdiskEntr
     position, end = offset, offset + size
     while True:
         name, fields, data = _read_header(file, position, end, rules)
-        inode, mode, uid, gid, links, mtime, length, _, _, *device, _, check = fields
+        _, mode, uid, gid, links, mtime, length, _, _, *device, _, check = fields
         if check or any(device):
             raise rules.fail(f"{name!r} has a checksum or a device number", "cpio-field")
         if name == TRAILER:
@@ -179,7 +178,7 @@ def read_entries(file: BinaryIO, offset: int, size: int) -> Iterator[RamdiskEntr
             raise rules.fail(f"{name!r} ends beyond the ramdisk", "cpio-truncated")
         if any(_read(file, data + length, -length % 4)):
             raise rules.fail(f"{name!r} is padded with something else than zeros", "cpio-padding")
-        entry = RamdiskEntry(name, mode, length, data, start, uid, gid, mtime, inode)
+        entry = RamdiskEntry(name, mode, length, data, start, uid, gid, mtime)
         if stat.S_ISLNK(mode):
             _target(file, entry, rules)
         yield entry

@@ -40,13 +40,10 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A result file, and whether an earlier call had it already; ``published`` None where nothing was
-    asked for, False where the object was there before.
-    """
+    """A result file, and whether an earlier call had it already."""
 
     file: messages.ResultFile
     resumed: bool
-    published: bool | None
 
 
 Opener = Callable[..., messages.ResultFile]
@@ -114,7 +111,7 @@ def finish(
         raise failure from error
     tell.metrics.opened("resumed" if resumed else "result")
     tell.metrics.add("coattest_open_seconds_total", 0 if resumed else seconds)
-    return Finished(file, resumed, published)
+    return Finished(file, resumed)
 
 
 def _published(sealed: Sealed, file: messages.ResultFile, uri: str, way: Way, retry: Retry) -> bool:

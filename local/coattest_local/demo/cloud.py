@@ -20,7 +20,6 @@ class BuyerCloud:
     """A buyer's own account: its key, its bucket, who administers and who encrypts."""
 
     account: str
-    key_id: str
     key_arn: str
     bucket: str
     administrators: tuple[str, ...]
@@ -96,7 +95,7 @@ def make_buyer(services: Services, name: str, parent_role: str) -> BuyerCloud:
         "AWS_ACCESS_KEY_ID": access["AccessKeyId"],
         "AWS_SECRET_ACCESS_KEY": access["SecretAccessKey"],
     }
-    return BuyerCloud(account, key["KeyId"], key["Arn"], bucket, (admin, break_glass), bidder, environment)
+    return BuyerCloud(account, key["Arn"], bucket, (admin, break_glass), bidder, environment)
 
 
 def _bucket(services: Services, name: str) -> str:
