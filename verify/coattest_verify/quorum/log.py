@@ -199,8 +199,6 @@ def examine(
         checkpoint.root.hex(),
         frozenset(excused),
         tuple(removed),
-        None,
-        dict(log.cosigned.times),
     )
 
 
