@@ -12,7 +12,6 @@ from datetime import datetime, timedelta, timezone
 from typing import Any, Final
 
 from coattest_build.errors import UsageError
-from coattest_build.jsontext import unique_names
 from coattest_verify.attestation.expectations import (
     Expectation,
     ExpectDocument,
@@ -88,7 +87,7 @@ def read_measurements(text: str) -> ExpectPcrs:
     BadFile for anything else in it, and for a name twice.
     """
     try:
-        document = json.loads(text, object_pairs_hook=unique_names)
+        document = json.loads(text, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise BadFile(f"not JSON: {error}", where="measurements") from None
     if isinstance(document, dict) and list(document) == ["Measurements"]:
@@ -180,3 +179,10 @@ def _register(name: str, value: Any) -> bytes:
     if not isinstance(value, str) or not re.fullmatch(rf"[0-9a-fA-F]{{{2 * PCR_SIZE_SHA384}}}", value):
         raise BadFile("not 96 hex digits", where=f"measurements {name}")
     return bytes.fromhex(value)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = dict(pairs)
+    if len(names) != len(pairs):
+        raise ValueError("a name twice in one object")
+    return names

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import click
 from rich.table import Table
 
-from coattest_verify.cli.options import EXISTING_FILE, EXISTING_FOLDER, decision_options
+from coattest_verify.cli.options import EXISTING_FILE, EXISTING_FOLDER, decision_from, decision_options
 from coattest_verify.cli.policy_key import apply_policy, check_key
 from coattest_verify.cli.policy_made import (
     DESCRIPTION,
@@ -32,6 +32,7 @@ from coattest_verify.shell import (
     err,
     json_option,
     out,
+    utc_now,
 )
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -134,7 +135,13 @@ def policy(**given: Any) -> int:
         if not given[option]:
             raise UsageError("missing", where=f"--{option}")
     _check_simulator(given)
-    made = make_policy(given)
+    now = utc_now()
+    # What binds the buyer needs the buyer's own agreeing statement: ``own``.
+    decisions = tuple(
+        decision_from({**given, "attestations": folder}, now=now, own=given["operator"])
+        for folder in (given["attestations"], *given["also_attestations"])
+    )
+    made = make_policy(given, decisions, now)
     for warning in made.warnings:
         err().print(f"warning: {warning}", style="yellow", markup=False)
     if given["check_key"]:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import timezone
+from datetime import datetime, timezone
 from typing import Any
 
 from coattest_build.measure import pcr3, pcr4
-from coattest_verify.cli.options import decision_from
 from coattest_verify.decision import Decision
 from coattest_verify.iam import Policy, parse_policy
 from coattest_verify.policy import Options, canonical, generate
-from coattest_verify.shell import UsageError, utc_now
+from coattest_verify.shell import UsageError
 
 DESCRIPTION = "coattest: decrypts only in the decided enclave"
 EXAMPLE_KEY = "key/00000000-0000-0000-0000-000000000000"
@@ -31,14 +30,8 @@ class Made:
     warnings: tuple[str, ...]
 
 
-def make_policy(given: Mapping[str, Any]) -> Made:
-    """The policy for the decisions of now. Raises NoDecision, and UsageError for options that make none."""
-    now = utc_now()
-    # What binds the buyer needs the buyer's own agreeing statement: ``own``.
-    decisions = tuple(
-        decision_from({**given, "attestations": folder}, now=now, own=given["operator"])
-        for folder in (given["attestations"], *given["also_attestations"])
-    )
+def make_policy(given: Mapping[str, Any], decisions: tuple[Decision, ...], now: datetime) -> Made:
+    """The policy for these decisions. Raises UsageError for options that make none."""
     options = Options(
         registers=further(given),
         break_glass=given["break_glass"],
