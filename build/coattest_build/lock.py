@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -185,7 +186,7 @@ def parse(text: str) -> Lock:
         wheels=tuple(_wheel(item) for item in fields["wheel"]),
     )
     names = [*(package.name for package in lock.packages), *(f"wheel {wheel.name}" for wheel in lock.wheels)]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, times in Counter(names).items() if times > 1)
     if twice:
         raise BadLock(f"{twice[0]} is pinned twice", where=LOCK_FILE, hint=REFRESH)
     return lock

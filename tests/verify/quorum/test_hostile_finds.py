@@ -45,6 +45,13 @@ def test_quotes_without_end_are_read_once(text: bytes) -> None:
         parse(text)
 
 
+def test_a_repeated_name_behind_many_others_is_found_in_one_pass() -> None:
+    """Statements of megabytes whose last name is there twice are refused at once, not after hours."""
+    names = b",".join(b'"%x":0' % index for index in range(350_000))
+    with pytest.raises(Rejected, match="duplicate key 'last'"):
+        parse(b"{" + names + b',"last":0,"last":0}')
+
+
 def test_a_key_of_half_a_million_parts_is_not_parsed(three: Operators) -> None:
     """A quorum.toml that would keep the TOML parser busy for hours is refused before it."""
     three.write("quorum.toml", b".".join([b"a"] * 500_000) + b" = 1\n")
