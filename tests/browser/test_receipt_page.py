@@ -14,11 +14,11 @@ import pytest
 
 from coattest_enclave import messages
 from coattest_verify import page
-from coattest_verify.page import BROWSER_CHECKS, PAGE_LOTS, receipt_page
-from coattest_verify.receipt import Check, Failure, ReceiptVerdict
+from coattest_verify.page import BROWSER_CHECKS, PAGE_LOTS
+from coattest_verify.receipt import Check, Failure
 from support import receipts
 from support.chromium import Browser, browser, find
-from support.receipts import Made
+from support.receipts import Made, page_of
 
 DATA = re.compile(r'(<script type="application/json" id="data">)(.*?)(</script>)', re.DOTALL)
 ROWS = (
@@ -44,17 +44,6 @@ def chromium() -> Iterator[Browser]:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """A first-price receipt of three lots."""
     return receipts.make(receipts.authority(tmp_path_factory.mktemp("quorum")))
-
-
-def page_of(made: Made, verdict: ReceiptVerdict | None = None) -> str:
-    """The page of a receipt."""
-    return receipt_page(
-        verdict or made.verdict(),
-        result_file=made.result_file,
-        manifest=made.manifest,
-        authority=made.authority,
-        now=made.now,
-    )
 
 
 def look(chromium: Browser, tmp_path: Path, page: str) -> dict[str, str]:

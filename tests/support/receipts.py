@@ -11,6 +11,7 @@ from coattest_enclave import cose, messages
 from coattest_local.ca import NitroAuthority
 from coattest_local.nsm import boot_pcrs, document_payload, sign_document
 from coattest_verify.authority import Authority
+from coattest_verify.page import receipt_page
 from coattest_verify.receipt import ReceiptVerdict, verify_receipt
 from coattest_verify.roots import LOCAL_SIMULATOR
 from support.auctions import KEYS, manifest
@@ -45,6 +46,17 @@ class Made:
             check_certificate=certified,
             now=self.now,
         )
+
+
+def page_of(made: Made, verdict: ReceiptVerdict | None = None) -> str:
+    """The page of a receipt."""
+    return receipt_page(
+        verdict or made.verdict(),
+        result_file=made.result_file,
+        manifest=made.manifest,
+        authority=made.authority,
+        now=made.now,
+    )
 
 
 def authority(folder: Path) -> Authority:

@@ -12,11 +12,10 @@ import pytest
 
 from coattest_enclave import messages
 from coattest_verify import page
-from coattest_verify.page import receipt_page
-from coattest_verify.receipt import LOTS_NAMED, ReceiptVerdict, verify_receipt
+from coattest_verify.receipt import LOTS_NAMED, verify_receipt
 from coattest_verify.roots import LOCAL_SIMULATOR
 from support import receipts
-from support.receipts import Made, certified
+from support.receipts import Made, certified, page_of
 
 POLICY = re.compile(r'<meta http-equiv="Content-Security-Policy" content="([^"]*)">')
 SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
@@ -27,17 +26,6 @@ STYLE = re.compile(r"<style>(.*?)</style>", re.DOTALL)
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """A first-price receipt of three lots."""
     return receipts.make(receipts.authority(tmp_path_factory.mktemp("quorum")))
-
-
-def page_of(made: Made, verdict: ReceiptVerdict | None = None) -> str:
-    """The page of a receipt."""
-    return receipt_page(
-        verdict or made.verdict(),
-        result_file=made.result_file,
-        manifest=made.manifest,
-        authority=made.authority,
-        now=made.now,
-    )
 
 
 def policy_of(text: str) -> dict[str, list[str]]:
