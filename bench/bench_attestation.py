@@ -59,7 +59,7 @@ def subject() -> tuple[bytes, Root, datetime, str]:
         data, root, name = REAL.read_bytes(), AWS_NITRO, REAL.name
     else:
         sys.path.insert(0, str(ROOT / "tests"))
-        from support.nitro_ca import document, usual_chain  # noqa: PLC0415 - only where it is needed
+        from support.verify.nitro_ca import document, usual_chain  # noqa: PLC0415
 
         data, root, name = document(), usual_chain().root, "generated"
     return data, root, parse_unverified(data).timestamp, name

@@ -34,27 +34,28 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from coattest_build.measure import measure
-from coattest_enclave import auction, cose, messages, opening
+from coattest_build.formats.measure import measure
+from coattest_enclave import auction, open_request
 from coattest_enclave.clock import Clock
 from coattest_enclave.kms import RSA_BITS, Kms
 from coattest_enclave.nsm import Nsm
+from coattest_enclave.protocol import cose, messages
 from coattest_enclave.sigv4 import Credentials
 from coattest_enclave.trust import parse_trust
-from coattest_local import services
-from coattest_local.host import run_enclave
-from coattest_parent.auction import open_sealed
-from coattest_parent.channels import parse_address
-from coattest_parent.courier import manifest_allow_list
-from coattest_parent.proxy import ConnectProxy
-from coattest_verify.authority import Authority
-from coattest_verify.receipt import verify_receipt
-from coattest_verify.roots import LOCAL_SIMULATOR
+from coattest_local.aws import services
+from coattest_local.host.enclave import run_enclave
+from coattest_parent.auction.courier import manifest_allow_list
+from coattest_parent.auction.steps import open_sealed
+from coattest_parent.link.channels import parse_address
+from coattest_parent.link.proxy import ConnectProxy
+from coattest_verify.attestation.profiles import LOCAL_SIMULATOR
+from coattest_verify.auction.receipt import verify_receipt
+from coattest_verify.quorum.authority import Authority
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from support.big_auction import (  # noqa: E402 - the tests' own accounts and parties
+from support.auction.big_auction import (
     BigAuction,
     accounts_of,
     agreed,
@@ -64,8 +65,8 @@ from support.big_auction import (  # noqa: E402 - the tests' own accounts and pa
     lots_of,
     names_of,
 )
-from support.local_enclave import INSTANCE, PCRS, ROLE, Cloud, enclave  # noqa: E402
-from support.running_enclave import arn_of, spki_of  # noqa: E402
+from support.enclave.running_enclave import arn_of, spki_of
+from support.local.local_enclave import INSTANCE, PCRS, ROLE, Cloud, enclave
 
 GOALS = {
     "core bids per second": 300_000,
@@ -113,14 +114,14 @@ def core_task(lots: int) -> Callable[[], bytes]:
     seals = tuple(cose.sign1(payload, k, b.name.encode()) for k, b in zip(keys, buyers, strict=True))
     encoded = book.encode()
     sizes = tuple((b.name, len(file)) for b, file in zip(buyers, files, strict=True))
-    announced = opening.Opening(len(encoded), sizes, seals, Credentials("", "", ""))
+    announced = open_request.Opening(len(encoded), sizes, seals, Credentials("", "", ""))
 
     def task() -> bytes:
-        manifest, seal = opening.check(announced, encoded, "aws")
+        manifest, seal = open_request.check(announced, encoded, "aws")
         bids = {}
         for buyer, file, (_, digest) in zip(manifest.buyers, files, seal.bids, strict=True):
-            opening.check_bid(file, digest)
-            bids[buyer.name] = opening.decrypt_bid(data_key, manifest, buyer, file)
+            open_request.check_bid(file, digest)
+            bids[buyer.name] = open_request.decrypt_bid(data_key, manifest, buyer, file)
         return auction.result(manifest, seal.digest, bids).encode()
 
     def data_key(_blob: bytes, arn: str, _context: Mapping[str, str]) -> bytearray:

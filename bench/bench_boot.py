@@ -26,12 +26,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from coattest_build import cpio, eif
-from coattest_build.eif import SectionType
-from coattest_local.qemu import run_in_qemu
-from coattest_local.qemu_tools import find_tools
-from coattest_parent.channels import parse_address
-from coattest_parent.enclave import EnclaveClient
+from coattest_build.formats import cpio, eif
+from coattest_build.formats.eif import SectionType
+from coattest_local.qemu.enclave import run_in_qemu
+from coattest_local.qemu.tools import find_tools
+from coattest_parent.link.channels import parse_address
+from coattest_parent.link.enclave import EnclaveClient
 
 ROOT = Path(__file__).resolve().parent.parent
 GOAL = 2.5

@@ -32,10 +32,11 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from coattest_build import builder, cpio, eif, kernel, measure, rootfs, sandbox
-from coattest_build.cache import Cache, cache_folder
-from coattest_build.progress import Quiet
-from coattest_build.sandbox import Bind
+from coattest.progress import Quiet
+from coattest_build import builder, kernel, rootfs, sandbox
+from coattest_build.formats import cpio, eif, measure
+from coattest_build.inputs.cache import Cache, cache_folder
+from coattest_build.sandbox.isolate import Bind
 
 ROOT = Path(__file__).resolve().parent.parent
 MIB = 1024 * 1024

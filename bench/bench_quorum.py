@@ -21,12 +21,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coattest_build import lock as locks
-from coattest_verify.provenance import PAYLOAD_TYPE
-from coattest_verify.quorum.dsse import Envelope
+from coattest_build.inputs import lock as locks
+from coattest_verify.quorum.statements.provenance import PAYLOAD_TYPE
+from coattest_verify.signatures.dsse import Envelope
 
 if TYPE_CHECKING:
-    from support.operators import Operators
+    from support.verify.members import Operators
 
 ROOT = Path(__file__).resolve().parent.parent
 GOAL_SECONDS = 3.0
@@ -43,7 +43,7 @@ def clocked(work: Callable[[], object]) -> float:
 def prepare(folder: Path, statements: int, operators: int) -> tuple[Operators, int]:
     """A quorum whose operators signed so many agreeing statements; and how many inputs each names."""
     sys.path.insert(0, str(ROOT / "tests"))
-    from support.operators import Operators, report_json  # noqa: PLC0415 - tests' code is not on the path
+    from support.verify.members import Operators, report_json  # noqa: PLC0415
 
     names = [f"operator-{index}" for index in range(operators)]
     quorum = Operators.make(folder, names, kinds=("ed25519",))

@@ -19,8 +19,8 @@ from reasons import OUTSIDE, Codes
 PROGRAMS = {
     "eif": "coattest_build.cli",
     "verify": "coattest_verify.cli",
-    "auction": "coattest_parent.auction_cli",
-    "deploy-from-attestation": "coattest_parent.deploy_cli",
+    "auction": "coattest_parent.cli.auction",
+    "deploy-from-attestation": "coattest_parent.cli.deploy",
     "nitro-local": "coattest_local.cli",
 }
 EXITS = {

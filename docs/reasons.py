@@ -17,28 +17,28 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple, TypeGuard
 
-from coattest_build.errors import CoattestError
+from coattest.errors import CoattestError
 
 PACKAGES = ("coattest_build", "coattest_enclave", "coattest_verify", "coattest_parent", "coattest_local")
-SIMULATED = "coattest_local.kms"  # speaks AWS's codes to its clients, and has none of its own
+SIMULATED = "coattest_local.aws"  # speaks AWS's codes to its clients, and has none of its own
 FINDINGS = {
-    "coattest_build.diff.Difference": "eif diff",
-    "coattest_build.signature.SignatureFailure": "an image's signature",
+    "coattest_build.explain.diff.Difference": "eif diff",
+    "coattest_build.formats.signature.SignatureFailure": "an image's signature",
     "coattest_verify.audit.judge.Problem": "verify audit",
     "coattest_verify.keypolicy.compare.Drift": "verify policy",
-    "coattest_verify.quorum.chain.Refused": "a file that the quorum does not count",
-    "coattest_verify.receipt.Failure": "verify receipt",
+    "coattest_verify.quorum.members.chain.Refused": "a file that the quorum does not count",
+    "coattest_verify.auction.receipt.Failure": "verify receipt",
     "coattest_verify.attestation.failures.Failure": "an attestation document",
-    "coattest_verify.inputs.problems.Problem": "verify inputs",
-    "coattest_enclave.errors.EnclaveError": "the enclave's answer",
+    "coattest_verify.rebuild.inputs.problems.Problem": "verify inputs",
+    "coattest_enclave.protocol.errors.EnclaveError": "the enclave's answer",
 }
 """Classes whose values carry a code in a list, and what the list is about."""
 
 CHOSEN = {
-    ("coattest_build.cpio", "self._failure"): ("RamdiskError", "UsageError"),
-    ("coattest_parent.enclave", "kind"): ("EnclaveRefused", "EnclaveFailed"),
+    ("coattest_build.formats.cpio", "self._failure"): ("RamdiskError", "UsageError"),
+    ("coattest_parent.link.enclave", "kind"): ("EnclaveRefused", "EnclaveFailed"),
     ("coattest_verify.keypolicy.live", "super().__init__"): ("PreflightFailed",),
-    ("coattest_verify.sealing", "super().__init__"): ("SealRefused",),
+    ("coattest_verify.auction.sealing", "super().__init__"): ("SealRefused",),
 }
 """Calls that make an error of a class that is not named there: the classes."""
 
@@ -139,7 +139,7 @@ class Codes:
             for node in ast.walk(source.tree):
                 if isinstance(node, ast.Call):
                     self._call(source, node)
-                elif written_by_hand(node) and source.name != "coattest_build.errors":
+                elif written_by_hand(node) and source.name != "coattest.errors":
                     raise Unknown(f"{source.name}, line {node.lineno}: {ast.unparse(node)}")
         while self._settle():
             pass
@@ -309,7 +309,7 @@ def also(name: str) -> Rule:
 
 def policy_codes(codes: Codes) -> set[str]:
     """What is wrong with a file, said of quorum.toml; a key in it that is none has the code of its class."""
-    keys = codes.of("coattest_verify.keys.BadKey")
+    keys = codes.of("coattest_verify.signatures.keys.BadKey")
     return {f"policy-{code}" for code in codes.of(REJECTED) | keys}
 
 
@@ -321,33 +321,35 @@ OUTSIDE = (
 """What no list can have."""
 
 PASSED_ON: dict[tuple[str, str], Rule] = {
-    ("coattest_build.cli.diff", "error.reason"): also("coattest_build.eif.ImageError"),
-    ("coattest_build.eif", "error.reason"): also("coattest_build.eif.ImageError"),
-    ("coattest_build.signature", "error.reason"): also("coattest_build.signature.SigningError"),
-    ("coattest_build.signature", "failures[0].code"): also("coattest_build.signature.SignatureFailure"),
+    ("coattest_build.cli.diff", "error.reason"): also("coattest_build.formats.eif.ImageError"),
+    ("coattest_build.formats.eif", "error.reason"): also("coattest_build.formats.eif.ImageError"),
+    ("coattest_build.formats.signature", "error.reason"): also(
+        "coattest_build.formats.signature.SigningError"
+    ),
+    ("coattest_build.formats.signature", "failures[0].code"): also(
+        "coattest_build.formats.signature.SignatureFailure"
+    ),
     # From outside: the names of errno and AWS's own codes are not listed, see OUTSIDE.
-    ("coattest_build.shell", "errno.errorcode.get(error.errno or 0, 'os-error').lower()"): lambda _: {
-        "os-error"
-    },
+    ("coattest.shell", "errno.errorcode.get(error.errno or 0, 'os-error').lower()"): lambda _: {"os-error"},
     ("coattest_verify.keypolicy.live", "code.lower()"): lambda _: {"error"},
-    ("coattest_parent.aws", "code"): lambda _: {"Unknown"},
-    ("coattest_parent.enclave", "code"): also("coattest_enclave.errors.EnclaveError"),
+    ("coattest_parent.link.aws", "code"): lambda _: {"Unknown"},
+    ("coattest_parent.link.enclave", "code"): also("coattest_enclave.protocol.errors.EnclaveError"),
     ("coattest_verify.keypolicy.live", "code"): lambda codes: codes.pairs(
         "coattest_verify.keypolicy.live", "unfit", 1
     ),
     ("coattest_verify.keypolicy.live", "drifts[0].code"): also("coattest_verify.keypolicy.compare.Drift"),
-    ("coattest_verify.quorum.chain", "f'policy-{error.reason}'"): policy_codes,
-    ("coattest_verify.quorum_policy", "f'policy-{error.reason}'"): policy_codes,
-    ("coattest_verify.quorum.chain", "error.reason"): also(REJECTED),
+    ("coattest_verify.quorum.members.chain", "f'policy-{error.reason}'"): policy_codes,
+    ("coattest_verify.quorum.members.file", "f'policy-{error.reason}'"): policy_codes,
+    ("coattest_verify.quorum.members.chain", "error.reason"): also(REJECTED),
     ("coattest_verify.quorum.tally", "error.reason"): also(REJECTED),
     ("coattest_verify.quorum.votes", "error.reason"): also(REJECTED),
     ("coattest_verify.quorum.tally", "problem"): lambda codes: (
         codes.pairs("coattest_verify.quorum.tally", "_elsewhere")
         | codes.pairs("coattest_verify.quorum.tally", "_unfit")
     ),
-    ("coattest_verify.receipt", "failure.code"): also("coattest_verify.attestation.failures.Failure"),
-    ("coattest_verify.sealing", "problems[0][0]"): lambda codes: codes.pairs(
-        "coattest_verify.sealing", "plan_seal"
+    ("coattest_verify.auction.receipt", "failure.code"): also("coattest_verify.attestation.failures.Failure"),
+    ("coattest_verify.auction.sealing", "problems[0][0]"): lambda codes: codes.pairs(
+        "coattest_verify.auction.sealing", "plan_seal"
     ),
 }
 """Codes that are made from others, by module and expression."""

@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / folder) for folder in ("build", "verify", "tests")]
 
-import atheris  # noqa: E402 - it has to see the imports below
+import atheris
 
 with atheris.instrument_imports(include=["coattest_verify"]):
     from coattest_verify.attestation import (
@@ -24,16 +24,16 @@ with atheris.instrument_imports(include=["coattest_verify"]):
         Malformed,
         UnsafeAllowDebug,
         UnsafeAnyMeasurement,
-        cbor,
         files,
         parse_unverified,
     )
+    from coattest_verify.attestation.encoding import cbor
 
-import cbor2  # noqa: E402
-from libfuzzer import fuzz  # noqa: E402
+import cbor2
+from libfuzzer import fuzz
 
-from support.nitro_ca import cbor as encode  # noqa: E402
-from support.nitro_ca import check, document, envelope, fields, sign, usual_chain  # noqa: E402
+from support.verify.nitro_ca import cbor as encode
+from support.verify.nitro_ca import check, document, envelope, fields, sign, usual_chain
 
 ANY = (UnsafeAnyMeasurement(), UnsafeAllowDebug())
 CACHE = ChainCache()

@@ -15,17 +15,17 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / folder) for folder in ("enclave", "local", "tests")]
 
-import atheris  # noqa: E402 - it has to see the imports below
+import atheris
 
 with atheris.instrument_imports(include=["coattest_enclave"]):
     from coattest_enclave import cms
 
-from cryptography.hazmat.primitives.asymmetric import rsa  # noqa: E402
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat  # noqa: E402
-from libfuzzer import fuzz  # noqa: E402
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from libfuzzer import fuzz
 
-from support.cms_oracle import by_asn1crypto  # noqa: E402
-from support.fake_kms import make_envelope  # noqa: E402
+from support.enclave.fake_kms import make_envelope
+from support.verify.cms_oracle import by_asn1crypto
 
 KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 SPKI = KEY.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

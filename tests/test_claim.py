@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from coattest_build.measure import measure
-from coattest_verify.quorum.results import Claimed
-from coattest_verify.statements import Report
+from coattest_build.formats.measure import measure
+from coattest_verify.quorum.statements.claim import Claimed
+from coattest_verify.quorum.statements.statement import Report
 from conftest import BuiltImages
 
 CLAIM = Path(__file__).parent.parent / "attestations" / "claim.json"

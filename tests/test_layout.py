@@ -21,10 +21,10 @@ PACKAGES = {
 }
 
 MESSAGE_MODULES = {
-    "coattest_enclave.canonical",
-    "coattest_enclave.cose",
-    "coattest_enclave.messages",
-    "coattest_enclave.wire",
+    "coattest_enclave.protocol.canonical",
+    "coattest_enclave.protocol.cose",
+    "coattest_enclave.protocol.messages",
+    "coattest_enclave.protocol.wire",
 }
 
 MAY_IMPORT = {
@@ -74,10 +74,12 @@ def test_the_import_rule_notices_an_offence() -> None:
     """The check itself fails on an import that is not allowed, in every spelling."""
     assert imported_modules("from coattest_enclave import server") == {"coattest_enclave"}
     assert not allowed("coattest_verify", "coattest_enclave")
-    assert not allowed("coattest_parent", "coattest_build.errors")
-    assert imported_modules("def f():\n    import coattest_local.host") == {"coattest_local.host"}
-    assert not allowed("coattest_verify", "coattest_local.host")
-    assert allowed("coattest_verify", "coattest_enclave.wire")
+    assert not allowed("coattest_parent", "coattest.errors")
+    assert imported_modules("def f():\n    import coattest_local.host.enclave") == {
+        "coattest_local.host.enclave"
+    }
+    assert not allowed("coattest_verify", "coattest_local.host.enclave")
+    assert allowed("coattest_verify", "coattest_enclave.protocol.wire")
 
 
 def test_no_module_lies_directly_in_a_top_level_folder() -> None:

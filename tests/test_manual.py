@@ -138,7 +138,7 @@ def test_every_code_in_the_guides_is_on_the_page(codes: dict[str, tuple[int, ...
 def test_a_code_that_the_page_cannot_know_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A reason from an expression, from a function that is not known, or put in by hand stops the page."""
     reasons = importlib.import_module("reasons")
-    module = importlib.import_module("coattest_build.errors")
+    module = importlib.import_module("coattest.errors")
     for text in (
         "UsageError('no', reason=os.environ['X'])",
         "UsageError('no', reason=str(1))",
@@ -152,7 +152,7 @@ def test_a_code_that_the_page_cannot_know_is_refused(monkeypatch: pytest.MonkeyP
             reasons.Codes()
     known = reasons.Source("coattest_build.new", module, ast.parse("UsageError('what', reason='made-up')"))
     monkeypatch.setattr(reasons, "sources", lambda: [known])
-    assert reasons.Codes().of("coattest_build.errors.UsageError") == {"usage", "made-up"}
+    assert reasons.Codes().of("coattest.errors.UsageError") == {"usage", "made-up"}
 
 
 @pytest.mark.parametrize("program", sorted(PROGRAMS))

@@ -12,16 +12,18 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from coattest_build import apt, cpio, eif, fetch, image, kernel, measure, rootfs, sandbox, wheels
-from coattest_build import lock as locks
+from coattest.errors import UsageError
+from coattest.progress import Quiet, Reporter
+from coattest_build import image, kernel, rootfs, sandbox
 from coattest_build import source as sources
-from coattest_build.cache import Cache, cache_folder
-from coattest_build.cache import scratch as scratch_directory
-from coattest_build.errors import UsageError
+from coattest_build.formats import cpio, eif, measure
 from coattest_build.image import ImageSpec
+from coattest_build.inputs import apt, fetch, wheels
+from coattest_build.inputs import lock as locks
+from coattest_build.inputs.cache import Cache, cache_folder
+from coattest_build.inputs.cache import scratch as scratch_directory
+from coattest_build.inputs.lock import Lock
 from coattest_build.kernel import Compiled
-from coattest_build.lock import Lock
-from coattest_build.progress import Quiet, Reporter
 from coattest_build.report import BuildReport, Input, ProfileResult, SourceIdentity
 from coattest_build.source import Snapshot
 

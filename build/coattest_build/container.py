@@ -17,13 +17,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from coattest.errors import EnvironmentFailure
+from coattest.progress import Quiet, Reporter
 from coattest_build import builder, kernel, rootfs, sandbox
-from coattest_build.cache import Cache, cache_folder
-from coattest_build.errors import EnvironmentFailure
 from coattest_build.image import Bytecode, ImageSpec
-from coattest_build.progress import Quiet, Reporter
+from coattest_build.inputs.cache import Cache, cache_folder
 from coattest_build.report import BuildReport
-from coattest_build.rootfs import BytecodeFailed
+from coattest_build.rootfs.compose import BytecodeFailed
 
 DRIVER = "coattest/stage.pl"
 IMAGE = "coattest/image"

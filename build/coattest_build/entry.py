@@ -24,9 +24,9 @@ def _measured(image: str) -> bool:
     """Print the registers of an image; False when it could not be measured."""
     from pathlib import Path  # noqa: PLC0415
 
-    from coattest_build.errors import CoattestError  # noqa: PLC0415
-    from coattest_build.jsontext import emit_json  # noqa: PLC0415
-    from coattest_build.measure import measure_registers  # noqa: PLC0415
+    from coattest.errors import CoattestError  # noqa: PLC0415
+    from coattest.jsontext import emit_json  # noqa: PLC0415
+    from coattest_build.formats.measure import measure_registers  # noqa: PLC0415
 
     try:
         emit_json(measure_registers(Path(image)))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from coattest_build.errors import UsageError
+from coattest.errors import UsageError
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -15,14 +15,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from coattest_build import sandbox, unpack
-from coattest_build.cache import Cache, exclusive, sha256_file
-from coattest_build.cache import scratch as scratch_directory
-from coattest_build.errors import EnvironmentFailure, UsageError
+from coattest.errors import EnvironmentFailure, UsageError
+from coattest.progress import Reporter
+from coattest_build import sandbox
 from coattest_build.image import ImageSpec
-from coattest_build.lock import Lock
-from coattest_build.progress import Reporter
-from coattest_build.sandbox import Bind
+from coattest_build.inputs import unpack
+from coattest_build.inputs.cache import Cache, exclusive, sha256_file
+from coattest_build.inputs.cache import scratch as scratch_directory
+from coattest_build.inputs.lock import Lock
+from coattest_build.sandbox.isolate import Bind
 
 OUTPUTS = ("bzImage", "init", "config")
 # Fixed, so that neither the time nor the builder is in the kernel (kbuild/reproducible-builds.rst).

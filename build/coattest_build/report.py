@@ -1,6 +1,6 @@
 """What a build was made from and what came out: build.json, and the part of it that is claimed.
 
-Buyers read both with readers of their own (``coattest_verify.statements`` and ``.quorum.results``).
+Members read both with readers of their own (``coattest_verify.quorum.statements``).
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from coattest_build.errors import UsageError
-from coattest_build.measure import ImageMeasurements, SectionDigest
+from coattest.errors import UsageError
+from coattest_build.formats.measure import ImageMeasurements, SectionDigest
 
 FORMAT = "coattest-build/v1"
 CLAIM_FORMAT = "coattest-claim/v1"

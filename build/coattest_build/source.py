@@ -17,7 +17,7 @@ from dulwich.errors import NotGitRepository
 from dulwich.objects import Commit, Tree
 from dulwich.repo import Repo
 
-from coattest_build.errors import EnvironmentFailure, UsageError
+from coattest.errors import EnvironmentFailure, UsageError
 from coattest_build.image import IMAGE_FILE, LOCK_FILE, SOURCE_FOLDERS
 
 # What decides the image's bytes, beside the lock, which has a digest of its own.

@@ -5,7 +5,7 @@ import struct
 import sys
 from pathlib import Path
 
-from coattest_parent.channels import connect, parse_address
+from coattest_parent.link.channels import connect, parse_address
 
 address, folder, *names = sys.argv[1:]
 nonce, text = secrets.token_bytes(32), "\n".join(names).encode()

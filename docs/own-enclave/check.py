@@ -6,8 +6,8 @@ from hashlib import sha384
 from pathlib import Path
 
 from coattest_verify.attestation import ExpectNonce, ExpectPcrs, ExpectUserData, MaxAge, verify_document
-from coattest_verify.decision import decide
-from coattest_verify.roots import root_for
+from coattest_verify.attestation.profiles import root_for
+from coattest_verify.quorum.decision import decide
 
 folder, profile, now = Path(sys.argv[1]), sys.argv[2], datetime.now(timezone.utc)
 decision = decide(Path("attestations"), root=None, profile=profile, now=now).require()

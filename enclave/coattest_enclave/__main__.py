@@ -9,8 +9,8 @@ from pathlib import Path
 
 from coattest_enclave import entropy, transport
 from coattest_enclave.clock import Clock
-from coattest_enclave.errors import EnclaveError
 from coattest_enclave.nsm import Nsm
+from coattest_enclave.protocol.errors import EnclaveError
 from coattest_enclave.server import CONNECTIONS_MAX, Server
 from coattest_enclave.trust import NSM_DEVICE, TRUST_FILE, parse_trust
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from array import array
 from collections.abc import Mapping, Sequence
 
-from coattest_enclave.columns import WIDTH
-from coattest_enclave.messages import SECOND_PRICE, Manifest, Outcomes, Result
+from coattest_enclave.protocol.columns import WIDTH
+from coattest_enclave.protocol.messages import SECOND_PRICE, Manifest, Outcomes, Result
 
 
 def decide(manifest: Manifest, bids: Mapping[str, Sequence[int] | None]) -> Outcomes:

@@ -7,8 +7,8 @@ import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
-from coattest_enclave.errors import ClockFailure
 from coattest_enclave.nsm import Nsm, document_time
+from coattest_enclave.protocol.errors import ClockFailure
 
 EARLIEST_MS = 1_735_689_600_000
 """2025-01-01: no image of this program is older."""

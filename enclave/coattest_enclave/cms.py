@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.ciphers.modes import CBC
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from coattest_enclave import columns
-from coattest_enclave.canonical import MessageError
+from coattest_enclave.protocol import columns
+from coattest_enclave.protocol.canonical import MessageError
 
 ENVELOPE_MAX = 16 * 1024
 """Bytes of an envelope; KMS decrypts at most 4096 bytes (KMS API reference, Encrypt: Plaintext)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from coattest_enclave.errors import EnclaveError
+from coattest_enclave.protocol.errors import EnclaveError
 
 RNG_CURRENT = Path("/sys/class/misc/hw_random/rng_current")
 """Which hardware source feeds the kernel (Linux, Documentation/admin-guide/hw_random.rst)."""

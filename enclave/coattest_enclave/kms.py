@@ -22,9 +22,9 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from coattest_enclave import cms, sigv4, transport
-from coattest_enclave.errors import KmsDenied, KmsFailed, MessageError
-from coattest_enclave.manifest import parse_key_arn
 from coattest_enclave.nsm import Nsm
+from coattest_enclave.protocol.errors import KmsDenied, KmsFailed, MessageError
+from coattest_enclave.protocol.manifest import parse_key_arn
 from coattest_enclave.trust import Trust
 
 TIMEOUT = 20.0

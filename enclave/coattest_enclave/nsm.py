@@ -17,9 +17,9 @@ from typing import Any
 import cbor2
 
 from coattest_enclave import transport
-from coattest_enclave.errors import EnclaveError
+from coattest_enclave.protocol.errors import EnclaveError
+from coattest_enclave.protocol.wire import read_exactly
 from coattest_enclave.trust import NSM_DEVICE
-from coattest_enclave.wire import read_exactly
 
 NSM_IOCTL = 0xC0200A00
 """_IOWR(0x0A, 0, struct nsm_raw), 32 bytes (Linux, include/uapi/linux/nsm.h)."""

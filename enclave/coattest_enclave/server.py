@@ -7,9 +7,9 @@ import socket
 import threading
 import time
 
-from coattest_enclave import alive, wire
-from coattest_enclave.errors import EnclaveError, MessageError
 from coattest_enclave.nsm import Nsm
+from coattest_enclave.protocol import alive, wire
+from coattest_enclave.protocol.errors import EnclaveError, MessageError
 from coattest_enclave.trust import Trust
 
 CONNECTIONS_MAX = 8

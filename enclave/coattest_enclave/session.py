@@ -13,11 +13,12 @@ from array import array
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from coattest_enclave import auction, columns, entropy, messages, opening, wire
+from coattest_enclave import auction, entropy, open_request
 from coattest_enclave.clock import Clock
-from coattest_enclave.errors import MessageError, TooLarge
 from coattest_enclave.kms import RSA_BITS, Kms
 from coattest_enclave.nsm import Nsm
+from coattest_enclave.protocol import columns, messages, wire
+from coattest_enclave.protocol.errors import MessageError, TooLarge
 from coattest_enclave.trust import Trust
 
 
@@ -28,13 +29,13 @@ def open_auction(
 
     Raises an EnclaveError for every way in which there is no result, OSError when the stream breaks.
     """
-    request = opening.parse_open(frame.body)
+    request = open_request.parse_open(frame.body)
 
     def stage(text: str) -> None:
         wire.write_frame(stream, wire.Frame(frame.request, "progress", {"stage": text}))
 
     encoded = _receive_part(stream, frame.request, "manifest", request.manifest_size)
-    manifest, seal = opening.check(request, encoded, trust.partition)
+    manifest, seal = open_request.check(request, encoded, trust.partition)
     del encoded
     files = receive_bids(stream, frame.request, request, seal)
     stage("manifest, seals and digests are right")
@@ -46,7 +47,7 @@ def open_auction(
     try:
         for buyer in manifest.buyers:
             stage(f"decrypting {buyer.name}")
-            bids[buyer.name] = opening.decrypt_bid(kms.decrypt, manifest, buyer, files.pop(buyer.name))
+            bids[buyer.name] = open_request.decrypt_bid(kms.decrypt, manifest, buyer, files.pop(buyer.name))
         stage("deciding")
         decided = auction.result(manifest, seal.digest, bids)
     finally:
@@ -60,7 +61,7 @@ def open_auction(
 
 
 def receive_bids(
-    stream: socket.socket, number: int, request: opening.Opening, seal: messages.Seal
+    stream: socket.socket, number: int, request: open_request.Opening, seal: messages.Seal
 ) -> dict[str, bytes]:
     """Every buyer's bid file, the one that was sealed; raises BadBidDigest and what ends a stream.
 
@@ -69,7 +70,7 @@ def receive_bids(
     files = {}
     for (name, size), (_, digest) in zip(request.bids, seal.bids, strict=True):
         files[name] = _receive_part(stream, number, f"bid:{name}", size)
-        opening.check_bid(files[name], digest)
+        open_request.check_bid(files[name], digest)
     return files
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coattest_enclave.errors import EnclaveError
+from coattest_enclave.protocol.errors import EnclaveError
 
 TRUST_FILE = Path("/etc/coattest/trust.json")
 TRUST_MAX = 64 * 1024

@@ -16,9 +16,10 @@ from typing import Any
 
 import click
 
-from coattest_build.errors import EnvironmentFailure, UsageError
-from coattest_build.shell import emit_json, run
-from coattest_local import host_record
+from coattest.errors import EnvironmentFailure, UsageError
+from coattest.jsontext import emit_json
+from coattest.shell import run
+from coattest_local import records
 
 ENCLAVES, ROLE, INSTANCE = "COATTEST_NITRO_ENCLAVES", "COATTEST_NITRO_ROLE", "COATTEST_NITRO_INSTANCE"
 LOCAL = (sys.executable, "-c", "from coattest_local.cli import main; main()")
@@ -78,7 +79,7 @@ def describe_enclaves() -> None:
 @click.option("--enclave-name", required=True)
 def terminate_enclave(*, enclave_name: str) -> None:
     """End an enclave."""
-    record = host_record.terminate(_folder(enclave_name))
+    record = records.terminate(_folder(enclave_name))
     if record is None:
         raise NotStarted("no enclave of that name", where=enclave_name)
     emit_json({"EnclaveName": enclave_name, "EnclaveID": record["EnclaveID"], "Terminated": True})
@@ -87,7 +88,7 @@ def terminate_enclave(*, enclave_name: str) -> None:
 def address_of(enclaves: Path, cid: int) -> str | None:
     """Where the enclave of a CID is reached on this machine; None when there is none."""
     for folder in sorted(enclaves.glob("*")):
-        record = host_record.read(folder)
+        record = records.read(folder)
         if record is not None and (folder / CID).read_text() == str(cid):
             return str(record["address"])
     return None
@@ -95,7 +96,7 @@ def address_of(enclaves: Path, cid: int) -> str | None:
 
 def _described() -> Iterator[dict[str, Any]]:
     for folder in sorted(Path(os.environ[ENCLAVES]).glob("*")):
-        record = host_record.read(folder)
+        record = records.read(folder)
         if record is not None:
             yield {
                 "EnclaveName": folder.name,

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from coattest_enclave import messages
-from coattest_verify import page
-from coattest_verify.page import BROWSER_CHECKS, PAGE_LOTS
-from coattest_verify.receipt import Check, Failure
-from support import receipts
-from support.chromium import Browser, browser, find
-from support.receipts import Made, page_of
+from coattest_enclave.protocol import messages
+from coattest_verify.auction import page
+from coattest_verify.auction.page import BROWSER_CHECKS, PAGE_LOTS
+from coattest_verify.auction.receipt import Check, Failure
+from support.guides.chromium import Browser, browser, find
+from support.verify import receipts
+from support.verify.receipts import Made, page_of
 
 DATA = re.compile(r'(<script type="application/json" id="data">)(.*?)(</script>)', re.DOTALL)
 ROWS = (

@@ -18,12 +18,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coattest_build import builder, image, lock, measure, sandbox
+from coattest.errors import CoattestError, UsageError
+from coattest_build import builder, image, sandbox
 from coattest_build.builder import BuildReport
-from coattest_build.cache import Cache, cache_folder, exclusive, scratch
-from coattest_build.errors import CoattestError, UsageError
-from coattest_verify.quorum.results import Claimed
-from coattest_verify.statements import Report
+from coattest_build.formats import measure
+from coattest_build.inputs import lock
+from coattest_build.inputs.cache import Cache, cache_folder, exclusive, scratch
+from coattest_verify.quorum.statements.claim import Claimed
+from coattest_verify.quorum.statements.statement import Report
 
 REPOSITORY = Path(__file__).parents[2]
 SOURCE = Path(builder.__file__).parents[1]

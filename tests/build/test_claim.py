@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coattest_build.measure import SectionDigest
+from coattest.errors import Rejected
+from coattest_build.formats.measure import SectionDigest
 from coattest_build.report import BuildReport, Input, ProfileResult, SourceIdentity
-from coattest_build.sandbox import Isolation
-from coattest_verify.quorum.errors import Rejected
-from coattest_verify.quorum.results import Claimed
-from coattest_verify.statements import Report
+from coattest_build.sandbox.isolate import Isolation
+from coattest_verify.quorum.statements.claim import Claimed
+from coattest_verify.quorum.statements.statement import Report
 
 
 def profile(name: str = "image.eif", fill: str = "a") -> ProfileResult:

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from coattest_build import image, kernel, lock
+from coattest.progress import Quiet
+from coattest_build import image, kernel
 from coattest_build import source as sources
-from coattest_build.cache import Cache
-from coattest_build.fetch import fetch_packages
+from coattest_build.inputs import lock
+from coattest_build.inputs.cache import Cache
+from coattest_build.inputs.fetch import fetch_packages
 from coattest_build.kernel import Compiled, OptionLost
-from coattest_build.progress import Quiet
 
 REPOSITORY = Path(__file__).parents[2]
 FRAGMENT = (REPOSITORY / "build/kernel/x86_64.config").read_text()
@@ -21,7 +22,7 @@ FRAGMENT = (REPOSITORY / "build/kernel/x86_64.config").read_text()
 @pytest.fixture
 def compiled(built_images: object) -> Compiled:
     """The kernel of the images, from the cache that building them filled."""
-    from coattest_build.cache import cache_folder
+    from coattest_build.inputs.cache import cache_folder
 
     spec, (locked, _) = image.load(REPOSITORY), lock.load(REPOSITORY)
     cache = Cache(cache_folder())

@@ -9,17 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from coattest_build import builder, container, cpio, eif, image, rootfs, wheels
-from coattest_build import lock as locks
+from coattest.errors import UsageError
+from coattest.progress import Quiet
+from coattest_build import builder, container, image, rootfs
 from coattest_build import source as sources
-from coattest_build.errors import UsageError
+from coattest_build.formats import cpio, eif
 from coattest_build.image import IMAGE_FILE, BadImageFile, Bytecode, ImageSpec, Wheels
-from coattest_build.lock import BadLock
-from coattest_build.progress import Quiet
-from coattest_build.unpack import Tree
-from coattest_local.host import EnclaveEnded, run_enclave
-from support.enclave_image import compile_program
-from support.own_enclave import EXAMPLE, make_source, write_lock
+from coattest_build.inputs import lock as locks
+from coattest_build.inputs import wheels
+from coattest_build.inputs.lock import BadLock
+from coattest_build.inputs.unpack import Tree
+from coattest_local.host.enclave import EnclaveEnded, run_enclave
+from support.build.own_enclave import EXAMPLE, make_source, write_lock
+from support.enclave.enclave_image import compile_program
 
 TEXT = (EXAMPLE / IMAGE_FILE).read_text()
 

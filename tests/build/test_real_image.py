@@ -15,13 +15,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from coattest_build import cpio, eif
-from coattest_build.describe import describe
-from coattest_build.diff import compare
-from coattest_build.eif import SectionType
-from coattest_build.errors import CoattestError
-from coattest_build.measure import measure
-from support.images import HEADER, pcr
+from coattest.errors import CoattestError
+from coattest_build.explain.describe import describe
+from coattest_build.explain.diff import compare
+from coattest_build.formats import cpio, eif
+from coattest_build.formats.eif import SectionType
+from coattest_build.formats.measure import measure
+from support.build.images import HEADER, pcr
 
 pytestmark = pytest.mark.image
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from dulwich import porcelain
 
+from coattest.errors import EnvironmentFailure
 from coattest_build import source
-from coattest_build.errors import EnvironmentFailure
 from coattest_build.source import BadSource, Snapshot
 
 ME = b"Test <test@example.invalid>"

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from coattest_build import builder, diff
-from coattest_verify.statements import Report
-from support import container_route
+from coattest_build import builder
+from coattest_build.explain import diff
+from coattest_verify.quorum.statements.statement import Report
+from support.build import container_route
 
 REPOSITORY = Path(__file__).parents[2]
 CONTEXT = ("Dockerfile.reproducible", "LICENSE", "README.md", "pyproject.toml")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from coattest.errors import EnvironmentFailure
 from coattest_build import container, image, rootfs
-from coattest_build.errors import EnvironmentFailure
 
 REPOSITORY = Path(__file__).parents[2]
 PERL = shutil.which("perl")

@@ -12,9 +12,9 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from coattest_enclave import wire
-from support.fake_kms import HOST, FakeKms, make_ca, make_leaf
-from support.running_enclave import DEMO, Auction, Enclave, running
+from coattest_enclave.protocol import wire
+from support.enclave.fake_kms import HOST, FakeKms, make_ca, make_leaf
+from support.enclave.running_enclave import DEMO, Auction, Enclave, running
 
 
 @pytest.fixture(scope="session")

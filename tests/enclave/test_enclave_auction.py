@@ -10,9 +10,19 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coattest_enclave import auction, messages
-from coattest_enclave.messages import FIRST_PRICE, SECOND_PRICE, Buyer, Lots, Manifest, Tie, Unsold, Won
-from support.running_enclave import arn_of, spki_of
+from coattest_enclave import auction
+from coattest_enclave.protocol import messages
+from coattest_enclave.protocol.messages import (
+    FIRST_PRICE,
+    SECOND_PRICE,
+    Buyer,
+    Lots,
+    Manifest,
+    Tie,
+    Unsold,
+    Won,
+)
+from support.enclave.running_enclave import arn_of, spki_of
 
 
 @functools.cache

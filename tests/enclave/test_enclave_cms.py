@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coattest_enclave import cms
-from support.cms_oracle import by_asn1crypto
-from support.fake_kms import ber, der, make_envelope
+from support.enclave.fake_kms import ber, der, make_envelope
+from support.verify.cms_oracle import by_asn1crypto
 
 VECTORS = Path(__file__).resolve().parents[3] / "shared" / "vectors" / "kms"
 KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)

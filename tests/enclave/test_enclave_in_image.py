@@ -10,16 +10,17 @@ from pathlib import Path
 import pytest
 
 from coattest_build import builder
-from coattest_enclave import auction, messages, wire
-from coattest_enclave.messages import Tie, Won
-from coattest_local.ca import issue_server_certificate
-from coattest_local.host import RunningEnclave, run_enclave
-from coattest_local.qemu import QemuEnclave, run_in_qemu
-from coattest_local.qemu_tools import QemuMissing, find_tools
-from coattest_parent.channels import connect, parse_address
-from support.fake_kms import HOST, FakeKms, FakeProxy
-from support.fake_nsm import fields_of
-from support.running_enclave import Auction
+from coattest_enclave import auction
+from coattest_enclave.protocol import messages, wire
+from coattest_enclave.protocol.messages import Tie, Won
+from coattest_local.host.ca import issue_server_certificate
+from coattest_local.host.enclave import RunningEnclave, run_enclave
+from coattest_local.qemu.enclave import QemuEnclave, run_in_qemu
+from coattest_local.qemu.tools import QemuMissing, find_tools
+from coattest_parent.link.channels import connect, parse_address
+from support.enclave.fake_kms import HOST, FakeKms, FakeProxy
+from support.enclave.fake_nsm import fields_of
+from support.enclave.running_enclave import Auction
 
 pytestmark = pytest.mark.image
 

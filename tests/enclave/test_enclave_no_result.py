@@ -10,8 +10,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from coattest_enclave import wire
-from support.enclave_attacks import (
+from coattest_enclave.protocol import wire
+from support.enclave.enclave_attacks import (
     HOSTILE_KMS,
     MALFORMED,
     REFUSED_BEFORE_DECRYPTING,
@@ -19,15 +19,8 @@ from support.enclave_attacks import (
     error,
     first,
 )
-from support.fake_kms import HOST, FakeKms, make_ca, make_leaf
-from support.running_enclave import (
-    CREDENTIALS,
-    DEMO,
-    Auction,
-    Enclave,
-    refusal,
-    running,
-)
+from support.enclave.fake_kms import HOST, FakeKms, make_ca, make_leaf
+from support.enclave.running_enclave import CREDENTIALS, DEMO, Auction, Enclave, refusal, running
 
 
 @pytest.mark.parametrize("name", HOSTILE_KMS)

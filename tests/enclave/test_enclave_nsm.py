@@ -16,9 +16,9 @@ import pytest
 
 from coattest_enclave import clock, entropy, nsm, transport
 from coattest_enclave.clock import Clock
-from coattest_enclave.errors import ClockFailure
-from support.fake_kms import FakeProxy
-from support.fake_nsm import FakeNsm, fields_of, make_document
+from coattest_enclave.protocol.errors import ClockFailure
+from support.enclave.fake_kms import FakeProxy
+from support.enclave.fake_nsm import FakeNsm, fields_of, make_document
 
 
 @pytest.fixture

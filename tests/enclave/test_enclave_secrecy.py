@@ -16,20 +16,13 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from coattest_enclave import canonical, columns, cose, messages, opening, wire
-from coattest_enclave.errors import BadBid
-from support.enclave_attacks import envelope_of, error
-from support.fake_kms import FakeKms, FakeProxy
-from support.fake_nsm import FakeNsm
-from support.running_enclave import (
-    CREDENTIALS,
-    DEMO,
-    START,
-    Auction,
-    Enclave,
-    running,
-    trust_for,
-)
+from coattest_enclave import open_request
+from coattest_enclave.protocol import canonical, columns, cose, messages, wire
+from coattest_enclave.protocol.errors import BadBid
+from support.enclave.enclave_attacks import envelope_of, error
+from support.enclave.fake_kms import FakeKms, FakeProxy
+from support.enclave.fake_nsm import FakeNsm
+from support.enclave.running_enclave import CREDENTIALS, DEMO, START, Auction, Enclave, running, trust_for
 
 AMOUNTS = {"a": [0x1A2B3C4D5E6F7, 987654321987654], "b": [0x1BADC0FFEE123, 123456789123456]}
 
@@ -231,10 +224,10 @@ def test_buffers_with_keys_and_amounts_are_overwritten(demo: Auction) -> None:
     key = os.urandom(32)
     demo_keys = {wrapped: key}
     file = cose.encrypt0(demo.plaintexts[buyer.name], key, wrapped_key=wrapped, external_aad=aad)
-    amounts = opening.decrypt_bid(data_key(True), demo.manifest, buyer, file)
+    amounts = open_request.decrypt_bid(data_key(True), demo.manifest, buyer, file)
     assert list(amounts or ()) == DEMO[buyer.name]
     with pytest.raises(BadBid):
-        opening.decrypt_bid(data_key(False), demo.manifest, buyer, file)
+        open_request.decrypt_bid(data_key(False), demo.manifest, buyer, file)
     assert given == [bytearray(32)] * 2
     assert amounts is not None
     columns.wipe(amounts)

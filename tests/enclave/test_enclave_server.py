@@ -18,12 +18,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from coattest_enclave import canonical, cose, messages, wire
-from coattest_enclave.messages import Tie, Unsold, Won
-from support.enclave_attacks import MALFORMED, REFUSED_BEFORE_DECRYPTING, spki_in
-from support.fake_kms import HOST
-from support.fake_nsm import fields_of
-from support.running_enclave import (
+from coattest_enclave.protocol import canonical, cose, messages, wire
+from coattest_enclave.protocol.messages import Tie, Unsold, Won
+from support.enclave.enclave_attacks import MALFORMED, REFUSED_BEFORE_DECRYPTING, spki_in
+from support.enclave.fake_kms import HOST
+from support.enclave.fake_nsm import fields_of
+from support.enclave.running_enclave import (
     CREDENTIALS,
     DEMO,
     START,

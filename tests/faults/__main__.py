@@ -16,7 +16,7 @@ from pathlib import Path
 
 from coattest_build import builder
 from faults import harness, host, host_run
-from support.running_enclave import ROOT
+from support.enclave.running_enclave import ROOT
 
 
 def main() -> int:

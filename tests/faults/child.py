@@ -21,18 +21,19 @@ import boto3
 import botocore.session
 from botocore.loaders import create_loader
 
-from coattest_enclave import messages
-from coattest_parent import aws, finish, publish
-from coattest_parent.aws import Aws, Endpoint
-from coattest_parent.channels import parse_address
-from coattest_parent.enclave import EnclaveClient
-from coattest_parent.proxy import ConnectProxy
-from coattest_parent.publish import Sealed
-from coattest_parent.retry import Backoff
-from coattest_parent.stop import stop_event, stops
-from coattest_parent.telemetry import Telemetry
+from coattest.errors import CoattestError
+from coattest_enclave.protocol import messages
+from coattest_parent.auction import finish, publish
+from coattest_parent.auction.publish import Sealed
+from coattest_parent.link import aws
+from coattest_parent.link.aws import Aws, Endpoint
+from coattest_parent.link.channels import parse_address
+from coattest_parent.link.enclave import EnclaveClient
+from coattest_parent.link.proxy import ConnectProxy
+from coattest_parent.link.retry import Backoff
+from coattest_parent.link.stop import stop_event, stops
+from coattest_parent.link.telemetry import Telemetry
 from coattest_verify import shell
-from coattest_verify.shell import CoattestError
 
 REPLY_SECONDS = 6.0
 NO_LIMIT = resource.RLIM_INFINITY

@@ -6,7 +6,7 @@ change, before it is answered, leaves a copy of the process that sleeps: fork(2)
 is gone and the harness says so on stdin, the newest copy listens at the same port. A change that was carried
 out and not answered is there; one that was not carried out is not.
 
-``python -m faults.cloud`` takes the arguments of ``python -m coattest_local.kms`` and prints a JSON line when
+``python -m faults.cloud`` takes the arguments of ``python -m coattest_local.aws`` and prints a JSON line when
 it listens. Nothing of the services is replaced: requests are counted on their way in and out, and the clock
 has a skew that the harness chooses.
 """
@@ -25,12 +25,12 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-from coattest_local.kms import __main__ as program
-from coattest_local.kms import server
-from coattest_local.kms.gate import Gate
-from coattest_local.kms.http import HttpRequest, HttpResponse, ServiceError
-from coattest_local.kms.service import CRYPTOGRAPHIC
-from coattest_local.kms.sigv4 import Claim
+from coattest_local.aws import __main__ as program
+from coattest_local.aws import server
+from coattest_local.aws.gate import Gate
+from coattest_local.aws.http import HttpRequest, HttpResponse, ServiceError
+from coattest_local.aws.kms.service import CRYPTOGRAPHIC
+from coattest_local.aws.sigv4 import Claim
 from faults.steps import ask
 
 SLEEP, STALE = b"s", 5
@@ -165,7 +165,7 @@ def main() -> None:
     program.Gate = CountedGate  # type: ignore[misc]
     program.server.Server = KeptServer  # type: ignore[misc]
     program._now, program._announce = now, announced
-    program.run(program.main, "coattest_local.kms")
+    program.run(program.main, "coattest_local.aws")
 
 
 if __name__ == "__main__":

@@ -19,9 +19,9 @@ from typing import Any
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from coattest_parent.courier import LOCAL_KMS
-from coattest_parent.proxy import kms_allow_list
-from coattest_parent.publish import Sealed
+from coattest_parent.auction.courier import LOCAL_KMS
+from coattest_parent.auction.publish import Sealed
+from coattest_parent.link.proxy import kms_allow_list
 from faults.invariants import (
     Broken,
     Outcome,
@@ -37,9 +37,9 @@ from faults.invariants import (
 )
 from faults.link import Link
 from faults.schedule import Schedule
-from support.fake_nsm import FakeNsm
-from support.fault_cloud import SECRET, FaultCloud
-from support.running_enclave import ROOT, Auction, trust_for
+from support.enclave.fake_nsm import FakeNsm
+from support.enclave.running_enclave import ROOT, Auction, trust_for
+from support.parent.fault_cloud import SECRET, FaultCloud
 
 START = """
 import sys

@@ -22,15 +22,15 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-from coattest_build.measure import measure
-from coattest_local import services
-from coattest_verify.decision import Decision
+from coattest_build.formats.measure import measure
+from coattest_local.aws import services
+from coattest_verify.quorum.decision import Decision
 from faults.invariants import Broken, no_secret, require
 from faults.link import Link
 from faults.steps import VARIABLE, Steps
-from support.auctions import ACCOUNTS
-from support.local_enclave import INSTANCE, ROOT, Cloud
-from support.operators import NOW, Operators, profile_json, report_json
+from support.auction.auctions import ACCOUNTS
+from support.local.local_enclave import INSTANCE, ROOT, Cloud
+from support.verify.members import NOW, Operators, profile_json, report_json
 
 BIN = Path(sys.executable).parent
 REGION = "eu-central-1"

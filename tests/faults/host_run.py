@@ -20,16 +20,16 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from coattest_enclave import messages
-from coattest_parent.auction import make_bid
-from coattest_parent.courier import S3Bids, bid_digests, upload_bid
-from coattest_parent.publish import Sealed
-from coattest_verify.authority import Authority
-from coattest_verify.bids import read_bids
-from coattest_verify.buyers import spki
-from coattest_verify.certify import certify_buyer_key
-from coattest_verify.journal import AlreadySealed, SealJournal
-from coattest_verify.sealing import plan_seal, sign_seal
+from coattest_enclave.protocol import messages
+from coattest_parent.auction.courier import S3Bids, bid_digests, upload_bid
+from coattest_parent.auction.publish import Sealed
+from coattest_parent.auction.steps import make_bid
+from coattest_verify.auction.bids import read_bids
+from coattest_verify.auction.buyers import spki
+from coattest_verify.auction.certify import certify_buyer_key
+from coattest_verify.auction.journal import AlreadySealed, SealJournal
+from coattest_verify.auction.sealing import plan_seal, sign_seal
+from coattest_verify.quorum.authority import Authority
 from faults.host import BIN, BUYERS, ENVIRONMENT, RESULTS, World
 from faults.invariants import (
     Broken,
@@ -46,7 +46,7 @@ from faults.invariants import (
 )
 from faults.schedule import HostSchedule, Kill
 from faults.steps import VARIABLE
-from support.auctions import KEYS
+from support.auction.auctions import KEYS
 
 TIMEOUT = 90.0
 """Seconds that any one opening may take here."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coattest_enclave import messages
-from coattest_parent.publish import Sealed
-from support.auctions import outcomes
+from coattest_enclave.protocol import messages
+from coattest_parent.auction.publish import Sealed
+from support.auction.auctions import outcomes
 
 CODES = {0, 1, 2, 3}
 """The documented exit codes (docs/operations.md)."""

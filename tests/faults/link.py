@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from coattest_local.unix_server import UnixServer
+from coattest_local.host.unix_server import UnixServer
 
 LIFE_SECONDS = 600.0
 

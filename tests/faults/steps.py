@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from coattest_local.unix_server import UnixServer
+from coattest_local.host.unix_server import UnixServer
 from faults.schedule import Kill
 
 VARIABLE = "COATTEST_STEPS"
@@ -125,7 +125,7 @@ def ask_before_changes(folder: Path) -> None:
 
 def main() -> None:
     """``auction`` with its arguments after the folder."""
-    from coattest_parent.auction_cli import main as auction
+    from coattest_parent.cli.auction import main as auction
 
     ask_before_changes(Path(sys.argv.pop(1)))
     auction()

@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 
 from coattest_enclave import auction as rules
-from coattest_enclave import messages
-from coattest_parent.channels import Unix, connect
-from coattest_verify.buyers import load_manifest
+from coattest_enclave.protocol import messages
+from coattest_parent.link.channels import Unix, connect
+from coattest_verify.auction.buyers import load_manifest
 from faults.harness import World, world
-from support.fault_cloud import SECRET
-from support.running_enclave import Auction
+from support.enclave.running_enclave import Auction
+from support.parent.fault_cloud import SECRET
 
 ROLE = "arn:aws:iam::111122223333:role/coattest-parent"
 

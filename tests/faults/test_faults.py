@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from coattest_parent.channels import Unix
-from coattest_parent.enclave import EnclaveClient
+from coattest_parent.link.channels import Unix
+from coattest_parent.link.enclave import EnclaveClient
 from faults.harness import Run, World, attempt, describe, flood, world
 from faults.schedule import KMS, LINK, OTHER, PLACES, S3, STS, Schedule
 

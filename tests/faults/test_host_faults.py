@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from coattest_enclave import messages
-from coattest_verify.journal import SealJournal
+from coattest_enclave.protocol import messages
+from coattest_verify.auction.journal import SealJournal
 from faults.host import World, world
 from faults.host_run import HostRun, attempt, describe
 from faults.invariants import Broken, one_right_result, right_outcomes
 from faults.link import Frames
 from faults.schedule import HOST_OTHER, VICTIMS, HostSchedule
-from support.python_image import make_python_image
+from support.build.python_image import make_python_image
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from support.guides import ROOT, Block, Command, blocks_of, commands_in, is_command
+from support.guides.blocks import ROOT, Block, Command, blocks_of, commands_in, is_command
 
 PAGES = sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))
 PAGES.append("attestations/README.md")
@@ -31,14 +31,14 @@ RUN_BY_CI = {
         "for environment in reproducible boot container; do",
     ),
     ("docs/reproducible.md", "docker build -f Dockerfile.reproducible --output out ."): (
-        "tests/support/container_route.py",
+        "tests/support/build/container_route.py",
         'self._docker("build", *more, "--output", str(out), str(context))',
     ),
     (
         "docs/reproducible.md",
         "buildah bud --isolation chroot -f Dockerfile.reproducible -t coattest-images .",
     ): (
-        "tests/support/container_route.py",
+        "tests/support/build/container_route.py",
         'build = ("--isolation", "chroot", *arguments, "-f", str(dockerfile), "-t", name, str(context))\n'
         '        self._buildah("bud", *build)',
     ),

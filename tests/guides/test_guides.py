@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from coattest_local import services as local_services
+from coattest_local.aws import services as local_services
 from coattest_local.demo import cloud
 from coattest_local.demo.chain import ACCOUNTS, BUYERS
-from support.guide_parties import PREPARE, SERVICE, STAND_INS, Page, Parties
-from support.guides import ROOT, blocks_of
+from support.guides.blocks import ROOT, blocks_of
+from support.guides.parties import PREPARE, SERVICE, STAND_INS, Page, Parties
 
 TUTORIALS = {"docs/tutorial-buyer.md": BUYERS, "docs/tutorial-service.md": (SERVICE,)}
 STEPS = sorted((block for page in TUTORIALS for block in blocks_of(page)), key=lambda block: block.step)

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from coattest_build import image
-from coattest_build.cache import cache_folder
-from support.guides import ROOT, blocks_of
-from support.own_enclave import EXAMPLE, make_mirror
+from coattest_build.inputs.cache import cache_folder
+from support.build.own_enclave import EXAMPLE, make_mirror
+from support.guides.blocks import ROOT, blocks_of
 
 PAGE = "docs/your-own-enclave.md"
 ME = "you@example.invalid"

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import pytest
 
-from support.guides import ROOT, Command, blocks_of
+from support.guides.blocks import ROOT, Command, blocks_of
 
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
@@ -24,8 +24,8 @@ LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
 CLI = {
     "eif": "coattest_build.cli",
     "verify": "coattest_verify.cli",
-    "auction": "coattest_parent.auction_cli",
-    "deploy-from-attestation": "coattest_parent.deploy_cli",
+    "auction": "coattest_parent.cli.auction",
+    "deploy-from-attestation": "coattest_parent.cli.deploy",
     "nitro-local": "coattest_local.cli",
 }
 

@@ -6,7 +6,7 @@ import ast
 import re
 from collections import Counter
 
-from support.guides import ROOT
+from support.guides.blocks import ROOT
 
 TEXT = (ROOT / "docs" / "threat-model.md").read_text()
 NO_TEST = "**no test**"

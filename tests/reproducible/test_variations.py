@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 
-from coattest_build import builder, diff
-from coattest_build.cache import cache_folder
+from coattest_build import builder
+from coattest_build.explain import diff
+from coattest_build.inputs.cache import cache_folder
 from reproducible.variations import (
     ALL,
     CHEAP,

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from coattest_build.atomic import atomic_file, write_atomic, write_new
-from coattest_build.errors import CoattestError, EnvironmentFailure, FoundFalse, UsageError
-from coattest_build.shell import (
+from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse, UsageError
+from coattest.files import atomic_file, write_atomic, write_new
+from coattest.jsontext import Rows, emit_json
+from coattest.shell import (
     Decorator,
     LazyGroup,
-    Rows,
     byte_progress,
-    emit_json,
     err,
     from_os_error,
     json_option,
     option_group,
     out,
-    printable,
     run,
     step_progress,
     utc_now,
 )
+from coattest.text import printable
 
 __all__ = [
     "CoattestError",

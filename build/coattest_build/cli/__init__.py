@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from coattest_build.shell import LazyGroup, run
+from coattest.shell import LazyGroup, run
 
 VERBS = {
     "build": "coattest_build.cli.build:build",

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import click
 
+from coattest.files import write_atomic
+from coattest.jsontext import emit_json
+from coattest.progress import Terminal
+from coattest.shell import json_option, out
 from coattest_build import builder
-from coattest_build.atomic import write_atomic
 from coattest_build.cli.options import (
     FOLDER,
     cache_option,
@@ -17,8 +20,6 @@ from coattest_build.cli.options import (
     mirror_option,
     source_option,
 )
-from coattest_build.progress import Terminal
-from coattest_build.shell import emit_json, json_option, out
 
 
 @click.command()

@@ -10,11 +10,12 @@ import click
 from rich.table import Column, Table
 from rich.text import Text
 
+from coattest.jsontext import emit_json
+from coattest.shell import err, out, utc_now
+from coattest.text import printable
 from coattest_build.cli.options import FILE
-from coattest_build.describe import Description, Ramdisk
-from coattest_build.describe import describe as describe_image
-from coattest_build.excerpt import printable
-from coattest_build.shell import emit_json, err, out, utc_now
+from coattest_build.explain.describe import Description, Ramdisk
+from coattest_build.explain.describe import describe as describe_image
 
 PIPE_WIDTH = 240
 """Columns of a table that does not go to a terminal: wide enough for a SHA-384 and a long path."""

@@ -7,12 +7,13 @@ from pathlib import Path
 import click
 from rich.text import Text
 
+from coattest.errors import UsageError
+from coattest.jsontext import emit_json
+from coattest.shell import err, json_option, out
+from coattest.text import printable
 from coattest_build.cli.options import FILE
-from coattest_build.diff import Comparison, Difference, compare
-from coattest_build.eif import ImageError
-from coattest_build.errors import UsageError
-from coattest_build.excerpt import printable
-from coattest_build.shell import emit_json, err, json_option, out
+from coattest_build.explain.diff import Comparison, Difference, compare
+from coattest_build.formats.eif import ImageError
 
 MAX_SHOWN = 40
 """Differences shown to a person; ``--json`` has them all."""

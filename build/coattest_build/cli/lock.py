@@ -7,12 +7,14 @@ from pathlib import Path
 import click
 from rich.table import Table
 
-from coattest_build import apt, image, locker
-from coattest_build import lock as locks
-from coattest_build.atomic import write_atomic
+from coattest.files import write_atomic
+from coattest.jsontext import emit_json
+from coattest.progress import Terminal
+from coattest.shell import err, json_option, out
+from coattest_build import image
 from coattest_build.cli.options import mirror_option, source_option
-from coattest_build.progress import Terminal
-from coattest_build.shell import emit_json, err, json_option, out
+from coattest_build.inputs import apt, locker
+from coattest_build.inputs import lock as locks
 
 
 @click.command()

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
+from coattest.jsontext import emit_json
 from coattest_build.cli.options import FILE
-from coattest_build.measure import measure_registers
-from coattest_build.shell import emit_json
+from coattest_build.formats.measure import measure_registers
 
 
 @click.command()

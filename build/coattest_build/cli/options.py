@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from coattest_build.shell import Decorator
+from coattest.shell import Decorator
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)

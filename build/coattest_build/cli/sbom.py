@@ -8,11 +8,11 @@ from pathlib import Path
 
 import click
 
+from coattest.files import write_atomic
+from coattest.shell import err
 from coattest_build import image
-from coattest_build import lock as locks
-from coattest_build.atomic import write_atomic
-from coattest_build.sbom import sbom as bill_of
-from coattest_build.shell import err
+from coattest_build.explain.sbom import sbom as bill_of
+from coattest_build.inputs import lock as locks
 
 
 @click.command()

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import click
 
+from coattest.jsontext import emit_json
+from coattest.shell import err, json_option, out, utc_now
 from coattest_build.cli.options import FILE
-from coattest_build.shell import emit_json, err, json_option, out, utc_now
-from coattest_build.signature import load_certificate
-from coattest_build.signing import load_sign, sign_image
+from coattest_build.formats.signature import load_certificate
+from coattest_build.formats.signing import load_sign, sign_image
 
 
 @click.command()

@@ -10,14 +10,15 @@ import click
 from rich.table import Table
 from rich.text import Text
 
+from coattest.jsontext import emit_json
+from coattest.progress import Terminal
+from coattest.shell import json_option, out
 from coattest_build.cli.options import FILE, FOLDER
-from coattest_build.progress import Terminal
-from coattest_build.shell import emit_json, json_option, out
-from coattest_local.qemu import BOOT_SECONDS, QemuEnclave, run_in_qemu
-from coattest_local.qemu_boot import BootReport, compare, expected
-from coattest_local.qemu_tools import find_tools
-from coattest_parent.channels import ChannelFailure, parse_address
-from coattest_parent.enclave import EnclaveClient, EnclaveFailed
+from coattest_local.qemu.boot import BootReport, compare, expected
+from coattest_local.qemu.enclave import BOOT_SECONDS, QemuEnclave, run_in_qemu
+from coattest_local.qemu.tools import find_tools
+from coattest_parent.link.channels import ChannelFailure, parse_address
+from coattest_parent.link.enclave import EnclaveClient, EnclaveFailed
 
 NONCE_SIZE = 32
 SHOWN = 16

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
-from coattest_build.errors import UsageError
-from coattest_build.shell import emit_json, err, json_option
+from coattest.errors import UsageError
+from coattest.jsontext import emit_json
+from coattest.shell import err, json_option
 from coattest_local.demo.play import play
 
 

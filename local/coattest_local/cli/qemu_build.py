@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
-from coattest_build.cache import Cache, cache_folder
+from coattest.jsontext import emit_json
+from coattest.progress import Terminal
+from coattest.shell import json_option, out
 from coattest_build.cli.options import cache_option, jobs_option, mirror_option
-from coattest_build.progress import Terminal
-from coattest_build.shell import emit_json, json_option, out
-from coattest_local import qemu_build as builder
+from coattest_build.inputs.cache import Cache, cache_folder
+from coattest_local.qemu import build as builder
 
 
 @click.command("qemu-build")

@@ -14,13 +14,21 @@ from typing import Any
 
 import click
 
+from coattest.errors import EnvironmentFailure, UsageError
+from coattest.jsontext import emit_json
+from coattest.shell import err, json_option, out
 from coattest_build.cli.options import FILE, FOLDER
-from coattest_build.errors import EnvironmentFailure, UsageError
-from coattest_build.shell import emit_json, err, json_option, out
-from coattest_local import host_record
-from coattest_local.host import ENCLAVE_PORT, WARNING, EnclaveEnded, RunningEnclave, console_tail, run_enclave
-from coattest_local.qemu import QemuEnclave, run_in_qemu
-from coattest_local.qemu_tools import find_tools
+from coattest_local import records
+from coattest_local.host.enclave import (
+    ENCLAVE_PORT,
+    WARNING,
+    EnclaveEnded,
+    RunningEnclave,
+    console_tail,
+    run_enclave,
+)
+from coattest_local.qemu.enclave import QemuEnclave, run_in_qemu
+from coattest_local.qemu.tools import find_tools
 
 # The process that is detached: what it prints goes here, beside the enclave's own console.
 HOST_LOG = "host.log"
@@ -75,7 +83,7 @@ def run_enclave_command(
         return _detach(directory, [*arguments, *(["--debug-mode"] if debug_mode else [])], as_json)
     previous = {number: signal.signal(number, _stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        with host_record.claimed(directory), contextlib.suppress(_Stop):
+        with records.claimed(directory), contextlib.suppress(_Stop):
             err().print(WARNING, style="bold red")
             with _start(
                 host,
@@ -86,8 +94,8 @@ def run_enclave_command(
                 debug=debug_mode,
                 port=port,
             ) as enclave:
-                record = host_record.to_json(enclave, image)
-                host_record.write(directory, record)
+                record = records.to_json(enclave, image)
+                records.write(directory, record)
                 _show(record, as_json)
                 code = enclave.wait()
                 raise EnclaveEnded(
@@ -104,7 +112,7 @@ def run_enclave_command(
 @json_option
 def terminate_enclave(directory: Path, as_json: bool) -> None:
     """End the enclave that runs in a directory; fine when none does."""
-    record = host_record.terminate(directory)
+    record = records.terminate(directory)
     if as_json:
         emit_json({"EnclaveID": record and record["EnclaveID"], "Terminated": record is not None})
     else:

@@ -9,8 +9,9 @@ from tempfile import TemporaryDirectory
 
 import click
 
-from coattest_local import services
-from coattest_verify.shell import emit_json, err
+from coattest.jsontext import emit_json
+from coattest.shell import err
+from coattest_local.aws import services
 
 
 @click.command()

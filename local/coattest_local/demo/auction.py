@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coattest_enclave import messages
+from coattest_enclave.protocol import messages
+from coattest_local.aws.services import Services
 from coattest_local.demo.chain import Trust, World
 from coattest_local.demo.cloud import BuyerCloud, ServiceCloud
 from coattest_local.demo.stage import DemoFailed, Finished, Party, Stage
-from coattest_local.services import Services
 
 LOTS = ("harbour-12", "mill-lane-3", "station-1")
 AMOUNTS = {"buyer-1": (100000, 200000, 150000), "buyer-2": (120000, 180000, 150000)}

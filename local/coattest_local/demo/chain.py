@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from coattest_local.aws.services import Services
 from coattest_local.demo import cloud
 from coattest_local.demo.cloud import BuyerCloud, ServiceCloud
 from coattest_local.demo.sources import copy_source
 from coattest_local.demo.stage import DemoFailed, Party, Stage
-from coattest_local.services import Services
 
 BUYERS = ("buyer-1", "buyer-2")
 ACCOUNTS = ("service=111122223333", "buyer-1=222233334444", "buyer-2=333344445555")

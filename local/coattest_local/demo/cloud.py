@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from coattest_local.services import Services
+from coattest_local.aws.services import Services
 
 REGION = "eu-central-1"
 PARENT_ROLE = "coattest-parent"

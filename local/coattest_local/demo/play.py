@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from coattest_local import services as local_services
+from coattest_local.aws import services as local_services
 from coattest_local.demo import auction as auctions
 from coattest_local.demo import chain, cloud, refusals
 from coattest_local.demo.auction import House

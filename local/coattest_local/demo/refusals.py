@@ -10,14 +10,14 @@ from pathlib import Path
 
 import boto3
 
-from coattest_enclave import messages
+from coattest_enclave.protocol import messages
 from coattest_local.demo import auction as auctions
 from coattest_local.demo import chain
 from coattest_local.demo.auction import AMOUNTS, Auction, House
 from coattest_local.demo.cloud import INSTANCE_ID, REGION
 from coattest_local.demo.sources import change_one_byte, copy_source
-from coattest_parent.channels import parse_address
-from coattest_parent.enclave import EnclaveClient
+from coattest_parent.link.channels import parse_address
+from coattest_parent.link.enclave import EnclaveClient
 
 EXPECTED = 7
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dulwich.repo import Repo
 
-from coattest_build.errors import EnvironmentFailure, UsageError
+from coattest.errors import EnvironmentFailure, UsageError
 
 CLONE_ATTEMPTS = 3
 """Clones of a checkout to which somebody commits at the same time."""

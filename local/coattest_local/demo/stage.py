@@ -20,14 +20,14 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from coattest_build.cache import cache_folder
-from coattest_build.errors import FoundFalse
+from coattest.errors import FoundFalse
+from coattest_build.inputs.cache import cache_folder
 
 ENTRY_POINTS = {
     "eif": "coattest_build.cli",
     "verify": "coattest_verify.cli",
-    "auction": "coattest_parent.auction_cli",
-    "deploy-from-attestation": "coattest_parent.deploy_cli",
+    "auction": "coattest_parent.cli.auction",
+    "deploy-from-attestation": "coattest_parent.cli.deploy",
     "nitro-local": "coattest_local.cli",
 }
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import boto3
 import click
 
-from coattest_enclave import messages
-from coattest_parent.aws import Aws, Endpoint
-from coattest_parent.channels import parse_number
-from coattest_verify.shell import Decorator, option_group
+from coattest.shell import Decorator, option_group
+from coattest_enclave.protocol import messages
+from coattest_parent.link.aws import Aws, Endpoint
+from coattest_parent.link.channels import parse_number
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 NEW_FILE = click.Path(dir_okay=False, path_type=Path)

@@ -17,7 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from coattest_local import ca
+from coattest_local.host import ca
 
 ROOT = Path(__file__).resolve().parents[3]
 NOW = datetime(2026, 6, 1, 12, 0, tzinfo=timezone.utc)
@@ -41,8 +41,8 @@ def test_another_process_derives_the_same_certificates() -> None:
 
 
 def test_the_simulators_root_is_the_one_that_verifiers_pin() -> None:
-    """coattest_verify.roots names the fingerprint of the root that the phrase gives."""
-    roots = pytest.importorskip("coattest_verify.roots")
+    """coattest_verify.attestation.profiles names the fingerprint of the root that the phrase gives."""
+    roots = pytest.importorskip("coattest_verify.attestation.profiles")
     der = ca.nitro_root()[0].public_bytes(serialization.Encoding.DER)
     assert roots.root_for("local").sha256 == hashlib.sha256(der).digest()
     assert roots.root_for("aws") == roots.AWS_NITRO != roots.LOCAL_SIMULATOR

@@ -18,18 +18,18 @@ from typing import Any
 import cbor2
 import pytest
 
-from coattest_build.cpio import Entry
-from coattest_build.errors import CoattestError, UsageError
-from coattest_build.measure import measure, pcr3, pcr4
-from coattest_local import host_record
-from coattest_local.host import (
+from coattest.errors import CoattestError, UsageError
+from coattest_build.formats.cpio import Entry
+from coattest_build.formats.measure import measure, pcr3, pcr4
+from coattest_local import records
+from coattest_local.host.enclave import (
     EnclaveEnded,
     ImageNotRunnable,
     RunningEnclave,
     console_tail,
     run_enclave,
 )
-from support.enclave_image import DIRECTORY, compile_program, make_image, rootfs
+from support.enclave.enclave_image import DIRECTORY, compile_program, make_image, rootfs
 
 ROLE = "arn:aws:iam::111122223333:role/parent"
 INSTANCE = "i-1234567890abcdef0"
@@ -264,7 +264,7 @@ def test_detached_it_returns_a_record_and_ends_on_request(image: Path, tmp_path:
     again = nitro_local(*run_arguments(image, tmp_path), "--detach")
     assert again.returncode == 2
     assert "already runs here" in again.stderr
-    assert host_record.read(tmp_path) == record
+    assert records.read(tmp_path) == record
 
     ended = nitro_local("terminate-enclave", "--directory", str(tmp_path), "--json")
     assert json.loads(ended.stdout) == {"EnclaveID": record["EnclaveID"], "Terminated": True}
@@ -297,7 +297,7 @@ def test_however_the_host_ends_the_enclave_ends_with_it(image: Path, tmp_path: P
         for handle in handles:
             assert select.select([handle], [], [], 10)[0]
             os.close(handle)
-    assert host_record.read(tmp_path) is None
+    assert records.read(tmp_path) is None
     if number != signal.SIGKILL:
         assert not (tmp_path / "enclave.json").exists()
 

@@ -18,9 +18,9 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coattest_local.ca import NitroAuthority
-from coattest_local.nsm import FIELD_MAX, REQUEST_MAX, Nsm, boot_pcrs
-from coattest_local.nsm_server import NsmServer
+from coattest_local.host.ca import NitroAuthority
+from coattest_local.host.nsm import FIELD_MAX, REQUEST_MAX, Nsm, boot_pcrs
+from coattest_local.host.nsm_server import NsmServer
 
 NOW = datetime(2026, 6, 1, 12, 0, tzinfo=timezone.utc)
 MODULE = "i-1234567890abcdef0-enc0123456789abcdef"
@@ -106,7 +106,7 @@ def test_the_leaf_signs_the_document() -> None:
 def test_the_verifier_accepts_it_with_the_simulators_root_only() -> None:
     """coattest verify accepts the document below LOCAL_SIMULATOR and refuses it below AWS's root."""
     attestation = pytest.importorskip("coattest_verify.attestation")
-    roots = pytest.importorskip("coattest_verify.roots")
+    roots = pytest.importorskip("coattest_verify.attestation.profiles")
     document = attest(make_nsm(), nonce=b"n" * 32)
     expectations = [attestation.ExpectPcrs(IMAGE), attestation.ExpectNonce(b"n" * 32)]
     local = attestation.verify_document(document, expectations, now=NOW, root=roots.LOCAL_SIMULATOR)

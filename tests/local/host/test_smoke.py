@@ -14,17 +14,17 @@ from typing import Any
 
 import pytest
 
-from coattest_build.measure import measure
-from coattest_local.host import RunningEnclave, run_enclave
-from coattest_parent.channels import parse_address
-from coattest_parent.smoke import smoke
-from coattest_verify.roots import AWS_NITRO, LOCAL_SIMULATOR
+from coattest_build.formats.measure import measure
+from coattest_local.host.enclave import RunningEnclave, run_enclave
+from coattest_parent.deployment.smoke import smoke
+from coattest_parent.link.channels import parse_address
+from coattest_verify.attestation.profiles import AWS_NITRO, LOCAL_SIMULATOR
 
 pytestmark = pytest.mark.image
 
 ROLE = "arn:aws:iam::111122223333:role/parent"
 INSTANCE = "i-1234567890abcdef0"
-SMOKE = (sys.executable, "-c", "from coattest_parent.deploy_cli import main; main()", "smoke")
+SMOKE = (sys.executable, "-c", "from coattest_parent.cli.deploy import main; main()", "smoke")
 UPLOAD = 2 * 1024 * 1024
 CHECKS = ["document", "clock", "connections", "both directions", "still alive"]
 

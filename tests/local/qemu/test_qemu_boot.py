@@ -19,15 +19,16 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from coattest_build import builder, signing
-from coattest_local.qemu import EnclaveNotBooted, QemuEnclave, run_in_qemu
-from coattest_local.qemu_tools import QemuMissing, QemuTools, find_tools
-from coattest_parent.channels import connect, parse_address
+from coattest_build import builder
+from coattest_build.formats import signing
+from coattest_local.qemu.enclave import EnclaveNotBooted, QemuEnclave, run_in_qemu
+from coattest_local.qemu.tools import QemuMissing, QemuTools, find_tools
+from coattest_parent.link.channels import connect, parse_address
 from coattest_verify.attestation import ExpectNonce, ExpectPcrs, ExpectPublicKey, verify_document
-from coattest_verify.roots import LOCAL_SIMULATOR
-from support.enclave_image import compile_program, make_image, rootfs
-from support.own_enclave import EXAMPLE, make_source
-from support.signing_keys import certify
+from coattest_verify.attestation.profiles import LOCAL_SIMULATOR
+from support.build.own_enclave import EXAMPLE, make_source
+from support.enclave.enclave_image import compile_program, make_image, rootfs
+from support.verify.signing_keys import certify
 
 pytestmark = pytest.mark.image
 
@@ -190,7 +191,7 @@ def test_both_directions_flow_with_full_queues(flood: QemuEnclave) -> None:
 
 
 def pattern(size: int) -> bytes:
-    """The bytes that both ends send (tests/support/flood.c)."""
+    """The bytes that both ends send (tests/support/enclave/flood.c)."""
     return bytes((at * 31 + (at >> 13)) & 0xFF for at in range(size))
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from coattest_build.cache import Cache
-from coattest_build.fetch import InputGone
-from coattest_build.progress import Quiet
-from coattest_local import qemu_build, qemu_patch, qemu_pins
+from coattest.progress import Quiet
+from coattest_build.inputs.cache import Cache
+from coattest_build.inputs.fetch import InputGone
+from coattest_local.qemu import build as qemu_build
+from coattest_local.qemu import patch, pins
 from support.loopback import Handler, Loopback
 
 
@@ -64,16 +65,16 @@ def test_a_finished_build_is_used_again_only_for_the_same_inputs(
     program.parent.mkdir(parents=True)
     program.write_text("#!/bin/sh\necho 'nitro-enclave        AWS Nitro Enclave'\n")
     program.chmod(0o755)
-    (tmp_path / "qemu" / "inputs").write_text(qemu_build._identity(qemu_pins.PINNED))
+    (tmp_path / "qemu" / "inputs").write_text(qemu_build._identity(pins.PINNED))
     built = qemu_build.build(Cache(tmp_path), Quiet(), mirror=mirror)
     assert not built.compiled
     assert built.qemu == program
     for name, value in (
         ("CONFIGURE", (*qemu_build.CONFIGURE, "--enable-docs")),
-        ("qemu_patch.EDITS", qemu_patch.EDITS[:1]),
+        ("patch.EDITS", patch.EDITS[:1]),
     ):
         with monkeypatch.context() as changed:
-            changed.setattr(f"coattest_local.qemu_build.{name}", value)
+            changed.setattr(f"coattest_local.qemu.build.{name}", value)
             with pytest.raises(InputGone):
                 qemu_build.build(Cache(tmp_path), Quiet(), mirror=mirror)
 

@@ -20,19 +20,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coattest_build.measure import ImageMeasurements, pcr3, pcr4
-from coattest_enclave import messages
-from coattest_local import qemu_patch, qemu_pins
+from coattest_build.formats.measure import ImageMeasurements, pcr3, pcr4
+from coattest_enclave.protocol import messages
 from coattest_local.cli.boot import liveness
-from coattest_local.heartbeat import Heartbeat
-from coattest_local.qemu import KEEPER, qemu_command
-from coattest_local.qemu_boot import ZERO, WrongDocument, compare, expected
-from coattest_local.qemu_signer import Signer
-from coattest_local.qemu_tools import QemuMissing, QemuTools, find_tools, has_machine
-from coattest_parent.channels import Unix
-from coattest_parent.enclave import EnclaveClient, EnclaveFailed
+from coattest_local.qemu import patch, pins
+from coattest_local.qemu.boot import ZERO, WrongDocument, compare, expected
+from coattest_local.qemu.enclave import KEEPER, qemu_command
+from coattest_local.qemu.heartbeat import Heartbeat
+from coattest_local.qemu.signer import Signer
+from coattest_local.qemu.tools import QemuMissing, QemuTools, find_tools, has_machine
+from coattest_parent.link.channels import Unix
+from coattest_parent.link.enclave import EnclaveClient, EnclaveFailed
 from coattest_verify.attestation import ExpectNonce, ExpectPcrs, verify_document
-from coattest_verify.roots import LOCAL_SIMULATOR
+from coattest_verify.attestation.profiles import LOCAL_SIMULATOR
 
 ROLE = "arn:aws:iam::111122223333:role/parent"
 INSTANCE = "i-1234567890abcdef0"
@@ -296,7 +296,7 @@ def test_a_qemu_without_the_machine_is_not_used(tmp_path: Path, monkeypatch: pyt
 
 def source_tree(folder: Path) -> Path:
     """The parts of QEMU's source that the edits look at."""
-    for edit in qemu_patch.EDITS:
+    for edit in patch.EDITS:
         path = folder / edit.file
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a") as file:
@@ -307,18 +307,18 @@ def source_tree(folder: Path) -> Path:
 def test_the_edits_fit_once_and_only_once(tmp_path: Path) -> None:
     """Applied to their source they change it; a second time they do not fit and say so."""
     tree = source_tree(tmp_path)
-    qemu_patch.apply(tree)
+    patch.apply(tree)
     patched = (tree / "hw/virtio/virtio-nsm.c").read_text()
     assert patched.count("static size_t coattest_sign(") == 1
     assert "len = coattest_sign(buf, len, buf_len);" in patched
-    with pytest.raises(qemu_patch.PatchDoesNotFit):
-        qemu_patch.apply(tree)
+    with pytest.raises(patch.PatchDoesNotFit):
+        patch.apply(tree)
 
 
 def test_other_source_is_refused(tmp_path: Path) -> None:
     """A version whose file lacks the place, or lacks the file, is an error with a remedy."""
-    with pytest.raises(qemu_patch.PatchDoesNotFit, match="pinned version"):
-        qemu_patch.apply(tmp_path)
+    with pytest.raises(patch.PatchDoesNotFit, match="pinned version"):
+        patch.apply(tmp_path)
 
 
 def packages_index(*names: str) -> str:
@@ -342,24 +342,24 @@ def test_the_mirrors_current_versions_are_read_from_its_indexes() -> None:
         "m/dists/forky/main/binary-amd64/Packages.xz": packages_index("vhost-device-vsock"),
         "m/dists/trixie/main/source/Sources.xz": sources,
     }
-    found = qemu_pins.current("m", lambda url: lzma.compress(pages[url].encode()))
+    found = pins.current("m", lambda url: lzma.compress(pages[url].encode()))
     assert found.source.path == "pool/main/q/qemu/qemu_11.0.orig.tar.xz"
     assert (found.source.size, found.source.sha256) == (34, "d" * 64)
     assert [package.path for package in found.packages[1:]] == [
         "pool/qemu-system-data.deb",
         "pool/vhost-device-vsock.deb",
     ]
-    with pytest.raises(qemu_pins.NotInIndex):
-        qemu_pins.current("m", lambda url: lzma.compress(packages_index("zzz").encode()))
+    with pytest.raises(pins.NotInIndex):
+        pins.current("m", lambda url: lzma.compress(packages_index("zzz").encode()))
 
 
 def test_every_pin_is_complete() -> None:
     """Hash, size and pool path of each pin have the right form, and no host is named."""
-    for package in qemu_pins.PINNED.packages:
+    for package in pins.PINNED.packages:
         assert len(bytes.fromhex(package.sha256)) == 32
         assert package.size > 0
         assert package.path.startswith("pool/main/")
-    for wheel in qemu_pins.WHEELS:
+    for wheel in pins.WHEELS:
         assert len(bytes.fromhex(wheel.sha256)) == 32
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from support.attestation_cli import verify, verify_json
-from support.nitro_ca import NOW, PCRS, document, usual_chain
+from support.verify.attestation_cli import verify, verify_json
+from support.verify.nitro_ca import NOW, PCRS, document, usual_chain
 
 pytest.importorskip("click", reason="the library's matrix runs without the command line")
 pytest.importorskip("rich", reason="the library's matrix runs without the command line")

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from coattest_verify.attestation.cbor import CborError, decode, read_head
+from coattest_verify.attestation.encoding.cbor import CborError, decode, read_head
 from coattest_verify.attestation.limits import DEPTH_MAX
-from support.nitro_ca import Pairs, Stream, cbor, head
+from support.verify.nitro_ca import Pairs, Stream, cbor, head
 
 REFUSED = {
     "nothing at all": "",

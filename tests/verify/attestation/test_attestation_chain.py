@@ -18,9 +18,9 @@ from coattest_verify.attestation import (
     UnsafeAnyMeasurement,
     verify_document,
 )
-from coattest_verify.attestation.certificates import P384_KEY, CertificateRefused, read_certificate
-from coattest_verify.attestation.der import inside, outline
-from support.nitro_ca import (
+from coattest_verify.attestation.encoding.certificates import P384_KEY, CertificateRefused, read_certificate
+from coattest_verify.attestation.encoding.der import inside, outline
+from support.verify.nitro_ca import (
     NOW,
     TestChain,
     check,

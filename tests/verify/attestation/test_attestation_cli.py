@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from support.attestation_cli import verify, verify_json
-from support.nitro_ca import MODULE, NOW, PCRS, document, usual_chain
+from support.verify.attestation_cli import verify, verify_json
+from support.verify.nitro_ca import MODULE, NOW, PCRS, document, usual_chain
 
 pytest.importorskip("click", reason="the library's matrix runs without the command line")
 pytest.importorskip("rich", reason="the library's matrix runs without the command line")

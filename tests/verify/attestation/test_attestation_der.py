@@ -7,9 +7,9 @@ import itertools
 import pytest
 from cryptography import x509
 
-from coattest_verify.attestation.certificates import _path_length, _usage_bits
-from coattest_verify.attestation.der import Extension, _extensions, inside, outline
-from support.nitro_ca import make_chain, usual_chain
+from coattest_verify.attestation.encoding.certificates import _path_length, _usage_bits
+from coattest_verify.attestation.encoding.der import Extension, _extensions, inside, outline
+from support.verify.nitro_ca import make_chain, usual_chain
 
 USAGES = (
     "digital_signature",

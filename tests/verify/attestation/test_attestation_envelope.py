@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from coattest_verify.attestation import Malformed, parse_unverified
 from coattest_verify.attestation.limits import DOCUMENT_MAX, PAYLOAD_MAX, SIGNATURE_SIZE
-from support.nitro_ca import (
+from support.verify.nitro_ca import (
     NOW,
     P384_ORDER,
     PROTECTED,

@@ -25,7 +25,7 @@ from coattest_verify.attestation import (
     verify_document,
     verify_many,
 )
-from support.nitro_ca import IMAGE, MODULE, NOW, NOW_MS, PCRS, check, codes, document, failed
+from support.verify.nitro_ca import IMAGE, MODULE, NOW, NOW_MS, PCRS, check, codes, document, failed
 
 OTHER = b"\xee" * 48
 DEBUG = {**PCRS, 0: bytes(48), 1: bytes(48), 2: bytes(48), 8: bytes(48)}

@@ -15,7 +15,7 @@ from coattest_verify.attestation import (
     UnsafeAnyMeasurement,
     parse_unverified,
 )
-from support.nitro_ca import (
+from support.verify.nitro_ca import (
     IMAGE,
     MODULE,
     NOW,

@@ -20,7 +20,7 @@ from coattest_verify.attestation.files import (
     read_index,
     read_measurements,
 )
-from support.nitro_ca import PCRS, document
+from support.verify.nitro_ca import PCRS, document
 
 DOCUMENT = document()
 HEX = DOCUMENT.hex().encode()

@@ -39,7 +39,7 @@ def test_the_library_imports_cryptography_and_nothing_else() -> None:
 def test_only_the_errors_of_the_builder_are_used() -> None:
     """Of coattest_build the library loads the error classes, and not the builder."""
     program = PROGRAM + "print(*[name for name in sys.modules if name.startswith('coattest_build.')])"
-    assert loaded(program)[-1] == "coattest_build.errors"
+    assert loaded(program)[-1] == "coattest.errors"
 
 
 def test_the_limits_are_those_of_their_sources() -> None:

@@ -23,7 +23,7 @@ from coattest_verify.attestation import (
     verify_document,
 )
 from coattest_verify.attestation.chain import verify_chain
-from support.nitro_ca import NOW, TestChain, check, codes, document, make_chain, usual_chain
+from support.verify.nitro_ca import NOW, TestChain, check, codes, document, make_chain, usual_chain
 
 VECTORS = Path(__file__).resolve().parents[4] / "shared" / "vectors"
 REAL = sorted((VECTORS / "attestation").glob("*.bin"))

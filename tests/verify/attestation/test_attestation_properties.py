@@ -18,7 +18,7 @@ from coattest_verify.attestation import (
     parse_unverified,
     verify_document,
 )
-from support.nitro_ca import (
+from support.verify.nitro_ca import (
     IMAGE,
     NOW,
     NOW_MS,

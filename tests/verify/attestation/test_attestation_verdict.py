@@ -10,7 +10,7 @@ from datetime import timedelta
 
 import pytest
 
-from coattest_build.errors import CoattestError, FoundFalse
+from coattest.errors import CoattestError, FoundFalse
 from coattest_verify.attestation import (
     AWS_NITRO,
     BadExpectation,
@@ -23,7 +23,17 @@ from coattest_verify.attestation import (
 )
 from coattest_verify.attestation import failures as failure_types
 from coattest_verify.attestation.chain import verify_chain
-from support.nitro_ca import IMAGE, NOW, NOW_MS, check, codes, document, failed, make_chain, usual_chain
+from support.verify.nitro_ca import (
+    IMAGE,
+    NOW,
+    NOW_MS,
+    check,
+    codes,
+    document,
+    failed,
+    make_chain,
+    usual_chain,
+)
 
 GENUINE = usual_chain()
 

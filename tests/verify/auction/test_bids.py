@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coattest_enclave import cose, messages
-from coattest_verify.bids import BadBids, KmsFailure, make_bid_file, read_bids
-from coattest_verify.shell import FoundFalse
-from support.auctions import ARN, LOTS, manifest
+from coattest.errors import FoundFalse
+from coattest_enclave.protocol import cose, messages
+from coattest_verify.auction.bids import BadBids, KmsFailure, make_bid_file, read_bids
+from support.auction.auctions import ARN, LOTS, manifest
 
 
 class OneKey:

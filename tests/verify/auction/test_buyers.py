@@ -12,9 +12,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coattest_enclave import messages
-from coattest_verify import keys
-from coattest_verify.buyers import (
+from coattest.errors import CoattestError, UsageError
+from coattest_enclave.protocol import messages
+from coattest_verify.auction.buyers import (
     BadKey,
     BadRecord,
     BuyerRecord,
@@ -25,8 +25,8 @@ from coattest_verify.buyers import (
     make_manifest,
     spki,
 )
-from coattest_verify.shell import CoattestError, UsageError
-from support.auctions import LOTS, manifest
+from coattest_verify.signatures import keys
+from support.auction.auctions import LOTS, manifest
 
 RECORD = BuyerRecord(manifest().buyers[0])
 

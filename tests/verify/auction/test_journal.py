@@ -16,9 +16,15 @@ from pathlib import Path
 
 import pytest
 
-from coattest_enclave import messages
-from coattest_verify.journal import AlreadySealed, JournalDamaged, JournalUnsafe, SealJournal, default_journal
-from support.auctions import LOTS, manifest
+from coattest_enclave.protocol import messages
+from coattest_verify.auction.journal import (
+    AlreadySealed,
+    JournalDamaged,
+    JournalUnsafe,
+    SealJournal,
+    default_journal,
+)
+from support.auction.auctions import LOTS, manifest
 
 
 def payload(auction: messages.Manifest, filler: bytes = b"a") -> bytes:
@@ -152,7 +158,7 @@ def test_killed_anywhere_nobody_ever_signs_twice(tmp_path: Path) -> None:
     memory = Path("/dev/shm")
     scratch = tempfile.mkdtemp(dir=memory if os.access(memory, os.W_OK) else tmp_path)
     done = subprocess.run(
-        [sys.executable, "-m", "support.journal_killer", scratch],
+        [sys.executable, "-m", "support.auction.journal_killer", scratch],
         cwd=Path(__file__).parents[2],
         capture_output=True,
         check=True,

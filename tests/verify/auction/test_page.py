@@ -10,12 +10,12 @@ from array import array
 
 import pytest
 
-from coattest_enclave import messages
-from coattest_verify import page
-from coattest_verify.receipt import LOTS_NAMED, verify_receipt
-from coattest_verify.roots import LOCAL_SIMULATOR
-from support import receipts
-from support.receipts import Made, certified, page_of
+from coattest_enclave.protocol import messages
+from coattest_verify.attestation.profiles import LOCAL_SIMULATOR
+from coattest_verify.auction import page
+from coattest_verify.auction.receipt import LOTS_NAMED, verify_receipt
+from support.verify import receipts
+from support.verify.receipts import Made, certified, page_of
 
 POLICY = re.compile(r'<meta http-equiv="Content-Security-Policy" content="([^"]*)">')
 SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from coattest_enclave import cose, messages
-from coattest_verify.journal import AlreadySealed, SealJournal
-from coattest_verify.sealing import SealPlan, SealRefused, plan_seal, sign_seal
-from coattest_verify.shell import FoundFalse
-from support.auctions import KEYS, manifest
+from coattest.errors import FoundFalse
+from coattest_enclave.protocol import cose, messages
+from coattest_verify.auction.journal import AlreadySealed, SealJournal
+from coattest_verify.auction.sealing import SealPlan, SealRefused, plan_seal, sign_seal
+from support.auction.auctions import KEYS, manifest
 
 OWN = b"own bid file"
 BIDS = {"buyer-1": messages.bid_digest(OWN), "buyer-2": b"2" * 48}

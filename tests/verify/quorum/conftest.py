@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from support.operators import Operators, report_json
+from support.verify.members import Operators, report_json
 
 
 @pytest.fixture

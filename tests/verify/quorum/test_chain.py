@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from coattest_verify import keys
+from coattest.errors import EnvironmentFailure, UsageError
 from coattest_verify.quorum.errors import PolicyRefused
-from coattest_verify.quorum_policy import Group, Operator, QuorumPolicy
-from coattest_verify.shell import EnvironmentFailure, UsageError
-from support.operators import EXPIRES, NOW, Operators, report_json
+from coattest_verify.quorum.members.file import Group, Operator, QuorumPolicy
+from coattest_verify.signatures import keys
+from support.verify.members import EXPIRES, NOW, Operators, report_json
 
 
 @pytest.fixture

@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from coattest_build.eif import write_image
-from coattest_build.measure import measure
+from coattest_build.formats.eif import write_image
+from coattest_build.formats.measure import measure
 from coattest_verify.cli.rebuild import rebuild
-from coattest_verify.rebuild import DirtyTree
-from support.operators import claim_json, report_json
+from coattest_verify.rebuild.answer import DirtyTree
+from support.verify.members import claim_json, report_json
 
 BIN = Path(sys.executable).parent
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from coattest_verify.decision import decide
-from coattest_verify.memory import Roots
+from coattest_verify.quorum.decision import decide
 from coattest_verify.quorum.directory import Folder
-from coattest_verify.quorum.log import read_log
-from coattest_verify.quorum.results import Claimed
-from coattest_verify.quorum_policy import QuorumPolicy
+from coattest_verify.quorum.log.examine import read_log
+from coattest_verify.quorum.members.file import QuorumPolicy
+from coattest_verify.quorum.memory import Roots
+from coattest_verify.quorum.statements.claim import Claimed
 
 ATTESTATIONS = Path(__file__).parents[3] / "attestations"
 REMEDY = "the claim changed after the ceremony: make attestations"

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from coattest_verify.decision import NoDecision
-from coattest_verify.quorum_policy import Group
-from support.operators import NOW, Operators, report_json
+from coattest_verify.quorum.decision import NoDecision
+from coattest_verify.quorum.members.file import Group
+from support.verify.members import NOW, Operators, report_json
 
 
 def refusals(quorum: Operators, **options: Any) -> dict[str, str]:

@@ -18,14 +18,14 @@ import pytest
 from in_toto.models.layout import Inspection, Layout
 from in_toto.models.metadata import Metablock
 
-from coattest_verify import provenance
-from coattest_verify.keys import public_key_of
-from coattest_verify.links import filtered, link_name, link_of, sign_link
-from coattest_verify.quorum import dsse
+from coattest.strictjson import canonical
 from coattest_verify.quorum.directory import Folder
-from coattest_verify.quorum.results import EMPTY_PCR2
-from coattest_verify.quorum.strictjson import canonical
-from support.operators import Operators, report_json
+from coattest_verify.quorum.links import filtered, link_name, link_of, sign_link
+from coattest_verify.quorum.statements import provenance
+from coattest_verify.quorum.statements.claim import EMPTY_PCR2
+from coattest_verify.signatures import dsse
+from coattest_verify.signatures.keys import public_key_of
+from support.verify.members import Operators, report_json
 
 FILE = "rebuild.buyer-3.intoto.json"
 

@@ -8,17 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from coattest_verify.keys import public_key_of
-from coattest_verify.quorum import checkpoint as notes
+from coattest.errors import Rejected
+from coattest.strictjson import canonical, parse
+from coattest_verify.quorum.cosigning import BadLog, sign_log
 from coattest_verify.quorum.directory import Folder
-from coattest_verify.quorum.errors import PolicyRefused, Rejected
-from coattest_verify.quorum.log import CHECKPOINT_FILE, head, parse_entry, read_log
-from coattest_verify.quorum.logbook import BadLog, sign_log
-from coattest_verify.quorum.merkle import pack
-from coattest_verify.quorum.strictjson import canonical, parse
+from coattest_verify.quorum.errors import PolicyRefused
+from coattest_verify.quorum.log import checkpoint as notes
+from coattest_verify.quorum.log.examine import CHECKPOINT_FILE, head, parse_entry, read_log
+from coattest_verify.quorum.log.merkle import pack
+from coattest_verify.quorum.members.file import Group, Operator, QuorumPolicy
 from coattest_verify.quorum.votes import REVOKE, make_vote, sign_vote, vote_name
-from coattest_verify.quorum_policy import Group, Operator, QuorumPolicy
-from support.operators import NOW, Operators, report_json
+from coattest_verify.signatures.keys import public_key_of
+from support.verify.members import NOW, Operators, report_json
 
 
 def log(quorum: Operators, name: str) -> None:

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coattest_verify.decision import Outcome, decide_from
-from coattest_verify.provenance import sign
+from coattest.errors import Rejected
+from coattest.strictjson import parse
+from coattest_verify.quorum.decision import Outcome, decide_from
 from coattest_verify.quorum.directory import Held
-from coattest_verify.quorum.errors import Rejected
-from coattest_verify.quorum.strictjson import parse
-from support.operators import NOW, Operators, report_json
+from coattest_verify.quorum.statements.provenance import sign
+from support.verify.members import NOW, Operators, report_json
 
 NAMES = ("buyer-1", "buyer-2", "buyer-3", "buyer-4")
 KINDS = ("agree", "old", "other", "dissent", "unable", "cached", "garbage")

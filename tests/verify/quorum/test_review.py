@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from coattest_build import lock as locks
-from coattest_verify.cli.votes import review
+from coattest.errors import FoundFalse, UsageError
+from coattest_build.inputs import lock as locks
+from coattest_verify.cli.release.votes import review
 from coattest_verify.quorum.bundle import make_bundle
 from coattest_verify.quorum.directory import Folder
 from coattest_verify.quorum.votes import REVIEW, make_vote, read_votes, sign_vote, vote_name
-from coattest_verify.shell import FoundFalse, UsageError
-from support.operators import NOW, Operators, report_json
+from support.verify.members import NOW, Operators, report_json
 
 REPOSITORY = Path(__file__).parents[3]
 

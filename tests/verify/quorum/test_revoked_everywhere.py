@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from coattest_verify.authority import authority_from
 from coattest_verify.cli.options import decision_from
+from coattest_verify.quorum.authority import authority_from
 from coattest_verify.quorum.errors import NoDecision
 from coattest_verify.quorum.votes import REVOKE, make_vote, sign_vote, vote_name
-from support.operators import NOW, Operators
+from support.verify.members import NOW, Operators
 
 REPOSITORY = Path(__file__).parents[3]
 COMMANDS = sorted(

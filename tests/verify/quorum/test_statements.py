@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from coattest_verify import provenance
-from coattest_verify.quorum import dsse
-from coattest_verify.quorum.errors import Rejected
-from coattest_verify.quorum.results import EMPTY_PCR2, Claimed
-from coattest_verify.quorum.strictjson import canonical
-from coattest_verify.statements import MAX_REASON, Report, clean
-from support.operators import Operators, profile_json, report_json
+from coattest.errors import Rejected
+from coattest.strictjson import canonical
+from coattest_verify.quorum.statements import provenance
+from coattest_verify.quorum.statements.claim import EMPTY_PCR2, Claimed
+from coattest_verify.quorum.statements.statement import MAX_REASON, Report, clean
+from coattest_verify.signatures import dsse
+from support.verify.members import Operators, profile_json, report_json
 
 STATEMENTS = ("agree", "dissent", "could-not-build")
 
@@ -93,7 +93,7 @@ def test_a_malformed_claim_is_refused(three: Operators, change: dict[str, Any]) 
 
 def test_the_differences_of_a_report_start_with_the_telling_ones() -> None:
     """Source first, then per profile the registers, the sections, and the file."""
-    from support.operators import claim_json
+    from support.verify.members import claim_json
 
     claim = Claimed.decode(json.dumps(claim_json(report_json())).encode())
     assert Report.read(report_json()).differences(claim) == ()

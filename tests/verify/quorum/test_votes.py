@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from coattest_verify.decision import Outcome, decide_from
-from coattest_verify.quorum import dsse
+from coattest.errors import Rejected
 from coattest_verify.quorum.bundle import make_bundle, read_bundle
+from coattest_verify.quorum.decision import Outcome, decide_from
 from coattest_verify.quorum.directory import Folder
-from coattest_verify.quorum.errors import Rejected
 from coattest_verify.quorum.votes import REVIEW, REVOKE, make_vote, payload_type, sign_vote, vote_name
-from support.operators import NOW, Operators, report_json
+from coattest_verify.signatures import dsse
+from support.verify.members import NOW, Operators, report_json
 
 
 def vote(quorum: Operators, kind: str, operator: str, *, key_of: str | None = None, **changes: Any) -> Path:

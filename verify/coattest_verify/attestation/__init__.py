@@ -4,7 +4,7 @@
 now=now)
 >>> verdict.document.user_data # raises NotVerified, with every failure, unless all checks passed
 
-Needs the standard library, cryptography, and coattest_build.errors. See docs/attestation.md for the table
+Needs the standard library, cryptography, and coattest.errors. See docs/attestation.md for the table
 of checks.
 """
 

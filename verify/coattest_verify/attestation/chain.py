@@ -25,7 +25,11 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from coattest_verify.attestation.certificates import Certificate, CertificateRefused, read_certificate
+from coattest_verify.attestation.encoding.certificates import (
+    Certificate,
+    CertificateRefused,
+    read_certificate,
+)
 from coattest_verify.attestation.failures import (
     BadCertificate,
     BadExpectation,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
-from coattest_build.errors import CoattestError, FoundFalse, UsageError
+from coattest.errors import CoattestError, FoundFalse, UsageError
 
 PROCESS: Final = "AWS Nitro Enclaves Attestation Process"
 RFC_CBOR: Final = "RFC 8949"

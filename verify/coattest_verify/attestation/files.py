@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any, Final
 
-from coattest_build.errors import UsageError
+from coattest.errors import UsageError
 from coattest_verify.attestation.expectations import (
     Expectation,
     ExpectDocument,

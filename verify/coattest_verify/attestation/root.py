@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from coattest_build.errors import UsageError
+from coattest.errors import UsageError
 from coattest_verify.attestation.limits import SHA256_SIZE
 
 

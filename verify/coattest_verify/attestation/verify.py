@@ -22,10 +22,11 @@ from typing import Final
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
-from coattest_verify.attestation.certificates import Certificate
 from coattest_verify.attestation.chain import ES384, ChainCache, verify_chain
-from coattest_verify.attestation.cose import Envelope, open_envelope
 from coattest_verify.attestation.document import Document
+from coattest_verify.attestation.encoding.certificates import Certificate
+from coattest_verify.attestation.encoding.cose import Envelope, open_envelope
+from coattest_verify.attestation.encoding.payload import read_payload
 from coattest_verify.attestation.expectations import Expectation, Policy
 from coattest_verify.attestation.failures import (
     BadExpectation,
@@ -35,7 +36,6 @@ from coattest_verify.attestation.failures import (
     TimestampOutsideLeaf,
 )
 from coattest_verify.attestation.limits import SIGNATURE_SIZE
-from coattest_verify.attestation.payload import read_payload
 from coattest_verify.attestation.root import AWS_NITRO, Root
 from coattest_verify.attestation.verdict import Verdict
 

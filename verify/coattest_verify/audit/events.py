@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
-from coattest_verify.shell import UsageError
+from coattest.errors import UsageError
 
 #: Bytes of one log file, uncompressed. CloudTrail delivers every five minutes; its files are a few MB.
 MAX_FILE = 512 * 1024 * 1024

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from coattest.errors import UsageError
 from coattest_verify.audit.digests import DigestFile
 from coattest_verify.audit.events import Event, inflate, parse_event, read_log
 from coattest_verify.keypolicy.live import aws_errors
-from coattest_verify.shell import UsageError
 
 DIGEST_FOLDER = "CloudTrail-Digest"
 SUFFIXES = (".json", ".json.gz", ".jsonl")

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import click
 
-from coattest_build.shell import LazyGroup, run
+from coattest.shell import LazyGroup, run
 
 VERBS = {
-    "attestation": "coattest_verify.cli.attestation:attestation",
+    "attestation": "coattest_verify.cli.attestation.command:attestation",
     "audit": "coattest_verify.cli.audit:audit",
-    "bundle": "coattest_verify.cli.bundle:bundle",
+    "bundle": "coattest_verify.cli.release.bundle:bundle",
     "commit": "coattest_verify.cli.commit:commit",
-    "countersign": "coattest_verify.cli.countersign:countersign",
-    "enroll": "coattest_verify.cli.enroll:enroll",
+    "countersign": "coattest_verify.cli.members.countersign:countersign",
+    "enroll": "coattest_verify.cli.members.enroll:enroll",
     "inputs": "coattest_verify.cli.inputs:inputs",
     "keygen": "coattest_verify.cli.keygen:keygen",
-    "links": "coattest_verify.cli.links:links",
+    "links": "coattest_verify.cli.release.links:links",
     "log": "coattest_verify.cli.log:log",
-    "policy": "coattest_verify.cli.policy:policy",
+    "policy": "coattest_verify.cli.policy.command:policy",
     "quorum": "coattest_verify.cli.quorum:quorum",
-    "quorum-init": "coattest_verify.cli.quorum_init:quorum_init",
-    "quorum-policy": "coattest_verify.cli.quorum_policy:quorum_policy",
+    "quorum-init": "coattest_verify.cli.members.init:quorum_init",
+    "quorum-policy": "coattest_verify.cli.members.show:quorum_policy",
     "rebuild": "coattest_verify.cli.rebuild:rebuild",
     "receipt": "coattest_verify.cli.receipt:receipt",
     "report": "coattest_verify.cli.report:report",
-    "review": "coattest_verify.cli.votes:review",
-    "revoke": "coattest_verify.cli.votes:revoke",
+    "review": "coattest_verify.cli.release.votes:review",
+    "revoke": "coattest_verify.cli.release.votes:revoke",
     "sign-pcrs": "coattest_verify.cli.sign_pcrs:sign_pcrs",
 }
 

@@ -11,12 +11,14 @@ from typing import Any
 import click
 from rich.table import Table
 
+from coattest.errors import FoundFalse, UsageError
+from coattest.jsontext import emit_json
+from coattest.shell import err, json_option, out, utc_now
 from coattest_verify.audit import digests, sources
 from coattest_verify.audit.events import Event
 from coattest_verify.audit.judge import Expected, Problem, Report, judge
 from coattest_verify.cli.options import EXISTING_FILE, EXISTING_FOLDER, decision_from, decision_options
 from coattest_verify.keypolicy.live import aws_errors
-from coattest_verify.shell import FoundFalse, UsageError, emit_json, err, json_option, out, utc_now
 
 LOOKUP = "lookup-events"
 MOMENT = click.DateTime(["%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"])

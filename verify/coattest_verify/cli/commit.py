@@ -6,12 +6,15 @@ from pathlib import Path
 
 import click
 
+from coattest.errors import UsageError
+from coattest.files import write_atomic
+from coattest.jsontext import emit_json
+from coattest.shell import err, json_option, utc_now
 from coattest_verify.cli.options import FOLDER, attestations_option, root_option, signer_from, signing_options
-from coattest_verify.memory import Roots
-from coattest_verify.opening import keep, kept, new_opening
+from coattest_verify.quorum.memory import Roots
+from coattest_verify.quorum.statements.salt import keep, kept, new_opening
 from coattest_verify.quorum.votes import COMMIT, make_vote, sign_vote, vote_name
-from coattest_verify.rebuild import DirtyTree, own_key, read_policy, read_report, remeasure
-from coattest_verify.shell import UsageError, emit_json, err, json_option, utc_now, write_atomic
+from coattest_verify.rebuild.answer import DirtyTree, own_key, read_policy, read_report, remeasure
 
 
 @click.command()

@@ -7,15 +7,18 @@ from pathlib import Path
 
 import click
 
-from coattest_build import apt, image, lock
+from coattest.files import write_atomic
+from coattest.jsontext import emit_json
+from coattest.progress import Terminal
+from coattest.shell import err, json_option, out, utc_now
+from coattest_build import image
 from coattest_build.cli.options import mirror_option
-from coattest_build.progress import Terminal
+from coattest_build.inputs import apt, lock
 from coattest_verify.cli.options import FILE, FOLDER
-from coattest_verify.inputs import archive_keys
-from coattest_verify.inputs.check import Verdict
-from coattest_verify.inputs.document import to_json
-from coattest_verify.inputs.gather import check_lock
-from coattest_verify.shell import emit_json, err, json_option, out, utc_now, write_atomic
+from coattest_verify.rebuild.inputs import archive_keys
+from coattest_verify.rebuild.inputs.check import Verdict
+from coattest_verify.rebuild.inputs.document import to_json
+from coattest_verify.rebuild.inputs.gather import check_lock
 
 
 @click.command()

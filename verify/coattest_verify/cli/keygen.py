@@ -6,9 +6,11 @@ from pathlib import Path
 
 import click
 
+from coattest.errors import UsageError
+from coattest.jsontext import emit_json
+from coattest.shell import err, json_option
 from coattest_verify.cli.options import FILE
-from coattest_verify.keys import SCHEMES, generate, read_passphrase
-from coattest_verify.shell import UsageError, emit_json, err, json_option
+from coattest_verify.signatures.keys import SCHEMES, generate, read_passphrase
 
 
 @click.command()

@@ -8,15 +8,16 @@ import click
 from rich.table import Column, Table
 from rich.text import Text
 
+from coattest.errors import Rejected, UsageError
+from coattest.jsontext import emit_json
+from coattest.shell import err, json_option, out, utc_now
 from coattest_verify.cli.options import attestations_option, root_option, signer_from, signing_options
-from coattest_verify.memory import Roots
-from coattest_verify.quorum.chain import Seen, follow
+from coattest_verify.quorum.cosigning import BadLog, sign_log
 from coattest_verify.quorum.directory import Folder
-from coattest_verify.quorum.errors import Rejected
-from coattest_verify.quorum.log import CHECKPOINT_FILE, extends, parse_entry, read_log
-from coattest_verify.quorum.logbook import BadLog, sign_log
-from coattest_verify.quorum_policy import utc
-from coattest_verify.shell import UsageError, emit_json, err, json_option, out, utc_now
+from coattest_verify.quorum.log.examine import CHECKPOINT_FILE, extends, parse_entry, read_log
+from coattest_verify.quorum.members.chain import Seen, follow
+from coattest_verify.quorum.members.file import utc
+from coattest_verify.quorum.memory import Roots
 
 
 @click.group()

@@ -11,8 +11,11 @@ from typing import Any
 
 import click
 
-from coattest_verify.decision import Decision, decide
-from coattest_verify.keys import (
+from coattest.shell import Decorator, option_group, utc_now
+from coattest_verify.quorum.decision import Decision, decide
+from coattest_verify.quorum.memory import parse_root
+from coattest_verify.quorum.signing import candidates
+from coattest_verify.signatures.keys import (
     PASSPHRASE_FILE,
     KeyUnreadable,
     is_remote,
@@ -20,9 +23,6 @@ from coattest_verify.keys import (
     load_signer,
     read_passphrase,
 )
-from coattest_verify.memory import parse_root
-from coattest_verify.quorum.signing import candidates
-from coattest_verify.shell import Decorator, option_group, utc_now
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)

@@ -8,13 +8,14 @@ import click
 from rich.table import Column, Table
 from rich.text import Text
 
+from coattest.errors import Rejected, UsageError
+from coattest.jsontext import emit_json
+from coattest.shell import err, json_option, out, utc_now
 from coattest_verify.cli.options import FILE, decision_options
-from coattest_verify.decision import Outcome, decide, decide_from
-from coattest_verify.memory import Roots
 from coattest_verify.quorum.bundle import load_bundle
-from coattest_verify.quorum.errors import Rejected
-from coattest_verify.quorum_policy import parse_utc, utc
-from coattest_verify.shell import UsageError, emit_json, err, json_option, out, utc_now
+from coattest_verify.quorum.decision import Outcome, decide, decide_from
+from coattest_verify.quorum.members.file import parse_utc, utc
+from coattest_verify.quorum.memory import Roots
 
 
 @click.command()

@@ -8,17 +8,18 @@ from typing import Any
 
 import click
 
+from coattest.jsontext import emit_json
+from coattest.progress import Terminal
+from coattest.shell import err, json_option
 from coattest_build import builder
 from coattest_build.cli.options import cache_option, fresh_kernel_option, jobs_option, mirror_option
-from coattest_build.progress import Terminal
-from coattest_verify.claimed_images import explain, keep
-from coattest_verify.claimed_source import look, other_source
 from coattest_verify.cli.options import FOLDER, attestations_option
-from coattest_verify.inputs.document import INPUTS_FILE, inputs_confirmed
-from coattest_verify.quorum.results import Claimed
-from coattest_verify.rebuild import DirtyTree, read_claim, write_report
-from coattest_verify.shell import emit_json, err, json_option
-from coattest_verify.statements import Report
+from coattest_verify.quorum.statements.claim import Claimed
+from coattest_verify.quorum.statements.statement import Report
+from coattest_verify.rebuild.answer import DirtyTree, read_claim, write_report
+from coattest_verify.rebuild.claimed_images import explain, keep
+from coattest_verify.rebuild.claimed_source import look, other_source
+from coattest_verify.rebuild.inputs.document import INPUTS_FILE, inputs_confirmed
 
 MAX_EXPLAINED = 10
 """Differences shown to a person; ``--json`` has them all."""

@@ -10,24 +10,18 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from coattest_enclave import messages
-from coattest_verify.authority import authority_from
-from coattest_verify.buyers import load_manifest
+from coattest.errors import FoundFalse, UsageError
+from coattest.files import write_atomic
+from coattest.jsontext import emit_json
+from coattest.shell import err, json_option, out, utc_now
+from coattest_enclave.protocol import messages
+from coattest_verify.attestation.profiles import root_for
+from coattest_verify.auction.buyers import load_manifest
+from coattest_verify.auction.outcomes import outcomes_json, outcomes_table
+from coattest_verify.auction.page import receipt_page
+from coattest_verify.auction.receipt import ReceiptVerdict, receipt_time, verify_receipt
 from coattest_verify.cli.options import EXISTING_FILE, FILE, decision_options
-from coattest_verify.outcomes import outcomes_json, outcomes_table
-from coattest_verify.page import receipt_page
-from coattest_verify.receipt import ReceiptVerdict, receipt_time, verify_receipt
-from coattest_verify.roots import root_for
-from coattest_verify.shell import (
-    FoundFalse,
-    UsageError,
-    emit_json,
-    err,
-    json_option,
-    out,
-    utc_now,
-    write_atomic,
-)
+from coattest_verify.quorum.authority import authority_from
 
 RESULT_MAX = 64 * 1024 * 1024
 """Bytes of a result file; a result of 1,000,000 lots is about 28 MB."""

@@ -7,6 +7,9 @@ from typing import Any
 
 import click
 
+from coattest.files import write_atomic
+from coattest.jsontext import emit_json
+from coattest.shell import err, json_option, utc_now
 from coattest_verify.cli.options import (
     EXISTING_FOLDER,
     FILE,
@@ -15,8 +18,7 @@ from coattest_verify.cli.options import (
     signer_from,
     signing_options,
 )
-from coattest_verify.reports import Report, sign_report
-from coattest_verify.shell import emit_json, err, json_option, utc_now, write_atomic
+from coattest_verify.keypolicy.report import Report, sign_report
 
 
 @click.command()

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import click
 
+from coattest.errors import UsageError
+from coattest.jsontext import emit_json
+from coattest.shell import err, json_option, utc_now
 from coattest_verify.cli.options import FOLDER, attestations_option, signer_from, signing_options
-from coattest_verify.hosts import host_name
-from coattest_verify.opening import SALT_FILE, kept
-from coattest_verify.rebuild import answer, read_ask, read_report, remeasure, sign_answer
-from coattest_verify.shell import UsageError, emit_json, err, json_option, utc_now
+from coattest_verify.quorum.statements.salt import SALT_FILE, kept
+from coattest_verify.rebuild.answer import answer, read_ask, read_report, remeasure, sign_answer
+from coattest_verify.rebuild.hosts import host_name
 
 
 @click.command("sign-pcrs")

@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from coattest_verify.iam import Condition, Policy, Statement
+from coattest_verify.keypolicy.iam import Condition, Policy, Statement
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from coattest_verify.iam import Effect, Policy, Principal, Request, assess
+from coattest_verify.keypolicy.iam import Effect, Policy, Principal, Request, assess
 
 #: Operations worth a column, in the order of a reader's questions.
 OPERATIONS = (

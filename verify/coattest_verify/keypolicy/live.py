@@ -14,11 +14,11 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from coattest_verify.iam import Policy, PolicyError, Principal, Request, authorize, parse_policy
-from coattest_verify.iam.evaluate import action_matches
+from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse, UsageError
 from coattest_verify.keypolicy.compare import Drift, differences
-from coattest_verify.policy import DECISION_TAG, decision_tag
-from coattest_verify.shell import CoattestError, EnvironmentFailure, FoundFalse, UsageError
+from coattest_verify.keypolicy.generate import DECISION_TAG, decision_tag
+from coattest_verify.keypolicy.iam import Policy, PolicyError, Principal, Request, authorize, parse_policy
+from coattest_verify.keypolicy.iam.evaluate import action_matches
 
 _UNIQUE_ID = re.compile(r"A[A-Z]{3}[A-Z0-9]{12,}")
 _IMAGE_KEYS = ("kms:recipientattestation:imagesha384", "kms:recipientattestation:pcr0")

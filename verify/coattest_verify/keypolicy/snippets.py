@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from coattest_verify.policy import DECISION_TAG, canonical, decision_tag
+from coattest_verify.keypolicy.generate import DECISION_TAG, canonical, decision_tag
 
 BIDS_PREFIX = "bids/"
 """Where a buyer's bid files are in its bucket."""

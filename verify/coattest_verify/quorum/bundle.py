@@ -12,18 +12,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from coattest_verify.links import LAYOUT_FILE
-from coattest_verify.quorum.chain import POLICY_FILE, SIGNATURE_NAME
-from coattest_verify.quorum.checkpoint import MAX_CHECKPOINT, MAX_LOG
+from coattest.errors import EnvironmentFailure, Rejected, UsageError
+from coattest.strictjson import Fields, canonical, parse
 from coattest_verify.quorum.directory import Evidence, Held
-from coattest_verify.quorum.errors import Rejected
-from coattest_verify.quorum.log import CHECKPOINT_FILE, LOG, MAX_PART
-from coattest_verify.quorum.merkle import bundle_paths
-from coattest_verify.quorum.strictjson import Fields, canonical, parse
+from coattest_verify.quorum.links import LAYOUT_FILE
+from coattest_verify.quorum.log.checkpoint import MAX_CHECKPOINT, MAX_LOG
+from coattest_verify.quorum.log.examine import CHECKPOINT_FILE, LOG, MAX_PART
+from coattest_verify.quorum.log.merkle import bundle_paths
+from coattest_verify.quorum.members.chain import POLICY_FILE, SIGNATURE_NAME
+from coattest_verify.quorum.members.file import parse_utc, utc
 from coattest_verify.quorum.tally import STATEMENT_NAME
 from coattest_verify.quorum.votes import VOTE_NAME
-from coattest_verify.quorum_policy import parse_utc, utc
-from coattest_verify.shell import EnvironmentFailure, UsageError
 
 FORMAT = "coattest-bundle/v1"
 LOCK_FILE = "image.lock"

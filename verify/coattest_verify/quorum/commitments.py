@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from coattest_verify.quorum.chain import SeenLog
+from coattest.errors import Rejected
 from coattest_verify.quorum.directory import Evidence
-from coattest_verify.quorum.errors import Rejected
-from coattest_verify.quorum.log import extends, parse_entry, read_log
+from coattest_verify.quorum.log.examine import extends, parse_entry, read_log
+from coattest_verify.quorum.members.chain import SeenLog
 from coattest_verify.quorum.tally import Question
 from coattest_verify.quorum.votes import COMMIT, Vote
 

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from coattest_verify.quorum.errors import Rejected
-from coattest_verify.quorum.strictjson import MAX_SIZE
-from coattest_verify.shell import EnvironmentFailure, UsageError
+from coattest.errors import EnvironmentFailure, Rejected, UsageError
+from coattest.strictjson import MAX_SIZE
 
 MAX_FILES = 16384
 """Names looked at in one folder; a quorum of 1,024 operators has about 4,000."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
+from coattest_verify.quorum.members.file import QuorumPolicy
 from coattest_verify.quorum.tally import Answer
-from coattest_verify.quorum_policy import QuorumPolicy
 
 
 def undiversified(agree: Sequence[Answer], policy: QuorumPolicy) -> list[str]:

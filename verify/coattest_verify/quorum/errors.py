@@ -1,14 +1,8 @@
-"""Refusals: what is wrong with one file, and the decision that did not come about."""
+"""Why there is no decision, and why a members file is refused."""
 
 from __future__ import annotations
 
-from coattest_verify.shell import FoundFalse
-
-
-class Rejected(FoundFalse):
-    """A file or a part of it that does not count, with the code of the rule that it broke."""
-
-    default_reason = "malformed"
+from coattest.errors import FoundFalse
 
 
 class PolicyRefused(FoundFalse):

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coattest_verify.keys import PublicKey, public_key_of
-from coattest_verify.links import LAYOUT_FILE, MAX_LINK, sign_layout
-from coattest_verify.quorum import dsse
-from coattest_verify.quorum.chain import POLICY_FILE, read_signatures, signers
+from coattest.errors import Rejected, UsageError
+from coattest.files import write_atomic
 from coattest_verify.quorum.directory import Evidence, Folder
-from coattest_verify.quorum.dsse import Envelope
-from coattest_verify.quorum.errors import Rejected
-from coattest_verify.quorum_policy import MAX_POLICY, POLICY_TYPE, QuorumPolicy
-from coattest_verify.shell import UsageError, write_atomic
+from coattest_verify.quorum.links import LAYOUT_FILE, MAX_LINK, sign_layout
+from coattest_verify.quorum.members.chain import POLICY_FILE, read_signatures, signers
+from coattest_verify.quorum.members.file import MAX_POLICY, POLICY_TYPE, QuorumPolicy
+from coattest_verify.signatures import dsse
+from coattest_verify.signatures.dsse import Envelope
+from coattest_verify.signatures.keys import PublicKey, public_key_of
 
 PROPOSAL_FILE = "quorum.next.toml"
 

@@ -24,15 +24,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from coattest_verify.opening import digest_of
-from coattest_verify.provenance import PAYLOAD_TYPE, parse_statement
-from coattest_verify.quorum.chain import Refused
+from coattest.errors import Rejected
 from coattest_verify.quorum.directory import Evidence
-from coattest_verify.quorum.dsse import Envelope
-from coattest_verify.quorum.errors import Rejected
-from coattest_verify.quorum.results import Claimed, ProfileResult
-from coattest_verify.quorum_policy import NAME, QuorumPolicy, utc
-from coattest_verify.statements import AGREE, COULD_NOT_BUILD, DISSENT, Statement
+from coattest_verify.quorum.members.chain import Refused
+from coattest_verify.quorum.members.file import NAME, QuorumPolicy, utc
+from coattest_verify.quorum.statements.claim import Claimed, ProfileResult
+from coattest_verify.quorum.statements.provenance import PAYLOAD_TYPE, parse_statement
+from coattest_verify.quorum.statements.salt import digest_of
+from coattest_verify.quorum.statements.statement import AGREE, COULD_NOT_BUILD, DISSENT, Statement
+from coattest_verify.signatures.dsse import Envelope
 
 STATEMENT_NAME = re.compile(rf"rebuild\.({NAME.pattern})(?:\.[A-Za-z0-9_-]{{1,64}})?\.intoto\.json")
 

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from coattest_verify.quorum import dsse
-from coattest_verify.quorum.chain import Refused
+from coattest.errors import Rejected
+from coattest.strictjson import Fields, canonical, parse
 from coattest_verify.quorum.directory import Evidence
-from coattest_verify.quorum.errors import Rejected
-from coattest_verify.quorum.results import RELEASE, SHA256, Claimed
-from coattest_verify.quorum.strictjson import Fields, canonical, parse
-from coattest_verify.quorum_policy import NAME, QuorumPolicy, parse_utc, utc
-from coattest_verify.statements import MAX_REASON, Report, clean
+from coattest_verify.quorum.members.chain import Refused
+from coattest_verify.quorum.members.file import NAME, QuorumPolicy, parse_utc, utc
+from coattest_verify.quorum.statements.claim import RELEASE, SHA256, Claimed
+from coattest_verify.quorum.statements.statement import MAX_REASON, Report, clean
+from coattest_verify.signatures import dsse
 
 REVOKE, REVIEW, COMMIT = "revoke", "review", "commit"
 KINDS = (REVOKE, REVIEW, COMMIT)

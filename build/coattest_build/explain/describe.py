@@ -1,0 +1,222 @@
+"""Everything an image says about itself, checked: structure, measurements, signature, files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from coattest.jsontext import unique_names
+from coattest_build.formats import cpio, eif, signature
+from coattest_build.formats.cpio import RamdiskEntry, RamdiskError
+from coattest_build.formats.eif import Layout, Section, SectionType
+from coattest_build.formats.measure import EMPTY_PCR2, ImageMeasurements, measure_file
+from coattest_build.formats.signature import SignatureFailure
+
+
+@dataclass(frozen=True, slots=True)
+class FileRow:
+    """A file of a ramdisk; ``sha256`` is set for files, ``target`` for symlinks."""
+
+    name: str
+    kind: str
+    mode: int
+    size: int
+    sha256: str | None
+    target: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object; the mode is four octal digits."""
+        row: dict[str, Any] = {"name": self.name, "type": self.kind, "mode": f"{stat.S_IMODE(self.mode):04o}"}
+        if self.kind == "file":
+            row |= {"size": self.size, "sha256": self.sha256}
+        if self.kind == "symlink":
+            row["target"] = self.target
+        return row
+
+
+@dataclass(frozen=True, slots=True)
+class Ramdisk:
+    """A ramdisk's files, or why they were refused (``refused`` is the error, ``files`` is empty then)."""
+
+    index: int
+    files: tuple[FileRow, ...]
+    refused: RamdiskError | None
+
+
+@dataclass(frozen=True, slots=True)
+class SignatureReport:
+    """The signing certificate, and every reason why the signature does not hold (none when it does)."""
+
+    subject: str
+    issuer: str
+    not_before: datetime
+    not_after: datetime
+    certificate_sha256: str
+    failures: tuple[SignatureFailure, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object with ``ok`` and the failures' codes."""
+        return {
+            "ok": not self.failures,
+            "failures": [{"reason": failure.code, "detail": failure.detail} for failure in self.failures],
+            "certificate": {
+                "subject": self.subject,
+                "issuer": self.issuer,
+                "not_before": self.not_before.isoformat(),
+                "not_after": self.not_after.isoformat(),
+                "sha256": self.certificate_sha256,
+            },
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What ``eif describe`` shows. ``ramdisks`` is None when files were not asked for."""
+
+    layout: Layout
+    measurements: ImageMeasurements
+    cmdline: str
+    metadata: Any
+    metadata_error: str | None
+    signature: SignatureReport | None
+    ramdisks: tuple[Ramdisk, ...] | None
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Everything that was verified and found false, one line each."""
+        found = (
+            [f"signature: {failure.detail}" for failure in self.signature.failures] if self.signature else []
+        )
+        if self.metadata_error:
+            found.append(f"metadata: {self.metadata_error}")
+        return tuple(found)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader should know, though nothing is wrong."""
+        notes = []
+        if self.measurements.pcr2 == EMPTY_PCR2:
+            notes.append(
+                "one ramdisk only: PCR2 is the constant of every such image, pinning it pins nothing"
+            )
+        if self.signature is None:
+            notes.append("not signed: PCR8 will be zero")
+        return tuple(notes)
+
+    def to_json(self) -> dict[str, Any]:
+        """The document that ``eif describe --json`` prints."""
+        measured = self.measurements
+        sections = [
+            {"type": digest.type, "offset": section.offset, "size": digest.size, "sha384": digest.sha384}
+            for section, digest in zip(self.layout.sections, measured.sections, strict=True)
+        ]
+        document: dict[str, Any] = {
+            "version": eif.VERSION,
+            "architecture": self.layout.architecture,
+            "flags": self.layout.flags,
+            "default_memory": self.layout.default_memory,
+            "default_cpus": self.layout.default_cpus,
+            "crc32": f"{self.layout.crc32:08x}",
+            "image": {"size": measured.size, "sha256": measured.sha256, "sha384": measured.sha384},
+            "sections": sections,
+            "cmdline": self.cmdline,
+            "metadata": self.metadata,
+            "signature": self.signature.to_json() if self.signature else None,
+            "problems": list(self.problems),
+            "notes": list(self.notes),
+            **measured.nitro_json(),
+        }
+        if self.ramdisks is not None:
+            document["ramdisks"] = [_ramdisk_json(ramdisk) for ramdisk in self.ramdisks]
+        return document
+
+
+def _ramdisk_json(ramdisk: Ramdisk) -> dict[str, Any]:
+    if ramdisk.refused is not None:
+        refused = {"reason": ramdisk.refused.reason, "detail": ramdisk.refused.what}
+        return {"index": ramdisk.index, "files": None, "refused": refused}
+    return {"index": ramdisk.index, "files": [row.to_json() for row in ramdisk.files]}
+
+
+def describe(path: Path, *, now: datetime, files: bool) -> Description:
+    """Describe the image at ``path``; ``files`` reads every ramdisk too.
+
+    ``now`` is aware and decides whether a signing certificate is in date. Raises eif.ImageError when the file
+    is not an image. A signature that does not hold, metadata that is not JSON and a ramdisk that is no strict
+    archive are part of the description.
+    """
+    with path.open("rb", buffering=0) as file:
+        measurements = measure_file(file)
+        layout = eif.read_structure(file)
+        (cmdline,) = layout.of_type(SectionType.CMDLINE)
+        (raw_metadata,) = layout.of_type(SectionType.METADATA)
+        metadata, metadata_error = _metadata(eif.section_content(file, raw_metadata))
+        return Description(
+            layout,
+            measurements,
+            eif.section_content(file, cmdline).decode(errors="backslashreplace"),
+            metadata,
+            metadata_error,
+            _signature(file, layout, bytes.fromhex(measurements.pcr0), now),
+            tuple(_ramdisks(file, layout)) if files else None,
+        )
+
+
+def _metadata(raw: bytes) -> tuple[Any, str | None]:
+    try:
+        return json.loads(raw, object_pairs_hook=unique_names, parse_constant=_no_constant), None
+    except (ValueError, RecursionError) as error:
+        return None, f"not JSON: {error}"
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON value")
+
+
+def _signature(file: BinaryIO, layout: Layout, pcr0: bytes, now: datetime) -> SignatureReport | None:
+    sections = layout.of_type(SectionType.SIGNATURE)
+    if not sections:
+        return None
+    parsed = signature.parse(eif.section_content(file, sections[0]))
+    certificate = parsed.certificate
+    return SignatureReport(
+        certificate.subject.rfc4514_string(),
+        certificate.issuer.rfc4514_string(),
+        certificate.not_valid_before_utc,
+        certificate.not_valid_after_utc,
+        hashlib.sha256(parsed.certificate_der).hexdigest(),
+        signature.check(parsed, pcr0, now),
+    )
+
+
+def _ramdisks(file: BinaryIO, layout: Layout) -> Iterator[Ramdisk]:
+    for index, section in enumerate(layout.of_type(SectionType.RAMDISK)):
+        try:
+            yield Ramdisk(index, tuple(file_rows(file, section)), None)
+        except RamdiskError as error:
+            yield Ramdisk(index, (), error)
+
+
+def file_rows(file: BinaryIO, section: Section) -> Iterator[FileRow]:
+    """Every entry of a ramdisk with its digest, in the archive's order. Raises RamdiskError."""
+    for entry in cpio.read_entries(file, section.offset, section.size):
+        sha256 = _sha256(file, entry) if entry.kind == "file" else None
+        target = (
+            cpio.link_target(file, entry).decode(errors="backslashreplace")
+            if entry.kind == "symlink"
+            else None
+        )
+        yield FileRow(entry.name, entry.kind, entry.mode, entry.size, sha256, target)
+
+
+def _sha256(file: BinaryIO, entry: RamdiskEntry) -> str:
+    digest = hashlib.sha256()
+    for block in cpio.content_blocks(file, entry):
+        digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,148 @@
+"""A readable excerpt of two contents around the first byte in which they differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from coattest.text import printable
+from coattest_build.formats import elf
+
+WINDOW = 16
+"""Bytes shown before and after a difference in a binary file, aligned to this."""
+MAX_LINE = 200
+"""Characters of a line that are shown."""
+TEXT_PROBE = 8192
+"""Bytes that must look like text for a file to be shown as text."""
+MAX_TEXT = 4 << 20
+"""Beyond this offset, lines are not counted and bytes are shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A range of an open file."""
+
+    file: BinaryIO
+    offset: int
+    size: int
+
+    def read(self, position: int, size: int) -> bytes:
+        """Up to ``size`` bytes at ``position`` of the span."""
+        if position < 0 or position >= self.size:
+            return b""
+        self.file.seek(self.offset + position)
+        return self.file.read(min(size, self.size - position))
+
+    def blocks(self, size: int = 1 << 20) -> Iterator[bytes]:
+        """The span's content in blocks; seeks before each read."""
+        position = 0
+        while block := self.read(position, size):
+            position += len(block)
+            yield block
+
+
+@dataclass(frozen=True, slots=True)
+class Excerpt:
+    """``kind`` is ``text``, ``elf`` or ``bytes``; ``place`` a line, a section's name or an offset."""
+
+    kind: str
+    place: str
+    a: str
+    b: str
+
+
+def first_difference(a: Iterable[bytes], b: Iterable[bytes]) -> int | None:
+    """The offset of the first differing byte of two streams; None when they are equal.
+
+    A stream that ends early differs where it ends. Blocks may be cut differently.
+    """
+    offset = 0
+    left, right = _Stream(a), _Stream(b)
+    while True:
+        one, other = left.peek(), right.peek()
+        length = min(len(one), len(other))
+        if one[:length] != other[:length]:
+            return offset + _first_byte(one[:length], other[:length])
+        if not length:
+            return None if len(one) == len(other) else offset
+        left.skip(length)
+        right.skip(length)
+        offset += length
+
+
+class _Stream:
+    """Blocks as bytes: comparing those is a memcmp, comparing memoryviews is a loop."""
+
+    def __init__(self, blocks: Iterable[bytes]) -> None:
+        self._blocks = iter(blocks)
+        self._rest = b""
+
+    def peek(self) -> bytes:
+        while not self._rest:
+            block = next(self._blocks, None)
+            if block is None:
+                break
+            self._rest = block
+        return self._rest
+
+    def skip(self, length: int) -> None:
+        self._rest = self._rest[length:]
+
+
+def _first_byte(a: bytes, b: bytes) -> int:
+    """Where two blocks of one length, which differ, differ first: halving beats a loop over bytes."""
+    low, high = 0, len(a)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if a[low:middle] != b[low:middle]:
+            high = middle
+        else:
+            low = middle
+    return low
+
+
+def excerpt(a: Span, b: Span, offset: int) -> Excerpt:
+    """What is around ``offset``, the first difference of two spans, as text where both look like text."""
+    if offset <= MAX_TEXT and _is_text(a, offset) and _is_text(b, offset):
+        line = 1 + sum(block.count(b"\n") for block in Span(a.file, a.offset, offset).blocks())
+        return Excerpt("text", f"line {line}", _line(a, offset), _line(b, offset))
+    section = elf.section_at(a.read, offset) or elf.section_at(b.read, offset)
+    shown = _window(a, offset), _window(b, offset)
+    if section is not None:
+        return Excerpt("elf", f"section {section}", *shown)
+    return Excerpt("bytes", f"offset {offset:#x}", *shown)
+
+
+def _is_text(span: Span, offset: int) -> bool:
+    for probe in (span.read(0, TEXT_PROBE), span.read(max(0, offset - 256), 512)):
+        if b"\0" in probe:
+            return False
+        try:
+            probe.decode()
+        except UnicodeDecodeError as error:
+            # A window may cut a character at either end; four bytes is the longest.
+            if 4 <= error.start < len(probe) - 4:
+                return False
+    return True
+
+
+def _line(span: Span, offset: int) -> str:
+    """The line that holds ``offset``, cut to what a screen shows."""
+    start = max(0, offset - MAX_LINE // 2)
+    before = span.read(start, offset - start).rpartition(b"\n")[2]
+    after = span.read(offset, MAX_LINE // 2).partition(b"\n")[0]
+    if not before and not after and offset >= span.size:
+        return "(ends here)"
+    return printable((before + after).decode(errors="replace"))
+
+
+def _window(span: Span, offset: int) -> str:
+    start = max(0, offset - offset % WINDOW - WINDOW)
+    rows = []
+    for position in range(start, start + 3 * WINDOW, WINDOW):
+        row = span.read(position, WINDOW)
+        if row:
+            characters = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in row)
+            rows.append(f"{position:08x}  {row.hex(' '):<{3 * WINDOW - 1}}  {characters}")
+    return "\n".join(rows) or "(ends before)"

@@ -1,0 +1,1 @@
+"""The formats of an image: EIF, its signature, cpio ramdisks, Debian packages, tar; and the measurements."""

@@ -1,0 +1,110 @@
+"""The contents of a .deb: an ar archive whose data.tar is unpacked and whose control part is ignored.
+
+Source: deb(5). Maintainer scripts are never looked at, let alone run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import lzma
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from coattest.errors import CoattestError
+from coattest_build.formats.tar import BadArchive, Reader
+
+MAGIC = b"!<arch>\n"
+HEADER = 60
+MAX_AR_MEMBERS = 16
+# What Debian's builders use at most (xz -9e needs 65 MiB to decompress).
+XZ_MEMORY = 192 * 1024 * 1024
+
+
+class _Slice:
+    """A part of an open file as a stream."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file, self._left = file, size
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(self._left if size < 0 else min(size, self._left))
+        if not data and size and self._left:
+            raise BadArchive("the file is cut short")
+        self._left -= len(data)
+        return data
+
+    # What lzma and gzip ask of a file object.
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return False
+
+
+class _Xz:
+    """One xz stream, decompressed with a memory limit."""
+
+    def __init__(self, source: Reader) -> None:
+        self._source = source
+        self._decompressor = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY)
+
+    def read(self, size: int, /) -> bytes:
+        while not self._decompressor.eof:
+            packed = self._source.read(256 * 1024) if self._decompressor.needs_input else b""
+            if not packed and self._decompressor.needs_input:
+                raise BadArchive("the compressed data is cut short")
+            data = self._decompressor.decompress(packed, size)
+            if data:
+                return data
+        return b""
+
+
+def _find_data(file: BinaryIO) -> tuple[str, int]:
+    """The name and the size of the data.tar member, with ``file`` positioned at its first byte."""
+    if file.read(8) != MAGIC:
+        raise BadArchive("not a Debian package (no ar header)")
+    for index in range(MAX_AR_MEMBERS):
+        header = file.read(HEADER)
+        if len(header) != HEADER or header[58:] != b"`\n":
+            raise BadArchive("cut short, or an ar header is damaged")
+        name = header[:16].decode("latin-1").strip().rstrip("/")
+        digits = header[48:58].strip()
+        if not digits.isdigit():
+            raise BadArchive("an ar member has no size")
+        size = int(digits)
+        if index == 0 and (name != "debian-binary" or size > 16 or file.read(size)[:2] != b"2."):
+            raise BadArchive("not a Debian package of format 2")
+        if name.startswith("data.tar"):
+            return name, size
+        if index:
+            file.seek(size, 1)
+        file.seek(size % 2, 1)
+    raise BadArchive("no data.tar inside")
+
+
+@contextlib.contextmanager
+def open_data(path: Path, label: str) -> Iterator[Reader]:
+    """The decompressed data.tar of a .deb as a stream. Every failure to read it is a BadArchive."""
+    try:
+        with path.open("rb") as file:
+            name, size = _find_data(file)
+            part = _Slice(file, size)
+            compression = name.removeprefix("data.tar")
+            if compression == ".xz":
+                yield _Xz(part)
+            elif compression == ".gz":
+                with gzip.GzipFile(fileobj=part, mode="rb") as stream:  # type: ignore[call-overload]
+                    yield stream
+            elif not compression:
+                yield part
+            else:
+                raise BadArchive(f"{name}: this compression is not supported (xz, gz or none is)")
+    except (lzma.LZMAError, zlib.error, EOFError, gzip.BadGzipFile) as error:
+        raise BadArchive(f"damaged: {error}", where=label) from error
+    except CoattestError as error:
+        if error.where is None or not error.where.startswith(label):
+            error.where = f"{label}: {error.where}" if error.where else label
+        raise

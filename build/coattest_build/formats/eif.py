@@ -1,0 +1,394 @@
+"""The Enclave Image Format, version 4: a strict reader and a streaming writer.
+
+The format is AWS's (``aws-nitro-enclaves-image-format``, ``src/defs/mod.rs``). AWS's reader walks the
+sections to the end of the file and ignores the table in the header; QEMU follows the table. An image that
+reads differently in the two is how one file gets two measurements, so this reader accepts an image only when
+both views are the same and account for every byte. It holds one block in memory, never a section.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import struct
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from coattest.errors import FoundFalse, UsageError
+from coattest.files import atomic_file
+
+MAGIC = b".eif"
+VERSION = 4
+FLAG_AARCH64 = 0x1
+MAX_SECTIONS = 32
+"""Slots in the header's table (``MAX_NUM_SECTIONS``)."""
+HEADER_SIZE = 548
+CRC_OFFSET = 544
+"""Everything before it is in the CRC-32; the field itself is not."""
+SECTION_HEADER_SIZE = 12
+BLOCK = 1 << 20
+"""Bytes per read: large enough that a read costs nothing, small enough to stay in the cache."""
+
+DEFAULT_MEMORY = 1 << 30
+"""What AWS's writer puts in the header; the hypervisor ignores it."""
+DEFAULT_CPUS = 2
+
+MAX_CMDLINE = 2048
+"""``COMMAND_LINE_SIZE`` of Linux on x86_64 and arm64: what is longer would be measured and not used."""
+MAX_METADATA = 1 << 20
+MAX_SIGNATURE = 32768
+"""One certificate and one COSE_Sign1 with two bytes for most of their bytes need about 3 KiB."""
+
+_HEADER = struct.Struct(">4sHHQQHH32Q32QII")
+_SECTION = struct.Struct(">HHQ")
+
+
+class ImageError(FoundFalse):
+    """The file is not an image this reader accepts; ``reason`` names the rule that was broken."""
+
+    default_reason = "eif-malformed"
+
+
+class SectionType(enum.IntEnum):
+    """Section types (``EifSectionType``)."""
+
+    KERNEL = 1
+    CMDLINE = 2
+    RAMDISK = 3
+    SIGNATURE = 4
+    METADATA = 5
+
+    @property
+    def label(self) -> str:
+        """The lower-case name used in output and statements."""
+        return self.name.lower()
+
+
+_LIMITS = {
+    SectionType.CMDLINE: MAX_CMDLINE,
+    SectionType.METADATA: MAX_METADATA,
+    SectionType.SIGNATURE: MAX_SIGNATURE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One section; ``offset`` is where its data begins in the file, ``size`` its data in bytes."""
+
+    type: SectionType
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A header and its sections, in file order."""
+
+    flags: int
+    default_memory: int
+    default_cpus: int
+    crc32: int
+    sections: tuple[Section, ...]
+    file_size: int
+
+    @property
+    def architecture(self) -> str:
+        """``x86_64`` or ``aarch64``."""
+        return "aarch64" if self.flags & FLAG_AARCH64 else "x86_64"
+
+    def of_type(self, kind: SectionType) -> tuple[Section, ...]:
+        """Every section of one type, in file order."""
+        return tuple(section for section in self.sections if section.type is kind)
+
+
+def read_layout(file: BinaryIO) -> Layout:
+    """Read and check an image's structure and its CRC-32, in one pass over the file.
+
+    Raises ImageError when the file is not an image, or when any rule of ADR 0010 is broken.
+    """
+    layout = read_structure(file)
+    crc = zlib.crc32(header_bytes(file))
+    for section in layout.sections:
+        for block in section_blocks(file, section, with_header=True):
+            crc = zlib.crc32(block, crc)
+    check_crc(layout, crc, where=name_of(file))
+    return layout
+
+
+def read_structure(file: BinaryIO) -> Layout:
+    """Read and check everything but the CRC-32, for callers that compute it in a pass of their own.
+
+    Raises ImageError.
+    """
+    where = name_of(file)
+    file_size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    raw = file.read(HEADER_SIZE)
+    if len(raw) < HEADER_SIZE:
+        raise ImageError(
+            f"too short for an EIF header: {len(raw)} of {HEADER_SIZE} bytes",
+            where=where,
+            reason="eif-truncated",
+        )
+    magic, version, flags, memory, cpus, reserved, count, *table = _HEADER.unpack(raw)
+    offsets, sizes, (unused, crc) = table[:32], table[32:64], table[64:]
+    if magic != MAGIC:
+        raise ImageError("not an EIF: it does not begin with .eif", where=where, reason="eif-magic")
+    if version != VERSION:
+        raise ImageError(f"EIF version {version}; only {VERSION} is read", where=where, reason="eif-version")
+    if flags & ~FLAG_AARCH64:
+        raise ImageError(f"unknown header flags {flags:#06x}", where=where, reason="eif-flags")
+    if reserved or unused:
+        raise ImageError("reserved header fields are not zero", where=where, reason="eif-reserved")
+    if not 0 < count <= MAX_SECTIONS:
+        raise ImageError(
+            f"{count} sections; 1 to {MAX_SECTIONS} are allowed", where=where, reason="eif-limit"
+        )
+    if any(offsets[count:]) or any(sizes[count:]):
+        raise ImageError("unused slots of the section table are not zero", where=where, reason="eif-reserved")
+    sections = tuple(_walk(file, list(zip(offsets[:count], sizes[:count], strict=True)), file_size, where))
+    _check_order(sections, where)
+    return Layout(flags, memory, cpus, crc, sections, file_size)
+
+
+def _walk(
+    file: BinaryIO, table: Sequence[tuple[int, int]], file_size: int, where: str | None
+) -> Iterator[Section]:
+    position = HEADER_SIZE
+    for index, (offset, size) in enumerate(table):
+        at = f"section {index}"
+        if offset != position:
+            fault = "overlaps what is before it" if offset < position else "leaves a gap"
+            raise ImageError(
+                f"{at} {fault}: the table says {offset}, the walk is at {position}",
+                where=where,
+                reason="eif-overlap" if offset < position else "eif-gap",
+            )
+        file.seek(position)
+        raw = file.read(SECTION_HEADER_SIZE)
+        if len(raw) < SECTION_HEADER_SIZE:
+            raise ImageError(f"the file ends inside the header of {at}", where=where, reason="eif-truncated")
+        kind, flags, header_size = _SECTION.unpack(raw)
+        try:
+            section_type = SectionType(kind)
+        except ValueError:
+            raise ImageError(
+                f"{at} has unknown type {kind}", where=where, reason="eif-section-type"
+            ) from None
+        if flags:
+            raise ImageError(f"{at} has flags {flags:#06x}", where=where, reason="eif-section-flags")
+        if header_size != size:
+            raise ImageError(
+                f"{at} has {header_size} bytes by its header and {size} by the table",
+                where=where,
+                reason="eif-table",
+            )
+        start = position + SECTION_HEADER_SIZE
+        position = start + size
+        if position > file_size:
+            raise ImageError(
+                f"{at} ends at {position}, the file at {file_size}", where=where, reason="eif-truncated"
+            )
+        if not 0 < size <= _LIMITS.get(section_type, size):
+            raise ImageError(
+                f"{at} ({section_type.label}) has {size} bytes", where=where, reason="eif-section-size"
+            )
+        yield Section(section_type, start, size)
+    if position != file_size:
+        raise ImageError(
+            f"{file_size - position} bytes after the last section", where=where, reason="eif-trailing"
+        )
+
+
+_ORDER = (SectionType.KERNEL, SectionType.CMDLINE, SectionType.RAMDISK)
+
+
+def _check_order(sections: Sequence[Section], where: str | None) -> None:
+    """Hold the order in which a measurement reads: kernel, cmdline, ramdisks; a signature comes last."""
+    kinds = [section.type for section in sections]
+    for kind in (SectionType.KERNEL, SectionType.CMDLINE, SectionType.METADATA):
+        if kinds.count(kind) != 1:
+            raise ImageError(
+                f"{kinds.count(kind)} {kind.label} sections; exactly one is allowed",
+                where=where,
+                reason="eif-section-count",
+            )
+    if SectionType.RAMDISK not in kinds:
+        raise ImageError("no ramdisk", where=where, reason="eif-section-count")
+    measured = [_ORDER.index(kind) for kind in kinds if kind in _ORDER]
+    if measured != sorted(measured):
+        raise ImageError(
+            "kernel, cmdline and ramdisks are not in this order", where=where, reason="eif-section-order"
+        )
+    if SectionType.SIGNATURE in kinds[:-1]:
+        raise ImageError(
+            "a signature that is not the one last section", where=where, reason="eif-section-order"
+        )
+
+
+def header_bytes(file: BinaryIO) -> bytes:
+    """The part of the header that the CRC-32 covers."""
+    file.seek(0)
+    return file.read(CRC_OFFSET)
+
+
+def check_crc(layout: Layout, crc: int, *, where: str | None = None) -> None:
+    """Raise ImageError when ``crc`` is not the one in the header."""
+    if layout.crc32 != crc:
+        raise ImageError(
+            f"CRC-32 is {crc:08x}, the header says {layout.crc32:08x}", where=where, reason="eif-crc"
+        )
+
+
+def section_blocks(file: BinaryIO, section: Section, *, with_header: bool = False) -> Iterator[bytes]:
+    """The section's data (or header and data) in blocks of at most 1 MiB; seeks before each read.
+
+    Raises ImageError when the file ends early.
+    """
+    before = SECTION_HEADER_SIZE if with_header else 0
+    position, end = section.offset - before, section.offset + section.size
+    while position < end:
+        file.seek(position)
+        block = file.read(min(BLOCK, end - position))
+        if not block:
+            raise ImageError(
+                "the file became shorter while it was read", where=name_of(file), reason="eif-truncated"
+            )
+        position += len(block)
+        yield block
+
+
+def section_content(file: BinaryIO, section: Section) -> bytes:
+    """The whole content of a section whose type has a size limit: cmdline, metadata, signature.
+
+    Raises ImageError as section_blocks does, ValueError for a type without a limit.
+    """
+    if section.type not in _LIMITS:
+        raise ValueError(f"{section.type.label} sections are read in blocks")
+    return b"".join(section_blocks(file, section))
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A section to write: its type, its size, and a function that yields exactly that many bytes."""
+
+    type: SectionType
+    size: int
+    blocks: Callable[[], Iterable[bytes]]
+
+    @classmethod
+    def of_bytes(cls, kind: SectionType, content: bytes) -> Part:
+        """A section from memory."""
+        return cls(kind, len(content), lambda: (content,))
+
+    @classmethod
+    def of_file(cls, kind: SectionType, path: Path) -> Part:
+        """A section from a file."""
+        return cls(kind, path.stat().st_size, lambda: _file_blocks(path))
+
+    @classmethod
+    def of_section(cls, file: BinaryIO, section: Section) -> Part:
+        """A section of another image."""
+        return cls(section.type, section.size, lambda: section_blocks(file, section))
+
+
+def write_image(
+    destination: Path,
+    *,
+    kernel: Path,
+    cmdline: bytes,
+    metadata: bytes,
+    ramdisks: Sequence[Path],
+    signature: bytes | None = None,
+    aarch64: bool = False,
+) -> None:
+    """Write an image in the order of AWS's writer: kernel, cmdline, metadata, ramdisks, signature.
+
+    The same input gives the same bytes. The file appears under its name only when it is whole.
+    Raises UsageError when the parts would make an image that the reader refuses.
+    """
+    parts = [
+        Part.of_file(SectionType.KERNEL, kernel),
+        Part.of_bytes(SectionType.CMDLINE, cmdline),
+        Part.of_bytes(SectionType.METADATA, metadata),
+        *(Part.of_file(SectionType.RAMDISK, ramdisk) for ramdisk in ramdisks),
+    ]
+    if signature is not None:
+        parts.append(Part.of_bytes(SectionType.SIGNATURE, signature))
+    write_parts(destination, parts, flags=FLAG_AARCH64 if aarch64 else 0)
+
+
+def write_parts(
+    destination: Path,
+    parts: Sequence[Part],
+    *,
+    flags: int,
+    default_memory: int = DEFAULT_MEMORY,
+    default_cpus: int = DEFAULT_CPUS,
+) -> None:
+    """Write an image from parts, in their order, in blocks; see write_image."""
+    sections = _place(parts, str(destination))
+    offsets = [section.offset - SECTION_HEADER_SIZE for section in sections]
+    spare = [0] * (MAX_SECTIONS - len(sections))
+    header = _HEADER.pack(
+        *(MAGIC, VERSION, flags, default_memory, default_cpus, 0, len(sections)),
+        *(*offsets, *spare),
+        *(*(section.size for section in sections), *spare),
+        *(0, 0),
+    )[:CRC_OFFSET]
+    with atomic_file(destination) as temporary, temporary.open("wb") as file:
+        crc = zlib.crc32(header)
+        file.write(header + bytes(4))
+        for part in parts:
+            raw = _SECTION.pack(part.type, 0, part.size)
+            crc = zlib.crc32(raw, crc)
+            file.write(raw)
+            written = 0
+            for block in part.blocks():
+                crc = zlib.crc32(block, crc)
+                written += file.write(block)
+            if written != part.size:
+                raise UsageError(
+                    f"the {part.type.label} changed while it was read",
+                    where=str(destination),
+                    reason="eif-source-changed",
+                )
+        file.seek(CRC_OFFSET)
+        file.write(struct.pack(">I", crc))
+
+
+def _place(parts: Sequence[Part], where: str) -> list[Section]:
+    """Give each part its offset; hold the writer to the reader's rules."""
+    if len(parts) > MAX_SECTIONS:
+        raise UsageError(
+            f"{len(parts)} sections; at most {MAX_SECTIONS} fit", where=where, reason="eif-limit"
+        )
+    sections = []
+    position = HEADER_SIZE
+    for part in parts:
+        if not 0 < part.size <= _LIMITS.get(part.type, part.size):
+            raise UsageError(
+                f"a {part.type.label} of {part.size} bytes", where=where, reason="eif-section-size"
+            )
+        sections.append(Section(part.type, position + SECTION_HEADER_SIZE, part.size))
+        position += SECTION_HEADER_SIZE + part.size
+    try:
+        _check_order(sections, where)
+    except ImageError as error:
+        raise UsageError(error.what, where=where, reason=error.reason) from None
+    return sections
+
+
+def _file_blocks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            yield block
+
+
+def name_of(file: BinaryIO) -> str | None:
+    """The path a file was opened by, for error messages; None when it has none."""
+    name = getattr(file, "name", None)
+    return name if isinstance(name, str) else None

@@ -1,0 +1,161 @@
+"""Measurements of an image: the values that Nitro puts into PCR0, 1, 2 and 8.
+
+``PCRn = SHA384(48 zero bytes || SHA384(content))``, where content is section data only, concatenated
+(``aws-nitro-enclaves-image-format``, ``src/defs/eif_hasher.rs``). PCR3 and PCR4 have no inner digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from coattest_build.formats import eif
+from coattest_build.formats.eif import Section, SectionType
+from coattest_build.formats.hashing import Consumer, Crc32, Feeder
+
+ZERO_REGISTER = bytes(48)
+"""A register's value before it is extended."""
+HASH_ALGORITHM = "Sha384 { ... }"
+"""What nitro-cli prints for the algorithm (Rust's debug form of the hasher)."""
+EMPTY_PCR2 = (
+    "21b9efbc184807662e966d34f390821309eeac6802309798826296bf3e8bec7c10edb30948c90ba67310f7b964fc500a"
+)
+"""PCR2 of every image with one ramdisk: pinning it pins nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class SectionDigest:
+    """A section's type (``kernel``, ``cmdline``, ..), size in bytes, and SHA-384 of its data in hex."""
+
+    type: str
+    size: int
+    sha384: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImageMeasurements:
+    """Digests of a whole image in lower-case hex; ``pcr8`` is None when the image is unsigned."""
+
+    size: int
+    sha256: str
+    sha384: str
+    pcr0: str
+    pcr1: str
+    pcr2: str
+    pcr8: str | None
+    sections: tuple[SectionDigest, ...]
+
+    def nitro_json(self) -> dict[str, dict[str, str]]:
+        """The document that ``nitro-cli build-enclave`` prints."""
+        return _nitro_json(self.pcr0, self.pcr1, self.pcr2, self.pcr8)
+
+
+def measure(path: Path) -> ImageMeasurements:
+    """Measure the image at ``path`` in one pass, and check its structure and CRC-32 on the way.
+
+    Raises eif.ImageError when it is not an image, OSError when it cannot be read.
+    """
+    with path.open("rb", buffering=0) as raw:
+        return measure_file(raw)
+
+
+def measure_file(file: BinaryIO) -> ImageMeasurements:
+    """As measure, for an open file (unbuffered is best: blocks are 1 MiB)."""
+    whole = (hashlib.sha256(), hashlib.sha384())
+    registers, sections, size = _pass(file, whole, every_section=True)
+    return ImageMeasurements(
+        size, whole[0].hexdigest(), whole[1].hexdigest(), *registers, sections=tuple(sections)
+    )
+
+
+def measure_registers(path: Path) -> dict[str, dict[str, str]]:
+    """Only the registers, in nitro-cli's shape, as ``eif measure`` prints them; checks as measure does."""
+    with path.open("rb", buffering=0) as file:
+        registers, _, _ = _pass(file, (), every_section=False)
+    return _nitro_json(*registers)
+
+
+_Registers = tuple[str, str, str, "str | None"]
+
+
+def _pass(
+    file: BinaryIO, whole: tuple[Consumer, ...], *, every_section: bool
+) -> tuple[_Registers, list[SectionDigest], int]:
+    """One pass: ``whole`` sees every byte of the file, the registers' hashers their sections' data.
+
+    Hashers are shared where contents are equal so far: PCR1's is a copy of PCR0's after the first ramdisk,
+    and a section's digest is a copy of PCR0's or PCR2's hasher where the section is the first thing in it.
+    """
+    layout = eif.read_structure(file)
+    crc = Crc32()
+    image, boot, application = hashlib.sha384(), hashlib.sha384(), hashlib.sha384()
+    certificate: bytes | None = None
+    ramdisks = 0
+    digests: list[SectionDigest] = []
+    with Feeder(file) as feeder:
+        feeder.feed(0, eif.CRC_OFFSET, (crc, *whole))
+        feeder.feed(eif.CRC_OFFSET, 4, whole)
+        for section in layout.sections:
+            feeder.feed(section.offset - eif.SECTION_HEADER_SIZE, eif.SECTION_HEADER_SIZE, (crc, *whole))
+            consumers: list[Consumer] = [crc, *whole]
+            own = hashlib.sha384()
+            covered = False
+            if section.type in (SectionType.KERNEL, SectionType.CMDLINE, SectionType.RAMDISK):
+                consumers.append(image)
+                covered = section.type is SectionType.KERNEL
+            if section.type is SectionType.RAMDISK:
+                ramdisks += 1
+                if ramdisks > 1:
+                    consumers.append(application)
+                covered = ramdisks == 2
+            if every_section and not covered:
+                consumers.append(own)
+            if feeder.feed(section.offset, section.size, consumers) != section.size:
+                raise eif.ImageError("the file became shorter while it was read", reason="eif-truncated")
+            if covered:
+                own = (image if section.type is SectionType.KERNEL else application).copy()
+            if section.type is SectionType.RAMDISK and ramdisks == 1:
+                boot = image.copy()
+            if section.type is SectionType.SIGNATURE:
+                certificate = _certificate(file, section)
+            if every_section:
+                digests.append(SectionDigest(section.type.label, section.size, own.hexdigest()))
+    eif.check_crc(layout, crc.value, where=eif.name_of(file))
+    registers = (
+        extend(image.digest()),
+        extend(boot.digest()),
+        extend(application.digest()),
+        None if certificate is None else extend(hashlib.sha384(certificate).digest()),
+    )
+    return registers, digests, layout.file_size
+
+
+def _certificate(file: BinaryIO, section: Section) -> bytes:
+    # Imported here: most images are unsigned, and X.509 costs as much as measuring 20 MB.
+    from coattest_build.formats import signature  # noqa: PLC0415
+
+    return signature.parse(eif.section_content(file, section)).certificate_der
+
+
+def _nitro_json(pcr0: str, pcr1: str, pcr2: str, pcr8: str | None) -> dict[str, dict[str, str]]:
+    values = {"HashAlgorithm": HASH_ALGORITHM, "PCR0": pcr0, "PCR1": pcr1, "PCR2": pcr2}
+    if pcr8 is not None:
+        values["PCR8"] = pcr8
+    return {"Measurements": values}
+
+
+def extend(digest: bytes) -> str:
+    """A zero register extended once by ``digest``, in hex."""
+    return hashlib.sha384(ZERO_REGISTER + digest).hexdigest()
+
+
+def pcr3(role_arn: str) -> str:
+    """PCR3 of an enclave whose parent instance has this IAM role: no inner digest."""
+    return extend(role_arn.encode())
+
+
+def pcr4(instance_id: str) -> str:
+    """PCR4 of an enclave on this parent instance: no inner digest."""
+    return extend(instance_id.encode())

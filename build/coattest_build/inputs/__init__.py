@@ -1,0 +1,1 @@
+"""What goes into an image: the lock, Debian's indexes, wheels, downloads and the cache."""

@@ -1,0 +1,115 @@
+"""A content-addressed store of inputs. Whatever is taken from it is hashed again first.
+
+Layout below the cache folder: ``inputs/<sha256>``, ``partial/<sha256>`` for what is still arriving,
+``kernel/<digest>/`` for compiled kernels, ``logs/``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from coattest.errors import EnvironmentFailure
+
+CACHE_VARIABLE = "COATTEST_CACHE"
+CHUNK = 1024 * 1024
+
+
+def cache_folder(named: Path | None = None) -> Path:
+    """``named``, else $COATTEST_CACHE, else coattest below $XDG_CACHE_HOME or ~/.cache."""
+    if named:
+        return named
+    if os.environ.get(CACHE_VARIABLE):
+        return Path(os.environ[CACHE_VARIABLE])
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "coattest"
+
+
+def sha256_file(path: Path) -> str:
+    """The SHA-256 of a file's bytes (hex), read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def exclusive(path: Path) -> Iterator[bool]:
+    """Hold an advisory lock on ``path`` (created, and left behind); the value says whether it was free."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        free = True
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            free = False
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield free
+
+
+@contextlib.contextmanager
+def scratch(parent: Path, prefix: str) -> Iterator[Path]:
+    """A fresh private directory ``parent/prefix*``, removed at the end; so are those of killed runs.
+
+    Whoever works in one holds a lock on it, which the kernel releases when the process ends.
+    """
+    with contextlib.ExitStack() as stack:
+        with exclusive(parent / f".{prefix}lock"):
+            for stale in parent.glob(f"{prefix}*"):
+                with contextlib.suppress(OSError), _locked_directory(stale):
+                    shutil.rmtree(stale, ignore_errors=True)
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=prefix, dir=parent)))
+            stack.enter_context(_locked_directory(folder))
+        yield folder
+
+
+@contextlib.contextmanager
+def _locked_directory(path: Path) -> Iterator[None]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+class Cache:
+    """The store in one folder. Safe for several processes and threads at once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            for name in ("inputs", "partial"):
+                (folder / name).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise EnvironmentFailure(
+                f"the cache cannot be used: {error.strerror}",
+                where=str(folder),
+                hint="name another with --cache or COATTEST_CACHE",
+            ) from error
+
+    def path(self, sha256: str) -> Path:
+        """Where an input with this digest is kept."""
+        return self.folder / "inputs" / sha256
+
+    def partial(self, sha256: str) -> Path:
+        """Where it arrives."""
+        return self.folder / "partial" / sha256
+
+    def take(self, sha256: str, size: int) -> Path | None:
+        """The path of an input whose bytes were just checked, or None. A damaged one is removed."""
+        path = self.path(sha256)
+        try:
+            if path.stat().st_size == size and sha256_file(path) == sha256:
+                return path
+        except FileNotFoundError:
+            return None
+        path.unlink(missing_ok=True)
+        return None

@@ -1,0 +1,243 @@
+"""Debian's package indexes and dependencies: parsing, version order, and a small closure. No I/O.
+
+Sources: deb-control(5), deb-version(7), Debian Policy 7 (relationships) and 5.6.12 (versions).
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from coattest.errors import FoundFalse, UsageError
+
+# Names and versions end up in paths and reports: nothing outside Policy 5.6.7 and 5.6.12 is accepted.
+NAME = re.compile(r"[a-z0-9][a-z0-9+.-]+")
+VERSION = re.compile(r"[A-Za-z0-9.+~:-]+")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+POOL_PATH = re.compile(r"pool/[A-Za-z0-9.+~%_/-]+\.deb")
+RELATION = re.compile(
+    r"(?P<name>[a-z0-9][a-z0-9+.-]*)(?::(?P<arch>[a-z0-9-]+))?\s*"
+    r"(?:\(\s*(?P<op><<|<=|=|>=|>>)\s*(?P<version>[^)\s]+)\s*\))?\s*(?:\[[^]]*\])?"
+)
+MAX_FIELD = 1024 * 1024  # librust-winapi-dev provides 300 KB of names
+
+
+class IndexMalformed(FoundFalse):
+    """An index does not follow the format."""
+
+    default_reason = "bad-index"
+
+
+class Unsatisfiable(UsageError):
+    """No package satisfies a dependency."""
+
+    default_reason = "unsatisfiable"
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """One dependency on one name: operator and version are empty when any version will do."""
+
+    name: str
+    operator: str = ""
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """One stanza of a Packages index: what a lock needs. ``size`` is in bytes, ``path`` pool-relative."""
+
+    name: str
+    version: str
+    architecture: str
+    size: int
+    sha256: str
+    path: str
+    depends: tuple[tuple[Relation, ...], ...] = ()
+    provides: tuple[Relation, ...] = ()
+
+
+def _order(character: str) -> int:
+    if character == "~":
+        return -1
+    if character.isalpha():
+        return ord(character)
+    return ord(character) + 256
+
+
+def _compare_part(left: str, right: str) -> int:
+    """deb-version(7): alternate between non-digits and digits; "~" sorts before the end of a part."""
+    while left or right:
+        a, b = re.match(r"\D*", left), re.match(r"\D*", right)
+        text_a, text_b = (a.group() if a else ""), (b.group() if b else "")
+        for index in range(max(len(text_a), len(text_b))):
+            order_a = _order(text_a[index]) if index < len(text_a) else 0
+            order_b = _order(text_b[index]) if index < len(text_b) else 0
+            if order_a != order_b:
+                return -1 if order_a < order_b else 1
+        left, right = left[len(text_a) :], right[len(text_b) :]
+        a, b = re.match(r"\d*", left), re.match(r"\d*", right)
+        digits_a, digits_b = (a.group() if a else ""), (b.group() if b else "")
+        number_a, number_b = int(digits_a or 0), int(digits_b or 0)
+        if number_a != number_b:
+            return -1 if number_a < number_b else 1
+        left, right = left[len(digits_a) :], right[len(digits_b) :]
+    return 0
+
+
+def compare_versions(left: str, right: str) -> int:
+    """-1, 0 or 1 as ``left`` is older than, equal to or newer than ``right`` (deb-version(7))."""
+    parts = []
+    for version in (left, right):
+        epoch, colon, rest = version.partition(":")
+        if not colon:
+            epoch, rest = "0", version
+        upstream, dash, revision = rest.rpartition("-")
+        parts.append((epoch, upstream, revision) if dash else (epoch, rest, ""))
+    for a, b in zip(*parts, strict=True):
+        order = _compare_part(a, b)
+        if order:
+            return order
+    return 0
+
+
+def satisfies(version: str, operator: str, wanted: str) -> bool:
+    """Whether ``version`` fulfils ``operator wanted``; an empty operator is fulfilled by everything."""
+    if not operator:
+        return True
+    order = compare_versions(version, wanted)
+    return {"<<": order < 0, "<=": order <= 0, "=": order == 0, ">=": order >= 0, ">>": order > 0}[operator]
+
+
+def parse_relations(text: str) -> tuple[tuple[Relation, ...], ...]:
+    """A dependency field as a conjunction of alternatives. Raises IndexMalformed."""
+    groups = []
+    for group in filter(None, (part.strip() for part in text.split(","))):
+        alternatives = []
+        for alternative in group.split("|"):
+            match = RELATION.fullmatch(alternative.strip())
+            if match is None:
+                raise IndexMalformed(f"not a package relation: {alternative.strip()[:80]!r}")
+            alternatives.append(Relation(match["name"], match["op"] or "", match["version"] or ""))
+        groups.append(tuple(alternatives))
+    return tuple(groups)
+
+
+def stanzas(text: str) -> Iterator[dict[str, str]]:
+    """The stanzas of a control file, keys as written, continuation lines joined with newlines.
+
+    Raises IndexMalformed, as the text is read.
+    """
+    fields: dict[str, str] = {}
+    key = ""
+    for line in text.split("\n"):
+        if not line.strip():
+            if fields:
+                yield fields
+            fields, key = {}, ""
+        elif line[0] in " \t":
+            if not key:
+                raise IndexMalformed("a continuation line without a field")
+            fields[key] += "\n" + line
+        elif not line.startswith("#"):
+            key, colon, value = line.partition(":")
+            if not colon or key in fields or len(value) > MAX_FIELD:
+                raise IndexMalformed(f"not a field, or one given twice: {line[:80]!r}")
+            fields[key] = value.strip()
+    if fields:
+        yield fields
+
+
+def parse_packages(text: str) -> Iterator[Package]:
+    """The packages of a Packages index. Raises IndexMalformed on a stanza that a lock could not carry."""
+    for fields in stanzas(text):
+        try:
+            package = Package(
+                name=fields["Package"],
+                version=fields["Version"],
+                architecture=fields["Architecture"],
+                size=int(fields["Size"]),
+                sha256=fields["SHA256"],
+                path=fields["Filename"],
+                depends=parse_relations(
+                    ",".join(filter(None, (fields.get("Pre-Depends"), fields.get("Depends"))))
+                ),
+                provides=tuple(group[0] for group in parse_relations(fields.get("Provides", ""))),
+            )
+        except (KeyError, ValueError) as error:
+            raise IndexMalformed(f"a stanza lacks or garbles {error}") from error
+        check_pin(package.name, package.version, package.sha256, package.path)
+        yield package
+
+
+def check_pin(name: str, version: str, sha256: str, path: str) -> None:
+    """Raise IndexMalformed unless the four are safe to write into a lock and to build a URL from."""
+    for pattern, value in ((NAME, name), (VERSION, version), (SHA256, sha256), (POOL_PATH, path)):
+        if not pattern.fullmatch(value) or ".." in value.split("/"):
+            raise IndexMalformed(f"not acceptable in an index: {value[:120]!r}", where=name[:60])
+
+
+class Archive:
+    """The packages of several suites; the first suite that satisfies a need wins, then the newest version."""
+
+    def __init__(self, suites: Sequence[Iterable[Package]]) -> None:
+        self._named: dict[str, list[tuple[int, Package]]] = {}
+        self._provided: dict[str, list[tuple[int, Package, str]]] = {}
+        for rank, packages in enumerate(suites):
+            for package in packages:
+                self._named.setdefault(package.name, []).append((rank, package))
+                for provided in package.provides:
+                    self._provided.setdefault(provided.name, []).append((rank, package, provided.version))
+
+    def find(self, relation: Relation, chosen: Mapping[str, Package]) -> Package | None:
+        """The package for a relation: one already chosen, else a real one, else a provider by name."""
+        real = [
+            (rank, package)
+            for rank, package in self._named.get(relation.name, ())
+            if satisfies(package.version, relation.operator, relation.version)
+        ]
+        providers = [
+            (rank, package)
+            for rank, package, version in self._provided.get(relation.name, ())
+            if not relation.operator or (version and satisfies(version, relation.operator, relation.version))
+        ]
+        for _, package in (*real, *providers):
+            if chosen.get(package.name) == package:
+                return package
+        free = [item for item in real if item[1].name not in chosen]  # two versions cannot both be unpacked
+        if free:
+            first = min(rank for rank, _ in free)
+            by_version = functools.cmp_to_key(compare_versions)
+            return max((p for rank, p in free if rank == first), key=lambda p: by_version(p.version))
+        offers = [(rank, p.name, p) for rank, p in providers if p.name not in chosen]
+        return min(offers, key=lambda offer: offer[:2])[2] if offers else None
+
+    def closure(self, names: Iterable[str], *, dependencies: bool = True) -> tuple[Package, ...]:
+        """The named packages and, recursively, what they depend on, sorted by name.
+
+        Of alternatives the first that can be satisfied is taken; Recommends are not. Raises Unsatisfiable.
+        """
+        chosen: dict[str, Package] = {}
+        queue: list[tuple[str, tuple[Relation, ...]]] = [("image.toml", (Relation(n),)) for n in names]
+        # The named ones first, so that an alternative that is wanted anyway is seen as satisfied.
+        while queue:
+            wanted_by, alternatives = queue.pop(0)
+            present = any(
+                (package := self.find(relation, chosen)) and chosen.get(package.name) == package
+                for relation in alternatives
+            )
+            if present:
+                continue
+            for relation in alternatives:
+                package = self.find(relation, chosen)
+                if package:
+                    chosen[package.name] = package
+                    if dependencies:
+                        queue.extend((package.name, group) for group in package.depends)
+                    break
+            else:
+                wish = " | ".join(f"{r.name} {r.operator}{r.version}".strip() for r in alternatives)
+                raise Unsatisfiable(f"nothing satisfies {wish}", where=wanted_by)
+        return tuple(chosen[name] for name in sorted(chosen))

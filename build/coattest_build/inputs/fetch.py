@@ -1,0 +1,186 @@
+"""Downloads locked inputs into the cache: parallel, resumable, checked for size and SHA-256.
+
+Nothing that was not checked ever has a final name. A mirror decides availability, not content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from pathlib import Path
+from urllib.parse import quote
+
+from coattest.errors import EnvironmentFailure
+from coattest.progress import Reporter
+from coattest_build.inputs.cache import CHUNK, Cache, exclusive
+from coattest_build.inputs.lock import LockedPackage
+
+PARALLEL = 6
+ATTEMPTS = 3
+TIMEOUT_SECONDS = 60
+BACKOFF_SECONDS = 1.0
+MIRROR_HINT = "check the network, or name another mirror with --mirror or COATTEST_DEBIAN_MIRROR"
+GONE_HINT = (
+    "the mirror no longer keeps this version: name one that does (--mirror), or run `eif lock` for new pins"
+)
+
+Advance = Callable[[int], None]
+
+
+class Unreachable(EnvironmentFailure):
+    """No mirror answered."""
+
+    default_reason = "mirror-unreachable"
+
+
+class InputGone(EnvironmentFailure):
+    """Every mirror answered and none has the input."""
+
+    default_reason = "input-gone"
+
+
+class WrongContent(EnvironmentFailure):
+    """A mirror served other bytes than the lock pins."""
+
+    default_reason = "wrong-hash"
+
+
+class Stopped(Exception):
+    """Another download failed, so this one was given up."""
+
+
+def fetch_packages(
+    packages: Sequence[LockedPackage], cache: Cache, mirrors: Callable[[], Sequence[str]], reporter: Reporter
+) -> dict[str, Path]:
+    """The checked path of every package's .deb, by package name; what is missing is downloaded.
+
+    ``mirrors`` is asked for base addresses only when something is missing. Raises Unreachable, InputGone or
+    WrongContent; a download that was cut short is continued by the next call.
+    """
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        checked = list(pool.map(lambda p: cache.take(p.sha256, p.size), packages))
+    found = {p.name: path for p, path in zip(packages, checked, strict=True) if path}
+    missing = sorted((p for p in packages if p.name not in found), key=lambda p: -p.size)
+    if not missing:
+        return found
+    bases = tuple(mirrors())
+    total = sum(package.size for package in missing)
+    told = reporter.transfer(f"Downloading {len(missing)} packages", total)
+    stop = threading.Event()
+    with told as advance, ThreadPoolExecutor(PARALLEL) as pool:
+
+        def counted(count: int) -> None:
+            if stop.is_set():
+                raise Stopped
+            advance(count)
+
+        tasks = {pool.submit(fetch_one, package, cache, bases, counted): package for package in missing}
+        try:
+            done, _ = wait(tasks, return_when=FIRST_EXCEPTION)
+            for task in done:
+                found[tasks[task].name] = task.result()
+        except BaseException:
+            # One failure, or an interrupt, ends the others too; what arrived is continued the next time.
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return found
+
+
+def fetch_one(package: LockedPackage, cache: Cache, bases: Sequence[str], advance: Advance) -> Path:
+    """Download one package from the first base that has it. Raises as `fetch_packages`."""
+    partial = cache.partial(package.sha256)
+    with exclusive(partial.with_name(f"{partial.name}.lock")):
+        path = cache.take(package.sha256, package.size)  # another process may just have finished it
+        if path:
+            advance(package.size)
+            return path
+        failures: list[str] = []
+        for base in bases:
+            for attempt in range(ATTEMPTS):
+                if attempt:
+                    time.sleep(BACKOFF_SECONDS * 2**attempt)
+                try:
+                    _transfer(f"{base}/{quote(package.path)}", partial, package.size, advance)
+                    _check(package, partial, base, advance)
+                    partial.replace(cache.path(package.sha256))
+                    partial.with_name(f"{partial.name}.lock").unlink(missing_ok=True)
+                except urllib.error.HTTPError as error:
+                    failures.append(f"HTTP {error.code} from {base}")
+                    if error.code in (401, 403, 404, 410):
+                        break
+                except (OSError, http.client.HTTPException) as error:
+                    if isinstance(error, OSError) and error.errno and error.filename:
+                        raise  # the disk, not the network
+                    reason = getattr(error, "reason", None) or error or type(error).__name__
+                    failures.append(f"{reason} ({base})")
+                except WrongContent:
+                    if attempt:
+                        raise
+                else:
+                    return cache.path(package.sha256)
+    what = f"not to be had: {failures[-1] if failures else 'no mirror'}"
+    if failures and all(failure.startswith("HTTP 4") for failure in failures):
+        raise InputGone(what, where=package.path, hint=GONE_HINT)
+    raise Unreachable(what, where=package.path, hint=MIRROR_HINT)
+
+
+def _transfer(url: str, partial: Path, size: int, advance: Advance) -> None:
+    """Append to ``partial`` what is missing of ``size`` bytes; a server that cannot resume starts over."""
+    start = partial.stat().st_size if partial.exists() else 0
+    if start >= size:
+        return
+    request = urllib.request.Request(url, headers={"User-Agent": "coattest"})  # noqa: S310 - scheme checked
+    if start:
+        request.add_header("Range", f"bytes={start}-")
+    with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:  # noqa: S310
+        resumed = start and getattr(response, "status", None) == 206
+        if resumed:
+            advance(start)
+        written = start if resumed else 0
+        with partial.open("ab" if resumed else "wb") as file:
+            while written <= size and (chunk := response.read(min(CHUNK, size + 1 - written))):
+                file.write(chunk)
+                written += len(chunk)
+                advance(len(chunk))
+    if written < size:
+        advance(-written)
+        raise ConnectionError(f"cut short after {written} of {size} bytes")
+
+
+def _check(package: LockedPackage, partial: Path, base: str, advance: Advance) -> None:
+    """Raise WrongContent, and forget what arrived, unless ``partial`` is exactly the pinned file."""
+    size = partial.stat().st_size
+    digest = hashlib.sha256()
+    with partial.open("rb", buffering=0) as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    if size == package.size and digest.hexdigest() == package.sha256:
+        return
+    partial.unlink()
+    advance(-size)
+    found = f"{digest.hexdigest()} ({size} bytes)"
+    raise WrongContent(
+        f"expected SHA-256 {package.sha256} ({package.size} bytes), found {found} from {base}",
+        where=package.path,
+        hint="use another mirror, or run `eif lock` and review what moved",
+    )
+
+
+def fetch_index(url: str) -> bytes:
+    """A small file (an index) from a mirror. Raises Unreachable or InputGone."""
+    request = urllib.request.Request(url, headers={"User-Agent": "coattest"})  # noqa: S310 - scheme checked
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:  # noqa: S310
+            data: bytes = response.read()
+    except urllib.error.HTTPError as error:
+        raise InputGone(f"HTTP {error.code}", where=url, hint=MIRROR_HINT) from error
+    except (OSError, http.client.HTTPException) as error:
+        raise Unreachable(f"{getattr(error, 'reason', error)}", where=url, hint=MIRROR_HINT) from error
+    return data

@@ -1,0 +1,207 @@
+"""image.lock: every input of an image by name, version, size, SHA-256 and path; never a host."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from coattest.errors import UsageError
+from coattest_build.image import LOCK_FILE, ImageSpec
+from coattest_build.inputs.debian import IndexMalformed, check_pin
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+FORMAT = "coattest-lock/v1"
+USES = ("kernel", "runtime", "toolchain")
+WHEEL_FILE = re.compile(r"[A-Za-z0-9_.+]+-[A-Za-z0-9_.+!]+(-[A-Za-z0-9_.]+){3}\.whl")
+MAX_FILE = 8 * 1024 * 1024
+# The largest single input today is the kernel source, 153 MB.
+MAX_INPUT = 1024 * 1024 * 1024
+HEADER = "# Written by `eif lock`. Every input of the image, by content; no host is named here.\n\n"
+REFRESH = "run `eif lock` to write it anew"
+
+
+class BadLock(UsageError):
+    """The lock does not parse or does not belong to image.toml."""
+
+    default_reason = "bad-lock"
+
+
+@dataclass(frozen=True, slots=True)
+class LockedPackage:
+    """A .deb: ``size`` in bytes, ``path`` relative to a mirror's root, ``use`` what it is unpacked for."""
+
+    name: str
+    version: str
+    architecture: str
+    size: int
+    sha256: str
+    path: str
+    use: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        """How messages name it."""
+        return f"{self.name} {self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class LockedWheel:
+    """A wheel: ``file`` is its file name in any index."""
+
+    name: str
+    version: str
+    file: str
+    size: int
+    sha256: str
+
+    @property
+    def label(self) -> str:
+        """How messages name it."""
+        return f"{self.name} {self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """Everything image.lock says; ``source_date_epoch`` is in seconds."""
+
+    architecture: str
+    source_date_epoch: int
+    packages: tuple[LockedPackage, ...]
+    wheels: tuple[LockedWheel, ...]
+
+    def used_for(self, use: str) -> tuple[LockedPackage, ...]:
+        """The packages for one use, sorted by name."""
+        return tuple(package for package in self.packages if use in package.use)
+
+    def render(self) -> str:
+        """The text of the file: sorted, one table per input."""
+        packages = [
+            {
+                "name": p.name,
+                "version": p.version,
+                "architecture": p.architecture,
+                "size": p.size,
+                "sha256": p.sha256,
+                "path": p.path,
+                "use": list(p.use),
+            }
+            for p in sorted(self.packages, key=lambda p: (p.name, p.version))
+        ]
+        wheels = [
+            {"name": w.name, "version": w.version, "file": w.file, "size": w.size, "sha256": w.sha256}
+            for w in sorted(self.wheels, key=lambda w: w.name)
+        ]
+        document = {
+            "format": FORMAT,
+            "architecture": self.architecture,
+            "source_date_epoch": self.source_date_epoch,
+            "package": packages,
+            "wheel": wheels,
+        }
+        return HEADER + tomli_w.dumps(document)
+
+    def check_against(self, spec: ImageSpec) -> None:
+        """Raise BadLock when image.toml names what the lock does not pin, or the other way round."""
+        if self.architecture != spec.architecture:
+            raise BadLock(
+                f"locked for {self.architecture}, not {spec.architecture}", where=LOCK_FILE, hint=REFRESH
+            )
+        names = {use: {package.name for package in self.used_for(use)} for use in USES}
+        missing = (set(spec.toolchain) - names["toolchain"]) | ({spec.kernel.package} - names["kernel"])
+        differing = sorted(missing | (set(spec.runtime) ^ names["runtime"]))
+        if differing:
+            raise BadLock(f"does not agree with image.toml on {differing[0]}", where=LOCK_FILE, hint=REFRESH)
+
+
+def _fields(item: object, kinds: dict[str, type], where: str) -> dict[str, Any]:
+    if not isinstance(item, dict) or set(item) != set(kinds):
+        raise BadLock(f"{where} must have exactly {', '.join(kinds)}", where=LOCK_FILE, hint=REFRESH)
+    for key, kind in kinds.items():
+        if type(item[key]) is not kind:
+            raise BadLock(f"{where}: {key} is not a {kind.__name__}", where=LOCK_FILE, hint=REFRESH)
+    return item
+
+
+def _checked_size(size: int, where: str) -> int:
+    if not 0 < size <= MAX_INPUT:
+        raise BadLock(f"{where}: size {size} is out of bounds", where=LOCK_FILE, hint=REFRESH)
+    return size
+
+
+def _package(item: object) -> LockedPackage:
+    kinds = {"name": str, "version": str, "architecture": str, "size": int, "sha256": str, "path": str}
+    fields = _fields(item, {**kinds, "use": list}, "a package")
+    try:
+        check_pin(fields["name"], fields["version"], fields["sha256"], fields["path"])
+    except IndexMalformed as error:
+        raise BadLock(error.what, where=LOCK_FILE, hint=REFRESH) from error
+    if not fields["use"] or not set(fields["use"]) <= set(USES):
+        raise BadLock(f"{fields['name']}: unknown use", where=LOCK_FILE, hint=REFRESH)
+    _checked_size(fields["size"], fields["name"])
+    return LockedPackage(**{**fields, "use": tuple(fields["use"])})
+
+
+def _wheel(item: object) -> LockedWheel:
+    kinds = {"name": str, "version": str, "file": str, "size": int, "sha256": str}
+    fields = _fields(item, kinds, "a wheel")
+    if not WHEEL_FILE.fullmatch(fields["file"]) or not re.fullmatch(r"[0-9a-f]{64}", fields["sha256"]):
+        raise BadLock(f"{fields['name']}: not a wheel's file name or SHA-256", where=LOCK_FILE, hint=REFRESH)
+    _checked_size(fields["size"], fields["name"])
+    return LockedWheel(**fields)
+
+
+def parse(text: str) -> Lock:
+    """The lock in ``text``. Raises BadLock."""
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise BadLock(f"not TOML: {error}", where=LOCK_FILE, hint=REFRESH) from error
+    kinds = {
+        "format": str,
+        "architecture": str,
+        "source_date_epoch": int,
+        "package": list,
+        "wheel": list,
+    }
+    fields = _fields(document, kinds, "the lock")
+    if fields["format"] != FORMAT:
+        raise BadLock(f"format is not {FORMAT!r}", where=LOCK_FILE, hint=REFRESH)
+    if not 0 <= fields["source_date_epoch"] < 2**32:
+        raise BadLock("source_date_epoch does not fit a ramdisk's 32 bits", where=LOCK_FILE, hint=REFRESH)
+    lock = Lock(
+        architecture=fields["architecture"],
+        source_date_epoch=fields["source_date_epoch"],
+        packages=tuple(_package(item) for item in fields["package"]),
+        wheels=tuple(_wheel(item) for item in fields["wheel"]),
+    )
+    names = [*(package.name for package in lock.packages), *(f"wheel {wheel.name}" for wheel in lock.wheels)]
+    twice = sorted(name for name, times in Counter(names).items() if times > 1)
+    if twice:
+        raise BadLock(f"{twice[0]} is pinned twice", where=LOCK_FILE, hint=REFRESH)
+    return lock
+
+
+def load(source: Path) -> tuple[Lock, str]:
+    """The lock of a source tree and the SHA-256 of its bytes (hex). Raises UsageError."""
+    path = source / LOCK_FILE
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise BadLock("there is no lock", where=str(path), hint=REFRESH) from None
+    if len(data) > MAX_FILE:
+        raise BadLock("larger than 8 MiB", where=str(path), hint=REFRESH)
+    try:
+        return parse(data.decode()), hashlib.sha256(data).hexdigest()
+    except UnicodeDecodeError as error:
+        raise BadLock("not UTF-8", where=str(path), hint=REFRESH) from error

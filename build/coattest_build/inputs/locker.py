@@ -1,0 +1,126 @@
+"""Writes a lock: reads the suites' indexes from a mirror, closes over dependencies, pins wheels."""
+
+from __future__ import annotations
+
+import email.utils
+import hashlib
+import lzma
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from coattest.progress import Reporter
+from coattest_build.image import ImageSpec
+from coattest_build.inputs import wheels
+from coattest_build.inputs.debian import Archive, IndexMalformed, Package, parse_packages
+from coattest_build.inputs.fetch import fetch_index
+from coattest_build.inputs.lock import Lock, LockedPackage, LockedWheel
+
+MAX_INDEX = 512 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One pin that differs between two locks: None where it is absent."""
+
+    name: str
+    before: str | None
+    after: str | None
+
+
+def read_suite(mirror: str, suite: str, component: str, architecture: str) -> tuple[list[Package], int]:
+    """A suite's packages and the time of its Release file (seconds), the index checked against that file.
+
+    The signature is not checked here: pins are not trust, and `verify inputs` checks them against it. Raises
+    IndexMalformed, Unreachable or InputGone.
+    """
+    release = fetch_index(f"{mirror}/dists/{suite}/InRelease").decode("utf-8", errors="replace")
+    name = f"{component}/binary-{architecture}/Packages.xz"
+    listed = re.search(rf"^ ([0-9a-f]{{64}}) +(\d+) {re.escape(name)}$", release, re.MULTILINE)
+    dated = re.search(r"^Date: (.+)$", release, re.MULTILINE)
+    if not listed or not dated:
+        raise IndexMalformed(f"lists no {name} or has no date", where=f"{suite}/InRelease")
+    packed = fetch_index(f"{mirror}/dists/{suite}/{name}")
+    if hashlib.sha256(packed).hexdigest() != listed[1]:
+        raise IndexMalformed(
+            "differs from what InRelease lists",
+            where=f"{suite}/{name}",
+            hint="the mirror may be updating: try again, or another mirror",
+        )
+    decompressor = lzma.LZMADecompressor()
+    data = decompressor.decompress(packed, MAX_INDEX)
+    if not decompressor.eof:
+        raise IndexMalformed(f"unpacks to more than {MAX_INDEX} bytes", where=f"{suite}/{name}")
+    return list(parse_packages(data.decode())), int(
+        email.utils.parsedate_to_datetime(dated[1].replace("UTC", "GMT")).timestamp()
+    )
+
+
+def make_lock(
+    spec: ImageSpec,
+    source: Path,
+    mirrors: Sequence[str],
+    previous: Lock | None,
+    reporter: Reporter,
+    *,
+    keep: bool = False,
+) -> Lock:
+    """Pins for everything ``spec`` names, from the first mirror and from pip's index.
+
+    With ``keep`` a package that ``previous`` pins stays at that version, whatever the mirror has now.
+    source_date_epoch is the date of the newest suite read; when no pin moved it stays what it was.
+    """
+    suites, dates = [], []
+    for suite in spec.suites:
+        with reporter.step(f"Reading the index of {suite}"):
+            packages, date = read_suite(mirrors[0], suite, spec.component, spec.debian_architecture)
+        suites.append(packages)
+        dates.append(date)
+    archive = Archive(suites)
+    uses = {
+        "kernel": archive.closure([spec.kernel.package], dependencies=False),
+        "runtime": archive.closure(spec.runtime, dependencies=False),
+        "toolchain": archive.closure(spec.toolchain),
+    }
+    pinned: dict[str, LockedPackage] = {}
+    for use, chosen in sorted(uses.items()):
+        for p in chosen:
+            known = pinned.get(p.name)
+            used = (*known.use, use) if known else (use,)
+            pinned[p.name] = LockedPackage(p.name, p.version, p.architecture, p.size, p.sha256, p.path, used)
+    if keep and previous:
+        pinned |= {p.name: replace(p, use=pinned[p.name].use) for p in previous.packages if p.name in pinned}
+    wheel_pins: tuple[LockedWheel, ...] = ()
+    if spec.wheels:
+        with reporter.step("Pinning the wheels"):
+            wheel_pins = wheels.pin(source, spec.wheels)
+    lock = Lock(
+        architecture=spec.architecture,
+        source_date_epoch=max(dates),
+        packages=tuple(pinned[name] for name in sorted(pinned)),
+        wheels=wheel_pins,
+    )
+    if previous and not differences(previous, lock):
+        lock = replace(lock, source_date_epoch=previous.source_date_epoch)
+    return lock
+
+
+def differences(before: Lock | None, after: Lock) -> tuple[Move, ...]:
+    """What moved between two locks, by name; a change of bytes under one version counts."""
+
+    def described(lock: Lock | None) -> dict[str, tuple[str, str]]:
+        pins: list[LockedPackage | LockedWheel] = [*lock.packages, *lock.wheels] if lock else []
+        return {
+            f"wheel {pin.name}" if isinstance(pin, LockedWheel) else pin.name: (pin.version, repr(pin))
+            for pin in pins
+        }
+
+    old, new = described(before), described(after)
+    moves = []
+    for name in sorted({*old, *new}):
+        if old.get(name) != new.get(name):
+            moves.append(
+                Move(name, old[name][0] if name in old else None, new[name][0] if name in new else None)
+            )
+    return tuple(moves)

@@ -1,0 +1,347 @@
+"""Enters the sandbox: run as a program by `coattest_build.sandbox.isolate`, never imported by it.
+
+Standard library only, started with ``python -I -S``. It reads one JSON specification from a pipe, builds
+the namespaces and the root, gives up every privilege and runs the command as process 2 under a reaper that
+is process 1. A failure before the command starts is written to the status pipe as JSON; on success that pipe
+holds one "+" and closes when the command is executed.
+
+The mounts are made as bubblewrap makes them: a tmpfs base, the host's tree moved to /oldroot by pivot_root,
+the new root composed from bind mounts, then a second pivot_root that drops the host's tree.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import resource
+import select
+import signal
+import struct
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+# linux/sched.h
+CLONE_NEWNS = 0x00020000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+# linux/mount.h
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
+MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 1 << 18
+MNT_DETACH = 2
+MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV = 1, 2, 4
+AT_FDCWD, AT_RECURSIVE = -100, 0x8000
+# System call numbers: the first is shared by all architectures (asm-generic/unistd.h).
+SYS_MOUNT_SETATTR = 442
+SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
+SYS_SECCOMP_SOCKET = {"x86_64": 41, "aarch64": 198}
+SYS_IO_URING_SETUP = 425
+AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+X32_BIT = 0x40000000
+# linux/prctl.h, linux/securebits.h
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_SECUREBITS = 1, 4, 22, 24, 28
+PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 38, 47, 4
+SECCOMP_MODE_FILTER = 2
+SECUREBITS = 0xEF  # NOROOT, NO_SETUID_FIXUP, KEEP_CAPS off, NO_CAP_AMBIENT_RAISE, each locked
+LINUX_CAPABILITY_VERSION_3 = 0x20080522
+CAP_LIMIT = 64  # a capability set is 64 bits wide
+EINVAL, ENOSYS, EPERM = 22, 38, 1
+AF_VSOCK = 40
+DEVICES = ("null", "zero", "full", "random", "urandom")
+HOST = "/oldroot"
+ROOT = "/newroot"
+TEMPORARY = "/tmp"  # noqa: S108 - every host has it, and a private tmpfs covers it at once
+
+# Written to the status pipe just before the command is executed: a pipe that closes empty is a failure.
+STARTED = b"+"
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+class SetupError(Exception):
+    """One step of the set-up failed; ``args`` are the step and the errno."""
+
+
+def check(step: str, result: int) -> int:
+    """``result``, or a SetupError naming ``step`` when a C function returned -1."""
+    if result == -1:
+        raise SetupError(step, ctypes.get_errno())
+    return result
+
+
+def mount(  # noqa: PLR0917 - the order of mount(2)
+    step: str, source: str, target: str, kind: str | None, flags: int, data: str | None = None
+) -> None:
+    """mount(2)."""
+    arguments = [None if value is None else os.fsencode(value) for value in (source, target, kind, data)]
+    check(step, libc.mount(arguments[0], arguments[1], arguments[2], ctypes.c_ulong(flags), arguments[3]))
+
+
+def pivot(new: str, old: str) -> None:
+    """pivot_root(2), which the C library does not wrap."""
+    number = SYS_PIVOT_ROOT[os.uname().machine]
+    check(f"pivot_root {new}", libc.syscall(number, os.fsencode(new), os.fsencode(old)))
+
+
+def restrict(target: str, writable: bool) -> None:
+    """Make the mounts at and below ``target`` nosuid, nodev and, unless ``writable``, read-only."""
+    bits = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | (0 if writable else MOUNT_ATTR_RDONLY)
+    attributes = struct.pack("=QQQQ", bits, 0, 0, 0)
+    arguments = (AT_FDCWD, os.fsencode(target), AT_RECURSIVE, attributes, len(attributes))
+    if libc.syscall(SYS_MOUNT_SETATTR, *arguments) == 0:
+        return
+    if ctypes.get_errno() != ENOSYS:
+        raise SetupError(f"mount_setattr {target}", ctypes.get_errno())
+    # Before Linux 5.12: a remount, which must keep the flags that the outer namespace locked.
+    kept = os.statvfs(target).f_flag & (MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    flags = MS_REMOUNT | MS_BIND | MS_NOSUID | MS_NODEV | kept | (0 if writable else MS_RDONLY)
+    mount(f"remount {target}", "none", target, None, flags)
+
+
+def bind(source: str, target: str, *, writable: bool, device: bool = False) -> None:
+    """Bind-mount ``source`` (a path below HOST) on ``target``, which is created when it is missing."""
+    path = Path(target)
+    if Path(source).is_dir():
+        path.mkdir(parents=True, exist_ok=True)
+    elif not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    mount(f"bind {target[len(ROOT) :]}", source, target, None, MS_BIND | MS_REC)
+    if not device:
+        restrict(target, writable)
+
+
+def map_ids(uid: int, gid: int, inner: int) -> None:
+    """Map ``inner`` in the new user namespace to the caller's own ids, the one mapping anybody may write."""
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/uid_map").write_text(f"{inner} {uid} 1")
+    Path("/proc/self/gid_map").write_text(f"{inner} {gid} 1")
+
+
+def compose_root(spec: dict[str, Any]) -> None:
+    """Build the new root at ROOT from the root directory, the devices, /proc, the tmpfs and the binds."""
+    mount("private mounts", "none", "/", None, MS_REC | MS_PRIVATE)
+    mount("tmpfs base", "tmpfs", TEMPORARY, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755")
+    Path(TEMPORARY + HOST).mkdir()
+    Path(TEMPORARY + ROOT).mkdir()
+    pivot(TEMPORARY, TEMPORARY + HOST)
+    os.chdir("/")
+    source = HOST + spec["root"]
+    if spec["writable_root"]:
+        bind(source, ROOT, writable=True)
+    else:
+        # A tmpfs whose entries are the root's own, so that mount points can be made without touching it.
+        mount("tmpfs root", "tmpfs", ROOT, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755")
+        for entry in sorted(Path(source).iterdir()):
+            target = f"{ROOT}/{entry.name}"
+            if entry.name in ("dev", "proc", "tmp") or f"/{entry.name}" in spec["tmpfs"]:
+                continue
+            if entry.is_symlink():
+                Path(target).symlink_to(entry.readlink())
+            else:
+                bind(str(entry), target, writable=False)
+    for target in (TEMPORARY, *spec["tmpfs"]):
+        Path(ROOT + target).mkdir(parents=True, exist_ok=True)
+        mode = "1777" if target == TEMPORARY else "0755"
+        mount(f"tmpfs {target}", "tmpfs", ROOT + target, "tmpfs", MS_NOSUID | MS_NODEV, f"mode={mode}")
+    make_devices()
+    make_proc(spec["proc"])
+    for entry in spec["binds"]:
+        bind(HOST + entry["source"], ROOT + entry["target"], writable=entry["writable"])
+    if not spec["writable_root"]:
+        mount("read-only root", "none", ROOT, None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)
+
+
+def make_devices() -> None:
+    """A read-only /dev with the five harmless devices of the host and nothing else."""
+    target = f"{ROOT}/dev"
+    Path(target).mkdir(exist_ok=True)
+    mount("tmpfs /dev", "tmpfs", target, "tmpfs", MS_NOSUID | MS_NOEXEC, "mode=0755,size=64k")
+    for name in DEVICES:
+        bind(f"{HOST}/dev/{name}", f"{target}/{name}", writable=True, device=True)
+    Path(f"{target}/fd").symlink_to("/proc/self/fd")
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        Path(f"{target}/{name}").symlink_to(f"/proc/self/fd/{number}")
+    mount("read-only /dev", "none", target, None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NOEXEC)
+
+
+def make_proc(wanted: bool) -> None:
+    """/proc with the sandbox's own processes only, or empty.
+
+    subset=pid leaves out /proc/sys and its like, which global root could write without any capability;
+    hidepid=ptraceable hides process 1, whose command line names paths of the host.
+    """
+    target = f"{ROOT}/proc"
+    Path(target).mkdir(exist_ok=True)
+    flags = MS_NOSUID | MS_NODEV | MS_NOEXEC
+    if wanted:
+        try:
+            mount("proc", "proc", target, "proc", flags, "subset=pid,hidepid=ptraceable")
+        except SetupError:
+            pass  # a host that masks its own /proc refuses new ones: an empty one is documented
+        else:
+            return
+    mount("empty /proc", "tmpfs", target, "tmpfs", flags | MS_RDONLY, "mode=0555,size=4k")
+
+
+def enter_root() -> None:
+    """Make ROOT the root directory and let go of the host's tree."""
+    check("leave the host's tree", libc.umount2(os.fsencode(HOST), MNT_DETACH))
+    os.chdir(ROOT)
+    pivot(".", ".")
+    check("leave the base", libc.umount2(b".", MNT_DETACH))
+    os.chdir("/")
+
+
+def seccomp_filter() -> bytes:
+    """A BPF program that refuses AF_VSOCK sockets and io_uring (which makes sockets unseen by seccomp).
+
+    A network namespace does not cover AF_VSOCK: without this a command could talk to the hypervisor.
+    """
+    machine = os.uname().machine
+    load, jump_eq, jump_ge, ret = 0x20, 0x15, 0x35, 0x06
+    deny, missing, allow, kill = 0x00050000 | EPERM, 0x00050000 | ENOSYS, 0x7FFF0000, 0x80000000
+    program = [
+        (load, 0, 0, 4),  # seccomp_data.arch
+        (jump_eq, 1, 0, AUDIT_ARCH[machine]),
+        (ret, 0, 0, kill),
+        (load, 0, 0, 0),  # seccomp_data.nr
+        (jump_ge, 0, 1, X32_BIT),
+        (ret, 0, 0, missing),
+        (jump_eq, 0, 1, SYS_IO_URING_SETUP),
+        (ret, 0, 0, missing),
+        (jump_eq, 0, 3, SYS_SECCOMP_SOCKET[machine]),
+        (load, 0, 0, 16),  # low half of the first argument: the address family
+        (jump_eq, 0, 1, AF_VSOCK),
+        (ret, 0, 0, deny),
+        (ret, 0, 0, allow),
+    ]
+    return b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
+
+
+def drop_privileges() -> None:
+    """No capability in any set, none to be had by executing a file, and the seccomp filter."""
+    check("securebits", libc.prctl(PR_SET_SECUREBITS, SECUREBITS, 0, 0, 0))
+    for capability in range(CAP_LIMIT):
+        if libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) == -1:
+            if ctypes.get_errno() != EINVAL:
+                raise SetupError("capability bounding set", ctypes.get_errno())
+            break
+    check("ambient capabilities", libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0))
+    header = struct.pack("=Ii", LINUX_CAPABILITY_VERSION_3, 0)
+    check("capset", libc.capset(header, bytes(24)))
+    check("no_new_privs", libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+    program = seccomp_filter()
+    buffer = ctypes.create_string_buffer(program, len(program))
+    header = struct.pack("@HP", len(program) // 8, ctypes.addressof(buffer))
+    check("seccomp", libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, header, 0, 0))
+
+
+def exit_like(status: int) -> NoReturn:
+    """End with the exit code of a wait status, 128 + n for a signal as shells do."""
+    code = os.waitstatus_to_exitcode(status)
+    os._exit(code if code >= 0 else 128 - code)
+
+
+def reap(child: int) -> NoReturn:
+    """Process 1: wait for everything that is orphaned here, end when the command ends."""
+    while True:
+        pid, status = os.waitpid(-1, 0)
+        if pid == child:
+            exit_like(status)
+
+
+def inside(spec: dict[str, Any], go: int, status: int) -> NoReturn:
+    """Process 1 of the new namespaces, until the command runs under it."""
+    check("parent death signal", libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0))
+    if os.read(go, 1) != b"g":  # the parent is gone already, so no signal will come
+        os._exit(1)
+    # Nested user namespaces would bring capabilities back; a read-only /proc/sys leaves them possible.
+    with contextlib.suppress(OSError):
+        Path("/proc/sys/user/max_user_namespaces").write_text("0")
+    compose_root(spec)
+    enter_root()
+    check("host name", libc.sethostname(b"coattest", 8))
+    check("domain name", libc.setdomainname(b"localdomain", 11))
+    os.setsid()
+    os.umask(0o022)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    drop_privileges()
+    check("dumpable", libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0))
+    child = os.fork()
+    if child:
+        os.close(status)
+        for descriptor in (0, 1, 2, *spec["pass_fds"]):
+            os.close(descriptor)  # so that a reader sees the end when the command closes its own
+        reap(child)
+    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, commands expect them
+        signal.signal(ignored, signal.SIG_DFL)
+    try:
+        os.chdir(spec["cwd"])
+        os.write(status, STARTED)
+        os.execve(spec["argv"][0], spec["argv"], spec["env"])  # noqa: S606 - never a shell
+    except OSError as error:
+        raise SetupError(f"run {spec['argv'][0]}", error.errno) from error
+
+
+def supervise(child: int, parent: int) -> NoReturn:
+    """Outside the new PID namespace: end with the command, and end it when our own parent ends."""
+    ours = os.pidfd_open(child)
+    poll = select.poll()
+    poll.register(ours, select.POLLIN)
+    poll.register(parent, select.POLLIN)
+    for descriptor, _ in poll.poll():
+        if descriptor == ours:
+            exit_like(os.waitpid(child, 0)[1])
+    os.kill(child, signal.SIGKILL)  # the kernel then ends every process of the namespace
+    exit_like(os.waitpid(child, 0)[1])
+
+
+def enter(spec: dict[str, Any], status: int) -> NoReturn:
+    """Make the namespaces, fork process 1 into them and supervise it."""
+    parent = os.pidfd_open(spec["parent"])
+    if os.getppid() != spec["parent"]:
+        os._exit(1)
+    uid, gid = os.geteuid(), os.getegid()
+    flags = CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS
+    check("unshare", libc.unshare(flags | (0 if spec["network"] else CLONE_NEWNET)))
+    map_ids(uid, gid, spec["uid"])
+    ready, go = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(go)
+        inside(spec, ready, status)
+    os.close(ready)
+    os.close(status)
+    os.write(go, b"g")
+    for descriptor in (0, 1, 2, *spec["pass_fds"]):
+        os.close(descriptor)
+    supervise(child, parent)
+
+
+def main() -> None:
+    """Read the specification from one descriptor, report a failed set-up on the other."""
+    source, status = int(sys.argv[1]), int(sys.argv[2])
+    os.set_inheritable(status, False)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        with os.fdopen(source) as file:
+            spec = json.load(file)
+        enter(spec, status)
+    except SetupError as error:
+        report: dict[str, Any] = {"step": error.args[0], "errno": error.args[1]}
+    except OSError as error:
+        report = {"step": str(error.filename or error.strerror), "errno": error.errno}
+    except BaseException as error:  # nothing may fall through into code of the host
+        report = {"step": repr(error), "errno": 0}
+    os.write(status, json.dumps(report).encode())
+    os._exit(125)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+"""A console to which everything is text: names come from other people's files.
+
+Nothing that is printed is read as rich's markup or emoji codes unless a caller asks for markup, and what a
+terminal would obey, or what turns the direction of writing, is shown as an escape (``\\x1b``).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from coattest.text import printable
+
+_LINES = re.compile(r"([\n\t])")
+
+
+class PlainConsole(Console):
+    """rich's Console for results and prose; styles, tables and progress are as usual."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, soft_wrap=True, highlight=False, markup=False, emoji=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """The text of a string, for every string that rich is given, cells of tables included."""
+        parts = (part if part in ("\n", "\t") else printable(part) for part in _LINES.split(text))
+        return super().render_str("".join(parts), **options)

@@ -1,0 +1,77 @@
+"""How a long operation tells what it is doing, without knowing about a terminal."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from coattest.shell import byte_progress, err, step_progress
+
+
+class Reporter(Protocol):
+    """What the builder reports to."""
+
+    def note(self, text: str) -> None:
+        """Say one thing."""
+
+    def step(self, text: str) -> AbstractContextManager[None]:
+        """A step of unknown length runs while the context is open."""
+        ...
+
+    def transfer(self, text: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+        """``total`` bytes are transferred while the context is open; call the value with each increment."""
+        ...
+
+
+class Quiet:
+    """Says nothing."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+    def step(self, text: str) -> AbstractContextManager[None]:  # noqa: ARG002, PLR6301, RUF100
+        """Nothing."""
+        return contextlib.nullcontext()
+
+    def transfer(  # noqa: PLR6301, RUF100
+        self,
+        text: str,  # noqa: ARG002, RUF100
+        total: int,  # noqa: ARG002, RUF100
+    ) -> AbstractContextManager[Callable[[int], None]]:
+        """Nothing."""
+        return contextlib.nullcontext(lambda _: None)
+
+
+class Terminal:
+    """Writes to stderr: bars and spinners on a terminal, one line per step elsewhere."""
+
+    def __init__(self) -> None:
+        self._console = err()
+
+    def note(self, text: str) -> None:
+        """One line."""
+        self._console.print(text, markup=False)
+
+    @contextlib.contextmanager
+    def step(self, text: str) -> Iterator[None]:
+        """A spinner with the time elapsed, or the text alone."""
+        if not self._console.is_terminal:
+            self.note(text)
+            yield
+            return
+        with step_progress() as progress:
+            progress.add_task(text)
+            yield
+
+    @contextlib.contextmanager
+    def transfer(self, text: str, total: int) -> Iterator[Callable[[int], None]]:
+        """A bar of bytes, or the text and the size alone."""
+        if not self._console.is_terminal:
+            self.note(f"{text} ({total / 1e6:.0f} MB)")
+            yield lambda _: None
+            return
+        with byte_progress() as progress:
+            task = progress.add_task(text, total=total)
+            yield lambda count: progress.advance(task, count)

@@ -1,0 +1,1 @@
+"""The messages of buyers, parent and enclave: canonical CBOR, COSE, manifest, seal, bid, result, frames."""

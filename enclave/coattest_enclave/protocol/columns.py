@@ -1,0 +1,53 @@
+"""One number per lot, as a column: 8 bytes big-endian each on the wire, an ``array`` in memory.
+
+Bids, reserves, winners and prices are columns. A million lots are 8 MB in one object, and a column can be
+overwritten when it has been used.
+"""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from collections.abc import Iterable
+
+from coattest_enclave.protocol.errors import MessageError
+from coattest_enclave.protocol.fields import uint
+
+WIDTH = 8
+"""Bytes of one number."""
+
+
+def column(numbers: Iterable[int], what: str) -> array[int]:
+    """A column of these numbers, each 0 to AMOUNT_MAX; raises MessageError."""
+    return array("Q", [uint(number, what) for number in numbers])
+
+
+def pack(numbers: array[int]) -> bytes:
+    """A column's bytes."""
+    return _big_endian(array("Q", numbers)).tobytes()
+
+
+def unpack(data: bytes | bytearray | memoryview, count: int, most: int, what: str) -> array[int]:
+    """The ``count`` numbers in ``data``, none over ``most``; raises MessageError, which repeats none."""
+    if not count or len(data) != WIDTH * count:
+        raise MessageError(f"{what}: not {WIDTH} bytes per lot")
+    numbers = array("Q")
+    numbers.frombytes(data)
+    if max(_big_endian(numbers)) > most:
+        wipe(numbers)
+        raise MessageError(f"{what}: a number is out of range")
+    return numbers
+
+
+def wipe(buffer: bytearray | array[int]) -> None:
+    """Overwrite ``buffer`` with zeros, where it is: docs/protocol.md says what this cannot reach."""
+    with memoryview(buffer) as view, view.cast("B") as octets:
+        octets[:] = bytes(len(octets))
+
+
+def _big_endian(numbers: array[int]) -> array[int]:
+    if numbers.itemsize != WIDTH:
+        raise MessageError("this platform has no 8-byte array type")
+    if sys.byteorder == "little":
+        numbers.byteswap()
+    return numbers

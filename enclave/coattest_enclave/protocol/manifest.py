@@ -1,0 +1,212 @@
+"""The manifest: what an auction is, and by its digest, which auction it is."""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, overload
+
+from coattest_enclave.protocol import canonical, columns, cose
+from coattest_enclave.protocol.canonical import MessageError
+from coattest_enclave.protocol.fields import (
+    AMOUNT_MAX,
+    BUYERS_MAX,
+    CURRENCY,
+    IDS_MAX,
+    LOT_ID,
+    LOTS_MAX,
+    NAME,
+    RULE,
+    array_of,
+    byte_string,
+    exact_map,
+    sha384,
+    text,
+    uint,
+    unique,
+)
+
+PURPOSE = "coattest/manifest/v1"
+
+CERTIFICATE_MAX = 16 * 1024
+"""Bytes of an operator's certificate for a buyer's key."""
+
+_S3 = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/[!-~]{1,1024}")
+# Single-Region keys by full ARN: an alias can be pointed at another key at any time.
+_ARN = re.compile(
+    r"arn:(aws|aws-cn|aws-us-gov):kms:([a-z]{2}(?:-[a-z]+)+-[0-9]{1,2}):([0-9]{12}):key/"
+    r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+)
+
+
+class Lot(NamedTuple):
+    """A lot's id and its reserve price in minor units (0: none)."""
+
+    id: str
+    reserve: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lots(Sequence[Lot]):
+    """A manifest's lots in order: a sequence of Lot that keeps all ids in one text, and the reserves in a
+    column. ``ids`` has one id per line, the last line without its end.
+    """
+
+    ids: str
+    reserves: array[int]
+
+    def __post_init__(self) -> None:
+        if len(self.reserves) != check_ids(self.ids):
+            raise MessageError("not one reserve per lot")
+
+    @classmethod
+    def of(cls, lots: Iterable[tuple[str, int]]) -> Lots:
+        """The lots of these pairs of id and reserve; raises MessageError."""
+        pairs = list(lots)
+        if not all(isinstance(identifier, str) for identifier, _ in pairs):
+            raise MessageError("lot id: not a text")
+        reserves = columns.column((reserve for _, reserve in pairs), "reserve")
+        return cls("\n".join(identifier for identifier, _ in pairs), reserves)
+
+    @classmethod
+    def decode(cls, ids: Any, reserves: Any) -> Lots:
+        """The lots of a manifest's two fields; raises MessageError."""
+        if not isinstance(ids, str):
+            raise MessageError("lots: not a text")
+        data = byte_string(reserves, 0, columns.WIDTH * LOTS_MAX, "reserves")
+        return cls(ids, columns.unpack(data, ids.count("\n") + 1, AMOUNT_MAX, "reserves"))
+
+    def __len__(self) -> int:
+        return len(self.reserves)
+
+    def __iter__(self) -> Iterator[Lot]:
+        return map(Lot, self.ids.split("\n"), self.reserves)
+
+    @overload
+    def __getitem__(self, index: int) -> Lot: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Lot, ...]: ...
+    def __getitem__(self, index: int | slice) -> Lot | tuple[Lot, ...]:
+        ids = self.ids.split("\n")
+        if isinstance(index, slice):
+            return tuple(map(Lot, ids[index], self.reserves[index]))
+        return Lot(ids[index], self.reserves[index])
+
+
+def check_ids(ids: str) -> int:
+    """How many lot ids ``ids`` has, one per line, each of its form and there once; raises MessageError."""
+    if len(ids) > IDS_MAX:
+        raise MessageError("lots: too long")
+    lines = ids.split("\n")
+    if len(lines) > LOTS_MAX:
+        raise MessageError("number of lots out of range")
+    if not all(map(LOT_ID.fullmatch, lines)):
+        raise MessageError(f"lot id: not of the form {LOT_ID.pattern}")
+    unique(lines, "lot id")
+    return len(lines)
+
+
+class KeyArn(NamedTuple):
+    """The parts of a KMS key ARN that decide where a request goes."""
+
+    partition: str
+    region: str
+    account: str
+
+
+@dataclass(frozen=True, slots=True)
+class Buyer:
+    """One buyer: seal key (SPKI DER), operator's certificate (opaque here), KMS key ARN, bids URI."""
+
+    name: str
+    key: bytes
+    certificate: bytes
+    kms: str
+    bids: str
+
+    def __post_init__(self) -> None:
+        text(self.name, NAME, "buyer name")
+        cose.load_public_key(byte_string(self.key, 1, 256, "buyer key"))
+        byte_string(self.certificate, 1, CERTIFICATE_MAX, "buyer certificate")
+        parse_key_arn(self.kms)
+        text(self.bids, _S3, "bids URI")
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What an auction is; ``digest`` (SHA-384, 48 bytes) is its identity; times are Unix seconds."""
+
+    auction: str
+    currency: str
+    rule: str
+    lots: Lots
+    buyers: tuple[Buyer, ...]
+    closes: int
+    publish_by: int
+    _encoded: bytes = field(init=False, repr=False, compare=False)
+    digest: bytes = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        text(self.auction, NAME, "auction id")
+        text(self.currency, CURRENCY, "currency")
+        text(self.rule, RULE, "rule")
+        if not 1 <= len(self.buyers) <= BUYERS_MAX:
+            raise MessageError("number of buyers out of range")
+        names = [buyer.name for buyer in self.buyers]
+        unique(names, "buyer name")
+        if names != sorted(names):
+            raise MessageError("buyers are not in order of their names")
+        unique([buyer.key for buyer in self.buyers], "buyer key")
+        unique([buyer.kms for buyer in self.buyers], "KMS key")
+        if uint(self.closes, "closing time") > uint(self.publish_by, "publication deadline"):
+            raise MessageError("publication deadline is before the closing time")
+        encoded = canonical.encode(
+            {
+                "purpose": PURPOSE,
+                "auction": self.auction,
+                "currency": self.currency,
+                "rule": self.rule,
+                "lots": self.lots.ids,
+                "reserves": columns.pack(self.lots.reserves),
+                "buyers": [
+                    {"name": b.name, "key": b.key, "certificate": b.certificate, "kms": b.kms, "bids": b.bids}
+                    for b in self.buyers
+                ],
+                "closes": self.closes,
+                "publish_by": self.publish_by,
+            }
+        )
+        object.__setattr__(self, "_encoded", encoded)
+        object.__setattr__(self, "digest", sha384(encoded))
+
+    def encode(self) -> bytes:
+        """The manifest's bytes."""
+        return self._encoded
+
+    @classmethod
+    def decode(cls, data: bytes) -> Manifest:
+        """The manifest in ``data``; raises MessageError."""
+        names = ("auction", "currency", "rule", "lots", "reserves", "buyers", "closes", "publish_by")
+        fields = exact_map(canonical.decode(data), PURPOSE, names)
+        buyers = []
+        for entry in array_of(fields["buyers"], "buyers"):
+            buyers.append(Buyer(**exact_map(entry, None, ("name", "key", "certificate", "kms", "bids"))))
+        lots = Lots.decode(fields["lots"], fields.pop("reserves"))
+        return cls(**{**fields, "lots": lots, "buyers": tuple(buyers)})
+
+    def buyer(self, name: str) -> Buyer:
+        """The buyer of that name; raises MessageError."""
+        for buyer in self.buyers:
+            if buyer.name == name:
+                return buyer
+        raise MessageError("no such buyer in the manifest")
+
+
+def parse_key_arn(arn: Any) -> KeyArn:
+    """Partition, region and account of a full KMS key ARN; raises MessageError for aliases and all else."""
+    match = _ARN.fullmatch(arn) if isinstance(arn, str) else None
+    if match is None:
+        raise MessageError("not the full ARN of a single-Region KMS key")
+    return KeyArn(*match.groups())

@@ -1,0 +1,180 @@
+"""The auction's messages: manifest, bid, seal, result, receipt, result file (docs/protocol.md).
+
+Every type checks its rules on construction, so a value that exists is well-formed; ``decode`` is strict and
+raises MessageError only.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from coattest_enclave.protocol import alive, canonical, columns, cose, manifest, outcome
+from coattest_enclave.protocol.alive import NONCE_MAX, NONCE_MIN
+from coattest_enclave.protocol.alive import user_data as alive_user_data
+from coattest_enclave.protocol.canonical import MessageError
+from coattest_enclave.protocol.fields import (
+    AMOUNT_MAX,
+    BUYERS_MAX,
+    DIGEST,
+    DISCLOSURE,
+    FIRST_PRICE,
+    LOTS_MAX,
+    NAME,
+    SECOND_PRICE,
+    array_of,
+    byte_string,
+    exact_map,
+    sha384,
+    text,
+)
+from coattest_enclave.protocol.manifest import Buyer, KeyArn, Lot, Lots, Manifest, parse_key_arn
+from coattest_enclave.protocol.outcome import Outcome, Outcomes, Result, ResultFile, Tie, Unsold, Won
+
+__all__ = [
+    "ALIVE",
+    "AMOUNT_MAX",
+    "AMOUNT_SIZE",
+    "BID",
+    "BUYERS_MAX",
+    "DECISION_DIGEST",
+    "DIGEST",
+    "DISCLOSURE",
+    "FIRST_PRICE",
+    "LOTS_MAX",
+    "MANIFEST",
+    "NONCE_MAX",
+    "NONCE_MIN",
+    "RESULT",
+    "RESULT_FILE",
+    "SEAL",
+    "SECOND_PRICE",
+    "Buyer",
+    "KeyArn",
+    "Lot",
+    "Lots",
+    "Manifest",
+    "MessageError",
+    "Outcome",
+    "Outcomes",
+    "Result",
+    "ResultFile",
+    "Seal",
+    "Tie",
+    "Unsold",
+    "Won",
+    "alive_user_data",
+    "bid_aad",
+    "bid_digest",
+    "check_seals",
+    "encryption_context",
+    "pack_bids",
+    "parse_key_arn",
+    "receipt_user_data",
+    "sha384",
+    "unpack_bids",
+]
+
+MANIFEST, BID, SEAL = manifest.PURPOSE, "coattest/bid/v1", "coattest/seal/v1"
+RESULT, RESULT_FILE, ALIVE = outcome.PURPOSE, outcome.FILE_PURPOSE, alive.PURPOSE
+
+AMOUNT_SIZE = columns.WIDTH
+"""Bytes of one record of a bid: an amount in minor units, big-endian."""
+
+DECISION_DIGEST = 32
+"""Bytes of a decision's SHA-256."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """What every buyer signs: manifest digest (48 bytes), decision digest (32), each bid file digest."""
+
+    manifest: bytes
+    decision: bytes
+    bids: tuple[tuple[str, bytes], ...]
+
+    def __post_init__(self) -> None:
+        byte_string(self.manifest, DIGEST, DIGEST, "manifest digest")
+        byte_string(self.decision, DECISION_DIGEST, DECISION_DIGEST, "decision digest")
+        if not 1 <= len(self.bids) <= BUYERS_MAX:
+            raise MessageError("number of bids out of range")
+        for name, digest in self.bids:
+            text(name, NAME, "buyer name")
+            byte_string(digest, DIGEST, DIGEST, "bid digest")
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-384 of the payload, 48 bytes."""
+        return sha384(self.encode())
+
+    def encode(self) -> bytes:
+        """The payload that is signed."""
+        bids = [[name, digest] for name, digest in self.bids]
+        return canonical.encode(
+            {"purpose": SEAL, "manifest": self.manifest, "decision": self.decision, "bids": bids}
+        )
+
+    @classmethod
+    def decode(cls, data: bytes) -> Seal:
+        """The seal in ``data``; raises MessageError."""
+        fields = exact_map(canonical.decode(data, cose.SIGN1_MAX), SEAL, ("manifest", "decision", "bids"))
+        bids = [array_of(entry, "bid", 2) for entry in array_of(fields["bids"], "bids")]
+        return cls(fields["manifest"], fields["decision"], tuple((name, digest) for name, digest in bids))
+
+
+def check_seals(manifest: Manifest, seals: Sequence[bytes]) -> Seal:
+    """The seal that every buyer of ``manifest`` signed, each with its key from there; raises MessageError.
+
+    ``seals`` are COSE_Sign1 messages in any order, one per buyer. All carry the same payload, byte for
+    byte, it names this manifest, and it lists exactly the manifest's buyers in the manifest's order.
+    """
+    if len(seals) != len(manifest.buyers):
+        raise MessageError("not one seal per buyer")
+    by_kid = {cose.parse_sign1(data).kid: data for data in seals}
+    payloads = set()
+    for buyer in manifest.buyers:
+        kid = buyer.name.encode()
+        if kid not in by_kid:
+            raise MessageError(f"no seal of {buyer.name}")
+        payloads.add(cose.verify1(by_kid[kid], buyer.key, kid=kid))
+    if len(payloads) != 1:
+        raise MessageError("the buyers sealed different things")
+    seal = Seal.decode(payloads.pop())
+    if seal.manifest != manifest.digest:
+        raise MessageError("sealed for another manifest")
+    if [name for name, _ in seal.bids] != [buyer.name for buyer in manifest.buyers]:
+        raise MessageError("sealed bids are not the manifest's buyers in order")
+    return seal
+
+
+def pack_bids(amounts: Sequence[int]) -> bytes:
+    """The plaintext of a bid, amounts in the manifest order, 0 for no bid; raises MessageError."""
+    if not 1 <= len(amounts) <= LOTS_MAX:
+        raise MessageError("number of amounts out of range")
+    return columns.pack(columns.column(amounts, "amount"))
+
+
+def unpack_bids(plaintext: bytes | bytearray, lots: int) -> array[int]:
+    """The amounts of a bid over ``lots`` lots; raises MessageError, which never says what was in it."""
+    return columns.unpack(plaintext, lots, AMOUNT_MAX, "bid")
+
+
+def bid_aad(manifest: bytes, buyer: str, key_arn: str) -> bytes:
+    """External AAD of a bid file: it decrypts for this manifest digest, buyer and KMS key only."""
+    return canonical.encode([BID, manifest, buyer, key_arn])
+
+
+def encryption_context(manifest: bytes, buyer: str) -> dict[str, str]:
+    """KMS encryption context of a buyer's data key; ``manifest`` is the digest (48 bytes)."""
+    return {"coattest:auction": manifest.hex(), "coattest:buyer": buyer}
+
+
+def bid_digest(bid_file: bytes | bytearray) -> bytes:
+    """What the seal says of a bid file: its SHA-384, 48 bytes."""
+    return sha384(bid_file)
+
+
+def receipt_user_data(result: bytes) -> bytes:
+    """user_data of the receipt for these result bytes; its nonce is the seal digest, its public_key null."""
+    return canonical.encode([RESULT, sha384(result)])

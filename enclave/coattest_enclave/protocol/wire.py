@@ -1,0 +1,129 @@
+"""Frames between parent and enclave: u32 big-endian length, then canonical CBOR [version, request, type,
+body].
+
+Lengths are checked before anything is read, and time-outs are the caller's (set on the socket).
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from coattest_enclave.protocol import canonical
+from coattest_enclave.protocol.canonical import MessageError, TooLarge
+
+__all__ = [
+    "CHUNK_MAX",
+    "FRAME_MAX",
+    "VERSION",
+    "Frame",
+    "MessageError",
+    "TooLarge",
+    "chunks",
+    "decode_frame",
+    "encode_frame",
+    "read_exactly",
+    "read_frame",
+    "write_frame",
+]
+
+VERSION = 1
+"""Version of the frame format; a frame of another one is refused."""
+
+CHUNK_MAX = 512 * 1024
+"""Bytes of a file that one data frame carries at most."""
+
+FRAME_MAX = 1024 * 1024 + 64 * 1024
+"""Bytes of a frame without its length: 1 MiB of content and what surrounds it."""
+
+WRITE_MAX = 16 * 1024
+"""Bytes of one write to a socket: half of what Linux still sends over vsock in one descriptor."""
+
+REQUEST_MAX = 2**32 - 1
+"""Largest request number."""
+
+TYPES = frozenset({"alive", "open", "data", "document", "progress", "result", "error"})
+"""Every frame type of version 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One frame: the request it belongs to, its type, and its body, a map with text keys."""
+
+    request: int
+    type: str
+    body: dict[str, Any]
+
+
+def encode_frame(frame: Frame) -> bytes:
+    """The frame with its length in front; raises TooLarge."""
+    data = canonical.encode([VERSION, frame.request, frame.type, frame.body])
+    if len(data) > FRAME_MAX:
+        raise TooLarge(f"frame over {FRAME_MAX} bytes")
+    return struct.pack(">I", len(data)) + data
+
+
+def decode_frame(data: bytes) -> Frame:
+    """The frame in ``data``, which is without the length; raises MessageError."""
+    match canonical.decode(data, FRAME_MAX):
+        case [int(version), int(request), str(kind), dict(body)] if (
+            type(version) is int and type(request) is int
+        ):
+            pass
+        case _:
+            raise MessageError("not [version, request, type, body]")
+    if version != VERSION:
+        raise MessageError(f"frame version is not {VERSION}")
+    if not 0 <= request <= REQUEST_MAX:
+        raise MessageError("request number out of range")
+    if kind not in TYPES:
+        raise MessageError("unknown frame type")
+    if not all(isinstance(key, str) for key in body):
+        raise MessageError("body has a key that is not text")
+    return Frame(request, kind, body)
+
+
+def chunks(request: int, part: str, content: bytes) -> Iterator[Frame]:
+    """The data frames that carry ``content``; an empty file is one frame with an empty chunk."""
+    for start in range(0, len(content) or 1, CHUNK_MAX):
+        last = start + CHUNK_MAX >= len(content)
+        yield Frame(
+            request, "data", {"part": part, "chunk": content[start : start + CHUNK_MAX], "last": last}
+        )
+
+
+def read_exactly(stream: socket.socket, size: int) -> bytes:
+    """Read ``size`` bytes; raises MessageError when the stream ends first, TimeoutError from the socket."""
+    buffer = bytearray(size)
+    view, got = memoryview(buffer), 0
+    while got < size:
+        count = stream.recv_into(view[got:])
+        if not count:
+            raise MessageError("the stream ended inside a message")
+        got += count
+    return bytes(buffer)
+
+
+def read_frame(stream: socket.socket) -> Frame | None:
+    """The next frame, or None when the stream ended between frames; raises MessageError, OSError."""
+    first = stream.recv(1)
+    if not first:
+        return None
+    (size,) = struct.unpack(">I", first + read_exactly(stream, 3))
+    if size > FRAME_MAX:
+        raise TooLarge(f"frame over {FRAME_MAX} bytes")
+    return decode_frame(read_exactly(stream, size))
+
+
+def write_frame(stream: socket.socket, frame: Frame) -> None:
+    """Send one frame; raises TooLarge, OSError, TimeoutError.
+
+    A guest's kernel sends a longer write over vsock as one packet in several descriptors, and some far ends
+    drop such packets without a word (docs/kernel.md).
+    """
+    data = memoryview(encode_frame(frame))
+    for start in range(0, len(data), WRITE_MAX):
+        stream.sendall(data[start : start + WRITE_MAX])

@@ -1,0 +1,6 @@
+"""KMS, S3, STS and IAM on this machine: moto's state, behind the checks that moto does not make.
+
+Every request is authenticated (SigV4) and authorised (``coattest_verify.keypolicy.iam``) before it reaches a
+back end; KMS's cryptographic operations are answered here and not by moto. docs/emulation.md lists each
+behaviour and its source.
+"""

@@ -1,0 +1,128 @@
+"""``python -m coattest_local.aws --directory DIR``: the endpoint as a process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import click
+
+from coattest.errors import UsageError
+from coattest.files import write_atomic
+from coattest.shell import err, run, utc_now
+from coattest_local.aws import accounts, server
+from coattest_local.aws.gate import Gate
+from coattest_local.aws.kms.service import Settings
+from coattest_local.aws.trail import Trail
+from coattest_local.host.ca import tls_ca_pem
+from coattest_verify.attestation.profiles import LOCAL_SIMULATOR
+
+DEFAULT_ACCOUNTS = (
+    "service=111122223333",
+    "buyer-1=222233334444",
+    "buyer-2=333344445555",
+)
+DEFAULT_REGION = "eu-central-1"
+
+
+@click.command()
+@click.option("--directory", type=click.Path(file_okay=False, path_type=Path), required=True)
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="0: any free port")
+@click.option("--region", default=DEFAULT_REGION, show_default=True)
+@click.option("--account", "account_list", multiple=True, metavar="NAME=ID", help="repeatable")
+@click.option(
+    "--unsafe-allow-unsigned-documents",
+    is_flag=True,
+    help="accept attestation documents that nobody signed (QEMU's); anyone can make one",
+)
+@click.option("--exit-with-parent", is_flag=True, help="end when stdin is closed")
+def main(
+    *,
+    directory: Path,
+    port: int,
+    region: str,
+    account_list: tuple[str, ...],
+    unsafe_allow_unsigned_documents: bool,
+    exit_with_parent: bool,
+) -> None:
+    """Serve KMS, S3, STS and IAM on loopback until it is told to stop."""
+    # moto must neither look at this machine's credentials nor answer for an account on its own.
+    os.environ.pop("MOTO_ACCOUNT_ID", None)
+    directory.mkdir(parents=True, exist_ok=True)
+    directory.chmod(0o700)
+    warn(unsafe_allow_unsigned_documents)
+    trail = Trail(directory / "cloudtrail.jsonl", utc_now)
+    settings = Settings(LOCAL_SIMULATOR, allow_unsigned=unsafe_allow_unsigned_documents)
+    known = [_account(item) for item in account_list or DEFAULT_ACCOUNTS]
+    if len({name for name, _ in known}) != len(known) or len({number for _, number in known}) != len(known):
+        raise UsageError("an account is named twice", where="--account")
+    opened = {name: accounts.bootstrap(name, number) for name, number in known}
+    gate = Gate(settings, trail, utc_now, directory=directory)
+    regions = tuple(dict.fromkeys((region, *server.REGIONS)))
+    context = server.tls_context(directory, server.certificate_names(regions))
+    listening = server.Server(gate, context, port)
+    listening.serve_in_background()
+    _announce(directory, listening.port, region, opened)
+    _wait(exit_with_parent)
+    listening.shutdown()
+
+
+def warn(unsigned: bool) -> None:
+    """Say what this is, so that nobody takes it for the real thing."""
+    console = err()
+    console.print(
+        "SIMULATOR: this is not AWS. Keys live in memory, the TLS authority's private key is published, and "
+        "attestation documents are those of the simulator. It protects nothing.",
+        style="bold yellow",
+    )
+    if unsigned:
+        console.print(
+            "DANGER: unsigned attestation documents are accepted. Anyone can claim any measurement.",
+            style="bold red",
+        )
+
+
+def _account(item: str) -> tuple[str, str]:
+    name, _, number = item.partition("=")
+    if not name or len(number) != 12 or not number.isdigit():
+        raise UsageError(f"{item!r} is not NAME=ID with 12 digits", where="--account")
+    return name, number
+
+
+def _announce(directory: Path, port: int, region: str, opened: dict[str, dict[str, str]]) -> None:
+    bundle = directory / "ca.pem"
+    write_atomic(bundle, tls_ca_pem())
+    ready: dict[str, Any] = {
+        "endpoint": f"https://localhost:{port}",
+        "ca_bundle": str(bundle),
+        "pid": os.getpid(),
+        "region": region,
+        "accounts": {
+            name: {key: value for key, value in account.items() if key != "name"}
+            for name, account in opened.items()
+        },
+    }
+    write_atomic(directory / "ready.json", json.dumps(ready, indent=2).encode() + b"\n", mode=0o600)
+
+
+def _wait(exit_with_parent: bool) -> None:
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    if exit_with_parent:
+
+        def watch() -> None:
+            sys.stdin.buffer.read()
+            stop.set()
+
+        threading.Thread(target=watch, daemon=True).start()
+    stop.wait()
+
+
+if __name__ == "__main__":
+    run(main, "coattest_local.aws")

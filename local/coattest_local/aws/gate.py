@@ -1,0 +1,246 @@
+"""The gate in front of everything: a WSGI application that authenticates a request and hands it to its
+service.
+
+Nothing is anonymous and nothing is authorised by default. The service is the one named in the signed
+credential scope, so a request cannot be signed for one service and be answered by another.
+"""
+
+from __future__ import annotations
+
+import hmac
+import io
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from http.client import responses
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, unquote_to_bytes
+
+from moto.moto_server.werkzeug_app import create_backend_app
+
+from coattest.files import write_atomic
+from coattest_local.aws import sigv4
+from coattest_local.aws.accounts import Caller, caller_of, find_credential
+from coattest_local.aws.http import MAX_BODY, HttpRequest, HttpResponse, ServiceError, error_answer
+from coattest_local.aws.identity import IdentityService
+from coattest_local.aws.kms.service import KmsService, Settings
+from coattest_local.aws.management import ManagementService, extend_moto
+from coattest_local.aws.s3 import S3Service
+from coattest_local.aws.ssm import SsmService
+from coattest_local.aws.trail import Trail
+
+MANAGEMENT = ("cloudformation", "ec2")
+SERVICES = ("iam", "kms", "s3", "sts", *MANAGEMENT)
+
+StartResponse = Callable[[str, list[tuple[str, str]]], Any]
+Environ = dict[str, Any]
+
+_UNKNOWN_KEY = {
+    "kms": ("UnrecognizedClientException", "The security token included in the request is invalid.", 400),
+    "s3": ("InvalidAccessKeyId", "The AWS Access Key Id you provided does not exist in our records.", 403),
+}
+_BAD_TOKEN = {
+    "kms": ("UnrecognizedClientException", "The security token included in the request is invalid.", 400),
+    "s3": ("InvalidToken", "The provided token is malformed or otherwise invalid.", 400),
+}
+_EXPIRED = {
+    "kms": ("ExpiredTokenException", "The security token included in the request is expired", 400),
+    "s3": ("ExpiredToken", "The provided token has expired.", 400),
+}
+_QUERY_UNKNOWN = ("InvalidClientTokenId", "The security token included in the request is invalid.", 403)
+_QUERY_EXPIRED = ("ExpiredToken", "The security token included in the request is expired", 403)
+
+
+class Gate:
+    """The application. One instance a process: moto's state is global."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        trail: Trail,
+        clock: Callable[[], datetime],
+        directory: Path | None = None,
+    ) -> None:
+        """``directory`` may hold a file ``throttle`` with names of services or of their actions
+        (``cloudformation:CreateChangeSet``): such requests are refused as too many, each as often as a number
+        after the name says (``ec2=2``). It may hold the file of ``stack_faults``, and holds the folders of
+        pretended instances; without one there is no SSM.
+        """
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._apps = {name: create_backend_app(name) for name in SERVICES}
+        extend_moto()
+        identity = IdentityService(forward=self._forward, clock=clock)
+        self._services: dict[str, Callable[[HttpRequest, Caller, str], HttpResponse]] = {
+            "iam": identity.handle_iam,
+            "kms": KmsService(settings, forward=self._forward, trail=trail, clock=clock).handle,
+            "s3": S3Service(forward=self._forward, clock=clock).handle,
+            "sts": identity.handle_sts,
+            **{name: ManagementService(name, self._forward, clock, directory).handle for name in MANAGEMENT},
+        }
+        self._throttle = directory / "throttle" if directory else None
+        if directory:
+            instances = directory / "instances"
+            self._services["ssm"] = SsmService(instances, self._services["s3"], self._lock, clock).handle
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """WSGI entry point."""
+        service = "kms" if "HTTP_X_AMZ_TARGET" in environ else "s3"
+        try:
+            request = read_request(environ)
+            claim = sigv4.read_claim(request)
+            service = claim.service
+            answer = self._answer(request, claim)
+        except sigv4.SignatureRefused as refusal:
+            answer = error_answer(service, sigv4.as_service_error(refusal, service))
+        except ServiceError as error:
+            answer = error_answer(service, error)
+        except Exception:
+            # A fault in here or in moto: told once, in the service's own form, and never as a permission.
+            traceback.print_exc(file=sys.stderr)
+            answer = error_answer(service, ServiceError("InternalFailure", "a fault in the simulator", 500))
+        headers = [*answer.headers.items()]
+        if not any(name.lower() == "content-length" for name, _ in headers):
+            headers.append(("Content-Length", str(len(answer.body))))
+        start_response(f"{answer.status} {_reason(answer.status)}", headers)
+        return [b"" if environ.get("REQUEST_METHOD") == "HEAD" else answer.body]
+
+    def _answer(self, request: HttpRequest, claim: sigv4.Claim) -> HttpResponse:
+        if claim.service not in self._services:
+            raise ServiceError("UnknownService", f"{claim.service} is not emulated", 501)
+        if self._throttled(request, claim.service):
+            code = {"s3": "SlowDown", "ssm": "ThrottlingException", "kms": "ThrottlingException"}
+            raise ServiceError(code.get(claim.service, "Throttling"), "Rate exceeded", 400)
+        # moto's back ends are not made for threads; a request is short, a TLS handshake is not and happens
+        # elsewhere.
+        with self._lock:
+            caller = self._authenticate(request, claim)
+            return self._services[claim.service](request, caller, claim.region)
+
+    def _throttled(self, request: HttpRequest, service: str) -> bool:
+        """Whether the file has the request's service or action; a number after it counts down."""
+        file = self._throttle
+        if file is None or not file.exists():
+            return False
+        action = request.headers.get("x-amz-target", "").rpartition(".")[2] or dict(
+            parse_qsl(request.body.decode("latin-1"))
+        ).get("Action", "")
+        with self._lock:
+            words = file.read_text().split()
+            for index, word in enumerate(words):
+                name, counted, number = word.partition("=")
+                if name in (service, f"{service}:{action}") and number != "0":
+                    words[index] = f"{name}={int(number) - 1}" if counted else name
+                    write_atomic(file, " ".join(words).encode())
+                    return True
+        return False
+
+    def _authenticate(self, request: HttpRequest, claim: sigv4.Claim) -> Caller:
+        now, service = self._clock(), claim.service
+        credential = find_credential(claim.access_key)
+        if credential is None:
+            raise ServiceError(*_UNKNOWN_KEY.get(service, _QUERY_UNKNOWN))
+        sigv4.verify(request, claim, credential.secret, now)
+        if not hmac.compare_digest(credential.token or "", claim.token or ""):
+            raise ServiceError(*_BAD_TOKEN.get(service, _QUERY_UNKNOWN))
+        if credential.expires is not None and now >= credential.expires:
+            raise ServiceError(*_EXPIRED.get(service, _QUERY_EXPIRED))
+        return caller_of(credential)
+
+    def _forward(self, service: str, request: HttpRequest, account: str) -> HttpResponse:
+        """Let moto answer, in an account's name. Only called for what was authorised."""
+        collected: dict[str, Any] = {}
+
+        def start(status: str, headers: list[tuple[str, str]], _info: Any = None) -> Callable[[bytes], None]:
+            collected["status"], collected["headers"] = int(status.split(maxsplit=1)[0]), headers
+            return lambda _data: None
+
+        chunks = self._apps[service](_moto_environ(service, request, account), start)
+        try:
+            body = b"".join(chunks)
+        finally:
+            close = getattr(chunks, "close", None)
+            if close:
+                close()
+        dropped = {"connection", "transfer-encoding", "server", "date"}
+        headers = {name: value for name, value in collected["headers"] if name.lower() not in dropped}
+        return HttpResponse(collected["status"], body, headers)
+
+
+def read_request(environ: Mapping[str, Any]) -> HttpRequest:
+    """The request as it was sent. Raises ServiceError when the body is too long or has no length."""
+    body = _read_body(environ)
+    headers = {
+        name[5:].replace("_", "-").lower(): str(value).encode("latin-1").decode("utf-8", "surrogateescape")
+        for name, value in environ.items()
+        if name.startswith("HTTP_")
+    }
+    # The account header is moto's own back door: it is set in ``_moto_environ`` and taken from nobody.
+    headers.pop("x-moto-account-id", None)
+    for name in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+        if environ.get(name):
+            headers[name.replace("_", "-").lower()] = str(environ[name])
+    path, _, query = str(environ.get("RAW_URI") or environ.get("REQUEST_URI") or "/").partition("?")
+    return HttpRequest(
+        str(environ["REQUEST_METHOD"]), path, query, headers, body, str(environ.get("REMOTE_ADDR", ""))
+    )
+
+
+def _read_body(environ: Mapping[str, Any]) -> bytes:
+    chunked = str(environ.get("HTTP_TRANSFER_ENCODING", "")).strip().lower()
+    if chunked:
+        # werkzeug takes the chunks apart and marks the end of the stream.
+        if chunked != "chunked" or not environ.get("wsgi.input_terminated"):
+            raise ServiceError("NotImplemented", f"Transfer-Encoding {chunked} is not emulated", 501)
+        body: bytes = environ["wsgi.input"].read(MAX_BODY + 1)
+        if len(body) > MAX_BODY:
+            raise ServiceError("EntityTooLarge", f"a body has at most {MAX_BODY} bytes")
+        return body
+    try:
+        size = int(environ.get("CONTENT_LENGTH") or 0)
+    except ValueError as error:
+        raise ServiceError("MissingContentLength", "Content-Length is not a number", 411) from error
+    if not 0 <= size <= MAX_BODY:
+        raise ServiceError("EntityTooLarge", f"a body has at most {MAX_BODY} bytes")
+    body = environ["wsgi.input"].read(size) if size else b""
+    if len(body) != size:
+        raise ServiceError("IncompleteBody", "the body is shorter than Content-Length")
+    return body
+
+
+def _moto_environ(service: str, request: HttpRequest, account: str) -> Environ:
+    environ: Environ = {
+        "REQUEST_METHOD": request.method,
+        "SCRIPT_NAME": "",
+        "PATH_INFO": unquote_to_bytes(request.path).decode("latin-1"),
+        "QUERY_STRING": request.query,
+        "RAW_URI": request.path + (f"?{request.query}" if request.query else ""),
+        "REQUEST_URI": request.path + (f"?{request.query}" if request.query else ""),
+        "SERVER_NAME": "localhost",
+        "SERVER_PORT": "443",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "REMOTE_ADDR": request.source,
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": "https",
+        "wsgi.input": io.BytesIO(request.body),
+        "wsgi.errors": io.StringIO(),
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": False,
+        "wsgi.run_once": False,
+        "CONTENT_LENGTH": str(len(request.body)),
+        "CONTENT_TYPE": request.headers.get("content-type", ""),
+    }
+    for name, value in request.headers.items():
+        if name not in ("content-type", "content-length", "host", "transfer-encoding"):
+            environ[f"HTTP_{name.upper().replace('-', '_')}"] = value
+    # "localhost" keeps moto from reading a bucket's name out of the host; the path has it.
+    environ["HTTP_HOST"] = "localhost" if service == "s3" else f"{service}.amazonaws.com"
+    environ["HTTP_X_MOTO_ACCOUNT_ID"] = account
+    return environ
+
+
+def _reason(status: int) -> str:
+    return responses.get(status, "Unknown")

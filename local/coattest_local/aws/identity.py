@@ -1,0 +1,148 @@
+"""STS and IAM: trust policies evaluated, everything else by the caller's own policies; moto keeps the state.
+
+Sources: STS API Reference, "AssumeRole"; IAM User Guide, "Cross-account policy evaluation logic". In the
+same account the trust policy is enough when it names the caller; where it names the account, the caller's
+own policies decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from urllib.parse import parse_qsl
+
+from coattest_local.aws.accounts import Caller, principal_exists, role_by_arn
+from coattest_local.aws.http import HttpRequest, HttpResponse, ServiceError
+from coattest_local.aws.kms import keys
+from coattest_verify.keypolicy.iam import Policy, PolicyError, Request, authorize, parse_policy
+
+Forward = Callable[[str, HttpRequest, str], HttpResponse]
+
+#: IAM actions that are handed on to moto once they are allowed.
+IAM_VERBS = (
+    "Add",
+    "Attach",
+    "Create",
+    "Delete",
+    "Detach",
+    "Get",
+    "List",
+    "Put",
+    "Remove",
+    "Tag",
+    "Untag",
+    "Update",
+)
+MAX_SESSION_NAME = 64
+
+
+class IdentityService:
+    """Answers authenticated STS and IAM requests."""
+
+    def __init__(self, *, forward: Forward, clock: Callable[[], datetime]) -> None:
+        self._forward = forward
+        self._clock = clock
+
+    def handle_sts(self, request: HttpRequest, caller: Caller, region: str) -> HttpResponse:
+        """AssumeRole and GetCallerIdentity; the rest is not emulated. Raises ServiceError."""
+        form = _form(request)
+        action = form.get("Action", "")
+        if action == "GetCallerIdentity":
+            # "No permissions are required to perform this operation."
+            return self._forward("sts", request, caller.principal.account)
+        if action != "AssumeRole":
+            raise ServiceError("InvalidAction", f"sts:{action} is not emulated")
+        self._authorize_assume(form, request, caller, region)
+        return self._forward("sts", request, caller.principal.account)
+
+    def _authorize_assume(
+        self, form: Mapping[str, str], request: HttpRequest, caller: Caller, region: str
+    ) -> None:
+        arn = form.get("RoleArn", "")
+        name = form.get("RoleSessionName", "")
+        if not 2 <= len(name) <= MAX_SESSION_NAME:
+            raise ServiceError("ValidationError", f"RoleSessionName has 2 to {MAX_SESSION_NAME} characters")
+        if any(field.startswith("PolicyArns") for field in form):
+            raise ServiceError("InvalidAction", "PolicyArns is not emulated")
+        if "Policy" in form:
+            _valid(form["Policy"], "MalformedPolicyDocument")
+        role = role_by_arn(arn)
+        denied = ServiceError(
+            "AccessDenied",
+            f"User: {caller.principal.arn} is not authorized to perform: sts:AssumeRole on resource: {arn}",
+            403,
+        )
+        if role is None:
+            raise denied
+        context = {
+            **keys.caller_keys(caller, region=region, source=request.source, now=self._clock()),
+            "sts:RoleSessionName": (name,),
+            "sts:ExternalId": (form["ExternalId"],) if "ExternalId" in form else (),
+        }
+        answer = authorize(
+            Request(caller.principal, "sts:AssumeRole", arn, context),
+            owner=role.account_id,
+            resource_policy=_valid(role.assume_role_policy_document, "AccessDenied"),
+            identity_policies=caller.identity_policies,
+            session_policies=caller.session_policies,
+        )
+        if not answer.allowed:
+            raise denied
+
+    def handle_iam(self, request: HttpRequest, caller: Caller, region: str) -> HttpResponse:
+        """IAM for the caller's own account. Raises ServiceError."""
+        form = _form(request)
+        action = form.get("Action", "")
+        if not action.startswith(IAM_VERBS):
+            raise ServiceError("InvalidAction", f"iam:{action} is not emulated")
+        account = caller.principal.account
+        answer = keys.by_own_policies(
+            request, caller, region, f"iam:{action}", _resource(form, account), now=self._clock()
+        )
+        if not answer.allowed:
+            raise ServiceError(
+                "AccessDenied",
+                f"User: {caller.principal.arn} is not authorized to perform: iam:{action} {answer.reason}",
+                403,
+            )
+        if "AssumeRolePolicyDocument" in form or (action == "UpdateAssumeRolePolicy"):
+            _check_trust(form.get("AssumeRolePolicyDocument", form.get("PolicyDocument", "")))
+        elif "PolicyDocument" in form:
+            _valid(form["PolicyDocument"], "MalformedPolicyDocument")
+        return self._forward("iam", request, account)
+
+
+def _check_trust(document: str) -> None:
+    for statement in _valid(document, "MalformedPolicyDocument").statements:
+        if statement.principals is None:
+            raise ServiceError("MalformedPolicyDocument", "Missing required field Principal")
+        for principal in statement.principals:
+            if principal.kind == "AWS" and not principal_exists(principal.value):
+                raise ServiceError(
+                    "MalformedPolicyDocument", f"Invalid principal in policy: {principal.value}"
+                )
+
+
+def _valid(document: str, code: str) -> Policy:
+    try:
+        return parse_policy(document)
+    except PolicyError as error:
+        raise ServiceError(code, str(error)) from error
+
+
+def _resource(form: Mapping[str, str], account: str) -> str:
+    for field, kind in (("RoleName", "role"), ("UserName", "user"), ("GroupName", "group")):
+        if field in form:
+            return f"arn:aws:iam::{account}:{kind}{form.get('Path', '/')}{form[field]}"
+    return form.get("PolicyArn", "*")
+
+
+def _form(request: HttpRequest) -> dict[str, str]:
+    try:
+        pairs = parse_qsl(request.body.decode(), keep_blank_values=True) + parse_qsl(request.query)
+    except UnicodeDecodeError as error:
+        raise ServiceError("MalformedInput", "the body is not text") from error
+    form = dict(pairs)
+    if len(form) != len(pairs):
+        raise ServiceError("MalformedInput", "a parameter is given twice")
+    return form

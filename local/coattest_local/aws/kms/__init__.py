@@ -1,0 +1,1 @@
+"""A KMS that releases a key to an attested enclave only."""

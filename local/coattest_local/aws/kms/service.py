@@ -1,0 +1,380 @@
+"""The KMS endpoint: which operation, on which key, may this caller do it, and who answers.
+
+Cryptographic operations are answered by ``operations``; management is moto's, once it is authorised. An
+operation that is in neither table is refused: nothing reaches moto that was not authorised here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from coattest_local.aws.accounts import Caller, principal_exists
+from coattest_local.aws.http import HttpRequest, HttpResponse, ServiceError, json_answer
+from coattest_local.aws.kms import keys, operations
+from coattest_local.aws.kms.keys import Key
+from coattest_local.aws.kms.recipient import Recipient, read_recipient
+from coattest_local.aws.trail import Trail
+from coattest_verify.attestation import Root
+from coattest_verify.keypolicy.iam import Policy, PolicyError, Request, authorize, parse_policy
+
+#: Hands a request on to moto's back end of a service, in an account's name.
+Forward = Callable[[str, HttpRequest, str], HttpResponse]
+
+CRYPTOGRAPHIC: dict[str, Callable[[operations.Call], dict[str, Any]]] = {
+    "Decrypt": operations.decrypt,
+    "Encrypt": operations.encrypt,
+    "GenerateDataKey": operations.generate_data_key,
+    "GenerateDataKeyPair": operations.generate_data_key_pair,
+    "GenerateDataKeyPairWithoutPlaintext": operations.generate_data_key_pair_without_plaintext,
+    "GenerateDataKeyWithoutPlaintext": operations.generate_data_key_without_plaintext,
+    "GenerateRandom": operations.generate_random,
+    "ReEncrypt": operations.re_encrypt,
+}
+
+#: Management operations on a key that moto answers, and whether a principal of another account may call them
+#: (KMS Developer Guide, "AWS KMS permissions", column "Cross-account use").
+ON_KEY = {
+    "CancelKeyDeletion": False,
+    "CreateGrant": True,
+    "DescribeKey": True,
+    "DisableKey": False,
+    "DisableKeyRotation": False,
+    "EnableKey": False,
+    "EnableKeyRotation": False,
+    "GetKeyPolicy": False,
+    "GetKeyRotationStatus": True,
+    "ListGrants": True,
+    "ListKeyPolicies": False,
+    "ListResourceTags": False,
+    "PutKeyPolicy": False,
+    "ReplicateKey": False,
+    "RevokeGrant": True,
+    "ScheduleKeyDeletion": False,
+    "TagResource": False,
+    "UntagResource": False,
+    "UpdateKeyDescription": False,
+}
+WITHOUT_KEY = ("ListAliases", "ListKeys")
+ALIASES = ("CreateAlias", "DeleteAlias", "UpdateAlias")
+READ_ONLY = ("Decrypt", "DescribeKey", "Encrypt", "ReEncrypt")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the endpoint trusts."""
+
+    root: Root
+    allow_unsigned: bool = False
+
+
+@dataclass(slots=True)
+class Call:
+    """One request in the making: the state that ``operations.Call`` asks for, and what the trail will say."""
+
+    service: KmsService
+    name: str
+    caller: Caller
+    region: str
+    source: str
+    now: datetime
+    parameters: Mapping[str, Any]
+    touched: list[Key] = field(default_factory=list)
+    verified: Recipient | None = None
+
+    def recipient(self) -> Recipient | None:
+        """The verified Recipient, kept for the trail."""
+        settings = self.service.settings
+        self.verified = read_recipient(
+            self.parameters, now=self.now, root=settings.root, allow_unsigned=settings.allow_unsigned
+        )
+        return self.verified
+
+    def context(self) -> dict[str, tuple[str, ...]]:
+        """The condition keys that every request has."""
+        return keys.caller_keys(self.caller, region=self.region, source=self.source, now=self.now)
+
+    def key(self, key_id: Any, action: str, context: Mapping[str, str], recipient: Recipient | None) -> Key:
+        """See ``operations.Call.key``."""
+        key = keys.find(key_id, self.caller, self.region)
+        self.touched.append(key)
+        extra: dict[str, tuple[str, ...]] = {"kms:EncryptionAlgorithm": ("SYMMETRIC_DEFAULT",)}
+        self.authorize(
+            key, action, {**extra, **keys.context_keys(context), **_recipient_keys(recipient)}, context
+        )
+        return key
+
+    def account_wide(self, action: str, recipient: Recipient | None = None) -> None:
+        """Authorise an action on no key in particular by the caller's own policies."""
+        self.decide(action, "*", _recipient_keys(recipient), owner=self.caller.principal.account, policy=None)
+
+    def authorize(
+        self,
+        key: Key,
+        action: str,
+        extra: Mapping[str, tuple[str, ...]],
+        context: Mapping[str, str] | None = None,
+        policy: Policy | None = None,
+    ) -> None:
+        """Authorise an action on a key; ``policy`` stands in for the key's own (the lock-out check)."""
+        granted = policy is None and _granted(key, self.caller, action, context or {})
+        self.decide(
+            action,
+            key.arn,
+            {**keys.key_keys(key, self.caller), **extra},
+            owner=key.owner,
+            policy=policy or key.policy,
+            granted=granted,
+        )
+
+    def decide(
+        self,
+        action: str,
+        resource: str,
+        extra: Mapping[str, tuple[str, ...]],
+        *,
+        owner: str,
+        policy: Policy | None,
+        granted: bool = False,
+    ) -> None:
+        """Authorise, or raise ServiceError (AccessDeniedException) that says which side did not allow it."""
+        request = Request(self.caller.principal, action, resource, {**self.context(), **extra})
+        answer = authorize(
+            request,
+            owner=owner,
+            resource_policy=policy,
+            identity_policies=self.caller.identity_policies,
+            session_policies=self.caller.session_policies,
+            resource_policy_required=policy is not None,
+            granted=granted,
+        )
+        if not answer.allowed:
+            raise ServiceError(
+                "AccessDeniedException",
+                f"User: {self.caller.principal.arn} is not authorized to perform: {action} "
+                f"on resource: {resource} {answer.reason}",
+            )
+
+
+def _recipient_keys(recipient: Recipient | None) -> dict[str, tuple[str, ...]]:
+    return recipient.context() if recipient else {}
+
+
+def _granted(key: Key, caller: Caller, action: str, context: Mapping[str, str]) -> bool:
+    """Whether a grant on the key allows this operation ("Grants in AWS KMS"; constraints:
+    "GrantConstraints").
+    """
+    principal = caller.principal
+    names = principal.identities | {principal.root_arn}
+    for grant in list(key.state.grants.values()):
+        operations_ = {f"kms:{name}" for name in grant.operations or ()}
+        constraints = grant.constraints or {}
+        equals, subset = (
+            constraints.get("EncryptionContextEquals"),
+            constraints.get("EncryptionContextSubset"),
+        )
+        if grant.grantee_principal not in names or action not in operations_:
+            continue
+        if equals is not None and dict(equals) != dict(context):
+            continue
+        if subset is not None and any(context.get(name) != value for name, value in subset.items()):
+            continue
+        return True
+    return False
+
+
+class KmsService:
+    """Answers authenticated KMS requests."""
+
+    def __init__(
+        self, settings: Settings, *, forward: Forward, trail: Trail, clock: Callable[[], datetime]
+    ) -> None:
+        self.settings = settings
+        self._forward = forward
+        self._trail = trail
+        self._clock = clock
+
+    def handle(self, request: HttpRequest, caller: Caller, region: str) -> HttpResponse:
+        """The answer. Raises ServiceError."""
+        if request.method != "POST" or request.path != "/" or request.query:
+            # moto takes an Action of the query before X-Amz-Target: what was authorised must be what runs.
+            raise ServiceError("UnknownOperationException", "KMS is POST / and nothing else", 404)
+        name = request.headers.get("x-amz-target", "").removeprefix("TrentService.")
+        call = Call(self, name, caller, region, request.source, self._clock(), _parameters(request))
+        try:
+            answer = self._dispatch(call, request)
+        except ServiceError as error:
+            self._record(
+                call, ("AccessDenied" if error.code == "AccessDeniedException" else error.code, error.message)
+            )
+            raise
+        self._record(call, None)
+        return answer
+
+    def _dispatch(self, call: Call, request: HttpRequest) -> HttpResponse:
+        name = call.name
+        if name in CRYPTOGRAPHIC:
+            return json_answer(CRYPTOGRAPHIC[name](call))
+        if name == "CreateKey":
+            return self._create_key(call, request)
+        if name in ALIASES:
+            return self._alias(call, request)
+        if name in WITHOUT_KEY:
+            call.account_wide(f"kms:{name}")
+            return self._forward("kms", request, call.caller.principal.account)
+        if name in ON_KEY:
+            return self._on_key(call, request)
+        raise ServiceError("UnknownOperationException", f"{name} is not emulated", 400)
+
+    def _on_key(self, call: Call, request: HttpRequest) -> HttpResponse:
+        name = call.name
+        key = keys.find(call.parameters.get("KeyId"), call.caller, call.region)
+        call.touched.append(key)
+        if key.owner != call.caller.principal.account and not ON_KEY[name]:
+            raise keys.not_here(call.caller, key.arn)
+        call.authorize(key, f"kms:{name}", _grant_keys(call.parameters) if name == "CreateGrant" else {})
+        if name == "PutKeyPolicy":
+            self._check_policy(call, key, call.parameters.get("Policy"))
+        if name == "ReplicateKey" and not key.state.multi_region:
+            raise ServiceError(
+                "UnsupportedOperationException", f"{key.arn} is not a multi-Region primary key."
+            )
+        parameters = {"PolicyName": "default", **call.parameters, "KeyId": key.state.id}
+        return self._forward("kms", _with_body(request, parameters), key.owner)
+
+    def _create_key(self, call: Call, request: HttpRequest) -> HttpResponse:
+        call.account_wide("kms:CreateKey")
+        if call.parameters.get("Tags"):
+            call.account_wide("kms:TagResource")
+        policy = call.parameters.get("Policy")
+        if policy is not None:
+            self._check_policy(call, None, policy)
+        # Defaults of the API Reference that moto leaves out.
+        parameters = {"KeyUsage": "ENCRYPT_DECRYPT", "KeySpec": "SYMMETRIC_DEFAULT", **call.parameters}
+        return self._forward("kms", _with_body(request, parameters), call.caller.principal.account)
+
+    def _alias(self, call: Call, request: HttpRequest) -> HttpResponse:
+        alias = call.parameters.get("AliasName")
+        if not isinstance(alias, str) or not alias.startswith("alias/"):
+            raise ServiceError("ValidationException", "AliasName begins with alias/")
+        owner = call.caller.principal.account
+        wanted = alias if call.name == "DeleteAlias" else call.parameters.get("TargetKeyId")
+        key = keys.find(wanted, call.caller, call.region)
+        call.touched.append(key)
+        if key.owner != owner:
+            raise keys.not_here(call.caller, key.arn)
+        # "Controlling access to aliases": on the alias by an IAM policy, and on the key by its policy.
+        call.decide(
+            f"kms:{call.name}", f"arn:aws:kms:{call.region}:{owner}:{alias}", {}, owner=owner, policy=None
+        )
+        call.authorize(key, f"kms:{call.name}", {})
+        return self._forward("kms", request, owner)
+
+    def _check_policy(self, call: Call, key: Key | None, text: Any) -> None:
+        """What KMS checks of a new key policy: grammar, principals that exist, and the lock-out safety
+        check.
+        """
+        try:
+            policy = parse_policy(text if isinstance(text, str) else "")
+        except PolicyError as error:
+            raise ServiceError("MalformedPolicyDocumentException", str(error)) from error
+        for statement in policy.statements:
+            if statement.principals is None:
+                raise ServiceError(
+                    "MalformedPolicyDocumentException", "Policy contains a statement with no principal."
+                )
+            for principal in statement.principals:
+                if principal.kind == "AWS" and not principal_exists(principal.value):
+                    raise ServiceError(
+                        "MalformedPolicyDocumentException",
+                        "Policy contains a statement with one or more invalid principals.",
+                    )
+        if call.parameters.get("BypassPolicyLockoutSafetyCheck"):
+            return
+        probe = key or _future_key(call)
+        try:
+            call.authorize(probe, "kms:PutKeyPolicy", {}, policy=policy)
+        except ServiceError as error:
+            raise ServiceError(
+                "MalformedPolicyDocumentException",
+                "The new key policy will not allow you to update the key policy in the future.",
+            ) from error
+
+    def _record(self, call: Call, error: tuple[str, str] | None) -> None:
+        account = call.caller.principal.account
+        owners = {key.owner for key in call.touched} or {account}
+        self._trail.record(
+            service="kms",
+            name=call.name,
+            region=call.region,
+            caller=call.caller,
+            source=call.source,
+            parameters=_shown(call.parameters),
+            resources=tuple(key.arn for key in call.touched),
+            document=call.verified.document if call.verified else None,
+            error=error,
+            read_only=call.name.startswith(("Get", "List", "Describe", "Generate")) or call.name in READ_ONLY,
+            recipients=tuple(sorted(owners | {account})),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Future:
+    """What conditions can ask of a key that is about to be created."""
+
+    key_spec: str
+    key_usage: str
+    origin: str
+    multi_region: bool
+    aliases: tuple[str, ...] = ()
+
+
+def _future_key(call: Call) -> Key:
+    parameters, account = call.parameters, call.caller.principal.account
+    state = _Future(
+        key_spec=parameters.get("KeySpec") or "SYMMETRIC_DEFAULT",
+        key_usage=parameters.get("KeyUsage") or "ENCRYPT_DECRYPT",
+        origin=parameters.get("Origin") or "AWS_KMS",
+        multi_region=bool(parameters.get("MultiRegion")),
+    )
+    arn = f"arn:aws:kms:{call.region}:{account}:key/00000000-0000-0000-0000-000000000000"
+    return Key(arn, account, call.region, state)
+
+
+def _grant_keys(parameters: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    found = {
+        "kms:GranteePrincipal": (str(parameters.get("GranteePrincipal")),),
+        "kms:GrantOperations": tuple(parameters.get("Operations") or ()),
+        "kms:GrantIsForAWSResource": ("false",),
+        "kms:GrantConstraintType": tuple(parameters.get("Constraints") or ()),
+    }
+    if parameters.get("RetiringPrincipal"):
+        found["kms:RetiringPrincipal"] = (str(parameters["RetiringPrincipal"]),)
+    return found
+
+
+def _parameters(request: HttpRequest) -> dict[str, Any]:
+    try:
+        parameters = json.loads(request.body or b"{}")
+    except (ValueError, RecursionError) as error:
+        raise ServiceError("SerializationException", "the body is not JSON") from error
+    if not isinstance(parameters, dict):
+        raise ServiceError("SerializationException", "the body is not a JSON object")
+    return parameters
+
+
+def _with_body(request: HttpRequest, parameters: Mapping[str, Any]) -> HttpRequest:
+    body = json.dumps(parameters).encode()
+    headers = {**request.headers, "content-length": str(len(body))}
+    return HttpRequest(request.method, request.path, request.query, headers, body, request.source)
+
+
+def _shown(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """What CloudTrail shows of the parameters: no plaintext, no ciphertext, no attestation document."""
+    hidden = {"CiphertextBlob", "Plaintext", "Recipient", "Message", "GrantTokens"}
+    return {
+        name[0].lower() + name[1:]: value for name, value in parameters.items() if name and name not in hidden
+    }

@@ -1,0 +1,169 @@
+"""Start the local KMS, S3, STS and IAM as a process and wait until they answer."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coattest.errors import EnvironmentFailure
+
+#: Seconds for moto's import and the first listening socket; measured 1 to 3 on two busy cores.
+START_TIMEOUT = 60.0
+
+
+class ServicesFailed(EnvironmentFailure):
+    """The endpoint process did not come up."""
+
+    default_reason = "services-failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """An account of the local services and its admin user's key."""
+
+    name: str
+    account: str
+    access_key: str
+    secret_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The running services: where they are, whom they trust, and how to call them."""
+
+    endpoint: str
+    ca_bundle: Path
+    pid: int
+    region: str
+    accounts: Mapping[str, Account]
+    directory: Path
+
+    @property
+    def trail(self) -> Path:
+        """The CloudTrail-like log, one JSON event a line."""
+        return self.directory / "cloudtrail.jsonl"
+
+    def client(
+        self,
+        service: str,
+        account: str,
+        *,
+        region: str | None = None,
+        session: Mapping[str, str] | None = None,
+    ) -> Any:
+        """A boto3 client as the account's admin, or with ``session``: AssumeRole's ``Credentials``.
+
+        ``service`` is kms, s3, sts or iam; the account is named as in ``accounts``.
+        """
+        import boto3  # noqa: PLC0415  (slow to import, and not needed by who only starts the services)
+
+        key = self.accounts[account]
+        credentials = session or {"AccessKeyId": key.access_key, "SecretAccessKey": key.secret_key}
+        session_: Any = boto3.session.Session()
+        return session_.client(
+            service,
+            region_name=region or self.region,
+            endpoint_url=self.endpoint,
+            verify=str(self.ca_bundle),
+            aws_access_key_id=credentials["AccessKeyId"],
+            aws_secret_access_key=credentials["SecretAccessKey"],
+            aws_session_token=credentials.get("SessionToken"),
+        )
+
+    def environment(self, account: str) -> dict[str, str]:
+        """Environment variables for a command that is to work as an account's admin against these
+        services.
+        """
+        key = self.accounts[account]
+        return {
+            "AWS_ACCESS_KEY_ID": key.access_key,
+            "AWS_SECRET_ACCESS_KEY": key.secret_key,
+            "AWS_REGION": self.region,
+            "AWS_DEFAULT_REGION": self.region,
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_CA_BUNDLE": str(self.ca_bundle),
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+
+def read_ready(directory: Path) -> Services:
+    """The services that run in a directory. Raises OSError or ValueError when there are none."""
+    document = json.loads((directory / "ready.json").read_text())
+    return Services(
+        endpoint=document["endpoint"],
+        ca_bundle=Path(document["ca_bundle"]),
+        pid=document["pid"],
+        region=document["region"],
+        accounts={name: Account(name, **values) for name, values in document["accounts"].items()},
+        directory=directory,
+    )
+
+
+@contextlib.contextmanager
+def start(
+    directory: Path,
+    *,
+    accounts: Sequence[str] = (),
+    region: str | None = None,
+    port: int = 0,
+    unsafe_allow_unsigned_documents: bool = False,
+    quiet: bool = False,
+) -> Iterator[Services]:
+    """Run the services in ``directory`` for the length of the block; ``accounts`` are NAME=ID strings.
+
+    Raises ServicesFailed when they do not come up. ``quiet`` sends the simulator's warning to
+    DIR/services.log.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    ready = directory / "ready.json"
+    ready.unlink(missing_ok=True)
+    command = [
+        sys.executable,
+        "-m",
+        "coattest_local.aws",
+        "--directory",
+        str(directory),
+        "--exit-with-parent",
+    ]
+    command += ["--port", str(port), *(["--region", region] if region else [])]
+    command += [argument for item in accounts for argument in ("--account", item)]
+    if unsafe_allow_unsigned_documents:
+        command.append("--unsafe-allow-unsigned-documents")
+    with (directory / "services.log").open("ab") as log:
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=log, stderr=log if quiet else None, start_new_session=True
+        )
+        try:
+            yield _await(process, ready)
+        finally:
+            _stop(process)
+
+
+def _await(process: subprocess.Popen[bytes], ready: Path) -> Services:
+    deadline = time.monotonic() + START_TIMEOUT
+    while time.monotonic() < deadline:
+        if ready.exists():
+            return read_ready(ready.parent)
+        if process.poll() is not None:
+            raise ServicesFailed(
+                f"the local services ended with exit code {process.returncode}", where=str(ready.parent)
+            )
+        time.sleep(0.05)
+    raise ServicesFailed("the local services did not come up in time", where=str(ready.parent))
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    if process.stdin:
+        process.stdin.close()
+    try:
+        process.wait(timeout=5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

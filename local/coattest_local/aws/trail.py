@@ -1,0 +1,120 @@
+"""Events of the shape of CloudTrail's, one JSON document a line.
+
+Source: KMS Developer Guide, "Logging AWS KMS API calls with AWS CloudTrail" and "Monitoring requests for
+Nitro enclaves": additionalEventData.recipient holds the module id and, in base64, PCR0 as the image digest
+and PCR1, 2, 3, 4 and 8. Keys and ciphertexts are never part of an event.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+import uuid
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from coattest_local.aws.accounts import Caller
+from coattest_verify.attestation import Document
+
+_REGISTERS = (1, 2, 3, 4, 8)
+
+
+class Trail:
+    """Appends events to a file; each is flushed before the answer goes out."""
+
+    def __init__(self, path: Path, clock: Callable[[], datetime]) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._file = path.open("a", encoding="utf-8")
+
+    def record(
+        self,
+        *,
+        service: str,
+        name: str,
+        region: str,
+        caller: Caller | None,
+        source: str,
+        parameters: Mapping[str, Any] | None,
+        resources: tuple[str, ...] = (),
+        document: Document | None = None,
+        error: tuple[str, str] | None = None,
+        read_only: bool = True,
+        recipients: tuple[str, ...] = (),
+    ) -> None:
+        """Write one event, once for each account of ``recipients`` (the key's and the caller's, as
+        CloudTrail does).
+        """
+        event: dict[str, Any] = {
+            "eventVersion": "1.11",
+            "userIdentity": _identity(caller),
+            "eventTime": self._clock().strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "eventSource": f"{service}.amazonaws.com",
+            "eventName": name,
+            "awsRegion": region,
+            "sourceIPAddress": source,
+            "userAgent": "coattest simulator",
+            "requestParameters": parameters,
+            "responseElements": None,
+            "requestID": str(uuid.uuid4()),
+            "eventID": str(uuid.uuid4()),
+            "readOnly": read_only,
+            "resources": [
+                {"accountId": arn.split(":")[4], "type": "AWS::KMS::Key", "ARN": arn} for arn in resources
+            ],
+            "eventType": "AwsApiCall",
+            "managementEvent": True,
+            "eventCategory": "Management",
+        }
+        if error is not None:
+            event["errorCode"], event["errorMessage"] = error
+        if document is not None:
+            event["additionalEventData"] = {"recipient": recipient_fields(document)}
+        if len(recipients) > 1:
+            event["sharedEventID"] = str(uuid.uuid4())
+        with self._lock:
+            for account in recipients or (caller.principal.account if caller else None,):
+                event |= {"recipientAccountId": account, "eventID": str(uuid.uuid4())}
+                self._file.write(json.dumps(event) + "\n")
+            self._file.flush()
+
+
+def recipient_fields(document: Document) -> dict[str, str]:
+    """The fields that KMS records of an attestation document."""
+    fields = {"attestationDocumentModuleId": document.module_id}
+    if 0 in document.pcrs:
+        fields["attestationDocumentEnclaveImageDigest"] = base64.b64encode(document.pcrs[0]).decode()
+    for index in _REGISTERS:
+        if index in document.pcrs:
+            fields[f"attestationDocumentEnclavePCR{index}"] = base64.b64encode(document.pcrs[index]).decode()
+    return fields
+
+
+def _identity(caller: Caller | None) -> dict[str, Any]:
+    if caller is None:
+        return {"type": "Unknown"}
+    principal = caller.principal
+    identity: dict[str, Any] = {
+        "type": caller.kind,
+        "principalId": principal.unique_id,
+        "arn": principal.arn,
+        "accountId": principal.account,
+        "accessKeyId": caller.access_key,
+    }
+    if caller.kind == "IAMUser":
+        identity["userName"] = caller.name
+    else:
+        identity["principalId"] = f"{principal.unique_id}:{caller.name}"
+        identity["sessionContext"] = {
+            "sessionIssuer": {
+                "type": "Role",
+                "principalId": principal.unique_id,
+                "arn": principal.role_arn,
+                "accountId": principal.account,
+                "userName": (principal.role_arn or "").rsplit("/", 1)[-1],
+            }
+        }
+    return identity

@@ -1,0 +1,320 @@
+"""A software Nitro host: runs an image's application without a hypervisor, beside a simulated NSM.
+
+It measures the image itself, unpacks its application ramdisks, and runs their ``cmd`` with their ``env`` in a
+sandbox (own namespaces and root, no network, no capabilities, no AF_VSOCK). NSM and vsock are Unix sockets in
+a directory bound at /run/coattest. **It protects nothing**: the host reads all memory of what it runs, the
+chain's root has a published key, and the image's kernel and init are measured but never run. What it is good
+for is to run the whole chain with the same measured bytes on a machine without Nitro.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import shutil
+import socket
+import stat
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from coattest.errors import EnvironmentFailure, FoundFalse, UsageError
+from coattest_build import sandbox
+from coattest_build.formats import cpio, eif
+from coattest_build.formats.measure import ImageMeasurements, measure_file, pcr3, pcr4
+from coattest_local.host.ca import NitroAuthority
+from coattest_local.host.nsm import Nsm, boot_pcrs
+from coattest_local.host.nsm_server import NsmServer
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+WARNING = (
+    "SIMULATOR: this software host protects nothing. Its operator reads everything inside, and the key of "
+    "its attestation root is published. It is for trying the chain on one machine."
+)
+
+ENCLAVE_PORT = 5005
+PROXY_PORT = 8000
+INSIDE = "/run/coattest"
+# unix(7): sun_path has 108 bytes with its final zero.
+SOCKET_PATH_MAX = 107
+CONSOLE_MAX = 16 * 1024 * 1024
+CONSOLE_TAIL = 2000
+START_SECONDS = 60.0
+POLL_SECONDS = 0.02
+LAST_WORDS_SECONDS = 2.0
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class ImageNotRunnable(FoundFalse):
+    """The image has no application that this host could run."""
+
+    default_reason = "image-not-runnable"
+
+
+class EnclaveEnded(EnvironmentFailure):
+    """The enclave's program ended or never listened; the message carries the end of its console."""
+
+    default_reason = "enclave-ended"
+
+
+@dataclass(slots=True)
+class RunningEnclave:
+    """An enclave of this host or in QEMU that listens.
+
+    The parent's proxy listens on ``proxy_address``; ``console`` is a log file.
+    """
+
+    enclave_id: str
+    address: str
+    proxy_address: str
+    measurements: ImageMeasurements
+    console: Path
+    debug: bool
+    _process: subprocess.Popen[bytes] = field(repr=False)
+    _cleanup: contextlib.ExitStack = field(repr=False)
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """The exit code of the program (of QEMU), or None when it still runs after ``timeout`` seconds."""
+        try:
+            return self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def stop(self) -> None:
+        """End the enclave with all its processes and remove what it ran from; the console log stays."""
+        self._cleanup.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def run_enclave(
+    image: Path,
+    directory: Path,
+    *,
+    role_arn: str,
+    instance_id: str,
+    debug: bool = False,
+    start_seconds: float = START_SECONDS,
+    port: int = ENCLAVE_PORT,
+) -> RunningEnclave:
+    """Start ``image`` with its files in ``directory`` and return when its ``port`` accepts connections.
+
+    The port is a Unix socket here: the program listens at INSIDE/in_PORT.sock. ``role_arn`` and
+    ``instance_id`` become PCR3 and PCR4; ``debug`` attests zeros for the image.
+
+    Raises eif.ImageError or ImageNotRunnable for the image, SandboxUnavailable when it cannot be isolated,
+    EnclaveEnded when the program ends early or does not listen within ``start_seconds``.
+    """
+    check_identity(role_arn, instance_id)
+    directory.mkdir(parents=True, exist_ok=True)
+    directory = directory.resolve()
+    with contextlib.ExitStack() as stack:
+        tree = Path(tempfile.mkdtemp(prefix="tree-", dir=directory))
+        stack.callback(_remove_tree, tree)
+        measurements = _unpack(image, tree)
+        root = tree / "rootfs"
+        argv, env = _program(tree)
+
+        run = socket_directory(directory)
+        stack.callback(shutil.rmtree, run, ignore_errors=True)
+        module_id = f"{instance_id}-enc{secrets.token_hex(8)}"
+        nsm = _nsm(measurements, module_id, role_arn=role_arn, instance_id=instance_id, debug=debug)
+        stack.callback(NsmServer(run / "nsm.sock", nsm).close)
+
+        console = directory / "console.log"
+        reader, writer = os.pipe()
+        pump = _pump(reader, console)
+        # The pump ends when nobody is left inside who could write: only then is everything removed.
+        stack.callback(pump.join)
+        try:
+            process = sandbox.spawn(
+                root,
+                argv,
+                env=env,
+                binds=[sandbox.Bind(run, INSIDE, writable=True)],
+                tmpfs=["/run"],
+                stdout=writer,
+                stderr=writer,
+            )
+        finally:
+            os.close(writer)
+        stack.callback(_end, process)
+        listener = run / f"in_{port}.sock"
+        _await_listener(listener, process, console, pump, start_seconds)
+        return RunningEnclave(
+            enclave_id=module_id,
+            address=f"unix:{listener}",
+            proxy_address=f"unix:{run / f'out_{PROXY_PORT}.sock'}",
+            measurements=measurements,
+            console=console,
+            debug=debug,
+            _process=process,
+            _cleanup=stack.pop_all(),
+        )
+
+
+def check_identity(role_arn: str, instance_id: str) -> None:
+    """Raise UsageError unless the two have the form of a role's ARN and an instance id (PCR3 and PCR4)."""
+    if not re.fullmatch(r"arn:aws[a-z-]*:iam::[0-9]{12}:role/[\w+=,.@/-]{1,512}", role_arn, re.ASCII):
+        raise UsageError(f"{role_arn!r} is not the ARN of an IAM role", reason="bad-role-arn")
+    if not re.fullmatch(r"i-[0-9a-f]{8,17}", instance_id):
+        raise UsageError(f"{instance_id!r} is not an instance id", hint="i- and up to 17 hex digits")
+
+
+def _unpack(image: Path, tree: Path) -> ImageMeasurements:
+    """Measure the image and extract its application ramdisks, through one open file."""
+    with image.open("rb", buffering=0) as file:
+        measurements = measure_file(file)
+        layout = eif.read_layout(file)
+        if layout.architecture != os.uname().machine:
+            raise UsageError(
+                f"the image is for {layout.architecture}, this machine is {os.uname().machine}",
+                where=str(image),
+                reason="wrong-architecture",
+            )
+        applications = layout.of_type(eif.SectionType.RAMDISK)[1:]
+        if not applications:
+            raise ImageNotRunnable("the image has no application ramdisk", where=str(image))
+        for section in applications:
+            cpio.extract_ramdisk(file, section, tree)
+    # A link here would make a directory of this host the root of the sandbox.
+    if (tree / "rootfs").is_symlink() or not (tree / "rootfs").is_dir():
+        raise ImageNotRunnable("the application ramdisk has no rootfs", where=str(image))
+    return measurements
+
+
+def _program(tree: Path) -> tuple[list[str], dict[str, str]]:
+    """The command and environment as AWS's init reads them: one entry per line of ``cmd`` and ``env``."""
+    argv = _lines(tree / "cmd")
+    if not argv:
+        raise ImageNotRunnable("the application ramdisk names no command (cmd)")
+    env = dict(line.split("=", 1) for line in _lines(tree / "env") if "=" in line)
+    return [_resolve(tree / "rootfs", argv[0], env), *argv[1:]], env
+
+
+def _resolve(root: Path, name: str, env: Mapping[str, str]) -> str:
+    """The program's absolute path inside; a bare name is looked up in the image's PATH, as execvp does."""
+    if "/" in name:
+        return name if name.startswith("/") else f"/{name}"
+    for folder in env.get("PATH", DEFAULT_PATH).split(":"):
+        # lexists: a link may be absolute, and its target is then inside, not here.
+        if folder and os.path.lexists(root / folder.lstrip("/") / name):
+            return f"{folder.rstrip('/')}/{name}"
+    raise ImageNotRunnable(f"the image's PATH has no {name!r}")
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a file of the image that are not empty; none when the file is missing or is a link."""
+    if path.is_symlink() or not path.is_file():
+        return []
+    try:
+        return [line for line in path.read_text(encoding="utf-8").split("\n") if line]
+    except UnicodeDecodeError as error:
+        raise ImageNotRunnable(f"{path.name} is not UTF-8") from error
+
+
+def _nsm(
+    measurements: ImageMeasurements, module_id: str, *, role_arn: str, instance_id: str, debug: bool
+) -> Nsm:
+    image = {index: bytes.fromhex(value) for index, value in registers(measurements).items()}
+    pcrs = boot_pcrs(
+        image, pcr3=bytes.fromhex(pcr3(role_arn)), pcr4=bytes.fromhex(pcr4(instance_id)), debug=debug
+    )
+    authority = NitroAuthority()
+    return Nsm(
+        module_id=module_id,
+        pcrs=pcrs,
+        issue=lambda now: authority.issue(instance_id=instance_id, module_id=module_id, now=now),
+    )
+
+
+def registers(measurements: ImageMeasurements) -> dict[int, str]:
+    """What the image determines: PCR0, 1, 2, and PCR8 when it is signed, in hex."""
+    values = {0: measurements.pcr0, 1: measurements.pcr1, 2: measurements.pcr2}
+    return values if measurements.pcr8 is None else {**values, 8: measurements.pcr8}
+
+
+def socket_directory(directory: Path) -> Path:
+    """A private directory whose sockets have paths short enough for the kernel."""
+    run = Path(tempfile.mkdtemp(prefix="run-", dir=directory)).resolve()
+    if len(os.fsencode(run / f"out_{PROXY_PORT}.sock")) <= SOCKET_PATH_MAX:
+        return run
+    run.rmdir()
+    return Path(tempfile.mkdtemp(prefix="coattest-")).resolve()
+
+
+def _await_listener(
+    path: Path, process: subprocess.Popen[bytes], console: Path, pump: threading.Thread, seconds: float
+) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
+            probe.connect(str(path))
+            return
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            code = process.wait(POLL_SECONDS)
+            pump.join(LAST_WORDS_SECONDS)
+            raise EnclaveEnded(f"the enclave's program ended with code {code}: {console_tail(console)}")
+        if time.monotonic() > deadline:
+            raise EnclaveEnded(
+                f"the enclave does not listen at {INSIDE}/{path.name} after {seconds:.0f} s: "
+                f"{console_tail(console)}",
+                hint="on this host a vsock port is a Unix socket of that name; --port names another port",
+                reason="enclave-silent",
+            )
+
+
+def console_tail(console: Path) -> str:
+    """The end of a console log as one printable line: the image's program may write anything."""
+    try:
+        text = console.read_bytes()[-CONSOLE_TAIL:].decode("utf-8", "replace")
+    except FileNotFoundError:
+        text = ""
+    printable = "".join(c if c.isprintable() else " " for c in text)
+    return " ".join(printable.split()) or "its console is empty"
+
+
+def _pump(reader: int, console: Path) -> threading.Thread:
+    """Copy the console into a file of bounded size until everybody who could write is gone."""
+
+    def copy() -> None:
+        written = 0
+        with os.fdopen(reader, "rb", buffering=0) as source, console.open("wb", buffering=0) as log:
+            while block := source.read(65536):
+                room = CONSOLE_MAX - written
+                if room > 0:
+                    log.write(block[:room])
+                    written += len(block[:room])
+
+    console.unlink(missing_ok=True)
+    thread = threading.Thread(target=copy, name="console", daemon=True)
+    thread.start()
+    return thread
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+
+
+def _remove_tree(tree: Path) -> None:
+    """Remove an unpacked image, which may hold directories that their owner cannot enter."""
+    for folder, names, _ in os.walk(tree):
+        for name in names:
+            path = Path(folder) / name
+            if stat.S_ISDIR(path.lstat().st_mode):
+                path.chmod(0o700)
+    shutil.rmtree(tree, ignore_errors=True)

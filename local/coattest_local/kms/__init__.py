@@ -1,6 +1,0 @@
-"""KMS, S3, STS and IAM on this machine: moto's state, behind the checks that moto does not make.
-
-Every request is authenticated (SigV4) and authorised (``coattest_verify.iam``) before it reaches a back end;
-KMS's cryptographic operations are answered here and not by moto. docs/emulation.md lists each behaviour and
-its source.
-"""

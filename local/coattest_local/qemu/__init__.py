@@ -1,0 +1,1 @@
+"""The image in QEMU's nitro-enclave machine."""

@@ -1,0 +1,252 @@
+"""Boots the real image in QEMU's nitro-enclave machine: a second implementation reads and measures it.
+
+QEMU emulates /dev/nsm with true registers; its documents are not signed. vhost-device-vsock gives the guest
+its AF_VSOCK, backed by Unix sockets (Firecracker's hybrid vsock). Nothing here needs KVM, root or a network.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from coattest.errors import EnvironmentFailure
+from coattest_build.formats.measure import measure
+from coattest_local.host.enclave import (
+    CONSOLE_MAX,
+    ENCLAVE_PORT,
+    PROXY_PORT,
+    EnclaveEnded,
+    RunningEnclave,
+    check_identity,
+    console_tail,
+    socket_directory,
+)
+from coattest_local.qemu.heartbeat import HEARTBEAT_PORT, Heartbeat
+from coattest_local.qemu.patch import SIGNER_VARIABLE
+from coattest_local.qemu.signer import Signer
+from coattest_local.qemu.tools import QemuTools
+
+KEEPER = Path(__file__).with_name("keeper.py")
+MIB = 1024 * 1024
+# The image is unpacked into the guest's memory: archive, files and Python's heap fit beside each other.
+MEMORY_FLOOR_MIB = 512
+MEMORY_PER_IMAGE = 4
+GUEST_CID = 4
+BOOT_SECONDS = 180.0
+POLL_SECONDS = 0.1
+# The kernel's last words (kernel/reboot.c). QEMU does not always exit after them.
+REBOOTING = b"reboot: Restarting system"
+
+
+class EnclaveNotBooted(EnvironmentFailure):
+    """QEMU or the guest ended, or the guest was silent for too long."""
+
+    default_reason = "not-booted"
+
+
+@dataclass(slots=True)
+class QemuEnclave(RunningEnclave):
+    """An enclave in QEMU that listens; seconds from the start of QEMU's helpers to heartbeat and listener."""
+
+    heartbeat_seconds: float
+    listening_seconds: float
+
+
+def run_in_qemu(
+    image: Path,
+    directory: Path,
+    *,
+    role_arn: str,
+    instance_id: str,
+    tools: QemuTools,
+    accelerator: str = "tcg",
+    boot_seconds: float = BOOT_SECONDS,
+    port: int = ENCLAVE_PORT,
+) -> QemuEnclave:
+    """Boot ``image`` with its files in ``directory``; returns when its vsock ``port`` accepts connections.
+
+    Raises eif.ImageError for the image, EnclaveNotBooted when QEMU or the guest ends or stays silent.
+    """
+    check_identity(role_arn, instance_id)
+    measurements = measure(image)
+    directory.mkdir(parents=True, exist_ok=True)
+    directory = directory.resolve()
+    console = directory / "console.log"
+    started = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        run = socket_directory(directory)
+        stack.callback(shutil.rmtree, run, ignore_errors=True)
+        hybrid = run / "vm.sock"
+        heartbeat = Heartbeat(_port_socket(hybrid, HEARTBEAT_PORT))
+        stack.callback(heartbeat.close)
+        vsock_log = stack.enter_context((directory / "vsock.log").open("wb"))
+        vsock = _keep([str(tools.vsock), "--vm", _vsock_options(run, hybrid)], stack, vsock_log)
+        _await_path(run / "vhost.sock", vsock, directory / "vsock.log")
+
+        module_id = f"{instance_id}-enc{secrets.token_hex(8)}"
+        command = qemu_command(
+            tools,
+            image,
+            vhost=run / "vhost.sock",
+            module_id=module_id,
+            role_arn=role_arn,
+            instance_id=instance_id,
+            accelerator=accelerator,
+        )
+        signer = run / "signer.sock"
+        stack.callback(Signer(signer).close)
+        process = _keep(command, stack, subprocess.PIPE, {SIGNER_VARIABLE: str(signer)})
+        _watch_console(process, console, stack)
+        deadline = started + boot_seconds
+
+        def check() -> None:
+            if process.poll() is not None:
+                raise EnclaveNotBooted(f"the guest ended: {console_tail(console)}")
+            if time.monotonic() > deadline:
+                raise EnclaveNotBooted(f"no sign of life in {boot_seconds:.0f} s: {console_tail(console)}")
+
+        while not heartbeat.beat.wait(POLL_SECONDS):
+            check()
+        _await_port(hybrid, port, check)
+        return QemuEnclave(
+            enclave_id=module_id,
+            address=f"hybrid:{hybrid}:{port}",
+            proxy_address=f"unix:{_port_socket(hybrid, PROXY_PORT)}",
+            measurements=measurements,
+            console=console,
+            heartbeat_seconds=heartbeat.seconds or 0.0,
+            listening_seconds=time.monotonic() - started,
+            debug=False,
+            _process=process,
+            _cleanup=stack.pop_all(),
+        )
+
+
+def qemu_command(
+    tools: QemuTools,
+    image: Path,
+    *,
+    vhost: Path,
+    module_id: str,
+    role_arn: str,
+    instance_id: str,
+    accelerator: str,
+) -> list[str]:
+    """QEMU's command line. Neither -append nor -initrd: what they add is booted and not (all) measured."""
+    memory = max(MEMORY_FLOOR_MIB, MEMORY_PER_IMAGE * (image.stat().st_size // MIB + 1))
+    machine = f"nitro-enclave,vsock=c,id={module_id},parent-role={_escaped(role_arn)},parent-id={instance_id}"
+    return [
+        str(tools.qemu),
+        *("-M", machine),
+        *("-kernel", str(image.resolve())),
+        *("-accel", accelerator, "-cpu", "max", "-smp", "2", "-m", f"{memory}M"),
+        *("-display", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot"),
+        *("-chardev", f"socket,id=c,path={_escaped(str(vhost))}"),
+        *(argument for folder in tools.firmware for argument in ("-L", str(folder))),
+    ]
+
+
+def _escaped(value: str) -> str:
+    """A value in a QEMU option list, in which a comma separates and two are one."""
+    return value.replace(",", ",,")
+
+
+def _vsock_options(run: Path, hybrid: Path) -> str:
+    return f"guest-cid={GUEST_CID},socket={run / 'vhost.sock'},uds-path={hybrid}"
+
+
+def _port_socket(hybrid: Path, port: int) -> Path:
+    return hybrid.with_name(f"{hybrid.name}_{port}")
+
+
+def _keep(
+    command: Sequence[str],
+    stack: contextlib.ExitStack,
+    output: int | IO[bytes],
+    environment: Mapping[str, str] | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start a command under the keeper; leaving the stack ends it."""
+    process = subprocess.Popen(
+        [sys.executable, "-I", "-S", str(KEEPER), str(os.getpid()), *command],
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        env={**os.environ, **(environment or {})},
+    )
+
+    def end() -> None:
+        # SIGTERM to the keeper kills the command and waits for it.
+        process.terminate()
+        process.wait()
+
+    stack.callback(end)
+    return process
+
+
+def _watch_console(
+    process: subprocess.Popen[bytes], console: Path, stack: contextlib.ExitStack
+) -> threading.Thread:
+    """Copy the guest's console into a bounded file, and end QEMU when the guest's kernel says goodbye."""
+    source = process.stdout
+    assert source is not None
+
+    def copy() -> None:
+        written, last = 0, b""
+        with source, console.open("wb", buffering=0) as log:
+            while block := os.read(source.fileno(), 65536):
+                room = CONSOLE_MAX - written
+                log.write(block[: max(room, 0)])
+                written += min(len(block), max(room, 0))
+                if REBOOTING in last + block:
+                    process.terminate()
+                last = block[-len(REBOOTING) :]
+
+    console.unlink(missing_ok=True)
+    thread = threading.Thread(target=copy, name="console", daemon=True)
+    thread.start()
+
+    def end() -> None:
+        process.terminate()
+        process.wait()
+        thread.join()
+
+    stack.callback(end)
+    return thread
+
+
+def _await_path(path: Path, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 10
+    while not path.exists():
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(POLL_SECONDS)
+            raise EnclaveNotBooted(f"vhost-device-vsock ended: {console_tail(log)}")
+        if time.monotonic() > deadline:
+            raise EnclaveNotBooted(f"vhost-device-vsock made no socket: {console_tail(log)}")
+
+
+def _await_port(hybrid: Path, port: int, check: Callable[[], None]) -> None:
+    """Return when the guest accepts a connection on ``port``; ``check`` raises when waiting is in vain."""
+    while True:
+        with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
+            probe.settimeout(POLL_SECONDS * 50)
+            probe.connect(str(hybrid))
+            probe.sendall(b"CONNECT %d\n" % port)
+            if probe.recv(3) == b"OK ":
+                return
+        check()
+        time.sleep(POLL_SECONDS)
+
+
+__all__ = ["EnclaveEnded", "EnclaveNotBooted", "QemuEnclave", "qemu_command", "run_in_qemu"]

@@ -1,0 +1,74 @@
+"""Finds what a measured boot needs: a QEMU with the nitro-enclave machine, vhost-device-vsock, firmware."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from coattest.errors import EnvironmentFailure
+from coattest_build.inputs import cache
+
+MACHINE = "nitro-enclave"
+QEMU = "qemu-system-x86_64"
+VSOCK = "vhost-device-vsock"
+# What the machine loads: qboot, for a machine without ACPI, and the option ROM of a direct kernel boot.
+FIRMWARE_FILES = ("qboot.rom", "linuxboot_dma.bin")
+SYSTEM_FIRMWARE = (Path("/usr/share/qemu"), Path("/usr/share/qboot"))
+
+
+class QemuMissing(EnvironmentFailure):
+    """No QEMU here can boot an enclave image."""
+
+    default_reason = "no-qemu"
+
+
+@dataclass(frozen=True, slots=True)
+class QemuTools:
+    """Where the programs and the firmware are; ``firmware`` in the order of search."""
+
+    qemu: Path
+    vsock: Path
+    firmware: tuple[Path, ...]
+
+
+def qemu_folder() -> Path:
+    """The folder below the cache that ``nitro-local qemu-build`` fills."""
+    return cache.cache_folder() / "qemu"
+
+
+def find_tools(folder: Path | None = None) -> QemuTools:
+    """The programs in the cache where it has them, else those of the system; QemuMissing otherwise."""
+    cached = folder or qemu_folder()
+    qemu = next((path for path in _candidates(QEMU, cached) if has_machine(path)), None)
+    vsock = next(iter(_candidates(VSOCK, cached)), None)
+    firmware = tuple(path for path in (cached / "firmware", *SYSTEM_FIRMWARE) if path.is_dir())
+    missing = [
+        what
+        for what, found in (
+            (f"a QEMU with the {MACHINE} machine", qemu),
+            (VSOCK, vsock),
+            ("QEMU's firmware", all(any((f / name).exists() for f in firmware) for name in FIRMWARE_FILES)),
+        )
+        if not found
+    ]
+    if qemu is None or vsock is None or missing:
+        raise QemuMissing(f"not here: {', '.join(missing)}", hint="nitro-local qemu-build")
+    return QemuTools(qemu, vsock, firmware)
+
+
+def _candidates(name: str, cached: Path) -> list[Path]:
+    """Ours first: unlike a system's QEMU it can have its documents signed."""
+    built, found = cached / "bin" / name, shutil.which(name)
+    return [*([built] if os.access(built, os.X_OK) else []), *([Path(found)] if found else [])]
+
+
+def has_machine(qemu: Path) -> bool:
+    """Whether this QEMU runs here and knows the machine (Debian builds it without libcbor, so without it)."""
+    try:
+        listing = subprocess.run([qemu, "-M", "help"], capture_output=True, timeout=30, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return any(line.split()[:1] == [MACHINE.encode()] for line in listing.splitlines())

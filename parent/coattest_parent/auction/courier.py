@@ -1,0 +1,164 @@
+"""The courier: bid files from S3 into the enclave, the result back out.
+
+It sees ciphertext and signatures only. It holds at most one piece of a bid file at a time, whatever its size.
+What it can do to an auction is not to run it: a changed byte is caught by the seal, a missing one is no
+result.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from coattest.errors import FoundFalse
+from coattest_enclave.protocol import cose, messages, wire
+from coattest_enclave.protocol.canonical import MessageError
+from coattest_parent.link.aws import Aws, AwsFailure, Credentials, aws_errors, parse_s3_uri, region_of
+from coattest_parent.link.channels import Address
+from coattest_parent.link.enclave import EnclaveClient, EnclaveFailed, Part, Progress
+from coattest_parent.link.proxy import ConnectProxy, Target, kms_allow_list
+from coattest_parent.link.telemetry import Telemetry
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+AWS_KMS = "kms.{region}.amazonaws.com"
+LOCAL_KMS = "kms.{region}.coattest.test"
+"""KMS host names as the two profiles' measured trust files have them; the enclave asks for no other."""
+
+
+class MissingBid(FoundFalse):
+    """A buyer's bid file is not where the manifest says."""
+
+    default_reason = "missing-bid"
+
+
+class BidSource(Protocol):
+    """Where bid files come from."""
+
+    def part(self, buyer: messages.Buyer) -> Part:
+        """Size and content of a buyer's bid file, content read as it is consumed."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class S3Bids:
+    """Bid files at their buyers' URIs in S3."""
+
+    aws: Aws
+
+    def part(self, buyer: messages.Buyer) -> Part:
+        """The object at the buyer's URI as it is now; a change while it is read is an error, not a
+        mixture. Raises MissingBid and AwsFailure.
+        """
+        bucket, key = parse_s3_uri(buyer.bids)
+        client = self.aws.s3(region_of(buyer.kms))
+        with aws_errors(buyer.bids):
+            try:
+                head = client.head_object(Bucket=bucket, Key=key)
+            except client.exceptions.ClientError as error:
+                if error.response.get("Error", {}).get("Code") in ("404", "NoSuchKey", "NoSuchBucket"):
+                    raise MissingBid(f"no bid file of {buyer.name!r}", where=buyer.bids) from None
+                raise
+        size, etag = head.get("ContentLength"), head.get("ETag")
+        if not isinstance(size, int) or size < 0 or not etag:
+            raise AwsFailure("an answer without length or ETag", where=buyer.bids, reason="bad-answer")
+        return Part(buyer.name, size, _object(client, bucket, key, etag))
+
+
+def _object(client: S3Client, bucket: str, key: str, etag: str) -> Iterator[bytes]:
+    with aws_errors(f"s3://{bucket}/{key}"):
+        body = client.get_object(Bucket=bucket, Key=key, IfMatch=etag)["Body"]
+        try:
+            while piece := body.read(wire.CHUNK_MAX):
+                yield piece
+        finally:
+            body.close()
+
+
+def bid_digests(manifest: messages.Manifest, source: BidSource) -> dict[str, bytes]:
+    """SHA-384 of every buyer's bid file as ``source`` has it now.
+
+    Raises FoundFalse for one that is larger than a bid file of this manifest can be: nobody should fetch it,
+    and an enclave would need many times its size to take it apart.
+    """
+    most = cose.ENCRYPT0_OVERHEAD + messages.AMOUNT_SIZE * len(manifest.lots)
+    digests = {}
+    for buyer in manifest.buyers:
+        part = source.part(buyer)
+        if part.size > most:
+            raise FoundFalse(
+                f"larger than any bid file: over {most} bytes",
+                where=buyer.bids,
+                hint="a manifest without that buyer",
+                reason="too-large",
+            )
+        digest = hashlib.sha384()
+        for piece in part.content:
+            digest.update(piece)
+        digests[buyer.name] = digest.digest()
+    return digests
+
+
+def upload_bid(aws: Aws, buyer: messages.Buyer, content: bytes) -> None:
+    """Put a bid file at the buyer's URI, under S3's own encryption and a checksum that S3 checks."""
+    bucket, key = parse_s3_uri(buyer.bids)
+    with aws_errors(buyer.bids):
+        aws.s3(region_of(buyer.kms)).put_object(
+            Bucket=bucket,
+            Key=key,
+            Body=content,
+            ContentType="application/cose; cose-type=cose-encrypt0",
+            ServerSideEncryption="AES256",
+            ChecksumAlgorithm="SHA256",
+        )
+
+
+def manifest_allow_list(manifest: messages.Manifest, target: Target | None) -> dict[str, Target]:
+    """What the proxy lets an enclave reach for this auction: KMS in the regions of the buyers' keys.
+
+    ``target`` is the local endpoint's host and port, or None for AWS.
+    """
+    regions = frozenset(region_of(buyer.kms) for buyer in manifest.buyers)
+    return kms_allow_list(regions, LOCAL_KMS if target else AWS_KMS, target)
+
+
+def open_auction(
+    manifest: messages.Manifest,
+    seals: Sequence[bytes],
+    *,
+    enclave: Address,
+    proxy: Address | None,
+    allow: Mapping[str, Target],
+    source: BidSource,
+    credentials: Credentials,
+    progress: Progress | None = None,
+    telemetry: Telemetry | None = None,
+) -> messages.ResultFile:
+    """Run the auction in the enclave; returns what is to be published, not verified (``verify receipt`` does
+    that).
+
+    The proxy at ``proxy`` runs as long as this call; None is one that runs already. Raises EnclaveRefused,
+    EnclaveFailed or another CoattestError; then there is no result, and calling again is safe: the same
+    seal can only give the same result.
+    """
+    # Before the connection: an enclave does not wait for a slow bucket for ever.
+    parts = [source.part(buyer) for buyer in manifest.buyers]
+    tunnels = ConnectProxy(proxy, allow, telemetry) if proxy else contextlib.nullcontext()
+    with tunnels, EnclaveClient(enclave) as client:
+        data, receipt = client.open(manifest.encode(), parts, seals, credentials, progress)
+    try:
+        result = messages.Result.decode(data)
+        seal = messages.check_seals(manifest, seals).digest
+        # The rest of the file, apart from a result of maybe 28 MB: what is kept must be readable again.
+        messages.ResultFile.decode(messages.ResultFile(b"-", receipt, tuple(seals)).encode())
+    except MessageError as error:
+        raise EnclaveFailed(f"the enclave's result does not parse: {error}") from error
+    if result.manifest != manifest.digest:
+        raise EnclaveFailed("the enclave's result is of another manifest")
+    if result.seal != seal:
+        raise EnclaveFailed("the enclave's result is of another seal")
+    return messages.ResultFile(data, receipt, tuple(seals))

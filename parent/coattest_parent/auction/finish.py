@@ -1,0 +1,126 @@
+"""An opening from wherever it stands to its end: a result file here and, if wished, the object in S3.
+
+Each step leaves something durable or nothing: the file is written beside and linked into its place, the
+object is put, each only where there is none. So a call that was killed anywhere is finished by the next one,
+and what is there already is not decided again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from coattest.errors import CoattestError
+from coattest.shell import from_os_error
+from coattest_enclave.protocol import messages
+from coattest_parent.auction.publish import Sealed, earlier, keep, publish
+from coattest_parent.auction.steps import open_sealed, time_left
+from coattest_parent.link.aws import Aws, region_of
+from coattest_parent.link.enclave import Progress
+from coattest_parent.link.retry import Backoff, Retry
+from coattest_parent.link.telemetry import Telemetry
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How an enclave and AWS are reached: address strings as ``open_sealed`` takes them.
+
+    With ``role_arn`` that role does everything: it reads the bids, decrypts, and puts the result.
+    """
+
+    enclave: str
+    proxy: str | None
+    aws: Aws
+    role_arn: str | None = None
+    backoff: Backoff = dataclasses.field(default_factory=Backoff)
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A result file, and whether an earlier call had it already."""
+
+    file: messages.ResultFile
+    resumed: bool
+
+
+Opener = Callable[..., messages.ResultFile]
+
+
+def finish(
+    sealed: Sealed,
+    out: Path,
+    way: Way,
+    *,
+    now: datetime,
+    uri: str | None = None,
+    telemetry: Telemetry | None = None,
+    progress: Progress | None = None,
+    opener: Opener = open_sealed,
+) -> Finished:
+    """Open ``sealed`` into the file ``out`` and the object ``uri``, or what is left of that.
+
+    Raises a CoattestError: then what is missing is missing, and what is there is whole. After the publication
+    deadline nothing is opened any more, and no attempt begins (PastDeadline); a file from before it is still
+    put in its place. ``now`` is when the call is made (aware).
+    """
+    tell = telemetry or Telemetry()
+    names = {"request": secrets.token_hex(8), "auction": sealed.manifest.digest.hex()}
+    started = tell.clock()
+    tell.event("open-started", **names, buyers=len(sealed.manifest.buyers), lots=len(sealed.manifest.lots))
+
+    def again(attempt: int, error: CoattestError, wait: float) -> None:
+        tell.metrics.add("coattest_open_retries_total")
+        tell.event("open-retry", **names, attempt=attempt, reason=error.reason, wait=round(wait, 3))
+
+    def sent(stage: str, size: int) -> None:
+        tell.metrics.add("coattest_sent_bytes_total", size)
+        if progress:
+            progress(stage, size)
+
+    try:
+        file = earlier(sealed, out)
+        resumed = file is not None
+        if file is None:
+            left = time_left(sealed.manifest, now)
+            file = opener(
+                sealed.manifest,
+                list(sealed.seals),
+                enclave=way.enclave,
+                proxy=way.proxy,
+                aws=way.aws,
+                role_arn=way.role_arn,
+                progress=sent,
+                retry=Retry(way.backoff.within(left), again),
+                telemetry=tell,
+            )
+            file = keep(sealed, file, out)
+        digest = messages.sha384(file.result).hex()
+        seconds = round(tell.clock() - started, 3)
+        tell.event("open-resumed" if resumed else "open-finished", **names, result=digest, seconds=seconds)
+        published = _published(sealed, file, uri, way, Retry(way.backoff, again)) if uri else None
+        if published is not None:
+            tell.metrics.add("coattest_published_total")
+            tell.event("published" if published else "published-before", **names, address=uri or "")
+    except (CoattestError, OSError) as error:
+        failure = from_os_error(error) if isinstance(error, OSError) else error
+        tell.metrics.opened("failed")
+        tell.event("open-failed", **names, reason=failure.reason, exit=failure.exit_code)
+        raise failure from error
+    tell.metrics.opened("resumed" if resumed else "result")
+    tell.metrics.add("coattest_open_seconds_total", 0 if resumed else seconds)
+    return Finished(file, resumed)
+
+
+def _published(sealed: Sealed, file: messages.ResultFile, uri: str, way: Way, retry: Retry) -> bool:
+    """Put the result with the rights that it was opened with: those of the role, where one is assumed."""
+    region = region_of(sealed.manifest.buyers[0].kms)
+
+    def attempt() -> bool:
+        aws = way.aws.renewed()
+        return publish(sealed, file, uri, aws.assume(way.role_arn, region) if way.role_arn else aws, region)
+
+    return retry.call(attempt)

@@ -1,0 +1,281 @@
+"""The courier's spool: a directory per auction, opened when its closing time has passed.
+
+``SPOOL/NAME/manifest.cbor`` and one ``SPOOL/NAME/*.seal`` per buyer make a job; move the directory in when it
+is whole. ``SPOOL/NAME/result.cbor`` ends it. A job that another try cannot help gets
+``SPOOL/NAME/failed.json`` and is left alone until that file is removed.
+
+No job waits for another's next attempt: nothing sleeps here, and a job whose attempt failed has a time of its
+own for the next one (ADR 190). One attempt runs at a time, as the enclave opens one auction at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import math
+import os
+import random
+import re
+import secrets
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from coattest.errors import CoattestError, EnvironmentFailure, UsageError
+from coattest.files import write_atomic
+from coattest.shell import from_os_error
+from coattest_enclave.protocol import canonical, cose, messages
+from coattest_enclave.protocol.canonical import MessageError
+from coattest_parent.auction.finish import Opener, Way, finish
+from coattest_parent.auction.publish import Sealed
+from coattest_parent.auction.steps import open_sealed
+from coattest_parent.link.channels import parse_address
+from coattest_parent.link.enclave import EnclaveClient
+from coattest_parent.link.retry import Backoff, may_pass
+from coattest_parent.link.telemetry import Telemetry
+from coattest_verify.auction.buyers import parse_manifest
+
+MANIFEST, RESULT, FAILED, SEAL = "manifest.cbor", "result.cbor", "failed.json", ".seal"
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+"""A job's directory: the object in S3 is named for it."""
+
+PAUSE = Backoff(base=1.0, cap=60.0)
+"""Bounds of a job's wait between two attempts, in seconds."""
+
+ALIVE_EVERY = 15.0
+"""Seconds between two questions to the enclave."""
+
+READY_FOR = 3 * ALIVE_EVERY
+"""Seconds for which an answer of the enclave counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A directory of the spool that is to be opened; another manifest in it is another job."""
+
+    directory: Path
+    inode: int = 0
+    changed: int = 0
+
+    @property
+    def name(self) -> str:
+        """The directory's name; the object in S3 is named for it."""
+        return self.directory.name
+
+    def load(self) -> Sealed:
+        """Manifest and seals; raises UsageError for files that are not."""
+        if not NAME.fullmatch(self.name):
+            raise UsageError("not a job's name", where=ascii(self.name), hint=NAME.pattern, reason="bad-name")
+        path = self.directory / MANIFEST
+        manifest = parse_manifest(_read(path, canonical.SIZE_MAX), str(path))
+        paths = sorted(path for path in self.directory.iterdir() if path.name.endswith(SEAL))
+        seals = [_read(path, cose.SIGN1_MAX) for path in paths[: messages.BUYERS_MAX + 1]]
+        try:
+            messages.check_seals(manifest, seals)
+        except MessageError as error:
+            raise UsageError(
+                f"seals: {error}", where=str(self.directory), hint="one .seal per buyer", reason="bad-seal"
+            ) from None
+        return Sealed(manifest, tuple(seals))
+
+
+def jobs(spool: Path) -> Iterator[Job]:
+    """Every job that is neither done nor failed, by name; what begins with a dot is still being made."""
+    for directory in sorted(spool.iterdir()):
+        if directory.name.startswith("."):
+            continue
+        try:
+            found = (directory / MANIFEST).stat()
+            if stat.S_ISREG(found.st_mode) and not (directory / FAILED).exists():
+                yield Job(directory, found.st_ino, found.st_mtime_ns)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError:
+            yield Job(directory)  # it cannot be looked into; who loads it hears why
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """When a job is looked at next, in Unix seconds, and how many attempts at it have failed."""
+
+    due: float = 0.0
+    failures: int = 0
+
+    def is_at(self, now: float) -> bool:
+        """Whether it has come; also when the clock was set back since a wait began."""
+        return self.due <= now or (self.failures > 0 and self.due > now + PAUSE.cap)
+
+
+@dataclass(slots=True)
+class Courier:
+    """Opens what is in the spool and watches the enclave; ``publish`` is ``s3://bucket/prefix/`` or None.
+
+    ``way`` has no back-off of its own: whoever waits for one job, waits for all.
+    """
+
+    spool: Path
+    way: Way
+    telemetry: Telemetry
+    publish: str | None = None
+    opener: Opener = open_sealed
+    dice: Callable[[float, float], float] = random.uniform
+    _done: set[Job] = field(default_factory=set)
+    _turns: dict[Job, Turn] = field(default_factory=dict)
+    _answered: float | None = None
+    _watch: threading.Thread | None = None
+
+    def round(self, now: Callable[[], datetime]) -> int:
+        """Take every job once whose turn it is, the longest due one first; the number of those that are
+        waiting or could not be finished yet. ``now`` is asked again for each.
+        """
+        found = list(jobs(self.spool))
+        self._done.intersection_update(found)
+        self._turns = {job: self._turns.get(job, Turn()) for job in found if job not in self._done}
+        for job in sorted(self._turns, key=lambda job: self._turns[job].due):
+            if self._turns[job].is_at(now().timestamp()):
+                self._take(job, now)
+        failed = sum(1 for _ in self.spool.glob(f"*/{FAILED}"))
+        self.telemetry.metrics.set("coattest_jobs_waiting", len(self._turns))
+        self.telemetry.metrics.set("coattest_jobs_failed", failed)
+        return len(self._turns)
+
+    def rest(self, now: datetime) -> float:
+        """Seconds until the next turn of a job that the last round saw; infinite without one."""
+        due = min((turn.due for turn in self._turns.values()), default=math.inf)
+        return max(due - now.timestamp(), 0.0)
+
+    def _take(self, job: Job, now: Callable[[], datetime]) -> None:
+        """One attempt: then the job is done, set aside, or has its next turn."""
+        turn = self._turns.pop(job)
+        try:
+            sealed = job.load()
+            if sealed.manifest.closes > now().timestamp():
+                self._turns[job] = Turn(sealed.manifest.closes)
+                return
+            self._finish(job, sealed, turn, now())
+            self._done.add(job)
+        except Exception as error:
+            # OSError: the directory is being changed. What finish() raised, it has told of. The rest is a
+            # fault of ours: it must not end the service, which would find it again first after each start.
+            failure = _failure(error)
+            passes = isinstance(failure, EnvironmentFailure) or may_pass(failure)
+            if passes or not self._fail(job, failure):
+                self._turns[job] = self._next(job, turn, failure, now())
+
+    def _next(self, job: Job, turn: Turn, failure: CoattestError, now: datetime) -> Turn:
+        failures = turn.failures + 1
+        wait = self.dice(0.0, PAUSE.bound(failures))
+        self.telemetry.metrics.add("coattest_open_retries_total")
+        self.telemetry.event(
+            "open-retry", job=job.name, attempt=failures, reason=failure.reason, wait=round(wait, 3)
+        )
+        return Turn(now.timestamp() + wait, failures)
+
+    def _finish(self, job: Job, sealed: Sealed, turn: Turn, now: datetime) -> None:
+        uri = f"{self.publish}{job.name}.cbor" if self.publish else None
+        way = self.way
+        if turn.failures:
+            # What failed may have been the credentials.
+            way = dataclasses.replace(way, aws=way.aws.renewed())
+        elif not (job.directory / RESULT).exists():
+            self.telemetry.event("job-found", job=job.name, auction=sealed.manifest.digest.hex())
+        finish(
+            sealed,
+            job.directory / RESULT,
+            way,
+            now=now,
+            uri=uri,
+            telemetry=self.telemetry,
+            opener=self.opener,
+        )
+
+    def _fail(self, job: Job, error: CoattestError) -> bool:
+        """Set a job aside; False when that cannot be written, so that it is judged again."""
+        self.telemetry.event("job-failed", job=job.name, reason=error.reason, exit=error.exit_code)
+        document = {"reason": error.reason, "exit": error.exit_code, "error": str(error)[:1000]}
+        try:
+            write_atomic(job.directory / FAILED, f"{json.dumps(document)}\n".encode())
+        except OSError:
+            return False
+        return True
+
+    def watch(self, stop: threading.Event) -> None:
+        """Ask the enclave for signs of life, in a thread of its own, until ``stop``."""
+        self._watch = threading.Thread(target=self._ask_on, args=(stop,), daemon=True)
+        self._watch.start()
+
+    def healthy(self) -> bool:
+        """Whether this process does its work: the watch runs and the spool is there."""
+        return bool(self._watch and self._watch.is_alive() and self.spool.is_dir())
+
+    def ready(self) -> bool:
+        """Whether an auction could be opened now, as far as the enclave goes."""
+        return self._answered is not None and time.monotonic() - self._answered < READY_FOR
+
+    def _ask_on(self, stop: threading.Event) -> None:
+        up: bool | None = None
+        while not stop.is_set():
+            now_up = self._ask()
+            if now_up != up:
+                self.telemetry.event("enclave-up" if now_up else "enclave-down", address=self.way.enclave)
+            up = now_up
+            self.telemetry.metrics.set("coattest_enclave_up", up)
+            stop.wait(ALIVE_EVERY)
+
+    def _ask(self) -> bool:
+        try:
+            with EnclaveClient(parse_address(self.way.enclave)) as client:
+                client.alive(secrets.token_bytes(32))
+        except (CoattestError, OSError):
+            return False
+        self._answered = time.monotonic()
+        return True
+
+
+@contextlib.contextmanager
+def only_courier(spool: Path) -> Iterator[None]:
+    """Hold the spool; raises EnvironmentFailure when another process does. The lock ends with the process."""
+    handle = os.open(spool, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise EnvironmentFailure(
+                "another courier serves this spool",
+                where=str(spool),
+                hint="one is enough",
+                reason="spool-in-use",
+            ) from None
+        yield
+    finally:
+        os.close(handle)
+
+
+def _failure(error: Exception) -> CoattestError:
+    if isinstance(error, CoattestError):
+        return error
+    if isinstance(error, OSError):
+        return from_os_error(error)
+    return EnvironmentFailure("unforeseen", hint="'auction open' by hand shows it", reason="internal")
+
+
+def _read(path: Path, most: int) -> bytes:
+    """A plain file's bytes; raises UsageError for what is larger or no plain file, and OSError.
+
+    Buyers send what ends up in a spool, maybe as an archive: opening a FIFO would wait for ever.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    with os.fdopen(handle, "rb") as file:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise UsageError("not a plain file", where=str(path), reason="not-a-file")
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise UsageError(f"larger than {most} bytes", where=str(path), reason="too-large")
+    return content

@@ -1,0 +1,26 @@
+"""``auction keygen``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from coattest.jsontext import emit_json
+from coattest.shell import err, json_option
+from coattest_parent.cli.options import NEW_FILE
+from coattest_verify.auction.buyers import generate_auction_key
+
+
+@click.command()
+@click.option("--out", type=NEW_FILE, required=True, help="Where the private key goes; OUT.pub beside it.")
+@json_option
+def keygen(*, out: Path, as_json: bool) -> None:
+    """Make a buyer's auction key (EC P-384), which signs seals."""
+    public = generate_auction_key(out)
+    if as_json:
+        emit_json({"private": str(out), "public": f"{out}.pub", "sha256": public.fingerprint})
+    else:
+        err().print(
+            f"auction key {out} (public: {out}.pub), SHA-256 of its SPKI {public.fingerprint}", markup=False
+        )

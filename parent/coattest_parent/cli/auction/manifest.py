@@ -1,0 +1,107 @@
+"""``auction manifest``."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import click
+
+from coattest.errors import UsageError
+from coattest.files import write_atomic
+from coattest.jsontext import emit_json
+from coattest.shell import err, json_option
+from coattest_enclave.protocol import messages
+from coattest_parent.cli.auction.show import manifest_json
+from coattest_parent.cli.options import FILE, NEW_FILE, moment
+from coattest_parent.link.channels import parse_number
+from coattest_verify.auction.buyers import RECORD_MAX, BuyerRecord, make_manifest
+
+
+def parse_lot(text: str) -> messages.Lot:
+    """``ID`` or ``ID:RESERVE``; an id that itself ends in a colon and digits needs the reserve spelled
+    out.
+    """
+    head, colon, tail = text.rpartition(":")
+    if colon and tail.isascii() and tail.isdigit():
+        return messages.Lot(head, parse_reserve(tail, "--lot"))
+    return messages.Lot(text, 0)
+
+
+def parse_reserve(digits: str, where: str) -> int:
+    """A reserve in minor units; raises UsageError for what is no amount."""
+    reserve = parse_number(digits, messages.AMOUNT_MAX)
+    if reserve is None:
+        raise UsageError(f"not a reserve from 0 to {messages.AMOUNT_MAX}", where=where, reason="bad-lots")
+    return reserve
+
+
+def read_lots(path: Path) -> list[messages.Lot]:
+    """The lots of a CSV file with the header ``lot,reserve``; an empty reserve means none. Raises
+    UsageError.
+    """
+    lots = []
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = csv.reader(file, strict=True)
+        try:
+            if next(rows, None) != ["lot", "reserve"]:
+                raise UsageError("the first line is not 'lot,reserve'", where=str(path))
+            for row in rows:
+                where = f"{path}, line {rows.line_num}"
+                if len(row) != 2:
+                    raise UsageError("not 'lot,reserve'", where=where)
+                lots.append(messages.Lot(row[0], parse_reserve(row[1] or "0", where)))
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise UsageError(f"not CSV: {error}", where=str(path)) from None
+    return lots
+
+
+def read_record(path: Path) -> BuyerRecord:
+    """A buyer's record; raises UsageError."""
+    with path.open("rb") as file:
+        return BuyerRecord.parse(file.read(RECORD_MAX + 1), str(path))
+
+
+@click.command()
+@click.option("--auction", required=True, help="The auction's id.")
+@click.option(
+    "--rule", type=click.Choice(sorted(messages.DISCLOSURE)), default="first-price", show_default=True
+)
+@click.option("--currency", required=True, help="Three letters; amounts are in its minor unit.")
+@click.option("--lot", "lots", multiple=True, help="A lot, with its reserve in minor units: ID[:RESERVE].")
+@click.option("--lots", "lots_file", type=FILE, help="More lots, as CSV: lot,reserve.")
+@click.option("--buyer", "buyers", type=FILE, multiple=True, required=True, help="A buyer's record.")
+@click.option("--closes", callback=moment, required=True, help="Closing time: ISO 8601 with zone, or Unix s.")
+@click.option("--publish-by", callback=moment, required=True, help="Publication deadline, likewise.")
+@click.option("--out", type=NEW_FILE, required=True)
+@json_option
+def manifest(
+    *,
+    auction: str,
+    rule: str,
+    currency: str,
+    lots: tuple[str, ...],
+    lots_file: Path | None,
+    buyers: tuple[Path, ...],
+    closes: int,
+    publish_by: int,
+    out: Path,
+    as_json: bool,
+) -> None:
+    """Make an auction's manifest; its digest is the auction's identity."""
+    made = make_manifest(
+        auction=auction,
+        rule=rule,
+        currency=currency,
+        lots=[*map(parse_lot, lots), *(read_lots(lots_file) if lots_file else [])],
+        buyers=[read_record(path) for path in buyers],
+        closes=closes,
+        publish_by=publish_by,
+    )
+    write_atomic(out, made.encode())
+    if as_json:
+        emit_json(manifest_json(made))
+    else:
+        names = ", ".join(buyer.name for buyer in made.buyers)
+        err().print(f"{out}: {made.auction}, {len(made.lots)} lots, buyers {names}", markup=False)
+        err().print(f"digest {made.digest.hex()}", markup=False)

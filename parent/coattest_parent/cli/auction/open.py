@@ -1,0 +1,156 @@
+"""``auction open``."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from coattest.errors import UsageError
+from coattest.files import write_atomic
+from coattest.jsontext import emit_json
+from coattest.shell import byte_progress, err, json_option, out, utc_now
+from coattest.text import printable
+from coattest_enclave.protocol import cose, messages
+from coattest_parent.auction.finish import Way, finish
+from coattest_parent.auction.publish import Sealed
+from coattest_parent.auction.steps import TooEarly
+from coattest_parent.cli.options import FILE, NEW_FILE, aws_from, aws_options, manifest_option, way_options
+from coattest_parent.link.aws import parse_s3_uri
+from coattest_parent.link.enclave import Progress
+from coattest_parent.link.retry import FOR_SECONDS, Backoff
+from coattest_parent.link.stop import stops
+from coattest_parent.link.telemetry import Telemetry
+from coattest_verify.auction.buyers import load_manifest
+from coattest_verify.auction.outcomes import moment_text, outcomes_json, outcomes_table
+
+
+@click.command("open")
+@manifest_option
+@click.option(
+    "--seal", "seals", type=FILE, multiple=True, required=True, help="A buyer's seal; one per buyer."
+)
+@way_options
+@click.option("--wait", is_flag=True, help="Wait for the closing time, if need be.")
+@click.option("--publish", "publish", help="Also put the result file at s3://bucket/key.")
+@click.option(
+    "--retry-for",
+    type=click.FloatRange(0, 86400),
+    default=FOR_SECONDS,
+    show_default=True,
+    help="Seconds in which what may pass is tried again; 0 is one attempt.",
+)
+@click.option("--log", "log_path", type=NEW_FILE, help="Append events to this file, as JSON lines.")
+@click.option("--metrics", "metrics_path", type=NEW_FILE, help="Write metrics in Prometheus' text format.")
+@click.option("--out", "out_path", type=NEW_FILE, required=True, help="The result file.")
+@aws_options
+@json_option
+def open_(
+    *,
+    manifest_path: Path,
+    seals: tuple[Path, ...],
+    enclave: str,
+    proxy: str | None,
+    role_arn: str | None,
+    wait: bool,
+    publish: str | None,
+    retry_for: float,
+    log_path: Path | None,
+    metrics_path: Path | None,
+    out_path: Path,
+    endpoint_url: str | None,
+    ca_bundle: Path | None,
+    as_json: bool,
+) -> None:
+    """Have the enclave open a sealed auction, and store its result with its receipt.
+
+    Calling it again is safe and goes on where the last call was: one seal can only give one result, a
+    result file that is there is used, and an object that is there is not replaced. After the manifest's
+    publication deadline nothing is opened any more: the receipt would not verify.
+    """
+    manifest = load_manifest(manifest_path)
+    aws = aws_from(endpoint_url, ca_bundle)
+    if publish:
+        parse_s3_uri(publish)
+    sealed = Sealed(manifest, tuple(_read_seal(path) for path in seals))
+    way = Way(enclave, proxy, aws, role_arn, Backoff(retry_for))
+    log = os.open(log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640) if log_path else None
+    telemetry = Telemetry(log)
+    try:
+        with stops("call it again: it goes on where it was"):
+            _closed(manifest, wait)
+            with _progress(manifest, quiet=as_json) as progress:
+                finished = finish(
+                    sealed,
+                    out_path,
+                    way,
+                    now=utc_now(),
+                    uri=publish,
+                    telemetry=telemetry,
+                    progress=progress,
+                )
+    finally:
+        if log is not None:
+            os.close(log)
+        if metrics_path:
+            write_atomic(metrics_path, telemetry.metrics.render().encode())
+    opened = finished.file
+    result = messages.Result.decode(opened.result)
+    if as_json:
+        emit_json(
+            {
+                "file": str(out_path),
+                "manifest": result.manifest.hex(),
+                "seal": result.seal.hex(),
+                "result": messages.sha384(opened.result).hex(),
+                "lots": outcomes_json(result),
+                "resumed": finished.resumed,
+                "verified": False,
+            }
+        )
+    else:
+        out().print(outcomes_table(result))
+        err().print(f"{out_path}: not verified yet; 'verify receipt' does that", markup=False)
+
+
+def _read_seal(path: Path) -> bytes:
+    with path.open("rb") as file:
+        content = file.read(cose.SIGN1_MAX + 1)
+    if len(content) > cose.SIGN1_MAX:
+        raise UsageError("too large for a seal", where=str(path), reason="bad-seal")
+    return content
+
+
+def _closed(manifest: messages.Manifest, wait: bool) -> None:
+    """Return once the closing time has passed; raises TooEarly when it has not and nobody wants to wait."""
+    while (left := manifest.closes - utc_now().timestamp()) > 0:
+        if not wait:
+            raise TooEarly(
+                f"bids close at {moment_text(manifest.closes)}", hint="open after it, or use --wait"
+            )
+        err().print(f"waiting {left:.0f} s for the closing time", markup=False)
+        time.sleep(min(left, 60.0))
+
+
+@contextlib.contextmanager
+def _progress(manifest: messages.Manifest, *, quiet: bool) -> Iterator[Progress | None]:
+    """A bar of bytes sent and the enclave's stages, on stderr; nothing with --json or without a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    each = cose.ENCRYPT0_OVERHEAD + 8 * len(manifest.lots)
+    with byte_progress() as display:
+        total = len(manifest.encode()) + len(manifest.buyers) * each
+        task = display.add_task("manifest and bid files", total=total)
+
+        def report(stage: str, size: int) -> None:
+            display.update(task, description=printable(stage), advance=size)
+            if not size:  # a stage of the enclave's: everything has been sent
+                display.update(task, total=display.tasks[0].completed)
+
+        yield report

@@ -1,0 +1,166 @@
+"""``auction seal``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.table import Table
+
+from coattest.errors import UsageError
+from coattest.files import write_atomic
+from coattest.jsontext import emit_json
+from coattest.shell import err, json_option, utc_now
+from coattest_enclave.protocol import messages
+from coattest_parent.auction.courier import S3Bids, bid_digests
+from coattest_parent.cli.auction.show import lots_table
+from coattest_parent.cli.options import (
+    FILE,
+    NEW_FILE,
+    aws_from,
+    aws_options,
+    journal_option,
+    manifest_option,
+    operator_option,
+)
+from coattest_verify.auction.buyers import load_auction_key, load_manifest
+from coattest_verify.auction.journal import SealJournal, default_journal
+from coattest_verify.auction.outcomes import moment_text
+from coattest_verify.auction.sealing import SealPlan, plan_seal, sign_seal
+from coattest_verify.cli.options import decision_options
+from coattest_verify.quorum.authority import authority_from
+from coattest_verify.quorum.decision import Decision
+
+
+def parse_digests(values: tuple[str, ...]) -> dict[str, bytes]:
+    """``NAME=HEX`` pairs; raises UsageError."""
+    digests = {}
+    for value in values:
+        name, _, text = value.partition("=")
+        try:
+            digest = bytes.fromhex(text)
+        except ValueError:
+            digest = b""
+        if not name or len(digest) != messages.DIGEST or name in digests:
+            raise UsageError("not NAME=SHA384-HEX, once per buyer", where=value[:120], reason="bad-digest")
+        digests[name] = digest
+    return digests
+
+
+@click.command()
+@manifest_option
+@operator_option
+@click.option("--auction-key", type=FILE, required=True, help="Your auction key.")
+@click.option("--own-bid", type=FILE, required=True, help="The bid file that 'auction bid' wrote.")
+@click.option(
+    "--bid-digest",
+    "given",
+    multiple=True,
+    help="NAME=SHA384 of a buyer's bid file. Without any, all bid files are fetched and digested.",
+)
+@click.option("--out", type=NEW_FILE, required=True, help="The seal to give to the service.")
+@click.option("--dry-run", is_flag=True, help="Check and show everything; record and sign nothing.")
+@journal_option
+@aws_options
+@decision_options
+@json_option
+def seal(
+    *,
+    manifest_path: Path,
+    operator: str,
+    auction_key: Path,
+    own_bid: Path,
+    given: tuple[str, ...],
+    out: Path,
+    dry_run: bool,
+    journal: Path | None,
+    endpoint_url: str | None,
+    ca_bundle: Path | None,
+    as_json: bool,
+    **decision: Any,
+) -> None:
+    """Seal an auction: this manifest, this decided code, these bid files, and no others, ever."""
+    manifest = load_manifest(manifest_path)
+    authority = authority_from(decision, utc_now(), own=operator)
+    key = load_auction_key(auction_key)
+    digests = parse_digests(given) or bid_digests(manifest, S3Bids(aws_from(endpoint_url, ca_bundle)))
+    record = SealJournal(journal or default_journal())
+    plan = plan_seal(
+        manifest,
+        operator=operator,
+        public_key=key.public_key(),
+        decision=authority.decision.digest,
+        bids=digests,
+        own_bid=own_bid.read_bytes(),
+        check_certificate=authority.check_certificate,
+        journal=record,
+        now=int(utc_now().timestamp()),
+    )
+    _explain(plan, authority.decision)
+    if not dry_run:
+        write_atomic(out, sign_seal(plan, key, record))
+    if as_json:
+        emit_json(_json(plan, None if dry_run else out))
+    elif not dry_run:
+        err().print(f"{out}: sealed; recorded in {record.directory}", markup=False)
+
+
+def _explain(plan: SealPlan, decision: Decision) -> None:
+    """Everything that the signature will bind, and that the own bid is among it (plan_seal checked it)."""
+    console = err()
+    manifest = plan.manifest
+    console.print(
+        f"{manifest.auction}: {len(manifest.lots)} lots, {manifest.rule}, {manifest.currency}", markup=False
+    )
+    console.print(f"manifest    {manifest.digest.hex()}", markup=False)
+    console.print(f"decision    {decision.digest.hex()}", markup=False)
+    agreed = ", ".join(decision.agreed)
+    console.print(
+        f"code        release {decision.release}, {decision.profile} profile, rebuilt and signed by {agreed}",
+        markup=False,
+    )
+    console.print(f"PCR0        {decision.pcrs[0]}", markup=False)
+    console.print(f"closes      {moment_text(manifest.closes)}", markup=False)
+    console.print(f"publish by  {moment_text(manifest.publish_by)}", markup=False)
+    console.print(f"discloses   {plan.disclosure}", markup=False)
+    if plan.reveals_a_losing_amount:
+        console.print(
+            "            a losing buyer's amount becomes public, as the winner's price",
+            style="yellow",
+            markup=False,
+        )
+    console.print(lots_table(manifest))
+    table = Table("buyer", "bid file (SHA-384)")
+    for name, digest in messages.Seal.decode(plan.payload).bids:
+        table.add_row(f"{name} (you)" if name == plan.operator else name, digest.hex())
+    console.print(table)
+    console.print("your own bid file is in this set, byte for byte", markup=False)
+    for overlap in plan.overlaps:
+        shown = ", ".join(overlap.lots[:5]) + (" .." if len(overlap.lots) > 5 else "")
+        console.print(
+            f"warning: {len(overlap.lots)} of these lots were sealed before, in {overlap.auction} ({shown}): "
+            "both results together may say more than either",
+            style="yellow",
+            markup=False,
+        )
+
+
+def _json(plan: SealPlan, out: Path | None) -> dict[str, Any]:
+    sealed = messages.Seal.decode(plan.payload)
+    return {
+        "manifest": sealed.manifest.hex(),
+        "decision": sealed.decision.hex(),
+        "bids": {name: digest.hex() for name, digest in sealed.bids},
+        "seal": plan.digest.hex(),
+        "auction": plan.manifest.auction,
+        "rule": plan.manifest.rule,
+        "lots": len(plan.manifest.lots),
+        "own_bid": dict(sealed.bids)[plan.operator].hex(),
+        "discloses": plan.disclosure,
+        "overlaps": [
+            {"auction": overlap.auction, "manifest": overlap.manifest.hex(), "lots": list(overlap.lots)}
+            for overlap in plan.overlaps
+        ],
+        "file": str(out) if out else None,
+    }

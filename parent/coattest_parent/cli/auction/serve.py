@@ -1,0 +1,155 @@
+"""``auction serve`` and ``auction proxy``: the parent's services."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+
+from coattest.errors import UsageError
+from coattest.shell import utc_now
+from coattest_parent.auction.courier import AWS_KMS, LOCAL_KMS
+from coattest_parent.auction.finish import Way
+from coattest_parent.auction.spool import Courier, only_courier
+from coattest_parent.cli.options import FOLDER, aws_from, aws_options, way_options
+from coattest_parent.link.aws import parse_s3_uri
+from coattest_parent.link.channels import PROXY_PORT, Vsock, endpoint_host_port, parse_address
+from coattest_parent.link.proxy import ConnectProxy, kms_allow_list
+from coattest_parent.link.status import State, StatusServer, parse_status_address
+from coattest_parent.link.stop import Stopped, stop_event, stops
+from coattest_parent.link.telemetry import Telemetry
+
+status_option = click.option(
+    "--status", help="Answer /healthz, /readyz and /metrics here: 127.0.0.1:PORT or unix:PATH."
+)
+
+
+@click.command()
+@click.option(
+    "--spool",
+    type=FOLDER,
+    required=True,
+    help="A directory per auction: manifest.cbor and the seals.",
+)
+@way_options
+@click.option("--publish", help="Also put NAME.cbor under s3://bucket/prefix/.")
+@click.option(
+    "--every",
+    type=click.FloatRange(0.1, 3600),
+    default=10.0,
+    show_default=True,
+    help="Seconds between two looks for new auctions.",
+)
+@click.option("--once", is_flag=True, help="End after one round, in which each auction is tried once.")
+@status_option
+@aws_options
+def serve(
+    *,
+    spool: Path,
+    enclave: str,
+    proxy: str | None,
+    role_arn: str | None,
+    publish: str | None,
+    every: float,
+    once: bool,
+    status: str | None,
+    endpoint_url: str | None,
+    ca_bundle: Path | None,
+) -> None:
+    """Open the auctions of a spool as their closing times pass, until SIGTERM.
+
+    What may pass is tried again, each auction at times of its own, so that none waits for another. Events
+    go to stderr as JSON lines. It keeps nothing in memory that matters: kill it and start it again.
+    """
+    parse_address(enclave)
+    if publish:
+        parse_s3_uri(f"{publish}name")
+        if not publish.endswith("/"):
+            raise UsageError("a prefix ends in '/'", where=publish, reason="bad-uri")
+    telemetry = Telemetry(sys.stderr.fileno())
+    way = Way(enclave, proxy, aws_from(endpoint_url, ca_bundle), role_arn)
+    courier = Courier(spool, way, telemetry, publish)
+    with (
+        only_courier(spool),
+        stop_event() as ended,
+        _status(status, courier.healthy, courier.ready, telemetry),
+    ):
+        courier.watch(ended)
+        _started(telemetry)
+        try:
+            while not ended.is_set():
+                # What runs when the signal comes is cut, not waited for: the next start finishes it.
+                with stops("start it again: it goes on where it was"):
+                    courier.round(utc_now)
+                if once:
+                    break
+                ended.wait(min(every, courier.rest(utc_now())))
+        except Stopped:
+            ended.set()
+        _stopped(telemetry)
+
+
+@click.command()
+@click.option("--listen", "address", default=str(Vsock(None, PROXY_PORT)), show_default=True, help="Where.")
+@click.option("--region", "regions", multiple=True, required=True, help="A region whose KMS may be reached.")
+@status_option
+@click.option("--endpoint-url", help="A local endpoint instead of AWS (loopback only).")
+def proxy(*, address: str, regions: tuple[str, ...], status: str | None, endpoint_url: str | None) -> None:
+    """Run the byte proxy to KMS as a service, until SIGTERM; ``--proxy none`` uses it.
+
+    It reaches KMS in these regions and nothing else. Events go to stderr as JSON lines.
+    """
+    telemetry = Telemetry(sys.stderr.fileno())
+    if endpoint_url:
+        aws_from(endpoint_url, None)  # refuses what is not on this machine
+    target = endpoint_host_port(endpoint_url) if endpoint_url else None
+    allow = kms_allow_list(frozenset(regions), LOCAL_KMS if target else AWS_KMS, target)
+    with (
+        stop_event() as ended,
+        ConnectProxy(parse_address(address), allow, telemetry) as running,
+        _status(status, running.serving, running.serving, telemetry),
+    ):
+        _started(telemetry)
+        while not ended.wait(1.0):
+            if not running.serving():
+                raise Stopped("the proxy ended by itself", hint="start it again")
+        _stopped(telemetry)
+
+
+@contextlib.contextmanager
+def _status(
+    address: str | None, healthy: Callable[[], bool], ready: Callable[[], bool], telemetry: Telemetry
+) -> Iterator[None]:
+    if address is None:
+        yield
+        return
+    with StatusServer(parse_status_address(address), State(healthy, ready, telemetry.metrics)):
+        yield
+
+
+def _started(telemetry: Telemetry) -> None:
+    telemetry.event("service-started")
+    notify("READY=1")
+
+
+def _stopped(telemetry: Telemetry) -> None:
+    notify("STOPPING=1")
+    telemetry.event("service-stopped")
+
+
+def notify(state: str) -> None:
+    """Tell systemd, where it asked to be told (sd_notify(3)); nothing otherwise."""
+    path = os.environ.get("NOTIFY_SOCKET")
+    if not path:
+        return
+    name = f"\0{path[1:]}" if path.startswith("@") else path
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as stream,
+        contextlib.suppress(OSError),
+    ):
+        stream.sendto(state.encode(), name)

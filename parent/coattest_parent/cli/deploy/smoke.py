@@ -1,0 +1,142 @@
+"""deploy-from-attestation smoke: does an image work on this machine's Nitro hardware?"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.table import Table
+from rich.text import Text
+
+from coattest.errors import EnvironmentFailure, UsageError
+from coattest.jsontext import emit_json
+from coattest.shell import err, json_option, out, utc_now
+from coattest_parent.cli.options import FILE
+from coattest_parent.deployment.smoke import Check, smoke
+from coattest_parent.link.channels import ENCLAVE_PORT, Address, Vsock, await_listener, parse_address
+from coattest_verify.attestation.files import read_measurements
+from coattest_verify.attestation.profiles import root_for
+from coattest_verify.rebuild.remeasure import binding_pcrs
+
+NITRO_CLI = "nitro-cli"
+NITRO_CLI_SECONDS = 120.0
+LISTEN_SECONDS = 60.0
+
+
+class NitroCliFailed(EnvironmentFailure):
+    """nitro-cli is not here, or did not start the enclave."""
+
+    default_reason = "nitro-cli"
+
+
+@click.command("smoke")
+@click.option("--measurements", type=FILE, required=True, help="What `eif measure IMAGE` printed elsewhere.")
+@click.option("--image", type=FILE, help="Start this image with nitro-cli, and end it afterwards.")
+@click.option("--address", help="Or ask an enclave that runs: vsock:CID:5005.")
+@click.option("--cpu-count", type=click.IntRange(1), default=2, show_default=True)
+@click.option("--memory", type=click.IntRange(64), default=1024, show_default=True, help="MiB.")
+@click.option(
+    "--listen-seconds",
+    type=click.FloatRange(0),
+    default=LISTEN_SECONDS,
+    show_default=True,
+    help="Until it listens.",
+)
+@click.option("--role-arn", help="The instance's role: check PCR3 too.")
+@click.option("--instance-id", help="This instance: check PCR4 too.")
+@click.option("--profile", type=click.Choice(["aws", "local"]), default="aws", show_default=True)
+@json_option
+def smoke_command(
+    *,
+    measurements: Path,
+    image: Path | None,
+    address: str | None,
+    cpu_count: int,
+    memory: int,
+    listen_seconds: float,
+    role_arn: str | None,
+    instance_id: str | None,
+    profile: str,
+    as_json: bool,
+) -> int:
+    """Start an image on Nitro (or ask a running one), attest it, and put its vsock under load.
+
+    Exits 1 when a check fails. It says whether the image works here, not whether it is the decided one: that
+    is what apply is for.
+    """
+    if (image is None) == (address is None):
+        raise UsageError("give either --image or --address")
+    pcrs = _registers(measurements)
+    binding = binding_pcrs(role_arn or "", instance_id or "")
+    pcrs.update({index: binding[index] for index, given in ((3, role_arn), (4, instance_id)) if given})
+    with _running(image, address, cpu_count, memory) as target:
+        await_listener(target, listen_seconds)
+        checks = []
+        for check in smoke(target, pcrs=pcrs, root=root_for(profile), clock=utc_now):
+            err().print(f"{check.name}: {'ok' if check.ok else 'FAILED'}", markup=False)
+            checks.append(check)
+    _show(checks, as_json)
+    return 0 if all(check.ok for check in checks) else 1
+
+
+def _registers(path: Path) -> dict[int, bytes]:
+    """The registers in what eif or nitro-cli measured; PCR0, 1 and 2 among them. Raises UsageError."""
+    found = dict(read_measurements(path.read_text("utf-8", "replace")).pcrs)
+    if not {0, 1, 2} <= found.keys():
+        raise UsageError("not PCR0, PCR1 and PCR2", where=str(path), hint="eif measure image.eif > FILE")
+    return found
+
+
+@contextlib.contextmanager
+def _running(image: Path | None, address: str | None, cpu_count: int, memory: int) -> Iterator[Address]:
+    if image is None:
+        yield parse_address(address or "")
+        return
+    if shutil.which(NITRO_CLI) is None:
+        raise NitroCliFailed("nitro-cli is not installed", hint="run this on an enclave-enabled instance")
+    started = _nitro_cli(
+        "run-enclave", "--eif-path", str(image), "--cpu-count", str(cpu_count), "--memory", str(memory)
+    )
+    try:
+        yield Vsock(int(started["EnclaveCID"]), ENCLAVE_PORT)
+    finally:
+        _nitro_cli("terminate-enclave", "--enclave-id", str(started["EnclaveID"]))
+
+
+def _nitro_cli(*arguments: str) -> dict[str, Any]:
+    """Run nitro-cli and return the JSON object on its stdout."""
+    try:
+        done = subprocess.run(
+            [NITRO_CLI, *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=NITRO_CLI_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise NitroCliFailed(f"nitro-cli {arguments[0]} did not end") from error
+    try:
+        answer = json.loads(done.stdout)
+    except ValueError:
+        answer = None
+    if done.returncode or not isinstance(answer, dict):
+        raise NitroCliFailed(f"nitro-cli {arguments[0]}: {' '.join(done.stderr.split())[-300:]}")
+    return answer
+
+
+def _show(checks: list[Check], as_json: bool) -> None:
+    if as_json:
+        rows = [{"check": check.name, "ok": check.ok, "detail": check.detail} for check in checks]
+        emit_json({"ok": all(check.ok for check in checks), "checks": rows})
+        return
+    table = Table("check", "result", "detail")
+    for check in checks:
+        table.add_row(check.name, Text("ok") if check.ok else Text("FAILED", style="red"), check.detail)
+    out().print(table)

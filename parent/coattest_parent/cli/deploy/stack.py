@@ -1,0 +1,247 @@
+"""The AWS target of ``deploy-from-attestation``: the options, the plan's folder, and what is shown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.table import Table
+
+from coattest.errors import UsageError
+from coattest.files import write_atomic
+from coattest.jsontext import emit_json
+from coattest.shell import err, option_group, out, utc_now
+from coattest_parent.cli.options import FILE, FOLDER, NEW_FOLDER, aws_from, aws_options
+from coattest_parent.deployment.live import live_json
+from coattest_parent.deployment.stack import plan as planning
+from coattest_parent.deployment.stack import programs, rollout
+from coattest_parent.deployment.stack.hosts import EnclaveHost, LocalHost
+from coattest_parent.deployment.stack.remote import RemoteHost
+from coattest_parent.deployment.stack.settings import Settings
+from coattest_verify.quorum.authority import Authority
+
+NEEDED = ("name", "account", "region", "vpc", "subnet", "ami", "out")
+
+
+plan_options = option_group(
+    click.option("--name", help="aws: the name of this deployment."),
+    click.option("--account", help="aws: the service's account, 12 digits."),
+    click.option("--region", help="aws: where the parent is."),
+    click.option("--vpc", help="aws: the VPC of the parent."),
+    click.option("--subnet", help="aws: the subnet of the parent."),
+    click.option("--ami", help="aws: the image of the parent (Amazon Linux 2023)."),
+    click.option("--instance-type", default="c6i.2xlarge", show_default=True, help="aws: the parent's."),
+    click.option("--cpus", type=int, default=2, show_default=True, help="aws: vCPUs per enclave."),
+    click.option("--memory", type=int, default=2048, show_default=True, help="aws: MiB per enclave."),
+    click.option("--auto-recovery", is_flag=True, help="aws: an alarm that moves a failed instance."),
+    click.option(
+        "--report", "reports", type=FILE, multiple=True, help="aws: a buyer's signed report; repeatable."
+    ),
+    click.option("--wheel", type=FILE, help="aws: coattest's wheel, for the instance; needs --wheelhouse."),
+    click.option(
+        "--wheelhouse",
+        type=FOLDER,
+        help="aws: a folder with the wheels that --wheel depends on.",
+    ),
+    click.option("--out", type=NEW_FOLDER, help="aws: the folder of the plan."),
+)
+"""What a plan for AWS is made from, beside the decision and the image."""
+cloud_options = option_group(
+    aws_options, click.option("--plan", "plan_folder", type=FOLDER, help="aws: the plan's folder.")
+)
+"""The plan, and where AWS is."""
+
+
+def write_plan(authority: Authority, image: Path, given: Mapping[str, Any]) -> None:
+    """Make the plan and write its folder; the image stays where it is."""
+    missing = [f"--{name}" for name in NEEDED if not given[name]]
+    if missing:
+        raise UsageError(f"the aws target needs {', '.join(missing)}", reason="usage")
+    archive = _programs(given["wheel"], given["wheelhouse"])
+    settings = Settings(
+        **{name: given[name] for name in ("name", "account", "region", "vpc", "subnet", "ami")},
+        **{name: given[name] for name in ("instance_type", "cpus", "memory", "auto_recovery")},
+        programs=programs.digest(archive) if archive else None,
+    )
+    reports = {str(path): path.read_bytes() for path in given["reports"]}
+    plan = planning.make_stack_plan(authority, image, settings, reports)
+    folder: Path = given["out"]
+    files = planning.plan_files(plan, reports)
+    for name, content in {**files, **({programs.NAME: archive} if archive else {})}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / name, content)
+    for stale in (planning.MAIN, planning.PARAMETERS, *([] if archive else [programs.NAME])):
+        if stale not in files:
+            (folder / stale).unlink(missing_ok=True)
+    if given["as_json"]:
+        emit_json({**plan.summary(), "folder": str(folder)})
+        return
+    table = Table("stack", "resource", "type")
+    for row in planning.created(plan):
+        table.add_row(*row)
+    out().print(table)
+    out().print(f"decision  {authority.decision.digest.hex()}", markup=False)
+    out().print(f"image     {plan.artifact.key}", markup=False)
+    out().print(f"role      {settings.role_arn}", markup=False)
+    if not plan.reports:
+        err().print(
+            "phase 1 only: apply it, give the role to the buyers, plan again with their reports", markup=False
+        )
+
+
+def read_plan(authority: Authority, image: Path, folder: Path) -> planning.StackPlan:
+    """The plan in a folder, made again from the decision of now; raises PlanDiffers when it is another."""
+    settings = _settings(folder / planning.SETTINGS)
+    place = folder / planning.REPORTS
+    reports = {str(item): item.read_bytes() for item in sorted(place.glob("*"))} if place.is_dir() else {}
+    plan = planning.make_stack_plan(authority, image, settings, reports)
+    changed = planning.differing(folder, planning.plan_files(plan, reports))
+    if settings.programs is not None and _digest(folder / programs.NAME) != settings.programs:
+        changed = (*changed, programs.NAME)
+    if changed:
+        raise planning.PlanDiffers(
+            f"the decision of now gives another plan: {', '.join(changed)} differ",
+            where=str(folder),
+            hint="plan again and read it",
+        )
+    return plan
+
+
+def apply_plan(authority: Authority, given: Mapping[str, Any]) -> None:
+    """``apply --target aws``."""
+    _needed(given, "plan_folder")
+    cloud = _cloud_of(authority, given)
+    plan = read_plan(authority, given["image"], given["plan_folder"])
+    _able(plan, cloud)
+    done = rollout.apply(plan, given["image"], cloud, programs=given["plan_folder"] / programs.NAME)
+    found = {
+        "verified": done.live is not None,
+        "role": done.role_arn,
+        "instance": done.instance_id,
+        "retired": list(done.retired),
+        **(live_json(done.live) if done.live else {}),
+    }
+    if given["as_json"]:
+        emit_json(found)
+        return
+    out().print(f"role      {done.role_arn}", markup=False)
+    if done.live is None:
+        err().print(
+            "phase 1 is there: give the role to the buyers, plan again with their reports", markup=False
+        )
+        return
+    out().print(f"instance  {done.instance_id}", markup=False)
+    out().print(f"verified  {done.live.module_id} at {done.live.time.isoformat()}", markup=False)
+    out().print(f"enclave   {done.live.enclave.address}", markup=False)
+
+
+def show_status(authority: Authority, given: Mapping[str, Any]) -> int:
+    """``status --target aws``; 1 when something is not as decided."""
+    _needed(given, "plan_folder", "image")
+    cloud = _cloud_of(authority, given)
+    found = rollout.status(read_plan(authority, given["image"], given["plan_folder"]), cloud)
+    if given["as_json"]:
+        emit_json(found)
+        return 1 if found["problems"] else 0
+    table = Table("what", "is")
+    for name, state in found["stacks"].items():
+        table.add_row(name, str(state))
+    for name, state in found["keys"].items():
+        table.add_row(f"key of {name}", state)
+    table.add_row("running", ", ".join(found["running"]) or "nothing")
+    table.add_row("live document", found["live"]["module_id"] if found["live"] else "none that verifies")
+    out().print(table)
+    for problem in found["problems"]:
+        err().print(problem, style="red", markup=False)
+    return 1 if found["problems"] else 0
+
+
+def destroy_plan(given: Mapping[str, Any]) -> None:
+    """``destroy --target aws``: needs no decision, as it starts nothing."""
+    _needed(given, "plan_folder")
+    path = given["plan_folder"] / planning.SETTINGS
+    settings = _settings(path)
+    found = rollout.destroy(settings, _cloud(None, settings, given), delete_data=given["delete_data"])
+    if given["as_json"]:
+        emit_json(dict(found))
+        return
+    for item in found["gone"]:
+        out().print(f"gone     {item}", markup=False)
+    for item in found["remains"]:
+        out().print(f"remains  {item}", markup=False)
+
+
+def _cloud_of(authority: Authority, given: Mapping[str, Any]) -> rollout.Cloud:
+    settings = _settings(given["plan_folder"] / planning.SETTINGS)
+    return _cloud(authority.decision.profile, settings, given)
+
+
+def _needed(given: Mapping[str, Any], *names: str) -> None:
+    words = {"plan_folder": "--plan", "image": "--image"}
+    missing = [words[name] for name in names if not given[name]]
+    if missing:
+        raise UsageError(f"the aws target needs {', '.join(missing)}", reason="usage")
+
+
+def _cloud(profile: str | None, settings: Settings, given: Mapping[str, Any]) -> rollout.Cloud:
+    """AWS with the instance's enclaves, or a stand-in on this machine with its own or with local ones.
+
+    Documents of the ``local`` profile chain to a root whose key is published: they count here only.
+    """
+    endpoint: str | None = given["endpoint_url"]
+    wanted = "local" if endpoint else "aws"
+    if profile not in (None, wanted):
+        raise UsageError(
+            f"a decision of profile {profile!r} is not for "
+            + ("a stand-in of AWS" if endpoint else "AWS itself, whose enclaves attest with AWS's root"),
+            hint=f"use --profile {wanted}",
+            reason="bad-profile",
+        )
+    if given["state"] and not endpoint:
+        raise UsageError(
+            "--state is for enclaves of this machine",
+            hint="leave it out, or give --endpoint-url",
+            reason="bad-target",
+        )
+
+    def say(text: str) -> None:
+        err().print(text, markup=False)
+
+    aws = aws_from(endpoint, given["ca_bundle"])
+    host: EnclaveHost = RemoteHost(aws, settings, say)
+    if given["state"]:
+        host = LocalHost(given["state"] / "enclaves")
+    return rollout.Cloud(aws, host, say, utc_now)
+
+
+def _able(plan: planning.StackPlan, cloud: rollout.Cloud) -> None:
+    """Raise UsageError for a second phase whose instance could not be asked for a live document."""
+    if isinstance(cloud.host, RemoteHost) and plan.reports and plan.settings.programs is None:
+        raise UsageError(
+            "the plan installs nothing on the instance, so its enclave could not be verified",
+            hint="plan again with --wheel and --wheelhouse",
+            reason="no-programs",
+        )
+
+
+def _settings(path: Path) -> Settings:
+    try:
+        return Settings.from_json(json.loads(path.read_bytes()), str(path))
+    except (FileNotFoundError, ValueError) as error:
+        raise UsageError(f"no plan: {error}", where=str(path), hint="see plan --out") from None
+
+
+def _programs(wheel: Path | None, wheelhouse: Path | None) -> bytes | None:
+    if (wheel is None) != (wheelhouse is None):
+        raise UsageError("--wheel and --wheelhouse go together", reason="usage")
+    return programs.pack(wheel, wheelhouse) if wheel and wheelhouse else None
+
+
+def _digest(path: Path) -> str | None:
+    try:
+        return programs.digest(path.read_bytes())
+    except FileNotFoundError:
+        return None

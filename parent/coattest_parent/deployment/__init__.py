@@ -1,0 +1,1 @@
+"""Deployment that starts from the decision and ends in a verified live document."""

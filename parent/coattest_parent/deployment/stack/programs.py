@@ -1,0 +1,107 @@
+"""What is installed on the instance, as one object: coattest's wheel and its dependencies, pinned by hash.
+
+The instance fetches the object by its digest and installs from it alone, so that no index decides what runs
+there. What it installs decides availability only; what the enclave is, its own document says.
+"""
+
+from __future__ import annotations
+
+import email.parser
+import hashlib
+import io
+import re
+import tarfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from coattest.errors import UsageError
+
+NAME = "parent.tar"
+REQUIREMENTS, WHEELS = "requirements.txt", "wheels"
+PROGRAMS_MAX = 512 * 1024 * 1024
+"""Bytes of all wheels; those of now are about 40 MB."""
+
+_WHEEL = re.compile(
+    r"(?P<name>[A-Za-z0-9_.]+)-(?P<version>[A-Za-z0-9_.!+]+)(-[A-Za-z0-9_.]+){3,4}\.whl", re.ASCII
+)
+
+
+class BadWheelhouse(UsageError):
+    """The wheels are not one set that can be installed."""
+
+    default_reason = "bad-wheelhouse"
+
+
+def pack(wheel: Path, wheelhouse: Path) -> bytes:
+    """An archive of the wheel, the wheels of ``wheelhouse`` and their requirements; one text for one set.
+
+    Raises BadWheelhouse when a name is there twice, or a dependency that the wheel always has is missing.
+    """
+    paths = {path.name: path for path in (*sorted(wheelhouse.glob("*.whl")), wheel)}
+    if sum(path.stat().st_size for path in paths.values()) > PROGRAMS_MAX:
+        raise BadWheelhouse(f"more than {PROGRAMS_MAX} bytes", where=str(wheelhouse))
+    wheels = {name: path.read_bytes() for name, path in sorted(paths.items())}
+    files = {REQUIREMENTS: requirements(wheels)}
+    missing = sorted(set(_needs(wheels[wheel.name], wheel)) - {_parsed(name)[0] for name in wheels})
+    if missing:
+        raise BadWheelhouse(
+            f"no wheel of {', '.join(missing)}",
+            where=str(wheelhouse),
+            hint=f"pip download --dest {wheelhouse} {wheel.name}",
+        )
+    return _tar({**files, **{f"{WHEELS}/{name}": content for name, content in wheels.items()}})
+
+
+def requirements(wheels: Mapping[str, bytes]) -> bytes:
+    """pip's requirements file for wheels by file name: each with its version and SHA-256."""
+    lines: dict[str, str] = {}
+    for file, content in wheels.items():
+        name, version = _parsed(file)
+        if name in lines:
+            raise BadWheelhouse(f"two wheels of {name}", where=file)
+        lines[name] = f"{name}=={version} --hash=sha256:{hashlib.sha256(content).hexdigest()}"
+    return "".join(f"{line}\n" for _, line in sorted(lines.items())).encode()
+
+
+def digest(archive: bytes) -> str:
+    """SHA-256 of the archive, in hex: its name in the bucket."""
+    return hashlib.sha256(archive).hexdigest()
+
+
+def _parsed(file: str) -> tuple[str, str]:
+    """Name (normalized) and version of a wheel's file name (PyPA, "Binary distribution format")."""
+    found = _WHEEL.fullmatch(file)
+    if found is None:
+        raise BadWheelhouse("not the name of a wheel", where=file[:200])
+    return _normal(found["name"]), found["version"]
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _needs(content: bytes, where: Path) -> Iterator[str]:
+    """The dependencies that hold everywhere; those with a marker are pip's to decide, on the instance."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            (name,) = [
+                item for item in archive.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", item)
+            ]
+            headers = email.parser.BytesParser().parsebytes(archive.read(name), headersonly=True)
+    except (zipfile.BadZipFile, ValueError) as error:
+        raise BadWheelhouse(f"not a wheel: {error}", where=str(where)) from None
+    for line in headers.get_all("Requires-Dist", []):
+        named = re.match(r"[A-Za-z0-9._-]+", line)
+        if named and ";" not in line:
+            yield _normal(named[0])
+
+
+def _tar(files: Mapping[str, bytes]) -> bytes:
+    target = io.BytesIO()
+    with tarfile.open(fileobj=target, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for name, content in files.items():
+            item = tarfile.TarInfo(name)
+            item.size, item.mode = len(content), 0o644
+            archive.addfile(item, io.BytesIO(content))
+    return target.getvalue()

@@ -1,0 +1,368 @@
+"""CloudFormation as it is used here: every change is a change set that is shown first, and can be undone.
+
+What exists is read from the cloud at every run; nothing of it is kept in a file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from coattest.errors import EnvironmentFailure, FoundFalse
+from coattest_parent.deployment.stack import events
+from coattest_parent.link.aws import AwsFailure, aws_errors
+
+if TYPE_CHECKING:
+    from mypy_boto3_cloudformation import CloudFormationClient
+
+TEMPLATE_TAG = "coattest:template"
+"""Tag with the SHA-256 of the template that was put here; a stack changed by hand has another."""
+
+WAIT_SECONDS = 20 * 60
+"""Longest wait for a stack: an instance takes two minutes, a role and buckets one."""
+
+POLL_SECONDS = 2.0
+
+NO_CHANGE = ("didn't contain changes", "No updates are to be performed")
+"""CloudFormation's two ways to say that a change set would change nothing."""
+
+OUTPUTS = {
+    "ArtifactBucket": r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]",
+    "ResultBucket": r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]",
+    "InstanceId": r"i-[0-9a-f]{8,17}",
+}
+"""Outputs that are used further, and their form (S3 User Guide, "Bucket naming rules"; EC2's identifiers)."""
+
+Say = Callable[[str], None]
+
+
+class StackChanged(FoundFalse):
+    """Somebody changed the stack, or what it made, by hand."""
+
+    default_reason = "stack-changed"
+
+
+class StackFailed(EnvironmentFailure):
+    """CloudFormation did not bring the stack where it should be."""
+
+    default_reason = "stack-failed"
+
+
+@dataclass(frozen=True, slots=True)
+class StackState:
+    """A stack as it is now; ``template`` is canonical JSON, or the text as it was put if it is no JSON."""
+
+    name: str
+    status: str
+    outputs: Mapping[str, str] = field(hash=False)
+    parameters: Mapping[str, str] = field(hash=False)
+    template: str
+    tagged: str | None
+
+    def output(self, name: str) -> str:
+        """An output, of the form that it must have; raises StackFailed when it is missing or has another."""
+        value = self.outputs.get(name)
+        if value is None or not re.fullmatch(OUTPUTS[name], value, re.ASCII):
+            raise StackFailed(
+                f"the output {name} is {'missing' if value is None else repr(value[:80])}",
+                where=self.name,
+                hint="see 'status': is the stack half-finished, or another's?",
+            )
+        return value
+
+
+def next_step(status: str | None) -> str:
+    """What to do with a stack of that status: create, update, wait, continue its roll-back, remove (and
+    create), or stop.
+
+    Source: CloudFormation User Guide, "Stack status codes".
+    """
+    if status is None or status == "DELETE_COMPLETE":
+        return "create"
+    # A stack that was reviewed but never made, or was rolled back in its creation, can only be deleted.
+    if status in ("REVIEW_IN_PROGRESS", "ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED"):
+        return "remove"
+    if status.endswith("_IN_PROGRESS"):
+        return "wait"
+    if status in ("CREATE_COMPLETE", "UPDATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE", "IMPORT_COMPLETE"):
+        return "update"
+    if status == "UPDATE_ROLLBACK_FAILED":
+        return "continue"
+    return "stop"
+
+
+def digest(template: str) -> str:
+    """SHA-256 of a template's canonical text, in hex."""
+    return hashlib.sha256(template.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Stacks:
+    """The stacks of one account and region."""
+
+    client: CloudFormationClient
+    say: Say
+    sleep: Callable[[float], None] = time.sleep
+
+    def find(self, name: str) -> StackState | None:
+        """The stack, or None when there is none."""
+        try:
+            with aws_errors(name):
+                answer = self.client.describe_stacks(StackName=name)["Stacks"]
+                status = answer[0]["StackStatus"] if answer else "DELETE_COMPLETE"
+                # A stack that was only reviewed has no template.
+                body: Any = (
+                    self.client.get_template(StackName=name)["TemplateBody"]
+                    if answer and status != "REVIEW_IN_PROGRESS"
+                    else None
+                )
+        except AwsFailure as error:
+            if error.reason == "ValidationError" and "does not exist" in str(error):
+                return None
+            raise
+        if not answer:
+            return None
+        found = answer[0]
+        tags = {tag["Key"]: tag["Value"] for tag in found.get("Tags", [])}
+        return StackState(
+            name,
+            status,
+            {str(item.get("OutputKey")): str(item.get("OutputValue")) for item in found.get("Outputs", [])},
+            {
+                str(item.get("ParameterKey")): str(item.get("ParameterValue"))
+                for item in found.get("Parameters", [])
+            },
+            _text(body),
+            tags.get(TEMPLATE_TAG),
+        )
+
+    def drift(self, name: str, attached: Sequence[Any] = ()) -> tuple[str, ...]:
+        """What was changed by hand, by logical name; empty when all is as it was put.
+
+        ``attached`` are policies (PolicyName, PolicyDocument) that another stack of ours gives to a role of
+        this one: CloudFormation compares one stack at a time and may report them as added (User Guide,
+        "Considerations when detecting drift").
+        """
+        state = self.find(name)
+        if state is None or next_step(state.status) != "update":
+            return ()
+        # An update that was rolled back may leave the tag of the template that did not come.
+        known = state.tagged == digest(state.template) or state.status == "UPDATE_ROLLBACK_COMPLETE"
+        by_hand = [] if known else ["the template"]
+        with aws_errors(name):
+            asked = self.client.detect_stack_drift(StackName=name)["StackDriftDetectionId"]
+            answer = self.client.describe_stack_drift_detection_status(StackDriftDetectionId=asked)
+            for _ in range(int(WAIT_SECONDS / POLL_SECONDS)):
+                if answer["DetectionStatus"] != "DETECTION_IN_PROGRESS":
+                    break
+                self.sleep(POLL_SECONDS)
+                answer = self.client.describe_stack_drift_detection_status(StackDriftDetectionId=asked)
+            if answer["DetectionStatus"] != "DETECTION_COMPLETE":
+                raise StackFailed(
+                    f"drift detection: {answer.get('DetectionStatusReason', 'no answer')}", where=name
+                )
+            if answer.get("StackDriftStatus") == "DRIFTED":
+                drifts = self.client.describe_stack_resource_drifts(StackName=name)["StackResourceDrifts"]
+                by_hand += [
+                    item["LogicalResourceId"]
+                    for item in drifts
+                    if item["StackResourceDriftStatus"] in ("MODIFIED", "DELETED")
+                    and not _only_attached(item, attached)
+                ]
+        return tuple(by_hand)
+
+    def require_untouched(self, name: str, attached: Sequence[Any] = ()) -> None:
+        """Raise StackChanged when somebody changed it by hand; see ``drift``."""
+        self.ready(name)
+        drifts = self.drift(name, attached)
+        if drifts:
+            raise StackChanged(
+                f"changed by hand: {', '.join(drifts)}",
+                where=name,
+                hint="undo that change, or destroy and apply",
+            )
+
+    def put(
+        self,
+        name: str,
+        template: str,
+        parameters: Mapping[str, str],
+        changing: Callable[[], object] = lambda: None,
+    ) -> tuple[StackState, bool]:
+        """Create the stack or change it to this; the stack, and whether anything was changed.
+
+        ``changing`` is called right before a change begins: when it was not, the stack is as it was.
+        Raises StackFailed with what failed in it and why, and AwsFailure.
+        """
+        state = self.ready(name)
+        step = next_step(state.status if state else None)
+        if step == "stop" and state:
+            raise StackFailed(
+                f"the stack is in {state.status}: {self.reason(name)}",
+                where=name,
+                hint="destroy it, and apply again",
+            )
+        if step == "remove" and state:
+            self.say(f"{name}: half-finished ({state.status}), and removed first")
+            self.delete(name)
+            state = None
+        if state and state.template == template and state.parameters == dict(parameters):
+            self.say(f"{name}: as it should be")
+            return state, False
+        if not self._change(name, template, parameters, create=state is None, changing=changing) and state:
+            self.say(f"{name}: as it should be")
+            return state, False
+        made = self.settled(name)
+        if made is None or made.status not in ("CREATE_COMPLETE", "UPDATE_COMPLETE"):
+            raise StackFailed(
+                f"the stack is in {made.status if made else 'no state'}: {self.reason(name)}",
+                where=name,
+                hint="remove the cause, and apply again",
+            )
+        return made, True
+
+    def undo(self, name: str, before: StackState | None) -> None:
+        """Bring a stack back to what it was before ``put`` changed it; what was half-finished goes."""
+        if before is None or next_step(before.status) in ("create", "remove"):
+            self.delete(name)
+        else:
+            self.put(name, before.template, before.parameters)
+
+    def delete(self, name: str) -> None:
+        """Delete the stack and wait; fine when there is none."""
+        with aws_errors(name):
+            self.client.delete_stack(StackName=name)
+        left = self.settled(name)
+        if left is not None and left.status != "DELETE_COMPLETE":
+            raise StackFailed(
+                f"not deleted: {left.status}: {self.reason(name)}",
+                where=name,
+                hint="remove the cause, and destroy again",
+            )
+
+    def ready(self, name: str) -> StackState | None:
+        """The stack once nothing is in progress and no roll-back is left half-done."""
+        state = self.settled(name)
+        if state is None or next_step(state.status) != "continue":
+            return state
+        self.say(f"{name}: {state.status}: its roll-back is taken up again")
+        with aws_errors(name):
+            self.client.continue_update_rollback(StackName=name)
+        state = self.settled(name)
+        if state is not None and next_step(state.status) == "continue":
+            raise StackFailed(
+                f"the stack is in {state.status}: {self.reason(name)}",
+                where=name,
+                hint="remove the cause and apply again, or destroy",
+            )
+        return state
+
+    def settled(self, name: str) -> StackState | None:
+        """The stack once nothing is in progress, whoever began it."""
+        said = None
+        for _ in range(int(WAIT_SECONDS / POLL_SECONDS)):
+            state = self.find(name)
+            if state is None or next_step(state.status) != "wait":
+                return state
+            if state.status != said:
+                said = state.status
+                self.say(f"{name}: {said}, waiting")
+            self.sleep(POLL_SECONDS)
+        raise StackFailed(
+            f"still {said} after {WAIT_SECONDS} s", where=name, hint="apply again when that has ended"
+        )
+
+    def reason(self, name: str) -> str:
+        """Why the stack is where it is, in one line: what failed in its last operation."""
+        with aws_errors(name):
+            found = self.client.describe_stacks(StackName=name)["Stacks"]
+            listed = self.client.get_paginator("describe_stack_events").paginate(StackName=name)
+            failed = events.failures(event for page in listed for event in page["StackEvents"])
+        said = found[0].get("StackStatusReason") if found else None
+        return events.summary(failed, said or "its events name no failure")
+
+    def _change(
+        self,
+        name: str,
+        template: str,
+        parameters: Mapping[str, str],
+        *,
+        create: bool,
+        changing: Callable[[], object],
+    ) -> bool:
+        label = f"coattest-{digest(template + json.dumps(dict(parameters)))[:16]}-{time.time_ns()}"
+        with aws_errors(name), contextlib.ExitStack() as discard:
+            self.client.create_change_set(
+                StackName=name,
+                ChangeSetName=label,
+                ChangeSetType="CREATE" if create else "UPDATE",
+                TemplateBody=template,
+                Parameters=[{"ParameterKey": key, "ParameterValue": parameters[key]} for key in parameters],
+                Capabilities=["CAPABILITY_NAMED_IAM"],
+                Tags=[{"Key": TEMPLATE_TAG, "Value": digest(template)}],
+            )
+            discard.callback(self._discard, name, label, create=create)
+            found = self.client.describe_change_set(StackName=name, ChangeSetName=label)
+            for _ in range(int(WAIT_SECONDS / POLL_SECONDS)):
+                if found["Status"] not in ("CREATE_PENDING", "CREATE_IN_PROGRESS"):
+                    break
+                self.sleep(POLL_SECONDS)
+                found = self.client.describe_change_set(StackName=name, ChangeSetName=label)
+            if found["Status"] != "CREATE_COMPLETE":
+                reason = found.get("StatusReason", found["Status"])
+                if any(words in reason for words in NO_CHANGE):
+                    return False
+                raise StackFailed(f"change set: {reason}", where=name)
+            for change in found["Changes"]:
+                item = change.get("ResourceChange", {})
+                new = " (replaced)" if item.get("Replacement") == "True" else ""
+                self.say(
+                    f"{name}: {item.get('Action')} {item.get('LogicalResourceId')} "
+                    f"{item.get('ResourceType')}{new}"
+                )
+            changing()
+            # What is kept when a stack is deleted is not kept when its creation fails: it was never used.
+            self.client.execute_change_set(StackName=name, ChangeSetName=label, RetainExceptOnCreate=True)
+            discard.pop_all()
+        return True
+
+    def _discard(self, name: str, label: str, *, create: bool) -> None:
+        """Take a change set away that will not be executed, and the empty stack that was made for it."""
+        with contextlib.suppress(AwsFailure), aws_errors(name):
+            self.client.delete_change_set(StackName=name, ChangeSetName=label)
+            if create:
+                self.client.delete_stack(StackName=name)
+
+
+def _text(body: Any) -> str:
+    """A template as one text. Somebody else's may be YAML: then it is what it is, and not ours."""
+    try:
+        parsed = json.loads(body or "{}") if body is None or isinstance(body, str) else body
+    except (ValueError, RecursionError):
+        return str(body)
+    return json.dumps(parsed, sort_keys=True, separators=(",", ":"))
+
+
+def _only_attached(drift: Mapping[str, Any], attached: Sequence[Any]) -> bool:
+    """Whether a role differs by nothing but the policies that another stack attached to it."""
+    differences = drift.get("PropertyDifferences", [])
+    return bool(differences) and all(
+        each.get("DifferenceType") == "ADD"
+        and re.fullmatch(r"/Policies/\d+", each.get("PropertyPath", ""))
+        and _parsed(each.get("ActualValue")) in attached
+        for each in differences
+    )
+
+
+def _parsed(text: Any) -> Any:
+    """A property's value, which CloudFormation gives as text; None when it is no JSON."""
+    try:
+        return json.loads(text)
+    except (ValueError, TypeError, RecursionError):
+        return None

@@ -1,0 +1,179 @@
+"""The systemd units of the parent instance, as text. Pure.
+
+Each unit may do what its program does and nothing else: ``systemd-analyze security`` says how far that goes
+(docs/deployment.md has the figures). The enclave's unit is a template; its instance is a release, so that the
+next release starts beside the running one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib import resources
+
+from coattest_parent.deployment.stack.settings import ENCLAVES, Settings
+
+RELEASES = "/var/lib/coattest/releases"
+PROGRAMS = "/opt/coattest/bin"
+LOGS = "/var/log/coattest"
+ALLOCATOR = "coattest-allocator.service"
+ENCLAVE = "coattest-enclave@.service"
+PROXY, COURIER = "coattest-proxy.service", "coattest-courier.service"
+ENCLAVE_ENV = "enclave.env"
+"""In a release's folder: the CID and the address of its enclave."""
+ATTENDED = "/etc/coattest/enclave.env"
+"""Which enclave the courier speaks to: written once a release was verified."""
+
+USER = "coattest"
+
+Section = Sequence[tuple[str, str]]
+
+#: What no unit here needs (systemd.exec(5), "Sandboxing").
+_CLOSED: Section = (
+    ("NoNewPrivileges", "yes"),
+    ("LockPersonality", "yes"),
+    ("MemoryDenyWriteExecute", "yes"),
+    ("PrivateTmp", "yes"),
+    ("ProtectClock", "yes"),
+    ("ProtectControlGroups", "yes"),
+    ("ProtectHome", "yes"),
+    ("ProtectHostname", "yes"),
+    ("ProtectKernelLogs", "yes"),
+    ("ProtectProc", "invisible"),
+    ("ProtectSystem", "strict"),
+    ("RemoveIPC", "yes"),
+    ("RestrictNamespaces", "yes"),
+    ("RestrictRealtime", "yes"),
+    ("RestrictSUIDSGID", "yes"),
+    ("SystemCallArchitectures", "native"),
+    ("UMask", "0077"),
+)
+
+#: What a service without power over the machine does not need either.
+_UNPRIVILEGED: Section = (
+    ("CapabilityBoundingSet", ""),
+    ("AmbientCapabilities", ""),
+    ("PrivateUsers", "yes"),
+    ("ProcSubset", "pid"),
+    ("ProtectKernelModules", "yes"),
+    ("ProtectKernelTunables", "yes"),
+    ("SystemCallFilter", "@system-service"),
+    ("SystemCallFilter", "~@privileged @resources"),
+)
+
+
+def units(settings: Settings) -> dict[str, str]:
+    """Every unit by its file name."""
+    machine = {ALLOCATOR: _allocator(), ENCLAVE: _enclave(settings)}
+    return {**machine, PROXY: _proxy(), COURIER: _courier()} if settings.programs else machine
+
+
+def allocator_yaml(settings: Settings) -> str:
+    """/etc/nitro_enclaves/allocator.yaml: room for two enclaves, as an upgrade runs both for a while."""
+    return f"---\nmemory_mib: {ENCLAVES * settings.memory}\ncpu_count: {ENCLAVES * settings.cpus}\n"
+
+
+def _allocator() -> str:
+    """AWS's allocator sets CPUs and huge pages aside, in sysfs, as root, once."""
+    return _unit(
+        {
+            "Unit": [("Description", "CPUs and memory for the enclaves"), ("Before", "multi-user.target")],
+            "Service": [
+                ("Type", "oneshot"),
+                ("RemainAfterExit", "yes"),
+                ("ExecStart", "/usr/bin/nitro-enclaves-allocator"),
+                *_CLOSED,
+                ("CapabilityBoundingSet", "CAP_SYS_ADMIN CAP_SYS_MODULE CAP_DAC_OVERRIDE"),
+                # It offlines CPUs and takes huge pages: sysfs stays writable, and modprobe works.
+                ("ProtectKernelTunables", "no"),
+                ("ProtectKernelModules", "no"),
+                ("PrivateNetwork", "yes"),
+                ("IPAddressDeny", "any"),
+                ("RestrictAddressFamilies", "AF_UNIX"),
+                ("SystemCallFilter", "@system-service @module"),
+                ("ReadWritePaths", "-/var/log/nitro_enclaves -/run/nitro_enclaves"),
+            ],
+            "Install": [("WantedBy", "multi-user.target")],
+        }
+    )
+
+
+def _enclave(settings: Settings) -> str:
+    """One release. ``nitro-cli`` has a flag that turns attestation into zeros; it stands nowhere here."""
+    release = f"{RELEASES}/%i"
+    return _unit(
+        {
+            "Unit": [
+                ("Description", "Enclave of release %i"),
+                ("Requires", ALLOCATOR),
+                ("After", f"{ALLOCATOR} network-online.target"),
+            ],
+            "Service": [
+                ("Type", "oneshot"),
+                ("RemainAfterExit", "yes"),
+                ("WorkingDirectory", release),
+                ("EnvironmentFile", f"{release}/{ENCLAVE_ENV}"),
+                ("ExecStartPre", "/usr/bin/sha384sum --check --strict --status image.sha384"),
+                (
+                    "ExecStart",
+                    f"/usr/bin/nitro-cli run-enclave --enclave-name %i --enclave-cid $COATTEST_ENCLAVE_CID "
+                    f"--eif-path {release}/image.eif --cpu-count {settings.cpus} --memory {settings.memory}",
+                ),
+                ("ExecStop", "/usr/bin/nitro-cli terminate-enclave --enclave-name %i"),
+                *_CLOSED,
+                ("CapabilityBoundingSet", "CAP_DAC_OVERRIDE CAP_IPC_LOCK"),
+                ("ProtectKernelModules", "yes"),
+                ("ProtectKernelTunables", "yes"),
+                ("DevicePolicy", "closed"),
+                ("DeviceAllow", "/dev/nitro_enclaves rw"),
+                # The enclave's process goes on as nitro-cli's child; it speaks vsock and a Unix socket. No
+                # network namespace of its own: newer kernels keep vsock apart by those too.
+                ("IPAddressDeny", "any"),
+                ("RestrictAddressFamilies", "AF_UNIX AF_VSOCK"),
+                ("SystemCallFilter", "@system-service"),
+                ("ReadWritePaths", "-/var/log/nitro_enclaves -/run/nitro_enclaves"),
+            ],
+            "Install": [("WantedBy", "multi-user.target")],
+        }
+    )
+
+
+#: The parent's two services speak to S3 and KMS, to the enclave, and to who asks for their status.
+_PARENT: Section = (
+    ("User", USER),
+    ("Environment", "HOME=/nonexistent"),
+    ("StandardError", f"append:{LOGS}/%N.log"),
+    ("PrivateDevices", "yes"),
+    ("RestrictAddressFamilies", "AF_UNIX AF_VSOCK AF_INET AF_INET6"),
+    ("SocketBindDeny", "ipv4:any"),
+    ("SocketBindDeny", "ipv6:any"),
+    *_CLOSED,
+    *_UNPRIVILEGED,
+)
+
+
+def _proxy() -> str:
+    return _packaged(PROXY, ())
+
+
+def _courier() -> str:
+    """It serves the enclave that was verified last, and waits while there is none."""
+    text = _packaged(COURIER, (("EnvironmentFile", ATTENDED),))
+    text = text.replace("[Unit]\n", f"[Unit]\nConditionPathExists={ATTENDED}\n", 1)
+    return text.replace(
+        " $COATTEST_COURIER_ARGUMENTS", " --enclave $COATTEST_ENCLAVE $COATTEST_COURIER_ARGUMENTS", 1
+    )
+
+
+def _packaged(name: str, more: Section) -> str:
+    """A unit of the package, with its program where it is installed and with the lines that close it."""
+    text = resources.files("coattest_parent").joinpath("units").joinpath(name).read_text("utf-8")
+    lines = "".join(f"{key}={value}\n" for key, value in (*_PARENT, *more))
+    text = text.replace("ExecStart=/usr/bin/env auction ", f"ExecStart={PROGRAMS}/auction ", 1)
+    return text.replace("[Service]\n", f"[Service]\n{lines}", 1)
+
+
+def _unit(sections: Mapping[str, Section]) -> str:
+    return "\n".join(
+        "\n".join([f"[{name}]", *(f"{key}={value}" for key, value in entries), ""])
+        for name, entries in sections.items()
+    )

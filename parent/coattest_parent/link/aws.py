@@ -1,0 +1,212 @@
+"""boto3 clients with everything explicit: region, endpoint, time-outs, bounded retries; credentials from
+boto3's chain.
+
+Nothing here logs. A credential exists in two places only: botocore's memory, and the one frame to the
+enclave.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+from urllib3.exceptions import HTTPError
+
+from coattest.errors import EnvironmentFailure, UsageError
+from coattest_parent.link.channels import endpoint_host_port, is_loopback
+
+if TYPE_CHECKING:
+    from mypy_boto3_cloudformation import CloudFormationClient
+    from mypy_boto3_ec2 import EC2Client
+    from mypy_boto3_kms import KMSClient
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_ssm import SSMClient
+    from mypy_boto3_sts import STSClient
+
+ATTEMPTS = 5
+"""Attempts per call in all, with botocore's standard back-off and jitter."""
+
+CONNECT_TIMEOUT = 10
+"""Seconds to connect."""
+
+READ_TIMEOUT = 60
+"""Seconds to wait for bytes of a reply."""
+
+THROTTLED = frozenset({"Throttling", "ThrottlingException", "RequestLimitExceeded", "SlowDown"})
+FORBIDDEN = frozenset({"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "403"})
+"""Codes for one thing in CloudFormation, KMS and SSM, EC2 and S3 (each one's "Common errors")."""
+
+SESSION_SECONDS = 3600
+"""Life of an assumed role's session: the longest that a chained role may have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """The instance role's temporary credentials; they stay out of ``repr``."""
+
+    access_key: str = field(repr=False)
+    secret_key: str = field(repr=False)
+    session_token: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where AWS is: AWS itself (``url`` None), or a local endpoint for all services with its own CA
+    bundle.
+    """
+
+    url: str | None = None
+    ca_bundle: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.url is not None and not is_loopback(endpoint_host_port(self.url)[0]):
+            raise UsageError(
+                "only an endpoint on this machine may stand in for AWS",
+                where=self.url,
+                hint="leave --endpoint-url out to use AWS",
+                reason="endpoint-not-loopback",
+            )
+
+    @property
+    def target(self) -> tuple[str, int] | None:
+        """Host and port of the local endpoint; None for AWS."""
+        return endpoint_host_port(self.url) if self.url else None
+
+
+@dataclass(frozen=True, slots=True)
+class Aws:
+    """A boto3 session at an endpoint."""
+
+    session: boto3.Session
+    endpoint: Endpoint
+    renew: Callable[[], boto3.Session] | None = field(default=None, repr=False)
+
+    def renewed(self) -> Aws:
+        """The same with credentials read anew, where they came from a chain that has newer ones."""
+        return replace(self, session=self.renew()) if self.renew else self
+
+    def kms(self, region: str) -> KMSClient:
+        """KMS in a region."""
+        return self.session.client("kms", region_name=region, **self._options())
+
+    def s3(self, region: str) -> S3Client:
+        """S3 in a region."""
+        return self.session.client("s3", region_name=region, **self._options())
+
+    def sts(self, region: str) -> STSClient:
+        """STS in a region."""
+        return self.session.client("sts", region_name=region, **self._options())
+
+    def cloudformation(self, region: str) -> CloudFormationClient:
+        """CloudFormation in a region."""
+        return self.session.client("cloudformation", region_name=region, **self._options())
+
+    def ec2(self, region: str) -> EC2Client:
+        """EC2 in a region."""
+        return self.session.client("ec2", region_name=region, **self._options())
+
+    def ssm(self, region: str) -> SSMClient:
+        """Systems Manager in a region."""
+        return self.session.client("ssm", region_name=region, **self._options())
+
+    def credentials(self) -> Credentials:
+        """The session's current credentials; raises EnvironmentFailure when there are none."""
+        with aws_errors("credentials"):
+            found = self.session.get_credentials()
+            if found is None:
+                raise NoCredentialsError
+            frozen = found.get_frozen_credentials()
+        return Credentials(frozen.access_key or "", frozen.secret_key or "", frozen.token or "")
+
+    def assume(self, role_arn: str, region: str, name: str = "coattest") -> Aws:
+        """A session of the role (locally: what the instance profile gives on an instance)."""
+        with aws_errors(role_arn):
+            given = self.sts(region).assume_role(
+                RoleArn=role_arn, RoleSessionName=name, DurationSeconds=SESSION_SECONDS
+            )["Credentials"]
+        session = boto3.Session(
+            aws_access_key_id=given["AccessKeyId"],
+            aws_secret_access_key=given["SecretAccessKey"],
+            aws_session_token=given["SessionToken"],
+            region_name=region,
+        )
+        return Aws(session, self.endpoint)
+
+    def _options(self) -> dict[str, Any]:
+        config: dict[str, Any] = {
+            "retries": {"mode": "standard", "total_max_attempts": ATTEMPTS},
+            "connect_timeout": CONNECT_TIMEOUT,
+            "read_timeout": READ_TIMEOUT,
+            "s3": {"addressing_style": "path" if self.endpoint.url else "auto"},
+            # AWS_ENDPOINT_URL must not lead bids elsewhere: only --endpoint-url is checked.
+            "ignore_configured_endpoint_urls": True,
+        }
+        return {
+            "config": Config(**config),
+            "endpoint_url": self.endpoint.url,
+            "verify": str(self.endpoint.ca_bundle) if self.endpoint.ca_bundle else True,
+        }
+
+
+class AwsFailure(EnvironmentFailure):
+    """An AWS call failed; the message has the service's code and words, never a credential."""
+
+    default_reason = "aws"
+
+
+def _hint(code: str, operation: str) -> str | None:
+    """What to do about the failures that a caller meets most."""
+    if code in THROTTLED:
+        return f"AWS takes fewer requests than were made, also after {ATTEMPTS} attempts: wait and try again"
+    if code in FORBIDDEN:
+        # S3's message does not name the action, and HeadObject is none: it is GetObject and ListBucket.
+        named = {"HeadObject": "s3:GetObject and s3:ListBucket", "PutObject": "s3:PutObject"}
+        return f"these credentials lack {named.get(operation, f'the right that {operation} needs')}"
+    return None
+
+
+@contextlib.contextmanager
+def aws_errors(where: str) -> Iterator[None]:
+    """Within the block, raise AwsFailure for botocore's errors, with AWS's own code in the text."""
+    try:
+        yield
+    except ClientError as error:
+        reply = error.response.get("Error", {})
+        code = reply.get("Code", "Unknown")
+        raise AwsFailure(
+            f"{error.operation_name}: {code}: {reply.get('Message', '')[:300]}",
+            where=where,
+            hint=_hint(code, error.operation_name),
+            reason=code,
+        ) from error
+    except NoCredentialsError as error:
+        raise AwsFailure(
+            "no AWS credentials",
+            where=where,
+            hint="set AWS_PROFILE or run on the instance",
+            reason="no-credentials",
+        ) from error
+    except (BotoCoreError, HTTPError) as error:  # the latter from a body that ends within TLS
+        raise AwsFailure(str(error)[:300], where=where, reason="unreachable") from error
+
+
+def parse_s3_uri(uri: str) -> tuple[str, str]:
+    """Bucket and key of ``s3://bucket/key``; raises UsageError."""
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    if not uri.startswith("s3://") or not bucket or not key:
+        raise UsageError("not s3://bucket/key", where=uri[:200], reason="bad-uri")
+    return bucket, key
+
+
+def region_of(arn: str) -> str:
+    """The region in an ARN; raises UsageError when there is none."""
+    parts = arn.split(":")
+    if len(parts) < 6 or not parts[3]:
+        raise UsageError("an ARN with a region is needed", where=arn[:200], reason="bad-arn")
+    return parts[3]

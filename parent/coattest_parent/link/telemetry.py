@@ -1,0 +1,153 @@
+"""What the parent tells of itself: events as JSON lines, and metrics in Prometheus' text format.
+
+An event has a name from EVENTS and fields from FIELDS, and nothing else: there is no way to log a message, an
+error's text, a bid, a key or a credential. Metrics have no labels but those of closed lists.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from coattest.shell import utc_now
+
+EVENTS = frozenset(
+    {
+        "credentials-refreshed",
+        "enclave-down",
+        "enclave-up",
+        "job-failed",
+        "job-found",
+        "open-failed",
+        "open-finished",
+        "open-resumed",
+        "open-retry",
+        "open-started",
+        "proxy-started",
+        "proxy-stopped",
+        "published",
+        "published-before",
+        "service-started",
+        "service-stopped",
+    }
+)
+"""Every event; docs/operations.md says what each means."""
+
+FIELDS = frozenset(
+    {
+        "address",
+        "attempt",
+        "auction",
+        "buyers",
+        "bytes",
+        "exit",
+        "lots",
+        "job",
+        "reason",
+        "request",
+        "result",
+        "seconds",
+        "tunnels",
+        "wait",
+    }
+)
+"""Every field of an event besides ``time`` and ``event``. ``auction`` and ``result`` are SHA-384 in hex."""
+
+TEXT_MAX = 200
+"""Characters of a field; some come from outside."""
+
+COUNTERS = {
+    "coattest_opens_total": "Openings by how they ended.",
+    "coattest_open_retries_total": "Attempts at an opening that failed and were followed by another.",
+    "coattest_open_seconds_total": "Seconds spent in openings that ended in a result.",
+    "coattest_sent_bytes_total": "Bytes of manifests and bid files sent to the enclave.",
+    "coattest_credentials_refreshed_total": "Times that new credentials were fetched for an opening.",
+    "coattest_published_total": "Results that are at their place in S3.",
+    "coattest_proxy_tunnels_total": "Tunnels to KMS that were opened.",
+    "coattest_proxy_refused_total": "Requests for a tunnel to a host that is not allowed.",
+}
+GAUGES = {
+    "coattest_enclave_up": "Whether the enclave answered when it was last asked.",
+    "coattest_proxy_tunnels_open": "Tunnels to KMS that are open.",
+    "coattest_jobs_waiting": "Auctions in the spool that are not opened yet.",
+    "coattest_jobs_failed": "Auctions in the spool that need somebody to look at them.",
+}
+OUTCOMES = ("result", "resumed", "failed")
+"""Values of the one label there is, ``outcome`` of coattest_opens_total."""
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+"""Prometheus documentation, "Exposition formats", text-based format."""
+
+
+class Metrics:
+    """Numbers that several threads change."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._values: dict[str, float] = dict.fromkeys((*COUNTERS, *GAUGES), 0.0)
+        self._opens: dict[str, int] = dict.fromkeys(OUTCOMES, 0)
+
+    def add(self, name: str, amount: float = 1.0) -> None:
+        """Add to a counter; raises KeyError for one that there is not."""
+        with self._lock:
+            self._values[name] += amount
+
+    def set(self, name: str, value: float) -> None:
+        """Set a gauge or, where something else counts, a counter. Raises KeyError for another name."""
+        with self._lock:
+            if name not in self._values:
+                raise KeyError(name)
+            self._values[name] = value
+
+    def opened(self, outcome: str) -> None:
+        """Count an opening that ended; ``outcome`` is one of OUTCOMES."""
+        with self._lock:
+            self._opens[outcome] += 1
+
+    def render(self) -> str:
+        """All of them, in Prometheus' text format."""
+        with self._lock:
+            values, opens = dict(self._values), dict(self._opens)
+        lines = []
+        for kind, described in (("counter", COUNTERS), ("gauge", GAUGES)):
+            for name, words in described.items():
+                lines += [f"# HELP {name} {words}", f"# TYPE {name} {kind}"]
+                if name == "coattest_opens_total":
+                    lines += [f'{name}{{outcome="{outcome}"}} {count}' for outcome, count in opens.items()]
+                else:
+                    lines.append(f"{name} {values[name]:.10g}")
+        return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Telemetry:
+    """Events to ``sink``, a file descriptor (None: nowhere), and the metrics beside them."""
+
+    sink: int | None = None
+    metrics: Metrics = field(default_factory=Metrics)
+    now: Callable[[], datetime] = utc_now
+    clock: Callable[[], float] = time.monotonic
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def event(self, name: str, **fields: str | int | float) -> None:
+        """Write one line; raises KeyError for an event or field that is not in the lists.
+
+        A sink that cannot be written loses the line: a log that is full does not stop an auction.
+        """
+        unknown = {*fields} - FIELDS
+        if name not in EVENTS or unknown:
+            raise KeyError(f"{name} {sorted(unknown)}")
+        if self.sink is None:
+            return
+        line = {"time": self.now().isoformat(timespec="milliseconds").replace("+00:00", "Z"), "event": name}
+        cut = {key: value[:TEXT_MAX] if isinstance(value, str) else value for key, value in fields.items()}
+        text = json.dumps({**line, **cut})
+        # One write per line and no buffer: what a full disk refused does not come up again at the end.
+        with self._lock, contextlib.suppress(OSError):
+            os.write(self.sink, f"{text}\n".encode())

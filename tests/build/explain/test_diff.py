@@ -1,0 +1,335 @@
+"""``eif diff`` names what differs between two images, down to the file and the byte."""
+
+from __future__ import annotations
+
+import json
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coattest_build.explain import diff as differ
+from coattest_build.explain.diff import Difference, compare
+from coattest_build.explain.excerpt import first_difference
+from coattest_build.formats.eif import ImageError
+from coattest_build.formats.elf import section_at
+from support.build.images import DIRECTORY, SIGNATURE, SYMLINK, SpecImage, archive, newc, plain
+
+BOOT = archive(newc(b"dev", DIRECTORY), newc(b"init", 0o100755, b"init"))
+SOURCE = b"import os\n\ndef main():\n    return 1\n"
+
+
+def elf_file(text: bytes = b"code" * 8) -> bytes:
+    """A small ELF file with a .text section after its header."""
+    names = b"\0.text\0.shstrtab\0"
+    text_at, names_at = 64, 64 + len(text)
+    table_at = names_at + len(names)
+    head = b"\x7fELF\x02\x01\x01" + bytes(9)
+    head += struct.pack("<HHIQQQIHHHHHH", 3, 62, 1, 0, 0, table_at, 0, 64, 0, 0, 64, 3, 2)
+    sections = bytes(64)
+    for name, kind, offset, size in ((1, 1, text_at, len(text)), (7, 3, names_at, len(names))):
+        sections += struct.pack("<IIQQQQIIQQ", name, kind, 0, 0, offset, size, 0, 0, 1, 0)
+    return head + text + names + sections
+
+
+def application(**changes: bytes | None) -> bytes:
+    """An application ramdisk; a change replaces the record of its name or removes it."""
+    records: dict[str, bytes | None] = {
+        "cmd": newc(b"cmd", data=b"python3\n"),
+        "rootfs": newc(b"rootfs", DIRECTORY),
+        "code": newc(b"rootfs/code.py", data=SOURCE),
+        "lib": newc(b"rootfs/lib.so", 0o100755, elf_file()),
+        "link": newc(b"rootfs/link", SYMLINK, b"code.py"),
+    }
+    return archive(*(record for record in (records | changes).values() if record is not None))
+
+
+def spec(ramdisk: bytes | None = None, **changes: object) -> SpecImage:
+    """An image with this application ramdisk."""
+    arguments = {"ramdisks": (BOOT, ramdisk or application())} | changes
+    return plain(**arguments)  # type: ignore[arg-type]
+
+
+def differences(tmp_path: Path, a: SpecImage, b: SpecImage) -> list[Difference]:
+    """What differs between two images."""
+    (tmp_path / "a.eif").write_bytes(a.build())
+    (tmp_path / "b.eif").write_bytes(b.build())
+    return list(compare(tmp_path / "a.eif", tmp_path / "b.eif").differences)
+
+
+def only(tmp_path: Path, b: SpecImage) -> Difference:
+    """The one difference between the plain image and this one."""
+    found = differences(tmp_path, spec(), b)
+    assert len(found) == 1, found
+    return found[0]
+
+
+def test_identical_images(tmp_path: Path) -> None:
+    """Two copies of one image have no difference."""
+    assert differences(tmp_path, spec(), spec()) == []
+
+
+CASES: dict[str, tuple[Callable[[], SpecImage], str, str, str | None, str | None]] = {
+    "another kernel": (
+        lambda: spec(kernel=b"kernel" * 99 + b"kerneL"),
+        "section-content",
+        "kernel",
+        None,
+        None,
+    ),
+    "a longer kernel": (
+        lambda: spec(kernel=b"kernel" * 101),
+        "section-size",
+        "kernel",
+        "600 bytes",
+        "606 bytes",
+    ),
+    "another cmdline": (lambda: spec(cmdline=b"quiet"), "cmdline", "cmdline", "reboot=k panic=30", "quiet"),
+    "another name": (
+        lambda: spec(metadata=b'{"ImageName": "other"}'),
+        "metadata",
+        "metadata.ImageName",
+        '"test"',
+        '"other"',
+    ),
+    "metadata in another spelling": (
+        lambda: spec(metadata=b'{"ImageName":"test"}'),
+        "section-size",
+        "metadata",
+        "21 bytes",
+        "20 bytes",
+    ),
+    "an added file": (
+        lambda: spec(application(zzz=newc(b"rootfs/new", data=b"1"))),
+        "entry-added",
+        "ramdisk 1: rootfs/new",
+        None,
+        "file, mode 0644, 1 bytes",
+    ),
+    "a removed file": (
+        lambda: spec(application(link=None)),
+        "entry-removed",
+        "ramdisk 1: rootfs/link",
+        "symlink, mode 0777, 7 bytes",
+        None,
+    ),
+    "another mode": (
+        lambda: spec(application(code=newc(b"rootfs/code.py", 0o100755, SOURCE))),
+        "entry-mode",
+        "ramdisk 1: rootfs/code.py",
+        "0644",
+        "0755",
+    ),
+    "another type": (
+        lambda: spec(application(code=newc(b"rootfs/code.py", DIRECTORY))),
+        "entry-type",
+        "ramdisk 1: rootfs/code.py",
+        "file",
+        "directory",
+    ),
+    "another target": (
+        lambda: spec(application(link=newc(b"rootfs/link", SYMLINK, b"lib.so"))),
+        "entry-target",
+        "ramdisk 1: rootfs/link",
+        "code.py",
+        "lib.so",
+    ),
+    "another size": (
+        lambda: spec(application(code=newc(b"rootfs/code.py", data=SOURCE + b"# more\n"))),
+        "entry-size",
+        "ramdisk 1: rootfs/code.py",
+        "36 bytes",
+        "43 bytes",
+    ),
+    "another owner": (
+        lambda: spec(application(code=newc(b"rootfs/code.py", data=SOURCE, uid=1000, gid=100))),
+        "entry-owner",
+        "ramdisk 1: rootfs/code.py",
+        "0:0",
+        "1000:100",
+    ),
+    "another time": (
+        lambda: spec(application(code=newc(b"rootfs/code.py", data=SOURCE, mtime=1))),
+        "entry-mtime",
+        "ramdisk 1: rootfs/code.py",
+        "0",
+        "1",
+    ),
+    "another inode": (
+        lambda: spec(application(code=newc(b"rootfs/code.py", data=SOURCE, inode=9))),
+        "archive-bytes",
+        "ramdisk 1",
+        None,
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_names_the_difference(tmp_path: Path, name: str) -> None:
+    """Each change is found as what it is, where it is, with both values."""
+    make, code, where, a, b = CASES[name]
+    found = only(tmp_path, make())
+    assert (found.code, found.where, found.a, found.b) == (code, where, a, b)
+    assert where in str(found)
+
+
+def test_one_changed_byte_in_a_text_file(tmp_path: Path) -> None:
+    """A changed byte in a source file is shown as its line in both images."""
+    found = only(tmp_path, spec(application(code=newc(b"rootfs/code.py", data=SOURCE.replace(b"1", b"2")))))
+    assert (found.code, found.where, found.offset) == ("entry-content", "ramdisk 1: rootfs/code.py", 34)
+    assert found.excerpt is not None
+    assert (found.excerpt.kind, found.excerpt.place) == ("text", "line 4")
+    assert (found.excerpt.a, found.excerpt.b) == ("    return 1", "    return 2")
+
+
+def test_one_changed_byte_in_an_elf_file(tmp_path: Path) -> None:
+    """A changed byte in a program is shown with the section it is in and the bytes around it."""
+    found = only(
+        tmp_path, spec(application(lib=newc(b"rootfs/lib.so", 0o100755, elf_file(b"code" * 7 + b"cod!"))))
+    )
+    assert (found.code, found.offset) == ("entry-content", 64 + 31)
+    assert found.excerpt is not None
+    assert (found.excerpt.kind, found.excerpt.place) == ("elf", "section .text")
+    assert "63 6f 64 65" in found.excerpt.a
+    assert "63 6f 64 21" in found.excerpt.b
+
+
+def test_appended_text(tmp_path: Path) -> None:
+    """Where one file ends early, the excerpt says so."""
+    found = only(tmp_path, spec(application(code=newc(b"rootfs/code.py", data=SOURCE + b"more\n"))))
+    assert found.excerpt is not None
+    assert (found.excerpt.place, found.excerpt.a, found.excerpt.b) == ("line 5", "(ends here)", "more")
+
+
+def test_header_and_order(tmp_path: Path) -> None:
+    """Header fields and the order of sections are compared."""
+    other = spec()
+    other.memory, other.flags = 1 << 29, 1
+    other.sections.insert(0, other.sections.pop(2))
+    found = differences(tmp_path, spec(), other)
+    assert [(d.code, d.where) for d in found] == [
+        ("header", "flags"),
+        ("header", "default memory"),
+        ("section-order", "sections"),
+    ]
+
+
+def test_section_in_one_image_only(tmp_path: Path) -> None:
+    """A signature or a ramdisk more is named, in either direction."""
+    other = spec()
+    other.sections.append((SIGNATURE, b"signature"))
+    assert only(tmp_path, other).b == "9 bytes"
+    (found,) = differences(tmp_path, other, spec())
+    assert (found.code, found.where, found.a) == ("section-missing", "signature", "9 bytes")
+    third = spec(ramdisks=(BOOT, application(), BOOT))
+    assert only(tmp_path, third).where == "ramdisk 2"
+
+
+def test_ramdisk_that_is_no_archive(tmp_path: Path) -> None:
+    """An opaque ramdisk is compared as bytes, and the reason is said."""
+    found = differences(tmp_path, spec(), spec(b"opaque" * 1000))
+    assert [difference.code for difference in found] == ["ramdisk-unreadable", "section-size"]
+    assert found[1].offset == 0
+
+
+def test_entries_in_another_order(tmp_path: Path) -> None:
+    """The same entries in another order are said to be that."""
+    one = archive(newc(b"a"), newc(b"b"))
+    other = archive(newc(b"b"), newc(b"a"))
+    found = differences(tmp_path, spec(one), spec(other))
+    assert [difference.code for difference in found] == ["entry-order", "archive-bytes"]
+
+
+def test_reports_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A comparison of unrelated images stops at a limit and says so."""
+    monkeypatch.setattr(differ, "MAX_DIFFERENCES", 2)
+    (tmp_path / "a.eif").write_bytes(spec().build())
+    (tmp_path / "b.eif").write_bytes(spec(archive()).build())
+    comparison = compare(tmp_path / "a.eif", tmp_path / "b.eif")
+    assert (len(comparison.differences), comparison.truncated) == (2, True)
+
+
+def _blocks(data: bytes, cuts: list[int]) -> list[bytes]:
+    borders = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
+    return [data[start:end] for start, end in pairwise(borders)]
+
+
+@given(
+    st.binary(max_size=50),
+    st.binary(max_size=50),
+    st.binary(max_size=50),
+    st.lists(st.integers(0, 100)),
+    st.lists(st.integers(0, 100)),
+)
+def test_first_difference_is_the_first(
+    common: bytes, a: bytes, b: bytes, cuts_a: list[int], cuts_b: list[int]
+) -> None:
+    """However the streams are cut, the offset is that of a loop over bytes."""
+    a, b = common + a, common + b
+    expected = next(
+        (i for i, pair in enumerate(zip(a, b, strict=False)) if pair[0] != pair[1]), min(len(a), len(b))
+    )
+    found = first_difference(_blocks(a, cuts_a), _blocks(b, cuts_b))
+    assert found == (None if a == b else expected)
+
+
+@given(st.binary(max_size=200), st.integers(0, 300), st.integers(0, 200), st.integers(0, 255))
+def test_hostile_elf_never_raises(tail: bytes, offset: int, position: int, value: int) -> None:
+    """Whatever follows the magic, looking for a section's name ends with a name or None."""
+    for raw in (b"\x7fELF\x02\x01" + tail, bytearray(elf_file())):
+        changed = bytearray(raw)
+        changed[position % len(changed)] = value
+        found = section_at(lambda at, size, data=bytes(changed): data[at : at + size], offset)  # type: ignore[misc]
+        assert found is None or isinstance(found, str)
+
+
+def eif(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run the program."""
+    command = [sys.executable, "-c", "from coattest_build.cli import main; main()", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_command(tmp_path: Path) -> None:
+    """Exit 0 for identical files; exit 1 for others, with the first difference as one line on stderr."""
+    a, b, same = tmp_path / "a.eif", tmp_path / "b.eif", tmp_path / "same.eif"
+    a.write_bytes(spec().build())
+    same.write_bytes(spec().build())
+    b.write_bytes(spec(application(code=newc(b"rootfs/code.py", data=SOURCE.replace(b"1", b"2")))).build())
+    done = eif("diff", a, same)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "identical\n", "")
+    done = eif("diff", a, b)
+    assert done.returncode == 1
+    assert (
+        done.stderr == "eif: first difference: ramdisk 1: rootfs/code.py: other content at byte 34 (line 4)\n"
+    )
+    assert "  -     return 1\n" in done.stdout
+    assert "  +     return 2\n" in done.stdout
+    done = eif("diff", a, b, "--json")
+    assert done.returncode == 1
+    document = json.loads(done.stdout)
+    assert document["identical"] is False
+    assert document["differences"][0]["where"] == "ramdisk 1: rootfs/code.py"
+    assert json.loads(eif("diff", a, same, "--json").stdout)["identical"] is True
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+def test_unreadable_input_is_exit_2(tmp_path: Path, broken: int) -> None:
+    """When either file is no image, or is not there, that is exit 2 and one line that names it."""
+    paths = [tmp_path / "a.eif", tmp_path / "b.eif"]
+    for path in paths:
+        path.write_bytes(spec().build())
+    paths[broken].write_bytes(b"no image")
+    with pytest.raises(ImageError):
+        compare(*paths)
+    done = eif("diff", *paths)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"eif: {paths[broken]}: too short")
+    paths[broken].unlink()
+    assert eif("diff", *paths).returncode == 2

@@ -1,0 +1,54 @@
+"""docs/protocol.md says what the code does."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from coattest_enclave.protocol import canonical, errors, fields, messages, wire
+
+ROOT = Path(__file__).resolve().parents[3]
+PAGE = (ROOT / "docs" / "protocol.md").read_text()
+PROSE = " ".join(PAGE.split())
+VECTORS = Path(__file__).parent / "vectors"
+
+
+def block(name: str) -> str:
+    """The hexadecimal block that is marked with a vector's name."""
+    match = re.search(rf"<!-- vector: {name} -->\n```\n([0-9a-f\n]+)```", PAGE)
+    assert match is not None
+    return match[1].replace("\n", "")
+
+
+def test_the_pages_examples_are_the_vectors() -> None:
+    """Bid, seal and frame are printed as they are in the vectors and on the wire."""
+    assert block("bid") == json.loads((VECTORS / "bid.json").read_text())[0]["file"]
+    assert block("seal") == json.loads((VECTORS / "seal.json").read_text())[0]["payload"]
+    assert block("alive") == wire.encode_frame(wire.Frame(1, "alive", {"nonce": bytes(16)})).hex()
+
+
+def test_the_page_names_every_purpose_code_and_frame_type() -> None:
+    """Nothing that can be on the wire is missing from the page."""
+    codes = {kind.code for kind in vars(errors).values() if isinstance(kind, type) and hasattr(kind, "code")}
+    purposes = {
+        messages.MANIFEST,
+        messages.BID,
+        messages.SEAL,
+        messages.RESULT,
+        messages.RESULT_FILE,
+        messages.ALIVE,
+    }
+    assert [name for name in sorted(codes | wire.TYPES) if f"`{name}`" not in PAGE] == []
+    assert [purpose for purpose in sorted(purposes) if f'"{purpose}"' not in PAGE] == []
+
+
+def test_the_pages_numbers_are_the_codes() -> None:
+    """Limits and name patterns are printed as the code has them."""
+    assert f"`{fields.NAME.pattern}`" in PAGE
+    assert f"`{fields.LOT_ID.pattern}`" in PAGE
+    assert f"{wire.FRAME_MAX:,} bytes" in PROSE
+    assert f"At most {canonical.DEPTH_MAX} containers deep, at most {canonical.ITEMS_MAX} items" in PROSE
+    assert f"at most {canonical.SIZE_MAX >> 20} MiB" in PROSE
+    assert f"1 to {fields.BUYERS_MAX}, sorted" in PAGE
+    assert fields.LOTS_MAX == 2**20

@@ -1,0 +1,344 @@
+"""The commands of an auction from keys to receipt, each as its own process, with a real quorum."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coattest_local.aws import services
+from coattest_verify.auction.buyers import load_manifest
+from support.local.local_enclave import PCRS, Cloud, LocalEnclave, decision, enclave
+from support.verify.members import NOW, Operators, profile_json, report_json
+
+BIDS = {
+    "buyer-1": "lot,amount\nlot-1,100000\nlot-2,200000\nlot-3,150000\n",
+    "buyer-2": "lot,amount\nlot-1,120000\nlot-2,180000\nlot-3,150000\n",
+}
+
+
+class World:
+    """Two buyers and a service with their files, accounts and commands."""
+
+    def __init__(self, folder: Path, cloud: Cloud, running: LocalEnclave) -> None:
+        self.folder, self.cloud, self.enclave = folder, cloud, running
+        self.operators = Operators.make(folder / "quorum")
+        local = profile_json("local", "image.local.eif")
+        local["pcrs"] = {f"PCR{index}": value.hex() for index, value in PCRS.items()}
+        self.report = report_json(profiles={"aws": profile_json("aws"), "local": local})
+        self.operators.claim(self.report)
+        an_hour_ago = NOW - (datetime.now(timezone.utc) - timedelta(hours=1))
+        for name in BIDS:
+            self.operators.sign(name, self.report, age=an_hour_ago)
+        for name in BIDS:
+            cloud.allow(name, decision())
+        for name, text in BIDS.items():
+            (folder / f"{name}.csv").write_text(text)
+
+    @property
+    def deciding(self) -> list[str]:
+        root = f"sha256:{self.operators.root.hex()}"
+        return ["--attestations", str(self.operators.attestations), "--root", root, "--profile", "local"]
+
+    @property
+    def endpoint(self) -> list[str]:
+        return [
+            "--endpoint-url",
+            self.cloud.services.endpoint,
+            "--ca-bundle",
+            str(self.cloud.services.ca_bundle),
+        ]
+
+    def run(self, who: str, *command: str, expect: int = 0) -> tuple[dict[str, Any], str]:
+        """Run a command as ``who`` in the world's folder; its JSON document and its stderr."""
+        if who in self.cloud.buyers:
+            access, secret = self.cloud.buyers[who].access
+        else:
+            account = self.cloud.services.accounts["service"]
+            access, secret = account.access_key, account.secret_key
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.folder / who),
+            "AWS_ACCESS_KEY_ID": access,
+            "AWS_SECRET_ACCESS_KEY": secret,
+            "AWS_DEFAULT_REGION": self.cloud.services.region,
+        }
+        program, *arguments = command
+        done = subprocess.run(
+            [str(Path(sys.executable).with_name(program)), *arguments, "--json"],
+            cwd=self.folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == expect, done.stderr
+        return json.loads(done.stdout), done.stderr
+
+    def prepare(self, name: str, closes_in: int) -> None:
+        """Keys, records, and last the manifest: the closing time is that many seconds from then."""
+        for buyer in BIDS:
+            if not (self.folder / f"{buyer}.key").exists():
+                self.run(buyer, "auction", "keygen", "--out", f"{buyer}.key")
+            self.run(
+                buyer,
+                *("auction", "certify", "--operator", buyer, "--key", str(self.operators.key(buyer))),
+                *("--auction-key", f"{buyer}.key.pub", "--kms-key", self.cloud.buyers[buyer].key_arn),
+                *("--bids", f"s3://{self.cloud.buyers[buyer].bucket}/{name}.cose", "--out", f"{buyer}.json"),
+            )
+        closes = int(time.time()) + closes_in
+        self.run(
+            "service",
+            *("auction", "manifest", "--auction", name, "--currency", "EUR"),
+            *("--lot", "lot-1", "--lot", "lot-2:1000", "--lot", "lot-3"),
+            *("--buyer", "buyer-2.json", "--buyer", "buyer-1.json"),
+            *("--closes", str(closes), "--publish-by", str(closes + 3600), "--out", f"{name}.cbor"),
+        )
+
+    def bid(self, buyer: str, name: str, *more: str, expect: int = 0) -> tuple[dict[str, Any], str]:
+        return self.run(
+            buyer,
+            *("auction", "bid", "--manifest", f"{name}.cbor", "--operator", buyer, "--bids", f"{buyer}.csv"),
+            *("--out", f"{name}.{buyer}.cose", *self.endpoint, *self.deciding, *more),
+            expect=expect,
+        )
+
+    def seal(self, buyer: str, name: str, *more: str, expect: int = 0) -> tuple[dict[str, Any], str]:
+        return self.run(
+            buyer,
+            *("auction", "seal", "--manifest", f"{name}.cbor", "--operator", buyer),
+            *("--auction-key", f"{buyer}.key", "--own-bid", f"{name}.{buyer}.cose"),
+            *("--out", f"{name}.{buyer}.seal", *self.endpoint, *self.deciding, *more),
+            expect=expect,
+        )
+
+    def open(self, name: str, *more: str, expect: int = 0) -> tuple[dict[str, Any], str]:
+        seals = [part for buyer in BIDS for part in ("--seal", f"{name}.{buyer}.seal")]
+        return self.run(
+            "service",
+            *("auction", "open", "--manifest", f"{name}.cbor", *seals, "--enclave", self.enclave.address),
+            *("--assume-role", self.cloud.role, "--out", f"{name}.result", *self.endpoint, *more),
+            expect=expect,
+        )
+
+    def receipt(self, name: str, *more: str, expect: int = 0) -> tuple[dict[str, Any], str]:
+        return self.run(
+            "service",
+            *("verify", "receipt", f"{name}.result", "--manifest", f"{name}.cbor", *self.deciding, *more),
+            expect=expect,
+        )
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """The local services, the decided enclave and everybody's files."""
+    with (
+        services.start(tmp_path_factory.mktemp("services"), quiet=True) as running,
+        enclave() as started,
+    ):
+        yield World(tmp_path_factory.mktemp("world"), Cloud.make(running), started)
+
+
+def test_an_auction_from_keys_to_receipt(world: World) -> None:
+    """Every command does its part, and the receipt's table is buyer-2, buyer-1, tie."""
+    world.prepare("spring", 15)
+    for buyer in BIDS:
+        bid, prose = world.bid(buyer, "spring", "--upload")
+        assert bid["uploaded"]
+        assert not any(amount in prose for amount in ("100000", "200000", "120000", "180000"))
+    plans = []
+    for buyer in BIDS:
+        plan, prose = world.seal(buyer, "spring")
+        plans.append(plan)
+        assert plan["own_bid"] == plan["bids"][buyer]
+        for shown in ("lot-2", "1000", "first-price", "no amount", "your own bid file is in this set"):
+            assert shown in prose
+    assert plans[0]["seal"] == plans[1]["seal"]
+    assert plans[0]["bids"]["buyer-1"] == plans[1]["bids"]["buyer-1"]
+    s3 = world.cloud.services.client("s3", "service")
+    s3.create_bucket(Bucket="results", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
+    place = ("--publish", "s3://results/spring.cbor")
+    # The role that decrypts is the one that publishes: who called it may put the object, and it may not.
+    refused, _ = world.open("spring", "--wait", *place, "--retry-for", "0", expect=3)
+    assert refused["reason"] == "AccessDenied"
+    rights = {
+        "Effect": "Allow",
+        "Action": ["s3:GetObject", "s3:PutObject"],
+        "Resource": "arn:aws:s3:::results/*",
+    }
+    world.cloud.services.client("iam", "service").put_role_policy(
+        RoleName="coattest-parent",
+        PolicyName="publish",
+        PolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [rights]}),
+    )
+    opened, _ = world.open("spring", *place)
+    assert (opened["resumed"], opened["verified"]) == (True, False)
+    published = s3.get_object(Bucket="results", Key="spring.cbor")["Body"].read()
+    assert published == (world.folder / "spring.result").read_bytes()
+    verified, prose = world.receipt("spring", "--html", "spring.html")
+    assert verified["verified"] is True
+    assert {check["outcome"] for check in verified["checks"]} == {"ok"}
+    page = (world.folder / "spring.html").read_text()
+    assert "<h1><span>Receipt verified</span></h1>" in page
+    assert "<td>tie: buyer-1, buyer-2</td>" in page
+    assert verified["sealed_by"] == ["buyer-1", "buyer-2"]
+    assert (
+        verified["lots"]
+        == opened["lots"]
+        == [
+            {"lot": "lot-1", "outcome": "won", "buyer": "buyer-2"},
+            {"lot": "lot-2", "outcome": "won", "buyer": "buyer-1"},
+            {"lot": "lot-3", "outcome": "tie", "buyers": ["buyer-1", "buyer-2"]},
+        ]
+    )
+    assert world.seal("buyer-1", "spring")[0]["seal"] == plans[0]["seal"]
+    refused, _ = world.bid("buyer-1", "spring", "--upload", expect=1)
+    assert refused["reason"] == "closed"
+
+
+def test_a_receipt_is_refused_with_every_reason(world: World) -> None:
+    """After the first auction: another manifest, another profile's root, and a damaged file."""
+    world.prepare("other", -10)
+    content = (world.folder / "spring.result").read_bytes()
+    (world.folder / "other.result").write_bytes(content)
+    refused, _ = world.receipt("other", "--html", "other.html", expect=1)
+    assert "Not believed" in (world.folder / "other.html").read_text()
+    assert {check["check"]: check["outcome"] for check in refused["checks"]}["sealed"] == "failed"
+    assert refused["verified"] is False
+    assert refused["lots"] is None
+    assert "other-manifest" in {failure["reason"] for failure in refused["failures"]}
+    (world.folder / "cut.result").write_bytes(content[:-1])
+    (world.folder / "cut.cbor").write_bytes((world.folder / "spring.cbor").read_bytes())
+    refused, _ = world.receipt("cut", expect=1)
+    assert [failure["reason"] for failure in refused["failures"]] == ["malformed"]
+    assert {check["outcome"] for check in refused["checks"]} == {"failed", "not run"}
+
+
+def test_the_buyers_tool_refuses_what_would_betray_it(world: World) -> None:
+    """A second seal, a manifest with a look-alike's key, and opening too early."""
+    world.prepare("summer", 600)
+    for buyer in BIDS:
+        world.bid(buyer, "summer", "--upload")
+        dry, _ = world.seal(buyer, "summer", "--dry-run") if buyer == "buyer-2" else ({"file": None}, "")
+        assert dry["file"] is None
+    world.seal("buyer-1", "summer")
+    sealed_before, prose = world.seal("buyer-1", "summer")
+    assert "sealed before, in spring" in prose
+    assert [overlap["auction"] for overlap in sealed_before["overlaps"]] == ["spring"]
+    world.bid("buyer-2", "summer", "--upload")
+    refused, _ = world.seal("buyer-1", "summer", expect=1)
+    assert refused["reason"] == "already-sealed"
+    refused, _ = world.bid("buyer-1", "summer", "--upload", expect=1)
+    assert refused["reason"] == "already-sealed"
+    world.seal("buyer-2", "summer")
+    refused, _ = world.open("summer", expect=1)
+    assert refused["reason"] == "too-early"
+    assert not (world.folder / "summer.result").exists()
+
+    genuine = load_manifest(world.folder / "summer.cbor")
+    strange = dataclasses.replace(genuine.buyers[1], certificate=genuine.buyers[0].certificate)
+    changed = dataclasses.replace(genuine, auction="faked", buyers=(genuine.buyers[0], strange))
+    (world.folder / "faked.cbor").write_bytes(changed.encode())
+    (world.folder / "faked.buyer-1.cose").write_bytes((world.folder / "summer.buyer-1.cose").read_bytes())
+    refused, _ = world.seal("buyer-1", "faked", expect=1)
+    assert refused["reason"] == "bad-certificate"
+
+
+def test_what_binds_a_buyer_needs_its_own_statement(world: World) -> None:
+    """Without its own agreeing statement, or with a dissent, a buyer neither bids nor seals."""
+    world.prepare("autumn", 600)
+    own = world.operators.attestations / "rebuild.buyer-1.intoto.json"
+    kept = own.read_bytes()
+    own.unlink()
+    try:
+        refused, _ = world.bid("buyer-1", "autumn", expect=1)
+        assert refused["reason"] == "no-decision"
+        assert not (world.folder / "autumn.buyer-1.cose").exists()
+    finally:
+        own.write_bytes(kept)
+    world.bid("buyer-1", "autumn")
+
+
+def test_a_preview_says_no_amount_unless_asked(world: World) -> None:
+    """It counts bids; amounts go to a terminal, or into JSON on request."""
+    world.prepare("preview", 600)
+    shown, prose = world.bid("buyer-1", "preview", "--preview")
+    assert (shown["lots"], shown["bids"], shown["below_reserve"]) == (3, 3, [])
+    assert not any(amount in json.dumps(shown) + prose for amount in ("100000", "200000", "150000"))
+    assert not (world.folder / "preview.buyer-1.cose").exists()
+    asked, prose = world.bid("buyer-1", "preview", "--preview", "--show-amounts")
+    assert asked["amounts"] == {"lot-1": 100000, "lot-2": 200000, "lot-3": 150000}
+    assert "200000" not in prose
+    arguments = ["--manifest", "preview.cbor", "--operator", "buyer-1", "--bids", "buyer-1.csv"]
+    program = str(Path(sys.executable).with_name("auction"))
+    done = subprocess.run(
+        [program, "bid", *arguments, "--preview", "--show-amounts"],
+        cwd=world.folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "on a terminal only" in done.stderr
+    assert "200000" not in done.stderr
+
+
+def test_every_problem_of_a_bids_file_has_its_line(world: World) -> None:
+    """Three problems are three lines with file and line number, then one that counts them."""
+    world.prepare("wrong", 600)
+    (world.folder / "wrong.csv").write_text("lot,amount\nlot-1,1.5\nlot-9,3\nlot-2,7\n")
+    program = str(Path(sys.executable).with_name("auction"))
+    done = subprocess.run(
+        [
+            program,
+            "bid",
+            "--manifest",
+            "wrong.cbor",
+            "--operator",
+            "buyer-1",
+            "--bids",
+            "wrong.csv",
+            "--preview",
+        ],
+        cwd=world.folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert [line.split(":")[1].strip() for line in done.stderr.splitlines()[:3]] == [
+        "line 2",
+        "line 3",
+        "lot 'lot-3' is missing (an empty amount means no bid)",
+    ]
+    assert done.stderr.splitlines()[3] == "auction: wrong.csv: 3 problems"
+
+
+def test_usage_is_exit_2(world: World) -> None:
+    """Bad bids, an address that is none, an endpoint elsewhere: said in one line, before anything is done."""
+    world.prepare("winter", -10)
+    (world.folder / "buyer-1.csv").write_text("lot,amount\nlot-1,1\n")
+    refused, _ = world.bid("buyer-1", "winter", expect=2)
+    assert refused["reason"] == "bad-bids"
+    (world.folder / "buyer-1.csv").write_text(BIDS["buyer-1"])
+    refused, _ = world.bid("buyer-1", "winter", "--endpoint-url", "https://kms.example.com", expect=2)
+    assert refused["reason"] == "endpoint-not-loopback"
+    for buyer in BIDS:
+        (world.folder / f"winter.{buyer}.seal").write_bytes(b"x")
+        store = world.cloud.services.client("s3", buyer)
+        store.put_object(Bucket=f"bids-of-{buyer}", Key="winter.cose", Body=b"some bid file")
+    refused, _ = world.open("winter", "--enclave", "nowhere", expect=2)
+    assert refused["reason"] == "bad-address"
+    nowhere = ("--enclave", "unix:/nonexistent/in_5005.sock", "--retry-for", "0")
+    refused, _ = world.open("winter", *nowhere, expect=3)
+    assert refused["reason"] in ("unreachable", "eacces")

@@ -1,0 +1,257 @@
+"""What a hostile buyer, service, S3 or enclave can put before the parent's and the buyers' tools."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import io
+import json
+import os
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from coattest.errors import CoattestError, UsageError
+from coattest_enclave.protocol import messages
+from coattest_parent.auction.courier import S3Bids, bid_digests
+from coattest_parent.cli.auction import cli
+from coattest_parent.cli.auction import open as open_verb
+from coattest_parent.link.aws import Aws, AwsFailure, Endpoint
+from coattest_parent.link.channels import parse_address
+from coattest_parent.link.enclave import Part
+from coattest_verify import shell
+from coattest_verify.auction.buyers import BadRecord, BuyerRecord
+from support.auction.auctions import manifest
+from support.parent.fault_cloud import FaultCloud
+
+DIGITS = "9" * 5000
+"""More than int() takes (sys.set_int_max_str_digits), in a form that every other check lets through."""
+
+
+def hostile(auction: messages.Manifest, **changes: Any) -> messages.Manifest:
+    """A manifest that is well-formed, and whose texts mean something to rich or to a terminal."""
+    first, second = auction.buyers
+    bids = "s3://bids/[/x][link=file:///etc/passwd][bold]:fire:"
+    lots = messages.Lots.of([("lot:fire:1", 0), ("lot:smile:2", 7)])
+    return dataclasses.replace(
+        auction, buyers=(dataclasses.replace(first, bids=bids), second), lots=lots, **changes
+    )
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """``auction`` in this process: exit code, stdout, stderr."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["auction", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            shell.run(cli, "auction")
+    captured = capsys.readouterr()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code, captured.out, captured.err
+
+
+def test_a_manifest_is_shown_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A buyer's URI and a lot's id are neither markup nor emoji codes, and times that no calendar has are
+    times.
+    """
+    monkeypatch.setenv("COLUMNS", "400")  # no cell is broken into lines
+    auction = hostile(manifest(), closes=2**53 - 2, publish_by=2**53 - 1)
+    (tmp_path / "manifest.cbor").write_bytes(auction.encode())
+    code, printed, _ = run(capsys, "show", "--manifest", str(tmp_path / "manifest.cbor"))
+    assert code == 0
+    words = "".join(printed.split())
+    for shown in (auction.buyers[0].bids, "lot:fire:1", "lot:smile:2", "9007199254740991safter1970"):
+        assert shown in words
+    code, printed, _ = run(capsys, "show", "--manifest", str(tmp_path / "manifest.cbor"), "--json")
+    document = json.loads(printed)
+    assert document["buyers"][0]["bids"] == auction.buyers[0].bids
+    assert document["lots"] == [{"lot": "lot:fire:1", "reserve": 0}, {"lot": "lot:smile:2", "reserve": 7}]
+
+
+def test_a_preview_shows_lots_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two lots that a code of rich's would make look alike stay two."""
+    (tmp_path / "manifest.cbor").write_bytes(hostile(manifest()).encode())
+    (tmp_path / "bids.csv").write_text("lot,amount\nlot:fire:1,5\nlot:smile:2,6\n")
+    words = ("--manifest", str(tmp_path / "manifest.cbor"), "--operator", "buyer-1", "--preview")
+    code, _, printed = run(capsys, "bid", *words, "--bids", str(tmp_path / "bids.csv"))
+    assert code == 0
+    assert "lot:fire:1" in printed
+    assert "below the reserve, so without effect: lot:smile:2" in printed
+
+
+def test_an_enclave_stage_is_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is shown in a progress bar, where neither markup nor an escape sequence is obeyed."""
+
+    class Screen(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    screen = Screen()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    with open_verb._progress(manifest(), quiet=False) as report:
+        assert report is not None
+        report("[/x]\x1b]0;owned\x07", 0)
+    assert r"[/x]\x1b]0;owned\x07" in screen.getvalue()
+    assert "\x1b]0" not in screen.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("verb", "arguments"),
+    [
+        ("manifest", ("--lot", f"lot-1:{DIGITS}")),
+        ("manifest", ("--lots", "lots.csv")),
+        ("manifest", ("--lot", "lot-1", "--closes", DIGITS)),
+    ],
+)
+def test_a_number_of_any_length_is_a_usage_error(
+    verb: str, arguments: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Thousands of digits are refused in one line, wherever a number stands."""
+    (tmp_path / "lots.csv").write_text(f"lot,reserve\nlot-1,{DIGITS}\n")
+    record = BuyerRecord(manifest().buyers[0]).to_json()
+    (tmp_path / "buyer.json").write_text(json.dumps(record))
+    given = [str(tmp_path / "lots.csv") if word == "lots.csv" else word for word in arguments]
+    words = ["--auction", "a", "--currency", "EUR", "--buyer", str(tmp_path / "buyer.json")]
+    words += ["--out", str(tmp_path / "out"), "--publish-by", "9"]
+    words += [] if "--closes" in given else ["--closes", "8"]
+    code, _, said = run(capsys, verb, *words, *given)
+    assert code == 2
+    assert "Traceback" not in said
+    assert len(said) < 1000
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("text", [f"vsock:3:{DIGITS}", f"vsock:{DIGITS}:5", f"hybrid:/x:{DIGITS}"])
+def test_an_address_of_any_length_is_a_usage_error(text: str) -> None:
+    """Also where its numbers are no numbers to int()."""
+    with pytest.raises(UsageError, match="not an address"):
+        parse_address(text)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[" * 60_000,
+        b'{"a":' * 10_000,
+        b'{"format":' + DIGITS.encode() + b"}",
+        b'{"format": "coattest-buyer/v1", "name": "\\ud800"}',
+        b'{"format": 1e999, "name": NaN}',
+        b"\xff\xfe{}",
+        b"\x00" * 70_000,
+    ],
+)
+def test_a_buyers_record_that_is_none_is_refused(content: bytes) -> None:
+    """Deep, huge or odd JSON is one error."""
+    with pytest.raises(BadRecord):
+        BuyerRecord.parse(content, "record.json")
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "a/b", "buyer\n1", "büyer", "buyer-1\u202e", "", "."])
+def test_a_buyers_name_is_never_a_path_or_another_script(name: str) -> None:
+    """A record with a name that could leave a folder, a line or the alphabet is refused."""
+    record = {**BuyerRecord(manifest().buyers[0]).to_json(), "name": name}
+    with pytest.raises(BadRecord):
+        BuyerRecord.parse(json.dumps(record).encode(), "record.json")
+
+
+@pytest.mark.parametrize(
+    "uri", ["s3://../x", "s3://a/b", "s3://Bucket/key", "s3://bucket/a b", "file:///etc/passwd", "s3://b.c/é"]
+)
+def test_a_bids_uri_is_a_bucket_and_a_printable_key(uri: str) -> None:
+    """Anything else is no buyer."""
+    record = {**BuyerRecord(manifest().buyers[0]).to_json(), "bids": uri}
+    with pytest.raises(BadRecord):
+        BuyerRecord.parse(json.dumps(record).encode(), "record.json")
+
+
+@pytest.fixture(scope="module")
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FaultCloud, Path]]:
+    """An S3 that answers as told, and its CA."""
+    folder = tmp_path_factory.mktemp("cloud")
+    with FaultCloud(folder) as running:
+        (folder / "ca.pem").write_bytes(running.authority[0].public_bytes(Encoding.PEM))
+        yield running, folder / "ca.pem"
+
+
+@pytest.fixture
+def fetched(cloud: tuple[FaultCloud, Path]) -> Callable[..., Part]:
+    """Fetch buyer-1's bid file under these faults, one per request."""
+    running, ca = cloud
+    running.clear()
+
+    def fetch(content: bytes, *faults: str, key: str = "spring.cose") -> Part:
+        buyer = dataclasses.replace(manifest().buyers[0], bids=f"s3://bids/{key}")
+        running.objects[f"/bids/{key}"] = content
+        running.faults["s3"].extend(faults)
+        session = boto3.Session("AKIAFAULTFAULTFAULT0", "secret", region_name="eu-central-1")
+        return S3Bids(Aws(session, Endpoint(running.url, ca))).part(buyer)
+
+    return fetch
+
+
+def test_an_answer_without_length_or_etag_is_a_failure(fetched: Callable[..., Part]) -> None:
+    """Not a crash, and not a file that may be mixed from two."""
+    with pytest.raises(AwsFailure) as caught:
+        fetched(b"x", "bare")
+    assert (caught.value.reason, caught.value.exit_code) == ("bad-answer", 3)
+
+
+def test_a_line_that_breaks_within_tls_is_a_failure(fetched: Callable[..., Part]) -> None:
+    """What urllib3 says of it is no traceback."""
+    part = fetched(b"x" * 100_000, "", "no-tls")
+    with pytest.raises(AwsFailure):
+        b"".join(part.content)
+
+
+def test_an_object_is_never_unpacked(fetched: Callable[..., Part]) -> None:
+    """A Content-Encoding that is stored with it changes no byte, so there is no bomb."""
+    packed = gzip.compress(bytes(10_000_000))
+    assert b"".join(fetched(packed, "", "gzip").content) == packed
+
+
+def test_a_key_with_dots_stays_in_its_bucket(
+    fetched: Callable[..., Part], cloud: tuple[FaultCloud, Path]
+) -> None:
+    """``..`` in a key is two characters, and a question mark begins no query."""
+    running, _ = cloud
+    running.objects["/secret"] = b"another bucket's"
+    running.objects["/bids/../secret"] = b"the key's own"
+    assert b"".join(fetched(b"the key's own", key="../secret").content) == b"the key's own"
+    with pytest.raises(CoattestError):
+        fetched(b"", key="%2e%2e/../secret?versionId=1")
+
+
+def test_bid_files_of_other_buyers_are_not_named_by_their_content(
+    cloud: tuple[FaultCloud, Path], fetched: Callable[..., Part]
+) -> None:
+    """An object with a length that is a lie is an error of that buyer's address."""
+    running, ca = cloud
+    fetched(b"bid")
+    running.objects["/bids-buyer-1/spring.cose"] = running.objects["/bids-buyer-2/spring.cose"] = b"bid" * 40
+    running.faults["s3"].extend(["", "half"])
+    session = boto3.Session("AKIAFAULTFAULTFAULT0", "secret", region_name="eu-central-1")
+    auction = manifest()
+    with pytest.raises(AwsFailure, match=r"s3://bids-buyer-1/spring\.cose"):
+        bid_digests(auction, S3Bids(Aws(session, Endpoint(running.url, ca))))
+
+
+def test_what_is_written_is_for_whom_it_should_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A private key is its owner's alone whatever the umask, and a link at its place is not followed."""
+    before = os.umask(0)
+    try:
+        assert run(capsys, "keygen", "--out", str(tmp_path / "key"))[0] == 0
+        (tmp_path / "link").symlink_to(tmp_path / "victim")
+        code, _, _ = run(capsys, "keygen", "--out", str(tmp_path / "link"))
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "key").stat().st_mode) == 0o600
+    assert code != 0
+    assert not (tmp_path / "victim").exists()

@@ -1,0 +1,221 @@
+"""Deployment through the real software host: success is a verified live document, or nothing runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coattest.errors import FoundFalse, UsageError
+from coattest_build.formats.measure import measure
+from coattest_parent.deployment import live as deployment
+from coattest_parent.deployment.runner import Enclave, LocalRunner, RunnerFailure
+from coattest_parent.link.enclave import EnclaveClient
+from coattest_verify.quorum.decision import Decision
+from coattest_verify.rebuild.remeasure import ImageDiffers
+from support.build.python_image import make_python_image
+from support.local.local_enclave import INSTANCE, ROLE, decision
+from support.verify.members import NOW, Operators, profile_json, report_json
+
+WHO = {"role_arn": ROLE, "instance_id": INSTANCE}
+
+
+def now() -> datetime:
+    return datetime.now(timezone.utc)
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image that runs the enclave program."""
+    return make_python_image(tmp_path_factory.mktemp("image") / "image.eif")
+
+
+@pytest.fixture(scope="module")
+def decided(image: Path) -> Decision:
+    """The decision for that image."""
+    found = measure(image)
+    pcrs = {index: bytes.fromhex(value) for index, value in enumerate((found.pcr0, found.pcr1, found.pcr2))}
+    return dataclasses.replace(decision(pcrs), image_sha384=found.sha384, image_size=found.size)
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> Iterator[LocalRunner]:
+    """A runner whose enclave, if any is left, ends with the test."""
+    made = LocalRunner(tmp_path / "enclave")
+    yield made
+    if left := made.describe():
+        made.terminate(left)
+
+
+class Debug(LocalRunner):
+    """A launcher that starts the decided image in debug mode and does not say so."""
+
+    def _call(self, timeout: float, verb: str, *arguments: str) -> None:
+        super()._call(timeout, verb, *arguments, *(["--debug-mode"] if verb == "run-enclave" else []))
+
+    def describe(self) -> Enclave | None:
+        found = super().describe()
+        return dataclasses.replace(found, flags="NONE") if found else None
+
+
+class Switched(LocalRunner):
+    """A launcher that starts another image than the one it is given."""
+
+    other: Path
+
+    def run(self, image: Path, *, role_arn: str, instance_id: str) -> Enclave:
+        return super().run(self.other, role_arn=role_arn, instance_id=instance_id)
+
+
+def test_apply_reports_success_for_a_verified_live_enclave(
+    image: Path, decided: Decision, runner: LocalRunner, tmp_path: Path
+) -> None:
+    """The decided image runs, answers, is found running by a second apply, and is gone after destroy."""
+    said: list[str] = []
+    live = deployment.apply(decided, image, runner, **WHO, state=tmp_path, clock=now, say=said.append)
+    assert live.module_id.startswith(INSTANCE)
+    assert len(said) == 2
+    recorded = deployment.recorded(tmp_path)
+    assert recorded
+    assert recorded["decision"] == decided.digest.hex()
+    again = deployment.apply(decided, image, runner, **WHO, state=tmp_path, clock=now)
+    assert again.enclave == live.enclave
+    assert again.time >= live.time
+    assert deployment.destroy(runner, tmp_path) == live.enclave.id
+    assert runner.describe() is None
+    assert deployment.recorded(tmp_path) is None
+    assert deployment.destroy(runner, tmp_path) is None
+
+
+def test_an_image_that_was_not_decided_is_never_started(
+    decided: Decision, runner: LocalRunner, tmp_path: Path
+) -> None:
+    """One changed byte in the application: every difference is named, and nothing was started."""
+    changed = make_python_image(tmp_path / "changed.eif", marker=b"changed")
+    with pytest.raises(ImageDiffers, match=r"sha384.*PCR0.*PCR2"):
+        deployment.apply(decided, changed, runner, **WHO, state=tmp_path, clock=now)
+    assert not runner.directory.exists()
+
+
+@pytest.mark.parametrize("kind", [Debug, Switched])
+def test_what_a_launcher_really_started_is_found_out_and_ended(
+    image: Path, decided: Decision, tmp_path: Path, kind: type[LocalRunner]
+) -> None:
+    """A debug enclave, or another image, does not pass on the launcher's word; it is terminated."""
+    runner = kind(tmp_path / "enclave")
+    if isinstance(runner, Switched):
+        runner.other = make_python_image(tmp_path / "other.eif", marker=b"other")
+    with pytest.raises(deployment.LiveMismatch, match="PCR0"):
+        deployment.apply(decided, image, runner, **WHO, state=tmp_path, clock=now)
+    assert runner.describe() is None
+    assert deployment.recorded(tmp_path) is None
+
+
+def test_a_launcher_that_says_debug_is_refused_at_once(
+    image: Path, decided: Decision, tmp_path: Path
+) -> None:
+    """nitro-cli's Flags are looked at too."""
+
+    class Honest(Debug):
+        def describe(self) -> Enclave | None:
+            return LocalRunner.describe(self)
+
+    runner = Honest(tmp_path / "enclave")
+    with pytest.raises(FoundFalse, match="DEBUG_MODE"):
+        deployment.apply(decided, image, runner, **WHO, state=tmp_path, clock=now)
+    assert runner.describe() is None
+
+
+def test_another_role_or_instance_is_not_the_decided_deployment(
+    image: Path, decided: Decision, runner: LocalRunner, tmp_path: Path
+) -> None:
+    """An enclave that runs for another instance is refused, and left alone: it was not started here."""
+    started = runner.run(image, role_arn=ROLE, instance_id="i-00000000000000000")
+    with pytest.raises(deployment.LiveMismatch, match="PCR4"):
+        deployment.apply(decided, image, runner, **WHO, state=tmp_path, clock=now)
+    left = runner.describe()
+    assert left
+    assert left.id == started.id
+    with EnclaveClient(left.address) as client:
+        assert client.alive(b"n" * 32)
+
+
+def test_an_image_that_does_not_run_is_an_error_with_its_reason(tmp_path: Path, runner: LocalRunner) -> None:
+    """The launcher's own last line is what the operator reads."""
+    broken = tmp_path / "broken.eif"
+    broken.write_bytes(b"not an image")
+    with pytest.raises(RunnerFailure, match="nitro-local run-enclave"):
+        runner.run(broken, **WHO)
+    assert runner.describe() is None
+
+
+def test_only_a_local_decision_fits_the_local_target(decided: Decision) -> None:
+    """The aws profile cannot run on the software host."""
+    deployment.require_local_profile(decided)
+    with pytest.raises(UsageError, match="profile"):
+        deployment.require_local_profile(dataclasses.replace(decided, profile="aws"))
+
+
+def test_a_decision_that_expires_meanwhile_is_none(decided: Decision) -> None:
+    """The day in quorum.toml counts when the enclave is asked, not only when the command began."""
+    last = decided.expires - timedelta(seconds=1)
+    deployment.require_in_force(decided, last)
+    with pytest.raises(deployment.Expired, match="expired at") as refused:
+        deployment.require_in_force(decided, decided.expires)
+    assert refused.value.exit_code == 1
+
+
+def run(folder: Path, *arguments: str, expect: int = 0) -> dict[str, Any]:
+    """deploy-from-attestation as a process; its JSON document."""
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("deploy-from-attestation")), *arguments, "--json"],
+        env={"PATH": os.environ["PATH"], "HOME": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == expect, done.stderr
+    return dict(json.loads(done.stdout))
+
+
+def test_the_commands_start_from_the_decision_and_nothing_else(image: Path, tmp_path: Path) -> None:
+    """No decision, no plan and no enclave; with one: plan, apply, status, destroy, each with exit 0."""
+    found = measure(image)
+    operators = Operators.make(tmp_path / "quorum")
+    local = profile_json("local", "image.local.eif")
+    local["image"] |= {"size": found.size, "sha256": found.sha256, "sha384": found.sha384}
+    local["pcrs"] = {"PCR0": found.pcr0, "PCR1": found.pcr1, "PCR2": found.pcr2}
+    report = report_json(profiles={"aws": profile_json("aws"), "local": local})
+    operators.claim(report)
+    root = f"sha256:{operators.root.hex()}"
+    deciding = ["--attestations", str(operators.attestations), "--root", root, "--profile", "local"]
+    state = ["--state", str(tmp_path / "state")]
+    wanted = ["--image", str(image), "--role-arn", ROLE, "--instance-id", INSTANCE, *state, *deciding]
+    an_hour_ago = NOW - (now() - timedelta(hours=1))
+    operators.sign("buyer-1", report, age=an_hour_ago)
+    for verb in ("plan", "apply"):
+        assert run(tmp_path, verb, *wanted, expect=1)["reason"] == "no-decision"
+    operators.sign("buyer-2", report, age=an_hour_ago)
+    planned = run(tmp_path, "plan", *wanted)
+    assert planned["running"] is None
+    assert planned["pcrs"]["PCR0"] == found.pcr0
+    assert run(tmp_path, "status", *state, *deciding, expect=1)["reason"] == "not-running"
+    applied = run(tmp_path, "apply", *wanted)
+    try:
+        assert applied["verified"] is True
+        assert run(tmp_path, "status", *state, *deciding)["module_id"] == applied["module_id"]
+        (operators.attestations / "rebuild.buyer-2.intoto.json").unlink()
+        assert run(tmp_path, "status", *state, *deciding, expect=1)["reason"] == "no-decision"
+    finally:
+        ended = run(tmp_path, "destroy", *state)
+    assert ended == {"terminated": applied["enclave"]["id"]}
+    assert run(tmp_path, "destroy", *state) == {"terminated": None}

@@ -1,0 +1,272 @@
+"""Deployment against a separate process of moto's server, with real boto3 calls and real local enclaves."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from coattest.errors import UsageError
+from coattest_parent.deployment.live import LiveMismatch
+from coattest_parent.deployment.stack import plan as planning
+from coattest_parent.deployment.stack import rollout, stacks
+from coattest_parent.deployment.stack.hosts import LocalHost
+from coattest_parent.link.aws import AwsFailure
+from coattest_verify.quorum.authority import authority_from
+from coattest_verify.quorum.errors import NoDecision
+from support.parent.deployments import Release, now
+from support.parent.stack_world import (
+    BUYERS,
+    Bench,
+    DebugHost,
+    SwitchedHost,
+    World,
+    encrypted,
+    planning_options,
+)
+from support.verify.members import NOW, report_json
+
+
+def test_a_deployment_from_its_plan_to_its_end(world: World) -> None:
+    """Two phases, upgrade, rollback, retirement, destroy; at every step one of the releases decrypts."""
+    first, second = world.first, world.second
+    one, two = (planning.release_id(each.authority.decision) for each in (first, second))
+    world.plan(first)
+    started = world.apply(first)
+    assert started["verified"] is False
+    assert started["role"] == world.settings.role_arn
+    assert world.running() == []
+    world.plan(first, *(world.stack_of(name, first) for name in BUYERS))
+    applied = world.apply(first)
+    assert applied["verified"] is True
+    assert world.running() == [one]
+    again = world.apply(first)
+    assert again["module_id"] == applied["module_id"]
+    assert again["instance"] == applied["instance"]
+    state = world.status(first)
+    assert state["problems"] == []
+    assert state["live"]["module_id"] == applied["module_id"]
+
+    ciphertexts = encrypted(world)
+    assert world.decrypts(first, ciphertexts)
+    assert not world.decrypts(second, ciphertexts)
+    # Policies first: without the buyers' reports of the next release there is no plan.
+    refused = [f"--{name}={getattr(world.settings, name)}" for name in planning_options]
+    old = [
+        argument for name in BUYERS for argument in ("--report", str(world.folder / f"{name}.report.json"))
+    ]
+    answer = world.deploy(
+        "plan", *refused, "--out", "no", "--image", str(second.image), *old, *second.deciding, expect=1
+    )
+    assert answer["reason"] == "policy-first"
+    reports = [world.stack_of(name, first, second) for name in BUYERS]
+    assert world.decrypts(first, ciphertexts)
+    assert world.decrypts(second, ciphertexts)
+    world.plan(second, *reports)
+    upgraded = world.apply(second)
+    assert upgraded["retired"] == [one]
+    assert upgraded["instance"] == applied["instance"]
+    assert world.running() == [two]
+    # The plan in the folder is for the second decision: the first gives another.
+    assert world.apply(first, expect=1)["reason"] == "plan-differs"
+    world.plan(first, *reports)
+    assert world.apply(first)["retired"] == [two]
+    assert world.running() == [one]
+    assert world.decrypts(first, ciphertexts)
+    assert world.decrypts(second, ciphertexts)
+    world.plan(second, *reports)
+    assert world.apply(second)["retired"] == [one]
+    world.plan(second, *(world.stack_of(name, second) for name in BUYERS))
+    assert not world.decrypts(first, ciphertexts)
+    assert world.decrypts(second, ciphertexts)
+    assert world.apply(second)["retired"] == []
+
+    ended = world.deploy("destroy", "--plan", "plan", *world.place)
+    assert f"enclave {two}" in ended["gone"]
+    assert len(ended["remains"]) == 2
+    assert world.running() == []
+    assert world.status(second, expect=1)["stacks"] == {
+        world.settings.base_stack: None,
+        world.settings.main_stack: None,
+    }
+
+
+@pytest.mark.parametrize("kind", [DebugHost, SwitchedHost])
+def test_what_does_not_verify_is_rolled_back(bench: Bench, kind: type[LocalHost]) -> None:
+    """A debug enclave and another image end, and the stack of phase 2 is gone again."""
+    host = kind(bench.host.directory)
+    if isinstance(host, SwitchedHost):
+        host.other = bench.world.second.image
+    with pytest.raises(LiveMismatch, match="PCR0"):
+        bench.apply(host=host)
+    assert host.running() == {}
+    assert bench.stack(bench.plan.settings.main_stack) is None
+    assert bench.apply().live
+
+
+def test_a_bad_release_leaves_the_running_one_alone(bench: Bench) -> None:
+    """The release that ran goes on, and so does its stack, when the next does not verify."""
+    bench.apply()
+    before = bench.stack(bench.plan.settings.main_stack)
+    world, settings = bench.world, bench.plan.settings
+    reports = {f"{name}.json": world.second.report(name, role=settings.role_arn) for name in BUYERS}
+    following = planning.make_stack_plan(world.second.authority, world.second.image, settings, reports)
+    with pytest.raises(LiveMismatch):
+        rollout.apply(following, world.second.image, bench.cloud(DebugHost(bench.host.directory)))
+    assert list(bench.host.running()) == [bench.plan.release_id]
+    assert bench.stack(settings.main_stack) == before
+
+
+def test_the_programs_are_uploaded_under_their_digest(bench: Bench, tmp_path: Path) -> None:
+    """Beside the image, before the instance that fetches them is made."""
+    archive = tmp_path / "parent.tar"
+    archive.write_bytes(b"wheels")
+    digest = hashlib.sha256(b"wheels").hexdigest()
+    settings = dataclasses.replace(bench.plan.settings, programs=digest)
+    plan = dataclasses.replace(bench.plan, settings=settings)
+    with pytest.raises(UsageError, match="programs"):
+        rollout.apply(plan, bench.world.first.image, bench.cloud())
+    assert bench.stack(settings.main_stack) is None
+    assert rollout.apply(plan, bench.world.first.image, bench.cloud(), archive).live
+    base = bench.stack(settings.base_stack)
+    assert base
+    s3 = bench.world.services.client("s3", "service")
+    place = {"Bucket": base.outputs["ArtifactBucket"], "Key": f"releases/parent/{digest}.tar"}
+    assert s3.get_object(**place)["Body"].read() == b"wheels"
+
+
+@pytest.mark.parametrize("by_hand", ["role", "group"])
+def test_a_stack_changed_by_hand_is_refused(bench: Bench, by_hand: str) -> None:
+    """An extra right, or an open port: named, and nothing else happens; status says it too."""
+    applied = bench.apply()
+    settings = bench.plan.settings
+    if by_hand == "role":
+        text = json.dumps(
+            {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}]}
+        )
+        bench.world.services.client("iam", "service").put_role_policy(
+            RoleName=settings.role_name, PolicyName="more", PolicyDocument=text
+        )
+    else:
+        ec2 = bench.world.services.client("ec2", "service")
+        found = ec2.describe_security_groups()["SecurityGroups"]
+        (group,) = [item for item in found if settings.main_stack in item["Description"].replace(" ", "-")]
+        ec2.authorize_security_group_ingress(
+            GroupId=group["GroupId"], IpProtocol="tcp", FromPort=22, ToPort=22, CidrIp="0.0.0.0/0"
+        )
+    with pytest.raises(stacks.StackChanged, match="ParentRole" if by_hand == "role" else "Closed"):
+        bench.apply()
+    assert applied.live
+    assert list(bench.host.running()) == [bench.plan.release_id]
+    assert "changed by hand" in " ".join(rollout.status(bench.plan, bench.cloud())["problems"])
+    if by_hand == "role":
+        bench.world.services.client("iam", "service").delete_role_policy(
+            RoleName=settings.role_name, PolicyName="more"
+        )
+
+
+def test_a_half_finished_stack_is_taken_up_again(bench: Bench) -> None:
+    """An apply that was killed between change set and execution leaves a stack in review."""
+    bench.world.services.client("cloudformation", "service").create_change_set(
+        StackName=bench.plan.settings.base_stack,
+        ChangeSetName="interrupted",
+        ChangeSetType="CREATE",
+        TemplateBody=bench.plan.base_text,
+        Capabilities=["CAPABILITY_NAMED_IAM"],
+    )
+    left = bench.stack(bench.plan.settings.base_stack)
+    assert left
+    assert left.status == "REVIEW_IN_PROGRESS"
+    assert bench.apply().live
+
+
+@pytest.mark.parametrize(
+    ("status", "step"),
+    [
+        (None, "create"),
+        ("DELETE_COMPLETE", "create"),
+        ("REVIEW_IN_PROGRESS", "remove"),
+        ("ROLLBACK_COMPLETE", "remove"),
+        ("CREATE_FAILED", "remove"),
+        ("UPDATE_IN_PROGRESS", "wait"),
+        ("UPDATE_COMPLETE_CLEANUP_IN_PROGRESS", "wait"),
+        ("UPDATE_ROLLBACK_COMPLETE", "update"),
+        ("UPDATE_ROLLBACK_FAILED", "continue"),
+        ("DELETE_FAILED", "stop"),
+    ],
+)
+def test_every_status_has_a_next_step(status: str | None, step: str) -> None:
+    """Waited for, taken up, removed first, or left to a person."""
+    assert stacks.next_step(status) == step
+
+
+def test_missing_rights_end_it_before_anything_is_made(bench: Bench) -> None:
+    """Credentials that may only look: exit 3, one line with AWS's own code, and nothing was created."""
+    iam = bench.world.services.client("iam", "service")
+    user = f"looker-{bench.plan.settings.name}"
+    iam.create_user(UserName=user)
+    text = json.dumps(
+        {
+            "Version": "2012-10-17",
+            "Statement": [
+                {
+                    "Effect": "Allow",
+                    "Action": ["cloudformation:Describe*", "cloudformation:GetTemplate", "ec2:Describe*"],
+                    "Resource": "*",
+                }
+            ],
+        }
+    )
+    iam.put_user_policy(UserName=user, PolicyName="look", PolicyDocument=text)
+    key = iam.create_access_key(UserName=user)["AccessKey"]
+    with pytest.raises(AwsFailure, match="AccessDenied") as refused:
+        bench.apply(keys=(key["AccessKeyId"], key["SecretAccessKey"]))
+    assert refused.value.exit_code == 3
+    assert bench.stack(bench.plan.settings.base_stack) is None
+    assert bench.host.running() == {}
+
+
+@pytest.mark.parametrize("service", ["cloudformation", "ec2"])
+def test_throttling_that_does_not_end_is_an_error(bench: Bench, service: str) -> None:
+    """botocore's retries are used up, then one line says so; the next apply goes on."""
+    (bench.world.services.directory / "throttle").write_text(service)
+    with pytest.raises(AwsFailure, match="Throttling") as refused:
+        bench.apply()
+    assert refused.value.exit_code == 3
+    assert bench.host.running() == {}
+    (bench.world.services.directory / "throttle").unlink()
+    assert bench.apply().live
+
+
+def test_a_subnet_of_another_region_is_refused(bench: Bench) -> None:
+    """The region is that of the VPC, and the account that of the credentials."""
+    elsewhere = dataclasses.replace(bench.plan.settings, region="eu-west-1")
+    with pytest.raises(planning.WrongRegion, match="eu-west-1"):
+        rollout.preflight(elsewhere, bench.cloud().aws)
+    stranger = dataclasses.replace(bench.plan.settings, account="999988887777")
+    with pytest.raises(rollout.WrongAccount):
+        rollout.preflight(stranger, bench.cloud().aws)
+
+
+def test_an_expired_decision_is_no_authority(world: World) -> None:
+    """At the day that quorum.toml names there is no decision to plan or apply with."""
+    operators = world.first.operators
+    options = {"attestations": operators.attestations, "root": operators.root, "profile": "local"}
+    with pytest.raises(NoDecision, match="expired"):
+        authority_from(options, world.first.authority.decision.expires)
+
+
+def test_a_dissent_is_no_authority(world: World, tmp_path: Path) -> None:
+    """One operator who got another image stops apply with exit 1, before anything is asked of the cloud."""
+    release = Release.make(tmp_path, world.first.image, by=world.first.operators)
+    release.operators.sign("buyer-2", report_json("another"), age=NOW - (now() - timedelta(hours=1)))
+    chosen = [f"--{name}={getattr(world.settings, name)}" for name in planning_options]
+    image = ["--image", str(release.image)]
+    answer = world.deploy("plan", *chosen, "--out", "none", *image, *release.deciding, expect=1)
+    assert answer["reason"] == "no-decision"
+    assert "buyer-2 dissents" in answer["error"]
+    assert not (world.folder / "none").exists()

@@ -1,0 +1,397 @@
+"""What AWS surprises a deployment with: stacks that fail halfway, other hands, missing rights, kills."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coattest_local.aws.stack_faults import FILE
+from coattest_parent.deployment.stack import events, rollout, stacks, templates
+from coattest_parent.deployment.stack import plan as planning
+from coattest_parent.deployment.stack.stacks import StackFailed
+from coattest_parent.link.aws import AwsFailure
+from support.parent.stack_world import BUYERS, Bench
+
+LIMIT = "Your quota allows for 0 more running instance(s)"
+OTHER_BIDS = {"bids": "s3://other-bids/bids/"}
+
+
+def parameters(bench: Bench) -> dict[str, str]:
+    """Phase 2's parameters as they would be."""
+    base = bench.stack(bench.plan.settings.base_stack)
+    assert base
+    return templates.main_parameters(bench.plan.settings, bench.plan.reports, base.outputs)
+
+
+@pytest.mark.parametrize("rollback", ["complete", "failed"])
+def test_a_stack_that_fails_in_its_creation_is_named_removed_and_made_again(
+    bench: Bench, rollback: str
+) -> None:
+    """The resource and CloudFormation's reason in one line; no instance and no stack stay; then it works."""
+    main = bench.plan.settings.main_stack
+    bench.fault(main, fail={"resource": "Parent", "reason": LIMIT, "rollback": rollback})
+    with pytest.raises(StackFailed) as failed:
+        bench.apply()
+    text = str(failed.value)
+    assert f"{main}: the stack is in ROLLBACK_{rollback.upper()}" in text
+    assert f"Parent (AWS::EC2::Instance) CREATE_FAILED: {LIMIT}" in text
+    assert "cancelled" not in text
+    assert "\n" not in text
+    assert failed.value.exit_code == 3
+    assert bench.stack(main) is None
+    assert bench.instances() == []
+    assert bench.host.running() == {}
+    bench.fault(main)
+    assert bench.apply().live
+
+
+def test_what_a_failed_creation_made_is_not_kept(bench: Bench) -> None:
+    """Buckets outlive their stack, but not a creation that failed: tries would leave two each time."""
+    base = bench.plan.settings.base_stack
+    bench.fault(base, fail={"resource": "ResultsPolicy", "reason": "denied", "rollback": "complete"})
+    with pytest.raises(StackFailed, match=r"ResultsPolicy .AWS::S3::BucketPolicy. CREATE_FAILED: denied"):
+        bench.apply()
+    assert bench.buckets() == []
+    left = bench.stack(base)
+    assert left
+    assert left.status == "ROLLBACK_COMPLETE"
+    said = " ".join(bench.status()["problems"])
+    assert f"{base} is in ROLLBACK_COMPLETE (ResultsPolicy" in said
+    assert "apply removes it and makes it again" in said
+    bench.fault(base)
+    assert bench.apply().live
+    assert len(bench.buckets()) == 2
+
+
+def half_created(bench: Bench, rollback: str) -> None:
+    """Phase 2 as an apply leaves it that was killed while its creation failed."""
+    only = dataclasses.replace(bench.plan, reports=())
+    rollout.apply(only, bench.world.first.image, bench.cloud())
+    main = bench.plan.settings.main_stack
+    bench.stacks().delete(main)
+    bench.fault(main, fail={"resource": "Parent", "reason": LIMIT, "rollback": rollback})
+    with pytest.raises(StackFailed):
+        bench.stacks().put(main, bench.plan.main_text, parameters(bench))
+
+
+def half_updated(bench: Bench, rollback: str) -> None:
+    """Phase 2 as an apply leaves it that was killed while its update failed; the release runs."""
+    bench.apply()
+    main = bench.plan.settings.main_stack
+    bench.fault(main, fail={"resource": "Carry", "reason": "denied", "rollback": rollback})
+    changed = {**parameters(bench), "BidObjects": "arn:aws:s3:::other/bids/*"}
+    with pytest.raises(StackFailed):
+        bench.stacks().put(main, bench.plan.main_text, changed)
+
+
+def half_deleted(bench: Bench, _: str) -> None:
+    """Phase 2 after a deletion that failed."""
+    bench.apply()
+    main = bench.plan.settings.main_stack
+    bench.fault(main, fail={"resource": "Closed", "reason": "in use", "delete": "failed"})
+    with pytest.raises(StackFailed, match=r"not deleted: DELETE_FAILED: Closed .* DELETE_FAILED: in use"):
+        bench.stacks().delete(main)
+
+
+HALVES: dict[str, tuple[Callable[[Bench, str], None], str, str]] = {
+    "ROLLBACK_COMPLETE": (half_created, "complete", "Parent (AWS::EC2::Instance) CREATE_FAILED"),
+    "ROLLBACK_FAILED": (half_created, "failed", "Parent (AWS::EC2::Instance) CREATE_FAILED"),
+    "UPDATE_ROLLBACK_COMPLETE": (half_updated, "complete", ""),
+    "UPDATE_ROLLBACK_FAILED": (half_updated, "failed", "Carry (AWS::IAM::Policy) UPDATE_FAILED"),
+    "DELETE_FAILED": (half_deleted, "", "Closed (AWS::EC2::SecurityGroup) DELETE_FAILED"),
+}
+
+
+@pytest.mark.parametrize("state", sorted(HALVES))
+def test_every_half_finished_state_is_told_taken_up_again_and_destroyed(bench: Bench, state: str) -> None:
+    """status names state, resource and reason; apply goes on or says to destroy; destroy leaves nothing."""
+    make, how, why = HALVES[state]
+    make(bench, how)
+    main = bench.plan.settings.main_stack
+    ran = list(bench.host.running())
+    found = bench.status()
+    assert found["stacks"][main] == state
+    told = [problem for problem in found["problems"] if problem.startswith(f"{main} is in {state}")]
+    assert bool(told) == bool(why)
+    assert all(why in problem for problem in told)
+    bench.fault(main)
+    if state == "DELETE_FAILED":
+        with pytest.raises(StackFailed, match=r"DELETE_FAILED: Closed .*destroy it, and apply again"):
+            bench.apply()
+        assert list(bench.host.running()) == ran
+    else:
+        assert bench.apply().live
+        assert bench.status()["problems"] == []
+        assert [*bench.host.running()] == [bench.plan.release_id]
+        make(bench, how)
+        bench.fault(main)
+    gone = rollout.destroy(bench.plan.settings, bench.cloud(), delete_data=True)["gone"]
+    assert f"stack {main}" in gone
+    assert bench.stack(main) is None
+    assert bench.stack(bench.plan.settings.base_stack) is None
+    assert bench.instances() == []
+    assert bench.host.running() == {}
+    assert bench.buckets() == []
+
+
+@pytest.mark.parametrize("rollback", ["complete", "failed"])
+def test_an_upgrade_whose_stack_fails_leaves_the_running_release_alone(bench: Bench, rollback: str) -> None:
+    """The old release, its instance and its stack go on; the same upgrade works once the cause is gone."""
+    first = bench.apply()
+    main = bench.plan.settings.main_stack
+    before = bench.stack(main)
+    assert before
+    assert first.live
+    bench.fault(main, fail={"resource": "Carry", "reason": "denied", "rollback": rollback})
+    following = bench.following(**OTHER_BIDS)
+    with pytest.raises(StackFailed, match=r"Carry .AWS::IAM::Policy. UPDATE_FAILED: denied"):
+        rollout.apply(following, bench.world.second.image, bench.cloud())
+    assert list(bench.host.running()) == [bench.plan.release_id]
+    assert bench.instances() == [first.instance_id]
+    after = bench.stack(main)
+    assert after
+    assert after.status == f"UPDATE_ROLLBACK_{rollback.upper()}"
+    if rollback == "complete":
+        assert dataclasses.replace(after, status=before.status) == before
+    bench.fault(main)
+    upgraded = rollout.apply(following, bench.world.second.image, bench.cloud())
+    assert upgraded.retired == (bench.plan.release_id,)
+    assert upgraded.instance_id == first.instance_id
+
+
+def test_a_roll_back_that_still_fails_stops_apply_and_nothing_else_happens(bench: Bench) -> None:
+    """It is taken up again, fails again, and is told with its cause; the running release is not touched."""
+    half_updated(bench, "failed")
+    with pytest.raises(StackFailed, match=r"UPDATE_ROLLBACK_FAILED: Carry .* denied .*or destroy"):
+        bench.apply()
+    assert list(bench.host.running()) == [bench.plan.release_id]
+    assert len(bench.instances()) == 1
+
+
+def quick(monkeypatch: pytest.MonkeyPatch, wait: float = 60) -> None:
+    """Looks follow each other at once."""
+    monkeypatch.setattr(stacks, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(stacks, "WAIT_SECONDS", wait)
+
+
+def test_somebody_elses_operation_is_waited_for(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """apply says what it waits for, and goes on when that has ended; status says so and does not wait."""
+    bench.apply()
+    quick(monkeypatch)
+    main = bench.plan.settings.main_stack
+    said: list[str] = []
+    bench.fault(main, busy={"status": "UPDATE_IN_PROGRESS", "looks": 4})
+    state = bench.status()
+    assert state["stacks"][main] == "UPDATE_IN_PROGRESS"
+    assert any("somebody's change is in progress" in problem for problem in state["problems"])
+    bench.fault(main, busy={"status": "UPDATE_IN_PROGRESS", "looks": 4})
+    assert rollout.apply(
+        bench.plan, bench.world.first.image, dataclasses.replace(bench.cloud(), say=said.append)
+    ).live
+    assert said.count(f"{main}: UPDATE_IN_PROGRESS, waiting") == 1
+
+
+def test_an_operation_that_does_not_end_is_an_error(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the wait: exit 3, nothing was changed, what ran runs."""
+    bench.apply()
+    quick(monkeypatch, 0.3)
+    bench.fault(bench.plan.settings.main_stack, busy={"status": "UPDATE_IN_PROGRESS", "looks": 10**6})
+    with pytest.raises(StackFailed, match=r"still UPDATE_IN_PROGRESS after 0.3 s"):
+        bench.apply()
+    assert list(bench.host.running()) == [bench.plan.release_id]
+
+
+def test_an_operation_that_begins_in_between_is_not_undone_by_us(bench: Bench) -> None:
+    """CloudFormation refuses the change set; the other's operation is left alone, and so is the stack."""
+    bench.apply()
+    main = bench.plan.settings.main_stack
+    cloud, deleted = bench.cloud(), []
+
+    class Interrupted(stacks.Stacks):
+        def _change(self, name: str, *args: Any, **options: Any) -> bool:
+            bench.fault(main, busy={"status": "UPDATE_IN_PROGRESS", "looks": 2})
+            return super()._change(name, *args, **options)
+
+        def undo(self, name: str, before: stacks.StackState | None) -> None:
+            deleted.append(name)
+
+    class Between(rollout.Cloud):
+        def stacks(self, settings: Any) -> stacks.Stacks:
+            return Interrupted(self.aws.cloudformation(settings.region), self.say)
+
+    between = Between(cloud.aws, cloud.host, cloud.say, cloud.clock)
+    with pytest.raises(AwsFailure, match="is in UPDATE_IN_PROGRESS state and can not be updated"):
+        rollout.apply(bench.following(**OTHER_BIDS), bench.world.second.image, between)
+    assert deleted == []
+    assert list(bench.host.running()) == [bench.plan.release_id]
+
+
+def test_throttling_that_ends_is_waited_out(bench: Bench) -> None:
+    """Describe and create calls are tried again with back-off; the apply succeeds."""
+    words = ["DescribeStacks=2", "CreateChangeSet=1", "ExecuteChangeSet=1", "DescribeChangeSet=1"]
+    throttle = bench.world.services.directory / "throttle"
+    throttle.write_text(" ".join(f"cloudformation:{word}" for word in words))
+    assert bench.apply().live
+    assert throttle.read_text() == " ".join(f"cloudformation:{word.split('=')[0]}=0" for word in words)
+
+
+@pytest.mark.parametrize("action", ["CreateChangeSet", "ExecuteChangeSet"])
+def test_throttling_of_a_change_is_one_line_with_what_to_do(bench: Bench, action: str) -> None:
+    """botocore's attempts are used up: exit 3, nothing is half-made, and the next apply goes on."""
+    throttle = bench.world.services.directory / "throttle"
+    throttle.write_text(f"cloudformation:{action}")
+    with pytest.raises(AwsFailure, match=f"{action}: Throttling: .*wait and try again") as refused:
+        bench.apply()
+    assert refused.value.exit_code == 3
+    throttle.unlink()
+    assert bench.stack(bench.plan.settings.base_stack) is None
+    assert bench.apply().live
+
+
+RIGHTS = {
+    "cloudformation:CreateChangeSet": "cloudformation:CreateChangeSet",
+    "cloudformation:ExecuteChangeSet": "cloudformation:ExecuteChangeSet",
+    "cloudformation:DetectStackDrift": "cloudformation:DetectStackDrift",
+    "s3:PutObject": "s3:PutObject",
+    "s3:GetObject": "s3:GetObject and s3:ListBucket",
+    "ec2:DescribeInstances": "ec2:DescribeInstances",
+}
+
+
+@pytest.mark.parametrize("missing", sorted(RIGHTS))
+def test_a_missing_right_is_named_and_leaves_what_was(bench: Bench, missing: str) -> None:
+    """Everything is allowed but one action: exit 3, one line with the action, the same state as before."""
+    rollout.apply(dataclasses.replace(bench.plan, reports=()), bench.world.first.image, bench.cloud())
+    iam = bench.world.services.client("iam", "service")
+    user = f"lacks-{bench.plan.settings.name}"
+    iam.create_user(UserName=user)
+    statements = [
+        {"Effect": "Allow", "Action": "*", "Resource": "*"},
+        {"Effect": "Deny", "Action": missing, "Resource": "*"},
+    ]
+    text = json.dumps({"Version": "2012-10-17", "Statement": statements})
+    iam.put_user_policy(UserName=user, PolicyName="most", PolicyDocument=text)
+    key = iam.create_access_key(UserName=user)["AccessKey"]
+    with pytest.raises(AwsFailure) as refused:
+        bench.apply(keys=(key["AccessKeyId"], key["SecretAccessKey"]))
+    assert RIGHTS[missing] in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert refused.value.exit_code == 3
+    assert bench.stack(bench.plan.settings.main_stack) is None
+    assert bench.instances() == []
+    assert bench.host.running() == {}
+
+
+def command(bench: Bench, release: Any, folder: Path, point: int) -> int:
+    """Apply a plan's folder in a process that is killed at the ``point``-th step; its exit code."""
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "support.parent.killed", str(point), "apply", "--target", "aws"),
+            *("--plan", str(folder), "--image", str(release.image), *release.deciding),
+            *("--endpoint-url", bench.world.services.endpoint),
+            *("--ca-bundle", str(bench.world.services.ca_bundle)),
+            *("--state", str(bench.host.directory.parent)),
+        ],
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": str(bench.host.directory.parent),
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+            **bench.world.services.environment("service"),
+        },
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode in (-9, 0), done.stderr
+    return done.returncode
+
+
+def written(plan: Any, release: Any, folder: Path) -> Path:
+    """A plan's folder."""
+    reports = {f"{name}.json": release.report(name, role=plan.settings.role_arn) for name in BUYERS}
+    for name, content in planning.plan_files(plan, reports).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+#: Change set and execution of phase 1, the image, the same of phase 2, the enclave's start before and after.
+POINTS = 7
+
+
+@pytest.mark.parametrize("point", range(1, POINTS + 1))
+def test_an_apply_that_was_killed_is_finished_by_the_next(bench: Bench, tmp_path: Path, point: int) -> None:
+    """SIGKILL after each change that it makes: status tells, apply goes on, one instance and one enclave."""
+    world = bench.world
+    folder = written(bench.plan, world.first, tmp_path / "plan")
+    assert command(bench, world.first, folder, point) == -9
+    assert bench.status()["problems"] or point == POINTS
+    assert command(bench, world.first, folder, 0) == 0
+    assert bench.status()["problems"] == []
+    assert len(bench.instances()) == 1
+    assert len(bench.buckets()) == 2
+    assert list(bench.host.running()) == [bench.plan.release_id]
+
+
+def test_an_upgrade_that_was_killed_never_leaves_less_than_one_release(bench: Bench, tmp_path: Path) -> None:
+    """SIGKILL at each step of it: before the new release is verified the old one runs, after it the new."""
+    world = bench.world
+    first = written(bench.plan, world.first, tmp_path / "first")
+    following = bench.following()
+    second = written(following, world.second, tmp_path / "second")
+    bench.apply()
+    old, new = bench.plan.release_id, following.release_id
+    # The image, the start before and after, the old one's end before and after.
+    for point, running in enumerate(({old}, {old}, {old, new}, {old, new}, {new}), 1):
+        assert command(bench, world.second, second, point) == -9, point
+        assert set(bench.host.running()) == running, point
+        assert command(bench, world.second, second, 0) == 0
+        assert set(bench.host.running()) == {new}
+        assert command(bench, world.first, first, 0) == 0
+        s3 = world.services.client("s3", "service")
+        for bucket in bench.buckets():
+            s3.delete_object(Bucket=bucket, Key=following.artifact.key)
+
+
+def event(logical: str, status: str, reason: str | None = None, kind: str = "AWS::S3::Bucket") -> Any:
+    """An event of DescribeStackEvents."""
+    found = {"LogicalResourceId": logical, "ResourceStatus": status, "ResourceType": kind}
+    return {**found, "ResourceStatusReason": reason} if reason else found
+
+
+def test_the_cause_is_the_first_failure_of_the_last_operation() -> None:
+    """Older operations, cancelled resources and the stack's own words are not it; later failures follow."""
+    newest_first = [
+        event("name", "ROLLBACK_FAILED", "failed to delete: [B]", events.STACK),
+        event("B", "DELETE_FAILED", "not empty"),
+        event("name", "ROLLBACK_IN_PROGRESS", "failed to create: [A]", events.STACK),
+        event("C", "CREATE_FAILED", "Resource creation cancelled"),
+        event("A", "CREATE_FAILED", "no\nright"),
+        event("B", "CREATE_COMPLETE"),
+        event("name", "CREATE_IN_PROGRESS", "User Initiated", events.STACK),
+        event("Old", "DELETE_FAILED", "older"),
+    ]
+    found = events.failures(newest_first)
+    assert [item.logical for item in found] == ["A", "B"]
+    text = events.summary(found, "else")
+    assert text.startswith("A (AWS::S3::Bucket) CREATE_FAILED: no\nright; B ")
+    assert str(StackFailed(text)) == " ".join(text.split())
+    assert events.summary(events.failures([event("A", "CREATE_FAILED", "x" * 9999)]), "")[-2:] == "xx"
+    assert len(events.summary(events.failures([event("A", "CREATE_FAILED", "x" * 9999)]), "")) < 400
+    assert events.summary((), "else") == "else"
+
+
+def test_the_simulators_file_of_faults_lies_in_the_services_directory(bench: Bench) -> None:
+    """A fault for another stack changes nothing here."""
+    bench.fault("other", fail={"resource": "Parent", "reason": LIMIT, "rollback": "complete"})
+    assert (bench.world.services.directory / FILE).exists()
+    assert bench.apply().live

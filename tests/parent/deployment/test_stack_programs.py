@@ -1,0 +1,91 @@
+"""What is installed on the instance: one archive of the same bytes, that pip takes by hash alone."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from coattest_parent.deployment.stack import programs
+from support.build.wheelhouse import make_wheel_file
+
+
+def main_wheel(folder: Path, *needs: str) -> Path:
+    """A wheel named app that depends on ``needs``."""
+    path = make_wheel_file(folder, "app", "1.0", b"NAME = 'app'\n")
+    held = {}
+    with zipfile.ZipFile(path) as archive:
+        held = {name: archive.read(name) for name in archive.namelist()}
+    lines = "".join(f"Requires-Dist: {need}\n" for need in needs)
+    held["app-1.0.dist-info/METADATA"] += lines.encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in held.items():
+            archive.writestr(name, content)
+    return path
+
+
+def install(folder: Path) -> subprocess.CompletedProcess[str]:
+    """pip, as user data calls it, but into a folder."""
+    command = [sys.executable, "-m", "pip", "install", "--no-input", "--no-index", "--target", "installed"]
+    command += ["--find-links", programs.WHEELS, "--require-hashes", "-r", programs.REQUIREMENTS]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_the_archive_installs_without_an_index_and_a_changed_wheel_does_not(tmp_path: Path) -> None:
+    """pip installs exactly the wheels of the archive, and refuses one whose bytes are others."""
+    house = tmp_path / "house"
+    make_wheel_file(house, "some_dep", "2.1", b"NAME = 'dep'\n")
+    archive = programs.pack(main_wheel(tmp_path, "Some.Dep>=2", "tomli; python_version < '3.10'"), house)
+    for name in ("good", "bad"):
+        with tarfile.open(fileobj=io.BytesIO(archive)) as held:
+            held.extractall(tmp_path / name, filter="data")
+    done = install(tmp_path / "good")
+    assert done.returncode == 0, done.stderr
+    installed = sorted(path.name for path in (tmp_path / "good" / "installed").glob("*/__init__.py"))
+    assert installed == ["__init__.py", "__init__.py"]
+    make_wheel_file(tmp_path / "bad" / programs.WHEELS, "some_dep", "2.1", b"NAME = 'other'\n")
+    refused = install(tmp_path / "bad")
+    assert refused.returncode != 0
+    assert "DO NOT MATCH THE HASHES" in refused.stderr
+
+
+def test_one_set_of_wheels_is_one_archive(tmp_path: Path) -> None:
+    """The same wheels give the same bytes wherever they lie, and every line has the wheel's own hash."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder in (one, two):
+        main_wheel(folder)
+    dependency = make_wheel_file(tmp_path / "house", "dep", "1.0")
+    first = programs.pack(one / "app-1.0-py3-none-any.whl", tmp_path / "house")
+    (two / "app-1.0-py3-none-any.whl").write_bytes((one / "app-1.0-py3-none-any.whl").read_bytes())
+    assert programs.pack(two / "app-1.0-py3-none-any.whl", tmp_path / "house") == first
+    with tarfile.open(fileobj=io.BytesIO(first)) as held:
+        file = held.extractfile(programs.REQUIREMENTS)
+        assert file
+        lines = file.read().decode().splitlines()
+    digest = hashlib.sha256(dependency.read_bytes()).hexdigest()
+    assert lines[1] == f"dep==1.0 --hash=sha256:{digest}"
+    assert programs.digest(first) == hashlib.sha256(first).hexdigest()
+
+
+def test_a_wheelhouse_that_cannot_be_installed_is_refused(tmp_path: Path) -> None:
+    """A missing dependency, two versions of one, and a file that is no wheel: each is named."""
+    wheel = main_wheel(tmp_path, "dep>=1", "other[extra]==2")
+    house = tmp_path / "house"
+    make_wheel_file(house, "dep", "1.0")
+    with pytest.raises(programs.BadWheelhouse, match="no wheel of other"):
+        programs.pack(wheel, house)
+    make_wheel_file(house, "other", "2")
+    assert programs.pack(wheel, house)
+    make_wheel_file(house, "dep", "1.1")
+    with pytest.raises(programs.BadWheelhouse, match="two wheels of dep"):
+        programs.pack(wheel, house)
+    bad = tmp_path / "bad-1.0-py3-none-any.whl"
+    bad.write_bytes(b"no zip")
+    with pytest.raises(programs.BadWheelhouse, match="not a wheel"):
+        programs.pack(bad, tmp_path)

@@ -1,0 +1,66 @@
+"""The example of docs/own-enclave as a source tree, and a mirror that still has what coattest's lock pins."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import lzma
+import shutil
+from email.utils import formatdate
+from pathlib import Path
+
+from coattest_build import image
+from coattest_build.inputs import lock as locks
+
+ROOT = Path(__file__).resolve().parents[3]
+EXAMPLE = ROOT / "docs" / "own-enclave"
+
+
+def make_source(folder: Path) -> Path:
+    """The tree that docs/your-own-enclave.md makes, with the pins that coattest's own lock has for it."""
+    shutil.copytree(EXAMPLE, folder)
+    for part in ("kernel", "init"):
+        shutil.copytree(ROOT / "build" / part, folder / "build" / part)
+    write_lock(folder)
+    return folder
+
+
+def write_lock(folder: Path) -> None:
+    """A lock for a source tree whose toolchain is coattest's: coattest's pins, without other packages."""
+    spec, (locked, _) = image.load(folder), locks.load(ROOT)
+    packages: list[locks.LockedPackage] = []
+    for package in locked.packages:
+        uses = tuple(use for use in package.use if use != "runtime" or package.name in spec.runtime)
+        if uses:
+            packages.append(dataclasses.replace(package, use=uses))
+    text = dataclasses.replace(locked, packages=tuple(packages), wheels=()).render()
+    (folder / image.LOCK_FILE).write_text(text)
+
+
+def make_mirror(folder: Path) -> str:
+    """The address of an archive whose indexes name exactly what coattest's lock pins; it has no packages.
+
+    An archive forgets old versions. With this one `eif lock` gives the pins that the cache has, today and
+    later. Dependencies are not in a lock: the first toolchain package that image.toml names has them all.
+    """
+    spec, (locked, _) = image.load(ROOT), locks.load(ROOT)
+    toolchain = [package.name for package in locked.used_for("toolchain")]
+    first = min(spec.toolchain)
+    stanzas = []
+    for package in locked.packages:
+        depends = f"Depends: {', '.join(toolchain)}\n" if package.name == first else ""
+        stanzas.append(
+            f"Package: {package.name}\nVersion: {package.version}\nArchitecture: {package.architecture}\n"
+            f"{depends}Size: {package.size}\nSHA256: {package.sha256}\nFilename: {package.path}\n"
+        )
+    for suite in spec.suites:
+        index = lzma.compress("\n".join(stanzas).encode())
+        path = folder / "dists" / suite / "main/binary-amd64/Packages.xz"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(index)
+        digest = hashlib.sha256(index).hexdigest()
+        date = formatdate(locked.source_date_epoch, usegmt=True).replace("GMT", "UTC")
+        (folder / "dists" / suite / "InRelease").write_text(
+            f"Suite: {suite}\nDate: {date}\nSHA256:\n {digest} {len(index)} main/binary-amd64/Packages.xz\n"
+        )
+    return folder.as_uri()

@@ -1,0 +1,111 @@
+"""A receipt with real signatures, made without an enclave process: for tests of who verifies and shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+from coattest_enclave.protocol import cose, messages
+from coattest_local.host.ca import NitroAuthority
+from coattest_local.host.nsm import boot_pcrs, document_payload, sign_document
+from coattest_verify.attestation.profiles import LOCAL_SIMULATOR
+from coattest_verify.auction.page import receipt_page
+from coattest_verify.auction.receipt import ReceiptVerdict, verify_receipt
+from coattest_verify.quorum.authority import Authority
+from support.auction.auctions import KEYS, manifest
+from support.auction.auctions import outcomes as packed
+from support.local.local_enclave import INSTANCE, PCRS
+from support.verify.members import NOW, Operators, profile_json, report_json
+
+CLOSES = int(NOW.timestamp()) - 3600
+OUTCOMES = (messages.Won("buyer-2"), messages.Unsold(), messages.Tie(("buyer-1", "buyer-2")))
+
+
+def certified(_: messages.Buyer) -> None:
+    """A quorum that has certified everybody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A receipt, what it is about, and what a verifier needs."""
+
+    manifest: messages.Manifest
+    result_file: bytes
+    authority: Authority
+    now: datetime
+
+    def verdict(self) -> ReceiptVerdict:
+        """What ``verify receipt`` finds."""
+        return verify_receipt(
+            self.result_file,
+            self.manifest.encode(),
+            self.authority.decision,
+            root=LOCAL_SIMULATOR,
+            check_certificate=certified,
+            now=self.now,
+        )
+
+
+def page_of(made: Made, verdict: ReceiptVerdict | None = None) -> str:
+    """The page of a receipt."""
+    return receipt_page(
+        verdict or made.verdict(),
+        result_file=made.result_file,
+        manifest=made.manifest,
+        authority=made.authority,
+        now=made.now,
+    )
+
+
+def authority(folder: Path) -> Authority:
+    """Two operators who rebuilt and signed an image with the measurements of ``PCRS``."""
+    operators = Operators.make(folder)
+    local = profile_json("local", "image.local.eif")
+    local["pcrs"] = {f"PCR{index}": value.hex() for index, value in PCRS.items()}
+    report = report_json(profiles={"aws": profile_json("aws"), "local": local})
+    operators.claim(report)
+    for name in ("buyer-1", "buyer-2"):
+        operators.sign(name, report)
+    outcome = operators.decide(profile="local")
+    assert outcome.policy is not None
+    return Authority(outcome.require(), outcome.policy, outcome.answers)
+
+
+def make(
+    decided: Authority,
+    *,
+    rule: str = "first-price",
+    outcomes: Sequence[messages.Outcome] = OUTCOMES,
+    seconds_after: int = 60,
+) -> Made:
+    """A receipt for lots with these outcomes, made ``seconds_after`` the closing time."""
+    lots = [messages.Lot(f"lot-{number}", 0) for number in range(1, len(outcomes) + 1)]
+    auction = manifest(rule=rule, lots=lots, closes=CLOSES, publish_by=CLOSES + 1800)
+    bids = tuple((buyer.name, messages.sha384(buyer.name.encode())) for buyer in auction.buyers)
+    seal = messages.Seal(auction.digest, decided.decision.digest, bids)
+    seals = tuple(
+        cose.sign1(seal.encode(), KEYS[buyer.name], buyer.name.encode()) for buyer in auction.buyers
+    )
+    named = tuple((lot.id, outcome) for lot, outcome in zip(lots, outcomes, strict=True))
+    columns = packed([buyer.name for buyer in auction.buyers], named, priced=rule == messages.SECOND_PRICE)
+    result = messages.Result(
+        auction.auction, auction.digest, seal.digest, auction.currency, rule, columns
+    ).encode()
+    when = datetime.fromtimestamp(CLOSES + seconds_after, timezone.utc)
+    module = f"{INSTANCE}-enc0123456789abcdef"
+    chain = NitroAuthority().issue(instance_id=INSTANCE, module_id=module, now=when)
+    payload = document_payload(
+        module_id=module,
+        timestamp=int(when.timestamp() * 1000),
+        pcrs=boot_pcrs(PCRS, pcr3=bytes(48), pcr4=bytes(48)),
+        chain=chain,
+        fields={
+            "public_key": None,
+            "user_data": messages.receipt_user_data(result),
+            "nonce": seal.digest,
+        },
+    )
+    file = messages.ResultFile(result, sign_document(payload, chain.key), seals).encode()
+    return Made(auction, file, decided, NOW)

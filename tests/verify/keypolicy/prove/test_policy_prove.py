@@ -1,0 +1,430 @@
+"""The prover: it proves the generated policies, finds the way around the others, and agrees with the
+evaluator.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import datetime, timezone
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from coattest_verify.keypolicy.iam import Effect, Policy, Principal, Request, assess, parse_policy
+from coattest_verify.keypolicy.iam.conditions import BASE_OPERATORS
+
+z3 = pytest.importorskip("z3")
+
+from coattest_verify.keypolicy.prove import Question, prove
+from coattest_verify.keypolicy.prove.goals import PLAINTEXT, POWER
+from coattest_verify.keypolicy.prove.symbolic import Space, statement
+from support.verify.prover import (
+    ACCOUNT,
+    ADMIN,
+    KEY,
+    NULL,
+    PARENT,
+    PCR,
+    PROVED,
+    REFUTED,
+    ROOT,
+    SERVICE,
+    SHA,
+    UNKNOWN,
+    A,
+    B,
+    allow,
+    ask,
+    deny,
+    exactly,
+    statuses,
+)
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        [allow(Condition=exactly(A))],
+        [allow(Condition=exactly(A)), allow(Condition=exactly(B)), NULL],
+        [allow("*", Condition=exactly(A))],
+        [allow(ROOT, Condition=exactly(A))],
+        [allow(Condition=exactly(A)), allow(ROOT, "kms:*"), deny(["kms:*"])],
+        [allow(Condition={"StringLike": exactly(A)["StringEqualsIgnoreCase"]})],
+        [
+            allow(ROOT, "kms:De*"),
+            deny("kms:D*", Condition={"StringNotEquals": {SHA: A[0]}}),
+            deny("kms:D*", Condition={"StringNotEquals": {f"{PCR}1": A[1]}}),
+            deny("kms:D*", Condition={"StringNotEquals": {f"{PCR}2": A[2]}}),
+        ],
+        [
+            allow(
+                PARENT,
+                "kms:Decrypt",
+                Condition=exactly(A) | {"DateLessThan": {"aws:CurrentTime": "2027-01-01T00:00:00Z"}},
+            )
+        ],
+        [allow(PARENT, ["kms:Decrypt", "kms:GenerateRandom"], Condition=exactly(A))],
+    ],
+)
+def test_policies_that_hold_are_proved(statements: list[dict[str, Any]]) -> None:
+    """All three goals, in far less than ten seconds."""
+    assert statuses(ask(*statements)) == (PROVED, PROVED, PROVED)
+
+
+@pytest.mark.parametrize(
+    ("statements", "goals"),
+    [
+        pytest.param([allow(ROOT, "kms:*")], {"plaintext", "power", "encryption"}, id="root delegation"),
+        pytest.param([allow(PARENT, "kms:*", Condition=exactly(A))], {"encryption"}, id="kms:* attested"),
+        pytest.param([allow(PARENT, "kms:*")], {"plaintext", "power", "encryption"}, id="kms:*"),
+        pytest.param([allow(Condition=exactly(A, B))], {"plaintext"}, id="merged releases"),
+        pytest.param([allow(Condition=exactly(A, registers=2))], {"plaintext"}, id="missing PCR2"),
+        pytest.param(
+            [allow(Condition={"StringLike": {SHA: "*", f"{PCR}1": A[1], f"{PCR}2": A[2]}})],
+            {"plaintext"},
+            id="*",
+        ),
+        pytest.param([allow(Condition=exactly(("00" * 48, A[1], A[2])))], {"plaintext"}, id="PCR0 of zeros"),
+        pytest.param(
+            [allow(PARENT), deny(Condition={"StringNotEqualsIfExists": {SHA: A[0]}})],
+            {"plaintext"},
+            id="prefix of Deny",
+        ),
+        pytest.param(
+            [allow(PARENT), deny(Condition={"StringEqualsIfExists": {SHA: B[0]}}), NULL],
+            {"plaintext"},
+            id="inverted IfExists",
+        ),
+        pytest.param(
+            [allow(ROOT, "kms:Decrypt"), deny(Condition={"ForAllValues:StringNotEquals": {SHA: A[0]}})],
+            {"plaintext"},
+            id="PCR0 alone",
+        ),
+        pytest.param(
+            [allow(ROOT, "kms:Decrypt"), deny(Condition={"ForAnyValue:StringNotEquals": {SHA: A[0]}})],
+            {"plaintext"},
+            id="ForAnyValue on nothing",
+        ),
+        pytest.param(
+            [allow(Condition=exactly(A)), allow(ADMIN, "kms:ReEncrypt*")], {"plaintext"}, id="ReEncrypt"
+        ),
+        pytest.param(
+            [allow(Condition=exactly(A)), allow(ADMIN, "kms:Decrypt")],
+            {"plaintext"},
+            id="administrator decrypts",
+        ),
+        pytest.param(
+            [allow(PARENT, NotAction="kms:Decrypt", Action=None)],
+            {"plaintext", "power", "encryption"},
+            id="NotAction",
+        ),
+        pytest.param([allow(PARENT, "kms:CreateGrant")], {"power"}, id="CreateGrant"),
+        pytest.param([allow({"Service": "s3.amazonaws.com"}, "kms:Decrypt")], {"plaintext"}, id="a service"),
+        pytest.param([allow("AROAEXAMPLEEXAMPLE1", "kms:Decrypt")], {"plaintext"}, id="a unique id"),
+        pytest.param(
+            [
+                allow(
+                    "*",
+                    "kms:PutKeyPolicy",
+                    Condition={"ArnLike": {"aws:PrincipalArn": f"arn:aws:iam::{ACCOUNT}:role/ops-*"}},
+                )
+            ],
+            {"power"},
+            id="by ARN pattern",
+        ),
+        pytest.param(
+            [
+                {
+                    **allow(action="kms:Decrypt"),
+                    "Principal": None,
+                    "NotPrincipal": {"AWS": [PARENT, f"arn:aws:iam::{SERVICE}:root"]},
+                }
+            ],
+            {"plaintext"},
+            id="NotPrincipal",
+        ),
+        pytest.param(
+            [
+                allow(
+                    "*",
+                    "kms:PutKeyPolicy",
+                    Condition={"ArnLike": {"aws:PrincipalArn": "arn:*:iam::*:role/ops_+x*"}},
+                )
+            ],
+            {"power"},
+            id="a name with signs",
+        ),
+        pytest.param(
+            [
+                allow(
+                    "*",
+                    "kms:PutKeyPolicy",
+                    Condition={"StringEquals": {"aws:PrincipalAccount": "999999999999"}},
+                )
+            ],
+            {"power"},
+            id="an account in a condition only",
+        ),
+        pytest.param(
+            [
+                allow(
+                    "*",
+                    "kms:Encrypt",
+                    Condition={"ArnLike": {"aws:PrincipalArn": "arn:aws-cn:iam::1*:user/*"}},
+                )
+            ],
+            {"encryption"},
+            id="another partition",
+        ),
+        pytest.param(
+            [allow("*", Resource="arn:aws-us-gov:kms:us-gov-west-1:*:key/*")],
+            {"plaintext"},
+            id="a key elsewhere",
+        ),
+        pytest.param(
+            [allow(), deny(Condition={"ForAllValues:StringEquals": {"aws:TagKeys": "${aws:TagKeys}"}})],
+            {"plaintext"},
+            id="a variable with two values",
+        ),
+        pytest.param([allow(), deny(Resource=KEY)], {"plaintext"}, id="Deny on another key"),
+        pytest.param(
+            [allow(), {**deny(), "Resource": None, "NotResource": KEY}], {"plaintext"}, id="NotResource"
+        ),
+        pytest.param(
+            [
+                allow(
+                    Condition={
+                        "StringEquals": {SHA: "${aws:PrincipalAccount}", f"{PCR}1": A[1], f"{PCR}2": A[2]}
+                    }
+                )
+            ],
+            {"plaintext"},
+            id="a variable",
+        ),
+        pytest.param(
+            [allow(), deny(Condition={"NumericGreaterThan": {"aws:Count": "5"}})],
+            {"plaintext"},
+            id="a number",
+        ),
+        pytest.param(
+            [allow(), deny(Condition={"Bool": {"aws:SecureTransport": "false"}})], {"plaintext"}, id="Bool"
+        ),
+    ],
+)
+def test_the_way_around_is_found_and_it_works(statements: list[dict[str, Any]], goals: set[str]) -> None:
+    """Each refuted goal comes with a request that the evaluator allows."""
+    cleaned = [{name: value for name, value in item.items() if value is not None} for item in statements]
+    findings = ask(*cleaned)
+    assert {goal for goal, found in findings.items() if found.status is REFUTED} == goals
+    assert all(found.status is PROVED for goal, found in findings.items() if goal not in goals)
+    for goal in goals:
+        example = findings[goal].counterexample
+        assert example is not None
+        assert example.allowed_by
+
+
+def test_a_policy_with_what_is_not_known_is_unknown_and_never_proved() -> None:
+    """Text outside printable ASCII has no sound formula here."""
+    assert statuses(ask(allow(Condition={"StringEquals": {SHA: "ü"}})))[0] is UNKNOWN
+
+
+def test_an_administrator_named_in_a_condition_is_the_administrator() -> None:
+    """The others are never one of those that are named."""
+    condition = {"ArnEquals": {"aws:PrincipalArn": ADMIN}}
+    assert statuses(ask(allow("*", "kms:CreateGrant", Condition=condition))) == (PROVED, PROVED, PROVED)
+
+
+def test_naming_the_key_settles_what_is_about_other_keys() -> None:
+    """A Deny on this very key is one."""
+    assert statuses(ask(allow(), deny(Resource=KEY), key=KEY))[0] is PROVED
+
+
+def test_no_tuples_means_that_nothing_may_decrypt() -> None:
+    """Without a decision every Allow of Decrypt is a way around."""
+    assert statuses(ask(allow(Condition=exactly(A)), tuples=()))[0] is REFUTED
+
+
+# Generated policies and requests: evaluator and formulas agree.
+
+KEYS = ["k", "aws:username", SHA, f"{PCR}1", "kms:EncryptionContextKeys"]
+VALUES = ["a", "A", "b", "ab", "a*", "", "0a", "arn:aws:iam::1:role/a", "true", "False"]
+PATTERNS = [*VALUES, "*", "a?", "?*b", "${aws:username}", "x${k}", "${*}", "arn:aws:*", "arn:*:iam::1:role/*"]
+SUPPORTED = sorted(
+    name
+    for name in BASE_OPERATORS
+    if name.startswith(("String", "Arn")) or name in ("Bool", "Null", "BinaryEquals")
+)
+
+
+@st.composite
+def conditions(draw: Any) -> dict[str, Any]:
+    """A condition block of every operator that has formulas."""
+    block: dict[str, Any] = {}
+    for _ in range(draw(st.integers(0, 3))):
+        name = draw(st.sampled_from(SUPPORTED))
+        values = ["true", "false"] if name in ("Bool", "Null") else PATTERNS
+        if name.startswith("Arn") or name.endswith(("Like", "IgnoreCase")):
+            # A variable in a pattern is abstracted, on purpose: there is nothing exact to compare.
+            values = [value for value in values if "${" not in value]
+        if name != "Null":
+            name = (
+                draw(st.sampled_from(["", "ForAnyValue:", "ForAllValues:"]))
+                + name
+                + draw(st.sampled_from(["", "IfExists"]))
+            )
+        key = draw(st.sampled_from(KEYS))
+        block.setdefault(name, {})[key] = draw(st.lists(st.sampled_from(values), min_size=1, max_size=2))
+    return block
+
+
+WHO = [
+    Principal(f"arn:aws:sts::{SERVICE}:assumed-role/parent/s", SERVICE, role_arn=PARENT),
+    Principal(ADMIN, ACCOUNT),
+    Principal(ROOT, ACCOUNT),
+    Principal(f"arn:aws:iam::{ACCOUNT}:user/x", ACCOUNT),
+]
+
+
+@st.composite
+def requests(draw: Any) -> Request:
+    """A request with no, one or several values for each key; registers have lower-case hex, as KMS gives
+    them.
+    """
+    values = st.lists(st.sampled_from(VALUES), max_size=3).map(tuple)
+    register = st.lists(st.sampled_from(["a", "b", "ab", "", "0a"]), max_size=1).map(tuple)
+    context = {key: draw(register if key.startswith("kms:Recipient") else values) for key in KEYS}
+    return Request(draw(st.sampled_from(WHO)), draw(st.sampled_from([*PLAINTEXT, *POWER])), KEY, context)
+
+
+@st.composite
+def cases(draw: Any) -> tuple[Policy, list[Request]]:
+    """A policy and ten requests that have to do with it."""
+    statements = []
+    for _ in range(draw(st.integers(1, 4))):
+        found: dict[str, Any] = {"Effect": draw(st.sampled_from(["Allow", "Allow", "Deny"]))}
+        principal = draw(st.sampled_from([{"AWS": "*"}, {"AWS": PARENT}, {"AWS": ROOT}, {"AWS": ADMIN}]))
+        found[draw(st.sampled_from(["Principal", "Principal", "NotPrincipal"]))] = principal
+        action = draw(st.sampled_from(["kms:*", "kms:Decrypt", "KMS:d*", "kms:PutKeyPolicy", "kms:?e*"]))
+        found[draw(st.sampled_from(["Action", "Action", "NotAction"]))] = action
+        resource = draw(st.sampled_from(["*", KEY, "arn:aws:kms:*:*:key/*", "arn:aws:s3:::b", "arn:aws:kms"]))
+        found[draw(st.sampled_from(["Resource", "Resource", "NotResource"]))] = resource
+        found["Condition"] = draw(conditions())
+        statements.append(found)
+    version = draw(st.sampled_from(["2012-10-17", "2012-10-17", "2008-10-17"]))
+    policy = parse_policy(json.dumps({"Version": version, "Statement": statements}))
+    return policy, [draw(requests()) for _ in range(10)]
+
+
+def formula_says(policy: Policy, request: Request) -> tuple[bool, bool]:
+    """(denied, allowed or delegated) by the formulas, with the request's values put in for the symbols."""
+    from coattest_verify.keypolicy.iam.evaluate import action_matches, principal_matches
+
+    space = Space(policy, values=3)
+    resource = z3.StringVal(request.resource)
+    found: dict[bool, list[Any]] = {True: [], False: []}
+    for item in policy.statements:
+        if principal_matches(item, request.principal) and action_matches(item, request.action):
+            found[item.allow].append(statement(space, item, resource, policy.variables))
+    assert not space.abstractions
+    context = {key.lower(): values for key, values in request.lowered().items()}
+    context["kms:recipientattestation:pcr0"] = context.pop(SHA.lower())
+    pairs = []
+    for key, slots in space.keys().items():
+        values = context.get(key, ())
+        for index, slot in enumerate(slots):
+            there = index < len(values)
+            pairs.append((slot.present, z3.BoolVal(there)))
+            pairs.append((slot.value, z3.StringVal(values[index] if there else "")))
+
+    def holds(items: list[Any]) -> bool:
+        value = z3.simplify(z3.substitute(z3.Or(*items), *pairs))
+        if not (z3.is_true(value) or z3.is_false(value)):
+            solver = z3.Solver()
+            solver.add(value)
+            return bool(solver.check() == z3.sat)
+        return bool(z3.is_true(value))
+
+    return holds(found[False]), holds(found[True])
+
+
+@settings(
+    max_examples=int(os.environ.get("COATTEST_POLICIES", "100")),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
+)
+@given(cases())
+def test_evaluator_and_formulas_agree_on_generated_pairs(case: tuple[Policy, list[Request]]) -> None:
+    """The prover's formulas are the evaluator's rules: same answer for ten requests to each of 1,000
+    policies.
+    """
+    policy, asked = case
+    for request in asked:
+        found = assess(policy, request)
+        denied, allowed = formula_says(policy, request)
+        assert denied is (found.effect is Effect.EXPLICIT_DENY)
+        if not denied:
+            assert allowed is bool(found.allowed_by or found.delegated_by)
+
+
+@settings(
+    max_examples=int(os.environ.get("COATTEST_POLICIES", "100")),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
+)
+@given(cases())
+def test_the_solver_finds_a_request_exactly_when_the_evaluator_allows_it(
+    case: tuple[Policy, list[Request]],
+) -> None:
+    """The same through the solver, as the prover asks it, with the request's values demanded."""
+    from coattest_verify.keypolicy.iam.evaluate import action_matches, principal_matches
+
+    policy, (request, *_) = case
+    space = Space(policy)
+    mine = [
+        item
+        for item in policy.statements
+        if principal_matches(item, request.principal) and action_matches(item, request.action)
+    ]
+    resource = z3.StringVal(request.resource)
+    formulas = {
+        effect: [statement(space, item, resource, policy.variables) for item in mine if item.allow is effect]
+        for effect in (True, False)
+    }
+    context = request.lowered()
+    context["kms:recipientattestation:pcr0"] = context.pop(SHA.lower())
+    solver = z3.SolverFor("QF_S")
+    solver.add(z3.Or(*formulas[True]), z3.Not(z3.Or(*formulas[False])))
+    for key, slots in space.keys().items():
+        values = context.get(key, ())
+        assume(len(values) <= len(slots))
+        for index, slot in enumerate(slots):
+            there = index < len(values)
+            solver.add(slot.present == there, slot.value == (values[index] if there else ""))
+    solver.add(*space.constraints())
+    found = assess(policy, request)
+    allowed = not found.denied_by and bool(found.allowed_by or found.delegated_by)
+    assert solver.check() == (z3.sat if allowed else z3.unsat)
+
+
+def test_the_generated_policies_are_proved() -> None:
+    """One release, two, an auction's context, an end: all proved; a delegated account is not."""
+    from coattest_verify.keypolicy.generate import Options, canonical
+    from support.verify.decisions import ADMINS, ENCRYPTER, decision, make
+
+    until = Options(until=datetime(2027, 1, 1, tzinfo=timezone.utc))
+    for document, decisions in (
+        (make(), [decision()]),
+        (make([decision("a"), decision("b")]), [decision("a"), decision("b")]),
+        (make(encryption_context={"coattest:buyer": "buyer-1"}), [decision()]),
+        (make(options=until), [decision()]),
+    ):
+        tuples = tuple((item.pcrs[0], item.pcrs[1], item.pcrs[2]) for item in decisions)
+        question = Question(tuples, ADMINS, (ENCRYPTER,))
+        findings = prove(parse_policy(canonical(document)), question)
+        assert all(found.status is PROVED for found in findings)
+    delegating = make(options=Options(delegate_to_account=True))
+    findings = prove(parse_policy(canonical(delegating)), question)
+    assert statuses({found.goal: found for found in findings}) == (PROVED, REFUTED, PROVED)

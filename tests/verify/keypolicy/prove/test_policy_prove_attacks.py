@@ -1,0 +1,322 @@
+"""Policies written to make the prover say "proved" where the evaluator grants. Each was one, or could be.
+
+The evaluator confirms every counterexample before it is reported, so "refuted" here means that it grants.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from coattest_verify.keypolicy.iam import Effect, PolicyError, Principal, Request, evaluate, parse_policy
+
+pytest.importorskip("z3")
+
+from coattest_verify.keypolicy.prove import Question, prove
+from coattest_verify.keypolicy.prove.callers import callers
+from support.verify.prover import (
+    ACCOUNT,
+    ADMIN,
+    BIDDER,
+    DECIDED,
+    KEY,
+    PARENT,
+    PROVED,
+    REFUTED,
+    SERVICE,
+    SHA,
+    UNKNOWN,
+    A,
+    allow,
+    ask,
+    deny,
+    exactly,
+    statuses,
+)
+
+SESSION = f"arn:aws:sts::{SERVICE}:assumed-role/parent/S"
+WITH_PATH = f"arn:aws:iam::{SERVICE}:role/team/parent"
+SERVICE_ROOT = f"arn:aws:iam::{SERVICE}:root"
+ID = "AROAEXAMPLEEXAMPLE1"
+CONTEXT = "kms:EncryptionContext:x"
+
+
+def arn_like(pattern: str, **more: str) -> dict[str, Any]:
+    """A condition on the caller's ARN."""
+    return {"ArnLike": {"aws:PrincipalArn": pattern}} | ({"StringEquals": more} if more else {})
+
+
+def not_principal(*arns: str) -> dict[str, Any]:
+    """A Deny of Decrypt for everybody but these."""
+    found = deny()
+    del found["Principal"]
+    return found | {"NotPrincipal": {"AWS": list(arns)}}
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        pytest.param([allow("*", Condition=arn_like("arn:aws:iam::*:root"))], id="root users by pattern"),
+        pytest.param(
+            [allow("*", Condition=arn_like("arn:aws:sts::*:federated-user/*"))],
+            id="federated users by pattern",
+        ),
+        pytest.param(
+            [
+                allow(
+                    "*",
+                    Condition=arn_like(
+                        "arn:aws:sts::*:federated-user/*", **{"aws:PrincipalAccount": "999999999999"}
+                    ),
+                )
+            ],
+            id="federated users of an account",
+        ),
+        pytest.param(
+            [allow("*", Condition={"Null": {"aws:PrincipalArn": "true"}})], id="callers without an ARN"
+        ),
+        pytest.param(
+            [allow("*", Condition={"StringEquals": {"aws:PrincipalServiceName": "s3.amazonaws.com"}})],
+            id="a service that no element names",
+        ),
+        pytest.param(
+            [allow(WITH_PATH), not_principal(SESSION, WITH_PATH, SERVICE_ROOT)],
+            id="a session of a role with a path, left out of NotPrincipal",
+        ),
+        pytest.param(
+            [allow(SESSION, Condition={"ArnEquals": {"aws:PrincipalArn": WITH_PATH}})],
+            id="a session whose role has a path",
+        ),
+        pytest.param(
+            [
+                allow("*", Condition={"ArnEquals": {"aws:PrincipalArn": PARENT}}),
+                {**deny(), "Principal": {"AWS": SESSION}},
+            ],
+            id="another session than the one denied",
+        ),
+        pytest.param(
+            [allow(ID, Condition={"StringEquals": {"aws:PrincipalAccount": ACCOUNT}})],
+            id="a unique id of a named account",
+        ),
+        pytest.param(
+            [
+                allow(ID, Condition=arn_like(f"arn:aws:iam::{SERVICE}:role/p*")),
+                {**deny(), "Principal": {"AWS": f"arn:aws:iam::{SERVICE}:user/x"}},
+            ],
+            id="a unique id by ARN pattern",
+        ),
+        pytest.param(
+            [
+                allow("*", Condition=arn_like(f"arn:aws:iam::{SERVICE}:user/*")),
+                {**deny(), "Principal": {"AWS": f"arn:aws:iam::{SERVICE}:user/coattest-prover-somebody"}},
+            ],
+            id="a Deny on the prover's own somebody",
+        ),
+        pytest.param(
+            [
+                allow(
+                    [f"arn:aws:iam::{SERVICE}:root", f"arn:aws-us-gov:iam::{SERVICE}:root"],
+                    Condition=arn_like("arn:aws-us-gov:iam::*:role/*"),
+                )
+            ],
+            id="one number in two partitions",
+        ),
+        pytest.param(
+            [
+                allow("*", Condition=arn_like(f"arn:aws-cn:iam::{SERVICE}:user/*")),
+                {**deny(), "Principal": {"AWS": SERVICE_ROOT}},
+            ],
+            id="the denied account's number elsewhere",
+        ),
+        pytest.param(
+            [
+                allow(
+                    "*",
+                    Condition={
+                        "ForAnyValue:StringEquals": {"aws:SourceOrgPaths": "a"},
+                        "ForAnyValue:StringLike": {"aws:SourceOrgPaths": "b"},
+                    },
+                )
+            ],
+            id="a source key with several values",
+        ),
+        pytest.param(
+            [
+                allow(
+                    "*",
+                    Condition={
+                        "ForAnyValue:StringEquals": {CONTEXT: "a"},
+                        "ForAnyValue:StringLike": {CONTEXT.upper(): "b"},
+                    },
+                )
+            ],
+            id="context keys that differ in case",
+        ),
+        pytest.param(
+            [
+                allow("*", Condition={"StringEquals": {CONTEXT: "x"}}),
+                deny(Condition={"StringEquals": {CONTEXT: "\\u{78}"}}),
+            ],
+            id="text that z3 reads as an escape",
+        ),
+        pytest.param(
+            [allow(), deny(Condition={"ForAllValues:StringEquals": {"aws:TagKeys": "a"}})],
+            id="ForAllValues: a value that is not listed",
+        ),
+        pytest.param(
+            [allow(), deny(Condition={"ForAnyValue:StringLike": {"aws:TagKeys": "*"}})],
+            id="ForAnyValue: no values at all",
+        ),
+        pytest.param(
+            [allow(Condition={"StringEqualsIfExists": exactly(A)["StringEqualsIgnoreCase"]})],
+            id="IfExists in the Allow",
+        ),
+        pytest.param(
+            [allow(Condition={"ForAllValues:StringEquals": exactly(A)["StringEqualsIgnoreCase"]})],
+            id="ForAllValues in the Allow",
+        ),
+        pytest.param(
+            [allow(), deny(Condition={"StringNotEquals": {f"{SHA}x": A[0]}, "Null": {SHA: "true"}})],
+            id="a key that is nearly the right one",
+        ),
+        pytest.param(
+            [allow(Condition={"StringLike": {**exactly(A)["StringEqualsIgnoreCase"], SHA: f"{A[0][:95]}?"}})],
+            id="a question mark",
+        ),
+        pytest.param(
+            [allow("*", Condition={"StringEquals": {"aws:PrincipalOrgID": "o-1"}})], id="an organisation"
+        ),
+        pytest.param(
+            [allow("*", Condition={"StringEquals": {"kms:ViaService": "s3.eu-central-1.amazonaws.com"}})],
+            id="through a service",
+        ),
+        pytest.param(
+            [allow("*", Condition={"StringEquals": {"aws:PrincipalArn": "${aws:PrincipalArn}"}})],
+            id="a variable that is always true",
+        ),
+        pytest.param(
+            [
+                allow(),
+                deny(Condition={"StringEquals": {"aws:PrincipalArn": "${aws:username}"}}),
+            ],
+            id="a variable without a value",
+        ),
+        pytest.param(
+            [allow(), deny(Condition={"StringLike": {"aws:PrincipalArn": "${*}"}})],
+            id="the character * is no wildcard",
+        ),
+        pytest.param(
+            [
+                allow(),
+                deny(Condition={"StringNotEqualsIfExists": {SHA: "${aws:x, 'a'}"}, "Bool": {"k": "true"}}),
+            ],
+            id="a default value",
+        ),
+        pytest.param(
+            [allow(Condition={"DateLessThan": {"aws:CurrentTime": "2027-01-01T00:00:00Z"}})],
+            id="an end alone",
+        ),
+        pytest.param(
+            [allow(), deny(Condition={"NotIpAddress": {"aws:SourceIp": "203.0.113.0/24"}})],
+            id="an address alone",
+        ),
+        pytest.param(
+            [allow(PARENT, Sid="Same"), deny(Sid="Same", Condition=exactly(A))],
+            id="one Sid for two statements",
+        ),
+    ],
+)
+def test_the_prover_is_not_talked_into_a_proof(statements: list[dict[str, Any]]) -> None:
+    """Somebody gets plaintext without a decided tuple, and the counterexample says who."""
+    found = ask(*statements)["plaintext"]
+    assert found.status is REFUTED, found.reason
+    assert found.counterexample is not None
+
+
+def test_only_the_administrators_hand_out_grants_to_services() -> None:
+    """kms:GrantIsForAWSResource does not make somebody else's CreateGrant harmless."""
+    condition = {"Bool": {"kms:GrantIsForAWSResource": "true"}}
+    assert statuses(ask(allow(PARENT, "kms:CreateGrant", Condition=condition)))[1] is REFUTED
+    assert statuses(ask(allow(ADMIN, "kms:CreateGrant", Condition=condition)))[1] is PROVED
+
+
+def test_a_variable_is_one_in_the_newer_version_only() -> None:
+    """In a policy of 2008 ``${aws:PrincipalArn}`` is that text, which no caller's ARN is."""
+    condition = {"StringEquals": {"aws:PrincipalArn": "${aws:PrincipalArn}"}}
+    question = Question(DECIDED, (ADMIN,), (BIDDER,))
+    answers = {}
+    for version in ("2008-10-17", "2012-10-17"):
+        document = {"Version": version, "Statement": [allow("*", Condition=condition)]}
+        answers[version] = prove(parse_policy(json.dumps(document)), question)[0].status
+    assert answers == {"2008-10-17": PROVED, "2012-10-17": REFUTED}
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        [allow(f"arn:aws:iam::{SERVICE}:role/\u00fc", Condition=exactly(A, registers=2))],
+        [allow("*", Condition={"StringEqualsIgnoreCase": {CONTEXT: "\u212a"}})],
+        [allow("*", Condition={"StringEqualsIgnoreCase": {SHA: "\u212a"}})],
+    ],
+)
+def test_names_outside_ascii_are_unknown(statements: list[dict[str, Any]]) -> None:
+    """An ARN or a constant that has no sound formula is not a reason for a proof."""
+    assert statuses(ask(*statements))[0] is UNKNOWN
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"Version":"2012-10-17","Statement":[],"Statement":[{"Effect":"Allow"}]}',
+        json.dumps({"Statement": [deny(Condition={"StringEquals": {CONTEXT: []}})]}),
+        json.dumps({"Statement": [deny(Condition={"NumericEquals": {"k": "nan"}})]}),
+        json.dumps({"Statement": [deny(Condition={"NumericEquals": {"k": "1_0"}})]}),
+        json.dumps({"Statement": [deny(Condition={"NumericEquals": {"k": "\u0661"}})]}),
+        json.dumps({"Statement": [deny(Condition={"DateEquals": {"k": "20260101T000000Z"}})]}),
+        json.dumps({"Statement": [deny(Condition={"DateEquals": {"k": "2026-W01-1"}})]}),
+        json.dumps({"Statement": [deny(Condition={"StringEquals": {"k": "\ue000"}})]}),
+        json.dumps(
+            {"Version": "2012-10-17", "Statement": [deny(Condition={"StringEquals": {"k": "${aws:x, y}"}})]}
+        ),
+        json.dumps({"Statement": [{**deny(), "Principal": {"AWS": "\uff11" * 12}}]}),
+    ],
+)
+def test_what_two_readers_could_read_differently_is_not_read(text: str) -> None:
+    """Keys given twice, empty lists, numbers and times in Python's wider forms, half a variable."""
+    with pytest.raises(PolicyError):
+        parse_policy(text)
+
+
+def test_a_caller_is_every_combination_of_its_names() -> None:
+    """Session and role, id and account: the classes are those that principal elements can tell apart."""
+    policy = parse_policy(json.dumps({"Statement": [allow([SESSION, WITH_PATH, ID])]}))
+    found = callers(policy, ())
+    pairs = {(item.principal.arn, item.principal.role_arn, item.principal.unique_id) for item in found}
+    assert (SESSION, WITH_PATH, None) in pairs
+    assert (SESSION, WITH_PATH, ID) in pairs
+    assert not any(item.free_path for item in found)
+    alone = callers(parse_policy(json.dumps({"Statement": [allow([SESSION])]})), ())
+    assert [item.principal.arn for item in alone if item.free_path] == [SESSION]
+
+
+def test_a_policy_of_many_principals_is_answered() -> None:
+    """What cannot be asked in ten seconds is unknown, or refuted by what was asked; it ends."""
+    arns = [f"arn:aws:iam::{number:012d}:role/r{number}" for number in range(1, 301)]
+    findings = ask(allow(arns, Condition=exactly(A)), allow(arns, "kms:Decrypt", Condition=exactly(A)))
+    assert statuses(findings)[0] in (PROVED, UNKNOWN)
+
+
+def test_the_counterexamples_are_requests_of_the_evaluator() -> None:
+    """The same request, put together by hand, is allowed."""
+    policy = parse_policy(
+        json.dumps(
+            {"Version": "2012-10-17", "Statement": [allow("*", Condition=arn_like("arn:aws:iam::*:root"))]}
+        )
+    )
+    example = prove(policy, Question(DECIDED))[0].counterexample
+    assert example is not None
+    principal = Principal(example.arn, example.arn.split(":")[4])
+    assert principal.is_root
+    assert evaluate(policy, Request(principal, example.action, KEY, example.context)) is Effect.ALLOW

@@ -1,0 +1,238 @@
+"""``verify policy`` from signed rebuilds to a key of the local KMS: printed, put, checked, and refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.auction.buyer_desk import ADMIN, BIDDER, BUYER, SECOND, Buyer, desk
+from support.local import kms_world as world
+
+
+@pytest.fixture(scope="module")
+def buyer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Buyer]:
+    """Two operators who agree, and the services with the principals that the policy names."""
+    with desk(tmp_path_factory.mktemp("buyer")) as made:
+        yield made
+
+
+@pytest.fixture
+def key(buyer: Buyer) -> str:
+    """A key on which the policy was put by ``--apply new``."""
+    done = buyer.live("--apply", "new")
+    assert done.returncode == 0, done.stderr
+    arn = json.loads(done.stdout)["key"]
+    assert isinstance(arn, str)
+    return arn
+
+
+def test_the_policy_of_a_decision_is_printed(buyer: Buyer) -> None:
+    """JSON on stdout; the decision's digest is in the Id."""
+    done = buyer.policy("--context", "coattest:buyer=buyer-1", profile="aws", simulator=False)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    decision = buyer.quorum.decide(profile="aws", now=datetime.now(timezone.utc)).require()
+    assert document["Id"] == f"coattest-{decision.digest.hex()}"
+    assert decision.pcrs[0] in done.stdout
+    again = buyer.policy("--format", "canonical", profile="aws", simulator=False)
+    assert "no --context" in again.stderr
+
+
+def test_the_explanation_asks_with_every_register_that_is_required(buyer: Buyer) -> None:
+    """PCR3 and PCR4 are computed from role and instance; only the release's own enclave decrypts, for the
+    parent.
+    """
+    done = buyer.policy("--explain", "--json", "--pcr3", world.PARENT, "--pcr4", world.INSTANCE)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    decrypts = [
+        row for row in document["explanation"] if row["operation"] == "kms:Decrypt" and row["allowed"]
+    ]
+    assert [(row["who"], row["enclave"]) for row in decrypts] == [("parent", "release 0.1.0")]
+    conditions = document["policy"]["Statement"][0]["Condition"]["StringEqualsIgnoreCase"]
+    assert conditions["kms:RecipientAttestation:PCR4"].startswith("08f996b5")
+    assert "kms:RecipientAttestation:PCR3" in conditions
+    table = buyer.policy("--explain")
+    assert "another image" in table.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "code", "reason"),
+    [
+        ((), {"operator": "buyer-9"}, 1, None),
+        ((), {"simulator": False}, 1, "local-decision"),
+        (("--apply", "new"), {}, 2, "simulator-not-loopback"),
+        (
+            ("--apply", "new", "--endpoint-url", "https://kms.eu-central-1.amazonaws.com"),
+            {},
+            2,
+            "simulator-not-loopback",
+        ),
+        (("--apply", "new", "--check", "new"), {}, 2, None),
+        (("--context", "no-equals"), {}, 2, "usage"),
+        (("--register", "8=zz"), {}, 1, "bad-pcr"),
+    ],
+)
+def test_what_is_refused_before_anything_is_called(
+    buyer: Buyer, arguments: tuple[str, ...], options: dict[str, Any], code: int, reason: str | None
+) -> None:
+    """One's own statement missing, a local decision for anything but loopback, and nonsense."""
+    done = buyer.policy(*arguments, "--json", **options)
+    assert done.returncode == code, done.stderr
+    if reason:
+        assert json.loads(done.stdout)["reason"] == reason
+
+
+def test_a_key_made_by_apply_opens_for_the_decided_enclave_only(buyer: Buyer, key: str) -> None:
+    """From signed rebuilds to a data key in the enclave; another image and the administrator get nothing."""
+    running = buyer.running
+    access = running.client("iam", "buyer-1").create_access_key(UserName="bidder")["AccessKey"]
+    bidder = running.client(
+        "kms",
+        "buyer-1",
+        session={"AccessKeyId": access["AccessKeyId"], "SecretAccessKey": access["SecretAccessKey"]},
+    )
+    made = bidder.generate_data_key(KeyId=key, KeySpec="AES_256", EncryptionContext=world.CONTEXT)
+    parent = running.client("kms", "service", session=world.assume(running, "service", world.PARENT))
+    request = {"KeyId": key, "CiphertextBlob": made["CiphertextBlob"], "EncryptionContext": world.CONTEXT}
+    decided = world.Enclave(buyer.pcrs)
+    answer = parent.decrypt(**request, Recipient=decided.recipient())
+    assert decided.open(answer["CiphertextForRecipient"]) == made["Plaintext"]
+    for stranger in (world.Enclave(world.OTHER), world.Enclave(buyer.pcrs, debug=True)):
+        assert (
+            world.code_of(parent.decrypt, **request, Recipient=stranger.recipient())
+            == "AccessDeniedException"
+        )
+    assert world.code_of(parent.decrypt, **request) == "AccessDeniedException"
+    assert world.code_of(bidder.decrypt, **request) == "AccessDeniedException"
+    admin = running.client("kms", "buyer-1")
+    assert world.code_of(admin.decrypt, **request) == "AccessDeniedException"
+    assert (
+        world.code_of(admin.create_grant, KeyId=key, GranteePrincipal=ADMIN, Operations=["Decrypt"])
+        == "AccessDeniedException"
+    )
+
+
+def test_a_fresh_key_has_not_drifted_and_each_change_is_named(buyer: Buyer, key: str) -> None:
+    """Exit 0, then exit 1 with the drifts: an added statement, a disabled key, another decision's tag."""
+    assert buyer.live("--check", key).returncode == 0
+    kms = buyer.running.client("kms", "buyer-1")
+    document = json.loads(kms.get_key_policy(KeyId=key)["Policy"])
+    document["Statement"].append(world.allow(ADMIN, "kms:Decrypt") | {"Sid": "BackDoor"})
+    kms.put_key_policy(KeyId=key, Policy=json.dumps(document))
+    kms.disable_key(KeyId=key)
+    kms.tag_resource(KeyId=key, Tags=[{"TagKey": "coattest:decision", "TagValue": "other"}])
+    done = buyer.live("--check", key)
+    assert done.returncode == 1
+    found = {item["code"]: item["detail"] for item in json.loads(done.stdout)["drift"]}
+    assert set(found) == {"statement-extra", "key-state", "decision-tag"}
+    assert "BackDoor" in found["statement-extra"]
+
+
+def test_a_missing_tag_and_aliases_that_were_not_meant_are_drifts(buyer: Buyer, key: str) -> None:
+    """Given with --alias, the key's names are all of its names; without, they are shown."""
+    kms = buyer.running.client("kms", "buyer-1")
+    kms.create_alias(AliasName="alias/bids", TargetKeyId=key)
+    kms.create_alias(AliasName="alias/also", TargetKeyId=key)
+    assert json.loads(buyer.live("--check", key).stdout)["aliases"] == ["alias/also", "alias/bids"]
+    assert buyer.live("--check", key, "--alias", "alias/bids", "--alias", "alias/also").returncode == 0
+    kms.untag_resource(KeyId=key, TagKeys=["coattest:decision"])
+    done = buyer.live("--check", key, "--alias", "alias/bids", "--alias", "alias/gone")
+    found = [(item["code"], item["detail"].split(" ")[0]) for item in json.loads(done.stdout)["drift"]]
+    assert found == [("decision-tag", "tag"), ("alias-missing", "alias/gone"), ("alias-extra", "alias/also")]
+    assert done.returncode == 1
+
+
+def test_grants_and_other_kinds_of_keys_are_drifts(buyer: Buyer) -> None:
+    """A grant allows past the policy; a multi-Region key can be copied; imported material exists
+    elsewhere.
+    """
+    kms = buyer.running.client("kms", "buyer-1")
+    plain = kms.create_key()["KeyMetadata"]["Arn"]
+    kms.create_grant(KeyId=plain, GranteePrincipal=ADMIN, Operations=["Decrypt"])
+    multi = kms.create_key(MultiRegion=True)["KeyMetadata"]["Arn"]
+    imported = kms.create_key(Origin="EXTERNAL")["KeyMetadata"]["Arn"]
+    for arn, code in ((plain, "grants"), (multi, "multi-region"), (imported, "origin")):
+        done = buyer.live("--check", arn)
+        assert done.returncode == 1, done.stderr
+        assert code in {item["code"] for item in json.loads(done.stdout)["drift"]}
+        refused = buyer.live("--apply", arn)
+        assert refused.returncode == 1
+        assert json.loads(refused.stdout)["reason"] == code
+
+
+def test_apply_keeps_the_previous_policy_and_a_dry_run_changes_nothing(buyer: Buyer) -> None:
+    """The difference is printed first; the old policy is in a file of mode 0600."""
+    kms = buyer.running.client("kms", "buyer-1")
+    arn = kms.create_key()["KeyMetadata"]["Arn"]
+    before = kms.get_key_policy(KeyId=arn)["Policy"]
+    dry = buyer.live("--apply", arn, "--dry-run")
+    assert dry.returncode == 0, dry.stderr
+    assert json.loads(dry.stdout)["applied"] is False
+    assert kms.get_key_policy(KeyId=arn)["Policy"] == before
+    done = json.loads(buyer.live("--apply", arn).stdout)
+    assert Path(done["previous"]).read_text().strip() == before
+    assert Path(done["previous"]).stat().st_mode & 0o777 == 0o600
+    assert json.loads(kms.get_key_policy(KeyId=arn)["Policy"]) == done["policy"]
+    assert buyer.live("--check", arn).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("administrators", "extra", "code"),
+    [
+        ((ADMIN,), (), "one-administrator"),
+        ((SECOND, BIDDER), (), "lock-out"),
+        ((ADMIN, f"arn:aws:iam::{BUYER}:role/nobody"), (), "principal-missing"),
+    ],
+)
+def test_the_preflight_refuses_what_would_lock_somebody_out(
+    buyer: Buyer, administrators: tuple[str, ...], extra: tuple[str, ...], code: str
+) -> None:
+    """One administrator without a break-glass, a caller who would not be one, and a principal that is not
+    there.
+    """
+    done = buyer.live("--apply", "new", *extra, administrators=administrators)
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["reason"] == code
+
+
+def test_one_administrator_and_a_named_break_glass_will_do(buyer: Buyer) -> None:
+    """The break-glass principal may manage, and no more."""
+    done = buyer.live("--apply", "new", "--break-glass", SECOND, administrators=(ADMIN,))
+    assert done.returncode == 0, done.stderr
+    assert "BreakGlass" in {statement["Sid"] for statement in json.loads(done.stdout)["policy"]["Statement"]}
+
+
+def test_any_policy_is_proved_or_refuted_by_its_file(buyer: Buyer, tmp_path: Path) -> None:
+    """Exit 0 for the generated policy, 1 with a request for the default one, 3 for what is not known."""
+    pytest.importorskip("z3")
+    document = json.loads(buyer.policy("--json").stdout)["policy"]
+    good, default, strange = (tmp_path / name for name in ("good", "default", "strange"))
+    good.write_text(json.dumps(document))
+    default.write_text(world.policy(world.allow(f"arn:aws:iam::{BUYER}:root", "kms:*")))
+    strange.write_text(world.policy(world.allow("*", "kms:*", {"StringNearly": {"a": "b"}})))
+    tuples = ",".join(buyer.pcrs[index] for index in range(3))
+    for arguments in ((), ("--tuple", tuples)):
+        done = buyer.policy("--prove", str(good), "--json", *arguments)
+        assert done.returncode == 0, done.stderr
+        assert {item["status"] for item in json.loads(done.stdout)["findings"]} == {"proved"}
+    glass = ("--break-glass", f"arn:aws:iam::{BUYER}:user/break-glass")
+    good.write_text(json.dumps(json.loads(buyer.policy("--json", *glass).stdout)["policy"]))
+    assert buyer.policy("--prove", str(good), *glass).returncode == 0
+    assert buyer.policy("--prove", str(good)).returncode == 1
+    refuted = buyer.policy("--prove", str(default), "--tuple", tuples)
+    assert refuted.returncode == 1
+    assert "calls kms:Decrypt" in refuted.stdout
+    unknown = buyer.policy("--prove", str(strange), "--tuple", tuples, "--json")
+    assert unknown.returncode == 3
+    assert {item["status"] for item in json.loads(unknown.stdout)["findings"]} == {"unknown"}
+    zeros = ",".join(["00" * 48, buyer.pcrs[1], buyer.pcrs[2]])
+    debug = buyer.policy("--prove", str(good), "--tuple", zeros, "--json")
+    assert (debug.returncode, json.loads(debug.stdout)["reason"]) == (1, "zero-pcr")
+    default.write_text("{}")
+    assert buyer.policy("--prove", str(default), "--tuple", tuples).returncode == 2

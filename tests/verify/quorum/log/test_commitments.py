@@ -1,0 +1,239 @@
+"""Commit, then reveal; and the diversity of hosts."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coattest.errors import UsageError
+from coattest_verify.quorum.cosigning import sign_log
+from coattest_verify.quorum.diversity import distinct
+from coattest_verify.quorum.statements.salt import Opening, keep, kept, new_opening
+from coattest_verify.quorum.statements.statement import Report
+from coattest_verify.quorum.votes import COMMIT, make_vote, sign_vote, vote_name
+from coattest_verify.rebuild.hosts import host_name, pseudonym
+from support.verify.members import NOW, Operators, report_json
+
+NAMES = ("buyer-1", "buyer-2", "buyer-3")
+
+
+class Round:
+    """A quorum of three with threshold 2 whose policy wants commitments; nothing is published yet."""
+
+    def __init__(self, folder: Path, **values: object) -> None:
+        self.quorum = Operators.make(folder, NAMES, threshold=2, dissent="report", commitments=True, **values)
+        self.openings: dict[str, Opening] = {}
+
+    def commit(self, name: str, seed: str = "good", *, signed_by: str | None = None) -> Path:
+        report = Report.read(report_json(seed))
+        opening = self.openings.setdefault(name, new_opening(name, self.quorum.policy))
+        vote = make_vote(
+            COMMIT, name, root=self.quorum.root, claim=report, note=opening.digest(report), now=NOW
+        )
+        return self.quorum.write(vote_name(vote), sign_vote(vote, self.quorum.signers[signed_by or name]))
+
+    def log(self, *names: str) -> None:
+        for name in names:
+            signer = self.quorum.signers[name]
+            sign_log(self.quorum.attestations, self.quorum.root, name, signer, seen=None, now=NOW)
+
+    def reveal(self, name: str, salt: str | None = None) -> None:
+        self.quorum.sign(name, report_json(), salt=salt or self.openings[name].salt)
+
+    def reasons(self) -> dict[str, str]:
+        return {item.file: item.reason for item in self.quorum.decide().refused}
+
+
+@pytest.fixture
+def game(tmp_path: Path) -> Round:
+    """buyer-1 and buyer-2 committed, and everybody cosigned that, before the claim was there."""
+    game = Round(tmp_path)
+    for name in ("buyer-1", "buyer-2"):
+        game.commit(name)
+    game.log(*NAMES)
+    game.quorum.claim(report_json())
+    return game
+
+
+def test_committed_results_decide(game: Round) -> None:
+    """Commitments that were logged before the claim, and statements that open them, are a decision."""
+    for name in ("buyer-1", "buyer-2"):
+        game.reveal(name)
+    game.log("buyer-1", "buyer-2")
+    assert game.quorum.decide().agree == ("buyer-1", "buyer-2")
+    assert game.quorum.decide().decision is not None
+
+
+def test_who_copies_an_answer_does_not_count(game: Round) -> None:
+    """A commitment that was logged after the claim is too late, whatever its date says."""
+    game.log("buyer-1", "buyer-2")
+    game.commit("buyer-3")
+    game.log(*NAMES)
+    for name in ("buyer-1", "buyer-3"):
+        game.reveal(name)
+    assert game.reasons() == {"rebuild.buyer-3.intoto.json": "not-committed"}
+    assert game.quorum.decide().decision is None
+
+
+def test_a_commitment_after_anothers_answer_is_too_late(tmp_path: Path) -> None:
+    """Without a claim the first logged statement ends the time for commitments too."""
+    game = Round(tmp_path)
+    game.commit("buyer-1")
+    game.quorum.claim(report_json())
+    (claim := game.quorum.attestations / "claim.json").unlink()
+    game.reveal("buyer-1")
+    game.log(*NAMES)
+    game.commit("buyer-3")
+    game.log(*NAMES)
+    game.quorum.claim(report_json())
+    assert claim.exists()
+    game.reveal("buyer-3")
+    assert game.reasons()["rebuild.buyer-3.intoto.json"] == "not-committed"
+
+
+def test_another_result_than_the_committed_one_does_not_count(game: Round, tmp_path: Path) -> None:
+    """Who committed to something else cannot open it as the claim's result."""
+    other = Round(tmp_path / "other")
+    other.commit("buyer-1", "other")
+    other.commit("buyer-2")
+    other.log(*NAMES)
+    other.quorum.claim(report_json())
+    for name in ("buyer-1", "buyer-2"):
+        other.reveal(name)
+    assert other.reasons() == {"rebuild.buyer-1.intoto.json": "not-committed"}
+    game.reveal("buyer-1", salt="ab" * 32)
+    assert game.reasons() == {"rebuild.buyer-1.intoto.json": "not-committed"}
+
+
+def test_anothers_commitment_is_of_no_use(game: Round) -> None:
+    """A commitment binds its operator: buyer-3 cannot take over buyer-1's with buyer-1's salt."""
+    copied = game.quorum.attestations / vote_name(
+        make_vote(
+            COMMIT, "buyer-1", root=game.quorum.root, claim=Report.read(report_json()), note="x", now=NOW
+        )
+    )
+    (copied.with_name(copied.name.replace("buyer-1", "buyer-3"))).write_bytes(copied.read_bytes())
+    game.log(*NAMES)
+    game.reveal("buyer-1")
+    game.reveal("buyer-3", salt=game.openings["buyer-1"].salt)
+    assert game.reasons()["rebuild.buyer-3.intoto.json"] == "not-committed"
+    assert game.reasons()[copied.name.replace("buyer-1", "buyer-3")] == "bad-signature"
+
+
+def test_a_statement_without_salt_does_not_count(game: Round) -> None:
+    """Where commitments are required, an answer that opens none is no answer."""
+    game.quorum.sign("buyer-1", report_json())
+    assert game.reasons() == {"rebuild.buyer-1.intoto.json": "not-committed"}
+
+
+def test_one_cosigner_does_not_order_the_log(tmp_path: Path) -> None:
+    """The order of a log that fewer cosigned than must agree proves nothing: one buyer can write any."""
+    game = Round(tmp_path)
+    game.commit("buyer-1")
+    game.log("buyer-1")
+    game.quorum.claim(report_json())
+    game.reveal("buyer-1")
+    assert game.reasons() == {"rebuild.buyer-1.intoto.json": "not-committed"}
+    game.log("buyer-2", "buyer-3")
+    assert game.reasons() == {}
+
+
+def test_commitments_of_another_round_do_not_count(game: Round) -> None:
+    """A salt opens a commitment in its own round and under its own policy only."""
+    game.quorum.install(game.quorum.policy.successor(round="2"), ["buyer-1", "buyer-2"])
+    for name in ("buyer-1", "buyer-2"):
+        game.reveal(name)
+    assert set(game.reasons().values()) == {"not-committed"}
+
+
+def test_a_dissent_needs_no_commitment(game: Round) -> None:
+    """Who objects is heard, committed or not."""
+    game.quorum.sign("buyer-3", report_json("other"), outcome="dissent")
+    assert [answer.operator for answer in game.quorum.decide().dissent] == ["buyer-3"]
+
+
+def test_a_commitment_shows_nothing(game: Round) -> None:
+    """Two commitments to one result differ, and neither holds a digest of it."""
+    result = report_json()["profiles"]["aws"]
+    secrets = [*result["pcrs"].values(), result["image"]["sha256"], result["image"]["sha384"]]
+    files = sorted(game.quorum.attestations.glob("commit.*"))
+    payloads = [base64.b64decode(json.loads(path.read_bytes())["payload"]).decode() for path in files]
+    assert len({json.loads(payload)["note"] for payload in payloads}) == 2
+    assert not any(secret in payload for payload in payloads for secret in secrets)
+    one, two = (new_opening("buyer-1", game.quorum.policy) for _ in range(2))
+    report = Report.read(report_json())
+    assert one.digest(report) != two.digest(report)
+    assert one.digest(report) == one.digest(Report.read(report_json()))
+
+
+def test_the_salt_is_kept_for_its_operator_and_round(game: Round, tmp_path: Path) -> None:
+    """commitment.json is readable by its owner only, and of no use in another round."""
+    opening = new_opening("buyer-1", game.quorum.policy)
+    path = keep(tmp_path, opening)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert kept(tmp_path, "buyer-1", game.quorum.policy) == opening
+    assert kept(tmp_path, "buyer-2", game.quorum.policy) is None
+    assert kept(tmp_path, "buyer-1", game.quorum.policy.successor(round="2")) is None
+    path.write_bytes(b"{}")
+    with pytest.raises(UsageError, match="format"):
+        kept(tmp_path, "buyer-1", game.quorum.policy)
+
+
+# --- hosts --------------------------------------------------------------------------------------------
+
+
+def test_hosts_are_counted_where_the_policy_says_so(tmp_path: Path) -> None:
+    """Two operators on one machine are one host, and an operator that states none brings none."""
+    quorum = Operators.make(tmp_path, NAMES, threshold=2, dissent="report", hosts=2)
+    quorum.claim(report_json())
+    quorum.sign("buyer-1", report_json(), host="shared")
+    quorum.sign("buyer-2", report_json(), host="shared")
+    assert quorum.decide().reasons == ("1 of 2 different hosts",)
+    quorum.sign("buyer-3", report_json(), host=None)
+    assert quorum.decide().reasons == ("1 of 2 different hosts",)
+    quorum.sign("buyer-3", report_json(), host="attic", age=timedelta(minutes=1))
+    assert quorum.decide().decision is not None
+
+
+def test_a_pseudonym_tells_machines_apart_and_quorums_too(three: Operators, tmp_path: Path) -> None:
+    """One machine has one pseudonym in a round and another in the next; the identity itself stays at home."""
+    identity = tmp_path / "machine-id"
+    identity.write_text("0123456789abcdef0123456789abcdef\n")
+    here = pseudonym(identity, three.policy)
+    assert here is not None
+    assert here == host_name(None, three.policy, identity)
+    assert here != pseudonym(identity, three.policy.successor(round="2"))
+    assert "0123456789abcdef" not in here
+    identity.write_text("uninitialized\n")
+    assert pseudonym(identity, three.policy) is None
+    assert pseudonym(tmp_path / "absent", three.policy) is None
+    assert host_name("attic-1", three.policy, identity) == "attic-1"
+    with pytest.raises(UsageError, match="host"):
+        host_name("Attic\n", three.policy, identity)
+
+
+offers = st.dictionaries(st.sampled_from("abcde"), st.sets(st.sampled_from("12345"), max_size=3), max_size=5)
+
+
+@given(found=offers, name=st.sampled_from("abcde"), value=st.sampled_from("12345"), enough=st.integers(1, 5))
+def test_one_more_offer_never_makes_less_diversity(
+    found: dict[str, set[str]], name: str, value: str, enough: int
+) -> None:
+    """The count of different hosts is monotonic, and it is what trying every assignment gives."""
+    more = {**found, name: found.get(name, set()) | {value}}
+    assert distinct(found, enough) <= distinct(more, enough)
+    assert distinct(found, enough) == min(enough, _brute(list(found.values()), frozenset()))
+
+
+def _brute(rest: Sequence[set[str]], used: frozenset[str]) -> int:
+    if not rest:
+        return 0
+    options = [1 + _brute(rest[1:], used | {value}) for value in rest[0] - used]
+    return max([_brute(rest[1:], used), *options])

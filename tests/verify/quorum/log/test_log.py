@@ -1,0 +1,364 @@
+"""The transparency log: what was answered once cannot disappear unnoticed."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coattest.errors import Rejected
+from coattest_verify.quorum.bundle import make_bundle, read_bundle
+from coattest_verify.quorum.cosigning import BadLog, Signing, sign_log
+from coattest_verify.quorum.decision import decide_from
+from coattest_verify.quorum.directory import Folder
+from coattest_verify.quorum.log.checkpoint import Cosigned, origin_of, read_checkpoint
+from coattest_verify.quorum.log.examine import statement_entry
+from coattest_verify.quorum.log.merkle import (
+    bundle_paths,
+    leaf_hash,
+    pack,
+    tile_path,
+    tiles,
+    tree_root,
+    unpack,
+)
+from coattest_verify.quorum.members.chain import Seen
+from coattest_verify.quorum.tally import read_statements
+from support.verify.members import NOW, Operators, report_json
+
+# The leaves and roots of the reference implementation's tests (certificate-transparency, merkle_tree_test).
+LEAVES = [
+    bytes.fromhex(text)
+    for text in (
+        "",
+        "00",
+        "10",
+        "2021",
+        "3031",
+        "40414243",
+        "5051525354555657",
+        "606162636465666768696a6b6c6d6e6f",
+    )
+]
+ROOTS = [
+    "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+    "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d",
+    "fac54203e7cc696cf0dfcb42c92a1d9dbaf70ad9e621f4bd8d98662f00e3c125",
+    "aeb6bcfe274b70a14fb067a5e5578264db0fa9b51af5e0ba159158f329e06e77",
+    "d37ee418976dd95753c1c73862b9398fa2a2cf9b4ff0fdfe8b30cd95209614b7",
+    "4e3bbb1f7b478dcfe71fb631631519a3bca12c9aefca1612bfce4c13a86264d4",
+    "76e67dadbcdf1e10e1b74ddc608abd2f98dfb16fbce75277b5232a127f2087ef",
+    "ddb89be403809e325750d3d263cd78929c2942b7942a34b77e122c9594a74c8c",
+    "5dc9da79a70659a9ad559cb701ded9a2ab9d823aad2f4960cfe370eff4604328",
+]
+
+
+def test_roots_are_those_of_certificate_transparency() -> None:
+    """Eight leaves give the roots of the reference implementation, at every size."""
+    hashes = [leaf_hash(leaf) for leaf in LEAVES]
+    assert [tree_root(hashes[:size]).hex() for size in range(9)] == ROOTS
+
+
+def recursive_root(leaves: list[bytes]) -> bytes:
+    """RFC 6962, section 2.1, word by word."""
+    if not leaves:
+        return hashlib.sha256().digest()
+    if len(leaves) == 1:
+        return leaves[0]
+    split = 1
+    while split * 2 < len(leaves):
+        split *= 2
+    return hashlib.sha256(b"\1" + recursive_root(leaves[:split]) + recursive_root(leaves[split:])).digest()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 600))
+def test_the_root_is_the_recursion_of_the_rfc(size: int) -> None:
+    """The iterative root equals the RFC's definition, and every tile holds what tlog-tiles says."""
+    leaves = [leaf_hash(str(index).encode()) for index in range(size)]
+    assert tree_root(leaves) == recursive_root(leaves)
+    found = tiles(leaves)
+    for path, content in found.items():
+        level, name = path.split("/")[1:3]
+        index, start = int(name.removesuffix(".p")), 256 ** int(level)
+        for offset in range(len(content) // 32):
+            first = (index * 256 + offset) * start
+            expected = recursive_root(leaves[first : first + start])
+            assert content[32 * offset : 32 * offset + 32] == expected
+
+
+def test_paths_are_those_of_the_specification() -> None:
+    """Index 1234067 is x001/x234/067; a log of 70,000 has 273 full bundles and one of 112."""
+    assert tile_path("0", 1234067) == "tile/0/x001/x234/067"
+    assert tile_path("entries", 0, 5) == "tile/entries/000.p/5"
+    paths = bundle_paths(70_000)
+    assert (len(paths), paths[272], paths[273]) == (274, "tile/entries/272", "tile/entries/273.p/112")
+    assert set(tiles([bytes(32)] * 256)) == {"tile/0/000", "tile/1/000.p/1"}
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.binary(max_size=40), max_size=300))
+def test_bundles_unpack_to_what_was_packed(entries: list[bytes]) -> None:
+    """Entries survive their bundles, and a bundle that is cut is refused."""
+    found = pack(entries)
+    assert [entry for path in bundle_paths(len(entries)) for entry in unpack(found[path])] == entries
+    for content in found.values():
+        with pytest.raises(ValueError, match="cut short"):
+            unpack(content[:-1] if content[-1:] and len(content) > 2 else content[:1])
+
+
+# --- the log of a quorum ----------------------------------------------------------------------------------
+
+
+def cosign(quorum: Operators, *names: str, hours: int = 0) -> Signing:
+    """Operators append and cosign one after another."""
+    done = None
+    for name in names:
+        done = sign_log(
+            quorum.attestations,
+            quorum.root,
+            name,
+            quorum.signers[name],
+            seen=None,
+            now=NOW - timedelta(hours=hours),
+        )
+    assert done is not None
+    return done
+
+
+@pytest.fixture
+def silent(blocking: Operators) -> Operators:
+    """Under "block": buyer-1 and buyer-2 agree, buyer-3 has not answered."""
+    (blocking.attestations / "rebuild.buyer-3.intoto.json").unlink()
+    return blocking
+
+
+def test_a_checkpoint_is_what_the_specification_says(silent: Operators) -> None:
+    """An Ed25519 cosignature verifies by the words of C2SP's tlog-cosignature alone."""
+    cosign(silent, "buyer-1")
+    text = (silent.attestations / "log" / "checkpoint").read_text()
+    body, _, line = text.partition("\n\n")
+    origin, size, root = body.split("\n")
+    dash, name, data = line.rstrip("\n").split(" ")
+    signature = base64.b64decode(data)
+    public = silent.signers["buyer-1"]._private_key.public_key()
+    key_id = hashlib.sha256(b"buyer-1\n\x04" + public.public_bytes_raw()).digest()[:4]
+    assert (dash, name, origin) == ("\u2014", "buyer-1", f"coattest/{silent.root.hex()}")
+    assert signature[:4] == key_id
+    seconds = int.from_bytes(signature[4:12], "big")
+    assert seconds == int(NOW.timestamp())
+    public.verify(signature[12:], f"cosignature/v1\ntime {seconds}\n{origin}\n{size}\n{root}\n".encode())
+    bundle = silent.attestations / "log" / "tile" / "entries" / "000.p" / size
+    leaves = [leaf_hash(entry) for entry in unpack(bundle.read_bytes())]
+    assert (silent.attestations / "log" / "tile" / "0" / "000.p" / size).read_bytes() == b"".join(leaves)
+    assert base64.b64decode(root) == recursive_root(leaves)
+
+
+def test_a_cosigned_log_without_dissent_excuses_silence(silent: Operators) -> None:
+    """Under "block" a silent operator is excused when it cosigned a log that holds the counted statements."""
+    cosign(silent, "buyer-1", "buyer-2")
+    assert silent.decide().reasons == ("buyer-3 has not answered, and silence is not agreement",)
+    done = cosign(silent, "buyer-3")
+    assert set(done.cosigned.times) == {"buyer-1", "buyer-2", "buyer-3"}
+    outcome = silent.decide()
+    assert outcome.require().agreed == ("buyer-1", "buyer-2")
+    assert outcome.log is not None
+    assert outcome.log.size == done.cosigned.checkpoint.size
+
+
+def test_a_cosignature_excuses_for_what_was_logged_only(silent: Operators) -> None:
+    """buyer-3 cosigned before buyer-2 answered: that says nothing about buyer-2's statement."""
+    path = silent.attestations / "rebuild.buyer-2.intoto.json"
+    content = path.read_bytes()
+    path.unlink()
+    cosign(silent, "buyer-3")
+    path.write_bytes(content)
+    assert silent.decide().decision is None
+
+
+def test_an_old_cosignature_does_not_excuse(silent: Operators) -> None:
+    """A cosignature ages like a statement."""
+    cosign(silent, "buyer-3", hours=24 * 91)
+    assert silent.decide().decision is None
+    cosign(silent, "buyer-3", hours=1)
+    assert silent.decide().decision is not None
+
+
+def test_a_removed_dissent_cannot_make_a_yes(silent: Operators) -> None:
+    """Under "block" a dissent that was logged and then removed is named, and no decision comes of it."""
+    path = silent.sign("buyer-3", report_json("other"), outcome="dissent")
+    cosign(silent, "buyer-3")
+    assert "buyer-3 dissents" in silent.decide().reasons[0]
+    path.unlink()
+    reasons = silent.decide().reasons
+    assert any("buyer-3's dissent (log entry" in reason and "was removed" in reason for reason in reasons)
+    silent.sign("buyer-3", report_json())
+    assert silent.decide().decision is None
+
+
+def test_who_signs_next_notices_the_removal(silent: Operators) -> None:
+    """An operator does not cosign a log that names a dissent whose file is gone."""
+    path = silent.sign("buyer-3", report_json("other"), outcome="dissent")
+    cosign(silent, "buyer-3")
+    path.unlink()
+    with pytest.raises(BadLog, match=r"buyer-3: dissent\) has no file here"):
+        cosign(silent, "buyer-1")
+
+
+def test_could_not_build_is_replaced_by_a_result(silent: Operators) -> None:
+    """The file of "could not build" may be overwritten by a later agreement, in the log too."""
+    silent.sign("buyer-3", None, outcome="could-not-build", age=timedelta(hours=5))
+    cosign(silent, "buyer-3")
+    assert silent.decide().decision is None
+    silent.sign("buyer-3", report_json(), age=timedelta(hours=6))
+    assert "buyer-3's could-not-build (log entry 0) was removed" in silent.decide().reasons
+    silent.sign("buyer-3", report_json())
+    assert silent.decide().decision is not None
+    cosign(silent, "buyer-1")
+    assert silent.decide().decision is not None
+
+
+def test_a_shortened_log_is_noticed_by_who_saw_it(silent: Operators) -> None:
+    """Truncating the log together with the dissent is caught by what a verifier remembers."""
+    cosign(silent, "buyer-3")
+    short = {path: path.read_bytes() for path in (silent.attestations / "log").rglob("*") if path.is_file()}
+    silent.decide()
+    path = silent.sign("buyer-3", report_json("other"), outcome="dissent")
+    cosign(silent, "buyer-1", "buyer-3")
+    silent.decide()
+    path.unlink()
+    for path, content in short.items():
+        path.write_bytes(content)
+    reasons = silent.decide().reasons
+    assert any("entries were removed" in reason for reason in reasons)
+
+
+def test_a_fork_is_noticed_by_who_saw_the_other(silent: Operators) -> None:
+    """Another log of the same length is not an extension of the one that was seen."""
+    cosign(silent, "buyer-3")
+    first = silent.decide()
+    assert first.log is not None
+    for path in sorted((silent.attestations / "log").rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    for name in ("buyer-1", "buyer-2"):
+        silent.sign(name, report_json(), age=timedelta(hours=2))
+    cosign(silent, "buyer-3")
+    assert any("a fork" in reason for reason in silent.decide().reasons)
+    with pytest.raises(BadLog, match="a fork"):
+        sign_log(
+            silent.attestations,
+            silent.root,
+            "buyer-1",
+            silent.signers["buyer-1"],
+            seen=Seen(1, silent.policy.sha256, first.log),
+            now=NOW,
+        )
+
+
+def test_a_log_that_vanished_is_noticed(silent: Operators) -> None:
+    """Removing the log altogether is caught by what a verifier remembers."""
+    cosign(silent, "buyer-3")
+    assert silent.decide().decision is not None
+    (silent.attestations / "log" / "checkpoint").unlink()
+    assert "the log that was seen before is gone" in silent.decide().reasons
+
+
+def test_under_report_the_log_warns(three: Operators) -> None:
+    """Where dissent does not block, neither does what the log finds."""
+    path = three.sign("buyer-3", report_json("other"), outcome="dissent")
+    cosign(three, "buyer-3")
+    path.unlink()
+    outcome = three.decide()
+    assert outcome.decision is not None
+    assert "was removed" in outcome.warnings[0]
+
+
+def test_changed_entries_do_not_fit_the_checkpoint(silent: Operators) -> None:
+    """An entry that was changed, or a bundle that was cut, is found by the tree."""
+    cosign(silent, "buyer-3")
+    (bundle,) = (
+        path for path in (silent.attestations / "log" / "tile" / "entries").rglob("*") if path.is_file()
+    )
+    content = bundle.read_bytes()
+    for changed in (content.replace(b"agree", b"agrea", 1), content[:-1], b"", content + b"\0\0"):
+        bundle.write_bytes(changed)
+        assert any(reason.startswith("log: ") for reason in silent.decide().reasons)
+
+
+def test_an_invented_cosignature_is_worth_nothing(silent: Operators) -> None:
+    """A wrong line of a known key spoils the note, a line of an unknown key is ignored."""
+    cosign(silent, "buyer-1")
+    path = silent.attestations / "log" / "checkpoint"
+    text = path.read_text()
+    line = text.splitlines()[-1]
+    path.write_text(text + line.replace("buyer-1", "buyer-3") + "\n")
+    assert set(read(silent, path).times) == {"buyer-1"}
+    data = bytearray(line.encode())
+    data[-8] ^= 1
+    path.write_bytes(text.replace(line, data.decode()).encode())
+    with pytest.raises(Rejected):
+        read(silent, path)
+
+
+def read(quorum: Operators, path: Path) -> Cosigned:
+    return read_checkpoint(path.read_bytes(), origin_of(quorum.root), quorum.policy)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff",
+        b"coattest/x\n1\nAAAA\n\n",
+        b"a\n\n\n\n",
+        b"{}",
+        b"\n" * 1000,
+        b"x" * 2_000_000,
+        b"coattest/00\n99999999999\n" + b"A" * 43 + b"=\n\n\xe2\x80\x94 buyer-1 AAAA\n",
+    ],
+)
+def test_a_hostile_checkpoint_is_a_problem_and_not_a_crash(silent: Operators, content: bytes) -> None:
+    """Whatever stands in log/checkpoint, the decision gets a reason."""
+    (silent.attestations / "log").mkdir()
+    (silent.attestations / "log" / "checkpoint").write_bytes(content)
+    assert any(reason.startswith("log: ") for reason in silent.decide().reasons)
+
+
+def test_links_in_the_log_are_not_followed(silent: Operators, tmp_path: Path) -> None:
+    """A log folder that is a symbolic link is refused."""
+    cosign(silent, "buyer-3")
+    (silent.attestations / "log").rename(tmp_path / "elsewhere")
+    (silent.attestations / "log").symlink_to(tmp_path / "elsewhere")
+    assert any(reason.startswith("log: not a plain file") for reason in silent.decide().reasons)
+
+
+def test_a_bundle_carries_the_log(silent: Operators) -> None:
+    """A third party gets the same outcome from the bundle, excuses included."""
+    cosign(silent, "buyer-3")
+    with Folder(silent.attestations) as folder:
+        bundle = read_bundle(make_bundle(folder, now=NOW))
+    outcome = decide_from(bundle.files, root=silent.root, seen=None, profile="aws", now=bundle.made)
+    assert outcome.decision is not None
+    assert outcome.to_json() == silent.decide().to_json()
+
+
+def test_the_log_names_statements_and_decisions(silent: Operators) -> None:
+    """Each statement and each profile's decision is appended once, whoever signs how often."""
+    cosign(silent, "buyer-3")
+    silent.decide()
+    cosign(silent, "buyer-1", "buyer-3")
+    done = cosign(silent, "buyer-2")
+    assert done.appended == 0
+    with Folder(silent.attestations) as folder:
+        signed, _ = read_statements(folder, silent.policy)
+    path = silent.attestations / "log" / bundle_paths(done.cosigned.checkpoint.size)[0]
+    entries = unpack(path.read_bytes())
+    assert set(map(statement_entry, signed)) <= set(entries)
+    kinds = [json.loads(entry)["kind"] for entry in entries]
+    assert (kinds.count("rebuild"), kinds.count("decision")) == (2, 2)

@@ -1,0 +1,173 @@
+"""One certificate of an attestation chain: what its place in the chain demands of it.
+
+cryptography parses, and reads dates and keys; der.py reads once more what is compared as bytes. Both must
+accept. Nothing here trusts a certificate: chain.py verifies signatures downwards from the pinned root.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+from coattest_verify.attestation.encoding.der import Extension, Outline, outline
+from coattest_verify.attestation.failures import BadCertificate, Failure
+
+ECDSA_SHA384: Final = bytes.fromhex("300a06082a8648ce3d040303")
+"""AlgorithmIdentifier ecdsa-with-SHA384 without parameters. RFC 5758 section 3.2."""
+
+P384_KEY: Final = bytes.fromhex("3076301006072a8648ce3d020106052b8104002203620004")
+"""How a SubjectPublicKeyInfo begins that has an uncompressed point of secp384r1: length, algorithm, curve.
+Source: RFC 5480 section 2.
+"""
+
+# RFC 5280 sections 4.2.1.9 and 4.2.1.3: id-ce 19 and 15.
+_CONSTRAINTS: Final = bytes.fromhex("551d13")
+_USAGE: Final = bytes.fromhex("551d0f")
+_NO_AUTHORITY: Final = bytes.fromhex("3000")
+_AUTHORITY: Final = bytes.fromhex("30030101ff")
+_LIMITED_AUTHORITY: Final = bytes.fromhex("30060101ff0201")  # and one byte, the path length
+_PATH_LENGTH_MAX: Final = 127  # one byte of a DER integer that is not negative
+# The first byte of KeyUsage's bits, RFC 5280 section 4.2.1.3.
+_DIGITAL_SIGNATURE: Final = 0x80
+_KEY_CERT_SIGN: Final = 0x04
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """A certificate that is well-formed for its place: key and dates are ready, nothing about its issuer is
+    said.
+
+    ``path_length`` is None where a CA's certificate sets no limit. ``signed`` is the TBSCertificate that
+    ``signature`` (DER of r and s) is over; ``subject`` and ``issuer`` are the names' DER.
+    """
+
+    field: str
+    key: ec.EllipticCurvePublicKey
+    not_before: datetime
+    not_after: datetime
+    path_length: int | None
+    subject: bytes
+    issuer: bytes
+    signed: bytes
+    signature: bytes
+
+
+class CertificateRefused(Exception):
+    """A certificate is not what its place demands; ``failures`` has every problem."""
+
+    def __init__(self, failures: list[Failure]) -> None:
+        super().__init__(str(failures))
+        self.failures = failures
+
+
+def read_certificate(der: bytes, field: str, *, authority: bool) -> Certificate:
+    """The certificate in ``der``, checked for its place: a CA's (``authority``) or the leaf's.
+
+    ``field`` is what failures call it. Raises CertificateRefused with every problem.
+    """
+    try:
+        parts = outline(der)
+        parsed = x509.load_der_x509_certificate(der)
+        not_before, not_after = parsed.not_valid_before_utc, parsed.not_valid_after_utc
+        signature = parsed.signature
+        limit = _path_length(parts.extensions)
+        failures = [
+            *_algorithm_failures(field, parts),
+            *_extension_failures(field, parts.extensions, authority=authority),
+        ]
+        key = None if failures else load_der_public_key(parts.key_info)
+    except Exception as error:  # hostile bytes in a foreign parser: its errors are no closed set
+        found = f"{type(error).__name__}: {error}"
+        raise CertificateRefused([BadCertificate(field, "a certificate in DER", f"{found:.200}")]) from None
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise CertificateRefused(failures)
+    return Certificate(
+        field, key, not_before, not_after, limit, parts.subject, parts.issuer, parts.signed, signature
+    )
+
+
+def _path_length(extensions: dict[bytes, Extension]) -> int | None:
+    """The path length of basicConstraints, None without one; ValueError when they are not DER.
+
+    RFC 5280 section 4.2.1.9: SEQUENCE { cA BOOLEAN DEFAULT FALSE, pathLenConstraint INTEGER OPTIONAL }.
+    """
+    constraints = extensions.get(_CONSTRAINTS)
+    if constraints is None or constraints.value in (_NO_AUTHORITY, _AUTHORITY):
+        return None
+    head, limit = constraints.value[:-1], constraints.value[-1]
+    if head != _LIMITED_AUTHORITY or limit > _PATH_LENGTH_MAX:
+        raise ValueError("basicConstraints of another shape")
+    return limit
+
+
+def _algorithm_failures(field: str, parts: Outline) -> Iterator[Failure]:
+    """P-384 with SHA-384, said the same way inside and outside of the signed part."""
+    if parts.inner_algorithm != ECDSA_SHA384:
+        yield BadCertificate(f"{field}.signature", "ecdsa-with-SHA384", f"{parts.inner_algorithm.hex():.80}")
+    if parts.outer_algorithm != ECDSA_SHA384:
+        found = f"{parts.outer_algorithm.hex():.80}"
+        yield BadCertificate(f"{field}.signatureAlgorithm", "ecdsa-with-SHA384", found)
+    if not parts.key_info.startswith(P384_KEY):
+        yield BadCertificate(f"{field}.subjectPublicKeyInfo", "a P-384 key", f"{parts.key_info.hex():.60}")
+
+
+def _extension_failures(
+    field: str, extensions: dict[bytes, Extension], *, authority: bool
+) -> Iterator[Failure]:
+    """Basic constraints and key usage as the place demands; no critical extension that is not understood."""
+    for oid, extension in extensions.items():
+        if extension.critical and oid not in (_CONSTRAINTS, _USAGE):
+            expected = "no other critical extension than basicConstraints and keyUsage"
+            yield BadCertificate(f"{field}.extensions", expected, f"OID {oid.hex():.60}")
+    constraints, usage = extensions.get(_CONSTRAINTS), extensions.get(_USAGE)
+    yield from _constraints_failures(f"{field}.basicConstraints", constraints, authority=authority)
+    yield from _usage_failures(f"{field}.keyUsage", usage, authority=authority)
+
+
+def _constraints_failures(field: str, extension: Extension | None, *, authority: bool) -> Iterator[Failure]:
+    """RFC 5280 section 4.2.1.9: critical with cA in a CA's certificate; the leaf says that it is none."""
+    if extension is None:
+        yield BadCertificate(field, "the extension", "none")
+    elif (extension.value != _NO_AUTHORITY) != authority:
+        yield BadCertificate(field, f"CA:{str(authority).upper()}", f"CA:{str(not authority).upper()}")
+    elif authority and not extension.critical:
+        yield BadCertificate(field, "critical", "not critical")
+
+
+def _usage_failures(field: str, extension: Extension | None, *, authority: bool) -> Iterator[Failure]:
+    """RFC 5280 section 4.2.1.3: a CA signs certificates (critical); the leaf signs documents, no
+    certificates.
+
+    The leaf's key usage is not critical in any real document, so that is not asked for.
+    """
+    if extension is None:
+        yield BadCertificate(field, "the extension", "none")
+        return
+    bits = _usage_bits(extension.value)
+    if authority and not extension.critical:
+        yield BadCertificate(field, "critical", "not critical")
+    if bool(bits & _KEY_CERT_SIGN) != authority:
+        wanted, found = "keyCertSign", "no keyCertSign"
+        yield BadCertificate(field, wanted if authority else found, found if authority else wanted)
+    if not authority and not bits & _DIGITAL_SIGNATURE:
+        yield BadCertificate(field, "digitalSignature", "no digitalSignature")
+
+
+def _usage_bits(value: bytes) -> int:
+    """The first eight bits of a KeyUsage; ValueError when it is no BIT STRING of one or two bytes in DER.
+
+    X.690 section 11.2: unused bits are zero, and a named bit list ends with a bit that is set. So the last
+    byte's lowest bit that is set is the one after the unused ones, which are at most 7.
+    """
+    size = len(value) - 2
+    if size not in (2, 3) or value[0] != 0x03 or value[1] != size:
+        raise ValueError("keyUsage of another shape")
+    if value[-1] & -value[-1] != 1 << value[2]:
+        raise ValueError("keyUsage with bits at its end that are not DER")
+    return value[3]

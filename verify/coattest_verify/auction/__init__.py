@@ -1,0 +1,1 @@
+"""The buyer's side of an auction: bids, seals, certificates, receipts."""

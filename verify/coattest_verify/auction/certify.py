@@ -1,0 +1,68 @@
+"""A buyer's auction key and KMS key, certified by its operator's quorum key.
+
+The manifest of an auction names each buyer's key and KMS ARN. Without this certificate whoever writes the
+manifest could put its own key there (DESIGN, The auction, 1).
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+from coattest.errors import Rejected
+from coattest.strictjson import Fields, canonical, parse, shown
+from coattest_verify.quorum.members.file import QuorumPolicy
+from coattest_verify.signatures.dsse import Envelope, sign
+
+CERTIFICATE_TYPE = "application/vnd.coattest.buyer-key+json"
+"""DSSE payload type."""
+
+PURPOSE = "coattest/buyer-key/v1"
+
+MAX_CERTIFICATE = 8 * 1024
+"""Bytes of a certificate; a P-384 key, an ARN and a signature have about 700."""
+
+
+class BadCertificate(Rejected):
+    """A buyer's certificate that does not certify what the manifest says."""
+
+    default_reason = "buyer-certificate"
+
+
+def certify_buyer_key(signer: Any, operator: str, auction_key_spki: bytes, kms_arn: str) -> bytes:
+    """DSSE JSON: the operator's quorum key vouches for an auction key (SPKI DER) and a KMS key ARN."""
+    payload = canonical(
+        {
+            "purpose": PURPOSE,
+            "operator": operator,
+            "key": base64.b64encode(auction_key_spki).decode(),
+            "kms": kms_arn,
+        }
+    )
+    return sign(signer, CERTIFICATE_TYPE, payload).encode()
+
+
+def check_buyer_certificate(
+    certificate: bytes, quorum: QuorumPolicy, operator: str, spki: bytes, kms_arn: str
+) -> None:
+    """Return when one of the operator's keys in ``quorum`` certified exactly this key and ARN.
+
+    Raises BadCertificate.
+    """
+    party = quorum.operator(operator)
+    if party is None:
+        raise BadCertificate(f"{shown(operator)} is not an operator of quorum.toml")
+    try:
+        envelope = Envelope.decode(certificate, CERTIFICATE_TYPE, max_size=MAX_CERTIFICATE)
+        if not envelope.signers(party.keys):
+            raise BadCertificate(f"not signed by a key of {operator}")
+        fields = Fields(parse(envelope.payload, max_size=MAX_CERTIFICATE), "")
+        fields.exactly("purpose", PURPOSE)
+        fields.exactly("operator", operator)
+        fields.exactly("key", base64.b64encode(spki).decode())
+        fields.exactly("kms", kms_arn)
+        fields.done()
+    except BadCertificate:
+        raise
+    except Rejected as error:
+        raise BadCertificate(error.what) from None

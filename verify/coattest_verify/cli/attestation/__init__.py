@@ -1,0 +1,1 @@
+"""``verify attestation``: documents one by one, and folders of them."""

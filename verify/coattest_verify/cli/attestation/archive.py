@@ -1,0 +1,133 @@
+"""``verify attestation DIR`` without an expectation: an archive, each document judged at its own time.
+
+An archive is a directory with an INDEX.tsv. What lies in it may come from anybody: names are resolved in the
+folder and through no link, sizes and counts are bounded, and a file that cannot be read is refused alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Final
+
+from rich.text import Text
+
+from coattest.errors import Rejected
+from coattest.shell import err
+from coattest_verify.attestation import (
+    ChainCache,
+    Malformed,
+    Root,
+    Verdict,
+    parse_unverified,
+    verify_document,
+)
+from coattest_verify.attestation.failures import NotInArchive
+from coattest_verify.attestation.files import (
+    FILE_MAX,
+    INDEX_NAME,
+    INDEX_SIZE_MAX,
+    BadFile,
+    IndexEntry,
+    archive_expectations,
+    read_index,
+)
+from coattest_verify.cli.attestation.report import DOCUMENT_SUFFIXES, Item, report
+from coattest_verify.quorum.directory import Folder
+
+NO_EXPECTATIONS = ("root", "strict")
+"""Options that expect nothing: they say whose documents these are, and what is tolerated in them."""
+
+ARCHIVE_POLICY = {"policy": "archive", "measurements_judged": False}
+GENUINE = "genuine at its time"
+
+CAVEAT = (
+    f"archive: every document was judged at its own time ({INDEX_NAME}, or what it claims); this says "
+    "nothing about today or about any measurement: --expect, --nonce and --max-age do"
+)
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+def is_archive(path: Path, options: Mapping[str, Any]) -> bool:
+    """Whether a directory is to be judged as an archive: it has an index, and nothing else is asked for."""
+    # By identity: 0 is equal to False, and --max-age 0 is an expectation.
+    asked = [name for name, value in options.items() if value is not None and value is not False]
+    return set(asked) <= set(NO_EXPECTATIONS) and path.is_dir() and os.path.lexists(path / INDEX_NAME)
+
+
+def verify_archive(path: Path, root: Root, *, strict: bool) -> tuple[list[Item], list[Verdict], list[str]]:
+    """A verdict for every document that the index names, and for every other file that looks like one.
+
+    The third list has the names of the files that do not. Raises BadFile when the index cannot be used.
+    """
+    items, verdicts = [], []
+    cache = ChainCache()
+    with Folder(path) as folder:
+        index = index_of(folder)
+        for name, entry in sorted(index.items()):
+            expectations = archive_expectations(entry)
+            try:
+                document = folder.read(name, FILE_MAX)
+            except Rejected as refused:
+                item = Item(path / name, b"", entry.at or _EPOCH)
+                verdict = _refused(item, root, "the file that the index names", refused.what)
+            else:
+                item = Item(path / name, document, entry.at or _claimed_time(document))
+                verdict = verify_document(
+                    document, expectations, now=item.at, root=root, cache=cache, strict=strict
+                )
+            items.append(item)
+            verdicts.append(verdict)
+        others = [name for name in folder.names() if name not in index and name != INDEX_NAME]
+    for name in others:
+        if Path(name).suffix in DOCUMENT_SUFFIXES:
+            items.append(Item(path / name, b"", _EPOCH))
+            verdicts.append(
+                _refused(items[-1], root, "a document that the index names", "one that it does not")
+            )
+    return items, verdicts, [name for name in others if Path(name).suffix not in DOCUMENT_SUFFIXES]
+
+
+def index_of(folder: Folder) -> Mapping[str, IndexEntry]:
+    """What the folder's INDEX.tsv says; raises BadFile when it is a link, too large, or does not parse."""
+    try:
+        lines = folder.read(INDEX_NAME, INDEX_SIZE_MAX).decode("utf-8").removesuffix("\n").split("\n")
+    except Rejected as refused:
+        raise BadFile(refused.what, where=INDEX_NAME) from None
+    except UnicodeDecodeError:
+        raise BadFile("not UTF-8", where=INDEX_NAME) from None
+    index = read_index(lines)
+    if not index:
+        raise BadFile("no documents", where=INDEX_NAME)
+    return index
+
+
+def archive_report(item: Item, verdict: Verdict) -> dict[str, Any]:
+    """One document's JSON: what every report has, and under which policy it was judged.
+
+    ``debug`` is null where the document did not pass: nothing vouches for its mode then.
+    """
+    debug = verdict.document.debug if verdict.ok else None
+    return {**report(item, verdict), **ARCHIVE_POLICY, "debug": debug}
+
+
+def caveat() -> None:
+    """Say on stderr what an archive's verdicts do not say."""
+    err().print(Text(CAVEAT))
+
+
+def _claimed_time(document: bytes) -> datetime:
+    """When a document says that it was made: the index says nothing."""
+    try:
+        return parse_unverified(document).timestamp
+    except Malformed:
+        return _EPOCH  # refused at any time
+
+
+def _refused(item: Item, root: Root, expected: str, found: str) -> Verdict:
+    """The verdict over a file that is not there, or that should not be."""
+    failure = NotInArchive("file", expected, found)
+    return Verdict((failure,), (), root, item.at, None, None)

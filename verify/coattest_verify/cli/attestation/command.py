@@ -1,0 +1,238 @@
+"""``verify attestation``: documents against the pinned root, the expected measurements, and time."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from coattest.errors import UsageError
+from coattest.jsontext import emit_json
+from coattest.shell import json_option, utc_now
+from coattest_verify.attestation import (
+    ChainCache,
+    Expectation,
+    ExpectModule,
+    ExpectNonce,
+    ExpectPublicKey,
+    ExpectUserData,
+    Malformed,
+    MaxAge,
+    Root,
+    UnsafeAllowDebug,
+    UnsafeAnyMeasurement,
+    Verdict,
+    parse_unverified,
+    verify_document,
+    verify_many,
+)
+from coattest_verify.attestation.files import (
+    FILE_MAX,
+    INDEX_NAME,
+    IndexEntry,
+    decode_document,
+    parse_time,
+    read_measurements,
+)
+from coattest_verify.attestation.profiles import root_for
+from coattest_verify.cli.attestation.archive import (
+    ARCHIVE_POLICY,
+    GENUINE,
+    archive_report,
+    caveat,
+    index_of,
+    is_archive,
+    verify_archive,
+)
+from coattest_verify.cli.attestation.report import ACCEPTED, DOCUMENT_SUFFIXES, Item, report, show, show_table
+from coattest_verify.quorum.directory import Folder
+
+AT_DOCUMENT, AT_INDEX = "document", "index"
+
+
+@click.command()
+@click.argument("path", metavar="DOC|DIR", type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--at",
+    metavar="TIME",
+    help="Verify at this time (ISO 8601 with zone; default: now). 'document': each at the time it claims, "
+    "'index': each at the time in DIR/INDEX.tsv. Both say only that a document was genuine once.",
+)
+@click.option(
+    "--expect",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Measurements (JSON of nitro-cli or `eif measure`) that the enclave must have.",
+)
+@click.option("--nonce", metavar="HEX|null", help="The nonce it must carry.")
+@click.option("--user-data", metavar="HEX|null", help="The user_data it must carry.")
+@click.option("--public-key", metavar="HEX|null", help="The public_key it must carry.")
+@click.option("--module-id", help="The module_id it must carry.")
+@click.option(
+    "--max-age", metavar="MS", type=click.IntRange(min=0), help="How old it may be, in milliseconds."
+)
+@click.option(
+    "--root",
+    default="aws",
+    show_default=True,
+    metavar="aws|local|sha256:HEX",
+    help="Root of trust: AWS's, the simulator's (attests nothing), or SHA-256 of a root's DER.",
+)
+@click.option("--strict", is_flag=True, help="Refuse what is otherwise tolerated with a notice.")
+@click.option("--unsafe-allow-debug", is_flag=True, help="Accept debug enclaves, whose memory is open.")
+@click.option("--unsafe-any-measurement", is_flag=True, help="Accept any code: only 'genuine' is verified.")
+@json_option
+@click.pass_context
+def attestation(ctx: click.Context, /, path: Path, as_json: bool, **options: Any) -> None:
+    """Verify one attestation document (binary, base64 or hex), or every one in a directory.
+
+    Something must be expected of the enclave: --expect, or --unsafe-any-measurement. Only a directory with an
+    INDEX.tsv can go without: an archive, whose documents are each judged at their own time. That says
+    nothing about today, or about measurements. Exit code 0: every document passed; 1: one did not.
+    """
+    root = parse_root(options["root"])
+    archive = is_archive(path, options)
+    if archive:
+        items, verdicts, skipped = verify_archive(path, root, strict=options["strict"])
+        caveat()
+    else:
+        expectations = expectations_of(options)
+        items, skipped = read_items(path, options["at"], utc_now())
+        verdicts = judge(items, expectations, root, strict=options["strict"])
+    accepted = sum(
+        verdict.ok and item.complaint is None for item, verdict in zip(items, verdicts, strict=True)
+    )
+    if as_json:
+        one = archive_report if archive else report
+        reports = [one(item, verdict) for item, verdict in zip(items, verdicts, strict=True)]
+        batch = {
+            **(ARCHIVE_POLICY if archive else {}),
+            "documents": reports,
+            "accepted": accepted,
+            "refused": len(items) - accepted,
+            "skipped": skipped,
+        }
+        emit_json(batch if path.is_dir() else reports[0])
+    elif path.is_dir():
+        show_table(items, verdicts, skipped, passed=GENUINE if archive else ACCEPTED)
+    else:
+        show(items[0], verdicts[0])
+    ctx.exit(0 if accepted == len(items) else 1)
+
+
+def expectations_of(options: dict[str, Any]) -> list[Expectation]:
+    """The expectations that the options name; verification itself refuses when they pin no code."""
+    expectations: list[Expectation] = []
+    if options["expect"] is not None:
+        expectations.append(read_measurements(options["expect"].read_text("utf-8", "replace")))
+    if options["nonce"] is not None:
+        expectations.append(ExpectNonce(_hex_or_null(options["nonce"], "--nonce")))
+    if options["user_data"] is not None:
+        expectations.append(ExpectUserData(_hex_or_null(options["user_data"], "--user-data")))
+    if options["public_key"] is not None:
+        expectations.append(ExpectPublicKey(_hex_or_null(options["public_key"], "--public-key")))
+    if options["module_id"] is not None:
+        expectations.append(ExpectModule(options["module_id"]))
+    if options["max_age"] is not None:
+        expectations.append(MaxAge(options["max_age"]))
+    if options["unsafe_allow_debug"]:
+        expectations.append(UnsafeAllowDebug())
+    if options["unsafe_any_measurement"]:
+        expectations.append(UnsafeAnyMeasurement())
+    if options["expect"] is None and not options["unsafe_any_measurement"]:
+        raise UsageError(
+            "no measurements are expected, so that any enclave would pass",
+            hint="give --expect MEASUREMENTS.json, or --unsafe-any-measurement to ask only whether it is "
+            "genuine (and --unsafe-allow-debug to let debug enclaves pass)",
+            reason="empty-policy",
+        )
+    return expectations
+
+
+def parse_root(text: str) -> Root:
+    """The root that --root names."""
+    if text.startswith("sha256:"):
+        return Root("given by fingerprint", _hex(text.removeprefix("sha256:"), "--root"))
+    return root_for(text)
+
+
+def read_items(path: Path, at: str | None, now: datetime) -> tuple[list[Item], list[str]]:
+    """The documents to verify, each with its time, and the names of the directory's files that are none."""
+    index = _index_of(path) if path.is_dir() else {}
+    if at == AT_INDEX and not index:
+        raise UsageError(f"--at index needs a directory with {INDEX_NAME}", where=str(path))
+    if not path.is_dir():
+        return [_item(path, at, now, None)], []
+    files = sorted(file for file in path.iterdir() if file.is_file())
+    chosen = [file for file in files if file.name in index or file.suffix in DOCUMENT_SUFFIXES]
+    missing = sorted(set(index) - {file.name for file in files})
+    if missing:
+        raise UsageError(f"{INDEX_NAME} names files that are not there", where=missing[0])
+    if not chosen:
+        suffixes = ", ".join(DOCUMENT_SUFFIXES)
+        raise UsageError("no documents", where=str(path), hint=f"their suffixes are {suffixes}")
+    items = [_item(file, at, now, index.get(file.name)) for file in chosen]
+    return items, [file.name for file in files if file not in chosen and file.name != INDEX_NAME]
+
+
+def judge(
+    items: Sequence[Item], expectations: list[Expectation], root: Root, *, strict: bool
+) -> list[Verdict]:
+    """One verdict per item, each at its own time."""
+    cache = ChainCache()
+    times = {item.at for item in items}
+    if len(times) == 1:
+        documents = [item.document for item in items]
+        return verify_many(documents, expectations, now=times.pop(), root=root, cache=cache, strict=strict)
+    return [
+        verify_document(item.document, expectations, now=item.at, root=root, cache=cache, strict=strict)
+        for item in items
+    ]
+
+
+def _item(path: Path, at: str | None, now: datetime, entry: IndexEntry | None) -> Item:
+    with path.open("rb") as file:
+        data = file.read(FILE_MAX + 1)  # longer than any document: the verifier says so
+    document = decode_document(data)
+    complaint = None
+    if entry is not None and entry.sha256 is not None and hashlib.sha256(data).digest() != entry.sha256:
+        complaint = f"not the file that {INDEX_NAME} names: its SHA-256 differs"
+    return Item(path, document, _time(document, at, now, entry), complaint)
+
+
+def _time(document: bytes, at: str | None, now: datetime, entry: IndexEntry | None) -> datetime:
+    if at is None:
+        return now
+    if at == AT_INDEX and entry is not None and entry.at is not None:
+        return entry.at
+    if at not in (AT_DOCUMENT, AT_INDEX):
+        return parse_time(at)
+    try:
+        return parse_unverified(document).timestamp
+    except Malformed:
+        return now  # refused at any time
+
+
+def _index_of(path: Path) -> Mapping[str, IndexEntry]:
+    """The index of a directory; empty when it has none."""
+    if not os.path.lexists(path / INDEX_NAME):
+        return {}
+    with Folder(path) as folder:
+        return index_of(folder)
+
+
+def _hex_or_null(text: str, where: str) -> bytes | None:
+    return None if text == "null" else _hex(text, where)
+
+
+def _hex(text: str, where: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        raise UsageError(
+            "not hex", where=where, hint="hex digits, or null for a field that is not set"
+        ) from None

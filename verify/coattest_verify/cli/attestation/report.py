@@ -1,0 +1,113 @@
+"""How ``verify attestation`` shows verdicts: one document, many, and as JSON."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from coattest.shell import err, out
+from coattest_verify.attestation import Verdict
+
+DOCUMENT_SUFFIXES = (".bin", ".cbor", ".cose", ".b64", ".base64", ".hex")
+ACCEPTED = "accepted"
+TABLE_WIDTH = 150  # file names are long, and output that is not a terminal has 80 columns
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One file: its document, when it is verified, and what its archive's index says against it."""
+
+    path: Path
+    document: bytes
+    at: datetime
+    complaint: str | None = None
+
+
+def report(item: Item, verdict: Verdict) -> dict[str, Any]:
+    """One document's JSON: the verdict, the file, and the reason codes."""
+    reasons = _reasons(item, verdict)
+    return {
+        **verdict.to_json(),
+        "ok": not reasons,
+        "file": item.path.name,
+        "sha256": hashlib.sha256(item.document).hexdigest() if item.document else None,
+        "reason": reasons[0] if reasons else None,
+        "reasons": reasons,
+    }
+
+
+def show_table(
+    items: Sequence[Item], verdicts: Sequence[Verdict], skipped: Sequence[str], *, passed: str = ACCEPTED
+) -> None:
+    """A line per document and every reason on stdout; what was tolerated or skipped on stderr.
+
+    ``passed`` is what a document is called that did.
+    """
+    table = Table(box=None, pad_edge=False)
+    for heading in ("verdict", "mode", "made at", "document"):
+        table.add_column(heading, no_wrap=True)
+    for item, verdict in zip(items, verdicts, strict=True):
+        mode = made = "?"
+        state = Text("refused", "red")
+        if verdict.ok and item.complaint is None:
+            mode = "debug" if verdict.document.debug else "prod"
+            made = verdict.document.timestamp.isoformat(timespec="seconds")
+            state = Text(passed, "green")
+        table.add_row(state, mode, made, Text(printable(item.path.name)))
+    console = out()
+    if not console.is_terminal:
+        console.width = max(console.width, TABLE_WIDTH)
+    console.print(table)
+    for item, verdict in zip(items, verdicts, strict=True):
+        complaint = [item.complaint] if item.complaint is not None else []
+        for reason in (*complaint, *map(str, verdict.failures)):
+            console.print(Text(printable(f"{item.path.name}: {reason}")))
+        for notice in verdict.notices:
+            err().print(Text(printable(f"note: {item.path.name}: {notice}"), "yellow"))
+    for name in skipped:
+        err().print(Text(f"skipped, not a document: {printable(name)}"))
+
+
+def show(item: Item, verdict: Verdict) -> None:
+    """One document for people: what it says when it passed, everything that is wrong when it did not."""
+    console = out()
+    if verdict.ok:
+        console.print(Text("accepted", "green"), Text(f"at {item.at.isoformat()} under {verdict.root.name}"))
+        for name, value in _lines(verdict):
+            console.print(Text(f"  {name:<13} {printable(value)}"))
+    else:
+        console.print(Text("refused", "red"), Text(f"at {item.at.isoformat()} under {verdict.root.name}"))
+        for failure in verdict.failures:
+            console.print(Text(f"  {printable(str(failure))}"))
+    for notice in verdict.notices:
+        err().print(Text(f"note: {printable(str(notice))}", "yellow"))
+
+
+def _lines(verdict: Verdict) -> list[tuple[str, str]]:
+    document = verdict.document.to_json()
+    pcrs = document.pop("pcrs")
+    zero = [name for name, value in pcrs.items() if not int(value, 16)]
+    lines = [(name, "null" if value is None else str(value) or "empty") for name, value in document.items()]
+    lines += [(name, value) for name, value in pcrs.items() if name not in zero]
+    lines += [("zero", " ".join(zero) or "none")]
+    expires = verdict.chain_expires
+    return [*lines, ("chain until", expires.isoformat() if expires else "?")]
+
+
+def _reasons(item: Item, verdict: Verdict) -> list[str]:
+    own = ["index"] if item.complaint else []
+    return [*own, *dict.fromkeys(failure.code for failure in verdict.failures)]
+
+
+def printable(text: str) -> str:
+    """Text from a document or a file name, with nothing in it that a terminal would obey."""
+    return "".join(
+        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text
+    )

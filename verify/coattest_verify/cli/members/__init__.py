@@ -1,0 +1,1 @@
+"""``verify members``: init, enroll, countersign, show."""

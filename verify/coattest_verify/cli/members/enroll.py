@@ -1,0 +1,110 @@
+"""``verify enroll``."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+
+from coattest.errors import UsageError
+from coattest.files import write_atomic
+from coattest.jsontext import emit_json
+from coattest.shell import err, json_option, utc_now
+from coattest_verify.cli.members.init import parse_groups, parse_operators, rule_options, whole_day
+from coattest_verify.cli.options import attestations_option
+from coattest_verify.quorum.members.file import Operator, QuorumPolicy, utc
+from coattest_verify.quorum.signing import PROPOSAL_FILE
+from coattest_verify.rebuild.answer import read_policy
+
+
+@click.command()
+@click.option(
+    "--operator", "operators", multiple=True, metavar="NAME=KEY.pub", help="Add an operator or a key."
+)
+@click.option(
+    "--remove", multiple=True, metavar="NAME[=KEY.pub]", help="Remove an operator, or one key of it."
+)
+@click.option("--threshold", type=click.IntRange(min=1), help="How many must agree from then on.")
+@click.option("--dissent", type=click.Choice(["block", "report"]))
+@click.option("--round", "round_", help="Start a new round: earlier statements no longer count.")
+@click.option("--group", "groups", multiple=True, metavar="NAME=K:A,B,C", help="Replace all groups by these.")
+@click.option("--no-groups", is_flag=True, help="Have no groups.")
+@rule_options(initial=False)
+@click.option(
+    "--commitments/--no-commitments",
+    default=None,
+    help="Whether only results count that were committed to beforehand.",
+)
+@attestations_option
+@json_option
+def enroll(
+    *,
+    operators: tuple[str, ...],
+    remove: tuple[str, ...],
+    round_: str | None,
+    groups: tuple[str, ...],
+    no_groups: bool,
+    days: int | None,
+    attestations: Path,
+    as_json: bool,
+    **changes: Any,
+) -> None:
+    """Propose the next version of quorum.toml: operators, keys, thresholds, a round, an expiry.
+
+    Writes quorum.next.toml. It takes effect when the thresholds of the present and of the new version have
+    run verify countersign; until then the present version stays in force.
+    """
+    current = read_policy(attestations)
+    values = {name: value for name, value in changes.items() if value is not None}
+    if round_ is not None:
+        values["round"] = round_
+    if days is not None:
+        values["expires"] = whole_day(utc_now() + timedelta(days=days))
+    if operators or remove:
+        values["operators"] = _members(current, parse_operators(operators), remove)
+    if groups or no_groups:
+        values["groups"] = parse_groups(groups)
+    if not values:
+        raise UsageError("nothing to change", hint="see --help for what can be proposed")
+    proposal = current.successor(**values)
+    write_atomic(attestations / PROPOSAL_FILE, proposal.raw)
+    if as_json:
+        emit_json(
+            {
+                "file": str(attestations / PROPOSAL_FILE),
+                "version": proposal.version,
+                "sha256": proposal.sha256,
+                "operators": list(proposal.names),
+                "threshold": proposal.threshold,
+                "expires": utc(proposal.expires),
+            }
+        )
+        return
+    err().print(
+        f"{attestations / PROPOSAL_FILE}: version {proposal.version}, sha256:{proposal.sha256}", markup=False
+    )
+    err().print(
+        "next: operators look at it with verify quorum-policy and run verify countersign", markup=False
+    )
+
+
+def _members(
+    current: QuorumPolicy, added: tuple[Operator, ...], removed: tuple[str, ...]
+) -> tuple[Operator, ...]:
+    members = {operator.name: list(operator.keys) for operator in current.operators}
+    for text in removed:
+        name, separator, file = text.partition("=")
+        if name not in members:
+            raise UsageError(f"{name!r} is not an operator", hint=f"one of {', '.join(current.names)}")
+        if not separator:
+            del members[name]
+            continue
+        (party,) = parse_operators((f"{name}={file}",))
+        if party.keys[0] not in members[name]:
+            raise UsageError(f"{file} is not a key of {name}")
+        members[name].remove(party.keys[0])
+    for operator in added:
+        members.setdefault(operator.name, []).extend(operator.keys)
+    return tuple(Operator(name, tuple(keys)) for name, keys in members.items())

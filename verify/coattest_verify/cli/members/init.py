@@ -1,0 +1,156 @@
+"""``verify quorum-init``."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+
+from coattest.errors import UsageError
+from coattest.files import write_atomic
+from coattest.jsontext import emit_json
+from coattest.shell import Decorator, err, json_option, option_group, utc_now
+from coattest_verify.cli.options import attestations_option
+from coattest_verify.quorum.members.file import (
+    DEFAULT_MAX_AGE_DAYS,
+    MAX_DIVERSITY,
+    Group,
+    Operator,
+    QuorumPolicy,
+    utc,
+)
+from coattest_verify.signatures.keys import PublicKey, load_public
+
+DAYS = click.IntRange(1, 3650)
+RULES = (
+    ("--days", DAYS, 365, "In how many days it expires."),
+    ("--max-age-days", DAYS, DEFAULT_MAX_AGE_DAYS, "How old a statement may be."),
+    ("--revoke-threshold", click.IntRange(min=1), 1, "How many revoke a release."),
+    ("--routes", click.IntRange(1, MAX_DIVERSITY), 1, "How many different build routes must agree."),
+    ("--hosts", click.IntRange(0, MAX_DIVERSITY), 0, "How many different hosts the agreeing must state."),
+    ("--reviews", click.IntRange(min=0), 0, "How many operators must have reviewed the source."),
+)
+"""The rules that are numbers: option, range, what version 1 has by default, meaning."""
+
+
+def rule_options(*, initial: bool) -> Decorator:
+    """An option for each of RULES; without a default where a version is changed and not made."""
+    return option_group(
+        *(
+            click.option(
+                name, type=numbers, default=default if initial else None, show_default=initial, help=meaning
+            )
+            for name, numbers, default, meaning in RULES
+        )
+    )
+
+
+@click.command("quorum-init")
+@click.option(
+    "--operator",
+    "operators",
+    multiple=True,
+    required=True,
+    metavar="NAME=KEY.pub",
+    help="An operator and a public key; repeat the name for a second key.",
+)
+@click.option("--threshold", type=click.IntRange(min=1), help="How many must agree; default: all.")
+@click.option("--dissent", type=click.Choice(["block", "report"]), default="block", show_default=True)
+@click.option(
+    "--round", "round_", default="1", show_default=True, help="Statements of other rounds do not count."
+)
+@click.option(
+    "--group",
+    "groups",
+    multiple=True,
+    metavar="NAME=K:A,B,C",
+    help="K of these operators or groups must agree too.",
+)
+@rule_options(initial=True)
+@click.option("--commitments", is_flag=True, help="Count only results that were committed to beforehand.")
+@click.option("--cached-kernel-counts", is_flag=True, help="Count statements whose kernel came from a cache.")
+@attestations_option
+@json_option
+def quorum_init(
+    *,
+    operators: tuple[str, ...],
+    threshold: int | None,
+    dissent: str,
+    round_: str,
+    days: int,
+    max_age_days: int,
+    groups: tuple[str, ...],
+    revoke_threshold: int,
+    cached_kernel_counts: bool,
+    attestations: Path,
+    as_json: bool,
+    **diversity: Any,
+) -> None:
+    """Write version 1 of quorum.toml. It counts when every operator has run verify countersign.
+
+    The digest that it prints is the root: operators give it to verifiers, not together with these files.
+    """
+    path = attestations / "quorum.toml"
+    if path.exists() or path.is_symlink():
+        raise UsageError(
+            "is already there", where=str(path), hint="verify enroll proposes a new version", reason="exists"
+        )
+    policy = QuorumPolicy.make(
+        version=1,
+        previous=None,
+        expires=whole_day(utc_now() + timedelta(days=days)),
+        round=round_,
+        threshold=threshold if threshold is not None else len({text.partition("=")[0] for text in operators}),
+        dissent=dissent,
+        operators=parse_operators(operators),
+        groups=parse_groups(groups),
+        revoke_threshold=revoke_threshold,
+        max_age_days=max_age_days,
+        require_compiled_kernel=not cached_kernel_counts,
+        **diversity,
+    )
+    write_atomic(path, policy.raw)
+    if as_json:
+        emit_json(
+            {
+                "file": str(path),
+                "root": f"sha256:{policy.sha256}",
+                "threshold": policy.threshold,
+                "operators": list(policy.names),
+                "expires": utc(policy.expires),
+            }
+        )
+        return
+    err().print(f"{path}: {policy.threshold} of {len(policy.operators)} operators", markup=False)
+    err().print(f"root sha256:{policy.sha256}", markup=False)
+    err().print("next: every operator runs verify countersign", markup=False)
+
+
+def parse_operators(values: tuple[str, ...]) -> tuple[Operator, ...]:
+    """Operators from ``NAME=KEY.pub`` pairs, keys of one name joined. Raises UsageError."""
+    keys: dict[str, list[PublicKey]] = {}
+    for value in values:
+        name, separator, file = value.partition("=")
+        if not separator or not name or not file:
+            raise UsageError("not NAME=KEY.pub", where=value[:120])
+        keys.setdefault(name, []).append(load_public(Path(file)))
+    return tuple(Operator(name, tuple(found)) for name, found in keys.items())
+
+
+def parse_groups(values: tuple[str, ...]) -> tuple[Group, ...]:
+    """Groups from ``NAME=K:A,B,C``. Raises UsageError."""
+    found = []
+    for value in values:
+        name, _, rest = value.partition("=")
+        count, _, members = rest.partition(":")
+        if not name or not count.isdecimal() or not members:
+            raise UsageError("not NAME=K:A,B,C", where=value[:120])
+        found.append(Group(name, tuple(members.split(",")), int(count)))
+    return tuple(found)
+
+
+def whole_day(moment: datetime) -> datetime:
+    """The start of a moment's day in UTC: expiries are easier to compare by eye."""
+    return moment.replace(hour=0, minute=0, second=0, microsecond=0)

@@ -1,0 +1,1 @@
+"""``verify policy``: one module per verb."""

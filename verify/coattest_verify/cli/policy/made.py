@@ -1,0 +1,106 @@
+"""The policy that the options of ``verify policy`` ask for, with what it was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+from coattest.errors import UsageError
+from coattest_build.formats.measure import pcr3, pcr4
+from coattest_verify.keypolicy.generate import Options, canonical, generate
+from coattest_verify.keypolicy.iam import Policy, parse_policy
+from coattest_verify.quorum.decision import Decision
+
+DESCRIPTION = "coattest: decrypts only in the decided enclave"
+EXAMPLE_KEY = "key/00000000-0000-0000-0000-000000000000"
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A generated policy with what it was made from."""
+
+    document: dict[str, Any]
+    parsed: Policy
+    decisions: tuple[Decision, ...]
+    account: str
+    administrators: tuple[str, ...]
+    break_glass: str | None
+    warnings: tuple[str, ...]
+
+
+def make_policy(given: Mapping[str, Any], decisions: tuple[Decision, ...], now: datetime) -> Made:
+    """The policy for these decisions. Raises UsageError for options that make none."""
+    options = Options(
+        registers=further(given),
+        break_glass=given["break_glass"],
+        until=given["until"].replace(tzinfo=timezone.utc) if given["until"] else None,
+        delegate_to_account=given["delegate_to_account"],
+    )
+    document = generate(
+        decisions,
+        account=given["account"],
+        parent_roles=given["parent_roles"],
+        administrators=given["administrators"],
+        encrypters=given["encrypters"],
+        now=now,
+        encryption_context=pairs(given["context"], "--context"),
+        partition=given["partition"],
+        simulator=given["simulator"],
+        options=options,
+    )
+    return Made(
+        document,
+        parse_policy(canonical(document)),
+        decisions,
+        given["account"],
+        tuple(dict.fromkeys(given["administrators"])),
+        given["break_glass"],
+        _warnings(given),
+    )
+
+
+def _warnings(given: Mapping[str, Any]) -> tuple[str, ...]:
+    found = []
+    if given["simulator"]:
+        found.append("SIMULATOR: the local profile's documents can be made by anyone; this protects nothing")
+    if given["delegate_to_account"]:
+        found.append(
+            "RISK: whoever writes IAM policies in this account can become an administrator of the key"
+        )
+    if not given["context"]:
+        found.append("no --context: the enclave may decrypt any ciphertext of this key, made for whatever")
+    return tuple(found)
+
+
+def pairs(items: tuple[str, ...], option: str, valid: Callable[[str], bool] = bool) -> dict[str, str]:
+    """Each KEY once with its VALUE. Raises UsageError, also for a key that is not ``valid``."""
+    found: dict[str, str] = {}
+    for item in items:
+        key, equals, value = item.partition("=")
+        if not equals or not value or not valid(key) or key in found:
+            raise UsageError(f"{item!r} is not KEY=VALUE, or given twice", where=option)
+        found[key] = value
+    return found
+
+
+def document(made: Made, **more: Any) -> dict[str, Any]:
+    """The policy as JSON, with what else a command has to say."""
+    return {
+        "policy": made.document,
+        "canonical": canonical(made.document),
+        "decisions": [decision.to_json() for decision in made.decisions],
+        "warnings": list(made.warnings),
+        **more,
+    }
+
+
+def further(given: Mapping[str, Any]) -> dict[int, str]:
+    """The registers that are required beside the decided ones."""
+    found = {int(key): value for key, value in pairs(given["registers"], "--register", str.isdigit).items()}
+    derived = {
+        3: pcr3(given["pcr3_role"]) if given["pcr3_role"] else None,
+        4: pcr4(given["pcr4_instance"]) if given["pcr4_instance"] else None,
+    }
+    return {**found, **{index: value for index, value in derived.items() if value}}

@@ -1,0 +1,1 @@
+"""``verify release``: review, revoke, bundle, links."""

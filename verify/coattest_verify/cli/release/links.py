@@ -1,0 +1,80 @@
+"""``verify links``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from coattest.errors import FoundFalse, Rejected, UsageError
+from coattest.files import write_atomic
+from coattest.jsontext import emit_json
+from coattest.shell import err, json_option, out, utc_now
+from coattest_verify.cli.options import FOLDER, decision_options
+from coattest_verify.quorum.decision import decide
+from coattest_verify.quorum.directory import Folder
+from coattest_verify.quorum.errors import NoDecision
+from coattest_verify.quorum.links import (
+    LAYOUT_FILE,
+    MAX_LINK,
+    STEP,
+    filtered,
+    layout_of,
+    layout_signatures,
+    layout_with,
+)
+
+
+@click.command()
+@click.option("--out", "target", type=FOLDER, required=True, help="A new or empty folder.")
+@decision_options
+@json_option
+def links(*, target: Path, attestations: Path, root: bytes | None, profile: str, as_json: bool) -> None:
+    """Write the links that count, the layout and the keys, for a second opinion by stock in-toto-verify.
+
+    Nothing that an operator wrote is copied but signatures: in-toto runs commands from hostile files.
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UsageError("is not an empty folder", where=str(target))
+    outcome = decide(attestations, root=root, profile=profile, now=utc_now())
+    outcome.require()
+    policy = outcome.policy
+    if policy is None:
+        raise NoDecision(("no quorum policy",))
+    keys = [key for operator in policy.operators for key in operator.keys]
+    layout = layout_of(policy)
+    with Folder(attestations) as folder:
+        found = filtered(folder, policy, outcome.answers)
+        try:
+            signatures = layout_signatures(folder.read(LAYOUT_FILE, MAX_LINK * 4), layout, keys)
+        except Rejected as error:
+            raise UsageError(
+                error.what, where=str(attestations / LAYOUT_FILE), hint="verify countersign writes it"
+            ) from None
+    if not signatures:
+        raise FoundFalse(
+            "no operator signed the layout of this policy", where=str(attestations / LAYOUT_FILE)
+        )
+    if len(found) < policy.threshold:
+        raise FoundFalse(
+            f"{len(found)} links count, the layout wants {policy.threshold}", reason="too-few-links"
+        )
+    write_atomic(target / LAYOUT_FILE, layout_with(layout, signatures))
+    for name, data in found.items():
+        write_atomic(target / name, data)
+    signed = {signature["keyid"] for signature in signatures}
+    names = []
+    for operator in policy.operators:
+        for index, key in enumerate(operator.keys):
+            if key.keyid in signed:
+                names.append(f"{operator.name}{f'-{index + 1}' if index else ''}.pub")
+                write_atomic(target / names[-1], key.pem)
+    paths = " ".join(str(target / name) for name in names)
+    command = (
+        f"in-toto-verify --layout {target / LAYOUT_FILE} --link-dir {target} --verification-keys {paths}"
+    )
+    if as_json:
+        emit_json({"step": STEP, "links": sorted(found), "keys": names, "command": command})
+        return
+    err().print(f"{target}: {len(found)} links, layout signed by {len(names)} keys; run:", markup=False)
+    out().print(command, markup=False)

@@ -1,0 +1,200 @@
+"""``verify revoke`` and ``verify review``."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.table import Table
+from rich.text import Text
+
+from coattest.errors import FoundFalse, Rejected, UsageError
+from coattest.files import write_atomic
+from coattest.jsontext import emit_json
+from coattest.shell import err, json_option, out, utc_now
+from coattest_build.inputs import lock as locks
+from coattest_build.inputs import locker
+from coattest_verify.cli.options import (
+    FILE,
+    FOLDER,
+    attestations_option,
+    passphrase_option,
+    root_option,
+    signer_from,
+    signing_options,
+)
+from coattest_verify.quorum.bundle import LOCK_FILE, load_bundle
+from coattest_verify.quorum.decision import CLAIM_FILE, decide_from
+from coattest_verify.quorum.memory import Roots
+from coattest_verify.quorum.statements.claim import MAX_CLAIM, Claimed
+from coattest_verify.quorum.votes import REVIEW, REVOKE, make_vote, sign_vote, vote_name
+from coattest_verify.rebuild.answer import own_key, read_ask, read_claim
+from coattest_verify.rebuild.claimed_source import look, other_source
+from coattest_verify.rebuild.inputs.document import confirmations
+
+
+@click.command()
+@signing_options
+@click.option("--reason", required=True, help="One line: why the release must not be used.")
+@attestations_option
+@root_option
+@json_option
+def revoke(
+    *,
+    key: Path,
+    passphrase_file: Path | None,
+    operator: str,
+    reason: str,
+    attestations: Path,
+    root: bytes | None,
+    as_json: bool,
+) -> None:
+    """Sign that the claimed release must not be used, such as for a known vulnerability.
+
+    Every command that needs a decision then refuses, once as many operators as quorum.toml says signed so.
+    """
+    signer = signer_from(key, passphrase_file, attestations, operator)
+    path = _vote(REVOKE, attestations, operator, signer, root=root, note=reason)
+    _tell(path, {"revoked": True}, as_json)
+
+
+@click.command()
+@click.option("--source", type=FOLDER, default=Path(), help="The checkout that was reviewed.")
+@click.option(
+    "--since",
+    type=FILE,
+    help="The last decided release, to compare with: its lock, or its proof bundle (.json, with the lock).",
+)
+@click.option("--inputs", type=FILE, help="What verify inputs --out wrote: shows which pins it confirmed.")
+@click.option("--key", type=FILE, help="Sign with this key that you reviewed the source.")
+@passphrase_option
+@click.option("--operator", help="Your name in quorum.toml.")
+@click.option("--note", default="reviewed", show_default=True, help="One line for the others.")
+@attestations_option
+@root_option
+@json_option
+def review(
+    *,
+    source: Path,
+    since: Path | None,
+    inputs: Path | None,
+    key: Path | None,
+    passphrase_file: Path | None,
+    operator: str | None,
+    note: str,
+    attestations: Path,
+    root: bytes | None,
+    as_json: bool,
+) -> None:
+    """Show what moved in the lock since the last release; with --key, sign that you reviewed the source.
+
+    The source must be the claim's: the signature names the digests of its tree, of its lock, and of the lock
+    that it was compared with.
+    """
+    if (key is None) != (operator is None):
+        raise UsageError("--key and --operator go together")
+    lock, digest = locks.load(source)
+    earlier = _earlier(since, root) if since else None
+    moves = locker.differences(locks.parse(earlier.decode(errors="replace")) if earlier else None, lock)
+    found = confirmations(inputs, digest) if inputs else {}
+    rows = [
+        {
+            "name": move.name,
+            "change": _change(move),
+            "before": move.before,
+            "after": move.after,
+            "confirmed": found.get(move.name),
+        }
+        for move in moves
+    ]
+    if not as_json:
+        out().print(_table(rows))
+    path = None
+    if key is not None and operator is not None:
+        _must_be_claimed(source, attestations)
+        signer = signer_from(key, passphrase_file, attestations, operator)
+        compared = hashlib.sha256(earlier).hexdigest() if earlier else None
+        path = _vote(REVIEW, attestations, operator, signer, root=root, note=note, since=compared)
+    _tell(path, {"moved": rows, "compared_with": str(since) if since else None}, as_json)
+
+
+def _change(move: locker.Move) -> str:
+    if move.before is None:
+        return "added"
+    if move.after is None:
+        return "removed"
+    return "moved" if move.before != move.after else "other bytes"
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    words = {
+        True: Text("confirmed", style="green"),
+        False: Text("not confirmed", style="red"),
+        None: Text(""),
+    }
+    table = Table("input", "change", "before", "now", "index")
+    for row in rows:
+        table.add_row(
+            Text(row["name"]),
+            row["change"],
+            Text(row["before"] or ""),
+            Text(row["after"] or ""),
+            words[row["confirmed"]],
+        )
+    return table
+
+
+def _earlier(since: Path, root: bytes | None) -> bytes:
+    """The lock to compare with. From a bundle only when the bundle decides for it under the pinned root."""
+    if since.suffix != ".json":
+        return since.read_bytes()
+    bundle = load_bundle(since)
+    pinned = Roots().pinned(root)
+    try:
+        lock = bundle.files.read(LOCK_FILE)
+        profile = min(Claimed.decode(bundle.files.read(CLAIM_FILE, MAX_CLAIM)).profiles)
+    except Rejected as error:
+        raise UsageError(
+            error.what, where=f"{since}: {LOCK_FILE} or {CLAIM_FILE}", hint="verify bundle --lock puts it in"
+        ) from None
+    # What was decided once is what to compare with, whatever happened since.
+    decided = decide_from(bundle.files, root=pinned, seen=None, profile=profile, now=bundle.made).require()
+    if hashlib.sha256(lock).hexdigest() != decided.lock_sha256:
+        raise FoundFalse(
+            "the lock in it is not the one that was decided", where=str(since), reason="other-lock"
+        )
+    return lock
+
+
+def _vote(
+    kind: str,
+    attestations: Path,
+    operator: str,
+    signer: Any,
+    *,
+    root: bytes | None,
+    note: str,
+    since: str | None = None,
+) -> Path:
+    ask = read_ask(attestations)
+    own_key(operator, ask.policy, signer)
+    pinned = Roots().pinned(root)
+    vote = make_vote(kind, operator, root=pinned, claim=ask.claim, note=note, now=utc_now(), since=since)
+    path = attestations / vote_name(vote)
+    write_atomic(path, sign_vote(vote, signer))
+    return path
+
+
+def _must_be_claimed(source: Path, attestations: Path) -> None:
+    if found := other_source(look(source), read_claim(attestations)):
+        raise FoundFalse("; ".join(found), where=str(source), reason="other-source")
+
+
+def _tell(path: Path | None, values: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        emit_json({**values, "file": str(path) if path else None})
+    elif path is not None:
+        err().print(f"{path}: signed", markup=False)

@@ -1,0 +1,367 @@
+"""A buyer's KMS key policy, generated from decisions: only the decided enclaves decrypt. Pure.
+
+Each rule has its reason:
+
+* One Allow per release, with all of its registers. Values of one key are alternatives, so two releases in one
+  statement would also admit a mixture of both (KMS Developer Guide, "Condition keys for Nitro Enclaves"; IAM
+  User Guide, "Conditions with multiple context keys or values").
+* Denies for every principal. A Deny wins over every Allow, over grants, and over what an administrator's
+  other statements say; it is lifted only by a logged PutKeyPolicy. The Denies name the images of *all*
+  releases: a Deny for each release would deny every release during a rotation.
+* The attestation Denies are on Decrypt alone. GenerateDataKey has the same condition keys, but encrypters
+call it
+  without a document: ``Null: true`` and ``StringNotEquals`` hold for every request without one, so a Deny on
+  it would lock the encrypters out. What it makes is new, and not anybody's plaintext.
+* ReEncrypt, CreateGrant and ReplicateKey are denied always: each takes ciphertext, or power over it, past the
+  conditions (ReEncrypt has no attestation keys at all).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any
+
+from coattest.errors import FoundFalse, UsageError
+from coattest_verify.quorum.decision import Decision
+
+#: KMS Developer Guide, "Quotas": the longest key policy document.
+MAX_BYTES = 32 * 1024
+
+#: PCR2 of every image without an application ramdisk: SHA-384 over 48 zero bytes and SHA-384 of nothing.
+EMPTY_PCR2 = (
+    "21b9efbc184807662e966d34f390821309eeac6802309798826296bf3e8bec7c10edb30948c90ba67310f7b964fc500a"
+)
+
+ATTESTATION = "kms:RecipientAttestation"
+
+#: The tag that says which decision a key's policy was made from.
+DECISION_TAG = "coattest:decision"
+
+#: What administrators may do. No cryptographic operation and nothing that hands out power but PutKeyPolicy.
+ADMINISTRATION = (
+    "kms:CancelKeyDeletion",
+    "kms:CreateAlias",
+    "kms:DeleteAlias",
+    "kms:DescribeKey",
+    "kms:DisableKey",
+    "kms:DisableKeyRotation",
+    "kms:EnableKey",
+    "kms:EnableKeyRotation",
+    "kms:GetKeyPolicy",
+    "kms:GetKeyRotationStatus",
+    "kms:ListGrants",
+    "kms:ListKeyPolicies",
+    "kms:ListKeyRotations",
+    "kms:ListResourceTags",
+    "kms:PutKeyPolicy",
+    "kms:RevokeGrant",
+    "kms:RotateKeyOnDemand",
+    "kms:ScheduleKeyDeletion",
+    "kms:TagResource",
+    "kms:UntagResource",
+    "kms:UpdateAlias",
+    "kms:UpdateKeyDescription",
+)
+ENCRYPTION = ("kms:Encrypt", "kms:GenerateDataKey")
+NEVER = ("kms:CreateGrant", "kms:DeriveSharedSecret", "kms:ReEncrypt*", "kms:ReplicateKey")
+
+#: The encryption context of a bid (docs/protocol.md, "Bid"): given one key of it, a policy also
+#: wants the other to be there.
+AUCTION_CONTEXT = frozenset({"coattest:auction", "coattest:buyer"})
+
+_PCR = re.compile(r"[0-9a-f]{96}")
+_ACCOUNT = re.compile(r"[0-9]{12}")
+_PARTITION = re.compile(r"aws(?:-[a-z]+)*")
+_NAME = r"[A-Za-z0-9+=,.@_/-]+"
+
+
+class PolicyRefused(FoundFalse):
+    """No policy is made from this decision: it would let in something that nobody decided on."""
+
+    default_reason = "policy-refused"
+
+
+class BadPrincipal(UsageError):
+    """A principal that must not stand in a key policy, or not in this place."""
+
+    default_reason = "bad-principal"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What is on request only.
+
+    ``registers`` are further registers that every release must have (3: the parent's role, 4: the instance,
+    8: the image's signer), in hex. ``break_glass`` names one more administrator, kept apart for emergencies.
+    ``until`` ends the permission to decrypt by itself. ``delegate_to_account`` lets the account's own IAM
+    policies administer the key: a risk, since whoever writes those policies is then an administrator.
+    """
+
+    registers: Mapping[int, str] = field(default_factory=dict)
+    break_glass: str | None = None
+    until: datetime | None = None
+    delegate_to_account: bool = False
+
+
+def generate(
+    decisions: Decision | Sequence[Decision],
+    *,
+    account: str,
+    parent_roles: Sequence[str],
+    administrators: Sequence[str],
+    encrypters: Sequence[str],
+    now: datetime,
+    encryption_context: Mapping[str, str] | None = None,
+    partition: str = "aws",
+    simulator: bool = False,
+    options: Options | None = None,
+) -> dict[str, Any]:
+    """The key policy for one or more decided releases, as a JSON-ready dict.
+
+    ``simulator`` allows decisions of the ``local`` profile, whose enclaves anyone can imitate: only for a
+    KMS on loopback. Raises PolicyRefused (expired, local, zero or empty registers, contradicting releases),
+    BadPrincipal and UsageError.
+    """
+    releases = [decisions] if isinstance(decisions, Decision) else list(decisions)
+    wanted = options or Options()
+    _check_releases(releases, now=now, simulator=simulator)
+    _check_registers(wanted.registers)
+    if wanted.until is not None and wanted.until <= now:
+        raise UsageError(f"{wanted.until:%Y-%m-%dT%H:%M:%SZ} is over: nobody would decrypt", where="--until")
+    decided = sorted(set(wanted.registers) & {0, 1, 2})
+    if decided:
+        raise UsageError(f"PCR{decided[0]} is the decision's", hint="further registers are 3 to 31")
+    _check_names(
+        account=account,
+        partition=partition,
+        parent_roles=parent_roles,
+        administrators=administrators,
+        encrypters=encrypters,
+        options=wanted,
+    )
+    images = sorted({release.pcrs[0] for release in releases})
+    administration = _allow("Administer", administrators, ADMINISTRATION)
+    statements: list[dict[str, Any]] = [
+        _decrypt(release, parent_roles, encryption_context or {}, wanted)
+        for release in sorted(releases, key=lambda item: item.pcrs[0])
+    ]
+    statements += [
+        _allow("Encrypt", encrypters, ENCRYPTION),
+        administration,
+        *([_allow("BreakGlass", [wanted.break_glass], ADMINISTRATION)] if wanted.break_glass else []),
+        *(
+            [_allow("DelegateToAccount", [f"arn:{partition}:iam::{account}:root"], ADMINISTRATION)]
+            if wanted.delegate_to_account
+            else []
+        ),
+        _deny("DenyUnattested", ("kms:Decrypt",), {"Null": {f"{ATTESTATION}:ImageSha384": "true"}}),
+        _deny(
+            "DenyOtherImages",
+            ("kms:Decrypt",),
+            {"StringNotEqualsIgnoreCase": {f"{ATTESTATION}:ImageSha384": _one_or_more(images)}},
+        ),
+        _deny("DenyAlways", NEVER, None),
+    ]
+    policy = {"Version": "2012-10-17", "Id": policy_id(releases), "Statement": statements}
+    size = len(canonical(policy).encode())
+    if size > MAX_BYTES:
+        raise UsageError(
+            f"the policy has {size} bytes, KMS takes {MAX_BYTES}",
+            hint="retire old releases or name fewer principals",
+        )
+    return policy
+
+
+def policy_id(decisions: Sequence[Decision]) -> str:
+    """The Id of the policy: ``coattest`` and the decisions' digests in hex, in a fixed order."""
+    return "-".join(["coattest", *sorted(release.digest.hex() for release in decisions)])
+
+
+def decision_tag(policy_id: str) -> str:
+    """The value of the tag DECISION_TAG: the policy's Id, or its SHA-256 where a tag (256 characters) cannot
+    hold it.
+    """
+    return policy_id if len(policy_id) <= 256 else f"sha256:{hashlib.sha256(policy_id.encode()).hexdigest()}"
+
+
+def canonical(policy: Mapping[str, Any]) -> str:
+    """The policy as text: one form for one policy. Statement order and list order are the generator's."""
+    return json.dumps(policy, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def _decrypt(
+    release: Decision, parent_roles: Sequence[str], context: Mapping[str, str], options: Options
+) -> dict[str, Any]:
+    registers = {
+        f"{ATTESTATION}:ImageSha384": release.pcrs[0],
+        f"{ATTESTATION}:PCR1": release.pcrs[1],
+        f"{ATTESTATION}:PCR2": release.pcrs[2],
+        **{f"{ATTESTATION}:PCR{index}": value for index, value in sorted(options.registers.items())},
+    }
+    conditions: dict[str, dict[str, Any]] = {"StringEqualsIgnoreCase": registers}
+    if context:
+        conditions |= _context_conditions(context)
+    if options.until:
+        moment = options.until.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+        conditions["DateLessThan"] = {"aws:CurrentTime": moment}
+    return {
+        **_allow(f"Decrypt{release.pcrs[0][:16]}", parent_roles, ("kms:Decrypt",)),
+        "Condition": conditions,
+    }
+
+
+def _context_conditions(context: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """The given pairs, and no others.
+
+    The key part of kms:EncryptionContext:KEY is not case-sensitive; kms:EncryptionContextKeys is
+    ("kms:Encryption Context:context-key"). ForAllValues holds for an empty set too: that each key is there
+    is what StringEquals and Null say.
+    """
+    expected = AUCTION_CONTEXT if set(context) <= AUCTION_CONTEXT else frozenset(context)
+    conditions: dict[str, dict[str, Any]] = {
+        "StringEquals": {f"kms:EncryptionContext:{key}": value for key, value in sorted(context.items())},
+        "ForAllValues:StringEquals": {"kms:EncryptionContextKeys": _one_or_more(sorted(expected))},
+    }
+    open_keys = sorted(expected - set(context))
+    if open_keys:
+        conditions["Null"] = {f"kms:EncryptionContext:{key}": "false" for key in open_keys}
+    return conditions
+
+
+def _allow(sid: str, principals: Sequence[str], actions: Sequence[str]) -> dict[str, Any]:
+    return {
+        "Sid": sid,
+        "Effect": "Allow",
+        "Principal": {"AWS": _one_or_more(sorted(set(principals)))},
+        "Action": _one_or_more(sorted(actions)),
+        "Resource": "*",
+    }
+
+
+def _deny(sid: str, actions: Sequence[str], condition: Mapping[str, Any] | None) -> dict[str, Any]:
+    statement: dict[str, Any] = {
+        "Sid": sid,
+        "Effect": "Deny",
+        "Principal": {"AWS": "*"},
+        "Action": _one_or_more(sorted(actions)),
+        "Resource": "*",
+    }
+    return statement | ({"Condition": condition} if condition else {})
+
+
+def _one_or_more(values: Sequence[str]) -> str | list[str]:
+    return values[0] if len(values) == 1 else list(values)
+
+
+def _check_releases(releases: Sequence[Decision], *, now: datetime, simulator: bool) -> None:
+    if not releases:
+        raise UsageError("a policy needs at least one decided release")
+    for release in releases:
+        if release.profile != "aws" and not simulator:
+            local = "the decision is for the local profile, whose documents anyone can make"
+            other = f"the decision is for the profile {release.profile}, and KMS is for enclaves of aws"
+            raise PolicyRefused(
+                local if release.profile == "local" else other,
+                where=release.release,
+                hint="for a KMS on loopback, say --simulator",
+                reason="local-decision",
+            )
+        if now >= release.expires:
+            raise PolicyRefused(
+                f"the decision expired at {release.expires:%Y-%m-%dT%H:%M:%SZ}",
+                where=release.release,
+                hint="rebuild, sign and decide again",
+                reason="decision-expired",
+            )
+        if set(release.pcrs) != {0, 1, 2}:
+            raise PolicyRefused(
+                "a decision has PCR0, PCR1 and PCR2", where=release.release, reason="missing-pcr"
+            )
+        check_tuple(release.pcrs, release.release)
+    images = [release.pcrs[0] for release in releases]
+    if len(set(images)) != len(images):
+        raise PolicyRefused(
+            "two releases have the same PCR0",
+            hint="one statement per release: give each release once",
+            reason="mixed-tuples",
+        )
+
+
+def check_tuple(pcrs: Mapping[int, str], where: str) -> None:
+    """Refuse registers that pin nothing: zero ones, and those of an image without an application ramdisk.
+
+    Raises PolicyRefused.
+    """
+    _check_registers(pcrs)
+    if pcrs[2] == EMPTY_PCR2 or pcrs[0] == pcrs[1]:
+        raise PolicyRefused(
+            "PCR2 is that of an image without an application ramdisk: it pins nothing",
+            where=where,
+            reason="empty-pcr2",
+        )
+
+
+def _check_registers(registers: Mapping[int, str]) -> None:
+    for index, value in registers.items():
+        if not 0 <= index <= 31 or not _PCR.fullmatch(value):
+            raise PolicyRefused(f"PCR{index} is not 96 lower-case hex digits", reason="bad-pcr")
+        if not int(value, 16):
+            raise PolicyRefused(
+                f"PCR{index} is zero: that is what an unmeasured or debug enclave has", reason="zero-pcr"
+            )
+
+
+def _check_names(
+    *,
+    account: str,
+    partition: str,
+    parent_roles: Sequence[str],
+    administrators: Sequence[str],
+    encrypters: Sequence[str],
+    options: Options,
+) -> None:
+    if not _ACCOUNT.fullmatch(account):
+        raise UsageError(f"{account!r} is not a 12-digit account", where="--account")
+    if not _PARTITION.fullmatch(partition):
+        raise UsageError(f"{partition!r} is not a partition", where="--partition")
+    own = [*administrators, *encrypters, *([options.break_glass] if options.break_glass else [])]
+    for kind, arns in (
+        ("--parent-role", parent_roles),
+        ("--administrator", administrators),
+        ("--encrypter", encrypters),
+    ):
+        if not arns:
+            raise UsageError("name at least one", where=kind)
+    for arn in parent_roles:
+        _check_arn(arn, rf"arn:{partition}:iam::[0-9]{{12}}:role/{_NAME}", "--parent-role")
+    for arn in own:
+        _check_arn(
+            arn, rf"arn:{partition}:iam::{account}:(?:role|user)/{_NAME}", "--administrator or --encrypter"
+        )
+    managing = {*administrators, *([options.break_glass] if options.break_glass else [])}
+    both = sorted(managing & set(parent_roles))
+    if both:
+        raise BadPrincipal(
+            f"{both[0]} is the parent's role and an administrator",
+            hint="the service must not manage a buyer's key",
+        )
+    if options.break_glass in administrators:
+        raise BadPrincipal(
+            "the break-glass principal is one of the administrators already", where=options.break_glass
+        )
+
+
+def _check_arn(arn: str, pattern: str, where: str) -> None:
+    # No "*", no account root, no session, no unique id: each is either everybody or somebody who is not
+    # named.
+    if not re.fullmatch(pattern, arn):
+        raise BadPrincipal(
+            f"{arn!r} is not a role (or user) that can be named here",
+            where=where,
+            hint="the ARN of an IAM role or user; administrators and encrypters in the key's own account",
+        )

@@ -1,0 +1,86 @@
+"""A request against all policies that have a say: the resource's and the caller's.
+
+Sources: IAM User Guide, "Policy evaluation logic", "Cross-account policy evaluation logic" and "Session
+policies"; KMS Developer Guide, "Key policies in AWS KMS" (no principal has any permission unless the key
+policy gives it; IAM policies count only where the key policy lets the account use them) and "Allowing users
+in other accounts to use a KMS key" (both sides must allow).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from coattest_verify.keypolicy.iam.evaluate import Assessment, Request, assess
+from coattest_verify.keypolicy.iam.model import Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Authorization:
+    """The answer, and in one line why: the words AWS uses in its messages."""
+
+    allowed: bool
+    reason: str
+
+
+def authorize(
+    request: Request,
+    *,
+    owner: str,
+    resource_policy: Policy | None,
+    identity_policies: Sequence[Policy] = (),
+    session_policies: Sequence[Policy] = (),
+    resource_policy_required: bool = True,
+    granted: bool = False,
+) -> Authorization:
+    """Decide a request for a resource of account ``owner``.
+
+    ``resource_policy_required`` is True for KMS keys and role trust policies, where the caller's own
+    policies are not enough in the same account; False for S3, where either side is. ``granted`` says that a
+    KMS grant allows it, which counts like a statement of the key policy that names the caller: no match for
+    a Deny.
+    """
+    resource_side = assess(resource_policy, request) if resource_policy else Assessment((), (), ())
+    named = bool(resource_side.allowed_by) or granted
+    identity_side = [assess(policy, request) for policy in identity_policies]
+    session_side = [assess(policy, request) for policy in session_policies]
+    identity_allows = request.principal.is_root or any(item.allowed_by for item in identity_side)
+    refused = _refused(request, resource_side, identity_side, session_side)
+    if refused:
+        return Authorization(False, refused)
+    if owner != request.principal.account:
+        return _across(request, named or bool(resource_side.delegated_by), identity_allows)
+    if named:
+        return Authorization(True, "allowed by a resource-based policy")
+    if identity_allows and (resource_side.delegated_by or not resource_policy_required):
+        return Authorization(True, "allowed by an identity-based policy")
+    identity_missing = not identity_allows and (resource_side.delegated_by or not resource_policy_required)
+    side = "identity-based" if identity_missing else "resource-based"
+    return Authorization(False, f"because no {side} policy allows the {request.action} action")
+
+
+def _refused(
+    request: Request,
+    resource_side: Assessment,
+    identity_side: Sequence[Assessment],
+    session_side: Sequence[Assessment],
+) -> str | None:
+    sides = (
+        ("a resource-based", [resource_side]),
+        ("an identity-based", identity_side),
+        ("a session", session_side),
+    )
+    for name, assessments in sides:
+        if any(item.denied_by for item in assessments):
+            return f"with an explicit deny in {name} policy"
+    if not all(item.allowed_by for item in session_side):
+        return f"because no session policy allows the {request.action} action"
+    return None
+
+
+def _across(request: Request, resource_allows: bool, identity_allows: bool) -> Authorization:
+    if not resource_allows:
+        return Authorization(False, f"because no resource-based policy allows the {request.action} action")
+    if not identity_allows:
+        return Authorization(False, f"because no identity-based policy allows the {request.action} action")
+    return Authorization(True, "allowed by a resource-based and an identity-based policy")

@@ -1,0 +1,93 @@
+"""What a request can say of a class of callers: aws:PrincipalArn, aws:PrincipalAccount, kms:CallerAccount.
+
+Source: IAM User Guide, "AWS global condition context keys" and "IAM identifiers".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import z3  # type: ignore[import-untyped,unused-ignore]
+
+from coattest_verify.keypolicy.iam import Principal
+from coattest_verify.keypolicy.prove.callers import Caller
+from coattest_verify.keypolicy.prove.symbolic import Space, constant
+
+ACCOUNT = z3.Loop(z3.Range("0", "9"), 12, 12)
+PARTITION = z3.Concat(z3.Re("aws"), z3.Star(z3.Union(z3.Range("a", "z"), z3.Re("-"))))
+#: IAM User Guide, "IAM identifiers": names have letters, digits and +=,.@_-; a path any of ! to ~.
+NAME = z3.Plus(
+    z3.Union(*(z3.Range(*pair) for pair in ("az", "AZ", "09")), *(z3.Re(sign) for sign in "+=,.@_-"))
+)
+PATH = z3.Option(z3.Concat(z3.Plus(z3.Range("!", "~")), z3.Re("/")))
+
+
+def known(caller: Caller) -> dict[str, str]:
+    """The keys of a caller that have one value for the whole class."""
+    principal = caller.principal
+    if caller.outside:
+        return {}
+    fixed = {"aws:principalaccount": principal.account, "kms:calleraccount": principal.account}
+    exact = caller.named and not caller.free_path
+    return {**fixed, "aws:principalarn": principal.principal_arn} if exact else fixed
+
+
+def role_with_any_path(principal: Principal) -> Any:
+    """The expression of a role's ARN when only its session's is known."""
+    stem, _, name = principal.principal_arn.rpartition("/")
+    return z3.Concat(z3.Re(constant(f"{stem}/")), PATH, z3.Re(constant(name)))
+
+
+def anonymous(space: Space, caller: Caller, everybody: Sequence[Caller]) -> list[Any]:
+    """The ARN of a caller that is not named: of its account and kind, none of those named, and otherwise
+    free.
+    """
+    (arn,) = space.slots("aws:principalarn")
+    (account,) = space.slots("aws:principalaccount")
+    (caller_account,) = space.slots("kms:calleraccount")
+    principal = caller.principal
+    if not caller.outside:
+        named = {other.principal.principal_arn for other in everybody if other.whole}
+        free = z3.Complement(z3.Union(*(z3.Re(constant(text)) for text in (*sorted(named), "", "-"))))
+        partition = z3.Re(principal.partition)
+        if caller.apart:
+            named_here = z3.Union(*(z3.Re(text) for text in (*caller.apart, "-", "")))
+            partition = z3.Intersect(PARTITION, z3.Complement(named_here))
+        shape = z3.Union(
+            *(
+                z3.Concat(z3.Re("arn:"), partition, z3.Re(f":{service}::{principal.account}:"), name)
+                for service, name in _kinds(principal)
+            ),
+            z3.Re("-"),
+        )
+        return [z3.InRe(arn.value, z3.Intersect(free, shape))]
+    taken = sorted({other.principal.account for other in everybody if not other.outside})
+    unknown = z3.Intersect(ACCOUNT, z3.Complement(z3.Union(*(z3.Re(text) for text in (*taken, "", "-")))))
+    bound = [z3.InRe(account.value, unknown), caller_account.value == account.value]
+    if space.mentions("aws:principalaccount") or space.mentions("kms:calleraccount"):
+        # Only a policy that looks at both can tell whether they belong together.
+        partition, service, rest = (z3.String(f"caller#{part}") for part in ("partition", "service", "name"))
+        texts = ["arn:", partition, ":", service, "::", account.value, ":", rest]
+        whole = z3.Concat(*(z3.StringVal(text) if isinstance(text, str) else text for text in texts))
+        kinds = [
+            z3.And(service == z3.StringVal(word), z3.InRe(rest, name)) for word, name in _kinds(principal)
+        ]
+        return [*bound, arn.value == whole, z3.InRe(partition, PARTITION), z3.Or(*kinds)]
+    shapes = [
+        z3.Concat(z3.Re("arn:"), PARTITION, z3.Re(f":{service}::"), unknown, z3.Re(":"), name)
+        for service, name in _kinds(principal)
+    ]
+    return [*bound, z3.InRe(arn.value, z3.Union(*shapes, z3.Re("-")))]
+
+
+def _kinds(principal: Principal) -> list[tuple[str, Any]]:
+    """Service and name of the ARNs that aws:PrincipalArn can have (IAM User Guide, "Global condition context
+    keys"): a role's for its sessions; else a user's, the root user's, a federated user's.
+    """
+    if principal.role_arn is not None:
+        return [("iam", z3.Concat(z3.Re("role/"), PATH, NAME))]
+    return [
+        ("iam", z3.Union(z3.Concat(z3.Re("user/"), PATH, NAME), z3.Re("root"))),
+        ("sts", z3.Concat(z3.Re("federated-user/"), NAME)),
+    ]

@@ -1,0 +1,136 @@
+"""What a buyer reports to the service for a deployment, signed with the operator's quorum key.
+
+A report says which key, which bucket and which role stand in the buyer's own stack, and which decisions the
+key's policy admits. The service cannot read another account's key policy (KMS Developer Guide, "AWS KMS
+permissions": GetKeyPolicy has no cross-account use), so an upgrade waits for these reports: policies first.
+A report that lies costs its buyer an auction, and nobody else anything.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from coattest.errors import Rejected
+from coattest.strictjson import Fields, canonical, parse, shown
+from coattest_verify.quorum.members.file import QuorumPolicy
+from coattest_verify.signatures.dsse import Envelope, sign
+
+REPORT_TYPE = "application/vnd.coattest.buyer-report+json"
+"""DSSE payload type."""
+
+PURPOSE = "coattest/buyer-report/v1"
+
+MAX_REPORT = 16 * 1024
+"""Bytes of a report; one with two decisions and one signature has about 900."""
+
+DECISIONS_MAX = 8
+"""Decisions that a key may admit at a time; two during an upgrade."""
+
+_KEY = re.compile(
+    r"arn:aws[a-z-]*:kms:([a-z]{2}(?:-[a-z]{1,12}){1,3}-\d):(\d{12}):key/[0-9A-Za-z-]{1,64}", re.ASCII
+)
+_ROLE = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]{1,512}", re.ASCII)
+_BIDS = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/((?:[A-Za-z0-9!_.'()-]+/)*)", re.ASCII)
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+class BadReport(Rejected):
+    """A buyer's report that is not that buyer's, or says nothing that a deployment could use."""
+
+    default_reason = "buyer-report"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A buyer's report. ``bids`` is ``s3://bucket/prefix/``; ``decisions`` are SHA-256 digests in hex."""
+
+    operator: str
+    kms: str
+    bids: str
+    role: str
+    decisions: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        checks = (
+            (_KEY.fullmatch(self.kms), "kms", "is not the full ARN of a KMS key"),
+            (_BIDS.fullmatch(self.bids), "bids", "is not s3://bucket/ or s3://bucket/prefix/"),
+            (_ROLE.fullmatch(self.role), "role", "is not the ARN of a role"),
+            (
+                0 < len(self.decisions) <= DECISIONS_MAX
+                and all(_DIGEST.fullmatch(item) for item in self.decisions)
+                and list(self.decisions) == sorted(set(self.decisions)),
+                "decisions",
+                f"are not 1 to {DECISIONS_MAX} different digests in order",
+            ),
+        )
+        for ok, name, problem in checks:
+            if not ok:
+                raise BadReport(f"{name} {problem}")
+
+    @property
+    def account(self) -> str:
+        """The buyer's account: the key's."""
+        return self.kms.split(":")[4]
+
+    @property
+    def region(self) -> str:
+        """The key's region."""
+        return self.kms.split(":")[3]
+
+    @property
+    def objects(self) -> str:
+        """The ARN pattern of the bid files: everything under the reported prefix."""
+        partition = self.kms.split(":")[1]
+        return f"arn:{partition}:s3:::{self.bids.removeprefix('s3://')}*"
+
+    def to_json(self) -> dict[str, Any]:
+        """What is signed."""
+        return {
+            "purpose": PURPOSE,
+            "operator": self.operator,
+            "kms": self.kms,
+            "bids": self.bids,
+            "role": self.role,
+            "decisions": list(self.decisions),
+        }
+
+
+def sign_report(signer: Any, report: Report) -> bytes:
+    """DSSE JSON of the report, signed with the operator's quorum key."""
+    return sign(signer, REPORT_TYPE, canonical(report.to_json())).encode()
+
+
+def check_report(content: bytes, quorum: QuorumPolicy) -> Report:
+    """The report in ``content``, signed by one of its operator's keys in ``quorum``. Raises BadReport."""
+    try:
+        envelope = Envelope.decode(content.strip(), REPORT_TYPE, max_size=MAX_REPORT)
+        fields = Fields(parse(envelope.payload, max_size=MAX_REPORT), "")
+        fields.exactly("purpose", PURPOSE)
+        operator = fields.text("operator")
+        report = Report(
+            operator=operator,
+            kms=fields.text("kms"),
+            bids=fields.text("bids"),
+            role=fields.text("role"),
+            decisions=_digests(fields.items("decisions", low=1, high=DECISIONS_MAX)),
+        )
+        fields.done()
+    except BadReport:
+        raise
+    except Rejected as error:
+        raise BadReport(error.what) from None
+    party = quorum.operator(operator)
+    if party is None:
+        raise BadReport(f"{shown(operator)} is not an operator of quorum.toml")
+    if not envelope.signers(party.keys):
+        raise BadReport(f"not signed by a key of {operator}")
+    return report
+
+
+def _digests(items: Sequence[Any]) -> tuple[str, ...]:
+    if not all(isinstance(item, str) for item in items):
+        raise BadReport("decisions are not texts")
+    return tuple(items)

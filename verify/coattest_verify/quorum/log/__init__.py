@@ -1,0 +1,1 @@
+"""The log of a quorum: Merkle tree, checkpoints, and reading it."""

@@ -1,0 +1,214 @@
+"""From a pinned root to the policy in force.
+
+Rules (DESIGN, Who signs what), in the order in which they are checked:
+
+1. The bytes with the root's SHA-256 are version 1, and *every* operator named there signed them.
+2. Version n+1 names the digest of version n and is signed by the thresholds of n and of n+1.
+3. Two signed successors of one version are a fork: nothing is decided.
+4. The chain holds the highest version that this verifier has seen before, unchanged.
+5. ``quorum.toml`` is the last version of that chain.
+6. It has not expired.
+
+Detached signatures are DSSE files ``quorum.<version>.<operator>.dsse.json``, which carry the bytes they
+sign: the older versions come from there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from coattest.errors import Rejected
+from coattest_verify.quorum.directory import Evidence
+from coattest_verify.quorum.errors import PolicyRefused
+from coattest_verify.quorum.members.file import MAX_POLICY, NAME, POLICY_TYPE, QuorumPolicy, utc
+from coattest_verify.signatures.dsse import Envelope
+
+POLICY_FILE = "quorum.toml"
+SIGNATURE_NAME = re.compile(
+    rf"quorum\.([1-9][0-9]{{0,5}})\.({NAME.pattern})(?:\.[A-Za-z0-9_-]{{1,64}})?\.dsse\.json"
+)
+
+MAX_VERSIONS = 1024
+"""Versions of one policy that are followed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A file that does not count, the code of the rule that it broke, and what is wrong with it."""
+
+    file: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class SeenLog:
+    """The largest log that a verifier has accepted: its entries, and its tree's root in hex."""
+
+    size: int
+    root: str
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The highest version that a verifier has accepted under a root."""
+
+    version: int
+    sha256: str
+    log: SeenLog | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """The policies from version 1 to the one in force, and the signature files that did not count."""
+
+    policies: tuple[QuorumPolicy, ...]
+    refused: tuple[Refused, ...]
+
+    @property
+    def current(self) -> QuorumPolicy:
+        """The policy in force."""
+        return self.policies[-1]
+
+
+def follow(evidence: Evidence, root: bytes, *, seen: Seen | None, now: datetime) -> Chain:
+    """The chain from ``root`` (SHA-256 of version 1) to ``quorum.toml``. Raises PolicyRefused."""
+    try:
+        current = evidence.read(POLICY_FILE, MAX_POLICY)
+    except Rejected as error:
+        raise PolicyRefused(error.what, where=POLICY_FILE, reason=f"policy-{error.reason}") from None
+    envelopes, refused = _signatures(evidence)
+    first = _first(current, envelopes, root)
+    chain = [first]
+    while len(chain) <= MAX_VERSIONS:
+        following = _successors(chain[-1], current, envelopes)
+        if not following:
+            break
+        if len(following) > 1:
+            raise PolicyRefused(
+                f"two signed policies are version {chain[-1].version + 1}: "
+                + ", ".join(policy.sha256[:16] for policy in following),
+                where=POLICY_FILE,
+                hint="operators have signed both: ask them which one stands",
+                reason="policy-fork",
+            )
+        chain.append(following[0])
+    _not_forgotten(chain, seen)
+    _in_force(chain[-1], current, now)
+    return Chain(tuple(chain), refused)
+
+
+Signatures = Mapping[bytes, Mapping[str, list[Envelope]]]
+"""Envelopes by the bytes that they sign and by the operator that the file's name says; not verified yet."""
+
+
+def signers(policy: QuorumPolicy, payload: bytes, envelopes: Signatures) -> set[str]:
+    """The operators of ``policy`` whose keys signed ``payload``."""
+    found = envelopes.get(payload, {})
+    return {
+        operator.name
+        for operator in policy.operators
+        if any(envelope.signers(operator.keys) for envelope in found.get(operator.name, ()))
+    }
+
+
+def read_signatures(evidence: Evidence) -> Signatures:
+    """Every well-formed policy signature by the bytes it signs; not verified yet."""
+    return _signatures(evidence)[0]
+
+
+def _signatures(evidence: Evidence) -> tuple[Signatures, tuple[Refused, ...]]:
+    envelopes: dict[bytes, dict[str, list[Envelope]]] = {}
+    refused = []
+    for name in evidence.names():
+        match = SIGNATURE_NAME.fullmatch(name)
+        if match is None:
+            continue
+        try:
+            envelope = Envelope.decode(evidence.read(name, 2 * MAX_POLICY), POLICY_TYPE)
+        except Rejected as error:
+            refused.append(Refused(name, error.reason, error.what))
+            continue
+        envelopes.setdefault(envelope.payload, {}).setdefault(match[2], []).append(envelope)
+    return envelopes, tuple(refused)
+
+
+def _first(current: bytes, envelopes: Signatures, root: bytes) -> QuorumPolicy:
+    data = next((data for data in (current, *envelopes) if hashlib.sha256(data).digest() == root), None)
+    if data is None:
+        raise PolicyRefused(
+            f"nothing here has the pinned root sha256:{root.hex()}",
+            where=POLICY_FILE,
+            hint="these attestations belong to another quorum, or version 1's signatures are missing",
+            reason="policy-other-root",
+        )
+    first = QuorumPolicy.decode(data)
+    if first.version != 1:
+        raise PolicyRefused(
+            "the pinned root is not a version 1", where=POLICY_FILE, reason="policy-other-root"
+        )
+    signed = signers(first, data, envelopes)
+    missing = [name for name in first.names if name not in signed]
+    if missing:
+        raise PolicyRefused(
+            f"version 1 is not signed by {', '.join(missing)}",
+            where=POLICY_FILE,
+            hint="every operator runs verify countersign",
+            reason="policy-unsigned",
+        )
+    return first
+
+
+def _successors(policy: QuorumPolicy, current: bytes, envelopes: Signatures) -> list[QuorumPolicy]:
+    found = []
+    for data in {current, *envelopes} - {policy.raw}:
+        # Signatures first: bytes that no threshold stands behind are not worth a parser's time.
+        if policy.unmet(signers(policy, data, envelopes)):
+            continue
+        try:
+            candidate = QuorumPolicy.decode(data)
+        except PolicyRefused:
+            continue
+        if candidate.version != policy.version + 1 or candidate.previous != f"sha256:{policy.sha256}":
+            continue
+        if not candidate.unmet(signers(candidate, data, envelopes)):
+            found.append(candidate)
+    return sorted(found, key=lambda candidate: candidate.sha256)
+
+
+def _not_forgotten(chain: list[QuorumPolicy], seen: Seen | None) -> None:
+    if seen is None:
+        return
+    if len(chain) < seen.version:
+        raise PolicyRefused(
+            f"is version {len(chain)}, but version {seen.version} was seen before",
+            where=POLICY_FILE,
+            hint="somebody gave you an old file",
+            reason="policy-rollback",
+        )
+    if chain[seen.version - 1].sha256 != seen.sha256:
+        raise PolicyRefused(
+            f"another version {seen.version} was seen before", where=POLICY_FILE, reason="policy-fork"
+        )
+
+
+def _in_force(policy: QuorumPolicy, current: bytes, now: datetime) -> None:
+    if policy.raw != current:
+        file = QuorumPolicy.decode(current)
+        if file.version <= policy.version:
+            problem, hint = f"is version {file.version}, but version {policy.version} is signed", None
+        else:
+            problem = f"is version {file.version}, which too few operators signed"
+            hint = "verify countersign, by the thresholds of the old and the new version"
+        raise PolicyRefused(problem, where=POLICY_FILE, hint=hint, reason="policy-not-in-force")
+    if policy.expires <= now:
+        raise PolicyRefused(
+            f"expired at {utc(policy.expires)}",
+            where=POLICY_FILE,
+            hint="the operators sign a new version with a later expiry",
+            reason="policy-expired",
+        )

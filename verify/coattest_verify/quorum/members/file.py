@@ -1,0 +1,308 @@
+"""``quorum.toml``: who the operators are, how many must agree, and what their statements must show.
+
+The file is data from people who may be attackers until its chain of signatures leads to a pinned root
+(``coattest_verify.quorum.members.chain``). Its identity is the SHA-256 of its bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sys
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import tomli_w
+
+from coattest.errors import Rejected
+from coattest.strictjson import Fields
+from coattest_verify.quorum.errors import PolicyRefused
+from coattest_verify.signatures.keys import BadKey, PublicKey
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+FORMAT = "coattest-quorum/v1"
+POLICY_TYPE = "application/vnd.coattest.quorum+toml"
+"""DSSE payload type of a signature on ``quorum.toml``."""
+
+MAX_POLICY = 1024 * 1024
+"""Bytes of ``quorum.toml``; 1,024 operators with four keys each have 800 kB."""
+
+MAX_OPERATORS = 1024
+MAX_KEYS = 4
+MAX_GROUPS = 16
+MAX_DIVERSITY = 8
+"""Different routes or hosts that a policy can ask for."""
+
+NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?")
+"""Operators and groups: also part of file names, so nothing else."""
+
+ROUND = re.compile(r"[A-Za-z0-9._-]{1,64}")
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
+
+DEFAULT_MAX_AGE_DAYS = 90
+
+MAX_DOTS = 64
+"""Dots on one line; a round's name may have as many. tomllib takes hours for a key of 500,000 parts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """One party that counts once, however many keys it has."""
+
+    name: str
+    keys: tuple[PublicKey, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """``threshold`` of ``members`` must agree; a member is an operator or an earlier group."""
+
+    name: str
+    members: tuple[str, ...]
+    threshold: int
+
+
+@dataclass(frozen=True, slots=True)
+class QuorumPolicy:
+    """A parsed ``quorum.toml``. ``raw`` are its bytes; everything else follows from them."""
+
+    version: int
+    previous: str | None
+    expires: datetime
+    round: str
+    threshold: int
+    dissent: str
+    operators: tuple[Operator, ...]
+    groups: tuple[Group, ...] = ()
+    max_age_days: int = DEFAULT_MAX_AGE_DAYS
+    require_compiled_kernel: bool = True
+    routes: int = 1
+    """How many different build routes the agreeing operators must show."""
+    hosts: int = 0
+    """How many different hosts the agreeing operators must state."""
+    commitments: bool = False
+    """Whether a statement counts only when its operator committed to it before any answer was known."""
+    revoke_threshold: int = 1
+    """How many operators must sign a revocation before a release counts as revoked."""
+    reviews: int = 0
+    """How many operators must have signed a review of the source."""
+    raw: bytes = field(default=b"", repr=False)
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the file, lower-case hex; version 1's is the root that verifiers pin."""
+        return hashlib.sha256(self.raw).hexdigest()
+
+    @property
+    def max_age(self) -> timedelta:
+        """How old a statement may be."""
+        return timedelta(days=self.max_age_days)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every operator, in the file's order."""
+        return tuple(operator.name for operator in self.operators)
+
+    def operator(self, name: str) -> Operator | None:
+        """The operator of a name, or None."""
+        return next((operator for operator in self.operators if operator.name == name), None)
+
+    def owner(self, key: PublicKey) -> str | None:
+        """The operator whose key this is, or None."""
+        for operator in self.operators:
+            if key in operator.keys:
+                return operator.name
+        return None
+
+    def unmet(self, agreeing: Collection[str]) -> tuple[str, ...]:
+        """What the operators in ``agreeing`` lack for the thresholds; empty when they suffice.
+
+        Monotonic: more operators never lack more.
+        """
+        present = set(agreeing) & set(self.names)
+        lacks = []
+        if len(present) < self.threshold:
+            lacks.append(f"{len(present)} of {self.threshold} operators agree")
+        for group in self.groups:
+            count = len(present & set(group.members))
+            if count >= group.threshold:
+                present.add(group.name)
+        members = {member for group in self.groups for member in group.members}
+        for group in self.groups:
+            if group.name not in present and group.name not in members:
+                count = len(present & set(group.members))
+                lacks.append(f"{count} of {group.threshold} of group {group.name} agree")
+        return tuple(lacks)
+
+    @classmethod
+    def decode(cls, data: bytes) -> QuorumPolicy:
+        """Parse ``quorum.toml``. Raises PolicyRefused; says nothing about who signed it."""
+        try:
+            return _read(data)
+        except (Rejected, BadKey) as error:
+            raise PolicyRefused(error.what, where="quorum.toml", reason=f"policy-{error.reason}") from None
+
+    @classmethod
+    def make(cls, **values: Any) -> QuorumPolicy:
+        """A policy from its values, rendered and parsed again, so that it is valid and has its bytes."""
+        return cls.decode(_render(cls(**values)))
+
+    def successor(self, **changes: Any) -> QuorumPolicy:
+        """The next version with some values changed; it names this one's digest."""
+        following = replace(
+            self, version=self.version + 1, previous=f"sha256:{self.sha256}", raw=b"", **changes
+        )
+        return QuorumPolicy.decode(_render(following))
+
+
+def utc(moment: datetime) -> str:
+    """RFC 3339 in UTC with seconds, the one form of a time in coattest's files."""
+    return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def parse_utc(text: str) -> datetime:
+    """The time in that form. Raises Rejected for any other form, and for times that do not exist."""
+    try:
+        if TIME.fullmatch(text):
+            return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc)
+    except ValueError:
+        pass
+    raise Rejected("not a time such as 2026-11-23T12:00:00Z")
+
+
+def _read(data: bytes) -> QuorumPolicy:
+    if len(data) > MAX_POLICY:
+        raise Rejected(f"larger than {MAX_POLICY} bytes", reason="too-large")
+    if any(line.count(b".") > MAX_DOTS for line in data.splitlines()):
+        raise Rejected(f"a line with more than {MAX_DOTS} dots", reason="too-deep")
+    try:
+        values = tomllib.loads(data.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise Rejected("not UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        raise Rejected(f"not TOML: {str(error)[:200]}") from None
+    except (RecursionError, ValueError, OverflowError):
+        # A hostile file can nest deeper than the parser recurses, or hold a date that does not exist.
+        raise Rejected("not TOML that can be read") from None
+    fields = Fields(values, "")
+    fields.exactly("format", FORMAT)
+    version = fields.integer("version", 1)
+    operators = _operators(fields)
+    policy = QuorumPolicy(
+        version=version,
+        previous=fields.optional("previous", lambda name: fields.text(name, DIGEST)),
+        expires=_time(fields, "expires"),
+        round=fields.text("round", ROUND),
+        threshold=fields.integer("threshold", 1, len(operators)),
+        dissent=fields.choice("dissent", ("block", "report")),
+        operators=operators,
+        groups=_groups(fields, [operator.name for operator in operators]),
+        max_age_days=fields.integer("max_age_days", 1, 3650),
+        require_compiled_kernel=fields.boolean("require_compiled_kernel"),
+        routes=fields.optional("routes", lambda name: fields.integer(name, 1, MAX_DIVERSITY)) or 1,
+        hosts=fields.optional("hosts", lambda name: fields.integer(name, 0, MAX_DIVERSITY)) or 0,
+        commitments=fields.optional("commitments", fields.boolean) or False,
+        revoke_threshold=fields.optional(
+            "revoke_threshold", lambda name: fields.integer(name, 1, len(operators))
+        )
+        or 1,
+        reviews=fields.optional("reviews", lambda name: fields.integer(name, 0, len(operators))) or 0,
+        raw=data,
+    )
+    fields.done()
+    if (policy.previous is None) != (version == 1):
+        raise Rejected("previous: version 1 has none, every later version names one")
+    return policy
+
+
+def _operators(fields: Fields) -> tuple[Operator, ...]:
+    found: list[Operator] = []
+    owner: dict[PublicKey, str] = {}
+    for index, item in enumerate(fields.items("operators", low=1, high=MAX_OPERATORS)):
+        entry = Fields(item, f"operators[{index}]")
+        name = entry.text("name", NAME)
+        keys = []
+        for text in entry.items("keys", low=1, high=MAX_KEYS):
+            if not isinstance(text, str):
+                raise Rejected(f"{entry.at('keys')}: not texts")
+            key = PublicKey.from_text(text)
+            if key in owner:
+                # One person's key under two names would be one person's vote counted twice.
+                raise Rejected(f"operators {owner[key]} and {name} have the same key", reason="same-key")
+            owner[key] = name
+            keys.append(key)
+        entry.done()
+        if any(operator.name == name for operator in found):
+            raise Rejected(f"operator {name} is named twice")
+        found.append(Operator(name, tuple(keys)))
+    return tuple(found)
+
+
+def _groups(fields: Fields, operators: list[str]) -> tuple[Group, ...]:
+    known = list(operators)
+    within = {name: {name} for name in operators}
+    found = []
+    items = fields.optional("groups", lambda name: fields.items(name, high=MAX_GROUPS)) or []
+    for index, item in enumerate(items):
+        entry = Fields(item, f"groups[{index}]")
+        name = entry.text("name", NAME)
+        members = entry.items("members", low=1, high=MAX_OPERATORS)
+        unknown = [member for member in members if not isinstance(member, str) or member not in known]
+        if unknown or len(set(members)) != len(members):
+            raise Rejected(f"{entry.at('members')}: not distinct operators or groups named before")
+        if name in known:
+            raise Rejected(f"{entry.at('name')}: {name} is already a name")
+        found.append(Group(name, tuple(members), entry.integer("threshold", 1, len(members))))
+        known.append(name)
+        within[name] = {operator for member in members for operator in within[member]}
+        if len(within[name]) != sum(len(within[member]) for member in members):
+            # Reached on two ways, one operator's vote would be two of the group's.
+            raise Rejected(f"{entry.at('members')}: an operator is in {name} twice", reason="counted-twice")
+        entry.done()
+    return tuple(found)
+
+
+def _time(fields: Fields, name: str) -> datetime:
+    value = fields.anything(name)
+    if not isinstance(value, datetime) or value.utcoffset() != timedelta(0) or value.microsecond:
+        raise Rejected(f"{name}: not a time in UTC with whole seconds, such as 2030-01-31T00:00:00Z")
+    return value.astimezone(timezone.utc)
+
+
+def _render(policy: QuorumPolicy) -> bytes:
+    values: dict[str, Any] = {"format": FORMAT, "version": policy.version}
+    if policy.previous is not None:
+        values["previous"] = policy.previous
+    values |= {
+        "expires": policy.expires,
+        "round": policy.round,
+        "threshold": policy.threshold,
+        "dissent": policy.dissent,
+        "max_age_days": policy.max_age_days,
+        "require_compiled_kernel": policy.require_compiled_kernel,
+    }
+    optional: Mapping[str, tuple[int, int]] = {
+        "routes": (policy.routes, 1),
+        "hosts": (policy.hosts, 0),
+        "commitments": (policy.commitments, False),
+        "revoke_threshold": (policy.revoke_threshold, 1),
+        "reviews": (policy.reviews, 0),
+    }
+    values |= {name: value for name, (value, default) in optional.items() if value != default}
+    values["operators"] = [
+        {"name": operator.name, "keys": [key.text for key in operator.keys]} for operator in policy.operators
+    ]
+    if policy.groups:
+        values["groups"] = [
+            {"name": group.name, "members": list(group.members), "threshold": group.threshold}
+            for group in policy.groups
+        ]
+    return tomli_w.dumps(values).encode()

@@ -1,0 +1,139 @@
+"""The roots that this verifier pinned, and the highest policy version that it has accepted under each.
+
+Kept in ``roots.json`` in ``$COATTEST_CONFIG``, ``$XDG_CONFIG_HOME/coattest`` or ``~/.config/coattest``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from coattest.errors import EnvironmentFailure, Rejected, UsageError
+from coattest.files import write_atomic
+from coattest.strictjson import Fields, canonical, parse
+from coattest_verify.quorum.members.chain import Seen, SeenLog
+from coattest_verify.quorum.statements.claim import SHA256
+
+CONFIG_VARIABLE = "COATTEST_CONFIG"
+FORMAT = "coattest-roots/v1"
+MAX_ROOTS = 1024
+
+
+def config_folder() -> Path:
+    """Where this user's configuration is."""
+    if chosen := os.environ.get(CONFIG_VARIABLE):
+        return Path(chosen)
+    base = os.environ.get("XDG_CONFIG_HOME")
+    return (Path(base) if base and Path(base).is_absolute() else Path.home() / ".config") / "coattest"
+
+
+def parse_root(text: str) -> bytes:
+    """The 32 bytes of ``sha256:HEX``. Raises UsageError."""
+    scheme, _, value = text.partition(":")
+    if scheme != "sha256" or not SHA256.fullmatch(value):
+        raise UsageError(
+            f"root {text[:80]!r}", hint="sha256: and 64 lower-case hex digits", reason="bad-root"
+        )
+    return bytes.fromhex(value)
+
+
+class Roots:
+    """The remembered roots in one file; safe against two processes at once."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.path = (folder or config_folder()) / "roots.json"
+
+    def seen(self, root: bytes) -> Seen | None:
+        """The highest version accepted under a root, or None."""
+        return self._load().get(root)
+
+    def pinned(self, given: bytes | None) -> bytes:
+        """The root that was given, or else the one remembered. Raises UsageError without exactly one."""
+        if given is not None:
+            return given
+        roots = sorted(self._load())
+        if len(roots) == 1:
+            return roots[0]
+        found = "no root is pinned" if not roots else f"{len(roots)} roots are pinned"
+        raise UsageError(
+            found,
+            where=str(self.path),
+            hint="give --root sha256:HEX, the digest of quorum.toml version 1, which you got from the"
+            " operators themselves and not with these files",
+            reason="no-root",
+        )
+
+    def remember(self, root: bytes, accepted: Seen) -> None:
+        """Record what was accepted under a root; never lowers what is there."""
+        earlier = self.seen(root)
+        if earlier is not None and _higher(earlier, accepted) == earlier:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with self._locked():
+            roots = self._load()
+            roots[root] = _higher(roots.get(root), accepted)
+            write_atomic(self.path, _encode(roots), 0o600)
+
+    def _load(self) -> dict[bytes, Seen]:
+        try:
+            content = self.path.read_bytes()
+        except FileNotFoundError:
+            return {}
+        try:
+            return _decode(content)
+        except Rejected as error:
+            # Not silently empty: whoever can damage this file could otherwise switch rollback protection off.
+            raise EnvironmentFailure(
+                error.what, where=str(self.path), hint="restore it, or remove it and pin again with --root"
+            ) from None
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        with self.path.with_name(".roots.lock").open("wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+def _higher(earlier: Seen | None, accepted: Seen) -> Seen:
+    if earlier is None:
+        return accepted
+    version = max(earlier, accepted, key=lambda seen: seen.version)
+    logs = [seen.log for seen in (accepted, earlier) if seen.log is not None]
+    log = max(logs, key=lambda log: log.size) if logs else None
+    return Seen(version.version, version.sha256, log)
+
+
+def _encode(roots: dict[bytes, Seen]) -> bytes:
+    values = {
+        f"sha256:{root.hex()}": {
+            "version": seen.version,
+            "sha256": seen.sha256,
+            **({"log": {"size": seen.log.size, "root": seen.log.root}} if seen.log else {}),
+        }
+        for root, seen in roots.items()
+    }
+    return canonical({"format": FORMAT, "roots": values}) + b"\n"
+
+
+def _decode(content: bytes) -> dict[bytes, Seen]:
+    fields = Fields(parse(content), "")
+    fields.exactly("format", FORMAT)
+    roots = {}
+    for name, value in fields.mapping("roots", low=0, high=MAX_ROOTS).items():
+        entry = Fields(value, name[:80])
+        try:
+            root = parse_root(name)
+        except UsageError as error:
+            raise Rejected(error.what) from None
+        log = None
+        if entry.has("log"):
+            part = entry.fields("log")
+            log = SeenLog(part.integer("size", 1), part.text("root", SHA256))
+            part.done()
+        roots[root] = Seen(entry.integer("version", 1), entry.text("sha256", SHA256), log)
+        entry.done()
+    fields.done()
+    return roots

@@ -1,0 +1,1 @@
+"""What a member says about a rebuild, and the claim that it is about."""

@@ -1,0 +1,177 @@
+"""What a build came to: the digests of one profile's image, and the claim that names them for every profile.
+
+Digests have one spelling (lower-case hex of fixed length), so equal results are equal values.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from coattest.errors import Rejected
+from coattest.strictjson import Fields, canonical, parse
+
+CLAIM_FORMAT = "coattest-claim/v1"
+
+MAX_CLAIM = 256 * 1024
+"""Bytes of claim.json; two profiles have about 4 kB."""
+
+MAX_PROFILES = 16
+MAX_SECTIONS = 32
+"""Sections of an EIF (FACTS, section 1)."""
+
+MAX_IMAGE = 2**40
+
+EMPTY_PCR2 = (
+    "21b9efbc184807662e966d34f390821309eeac6802309798826296bf3e8bec7c10edb30948c90ba67310f7b964fc500a"
+)
+"""PCR2 of an image without application ramdisk: it pins nothing (FACTS, section 2)."""
+
+SHA256 = re.compile(r"[0-9a-f]{64}")
+SHA384 = re.compile(r"[0-9a-f]{96}")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+PROFILE = re.compile(r"[a-z][a-z0-9-]{0,31}")
+RELEASE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
+WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]{0,63}")
+IMAGE_NAME = re.compile(r"image(?:\.[a-z][a-z0-9-]{0,31})?\.eif")
+SECTION_TYPES = ("kernel", "cmdline", "ramdisk", "signature", "metadata")
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One section of an image: type, bytes, SHA-384 of its data."""
+
+    type: str
+    size: int
+    sha384: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileResult:
+    """Everything that must be equal for two builds of a profile to be the same."""
+
+    name: str
+    size: int
+    sha256: str
+    sha384: str
+    pcrs: tuple[str, str, str]
+    sections: tuple[Section, ...]
+
+    def differences(self, other: ProfileResult) -> tuple[str, ...]:
+        """What differs, most telling first: PCRs, then sections, then the file. Values of ``other`` last."""
+        found = [
+            f"PCR{index} {mine[:16]}.. instead of {theirs[:16]}.."
+            for index, (mine, theirs) in enumerate(zip(self.pcrs, other.pcrs, strict=True))
+            if mine != theirs
+        ]
+        if len(self.sections) != len(other.sections):
+            found.append(f"{len(self.sections)} sections instead of {len(other.sections)}")
+        found += [
+            f"section {index} {mine.type} of {mine.size} bytes, {mine.sha384[:16]}.. instead of "
+            f"{theirs.type} of {theirs.size} bytes, {theirs.sha384[:16]}.."
+            for index, (mine, theirs) in enumerate(zip(self.sections, other.sections, strict=False))
+            if mine != theirs
+        ]
+        for field in ("name", "size", "sha256", "sha384"):
+            mine, theirs = getattr(self, field), getattr(other, field)
+            if mine != theirs:
+                found.append(f"image {field} {str(mine)[:16]} instead of {str(theirs)[:16]}")
+        return tuple(found)
+
+    def to_json(self) -> dict[str, Any]:
+        """The shape of rebuild.json and claim.json."""
+        return {
+            "image": {"name": self.name, "size": self.size, "sha256": self.sha256, "sha384": self.sha384},
+            "pcrs": {f"PCR{index}": value for index, value in enumerate(self.pcrs)},
+            "sections": [
+                {"type": section.type, "size": section.size, "sha384": section.sha384}
+                for section in self.sections
+            ],
+        }
+
+    @classmethod
+    def read(cls, fields: Fields) -> ProfileResult:
+        """From that shape. Raises Rejected."""
+        image, pcrs = fields.fields("image"), fields.fields("pcrs")
+        result = cls(
+            name=image.text("name", IMAGE_NAME),
+            size=image.integer("size", 1, MAX_IMAGE),
+            sha256=image.text("sha256", SHA256),
+            sha384=image.text("sha384", SHA384),
+            pcrs=read_pcrs([pcrs.text(f"PCR{index}", SHA384) for index in range(3)], pcrs.path),
+            sections=read_sections(fields),
+        )
+        for part in (image, pcrs, fields):
+            part.done()
+        return result
+
+
+def read_pcrs(values: list[str], path: str) -> tuple[str, str, str]:
+    """PCR0 to PCR2, refused when they would pin nothing."""
+    zero = next((index for index, value in enumerate(values) if value == "0" * 96), None)
+    if zero is not None:
+        raise Rejected(f"{path}.PCR{zero}: all zeros is what debug mode shows", reason="zero-pcr")
+    if values[2] == EMPTY_PCR2:
+        raise Rejected(f"{path}.PCR2: the value of an empty application ramdisk", reason="empty-pcr2")
+    return values[0], values[1], values[2]
+
+
+def read_sections(fields: Fields) -> tuple[Section, ...]:
+    """The ``sections`` array. Raises Rejected."""
+    found = []
+    for index, item in enumerate(fields.items("sections", low=1, high=MAX_SECTIONS)):
+        entry = Fields(item, f"{fields.at('sections')}[{index}]")
+        found.append(
+            Section(
+                entry.choice("type", SECTION_TYPES),
+                entry.integer("size", 0, MAX_IMAGE),
+                entry.text("sha384", SHA384),
+            )
+        )
+        entry.done()
+    return tuple(found)
+
+
+def read_profiles(fields: Fields, name: str = "profiles", *, low: int = 1) -> dict[str, ProfileResult]:
+    """Results by profile. Raises Rejected."""
+    found = {}
+    for profile, value in fields.mapping(name, low=low, high=MAX_PROFILES).items():
+        if not PROFILE.fullmatch(profile):
+            raise Rejected(f"{fields.at(name)}: {ascii(profile)[:60]} is not a profile's name")
+        found[profile] = ProfileResult.read(Fields(value, f"{fields.at(name)}.{profile}"))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """What the publisher says a release builds to; untrusted until operators agree with it."""
+
+    release: str
+    architecture: str
+    tree_sha256: str
+    lock_sha256: str
+    profiles: Mapping[str, ProfileResult]
+    sha256: str
+    """SHA-256 of the claim in canonical JSON: what a dissenting statement answers."""
+
+    @classmethod
+    def decode(cls, data: bytes) -> Claimed:
+        """Parse claim.json. Raises Rejected."""
+        value = parse(data, max_size=MAX_CLAIM)
+        fields = Fields(value, "")
+        fields.exactly("format", CLAIM_FORMAT)
+        source = fields.fields("source")
+        claim = cls(
+            release=fields.text("release", RELEASE),
+            architecture=fields.text("architecture", WORD),
+            tree_sha256=source.text("tree_sha256", SHA256),
+            lock_sha256=source.text("lock_sha256", SHA256),
+            profiles=read_profiles(fields),
+            sha256=hashlib.sha256(canonical(value)).hexdigest(),
+        )
+        source.done()
+        fields.done()
+        return claim

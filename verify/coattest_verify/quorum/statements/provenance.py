@@ -1,0 +1,308 @@
+"""Statements as in-toto Statement v1 with SLSA provenance v1, and back, strictly.
+
+Sources: in-toto/attestation spec/v1/statement.md; slsa.dev/spec/v1.0/provenance. The meaning of the
+parameters is BUILD_TYPE's; docs/quorum.md lists them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from coattest.errors import Rejected
+from coattest.strictjson import MAX_SIZE, Fields, canonical, parse
+from coattest_verify.quorum.members.file import NAME, ROUND, parse_utc, utc
+from coattest_verify.quorum.statements.claim import (
+    COMMIT,
+    IMAGE_NAME,
+    MAX_IMAGE,
+    MAX_PROFILES,
+    PROFILE,
+    RELEASE,
+    SHA256,
+    SHA384,
+    WORD,
+    ProfileResult,
+    read_pcrs,
+    read_sections,
+)
+from coattest_verify.quorum.statements.statement import (
+    COULD_NOT_BUILD,
+    HOST,
+    MAX_INPUTS,
+    MAX_REASON,
+    OUTCOMES,
+    Built,
+    Input,
+    Statement,
+    clean,
+)
+from coattest_verify.signatures import dsse
+
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
+BUILD_TYPE = "tag:coattest,2026:rebuild/v1"
+BUILDER_ID = "tag:coattest,2026:operator/"
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+"""DSSE payload type of in-toto statements (in-toto/attestation spec/v1/envelope.md)."""
+
+MAX_DEPENDENCY = 2048
+"""Characters of a locked input's name, version, kind and path together."""
+
+
+def sign(statement: Statement, signer: Any) -> bytes:
+    """The signed statement: DSSE JSON."""
+    return dsse.sign(signer, PAYLOAD_TYPE, canonical(to_json(statement))).encode()
+
+
+def to_json(statement: Statement) -> dict[str, Any]:
+    """The in-toto Statement v1."""
+    return {
+        "_type": STATEMENT_TYPE,
+        "subject": _subjects(statement),
+        "predicateType": PREDICATE_TYPE,
+        "predicate": {
+            "buildDefinition": {
+                "buildType": BUILD_TYPE,
+                "externalParameters": _external(statement),
+                "internalParameters": _internal(statement),
+                "resolvedDependencies": [
+                    {
+                        "name": item.name,
+                        "digest": {"sha256": item.sha256},
+                        "annotations": {"version": item.version, "kind": item.kind, "path": item.path},
+                    }
+                    for item in (statement.built.inputs if statement.built else ())
+                ],
+            },
+            "runDetails": {
+                "builder": {"id": BUILDER_ID + statement.operator},
+                "metadata": {"finishedOn": utc(statement.time)},
+            },
+        },
+    }
+
+
+def _subjects(statement: Statement) -> list[dict[str, Any]]:
+    if not statement.profiles:
+        return [{"name": "claim.json", "digest": {"sha256": statement.claim_sha256}}]
+    subjects: list[dict[str, Any]] = []
+    for profile, result in sorted(statement.profiles.items()):
+        digests = {"sha256": result.sha256, "sha384": result.sha384}
+        subjects.append({"name": f"{profile}/{result.name}", "digest": digests})
+        subjects += [
+            {"name": f"{profile}/PCR{index}", "digest": {"sha384": value}}
+            for index, value in enumerate(result.pcrs)
+        ]
+    return subjects
+
+
+def _external(statement: Statement) -> dict[str, Any]:
+    built = statement.built
+    return {
+        "release": statement.release,
+        "architecture": statement.architecture,
+        "route": built.route if built else None,
+        "profiles": sorted(statement.profiles),
+        "source": {"commit": built.commit if built else None, "tree_sha256": statement.tree_sha256},
+        "lock_sha256": statement.lock_sha256,
+    }
+
+
+def _internal(statement: Statement) -> dict[str, Any]:
+    built = statement.built
+    return {
+        "operator": statement.operator,
+        "outcome": statement.outcome,
+        "reason": statement.reason,
+        "claim_sha256": statement.claim_sha256,
+        "quorum": {"version": statement.quorum_version, "sha256": statement.quorum_sha256},
+        "round": statement.round,
+        "images": {
+            profile: {
+                "name": result.name,
+                "size": result.size,
+                "sections": [
+                    {"type": section.type, "size": section.size, "sha384": section.sha384}
+                    for section in result.sections
+                ],
+            }
+            for profile, result in statement.profiles.items()
+        },
+        "kernel": {"compiled_here": built.kernel_compiled, "sha256": built.kernel_sha256} if built else None,
+        "tool": {"version": built.tool_version, "sha256": built.tool_sha256} if built else None,
+        "isolation": dict(built.isolation) if built else None,
+        "inputs": {"confirmed": statement.inputs_confirmed},
+        "host": statement.host,
+        "salt": statement.salt,
+    }
+
+
+def parse_statement(payload: bytes) -> Statement:
+    """The statement in a payload whose signature was verified before. Raises Rejected."""
+    fields = Fields(parse(payload, max_size=MAX_SIZE), "")
+    fields.exactly("_type", STATEMENT_TYPE, reason="statement-type")
+    fields.exactly("predicateType", PREDICATE_TYPE, reason="predicate-type")
+    predicate = fields.fields("predicate")
+    definition, details = predicate.fields("buildDefinition"), predicate.fields("runDetails")
+    definition.exactly("buildType", BUILD_TYPE, reason="build-type")
+    external, internal = definition.fields("externalParameters"), definition.fields("internalParameters")
+    builder, metadata = details.fields("builder"), details.fields("metadata")
+    source, quorum = external.fields("source"), internal.fields("quorum")
+    inputs = internal.fields("inputs")
+    operator = internal.text("operator", NAME)
+    builder.exactly("id", BUILDER_ID + operator)
+    outcome = internal.choice("outcome", OUTCOMES)
+    claim = internal.text("claim_sha256", SHA256)
+    profiles = _profiles(fields, external, internal, claim if outcome == COULD_NOT_BUILD else None)
+    statement = Statement(
+        operator=operator,
+        outcome=outcome,
+        reason=internal.optional("reason", lambda name: _reason(internal.text(name, limit=MAX_REASON))),
+        release=external.text("release", RELEASE),
+        architecture=external.text("architecture", WORD),
+        tree_sha256=source.text("tree_sha256", SHA256),
+        lock_sha256=external.text("lock_sha256", SHA256),
+        claim_sha256=claim,
+        profiles=profiles,
+        built=_built(definition, external, internal, source) if profiles else None,
+        quorum_version=quorum.integer("version", 1),
+        quorum_sha256=quorum.text("sha256", SHA256),
+        round=internal.text("round", ROUND),
+        time=parse_utc(metadata.text("finishedOn")),
+        inputs_confirmed=inputs.boolean("confirmed"),
+        host=internal.optional("host", lambda name: internal.text(name, HOST)),
+        salt=internal.optional("salt", lambda name: internal.text(name, SHA256)),
+    )
+    if not profiles:
+        _require_nothing(definition, external, internal, source)
+    parts = (
+        inputs,
+        quorum,
+        source,
+        builder,
+        metadata,
+        external,
+        internal,
+        definition,
+        details,
+        predicate,
+        fields,
+    )
+    for part in parts:
+        part.done()
+    return statement
+
+
+def _profiles(
+    fields: Fields, external: Fields, internal: Fields, unbuilt_claim: str | None
+) -> dict[str, ProfileResult]:
+    """Results from subjects (digests) and images (sizes, sections); all three lists must name the same."""
+    subjects = _read_subjects(fields)
+    names = external.items("profiles", high=MAX_PROFILES)
+    images = internal.mapping("images", low=0, high=MAX_PROFILES)
+    if unbuilt_claim is not None:
+        if names or images or subjects != {"claim.json": {"sha256": unbuilt_claim}}:
+            raise Rejected("subject: a build that did not happen has the claim as its only subject")
+        return {}
+    if not names or any(not isinstance(name, str) or not PROFILE.fullmatch(name) for name in names):
+        raise Rejected(f"{external.at('profiles')}: not profiles' names")
+    if sorted(images) != names:
+        raise Rejected(f"{external.at('profiles')}: not the sorted profiles of {internal.at('images')}")
+    found = {}
+    for profile in names:
+        image = Fields(images[profile], f"{internal.at('images')}.{profile}")
+        name = image.text("name", IMAGE_NAME)
+        digests = Fields(subjects.pop(f"{profile}/{name}", None), f"subject {profile}/{name}")
+        pcrs = []
+        for index in range(3):
+            register = Fields(subjects.pop(f"{profile}/PCR{index}", None), f"subject {profile}/PCR{index}")
+            pcrs.append(register.text("sha384", SHA384))
+            register.done()
+        found[profile] = ProfileResult(
+            name=name,
+            size=image.integer("size", 1, MAX_IMAGE),
+            sha256=digests.text("sha256", SHA256),
+            sha384=digests.text("sha384", SHA384),
+            pcrs=read_pcrs(pcrs, f"subject {profile}"),
+            sections=read_sections(image),
+        )
+        digests.done()
+        image.done()
+    if subjects:
+        raise Rejected("subject: a subject that belongs to no profile", reason="unknown-field")
+    return found
+
+
+def _read_subjects(fields: Fields) -> dict[str, Any]:
+    subjects: dict[str, Any] = {}
+    for index, item in enumerate(fields.items("subject", low=1, high=4 * MAX_PROFILES)):
+        entry = Fields(item, f"subject[{index}]")
+        name = entry.text("name", limit=128)
+        if name in subjects:
+            raise Rejected(f"subject[{index}]: named twice", reason="duplicate-key")
+        subjects[name] = dict(entry.mapping("digest", high=4))
+        entry.done()
+    return subjects
+
+
+def _built(definition: Fields, external: Fields, internal: Fields, source: Fields) -> Built:
+    kernel, tool = internal.fields("kernel"), internal.fields("tool")
+    built = Built(
+        route=external.text("route", WORD),
+        commit=source.optional("commit", lambda name: source.text(name, COMMIT)),
+        kernel_compiled=kernel.boolean("compiled_here"),
+        kernel_sha256=kernel.text("sha256", SHA256),
+        tool_version=tool.text("version", WORD),
+        tool_sha256=tool.text("sha256", SHA256),
+        isolation=internal.mapping("isolation", low=0, high=64),
+        inputs=_dependencies(definition.items("resolvedDependencies", high=MAX_INPUTS)),
+    )
+    kernel.done()
+    tool.done()
+    return built
+
+
+def _require_nothing(definition: Fields, external: Fields, internal: Fields, source: Fields) -> None:
+    definition.items("resolvedDependencies", high=0)
+    empty = [(internal, name) for name in ("kernel", "tool", "isolation")]
+    for fields, name in [*empty, (external, "route"), (source, "commit")]:
+        if fields.anything(name) is not None:
+            raise Rejected(f"{fields.at(name)}: not null, though nothing was built")
+
+
+# The inputs read last: operators of one quorum name the same ones, hundreds each, so comparing with the last
+# list saves much of the work of reading a large quorum. It is compared in full, so it changes no outcome.
+_last: list[tuple[list[Any], tuple[Input, ...]]] = [([], ())]
+
+
+def _dependencies(items: list[Any]) -> tuple[Input, ...]:
+    known, inputs = _last[0]
+    if items != known:
+        inputs = tuple(_dependency(item) for item in items)
+        _last[0] = (items, inputs)
+    return inputs
+
+
+def _dependency(item: Any) -> Input:
+    # By hand, not through Fields: a statement has hundreds of these, and a quorum hundreds of statements.
+    try:
+        digest, notes = item["digest"], item["annotations"]
+        found = Input(item["name"], notes["version"], digest["sha256"], notes["kind"], notes["path"])
+        if (len(item), len(digest), len(notes)) != (3, 1, 3):
+            raise Rejected("resolvedDependencies: unknown field", reason="unknown-field")
+        well_formed = (
+            SHA256.fullmatch(found[2]) is not None
+            # Refuses what is not text, and joins it to be measured.
+            and len("".join(found)) <= MAX_DEPENDENCY
+        )
+    except (TypeError, KeyError):
+        raise Rejected("resolvedDependencies: not a resource descriptor") from None
+    if not well_formed:
+        raise Rejected("resolvedDependencies: not a resource descriptor with a SHA-256")
+    return found
+
+
+def _reason(text: str) -> str:
+    if clean(text) != text:
+        raise Rejected("reason: not one printable line")
+    return text

@@ -1,0 +1,200 @@
+"""A signed rebuild: what one operator built, from what, under which policy, and its answer to the claim.
+
+The signed form is an in-toto Statement v1 with SLSA provenance v1 (``provenance``) in DSSE.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from coattest.errors import Rejected
+from coattest.strictjson import Fields
+from coattest_verify.quorum.members.file import QuorumPolicy
+from coattest_verify.quorum.statements.claim import (
+    COMMIT,
+    RELEASE,
+    SHA256,
+    WORD,
+    Claimed,
+    ProfileResult,
+    read_profiles,
+)
+
+AGREE, DISSENT, COULD_NOT_BUILD = "agree", "dissent", "could-not-build"
+OUTCOMES = (AGREE, DISSENT, COULD_NOT_BUILD)
+
+HOST = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}")
+"""A host's name or pseudonym."""
+
+MAX_REASON = 500
+"""Characters of the reason that a dissenter gives."""
+
+MAX_INPUTS = 4096
+"""Locked inputs that one statement names; the shipped lock has about 150."""
+
+
+class Input(NamedTuple):
+    """One locked input. A tuple, because a quorum reads hundreds of thousands of them."""
+
+    name: str
+    version: str
+    sha256: str
+    kind: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What only a machine that built can say."""
+
+    route: str
+    commit: str | None
+    kernel_compiled: bool
+    kernel_sha256: str
+    tool_version: str
+    tool_sha256: str
+    isolation: Mapping[str, Any] = field(hash=False)
+    inputs: tuple[Input, ...] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """One operator's answer. ``built`` is None and ``profiles`` empty when it could not build."""
+
+    operator: str
+    outcome: str
+    reason: str | None
+    release: str
+    architecture: str
+    tree_sha256: str
+    lock_sha256: str
+    claim_sha256: str
+    profiles: Mapping[str, ProfileResult] = field(hash=False)
+    built: Built | None
+    quorum_version: int
+    quorum_sha256: str
+    round: str
+    time: datetime
+    inputs_confirmed: bool = False
+    """Whether ``verify inputs`` confirmed every pin of the lock on the operator's machine."""
+    host: str | None = None
+    """The machine, as its operator states it: a name, or a pseudonym of this quorum and round."""
+    salt: str | None = None
+    """What opens the operator's commitment to this result (``coattest_verify.quorum.commitments``), hex."""
+
+    @property
+    def target(self) -> tuple[str, str, str, str]:
+        """What was to be built: two results for one target are a contradiction."""
+        return self.release, self.architecture, self.tree_sha256, self.lock_sha256
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A build report (rebuild.json) as far as a statement needs it."""
+
+    release: str
+    architecture: str
+    dirty: bool
+    tree_sha256: str
+    lock_sha256: str
+    profiles: Mapping[str, ProfileResult]
+    built: Built
+    inputs_confirmed: bool = False
+
+    @classmethod
+    def read(cls, value: Any) -> Report:
+        """From the JSON of a BuildReport. Fields that it does not know are the builder's business.
+
+        Raises Rejected.
+        """
+        fields = Fields(value, "")
+        fields.exactly("format", "coattest-build/v1")
+        source, kernel, tool = fields.fields("source"), fields.fields("kernel"), fields.fields("tool")
+        return cls(
+            release=fields.text("release", RELEASE),
+            architecture=fields.text("architecture", WORD),
+            dirty=source.boolean("dirty"),
+            tree_sha256=source.text("tree_sha256", SHA256),
+            lock_sha256=source.text("lock_sha256", SHA256),
+            profiles=read_profiles(fields),
+            built=Built(
+                route=fields.text("route", WORD),
+                commit=source.optional("commit", lambda name: source.text(name, COMMIT)),
+                kernel_compiled=kernel.boolean("compiled_here"),
+                kernel_sha256=kernel.text("sha256", SHA256),
+                tool_version=tool.text("version", WORD),
+                tool_sha256=tool.text("sha256", SHA256),
+                isolation=fields.mapping("isolation", low=0, high=64),
+                inputs=tuple(_input(item) for item in fields.items("inputs", high=MAX_INPUTS)),
+            ),
+        )
+
+    def differences(self, claim: Claimed) -> tuple[str, ...]:
+        """How this build differs from a claim, most telling first; empty when nothing does."""
+        found = []
+        for name in ("tree_sha256", "lock_sha256", "release", "architecture"):
+            mine, theirs = getattr(self, name), getattr(claim, name)
+            if mine != theirs:
+                found.append(f"{name} {mine[:16]} instead of {theirs[:16]}")
+        for profile in sorted({*claim.profiles, *self.profiles}):
+            if profile not in self.profiles:
+                found.append(f"{profile}: not built here")
+            elif profile not in claim.profiles:
+                found.append(f"{profile}: not in the claim")
+            else:
+                differs = self.profiles[profile].differences(claim.profiles[profile])
+                found += [f"{profile}: {difference}" for difference in differs]
+        return tuple(found)
+
+
+def _input(value: Any) -> Input:
+    if not isinstance(value, dict):
+        raise Rejected("inputs: not objects")
+    texts = [value.get(name) for name in ("name", "version", "sha256", "kind", "path")]
+    if not all(isinstance(text, str) for text in texts) or not SHA256.fullmatch(value["sha256"]):
+        raise Rejected("inputs: name, version, sha256, kind and path are texts, sha256 lower-case hex")
+    return Input(*texts)  # type: ignore[arg-type]  # checked above
+
+
+def statement_for(
+    report: Report | None,
+    claim: Claimed,
+    policy: QuorumPolicy,
+    *,
+    operator: str,
+    outcome: str,
+    now: datetime,
+    reason: str | None = None,
+    host: str | None = None,
+    salt: str | None = None,
+) -> Statement:
+    """The statement that ``operator`` is about to sign; ``report`` is None for "could not build"."""
+    return Statement(
+        operator=operator,
+        outcome=outcome,
+        reason=clean(reason) if reason else None,
+        release=report.release if report else claim.release,
+        architecture=report.architecture if report else claim.architecture,
+        tree_sha256=report.tree_sha256 if report else claim.tree_sha256,
+        lock_sha256=report.lock_sha256 if report else claim.lock_sha256,
+        claim_sha256=claim.sha256,
+        profiles=report.profiles if report else {},
+        built=report.built if report else None,
+        quorum_version=policy.version,
+        quorum_sha256=policy.sha256,
+        round=policy.round,
+        time=now.replace(microsecond=0),
+        inputs_confirmed=report.inputs_confirmed if report else False,
+        host=host,
+        salt=salt if report else None,
+    )
+
+
+def clean(text: str) -> str:
+    """A reason as one printable line of at most MAX_REASON characters."""
+    line = " ".join(text.split())
+    return "".join(character if character.isprintable() else "?" for character in line)[:MAX_REASON]

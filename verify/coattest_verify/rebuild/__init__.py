@@ -1,0 +1,1 @@
+"""A member's own work: rebuild, compare with the claim, measure again, answer."""

@@ -1,0 +1,104 @@
+"""The result of ``verify inputs`` as a JSON document, and what a statement takes from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from coattest.errors import Rejected, UsageError
+from coattest.strictjson import MAX_SIZE, Fields, parse
+from coattest_verify.quorum.members.file import utc
+from coattest_verify.quorum.statements.claim import SHA256
+from coattest_verify.rebuild.inputs.check import Pin, Suite, Verdict
+from coattest_verify.rebuild.inputs.problems import Problem
+
+FORMAT = "coattest-inputs/v1"
+MAX_PINS = 4096
+INPUTS_FILE = "inputs.json"
+"""The name that ``verify sign-pcrs`` looks for beside rebuild.json."""
+
+
+def to_json(verdict: Verdict) -> dict[str, Any]:
+    """The document. Digests are lower-case hex, times ISO 8601 in UTC."""
+    return {
+        "format": FORMAT,
+        "lock_sha256": verdict.lock_sha256,
+        "time": utc(verdict.time),
+        "confirmed": verdict.confirmed,
+        "suites": [_suite(suite) for suite in verdict.suites],
+        "pins": [_pin(pin) for pin in verdict.pins],
+    }
+
+
+def _problem(problem: Problem) -> dict[str, Any]:
+    return {
+        "reason": problem.code,
+        "subject": problem.subject,
+        "detail": problem.detail,
+        "contradicts": problem.contradicts,
+    }
+
+
+def _suite(suite: Suite) -> dict[str, Any]:
+    release = suite.release
+    return {
+        "name": suite.name,
+        "inrelease_sha256": suite.release_sha256,
+        "date": utc(release.date) if release else None,
+        "valid_until": utc(release.valid_until) if release and release.valid_until else None,
+        "signed_by": list(suite.signers),
+        "problems": [_problem(problem) for problem in suite.problems],
+    }
+
+
+def _pin(pin: Pin) -> dict[str, Any]:
+    return {
+        "kind": pin.kind,
+        "name": pin.name,
+        "version": pin.version,
+        "sha256": pin.sha256,
+        "suite": pin.suite,
+        "confirmed": not pin.problems,
+        "problems": [_problem(problem) for problem in pin.problems],
+    }
+
+
+def inputs_confirmed(folder: Path, lock_sha256: str) -> bool:
+    """Whether FOLDER/inputs.json says that every pin of exactly this lock was confirmed.
+
+    False when there is no such file, or it is about another lock. Raises UsageError when it does not parse.
+    """
+    path = folder / INPUTS_FILE
+    try:
+        with path.open("rb") as file:
+            fields = Fields(parse(file.read(MAX_SIZE + 1), max_size=MAX_SIZE), "")
+        fields.exactly("format", FORMAT)
+        same = fields.text("lock_sha256", SHA256) == lock_sha256
+        return fields.boolean("confirmed") and same
+    except FileNotFoundError:
+        return False
+    except Rejected as error:
+        raise UsageError(error.what, where=str(path), reason="bad-inputs") from None
+
+
+def confirmations(path: Path, lock_sha256: str) -> dict[str, bool]:
+    """Which pins a document confirms, by the names that ``verify review`` shows.
+
+    Raises UsageError when there is no such file, it does not parse, or it is about another lock.
+    """
+    try:
+        with path.open("rb") as file:
+            fields = Fields(parse(file.read(MAX_SIZE + 1), max_size=MAX_SIZE), "")
+        fields.exactly("format", FORMAT)
+        if fields.text("lock_sha256", SHA256) != lock_sha256:
+            raise UsageError("is about another lock", where=str(path), reason="other-lock")
+        found = {}
+        for index, item in enumerate(fields.items("pins", high=MAX_PINS)):
+            pin = Fields(item, f"pins[{index}]")
+            name = f"wheel {pin.text('name')}" if pin.text("kind") == "wheel" else pin.text("name")
+            found[name] = pin.boolean("confirmed")
+    except FileNotFoundError:
+        raise UsageError("no such file", where=str(path), hint="verify inputs --out writes it") from None
+    except Rejected as error:
+        raise UsageError(error.what, where=str(path), reason="bad-inputs") from None
+    return found

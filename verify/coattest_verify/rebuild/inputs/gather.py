@@ -1,0 +1,124 @@
+"""Fetches suites from a mirror, checks their signatures, and hands what is to be believed to ``check``."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import urllib.error
+import urllib.request
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from coattest.progress import Reporter
+from coattest_build.image import ImageSpec
+from coattest_build.inputs.debian import Package
+from coattest_build.inputs.lock import Lock
+from coattest_verify.rebuild.inputs import wheels
+from coattest_verify.rebuild.inputs.check import Suite, Verdict, judge
+from coattest_verify.rebuild.inputs.clearsign import signed_text
+from coattest_verify.rebuild.inputs.packages import read_index
+from coattest_verify.rebuild.inputs.problems import BadRelease, Problem, TooLarge, Unreachable
+from coattest_verify.rebuild.inputs.release import MAX_INDEX_PACKED, Release, judge_release, parse_release
+
+if TYPE_CHECKING:
+    from pysequoia import Cert
+
+MAX_RELEASE = 4 * 1024 * 1024
+"""Bytes of an InRelease file; bookworm's has 150 KB."""
+
+TIMEOUT_SECONDS = 60
+
+
+def check_lock(
+    lock: Lock,
+    lock_sha256: str,
+    spec: ImageSpec,
+    mirrors: Sequence[str],
+    certificates: Sequence[Cert],
+    *,
+    now: datetime,
+    reporter: Reporter,
+) -> Verdict:
+    """The verdict on a lock, from the first of ``mirrors`` that answers and from pip's index."""
+    names = {package.name for package in lock.packages}
+
+    def suite(name: str) -> Suite:
+        return read_suite(mirrors, name, spec, names, certificates, now=now)
+
+    with ThreadPoolExecutor(4) as pool, reporter.step("Asking the archive and the package index"):
+        found_wheels = {pin.name: pool.submit(wheels.check, pin) for pin in lock.wheels}
+        suites = list(pool.map(suite, spec.suites))
+        problems = {name: task.result() for name, task in found_wheels.items()}
+    return judge(lock, lock_sha256, suites, problems, now=now)
+
+
+def read_suite(
+    mirrors: Sequence[str],
+    name: str,
+    spec: ImageSpec,
+    names: Collection[str],
+    certificates: Sequence[Cert],
+    *,
+    now: datetime,
+) -> Suite:
+    """A suite's packages called one of ``names``, believed along an unbroken chain from a signature."""
+    folder = f"dists/{name}"
+    data = fetch(mirrors, [f"{folder}/InRelease"], MAX_RELEASE, name)
+    if isinstance(data, Problem):
+        return Suite(name, problems=(data,))
+    digest = hashlib.sha256(data).hexdigest()
+    signed = signed_text(data, certificates, name)
+    if isinstance(signed, Problem):
+        return Suite(name, digest, problems=(signed,))
+    release = parse_release(signed.text, name)
+    if isinstance(release, Problem):
+        return Suite(name, digest, signers=signed.signers, problems=(release,))
+    problems = judge_release(release, name, now=now)
+    if problems:
+        return Suite(name, digest, release, signed.signers, problems=problems)
+    packages = _index(mirrors, name, spec, names, release)
+    if isinstance(packages, Problem):
+        return Suite(name, digest, release, signed.signers, problems=(packages,))
+    return Suite(name, digest, release, signed.signers, packages)
+
+
+def _index(
+    mirrors: Sequence[str],
+    suite: str,
+    spec: ImageSpec,
+    names: Collection[str],
+    release: Release,
+) -> Mapping[str, tuple[Package, ...]] | Problem:
+    folder = f"dists/{suite}"
+    directory = f"{spec.component}/binary-{spec.debian_architecture}"
+    listed = release.files.get(f"{directory}/Packages.xz")
+    if listed is None or listed.size > MAX_INDEX_PACKED:
+        return BadRelease(suite, f"lists no {directory}/Packages.xz of a sane size")
+    # By its digest first: a mirror that is updating then still has the one that this InRelease means.
+    by_hash = [f"{folder}/{directory}/by-hash/SHA256/{listed.sha256}"] if release.by_hash else []
+    data = fetch(mirrors, [*by_hash, f"{folder}/{directory}/Packages.xz"], listed.size + 1, suite)
+    return data if isinstance(data, Problem) else read_index(data, listed, names, suite)
+
+
+def fetch(mirrors: Sequence[str], paths: Sequence[str], limit: int, subject: str) -> bytes | Problem:
+    """At most ``limit`` bytes of the first path that the first answering mirror has.
+
+    An index is asked for one byte more than is signed, so a longer one shows as another one.
+    """
+    failures = []
+    for mirror in mirrors:
+        for path in paths:
+            request = urllib.request.Request(f"{mirror}/{path}", headers={"User-Agent": "coattest"})  # noqa: S310
+            try:
+                with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:  # noqa: S310
+                    data: bytes = response.read(limit + 1)
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                code = f"HTTP {error.code}" if isinstance(error, urllib.error.HTTPError) else None
+                failures.append(f"{path}: {code or getattr(error, 'reason', None) or error}")
+                continue
+            if len(data) > limit:
+                return TooLarge(subject, f"{path}: more than {limit} bytes")
+            return data
+    return Unreachable(subject, failures[-1][:300] if failures else "no mirror")

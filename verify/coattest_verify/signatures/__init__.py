@@ -1,0 +1,1 @@
+"""Keys and signatures: whose key it is, and DSSE envelopes."""

@@ -1,0 +1,97 @@
+"""DSSE envelopes (secure-systems-lab/dsse, protocol 1.0.2), read strictly and verified against given keys.
+
+The payload type is part of what is signed, so a signature for one purpose never serves another.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from coattest.errors import Rejected
+from coattest.strictjson import MAX_SIZE, Fields, canonical, parse
+from coattest_verify.signatures.keys import PublicKey, public_key_of
+
+MAX_SIGNATURES = 16
+"""Signatures on one envelope; each costs a verification per key of the operator."""
+
+_KEYID = re.compile(r"[0-9A-Za-z_.:/+=-]{0,256}")
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """A payload, its type, and signatures as (key id hint, signature)."""
+
+    payload_type: str
+    payload: bytes
+    signatures: tuple[tuple[str, bytes], ...]
+
+    @classmethod
+    def decode(cls, data: bytes, payload_type: str, *, max_size: int = MAX_SIZE) -> Envelope:
+        """Parse an envelope of the given payload type. Raises Rejected."""
+        fields = Fields(parse(data, max_size=max_size), "")
+        fields.exactly("payloadType", payload_type, reason="payload-type")
+        payload = _base64(fields.text("payload", limit=max_size), "payload")
+        signatures = []
+        for index, item in enumerate(fields.items("signatures", low=1, high=MAX_SIGNATURES)):
+            entry = Fields(item, f"signatures[{index}]")
+            keyid = entry.text("keyid", _KEYID) if entry.has("keyid") else ""
+            signatures.append((keyid, _base64(entry.text("sig"), "sig")))
+            entry.done()
+        fields.done()
+        return cls(payload_type, payload, tuple(signatures))
+
+    @property
+    def pae(self) -> bytes:
+        """What is signed: the Pre-Authentication Encoding."""
+        return pae(self.payload_type, self.payload)
+
+    def signers(self, keys: Sequence[PublicKey]) -> tuple[PublicKey, ...]:
+        """Those of ``keys`` that signed this envelope; the key ids in it are ignored."""
+        message = self.pae
+        return tuple(
+            key for key in keys if any(key.verifies(signature, message) for _, signature in self.signatures)
+        )
+
+    def encode(self) -> bytes:
+        """The envelope as JSON with a final newline."""
+        return (
+            canonical(
+                {
+                    "payloadType": self.payload_type,
+                    "payload": base64.b64encode(self.payload).decode(),
+                    "signatures": [
+                        {"keyid": keyid, "sig": base64.b64encode(signature).decode()}
+                        for keyid, signature in self.signatures
+                    ],
+                }
+            )
+            + b"\n"
+        )
+
+
+def pae(payload_type: str, payload: bytes) -> bytes:
+    """DSSE's Pre-Authentication Encoding."""
+    kind = payload_type.encode()
+    return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
+
+
+def sign(signer: Any, payload_type: str, payload: bytes) -> Envelope:
+    """An envelope with one signature by a securesystemslib signer."""
+    signature = signer.sign(pae(payload_type, payload))
+    keyid = public_key_of(signer).keyid
+    return Envelope(payload_type, payload, ((keyid, bytes.fromhex(signature.signature)),))
+
+
+def _base64(text: str, name: str) -> bytes:
+    try:
+        data = base64.b64decode(text.encode("ascii"), validate=True)
+    except ValueError:
+        raise Rejected(f"{name}: not base64") from None
+    # Only the last four characters can have another spelling: padding, or bits that mean nothing.
+    if len(text) % 4 or base64.b64encode(data[-(len(data) % 3 or 3) :]).decode() != text[-4:]:
+        raise Rejected(f"{name}: not canonical base64")
+    return data

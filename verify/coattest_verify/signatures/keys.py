@@ -1,0 +1,311 @@
+"""Operators' keys: Ed25519, ECDSA P-256 and P-384; the public half as data, the private half as a signer.
+
+Identity is the key *material*: the SHA-256 of the SubjectPublicKeyInfo in its one DER encoding. A key id is
+only a hint.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.hashes import SHA256, SHA384
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    KeySerializationEncryption,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_der_public_key,
+    load_pem_private_key,
+    load_pem_public_key,
+)
+from securesystemslib.signer import (
+    CryptoSigner,  # pyright: ignore[reportPrivateImportUsage]
+    Signer,  # pyright: ignore[reportPrivateImportUsage]
+    SSlibKey,  # pyright: ignore[reportPrivateImportUsage]
+)
+
+from coattest.errors import EnvironmentFailure, FoundFalse, UsageError
+from coattest.files import write_atomic
+
+SCHEMES = {
+    "ed25519": "ed25519",
+    "p256": "ecdsa-sha2-nistp256",
+    "p384": "ecdsa-sha2-nistp384",
+}
+"""Key types by the name used on the command line; the values are securesystemslib's scheme names."""
+
+PASSPHRASE_FILE = "COATTEST_PASSPHRASE_FILE"  # noqa: S105  (a variable's name)
+"""Environment variable naming a file whose first line is the passphrase of key files."""
+
+MAX_KEY_FILE = 64 * 1024
+"""Bytes of a key file; an encrypted P-384 key in PKCS#8 has about 500."""
+
+_P25519 = 2**255 - 19
+# The y coordinates of the points of small order (RFC 7748, section 7; "Taming the many EdDSAs", table 1).
+_SMALL_ORDER_Y = {
+    0,
+    1,
+    _P25519 - 1,
+    0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826,
+    0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7,
+}
+
+
+class BadKey(FoundFalse):
+    """A public key that is not accepted."""
+
+    default_reason = "bad-key"
+
+
+class KeyUnreadable(UsageError):
+    """A key file that cannot be read, decrypted or used."""
+
+    default_reason = "key-file"
+
+
+@dataclass(frozen=True, slots=True)
+class PublicKey:
+    """A public key; equal when the material is equal."""
+
+    spki: bytes
+    """SubjectPublicKeyInfo, DER, canonical."""
+    scheme: str = field(compare=False)
+    _key: Any = field(compare=False, repr=False)
+
+    @property
+    def keyid(self) -> str:
+        """securesystemslib's key id (SHA-256 of its canonical JSON, hex); what in-toto names links by."""
+        return str(SSlibKey.from_crypto(self._key).keyid)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the SPKI, lower-case hex."""
+        return hashlib.sha256(self.spki).hexdigest()
+
+    @property
+    def text(self) -> str:
+        """The form used in ``quorum.toml``: base64 of the SPKI."""
+        return base64.b64encode(self.spki).decode()
+
+    @property
+    def pem(self) -> bytes:
+        """The key as a PEM file."""
+        pem: bytes = self._key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        return pem
+
+    @classmethod
+    def from_spki(cls, spki: bytes) -> PublicKey:
+        """Read a DER SubjectPublicKeyInfo. Raises BadKey for other types, encodings and weak points."""
+        try:
+            key = load_der_public_key(spki)
+        except (ValueError, UnsupportedAlgorithm, TypeError):
+            raise BadKey("not a public key in DER") from None
+        return cls._of(key, spki)
+
+    @classmethod
+    def from_text(cls, text: str) -> PublicKey:
+        """Read the form of ``quorum.toml``. Raises BadKey."""
+        try:
+            spki = base64.b64decode(text.encode("ascii"), validate=True)
+        except ValueError:
+            raise BadKey("not base64") from None
+        if base64.b64encode(spki).decode() != text:
+            raise BadKey("not canonical base64")
+        return cls.from_spki(spki)
+
+    @classmethod
+    def from_pem(cls, pem: bytes) -> PublicKey:
+        """Read a PEM public key. Raises BadKey."""
+        try:
+            key = load_pem_public_key(pem)
+        except (ValueError, UnsupportedAlgorithm, TypeError):
+            raise BadKey("not a public key in PEM") from None
+        return cls._of(key, key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
+
+    @classmethod
+    def _of(cls, key: Any, spki: bytes) -> PublicKey:
+        # One key, one encoding: otherwise one key under two encodings would count as two (FACTS, section 9).
+        if key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) != spki:
+            raise BadKey("not the canonical encoding of this key")
+        if isinstance(key, ed25519.Ed25519PublicKey):
+            raw = key.public_bytes(Encoding.Raw, PublicFormat.Raw)
+            y = int.from_bytes(raw, "little") & (2**255 - 1)
+            if y >= _P25519 or y in _SMALL_ORDER_Y:
+                raise BadKey("an Ed25519 point that is not canonical or of small order")
+            return cls(spki, SCHEMES["ed25519"], key)
+        if isinstance(key, ec.EllipticCurvePublicKey):
+            if isinstance(key.curve, ec.SECP256R1):
+                return cls(spki, SCHEMES["p256"], key)
+            if isinstance(key.curve, ec.SECP384R1):
+                return cls(spki, SCHEMES["p384"], key)
+        raise BadKey("not an Ed25519, P-256 or P-384 key")
+
+    def verifies(self, signature: bytes, message: bytes) -> bool:
+        """Whether ``signature`` (Ed25519 raw, ECDSA in DER, as securesystemslib has them) is this key's."""
+        try:
+            if isinstance(self._key, ed25519.Ed25519PublicKey):
+                self._key.verify(signature, message)
+            else:
+                digest = SHA256() if self.scheme == SCHEMES["p256"] else SHA384()
+                self._key.verify(signature, message, ec.ECDSA(digest))
+        except InvalidSignature:
+            return False
+        return True
+
+    def sslib(self) -> dict[str, Any]:
+        """The key as securesystemslib's and in-toto's dictionary, key id included."""
+        known: dict[str, Any] = SSlibKey.from_crypto(self._key).to_dict()
+        return {**known, "keyid": self.keyid}
+
+
+def public_key_of(signer: Any) -> PublicKey:
+    """The public half of a securesystemslib signer. Raises BadKey when it is of another type."""
+    # Public API only: the PEM (or raw hex, for Ed25519) of the signer's own key dictionary.
+    public = signer.public_key.keyval["public"]
+    if signer.public_key.keytype == "ed25519":
+        raw = ed25519.Ed25519PublicKey.from_public_bytes(bytes.fromhex(public))
+        return PublicKey.from_spki(raw.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
+    return PublicKey.from_pem(public.encode())
+
+
+def generate(path: Path, kind: str = "ed25519", passphrase: bytes | None = None) -> PublicKey:
+    """Make a private key at ``path`` (PKCS#8 PEM, mode 0600, encrypted when a passphrase is given).
+
+    ``kind`` is one of SCHEMES. The public key is written beside it, with ``.pub`` appended. Never overwrites:
+    raises UsageError.
+    """
+    if kind not in SCHEMES:
+        raise UsageError(f"key type {kind!r}", hint=f"one of {', '.join(SCHEMES)}")
+    if path.exists() or path.is_symlink():
+        raise UsageError(
+            "is already there", where=str(path), hint="a key file is never overwritten", reason="exists"
+        )
+    key: Any
+    if kind == "ed25519":
+        key = ed25519.Ed25519PrivateKey.generate()
+    else:
+        key = ec.generate_private_key(ec.SECP256R1() if kind == "p256" else ec.SECP384R1())
+    protection: KeySerializationEncryption = (
+        BestAvailableEncryption(passphrase) if passphrase else NoEncryption()
+    )
+    content = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, protection)
+    public = PublicKey.from_pem(
+        key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    write_atomic(path.with_name(path.name + ".pub"), public.pem)
+    return public
+
+
+def load_public(path: Path) -> PublicKey:
+    """The public key in a PEM file. Raises KeyUnreadable."""
+    try:
+        return PublicKey.from_pem(_read(path))
+    except BadKey as error:
+        raise KeyUnreadable(error.what, where=str(path)) from None
+
+
+def load_signer(path: Path, passphrase: Callable[[], bytes] | None = None) -> Any:
+    """A securesystemslib signer for a PKCS#8 PEM file; ``.public_key`` and ``.sign(bytes)``.
+
+    An encrypted file is opened with ``passphrase()``, which is asked only then; by default it is the first
+    line of the file that COATTEST_PASSPHRASE_FILE names. Raises KeyUnreadable.
+    """
+    content = _read(path)
+    try:
+        key = _decrypt(content, passphrase or passphrase_from_environment)
+        signer = CryptoSigner(key)
+        public_key_of(signer)
+    except (ValueError, UnsupportedAlgorithm, BadKey):
+        raise KeyUnreadable(
+            "not an Ed25519, P-256 or P-384 private key in PKCS#8 PEM, or the passphrase is wrong",
+            where=str(path),
+        ) from None
+    return signer
+
+
+URI_SCHEMES = ("awskms", "azurekms", "gcpkms", "hsm")
+"""securesystemslib's signers that hold a key elsewhere; ``hsm:`` is PKCS#11."""
+
+PROBE = b"coattest/key-probe/v1"
+
+
+def load_remote_signer(uri: str, candidates: Sequence[PublicKey], ask: Callable[[str], str]) -> Any:
+    """A signer for one of securesystemslib's URIs, which belongs to one of ``candidates``.
+
+    Such a signer wants its public key told; when there are several candidates a signature shows which it is.
+    ``ask`` is called with the name of a secret (``pin``) when the signer wants one. Raises KeyUnreadable when
+    it is none of them, EnvironmentFailure when its library or service fails.
+    """
+    for public in candidates:
+        known = SSlibKey.from_crypto(public._key)
+        try:
+            signer = Signer.from_priv_key_uri(uri, known, ask)
+            signature = bytes.fromhex(signer.sign(PROBE).signature)
+        except (ValueError, TypeError) as error:
+            raise KeyUnreadable(str(error) or "not a signer's URI", where=uri) from None
+        except Exception as error:
+            # Each signer has its cloud's or its token's own exceptions, with no common root.
+            raise EnvironmentFailure(f"{type(error).__name__}: {error}", where=uri, reason="signer") from None
+        if public.verifies(signature, PROBE):
+            return signer
+    raise KeyUnreadable(
+        "holds none of the keys that quorum.toml has for this operator", where=uri, reason="other-key"
+    )
+
+
+def is_remote(key: str) -> bool:
+    """Whether a ``--key`` names a signer elsewhere and not a file."""
+    return key.partition(":")[0] in URI_SCHEMES and ":" in key
+
+
+def passphrase_from_environment() -> bytes:
+    """The first line of the file named by COATTEST_PASSPHRASE_FILE. Raises KeyUnreadable."""
+    name = os.environ.get(PASSPHRASE_FILE)
+    if not name:
+        raise KeyUnreadable("the key is encrypted", hint=f"set {PASSPHRASE_FILE}, or use --passphrase-file")
+    return read_passphrase(Path(name))
+
+
+def read_passphrase(path: Path) -> bytes:
+    """The first line of a file, without its end of line. Raises KeyUnreadable when it is empty."""
+    line = _read(path).split(b"\n", 1)[0].rstrip(b"\r")
+    if not line:
+        raise KeyUnreadable("the first line is empty", where=str(path))
+    return line
+
+
+def _decrypt(content: bytes, passphrase: Callable[[], bytes]) -> Any:
+    try:
+        return load_pem_private_key(content, None)
+    except TypeError:
+        # cryptography's word for "encrypted, and no password was given".
+        return load_pem_private_key(content, passphrase())
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_KEY_FILE + 1)
+    except FileNotFoundError:
+        raise KeyUnreadable("no such file", where=str(path), hint="verify keygen makes one") from None
+    except OSError as error:
+        raise EnvironmentFailure(error.strerror or "cannot be read", where=str(path)) from None
+    if len(content) > MAX_KEY_FILE:
+        raise KeyUnreadable(f"larger than {MAX_KEY_FILE} bytes", where=str(path))
+    return content
