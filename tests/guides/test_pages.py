@@ -15,7 +15,7 @@ from support.guides import ROOT, Command, blocks_of
 
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
-OUTSIDE = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "attestations/README.md")
+OUTSIDE = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "attestations/README.md")
 LINKED = [*PAGES, *sorted(DOCS.glob("adr/*.md")), *(ROOT / page for page in OUTSIDE)]
 NOT_OURS = {"docs/attestation_process.md"}
 """A path in AWS's repository that a page names as its source."""
