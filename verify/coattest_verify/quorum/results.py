@@ -28,7 +28,7 @@ MAX_IMAGE = 2**40
 EMPTY_PCR2 = (
     "21b9efbc184807662e966d34f390821309eeac6802309798826296bf3e8bec7c10edb30948c90ba67310f7b964fc500a"
 )
-"""PCR2 of an image without application ramdisk: it pins nothing. SHA-384 of 48 zeros and SHA-384 of no bytes."""
+"""PCR2 of an image without application ramdisk (48 zero bytes, extended by no bytes): it pins nothing."""
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 SHA384 = re.compile(r"[0-9a-f]{96}")
