@@ -75,6 +75,28 @@ def test_the_index_of_decisions_names_each_once_by_its_title() -> None:
     ] == []
 
 
+RECORDS = sorted((DOCS / "adr").glob("[0-9]*.md"))
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.name)
+def test_a_record_has_the_one_form(record: Path) -> None:
+    """A date, then question, decision, why and consequence, each once, in about half a page."""
+    text = record.read_text()
+    title, _, date, *_ = text.splitlines()
+    assert title.startswith(f"# {int(record.name[:4])}. ")
+    assert re.fullmatch(r"Date: \d{4}-\d{2}-\d{2}", date)
+    parts = re.findall(r"^\*\*(\w+)\.\*\*", text, re.MULTILINE)
+    assert parts == ["Question", "Decision", "Why", "Consequence"]
+    assert len(text.split()) <= 350
+
+
+def test_ten_records_are_marked_as_the_first_to_read() -> None:
+    """The index says which ten matter most, and that it does."""
+    index = (DOCS / "adr" / "README.md").read_text()
+    marked = re.findall(r"^- \d+\. \[[^]]+\]\([^)]+\) \*\*\(ten\)\*\*$", index, re.MULTILINE)
+    assert len(marked) == 10
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_files_that_a_page_names_are_there(page: Path) -> None:
     """A path of this repository in a sentence (`docs/..`, `tests/..`, a room) leads to a file or folder."""
