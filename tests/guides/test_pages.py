@@ -15,7 +15,7 @@ from support.guides.blocks import ROOT, Command, blocks_of
 
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
-OUTSIDE = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "attestations/README.md")
+OUTSIDE = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "attestations/README.md")
 LINKED = [*PAGES, *sorted(DOCS.glob("adr/*.md")), *(ROOT / page for page in OUTSIDE)]
 NOT_OURS = {"docs/attestation_process.md"}
 """A path in AWS's repository that a page names as its source."""
@@ -73,6 +73,28 @@ def test_the_index_of_decisions_names_each_once_by_its_title() -> None:
         for number, title, name in listed
         if (DOCS / "adr" / name).read_text().splitlines()[0] != f"# {number}{title}"
     ] == []
+
+
+RECORDS = sorted((DOCS / "adr").glob("[0-9]*.md"))
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.name)
+def test_a_record_has_the_one_form(record: Path) -> None:
+    """A date, then question, decision, why and consequence, each once, in about half a page."""
+    text = record.read_text()
+    title, _, date, *_ = text.splitlines()
+    assert title.startswith(f"# {int(record.name[:4])}. ")
+    assert re.fullmatch(r"Date: \d{4}-\d{2}-\d{2}", date)
+    parts = re.findall(r"^\*\*(\w+)\.\*\*", text, re.MULTILINE)
+    assert parts == ["Question", "Decision", "Why", "Consequence"]
+    assert len(text.split()) <= 350
+
+
+def test_ten_records_are_marked_as_the_first_to_read() -> None:
+    """The index says which ten matter most, and that it does."""
+    index = (DOCS / "adr" / "README.md").read_text()
+    marked = re.findall(r"^- \d+\. \[[^]]+\]\([^)]+\) \*\*\(ten\)\*\*$", index, re.MULTILINE)
+    assert len(marked) == 10
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -2,7 +2,7 @@
 
 The format is the kernel's (``Documentation/driver-api/early-userspace/buffer-format.rst``), which is far more
 liberal than what is accepted here: it takes hard links, devices, archives one after another and names in any
-order. The rules are in ADR 0011. Reading holds one header and the names in memory, never a file's content.
+order. The rules are in ADR 11. Reading holds one header and the names in memory, never a file's content.
 """
 
 from __future__ import annotations

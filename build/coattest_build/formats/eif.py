@@ -107,7 +107,7 @@ class Layout:
 def read_layout(file: BinaryIO) -> Layout:
     """Read and check an image's structure and its CRC-32, in one pass over the file.
 
-    Raises ImageError when the file is not an image, or when any rule of ADR 0010 is broken.
+    Raises ImageError when the file is not an image, or when any rule of ADR 10 is broken.
     """
     layout = read_structure(file)
     crc = zlib.crc32(header_bytes(file))

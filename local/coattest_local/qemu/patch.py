@@ -5,7 +5,7 @@ Debian's source lacks EDK2's blobs, so they are not unpacked (as in Debian's pat
 QEMU's NSM signs nothing: algorithm -1, zeros for signature and certificates. With the second change it hands
 the finished unsigned document to a signer on a Unix socket and returns what comes back, when the environment
 names one. What is in the document, the registers above all, is QEMU's own; so the rest of the chain (KMS,
-liveness, receipts) verifies documents from QEMU with the code that verifies any other. See docs/adr/0070.
+liveness, receipts) verifies documents from QEMU with the code that verifies any other. See ADR 70.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ is whole. ``SPOOL/NAME/result.cbor`` ends it. A job that another try cannot help
 ``SPOOL/NAME/failed.json`` and is left alone until that file is removed.
 
 No job waits for another's next attempt: nothing sleeps here, and a job whose attempt failed has a time of its
-own for the next one (ADR 190). One attempt runs at a time, as the enclave opens one auction at a time.
+own for the next one (ADR 150). One attempt runs at a time, as the enclave opens one auction at a time.
 """
 
 from __future__ import annotations

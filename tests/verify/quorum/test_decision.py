@@ -81,7 +81,7 @@ def test_could_not_build_is_a_dissent_until_a_result_follows(blocking: Operators
 
 
 def test_every_section_counts(three: Operators) -> None:
-    """Equal PCRs do not suffice: a boundary moved between two sections is a dissent (FACTS, section 2)."""
+    """Equal PCRs do not suffice: a boundary moved between two sections is a dissent (docs/quorum.md)."""
     moved = report_json()
     sections = moved["profiles"]["aws"]["sections"]
     sections[3]["size"], sections[4]["size"] = sections[3]["size"] + 512, sections[4]["size"] - 512

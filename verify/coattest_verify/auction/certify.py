@@ -1,7 +1,7 @@
 """A buyer's auction key and KMS key, certified by its operator's quorum key.
 
 The manifest of an auction names each buyer's key and KMS ARN. Without this certificate whoever writes the
-manifest could put its own key there (DESIGN, The auction, 1).
+manifest could put its own key there (docs/protocol.md, "Rule by rule").
 """
 
 from __future__ import annotations

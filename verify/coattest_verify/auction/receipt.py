@@ -15,7 +15,7 @@ is judged *at the document's own time*, as a signed mail is judged at the time i
 verifier's. What keeps that from being the enclave's word alone: the time is inside the signed document, and
 has to lie in the window that every buyer sealed. What remains is that a leaf key stolen from the hypervisor
 *later* could sign a backdated document; whoever can do that can already forge fresh ones within its hours of
-life (ADR 0080).
+life (ADR 80).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A commitment is a vote (``coattest_verify.quorum.votes``) whose note is the SHA-256 of the result with a
 secret salt, the operator, the policy and the round. The statement brings the salt. It was early when its
 entry in the log stands before the claim and before every statement about the same release, policy and round.
-The order is the one that operators cosigned, enough of them for an agreement (docs/adr/0121).
+The order is the one that operators cosigned, enough of them for an agreement (ADR 121).
 """
 
 from __future__ import annotations

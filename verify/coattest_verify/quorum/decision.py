@@ -229,7 +229,7 @@ def _conclude(
     objections += [*log.removed, *([log.problem] if log.problem else [])]
     if policy.dissent == "block":
         reasons += objections
-        # Silence may be a dissent that somebody removed (DESIGN, Who signs what); the log can tell.
+        # Silence may be a dissent that somebody removed (ADR 55); the log can tell.
         silent = [name for name in tally.missing if name not in log.excused]
         reasons += [f"{name} has not answered, and silence is not agreement" for name in silent]
     else:

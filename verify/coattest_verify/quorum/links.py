@@ -1,6 +1,6 @@
 """The same rebuild as classic in-toto links and a layout: stock ``in-toto-verify`` gives a second opinion.
 
-What in-toto 3.1 does with hostile files (FACTS, section 9: it executes a layout's inspections, counts one key
+What in-toto 3.1 does with hostile files (docs/quorum.md: it executes a layout's inspections, counts one key
 under two ids twice, accepts links of other steps) never happens: ``filtered`` hands on only links that it
 could have written itself from a statement that counts, signature aside.
 """

@@ -1,6 +1,6 @@
 """The count: which operators agree with the claim, which dissent, which files do not count, and why.
 
-No I/O and no clock. Rules, in the order in which they are applied to a file (DESIGN, Who signs what):
+No I/O and no clock. Rules, in the order in which they are applied to a file (docs/quorum.md):
 
 1. A plain file with a statement's name; strict JSON within limits; a DSSE envelope of in-toto's payload type.
 2. Signed by a key of the operator that the file's name says. Only then the payload is parsed.

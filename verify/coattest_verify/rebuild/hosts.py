@@ -1,7 +1,7 @@
 """The machine that an operator states in its statement: a name that it chose, or a pseudonym of this machine.
 
 A pseudonym shows that two operators used one machine, when both are honest. It proves nothing about a liar,
-who states what it likes (docs/adr/0120).
+who states what it likes (ADR 120).
 """
 
 from __future__ import annotations

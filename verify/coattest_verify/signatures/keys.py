@@ -134,7 +134,7 @@ class PublicKey:
 
     @classmethod
     def _of(cls, key: Any, spki: bytes) -> PublicKey:
-        # One key, one encoding: otherwise one key under two encodings would count as two (FACTS, section 9).
+        # One key, one encoding: otherwise one key under two encodings would count as two (ADR 53).
         if key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) != spki:
             raise BadKey("not the canonical encoding of this key")
         if isinstance(key, ed25519.Ed25519PublicKey):

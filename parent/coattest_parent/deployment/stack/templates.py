@@ -146,7 +146,7 @@ def _role(settings: Settings) -> dict[str, Any]:
             {"ArnLike": {"ec2:SourceInstanceARN": _sub(_ACCOUNT)}},
         ),
         _allow("FetchReleases", ["s3:GetObject"], _sub("${Artifacts.Arn}/releases/*")),
-        # What is there already is read and compared, never replaced (ADR 151).
+        # What is there already is read and compared, never replaced (ADR 150).
         _allow("StoreResults", ["s3:GetObject", "s3:PutObject"], _sub("${Results.Arn}/results/*")),
         _allow(
             "WriteLogs",

@@ -29,7 +29,7 @@ PAGE_LOTS = 2000
 
 PAGE_RESULT_MAX = 8 * 1024 * 1024
 """Bytes of a result file that a page carries: about 200,000 lots, and 11 MB of page. A page of a larger one
-has neither the bytes nor the script, and says so (ADR 191).
+has neither the bytes nor the script, and says so (ADR 160).
 """
 
 BROWSER_CHECKS = {

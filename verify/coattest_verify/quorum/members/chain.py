@@ -1,6 +1,6 @@
 """From a pinned root to the policy in force.
 
-Rules (DESIGN, Who signs what), in the order in which they are checked:
+Rules (docs/quorum.md, ADR 54), in the order in which they are checked:
 
 1. The bytes with the root's SHA-256 are version 1, and *every* operator named there signed them.
 2. Version n+1 names the digest of version n and is signed by the thresholds of n and of n+1.

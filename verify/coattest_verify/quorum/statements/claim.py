@@ -21,14 +21,14 @@ MAX_CLAIM = 256 * 1024
 
 MAX_PROFILES = 16
 MAX_SECTIONS = 32
-"""Sections of an EIF (FACTS, section 1)."""
+"""Sections of an EIF (MAX_NUM_SECTIONS in aws-nitro-enclaves-image-format)."""
 
 MAX_IMAGE = 2**40
 
 EMPTY_PCR2 = (
     "21b9efbc184807662e966d34f390821309eeac6802309798826296bf3e8bec7c10edb30948c90ba67310f7b964fc500a"
 )
-"""PCR2 of an image without application ramdisk: it pins nothing (FACTS, section 2)."""
+"""PCR2 of an image without application ramdisk (48 zero bytes, extended by no bytes): it pins nothing."""
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 SHA384 = re.compile(r"[0-9a-f]{96}")
