@@ -165,7 +165,7 @@ def verify(party: BigAuction, result_file: bytes) -> None:
         party.manifest.encode(),
         party.decision,
         root=LOCAL_SIMULATOR,
-        check_certificate=Authority(party.decision, party.operators.policy).check_certificate,
+        check_certificate=Authority(party.decision, party.members.policy).check_certificate,
         now=datetime.now(timezone.utc),
     )
     assert verdict.ok, verdict.failures
@@ -179,8 +179,8 @@ def end_to_end(lots: int) -> dict[str, Any]:
         enclave() as program,
     ):
         cloud = Cloud.make(running)
-        operators, decided = agreed(Path(scratch) / "quorum", tuple(sorted(cloud.buyers)))
-        party = BigAuction(Path(scratch) / "auction", cloud, operators, decided, lots)
+        members, decided = agreed(Path(scratch) / "quorum", tuple(sorted(cloud.buyers)))
+        party = BigAuction(Path(scratch) / "auction", cloud, members, decided, lots)
         clock = [time.monotonic()]
         digests = party.bid()
         clock.append(time.monotonic())
@@ -237,8 +237,8 @@ def scale(lots: int, buyers: int, image: Path | None) -> dict[str, Any]:
             services.start(scratch / "aws", accounts=accounts_of(names), quiet=True)
         )
         pcrs, address, pid = stack.enter_context(started_enclave(image, scratch))
-        operators, decided = agreed(scratch / "quorum", names, pcrs)
-        party = BigAuction(scratch / "auction", Cloud.make(running, names), operators, decided, lots)
+        members, decided = agreed(scratch / "quorum", names, pcrs)
+        party = BigAuction(scratch / "auction", Cloud.make(running, names), members, decided, lots)
         bid = party.make_bid()
         party.seal(party.bid())
         seal = party.make_seal()

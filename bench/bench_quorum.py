@@ -1,6 +1,6 @@
 """How long a decision over 1,000 statements takes, as a ratio to bare signature checks in the same run.
 
-python bench/bench_quorum.py [--json] [--statements N] [--operators N] [--rounds N]
+python bench/bench_quorum.py [--json] [--statements N] [--members N] [--rounds N]
 
 Seconds are of this process's processor time, so that other programs show less; rounds of the decision and of
 the bare checks alternate, and the best round of each counts. The bare checks verify the same signatures over
@@ -26,7 +26,7 @@ from coattest_verify.quorum.statements.provenance import PAYLOAD_TYPE
 from coattest_verify.signatures.dsse import Envelope
 
 if TYPE_CHECKING:
-    from support.verify.members import Operators
+    from support.verify.members import Members
 
 ROOT = Path(__file__).resolve().parent.parent
 GOAL_SECONDS = 3.0
@@ -40,31 +40,31 @@ def clocked(work: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
-def prepare(folder: Path, statements: int, operators: int) -> tuple[Operators, int]:
-    """A quorum whose operators signed so many agreeing statements; and how many inputs each names."""
+def prepare(folder: Path, statements: int, members: int) -> tuple[Members, int]:
+    """A quorum whose members signed so many agreeing statements; and how many inputs each names."""
     sys.path.insert(0, str(ROOT / "tests"))
-    from support.verify.members import Operators, report_json  # noqa: PLC0415
+    from support.verify.members import Members, report_json  # noqa: PLC0415
 
-    names = [f"operator-{index}" for index in range(operators)]
-    quorum = Operators.make(folder, names, kinds=("ed25519",))
+    names = [f"member-{index}" for index in range(members)]
+    quorum = Members.make(folder, names, kinds=("ed25519",))
     lock, _ = locks.load(ROOT)
     inputs = len(lock.packages) + len(lock.wheels)
     report = report_json(inputs=inputs)
     quorum.claim(report)
     for index in range(statements):
-        name = names[index % operators]
+        name = names[index % members]
         age = timedelta(minutes=index)
         quorum.sign(name, report, name=f"rebuild.{name}.{index}.intoto.json", age=age)
     return quorum, inputs
 
 
-def bare_checks(quorum: Operators) -> Callable[[], None]:
+def bare_checks(quorum: Members) -> Callable[[], None]:
     """Verify every statement's signature, and nothing else."""
     checks = []
     for path in quorum.attestations.glob("rebuild.*.json"):
-        party = quorum.policy.operator(path.name.split(".")[1])
+        party = quorum.policy.member(path.name.split(".")[1])
         if party is None:
-            raise SystemExit(f"{path.name}: not an operator's")
+            raise SystemExit(f"{path.name}: not a member's")
         envelope = Envelope.decode(path.read_bytes(), PAYLOAD_TYPE)
         checks.append((party.keys[0], envelope.signatures[0][1], envelope.pae))
 
@@ -76,10 +76,10 @@ def bare_checks(quorum: Operators) -> Callable[[], None]:
     return run
 
 
-def measure(statements: int, operators: int, rounds: int) -> dict[str, Any]:
+def measure(statements: int, members: int, rounds: int) -> dict[str, Any]:
     """Best seconds of the decision and of the bare checks, and their ratio."""
     with tempfile.TemporaryDirectory() as folder:
-        quorum, inputs = prepare(Path(folder), statements, operators)
+        quorum, inputs = prepare(Path(folder), statements, members)
         bare = bare_checks(quorum)
         decide, raw = [], []
         for _ in range(rounds):
@@ -87,7 +87,7 @@ def measure(statements: int, operators: int, rounds: int) -> dict[str, Any]:
             raw.append(clocked(bare))
     return {
         "statements": statements,
-        "operators": operators,
+        "members": members,
         "inputs_each": inputs,
         "decide_seconds": min(decide),
         "bare_seconds": min(raw),
@@ -102,15 +102,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--statements", type=int, default=1000)
-    parser.add_argument("--operators", type=int, default=100)
+    parser.add_argument("--members", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    result = measure(options.statements, options.operators, options.rounds)
+    result = measure(options.statements, options.members, options.rounds)
     if options.json:
         print(json.dumps(result, indent=2))
         return
     print(
-        f"{result['statements']} statements of {result['operators']} operators, "
+        f"{result['statements']} statements of {result['members']} members, "
         f"{result['inputs_each']} inputs each, load {result['load']:.1f}"
     )
     print(f"  decided               {result['decide_seconds']:6.2f} s    goal {result['goal_seconds']:.1f} s")

@@ -144,7 +144,7 @@ def test_a_code_that_the_page_cannot_know_is_refused(monkeypatch: pytest.MonkeyP
         "UsageError('no', reason=str(1))",
         "somebody.makes('no', reason='made-up')",
         "emit_json({'reason': 'made-up'})",
-        "error.reason = 'made-up'",
+        "error.code = 'made-up'",
     ):
         source = reasons.Source("coattest_build.new", module, ast.parse(text))
         monkeypatch.setattr(reasons, "sources", lambda source=source: [source])

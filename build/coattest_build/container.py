@@ -224,7 +224,7 @@ def read_isolation(path: Path) -> dict[str, Any]:
     if weak:
         raise EnvironmentFailure(
             f"the compile stage was not confined: {', '.join(weak)}",
-            reason="no-sandbox",
+            code="no-sandbox",
             where="container route",
         )
     return {

@@ -29,7 +29,7 @@ MAX_FILE = 1024 * 1024
 class BadImageFile(UsageError):
     """image.toml does not say what it must, or says more."""
 
-    default_reason = "bad-image-toml"
+    default_code = "bad-image-toml"
 
 
 @dataclass(frozen=True, slots=True)

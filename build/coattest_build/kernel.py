@@ -75,13 +75,13 @@ LOG_LINES = 3
 class CompileFailed(EnvironmentFailure):
     """The compiler or make ended with an error."""
 
-    default_reason = "compile-failed"
+    default_code = "compile-failed"
 
 
 class OptionLost(UsageError):
     """The resolved configuration does not have what the fragment asks for."""
 
-    default_reason = "kernel-option"
+    default_code = "kernel-option"
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ MAX_BYTES = 256 * 1024 * 1024
 class BadSource(UsageError):
     """The source tree cannot be built from."""
 
-    default_reason = "bad-source"
+    default_code = "bad-source"
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +157,7 @@ def identity(source: Path, files: list[SourceFile]) -> tuple[str | None, tuple[s
         raise EnvironmentFailure(
             f"the repository cannot be read: {type(error).__name__} {error}",
             where=str(source / ".git"),
-            reason="bad-repository",
+            code="bad-repository",
         ) from error
     present = {file.path: (file.git_blob, file.executable) for file in files}
     relevant = {path: entry for path, entry in committed.items() if not _ignored(Path(path).name)}

@@ -26,6 +26,16 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
+OS_ERRORS = {
+    number: errno.errorcode[number].lower()
+    for number in (
+        errno.EACCES, errno.EADDRINUSE, errno.EAGAIN, errno.EBUSY, errno.ECONNREFUSED, errno.EEXIST,
+        errno.EINVAL, errno.EISDIR, errno.ELOOP, errno.EMFILE, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOSPC,
+        errno.ENOTDIR, errno.EPERM, errno.EROFS,
+    )
+}  # fmt: skip
+"""errno(3) and the code of an error for it; any other is ``os-error``."""
+
 Decorator = Callable[[Any], Any]
 
 json_option: Decorator = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
@@ -122,13 +132,13 @@ def from_os_error(error: OSError) -> EnvironmentFailure:
         error.strerror or type(error).__name__,
         where=str(error.filename) if error.filename else None,
         hint=hints.get(error.errno or 0),
-        reason=errno.errorcode.get(error.errno or 0, "os-error").lower(),
+        code=OS_ERRORS.get(error.errno or 0, "os-error"),
     )
 
 
 def _fail(name: str, error: CoattestError) -> None:
     if "--json" in sys.argv:
-        emit_json({"error": error.what, "where": error.where, "hint": error.hint, "reason": error.reason})
+        emit_json(error.to_json())
     err().print(f"{name}: {error}", style="red", markup=False)
     sys.exit(error.exit_code)
 

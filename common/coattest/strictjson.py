@@ -36,9 +36,9 @@ def canonical(value: Any) -> bytes:
 def parse(data: bytes, *, max_size: int = MAX_SIZE) -> Any:
     """The value of a JSON document. Raises Rejected for everything that has not exactly one reading."""
     if len(data) > max_size:
-        raise Rejected(f"larger than {max_size} bytes", reason="too-large")
+        raise Rejected(f"larger than {max_size} bytes", code="too-large")
     if _too_deep(data):
-        raise Rejected(f"nested deeper than {MAX_DEPTH}", reason="too-deep")
+        raise Rejected(f"nested deeper than {MAX_DEPTH}", code="too-deep")
     if b"\\" in data and b"\\ud" in data.lower():
         raise Rejected("escaped surrogate")
     try:
@@ -50,13 +50,13 @@ def parse(data: bytes, *, max_size: int = MAX_SIZE) -> Any:
             parse_constant=_no_float,
         )
     except RepeatedName as error:
-        raise Rejected(f"duplicate key {shown(error.name)}", reason="duplicate-key") from None
+        raise Rejected(f"duplicate key {shown(error.name)}", code="duplicate-key") from None
     except UnicodeDecodeError as error:
         raise Rejected(f"not UTF-8 at byte {error.start}") from None
     except json.JSONDecodeError as error:
         raise Rejected(f"not JSON: {error.msg} at line {error.lineno} column {error.colno}") from None
     except RecursionError:
-        raise Rejected(f"nested deeper than {MAX_DEPTH}", reason="too-deep") from None
+        raise Rejected(f"nested deeper than {MAX_DEPTH}", code="too-deep") from None
 
 
 def _too_deep(data: bytes) -> bool:
@@ -124,12 +124,12 @@ class Fields:
             raise Rejected(f"{self.at(name)}: {shown(value)} does not have the form {pattern.pattern}")
         return value
 
-    def exactly(self, name: str, expected: str, *, reason: str | None = None) -> None:
+    def exactly(self, name: str, expected: str, *, code: str | None = None) -> None:
         """Require the one value that this version knows."""
         value = self._get(name)
         if value != expected or not isinstance(value, str):
             found = shown(value) if isinstance(value, str) else type(value).__name__
-            raise Rejected(f"{self.at(name)}: {found} instead of {expected!r}", reason=reason)
+            raise Rejected(f"{self.at(name)}: {found} instead of {expected!r}", code=code)
 
     def choice(self, name: str, allowed: Sequence[str]) -> str:
         """One of the allowed strings."""
@@ -183,4 +183,4 @@ class Fields:
         """Refuse what nobody asked for."""
         unknown = sorted(set(self.values) - self._taken)
         if unknown:
-            raise Rejected(f"{self.at(shown(unknown[0]))}: unknown field", reason="unknown-field")
+            raise Rejected(f"{self.at(shown(unknown[0]))}: unknown field", code="unknown-field")

@@ -30,7 +30,7 @@ CID = "cid"
 class NotStarted(EnvironmentFailure):
     """The software host did not start the enclave."""
 
-    default_reason = "enclave-not-started"
+    default_code = "enclave-not-started"
 
 
 @click.group()
@@ -51,7 +51,7 @@ def run_enclave(
     """Start an enclave; returns when it listens."""
     folder = _folder(enclave_name)
     if any(found["EnclaveCID"] == enclave_cid for found in _described()):
-        raise UsageError(f"CID {enclave_cid} is in use", reason="cid")
+        raise UsageError(f"CID {enclave_cid} is in use", code="cid")
     command = [*LOCAL, "run-enclave", str(eif_path), "--directory", str(folder), "--detach", "--json"]
     command += ["--role-arn", os.environ[ROLE], "--instance-id", os.environ[INSTANCE]]
     done = subprocess.run(

@@ -29,7 +29,7 @@ STOP_SECONDS = 20.0
 class DirectoryBusy(UsageError):
     """Another enclave runs in the directory."""
 
-    default_reason = "enclave-directory-busy"
+    default_code = "enclave-directory-busy"
 
 
 def to_json(enclave: RunningEnclave | QemuEnclave, image: Path) -> dict[str, Any]:

@@ -107,10 +107,10 @@ def open_once(job: dict[str, Any]) -> int:
                 )
             answer = {"code": 0, "resumed": done.resumed}
         except CoattestError as error:
-            answer = {"code": error.exit_code, "reason": error.reason, "error": str(error)}
+            answer = {"code": error.exit_code, "reason": error.code, "error": str(error)}
         except OSError as error:
             failure = shell.from_os_error(error)
-            answer = {"code": 3, "reason": failure.reason, "error": str(failure)}
+            answer = {"code": 3, "reason": failure.code, "error": str(failure)}
         except BaseException:
             answer = {"code": CRASH, "error": traceback.format_exc()}
     resource.setrlimit(resource.RLIMIT_FSIZE, (NO_LIMIT, NO_LIMIT))

@@ -2,7 +2,7 @@
 
 S3, STS and KMS are ``nitro-local``'s, over TLS; the enclave is an image that ``nitro-local run-enclave`` has
 measured and unpacked, beside its NSM; the proxy is ``auction proxy``. What is killed is started again as an
-operator or systemd would do it: the same command.
+member or systemd would do it: the same command.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from faults.link import Link
 from faults.steps import VARIABLE, Steps
 from support.auction.auctions import ACCOUNTS
 from support.local.local_enclave import INSTANCE, ROOT, Cloud
-from support.verify.members import NOW, Operators, profile_json, report_json
+from support.verify.members import NOW, Members, profile_json, report_json
 
 BIN = Path(sys.executable).parent
 REGION = "eu-central-1"
@@ -327,9 +327,9 @@ def world(image: Path) -> Iterator[World]:
             made.end()
 
 
-def _quorum(folder: Path, pcrs: dict[str, str]) -> tuple[Operators, Decision]:
+def _quorum(folder: Path, pcrs: dict[str, str]) -> tuple[Members, Decision]:
     """Buyers who have all rebuilt and signed an image with these registers, and their decision."""
-    quorum = Operators.make(folder, BUYERS)
+    quorum = Members.make(folder, BUYERS)
     local = profile_json("local", "image.local.eif") | {"pcrs": pcrs}
     report = report_json(profiles={"aws": profile_json("aws"), "local": local})
     quorum.claim(report)

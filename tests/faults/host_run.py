@@ -157,7 +157,7 @@ class HostRun:
         for name in BUYERS:
             plan = plan_seal(
                 self.manifest,
-                operator=name,
+                member=name,
                 public_key=KEYS[name].public_key(),
                 decision=authority.decision.digest,
                 bids=bid_digests(self.manifest, S3Bids(self.world.accounts.as_buyer(name))),
@@ -228,7 +228,7 @@ class HostRun:
                     if event["event"] in done:
                         process.terminate()
                     if event["event"] in {"open-failed", "job-failed"}:
-                        answer = {"reason": event["reason"], "error": event["reason"]}
+                        answer = {"reason": event["code"], "error": event["code"]}
                         self.outcomes.append(Outcome(event["exit"], answer, time.monotonic() - started))
                         documented(self.outcomes[-1])
                         limit = None
@@ -243,7 +243,7 @@ class HostRun:
         require(code == 0, f"'auction serve' ended with {code}: {self.served[-3:]}")
 
     def _mend(self, failed: subprocess.Popen[bytes] | None = None) -> None:
-        """What an operator does: clocks, disk, what is down; and ``failed.json`` of a service goes away."""
+        """What a member does: clocks, disk, what is down; and ``failed.json`` of a service goes away."""
         self.world.steps.mend()
         self.world.settle()
         path = self.job / "failed.json"

@@ -61,7 +61,7 @@ def documented(outcome: Outcome) -> None:
     """A result, or one line with a reason that docs/operations.md has for that exit code."""
     require(outcome.code in CODES, f"exit {outcome.code}: {outcome.answer}")
     if outcome.code:
-        reason, text = outcome.answer["reason"], outcome.answer["error"]
+        reason, text = outcome.answer["code"], outcome.answer["error"]
         known = REASONS.get(outcome.code, set()) | (AWS_CODES if outcome.code == 3 else set())
         require(reason in known, f"an undocumented reason: {outcome.code} {reason}: {text}")
         require(text and "\n" not in text and len(text) < LINE_MAX, f"not one line: {text!r}")

@@ -126,7 +126,7 @@ def test_the_courier_opens_its_spool_and_sets_aside_what_it_cannot(here: World, 
     ).stderr
     events = [json.loads(line)["event"] for line in said.splitlines()]
     assert {"job-failed", "job-found", "open-finished", "published", "service-stopped"} <= {*events}
-    assert json.loads((tmp_path / "spool" / "bad" / "failed.json").read_text())["reason"] == "bad-seal"
+    assert json.loads((tmp_path / "spool" / "bad" / "failed.json").read_text())["code"] == "bad-seal"
     content = (job / "result.cbor").read_bytes()
     assert content == here.cloud.objects["/results/served/good.cbor"]
     outcomes = messages.Result.decode(messages.ResultFile.decode(content).result).lots
@@ -141,7 +141,7 @@ def test_after_the_publication_deadline_nothing_is_opened(here: World, tmp_path:
     words += ["--seal", str(job / "0.seal"), "--seal", str(job / "1.seal")]
     asked = here.cloud.calls.count("kms")
     refused = json.loads(auction_program(here, *words, expect=1).stdout)
-    assert refused["reason"] == "too-late"
+    assert refused["code"] == "too-late"
     assert here.cloud.calls.count("kms") == asked
     assert not (tmp_path / "result").exists()
     manifest = load_manifest(job / "manifest.cbor")

@@ -32,7 +32,7 @@ def diff(a: Path, b: Path, as_json: bool) -> int:
     try:
         comparison = compare(a, b)
     except ImageError as error:
-        raise UsageError(error.what, where=error.where, hint=error.hint, reason=error.reason) from None
+        raise UsageError(error.what, where=error.where, hint=error.hint, code=error.code) from None
     if as_json:
         emit_json(comparison.to_json())
     else:

@@ -64,7 +64,7 @@ class SignatureReport:
         """A JSON object with ``ok`` and the failures' codes."""
         return {
             "ok": not self.failures,
-            "failures": [{"reason": failure.code, "detail": failure.detail} for failure in self.failures],
+            "failures": [{"code": failure.code, "detail": failure.detail} for failure in self.failures],
             "certificate": {
                 "subject": self.subject,
                 "issuer": self.issuer,
@@ -139,7 +139,7 @@ class Description:
 
 def _ramdisk_json(ramdisk: Ramdisk) -> dict[str, Any]:
     if ramdisk.refused is not None:
-        refused = {"reason": ramdisk.refused.reason, "detail": ramdisk.refused.what}
+        refused = {"code": ramdisk.refused.code, "detail": ramdisk.refused.what}
         return {"index": ramdisk.index, "files": None, "refused": refused}
     return {"index": ramdisk.index, "files": [row.to_json() for row in ramdisk.files]}
 

@@ -40,7 +40,7 @@ class Difference:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object; absent values are left out."""
-        document: dict[str, Any] = {"reason": self.code, "where": self.where}
+        document: dict[str, Any] = {"code": self.code, "where": self.where}
         for name in ("a", "b", "offset"):
             if getattr(self, name) is not None:
                 document[name] = getattr(self, name)

@@ -47,9 +47,9 @@ _TYPES = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK)
 
 
 class RamdiskError(FoundFalse):
-    """The ramdisk is not an archive this reader accepts; ``reason`` names the rule that was broken."""
+    """The ramdisk is not an archive this reader accepts; ``code`` names the rule that was broken."""
 
-    default_reason = "cpio-malformed"
+    default_code = "cpio-malformed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +98,9 @@ class _Rules:
         self._name_bytes = 0
         self._content = 0
 
-    def fail(self, what: str, reason: str) -> RamdiskError | UsageError:
+    def fail(self, what: str, code: str) -> RamdiskError | UsageError:
         """The error to raise, for whoever is at fault."""
-        return self._failure(what, where=self._where, reason=reason)
+        return self._failure(what, where=self._where, code=code)
 
     def accept(self, name: str, mode: int, size: int) -> None:
         """Check the next entry against the ones before it; raise when it breaks a rule."""
@@ -234,7 +234,7 @@ def content_blocks(file: BinaryIO, entry: RamdiskEntry) -> Iterator[bytes]:
     while position < end:
         block = _read(file, position, min(BLOCK, end - position))
         if not block:
-            raise RamdiskError("the file became shorter while it was read", reason="cpio-truncated")
+            raise RamdiskError("the file became shorter while it was read", code="cpio-truncated")
         position += len(block)
         yield block
 
@@ -403,5 +403,5 @@ class _Tree:
             f"something is in the way of {name!r}",
             where=str(self._path),
             hint="unpack into an empty directory",
-            reason="cpio-destination",
+            code="cpio-destination",
         )

@@ -47,9 +47,9 @@ _SECTION = struct.Struct(">HHQ")
 
 
 class ImageError(FoundFalse):
-    """The file is not an image this reader accepts; ``reason`` names the rule that was broken."""
+    """The file is not an image this reader accepts; ``code`` names the rule that was broken."""
 
-    default_reason = "eif-malformed"
+    default_code = "eif-malformed"
 
 
 class SectionType(enum.IntEnum):
@@ -131,24 +131,22 @@ def read_structure(file: BinaryIO) -> Layout:
         raise ImageError(
             f"too short for an EIF header: {len(raw)} of {HEADER_SIZE} bytes",
             where=where,
-            reason="eif-truncated",
+            code="eif-truncated",
         )
     magic, version, flags, memory, cpus, reserved, count, *table = _HEADER.unpack(raw)
     offsets, sizes, (unused, crc) = table[:32], table[32:64], table[64:]
     if magic != MAGIC:
-        raise ImageError("not an EIF: it does not begin with .eif", where=where, reason="eif-magic")
+        raise ImageError("not an EIF: it does not begin with .eif", where=where, code="eif-magic")
     if version != VERSION:
-        raise ImageError(f"EIF version {version}; only {VERSION} is read", where=where, reason="eif-version")
+        raise ImageError(f"EIF version {version}; only {VERSION} is read", where=where, code="eif-version")
     if flags & ~FLAG_AARCH64:
-        raise ImageError(f"unknown header flags {flags:#06x}", where=where, reason="eif-flags")
+        raise ImageError(f"unknown header flags {flags:#06x}", where=where, code="eif-flags")
     if reserved or unused:
-        raise ImageError("reserved header fields are not zero", where=where, reason="eif-reserved")
+        raise ImageError("reserved header fields are not zero", where=where, code="eif-reserved")
     if not 0 < count <= MAX_SECTIONS:
-        raise ImageError(
-            f"{count} sections; 1 to {MAX_SECTIONS} are allowed", where=where, reason="eif-limit"
-        )
+        raise ImageError(f"{count} sections; 1 to {MAX_SECTIONS} are allowed", where=where, code="eif-limit")
     if any(offsets[count:]) or any(sizes[count:]):
-        raise ImageError("unused slots of the section table are not zero", where=where, reason="eif-reserved")
+        raise ImageError("unused slots of the section table are not zero", where=where, code="eif-reserved")
     sections = tuple(_walk(file, list(zip(offsets[:count], sizes[:count], strict=True)), file_size, where))
     _check_order(sections, where)
     return Layout(flags, memory, cpus, crc, sections, file_size)
@@ -165,41 +163,39 @@ def _walk(
             raise ImageError(
                 f"{at} {fault}: the table says {offset}, the walk is at {position}",
                 where=where,
-                reason="eif-overlap" if offset < position else "eif-gap",
+                code="eif-overlap" if offset < position else "eif-gap",
             )
         file.seek(position)
         raw = file.read(SECTION_HEADER_SIZE)
         if len(raw) < SECTION_HEADER_SIZE:
-            raise ImageError(f"the file ends inside the header of {at}", where=where, reason="eif-truncated")
+            raise ImageError(f"the file ends inside the header of {at}", where=where, code="eif-truncated")
         kind, flags, header_size = _SECTION.unpack(raw)
         try:
             section_type = SectionType(kind)
         except ValueError:
-            raise ImageError(
-                f"{at} has unknown type {kind}", where=where, reason="eif-section-type"
-            ) from None
+            raise ImageError(f"{at} has unknown type {kind}", where=where, code="eif-section-type") from None
         if flags:
-            raise ImageError(f"{at} has flags {flags:#06x}", where=where, reason="eif-section-flags")
+            raise ImageError(f"{at} has flags {flags:#06x}", where=where, code="eif-section-flags")
         if header_size != size:
             raise ImageError(
                 f"{at} has {header_size} bytes by its header and {size} by the table",
                 where=where,
-                reason="eif-table",
+                code="eif-table",
             )
         start = position + SECTION_HEADER_SIZE
         position = start + size
         if position > file_size:
             raise ImageError(
-                f"{at} ends at {position}, the file at {file_size}", where=where, reason="eif-truncated"
+                f"{at} ends at {position}, the file at {file_size}", where=where, code="eif-truncated"
             )
         if not 0 < size <= _LIMITS.get(section_type, size):
             raise ImageError(
-                f"{at} ({section_type.label}) has {size} bytes", where=where, reason="eif-section-size"
+                f"{at} ({section_type.label}) has {size} bytes", where=where, code="eif-section-size"
             )
         yield Section(section_type, start, size)
     if position != file_size:
         raise ImageError(
-            f"{file_size - position} bytes after the last section", where=where, reason="eif-trailing"
+            f"{file_size - position} bytes after the last section", where=where, code="eif-trailing"
         )
 
 
@@ -214,18 +210,18 @@ def _check_order(sections: Sequence[Section], where: str | None) -> None:
             raise ImageError(
                 f"{kinds.count(kind)} {kind.label} sections; exactly one is allowed",
                 where=where,
-                reason="eif-section-count",
+                code="eif-section-count",
             )
     if SectionType.RAMDISK not in kinds:
-        raise ImageError("no ramdisk", where=where, reason="eif-section-count")
+        raise ImageError("no ramdisk", where=where, code="eif-section-count")
     measured = [_ORDER.index(kind) for kind in kinds if kind in _ORDER]
     if measured != sorted(measured):
         raise ImageError(
-            "kernel, cmdline and ramdisks are not in this order", where=where, reason="eif-section-order"
+            "kernel, cmdline and ramdisks are not in this order", where=where, code="eif-section-order"
         )
     if SectionType.SIGNATURE in kinds[:-1]:
         raise ImageError(
-            "a signature that is not the one last section", where=where, reason="eif-section-order"
+            "a signature that is not the one last section", where=where, code="eif-section-order"
         )
 
 
@@ -239,7 +235,7 @@ def check_crc(layout: Layout, crc: int, *, where: str | None = None) -> None:
     """Raise ImageError when ``crc`` is not the one in the header."""
     if layout.crc32 != crc:
         raise ImageError(
-            f"CRC-32 is {crc:08x}, the header says {layout.crc32:08x}", where=where, reason="eif-crc"
+            f"CRC-32 is {crc:08x}, the header says {layout.crc32:08x}", where=where, code="eif-crc"
         )
 
 
@@ -255,7 +251,7 @@ def section_blocks(file: BinaryIO, section: Section, *, with_header: bool = Fals
         block = file.read(min(BLOCK, end - position))
         if not block:
             raise ImageError(
-                "the file became shorter while it was read", where=name_of(file), reason="eif-truncated"
+                "the file became shorter while it was read", where=name_of(file), code="eif-truncated"
             )
         position += len(block)
         yield block
@@ -354,7 +350,7 @@ def write_parts(
                 raise UsageError(
                     f"the {part.type.label} changed while it was read",
                     where=str(destination),
-                    reason="eif-source-changed",
+                    code="eif-source-changed",
                 )
         file.seek(CRC_OFFSET)
         file.write(struct.pack(">I", crc))
@@ -363,22 +359,20 @@ def write_parts(
 def _place(parts: Sequence[Part], where: str) -> list[Section]:
     """Give each part its offset; hold the writer to the reader's rules."""
     if len(parts) > MAX_SECTIONS:
-        raise UsageError(
-            f"{len(parts)} sections; at most {MAX_SECTIONS} fit", where=where, reason="eif-limit"
-        )
+        raise UsageError(f"{len(parts)} sections; at most {MAX_SECTIONS} fit", where=where, code="eif-limit")
     sections = []
     position = HEADER_SIZE
     for part in parts:
         if not 0 < part.size <= _LIMITS.get(part.type, part.size):
             raise UsageError(
-                f"a {part.type.label} of {part.size} bytes", where=where, reason="eif-section-size"
+                f"a {part.type.label} of {part.size} bytes", where=where, code="eif-section-size"
             )
         sections.append(Section(part.type, position + SECTION_HEADER_SIZE, part.size))
         position += SECTION_HEADER_SIZE + part.size
     try:
         _check_order(sections, where)
     except ImageError as error:
-        raise UsageError(error.what, where=where, reason=error.reason) from None
+        raise UsageError(error.what, where=where, code=error.code) from None
     return sections
 
 

@@ -113,7 +113,7 @@ def _pass(
             if every_section and not covered:
                 consumers.append(own)
             if feeder.feed(section.offset, section.size, consumers) != section.size:
-                raise eif.ImageError("the file became shorter while it was read", reason="eif-truncated")
+                raise eif.ImageError("the file became shorter while it was read", code="eif-truncated")
             if covered:
                 own = (image if section.type is SectionType.KERNEL else application).copy()
             if section.type is SectionType.RAMDISK and ramdisks == 1:

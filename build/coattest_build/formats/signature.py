@@ -84,7 +84,7 @@ class SignatureFailure:
 class SigningError(FoundFalse):
     """Certificate, key and image do not go together."""
 
-    default_reason = "signature-mismatch"
+    default_code = "signature-mismatch"
 
 
 # ---------------------------------------------------------------------- reading and checking
@@ -140,7 +140,7 @@ def check(signature: ImageSignature, pcr0: bytes, now: datetime) -> tuple[Signat
     try:
         algorithm = algorithm_of(signature.certificate)
     except SigningError as error:
-        return (*failures, SignatureFailure(error.reason, error.what))
+        return (*failures, SignatureFailure(error.code, error.what))
     if signature.algorithm != algorithm.cose:
         failures.append(
             SignatureFailure(
@@ -199,13 +199,11 @@ def algorithm_of(certificate: x509.Certificate) -> Algorithm:
     try:
         key = certificate.public_key()
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise SigningError(
-            f"the certificate's key is not usable: {error}", reason="certificate-key"
-        ) from None
+        raise SigningError(f"the certificate's key is not usable: {error}", code="certificate-key") from None
     for algorithm in ALGORITHMS:
         if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, algorithm.curve):
             return algorithm
-    raise SigningError("the certificate's key is not on P-256, P-384 or P-521", reason="certificate-key")
+    raise SigningError("the certificate's key is not on P-256, P-384 or P-521", code="certificate-key")
 
 
 def _single_certificate(pem: bytes) -> x509.Certificate:
@@ -237,11 +235,11 @@ def load_certificate(pem: bytes, *, where: str | None = None) -> x509.Certificat
         certificates = x509.load_pem_x509_certificates(pem)
     except (ValueError, x509.InvalidVersion) as error:
         raise SigningError(
-            f"not a PEM certificate: {error}", where=where, reason="certificate-malformed"
+            f"not a PEM certificate: {error}", where=where, code="certificate-malformed"
         ) from None
     if len(certificates) != 1:
         raise SigningError(
-            f"{len(certificates)} certificates; give one", where=where, reason="certificate-malformed"
+            f"{len(certificates)} certificates; give one", where=where, code="certificate-malformed"
         )
     return certificates[0]
 
@@ -276,7 +274,7 @@ def make_section(certificate: x509.Certificate, pcr0: bytes, sign: Sign, now: da
     )
     failures = check(parse(section), pcr0, now)
     if failures:
-        raise SigningError("; ".join(failure.detail for failure in failures), reason=failures[0].code)
+        raise SigningError("; ".join(failure.detail for failure in failures), code=failures[0].code)
     return section
 
 
@@ -367,4 +365,4 @@ class _Reader:
 
 
 def _malformed(what: str) -> ImageError:
-    return ImageError(f"the signature section is not AWS's encoding: {what}", reason="eif-signature")
+    return ImageError(f"the signature section is not AWS's encoding: {what}", code="eif-signature")

@@ -43,7 +43,7 @@ def sign_image(
         layout = eif.read_structure(file)
         if layout.of_type(SectionType.SIGNATURE) and not replace:
             raise UsageError(
-                "it is signed already", where=str(image), hint="give --replace", reason="eif-signed"
+                "it is signed already", where=str(image), hint="give --replace", code="eif-signed"
             )
         section = signature.make_section(certificate, bytes.fromhex(before.pcr0), sign, now)
         parts = [
@@ -77,14 +77,14 @@ def _from_file(path: Path, certificate: x509.Certificate) -> Sign:
         private = load_pem_private_key(path.read_bytes(), None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise UsageError(
-            f"not an unencrypted PEM private key: {error}", where=str(path), reason="signing-key"
+            f"not an unencrypted PEM private key: {error}", where=str(path), code="signing-key"
         ) from None
     algorithm = signature.algorithm_of(certificate)
     if (
         not isinstance(private, ec.EllipticCurvePrivateKey)
         or private.public_key() != certificate.public_key()
     ):
-        raise SigningError("the key is not the certificate's", where=str(path), reason="signature-mismatch")
+        raise SigningError("the key is not the certificate's", where=str(path), code="signature-mismatch")
     return lambda data: private.sign(data, ec.ECDSA(algorithm.hash, deterministic_signing=True))
 
 
@@ -105,7 +105,7 @@ def _from_uri(uri: str, certificate: x509.Certificate, ask: Callable[[str], str]
                 f"the signer failed: {message}",
                 where=uri,
                 hint="see the signer's requirements",
-                reason="signer-failed",
+                code="signer-failed",
             ) from error
 
     return sign

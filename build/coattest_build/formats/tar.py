@@ -28,13 +28,13 @@ PAX_IGNORED = ("mtime", "atime", "ctime", "uid", "gid", "uname", "gname", "comme
 class BadArchive(FoundFalse):
     """An archive is damaged or has members that a package must not have."""
 
-    default_reason = "bad-archive"
+    default_code = "bad-archive"
 
 
 class HostileArchive(BadArchive):
     """An archive has members whose only use is to do harm here."""
 
-    default_reason = "hostile-package"
+    default_code = "hostile-package"
 
 
 class Reader(Protocol):

@@ -25,7 +25,7 @@ DEBIAN_SUITE = re.compile(
 class NoMirror(EnvironmentFailure):
     """No mirror is configured."""
 
-    default_reason = "no-mirror"
+    default_code = "no-mirror"
 
 
 @dataclass(frozen=True, slots=True)

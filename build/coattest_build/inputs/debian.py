@@ -27,13 +27,13 @@ MAX_FIELD = 1024 * 1024  # librust-winapi-dev provides 300 KB of names
 class IndexMalformed(FoundFalse):
     """An index does not follow the format."""
 
-    default_reason = "bad-index"
+    default_code = "bad-index"
 
 
 class Unsatisfiable(UsageError):
     """No package satisfies a dependency."""
 
-    default_reason = "unsatisfiable"
+    default_code = "unsatisfiable"
 
 
 @dataclass(frozen=True, slots=True)

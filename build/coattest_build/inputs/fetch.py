@@ -36,19 +36,19 @@ Advance = Callable[[int], None]
 class Unreachable(EnvironmentFailure):
     """No mirror answered."""
 
-    default_reason = "mirror-unreachable"
+    default_code = "mirror-unreachable"
 
 
 class InputGone(EnvironmentFailure):
     """Every mirror answered and none has the input."""
 
-    default_reason = "input-gone"
+    default_code = "input-gone"
 
 
 class WrongContent(EnvironmentFailure):
     """A mirror served other bytes than the lock pins."""
 
-    default_reason = "wrong-hash"
+    default_code = "wrong-hash"
 
 
 class Stopped(Exception):

@@ -34,7 +34,7 @@ REFRESH = "run `eif lock` to write it anew"
 class BadLock(UsageError):
     """The lock does not parse or does not belong to image.toml."""
 
-    default_reason = "bad-lock"
+    default_code = "bad-lock"
 
 
 @dataclass(frozen=True, slots=True)

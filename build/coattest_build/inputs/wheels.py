@@ -44,13 +44,13 @@ MAX_UNPACKED = 256 * 1024 * 1024
 class WheelUnavailable(EnvironmentFailure):
     """pip could not bring a wheel, or brought another."""
 
-    default_reason = "wheel-unavailable"
+    default_code = "wheel-unavailable"
 
 
 class HostileWheel(FoundFalse):
     """A wheel's members would be written where they must not, or are too many or too large."""
 
-    default_reason = "hostile-wheel"
+    default_code = "hostile-wheel"
 
 
 def parse_requirements(text: str, where: str) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
@@ -179,7 +179,7 @@ def unpack(
                 with archive.open(member) as content:
                     tree.add_file(path, iter(lambda: content.read(1024 * 1024), b""))
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
-        raise FoundFalse(f"not a sound wheel: {error}", where=label, reason="bad-wheel") from error
+        raise FoundFalse(f"not a sound wheel: {error}", where=label, code="bad-wheel") from error
 
 
 def _is_script(name: PurePosixPath) -> bool:

@@ -36,7 +36,7 @@ COMPILE_ENVIRONMENT = {"LC_ALL": "C.UTF-8", "PATH": "/usr/bin", "TZ": "UTC0"}
 class BytecodeFailed(EnvironmentFailure):
     """The image's interpreter could not compile the image's modules."""
 
-    default_reason = "bytecode-failed"
+    default_code = "bytecode-failed"
 
 
 def prune_pattern(globs: tuple[str, ...]) -> re.Pattern[str]:

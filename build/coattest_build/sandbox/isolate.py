@@ -28,7 +28,7 @@ NAMESPACES = ("user", "mount", "pid", "net", "ipc", "uts")
 class SandboxUnavailable(EnvironmentFailure):
     """The isolation cannot be had here."""
 
-    default_reason = "no-sandbox"
+    default_code = "no-sandbox"
 
 
 def read_left(path: Path, *, most: int, failure: type[EnvironmentFailure]) -> bytes:

@@ -31,7 +31,7 @@ from coattest_enclave.protocol.fields import (
 PURPOSE = "coattest/manifest/v1"
 
 CERTIFICATE_MAX = 16 * 1024
-"""Bytes of an operator's certificate for a buyer's key."""
+"""Bytes of a member's certificate for a buyer's key."""
 
 _S3 = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/[!-~]{1,1024}")
 # Single-Region keys by full ARN: an alias can be pointed at another key at any time.
@@ -118,7 +118,7 @@ class KeyArn(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Buyer:
-    """One buyer: seal key (SPKI DER), operator's certificate (opaque here), KMS key ARN, bids URI."""
+    """One buyer: seal key (SPKI DER), member's certificate (opaque here), KMS key ARN, bids URI."""
 
     name: str
     key: bytes

@@ -21,7 +21,7 @@ START_TIMEOUT = 60.0
 class ServicesFailed(EnvironmentFailure):
     """The endpoint process did not come up."""
 
-    default_reason = "services-failed"
+    default_code = "services-failed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,10 +157,10 @@ def _detach(directory: Path, arguments: list[str], as_json: bool) -> int:
         code = process.wait()
         lines = (directory / HOST_LOG).read_text("utf-8", "replace").strip().splitlines()
         message = lines[-1].removeprefix("nitro-local: ") if lines else f"exit {code}"
-        failure = EnvironmentFailure(message, reason="enclave-not-started")
+        failure = EnvironmentFailure(message, code="enclave-not-started")
         err().print(f"nitro-local: {failure}", style="red", markup=False)
         if as_json:
-            emit_json({"error": message, "reason": failure.reason})
+            emit_json({"error": message, "code": failure.code})
         return code or 3
     _print(json.loads(record), as_json)
     return 0

@@ -59,7 +59,7 @@ def announce(house: House, name: str) -> Auction:
             party.run("auction", "keygen", "--out", "auction.key")
         record = shared / f"{name}.{buyer}.json"
         party.run(
-            "auction", "certify", "--key", "quorum.key", "--operator", buyer,
+            "auction", "certify", "--key", "quorum.key", "--member", buyer,
             "--auction-key", "auction.key.pub", "--kms-key", house.buyers[buyer].key_arn,
             "--bids", f"{house.buyers[buyer].bids_uri}/{name}.cose", "--out", record,
         )  # fmt: skip
@@ -82,7 +82,7 @@ def bid(
     table = party.home / f"{out}.csv"
     table.write_text("lot,amount\n" + "".join(f"{lot},{n}\n" for lot, n in zip(LOTS, amounts, strict=True)))
     party.run(
-        "auction", "bid", "--manifest", auction.manifest, "--operator", buyer, "--bids", table.name,
+        "auction", "bid", "--manifest", auction.manifest, "--buyer", buyer, "--bids", table.name,
         "--out", out, *(["--upload"] if upload else []), *house.endpoint, *house.trust.arguments,
         extra=house.buyers[buyer].environment,
     )  # fmt: skip
@@ -91,7 +91,7 @@ def bid(
 def seal_command(house: House, auction: Auction, buyer: str, own_bid: str) -> tuple[str, ...]:
     """A buyer's seal over the bid files as they are in the buckets now."""
     return (
-        "auction", "seal", "--manifest", str(auction.manifest), "--operator", buyer,
+        "auction", "seal", "--manifest", str(auction.manifest), "--buyer", buyer,
         "--auction-key", "auction.key", "--own-bid", own_bid, "--out", f"{auction.name}.seal",
         *house.endpoint, *house.trust.arguments,
     )  # fmt: skip
@@ -135,16 +135,16 @@ def no_result(
     what: str,
     auction: Auction,
     *,
-    reason: str,
+    code: str,
     enclave: str | None = None,
     sealed: Sequence[str] | None = None,
 ) -> None:
-    """Opening must fail for ``reason`` and leave no result behind."""
+    """Opening must fail for ``code`` and leave no result behind."""
     out = "refused.cbor"
     house.world.service.must_fail(
         what,
         *open_command(house, auction, out, enclave=enclave, sealed=sealed),
-        reason=reason,
+        code=code,
         extra=house.services.environment("service"),
     )
     if (house.world.service.home / out).exists():
@@ -192,7 +192,7 @@ def audit(house: House, buyer: str) -> None:
     """A buyer checks the log of its own key against the decision: one module id for its one manifest."""
     audited = house.world.buyers[buyer].run(
         "verify", "audit", house.services.trail, "--key", house.buyers[buyer].key_arn,
-        "--parent-role", house.service.role_arn, "--operator", buyer, *house.trust.arguments,
+        "--parent-role", house.service.role_arn, "--member", buyer, *house.trust.arguments,
     )  # fmt: skip
     modules = {entry["module_id"] for entry in audited["decrypts"]}
     count = sum(entry["count"] for entry in audited["decrypts"])

@@ -102,18 +102,18 @@ def found_the_quorum(world: World) -> Trust:
         world.stage.say(f"{name}'s key stays with {name}")
     first = world.buyers["buyer-1"]
     cached = [] if world.options.independent else ["--cached-kernel-counts"]
-    operators = [
+    members = [
         word
         for name, buyer in world.buyers.items()
-        for word in ("--operator", f"{name}={buyer.home / 'quorum.key.pub'}")
+        for word in ("--member", f"{name}={buyer.home / 'quorum.key.pub'}")
     ]
     made = first.run(
-        "verify", "quorum-init", *operators, "--threshold", "2", *cached,
+        "verify", "quorum-init", *members, "--threshold", "2", *cached,
         "--attestations", world.attestations,
     )  # fmt: skip
     for name, buyer in world.buyers.items():
         buyer.run(
-            "verify", "countersign", "--key", "quorum.key", "--operator", name,
+            "verify", "countersign", "--key", "quorum.key", "--member", name,
             "--attestations", world.attestations,
         )  # fmt: skip
     root = str(made["root"])
@@ -145,7 +145,7 @@ def rebuild_and_sign(world: World) -> None:
                 raise DemoFailed(f"{profile} differs from the service's", where=name)
             world.stage.say(f"{profile}: the same bytes as the service's")
         buyer.run(
-            "verify", "sign-pcrs", "--key", "quorum.key", "--operator", name, "--rebuild", "out",
+            "verify", "sign-pcrs", "--key", "quorum.key", "--member", name, "--rebuild", "out",
             "--attestations", world.attestations,
         )  # fmt: skip
 
@@ -165,7 +165,7 @@ def refuse_without_a_decision(world: World, trust: Trust, service: ServiceCloud)
     world.service.must_fail(
         "a deployment before anybody signed",
         *_apply(world, trust, service),
-        reason="no-decision",
+        code="no-decision",
     )
 
 
@@ -188,7 +188,7 @@ def put_policy(
     """``verify policy --apply`` by the key's owner."""
     administrator, break_glass = owned.administrators
     buyer.run(
-        "verify", "policy", *trust.arguments, "--operator", buyer.name, "--account", owned.account,
+        "verify", "policy", *trust.arguments, "--member", buyer.name, "--account", owned.account,
         "--parent-role", parent_role, "--administrator", administrator, "--break-glass", break_glass,
         "--encrypter", owned.encrypter, "--simulator", "--endpoint-url", services.endpoint,
         "--region", cloud.REGION, "--save-previous", "policies", "--apply", owned.key_arn,

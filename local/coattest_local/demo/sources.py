@@ -47,7 +47,7 @@ def _clone(repository: Repo, destination: Path) -> str:
         "the repository changed while it was cloned",
         where=str(repository.path),
         hint="try again when nobody commits to it",
-        reason="checkout-changed",
+        code="checkout-changed",
     )
 
 

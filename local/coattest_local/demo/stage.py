@@ -35,7 +35,7 @@ ENTRY_POINTS = {
 class DemoFailed(FoundFalse):
     """A step of the demo did not end as it must."""
 
-    default_reason = "demo-failed"
+    default_code = "demo-failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,17 +154,17 @@ class Party:
         return done.document
 
     def must_fail(
-        self, what: str, *argv: str | Path, reason: str, extra: Mapping[str, str] | None = None
+        self, what: str, *argv: str | Path, code: str, extra: Mapping[str, str] | None = None
     ) -> None:
-        """Run a command that must be refused with exit 1 and with ``reason`` among its reasons."""
+        """Run a command that must be refused with exit 1 and with ``code`` among its reasons."""
         done = self.attempt(*argv, extra=extra)
         if done.code != 1:
             raise DemoFailed(
                 f"{what} was not refused (exit {done.code}): {done.errors[-600:]}", where=self.name
             )
-        if reason not in json.dumps(done.document) + done.errors:
+        if code not in json.dumps(done.document) + done.errors:
             raise DemoFailed(f"{what} was refused for another reason: {done.errors[-600:]}", where=self.name)
-        self.stage.refused(what, _why(done, reason))
+        self.stage.refused(what, _why(done, code))
 
     def _environment(self, extra: Mapping[str, str]) -> dict[str, str]:
         kept = {
@@ -192,10 +192,10 @@ def _short(word: str, home: Path) -> str:
     return word.replace(f"{home}/", "")
 
 
-def _why(done: Finished, reason: str) -> str:
-    """The sentence that goes with ``reason``, from the command's errors or from the failures it printed."""
+def _why(done: Finished, code: str) -> str:
+    """The sentence that goes with ``code``, from the command's errors or from the failures it printed."""
     if isinstance(done.document, dict):
         for failure in done.document.get("failures", []):
-            if str(failure.get("reason", "")).startswith(reason):
-                return f"{reason}: {failure['detail']}"
-    return done.errors.splitlines()[-1] if done.errors else reason
+            if str(failure.get("code", "")).startswith(code):
+                return f"{code}: {failure['detail']}"
+    return done.errors.splitlines()[-1] if done.errors else code

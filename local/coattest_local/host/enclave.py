@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 WARNING = (
-    "SIMULATOR: this software host protects nothing. Its operator reads everything inside, and the key of "
+    "SIMULATOR: this software host protects nothing. Whoever runs it reads everything inside, and the key of "
     "its attestation root is published. It is for trying the chain on one machine."
 )
 
@@ -57,13 +57,13 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 class ImageNotRunnable(FoundFalse):
     """The image has no application that this host could run."""
 
-    default_reason = "image-not-runnable"
+    default_code = "image-not-runnable"
 
 
 class EnclaveEnded(EnvironmentFailure):
     """The enclave's program ended or never listened; the message carries the end of its console."""
 
-    default_reason = "enclave-ended"
+    default_code = "enclave-ended"
 
 
 @dataclass(slots=True)
@@ -169,7 +169,7 @@ def run_enclave(
 def check_identity(role_arn: str, instance_id: str) -> None:
     """Raise UsageError unless the two have the form of a role's ARN and an instance id (PCR3 and PCR4)."""
     if not re.fullmatch(r"arn:aws[a-z-]*:iam::[0-9]{12}:role/[\w+=,.@/-]{1,512}", role_arn, re.ASCII):
-        raise UsageError(f"{role_arn!r} is not the ARN of an IAM role", reason="bad-role-arn")
+        raise UsageError(f"{role_arn!r} is not the ARN of an IAM role", code="bad-role-arn")
     if not re.fullmatch(r"i-[0-9a-f]{8,17}", instance_id):
         raise UsageError(f"{instance_id!r} is not an instance id", hint="i- and up to 17 hex digits")
 
@@ -183,7 +183,7 @@ def _unpack(image: Path, tree: Path) -> ImageMeasurements:
             raise UsageError(
                 f"the image is for {layout.architecture}, this machine is {os.uname().machine}",
                 where=str(image),
-                reason="wrong-architecture",
+                code="wrong-architecture",
             )
         applications = layout.of_type(eif.SectionType.RAMDISK)[1:]
         if not applications:
@@ -273,7 +273,7 @@ def _await_listener(
                 f"the enclave does not listen at {INSIDE}/{path.name} after {seconds:.0f} s: "
                 f"{console_tail(console)}",
                 hint="on this host a vsock port is a Unix socket of that name; --port names another port",
-                reason="enclave-silent",
+                code="enclave-silent",
             )
 
 

@@ -22,7 +22,7 @@ PARTS_OF_COSE_SIGN1 = 4
 class WrongDocument(FoundFalse):
     """What the guest sent is not a liveness document of its NSM over our nonce."""
 
-    default_reason = "wrong-document"
+    default_code = "wrong-document"
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,13 +62,13 @@ LOG_TAIL_LINES = 5
 class BuildDependenciesMissing(EnvironmentFailure):
     """QEMU cannot be compiled here."""
 
-    default_reason = "no-build-dependencies"
+    default_code = "no-build-dependencies"
 
 
 class QemuBuildFailed(EnvironmentFailure):
     """The compilation ended with an error."""
 
-    default_reason = "qemu-build-failed"
+    default_code = "qemu-build-failed"
 
 
 @dataclass(frozen=True, slots=True)

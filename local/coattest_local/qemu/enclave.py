@@ -52,7 +52,7 @@ REBOOTING = b"reboot: Restarting system"
 class EnclaveNotBooted(EnvironmentFailure):
     """QEMU or the guest ended, or the guest was silent for too long."""
 
-    default_reason = "not-booted"
+    default_code = "not-booted"
 
 
 @dataclass(slots=True)

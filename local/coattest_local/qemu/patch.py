@@ -114,7 +114,7 @@ EDITS = (
 class PatchDoesNotFit(EnvironmentFailure):
     """This version of QEMU has other source than the edits were made for."""
 
-    default_reason = "patch-does-not-fit"
+    default_code = "patch-does-not-fit"
 
 
 def apply(source: Path) -> None:

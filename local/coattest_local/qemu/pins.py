@@ -73,7 +73,7 @@ WHEELS = (
 class NotInIndex(EnvironmentFailure):
     """The mirror's index does not list what is needed."""
 
-    default_reason = "not-in-index"
+    default_code = "not-in-index"
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ SYSTEM_FIRMWARE = (Path("/usr/share/qemu"), Path("/usr/share/qboot"))
 class QemuMissing(EnvironmentFailure):
     """No QEMU here can boot an enclave image."""
 
-    default_reason = "no-qemu"
+    default_code = "no-qemu"
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ LOCAL_KMS = "kms.{region}.coattest.test"
 class MissingBid(FoundFalse):
     """A buyer's bid file is not where the manifest says."""
 
-    default_reason = "missing-bid"
+    default_code = "missing-bid"
 
 
 class BidSource(Protocol):
@@ -65,7 +65,7 @@ class S3Bids:
                 raise
         size, etag = head.get("ContentLength"), head.get("ETag")
         if not isinstance(size, int) or size < 0 or not etag:
-            raise AwsFailure("an answer without length or ETag", where=buyer.bids, reason="bad-answer")
+            raise AwsFailure("an answer without length or ETag", where=buyer.bids, code="bad-answer")
         return Part(buyer.name, size, _object(client, bucket, key, etag))
 
 
@@ -94,7 +94,7 @@ def bid_digests(manifest: messages.Manifest, source: BidSource) -> dict[str, byt
                 f"larger than any bid file: over {most} bytes",
                 where=buyer.bids,
                 hint="a manifest without that buyer",
-                reason="too-large",
+                code="too-large",
             )
         digest = hashlib.sha384()
         for piece in part.content:

@@ -74,7 +74,7 @@ def finish(
 
     def again(attempt: int, error: CoattestError, wait: float) -> None:
         tell.metrics.add("coattest_open_retries_total")
-        tell.event("open-retry", **names, attempt=attempt, reason=error.reason, wait=round(wait, 3))
+        tell.event("open-retry", **names, attempt=attempt, code=error.code, wait=round(wait, 3))
 
     def sent(stage: str, size: int) -> None:
         tell.metrics.add("coattest_sent_bytes_total", size)
@@ -108,7 +108,7 @@ def finish(
     except (CoattestError, OSError) as error:
         failure = from_os_error(error) if isinstance(error, OSError) else error
         tell.metrics.opened("failed")
-        tell.event("open-failed", **names, reason=failure.reason, exit=failure.exit_code)
+        tell.event("open-failed", **names, reason=failure.code, exit=failure.exit_code)
         raise failure from error
     tell.metrics.opened("resumed" if resumed else "result")
     tell.metrics.add("coattest_open_seconds_total", 0 if resumed else seconds)

@@ -26,7 +26,7 @@ writes"); 409 ConditionalRequestConflict means that another write is under way.
 class OtherResult(FoundFalse):
     """At the place of the result there is something else."""
 
-    default_reason = "other-result"
+    default_code = "other-result"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def earlier(sealed: Sealed, path: Path) -> messages.ResultFile | None:
             "there is a file that is not a result of this auction",
             where=str(path),
             hint="move it away, or give another --out",
-            reason="other-result",
+            code="other-result",
         )
     return found
 
@@ -84,9 +84,7 @@ def keep(sealed: Sealed, file: messages.ResultFile, path: Path) -> messages.Resu
         return file
     there = earlier(sealed, path)
     if there is None:
-        raise UsageError(
-            "a link that leads nowhere", where=str(path), hint="remove it", reason="other-result"
-        )
+        raise UsageError("a link that leads nowhere", where=str(path), hint="remove it", code="other-result")
     return there
 
 
@@ -107,7 +105,7 @@ def publish(sealed: Sealed, file: messages.ResultFile, uri: str, aws: Aws, regio
                 IfNoneMatch="*",
             )
     except AwsFailure as error:
-        if error.reason not in TAKEN:
+        if error.code not in TAKEN:
             raise
     else:
         return True
@@ -125,6 +123,6 @@ def publish(sealed: Sealed, file: messages.ResultFile, uri: str, aws: Aws, regio
             "the object there is another result of the same seal",
             where=uri,
             hint="keep both files and tell the buyers: 'verify receipt' says which of them is genuine",
-            reason="two-results",
+            code="two-results",
         )
     return False

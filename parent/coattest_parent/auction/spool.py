@@ -72,7 +72,7 @@ class Job:
     def load(self) -> Sealed:
         """Manifest and seals; raises UsageError for files that are not."""
         if not NAME.fullmatch(self.name):
-            raise UsageError("not a job's name", where=ascii(self.name), hint=NAME.pattern, reason="bad-name")
+            raise UsageError("not a job's name", where=ascii(self.name), hint=NAME.pattern, code="bad-name")
         path = self.directory / MANIFEST
         manifest = parse_manifest(_read(path, canonical.SIZE_MAX), str(path))
         paths = sorted(path for path in self.directory.iterdir() if path.name.endswith(SEAL))
@@ -81,7 +81,7 @@ class Job:
             messages.check_seals(manifest, seals)
         except MessageError as error:
             raise UsageError(
-                f"seals: {error}", where=str(self.directory), hint="one .seal per buyer", reason="bad-seal"
+                f"seals: {error}", where=str(self.directory), hint="one .seal per buyer", code="bad-seal"
             ) from None
         return Sealed(manifest, tuple(seals))
 
@@ -174,7 +174,7 @@ class Courier:
         wait = self.dice(0.0, PAUSE.bound(failures))
         self.telemetry.metrics.add("coattest_open_retries_total")
         self.telemetry.event(
-            "open-retry", job=job.name, attempt=failures, reason=failure.reason, wait=round(wait, 3)
+            "open-retry", job=job.name, attempt=failures, reason=failure.code, wait=round(wait, 3)
         )
         return Turn(now.timestamp() + wait, failures)
 
@@ -198,8 +198,8 @@ class Courier:
 
     def _fail(self, job: Job, error: CoattestError) -> bool:
         """Set a job aside; False when that cannot be written, so that it is judged again."""
-        self.telemetry.event("job-failed", job=job.name, reason=error.reason, exit=error.exit_code)
-        document = {"reason": error.reason, "exit": error.exit_code, "error": str(error)[:1000]}
+        self.telemetry.event("job-failed", job=job.name, code=error.code, exit=error.exit_code)
+        document = {"code": error.code, "exit": error.exit_code, "error": str(error)[:1000]}
         try:
             write_atomic(job.directory / FAILED, f"{json.dumps(document)}\n".encode())
         except OSError:
@@ -251,7 +251,7 @@ def only_courier(spool: Path) -> Iterator[None]:
                 "another courier serves this spool",
                 where=str(spool),
                 hint="one is enough",
-                reason="spool-in-use",
+                code="spool-in-use",
             ) from None
         yield
     finally:
@@ -263,7 +263,7 @@ def _failure(error: Exception) -> CoattestError:
         return error
     if isinstance(error, OSError):
         return from_os_error(error)
-    return EnvironmentFailure("unforeseen", hint="'auction open' by hand shows it", reason="internal")
+    return EnvironmentFailure("unforeseen", hint="'auction open' by hand shows it", code="internal")
 
 
 def _read(path: Path, most: int) -> bytes:
@@ -274,8 +274,8 @@ def _read(path: Path, most: int) -> bytes:
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     with os.fdopen(handle, "rb") as file:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise UsageError("not a plain file", where=str(path), reason="not-a-file")
+            raise UsageError("not a plain file", where=str(path), code="not-a-file")
         content = file.read(most + 1)
     if len(content) > most:
-        raise UsageError(f"larger than {most} bytes", where=str(path), reason="too-large")
+        raise UsageError(f"larger than {most} bytes", where=str(path), code="too-large")
     return content

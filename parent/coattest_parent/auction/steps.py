@@ -26,19 +26,19 @@ NO_PROXY = "none"
 class TooLate(FoundFalse):
     """The auction's closing time has passed."""
 
-    default_reason = "closed"
+    default_code = "closed"
 
 
 class PastDeadline(FoundFalse):
     """The auction's publication deadline has passed; a receipt from after it does not verify."""
 
-    default_reason = "too-late"
+    default_code = "too-late"
 
 
 class TooEarly(FoundFalse):
     """The auction's closing time is still to come; a receipt from before it does not verify."""
 
-    default_reason = "too-early"
+    default_code = "too-early"
 
 
 def time_left(manifest: messages.Manifest, now: datetime) -> float:
@@ -58,19 +58,19 @@ def time_left(manifest: messages.Manifest, now: datetime) -> float:
 
 def make_bid(
     manifest: messages.Manifest,
-    operator: str,
+    name: str,
     bids: Bids,
     aws: Aws,
     *,
     journal: SealJournal,
     when: datetime,
 ) -> bytes:
-    """An operator's encrypted bid file, its data key made by KMS; nothing is uploaded.
+    """a buyer's encrypted bid file, its data key made by KMS; nothing is uploaded.
 
     Raises TooLate after the closing time, AlreadySealed when the manifest was sealed here, and KMS's
     failures.
     """
-    buyer = buyer_of(manifest, operator)
+    buyer = buyer_of(manifest, name)
     if when.timestamp() >= manifest.closes:
         raise TooLate(
             f"bids closed at {moment_text(manifest.closes)}", hint="a late bid needs a new manifest"
@@ -78,7 +78,7 @@ def make_bid(
     if journal.sealed(manifest.digest) is not None:
         raise AlreadySealed("you have sealed this manifest", hint="a changed bid needs a new manifest")
     with aws_errors(buyer.kms):
-        return make_bid_file(manifest, operator, bids, aws.kms(region_of(buyer.kms)))
+        return make_bid_file(manifest, name, bids, aws.kms(region_of(buyer.kms)))
 
 
 def open_sealed(
@@ -105,7 +105,7 @@ def open_sealed(
         raise UsageError(
             "a local endpoint goes with an enclave on this machine only",
             where=enclave,
-            reason="local-not-loopback",
+            code="local-not-loopback",
         )
     sessions = Sessions(aws, role_arn, region_of(manifest.buyers[0].kms), telemetry or Telemetry())
 
@@ -147,6 +147,6 @@ class Sessions:
             if expired(error):
                 self._last = None
                 self.aws = self.aws.renewed()
-                self.telemetry.event("credentials-refreshed", reason=error.reason)
+                self.telemetry.event("credentials-refreshed", code=error.code)
                 self.telemetry.metrics.add("coattest_credentials_refreshed_total")
             raise

@@ -45,9 +45,8 @@ def aws_from(endpoint_url: str | None, ca_bundle: Path | None) -> Aws:
 manifest_option: Decorator = click.option(
     "--manifest", "manifest_path", type=FILE, required=True, help="manifest.cbor"
 )
-operator_option: Decorator = click.option(
-    "--operator", required=True, help="Your name in the quorum and the manifest."
-)
+member_option: Decorator = click.option("--member", required=True, help="Your name in the members file.")
+buyer_option: Decorator = click.option("--buyer", "name", required=True, help="Your name in the manifest.")
 journal_option: Decorator = click.option(
     "--journal",
     type=NEW_FOLDER,

@@ -49,13 +49,13 @@ Say = Callable[[str], None]
 class LiveMismatch(FoundFalse):
     """The running enclave's document does not verify against the decision."""
 
-    default_reason = "live-document"
+    default_code = "live-document"
 
 
 class Expired(FoundFalse):
     """The decision is none any more: its quorum.toml has expired."""
 
-    default_reason = "no-decision"
+    default_code = "no-decision"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ def require_local_profile(decision: Decision) -> None:
         raise UsageError(
             f"a decision of profile {decision.profile!r} cannot run on the software host",
             hint="use --profile local",
-            reason="bad-profile",
+            code="bad-profile",
         )
 
 
@@ -97,7 +97,7 @@ def require_in_force(decision: Decision, now: datetime) -> None:
     if now >= decision.expires:
         raise Expired(
             f"the decision expired at {decision.expires.isoformat()}",
-            hint="the operators sign a newer quorum.toml",
+            hint="the members sign a newer quorum.toml",
         )
 
 
@@ -223,9 +223,9 @@ def recorded(state: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise UsageError(f"not a deployment record: {error}", where=str(state), reason="bad-state") from None
+        raise UsageError(f"not a deployment record: {error}", where=str(state), code="bad-state") from None
     if not isinstance(value, dict) or value.get("format") != STATE_FORMAT:
-        raise UsageError(f"format is not {STATE_FORMAT}", where=str(state), reason="bad-state")
+        raise UsageError(f"format is not {STATE_FORMAT}", where=str(state), code="bad-state")
     return value
 
 

@@ -30,7 +30,7 @@ RECORD_MAX = 64 * 1024
 class RunnerFailure(EnvironmentFailure):
     """The nitro-cli-like program did not start an enclave."""
 
-    default_reason = "enclave-not-started"
+    default_code = "enclave-not-started"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ def require_plain(enclave: Enclave) -> None:
     """Refuse an enclave that its own runner calls anything but plain (nitro-cli: ``Flags``)."""
     if enclave.flags != "NONE":
         raise FoundFalse(
-            f"the enclave runs with flags {enclave.flags!r}", where=enclave.id, reason="debug-mode"
+            f"the enclave runs with flags {enclave.flags!r}", where=enclave.id, code="debug-mode"
         )
 
 
@@ -133,7 +133,7 @@ def require_local(enclave: Enclave) -> None:
     for address in (enclave.address, enclave.proxy):
         if not is_local(address):
             raise FoundFalse(
-                "a local decision is for this machine only", where=str(address), reason="local-not-loopback"
+                "a local decision is for this machine only", where=str(address), code="local-not-loopback"
             )
 
 

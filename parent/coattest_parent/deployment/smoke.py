@@ -75,7 +75,7 @@ def _check(name: str, ask: Callable[[], str]) -> Check:
 
 
 class _Unexpected(CoattestError):
-    default_reason = "smoke"
+    default_code = "smoke"
 
 
 def _document(address: Address, pcrs: dict[int, bytes], root: Root, clock: Callable[[], datetime]) -> str:
@@ -146,7 +146,7 @@ def _refused_upload(address: Address, size: int) -> None:
         with EnclaveClient(address) as client:
             client.open(b"smoke", [Part("smoke", size, blocks)], [], Credentials("", "", ""))
     except EnclaveRefused as refusal:
-        if refusal.reason == "bad-manifest":
+        if refusal.code == "bad-manifest":
             return
         raise
     raise _Unexpected("the enclave opened an auction without a manifest")

@@ -70,7 +70,7 @@ class Endpoint:
                 "only an endpoint on this machine may stand in for AWS",
                 where=self.url,
                 hint="leave --endpoint-url out to use AWS",
-                reason="endpoint-not-loopback",
+                code="endpoint-not-loopback",
             )
 
     @property
@@ -157,7 +157,7 @@ class Aws:
 class AwsFailure(EnvironmentFailure):
     """An AWS call failed; the message has the service's code and words, never a credential."""
 
-    default_reason = "aws"
+    default_code = "aws"
 
 
 def _hint(code: str, operation: str) -> str | None:
@@ -183,24 +183,24 @@ def aws_errors(where: str) -> Iterator[None]:
             f"{error.operation_name}: {code}: {reply.get('Message', '')[:300]}",
             where=where,
             hint=_hint(code, error.operation_name),
-            reason=code,
+            service_code=code,
         ) from error
     except NoCredentialsError as error:
         raise AwsFailure(
             "no AWS credentials",
             where=where,
             hint="set AWS_PROFILE or run on the instance",
-            reason="no-credentials",
+            code="no-credentials",
         ) from error
     except (BotoCoreError, HTTPError) as error:  # the latter from a body that ends within TLS
-        raise AwsFailure(str(error)[:300], where=where, reason="unreachable") from error
+        raise AwsFailure(str(error)[:300], where=where, code="unreachable") from error
 
 
 def parse_s3_uri(uri: str) -> tuple[str, str]:
     """Bucket and key of ``s3://bucket/key``; raises UsageError."""
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     if not uri.startswith("s3://") or not bucket or not key:
-        raise UsageError("not s3://bucket/key", where=uri[:200], reason="bad-uri")
+        raise UsageError("not s3://bucket/key", where=uri[:200], code="bad-uri")
     return bucket, key
 
 
@@ -208,5 +208,5 @@ def region_of(arn: str) -> str:
     """The region in an ARN; raises UsageError when there is none."""
     parts = arn.split(":")
     if len(parts) < 6 or not parts[3]:
-        raise UsageError("an ARN with a region is needed", where=arn[:200], reason="bad-arn")
+        raise UsageError("an ARN with a region is needed", where=arn[:200], code="bad-arn")
     return parts[3]

@@ -53,7 +53,7 @@ DIGITS_MAX = 20
 class ChannelFailure(EnvironmentFailure):
     """The other end of a channel is not there, or did not answer in time."""
 
-    default_reason = "unreachable"
+    default_code = "unreachable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ def parse_address(text: str) -> Address:
         "not an address",
         where=text[:200],
         hint="use vsock:CID:PORT, unix:PATH or hybrid:PATH:PORT",
-        reason="bad-address",
+        code="bad-address",
     )
 
 
@@ -151,7 +151,7 @@ def endpoint_host_port(url: str) -> tuple[str, int]:
     except ValueError:
         port = 0
     if parts.scheme != "https" or not parts.hostname or not port:
-        raise UsageError("not an https endpoint", where=url[:200], reason="bad-endpoint")
+        raise UsageError("not an https endpoint", where=url[:200], code="bad-endpoint")
     return parts.hostname, port
 
 
@@ -205,7 +205,7 @@ def listen(address: Address | tuple[str, int], backlog: int = 128) -> socket.soc
             server.listen(backlog)
             return server
         if isinstance(address, Hybrid):
-            raise UsageError("cannot listen on a guest's port", where=str(address), reason="bad-address")
+            raise UsageError("cannot listen on a guest's port", where=str(address), code="bad-address")
         return _listen_unix(address, backlog)
     except OSError as error:
         raise ChannelFailure(f"cannot listen: {error.strerror or error}", where=str(address)) from error
@@ -213,7 +213,7 @@ def listen(address: Address | tuple[str, int], backlog: int = 128) -> socket.soc
 
 def _connect_vsock(address: Vsock, timeout: float) -> socket.socket:
     if address.cid is None:
-        raise UsageError("a CID is needed to connect", where=str(address), reason="bad-address")
+        raise UsageError("a CID is needed to connect", where=str(address), code="bad-address")
     connection = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
     try:
         connection.settimeout(timeout)
@@ -251,7 +251,7 @@ def _listen_unix(address: Unix, backlog: int) -> socket.socket:
         if address.path.is_socket():
             if _answers(address.path):
                 raise ChannelFailure(
-                    "another process listens here", where=str(address), reason="address-in-use"
+                    "another process listens here", where=str(address), code="address-in-use"
                 )
             address.path.unlink(missing_ok=True)
         with _short(address.path) as name:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+from coattest.codes import CODES
 from coattest.errors import EnvironmentFailure, FoundFalse
 from coattest_enclave.protocol import wire
 from coattest_enclave.protocol.canonical import MessageError
@@ -44,13 +45,13 @@ Progress = Callable[[str, int], None]
 class EnclaveRefused(FoundFalse):
     """The enclave checked what it was given and found it wrong, or KMS would not let it see a bid."""
 
-    default_reason = "refused"
+    default_code = "refused"
 
 
 class EnclaveFailed(EnvironmentFailure):
     """The enclave could not finish: there is no result, and a retry may give one."""
 
-    default_reason = "enclave-failed"
+    default_code = "enclave-failed"
 
 
 REFUSALS = frozenset(
@@ -213,11 +214,11 @@ class EnclaveClient:
             yield
         except (EnclaveFailed, MessageError, OSError) as error:
             if self._late or isinstance(error, TimeoutError):
-                raise ChannelFailure("no answer in time", where=where, reason="timeout") from error
+                raise ChannelFailure("no answer in time", where=where, code="timeout") from error
             if isinstance(error, EnclaveFailed):
                 raise
             if isinstance(error, MessageError):
-                raise EnclaveFailed(f"not a frame: {error}", where=where, reason="bad-frame") from error
+                raise EnclaveFailed(f"not a frame: {error}", where=where, code="bad-frame") from error
             raise ChannelFailure(f"connection lost: {error.strerror or error}", where=where) from error
 
 
@@ -236,14 +237,16 @@ def _pieces(content: Iterable[bytes], size: int, name: str) -> Iterator[bytes]:
             yield piece[start : start + wire.CHUNK_MAX]
     if total != size:
         raise EnvironmentFailure(
-            f"{total} bytes came instead of {size}", where=name, hint="try again", reason="size-changed"
+            f"{total} bytes came instead of {size}", where=name, hint="try again", code="size-changed"
         )
 
 
 def _raise(body: dict[str, Any]) -> None:
     code, detail = str(body.get("code", "internal"))[:40], str(body.get("detail", ""))[:300]
     kind = EnclaveRefused if code in REFUSALS else EnclaveFailed
-    raise kind(f"the enclave gave no result: {code}: {detail}", reason=code)
+    raise kind(
+        f"the enclave gave no result: {code}: {detail}", code=code if code in CODES else kind.default_code
+    )
 
 
 def _bytes(body: dict[str, Any], name: str) -> bytes:

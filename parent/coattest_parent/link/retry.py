@@ -108,8 +108,8 @@ def expired(error: CoattestError) -> bool:
     enclave repeats.
     """
     if isinstance(error, EnclaveRefused):
-        return error.reason == "kms-denied" and any(error.what.endswith(f" {code}") for code in EXPIRED)
-    return isinstance(error, AwsFailure) and error.reason in EXPIRED
+        return error.code == "kms-denied" and any(error.what.endswith(f" {code}") for code in EXPIRED)
+    return isinstance(error, AwsFailure) and error.service_code in EXPIRED
 
 
 def may_pass(error: CoattestError) -> bool:
@@ -117,5 +117,5 @@ def may_pass(error: CoattestError) -> bool:
     if isinstance(error, EnclaveFailed | ChannelFailure) or expired(error):
         return True
     if isinstance(error, AwsFailure):
-        return error.reason in TRANSIENT
-    return isinstance(error, EnvironmentFailure) and error.reason == "size-changed"
+        return error.code in TRANSIENT or error.service_code in TRANSIENT
+    return isinstance(error, EnvironmentFailure) and error.code == "size-changed"

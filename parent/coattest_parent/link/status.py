@@ -80,7 +80,7 @@ def parse_status_address(text: str) -> Unix | tuple[str, int]:
             "not a status address",
             where=text[:200],
             hint="use 127.0.0.1:PORT or unix:PATH",
-            reason="bad-address",
+            code="bad-address",
         )
     return host, number
 

@@ -18,7 +18,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 class Stopped(EnvironmentFailure):
     """The program was told to stop before it was done."""
 
-    default_reason = "stopped"
+    default_code = "stopped"
 
 
 class _Stop(BaseException):

@@ -156,5 +156,5 @@ def test_broken_image_is_one_line(tmp_path: Path) -> None:
     path.write_bytes(spec().build()[:-1])
     done = eif("describe", path, "--json")
     assert done.returncode == 1
-    assert json.loads(done.stdout)["reason"] == "eif-truncated"
+    assert json.loads(done.stdout)["code"] == "eif-truncated"
     assert len(done.stderr.splitlines()) == 1

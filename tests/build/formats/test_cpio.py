@@ -54,7 +54,7 @@ def refusal(raw: bytes) -> str:
     """The reason for which the reader refuses the archive."""
     with pytest.raises(RamdiskError) as caught:
         listing(raw)
-    return caught.value.reason
+    return caught.value.code
 
 
 def write(tmp_path: Path, *entries: Entry, mtime: int = 1700000000) -> bytes:
@@ -168,7 +168,7 @@ def test_writer_refuses_what_the_reader_would(tmp_path: Path, entry: Entry, reas
     """The writer is held to the reader's rules and leaves no file behind."""
     with pytest.raises(UsageError) as caught:
         write(tmp_path, entry)
-    assert caught.value.reason == reason
+    assert caught.value.code == reason
     assert not list(tmp_path.iterdir())
 
 
@@ -176,7 +176,7 @@ def test_writer_refuses_the_same_name_twice(tmp_path: Path) -> None:
     """One name is one entry."""
     with pytest.raises(UsageError) as caught:
         write(tmp_path, Entry("f", FILE, b"1"), Entry("f", FILE, b"2"))
-    assert caught.value.reason == "cpio-duplicate"
+    assert caught.value.code == "cpio-duplicate"
 
 
 def test_writer_refuses_a_time_that_does_not_fit(tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ def test_nothing_of_a_refused_archive_is_written(name: str, tmp_path: Path) -> N
     target = tmp_path / "target"
     with pytest.raises(RamdiskError) as caught:
         extract_ramdisk(io.BytesIO(raw), section(raw), target)
-    assert caught.value.reason == reason
+    assert caught.value.code == reason
     assert not list(tmp_path.iterdir())
 
 
@@ -339,7 +339,7 @@ def test_extraction_never_replaces_a_file(tmp_path: Path, mode: int) -> None:
     (target / "a").write_bytes(b"precious")
     with pytest.raises(UsageError) as caught:
         extract(archive(newc(b"a", mode, b"x")), target)
-    assert caught.value.reason == "cpio-destination"
+    assert caught.value.code == "cpio-destination"
     assert (target / "a").read_bytes() == b"precious"
 
 
@@ -362,7 +362,7 @@ def test_extraction_never_writes_through_a_link(tmp_path: Path, raw: bytes) -> N
     (target / "dir" / "link").symlink_to(outside)
     with pytest.raises(UsageError) as caught:
         extract(raw, target)
-    assert caught.value.reason == "cpio-destination"
+    assert caught.value.code == "cpio-destination"
     assert not list(outside.iterdir())
 
 

@@ -19,7 +19,7 @@ def refusal(image: bytes) -> str:
     """The reason for which the reader refuses the image."""
     with pytest.raises(ImageError) as caught:
         read_layout(io.BytesIO(image))
-    return caught.value.reason
+    return caught.value.code
 
 
 @pytest.fixture
@@ -231,7 +231,7 @@ def test_writer_refuses_what_the_reader_would(
     out = tmp_path / "out" / "image.eif"
     with pytest.raises(UsageError) as caught:
         written(parts, out, **changes)
-    assert caught.value.reason == reason
+    assert caught.value.code == reason
     assert not out.parent.exists() or not list(out.parent.iterdir())
 
 
@@ -239,7 +239,7 @@ def test_writer_refuses_more_ramdisks_than_fit(parts: dict[str, Path], tmp_path:
     """More than 32 sections do not fit into the table."""
     with pytest.raises(UsageError) as caught:
         written(parts, tmp_path / "out.eif", ramdisks=[parts["boot"]] * 30)
-    assert caught.value.reason == "eif-limit"
+    assert caught.value.code == "eif-limit"
 
 
 def test_failed_write_leaves_the_old_image(parts: dict[str, Path], tmp_path: Path) -> None:
@@ -272,7 +272,7 @@ def test_source_that_changes_is_noticed(tmp_path: Path) -> None:
     ]
     with pytest.raises(CoattestError) as caught:
         eif.write_parts(tmp_path / "out.eif", [wrong, *rest], flags=0)
-    assert caught.value.reason == "eif-source-changed"
+    assert caught.value.code == "eif-source-changed"
     assert not list(tmp_path.iterdir())
 
 

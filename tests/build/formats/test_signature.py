@@ -134,7 +134,7 @@ def test_parser_refuses(name: str, key: Key, certificate: x509.Certificate) -> N
     """Whatever AWS's writer does not make is refused, even where its signature is right."""
     with pytest.raises(ImageError) as caught:
         parse(MALFORMED[name](key, certificate))
-    assert caught.value.reason == "eif-signature"
+    assert caught.value.code == "eif-signature"
 
 
 def reasons(section: bytes, pcr0: bytes = PCR0, now: datetime = NOW) -> set[str]:
@@ -222,7 +222,7 @@ def test_signing_out_of_date_is_refused(
     """No signature is made with a certificate that is not in date."""
     with pytest.raises(SigningError) as caught:
         make_section(certificate, PCR0, signer(key), now)
-    assert caught.value.reason == reason
+    assert caught.value.code == reason
 
 
 def test_signing_with_another_key_is_refused(certificate: x509.Certificate) -> None:
@@ -230,6 +230,6 @@ def test_signing_with_another_key_is_refused(certificate: x509.Certificate) -> N
     other = ec.generate_private_key(ec.SECP384R1())
     with pytest.raises(SigningError) as caught:
         make_section(certificate, PCR0, signer(other), NOW)
-    assert caught.value.reason == "signature-invalid"
+    assert caught.value.code == "signature-invalid"
     with pytest.raises(SigningError):
         make_section(certificate, PCR0, lambda _data: b"no signature", NOW)

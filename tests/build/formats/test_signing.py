@@ -100,7 +100,7 @@ def test_signing_again_wants_to_be_told(
     once = image.read_bytes()
     with pytest.raises(UsageError) as caught:
         sign_image(image, image, certificate=certificate, sign=sign, now=NOW)
-    assert caught.value.reason == "eif-signed"
+    assert caught.value.code == "eif-signed"
     sign_image(image, image, certificate=certificate, sign=sign, now=NOW, replace=True)
     assert image.read_bytes() == once
 
@@ -110,7 +110,7 @@ def test_key_of_another_certificate_is_refused(tmp_path: Path, key: Key) -> None
     key_file, _ = _files(tmp_path, key, certify(key))
     with pytest.raises(SigningError) as caught:
         load_sign(str(key_file), certify(ec.generate_private_key(ec.SECP384R1())), ask=_never)
-    assert caught.value.reason == "signature-mismatch"
+    assert caught.value.code == "signature-mismatch"
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_key_file_that_is_none(tmp_path: Path, certificate: x509.Certificate, co
     path.write_bytes(content)
     with pytest.raises(UsageError) as caught:
         load_sign(str(path), certificate, ask=_never)
-    assert caught.value.reason == "signing-key"
+    assert caught.value.code == "signing-key"
 
 
 def test_encrypted_key_file_is_named(tmp_path: Path, key: Key, certificate: x509.Certificate) -> None:
@@ -141,7 +141,7 @@ def test_certificate_file_that_is_none(content: bytes) -> None:
     """A file without a certificate is found false."""
     with pytest.raises(SigningError) as caught:
         signature.load_certificate(content)
-    assert caught.value.reason == "certificate-malformed"
+    assert caught.value.code == "certificate-malformed"
 
 
 def test_certificate_file_with_two(certificate: x509.Certificate) -> None:
@@ -196,7 +196,7 @@ def test_describe_finds_a_stale_signature(image: Path, key: Key) -> None:
     done = _eif("describe", str(image), "--json")
     assert done.returncode == 1
     document = json.loads(done.stdout)
-    assert [failure["reason"] for failure in document["signature"]["failures"]] == ["signature-pcr0"]
+    assert [failure["code"] for failure in document["signature"]["failures"]] == ["signature-pcr0"]
 
 
 class Kms(Handler):
@@ -239,7 +239,7 @@ def test_kms_key_signs(kms: str, image: Path, tmp_path: Path, certificate: x509.
     other = certify(ec.generate_private_key(ec.SECP384R1()))
     with pytest.raises(SigningError) as caught:
         sign_image(image, tmp_path / "bad.eif", certificate=other, sign=sign, now=NOW)
-    assert caught.value.reason == "signature-invalid"
+    assert caught.value.code == "signature-invalid"
     assert not (tmp_path / "bad.eif").exists()
 
 
@@ -248,7 +248,7 @@ def test_kms_failure_is_the_environments(kms: str, certificate: x509.Certificate
     assert kms
     with pytest.raises(EnvironmentFailure, match="Invalid keyId") as failed:
         load_sign("awskms:00000000-0000-0000-0000-000000000000", certificate, ask=_never)(b"data")
-    assert failed.value.reason == "signer-failed"
+    assert failed.value.code == "signer-failed"
 
 
 SOFTHSM = Path("/usr/lib/softhsm/libsofthsm2.so")

@@ -117,7 +117,7 @@ def test_reencrypt_needs_permission_on_both_keys(running: Services, buyer: Any) 
 def test_a_policy_that_is_wrong_or_locks_its_author_out_is_refused(
     buyer: Any, parent: dict[str, str], policy: str
 ) -> None:
-    """Grammar, unknown operators, principals that do not exist, and an author without kms:PutKeyPolicy."""
+    """Grammar, unknown members, principals that do not exist, and an author without kms:PutKeyPolicy."""
     assert world.code_of(buyer.create_key, Policy=policy) == MALFORMED
     arn = make_key(buyer)
     assert world.code_of(buyer.put_key_policy, KeyId=arn, Policy=policy) == MALFORMED

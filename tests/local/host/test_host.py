@@ -146,7 +146,7 @@ def test_a_program_that_never_listens_is_given_up(program: Path, tmp_path: Path)
     before = set(processes_of(b"/bin/relay\0"))
     with pytest.raises(EnclaveEnded) as caught:
         run_enclave(image, tmp_path / "e", role_arn=ROLE, instance_id=INSTANCE, start_seconds=0.5)
-    assert caught.value.reason == "enclave-silent"
+    assert caught.value.code == "enclave-silent"
     assert set(processes_of(b"/bin/relay\0")) == before
 
 
@@ -308,7 +308,7 @@ def test_a_detached_start_that_fails_says_why(tmp_path: Path) -> None:
     failed = nitro_local(*run_arguments(tmp_path / "x.eif", tmp_path / "e"), "--detach")
     assert failed.returncode == 1
     assert "x.eif" in failed.stderr
-    assert json.loads(failed.stdout)["reason"]
+    assert json.loads(failed.stdout)["code"]
 
 
 def test_an_enclave_that_ends_takes_its_host_with_it(program: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 from coattest_local.aws import services
 from coattest_verify.auction.buyers import load_manifest
 from support.local.local_enclave import PCRS, Cloud, LocalEnclave, decision, enclave
-from support.verify.members import NOW, Operators, profile_json, report_json
+from support.verify.members import NOW, Members, profile_json, report_json
 
 BIDS = {
     "buyer-1": "lot,amount\nlot-1,100000\nlot-2,200000\nlot-3,150000\n",
@@ -31,14 +31,14 @@ class World:
 
     def __init__(self, folder: Path, cloud: Cloud, running: LocalEnclave) -> None:
         self.folder, self.cloud, self.enclave = folder, cloud, running
-        self.operators = Operators.make(folder / "quorum")
+        self.members = Members.make(folder / "quorum")
         local = profile_json("local", "image.local.eif")
         local["pcrs"] = {f"PCR{index}": value.hex() for index, value in PCRS.items()}
         self.report = report_json(profiles={"aws": profile_json("aws"), "local": local})
-        self.operators.claim(self.report)
+        self.members.claim(self.report)
         an_hour_ago = NOW - (datetime.now(timezone.utc) - timedelta(hours=1))
         for name in BIDS:
-            self.operators.sign(name, self.report, age=an_hour_ago)
+            self.members.sign(name, self.report, age=an_hour_ago)
         for name in BIDS:
             cloud.allow(name, decision())
         for name, text in BIDS.items():
@@ -46,8 +46,8 @@ class World:
 
     @property
     def deciding(self) -> list[str]:
-        root = f"sha256:{self.operators.root.hex()}"
-        return ["--attestations", str(self.operators.attestations), "--root", root, "--profile", "local"]
+        root = f"sha256:{self.members.root.hex()}"
+        return ["--attestations", str(self.members.attestations), "--root", root, "--profile", "local"]
 
     @property
     def endpoint(self) -> list[str]:
@@ -92,7 +92,7 @@ class World:
                 self.run(buyer, "auction", "keygen", "--out", f"{buyer}.key")
             self.run(
                 buyer,
-                *("auction", "certify", "--operator", buyer, "--key", str(self.operators.key(buyer))),
+                *("auction", "certify", "--member", buyer, "--key", str(self.members.key(buyer))),
                 *("--auction-key", f"{buyer}.key.pub", "--kms-key", self.cloud.buyers[buyer].key_arn),
                 *("--bids", f"s3://{self.cloud.buyers[buyer].bucket}/{name}.cose", "--out", f"{buyer}.json"),
             )
@@ -108,7 +108,7 @@ class World:
     def bid(self, buyer: str, name: str, *more: str, expect: int = 0) -> tuple[dict[str, Any], str]:
         return self.run(
             buyer,
-            *("auction", "bid", "--manifest", f"{name}.cbor", "--operator", buyer, "--bids", f"{buyer}.csv"),
+            *("auction", "bid", "--manifest", f"{name}.cbor", "--buyer", buyer, "--bids", f"{buyer}.csv"),
             *("--out", f"{name}.{buyer}.cose", *self.endpoint, *self.deciding, *more),
             expect=expect,
         )
@@ -116,7 +116,7 @@ class World:
     def seal(self, buyer: str, name: str, *more: str, expect: int = 0) -> tuple[dict[str, Any], str]:
         return self.run(
             buyer,
-            *("auction", "seal", "--manifest", f"{name}.cbor", "--operator", buyer),
+            *("auction", "seal", "--manifest", f"{name}.cbor", "--buyer", buyer),
             *("--auction-key", f"{buyer}.key", "--own-bid", f"{name}.{buyer}.cose"),
             *("--out", f"{name}.{buyer}.seal", *self.endpoint, *self.deciding, *more),
             expect=expect,
@@ -170,7 +170,7 @@ def test_an_auction_from_keys_to_receipt(world: World) -> None:
     place = ("--publish", "s3://results/spring.cbor")
     # The role that decrypts is the one that publishes: who called it may put the object, and it may not.
     refused, _ = world.open("spring", "--wait", *place, "--retry-for", "0", expect=3)
-    assert refused["reason"] == "AccessDenied"
+    assert refused["code"] == "AccessDenied"
     rights = {
         "Effect": "Allow",
         "Action": ["s3:GetObject", "s3:PutObject"],
@@ -203,7 +203,7 @@ def test_an_auction_from_keys_to_receipt(world: World) -> None:
     )
     assert world.seal("buyer-1", "spring")[0]["seal"] == plans[0]["seal"]
     refused, _ = world.bid("buyer-1", "spring", "--upload", expect=1)
-    assert refused["reason"] == "closed"
+    assert refused["code"] == "closed"
 
 
 def test_a_receipt_is_refused_with_every_reason(world: World) -> None:
@@ -216,11 +216,11 @@ def test_a_receipt_is_refused_with_every_reason(world: World) -> None:
     assert {check["check"]: check["outcome"] for check in refused["checks"]}["sealed"] == "failed"
     assert refused["verified"] is False
     assert refused["lots"] is None
-    assert "other-manifest" in {failure["reason"] for failure in refused["failures"]}
+    assert "other-manifest" in {failure["code"] for failure in refused["failures"]}
     (world.folder / "cut.result").write_bytes(content[:-1])
     (world.folder / "cut.cbor").write_bytes((world.folder / "spring.cbor").read_bytes())
     refused, _ = world.receipt("cut", expect=1)
-    assert [failure["reason"] for failure in refused["failures"]] == ["malformed"]
+    assert [failure["code"] for failure in refused["failures"]] == ["malformed"]
     assert {check["outcome"] for check in refused["checks"]} == {"failed", "not run"}
 
 
@@ -237,12 +237,12 @@ def test_the_buyers_tool_refuses_what_would_betray_it(world: World) -> None:
     assert [overlap["auction"] for overlap in sealed_before["overlaps"]] == ["spring"]
     world.bid("buyer-2", "summer", "--upload")
     refused, _ = world.seal("buyer-1", "summer", expect=1)
-    assert refused["reason"] == "already-sealed"
+    assert refused["code"] == "already-sealed"
     refused, _ = world.bid("buyer-1", "summer", "--upload", expect=1)
-    assert refused["reason"] == "already-sealed"
+    assert refused["code"] == "already-sealed"
     world.seal("buyer-2", "summer")
     refused, _ = world.open("summer", expect=1)
-    assert refused["reason"] == "too-early"
+    assert refused["code"] == "too-early"
     assert not (world.folder / "summer.result").exists()
 
     genuine = load_manifest(world.folder / "summer.cbor")
@@ -251,18 +251,18 @@ def test_the_buyers_tool_refuses_what_would_betray_it(world: World) -> None:
     (world.folder / "faked.cbor").write_bytes(changed.encode())
     (world.folder / "faked.buyer-1.cose").write_bytes((world.folder / "summer.buyer-1.cose").read_bytes())
     refused, _ = world.seal("buyer-1", "faked", expect=1)
-    assert refused["reason"] == "bad-certificate"
+    assert refused["code"] == "bad-certificate"
 
 
 def test_what_binds_a_buyer_needs_its_own_statement(world: World) -> None:
     """Without its own agreeing statement, or with a dissent, a buyer neither bids nor seals."""
     world.prepare("autumn", 600)
-    own = world.operators.attestations / "rebuild.buyer-1.intoto.json"
+    own = world.members.attestations / "rebuild.buyer-1.intoto.json"
     kept = own.read_bytes()
     own.unlink()
     try:
         refused, _ = world.bid("buyer-1", "autumn", expect=1)
-        assert refused["reason"] == "no-decision"
+        assert refused["code"] == "no-decision"
         assert not (world.folder / "autumn.buyer-1.cose").exists()
     finally:
         own.write_bytes(kept)
@@ -279,7 +279,7 @@ def test_a_preview_says_no_amount_unless_asked(world: World) -> None:
     asked, prose = world.bid("buyer-1", "preview", "--preview", "--show-amounts")
     assert asked["amounts"] == {"lot-1": 100000, "lot-2": 200000, "lot-3": 150000}
     assert "200000" not in prose
-    arguments = ["--manifest", "preview.cbor", "--operator", "buyer-1", "--bids", "buyer-1.csv"]
+    arguments = ["--manifest", "preview.cbor", "--buyer", "buyer-1", "--bids", "buyer-1.csv"]
     program = str(Path(sys.executable).with_name("auction"))
     done = subprocess.run(
         [program, "bid", *arguments, "--preview", "--show-amounts"],
@@ -304,7 +304,7 @@ def test_every_problem_of_a_bids_file_has_its_line(world: World) -> None:
             "bid",
             "--manifest",
             "wrong.cbor",
-            "--operator",
+            "--buyer",
             "buyer-1",
             "--bids",
             "wrong.csv",
@@ -329,16 +329,16 @@ def test_usage_is_exit_2(world: World) -> None:
     world.prepare("winter", -10)
     (world.folder / "buyer-1.csv").write_text("lot,amount\nlot-1,1\n")
     refused, _ = world.bid("buyer-1", "winter", expect=2)
-    assert refused["reason"] == "bad-bids"
+    assert refused["code"] == "bad-bids"
     (world.folder / "buyer-1.csv").write_text(BIDS["buyer-1"])
     refused, _ = world.bid("buyer-1", "winter", "--endpoint-url", "https://kms.example.com", expect=2)
-    assert refused["reason"] == "endpoint-not-loopback"
+    assert refused["code"] == "endpoint-not-loopback"
     for buyer in BIDS:
         (world.folder / f"winter.{buyer}.seal").write_bytes(b"x")
         store = world.cloud.services.client("s3", buyer)
         store.put_object(Bucket=f"bids-of-{buyer}", Key="winter.cose", Body=b"some bid file")
     refused, _ = world.open("winter", "--enclave", "nowhere", expect=2)
-    assert refused["reason"] == "bad-address"
+    assert refused["code"] == "bad-address"
     nowhere = ("--enclave", "unix:/nonexistent/in_5005.sock", "--retry-for", "0")
     refused, _ = world.open("winter", *nowhere, expect=3)
-    assert refused["reason"] in ("unreachable", "eacces")
+    assert refused["code"] in ("unreachable", "eacces")

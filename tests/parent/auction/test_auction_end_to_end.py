@@ -98,7 +98,7 @@ class Auction:
         journal = SealJournal(self.directory / name)
         plan = plan_seal(
             self.manifest,
-            operator=name,
+            member=name,
             public_key=KEYS[name].public_key(),
             decision=self.decision.digest,
             bids=bid_digests(self.manifest, S3Bids(self.cloud.as_buyer(name))),
@@ -209,7 +209,7 @@ def test_a_bid_replayed_from_another_auction_is_refused(
     seals = [later.seal("buyer-1", own_bid=replayed), later.seal("buyer-2")]
     with pytest.raises(EnclaveRefused, match="kms-denied") as caught:
         later.open(running, seals)
-    assert caught.value.reason == "kms-denied"
+    assert caught.value.code == "kms-denied"
     assert caught.value.exit_code == 1
 
 

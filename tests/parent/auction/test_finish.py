@@ -66,7 +66,7 @@ def test_nothing_is_opened_after_the_publication_deadline(
     deadline, out = auction.manifest.publish_by, tmp_path / "result"
     with pytest.raises(PastDeadline, match="2027-01-16T08:00:00Z") as late:
         finish(sealed, out, way(120), now=at(deadline + 0.001), opener=opener)
-    assert (late.value.exit_code, late.value.reason) == (1, "too-late")
+    assert (late.value.exit_code, late.value.code) == (1, "too-late")
     assert not out.exists()
     for left, retries in ((0, 0), (50, 50), (500, 120)):
         out.unlink(missing_ok=True)
@@ -128,7 +128,7 @@ def test_what_fails_leaves_nothing(auction: Auction, sealed: Sealed, tmp_path: P
     """No file, and none beside its place."""
 
     def opener(*_: Any, **__: Any) -> messages.ResultFile:
-        raise EnclaveFailed("no", reason="kms-failed")
+        raise EnclaveFailed("no", code="kms-failed")
 
     with pytest.raises(EnclaveFailed):
         finish(sealed, tmp_path / "result", way(), now=at(auction.manifest.closes), opener=opener)

@@ -79,7 +79,7 @@ def test_a_preview_shows_lots_as_they_are(tmp_path: Path, capsys: pytest.Capture
     """Two lots that a code of rich's would make look alike stay two."""
     (tmp_path / "manifest.cbor").write_bytes(hostile(manifest()).encode())
     (tmp_path / "bids.csv").write_text("lot,amount\nlot:fire:1,5\nlot:smile:2,6\n")
-    words = ("--manifest", str(tmp_path / "manifest.cbor"), "--operator", "buyer-1", "--preview")
+    words = ("--manifest", str(tmp_path / "manifest.cbor"), "--buyer", "buyer-1", "--preview")
     code, _, printed = run(capsys, "bid", *words, "--bids", str(tmp_path / "bids.csv"))
     assert code == 0
     assert "lot:fire:1" in printed
@@ -201,7 +201,7 @@ def test_an_answer_without_length_or_etag_is_a_failure(fetched: Callable[..., Pa
     """Not a crash, and not a file that may be mixed from two."""
     with pytest.raises(AwsFailure) as caught:
         fetched(b"x", "bare")
-    assert (caught.value.reason, caught.value.exit_code) == ("bad-answer", 3)
+    assert (caught.value.code, caught.value.exit_code) == ("bad-answer", 3)
 
 
 def test_a_line_that_breaks_within_tls_is_a_failure(fetched: Callable[..., Part]) -> None:

@@ -1,4 +1,4 @@
-"""What an operator sees and relies on: retries, events, metrics, health, stopping, publishing."""
+"""What a member sees and relies on: retries, events, metrics, health, stopping, publishing."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ DENIED = "the enclave gave no result: kms-denied: buyer-1:"
 @pytest.mark.parametrize(
     ("error", "passes"),
     [
-        (EnclaveFailed("no", reason="kms-failed"), True),
+        (EnclaveFailed("no", code="kms-failed"), True),
         (ChannelFailure("no"), True),
         (AwsFailure("no", reason="ThrottlingException"), True),
         (AwsFailure("no", reason="ExpiredToken"), True),
-        (EnclaveRefused(f"{DENIED} ExpiredTokenException", reason="kms-denied"), True),
-        (EnclaveRefused(f"{DENIED} AccessDeniedException", reason="kms-denied"), False),
-        (EnclaveRefused("no: ExpiredTokenException", reason="bad-seal"), False),
+        (EnclaveRefused(f"{DENIED} ExpiredTokenException", code="kms-denied"), True),
+        (EnclaveRefused(f"{DENIED} AccessDeniedException", code="kms-denied"), False),
+        (EnclaveRefused("no: ExpiredTokenException", code="bad-seal"), False),
         (AwsFailure("no", reason="AccessDenied"), False),
         (AwsFailure("no", reason="RequestTimeTooSkewed"), False),
         (UsageError("no"), False),
@@ -72,11 +72,11 @@ def test_waits_double_under_full_jitter_until_time_is_up() -> None:
         clock[0] += seconds
 
     def fail() -> None:
-        raise EnclaveFailed("no", reason="kms-failed")
+        raise EnclaveFailed("no", code="kms-failed")
 
     trying = Retry(
         Backoff(20.0, base=1.0, cap=5.0),
-        lambda attempt, error, wait: told.append((attempt, error.reason, wait)),
+        lambda attempt, error, wait: told.append((attempt, error.code, wait)),
         clock=lambda: clock[0],
         sleep=sleep,
         dice=dice,

@@ -57,11 +57,11 @@ def peaks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peaks]:
         enclave() as program,
     ):
         cloud = Cloud.make(running, names)
-        operators, decided = agreed(folder / "quorum", names)
+        members, decided = agreed(folder / "quorum", names)
         found = []
         for lots in (SMALL, LARGE):
             before = decrypts(running.trail)
-            auction = BigAuction(folder / str(lots), cloud, operators, decided, lots)
+            auction = BigAuction(folder / str(lots), cloud, members, decided, lots)
             found.append(peaks_of(auction, program.address, program.process.pid))
         yield Peaks(*found, decrypts(running.trail) - before)
 

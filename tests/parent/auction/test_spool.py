@@ -104,7 +104,7 @@ def test_an_auction_after_its_publication_deadline_is_set_aside(auction: Auction
     assert courier(tmp_path).round(at(auction.manifest.closes - 1)) == 1
     assert not (late / "failed.json").exists()
     assert courier(tmp_path).round(at(auction.manifest.publish_by + 1)) == 0
-    assert json.loads((late / "failed.json").read_text())["reason"] == "too-late"
+    assert json.loads((late / "failed.json").read_text())["code"] == "too-late"
 
 
 def test_a_job_that_cannot_be_set_aside_does_not_stop_the_others(auction: Auction, tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_no_job_waits_for_another(auction: Auction, tmp_path: Path) -> None:
     first, good, late = (named(auction, name) for name in ("a", "b", "c"))
     job(first, tmp_path / "a")
     job(good, tmp_path / "b")
-    opening = Openings(first, good, late, failing={"a": EnclaveFailed("no", reason="kms-failed")})
+    opening = Openings(first, good, late, failing={"a": EnclaveFailed("no", code="kms-failed")})
     service = courier(tmp_path, opener=opening, dice=lambda _, most: most)
     assert service.round(opening.now) == 1
     assert opening.names() == ["a", "b"]
@@ -157,7 +157,7 @@ def test_each_of_many_failing_jobs_has_its_turn(auction: Auction, tmp_path: Path
     auctions = [named(auction, name) for name in "abcd"]
     for each in auctions:
         job(each, tmp_path / each.manifest.auction)
-    failure = EnclaveFailed("no", reason="kms-failed")
+    failure = EnclaveFailed("no", code="kms-failed")
     opening = Openings(*auctions, failing=dict.fromkeys("abcd", failure))
     service = courier(tmp_path, opener=opening, dice=lambda *_: 0.0)
     for _ in range(5):
@@ -170,9 +170,9 @@ def test_each_of_many_failing_jobs_has_its_turn(auction: Auction, tmp_path: Path
     ("error", "again"),
     [
         (AwsFailure("no", reason="AccessDenied"), True),
-        (EnclaveRefused("no: kms-denied: buyer-1: ExpiredTokenException", reason="kms-denied"), True),
-        (EnclaveRefused("no: kms-denied: buyer-1: AccessDeniedException", reason="kms-denied"), False),
-        (FoundFalse("no", reason="missing-bid"), False),
+        (EnclaveRefused("no: kms-denied: buyer-1: ExpiredTokenException", code="kms-denied"), True),
+        (EnclaveRefused("no: kms-denied: buyer-1: AccessDeniedException", code="kms-denied"), False),
+        (FoundFalse("no", code="missing-bid"), False),
         (ZeroDivisionError(), True),
     ],
 )
@@ -227,7 +227,7 @@ def test_a_spool_is_served_once(tmp_path: Path) -> None:
     with only_courier(tmp_path):
         with pytest.raises(EnvironmentFailure, match="another courier") as refused, only_courier(tmp_path):
             pass
-        assert refused.value.reason == "spool-in-use"
+        assert refused.value.code == "spool-in-use"
     with only_courier(tmp_path):
         assert not list(tmp_path.iterdir())
 
@@ -247,7 +247,7 @@ def test_what_is_no_job_is_left_alone_or_set_aside(auction: Auction, tmp_path: P
     (tmp_path / "manifest").mkdir()
     os.mkfifo(tmp_path / "manifest" / "manifest.cbor")
     assert courier(tmp_path).round(at(auction.manifest.closes - 1)) == 0
-    reasons = {each: json.loads((each / "failed.json").read_text())["reason"] for each in (fifo, odd, huge)}
+    reasons = {each: json.loads((each / "failed.json").read_text())["code"] for each in (fifo, odd, huge)}
     assert reasons == {fifo: "not-a-file", odd: "bad-name", huge: "too-large"}
 
 

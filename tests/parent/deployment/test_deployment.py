@@ -23,7 +23,7 @@ from coattest_verify.quorum.decision import Decision
 from coattest_verify.rebuild.remeasure import ImageDiffers
 from support.build.python_image import make_python_image
 from support.local.local_enclave import INSTANCE, ROLE, decision
-from support.verify.members import NOW, Operators, profile_json, report_json
+from support.verify.members import NOW, Members, profile_json, report_json
 
 WHO = {"role_arn": ROLE, "instance_id": INSTANCE}
 
@@ -149,7 +149,7 @@ def test_another_role_or_instance_is_not_the_decided_deployment(
 
 
 def test_an_image_that_does_not_run_is_an_error_with_its_reason(tmp_path: Path, runner: LocalRunner) -> None:
-    """The launcher's own last line is what the operator reads."""
+    """The launcher's own last line is what the member reads."""
     broken = tmp_path / "broken.eif"
     broken.write_bytes(b"not an image")
     with pytest.raises(RunnerFailure, match="nitro-local run-enclave"):
@@ -190,31 +190,31 @@ def run(folder: Path, *arguments: str, expect: int = 0) -> dict[str, Any]:
 def test_the_commands_start_from_the_decision_and_nothing_else(image: Path, tmp_path: Path) -> None:
     """No decision, no plan and no enclave; with one: plan, apply, status, destroy, each with exit 0."""
     found = measure(image)
-    operators = Operators.make(tmp_path / "quorum")
+    members = Members.make(tmp_path / "quorum")
     local = profile_json("local", "image.local.eif")
     local["image"] |= {"size": found.size, "sha256": found.sha256, "sha384": found.sha384}
     local["pcrs"] = {"PCR0": found.pcr0, "PCR1": found.pcr1, "PCR2": found.pcr2}
     report = report_json(profiles={"aws": profile_json("aws"), "local": local})
-    operators.claim(report)
-    root = f"sha256:{operators.root.hex()}"
-    deciding = ["--attestations", str(operators.attestations), "--root", root, "--profile", "local"]
+    members.claim(report)
+    root = f"sha256:{members.root.hex()}"
+    deciding = ["--attestations", str(members.attestations), "--root", root, "--profile", "local"]
     state = ["--state", str(tmp_path / "state")]
     wanted = ["--image", str(image), "--role-arn", ROLE, "--instance-id", INSTANCE, *state, *deciding]
     an_hour_ago = NOW - (now() - timedelta(hours=1))
-    operators.sign("buyer-1", report, age=an_hour_ago)
+    members.sign("buyer-1", report, age=an_hour_ago)
     for verb in ("plan", "apply"):
-        assert run(tmp_path, verb, *wanted, expect=1)["reason"] == "no-decision"
-    operators.sign("buyer-2", report, age=an_hour_ago)
+        assert run(tmp_path, verb, *wanted, expect=1)["code"] == "no-decision"
+    members.sign("buyer-2", report, age=an_hour_ago)
     planned = run(tmp_path, "plan", *wanted)
     assert planned["running"] is None
     assert planned["pcrs"]["PCR0"] == found.pcr0
-    assert run(tmp_path, "status", *state, *deciding, expect=1)["reason"] == "not-running"
+    assert run(tmp_path, "status", *state, *deciding, expect=1)["code"] == "not-running"
     applied = run(tmp_path, "apply", *wanted)
     try:
         assert applied["verified"] is True
         assert run(tmp_path, "status", *state, *deciding)["module_id"] == applied["module_id"]
-        (operators.attestations / "rebuild.buyer-2.intoto.json").unlink()
-        assert run(tmp_path, "status", *state, *deciding, expect=1)["reason"] == "no-decision"
+        (members.attestations / "rebuild.buyer-2.intoto.json").unlink()
+        assert run(tmp_path, "status", *state, *deciding, expect=1)["code"] == "no-decision"
     finally:
         ended = run(tmp_path, "destroy", *state)
     assert ended == {"terminated": applied["enclave"]["id"]}

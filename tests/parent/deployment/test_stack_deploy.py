@@ -62,7 +62,7 @@ def test_a_deployment_from_its_plan_to_its_end(world: World) -> None:
     answer = world.deploy(
         "plan", *refused, "--out", "no", "--image", str(second.image), *old, *second.deciding, expect=1
     )
-    assert answer["reason"] == "policy-first"
+    assert answer["code"] == "policy-first"
     reports = [world.stack_of(name, first, second) for name in BUYERS]
     assert world.decrypts(first, ciphertexts)
     assert world.decrypts(second, ciphertexts)
@@ -72,7 +72,7 @@ def test_a_deployment_from_its_plan_to_its_end(world: World) -> None:
     assert upgraded["instance"] == applied["instance"]
     assert world.running() == [two]
     # The plan in the folder is for the second decision: the first gives another.
-    assert world.apply(first, expect=1)["reason"] == "plan-differs"
+    assert world.apply(first, expect=1)["code"] == "plan-differs"
     world.plan(first, *reports)
     assert world.apply(first)["retired"] == [two]
     assert world.running() == [one]
@@ -254,19 +254,19 @@ def test_a_subnet_of_another_region_is_refused(bench: Bench) -> None:
 
 def test_an_expired_decision_is_no_authority(world: World) -> None:
     """At the day that quorum.toml names there is no decision to plan or apply with."""
-    operators = world.first.operators
-    options = {"attestations": operators.attestations, "root": operators.root, "profile": "local"}
+    members = world.first.members
+    options = {"attestations": members.attestations, "root": members.root, "profile": "local"}
     with pytest.raises(NoDecision, match="expired"):
         authority_from(options, world.first.authority.decision.expires)
 
 
 def test_a_dissent_is_no_authority(world: World, tmp_path: Path) -> None:
-    """One operator who got another image stops apply with exit 1, before anything is asked of the cloud."""
-    release = Release.make(tmp_path, world.first.image, by=world.first.operators)
-    release.operators.sign("buyer-2", report_json("another"), age=NOW - (now() - timedelta(hours=1)))
+    """One member who got another image stops apply with exit 1, before anything is asked of the cloud."""
+    release = Release.make(tmp_path, world.first.image, by=world.first.members)
+    release.members.sign("buyer-2", report_json("another"), age=NOW - (now() - timedelta(hours=1)))
     chosen = [f"--{name}={getattr(world.settings, name)}" for name in planning_options]
     image = ["--image", str(release.image)]
     answer = world.deploy("plan", *chosen, "--out", "none", *image, *release.deciding, expect=1)
-    assert answer["reason"] == "no-decision"
+    assert answer["code"] == "no-decision"
     assert "buyer-2 dissents" in answer["error"]
     assert not (world.folder / "none").exists()

@@ -287,13 +287,13 @@ def test_a_release_that_the_buyers_retired_is_no_plan(bench: Bench) -> None:
         {"bids": "s3://*/"},
         {"bids": "s3://a-bucket/x,arn:aws:s3:::other/"},
         {"role": "arn:aws:iam::111122223333:role/*"},
-        {"operator": "buyer-1\x1b[2J", "kms": "no"},
+        {"member": "buyer-1\x1b[2J", "kms": "no"},
     ],
 )
 def test_a_report_cannot_widen_a_right(change: dict[str, str]) -> None:
     """No wildcard, no variable, no second item of a list and no line for the shell comes from a buyer."""
     good = {
-        "operator": "buyer-1",
+        "member": "buyer-1",
         "kms": "arn:aws:kms:eu-central-1:222233334444:key/1",
         "bids": "s3://bids/bids/",
         "role": "arn:aws:iam::111122223333:role/parent",

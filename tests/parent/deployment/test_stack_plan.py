@@ -27,7 +27,7 @@ from coattest_verify.keypolicy.report import BadReport, check_report, sign_repor
 from coattest_verify.rebuild.remeasure import ImageDiffers
 from support.build.images import plain
 from support.parent.deployments import ACCOUNTS, SETTINGS, Release
-from support.verify.members import Operators
+from support.verify.members import Members
 
 PROGRAMS = "ab" * 32
 VARIANTS = {
@@ -344,18 +344,18 @@ def test_a_report_that_does_not_fit_is_no_plan(
         planning.make_stack_plan(release.authority, release.image, SETTINGS, reports)
 
 
-def test_a_report_is_its_operators_own(release: Release, tmp_path: Path) -> None:
+def test_a_report_is_its_members_own(release: Release, tmp_path: Path) -> None:
     """Another quorum's key, another buyer's key, a changed byte and trailing fields do not count."""
     policy = release.authority.policy
     good = release.report("buyer-1")
-    assert check_report(good, policy).operator == "buyer-1"
-    stranger = Operators.make(tmp_path / "others")
+    assert check_report(good, policy).member == "buyer-1"
+    stranger = Members.make(tmp_path / "others")
     said = check_report(good, policy)
-    for signer in (stranger.signers["buyer-1"], release.operators.signers["buyer-2"]):
+    for signer in (stranger.signers["buyer-1"], release.members.signers["buyer-2"]):
         with pytest.raises(BadReport, match="not signed"):
             check_report(sign_report(signer, said), policy)
-    nobody = dataclasses.replace(said, operator="mallory")
-    with pytest.raises(BadReport, match="not an operator"):
+    nobody = dataclasses.replace(said, member="mallory")
+    with pytest.raises(BadReport, match="not a member"):
         check_report(sign_report(stranger.signers["buyer-1"], nobody), policy)
     for position in range(0, len(good), 7):
         changed = bytearray(good)

@@ -93,7 +93,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("remote")
     images = [make_python_image(folder / f"{name}.eif", marker=name.encode()) for name in ("first", "second")]
     first = Release.make(folder / "one", images[0])
-    second = Release.make(folder / "two", images[1], "0.2.0", first.operators)
+    second = Release.make(folder / "two", images[1], "0.2.0", first.members)
     wheel = make_wheel_file(folder, "app", "1.0")
     archive = planning_archive(wheel, folder)
     accounts = [f"service={SETTINGS.account}", *(f"{name}={ACCOUNTS[name]}" for name in ACCOUNTS)]
@@ -276,10 +276,10 @@ def test_the_command_speaks_to_the_instance_when_no_local_folder_is_given(world:
     code, found = status(*place)
     assert (code, found["problems"], found["running"]) == (0, [], [plan.release_id])
     code, found = status()
-    assert (code, found["reason"]) == (2, "bad-profile")
+    assert (code, found["code"]) == (2, "bad-profile")
     (folder / "parent.tar").write_bytes(b"other")
     code, found = status(*place)
-    assert (code, found["reason"]) == (1, "plan-differs")
+    assert (code, found["code"]) == (1, "plan-differs")
 
 
 def test_every_word_is_quoted_and_none_can_end_its_line() -> None:

@@ -167,7 +167,7 @@ def test_a_bid_file_that_changes_its_size_on_the_way_is_an_error(
         pytest.raises(EnvironmentFailure, match="instead of 5") as caught,
     ):
         open_one(client, Part("buyer-1", 5, content))
-    assert caught.value.reason == "size-changed"
+    assert caught.value.code == "size-changed"
 
 
 def test_an_empty_bid_file_is_one_empty_frame(tmp_path: Path) -> None:

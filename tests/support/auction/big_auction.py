@@ -25,7 +25,7 @@ from coattest_verify.quorum.decision import Decision
 from support.auction.auctions import manifest as small_manifest
 from support.enclave.running_enclave import spki_of
 from support.local.local_enclave import PCRS, Cloud
-from support.verify.members import NOW, Operators, profile_json, report_json
+from support.verify.members import NOW, Members, profile_json, report_json
 
 PROGRAMS = {"auction": "coattest_parent.cli.auction", "verify": "coattest_verify.cli"}
 PROGRAM = """
@@ -64,19 +64,17 @@ def lots_of(count: int) -> messages.Lots:
     return messages.Lots.of((f"lot-{index:07}", 0) for index in range(count))
 
 
-def agreed(
-    folder: Path, names: Sequence[str], pcrs: Mapping[int, bytes] = PCRS
-) -> tuple[Operators, Decision]:
-    """The buyers as operators who all rebuilt and signed an image with these measurements, an hour ago."""
-    operators = Operators.make(folder, names)
+def agreed(folder: Path, names: Sequence[str], pcrs: Mapping[int, bytes] = PCRS) -> tuple[Members, Decision]:
+    """The buyers as members who all rebuilt and signed an image with these measurements, an hour ago."""
+    members = Members.make(folder, names)
     local = profile_json("local", "image.local.eif")
     local["pcrs"] = {f"PCR{index}": value.hex() for index, value in pcrs.items()}
     report = report_json(profiles={"aws": profile_json("aws"), "local": local})
-    operators.claim(report)
+    members.claim(report)
     now = datetime.now(timezone.utc)
     for name in names:
-        operators.sign(name, report, age=NOW - (now - timedelta(hours=1)))
-    return operators, operators.decide(profile="local", now=now).require()
+        members.sign(name, report, age=NOW - (now - timedelta(hours=1)))
+    return members, members.decide(profile="local", now=now).require()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +88,8 @@ class Peak:
 class BigAuction:
     """An auction whose bids are closed; its buyers' keys and CSV files are in ``folder``."""
 
-    def __init__(
-        self, folder: Path, cloud: Cloud, operators: Operators, decided: Decision, lots: int
-    ) -> None:
-        self.folder, self.cloud, self.operators, self.decision = folder, cloud, operators, decided
+    def __init__(self, folder: Path, cloud: Cloud, members: Members, decided: Decision, lots: int) -> None:
+        self.folder, self.cloud, self.members, self.decision = folder, cloud, members, decided
         self.names = tuple(sorted(cloud.buyers))
         self.keys = {name: ec.generate_private_key(ec.SECP384R1()) for name in self.names}
         now = int(time.time())
@@ -108,7 +104,7 @@ class BigAuction:
 
     def _buyer(self, name: str) -> messages.Buyer:
         key, account = spki_of(self.keys[name]), self.cloud.buyers[name]
-        certificate = certify_buyer_key(self.operators.signers[name], name, key, account.key_arn)
+        certificate = certify_buyer_key(self.members.signers[name], name, key, account.key_arn)
         uri = f"s3://{account.bucket}/{self.folder.name}.cose"
         return messages.Buyer(name, key, certificate, account.key_arn, uri)
 
@@ -170,7 +166,7 @@ class BigAuction:
             file.write("lot,amount\n")
             for lot, amount in zip(self.manifest.lots, amounts_of(len(self.manifest.lots), 1), strict=True):
                 file.write(f"{lot.id},{amount or ''}\n")
-        words = ("--manifest", "open.cbor", "--operator", name, "--bids", "bids.csv", "--out", "own.cose")
+        words = ("--manifest", "open.cbor", "--member", name, "--bids", "bids.csv", "--out", "own.cose")
         return self.run(name, "auction", "bid", *words, *self.endpoint, *self.deciding, *more)
 
     def make_seal(self, *more: str) -> Peak:
@@ -178,7 +174,7 @@ class BigAuction:
         name = self.names[0]
         pem = self.keys[name].private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         (self.folder / "auction.key").write_bytes(pem)
-        words = ("--manifest", "manifest.cbor", "--operator", name, "--auction-key", "auction.key")
+        words = ("--manifest", "manifest.cbor", "--member", name, "--auction-key", "auction.key")
         words += ("--own-bid", f"{name}.cose", "--out", "own.seal")
         return self.run(name, "auction", "seal", *words, *self.endpoint, *self.deciding, *more)
 
@@ -196,8 +192,8 @@ class BigAuction:
     @property
     def deciding(self) -> tuple[str, ...]:
         """Options of everything that relies on a decision."""
-        root = f"sha256:{self.operators.root.hex()}"
-        return ("--attestations", str(self.operators.attestations), "--root", root, "--profile", "local")
+        root = f"sha256:{self.members.root.hex()}"
+        return ("--attestations", str(self.members.attestations), "--root", root, "--profile", "local")
 
     @property
     def endpoint(self) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ import pytest
 from coattest_local.aws import services
 from coattest_verify.cli import main
 from support.local import kms_world as world
-from support.verify.members import NOW, Operators, report_json
+from support.verify.members import NOW, Members, report_json
 
 BUYER = "222233334444"
 ADMIN = f"arn:aws:iam::{BUYER}:user/admin"
@@ -29,7 +29,7 @@ BIDDER = f"arn:aws:iam::{BUYER}:user/bidder"
 class Buyer:
     """buyer-1 at a desk: a quorum's attestations, and credentials of an account of the local services."""
 
-    quorum: Operators
+    quorum: Members
     running: services.Services
     folder: Path
 
@@ -38,12 +38,12 @@ class Buyer:
         *arguments: str,
         administrators: tuple[str, ...] = (ADMIN, SECOND),
         profile: str = "local",
-        operator: str = "buyer-1",
+        member: str = "buyer-1",
         simulator: bool = True,
     ) -> subprocess.CompletedProcess[str]:
         """Run ``verify policy`` through its entry point, in this process: exit code, stdout, stderr."""
         command = ["verify", "policy", "--attestations", str(self.quorum.attestations), "--profile", profile]
-        command += ["--root", f"sha256:{self.quorum.root.hex()}", "--operator", operator, "--account", BUYER]
+        command += ["--root", f"sha256:{self.quorum.root.hex()}", "--member", member, "--account", BUYER]
         command += ["--parent-role", world.PARENT, "--encrypter", BIDDER, "--save-previous", str(self.folder)]
         command += [argument for arn in administrators for argument in ("--administrator", arn)]
         command += ["--simulator"] if simulator else []
@@ -76,8 +76,8 @@ class Buyer:
 
 @contextlib.contextmanager
 def desk(folder: Path) -> Iterator[Buyer]:
-    """Two operators who agree, and the services with the principals that the policy names."""
-    quorum = Operators.make(folder, ["buyer-1", "buyer-2"])
+    """Two members who agree, and the services with the principals that the policy names."""
+    quorum = Members.make(folder, ["buyer-1", "buyer-2"])
     report = report_json()
     quorum.claim(report)
     for name in ("buyer-1", "buyer-2"):

@@ -264,12 +264,12 @@ def prepare_key_policies(page: Page) -> None:
         make_python_image(page.shared / f"{name}.eif", marker=name.encode()) for name in ("now", "next")
     ]
     now = Release.make(page.shared / "one", images[0])
-    following = Release.make(page.shared / "two", images[1], "0.2.0", now.operators)
+    following = Release.make(page.shared / "two", images[1], "0.2.0", now.members)
     home = page.home("buyer-1")
-    (home / "now").symlink_to(now.operators.attestations)
-    (home / "next").symlink_to(following.operators.attestations)
+    (home / "now").symlink_to(now.members.attestations)
+    (home / "next").symlink_to(following.members.attestations)
     key = page.parties.services.client("kms", "buyer-1").create_key(Description="bids")["KeyMetadata"]["Arn"]
-    root = f"--root sha256:{now.operators.root.hex()} --profile local"
+    root = f"--root sha256:{now.members.root.hex()} --profile local"
     page.set(["buyer-1"], AWS_PROFILE="admin", TRUST=root, KMS_KEY=key)
 
 

@@ -13,7 +13,7 @@ from coattest_build.formats.measure import measure
 from coattest_parent.deployment.stack.settings import Settings
 from coattest_verify.keypolicy.report import Report, sign_report
 from coattest_verify.quorum.authority import Authority, authority_from
-from support.verify.members import NOW, Operators, profile_json, report_json
+from support.verify.members import NOW, Members, profile_json, report_json
 
 SERVICE = "111122223333"
 ACCOUNTS = {"buyer-1": "222233334444", "buyer-2": "333344445555"}
@@ -36,31 +36,31 @@ class Release:
     """A release that a quorum decided on: its image, and the folder of its attestations."""
 
     image: Path
-    operators: Operators
+    members: Members
 
     @classmethod
-    def make(cls, folder: Path, image: Path, release: str = "0.1.0", by: Operators | None = None) -> Release:
-        """Sign the image's measurements as every operator, of a new quorum or the one of another release."""
+    def make(cls, folder: Path, image: Path, release: str = "0.1.0", by: Members | None = None) -> Release:
+        """Sign the image's measurements as every member, of a new quorum or the one of another release."""
         found = measure(image)
         if by is None:
-            operators = Operators.make(folder / "quorum")
+            members = Members.make(folder / "quorum")
         else:
             shutil.copytree(by.folder, folder / "quorum")
-            operators = replace(by, folder=folder / "quorum")
+            members = replace(by, folder=folder / "quorum")
         local = profile_json("local", "image.local.eif")
         local["image"] |= {"size": found.size, "sha256": found.sha256, "sha384": found.sha384}
         local["pcrs"] = {"PCR0": found.pcr0, "PCR1": found.pcr1, "PCR2": found.pcr2}
         report = report_json(release=release, profiles={"aws": profile_json("aws"), "local": local})
-        operators.claim(report)
-        for name in operators.policy.names:
-            operators.sign(name, report, age=NOW - (now() - timedelta(hours=1)))
-        return cls(image, operators)
+        members.claim(report)
+        for name in members.policy.names:
+            members.sign(name, report, age=NOW - (now() - timedelta(hours=1)))
+        return cls(image, members)
 
     @property
     def deciding(self) -> list[str]:
         """The decision's options on a command line."""
-        root = f"sha256:{self.operators.root.hex()}"
-        folder = str(self.operators.attestations)
+        root = f"sha256:{self.members.root.hex()}"
+        folder = str(self.members.attestations)
         return ["--attestations", folder, "--root", root, "--profile", "local"]
 
     @property
@@ -68,8 +68,8 @@ class Release:
         """The decision with its quorum."""
         return authority_from(
             {
-                "attestations": self.operators.attestations,
-                "root": self.operators.root,
+                "attestations": self.members.attestations,
+                "root": self.members.root,
                 "profile": "local",
             },
             now(),
@@ -83,10 +83,10 @@ class Release:
     def report(self, name: str, decisions: Sequence[str] = (), **changes: Any) -> bytes:
         """A buyer's signed report, admitting this release unless told otherwise."""
         values: dict[str, Any] = {
-            "operator": name,
+            "member": name,
             "kms": f"arn:aws:kms:eu-central-1:{ACCOUNTS[name]}:key/0-{name}",
             "bids": f"s3://bids-of-{name}/bids/",
             "role": SETTINGS.role_arn,
             "decisions": tuple(sorted(decisions or [self.digest])),
         }
-        return sign_report(self.operators.signers[name], Report(**(values | changes)))
+        return sign_report(self.members.signers[name], Report(**(values | changes)))

@@ -121,7 +121,7 @@ class World:
             "policy",
             "--stack",
             "--simulator",
-            "--operator",
+            "--member",
             name,
             "--account",
             account,
@@ -144,8 +144,8 @@ class World:
             "verify",
             "report",
             "--key",
-            str(releases[0].operators.folder / "keys" / name),
-            "--operator",
+            str(releases[0].members.folder / "keys" / name),
+            "--member",
             name,
             "--kms-key",
             made.outputs["KeyArn"],
@@ -214,7 +214,7 @@ planning_options = ("name", "account", "region", "vpc", "subnet", "ami")
 
 def also_of(release: Release) -> Sequence[str]:
     """The options for a second release."""
-    return ("--also-attestations", str(release.operators.attestations))
+    return ("--also-attestations", str(release.members.attestations))
 
 
 def json_canonical(text: str) -> str:
@@ -334,7 +334,7 @@ def running_world(folder: Path) -> Iterator[World]:
     """Three accounts, two releases; whatever enclave is left ends in the end."""
     images = [make_python_image(folder / f"{name}.eif", marker=name.encode()) for name in ("first", "second")]
     first = Release.make(folder / "one", images[0])
-    second = Release.make(folder / "two", images[1], "0.2.0", first.operators)
+    second = Release.make(folder / "two", images[1], "0.2.0", first.members)
     accounts = [f"service={SETTINGS.account}", *(f"{name}={ACCOUNTS[name]}" for name in BUYERS)]
     with services.start(folder / "services", accounts=accounts, quiet=True) as running:
         subnet = running.client("ec2", "service").describe_subnets()["Subnets"][0]

@@ -1,6 +1,6 @@
-"""Operators for tests: real keys, a signed quorum.toml, claims and signed rebuilds, in a folder of the test.
+"""Members for tests: real keys, a signed quorum.toml, claims and signed rebuilds, in a folder of the test.
 
-quorum = Operators.make(tmp_path, ["buyer-1", "buyer-2"])
+quorum = Members.make(tmp_path, ["buyer-1", "buyer-2"])
 quorum.claim(report)                      # attestations/claim.json for a build report (a dict)
 quorum.sign("buyer-1", report)            # attestations/rebuild.buyer-1.intoto.json
 quorum.decide(profile="local").require()  # the decision, against the root of this quorum
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from coattest_verify.quorum.decision import Outcome, decide
-from coattest_verify.quorum.members.file import POLICY_TYPE, Operator, QuorumPolicy
+from coattest_verify.quorum.members.file import MEMBERS_TYPE, Member, MembersFile
 from coattest_verify.quorum.memory import Roots
 from coattest_verify.quorum.statements.claim import Claimed
 from coattest_verify.quorum.statements.provenance import sign
@@ -117,11 +117,11 @@ def claim_json(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @dataclass
-class Operators:
+class Members:
     """A quorum in ``folder``: keys/NAME, attestations/, and this quorum's own remembered roots in config/."""
 
     folder: Path
-    policy: QuorumPolicy
+    policy: MembersFile
     root: bytes
     signers: dict[str, Any]
     claimed: Claimed | None = None
@@ -136,12 +136,12 @@ class Operators:
         kinds: Sequence[str] = ("ed25519", "p256", "p384"),
         keys_each: int = 1,
         **values: Any,
-    ) -> Operators:
-        """Make keys and quorum.toml version 1, signed by all. ``threshold`` defaults to all operators.
+    ) -> Members:
+        """Make keys and quorum.toml version 1, signed by all. ``threshold`` defaults to all members.
 
         A second key of buyer-1 is the signer "buyer-1/2".
         """
-        signers, operators = {}, []
+        signers, members = {}, []
         for index, name in enumerate(names):
             publics = []
             for number in range(1, keys_each + 1):
@@ -149,13 +149,13 @@ class Operators:
                 path = folder / "keys" / label.replace("/", "-key-")
                 publics.append(keys.generate(path, kinds[index % len(kinds)]))
                 signers[label] = keys.load_signer(path)
-            operators.append(Operator(name, tuple(publics)))
+            members.append(Member(name, tuple(publics)))
         defaults: dict[str, Any] = {"expires": EXPIRES, "round": "1", "dissent": "block"}
-        policy = QuorumPolicy.make(
+        policy = MembersFile.make(
             version=1,
             previous=None,
-            threshold=len(operators) if threshold is None else threshold,
-            operators=tuple(operators),
+            threshold=len(members) if threshold is None else threshold,
+            members=tuple(members),
             **{**defaults, **values},
         )
         made = cls(folder, policy, bytes.fromhex(policy.sha256), signers)
@@ -174,19 +174,19 @@ class Operators:
         return Roots(self.folder / "config")
 
     def key(self, name: str) -> Path:
-        """An operator's private key file."""
+        """A member's private key file."""
         return self.folder / "keys" / name
 
-    def install(self, policy: QuorumPolicy, signed_by: Sequence[str]) -> None:
-        """Make ``policy`` the quorum.toml, with the signatures of some operators."""
+    def install(self, policy: MembersFile, signed_by: Sequence[str]) -> None:
+        """Make ``policy`` the quorum.toml, with the signatures of some members."""
         self.policy = policy
         self.write("quorum.toml", policy.raw)
         for name in signed_by:
             self.countersign(policy, name)
 
-    def countersign(self, policy: QuorumPolicy, name: str) -> None:
-        """Write one operator's signature on a policy."""
-        envelope = dsse.sign(self.signers[name], POLICY_TYPE, policy.raw)
+    def countersign(self, policy: MembersFile, name: str) -> None:
+        """Write one member's signature on a policy."""
+        envelope = dsse.sign(self.signers[name], MEMBERS_TYPE, policy.raw)
         self.write(f"quorum.{policy.version}.{name}.dsse.json", envelope.encode())
 
     def claim(self, report: Mapping[str, Any]) -> Claimed:
@@ -198,7 +198,7 @@ class Operators:
 
     def statement(
         self,
-        operator: str,
+        member: str,
         report: Mapping[str, Any] | None,
         *,
         outcome: str = "agree",
@@ -212,7 +212,7 @@ class Operators:
             Report.read(report) if report else None,
             self.claimed,
             self.policy,
-            operator=operator,
+            member=member,
             outcome=outcome,
             now=NOW - age,
             reason=reason,
@@ -221,7 +221,7 @@ class Operators:
 
     def sign(
         self,
-        operator: str,
+        member: str,
         report: Mapping[str, Any] | None,
         *,
         name: str | None = None,
@@ -229,9 +229,9 @@ class Operators:
         **options: Any,
     ) -> Path:
         """Write a signed statement; ``key_of`` signs with somebody else's key."""
-        statement = self.statement(operator, report, **options)
-        data = sign(statement, self.signers[key_of or operator])
-        return self.write(name or f"rebuild.{operator}.intoto.json", data)
+        statement = self.statement(member, report, **options)
+        data = sign(statement, self.signers[key_of or member])
+        return self.write(name or f"rebuild.{member}.intoto.json", data)
 
     def write(self, name: str, data: bytes) -> Path:
         """Put a file into the folder of attestations."""

@@ -17,7 +17,7 @@ from coattest_verify.quorum.authority import Authority
 from support.auction.auctions import KEYS, manifest
 from support.auction.auctions import outcomes as packed
 from support.local.local_enclave import INSTANCE, PCRS
-from support.verify.members import NOW, Operators, profile_json, report_json
+from support.verify.members import NOW, Members, profile_json, report_json
 
 CLOSES = int(NOW.timestamp()) - 3600
 OUTCOMES = (messages.Won("buyer-2"), messages.Unsold(), messages.Tie(("buyer-1", "buyer-2")))
@@ -60,15 +60,15 @@ def page_of(made: Made, verdict: ReceiptVerdict | None = None) -> str:
 
 
 def authority(folder: Path) -> Authority:
-    """Two operators who rebuilt and signed an image with the measurements of ``PCRS``."""
-    operators = Operators.make(folder)
+    """Two members who rebuilt and signed an image with the measurements of ``PCRS``."""
+    members = Members.make(folder)
     local = profile_json("local", "image.local.eif")
     local["pcrs"] = {f"PCR{index}": value.hex() for index, value in PCRS.items()}
     report = report_json(profiles={"aws": profile_json("aws"), "local": local})
-    operators.claim(report)
+    members.claim(report)
     for name in ("buyer-1", "buyer-2"):
-        operators.sign(name, report)
-    outcome = operators.decide(profile="local")
+        members.sign(name, report)
+    outcome = members.decide(profile="local")
     assert outcome.policy is not None
     return Authority(outcome.require(), outcome.policy, outcome.answers)
 

@@ -126,7 +126,7 @@ def test_who_expects_something_must_expect_measurements(tmp_path: Path, flags: l
     """A directory with an index is no way around them: with any expectation or time, exit code 2."""
     archive(tmp_path)
     code, error = verify_json(tmp_path, *ROOT, *flags)
-    assert (code, error["reason"]) == (2, "empty-policy")
+    assert (code, error["code"]) == (2, "empty-policy")
 
 
 def test_with_any_measurement_a_directory_is_judged_now(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_every_reason_is_shown(tmp_path: Path, measurements: Path) -> None:
     code, verdict = verify_json(
         path, *AT, "--expect", measurements, "--nonce", "null", "--public-key", "null"
     )
-    assert (code, verdict["ok"], verdict["reason"], verdict["reasons"]) == (
+    assert (code, verdict["ok"], verdict["code"], verdict["reasons"]) == (
         1,
         False,
         "measurement",
@@ -90,7 +90,7 @@ def test_something_must_be_expected(tmp_path: Path) -> None:
         assert done.returncode == 2
         assert "--unsafe-any-measurement" in done.stderr
         code, error = verify_json(target, *AT)
-        assert (code, error["reason"]) == (2, "empty-policy")
+        assert (code, error["code"]) == (2, "empty-policy")
 
 
 def test_debug_needs_its_own_flag(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_a_file_that_is_no_document_is_refused(tmp_path: Path) -> None:
         path.write_bytes(content)
         code, verdict = verify_json(path, *AT, *UNSAFE)
         assert code == 1
-        assert verdict["reason"] in {"envelope", "too-large", "malformed-cbor"}
+        assert verdict["code"] in {"envelope", "too-large", "malformed-cbor"}
     assert verify(tmp_path / "absent.bin", *UNSAFE).returncode == 2
 
 
@@ -220,7 +220,7 @@ def test_every_negative_document_is_refused_with_its_reason() -> None:
     """Nothing of the archive of negatives passes, with everything unsafe allowed."""
     code, batch = verify_json(VECTORS / "attestation-negative", "--at", "document", *UNSAFE)
     assert (code, batch["accepted"]) == (1, 0)
-    reasons = {entry["file"].split("_")[2]: entry["reason"] for entry in batch["documents"]}
+    reasons = {entry["file"].split("_")[2]: entry["code"] for entry in batch["documents"]}
     assert reasons == {
         "brave": "envelope",
         "fortanix": "signature",

@@ -23,7 +23,7 @@ def certified(_: messages.Buyer) -> None:
 
 def plan(tmp_path: Path, auction: messages.Manifest | None = None, **changes: Any) -> SealPlan:
     arguments: dict[str, Any] = {
-        "operator": "buyer-1",
+        "name": "buyer-1",
         "public_key": KEYS["buyer-1"].public_key(),
         "decision": b"d" * 32,
         "bids": BIDS,
@@ -50,7 +50,7 @@ def test_a_good_auction_is_sealed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"operator": "buyer-3"}, "not-a-buyer"),
+        ({"name": "buyer-3"}, "not-a-buyer"),
         ({"public_key": KEYS["buyer-2"].public_key()}, "other-key"),
         ({"bids": {"buyer-1": BIDS["buyer-1"]}}, "missing-bid"),
         ({"bids": {**BIDS, "mallory": b"m" * 48}}, "stranger"),
@@ -72,7 +72,7 @@ def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
 
     def only_first(buyer: messages.Buyer) -> None:
         if buyer.name != "buyer-1":
-            raise FoundFalse("not certified by an operator of the quorum")
+            raise FoundFalse("not certified by a buyer of the quorum")
 
     with pytest.raises(SealRefused) as caught:
         plan(tmp_path, check_certificate=only_first, own_bid=b"x", now=1_900_000_000)

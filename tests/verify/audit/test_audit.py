@@ -31,7 +31,7 @@ from coattest_verify.audit.sources import from_path
 from coattest_verify.cli import main
 from support.local import kms_world as world
 from support.loopback import Handler, Loopback
-from support.verify.members import NOW, Operators, report_json
+from support.verify.members import NOW, Members, report_json
 
 KEY = "arn:aws:kms:eu-central-1:222233334444:key/1234abcd-12ab-34cd-56ef-1234567890ab"
 TUPLE = tuple(f"a{index}" * 48 for index in range(3))
@@ -328,9 +328,9 @@ def test_every_break_in_the_chain_is_named() -> None:
 
 
 @pytest.fixture(scope="module")
-def quorum(tmp_path_factory: pytest.TempPathFactory) -> Operators:
-    """Two operators who agree."""
-    quorum = Operators.make(tmp_path_factory.mktemp("audit"), ["buyer-1", "buyer-2"])
+def quorum(tmp_path_factory: pytest.TempPathFactory) -> Members:
+    """Two members who agree."""
+    quorum = Members.make(tmp_path_factory.mktemp("audit"), ["buyer-1", "buyer-2"])
     quorum.claim(report_json())
     for name in ("buyer-1", "buyer-2"):
         quorum.sign(name, report_json(), age=NOW - datetime.now(timezone.utc) + timedelta(hours=1))
@@ -338,7 +338,7 @@ def quorum(tmp_path_factory: pytest.TempPathFactory) -> Operators:
 
 
 @pytest.fixture(scope="module")
-def trail(quorum: Operators) -> Iterator[tuple[Path, str, services.Services, Any]]:
+def trail(quorum: Members) -> Iterator[tuple[Path, str, services.Services, Any]]:
     """A key on which the decided enclave decrypted twice; the trail, the key, the services, the parent's
     client.
     """
@@ -364,7 +364,7 @@ def trail(quorum: Operators) -> Iterator[tuple[Path, str, services.Services, Any
         yield running.trail, arn, running, lambda: admin.decrypt(**request)
 
 
-def audit(quorum: Operators, source: str, key: str, *more: str) -> tuple[int, str, str]:
+def audit(quorum: Members, source: str, key: str, *more: str) -> tuple[int, str, str]:
     """Run ``verify audit``: exit code, stdout, stderr."""
     command = [
         "verify",
@@ -374,7 +374,7 @@ def audit(quorum: Operators, source: str, key: str, *more: str) -> tuple[int, st
         key,
         "--parent-role",
         world.PARENT,
-        "--operator",
+        "--member",
         "buyer-1",
     ]
     command += ["--attestations", str(quorum.attestations), "--root", f"sha256:{quorum.root.hex()}"]
@@ -395,7 +395,7 @@ def audit(quorum: Operators, source: str, key: str, *more: str) -> tuple[int, st
 
 
 def test_the_local_trail_shows_the_decided_enclave_and_then_the_way_around(
-    quorum: Operators, trail: tuple[Path, str, services.Services, Any]
+    quorum: Members, trail: tuple[Path, str, services.Services, Any]
 ) -> None:
     """Exit 0 while every Decrypt was attested; after one without a document, exit 1 with who and when."""
     path, key, _, decrypt_without_document = trail
@@ -419,7 +419,7 @@ def test_the_local_trail_shows_the_decided_enclave_and_then_the_way_around(
 
 
 def test_a_bucket_of_gzipped_logs_is_read_with_its_digests(
-    quorum: Operators, trail: tuple[Path, str, services.Services, Any], tmp_path: Path
+    quorum: Members, trail: tuple[Path, str, services.Services, Any], tmp_path: Path
 ) -> None:
     """s3://BUCKET/PREFIX: the logs, the digests, and the signature in the object's metadata."""
     _, key, running, _ = trail
@@ -474,7 +474,7 @@ class History(Handler):
         self.answer(200, body, ("Content-Type", "application/x-amz-json-1.1"))
 
 
-def test_the_event_history_is_asked_for_the_key_to_its_last_page(quorum: Operators) -> None:
+def test_the_event_history_is_asked_for_the_key_to_its_last_page(quorum: Members) -> None:
     """lookup-events: what stands on the second page is found too."""
     with Loopback.of(History) as server, pytest.MonkeyPatch.context() as patch:
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):

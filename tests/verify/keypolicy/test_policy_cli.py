@@ -16,7 +16,7 @@ from support.local import kms_world as world
 
 @pytest.fixture(scope="module")
 def buyer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Buyer]:
-    """Two operators who agree, and the services with the principals that the policy names."""
+    """Two members who agree, and the services with the principals that the policy names."""
     with desk(tmp_path_factory.mktemp("buyer")) as made:
         yield made
 
@@ -64,7 +64,7 @@ def test_the_explanation_asks_with_every_register_that_is_required(buyer: Buyer)
 @pytest.mark.parametrize(
     ("arguments", "options", "code", "reason"),
     [
-        ((), {"operator": "buyer-9"}, 1, None),
+        ((), {"member": "buyer-9"}, 1, None),
         ((), {"simulator": False}, 1, "local-decision"),
         (("--apply", "new"), {}, 2, "simulator-not-loopback"),
         (
@@ -85,7 +85,7 @@ def test_what_is_refused_before_anything_is_called(
     done = buyer.policy(*arguments, "--json", **options)
     assert done.returncode == code, done.stderr
     if reason:
-        assert json.loads(done.stdout)["reason"] == reason
+        assert json.loads(done.stdout)["code"] == reason
 
 
 def test_a_key_made_by_apply_opens_for_the_decided_enclave_only(buyer: Buyer, key: str) -> None:
@@ -163,7 +163,7 @@ def test_grants_and_other_kinds_of_keys_are_drifts(buyer: Buyer) -> None:
         assert code in {item["code"] for item in json.loads(done.stdout)["drift"]}
         refused = buyer.live("--apply", arn)
         assert refused.returncode == 1
-        assert json.loads(refused.stdout)["reason"] == code
+        assert json.loads(refused.stdout)["code"] == code
 
 
 def test_apply_keeps_the_previous_policy_and_a_dry_run_changes_nothing(buyer: Buyer) -> None:
@@ -198,7 +198,7 @@ def test_the_preflight_refuses_what_would_lock_somebody_out(
     """
     done = buyer.live("--apply", "new", *extra, administrators=administrators)
     assert done.returncode == 1
-    assert json.loads(done.stdout)["reason"] == code
+    assert json.loads(done.stdout)["code"] == code
 
 
 def test_one_administrator_and_a_named_break_glass_will_do(buyer: Buyer) -> None:
@@ -233,6 +233,6 @@ def test_any_policy_is_proved_or_refuted_by_its_file(buyer: Buyer, tmp_path: Pat
     assert {item["status"] for item in json.loads(unknown.stdout)["findings"]} == {"unknown"}
     zeros = ",".join(["00" * 48, buyer.pcrs[1], buyer.pcrs[2]])
     debug = buyer.policy("--prove", str(good), "--tuple", zeros, "--json")
-    assert (debug.returncode, json.loads(debug.stdout)["reason"]) == (1, "zero-pcr")
+    assert (debug.returncode, json.loads(debug.stdout)["code"]) == (1, "zero-pcr")
     default.write_text("{}")
     assert buyer.policy("--prove", str(default), "--tuple", tuples).returncode == 2

@@ -197,7 +197,7 @@ def test_no_policy_is_made_from_such_a_decision(changes: dict[str, Any], reason:
     """Each refusal has its reason code."""
     with pytest.raises(PolicyRefused) as refused:
         make(decision(**changes))
-    assert refused.value.reason == reason
+    assert refused.value.code == reason
     assert refused.value.exit_code == 1
 
 
@@ -212,7 +212,7 @@ def test_two_results_for_one_image_are_a_mixture() -> None:
     second = decision(pcrs={**decision().pcrs, 1: "ff" * 48})
     with pytest.raises(PolicyRefused) as refused:
         make([decision(), second])
-    assert refused.value.reason == "mixed-tuples"
+    assert refused.value.code == "mixed-tuples"
 
 
 def test_a_local_decision_needs_the_word_simulator() -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from support.auction.buyer_desk import Buyer, desk
 from support.local import kms_world as world
-from support.verify.members import NOW, Operators, report_json
+from support.verify.members import NOW, Members, report_json
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def buyer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Buyer]:
 
 
 @pytest.fixture(scope="module")
-def following(buyer: Buyer) -> Operators:
+def following(buyer: Buyer) -> Members:
     """The next release: the same quorum, another claim, signed by both."""
     folder = buyer.folder / "next"
     shutil.copytree(buyer.quorum.attestations, folder / "attestations")
@@ -67,12 +67,12 @@ class Watch:
         return self.seen[-1]
 
 
-def decisions(quorum: Operators) -> dict[int, str]:
+def decisions(quorum: Members) -> dict[int, str]:
     """The registers that a quorum decided on."""
     return dict(quorum.decide(profile="local", now=datetime.now(timezone.utc)).require().pcrs)
 
 
-def test_one_release_decrypts_at_every_moment_of_a_rotation(buyer: Buyer, following: Operators) -> None:
+def test_one_release_decrypts_at_every_moment_of_a_rotation(buyer: Buyer, following: Members) -> None:
     """Old; old and new; new. Both at once only ever by the one tuple or the other, and a swap in one step is
     refused.
     """
@@ -101,7 +101,7 @@ def test_one_release_decrypts_at_every_moment_of_a_rotation(buyer: Buyer, follow
     try:
         assert watch.settled() == (True, False)
         swapped = buyer.live("--apply", created, "--attestations", new)
-        assert (swapped.returncode, json.loads(swapped.stdout)["reason"]) == (1, "no-overlap")
+        assert (swapped.returncode, json.loads(swapped.stdout)["code"]) == (1, "no-overlap")
         assert watch.settled() == (True, False)
         added = buyer.live("--apply", created, "--attestations", new, "--also-attestations", old)
         assert added.returncode == 0, added.stderr

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from support.verify.members import Operators, report_json
+from support.verify.members import Members, report_json
 
 
 @pytest.fixture
@@ -21,9 +21,9 @@ def report() -> dict[str, Any]:
 
 
 @pytest.fixture
-def three(tmp_path: Path, report: dict[str, Any]) -> Operators:
+def three(tmp_path: Path, report: dict[str, Any]) -> Members:
     """buyer-1 and buyer-2 agree, buyer-3 is silent, dissent is reported."""
-    quorum = Operators.make(tmp_path, ["buyer-1", "buyer-2", "buyer-3"], threshold=2, dissent="report")
+    quorum = Members.make(tmp_path, ["buyer-1", "buyer-2", "buyer-3"], threshold=2, dissent="report")
     quorum.claim(report)
     quorum.sign("buyer-1", report)
     quorum.sign("buyer-2", report)
@@ -31,9 +31,9 @@ def three(tmp_path: Path, report: dict[str, Any]) -> Operators:
 
 
 @pytest.fixture
-def blocking(tmp_path: Path, report: dict[str, Any]) -> Operators:
+def blocking(tmp_path: Path, report: dict[str, Any]) -> Members:
     """All three agree, dissent blocks."""
-    quorum = Operators.make(tmp_path, ["buyer-1", "buyer-2", "buyer-3"], threshold=2, dissent="block")
+    quorum = Members.make(tmp_path, ["buyer-1", "buyer-2", "buyer-3"], threshold=2, dissent="block")
     quorum.claim(report)
     for name in quorum.signers:
         quorum.sign(name, report)

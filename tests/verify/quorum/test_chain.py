@@ -11,39 +11,39 @@ import pytest
 
 from coattest.errors import EnvironmentFailure, UsageError
 from coattest_verify.quorum.errors import PolicyRefused
-from coattest_verify.quorum.members.file import Group, Operator, QuorumPolicy
+from coattest_verify.quorum.members.file import Group, Member, MembersFile
 from coattest_verify.signatures import keys
-from support.verify.members import EXPIRES, NOW, Operators, report_json
+from support.verify.members import EXPIRES, NOW, Members, report_json
 
 
 @pytest.fixture
-def pair(tmp_path: Path) -> Operators:
-    return Operators.make(tmp_path, ["buyer-1", "buyer-2", "buyer-3"], threshold=2, dissent="report")
+def pair(tmp_path: Path) -> Members:
+    return Members.make(tmp_path, ["buyer-1", "buyer-2", "buyer-3"], threshold=2, dissent="report")
 
 
-def agree(quorum: Operators, *names: str) -> None:
+def agree(quorum: Members, *names: str) -> None:
     """Answer the claim under the quorum's current policy."""
     quorum.claim(report_json())
     for name in names:
         quorum.sign(name, report_json())
 
 
-def test_version_1_needs_every_signature(pair: Operators) -> None:
+def test_version_1_needs_every_signature(pair: Members) -> None:
     """A threshold of signatures does not make a root: nobody is enrolled without its own word."""
     agree(pair, "buyer-1", "buyer-2")
     (pair.attestations / "quorum.1.buyer-3.dsse.json").unlink()
     assert pair.decide().reasons[0].startswith("quorum.toml: version 1 is not signed by buyer-3")
 
 
-def test_a_bundle_with_its_own_root_is_refused(pair: Operators, tmp_path: Path) -> None:
+def test_a_bundle_with_its_own_root_is_refused(pair: Members, tmp_path: Path) -> None:
     """Files that agree with each other but not with the pinned root decide nothing."""
-    invented = Operators.make(tmp_path / "attacker", ["buyer-1", "buyer-2", "buyer-3"], threshold=2)
+    invented = Members.make(tmp_path / "attacker", ["buyer-1", "buyer-2", "buyer-3"], threshold=2)
     agree(invented, "buyer-1", "buyer-2", "buyer-3")
     invented.root = pair.root
     assert "nothing here has the pinned root" in invented.decide().reasons[0]
 
 
-def test_a_successor_with_both_thresholds_is_in_force(pair: Operators) -> None:
+def test_a_successor_with_both_thresholds_is_in_force(pair: Members) -> None:
     """Version 2 counts when the thresholds of 1 and of 2 signed it; statements under 1 no longer do."""
     agree(pair, "buyer-1", "buyer-2")
     pair.install(pair.policy.successor(round="2"), ["buyer-1", "buyer-3"])
@@ -54,39 +54,39 @@ def test_a_successor_with_both_thresholds_is_in_force(pair: Operators) -> None:
     assert pair.decide().require().quorum_sha256 == pair.policy.sha256
 
 
-def test_too_few_signatures_on_a_successor(pair: Operators) -> None:
+def test_too_few_signatures_on_a_successor(pair: Members) -> None:
     """One signature of two does not install version 2."""
     pair.install(pair.policy.successor(threshold=1), ["buyer-1"])
     agree(pair, "buyer-1")
-    assert "is version 2, which too few operators signed" in pair.decide().reasons[0]
+    assert "is version 2, which too few members signed" in pair.decide().reasons[0]
 
 
-def test_the_new_threshold_must_sign_too(pair: Operators) -> None:
+def test_the_new_threshold_must_sign_too(pair: Members) -> None:
     """Raising the threshold to three needs three signatures, so that nobody locks itself out."""
     following = pair.policy.successor(threshold=3)
     pair.install(following, ["buyer-1", "buyer-2"])
-    assert "too few operators signed" in pair.decide().reasons[0]
+    assert "too few members signed" in pair.decide().reasons[0]
     pair.countersign(following, "buyer-3")
     agree(pair, "buyer-1", "buyer-2", "buyer-3")
     assert pair.decide().decision is not None
 
 
-def test_a_new_operators_signature_does_not_count_for_the_old_threshold(pair: Operators) -> None:
-    """Strangers cannot vote themselves in: the old threshold counts old operators only."""
+def test_a_new_members_signature_does_not_count_for_the_old_threshold(pair: Members) -> None:
+    """Strangers cannot vote themselves in: the old threshold counts old members only."""
     public = keys.generate(pair.folder / "keys" / "mallory")
     pair.signers["mallory"] = keys.load_signer(pair.folder / "keys" / "mallory")
-    following = pair.policy.successor(operators=(*pair.policy.operators, Operator("mallory", (public,))))
+    following = pair.policy.successor(members=(*pair.policy.members, Member("mallory", (public,))))
     pair.install(following, ["buyer-1", "mallory"])
-    assert "too few operators signed" in pair.decide().reasons[0]
+    assert "too few members signed" in pair.decide().reasons[0]
 
 
-def test_a_rotated_key_signs_with_old_and_new(pair: Operators) -> None:
+def test_a_rotated_key_signs_with_old_and_new(pair: Members) -> None:
     """After a rotation the old key's statements no longer count and the new key's do."""
     public = keys.generate(pair.folder / "keys" / "fresh")
     pair.signers["buyer-1"], old = keys.load_signer(pair.folder / "keys" / "fresh"), pair.signers["buyer-1"]
-    others = tuple(item for item in pair.policy.operators if item.name != "buyer-1")
+    others = tuple(item for item in pair.policy.members if item.name != "buyer-1")
     pair.install(
-        pair.policy.successor(operators=(Operator("buyer-1", (public,)), *others)), ["buyer-2", "buyer-3"]
+        pair.policy.successor(members=(Member("buyer-1", (public,)), *others)), ["buyer-2", "buyer-3"]
     )
     agree(pair, "buyer-1", "buyer-2")
     assert pair.decide().decision is not None
@@ -95,7 +95,7 @@ def test_a_rotated_key_signs_with_old_and_new(pair: Operators) -> None:
     assert pair.decide().decision is None
 
 
-def test_an_older_version_in_place_of_the_newest_is_refused(pair: Operators) -> None:
+def test_an_older_version_in_place_of_the_newest_is_refused(pair: Members) -> None:
     """Who puts quorum.toml 1 back beside the signatures of version 2 is caught without any memory."""
     first = pair.policy
     pair.install(first.successor(), ["buyer-1", "buyer-2"])
@@ -103,7 +103,7 @@ def test_an_older_version_in_place_of_the_newest_is_refused(pair: Operators) -> 
     assert "is version 1, but version 2 is signed" in pair.decide().reasons[0]
 
 
-def test_rollback_below_the_highest_version_seen_is_refused(pair: Operators) -> None:
+def test_rollback_below_the_highest_version_seen_is_refused(pair: Members) -> None:
     """Who removes version 2 with its signatures is caught by what the verifier remembers."""
     first = pair.policy
     agree(pair, "buyer-1", "buyer-2")
@@ -115,7 +115,7 @@ def test_rollback_below_the_highest_version_seen_is_refused(pair: Operators) -> 
     assert "is version 1, but version 2 was seen before" in pair.decide().reasons[0]
 
 
-def test_another_version_of_the_same_number_is_refused(pair: Operators) -> None:
+def test_another_version_of_the_same_number_is_refused(pair: Members) -> None:
     """A second version 2 is refused by who saw the first, even after the first's signatures are gone."""
     first = pair.policy
     pair.install(first.successor(), ["buyer-1", "buyer-2"])
@@ -126,7 +126,7 @@ def test_another_version_of_the_same_number_is_refused(pair: Operators) -> None:
     assert "another version 2 was seen before" in pair.decide().reasons[0]
 
 
-def test_a_fork_is_refused(pair: Operators) -> None:
+def test_a_fork_is_refused(pair: Members) -> None:
     """Two signed successors of one version decide nothing, whichever is installed."""
     first = pair.policy
     other = first.successor(round="other")
@@ -138,22 +138,22 @@ def test_a_fork_is_refused(pair: Operators) -> None:
     assert "two signed policies are version 2" in pair.decide().reasons[0]
 
 
-def test_a_successor_of_something_else_is_refused(pair: Operators) -> None:
+def test_a_successor_of_something_else_is_refused(pair: Members) -> None:
     """Version 2 must name the digest of version 1."""
     first = pair.policy
-    stranger = QuorumPolicy.decode(first.raw + b"\n").successor()
+    stranger = MembersFile.decode(first.raw + b"\n").successor()
     pair.install(stranger, ["buyer-1", "buyer-2", "buyer-3"])
-    assert "too few operators signed" in pair.decide().reasons[0]
+    assert "too few members signed" in pair.decide().reasons[0]
 
 
-def test_an_expired_policy_decides_nothing(pair: Operators) -> None:
+def test_an_expired_policy_decides_nothing(pair: Members) -> None:
     """The decision ends with the policy."""
     agree(pair, "buyer-1", "buyer-2")
     assert pair.decide().require().expires == EXPIRES
     assert "expired at 2030-01-01T00:00:00Z" in pair.decide(now=EXPIRES).reasons[0]
 
 
-def test_no_root_and_none_remembered_says_what_to_do(pair: Operators) -> None:
+def test_no_root_and_none_remembered_says_what_to_do(pair: Members) -> None:
     """Without a pin there is no decision, and the error says where a root comes from."""
     agree(pair, "buyer-1", "buyer-2")
     root, pair.root = pair.root, None  # type: ignore[assignment]
@@ -165,7 +165,7 @@ def test_no_root_and_none_remembered_says_what_to_do(pair: Operators) -> None:
     assert pair.decide().decision is not None
 
 
-def test_a_damaged_memory_is_not_an_empty_one(pair: Operators) -> None:
+def test_a_damaged_memory_is_not_an_empty_one(pair: Members) -> None:
     """Rollback protection does not switch itself off: unreadable roots are an error."""
     agree(pair, "buyer-1", "buyer-2")
     pair.decide()
@@ -177,7 +177,7 @@ def test_a_damaged_memory_is_not_an_empty_one(pair: Operators) -> None:
 BAD_VALUES: list[tuple[str, dict[str, Any]]] = [
     ("threshold-0", {"threshold": 0}),
     ("threshold-negative", {"threshold": -1}),
-    ("threshold-above-operators", {"threshold": 4}),
+    ("threshold-above-members", {"threshold": 4}),
     ("round-with-a-line-break", {"round": "1\n2"}),
     ("dissent-ignored", {"dissent": "ignore"}),
     ("age-0", {"max_age_days": 0}),
@@ -190,12 +190,12 @@ BAD_VALUES: list[tuple[str, dict[str, Any]]] = [
     ("group-threshold-0", {"groups": (Group("g", ("buyer-1",), 0),)}),
     ("group-of-itself", {"groups": (Group("g", ("g",), 1),)}),
     ("group-twice-the-same", {"groups": (Group("g", ("buyer-1", "buyer-1"), 1),)}),
-    ("group-with-an-operators-name", {"groups": (Group("buyer-1", ("buyer-2",), 1),)}),
+    ("group-with-an-members-name", {"groups": (Group("buyer-1", ("buyer-2",), 1),)}),
 ]
 
 
 @pytest.mark.parametrize("values", [pytest.param(values, id=name) for name, values in BAD_VALUES])
-def test_values_that_make_no_sense_are_refused(pair: Operators, values: dict[str, Any]) -> None:
+def test_values_that_make_no_sense_are_refused(pair: Members, values: dict[str, Any]) -> None:
     """A policy with a value out of its range does not parse."""
     base: dict[str, Any] = {
         "version": 1,
@@ -204,19 +204,19 @@ def test_values_that_make_no_sense_are_refused(pair: Operators, values: dict[str
         "round": "1",
         "threshold": 2,
         "dissent": "block",
-        "operators": pair.policy.operators,
+        "members": pair.policy.members,
     }
     with pytest.raises(PolicyRefused):
-        QuorumPolicy.make(**{**base, **values})
+        MembersFile.make(**{**base, **values})
 
 
-def test_one_key_under_two_names_is_refused(pair: Operators) -> None:
-    """One person's key as two operators would be one person counted twice."""
-    first, second, third = pair.policy.operators
+def test_one_key_under_two_names_is_refused(pair: Members) -> None:
+    """One person's key as two members would be one person counted twice."""
+    first, second, third = pair.policy.members
     with pytest.raises(PolicyRefused, match="have the same key"):
-        pair.policy.successor(operators=(first, second, Operator("buyer-3", first.keys)))
+        pair.policy.successor(members=(first, second, Member("buyer-3", first.keys)))
     with pytest.raises(PolicyRefused, match="have the same key"):
-        pair.policy.successor(operators=(Operator("buyer-1", first.keys * 2), second, third))
+        pair.policy.successor(members=(Member("buyer-1", first.keys * 2), second, third))
 
 
 HOSTILE_TOML = {
@@ -233,7 +233,7 @@ HOSTILE_TOML = {
 
 
 @pytest.mark.parametrize("name", HOSTILE_TOML)
-def test_hostile_policies_are_refused_in_one_line(pair: Operators, name: str) -> None:
+def test_hostile_policies_are_refused_in_one_line(pair: Members, name: str) -> None:
     """Whatever stands in quorum.toml, the outcome is a reason and not a crash."""
     pair.write("quorum.toml", HOSTILE_TOML[name])
     outcome = pair.decide(now=NOW)
@@ -241,13 +241,13 @@ def test_hostile_policies_are_refused_in_one_line(pair: Operators, name: str) ->
     assert len(outcome.reasons) == 1
 
 
-def test_unknown_fields_are_refused(pair: Operators) -> None:
+def test_unknown_fields_are_refused(pair: Members) -> None:
     """A field that this version does not know may be a rule that it would not keep."""
     with pytest.raises(PolicyRefused, match="unknown field"):
-        QuorumPolicy.decode(b"strict = true\n" + pair.policy.raw)
+        MembersFile.decode(b"strict = true\n" + pair.policy.raw)
 
 
-def test_true_is_not_a_threshold(pair: Operators) -> None:
+def test_true_is_not_a_threshold(pair: Members) -> None:
     """A boolean is not the integer 1."""
     with pytest.raises(PolicyRefused, match="threshold"):
-        QuorumPolicy.decode(pair.policy.raw.replace(b"threshold = 2", b"threshold = true"))
+        MembersFile.decode(pair.policy.raw.replace(b"threshold = 2", b"threshold = true"))

@@ -1,4 +1,4 @@
-"""The commands of an operator, run as programs on real images."""
+"""The commands of a member, run as programs on real images."""
 
 from __future__ import annotations
 
@@ -87,20 +87,20 @@ class Desk:
 
 @pytest.fixture(scope="module")
 def signed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    """Three operators, a countersigned quorum.toml, a claim, and two agreeing rebuilds."""
+    """Three members, a countersigned quorum.toml, a claim, and two agreeing rebuilds."""
     desk = Desk(tmp_path_factory.mktemp("desk"))
     (desk.folder / "attestations").mkdir()
-    operators = []
+    members = []
     for number, kind in enumerate(("ed25519", "p256", "p384"), 1):
         desk.ok("keygen", "--out", f"key-{number}", "--type", kind)
-        operators += ["--operator", f"buyer-{number}=key-{number}.pub"]
-    root = desk.json("quorum-init", *operators, "--threshold", "2", "--dissent", "report")["root"]
+        members += ["--member", f"buyer-{number}=key-{number}.pub"]
+    root = desk.json("quorum-init", *members, "--threshold", "2", "--dissent", "report")["root"]
     for number in (1, 2, 3):
-        desk.ok("countersign", "--key", f"key-{number}", "--operator", f"buyer-{number}")
+        desk.ok("countersign", "--key", f"key-{number}", "--member", f"buyer-{number}")
     report = desk.images("out")
     (desk.folder / "attestations" / "claim.json").write_text(json.dumps(claim_json(report)))
     for number in (1, 2):
-        desk.ok("sign-pcrs", "--key", f"key-{number}", "--operator", f"buyer-{number}")
+        desk.ok("sign-pcrs", "--key", f"key-{number}", "--member", f"buyer-{number}")
     desk.ok("quorum", "--root", root)
     return desk
 
@@ -116,7 +116,7 @@ def test_the_decision_as_a_table_and_as_json(signed: Desk) -> None:
 
 
 def test_stock_in_toto_verify_gives_the_same_answer(signed: Desk, tmp_path: Path) -> None:
-    """The filtered links and the layout pass in-toto's own program, with every operator's key."""
+    """The filtered links and the layout pass in-toto's own program, with every member's key."""
     found = signed.json("links", "--out", str(tmp_path / "links"))
     argv = found["command"].split()
     assert argv[0] == "in-toto-verify"
@@ -147,7 +147,7 @@ def test_a_changed_image_is_not_signed(signed: Desk) -> None:
     signed.images("other", b"evil")
     image.write_bytes((signed.folder / "other" / "image.eif").read_bytes())
     assert image.read_bytes() != whole
-    done = signed.run("sign-pcrs", "--key", "key-3", "--operator", "buyer-3", "--rebuild", "changed")
+    done = signed.run("sign-pcrs", "--key", "key-3", "--member", "buyer-3", "--rebuild", "changed")
     assert done.returncode == 1
     assert "changed/image.eif: profile aws is not what rebuild.json says: PCR0" in done.stderr
 
@@ -161,7 +161,7 @@ def test_the_container_routes_report_is_signed_as_it_is(signed: Desk, tmp_path: 
     (signed.folder / "container" / "build.json").write_text(json.dumps(report))
     folder = str(tmp_path / "attestations")
     told = signed.json(
-        "sign-pcrs", "--key", "key-3", "--operator", "buyer-3", "--rebuild", "container",
+        "sign-pcrs", "--key", "key-3", "--member", "buyer-3", "--rebuild", "container",
         "--attestations", folder, "--host", "attic",
     )  # fmt: skip
     assert (told["outcome"], told["host"]) == ("agree", "attic")
@@ -171,16 +171,16 @@ def test_the_container_routes_report_is_signed_as_it_is(signed: Desk, tmp_path: 
 
 
 def test_commit_then_reveal(tmp_path: Path) -> None:
-    """Two operators commit, have it logged, see the claim and reveal; who only copies does not count."""
+    """Two members commit, have it logged, see the claim and reveal; who only copies does not count."""
     desk = Desk(tmp_path)
     (tmp_path / "attestations").mkdir()
-    operators = []
+    members = []
     for number in (1, 2, 3):
         desk.ok("keygen", "--out", f"key-{number}")
-        operators += ["--operator", f"buyer-{number}=key-{number}.pub"]
+        members += ["--member", f"buyer-{number}=key-{number}.pub"]
     rules = ("--threshold", "2", "--dissent", "report", "--commitments")
-    root = ("--root", desk.json("quorum-init", *operators, *rules)["root"])
-    who = {number: ("--key", f"key-{number}", "--operator", f"buyer-{number}") for number in (1, 2, 3)}
+    root = ("--root", desk.json("quorum-init", *members, *rules)["root"])
+    who = {number: ("--key", f"key-{number}", "--member", f"buyer-{number}") for number in (1, 2, 3)}
     for number in (1, 2, 3):
         desk.ok("countersign", *who[number])
         report = desk.images(f"out-{number}")
@@ -207,7 +207,7 @@ def test_commit_then_reveal(tmp_path: Path) -> None:
 def test_a_mismatch_is_only_signed_as_dissent(signed: Desk) -> None:
     """A rebuild that differs is refused with the first difference; --dissent signs it, quorum shows it."""
     signed.images("differs", b"evil")
-    common = ("sign-pcrs", "--key", "key-3", "--operator", "buyer-3", "--rebuild", "differs")
+    common = ("sign-pcrs", "--key", "key-3", "--member", "buyer-3", "--rebuild", "differs")
     done = signed.run(*common)
     assert done.returncode == 1
     assert "aws: PCR0" in done.stderr
@@ -215,15 +215,15 @@ def test_a_mismatch_is_only_signed_as_dissent(signed: Desk) -> None:
     assert signed.json(*common, "--dissent")["outcome"] == "dissent"
     found = signed.json("quorum")
     assert found["decided"] is True
-    assert found["dissent"][0]["operator"] == "buyer-3"
-    again = signed.run("sign-pcrs", "--key", "key-3", "--operator", "buyer-3")
+    assert found["dissent"][0]["member"] == "buyer-3"
+    again = signed.run("sign-pcrs", "--key", "key-3", "--member", "buyer-3")
     assert again.returncode == 1
     assert "you signed another result" in again.stderr
 
 
-def test_another_operators_key_is_refused(signed: Desk) -> None:
-    """A key signs for its own operator only, and the error says whose it is."""
-    done = signed.run("sign-pcrs", "--key", "key-1", "--operator", "buyer-2")
+def test_another_members_key_is_refused(signed: Desk) -> None:
+    """A key signs for its own member only, and the error says whose it is."""
+    done = signed.run("sign-pcrs", "--key", "key-1", "--member", "buyer-2")
     assert done.returncode == 2
     assert "it belongs to buyer-1" in done.stderr
 
@@ -240,8 +240,8 @@ def test_errors_are_one_line_and_a_code(signed: Desk, tmp_path: Path) -> None:
     for argv, text in (
         (("quorum", "--attestations", "nowhere"), "nowhere: no such folder"),
         (("quorum", "--root", "sha256:XY"), "64 lower-case hex digits"),
-        (("sign-pcrs", "--key", "nokey", "--operator", "buyer-1"), "nokey: no such file"),
-        (("quorum-init", "--operator", "buyer-1=key-1.pub"), "already there"),
+        (("sign-pcrs", "--key", "nokey", "--member", "buyer-1"), "nokey: no such file"),
+        (("quorum-init", "--member", "buyer-1=key-1.pub"), "already there"),
     ):
         done = signed.run(*argv)
         assert done.returncode == 2, done
@@ -275,25 +275,25 @@ def test_a_bundle_decides_without_the_folder(signed: Desk, tmp_path: Path) -> No
     assert bare.run("quorum", "--bundle", "proof.json", "--root", root, "--at", "x").returncode == 2
 
 
-def test_a_fourth_operator_is_enrolled_by_the_others(signed: Desk, tmp_path: Path) -> None:
+def test_a_fourth_member_is_enrolled_by_the_others(signed: Desk, tmp_path: Path) -> None:
     """A proposal leaves the present version in force until the thresholds of both have signed it."""
     shutil.copytree(signed.folder, tmp_path / "copy")
     desk = Desk(tmp_path / "copy")
     desk.ok("keygen", "--out", "key-4")
-    proposed = desk.json("enroll", "--operator", "buyer-4=key-4.pub", "--threshold", "3", "--round", "2")
+    proposed = desk.json("enroll", "--member", "buyer-4=key-4.pub", "--threshold", "3", "--round", "2")
     assert (proposed["version"], proposed["threshold"]) == (2, 3)
     assert desk.json("quorum")["quorum"]["version"] == 1
     for number in (1, 2):
-        state = desk.json("countersign", "--key", f"key-{number}", "--operator", f"buyer-{number}")
+        state = desk.json("countersign", "--key", f"key-{number}", "--member", f"buyer-{number}")
         assert state["complete"] is False
         assert desk.json("quorum")["quorum"]["version"] == 1
     assert desk.run("quorum-policy").returncode == 1
-    assert desk.json("countersign", "--key", "key-4", "--operator", "buyer-4")["complete"] is True
+    assert desk.json("countersign", "--key", "key-4", "--member", "buyer-4")["complete"] is True
     done = desk.run("quorum", "--json")
     found = json.loads(done.stdout)
     assert (done.returncode, found["quorum"]["version"]) == (1, 2)
     for number in (1, 2, 4):
-        desk.ok("sign-pcrs", "--key", f"key-{number}", "--operator", f"buyer-{number}")
+        desk.ok("sign-pcrs", "--key", f"key-{number}", "--member", f"buyer-{number}")
     assert desk.json("quorum")["agree"] == ["buyer-1", "buyer-2", "buyer-4"]
 
 
@@ -308,7 +308,7 @@ def test_groups_are_proposed_and_shown(signed: Desk, tmp_path: Path) -> None:
     ]
     done = desk.run("enroll", "--group", "big=1:nobody")
     assert done.returncode == 1
-    assert "not distinct operators or groups named before" in done.stderr
+    assert "not distinct members or groups named before" in done.stderr
     assert desk.run("enroll", "--group", "big").returncode == 2
 
 
@@ -316,7 +316,7 @@ def test_a_revoked_release_is_refused_by_commands(signed: Desk, tmp_path: Path) 
     """verify revoke stops verify quorum and everything that recomputes the decision."""
     shutil.copytree(signed.folder, tmp_path / "copy")
     desk = Desk(tmp_path / "copy")
-    common = ("--key", "key-3", "--operator", "buyer-3")
+    common = ("--key", "key-3", "--member", "buyer-3")
     desk.ok("revoke", *common, "--reason", "known vulnerable")
     done = desk.run("quorum")
     assert done.returncode == 1
@@ -328,7 +328,7 @@ def test_the_log_is_signed_and_shown(signed: Desk, tmp_path: Path) -> None:
     shutil.copytree(signed.folder, tmp_path / "copy")
     desk = Desk(tmp_path / "copy")
     for number in (1, 2):
-        done = desk.json("log", "sign", "--key", f"key-{number}", "--operator", f"buyer-{number}")
+        done = desk.json("log", "sign", "--key", f"key-{number}", "--member", f"buyer-{number}")
     assert done["cosigned"] == ["buyer-1", "buyer-2"]
     found = desk.json("log", "show")
     assert (found["size"], len(found["entries"])) == (done["size"], done["size"])
@@ -361,7 +361,7 @@ def test_rebuild_compares_with_the_claim(
     monkeypatch.setattr("coattest_build.builder.build", build)
     seed = b"good"
     assert rebuild.main(["--out", "again", "--json"], standalone_mode=False) == 0
-    assert desk.json("sign-pcrs", "--key", "key-1", "--operator", "buyer-1", "--rebuild", "again")
+    assert desk.json("sign-pcrs", "--key", "key-1", "--member", "buyer-1", "--rebuild", "again")
     seed = b"evil"
     found = CliRunner().invoke(rebuild, ["--out", "third", "--json"], standalone_mode=False)
     assert found.return_value == 1

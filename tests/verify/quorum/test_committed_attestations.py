@@ -12,7 +12,7 @@ import pytest
 from coattest_verify.quorum.decision import decide
 from coattest_verify.quorum.directory import Folder
 from coattest_verify.quorum.log.examine import read_log
-from coattest_verify.quorum.members.file import QuorumPolicy
+from coattest_verify.quorum.members.file import MembersFile
 from coattest_verify.quorum.memory import Roots
 from coattest_verify.quorum.statements.claim import Claimed
 
@@ -21,18 +21,18 @@ REMEDY = "the claim changed after the ceremony: make attestations"
 
 
 @pytest.fixture(scope="module")
-def policy() -> QuorumPolicy:
+def policy() -> MembersFile:
     """The committed quorum.toml. Here its own digest is the root: that is no trust, see README.md."""
-    policy = QuorumPolicy.decode((ATTESTATIONS / "quorum.toml").read_bytes())
+    policy = MembersFile.decode((ATTESTATIONS / "quorum.toml").read_bytes())
     assert policy.version == 1
     return policy
 
 
 @pytest.mark.parametrize("profile", ["aws", "local"])
 def test_the_committed_attestations_decide_for_the_committed_claim(
-    policy: QuorumPolicy, profile: str, tmp_path: Path
+    policy: MembersFile, profile: str, tmp_path: Path
 ) -> None:
-    """Both operators agree with claim.json in everything, nothing is refused, and it lasts a year more."""
+    """Both members agree with claim.json in everything, nothing is refused, and it lasts a year more."""
     for now in (datetime.now(timezone.utc), datetime.now(timezone.utc) + timedelta(days=365)):
         outcome = decide(
             ATTESTATIONS, root=bytes.fromhex(policy.sha256), profile=profile, now=now, roots=Roots(tmp_path)
@@ -50,7 +50,7 @@ def test_the_committed_attestations_decide_for_the_committed_claim(
         )
 
 
-def test_both_operators_cosigned_the_committed_log(policy: QuorumPolicy) -> None:
+def test_both_members_cosigned_the_committed_log(policy: MembersFile) -> None:
     """attestations/log/ holds both statements and both decisions, cosigned by both."""
     with Folder(ATTESTATIONS) as folder:
         log = read_log(folder, bytes.fromhex(policy.sha256), policy)
@@ -59,7 +59,7 @@ def test_both_operators_cosigned_the_committed_log(policy: QuorumPolicy) -> None
     assert sorted(log.cosigned.times) == sorted(policy.names)
 
 
-def test_stock_in_toto_verify_accepts_the_committed_attestations(policy: QuorumPolicy) -> None:
+def test_stock_in_toto_verify_accepts_the_committed_attestations(policy: MembersFile) -> None:
     """in-toto's own program, on the files as they are committed, exits 0."""
     keys = [str(ATTESTATIONS / f"{name}.pub") for name in policy.names]
     done = subprocess.run(

@@ -25,12 +25,12 @@ from coattest_verify.quorum.statements import provenance
 from coattest_verify.quorum.statements.claim import EMPTY_PCR2
 from coattest_verify.signatures import dsse
 from coattest_verify.signatures.keys import public_key_of
-from support.verify.members import Operators, report_json
+from support.verify.members import Members, report_json
 
 FILE = "rebuild.buyer-3.intoto.json"
 
 
-def assert_only_refused(quorum: Operators, reason: str, file: str = FILE) -> None:
+def assert_only_refused(quorum: Members, reason: str, file: str = FILE) -> None:
     outcome = quorum.decide()
     assert outcome.decision is not None, outcome.reasons
     assert outcome.agree == ("buyer-1", "buyer-2")
@@ -38,7 +38,7 @@ def assert_only_refused(quorum: Operators, reason: str, file: str = FILE) -> Non
     assert {item.file: item.reason for item in outcome.refused} == {file: reason}
 
 
-def signed(quorum: Operators, payload: bytes, kind: str = provenance.PAYLOAD_TYPE) -> bytes:
+def signed(quorum: Members, payload: bytes, kind: str = provenance.PAYLOAD_TYPE) -> bytes:
     return dsse.sign(quorum.signers["buyer-3"], kind, payload).encode()
 
 
@@ -65,14 +65,14 @@ RAW_FILES: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("name", RAW_FILES)
-def test_a_file_that_is_not_a_statement_is_refused_alone(three: Operators, name: str) -> None:
+def test_a_file_that_is_not_a_statement_is_refused_alone(three: Members, name: str) -> None:
     """Truncated, empty, huge or deeply nested files neither crash nor block."""
     content, reason = RAW_FILES[name]
     three.write(FILE, content)
     assert_only_refused(three, reason)
 
 
-def test_every_truncation_is_refused_alone(three: Operators) -> None:
+def test_every_truncation_is_refused_alone(three: Members) -> None:
     """A statement cut anywhere never counts."""
     whole = three.sign("buyer-3", report_json()).read_bytes()
     for length in range(0, len(whole) - 1, len(whole) // 40):
@@ -83,7 +83,7 @@ def test_every_truncation_is_refused_alone(three: Operators) -> None:
 
 
 def test_a_signed_layout_in_place_of_a_statement_is_never_executed(
-    three: Operators, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    three: Members, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A layout with an inspection, signed by a buyer, runs nothing: neither as a statement nor as a link."""
     monkeypatch.chdir(tmp_path)
@@ -101,14 +101,14 @@ def test_a_signed_layout_in_place_of_a_statement_is_never_executed(
     assert not marker.exists()
 
 
-def test_another_payload_type_is_refused(three: Operators) -> None:
+def test_another_payload_type_is_refused(three: Members) -> None:
     """A signature for another purpose does not serve as a statement."""
     payload = canonical(provenance.to_json(three.statement("buyer-3", report_json())))
     three.write(FILE, signed(three, payload, "application/vnd.coattest.buyer-key+json"))
     assert_only_refused(three, "payload-type")
 
 
-def test_a_changed_payload_type_breaks_the_signature(three: Operators) -> None:
+def test_a_changed_payload_type_breaks_the_signature(three: Members) -> None:
     """The payload type is signed, so relabelling an envelope does not help."""
     payload = canonical(provenance.to_json(three.statement("buyer-3", report_json())))
     envelope = json.loads(signed(three, payload, "application/vnd.coattest.buyer-key+json"))
@@ -117,26 +117,26 @@ def test_a_changed_payload_type_breaks_the_signature(three: Operators) -> None:
     assert_only_refused(three, "bad-signature")
 
 
-def test_a_stranger_is_refused(three: Operators) -> None:
-    """A statement named after somebody who is not an operator does not count."""
+def test_a_stranger_is_refused(three: Members) -> None:
+    """A statement named after somebody who is not a member does not count."""
     three.sign("buyer-3", report_json(), name="rebuild.mallory.intoto.json")
-    assert_only_refused(three, "not-an-operator", "rebuild.mallory.intoto.json")
+    assert_only_refused(three, "not-a-member", "rebuild.mallory.intoto.json")
 
 
-def test_a_statement_in_anothers_name_is_refused(three: Operators) -> None:
+def test_a_statement_in_anothers_name_is_refused(three: Members) -> None:
     """buyer-3 cannot sign that it speaks for buyer-2."""
     statement = three.statement("buyer-2", report_json("other"), outcome="dissent")
     three.write(FILE, provenance.sign(statement, three.signers["buyer-3"]))
-    assert_only_refused(three, "other-operator")
+    assert_only_refused(three, "other-member")
 
 
-def test_a_copied_statement_under_another_name_is_refused(three: Operators) -> None:
+def test_a_copied_statement_under_another_name_is_refused(three: Members) -> None:
     """buyer-1's statement under buyer-3's file name is not a third vote."""
     three.write(FILE, (three.attestations / "rebuild.buyer-1.intoto.json").read_bytes())
     assert_only_refused(three, "bad-signature")
 
 
-def test_many_signatures_do_not_cost_many_verifications(three: Operators) -> None:
+def test_many_signatures_do_not_cost_many_verifications(three: Members) -> None:
     """An envelope with more signatures than anyone has keys is refused before any is checked."""
     envelope = json.loads(three.sign("buyer-3", report_json()).read_bytes())
     envelope["signatures"] *= 17
@@ -158,13 +158,13 @@ def test_many_signatures_do_not_cost_many_verifications(three: Operators) -> Non
         "rebuild." + "b" * 180 + ".intoto.json",
     ],
 )
-def test_odd_names_are_refused(three: Operators, name: str) -> None:
+def test_odd_names_are_refused(three: Members, name: str) -> None:
     """A file whose name is not a statement's does not count, however good its content."""
     three.sign("buyer-3", report_json(), name=name)
     assert_only_refused(three, "bad-name", name)
 
 
-def test_a_name_that_is_not_unicode_is_refused(three: Operators) -> None:
+def test_a_name_that_is_not_unicode_is_refused(three: Members) -> None:
     """A file name that is no text is refused like any other odd name."""
     folder = os.fsencode(three.attestations)
     Path(os.fsdecode(folder + b"/rebuild.\xff.intoto.json")).write_bytes(b"{}")
@@ -174,7 +174,7 @@ def test_a_name_that_is_not_unicode_is_refused(three: Operators) -> None:
     assert json.dumps(outcome.to_json()).isascii()
 
 
-def test_a_symbolic_link_is_not_followed(three: Operators, tmp_path: Path) -> None:
+def test_a_symbolic_link_is_not_followed(three: Members, tmp_path: Path) -> None:
     """A link to a good statement elsewhere, or to a secret, is refused."""
     three.sign("buyer-3", report_json()).rename(tmp_path / "elsewhere.json")
     (three.attestations / FILE).symlink_to(tmp_path / "elsewhere.json")
@@ -182,7 +182,7 @@ def test_a_symbolic_link_is_not_followed(three: Operators, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("kind", ["folder", "fifo", "socket-like-loop"])
-def test_what_is_not_a_plain_file_is_refused(three: Operators, kind: str) -> None:
+def test_what_is_not_a_plain_file_is_refused(three: Members, kind: str) -> None:
     """A folder, a FIFO without a writer or a link to itself neither hangs nor crashes."""
     path = three.attestations / FILE
     if kind == "folder":
@@ -194,7 +194,7 @@ def test_what_is_not_a_plain_file_is_refused(three: Operators, kind: str) -> Non
     assert_only_refused(three, "not-a-file")
 
 
-def test_a_linked_claim_or_policy_is_not_followed(three: Operators, tmp_path: Path) -> None:
+def test_a_linked_claim_or_policy_is_not_followed(three: Members, tmp_path: Path) -> None:
     """claim.json and quorum.toml are not read through links either."""
     for name in ("claim.json", "quorum.toml"):
         path = three.attestations / name
@@ -330,7 +330,7 @@ SIGNED_CHANGES: dict[str, tuple[Change, str]] = {
 
 
 @pytest.mark.parametrize("name", SIGNED_CHANGES)
-def test_a_signed_statement_that_breaks_a_rule_does_not_count(three: Operators, name: str) -> None:
+def test_a_signed_statement_that_breaks_a_rule_does_not_count(three: Members, name: str) -> None:
     """A good signature does not help a statement of another form, source, policy, round or machine."""
     change, reason = SIGNED_CHANGES[name]
     statement = provenance.to_json(three.statement("buyer-3", report_json()))
@@ -339,14 +339,14 @@ def test_a_signed_statement_that_breaks_a_rule_does_not_count(three: Operators, 
     assert_only_refused(three, reason)
 
 
-def test_a_statement_about_another_profile_does_not_count(three: Operators) -> None:
+def test_a_statement_about_another_profile_does_not_count(three: Members) -> None:
     """A rebuild of ``local`` says nothing about ``aws``."""
     local = report_json(profiles={"local": report_json()["profiles"]["local"]})
     three.sign("buyer-3", local)
     assert_only_refused(three, "other-profile")
 
 
-def test_a_payload_that_is_not_base64_is_refused(three: Operators) -> None:
+def test_a_payload_that_is_not_base64_is_refused(three: Members) -> None:
     """base64 with line breaks or loose bits has more than one reading."""
     envelope = json.loads(three.sign("buyer-3", report_json()).read_bytes())
     text = envelope["payload"]
@@ -355,17 +355,17 @@ def test_a_payload_that_is_not_base64_is_refused(three: Operators) -> None:
         assert_only_refused(three, "malformed")
 
 
-def test_two_results_of_one_operator_are_a_dissent(three: Operators) -> None:
+def test_two_results_of_one_member_are_a_dissent(three: Members) -> None:
     """Who signs two different results for one source is an equivocator and counts as dissent."""
     three.sign("buyer-3", report_json(), name="rebuild.buyer-3.one.intoto.json")
     three.sign("buyer-3", report_json("other"), name="rebuild.buyer-3.two.intoto.json")
     outcome = three.decide()
     assert outcome.agree == ("buyer-1", "buyer-2")
-    assert outcome.dissent[0].operator == "buyer-3"
+    assert outcome.dissent[0].member == "buyer-3"
     assert "signed 2 different results for one source" in outcome.dissent[0].detail
 
 
-def test_an_equivocator_does_not_agree_with_anybody(three: Operators) -> None:
+def test_an_equivocator_does_not_agree_with_anybody(three: Members) -> None:
     """buyer-2's second result takes its first out of the count, under both dissent rules."""
     three.sign("buyer-2", report_json("other"), name="rebuild.buyer-2.two.intoto.json")
     outcome = three.decide()
@@ -373,24 +373,22 @@ def test_an_equivocator_does_not_agree_with_anybody(three: Operators) -> None:
     assert outcome.agree == ("buyer-1",)
 
 
-def test_a_dissent_beside_an_agreement_is_a_dissent(three: Operators) -> None:
-    """An operator that both agrees and dissents dissents."""
-    three.sign(
-        "buyer-2", report_json(), outcome="dissent", reason="no", name="rebuild.buyer-2.no.intoto.json"
-    )
+def test_a_dissent_beside_an_agreement_is_a_dissent(three: Members) -> None:
+    """A member that both agrees and dissents dissents."""
+    three.sign("buyer-2", report_json(), outcome="dissent", code="no", name="rebuild.buyer-2.no.intoto.json")
     assert three.decide().agree == ("buyer-1",)
 
 
-def test_the_wrong_claim_makes_no_decision(three: Operators) -> None:
+def test_the_wrong_claim_makes_no_decision(three: Members) -> None:
     """A publisher that changes the claim after the fact gets no decision, not another one."""
     three.claim(report_json("other"))
     outcome = three.decide()
     assert outcome.decision is None
-    assert [answer.operator for answer in outcome.dissent] == ["buyer-1", "buyer-2"]
+    assert [answer.member for answer in outcome.dissent] == ["buyer-1", "buyer-2"]
 
 
 @pytest.mark.parametrize("name", [name for name in RAW_FILES if name != "100-mb"])
-def test_a_hostile_claim_is_a_reason(three: Operators, name: str) -> None:
+def test_a_hostile_claim_is_a_reason(three: Members, name: str) -> None:
     """claim.json is hostile input too."""
     three.write("claim.json", RAW_FILES[name][0])
     outcome = three.decide()
@@ -398,7 +396,7 @@ def test_a_hostile_claim_is_a_reason(three: Operators, name: str) -> None:
     assert outcome.reasons[0].startswith("claim.json: ")
 
 
-def test_hostile_policy_signatures_are_refused_alone(three: Operators) -> None:
+def test_hostile_policy_signatures_are_refused_alone(three: Members) -> None:
     """A bad signature file beside a complete chain is named and changes nothing."""
     three.write("quorum.1.mallory.dsse.json", b"{")
     three.write("quorum.7.mallory.dsse.json", b"[" * 100_000)
@@ -407,8 +405,8 @@ def test_hostile_policy_signatures_are_refused_alone(three: Operators) -> None:
     assert [item.reason for item in outcome.refused] == ["malformed", "too-deep"]
 
 
-def test_a_link_of_another_step_does_not_reach_in_toto(three: Operators) -> None:
-    """Only links that say exactly what the operator's statement says are handed on."""
+def test_a_link_of_another_step_does_not_reach_in_toto(three: Members) -> None:
+    """Only links that say exactly what the member's statement says are handed on."""
     for name in ("buyer-1", "buyer-2"):
         statement = three.statement(name, report_json())
         key = public_key_of(three.signers[name])
@@ -423,7 +421,7 @@ def test_a_link_of_another_step_does_not_reach_in_toto(three: Operators) -> None
     assert list(found) == [link_name(public_key_of(three.signers["buyer-1"]))]
 
 
-def test_too_many_files_are_an_answer(three: Operators, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_files_are_an_answer(three: Members, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder with more names than any quorum has is refused instead of read."""
     monkeypatch.setattr("coattest_verify.quorum.directory.MAX_FILES", 10)
     for index in range(10):
@@ -433,7 +431,7 @@ def test_too_many_files_are_an_answer(three: Operators, monkeypatch: pytest.Monk
     assert "more than 10 files" in outcome.reasons[0]
 
 
-def test_flipping_any_byte_of_the_payload_breaks_the_signature(three: Operators) -> None:
+def test_flipping_any_byte_of_the_payload_breaks_the_signature(three: Members) -> None:
     """No change to a signed payload survives."""
     envelope = json.loads(three.sign("buyer-3", report_json()).read_bytes())
     payload = base64.b64decode(envelope["payload"])

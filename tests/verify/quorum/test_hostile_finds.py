@@ -16,17 +16,17 @@ from coattest_verify.quorum.errors import PolicyRefused
 from coattest_verify.quorum.log import checkpoint as notes
 from coattest_verify.quorum.log.examine import CHECKPOINT_FILE, head, parse_entry, read_log
 from coattest_verify.quorum.log.merkle import pack
-from coattest_verify.quorum.members.file import Group, Operator, QuorumPolicy
+from coattest_verify.quorum.members.file import Group, Member, MembersFile
 from coattest_verify.quorum.votes import REVOKE, make_vote, sign_vote, vote_name
 from coattest_verify.signatures.keys import public_key_of
-from support.verify.members import NOW, Operators, report_json
+from support.verify.members import NOW, Members, report_json
 
 
-def log(quorum: Operators, name: str) -> None:
+def log(quorum: Members, name: str) -> None:
     sign_log(quorum.attestations, quorum.root, name, quorum.signers[name], seen=None, now=NOW)
 
 
-def revoke(quorum: Operators, name: str) -> Path:
+def revoke(quorum: Members, name: str) -> Path:
     assert quorum.claimed is not None
     vote = make_vote(REVOKE, name, root=quorum.root, claim=quorum.claimed, note="CVE-2026-1", now=NOW)
     return quorum.write(vote_name(vote), sign_vote(vote, quorum.signers[name]))
@@ -53,15 +53,15 @@ def test_a_repeated_name_behind_many_others_is_found_in_one_pass() -> None:
         parse(b"{" + names + b',"last":0,"last":0}')
 
 
-def test_a_key_of_half_a_million_parts_is_not_parsed(three: Operators) -> None:
+def test_a_key_of_half_a_million_parts_is_not_parsed(three: Members) -> None:
     """A quorum.toml that would keep the TOML parser busy for hours is refused before it."""
     three.write("quorum.toml", b".".join([b"a"] * 500_000) + b" = 1\n")
     assert "the pinned root" not in three.decide().reasons[0]
     with pytest.raises(PolicyRefused, match="dots"):
-        QuorumPolicy.decode(b".".join([b"a"] * 500_000) + b" = 1\n")
+        MembersFile.decode(b".".join([b"a"] * 500_000) + b" = 1\n")
 
 
-def test_unsigned_versions_are_not_parsed(three: Operators, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsigned_versions_are_not_parsed(three: Members, monkeypatch: pytest.MonkeyPatch) -> None:
     """Candidates for the next version reach the TOML parser only behind the threshold's signatures."""
     for index in range(20):
         successor = three.policy.successor(round=f"r{index}")
@@ -70,27 +70,27 @@ def test_unsigned_versions_are_not_parsed(three: Operators, monkeypatch: pytest.
             three.attestations / f"quorum.2.buyer-3.{index}.dsse.json"
         )
     decoded = []
-    decode = QuorumPolicy.decode
-    monkeypatch.setattr(QuorumPolicy, "decode", lambda data: decoded.append(data) or decode(data))
+    decode = MembersFile.decode
+    monkeypatch.setattr(MembersFile, "decode", lambda data: decoded.append(data) or decode(data))
     assert three.decide().decision is not None
     assert set(decoded) == {three.policy.raw}
 
 
-def test_one_operator_is_not_two_members_of_a_group(three: Operators) -> None:
+def test_one_member_is_not_two_members_of_a_group(three: Members) -> None:
     """A member of a group and of a group within it would meet "two of" alone, so such groups are refused."""
     inner = Group("inner", ("buyer-1", "buyer-2"), 1)
     with pytest.raises(PolicyRefused) as caught:
         three.policy.successor(groups=(inner, Group("outer", ("buyer-1", "inner"), 2)))
-    assert caught.value.reason == "policy-counted-twice"
+    assert caught.value.code == "policy-counted-twice"
     with pytest.raises(PolicyRefused) as caught:
         three.policy.successor(
             groups=(inner, Group("other", ("buyer-1", "buyer-3"), 1), Group("outer", ("inner", "other"), 2))
         )
-    assert caught.value.reason == "policy-counted-twice"
+    assert caught.value.code == "policy-counted-twice"
     three.policy.successor(groups=(inner, Group("outer", ("buyer-3", "inner"), 2)))
 
 
-def test_a_cosignature_after_the_last_year_is_no_crash(three: Operators) -> None:
+def test_a_cosignature_after_the_last_year_is_no_crash(three: Members) -> None:
     """A cosigner that dates its line in the year 30,000 makes the log bad, and nothing else."""
     log(three, "buyer-3")
     with Folder(three.attestations) as folder:
@@ -111,18 +111,18 @@ def test_a_cosignature_after_the_last_year_is_no_crash(three: Operators) -> None
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("operator", "\x1b[2Jbuyer-1"),
-        ("operator", "[red]buyer-1[/red]"),
+        ("member", "\x1b[2Jbuyer-1"),
+        ("member", "[red]buyer-1[/red]"),
         ("outcome", "dissent\x1b]0;agreed\x07"),
         ("outcome", "dissent\n"),
         ("outcome", "\u202etnessid"),
     ],
 )
-def test_log_entries_do_not_reach_a_terminal_as_commands(three: Operators, field: str, value: str) -> None:
+def test_log_entries_do_not_reach_a_terminal_as_commands(three: Members, field: str, value: str) -> None:
     """An entry with control characters, markup or invisible text makes the log bad, and is never shown."""
     about = {"outcome": "dissent", "round": "1"}
-    entry = {"kind": "rebuild", "sha256": "ab" * 32, "operator": "buyer-1", "about": about}
-    (entry if field == "operator" else about)[field] = value
+    entry = {"kind": "rebuild", "sha256": "ab" * 32, "member": "buyer-1", "about": about}
+    (entry if field == "member" else about)[field] = value
     encoded = canonical(entry)
     with pytest.raises(Rejected):
         parse_entry(encoded)
@@ -140,7 +140,7 @@ def test_log_entries_do_not_reach_a_terminal_as_commands(three: Operators, field
 
 
 @pytest.mark.parametrize("inner", ["log", "log/tile", "log/tile/entries"])
-def test_the_log_is_not_written_through_a_link(three: Operators, tmp_path: Path, inner: str) -> None:
+def test_the_log_is_not_written_through_a_link(three: Members, tmp_path: Path, inner: str) -> None:
     """A folder of the log that is a symbolic link does not lead the next signer out of attestations/."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -152,7 +152,7 @@ def test_the_log_is_not_written_through_a_link(three: Operators, tmp_path: Path,
     assert list(elsewhere.iterdir()) == []
 
 
-def test_a_planted_tile_does_not_survive_signing(three: Operators) -> None:
+def test_a_planted_tile_does_not_survive_signing(three: Members) -> None:
     """A file, a link or a FIFO that waits where the log's next bundle goes is replaced, not believed."""
     planted = three.attestations / "log/tile/entries/000.p/3"
     planted.parent.mkdir(parents=True)
@@ -161,7 +161,7 @@ def test_a_planted_tile_does_not_survive_signing(three: Operators) -> None:
     assert three.decide().warnings == ()
 
 
-def test_a_removed_revocation_cannot_make_a_yes(blocking: Operators) -> None:
+def test_a_removed_revocation_cannot_make_a_yes(blocking: Members) -> None:
     """Under "block" a revocation that was logged and then removed is named, and no decision comes of it."""
     path = revoke(blocking, "buyer-3")
     log(blocking, "buyer-1")
@@ -169,13 +169,13 @@ def test_a_removed_revocation_cannot_make_a_yes(blocking: Operators) -> None:
     assert blocking.decide().reasons == ("buyer-3's revocation (log entry 3) was removed",)
 
 
-def test_a_new_key_does_not_bring_a_revoked_release_back_unsaid(three: Operators, tmp_path: Path) -> None:
-    """A revocation by a key that was since replaced is shown as such until its operator signs it again."""
+def test_a_new_key_does_not_bring_a_revoked_release_back_unsaid(three: Members, tmp_path: Path) -> None:
+    """A revocation by a key that was since replaced is shown as such until its member signs it again."""
     revoke(three, "buyer-3")
-    fresh = Operators.make(tmp_path / "fresh", ["buyer-3"])
-    members = [party for party in three.policy.operators if party.name != "buyer-3"]
-    replaced = Operator("buyer-3", fresh.policy.operators[0].keys)
-    three.install(three.policy.successor(operators=(*members, replaced)), ["buyer-1", "buyer-2"])
+    fresh = Members.make(tmp_path / "fresh", ["buyer-3"])
+    members = [party for party in three.policy.members if party.name != "buyer-3"]
+    replaced = Member("buyer-3", fresh.policy.members[0].keys)
+    three.install(three.policy.successor(members=(*members, replaced)), ["buyer-1", "buyer-2"])
     for name in ("buyer-1", "buyer-2"):
         three.sign(name, report_json())
     outcome = three.decide()
@@ -186,9 +186,9 @@ def test_a_new_key_does_not_bring_a_revoked_release_back_unsaid(three: Operators
     assert three.decide().decision is None
 
 
-def test_an_operators_second_route_takes_none_away(tmp_path: Path) -> None:
+def test_an_members_second_route_takes_none_away(tmp_path: Path) -> None:
     """Where two routes are required, one more statement by another route never turns yes into no."""
-    quorum = Operators.make(tmp_path, ["buyer-1", "buyer-2"], routes=2)
+    quorum = Members.make(tmp_path, ["buyer-1", "buyer-2"], routes=2)
     quorum.claim(report_json())
     container = {**report_json(), "route": "container"}
     quorum.sign("buyer-1", report_json(), age=timedelta(hours=2))
@@ -198,9 +198,9 @@ def test_an_operators_second_route_takes_none_away(tmp_path: Path) -> None:
     assert quorum.decide().decision is not None
 
 
-def test_one_operator_does_not_bring_two_routes(tmp_path: Path) -> None:
-    """Two statements of one operator by two routes are the diversity of one."""
-    quorum = Operators.make(tmp_path, ["buyer-1", "buyer-2"], threshold=1, dissent="report", routes=2)
+def test_one_member_does_not_bring_two_routes(tmp_path: Path) -> None:
+    """Two statements of one member by two routes are the diversity of one."""
+    quorum = Members.make(tmp_path, ["buyer-1", "buyer-2"], threshold=1, dissent="report", routes=2)
     quorum.claim(report_json())
     quorum.sign("buyer-1", report_json())
     quorum.sign("buyer-1", {**report_json(), "route": "container"}, name="rebuild.buyer-1.again.intoto.json")

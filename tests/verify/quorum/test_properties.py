@@ -17,20 +17,20 @@ from coattest.strictjson import parse
 from coattest_verify.quorum.decision import Outcome, decide_from
 from coattest_verify.quorum.directory import Held
 from coattest_verify.quorum.statements.provenance import sign
-from support.verify.members import NOW, Operators, report_json
+from support.verify.members import NOW, Members, report_json
 
 NAMES = ("buyer-1", "buyer-2", "buyer-3", "buyer-4")
 KINDS = ("agree", "old", "other", "dissent", "unable", "cached", "garbage")
 
 Item = tuple[str, str, int]
-"""Operator, kind of statement, age in hours."""
+"""Member, kind of statement, age in hours."""
 
 
 class Bench:
     """A quorum whose statements are made once and combined at will."""
 
     def __init__(self, folder: Path, dissent: str) -> None:
-        self.quorum = Operators.make(folder, NAMES, threshold=2, dissent=dissent, kinds=("ed25519",))
+        self.quorum = Members.make(folder, NAMES, threshold=2, dissent=dissent, kinds=("ed25519",))
         self.quorum.claim(report_json())
         self.base = {path.name: path.read_bytes() for path in self.quorum.attestations.iterdir()}
         self.made: dict[Item, bytes] = {}
@@ -41,14 +41,14 @@ class Bench:
         return self.made[item]
 
     def _make(self, item: Item) -> bytes:
-        operator, kind, hours = item
+        member, kind, hours = item
         if kind == "garbage":
             return b"{" * hours
         report = {"other": report_json("other"), "unable": None, "cached": report_json(compiled=False)}
         outcome = {"dissent": "dissent", "unable": "could-not-build"}.get(kind, "agree")
         age = timedelta(days=100 if kind == "old" else 0, hours=hours)
-        made = self.quorum.statement(operator, report.get(kind, report_json()), outcome=outcome, age=age)
-        return sign(made, self.quorum.signers[operator])
+        made = self.quorum.statement(member, report.get(kind, report_json()), outcome=outcome, age=age)
+        return sign(made, self.quorum.signers[member])
 
     def decide(self, items: Sequence[Item]) -> Outcome:
         files = dict(self.base)
@@ -92,8 +92,8 @@ def test_the_order_of_files_does_not_matter(bench: Bench, found: list[Item], see
 @settings(max_examples=40, deadline=None)
 @given(found=sets)
 def test_a_decision_is_what_its_definition_says(bench: Bench, found: list[Item]) -> None:
-    """Yes means: enough operators agree with the claim, and under "block" everybody does."""
-    by_name = {name: {kind for operator, kind, _ in found if operator == name} for name in NAMES}
+    """Yes means: enough members agree with the claim, and under "block" everybody does."""
+    by_name = {name: {kind for member, kind, _ in found if member == name} for name in NAMES}
     outcome = bench.decide(found)
     for name, kinds in by_name.items():
         if name in outcome.agree:

@@ -17,7 +17,7 @@ from coattest_verify.cli.release.votes import review
 from coattest_verify.quorum.bundle import make_bundle
 from coattest_verify.quorum.directory import Folder
 from coattest_verify.quorum.votes import REVIEW, make_vote, read_votes, sign_vote, vote_name
-from support.verify.members import NOW, Operators, report_json
+from support.verify.members import NOW, Members, report_json
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -75,7 +75,7 @@ def test_confirmations_of_another_lock_are_refused(old: Path, tmp_path: Path) ->
         shown("--since", str(old), "--inputs", str(inputs))
 
 
-def decided(quorum: Operators, lock: bytes) -> bytes:
+def decided(quorum: Members, lock: bytes) -> bytes:
     """The proof bundle of a decision about a source with that lock."""
     report = report_json()
     report["source"]["lock_sha256"] = hashlib.sha256(lock).hexdigest()
@@ -86,7 +86,7 @@ def decided(quorum: Operators, lock: bytes) -> bytes:
         return make_bundle(folder, now=NOW, lock=lock)
 
 
-def test_the_last_release_comes_from_its_bundle(three: Operators, old: Path, tmp_path: Path) -> None:
+def test_the_last_release_comes_from_its_bundle(three: Members, old: Path, tmp_path: Path) -> None:
     """--since takes the lock out of a proof bundle that decides for it under the pinned root."""
     bundle = tmp_path / "proof.json"
     bundle.write_bytes(decided(three, old.read_bytes()))
@@ -96,7 +96,7 @@ def test_the_last_release_comes_from_its_bundle(three: Operators, old: Path, tmp
         shown("--since", str(bundle), "--root", f"sha256:{'ab' * 32}")
 
 
-def test_a_bundle_with_another_lock_is_refused(three: Operators, old: Path, tmp_path: Path) -> None:
+def test_a_bundle_with_another_lock_is_refused(three: Members, old: Path, tmp_path: Path) -> None:
     """A bundle whose lock is not the decided one would hide what moved."""
     data = json.loads(decided(three, b"another lock"))
     data["files"]["image.lock"] = json.loads(decided(three, old.read_bytes()))["files"]["image.lock"]
@@ -106,7 +106,7 @@ def test_a_bundle_with_another_lock_is_refused(three: Operators, old: Path, tmp_
         shown("--since", str(bundle), "--root", f"sha256:{three.root.hex()}")
 
 
-def test_a_review_names_the_lock_that_it_was_compared_with(three: Operators) -> None:
+def test_a_review_names_the_lock_that_it_was_compared_with(three: Members) -> None:
     """The difference that was reviewed is signed: its two ends are digests in the statement."""
     assert three.claimed is not None
     vote = make_vote(

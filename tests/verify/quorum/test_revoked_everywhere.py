@@ -11,7 +11,7 @@ from coattest_verify.cli.options import decision_from
 from coattest_verify.quorum.authority import authority_from
 from coattest_verify.quorum.errors import NoDecision
 from coattest_verify.quorum.votes import REVOKE, make_vote, sign_vote, vote_name
-from support.verify.members import NOW, Operators
+from support.verify.members import NOW, Members
 
 REPOSITORY = Path(__file__).parents[3]
 COMMANDS = sorted(
@@ -46,8 +46,8 @@ def test_the_commands_are_found() -> None:
     }  # fmt: skip
 
 
-def test_those_functions_refuse_a_revoked_release(three: Operators, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After one operator's revocation none of them gives a decision, and the reason is its own words."""
+def test_those_functions_refuse_a_revoked_release(three: Members, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After one member's revocation none of them gives a decision, and the reason is its own words."""
     monkeypatch.setenv("COATTEST_CONFIG", str(three.folder / "config"))
     options = {"attestations": three.attestations, "root": three.root, "profile": "aws"}
     before = decision_from(options, now=NOW)

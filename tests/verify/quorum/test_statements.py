@@ -14,19 +14,19 @@ from coattest_verify.quorum.statements import provenance
 from coattest_verify.quorum.statements.claim import EMPTY_PCR2, Claimed
 from coattest_verify.quorum.statements.statement import MAX_REASON, Report, clean
 from coattest_verify.signatures import dsse
-from support.verify.members import Operators, profile_json, report_json
+from support.verify.members import Members, profile_json, report_json
 
 STATEMENTS = ("agree", "dissent", "could-not-build")
 
 
-def made(quorum: Operators, outcome: str) -> Any:
+def made(quorum: Members, outcome: str) -> Any:
     report = None if outcome == "could-not-build" else report_json()
     reason = None if outcome == "agree" else "the compiler crashed"
     return quorum.statement("buyer-1", report, outcome=outcome, reason=reason)
 
 
 @pytest.mark.parametrize("outcome", STATEMENTS)
-def test_a_statement_is_read_back_as_it_was_signed(three: Operators, outcome: str) -> None:
+def test_a_statement_is_read_back_as_it_was_signed(three: Members, outcome: str) -> None:
     """Signing, parsing and rendering again gives the same statement and the same bytes."""
     statement = made(three, outcome)
     signed = provenance.sign(statement, three.signers["buyer-1"])
@@ -37,7 +37,7 @@ def test_a_statement_is_read_back_as_it_was_signed(three: Operators, outcome: st
 
 
 @pytest.mark.parametrize("outcome", STATEMENTS)
-def test_a_statement_has_in_totos_public_shape(three: Operators, outcome: str) -> None:
+def test_a_statement_has_in_totos_public_shape(three: Members, outcome: str) -> None:
     """in-toto's own protobuf definitions accept the Statement v1 and the SLSA provenance v1."""
     pytest.importorskip("in_toto_attestation", reason="needs the in-toto-attestation package")
     from google.protobuf import json_format
@@ -84,7 +84,7 @@ def test_a_reason_is_one_printable_line() -> None:
         {"source": {"tree_sha256": "0" * 64}},
     ],
 )
-def test_a_malformed_claim_is_refused(three: Operators, change: dict[str, Any]) -> None:
+def test_a_malformed_claim_is_refused(three: Members, change: dict[str, Any]) -> None:
     """A claim of another form, or one that pins nothing, is not a question."""
     whole = json.loads((three.attestations / "claim.json").read_bytes())
     with pytest.raises(Rejected):
@@ -107,7 +107,7 @@ def test_the_differences_of_a_report_start_with_the_telling_ones() -> None:
     assert found[-1] == "local: not built here"
 
 
-def test_the_committed_claim_is_one_that_operators_can_answer() -> None:
+def test_the_committed_claim_is_one_that_members_can_answer() -> None:
     """attestations/claim.json parses and covers both profiles with the same boot ramdisk and kernel."""
     path = Path(__file__).parents[3] / "attestations" / "claim.json"
     if not path.exists():

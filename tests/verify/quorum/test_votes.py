@@ -15,23 +15,23 @@ from coattest_verify.quorum.decision import Outcome, decide_from
 from coattest_verify.quorum.directory import Folder
 from coattest_verify.quorum.votes import REVIEW, REVOKE, make_vote, payload_type, sign_vote, vote_name
 from coattest_verify.signatures import dsse
-from support.verify.members import NOW, Operators, report_json
+from support.verify.members import NOW, Members, report_json
 
 
-def vote(quorum: Operators, kind: str, operator: str, *, key_of: str | None = None, **changes: Any) -> Path:
+def vote(quorum: Members, kind: str, member: str, *, key_of: str | None = None, **changes: Any) -> Path:
     assert quorum.claimed is not None
     values = {"root": quorum.root, "claim": quorum.claimed, "note": "CVE-2026-1", "now": NOW, **changes}
-    made = make_vote(kind, operator, **values)
-    return quorum.write(vote_name(made), sign_vote(made, quorum.signers[key_of or operator]))
+    made = make_vote(kind, member, **values)
+    return quorum.write(vote_name(made), sign_vote(made, quorum.signers[key_of or member]))
 
 
-def test_a_revoked_release_is_not_decided(three: Operators) -> None:
-    """One operator's signed revocation stops the release, and says why."""
+def test_a_revoked_release_is_not_decided(three: Members) -> None:
+    """One member's signed revocation stops the release, and says why."""
     vote(three, REVOKE, "buyer-3")
     assert three.decide().reasons == ("buyer-3 revoked this release: CVE-2026-1",)
 
 
-def test_a_revocation_is_about_one_source(three: Operators) -> None:
+def test_a_revocation_is_about_one_source(three: Members) -> None:
     """Revoking another source, or under another quorum's root, changes nothing."""
     assert three.claimed is not None
     vote(three, REVOKE, "buyer-3", root=b"\1" * 32)
@@ -43,7 +43,7 @@ def test_a_revocation_is_about_one_source(three: Operators) -> None:
     assert three.decide().decision is not None
 
 
-def test_a_revocation_outlives_the_policy_version(three: Operators) -> None:
+def test_a_revocation_outlives_the_policy_version(three: Members) -> None:
     """A new version of quorum.toml does not silently bring a revoked release back."""
     vote(three, REVOKE, "buyer-3")
     three.install(three.policy.successor(round="2"), ["buyer-1", "buyer-2"])
@@ -53,7 +53,7 @@ def test_a_revocation_outlives_the_policy_version(three: Operators) -> None:
     assert three.decide().reasons == ("buyer-3 revoked this release: CVE-2026-1",)
 
 
-def test_a_forged_revocation_does_not_count(three: Operators) -> None:
+def test_a_forged_revocation_does_not_count(three: Members) -> None:
     """Nobody revokes in another's name, and the forged file is named."""
     path = vote(three, REVOKE, "buyer-3", key_of="buyer-1")
     outcome = three.decide()
@@ -61,7 +61,7 @@ def test_a_forged_revocation_does_not_count(three: Operators) -> None:
     assert [(item.file, item.reason) for item in outcome.refused] == [(path.name, "bad-signature")]
 
 
-def test_a_review_never_serves_as_a_revocation(three: Operators) -> None:
+def test_a_review_never_serves_as_a_revocation(three: Members) -> None:
     """The payload type is signed: renaming a review to a revocation does not make it one."""
     path = vote(three, REVIEW, "buyer-3")
     path.rename(path.with_name(path.name.replace("review", "revoke")))
@@ -72,7 +72,7 @@ def test_a_review_never_serves_as_a_revocation(three: Operators) -> None:
 
 def test_the_revocation_threshold(tmp_path: Path) -> None:
     """Where two must revoke, one revocation is a warning."""
-    quorum = Operators.make(
+    quorum = Members.make(
         tmp_path, ["buyer-1", "buyer-2", "buyer-3"], threshold=2, dissent="report", revoke_threshold=2
     )
     quorum.claim(report_json())
@@ -87,14 +87,14 @@ def test_the_revocation_threshold(tmp_path: Path) -> None:
 
 
 def test_required_reviews(tmp_path: Path) -> None:
-    """Where reviews are required, a rebuild alone does not suffice, and one operator reviews once."""
-    quorum = Operators.make(tmp_path, ["buyer-1", "buyer-2"], reviews=2)
+    """Where reviews are required, a rebuild alone does not suffice, and one member reviews once."""
+    quorum = Members.make(tmp_path, ["buyer-1", "buyer-2"], reviews=2)
     quorum.claim(report_json())
     for name in ("buyer-1", "buyer-2"):
         quorum.sign(name, report_json())
     path = vote(quorum, REVIEW, "buyer-1", note="read all of it")
     path.with_name(path.name.replace(".dsse", ".again.dsse")).write_bytes(path.read_bytes())
-    assert quorum.decide().reasons == ("1 of 2 operators reviewed the source",)
+    assert quorum.decide().reasons == ("1 of 2 members reviewed the source",)
     vote(quorum, REVIEW, "buyer-2", note="the lock's difference")
     assert quorum.decide().decision is not None
 
@@ -102,7 +102,7 @@ def test_required_reviews(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"{}", b"[" * 10_000, b" " * 20_000, b'{"payloadType": 1, "payloadType": 1}']
 )
-def test_hostile_votes_are_refused_alone(three: Operators, content: bytes) -> None:
+def test_hostile_votes_are_refused_alone(three: Members, content: bytes) -> None:
     """A bad vote neither crashes nor blocks."""
     three.write("revoke.buyer-3.x.dsse.json", content)
     three.write("review.\x1b.dsse.json", content)
@@ -111,7 +111,7 @@ def test_hostile_votes_are_refused_alone(three: Operators, content: bytes) -> No
     assert len(outcome.refused) == 2
 
 
-def test_a_vote_with_an_unknown_field_is_refused(three: Operators) -> None:
+def test_a_vote_with_an_unknown_field_is_refused(three: Members) -> None:
     """A signed vote of another form does not count."""
     path = vote(three, REVOKE, "buyer-3")
     envelope = dsse.Envelope.decode(path.read_bytes(), payload_type(REVOKE))
@@ -125,27 +125,27 @@ def test_a_vote_with_an_unknown_field_is_refused(three: Operators) -> None:
 # --- the proof bundle ---------------------------------------------------------------------------------
 
 
-def bundled(quorum: Operators) -> bytes:
+def bundled(quorum: Members) -> bytes:
     with Folder(quorum.attestations) as folder:
         return make_bundle(folder, now=NOW)
 
 
-def from_bundle(quorum: Operators, data: bytes, **changes: Any) -> Outcome:
+def from_bundle(quorum: Members, data: bytes, **changes: Any) -> Outcome:
     bundle = read_bundle(data)
     options: dict[str, Any] = {"root": quorum.root, "seen": None, "profile": "aws", "now": bundle.made}
     return decide_from(bundle.files, **{**options, **changes})
 
 
-def test_a_bundle_gives_the_same_outcome_as_the_folder(three: Operators) -> None:
+def test_a_bundle_gives_the_same_outcome_as_the_folder(three: Members) -> None:
     """Who agrees, who dissents and the digest are the same, with no folder at all."""
     three.sign("buyer-3", report_json("other"), outcome="dissent")
     data = bundled(three)
     assert from_bundle(three, data).to_json() == three.decide().to_json()
 
 
-def test_a_bundle_with_an_invented_root_is_refused(three: Operators, tmp_path: Path) -> None:
+def test_a_bundle_with_an_invented_root_is_refused(three: Members, tmp_path: Path) -> None:
     """A bundle that is consistent in itself decides nothing under the root that the reader brings."""
-    invented = Operators.make(tmp_path / "attacker", ["buyer-1", "buyer-2"])
+    invented = Members.make(tmp_path / "attacker", ["buyer-1", "buyer-2"])
     invented.claim(report_json("evil"))
     for name in invented.signers:
         invented.sign(name, report_json("evil"))
@@ -155,7 +155,7 @@ def test_a_bundle_with_an_invented_root_is_refused(three: Operators, tmp_path: P
     assert "nothing here has the pinned root" in outcome.reasons[0]
 
 
-def test_a_bundle_still_decides_after_the_policy_expired(three: Operators) -> None:
+def test_a_bundle_still_decides_after_the_policy_expired(three: Members) -> None:
     """As of the time it was made a bundle decides for ever; as of now it ends with the policy."""
     data = bundled(three)
     assert from_bundle(three, data).decision is not None
@@ -176,7 +176,7 @@ def test_a_bundle_still_decides_after_the_policy_expired(three: Operators) -> No
         {"files": []},
     ],
 )
-def test_hostile_bundles_are_refused(three: Operators, change: dict[str, Any]) -> None:
+def test_hostile_bundles_are_refused(three: Members, change: dict[str, Any]) -> None:
     """A bundle of another form is refused as a whole."""
     with pytest.raises(Rejected):
         read_bundle(json.dumps({**json.loads(bundled(three)), **change}).encode())

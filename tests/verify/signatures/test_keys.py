@@ -1,4 +1,4 @@
-"""Operators' keys: made, read, compared by material."""
+"""Members' keys: made, read, compared by material."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from coattest_verify.signatures.keys import (
     load_signer,
     public_key_of,
 )
-from support.verify.members import Operators
+from support.verify.members import Members
 
 ED25519_PREFIX = bytes.fromhex("302a300506032b6570032100")
 
@@ -108,7 +108,7 @@ def test_weak_ed25519_points_are_refused(raw: bytes) -> None:
 
 
 def test_other_key_types_are_refused() -> None:
-    """RSA and other curves are not operators' keys."""
+    """RSA and other curves are not members' keys."""
     for key in (
         rsa.generate_private_key(public_exponent=65537, key_size=2048),
         ec.generate_private_key(ec.SECP256K1()),
@@ -144,7 +144,7 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 @pytest.mark.parametrize("spec", ["ECC_NIST_P256", "ECC_NIST_P384"])
 def test_a_key_in_kms_signs_like_a_file(aws: Any, spec: str) -> None:
-    """``awskms:`` finds which of the operator's keys it holds, and its signatures verify."""
+    """``awskms:`` finds which of the member's keys it holds, and its signatures verify."""
     created = aws.create_key(KeySpec=spec, KeyUsage="SIGN_VERIFY")["KeyMetadata"]
     public = PublicKey.from_spki(aws.get_public_key(KeyId=created["KeyId"])["PublicKey"])
     stranger = PublicKey.from_pem(
@@ -175,18 +175,18 @@ def test_a_signer_that_fails_is_the_environments_fault(aws: Any) -> None:
         load_remote_signer("awskms:11111111-2222-3333-4444-555555555555", [public], str)
 
 
-def test_a_buyers_certificate_binds_operator_key_and_arn(three: Operators) -> None:
-    """It certifies exactly what it says, by that operator, and nothing else."""
+def test_a_buyers_certificate_binds_member_key_and_arn(three: Members) -> None:
+    """It certifies exactly what it says, by that member, and nothing else."""
     certificate = certify_buyer_key(three.signers["buyer-1"], "buyer-1", b"spki", "arn:1")
     check_buyer_certificate(certificate, three.policy, "buyer-1", b"spki", "arn:1")
-    for operator, spki, arn in (
+    for member, spki, arn in (
         ("buyer-2", b"spki", "arn:1"),
         ("mallory", b"spki", "arn:1"),
         ("buyer-1", b"other", "arn:1"),
         ("buyer-1", b"spki", "arn:2"),
     ):
         with pytest.raises(BadCertificate):
-            check_buyer_certificate(certificate, three.policy, operator, spki, arn)
+            check_buyer_certificate(certificate, three.policy, member, spki, arn)
     forged = certify_buyer_key(three.signers["buyer-2"], "buyer-1", b"spki", "arn:1")
     with pytest.raises(BadCertificate, match="not signed by a key of buyer-1"):
         check_buyer_certificate(forged, three.policy, "buyer-1", b"spki", "arn:1")

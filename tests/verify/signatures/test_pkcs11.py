@@ -1,4 +1,4 @@
-"""An operator's key in a PKCS#11 token: SoftHSM's. Skipped by name where it is not installed."""
+"""A member's key in a PKCS#11 token: SoftHSM's. Skipped by name where it is not installed."""
 
 from __future__ import annotations
 
@@ -97,14 +97,14 @@ def verify(*argv: str, folder: Path, succeeds: bool = True) -> str:
 
 
 def test_a_token_signs_like_a_file(token: Token) -> None:
-    """``hsm:`` signs inside the token, and the signature verifies under the operator's key."""
+    """``hsm:`` signs inside the token, and the signature verifies under the member's key."""
     signer = load_remote_signer(token.uri, [token.public], lambda _: PIN)
     envelope = dsse.sign(signer, "text/plain", b"payload")
     assert envelope.signers([token.public]) == (token.public,)
 
 
 def test_a_token_with_another_key_is_refused(token: Token, tmp_path: Path) -> None:
-    """A token that holds none of the operator's keys signs nothing for it."""
+    """A token that holds none of the member's keys signs nothing for it."""
     stranger = generate(tmp_path / "stranger", "p256")
     with pytest.raises(KeyUnreadable, match="holds none of the keys"):
         load_remote_signer(token.uri, [stranger], lambda _: PIN)
@@ -122,13 +122,13 @@ def test_a_token_that_is_not_there_says_so(token: Token) -> None:
         load_remote_signer("hsm:2?label=elsewhere", [token.public], lambda _: PIN)
 
 
-def test_an_operator_countersigns_with_a_token(token: Token, tmp_path: Path) -> None:
+def test_an_member_countersigns_with_a_token(token: Token, tmp_path: Path) -> None:
     """The commands take a token where they take a key file; the PIN comes from --passphrase-file."""
-    (tmp_path / "operator.pub").write_bytes(token.public.pem)
-    assert load_public(tmp_path / "operator.pub") == token.public
+    (tmp_path / "member.pub").write_bytes(token.public.pem)
+    assert load_public(tmp_path / "member.pub") == token.public
     (tmp_path / "pin").write_text(f"{PIN}\n")
-    made = json.loads(verify("quorum-init", "--operator", "buyer-1=operator.pub", "--json", folder=tmp_path))
-    countersign = ("countersign", "--key", token.uri, "--operator", "buyer-1")
+    made = json.loads(verify("quorum-init", "--member", "buyer-1=member.pub", "--json", folder=tmp_path))
+    countersign = ("countersign", "--key", token.uri, "--member", "buyer-1")
     assert "is encrypted" in verify(*countersign, folder=tmp_path, succeeds=False)
     verify(*countersign, "--passphrase-file", "pin", folder=tmp_path)
     shown = json.loads(verify("quorum-policy", "--root", made["root"], "--json", folder=tmp_path))

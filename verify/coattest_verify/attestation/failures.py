@@ -253,7 +253,7 @@ class Malformed(FoundFalse):
     ways.
     """
 
-    default_reason = "malformed-document"
+    default_code = "malformed-document"
 
     def __init__(self, failures: tuple[Failure, ...]) -> None:
         super().__init__(
@@ -267,7 +267,7 @@ class Malformed(FoundFalse):
 class NotVerified(FoundFalse):
     """Raised when the document of a verdict is asked for that has failures. ``failures`` carries them."""
 
-    default_reason = "not-verified"
+    default_code = "not-verified"
 
     def __init__(self, failures: tuple[Failure, ...]) -> None:
         super().__init__("; ".join(map(str, failures)), where="attestation document")
@@ -277,13 +277,13 @@ class NotVerified(FoundFalse):
 class EmptyPolicy(UsageError):
     """The expectations would let any enclave pass."""
 
-    default_reason = "empty-policy"
+    default_code = "empty-policy"
 
 
 class BadExpectation(UsageError):
     """An expectation, a time or another argument makes no sense."""
 
-    default_reason = "bad-expectation"
+    default_code = "bad-expectation"
 
 
 AttestationError = CoattestError

@@ -45,7 +45,7 @@ _REST_OF_SECOND_MS: Final = 999
 class BadFile(UsageError):
     """A file that says what to expect, or when, does not parse."""
 
-    default_reason = "bad-file"
+    default_code = "bad-file"
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ __all__ = ["AWS_NITRO", "LOCAL_SIMULATOR", "UnknownProfile", "root_for"]
 class UnknownProfile(UsageError):
     """No root of trust belongs to a profile of that name."""
 
-    default_reason = "unknown-profile"
+    default_code = "unknown-profile"
 
 
 def root_for(profile: str) -> Root:

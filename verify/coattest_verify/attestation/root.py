@@ -23,7 +23,7 @@ class Root:
 
     def __post_init__(self) -> None:
         if not isinstance(self.sha256, bytes) or len(self.sha256) != SHA256_SIZE:
-            raise UsageError("the root's fingerprint is not 32 bytes", where=self.name, reason="bad-root")
+            raise UsageError("the root's fingerprint is not 32 bytes", where=self.name, code="bad-root")
 
 
 AWS_NITRO: Final = Root(

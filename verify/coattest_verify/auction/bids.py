@@ -26,7 +26,7 @@ PROBLEMS_MAX = 20
 class BadBids(UsageError):
     """A bids file that does not say one thing about each lot; ``problems`` are the first of ``count``."""
 
-    default_reason = "bad-bids"
+    default_code = "bad-bids"
 
     def __init__(
         self, what: str, *, where: str | None = None, problems: tuple[str, ...] = (), count: int = 1
@@ -38,7 +38,7 @@ class BadBids(UsageError):
 class KmsFailure(EnvironmentFailure):
     """KMS did not give a data key."""
 
-    default_reason = "kms-failed"
+    default_code = "kms-failed"
 
 
 class DataKeys(Protocol):
@@ -117,7 +117,7 @@ def make_bid_file(manifest: messages.Manifest, buyer: str, bids: Bids, kms: Data
             f"KMS answered for {key_id!r}",
             where=arn,
             hint="the manifest must name the key's ARN, not an alias",
-            reason="kms-other-key",
+            code="kms-other-key",
         )
     if not isinstance(key, bytes) or len(key) != 32 or not isinstance(blob, bytes) or not blob:
         raise KmsFailure("KMS's reply holds no AES-256 data key", where=arn)
@@ -134,7 +134,7 @@ def buyer_of(manifest: messages.Manifest, name: str) -> messages.Buyer:
     for buyer in manifest.buyers:
         if buyer.name == name:
             return buyer
-    raise FoundFalse(f"{name!r} is not a buyer of this manifest", reason="not-a-buyer")
+    raise FoundFalse(f"{name!r} is not a buyer of this manifest", code="not-a-buyer")
 
 
 @dataclass(slots=True)

@@ -1,6 +1,6 @@
 """A buyer's auction key, its record for the service, and the manifest the service makes of the records.
 
-The auction key (EC P-384) signs seals. The operator's quorum key certifies it together with the KMS key's
+The auction key (EC P-384) signs seals. The member's quorum key certifies it together with the KMS key's
 ARN, so that whoever knows the quorum knows whose seals they are: a manifest with a look-alike buyer does not
 get sealed.
 """
@@ -44,13 +44,13 @@ MAKE_ONE = "make one with 'auction keygen'"
 class BadKey(UsageError):
     """A file that does not hold the key it should."""
 
-    default_reason = "bad-key"
+    default_code = "bad-key"
 
 
 class BadRecord(UsageError):
     """A buyer's record that does not parse."""
 
-    default_reason = "bad-buyer-record"
+    default_code = "bad-buyer-record"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ def make_manifest(
             publish_by=publish_by,
         )
     except MessageError as error:
-        raise UsageError(f"not a manifest: {error}", reason="bad-manifest") from None
+        raise UsageError(f"not a manifest: {error}", code="bad-manifest") from None
 
 
 def load_manifest(path: Path) -> messages.Manifest:
@@ -135,7 +135,7 @@ def parse_manifest(content: bytes, where: str) -> messages.Manifest:
     try:
         return messages.Manifest.decode(content)
     except MessageError as error:
-        raise UsageError(f"not a manifest: {error}", where=where, reason="bad-manifest") from None
+        raise UsageError(f"not a manifest: {error}", where=where, code="bad-manifest") from None
 
 
 def generate_auction_key(path: Path, passphrase: bytes | None = None) -> PublicKey:

@@ -1,4 +1,4 @@
-"""A buyer's auction key and KMS key, certified by its operator's quorum key.
+"""A buyer's auction key and KMS key, certified by its member's quorum key.
 
 The manifest of an auction names each buyer's key and KMS ARN. Without this certificate whoever writes the
 manifest could put its own key there (docs/protocol.md, "Rule by rule").
@@ -11,7 +11,7 @@ from typing import Any
 
 from coattest.errors import Rejected
 from coattest.strictjson import Fields, canonical, parse, shown
-from coattest_verify.quorum.members.file import QuorumPolicy
+from coattest_verify.quorum.members.file import MembersFile
 from coattest_verify.signatures.dsse import Envelope, sign
 
 CERTIFICATE_TYPE = "application/vnd.coattest.buyer-key+json"
@@ -26,15 +26,15 @@ MAX_CERTIFICATE = 8 * 1024
 class BadCertificate(Rejected):
     """A buyer's certificate that does not certify what the manifest says."""
 
-    default_reason = "buyer-certificate"
+    default_code = "buyer-certificate"
 
 
-def certify_buyer_key(signer: Any, operator: str, auction_key_spki: bytes, kms_arn: str) -> bytes:
-    """DSSE JSON: the operator's quorum key vouches for an auction key (SPKI DER) and a KMS key ARN."""
+def certify_buyer_key(signer: Any, member: str, auction_key_spki: bytes, kms_arn: str) -> bytes:
+    """DSSE JSON: the member's quorum key vouches for an auction key (SPKI DER) and a KMS key ARN."""
     payload = canonical(
         {
             "purpose": PURPOSE,
-            "operator": operator,
+            "member": member,
             "key": base64.b64encode(auction_key_spki).decode(),
             "kms": kms_arn,
         }
@@ -43,22 +43,22 @@ def certify_buyer_key(signer: Any, operator: str, auction_key_spki: bytes, kms_a
 
 
 def check_buyer_certificate(
-    certificate: bytes, quorum: QuorumPolicy, operator: str, spki: bytes, kms_arn: str
+    certificate: bytes, quorum: MembersFile, member: str, spki: bytes, kms_arn: str
 ) -> None:
-    """Return when one of the operator's keys in ``quorum`` certified exactly this key and ARN.
+    """Return when one of the member's keys in ``quorum`` certified exactly this key and ARN.
 
     Raises BadCertificate.
     """
-    party = quorum.operator(operator)
+    party = quorum.member(member)
     if party is None:
-        raise BadCertificate(f"{shown(operator)} is not an operator of quorum.toml")
+        raise BadCertificate(f"{shown(member)} is not a member of quorum.toml")
     try:
         envelope = Envelope.decode(certificate, CERTIFICATE_TYPE, max_size=MAX_CERTIFICATE)
         if not envelope.signers(party.keys):
-            raise BadCertificate(f"not signed by a key of {operator}")
+            raise BadCertificate(f"not signed by a key of {member}")
         fields = Fields(parse(envelope.payload, max_size=MAX_CERTIFICATE), "")
         fields.exactly("purpose", PURPOSE)
-        fields.exactly("operator", operator)
+        fields.exactly("member", member)
         fields.exactly("key", base64.b64encode(spki).decode())
         fields.exactly("kms", kms_arn)
         fields.done()

@@ -33,7 +33,7 @@ STATE_VARIABLE = "COATTEST_STATE"
 class AlreadySealed(FoundFalse):
     """This manifest was sealed with another bid set or decision before."""
 
-    default_reason = "already-sealed"
+    default_code = "already-sealed"
 
 
 class JournalUnsafe(EnvironmentFailure):
@@ -41,13 +41,13 @@ class JournalUnsafe(EnvironmentFailure):
     directory.
     """
 
-    default_reason = "journal-unsafe"
+    default_code = "journal-unsafe"
 
 
 class JournalDamaged(EnvironmentFailure):
     """A record is there and cannot be read; sealing would mean guessing what it said."""
 
-    default_reason = "journal-damaged"
+    default_code = "journal-damaged"
 
 
 @dataclass(frozen=True, slots=True)

@@ -153,7 +153,7 @@ def verify_receipt(
 CHECKS = {
     "files": "The files parse, and are the canonical encoding of what they say.",
     "result": "The result is this manifest's: its auction, rule, currency, lots, buyers and reserves.",
-    "certificates": "Each buyer's seal key and KMS key are certified by that operator's quorum key.",
+    "certificates": "Each buyer's seal key and KMS key are certified by that member's quorum key.",
     "seals": "Every buyer sealed, once each, and all of them the same.",
     "sealed": "What they sealed is this manifest, the decision recomputed here, and one bid file per buyer.",
     "document": "The hypervisor, under the pinned root, says that the decided code made exactly this result.",

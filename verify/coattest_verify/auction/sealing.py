@@ -18,7 +18,7 @@ from coattest_enclave.protocol import cose, messages
 from coattest_verify.auction.journal import Overlap, SealJournal
 
 CertificateCheck = Callable[[messages.Buyer], None]
-"""Checks that a buyer's key and KMS ARN are certified by that operator's quorum key; raises a
+"""Checks that a buyer's key and KMS ARN are certified by that name's quorum key; raises a
 CoattestError.
 """
 
@@ -26,10 +26,10 @@ CoattestError.
 class SealRefused(FoundFalse):
     """The auction is not one that this buyer may seal; ``problems`` are all the reasons, (code, text)."""
 
-    default_reason = "seal-refused"
+    default_code = "seal-refused"
 
     def __init__(self, problems: tuple[tuple[str, str], ...]) -> None:
-        super().__init__("; ".join(text for _, text in problems), reason=problems[0][0])
+        super().__init__("; ".join(text for _, text in problems), code=problems[0][0])
         self.problems = problems
 
 
@@ -38,7 +38,7 @@ class SealPlan:
     """A seal that passed every check and is not signed yet."""
 
     manifest: messages.Manifest
-    operator: str
+    buyer: str
     payload: bytes
     overlaps: tuple[Overlap, ...]
 
@@ -61,7 +61,7 @@ class SealPlan:
 def plan_seal(
     manifest: messages.Manifest,
     *,
-    operator: str,
+    name: str,
     public_key: ec.EllipticCurvePublicKey,
     decision: bytes,
     bids: Mapping[str, bytes],
@@ -78,11 +78,11 @@ def plan_seal(
     problems: list[tuple[str, str]] = []
     names = [buyer.name for buyer in manifest.buyers]
     spki = public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    own = next((buyer for buyer in manifest.buyers if buyer.name == operator), None)
+    own = next((buyer for buyer in manifest.buyers if buyer.name == name), None)
     if own is None:
-        problems.append(("not-a-buyer", f"{operator!r} is not a buyer of this manifest"))
+        problems.append(("not-a-buyer", f"{name!r} is not a buyer of this manifest"))
     elif own.key != spki:
-        problems.append(("other-key", f"the manifest names another auction key for {operator!r}"))
+        problems.append(("other-key", f"the manifest names another auction key for {name!r}"))
     for buyer in manifest.buyers:
         try:
             check_certificate(buyer)
@@ -90,7 +90,7 @@ def plan_seal(
             problems.append(("bad-certificate", f"buyer {buyer.name!r}: {error.what}"))
     problems += [("missing-bid", f"no bid file of {name!r}") for name in names if name not in bids]
     problems += [("stranger", f"{name!r} is not a buyer") for name in sorted(bids) if name not in names]
-    if operator in bids and bids[operator] != messages.bid_digest(own_bid):
+    if name in bids and bids[name] != messages.bid_digest(own_bid):
         problems.append(("own-bid-missing", "the bid set does not hold your own bid file, but another one"))
     if now > manifest.publish_by:
         problems.append(("too-late", "the publication deadline has passed: no result can come of it"))
@@ -99,7 +99,7 @@ def plan_seal(
     payload = messages.Seal(
         manifest=manifest.digest, decision=decision, bids=tuple((name, bids[name]) for name in names)
     ).encode()
-    return SealPlan(manifest, operator, payload, journal.overlaps(manifest))
+    return SealPlan(manifest, name, payload, journal.overlaps(manifest))
 
 
 def sign_seal(plan: SealPlan, key: ec.EllipticCurvePrivateKey, journal: SealJournal) -> bytes:
@@ -108,4 +108,4 @@ def sign_seal(plan: SealPlan, key: ec.EllipticCurvePrivateKey, journal: SealJour
     Raises AlreadySealed when this manifest was sealed otherwise before, whatever the key.
     """
     journal.record(plan.manifest.encode(), plan.payload)
-    return cose.sign1(plan.payload, key, plan.operator.encode("utf-8"))
+    return cose.sign1(plan.payload, key, plan.buyer.encode("utf-8"))

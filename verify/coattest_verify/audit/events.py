@@ -30,7 +30,7 @@ class BadEvent(UsageError):
     Decrypt.
     """
 
-    default_reason = "bad-event"
+    default_code = "bad-event"
 
 
 @dataclass(frozen=True, slots=True)

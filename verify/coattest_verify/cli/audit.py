@@ -27,13 +27,13 @@ MOMENT = click.DateTime(["%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"])
 class NotAsDecided(FoundFalse):
     """Somebody or something else used the key, or the logs are not whole; the message counts the problems."""
 
-    default_reason = "audit"
+    default_code = "audit"
 
 
 @click.command()
 @click.argument("source")
 @decision_options
-@click.option("--operator", help="Your name in quorum.toml: the decision must be yours too.")
+@click.option("--member", help="Your name in quorum.toml: the decision must be yours too.")
 @click.option(
     "--also-attestations",
     multiple=True,
@@ -83,7 +83,7 @@ def _expected(given: Mapping[str, Any]) -> Expected:
     # A decision that has expired since was one then: it is recomputed as of the end of the window.
     moment = min(filter(None, (utc_now(), _utc(given["until"]))))
     decisions = [
-        decision_from({**given, "attestations": folder}, now=moment, own=given["operator"])
+        decision_from({**given, "attestations": folder}, now=moment, own=given["member"])
         for folder in (given["attestations"], *given["also_attestations"])
     ]
     context = dict(item.partition("=")[::2] for item in given["context"])

@@ -29,7 +29,7 @@ def commit(
     *,
     key: Path,
     passphrase_file: Path | None,
-    operator: str,
+    member: str,
     rebuilt: Path,
     attestations: Path,
     root: bytes | None,
@@ -37,26 +37,26 @@ def commit(
 ) -> None:
     """Bind yourself to what this machine rebuilt, before the service publishes its claim, without showing it.
 
-    Writes commit.OPERATOR.SOURCE.dsse.json, to be logged with verify log sign, and OUT/commitment.json, which
+    Writes commit.MEMBER.SOURCE.dsse.json, to be logged with verify log sign, and OUT/commitment.json, which
     stays secret until verify sign-pcrs reveals it.
     """
     policy = read_policy(attestations)
-    signer = signer_from(key, passphrase_file, attestations, operator)
-    own_key(operator, policy, signer)
+    signer = signer_from(key, passphrase_file, attestations, member)
+    own_key(member, policy, signer)
     pinned = Roots().pinned(root)
     report = read_report(rebuilt)
     if report.dirty:
         raise DirtyTree("the source had uncommitted changes", hint="commit or discard them, then rebuild")
     remeasure(rebuilt, report)
-    opening = kept(rebuilt, operator, policy) or new_opening(operator, policy)
-    vote = make_vote(COMMIT, operator, root=pinned, claim=report, note=opening.digest(report), now=utc_now())
+    opening = kept(rebuilt, member, policy) or new_opening(member, policy)
+    vote = make_vote(COMMIT, member, root=pinned, claim=report, note=opening.digest(report), now=utc_now())
     path = attestations / vote_name(vote)
     if path.exists() or path.is_symlink():
         raise UsageError(
             "is already there",
             where=str(path),
             hint="one commitment for a source; keep the old one by putting a word before .dsse.json",
-            reason="exists",
+            code="exists",
         )
     # The salt first: a commitment that cannot be opened is worth nothing.
     secret = keep(rebuilt, opening)
@@ -64,5 +64,5 @@ def commit(
     if as_json:
         emit_json({"file": str(path), "commitment": vote.note, "secret": str(secret)})
         return
-    err().print(f"{path}: committed by {operator}; next: verify log sign", markup=False)
+    err().print(f"{path}: committed by {member}; next: verify log sign", markup=False)
     err().print(f"{secret}: keep it until verify sign-pcrs, and show it to nobody", markup=False)

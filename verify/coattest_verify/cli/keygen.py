@@ -22,7 +22,7 @@ from coattest_verify.signatures.keys import SCHEMES, generate, read_passphrase
 @click.option("--prompt", "ask", is_flag=True, help="Encrypt with a passphrase asked for on the terminal.")
 @json_option
 def keygen(*, path: Path, kind: str, passphrase_file: Path | None, ask: bool, as_json: bool) -> None:
-    """Make an operator's key: PKCS#8 PEM, mode 0600, encrypted when a passphrase is given."""
+    """Make a member's key: PKCS#8 PEM, mode 0600, encrypted when a passphrase is given."""
     if ask and passphrase_file:
         raise UsageError("--prompt and --passphrase-file exclude each other")
     passphrase = read_passphrase(passphrase_file) if passphrase_file else None

@@ -34,7 +34,7 @@ def sign(
     *,
     key: Path,
     passphrase_file: Path | None,
-    operator: str,
+    member: str,
     attestations: Path,
     root: bytes | None,
     as_json: bool,
@@ -46,8 +46,8 @@ def sign(
     memory = Roots()
     pinned = memory.pinned(root)
     seen = memory.seen(pinned)
-    signer = signer_from(key, passphrase_file, attestations, operator)
-    done = sign_log(attestations, pinned, operator, signer, seen=seen, now=utc_now())
+    signer = signer_from(key, passphrase_file, attestations, member)
+    done = sign_log(attestations, pinned, member, signer, seen=seen, now=utc_now())
     if seen is not None:
         memory.remember(pinned, Seen(seen.version, seen.sha256, done.seen))
     checkpoint = done.cosigned.checkpoint
@@ -101,7 +101,7 @@ def show(*, attestations: Path, root: bytes | None, as_json: bool) -> None:
                 "entries": [
                     {
                         "kind": entry.kind,
-                        "operator": entry.operator,
+                        "member": entry.member,
                         "sha256": entry.sha256,
                         **dict(entry.about),
                     }
@@ -110,10 +110,10 @@ def show(*, attestations: Path, root: bytes | None, as_json: bool) -> None:
             }
         )
         return
-    table = Table("entry", "kind", "operator", "about", Column("sha256", overflow="fold"))
+    table = Table("entry", "kind", "member", "about", Column("sha256", overflow="fold"))
     for index, entry in enumerate(entries):
         about = entry.outcome or dict(entry.about).get("profile", "")
-        table.add_row(str(index), entry.kind, Text(entry.operator or ""), Text(about), entry.sha256)
+        table.add_row(str(index), entry.kind, Text(entry.member or ""), Text(about), entry.sha256)
     out().print(table)
     out().print(f"root {checkpoint.root.hex()}")
     for name, time in sorted(times.items()):

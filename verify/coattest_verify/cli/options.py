@@ -49,9 +49,9 @@ signing_options = option_group(
         help="Your private key: a PKCS#8 PEM file, awskms:ARN, or hsm:ID (PKCS#11).",
     ),
     passphrase_option,
-    click.option("--operator", required=True, help="Your name in quorum.toml."),
+    click.option("--member", required=True, help="Your name in quorum.toml."),
 )
-"""Whose signature it is: passed as ``key``, ``passphrase_file``, ``operator``."""
+"""Whose signature it is: passed as ``key``, ``passphrase_file``, ``member``."""
 
 
 def _root(_context: click.Context, _parameter: click.Parameter, value: str | None) -> bytes | None:
@@ -62,7 +62,7 @@ root_option: Decorator = click.option(
     "--root",
     callback=_root,
     metavar="sha256:HEX",
-    help="Digest of quorum.toml version 1, got from the operators. Remembered once given.",
+    help="Digest of quorum.toml version 1, got from the members. Remembered once given.",
 )
 
 
@@ -87,8 +87,8 @@ def decision_from(
     ).require()
 
 
-def signer_from(key: Path, passphrase_file: Path | None, attestations: Path, operator: str) -> Any:
-    """The signer of a key file, or of a URI (then it must hold a key that the operator has in quorum.toml).
+def signer_from(key: Path, passphrase_file: Path | None, attestations: Path, member: str) -> Any:
+    """The signer of a key file, or of a URI (then it must hold a key that the member has in quorum.toml).
 
     Asks for the passphrase or PIN on the terminal when nothing else names it. Raises KeyUnreadable.
     """
@@ -107,7 +107,5 @@ def signer_from(key: Path, passphrase_file: Path | None, attestations: Path, ope
         return answer.encode()
 
     if is_remote(str(key)):
-        return load_remote_signer(
-            str(key), candidates(attestations, operator), lambda _: passphrase().decode()
-        )
+        return load_remote_signer(str(key), candidates(attestations, member), lambda _: passphrase().decode())
     return load_signer(key, passphrase)

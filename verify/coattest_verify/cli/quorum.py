@@ -20,7 +20,7 @@ from coattest_verify.quorum.memory import Roots
 
 @click.command()
 @decision_options
-@click.option("--own", help="Also require this operator's own agreeing statement.")
+@click.option("--own", help="Also require this member's own agreeing statement.")
 @click.option("--bundle", type=FILE, help="Decide from a proof bundle instead of a folder; needs --root.")
 @click.option(
     "--at",
@@ -61,7 +61,7 @@ def from_bundle(path: Path, root: bytes | None, at: str | None, *, profile: str,
         raise UsageError(
             "--bundle needs --root sha256:HEX",
             hint="a bundle brings everything but the root",
-            reason="no-root",
+            code="no-root",
         )
     held = load_bundle(path)
     err().print(
@@ -83,11 +83,11 @@ def from_bundle(path: Path, root: bytes | None, at: str | None, *, profile: str,
 
 def show(outcome: Outcome) -> None:
     """The outcome as tables on stdout; reasons and warnings on stderr."""
-    answers = Table("operator", "answer", Column("detail", overflow="fold"))
+    answers = Table("member", "answer", Column("detail", overflow="fold"))
     for answer in outcome.answers:
-        answers.add_row(answer.operator, Text("agrees", style="green"), Text(answer.detail))
+        answers.add_row(answer.member, Text("agrees", style="green"), Text(answer.detail))
     for answer in outcome.dissent:
-        answers.add_row(answer.operator, Text("dissents", style="red"), Text(answer.detail))
+        answers.add_row(answer.member, Text("dissents", style="red"), Text(answer.detail))
     for name in outcome.missing:
         answers.add_row(name, Text("missing", style="yellow"), "")
     if answers.row_count:

@@ -30,7 +30,7 @@ RESULT_MAX = 64 * 1024 * 1024
 class NotBelieved(FoundFalse):
     """The result does not verify; the message has every reason."""
 
-    default_reason = "receipt"
+    default_code = "receipt"
 
 
 @click.command()
@@ -109,7 +109,7 @@ def _read(path: Path) -> bytes:
     with path.open("rb") as file:
         content = file.read(RESULT_MAX + 1)
     if len(content) > RESULT_MAX:
-        raise UsageError(f"larger than {RESULT_MAX} bytes", where=str(path), reason="too-large")
+        raise UsageError(f"larger than {RESULT_MAX} bytes", where=str(path), code="too-large")
     return content
 
 
@@ -117,7 +117,7 @@ def _json(verdict: ReceiptVerdict, manifest: messages.Manifest, decision: str) -
     result = verdict.result
     return {
         "verified": verdict.ok,
-        "failures": [{"reason": failure.code, "detail": failure.detail} for failure in verdict.failures],
+        "failures": [{"code": failure.code, "detail": failure.detail} for failure in verdict.failures],
         "checks": [{"check": check.name, "outcome": check.outcome} for check in verdict.checks],
         "manifest": manifest.digest.hex(),
         "decision": decision,

@@ -39,7 +39,7 @@ def report(
     *,
     key: Path,
     passphrase_file: Path | None,
-    operator: str,
+    member: str,
     kms_key: str,
     bids: str,
     role: str,
@@ -55,12 +55,12 @@ def report(
     """
     now = utc_now()
     decided = [
-        decision_from({**decision, "attestations": folder}, now=now, own=operator)
+        decision_from({**decision, "attestations": folder}, now=now, own=member)
         for folder in (attestations, *also_attestations)
     ]
-    made = Report(operator, kms_key, bids, role, tuple(sorted({item.digest.hex() for item in decided})))
-    write_atomic(target, sign_report(signer_from(key, passphrase_file, attestations, operator), made) + b"\n")
+    made = Report(member, kms_key, bids, role, tuple(sorted({item.digest.hex() for item in decided})))
+    write_atomic(target, sign_report(signer_from(key, passphrase_file, attestations, member), made) + b"\n")
     if as_json:
         emit_json(made.to_json())
     else:
-        err().print(f"report of {operator} in {target}: give it to the service", markup=False)
+        err().print(f"report of {member} in {target}: give it to the service", markup=False)

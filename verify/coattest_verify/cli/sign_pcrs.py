@@ -33,7 +33,7 @@ def sign_pcrs(
     *,
     key: Path,
     passphrase_file: Path | None,
-    operator: str,
+    member: str,
     rebuilt: Path,
     dissent: bool,
     could_not_build: bool,
@@ -44,7 +44,7 @@ def sign_pcrs(
 ) -> None:
     """Measure again what this machine rebuilt, and sign the result into the attestations.
 
-    Writes rebuild.OPERATOR.intoto.json and, for stock in-toto, rebuild.KEYID8.link. A rebuild that differs
+    Writes rebuild.MEMBER.intoto.json and, for stock in-toto, rebuild.KEYID8.link. A rebuild that differs
     from the claim is refused unless --dissent says that this is the message.
     """
     if dissent and could_not_build:
@@ -52,23 +52,23 @@ def sign_pcrs(
     if reason and not (dissent or could_not_build):
         raise UsageError("--reason goes with --dissent or --could-not-build")
     ask = read_ask(attestations)
-    signer = signer_from(key, passphrase_file, attestations, operator)
+    signer = signer_from(key, passphrase_file, attestations, member)
     report = opening = None
     if not could_not_build:
         report = read_report(rebuilt)
         remeasure(rebuilt, report)
-        opening = kept(rebuilt, operator, ask.policy)
+        opening = kept(rebuilt, member, ask.policy)
         if ask.policy.commitments and opening is None and not dissent:
             raise UsageError(
                 "quorum.toml wants a commitment before a result, and there is none here",
                 where=str(rebuilt / SALT_FILE),
                 hint="verify commit makes it, before the claim is published",
-                reason="not-committed",
+                code="not-committed",
             )
     statement = answer(
         ask,
         report,
-        operator=operator,
+        member=member,
         dissent=dissent,
         now=utc_now(),
         reason=reason,
@@ -79,7 +79,7 @@ def sign_pcrs(
     if as_json:
         emit_json(
             {
-                "operator": operator,
+                "member": member,
                 "outcome": statement.outcome,
                 "reason": statement.reason,
                 "host": statement.host,
@@ -94,4 +94,4 @@ def sign_pcrs(
         )
         return
     for path in paths:
-        err().print(f"{path}: {statement.outcome}, signed by {operator}", markup=False)
+        err().print(f"{path}: {statement.outcome}, signed by {member}", markup=False)

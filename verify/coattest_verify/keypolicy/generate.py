@@ -83,13 +83,13 @@ _NAME = r"[A-Za-z0-9+=,.@_/-]+"
 class PolicyRefused(FoundFalse):
     """No policy is made from this decision: it would let in something that nobody decided on."""
 
-    default_reason = "policy-refused"
+    default_code = "policy-refused"
 
 
 class BadPrincipal(UsageError):
     """A principal that must not stand in a key policy, or not in this place."""
 
-    default_reason = "bad-principal"
+    default_code = "bad-principal"
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,18 +269,18 @@ def _check_releases(releases: Sequence[Decision], *, now: datetime, simulator: b
                 local if release.profile == "local" else other,
                 where=release.release,
                 hint="for a KMS on loopback, say --simulator",
-                reason="local-decision",
+                code="local-decision",
             )
         if now >= release.expires:
             raise PolicyRefused(
                 f"the decision expired at {release.expires:%Y-%m-%dT%H:%M:%SZ}",
                 where=release.release,
                 hint="rebuild, sign and decide again",
-                reason="decision-expired",
+                code="decision-expired",
             )
         if set(release.pcrs) != {0, 1, 2}:
             raise PolicyRefused(
-                "a decision has PCR0, PCR1 and PCR2", where=release.release, reason="missing-pcr"
+                "a decision has PCR0, PCR1 and PCR2", where=release.release, code="missing-pcr"
             )
         check_tuple(release.pcrs, release.release)
     images = [release.pcrs[0] for release in releases]
@@ -288,7 +288,7 @@ def _check_releases(releases: Sequence[Decision], *, now: datetime, simulator: b
         raise PolicyRefused(
             "two releases have the same PCR0",
             hint="one statement per release: give each release once",
-            reason="mixed-tuples",
+            code="mixed-tuples",
         )
 
 
@@ -302,17 +302,17 @@ def check_tuple(pcrs: Mapping[int, str], where: str) -> None:
         raise PolicyRefused(
             "PCR2 is that of an image without an application ramdisk: it pins nothing",
             where=where,
-            reason="empty-pcr2",
+            code="empty-pcr2",
         )
 
 
 def _check_registers(registers: Mapping[int, str]) -> None:
     for index, value in registers.items():
         if not 0 <= index <= 31 or not _PCR.fullmatch(value):
-            raise PolicyRefused(f"PCR{index} is not 96 lower-case hex digits", reason="bad-pcr")
+            raise PolicyRefused(f"PCR{index} is not 96 lower-case hex digits", code="bad-pcr")
         if not int(value, 16):
             raise PolicyRefused(
-                f"PCR{index} is zero: that is what an unmeasured or debug enclave has", reason="zero-pcr"
+                f"PCR{index} is zero: that is what an unmeasured or debug enclave has", code="zero-pcr"
             )
 
 

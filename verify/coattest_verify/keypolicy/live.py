@@ -28,10 +28,10 @@ _DENIED = ("AccessDenied", "AccessDeniedException", "UnrecognizedClientException
 class PreflightFailed(FoundFalse):
     """The policy is not put: it would lock somebody out, or the key is not one that it can protect."""
 
-    default_reason = "preflight-failed"
+    default_code = "preflight-failed"
 
     def __init__(self, drifts: Sequence[Drift]) -> None:
-        super().__init__("; ".join(drift.detail for drift in drifts), reason=drifts[0].code)
+        super().__init__("; ".join(drift.detail for drift in drifts), code=drifts[0].code)
         self.drifts = tuple(drifts)
 
 
@@ -61,7 +61,9 @@ def aws_errors(what: str) -> Iterator[None]:
         code = error.response.get("Error", {}).get("Code", "error")
         message = error.response.get("Error", {}).get("Message", "")
         hint = "check the credentials and what they may do" if code in _DENIED else None
-        raise EnvironmentFailure(f"{what}: {code}: {message}", hint=hint, reason=code.lower()) from error
+        raise EnvironmentFailure(
+            f"{what}: {code}: {message}", hint=hint, code="aws", service_code=code
+        ) from error
     except BotoCoreError as error:
         raise EnvironmentFailure(
             f"{what}: {error}", hint="check --endpoint-url, region and credentials"
@@ -279,7 +281,7 @@ def _exists(iam: Any, arn: str) -> bool:
                 return False
     except CoattestError as error:
         raise EnvironmentFailure(
-            str(error), hint="the preflight needs iam:GetRole and iam:GetUser", reason="preflight-impossible"
+            str(error), hint="the preflight needs iam:GetRole and iam:GetUser", code="preflight-impossible"
         ) from error
 
 

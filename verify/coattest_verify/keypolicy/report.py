@@ -1,4 +1,4 @@
-"""What a buyer reports to the service for a deployment, signed with the operator's quorum key.
+"""What a buyer reports to the service for a deployment, signed with the member's quorum key.
 
 A report says which key, which bucket and which role stand in the buyer's own stack, and which decisions the
 key's policy admits. The service cannot read another account's key policy (KMS Developer Guide, "AWS KMS
@@ -15,7 +15,7 @@ from typing import Any
 
 from coattest.errors import Rejected
 from coattest.strictjson import Fields, canonical, parse, shown
-from coattest_verify.quorum.members.file import QuorumPolicy
+from coattest_verify.quorum.members.file import MembersFile
 from coattest_verify.signatures.dsse import Envelope, sign
 
 REPORT_TYPE = "application/vnd.coattest.buyer-report+json"
@@ -40,14 +40,14 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 class BadReport(Rejected):
     """A buyer's report that is not that buyer's, or says nothing that a deployment could use."""
 
-    default_reason = "buyer-report"
+    default_code = "buyer-report"
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
     """A buyer's report. ``bids`` is ``s3://bucket/prefix/``; ``decisions`` are SHA-256 digests in hex."""
 
-    operator: str
+    member: str
     kms: str
     bids: str
     role: str
@@ -90,7 +90,7 @@ class Report:
         """What is signed."""
         return {
             "purpose": PURPOSE,
-            "operator": self.operator,
+            "member": self.member,
             "kms": self.kms,
             "bids": self.bids,
             "role": self.role,
@@ -99,19 +99,19 @@ class Report:
 
 
 def sign_report(signer: Any, report: Report) -> bytes:
-    """DSSE JSON of the report, signed with the operator's quorum key."""
+    """DSSE JSON of the report, signed with the member's quorum key."""
     return sign(signer, REPORT_TYPE, canonical(report.to_json())).encode()
 
 
-def check_report(content: bytes, quorum: QuorumPolicy) -> Report:
-    """The report in ``content``, signed by one of its operator's keys in ``quorum``. Raises BadReport."""
+def check_report(content: bytes, quorum: MembersFile) -> Report:
+    """The report in ``content``, signed by one of its member's keys in ``quorum``. Raises BadReport."""
     try:
         envelope = Envelope.decode(content.strip(), REPORT_TYPE, max_size=MAX_REPORT)
         fields = Fields(parse(envelope.payload, max_size=MAX_REPORT), "")
         fields.exactly("purpose", PURPOSE)
-        operator = fields.text("operator")
+        member = fields.text("member")
         report = Report(
-            operator=operator,
+            member=member,
             kms=fields.text("kms"),
             bids=fields.text("bids"),
             role=fields.text("role"),
@@ -122,11 +122,11 @@ def check_report(content: bytes, quorum: QuorumPolicy) -> Report:
         raise
     except Rejected as error:
         raise BadReport(error.what) from None
-    party = quorum.operator(operator)
+    party = quorum.member(member)
     if party is None:
-        raise BadReport(f"{shown(operator)} is not an operator of quorum.toml")
+        raise BadReport(f"{shown(member)} is not a member of quorum.toml")
     if not envelope.signers(party.keys):
-        raise BadReport(f"not signed by a key of {operator}")
+        raise BadReport(f"not signed by a key of {member}")
     return report
 
 

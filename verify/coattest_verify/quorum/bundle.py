@@ -19,7 +19,7 @@ from coattest_verify.quorum.links import LAYOUT_FILE
 from coattest_verify.quorum.log.checkpoint import MAX_CHECKPOINT, MAX_LOG
 from coattest_verify.quorum.log.examine import CHECKPOINT_FILE, LOG, MAX_PART
 from coattest_verify.quorum.log.merkle import bundle_paths
-from coattest_verify.quorum.members.chain import POLICY_FILE, SIGNATURE_NAME
+from coattest_verify.quorum.members.chain import MEMBERS_FILE, SIGNATURE_NAME
 from coattest_verify.quorum.members.file import parse_utc, utc
 from coattest_verify.quorum.tally import STATEMENT_NAME
 from coattest_verify.quorum.votes import VOTE_NAME
@@ -33,7 +33,7 @@ MAX_BUNDLED = 16384
 
 _LINK_NAME = re.compile(r"rebuild\.[0-9a-f]{8}\.link")
 _LOG_NAME = re.compile(r"log/tile/entries/(?:x[0-9]{3}/){0,3}[0-9]{3}(?:\.p/[0-9]{1,3})?")
-_FIXED = (POLICY_FILE, "claim.json", LAYOUT_FILE, LOCK_FILE)
+_FIXED = (MEMBERS_FILE, "claim.json", LAYOUT_FILE, LOCK_FILE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +86,13 @@ def read_bundle(data: bytes) -> Bundle:
     files = {}
     for name, text in fields.mapping("files", high=MAX_BUNDLED).items():
         if not belongs(name) or not isinstance(text, str):
-            raise Rejected(f"files: {ascii(name)[:80]} does not belong in a bundle", reason="bad-name")
+            raise Rejected(f"files: {ascii(name)[:80]} does not belong in a bundle", code="bad-name")
         try:
             files[name] = base64.b64decode(text.encode("ascii"), validate=True)
         except ValueError:
             raise Rejected(f"files.{name}: not base64") from None
         if len(files[name]) > MAX_PART:
-            raise Rejected(f"files.{name}: larger than {MAX_PART} bytes", reason="too-large")
+            raise Rejected(f"files.{name}: larger than {MAX_PART} bytes", code="too-large")
     fields.done()
     return Bundle(Held(files), made)
 
@@ -109,4 +109,4 @@ def load_bundle(path: Path) -> Bundle:
     try:
         return read_bundle(data)
     except Rejected as error:
-        raise UsageError(error.what, where=str(path), reason="bad-bundle") from None
+        raise UsageError(error.what, where=str(path), code="bad-bundle") from None

@@ -1,9 +1,9 @@
-"""Commit, then reveal: an operator binds itself to a result before anybody's result is known.
+"""Commit, then reveal: a member binds itself to a result before anybody's result is known.
 
 A commitment is a vote (``coattest_verify.quorum.votes``) whose note is the SHA-256 of the result with a
-secret salt, the operator, the policy and the round. The statement brings the salt. It was early when its
+secret salt, the member, the policy and the round. The statement brings the salt. It was early when its
 entry in the log stands before the claim and before every statement about the same release, policy and round.
-The order is the one that operators cosigned, enough of them for an agreement (ADR 121).
+The order is the one that members cosigned, enough of them for an agreement (ADR 121).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def early(
     votes: Iterable[Vote],
     seen: SeenLog | None,
 ) -> Mapping[str, frozenset[str]]:
-    """Each operator's commitments that the log shows to be early; none without a log that enough cosigned."""
+    """Each member's commitments that the log shows to be early; none without a log that enough cosigned."""
     try:
         log = read_log(evidence, root, question.policy)
         if log is None or extends(log, seen) or question.policy.unmet(log.cosigned.times):
@@ -41,5 +41,5 @@ def early(
     found: dict[str, frozenset[str]] = {}
     for vote in votes:
         if vote.kind == COMMIT and vote.root == root.hex() and vote.sha256 in before:
-            found[vote.operator] = found.get(vote.operator, frozenset()) | {vote.note}
+            found[vote.member] = found.get(vote.member, frozenset()) | {vote.note}
     return found

@@ -31,7 +31,7 @@ from coattest_verify.quorum.log.examine import (
 )
 from coattest_verify.quorum.log.merkle import leaf_hash, pack, tiles
 from coattest_verify.quorum.members.chain import Seen, SeenLog, follow
-from coattest_verify.quorum.members.file import QuorumPolicy
+from coattest_verify.quorum.members.file import MembersFile
 from coattest_verify.quorum.statements.claim import MAX_CLAIM, Claimed
 from coattest_verify.quorum.tally import Question, read_statements
 from coattest_verify.quorum.votes import read_votes
@@ -41,7 +41,7 @@ from coattest_verify.signatures.keys import public_key_of
 class BadLog(FoundFalse):
     """The log is damaged, forked, or names what is not there."""
 
-    default_reason = "bad-log"
+    default_code = "bad-log"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,17 +58,17 @@ class Signing:
 
 
 def sign_log(
-    attestations: Path, root: bytes, operator: str, signer: Any, *, seen: Seen | None, now: datetime
+    attestations: Path, root: bytes, member: str, signer: Any, *, seen: Seen | None, now: datetime
 ) -> Signing:
-    """Append, cosign as ``operator``, and write ``attestations/log/``.
+    """Append, cosign as ``member``, and write ``attestations/log/``.
 
-    Raises BadLog, PolicyRefused, and UsageError when the key is not the operator's.
+    Raises BadLog, PolicyRefused, and UsageError when the key is not the member's.
     """
     with Folder(attestations) as folder:
         policy = follow(folder, root, seen=seen, now=now).current
-        party = policy.operator(operator)
+        party = policy.member(member)
         if party is None or public_key_of(signer) not in party.keys:
-            raise UsageError(f"this is not a key of {operator} in quorum.toml", reason="other-key")
+            raise UsageError(f"this is not a key of {member} in quorum.toml", code="other-key")
         log = _checked(folder, root, policy, seen)
         here = _present(folder, root, policy, seen, now)
         _no_ghosts(folder, log, policy, set(here), now)
@@ -78,12 +78,12 @@ def sign_log(
     if not entries:
         raise UsageError("there is nothing to log yet", where=str(attestations))
     base = log.cosigned if log and not fresh else Cosigned(head(entries, root), {}, ())
-    cosigned = cosign(base, operator, signer, now)
+    cosigned = cosign(base, member, signer, now)
     _write(attestations, entries, cosigned)
     return Signing(len(fresh), cosigned)
 
 
-def _checked(evidence: Evidence, root: bytes, policy: QuorumPolicy, seen: Seen | None) -> Log | None:
+def _checked(evidence: Evidence, root: bytes, policy: MembersFile, seen: Seen | None) -> Log | None:
     before = seen.log if seen else None
     try:
         log = read_log(evidence, root, policy)
@@ -93,12 +93,12 @@ def _checked(evidence: Evidence, root: bytes, policy: QuorumPolicy, seen: Seen |
         ("the log that was seen before is gone" if before else None) if log is None else extends(log, before)
     )
     if problem:
-        raise BadLog(problem, where=CHECKPOINT_FILE, hint="ask the other operators for their copy")
+        raise BadLog(problem, where=CHECKPOINT_FILE, hint="ask the other members for their copy")
     return log
 
 
 def _present(
-    evidence: Evidence, root: bytes, policy: QuorumPolicy, seen: Seen | None, now: datetime
+    evidence: Evidence, root: bytes, policy: MembersFile, seen: Seen | None, now: datetime
 ) -> list[bytes]:
     """Entries for everything authentic in the folder, and for the decisions that it amounts to."""
     signed, _ = read_statements(evidence, policy)
@@ -120,7 +120,7 @@ def _present(
 
 
 def _no_ghosts(
-    evidence: Evidence, log: Log | None, policy: QuorumPolicy, here: set[bytes], now: datetime
+    evidence: Evidence, log: Log | None, policy: MembersFile, here: set[bytes], now: datetime
 ) -> None:
     """Refuse to cosign a standing entry about the present question whose file is not there."""
     if log is None:
@@ -134,10 +134,10 @@ def _no_ghosts(
     for index, entry in standing(log.entries, question, signed):
         if log.entries[index] not in here:
             raise BadLog(
-                f"entry {index} ({entry.operator}: {entry.outcome}) has no file here",
+                f"entry {index} ({entry.member}: {entry.outcome}) has no file here",
                 where=CHECKPOINT_FILE,
-                hint="the file was removed, or the entry was invented; ask the operator",
-                reason="removed-entry",
+                hint="the file was removed, or the entry was invented; ask the member",
+                code="removed-entry",
             )
 
 
@@ -154,7 +154,7 @@ def _put(attestations: Path, name: str, content: bytes) -> None:
     for parent in list(Path(name).parents)[:-1]:
         if (attestations / parent).is_symlink():
             raise BadLog(
-                "is a symbolic link", where=str(attestations / parent), hint="remove it", reason="linked"
+                "is a symbolic link", where=str(attestations / parent), hint="remove it", code="linked"
             )
     with Folder(attestations) as folder:
         try:

@@ -21,7 +21,7 @@ from coattest_verify.quorum.diversity import undiversified
 from coattest_verify.quorum.errors import NoDecision, PolicyRefused
 from coattest_verify.quorum.log.examine import Findings, examine
 from coattest_verify.quorum.members.chain import Chain, Refused, Seen, SeenLog, follow
-from coattest_verify.quorum.members.file import QuorumPolicy, utc
+from coattest_verify.quorum.members.file import MembersFile, utc
 from coattest_verify.quorum.memory import Roots
 from coattest_verify.quorum.statements.claim import MAX_CLAIM, Claimed
 from coattest_verify.quorum.tally import Answer, Question, Tally, count, read_statements
@@ -89,7 +89,7 @@ class Outcome:
     missing: tuple[str, ...]
     reasons: tuple[str, ...]
     warnings: tuple[str, ...] = ()
-    policy: QuorumPolicy | None = field(default=None, repr=False)
+    policy: MembersFile | None = field(default=None, repr=False)
     profile: str = ""
     answers: tuple[Answer, ...] = field(default=(), repr=False)
     """The agreeing answers, with their statements."""
@@ -109,7 +109,7 @@ class Outcome:
             "decision": self.decision.to_json() if self.decision else None,
             "profile": self.profile,
             "agree": list(self.agree),
-            "dissent": [{"operator": answer.operator, "detail": answer.detail} for answer in self.dissent],
+            "dissent": [{"member": answer.member, "detail": answer.detail} for answer in self.dissent],
             "missing": list(self.missing),
             "refused": [
                 {"file": item.file, "reason": item.reason, "detail": item.detail} for item in self.refused
@@ -143,7 +143,7 @@ def decide(
 ) -> Outcome:
     """Decide from a folder. ``root`` is the SHA-256 of quorum.toml version 1; None takes the remembered one.
 
-    ``own`` is an operator whose own agreeing statement must be among them. The root and the highest version
+    ``own`` is a member whose own agreeing statement must be among them. The root and the highest version
     are remembered (``roots``, by default this user's). Raises UsageError when no root is known, or no folder
     is there.
     """
@@ -211,7 +211,7 @@ def _conclude(
     reviewed: Mapping[str, Vote],
 ) -> Outcome:
     claim, policy, profile = question.claim, question.policy, question.profile
-    agree = tuple(answer.operator for answer in tally.agree)
+    agree = tuple(answer.member for answer in tally.agree)
     reasons = list(policy.unmet(agree))
     warnings: list[str] = []
     revocations = [f"{name} revoked this release: {vote.note}" for name, vote in sorted(revoked.items())]
@@ -223,9 +223,9 @@ def _conclude(
     ]
     (reasons if len(revoked) >= policy.revoke_threshold else warnings).extend(revocations)
     if len(reviewed) < policy.reviews:
-        reasons.append(f"{len(reviewed)} of {policy.reviews} operators reviewed the source")
+        reasons.append(f"{len(reviewed)} of {policy.reviews} members reviewed the source")
     reasons += undiversified(tally.agree, policy)
-    objections = [f"{answer.operator} dissents: {answer.detail}" for answer in tally.dissent]
+    objections = [f"{answer.member} dissents: {answer.detail}" for answer in tally.dissent]
     objections += [*log.removed, *([log.problem] if log.problem else [])]
     if policy.dissent == "block":
         reasons += objections

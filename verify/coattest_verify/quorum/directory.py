@@ -12,10 +12,10 @@ from coattest.errors import EnvironmentFailure, Rejected, UsageError
 from coattest.strictjson import MAX_SIZE
 
 MAX_FILES = 16384
-"""Names looked at in one folder; a quorum of 1,024 operators has about 4,000."""
+"""Names looked at in one folder; a quorum of 1,024 members has about 4,000."""
 
 MAX_NAME = 200
-"""Characters of a file name; a policy signature of the longest operator name has 60."""
+"""Characters of a file name; a policy signature of the longest member name has 60."""
 
 
 class Evidence(Protocol):
@@ -57,7 +57,7 @@ class Folder:
             for count, entry in enumerate(entries):
                 if count >= MAX_FILES:
                     raise Rejected(
-                        f"more than {MAX_FILES} files", where=str(self.path), reason="too-many-files"
+                        f"more than {MAX_FILES} files", where=str(self.path), code="too-many-files"
                     )
                 yield entry.name
 
@@ -65,17 +65,17 @@ class Folder:
         """A file's bytes; see Evidence."""
         parts = name.split("/")
         if any(part in {"", ".", ".."} for part in parts) or len(name) > MAX_NAME:
-            raise Rejected("odd name", reason="bad-name")
+            raise Rejected("odd name", code="bad-name")
         try:
             handle = self._open(parts)
         except FileNotFoundError:
-            raise Rejected("no such file", reason="absent") from None
+            raise Rejected("no such file", code="absent") from None
         except OSError:
-            raise Rejected("not a plain file that can be read", reason="not-a-file") from None
+            raise Rejected("not a plain file that can be read", code="not-a-file") from None
         try:
             return _content(handle, limit)
         except OSError as error:
-            raise Rejected(f"cannot be read: {error.strerror}", reason="not-a-file") from None
+            raise Rejected(f"cannot be read: {error.strerror}", code="not-a-file") from None
         finally:
             os.close(handle)
 
@@ -97,14 +97,14 @@ class Folder:
 def _content(handle: int, limit: int) -> bytes:
     status = os.fstat(handle)
     if not stat.S_ISREG(status.st_mode):
-        raise Rejected("not a plain file", reason="not-a-file")
+        raise Rejected("not a plain file", code="not-a-file")
     # By size first: 100 MB of spaces are not worth reading.
     if status.st_size <= limit:
         with os.fdopen(handle, "rb", closefd=False) as file:
             content = file.read(limit + 1)
         if len(content) <= limit:
             return content
-    raise Rejected(f"larger than {limit} bytes", reason="too-large")
+    raise Rejected(f"larger than {limit} bytes", code="too-large")
 
 
 class Held:
@@ -121,7 +121,7 @@ class Held:
         """A file's bytes; see Evidence."""
         content = self._files.get(name)
         if content is None:
-            raise Rejected("no such file", reason="absent")
+            raise Rejected("no such file", code="absent")
         if len(content) > limit:
-            raise Rejected(f"larger than {limit} bytes", reason="too-large")
+            raise Rejected(f"larger than {limit} bytes", code="too-large")
         return content

@@ -1,26 +1,25 @@
-"""Diversity: how many different build routes and hosts the agreeing operators show.
+"""Diversity: how many different build routes and hosts the agreeing members show.
 
-Each operator brings one at most, whatever it signs: otherwise one operator would be diverse by itself. What
-counts is the best assignment of operators to routes (a matching): one more statement never takes one away.
+Each member brings one at most, whatever it signs: otherwise one member would be diverse by itself. What
+counts is the best assignment of members to routes (a matching): one more statement never takes one away.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from coattest_verify.quorum.members.file import QuorumPolicy
+from coattest_verify.quorum.members.file import MembersFile
 from coattest_verify.quorum.tally import Answer
 
 
-def undiversified(agree: Sequence[Answer], policy: QuorumPolicy) -> list[str]:
+def undiversified(agree: Sequence[Answer], policy: MembersFile) -> list[str]:
     """What the agreeing answers lack of the policy's diversity, in words; empty when nothing."""
     routes = {
-        answer.operator: {statement.built.route for statement in answer.counting if statement.built}
+        answer.member: {statement.built.route for statement in answer.counting if statement.built}
         for answer in agree
     }
     hosts = {
-        answer.operator: {statement.host for statement in answer.counting if statement.host}
-        for answer in agree
+        answer.member: {statement.host for statement in answer.counting if statement.host} for answer in agree
     }
     lacks = []
     for found, wanted, what in ((routes, policy.routes, "build routes"), (hosts, policy.hosts, "hosts")):
@@ -31,7 +30,7 @@ def undiversified(agree: Sequence[Answer], policy: QuorumPolicy) -> list[str]:
 
 
 def distinct(offers: Mapping[str, Collection[str]], enough: int) -> int:
-    """How many values can be shown with each operator standing for one of its own; stops at ``enough``."""
+    """How many values can be shown with each member standing for one of its own; stops at ``enough``."""
     taken: dict[str, str] = {}
 
     def place(name: str, tried: set[str]) -> bool:

@@ -18,7 +18,7 @@ from securesystemslib.formats import encode_canonical
 from coattest.errors import Rejected
 from coattest.strictjson import Fields, parse
 from coattest_verify.quorum.directory import Evidence
-from coattest_verify.quorum.members.file import QuorumPolicy, utc
+from coattest_verify.quorum.members.file import MembersFile, utc
 from coattest_verify.quorum.statements.statement import Statement
 from coattest_verify.quorum.tally import Answer
 from coattest_verify.signatures.keys import PublicKey
@@ -59,12 +59,12 @@ def sign_link(statement: Statement, signer: Any) -> bytes:
     return _signed(link_of(statement), signer)
 
 
-def layout_of(policy: QuorumPolicy) -> Layout:
+def layout_of(policy: MembersFile) -> Layout:
     """The layout that a policy amounts to, as far as in-toto can say it: keys, threshold, expiry.
 
     Groups, rounds, freshness and dissent are beyond in-toto; no inspections, so nothing is ever executed.
     """
-    keys = {key.keyid: key.sslib() for operator in policy.operators for key in operator.keys}
+    keys = {key.keyid: key.sslib() for member in policy.members for key in member.keys}
     step = Step(
         name=STEP,
         threshold=policy.threshold,
@@ -76,14 +76,14 @@ def layout_of(policy: QuorumPolicy) -> Layout:
     return Layout(steps=[step], inspect=[], keys=keys, expires=utc(policy.expires), readme=README)
 
 
-def sign_layout(policy: QuorumPolicy, signer: Any, earlier: bytes | None = None) -> bytes:
+def sign_layout(policy: MembersFile, signer: Any, earlier: bytes | None = None) -> bytes:
     """The policy's layout with this signer's signature beside the valid ones of ``earlier``.
 
     Whatever else ``earlier`` holds is left behind.
     """
     layout = layout_of(policy)
     block = Metablock(signed=layout, signatures=[])
-    keys = [key for operator in policy.operators for key in operator.keys]
+    keys = [key for member in policy.members for key in member.keys]
     if earlier is not None:
         block.signatures = layout_signatures(earlier, layout, keys)
     signature = signer.sign(layout.signable_bytes).to_dict()
@@ -113,19 +113,19 @@ def layout_with(layout: Layout, signatures: list[dict[str, str]]) -> bytes:
     return _bytes(Metablock(signed=layout, signatures=signatures))
 
 
-def filtered(evidence: Evidence, policy: QuorumPolicy, agreeing: tuple[Answer, ...]) -> dict[str, bytes]:
-    """The links that may reach in-toto, by file name: at most one for each operator that agrees.
+def filtered(evidence: Evidence, policy: MembersFile, agreeing: tuple[Answer, ...]) -> dict[str, bytes]:
+    """The links that may reach in-toto, by file name: at most one for each member that agrees.
 
-    A link counts when it is exactly the operator's own statement as a link, with a good signature. The file
+    A link counts when it is exactly the member's own statement as a link, with a good signature. The file
     is written anew; nothing of the original is passed on but the signature.
     """
     found: dict[str, bytes] = {}
     for answer in agreeing:
-        operator = policy.operator(answer.operator)
-        if operator is None or answer.statement is None:
+        member = policy.member(answer.member)
+        if member is None or answer.statement is None:
             continue
         link = link_of(answer.statement)
-        for key in operator.keys:
+        for key in member.keys:
             signature = _link_signature(evidence, key, link)
             if signature is not None:
                 block = Metablock(signed=link, signatures=[{"keyid": key.keyid, "sig": signature.hex()}])

@@ -34,9 +34,7 @@ def parse_root(text: str) -> bytes:
     """The 32 bytes of ``sha256:HEX``. Raises UsageError."""
     scheme, _, value = text.partition(":")
     if scheme != "sha256" or not SHA256.fullmatch(value):
-        raise UsageError(
-            f"root {text[:80]!r}", hint="sha256: and 64 lower-case hex digits", reason="bad-root"
-        )
+        raise UsageError(f"root {text[:80]!r}", hint="sha256: and 64 lower-case hex digits", code="bad-root")
     return bytes.fromhex(value)
 
 
@@ -62,8 +60,8 @@ class Roots:
             found,
             where=str(self.path),
             hint="give --root sha256:HEX, the digest of quorum.toml version 1, which you got from the"
-            " operators themselves and not with these files",
-            reason="no-root",
+            " members themselves and not with these files",
+            code="no-root",
         )
 
     def remember(self, root: bytes, accepted: Seen) -> None:

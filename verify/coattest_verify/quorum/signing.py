@@ -14,8 +14,8 @@ from coattest.errors import Rejected, UsageError
 from coattest.files import write_atomic
 from coattest_verify.quorum.directory import Evidence, Folder
 from coattest_verify.quorum.links import LAYOUT_FILE, MAX_LINK, sign_layout
-from coattest_verify.quorum.members.chain import POLICY_FILE, read_signatures, signers
-from coattest_verify.quorum.members.file import MAX_POLICY, POLICY_TYPE, QuorumPolicy
+from coattest_verify.quorum.members.chain import MEMBERS_FILE, read_signatures, signers
+from coattest_verify.quorum.members.file import MAX_MEMBERS_FILE, MEMBERS_TYPE, MembersFile
 from coattest_verify.signatures import dsse
 from coattest_verify.signatures.dsse import Envelope
 from coattest_verify.signatures.keys import PublicKey, public_key_of
@@ -25,9 +25,9 @@ PROPOSAL_FILE = "quorum.next.toml"
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A policy and what it still lacks: operators for version 1, thresholds for later ones."""
+    """A policy and what it still lacks: members for version 1, thresholds for later ones."""
 
-    policy: QuorumPolicy
+    policy: MembersFile
     file: str
     signed: tuple[str, ...]
     lacks: tuple[str, ...]
@@ -35,22 +35,22 @@ class Pending:
 
 def pending(evidence: Evidence) -> Pending:
     """The proposal if there is one, else quorum.toml, and what it lacks. Raises UsageError, PolicyRefused."""
-    current = _read(evidence, POLICY_FILE)
+    current = _read(evidence, MEMBERS_FILE)
     proposal = _read(evidence, PROPOSAL_FILE)
     envelopes = read_signatures(evidence)
     if proposal is None:
         if current is None:
-            raise UsageError("no such file", where=POLICY_FILE, hint="verify quorum-init makes one")
+            raise UsageError("no such file", where=MEMBERS_FILE, hint="verify quorum-init makes one")
         signed = signers(current, current.raw, envelopes)
         wanted = current.names if current.version == 1 else ()
         lacks = [f"the signature of {name}" for name in wanted if name not in signed]
-        return Pending(current, POLICY_FILE, tuple(sorted(signed)), tuple(lacks))
+        return Pending(current, MEMBERS_FILE, tuple(sorted(signed)), tuple(lacks))
     if current is None or proposal.previous != f"sha256:{current.sha256}":
         raise UsageError(
-            f"does not follow {POLICY_FILE}",
+            f"does not follow {MEMBERS_FILE}",
             where=PROPOSAL_FILE,
             hint="remove it and propose again",
-            reason="stale",
+            code="stale",
         )
     by_old, by_new = signers(current, proposal.raw, envelopes), signers(proposal, proposal.raw, envelopes)
     lacks = [f"of version {current.version}: {text}" for text in current.unmet(by_old)]
@@ -58,70 +58,70 @@ def pending(evidence: Evidence) -> Pending:
     return Pending(proposal, PROPOSAL_FILE, tuple(sorted(by_old | by_new)), tuple(lacks))
 
 
-def candidates(attestations: Path, operator: str) -> tuple[PublicKey, ...]:
-    """The keys that an operator has in quorum.toml and in a proposal: what a signer elsewhere may hold."""
+def candidates(attestations: Path, member: str) -> tuple[PublicKey, ...]:
+    """The keys that a member has in quorum.toml and in a proposal: what a signer elsewhere may hold."""
     found: dict[PublicKey, None] = {}
     with Folder(attestations) as folder:
-        for name in (POLICY_FILE, PROPOSAL_FILE):
+        for name in (MEMBERS_FILE, PROPOSAL_FILE):
             policy = _read(folder, name)
-            party = policy.operator(operator) if policy else None
+            party = policy.member(member) if policy else None
             found.update(dict.fromkeys(party.keys if party else ()))
     return tuple(found)
 
 
-def countersign(attestations: Path, operator: str, signer: Any) -> Pending:
+def countersign(attestations: Path, member: str, signer: Any) -> Pending:
     """Sign what is waiting; install the proposal when nothing is lacking any more. Returns the state after.
 
-    Raises UsageError when the key is not the operator's, in the waiting version or in the one before.
+    Raises UsageError when the key is not the member's, in the waiting version or in the one before.
     """
     key = public_key_of(signer)
     with Folder(attestations) as folder:
         waiting = pending(folder)
-        current = _read(folder, POLICY_FILE)
+        current = _read(folder, MEMBERS_FILE)
         policies = [policy for policy in (waiting.policy, current) if policy is not None]
-        if all(policy.owner(key) != operator for policy in policies):
+        if all(policy.owner(key) != member for policy in policies):
             raise UsageError(
-                f"this is not a key of {operator} in {waiting.file}",
+                f"this is not a key of {member} in {waiting.file}",
                 hint=f"it belongs to {waiting.policy.owner(key) or 'nobody there'}",
-                reason="other-key",
+                code="other-key",
             )
-        name = f"quorum.{waiting.policy.version}.{operator}.dsse.json"
-        envelope = _joined(folder, name, waiting.policy, dsse.sign(signer, POLICY_TYPE, waiting.policy.raw))
+        name = f"quorum.{waiting.policy.version}.{member}.dsse.json"
+        envelope = _joined(folder, name, waiting.policy, dsse.sign(signer, MEMBERS_TYPE, waiting.policy.raw))
         layout = sign_layout(waiting.policy, signer, _optional(folder, LAYOUT_FILE, MAX_LINK * 4))
     write_atomic(attestations / name, envelope.encode())
     with Folder(attestations) as folder:
         after = pending(folder)
     if not after.lacks and after.file == PROPOSAL_FILE:
-        write_atomic(attestations / POLICY_FILE, after.policy.raw)
+        write_atomic(attestations / MEMBERS_FILE, after.policy.raw)
         (attestations / PROPOSAL_FILE).unlink()
-    if waiting.file == POLICY_FILE or not after.lacks:
+    if waiting.file == MEMBERS_FILE or not after.lacks:
         # in-toto's layout is signed with whoever completes the version; the others sign it with countersign.
         write_atomic(attestations / LAYOUT_FILE, layout)
     return after
 
 
-def _joined(evidence: Evidence, name: str, policy: QuorumPolicy, signed: Envelope) -> Envelope:
-    """This signature beside the operator's earlier ones: a rotation is signed with the old and new key."""
+def _joined(evidence: Evidence, name: str, policy: MembersFile, signed: Envelope) -> Envelope:
+    """This signature beside the member's earlier ones: a rotation is signed with the old and new key."""
     try:
-        earlier = Envelope.decode(evidence.read(name, 2 * MAX_POLICY), POLICY_TYPE)
+        earlier = Envelope.decode(evidence.read(name, 2 * MAX_MEMBERS_FILE), MEMBERS_TYPE)
     except Rejected:
         return signed
     if earlier.payload != policy.raw:
         return signed
     known = {signed.signatures[0][0]}
     kept = [pair for pair in earlier.signatures if pair[0] not in known]
-    return Envelope(POLICY_TYPE, policy.raw, (*kept[:7], *signed.signatures))
+    return Envelope(MEMBERS_TYPE, policy.raw, (*kept[:7], *signed.signatures))
 
 
-def _read(evidence: Evidence, name: str) -> QuorumPolicy | None:
-    data = _optional(evidence, name, MAX_POLICY)
-    return QuorumPolicy.decode(data) if data is not None else None
+def _read(evidence: Evidence, name: str) -> MembersFile | None:
+    data = _optional(evidence, name, MAX_MEMBERS_FILE)
+    return MembersFile.decode(data) if data is not None else None
 
 
 def _optional(evidence: Evidence, name: str, limit: int) -> bytes | None:
     try:
         return evidence.read(name, limit)
     except Rejected as error:
-        if error.reason == "absent":
+        if error.code == "absent":
             return None
         raise UsageError(error.what, where=name) from None

@@ -1,19 +1,19 @@
-"""The count: which operators agree with the claim, which dissent, which files do not count, and why.
+"""The count: which members agree with the claim, which dissent, which files do not count, and why.
 
 No I/O and no clock. Rules, in the order in which they are applied to a file (docs/quorum.md):
 
 1. A plain file with a statement's name; strict JSON within limits; a DSSE envelope of in-toto's payload type.
-2. Signed by a key of the operator that the file's name says. Only then the payload is parsed.
+2. Signed by a key of the member that the file's name says. Only then the payload is parsed.
 3. Made under exactly this policy and this round, for the claim's release and architecture.
 
-Then per operator, over all of its statements that passed:
+Then per member, over all of its statements that passed:
 
 4. Two different results for one target: an equivocator, which counts as dissent.
 5. A signed dissent counts as dissent, however old. "Could not build" does, until a later result replaces it.
 6. Agreement means: every digest, size and section of the profile equals the claim's, the statement is neither
-   from the future nor too old, and the kernel was compiled by that operator where the policy says so.
+   from the future nor too old, and the kernel was compiled by that member where the policy says so.
 
-Adding an agreeing statement never makes an operator stop agreeing, and the order of files does not matter.
+Adding an agreeing statement never makes a member stop agreeing, and the order of files does not matter.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from datetime import datetime, timedelta
 from coattest.errors import Rejected
 from coattest_verify.quorum.directory import Evidence
 from coattest_verify.quorum.members.chain import Refused
-from coattest_verify.quorum.members.file import NAME, QuorumPolicy, utc
+from coattest_verify.quorum.members.file import NAME, MembersFile, utc
 from coattest_verify.quorum.statements.claim import Claimed, ProfileResult
 from coattest_verify.quorum.statements.provenance import PAYLOAD_TYPE, parse_statement
 from coattest_verify.quorum.statements.salt import digest_of
@@ -37,7 +37,7 @@ from coattest_verify.signatures.dsse import Envelope
 STATEMENT_NAME = re.compile(rf"rebuild\.({NAME.pattern})(?:\.[A-Za-z0-9_-]{{1,64}})?\.intoto\.json")
 
 CLOCK_SKEW = timedelta(minutes=5)
-"""How far an operator's clock may be ahead of the verifier's."""
+"""How far a member's clock may be ahead of the verifier's."""
 
 DIFFERENCES_SHOWN = 3
 
@@ -54,9 +54,9 @@ class Signed:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one operator's statements add up to; ``detail`` says why it dissents."""
+    """What one member's statements add up to; ``detail`` says why it dissents."""
 
-    operator: str
+    member: str
     agrees: bool
     detail: str
     statement: Statement | None = field(default=None, repr=False, compare=False)
@@ -67,7 +67,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """Everybody's answers. ``missing`` are operators without any statement that counts."""
+    """Everybody's answers. ``missing`` are members without any statement that counts."""
 
     agree: tuple[Answer, ...]
     dissent: tuple[Answer, ...]
@@ -75,7 +75,7 @@ class Tally:
     refused: tuple[Refused, ...]
 
 
-def read_statements(evidence: Evidence, policy: QuorumPolicy) -> tuple[list[Signed], list[Refused]]:
+def read_statements(evidence: Evidence, policy: MembersFile) -> tuple[list[Signed], list[Refused]]:
     """Every statement with a good signature (rules 1 and 2), and every other file with a statement's name."""
     accepted, refused = [], []
     for name in evidence.names():
@@ -84,26 +84,24 @@ def read_statements(evidence: Evidence, policy: QuorumPolicy) -> tuple[list[Sign
         try:
             accepted.append(_authentic(name, evidence, policy))
         except Rejected as error:
-            refused.append(Refused(name, error.reason, error.what))
+            refused.append(Refused(name, error.code, error.what))
     return accepted, refused
 
 
-def _authentic(name: str, evidence: Evidence, policy: QuorumPolicy) -> Signed:
+def _authentic(name: str, evidence: Evidence, policy: MembersFile) -> Signed:
     match = STATEMENT_NAME.fullmatch(name)
     if match is None:
-        raise Rejected("not the name of a statement", reason="bad-name")
-    operator = policy.operator(match[1])
-    if operator is None:
-        raise Rejected(f"{match[1]} is not an operator", reason="not-an-operator")
+        raise Rejected("not the name of a statement", code="bad-name")
+    member = policy.member(match[1])
+    if member is None:
+        raise Rejected(f"{match[1]} is not a member", code="not-a-member")
     data = evidence.read(name)
     envelope = Envelope.decode(data, PAYLOAD_TYPE)
-    if not envelope.signers(operator.keys):
-        raise Rejected(f"not signed by a key of {operator.name}", reason="bad-signature")
+    if not envelope.signers(member.keys):
+        raise Rejected(f"not signed by a key of {member.name}", code="bad-signature")
     statement = parse_statement(envelope.payload)
-    if statement.operator != operator.name:
-        raise Rejected(
-            f"signed by {operator.name}, but speaks for {statement.operator}", reason="other-operator"
-        )
+    if statement.member != member.name:
+        raise Rejected(f"signed by {member.name}, but speaks for {statement.member}", code="other-member")
     return Signed(name, statement, hashlib.sha256(data).hexdigest())
 
 
@@ -112,11 +110,11 @@ class Question:
     """What is to be decided, under which policy, when."""
 
     claim: Claimed
-    policy: QuorumPolicy
+    policy: MembersFile
     profile: str
     now: datetime
     committed: Mapping[str, frozenset[str]] = field(default_factory=dict, hash=False)
-    """Each operator's early commitments; looked at where the policy wants them."""
+    """Each member's early commitments; looked at where the policy wants them."""
 
     @property
     def claimed(self) -> ProfileResult:
@@ -133,17 +131,17 @@ def count(signed: Iterable[Signed], question: Question, *, refused: Iterable[Ref
         if problem:
             not_counted.append(Refused(item.file, *problem))
         else:
-            operator = item.statement.operator
-            standing.setdefault(operator, _Standing(operator)).items.append(item)
+            member = item.statement.member
+            standing.setdefault(member, _Standing(member)).items.append(item)
     agree: list[Answer] = []
     dissent: list[Answer] = []
-    for operator in question.policy.names:
-        if operator not in standing:
+    for member in question.policy.names:
+        if member not in standing:
             continue
-        answer = standing[operator].answer(question, not_counted)
+        answer = standing[member].answer(question, not_counted)
         if answer is not None:
             (agree if answer.agrees else dissent).append(answer)
-    answered = {answer.operator for answer in (*agree, *dissent)}
+    answered = {answer.member for answer in (*agree, *dissent)}
     return Tally(
         agree=tuple(agree),
         dissent=tuple(dissent),
@@ -195,24 +193,22 @@ def _elsewhere(statement: Statement, question: Question) -> tuple[str, str] | No
 
 @dataclass(slots=True)
 class _Standing:
-    operator: str
+    member: str
     items: list[Signed] = field(default_factory=list)
 
     def answer(self, question: Question, refused: list[Refused]) -> Answer | None:
         """Rules 4 to 6; None when nothing counts. Files that do not count go to ``refused``."""
-        operator, profile = self.operator, question.profile
+        member, profile = self.member, question.profile
         contradiction = self._equivocates(profile)
         if contradiction:
-            return Answer(operator, False, contradiction)
+            return Answer(member, False, contradiction)
         objections = [item for item in self.items if item.statement.outcome == DISSENT]
         if objections:
-            return Answer(operator, False, _objection(objections, question))
+            return Answer(member, False, _objection(objections, question))
         results = [item for item in self.items if item.statement.outcome == AGREE]
         differing = [item for item in results if item.statement.profiles[profile] != question.claimed]
         if differing:
-            return Answer(
-                operator, False, _differs(differing[0].statement.profiles[profile], question.claimed)
-            )
+            return Answer(member, False, _differs(differing[0].statement.profiles[profile], question.claimed))
         counting = []
         for item in results:
             problem = _unfit(item.statement, question)
@@ -225,11 +221,11 @@ class _Standing:
         still = [statement for statement in gave_up if latest is None or statement.time >= latest]
         if still:
             newest = max(still, key=lambda statement: (statement.time, statement.reason or ""))
-            return Answer(operator, False, f"could not build: {newest.reason or 'no reason given'}")
+            return Answer(member, False, f"could not build: {newest.reason or 'no reason given'}")
         if not counting:
             return None
         newest = max(counting, key=lambda statement: (statement.time, _route(statement)))
-        return Answer(operator, True, utc(newest.time), newest, tuple(counting))
+        return Answer(member, True, utc(newest.time), newest, tuple(counting))
 
     def _equivocates(self, profile: str) -> str | None:
         results: dict[tuple[str, ...], set[ProfileResult]] = {}
@@ -252,8 +248,8 @@ def _unfit(statement: Statement, question: Question) -> tuple[str, str] | None:
     if now - statement.time > policy.max_age:
         return "too-old", f"dated {utc(statement.time)}, older than {policy.max_age_days} days"
     if policy.require_compiled_kernel and not (statement.built and statement.built.kernel_compiled):
-        return "cached-kernel", "the kernel was not compiled by this operator, and the policy wants it to be"
-    if policy.commitments and digest_of(statement) not in question.committed.get(statement.operator, ()):
+        return "cached-kernel", "the kernel was not compiled by this member, and the policy wants it to be"
+    if policy.commitments and digest_of(statement) not in question.committed.get(statement.member, ()):
         return "not-committed", "the log shows no commitment to this result before results were known"
     return None
 

@@ -1,7 +1,7 @@
-"""What operators sign about a source beside rebuilding it: "I reviewed it", "do not use it", "I built it".
+"""What members sign about a source beside rebuilding it: "I reviewed it", "do not use it", "I built it".
 
 All name the source tree and the lock by digest and the quorum by its root, so a review of one source says
-nothing about another, and a revocation outlives later versions of ``quorum.toml`` while its operator is in
+nothing about another, and a revocation outlives later versions of ``quorum.toml`` while its member is in
 it.
 """
 
@@ -18,7 +18,7 @@ from coattest.errors import Rejected
 from coattest.strictjson import Fields, canonical, parse
 from coattest_verify.quorum.directory import Evidence
 from coattest_verify.quorum.members.chain import Refused
-from coattest_verify.quorum.members.file import NAME, QuorumPolicy, parse_utc, utc
+from coattest_verify.quorum.members.file import NAME, MembersFile, parse_utc, utc
 from coattest_verify.quorum.statements.claim import RELEASE, SHA256, Claimed
 from coattest_verify.quorum.statements.statement import MAX_REASON, Report, clean
 from coattest_verify.signatures import dsse
@@ -33,10 +33,10 @@ MAX_VOTE = 16 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """One operator's word about one source. ``root`` is the SHA-256 (hex) of quorum.toml version 1."""
+    """One member's word about one source. ``root`` is the SHA-256 (hex) of quorum.toml version 1."""
 
     kind: str
-    operator: str
+    member: str
     root: str
     release: str
     tree_sha256: str
@@ -56,7 +56,7 @@ def payload_type(kind: str) -> str:
 
 def make_vote(
     kind: str,
-    operator: str,
+    member: str,
     *,
     root: bytes,
     claim: Claimed | Report,
@@ -67,7 +67,7 @@ def make_vote(
     """A vote on the source that a claim, or a build report, names."""
     return Vote(
         kind,
-        operator,
+        member,
         root.hex(),
         claim.release,
         claim.tree_sha256,
@@ -82,7 +82,7 @@ def sign_vote(vote: Vote, signer: Any) -> bytes:
     """The signed vote: DSSE JSON."""
     payload = {
         "purpose": f"coattest/{vote.kind}/v1",
-        "operator": vote.operator,
+        "member": vote.member,
         "root": vote.root,
         "release": vote.release,
         "source": {"tree_sha256": vote.tree_sha256, "lock_sha256": vote.lock_sha256},
@@ -94,16 +94,16 @@ def sign_vote(vote: Vote, signer: Any) -> bytes:
 
 
 def vote_name(vote: Vote) -> str:
-    """The vote's file name: one for each operator and source, so a new vote does not replace an old one."""
-    return f"{vote.kind}.{vote.operator}.{vote.tree_sha256[:8]}-{vote.lock_sha256[:8]}.dsse.json"
+    """The vote's file name: one for each member and source, so a new vote does not replace an old one."""
+    return f"{vote.kind}.{vote.member}.{vote.tree_sha256[:8]}-{vote.lock_sha256[:8]}.dsse.json"
 
 
 def read_votes(
-    evidence: Evidence, policy: QuorumPolicy, earlier: Sequence[QuorumPolicy] = ()
+    evidence: Evidence, policy: MembersFile, earlier: Sequence[MembersFile] = ()
 ) -> tuple[list[Vote], list[Refused]]:
-    """Every vote with a good signature of an operator, and every other file with a vote's name.
+    """Every vote with a good signature of a member, and every other file with a vote's name.
 
-    A vote by a key that the operator had in an ``earlier`` version is refused with the code OLD_KEY.
+    A vote by a key that the member had in an ``earlier`` version is refused with the code OLD_KEY.
     """
     accepted, refused = [], []
     for name in evidence.names():
@@ -112,34 +112,34 @@ def read_votes(
         try:
             accepted.append(_authentic(name, evidence, policy, earlier))
         except Rejected as error:
-            refused.append(Refused(name, error.reason, error.what))
+            refused.append(Refused(name, error.code, error.what))
     return accepted, refused
 
 
-def _authentic(name: str, evidence: Evidence, policy: QuorumPolicy, earlier: Sequence[QuorumPolicy]) -> Vote:
+def _authentic(name: str, evidence: Evidence, policy: MembersFile, earlier: Sequence[MembersFile]) -> Vote:
     match = VOTE_NAME.fullmatch(name)
     if match is None:
-        raise Rejected("not the name of a vote", reason="bad-name")
-    kind, operator = match[1], policy.operator(match[2])
-    if operator is None:
-        raise Rejected(f"{match[2]} is not an operator", reason="not-an-operator")
+        raise Rejected("not the name of a vote", code="bad-name")
+    kind, member = match[1], policy.member(match[2])
+    if member is None:
+        raise Rejected(f"{match[2]} is not a member", code="not-a-member")
     data = evidence.read(name, MAX_VOTE)
     envelope = dsse.Envelope.decode(data, payload_type(kind), max_size=MAX_VOTE)
-    if not envelope.signers(operator.keys):
-        former = [party for policy in earlier if (party := policy.operator(operator.name))]
+    if not envelope.signers(member.keys):
+        former = [party for policy in earlier if (party := policy.member(member.name))]
         if any(envelope.signers(party.keys) for party in former):
-            raise Rejected(f"signed by a key that {operator.name} no longer has", reason=OLD_KEY)
-        raise Rejected(f"not signed by a key of {operator.name}", reason="bad-signature")
+            raise Rejected(f"signed by a key that {member.name} no longer has", code=OLD_KEY)
+        raise Rejected(f"not signed by a key of {member.name}", code="bad-signature")
     fields = Fields(parse(envelope.payload, max_size=MAX_VOTE), "")
     fields.exactly("purpose", f"coattest/{kind}/v1")
-    fields.exactly("operator", operator.name, reason="other-operator")
+    fields.exactly("member", member.name, code="other-member")
     source = fields.fields("source")
     note = fields.text("note", limit=MAX_REASON)
     if clean(note) != note:
         raise Rejected("note: not one printable line")
     vote = Vote(
         kind=kind,
-        operator=operator.name,
+        member=member.name,
         root=fields.text("root", SHA256),
         release=fields.text("release", RELEASE),
         tree_sha256=source.text("tree_sha256", SHA256),
@@ -159,10 +159,10 @@ def _authentic(name: str, evidence: Evidence, policy: QuorumPolicy, earlier: Seq
 
 
 def about(votes: Iterable[Vote], kind: str, claim: Claimed, root: bytes) -> dict[str, Vote]:
-    """The votes of a kind on the claim's source under this root, by operator."""
+    """The votes of a kind on the claim's source under this root, by member."""
     target = (kind, root.hex(), claim.tree_sha256, claim.lock_sha256)
     return {
-        vote.operator: vote
+        vote.member: vote
         for vote in votes
         if (vote.kind, vote.root, vote.tree_sha256, vote.lock_sha256) == target
     }

@@ -1,4 +1,4 @@
-"""What an operator does on its own machine: compare its build with the claim, and sign what it got."""
+"""What a member does on its own machine: compare its build with the claim, and sign what it got."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from coattest.strictjson import MAX_SIZE, parse
 from coattest_build.formats.measure import measure
 from coattest_verify.quorum.directory import Folder
 from coattest_verify.quorum.links import link_name, sign_link
-from coattest_verify.quorum.members.chain import POLICY_FILE
-from coattest_verify.quorum.members.file import MAX_POLICY, QuorumPolicy
+from coattest_verify.quorum.members.chain import MEMBERS_FILE
+from coattest_verify.quorum.members.file import MAX_MEMBERS_FILE, MembersFile
 from coattest_verify.quorum.statements.claim import MAX_CLAIM, Claimed, ProfileResult, Section
 from coattest_verify.quorum.statements.provenance import sign
 from coattest_verify.quorum.statements.statement import (
@@ -39,7 +39,7 @@ CLAIM_FILE = "claim.json"
 class Mismatch(FoundFalse):
     """What was rebuilt is not what is claimed; ``differences`` name all of it, most telling first."""
 
-    default_reason = "mismatch"
+    default_code = "mismatch"
 
     def __init__(self, differences: tuple[str, ...]) -> None:
         more = f" (and {len(differences) - 3} more differences)" if len(differences) > 3 else ""
@@ -52,19 +52,19 @@ class Mismatch(FoundFalse):
 class DirtyTree(FoundFalse):
     """The source has changes that are not committed."""
 
-    default_reason = "dirty-tree"
+    default_code = "dirty-tree"
 
 
 class ChangedImage(FoundFalse):
     """An image file is not the one that rebuild.json describes."""
 
-    default_reason = "changed-image"
+    default_code = "changed-image"
 
 
 class AlreadyAnswered(FoundFalse):
-    """The operator signed another result for the same source in this round."""
+    """The member signed another result for the same source in this round."""
 
-    default_reason = "already-answered"
+    default_code = "already-answered"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class Ask:
     """What there is to answer: the claim and the policy of a folder of attestations."""
 
     claim: Claimed
-    policy: QuorumPolicy
+    policy: MembersFile
 
 
 def read_ask(attestations: Path) -> Ask:
@@ -84,14 +84,14 @@ def read_ask(attestations: Path) -> Ask:
     return Ask(read_claim(attestations), read_policy(attestations))
 
 
-def read_policy(attestations: Path) -> QuorumPolicy:
+def read_policy(attestations: Path) -> MembersFile:
     """``quorum.toml`` of a folder, parsed only; see ``read_ask``. Raises UsageError."""
     with Folder(attestations) as folder:
         try:
-            return QuorumPolicy.decode(folder.read(POLICY_FILE, MAX_POLICY))
+            return MembersFile.decode(folder.read(MEMBERS_FILE, MAX_MEMBERS_FILE))
         except Rejected as error:
-            hint = "verify quorum-init makes one" if error.reason == "absent" else None
-            raise UsageError(error.what, where=str(attestations / POLICY_FILE), hint=hint) from None
+            hint = "verify quorum-init makes one" if error.code == "absent" else None
+            raise UsageError(error.what, where=str(attestations / MEMBERS_FILE), hint=hint) from None
 
 
 def read_claim(attestations: Path) -> Claimed:
@@ -104,7 +104,7 @@ def read_claim(attestations: Path) -> Claimed:
                 error.what,
                 where=str(attestations / CLAIM_FILE),
                 hint="the publisher writes it",
-                reason="bad-claim",
+                code="bad-claim",
             ) from None
 
 
@@ -127,7 +127,7 @@ def read_report(rebuilt: Path) -> Report:
     except FileNotFoundError:
         raise UsageError("no such file", where=str(path), hint="verify rebuild --out writes it") from None
     except Rejected as error:
-        raise UsageError(error.what, where=str(path), reason="bad-report") from None
+        raise UsageError(error.what, where=str(path), code="bad-report") from None
     return replace(report, inputs_confirmed=inputs_confirmed(rebuilt, report.lock_sha256))
 
 
@@ -159,7 +159,7 @@ def answer(
     ask: Ask,
     report: Report | None,
     *,
-    operator: str,
+    member: str,
     dissent: bool,
     now: datetime,
     reason: str | None = None,
@@ -176,7 +176,7 @@ def answer(
             None,
             ask.claim,
             ask.policy,
-            operator=operator,
+            member=member,
             outcome=COULD_NOT_BUILD,
             now=now,
             reason=reason,
@@ -191,13 +191,13 @@ def answer(
         raise UsageError(
             "the rebuild matches the claim",
             hint="--reason says what else is wrong",
-            reason="nothing-to-dissent",
+            code="nothing-to-dissent",
         )
     return statement_for(
         report,
         ask.claim,
         ask.policy,
-        operator=operator,
+        member=member,
         outcome=DISSENT if dissent else AGREE,
         now=now,
         reason=reason or ("; ".join(differences[:3]) if dissent else None),
@@ -207,16 +207,16 @@ def answer(
 
 
 def sign_answer(
-    attestations: Path, statement: Statement, policy: QuorumPolicy, signer: Any
+    attestations: Path, statement: Statement, policy: MembersFile, signer: Any
 ) -> tuple[Path, ...]:
     """Write the signed statement and, where something was built, the link; returns their paths.
 
-    Raises UsageError when the key is not the operator's in ``policy``, AlreadyAnswered when this would
-    contradict a statement of the same operator that is in the folder.
+    Raises UsageError when the key is not the member's in ``policy``, AlreadyAnswered when this would
+    contradict a statement of the same member that is in the folder.
     """
-    key = own_key(statement.operator, policy, signer)
+    key = own_key(statement.member, policy, signer)
     _must_not_contradict(attestations, statement, policy)
-    paths = [attestations / f"rebuild.{statement.operator}.intoto.json"]
+    paths = [attestations / f"rebuild.{statement.member}.intoto.json"]
     write_atomic(paths[0], sign(statement, signer))
     if statement.profiles:
         paths.append(attestations / link_name(key))
@@ -224,30 +224,30 @@ def sign_answer(
     return tuple(paths)
 
 
-def own_key(operator: str, policy: QuorumPolicy, signer: Any) -> PublicKey:
-    """The signer's public key. Raises UsageError unless it is one of the operator's in ``policy``."""
+def own_key(member: str, policy: MembersFile, signer: Any) -> PublicKey:
+    """The signer's public key. Raises UsageError unless it is one of the member's in ``policy``."""
     key = public_key_of(signer)
-    party = policy.operator(operator)
+    party = policy.member(member)
     if party is None:
         raise UsageError(
-            f"{operator} is not an operator of {POLICY_FILE}", hint=f"one of {', '.join(policy.names)}"
+            f"{member} is not a member of {MEMBERS_FILE}", hint=f"one of {', '.join(policy.names)}"
         )
     if key not in party.keys:
         raise UsageError(
-            f"this is not a key of {operator} in {POLICY_FILE}",
+            f"this is not a key of {member} in {MEMBERS_FILE}",
             hint=f"it belongs to {policy.owner(key) or 'nobody there'}",
-            reason="other-key",
+            code="other-key",
         )
     return key
 
 
-def _must_not_contradict(attestations: Path, statement: Statement, policy: QuorumPolicy) -> None:
+def _must_not_contradict(attestations: Path, statement: Statement, policy: MembersFile) -> None:
     with Folder(attestations) as folder:
         signed, _ = read_statements(folder, policy)
     for item in signed:
         other = item.statement
-        if (other.operator, other.quorum_sha256, other.round, other.target) != (
-            statement.operator,
+        if (other.member, other.quorum_sha256, other.round, other.target) != (
+            statement.member,
             policy.sha256,
             policy.round,
             statement.target,
@@ -262,5 +262,5 @@ def _must_not_contradict(attestations: Path, statement: Statement, policy: Quoru
             raise AlreadyAnswered(
                 f"you signed another result for this source in round {policy.round}",
                 where=str(attestations / item.file),
-                hint="two results of one operator count as dissent; a changed mind needs a new round",
+                hint="two results of one member count as dissent; a changed mind needs a new round",
             )

@@ -1,6 +1,6 @@
-"""The machine that an operator states in its statement: a name that it chose, or a pseudonym of this machine.
+"""The machine that a member states in its statement: a name that it chose, or a pseudonym of this machine.
 
-A pseudonym shows that two operators used one machine, when both are honest. It proves nothing about a liar,
+A pseudonym shows that two members used one machine, when both are honest. It proves nothing about a liar,
 who states what it likes (ADR 120).
 """
 
@@ -12,14 +12,14 @@ import re
 from pathlib import Path
 
 from coattest.errors import UsageError
-from coattest_verify.quorum.members.file import QuorumPolicy
+from coattest_verify.quorum.members.file import MembersFile
 from coattest_verify.quorum.statements.statement import HOST
 
 MACHINE_ID = Path("/etc/machine-id")
 _MACHINE_ID = re.compile(r"[0-9a-f]{32}")
 
 
-def host_name(chosen: str | None, policy: QuorumPolicy, machine_id: Path = MACHINE_ID) -> str | None:
+def host_name(chosen: str | None, policy: MembersFile, machine_id: Path = MACHINE_ID) -> str | None:
     """The name to state: ``chosen``, else this machine's pseudonym under ``policy``, else None.
 
     Raises UsageError for a name of another form.
@@ -30,12 +30,12 @@ def host_name(chosen: str | None, policy: QuorumPolicy, machine_id: Path = MACHI
         raise UsageError(
             f"host {ascii(chosen)[:80]}",
             hint="lower-case letters, digits, dots and hyphens, at most 63",
-            reason="bad-host",
+            code="bad-host",
         )
     return chosen
 
 
-def pseudonym(machine_id: Path, policy: QuorumPolicy) -> str | None:
+def pseudonym(machine_id: Path, policy: MembersFile) -> str | None:
     """``m-`` and 32 hex digits that depend on machine, quorum.toml and round; None without an identity.
 
     machine-id(5) asks that the identity itself is not made public but hashed with a key of the application's.

@@ -12,7 +12,7 @@ from coattest_verify.quorum.decision import Decision
 class ImageDiffers(FoundFalse):
     """The image is not the one that was decided on."""
 
-    default_reason = "image-differs"
+    default_code = "image-differs"
 
 
 def check_image(image: Path, decision: Decision) -> measure.ImageMeasurements:

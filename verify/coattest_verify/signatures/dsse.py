@@ -16,7 +16,7 @@ from coattest.strictjson import MAX_SIZE, Fields, canonical, parse
 from coattest_verify.signatures.keys import PublicKey, public_key_of
 
 MAX_SIGNATURES = 16
-"""Signatures on one envelope; each costs a verification per key of the operator."""
+"""Signatures on one envelope; each costs a verification per key of the member."""
 
 _KEYID = re.compile(r"[0-9A-Za-z_.:/+=-]{0,256}")
 
@@ -33,7 +33,7 @@ class Envelope:
     def decode(cls, data: bytes, payload_type: str, *, max_size: int = MAX_SIZE) -> Envelope:
         """Parse an envelope of the given payload type. Raises Rejected."""
         fields = Fields(parse(data, max_size=max_size), "")
-        fields.exactly("payloadType", payload_type, reason="payload-type")
+        fields.exactly("payloadType", payload_type, code="payload-type")
         payload = _base64(fields.text("payload", limit=max_size), "payload")
         signatures = []
         for index, item in enumerate(fields.items("signatures", low=1, high=MAX_SIGNATURES)):

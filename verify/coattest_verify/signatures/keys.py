@@ -1,4 +1,4 @@
-"""Operators' keys: Ed25519, ECDSA P-256 and P-384; the public half as data, the private half as a signer.
+"""Members' keys: Ed25519, ECDSA P-256 and P-384; the public half as data, the private half as a signer.
 
 Identity is the key *material*: the SHA-256 of the SubjectPublicKeyInfo in its one DER encoding. A key id is
 only a hint.
@@ -64,13 +64,13 @@ _SMALL_ORDER_Y = {
 class BadKey(FoundFalse):
     """A public key that is not accepted."""
 
-    default_reason = "bad-key"
+    default_code = "bad-key"
 
 
 class KeyUnreadable(UsageError):
     """A key file that cannot be read, decrypted or used."""
 
-    default_reason = "key-file"
+    default_code = "key-file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +188,7 @@ def generate(path: Path, kind: str = "ed25519", passphrase: bytes | None = None)
         raise UsageError(f"key type {kind!r}", hint=f"one of {', '.join(SCHEMES)}")
     if path.exists() or path.is_symlink():
         raise UsageError(
-            "is already there", where=str(path), hint="a key file is never overwritten", reason="exists"
+            "is already there", where=str(path), hint="a key file is never overwritten", code="exists"
         )
     key: Any
     if kind == "ed25519":
@@ -261,11 +261,11 @@ def load_remote_signer(uri: str, candidates: Sequence[PublicKey], ask: Callable[
             raise KeyUnreadable(str(error) or "not a signer's URI", where=uri) from None
         except Exception as error:
             # Each signer has its cloud's or its token's own exceptions, with no common root.
-            raise EnvironmentFailure(f"{type(error).__name__}: {error}", where=uri, reason="signer") from None
+            raise EnvironmentFailure(f"{type(error).__name__}: {error}", where=uri, code="signer") from None
         if public.verifies(signature, PROBE):
             return signer
     raise KeyUnreadable(
-        "holds none of the keys that quorum.toml has for this operator", where=uri, reason="other-key"
+        "holds none of the keys that quorum.toml has for this member", where=uri, code="other-key"
     )
 
 

@@ -97,7 +97,7 @@ def _verified(document: bytes, now: datetime, root: Root, allow_unsigned: bool) 
             return verdict.document
         reasons = ", ".join(failure.code for failure in verdict.failures)
     except CoattestError as error:
-        reasons = error.reason
+        reasons = error.code
     if allow_unsigned:
         return _unsigned(document, now)
     raise ServiceError("ValidationException", f"The attestation document is not valid: {reasons}")
@@ -111,7 +111,7 @@ def _unsigned(document: bytes, now: datetime) -> Document:
         parsed = parse_unverified(document)
     except CoattestError as error:
         raise ServiceError(
-            "ValidationException", f"The attestation document is not valid: {error.reason}"
+            "ValidationException", f"The attestation document is not valid: {error.code}"
         ) from error
     if abs(now.timestamp() * 1000 - parsed.timestamp_ms) > MAX_AGE_MS:
         raise ServiceError("ValidationException", "The attestation document is not valid: too old")

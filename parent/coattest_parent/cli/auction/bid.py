@@ -21,9 +21,9 @@ from coattest_parent.cli.options import (
     NEW_FILE,
     aws_from,
     aws_options,
+    buyer_option,
     journal_option,
     manifest_option,
-    operator_option,
 )
 from coattest_verify.auction.bids import CSV_MAX, BadBids, Bids, buyer_of, read_bids
 from coattest_verify.auction.buyers import load_manifest
@@ -34,7 +34,7 @@ from coattest_verify.quorum.authority import authority_from
 
 @click.command()
 @manifest_option
-@operator_option
+@buyer_option
 @click.option("--bids", "csv_path", type=FILE, required=True, help="CSV with the header lot,amount.")
 @click.option("--out", type=NEW_FILE, help="The encrypted bid file; keep it for 'auction seal'.")
 @click.option("--upload/--no-upload", default=False, help="Put it at the manifest's bids URI.")
@@ -51,7 +51,7 @@ from coattest_verify.quorum.authority import authority_from
 def bid(
     *,
     manifest_path: Path,
-    operator: str,
+    name: str,
     csv_path: Path,
     out: Path | None,
     upload: bool,
@@ -67,7 +67,7 @@ def bid(
     if out is None and not preview:
         raise UsageError("no file to write the encrypted bids to", hint="--out FILE, or --preview")
     manifest = load_manifest(manifest_path)
-    buyer = buyer_of(manifest, operator)
+    buyer = buyer_of(manifest, name)
     bids = _read(csv_path, manifest, as_json)
     _preview(manifest, bids, show_amounts and not as_json)
     summary = _summary(manifest, bids, show_amounts)
@@ -75,11 +75,11 @@ def bid(
         if as_json:
             emit_json(summary)
         return
-    decided = authority_from(decision, utc_now(), own=operator).decision
+    decided = authority_from(decision, utc_now(), own=name).decision
     aws = aws_from(endpoint_url, ca_bundle)
     content = make_bid(
         manifest,
-        operator,
+        name,
         bids,
         aws,
         journal=SealJournal(journal or default_journal()),

@@ -13,39 +13,39 @@ from coattest.jsontext import emit_json
 from coattest.shell import err, json_option
 from coattest_enclave.protocol import messages
 from coattest_enclave.protocol.canonical import MessageError
-from coattest_parent.cli.options import FILE, NEW_FILE, operator_option
+from coattest_parent.cli.options import FILE, NEW_FILE, member_option
 from coattest_verify.auction.buyers import BuyerRecord, load_auction_public_key
 from coattest_verify.auction.certify import certify_buyer_key
 from coattest_verify.signatures.keys import load_signer
 
 
 def certified_record(
-    quorum_key: Path, operator: str, auction_key: Path, kms_key: str, bids: str
+    quorum_key: Path, member: str, auction_key: Path, kms_key: str, bids: str
 ) -> BuyerRecord:
-    """The buyer's record, its certificate signed with the operator's quorum key; raises UsageError."""
+    """The buyer's record, its certificate signed with the member's quorum key; raises UsageError."""
     public = load_auction_public_key(auction_key)
-    certificate = certify_buyer_key(load_signer(quorum_key), operator, public, kms_key)
+    certificate = certify_buyer_key(load_signer(quorum_key), member, public, kms_key)
     try:
-        return BuyerRecord(messages.Buyer(operator, public, certificate, kms_key, bids))
+        return BuyerRecord(messages.Buyer(member, public, certificate, kms_key, bids))
     except MessageError as error:
-        raise UsageError(f"not a buyer's record: {error}", reason="bad-buyer-record") from None
+        raise UsageError(f"not a buyer's record: {error}", code="bad-buyer-record") from None
 
 
 @click.command()
-@click.option("--key", "quorum_key", type=FILE, required=True, help="The operator's quorum key.")
-@operator_option
+@click.option("--key", "quorum_key", type=FILE, required=True, help="The member's quorum key.")
+@member_option
 @click.option("--auction-key", type=FILE, required=True, help="The auction key's public half (KEY.pub).")
 @click.option("--kms-key", required=True, help="Full ARN of the KMS key that protects your bids.")
 @click.option("--bids", required=True, help="Where your bid file will be: s3://bucket/key.")
 @click.option("--out", type=NEW_FILE, required=True, help="The record to give to the service.")
 @json_option
 def certify(
-    *, quorum_key: Path, operator: str, auction_key: Path, kms_key: str, bids: str, out: Path, as_json: bool
+    *, quorum_key: Path, member: str, auction_key: Path, kms_key: str, bids: str, out: Path, as_json: bool
 ) -> None:
-    """Certify an auction key and a KMS key with the operator's quorum key; write the buyer's record."""
-    record = certified_record(quorum_key, operator, auction_key, kms_key, bids).to_json()
+    """Certify an auction key and a KMS key with the member's quorum key; write the buyer's record."""
+    record = certified_record(quorum_key, member, auction_key, kms_key, bids).to_json()
     write_atomic(out, json.dumps(record, indent=2, sort_keys=True).encode() + b"\n")
     if as_json:
         emit_json(record)
     else:
-        err().print(f"record of {operator} in {out}: give it to the service", markup=False)
+        err().print(f"record of {member} in {out}: give it to the service", markup=False)

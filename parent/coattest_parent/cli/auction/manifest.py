@@ -32,7 +32,7 @@ def parse_reserve(digits: str, where: str) -> int:
     """A reserve in minor units; raises UsageError for what is no amount."""
     reserve = parse_number(digits, messages.AMOUNT_MAX)
     if reserve is None:
-        raise UsageError(f"not a reserve from 0 to {messages.AMOUNT_MAX}", where=where, reason="bad-lots")
+        raise UsageError(f"not a reserve from 0 to {messages.AMOUNT_MAX}", where=where, code="bad-lots")
     return reserve
 
 

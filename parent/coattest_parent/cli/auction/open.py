@@ -122,7 +122,7 @@ def _read_seal(path: Path) -> bytes:
     with path.open("rb") as file:
         content = file.read(cose.SIGN1_MAX + 1)
     if len(content) > cose.SIGN1_MAX:
-        raise UsageError("too large for a seal", where=str(path), reason="bad-seal")
+        raise UsageError("too large for a seal", where=str(path), code="bad-seal")
     return content
 
 

@@ -20,9 +20,9 @@ from coattest_parent.cli.options import (
     NEW_FILE,
     aws_from,
     aws_options,
+    buyer_option,
     journal_option,
     manifest_option,
-    operator_option,
 )
 from coattest_verify.auction.buyers import load_auction_key, load_manifest
 from coattest_verify.auction.journal import SealJournal, default_journal
@@ -43,14 +43,14 @@ def parse_digests(values: tuple[str, ...]) -> dict[str, bytes]:
         except ValueError:
             digest = b""
         if not name or len(digest) != messages.DIGEST or name in digests:
-            raise UsageError("not NAME=SHA384-HEX, once per buyer", where=value[:120], reason="bad-digest")
+            raise UsageError("not NAME=SHA384-HEX, once per buyer", where=value[:120], code="bad-digest")
         digests[name] = digest
     return digests
 
 
 @click.command()
 @manifest_option
-@operator_option
+@buyer_option
 @click.option("--auction-key", type=FILE, required=True, help="Your auction key.")
 @click.option("--own-bid", type=FILE, required=True, help="The bid file that 'auction bid' wrote.")
 @click.option(
@@ -68,7 +68,7 @@ def parse_digests(values: tuple[str, ...]) -> dict[str, bytes]:
 def seal(
     *,
     manifest_path: Path,
-    operator: str,
+    name: str,
     auction_key: Path,
     own_bid: Path,
     given: tuple[str, ...],
@@ -82,13 +82,13 @@ def seal(
 ) -> None:
     """Seal an auction: this manifest, this decided code, these bid files, and no others, ever."""
     manifest = load_manifest(manifest_path)
-    authority = authority_from(decision, utc_now(), own=operator)
+    authority = authority_from(decision, utc_now(), own=name)
     key = load_auction_key(auction_key)
     digests = parse_digests(given) or bid_digests(manifest, S3Bids(aws_from(endpoint_url, ca_bundle)))
     record = SealJournal(journal or default_journal())
     plan = plan_seal(
         manifest,
-        operator=operator,
+        name=name,
         public_key=key.public_key(),
         decision=authority.decision.digest,
         bids=digests,
@@ -133,7 +133,7 @@ def _explain(plan: SealPlan, decision: Decision) -> None:
     console.print(lots_table(manifest))
     table = Table("buyer", "bid file (SHA-384)")
     for name, digest in messages.Seal.decode(plan.payload).bids:
-        table.add_row(f"{name} (you)" if name == plan.operator else name, digest.hex())
+        table.add_row(f"{name} (you)" if name == plan.buyer else name, digest.hex())
     console.print(table)
     console.print("your own bid file is in this set, byte for byte", markup=False)
     for overlap in plan.overlaps:
@@ -156,7 +156,7 @@ def _json(plan: SealPlan, out: Path | None) -> dict[str, Any]:
         "auction": plan.manifest.auction,
         "rule": plan.manifest.rule,
         "lots": len(plan.manifest.lots),
-        "own_bid": dict(sealed.bids)[plan.operator].hex(),
+        "own_bid": dict(sealed.bids)[plan.buyer].hex(),
         "discloses": plan.disclosure,
         "overlaps": [
             {"auction": overlap.auction, "manifest": overlap.manifest.hex(), "lots": list(overlap.lots)}

@@ -70,7 +70,7 @@ def serve(
     if publish:
         parse_s3_uri(f"{publish}name")
         if not publish.endswith("/"):
-            raise UsageError("a prefix ends in '/'", where=publish, reason="bad-uri")
+            raise UsageError("a prefix ends in '/'", where=publish, code="bad-uri")
     telemetry = Telemetry(sys.stderr.fileno())
     way = Way(enclave, proxy, aws_from(endpoint_url, ca_bundle), role_arn)
     courier = Courier(spool, way, telemetry, publish)

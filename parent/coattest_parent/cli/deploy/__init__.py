@@ -19,7 +19,7 @@ VERBS = {
 @click.group(cls=LazyGroup, lazy=VERBS)
 @click.version_option(package_name="coattest")
 def cli() -> None:
-    """Deploy what the operators decided on, and nothing else."""
+    """Deploy what the members decided on, and nothing else."""
 
 
 def main() -> None:

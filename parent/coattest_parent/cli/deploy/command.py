@@ -45,7 +45,7 @@ identity_options = option_group(
 class NothingRuns(FoundFalse):
     """No enclave of this deployment runs."""
 
-    default_reason = "not-running"
+    default_code = "not-running"
 
 
 def runner_in(state: Path) -> LocalRunner:
@@ -59,7 +59,7 @@ def local_options(given: Mapping[str, Any]) -> None:
         f"--{name.replace('_', '-')}" for name in ("role_arn", "instance_id", "state") if not given[name]
     ]
     if missing:
-        raise UsageError(f"the local target needs {', '.join(missing)}", reason="usage")
+        raise UsageError(f"the local target needs {', '.join(missing)}", code="usage")
 
 
 @click.command()
@@ -156,7 +156,7 @@ def status(**given: Any) -> int:
         raise NothingRuns("no enclave of this deployment runs", where=str(state), hint="see apply")
     role_arn, instance_id = recorded.get("role_arn"), recorded.get("instance_id")
     if not isinstance(role_arn, str) or not isinstance(instance_id, str):
-        raise UsageError("the record names no role or instance", where=str(state), reason="bad-state")
+        raise UsageError("the record names no role or instance", where=str(state), code="bad-state")
     live = deployment.check_live(
         authority.decision, enclave, role_arn=role_arn, instance_id=instance_id, now=utc_now
     )
@@ -186,7 +186,7 @@ def required_state(given: Mapping[str, Any]) -> Path:
     """The state directory, which the local target needs."""
     state = given["state"]
     if not isinstance(state, Path):
-        raise UsageError("the local target needs --state", reason="usage")
+        raise UsageError("the local target needs --state", code="usage")
     return state
 
 

@@ -32,7 +32,7 @@ LISTEN_SECONDS = 60.0
 class NitroCliFailed(EnvironmentFailure):
     """nitro-cli is not here, or did not start the enclave."""
 
-    default_reason = "nitro-cli"
+    default_code = "nitro-cli"
 
 
 @click.command("smoke")

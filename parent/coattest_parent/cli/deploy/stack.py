@@ -59,7 +59,7 @@ def write_plan(authority: Authority, image: Path, given: Mapping[str, Any]) -> N
     """Make the plan and write its folder; the image stays where it is."""
     missing = [f"--{name}" for name in NEEDED if not given[name]]
     if missing:
-        raise UsageError(f"the aws target needs {', '.join(missing)}", reason="usage")
+        raise UsageError(f"the aws target needs {', '.join(missing)}", code="usage")
     archive = _programs(given["wheel"], given["wheelhouse"])
     settings = Settings(
         **{name: given[name] for name in ("name", "account", "region", "vpc", "subnet", "ami")},
@@ -183,7 +183,7 @@ def _needed(given: Mapping[str, Any], *names: str) -> None:
     words = {"plan_folder": "--plan", "image": "--image"}
     missing = [words[name] for name in names if not given[name]]
     if missing:
-        raise UsageError(f"the aws target needs {', '.join(missing)}", reason="usage")
+        raise UsageError(f"the aws target needs {', '.join(missing)}", code="usage")
 
 
 def _cloud(profile: str | None, settings: Settings, given: Mapping[str, Any]) -> rollout.Cloud:
@@ -198,13 +198,13 @@ def _cloud(profile: str | None, settings: Settings, given: Mapping[str, Any]) ->
             f"a decision of profile {profile!r} is not for "
             + ("a stand-in of AWS" if endpoint else "AWS itself, whose enclaves attest with AWS's root"),
             hint=f"use --profile {wanted}",
-            reason="bad-profile",
+            code="bad-profile",
         )
     if given["state"] and not endpoint:
         raise UsageError(
             "--state is for enclaves of this machine",
             hint="leave it out, or give --endpoint-url",
-            reason="bad-target",
+            code="bad-target",
         )
 
     def say(text: str) -> None:
@@ -223,7 +223,7 @@ def _able(plan: planning.StackPlan, cloud: rollout.Cloud) -> None:
         raise UsageError(
             "the plan installs nothing on the instance, so its enclave could not be verified",
             hint="plan again with --wheel and --wheelhouse",
-            reason="no-programs",
+            code="no-programs",
         )
 
 
@@ -236,7 +236,7 @@ def _settings(path: Path) -> Settings:
 
 def _programs(wheel: Path | None, wheelhouse: Path | None) -> bytes | None:
     if (wheel is None) != (wheelhouse is None):
-        raise UsageError("--wheel and --wheelhouse go together", reason="usage")
+        raise UsageError("--wheel and --wheelhouse go together", code="usage")
     return programs.pack(wheel, wheelhouse) if wheel and wheelhouse else None
 
 

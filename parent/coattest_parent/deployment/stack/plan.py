@@ -36,31 +36,31 @@ FROM_PHASE_1 = {"ArtifactBucket": "from-phase-1", "ResultBucket": "from-phase-1"
 class PolicyFirst(FoundFalse):
     """A buyer's key does not admit this decision yet, as far as the buyer reports."""
 
-    default_reason = "policy-first"
+    default_code = "policy-first"
 
 
 class PlanDiffers(FoundFalse):
     """The plan that was read is not what the decision of now gives."""
 
-    default_reason = "plan-differs"
+    default_code = "plan-differs"
 
 
 class WrongRole(FoundFalse):
     """A buyer's stack lets in another role than this deployment's."""
 
-    default_reason = "wrong-role"
+    default_code = "wrong-role"
 
 
 class WrongOwner(FoundFalse):
     """A buyer reports a key that is the service's own, or another buyer's."""
 
-    default_reason = "wrong-owner"
+    default_code = "wrong-owner"
 
 
 class WrongRegion(FoundFalse):
     """Something of this deployment is not in the region or partition that it must be in."""
 
-    default_reason = "wrong-region"
+    default_code = "wrong-region"
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,7 @@ def make_stack_plan(
         (at_every_boot(user_data(settings)), USER_DATA_MAX, "user data"),
     ):
         if len(text.encode()) > most:
-            raise UsageError(f"{what} is larger than {most} bytes", reason="too-large")
+            raise UsageError(f"{what} is larger than {most} bytes", code="too-large")
     return made
 
 
@@ -156,9 +156,9 @@ def _checked(authority: Authority, settings: Settings, reports: Mapping[str, byt
     found: dict[str, Report] = {}
     for where, content in sorted(reports.items()):
         report = check_report(content, authority.policy)
-        if report.operator in found:
-            raise UsageError(f"a second report of {report.operator}", where=where, reason="two-reports")
-        found[report.operator] = report
+        if report.member in found:
+            raise UsageError(f"a second report of {report.member}", where=where, code="two-reports")
+        found[report.member] = report
     digest = authority.decision.digest.hex()
     owners: dict[str, str] = {}
     for name, report in sorted(found.items()):

@@ -30,7 +30,7 @@ _WHEEL = re.compile(
 class BadWheelhouse(UsageError):
     """The wheels are not one set that can be installed."""
 
-    default_reason = "bad-wheelhouse"
+    default_code = "bad-wheelhouse"
 
 
 def pack(wheel: Path, wheelhouse: Path) -> bytes:

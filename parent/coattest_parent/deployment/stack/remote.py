@@ -153,9 +153,7 @@ class RemoteHost:
 
     def _instance(self, name: str) -> Instance:
         if not re.fullmatch(r"i-[0-9a-f]{8,17}", name):
-            raise UsageError(
-                f"{name!r} is not an instance", where=self.settings.main_stack, reason="instance"
-            )
+            raise UsageError(f"{name!r} is not an instance", where=self.settings.main_stack, code="instance")
         return Instance(self.aws.ssm(self.settings.region), name)
 
     def _alive(self, name: str) -> bool:
@@ -215,7 +213,7 @@ def _enclave(value: Mapping[str, Any]) -> tuple[str, Enclave]:
 
 def _checked(release: str) -> str:
     if not RELEASE.fullmatch(release):
-        raise UsageError("not the name of a release", where=release[:80], reason="bad-release")
+        raise UsageError("not the name of a release", where=release[:80], code="bad-release")
     return release
 
 

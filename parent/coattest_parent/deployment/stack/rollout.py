@@ -34,13 +34,13 @@ if TYPE_CHECKING:
 class WrongAccount(FoundFalse):
     """The credentials are of another account than the plan."""
 
-    default_reason = "wrong-account"
+    default_code = "wrong-account"
 
 
 class NotReady(FoundFalse):
     """The instance does not run, or does not have enclaves enabled."""
 
-    default_reason = "instance"
+    default_code = "instance"
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +157,7 @@ def preflight(settings: Settings, aws: Aws) -> None:
         with aws_errors(settings.subnet):
             found = aws.ec2(settings.region).describe_subnets(SubnetIds=[settings.subnet])["Subnets"]
     except AwsFailure as error:
-        if error.reason in ("InvalidSubnetID.NotFound", "InvalidSubnetId.NotFound"):
+        if error.service_code in ("InvalidSubnetID.NotFound", "InvalidSubnetId.NotFound"):
             raise WrongRegion(f"no such subnet in {settings.region}", where=settings.subnet) from None
         raise
     if [item.get("VpcId") for item in found] != [settings.vpc]:
@@ -260,10 +260,10 @@ def status(plan: StackPlan, cloud: Cloud) -> dict[str, Any]:
             )
     except CoattestError as error:
         # What these credentials cannot do, or AWS not now, is no finding; an agent that is not there is.
-        if isinstance(error, AwsFailure) and error.reason != "InvalidInstanceId":
+        if isinstance(error, AwsFailure) and error.code != "InvalidInstanceId":
             raise
         problems.append(str(error))
-    keys = {report.operator: _key(cloud.aws, report.kms, report.region) for report in plan.reports}
+    keys = {report.member: _key(cloud.aws, report.kms, report.region) for report in plan.reports}
     problems += [f"key of {name}: {state}" for name, state in keys.items() if state not in _FINE]
     return {
         "decision": plan.decision.digest.hex(),
@@ -303,7 +303,7 @@ def _key(aws: Aws, arn: str, region: str) -> str:
         with aws_errors(arn):
             return str(aws.kms(region).describe_key(KeyId=arn)["KeyMetadata"].get("KeyState"))
     except AwsFailure as error:
-        if error.reason in ("AccessDeniedException", "NotFoundException"):
+        if error.service_code in ("AccessDeniedException", "NotFoundException"):
             return _UNREADABLE
         raise
 

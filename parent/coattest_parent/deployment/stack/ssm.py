@@ -45,7 +45,7 @@ WAITING = frozenset({"Pending", "InProgress", "Delayed", "Cancelling"})
 class CommandFailed(EnvironmentFailure):
     """A command on the instance failed, or did not end in time."""
 
-    default_reason = "instance-command"
+    default_code = "instance-command"
 
 
 def script(commands: Sequence[Sequence[str]]) -> list[str]:
@@ -57,9 +57,7 @@ def _line(command: Sequence[str]) -> str:
     words = list(command)
     for word in words:
         if word != TO and not WORD.fullmatch(word):
-            raise UsageError(
-                f"{word[:80]!r} is no word for a command", where=words[0][:80], reason="bad-word"
-            )
+            raise UsageError(f"{word[:80]!r} is no word for a command", where=words[0][:80], code="bad-word")
     if len(words) > 2 and words[-2] == TO:
         return f"{shlex.join(words[:-2])} {TO} {shlex.quote(words[-1])}"
     return shlex.join(words)
@@ -104,7 +102,7 @@ class Instance:
             with aws_errors(what):
                 return self.client.get_command_invocation(CommandId=command, InstanceId=self.id)
         except AwsFailure as error:
-            if error.reason != "InvocationDoesNotExist":
+            if error.code != "InvocationDoesNotExist":
                 raise
             return None
 
@@ -122,7 +120,7 @@ class Instance:
                         Parameters={"commands": lines, "executionTimeout": [str(int(seconds))]},
                     )
             except AwsFailure as error:
-                if error.reason != "InvalidInstanceId" or self.clock() > deadline:
+                if error.code != "InvalidInstanceId" or self.clock() > deadline:
                     raise
                 self.sleep(POLL_SECONDS)
             else:

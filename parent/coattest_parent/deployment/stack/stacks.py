@@ -45,13 +45,13 @@ Say = Callable[[str], None]
 class StackChanged(FoundFalse):
     """Somebody changed the stack, or what it made, by hand."""
 
-    default_reason = "stack-changed"
+    default_code = "stack-changed"
 
 
 class StackFailed(EnvironmentFailure):
     """CloudFormation did not bring the stack where it should be."""
 
-    default_reason = "stack-failed"
+    default_code = "stack-failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ class Stacks:
                     else None
                 )
         except AwsFailure as error:
-            if error.reason == "ValidationError" and "does not exist" in str(error):
+            if error.service_code == "ValidationError" and "does not exist" in str(error):
                 return None
             raise
         if not answer:

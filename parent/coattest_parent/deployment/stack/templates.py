@@ -281,7 +281,7 @@ def _recovery() -> dict[str, Any]:
             "Period": 60,
             "EvaluationPeriods": 2,
             "Threshold": 1,
-            "ComparisonOperator": "GreaterThanOrEqualToThreshold",
+            "ComparisonMember": "GreaterThanOrEqualToThreshold",
             "AlarmActions": [_sub("arn:${AWS::Partition}:automate:${AWS::Region}:ec2:recover")],
         },
     }

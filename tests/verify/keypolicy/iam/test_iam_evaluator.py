@@ -181,7 +181,7 @@ def test_both_sides_together(  # noqa: PLR0917
         session_policies=session,
         resource_policy_required=required,
     )
-    assert found.allowed is allowed, found.reason
+    assert found.allowed is allowed, found.code
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_a_document_outside_the_grammar_is_not_evaluated(text: str, reason: str)
     """One error type, with a reason code."""
     with pytest.raises(PolicyError) as refused:
         parse_policy(text)
-    assert refused.value.reason == reason
+    assert refused.value.code == reason
 
 
 @given(

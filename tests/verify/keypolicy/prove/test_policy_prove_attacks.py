@@ -231,7 +231,7 @@ def not_principal(*arns: str) -> dict[str, Any]:
 def test_the_prover_is_not_talked_into_a_proof(statements: list[dict[str, Any]]) -> None:
     """Somebody gets plaintext without a decided tuple, and the counterexample says who."""
     found = ask(*statements)["plaintext"]
-    assert found.status is REFUTED, found.reason
+    assert found.status is REFUTED, found.code
     assert found.counterexample is not None
 
 

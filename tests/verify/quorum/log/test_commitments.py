@@ -19,7 +19,7 @@ from coattest_verify.quorum.statements.salt import Opening, keep, kept, new_open
 from coattest_verify.quorum.statements.statement import Report
 from coattest_verify.quorum.votes import COMMIT, make_vote, sign_vote, vote_name
 from coattest_verify.rebuild.hosts import host_name, pseudonym
-from support.verify.members import NOW, Operators, report_json
+from support.verify.members import NOW, Members, report_json
 
 NAMES = ("buyer-1", "buyer-2", "buyer-3")
 
@@ -28,7 +28,7 @@ class Round:
     """A quorum of three with threshold 2 whose policy wants commitments; nothing is published yet."""
 
     def __init__(self, folder: Path, **values: object) -> None:
-        self.quorum = Operators.make(folder, NAMES, threshold=2, dissent="report", commitments=True, **values)
+        self.quorum = Members.make(folder, NAMES, threshold=2, dissent="report", commitments=True, **values)
         self.openings: dict[str, Opening] = {}
 
     def commit(self, name: str, seed: str = "good", *, signed_by: str | None = None) -> Path:
@@ -113,7 +113,7 @@ def test_another_result_than_the_committed_one_does_not_count(game: Round, tmp_p
 
 
 def test_anothers_commitment_is_of_no_use(game: Round) -> None:
-    """A commitment binds its operator: buyer-3 cannot take over buyer-1's with buyer-1's salt."""
+    """A commitment binds its member: buyer-3 cannot take over buyer-1's with buyer-1's salt."""
     copied = game.quorum.attestations / vote_name(
         make_vote(
             COMMIT, "buyer-1", root=game.quorum.root, claim=Report.read(report_json()), note="x", now=NOW
@@ -156,7 +156,7 @@ def test_commitments_of_another_round_do_not_count(game: Round) -> None:
 def test_a_dissent_needs_no_commitment(game: Round) -> None:
     """Who objects is heard, committed or not."""
     game.quorum.sign("buyer-3", report_json("other"), outcome="dissent")
-    assert [answer.operator for answer in game.quorum.decide().dissent] == ["buyer-3"]
+    assert [answer.member for answer in game.quorum.decide().dissent] == ["buyer-3"]
 
 
 def test_a_commitment_shows_nothing(game: Round) -> None:
@@ -173,7 +173,7 @@ def test_a_commitment_shows_nothing(game: Round) -> None:
     assert one.digest(report) == one.digest(Report.read(report_json()))
 
 
-def test_the_salt_is_kept_for_its_operator_and_round(game: Round, tmp_path: Path) -> None:
+def test_the_salt_is_kept_for_its_member_and_round(game: Round, tmp_path: Path) -> None:
     """commitment.json is readable by its owner only, and of no use in another round."""
     opening = new_opening("buyer-1", game.quorum.policy)
     path = keep(tmp_path, opening)
@@ -190,8 +190,8 @@ def test_the_salt_is_kept_for_its_operator_and_round(game: Round, tmp_path: Path
 
 
 def test_hosts_are_counted_where_the_policy_says_so(tmp_path: Path) -> None:
-    """Two operators on one machine are one host, and an operator that states none brings none."""
-    quorum = Operators.make(tmp_path, NAMES, threshold=2, dissent="report", hosts=2)
+    """Two members on one machine are one host, and a member that states none brings none."""
+    quorum = Members.make(tmp_path, NAMES, threshold=2, dissent="report", hosts=2)
     quorum.claim(report_json())
     quorum.sign("buyer-1", report_json(), host="shared")
     quorum.sign("buyer-2", report_json(), host="shared")
@@ -202,7 +202,7 @@ def test_hosts_are_counted_where_the_policy_says_so(tmp_path: Path) -> None:
     assert quorum.decide().decision is not None
 
 
-def test_a_pseudonym_tells_machines_apart_and_quorums_too(three: Operators, tmp_path: Path) -> None:
+def test_a_pseudonym_tells_machines_apart_and_quorums_too(three: Members, tmp_path: Path) -> None:
     """One machine has one pseudonym in a round and another in the next; the identity itself stays at home."""
     identity = tmp_path / "machine-id"
     identity.write_text("0123456789abcdef0123456789abcdef\n")

@@ -30,7 +30,7 @@ from coattest_verify.quorum.log.merkle import (
 )
 from coattest_verify.quorum.members.chain import Seen
 from coattest_verify.quorum.tally import read_statements
-from support.verify.members import NOW, Operators, report_json
+from support.verify.members import NOW, Members, report_json
 
 # The leaves and roots of the reference implementation's tests (certificate-transparency, merkle_tree_test).
 LEAVES = [
@@ -116,8 +116,8 @@ def test_bundles_unpack_to_what_was_packed(entries: list[bytes]) -> None:
 # --- the log of a quorum ----------------------------------------------------------------------------------
 
 
-def cosign(quorum: Operators, *names: str, hours: int = 0) -> Signing:
-    """Operators append and cosign one after another."""
+def cosign(quorum: Members, *names: str, hours: int = 0) -> Signing:
+    """Members append and cosign one after another."""
     done = None
     for name in names:
         done = sign_log(
@@ -133,13 +133,13 @@ def cosign(quorum: Operators, *names: str, hours: int = 0) -> Signing:
 
 
 @pytest.fixture
-def silent(blocking: Operators) -> Operators:
+def silent(blocking: Members) -> Members:
     """Under "block": buyer-1 and buyer-2 agree, buyer-3 has not answered."""
     (blocking.attestations / "rebuild.buyer-3.intoto.json").unlink()
     return blocking
 
 
-def test_a_checkpoint_is_what_the_specification_says(silent: Operators) -> None:
+def test_a_checkpoint_is_what_the_specification_says(silent: Members) -> None:
     """An Ed25519 cosignature verifies by the words of C2SP's tlog-cosignature alone."""
     cosign(silent, "buyer-1")
     text = (silent.attestations / "log" / "checkpoint").read_text()
@@ -160,8 +160,8 @@ def test_a_checkpoint_is_what_the_specification_says(silent: Operators) -> None:
     assert base64.b64decode(root) == recursive_root(leaves)
 
 
-def test_a_cosigned_log_without_dissent_excuses_silence(silent: Operators) -> None:
-    """Under "block" a silent operator is excused when it cosigned a log that holds the counted statements."""
+def test_a_cosigned_log_without_dissent_excuses_silence(silent: Members) -> None:
+    """Under "block" a silent member is excused when it cosigned a log that holds the counted statements."""
     cosign(silent, "buyer-1", "buyer-2")
     assert silent.decide().reasons == ("buyer-3 has not answered, and silence is not agreement",)
     done = cosign(silent, "buyer-3")
@@ -172,7 +172,7 @@ def test_a_cosigned_log_without_dissent_excuses_silence(silent: Operators) -> No
     assert outcome.log.size == done.cosigned.checkpoint.size
 
 
-def test_a_cosignature_excuses_for_what_was_logged_only(silent: Operators) -> None:
+def test_a_cosignature_excuses_for_what_was_logged_only(silent: Members) -> None:
     """buyer-3 cosigned before buyer-2 answered: that says nothing about buyer-2's statement."""
     path = silent.attestations / "rebuild.buyer-2.intoto.json"
     content = path.read_bytes()
@@ -182,7 +182,7 @@ def test_a_cosignature_excuses_for_what_was_logged_only(silent: Operators) -> No
     assert silent.decide().decision is None
 
 
-def test_an_old_cosignature_does_not_excuse(silent: Operators) -> None:
+def test_an_old_cosignature_does_not_excuse(silent: Members) -> None:
     """A cosignature ages like a statement."""
     cosign(silent, "buyer-3", hours=24 * 91)
     assert silent.decide().decision is None
@@ -190,7 +190,7 @@ def test_an_old_cosignature_does_not_excuse(silent: Operators) -> None:
     assert silent.decide().decision is not None
 
 
-def test_a_removed_dissent_cannot_make_a_yes(silent: Operators) -> None:
+def test_a_removed_dissent_cannot_make_a_yes(silent: Members) -> None:
     """Under "block" a dissent that was logged and then removed is named, and no decision comes of it."""
     path = silent.sign("buyer-3", report_json("other"), outcome="dissent")
     cosign(silent, "buyer-3")
@@ -202,8 +202,8 @@ def test_a_removed_dissent_cannot_make_a_yes(silent: Operators) -> None:
     assert silent.decide().decision is None
 
 
-def test_who_signs_next_notices_the_removal(silent: Operators) -> None:
-    """An operator does not cosign a log that names a dissent whose file is gone."""
+def test_who_signs_next_notices_the_removal(silent: Members) -> None:
+    """A member does not cosign a log that names a dissent whose file is gone."""
     path = silent.sign("buyer-3", report_json("other"), outcome="dissent")
     cosign(silent, "buyer-3")
     path.unlink()
@@ -211,7 +211,7 @@ def test_who_signs_next_notices_the_removal(silent: Operators) -> None:
         cosign(silent, "buyer-1")
 
 
-def test_could_not_build_is_replaced_by_a_result(silent: Operators) -> None:
+def test_could_not_build_is_replaced_by_a_result(silent: Members) -> None:
     """The file of "could not build" may be overwritten by a later agreement, in the log too."""
     silent.sign("buyer-3", None, outcome="could-not-build", age=timedelta(hours=5))
     cosign(silent, "buyer-3")
@@ -224,7 +224,7 @@ def test_could_not_build_is_replaced_by_a_result(silent: Operators) -> None:
     assert silent.decide().decision is not None
 
 
-def test_a_shortened_log_is_noticed_by_who_saw_it(silent: Operators) -> None:
+def test_a_shortened_log_is_noticed_by_who_saw_it(silent: Members) -> None:
     """Truncating the log together with the dissent is caught by what a verifier remembers."""
     cosign(silent, "buyer-3")
     short = {path: path.read_bytes() for path in (silent.attestations / "log").rglob("*") if path.is_file()}
@@ -239,7 +239,7 @@ def test_a_shortened_log_is_noticed_by_who_saw_it(silent: Operators) -> None:
     assert any("entries were removed" in reason for reason in reasons)
 
 
-def test_a_fork_is_noticed_by_who_saw_the_other(silent: Operators) -> None:
+def test_a_fork_is_noticed_by_who_saw_the_other(silent: Members) -> None:
     """Another log of the same length is not an extension of the one that was seen."""
     cosign(silent, "buyer-3")
     first = silent.decide()
@@ -261,7 +261,7 @@ def test_a_fork_is_noticed_by_who_saw_the_other(silent: Operators) -> None:
         )
 
 
-def test_a_log_that_vanished_is_noticed(silent: Operators) -> None:
+def test_a_log_that_vanished_is_noticed(silent: Members) -> None:
     """Removing the log altogether is caught by what a verifier remembers."""
     cosign(silent, "buyer-3")
     assert silent.decide().decision is not None
@@ -269,7 +269,7 @@ def test_a_log_that_vanished_is_noticed(silent: Operators) -> None:
     assert "the log that was seen before is gone" in silent.decide().reasons
 
 
-def test_under_report_the_log_warns(three: Operators) -> None:
+def test_under_report_the_log_warns(three: Members) -> None:
     """Where dissent does not block, neither does what the log finds."""
     path = three.sign("buyer-3", report_json("other"), outcome="dissent")
     cosign(three, "buyer-3")
@@ -279,7 +279,7 @@ def test_under_report_the_log_warns(three: Operators) -> None:
     assert "was removed" in outcome.warnings[0]
 
 
-def test_changed_entries_do_not_fit_the_checkpoint(silent: Operators) -> None:
+def test_changed_entries_do_not_fit_the_checkpoint(silent: Members) -> None:
     """An entry that was changed, or a bundle that was cut, is found by the tree."""
     cosign(silent, "buyer-3")
     (bundle,) = (
@@ -291,7 +291,7 @@ def test_changed_entries_do_not_fit_the_checkpoint(silent: Operators) -> None:
         assert any(reason.startswith("log: ") for reason in silent.decide().reasons)
 
 
-def test_an_invented_cosignature_is_worth_nothing(silent: Operators) -> None:
+def test_an_invented_cosignature_is_worth_nothing(silent: Members) -> None:
     """A wrong line of a known key spoils the note, a line of an unknown key is ignored."""
     cosign(silent, "buyer-1")
     path = silent.attestations / "log" / "checkpoint"
@@ -306,7 +306,7 @@ def test_an_invented_cosignature_is_worth_nothing(silent: Operators) -> None:
         read(silent, path)
 
 
-def read(quorum: Operators, path: Path) -> Cosigned:
+def read(quorum: Members, path: Path) -> Cosigned:
     return read_checkpoint(path.read_bytes(), origin_of(quorum.root), quorum.policy)
 
 
@@ -323,14 +323,14 @@ def read(quorum: Operators, path: Path) -> Cosigned:
         b"coattest/00\n99999999999\n" + b"A" * 43 + b"=\n\n\xe2\x80\x94 buyer-1 AAAA\n",
     ],
 )
-def test_a_hostile_checkpoint_is_a_problem_and_not_a_crash(silent: Operators, content: bytes) -> None:
+def test_a_hostile_checkpoint_is_a_problem_and_not_a_crash(silent: Members, content: bytes) -> None:
     """Whatever stands in log/checkpoint, the decision gets a reason."""
     (silent.attestations / "log").mkdir()
     (silent.attestations / "log" / "checkpoint").write_bytes(content)
     assert any(reason.startswith("log: ") for reason in silent.decide().reasons)
 
 
-def test_links_in_the_log_are_not_followed(silent: Operators, tmp_path: Path) -> None:
+def test_links_in_the_log_are_not_followed(silent: Members, tmp_path: Path) -> None:
     """A log folder that is a symbolic link is refused."""
     cosign(silent, "buyer-3")
     (silent.attestations / "log").rename(tmp_path / "elsewhere")
@@ -338,7 +338,7 @@ def test_links_in_the_log_are_not_followed(silent: Operators, tmp_path: Path) ->
     assert any(reason.startswith("log: not a plain file") for reason in silent.decide().reasons)
 
 
-def test_a_bundle_carries_the_log(silent: Operators) -> None:
+def test_a_bundle_carries_the_log(silent: Members) -> None:
     """A third party gets the same outcome from the bundle, excuses included."""
     cosign(silent, "buyer-3")
     with Folder(silent.attestations) as folder:
@@ -348,7 +348,7 @@ def test_a_bundle_carries_the_log(silent: Operators) -> None:
     assert outcome.to_json() == silent.decide().to_json()
 
 
-def test_the_log_names_statements_and_decisions(silent: Operators) -> None:
+def test_the_log_names_statements_and_decisions(silent: Members) -> None:
     """Each statement and each profile's decision is appended once, whoever signs how often."""
     cosign(silent, "buyer-3")
     silent.decide()

@@ -20,7 +20,7 @@ from coattest_verify.rebuild.inputs import archive_keys
 from coattest_verify.rebuild.inputs.document import INPUTS_FILE, inputs_confirmed
 from coattest_verify.signatures.dsse import Envelope
 from support.build.signed_archive import SignedArchive, pin, served
-from support.verify.members import Operators, report_json
+from support.verify.members import Members, report_json
 
 REPOSITORY = Path(__file__).parents[4]
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
@@ -59,7 +59,7 @@ def test_archive_of_ones_own_is_refused(source, tmp_path):
     document = json.loads(done.stdout)
     assert document == json.loads(target.read_bytes())
     assert not document["confirmed"]
-    assert {problem["reason"] for suite in document["suites"] for problem in suite["problems"]} == {
+    assert {problem["code"] for suite in document["suites"] for problem in suite["problems"]} == {
         "no-pinned-signer"
     }
     assert not inputs_confirmed(target.parent, document["lock_sha256"])
@@ -118,17 +118,17 @@ def test_result_that_does_not_parse_is_refused(fields, tmp_path):
 
 @pytest.mark.parametrize("confirmed", [True, False])
 def test_signed_rebuild_says_whether_inputs_were_confirmed(confirmed, tmp_path):
-    """The statement that an operator signs carries the word of inputs.json beside rebuild.json."""
+    """The statement that a member signs carries the word of inputs.json beside rebuild.json."""
     report = report_json()
     (tmp_path / "rebuild.json").write_text(json.dumps(report))
     write(tmp_path, lock_sha256=report["source"]["lock_sha256"], confirmed=confirmed)
-    quorum = Operators.make(tmp_path, ["buyer-1"], threshold=1, dissent="report")
+    quorum = Members.make(tmp_path, ["buyer-1"], threshold=1, dissent="report")
     quorum.claim(report)
     ask = read_ask(quorum.attestations)
     statement = answer(
         ask,
         read_report(tmp_path),
-        operator="buyer-1",
+        member="buyer-1",
         dissent=False,
         now=datetime(2026, 9, 1, tzinfo=timezone.utc),
     )
@@ -150,7 +150,7 @@ def test_committed_lock_against_the_real_archive(tmp_path):
     assert done.returncode in (0, 1), done.stderr
     document = json.loads(target.read_bytes())
     assert all(suite["signed_by"] and not suite["problems"] for suite in document["suites"]), done.stderr
-    reasons = {problem["reason"] for item in document["pins"] for problem in item["problems"]}
+    reasons = {problem["code"] for item in document["pins"] for problem in item["problems"]}
     assert reasons <= {"other-version"}
     confirmed = [item for item in document["pins"] if item["confirmed"]]
     assert len(confirmed) > len(document["pins"]) // 2

@@ -192,7 +192,7 @@ def _caution(profile: str) -> _Html:
         _paragraph(
             "A hostile page can always say “verified”, and so can a hostile script in it. Who gave you this "
             "page can have made it say anything. To know, run this yourself, with a coattest that you "
-            "installed, and with the root that the operators gave you by another way than this page:"
+            "installed, and with the root that the members gave you by another way than this page:"
         ),
         _Html(
             f"<pre>verify receipt RESULT --manifest MANIFEST --attestations DIR --root sha256:… "
@@ -299,12 +299,12 @@ def _not_carried(result_file: bytes) -> _Html:
 def _rebuilders(authority: Authority) -> _Html:
     rows: list[list[str | _Html]] = []
     for answer in authority.answers:
-        operator, statement = authority.policy.operator(answer.operator), answer.statement
-        keys = ", ".join(key.fingerprint for key in operator.keys) if operator else ""
+        member, statement = authority.policy.member(answer.member), answer.statement
+        keys = ", ".join(key.fingerprint for key in member.keys) if member else ""
         built = statement.built if statement else None
         rows.append(
             [
-                answer.operator,
+                answer.member,
                 utc(statement.time) if statement else "",
                 _yes(built.kernel_compiled if built else None),
                 _yes(statement.inputs_confirmed if statement else None),
@@ -314,7 +314,7 @@ def _rebuilders(authority: Authority) -> _Html:
     return _section(
         "Who rebuilt and signed the code",
         _table(
-            ["Operator", "Signed", "Compiled the kernel", "Confirmed every pin", "Key (SHA-256)"],
+            ["Member", "Signed", "Compiled the kernel", "Confirmed every pin", "Key (SHA-256)"],
             rows,
             name="rebuilders",
         ),
@@ -342,7 +342,7 @@ def _limits() -> _Html:
     return _section(
         "What the browser does not check",
         _paragraph(
-            "It takes the root, the measurements and the buyers' keys from this page. That the operators "
+            "It takes the root, the measurements and the buyers' keys from this page. That the members "
             "agreed on those measurements and certified those keys, the sealed window of time, key usage "
             "and every other rule for the document: only the command checks that. The browser shows that the "
             "bytes in this page were signed as they stand."

@@ -148,7 +148,7 @@ def expectations_of(options: dict[str, Any]) -> list[Expectation]:
             "no measurements are expected, so that any enclave would pass",
             hint="give --expect MEASUREMENTS.json, or --unsafe-any-measurement to ask only whether it is "
             "genuine (and --unsafe-allow-debug to let debug enclaves pass)",
-            reason="empty-policy",
+            code="empty-policy",
         )
     return expectations
 

@@ -17,14 +17,14 @@ from coattest_verify.quorum.signing import countersign as sign_waiting
 @attestations_option
 @json_option
 def countersign(
-    *, key: Path, passphrase_file: Path | None, operator: str, attestations: Path, as_json: bool
+    *, key: Path, passphrase_file: Path | None, member: str, attestations: Path, as_json: bool
 ) -> None:
     """Sign quorum.toml, or the proposal in quorum.next.toml, which takes effect with enough signatures.
 
     Look at it first: verify quorum-policy.
     """
-    signer = signer_from(key, passphrase_file, attestations, operator)
-    state = sign_waiting(attestations, operator, signer)
+    signer = signer_from(key, passphrase_file, attestations, member)
+    state = sign_waiting(attestations, member, signer)
     policy = state.policy
     if as_json:
         emit_json(
@@ -37,7 +37,7 @@ def countersign(
             }
         )
         return
-    err().print(f"version {policy.version}, sha256:{policy.sha256}: signed by {operator}", markup=False)
+    err().print(f"version {policy.version}, sha256:{policy.sha256}: signed by {member}", markup=False)
     for lack in state.lacks:
         err().print(f"lacks {lack}", markup=False)
     if not state.lacks:

@@ -12,20 +12,16 @@ from coattest.errors import UsageError
 from coattest.files import write_atomic
 from coattest.jsontext import emit_json
 from coattest.shell import err, json_option, utc_now
-from coattest_verify.cli.members.init import parse_groups, parse_operators, rule_options, whole_day
+from coattest_verify.cli.members.init import parse_groups, parse_members, rule_options, whole_day
 from coattest_verify.cli.options import attestations_option
-from coattest_verify.quorum.members.file import Operator, QuorumPolicy, utc
+from coattest_verify.quorum.members.file import Member, MembersFile, utc
 from coattest_verify.quorum.signing import PROPOSAL_FILE
 from coattest_verify.rebuild.answer import read_policy
 
 
 @click.command()
-@click.option(
-    "--operator", "operators", multiple=True, metavar="NAME=KEY.pub", help="Add an operator or a key."
-)
-@click.option(
-    "--remove", multiple=True, metavar="NAME[=KEY.pub]", help="Remove an operator, or one key of it."
-)
+@click.option("--member", "members", multiple=True, metavar="NAME=KEY.pub", help="Add a member or a key.")
+@click.option("--remove", multiple=True, metavar="NAME[=KEY.pub]", help="Remove a member, or one key of it.")
 @click.option("--threshold", type=click.IntRange(min=1), help="How many must agree from then on.")
 @click.option("--dissent", type=click.Choice(["block", "report"]))
 @click.option("--round", "round_", help="Start a new round: earlier statements no longer count.")
@@ -41,7 +37,7 @@ from coattest_verify.rebuild.answer import read_policy
 @json_option
 def enroll(
     *,
-    operators: tuple[str, ...],
+    members: tuple[str, ...],
     remove: tuple[str, ...],
     round_: str | None,
     groups: tuple[str, ...],
@@ -51,7 +47,7 @@ def enroll(
     as_json: bool,
     **changes: Any,
 ) -> None:
-    """Propose the next version of quorum.toml: operators, keys, thresholds, a round, an expiry.
+    """Propose the next version of quorum.toml: members, keys, thresholds, a round, an expiry.
 
     Writes quorum.next.toml. It takes effect when the thresholds of the present and of the new version have
     run verify countersign; until then the present version stays in force.
@@ -62,8 +58,8 @@ def enroll(
         values["round"] = round_
     if days is not None:
         values["expires"] = whole_day(utc_now() + timedelta(days=days))
-    if operators or remove:
-        values["operators"] = _members(current, parse_operators(operators), remove)
+    if members or remove:
+        values["members"] = _members(current, parse_members(members), remove)
     if groups or no_groups:
         values["groups"] = parse_groups(groups)
     if not values:
@@ -76,7 +72,7 @@ def enroll(
                 "file": str(attestations / PROPOSAL_FILE),
                 "version": proposal.version,
                 "sha256": proposal.sha256,
-                "operators": list(proposal.names),
+                "members": list(proposal.names),
                 "threshold": proposal.threshold,
                 "expires": utc(proposal.expires),
             }
@@ -85,26 +81,22 @@ def enroll(
     err().print(
         f"{attestations / PROPOSAL_FILE}: version {proposal.version}, sha256:{proposal.sha256}", markup=False
     )
-    err().print(
-        "next: operators look at it with verify quorum-policy and run verify countersign", markup=False
-    )
+    err().print("next: members look at it with verify quorum-policy and run verify countersign", markup=False)
 
 
-def _members(
-    current: QuorumPolicy, added: tuple[Operator, ...], removed: tuple[str, ...]
-) -> tuple[Operator, ...]:
-    members = {operator.name: list(operator.keys) for operator in current.operators}
+def _members(current: MembersFile, added: tuple[Member, ...], removed: tuple[str, ...]) -> tuple[Member, ...]:
+    members = {member.name: list(member.keys) for member in current.members}
     for text in removed:
         name, separator, file = text.partition("=")
         if name not in members:
-            raise UsageError(f"{name!r} is not an operator", hint=f"one of {', '.join(current.names)}")
+            raise UsageError(f"{name!r} is not a member", hint=f"one of {', '.join(current.names)}")
         if not separator:
             del members[name]
             continue
-        (party,) = parse_operators((f"{name}={file}",))
+        (party,) = parse_members((f"{name}={file}",))
         if party.keys[0] not in members[name]:
             raise UsageError(f"{file} is not a key of {name}")
         members[name].remove(party.keys[0])
-    for operator in added:
-        members.setdefault(operator.name, []).extend(operator.keys)
-    return tuple(Operator(name, tuple(keys)) for name, keys in members.items())
+    for member in added:
+        members.setdefault(member.name, []).extend(member.keys)
+    return tuple(Member(name, tuple(keys)) for name, keys in members.items())

@@ -17,8 +17,8 @@ from coattest_verify.quorum.members.file import (
     DEFAULT_MAX_AGE_DAYS,
     MAX_DIVERSITY,
     Group,
-    Operator,
-    QuorumPolicy,
+    Member,
+    MembersFile,
     utc,
 )
 from coattest_verify.signatures.keys import PublicKey, load_public
@@ -30,7 +30,7 @@ RULES = (
     ("--revoke-threshold", click.IntRange(min=1), 1, "How many revoke a release."),
     ("--routes", click.IntRange(1, MAX_DIVERSITY), 1, "How many different build routes must agree."),
     ("--hosts", click.IntRange(0, MAX_DIVERSITY), 0, "How many different hosts the agreeing must state."),
-    ("--reviews", click.IntRange(min=0), 0, "How many operators must have reviewed the source."),
+    ("--reviews", click.IntRange(min=0), 0, "How many members must have reviewed the source."),
 )
 """The rules that are numbers: option, range, what version 1 has by default, meaning."""
 
@@ -49,12 +49,12 @@ def rule_options(*, initial: bool) -> Decorator:
 
 @click.command("quorum-init")
 @click.option(
-    "--operator",
-    "operators",
+    "--member",
+    "members",
     multiple=True,
     required=True,
     metavar="NAME=KEY.pub",
-    help="An operator and a public key; repeat the name for a second key.",
+    help="A member and a public key; repeat the name for a second key.",
 )
 @click.option("--threshold", type=click.IntRange(min=1), help="How many must agree; default: all.")
 @click.option("--dissent", type=click.Choice(["block", "report"]), default="block", show_default=True)
@@ -66,7 +66,7 @@ def rule_options(*, initial: bool) -> Decorator:
     "groups",
     multiple=True,
     metavar="NAME=K:A,B,C",
-    help="K of these operators or groups must agree too.",
+    help="K of these members or groups must agree too.",
 )
 @rule_options(initial=True)
 @click.option("--commitments", is_flag=True, help="Count only results that were committed to beforehand.")
@@ -75,7 +75,7 @@ def rule_options(*, initial: bool) -> Decorator:
 @json_option
 def quorum_init(
     *,
-    operators: tuple[str, ...],
+    members: tuple[str, ...],
     threshold: int | None,
     dissent: str,
     round_: str,
@@ -88,23 +88,23 @@ def quorum_init(
     as_json: bool,
     **diversity: Any,
 ) -> None:
-    """Write version 1 of quorum.toml. It counts when every operator has run verify countersign.
+    """Write version 1 of quorum.toml. It counts when every member has run verify countersign.
 
-    The digest that it prints is the root: operators give it to verifiers, not together with these files.
+    The digest that it prints is the root: members give it to verifiers, not together with these files.
     """
     path = attestations / "quorum.toml"
     if path.exists() or path.is_symlink():
         raise UsageError(
-            "is already there", where=str(path), hint="verify enroll proposes a new version", reason="exists"
+            "is already there", where=str(path), hint="verify enroll proposes a new version", code="exists"
         )
-    policy = QuorumPolicy.make(
+    policy = MembersFile.make(
         version=1,
         previous=None,
         expires=whole_day(utc_now() + timedelta(days=days)),
         round=round_,
-        threshold=threshold if threshold is not None else len({text.partition("=")[0] for text in operators}),
+        threshold=threshold if threshold is not None else len({text.partition("=")[0] for text in members}),
         dissent=dissent,
-        operators=parse_operators(operators),
+        members=parse_members(members),
         groups=parse_groups(groups),
         revoke_threshold=revoke_threshold,
         max_age_days=max_age_days,
@@ -118,25 +118,25 @@ def quorum_init(
                 "file": str(path),
                 "root": f"sha256:{policy.sha256}",
                 "threshold": policy.threshold,
-                "operators": list(policy.names),
+                "members": list(policy.names),
                 "expires": utc(policy.expires),
             }
         )
         return
-    err().print(f"{path}: {policy.threshold} of {len(policy.operators)} operators", markup=False)
+    err().print(f"{path}: {policy.threshold} of {len(policy.members)} members", markup=False)
     err().print(f"root sha256:{policy.sha256}", markup=False)
-    err().print("next: every operator runs verify countersign", markup=False)
+    err().print("next: every member runs verify countersign", markup=False)
 
 
-def parse_operators(values: tuple[str, ...]) -> tuple[Operator, ...]:
-    """Operators from ``NAME=KEY.pub`` pairs, keys of one name joined. Raises UsageError."""
+def parse_members(values: tuple[str, ...]) -> tuple[Member, ...]:
+    """Members from ``NAME=KEY.pub`` pairs, keys of one name joined. Raises UsageError."""
     keys: dict[str, list[PublicKey]] = {}
     for value in values:
         name, separator, file = value.partition("=")
         if not separator or not name or not file:
             raise UsageError("not NAME=KEY.pub", where=value[:120])
         keys.setdefault(name, []).append(load_public(Path(file)))
-    return tuple(Operator(name, tuple(found)) for name, found in keys.items())
+    return tuple(Member(name, tuple(found)) for name, found in keys.items())
 
 
 def parse_groups(values: tuple[str, ...]) -> tuple[Group, ...]:

@@ -14,7 +14,7 @@ from coattest_verify.cli.options import attestations_option, root_option
 from coattest_verify.quorum.directory import Folder
 from coattest_verify.quorum.errors import PolicyRefused
 from coattest_verify.quorum.members.chain import follow
-from coattest_verify.quorum.members.file import QuorumPolicy, utc
+from coattest_verify.quorum.members.file import MembersFile, utc
 from coattest_verify.quorum.memory import Roots
 from coattest_verify.quorum.signing import Pending, pending
 
@@ -59,19 +59,19 @@ def _show(state: Pending) -> None:
     out().print(f"{state.file}, version {policy.version}, sha256:{policy.sha256}", markup=False)
     for name, value in describe(policy):
         out().print(f"{name:18}  {value}", markup=False)
-    table = Table("operator", Column("keys", overflow="fold"), "signed")
-    for operator in policy.operators:
-        fingerprints = "\n".join(f"{key.scheme} sha256:{key.fingerprint}" for key in operator.keys)
-        table.add_row(operator.name, fingerprints, "yes" if operator.name in state.signed else "no")
+    table = Table("member", Column("keys", overflow="fold"), "signed")
+    for member in policy.members:
+        fingerprints = "\n".join(f"{key.scheme} sha256:{key.fingerprint}" for key in member.keys)
+        table.add_row(member.name, fingerprints, "yes" if member.name in state.signed else "no")
     out().print(table)
 
 
-def describe(policy: QuorumPolicy) -> list[tuple[str, str]]:
+def describe(policy: MembersFile) -> list[tuple[str, str]]:
     """The rules of a policy in words."""
     rows = [
-        ("agreement", f"{policy.threshold} of {len(policy.operators)} operators"),
+        ("agreement", f"{policy.threshold} of {len(policy.members)} members"),
         *[
-            (f"group {group.name}", f"{group.threshold} of {', '.join(group.members)}")
+            (f"group {group.name}", f"{group.threshold} of {', '.join(group.parts)}")
             for group in policy.groups
         ],
         ("dissent", "blocks, and silence is not agreement" if policy.dissent == "block" else "is reported"),
@@ -79,19 +79,19 @@ def describe(policy: QuorumPolicy) -> list[tuple[str, str]]:
         ("statements", f"count for {policy.max_age_days} days"),
         (
             "kernel",
-            "compiled by each operator" if policy.require_compiled_kernel else "from a cache counts too",
+            "compiled by each member" if policy.require_compiled_kernel else "from a cache counts too",
         ),
         ("expires", utc(policy.expires)),
     ]
     if policy.routes > 1:
         rows.append(("diversity", f"{policy.routes} build routes"))
     if policy.hosts:
-        rows.append(("diversity", f"{policy.hosts} hosts, as the operators state them"))
+        rows.append(("diversity", f"{policy.hosts} hosts, as the members state them"))
     if policy.commitments:
         rows.append(("commitments", "a result counts only when it was committed to before any was known"))
     if policy.reviews:
-        rows.append(("reviews", f"{policy.reviews} operators reviewed the source"))
-    rows.append(("revocation", f"by {policy.revoke_threshold} of {len(policy.operators)} operators"))
+        rows.append(("reviews", f"{policy.reviews} members reviewed the source"))
+    rows.append(("revocation", f"by {policy.revoke_threshold} of {len(policy.members)} members"))
     return rows
 
 
@@ -106,7 +106,7 @@ def _json(state: Pending, problem: str | None) -> dict[str, object]:
         "round": policy.round,
         "threshold": policy.threshold,
         "groups": [
-            {"name": group.name, "members": list(group.members), "threshold": group.threshold}
+            {"name": group.name, "members": list(group.parts), "threshold": group.threshold}
             for group in policy.groups
         ],
         "dissent": policy.dissent,
@@ -117,9 +117,9 @@ def _json(state: Pending, problem: str | None) -> dict[str, object]:
         "commitments": policy.commitments,
         "reviews": policy.reviews,
         "revoke_threshold": policy.revoke_threshold,
-        "operators": [
-            {"name": operator.name, "keys": [f"sha256:{key.fingerprint}" for key in operator.keys]}
-            for operator in policy.operators
+        "members": [
+            {"name": member.name, "keys": [f"sha256:{key.fingerprint}" for key in member.keys]}
+            for member in policy.members
         ],
         "signed": list(state.signed),
         "lacks": list(state.lacks),

@@ -37,7 +37,7 @@ MULTIPLE: dict[str, Any] = {"multiple": True, "metavar": "ARN"}
 
 @click.command()
 @decision_options
-@click.option("--operator", help="Your name in quorum.toml: your own agreeing statement must be there.")
+@click.option("--member", help="Your name in quorum.toml: your own agreeing statement must be there.")
 @click.option(
     "--also-attestations",
     multiple=True,
@@ -126,14 +126,14 @@ def policy(**given: Any) -> int:
         raise UsageError("--apply and --check are two commands: give one")
     if given["prove_file"]:
         return prove_file(given)
-    for option in ("operator", "account"):
+    for option in ("member", "account"):
         if not given[option]:
             raise UsageError("missing", where=f"--{option}")
     _check_simulator(given)
     now = utc_now()
     # What binds the buyer needs the buyer's own agreeing statement: ``own``.
     decisions = tuple(
-        decision_from({**given, "attestations": folder}, now=now, own=given["operator"])
+        decision_from({**given, "attestations": folder}, now=now, own=given["member"])
         for folder in (given["attestations"], *given["also_attestations"])
     )
     made = make_policy(given, decisions, now)
@@ -160,7 +160,7 @@ def _check_simulator(given: Mapping[str, Any]) -> None:
         raise UsageError(
             "--simulator goes with an --endpoint-url on loopback and with nothing else",
             where=endpoint or "AWS",
-            reason="simulator-not-loopback",
+            code="simulator-not-loopback",
         )
 
 
@@ -228,5 +228,5 @@ def _explain(made: Made, given: Mapping[str, Any]) -> int:
 
 def _example_context(given: Mapping[str, Any]) -> dict[str, str]:
     wanted = pairs(given["context"], "--context")
-    example = {"coattest:auction": "00" * 48, "coattest:buyer": given["operator"]}
+    example = {"coattest:auction": "00" * 48, "coattest:buyer": given["member"]}
     return {**example, **wanted} if set(wanted) <= set(example) else wanted

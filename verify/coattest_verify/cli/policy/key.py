@@ -22,7 +22,7 @@ NEW_KEY = "new"
 class Drifted(FoundFalse):
     """The live key is not what the decision asks for; the message names each drift."""
 
-    default_reason = "drift"
+    default_code = "drift"
 
 
 def _client(service: str, given: Mapping[str, Any], key: str) -> Any:

@@ -29,13 +29,13 @@ _TUPLE = re.compile(r"[0-9a-f]{96}(?:,[0-9a-f]{96}){2}")
 class NotProved(FoundFalse):
     """A goal is refuted by a request that the policy allows."""
 
-    default_reason = "refuted"
+    default_code = "refuted"
 
 
 class NotKnown(EnvironmentFailure):
     """Neither proved nor refuted."""
 
-    default_reason = "unknown"
+    default_code = "unknown"
 
 
 def prove_file(given: Mapping[str, Any]) -> int:
@@ -46,7 +46,7 @@ def prove_file(given: Mapping[str, Any]) -> int:
         from coattest_verify.keypolicy import prove as prover  # noqa: PLC0415
     except ImportError as error:
         raise EnvironmentFailure(
-            "the prover needs z3-solver", hint="pip install 'coattest[prove]'", reason="no-solver"
+            "the prover needs z3-solver", hint="pip install 'coattest[prove]'", code="no-solver"
         ) from error
     question = prover.Question(
         tuples=_tuples(given),
@@ -57,7 +57,7 @@ def prove_file(given: Mapping[str, Any]) -> int:
     try:
         findings = prover.prove(parse_policy(_read(given["prove_file"])), question)
     except PolicyError as error:
-        if error.reason != "unknown-operator":
+        if error.code != "unknown-member":
             raise
         findings = tuple(prover.Finding(goal, prover.Status.UNKNOWN, reason=str(error)) for goal in GOALS)
     code = _code(findings)
@@ -88,11 +88,11 @@ def _tuples(given: Mapping[str, Any]) -> tuple[tuple[str, str, str], ...]:
             check_tuple({0: first, 1: second, 2: third}, "--tuple")
             found.append((first, second, third))
         return tuple(found)
-    if not given["operator"]:
-        raise UsageError("give --tuple, or --operator for the tuples of your decision", where="--prove")
+    if not given["member"]:
+        raise UsageError("give --tuple, or --member for the tuples of your decision", where="--prove")
     now = utc_now()
     decisions = [
-        decision_from({**given, "attestations": folder}, now=now, own=given["operator"])
+        decision_from({**given, "attestations": folder}, now=now, own=given["member"])
         for folder in (given["attestations"], *given["also_attestations"])
     ]
     return tuple((item.pcrs[0], item.pcrs[1], item.pcrs[2]) for item in decisions)

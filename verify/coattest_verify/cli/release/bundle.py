@@ -37,7 +37,7 @@ def bundle(
     with Folder(attestations) as folder:
         data = make_bundle(folder, now=now, lock=_lock(lock, decision.lock_sha256))
     if len(data) > MAX_BUNDLE:
-        raise FoundFalse(f"the bundle would be larger than {MAX_BUNDLE} bytes", reason="too-large")
+        raise FoundFalse(f"the bundle would be larger than {MAX_BUNDLE} bytes", code="too-large")
     write_atomic(target, data)
     if as_json:
         emit_json({"file": str(target), "size": len(data), "decision": decision.digest.hex()})

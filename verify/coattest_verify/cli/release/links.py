@@ -32,7 +32,7 @@ from coattest_verify.quorum.links import (
 def links(*, target: Path, attestations: Path, root: bytes | None, profile: str, as_json: bool) -> None:
     """Write the links that count, the layout and the keys, for a second opinion by stock in-toto-verify.
 
-    Nothing that an operator wrote is copied but signatures: in-toto runs commands from hostile files.
+    Nothing that a member wrote is copied but signatures: in-toto runs commands from hostile files.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError("is not an empty folder", where=str(target))
@@ -41,7 +41,7 @@ def links(*, target: Path, attestations: Path, root: bytes | None, profile: str,
     policy = outcome.policy
     if policy is None:
         raise NoDecision(("no quorum policy",))
-    keys = [key for operator in policy.operators for key in operator.keys]
+    keys = [key for member in policy.members for key in member.keys]
     layout = layout_of(policy)
     with Folder(attestations) as folder:
         found = filtered(folder, policy, outcome.answers)
@@ -52,22 +52,20 @@ def links(*, target: Path, attestations: Path, root: bytes | None, profile: str,
                 error.what, where=str(attestations / LAYOUT_FILE), hint="verify countersign writes it"
             ) from None
     if not signatures:
-        raise FoundFalse(
-            "no operator signed the layout of this policy", where=str(attestations / LAYOUT_FILE)
-        )
+        raise FoundFalse("no member signed the layout of this policy", where=str(attestations / LAYOUT_FILE))
     if len(found) < policy.threshold:
         raise FoundFalse(
-            f"{len(found)} links count, the layout wants {policy.threshold}", reason="too-few-links"
+            f"{len(found)} links count, the layout wants {policy.threshold}", code="too-few-links"
         )
     write_atomic(target / LAYOUT_FILE, layout_with(layout, signatures))
     for name, data in found.items():
         write_atomic(target / name, data)
     signed = {signature["keyid"] for signature in signatures}
     names = []
-    for operator in policy.operators:
-        for index, key in enumerate(operator.keys):
+    for member in policy.members:
+        for index, key in enumerate(member.keys):
             if key.keyid in signed:
-                names.append(f"{operator.name}{f'-{index + 1}' if index else ''}.pub")
+                names.append(f"{member.name}{f'-{index + 1}' if index else ''}.pub")
                 write_atomic(target / names[-1], key.pem)
     paths = " ".join(str(target / name) for name in names)
     command = (

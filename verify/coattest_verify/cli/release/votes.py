@@ -46,7 +46,7 @@ def revoke(
     *,
     key: Path,
     passphrase_file: Path | None,
-    operator: str,
+    member: str,
     reason: str,
     attestations: Path,
     root: bytes | None,
@@ -54,10 +54,10 @@ def revoke(
 ) -> None:
     """Sign that the claimed release must not be used, such as for a known vulnerability.
 
-    Every command that needs a decision then refuses, once as many operators as quorum.toml says signed so.
+    Every command that needs a decision then refuses, once as many members as quorum.toml says signed so.
     """
-    signer = signer_from(key, passphrase_file, attestations, operator)
-    path = _vote(REVOKE, attestations, operator, signer, root=root, note=reason)
+    signer = signer_from(key, passphrase_file, attestations, member)
+    path = _vote(REVOKE, attestations, member, signer, root=root, note=reason)
     _tell(path, {"revoked": True}, as_json)
 
 
@@ -71,7 +71,7 @@ def revoke(
 @click.option("--inputs", type=FILE, help="What verify inputs --out wrote: shows which pins it confirmed.")
 @click.option("--key", type=FILE, help="Sign with this key that you reviewed the source.")
 @passphrase_option
-@click.option("--operator", help="Your name in quorum.toml.")
+@click.option("--member", help="Your name in quorum.toml.")
 @click.option("--note", default="reviewed", show_default=True, help="One line for the others.")
 @attestations_option
 @root_option
@@ -83,7 +83,7 @@ def review(
     inputs: Path | None,
     key: Path | None,
     passphrase_file: Path | None,
-    operator: str | None,
+    member: str | None,
     note: str,
     attestations: Path,
     root: bytes | None,
@@ -94,8 +94,8 @@ def review(
     The source must be the claim's: the signature names the digests of its tree, of its lock, and of the lock
     that it was compared with.
     """
-    if (key is None) != (operator is None):
-        raise UsageError("--key and --operator go together")
+    if (key is None) != (member is None):
+        raise UsageError("--key and --member go together")
     lock, digest = locks.load(source)
     earlier = _earlier(since, root) if since else None
     moves = locker.differences(locks.parse(earlier.decode(errors="replace")) if earlier else None, lock)
@@ -113,11 +113,11 @@ def review(
     if not as_json:
         out().print(_table(rows))
     path = None
-    if key is not None and operator is not None:
+    if key is not None and member is not None:
         _must_be_claimed(source, attestations)
-        signer = signer_from(key, passphrase_file, attestations, operator)
+        signer = signer_from(key, passphrase_file, attestations, member)
         compared = hashlib.sha256(earlier).hexdigest() if earlier else None
-        path = _vote(REVIEW, attestations, operator, signer, root=root, note=note, since=compared)
+        path = _vote(REVIEW, attestations, member, signer, root=root, note=note, since=compared)
     _tell(path, {"moved": rows, "compared_with": str(since) if since else None}, as_json)
 
 
@@ -164,7 +164,7 @@ def _earlier(since: Path, root: bytes | None) -> bytes:
     decided = decide_from(bundle.files, root=pinned, seen=None, profile=profile, now=bundle.made).require()
     if hashlib.sha256(lock).hexdigest() != decided.lock_sha256:
         raise FoundFalse(
-            "the lock in it is not the one that was decided", where=str(since), reason="other-lock"
+            "the lock in it is not the one that was decided", where=str(since), code="other-lock"
         )
     return lock
 
@@ -172,7 +172,7 @@ def _earlier(since: Path, root: bytes | None) -> bytes:
 def _vote(
     kind: str,
     attestations: Path,
-    operator: str,
+    member: str,
     signer: Any,
     *,
     root: bytes | None,
@@ -180,9 +180,9 @@ def _vote(
     since: str | None = None,
 ) -> Path:
     ask = read_ask(attestations)
-    own_key(operator, ask.policy, signer)
+    own_key(member, ask.policy, signer)
     pinned = Roots().pinned(root)
-    vote = make_vote(kind, operator, root=pinned, claim=ask.claim, note=note, now=utc_now(), since=since)
+    vote = make_vote(kind, member, root=pinned, claim=ask.claim, note=note, now=utc_now(), since=since)
     path = attestations / vote_name(vote)
     write_atomic(path, sign_vote(vote, signer))
     return path
@@ -190,7 +190,7 @@ def _vote(
 
 def _must_be_claimed(source: Path, attestations: Path) -> None:
     if found := other_source(look(source), read_claim(attestations)):
-        raise FoundFalse("; ".join(found), where=str(source), reason="other-source")
+        raise FoundFalse("; ".join(found), where=str(source), code="other-source")
 
 
 def _tell(path: Path | None, values: dict[str, Any], as_json: bool) -> None:

@@ -13,7 +13,7 @@ class PolicyError(UsageError):
     permission.
     """
 
-    default_reason = "malformed-policy"
+    default_code = "malformed-policy"
 
 
 class Quantifier(enum.Enum):

@@ -238,7 +238,7 @@ def _operator(name: str, where: str) -> tuple[Quantifier, str, bool]:
     if_exists = rest.endswith("IfExists")
     base = rest[: -len("IfExists")] if if_exists else rest
     if base not in BASE_OPERATORS or (base == "Null" and (if_exists or quantifier is not Quantifier.NONE)):
-        raise PolicyError(f"unknown condition operator {name}", where=where, reason="unknown-operator")
+        raise PolicyError(f"unknown condition operator {name}", where=where, code="unknown-operator")
     return quantifier, base, if_exists
 
 

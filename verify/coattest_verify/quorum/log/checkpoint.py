@@ -1,7 +1,7 @@
-"""Checkpoints of the log and operators' cosignatures (C2SP tlog-checkpoint, tlog-cosignature, signed-note).
+"""Checkpoints of the log and members' cosignatures (C2SP tlog-checkpoint, tlog-cosignature, signed-note).
 
 Ed25519 keys sign C2SP's ``cosignature/v1`` (signature type 0x04). ECDSA keys sign the same timestamped text
-under type 0xff, which the specification keeps for types without a number. The key's name is the operator's.
+under type 0xff, which the specification keeps for types without a number. The key's name is the member's.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from coattest.errors import Rejected
-from coattest_verify.quorum.members.file import NAME, QuorumPolicy
+from coattest_verify.quorum.members.file import NAME, MembersFile
 from coattest_verify.signatures.keys import SCHEMES, PublicKey, public_key_of
 
 MAX_CHECKPOINT = 1024 * 1024
@@ -50,7 +50,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class Cosigned:
-    """A checkpoint and when each operator cosigned it; ``lines`` are their good signature lines."""
+    """A checkpoint and when each member cosigned it; ``lines`` are their good signature lines."""
 
     checkpoint: Checkpoint
     times: dict[str, datetime]
@@ -66,20 +66,20 @@ def origin_of(root: bytes) -> str:
     return f"coattest/{root.hex()}"
 
 
-def cosign(cosigned: Cosigned, operator: str, signer: Any, now: datetime) -> Cosigned:
+def cosign(cosigned: Cosigned, member: str, signer: Any, now: datetime) -> Cosigned:
     """The checkpoint with one more cosignature; an earlier one of the same key is replaced."""
     key = public_key_of(signer)
     seconds = int(now.timestamp())
     signature = bytes.fromhex(signer.sign(_message(cosigned.checkpoint, seconds)).signature)
-    data = _key_id(operator, key) + seconds.to_bytes(8, "big") + signature
-    line = f"\u2014 {operator} {base64.b64encode(data).decode()}"
+    data = _key_id(member, key) + seconds.to_bytes(8, "big") + signature
+    line = f"\u2014 {member} {base64.b64encode(data).decode()}"
     kept = [other for other in cosigned.lines if _identity(other) != _identity(line)]
-    times = {**cosigned.times, operator: datetime.fromtimestamp(seconds, timezone.utc)}
+    times = {**cosigned.times, member: datetime.fromtimestamp(seconds, timezone.utc)}
     return Cosigned(cosigned.checkpoint, times, tuple(sorted([*kept, line])))
 
 
-def read_checkpoint(data: bytes, origin: str, policy: QuorumPolicy) -> Cosigned:
-    """Parse a checkpoint and check its cosignatures by operators. Raises Rejected.
+def read_checkpoint(data: bytes, origin: str, policy: MembersFile) -> Cosigned:
+    """Parse a checkpoint and check its cosignatures by members. Raises Rejected.
 
     Signatures of unknown keys are ignored; a wrong one of a known key makes the note worthless (signed-note).
     """
@@ -101,11 +101,9 @@ def read_checkpoint(data: bytes, origin: str, policy: QuorumPolicy) -> Cosigned:
     return _check(Checkpoint(origin, size, root), signatures[:-1].split("\n"), policy)
 
 
-def _check(checkpoint: Checkpoint, lines: list[str], policy: QuorumPolicy) -> Cosigned:
+def _check(checkpoint: Checkpoint, lines: list[str], policy: MembersFile) -> Cosigned:
     known = {
-        (operator.name, _key_id(operator.name, key)): key
-        for operator in policy.operators
-        for key in operator.keys
+        (member.name, _key_id(member.name, key)): key for member in policy.members for key in member.keys
     }
     times: dict[str, datetime] = {}
     good: list[str] = []
@@ -119,7 +117,7 @@ def _check(checkpoint: Checkpoint, lines: list[str], policy: QuorumPolicy) -> Co
             continue
         seconds = int.from_bytes(data[:8], "big")
         if not key.verifies(data[8:], _message(checkpoint, seconds)) or seconds > MAX_SECONDS:
-            raise Rejected(f"the cosignature of {name} is wrong", reason="bad-signature")
+            raise Rejected(f"the cosignature of {name} is wrong", code="bad-signature")
         moment = datetime.fromtimestamp(seconds, timezone.utc)
         times[name] = max(moment, times.get(name, moment))
         good.append(line)

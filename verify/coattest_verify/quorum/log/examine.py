@@ -1,13 +1,13 @@
 """The transparency log in ``attestations/log/``: what was ever answered, so nothing disappears unnoticed.
 
 Each entry is canonical JSON about one file (its SHA-256) or one decision; the files stay where they are. The
-log has no operator of its own: the quorum's operators cosign its checkpoints after checking them. It gives:
+log has no member of its own: the quorum's members cosign its checkpoints after checking them. It gives:
 
 1. Entries and checkpoint agree, and the tree holds what this verifier saw before, unchanged.
 2. A dissent or revocation that is in a cosigned log and not in the folder was removed: under ``block`` that
    is no decision.
-3. Under ``block`` an operator that has not answered is excused when it cosigned the present checkpoint and
-   the log holds every statement that is counted, and no dissent of that operator.
+3. Under ``block`` a member that has not answered is excused when it cosigned the present checkpoint and
+   the log holds every statement that is counted, and no dissent of that member.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from coattest_verify.quorum.log.merkle import (
     unpack,
 )
 from coattest_verify.quorum.members.chain import SeenLog
-from coattest_verify.quorum.members.file import NAME, QuorumPolicy, utc
+from coattest_verify.quorum.members.file import NAME, MembersFile, utc
 from coattest_verify.quorum.statements.claim import SHA256, Claimed
 from coattest_verify.quorum.statements.statement import AGREE, COULD_NOT_BUILD, DISSENT, Statement
 from coattest_verify.quorum.tally import CLOCK_SKEW, Question, Signed
@@ -78,7 +78,7 @@ def statement_entry(signed: Signed) -> bytes:
     return _entry(
         "rebuild",
         signed.sha256,
-        made.operator,
+        made.member,
         outcome=made.outcome,
         quorum=made.quorum_sha256,
         round=made.round,
@@ -93,7 +93,7 @@ def vote_entry(vote: Vote) -> bytes:
     return _entry(
         vote.kind,
         vote.sha256,
-        vote.operator,
+        vote.member,
         release=vote.release,
         tree_sha256=vote.tree_sha256,
         lock_sha256=vote.lock_sha256,
@@ -105,7 +105,7 @@ def decision_entry(digest: bytes, release: str, profile: str) -> bytes:
     return _entry("decision", digest.hex(), None, release=release, profile=profile)
 
 
-def claim_entry(claim: Claimed, policy: QuorumPolicy) -> bytes:
+def claim_entry(claim: Claimed, policy: MembersFile) -> bytes:
     """The log entry of a claim: from here on its answer is known."""
     return _entry(
         "claim",
@@ -118,16 +118,16 @@ def claim_entry(claim: Claimed, policy: QuorumPolicy) -> bytes:
     )
 
 
-def _entry(kind: str, sha256: str, operator: str | None, **about: Any) -> bytes:
-    return canonical({"kind": kind, "sha256": sha256, "operator": operator, "about": about})
+def _entry(kind: str, sha256: str, member: str | None, **about: Any) -> bytes:
+    return canonical({"kind": kind, "sha256": sha256, "member": member, "about": about})
 
 
-def read_log(evidence: Evidence, root: bytes, policy: QuorumPolicy) -> Log | None:
+def read_log(evidence: Evidence, root: bytes, policy: MembersFile) -> Log | None:
     """The log, its tree computed, its cosignatures checked; None without one. Raises Rejected."""
     try:
         data = evidence.read(CHECKPOINT_FILE, MAX_CHECKPOINT)
     except Rejected as error:
-        if error.reason == "absent":
+        if error.code == "absent":
             return None
         raise
     cosigned = read_checkpoint(data, origin_of(root), policy)
@@ -186,7 +186,7 @@ def examine(
     objecting = standing(log.entries, question, present.values())
     logged = {entry.sha256 for entry in entries if entry.asks(question)}
     complete = all(item.sha256 in logged for item in present.values() if item.statement in counted)
-    objectors = {entry.operator for _, entry in objecting}
+    objectors = {entry.member for _, entry in objecting}
     excused = {
         name
         for name, time in log.cosigned.times.items()
@@ -196,13 +196,13 @@ def examine(
         and question.now - time <= question.policy.max_age
     }
     removed = [
-        f"{entry.operator}'s {entry.outcome} (log entry {index}) was removed"
+        f"{entry.member}'s {entry.outcome} (log entry {index}) was removed"
         for index, entry in objecting
         if entry.sha256 not in present and log.cosigned.times
     ]
     filed = {vote.sha256 for vote in votes}
     removed += [
-        f"{entry.operator}'s revocation (log entry {index}) was removed"
+        f"{entry.member}'s revocation (log entry {index}) was removed"
         for index, entry in enumerate(entries)
         if entry.revokes(question) and entry.sha256 not in filed and log.cosigned.times
     ]
@@ -226,12 +226,12 @@ def standing(
     agreed: dict[str | None, str] = {}
     for entry in (*(entry for _, entry in about), *(parse_entry(statement_entry(item)) for item in signed)):
         if entry.asks(question) and entry.outcome == AGREE:
-            agreed[entry.operator] = max(entry.time, agreed.get(entry.operator, ""))
+            agreed[entry.member] = max(entry.time, agreed.get(entry.member, ""))
     return [
         (index, entry)
         for index, entry in about
         if entry.outcome == DISSENT
-        or (entry.outcome == COULD_NOT_BUILD and entry.time >= agreed.get(entry.operator, ""))
+        or (entry.outcome == COULD_NOT_BUILD and entry.time >= agreed.get(entry.member, ""))
     ]
 
 
@@ -241,7 +241,7 @@ class Entry:
 
     kind: str
     sha256: str
-    operator: str | None
+    member: str | None
     about: tuple[tuple[str, str], ...]
 
     @property
@@ -255,13 +255,13 @@ class Entry:
         return dict(self.about).get("time", "")
 
     def revokes(self, question: Question) -> bool:
-        """Whether this is a revocation, by a present operator, of the source that the question is about."""
+        """Whether this is a revocation, by a present member, of the source that the question is about."""
         values, claim = dict(self.about), question.claim
         return (self.kind, values.get("tree_sha256"), values.get("lock_sha256")) == (
             REVOKE,
             claim.tree_sha256,
             claim.lock_sha256,
-        ) and self.operator in question.policy.names
+        ) and self.member in question.policy.names
 
     def asks(self, question: Question) -> bool:
         """Whether this is a statement about the question's release, under its policy and round."""
@@ -278,12 +278,12 @@ class Entry:
 def parse_entry(entry: bytes) -> Entry:
     """An entry of the log. Raises Rejected; what it says reaches terminals, so it is names and words only."""
     fields = Fields(parse(entry, max_size=MAX_ENTRY), "entry")
-    operator = fields.optional("operator", lambda name: fields.text(name, NAME))
+    member = fields.optional("member", lambda name: fields.text(name, NAME))
     about = Fields(fields.mapping("about", low=0, high=16), "entry.about")
     found = Entry(
         fields.choice("kind", KINDS),
         fields.text("sha256", SHA256),
-        operator,
+        member,
         tuple((name, about.text(name, _TEXT)) for name in sorted(about.values)),
     )
     fields.done()

@@ -2,14 +2,14 @@
 
 Rules (docs/quorum.md, ADR 54), in the order in which they are checked:
 
-1. The bytes with the root's SHA-256 are version 1, and *every* operator named there signed them.
+1. The bytes with the root's SHA-256 are version 1, and *every* member named there signed them.
 2. Version n+1 names the digest of version n and is signed by the thresholds of n and of n+1.
 3. Two signed successors of one version are a fork: nothing is decided.
 4. The chain holds the highest version that this verifier has seen before, unchanged.
 5. ``quorum.toml`` is the last version of that chain.
 6. It has not expired.
 
-Detached signatures are DSSE files ``quorum.<version>.<operator>.dsse.json``, which carry the bytes they
+Detached signatures are DSSE files ``quorum.<version>.<member>.dsse.json``, which carry the bytes they
 sign: the older versions come from there.
 """
 
@@ -24,10 +24,10 @@ from datetime import datetime
 from coattest.errors import Rejected
 from coattest_verify.quorum.directory import Evidence
 from coattest_verify.quorum.errors import PolicyRefused
-from coattest_verify.quorum.members.file import MAX_POLICY, NAME, POLICY_TYPE, QuorumPolicy, utc
+from coattest_verify.quorum.members.file import MAX_MEMBERS_FILE, MEMBERS_TYPE, NAME, MembersFile, utc
 from coattest_verify.signatures.dsse import Envelope
 
-POLICY_FILE = "quorum.toml"
+MEMBERS_FILE = "quorum.toml"
 SIGNATURE_NAME = re.compile(
     rf"quorum\.([1-9][0-9]{{0,5}})\.({NAME.pattern})(?:\.[A-Za-z0-9_-]{{1,64}})?\.dsse\.json"
 )
@@ -66,11 +66,11 @@ class Seen:
 class Chain:
     """The policies from version 1 to the one in force, and the signature files that did not count."""
 
-    policies: tuple[QuorumPolicy, ...]
+    policies: tuple[MembersFile, ...]
     refused: tuple[Refused, ...]
 
     @property
-    def current(self) -> QuorumPolicy:
+    def current(self) -> MembersFile:
         """The policy in force."""
         return self.policies[-1]
 
@@ -78,9 +78,9 @@ class Chain:
 def follow(evidence: Evidence, root: bytes, *, seen: Seen | None, now: datetime) -> Chain:
     """The chain from ``root`` (SHA-256 of version 1) to ``quorum.toml``. Raises PolicyRefused."""
     try:
-        current = evidence.read(POLICY_FILE, MAX_POLICY)
+        current = evidence.read(MEMBERS_FILE, MAX_MEMBERS_FILE)
     except Rejected as error:
-        raise PolicyRefused(error.what, where=POLICY_FILE, reason=f"policy-{error.reason}") from None
+        raise PolicyRefused(error.what, where=MEMBERS_FILE, code=f"policy-{error.code}") from None
     envelopes, refused = _signatures(evidence)
     first = _first(current, envelopes, root)
     chain = [first]
@@ -92,9 +92,9 @@ def follow(evidence: Evidence, root: bytes, *, seen: Seen | None, now: datetime)
             raise PolicyRefused(
                 f"two signed policies are version {chain[-1].version + 1}: "
                 + ", ".join(policy.sha256[:16] for policy in following),
-                where=POLICY_FILE,
-                hint="operators have signed both: ask them which one stands",
-                reason="policy-fork",
+                where=MEMBERS_FILE,
+                hint="members have signed both: ask them which one stands",
+                code="policy-fork",
             )
         chain.append(following[0])
     _not_forgotten(chain, seen)
@@ -103,16 +103,16 @@ def follow(evidence: Evidence, root: bytes, *, seen: Seen | None, now: datetime)
 
 
 Signatures = Mapping[bytes, Mapping[str, list[Envelope]]]
-"""Envelopes by the bytes that they sign and by the operator that the file's name says; not verified yet."""
+"""Envelopes by the bytes that they sign and by the member that the file's name says; not verified yet."""
 
 
-def signers(policy: QuorumPolicy, payload: bytes, envelopes: Signatures) -> set[str]:
-    """The operators of ``policy`` whose keys signed ``payload``."""
+def signers(policy: MembersFile, payload: bytes, envelopes: Signatures) -> set[str]:
+    """The members of ``policy`` whose keys signed ``payload``."""
     found = envelopes.get(payload, {})
     return {
-        operator.name
-        for operator in policy.operators
-        if any(envelope.signers(operator.keys) for envelope in found.get(operator.name, ()))
+        member.name
+        for member in policy.members
+        if any(envelope.signers(member.keys) for envelope in found.get(member.name, ()))
     }
 
 
@@ -129,48 +129,48 @@ def _signatures(evidence: Evidence) -> tuple[Signatures, tuple[Refused, ...]]:
         if match is None:
             continue
         try:
-            envelope = Envelope.decode(evidence.read(name, 2 * MAX_POLICY), POLICY_TYPE)
+            envelope = Envelope.decode(evidence.read(name, 2 * MAX_MEMBERS_FILE), MEMBERS_TYPE)
         except Rejected as error:
-            refused.append(Refused(name, error.reason, error.what))
+            refused.append(Refused(name, error.code, error.what))
             continue
         envelopes.setdefault(envelope.payload, {}).setdefault(match[2], []).append(envelope)
     return envelopes, tuple(refused)
 
 
-def _first(current: bytes, envelopes: Signatures, root: bytes) -> QuorumPolicy:
+def _first(current: bytes, envelopes: Signatures, root: bytes) -> MembersFile:
     data = next((data for data in (current, *envelopes) if hashlib.sha256(data).digest() == root), None)
     if data is None:
         raise PolicyRefused(
             f"nothing here has the pinned root sha256:{root.hex()}",
-            where=POLICY_FILE,
+            where=MEMBERS_FILE,
             hint="these attestations belong to another quorum, or version 1's signatures are missing",
-            reason="policy-other-root",
+            code="policy-other-root",
         )
-    first = QuorumPolicy.decode(data)
+    first = MembersFile.decode(data)
     if first.version != 1:
         raise PolicyRefused(
-            "the pinned root is not a version 1", where=POLICY_FILE, reason="policy-other-root"
+            "the pinned root is not a version 1", where=MEMBERS_FILE, code="policy-other-root"
         )
     signed = signers(first, data, envelopes)
     missing = [name for name in first.names if name not in signed]
     if missing:
         raise PolicyRefused(
             f"version 1 is not signed by {', '.join(missing)}",
-            where=POLICY_FILE,
-            hint="every operator runs verify countersign",
-            reason="policy-unsigned",
+            where=MEMBERS_FILE,
+            hint="every member runs verify countersign",
+            code="policy-unsigned",
         )
     return first
 
 
-def _successors(policy: QuorumPolicy, current: bytes, envelopes: Signatures) -> list[QuorumPolicy]:
+def _successors(policy: MembersFile, current: bytes, envelopes: Signatures) -> list[MembersFile]:
     found = []
     for data in {current, *envelopes} - {policy.raw}:
         # Signatures first: bytes that no threshold stands behind are not worth a parser's time.
         if policy.unmet(signers(policy, data, envelopes)):
             continue
         try:
-            candidate = QuorumPolicy.decode(data)
+            candidate = MembersFile.decode(data)
         except PolicyRefused:
             continue
         if candidate.version != policy.version + 1 or candidate.previous != f"sha256:{policy.sha256}":
@@ -180,35 +180,35 @@ def _successors(policy: QuorumPolicy, current: bytes, envelopes: Signatures) -> 
     return sorted(found, key=lambda candidate: candidate.sha256)
 
 
-def _not_forgotten(chain: list[QuorumPolicy], seen: Seen | None) -> None:
+def _not_forgotten(chain: list[MembersFile], seen: Seen | None) -> None:
     if seen is None:
         return
     if len(chain) < seen.version:
         raise PolicyRefused(
             f"is version {len(chain)}, but version {seen.version} was seen before",
-            where=POLICY_FILE,
+            where=MEMBERS_FILE,
             hint="somebody gave you an old file",
-            reason="policy-rollback",
+            code="policy-rollback",
         )
     if chain[seen.version - 1].sha256 != seen.sha256:
         raise PolicyRefused(
-            f"another version {seen.version} was seen before", where=POLICY_FILE, reason="policy-fork"
+            f"another version {seen.version} was seen before", where=MEMBERS_FILE, code="policy-fork"
         )
 
 
-def _in_force(policy: QuorumPolicy, current: bytes, now: datetime) -> None:
+def _in_force(policy: MembersFile, current: bytes, now: datetime) -> None:
     if policy.raw != current:
-        file = QuorumPolicy.decode(current)
+        file = MembersFile.decode(current)
         if file.version <= policy.version:
             problem, hint = f"is version {file.version}, but version {policy.version} is signed", None
         else:
-            problem = f"is version {file.version}, which too few operators signed"
+            problem = f"is version {file.version}, which too few members signed"
             hint = "verify countersign, by the thresholds of the old and the new version"
-        raise PolicyRefused(problem, where=POLICY_FILE, hint=hint, reason="policy-not-in-force")
+        raise PolicyRefused(problem, where=MEMBERS_FILE, hint=hint, code="policy-not-in-force")
     if policy.expires <= now:
         raise PolicyRefused(
             f"expired at {utc(policy.expires)}",
-            where=POLICY_FILE,
-            hint="the operators sign a new version with a later expiry",
-            reason="policy-expired",
+            where=MEMBERS_FILE,
+            hint="the members sign a new version with a later expiry",
+            code="policy-expired",
         )

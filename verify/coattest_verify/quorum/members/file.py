@@ -1,4 +1,4 @@
-"""``quorum.toml``: who the operators are, how many must agree, and what their statements must show.
+"""``quorum.toml``: who the members are, how many must agree, and what their statements must show.
 
 The file is data from people who may be attackers until its chain of signatures leads to a pinned root
 (``coattest_verify.quorum.members.chain``). Its identity is the SHA-256 of its bytes.
@@ -27,20 +27,20 @@ else:
     import tomli as tomllib
 
 FORMAT = "coattest-quorum/v1"
-POLICY_TYPE = "application/vnd.coattest.quorum+toml"
+MEMBERS_TYPE = "application/vnd.coattest.quorum+toml"
 """DSSE payload type of a signature on ``quorum.toml``."""
 
-MAX_POLICY = 1024 * 1024
-"""Bytes of ``quorum.toml``; 1,024 operators with four keys each have 800 kB."""
+MAX_MEMBERS_FILE = 1024 * 1024
+"""Bytes of ``quorum.toml``; 1,024 members with four keys each have 800 kB."""
 
-MAX_OPERATORS = 1024
+MAX_MEMBERS = 1024
 MAX_KEYS = 4
 MAX_GROUPS = 16
 MAX_DIVERSITY = 8
 """Different routes or hosts that a policy can ask for."""
 
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?")
-"""Operators and groups: also part of file names, so nothing else."""
+"""Members and groups: also part of file names, so nothing else."""
 
 ROUND = re.compile(r"[A-Za-z0-9._-]{1,64}")
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -54,7 +54,7 @@ MAX_DOTS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Operator:
+class Member:
     """One party that counts once, however many keys it has."""
 
     name: str
@@ -63,15 +63,15 @@ class Operator:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """``threshold`` of ``members`` must agree; a member is an operator or an earlier group."""
+    """``threshold`` of ``parts`` must agree; each part is a member or an earlier group."""
 
     name: str
-    members: tuple[str, ...]
+    parts: tuple[str, ...]
     threshold: int
 
 
 @dataclass(frozen=True, slots=True)
-class QuorumPolicy:
+class MembersFile:
     """A parsed ``quorum.toml``. ``raw`` are its bytes; everything else follows from them."""
 
     version: int
@@ -80,20 +80,20 @@ class QuorumPolicy:
     round: str
     threshold: int
     dissent: str
-    operators: tuple[Operator, ...]
+    members: tuple[Member, ...]
     groups: tuple[Group, ...] = ()
     max_age_days: int = DEFAULT_MAX_AGE_DAYS
     require_compiled_kernel: bool = True
     routes: int = 1
-    """How many different build routes the agreeing operators must show."""
+    """How many different build routes the agreeing members must show."""
     hosts: int = 0
-    """How many different hosts the agreeing operators must state."""
+    """How many different hosts the agreeing members must state."""
     commitments: bool = False
-    """Whether a statement counts only when its operator committed to it before any answer was known."""
+    """Whether a statement counts only when its member committed to it before any answer was known."""
     revoke_threshold: int = 1
-    """How many operators must sign a revocation before a release counts as revoked."""
+    """How many members must sign a revocation before a release counts as revoked."""
     reviews: int = 0
-    """How many operators must have signed a review of the source."""
+    """How many members must have signed a review of the source."""
     raw: bytes = field(default=b"", repr=False)
 
     @property
@@ -108,59 +108,59 @@ class QuorumPolicy:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Every operator, in the file's order."""
-        return tuple(operator.name for operator in self.operators)
+        """Every member, in the file's order."""
+        return tuple(member.name for member in self.members)
 
-    def operator(self, name: str) -> Operator | None:
-        """The operator of a name, or None."""
-        return next((operator for operator in self.operators if operator.name == name), None)
+    def member(self, name: str) -> Member | None:
+        """The member of a name, or None."""
+        return next((member for member in self.members if member.name == name), None)
 
     def owner(self, key: PublicKey) -> str | None:
-        """The operator whose key this is, or None."""
-        for operator in self.operators:
-            if key in operator.keys:
-                return operator.name
+        """The member whose key this is, or None."""
+        for member in self.members:
+            if key in member.keys:
+                return member.name
         return None
 
     def unmet(self, agreeing: Collection[str]) -> tuple[str, ...]:
-        """What the operators in ``agreeing`` lack for the thresholds; empty when they suffice.
+        """What the members in ``agreeing`` lack for the thresholds; empty when they suffice.
 
-        Monotonic: more operators never lack more.
+        Monotonic: more members never lack more.
         """
         present = set(agreeing) & set(self.names)
         lacks = []
         if len(present) < self.threshold:
-            lacks.append(f"{len(present)} of {self.threshold} operators agree")
+            lacks.append(f"{len(present)} of {self.threshold} members agree")
         for group in self.groups:
-            count = len(present & set(group.members))
+            count = len(present & set(group.parts))
             if count >= group.threshold:
                 present.add(group.name)
-        members = {member for group in self.groups for member in group.members}
+        within = {part for group in self.groups for part in group.parts}
         for group in self.groups:
-            if group.name not in present and group.name not in members:
-                count = len(present & set(group.members))
+            if group.name not in present and group.name not in within:
+                count = len(present & set(group.parts))
                 lacks.append(f"{count} of {group.threshold} of group {group.name} agree")
         return tuple(lacks)
 
     @classmethod
-    def decode(cls, data: bytes) -> QuorumPolicy:
+    def decode(cls, data: bytes) -> MembersFile:
         """Parse ``quorum.toml``. Raises PolicyRefused; says nothing about who signed it."""
         try:
             return _read(data)
         except (Rejected, BadKey) as error:
-            raise PolicyRefused(error.what, where="quorum.toml", reason=f"policy-{error.reason}") from None
+            raise PolicyRefused(error.what, where="quorum.toml", code=f"policy-{error.code}") from None
 
     @classmethod
-    def make(cls, **values: Any) -> QuorumPolicy:
+    def make(cls, **values: Any) -> MembersFile:
         """A policy from its values, rendered and parsed again, so that it is valid and has its bytes."""
         return cls.decode(_render(cls(**values)))
 
-    def successor(self, **changes: Any) -> QuorumPolicy:
+    def successor(self, **changes: Any) -> MembersFile:
         """The next version with some values changed; it names this one's digest."""
         following = replace(
             self, version=self.version + 1, previous=f"sha256:{self.sha256}", raw=b"", **changes
         )
-        return QuorumPolicy.decode(_render(following))
+        return MembersFile.decode(_render(following))
 
 
 def utc(moment: datetime) -> str:
@@ -178,11 +178,11 @@ def parse_utc(text: str) -> datetime:
     raise Rejected("not a time such as 2026-11-23T12:00:00Z")
 
 
-def _read(data: bytes) -> QuorumPolicy:
-    if len(data) > MAX_POLICY:
-        raise Rejected(f"larger than {MAX_POLICY} bytes", reason="too-large")
+def _read(data: bytes) -> MembersFile:
+    if len(data) > MAX_MEMBERS_FILE:
+        raise Rejected(f"larger than {MAX_MEMBERS_FILE} bytes", code="too-large")
     if any(line.count(b".") > MAX_DOTS for line in data.splitlines()):
-        raise Rejected(f"a line with more than {MAX_DOTS} dots", reason="too-deep")
+        raise Rejected(f"a line with more than {MAX_DOTS} dots", code="too-deep")
     try:
         values = tomllib.loads(data.decode("utf-8"))
     except UnicodeDecodeError:
@@ -195,26 +195,26 @@ def _read(data: bytes) -> QuorumPolicy:
     fields = Fields(values, "")
     fields.exactly("format", FORMAT)
     version = fields.integer("version", 1)
-    operators = _operators(fields)
-    policy = QuorumPolicy(
+    members = _members(fields)
+    policy = MembersFile(
         version=version,
         previous=fields.optional("previous", lambda name: fields.text(name, DIGEST)),
         expires=_time(fields, "expires"),
         round=fields.text("round", ROUND),
-        threshold=fields.integer("threshold", 1, len(operators)),
+        threshold=fields.integer("threshold", 1, len(members)),
         dissent=fields.choice("dissent", ("block", "report")),
-        operators=operators,
-        groups=_groups(fields, [operator.name for operator in operators]),
+        members=members,
+        groups=_groups(fields, [member.name for member in members]),
         max_age_days=fields.integer("max_age_days", 1, 3650),
         require_compiled_kernel=fields.boolean("require_compiled_kernel"),
         routes=fields.optional("routes", lambda name: fields.integer(name, 1, MAX_DIVERSITY)) or 1,
         hosts=fields.optional("hosts", lambda name: fields.integer(name, 0, MAX_DIVERSITY)) or 0,
         commitments=fields.optional("commitments", fields.boolean) or False,
         revoke_threshold=fields.optional(
-            "revoke_threshold", lambda name: fields.integer(name, 1, len(operators))
+            "revoke_threshold", lambda name: fields.integer(name, 1, len(members))
         )
         or 1,
-        reviews=fields.optional("reviews", lambda name: fields.integer(name, 0, len(operators))) or 0,
+        reviews=fields.optional("reviews", lambda name: fields.integer(name, 0, len(members))) or 0,
         raw=data,
     )
     fields.done()
@@ -223,11 +223,11 @@ def _read(data: bytes) -> QuorumPolicy:
     return policy
 
 
-def _operators(fields: Fields) -> tuple[Operator, ...]:
-    found: list[Operator] = []
+def _members(fields: Fields) -> tuple[Member, ...]:
+    found: list[Member] = []
     owner: dict[PublicKey, str] = {}
-    for index, item in enumerate(fields.items("operators", low=1, high=MAX_OPERATORS)):
-        entry = Fields(item, f"operators[{index}]")
+    for index, item in enumerate(fields.items("members", low=1, high=MAX_MEMBERS)):
+        entry = Fields(item, f"members[{index}]")
         name = entry.text("name", NAME)
         keys = []
         for text in entry.items("keys", low=1, high=MAX_KEYS):
@@ -236,36 +236,36 @@ def _operators(fields: Fields) -> tuple[Operator, ...]:
             key = PublicKey.from_text(text)
             if key in owner:
                 # One person's key under two names would be one person's vote counted twice.
-                raise Rejected(f"operators {owner[key]} and {name} have the same key", reason="same-key")
+                raise Rejected(f"members {owner[key]} and {name} have the same key", code="same-key")
             owner[key] = name
             keys.append(key)
         entry.done()
-        if any(operator.name == name for operator in found):
-            raise Rejected(f"operator {name} is named twice")
-        found.append(Operator(name, tuple(keys)))
+        if any(member.name == name for member in found):
+            raise Rejected(f"member {name} is named twice")
+        found.append(Member(name, tuple(keys)))
     return tuple(found)
 
 
-def _groups(fields: Fields, operators: list[str]) -> tuple[Group, ...]:
-    known = list(operators)
-    within = {name: {name} for name in operators}
+def _groups(fields: Fields, members: list[str]) -> tuple[Group, ...]:
+    known = list(members)
+    within = {name: {name} for name in members}
     found = []
     items = fields.optional("groups", lambda name: fields.items(name, high=MAX_GROUPS)) or []
     for index, item in enumerate(items):
         entry = Fields(item, f"groups[{index}]")
         name = entry.text("name", NAME)
-        members = entry.items("members", low=1, high=MAX_OPERATORS)
-        unknown = [member for member in members if not isinstance(member, str) or member not in known]
-        if unknown or len(set(members)) != len(members):
-            raise Rejected(f"{entry.at('members')}: not distinct operators or groups named before")
+        parts = entry.items("members", low=1, high=MAX_MEMBERS)
+        unknown = [part for part in parts if not isinstance(part, str) or part not in known]
+        if unknown or len(set(parts)) != len(parts):
+            raise Rejected(f"{entry.at('members')}: not distinct members or groups named before")
         if name in known:
             raise Rejected(f"{entry.at('name')}: {name} is already a name")
-        found.append(Group(name, tuple(members), entry.integer("threshold", 1, len(members))))
+        found.append(Group(name, tuple(parts), entry.integer("threshold", 1, len(parts))))
         known.append(name)
-        within[name] = {operator for member in members for operator in within[member]}
-        if len(within[name]) != sum(len(within[member]) for member in members):
-            # Reached on two ways, one operator's vote would be two of the group's.
-            raise Rejected(f"{entry.at('members')}: an operator is in {name} twice", reason="counted-twice")
+        within[name] = {member for part in parts for member in within[part]}
+        if len(within[name]) != sum(len(within[part]) for part in parts):
+            # Reached on two ways, one member's vote would be two of the group's.
+            raise Rejected(f"{entry.at('members')}: a member is in {name} twice", code="counted-twice")
         entry.done()
     return tuple(found)
 
@@ -277,7 +277,7 @@ def _time(fields: Fields, name: str) -> datetime:
     return value.astimezone(timezone.utc)
 
 
-def _render(policy: QuorumPolicy) -> bytes:
+def _render(policy: MembersFile) -> bytes:
     values: dict[str, Any] = {"format": FORMAT, "version": policy.version}
     if policy.previous is not None:
         values["previous"] = policy.previous
@@ -297,12 +297,12 @@ def _render(policy: QuorumPolicy) -> bytes:
         "reviews": (policy.reviews, 0),
     }
     values |= {name: value for name, (value, default) in optional.items() if value != default}
-    values["operators"] = [
-        {"name": operator.name, "keys": [key.text for key in operator.keys]} for operator in policy.operators
+    values["members"] = [
+        {"name": member.name, "keys": [key.text for key in member.keys]} for member in policy.members
     ]
     if policy.groups:
         values["groups"] = [
-            {"name": group.name, "members": list(group.members), "threshold": group.threshold}
+            {"name": group.name, "members": list(group.parts), "threshold": group.threshold}
             for group in policy.groups
         ]
     return tomli_w.dumps(values).encode()

@@ -113,9 +113,9 @@ def read_pcrs(values: list[str], path: str) -> tuple[str, str, str]:
     """PCR0 to PCR2, refused when they would pin nothing."""
     zero = next((index for index, value in enumerate(values) if value == "0" * 96), None)
     if zero is not None:
-        raise Rejected(f"{path}.PCR{zero}: all zeros is what debug mode shows", reason="zero-pcr")
+        raise Rejected(f"{path}.PCR{zero}: all zeros is what debug mode shows", code="zero-pcr")
     if values[2] == EMPTY_PCR2:
-        raise Rejected(f"{path}.PCR2: the value of an empty application ramdisk", reason="empty-pcr2")
+        raise Rejected(f"{path}.PCR2: the value of an empty application ramdisk", code="empty-pcr2")
     return values[0], values[1], values[2]
 
 
@@ -147,7 +147,7 @@ def read_profiles(fields: Fields, name: str = "profiles", *, low: int = 1) -> di
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """What the publisher says a release builds to; untrusted until operators agree with it."""
+    """What the publisher says a release builds to; untrusted until members agree with it."""
 
     release: str
     architecture: str

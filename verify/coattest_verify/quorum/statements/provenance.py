@@ -41,7 +41,7 @@ from coattest_verify.signatures import dsse
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "tag:coattest,2026:rebuild/v1"
-BUILDER_ID = "tag:coattest,2026:operator/"
+BUILDER_ID = "tag:coattest,2026:member/"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 """DSSE payload type of in-toto statements (in-toto/attestation spec/v1/envelope.md)."""
 
@@ -75,7 +75,7 @@ def to_json(statement: Statement) -> dict[str, Any]:
                 ],
             },
             "runDetails": {
-                "builder": {"id": BUILDER_ID + statement.operator},
+                "builder": {"id": BUILDER_ID + statement.member},
                 "metadata": {"finishedOn": utc(statement.time)},
             },
         },
@@ -111,7 +111,7 @@ def _external(statement: Statement) -> dict[str, Any]:
 def _internal(statement: Statement) -> dict[str, Any]:
     built = statement.built
     return {
-        "operator": statement.operator,
+        "member": statement.member,
         "outcome": statement.outcome,
         "reason": statement.reason,
         "claim_sha256": statement.claim_sha256,
@@ -140,22 +140,22 @@ def _internal(statement: Statement) -> dict[str, Any]:
 def parse_statement(payload: bytes) -> Statement:
     """The statement in a payload whose signature was verified before. Raises Rejected."""
     fields = Fields(parse(payload, max_size=MAX_SIZE), "")
-    fields.exactly("_type", STATEMENT_TYPE, reason="statement-type")
-    fields.exactly("predicateType", PREDICATE_TYPE, reason="predicate-type")
+    fields.exactly("_type", STATEMENT_TYPE, code="statement-type")
+    fields.exactly("predicateType", PREDICATE_TYPE, code="predicate-type")
     predicate = fields.fields("predicate")
     definition, details = predicate.fields("buildDefinition"), predicate.fields("runDetails")
-    definition.exactly("buildType", BUILD_TYPE, reason="build-type")
+    definition.exactly("buildType", BUILD_TYPE, code="build-type")
     external, internal = definition.fields("externalParameters"), definition.fields("internalParameters")
     builder, metadata = details.fields("builder"), details.fields("metadata")
     source, quorum = external.fields("source"), internal.fields("quorum")
     inputs = internal.fields("inputs")
-    operator = internal.text("operator", NAME)
-    builder.exactly("id", BUILDER_ID + operator)
+    member = internal.text("member", NAME)
+    builder.exactly("id", BUILDER_ID + member)
     outcome = internal.choice("outcome", OUTCOMES)
     claim = internal.text("claim_sha256", SHA256)
     profiles = _profiles(fields, external, internal, claim if outcome == COULD_NOT_BUILD else None)
     statement = Statement(
-        operator=operator,
+        member=member,
         outcome=outcome,
         reason=internal.optional("reason", lambda name: _reason(internal.text(name, limit=MAX_REASON))),
         release=external.text("release", RELEASE),
@@ -229,7 +229,7 @@ def _profiles(
         digests.done()
         image.done()
     if subjects:
-        raise Rejected("subject: a subject that belongs to no profile", reason="unknown-field")
+        raise Rejected("subject: a subject that belongs to no profile", code="unknown-field")
     return found
 
 
@@ -239,7 +239,7 @@ def _read_subjects(fields: Fields) -> dict[str, Any]:
         entry = Fields(item, f"subject[{index}]")
         name = entry.text("name", limit=128)
         if name in subjects:
-            raise Rejected(f"subject[{index}]: named twice", reason="duplicate-key")
+            raise Rejected(f"subject[{index}]: named twice", code="duplicate-key")
         subjects[name] = dict(entry.mapping("digest", high=4))
         entry.done()
     return subjects
@@ -270,7 +270,7 @@ def _require_nothing(definition: Fields, external: Fields, internal: Fields, sou
             raise Rejected(f"{fields.at(name)}: not null, though nothing was built")
 
 
-# The inputs read last: operators of one quorum name the same ones, hundreds each, so comparing with the last
+# The inputs read last: members of one quorum name the same ones, hundreds each, so comparing with the last
 # list saves much of the work of reading a large quorum. It is compared in full, so it changes no outcome.
 _last: list[tuple[list[Any], tuple[Input, ...]]] = [([], ())]
 
@@ -289,7 +289,7 @@ def _dependency(item: Any) -> Input:
         digest, notes = item["digest"], item["annotations"]
         found = Input(item["name"], notes["version"], digest["sha256"], notes["kind"], notes["path"])
         if (len(item), len(digest), len(notes)) != (3, 1, 3):
-            raise Rejected("resolvedDependencies: unknown field", reason="unknown-field")
+            raise Rejected("resolvedDependencies: unknown field", code="unknown-field")
         well_formed = (
             SHA256.fullmatch(found[2]) is not None
             # Refuses what is not text, and joins it to be measured.

@@ -1,4 +1,4 @@
-"""What opens an operator's commitment to a result, and the commitment that a statement opens.
+"""What opens a member's commitment to a result, and the commitment that a statement opens.
 
 ``early`` in ``coattest_verify.quorum.commitments`` says which commitments count.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 from coattest.errors import Rejected, UsageError
 from coattest.files import write_atomic
 from coattest.strictjson import Fields, canonical, parse
-from coattest_verify.quorum.members.file import NAME, QuorumPolicy
+from coattest_verify.quorum.members.file import NAME, MembersFile
 from coattest_verify.quorum.statements.claim import SHA256, ProfileResult
 from coattest_verify.quorum.statements.statement import Report, Statement
 
@@ -26,9 +26,9 @@ MAX_SALT_FILE = 4096
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """What opens one operator's commitment; secret until its statement is signed. ``salt`` is hex."""
+    """What opens one member's commitment; secret until its statement is signed. ``salt`` is hex."""
 
-    operator: str
+    member: str
     quorum_sha256: str
     round: str
     salt: str
@@ -39,23 +39,23 @@ class Opening:
         return _digest(self, target, report.profiles)
 
 
-def new_opening(operator: str, policy: QuorumPolicy) -> Opening:
-    """A fresh salt for an operator's commitment under a policy."""
-    return Opening(operator, policy.sha256, policy.round, secrets.token_hex(32))
+def new_opening(member: str, policy: MembersFile) -> Opening:
+    """A fresh salt for a member's commitment under a policy."""
+    return Opening(member, policy.sha256, policy.round, secrets.token_hex(32))
 
 
 def digest_of(statement: Statement) -> str | None:
     """The commitment that a statement opens, or None when it brings no salt."""
     if statement.salt is None:
         return None
-    opening = Opening(statement.operator, statement.quorum_sha256, statement.round, statement.salt)
+    opening = Opening(statement.member, statement.quorum_sha256, statement.round, statement.salt)
     return _digest(opening, statement.target, statement.profiles)
 
 
 def _digest(opening: Opening, target: tuple[str, ...], profiles: Mapping[str, ProfileResult]) -> str:
     value = {
         "purpose": PURPOSE,
-        "operator": opening.operator,
+        "member": opening.member,
         "quorum_sha256": opening.quorum_sha256,
         "round": opening.round,
         "target": list(target),
@@ -68,20 +68,20 @@ def _digest(opening: Opening, target: tuple[str, ...], profiles: Mapping[str, Pr
 def keep(folder: Path, opening: Opening) -> Path:
     """Write what opens the commitment to FOLDER/commitment.json, for this user only."""
     path = folder / SALT_FILE
-    values = {name: getattr(opening, name) for name in ("operator", "quorum_sha256", "round", "salt")}
+    values = {name: getattr(opening, name) for name in ("member", "quorum_sha256", "round", "salt")}
     write_atomic(path, canonical({"format": PURPOSE, **values}) + b"\n", 0o600)
     return path
 
 
-def kept(folder: Path, operator: str, policy: QuorumPolicy) -> Opening | None:
-    """What ``keep`` wrote for this operator, policy and round, or None. Raises UsageError."""
+def kept(folder: Path, member: str, policy: MembersFile) -> Opening | None:
+    """What ``keep`` wrote for this member, policy and round, or None. Raises UsageError."""
     path = folder / SALT_FILE
     try:
         with path.open("rb") as file:
             fields = Fields(parse(file.read(MAX_SALT_FILE + 1), max_size=MAX_SALT_FILE), "")
         fields.exactly("format", PURPOSE)
         found = Opening(
-            fields.text("operator", NAME),
+            fields.text("member", NAME),
             fields.text("quorum_sha256", SHA256),
             fields.text("round"),
             fields.text("salt", SHA256),
@@ -90,6 +90,6 @@ def kept(folder: Path, operator: str, policy: QuorumPolicy) -> Opening | None:
     except FileNotFoundError:
         return None
     except Rejected as error:
-        raise UsageError(error.what, where=os.fspath(path), reason="bad-commitment") from None
-    same = (found.operator, found.quorum_sha256, found.round) == (operator, policy.sha256, policy.round)
+        raise UsageError(error.what, where=os.fspath(path), code="bad-commitment") from None
+    same = (found.member, found.quorum_sha256, found.round) == (member, policy.sha256, policy.round)
     return found if same else None

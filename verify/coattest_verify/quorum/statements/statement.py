@@ -1,4 +1,4 @@
-"""A signed rebuild: what one operator built, from what, under which policy, and its answer to the claim.
+"""A signed rebuild: what one member built, from what, under which policy, and its answer to the claim.
 
 The signed form is an in-toto Statement v1 with SLSA provenance v1 (``provenance``) in DSSE.
 """
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from coattest.errors import Rejected
 from coattest.strictjson import Fields
-from coattest_verify.quorum.members.file import QuorumPolicy
+from coattest_verify.quorum.members.file import MembersFile
 from coattest_verify.quorum.statements.claim import (
     COMMIT,
     RELEASE,
@@ -63,9 +63,9 @@ class Built:
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """One operator's answer. ``built`` is None and ``profiles`` empty when it could not build."""
+    """One member's answer. ``built`` is None and ``profiles`` empty when it could not build."""
 
-    operator: str
+    member: str
     outcome: str
     reason: str | None
     release: str
@@ -80,11 +80,11 @@ class Statement:
     round: str
     time: datetime
     inputs_confirmed: bool = False
-    """Whether ``verify inputs`` confirmed every pin of the lock on the operator's machine."""
+    """Whether ``verify inputs`` confirmed every pin of the lock on the member's machine."""
     host: str | None = None
-    """The machine, as its operator states it: a name, or a pseudonym of this quorum and round."""
+    """The machine, as its member states it: a name, or a pseudonym of this quorum and round."""
     salt: str | None = None
-    """What opens the operator's commitment to this result (``coattest_verify.quorum.commitments``), hex."""
+    """What opens the member's commitment to this result (``coattest_verify.quorum.commitments``), hex."""
 
     @property
     def target(self) -> tuple[str, str, str, str]:
@@ -163,18 +163,18 @@ def _input(value: Any) -> Input:
 def statement_for(
     report: Report | None,
     claim: Claimed,
-    policy: QuorumPolicy,
+    policy: MembersFile,
     *,
-    operator: str,
+    member: str,
     outcome: str,
     now: datetime,
     reason: str | None = None,
     host: str | None = None,
     salt: str | None = None,
 ) -> Statement:
-    """The statement that ``operator`` is about to sign; ``report`` is None for "could not build"."""
+    """The statement that ``member`` is about to sign; ``report`` is None for "could not build"."""
     return Statement(
-        operator=operator,
+        member=member,
         outcome=outcome,
         reason=clean(reason) if reason else None,
         release=report.release if report else claim.release,

@@ -28,7 +28,7 @@ Debian Archive Automatic Signing Key (12/bookworm), Debian Stable Release Key (1
 class BadKeyring(EnvironmentFailure):
     """The OpenPGP library is missing, or a key file of the installation is not the key that is pinned."""
 
-    default_reason = "bad-keyring"
+    default_code = "bad-keyring"
 
 
 def bookworm() -> tuple[Cert, ...]:

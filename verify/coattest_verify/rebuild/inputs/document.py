@@ -32,7 +32,7 @@ def to_json(verdict: Verdict) -> dict[str, Any]:
 
 def _problem(problem: Problem) -> dict[str, Any]:
     return {
-        "reason": problem.code,
+        "code": problem.code,
         "subject": problem.subject,
         "detail": problem.detail,
         "contradicts": problem.contradicts,
@@ -78,7 +78,7 @@ def inputs_confirmed(folder: Path, lock_sha256: str) -> bool:
     except FileNotFoundError:
         return False
     except Rejected as error:
-        raise UsageError(error.what, where=str(path), reason="bad-inputs") from None
+        raise UsageError(error.what, where=str(path), code="bad-inputs") from None
 
 
 def confirmations(path: Path, lock_sha256: str) -> dict[str, bool]:
@@ -91,7 +91,7 @@ def confirmations(path: Path, lock_sha256: str) -> dict[str, bool]:
             fields = Fields(parse(file.read(MAX_SIZE + 1), max_size=MAX_SIZE), "")
         fields.exactly("format", FORMAT)
         if fields.text("lock_sha256", SHA256) != lock_sha256:
-            raise UsageError("is about another lock", where=str(path), reason="other-lock")
+            raise UsageError("is about another lock", where=str(path), code="other-lock")
         found = {}
         for index, item in enumerate(fields.items("pins", high=MAX_PINS)):
             pin = Fields(item, f"pins[{index}]")
@@ -100,5 +100,5 @@ def confirmations(path: Path, lock_sha256: str) -> dict[str, bool]:
     except FileNotFoundError:
         raise UsageError("no such file", where=str(path), hint="verify inputs --out writes it") from None
     except Rejected as error:
-        raise UsageError(error.what, where=str(path), reason="bad-inputs") from None
+        raise UsageError(error.what, where=str(path), code="bad-inputs") from None
     return found
