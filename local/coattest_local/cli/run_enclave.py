@@ -22,7 +22,6 @@ from coattest_local import records
 from coattest_local.host.enclave import (
     ENCLAVE_PORT,
     WARNING,
-    EnclaveEnded,
     RunningEnclave,
     console_tail,
     run_enclave,
@@ -41,7 +40,7 @@ class _Stop(Exception):
 
 @click.command("run-enclave")
 @click.argument("image", type=FILE)
-@click.option("--directory", type=FOLDER, required=True, help="Where its files are.")
+@click.option("--directory", type=FOLDER, required=True, help="For its files.")
 @click.option("--role-arn", required=True, help="The parent's role: becomes PCR3.")
 @click.option("--instance-id", required=True, help="The parent's instance: becomes PCR4.")
 @click.option("--debug-mode", is_flag=True, help="Attest zeros for the image, as Nitro's debug mode does.")
@@ -74,7 +73,7 @@ def run_enclave_command(
     detach: bool,
     as_json: bool,
 ) -> int:
-    """Run IMAGE on a simulator that protects nothing, until it ends or is interrupted."""
+    """Run IMAGE on a simulator until it ends or is interrupted. It protects nothing."""
     if debug_mode and host == "qemu":
         raise UsageError("QEMU has no debug mode", hint="use --host software")
     if detach:
@@ -94,12 +93,13 @@ def run_enclave_command(
                 debug=debug_mode,
                 port=port,
             ) as enclave:
-                record = records.to_json(enclave, image)
-                records.write(directory, record)
+                record = records.record_of(enclave, image)
+                records.write_record(directory, record)
                 _show(record, as_json)
                 code = enclave.wait()
-                raise EnclaveEnded(
-                    f"the enclave's program ended with code {code}: {console_tail(enclave.console)}"
+                raise EnvironmentFailure(
+                    f"the enclave's program ended with code {code}: {console_tail(enclave.console)}",
+                    code="enclave-ended",
                 )
     finally:
         for number, handler in previous.items():
@@ -110,9 +110,9 @@ def run_enclave_command(
 @click.command("terminate-enclave")
 @click.option("--directory", type=FOLDER, required=True)
 @json_option
-def terminate_enclave(directory: Path, as_json: bool) -> None:
-    """End the enclave that runs in a directory; fine when none does."""
-    record = records.terminate(directory)
+def terminate_enclave_command(directory: Path, as_json: bool) -> None:
+    """End the enclave that runs in a directory, if one does."""
+    record = records.end_enclave(directory)
     if as_json:
         emit_json({"EnclaveID": record and record["EnclaveID"], "Terminated": record is not None})
     else:
@@ -138,7 +138,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def _detach(directory: Path, arguments: list[str], as_json: bool) -> int:
-    """Run this same command in a session of its own; return when its record is there or it has ended."""
+    """Run this command again in a session of its own; return when it has a record or has ended."""
     directory.mkdir(parents=True, exist_ok=True)
     ready, told = os.pipe()
     with (directory / HOST_LOG).open("wb") as log, os.fdopen(ready, "rb") as reader:
@@ -167,7 +167,7 @@ def _detach(directory: Path, arguments: list[str], as_json: bool) -> int:
 
 
 def _show(record: dict[str, Any], as_json: bool) -> None:
-    """Tell the process that detached us, or else the person who started us."""
+    """Give the record to the process that detached us; without one, print it."""
     descriptor = os.environ.pop(READY_FD, None)
     if descriptor is None:
         _print(record, as_json)

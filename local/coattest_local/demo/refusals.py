@@ -8,13 +8,11 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import boto3
-
 from coattest_enclave.protocol import messages
 from coattest_local.demo import auction as auctions
 from coattest_local.demo import chain
 from coattest_local.demo.auction import AMOUNTS, Auction, House
-from coattest_local.demo.cloud import INSTANCE_ID, REGION
+from coattest_local.demo.cloud import INSTANCE_ID
 from coattest_local.demo.sources import change_one_byte, copy_source
 from coattest_parent.link.channels import parse_address
 from coattest_parent.link.enclave import EnclaveClient
@@ -60,11 +58,11 @@ def replayed_bid(house: House, auction: Auction) -> None:
     """KMS itself refuses a bid's key for any other auction than the one it was made for."""
     house.world.stage.step("Refusal 3: a bid of the first auction is replayed in a second one")
     second = auctions.announce(house, "replay")
-    auctions.bid(house, second, "buyer-2", AMOUNTS["buyer-2"], "replay.cose")
+    auctions.place_bid(house, second, "buyer-2", AMOUNTS["buyer-2"], "replay.cose")
     old = house.world.buyers["buyer-1"].home / f"{auction.name}.cose"
     _put(house, "buyer-1", f"{second.name}.cose", old.read_bytes())
     for buyer, own in (("buyer-1", f"{auction.name}.cose"), ("buyer-2", "replay.cose")):
-        auctions.seal(house, second, buyer, own)
+        auctions.seal_bids(house, second, buyer, own)
     auctions.no_result(house, "a bid from another auction", second, code="kms-")
 
 
@@ -104,9 +102,9 @@ def missing_rights(house: House, auction: Auction) -> None:
     services, buyer = house.services, house.world.buyers["buyer-2"]
     services.client("iam", "service").create_role(RoleName="somebody-else", AssumeRolePolicyDocument=_NOBODY)
     owned = house.buyers["buyer-2"]
-    chain.put_policy(house.trust, services, buyer, owned, parent_role=other)
+    chain.put_buyer_policy(house.trust, services, buyer, owned, parent_role=other)
     auctions.no_result(house, "an auction without rights on one key", auction, code="kms-denied")
-    chain.put_policy(house.trust, services, buyer, owned, parent_role=house.service.role_arn)
+    chain.put_buyer_policy(house.trust, services, buyer, owned, parent_role=house.service.role_arn)
 
 
 def liveness_as_receipt(house: House, auction: Auction, result: Path) -> None:
@@ -141,16 +139,15 @@ def running(house: House, image: Path, *options: str) -> Iterator[str]:
 
 
 def _put(house: House, buyer: str, key: str, content: bytes) -> None:
-    """Overwrite an object in a buyer's bucket, as a buyer who plays along could."""
-    settings = house.buyers[buyer].environment
-    boto3.client(
-        "s3",
-        region_name=REGION,
-        endpoint_url=house.services.endpoint,
-        verify=str(house.services.ca_bundle),
-        aws_access_key_id=settings["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=settings["AWS_SECRET_ACCESS_KEY"],
-    ).put_object(Bucket=house.buyers[buyer].bucket, Key=key, Body=content)
+    """Overwrite an object in a buyer's bucket, as a colluding buyer could."""
+    environment = house.buyers[buyer].environment
+    session = {
+        "AccessKeyId": environment["AWS_ACCESS_KEY_ID"],
+        "SecretAccessKey": environment["AWS_SECRET_ACCESS_KEY"],
+    }
+    house.services.client("s3", buyer, session=session).put_object(
+        Bucket=house.buyers[buyer].bucket, Key=key, Body=content
+    )
 
 
 _NOBODY = json.dumps(

@@ -90,7 +90,7 @@ def test_a_blob_opens_with_its_key_and_context_and_no_mutation_does(
         bytes(32),
         "arn:aws:kms:eu-central-1:222233334444:key/1234abcd-12ab-34cd-56ef-1234567890ab",
     )
-    blob = ciphertext.seal(material, arn, plaintext, context)
+    blob = ciphertext.seal_blob(material, arn, plaintext, context)
     assert ciphertext.key_of(blob) == arn
     assert ciphertext.open_blob(material, blob, context) == plaintext
     bit = data.draw(st.integers(0, len(blob) * 8 - 1))

@@ -18,13 +18,11 @@ from typing import Any
 import cbor2
 import pytest
 
-from coattest.errors import CoattestError, UsageError
+from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse, UsageError
 from coattest_build.formats.cpio import Entry
 from coattest_build.formats.measure import measure, pcr3, pcr4
 from coattest_local import records
 from coattest_local.host.enclave import (
-    EnclaveEnded,
-    ImageNotRunnable,
     RunningEnclave,
     console_tail,
     run_enclave,
@@ -134,8 +132,9 @@ def test_stopping_leaves_no_process_and_no_file_but_the_log(image: Path, tmp_pat
 def test_a_program_that_ends_is_reported_with_its_last_words(program: Path, tmp_path: Path) -> None:
     """The exit code and the console's end are in the one line, without control characters."""
     image = make_image(tmp_path / "x.eif", rootfs(program), cmd=["relay", "exit", "3"])
-    with pytest.raises(EnclaveEnded, match=r"ended with code 3: .*goodbye") as caught:
+    with pytest.raises(EnvironmentFailure, match=r"ended with code 3: .*goodbye") as caught:
         run_enclave(image, tmp_path / "e", role_arn=ROLE, instance_id=INSTANCE)
+    assert caught.value.code == "enclave-ended"
     assert "\033" not in str(caught.value)
     assert [path.name for path in (tmp_path / "e").iterdir()] == ["console.log"]
 
@@ -144,7 +143,7 @@ def test_a_program_that_never_listens_is_given_up(program: Path, tmp_path: Path)
     """After the given time the enclave is ended, and the error says that it was silent."""
     image = make_image(tmp_path / "x.eif", rootfs(program), cmd=["/bin/relay", "silent"])
     before = set(processes_of(b"/bin/relay\0"))
-    with pytest.raises(EnclaveEnded) as caught:
+    with pytest.raises(EnvironmentFailure) as caught:
         run_enclave(image, tmp_path / "e", role_arn=ROLE, instance_id=INSTANCE, start_seconds=0.5)
     assert caught.value.code == "enclave-silent"
     assert set(processes_of(b"/bin/relay\0")) == before
@@ -164,16 +163,18 @@ def test_an_image_without_an_application_is_refused(
     """What is missing is named, and nothing is left in the directory."""
     entries = [entry for entry in rootfs(program) if not entry.name.startswith(tuple(drop) or "\0")]
     image = make_image(tmp_path / "x.eif", entries, cmd=cmd)
-    with pytest.raises(ImageNotRunnable, match=what):
+    with pytest.raises(FoundFalse, match=what) as caught:
         run_enclave(image, tmp_path / "e", role_arn=ROLE, instance_id=INSTANCE)
+    assert caught.value.code == "image-not-runnable"
     assert list((tmp_path / "e").iterdir()) == []
 
 
 def test_a_link_in_place_of_the_root_is_refused(tmp_path: Path) -> None:
     """An image cannot make a directory of this machine the root of its sandbox."""
     image = make_image(tmp_path / "x.eif", [Entry("rootfs", 0o120777, b"/")], cmd=["/bin/sh"])
-    with pytest.raises(ImageNotRunnable, match="no rootfs"):
+    with pytest.raises(FoundFalse, match="no rootfs") as caught:
         run_enclave(image, tmp_path / "e", role_arn=ROLE, instance_id=INSTANCE)
+    assert caught.value.code == "image-not-runnable"
 
 
 def test_a_link_in_place_of_the_command_is_not_followed(program: Path, tmp_path: Path) -> None:
@@ -181,8 +182,9 @@ def test_a_link_in_place_of_the_command_is_not_followed(program: Path, tmp_path:
     (tmp_path / "host-cmd").write_text("/bin/relay\n")
     entries = [*rootfs(program), Entry("cmd", 0o120777, str(tmp_path / "host-cmd").encode())]
     image = make_image(tmp_path / "x.eif", entries, cmd=None)
-    with pytest.raises(ImageNotRunnable, match="names no command"):
+    with pytest.raises(FoundFalse, match="names no command") as caught:
         run_enclave(image, tmp_path / "e", role_arn=ROLE, instance_id=INSTANCE)
+    assert caught.value.code == "image-not-runnable"
 
 
 def test_a_damaged_image_is_refused_before_anything_runs(image: Path, tmp_path: Path) -> None:
@@ -264,7 +266,7 @@ def test_detached_it_returns_a_record_and_ends_on_request(image: Path, tmp_path:
     again = nitro_local(*run_arguments(image, tmp_path), "--detach")
     assert again.returncode == 2
     assert "already runs here" in again.stderr
-    assert records.read(tmp_path) == record
+    assert records.running_record(tmp_path) == record
 
     ended = nitro_local("terminate-enclave", "--directory", str(tmp_path), "--json")
     assert json.loads(ended.stdout) == {"EnclaveID": record["EnclaveID"], "Terminated": True}
@@ -297,7 +299,7 @@ def test_however_the_host_ends_the_enclave_ends_with_it(image: Path, tmp_path: P
         for handle in handles:
             assert select.select([handle], [], [], 10)[0]
             os.close(handle)
-    assert records.read(tmp_path) is None
+    assert records.running_record(tmp_path) is None
     if number != signal.SIGKILL:
         assert not (tmp_path / "enclave.json").exists()
 

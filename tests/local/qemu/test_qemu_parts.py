@@ -20,19 +20,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coattest.errors import EnvironmentFailure, FoundFalse
 from coattest_build.formats.measure import ImageMeasurements, pcr3, pcr4
 from coattest_enclave.protocol import messages
 from coattest_local.cli.boot import liveness
-from coattest_local.qemu import patch, pins
-from coattest_local.qemu.boot import ZERO, WrongDocument, compare, expected
+from coattest_local.qemu.boot import ZERO, compare_registers, expected
 from coattest_local.qemu.enclave import KEEPER, qemu_command
 from coattest_local.qemu.heartbeat import Heartbeat
-from coattest_local.qemu.signer import Signer
+from coattest_local.qemu.signer import SIGNER_VARIABLE, Signer
 from coattest_local.qemu.tools import QemuMissing, QemuTools, find_tools, has_machine
 from coattest_parent.link.channels import Unix
 from coattest_parent.link.enclave import EnclaveClient, EnclaveFailed
 from coattest_verify.attestation import ExpectNonce, ExpectPcrs, verify_document
 from coattest_verify.attestation.profiles import LOCAL_SIMULATOR
+from support.local.qemu_compiler import patch, pins
 
 ROLE = "arn:aws:iam::111122223333:role/parent"
 INSTANCE = "i-1234567890abcdef0"
@@ -77,7 +78,7 @@ def test_our_registers_are_those_of_image_and_parent() -> None:
 
 def test_six_equal_registers_are_reported_equal() -> None:
     """A document with our registers gives six lines, all equal, and says that it is not signed."""
-    report = compare(qemu_document(), nonce=NONCE, ours=OURS)
+    report = compare_registers(qemu_document(), nonce=NONCE, ours=OURS)
     assert [register.index for register in report.registers] == [0, 1, 2, 3, 4, 8]
     assert report.equal
     assert not report.signed
@@ -87,7 +88,7 @@ def test_six_equal_registers_are_reported_equal() -> None:
 @pytest.mark.parametrize("index", [0, 1, 2, 3, 4, 8])
 def test_any_register_that_differs_is_found(index: int) -> None:
     """Each of the six registers counts."""
-    report = compare(qemu_document(), nonce=NONCE, ours={**OURS, index: "ff" * 48})
+    report = compare_registers(qemu_document(), nonce=NONCE, ours={**OURS, index: "ff" * 48})
     assert not report.equal
     assert [register.index for register in report.registers if not register.equal] == [index]
 
@@ -105,17 +106,19 @@ def test_any_register_that_differs_is_found(index: int) -> None:
         {"pcrs": dict.fromkeys((0, 1, 2, 3, 4, 8), "text")},
     ],
 )
-def test_a_document_that_is_no_answer_to_us_is_refused(changes: dict[str, Any]) -> None:
+def test_a_document_that_does_not_answer_us_is_refused(changes: dict[str, Any]) -> None:
     """Old documents, other purposes and missing registers are errors, not differences."""
-    with pytest.raises(WrongDocument):
-        compare(qemu_document(**changes), nonce=NONCE, ours=OURS)
+    with pytest.raises(FoundFalse) as caught:
+        compare_registers(qemu_document(**changes), nonce=NONCE, ours=OURS)
+    assert caught.value.code == "wrong-document"
 
 
 @given(st.binary(max_size=300) | st.builds(lambda cut: qemu_document()[:cut], st.integers(0, 600)))
 def test_no_bytes_of_a_guest_break_the_comparison(document: bytes) -> None:
-    """Whatever the guest sends, the answer is WrongDocument."""
-    with pytest.raises(WrongDocument):
-        compare(document, nonce=NONCE, ours=OURS)
+    """Whatever the guest sends, the answer is wrong-document."""
+    with pytest.raises(FoundFalse) as caught:
+        compare_registers(document, nonce=NONCE, ours=OURS)
+    assert caught.value.code == "wrong-document"
 
 
 # ------------------------------------------------------------------------------ signer
@@ -148,7 +151,7 @@ def test_a_signed_document_says_what_qemu_said_and_verifies(tmp_path: Path) -> N
     expectations = [ExpectPcrs(image), ExpectNonce(NONCE)]
     verdict = verify_document(signed, expectations, now=NOW, root=LOCAL_SIMULATOR)
     assert verdict.ok, verdict.failures
-    assert compare(exchange_free(signed), nonce=NONCE, ours=OURS).signed
+    assert compare_registers(exchange_free(signed), nonce=NONCE, ours=OURS).signed
 
 
 def exchange_free(signed: bytes) -> bytes:
@@ -286,7 +289,7 @@ def test_a_qemu_without_the_machine_is_not_used(tmp_path: Path, monkeypatch: pyt
     fake.chmod(0o755)
     assert not has_machine(fake)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(QemuMissing, match=r"nitro-enclave machine.*qemu-build") as caught:
+    with pytest.raises(QemuMissing, match=r"nitro-enclave machine.*qemu-compiler/build\.py") as caught:
         find_tools(tmp_path)
     assert caught.value.exit_code == 3
 
@@ -307,18 +310,21 @@ def source_tree(folder: Path) -> Path:
 def test_the_edits_fit_once_and_only_once(tmp_path: Path) -> None:
     """Applied to their source they change it; a second time they do not fit and say so."""
     tree = source_tree(tmp_path)
-    patch.apply(tree)
+    patch.apply_edits(tree)
     patched = (tree / "hw/virtio/virtio-nsm.c").read_text()
     assert patched.count("static size_t coattest_sign(") == 1
     assert "len = coattest_sign(buf, len, buf_len);" in patched
-    with pytest.raises(patch.PatchDoesNotFit):
-        patch.apply(tree)
+    assert f'g_getenv("{SIGNER_VARIABLE}")' in patched
+    with pytest.raises(EnvironmentFailure) as caught:
+        patch.apply_edits(tree)
+    assert caught.value.code == "patch-does-not-fit"
 
 
 def test_other_source_is_refused(tmp_path: Path) -> None:
     """A version whose file lacks the place, or lacks the file, is an error with a remedy."""
-    with pytest.raises(patch.PatchDoesNotFit, match="pinned version"):
-        patch.apply(tmp_path)
+    with pytest.raises(EnvironmentFailure, match="pinned version") as caught:
+        patch.apply_edits(tmp_path)
+    assert caught.value.code == "patch-does-not-fit"
 
 
 def packages_index(*names: str) -> str:
@@ -349,8 +355,9 @@ def test_the_mirrors_current_versions_are_read_from_its_indexes() -> None:
         "pool/qemu-system-data.deb",
         "pool/vhost-device-vsock.deb",
     ]
-    with pytest.raises(pins.NotInIndex):
+    with pytest.raises(EnvironmentFailure) as caught:
         pins.current("m", lambda url: lzma.compress(packages_index("zzz").encode()))
+    assert caught.value.code == "not-in-index"
 
 
 def test_every_pin_is_complete() -> None:

@@ -19,8 +19,8 @@ from botocore.exceptions import ClientError
 
 from coattest.errors import FoundFalse, UsageError
 from coattest_local.aws import services
+from coattest_local.aws.instance import PretendedInstance
 from coattest_local.aws.services import Services
-from coattest_local.instance import Instance as Pretended
 from coattest_parent.deployment.live import LiveMismatch
 from coattest_parent.deployment.runner import Enclave, RunnerFailure
 from coattest_parent.deployment.stack import plan as planning
@@ -371,7 +371,7 @@ def test_a_new_instance_is_waited_for_and_a_silent_one_is_not_for_ever() -> None
 
 def test_the_pretended_instance_runs_no_shell_and_leaves_its_folder_alone(tmp_path: Path) -> None:
     """Another program, another path and a way out are refused; the first failure ends a script."""
-    instance = Pretended(tmp_path, "i-0123456789abcdef0", SETTINGS.role_arn, lambda *_: b"")
+    instance = PretendedInstance(tmp_path, "i-0123456789abcdef0", SETTINGS.role_arn, lambda *_: b"")
     for line in (
         "cat /etc/passwd",
         "cp /etc/passwd /etc/coattest/x",
