@@ -88,7 +88,7 @@ is refused, so that what moto makes of a query is what was authorised.
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a request is about."""
+    """The bucket, key and action of a request."""
 
     bucket: str | None
     key: str | None

@@ -56,7 +56,7 @@ def tls_context(directory: Path, names: Iterable[str]) -> ssl.SSLContext:
 
 
 class _Handler(MotoRequestHandler):  # type: ignore[misc]
-    """Quiet, with keep-alive and a time-out on silence."""
+    """Logs nothing; keep-alive; a time-out for idle connections."""
 
     protocol_version = "HTTP/1.1"
     timeout = IDLE_TIMEOUT

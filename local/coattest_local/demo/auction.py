@@ -88,8 +88,8 @@ def place_bid(
     )  # fmt: skip
 
 
-def seal_command(house: House, auction: Auction, buyer: str, own_bid: str) -> tuple[str, ...]:
-    """A buyer's seal over the bid files as they are in the buckets now."""
+def seal_argv(house: House, auction: Auction, buyer: str, own_bid: str) -> tuple[str, ...]:
+    """The command with which a buyer seals the bid files that are in the buckets now."""
     return (
         "auction", "seal", "--manifest", str(auction.manifest), "--buyer", buyer,
         "--auction-key", "auction.key", "--own-bid", own_bid, "--out", f"{auction.name}.seal",
@@ -100,7 +100,7 @@ def seal_command(house: House, auction: Auction, buyer: str, own_bid: str) -> tu
 def seal_bids(house: House, auction: Auction, buyer: str, own_bid: str) -> None:
     """A buyer checks everything, records the seal and signs it."""
     house.world.buyers[buyer].run(
-        *seal_command(house, auction, buyer, own_bid), extra=house.buyers[buyer].environment
+        *seal_argv(house, auction, buyer, own_bid), extra=house.buyers[buyer].environment
     )
 
 
@@ -114,7 +114,7 @@ def seal_options(house: House, auction: Auction, names: Sequence[str] | None = N
     ]
 
 
-def open_command(
+def open_argv(
     house: House,
     auction: Auction,
     out: str,
@@ -122,7 +122,7 @@ def open_command(
     enclave: str | None = None,
     sealed: Sequence[str] | None = None,
 ) -> tuple[str, ...]:
-    """What the service runs to have an auction opened."""
+    """The command with which the service has an auction opened."""
     return (
         "auction", "open", "--manifest", str(auction.manifest), *seal_options(house, auction, sealed),
         "--enclave", enclave or house.enclave, "--assume-role", house.service.role_arn, "--wait",
@@ -143,20 +143,20 @@ def no_result(
     out = "refused.cbor"
     house.world.service.must_fail(
         what,
-        *open_command(house, auction, out, enclave=enclave, sealed=sealed),
+        *open_argv(house, auction, out, enclave=enclave, sealed=sealed),
         code=code,
         extra=house.services.environment("service"),
     )
     if (house.world.service.home / out).exists():
-        raise demo_failed(f"{what}: a result file was written all the same")
+        raise demo_failed(f"{what}: a result file was written nevertheless")
 
 
 def open_and_verify(house: House, auction: Auction) -> Path:
-    """The service opens; everybody verifies the result against its receipt; the winners are as expected."""
+    """The service opens; every buyer verifies the receipt; the winners must be the expected ones."""
     stage = house.world.stage
     name = f"{auction.name}.result.cbor"
     opened = house.world.service.run(
-        *open_command(house, auction, name), extra=house.services.environment("service")
+        *open_argv(house, auction, name), extra=house.services.environment("service")
     )
     result = house.world.service.home / name
     for party in house.world.buyers.values():
@@ -173,7 +173,7 @@ def open_again(house: House, auction: Auction, first: Path, enclave: str) -> Non
     """Another enclave opens the same seals: the result must be the same, byte for byte."""
     name = f"{auction.name}.again.cbor"
     house.world.service.run(
-        *open_command(house, auction, name, enclave=enclave), extra=house.services.environment("service")
+        *open_argv(house, auction, name, enclave=enclave), extra=house.services.environment("service")
     )
     one, two = (
         messages.ResultFile.decode(path.read_bytes()).result for path in (first, first.with_name(name))
@@ -185,7 +185,7 @@ def open_again(house: House, auction: Auction, first: Path, enclave: str) -> Non
 
 def check_result(house: House, party: Party, auction: Auction, result: Path) -> CommandResult:
     """``verify receipt`` by one party."""
-    return party.attempt(*receipt_command(house, auction, result))
+    return party.attempt(*receipt_argv(house, auction, result))
 
 
 def audit_key(house: House, buyer: str) -> None:
@@ -202,8 +202,8 @@ def audit_key(house: House, buyer: str) -> None:
     house.world.stage.say(f"{buyer}: {count} decrypts, all attested by {modules.pop()}; {denied} were denied")
 
 
-def receipt_command(house: House, auction: Auction, result: Path) -> tuple[str, ...]:
-    """What anyone runs to check a result."""
+def receipt_argv(house: House, auction: Auction, result: Path) -> tuple[str, ...]:
+    """The command with which anybody checks a result."""
     return (
         "verify", "receipt", str(result), "--manifest", str(auction.manifest), *house.trust.arguments
     )  # fmt: skip

@@ -21,7 +21,7 @@ EXPECTED = 7
 
 
 def all_of_them(house: House, auction: Auction, result: Path) -> None:
-    """Try every attack; the first that works ends the demo."""
+    """Try every attack; the demo fails at the first that works."""
     changed_image(house, auction)
     debug_mode(house, auction)
     replayed_bid(house, auction)
@@ -88,7 +88,7 @@ def second_seal(house: House, auction: Auction) -> None:
     given = [word for name, digest in digests.items() for word in ("--bid-digest", f"{name}={digest}")]
     house.world.buyers["buyer-1"].must_fail(
         "a second seal",
-        *auctions.seal_command(house, auction, "buyer-1", own.name),
+        *auctions.seal_argv(house, auction, "buyer-1", own.name),
         *given,
         code="already-sealed",
         extra=house.buyers["buyer-1"].environment,
@@ -96,7 +96,7 @@ def second_seal(house: House, auction: Auction) -> None:
 
 
 def missing_rights(house: House, auction: Auction) -> None:
-    """Without rights on one buyer's key there is no result: never a result as if that buyer had not bid."""
+    """Without rights on one buyer's key there is no result, least of all one without that buyer's bids."""
     house.world.stage.step("Refusal 6: the parent has no rights on buyer-2's key")
     other = f"arn:aws:iam::{house.service.account}:role/somebody-else"
     services, buyer = house.services, house.world.buyers["buyer-2"]
@@ -108,7 +108,7 @@ def missing_rights(house: House, auction: Auction) -> None:
 
 
 def liveness_as_receipt(house: House, auction: Auction, result: Path) -> None:
-    """A genuine document of the genuine enclave is no receipt unless it says that it is one."""
+    """A genuine document of the enclave counts as a receipt only if it says that it is one."""
     house.world.stage.step("Refusal 7: a liveness document is passed off as a receipt")
     genuine = messages.ResultFile.decode(result.read_bytes())
     seal = messages.Result.decode(genuine.result).seal
@@ -118,7 +118,7 @@ def liveness_as_receipt(house: House, auction: Auction, result: Path) -> None:
     forged.write_bytes(messages.ResultFile(genuine.result, document, genuine.seals).encode())
     house.world.buyers["buyer-1"].must_fail(
         "a liveness document as a receipt",
-        *auctions.receipt_command(house, auction, forged),
+        *auctions.receipt_argv(house, auction, forged),
         code="liveness-document",
     )
 

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 WARNING = (
-    "SIMULATOR: this software host protects nothing. Whoever runs it reads everything inside, and the key of "
-    "its attestation root is published. It is for trying the chain on one machine."
+    "SIMULATOR: this software host protects nothing. Whoever runs it can read everything inside, and the key "
+    "of its attestation root is published. It is for trying the chain on one machine."
 )
 
 ENCLAVE_PORT = 5005

@@ -85,7 +85,7 @@ def test_the_enclave_opens_what_the_service_closes(plaintext: bytes) -> None:
 def test_a_blob_opens_with_its_key_and_context_and_no_mutation_does(
     plaintext: bytes, context: dict[str, str], data: st.DataObject
 ) -> None:
-    """A changed bit, another context, another key: BadCiphertext and nothing else."""
+    """A changed bit, a wrong context, a wrong key: BadCiphertext and nothing else."""
     material, arn = (
         bytes(32),
         "arn:aws:kms:eu-central-1:222233334444:key/1234abcd-12ab-34cd-56ef-1234567890ab",

@@ -108,14 +108,14 @@ def test_the_application_runs_with_its_own_world(enclave: RunningEnclave) -> Non
     deadline = time.monotonic() + 30
     while "\nwrite " not in (text := enclave.console.read_text()) and time.monotonic() < deadline:
         time.sleep(0.02)
-    seen = text.splitlines()
-    assert [line for line in seen if line.startswith("arg ")] == []
-    assert sorted(line for line in seen if line.startswith("env ")) == ["env MARK=a=b", "env PATH=/bin"]
-    names = {line.removeprefix("root ") for line in seen if line.startswith("root ")} - {".", ".."}
+    lines = text.splitlines()
+    assert [line for line in lines if line.startswith("arg ")] == []
+    assert sorted(line for line in lines if line.startswith("env ")) == ["env MARK=a=b", "env PATH=/bin"]
+    names = {line.removeprefix("root ") for line in lines if line.startswith("root ")} - {".", ".."}
     assert names == {"bin", "dev", "etc", "proc", "run", "sys", "tmp", "var"}
-    assert "vsock Operation not permitted" in seen
-    assert "loopback Network is unreachable" in seen
-    assert "write Read-only file system" in seen
+    assert "vsock Operation not permitted" in lines
+    assert "loopback Network is unreachable" in lines
+    assert "write Read-only file system" in lines
 
 
 def test_stopping_leaves_no_process_and_no_file_but_the_log(image: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Building QEMU: what is missing is named, what a mirror lacks is said, nothing half-built is used."""
+"""Building QEMU: errors name what is missing here or on the mirror; a half-finished build is never used."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support.loopback import Handler, Loopback
 
 
 class Empty(Handler):
-    """A mirror that has moved on: it answers, and has nothing of what is asked."""
+    """A mirror that answers every request with 404."""
 
     def do_GET(self) -> None:
         """404."""

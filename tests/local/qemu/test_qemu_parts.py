@@ -163,7 +163,7 @@ def exchange_free(signed: bytes) -> bytes:
 
 @pytest.mark.parametrize("document", [b"", b"junk", cbor2.dumps([b"", {}, cbor2.dumps({}), b""])])
 def test_the_signer_answers_junk_with_silence_and_lives(tmp_path: Path, document: bytes) -> None:
-    """What is no document gets a closed connection; the next document is signed."""
+    """Bytes that are not a document get a closed connection; the next document is signed."""
     signer = Signer(tmp_path / "s.sock", clock=lambda: NOW)
     try:
         assert exchange(tmp_path / "s.sock", document) == b""
@@ -196,7 +196,7 @@ def test_the_heartbeat_is_answered_and_remembered(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------ keeper
 
 
-def kept(*command: str, parent: int | None = None) -> subprocess.Popen[bytes]:
+def under_keeper(*command: str, parent: int | None = None) -> subprocess.Popen[bytes]:
     """A command under the keeper."""
     arguments = [sys.executable, "-I", "-S", str(KEEPER), str(parent or os.getpid()), *command]
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -217,15 +217,15 @@ def ended(handle: int) -> bool:
 
 
 def test_the_keeper_passes_on_the_exit_code() -> None:
-    """The kept command's exit code is the keeper's."""
-    with kept("/bin/sh", "-c", "exit 7") as process:
+    """The keeper exits with the command's exit code."""
+    with under_keeper("/bin/sh", "-c", "exit 7") as process:
         assert process.wait(10) == 7
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_ending_the_keeper_ends_the_command(number: int) -> None:
     """Neither a terminated nor a killed keeper leaves its command behind."""
-    with kept("/bin/sh", "-c", "echo $$; exec sleep 600") as process:
+    with under_keeper("/bin/sh", "-c", "echo $$; exec sleep 600") as process:
         child = child_of(process)
         process.send_signal(number)
         assert ended(child)
@@ -246,7 +246,7 @@ def test_the_command_ends_with_the_process_that_asked_for_it() -> None:
 
 def test_the_keeper_starts_nothing_for_a_parent_that_is_gone() -> None:
     """If its parent is not the process named, the command is not run."""
-    with kept("/bin/sh", "-c", "echo ran", parent=1) as process:
+    with under_keeper("/bin/sh", "-c", "echo ran", parent=1) as process:
         assert process.stdout is not None
         assert process.stdout.read() == b""
         assert process.wait(10) == 1

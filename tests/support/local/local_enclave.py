@@ -111,7 +111,7 @@ class Cloud:
 
     @classmethod
     def make(cls, services: Services, names: tuple[str, ...] = ("buyer-1", "buyer-2")) -> Cloud:
-        """Create everything; a key's policy allows nothing of use until ``allow``."""
+        """Create everything; nobody may decrypt with a key until ``allow``."""
         users = {name: _bidder(services, name) for name in names}
         buckets = {name: f"bids-of-{name}" for name in names}
         objects = [f"arn:aws:s3:::{bucket}/*" for bucket in buckets.values()]

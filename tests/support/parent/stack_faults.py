@@ -12,7 +12,7 @@ A file ``throttle`` in the services' directory has names of services or of their
 
 Sources: CloudFormation User Guide, "Stack status codes", "Stack failure options", "Continue rolling back an
 update", "DeletionPolicy attribute"; API Reference, StackEvent, ExecuteChangeSet (RetainExceptOnCreate). The
-texts of reasons are those that CloudFormation's events are seen with.
+texts of reasons are those of CloudFormation's own events, as users report them.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def _encrypt(call: Call) -> Answer:
 
 
 def _decrypt(call: Call) -> Answer:
-    """Decrypt: with a Recipient the plaintext leaves encrypted to the enclave's key, and only so."""
+    """Decrypt: with a Recipient the plaintext is returned only encrypted to the enclave's key."""
     context = keys.requested_context(call.parameters)
     sealed = _blob(call.parameters, "CiphertextBlob", MAX_CIPHERTEXT)
     _symmetric(call.parameters, "EncryptionAlgorithm")
@@ -165,7 +165,7 @@ def _opened(
     context: Mapping[str, str],
     recipient: Recipient | None,
 ) -> tuple[Key, bytes]:
-    """Find the key, authorise, then open: who may not decrypt does not learn whether it would have opened."""
+    """Find the key, authorise, then open: a caller without the right does not learn if it would open."""
     requested = call.parameters.get(parameter)
     try:
         named = ciphertext.key_of(sealed)

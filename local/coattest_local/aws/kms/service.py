@@ -186,7 +186,7 @@ class KmsService:
 
 @dataclass(frozen=True, slots=True)
 class _Future:
-    """What conditions can ask of a key that is about to be created."""
+    """The state of a key before it is created, for conditions."""
 
     key_spec: str
     key_usage: str

@@ -1,7 +1,7 @@
 """What CloudFormation refuses to do to a stack in its present status.
 
 Sources: CloudFormation User Guide, "Stack status codes", "Continue rolling back an update"; API Reference,
-"CreateChangeSet". The texts are those that CloudFormation's answers are seen with.
+"CreateChangeSet". The texts are those of CloudFormation's own answers, as users report them.
 """
 
 from __future__ import annotations
