@@ -28,8 +28,8 @@ from coattest_local.aws.http import MAX_BODY, HttpRequest, HttpResponse, Service
 from coattest_local.aws.identity import IdentityService
 from coattest_local.aws.kms.call import KmsSettings
 from coattest_local.aws.kms.service import KmsService
+from coattest_local.aws.runcommand.service import SsmService
 from coattest_local.aws.s3 import S3Service
-from coattest_local.aws.ssm import SsmService
 from coattest_local.aws.stacks.additions import extend_moto
 from coattest_local.aws.stacks.service import StackService
 from coattest_local.aws.trail import Trail

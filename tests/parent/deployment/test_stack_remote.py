@@ -19,7 +19,7 @@ from botocore.exceptions import ClientError
 
 from coattest.errors import FoundFalse, UsageError
 from coattest_local.aws import services
-from coattest_local.aws.instance import PretendedInstance
+from coattest_local.aws.runcommand.instance import PretendedInstance
 from coattest_local.aws.services import Services
 from coattest_parent.deployment.live import LiveMismatch
 from coattest_parent.deployment.runner import Enclave, RunnerFailure

@@ -1,6 +1,6 @@
-"""Systems Manager's RunCommand, for the pretended parent instance: two operations, one document.
+"""Systems Manager's RunCommand: SendCommand and GetCommandInvocation, with AWS-RunShellScript only.
 
-The instances are those of moto's EC2; what a command does there, ``coattest_local.aws.instance`` says.
+The instances are moto's EC2 instances; ``instance`` runs the commands.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from moto.sts.models import sts_backends
 
 from coattest_local.aws.accounts import PARTITION, SignedCaller, caller_of, find_credential
 from coattest_local.aws.http import HttpRequest, HttpResponse, ServiceError, json_answer
-from coattest_local.aws.instance import PretendedInstance, ScriptOutcome
 from coattest_local.aws.kms import keys
+from coattest_local.aws.runcommand.instance import PretendedInstance, ScriptOutcome
 
 DOCUMENT = "AWS-RunShellScript"
 TARGET = "AmazonSSM."
@@ -45,7 +45,7 @@ class SsmService:
     def __init__(
         self, folder: Path, s3: Handler, lock: threading.RLock, clock: Callable[[], datetime]
     ) -> None:
-        """``folder`` has the instances' folders; ``lock`` is the one under which moto is asked."""
+        """``folder`` has the instances' folders; ``lock`` guards moto."""
         self._folder = folder
         self._s3 = s3
         self._lock = lock

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from coattest_local.aws import nitro_cli
+from coattest_local.aws.runcommand import nitro_cli
 
 FIRST = "set -eu"
 FOLDERS = ("/var/lib/coattest/", "/etc/coattest/")
@@ -101,7 +101,7 @@ class PretendedInstance:
             nitro_cli.INSTANCE: self.id,
         }
         words = [self._word(word) for word in arguments]
-        return _call([sys.executable, "-m", "coattest_local.aws.nitro_cli", *words], environment)
+        return _call([sys.executable, "-m", "coattest_local.aws.runcommand.nitro_cli", *words], environment)
 
     def _reachable(self, word: str) -> str:
         """The address of this machine for an enclave's vsock address, which only an instance has."""
