@@ -29,7 +29,7 @@ from coattest_parent.enclave import EnclaveClient
 from coattest_parent.proxy import ConnectProxy
 from coattest_parent.publish import Sealed
 from coattest_parent.retry import Backoff
-from coattest_parent.stop import stop_event, stops
+from coattest_parent.stop import Stop
 from coattest_parent.telemetry import Telemetry
 from coattest_verify import shell
 from coattest_verify.shell import CoattestError
@@ -94,15 +94,17 @@ def open_once(job: dict[str, Any]) -> int:
         telemetry = Telemetry(log.fileno())
         answer: dict[str, Any]
         try:
-            with stops("call it again"):
-                done = finish.finish(
-                    sealed,
-                    Path(job["out"]),
-                    way,
-                    now=datetime.fromtimestamp(sealed.manifest.closes, timezone.utc),
-                    uri=job["uri"],
-                    telemetry=telemetry,
-                    progress=points.pass_,
+            with Stop("call it again") as stop:
+                done = stop.cut(
+                    lambda: finish.finish(
+                        sealed,
+                        Path(job["out"]),
+                        way,
+                        now=datetime.fromtimestamp(sealed.manifest.closes, timezone.utc),
+                        uri=job["uri"],
+                        telemetry=telemetry,
+                        progress=points.pass_,
+                    )
                 )
             answer = {"code": 0, "resumed": done.resumed}
         except CoattestError as error:
@@ -120,9 +122,9 @@ def open_once(job: dict[str, Any]) -> int:
 def run_proxy(job: dict[str, Any]) -> int:
     """The proxy as a process of its own, until it is told to stop."""
     allow = {name: (host, port) for name, (host, port) in job["allow"].items()}
-    with stop_event() as ended, ConnectProxy(parse_address(job["listen"]), allow) as running:
+    with Stop() as stop, ConnectProxy(parse_address(job["listen"]), allow) as running:
         Path(job["answer"]).write_text("ready")
-        while not ended.wait(0.2) and running.serving():
+        while not stop.wait(0.2) and running.serving():
             pass
     return 0
 

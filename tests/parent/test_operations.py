@@ -29,7 +29,7 @@ from coattest_parent.enclave import EnclaveFailed, EnclaveRefused
 from coattest_parent.proxy import ConnectProxy
 from coattest_parent.retry import Backoff, Retry
 from coattest_parent.status import State, StatusServer, parse_status_address
-from coattest_parent.stop import Stopped, stops
+from coattest_parent.stop import Stop, Stopped
 from coattest_parent.telemetry import Metrics, Telemetry
 from coattest_verify.shell import CoattestError, UsageError
 
@@ -300,8 +300,8 @@ def test_a_signal_ends_the_block_once_and_what_unwinds_is_not_disturbed() -> Non
             os.kill(os.getpid(), signal.SIGTERM)
             cleaned.append("clean")
 
-    with pytest.raises(Stopped, match="SIGTERM") as caught, stops("again"):
-        work()
+    with pytest.raises(Stopped, match="SIGTERM") as caught, Stop("again") as stop:
+        stop.cut(work)
     assert cleaned == ["clean"]
     assert caught.value.exit_code == 3
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
