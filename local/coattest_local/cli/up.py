@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import click
 
 from coattest_local import services
+from coattest_parent.stop import Stop
 from coattest_verify.shell import emit_json, err
 
 
@@ -38,10 +37,7 @@ def up(
     as_json: bool,
 ) -> None:
     """Run KMS, S3, STS and IAM on loopback until interrupted. A simulator: it protects nothing."""
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    with TemporaryDirectory(prefix="nitro-local-") as temporary:
+    with Stop(last=True) as stop, TemporaryDirectory(prefix="nitro-local-") as temporary:
         place = directory or Path(temporary)
         with services.start(
             place,
