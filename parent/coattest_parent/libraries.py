@@ -33,8 +33,10 @@ def masked(text: str) -> str:
     """One line of ``text`` of at most TEXT_MAX characters, with ``*`` for each word that has a digit or is
     longer than WORD_MAX: no amount, key, token, digest or address is left.
     """
-    # Cut first: this is called with what strangers wrote.
-    return _HIDDEN.sub("*", " ".join(text[: 10 * TEXT_MAX].split()))[:TEXT_MAX]
+    words = text[: 10 * TEXT_MAX].split()  # cut first: strangers may have written it
+    if len(text) > 10 * TEXT_MAX:
+        del words[-1:]  # it may be the beginning of a longer one
+    return _HIDDEN.sub("*", " ".join(words))[:TEXT_MAX]
 
 
 @contextlib.contextmanager
@@ -84,14 +86,16 @@ _Tell = Callable[[str, str, str], None]
 
 
 class _Records(logging.Handler):
-    """Warnings and worse of every logger. Of a record with arguments only its fixed text is told."""
+    """Warnings and worse of every logger. Of a record only the first line is told, and of one with
+    arguments its fixed text."""
 
     def __init__(self, tell: _Tell) -> None:
         super().__init__(logging.WARNING)
         self._tell = tell
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = masked(record.msg) if isinstance(record.msg, str) else type(record.msg).__qualname__
+        first = record.msg.partition("\n")[0] if isinstance(record.msg, str) else None
+        text = masked(first) if first is not None else type(record.msg).__qualname__
         if record.exc_info and record.exc_info[1]:
             text += f": {crash_text(*record.exc_info[1:])}"
         self._tell(record.name, record.levelname.lower(), text)

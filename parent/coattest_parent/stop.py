@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-AGAIN = 0.02
+AGAIN = 0.005
 """Seconds until work is cut that could not be cut when the signal came."""
 
 _WHOLE = frozenset({"__enter__", "__exit__", "__del__"})

@@ -81,8 +81,7 @@ def serve(
         with _service() as telemetry:
             courier = Courier(spool, way, telemetry, publish)
             with only_courier(spool), _status(asked_at, courier.healthy, courier.ready, telemetry):
-                ended = threading.Event()
-                courier.watch(ended)
+                courier.watch(threading.Event())
                 _started(telemetry)
                 try:
                     while not stop.told:
@@ -92,7 +91,7 @@ def serve(
                             break
                 except Stopped:
                     pass
-                ended.set()
+                courier.unwatch()
                 _stopped(telemetry)
 
 
