@@ -51,7 +51,7 @@ class Counted:
         self.entered += 1
 
     def __exit__(self, *_: object) -> None:
-        for _ in range(3):
+        for _number in range(3):
             pass
         self.left += 1
 
