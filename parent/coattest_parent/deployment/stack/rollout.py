@@ -260,7 +260,7 @@ def status(plan: StackPlan, cloud: Cloud) -> dict[str, Any]:
             )
     except CoattestError as error:
         # What these credentials cannot do, or AWS not now, is no finding; an agent that is not there is.
-        if isinstance(error, AwsFailure) and error.code != "InvalidInstanceId":
+        if isinstance(error, AwsFailure) and error.service_code != "InvalidInstanceId":
             raise
         problems.append(str(error))
     keys = {report.member: _key(cloud.aws, report.kms, report.region) for report in plan.reports}

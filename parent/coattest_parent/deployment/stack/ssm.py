@@ -102,7 +102,7 @@ class Instance:
             with aws_errors(what):
                 return self.client.get_command_invocation(CommandId=command, InstanceId=self.id)
         except AwsFailure as error:
-            if error.code != "InvocationDoesNotExist":
+            if error.service_code != "InvocationDoesNotExist":
                 raise
             return None
 
@@ -120,7 +120,7 @@ class Instance:
                         Parameters={"commands": lines, "executionTimeout": [str(int(seconds))]},
                     )
             except AwsFailure as error:
-                if error.code != "InvalidInstanceId" or self.clock() > deadline:
+                if error.service_code != "InvalidInstanceId" or self.clock() > deadline:
                     raise
                 self.sleep(POLL_SECONDS)
             else:

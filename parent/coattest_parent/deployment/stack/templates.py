@@ -281,7 +281,7 @@ def _recovery() -> dict[str, Any]:
             "Period": 60,
             "EvaluationPeriods": 2,
             "Threshold": 1,
-            "ComparisonMember": "GreaterThanOrEqualToThreshold",
+            "ComparisonOperator": "GreaterThanOrEqualToThreshold",
             "AlarmActions": [_sub("arn:${AWS::Partition}:automate:${AWS::Region}:ec2:recover")],
         },
     }
