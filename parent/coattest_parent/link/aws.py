@@ -47,7 +47,7 @@ SESSION_SECONDS = 3600
 
 
 @dataclass(frozen=True, slots=True)
-class Credentials:
+class SessionCredentials:
     """The instance role's temporary credentials; they stay out of ``repr``."""
 
     access_key: str = field(repr=False)
@@ -115,14 +115,14 @@ class Aws:
         """Systems Manager in a region."""
         return self.session.client("ssm", region_name=region, **self._options())
 
-    def credentials(self) -> Credentials:
+    def credentials(self) -> SessionCredentials:
         """The session's current credentials; raises EnvironmentFailure when there are none."""
         with aws_errors("credentials"):
             found = self.session.get_credentials()
             if found is None:
                 raise NoCredentialsError
             frozen = found.get_frozen_credentials()
-        return Credentials(frozen.access_key or "", frozen.secret_key or "", frozen.token or "")
+        return SessionCredentials(frozen.access_key or "", frozen.secret_key or "", frozen.token or "")
 
     def assume(self, role_arn: str, region: str, name: str = "coattest") -> Aws:
         """A session of the role (locally: what the instance profile gives on an instance)."""

@@ -155,7 +155,7 @@ def endpoint_host_port(url: str) -> tuple[str, int]:
     return parts.hostname, port
 
 
-def connect(address: Address, timeout: float) -> socket.socket:
+def connect_to(address: Address, timeout: float) -> socket.socket:
     """A connected stream socket whose ``timeout`` (seconds) is set; raises ChannelFailure."""
     try:
         if isinstance(address, Vsock):
@@ -182,7 +182,7 @@ def await_listener(address: Address, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while True:
         try:
-            connect(address, max(seconds, 1.0)).close()
+            connect_to(address, max(seconds, 1.0)).close()
         except ChannelFailure:
             if time.monotonic() > deadline:
                 raise
@@ -191,7 +191,7 @@ def await_listener(address: Address, seconds: float) -> None:
             return
 
 
-def listen(address: Address | tuple[str, int], backlog: int = 128) -> socket.socket:
+def listen_on(address: Address | tuple[str, int], backlog: int = 128) -> socket.socket:
     """A listening stream socket, on TCP for a host and port; a stale Unix socket file is replaced, a live one
     is refused.
     """

@@ -18,8 +18,8 @@ from coattest.codes import CODES
 from coattest.errors import EnvironmentFailure, FoundFalse
 from coattest_enclave.protocol import wire
 from coattest_enclave.protocol.canonical import MessageError
-from coattest_parent.link.aws import Credentials
-from coattest_parent.link.channels import Address, ChannelFailure, connect
+from coattest_parent.link.aws import SessionCredentials
+from coattest_parent.link.channels import Address, ChannelFailure, connect_to
 
 CONNECT_TIMEOUT = 10.0
 """Seconds to reach an enclave."""
@@ -61,7 +61,7 @@ REFUSALS = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class BidUpload:
     """One buyer's bid file on its way: its size in bytes, and its content in pieces of any length."""
 
     buyer: str
@@ -81,7 +81,7 @@ class EnclaveClient:
         self._late = False
 
     def __enter__(self) -> EnclaveClient:
-        self._socket = connect(self.address, CONNECT_TIMEOUT)
+        self._socket = connect_to(self.address, CONNECT_TIMEOUT)
         self._socket.settimeout(self._timeout)
         return self
 
@@ -118,9 +118,9 @@ class EnclaveClient:
     def open(
         self,
         manifest: bytes,
-        parts: Sequence[Part],
+        parts: Sequence[BidUpload],
         seals: Sequence[bytes],
-        credentials: Credentials,
+        credentials: SessionCredentials,
         progress: Progress | None = None,
     ) -> tuple[bytes, bytes]:
         """Result bytes and receipt for an auction, unverified; ``parts`` are in the manifest's order of

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 
 from coattest.errors import EnvironmentFailure
-from coattest_parent.link.channels import Address, Unix, listen
+from coattest_parent.link.channels import Address, Unix, listen_on
 
 CANCEL_AGAIN = 0.1
 """Seconds until a connection that did not end is told again."""
@@ -54,7 +54,7 @@ class LoopServer:
         self._tasks: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     def __enter__(self) -> LoopServer:
-        self._listener = listen(self.address)
+        self._listener = listen_on(self.address)
         self._listener.setblocking(False)
         self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
         self._thread.start()

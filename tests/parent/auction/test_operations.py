@@ -25,7 +25,7 @@ from coattest.errors import CoattestError, UsageError
 from coattest_parent.cli.auction import VERBS
 from coattest_parent.link import retry, status, telemetry
 from coattest_parent.link.aws import AwsFailure
-from coattest_parent.link.channels import ChannelFailure, Unix, connect
+from coattest_parent.link.channels import ChannelFailure, Unix, connect_to
 from coattest_parent.link.enclave import EnclaveFailed, EnclaveRefused
 from coattest_parent.link.proxy import ConnectProxy
 from coattest_parent.link.retry import Backoff, Retry
@@ -146,7 +146,9 @@ def test_a_log_that_is_full_does_not_stop_an_auction() -> None:
 def ask(address: Unix | tuple[str, int], path: str) -> tuple[int, str]:
     """Status and body of a GET."""
     client = http.client.HTTPConnection("localhost", timeout=5)
-    client.sock = connect(address, 5) if isinstance(address, Unix) else socket.create_connection(address, 5)
+    client.sock = (
+        connect_to(address, 5) if isinstance(address, Unix) else socket.create_connection(address, 5)
+    )
     client.request("GET", path)
     response = client.getresponse()
     body = response.read().decode()
@@ -199,7 +201,7 @@ def test_nobody_takes_the_state_from_the_others(where: str, tmp_path: Path) -> N
 
         def another() -> socket.socket:
             if isinstance(there, Unix):
-                return connect(there, 30)
+                return connect_to(there, 30)
             return socket.create_connection(there, 30)
 
         before, files = threading.active_count(), open_files()
@@ -242,7 +244,7 @@ def test_whoever_does_not_ask_in_time_is_dropped(tmp_path: Path, monkeypatch: py
     address = Unix(tmp_path / "status.sock")
     with StatusServer(address, State(lambda: True, lambda: True, Metrics())):
         for piece, pause in ((b"x", 0.05), (b"x" * 65536, 0.0)):
-            with connect(address, 30) as stream, pytest.raises(OSError, match=r"Broken pipe|reset"):
+            with connect_to(address, 30) as stream, pytest.raises(OSError, match=r"Broken pipe|reset"):
                 send_on(stream, piece, pause)
         assert ask(address, "/healthz") == (200, "yes\n")
 
@@ -263,7 +265,7 @@ def test_a_request_is_answered_in_http(sent: bytes, line: bytes, tmp_path: Path)
     address = Unix(tmp_path / "status.sock")
     with (
         StatusServer(address, State(lambda: True, lambda: False, Metrics())),
-        connect(address, 10) as stream,
+        connect_to(address, 10) as stream,
     ):
         stream.sendall(sent)
         answer = b""
@@ -314,17 +316,17 @@ def test_the_proxy_ends_in_the_middle_of_a_flood_of_connections(tmp_path: Path) 
         held: list[socket.socket] = []
         opened = 0
         for _ in range(10_000):
-            held.append(connect(address, 10))
+            held.append(connect_to(address, 10))
             opened += 1
             if len(held) >= 400:
                 held.pop(0).close()
         assert opened == 10_000
         for stream in held:
             stream.close()
-        with connect(address, 15) as stream:
+        with connect_to(address, 15) as stream:
             stream.sendall(b"CONNECT elsewhere:443 HTTP/1.1\r\n\r\n")
             assert stream.recv(100).startswith((b"HTTP/1.1 403 ", b"HTTP/1.1 503 "))
-        hanging = connect(address, 5)
+        hanging = connect_to(address, 5)
         began = time.monotonic()
     assert time.monotonic() - began < 9
     assert not proxy.serving()

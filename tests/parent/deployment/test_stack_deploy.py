@@ -12,8 +12,7 @@ import pytest
 
 from coattest.errors import UsageError
 from coattest_parent.deployment.live import LiveMismatch
-from coattest_parent.deployment.stack import plan as planning
-from coattest_parent.deployment.stack import rollout, stacks
+from coattest_parent.deployment.stack import planning, rollout, stacks
 from coattest_parent.deployment.stack.hosts import LocalHost
 from coattest_parent.link.aws import AwsFailure
 from coattest_verify.quorum.authority import authority_from

@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 
 from coattest_local.aws.stack_faults import FILE
-from coattest_parent.deployment.stack import events, rollout, stacks, templates
-from coattest_parent.deployment.stack import plan as planning
+from coattest_parent.deployment.stack import events, planning, rollout, stacks, templates
 from coattest_parent.deployment.stack.stacks import StackFailed
 from coattest_parent.link.aws import AwsFailure
 from support.parent.stack_world import BUYERS, Bench

@@ -15,8 +15,7 @@ from botocore.exceptions import ClientError
 
 from coattest_parent.deployment.live import Expired, LiveMismatch
 from coattest_parent.deployment.runner import Enclave, RunnerFailure
-from coattest_parent.deployment.stack import plan as planning
-from coattest_parent.deployment.stack import rollout, stacks
+from coattest_parent.deployment.stack import planning, rollout, stacks
 from coattest_parent.deployment.stack.hosts import LocalHost
 from coattest_parent.deployment.stack.remote import CID_MAX, FIRST_CID, parse_enclaves
 from coattest_parent.deployment.stack.stacks import StackChanged, StackFailed, Stacks

@@ -16,8 +16,7 @@ from typing import Any
 import pytest
 
 from coattest.errors import UsageError
-from coattest_parent.deployment.stack import plan as planning
-from coattest_parent.deployment.stack import templates
+from coattest_parent.deployment.stack import planning, templates
 from coattest_parent.deployment.stack.settings import Settings
 from coattest_parent.deployment.stack.units import ATTENDED, COURIER, PROXY, units
 from coattest_parent.deployment.stack.userdata import user_data

@@ -23,8 +23,7 @@ from coattest_local.aws.services import Services
 from coattest_local.instance import Instance as Pretended
 from coattest_parent.deployment.live import LiveMismatch
 from coattest_parent.deployment.runner import Enclave, RunnerFailure
-from coattest_parent.deployment.stack import plan as planning
-from coattest_parent.deployment.stack import rollout, ssm, units
+from coattest_parent.deployment.stack import planning, rollout, ssm, units
 from coattest_parent.deployment.stack.remote import RemoteHost, cid_of, parse_enclaves
 from coattest_parent.deployment.stack.ssm import CommandFailed, Instance, script
 from coattest_parent.link.aws import Aws, AwsFailure, Endpoint

@@ -11,8 +11,7 @@ import pytest
 from coattest_parent.deployment.live import LiveMismatch
 from coattest_parent.deployment.runner import Enclave as Running
 from coattest_parent.deployment.runner import LocalRunner
-from coattest_parent.deployment.stack import plan as planning
-from coattest_parent.deployment.stack import rollout
+from coattest_parent.deployment.stack import planning, rollout
 from coattest_parent.deployment.stack.hosts import LocalHost
 from support.local.kms_world import Enclave
 from support.parent.deployments import Release

@@ -12,18 +12,18 @@ import pytest
 
 from coattest.errors import EnvironmentFailure
 from coattest_enclave.protocol import wire
-from coattest_parent.link.aws import Credentials
-from coattest_parent.link.channels import ChannelFailure, Unix, listen
-from coattest_parent.link.enclave import EnclaveClient, EnclaveFailed, EnclaveRefused, Part
+from coattest_parent.link.aws import SessionCredentials
+from coattest_parent.link.channels import ChannelFailure, Unix, listen_on
+from coattest_parent.link.enclave import BidUpload, EnclaveClient, EnclaveFailed, EnclaveRefused
 
-CREDENTIALS = Credentials("AKIDEXAMPLE", "very-secret-key", "very-secret-token")
+CREDENTIALS = SessionCredentials("AKIDEXAMPLE", "very-secret-key", "very-secret-token")
 
 
 @contextlib.contextmanager
 def peer(path: Path, behave: Callable[[socket.socket], None]) -> Iterator[Unix]:
     """One connection's worth of an enclave that does what ``behave`` says."""
     address = Unix(path / "in_5005.sock")
-    with listen(address) as server:
+    with listen_on(address) as server:
 
         def serve() -> None:
             connection, _ = server.accept()
@@ -65,8 +65,8 @@ def error(code: str, detail: str = "why") -> wire.Frame:
     return wire.Frame(1, "error", {"code": code, "detail": detail})
 
 
-def open_one(client: EnclaveClient, part: Part | None = None) -> tuple[bytes, bytes]:
-    return client.open(b"manifest", [part or Part("buyer-1", 3, [b"bid"])], [b"seal"], CREDENTIALS)
+def open_one(client: EnclaveClient, part: BidUpload | None = None) -> tuple[bytes, bytes]:
+    return client.open(b"manifest", [part or BidUpload("buyer-1", 3, [b"bid"])], [b"seal"], CREDENTIALS)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_an_early_refusal_is_heard_before_everything_is_sent(tmp_path: Path) -> 
         EnclaveClient(address) as client,
         pytest.raises(EnclaveRefused, match="too-large"),
     ):
-        open_one(client, Part("buyer-1", 400 * wire.CHUNK_MAX, endless()))
+        open_one(client, BidUpload("buyer-1", 400 * wire.CHUNK_MAX, endless()))
     assert len(sent) < 400
 
 
@@ -166,7 +166,7 @@ def test_a_bid_file_that_changes_its_size_on_the_way_is_an_error(
         EnclaveClient(address) as client,
         pytest.raises(EnvironmentFailure, match="instead of 5") as caught,
     ):
-        open_one(client, Part("buyer-1", 5, content))
+        open_one(client, BidUpload("buyer-1", 5, content))
     assert caught.value.code == "size-changed"
 
 
@@ -182,7 +182,7 @@ def test_an_empty_bid_file_is_one_empty_frame(tmp_path: Path) -> None:
                 wire.write_frame(connection, wire.Frame(1, "result", {"result": b"r", "receipt": b"d"}))
 
     with peer(tmp_path, collect) as address, EnclaveClient(address) as client:
-        assert open_one(client, Part("buyer-1", 0, [])) == (b"r", b"d")
+        assert open_one(client, BidUpload("buyer-1", 0, [])) == (b"r", b"d")
     assert seen[1] == {"part": "bid:buyer-1", "chunk": b"", "last": True}
 
 

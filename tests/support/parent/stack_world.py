@@ -20,8 +20,7 @@ from coattest_local.aws.services import Services
 from coattest_local.aws.stack_faults import FILE
 from coattest_parent.deployment.runner import Enclave as Running
 from coattest_parent.deployment.runner import LocalRunner
-from coattest_parent.deployment.stack import plan as planning
-from coattest_parent.deployment.stack import rollout, stacks
+from coattest_parent.deployment.stack import planning, rollout, stacks
 from coattest_parent.deployment.stack.hosts import LocalHost
 from coattest_parent.deployment.stack.settings import Settings
 from coattest_parent.link.aws import Aws, Endpoint

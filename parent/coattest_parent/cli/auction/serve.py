@@ -16,7 +16,8 @@ from coattest.shell import utc_now
 from coattest_parent.auction.courier import AWS_KMS, LOCAL_KMS
 from coattest_parent.auction.finish import Way
 from coattest_parent.auction.spool import Courier, only_courier
-from coattest_parent.cli.options import FOLDER, aws_from, aws_options, way_options
+from coattest_parent.cli.auction.options import way_options
+from coattest_parent.cli.options import FOLDER, aws_from, aws_options
 from coattest_parent.link.aws import parse_s3_uri
 from coattest_parent.link.channels import PROXY_PORT, Vsock, endpoint_host_port, parse_address
 from coattest_parent.link.proxy import ConnectProxy, kms_allow_list
