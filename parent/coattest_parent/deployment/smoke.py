@@ -1,7 +1,7 @@
 """Does an image work on this machine's hardware: does it run, attest, and keep talking under load?
 
-This needs no decision, no key and no bucket, and trusts nothing that it hears. It tells whether an image works
-on this instance, not whether its code is the decided one.
+This needs no decision, no key and no bucket, and trusts nothing that it hears. It tells whether an image
+works on this instance, not whether its code is the decided one.
 """
 
 from __future__ import annotations

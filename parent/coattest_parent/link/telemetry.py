@@ -1,7 +1,7 @@
-"""What the parent tells of itself: events as JSON lines, and metrics in Prometheus' text format.
+"""What the parent reports of its work: events as JSON lines, and metrics in Prometheus' text format.
 
 An event has a name from EVENTS and fields from FIELDS, and nothing else: there is no way to log a message, an
-error's text, a bid, a key or a credential. Metrics have no labels but those of closed lists.
+error's text, a bid, a key or a credential. The values of a metric's label come from a closed list.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from coattest.errors import CoattestError
 from coattest.shell import utc_now
 
 EVENTS = frozenset(
@@ -46,18 +47,26 @@ FIELDS = frozenset(
         "auction",
         "buyers",
         "bytes",
+        "code",
         "exit",
         "lots",
         "job",
-        "reason",
         "request",
         "result",
         "seconds",
+        "service_code",
         "tunnels",
         "wait",
     }
 )
 """Every field of an event besides ``time`` and ``event``. ``auction`` and ``result`` are SHA-384 in hex."""
+
+
+def codes_of(failure: CoattestError) -> dict[str, str]:
+    """The fields of an event that say what failed: ``code``, and ``service_code`` where AWS gave one."""
+    service = {"service_code": failure.service_code} if failure.service_code else {}
+    return {"code": failure.code, **service}
+
 
 TEXT_MAX = 200
 """Characters of a field; some come from outside."""
@@ -94,12 +103,12 @@ class Metrics:
         self._opens: dict[str, int] = dict.fromkeys(OUTCOMES, 0)
 
     def add(self, name: str, amount: float = 1.0) -> None:
-        """Add to a counter; raises KeyError for one that there is not."""
+        """Add to a counter or gauge; raises KeyError for an unknown name."""
         with self._lock:
             self._values[name] += amount
 
     def set(self, name: str, value: float) -> None:
-        """Set a gauge or, where something else counts, a counter. Raises KeyError for another name."""
+        """Set a gauge, or a counter that is counted elsewhere; raises KeyError for an unknown name."""
         with self._lock:
             if name not in self._values:
                 raise KeyError(name)
@@ -111,7 +120,7 @@ class Metrics:
             self._opens[outcome] += 1
 
     def render(self) -> str:
-        """All of them, in Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         with self._lock:
             values, opens = dict(self._values), dict(self._opens)
         lines = []

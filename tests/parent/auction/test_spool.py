@@ -169,7 +169,7 @@ def test_each_of_many_failing_jobs_has_its_turn(auction: Auction, tmp_path: Path
 @pytest.mark.parametrize(
     ("error", "again"),
     [
-        (AwsFailure("no", reason="AccessDenied"), True),
+        (AwsFailure("no", service_code="AccessDenied"), True),
         (EnclaveRefused("no: kms-denied: buyer-1: ExpiredTokenException", code="kms-denied"), True),
         (EnclaveRefused("no: kms-denied: buyer-1: AccessDeniedException", code="kms-denied"), False),
         (FoundFalse("no", code="missing-bid"), False),

@@ -150,7 +150,8 @@ def apply_command(**given: Any) -> None:
 def status_command(**given: Any) -> int:
     """Verify a fresh document of the running enclave against the decision.
 
-    For AWS also: the stacks, what was changed by hand, and the state of the buyers' keys where it can be read.
+    For AWS also: the stacks, what was changed by hand, and the state of the buyers' keys where it can be
+    read.
     """
     authority = authority_from(given, utc_now())
     if given["target"] == "aws":

@@ -1,4 +1,4 @@
-"""``deploy-from-attestation live``: a live document of an enclave of this machine, to be verified elsewhere."""
+"""``deploy-from-attestation live``: a live document of an enclave here, to be verified elsewhere."""
 
 from __future__ import annotations
 

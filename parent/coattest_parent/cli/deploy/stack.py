@@ -200,7 +200,8 @@ def _needed(given: Mapping[str, Any], *names: str) -> None:
 def _cloud(profile: str | None, settings: Settings, given: Mapping[str, Any]) -> rollout.Cloud:
     """AWS with the instance's enclaves, or a stand-in on this machine with its own enclaves or local ones.
 
-    Documents of the ``local`` profile chain to a root whose key is published: they count on this machine only.
+    Documents of the ``local`` profile chain to a root whose key is published: they count on this machine
+    only.
     """
     endpoint: str | None = given["endpoint_url"]
     wanted = "local" if endpoint else "aws"

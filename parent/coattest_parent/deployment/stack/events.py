@@ -24,11 +24,11 @@ REASON_MAX = 300
 
 
 def failed_resources(events: Iterable[Mapping[str, Any]]) -> tuple[Finding, ...]:
-    """What failed in the last operation, the cause first; ``events`` are newest first, as CloudFormation lists
-    them.
+    """What failed in the last operation, the cause first; ``events`` are newest first, as CloudFormation
+    lists them.
 
-    A finding's ``where`` is the resource's logical name with its type, ``found`` its status. What was cancelled
-    because something else failed is left out.
+    A finding's ``where`` is the resource's logical name with its type, ``found`` its status. What was
+    cancelled because something else failed is left out.
     """
     found: list[Finding] = []
     for event in events:

@@ -1,7 +1,7 @@
 """What is installed on the instance, as one object: coattest's wheel and its dependencies, pinned by hash.
 
-The instance fetches the object by its digest and installs from it alone, so that no package index decides what
-runs there. It decides availability only; which code the enclave runs, its own document tells.
+The instance fetches the object by its digest and installs from it alone, so that no package index decides
+what runs there. It decides availability only; which code the enclave runs, its own document tells.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def pack_programs(wheel: Path, wheelhouse: Path) -> bytes:
 
 
 def requirements(wheels: Mapping[str, bytes]) -> bytes:
-    """pip's requirements file for wheels by file name, each with its version and SHA-256. Raises UsageError."""
+    """pip's requirements file for wheels by file name: versions and SHA-256. Raises UsageError."""
     lines: dict[str, str] = {}
     for file, content in wheels.items():
         name, version = _parsed(file)

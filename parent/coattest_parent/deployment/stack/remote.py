@@ -74,8 +74,8 @@ class RemoteHost:
         return parse_enclaves(answer)
 
     def run(self, release: str, image: Path, *, role_arn: str, instance_id: str) -> Enclave:
-        """See EnclaveHost. The instance fetches the image from the bucket and compares its SHA-384 with the file
-        here.
+        """See EnclaveHost. The instance fetches the image from the bucket and compares its SHA-384 with the
+        file here.
         """
         bucket = self._output(self.settings.base_stack, "ArtifactBucket")
         if bucket is None:

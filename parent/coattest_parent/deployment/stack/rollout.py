@@ -59,9 +59,9 @@ class Cloud:
 def apply_stacks(plan: StackPlan, image: Path, cloud: Cloud, programs: Path | None = None) -> Applied:
     """Bring both stacks to the plan, start the decided enclave beside what runs, verify it, end the others.
 
-    ``programs`` is the archive that the plan's settings name, where they name one.
-    When anything fails after phase 1, the enclave started here is ended and phase 2 is brought back to what it was.
-    The next call finishes one that was killed anywhere: what exists is read from the cloud each time.
+    ``programs`` is the archive that the plan's settings name, where they name one. When anything fails after
+    phase 1, the enclave started here is ended and phase 2 is brought back to what it was. The next call
+    finishes one that was killed anywhere: what exists is read from the cloud each time.
     """
     settings = plan.settings
     stacks = cloud.stacks(settings)
@@ -143,8 +143,8 @@ def require_account(settings: Settings, aws: Aws) -> None:
 
 
 def require_place(settings: Settings, aws: Aws) -> None:
-    """Raise FoundFalse unless the credentials are of the account (wrong-account), and the subnet is in the VPC and
-    the region (wrong-region).
+    """Raise FoundFalse unless the credentials are of the account (wrong-account), and the subnet is in the
+    VPC and the region (wrong-region).
     """
     require_account(settings, aws)
     try:
@@ -161,7 +161,9 @@ def require_place(settings: Settings, aws: Aws) -> None:
 
 
 def require_instance(aws: Aws, region: str, instance: str) -> None:
-    """Raise FoundFalse (instance) unless EC2 says that the instance runs and does not say that enclaves are off."""
+    """Raise FoundFalse (instance) unless EC2 says that the instance runs and does not say that enclaves are
+    off.
+    """
     with aws_errors(instance):
         answer = aws.ec2(region).describe_instances(InstanceIds=[instance])
     found = next((each for group in answer["Reservations"] for each in group.get("Instances", [])), None)
@@ -175,7 +177,7 @@ def require_instance(aws: Aws, region: str, instance: str) -> None:
 
 
 def upload(plan: StackPlan, image: Path, cloud: Cloud, bucket: str, programs: Path | None = None) -> None:
-    """Upload the image and the instance's programs, each once and with its checksum: S3 refuses other bytes."""
+    """Upload the image and the programs, each once and with its checksum: S3 refuses other bytes."""
     artifact, settings = plan.artifact, plan.settings
     metadata = artifact.metadata(plan.decision)
     put = _Put(cloud.aws.s3(settings.region), bucket, settings.account, cloud.say)
@@ -198,7 +200,9 @@ class _Put:
     say: Say
 
     def __call__(self, key: str, path: Path, *, sha256: str, metadata: Mapping[str, str]) -> None:
-        """Upload a file unless the same bytes are there already; S3 refuses bytes that do not match ``sha256``."""
+        """Upload a file unless the same bytes are there already; S3 refuses bytes that do not match
+        ``sha256``.
+        """
         checksum = base64.b64encode(bytes.fromhex(sha256)).decode("ascii")
         with aws_errors(f"s3://{self.bucket}/{key}"):
             if self._checksum(key) == checksum:
@@ -230,8 +234,8 @@ class _Put:
 
 
 def stacks_status(plan: StackPlan, cloud: Cloud) -> dict[str, Any]:
-    """The state of stacks, drift, releases, the live document and the buyers' keys, with everything that is wrong
-    as ``findings`` (``Finding.to_json``).
+    """The state of stacks, drift, releases, the live document and the buyers' keys, with everything that is
+    wrong as ``findings`` (``Finding.to_json``).
 
     It waits for nothing and changes nothing.
     """
@@ -319,8 +323,8 @@ def _key(aws: Aws, arn: str, region: str) -> str:
 
 
 def destroy_stacks(settings: Settings, cloud: Cloud, *, delete_data: bool) -> Mapping[str, list[str]]:
-    """End every enclave and delete both stacks, with ``delete_data`` the buckets too; returns what is ``gone`` and
-    what ``remains``.
+    """End every enclave and delete both stacks, with ``delete_data`` the buckets too; returns what is
+    ``gone`` and what ``remains``.
     """
     require_account(settings, cloud.aws)
     stacks = cloud.stacks(settings)

@@ -76,7 +76,8 @@ class Instance:
     def run(self, commands: Sequence[Sequence[str]], seconds: float, what: str) -> str:
         """Run a script and return its output; ``what`` names it in errors, ``seconds`` is its time-out.
 
-        Raises EnvironmentFailure (instance-command) and AwsFailure. A script that the agent never took has not run.
+        Raises EnvironmentFailure (instance-command) and AwsFailure. A script that the agent never took has
+        not run.
         """
         command = self._send(script(commands), seconds, what)
         deadline = self.clock() + DELIVERY_SECONDS + seconds + 30

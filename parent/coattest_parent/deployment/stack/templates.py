@@ -22,8 +22,9 @@ TEMPLATE_MAX = 51_200
 """Bytes of a TemplateBody (CloudFormation API Reference, "CreateChangeSet")."""
 
 CARRY = "parent-carry"
-"""The policy that phase 2 attaches to phase 1's role. Its name sorts after the role's own, "operate": policies
-that are compared as a list then differ at the end only."""
+"""The policy that phase 2 attaches to phase 1's role. Its name sorts after the role's own, "operate":
+policies that are compared as a list then differ at the end only.
+"""
 
 ROOT_VOLUME_GIB = 30
 RETENTION_DAYS = 365
@@ -104,7 +105,9 @@ def main_template(settings: Settings) -> dict[str, Any]:
 
 
 def main_parameters(settings: Settings, reports: Sequence[Report], base: Mapping[str, str]) -> dict[str, str]:
-    """Values of phase 2's parameters; ``base`` are the outputs of phase 1. Sorted, so that they compare equal."""
+    """Values of phase 2's parameters; ``base`` are the outputs of phase 1. Sorted, so that they compare
+    equal.
+    """
     values = {
         "RoleName": settings.role_name,
         "ArtifactBucket": base["ArtifactBucket"],
@@ -177,7 +180,9 @@ def _role(settings: Settings) -> dict[str, Any]:
 
 
 def attached(parameters: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The policies that phase 2 with these parameters attaches to phase 1's role, as drift detection shows them."""
+    """The policies that phase 2 with these parameters attaches to phase 1's role, as drift detection shows
+    them.
+    """
     if not {"BuyerKeys", "BidObjects", "BuyerAccounts"} <= set(parameters):
         return []
     given = (parameters[name].split(",") for name in ("BuyerKeys", "BidObjects", "BuyerAccounts"))
