@@ -111,7 +111,7 @@ def apply_local(
     return live
 
 
-def read_record(state: Path) -> dict[str, Any] | None:
+def read_deployment(state: Path) -> dict[str, Any] | None:
     """What ``apply_local`` recorded at its last success, or None; for display, never as proof.
 
     Raises UsageError (bad-state) for a record that does not parse.

@@ -84,7 +84,7 @@ def test_apply_reports_success_for_a_verified_live_enclave(
     live = local.apply_local(decided, image, runner, **WHO, state=tmp_path, clock=now, say=said.append)
     assert live.module_id.startswith(INSTANCE)
     assert len(said) == 2
-    recorded = local.read_record(tmp_path)
+    recorded = local.read_deployment(tmp_path)
     assert recorded
     assert recorded["decision"] == decided.digest.hex()
     again = local.apply_local(decided, image, runner, **WHO, state=tmp_path, clock=now)
@@ -92,7 +92,7 @@ def test_apply_reports_success_for_a_verified_live_enclave(
     assert again.time >= live.time
     assert local.destroy_local(runner, tmp_path) == live.enclave.id
     assert runner.describe() is None
-    assert local.read_record(tmp_path) is None
+    assert local.read_deployment(tmp_path) is None
     assert local.destroy_local(runner, tmp_path) is None
 
 
@@ -117,7 +117,7 @@ def test_what_a_launcher_really_started_is_found_out_and_ended(
     with raises_code(FoundFalse, "live-document", match="PCR0"):
         local.apply_local(decided, image, runner, **WHO, state=tmp_path, clock=now)
     assert runner.describe() is None
-    assert local.read_record(tmp_path) is None
+    assert local.read_deployment(tmp_path) is None
 
 
 def test_a_launcher_that_says_debug_is_refused_at_once(

@@ -340,7 +340,7 @@ def written(plan: Any, release: Any, folder: Path) -> Path:
 
 
 POINTS = 7
-"""Change set and execution of phase 1, the image, the same two of phase 2, and the enclave's start (before, after)."""
+"""Change set and execution of phase 1, the image, both of phase 2, the enclave's start before and after."""
 
 
 @pytest.mark.parametrize("point", range(1, POINTS + 1))

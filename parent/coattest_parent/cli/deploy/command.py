@@ -25,7 +25,7 @@ from coattest_parent.deployment.local import (
     apply_local,
     destroy_local,
     make_local_plan,
-    read_record,
+    read_deployment,
     require_local_profile,
 )
 from coattest_parent.deployment.runner import LocalRunner
@@ -157,7 +157,7 @@ def status_command(**given: Any) -> int:
     if given["target"] == "aws":
         return show_status(authority, given)
     state = required_state(given)
-    record = read_record(state)
+    record = read_deployment(state)
     enclave = runner_in(state).describe()
     if record is None or enclave is None:
         raise FoundFalse(
