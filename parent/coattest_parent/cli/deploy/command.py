@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from coattest.errors import FoundFalse, UsageError
 from coattest.jsontext import emit_json
 from coattest.shell import err, json_option, option_group, out, utc_now
 from coattest_parent.cli.deploy.stack import (
+    PLANNED,
     apply_plan,
     cloud_options,
     destroy_plan,
@@ -31,6 +32,9 @@ from coattest_parent.deployment.local import (
 from coattest_parent.deployment.runner import LocalRunner
 from coattest_verify.cli.options import decision_options
 from coattest_verify.quorum.authority import authority_from
+
+LOCAL = ("role_arn", "instance_id", "state")
+"""Options that plan and apply need for the local target."""
 
 state_option = click.option(
     "--state",
@@ -59,15 +63,6 @@ def runner_in(state: Path) -> LocalRunner:
     return LocalRunner(state / "enclave")
 
 
-def local_options(given: Mapping[str, Any]) -> None:
-    """Raise UsageError with every option that the local target needs and was not given."""
-    missing = [
-        f"--{name.replace('_', '-')}" for name in ("role_arn", "instance_id", "state") if not given[name]
-    ]
-    if missing:
-        raise UsageError(f"the local target needs {', '.join(missing)}", code="usage")
-
-
 @click.command()
 @target_option
 @image_option
@@ -78,15 +73,15 @@ def local_options(given: Mapping[str, Any]) -> None:
 @bundle_option
 @json_option
 def plan_command(**given: Any) -> None:
-    """Recompute the decision, measure the image, and say what apply would do.
+    """Recompute the decision, measure the image, say what apply does.
 
     For AWS the plan is a folder: templates, parameters, user data, units.
     """
+    require_options(given, local=LOCAL, aws=PLANNED)
     authority = authority_from(given, utc_now())
     if given["target"] == "aws":
         write_plan(authority, given["image"], given)
         return
-    local_options(given)
     decided = authority.decision
     require_local_profile(decided)
     made = make_local_plan(
@@ -120,11 +115,11 @@ def apply_command(**given: Any) -> None:
     An enclave that does not verify is terminated. For AWS the stacks are created or changed first, by change
     sets; the release that ran before ends once the decided one is verified.
     """
+    require_options(given, local=LOCAL, aws=("plan_folder",))
     authority = authority_from(given, utc_now())
     if given["target"] == "aws":
         apply_plan(authority, given)
         return
-    local_options(given)
     require_local_profile(authority.decision)
     live = apply_local(
         authority.decision,
@@ -148,15 +143,16 @@ def apply_command(**given: Any) -> None:
 @bundle_option
 @json_option
 def status_command(**given: Any) -> int:
-    """Verify a fresh document of the running enclave against the decision.
+    """Verify a fresh document of the running enclave.
 
-    For AWS also: the stacks, what was changed by hand, and the state of the buyers' keys where it can be
-    read.
+    It must match the decision as it is now. For AWS also: the stacks, what was changed by hand, and the state
+    of the buyers' keys where it can be read.
     """
+    require_options(given, local=("state",), aws=("plan_folder", "image"))
     authority = authority_from(given, utc_now())
     if given["target"] == "aws":
         return show_status(authority, given)
-    state = required_state(given)
+    state: Path = given["state"]
     record = read_deployment(state)
     enclave = runner_in(state).describe()
     if record is None or enclave is None:
@@ -187,22 +183,23 @@ def destroy_command(**given: Any) -> None:
 
     Exits 0 when nothing ran.
     """
+    require_options(given, local=("state",), aws=("plan_folder",))
     if given["target"] == "aws":
         destroy_plan(given)
         return
-    ended = destroy_local(runner_in(required_state(given)), given["state"])
+    ended = destroy_local(runner_in(given["state"]), given["state"])
     if given["as_json"]:
         emit_json({"terminated": ended})
     else:
         err().print(f"terminated {ended}" if ended else "no enclave ran", markup=False)
 
 
-def required_state(given: Mapping[str, Any]) -> Path:
-    """The state folder, which the local target needs. Raises UsageError."""
-    state = given["state"]
-    if not isinstance(state, Path):
-        raise UsageError("the local target needs --state", code="usage")
-    return state
+def require_options(given: Mapping[str, Any], *, local: Sequence[str], aws: Sequence[str]) -> None:
+    """Raise UsageError with every option that the target needs and that was not given."""
+    missing = [name for name in (aws if given["target"] == "aws" else local) if not given[name]]
+    if missing:
+        options = ("--plan" if name == "plan_folder" else f"--{name.replace('_', '-')}" for name in missing)
+        raise UsageError(f"the {given['target']} target needs {', '.join(options)}", code="usage")
 
 
 def _show(live: Live, as_json: bool) -> None:

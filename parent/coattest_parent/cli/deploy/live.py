@@ -24,9 +24,9 @@ from coattest_parent.link.enclave import EnclaveClient
     help="Seconds to wait until it listens.",
 )
 def live_command(*, address: str, nonce: str, wait: float) -> None:
-    """Print a live document of an enclave over a nonce, in base64, unverified.
+    """Print an enclave's live document over a nonce, unverified.
 
-    apply runs this on the instance, and verifies the document where apply runs.
+    It is in base64. apply runs this on the instance, and verifies the document where apply runs.
     """
     try:
         asked = bytes.fromhex(nonce)

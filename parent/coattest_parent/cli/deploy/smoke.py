@@ -64,10 +64,10 @@ def smoke_command(
     profile: str,
     as_json: bool,
 ) -> int:
-    """Start an image on Nitro, or ask a running one; attest it and load its vsock.
+    """Check that an image works on this machine's Nitro hardware.
 
-    Exits 1 when a check fails. It tells whether the image works here; whether it is the decided one, apply
-    tells.
+    Starts the image, or asks a running one; attests it and puts its vsock under load. Exits 1 when a check
+    fails. It tells whether the image works here; whether it is the decided one, apply tells.
     """
     if (image is None) == (address is None):
         raise UsageError("give either --image or --address")

@@ -22,7 +22,7 @@ from coattest_parent.deployment.stack.remote import RemoteHost
 from coattest_parent.deployment.stack.settings import Settings
 from coattest_verify.quorum.authority import Authority
 
-NEEDED = ("name", "account", "region", "vpc", "subnet", "ami", "out")
+PLANNED = ("name", "account", "region", "vpc", "subnet", "ami", "out")
 """Options without which there is no plan for AWS."""
 
 
@@ -64,9 +64,6 @@ cloud_options = option_group(
 
 def write_plan(authority: Authority, image: Path, given: Mapping[str, Any]) -> None:
     """``plan --target aws``: write the plan's folder; the image stays where it is."""
-    missing = [f"--{name}" for name in NEEDED if not given[name]]
-    if missing:
-        raise UsageError(f"the aws target needs {', '.join(missing)}", code="usage")
     archive = _programs(given["wheel"], given["wheelhouse"])
     settings = Settings(
         **{name: given[name] for name in ("name", "account", "region", "vpc", "subnet", "ami")},
@@ -123,7 +120,6 @@ def read_plan(authority: Authority, image: Path, folder: Path) -> planning.Stack
 
 def apply_plan(authority: Authority, given: Mapping[str, Any]) -> None:
     """``apply --target aws``."""
-    _needed(given, "plan_folder")
     cloud = _cloud_of(authority, given)
     plan = read_plan(authority, given["image"], given["plan_folder"])
     _require_programs(plan, cloud)
@@ -151,7 +147,6 @@ def apply_plan(authority: Authority, given: Mapping[str, Any]) -> None:
 
 def show_status(authority: Authority, given: Mapping[str, Any]) -> int:
     """``status --target aws``; 1 when something is not as decided."""
-    _needed(given, "plan_folder", "image")
     cloud = _cloud_of(authority, given)
     found = rollout.stacks_status(read_plan(authority, given["image"], given["plan_folder"]), cloud)
     if given["as_json"]:
@@ -172,7 +167,6 @@ def show_status(authority: Authority, given: Mapping[str, Any]) -> int:
 
 def destroy_plan(given: Mapping[str, Any]) -> None:
     """``destroy --target aws``; it starts nothing, so it needs no decision."""
-    _needed(given, "plan_folder")
     path = given["plan_folder"] / planning.SETTINGS
     settings = _settings(path)
     found = rollout.destroy_stacks(settings, _cloud(None, settings, given), delete_data=given["delete_data"])
@@ -188,13 +182,6 @@ def destroy_plan(given: Mapping[str, Any]) -> None:
 def _cloud_of(authority: Authority, given: Mapping[str, Any]) -> rollout.Cloud:
     settings = _settings(given["plan_folder"] / planning.SETTINGS)
     return _cloud(authority.decision.profile, settings, given)
-
-
-def _needed(given: Mapping[str, Any], *names: str) -> None:
-    words = {"plan_folder": "--plan", "image": "--image"}
-    missing = [words[name] for name in names if not given[name]]
-    if missing:
-        raise UsageError(f"the aws target needs {', '.join(missing)}", code="usage")
 
 
 def _cloud(profile: str | None, settings: Settings, given: Mapping[str, Any]) -> rollout.Cloud:
