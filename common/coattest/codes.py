@@ -55,6 +55,7 @@ GENERAL: Final = {
     "too-large": "",
     "unknown": "Neither proved nor refuted",
     "unknown-field": "",
+    "usage": "The arguments make no sense, or a file does not parse",
 }
 """About files, arguments and the environment."""
 
@@ -370,28 +371,27 @@ SERVICE: Final = {
 """About the service's side of an auction."""
 
 DEPLOYMENT: Final = {
-    "bad-profile": "A decision of profile .. cannot run on the software host",
-    "bad-state": "The record names no role or instance",
-    "bad-target": "--state is for enclaves of this machine",
-    "bad-wheelhouse": "The wheels are not one set that can be installed",
-    "bad-word": ".. is no word for a command",
+    "bad-profile": "The decision's profile does not fit the place of deployment",
+    "bad-state": "The record of a local deployment does not parse, or lacks the role or the instance",
+    "bad-target": "--state is for enclaves on this machine, and needs --endpoint-url",
+    "bad-wheelhouse": "The wheels are not one set that can be installed: one is missing, there twice, or not a wheel",
+    "bad-word": "A command for the instance has characters that it may not have",
     "instance": "The instance does not run, or does not have enclaves enabled",
-    "instance-command": "A command on the instance failed, or did not end in time",
+    "instance-command": "A command on the instance failed or timed out",
     "live-document": "The running enclave's document does not verify against the decision",
-    "nitro-cli": "Nitro-cli is not here, or did not start the enclave",
-    "no-programs": "The plan installs nothing on the instance, so its enclave could not be verified",
+    "nitro-cli": "nitro-cli is not installed, failed or timed out",
+    "no-programs": "The plan installs no programs on the instance, so its enclave could not be verified",
     "not-running": "No enclave of this deployment runs",
-    "plan-differs": "The plan that was read is not what the decision of now gives",
+    "plan-differs": "The plan in the folder is not the one that the decision gives now",
     "policy-first": "A buyer's key does not admit this decision yet, as far as the buyer reports",
-    "smoke": "",
+    "smoke": "A connection failed under load, or the enclave accepted what it must refuse",
     "stack-changed": "Somebody changed the stack, or what it made, by hand",
-    "stack-failed": "CloudFormation did not bring the stack where it should be",
-    "two-reports": "A second report of ",
-    "usage": "The caller asked for something that makes no sense, or gave a file that does not parse. Exit code 2",
-    "wrong-account": "The credentials are of another account than the plan",
+    "stack-failed": "CloudFormation did not bring the stack to the state it should be in",
+    "two-reports": "There are two reports of one buyer",
+    "wrong-account": "The credentials are of another account than the plan's",
     "wrong-owner": "A buyer reports a key that is the service's own, or another buyer's",
-    "wrong-region": "Something of this deployment is not in the region or partition that it must be in",
-    "wrong-role": "A buyer's stack lets in another role than this deployment's",
+    "wrong-region": "The subnet is not in the plan's region or VPC, or a buyer's key is in another partition",
+    "wrong-role": "A buyer's stack lets in a role that is not this deployment's",
 }
 """About deployment."""
 

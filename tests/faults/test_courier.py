@@ -17,7 +17,7 @@ import pytest
 
 from coattest_enclave import auction as rules
 from coattest_enclave.protocol import messages
-from coattest_parent.link.channels import Unix, connect
+from coattest_parent.link.channels import Unix, connect_to
 from coattest_verify.auction.buyers import load_manifest
 from faults.harness import World, world
 from support.enclave.running_enclave import Auction
@@ -211,12 +211,12 @@ def test_thousands_of_connections_to_its_state_do_not_keep_the_courier_from_its_
             while json.loads(service.stderr.readline())["event"] != "service-started":
                 pass
             resource.prlimit(service.pid, resource.RLIMIT_NOFILE, (512, 512))
-            held = [connect(address, 30) for _ in range(2000)]
+            held = [connect_to(address, 30) for _ in range(2000)]
             job.rename(spool / "job")
             while json.loads(service.stderr.readline())["event"] != "open-finished":
                 pass
             assert (spool / "job" / "result.cbor").exists()
-            with connect(address, 30) as stream:
+            with connect_to(address, 30) as stream:
                 stream.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
                 assert stream.recv(100).startswith(b"HTTP/1.1 200 OK")
             service.terminate()

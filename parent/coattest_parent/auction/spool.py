@@ -38,7 +38,7 @@ from coattest_parent.auction.steps import open_sealed
 from coattest_parent.link.channels import parse_address
 from coattest_parent.link.enclave import EnclaveClient
 from coattest_parent.link.retry import Backoff, may_pass
-from coattest_parent.link.telemetry import Telemetry
+from coattest_parent.link.telemetry import Telemetry, codes_of
 from coattest_verify.auction.buyers import parse_manifest
 
 MANIFEST, RESULT, FAILED, SEAL = "manifest.cbor", "result.cbor", "failed.json", ".seal"
@@ -176,7 +176,7 @@ class Courier:
         wait = self.dice(0.0, PAUSE.bound(failures))
         self.telemetry.metrics.add("coattest_open_retries_total")
         self.telemetry.event(
-            "open-retry", job=job.name, attempt=failures, reason=failure.code, wait=round(wait, 3)
+            "open-retry", job=job.name, attempt=failures, **codes_of(failure), wait=round(wait, 3)
         )
         return Turn(now.timestamp() + wait, failures)
 
@@ -200,7 +200,7 @@ class Courier:
 
     def _fail(self, job: Job, error: CoattestError) -> bool:
         """Set a job aside; False when that cannot be written, so that it is judged again."""
-        self.telemetry.event("job-failed", job=job.name, code=error.code, exit=error.exit_code)
+        self.telemetry.event("job-failed", job=job.name, **codes_of(error), exit=error.exit_code)
         document = {"code": error.code, "exit": error.exit_code, "error": str(error)[:1000]}
         try:
             write_atomic(job.directory / FAILED, f"{json.dumps(document)}\n".encode())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import functools
 import socket
 import threading
@@ -13,7 +12,8 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from coattest.errors import EnvironmentFailure
-from coattest_parent.link.channels import Address, Unix, listen
+from coattest.shell import from_os_error
+from coattest_parent.link.channels import Address, Unix, listen_on
 from coattest_parent.link.telemetry import Telemetry
 
 CANCEL_AGAIN = 0.1
@@ -71,7 +71,7 @@ class LoopServer:
         self._tasks: dict[asyncio.Task[None], _Peer] = {}
 
     def __enter__(self) -> LoopServer:
-        self._listener = listen(self.address)
+        self._listener = listen_on(self.address)
         self._listener.setblocking(False)
         self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
         self._thread.start()
@@ -137,8 +137,8 @@ class LoopServer:
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
-                reason = errno.errorcode.get(error.errno or 0, "os-error").lower()
-                self._telemetry.event("accept-failed", address=str(self.address), reason=reason)
+                code = from_os_error(error).code
+                self._telemetry.event("accept-failed", address=str(self.address), code=code)
                 self._accepting(False)
                 self._loop.call_later(ACCEPT_PAUSE, self._accepting, True)
                 return

@@ -1,8 +1,8 @@
-"""What the parent tells of itself: events as JSON lines, and metrics in Prometheus' text format.
+"""What the parent reports of its work: events as JSON lines, and metrics in Prometheus' text format.
 
 An event has a name from EVENTS and fields from FIELDS, and nothing else: there is no way to log a bid, a key
-or a credential. ``text`` is for what libraries say, masked (``coattest_parent.libraries``), and for the error
-that ends a service. Metrics have no labels but those of closed lists.
+or a credential. ``text`` is for what libraries say, masked (``libraries``), and for the error that ends a
+service. The values of a metric's label come from a closed list.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from coattest.errors import CoattestError
 from coattest.shell import utc_now
 
 EVENTS = frozenset(
@@ -50,14 +51,15 @@ FIELDS = frozenset(
         "auction",
         "buyers",
         "bytes",
+        "code",
         "exit",
         "lots",
         "job",
         "level",
-        "reason",
         "request",
         "result",
         "seconds",
+        "service_code",
         "source",
         "text",
         "tunnels",
@@ -65,6 +67,13 @@ FIELDS = frozenset(
     }
 )
 """Every field of an event besides ``time`` and ``event``. ``auction`` and ``result`` are SHA-384 in hex."""
+
+
+def codes_of(failure: CoattestError) -> dict[str, str]:
+    """The fields of an event that say what failed: ``code``, and ``service_code`` where AWS gave one."""
+    service = {"service_code": failure.service_code} if failure.service_code else {}
+    return {"code": failure.code, **service}
+
 
 TEXT_MAX = 200
 """Characters of a field; some come from outside."""
@@ -101,12 +110,12 @@ class Metrics:
         self._opens: dict[str, int] = dict.fromkeys(OUTCOMES, 0)
 
     def add(self, name: str, amount: float = 1.0) -> None:
-        """Add to a counter; raises KeyError for one that there is not."""
+        """Add to a counter or gauge; raises KeyError for an unknown name."""
         with self._lock:
             self._values[name] += amount
 
     def set(self, name: str, value: float) -> None:
-        """Set a gauge or, where something else counts, a counter. Raises KeyError for another name."""
+        """Set a gauge, or a counter that is counted elsewhere; raises KeyError for an unknown name."""
         with self._lock:
             if name not in self._values:
                 raise KeyError(name)
@@ -118,7 +127,7 @@ class Metrics:
             self._opens[outcome] += 1
 
     def render(self) -> str:
-        """All of them, in Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         with self._lock:
             values, opens = dict(self._values), dict(self._opens)
         lines = []

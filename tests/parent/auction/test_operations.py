@@ -24,7 +24,7 @@ from coattest.errors import CoattestError, UsageError
 from coattest_parent.cli.auction import VERBS
 from coattest_parent.link import retry, status, telemetry
 from coattest_parent.link.aws import AwsFailure
-from coattest_parent.link.channels import ChannelFailure, Unix, connect
+from coattest_parent.link.channels import ChannelFailure, Unix, connect_to
 from coattest_parent.link.enclave import EnclaveFailed, EnclaveRefused
 from coattest_parent.link.proxy import ConnectProxy
 from coattest_parent.link.retry import Backoff, Retry
@@ -43,13 +43,13 @@ DENIED = "the enclave gave no result: kms-denied: buyer-1:"
     [
         (EnclaveFailed("no", code="kms-failed"), True),
         (ChannelFailure("no"), True),
-        (AwsFailure("no", reason="ThrottlingException"), True),
-        (AwsFailure("no", reason="ExpiredToken"), True),
+        (AwsFailure("no", service_code="ThrottlingException"), True),
+        (AwsFailure("no", service_code="ExpiredToken"), True),
         (EnclaveRefused(f"{DENIED} ExpiredTokenException", code="kms-denied"), True),
         (EnclaveRefused(f"{DENIED} AccessDeniedException", code="kms-denied"), False),
         (EnclaveRefused("no: ExpiredTokenException", code="bad-seal"), False),
-        (AwsFailure("no", reason="AccessDenied"), False),
-        (AwsFailure("no", reason="RequestTimeTooSkewed"), False),
+        (AwsFailure("no", service_code="AccessDenied"), False),
+        (AwsFailure("no", service_code="RequestTimeTooSkewed"), False),
         (UsageError("no"), False),
         (Stopped("no"), False),
     ],
@@ -123,7 +123,7 @@ def test_an_event_is_one_line_and_nothing_else_can_be_logged(tmp_path: Path) -> 
     path = tmp_path / "log.jsonl"
     with path.open("ab", buffering=0) as sink:
         tell = Telemetry(sink.fileno(), now=lambda: datetime(2026, 1, 2, 3, tzinfo=timezone.utc))
-        tell.event("open-failed", reason="x\n" * 300, exit=3)
+        tell.event("open-failed", code="x\n" * 300, exit=3)
         with pytest.raises(KeyError):
             tell.event("open-failed", secret="s")
         with pytest.raises(KeyError):
@@ -132,7 +132,7 @@ def test_an_event_is_one_line_and_nothing_else_can_be_logged(tmp_path: Path) -> 
     assert json.loads(line) == {
         "time": "2026-01-02T03:00:00.000Z",
         "event": "open-failed",
-        "reason": ("x\n" * 300)[:200],
+        "code": ("x\n" * 300)[:200],
         "exit": 3,
     }
 
@@ -146,7 +146,9 @@ def test_a_log_that_is_full_does_not_stop_an_auction() -> None:
 def ask(address: Unix | tuple[str, int], path: str) -> tuple[int, str]:
     """Status and body of a GET."""
     client = http.client.HTTPConnection("localhost", timeout=60)
-    client.sock = connect(address, 60) if isinstance(address, Unix) else socket.create_connection(address, 60)
+    client.sock = (
+        connect_to(address, 60) if isinstance(address, Unix) else socket.create_connection(address, 60)
+    )
     client.request("GET", path)
     response = client.getresponse()
     body = response.read().decode()
@@ -197,7 +199,7 @@ def test_nobody_takes_the_state_from_the_others(where: str, tmp_path: Path) -> N
 
         def another() -> socket.socket:
             if isinstance(there, Unix):
-                return connect(there, 30)
+                return connect_to(there, 30)
             return socket.create_connection(there, 30)
 
         before, files = threading.active_count(), open_files()
@@ -240,7 +242,7 @@ def test_whoever_does_not_ask_in_time_is_dropped(tmp_path: Path, monkeypatch: py
     address = Unix(tmp_path / "status.sock")
     with StatusServer(address, State(lambda: True, lambda: True, Metrics())):
         for piece, pause in ((b"x", 0.05), (b"x" * 65536, 0.0)):
-            with connect(address, 30) as stream, pytest.raises(OSError, match=r"Broken pipe|reset"):
+            with connect_to(address, 30) as stream, pytest.raises(OSError, match=r"Broken pipe|reset"):
                 send_on(stream, piece, pause)
         monkeypatch.setattr(status, "TIMEOUT", 60.0)  # who asks at once is answered, however slow this is
         assert ask(address, "/healthz") == (200, "yes\n")
@@ -262,7 +264,7 @@ def test_a_request_is_answered_in_http(sent: bytes, line: bytes, tmp_path: Path)
     address = Unix(tmp_path / "status.sock")
     with (
         StatusServer(address, State(lambda: True, lambda: False, Metrics())),
-        connect(address, 10) as stream,
+        connect_to(address, 10) as stream,
     ):
         stream.sendall(sent)
         answer = b""
@@ -318,17 +320,17 @@ def test_the_proxy_ends_in_the_middle_of_a_flood_of_connections(
         held: list[socket.socket] = []
         opened = 0
         for _ in range(10_000):
-            held.append(connect(address, 60))
+            held.append(connect_to(address, 60))
             opened += 1
             if len(held) >= 400:
                 held.pop(0).close()
         assert opened == 10_000
         for stream in held:
             stream.close()
-        with connect(address, 60) as stream:
+        with connect_to(address, 60) as stream:
             stream.sendall(b"CONNECT elsewhere:443 HTTP/1.1\r\n\r\n")
             assert stream.recv(100).startswith((b"HTTP/1.1 403 ", b"HTTP/1.1 503 "))
-        hanging = connect(address, 60)
+        hanging = connect_to(address, 60)
     assert not proxy.serving()
     hanging.close()
 

@@ -197,7 +197,7 @@ with ConnectProxy(Unix(Path(sys.argv[1])), {}, Telemetry(2)):
         with connect(Unix(path), 60) as stream:
             assert json.loads(server.stderr.readline())["event"] == "proxy-started"
             told = json.loads(server.stderr.readline())
-            assert (told["event"], told["reason"]) == ("accept-failed", "emfile")
+            assert (told["event"], told["code"]) == ("accept-failed", "emfile")
             server.stdin.write("\n")
             server.stdin.flush()
             stream.sendall(b"CONNECT elsewhere:443 HTTP/1.1\r\n\r\n")

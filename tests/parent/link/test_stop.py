@@ -29,7 +29,7 @@ EVENTS = {
     "serve": ("enclave-down", "service-started", "service-stopped"),
     "proxy": ("proxy-started", "service-started", "service-stopped", "proxy-stopped"),
 }
-AUCTION = (sys.executable, "-c", "from coattest_parent.auction_cli import main; main()")
+AUCTION = (sys.executable, "-c", "from coattest_parent.cli.auction import main; main()")
 
 
 @pytest.fixture
@@ -256,7 +256,7 @@ def test_a_service_that_cannot_start_says_so_in_an_event(tmp_path: Path) -> None
     os.close(holder)
     (line,) = done.stderr.splitlines()
     told = json.loads(line)
-    assert (done.returncode, told["event"], told["reason"], told["exit"]) == (
+    assert (done.returncode, told["event"], told["code"], told["exit"]) == (
         *(3, "service-failed"),
         *("spool-in-use", 3),
     )

@@ -20,7 +20,8 @@ from coattest_enclave.protocol import cose, messages
 from coattest_parent.auction.finish import Finished, Way, finish
 from coattest_parent.auction.publish import Sealed
 from coattest_parent.auction.steps import TooEarly
-from coattest_parent.cli.options import FILE, NEW_FILE, aws_from, aws_options, manifest_option, way_options
+from coattest_parent.cli.auction.options import manifest_option, way_options
+from coattest_parent.cli.options import FILE, NEW_FILE, aws_from, aws_options
 from coattest_parent.link.aws import parse_s3_uri
 from coattest_parent.link.enclave import Progress
 from coattest_parent.link.libraries import heard

@@ -17,14 +17,15 @@ from coattest.shell import from_os_error, utc_now
 from coattest_parent.auction.courier import AWS_KMS, LOCAL_KMS
 from coattest_parent.auction.finish import Way
 from coattest_parent.auction.spool import Courier, only_courier
-from coattest_parent.cli.options import FOLDER, aws_from, aws_options, way_options
+from coattest_parent.cli.auction.options import way_options
+from coattest_parent.cli.options import FOLDER, aws_from, aws_options
 from coattest_parent.link.aws import parse_s3_uri
 from coattest_parent.link.channels import PROXY_PORT, Unix, Vsock, endpoint_host_port, parse_address
 from coattest_parent.link.libraries import crash_text, hear
 from coattest_parent.link.proxy import ConnectProxy, kms_allow_list
 from coattest_parent.link.status import State, StatusServer, parse_status_address
 from coattest_parent.link.stop import Stop, Stopped
-from coattest_parent.link.telemetry import Telemetry
+from coattest_parent.link.telemetry import Telemetry, codes_of
 
 INTERNAL = 70
 """Exit code for a fault of ours (sysexits.h, EX_SOFTWARE)."""
@@ -135,7 +136,7 @@ def _service() -> Iterator[Telemetry]:
     except (CoattestError, OSError) as error:
         failure = from_os_error(error) if isinstance(error, OSError) else error
         code = failure.exit_code
-        telemetry.event("service-failed", reason=failure.code, exit=code, text=str(failure))
+        telemetry.event("service-failed", **codes_of(failure), exit=code, text=str(failure))
         sys.exit(code)
     except Exception as error:
         text = crash_text(error, error.__traceback__)
