@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coattest_parent.link.channels import Unix, connect
+from coattest_parent.link.channels import Unix, connect_to
 from coattest_parent.link.libraries import WORD_MAX, heard, masked
 from coattest_parent.link.telemetry import TEXT_MAX, Telemetry
 
@@ -194,7 +194,7 @@ with ConnectProxy(Unix(Path(sys.argv[1])), {}, Telemetry(2)):
         assert server.stdout
         assert server.stderr
         assert server.stdout.readline() == "full\n"
-        with connect(Unix(path), 60) as stream:
+        with connect_to(Unix(path), 60) as stream:
             assert json.loads(server.stderr.readline())["event"] == "proxy-started"
             told = json.loads(server.stderr.readline())
             assert (told["event"], told["code"]) == ("accept-failed", "emfile")
@@ -238,7 +238,7 @@ with LoopServer(Unix(Path(sys.argv[1])), serve, name="s", head_max=10, most=8, t
         assert server.stderr
         assert server.stdout.readline() == "ready\n"
         os.kill(server.pid, 19)  # SIGSTOP: so that all of them wait when it goes on
-        held = [connect(Unix(path), 60) for _ in range(100)]
+        held = [connect_to(Unix(path), 60) for _ in range(100)]
         os.kill(server.pid, 18)
         held[-1].sendall(b"?")
         assert held[-1].recv(1) == b"x"
