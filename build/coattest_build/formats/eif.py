@@ -75,7 +75,7 @@ _LIMITS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Section:
+class EifSection:
     """One section; ``offset`` is where its data begins in the file, ``size`` its data in bytes."""
 
     type: SectionType
@@ -91,7 +91,7 @@ class Layout:
     default_memory: int
     default_cpus: int
     crc32: int
-    sections: tuple[Section, ...]
+    sections: tuple[EifSection, ...]
     file_size: int
 
     @property
@@ -99,7 +99,7 @@ class Layout:
         """``x86_64`` or ``aarch64``."""
         return "aarch64" if self.flags & FLAG_AARCH64 else "x86_64"
 
-    def of_type(self, kind: SectionType) -> tuple[Section, ...]:
+    def of_type(self, kind: SectionType) -> tuple[EifSection, ...]:
         """Every section of one type, in file order."""
         return tuple(section for section in self.sections if section.type is kind)
 
@@ -154,7 +154,7 @@ def read_structure(file: BinaryIO) -> Layout:
 
 def _walk(
     file: BinaryIO, table: Sequence[tuple[int, int]], file_size: int, where: str | None
-) -> Iterator[Section]:
+) -> Iterator[EifSection]:
     position = HEADER_SIZE
     for index, (offset, size) in enumerate(table):
         at = f"section {index}"
@@ -192,7 +192,7 @@ def _walk(
             raise ImageError(
                 f"{at} ({section_type.label}) has {size} bytes", where=where, code="eif-section-size"
             )
-        yield Section(section_type, start, size)
+        yield EifSection(section_type, start, size)
     if position != file_size:
         raise ImageError(
             f"{file_size - position} bytes after the last section", where=where, code="eif-trailing"
@@ -202,7 +202,7 @@ def _walk(
 _ORDER = (SectionType.KERNEL, SectionType.CMDLINE, SectionType.RAMDISK)
 
 
-def _check_order(sections: Sequence[Section], where: str | None) -> None:
+def _check_order(sections: Sequence[EifSection], where: str | None) -> None:
     """Hold the order in which a measurement reads: kernel, cmdline, ramdisks; a signature comes last."""
     kinds = [section.type for section in sections]
     for kind in (SectionType.KERNEL, SectionType.CMDLINE, SectionType.METADATA):
@@ -239,7 +239,7 @@ def check_crc(layout: Layout, crc: int, *, where: str | None = None) -> None:
         )
 
 
-def section_blocks(file: BinaryIO, section: Section, *, with_header: bool = False) -> Iterator[bytes]:
+def section_blocks(file: BinaryIO, section: EifSection, *, with_header: bool = False) -> Iterator[bytes]:
     """The section's data (or header and data) in blocks of at most 1 MiB; seeks before each read.
 
     Raises ImageError when the file ends early.
@@ -257,7 +257,7 @@ def section_blocks(file: BinaryIO, section: Section, *, with_header: bool = Fals
         yield block
 
 
-def section_content(file: BinaryIO, section: Section) -> bytes:
+def section_content(file: BinaryIO, section: EifSection) -> bytes:
     """The whole content of a section whose type has a size limit: cmdline, metadata, signature.
 
     Raises ImageError as section_blocks does, ValueError for a type without a limit.
@@ -286,7 +286,7 @@ class Part:
         return cls(kind, path.stat().st_size, lambda: _file_blocks(path))
 
     @classmethod
-    def of_section(cls, file: BinaryIO, section: Section) -> Part:
+    def of_section(cls, file: BinaryIO, section: EifSection) -> Part:
         """A section of another image."""
         return cls(section.type, section.size, lambda: section_blocks(file, section))
 
@@ -356,7 +356,7 @@ def write_parts(
         file.write(struct.pack(">I", crc))
 
 
-def _place(parts: Sequence[Part], where: str) -> list[Section]:
+def _place(parts: Sequence[Part], where: str) -> list[EifSection]:
     """Give each part its offset; hold the writer to the reader's rules."""
     if len(parts) > MAX_SECTIONS:
         raise UsageError(f"{len(parts)} sections; at most {MAX_SECTIONS} fit", where=where, code="eif-limit")
@@ -367,7 +367,7 @@ def _place(parts: Sequence[Part], where: str) -> list[Section]:
             raise UsageError(
                 f"a {part.type.label} of {part.size} bytes", where=where, code="eif-section-size"
             )
-        sections.append(Section(part.type, position + SECTION_HEADER_SIZE, part.size))
+        sections.append(EifSection(part.type, position + SECTION_HEADER_SIZE, part.size))
         position += SECTION_HEADER_SIZE + part.size
     try:
         _check_order(sections, where)

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 from coattest.errors import EnvironmentFailure, FoundFalse, UsageError
 from coattest_build import sandbox
-from coattest_build.formats import cpio, eif
+from coattest_build.formats import eif, extract
 from coattest_build.formats.measure import ImageMeasurements, measure_file, pcr3, pcr4
 from coattest_local.host.ca import NitroAuthority
 from coattest_local.host.nsm import Nsm, boot_pcrs
@@ -115,7 +115,7 @@ def run_enclave(
     The port is a Unix socket here: the program listens at INSIDE/in_PORT.sock. ``role_arn`` and
     ``instance_id`` become PCR3 and PCR4; ``debug`` attests zeros for the image.
 
-    Raises eif.ImageError or ImageNotRunnable for the image, SandboxUnavailable when it cannot be isolated,
+    Raises eif.ImageError or ImageNotRunnable for the image, EnvironmentFailure when it cannot be isolated,
     EnclaveEnded when the program ends early or does not listen within ``start_seconds``.
     """
     check_identity(role_arn, instance_id)
@@ -189,7 +189,7 @@ def _unpack(image: Path, tree: Path) -> ImageMeasurements:
         if not applications:
             raise ImageNotRunnable("the image has no application ramdisk", where=str(image))
         for section in applications:
-            cpio.extract_ramdisk(file, section, tree)
+            extract.extract_ramdisk(file, section, tree)
     # A link here would make a directory of this host the root of the sandbox.
     if (tree / "rootfs").is_symlink() or not (tree / "rootfs").is_dir():
         raise ImageNotRunnable("the application ramdisk has no rootfs", where=str(image))
