@@ -50,9 +50,9 @@ def test_what_an_image_without_python_needs_not_say() -> None:
         ('command = ["/usr/bin/python3.11"', 'command = ["/usr/../python3.11"', "not a plain relative path"),
         ('"-I"', '"-c", "import os\\nprint()"', "control characters"),
         ("[debian]", '[run.environment]\nA = "1\\nB=2"\n[debian]', "on one line each"),
-        ("[debian]", '[run.environment]\n"A=B" = "1"\n[debian]', "not a variable's name"),
+        ("[debian]", '[run.environment]\n"A=B" = "1"\n[debian]', "not the name of a variable"),
         ('"x86_64"', '"aarch64"', "one of x86_64"),
-        ('["bookworm", "bookworm-backports"]', "[]", "suites names none"),
+        ('["bookworm", "bookworm-backports"]', "[]", "suites is empty"),
         ("[profiles]", "[profiles]\nless = 1", "profiles must map texts to texts"),
         ("[files]", "[filez]\n[files]", "unknown key 'filez'"),
         ("[runtime]", "[runtime]\nmore = 1", "unknown key 'more'"),
@@ -103,7 +103,7 @@ def test_a_circle_of_links_ends(tmp_path: Path) -> None:
         (lambda tree: tree.add_file("usr/bin/python3.11", [b""]), "is not executable"),
         (
             lambda tree: (program(tree), tree.add_file("etc/draw.conf", [b""])),
-            "etc/draw.conf: is in",
+            "etc/draw.conf is already in the root file system",
         ),
         (lambda tree: (program(tree), tree.kinds.pop("sys")), "no directory sys"),
     ],
@@ -154,14 +154,14 @@ def test_files_that_are_not_in_the_tree_are_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no enclave/none\.py in the source tree"):
         rootfs.add_sources(Tree(tmp_path / "root"), source, "enclave/none.py", "x")
     with pytest.raises(UsageError, match=r"enclave/requirements\.lock: the file is missing"):
-        wheels.pin(source, Wheels("enclave/requirements.lock", "lib"))
+        wheels.pin_wheels(source, Wheels("enclave/requirements.lock", "lib"))
 
 
 def test_wheels_that_no_image_file_asks_for_are_not_pinned(tmp_path: Path) -> None:
     """A lock with wheels for an image without them is refused; an empty requirements file asks nobody."""
     source = make_source(tmp_path / "source")
     (source / "enclave/requirements.lock").write_text("# none\n")
-    assert wheels.pin(source, Wheels("enclave/requirements.lock", "lib")) == ()
+    assert wheels.pin_wheels(source, Wheels("enclave/requirements.lock", "lib")) == ()
     locked, _ = locks.load_lock(source)
     wheels.check_pins(locked, source, None)
     wheel = locks.LockedWheel("a", "1", "a-1-py3-none-any.whl", 1, "0" * 64)

@@ -35,7 +35,7 @@ def lock_command(*, source: Path, mirror: str | None, keep: bool, check: bool, a
     try:
         previous, _ = locks.load_lock(source)
     except locks.BadLock as error:
-        err().print(f"there is no lock to compare with: {error.what}", markup=False)
+        err().print(f"not compared with an earlier lock: {error.what}", markup=False)
     reporter = Terminal()
     bases = apt.mirrors(spec.suites, spec.component, mirror=mirror)
     made = locker.make_lock(spec, source, bases, previous, reporter, keep=keep)

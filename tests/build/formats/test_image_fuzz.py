@@ -332,4 +332,4 @@ def test_certificate_in_a_signature(changes: list[Mutation]) -> None:
         report = describe_image(path, now=NOW, files=False)
     assert report.measurements.pcr8 == pcr(der)
     assert report.signature is not None
-    assert report.signature.failures
+    assert report.signature.findings
