@@ -17,7 +17,10 @@ from coattest_build.cli.options import FOLDER, jobs_option, mirror_option, sourc
 
 @click.group("stage")
 def stage_command() -> None:
-    """Build in the stages of a container, where the sandbox cannot run."""
+    """Build in a container, stage by stage.
+
+    For containers that cannot run the sandbox; Dockerfile.reproducible has the stages.
+    """
 
 
 @stage_command.command("prepare")

@@ -66,7 +66,7 @@ def measure_file(file: BinaryIO) -> ImageMeasurements:
 
 
 def measure_registers(path: Path) -> dict[str, dict[str, str]]:
-    """Only the registers, in nitro-cli's shape, as ``eif measure`` prints them; checks as measure does."""
+    """The registers alone, in nitro-cli's JSON shape; the image is checked as in measure."""
     with path.open("rb", buffering=0) as file:
         registers, _, _ = _pass(file, (), every_section=False)
     return _nitro_json(*registers)
@@ -78,10 +78,10 @@ _Registers = tuple[str, str, str, "str | None"]
 def _pass(
     file: BinaryIO, whole: tuple[Consumer, ...], *, every_section: bool
 ) -> tuple[_Registers, list[SectionDigest], int]:
-    """One pass: ``whole`` sees every byte of the file, the registers' hashers their sections' data.
+    """One pass: every byte goes to ``whole``, each section's data to the hashers of its registers.
 
     Hashers are shared where contents are equal so far: PCR1's is a copy of PCR0's after the first ramdisk,
-    and a section's digest is a copy of PCR0's or PCR2's hasher where the section is the first thing in it.
+    and a section's digest is a copy of PCR0's or PCR2's hasher where that begins with the section.
     """
     layout = eif.read_structure(file)
     crc = Crc32()
