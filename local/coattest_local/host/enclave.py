@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 from coattest.errors import EnvironmentFailure, FoundFalse, UsageError
 from coattest_build import sandbox
-from coattest_build.formats import cpio, eif
+from coattest_build.formats import eif, extract
 from coattest_build.formats.measure import ImageMeasurements, measure_file, pcr3, pcr4
 from coattest_local.host.ca import NitroAuthority
 from coattest_local.host.nsm import Nsm, boot_pcrs
@@ -129,7 +129,7 @@ def run_enclave(
     ``instance_id`` become PCR3 and PCR4; ``debug`` attests zeros for the image. ``check`` is called now and
     then while the program starts; what it raises ends the start.
 
-    Raises eif.ImageError or ImageNotRunnable for the image, SandboxUnavailable when it cannot be isolated,
+    Raises eif.ImageError or ImageNotRunnable for the image, EnvironmentFailure when it cannot be isolated,
     EnclaveEnded when the program ends early or does not listen within ``start_seconds``.
     """
     check_identity(role_arn, instance_id)
@@ -203,7 +203,7 @@ def _unpack(image: Path, tree: Path) -> ImageMeasurements:
         if not applications:
             raise ImageNotRunnable("the image has no application ramdisk", where=str(image))
         for section in applications:
-            cpio.extract_ramdisk(file, section, tree)
+            extract.extract_ramdisk(file, section, tree)
     # A link here would make a directory of this host the root of the sandbox.
     if (tree / "rootfs").is_symlink() or not (tree / "rootfs").is_dir():
         raise ImageNotRunnable("the application ramdisk has no rootfs", where=str(image))

@@ -20,7 +20,7 @@ import cbor2
 import pytest
 
 from coattest.errors import CoattestError, UsageError
-from coattest_build.formats.cpio import Entry
+from coattest_build.formats.cpio import NewEntry
 from coattest_build.formats.measure import measure, pcr3, pcr4
 from coattest_local import records
 from coattest_local.host.enclave import (
@@ -177,7 +177,7 @@ def test_an_image_without_an_application_is_refused(
 
 def test_a_link_in_place_of_the_root_is_refused(tmp_path: Path) -> None:
     """An image cannot make a directory of this machine the root of its sandbox."""
-    image = make_image(tmp_path / "x.eif", [Entry("rootfs", 0o120777, b"/")], cmd=["/bin/sh"])
+    image = make_image(tmp_path / "x.eif", [NewEntry("rootfs", 0o120777, b"/")], cmd=["/bin/sh"])
     with pytest.raises(ImageNotRunnable, match="no rootfs"):
         run_enclave(image, tmp_path / "e", role_arn=ROLE, instance_id=INSTANCE)
 
@@ -185,7 +185,7 @@ def test_a_link_in_place_of_the_root_is_refused(tmp_path: Path) -> None:
 def test_a_link_in_place_of_the_command_is_not_followed(program: Path, tmp_path: Path) -> None:
     """The command comes from the image, never from a file of this machine that it points at."""
     (tmp_path / "host-cmd").write_text("/bin/relay\n")
-    entries = [*rootfs(program), Entry("cmd", 0o120777, str(tmp_path / "host-cmd").encode())]
+    entries = [*rootfs(program), NewEntry("cmd", 0o120777, str(tmp_path / "host-cmd").encode())]
     image = make_image(tmp_path / "x.eif", entries, cmd=None)
     with pytest.raises(ImageNotRunnable, match="names no command"):
         run_enclave(image, tmp_path / "e", role_arn=ROLE, instance_id=INSTANCE)
@@ -361,7 +361,10 @@ def test_an_enclave_that_ends_takes_its_host_with_it(program: Path, tmp_path: Pa
 
 def test_an_unpacked_tree_with_closed_folders_is_removed(program: Path, tmp_path: Path) -> None:
     """Folders that their owner may not enter do not survive the enclave."""
-    closed = [Entry("rootfs/closed", DIRECTORY & ~0o777, None), Entry("rootfs/closed/in", DIRECTORY, None)]
+    closed = [
+        NewEntry("rootfs/closed", DIRECTORY & ~0o777, None),
+        NewEntry("rootfs/closed/in", DIRECTORY, None),
+    ]
     image = make_image(tmp_path / "x.eif", [*rootfs(program), *closed], cmd=[RELAY])
     run_enclave(image, tmp_path / "e", role_arn=ROLE, instance_id=INSTANCE).stop()
     assert [path.name for path in (tmp_path / "e").iterdir()] == ["console.log"]
