@@ -90,8 +90,8 @@ def build_qemu(
 ) -> QemuBuild:
     """Fill ``cache``'s qemu folder; a finished build of the same inputs is used again unless ``fresh``.
 
-    ``use_current`` takes what the mirror has now instead of the pinned versions. Raises
-    EnvironmentFailure: InputGone and others for downloads, no-build-dependencies, qemu-build-failed.
+    ``use_current`` takes what the mirror has now instead of the pinned versions. Raises InputGone,
+    EnvironmentFailure (no-build-dependencies, qemu-build-failed and others) or WrongContent.
     """
     folder = cache.folder / "qemu"
     with exclusive(cache.folder / "qemu.lock"):
@@ -264,7 +264,7 @@ def _install(
     """Put everything into a folder beside the final one, then rename it."""
     tree = Tree(work / "packages")
     for package in (*inputs.firmware, inputs.vsock):
-        tree.unpack_deb(files[package.name], package.label, keep=_wanted)
+        tree.unpack_deb(files[package.name], package.label, _wanted)
     fresh = work / "qemu"
     (fresh / "bin").mkdir(parents=True)
     (fresh / "firmware").mkdir()

@@ -123,7 +123,7 @@ class Gate:
         credential = find_credential(header.access_key)
         if credential is None:
             raise ServiceError(*_UNKNOWN_KEY.get(service, _QUERY_UNKNOWN))
-        sigv4.check_signature(request, header, credential.secret, now)
+        sigv4.check_request_signature(request, header, credential.secret, now)
         if not hmac.compare_digest(credential.token or "", header.token or ""):
             raise ServiceError(*_BAD_TOKEN.get(service, _QUERY_UNKNOWN))
         if credential.expires is not None and now >= credential.expires:

@@ -93,7 +93,9 @@ def parse_authorization(request: HttpRequest) -> AuthorizationHeader:
     )
 
 
-def check_signature(request: HttpRequest, header: AuthorizationHeader, secret: str, now: datetime) -> None:
+def check_request_signature(
+    request: HttpRequest, header: AuthorizationHeader, secret: str, now: datetime
+) -> None:
     """Check time, body digest and signature. Raises SignatureRefused."""
     skew = S3_SKEW if header.service == "s3" else SKEW
     if abs(now - header.time) > skew:
