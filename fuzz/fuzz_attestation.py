@@ -67,7 +67,7 @@ def _document(data: bytes) -> None:
 
 def _cbor(data: bytes) -> None:
     try:
-        value = cbor.decode(data)
+        value = cbor.decode_cbor(data)
     except cbor.CborError:
         return
     if repr(value) != repr(cbor2.loads(data)):

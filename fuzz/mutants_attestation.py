@@ -44,7 +44,7 @@ ORDER = {
     "root": ["chain"],
     "files": ["files"],
     "limits": ["library", "fields", "envelope"],
-    "failures": ["verdict"],
+    "rules": ["verdict"],
 }
 EVERY = ["expectations", "der", "chain", "fields", "envelope", "cbor", "verdict", "files", "properties"]
 TIMEOUT = 240

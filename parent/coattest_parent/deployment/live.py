@@ -196,7 +196,7 @@ def check_live(
     )
     if not verdict.ok:
         reasons = "; ".join(
-            f"{failure.field}: {failure.rule} ({failure.code})" for failure in verdict.failures
+            f"{finding.where}: {finding.rule} ({finding.code})" for finding in verdict.findings
         )
         raise LiveMismatch(f"the running enclave is not the decided one: {reasons}", where=enclave.id)
     found = verdict.document

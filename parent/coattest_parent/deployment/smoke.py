@@ -91,7 +91,7 @@ def _document(address: Address, pcrs: dict[int, bytes], root: Root, clock: Calla
     ]
     verdict = verify_document(document, expectations, now=clock(), root=root)
     if not verdict.ok:
-        raise _Unexpected("; ".join(f"{failure.field}: {failure.rule}" for failure in verdict.failures))
+        raise _Unexpected("; ".join(f"{finding.where}: {finding.rule}" for finding in verdict.findings))
     return f"{verdict.document.module_id}, registers {', '.join(str(i) for i in sorted(pcrs))} as measured"
 
 

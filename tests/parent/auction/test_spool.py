@@ -18,13 +18,14 @@ from typing import Any
 import boto3
 import pytest
 
+from coattest.aws import AwsFailure
 from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse
 from coattest_enclave import auction as rules
 from coattest_enclave.protocol import cose, messages, wire
 from coattest_parent.auction.courier import S3Bids, bid_digests, open_auction
 from coattest_parent.auction.finish import Way
 from coattest_parent.auction.spool import PAUSE, Courier, only_courier
-from coattest_parent.link.aws import Aws, AwsFailure, Credentials, Endpoint
+from coattest_parent.link.aws import Aws, Credentials, Endpoint
 from coattest_parent.link.channels import Unix, listen
 from coattest_parent.link.enclave import EnclaveFailed, EnclaveRefused, Part
 from coattest_parent.link.telemetry import Telemetry

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
+from coattest.aws import AwsFailure
 from coattest_local.aws.stack_faults import FILE
 from coattest_parent.deployment.stack import events, rollout, stacks, templates
 from coattest_parent.deployment.stack import plan as planning
 from coattest_parent.deployment.stack.stacks import StackFailed
-from coattest_parent.link.aws import AwsFailure
 from support.parent.stack_world import BUYERS, Bench
 
 LIMIT = "Your quota allows for 0 more running instance(s)"

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
+from coattest.aws import AwsFailure
+from coattest.errors import UsageError
 from coattest_parent.deployment.live import Expired, LiveMismatch
 from coattest_parent.deployment.runner import Enclave, RunnerFailure
 from coattest_parent.deployment.stack import plan as planning
@@ -20,8 +22,6 @@ from coattest_parent.deployment.stack import rollout, stacks
 from coattest_parent.deployment.stack.hosts import LocalHost
 from coattest_parent.deployment.stack.remote import CID_MAX, FIRST_CID, parse_enclaves
 from coattest_parent.deployment.stack.stacks import StackChanged, StackFailed, Stacks
-from coattest_parent.link.aws import AwsFailure
-from coattest_verify.attestation import BadExpectation
 from coattest_verify.keypolicy.report import BadReport, Report
 from support.local.kms_world import allow, policy
 from support.parent.deployments import ACCOUNTS, now
@@ -194,7 +194,7 @@ def test_a_debug_enclave_is_refused_also_by_a_decision_of_zeros(bench: Bench) ->
     zeros = dict.fromkeys(range(3), "0" * 96)
     plan = dataclasses.replace(bench.plan, decision=dataclasses.replace(bench.plan.decision, pcrs=zeros))
     host = DebugHost(bench.host.directory)
-    with pytest.raises(BadExpectation, match="a register of zeros pins nothing"):
+    with pytest.raises(UsageError, match="a register of zeros pins nothing"):
         rollout.apply(plan, bench.world.first.image, bench.cloud(host))
     assert host.running() == {}
 

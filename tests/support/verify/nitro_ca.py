@@ -8,13 +8,15 @@ judged by it.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -22,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
+from coattest.errors import UsageError
 from coattest_verify.attestation import Expectation, ExpectPcrs, Root, Verdict, verify_document
 
 NOW = datetime(2026, 1, 15, 12, 0, 0, tzinfo=timezone.utc)
@@ -301,10 +304,18 @@ def check(
 
 
 def codes(verdict: Verdict) -> set[str]:
-    """The codes of a verdict's failures."""
-    return {failure.code for failure in verdict.failures}
+    """The codes of a verdict's findings."""
+    return {finding.code for finding in verdict.findings}
 
 
 def failed(verdict: Verdict) -> set[tuple[str, str]]:
-    """Code and field of every failure of a verdict."""
-    return {(failure.code, failure.field) for failure in verdict.failures}
+    """Code and field of every finding of a verdict."""
+    return {(finding.code, finding.where) for finding in verdict.findings}
+
+
+@contextlib.contextmanager
+def usage_error(code: str, match: str | None = None) -> Iterator[None]:
+    """The block must raise a UsageError with this code (and a message that matches)."""
+    with pytest.raises(UsageError, match=match) as caught:
+        yield
+    assert caught.value.code == code

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from coattest_verify.attestation.encoding.der import Extension, Outline, outline
-from coattest_verify.attestation.failures import BadCertificate, Failure
+from coattest_verify.attestation.rules import BAD_CERTIFICATE, Finding
 
 ECDSA_SHA384: Final = bytes.fromhex("300a06082a8648ce3d040303")
 """AlgorithmIdentifier ecdsa-with-SHA384 without parameters. RFC 5758 section 3.2."""
@@ -59,17 +59,17 @@ class Certificate:
 
 
 class CertificateRefused(Exception):
-    """A certificate is not what its place demands; ``failures`` has every problem."""
+    """A certificate is not what its place demands; ``findings`` has every problem."""
 
-    def __init__(self, failures: list[Failure]) -> None:
-        super().__init__(str(failures))
-        self.failures = failures
+    def __init__(self, findings: list[Finding]) -> None:
+        super().__init__(str(findings))
+        self.findings = findings
 
 
 def read_certificate(der: bytes, field: str, *, authority: bool) -> Certificate:
     """The certificate in ``der``, checked for its place: a CA's (``authority``) or the leaf's.
 
-    ``field`` is what failures call it. Raises CertificateRefused with every problem.
+    ``field`` is what findings call it. Raises CertificateRefused with every problem.
     """
     try:
         parts = outline(der)
@@ -77,16 +77,18 @@ def read_certificate(der: bytes, field: str, *, authority: bool) -> Certificate:
         not_before, not_after = parsed.not_valid_before_utc, parsed.not_valid_after_utc
         signature = parsed.signature
         limit = _path_length(parts.extensions)
-        failures = [
-            *_algorithm_failures(field, parts),
-            *_extension_failures(field, parts.extensions, authority=authority),
+        findings = [
+            *_algorithm_findings(field, parts),
+            *_extension_findings(field, parts.extensions, authority=authority),
         ]
-        key = None if failures else load_der_public_key(parts.key_info)
+        key = None if findings else load_der_public_key(parts.key_info)
     except Exception as error:  # hostile bytes in a foreign parser: its errors are no closed set
         found = f"{type(error).__name__}: {error}"
-        raise CertificateRefused([BadCertificate(field, "a certificate in DER", f"{found:.200}")]) from None
+        raise CertificateRefused(
+            [BAD_CERTIFICATE.finding(field, "a certificate in DER", f"{found:.200}")]
+        ) from None
     if not isinstance(key, ec.EllipticCurvePublicKey):
-        raise CertificateRefused(failures)
+        raise CertificateRefused(findings)
     return Certificate(
         field, key, not_before, not_after, limit, parts.subject, parts.issuer, parts.signed, signature
     )
@@ -106,57 +108,63 @@ def _path_length(extensions: dict[bytes, Extension]) -> int | None:
     return limit
 
 
-def _algorithm_failures(field: str, parts: Outline) -> Iterator[Failure]:
+def _algorithm_findings(field: str, parts: Outline) -> Iterator[Finding]:
     """P-384 with SHA-384, said the same way inside and outside of the signed part."""
     if parts.inner_algorithm != ECDSA_SHA384:
-        yield BadCertificate(f"{field}.signature", "ecdsa-with-SHA384", f"{parts.inner_algorithm.hex():.80}")
+        yield BAD_CERTIFICATE.finding(
+            f"{field}.signature", "ecdsa-with-SHA384", f"{parts.inner_algorithm.hex():.80}"
+        )
     if parts.outer_algorithm != ECDSA_SHA384:
         found = f"{parts.outer_algorithm.hex():.80}"
-        yield BadCertificate(f"{field}.signatureAlgorithm", "ecdsa-with-SHA384", found)
+        yield BAD_CERTIFICATE.finding(f"{field}.signatureAlgorithm", "ecdsa-with-SHA384", found)
     if not parts.key_info.startswith(P384_KEY):
-        yield BadCertificate(f"{field}.subjectPublicKeyInfo", "a P-384 key", f"{parts.key_info.hex():.60}")
+        yield BAD_CERTIFICATE.finding(
+            f"{field}.subjectPublicKeyInfo", "a P-384 key", f"{parts.key_info.hex():.60}"
+        )
 
 
-def _extension_failures(
+def _extension_findings(
     field: str, extensions: dict[bytes, Extension], *, authority: bool
-) -> Iterator[Failure]:
+) -> Iterator[Finding]:
     """Basic constraints and key usage as the place demands; no critical extension that is not understood."""
     for oid, extension in extensions.items():
         if extension.critical and oid not in (_CONSTRAINTS, _USAGE):
             expected = "no other critical extension than basicConstraints and keyUsage"
-            yield BadCertificate(f"{field}.extensions", expected, f"OID {oid.hex():.60}")
+            yield BAD_CERTIFICATE.finding(f"{field}.extensions", expected, f"OID {oid.hex():.60}")
     constraints, usage = extensions.get(_CONSTRAINTS), extensions.get(_USAGE)
-    yield from _constraints_failures(f"{field}.basicConstraints", constraints, authority=authority)
-    yield from _usage_failures(f"{field}.keyUsage", usage, authority=authority)
+    yield from _constraints_findings(f"{field}.basicConstraints", constraints, authority=authority)
+    yield from _usage_findings(f"{field}.keyUsage", usage, authority=authority)
 
 
-def _constraints_failures(field: str, extension: Extension | None, *, authority: bool) -> Iterator[Failure]:
+def _constraints_findings(field: str, extension: Extension | None, *, authority: bool) -> Iterator[Finding]:
     """RFC 5280 section 4.2.1.9: critical with cA in a CA's certificate; the leaf says that it is none."""
     if extension is None:
-        yield BadCertificate(field, "the extension", "none")
+        yield BAD_CERTIFICATE.finding(field, "the extension", "none")
     elif (extension.value != _NO_AUTHORITY) != authority:
-        yield BadCertificate(field, f"CA:{str(authority).upper()}", f"CA:{str(not authority).upper()}")
+        yield BAD_CERTIFICATE.finding(
+            field, f"CA:{str(authority).upper()}", f"CA:{str(not authority).upper()}"
+        )
     elif authority and not extension.critical:
-        yield BadCertificate(field, "critical", "not critical")
+        yield BAD_CERTIFICATE.finding(field, "critical", "not critical")
 
 
-def _usage_failures(field: str, extension: Extension | None, *, authority: bool) -> Iterator[Failure]:
+def _usage_findings(field: str, extension: Extension | None, *, authority: bool) -> Iterator[Finding]:
     """RFC 5280 section 4.2.1.3: a CA signs certificates (critical); the leaf signs documents, no
     certificates.
 
     The leaf's key usage is not critical in any real document, so that is not asked for.
     """
     if extension is None:
-        yield BadCertificate(field, "the extension", "none")
+        yield BAD_CERTIFICATE.finding(field, "the extension", "none")
         return
     bits = _usage_bits(extension.value)
     if authority and not extension.critical:
-        yield BadCertificate(field, "critical", "not critical")
+        yield BAD_CERTIFICATE.finding(field, "critical", "not critical")
     if bool(bits & _KEY_CERT_SIGN) != authority:
         wanted, found = "keyCertSign", "no keyCertSign"
-        yield BadCertificate(field, wanted if authority else found, found if authority else wanted)
+        yield BAD_CERTIFICATE.finding(field, wanted if authority else found, found if authority else wanted)
     if not authority and not bits & _DIGITAL_SIGNATURE:
-        yield BadCertificate(field, "digitalSignature", "no digitalSignature")
+        yield BAD_CERTIFICATE.finding(field, "digitalSignature", "no digitalSignature")
 
 
 def _usage_bits(value: bytes) -> int:

@@ -47,9 +47,9 @@ def outline(der: bytes) -> Outline:
     SEQUENCE { [0] version, serial, signature, issuer, validity, subject, subjectPublicKeyInfo, [3]
     extensions }. The unique identifiers that version 2 allowed between the last two are not.
     """
-    ((_, start, end),) = inside(der, 0, len(der))
-    (tbs, fields, tbs_end), (outer, _, outer_end), _ = inside(der, start, end)
-    version, _, inner, issuer, _, subject, key, (tag, wrapped, wrapped_end) = inside(der, fields, tbs_end)
+    ((_, start, end),) = elements(der, 0, len(der))
+    (tbs, fields, tbs_end), (outer, _, outer_end), _ = elements(der, start, end)
+    version, _, inner, issuer, _, subject, key, (tag, wrapped, wrapped_end) = elements(der, fields, tbs_end)
     if der[0] != _SEQUENCE or der[tbs] != _SEQUENCE:
         raise ValueError("not a sequence that begins with a sequence")
     if der[fields : version[2]] != _VERSION_3 or der[tag] != _EXTENSIONS:
@@ -69,12 +69,14 @@ def _extensions(der: bytes) -> dict[bytes, Extension]:
     """RFC 5280 section 4.1: SEQUENCE OF SEQUENCE { OID, critical BOOLEAN DEFAULT FALSE, OCTET STRING }; each
     once.
     """
-    ((_, start, end),) = inside(der, 0, len(der))
+    ((_, start, end),) = elements(der, 0, len(der))
     if der[0] != _SEQUENCE:
         raise ValueError("extensions are one sequence")
     found: dict[bytes, Extension] = {}
-    for outer, content, stop in inside(der, start, end):
-        (name, name_content, name_end), *flag, (value, value_content, value_end) = inside(der, content, stop)
+    for outer, content, stop in elements(der, start, end):
+        (name, name_content, name_end), *flag, (value, value_content, value_end) = elements(
+            der, content, stop
+        )
         # DER has one true, and false is the default, which is left out.
         if [der[first:last] for first, _, last in flag] not in ([], [_TRUE]):
             raise ValueError("criticality that is not DER")
@@ -85,7 +87,7 @@ def _extensions(der: bytes) -> dict[bytes, Extension]:
     return found
 
 
-def inside(der: bytes, start: int, end: int) -> list[Element]:
+def elements(der: bytes, start: int, end: int) -> list[Element]:
     """The elements that fill ``der`` from ``start`` to ``end``, none beyond it.
 
     ValueError when that is not DER: lengths are definite, minimal and within the bytes. Tags have one byte:

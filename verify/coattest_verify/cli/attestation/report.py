@@ -31,15 +31,15 @@ class Item:
 
 
 def report(item: Item, verdict: Verdict) -> dict[str, Any]:
-    """One document's JSON: the verdict, the file, and the reason codes."""
-    reasons = _reasons(item, verdict)
+    """One document's JSON: the verdict, the file, and the codes of all findings."""
+    found = _codes(item, verdict)
     return {
         **verdict.to_json(),
-        "ok": not reasons,
+        "ok": not found,
         "file": item.path.name,
         "sha256": hashlib.sha256(item.document).hexdigest() if item.document else None,
-        "reason": reasons[0] if reasons else None,
-        "reasons": reasons,
+        "code": found[0] if found else None,
+        "codes": found,
     }
 
 
@@ -67,7 +67,7 @@ def show_table(
     console.print(table)
     for item, verdict in zip(items, verdicts, strict=True):
         complaint = [item.complaint] if item.complaint is not None else []
-        for reason in (*complaint, *map(str, verdict.failures)):
+        for reason in (*complaint, *map(str, verdict.findings)):
             console.print(Text(printable(f"{item.path.name}: {reason}")))
         for notice in verdict.notices:
             err().print(Text(printable(f"note: {item.path.name}: {notice}"), "yellow"))
@@ -84,8 +84,8 @@ def show(item: Item, verdict: Verdict) -> None:
             console.print(Text(f"  {name:<13} {printable(value)}"))
     else:
         console.print(Text("refused", "red"), Text(f"at {item.at.isoformat()} under {verdict.root.name}"))
-        for failure in verdict.failures:
-            console.print(Text(f"  {printable(str(failure))}"))
+        for finding in verdict.findings:
+            console.print(Text(f"  {printable(str(finding))}"))
     for notice in verdict.notices:
         err().print(Text(f"note: {printable(str(notice))}", "yellow"))
 
@@ -101,9 +101,9 @@ def _lines(verdict: Verdict) -> list[tuple[str, str]]:
     return [*lines, ("chain until", expires.isoformat() if expires else "?")]
 
 
-def _reasons(item: Item, verdict: Verdict) -> list[str]:
+def _codes(item: Item, verdict: Verdict) -> list[str]:
     own = ["index"] if item.complaint else []
-    return [*own, *dict.fromkeys(failure.code for failure in verdict.failures)]
+    return [*own, *dict.fromkeys(finding.code for finding in verdict.findings)]
 
 
 def printable(text: str) -> str:
