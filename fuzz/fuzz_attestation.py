@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / folder) for folder in ("build", "verify", "tests")]
+sys.path[:0] = [str(ROOT / folder) for folder in ("common", "verify", "tests")]
 
 import atheris
 

@@ -14,7 +14,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from coattest.aws import AwsFailure
-from coattest.errors import UsageError
+from coattest.errors import Rejected, UsageError
 from coattest_parent.deployment.live import Expired, LiveMismatch
 from coattest_parent.deployment.runner import Enclave, RunnerFailure
 from coattest_parent.deployment.stack import plan as planning
@@ -22,7 +22,7 @@ from coattest_parent.deployment.stack import rollout, stacks
 from coattest_parent.deployment.stack.hosts import LocalHost
 from coattest_parent.deployment.stack.remote import CID_MAX, FIRST_CID, parse_enclaves
 from coattest_parent.deployment.stack.stacks import StackChanged, StackFailed, Stacks
-from coattest_verify.keypolicy.report import BadReport, Report
+from coattest_verify.keypolicy.report import BuyerReport
 from support.local.kms_world import allow, policy
 from support.parent.deployments import ACCOUNTS, now
 from support.parent.stack_world import BUYERS, Bench, DebugHost
@@ -298,9 +298,10 @@ def test_a_report_cannot_widen_a_right(change: dict[str, str]) -> None:
         "bids": "s3://bids/bids/",
         "role": "arn:aws:iam::111122223333:role/parent",
     }
-    assert Report(**good, decisions=("00" * 32,)).account == "222233334444"
-    with pytest.raises(BadReport):
-        Report(**{**good, **change}, decisions=("00" * 32,))
+    assert BuyerReport(**good, decisions=("00" * 32,)).account == "222233334444"
+    with pytest.raises(Rejected) as caught:
+        BuyerReport(**{**good, **change}, decisions=("00" * 32,))
+    assert caught.value.code == "buyer-report"
 
 
 def test_a_key_of_the_service_or_of_another_buyer_is_no_report(bench: Bench) -> None:

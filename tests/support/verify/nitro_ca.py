@@ -8,15 +8,13 @@ judged by it.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -24,7 +22,6 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from coattest.errors import UsageError
 from coattest_verify.attestation import Expectation, ExpectPcrs, Root, Verdict, verify_document
 
 NOW = datetime(2026, 1, 15, 12, 0, 0, tzinfo=timezone.utc)
@@ -311,11 +308,3 @@ def codes(verdict: Verdict) -> set[str]:
 def failed(verdict: Verdict) -> set[tuple[str, str]]:
     """Code and field of every finding of a verdict."""
     return {(finding.code, finding.where) for finding in verdict.findings}
-
-
-@contextlib.contextmanager
-def usage_error(code: str, match: str | None = None) -> Iterator[None]:
-    """The block must raise a UsageError with this code (and a message that matches)."""
-    with pytest.raises(UsageError, match=match) as caught:
-        yield
-    assert caught.value.code == code

@@ -29,9 +29,9 @@ from support.verify.nitro_ca import (
     issue,
     links,
     make_chain,
-    usage_error,
     usual_chain,
 )
+from support.verify.usage_errors import usage_error
 
 GENUINE = usual_chain()
 ATTACKER = make_chain()

@@ -34,8 +34,8 @@ from support.verify.nitro_ca import (
     codes,
     document,
     failed,
-    usage_error,
 )
+from support.verify.usage_errors import usage_error
 
 OTHER = b"\xee" * 48
 DEBUG = {**PCRS, 0: bytes(48), 1: bytes(48), 2: bytes(48), 8: bytes(48)}

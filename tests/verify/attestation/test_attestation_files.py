@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coattest.errors import UsageError
 from coattest_verify.attestation import ExpectDocument, MaxAge, UnsafeExpectDebug
 from coattest_verify.attestation.files import (
     IndexEntry,
@@ -19,7 +20,8 @@ from coattest_verify.attestation.files import (
     read_archive_index,
     read_measurements,
 )
-from support.verify.nitro_ca import PCRS, document, usage_error
+from support.verify.nitro_ca import PCRS, document
+from support.verify.usage_errors import usage_error
 
 DOCUMENT = document()
 HEX = DOCUMENT.hex().encode()

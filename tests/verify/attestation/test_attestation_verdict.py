@@ -31,9 +31,9 @@ from support.verify.nitro_ca import (
     document,
     failed,
     make_chain,
-    usage_error,
     usual_chain,
 )
+from support.verify.usage_errors import usage_error
 
 GENUINE = usual_chain()
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from coattest_verify.keypolicy.generate import DECISION_TAG, canonical, decision_tag
+from coattest_verify.keypolicy.generate import DECISION_TAG, decision_tag, policy_text
 
 BIDS_PREFIX = "bids/"
 """Where a buyer's bid files are in its bucket."""
@@ -114,7 +114,7 @@ def _key(policy: Mapping[str, Any], description: str) -> dict[str, Any]:
 
 def terraform(policy: Mapping[str, Any], description: str) -> str:
     """An aws_kms_key resource."""
-    text = _escaped(canonical(policy))
+    text = _escaped(policy_text(policy))
     return "\n".join(
         [
             'resource "aws_kms_key" "coattest" {',

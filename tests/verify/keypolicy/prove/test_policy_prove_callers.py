@@ -14,7 +14,7 @@ from coattest_verify.keypolicy.iam import Effect, Policy, Principal, Request, as
 
 pytest.importorskip("z3")
 
-from coattest_verify.keypolicy.prove import Question, Status, prove
+from coattest_verify.keypolicy.prove import ProofQuestion, Status, prove
 from coattest_verify.keypolicy.prove.goals import ENCRYPTION, PLAINTEXT, POWER
 from support.verify.prover import ACCOUNT, ADMIN, BIDDER, DECIDED, KEY, SERVICE, SHA
 
@@ -114,7 +114,7 @@ def granted(policy: Policy, caller: Principal, action: str) -> bool:
 def test_what_is_proved_no_caller_contradicts(drawn: list[dict[str, Any]]) -> None:
     """Sessions, paths, unique ids, root and federated users, other partitions and services."""
     policy = parse_policy(json.dumps({"Version": "2012-10-17", "Statement": drawn}))
-    answers = {found.goal: found for found in prove(policy, Question(DECIDED, (ADMIN,), (BIDDER,)))}
+    answers = {found.goal: found for found in prove(policy, ProofQuestion(DECIDED, (ADMIN,), (BIDDER,)))}
     for goal, actions, excepted in (
         ("plaintext", PLAINTEXT, None),
         ("power", POWER, ADMIN),

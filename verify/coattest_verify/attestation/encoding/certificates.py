@@ -15,8 +15,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
+from coattest.findings import Finding
 from coattest_verify.attestation.encoding.der import Extension, Outline, outline
-from coattest_verify.attestation.rules import BAD_CERTIFICATE, Finding
+from coattest_verify.attestation.rules import BAD_CERTIFICATE
 
 ECDSA_SHA384: Final = bytes.fromhex("300a06082a8648ce3d040303")
 """AlgorithmIdentifier ecdsa-with-SHA384 without parameters. RFC 5758 section 3.2."""

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from coattest_verify.keypolicy.iam import conditions, match
-from coattest_verify.keypolicy.iam.model import Policy, PrincipalPattern, Statement
+from coattest_verify.keypolicy.iam.model import Policy, PolicyStatement, PrincipalPattern
 
 
 class Effect(enum.Enum):
@@ -124,7 +124,7 @@ def assess(policy: Policy, request: Request) -> Assessment:
 
 
 def applies(
-    statement: Statement, request: Request, context: Mapping[str, tuple[str, ...]], variables: bool
+    statement: PolicyStatement, request: Request, context: Mapping[str, tuple[str, ...]], variables: bool
 ) -> bool:
     """Whether principal, action, resource and every condition of the statement match the request."""
     return (
@@ -135,7 +135,7 @@ def applies(
     )
 
 
-def names_caller(statement: Statement, principal: Principal) -> bool:
+def names_caller(statement: PolicyStatement, principal: Principal) -> bool:
     """Whether a statement that applies means the caller itself or everyone, and not only the caller's
     account.
     """
@@ -144,7 +144,7 @@ def names_caller(statement: Statement, principal: Principal) -> bool:
     return any(pattern.is_anyone or pattern.value in principal.identities for pattern in statement.principals)
 
 
-def principal_matches(statement: Statement, principal: Principal) -> bool:
+def principal_matches(statement: PolicyStatement, principal: Principal) -> bool:
     """Whether the Principal or NotPrincipal element covers a caller, by name or by account."""
     if statement.principals is None:
         return True
@@ -167,14 +167,14 @@ def _names(pattern: PrincipalPattern, principal: Principal) -> bool:
     return pattern.value in principal.identities or pattern.value == principal.root_arn
 
 
-def action_matches(statement: Statement, action: str) -> bool:
+def action_matches(statement: PolicyStatement, action: str) -> bool:
     """Whether the Action or NotAction element covers an action."""
     listed = any(match.action(pattern, action) for pattern in statement.actions)
     return listed is not statement.not_action
 
 
 def _resource_matches(
-    statement: Statement, resource: str, context: Mapping[str, tuple[str, ...]], variables: bool
+    statement: PolicyStatement, resource: str, context: Mapping[str, tuple[str, ...]], variables: bool
 ) -> bool:
     patterns = [match.substitute(pattern, context, variables) for pattern in statement.resources]
     listed = any(pattern is not None and match.arn(pattern, resource) for pattern in patterns)

@@ -64,7 +64,7 @@ class Condition:
 
 
 @dataclass(frozen=True, slots=True)
-class Statement:
+class PolicyStatement:
     """One statement. ``principals`` is None in a policy that is attached to an identity."""
 
     sid: str
@@ -84,7 +84,7 @@ class Policy:
 
     version: str
     id: str | None
-    statements: tuple[Statement, ...]
+    statements: tuple[PolicyStatement, ...]
 
     @property
     def variables(self) -> bool:

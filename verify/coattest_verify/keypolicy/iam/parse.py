@@ -18,15 +18,17 @@ from coattest_verify.keypolicy.iam.model import (
     Condition,
     Policy,
     PolicyError,
+    PolicyStatement,
     PrincipalPattern,
     Quantifier,
-    Statement,
 )
 
-#: KMS key policies are at most 32 KB (KMS Developer Guide, "Quotas": key policy document size).
 MAX_DOCUMENT_BYTES = 32 * 1024
-#: JSON nesting in a policy is at most statement, condition, operator, value list; anything deeper is hostile.
+"""KMS key policies are at most 32 KB (KMS Developer Guide, "Quotas": key policy document size)."""
+
 MAX_DEPTH = 10
+"""JSON nesting in a policy is at most statement, condition, operator, value list; anything deeper is
+hostile."""
 
 VERSIONS = ("2008-10-17", "2012-10-17")
 _ACCOUNT = re.compile(r"[0-9]{12}")
@@ -112,7 +114,7 @@ def _only(mapping: Mapping[str, Any], known: set[str], where: str) -> None:
         raise PolicyError(f"unknown element {unknown[0]}", where=where)
 
 
-def _statement(raw: Any, index: int) -> Statement:
+def _statement(raw: Any, index: int) -> PolicyStatement:
     where = f"Statement[{index}]"
     if not isinstance(raw, Mapping):
         raise PolicyError("a statement is a JSON object", where=where)
@@ -144,7 +146,7 @@ def _statement(raw: Any, index: int) -> Statement:
         if not _ACTION.fullmatch(action):
             raise PolicyError(f"{action!r} is not an action", where=f"{where}.Action")
     principal = raw.get("Principal", raw.get("NotPrincipal"))
-    return Statement(
+    return PolicyStatement(
         sid=sid,
         allow=raw["Effect"] == "Allow",
         principals=None if principal is None else _principals(principal, f"{where}.Principal"),

@@ -7,10 +7,10 @@ from __future__ import annotations
 from coattest_verify.keypolicy.prove.goals import (
     ASSUMPTIONS,
     Counterexample,
-    Finding,
-    Question,
+    GoalResult,
+    ProofQuestion,
     Status,
     prove,
 )
 
-__all__ = ["ASSUMPTIONS", "Counterexample", "Finding", "Question", "Status", "prove"]
+__all__ = ["ASSUMPTIONS", "Counterexample", "GoalResult", "ProofQuestion", "Status", "prove"]

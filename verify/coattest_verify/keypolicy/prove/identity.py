@@ -16,10 +16,11 @@ from coattest_verify.keypolicy.prove.symbolic import Space, constant
 
 ACCOUNT = z3.Loop(z3.Range("0", "9"), 12, 12)
 PARTITION = z3.Concat(z3.Re("aws"), z3.Star(z3.Union(z3.Range("a", "z"), z3.Re("-"))))
-#: IAM User Guide, "IAM identifiers": names have letters, digits and +=,.@_-; a path any of ! to ~.
 NAME = z3.Plus(
     z3.Union(*(z3.Range(*pair) for pair in ("az", "AZ", "09")), *(z3.Re(sign) for sign in "+=,.@_-"))
 )
+"""IAM User Guide, "IAM identifiers": names have letters, digits and +=,.@_-; a path any of ! to ~."""
+
 PATH = z3.Option(z3.Concat(z3.Plus(z3.Range("!", "~")), z3.Re("/")))
 
 
