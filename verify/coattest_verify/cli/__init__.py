@@ -23,7 +23,7 @@ VERBS = {
     "quorum-policy": "coattest_verify.cli.members.show:quorum_policy",
     "rebuild": "coattest_verify.cli.rebuild:rebuild",
     "receipt": "coattest_verify.cli.receipt:receipt",
-    "report": "coattest_verify.cli.report:report",
+    "report": "coattest_verify.cli.report:report_command",
     "review": "coattest_verify.cli.release.votes:review",
     "revoke": "coattest_verify.cli.release.votes:revoke",
     "sign-pcrs": "coattest_verify.cli.sign_pcrs:sign_pcrs",

@@ -35,7 +35,7 @@ from coattest_verify.keypolicy.report import BuyerReport, sign_report
 @click.option("--out", "target", type=FILE, required=True, help="The report to give to the service.")
 @decision_options
 @json_option
-def report(
+def report_command(
     *,
     key: Path,
     passphrase_file: Path | None,

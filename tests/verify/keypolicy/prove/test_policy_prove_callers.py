@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from coattest_verify.keypolicy.iam import Effect, Policy, Principal, Request, assess, parse_policy
@@ -16,7 +16,7 @@ pytest.importorskip("z3")
 
 from coattest_verify.keypolicy.prove import ProofQuestion, Status, prove
 from coattest_verify.keypolicy.prove.goals import ENCRYPTION, PLAINTEXT, POWER
-from support.verify.prover import ACCOUNT, ADMIN, BIDDER, DECIDED, KEY, SERVICE, SHA
+from support.verify.prover import ACCOUNT, ADMIN, BIDDER, DECIDED, KEY, SERVICE, SHA, allow
 
 OUTSIDE = "999999999999"
 
@@ -109,6 +109,16 @@ def granted(policy: Policy, caller: Principal, action: str) -> bool:
     max_examples=int(os.environ.get("COATTEST_POLICIES", "30")),
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
+)
+@example(
+    [
+        allow("arn:aws:iam::111122223333:role/team/parent", Condition={"ArnLike": {"aws:PrincipalArn": "x"}}),
+        allow(
+            "arn:aws:sts::111122223333:assumed-role/parent/s",
+            "kms:*",
+            Condition={"ArnLike": {"aws:PrincipalArn": "arn:aws:iam::111122223333:role/parent"}},
+        ),
+    ]
 )
 @given(st.lists(statements(), min_size=1, max_size=3))
 def test_what_is_proved_no_caller_contradicts(drawn: list[dict[str, Any]]) -> None:

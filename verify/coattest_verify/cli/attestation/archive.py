@@ -34,7 +34,7 @@ from coattest_verify.attestation.files import (
     read_archive_index,
 )
 from coattest_verify.attestation.rules import NOT_IN_ARCHIVE
-from coattest_verify.cli.attestation.report import DOCUMENT_SUFFIXES, Item, report
+from coattest_verify.cli.attestation.report import DOCUMENT_SUFFIXES, Item, document_report
 from coattest_verify.quorum.directory import Folder
 
 NO_EXPECTATIONS = ("root", "strict")
@@ -111,7 +111,7 @@ def archive_report(item: Item, verdict: Verdict) -> dict[str, Any]:
     ``debug`` is null where the document did not pass: nothing vouches for its mode then.
     """
     debug = verdict.document.debug if verdict.ok else None
-    return {**report(item, verdict), **ARCHIVE_FIELDS, "debug": debug}
+    return {**document_report(item, verdict), **ARCHIVE_FIELDS, "debug": debug}
 
 
 def caveat() -> None:

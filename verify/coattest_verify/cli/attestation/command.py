@@ -49,7 +49,14 @@ from coattest_verify.cli.attestation.archive import (
     is_archive,
     verify_archive,
 )
-from coattest_verify.cli.attestation.report import ACCEPTED, DOCUMENT_SUFFIXES, Item, report, show, show_table
+from coattest_verify.cli.attestation.report import (
+    ACCEPTED,
+    DOCUMENT_SUFFIXES,
+    Item,
+    document_report,
+    show_document,
+    show_documents,
+)
 from coattest_verify.quorum.directory import Folder
 
 AT_DOCUMENT, AT_INDEX = "document", "index"
@@ -107,7 +114,7 @@ def attestation_command(ctx: click.Context, /, path: Path, as_json: bool, **opti
         verdict.ok and item.complaint is None for item, verdict in zip(items, verdicts, strict=True)
     )
     if as_json:
-        one = archive_report if archive else report
+        one = archive_report if archive else document_report
         reports = [one(item, verdict) for item, verdict in zip(items, verdicts, strict=True)]
         batch = {
             **(ARCHIVE_FIELDS if archive else {}),
@@ -118,9 +125,9 @@ def attestation_command(ctx: click.Context, /, path: Path, as_json: bool, **opti
         }
         emit_json(batch if path.is_dir() else reports[0])
     elif path.is_dir():
-        show_table(items, verdicts, skipped, passed=GENUINE if archive else ACCEPTED)
+        show_documents(items, verdicts, skipped, passed=GENUINE if archive else ACCEPTED)
     else:
-        show(items[0], verdicts[0])
+        show_document(items[0], verdicts[0])
     ctx.exit(0 if accepted == len(items) else 1)
 
 

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from coattest.shell import err, out
+from coattest.text import printable
 from coattest_verify.attestation import Verdict
 
 DOCUMENT_SUFFIXES = (".bin", ".cbor", ".cose", ".b64", ".base64", ".hex")
@@ -30,7 +31,7 @@ class Item:
     complaint: str | None = None
 
 
-def report(item: Item, verdict: Verdict) -> dict[str, Any]:
+def document_report(item: Item, verdict: Verdict) -> dict[str, Any]:
     """One document's JSON: the verdict, the file, and the codes of all findings."""
     found = _codes(item, verdict)
     return {
@@ -43,7 +44,7 @@ def report(item: Item, verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def show_table(
+def show_documents(
     items: Sequence[Item], verdicts: Sequence[Verdict], skipped: Sequence[str], *, passed: str = ACCEPTED
 ) -> None:
     """A line per document and every reason on stdout; what was tolerated or skipped on stderr.
@@ -75,7 +76,7 @@ def show_table(
         err().print(Text(f"skipped, not a document: {printable(name)}"))
 
 
-def show(item: Item, verdict: Verdict) -> None:
+def show_document(item: Item, verdict: Verdict) -> None:
     """One document for people: what it says when it passed, everything that is wrong when it did not."""
     console = out()
     if verdict.ok:
@@ -104,10 +105,3 @@ def _lines(verdict: Verdict) -> list[tuple[str, str]]:
 def _codes(item: Item, verdict: Verdict) -> list[str]:
     own = ["index"] if item.complaint else []
     return [*own, *dict.fromkeys(finding.code for finding in verdict.findings)]
-
-
-def printable(text: str) -> str:
-    """Text from a document or a file name, with nothing in it that a terminal would obey."""
-    return "".join(
-        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text
-    )

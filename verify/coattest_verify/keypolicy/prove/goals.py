@@ -203,7 +203,7 @@ def _request(
             bound.append(slot.value == constant(fixed[key]))
     if caller.free_path:
         (arn,) = space.slots("aws:principalarn")
-        bound.append(z3.InRe(arn.value, role_with_any_path(caller.principal)))
+        bound.append(z3.InRe(arn.value, role_with_any_path(caller, everybody)))
     if not caller.named and caller.principal.kind == "AWS":
         bound += anonymous(space, caller, everybody)
     if action not in ATTESTED:
