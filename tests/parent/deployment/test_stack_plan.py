@@ -51,7 +51,7 @@ def both(release: Release, **changes: Any) -> dict[str, bytes]:
 
 
 def buyers_stack(release: Release) -> str:
-    """What ``verify policy --stack`` writes for buyer-1."""
+    """What ``verify policy make --format stack`` writes for buyer-1."""
     account = ACCOUNTS["buyer-1"]
     policy = generate_policy(
         release.authority.decision,

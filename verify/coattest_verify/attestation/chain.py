@@ -2,8 +2,8 @@
 chains.
 
 Nothing that comes with the document is trusted: cabundle[0] must *be* the pinned root (SHA-256 of its
-DER), and each further certificate must carry its predecessor's signature and name. No other path is looked
-for.
+DER), and each further certificate must carry its predecessor's signature and name. No other path is
+tried.
 
 Signatures of a chain never change, dates pass: the cache keeps what was verified under the exact bytes of
 the chain and the root's fingerprint, and the dates of every certificate are compared at each use.
@@ -44,7 +44,7 @@ ES384: Final = ec.ECDSA(hashes.SHA384())
 """ECDSA with SHA-384: the only algorithm that this package verifies with."""
 
 CACHE_SIZE: Final = 1024
-"""Chains a cache keeps unless told otherwise: at most some 8 MB, one chain per enclave and three hours."""
+"""Chains in a cache by default: at most some 8 MB; an enclave has one chain per three hours."""
 
 _NEVER: Final = datetime(1, 1, 1, tzinfo=timezone.utc)
 _Key: TypeAlias = "tuple[bytes, bytes, tuple[bytes, ...]]"
@@ -86,8 +86,7 @@ class CertificateChain:
 class ChainCache:
     """A bounded cache of verified chains, least recently used out first. Safe to share between threads.
 
-    Only chains that verified are in it, so that nobody without certificates below the pinned root can fill
-    it.
+    Only chains that verified are stored, so filling it takes certificates below the pinned root.
     """
 
     def __init__(self, size: int = CACHE_SIZE) -> None:
@@ -109,7 +108,7 @@ class ChainCache:
             return chain
 
     def put(self, key: _Key, chain: CertificateChain) -> None:
-        """Keep a chain that verified."""
+        """Store a chain that verified."""
         with self._lock:
             self._chains[key] = chain
             while len(self._chains) > self._size:
@@ -162,7 +161,7 @@ def _read(
         field = f"cabundle[{index}]" if authority else "certificate"
         if der in bundle[:index]:
             findings.append(
-                BAD_CERTIFICATE.finding(field, "each certificate once", "one from further up again")
+                BAD_CERTIFICATE.finding(field, "each certificate once", "a certificate from further up again")
             )
         try:
             if index == 0 and pinned:
@@ -177,7 +176,7 @@ def _read(
 
 @functools.lru_cache(maxsize=8)
 def _read_root(der: bytes) -> Certificate:
-    """A pinned root, read once: it is the caller's constant, and nobody else's bytes get here."""
+    """A pinned root, read once: only the root that the caller chose gets here."""
     return read_certificate(der, "cabundle[0]", authority=True)
 
 

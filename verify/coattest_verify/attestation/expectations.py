@@ -1,6 +1,6 @@
-"""What a caller demands of a document, beyond that it is genuine. Each demand is a value of its own type.
+"""What a caller expects of a document, beyond that it is genuine: a type for each expectation.
 
-Nothing is demanded by default, and expectations that would let any enclave pass are an error: without
+Nothing is expected by default, and expectations that would let any enclave pass are an error: without
 measurements (or UnsafeAnyMeasurement, which says so in its name) there is no verification.
 """
 
@@ -176,9 +176,11 @@ class MaxAge:
 
     def __post_init__(self) -> None:
         if type(self.max_age_ms) is not int or self.max_age_ms < 0:
-            raise bad_expectation("the age is a whole number of milliseconds", where="MaxAge")
+            raise bad_expectation(
+                "the age must be an integer of milliseconds, not negative", where="MaxAge"
+            )
         if type(self.skew_ms) is not int or not 0 <= self.skew_ms <= SKEW_MAX_MS:
-            raise bad_expectation(f"the skew is 0 to {SKEW_MAX_MS} milliseconds", where="MaxAge")
+            raise bad_expectation(f"the skew must be 0 to {SKEW_MAX_MS} milliseconds", where="MaxAge")
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +284,7 @@ class Demands:
         )
 
     def byte_findings(self, document: bytes) -> list[Finding]:
-        """What can be said of a document's bytes, whether they can be read or not."""
+        """What the bytes alone show, whether they can be read as a document or not."""
         return [finding for expected in self.documents for finding in expected.findings(document)]
 
     def findings(self, document: Document, now_ms: int) -> Iterator[Finding]:

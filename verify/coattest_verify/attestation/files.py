@@ -31,14 +31,14 @@ INDEX_SIZE_MAX: Final = 8 << 20
 """Bytes of an index: INDEX_COUNT_MAX lines of some 800 each, twice as long as any known one."""
 
 INDEX_COUNT_MAX: Final = 10_000
-"""Documents of an archive. All that are known in public are about a hundred."""
+"""Documents of an archive. About a hundred are publicly known."""
 
 _FIRST_BYTES: Final = (0x84, 0xD2)
 _REGISTER: Final = re.compile(r"PCR(0|[1-9]|[12][0-9]|3[01])")
 _NAME: Final = re.compile(r"[^/\x00-\x1f\x7f]+")
 _SHA256: Final = re.compile(rf"[0-9a-f]{{{2 * SHA256_SIZE}}}")
 _MODES: Final = {"debug": True, "prod": False}
-# An index has whole seconds, a document milliseconds: the last one of that second is meant.
+# An index has whole seconds, a document milliseconds: take the last millisecond of that second.
 _REST_OF_SECOND_MS: Final = 999
 
 
@@ -129,7 +129,7 @@ def archive_expectations(entry: IndexEntry) -> list[Expectation]:
     measurement is judged. Raises UsageError when the index has no digest: then it demands nothing.
     """
     if entry.sha256 is None:
-        raise bad_file("no 'sha256' for a document: nothing says which one is meant", where=INDEX_NAME)
+        raise bad_file("a document without 'sha256': any document would match", where=INDEX_NAME)
     expectations: list[Expectation] = [ExpectDocument(entry.sha256)]
     if entry.at is not None:
         expectations.append(MaxAge(_REST_OF_SECOND_MS))
@@ -156,7 +156,7 @@ def parse_time(text: str) -> datetime:
 
 
 def _entry(cells: Mapping[str, str], where: str) -> IndexEntry:
-    """The cells of one line; an empty one says nothing."""
+    """What one line says; an empty cell says nothing."""
     digest, time, mode = (cells.get(column) or None for column in ("sha256", "doc_time_utc", "mode"))
     if digest is not None and not _SHA256.fullmatch(digest):
         raise bad_file("the digest is not 64 digits of lower-case hex", where=where)

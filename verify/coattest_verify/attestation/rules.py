@@ -91,7 +91,7 @@ DEBUG_MODE: Final = Rule(
 """The enclave runs in debug mode, or the document cannot show that it does not."""
 
 NOT_DEBUG_MODE: Final = Rule("not-debug-mode", CALLER)
-"""The enclave does not run in debug mode, and the caller says that it does."""
+"""The enclave does not run in debug mode, and the caller expects it to."""
 
 FUTURE_TIMESTAMP: Final = Rule("future-timestamp", f"{PROCESS} section 2.2: timestamp is UTC in milliseconds")
 """The document was made after the time of verification."""

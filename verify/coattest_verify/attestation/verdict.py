@@ -1,4 +1,4 @@
-"""What verification says: a frozen verdict with every reason, and the only safe way to the document."""
+"""The outcome of verification: every finding, and the only safe way to the document."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Verdict:
         return self._document
 
     def require(self) -> Document:
-        """The same as ``document``, for those who read a verb better."""
+        """The same as ``document``, as a verb."""
         return self.document
 
     def to_json(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ The rules, in this order; all that can be judged are judged, so that a verdict h
 4. The leaf's key made the signature over the payload.
 5. The timestamp lies in the leaf's life, and not after ``now``.
 6. The enclave does not run in debug mode, and is what the caller expects (expectations.py). That these are
-   the bytes that the caller named is judged first: it can be said of bytes that are no document.
+   the bytes that the caller named is judged first: that needs no readable document.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _HALF: Final = SIGNATURE_SIZE // 2
 
 
 def parse_unverified(document: bytes) -> Document:
-    """The fields of a document that NOTHING vouches for: anyone can have written it.
+    """The fields of a document that NOTHING vouches for: anyone could have written it.
 
     For looking at documents and for finding out when one was made. Raises Malformed with every problem of
     its shape.
@@ -62,7 +62,7 @@ def verify_document(
     cache: ChainCache | None = None,
     strict: bool = False,
 ) -> Verdict:
-    """Whether a document is genuine at ``now`` and what the caller expects; never raises for what is in it.
+    """Whether a document is genuine at ``now`` and meets the expectations; never raises for its content.
 
     ``now`` is an aware datetime. ``cache`` remembers verified chains over calls. ``strict`` turns notices
     (unknown fields, and fields that real documents have outside the specification) into findings. Raises
@@ -89,7 +89,7 @@ def verify_under(
     if not isinstance(now, datetime) or now.utcoffset() is None:
         raise bad_expectation("the time needs a zone", where="now", hint="datetime.now(timezone.utc)")
     if not isinstance(root, Root):
-        raise bad_expectation("there is no verification without a root", where="root")
+        raise bad_expectation("a Root is needed", where="root")
     document = _bytes(document)
     findings = demands.byte_findings(document)
     try:
@@ -131,7 +131,7 @@ def _signature_findings(envelope: CoseSign1, timestamp_ms: int, leaf: Certificat
 
 
 def _bytes(document: object) -> bytes:
-    """``document`` as bytes; anything that is not is the caller's mistake."""
+    """``document`` as bytes. Raises UsageError for anything else."""
     if isinstance(document, bytes):
         return document
     if isinstance(document, (bytearray, memoryview)):

@@ -1,4 +1,4 @@
-"""CloudTrail's digest files: that the logs are whole, unchanged, and without a gap. Pure.
+"""CloudTrail's digest files: are the logs complete and unchanged? Pure.
 
 Source: CloudTrail User Guide, "Custom implementations of CloudTrail log file integrity validation" and
 "CloudTrail digest file structure". A digest is signed with SHA-256 and RSA (PKCS #1 v1.5); what is signed is
@@ -77,7 +77,7 @@ def check_digests(
     since: datetime | None,
     until: datetime | None,
 ) -> tuple[Finding, ...]:
-    """Every way in which the logs of a window are not what CloudTrail delivered.
+    """Every way in which the logs of a window differ from what CloudTrail delivered.
 
     ``keys`` are ``public_keys``; ``logs`` maps a log's path (bucket/object, or any end of it) to its
     uncompressed content. Without a window the digests' own range is checked. Raises UsageError.
@@ -86,15 +86,15 @@ def check_digests(
     for digest in sorted((_parse(file) for file in digests), key=lambda digest: digest.end):
         chains.setdefault(_STAMP.sub("", digest.path.rsplit("/", 1)[-1]), []).append(digest)
     if not chains:
-        return (Finding("no-digests", "logs", "no digest files: nothing shows that the logs are whole"),)
+        return (Finding("no-digests", "logs", "no digest files: nothing shows that the logs are complete"),)
     return tuple(
         finding
         for _, chain in sorted(chains.items())
-        for finding in _whole(chain, keys=keys, logs=logs, since=since, until=until)
+        for finding in _chain_findings(chain, keys=keys, logs=logs, since=since, until=until)
     )
 
 
-def _whole(
+def _chain_findings(
     chain: Sequence[_Digest],
     *,
     keys: Mapping[str, bytes],
@@ -117,7 +117,7 @@ def _whole(
 
 
 def _gap(begin: datetime, end: datetime, beside: _Digest) -> Finding:
-    """Time of which no digest speaks."""
+    """Time that no digest covers."""
     return Finding(
         "hours-missing",
         beside.file.where,
@@ -196,7 +196,7 @@ def _listed(digest: _Digest, logs: Mapping[str, bytes]) -> list[Finding]:
             (data for name, data in logs.items() if path == name or path.endswith(f"/{name}")), None
         )
         if content is None:
-            findings.append(Finding("log-missing", path, f"{path} is listed and not here"))
+            findings.append(Finding("log-missing", path, f"{path} is listed, but not here"))
         elif (found := hashlib.sha256(content).hexdigest()) != expected:
             findings.append(
                 Finding("log-changed", path, f"{path} is not what was delivered", expected, found)

@@ -1,9 +1,9 @@
 """Events against the decision. Pure.
 
 A Decrypt that succeeded must have come from a decided enclave, through an expected role, in the key's
-Region, with the expected encryption context. Everything that could take plaintext or power past the policy
-is a problem if it succeeded. A changed policy is not a problem by itself; it is what "administrators do not
-decrypt" rests on, so it is always shown.
+Region, with the expected encryption context. Anything that could take plaintext or power past the policy
+is a finding if it succeeded. A changed policy is not a finding by itself; "administrators do not decrypt"
+rests on it, so it is always shown.
 """
 
 from __future__ import annotations

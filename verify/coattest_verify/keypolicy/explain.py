@@ -1,4 +1,4 @@
-"""What a policy means, asked of the evaluator: who may do what, with which enclave. Pure."""
+"""Who may do what under a policy, with which enclave, as the evaluator answers. Pure."""
 
 from __future__ import annotations
 

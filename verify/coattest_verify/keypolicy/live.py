@@ -1,6 +1,6 @@
 """A live key: reading it, judging it, putting a policy on it. The only module here that calls AWS.
 
-The lock-out safety check of KMS is never bypassed. What a policy on paper does not show is checked on the
+The lock-out safety check of KMS is never bypassed. What a policy does not show is checked on the
 key: where its material comes from, whether it is in one Region, whether there are grants.
 """
 
@@ -70,7 +70,7 @@ def _pages(kms: Any, operation: str, key_id: str) -> Iterator[Any]:
 
 
 def unfit(key: KeyState) -> tuple[Finding, ...]:
-    """Why a policy could not protect this key, whatever it says."""
+    """Why no policy could protect this key."""
     checks = (
         (
             key.origin == "AWS_KMS",
@@ -136,8 +136,9 @@ def images(policy: Policy) -> frozenset[str]:
 
 
 def severed(key: KeyState, expected: Policy) -> tuple[Finding, ...]:
-    """Whether a policy lets in none of the images that the live one lets in: the enclaves that run now could
-    not decrypt any more, and those to come do not run yet.
+    """Whether a policy lets in none of the images that the live one lets in.
+
+    The enclaves that run now could not decrypt any more, and the new ones do not run yet.
     """
     try:
         now = images(parse_policy(key.policy))
@@ -176,7 +177,7 @@ def preflight(
         Finding(
             "principal-missing",
             arn,
-            f"{arn} does not exist: KMS would refuse it, or worse, somebody could create it",
+            f"{arn} does not exist: KMS refuses such a policy, or somebody creates that principal later",
         )
         for arn in missing
     ]
@@ -185,7 +186,7 @@ def preflight(
             Finding(
                 "lock-out",
                 caller_arn,
-                f"{caller_arn} puts this policy and would not be an administrator under it",
+                f"{caller_arn} would not be an administrator under the policy that it puts",
             )
         )
     if len(set(administrators)) < 2 and break_glass is None:

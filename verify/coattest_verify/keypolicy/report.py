@@ -3,7 +3,7 @@
 A report says which key, which bucket and which role stand in the buyer's own stack, and which decisions the
 key's policy admits. The service cannot read another account's key policy (KMS Developer Guide, "AWS KMS
 permissions": GetKeyPolicy has no cross-account use), so an upgrade waits for these reports: policies first.
-A report that lies costs its buyer an auction, and nobody else anything.
+A false report costs only the buyer who made it: its own auction fails.
 """
 
 from __future__ import annotations

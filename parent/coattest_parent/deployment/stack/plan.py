@@ -178,7 +178,7 @@ def _checked(
             raise PolicyFirst(
                 f"{name}'s key does not admit decision {digest[:16]}",
                 where=name,
-                hint="the buyer updates its stack (verify policy --stack) and reports again (verify report)",
+                hint="the buyer updates its stack (verify policy make --format stack) and reports again (verify report)",
             )
     return tuple(report for _, report in sorted(found.items()))
 

@@ -1,4 +1,4 @@
-"""One certificate of an attestation chain: what its place in the chain demands of it.
+"""One certificate of an attestation chain: what its place in the chain requires.
 
 cryptography parses, and reads dates and keys; der.py reads once more what is compared as bytes. Both must
 accept. Nothing here trusts a certificate: chain.py verifies signatures downwards from the pinned root.
@@ -41,8 +41,7 @@ _KEY_CERT_SIGN: Final = 0x04
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """A certificate that is well-formed for its place: key and dates are ready, nothing about its issuer is
-    said.
+    """A certificate that is well-formed for its place. Whether its issuer signed it is not checked yet.
 
     ``path_length`` is None where a CA's certificate sets no limit. ``signed`` is the TBSCertificate that
     ``signature`` (DER of r and s) is over; ``subject`` and ``issuer`` are the names' DER.
@@ -60,7 +59,7 @@ class Certificate:
 
 
 class CertificateRefused(Exception):
-    """A certificate is not what its place demands; ``findings`` has every problem."""
+    """A certificate does not fit its place; ``findings`` says why."""
 
     def __init__(self, findings: list[Finding]) -> None:
         super().__init__(str(findings))
@@ -70,7 +69,7 @@ class CertificateRefused(Exception):
 def read_certificate(der: bytes, field: str, *, authority: bool) -> Certificate:
     """The certificate in ``der``, checked for its place: a CA's (``authority``) or the leaf's.
 
-    ``field`` is what findings call it. Raises CertificateRefused with every problem.
+    ``field`` is what findings call it. Raises CertificateRefused with every finding.
     """
     try:
         parts = outline(der)
@@ -83,7 +82,7 @@ def read_certificate(der: bytes, field: str, *, authority: bool) -> Certificate:
             *_extension_findings(field, parts.extensions, authority=authority),
         ]
         key = None if findings else load_der_public_key(parts.key_info)
-    except Exception as error:  # hostile bytes in a foreign parser: its errors are no closed set
+    except Exception as error:  # hostile bytes: the parser may raise anything
         found = f"{type(error).__name__}: {error}"
         raise CertificateRefused(
             [BAD_CERTIFICATE.finding(field, "a certificate in DER", f"{found:.200}")]
@@ -105,12 +104,12 @@ def _path_length(extensions: dict[bytes, Extension]) -> int | None:
         return None
     head, limit = constraints.value[:-1], constraints.value[-1]
     if head != _LIMITED_AUTHORITY or limit > _PATH_LENGTH_MAX:
-        raise ValueError("basicConstraints of another shape")
+        raise ValueError("malformed basicConstraints")
     return limit
 
 
 def _algorithm_findings(field: str, parts: Outline) -> Iterator[Finding]:
-    """P-384 with SHA-384, said the same way inside and outside of the signed part."""
+    """P-384 with SHA-384, named alike inside and outside the signed part."""
     if parts.inner_algorithm != ECDSA_SHA384:
         yield BAD_CERTIFICATE.finding(
             f"{field}.signature", "ecdsa-with-SHA384", f"{parts.inner_algorithm.hex():.80}"
@@ -138,7 +137,7 @@ def _extension_findings(
 
 
 def _constraints_findings(field: str, extension: Extension | None, *, authority: bool) -> Iterator[Finding]:
-    """RFC 5280 section 4.2.1.9: critical with cA in a CA's certificate; the leaf says that it is none."""
+    """RFC 5280 section 4.2.1.9: critical with cA in a CA's certificate; the leaf is not a CA."""
     if extension is None:
         yield BAD_CERTIFICATE.finding(field, "the extension", "none")
     elif (extension.value != _NO_AUTHORITY) != authority:
@@ -169,14 +168,14 @@ def _usage_findings(field: str, extension: Extension | None, *, authority: bool)
 
 
 def _usage_bits(value: bytes) -> int:
-    """The first eight bits of a KeyUsage; ValueError when it is no BIT STRING of one or two bytes in DER.
+    """The first eight bits of a KeyUsage; ValueError unless it is a BIT STRING of one or two bytes in DER.
 
     X.690 section 11.2: unused bits are zero, and a named bit list ends with a bit that is set. So the last
     byte's lowest bit that is set is the one after the unused ones, which are at most 7.
     """
     size = len(value) - 2
     if size not in (2, 3) or value[0] != 0x03 or value[1] != size:
-        raise ValueError("keyUsage of another shape")
+        raise ValueError("malformed keyUsage")
     if value[-1] & -value[-1] != 1 << value[2]:
-        raise ValueError("keyUsage with bits at its end that are not DER")
+        raise ValueError("the last bits of keyUsage are not DER")
     return value[3]

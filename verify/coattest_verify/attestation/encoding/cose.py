@@ -43,7 +43,7 @@ class CoseSign1:
 
 
 def open_envelope(document: bytes) -> CoseSign1:
-    """The envelope's parts; raises Malformed when the bytes have any other shape. Nothing is verified."""
+    """The envelope's parts; raises Malformed for anything else. Nothing is verified."""
     if len(document) > DOCUMENT_MAX:
         _refuse(TOO_LARGE.finding("document", f"at most {DOCUMENT_MAX} bytes", f"{len(document)}"))
     try:
@@ -72,7 +72,7 @@ def _open(document: bytes, offset: int) -> CoseSign1:
 
 
 def _explain(document: bytes, offset: int) -> NoReturn:
-    """Say which part of the head is not the one that is expected; always raises."""
+    """Raise Malformed with the part of the head that is not as expected."""
     if document[offset : offset + 1] != bytes([_ARRAY_OF_4]):
         found = document[offset : offset + 2].hex() or "nothing"
         _refuse(BAD_ENVELOPE.finding("document", "an array of 4, untagged or with tag 18", f"bytes {found}"))

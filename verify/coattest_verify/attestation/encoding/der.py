@@ -1,7 +1,7 @@
 """The parts of a certificate that are compared as bytes, and its extensions, in strict DER.
 
 cryptography parses every certificate too (certificates.py). What is read here is what a parser leaves to
-its caller, or answers with objects where exact bytes are wanted: both algorithm identifiers, the key's
+its caller, or returns as objects where exact bytes are needed: both algorithm identifiers, the key's
 identifier, the names, the signed part, which extensions are critical. Bytes in, values out; only
 ValueError and IndexError escape.
 """
@@ -41,7 +41,7 @@ class Outline(NamedTuple):
 
 
 def outline(der: bytes) -> Outline:
-    """The parts of the certificate that ``der`` is; ValueError when it has another shape.
+    """The parts of the certificate that ``der`` is; ValueError when it is not laid out so.
 
     RFC 5280 section 4.1: Certificate = SEQUENCE { tbs, algorithm, signature }, and TBSCertificate =
     SEQUENCE { [0] version, serial, signature, issuer, validity, subject, subjectPublicKeyInfo, [3]
@@ -79,10 +79,10 @@ def _extensions(der: bytes) -> dict[bytes, Extension]:
         )
         # DER has one true, and false is the default, which is left out.
         if [der[first:last] for first, _, last in flag] not in ([], [_TRUE]):
-            raise ValueError("criticality that is not DER")
+            raise ValueError("an extension's critical flag is not DER")
         oid = der[name_content:name_end]
         if (der[outer], der[name], der[value]) != (_SEQUENCE, _OID, _OCTETS) or oid in found:
-            raise ValueError("an extension of another shape, or one that was there")
+            raise ValueError("a malformed extension, or one that is there twice")
         found[oid] = Extension(bool(flag), der[value_content:value_end])
     return found
 

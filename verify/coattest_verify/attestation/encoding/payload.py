@@ -1,6 +1,6 @@
 """The signed payload: which fields there are, of which types, within which bounds.
 
-All problems are collected. What the specification does not allow but real documents have, or what AWS may
+Every finding is collected. What the specification does not allow but real documents have, or what AWS may
 add one day, is a *notice*: tolerated, reported, and a finding in strict mode.
 """
 
@@ -49,7 +49,7 @@ class Payload:
 
 
 def read_payload(payload: bytes) -> Payload:
-    """The document in a payload; raises Malformed with every problem. Nothing is verified."""
+    """The document in a payload; raises Malformed with every finding. Nothing is verified."""
     try:
         fields = cbor.decode_cbor(payload)
     except cbor.CborError as error:
@@ -142,9 +142,8 @@ class _Reader:
             self._bad(name, f"null or at most {limit} bytes")
             return None
         if not value and name == "public_key":
-            # One real document (nitrite, 2021-10-28) has an empty public_key. It is no key:
-            # ExpectPublicKey(None) refuses it, because it is not null, and ExpectPublicKey(key) refuses it,
-            # because it is not the key.
+            # One real document (nitrite, 2021-10-28) has an empty public_key. ExpectPublicKey(None) refuses
+            # it because it is not null, ExpectPublicKey(key) because it is not that key.
             self._loose(name, "null or at least 1 byte", "0 bytes")
         return value
 

@@ -1,7 +1,8 @@
 """``verify attestation DIR`` without an expectation: an archive, each document judged at its own time.
 
 An archive is a directory with an INDEX.tsv. What lies in it may come from anybody: names are resolved in the
-folder and through no link, sizes and counts are bounded, and a file that cannot be read is refused alone.
+folder without following links, sizes and counts are bounded, and a file that cannot be read is refused while
+the others are judged.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from coattest_verify.cli.attestation.report import DOCUMENT_SUFFIXES, Item, docu
 from coattest_verify.quorum.directory import Folder
 
 NO_EXPECTATIONS = ("root", "strict")
-"""Options that expect nothing: they say whose documents these are, and what is tolerated in them."""
+"""Options that are not expectations."""
 
 ARCHIVE_FIELDS = {"judged_as": "archive", "measurements_judged": False}
 GENUINE = "genuine at its time"
@@ -115,7 +116,7 @@ def archive_report(item: Item, verdict: Verdict) -> dict[str, Any]:
 
 
 def caveat() -> None:
-    """Say on stderr what an archive's verdicts do not say."""
+    """Say on stderr what an archive's verdicts do not mean."""
     err().print(Text(CAVEAT))
 
 

@@ -68,7 +68,7 @@ AT_DOCUMENT, AT_INDEX = "document", "index"
     "--at",
     metavar="TIME",
     help="Verify at this time (ISO 8601 with zone; default: now). 'document': each at the time it claims, "
-    "'index': each at the time in DIR/INDEX.tsv. Both say only that a document was genuine once.",
+    "'index': each at the time in DIR/INDEX.tsv. Both show only that a document was genuine once.",
 )
 @click.option(
     "--expect",
@@ -89,7 +89,7 @@ AT_DOCUMENT, AT_INDEX = "document", "index"
     metavar="aws|local|sha256:HEX",
     help="Root of trust: AWS's, the simulator's (attests nothing), or SHA-256 of a root's DER.",
 )
-@click.option("--strict", is_flag=True, help="Refuse what is otherwise tolerated with a notice.")
+@click.option("--strict", is_flag=True, help="Refuse what is otherwise accepted with a notice.")
 @click.option("--unsafe-allow-debug", is_flag=True, help="Accept debug enclaves, whose memory is open.")
 @click.option("--unsafe-any-measurement", is_flag=True, help="Accept any code: only 'genuine' is verified.")
 @json_option
@@ -98,8 +98,8 @@ def attestation_command(ctx: click.Context, /, path: Path, as_json: bool, **opti
     """Verify one attestation document (binary, base64 or hex), or every one in a directory.
 
     Something must be expected of the enclave: --expect, or --unsafe-any-measurement. Only a directory with an
-    INDEX.tsv can go without: an archive, whose documents are each judged at their own time. That says
-    nothing about today, or about measurements. Exit code 0: every document passed; 1: one did not.
+    INDEX.tsv needs neither: it is an archive, whose documents are each judged at their own time. That shows
+    nothing about today or about measurements. Exit code 0: every document passed; 1: one did not.
     """
     root = root_named(options["root"])
     archive = is_archive(path, options)

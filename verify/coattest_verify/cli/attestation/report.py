@@ -47,9 +47,9 @@ def document_report(item: Item, verdict: Verdict) -> dict[str, Any]:
 def show_documents(
     items: Sequence[Item], verdicts: Sequence[Verdict], skipped: Sequence[str], *, passed: str = ACCEPTED
 ) -> None:
-    """A line per document and every reason on stdout; what was tolerated or skipped on stderr.
+    """Print a line per document and every finding on stdout; what was tolerated or skipped on stderr.
 
-    ``passed`` is what a document is called that did.
+    ``passed`` is the word for a document that passed.
     """
     table = Table(box=None, pad_edge=False)
     for heading in ("verdict", "mode", "made at", "document"):
@@ -77,7 +77,7 @@ def show_documents(
 
 
 def show_document(item: Item, verdict: Verdict) -> None:
-    """One document for people: what it says when it passed, everything that is wrong when it did not."""
+    """Print one document: its fields when it passed, every finding when it did not."""
     console = out()
     if verdict.ok:
         console.print(Text("accepted", "green"), Text(f"at {item.at.isoformat()} under {verdict.root.name}"))

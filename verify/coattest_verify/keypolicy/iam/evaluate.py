@@ -92,18 +92,14 @@ class Assessment:
 
     @property
     def effect(self) -> Effect:
-        """Deny wins; a statement that names the caller, or everyone, allows; an account statement alone does
-        not.
-        """
+        """Deny wins. A statement that names the caller or everyone allows; one for the account does not."""
         if self.denied_by:
             return Effect.EXPLICIT_DENY
         return Effect.ALLOW if self.allowed_by else Effect.IMPLICIT_DENY
 
 
 def evaluate(policy: Policy, request: Request) -> Effect:
-    """What the policy by itself says of the request. A statement for the account is no permission by
-    itself.
-    """
+    """What the policy alone says of the request. A statement for the account alone does not allow."""
     return assess(policy, request).effect
 
 
@@ -136,9 +132,7 @@ def applies(
 
 
 def names_caller(statement: PolicyStatement, principal: Principal) -> bool:
-    """Whether a statement that applies means the caller itself or everyone, and not only the caller's
-    account.
-    """
+    """Whether a statement that applies names the caller or everyone, not only the caller's account."""
     if statement.principals is None or statement.not_principal or principal.is_root:
         return True
     return any(pattern.is_anyone or pattern.value in principal.identities for pattern in statement.principals)

@@ -9,9 +9,7 @@ from coattest.errors import UsageError
 
 
 class PolicyError(UsageError):
-    """A policy document does not parse, or uses something that is not known here. Never read as
-    permission.
-    """
+    """A policy does not parse, or uses something that is not known here. Never read as permission."""
 
     default_code = "malformed-policy"
 

@@ -40,7 +40,7 @@ _PRINCIPAL_KINDS = ("AWS", "Service", "Federated", "CanonicalUser")
 def parse_policy(document: str | bytes | Mapping[str, Any], *, max_bytes: int = MAX_DOCUMENT_BYTES) -> Policy:
     """Return the parsed policy.
 
-    Raises PolicyError for anything outside the grammar; ``reason`` is ``unknown-operator`` for a condition
+    Raises PolicyError for anything outside the grammar; ``code`` is ``unknown-operator`` for a condition
     operator that is not known here, ``malformed-policy`` otherwise.
     """
     if isinstance(document, (str, bytes)):
@@ -66,9 +66,7 @@ def parse_policy(document: str | bytes | Mapping[str, Any], *, max_bytes: int = 
 
 
 def _readable(policy: Policy) -> None:
-    """Refuse texts with the characters of ``match.escape``, and in a policy with variables a ``${`` that is
-    none.
-    """
+    """Refuse the characters of ``match.escape``, and in a policy with variables any other ``${``."""
     for index, statement in enumerate(policy.statements):
         where = f"Statement[{index}]"
         values = (value for condition in statement.conditions for value in condition.values)

@@ -1,6 +1,4 @@
-"""Deciding by proof, for any key policy, that only a decided enclave gets plaintext. Needs z3-solver (an
-extra).
-"""
+"""Proof, for any key policy, that only a decided enclave gets plaintext. Needs z3-solver."""
 
 from __future__ import annotations
 

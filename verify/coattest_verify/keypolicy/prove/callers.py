@@ -1,5 +1,4 @@
-"""Everybody who could call, as finitely many classes that a policy's principal elements cannot tell apart.
-Pure.
+"""Everybody who could call, in finitely many classes that principal elements cannot tell apart. Pure.
 
 A principal element only ever compares for equality (a wildcard inside one is not valid), so a caller is
 either one that the policy names, or one of "the others" of an account that it names, or of an account that

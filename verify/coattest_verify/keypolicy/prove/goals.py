@@ -164,7 +164,7 @@ def _ask(
     space = Space(policy)
     resource = z3.String("resource") if question.key_arn is None else z3.StringVal(question.key_arn)
     solver = z3.SolverFor("QF_S")
-    # Half of what is left: one hard case does not keep the others from being asked.
+    # Half of what is left, so that one hard case leaves time for the others.
     solver.set("timeout", max(1, int((until - time.monotonic()) * 500)))
     allows = [statement_formula(space, item, resource, policy.variables) for item in mine if item.allow]
     denies = [statement_formula(space, item, resource, policy.variables) for item in mine if not item.allow]
@@ -179,7 +179,7 @@ def _ask(
     if result == z3.unknown:
         return f"the solver gave up: {solver.reason_unknown()}"
     found = _confirmed(policy, question, caller, action, space=space, model=solver.model(), until=until)
-    return found or "the evaluator does not confirm the solver's request"
+    return found or "the evaluator does not confirm the request that the solver found"
 
 
 def _may_apply(found: PolicyStatement, caller: Caller, action: str) -> bool:
