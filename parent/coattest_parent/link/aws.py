@@ -1,8 +1,7 @@
-"""boto3 clients with everything explicit: region, endpoint, time-outs, bounded retries; credentials from
-boto3's chain.
+"""boto3 clients with explicit region, endpoint, time-outs and bounded retries; credentials from boto3's
+chain.
 
-Nothing here logs. A credential exists in two places only: botocore's memory, and the one frame to the
-enclave.
+Nothing here logs. Credentials are in two places only: botocore's memory, and the one frame to the enclave.
 """
 
 from __future__ import annotations
@@ -38,12 +37,12 @@ READ_TIMEOUT = 60
 """Seconds to wait for bytes of a reply."""
 
 SESSION_SECONDS = 3600
-"""Life of an assumed role's session: the longest that a chained role may have."""
+"""Seconds of an assumed role's session: the longest for a chained role (IAM User Guide, "Role chaining")."""
 
 
 @dataclass(frozen=True, slots=True)
-class Credentials:
-    """The instance role's temporary credentials; they stay out of ``repr``."""
+class SessionCredentials:
+    """Temporary credentials of a role session; they stay out of ``repr``."""
 
     access_key: str = field(repr=False)
     secret_key: str = field(repr=False)
@@ -52,9 +51,7 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where AWS is: AWS itself (``url`` None), or a local endpoint for all services with its own CA
-    bundle.
-    """
+    """AWS itself (``url`` None), or a local endpoint for all services with its own CA bundle."""
 
     url: str | None = None
     ca_bundle: Path | None = None
@@ -83,7 +80,7 @@ class Aws:
     renew: Callable[[], boto3.Session] | None = field(default=None, repr=False)
 
     def renewed(self) -> Aws:
-        """The same with credentials read anew, where they came from a chain that has newer ones."""
+        """The same with credentials read again, where they come from a chain that may have newer ones."""
         return replace(self, session=self.renew()) if self.renew else self
 
     def kms(self, region: str) -> KMSClient:
@@ -110,17 +107,17 @@ class Aws:
         """Systems Manager in a region."""
         return self.session.client("ssm", region_name=region, **self._options())
 
-    def credentials(self) -> Credentials:
-        """The session's current credentials; raises EnvironmentFailure when there are none."""
+    def credentials(self) -> SessionCredentials:
+        """The session's current credentials; raises AwsFailure (no-credentials) when there are none."""
         with aws_errors("credentials"):
             found = self.session.get_credentials()
             if found is None:
                 raise NoCredentialsError
             frozen = found.get_frozen_credentials()
-        return Credentials(frozen.access_key or "", frozen.secret_key or "", frozen.token or "")
+        return SessionCredentials(frozen.access_key or "", frozen.secret_key or "", frozen.token or "")
 
     def assume(self, role_arn: str, region: str, name: str = "coattest") -> Aws:
-        """A session of the role (locally: what the instance profile gives on an instance)."""
+        """A session of the role, as an instance profile gives one on an instance. Raises AwsFailure."""
         with aws_errors(role_arn):
             given = self.sts(region).assume_role(
                 RoleArn=role_arn, RoleSessionName=name, DurationSeconds=SESSION_SECONDS
@@ -150,7 +147,7 @@ class Aws:
 
 
 def parse_s3_uri(uri: str) -> tuple[str, str]:
-    """Bucket and key of ``s3://bucket/key``; raises UsageError."""
+    """Bucket and key of ``s3://bucket/key``; raises UsageError (bad-uri)."""
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     if not uri.startswith("s3://") or not bucket or not key:
         raise UsageError("not s3://bucket/key", where=uri[:200], code="bad-uri")
@@ -158,8 +155,8 @@ def parse_s3_uri(uri: str) -> tuple[str, str]:
 
 
 def region_of(arn: str) -> str:
-    """The region in an ARN; raises UsageError when there is none."""
+    """The region in an ARN; raises UsageError (bad-arn) when there is none."""
     parts = arn.split(":")
     if len(parts) < 6 or not parts[3]:
-        raise UsageError("an ARN with a region is needed", where=arn[:200], code="bad-arn")
+        raise UsageError("not an ARN with a region", where=arn[:200], code="bad-arn")
     return parts[3]

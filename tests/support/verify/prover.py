@@ -9,7 +9,6 @@ from typing import Any
 
 from coattest_verify.keypolicy.iam import parse_policy
 from coattest_verify.keypolicy.prove import GoalResult, ProofQuestion, Status, prove
-from coattest_verify.keypolicy.prove.goals import DEADLINE
 
 A, B = (tuple(f"{first}{index}" * 48 for index in range(3)) for first in "ab")
 ACCOUNT, SERVICE = "222233334444", "111122223333"
@@ -39,9 +38,7 @@ def exactly(*tuples: Any, operator: str = "StringEqualsIgnoreCase", registers: i
     return {operator: {name: [item[index] for item in tuples] for index, name in enumerate(names)}}
 
 
-def ask(
-    *statements: dict[str, Any], tuples: Any = DECIDED, key: str | None = None, deadline: float = DEADLINE
-) -> dict[str, GoalResult]:
+def ask(*statements: dict[str, Any], tuples: Any = DECIDED, key: str | None = None) -> dict[str, GoalResult]:
     """The three answers for a policy with an administrator and an encrypter."""
     document = {
         "Version": "2012-10-17",
@@ -52,11 +49,9 @@ def ask(
         ],
     }
     question = ProofQuestion(tuple(tuples), (ADMIN,), (BIDDER,), key)
-    started = time.monotonic()
-    results = {
-        found.goal: found for found in prove(parse_policy(json.dumps(document)), question, deadline=deadline)
-    }
-    assert time.monotonic() - started < 10
+    started = time.process_time()  # of this process: what else the machine does is not counted
+    results = {found.goal: found for found in prove(parse_policy(json.dumps(document)), question)}
+    assert time.process_time() - started < 10
     return results
 
 

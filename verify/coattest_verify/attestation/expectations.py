@@ -176,9 +176,7 @@ class MaxAge:
 
     def __post_init__(self) -> None:
         if type(self.max_age_ms) is not int or self.max_age_ms < 0:
-            raise bad_expectation(
-                "the age must be an integer of milliseconds, not negative", where="MaxAge"
-            )
+            raise bad_expectation("the age must be an integer of milliseconds, not negative", where="MaxAge")
         if type(self.skew_ms) is not int or not 0 <= self.skew_ms <= SKEW_MAX_MS:
             raise bad_expectation(f"the skew must be 0 to {SKEW_MAX_MS} milliseconds", where="MaxAge")
 

@@ -305,11 +305,9 @@ def test_a_caller_is_every_combination_of_its_names() -> None:
 
 
 def test_a_policy_of_many_principals_is_answered() -> None:
-    """What cannot be asked in time is unknown, or refuted by what was asked; it ends within ten seconds."""
+    """What cannot be asked in ten seconds is unknown, or refuted by what was asked; it ends."""
     arns = [f"arn:aws:iam::{number:012d}:role/r{number}" for number in range(1, 301)]
-    findings = ask(
-        allow(arns, Condition=exactly(A)), allow(arns, "kms:Decrypt", Condition=exactly(A)), deadline=8
-    )
+    findings = ask(allow(arns, Condition=exactly(A)), allow(arns, "kms:Decrypt", Condition=exactly(A)))
     assert statuses(findings)[0] in (PROVED, UNKNOWN)
 
 
