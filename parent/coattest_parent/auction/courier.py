@@ -13,10 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from coattest.aws import AwsFailure, aws_errors
 from coattest.errors import FoundFalse
 from coattest_enclave.protocol import cose, messages, wire
 from coattest_enclave.protocol.canonical import MessageError
-from coattest_parent.link.aws import Aws, AwsFailure, SessionCredentials, aws_errors, parse_s3_uri, region_of
+from coattest_parent.link.aws import Aws, SessionCredentials, parse_s3_uri, region_of
 from coattest_parent.link.channels import Address
 from coattest_parent.link.enclave import BidUpload, EnclaveClient, EnclaveFailed, Progress
 from coattest_parent.link.proxy import ConnectProxy, Target, kms_allow_list

@@ -7,11 +7,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from coattest.aws import AwsFailure, aws_errors
 from coattest.errors import FoundFalse, UsageError
 from coattest.files import write_new
 from coattest_enclave.protocol import messages
 from coattest_enclave.protocol.canonical import MessageError
-from coattest_parent.link.aws import Aws, AwsFailure, aws_errors, parse_s3_uri
+from coattest_parent.link.aws import Aws, parse_s3_uri
 from coattest_parent.link.enclave import RESULT_MAX
 
 RESULT_FILE_MAX = RESULT_MAX + 1024 * 1024

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
+from coattest.aws import aws_errors
 from coattest.errors import CoattestError, FoundFalse, UsageError
 from coattest_enclave.protocol import messages
 from coattest_parent.auction.courier import S3Bids, manifest_allow_list, open_auction
-from coattest_parent.link.aws import Aws, aws_errors, region_of
+from coattest_parent.link.aws import Aws, region_of
 from coattest_parent.link.channels import is_local, parse_address, proxy_address_for
 from coattest_parent.link.enclave import Progress
 from coattest_parent.link.retry import Retry, expired

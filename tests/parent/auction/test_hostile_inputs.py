@@ -17,12 +17,13 @@ import boto3
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from coattest.aws import AwsFailure
 from coattest.errors import CoattestError, UsageError
 from coattest_enclave.protocol import messages
 from coattest_parent.auction.courier import S3Bids, bid_digests
 from coattest_parent.cli.auction import cli
 from coattest_parent.cli.auction import open as open_verb
-from coattest_parent.link.aws import Aws, AwsFailure, Endpoint
+from coattest_parent.link.aws import Aws, Endpoint
 from coattest_parent.link.channels import parse_address
 from coattest_parent.link.enclave import BidUpload
 from coattest_verify import shell

@@ -18,13 +18,14 @@ from typing import Any
 import boto3
 import pytest
 
+from coattest.aws import AwsFailure
 from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse
 from coattest_enclave import auction as rules
 from coattest_enclave.protocol import cose, messages, wire
 from coattest_parent.auction.courier import S3Bids, bid_digests, open_auction
 from coattest_parent.auction.finish import Way
 from coattest_parent.auction.spool import PAUSE, Courier, only_courier
-from coattest_parent.link.aws import Aws, AwsFailure, Endpoint, SessionCredentials
+from coattest_parent.link.aws import Aws, Endpoint, SessionCredentials
 from coattest_parent.link.channels import Unix, listen_on
 from coattest_parent.link.enclave import BidUpload, EnclaveFailed, EnclaveRefused
 from coattest_parent.link.telemetry import Telemetry

@@ -17,6 +17,7 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
+from coattest.aws import AwsFailure
 from coattest.errors import EnvironmentFailure, FoundFalse, UsageError
 from coattest_local.aws import services
 from coattest_local.aws.services import Services
@@ -25,7 +26,7 @@ from coattest_parent.deployment.runner import Enclave
 from coattest_parent.deployment.stack import planning, rollout, ssm, units
 from coattest_parent.deployment.stack.remote import RemoteHost, cid_of, parse_enclaves
 from coattest_parent.deployment.stack.ssm import Instance, script
-from coattest_parent.link.aws import Aws, AwsFailure, Endpoint
+from coattest_parent.link.aws import Aws, Endpoint
 from support.build.python_image import make_python_image
 from support.build.wheelhouse import make_wheel_file
 from support.parent.deployments import ACCOUNTS, SETTINGS, Release, now

@@ -118,7 +118,9 @@ class World:
         text = self.command(
             "verify",
             "policy",
-            "--stack",
+            "make",
+            "--format",
+            "stack",
             "--simulator",
             "--member",
             name,

@@ -299,9 +299,9 @@ def _document_failures(
     failures += [
         Failure(
             failure.code,
-            f"receipt: {failure.field} is {failure.found}, expected {failure.expected}",
+            f"receipt: {failure.where} is {failure.found}, expected {failure.expected}",
         )
-        for failure in verdict.failures
+        for failure in verdict.findings
     ]
     return failures, claimed.module_id, time
 

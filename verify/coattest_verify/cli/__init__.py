@@ -7,8 +7,8 @@ import click
 from coattest.shell import LazyGroup, run
 
 VERBS = {
-    "attestation": "coattest_verify.cli.attestation.command:attestation",
-    "audit": "coattest_verify.cli.audit:audit",
+    "attestation": "coattest_verify.cli.attestation.command:attestation_command",
+    "audit": "coattest_verify.cli.audit:audit_command",
     "bundle": "coattest_verify.cli.release.bundle:bundle",
     "commit": "coattest_verify.cli.commit:commit",
     "countersign": "coattest_verify.cli.members.countersign:countersign",
@@ -17,13 +17,13 @@ VERBS = {
     "keygen": "coattest_verify.cli.keygen:keygen",
     "links": "coattest_verify.cli.release.links:links",
     "log": "coattest_verify.cli.log:log",
-    "policy": "coattest_verify.cli.policy.command:policy",
+    "policy": "coattest_verify.cli.policy:policy_command",
     "quorum": "coattest_verify.cli.quorum:quorum",
     "quorum-init": "coattest_verify.cli.members.init:quorum_init",
     "quorum-policy": "coattest_verify.cli.members.show:quorum_policy",
     "rebuild": "coattest_verify.cli.rebuild:rebuild",
     "receipt": "coattest_verify.cli.receipt:receipt",
-    "report": "coattest_verify.cli.report:report",
+    "report": "coattest_verify.cli.report:report_command",
     "review": "coattest_verify.cli.release.votes:review",
     "revoke": "coattest_verify.cli.release.votes:revoke",
     "sign-pcrs": "coattest_verify.cli.sign_pcrs:sign_pcrs",
