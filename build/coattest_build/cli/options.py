@@ -6,15 +6,20 @@ from pathlib import Path
 
 import click
 
-from coattest.shell import Decorator
+from coattest.shell import Decorator, option_group
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
+DOWNLOADS = "Downloads"
+
 source_option: Decorator = click.option("--source", type=FOLDER, default=Path(), help="Source tree.")
-cache_option: Decorator = click.option("--cache", type=FOLDER, help="Cache folder (else COATTEST_CACHE).")
-mirror_option: Decorator = click.option(
-    "--mirror", help="Debian mirror (else COATTEST_DEBIAN_MIRROR, else apt's own)."
+cache_option: Decorator = option_group(
+    click.option("--cache", type=FOLDER, help="Cache folder (else COATTEST_CACHE)."), heading=DOWNLOADS
+)
+mirror_option: Decorator = option_group(
+    click.option("--mirror", help="Debian mirror (else COATTEST_DEBIAN_MIRROR, else apt's own)."),
+    heading=DOWNLOADS,
 )
 jobs_option: Decorator = click.option(
     "--jobs", type=click.IntRange(min=1), help="Compile jobs; default: one per processor."

@@ -23,6 +23,7 @@ aws_options = option_group(
         "--endpoint-url", help="A local endpoint for KMS, S3 and STS instead of AWS (loopback only)."
     ),
     click.option("--ca-bundle", type=FILE, help="CA certificates of that endpoint (PEM)."),
+    heading="AWS",
 )
 """AWS itself, or a stand-in on this machine: passed as ``endpoint_url``, ``ca_bundle``."""
 
@@ -33,6 +34,7 @@ way_options = option_group(
         help="Where the enclave looks for the proxy to KMS (default: by the enclave's kind; none: it runs).",
     ),
     click.option("--assume-role", "role_arn", help="Assume this role first, as an instance profile would."),
+    heading="Enclave",
 )
 """How an auction is opened: passed as ``enclave``, ``proxy``, ``role_arn``."""
 

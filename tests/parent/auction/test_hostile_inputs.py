@@ -17,6 +17,7 @@ import boto3
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from coattest import shell
 from coattest.errors import CoattestError, UsageError
 from coattest_enclave.protocol import messages
 from coattest_parent.auction.courier import S3Bids, bid_digests
@@ -25,7 +26,6 @@ from coattest_parent.cli.auction import open as open_verb
 from coattest_parent.link.aws import Aws, AwsFailure, Endpoint
 from coattest_parent.link.channels import parse_address
 from coattest_parent.link.enclave import Part
-from coattest_verify import shell
 from coattest_verify.auction.buyers import BadRecord, BuyerRecord
 from support.auction.auctions import manifest
 from support.parent.fault_cloud import FaultCloud

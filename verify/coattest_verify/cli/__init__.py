@@ -29,8 +29,18 @@ VERBS = {
     "sign-pcrs": "coattest_verify.cli.sign_pcrs:sign_pcrs",
 }
 
+HEADINGS = {
+    "A member's own work": ("keygen", "rebuild", "inputs", "commit", "sign-pcrs"),
+    "Who decides, and what was decided": (
+        "quorum-init", "enroll", "countersign", "quorum-policy", "quorum", "members",
+    ),
+    "Releases and their history": ("review", "revoke", "bundle", "links", "release", "log"),
+    "Key policies": ("policy", "report"),
+    "Check what others say": ("attestation", "receipt", "audit", "fleet"),
+}  # fmt: skip
 
-@click.group(cls=LazyGroup, lazy=VERBS)
+
+@click.group(cls=LazyGroup, lazy=VERBS, headings=HEADINGS)
 @click.version_option(package_name="coattest")
 def cli() -> None:
     """Rebuild, sign, decide; check what others claim."""
