@@ -11,17 +11,18 @@ from coattest.errors import EnvironmentFailure
 
 EXTRAS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
-        "aws": ("boto3", "botocore"),
-        "build": ("dulwich", "pysequoia", "tomli_w"),
         "in-toto": ("in_toto", "securesystemslib"),
+        "aws": ("boto3", "botocore", "securesystemslib"),
+        "build": ("dulwich", "pysequoia"),
         "local": ("moto", "werkzeug"),
-        "pkcs11": ("asn1crypto", "pkcs11"),
+        "pkcs11": ("asn1crypto", "pkcs11", "securesystemslib"),
         "prove": ("z3",),
     }
 )
 """Each extra of pyproject.toml, and the modules that it brings."""
 
-_EXTRA_OF = {module: extra for extra, modules in EXTRAS.items() for module in modules}
+_EXTRA_OF = {module: extra for extra in reversed(tuple(EXTRAS)) for module in EXTRAS[extra]}
+_SIGNERS = {"awskms": "aws", "hsm": "pkcs11"}
 
 
 def need_extra(extra: str) -> None:
@@ -29,6 +30,15 @@ def need_extra(extra: str) -> None:
     for module in EXTRAS[extra]:
         if importlib.util.find_spec(module) is None:
             raise _failure(module, extra)
+
+
+def need_signer(uri: str) -> None:
+    """Check that what signs with a key elsewhere (``awskms:``, ``hsm:``) is installed.
+
+    Raises EnvironmentFailure. For schemes that no extra serves (``gcpkms:``) only securesystemslib is needed
+    here; it says itself what else it wants.
+    """
+    need_extra(_SIGNERS.get(uri.partition(":")[0], "in-toto"))
 
 
 def missing_extra(error: ModuleNotFoundError, extra: str | None = None) -> EnvironmentFailure | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coattest.errors import EnvironmentFailure, FoundFalse, UsageError
+from coattest.extras import need_extra
 from coattest.jsontext import emit_json
 from coattest.shell import err, out, utc_now
 from coattest_verify.cli.options import decision_from
@@ -42,12 +43,9 @@ def prove_file(given: Mapping[str, Any]) -> int:
     """Answer for ``--prove FILE``. Exit 0: all proved. Raises NotProved (1) and NotKnown (3) without
     ``--json``.
     """
-    try:
-        from coattest_verify.keypolicy import prove as prover  # noqa: PLC0415
-    except ImportError as error:
-        raise EnvironmentFailure(
-            "the prover needs z3-solver", hint="pip install 'coattest[prove]'", code="no-solver"
-        ) from error
+    need_extra("prove")
+    from coattest_verify.keypolicy import prove as prover  # noqa: PLC0415
+
     question = prover.Question(
         tuples=_tuples(given),
         administrators=(*given["administrators"], *filter(None, [given["break_glass"]])),
