@@ -62,6 +62,14 @@ def _parameters(command: Any) -> list[click.Parameter]:
     return found
 
 
+def _write_sections(
+    formatter: click.HelpFormatter, sections: Mapping[str, Sequence[tuple[str, str]]]
+) -> None:
+    for heading, rows in sections.items():
+        with formatter.section(heading):
+            formatter.write_dl(rows)
+
+
 def adopted(command: click.Command) -> Command:
     """The command as one of the classes here, with the same name, options, callback and verbs."""
     if isinstance(command, Command):
@@ -99,17 +107,18 @@ class Command(click.Command):
             if parameter.required and parameter.value_is_missing(parameter.consume_value(ctx, given)[0])
         ]
 
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Every option with its help: the verb's own first, then those under a heading."""
+    def option_sections(self, ctx: click.Context) -> dict[str, list[tuple[str, str]]]:
+        """Heading to (option, help): the verb's own options first, then those under a heading."""
         sections: dict[str, list[tuple[str, str]]] = {"Options": []}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             if record is not None:
                 sections.setdefault(vars(parameter).get("heading", "Options"), []).append(record)
-        for heading, records in sections.items():
-            if records:
-                with formatter.section(heading):
-                    formatter.write_dl(records)
+        return {heading: records for heading, records in sections.items() if records}
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Every option with its help, under its heading."""
+        _write_sections(formatter, self.option_sections(ctx))
 
 
 class Group(Command, click.Group):
@@ -160,28 +169,33 @@ class Group(Command, click.Group):
         self.format_commands(ctx, formatter)
         super().format_options(ctx, formatter)
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Every verb with its first sentence, under its heading; verbs without one come last."""
-        names = [name for name in self.list_commands(ctx) if not self._hidden(ctx, name)]
+    def verb_sections(self, ctx: click.Context) -> dict[str, list[tuple[str, str]]]:
+        """Heading to (verb, its first sentence); verbs without a heading come last, under "Commands"."""
+        names = [name for name in self.list_commands(ctx) if not self._hidden(name)]
         sections = {heading: list(verbs) for heading, verbs in vars(self).get("headings", {}).items()}
         headed = {name for verbs in sections.values() for name in verbs}
         sections["Commands"] = [name for name in names if name not in headed]
-        for heading, verbs in sections.items():
-            if rows := [(name, self._summary(ctx, name)) for name in verbs if name in names]:
-                with formatter.section(heading):
-                    formatter.write_dl(rows)
+        rows = {
+            heading: [(name, self._summary(ctx, name)) for name in verbs if name in names]
+            for heading, verbs in sections.items()
+        }
+        return {heading: verbs for heading, verbs in rows.items() if verbs}
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Every verb with its first sentence, under its heading."""
+        _write_sections(formatter, self.verb_sections(ctx))
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """The verbs and options that begin with ``incomplete``."""
         verbs = [
             CompletionItem(name, help=self._summary(ctx, name))
             for name in self.list_commands(ctx)
-            if name.startswith(incomplete) and not self._hidden(ctx, name)
+            if name.startswith(incomplete) and not self._hidden(name)
         ]
         # click.Group's own method would import every verb to ask for its help; its parents' add the options.
         return [*verbs, *click.Command.shell_complete(self, ctx, incomplete)]
 
-    def _hidden(self, _ctx: click.Context, name: str) -> bool:
+    def _hidden(self, name: str) -> bool:
         return name in self.commands and self.commands[name].hidden
 
     def _summary(self, ctx: click.Context, name: str) -> str:
