@@ -17,7 +17,7 @@ import click
 from coattest.codes import GROUPS
 from coattest.command import PROGRAMS
 from coattest.command import cli as coattest
-from coattest.parser import Command, Group, adopted
+from coattest.parser import Command, VerbGroup, adopted
 
 EXITS = {
     0: "Done, or verified.",
@@ -84,7 +84,7 @@ def page(name: str, called: str, command: Command, verbs: list[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def verbs_of(group: Group, prefix: str) -> list[str]:
+def verbs_of(group: VerbGroup, prefix: str) -> list[str]:
     """What a group's page says of its verbs, whose pages are named with ``prefix``."""
     lines = [".SH COMMANDS"]
     for title, rows in group.verb_sections(click.Context(group)).items():
@@ -98,7 +98,7 @@ def pages_of(program: str, command: Command, path: tuple[str, ...] = ()) -> Iter
     """The pages of a command and of everything below it: file name and text."""
     name = "-".join((program, *path))
     verbs = []
-    if isinstance(command, Group):
+    if isinstance(command, VerbGroup):
         verbs = verbs_of(command, f"{name}-")
         context = click.Context(command)
         for verb in command.list_commands(context):

@@ -74,7 +74,7 @@ def adopted(command: click.Command) -> Command:
     """The command as one of the classes here, with the same name, options, callback and verbs."""
     if isinstance(command, Command):
         return command
-    kind = Group if isinstance(command, click.Group) else Command
+    kind = VerbGroup if isinstance(command, click.Group) else Command
     made = kind.__new__(kind)
     vars(made).update(vars(command))
     return made
@@ -121,7 +121,7 @@ class Command(click.Command):
         _write_sections(formatter, self.option_sections(ctx))
 
 
-class Group(Command, click.Group):
+class VerbGroup(Command, click.Group):
     """A group of verbs; ``headings`` maps each heading of the help to its verbs, in the order of the help.
 
     ``extra`` is the extra that the group's verbs need, where that is one for all.
@@ -203,7 +203,7 @@ class Group(Command, click.Group):
         return command.get_short_help_str(WHOLE) if command else ""
 
 
-class LazyGroup(Group):
+class LazyGroup(VerbGroup):
     """A command group that imports a verb's module only when the verb is used.
 
     ``lazy`` maps the verb to ``"package.module:attribute"``; it is the one list of a program's verbs.

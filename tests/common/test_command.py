@@ -11,6 +11,7 @@ import click
 import pytest
 
 from coattest.command import PROGRAMS, cli
+from coattest.parser import VerbGroup
 
 BIN = Path(sys.executable).parent
 
@@ -45,3 +46,13 @@ def test_no_program_is_imported_before_it_is_used() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "deploy-from-attestation" in done.stdout
     assert done.stderr.strip() == ""
+
+
+@pytest.mark.parametrize("program", sorted(PROGRAMS))
+def test_every_verb_stands_under_a_heading(program: str) -> None:
+    """Each once, and no heading names a verb that is not there."""
+    context = click.Context(cli)
+    group = cli.get_command(context, program)
+    assert isinstance(group, VerbGroup)
+    headed = [verb for verbs in group.headings.values() for verb in verbs]
+    assert sorted(headed) == group.list_commands(context)

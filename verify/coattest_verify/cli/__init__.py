@@ -31,13 +31,10 @@ VERBS = {
 
 HEADINGS = {
     "A member's own work": ("keygen", "rebuild", "inputs", "commit", "sign-pcrs"),
-    "Who decides, and what was decided": (
-        "quorum-init", "enroll", "countersign", "quorum-policy", "quorum", "members",
-    ),
-    "Releases and their history": ("review", "revoke", "bundle", "links", "release", "log"),
+    "Who decides, and what was decided": ("members", "quorum", "release", "log"),
     "Key policies": ("policy", "report"),
-    "Check what others say": ("attestation", "receipt", "audit", "fleet"),
-}  # fmt: skip
+    "Check what others say": ("attestation", "receipt", "audit"),
+}
 
 
 @click.group(cls=LazyGroup, lazy=VERBS, headings=HEADINGS)
