@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import boto3
 import click
 
 from coattest.shell import Decorator, option_group
 from coattest_enclave.protocol import messages
-from coattest_parent.link.aws import Aws, Endpoint
 from coattest_parent.link.channels import parse_number
+
+if TYPE_CHECKING:
+    from coattest_parent.link.aws import Aws
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 NEW_FILE = click.Path(dir_okay=False, path_type=Path)
@@ -41,6 +43,10 @@ way_options = option_group(
 
 def aws_from(endpoint_url: str | None, ca_bundle: Path | None) -> Aws:
     """A session with credentials from boto3's standard chain."""
+    import boto3  # noqa: PLC0415 - half a second, and an extra, for verbs that ask AWS for nothing
+
+    from coattest_parent.link.aws import Aws, Endpoint  # noqa: PLC0415
+
     return Aws(boto3.Session(), Endpoint(endpoint_url, ca_bundle), renew=boto3.Session)
 
 
