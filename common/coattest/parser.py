@@ -35,7 +35,7 @@ class MissingParameters(click.UsageError):
         words = [f"{each.param_type_name} {each.get_error_hint(ctx)}" for each in missing]
         super().__init__(f"Missing {', '.join(words[:-1])} and {words[-1]}.", ctx)
         self.names = tuple(
-            each.opts[0] if isinstance(each, click.Option) else each.make_metavar(ctx) for each in missing
+            each.opts[0] if isinstance(each, click.Option) else each.human_readable_name for each in missing
         )
 
 

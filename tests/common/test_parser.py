@@ -154,4 +154,4 @@ def test_completion_leaves_out_a_verb_that_cannot_be_imported(
     monkeypatch.setenv("COMP_WORDS", "program late ")
     monkeypatch.setenv("COMP_CWORD", "2")
     done = CliRunner().invoke(cli, [], prog_name="program")
-    assert (done.exit_code, done.stderr) == (0, "")
+    assert (done.exit_code, done.output) == (0, "")
