@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Protocol
 from coattest.errors import FoundFalse
 from coattest_enclave.protocol import cose, messages, wire
 from coattest_enclave.protocol.canonical import MessageError
-from coattest_parent.link.aws import Aws, AwsFailure, Credentials, aws_errors, parse_s3_uri, region_of
+from coattest_parent.link.aws import Aws, AwsFailure, SessionCredentials, aws_errors, parse_s3_uri, region_of
 from coattest_parent.link.channels import Address
-from coattest_parent.link.enclave import EnclaveClient, EnclaveFailed, Part, Progress
+from coattest_parent.link.enclave import BidUpload, EnclaveClient, EnclaveFailed, Progress
 from coattest_parent.link.proxy import ConnectProxy, Target, kms_allow_list
 from coattest_parent.link.telemetry import Telemetry
 
@@ -39,7 +39,7 @@ class MissingBid(FoundFalse):
 class BidSource(Protocol):
     """Where bid files come from."""
 
-    def part(self, buyer: messages.Buyer) -> Part:
+    def part(self, buyer: messages.Buyer) -> BidUpload:
         """Size and content of a buyer's bid file, content read as it is consumed."""
         ...
 
@@ -50,7 +50,7 @@ class S3Bids:
 
     aws: Aws
 
-    def part(self, buyer: messages.Buyer) -> Part:
+    def part(self, buyer: messages.Buyer) -> BidUpload:
         """The object at the buyer's URI as it is now; a change while it is read is an error, not a
         mixture. Raises MissingBid and AwsFailure.
         """
@@ -66,7 +66,7 @@ class S3Bids:
         size, etag = head.get("ContentLength"), head.get("ETag")
         if not isinstance(size, int) or size < 0 or not etag:
             raise AwsFailure("an answer without length or ETag", where=buyer.bids, code="bad-answer")
-        return Part(buyer.name, size, _object(client, bucket, key, etag))
+        return BidUpload(buyer.name, size, _object(client, bucket, key, etag))
 
 
 def _object(client: S3Client, bucket: str, key: str, etag: str) -> Iterator[bytes]:
@@ -134,7 +134,7 @@ def open_auction(
     proxy: Address | None,
     allow: Mapping[str, Target],
     source: BidSource,
-    credentials: Credentials,
+    credentials: SessionCredentials,
     progress: Progress | None = None,
     telemetry: Telemetry | None = None,
 ) -> messages.ResultFile:

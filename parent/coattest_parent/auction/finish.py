@@ -22,7 +22,7 @@ from coattest_parent.auction.steps import open_sealed, time_left
 from coattest_parent.link.aws import Aws, region_of
 from coattest_parent.link.enclave import Progress
 from coattest_parent.link.retry import Backoff, Retry
-from coattest_parent.link.telemetry import Telemetry
+from coattest_parent.link.telemetry import Telemetry, codes_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def finish(
 
     def again(attempt: int, error: CoattestError, wait: float) -> None:
         tell.metrics.add("coattest_open_retries_total")
-        tell.event("open-retry", **names, attempt=attempt, code=error.code, wait=round(wait, 3))
+        tell.event("open-retry", **names, attempt=attempt, **codes_of(error), wait=round(wait, 3))
 
     def sent(stage: str, size: int) -> None:
         tell.metrics.add("coattest_sent_bytes_total", size)
@@ -108,7 +108,7 @@ def finish(
     except (CoattestError, OSError) as error:
         failure = from_os_error(error) if isinstance(error, OSError) else error
         tell.metrics.opened("failed")
-        tell.event("open-failed", **names, reason=failure.code, exit=failure.exit_code)
+        tell.event("open-failed", **names, **codes_of(failure), exit=failure.exit_code)
         raise failure from error
     tell.metrics.opened("resumed" if resumed else "result")
     tell.metrics.add("coattest_open_seconds_total", 0 if resumed else seconds)

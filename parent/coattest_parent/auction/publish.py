@@ -105,7 +105,7 @@ def publish(sealed: Sealed, file: messages.ResultFile, uri: str, aws: Aws, regio
                 IfNoneMatch="*",
             )
     except AwsFailure as error:
-        if error.code not in TAKEN:
+        if error.service_code not in TAKEN:
             raise
     else:
         return True

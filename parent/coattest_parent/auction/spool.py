@@ -38,7 +38,7 @@ from coattest_parent.auction.steps import open_sealed
 from coattest_parent.link.channels import parse_address
 from coattest_parent.link.enclave import EnclaveClient
 from coattest_parent.link.retry import Backoff, may_pass
-from coattest_parent.link.telemetry import Telemetry
+from coattest_parent.link.telemetry import Telemetry, codes_of
 from coattest_verify.auction.buyers import parse_manifest
 
 MANIFEST, RESULT, FAILED, SEAL = "manifest.cbor", "result.cbor", "failed.json", ".seal"
@@ -130,6 +130,8 @@ class Courier:
     _turns: dict[Job, Turn] = field(default_factory=dict)
     _answered: float | None = None
     _watch: threading.Thread | None = None
+    _ended: threading.Event = field(default_factory=threading.Event)
+    _telling: threading.Lock = field(default_factory=threading.Lock)
 
     def round(self, now: Callable[[], datetime]) -> int:
         """Take every job once whose turn it is, the longest due one first; the number of those that are
@@ -174,7 +176,7 @@ class Courier:
         wait = self.dice(0.0, PAUSE.bound(failures))
         self.telemetry.metrics.add("coattest_open_retries_total")
         self.telemetry.event(
-            "open-retry", job=job.name, attempt=failures, reason=failure.code, wait=round(wait, 3)
+            "open-retry", job=job.name, attempt=failures, **codes_of(failure), wait=round(wait, 3)
         )
         return Turn(now.timestamp() + wait, failures)
 
@@ -198,7 +200,7 @@ class Courier:
 
     def _fail(self, job: Job, error: CoattestError) -> bool:
         """Set a job aside; False when that cannot be written, so that it is judged again."""
-        self.telemetry.event("job-failed", job=job.name, code=error.code, exit=error.exit_code)
+        self.telemetry.event("job-failed", job=job.name, **codes_of(error), exit=error.exit_code)
         document = {"code": error.code, "exit": error.exit_code, "error": str(error)[:1000]}
         try:
             write_atomic(job.directory / FAILED, f"{json.dumps(document)}\n".encode())
@@ -207,9 +209,15 @@ class Courier:
         return True
 
     def watch(self, stop: threading.Event) -> None:
-        """Ask the enclave for signs of life, in a thread of its own, until ``stop``."""
+        """Ask the enclave for signs of life, in a thread of its own, until ``stop`` or ``unwatch``."""
+        self._ended = stop
         self._watch = threading.Thread(target=self._ask_on, args=(stop,), daemon=True)
         self._watch.start()
+
+    def unwatch(self) -> None:
+        """End the watch: from now on it tells nothing, even if an answer is still on its way."""
+        with self._telling:
+            self._ended.set()
 
     def healthy(self) -> bool:
         """Whether this process does its work: the watch runs and the spool is there."""
@@ -223,8 +231,12 @@ class Courier:
         up: bool | None = None
         while not stop.is_set():
             now_up = self._ask()
-            if now_up != up:
-                self.telemetry.event("enclave-up" if now_up else "enclave-down", address=self.way.enclave)
+            with self._telling:
+                if stop.is_set():
+                    return
+                if now_up != up:
+                    name = "enclave-up" if now_up else "enclave-down"
+                    self.telemetry.event(name, address=self.way.enclave)
             up = now_up
             self.telemetry.metrics.set("coattest_enclave_up", up)
             stop.wait(ALIVE_EVERY)
