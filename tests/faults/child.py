@@ -21,6 +21,7 @@ import boto3
 import botocore.session
 from botocore.loaders import create_loader
 
+from coattest import shell
 from coattest.errors import CoattestError
 from coattest_enclave.protocol import messages
 from coattest_parent.auction.publish import Sealed
@@ -33,7 +34,6 @@ from coattest_parent.link.proxy import ConnectProxy
 from coattest_parent.link.retry import Backoff
 from coattest_parent.link.stop import Stop
 from coattest_parent.link.telemetry import Telemetry, codes_of
-from coattest_verify import shell
 
 REPLY_SECONDS = 6.0
 NO_LIMIT = resource.RLIM_INFINITY

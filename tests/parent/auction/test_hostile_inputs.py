@@ -17,6 +17,7 @@ import boto3
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from coattest import shell
 from coattest.aws import AwsFailure
 from coattest.errors import CoattestError, UsageError
 from coattest_enclave.protocol import messages
@@ -26,7 +27,6 @@ from coattest_parent.cli.auction import open as open_verb
 from coattest_parent.link.aws import Aws, Endpoint
 from coattest_parent.link.channels import parse_address
 from coattest_parent.link.enclave import BidUpload
-from coattest_verify import shell
 from coattest_verify.auction.buyers import BadRecord, BuyerRecord
 from support.auction.auctions import manifest
 from support.parent.fault_cloud import FaultCloud

@@ -13,8 +13,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 from moto.server import ThreadedMotoServer
+from securesystemslib.signer import CryptoSigner
 
 from coattest.errors import EnvironmentFailure, UsageError
 from coattest_verify.auction.certify import BadCertificate, certify_buyer_key, check_buyer_certificate
@@ -41,9 +42,11 @@ def test_a_generated_key_signs_and_verifies(tmp_path: Path, kind: str, passphras
     path = tmp_path / "key"
     public = generate(path, kind, passphrase)
     signer = load_signer(path, lambda: passphrase or b"")
-    signature = bytes.fromhex(signer.sign(b"message").signature)
+    signature = signer.sign(b"message")
     assert load_public(tmp_path / "key.pub") == public == public_key_of(signer)
-    assert public.keyid == signer.public_key.keyid
+    library = CryptoSigner(load_pem_private_key(path.read_bytes(), passphrase)).public_key
+    assert public.keyid == library.keyid
+    assert public.sslib() == {**library.to_dict(), "keyid": library.keyid}
     assert public.verifies(signature, b"message")
     assert not public.verifies(signature, b"massage")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -71,7 +74,7 @@ def test_the_wrong_passphrase_says_so(tmp_path: Path, monkeypatch: pytest.Monkey
         load_signer(path)
     (tmp_path / "pass").write_text("right\n")
     monkeypatch.setenv("COATTEST_PASSPHRASE_FILE", str(tmp_path / "pass"))
-    assert load_signer(path).public_key
+    assert load_signer(path).public == load_public(tmp_path / "key.pub")
 
 
 def test_one_material_has_one_encoding() -> None:

@@ -29,8 +29,15 @@ VERBS = {
     "sign-pcrs": "coattest_verify.cli.sign_pcrs:sign_pcrs",
 }
 
+HEADINGS = {
+    "A member's own work": ("keygen", "rebuild", "inputs", "commit", "sign-pcrs"),
+    "Who decides, and what was decided": ("members", "quorum", "release", "log"),
+    "Key policies": ("policy", "report"),
+    "Check what others say": ("attestation", "receipt", "audit"),
+}
 
-@click.group(cls=LazyGroup, lazy=VERBS)
+
+@click.group(cls=LazyGroup, lazy=VERBS, headings=HEADINGS)
 @click.version_option(package_name="coattest")
 def cli() -> None:
     """Rebuild, sign, decide; check what others claim."""

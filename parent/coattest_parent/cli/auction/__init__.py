@@ -18,8 +18,14 @@ VERBS = {
     "show": "coattest_parent.cli.auction.show:show",
 }
 
+HEADINGS = {
+    "A buyer": ("keygen", "certify", "bid", "seal"),
+    "The service": ("manifest", "open", "serve", "proxy"),
+    "Anyone": ("show",),
+}
 
-@click.group(cls=LazyGroup, lazy=VERBS)
+
+@click.group(cls=LazyGroup, lazy=VERBS, headings=HEADINGS)
 @click.version_option(package_name="coattest")
 def cli() -> None:
     """Run a sealed-bid auction that only a decided enclave can open."""

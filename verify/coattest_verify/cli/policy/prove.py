@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from coattest.errors import EnvironmentFailure, FoundFalse, UsageError
+from coattest.extras import need_extra
 from coattest.jsontext import emit_json
 from coattest.shell import err, json_option, out, utc_now
 from coattest_verify.cli.options import EXISTING_FILE, decision_options
@@ -50,14 +51,9 @@ def policy_prove_command(**given: Any) -> int:
 
     Exit code 0: proved; 1: refuted, with a request that gets in; 3: neither.
     """
-    try:
-        from coattest_verify.keypolicy import prove as prover  # noqa: PLC0415
-    except ImportError as error:
-        raise EnvironmentFailure(
-            "the prover needs z3-solver",
-            hint="install coattest with its extra 'prove'",
-            code="no-solver",
-        ) from error
+    need_extra("prove")
+    from coattest_verify.keypolicy import prove as prover  # noqa: PLC0415
+
     question = prover.ProofQuestion(
         tuples=_tuples(given),
         administrators=(*given["administrators"], *filter(None, [given["break_glass"]])),
