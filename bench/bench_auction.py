@@ -114,10 +114,10 @@ def core_task(lots: int) -> Callable[[], bytes]:
     seals = tuple(cose.sign1(payload, k, b.name.encode()) for k, b in zip(keys, buyers, strict=True))
     encoded = book.encode()
     sizes = tuple((b.name, len(file)) for b, file in zip(buyers, files, strict=True))
-    announced = open_request.Opening(len(encoded), sizes, seals, Credentials("", "", ""))
+    announced = open_request.OpenRequest(len(encoded), sizes, seals, Credentials("", "", ""))
 
     def task() -> bytes:
-        manifest, seal = open_request.check(announced, encoded, "aws")
+        manifest, seal = open_request.check_manifest(announced, encoded, "aws")
         bids = {}
         for buyer, file, (_, digest) in zip(manifest.buyers, files, seal.bids, strict=True):
             open_request.check_bid(file, digest)

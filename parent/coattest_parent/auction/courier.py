@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from coattest.errors import FoundFalse
 from coattest_enclave.protocol import cose, messages, wire
-from coattest_enclave.protocol.canonical import MessageError
+from coattest_enclave.protocol.errors import MessageError
 from coattest_parent.link.aws import Aws, AwsFailure, Credentials, aws_errors, parse_s3_uri, region_of
 from coattest_parent.link.channels import Address
 from coattest_parent.link.enclave import EnclaveClient, EnclaveFailed, Part, Progress

@@ -10,7 +10,7 @@ from pathlib import Path
 from coattest.errors import FoundFalse, UsageError
 from coattest.files import write_new
 from coattest_enclave.protocol import messages
-from coattest_enclave.protocol.canonical import MessageError
+from coattest_enclave.protocol.errors import MessageError
 from coattest_parent.link.aws import Aws, AwsFailure, aws_errors, parse_s3_uri
 from coattest_parent.link.enclave import RESULT_MAX
 

@@ -31,7 +31,7 @@ from coattest.errors import CoattestError, EnvironmentFailure, UsageError
 from coattest.files import write_atomic
 from coattest.shell import from_os_error
 from coattest_enclave.protocol import canonical, cose, messages
-from coattest_enclave.protocol.canonical import MessageError
+from coattest_enclave.protocol.errors import MessageError
 from coattest_parent.auction.finish import Opener, Way, finish
 from coattest_parent.auction.publish import Sealed
 from coattest_parent.auction.steps import open_sealed

@@ -12,6 +12,7 @@ import pytest
 
 from coattest.errors import EnvironmentFailure
 from coattest_enclave.protocol import wire
+from coattest_enclave.protocol.errors import MessageError
 from coattest_parent.link.aws import Credentials
 from coattest_parent.link.channels import ChannelFailure, Unix, listen
 from coattest_parent.link.enclave import EnclaveClient, EnclaveFailed, EnclaveRefused, Part
@@ -27,7 +28,7 @@ def peer(path: Path, behave: Callable[[socket.socket], None]) -> Iterator[Unix]:
 
         def serve() -> None:
             connection, _ = server.accept()
-            with connection, contextlib.suppress(OSError, wire.MessageError):
+            with connection, contextlib.suppress(OSError, MessageError):
                 connection.settimeout(10)
                 behave(connection)
 

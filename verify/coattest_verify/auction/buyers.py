@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from coattest.errors import UsageError
 from coattest.jsontext import unique_names
 from coattest_enclave.protocol import canonical, messages
-from coattest_enclave.protocol.canonical import MessageError
+from coattest_enclave.protocol.errors import MessageError
 from coattest_verify.signatures.keys import (
     SCHEMES,
     PublicKey,

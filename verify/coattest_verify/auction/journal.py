@@ -24,7 +24,7 @@ from pathlib import Path
 
 from coattest.errors import EnvironmentFailure, FoundFalse
 from coattest_enclave.protocol import messages
-from coattest_enclave.protocol.canonical import MessageError
+from coattest_enclave.protocol.errors import MessageError
 
 STATE_VARIABLE = "COATTEST_STATE"
 """Environment variable that names the directory of everything coattest remembers."""

@@ -27,7 +27,7 @@ from datetime import datetime, timedelta, timezone
 
 from coattest.errors import CoattestError
 from coattest_enclave.protocol import cose, messages
-from coattest_enclave.protocol.canonical import MessageError
+from coattest_enclave.protocol.errors import MessageError
 from coattest_verify.attestation import (
     ExpectNonce,
     ExpectPcrs,
