@@ -168,7 +168,7 @@ def verify(party: BigAuction, result_file: bytes) -> None:
         check_certificate=Authority(party.decision, party.members.policy).check_certificate,
         now=datetime.now(timezone.utc),
     )
-    assert verdict.ok, verdict.failures
+    assert verdict.ok, verdict.findings
 
 
 def end_to_end(lots: int) -> dict[str, Any]:

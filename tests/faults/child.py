@@ -21,10 +21,12 @@ import boto3
 import botocore.session
 from botocore.loaders import create_loader
 
+from coattest import shell
 from coattest.errors import CoattestError
 from coattest_enclave.protocol import messages
 from coattest_parent.auction import finish, publish
 from coattest_parent.auction.publish import Sealed
+from coattest_parent.auction.steps import codes_of
 from coattest_parent.link import aws
 from coattest_parent.link.aws import Aws, Endpoint
 from coattest_parent.link.channels import parse_address
@@ -33,7 +35,6 @@ from coattest_parent.link.proxy import ConnectProxy
 from coattest_parent.link.retry import Backoff
 from coattest_parent.link.stop import stop_event, stops
 from coattest_parent.link.telemetry import Telemetry
-from coattest_verify import shell
 
 REPLY_SECONDS = 6.0
 NO_LIMIT = resource.RLIM_INFINITY
@@ -105,17 +106,17 @@ def open_once(job: dict[str, Any]) -> int:
                     telemetry=telemetry,
                     progress=points.pass_,
                 )
-            answer = {"code": 0, "resumed": done.resumed}
+            answer = {"exit": 0, "resumed": done.resumed}
         except CoattestError as error:
-            answer = {"code": error.exit_code, "reason": error.code, "error": str(error)}
+            answer = {"exit": error.exit_code, **codes_of(error), "error": str(error)}
         except OSError as error:
             failure = shell.from_os_error(error)
-            answer = {"code": 3, "reason": failure.code, "error": str(failure)}
+            answer = {"exit": 3, **codes_of(failure), "error": str(failure)}
         except BaseException:
-            answer = {"code": CRASH, "error": traceback.format_exc()}
+            answer = {"exit": CRASH, "code": "crash", "error": traceback.format_exc()}
     resource.setrlimit(resource.RLIMIT_FSIZE, (NO_LIMIT, NO_LIMIT))
     Path(job["answer"]).write_text(json.dumps(answer))
-    return int(answer["code"])
+    return int(answer["exit"])
 
 
 def run_proxy(job: dict[str, Any]) -> int:

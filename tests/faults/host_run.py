@@ -228,7 +228,7 @@ class HostRun:
                     if event["event"] in done:
                         process.terminate()
                     if event["event"] in {"open-failed", "job-failed"}:
-                        answer = {"reason": event["code"], "error": event["code"]}
+                        answer = {**event, "error": event["code"]}
                         self.outcomes.append(Outcome(event["exit"], answer, time.monotonic() - started))
                         documented(self.outcomes[-1])
                         limit = None

@@ -15,13 +15,13 @@ from support.auction.auctions import outcomes
 CODES = {0, 1, 2, 3}
 """The documented exit codes (docs/operations.md)."""
 
-REASONS = {
+DOCUMENTED = {
     1: {"bad-frame", "too-large", "bad-manifest", "bad-seal", "bad-bid-digest", "bad-bid", "kms-denied"}
-    | {"missing-bid", "other-result", "two-results"},
+    | {"missing-bid", "wrong-result", "two-results"},
     3: {"kms-failed", "clock", "internal", "enclave-failed", "bad-frame", "unreachable", "timeout", "stopped"}
     | {"size-changed", "efbig", "address-in-use", "no-credentials"},
 }
-"""The documented reasons by exit code; AWS's own codes beside them, see AWS_CODES."""
+"""The documented codes by exit code; beside them ``aws`` with one of AWS_CODES."""
 
 AWS_CODES = {"AccessDenied", "RequestTimeTooSkewed", "ExpiredToken", "InternalError", "SlowDown"} | {
     "InternalFailure", "PreconditionFailed", "SignatureDoesNotMatch", "400", "403", "412", "500", "503"
@@ -51,19 +51,22 @@ class Outcome:
 
     @property
     def kind(self) -> str:
-        """In a word: ``killed``, ``result`` or the reason."""
+        """In a word: ``killed``, ``result`` or the code."""
         if self.code < 0:
             return "killed"
-        return "result" if self.code == 0 else str(self.answer.get("reason", "?"))
+        return "result" if self.code == 0 else str(self.answer.get("service_code") or self.answer["code"])
 
 
 def documented(outcome: Outcome) -> None:
-    """A result, or one line with a reason that docs/operations.md has for that exit code."""
+    """A result, or one line with a code that docs/operations.md has for that exit code."""
     require(outcome.code in CODES, f"exit {outcome.code}: {outcome.answer}")
     if outcome.code:
-        reason, text = outcome.answer["code"], outcome.answer["error"]
-        known = REASONS.get(outcome.code, set()) | (AWS_CODES if outcome.code == 3 else set())
-        require(reason in known, f"an undocumented reason: {outcome.code} {reason}: {text}")
+        code, text = outcome.answer["code"], outcome.answer["error"]
+        service_code = outcome.answer.get("service_code")
+        known = code in DOCUMENTED.get(outcome.code, set())
+        if service_code is not None:
+            known = (outcome.code, code) == (3, "aws") and service_code in AWS_CODES
+        require(known, f"an undocumented code: {outcome.code} {code} {service_code}: {text}")
         require(text and "\n" not in text and len(text) < LINE_MAX, f"not one line: {text!r}")
 
 
@@ -75,7 +78,7 @@ def nothing_half_written(out: Path) -> None:
 
 def result_in(sealed: Sealed, content: bytes) -> bytes:
     """The result in what is at one of its places; it must be a whole one of this auction."""
-    file = sealed.is_of(content)
+    file = sealed.parse_result(content)
     require(file, "what is at the result's place is not this auction's result")
     assert file
     return file.result

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from coattest_enclave.protocol import alive, canonical, columns, cose, manifest, outcome
-from coattest_enclave.protocol.alive import NONCE_MAX, NONCE_MIN, alive_user_data
+from coattest_enclave.protocol.alive import alive_user_data
 from coattest_enclave.protocol.errors import MessageError
 from coattest_enclave.protocol.fields import (
     AMOUNT_MAX,
@@ -28,7 +28,7 @@ from coattest_enclave.protocol.fields import (
     sha384,
     text,
 )
-from coattest_enclave.protocol.manifest import Buyer, KeyArn, Lot, Lots, Manifest, parse_key_arn
+from coattest_enclave.protocol.manifest import Buyer, Lot, Lots, Manifest, parse_key_arn
 from coattest_enclave.protocol.outcome import Outcome, Outcomes, Result, ResultFile, Tie, Unsold, Won
 
 __all__ = [
@@ -43,14 +43,11 @@ __all__ = [
     "FIRST_PRICE",
     "LOTS_MAX",
     "MANIFEST",
-    "NONCE_MAX",
-    "NONCE_MIN",
     "RESULT",
     "RESULT_FILE",
     "SEAL",
     "SECOND_PRICE",
     "Buyer",
-    "KeyArn",
     "Lot",
     "Lots",
     "Manifest",

@@ -212,15 +212,15 @@ def test_a_receipt_is_refused_with_every_reason(world: World) -> None:
     content = (world.folder / "spring.result").read_bytes()
     (world.folder / "other.result").write_bytes(content)
     refused, _ = world.receipt("other", "--html", "other.html", expect=1)
-    assert "Not believed" in (world.folder / "other.html").read_text()
+    assert "Does not verify" in (world.folder / "other.html").read_text()
     assert {check["check"]: check["outcome"] for check in refused["checks"]}["sealed"] == "failed"
     assert refused["verified"] is False
     assert refused["lots"] is None
-    assert "other-manifest" in {failure["code"] for failure in refused["failures"]}
+    assert "wrong-manifest" in {failure["code"] for failure in refused["findings"]}
     (world.folder / "cut.result").write_bytes(content[:-1])
     (world.folder / "cut.cbor").write_bytes((world.folder / "spring.cbor").read_bytes())
     refused, _ = world.receipt("cut", expect=1)
-    assert [failure["code"] for failure in refused["failures"]] == ["malformed"]
+    assert [failure["code"] for failure in refused["findings"]] == ["malformed"]
     assert {check["outcome"] for check in refused["checks"]} == {"failed", "not run"}
 
 

@@ -43,13 +43,13 @@ DENIED = "the enclave gave no result: kms-denied: buyer-1:"
     [
         (EnclaveFailed("no", code="kms-failed"), True),
         (ChannelFailure("no"), True),
-        (AwsFailure("no", reason="ThrottlingException"), True),
-        (AwsFailure("no", reason="ExpiredToken"), True),
+        (AwsFailure("no", service_code="ThrottlingException"), True),
+        (AwsFailure("no", service_code="ExpiredToken"), True),
         (EnclaveRefused(f"{DENIED} ExpiredTokenException", code="kms-denied"), True),
         (EnclaveRefused(f"{DENIED} AccessDeniedException", code="kms-denied"), False),
         (EnclaveRefused("no: ExpiredTokenException", code="bad-seal"), False),
-        (AwsFailure("no", reason="AccessDenied"), False),
-        (AwsFailure("no", reason="RequestTimeTooSkewed"), False),
+        (AwsFailure("no", service_code="AccessDenied"), False),
+        (AwsFailure("no", service_code="RequestTimeTooSkewed"), False),
         (UsageError("no"), False),
         (Stopped("no"), False),
     ],
@@ -123,7 +123,7 @@ def test_an_event_is_one_line_and_nothing_else_can_be_logged(tmp_path: Path) -> 
     path = tmp_path / "log.jsonl"
     with path.open("ab", buffering=0) as sink:
         tell = Telemetry(sink.fileno(), now=lambda: datetime(2026, 1, 2, 3, tzinfo=timezone.utc))
-        tell.event("open-failed", reason="x\n" * 300, exit=3)
+        tell.event("open-failed", code="x\n" * 300, exit=3)
         with pytest.raises(KeyError):
             tell.event("open-failed", secret="s")
         with pytest.raises(KeyError):
@@ -132,7 +132,7 @@ def test_an_event_is_one_line_and_nothing_else_can_be_logged(tmp_path: Path) -> 
     assert json.loads(line) == {
         "time": "2026-01-02T03:00:00.000Z",
         "event": "open-failed",
-        "reason": ("x\n" * 300)[:200],
+        "code": ("x\n" * 300)[:200],
         "exit": 3,
     }
 

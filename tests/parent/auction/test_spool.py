@@ -21,7 +21,7 @@ import pytest
 from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse
 from coattest_enclave import auction as rules
 from coattest_enclave.protocol import cose, messages, wire
-from coattest_parent.auction.courier import S3Bids, bid_digests, open_auction
+from coattest_parent.auction.courier import S3Bids, bid_digests, open_in_enclave
 from coattest_parent.auction.finish import Way
 from coattest_parent.auction.spool import PAUSE, Courier, only_courier
 from coattest_parent.link.aws import Aws, AwsFailure, Credentials, Endpoint
@@ -169,7 +169,7 @@ def test_each_of_many_failing_jobs_has_its_turn(auction: Auction, tmp_path: Path
 @pytest.mark.parametrize(
     ("error", "again"),
     [
-        (AwsFailure("no", reason="AccessDenied"), True),
+        (AwsFailure("no", service_code="AccessDenied"), True),
         (EnclaveRefused("no: kms-denied: buyer-1: ExpiredTokenException", code="kms-denied"), True),
         (EnclaveRefused("no: kms-denied: buyer-1: AccessDeniedException", code="kms-denied"), False),
         (FoundFalse("no", code="missing-bid"), False),
@@ -333,7 +333,7 @@ def test_what_is_kept_is_of_this_seal_and_can_be_read_again(
     with answering(tmp_path / "in.sock", data, receipt) as address:
         expected = pytest.raises(EnclaveFailed, match=refusal) if refusal else contextlib.nullcontext()
         with expected:
-            file = open_auction(
+            file = open_in_enclave(
                 auction.manifest,
                 auction.seals(),
                 enclave=address,

@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from moto.server import ThreadedMotoServer
 
-from coattest.errors import EnvironmentFailure, UsageError
-from coattest_verify.auction.certify import BadCertificate, certify_buyer_key, check_buyer_certificate
+from coattest.errors import EnvironmentFailure, Rejected, UsageError
+from coattest_verify.auction.certify import certify_buyer_key, check_buyer_certificate
 from coattest_verify.signatures import dsse
 from coattest_verify.signatures.keys import (
     BadKey,
@@ -185,8 +185,10 @@ def test_a_buyers_certificate_binds_member_key_and_arn(three: Members) -> None:
         ("buyer-1", b"other", "arn:1"),
         ("buyer-1", b"spki", "arn:2"),
     ):
-        with pytest.raises(BadCertificate):
+        with pytest.raises(Rejected) as caught:
             check_buyer_certificate(certificate, three.policy, member, spki, arn)
+        assert caught.value.code == "bad-certificate"
     forged = certify_buyer_key(three.signers["buyer-2"], "buyer-1", b"spki", "arn:1")
-    with pytest.raises(BadCertificate, match="not signed by a key of buyer-1"):
+    with pytest.raises(Rejected, match="not signed by a key of buyer-1") as caught:
         check_buyer_certificate(forged, three.policy, "buyer-1", b"spki", "arn:1")
+    assert caught.value.code == "bad-certificate"
