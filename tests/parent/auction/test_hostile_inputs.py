@@ -83,7 +83,7 @@ def test_a_preview_shows_lots_as_they_are(tmp_path: Path, capsys: pytest.Capture
     code, _, printed = run(capsys, "bid", *words, "--bids", str(tmp_path / "bids.csv"))
     assert code == 0
     assert "lot:fire:1" in printed
-    assert "below the reserve, so without effect: lot:smile:2" in printed
+    assert "below the reserve, so they cannot win: lot:smile:2" in printed
 
 
 def test_an_enclave_stage_is_text(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -291,9 +291,9 @@ def _not_carried(result_file: bytes) -> _Html:
     return _section(
         "Not checked again in this browser",
         _paragraph(
-            f"The result file has {len(result_file):,} bytes, too many for a page. So this page does not have them, "
-            "and no browser can check them here: the page only shows what the command found. The file's "
-            "SHA-384 is:"
+            f"The result file has {len(result_file):,} bytes, too many for a page. So this page does "
+            "not have them, and no browser can check them here: the page only shows what the command found. "
+            "The SHA-384 of the file is:"
         ),
         _Html(f"<p>{_mono(messages.sha384(result_file).hex()).text}</p>"),
         name="not-carried",
@@ -346,9 +346,9 @@ def _limits() -> _Html:
     return _section(
         "What the browser does not check",
         _paragraph(
-            "The browser takes the root, the measurements and the buyers' keys from this page. Only the "
-            "command checks that the members agreed on those measurements and certified those keys, the sealed "
-            "window of time, key usage and all other rules for the document. The browser shows no more than "
-            "that the bytes in this page were signed."
+            "The browser takes the root, the measurements and the buyers' keys from this page. Only "
+            "the command checks that the members agreed on those measurements and certified those keys, the "
+            "sealed window of time, key usage and all other rules for the document. The browser shows no more "
+            "than that the bytes in this page were signed."
         ),
     )
