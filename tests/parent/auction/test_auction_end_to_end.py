@@ -99,7 +99,7 @@ class Auction:
         journal = SealJournal(self.directory / name)
         plan = plan_seal(
             self.manifest,
-            member=name,
+            name=name,
             public_key=KEYS[name].public_key(),
             decision=self.decision.digest,
             bids=bid_digests(self.manifest, S3Bids(self.cloud.as_buyer(name))),

@@ -348,7 +348,7 @@ def _limits() -> _Html:
         _paragraph(
             "The browser takes the root, the measurements and the buyers' keys from this page. Only "
             "the command checks that the members agreed on those measurements and certified those keys, the "
-            "sealed window of time, key usage and all other rules for the document. The browser shows no more "
-            "than that the bytes in this page were signed."
+            "sealed window of time, key usage and all other rules for the document. The browser shows no "
+            "more than that the bytes in this page were signed."
         ),
     )
