@@ -24,7 +24,7 @@ NO_PROXY = "none"
 
 
 def codes_of(error: CoattestError) -> dict[str, str]:
-    """The fields of an event that say what failed: ``code``, and ``service_code`` where a service gave one."""
+    """The fields of an event that say what failed: ``code``, and ``service_code`` if a service gave one."""
     fields = {"code": error.code}
     if error.service_code is not None:
         fields["service_code"] = error.service_code

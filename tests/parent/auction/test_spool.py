@@ -319,7 +319,7 @@ def answering(path: Path, result: bytes, receipt: bytes) -> Iterator[Unix]:
     ("change", "receipt", "refusal"),
     [
         ("", b"r", None),
-        ("seal", b"r", "another seal"),
+        ("seal", b"r", "different seal"),
         ("", b"", "does not parse"),
         ("", bytes(40_000), "does not parse"),
     ],

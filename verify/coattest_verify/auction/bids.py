@@ -37,7 +37,7 @@ class BadBids(UsageError):
 
 
 class DataKeys(Protocol):
-    """The only KMS call that a buyer makes; a boto3 KMS client has it (KMS API reference, GenerateDataKey)."""
+    """The only KMS call that a buyer makes, as boto3 has it (KMS API reference, GenerateDataKey)."""
 
     @property
     def generate_data_key(self) -> Callable[..., Mapping[str, Any]]:

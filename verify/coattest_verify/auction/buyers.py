@@ -94,7 +94,7 @@ def make_manifest(
     closes: int,
     publish_by: int,
 ) -> messages.Manifest:
-    """The manifest; times are Unix seconds, reserves minor units. Raises UsageError naming the broken rule."""
+    """The manifest; times are Unix seconds, reserves minor units. Raises UsageError for a broken rule."""
     try:
         return messages.Manifest(
             auction=auction,

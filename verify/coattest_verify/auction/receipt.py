@@ -216,7 +216,7 @@ def _seal_findings(
 
 
 def _signatures(seals: Sequence[bytes], auction: messages.Manifest) -> tuple[list[Finding], dict[str, bytes]]:
-    """The payload that each buyer signed; a seal that no buyer signed, or a buyer's second one, is a finding."""
+    """The payload that each buyer signed; a seal of nobody, or a buyer's second one, is a finding."""
     findings = []
     signed: dict[str, bytes] = {}
     for number, data in enumerate(seals, 1):

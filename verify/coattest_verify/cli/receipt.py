@@ -43,10 +43,10 @@ RESULT_MAX = 64 * 1024 * 1024
 def receipt_command(
     *, result: Path, manifest_path: Path, page: Path | None, as_json: bool, **decision: Any
 ) -> int:
-    """Check an auction's RESULT: was it made by the decided code, on the sealed bids?
+    """Check an auction's RESULT against its receipt.
 
-    The decision is recomputed for the time of the receipt, so that an archived receipt verifies with the
-    attestations of its time.
+    It must be made by the decided code, on the sealed bids. The decision is recomputed for the time of the
+    receipt, so that an archived receipt verifies with the attestations of its time.
     """
     manifest = load_manifest(manifest_path)
     content = _read(result)

@@ -65,7 +65,10 @@ def bid_command(
     as_json: bool,
     **decision: Any,
 ) -> None:
-    """Encrypt your bids, so that only the decided enclave can open them."""
+    """Encrypt your bids for the decided enclave.
+
+    Nobody else can open them, and they count in this auction only.
+    """
     if out is None and not preview:
         raise UsageError("no file to write the encrypted bids to", hint="--out FILE, or --preview")
     manifest = load_manifest(manifest_path)

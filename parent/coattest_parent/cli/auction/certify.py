@@ -44,7 +44,10 @@ def certified_record(
 def certify_command(
     *, quorum_key: Path, member: str, auction_key: Path, kms_key: str, bids: str, out: Path, as_json: bool
 ) -> None:
-    """Certify an auction key and a KMS key with your quorum key, and write the buyer's record."""
+    """Certify your auction key and KMS key, and write your record.
+
+    The certificate is signed with your quorum key. The record goes into the auction's manifest.
+    """
     record = certified_record(quorum_key, member, auction_key, kms_key, bids).to_json()
     write_atomic(out, json.dumps(record, indent=2, sort_keys=True).encode() + b"\n")
     if as_json:

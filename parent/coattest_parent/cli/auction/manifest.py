@@ -90,7 +90,10 @@ def manifest_command(
     out: Path,
     as_json: bool,
 ) -> None:
-    """Make an auction's manifest, whose digest identifies the auction."""
+    """Make an auction's manifest.
+
+    Its digest identifies the auction.
+    """
     made = make_manifest(
         auction=auction,
         rule=rule,

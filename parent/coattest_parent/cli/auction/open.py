@@ -68,7 +68,7 @@ def open_command(
     ca_bundle: Path | None,
     as_json: bool,
 ) -> None:
-    """Have the enclave open a sealed auction, and store the result and its receipt.
+    """Open a sealed auction, and store its result with the receipt.
 
     Running it again is safe and continues where the last run stopped: one seal can give only one result, an
     existing result file is used, and an existing object is not replaced. After the manifest's publication

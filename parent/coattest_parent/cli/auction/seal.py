@@ -82,7 +82,11 @@ def seal_command(
     as_json: bool,
     **decision: Any,
 ) -> None:
-    """Sign for one manifest, one decision and one set of bid files, for good."""
+    """Seal an auction: sign for one set of bid files, for good.
+
+    The seal binds you to this manifest, the decided code and these bid files. A different seal for the same
+    manifest is refused from then on.
+    """
     manifest = load_manifest(manifest_path)
     authority = authority_from(decision, utc_now(), own=name)
     key = load_auction_key(auction_key)

@@ -61,7 +61,7 @@ def serve_command(
     endpoint_url: str | None,
     ca_bundle: Path | None,
 ) -> None:
-    """Open the auctions of a spool after their closing times, until SIGTERM.
+    """Open auctions after their closing times, until SIGTERM.
 
     A failure that may pass is tried again, each auction at its own times, so that none holds up the others.
     Events go to stderr as JSON lines. It can be killed and started again at any time.
