@@ -105,7 +105,9 @@ def test_a_genuine_page_verifies_again_and_asks_for_nothing(
     assert failed(look(chromium, tmp_path, page)) == set()
     assert chromium.requests() == [(tmp_path / "receipt.html").as_uri()]
     assert chromium.complaints() == []
-    assert "All 7 checks hold" in chromium.evaluate("document.getElementById('browser-summary').textContent")
+    assert "All 7 checks passed" in chromium.evaluate(
+        "document.getElementById('browser-summary').textContent"
+    )
     text = chromium.evaluate("document.body.innerText")
     assert "A hostile page can always say" in text
     assert "verify receipt RESULT --manifest MANIFEST" in text

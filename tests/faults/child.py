@@ -21,7 +21,7 @@ import boto3
 import botocore.session
 from botocore.loaders import create_loader
 
-from coattest import shell
+from coattest import files, shell
 from coattest.errors import CoattestError
 from coattest_enclave.protocol import messages
 from coattest_parent.auction import finish, publish
@@ -80,7 +80,7 @@ def open_once(job: dict[str, Any]) -> int:
     aws.ATTEMPTS = 1
     points = Points(job)
     os.link = watched(points, os.link)  # what write_new ends with
-    publish.write_new = watched(points, shell.write_new)
+    publish.write_new = watched(points, files.write_new)
     publish.parse_s3_uri = watched(points, publish.parse_s3_uri)
     sealed = Sealed(
         messages.Manifest.decode(bytes.fromhex(job["manifest"])),

@@ -28,7 +28,7 @@ class EnclaveError(Exception):
     def __init__(self, detail: str, code: Code = "internal") -> None:
         super().__init__(detail)
         self.detail = detail
-        self.code = code
+        self.code: Code = code
 
 
 class MessageError(EnclaveError):

@@ -346,7 +346,7 @@ def test_what_is_kept_is_of_this_seal_and_can_be_read_again(
 
 
 class Huge:
-    """An S3 client whose objects are larger than any bid file."""
+    """An S3 client whose objects are too large for a bid file."""
 
     exceptions = boto3.client("s3", region_name="eu-central-1").exceptions
 
@@ -360,5 +360,5 @@ def test_a_bid_file_that_cannot_be_one_is_not_fetched(
 ) -> None:
     """A buyer's object of any size costs the others no transfer when they seal."""
     monkeypatch.setattr(Aws, "s3", lambda *_: Huge())
-    with pytest.raises(FoundFalse, match=r"s3://bids-buyer-1/bid: larger than any bid file"):
+    with pytest.raises(FoundFalse, match=r"s3://bids-buyer-1/bid: too large for a bid file"):
         bid_digests(auction.manifest, S3Bids(Aws(boto3.Session(), Endpoint())))
