@@ -1,5 +1,6 @@
-"""Writes tests/enclave/protocol/vectors: messages with every input fixed, for other implementations. Run it by hand.
+"""Writes tests/enclave/protocol/vectors: messages with every input fixed, for other implementations.
 
+Run it by hand.
 Signatures are deterministic ECDSA (RFC 6979) here, so that a second run writes the same files; the program
 signs with random nonces, and a reader must accept both.
 """
