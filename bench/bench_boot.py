@@ -54,10 +54,10 @@ def bare_image(image: Path, folder: Path) -> Path:
     (folder / "kernel").write_bytes(parts[SectionType.KERNEL])
     (folder / "boot").write_bytes(parts[SectionType.RAMDISK])
     entries = [
-        *(cpio.Entry(name, DIRECTORY, None) for name in FOLDERS),
-        cpio.Entry("rootfs/listen", PROGRAM, program),
-        cpio.Entry("cmd", FILE, b"/listen\n"),
-        cpio.Entry("env", FILE, b""),
+        *(cpio.NewEntry(name, DIRECTORY, None) for name in FOLDERS),
+        cpio.NewEntry("rootfs/listen", PROGRAM, program),
+        cpio.NewEntry("cmd", FILE, b"/listen\n"),
+        cpio.NewEntry("env", FILE, b""),
     ]
     cpio.write_ramdisk(folder / "application", entries, mtime=0)
     bare = folder / "bare.eif"

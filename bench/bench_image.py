@@ -150,7 +150,7 @@ def compiling(source: Path, scratch: Path, out: Path) -> dict[str, Any]:
         environment = {**kernel.ENVIRONMENT, "JOBS": str(len(os.sched_getaffinity(0)))}
         command = ["/bin/sh", "-c", script]
         quiet = subprocess.DEVNULL
-        code = sandbox.run(
+        code = sandbox.run_isolated(
             scratch / "root", command, env=environment, binds=binds, proc=False, stdout=quiet, stderr=quiet
         )
         if code:
@@ -189,7 +189,7 @@ def assembling(source: Path, scratch: Path, rounds: int) -> dict[str, Any]:
         reporter=Quiet(),
     )
     root = scratch / "root"
-    builder.compose(inputs, root, Quiet())
+    builder.compose_inputs(inputs, root, Quiet())
     rootfs.compile_modules(inputs.spec.bytecode, root)
     boot, application, whole = scratch / "boot.cpio", scratch / "application.cpio", scratch / "whole.eif"
     parts = {

@@ -47,7 +47,7 @@ def prepare(folder: Path, statements: int, members: int) -> tuple[Members, int]:
 
     names = [f"member-{index}" for index in range(members)]
     quorum = Members.make(folder, names, kinds=("ed25519",))
-    lock, _ = locks.load(ROOT)
+    lock, _ = locks.load_lock(ROOT)
     inputs = len(lock.packages) + len(lock.wheels)
     report = report_json(inputs=inputs)
     quorum.claim(report)

@@ -1,4 +1,4 @@
-"""From a source tree to image files: the steps in order. A file has its final name only when it is whole."""
+"""From a source tree to image files. An image file gets its name only when it is whole."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import coattest
+import coattest_build
 from coattest.errors import UsageError
 from coattest.progress import Quiet, Reporter
 from coattest_build import image, kernel, rootfs, sandbox
@@ -24,7 +26,7 @@ from coattest_build.inputs.cache import Cache, cache_folder
 from coattest_build.inputs.cache import scratch as scratch_directory
 from coattest_build.inputs.lock import Lock
 from coattest_build.kernel import Compiled
-from coattest_build.report import BuildReport, Input, ProfileResult, SourceIdentity
+from coattest_build.report import BuildInput, BuildReport, ImageResult, SourceIdentity
 from coattest_build.source import Snapshot
 
 TOOL = "coattest"
@@ -49,7 +51,7 @@ def build(
     """Build the images of ``source`` into ``out`` and return what was built from what.
 
     ``profiles`` None means every profile of image.toml. ``jobs`` None means one per usable processor. The
-    source is copied first and only the copy is used. Raises CoattestError; image files appear when whole.
+    source is copied first, and only the copy is used. Raises CoattestError.
     """
     reporter = progress or Quiet()
     store = Cache(cache_folder(cache))
@@ -66,17 +68,20 @@ def build(
             reporter=reporter,
         )
         root = scratch / "root"
-        compose(inputs, root, reporter)
+        compose_inputs(inputs, root, reporter)
         if inputs.spec.bytecode:
             with reporter.step("Compiling the image's Python modules with the image's Python"):
                 rootfs.compile_modules(inputs.spec.bytecode, root)
         isolation = sandbox.Isolation().to_json()
-        return assemble(inputs, compiled, root, out, scratch, "native", isolation, reporter)
+        return assemble_images(inputs, compiled, root, out, scratch, "native", isolation, reporter)
 
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """A snapshot of the source and everything its lock pins, checked. ``texts`` is each profile's file."""
+    """A snapshot of the source, and every input that its lock pins, checked; by name.
+
+    ``texts`` has each profile's file.
+    """
 
     snapshot: Snapshot
     spec: ImageSpec
@@ -95,10 +100,13 @@ def gather(
     mirror: str | None,
     reporter: Reporter,
 ) -> Inputs:
-    """Copy the source below ``scratch``, read it, and have every pinned input in ``store``."""
+    """Copy the source below ``scratch``, read it, and download the pinned inputs that ``store`` lacks.
+
+    Raises CoattestError.
+    """
     snapshot = sources.take(source, scratch / "source")
-    spec = image.load(snapshot.folder)
-    lock, _ = locks.load(snapshot.folder)
+    spec = image.load_spec(snapshot.folder)
+    lock, _ = locks.load_lock(snapshot.folder)
     lock.check_against(spec)
     wheels.check_pins(lock, snapshot.folder, spec.wheels)
     _check_kernel_files(snapshot.folder, spec)
@@ -110,8 +118,8 @@ def gather(
     return Inputs(snapshot, spec, lock, texts, debs, wheels.fetch_wheels(lock.wheels, store, reporter))
 
 
-def compose(inputs: Inputs, root: Path, reporter: Reporter) -> None:
-    """Fill the fresh directory ``root`` with what the profiles share, but for the compiled modules."""
+def compose_inputs(inputs: Inputs, root: Path, reporter: Reporter) -> None:
+    """Fill the new directory ``root`` with everything that the profiles share, but for compiled modules."""
     rootfs.compose(
         inputs.spec,
         inputs.lock,
@@ -123,7 +131,7 @@ def compose(inputs: Inputs, root: Path, reporter: Reporter) -> None:
     )
 
 
-def assemble(  # noqa: PLR0917 - every part of an image, in the order of the steps
+def assemble_images(  # noqa: PLR0917 - every part of an image, in the order of the steps
     inputs: Inputs,
     compiled: Compiled,
     root: Path,
@@ -133,7 +141,10 @@ def assemble(  # noqa: PLR0917 - every part of an image, in the order of the ste
     isolation: Mapping[str, Any],
     reporter: Reporter,
 ) -> BuildReport:
-    """Write every profile's image from its parts and return the report."""
+    """Write every profile's image from its parts and return the report.
+
+    ``route`` is ``native`` or ``container``; ``isolation`` says how the compilation was isolated.
+    """
     spec, lock, snapshot = inputs.spec, inputs.lock, inputs.snapshot
     boot = scratch / "boot.cpio"
     cpio.write_ramdisk(boot, rootfs.boot_entries(compiled.init), mtime=lock.source_date_epoch)
@@ -151,7 +162,7 @@ def assemble(  # noqa: PLR0917 - every part of an image, in the order of the ste
                 metadata=image_metadata(spec, lock),
                 ramdisks=[boot, application],
             )
-            results.append((profile, ProfileResult.from_measurements(path.name, measure.measure(path))))
+            results.append((profile, ImageResult.from_measurements(path.name, measure.measure(path))))
     return BuildReport(
         release=spec.release,
         architecture=spec.architecture,
@@ -172,22 +183,24 @@ def _profile_bytes(source: Path, spec: ImageSpec, profile: str) -> bytes:
     try:
         return (source / path).read_bytes()
     except FileNotFoundError:
-        raise UsageError(f"the profile {profile} has no file", where=path) from None
+        raise UsageError(f"the file of the profile {profile} is missing", where=path) from None
 
 
 def _check_kernel_files(source: Path, spec: ImageSpec) -> None:
     for path in (spec.kernel.config, spec.kernel.init):
         if not (source / path).is_file():
             raise UsageError(
-                f"no {path} in the source tree",
+                f"there is no {path} in the source tree",
                 where=f"{image.IMAGE_FILE} [kernel]",
                 hint="coattest's own checkout has one to start from",
             )
 
 
 def image_metadata(spec: ImageSpec, lock: Lock) -> bytes:
-    """The metadata section, in the key order of AWS's writer. It is not measured, but it is reproducible:
-    the time is SOURCE_DATE_EPOCH and the tool's version is the image's release.
+    """The metadata section (JSON), in the key order of AWS's writer.
+
+    It is not measured, but reproducible: the time is the lock's SOURCE_DATE_EPOCH, and the tool's version is
+    the image's release.
     """
     built = datetime.datetime.fromtimestamp(lock.source_date_epoch, datetime.timezone.utc)
     document = {
@@ -206,10 +219,10 @@ def image_metadata(spec: ImageSpec, lock: Lock) -> bytes:
     return json.dumps(document, separators=(",", ":")).encode()
 
 
-def inputs_of(lock: Lock) -> tuple[Input, ...]:
-    """Every locked input as a report lists it."""
-    packages = (Input(p.name, p.version, p.sha256, p.path, "deb") for p in lock.packages)
-    return (*packages, *(Input(w.name, w.version, w.sha256, w.file, "wheel") for w in lock.wheels))
+def inputs_of(lock: Lock) -> tuple[BuildInput, ...]:
+    """Every locked input, for the report."""
+    packages = (BuildInput(p.name, p.version, p.sha256, p.path, "deb") for p in lock.packages)
+    return (*packages, *(BuildInput(w.name, w.version, w.sha256, w.file, "wheel") for w in lock.wheels))
 
 
 def tool_version() -> str:
@@ -221,10 +234,14 @@ def tool_version() -> str:
 
 
 def tool_digest() -> str:
-    """SHA-256 (hex) over path and content of every module of this package: which builder this was."""
-    package = Path(__file__).parent
+    """SHA-256 (hex) over path and content of every module of ``coattest`` and ``coattest_build``.
+
+    It identifies the builder in a report.
+    """
     digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        content = hashlib.sha256(path.read_bytes()).hexdigest()
-        digest.update(f"{path.relative_to(package).as_posix()}\0{content}\n".encode())
+    for module in (coattest, coattest_build):
+        package = Path(module.__path__[0])
+        for path in sorted(package.rglob("*.py")):
+            content = hashlib.sha256(path.read_bytes()).hexdigest()
+            digest.update(f"{path.relative_to(package.parent).as_posix()}\0{content}\n".encode())
     return digest.hexdigest()

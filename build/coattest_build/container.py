@@ -1,10 +1,10 @@
 """The container route: the builder's steps as stages of a Dockerfile.
 
-A plain RUN may not make user namespaces, so the sandbox cannot be entered there. Instead the stage that
-compiles is nothing but the locked toolchain: no path of the base or of the host is in it. `CONFINE`, which
-runs on the locked perl, gives up every privilege and every socket but AF_UNIX before each command.
+A plain RUN may not make user namespaces, so the sandbox cannot run there. Instead the stage that compiles has
+the locked toolchain and nothing else: no path of the base or of the host. `CONFINE`, which runs on the locked
+perl, gives up every privilege and every socket but AF_UNIX before each command.
 
-`prepare` writes that stage's root, `adopt` takes what the stage left and assembles the images.
+`prepare_stage` writes that stage's root; `assemble_stage` takes the stage's outputs and assembles the images.
 """
 
 from __future__ import annotations
@@ -23,13 +23,12 @@ from coattest_build import builder, kernel, rootfs, sandbox
 from coattest_build.image import Bytecode, ImageSpec
 from coattest_build.inputs.cache import Cache, cache_folder
 from coattest_build.report import BuildReport
-from coattest_build.rootfs.compose import BytecodeFailed
 
 DRIVER = "coattest/stage.pl"
 IMAGE = "coattest/image"
 OUTPUT = "coattest/out"
 MAX_MODULE = 16 * 1024 * 1024
-# What the compile stage must have seen of itself: no capability in any set, no way to more, a filter.
+"""Bytes of a compiled module."""
 EXPECTED = {
     "CapInh": "0" * 16,
     "CapPrm": "0" * 16,
@@ -42,6 +41,7 @@ EXPECTED = {
     "Inet": "refused",
     "Vsock": "refused",
 }
+"""What the compile stage must report of itself: no capability in any set, no way to more, a filter."""
 
 # System call numbers and constants of x86_64 Linux: perl-base has no module that names them. The filter is
 # the sandbox's, but refuses every family except AF_UNIX, as there may be no network namespace.
@@ -105,7 +105,7 @@ sub own { system({ "/bin/chown" } "chown", "-R", "$nobody:$nobody", @_) == 0 or 
 
 
 def quoted(text: str) -> str:
-    """``text`` as a string of perl."""
+    """``text`` as a string literal of perl."""
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
@@ -115,7 +115,7 @@ def _call(root: str, folder: str, environment: dict[str, str], command: Sequence
 
 
 def driver(spec: ImageSpec, jobs: int | None) -> str:
-    """The perl program that the compile stage runs: the sandbox's commands with the sandbox's environment."""
+    """The perl program that the compile stage runs: the sandbox's commands in the sandbox's environment."""
     count = {"JOBS": str(jobs)} if jobs else {}
     shell = ["/bin/sh", "-c"]
     number = 'export JOBS="${JOBS:-$(nproc)}"\n'
@@ -140,7 +140,7 @@ def driver(spec: ImageSpec, jobs: int | None) -> str:
     return "".join(lines)
 
 
-def prepare(
+def prepare_stage(
     source: Path,
     stage: Path,
     *,
@@ -149,7 +149,7 @@ def prepare(
     jobs: int | None = None,
     progress: Reporter | None = None,
 ) -> None:
-    """Write the root of the compile stage to the fresh directory ``stage``. Raises CoattestError."""
+    """Write the root of the compile stage to the new directory ``stage``. Raises CoattestError."""
     reporter = progress or Quiet()
     with tempfile.TemporaryDirectory(prefix="coattest-prepare-") as name:
         scratch = Path(name)
@@ -165,10 +165,10 @@ def prepare(
         toolchain.add_file("input/fragment", [(folder / spec.kernel.config).read_bytes()])
         toolchain.add_file("input/init.c", [(folder / spec.kernel.init).read_bytes()])
         toolchain.add_file(DRIVER, [driver(spec, jobs).encode()])
-        builder.compose(inputs, stage / IMAGE, reporter)
+        builder.compose_inputs(inputs, stage / IMAGE, reporter)
 
 
-def assemble(
+def assemble_stage(
     source: Path,
     stage: Path,
     compiled: Path,
@@ -179,11 +179,11 @@ def assemble(
     run: str = "",
     progress: Reporter | None = None,
 ) -> BuildReport:
-    """Assemble the images from the prepared ``stage`` and what ran there left in ``compiled``.
+    """Assemble the images from the prepared ``stage`` and the results of the compile stage in ``compiled``.
 
-    ``compiled`` holds the compile stage's OUTPUT as ``out`` and its IMAGE as ``image``. The kernel counts as
-    compiled by this run when the stage recorded the same non-empty ``run``: a layer from a cache did not.
-    Raises CoattestError.
+    ``compiled`` has the compile stage's OUTPUT as ``out`` and its IMAGE as ``image``. The kernel counts as
+    compiled by this run when the stage recorded the same non-empty ``run``; a cached layer did not. Raises
+    CoattestError.
     """
     reporter = progress or Quiet()
     with tempfile.TemporaryDirectory(prefix="coattest-assemble-") as name:
@@ -207,11 +207,14 @@ def assemble(
         if spec.bytecode:
             take_bytecode(spec.bytecode, compiled / "image", root)
             rootfs.drop_sources(spec.bytecode, root)
-        return builder.assemble(inputs, made, root, out, scratch, "container", isolation, reporter)
+        return builder.assemble_images(inputs, made, root, out, scratch, "container", isolation, reporter)
 
 
 def read_isolation(path: Path) -> dict[str, Any]:
-    """The record for the report, from what the compile stage saw of itself. Raises EnvironmentFailure."""
+    """The isolation for the report, from what the compile stage recorded of itself.
+
+    Raises EnvironmentFailure (``no-sandbox``) when it was not confined.
+    """
     found = {
         name: " ".join(value.split())
         for name, _, value in (line.partition(":") for line in kernel.read_output(path).decode().splitlines())
@@ -239,9 +242,10 @@ def read_isolation(path: Path) -> dict[str, Any]:
 
 
 def take_bytecode(bytecode: Bytecode, compiled: Path, root: Path) -> None:
-    """Copy the modules that the compile stage made to the tree they belong to, and nothing else of it.
+    """Copy the modules that the compile stage made into ``root``, and nothing else of what it left.
 
-    Raises BytecodeFailed for what is no plausible module, and when there is none.
+    Raises EnvironmentFailure (``bytecode-failed``) for a module that is not a file of a plausible size, and
+    when there is no module.
     """
     folders = (*bytecode.directories, *bytecode.sourceless)
     count = 0
@@ -251,7 +255,9 @@ def take_bytecode(bytecode: Bytecode, compiled: Path, root: Path) -> None:
                 if not re.fullmatch(r"[A-Za-z0-9_.-]+\.pyc", name):
                     continue
                 inside = (Path(found) / name).relative_to(compiled)
-                content = sandbox.read_left(Path(found) / name, most=MAX_MODULE, failure=BytecodeFailed)
+                content = sandbox.read_result(
+                    Path(found) / name, most=MAX_MODULE, code=rootfs.BYTECODE_FAILED
+                )
                 target = root / inside
                 if not target.parent.is_dir():
                     target.parent.mkdir(mode=0o755)
@@ -259,4 +265,6 @@ def take_bytecode(bytecode: Bytecode, compiled: Path, root: Path) -> None:
                 target.chmod(0o644)
                 count += 1
     if not count:
-        raise BytecodeFailed("the compile stage left no module", where=str(compiled))
+        raise EnvironmentFailure(
+            "the compile stage left no module", where=str(compiled), code=rootfs.BYTECODE_FAILED
+        )

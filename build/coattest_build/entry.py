@@ -1,8 +1,8 @@
 """The ``eif`` program.
 
-``eif measure IMAGE`` is what a deployment runs for every image, and click takes about as long to start as
-40 MB take to hash (bench/bench_image.py). So that one form is answered before click is imported; whatever is
-wrong with it, and every other form, is left to the command line.
+A deployment runs ``eif measure IMAGE`` for every image, and importing click takes as long as hashing 40 MB
+(bench/bench_image.py). So this one form runs without click; every other form, and an error in this one, goes
+to the command line.
 """
 
 from __future__ import annotations

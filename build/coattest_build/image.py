@@ -1,4 +1,4 @@
-"""image.toml: what goes into an image, as a frozen value. Unknown or missing keys are refused."""
+"""image.toml: what goes into an image, as a frozen value. Unknown and missing keys are refused."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ else:
 
 FORMAT = "coattest-image/v1"
 ARCHITECTURES = {"x86_64": "amd64"}
+"""The architectures that can be built, with Debian's names for them."""
 PROFILE_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 IMAGE_FILE = "build/image.toml"
 LOCK_FILE = "build/image.lock"
-# What a source tree gives to an image lies here and nowhere else: this is what is digested and compared.
 SOURCE_FOLDERS = ("build/kernel", "build/init", "enclave")
+"""The folders of a source tree that an image is made from, and that its digest covers."""
 MAX_FILE = 1024 * 1024
 
 
-class BadImageFile(UsageError):
-    """image.toml does not say what it must, or says more."""
-
-    default_code = "bad-image-toml"
+def _bad(what: str, where: str, hint: str | None = None) -> UsageError:
+    """The error for an image.toml that does not parse or breaks a rule."""
+    return UsageError(what, where=where, hint=hint, code="bad-image-toml")
 
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """The kernel source package, the tarball inside it, and our fragment and init (source-relative)."""
+    """The kernel's source package, the tarball inside it, and the fragment and init (source-relative)."""
 
     package: str
     tarball: str
@@ -52,9 +52,9 @@ class Wheels:
 
 @dataclass(frozen=True, slots=True)
 class Bytecode:
-    """Which interpreter of the image compiles which of its directories (root-relative).
+    """The image's interpreter, and the directories whose modules it compiles (root-relative).
 
-    In ``directories`` a .pyc comes beside each source; in ``sourceless`` ones it takes its place.
+    In ``directories`` a .pyc is written beside each source; in ``sourceless`` ones it replaces the source.
     """
 
     interpreter: str
@@ -64,7 +64,7 @@ class Bytecode:
 
 @dataclass(frozen=True, slots=True)
 class ImageSpec:
-    """Everything image.toml says. Paths inside the image have no leading slash, but for the command's.
+    """Everything that image.toml says. Paths inside the image have no leading slash, except the command's.
 
     An image without Python has neither ``wheels`` nor ``bytecode``.
     """
@@ -105,7 +105,7 @@ class ImageSpec:
 
 
 class _Table:
-    """One TOML table that must be read completely."""
+    """A TOML table every key of which must be read: ``finish`` refuses the others."""
 
     def __init__(self, values: Mapping[str, Any], where: str) -> None:
         self._values, self._where, self._read = values, where, set[str]()
@@ -114,7 +114,7 @@ class _Table:
         self._read.add(key)
         value = self._values.get(key)
         if not isinstance(value, kind):
-            raise BadImageFile(f"{key} is missing or not a {kind.__name__}", where=self._where)
+            raise _bad(f"{key} is missing or not a {kind.__name__}", self._where)
         return value
 
     def has(self, key: str) -> bool:
@@ -123,7 +123,7 @@ class _Table:
     def text(self, key: str) -> str:
         value: str = self._take(key, str)
         if not _plain(value):
-            raise BadImageFile(f"{key} is empty or has control characters", where=self._where)
+            raise _bad(f"{key} is empty or has control characters", self._where)
         return value
 
     def path(self, key: str) -> str:
@@ -137,9 +137,7 @@ class _Table:
             return ()
         values = self._take(key, list)
         if not all(isinstance(value, str) and _plain(value) for value in values):
-            raise BadImageFile(
-                f"{key} must be a list of texts, none empty or with control characters", where=self._where
-            )
+            raise _bad(f"{key} must be a list of texts, none empty or with control characters", self._where)
         return tuple(values)
 
     def paths(self, key: str, *, optional: bool = False) -> tuple[str, ...]:
@@ -151,78 +149,78 @@ class _Table:
     def table_or_none(self, key: str) -> _Table | None:
         return self.table(key) if self.has(key) else None
 
-    def pairs(self, key: str, *, but: tuple[str, ...] = ()) -> tuple[tuple[str, str], ...]:
-        """The texts of a table by name, sorted; none where the table is left out."""
+    def pairs(self, key: str, *, without: tuple[str, ...] = ()) -> tuple[tuple[str, str], ...]:
+        """The texts of a table by name, sorted; empty when the table is missing."""
         if not self.has(key):
             return ()
-        chosen = {name: value for name, value in self._take(key, dict).items() if name not in but}
-        # Control characters too: the command and the environment are written with a line for each.
+        chosen = {name: value for name, value in self._take(key, dict).items() if name not in without}
+        # No control characters: in the image, the command and the environment have a line for each text.
         for name, value in chosen.items():
             if not isinstance(value, str) or not _plain(f"{name}{value}") or not name:
-                raise BadImageFile(f"{key} must map texts to texts, on one line each", where=self._where)
+                raise _bad(f"{key} must map texts to texts, on one line each", self._where)
         return tuple(sorted(chosen.items()))
 
-    def seen(self, keys: Iterable[str]) -> None:
+    def ignore(self, keys: Iterable[str]) -> None:
         self._read.update(keys)
 
-    def done(self) -> None:
+    def finish(self) -> None:
         unknown = sorted(set(self._values) - self._read)
         if unknown:
-            raise BadImageFile(f"unknown key {unknown[0]!r}", where=self._where)
+            raise _bad(f"unknown key {unknown[0]!r}", self._where)
 
 
 def _plain(value: str) -> bool:
-    """Whether a text has something in it, and no control characters."""
+    """Whether a text is not empty and has no control characters."""
     return bool(value) and not any(ord(c) < 32 or ord(c) == 127 for c in value)
 
 
 def _relative(value: str, where: str) -> str:
     path = PurePosixPath(value)
     if path.is_absolute() or ".." in path.parts or str(path) != value or value == ".":
-        raise BadImageFile(f"{value!r} is not a plain relative path", where=where)
+        raise _bad(f"{value!r} is not a plain relative path", where)
     return value
 
 
 def _in_source(value: str, where: str) -> str:
-    """A source-relative path that the source's digest covers."""
+    """A source-relative path that the digest of the source covers."""
     _relative(value, where)
     if not any(value == folder or value.startswith(f"{folder}/") for folder in SOURCE_FOLDERS):
-        raise BadImageFile(
+        raise _bad(
             f"{value!r} is outside {', '.join(SOURCE_FOLDERS)}",
-            where=where,
-            hint="what goes into the image lies in one of these folders of the source tree",
+            where,
+            "move the file into one of these folders of the source tree",
         )
     return value
 
 
 def _command(words: tuple[str, ...], where: str) -> tuple[str, ...]:
-    """The command, whose program is named by its path: init looks nothing up."""
+    """The command; it begins with the program's path, because init searches no PATH."""
     if not words or not words[0].startswith("/"):
-        raise BadImageFile("command must begin with the absolute path of a program", where=where)
+        raise _bad("command must begin with the absolute path of a program", where)
     _relative(words[0][1:], f"{where} command")
     return words
 
 
 def _environment(pairs: tuple[tuple[str, str], ...], where: str) -> tuple[tuple[str, str], ...]:
-    """The environment; a name with = in it would name something else."""
+    """The environment; a name with = in it would be read as a different name."""
     for name, _ in pairs:
         if "=" in name:
-            raise BadImageFile(f"{name!r} is not a variable's name", where=f"{where} [environment]")
+            raise _bad(f"{name!r} is not the name of a variable", f"{where} [environment]")
     return pairs
 
 
-def parse(text: str) -> ImageSpec:
-    """The specification in the text of an image.toml. Raises BadImageFile."""
+def parse_spec(text: str) -> ImageSpec:
+    """The specification in the text of an image.toml. Raises UsageError."""
     try:
         top = _Table(tomllib.loads(text), IMAGE_FILE)
     except tomllib.TOMLDecodeError as error:
-        raise BadImageFile(f"not TOML: {error}", where=IMAGE_FILE) from error
+        raise _bad(f"not TOML: {error}", IMAGE_FILE) from error
     if top.text("format") != FORMAT:
-        raise BadImageFile(f"format is not {FORMAT!r}", where=IMAGE_FILE)
+        raise _bad(f"format is not {FORMAT!r}", IMAGE_FILE)
     run, debian, kernel = top.table("run"), top.table("debian"), top.table("kernel")
     toolchain, runtime, profiles = top.table("toolchain"), top.table("runtime"), top.table("profiles")
     wheels, bytecode = top.table_or_none("wheels"), top.table_or_none("bytecode")
-    profile_files = top.pairs("profiles", but=("target",))
+    profile_files = top.pairs("profiles", without=("target",))
     spec = ImageSpec(
         name=top.text("name"),
         release=top.text("release"),
@@ -255,16 +253,16 @@ def parse(text: str) -> ImageSpec:
         profile_target=profiles.path("target"),
         profiles=profile_files,
     )
-    profiles.seen(name for name, _ in profile_files)
+    profiles.ignore(name for name, _ in profile_files)
     for table in (top, run, debian, kernel, toolchain, runtime, profiles, wheels, bytecode):
         if table:
-            table.done()
+            table.finish()
     _check(spec)
     return spec
 
 
 def _check(spec: ImageSpec) -> None:
-    """The rules that concern several fields. Raises BadImageFile and UsageError."""
+    """Check the rules for single values and for several fields together. Raises UsageError."""
     for target, source in spec.files:
         _relative(target, f"{IMAGE_FILE} [files]")
         _in_source(source, f"{IMAGE_FILE} [files]")
@@ -274,18 +272,16 @@ def _check(spec: ImageSpec) -> None:
     for name, source in spec.profiles:
         _in_source(source, f"{IMAGE_FILE} [profiles]")
         if not PROFILE_NAME.fullmatch(name):
-            raise BadImageFile(f"{name!r} is not a profile name", where=IMAGE_FILE)
+            raise _bad(f"{name!r} is not a profile name", IMAGE_FILE)
     if not spec.suites:
-        raise BadImageFile("suites names none", where=f"{IMAGE_FILE} [debian]")
+        raise _bad("suites is empty", f"{IMAGE_FILE} [debian]")
     if spec.architecture not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
-        raise BadImageFile(
-            f"architecture {spec.architecture!r} is not supported", where=IMAGE_FILE, hint=f"one of {known}"
-        )
+        raise _bad(f"architecture {spec.architecture!r} is not supported", IMAGE_FILE, f"one of {known}")
     spec.profile_source(spec.default_profile)
 
 
-def load(source: Path) -> ImageSpec:
+def load_spec(source: Path) -> ImageSpec:
     """The specification of a source tree. Raises UsageError when there is none or it does not parse."""
     path = source / IMAGE_FILE
     try:
@@ -295,8 +291,8 @@ def load(source: Path) -> ImageSpec:
             f"no {IMAGE_FILE} here", where=str(source), hint="name the source tree with --source"
         ) from None
     if len(data) > MAX_FILE:
-        raise BadImageFile("larger than 1 MiB", where=str(path))
+        raise _bad("larger than 1 MiB", str(path))
     try:
-        return parse(data.decode())
+        return parse_spec(data.decode())
     except UnicodeDecodeError as error:
-        raise BadImageFile("not UTF-8", where=str(path)) from error
+        raise _bad("not UTF-8", str(path)) from error

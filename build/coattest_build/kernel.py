@@ -1,7 +1,7 @@
 """Compiles the kernel and init from locked source with the locked toolchain, in the sandbox.
 
-The result is kept in the cache under a digest of everything that goes in: the pins, the fragment, init's
-source and the scripts below.
+The cache has the result under a digest of every input: the pins, the fragment, init's source and the scripts
+below.
 """
 
 from __future__ import annotations
@@ -26,8 +26,6 @@ from coattest_build.inputs.lock import Lock
 from coattest_build.sandbox.isolate import Bind
 
 OUTPUTS = ("bzImage", "init", "config")
-# Fixed, so that neither the time nor the builder is in the kernel (kbuild/reproducible-builds.rst).
-# Nothing of the host's environment reaches the compiler.
 ENVIRONMENT = {
     "ARCH": "x86_64",
     "HOME": "/tmp",  # noqa: S108 - inside the sandbox
@@ -41,14 +39,18 @@ ENVIRONMENT = {
     "TMPDIR": "/work/tmp",
     "TZ": "UTC0",
 }
-# Half of the tree: sources of other architectures and headers of drivers, which x86 without PCI never reads.
-# Kconfig and crypto folders stay: Kconfig files name each other across architectures.
+"""All of the compiler's environment. Neither the time nor the builder gets into the kernel
+(``Documentation/kbuild/reproducible-builds.rst``)."""
 UNUSED = ("arm", "arm64", "mips", "powerpc", "riscv", "s390", "sparc")
 EXCLUDED = (
     *(f"*/arch/{name}/{part}" for name in UNUSED for part in ("boot", "include", "kernel", "mach-*", "mm")),
     "*/drivers/gpu/drm/amd/include",
     "*/tools/testing",
 )
+"""Half of the tree, which x86 without PCI never reads: sources of other architectures, headers of drivers.
+
+Kconfig and crypto folders stay, because Kconfig files name each other across architectures.
+"""
 CONFIGURE = f"""set -eu
 mkdir -p /work/tmp /work/src /work/out
 xz -dc -T0 /input/linux.tar.xz | tar -x --no-same-owner -C /work/src --strip-components=1 {
@@ -69,27 +71,19 @@ make -j"$JOBS" bzImage
 cp arch/x86/boot/bzImage /work/out/bzImage
 """
 MAX_OUTPUT = 64 * 1024 * 1024
+"""Bytes of each output."""
 LOG_LINES = 3
-
-
-class CompileFailed(EnvironmentFailure):
-    """The compiler or make ended with an error."""
-
-    default_code = "compile-failed"
-
-
-class OptionLost(UsageError):
-    """The resolved configuration does not have what the fragment asks for."""
-
-    default_code = "kernel-option"
+"""Lines of the log in an error."""
+COMPILE_FAILED = "compile-failed"
+"""The code of every failure to get the outputs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """A kernel, an init and the resolved configuration: where they are, and whether this run compiled them.
+    """A kernel, an init and the resolved configuration.
 
-    ``digest`` is that of the inputs, ``sha256`` the kernel's own. A kernel from the cache is not ``fresh``:
-    who filled a cache cannot be told from the cache.
+    ``digest`` is that of the inputs, ``sha256`` the kernel's own. ``fresh`` says that this run compiled them:
+    a cache does not show who filled it.
     """
 
     bzimage: Path
@@ -112,7 +106,10 @@ def parse_config(text: str) -> dict[str, str]:
 
 
 def check_config(fragment: str, resolved: str) -> None:
-    """Raise OptionLost unless every option of the fragment has its value in the resolved configuration."""
+    """Check that every option of the fragment has its value in the resolved configuration.
+
+    Raises UsageError (``kernel-option``) with all options that do not.
+    """
     found = parse_config(resolved)
     lost = [
         f"CONFIG_{name}={value} became {found.get(name, 'n')}"
@@ -120,13 +117,16 @@ def check_config(fragment: str, resolved: str) -> None:
         if found.get(name, "n") != value
     ]
     if lost:
-        raise OptionLost(
-            "; ".join(lost), where="kernel configuration", hint="the option's dependencies are not met"
+        raise UsageError(
+            "; ".join(lost),
+            where="kernel configuration",
+            hint="the option's dependencies are not met",
+            code="kernel-option",
         )
 
 
 def kernel_version(spec: ImageSpec, lock: Lock) -> str:
-    """The version of the locked kernel source package, as the image's metadata name it."""
+    """The version of the locked kernel source package, for the image's metadata."""
     return next(p.version for p in lock.used_for("kernel") if p.name == spec.kernel.package)
 
 
@@ -157,7 +157,8 @@ def obtain(
 ) -> Compiled:
     """The kernel and init for the inputs, from the cache unless ``fresh``, else compiled now.
 
-    ``packages`` maps names to checked .deb files. Raises CompileFailed, OptionLost, SandboxUnavailable.
+    ``packages`` maps names to checked .deb files. Raises EnvironmentFailure (``compile-failed``,
+    ``no-sandbox``), and UsageError (``kernel-option``).
     """
     fragment, init = (source / spec.kernel.config).read_bytes(), (source / spec.kernel.init).read_bytes()
     digest = input_digest(spec, lock, fragment, init)
@@ -166,28 +167,28 @@ def obtain(
     if found:
         return found
     with exclusive(folder.with_name(f"{digest}.lock")) as free:
-        if not free and not fresh:  # somebody else compiled the same meanwhile
+        if not free and not fresh:  # another process compiled the same meanwhile
             found = _load(folder, digest)
             if found:
                 return found
         _compile(spec, lock, (fragment, init), folder, packages, jobs=jobs, reporter=reporter)
     compiled = _load(folder, digest, fresh=True)
     if compiled is None:
-        raise CompileFailed("the result vanished from the cache", where=str(folder))
+        raise EnvironmentFailure("the result vanished from the cache", where=str(folder), code=COMPILE_FAILED)
     return compiled
 
 
 def _load(folder: Path, digest: str, *, fresh: bool = False) -> Compiled | None:
-    """What the cache has, its bytes checked against the digests noted when it was compiled."""
+    """The outputs in the cache, checked against the digests that were written when they were compiled."""
     try:
-        noted = json.loads((folder / "outputs.json").read_text())
+        digests = json.loads((folder / "outputs.json").read_text())
         for name in OUTPUTS:
-            if sha256_file(folder / name) != noted[name]:
+            if sha256_file(folder / name) != digests[name]:
                 return None
     except (OSError, ValueError, KeyError, TypeError):
         return None
     bzimage, init, config = (folder / name for name in OUTPUTS)
-    return Compiled(bzimage, init, config, digest, noted["bzImage"], fresh)
+    return Compiled(bzimage, init, config, digest, digests["bzImage"], fresh)
 
 
 def _compile(
@@ -222,7 +223,7 @@ def _compile(
         check_config(texts[0].decode(), read_output(out / "config").decode())
         with reporter.step(f"Compiling the kernel ({jobs} jobs, some minutes; log in {log})"):
             _shell(toolchain.root, COMPILE, {"JOBS": str(jobs)}, binds, log)
-        _keep(out, folder)
+        _store(out, folder)
         log.unlink(missing_ok=True)
 
 
@@ -239,72 +240,81 @@ def unpack_toolchain(spec: ImageSpec, lock: Lock, packages: Mapping[str, Path], 
 def unpack_source(spec: ImageSpec, lock: Lock, packages: Mapping[str, Path], root: Path) -> Path:
     """The path of the kernel's source archive, unpacked into the fresh directory ``root``.
 
-    Raises HostileArchive, and UsageError when the package does not have it.
+    Raises FoundFalse for a hostile package, and UsageError when the package does not have the archive.
     """
     tree = unpack.Tree(root)
     for p in lock.used_for("kernel"):
-        tree.unpack_deb(packages[p.name], p.label, keep=lambda at: at == spec.kernel.tarball)
+        tree.unpack_deb(packages[p.name], p.label, lambda path: path == spec.kernel.tarball)
     if tree.kinds.get(spec.kernel.tarball) != "file":
         raise UsageError(f"{spec.kernel.package} has no {spec.kernel.tarball}", where="build/image.toml")
     return root / spec.kernel.tarball
 
 
 def adopt(outputs: Path, folder: Path, *, fragment: str, digest: str, fresh: bool) -> Compiled:
-    """What a container's compile stage left in ``outputs``, read as hostile and copied to ``folder``.
+    """The outputs of a container's compile stage, read as hostile and copied to ``folder``.
 
-    Raises CompileFailed for anything but plausible files, OptionLost when the fragment was not honoured.
+    Raises EnvironmentFailure (``compile-failed``) unless they are files of a plausible size, and UsageError
+    (``kernel-option``) when an option of the fragment was lost.
     """
     check_config(fragment, read_output(outputs / "config").decode())
     folder.parent.mkdir(parents=True, exist_ok=True)
-    _keep(outputs, folder)
+    _store(outputs, folder)
     compiled = _load(folder, digest, fresh=fresh)
     if compiled is None:
-        raise CompileFailed("the outputs changed while they were read", where=str(folder))
+        raise EnvironmentFailure(
+            "the outputs changed while they were read", where=str(folder), code=COMPILE_FAILED
+        )
     return compiled
 
 
 def _shell(root: Path, script: str, more: dict[str, str], binds: list[Bind], log: Path) -> None:
     with log.open("ab") as output:
-        code = sandbox.run(
+        code = sandbox.run_isolated(
             root,
             ["/bin/sh", "-c", script],
             env={**ENVIRONMENT, **more},
             binds=binds,
             cwd="/work",
-            proc=False,  # the same everywhere, whether or not the host allows one
+            proc=False,  # some hosts forbid one, and the compilation must be the same everywhere
             stdout=output,
             stderr=output,
         )
     if code:
         lines = log.read_text(errors="replace").splitlines()
-        telling = [line for line in lines if "error" in line.lower() or "No space" in line] or lines
-        raise CompileFailed(
-            f"exit code {code}: {' / '.join(telling[-LOG_LINES:])}", where="kernel", hint=f"the log is {log}"
+        errors = [line for line in lines if "error" in line.lower() or "No space" in line] or lines
+        raise EnvironmentFailure(
+            f"exit code {code}: {' / '.join(errors[-LOG_LINES:])}",
+            where="kernel",
+            hint=f"the log is {log}",
+            code=COMPILE_FAILED,
         )
 
 
 def read_output(path: Path) -> bytes:
-    """The bytes of a file that the compilation wrote. Raises CompileFailed when it is not a plausible one."""
-    return sandbox.read_left(path, most=MAX_OUTPUT, failure=CompileFailed)
+    """The bytes of a file that the compilation wrote.
 
-
-def _keep(out: Path, folder: Path) -> None:
-    """Move the outputs to their place in the cache, as one rename.
-
-    The same bytes that are there already are left: another process may be reading them.
+    Raises EnvironmentFailure (``compile-failed``) unless it is a regular file of a plausible size.
     """
-    noted = {}
-    with tempfile.TemporaryDirectory(prefix="keep-", dir=folder.parent) as name:
-        kept = Path(name) / "kernel"
-        kept.mkdir()
+    return sandbox.read_result(path, most=MAX_OUTPUT, code=COMPILE_FAILED)
+
+
+def _store(out: Path, folder: Path) -> None:
+    """Move the outputs to their place in the cache, with one rename.
+
+    When the same bytes are there already they stay: another process may be reading them.
+    """
+    digests = {}
+    with tempfile.TemporaryDirectory(prefix="store-", dir=folder.parent) as name:
+        fresh = Path(name) / "kernel"
+        fresh.mkdir()
         for output in OUTPUTS:
             content = read_output(out / output)
-            (kept / output).write_bytes(content)
-            noted[output] = hashlib.sha256(content).hexdigest()
-        text = json.dumps(noted, indent=2, sort_keys=True) + "\n"
-        (kept / "outputs.json").write_text(text)
+            (fresh / output).write_bytes(content)
+            digests[output] = hashlib.sha256(content).hexdigest()
+        text = json.dumps(digests, indent=2, sort_keys=True) + "\n"
+        (fresh / "outputs.json").write_text(text)
         if _load(folder, folder.name) and (folder / "outputs.json").read_text() == text:
             return
         if folder.exists():
             shutil.rmtree(folder)
-        kept.replace(folder)
+        fresh.replace(folder)

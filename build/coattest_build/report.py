@@ -1,4 +1,4 @@
-"""What a build was made from and what came out: build.json, and the part of it that is claimed.
+"""The report of a build (build.json), and the part of it that a publisher claims (claim.json).
 
 Members read both with readers of their own (``coattest_verify.quorum.statements``).
 """
@@ -19,7 +19,7 @@ REGISTERS = ("PCR0", "PCR1", "PCR2")
 
 
 @dataclass(frozen=True, slots=True)
-class ProfileResult:
+class ImageResult:
     """One image: its file name, size in bytes, digests (hex), registers and sections."""
 
     name: str
@@ -30,13 +30,13 @@ class ProfileResult:
     sections: tuple[SectionDigest, ...]
 
     @classmethod
-    def from_measurements(cls, name: str, measured: ImageMeasurements) -> ProfileResult:
+    def from_measurements(cls, name: str, measured: ImageMeasurements) -> ImageResult:
         """The result for a measured image file."""
         pcrs = tuple(zip(REGISTERS, (measured.pcr0, measured.pcr1, measured.pcr2), strict=True))
         return cls(name, measured.size, measured.sha256, measured.sha384, pcrs, measured.sections)
 
     def to_json(self) -> dict[str, Any]:
-        """Its part of a report or claim."""
+        """Its object in a report or claim."""
         return {
             "image": {
                 "name": self.name,
@@ -51,7 +51,7 @@ class ProfileResult:
 
 @dataclass(frozen=True, slots=True)
 class SourceIdentity:
-    """The source: commit (hex, None outside a repository), whether it was dirty, tree and lock digests."""
+    """The source: its commit (hex, None outside a repository), uncommitted changes, tree and lock digests."""
 
     commit: str | None
     dirty: bool
@@ -59,7 +59,7 @@ class SourceIdentity:
     lock_sha256: str
 
     def to_json(self) -> dict[str, Any]:
-        """Its part of a report."""
+        """Its object in a report."""
         return {
             "commit": self.commit,
             "dirty": self.dirty,
@@ -69,7 +69,7 @@ class SourceIdentity:
 
 
 @dataclass(frozen=True, slots=True)
-class Input:
+class BuildInput:
     """One locked input; ``path`` is pool-relative for a deb and the file name for a wheel."""
 
     name: str
@@ -79,7 +79,7 @@ class Input:
     kind: str
 
     def to_json(self) -> dict[str, Any]:
-        """Its part of a report."""
+        """Its object in a report."""
         return {
             "name": self.name,
             "version": self.version,
@@ -91,21 +91,24 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class BuildReport:
-    """Everything that rebuild.json says. ``isolation`` holds texts, flags and lists of texts."""
+    """Everything that build.json says. ``isolation`` holds texts, flags and lists of texts.
+
+    ``route`` is ``native`` or ``container``.
+    """
 
     release: str
     architecture: str
     route: str
     source: SourceIdentity
-    profiles: tuple[tuple[str, ProfileResult], ...]
+    profiles: tuple[tuple[str, ImageResult], ...]
     kernel_compiled_here: bool
     kernel_sha256: str
     isolation: Mapping[str, Any]
     tool_version: str
     tool_sha256: str
-    inputs: tuple[Input, ...]
+    inputs: tuple[BuildInput, ...]
 
-    def profile(self, name: str) -> ProfileResult:
+    def profile(self, name: str) -> ImageResult:
         """The result of one profile. Raises UsageError when it was not built."""
         for known, result in self.profiles:
             if known == name:
@@ -113,7 +116,7 @@ class BuildReport:
         raise UsageError(f"no profile {name!r} in the report")
 
     def to_json(self) -> dict[str, Any]:
-        """The document that is written to rebuild.json."""
+        """The document that is written to build.json, and by ``verify rebuild`` to rebuild.json."""
         return {
             "format": FORMAT,
             "release": self.release,
@@ -128,7 +131,7 @@ class BuildReport:
         }
 
     def claim(self) -> bytes:
-        """The bytes of claim.json: what everybody who builds this release must get."""
+        """The bytes of claim.json: what every build of this release must give."""
         claimed = {
             "format": CLAIM_FORMAT,
             "release": self.release,

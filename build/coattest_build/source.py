@@ -1,7 +1,7 @@
-"""The source tree as data: a snapshot of what goes into the image, its digest, and which commit it is.
+"""The source tree as data: a snapshot of what goes into the image, its digest and its commit.
 
-Nothing of the tree is imported or executed. The commit is read from git's objects with dulwich: no git
-program, no hooks, no filters.
+Nothing of the tree is imported or executed. dulwich reads the commit from git's objects: no git program, no
+hooks, no filters.
 """
 
 from __future__ import annotations
@@ -20,21 +20,20 @@ from dulwich.repo import Repo
 from coattest.errors import EnvironmentFailure, UsageError
 from coattest_build.image import IMAGE_FILE, LOCK_FILE, SOURCE_FOLDERS
 
-# What decides the image's bytes, beside the lock, which has a digest of its own.
 ROOTS = (IMAGE_FILE, *SOURCE_FOLDERS)
+"""What decides the image's bytes beside the lock, which has a digest of its own."""
 MAX_FILES = 10_000
 MAX_BYTES = 256 * 1024 * 1024
 
 
-class BadSource(UsageError):
-    """The source tree cannot be built from."""
-
-    default_code = "bad-source"
+def _bad(what: str, where: Path, hint: str | None = None) -> UsageError:
+    """The error for a source tree that cannot be built from."""
+    return UsageError(what, where=str(where), hint=hint, code="bad-source")
 
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """One file: its tree-relative path, whether it is executable, the SHA-256 of its bytes (hex)."""
+    """One file: its tree-relative path, whether it is executable, its SHA-256 and its id in git (hex)."""
 
     path: str
     executable: bool
@@ -44,7 +43,7 @@ class SourceFile:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A private copy of the sources in ``folder`` and what they are.
+    """A private copy of the sources in ``folder``, and their digests.
 
     ``tree_sha256`` covers `ROOTS`, ``lock_sha256`` the lock's bytes. ``commit`` is None outside a repository;
     ``changed`` names the covered files that differ from that commit, are not in it, or are missing.
@@ -66,7 +65,8 @@ class Snapshot:
 def take(source: Path, folder: Path) -> Snapshot:
     """Copy the sources of the tree ``source`` into the fresh ``folder`` and describe the copy.
 
-    Raises BadSource for links, devices, odd names, a missing file or too much of it.
+    Raises UsageError (``bad-source``) for links, devices, names with control characters, a missing lock, and
+    too many files or bytes.
     """
     files: list[SourceFile] = []
     total = 0
@@ -74,7 +74,7 @@ def take(source: Path, folder: Path) -> Snapshot:
         data, executable = _read(source, path)
         total += len(data)
         if len(files) >= MAX_FILES or total > MAX_BYTES:
-            raise BadSource(f"more than {MAX_FILES} files or {MAX_BYTES} bytes", where=str(source))
+            raise _bad(f"more than {MAX_FILES} files or {MAX_BYTES} bytes", source)
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
@@ -84,8 +84,8 @@ def take(source: Path, folder: Path) -> Snapshot:
     covered = tuple(file for file in files if file.path != LOCK_FILE)
     lock = next((file.sha256 for file in files if file.path == LOCK_FILE), None)
     if lock is None:
-        raise BadSource("there is no lock", where=str(source / LOCK_FILE), hint="run `eif lock`")
-    commit, changed = identity(source, files)
+        raise _bad("there is no lock", source / LOCK_FILE, "run `eif lock`")
+    commit, changed = commit_of(source, files)
     return Snapshot(folder, covered, tree_digest(covered), lock, commit, changed)
 
 
@@ -100,7 +100,7 @@ def tree_digest(files: tuple[SourceFile, ...]) -> str:
 def _walk(source: Path) -> Iterator[str]:
     """The tree-relative paths of every covered file and of the lock."""
     if not source.is_dir():
-        raise BadSource("no such directory", where=str(source), hint="name the source tree with --source")
+        raise _bad("no such directory", source, "name the source tree with --source")
     for root in (*ROOTS, LOCK_FILE):
         top = source / root
         if top.is_dir() and not top.is_symlink():
@@ -120,25 +120,25 @@ def _ignored(name: str) -> bool:
 def _read(source: Path, path: str) -> tuple[bytes, bool]:
     full = source / path
     if any(ord(character) < 32 or 0xDC80 <= ord(character) <= 0xDCFF for character in path):
-        raise BadSource(f"not a plain name: {path!r}", where=str(source))
+        raise _bad(f"a name has control characters or is not UTF-8: {path!r}", source)
     # O_NONBLOCK: opening a FIFO must not wait for a writer.
     try:
         descriptor = os.open(full, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise BadSource(
-            f"cannot be read as a regular file: {error.strerror}", where=str(full), hint="links are not built"
+        raise _bad(
+            f"cannot be read as a regular file: {error.strerror}", full, "links are not supported"
         ) from error
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
-            raise BadSource("not a regular file", where=str(full))
+            raise _bad("not a regular file", full)
         if status.st_size > MAX_BYTES:
-            raise BadSource(f"larger than {MAX_BYTES} bytes", where=str(full))
+            raise _bad(f"larger than {MAX_BYTES} bytes", full)
         return file.read(), bool(status.st_mode & 0o100)
 
 
-def identity(source: Path, files: list[SourceFile]) -> tuple[str | None, tuple[str, ...]]:
-    """The commit checked out in ``source`` and which covered files differ from it; None outside a repository.
+def commit_of(source: Path, files: list[SourceFile]) -> tuple[str | None, tuple[str, ...]]:
+    """The commit checked out in ``source``, and the covered files that differ from it; None without one.
 
     Raises EnvironmentFailure for a repository that cannot be read.
     """
@@ -153,7 +153,7 @@ def identity(source: Path, files: list[SourceFile]) -> tuple[str | None, tuple[s
             committed = _committed(repository, head)
     except NotGitRepository:
         return None, ()
-    except Exception as error:  # the repository is input too, and dulwich has no one root for its errors
+    except Exception as error:  # the repository is untrusted, and dulwich's errors have no common base
         raise EnvironmentFailure(
             f"the repository cannot be read: {type(error).__name__} {error}",
             where=str(source / ".git"),

@@ -5,11 +5,11 @@ import struct
 import sys
 from pathlib import Path
 
-from coattest_parent.link.channels import connect, parse_address
+from coattest_parent.link.channels import connect_to, parse_address
 
 address, folder, *names = sys.argv[1:]
 nonce, text = secrets.token_bytes(32), "\n".join(names).encode()
-with connect(parse_address(address), 10) as stream, stream.makefile("rb") as answers:
+with connect_to(parse_address(address), 10) as stream, stream.makefile("rb") as answers:
     stream.sendall(nonce + struct.pack(">H", len(text)) + text)
     line = answers.read(*struct.unpack(">H", answers.read(2)))
     document = answers.read()

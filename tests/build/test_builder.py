@@ -26,9 +26,9 @@ from coattest_build.inputs import lock
 from coattest_build.inputs.cache import Cache, cache_folder, exclusive, scratch
 from coattest_verify.quorum.statements.claim import Claimed
 from coattest_verify.quorum.statements.statement import Report
+from support.build.source_roots import PACKAGES, PYTHONPATH
 
 REPOSITORY = Path(__file__).parents[2]
-SOURCE = Path(builder.__file__).parents[1]
 MAX_IMAGE = 48_000_000
 MAX_MEMORY_KIB = 150 * 1024
 
@@ -88,7 +88,7 @@ def test_a_build_elsewhere_gives_the_same_bytes_in_little_memory(built_images: A
         "PYTHONHASHSEED": "12345",
         "PYTHONDONTWRITEBYTECODE": "1",
         "SOURCE_DATE_EPOCH": "1",
-        "PYTHONPATH": str(SOURCE),
+        "PYTHONPATH": PYTHONPATH,
     }
     result = subprocess.run(
         [sys.executable, "-c", BUILD, os.path.relpath(source, tmp_path), "out"],
@@ -151,7 +151,7 @@ def test_the_command_writes_images_report_and_claim(built_images: Any, tmp_path:
 
 def test_the_metadata_is_reproducible() -> None:
     """The time is the lock's, and the keys are in the order of AWS's writer."""
-    spec, (locked, _) = image.load(REPOSITORY), lock.load(REPOSITORY)
+    spec, (locked, _) = image.load_spec(REPOSITORY), lock.load_lock(REPOSITORY)
     document = json.loads(builder.image_metadata(spec, dataclasses.replace(locked, source_date_epoch=0)))
     assert list(document) == ["ImageName", "ImageVersion", "BuildMetadata", "DockerInfo", "CustomMetadata"]
     assert list(document["BuildMetadata"]) == [
@@ -229,9 +229,10 @@ def test_without_user_namespaces_the_build_stops_and_says_why(tmp_path: Path) ->
     if python is None:
         pytest.skip("needs a python3 below /usr to run inside")
     code = (
-        "from pathlib import Path\nfrom coattest_build import sandbox\n"
+        "from pathlib import Path\nfrom coattest.errors import EnvironmentFailure\n"
+        "from coattest_build import sandbox\n"
         "try: sandbox.spawn(Path('/'), ['/bin/true'], env={})\n"
-        "except sandbox.SandboxUnavailable as e: print(e); raise SystemExit(e.exit_code)\n"
+        "except EnvironmentFailure as e: print(e); raise SystemExit(e.exit_code)\n"
     )
     root = tmp_path / "root"
     root.mkdir()
@@ -240,8 +241,11 @@ def test_without_user_namespaces_the_build_stops_and_says_why(tmp_path: Path) ->
     process = sandbox.spawn(
         root,
         [python, "-c", code],
-        env={"PYTHONPATH": "/source"},
-        binds=[sandbox.Bind(Path("/usr"), "/usr"), sandbox.Bind(SOURCE, "/source")],
+        env={"PYTHONPATH": "/packages"},
+        binds=[
+            sandbox.Bind(Path("/usr"), "/usr"),
+            *(sandbox.Bind(package, f"/packages/{package.name}") for package in PACKAGES),
+        ],
         stdout=subprocess.PIPE,
     )
     said, _ = process.communicate()
@@ -313,7 +317,7 @@ def test_two_builds_of_one_kernel_wait_for_each_other(
 @given(st.binary(max_size=3000))
 def test_no_image_file_or_lock_escapes_the_error_type(data: bytes) -> None:
     """Arbitrary bytes as image.toml or image.lock are a usage error."""
-    for parse in (image.parse, lock.parse):
+    for parse in (image.parse_spec, lock.parse_lock):
         with pytest.raises(UsageError):
             parse(data.decode("latin-1"))
 

@@ -13,19 +13,19 @@ from hypothesis import strategies as st
 
 from coattest.errors import Rejected
 from coattest_build.formats.measure import SectionDigest
-from coattest_build.report import BuildReport, Input, ProfileResult, SourceIdentity
+from coattest_build.report import BuildInput, BuildReport, ImageResult, SourceIdentity
 from coattest_build.sandbox.isolate import Isolation
 from coattest_verify.quorum.statements.claim import Claimed
 from coattest_verify.quorum.statements.statement import Report
 
 
-def profile(name: str = "image.eif", fill: str = "a") -> ProfileResult:
+def profile(name: str = "image.eif", fill: str = "a") -> ImageResult:
     sections = tuple(
         SectionDigest(kind, 100, fill * 96)
         for kind in ("kernel", "cmdline", "metadata", "ramdisk", "ramdisk")
     )
     pcrs = tuple((f"PCR{number}", fill * 96) for number in range(3))
-    return ProfileResult(name, 1000, fill * 64, fill * 96, pcrs, sections)
+    return ImageResult(name, 1000, fill * 64, fill * 96, pcrs, sections)
 
 
 REPORT = BuildReport(
@@ -40,10 +40,10 @@ REPORT = BuildReport(
     tool_version="0.1.0",
     tool_sha256="4" * 64,
     inputs=(
-        Input(
+        BuildInput(
             "libc6", "2.36-9+deb12u14", "5" * 64, "pool/main/g/glibc/libc6_2.36-9+deb12u14_amd64.deb", "deb"
         ),
-        Input("cbor2", "5.9.0", "6" * 64, "cbor2-5.9.0-cp311-cp311-manylinux_2_28_x86_64.whl", "wheel"),
+        BuildInput("cbor2", "5.9.0", "6" * 64, "cbor2-5.9.0-cp311-cp311-manylinux_2_28_x86_64.whl", "wheel"),
     ),
 )
 CLAIM = json.loads(REPORT.claim())

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from coattest.errors import UsageError
 from coattest.progress import Quiet
 from coattest_build import image, kernel
 from coattest_build import source as sources
 from coattest_build.inputs import lock
 from coattest_build.inputs.cache import Cache
 from coattest_build.inputs.fetch import fetch_packages
-from coattest_build.kernel import Compiled, OptionLost
+from coattest_build.kernel import Compiled
+from support.raises import raises_code
 
 REPOSITORY = Path(__file__).parents[2]
 FRAGMENT = (REPOSITORY / "build/kernel/x86_64.config").read_text()
@@ -24,7 +26,7 @@ def compiled(built_images: object) -> Compiled:
     """The kernel of the images, from the cache that building them filled."""
     from coattest_build.inputs.cache import cache_folder
 
-    spec, (locked, _) = image.load(REPOSITORY), lock.load(REPOSITORY)
+    spec, (locked, _) = image.load_spec(REPOSITORY), lock.load_lock(REPOSITORY)
     cache = Cache(cache_folder())
     debs = fetch_packages(locked.packages, cache, lambda: (), Quiet())
     return kernel.obtain(spec, locked, REPOSITORY, cache, debs, jobs=1, fresh=False, reporter=Quiet())
@@ -93,14 +95,14 @@ def test_the_same_kernel_in_the_cache_is_left_alone(tmp_path: Path, before: str,
     folder.parent.mkdir()
     for name in kernel.OUTPUTS:
         (out / name).write_bytes(b"old " + name.encode() if before == "other" else name.encode())
-    kernel._keep(out, folder)
+    kernel._store(out, folder)
     identity = folder.stat().st_ino
     if before == "damaged":
         (folder / kernel.OUTPUTS[0]).write_bytes(b"junk")
     for name in kernel.OUTPUTS:
         (out / name).write_bytes(name.encode())
     with (folder / "outputs.json").open() as held:
-        kernel._keep(out, folder)
+        kernel._store(out, folder)
         assert (folder.stat().st_ino == identity) is kept
         assert held.read()
     for name in kernel.OUTPUTS:
@@ -113,17 +115,17 @@ def test_a_lost_option_is_named() -> None:
         "CONFIG_NR_CPUS=64", "CONFIG_NR_CPUS=8"
     )
     kernel.check_config(FRAGMENT, FRAGMENT)
-    with pytest.raises(OptionLost) as caught:
+    with raises_code(UsageError, "kernel-option") as caught:
         kernel.check_config(FRAGMENT, resolved)
     assert "CONFIG_NSM=y became n" in str(caught.value)
     assert "CONFIG_NR_CPUS=64 became 8" in str(caught.value)
-    with pytest.raises(OptionLost, match="CONFIG_INET=n became y"):
+    with raises_code(UsageError, "kernel-option", match="CONFIG_INET=n became y"):
         kernel.check_config(FRAGMENT, FRAGMENT.replace("# CONFIG_INET is not set", "CONFIG_INET=y"))
 
 
 def test_every_input_of_the_kernel_is_in_its_digest() -> None:
     """Another source, toolchain, fragment, init or link gives another digest; a runtime package does not."""
-    spec, (locked, _) = image.load(REPOSITORY), lock.load(REPOSITORY)
+    spec, (locked, _) = image.load_spec(REPOSITORY), lock.load_lock(REPOSITORY)
     digests = [kernel.input_digest(spec, locked, b"fragment", b"init")]
 
     def moved(use: str) -> lock.Lock:
@@ -159,6 +161,6 @@ def test_a_damaged_kernel_in_the_cache_is_not_used(compiled: Compiled, tmp_path:
 
 def test_the_source_in_git_is_what_the_claim_covers() -> None:
     """The kernel's fragment and init are part of the tree digest."""
-    spec = image.load(REPOSITORY)
+    spec = image.load_spec(REPOSITORY)
     for path in (spec.kernel.config, spec.kernel.init):
         assert any(path.startswith(f"{root}/") for root in sources.ROOTS)

@@ -14,7 +14,7 @@ from coattest.progress import Quiet
 from coattest_build import builder, container, image, rootfs
 from coattest_build import source as sources
 from coattest_build.formats import cpio, eif
-from coattest_build.image import IMAGE_FILE, BadImageFile, Bytecode, ImageSpec, Wheels
+from coattest_build.image import IMAGE_FILE, Bytecode, ImageSpec, Wheels
 from coattest_build.inputs import lock as locks
 from coattest_build.inputs import wheels
 from coattest_build.inputs.lock import BadLock
@@ -22,6 +22,7 @@ from coattest_build.inputs.unpack import Tree
 from coattest_local.host.enclave import EnclaveEnded, run_enclave
 from support.build.own_enclave import EXAMPLE, make_source, write_lock
 from support.enclave.enclave_image import compile_program
+from support.raises import raises_code
 
 TEXT = (EXAMPLE / IMAGE_FILE).read_text()
 
@@ -32,7 +33,7 @@ def test_what_an_image_without_python_needs_not_say() -> None:
     for line in TEXT.splitlines():
         if line.startswith(("prune", "links", "[files]", '"usr/lib/draw')):
             text = text.replace(f"{line}\n", "")
-    spec = image.parse(text)
+    spec = image.parse_spec(text)
     assert (spec.wheels, spec.bytecode) == (None, None)
     assert (spec.environment, spec.files, spec.toolchain_links, spec.prune) == ((), (), (), ())
 
@@ -49,9 +50,9 @@ def test_what_an_image_without_python_needs_not_say() -> None:
         ('command = ["/usr/bin/python3.11"', 'command = ["/usr/../python3.11"', "not a plain relative path"),
         ('"-I"', '"-c", "import os\\nprint()"', "control characters"),
         ("[debian]", '[run.environment]\nA = "1\\nB=2"\n[debian]', "on one line each"),
-        ("[debian]", '[run.environment]\n"A=B" = "1"\n[debian]', "not a variable's name"),
+        ("[debian]", '[run.environment]\n"A=B" = "1"\n[debian]', "not the name of a variable"),
         ('"x86_64"', '"aarch64"', "one of x86_64"),
-        ('["bookworm", "bookworm-backports"]', "[]", "suites names none"),
+        ('["bookworm", "bookworm-backports"]', "[]", "suites is empty"),
         ("[profiles]", "[profiles]\nless = 1", "profiles must map texts to texts"),
         ("[files]", "[filez]\n[files]", "unknown key 'filez'"),
         ("[runtime]", "[runtime]\nmore = 1", "unknown key 'more'"),
@@ -60,8 +61,8 @@ def test_what_an_image_without_python_needs_not_say() -> None:
 def test_a_fault_in_an_image_file_is_said_where_it_is(before: str, after: str, says: str) -> None:
     """What would be lost, split or not started is refused, with the rule in the message."""
     assert before in TEXT
-    with pytest.raises(BadImageFile, match=says) as caught:
-        image.parse(TEXT.replace(before, after, 1))
+    with raises_code(UsageError, "bad-image-toml", match=says) as caught:
+        image.parse_spec(TEXT.replace(before, after, 1))
     assert str(caught.value).startswith(IMAGE_FILE)
 
 
@@ -71,7 +72,7 @@ def composed(folder: Path, change: Callable[[Tree], object] = lambda tree: None)
     for name in rootfs.MOUNTED:
         tree.make_directory(name)
     change(tree)
-    return image.parse(TEXT), tree
+    return image.parse_spec(TEXT), tree
 
 
 def program(tree: Tree) -> None:
@@ -102,7 +103,7 @@ def test_a_circle_of_links_ends(tmp_path: Path) -> None:
         (lambda tree: tree.add_file("usr/bin/python3.11", [b""]), "is not executable"),
         (
             lambda tree: (program(tree), tree.add_file("etc/draw.conf", [b""])),
-            "etc/draw.conf: is in",
+            "etc/draw.conf is already in the root file system",
         ),
         (lambda tree: (program(tree), tree.kinds.pop("sys")), "no directory sys"),
     ],
@@ -124,7 +125,7 @@ def test_programs_of_the_source_tree_stay_executable(tmp_path: Path) -> None:
         (source / "enclave/tools" / name).chmod(mode)
     snapshot = sources.take(source, tmp_path / "snapshot")
     spec = dataclasses.replace(
-        image.parse(TEXT), files=(("bin", "enclave/tools"), ("run", "enclave/tools/run"))
+        image.parse_spec(TEXT), files=(("bin", "enclave/tools"), ("run", "enclave/tools/run"))
     )
     tree = Tree(tmp_path / "root")
     for target, origin in spec.files:
@@ -152,16 +153,16 @@ def test_files_that_are_not_in_the_tree_are_named(tmp_path: Path) -> None:
         (source / name).write_bytes(kept)
     with pytest.raises(UsageError, match=r"no enclave/none\.py in the source tree"):
         rootfs.add_sources(Tree(tmp_path / "root"), source, "enclave/none.py", "x")
-    with pytest.raises(UsageError, match=r"enclave/requirements\.lock: is not there"):
-        wheels.pin(source, Wheels("enclave/requirements.lock", "lib"))
+    with pytest.raises(UsageError, match=r"enclave/requirements\.lock: the file is missing"):
+        wheels.pin_wheels(source, Wheels("enclave/requirements.lock", "lib"))
 
 
 def test_wheels_that_no_image_file_asks_for_are_not_pinned(tmp_path: Path) -> None:
     """A lock with wheels for an image without them is refused; an empty requirements file asks nobody."""
     source = make_source(tmp_path / "source")
     (source / "enclave/requirements.lock").write_text("# none\n")
-    assert wheels.pin(source, Wheels("enclave/requirements.lock", "lib")) == ()
-    locked, _ = locks.load(source)
+    assert wheels.pin_wheels(source, Wheels("enclave/requirements.lock", "lib")) == ()
+    locked, _ = locks.load_lock(source)
     wheels.check_pins(locked, source, None)
     wheel = locks.LockedWheel("a", "1", "a-1-py3-none-any.whl", 1, "0" * 64)
     with pytest.raises(BadLock, match=f"does not agree with {IMAGE_FILE} on a 1"):
@@ -173,7 +174,7 @@ def test_modules_are_compiled_where_image_toml_says_so_only(tmp_path: Path) -> N
     assert rootfs.compile_commands(Bytecode("usr/bin/python3.11", (), ())) == ()
     ((folders, command),) = rootfs.compile_commands(Bytecode("usr/bin/python3.11", (), ("usr/lib/a",)))
     assert (folders, command[0], command[-1]) == (("usr/lib/a",), "/usr/bin/python3.11", "/usr/lib/a")
-    assert "compileall" not in container.driver(image.parse(TEXT), None)
+    assert "compileall" not in container.driver(image.parse_spec(TEXT), None)
     for name in ("bin", "lib"):
         (tmp_path / "usr" / name).mkdir(parents=True)
     for missing in ("usr/bin/python3.11", "usr/lib/a"):

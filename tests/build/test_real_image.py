@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from coattest.errors import CoattestError
-from coattest_build.explain.describe import describe
+from coattest_build.explain.describe import describe_image
 from coattest_build.explain.diff import compare
 from coattest_build.formats import cpio, eif
 from coattest_build.formats.eif import SectionType
@@ -63,11 +63,13 @@ def test_system_cpio_lists_the_same_files(built_images: Any) -> None:
 
 def test_profiles_differ_in_one_file(built_images: Any) -> None:
     """The two profiles differ in the trust file and in nothing else, and that is what a comparison says."""
-    found = compare(built_images.image("aws"), built_images.image("local")).differences
-    assert [(d.code, d.where) for d in found] == [("entry-size", "ramdisk 1: rootfs/etc/coattest/trust.json")]
-    assert found[0].excerpt is not None
-    assert '"aws"' in found[0].excerpt.a
-    assert '"local"' in found[0].excerpt.b
+    comparison = compare(built_images.image("aws"), built_images.image("local"))
+    (found,) = comparison.findings
+    assert (found.code, found.where) == ("entry-size", "ramdisk 1: rootfs/etc/coattest/trust.json")
+    excerpt = comparison.places[found].excerpt
+    assert excerpt is not None
+    assert '"aws"' in excerpt.a
+    assert '"local"' in excerpt.b
 
 
 def repair_crc(path: Path) -> None:
@@ -109,15 +111,17 @@ def test_one_changed_byte_is_named(victim: tuple[Path, list[int]], built_images:
         file.write(b"X")
     repair_crc(path)
     try:
-        (found,) = compare(built_images.image("aws"), path).differences
+        comparison = compare(built_images.image("aws"), path)
     finally:
         with path.open("r+b") as file:
             file.seek(entry.data_offset + 3)
             file.write(before)
         repair_crc(path)
-    assert (found.code, found.where, found.offset) == ("entry-content", f"ramdisk 1: {name}", 3)
-    assert found.excerpt is not None
-    assert (found.excerpt.kind, found.excerpt.place) == ("text", "line 1")
+    (found,) = comparison.findings
+    place = comparison.places[found]
+    assert (found.code, found.where, place.offset) == ("entry-content", f"ramdisk 1: {name}", 3)
+    assert place.excerpt is not None
+    assert (place.excerpt.kind, place.excerpt.place) == ("text", "line 1")
     assert path.read_bytes() == built_images.image("aws").read_bytes()
 
 
@@ -143,7 +147,7 @@ def test_mutations_end_in_a_report_or_our_error(
     repair_crc(path)
     try:
         try:
-            describe(path, now=NOW, files=True).to_json()
+            describe_image(path, now=NOW, files=True).to_json()
             identical = compare(original, path).identical
         except CoattestError:
             return

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from dulwich import porcelain
 
-from coattest.errors import EnvironmentFailure
+from coattest.errors import EnvironmentFailure, UsageError
 from coattest_build import source
-from coattest_build.source import BadSource, Snapshot
+from coattest_build.source import Snapshot
+from support.raises import raises_code
 
 ME = b"Test <test@example.invalid>"
 
@@ -173,29 +174,29 @@ def test_links_and_devices_in_the_tree_are_refused(tree: Path, tmp_path: Path) -
     secret.write_text("secret")
     link = tree / "enclave/link.py"
     link.symlink_to(secret)
-    with pytest.raises(BadSource, match=r"link\.py"):
+    with raises_code(UsageError, "bad-source", match=r"link\.py"):
         snapshot(tree)
     link.unlink()
     link.symlink_to(tmp_path, target_is_directory=True)
-    with pytest.raises(BadSource, match=r"link\.py"):
+    with raises_code(UsageError, "bad-source", match=r"link\.py"):
         snapshot(tree, "second")
     link.unlink()
     os.mkfifo(link)
-    with pytest.raises(BadSource, match="not a regular file"):
+    with raises_code(UsageError, "bad-source", match="not a regular file"):
         snapshot(tree, "third")
 
 
 def test_a_tree_without_a_lock_says_what_to_run(tree: Path) -> None:
     """A missing lock is a usage error with the command."""
     (tree / "build/image.lock").unlink()
-    with pytest.raises(BadSource, match="eif lock") as caught:
+    with raises_code(UsageError, "bad-source", match="eif lock") as caught:
         snapshot(tree)
     assert caught.value.exit_code == 2
 
 
 def test_a_directory_that_is_no_source_tree_is_named(tmp_path: Path) -> None:
     """A wrong --source is one line."""
-    with pytest.raises(BadSource, match="--source"):
+    with raises_code(UsageError, "bad-source", match="--source"):
         source.take(tmp_path / "nothing", tmp_path / "copy")
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from coattest.errors import EnvironmentFailure
 from coattest_build import container, image, rootfs
+from support.raises import raises_code
 
 REPOSITORY = Path(__file__).parents[2]
 PERL = shutil.which("perl")
@@ -62,7 +63,7 @@ def test_a_command_that_fails_stops_the_stage() -> None:
 def test_the_stages_program_is_perl(tmp_path: Path) -> None:
     """The program for this repository's image parses, and quotes survive it."""
     path = tmp_path / "stage.pl"
-    path.write_text(container.driver(image.load(REPOSITORY), 2))
+    path.write_text(container.driver(image.load_spec(REPOSITORY), 2))
     assert PERL
     subprocess.run([PERL, "-c", str(path)], check=True, capture_output=True)
     text = "it's a \\ and $HOME @x \"\n"
@@ -93,7 +94,7 @@ def test_a_stage_that_was_less_confined_is_refused(tmp_path: Path, name: str) ->
 
 def test_only_modules_are_taken_from_the_stage(tmp_path: Path) -> None:
     """Bytecode is copied with a plain mode; other files, and whatever lies elsewhere, are left there."""
-    bytecode = image.load(REPOSITORY).bytecode
+    bytecode = image.load_spec(REPOSITORY).bytecode
     assert bytecode
     plain, sourceless = bytecode.directories[0], bytecode.sourceless[0]
     compiled, root = tmp_path / "compiled", tmp_path / "root"
@@ -120,12 +121,12 @@ def test_only_modules_are_taken_from_the_stage(tmp_path: Path) -> None:
 
 def test_a_link_in_place_of_a_module_is_refused(tmp_path: Path) -> None:
     """A link to a file of the assembling stage is not followed."""
-    bytecode = image.load(REPOSITORY).bytecode
+    bytecode = image.load_spec(REPOSITORY).bytecode
     assert bytecode
     folder = bytecode.directories[0]
     (tmp_path / "compiled" / folder).mkdir(parents=True)
     (tmp_path / "root" / folder).mkdir(parents=True)
     (tmp_path / "secret").write_text("of the base")
     (tmp_path / "compiled" / folder / "a.pyc").symlink_to(tmp_path / "secret")
-    with pytest.raises(rootfs.BytecodeFailed):
+    with raises_code(EnvironmentFailure, "bytecode-failed"):
         container.take_bytecode(bytecode, tmp_path / "compiled", tmp_path / "root")

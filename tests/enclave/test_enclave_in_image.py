@@ -17,7 +17,7 @@ from coattest_local.host.ca import issue_server_certificate
 from coattest_local.host.enclave import RunningEnclave, run_enclave
 from coattest_local.qemu.enclave import QemuEnclave, run_in_qemu
 from coattest_local.qemu.tools import QemuMissing, find_tools
-from coattest_parent.link.channels import connect, parse_address
+from coattest_parent.link.channels import connect_to, parse_address
 from support.enclave.fake_kms import HOST, FakeKms, FakeProxy
 from support.enclave.fake_nsm import fields_of
 from support.enclave.running_enclave import Auction
@@ -76,7 +76,7 @@ def local_kms(machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> Ite
 def converse(machine: Machine, frames: list[wire.Frame]) -> list[wire.Frame]:
     """Send a request to the program and return its answers."""
     answers: list[wire.Frame] = []
-    with connect(parse_address(machine.address), ANSWER_SECONDS) as stream:
+    with connect_to(parse_address(machine.address), ANSWER_SECONDS) as stream:
 
         def send() -> None:
             for frame in frames:

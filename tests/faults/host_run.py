@@ -228,7 +228,8 @@ class HostRun:
                     if event["event"] in done:
                         process.terminate()
                     if event["event"] in {"open-failed", "job-failed"}:
-                        answer = {**event, "error": event["code"]}
+                        named = event.get("service_code", event["code"])
+                        answer = {"code": named, "error": named}
                         self.outcomes.append(Outcome(event["exit"], answer, time.monotonic() - started))
                         documented(self.outcomes[-1])
                         limit = None

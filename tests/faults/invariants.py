@@ -21,7 +21,7 @@ DOCUMENTED = {
     3: {"kms-failed", "clock", "internal", "enclave-failed", "bad-frame", "unreachable", "timeout", "stopped"}
     | {"size-changed", "efbig", "address-in-use", "no-credentials"},
 }
-"""The documented codes by exit code; beside them ``aws`` with one of AWS_CODES."""
+"""The documented codes by exit code; AWS's own codes beside them, see AWS_CODES."""
 
 AWS_CODES = {"AccessDenied", "RequestTimeTooSkewed", "ExpiredToken", "InternalError", "SlowDown"} | {
     "InternalFailure", "PreconditionFailed", "SignatureDoesNotMatch", "400", "403", "412", "500", "503"
@@ -51,22 +51,20 @@ class Outcome:
 
     @property
     def kind(self) -> str:
-        """In a word: ``killed``, ``result`` or the code."""
+        """In a word: ``killed``, ``result`` or the code (AWS's own where there is one)."""
         if self.code < 0:
             return "killed"
-        return "result" if self.code == 0 else str(self.answer.get("service_code") or self.answer["code"])
+        named = self.answer.get("service_code") or self.answer.get("code", "?")
+        return "result" if self.code == 0 else str(named)
 
 
 def documented(outcome: Outcome) -> None:
     """A result, or one line with a code that docs/operations.md has for that exit code."""
     require(outcome.code in CODES, f"exit {outcome.code}: {outcome.answer}")
     if outcome.code:
-        code, text = outcome.answer["code"], outcome.answer["error"]
-        service_code = outcome.answer.get("service_code")
-        known = code in DOCUMENTED.get(outcome.code, set())
-        if service_code is not None:
-            known = (outcome.code, code) == (3, "aws") and service_code in AWS_CODES
-        require(known, f"an undocumented code: {outcome.code} {code} {service_code}: {text}")
+        code, text = outcome.kind, outcome.answer["error"]
+        known = DOCUMENTED.get(outcome.code, set()) | (AWS_CODES if outcome.code == 3 else set())
+        require(code in known, f"an undocumented code: {outcome.code} {code}: {text}")
         require(text and "\n" not in text and len(text) < LINE_MAX, f"not one line: {text!r}")
 
 

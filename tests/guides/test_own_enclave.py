@@ -112,5 +112,5 @@ def test_the_page_quotes_the_example() -> None:
     """A quoted line that the example no longer has is noticed; optional fields may be left out."""
     (quoted,) = re.findall(r"```python\n(.*?)```", (ROOT / PAGE).read_text(), re.DOTALL)
     assert quoted in (EXAMPLE / "check.py").read_text()
-    spec = image.load(EXAMPLE)
+    spec = image.load_spec(EXAMPLE)
     assert (spec.wheels, spec.bytecode, spec.environment) == (None, None, ())

@@ -32,6 +32,7 @@ from reproducible.variations import (
     Variation,
     start,
 )
+from support.build.source_roots import PACKAGES
 
 REPOSITORY = Path(__file__).parents[2]
 SOURCES = ("build/image.toml", "build/image.lock", "build/kernel", "build/init", "enclave")
@@ -136,8 +137,8 @@ def workshop() -> Iterator[Workshop]:
                 shutil.copytree(REPOSITORY / part, target, ignore=ignored)
             else:
                 shutil.copyfile(REPOSITORY / part, target)
-        package = Path(builder.__file__).parent
-        shutil.copytree(package, folder / "package" / package.name, ignore=ignored)
+        for package in PACKAGES:
+            shutil.copytree(package, folder / "package" / package.name, ignore=ignored)
         shutil.copytree(HERE / "site", folder / "site", ignore=ignored)
         # Where wordy failures of a missing permission would otherwise be the outcome.
         subprocess.run(["chmod", "-R", "a+rX", str(folder)], check=True)
@@ -170,8 +171,10 @@ def digest(path: Path) -> str:
 
 def explain(one: Path, other: Path) -> str:
     """The first difference between two images: section, ramdisk entry, offset."""
-    found = diff.compare(one, other).differences
-    return str(found[0]) if found else "no difference that the formats know; the files differ outside of them"
+    comparison = diff.compare(one, other)
+    if comparison.identical:
+        return "no difference that the formats know; the files differ outside of them"
+    return comparison.line(comparison.findings[0])
 
 
 def assert_same(plain: Path, varied: Path) -> None:

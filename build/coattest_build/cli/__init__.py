@@ -1,4 +1,4 @@
-"""The command line, one module per verb."""
+"""The ``eif`` command, one module per verb."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import click
 from coattest.shell import LazyGroup, run
 
 VERBS = {
-    "build": "coattest_build.cli.build:build",
-    "describe": "coattest_build.cli.describe:describe",
-    "diff": "coattest_build.cli.diff:diff",
-    "lock": "coattest_build.cli.lock:lock",
-    "measure": "coattest_build.cli.measure:measure",
-    "sbom": "coattest_build.cli.sbom:sbom",
-    "sign": "coattest_build.cli.sign:sign",
-    "stage": "coattest_build.cli.stage:stage",
+    "build": "coattest_build.cli.build:build_command",
+    "describe": "coattest_build.cli.describe:describe_command",
+    "diff": "coattest_build.cli.diff:diff_command",
+    "lock": "coattest_build.cli.lock:lock_command",
+    "measure": "coattest_build.cli.measure:measure_command",
+    "sbom": "coattest_build.cli.sbom:sbom_command",
+    "sign": "coattest_build.cli.sign:sign_command",
+    "stage": "coattest_build.cli.stage:stage_command",
 }
 
 

@@ -22,17 +22,21 @@ from coattest_build.cli.options import (
 )
 
 
-@click.command()
+@click.command("build")
 @source_option
-@click.option("--out", "target", type=FOLDER, required=True, help="Where images go.")
-@click.option("--profile", "profiles", multiple=True, help="Only this profile (repeatable); default: all.")
+@click.option("--out", "target", type=FOLDER, required=True, help="Folder to write the images to.")
+@click.option(
+    "--profile", "profiles", multiple=True, help="Build only this profile (repeatable; default: all)."
+)
 @cache_option
 @mirror_option
 @jobs_option
 @fresh_kernel_option
-@click.option("--claim", type=click.Path(path_type=Path), help="Write the claim for these images here.")
+@click.option(
+    "--claim", type=click.Path(path_type=Path), help="Also write the claim for these images to this file."
+)
 @json_option
-def build(
+def build_command(
     *,
     source: Path,
     target: Path,
@@ -46,9 +50,9 @@ def build(
 ) -> None:
     """Build the enclave images of a source tree.
 
-    Needs no root, no Docker and no apt: the locked inputs are downloaded and checked, kernel and init are
-    compiled by the locked toolchain in a sandbox, and the images are assembled. Writes OUT/image.eif for
-    the default profile, OUT/image.PROFILE.eif for others, and OUT/build.json.
+    Downloads and checks the locked inputs, compiles kernel and init with the locked toolchain in a sandbox,
+    and assembles the images. Needs no root, no Docker and no apt. Writes OUT/image.eif for the default
+    profile, OUT/image.PROFILE.eif for others, and OUT/build.json.
     """
     report = builder.build(
         source,
@@ -72,5 +76,6 @@ def build(
         console.print(f"{profile}: {target / result.name}, {result.size:,} bytes", markup=False)
         for register, value in result.pcrs:
             console.print(f"  {register} {value}", markup=False)
-    console.print(f"source tree {report.source.tree_sha256}{' (dirty)' if report.source.dirty else ''}")
+    changes = " (uncommitted changes)" if report.source.dirty else ""
+    console.print(f"source tree {report.source.tree_sha256}{changes}")
     console.print(f"lock        {report.source.lock_sha256}")

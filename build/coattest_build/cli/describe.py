@@ -14,43 +14,41 @@ from coattest.jsontext import emit_json
 from coattest.shell import err, out, utc_now
 from coattest.text import printable
 from coattest_build.cli.options import FILE
-from coattest_build.explain.describe import Description, Ramdisk
-from coattest_build.explain.describe import describe as describe_image
+from coattest_build.explain.describe import Description, Ramdisk, SignatureReport, describe_image
 
 PIPE_WIDTH = 240
 """Columns of a table that does not go to a terminal: wide enough for a SHA-384 and a long path."""
 
 
-@click.command()
+@click.command("describe")
 @click.argument("image", type=FILE)
 @click.option("--files", is_flag=True, help="List the files of each ramdisk.")
 @click.option(
     "--json", "as_json", is_flag=True, help="One JSON document on stdout, files and digests included."
 )
-def describe(image: Path, files: bool, as_json: bool) -> int:
-    """Show an image's header, sections, measurements, command line, metadata, signature and files.
+def describe_command(image: Path, files: bool, as_json: bool) -> int:
+    """Show what is in an image.
 
-    Exit 1 when the signature does not hold or the metadata is not JSON, or, with --files, when a ramdisk is
-    not an archive that the strict reader accepts.
+    Prints the header, sections, measurements, kernel command line, metadata and signature, and with --files
+    the files of every ramdisk. Exit 1 when the signature does not hold, when the metadata is not JSON, or
+    when --files meets a ramdisk that the strict reader refuses.
     """
     description = describe_image(image, now=utc_now(), files=files or as_json)
-    refused = [ramdisk for ramdisk in description.ramdisks or () if ramdisk.refused]
     if as_json:
         emit_json(description.to_json())
     else:
         _show(image, description)
-    problems = [
-        *description.problems,
-        *(f"ramdisk {disk.index}: {disk.refused}" for disk in refused if files),
-    ]
-    for problem in problems:
-        err().print(f"eif: {image}: {printable(problem)}", style="red", markup=False)
-    return 1 if problems else 0
+    findings = list(description.findings)
+    if files:
+        findings += [disk.refused for disk in description.ramdisks or () if disk.refused]
+    for finding in findings:
+        err().print(f"eif: {image}: {printable(str(finding))}", style="red", markup=False)
+    return 1 if findings else 0
 
 
 def _show(image: Path, description: Description) -> None:
     console = out()
-    # Digests are never cut: they fold on a terminal and stay on their line in a pipe or file.
+    # Digests are never cut: on a terminal they wrap, in a pipe or file they stay on one line.
     if not console.is_terminal:
         console.width = PIPE_WIDTH
     show = functools.partial(console.print, soft_wrap=False)
@@ -77,9 +75,9 @@ def _show(image: Path, description: Description) -> None:
     show(registers)
     metadata = json.dumps(description.metadata, indent=2, ensure_ascii=True)
     show(Text("Metadata (not measured)", style="italic"))
-    show(Text(description.metadata_error or metadata))
+    show(Text(description.metadata_error.detail if description.metadata_error else metadata))
     if description.signature is not None:
-        show(_signature(description))
+        show(_signature(description.signature))
     for ramdisk in description.ramdisks or ():
         if ramdisk.refused is None:
             show(_files(ramdisk))
@@ -104,14 +102,12 @@ def _facts(image: Path, description: Description) -> Table:
     return table
 
 
-def _signature(description: Description) -> Table:
-    report = description.signature
-    assert report is not None
+def _signature(report: SignatureReport) -> Table:
     table = Table(show_header=False, title="Signature", title_justify="left")
-    verdict = Text("holds", style="green") if not report.failures else Text("does not hold", style="red")
+    verdict = Text("does not hold", style="red") if report.findings else Text("holds", style="green")
     table.add_row("check", verdict)
-    for failure in report.failures:
-        table.add_row(failure.code, Text(printable(failure.detail), style="red"))
+    for finding in report.findings:
+        table.add_row(finding.code, Text(printable(finding.detail), style="red"))
     for name, value in (
         ("subject", report.subject),
         ("issuer", report.issuer + " (not checked: PCR8 pins the certificate itself)"),

@@ -12,22 +12,22 @@ from coattest.jsontext import emit_json
 from coattest.shell import err, json_option, out
 from coattest.text import printable
 from coattest_build.cli.options import FILE
-from coattest_build.explain.diff import Comparison, Difference, compare
+from coattest_build.explain.diff import Comparison, Place, compare
 from coattest_build.formats.eif import ImageError
 
 MAX_SHOWN = 40
-"""Differences shown to a person; ``--json`` has them all."""
+"""Findings shown to a person; ``--json`` has them all."""
 
 
-@click.command()
+@click.command("diff")
 @click.argument("a", type=FILE)
 @click.argument("b", type=FILE)
 @json_option
-def diff(a: Path, b: Path, as_json: bool) -> int:
-    """Explain how image B differs from image A: sections, then files, then the first differing bytes.
+def diff_command(a: Path, b: Path, as_json: bool) -> int:
+    """Explain how image B differs from image A.
 
-    Exit 0 when the files are identical, 1 when they differ (the first difference is one line on stderr), 2
-    when one of them is not an image.
+    Compares header and sections, then the files of the ramdisks, then their bytes. Exit 0 when the images are
+    identical, 1 when they differ (the first difference is one line on stderr), 2 when one is not an image.
     """
     try:
         comparison = compare(a, b)
@@ -39,7 +39,8 @@ def diff(a: Path, b: Path, as_json: bool) -> int:
         _show(comparison)
     if comparison.identical:
         return 0
-    err().print(f"eif: first difference: {comparison.differences[0]}", style="red", markup=False)
+    first = comparison.line(comparison.findings[0])
+    err().print(f"eif: first difference: {first}", style="red", markup=False)
     return 1
 
 
@@ -47,19 +48,19 @@ def _show(comparison: Comparison) -> None:
     console = out()
     if comparison.identical:
         console.print("identical")
-    for difference in comparison.differences[:MAX_SHOWN]:
-        console.print(Text(str(difference)))
-        for line in _excerpt(difference):
+    for finding in comparison.findings[:MAX_SHOWN]:
+        console.print(Text(comparison.line(finding)))
+        for line in _excerpt(comparison.places.get(finding)):
             console.print(line)
-    rest = len(comparison.differences) - MAX_SHOWN
+    rest = len(comparison.findings) - MAX_SHOWN
     if rest > 0:
         more = " or more" if comparison.truncated else ""
-        console.print(Text(f"and {rest}{more} further differences (--json lists them)"))
+        console.print(Text(f"and {rest}{more} more differences (--json lists them)"))
 
 
-def _excerpt(difference: Difference) -> list[Text]:
-    if difference.excerpt is None:
+def _excerpt(place: Place | None) -> list[Text]:
+    if place is None or place.excerpt is None:
         return []
-    removed = [Text(f"  - {printable(line)}", style="red") for line in difference.excerpt.a.split("\n")]
-    added = [Text(f"  + {printable(line)}", style="green") for line in difference.excerpt.b.split("\n")]
+    removed = [Text(f"  - {printable(line)}", style="red") for line in place.excerpt.a.split("\n")]
+    added = [Text(f"  + {printable(line)}", style="green") for line in place.excerpt.b.split("\n")]
     return removed + added

@@ -17,28 +17,29 @@ from coattest_build.inputs import apt, locker
 from coattest_build.inputs import lock as locks
 
 
-@click.command()
+@click.command("lock")
 @source_option
 @mirror_option
-@click.option("--keep", is_flag=True, help="What is pinned stays as it is; only new packages are added.")
-@click.option("--check", is_flag=True, help="Write nothing; exit 1 when a pin would move.")
+@click.option("--keep", is_flag=True, help="Keep the pinned versions and add new packages only.")
+@click.option("--check", is_flag=True, help="Write nothing, and exit 1 when a pin would move.")
 @json_option
-def lock(*, source: Path, mirror: str | None, keep: bool, check: bool, as_json: bool) -> int:
-    """Write build/image.lock anew from image.toml and print what moved.
+def lock_command(*, source: Path, mirror: str | None, keep: bool, check: bool, as_json: bool) -> int:
+    """Pin every input of the image in build/image.lock.
 
-    Pins the newest of everything that the mirror has. With --keep, what is pinned already does not move.
+    Pins the newest version of each package that the mirror has, or with --keep only of those that are not
+    pinned yet, and prints the pins that moved.
     """
-    spec = image.load(source)
+    spec = image.load_spec(source)
     path = source / image.LOCK_FILE
     previous: locks.Lock | None = None
     try:
-        previous, _ = locks.load(source)
+        previous, _ = locks.load_lock(source)
     except locks.BadLock as error:
-        err().print(f"No lock to compare with: {error.what}", markup=False)
+        err().print(f"not compared with an earlier lock: {error.what}", markup=False)
     reporter = Terminal()
     bases = apt.mirrors(spec.suites, spec.component, mirror=mirror)
     made = locker.make_lock(spec, source, bases, previous, reporter, keep=keep)
-    moves = locker.differences(previous, made)
+    moves = locker.moves_between(previous, made)
     if not check:
         write_atomic(path, made.render().encode())
     if as_json:
@@ -53,7 +54,7 @@ def lock(*, source: Path, mirror: str | None, keep: bool, check: bool, as_json: 
     elif moves:
         table = Table("input", "before", "after")
         for move in moves:
-            same = " (other use or bytes)" if move.before == move.after else ""
+            same = " (different use or bytes)" if move.before == move.after else ""
             table.add_row(move.name, move.before or "-", f"{move.after or '-'}{same}")
         out().print(table)
     else:

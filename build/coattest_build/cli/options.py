@@ -1,4 +1,4 @@
-"""Options that several verbs share, here and in ``verify``."""
+"""Options that several verbs share, here and in ``verify`` and ``nitro-local``."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ from coattest.shell import Decorator
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
-source_option: Decorator = click.option("--source", type=FOLDER, default=Path(), help="Source tree.")
-cache_option: Decorator = click.option("--cache", type=FOLDER, help="Cache folder (else COATTEST_CACHE).")
+source_option: Decorator = click.option(
+    "--source", type=FOLDER, default=Path(), help="Source tree (default: the current folder)."
+)
+cache_option: Decorator = click.option(
+    "--cache", type=FOLDER, help="Cache folder (default: COATTEST_CACHE, else ~/.cache/coattest)."
+)
 mirror_option: Decorator = click.option(
-    "--mirror", help="Debian mirror (else COATTEST_DEBIAN_MIRROR, else apt's own)."
+    "--mirror", help="Debian mirror (default: COATTEST_DEBIAN_MIRROR, else apt's)."
 )
 jobs_option: Decorator = click.option(
-    "--jobs", type=click.IntRange(min=1), help="Compile jobs; default: one per processor."
+    "--jobs", type=click.IntRange(min=1), help="Compile jobs (default: one per processor)."
 )
 fresh_kernel_option: Decorator = click.option(
     "--fresh-kernel", is_flag=True, help="Compile the kernel even when the cache has it."

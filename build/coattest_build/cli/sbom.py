@@ -11,11 +11,11 @@ import click
 from coattest.files import write_atomic
 from coattest.shell import err
 from coattest_build import image
-from coattest_build.explain.sbom import sbom as bill_of
+from coattest_build.explain.sbom import bill_of_materials
 from coattest_build.inputs import lock as locks
 
 
-@click.command()
+@click.command("sbom")
 @click.option(
     "--source",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -23,18 +23,21 @@ from coattest_build.inputs import lock as locks
     show_default=True,
     help="Source tree with build/image.lock.",
 )
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Instead of stdout.")
-@click.option("--json", "as_json", is_flag=True, help="Accepted as everywhere; the output is always JSON.")
-def sbom(source: Path, out: Path | None, as_json: bool) -> None:
-    """Print the image's bill of materials (CycloneDX 1.6, JSON), made from the lock alone.
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), help="Write to this file instead of stdout."
+)
+@click.option("--json", "as_json", is_flag=True, help="Accepted for consistency; the output is always JSON.")
+def sbom_command(source: Path, out: Path | None, as_json: bool) -> None:
+    """Print the image's bill of materials.
 
-    The same lock gives the same bytes. What only compiled the image has scope "excluded".
+    CycloneDX 1.6 (JSON), made from the lock alone: the same lock gives the same bytes. Packages that are not
+    in the image but compiled it have scope "excluded".
     """
     del as_json
-    lock, digest = locks.load(source)
-    spec = image.load(source)
+    lock, digest = locks.load_lock(source)
+    spec = image.load_spec(source)
     lock.check_against(spec)
-    document = bill_of(spec, lock, digest, metadata.version("coattest"))
+    document = bill_of_materials(spec, lock, digest, metadata.version("coattest"))
     text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     if out is None:
         click.echo(text, nl=False)

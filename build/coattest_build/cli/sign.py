@@ -1,4 +1,4 @@
-"""``eif sign``: add a signature section, which the hypervisor measures into PCR8."""
+"""``eif sign``: add a signature section, whose certificate is measured into PCR8."""
 
 from __future__ import annotations
 
@@ -13,19 +13,31 @@ from coattest_build.formats.signature import load_certificate
 from coattest_build.formats.signing import load_sign, sign_image
 
 
-@click.command()
+@click.command("sign")
 @click.argument("image", type=FILE)
-@click.option("--key", required=True, help="A PEM file, or a URI: awskms:KEY, hsm:ID?label=TOKEN (PKCS#11).")
-@click.option("--certificate", required=True, type=FILE, help="The signing certificate (PEM), in date.")
-@click.option("--out", "output", type=click.Path(dir_okay=False, path_type=Path), help="Default: in place.")
-@click.option("--replace", is_flag=True, help="Replace the signature that is there.")
+@click.option(
+    "--key",
+    required=True,
+    help="The private key: a PEM file, or a URI (awskms:KEY, hsm:ID?label=TOKEN for PKCS#11).",
+)
+@click.option(
+    "--certificate", required=True, type=FILE, help="The signing certificate (PEM); it must be in date."
+)
+@click.option(
+    "--out",
+    "output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Where to write the signed image (default: in place).",
+)
+@click.option("--replace", is_flag=True, help="Replace an existing signature.")
 @json_option
-def sign(  # noqa: PLR0917 (click passes them by name)
+def sign_command(  # noqa: PLR0917 (click passes them by name)
     image: Path, key: str, certificate: Path, output: Path | None, replace: bool, as_json: bool
 ) -> None:
-    """Sign IMAGE's PCR0 and put signature and certificate into the image.
+    """Sign an image.
 
-    PCR8 then is the certificate's measurement. PCR0, PCR1 and PCR2 stay as they are.
+    Signs IMAGE's PCR0 and adds a section with the signature and the certificate. PCR8 becomes the measurement
+    of the certificate; PCR0, PCR1 and PCR2 do not change.
     """
     signing_certificate = load_certificate(certificate.read_bytes(), where=str(certificate))
     signer = load_sign(key, signing_certificate, ask=_ask)

@@ -1,4 +1,4 @@
-"""`eif stage`: the two ends of the container route, as Dockerfile.reproducible calls them."""
+"""`eif stage`: the first and the last step of the container route; Dockerfile.reproducible runs them."""
 
 from __future__ import annotations
 
@@ -15,35 +15,52 @@ from coattest_build import container
 from coattest_build.cli.options import FOLDER, jobs_option, mirror_option, source_option
 
 
-@click.group()
-def stage() -> None:
-    """Build in stages of a container, where the sandbox cannot be entered."""
+@click.group("stage")
+def stage_command() -> None:
+    """Build in a container, stage by stage.
+
+    For containers that cannot run the sandbox; Dockerfile.reproducible has the stages.
+    """
 
 
-@stage.command()
+@stage_command.command("prepare")
 @source_option
-@click.option("--stage", "folder", type=FOLDER, required=True, help="Where the compile stage's root goes.")
+@click.option(
+    "--stage", "folder", type=FOLDER, required=True, help="Folder to write the compile stage's root to."
+)
 @mirror_option
 @jobs_option
 @json_option
-def prepare(*, source: Path, folder: Path, mirror: str | None, jobs: int | None, as_json: bool) -> None:
-    """Download and check the locked inputs and write the root of the compile stage."""
-    container.prepare(source, folder, mirror=mirror, jobs=jobs, progress=Terminal())
+def prepare_command(
+    *, source: Path, folder: Path, mirror: str | None, jobs: int | None, as_json: bool
+) -> None:
+    """Write the root of the compile stage.
+
+    Downloads and checks the locked inputs first.
+    """
+    container.prepare_stage(source, folder, mirror=mirror, jobs=jobs, progress=Terminal())
     if as_json:
         emit_json({"stage": str(folder), "run": ["/usr/bin/perl", f"/{container.DRIVER}"]})
     else:
         out().print(f"{folder}: run /usr/bin/perl /{container.DRIVER} inside", markup=False)
 
 
-@stage.command()
+@stage_command.command("assemble")
 @source_option
-@click.option("--stage", "folder", type=FOLDER, required=True, help="What `prepare` wrote.")
-@click.option("--compiled", type=FOLDER, required=True, help="What ran there left: folders out and image.")
-@click.option("--out", "target", type=FOLDER, required=True, help="Where images go.")
+@click.option("--stage", "folder", type=FOLDER, required=True, help="The folder that `prepare` wrote.")
+@click.option(
+    "--compiled",
+    type=FOLDER,
+    required=True,
+    help="Folder with the compile stage's results: `out` and `image`.",
+)
+@click.option("--out", "target", type=FOLDER, required=True, help="Folder to write the images to.")
 @mirror_option
-@click.option("--run", default="", help="What the compile stage must have recorded to count as this run.")
+@click.option(
+    "--run", default="", help="The text that the compile stage must have recorded to count as this run."
+)
 @json_option
-def assemble(
+def assemble_command(
     *,
     source: Path,
     folder: Path,
@@ -53,8 +70,13 @@ def assemble(
     run: str,
     as_json: bool,
 ) -> None:
-    """Assemble the images from what was compiled. Writes the same files as `eif build`."""
-    report = container.assemble(source, folder, compiled, target, mirror=mirror, run=run, progress=Terminal())
+    """Assemble the images from the compile stage's results.
+
+    Writes the same files as `eif build`.
+    """
+    report = container.assemble_stage(
+        source, folder, compiled, target, mirror=mirror, run=run, progress=Terminal()
+    )
     document = report.to_json()
     write_atomic(target / "build.json", (json.dumps(document, indent=2, sort_keys=True) + "\n").encode())
     if as_json:

@@ -11,12 +11,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from coattest.findings import Finding
 from coattest.jsontext import unique_names
 from coattest_build.formats import cpio, eif, signature
 from coattest_build.formats.cpio import RamdiskEntry, RamdiskError
-from coattest_build.formats.eif import Layout, Section, SectionType
-from coattest_build.formats.measure import EMPTY_PCR2, ImageMeasurements, measure_file
-from coattest_build.formats.signature import SignatureFailure
+from coattest_build.formats.eif import EifSection, Layout, SectionType
+from coattest_build.formats.measure import ImageMeasurements, measure_file
+from coattest_build.formats.registers import EMPTY_PCR2
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,29 +43,35 @@ class FileRow:
 
 @dataclass(frozen=True, slots=True)
 class Ramdisk:
-    """A ramdisk's files, or why they were refused (``refused`` is the error, ``files`` is empty then)."""
+    """A ramdisk's files; when the strict reader refused it, ``refused`` says why and ``files`` is empty."""
 
     index: int
     files: tuple[FileRow, ...]
-    refused: RamdiskError | None
+    refused: Finding | None
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object; ``files`` is null in a refused ramdisk, whose ``refused`` is the finding."""
+        if self.refused is not None:
+            return {"index": self.index, "files": None, "refused": self.refused.to_json()}
+        return {"index": self.index, "files": [row.to_json() for row in self.files]}
 
 
 @dataclass(frozen=True, slots=True)
 class SignatureReport:
-    """The signing certificate, and every reason why the signature does not hold (none when it does)."""
+    """The signing certificate, and everything that is wrong with the signature (nothing when it holds)."""
 
     subject: str
     issuer: str
     not_before: datetime
     not_after: datetime
     certificate_sha256: str
-    failures: tuple[SignatureFailure, ...]
+    findings: tuple[Finding, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object with ``ok`` and the failures' codes."""
+        """A JSON object: ``ok``, the findings, and the certificate."""
         return {
-            "ok": not self.failures,
-            "failures": [{"code": failure.code, "detail": failure.detail} for failure in self.failures],
+            "ok": not self.findings,
+            "findings": [finding.to_json() for finding in self.findings],
             "certificate": {
                 "subject": self.subject,
                 "issuer": self.issuer,
@@ -77,33 +84,32 @@ class SignatureReport:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What ``eif describe`` shows. ``ramdisks`` is None when files were not asked for."""
+    """What ``eif describe`` shows. ``ramdisks`` is None when files were not asked for.
+
+    ``metadata`` is a JSON value, None when ``metadata_error`` says why it does not parse.
+    """
 
     layout: Layout
     measurements: ImageMeasurements
     cmdline: str
     metadata: Any
-    metadata_error: str | None
+    metadata_error: Finding | None
     signature: SignatureReport | None
     ramdisks: tuple[Ramdisk, ...] | None
 
     @property
-    def problems(self) -> tuple[str, ...]:
-        """Everything that was verified and found false, one line each."""
-        found = (
-            [f"signature: {failure.detail}" for failure in self.signature.failures] if self.signature else []
-        )
-        if self.metadata_error:
-            found.append(f"metadata: {self.metadata_error}")
-        return tuple(found)
+    def findings(self) -> tuple[Finding, ...]:
+        """Everything that was checked and found false; a refused ramdisk carries its own finding."""
+        found = self.signature.findings if self.signature else ()
+        return (*found, self.metadata_error) if self.metadata_error else found
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader should know, though nothing is wrong."""
+        """What a reader should know although nothing is wrong, a line each."""
         notes = []
         if self.measurements.pcr2 == EMPTY_PCR2:
             notes.append(
-                "one ramdisk only: PCR2 is the constant of every such image, pinning it pins nothing"
+                "one ramdisk only: PCR2 is the same for every such image, so pinning it pins nothing"
             )
         if self.signature is None:
             notes.append("not signed: PCR8 will be zero")
@@ -128,28 +134,21 @@ class Description:
             "cmdline": self.cmdline,
             "metadata": self.metadata,
             "signature": self.signature.to_json() if self.signature else None,
-            "problems": list(self.problems),
+            "findings": [finding.to_json() for finding in self.findings],
             "notes": list(self.notes),
             **measured.nitro_json(),
         }
         if self.ramdisks is not None:
-            document["ramdisks"] = [_ramdisk_json(ramdisk) for ramdisk in self.ramdisks]
+            document["ramdisks"] = [ramdisk.to_json() for ramdisk in self.ramdisks]
         return document
 
 
-def _ramdisk_json(ramdisk: Ramdisk) -> dict[str, Any]:
-    if ramdisk.refused is not None:
-        refused = {"code": ramdisk.refused.code, "detail": ramdisk.refused.what}
-        return {"index": ramdisk.index, "files": None, "refused": refused}
-    return {"index": ramdisk.index, "files": [row.to_json() for row in ramdisk.files]}
-
-
-def describe(path: Path, *, now: datetime, files: bool) -> Description:
+def describe_image(path: Path, *, now: datetime, files: bool) -> Description:
     """Describe the image at ``path``; ``files`` reads every ramdisk too.
 
     ``now`` is aware and decides whether a signing certificate is in date. Raises eif.ImageError when the file
-    is not an image. A signature that does not hold, metadata that is not JSON and a ramdisk that is no strict
-    archive are part of the description.
+    is not an image. A signature that does not hold, metadata that is not JSON and a ramdisk that the strict
+    reader refuses are part of the description.
     """
     with path.open("rb", buffering=0) as file:
         measurements = measure_file(file)
@@ -168,22 +167,22 @@ def describe(path: Path, *, now: datetime, files: bool) -> Description:
         )
 
 
-def _metadata(raw: bytes) -> tuple[Any, str | None]:
+def _metadata(raw: bytes) -> tuple[Any, Finding | None]:
     try:
         return json.loads(raw, object_pairs_hook=unique_names, parse_constant=_no_constant), None
     except (ValueError, RecursionError) as error:
-        return None, f"not JSON: {error}"
+        return None, Finding("metadata-malformed", "metadata", f"not JSON: {error}", rule="RFC 8259")
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON value")
+    raise ValueError(f"{name} is not a JSON value")
 
 
 def _signature(file: BinaryIO, layout: Layout, pcr0: bytes, now: datetime) -> SignatureReport | None:
     sections = layout.of_type(SectionType.SIGNATURE)
     if not sections:
         return None
-    parsed = signature.parse(eif.section_content(file, sections[0]))
+    parsed = signature.parse_signature(eif.section_content(file, sections[0]))
     certificate = parsed.certificate
     return SignatureReport(
         certificate.subject.rfc4514_string(),
@@ -191,7 +190,7 @@ def _signature(file: BinaryIO, layout: Layout, pcr0: bytes, now: datetime) -> Si
         certificate.not_valid_before_utc,
         certificate.not_valid_after_utc,
         hashlib.sha256(parsed.certificate_der).hexdigest(),
-        signature.check(parsed, pcr0, now),
+        signature.check_signature(parsed, pcr0, now),
     )
 
 
@@ -200,10 +199,10 @@ def _ramdisks(file: BinaryIO, layout: Layout) -> Iterator[Ramdisk]:
         try:
             yield Ramdisk(index, tuple(file_rows(file, section)), None)
         except RamdiskError as error:
-            yield Ramdisk(index, (), error)
+            yield Ramdisk(index, (), Finding(error.code, f"ramdisk {index}", error.what))
 
 
-def file_rows(file: BinaryIO, section: Section) -> Iterator[FileRow]:
+def file_rows(file: BinaryIO, section: EifSection) -> Iterator[FileRow]:
     """Every entry of a ramdisk with its digest, in the archive's order. Raises RamdiskError."""
     for entry in cpio.read_entries(file, section.offset, section.size):
         sha256 = _sha256(file, entry) if entry.kind == "file" else None

@@ -3,131 +3,151 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO
 
+from coattest.findings import Finding
 from coattest.text import printable
 from coattest_build.explain.excerpt import Excerpt, Span, excerpt, first_difference
 from coattest_build.formats import cpio, eif
 from coattest_build.formats.cpio import RamdiskEntry, RamdiskError
-from coattest_build.formats.eif import Layout, Section, SectionType
+from coattest_build.formats.eif import EifSection, Layout, SectionType
 
 MAX_DIFFERENCES = 1000
-"""Reported at most; a hostile or unrelated image should not fill the screen or the memory."""
+"""Findings reported at most: a hostile or unrelated image should not fill the screen or the memory."""
+
+DETAILS: Mapping[str, str] = MappingProxyType(
+    {
+        "archive-bytes": "the same entries in different bytes",
+        "cmdline": "different command line",
+        "entry-added": "added",
+        "entry-content": "different content",
+        "entry-mode": "different mode",
+        "entry-mtime": "different time",
+        "entry-order": "the entries are in a different order",
+        "entry-owner": "different owner",
+        "entry-removed": "removed",
+        "entry-size": "different size",
+        "entry-target": "different target",
+        "entry-type": "different type",
+        "header": "different value",
+        "metadata": "different value",
+        "ramdisk-unreadable": "not an archive that the strict reader accepts, so compared as bytes",
+        "section-content": "different content",
+        "section-missing": "in one image only",
+        "section-order": "the sections are in a different order",
+        "section-size": "different size",
+    }
+)
+"""What a finding of each code says; ``expected`` is image A's value, ``found`` image B's."""
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
-    """One difference. ``code`` is stable; ``where`` names the place; ``a`` and ``b`` are the two values.
+class Place:
+    """Where two contents first differ: the byte's ``offset`` in them, and what stands around it."""
 
-    ``offset`` is that of the first differing byte within the place, where contents were compared.
-    """
-
-    code: str
-    where: str
-    a: str | None = None
-    b: str | None = None
-    offset: int | None = None
+    offset: int
     excerpt: Excerpt | None = None
 
-    def __str__(self) -> str:
-        values = f": {self.a or '(nothing)'} -> {self.b or '(nothing)'}" if self.a or self.b else ""
-        at = "" if self.offset is None else f" at byte {self.offset}"
-        inside = f" ({self.excerpt.place})" if self.excerpt and self.excerpt.kind != "bytes" else ""
-        return printable(f"{self.where}: {_WORDS[self.code]}{at}{inside}{values}")
-
     def to_json(self) -> dict[str, Any]:
-        """A JSON object; absent values are left out."""
-        document: dict[str, Any] = {"code": self.code, "where": self.where}
-        for name in ("a", "b", "offset"):
-            if getattr(self, name) is not None:
-                document[name] = getattr(self, name)
-        if self.excerpt is not None:
-            shown = self.excerpt
-            document["excerpt"] = {"kind": shown.kind, "place": shown.place, "a": shown.a, "b": shown.b}
-        return document
-
-
-_WORDS = {
-    "header": "differs",
-    "section-order": "sections are in another order",
-    "section-missing": "is in one image only",
-    "section-size": "another size",
-    "section-content": "other content",
-    "cmdline": "other command line",
-    "metadata": "other value",
-    "ramdisk-unreadable": "not an archive, compared as bytes",
-    "entry-added": "added",
-    "entry-removed": "removed",
-    "entry-type": "another type",
-    "entry-mode": "another mode",
-    "entry-target": "another target",
-    "entry-size": "another size",
-    "entry-content": "other content",
-    "entry-owner": "another owner",
-    "entry-mtime": "another time",
-    "entry-order": "entries are in another order",
-    "archive-bytes": "same entries, other bytes",
-}
+        """``offset``, and ``excerpt`` where there is one."""
+        if self.excerpt is None:
+            return {"offset": self.offset}
+        shown = self.excerpt
+        return {
+            "offset": self.offset,
+            "excerpt": {"kind": shown.kind, "place": shown.place, "a": shown.a, "b": shown.b},
+        }
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Every difference, in the order of the file; ``truncated`` when there were more than are listed."""
+    """Every finding, in the order of the file; ``truncated`` when there were more than are listed.
 
-    differences: tuple[Difference, ...]
+    ``places`` has the place of those findings for which contents were compared.
+    """
+
+    findings: tuple[Finding, ...]
+    places: Mapping[Finding, Place]
     truncated: bool
 
     @property
     def identical(self) -> bool:
         """Whether the two files have the same bytes."""
-        return not self.differences
+        return not self.findings
+
+    def line(self, finding: Finding) -> str:
+        """One of the findings as a line for a person, without its code."""
+        values = ""
+        if finding.expected or finding.found:
+            values = f": {finding.expected or '(nothing)'} -> {finding.found or '(nothing)'}"
+        place, at, inside = self.places.get(finding), "", ""
+        if place is not None:
+            at = f" at byte {place.offset}"
+            if place.excerpt and place.excerpt.kind != "bytes":
+                inside = f" ({place.excerpt.place})"
+        return printable(f"{finding.where}: {finding.detail}{at}{inside}{values}")
 
     def to_json(self) -> dict[str, Any]:
-        """The document that ``eif diff --json`` prints."""
+        """The document that ``eif diff --json`` prints: each finding's keys, and its place's."""
         return {
             "identical": self.identical,
-            "differences": [difference.to_json() for difference in self.differences],
+            "findings": [
+                finding.to_json() | (self.places[finding].to_json() if finding in self.places else {})
+                for finding in self.findings
+            ],
             "truncated": self.truncated,
         }
+
+
+_Found = tuple[Finding, "Place | None"]
 
 
 def compare(a: Path, b: Path) -> Comparison:
     """Compare two images. Raises eif.ImageError when one is not an image, OSError when one cannot be read."""
     with a.open("rb", buffering=0) as left, b.open("rb", buffering=0) as right:
-        found: list[Difference] = []
-        for difference in _compare(left, right):
-            if len(found) == MAX_DIFFERENCES:
-                return Comparison(tuple(found), truncated=True)
-            found.append(difference)
-        return Comparison(tuple(found), truncated=False)
+        findings: list[Finding] = []
+        places: dict[Finding, Place] = {}
+        for finding, place in _compare(left, right):
+            if len(findings) == MAX_DIFFERENCES:
+                return Comparison(tuple(findings), places, truncated=True)
+            findings.append(finding)
+            if place is not None:
+                places[finding] = place
+        return Comparison(tuple(findings), places, truncated=False)
 
 
-def _compare(left: BinaryIO, right: BinaryIO) -> Iterator[Difference]:
+def _differs(code: str, where: str, a: str | None = None, b: str | None = None) -> _Found:
+    """A finding that no byte's place goes with."""
+    return Finding(code, where, DETAILS[code], a, b), None
+
+
+def _compare(left: BinaryIO, right: BinaryIO) -> Iterator[_Found]:
     one, other = eif.read_layout(left), eif.read_layout(right)
     for name in ("flags", "default_memory", "default_cpus"):
         values = getattr(one, name), getattr(other, name)
         if values[0] != values[1]:
-            yield Difference("header", name.replace("_", " "), str(values[0]), str(values[1]))
+            yield _differs("header", name.replace("_", " "), str(values[0]), str(values[1]))
     ours, theirs = _named(one), _named(other)
     for name, section in ours.items():
         if name not in theirs:
-            yield Difference("section-missing", name, f"{section.size} bytes", None)
+            yield _differs("section-missing", name, f"{section.size} bytes", None)
         else:
             yield from _section(left, section, right, theirs[name], name)
     for name, section in theirs.items():
         if name not in ours:
-            yield Difference("section-missing", name, None, f"{section.size} bytes")
+            yield _differs("section-missing", name, None, f"{section.size} bytes")
     orders = [name for name in ours if name in theirs], [name for name in theirs if name in ours]
     if orders[0] != orders[1]:
-        yield Difference("section-order", "sections", ", ".join(orders[0]), ", ".join(orders[1]))
+        yield _differs("section-order", "sections", ", ".join(orders[0]), ", ".join(orders[1]))
 
 
-def _named(layout: Layout) -> dict[str, Section]:
+def _named(layout: Layout) -> dict[str, EifSection]:
     """Sections by name; ramdisks are numbered."""
-    named: dict[str, Section] = {}
+    named: dict[str, EifSection] = {}
     for section in layout.sections:
         if section.type is SectionType.RAMDISK:
             named[f"ramdisk {sum(name.startswith('ramdisk') for name in named)}"] = section
@@ -136,13 +156,14 @@ def _named(layout: Layout) -> dict[str, Section]:
     return named
 
 
-def _section(left: BinaryIO, a: Section, right: BinaryIO, b: Section, name: str) -> Iterator[Difference]:
+def _section(left: BinaryIO, a: EifSection, right: BinaryIO, b: EifSection, name: str) -> Iterator[_Found]:
     one, other = Span(left, a.offset, a.size), Span(right, b.offset, b.size)
     offset = first_difference(one.blocks(), other.blocks())
     if offset is None:
         return
     if a.type is SectionType.CMDLINE:
-        yield Difference("cmdline", name, _text(one), _text(other), offset)
+        found = Finding("cmdline", name, DETAILS["cmdline"], _text(one), _text(other))
+        yield found, Place(offset)
     elif a.type is SectionType.METADATA:
         yield from _metadata(eif.section_content(left, a), eif.section_content(right, b), one, other, offset)
     elif a.type is SectionType.RAMDISK:
@@ -151,12 +172,14 @@ def _section(left: BinaryIO, a: Section, right: BinaryIO, b: Section, name: str)
         yield _content("section", name, one, other, offset)
 
 
-def _content(what: str, name: str, one: Span, other: Span, offset: int) -> Difference:
-    """A difference in content; the sizes are its values when they differ."""
-    shown = excerpt(one, other, offset)
+def _content(what: str, name: str, one: Span, other: Span, offset: int) -> _Found:
+    """A difference in content; when the sizes differ they are its values."""
+    place = Place(offset, excerpt(one, other, offset))
     if one.size == other.size:
-        return Difference(f"{what}-content", name, offset=offset, excerpt=shown)
-    return Difference(f"{what}-size", name, f"{one.size} bytes", f"{other.size} bytes", offset, shown)
+        code = f"{what}-content"
+        return Finding(code, name, DETAILS[code]), place
+    code = f"{what}-size"
+    return Finding(code, name, DETAILS[code], f"{one.size} bytes", f"{other.size} bytes"), place
 
 
 def _text(span: Span) -> str:
@@ -164,14 +187,14 @@ def _text(span: Span) -> str:
     return span.read(0, span.size).decode(errors="backslashreplace")
 
 
-def _metadata(a: bytes, b: bytes, one: Span, other: Span, offset: int) -> Iterator[Difference]:
+def _metadata(a: bytes, b: bytes, one: Span, other: Span, offset: int) -> Iterator[_Found]:
     try:
         ours, theirs = dict(_leaves(json.loads(a), "metadata")), dict(_leaves(json.loads(b), "metadata"))
     except (ValueError, RecursionError):
         ours = theirs = {}
     changed = [key for key in (ours | theirs) if ours.get(key) != theirs.get(key)]
     for key in changed:
-        yield Difference("metadata", key, ours.get(key), theirs.get(key))
+        yield _differs("metadata", key, ours.get(key), theirs.get(key))
     if not changed:
         yield _content("section", "metadata", one, other, offset)
 
@@ -184,56 +207,56 @@ def _leaves(value: Any, name: str) -> Iterator[tuple[str, str]]:
         yield name, json.dumps(value)
 
 
-def _ramdisk(one: Span, other: Span, name: str, offset: int) -> Iterator[Difference]:
+def _ramdisk(one: Span, other: Span, name: str, offset: int) -> Iterator[_Found]:
     try:
         ours, theirs = (
             {entry.name: entry for entry in cpio.read_entries(span.file, span.offset, span.size)}
             for span in (one, other)
         )
     except RamdiskError as error:
-        yield Difference("ramdisk-unreadable", name, error.what, None)
+        yield _differs("ramdisk-unreadable", name, error.what, None)
         yield _content("section", name, one, other, offset)
         return
-    told = False
+    reported = False
     for entry in sorted(ours.keys() | theirs.keys()):
-        for difference in _entry(one, ours.get(entry), other, theirs.get(entry), f"{name}: {entry}"):
-            told = True
-            yield difference
-    if told:
+        for found in _entry(one, ours.get(entry), other, theirs.get(entry), f"{name}: {entry}"):
+            reported = True
+            yield found
+    if reported:
         return
     if list(ours) != list(theirs):
         first = next(pair for pair in zip(ours, theirs, strict=True) if pair[0] != pair[1])
-        yield Difference("entry-order", name, first[0], first[1])
-    yield Difference("archive-bytes", name, offset=offset, excerpt=excerpt(one, other, offset))
+        yield _differs("entry-order", name, first[0], first[1])
+    code = "archive-bytes"
+    yield Finding(code, name, DETAILS[code]), Place(offset, excerpt(one, other, offset))
 
 
 def _entry(
     left: Span, a: RamdiskEntry | None, right: Span, b: RamdiskEntry | None, where: str
-) -> Iterator[Difference]:
+) -> Iterator[_Found]:
     if a is None or b is None:
         known = a or b
         assert known is not None
         shown = f"{known.kind}, mode {known.mode & 0o7777:04o}, {known.size} bytes"
-        yield (
-            Difference("entry-added", where, None, shown)
-            if a is None
-            else Difference("entry-removed", where, shown, None)
-        )
+        if a is None:
+            yield _differs("entry-added", where, None, shown)
+        else:
+            yield _differs("entry-removed", where, shown, None)
         return
     if a.kind != b.kind:
-        yield Difference("entry-type", where, a.kind, b.kind)
+        yield _differs("entry-type", where, a.kind, b.kind)
         return
     if a.mode != b.mode:
-        yield Difference("entry-mode", where, f"{a.mode & 0o7777:04o}", f"{b.mode & 0o7777:04o}")
+        yield _differs("entry-mode", where, f"{a.mode & 0o7777:04o}", f"{b.mode & 0o7777:04o}")
     one, other = Span(left.file, a.data_offset, a.size), Span(right.file, b.data_offset, b.size)
     if a.kind == "symlink":
         if _text(one) != _text(other):
-            yield Difference("entry-target", where, _text(one), _text(other))
+            yield _differs("entry-target", where, _text(one), _text(other))
     else:
         offset = first_difference(one.blocks(), other.blocks())
         if offset is not None:
             yield _content("entry", where, one, other, offset)
     if (a.uid, a.gid) != (b.uid, b.gid):
-        yield Difference("entry-owner", where, f"{a.uid}:{a.gid}", f"{b.uid}:{b.gid}")
+        yield _differs("entry-owner", where, f"{a.uid}:{a.gid}", f"{b.uid}:{b.gid}")
     if a.mtime != b.mtime:
-        yield Difference("entry-mtime", where, str(a.mtime), str(b.mtime))
+        yield _differs("entry-mtime", where, str(a.mtime), str(b.mtime))

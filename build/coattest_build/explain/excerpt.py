@@ -12,11 +12,11 @@ from coattest_build.formats import elf
 WINDOW = 16
 """Bytes shown before and after a difference in a binary file, aligned to this."""
 MAX_LINE = 200
-"""Characters of a line that are shown."""
+"""Characters shown of a line."""
 TEXT_PROBE = 8192
-"""Bytes that must look like text for a file to be shown as text."""
+"""Bytes at a file's start that must be text for the file to be shown as text."""
 MAX_TEXT = 4 << 20
-"""Beyond this offset, lines are not counted and bytes are shown."""
+"""Beyond this offset lines are not counted, and bytes are shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def first_difference(a: Iterable[bytes], b: Iterable[bytes]) -> int | None:
 
 
 class _Stream:
-    """Blocks as bytes: comparing those is a memcmp, comparing memoryviews is a loop."""
+    """Blocks as bytes, because comparing bytes is a memcmp and comparing memoryviews is a loop."""
 
     def __init__(self, blocks: Iterable[bytes]) -> None:
         self._blocks = iter(blocks)
@@ -91,7 +91,7 @@ class _Stream:
 
 
 def _first_byte(a: bytes, b: bytes) -> int:
-    """Where two blocks of one length, which differ, differ first: halving beats a loop over bytes."""
+    """Where two different blocks of the same length first differ; halving beats a loop over bytes."""
     low, high = 0, len(a)
     while high - low > 1:
         middle = (low + high) // 2
@@ -103,7 +103,7 @@ def _first_byte(a: bytes, b: bytes) -> int:
 
 
 def excerpt(a: Span, b: Span, offset: int) -> Excerpt:
-    """What is around ``offset``, the first difference of two spans, as text where both look like text."""
+    """What stands around ``offset``, the first difference of two spans: as text where both are text."""
     if offset <= MAX_TEXT and _is_text(a, offset) and _is_text(b, offset):
         line = 1 + sum(block.count(b"\n") for block in Span(a.file, a.offset, offset).blocks())
         return Excerpt("text", f"line {line}", _line(a, offset), _line(b, offset))
@@ -121,14 +121,14 @@ def _is_text(span: Span, offset: int) -> bool:
         try:
             probe.decode()
         except UnicodeDecodeError as error:
-            # A window may cut a character at either end; four bytes is the longest.
+            # A window may cut a character at either end; the longest has four bytes.
             if 4 <= error.start < len(probe) - 4:
                 return False
     return True
 
 
 def _line(span: Span, offset: int) -> str:
-    """The line that holds ``offset``, cut to what a screen shows."""
+    """The line that holds ``offset``, cut to what fits on a screen."""
     start = max(0, offset - MAX_LINE // 2)
     before = span.read(start, offset - start).rpartition(b"\n")[2]
     after = span.read(offset, MAX_LINE // 2).partition(b"\n")[0]

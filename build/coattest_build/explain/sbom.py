@@ -1,4 +1,4 @@
-"""What an image is made of, as a CycloneDX bill of materials: a function of the lock and of image.toml.
+"""An image's CycloneDX bill of materials: a function of the lock and of image.toml.
 
 The same lock gives the same bytes: the serial number follows from the lock's digest and the time is its
 SOURCE_DATE_EPOCH. Nothing is fetched. Format: CycloneDX 1.6, JSON (ECMA-424); package URLs: the purl
@@ -20,11 +20,11 @@ SPEC_VERSION = "1.6"
 RUNTIME, KERNEL = "runtime", "kernel"
 
 
-def sbom(spec: ImageSpec, lock: Lock, lock_sha256: str, version: str) -> dict[str, Any]:
-    """The bill of materials as a JSON value. ``lock_sha256`` is of the lock's bytes, ``version`` ours.
+def bill_of_materials(spec: ImageSpec, lock: Lock, lock_sha256: str, version: str) -> dict[str, Any]:
+    """The bill of materials (JSON). ``lock_sha256`` is of the lock's bytes, ``version`` is coattest's.
 
-    What is in the image has scope ``required``: runtime packages, wheels, and the kernel's source. What only
-    compiled it has scope ``excluded``. Every component has its SHA-256 from the lock.
+    Components of the image have scope ``required``: runtime packages, wheels and the kernel's source. Those
+    that only compiled it have scope ``excluded``. Each has its SHA-256 from the lock.
     """
     packages = sorted(lock.packages, key=lambda package: (package.name, package.version))
     wheels = sorted(lock.wheels, key=lambda wheel: wheel.name)

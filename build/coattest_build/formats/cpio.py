@@ -1,16 +1,12 @@
 """Ramdisks: uncompressed cpio archives in the "newc" format, read strictly and written deterministically.
 
-The format is the kernel's (``Documentation/driver-api/early-userspace/buffer-format.rst``), which is far more
-liberal than what is accepted here: it takes hard links, devices, archives one after another and names in any
-order. The rules are in ADR 11. Reading holds one header and the names in memory, never a file's content.
+The kernel's format (``Documentation/driver-api/early-userspace/buffer-format.rst``) allows far more than this
+reader: hard links, devices, archives one after another and names in any order. The rules are in ADR 11.
+Reading holds one header and the names in memory, never a file's content. ``extract`` unpacks.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import os
-import shutil
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -19,7 +15,6 @@ from typing import BinaryIO
 
 from coattest.errors import FoundFalse, UsageError
 from coattest.files import atomic_file
-from coattest_build.formats.eif import Section
 
 MAGIC = b"070701"
 HEADER_SIZE = 110
@@ -29,32 +24,30 @@ ALIGNMENT = 512
 BLOCK = 1 << 20
 
 MAX_ENTRIES = 32768
-"""A root file system of ours has some 2,000; the reader remembers every name."""
+"""The auction's root file system has some 2,000; the reader remembers every name."""
 MAX_NAME = 1024
 MAX_ALL_NAMES = 4 << 20
-"""Bytes of all names together: bounds the reader's memory."""
+"""Bytes of all names together; it bounds the reader's memory."""
 MAX_COMPONENT = 255
 """``NAME_MAX`` of Linux."""
 MAX_LINK_TARGET = 4095
 """``PATH_MAX`` of Linux without the final zero."""
 MAX_CONTENT = 4 << 30
-"""Bytes of all files together; a file's own size field ends at 4 GiB too."""
+"""Bytes of all files together; the size field of one file has the same limit."""
 
 _FIELDS = 13
-_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_CREATE_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _TYPES = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK)
 
 
 class RamdiskError(FoundFalse):
-    """The ramdisk is not an archive this reader accepts; ``code`` names the rule that was broken."""
+    """The strict reader refuses the ramdisk; ``code`` names the rule that was broken."""
 
     default_code = "cpio-malformed"
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """Something to write: a relative ``name``, the full ``st_mode``, and the content.
+class NewEntry:
+    """An entry to write: a relative ``name``, the full ``st_mode``, and the content.
 
     ``content`` is a path or bytes for a file, the target's bytes for a symlink, None for a directory.
     """
@@ -66,7 +59,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class RamdiskEntry:
-    """Something read: ``data_offset`` is where ``size`` bytes of content begin in the image file."""
+    """An entry that was read: ``size`` bytes of content begin at ``data_offset`` of the image file."""
 
     name: str
     mode: int
@@ -89,33 +82,33 @@ class RamdiskEntry:
 
 
 class _Rules:
-    """What a sequence of entries must hold, whether it is read or written."""
+    """The rules for a sequence of entries, whether it is read or written."""
 
-    def __init__(self, failure: type[RamdiskError] | type[UsageError], where: str | None) -> None:
-        self._failure = failure
+    def __init__(self, error: type[RamdiskError] | type[UsageError], where: str | None) -> None:
+        self._error = error
         self._where = where
-        self._seen: dict[str, bool] = {}
+        self._is_directory: dict[str, bool] = {}
         self._name_bytes = 0
         self._content = 0
 
     def fail(self, what: str, code: str) -> RamdiskError | UsageError:
-        """The error to raise, for whoever is at fault."""
-        return self._failure(what, where=self._where, code=code)
+        """The error to raise: RamdiskError for an archive that was read, UsageError for one to write."""
+        return self._error(what, where=self._where, code=code)
 
     def accept(self, name: str, mode: int, size: int) -> None:
         """Check the next entry against the ones before it; raise when it breaks a rule."""
         self._check_name(name)
         self._check_mode(name, mode, size)
-        if name in self._seen:
+        if name in self._is_directory:
             raise self.fail(f"{name!r} is there twice", "cpio-duplicate")
         parent = name.rpartition("/")[0]
-        if parent and not self._seen.get(parent, False):
-            fault = "is not a directory" if parent in self._seen else "does not come before it"
+        if parent and not self._is_directory.get(parent, False):
+            fault = "is not a directory" if parent in self._is_directory else "does not come before it"
             raise self.fail(f"{name!r}: its parent {fault}", "cpio-parent")
-        self._seen[name] = stat.S_ISDIR(mode)
+        self._is_directory[name] = stat.S_ISDIR(mode)
         self._name_bytes += len(name)
         self._content += size
-        if len(self._seen) > MAX_ENTRIES or self._name_bytes > MAX_ALL_NAMES:
+        if len(self._is_directory) > MAX_ENTRIES or self._name_bytes > MAX_ALL_NAMES:
             raise self.fail(
                 f"more than {MAX_ENTRIES} entries or {MAX_ALL_NAMES} bytes of names", "cpio-limit"
             )
@@ -124,21 +117,21 @@ class _Rules:
 
     def _check_name(self, name: str) -> None:
         if not name or "\0" in name or len(name.encode()) > MAX_NAME:
-            raise self.fail(f"a name of {len(name)} characters, or with a zero in it", "cpio-name")
+            raise self.fail(f"a name is empty, has a zero byte or over {MAX_NAME} bytes", "cpio-name")
         if name.startswith("/"):
             raise self.fail(f"{name!r} is an absolute name", "cpio-absolute-name")
         parts = name.split("/")
         if ".." in parts:
-            raise self.fail(f"{name!r} leaves the ramdisk", "cpio-traversal")
+            raise self.fail(f"{name!r} leads out of the ramdisk", "cpio-traversal")
         if "" in parts or "." in parts or any(len(part.encode()) > MAX_COMPONENT for part in parts):
             raise self.fail(f"{name!r} is not a plain relative name", "cpio-name")
         if name == TRAILER:
-            raise self.fail(f"{name!r} as an entry's name", "cpio-name")
+            raise self.fail(f"an entry is named {name!r}", "cpio-name")
 
     def _check_mode(self, name: str, mode: int, size: int) -> None:
         kind = stat.S_IFMT(mode)
         if kind not in _TYPES or mode >> 16:
-            raise self.fail(f"{name!r} is no file, directory or symlink (mode {mode:o})", "cpio-type")
+            raise self.fail(f"{name!r} is not a file, directory or symlink (mode {mode:o})", "cpio-type")
         special = mode & 0o7000
         if special & ~(stat.S_ISVTX if kind == stat.S_IFDIR else 0):
             raise self.fail(f"{name!r} has special mode bits (mode {mode:o})", "cpio-mode")
@@ -155,7 +148,7 @@ def read_entries(file: BinaryIO, offset: int, size: int) -> Iterator[RamdiskEntr
     """Yield the entries of the archive in ``file[offset:offset+size]``, in its order, checking as it goes.
 
     The caller may seek in the file between entries. Raises RamdiskError at the first rule that is broken, so
-    nothing that was yielded counts before the end is reached.
+    trust no entry before the last one was read.
     """
     where = file.name if isinstance(getattr(file, "name", None), str) else None
     rules = _Rules(RamdiskError, where)
@@ -177,7 +170,7 @@ def read_entries(file: BinaryIO, offset: int, size: int) -> Iterator[RamdiskEntr
         if position > end:
             raise rules.fail(f"{name!r} ends beyond the ramdisk", "cpio-truncated")
         if any(_read(file, data + length, -length % 4)):
-            raise rules.fail(f"{name!r} is padded with something else than zeros", "cpio-padding")
+            raise rules.fail(f"{name!r} is not padded with zeros", "cpio-padding")
         entry = RamdiskEntry(name, mode, length, data, start, uid, gid, mtime)
         if stat.S_ISLNK(mode):
             _target(file, entry, rules)
@@ -190,7 +183,7 @@ def _read_header(file: BinaryIO, position: int, end: int, rules: _Rules) -> tupl
     if len(raw) < HEADER_SIZE:
         raise rules.fail("it ends without a trailer", "cpio-truncated")
     if raw[:6] != MAGIC:
-        raise rules.fail(f"no newc header at offset {position}", "cpio-magic")
+        raise rules.fail(f"there is no newc header at offset {position}", "cpio-magic")
     digits = raw[6:]
     if digits.translate(None, b"0123456789abcdefABCDEF"):
         raise rules.fail(f"a field is not hexadecimal in the header at offset {position}", "cpio-field")
@@ -203,7 +196,7 @@ def _read_header(file: BinaryIO, position: int, end: int, rules: _Rules) -> tupl
     if len(rest) < padded - HEADER_SIZE:
         raise rules.fail("it ends inside a name", "cpio-truncated")
     if any(rest[name_size - 1 :]):
-        raise rules.fail(f"the name at offset {position} is not ended by zeros", "cpio-padding")
+        raise rules.fail(f"the name at offset {position} does not end with zeros", "cpio-padding")
     try:
         name = rest[: name_size - 1].decode()
     except UnicodeDecodeError:
@@ -213,13 +206,13 @@ def _read_header(file: BinaryIO, position: int, end: int, rules: _Rules) -> tupl
 
 def _check_rest(file: BinaryIO, position: int, end: int, rules: _Rules) -> None:
     if end - position >= ALIGNMENT or any(_read(file, position, end - position)):
-        raise rules.fail("more than zero padding after the trailer", "cpio-trailing")
+        raise rules.fail("data after the trailer", "cpio-trailing")
 
 
 def _target(file: BinaryIO, entry: RamdiskEntry, rules: _Rules) -> bytes:
     target = _read(file, entry.data_offset, entry.size)
     if b"\0" in target or len(target) < entry.size:
-        raise rules.fail(f"{entry.name!r} is a symlink with a zero in its target", "cpio-name")
+        raise rules.fail(f"{entry.name!r} is a symlink with a zero byte in its target", "cpio-name")
     return target
 
 
@@ -249,7 +242,7 @@ def _read(file: BinaryIO, position: int, size: int) -> bytes:
 # -------------------------------------------------------------------------------- the writer
 
 
-def write_ramdisk(destination: Path, entries: Iterable[Entry], *, mtime: int) -> None:
+def write_ramdisk(destination: Path, entries: Iterable[NewEntry], *, mtime: int) -> None:
     """Write an archive whose bytes depend on names, modes, contents and ``mtime`` (Unix seconds) only.
 
     Entries are sorted by the bytes of their names; inodes count from 1, uid and gid are 0, files and symlinks
@@ -257,7 +250,7 @@ def write_ramdisk(destination: Path, entries: Iterable[Entry], *, mtime: int) ->
     """
     rules = _Rules(UsageError, str(destination))
     if not 0 <= mtime < 1 << 32:
-        raise rules.fail(f"mtime {mtime} does not fit", "cpio-field")
+        raise rules.fail(f"mtime {mtime} does not fit into 32 bits", "cpio-field")
     with atomic_file(destination) as temporary, temporary.open("wb") as file:
         for inode, entry in enumerate(sorted(entries, key=lambda item: _encoded(item, rules)), start=1):
             size = _content_size(entry, rules)
@@ -271,31 +264,31 @@ def write_ramdisk(destination: Path, entries: Iterable[Entry], *, mtime: int) ->
         file.write(bytes(-file.tell() % ALIGNMENT))
 
 
-def _encoded(entry: Entry, rules: _Rules) -> bytes:
+def _encoded(entry: NewEntry, rules: _Rules) -> bytes:
     try:
         return entry.name.encode()
     except UnicodeEncodeError:
         raise rules.fail(f"{entry.name!r} is not UTF-8", "cpio-name") from None
 
 
-def _content_size(entry: Entry, rules: _Rules) -> int:
-    wants_content = not stat.S_ISDIR(entry.mode)
-    if (entry.content is not None) != wants_content or (
+def _content_size(entry: NewEntry, rules: _Rules) -> int:
+    has_content = not stat.S_ISDIR(entry.mode)
+    if (entry.content is not None) != has_content or (
         stat.S_ISLNK(entry.mode) and not isinstance(entry.content, bytes)
     ):
-        raise rules.fail(f"{entry.name!r}: its content does not go with its mode {entry.mode:o}", "cpio-type")
+        raise rules.fail(f"{entry.name!r}: the content does not fit the mode {entry.mode:o}", "cpio-type")
     if isinstance(entry.content, Path):
         size = entry.content.stat().st_size
     else:
         size = len(entry.content or b"")
         if stat.S_ISLNK(entry.mode) and b"\0" in (entry.content or b""):
-            raise rules.fail(f"{entry.name!r} is a symlink with a zero in its target", "cpio-name")
+            raise rules.fail(f"{entry.name!r} is a symlink with a zero byte in its target", "cpio-name")
     if size >> 32:
-        raise rules.fail(f"{entry.name!r} has {size} bytes; newc ends at 4 GiB", "cpio-size")
+        raise rules.fail(f"{entry.name!r} has {size} bytes; the limit of newc is 4 GiB", "cpio-size")
     return size
 
 
-def _copy(entry: Entry, file: BinaryIO) -> int:
+def _copy(entry: NewEntry, file: BinaryIO) -> int:
     if not isinstance(entry.content, Path):
         return file.write(entry.content or b"")
     copied = 0
@@ -310,98 +303,3 @@ def _header(name: str, *, inode: int, mode: int, links: int, mtime: int, size: i
     values = (inode, mode, 0, 0, links, mtime, size, 0, 0, 0, 0, len(encoded), 0)
     raw = MAGIC + b"".join(b"%08X" % value for value in values) + encoded
     return raw + bytes(-len(raw) % 4)
-
-
-# -------------------------------------------------------------------------------- extraction
-
-
-def extract_ramdisk(file: BinaryIO, section: Section, destination: Path) -> None:
-    """Unpack a ramdisk below ``destination``, which is made when it is not there.
-
-    The whole archive is checked before anything is written. Every component of every path is opened without
-    following links, and files are only ever created: an archive cannot write through a link, outside of
-    ``destination``, or over a file that is there. Owners and times are not set. Raises RamdiskError for the
-    archive, UsageError when something in ``destination`` is in the way.
-    """
-    for _ in read_entries(file, section.offset, section.size):
-        pass
-    fresh = not destination.exists()
-    destination.mkdir(parents=True, exist_ok=True)
-    try:
-        with _Tree(destination) as tree:
-            for entry in read_entries(file, section.offset, section.size):
-                tree.add(file, entry)
-            tree.set_directory_modes()
-    except BaseException:
-        if fresh:
-            shutil.rmtree(destination, ignore_errors=True)
-        raise
-
-
-class _Tree:
-    """A directory that is written to through descriptors only."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._root = os.open(path, _OPEN_DIRECTORY)
-        self._directories: list[RamdiskEntry] = []
-        self._current = ("", os.dup(self._root))
-
-    def __enter__(self) -> _Tree:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._current[1])
-        os.close(self._root)
-
-    def add(self, file: BinaryIO, entry: RamdiskEntry) -> None:
-        """Create one entry; directories stay open to us until set_directory_modes."""
-        parent, _, leaf = entry.name.rpartition("/")
-        try:
-            directory = self._enter(parent)
-            if entry.kind == "directory":
-                self._directories.append(entry)
-                with contextlib.suppress(FileExistsError):
-                    os.mkdir(leaf, 0o700, dir_fd=directory)
-                os.close(os.open(leaf, _OPEN_DIRECTORY, dir_fd=directory))
-            elif entry.kind == "symlink":
-                os.symlink(link_target(file, entry), leaf.encode(), dir_fd=directory)
-            else:
-                handle = os.open(leaf, _CREATE_FILE, 0o600, dir_fd=directory)
-                with open(handle, "wb", buffering=0) as output:  # noqa: PTH123 (a descriptor, not a path)
-                    for block in content_blocks(file, entry):
-                        output.write(block)
-                    os.fchmod(handle, entry.mode & 0o777)
-        except (FileExistsError, NotADirectoryError) as error:
-            raise self._in_the_way(entry.name) from error
-        except OSError as error:
-            if error.errno == errno.ELOOP:
-                raise self._in_the_way(entry.name) from error
-            raise
-
-    def set_directory_modes(self) -> None:
-        """Give directories their modes, children before parents."""
-        for entry in reversed(self._directories):
-            os.fchmod(self._enter(entry.name), entry.mode & 0o1777)
-
-    def _enter(self, name: str) -> int:
-        """A descriptor of a directory below the root; no component of the way is a link."""
-        if self._current[0] != name:
-            handle = os.dup(self._root)
-            for part in name.split("/") if name else ():
-                try:
-                    below = os.open(part, _OPEN_DIRECTORY, dir_fd=handle)
-                finally:
-                    os.close(handle)
-                handle = below
-            os.close(self._current[1])
-            self._current = (name, handle)
-        return self._current[1]
-
-    def _in_the_way(self, name: str) -> UsageError:
-        return UsageError(
-            f"something is in the way of {name!r}",
-            where=str(self._path),
-            hint="unpack into an empty directory",
-            code="cpio-destination",
-        )

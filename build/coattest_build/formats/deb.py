@@ -14,17 +14,18 @@ from pathlib import Path
 from typing import BinaryIO
 
 from coattest.errors import CoattestError
-from coattest_build.formats.tar import BadArchive, Reader
+from coattest_build.formats.tar import Reader, damaged
 
 MAGIC = b"!<arch>\n"
 HEADER = 60
+"""Bytes of an ar header (deb(5))."""
 MAX_AR_MEMBERS = 16
-# What Debian's builders use at most (xz -9e needs 65 MiB to decompress).
 XZ_MEMORY = 192 * 1024 * 1024
+"""Bytes that decompressing may take; ``xz -9e``, the most that Debian's builders use, needs 65 MiB."""
 
 
 class _Slice:
-    """A part of an open file as a stream."""
+    """The next ``size`` bytes of an open file as a stream."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self._file, self._left = file, size
@@ -32,11 +33,11 @@ class _Slice:
     def read(self, size: int = -1) -> bytes:
         data = self._file.read(self._left if size < 0 else min(size, self._left))
         if not data and size and self._left:
-            raise BadArchive("the file is cut short")
+            raise damaged("the file is cut short")
         self._left -= len(data)
         return data
 
-    # What lzma and gzip ask of a file object.
+    # lzma and gzip call these.
     def readable(self) -> bool:
         return True
 
@@ -55,7 +56,7 @@ class _Xz:
         while not self._decompressor.eof:
             packed = self._source.read(256 * 1024) if self._decompressor.needs_input else b""
             if not packed and self._decompressor.needs_input:
-                raise BadArchive("the compressed data is cut short")
+                raise damaged("the compressed data is cut short")
             data = self._decompressor.decompress(packed, size)
             if data:
                 return data
@@ -65,29 +66,32 @@ class _Xz:
 def _find_data(file: BinaryIO) -> tuple[str, int]:
     """The name and the size of the data.tar member, with ``file`` positioned at its first byte."""
     if file.read(8) != MAGIC:
-        raise BadArchive("not a Debian package (no ar header)")
+        raise damaged("not a Debian package (no ar header)")
     for index in range(MAX_AR_MEMBERS):
         header = file.read(HEADER)
         if len(header) != HEADER or header[58:] != b"`\n":
-            raise BadArchive("cut short, or an ar header is damaged")
+            raise damaged("the file is cut short, or an ar header is damaged")
         name = header[:16].decode("latin-1").strip().rstrip("/")
         digits = header[48:58].strip()
         if not digits.isdigit():
-            raise BadArchive("an ar member has no size")
+            raise damaged("an ar member has no size")
         size = int(digits)
         if index == 0 and (name != "debian-binary" or size > 16 or file.read(size)[:2] != b"2."):
-            raise BadArchive("not a Debian package of format 2")
+            raise damaged("not a Debian package of format 2")
         if name.startswith("data.tar"):
             return name, size
         if index:
             file.seek(size, 1)
         file.seek(size % 2, 1)
-    raise BadArchive("no data.tar inside")
+    raise damaged("there is no data.tar in it")
 
 
 @contextlib.contextmanager
 def open_data(path: Path, label: str) -> Iterator[Reader]:
-    """The decompressed data.tar of a .deb as a stream. Every failure to read it is a BadArchive."""
+    """The decompressed data.tar of a .deb as a stream.
+
+    Whatever is wrong with the file is FoundFalse (``bad-archive``) whose ``where`` begins with ``label``.
+    """
     try:
         with path.open("rb") as file:
             name, size = _find_data(file)
@@ -101,9 +105,9 @@ def open_data(path: Path, label: str) -> Iterator[Reader]:
             elif not compression:
                 yield part
             else:
-                raise BadArchive(f"{name}: this compression is not supported (xz, gz or none is)")
+                raise damaged(f"{name}: this compression is not supported, only xz, gz and none")
     except (lzma.LZMAError, zlib.error, EOFError, gzip.BadGzipFile) as error:
-        raise BadArchive(f"damaged: {error}", where=label) from error
+        raise damaged(f"damaged: {error}", where=label) from error
     except CoattestError as error:
         if error.where is None or not error.where.startswith(label):
             error.where = f"{label}: {error.where}" if error.where else label

@@ -1,9 +1,9 @@
 """The Enclave Image Format, version 4: a strict reader and a streaming writer.
 
 The format is AWS's (``aws-nitro-enclaves-image-format``, ``src/defs/mod.rs``). AWS's reader walks the
-sections to the end of the file and ignores the table in the header; QEMU follows the table. An image that
-reads differently in the two is how one file gets two measurements, so this reader accepts an image only when
-both views are the same and account for every byte. It holds one block in memory, never a section.
+sections to the end of the file and ignores the table in the header; QEMU follows the table. An image that the
+two read differently would have two measurements, so this reader accepts an image only when both views agree
+and cover every byte. It holds one block in memory, never a section.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ BLOCK = 1 << 20
 """Bytes per read: large enough that a read costs nothing, small enough to stay in the cache."""
 
 DEFAULT_MEMORY = 1 << 30
-"""What AWS's writer puts in the header; the hypervisor ignores it."""
+"""Bytes, as AWS's writer puts them into the header; the hypervisor ignores them."""
 DEFAULT_CPUS = 2
 
 MAX_CMDLINE = 2048
-"""``COMMAND_LINE_SIZE`` of Linux on x86_64 and arm64: what is longer would be measured and not used."""
+"""``COMMAND_LINE_SIZE`` of Linux on x86_64 and arm64; Linux would not use the rest of a longer one."""
 MAX_METADATA = 1 << 20
 MAX_SIGNATURE = 32768
 """One certificate and one COSE_Sign1 with two bytes for most of their bytes need about 3 KiB."""
@@ -47,7 +47,7 @@ _SECTION = struct.Struct(">HHQ")
 
 
 class ImageError(FoundFalse):
-    """The file is not an image this reader accepts; ``code`` names the rule that was broken."""
+    """The strict reader refuses the image; ``code`` names the rule that was broken."""
 
     default_code = "eif-malformed"
 
@@ -75,7 +75,7 @@ _LIMITS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Section:
+class EifSection:
     """One section; ``offset`` is where its data begins in the file, ``size`` its data in bytes."""
 
     type: SectionType
@@ -91,7 +91,7 @@ class Layout:
     default_memory: int
     default_cpus: int
     crc32: int
-    sections: tuple[Section, ...]
+    sections: tuple[EifSection, ...]
     file_size: int
 
     @property
@@ -99,7 +99,7 @@ class Layout:
         """``x86_64`` or ``aarch64``."""
         return "aarch64" if self.flags & FLAG_AARCH64 else "x86_64"
 
-    def of_type(self, kind: SectionType) -> tuple[Section, ...]:
+    def of_type(self, kind: SectionType) -> tuple[EifSection, ...]:
         """Every section of one type, in file order."""
         return tuple(section for section in self.sections if section.type is kind)
 
@@ -119,7 +119,7 @@ def read_layout(file: BinaryIO) -> Layout:
 
 
 def read_structure(file: BinaryIO) -> Layout:
-    """Read and check everything but the CRC-32, for callers that compute it in a pass of their own.
+    """Read and check everything but the CRC-32, for callers that compute it themselves.
 
     Raises ImageError.
     """
@@ -138,7 +138,9 @@ def read_structure(file: BinaryIO) -> Layout:
     if magic != MAGIC:
         raise ImageError("not an EIF: it does not begin with .eif", where=where, code="eif-magic")
     if version != VERSION:
-        raise ImageError(f"EIF version {version}; only {VERSION} is read", where=where, code="eif-version")
+        raise ImageError(
+            f"EIF version {version}; only {VERSION} is supported", where=where, code="eif-version"
+        )
     if flags & ~FLAG_AARCH64:
         raise ImageError(f"unknown header flags {flags:#06x}", where=where, code="eif-flags")
     if reserved or unused:
@@ -154,14 +156,14 @@ def read_structure(file: BinaryIO) -> Layout:
 
 def _walk(
     file: BinaryIO, table: Sequence[tuple[int, int]], file_size: int, where: str | None
-) -> Iterator[Section]:
+) -> Iterator[EifSection]:
     position = HEADER_SIZE
     for index, (offset, size) in enumerate(table):
         at = f"section {index}"
         if offset != position:
             fault = "overlaps what is before it" if offset < position else "leaves a gap"
             raise ImageError(
-                f"{at} {fault}: the table says {offset}, the walk is at {position}",
+                f"{at} {fault}: it begins at {offset} by the table and at {position} by the sizes",
                 where=where,
                 code="eif-overlap" if offset < position else "eif-gap",
             )
@@ -192,7 +194,7 @@ def _walk(
             raise ImageError(
                 f"{at} ({section_type.label}) has {size} bytes", where=where, code="eif-section-size"
             )
-        yield Section(section_type, start, size)
+        yield EifSection(section_type, start, size)
     if position != file_size:
         raise ImageError(
             f"{file_size - position} bytes after the last section", where=where, code="eif-trailing"
@@ -202,18 +204,18 @@ def _walk(
 _ORDER = (SectionType.KERNEL, SectionType.CMDLINE, SectionType.RAMDISK)
 
 
-def _check_order(sections: Sequence[Section], where: str | None) -> None:
-    """Hold the order in which a measurement reads: kernel, cmdline, ramdisks; a signature comes last."""
+def _check_order(sections: Sequence[EifSection], where: str | None) -> None:
+    """Check that kernel, cmdline and ramdisks are in the order of measurement, and a signature is last."""
     kinds = [section.type for section in sections]
     for kind in (SectionType.KERNEL, SectionType.CMDLINE, SectionType.METADATA):
         if kinds.count(kind) != 1:
             raise ImageError(
-                f"{kinds.count(kind)} {kind.label} sections; exactly one is allowed",
+                f"{kinds.count(kind)} {kind.label} sections; there must be one",
                 where=where,
                 code="eif-section-count",
             )
     if SectionType.RAMDISK not in kinds:
-        raise ImageError("no ramdisk", where=where, code="eif-section-count")
+        raise ImageError("there is no ramdisk", where=where, code="eif-section-count")
     measured = [_ORDER.index(kind) for kind in kinds if kind in _ORDER]
     if measured != sorted(measured):
         raise ImageError(
@@ -221,7 +223,7 @@ def _check_order(sections: Sequence[Section], where: str | None) -> None:
         )
     if SectionType.SIGNATURE in kinds[:-1]:
         raise ImageError(
-            "a signature that is not the one last section", where=where, code="eif-section-order"
+            "a signature section that is not the last section", where=where, code="eif-section-order"
         )
 
 
@@ -239,7 +241,7 @@ def check_crc(layout: Layout, crc: int, *, where: str | None = None) -> None:
         )
 
 
-def section_blocks(file: BinaryIO, section: Section, *, with_header: bool = False) -> Iterator[bytes]:
+def section_blocks(file: BinaryIO, section: EifSection, *, with_header: bool = False) -> Iterator[bytes]:
     """The section's data (or header and data) in blocks of at most 1 MiB; seeks before each read.
 
     Raises ImageError when the file ends early.
@@ -257,7 +259,7 @@ def section_blocks(file: BinaryIO, section: Section, *, with_header: bool = Fals
         yield block
 
 
-def section_content(file: BinaryIO, section: Section) -> bytes:
+def section_content(file: BinaryIO, section: EifSection) -> bytes:
     """The whole content of a section whose type has a size limit: cmdline, metadata, signature.
 
     Raises ImageError as section_blocks does, ValueError for a type without a limit.
@@ -286,7 +288,7 @@ class Part:
         return cls(kind, path.stat().st_size, lambda: _file_blocks(path))
 
     @classmethod
-    def of_section(cls, file: BinaryIO, section: Section) -> Part:
+    def of_section(cls, file: BinaryIO, section: EifSection) -> Part:
         """A section of another image."""
         return cls(section.type, section.size, lambda: section_blocks(file, section))
 
@@ -303,8 +305,8 @@ def write_image(
 ) -> None:
     """Write an image in the order of AWS's writer: kernel, cmdline, metadata, ramdisks, signature.
 
-    The same input gives the same bytes. The file appears under its name only when it is whole.
-    Raises UsageError when the parts would make an image that the reader refuses.
+    The same input gives the same bytes. The file gets its name only when it is whole. Raises UsageError when
+    the reader would refuse the image.
     """
     parts = [
         Part.of_file(SectionType.KERNEL, kernel),
@@ -356,18 +358,20 @@ def write_parts(
         file.write(struct.pack(">I", crc))
 
 
-def _place(parts: Sequence[Part], where: str) -> list[Section]:
-    """Give each part its offset; hold the writer to the reader's rules."""
+def _place(parts: Sequence[Part], where: str) -> list[EifSection]:
+    """Give each part its offset, and check the reader's rules."""
     if len(parts) > MAX_SECTIONS:
-        raise UsageError(f"{len(parts)} sections; at most {MAX_SECTIONS} fit", where=where, code="eif-limit")
+        raise UsageError(
+            f"{len(parts)} sections; at most {MAX_SECTIONS} are allowed", where=where, code="eif-limit"
+        )
     sections = []
     position = HEADER_SIZE
     for part in parts:
         if not 0 < part.size <= _LIMITS.get(part.type, part.size):
             raise UsageError(
-                f"a {part.type.label} of {part.size} bytes", where=where, code="eif-section-size"
+                f"the {part.type.label} has {part.size} bytes", where=where, code="eif-section-size"
             )
-        sections.append(Section(part.type, position + SECTION_HEADER_SIZE, part.size))
+        sections.append(EifSection(part.type, position + SECTION_HEADER_SIZE, part.size))
         position += SECTION_HEADER_SIZE + part.size
     try:
         _check_order(sections, where)

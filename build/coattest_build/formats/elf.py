@@ -1,4 +1,4 @@
-"""Just enough ELF to name the section that an offset of a 64-bit little-endian file lies in."""
+"""Just enough ELF to name the section at an offset of a 64-bit little-endian file."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ ReadAt = Callable[[int, int], bytes]
 
 
 def section_at(read: ReadAt, offset: int) -> str | None:
-    """The name of the section that holds ``offset``; None when the file is no such ELF, or no section does.
+    """The name of the section at ``offset``; None when there is none, or the file is not such an ELF file.
 
-    Never raises for what the file contains.
+    Never raises, whatever is in the file.
     """
     try:
         return _section_at(read, offset)

@@ -1,7 +1,7 @@
 """Several digests over one pass of a file, computed on two threads.
 
 ``hashlib`` and ``zlib`` release the interpreter's lock for large blocks, so two threads keep two cores busy.
-Every consumer sees its blocks in order; a block's buffer is read into again only when all have seen it.
+Every consumer gets its blocks in order; a buffer is used again only when all consumers are done with it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ THREADS = 2
 
 
 class Consumer(Protocol):
-    """What a block is fed to: a hashlib object, or a Crc32."""
+    """A hashlib object or a Crc32."""
 
     def update(self, data: memoryview, /) -> None:
         """Take the next bytes."""
@@ -48,7 +48,7 @@ class _Lane:
 
 
 class _Block:
-    """A filled buffer and how many consumers have yet to see it."""
+    """A filled buffer, and the number of consumers that are not done with it."""
 
     def __init__(self, buffer: bytearray, length: int, readers: int) -> None:
         self.buffer = buffer
@@ -86,7 +86,7 @@ class Feeder:
     def feed(self, offset: int, size: int, consumers: Iterable[Consumer]) -> int:
         """Feed ``size`` bytes at ``offset`` to the consumers; return how many bytes were there.
 
-        Returns when every consumer has seen all of them, so that the caller may read their state.
+        Returns when every consumer is done, so the caller may read their state.
         """
         lanes = [_Lane(consumer) for consumer in consumers]
         self._file.seek(offset)
@@ -120,7 +120,7 @@ class Feeder:
             self._step(lane)
 
     def _step(self, lane: _Lane) -> None:
-        """Feed one block, then queue up again behind the other lanes: the threads stay evenly loaded."""
+        """Feed one block, then queue again behind the other lanes, which keeps both threads busy."""
         block = lane.waiting[0]
         try:
             lane.consumer.update(block.view)

@@ -12,17 +12,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from coattest_build.formats import eif
-from coattest_build.formats.eif import Section, SectionType
+from coattest_build.formats.eif import EifSection, SectionType
 from coattest_build.formats.hashing import Consumer, Crc32, Feeder
+from coattest_build.formats.registers import extend
 
-ZERO_REGISTER = bytes(48)
-"""A register's value before it is extended."""
 HASH_ALGORITHM = "Sha384 { ... }"
 """What nitro-cli prints for the algorithm (Rust's debug form of the hasher)."""
-EMPTY_PCR2 = (
-    "21b9efbc184807662e966d34f390821309eeac6802309798826296bf3e8bec7c10edb30948c90ba67310f7b964fc500a"
-)
-"""PCR2 of every image with one ramdisk: pinning it pins nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +50,7 @@ class ImageMeasurements:
 def measure(path: Path) -> ImageMeasurements:
     """Measure the image at ``path`` in one pass, and check its structure and CRC-32 on the way.
 
-    Raises eif.ImageError when it is not an image, OSError when it cannot be read.
+    Raises eif.ImageError when the file is not an image, OSError when it cannot be read.
     """
     with path.open("rb", buffering=0) as raw:
         return measure_file(raw)
@@ -71,7 +66,7 @@ def measure_file(file: BinaryIO) -> ImageMeasurements:
 
 
 def measure_registers(path: Path) -> dict[str, dict[str, str]]:
-    """Only the registers, in nitro-cli's shape, as ``eif measure`` prints them; checks as measure does."""
+    """The registers alone, in nitro-cli's JSON shape; the image is checked as in measure."""
     with path.open("rb", buffering=0) as file:
         registers, _, _ = _pass(file, (), every_section=False)
     return _nitro_json(*registers)
@@ -83,10 +78,10 @@ _Registers = tuple[str, str, str, "str | None"]
 def _pass(
     file: BinaryIO, whole: tuple[Consumer, ...], *, every_section: bool
 ) -> tuple[_Registers, list[SectionDigest], int]:
-    """One pass: ``whole`` sees every byte of the file, the registers' hashers their sections' data.
+    """One pass: every byte goes to ``whole``, each section's data to the hashers of its registers.
 
     Hashers are shared where contents are equal so far: PCR1's is a copy of PCR0's after the first ramdisk,
-    and a section's digest is a copy of PCR0's or PCR2's hasher where the section is the first thing in it.
+    and a section's digest is a copy of PCR0's or PCR2's hasher where that begins with the section.
     """
     layout = eif.read_structure(file)
     crc = Crc32()
@@ -132,11 +127,11 @@ def _pass(
     return registers, digests, layout.file_size
 
 
-def _certificate(file: BinaryIO, section: Section) -> bytes:
+def _certificate(file: BinaryIO, section: EifSection) -> bytes:
     # Imported here: most images are unsigned, and X.509 costs as much as measuring 20 MB.
     from coattest_build.formats import signature  # noqa: PLC0415
 
-    return signature.parse(eif.section_content(file, section)).certificate_der
+    return signature.parse_signature(eif.section_content(file, section)).certificate_der
 
 
 def _nitro_json(pcr0: str, pcr1: str, pcr2: str, pcr8: str | None) -> dict[str, dict[str, str]]:
@@ -144,11 +139,6 @@ def _nitro_json(pcr0: str, pcr1: str, pcr2: str, pcr8: str | None) -> dict[str, 
     if pcr8 is not None:
         values["PCR8"] = pcr8
     return {"Measurements": values}
-
-
-def extend(digest: bytes) -> str:
-    """A zero register extended once by ``digest``, in hex."""
-    return hashlib.sha384(ZERO_REGISTER + digest).hexdigest()
 
 
 def pcr3(role_arn: str) -> str:

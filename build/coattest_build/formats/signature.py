@@ -3,7 +3,7 @@
 The section is CBOR as serde writes AWS's structs (``aws-nitro-enclaves-image-format``, ``src/defs/mod.rs``
 and ``src/utils/eif_signer.rs``): ``[{"signing_certificate": PEM, "signature": COSE_Sign1}]`` with both values
 as *arrays of integers*; the COSE_Sign1 is untagged, its payload ``{"register_index": 0, "register_value":
-PCR0}`` encoded likewise. Nothing else is accepted, so that two readers cannot see two certificates.
+PCR0}`` is encoded in the same way. Nothing else is accepted, so that two readers cannot see two certificates.
 
 No certificate authority is involved: PCR8 is the certificate's digest; whoever pins PCR8 chose the signer.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -24,13 +24,15 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from coattest.errors import FoundFalse
+from coattest.findings import Finding
 from coattest_build.formats.eif import ImageError
-from coattest_build.formats.measure import extend
+from coattest_build.formats.registers import extend
 
 MAX_CERTIFICATE = 16384
 """Bytes of the certificate's PEM; a P-384 certificate has about 800."""
-_UINT, _BYTES, _TEXT, _ARRAY, _MAP = 0, 2, 3, 4, 5
-_NEGATIVE = 1
+_UINT, _NEGATIVE, _BYTES, _TEXT, _ARRAY, _MAP = 0, 1, 2, 3, 4, 5
+WHERE = "signature"
+"""Where a finding about the signature is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +51,13 @@ ALGORITHMS = (
     Algorithm("ES256", -7, ec.SECP256R1, hashes.SHA256(), 32),
     Algorithm("ES512", -36, ec.SECP521R1, hashes.SHA512(), 66),
 )
+CURVES = "RFC 9053, section 2.1"
+"""The rule that pairs each ECDSA algorithm with the hash and the curve of the signing key."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageSignature:
-    """A parsed signature section. Parsed is not verified: see check."""
+    """A parsed signature section. Parsed is not verified: see check_signature."""
 
     certificate: x509.Certificate
     algorithm: int
@@ -73,24 +77,10 @@ class ImageSignature:
         return extend(hashlib.sha384(self.certificate_der).digest())
 
 
-@dataclass(frozen=True, slots=True)
-class SignatureFailure:
-    """One reason why a signature does not hold; ``code`` is stable."""
-
-    code: str
-    detail: str
-
-
-class SigningError(FoundFalse):
-    """Certificate, key and image do not go together."""
-
-    default_code = "signature-mismatch"
-
-
 # ---------------------------------------------------------------------- reading and checking
 
 
-def parse(section: bytes) -> ImageSignature:
+def parse_signature(section: bytes) -> ImageSignature:
     """Parse a signature section's data. Raises ImageError unless it is exactly what AWS's writer makes."""
     outer = _Reader(section)
     outer.expect(_ARRAY, 1)
@@ -123,52 +113,59 @@ def parse(section: bytes) -> ImageSignature:
     value = info.byte_array(48)
     info.finish()
     if len(value) != 48:
-        raise _malformed(f"a register of {len(value)} bytes")
+        raise _malformed(f"the register value has {len(value)} bytes, not 48")
     return ImageSignature(_single_certificate(pem), algorithm, value, payload, protected, raw)
 
 
-def check(signature: ImageSignature, pcr0: bytes, now: datetime) -> tuple[SignatureFailure, ...]:
-    """Check a signature against the image's own PCR0; return every reason against it, none when it holds.
+def check_signature(signature: ImageSignature, pcr0: bytes, now: datetime) -> tuple[Finding, ...]:
+    """Check a signature against the image's own PCR0; return everything that is wrong, nothing when it holds.
 
     ``now`` is aware; the certificate must be in date at that time.
     """
-    failures = list(_check_certificate(signature.certificate, now))
+    findings = list(_check_dates(signature.certificate, now))
     if signature.register_value != pcr0:
-        failures.append(
-            SignatureFailure("signature-pcr0", "it signs another PCR0: " + signature.register_value.hex())
+        findings.append(
+            Finding(
+                "signature-pcr0",
+                WHERE,
+                "it was made for an image with a different PCR0",
+                pcr0.hex(),
+                signature.register_value.hex(),
+            )
         )
     try:
         algorithm = algorithm_of(signature.certificate)
-    except SigningError as error:
-        return (*failures, SignatureFailure(error.code, error.what))
+    except FoundFalse as error:
+        return (*findings, Finding(error.code, WHERE, error.what, rule=CURVES))
     if signature.algorithm != algorithm.cose:
-        failures.append(
-            SignatureFailure(
+        findings.append(
+            Finding(
                 "signature-algorithm",
-                f"COSE algorithm {signature.algorithm} with a key for {algorithm.name} ({algorithm.cose})",
+                WHERE,
+                f"the COSE algorithm does not go with the certificate's {algorithm.name} key",
+                str(algorithm.cose),
+                str(signature.algorithm),
+                CURVES,
             )
         )
     elif not _verifies(signature, algorithm):
-        failures.append(SignatureFailure("signature-invalid", "it was not made by the certificate's key"))
-    return tuple(failures)
-
-
-def _check_certificate(certificate: x509.Certificate, now: datetime) -> list[SignatureFailure]:
-    failures = []
-    if now < certificate.not_valid_before_utc:
-        failures.append(
-            SignatureFailure(
-                "certificate-not-yet-valid",
-                f"the certificate is valid from {certificate.not_valid_before_utc}",
+        findings.append(
+            Finding(
+                "signature-invalid",
+                WHERE,
+                "the signature was not made by the certificate's key",
+                rule="RFC 9052, section 4.4",
             )
         )
-    if now > certificate.not_valid_after_utc:
-        failures.append(
-            SignatureFailure(
-                "certificate-expired", f"the certificate expired at {certificate.not_valid_after_utc}"
-            )
-        )
-    return failures
+    return tuple(findings)
+
+
+def _check_dates(certificate: x509.Certificate, now: datetime) -> Iterator[Finding]:
+    starts, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if now < starts:
+        yield Finding("certificate-not-yet-valid", WHERE, f"the certificate is valid from {starts}")
+    if now > ends:
+        yield Finding("certificate-expired", WHERE, f"the certificate expired at {ends}")
 
 
 def _verifies(signature: ImageSignature, algorithm: Algorithm) -> bool:
@@ -192,34 +189,34 @@ def _verifies(signature: ImageSignature, algorithm: Algorithm) -> bool:
 
 
 def algorithm_of(certificate: x509.Certificate) -> Algorithm:
-    """The algorithm that goes with the certificate's key: the key decides, never the signature.
+    """The algorithm for the certificate's key: the key decides, never the signature.
 
-    Raises SigningError for a key that is not on P-256, P-384 or P-521 (RFC 9053, section 2.1).
+    Raises FoundFalse for a key that is not on P-256, P-384 or P-521 (RFC 9053, section 2.1).
     """
     try:
         key = certificate.public_key()
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise SigningError(f"the certificate's key is not usable: {error}", code="certificate-key") from None
+        raise FoundFalse(f"the certificate's key is not usable: {error}", code="certificate-key") from None
     for algorithm in ALGORITHMS:
         if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, algorithm.curve):
             return algorithm
-    raise SigningError("the certificate's key is not on P-256, P-384 or P-521", code="certificate-key")
+    raise FoundFalse("the certificate's key is not on P-256, P-384 or P-521", code="certificate-key")
 
 
 def _single_certificate(pem: bytes) -> x509.Certificate:
-    """The one certificate in ``pem``; anything around it would leave the choice to the reader."""
+    """The one certificate in ``pem``. With anything around it, two readers could choose differently."""
     with warnings.catch_warnings():
-        # The library warns of odd serial numbers and names; AWS's tools and the hypervisor take them.
+        # The library warns of odd serial numbers and names; AWS's tools and the hypervisor accept them.
         warnings.simplefilter("ignore")
         try:
             certificate = x509.load_pem_x509_certificate(pem)
-            # Parsed on first use by the library: whoever uses them later should not meet an error.
+            # The library parses these on first use; use them here, so that later uses cannot fail.
             _ = certificate.subject, certificate.issuer
             _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc
         except (ValueError, x509.InvalidVersion) as error:
             raise _malformed(f"its certificate does not parse: {error}") from None
     if certificate.public_bytes(Encoding.PEM) not in (pem, pem + b"\n"):
-        raise _malformed("it carries more than one plain PEM certificate")
+        raise _malformed("it carries more than one PEM certificate")
     return certificate
 
 
@@ -230,25 +227,22 @@ Sign = Callable[[bytes], bytes]
 
 
 def load_certificate(pem: bytes, *, where: str | None = None) -> x509.Certificate:
-    """The one certificate of a PEM file. Raises SigningError when there is none, or more than one."""
+    """The one certificate of a PEM file. Raises FoundFalse when there is none, or more than one."""
+    code = "certificate-malformed"
     try:
         certificates = x509.load_pem_x509_certificates(pem)
     except (ValueError, x509.InvalidVersion) as error:
-        raise SigningError(
-            f"not a PEM certificate: {error}", where=where, code="certificate-malformed"
-        ) from None
+        raise FoundFalse(f"not a PEM certificate: {error}", where=where, code=code) from None
     if len(certificates) != 1:
-        raise SigningError(
-            f"{len(certificates)} certificates; give one", where=where, code="certificate-malformed"
-        )
+        raise FoundFalse(f"{len(certificates)} certificates; give one", where=where, code=code)
     return certificates[0]
 
 
 def make_section(certificate: x509.Certificate, pcr0: bytes, sign: Sign, now: datetime) -> bytes:
     """A signature section's data for an image with this PCR0.
 
-    Raises SigningError when the certificate is out of date, or when what ``sign`` returns does not verify
-    with the certificate's key.
+    Raises FoundFalse when the certificate is out of date, or when what ``sign`` returns does not verify with
+    the certificate's key.
     """
     algorithm = algorithm_of(certificate)
     protected = _head(_MAP, 1) + _head(_UINT, 1) + _head(_NEGATIVE, -1 - algorithm.cose)
@@ -263,7 +257,10 @@ def make_section(certificate: x509.Certificate, pcr0: bytes, sign: Sign, now: da
         r, s = decode_dss_signature(sign(_signed_bytes(protected, payload)))
         raw = r.to_bytes(algorithm.coordinate, "big") + s.to_bytes(algorithm.coordinate, "big")
     except (ValueError, OverflowError):
-        raise SigningError("the signer returned no ECDSA signature of the certificate's curve") from None
+        raise FoundFalse(
+            "the signer did not return an ECDSA signature on the certificate's curve",
+            code="signature-mismatch",
+        ) from None
     envelope = _head(_ARRAY, 4) + _byte_string(protected) + _head(_MAP, 0)
     envelope += _byte_string(payload) + _byte_string(raw)
     section = (
@@ -272,9 +269,10 @@ def make_section(certificate: x509.Certificate, pcr0: bytes, sign: Sign, now: da
         + (_text("signing_certificate") + _byte_array(certificate.public_bytes(Encoding.PEM)))
         + (_text("signature") + _byte_array(envelope))
     )
-    failures = check(parse(section), pcr0, now)
-    if failures:
-        raise SigningError("; ".join(failure.detail for failure in failures), code=failures[0].code)
+    findings = check_signature(parse_signature(section), pcr0, now)
+    if findings:
+        told = "; ".join(finding.detail for finding in findings)
+        raise FoundFalse(told, code=findings[0].code, findings=findings)
     return section
 
 
@@ -289,7 +287,7 @@ def _signed_bytes(protected: bytes, payload: bytes) -> bytes:
     )
 
 
-# ---------------------------------------------------------------------- the little CBOR there is
+# ---------------------------------------------------------------------- the CBOR of this section
 
 
 def _head(major: int, value: int) -> bytes:
@@ -314,7 +312,7 @@ def _byte_array(value: bytes) -> bytes:
 
 
 class _Reader:
-    """Reads items that are known beforehand; every integer must be in its shortest form."""
+    """Reads the items that the format expects; every integer must be in its shortest form."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -323,7 +321,7 @@ class _Reader:
     def take(self, size: int) -> bytes:
         piece = self._data[self._position : self._position + size]
         if len(piece) < size:
-            raise _malformed("it ends too early")
+            raise _malformed("it ends early")
         self._position += size
         return piece
 
@@ -340,12 +338,12 @@ class _Reader:
 
     def expect(self, major: int, value: int) -> None:
         if (found := self.head(major)) != value:
-            raise _malformed(f"{found} where {value} belongs")
+            raise _malformed(f"found {found}, expected {value}")
 
     def expect_text(self, value: str) -> None:
         self.expect(_TEXT, len(value))
         if self.take(len(value)) != value.encode("ascii"):
-            raise _malformed(f"no {value} where it belongs")
+            raise _malformed(f"{value} is missing")
 
     def byte_string(self) -> bytes:
         return self.take(self.head(_BYTES))
@@ -353,15 +351,15 @@ class _Reader:
     def byte_array(self, limit: int) -> bytes:
         length = self.head(_ARRAY)
         if length > limit:
-            raise _malformed(f"an array of {length} where {limit} is the most")
+            raise _malformed(f"an array of {length} items; at most {limit} are allowed")
         values = [self.head(_UINT) for _ in range(length)]
         if any(value > 255 for value in values):
-            raise _malformed("an integer that is not a byte")
+            raise _malformed("an array item is not a byte")
         return bytes(values)
 
     def finish(self) -> None:
         if self._position != len(self._data):
-            raise _malformed("something follows it")
+            raise _malformed("there is data after it")
 
 
 def _malformed(what: str) -> ImageError:

@@ -1,4 +1,4 @@
-"""Signing an image: the key behind a path or URI, and the signed image written beside nothing half-done."""
+"""Signing an image: load the key that a path or URI names, and write the signed image whole or not at all."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from coattest.errors import EnvironmentFailure, UsageError
+from coattest.errors import EnvironmentFailure, FoundFalse, UsageError
 from coattest_build.formats import eif, measure, signature
 from coattest_build.formats.eif import Part, SectionType
-from coattest_build.formats.signature import Sign, SigningError
+from coattest_build.formats.signature import Sign
 
 URI_SCHEMES = ("awskms", "azurekms", "gcpkms", "hsm", "hv", "file2")
 """securesystemslib's signers that can hold an ECDSA key; ``hsm:`` is PKCS#11."""
@@ -35,15 +35,15 @@ def sign_image(
 ) -> SignedImage:
     """Write ``image`` with a signature section to ``out`` (which may be ``image``), in blocks.
 
-    Raises SigningError when certificate, key and time do not go together, UsageError when the image is signed
-    already and ``replace`` is false.
+    Raises FoundFalse when certificate, key and time do not go together, UsageError when the image is already
+    signed and ``replace`` is false.
     """
     with image.open("rb", buffering=0) as file:
         before = measure.measure_file(file)
         layout = eif.read_structure(file)
         if layout.of_type(SectionType.SIGNATURE) and not replace:
             raise UsageError(
-                "it is signed already", where=str(image), hint="give --replace", code="eif-signed"
+                "it is already signed", where=str(image), hint="give --replace", code="eif-signed"
             )
         section = signature.make_section(certificate, bytes.fromhex(before.pcr0), sign, now)
         parts = [
@@ -63,7 +63,7 @@ def load_sign(key: str, certificate: x509.Certificate, *, ask: Callable[[str], s
     """A signing function for a PEM file or one of securesystemslib's URIs.
 
     ``ask`` is called with the name of a secret (``pin``) when the signer wants one. A key file signs
-    deterministically (RFC 6979): the same key and image give the same bytes. Raises SigningError when a key
+    deterministically (RFC 6979): the same key and image give the same bytes. Raises FoundFalse when a key
     file does not belong to the certificate, UsageError when the key does not load, EnvironmentFailure when
     the signer's library or service fails.
     """
@@ -84,7 +84,7 @@ def _from_file(path: Path, certificate: x509.Certificate) -> Sign:
         not isinstance(private, ec.EllipticCurvePrivateKey)
         or private.public_key() != certificate.public_key()
     ):
-        raise SigningError("the key is not the certificate's", where=str(path), code="signature-mismatch")
+        raise FoundFalse("this is not the key of the certificate", where=str(path), code="signature-mismatch")
     return lambda data: private.sign(data, ec.ECDSA(algorithm.hash, deterministic_signing=True))
 
 
@@ -99,7 +99,7 @@ def _from_uri(uri: str, certificate: x509.Certificate, ask: Callable[[str], str]
         try:
             signer = Signer.from_priv_key_uri(uri, SSlibKey.from_crypto(certificate.public_key()), ask)
             return bytes.fromhex(signer.sign(data).signature)
-        except Exception as error:  # securesystemslib documents that signers raise anything
+        except Exception as error:  # securesystemslib documents that signers may raise anything
             message = str(error).strip().partition(os.linesep)[0] or type(error).__name__
             raise EnvironmentFailure(
                 f"the signer failed: {message}",

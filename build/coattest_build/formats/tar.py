@@ -13,10 +13,13 @@ from typing import Protocol
 from coattest.errors import FoundFalse
 
 BLOCK = 512
-# A path is at most 4096 bytes (PATH_MAX); pax headers of packages are a few hundred bytes.
+"""Bytes of a header; contents are padded to this."""
 MAX_LONG_NAME = 4096
+"""Bytes of a GNU long name: ``PATH_MAX`` of Linux."""
 MAX_PAX = 64 * 1024
+"""Bytes of a pax header; those of packages have a few hundred."""
 CHUNK = 256 * 1024
+"""Bytes per read."""
 
 REGULAR, HARD_LINK, SYMLINK, DIRECTORY = "file", "hard link", "symlink", "directory"
 TYPES = {b"0": REGULAR, b"\0": REGULAR, b"1": HARD_LINK, b"2": SYMLINK, b"5": DIRECTORY}
@@ -25,16 +28,14 @@ PAX_KNOWN = ("path", "linkpath", "size")
 PAX_IGNORED = ("mtime", "atime", "ctime", "uid", "gid", "uname", "gname", "comment")
 
 
-class BadArchive(FoundFalse):
-    """An archive is damaged or has members that a package must not have."""
+def damaged(what: str, *, where: str | None = None) -> FoundFalse:
+    """The error for an archive that is damaged or not in a format that packages use: ``bad-archive``."""
+    return FoundFalse(what, where=where, code="bad-archive")
 
-    default_code = "bad-archive"
 
-
-class HostileArchive(BadArchive):
-    """An archive has members whose only use is to do harm here."""
-
-    default_code = "hostile-package"
+def hostile(what: str, *, where: str | None = None) -> FoundFalse:
+    """The error for an archive that would do harm where it is unpacked: ``hostile-package``."""
+    return FoundFalse(what, where=where, code="hostile-package")
 
 
 class Reader(Protocol):
@@ -46,8 +47,8 @@ class Reader(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
-    """One entry: ``kind`` is a key of this module, ``mode`` the permission bits, ``size`` in bytes."""
+class TarMember:
+    """One entry: ``kind`` is a value of TYPES or REFUSED, ``mode`` the permission bits, ``size`` in bytes."""
 
     name: str
     kind: str
@@ -61,7 +62,7 @@ def _number(field: bytes) -> int:
     if not text:
         return 0
     if field[0] & 0x80 or not all(c in b"01234567" for c in text):
-        raise BadArchive("a number in a tar header is not octal")
+        raise damaged("a number in a tar header is not octal")
     return int(text, 8)
 
 
@@ -69,19 +70,19 @@ def _text(field: bytes) -> str:
     try:
         return field.split(b"\0", 1)[0].decode()
     except UnicodeDecodeError as error:
-        raise HostileArchive("a name is not UTF-8") from error
+        raise hostile("a name is not UTF-8") from error
 
 
-def parse_header(block: bytes) -> tuple[bytes, Member]:
-    """The type byte and the member of one 512-byte header. Raises BadArchive."""
+def parse_header(block: bytes) -> tuple[bytes, TarMember]:
+    """The type byte and the member of one 512-byte header. Raises FoundFalse (``bad-archive``)."""
     total = sum(block) - sum(block[148:156]) + 8 * 0x20
     if _number(block[148:156]) != total:
-        raise BadArchive("a tar header's checksum is wrong")
+        raise damaged("a tar header's checksum is wrong")
     name = _text(block[0:100])
     if block[257:263] == b"ustar\0" and block[345] != 0:
         name = f"{_text(block[345:500])}/{name}"
     kind = block[156:157]
-    member = Member(
+    member = TarMember(
         name=name,
         kind=TYPES.get(kind, REFUSED.get(kind, "")),
         mode=_number(block[100:108]),
@@ -92,29 +93,35 @@ def parse_header(block: bytes) -> tuple[bytes, Member]:
 
 
 def parse_pax(data: bytes) -> dict[str, str]:
-    """The records of a pax header that matter here. Raises HostileArchive for extended attributes."""
+    """The records of a pax header that matter here.
+
+    Raises FoundFalse: ``bad-archive`` for a malformed header, ``hostile-package`` for extended attributes.
+    """
     records: dict[str, str] = {}
     while data:
         digits, _, rest = data.partition(b" ")
         if not digits.isdigit() or len(digits) > 5 or not (length := int(digits)) or length > len(data):
-            raise BadArchive("a pax record's length is wrong")
+            raise damaged("a pax record's length is wrong")
         record, data = rest[: length - len(digits) - 1], data[length:]
         key, equals, value = record.partition(b"=")
         if not equals or not value.endswith(b"\n"):
-            raise BadArchive("a pax record is malformed")
+            raise damaged("a pax record is malformed")
         name = _text(key)
         if name in PAX_KNOWN:
             records[name] = _text(value[:-1])
             if b"\0" in value:
-                raise HostileArchive("a name has a NUL")
+                raise hostile("a name has a NUL byte")
         elif name not in PAX_IGNORED:
             what = "an extended attribute" if "xattr" in name or "acl" in name.lower() else "a pax record"
-            raise HostileArchive(f"{what}: {name[:80]}")
+            raise hostile(f"{what}: {name[:80]}")
     return records
 
 
 class TarStream:
-    """Iterates over the members of a stream; `content` gives the current member's bytes."""
+    """Iterates over the members of a stream; ``content`` gives the current member's bytes.
+
+    Raises FoundFalse: ``bad-archive`` or ``hostile-package``.
+    """
 
     def __init__(self, source: Reader, *, max_members: int, max_bytes: int) -> None:
         self._source = source
@@ -125,12 +132,12 @@ class TarStream:
     def _read(self, size: int) -> bytes:
         self._bytes_left -= size
         if self._bytes_left < 0:
-            raise HostileArchive(f"unpacks to more than {self._limits}")
+            raise hostile(f"unpacks to more than {self._limits}")
         pieces = []
         while size:
             piece = self._source.read(size)
             if not piece:
-                raise BadArchive("ends in the middle of a member")
+                raise damaged("ends in the middle of a member")
             pieces.append(piece)
             size -= len(piece)
         return b"".join(pieces)
@@ -141,7 +148,7 @@ class TarStream:
 
     def _long(self, size: int, limit: int) -> bytes:
         if size > limit:
-            raise HostileArchive(f"a header of {size} bytes")
+            raise hostile(f"a header of {size} bytes")
         data = self._read(size)
         self._skip(-size % BLOCK)
         return data
@@ -154,13 +161,13 @@ class TarStream:
             yield piece
 
     def _finish(self) -> None:
-        """Read what follows the last member, so that a compressor's own checksum is looked at too."""
+        """Read on after the last member, so that the compressor checks its checksum too."""
         while data := self._source.read(CHUNK):
             self._bytes_left -= len(data)
             if self._bytes_left < 0 or any(data):
-                raise HostileArchive("more than zeros after the last member")
+                raise hostile("more than zeros after the last member")
 
-    def __iter__(self) -> Iterator[Member]:
+    def __iter__(self) -> Iterator[TarMember]:
         name = target = ""
         pax: dict[str, str] = {}
         while True:
@@ -172,7 +179,7 @@ class TarStream:
                 return
             self._members_left -= 1
             if self._members_left < 0:
-                raise HostileArchive(f"unpacks to more than {self._limits}")
+                raise hostile(f"unpacks to more than {self._limits}")
             kind, member = parse_header(block)
             if kind == b"L":
                 name = _text(self._long(member.size, MAX_LONG_NAME))
@@ -182,15 +189,15 @@ class TarStream:
                 pax = parse_pax(self._long(member.size, MAX_PAX))
             elif kind == b"g":
                 if set(parse_pax(self._long(member.size, MAX_PAX))) & set(PAX_KNOWN):
-                    raise HostileArchive("a global header that renames members")
+                    raise hostile("a global header that renames members")
             else:
                 if kind not in TYPES:
-                    raise HostileArchive(
+                    raise hostile(
                         f"a {REFUSED[kind]}" if kind in REFUSED else f"a member of type {kind!r}",
                         where=name or member.name,
                     )
                 if "size" in pax and not pax["size"].isdigit():
-                    raise BadArchive("a pax record's size is not a number")
+                    raise damaged("a pax record's size is not a number")
                 member = replace(
                     member,
                     name=pax.get("path") or name or member.name,

@@ -1,4 +1,4 @@
-"""Which mirrors the system's apt is configured with (sources.list(5): one-line and deb822 formats)."""
+"""The mirrors that the system's apt is configured with (sources.list(5): one-line and deb822 formats)."""
 
 from __future__ import annotations
 
@@ -16,21 +16,15 @@ MIRROR_VARIABLE = "COATTEST_DEBIAN_MIRROR"
 APT_FOLDER = Path("/etc/apt")
 SCHEMES = ("http", "https", "file")
 HINT = f"name a Debian mirror with --mirror or {MIRROR_VARIABLE}"
-# A mirror that serves one Debian suite serves bookworm too; other vendors' archives do not.
 DEBIAN_SUITE = re.compile(
     r"(bullseye|bookworm|trixie|forky|duke|sid|(old){0,2}stable|testing|unstable)(-updates|-backports)?"
 )
-
-
-class NoMirror(EnvironmentFailure):
-    """No mirror is configured."""
-
-    default_code = "no-mirror"
+"""A mirror that serves one Debian suite serves bookworm too; other vendors' archives do not."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceEntry:
-    """One line or stanza: base addresses and the suites and components they are asked for."""
+    """One line or stanza: base addresses, and the suites and components to take from them."""
 
     uris: tuple[str, ...]
     suites: tuple[str, ...]
@@ -48,7 +42,7 @@ def parse_one_line(text: str) -> list[SourceEntry]:
 
 
 def parse_deb822(text: str) -> list[SourceEntry]:
-    """The enabled binary stanzas of a .sources file; a malformed file counts as empty, apt will say so."""
+    """The enabled binary stanzas of a .sources file; a malformed file counts as empty."""
     try:
         found = [{key.lower(): value for key, value in stanza.items()} for stanza in stanzas(text)]
     except IndexMalformed:
@@ -93,7 +87,8 @@ def mirrors(
 ) -> tuple[str, ...]:
     """The mirrors to try, in order: ``mirror``, else the environment's, else what apt is configured with.
 
-    Raises UsageError for an address that is none, NoMirror when nothing is configured.
+    Raises UsageError for something that is not an address, EnvironmentFailure (``no-mirror``) when nothing is
+    configured.
     """
     named = mirror or os.environ.get(MIRROR_VARIABLE)
     if named:
@@ -102,5 +97,7 @@ def mirrors(
         return (named.rstrip("/"),)
     found = choose(configured(folder), suites, component)
     if not found:
-        raise NoMirror("apt is not configured with a Debian mirror", where=str(folder), hint=HINT)
+        raise EnvironmentFailure(
+            "apt is not configured with a Debian mirror", where=str(folder), hint=HINT, code="no-mirror"
+        )
     return found

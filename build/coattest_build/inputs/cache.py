@@ -1,7 +1,7 @@
-"""A content-addressed store of inputs. Whatever is taken from it is hashed again first.
+"""A content-addressed store of inputs. Every input is hashed again when it is taken from it.
 
-Layout below the cache folder: ``inputs/<sha256>``, ``partial/<sha256>`` for what is still arriving,
-``kernel/<digest>/`` for compiled kernels, ``logs/``.
+Layout below the cache folder: ``inputs/<sha256>``, ``partial/<sha256>`` for unfinished downloads,
+``kernel/<digest>/`` for compiled kernels, ``work/`` for builds that are running.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def sha256_file(path: Path) -> str:
 
 @contextlib.contextmanager
 def exclusive(path: Path) -> Iterator[bool]:
-    """Hold an advisory lock on ``path`` (created, and left behind); the value says whether it was free."""
+    """Hold an advisory lock on ``path`` (created, never removed); the value says whether it was free."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as file:
         free = True
@@ -56,9 +56,9 @@ def exclusive(path: Path) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def scratch(parent: Path, prefix: str) -> Iterator[Path]:
-    """A fresh private directory ``parent/prefix*``, removed at the end; so are those of killed runs.
+    """A new private directory ``parent/prefix*``, removed at the end; those of killed runs are removed too.
 
-    Whoever works in one holds a lock on it, which the kernel releases when the process ends.
+    A run holds a lock on its directory, which the kernel releases when the process ends.
     """
     with contextlib.ExitStack() as stack:
         with exclusive(parent / f".{prefix}lock"):
@@ -92,15 +92,15 @@ class Cache:
             raise EnvironmentFailure(
                 f"the cache cannot be used: {error.strerror}",
                 where=str(folder),
-                hint="name another with --cache or COATTEST_CACHE",
+                hint="name another folder with --cache or COATTEST_CACHE",
             ) from error
 
     def path(self, sha256: str) -> Path:
-        """Where an input with this digest is kept."""
+        """Where an input with this digest is stored."""
         return self.folder / "inputs" / sha256
 
     def partial(self, sha256: str) -> Path:
-        """Where it arrives."""
+        """Where it is stored while it is downloaded."""
         return self.folder / "partial" / sha256
 
     def take(self, sha256: str, size: int) -> Path | None:

@@ -1,4 +1,4 @@
-"""Debian's package indexes and dependencies: parsing, version order, and a small closure. No I/O.
+"""Debian's package indexes: parsing, the order of versions, and the closure of dependencies. No I/O.
 
 Sources: deb-control(5), deb-version(7), Debian Policy 7 (relationships) and 5.6.12 (versions).
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from coattest.errors import FoundFalse, UsageError
 
-# Names and versions end up in paths and reports: nothing outside Policy 5.6.7 and 5.6.12 is accepted.
+# Names and versions end up in paths and reports: only what Policy 5.6.7 and 5.6.12 allow is accepted.
 NAME = re.compile(r"[a-z0-9][a-z0-9+.-]+")
 VERSION = re.compile(r"[A-Za-z0-9.+~:-]+")
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -21,7 +21,8 @@ RELATION = re.compile(
     r"(?P<name>[a-z0-9][a-z0-9+.-]*)(?::(?P<arch>[a-z0-9-]+))?\s*"
     r"(?:\(\s*(?P<op><<|<=|=|>=|>>)\s*(?P<version>[^)\s]+)\s*\))?\s*(?:\[[^]]*\])?"
 )
-MAX_FIELD = 1024 * 1024  # librust-winapi-dev provides 300 KB of names
+MAX_FIELD = 1024 * 1024
+"""Characters of a field; librust-winapi-dev provides 300 KB of names."""
 
 
 class IndexMalformed(FoundFalse):
@@ -30,15 +31,9 @@ class IndexMalformed(FoundFalse):
     default_code = "bad-index"
 
 
-class Unsatisfiable(UsageError):
-    """No package satisfies a dependency."""
-
-    default_code = "unsatisfiable"
-
-
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """One dependency on one name: operator and version are empty when any version will do."""
+    """A dependency on one name; ``operator`` and ``version`` are empty when any version will do."""
 
     name: str
     operator: str = ""
@@ -47,7 +42,7 @@ class Relation:
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """One stanza of a Packages index: what a lock needs. ``size`` is in bytes, ``path`` pool-relative."""
+    """What a lock needs of a stanza of a Packages index; ``size`` in bytes, ``path`` pool-relative."""
 
     name: str
     version: str
@@ -104,7 +99,7 @@ def compare_versions(left: str, right: str) -> int:
 
 
 def satisfies(version: str, operator: str, wanted: str) -> bool:
-    """Whether ``version`` fulfils ``operator wanted``; an empty operator is fulfilled by everything."""
+    """Whether ``version`` satisfies ``operator wanted``; any version satisfies an empty operator."""
     if not operator:
         return True
     order = compare_versions(version, wanted)
@@ -128,7 +123,7 @@ def parse_relations(text: str) -> tuple[tuple[Relation, ...], ...]:
 def stanzas(text: str) -> Iterator[dict[str, str]]:
     """The stanzas of a control file, keys as written, continuation lines joined with newlines.
 
-    Raises IndexMalformed, as the text is read.
+    Raises IndexMalformed while the text is read.
     """
     fields: dict[str, str] = {}
     key = ""
@@ -167,16 +162,16 @@ def parse_packages(text: str) -> Iterator[Package]:
                 provides=tuple(group[0] for group in parse_relations(fields.get("Provides", ""))),
             )
         except (KeyError, ValueError) as error:
-            raise IndexMalformed(f"a stanza lacks or garbles {error}") from error
+            raise IndexMalformed(f"a field of a stanza is missing or malformed: {error}") from error
         check_pin(package.name, package.version, package.sha256, package.path)
         yield package
 
 
 def check_pin(name: str, version: str, sha256: str, path: str) -> None:
-    """Raise IndexMalformed unless the four are safe to write into a lock and to build a URL from."""
+    """Raise IndexMalformed unless the four are safe in a lock and in a URL."""
     for pattern, value in ((NAME, name), (VERSION, version), (SHA256, sha256), (POOL_PATH, path)):
         if not pattern.fullmatch(value) or ".." in value.split("/"):
-            raise IndexMalformed(f"not acceptable in an index: {value[:120]!r}", where=name[:60])
+            raise IndexMalformed(f"not allowed in an index: {value[:120]!r}", where=name[:60])
 
 
 class Archive:
@@ -192,7 +187,7 @@ class Archive:
                     self._provided.setdefault(provided.name, []).append((rank, package, provided.version))
 
     def find(self, relation: Relation, chosen: Mapping[str, Package]) -> Package | None:
-        """The package for a relation: one already chosen, else a real one, else a provider by name."""
+        """The package for a relation: one already chosen, else one of that name, else a provider."""
         real = [
             (rank, package)
             for rank, package in self._named.get(relation.name, ())
@@ -217,11 +212,12 @@ class Archive:
     def closure(self, names: Iterable[str], *, dependencies: bool = True) -> tuple[Package, ...]:
         """The named packages and, recursively, what they depend on, sorted by name.
 
-        Of alternatives the first that can be satisfied is taken; Recommends are not. Raises Unsatisfiable.
+        Of alternatives the first that can be satisfied is taken; Recommends are not. Raises UsageError
+        (``unsatisfiable``).
         """
         chosen: dict[str, Package] = {}
         queue: list[tuple[str, tuple[Relation, ...]]] = [("image.toml", (Relation(n),)) for n in names]
-        # The named ones first, so that an alternative that is wanted anyway is seen as satisfied.
+        # The named ones come first, so that an alternative among them satisfies a dependency.
         while queue:
             wanted_by, alternatives = queue.pop(0)
             present = any(
@@ -239,5 +235,5 @@ class Archive:
                     break
             else:
                 wish = " | ".join(f"{r.name} {r.operator}{r.version}".strip() for r in alternatives)
-                raise Unsatisfiable(f"nothing satisfies {wish}", where=wanted_by)
+                raise UsageError(f"nothing satisfies {wish}", where=wanted_by, code="unsatisfiable")
         return tuple(chosen[name] for name in sorted(chosen))

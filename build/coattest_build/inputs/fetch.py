@@ -1,11 +1,10 @@
 """Downloads locked inputs into the cache: parallel, resumable, checked for size and SHA-256.
 
-Nothing that was not checked ever has a final name. A mirror decides availability, not content.
+A file gets its final name only after that check, so a mirror decides what is available, never what is used.
 """
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import threading
 import time
@@ -18,41 +17,44 @@ from urllib.parse import quote
 
 from coattest.errors import EnvironmentFailure
 from coattest.progress import Reporter
-from coattest_build.inputs.cache import CHUNK, Cache, exclusive
+from coattest_build.inputs.cache import CHUNK, Cache, exclusive, sha256_file
 from coattest_build.inputs.lock import LockedPackage
 
 PARALLEL = 6
+"""Downloads at a time."""
 ATTEMPTS = 3
+"""Per mirror and file."""
 TIMEOUT_SECONDS = 60
 BACKOFF_SECONDS = 1.0
+"""Half the wait before the second attempt; each wait is twice the one before."""
 MIRROR_HINT = "check the network, or name another mirror with --mirror or COATTEST_DEBIAN_MIRROR"
 GONE_HINT = (
-    "the mirror no longer keeps this version: name one that does (--mirror), or run `eif lock` for new pins"
+    "the mirror no longer has this version: name one that does (--mirror), or run `eif lock` for new pins"
 )
 
 Advance = Callable[[int], None]
-
-
-class Unreachable(EnvironmentFailure):
-    """No mirror answered."""
-
-    default_code = "mirror-unreachable"
+"""Called with the number of bytes that arrived; negative when they were thrown away."""
 
 
 class InputGone(EnvironmentFailure):
-    """Every mirror answered and none has the input."""
+    """Every mirror answered, and none has the input."""
 
     default_code = "input-gone"
 
 
 class WrongContent(EnvironmentFailure):
-    """A mirror served other bytes than the lock pins."""
+    """A mirror served bytes that the lock does not pin."""
 
     default_code = "wrong-hash"
 
 
-class Stopped(Exception):
-    """Another download failed, so this one was given up."""
+class _GivenUp(Exception):
+    """Another download failed, so this one ends too."""
+
+
+def _unreachable(what: str, where: str) -> EnvironmentFailure:
+    """The error when no mirror answered."""
+    return EnvironmentFailure(what, where=where, hint=MIRROR_HINT, code="mirror-unreachable")
 
 
 def fetch_packages(
@@ -60,8 +62,8 @@ def fetch_packages(
 ) -> dict[str, Path]:
     """The checked path of every package's .deb, by package name; what is missing is downloaded.
 
-    ``mirrors`` is asked for base addresses only when something is missing. Raises Unreachable, InputGone or
-    WrongContent; a download that was cut short is continued by the next call.
+    ``mirrors`` is asked for base addresses only when something is missing. Raises InputGone, WrongContent,
+    and EnvironmentFailure (``mirror-unreachable``); the next call continues a download that was cut short.
     """
     with ThreadPoolExecutor(PARALLEL) as pool:
         checked = list(pool.map(lambda p: cache.take(p.sha256, p.size), packages))
@@ -71,13 +73,13 @@ def fetch_packages(
         return found
     bases = tuple(mirrors())
     total = sum(package.size for package in missing)
-    told = reporter.transfer(f"Downloading {len(missing)} packages", total)
+    transfer = reporter.transfer(f"Downloading {len(missing)} packages", total)
     stop = threading.Event()
-    with told as advance, ThreadPoolExecutor(PARALLEL) as pool:
+    with transfer as advance, ThreadPoolExecutor(PARALLEL) as pool:
 
         def counted(count: int) -> None:
             if stop.is_set():
-                raise Stopped
+                raise _GivenUp
             advance(count)
 
         tasks = {pool.submit(fetch_one, package, cache, bases, counted): package for package in missing}
@@ -86,7 +88,7 @@ def fetch_packages(
             for task in done:
                 found[tasks[task].name] = task.result()
         except BaseException:
-            # One failure, or an interrupt, ends the others too; what arrived is continued the next time.
+            # One failure, or an interrupt, ends the others too; the next call continues them.
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -125,14 +127,14 @@ def fetch_one(package: LockedPackage, cache: Cache, bases: Sequence[str], advanc
                         raise
                 else:
                     return cache.path(package.sha256)
-    what = f"not to be had: {failures[-1] if failures else 'no mirror'}"
+    what = f"could not be downloaded: {failures[-1] if failures else 'no mirror'}"
     if failures and all(failure.startswith("HTTP 4") for failure in failures):
         raise InputGone(what, where=package.path, hint=GONE_HINT)
-    raise Unreachable(what, where=package.path, hint=MIRROR_HINT)
+    raise _unreachable(what, package.path)
 
 
 def _transfer(url: str, partial: Path, size: int, advance: Advance) -> None:
-    """Append to ``partial`` what is missing of ``size`` bytes; a server that cannot resume starts over."""
+    """Append to ``partial`` what is missing of ``size`` bytes; start over when the server cannot resume."""
     start = partial.stat().st_size if partial.exists() else 0
     if start >= size:
         return
@@ -155,17 +157,13 @@ def _transfer(url: str, partial: Path, size: int, advance: Advance) -> None:
 
 
 def _check(package: LockedPackage, partial: Path, base: str, advance: Advance) -> None:
-    """Raise WrongContent, and forget what arrived, unless ``partial`` is exactly the pinned file."""
-    size = partial.stat().st_size
-    digest = hashlib.sha256()
-    with partial.open("rb", buffering=0) as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    if size == package.size and digest.hexdigest() == package.sha256:
+    """Raise WrongContent, and delete ``partial``, unless it is exactly the pinned file."""
+    size, digest = partial.stat().st_size, sha256_file(partial)
+    if size == package.size and digest == package.sha256:
         return
     partial.unlink()
     advance(-size)
-    found = f"{digest.hexdigest()} ({size} bytes)"
+    found = f"{digest} ({size} bytes)"
     raise WrongContent(
         f"expected SHA-256 {package.sha256} ({package.size} bytes), found {found} from {base}",
         where=package.path,
@@ -174,7 +172,10 @@ def _check(package: LockedPackage, partial: Path, base: str, advance: Advance) -
 
 
 def fetch_index(url: str) -> bytes:
-    """A small file (an index) from a mirror. Raises Unreachable or InputGone."""
+    """A small file (an index) from a mirror.
+
+    Raises InputGone, and EnvironmentFailure (``mirror-unreachable``).
+    """
     request = urllib.request.Request(url, headers={"User-Agent": "coattest"})  # noqa: S310 - scheme checked
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:  # noqa: S310
@@ -182,5 +183,5 @@ def fetch_index(url: str) -> bytes:
     except urllib.error.HTTPError as error:
         raise InputGone(f"HTTP {error.code}", where=url, hint=MIRROR_HINT) from error
     except (OSError, http.client.HTTPException) as error:
-        raise Unreachable(f"{getattr(error, 'reason', error)}", where=url, hint=MIRROR_HINT) from error
+        raise _unreachable(f"{getattr(error, 'reason', error)}", url) from error
     return data

@@ -23,23 +23,25 @@ else:
 
 FORMAT = "coattest-lock/v1"
 USES = ("kernel", "runtime", "toolchain")
+"""What a package is unpacked for."""
 WHEEL_FILE = re.compile(r"[A-Za-z0-9_.+]+-[A-Za-z0-9_.+!]+(-[A-Za-z0-9_.]+){3}\.whl")
 MAX_FILE = 8 * 1024 * 1024
-# The largest single input today is the kernel source, 153 MB.
 MAX_INPUT = 1024 * 1024 * 1024
+"""Bytes of one input; the largest today, the kernel's source, has 153 MB."""
 HEADER = "# Written by `eif lock`. Every input of the image, by content; no host is named here.\n\n"
-REFRESH = "run `eif lock` to write it anew"
+REFRESH = "run `eif lock` to write a new one"
+"""What to do about a bad lock."""
 
 
 class BadLock(UsageError):
-    """The lock does not parse or does not belong to image.toml."""
+    """The lock does not parse, or image.toml names other inputs."""
 
     default_code = "bad-lock"
 
 
 @dataclass(frozen=True, slots=True)
 class LockedPackage:
-    """A .deb: ``size`` in bytes, ``path`` relative to a mirror's root, ``use`` what it is unpacked for."""
+    """A .deb: ``size`` in bytes, ``path`` relative to a mirror's root, ``use`` some of USES."""
 
     name: str
     version: str
@@ -112,7 +114,7 @@ class Lock:
         return HEADER + tomli_w.dumps(document)
 
     def check_against(self, spec: ImageSpec) -> None:
-        """Raise BadLock when image.toml names what the lock does not pin, or the other way round."""
+        """Raise BadLock unless image.toml and the lock name the same packages."""
         if self.architecture != spec.architecture:
             raise BadLock(
                 f"locked for {self.architecture}, not {spec.architecture}", where=LOCK_FILE, hint=REFRESH
@@ -135,7 +137,7 @@ def _fields(item: object, kinds: dict[str, type], where: str) -> dict[str, Any]:
 
 def _checked_size(size: int, where: str) -> int:
     if not 0 < size <= MAX_INPUT:
-        raise BadLock(f"{where}: size {size} is out of bounds", where=LOCK_FILE, hint=REFRESH)
+        raise BadLock(f"{where}: size {size} is not from 1 to {MAX_INPUT}", where=LOCK_FILE, hint=REFRESH)
     return size
 
 
@@ -161,7 +163,7 @@ def _wheel(item: object) -> LockedWheel:
     return LockedWheel(**fields)
 
 
-def parse(text: str) -> Lock:
+def parse_lock(text: str) -> Lock:
     """The lock in ``text``. Raises BadLock."""
     try:
         document = tomllib.loads(text)
@@ -178,7 +180,11 @@ def parse(text: str) -> Lock:
     if fields["format"] != FORMAT:
         raise BadLock(f"format is not {FORMAT!r}", where=LOCK_FILE, hint=REFRESH)
     if not 0 <= fields["source_date_epoch"] < 2**32:
-        raise BadLock("source_date_epoch does not fit a ramdisk's 32 bits", where=LOCK_FILE, hint=REFRESH)
+        raise BadLock(
+            "source_date_epoch does not fit into the 32 bits of a ramdisk's times",
+            where=LOCK_FILE,
+            hint=REFRESH,
+        )
     lock = Lock(
         architecture=fields["architecture"],
         source_date_epoch=fields["source_date_epoch"],
@@ -192,8 +198,8 @@ def parse(text: str) -> Lock:
     return lock
 
 
-def load(source: Path) -> tuple[Lock, str]:
-    """The lock of a source tree and the SHA-256 of its bytes (hex). Raises UsageError."""
+def load_lock(source: Path) -> tuple[Lock, str]:
+    """The lock of a source tree and the SHA-256 of its bytes (hex). Raises BadLock."""
     path = source / LOCK_FILE
     try:
         data = path.read_bytes()
@@ -202,6 +208,6 @@ def load(source: Path) -> tuple[Lock, str]:
     if len(data) > MAX_FILE:
         raise BadLock("larger than 8 MiB", where=str(path), hint=REFRESH)
     try:
-        return parse(data.decode()), hashlib.sha256(data).hexdigest()
+        return parse_lock(data.decode()), hashlib.sha256(data).hexdigest()
     except UnicodeDecodeError as error:
         raise BadLock("not UTF-8", where=str(path), hint=REFRESH) from error

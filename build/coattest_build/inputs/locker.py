@@ -1,4 +1,4 @@
-"""Writes a lock: reads the suites' indexes from a mirror, closes over dependencies, pins wheels."""
+"""Makes a lock: reads the suites' indexes from a mirror, adds dependencies, pins wheels."""
 
 from __future__ import annotations
 
@@ -22,31 +22,32 @@ MAX_INDEX = 512 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One pin that differs between two locks: None where it is absent."""
+    """One pin that differs between two locks: its versions, None where it is absent."""
 
     name: str
     before: str | None
     after: str | None
 
 
-def read_suite(mirror: str, suite: str, component: str, architecture: str) -> tuple[list[Package], int]:
-    """A suite's packages and the time of its Release file (seconds), the index checked against that file.
+def fetch_suite(mirror: str, suite: str, component: str, architecture: str) -> tuple[list[Package], int]:
+    """A suite's packages and the time of its Release file (seconds); the index is checked against that file.
 
-    The signature is not checked here: pins are not trust, and `verify inputs` checks them against it. Raises
-    IndexMalformed, Unreachable or InputGone.
+    The file's signature is not checked here: a lock says what is used, and ``verify inputs`` checks every pin
+    against the signed index. Raises IndexMalformed, InputGone, and EnvironmentFailure when the mirror does
+    not answer.
     """
     release = fetch_index(f"{mirror}/dists/{suite}/InRelease").decode("utf-8", errors="replace")
     name = f"{component}/binary-{architecture}/Packages.xz"
     listed = re.search(rf"^ ([0-9a-f]{{64}}) +(\d+) {re.escape(name)}$", release, re.MULTILINE)
     dated = re.search(r"^Date: (.+)$", release, re.MULTILINE)
     if not listed or not dated:
-        raise IndexMalformed(f"lists no {name} or has no date", where=f"{suite}/InRelease")
+        raise IndexMalformed(f"{name} or the date is missing", where=f"{suite}/InRelease")
     packed = fetch_index(f"{mirror}/dists/{suite}/{name}")
     if hashlib.sha256(packed).hexdigest() != listed[1]:
         raise IndexMalformed(
-            "differs from what InRelease lists",
+            "the SHA-256 is not the one in InRelease",
             where=f"{suite}/{name}",
-            hint="the mirror may be updating: try again, or another mirror",
+            hint="the mirror may be updating: try again, or use another mirror",
         )
     decompressor = lzma.LZMADecompressor()
     data = decompressor.decompress(packed, MAX_INDEX)
@@ -69,12 +70,12 @@ def make_lock(
     """Pins for everything ``spec`` names, from the first mirror and from pip's index.
 
     With ``keep`` a package that ``previous`` pins stays at that version, whatever the mirror has now.
-    source_date_epoch is the date of the newest suite read; when no pin moved it stays what it was.
+    source_date_epoch is the date of the newest suite; it does not change when no pin moved.
     """
     suites, dates = [], []
     for suite in spec.suites:
         with reporter.step(f"Reading the index of {suite}"):
-            packages, date = read_suite(mirrors[0], suite, spec.component, spec.debian_architecture)
+            packages, date = fetch_suite(mirrors[0], suite, spec.component, spec.debian_architecture)
         suites.append(packages)
         dates.append(date)
     archive = Archive(suites)
@@ -94,20 +95,20 @@ def make_lock(
     wheel_pins: tuple[LockedWheel, ...] = ()
     if spec.wheels:
         with reporter.step("Pinning the wheels"):
-            wheel_pins = wheels.pin(source, spec.wheels)
+            wheel_pins = wheels.pin_wheels(source, spec.wheels)
     lock = Lock(
         architecture=spec.architecture,
         source_date_epoch=max(dates),
         packages=tuple(pinned[name] for name in sorted(pinned)),
         wheels=wheel_pins,
     )
-    if previous and not differences(previous, lock):
+    if previous and not moves_between(previous, lock):
         lock = replace(lock, source_date_epoch=previous.source_date_epoch)
     return lock
 
 
-def differences(before: Lock | None, after: Lock) -> tuple[Move, ...]:
-    """What moved between two locks, by name; a change of bytes under one version counts."""
+def moves_between(before: Lock | None, after: Lock) -> tuple[Move, ...]:
+    """The pins that moved between two locks, by name; other bytes under the same version count."""
 
     def described(lock: Lock | None) -> dict[str, tuple[str, str]]:
         pins: list[LockedPackage | LockedWheel] = [*lock.packages, *lock.wheels] if lock else []

@@ -2,7 +2,7 @@
 
 The rules: plain relative names without ``..``; nothing is written through a link; symlinks do not lead out of
 the tree and hard links only to files of the tree; no devices, FIFOs, setuid or setgid files, extended
-attributes; nothing is written twice; limits on members and bytes. What is written has mode 755 or 644.
+attributes; nothing is written twice; limits on members and bytes. Files get mode 755 or 644.
 """
 
 from __future__ import annotations
@@ -20,55 +20,61 @@ from coattest_build.formats.tar import (
     HARD_LINK,
     REGULAR,
     SYMLINK,
-    HostileArchive,
-    Member,
+    TarMember,
     TarStream,
+    hostile,
 )
 
-# The largest package here (the kernel source) has 150 MB and the one with most files (perl) a few thousand.
 MAX_MEMBERS = 100_000
+"""Members of a package; perl has the most here, a few thousand."""
 MAX_BYTES = 4 * 1024 * 1024 * 1024
+"""Bytes that a package unpacks to; the largest here, the kernel's source, has 150 MB."""
 MAX_DEPTH = 64
-MAX_LINKS = 40  # path_resolution(7)
+"""Components of a path."""
+MAX_LINKS = 40
+"""Symlinks followed in one path (path_resolution(7))."""
 SETUID_OR_SETGID = 0o6000
 
 
 def check_name(name: str) -> str:
-    """``name`` without a leading ``./``, "" for the root itself. Raises HostileArchive."""
+    """``name`` without a leading ``./``, "" for the root itself.
+
+    Raises FoundFalse (``hostile-package``) unless it is a plain relative path.
+    """
     plain = name.removeprefix("./").rstrip("/")
     if plain in ("", "."):
         return ""
     if plain.startswith("/"):
-        raise HostileArchive("an absolute path", where=name[:200])
+        raise hostile("an absolute path", where=name[:200])
     parts = plain.split("/")
     if ".." in parts:
-        raise HostileArchive("a path with ..", where=name[:200])
+        raise hostile("a path with ..", where=name[:200])
     if (
         "" in parts
         or "." in parts
         or len(parts) > MAX_DEPTH
         or any(ord(c) < 32 or ord(c) == 127 for c in plain)
     ):
-        raise HostileArchive("not a plain path", where=repr(name[:200]))
+        raise hostile("not a plain path", where=repr(name[:200]))
     return plain
 
 
 def check_symlink(name: str, target: str) -> None:
-    """Raise HostileArchive unless the symlink at ``name`` points into the tree, as seen from its root."""
+    """Raise FoundFalse (``hostile-package``) unless the symlink at ``name`` points into the tree."""
     if not target or "\0" in target:
-        raise HostileArchive("a symlink to nowhere", where=name)
+        raise hostile("a symlink to nowhere", where=name)
     depth = 0 if target.startswith("/") else name.count("/")
     for part in target.split("/"):
         depth += 0 if part in ("", ".") else -1 if part == ".." else 1
         if depth < 0:
-            raise HostileArchive(f"a symlink out of the tree, to {target[:200]}", where=name)
+            raise hostile(f"a symlink out of the tree, to {target[:200]}", where=name)
 
 
 class Tree:
-    """A directory that is filled from packages. ``kinds`` tells what was put at every path.
+    """A directory that is filled from packages. ``kinds`` says what is at every path.
 
-    The directory must be fresh: what this object remembers is then all there is, so no check is ever made
-    against a file system that somebody else may be changing.
+    The directory must be new: then this object knows everything in it, and no check depends on a file system
+    that somebody else may be changing.
     """
 
     def __init__(self, root: Path) -> None:
@@ -79,9 +85,9 @@ class Tree:
         root.chmod(0o755)
 
     def make_directory(self, name: str) -> None:
-        """Make a directory and its parents, all of which are or become real directories.
+        """Make a directory and its parents.
 
-        Raises HostileArchive where one of them is something else.
+        Raises FoundFalse (``hostile-package``) when one of them is something else than a directory.
         """
         if self.kinds.get(name) == DIRECTORY:
             return
@@ -91,7 +97,7 @@ class Tree:
             if kind == DIRECTORY:
                 return
             if kind is not None:
-                raise HostileArchive(f"writes through a {kind}", where=name)
+                raise hostile(f"writes through a {kind}", where=name)
             path = self.root / name
             path.mkdir()
             path.chmod(0o755)
@@ -101,12 +107,12 @@ class Tree:
         self.make_directory(posixpath.dirname(name))
         with self._lock:
             if name in self.kinds:
-                raise HostileArchive(f"is there already, as a {self.kinds[name]}", where=name)
+                raise hostile(f"there is already a {self.kinds[name]} here", where=name)
             self.kinds[name] = kind
         return self.root / name
 
     def add_file(self, name: str, content: Iterable[bytes], *, executable: bool = False) -> None:
-        """Write a new file."""
+        """Write a new file. Raises FoundFalse (``hostile-package``) when something is there."""
         path = self._claim(name, REGULAR)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with os.fdopen(os.open(path, flags, 0o600), "wb", buffering=0) as file:
@@ -115,12 +121,12 @@ class Tree:
             os.fchmod(file.fileno(), 0o755 if executable else 0o644)
 
     def add_symlink(self, name: str, target: str) -> None:
-        """Make a symlink that stays inside."""
+        """Make a symlink. Raises FoundFalse (``hostile-package``) when it leads out of the tree."""
         check_symlink(name, target)
         self._claim(name, SYMLINK).symlink_to(target)
 
     def resolve(self, path: str) -> str | None:
-        """The name of what an absolute path inside the tree leads to, links followed; None where it ends."""
+        """The name that an absolute path in the tree leads to, links followed; None when nothing is there."""
         at, pending, links = "", path.split("/"), 0
         while pending:
             part = pending.pop(0)
@@ -140,7 +146,7 @@ class Tree:
                 at = here
         return at
 
-    def _add_member(self, member: Member, name: str, archive: TarStream) -> None:
+    def _add_member(self, member: TarMember, name: str, archive: TarStream) -> None:
         if member.kind == DIRECTORY:
             self.make_directory(name)
         elif member.kind == SYMLINK:
@@ -148,25 +154,26 @@ class Tree:
         elif member.kind == HARD_LINK:
             target = check_name(member.target)
             if self.kinds.get(target) != REGULAR:
-                raise HostileArchive("a hard link to what is not a file of the tree", where=name)
+                raise hostile("a hard link to something that is not a file of the tree", where=name)
             os.link(self.root / target, self._claim(name, REGULAR), follow_symlinks=False)
         else:
             if member.mode & SETUID_OR_SETGID:
-                raise HostileArchive("a setuid or setgid file", where=name)
+                raise hostile("a setuid or setgid file", where=name)
             self.add_file(name, archive.content(), executable=bool(member.mode & 0o111))
 
-    def unpack_deb(self, path: Path, label: str, keep: Callable[[str], bool] | None = None) -> None:
-        """Unpack the members of a .deb that ``keep`` (given the path inside) wants; all of them by default.
+    def unpack_deb(self, path: Path, label: str, wanted: Callable[[str], bool] | None = None) -> None:
+        """Unpack the members of a .deb for whose path ``wanted`` is true; all of them by default.
 
-        What is not kept is checked all the same. Raises BadArchive or HostileArchive, naming ``label``.
+        The others are checked all the same. Raises FoundFalse (``bad-archive``, ``hostile-package``) whose
+        ``where`` begins with ``label``.
         """
         with open_data(path, label) as stream:
             archive = TarStream(stream, max_members=MAX_MEMBERS, max_bytes=MAX_BYTES)
             for member in archive:
                 name = check_name(member.name)
                 if not name and member.kind != DIRECTORY:
-                    raise HostileArchive(f"the root is a {member.kind}")
-                if keep is None or keep(name):
+                    raise hostile(f"the root is a {member.kind}")
+                if wanted is None or wanted(name):
                     self._add_member(member, name, archive)
                 elif member.kind == SYMLINK:
                     check_symlink(name, member.target)
@@ -175,14 +182,14 @@ class Tree:
 def unpack_all(
     tree: Tree,
     packages: Iterable[tuple[Path, str]],
-    keep: Callable[[str], bool] | None = None,
+    wanted: Callable[[str], bool] | None = None,
     *,
     workers: int = 2,
 ) -> None:
-    """Unpack several (path, label) into one tree; decompression runs in ``workers`` threads."""
+    """Unpack several (path, label) into one tree, in ``workers`` threads. Raises as Tree.unpack_deb."""
     ordered = sorted(packages, key=lambda item: -item[0].stat().st_size)
     with ThreadPoolExecutor(workers) as pool:
-        tasks = [pool.submit(tree.unpack_deb, path, label, keep) for path, label in ordered]
+        tasks = [pool.submit(tree.unpack_deb, path, label, wanted) for path, label in ordered]
         try:
             for task in tasks:
                 task.result()

@@ -1,6 +1,6 @@
-"""Wheels: the requirements file that pins them, fetching them through pip, and unpacking them.
+"""Wheels: the requirements file that pins them, downloading them with pip, and unpacking them.
 
-pip is only a downloader here: its own configuration says where the index is. What it brings is hashed by us.
+pip only downloads: its own configuration says where the index is, and the files are hashed here.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from coattest_build.inputs.unpack import Tree
 REQUIREMENT = re.compile(
     r"([A-Za-z0-9][A-Za-z0-9._-]*)==([A-Za-z0-9.!+]+)((?:\s+--hash=sha256:[0-9a-f]{64})+)"
 )
-# The interpreter in the image and the C library it has (Debian bookworm: glibc 2.36).
 TARGET = (
     "--implementation=cp",
     "--python-version=3.11",
@@ -35,22 +34,20 @@ TARGET = (
     *(f"--platform=manylinux_2_{minor}_x86_64" for minor in (36, 35, 34, 31, 28, 24, 17, 12, 5)),
     "--platform=manylinux2014_x86_64",
 )
+"""pip's options for the image's interpreter and C library (Debian bookworm: CPython 3.11, glibc 2.36)."""
 PIP_HINT = "check that pip can reach its index (`pip download`), and that this Python has pip"
-# A wheel of ours is at most a few megabytes; the limits stop a bomb, not a package.
 MAX_MEMBERS = 20_000
+"""Members of a wheel."""
 MAX_UNPACKED = 256 * 1024 * 1024
+"""Bytes that a wheel unpacks to: the auction's wheels have a few megabytes."""
 
 
-class WheelUnavailable(EnvironmentFailure):
-    """pip could not bring a wheel, or brought another."""
-
-    default_code = "wheel-unavailable"
+def _unavailable(what: str, *, where: str | None = None) -> EnvironmentFailure:
+    return EnvironmentFailure(what, where=where, hint=PIP_HINT, code="wheel-unavailable")
 
 
-class HostileWheel(FoundFalse):
-    """A wheel's members would be written where they must not, or are too many or too large."""
-
-    default_code = "hostile-wheel"
+def _hostile(what: str, label: str) -> FoundFalse:
+    return FoundFalse(what, where=label, code="hostile-wheel")
 
 
 def parse_requirements(text: str, where: str) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
@@ -66,7 +63,10 @@ def parse_requirements(text: str, where: str) -> tuple[tuple[str, str, tuple[str
 
 
 def download(requirements: Sequence[tuple[str, str, Sequence[str]]], folder: Path) -> None:
-    """Let pip put one wheel per (name, version, hashes) into ``folder``. Raises WheelUnavailable."""
+    """Let pip put one wheel per (name, version, hashes) into ``folder``.
+
+    Raises EnvironmentFailure (``wheel-unavailable``).
+    """
     listing = folder / "requirements.txt"
     lines = (
         " ".join([f"{name}=={version}", *(f"--hash=sha256:{digest}" for digest in hashes)])
@@ -82,7 +82,7 @@ def download(requirements: Sequence[tuple[str, str, Sequence[str]]], folder: Pat
         lines_said = [line for line in result.stderr.splitlines() if line.startswith("ERROR")]
         said = lines_said[0] if lines_said else result.stderr.strip()[-200:] or "it gave no reason"
         names = ", ".join(f"{name} {version}" for name, version, _ in requirements)
-        raise WheelUnavailable(f"pip could not download {names}: {said}", hint=PIP_HINT)
+        raise _unavailable(f"pip could not download {names}: {said}")
 
 
 def read_requirements(source: Path, spec: Wheels) -> str:
@@ -91,14 +91,17 @@ def read_requirements(source: Path, spec: Wheels) -> str:
         return (source / spec.requirements).read_text()
     except (FileNotFoundError, UnicodeDecodeError) as error:
         raise UsageError(
-            "is not there, or not text",
+            "the file is missing or not UTF-8",
             where=spec.requirements,
             hint="an image without wheels leaves [wheels] out of image.toml",
         ) from error
 
 
-def pin(source: Path, spec: Wheels) -> tuple[LockedWheel, ...]:
-    """Pins for every wheel of a requirements file, found by its hash. Raises UsageError, WheelUnavailable."""
+def pin_wheels(source: Path, spec: Wheels) -> tuple[LockedWheel, ...]:
+    """Pins for every wheel of a requirements file, found by its hash.
+
+    Raises UsageError for the file, EnvironmentFailure (``wheel-unavailable``) when pip cannot download one.
+    """
     requirements = parse_requirements(read_requirements(source, spec), spec.requirements)
     if not requirements:
         return ()
@@ -110,14 +113,14 @@ def pin(source: Path, spec: Wheels) -> tuple[LockedWheel, ...]:
         for package, version, hashes in requirements:
             found = [digest for digest in hashes if digest in files]
             if not found or not WHEEL_FILE.fullmatch(files[found[0]].name):
-                raise WheelUnavailable(f"no wheel of {package} {version} has a pinned hash", hint=PIP_HINT)
+                raise _unavailable(f"no wheel of {package} {version} has a pinned hash")
             path = files[found[0]]
             wheels.append(LockedWheel(package, version, path.name, path.stat().st_size, found[0]))
     return tuple(sorted(wheels, key=lambda wheel: wheel.name))
 
 
 def check_pins(lock: Lock, source: Path, spec: Wheels | None) -> None:
-    """Raise BadLock when the lock's wheels are not those of the requirements file, none without one."""
+    """Raise BadLock unless the lock pins exactly the wheels of the requirements file, or none without one."""
     where = spec.requirements if spec else IMAGE_FILE
     requirements = parse_requirements(read_requirements(source, spec), where) if spec else ()
     wanted = {(name, version): hashes for name, version, hashes in requirements}
@@ -128,7 +131,10 @@ def check_pins(lock: Lock, source: Path, spec: Wheels | None) -> None:
 
 
 def fetch_wheels(wheels: Sequence[LockedWheel], cache: Cache, reporter: Reporter) -> dict[str, Path]:
-    """The checked path of every wheel, by name; what is missing is downloaded. Raises WheelUnavailable."""
+    """The checked path of every wheel, by name; what is missing is downloaded.
+
+    Raises EnvironmentFailure (``wheel-unavailable``).
+    """
     found = {wheel.name: path for wheel in wheels if (path := cache.take(wheel.sha256, wheel.size))}
     missing = [wheel for wheel in wheels if wheel.name not in found]
     if not missing:
@@ -140,46 +146,47 @@ def fetch_wheels(wheels: Sequence[LockedWheel], cache: Cache, reporter: Reporter
         for wheel in missing:
             path = folder / wheel.file
             if not path.is_file() or sha256_file(path) != wheel.sha256:
-                raise WheelUnavailable("pip brought another file", where=wheel.file, hint=PIP_HINT)
+                raise _unavailable("pip downloaded a different file", where=wheel.file)
             path.replace(cache.path(wheel.sha256))
             found[wheel.name] = cache.path(wheel.sha256)
     return found
 
 
-def unpack(
-    wheel: Path, tree: Tree, target: str, *, label: str, keep: Callable[[str], bool] | None = None
+def unpack_wheel(
+    wheel: Path, tree: Tree, target: str, *, label: str, wanted: Callable[[str], bool] | None = None
 ) -> None:
     """Unpack a wheel's packages below ``target`` of a tree, without dist-info; every file gets mode 644.
 
-    ``keep`` is given the path in the tree and decides whether it is written; the default is all of them.
-    Raises HostileWheel for a member that is absolute, has ``..``, is a link or a device, would be installed
-    elsewhere, and for too many or too large ones; HostileArchive when something is written twice;
-    FoundFalse for a damaged archive.
+    Only members for whose path in the tree ``wanted`` is true are written; all of them by default. Raises
+    FoundFalse: ``hostile-wheel`` for a member that is absolute, has ``..``, is a link or a device or would be
+    installed elsewhere, and for too many or too large ones; ``hostile-package`` when a path is written twice;
+    ``bad-wheel`` for a damaged archive.
     """
     total = 0
     try:
         with zipfile.ZipFile(wheel) as archive:
             members = archive.infolist()
             if len(members) > MAX_MEMBERS:
-                raise HostileWheel(f"more than {MAX_MEMBERS} members", where=label)
+                raise _hostile(f"more than {MAX_MEMBERS} members", label)
             for member in sorted(members, key=lambda item: item.filename):
                 name = _checked_name(member, label)
                 top = name.parts[0]
                 if member.is_dir() or top.endswith(".dist-info") or _is_script(name):
                     continue
                 if top.endswith(".data"):
-                    raise HostileWheel(f"{member.filename}: would be installed elsewhere", where=label)
+                    raise _hostile(f"{member.filename}: would be installed elsewhere", label)
                 total += member.file_size
                 if total > MAX_UNPACKED:
-                    raise HostileWheel(f"unpacks to more than {MAX_UNPACKED} bytes", where=label)
+                    raise _hostile(f"unpacks to more than {MAX_UNPACKED} bytes", label)
                 path = f"{target}/{name}"
-                if keep and not keep(path):
+                if wanted and not wanted(path):
                     continue
-                # zipfile stops at the declared size and checks the CRC, so the sum above is a true limit.
+                # zipfile stops at the declared size and checks the CRC, so the sum above limits what is
+                # written.
                 with archive.open(member) as content:
                     tree.add_file(path, iter(lambda: content.read(1024 * 1024), b""))
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
-        raise FoundFalse(f"not a sound wheel: {error}", where=label, code="bad-wheel") from error
+        raise FoundFalse(f"not a valid wheel: {error}", where=label, code="bad-wheel") from error
 
 
 def _is_script(name: PurePosixPath) -> bool:
@@ -191,7 +198,7 @@ def _checked_name(member: zipfile.ZipInfo, label: str) -> PurePosixPath:
     kind = stat.S_IFMT(member.external_attr >> 16)
     plain = member.filename.rstrip("/") == str(name) and not name.is_absolute() and ".." not in name.parts
     if not plain or "\\" in member.filename or "\0" in member.filename or str(name) == ".":
-        raise HostileWheel(f"{member.filename[:200]!r}: not a plain relative path", where=label)
+        raise _hostile(f"{member.filename[:200]!r}: not a plain relative path", label)
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-        raise HostileWheel(f"{member.filename[:200]!r}: neither a file nor a directory", where=label)
+        raise _hostile(f"{member.filename[:200]!r}: neither a file nor a directory", label)
     return name

@@ -1,27 +1,33 @@
-"""The two ramdisks' file systems, composed from packages, wheels and source files."""
+"""The two ramdisks' file systems, composed from packages, wheels and source files.
+
+``compose`` fills a folder, ``compile_modules`` adds bytecode, and ``boot_entries`` and
+``application_entries`` say what the ramdisks have.
+"""
 
 from __future__ import annotations
 
-from coattest_build.rootfs.compose import (
+from coattest_build.rootfs.bytecode import (
+    BYTECODE_FAILED,
     COMPILE_ENVIRONMENT,
+    compile_commands,
+    compile_modules,
+    drop_sources,
+)
+from coattest_build.rootfs.compose import (
     MOUNTED,
-    BytecodeFailed,
     add_sources,
     application_entries,
     boot_entries,
     check_startable,
-    compile_commands,
-    compile_modules,
     compose,
-    drop_sources,
     prune_pattern,
     root_entries,
 )
 
 __all__ = [
+    "BYTECODE_FAILED",
     "COMPILE_ENVIRONMENT",
     "MOUNTED",
-    "BytecodeFailed",
     "add_sources",
     "application_entries",
     "boot_entries",

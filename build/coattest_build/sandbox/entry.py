@@ -1,9 +1,9 @@
 """Enters the sandbox: run as a program by `coattest_build.sandbox.isolate`, never imported by it.
 
-Standard library only, started with ``python -I -S``. It reads one JSON specification from a pipe, builds
-the namespaces and the root, gives up every privilege and runs the command as process 2 under a reaper that
-is process 1. A failure before the command starts is written to the status pipe as JSON; on success that pipe
-holds one "+" and closes when the command is executed.
+It uses the standard library only and is started with ``python -I -S``. It reads a JSON specification from a
+pipe, makes the namespaces and the root, gives up every privilege and runs the command as process 2 under a
+reaper that is process 1. A failure before the command starts is written to the status pipe as JSON; on
+success that pipe has one "+" and closes when the command is executed.
 
 The mounts are made as bubblewrap makes them: a tmpfs base, the host's tree moved to /oldroot by pivot_root,
 the new root composed from bind mounts, then a second pivot_root that drops the host's tree.
@@ -57,18 +57,18 @@ HOST = "/oldroot"
 ROOT = "/newroot"
 TEMPORARY = "/tmp"  # noqa: S108 - every host has it, and a private tmpfs covers it at once
 
-# Written to the status pipe just before the command is executed: a pipe that closes empty is a failure.
 STARTED = b"+"
+"""Written to the status pipe just before the command is executed: an empty pipe means failure."""
 
 libc = ctypes.CDLL(None, use_errno=True)
 
 
 class SetupError(Exception):
-    """One step of the set-up failed; ``args`` are the step and the errno."""
+    """A step of the set-up failed; ``args`` are the step and the errno."""
 
 
-def check(step: str, result: int) -> int:
-    """``result``, or a SetupError naming ``step`` when a C function returned -1."""
+def checked(step: str, result: int) -> int:
+    """``result`` of a C function. Raises SetupError, which names ``step``, when it is -1."""
     if result == -1:
         raise SetupError(step, ctypes.get_errno())
     return result
@@ -79,13 +79,13 @@ def mount(  # noqa: PLR0917 - the order of mount(2)
 ) -> None:
     """mount(2)."""
     arguments = [None if value is None else os.fsencode(value) for value in (source, target, kind, data)]
-    check(step, libc.mount(arguments[0], arguments[1], arguments[2], ctypes.c_ulong(flags), arguments[3]))
+    checked(step, libc.mount(arguments[0], arguments[1], arguments[2], ctypes.c_ulong(flags), arguments[3]))
 
 
 def pivot(new: str, old: str) -> None:
     """pivot_root(2), which the C library does not wrap."""
     number = SYS_PIVOT_ROOT[os.uname().machine]
-    check(f"pivot_root {new}", libc.syscall(number, os.fsencode(new), os.fsencode(old)))
+    checked(f"pivot_root {new}", libc.syscall(number, os.fsencode(new), os.fsencode(old)))
 
 
 def restrict(target: str, writable: bool) -> None:
@@ -98,8 +98,8 @@ def restrict(target: str, writable: bool) -> None:
     if ctypes.get_errno() != ENOSYS:
         raise SetupError(f"mount_setattr {target}", ctypes.get_errno())
     # Before Linux 5.12: a remount, which must keep the flags that the outer namespace locked.
-    kept = os.statvfs(target).f_flag & (MS_NOSUID | MS_NODEV | MS_NOEXEC)
-    flags = MS_REMOUNT | MS_BIND | MS_NOSUID | MS_NODEV | kept | (0 if writable else MS_RDONLY)
+    locked = os.statvfs(target).f_flag & (MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    flags = MS_REMOUNT | MS_BIND | MS_NOSUID | MS_NODEV | locked | (0 if writable else MS_RDONLY)
     mount(f"remount {target}", "none", target, None, flags)
 
 
@@ -117,7 +117,7 @@ def bind(source: str, target: str, *, writable: bool, device: bool = False) -> N
 
 
 def map_ids(uid: int, gid: int, inner: int) -> None:
-    """Map ``inner`` in the new user namespace to the caller's own ids, the one mapping anybody may write."""
+    """Map ``inner`` in the new namespace to the caller's own ids: the one mapping that needs no privilege."""
     Path("/proc/self/setgroups").write_text("deny")
     Path("/proc/self/uid_map").write_text(f"{inner} {uid} 1")
     Path("/proc/self/gid_map").write_text(f"{inner} {gid} 1")
@@ -158,7 +158,7 @@ def compose_root(spec: dict[str, Any]) -> None:
 
 
 def make_devices() -> None:
-    """A read-only /dev with the five harmless devices of the host and nothing else."""
+    """A read-only /dev with five harmless devices of the host and nothing else."""
     target = f"{ROOT}/dev"
     Path(target).mkdir(exist_ok=True)
     mount("tmpfs /dev", "tmpfs", target, "tmpfs", MS_NOSUID | MS_NOEXEC, "mode=0755,size=64k")
@@ -183,7 +183,7 @@ def make_proc(wanted: bool) -> None:
         try:
             mount("proc", "proc", target, "proc", flags, "subset=pid,hidepid=ptraceable")
         except SetupError:
-            pass  # a host that masks its own /proc refuses new ones: an empty one is documented
+            pass  # a host that masks its own /proc refuses new ones; then an empty one is mounted
         else:
             return
     mount("empty /proc", "tmpfs", target, "tmpfs", flags | MS_RDONLY, "mode=0555,size=4k")
@@ -191,10 +191,10 @@ def make_proc(wanted: bool) -> None:
 
 def enter_root() -> None:
     """Make ROOT the root directory and let go of the host's tree."""
-    check("leave the host's tree", libc.umount2(os.fsencode(HOST), MNT_DETACH))
+    checked("leave the host's tree", libc.umount2(os.fsencode(HOST), MNT_DETACH))
     os.chdir(ROOT)
     pivot(".", ".")
-    check("leave the base", libc.umount2(b".", MNT_DETACH))
+    checked("leave the base", libc.umount2(b".", MNT_DETACH))
     os.chdir("/")
 
 
@@ -225,54 +225,54 @@ def seccomp_filter() -> bytes:
 
 
 def drop_privileges() -> None:
-    """No capability in any set, none to be had by executing a file, and the seccomp filter."""
-    check("securebits", libc.prctl(PR_SET_SECUREBITS, SECUREBITS, 0, 0, 0))
+    """Give up every capability and the ways to regain one, and set the seccomp filter."""
+    checked("securebits", libc.prctl(PR_SET_SECUREBITS, SECUREBITS, 0, 0, 0))
     for capability in range(CAP_LIMIT):
         if libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) == -1:
             if ctypes.get_errno() != EINVAL:
                 raise SetupError("capability bounding set", ctypes.get_errno())
             break
-    check("ambient capabilities", libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0))
+    checked("ambient capabilities", libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0))
     header = struct.pack("=Ii", LINUX_CAPABILITY_VERSION_3, 0)
-    check("capset", libc.capset(header, bytes(24)))
-    check("no_new_privs", libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+    checked("capset", libc.capset(header, bytes(24)))
+    checked("no_new_privs", libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
     program = seccomp_filter()
     buffer = ctypes.create_string_buffer(program, len(program))
     header = struct.pack("@HP", len(program) // 8, ctypes.addressof(buffer))
-    check("seccomp", libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, header, 0, 0))
+    checked("seccomp", libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, header, 0, 0))
 
 
 def exit_like(status: int) -> NoReturn:
-    """End with the exit code of a wait status, 128 + n for a signal as shells do."""
+    """End with the exit code of a wait status, 128 + n for a signal, as shells do."""
     code = os.waitstatus_to_exitcode(status)
     os._exit(code if code >= 0 else 128 - code)
 
 
 def reap(child: int) -> NoReturn:
-    """Process 1: wait for everything that is orphaned here, end when the command ends."""
+    """Process 1: wait for every orphan of the namespace, and end when the command ends."""
     while True:
         pid, status = os.waitpid(-1, 0)
         if pid == child:
             exit_like(status)
 
 
-def inside(spec: dict[str, Any], go: int, status: int) -> NoReturn:
-    """Process 1 of the new namespaces, until the command runs under it."""
-    check("parent death signal", libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0))
-    if os.read(go, 1) != b"g":  # the parent is gone already, so no signal will come
+def first_process(spec: dict[str, Any], go: int, status: int) -> NoReturn:
+    """Process 1 of the new namespaces: set them up, start the command and reap."""
+    checked("parent death signal", libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0))
+    if os.read(go, 1) != b"g":  # the parent has ended already, so its death sends no signal
         os._exit(1)
     # Nested user namespaces would bring capabilities back; a read-only /proc/sys leaves them possible.
     with contextlib.suppress(OSError):
         Path("/proc/sys/user/max_user_namespaces").write_text("0")
     compose_root(spec)
     enter_root()
-    check("host name", libc.sethostname(b"coattest", 8))
-    check("domain name", libc.setdomainname(b"localdomain", 11))
+    checked("host name", libc.sethostname(b"coattest", 8))
+    checked("domain name", libc.setdomainname(b"localdomain", 11))
     os.setsid()
     os.umask(0o022)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     drop_privileges()
-    check("dumpable", libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0))
+    checked("dumpable", libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0))
     child = os.fork()
     if child:
         os.close(status)
@@ -309,13 +309,13 @@ def enter(spec: dict[str, Any], status: int) -> NoReturn:
         os._exit(1)
     uid, gid = os.geteuid(), os.getegid()
     flags = CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS
-    check("unshare", libc.unshare(flags | (0 if spec["network"] else CLONE_NEWNET)))
+    checked("unshare", libc.unshare(flags | (0 if spec["network"] else CLONE_NEWNET)))
     map_ids(uid, gid, spec["uid"])
     ready, go = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(go)
-        inside(spec, ready, status)
+        first_process(spec, ready, status)
     os.close(ready)
     os.close(status)
     os.write(go, b"g")
@@ -337,7 +337,7 @@ def main() -> None:
         report: dict[str, Any] = {"step": error.args[0], "errno": error.args[1]}
     except OSError as error:
         report = {"step": str(error.filename or error.strerror), "errno": error.errno}
-    except BaseException as error:  # nothing may fall through into code of the host
+    except BaseException as error:  # the child must never run on in the caller's code
         report = {"step": repr(error), "errno": 0}
     os.write(status, json.dumps(report).encode())
     os._exit(125)

@@ -1,8 +1,7 @@
 """Runs a command in a root of its own: no network, no path of the host, no capability, own processes.
 
-The set-up is made by `coattest_build.sandbox.entry` in a fresh process through system calls alone (no
-unshare, bwrap or sudo), as root or as an ordinary user. Every step either succeeds or raises: there is no
-weaker mode.
+`coattest_build.sandbox.entry` does the set-up in a new process with system calls alone (no unshare, bwrap or
+sudo), as root or as an ordinary user. Every step succeeds or raises: there is no weaker mode.
 """
 
 from __future__ import annotations
@@ -21,29 +20,30 @@ from typing import IO, Any
 from coattest.errors import EnvironmentFailure
 
 ENTRY = Path(__file__).with_name("entry.py")
-STARTED = b"+"  # as in entry.py
+STARTED = b"+"
+"""As in entry.py, which is never imported."""
 NAMESPACES = ("user", "mount", "pid", "net", "ipc", "uts")
 
 
-class SandboxUnavailable(EnvironmentFailure):
-    """The isolation cannot be had here."""
+def read_result(path: Path, *, most: int, code: str) -> bytes:
+    """The bytes of a regular file that a sandbox wrote; it could have made a link or a device instead.
 
-    default_code = "no-sandbox"
-
-
-def read_left(path: Path, *, most: int, failure: type[EnvironmentFailure]) -> bytes:
-    """The bytes of a regular file that a sandbox left; it could have left a link or a device instead.
-
-    Raises ``failure`` for those, and for more than ``most`` bytes.
+    Raises EnvironmentFailure with ``code`` for those, and for more than ``most`` bytes.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise failure(f"left no file: {error.strerror}", where=path.name) from error
+        raise EnvironmentFailure(
+            f"the sandbox left no such file: {error.strerror}", where=path.name, code=code
+        ) from error
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode) or status.st_size > most:
-            raise failure("left no file, or an implausibly large one", where=path.name)
+            raise EnvironmentFailure(
+                f"the sandbox left something that is not a file of at most {most} bytes",
+                where=path.name,
+                code=code,
+            )
         return file.read()
 
 
@@ -58,7 +58,7 @@ class Bind:
 
 @dataclass(frozen=True, slots=True)
 class Isolation:
-    """What a sandbox that started is known to have; recorded with a build."""
+    """What a sandbox that started has, for the report of a build."""
 
     namespaces: tuple[str, ...] = NAMESPACES
     no_new_privs: bool = True
@@ -68,7 +68,7 @@ class Isolation:
     vsock: str = "refused"
 
     def to_json(self) -> dict[str, Any]:
-        """The shape that rebuild.json carries."""
+        """Its object in the report."""
         return {
             "namespaces": list(self.namespaces),
             "no_new_privs": self.no_new_privs,
@@ -105,7 +105,7 @@ def spawn(
 
     The returned process's exit code is the command's, or 128 + n when signal n ended it.
 
-    Raises SandboxUnavailable when a namespace, a mount or a privilege step is refused.
+    Raises EnvironmentFailure (``no-sandbox``) when a namespace, a mount or a privilege step is refused.
     """
     specification, spec_writer = os.pipe()
     status_reader, status = os.pipe()
@@ -147,15 +147,17 @@ def spawn(
         _, started, failure = reader.read().rpartition(STARTED)
     if failure:
         process.wait()
-        raise _explain(json.loads(failure))
+        raise _unavailable(json.loads(failure))
     if not started:
         code = process.wait()
-        raise SandboxUnavailable(f"the sandbox ended with code {code} before the command was started")
+        raise EnvironmentFailure(
+            f"the sandbox ended with exit code {code} before the command started", code="no-sandbox"
+        )
     return process
 
 
-def run(root: Path, argv: Sequence[str], *, env: Mapping[str, str], **options: Any) -> int:
-    """Run ``argv`` to its end and return its exit code; the options are those of `spawn`."""
+def run_isolated(root: Path, argv: Sequence[str], *, env: Mapping[str, str], **options: Any) -> int:
+    """Run ``argv`` until it ends and return its exit code; the options are those of `spawn`."""
     process = spawn(root, argv, env=env, **options)
     try:
         return process.wait()
@@ -165,7 +167,7 @@ def run(root: Path, argv: Sequence[str], *, env: Mapping[str, str], **options: A
         raise
 
 
-def _explain(failure: Mapping[str, Any]) -> EnvironmentFailure:
+def _unavailable(failure: Mapping[str, Any]) -> EnvironmentFailure:
     number = int(failure["errno"] or 0)
     what = f"the sandbox could not be set up: {failure['step']}: {os.strerror(number)}"
     hint = None
@@ -177,4 +179,4 @@ def _explain(failure: Mapping[str, Any]) -> EnvironmentFailure:
         )
     elif number == errno.ENOSPC:
         hint = "the limit of user namespaces is reached: raise sysctl user.max_user_namespaces"
-    return SandboxUnavailable(what, hint=hint)
+    return EnvironmentFailure(what, hint=hint, code="no-sandbox")

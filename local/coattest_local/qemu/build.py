@@ -94,7 +94,7 @@ def build(
     """Fill ``cache``'s qemu folder; a finished build of the same inputs is kept unless ``fresh``.
 
     ``use_current`` takes what the mirror has now instead of the pinned versions. Raises InputGone,
-    Unreachable or WrongContent for downloads, BuildDependenciesMissing, QemuBuildFailed.
+    EnvironmentFailure or WrongContent for downloads, BuildDependenciesMissing, QemuBuildFailed.
     """
     folder = cache.folder / "qemu"
     with exclusive(cache.folder / "qemu.lock"):
@@ -261,7 +261,7 @@ def _install(
     """Put everything into a folder beside the final one, then let it take that one's place."""
     tree = Tree(work / "packages")
     for package in (*inputs.firmware, inputs.vsock):
-        tree.unpack_deb(files[package.name], package.label, keep=_wanted)
+        tree.unpack_deb(files[package.name], package.label, _wanted)
     fresh = work / "qemu"
     (fresh / "bin").mkdir(parents=True)
     (fresh / "firmware").mkdir()

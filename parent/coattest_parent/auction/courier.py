@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Protocol
 from coattest.errors import FoundFalse
 from coattest_enclave.protocol import cose, messages, wire
 from coattest_enclave.protocol.errors import MessageError
-from coattest_parent.link.aws import Aws, AwsFailure, Credentials, aws_errors, parse_s3_uri, region_of
+from coattest_parent.link.aws import Aws, AwsFailure, SessionCredentials, aws_errors, parse_s3_uri, region_of
 from coattest_parent.link.channels import Address
-from coattest_parent.link.enclave import EnclaveClient, EnclaveFailed, Part, Progress
+from coattest_parent.link.enclave import BidUpload, EnclaveClient, EnclaveFailed, Progress
 from coattest_parent.link.proxy import ConnectProxy, Target, kms_allow_list
 from coattest_parent.link.telemetry import Telemetry
 
@@ -32,7 +32,7 @@ LOCAL_KMS = "kms.{region}.coattest.test"
 class BidSource(Protocol):
     """A source of bid files."""
 
-    def part(self, buyer: messages.Buyer) -> Part:
+    def part(self, buyer: messages.Buyer) -> BidUpload:
         """Size and content of a buyer's bid file; the content is read while it is consumed."""
         ...
 
@@ -43,7 +43,7 @@ class S3Bids:
 
     aws: Aws
 
-    def part(self, buyer: messages.Buyer) -> Part:
+    def part(self, buyer: messages.Buyer) -> BidUpload:
         """The object at the buyer's URI as it is now; if it changes while it is read, reading fails.
 
         Raises FoundFalse (``missing-bid``) and AwsFailure.
@@ -62,7 +62,7 @@ class S3Bids:
         size, etag = head.get("ContentLength"), head.get("ETag")
         if not isinstance(size, int) or size < 0 or not etag:
             raise AwsFailure("S3's answer has no length or ETag", where=buyer.bids, code="bad-answer")
-        return Part(buyer.name, size, _object(client, bucket, key, etag))
+        return BidUpload(buyer.name, size, _object(client, bucket, key, etag))
 
 
 def _object(client: S3Client, bucket: str, key: str, etag: str) -> Iterator[bytes]:
@@ -130,7 +130,7 @@ def open_in_enclave(
     proxy: Address | None,
     allow: Mapping[str, Target],
     source: BidSource,
-    credentials: Credentials,
+    credentials: SessionCredentials,
     progress: Progress | None = None,
     telemetry: Telemetry | None = None,
 ) -> messages.ResultFile:

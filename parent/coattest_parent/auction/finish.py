@@ -17,12 +17,12 @@ from pathlib import Path
 from coattest.errors import CoattestError
 from coattest.shell import from_os_error
 from coattest_enclave.protocol import messages
-from coattest_parent.auction.publish import Sealed, publish, read_result, store_result
-from coattest_parent.auction.steps import codes_of, open_sealed, time_left
+from coattest_parent.auction.publish import Sealed, publish, store_result, stored_result
+from coattest_parent.auction.steps import open_sealed, time_left
 from coattest_parent.link.aws import Aws, region_of
 from coattest_parent.link.enclave import Progress
 from coattest_parent.link.retry import Backoff, Retry
-from coattest_parent.link.telemetry import Telemetry
+from coattest_parent.link.telemetry import Telemetry, codes_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ def finish(
             progress(stage, size)
 
     try:
-        file = read_result(sealed, out)
+        file = stored_result(sealed, out)
         resumed = file is not None
         if file is None:
             left = time_left(sealed.manifest, now)

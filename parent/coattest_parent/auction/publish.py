@@ -45,7 +45,7 @@ class Sealed:
         )
 
 
-def read_result(sealed: Sealed, path: Path) -> messages.ResultFile | None:
+def stored_result(sealed: Sealed, path: Path) -> messages.ResultFile | None:
     """The result that an earlier call left at ``path``; None when there is no file.
 
     Raises UsageError when the file is not a result of this auction.
@@ -74,7 +74,7 @@ def store_result(sealed: Sealed, file: messages.ResultFile, path: Path) -> messa
     """
     if write_new(path, file.encode()):
         return file
-    there = read_result(sealed, path)
+    there = stored_result(sealed, path)
     if there is None:
         raise UsageError("a link that leads nowhere", where=str(path), hint="remove it", code="wrong-result")
     return there

@@ -35,11 +35,11 @@ from coattest_enclave.protocol import canonical, cose, messages
 from coattest_enclave.protocol.errors import MessageError
 from coattest_parent.auction.finish import Opener, Way, finish
 from coattest_parent.auction.publish import Sealed
-from coattest_parent.auction.steps import codes_of, open_sealed
+from coattest_parent.auction.steps import open_sealed
 from coattest_parent.link.channels import parse_address
 from coattest_parent.link.enclave import EnclaveClient
 from coattest_parent.link.retry import Backoff, may_pass
-from coattest_parent.link.telemetry import Telemetry
+from coattest_parent.link.telemetry import Telemetry, codes_of
 from coattest_verify.auction.buyers import parse_manifest
 
 MANIFEST, RESULT, FAILED, SEAL = "manifest.cbor", "result.cbor", "failed.json", ".seal"
@@ -131,6 +131,8 @@ class Courier:
     _turns: dict[Job, Turn] = field(default_factory=dict)
     _answered: float | None = None
     _watch: threading.Thread | None = None
+    _ended: threading.Event = field(default_factory=threading.Event)
+    _telling: threading.Lock = field(default_factory=threading.Lock)
 
     def round(self, now: Callable[[], datetime]) -> int:
         """Try every job that is due once, the longest due one first. Returns how many jobs are not finished.
@@ -209,9 +211,15 @@ class Courier:
         return True
 
     def watch(self, stop: threading.Event) -> None:
-        """Ask the enclave whether it is alive, in a thread, until ``stop`` is set."""
+        """Ask the enclave whether it is alive, in a thread, until ``stop`` or ``unwatch``."""
+        self._ended = stop
         self._watch = threading.Thread(target=self._ask_on, args=(stop,), daemon=True)
         self._watch.start()
+
+    def unwatch(self) -> None:
+        """End the watch: it reports nothing more, even if an answer is still to come."""
+        with self._telling:
+            self._ended.set()
 
     def healthy(self) -> bool:
         """Whether this process works: the watching thread runs and the spool is there."""
@@ -225,8 +233,12 @@ class Courier:
         up: bool | None = None
         while not stop.is_set():
             now_up = self._ask()
-            if now_up != up:
-                self.telemetry.event("enclave-up" if now_up else "enclave-down", address=self.way.enclave)
+            with self._telling:
+                if stop.is_set():
+                    return
+                if now_up != up:
+                    name = "enclave-up" if now_up else "enclave-down"
+                    self.telemetry.event(name, address=self.way.enclave)
             up = now_up
             self.telemetry.metrics.set("coattest_enclave_up", up)
             stop.wait(ALIVE_EVERY)

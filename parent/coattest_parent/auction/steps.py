@@ -14,21 +14,13 @@ from coattest_parent.link.aws import Aws, aws_errors, region_of
 from coattest_parent.link.channels import is_local, parse_address, proxy_address_for
 from coattest_parent.link.enclave import Progress
 from coattest_parent.link.retry import Retry, expired
-from coattest_parent.link.telemetry import Telemetry
+from coattest_parent.link.telemetry import Telemetry, codes_of
 from coattest_verify.auction.bids import Bids, buyer_of, make_bid_file
 from coattest_verify.auction.journal import AlreadySealed, SealJournal
 from coattest_verify.auction.outcomes import moment_text
 
 NO_PROXY = "none"
 """In place of a proxy's address: a proxy is running already, as its own service."""
-
-
-def codes_of(error: CoattestError) -> dict[str, str]:
-    """The fields of an event that say what failed: ``code``, and ``service_code`` if a service gave one."""
-    fields = {"code": error.code}
-    if error.service_code is not None:
-        fields["service_code"] = error.service_code
-    return fields
 
 
 def time_left(manifest: messages.Manifest, now: datetime) -> float:

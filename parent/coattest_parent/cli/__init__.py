@@ -1,1 +1,1 @@
-"""The command lines of ``auction`` and ``deploy-from-attestation``, one module per verb."""
+"""The command lines ``auction`` and ``deploy-from-attestation``, one module per verb."""

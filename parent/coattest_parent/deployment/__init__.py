@@ -1,1 +1,5 @@
-"""Deployment that starts from the decision and ends in a verified live document."""
+"""Deployment: success is a live document of the running enclave that verifies against the decision.
+
+``live`` asks for that document and checks it. ``local`` deploys to the software host, ``stack`` to AWS, and
+``smoke`` checks whether an image works on this machine at all.
+"""

@@ -1,7 +1,7 @@
-"""Starting and stopping enclaves through a nitro-cli-like program, reached as a subprocess.
+"""Starting and ending enclaves through a program like nitro-cli, run as a subprocess.
 
-``LocalRunner`` drives ``nitro-local run-enclave``, the software host. A runner for nitro-cli itself has the
-same three methods. Debug mode does not exist here: no argument of any runner leads to it.
+``LocalRunner`` drives ``nitro-local run-enclave``, the software host. No argument of a runner starts an
+enclave in debug mode.
 """
 
 from __future__ import annotations
@@ -27,15 +27,9 @@ RECORD_MAX = 64 * 1024
 """Bytes of enclave.json."""
 
 
-class RunnerFailure(EnvironmentFailure):
-    """The nitro-cli-like program did not start an enclave."""
-
-    default_code = "enclave-not-started"
-
-
 @dataclass(frozen=True, slots=True)
 class Enclave:
-    """An enclave as its runner describes it; none of it is evidence of what runs inside."""
+    """An enclave as its runner describes it: no evidence of what runs inside."""
 
     id: str
     address: Address
@@ -43,22 +37,22 @@ class Enclave:
     pid: int
     flags: str
     pcrs: tuple[tuple[int, str], ...] = ()
-    """Registers by index, lower-case hex, where the runner says them (nitro-cli: ``Measurements``)."""
+    """Registers by index in lower-case hex, where the runner reports them (nitro-cli: ``Measurements``)."""
 
 
 class Runner(Protocol):
-    """What deployment needs of nitro-cli."""
+    """One enclave at a time: what the local target needs of nitro-cli."""
 
     def run(self, image: Path, *, role_arn: str, instance_id: str) -> Enclave:
-        """Start the image; returns when the enclave listens. Raises RunnerFailure."""
+        """Start the image and return once the enclave listens. Raises EnvironmentFailure."""
         ...
 
     def describe(self) -> Enclave | None:
         """The enclave that runs now, or None."""
         ...
 
-    def terminate(self, enclave: Enclave) -> None:
-        """End the enclave; returns when it is gone. Ending one that is gone already is fine."""
+    def terminate(self) -> None:
+        """End the enclave and return when it is gone; does nothing when none runs."""
         ...
 
 
@@ -70,7 +64,7 @@ class LocalRunner:
         self.program = program or _nitro_local()
 
     def run(self, image: Path, *, role_arn: str, instance_id: str) -> Enclave:
-        """Start the image in ``nitro-local run-enclave --detach``. Raises RunnerFailure."""
+        """Start the image in ``nitro-local run-enclave --detach``. Raises EnvironmentFailure."""
         self._call(
             START_TIMEOUT,
             "run-enclave",
@@ -83,11 +77,11 @@ class LocalRunner:
         )
         enclave = self.describe()
         if enclave is None:
-            raise RunnerFailure("the enclave ended as soon as it was started", where=str(self.directory))
+            raise not_started("the enclave ended as soon as it was started", str(self.directory))
         return enclave
 
     def describe(self) -> Enclave | None:
-        """The enclave of ``enclave.json``, if its host process is alive. Raises RunnerFailure."""
+        """The enclave of ``enclave.json``, if its host process is alive. Raises EnvironmentFailure."""
         path = self.directory / "enclave.json"
         try:
             with path.open("rb") as file:
@@ -95,16 +89,16 @@ class LocalRunner:
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError) as error:
-            raise RunnerFailure(f"not an enclave record: {error}", where=str(path)) from None
+            raise not_started(f"not an enclave record: {error}", str(path)) from None
         return enclave if _alive(enclave.pid) else None
 
-    def terminate(self, enclave: Enclave) -> None:
-        """``nitro-local terminate-enclave``; which enclave that is, the directory says."""
+    def terminate(self) -> None:
+        """``nitro-local terminate-enclave`` on the directory."""
         self._call(STOP_TIMEOUT, "terminate-enclave")
         (self.directory / "enclave.json").unlink(missing_ok=True)
 
     def _call(self, timeout: float, verb: str, *arguments: str) -> None:
-        """Run the program; its errors become a RunnerFailure with its own last line."""
+        """Run the program; when it fails, raise EnvironmentFailure with the last line of its stderr."""
         command = [*self.program, verb, *arguments, "--directory", str(self.directory), "--json"]
         try:
             done = subprocess.run(
@@ -113,15 +107,20 @@ class LocalRunner:
         except subprocess.TimeoutExpired:
             if verb == "run-enclave":
                 self._call(STOP_TIMEOUT, "terminate-enclave")
-            raise RunnerFailure(f"no answer after {timeout:.0f} s", where=f"nitro-local {verb}") from None
+            raise not_started(f"no answer after {timeout:.0f} s", f"nitro-local {verb}") from None
         if done.returncode:
             lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
             said = lines[-1].removeprefix("nitro-local: ")[:300] if lines else f"exit {done.returncode}"
-            raise RunnerFailure(said, where=f"nitro-local {verb}")
+            raise not_started(said, f"nitro-local {verb}")
+
+
+def not_started(what: str, where: str) -> EnvironmentFailure:
+    """The error of a program like nitro-cli that did not start an enclave, or gave a wrong answer."""
+    return EnvironmentFailure(what, where=where, code="enclave-not-started")
 
 
 def require_plain(enclave: Enclave) -> None:
-    """Refuse an enclave that its own runner calls anything but plain (nitro-cli: ``Flags``)."""
+    """Raise FoundFalse (debug-mode) unless the runner says it has no flags (nitro-cli: ``Flags`` is NONE)."""
     if enclave.flags != "NONE":
         raise FoundFalse(
             f"the enclave runs with flags {enclave.flags!r}", where=enclave.id, code="debug-mode"
@@ -129,7 +128,7 @@ def require_plain(enclave: Enclave) -> None:
 
 
 def require_local(enclave: Enclave) -> None:
-    """Refuse an enclave of the local profile that could be reached from elsewhere."""
+    """Raise FoundFalse (local-not-loopback) unless the enclave is reached through Unix sockets only."""
     for address in (enclave.address, enclave.proxy):
         if not is_local(address):
             raise FoundFalse(
@@ -153,7 +152,7 @@ def _parse(value: Any) -> Enclave:
 
 
 def _alive(pid: int) -> bool:
-    """Whether there is a process of that number that has not ended (proc(5), stat, field 3)."""
+    """Whether the process exists and has not ended (proc(5), stat, field 3)."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
     except OSError:

@@ -1,7 +1,7 @@
-"""What is asked of an enclave on hardware that nobody of us has seen: does it run, attest and keep talking?
+"""Does an image work on this machine's hardware: does it run, attest, and keep talking under load?
 
-Nothing here needs a decision, a key or a bucket, and nothing of it is trusted afterwards: it answers whether
-an image works on this instance, not whether its code is the agreed one.
+This needs no decision, no key and no bucket, and trusts nothing that it hears. It tells whether an image
+works on this instance, not whether its code is the decided one.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-from coattest.errors import CoattestError
-from coattest_enclave.protocol import messages
-from coattest_parent.link.aws import Credentials
+from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse
+from coattest_enclave.protocol import alive
+from coattest_parent.deployment.live import document_findings
 from coattest_parent.link.channels import Address
-from coattest_parent.link.enclave import EnclaveClient, EnclaveRefused, Part
+from coattest_parent.link.enclave import EnclaveClient
 from coattest_verify.attestation import (
     Expectation,
     ExpectNonce,
@@ -31,17 +31,29 @@ from coattest_verify.attestation import (
 )
 
 NONCE_SIZE = 32
+"""Bytes of a nonce."""
+
 MAX_AGE_MS = 5 * 60 * 1000
-# As many as the enclave serves at a time (coattest_enclave.server.CONNECTIONS_MAX).
+"""Milliseconds of age a document may have; its nonce is fresh, so this bounds clocks that disagree."""
+
 CONNECTIONS = 8
+"""Connections at a time: as many as the enclave serves (coattest_enclave.server.CONNECTIONS_MAX)."""
+
 ROUNDS = 8
-UPLOAD = 32 * 1024 * 1024
-BLOCK = 512 * 1024
+"""Requests on each of these connections."""
+
+TALKERS = 4
+"""Threads that ask for documents while the upload goes on."""
+
+Upload = Callable[[Address], int]
+"""Sends an enclave what its program must refuse in the end; returns the bytes sent. Raises CoattestError when
+it is not refused, or the connection breaks.
+"""
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
-    """One question and its answer; ``detail`` is a figure or the reason."""
+class SmokeCheck:
+    """One check and its outcome; ``detail`` is a figure, or why it failed."""
 
     name: str
     ok: bool
@@ -54,11 +66,12 @@ def smoke(
     pcrs: dict[int, bytes],
     root: Root,
     clock: Callable[[], datetime],
-    upload: int = UPLOAD,
-) -> Iterator[Check]:
-    """Ask one thing after another, each with its own time-outs; a check that fails does not end the rest.
+    upload: Upload,
+) -> Iterator[SmokeCheck]:
+    """Run the checks one after another, each with its own time-outs; one that fails does not end the rest.
 
-    ``pcrs`` are the registers that the image must have, 48 bytes by index; ``upload`` is in bytes.
+    ``pcrs`` are the registers that the image must have, 48 bytes by index. ``upload`` knows a message of the
+    program in the image.
     """
     yield _check("document", lambda: _document(address, pcrs, root, clock))
     yield _check("clock", lambda: _clock(address, clock))
@@ -67,15 +80,11 @@ def smoke(
     yield _check("still alive", lambda: _document(address, pcrs, root, clock))
 
 
-def _check(name: str, ask: Callable[[], str]) -> Check:
+def _check(name: str, ask: Callable[[], str]) -> SmokeCheck:
     try:
-        return Check(name, True, ask())
+        return SmokeCheck(name, True, ask())
     except CoattestError as error:
-        return Check(name, False, str(error))
-
-
-class _Unexpected(CoattestError):
-    default_code = "smoke"
+        return SmokeCheck(name, False, str(error))
 
 
 def _document(address: Address, pcrs: dict[int, bytes], root: Root, clock: Callable[[], datetime]) -> str:
@@ -85,13 +94,18 @@ def _document(address: Address, pcrs: dict[int, bytes], root: Root, clock: Calla
     expectations: list[Expectation] = [
         ExpectPcrs(pcrs),
         ExpectNonce(nonce),
-        ExpectUserData(messages.alive_user_data()),
+        ExpectUserData(alive.alive_user_data()),
         ExpectPublicKey(None),
         MaxAge(MAX_AGE_MS),
     ]
     verdict = verify_document(document, expectations, now=clock(), root=root)
     if not verdict.ok:
-        raise _Unexpected("; ".join(f"{failure.field}: {failure.rule}" for failure in verdict.failures))
+        findings = document_findings(verdict)
+        raise FoundFalse(
+            "; ".join(f"{finding.where}: {finding.rule}" for finding in findings),
+            code="live-document",
+            findings=findings,
+        )
     return f"{verdict.document.module_id}, registers {', '.join(str(i) for i in sorted(pcrs))} as measured"
 
 
@@ -108,14 +122,19 @@ def _clock(address: Address, clock: Callable[[], datetime]) -> str:
 def _connections(address: Address) -> str:
     """As many connections at a time as the enclave serves, each with several requests."""
     started = time.monotonic()
-    failures = _together(CONNECTIONS, lambda: _ask(address, ROUNDS))
+    failures: list[CoattestError] = []
+    threads = _start(CONNECTIONS, lambda: _ask(address, ROUNDS), failures)
+    for thread in threads:
+        thread.join()
     if failures:
-        raise _Unexpected(f"{len(failures)} of {CONNECTIONS} connections failed: {failures[0]}")
+        raise EnvironmentFailure(
+            f"{len(failures)} of {CONNECTIONS} connections failed: {failures[0]}", code="smoke"
+        )
     rate = CONNECTIONS * ROUNDS / (time.monotonic() - started)
     return f"{CONNECTIONS} connections, {CONNECTIONS * ROUNDS} documents, {rate:.0f} per second"
 
 
-def _both_directions(address: Address, size: int) -> str:
+def _both_directions(address: Address, upload: Upload) -> str:
     """An upload that the enclave must refuse in the end, while documents flow the other way."""
     ended = threading.Event()
     failures: list[CoattestError] = []
@@ -124,32 +143,18 @@ def _both_directions(address: Address, size: int) -> str:
         while not ended.is_set():
             _ask(address, 1)
 
-    talkers = [threading.Thread(target=_collect, args=(documents, failures)) for _ in range(4)]
     started = time.monotonic()
-    for talker in talkers:
-        talker.start()
+    talkers = _start(TALKERS, documents, failures)
     try:
-        _refused_upload(address, size)
+        size = upload(address)
         seconds = time.monotonic() - started
     finally:
         ended.set()
         for talker in talkers:
             talker.join()
     if failures:
-        raise _Unexpected(f"a document was lost meanwhile: {failures[0]}")
+        raise EnvironmentFailure(f"a document was lost during the upload: {failures[0]}", code="smoke")
     return f"{size / 2**20:.0f} MiB in {seconds:.1f} s, refused as it must be"
-
-
-def _refused_upload(address: Address, size: int) -> None:
-    blocks = (bytes(min(BLOCK, size - start)) for start in range(0, size, BLOCK))
-    try:
-        with EnclaveClient(address) as client:
-            client.open(b"smoke", [Part("smoke", size, blocks)], [], Credentials("", "", ""))
-    except EnclaveRefused as refusal:
-        if refusal.code == "bad-manifest":
-            return
-        raise
-    raise _Unexpected("the enclave opened an auction without a manifest")
 
 
 def _ask(address: Address, rounds: int) -> None:
@@ -158,18 +163,16 @@ def _ask(address: Address, rounds: int) -> None:
             client.alive(secrets.token_bytes(NONCE_SIZE))
 
 
-def _together(count: int, work: Callable[[], None]) -> list[CoattestError]:
-    failures: list[CoattestError] = []
-    threads = [threading.Thread(target=_collect, args=(work, failures)) for _ in range(count)]
+def _start(count: int, work: Callable[[], None], failures: list[CoattestError]) -> list[threading.Thread]:
+    """So many threads that do ``work``; how each of them failed goes to ``failures``."""
+
+    def collect() -> None:
+        try:
+            work()
+        except CoattestError as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=collect) for _ in range(count)]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
-    return failures
-
-
-def _collect(work: Callable[[], None], failures: list[CoattestError]) -> None:
-    try:
-        work()
-    except CoattestError as error:
-        failures.append(error)
+    return threads

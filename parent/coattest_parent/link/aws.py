@@ -1,8 +1,7 @@
-"""boto3 clients with everything explicit: region, endpoint, time-outs, bounded retries; credentials from
-boto3's chain.
+"""boto3 clients with explicit region, endpoint, time-outs and bounded retries; credentials from boto3's
+chain.
 
-Nothing here logs. A credential exists in two places only: botocore's memory, and the one frame to the
-enclave.
+Nothing here logs. Credentials are in two places only: botocore's memory, and the one frame to the enclave.
 """
 
 from __future__ import annotations
@@ -39,16 +38,18 @@ READ_TIMEOUT = 60
 """Seconds to wait for bytes of a reply."""
 
 THROTTLED = frozenset({"Throttling", "ThrottlingException", "RequestLimitExceeded", "SlowDown"})
+"""AWS's codes for too many requests (each service's "Common errors")."""
+
 FORBIDDEN = frozenset({"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "403"})
-"""Codes for one thing in CloudFormation, KMS and SSM, EC2 and S3 (each one's "Common errors")."""
+"""AWS's codes for a missing right: CloudFormation, KMS and SSM, EC2, S3 (each one's "Common errors")."""
 
 SESSION_SECONDS = 3600
-"""Life of an assumed role's session: the longest that a chained role may have."""
+"""Seconds of an assumed role's session: the longest for a chained role (IAM User Guide, "Role chaining")."""
 
 
 @dataclass(frozen=True, slots=True)
-class Credentials:
-    """The instance role's temporary credentials; they stay out of ``repr``."""
+class SessionCredentials:
+    """Temporary credentials of a role session; they stay out of ``repr``."""
 
     access_key: str = field(repr=False)
     secret_key: str = field(repr=False)
@@ -57,9 +58,7 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where AWS is: AWS itself (``url`` None), or a local endpoint for all services with its own CA
-    bundle.
-    """
+    """AWS itself (``url`` None), or a local endpoint for all services with its own CA bundle."""
 
     url: str | None = None
     ca_bundle: Path | None = None
@@ -88,7 +87,7 @@ class Aws:
     renew: Callable[[], boto3.Session] | None = field(default=None, repr=False)
 
     def renewed(self) -> Aws:
-        """The same with credentials read anew, where they came from a chain that has newer ones."""
+        """The same with credentials read again, where they come from a chain that may have newer ones."""
         return replace(self, session=self.renew()) if self.renew else self
 
     def kms(self, region: str) -> KMSClient:
@@ -115,17 +114,17 @@ class Aws:
         """Systems Manager in a region."""
         return self.session.client("ssm", region_name=region, **self._options())
 
-    def credentials(self) -> Credentials:
-        """The session's current credentials; raises EnvironmentFailure when there are none."""
+    def credentials(self) -> SessionCredentials:
+        """The session's current credentials; raises AwsFailure (no-credentials) when there are none."""
         with aws_errors("credentials"):
             found = self.session.get_credentials()
             if found is None:
                 raise NoCredentialsError
             frozen = found.get_frozen_credentials()
-        return Credentials(frozen.access_key or "", frozen.secret_key or "", frozen.token or "")
+        return SessionCredentials(frozen.access_key or "", frozen.secret_key or "", frozen.token or "")
 
     def assume(self, role_arn: str, region: str, name: str = "coattest") -> Aws:
-        """A session of the role (locally: what the instance profile gives on an instance)."""
+        """A session of the role, as an instance profile gives one on an instance. Raises AwsFailure."""
         with aws_errors(role_arn):
             given = self.sts(region).assume_role(
                 RoleArn=role_arn, RoleSessionName=name, DurationSeconds=SESSION_SECONDS
@@ -161,11 +160,11 @@ class AwsFailure(EnvironmentFailure):
 
 
 def _hint(code: str, operation: str) -> str | None:
-    """What to do about the failures that a caller meets most."""
+    """What to do about the most common failures."""
     if code in THROTTLED:
-        return f"AWS takes fewer requests than were made, also after {ATTEMPTS} attempts: wait and try again"
+        return f"throttled, also after {ATTEMPTS} attempts: wait and try again"
     if code in FORBIDDEN:
-        # S3's message does not name the action, and HeadObject is none: it is GetObject and ListBucket.
+        # S3's message does not name the action, and HeadObject is not one: it needs GetObject and ListBucket.
         named = {"HeadObject": "s3:GetObject and s3:ListBucket", "PutObject": "s3:PutObject"}
         return f"these credentials lack {named.get(operation, f'the right that {operation} needs')}"
     return None
@@ -173,7 +172,7 @@ def _hint(code: str, operation: str) -> str | None:
 
 @contextlib.contextmanager
 def aws_errors(where: str) -> Iterator[None]:
-    """Within the block, raise AwsFailure for botocore's errors, with AWS's own code in the text."""
+    """Within the block, raise AwsFailure for botocore's errors, with AWS's own code as ``service_code``."""
     try:
         yield
     except ClientError as error:
@@ -192,12 +191,12 @@ def aws_errors(where: str) -> Iterator[None]:
             hint="set AWS_PROFILE or run on the instance",
             code="no-credentials",
         ) from error
-    except (BotoCoreError, HTTPError) as error:  # the latter from a body that ends within TLS
+    except (BotoCoreError, HTTPError) as error:  # HTTPError: a body that ends within TLS
         raise AwsFailure(str(error)[:300], where=where, code="unreachable") from error
 
 
 def parse_s3_uri(uri: str) -> tuple[str, str]:
-    """Bucket and key of ``s3://bucket/key``; raises UsageError."""
+    """Bucket and key of ``s3://bucket/key``; raises UsageError (bad-uri)."""
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     if not uri.startswith("s3://") or not bucket or not key:
         raise UsageError("not s3://bucket/key", where=uri[:200], code="bad-uri")
@@ -205,8 +204,8 @@ def parse_s3_uri(uri: str) -> tuple[str, str]:
 
 
 def region_of(arn: str) -> str:
-    """The region in an ARN; raises UsageError when there is none."""
+    """The region in an ARN; raises UsageError (bad-arn) when there is none."""
     parts = arn.split(":")
     if len(parts) < 6 or not parts[3]:
-        raise UsageError("an ARN with a region is needed", where=arn[:200], code="bad-arn")
+        raise UsageError("not an ARN with a region", where=arn[:200], code="bad-arn")
     return parts[3]

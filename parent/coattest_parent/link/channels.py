@@ -31,7 +31,7 @@ BACKLOG_PAUSE = 0.02
 """Seconds until the next attempt at a Unix socket whose backlog is full (connect(2), EAGAIN)."""
 
 LISTENER_PAUSE = 0.5
-"""Seconds until the next look whether an enclave listens."""
+"""Seconds between two attempts to reach an enclave that does not listen yet."""
 
 UNIX_PATH_MAX = 107
 """Bytes that fit sockaddr_un's sun_path before its closing zero (unix(7))."""
@@ -42,12 +42,11 @@ HYBRID_REPLY_MAX = 64
 PORT_MAX = 2**32 - 2
 """Largest vsock port; 2**32 - 1 is VMADDR_PORT_ANY (vsock(7))."""
 
-
 CID_MAX = 2**32 - 2
 """Largest CID; 2**32 - 1 is VMADDR_CID_ANY (vsock(7))."""
 
 DIGITS_MAX = 20
-"""Digits of a number that is looked at; int() refuses thousands of them with an error of its own."""
+"""Digits of a number that is parsed; int() refuses thousands of them with an error of its own."""
 
 
 class ChannelFailure(EnvironmentFailure):
@@ -92,7 +91,7 @@ Address = Vsock | Unix | Hybrid
 
 
 def parse_address(text: str) -> Address:
-    """The address that ``text`` names; raises UsageError for anything else."""
+    """The address that ``text`` names; raises UsageError (bad-address) for anything else."""
     kind, _, rest = text.partition(":")
     if kind == "unix" and rest:
         return Unix(Path(rest))
@@ -112,7 +111,7 @@ def parse_address(text: str) -> Address:
 
 
 def parse_number(text: str, most: int) -> int | None:
-    """The number that decimal digits say, if it is at most ``most``; None for all else, of any length."""
+    """The number in decimal digits, if it is at most ``most``; None for any other text."""
     if not text.isascii() or not text.isdigit() or len(text) > DIGITS_MAX:
         return None
     return number if (number := int(text)) <= most else None
@@ -133,9 +132,7 @@ def is_local(address: Address) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host name or address means this machine; decided from its text, never by asking a
-    resolver.
-    """
+    """Whether a host name or address means this machine; decided from its text, never by a resolver."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     with contextlib.suppress(ValueError):
@@ -144,7 +141,7 @@ def is_loopback(host: str) -> bool:
 
 
 def endpoint_host_port(url: str) -> tuple[str, int]:
-    """Host and port of an ``https://`` endpoint; raises UsageError for another scheme or none."""
+    """Host and port of an ``https://`` endpoint; raises UsageError (bad-endpoint) for anything else."""
     parts = urlsplit(url)
     try:
         port = parts.port or 443
@@ -155,7 +152,7 @@ def endpoint_host_port(url: str) -> tuple[str, int]:
     return parts.hostname, port
 
 
-def connect(address: Address, timeout: float) -> socket.socket:
+def connect_to(address: Address, timeout: float) -> socket.socket:
     """A connected stream socket whose ``timeout`` (seconds) is set; raises ChannelFailure."""
     try:
         if isinstance(address, Vsock):
@@ -175,14 +172,14 @@ def connect(address: Address, timeout: float) -> socket.socket:
 
 
 def await_listener(address: Address, seconds: float) -> None:
-    """Return when the enclave accepts a connection; nitro-cli returns at the heartbeat, before that.
+    """Return once the enclave accepts a connection (nitro-cli returns before that, at the heartbeat).
 
-    Raises ChannelFailure after so many seconds.
+    Raises ChannelFailure when it does not within ``seconds``.
     """
     deadline = time.monotonic() + seconds
     while True:
         try:
-            connect(address, max(seconds, 1.0)).close()
+            connect_to(address, max(seconds, 1.0)).close()
         except ChannelFailure:
             if time.monotonic() > deadline:
                 raise
@@ -191,7 +188,7 @@ def await_listener(address: Address, seconds: float) -> None:
             return
 
 
-def listen(address: Address | tuple[str, int], backlog: int = 128) -> socket.socket:
+def listen_on(address: Address | tuple[str, int], backlog: int = 128) -> socket.socket:
     """A listening stream socket, on TCP for a host and port; a stale Unix socket file is replaced, a live one
     is refused.
     """

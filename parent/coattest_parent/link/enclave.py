@@ -1,6 +1,6 @@
-"""The parent's end of a conversation with an enclave: liveness, and opening an auction.
+"""The parent's end of a conversation with an enclave: live documents, and opening an auction.
 
-The parent believes nothing it hears here: what an enclave says counts when its documents verify.
+The parent trusts nothing that it hears here: what an enclave says counts once its documents verify.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from coattest.codes import CODES
 from coattest.errors import EnvironmentFailure, FoundFalse
 from coattest_enclave.protocol import wire
 from coattest_enclave.protocol.errors import MessageError
-from coattest_parent.link.aws import Credentials
-from coattest_parent.link.channels import Address, ChannelFailure, connect
+from coattest_parent.link.aws import SessionCredentials
+from coattest_parent.link.channels import Address, ChannelFailure, connect_to
 
 CONNECT_TIMEOUT = 10.0
 """Seconds to reach an enclave."""
@@ -30,26 +30,26 @@ lots.
 """
 
 OPEN_TIMEOUT = 3600.0
-"""Seconds for one opening in all: an enclave that answers a little now and then does not hold us for ever."""
+"""Seconds for one opening in all: an enclave that answers a little now and then cannot hold us for ever."""
 
 ALIVE_TIMEOUT = 30.0
-"""Seconds for a liveness document in all."""
+"""Seconds for a live document in all."""
 
 RESULT_MAX = 64 * 1024 * 1024
 """Bytes of a result; one of 1,000,000 lots is about 28 MB."""
 
 Progress = Callable[[str, int], None]
-"""Told of a stage or part, and how many bytes of it just went out (0 for a stage)."""
+"""Called with a stage or part, and how many bytes of it were just sent (0 for a stage)."""
 
 
 class EnclaveRefused(FoundFalse):
-    """The enclave checked what it was given and found it wrong, or KMS would not let it see a bid."""
+    """The enclave checked its input and found it wrong, or KMS refused to decrypt a bid."""
 
     default_code = "refused"
 
 
 class EnclaveFailed(EnvironmentFailure):
-    """The enclave could not finish: there is no result, and a retry may give one."""
+    """The enclave could not finish: there is no result, and another try may give one."""
 
     default_code = "enclave-failed"
 
@@ -57,12 +57,12 @@ class EnclaveFailed(EnvironmentFailure):
 REFUSALS = frozenset(
     {"bad-frame", "too-large", "bad-manifest", "bad-seal", "bad-bid-digest", "bad-bid", "kms-denied"}
 )
-"""Error codes that another try with the same input cannot change; kms-failed, clock and internal it may."""
+"""Error codes that another try with the same input cannot change."""
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """One buyer's bid file on its way: its size in bytes, and its content in pieces of any length."""
+class BidUpload:
+    """One buyer's bid file to send: its size in bytes, and its content in pieces of any length."""
 
     buyer: str
     size: int
@@ -81,7 +81,7 @@ class EnclaveClient:
         self._late = False
 
     def __enter__(self) -> EnclaveClient:
-        self._socket = connect(self.address, CONNECT_TIMEOUT)
+        self._socket = connect_to(self.address, CONNECT_TIMEOUT)
         self._socket.settimeout(self._timeout)
         return self
 
@@ -94,7 +94,7 @@ class EnclaveClient:
             self._socket.close()
 
     def _end_after(self, seconds: float) -> None:
-        """Have the conversation end in so many seconds, whatever comes until then."""
+        """End the conversation after so many seconds, whatever arrives until then."""
         if self._limit:
             self._limit.cancel()
         self._limit = threading.Timer(seconds, self._end)
@@ -108,7 +108,10 @@ class EnclaveClient:
                 self._socket.shutdown(socket.SHUT_RDWR)
 
     def alive(self, nonce: bytes) -> bytes:
-        """A liveness document over ``nonce`` (16 to 64 bytes), unverified."""
+        """A live document over ``nonce`` (16 to 64 bytes), unverified.
+
+        Raises ChannelFailure, EnclaveRefused or EnclaveFailed.
+        """
         self._request += 1
         with self._faults():
             self._end_after(min(self._timeout, ALIVE_TIMEOUT))
@@ -118,9 +121,9 @@ class EnclaveClient:
     def open(
         self,
         manifest: bytes,
-        parts: Sequence[Part],
+        parts: Sequence[BidUpload],
         seals: Sequence[bytes],
-        credentials: Credentials,
+        credentials: SessionCredentials,
         progress: Progress | None = None,
     ) -> tuple[bytes, bytes]:
         """Result bytes and receipt for an auction, unverified; ``parts`` are in the manifest's order of
@@ -162,7 +165,7 @@ class EnclaveClient:
                 progress(name, len(chunk))
 
     def _raise_if_answered(self) -> None:
-        """An enclave that has seen enough says so before everything is sent; hear it then."""
+        """An enclave that refuses may say so before everything is sent: read its answer then."""
         assert self._socket
         if select.select([self._socket], [], [], 0)[0]:
             self._reply("", None, once=True)
@@ -172,7 +175,7 @@ class EnclaveClient:
         try:
             wire.write_frame(self._socket, wire.Frame(self._request, kind, body))
         except (BrokenPipeError, ConnectionResetError):
-            # The enclave hung up; the reason is usually waiting to be read.
+            # The enclave hung up; its error is usually waiting to be read.
             self._reply("", None)
             raise
 
@@ -192,7 +195,7 @@ class EnclaveClient:
             if frame.type == "error":
                 _raise(frame.body)
             if frame.request != self._request:
-                raise EnclaveFailed("an answer to another request", where=str(self.address))
+                raise EnclaveFailed("the answer is to another request", where=str(self.address))
             if frame.type == "progress":
                 if progress:
                     progress(str(frame.body.get("stage", ""))[:100], 0)
@@ -244,9 +247,8 @@ def _pieces(content: Iterable[bytes], size: int, name: str) -> Iterator[bytes]:
 def _raise(body: dict[str, Any]) -> None:
     code, detail = str(body.get("code", "internal"))[:40], str(body.get("detail", ""))[:300]
     kind = EnclaveRefused if code in REFUSALS else EnclaveFailed
-    raise kind(
-        f"the enclave gave no result: {code}: {detail}", code=code if code in CODES else kind.default_code
-    )
+    what = f"the enclave gave no result: {code}: {detail}"
+    raise kind(what, code=code) if code in CODES else kind(what, service_code=code)
 
 
 def _bytes(body: dict[str, Any], name: str) -> bytes:

@@ -2,10 +2,10 @@
 
 The enclave asks ``CONNECT host:443 HTTP/1.1`` (RFC 9110, 9.3.6); the proxy answers 200 and moves bytes both
 ways. TLS ends inside the enclave, so the proxy sees ciphertext only. Its one decision is the allow-list: the
-name the enclave asks for must be a key of it, byte for byte, and the value says where the connection really
+name that the enclave asks for must be a key of it, byte for byte, and the value says where the connection
 goes. A name is never resolved unless it is allowed.
 
-The proxy is availability, not trust: whatever it does, the enclave checks KMS's certificate itself.
+The proxy is trusted with availability only: the enclave checks KMS's certificate itself.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ HEAD_MAX = 4096
 """Bytes of a CONNECT request's head; the enclave sends under 200."""
 
 HEAD_TIMEOUT = 10.0
-"""Seconds in which the head must have arrived."""
+"""Seconds within which the head must arrive."""
 
 CONNECT_TIMEOUT = 10.0
 """Seconds to reach the target."""
@@ -32,7 +32,7 @@ IDLE_TIMEOUT = 120.0
 """Seconds with no byte in either direction after which a tunnel is closed."""
 
 TUNNELS_MAX = 256
-"""Tunnels open at a time; the enclave needs one per buyer at most. More are answered 503."""
+"""Tunnels open at a time; the enclave needs at most one per buyer. Further ones are answered 503."""
 
 CHUNK = 64 * 1024
 """Bytes moved at a time."""
@@ -45,8 +45,8 @@ Target = tuple[str, int]
 def kms_allow_list(regions: frozenset[str], template: str, target: Target | None) -> dict[str, Target]:
     """Allow-list for the KMS hosts of ``regions``: ``{"host:443": (host, port)}``.
 
-    ``template`` has ``{region}`` in it, as in the enclave's measured trust file. ``target`` sends every one
-    of them to one place (the local endpoint); None sends each to itself on port 443.
+    ``template`` contains ``{region}``, as in the enclave's measured trust file. ``target`` sends all of them
+    to one place (the local endpoint); None sends each to itself on port 443.
     """
     hosts = [template.format(region=region) for region in sorted(regions)]
     return {f"{host}:443": target or (host, 443) for host in hosts}
@@ -64,7 +64,9 @@ class ConnectProxy:
         self.refused: list[str] = []
         self.tunnels_opened = 0
         self._open = 0
-        self._server = LoopServer(address, self._connection, name="kms-proxy", head_max=HEAD_MAX)
+        self._server = LoopServer(
+            address, self._connection, name="kms-proxy", head_max=HEAD_MAX, telemetry=self._telemetry
+        )
 
     def __enter__(self) -> ConnectProxy:
         self._server.__enter__()

@@ -1,6 +1,6 @@
-"""Trying again: which failures may pass by themselves, how long to wait, and when to give up.
+"""Retries: which failures may pass by themselves, how long to wait, and when to give up.
 
-The wait is exponential with full jitter: a random time between nothing and the bound, which doubles up to a
+The wait is exponential with full jitter: a random time between zero and the bound, which doubles up to a
 cap (AWS Architecture Blog, "Exponential Backoff And Jitter"; AWS SDKs and Tools Reference Guide, "Retry
 behavior"). Trying an opening again is safe: one seal can only give one result.
 """
@@ -21,9 +21,7 @@ from coattest_parent.link.enclave import EnclaveFailed, EnclaveRefused
 T = TypeVar("T")
 
 FOR_SECONDS = 120.0
-"""How long the commands try again unless told otherwise: an enclave that is started anew takes under half of
-it.
-"""
+"""Seconds that the commands try again unless told otherwise; an enclave restarts in under half of that."""
 
 TRANSIENT = frozenset(
     {
@@ -58,14 +56,14 @@ answer to a HEAD has no body, only its status).
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """How long to go on, and the bounds of the waits: all in seconds. ``seconds`` 0 is one attempt."""
+    """How long to try again, and the bounds of the waits, in seconds. ``seconds`` 0 is one attempt."""
 
     seconds: float = 0.0
     base: float = 0.5
     cap: float = 20.0
 
     def within(self, seconds: float) -> Backoff:
-        """The same for so many seconds at most."""
+        """The same, for at most so many seconds."""
         return replace(self, seconds=min(self.seconds, seconds))
 
     def bound(self, attempt: int) -> float:
@@ -75,8 +73,8 @@ class Backoff:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """A back-off with its clock and dice. ``told`` hears of each failure that is followed by another
-    attempt: the attempt's number, the failure, the wait in seconds.
+    """A back-off with its clock and dice. ``told`` is called for each failure that is followed by another
+    attempt: with the attempt's number, the failure, and the wait in seconds.
     """
 
     backoff: Backoff = field(default_factory=Backoff)
@@ -86,7 +84,7 @@ class Retry:
     dice: Callable[[float, float], float] = random.uniform
 
     def call(self, action: Callable[[], T]) -> T:
-        """What ``action`` returns; raises its last failure when that does not pass, or time is up."""
+        """What ``action`` returns; raises its last failure when it cannot pass, or the time is up."""
         started = self.clock()
         attempt = 1
         while True:
@@ -104,7 +102,7 @@ class Retry:
 
 
 def expired(error: CoattestError) -> bool:
-    """Whether a failure says that the credentials' time is over: S3's and STS's words, or KMS's, which the
+    """Whether a failure means that the credentials expired: by the code of S3 or STS, or KMS's, which the
     enclave repeats.
     """
     if isinstance(error, EnclaveRefused):

@@ -1,7 +1,8 @@
-"""What the parent tells of itself: events as JSON lines, and metrics in Prometheus' text format.
+"""What the parent reports of its work: events as JSON lines, and metrics in Prometheus' text format.
 
-An event has a name from EVENTS and fields from FIELDS, and nothing else: there is no way to log a message, an
-error's text, a bid, a key or a credential. Metrics have no labels but those of closed lists.
+An event has a name from EVENTS and fields from FIELDS, and nothing else: there is no way to log a bid, a key
+or a credential. ``text`` is for what libraries say, masked (``libraries``), and for the error that ends a
+service. The values of a metric's label come from a closed list.
 """
 
 from __future__ import annotations
@@ -15,15 +16,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from coattest.errors import CoattestError
 from coattest.shell import utc_now
 
 EVENTS = frozenset(
     {
+        "accept-failed",
         "credentials-refreshed",
         "enclave-down",
         "enclave-up",
         "job-failed",
         "job-found",
+        "library-message",
         "open-failed",
         "open-finished",
         "open-resumed",
@@ -33,6 +37,7 @@ EVENTS = frozenset(
         "proxy-stopped",
         "published",
         "published-before",
+        "service-failed",
         "service-started",
         "service-stopped",
     }
@@ -50,15 +55,25 @@ FIELDS = frozenset(
         "exit",
         "lots",
         "job",
+        "level",
         "request",
         "result",
         "seconds",
         "service_code",
+        "source",
+        "text",
         "tunnels",
         "wait",
     }
 )
 """Every field of an event besides ``time`` and ``event``. ``auction`` and ``result`` are SHA-384 in hex."""
+
+
+def codes_of(failure: CoattestError) -> dict[str, str]:
+    """The fields of an event that say what failed: ``code``, and ``service_code`` where AWS gave one."""
+    service = {"service_code": failure.service_code} if failure.service_code else {}
+    return {"code": failure.code, **service}
+
 
 TEXT_MAX = 200
 """Characters of a field; some come from outside."""
@@ -95,12 +110,12 @@ class Metrics:
         self._opens: dict[str, int] = dict.fromkeys(OUTCOMES, 0)
 
     def add(self, name: str, amount: float = 1.0) -> None:
-        """Add to a counter; raises KeyError for one that there is not."""
+        """Add to a counter or gauge; raises KeyError for an unknown name."""
         with self._lock:
             self._values[name] += amount
 
     def set(self, name: str, value: float) -> None:
-        """Set a gauge or, where something else counts, a counter. Raises KeyError for another name."""
+        """Set a gauge, or a counter that is counted elsewhere; raises KeyError for an unknown name."""
         with self._lock:
             if name not in self._values:
                 raise KeyError(name)
@@ -112,7 +127,7 @@ class Metrics:
             self._opens[outcome] += 1
 
     def render(self) -> str:
-        """All of them, in Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         with self._lock:
             values, opens = dict(self._values), dict(self._opens)
         lines = []
@@ -134,7 +149,7 @@ class Telemetry:
     metrics: Metrics = field(default_factory=Metrics)
     now: Callable[[], datetime] = utc_now
     clock: Callable[[], float] = time.monotonic
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def event(self, name: str, **fields: str | int | float) -> None:
         """Write one line; raises KeyError for an event or field that is not in the lists.
@@ -149,6 +164,7 @@ class Telemetry:
         line = {"time": self.now().isoformat(timespec="milliseconds").replace("+00:00", "Z"), "event": name}
         cut = {key: value[:TEXT_MAX] if isinstance(value, str) else value for key, value in fields.items()}
         text = json.dumps({**line, **cut})
-        # One write per line and no buffer: what a full disk refused does not come up again at the end.
+        # One write per line and no buffer: what a full disk refused does not come up again at the end. The
+        # lock may be held by this very thread: the garbage collector can make a library speak in here.
         with self._lock, contextlib.suppress(OSError):
             os.write(self.sink, f"{text}\n".encode())

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from coattest_build.explain.describe import describe
+from coattest_build.explain.describe import describe_image
 from support.build.images import DIRECTORY, SYMLINK, SpecImage, archive, newc, pcr, plain
 
 NOW = datetime(2026, 5, 1, tzinfo=timezone.utc)
@@ -120,7 +120,8 @@ def test_ramdisk_that_is_no_archive(tmp_path: Path) -> None:
     assert done.returncode == 0
     first, second = json.loads(done.stdout)["ramdisks"]
     assert first["files"] is None
-    assert first["refused"]["reason"] == "cpio-truncated"
+    assert first["refused"]["code"] == "cpio-truncated"
+    assert first["refused"]["where"] == "ramdisk 0"
     assert len(second["files"]) == 4
     assert eif("describe", path).returncode == 0
     listed = eif("describe", path, "--files")
@@ -140,14 +141,16 @@ def test_metadata_that_is_no_json(tmp_path: Path, metadata: bytes) -> None:
     assert done.returncode == 1
     document = json.loads(done.stdout)
     assert document["metadata"] is None
-    assert document["problems"][0].startswith("metadata: not JSON")
+    (finding,) = document["findings"]
+    assert (finding["code"], finding["where"]) == ("metadata-malformed", "metadata")
+    assert finding["detail"].startswith("not JSON")
 
 
 def test_single_ramdisk_is_pointed_out(tmp_path: Path) -> None:
     """A PCR2 that is the same for every one-ramdisk image is worth a note."""
     path = tmp_path / "image.eif"
     path.write_bytes(plain(ramdisks=(BOOT,)).build())
-    assert any("PCR2" in note for note in describe(path, now=NOW, files=False).notes)
+    assert any("PCR2" in note for note in describe_image(path, now=NOW, files=False).notes)
 
 
 def test_broken_image_is_one_line(tmp_path: Path) -> None:

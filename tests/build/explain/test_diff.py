@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coattest.findings import Finding
 from coattest_build.explain import diff as differ
-from coattest_build.explain.diff import Difference, compare
+from coattest_build.explain.diff import Comparison, Place, compare
 from coattest_build.explain.excerpt import first_difference
 from coattest_build.formats.eif import ImageError
 from coattest_build.formats.elf import section_at
@@ -56,23 +57,30 @@ def spec(ramdisk: bytes | None = None, **changes: object) -> SpecImage:
     return plain(**arguments)  # type: ignore[arg-type]
 
 
-def differences(tmp_path: Path, a: SpecImage, b: SpecImage) -> list[Difference]:
-    """What differs between two images."""
+def compared(tmp_path: Path, a: SpecImage, b: SpecImage) -> Comparison:
+    """The comparison of two images."""
     (tmp_path / "a.eif").write_bytes(a.build())
     (tmp_path / "b.eif").write_bytes(b.build())
-    return list(compare(tmp_path / "a.eif", tmp_path / "b.eif").differences)
+    return compare(tmp_path / "a.eif", tmp_path / "b.eif")
 
 
-def only(tmp_path: Path, b: SpecImage) -> Difference:
-    """The one difference between the plain image and this one."""
-    found = differences(tmp_path, spec(), b)
+def only(tmp_path: Path, b: SpecImage) -> Finding:
+    """The one finding between the plain image and this one."""
+    found = compared(tmp_path, spec(), b).findings
     assert len(found) == 1, found
     return found[0]
 
 
+def only_place(tmp_path: Path, b: SpecImage) -> tuple[Finding, Place]:
+    """The one finding between the plain image and this one, and its place."""
+    comparison = compared(tmp_path, spec(), b)
+    (found,) = comparison.findings
+    return found, comparison.places[found]
+
+
 def test_identical_images(tmp_path: Path) -> None:
     """Two copies of one image have no difference."""
-    assert differences(tmp_path, spec(), spec()) == []
+    assert compared(tmp_path, spec(), spec()).findings == ()
 
 
 CASES: dict[str, tuple[Callable[[], SpecImage], str, str, str | None, str | None]] = {
@@ -175,37 +183,60 @@ CASES: dict[str, tuple[Callable[[], SpecImage], str, str, str | None, str | None
 def test_names_the_difference(tmp_path: Path, name: str) -> None:
     """Each change is found as what it is, where it is, with both values."""
     make, code, where, a, b = CASES[name]
-    found = only(tmp_path, make())
-    assert (found.code, found.where, found.a, found.b) == (code, where, a, b)
-    assert where in str(found)
+    comparison = compared(tmp_path, spec(), make())
+    (found,) = comparison.findings
+    assert (found.code, found.where, found.expected, found.found) == (code, where, a, b)
+    line = comparison.line(found)
+    assert all(text in line for text in (where, a, b) if text)
 
 
 def test_one_changed_byte_in_a_text_file(tmp_path: Path) -> None:
     """A changed byte in a source file is shown as its line in both images."""
-    found = only(tmp_path, spec(application(code=newc(b"rootfs/code.py", data=SOURCE.replace(b"1", b"2")))))
-    assert (found.code, found.where, found.offset) == ("entry-content", "ramdisk 1: rootfs/code.py", 34)
-    assert found.excerpt is not None
-    assert (found.excerpt.kind, found.excerpt.place) == ("text", "line 4")
-    assert (found.excerpt.a, found.excerpt.b) == ("    return 1", "    return 2")
+    changed = newc(b"rootfs/code.py", data=SOURCE.replace(b"1", b"2"))
+    found, place = only_place(tmp_path, spec(application(code=changed)))
+    assert (found.code, found.where, place.offset) == ("entry-content", "ramdisk 1: rootfs/code.py", 34)
+    assert place.excerpt is not None
+    assert (place.excerpt.kind, place.excerpt.place) == ("text", "line 4")
+    assert (place.excerpt.a, place.excerpt.b) == ("    return 1", "    return 2")
 
 
 def test_one_changed_byte_in_an_elf_file(tmp_path: Path) -> None:
     """A changed byte in a program is shown with the section it is in and the bytes around it."""
-    found = only(
-        tmp_path, spec(application(lib=newc(b"rootfs/lib.so", 0o100755, elf_file(b"code" * 7 + b"cod!"))))
-    )
-    assert (found.code, found.offset) == ("entry-content", 64 + 31)
-    assert found.excerpt is not None
-    assert (found.excerpt.kind, found.excerpt.place) == ("elf", "section .text")
-    assert "63 6f 64 65" in found.excerpt.a
-    assert "63 6f 64 21" in found.excerpt.b
+    changed = newc(b"rootfs/lib.so", 0o100755, elf_file(b"code" * 7 + b"cod!"))
+    found, place = only_place(tmp_path, spec(application(lib=changed)))
+    assert (found.code, place.offset) == ("entry-content", 64 + 31)
+    assert place.excerpt is not None
+    assert (place.excerpt.kind, place.excerpt.place) == ("elf", "section .text")
+    assert "63 6f 64 65" in place.excerpt.a
+    assert "63 6f 64 21" in place.excerpt.b
 
 
 def test_appended_text(tmp_path: Path) -> None:
     """Where one file ends early, the excerpt says so."""
-    found = only(tmp_path, spec(application(code=newc(b"rootfs/code.py", data=SOURCE + b"more\n"))))
-    assert found.excerpt is not None
-    assert (found.excerpt.place, found.excerpt.a, found.excerpt.b) == ("line 5", "(ends here)", "more")
+    changed = newc(b"rootfs/code.py", data=SOURCE + b"more\n")
+    _, place = only_place(tmp_path, spec(application(code=changed)))
+    assert place.excerpt is not None
+    assert (place.excerpt.place, place.excerpt.a, place.excerpt.b) == ("line 5", "(ends here)", "more")
+
+
+def test_json_of_a_finding_has_its_place(tmp_path: Path) -> None:
+    """A finding's six keys are there, and offset and excerpt for those whose contents were compared."""
+    comparison = compared(tmp_path, spec(), spec(cmdline=b"reboot=k quiet", kernel=b"kernel" * 101))
+    kernel, cmdline = comparison.to_json()["findings"]
+    line = ("kernel" * 100)[-100:]
+    assert kernel == {
+        "code": "section-size",
+        "where": "kernel",
+        "detail": "different size",
+        "expected": "600 bytes",
+        "found": "606 bytes",
+        "rule": None,
+        "offset": 600,
+        "excerpt": {"kind": "text", "place": "line 1", "a": line, "b": line + "kernel"},
+    }
+    assert (cmdline["expected"], cmdline["found"]) == ("reboot=k panic=30", "reboot=k quiet")
+    assert cmdline["offset"] == 9
+    assert "excerpt" not in cmdline
 
 
 def test_header_and_order(tmp_path: Path) -> None:
@@ -213,8 +244,8 @@ def test_header_and_order(tmp_path: Path) -> None:
     other = spec()
     other.memory, other.flags = 1 << 29, 1
     other.sections.insert(0, other.sections.pop(2))
-    found = differences(tmp_path, spec(), other)
-    assert [(d.code, d.where) for d in found] == [
+    found = compared(tmp_path, spec(), other).findings
+    assert [(finding.code, finding.where) for finding in found] == [
         ("header", "flags"),
         ("header", "default memory"),
         ("section-order", "sections"),
@@ -225,26 +256,26 @@ def test_section_in_one_image_only(tmp_path: Path) -> None:
     """A signature or a ramdisk more is named, in either direction."""
     other = spec()
     other.sections.append((SIGNATURE, b"signature"))
-    assert only(tmp_path, other).b == "9 bytes"
-    (found,) = differences(tmp_path, other, spec())
-    assert (found.code, found.where, found.a) == ("section-missing", "signature", "9 bytes")
+    assert only(tmp_path, other).found == "9 bytes"
+    (found,) = compared(tmp_path, other, spec()).findings
+    assert (found.code, found.where, found.expected) == ("section-missing", "signature", "9 bytes")
     third = spec(ramdisks=(BOOT, application(), BOOT))
     assert only(tmp_path, third).where == "ramdisk 2"
 
 
 def test_ramdisk_that_is_no_archive(tmp_path: Path) -> None:
     """An opaque ramdisk is compared as bytes, and the reason is said."""
-    found = differences(tmp_path, spec(), spec(b"opaque" * 1000))
-    assert [difference.code for difference in found] == ["ramdisk-unreadable", "section-size"]
-    assert found[1].offset == 0
+    comparison = compared(tmp_path, spec(), spec(b"opaque" * 1000))
+    assert [finding.code for finding in comparison.findings] == ["ramdisk-unreadable", "section-size"]
+    assert comparison.places[comparison.findings[1]].offset == 0
 
 
 def test_entries_in_another_order(tmp_path: Path) -> None:
     """The same entries in another order are said to be that."""
     one = archive(newc(b"a"), newc(b"b"))
     other = archive(newc(b"b"), newc(b"a"))
-    found = differences(tmp_path, spec(one), spec(other))
-    assert [difference.code for difference in found] == ["entry-order", "archive-bytes"]
+    found = compared(tmp_path, spec(one), spec(other)).findings
+    assert [finding.code for finding in found] == ["entry-order", "archive-bytes"]
 
 
 def test_reports_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,7 +284,7 @@ def test_reports_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     (tmp_path / "a.eif").write_bytes(spec().build())
     (tmp_path / "b.eif").write_bytes(spec(archive()).build())
     comparison = compare(tmp_path / "a.eif", tmp_path / "b.eif")
-    assert (len(comparison.differences), comparison.truncated) == (2, True)
+    assert (len(comparison.findings), comparison.truncated) == (2, True)
 
 
 def _blocks(data: bytes, cuts: list[int]) -> list[bytes]:
@@ -307,7 +338,8 @@ def test_command(tmp_path: Path) -> None:
     done = eif("diff", a, b)
     assert done.returncode == 1
     assert (
-        done.stderr == "eif: first difference: ramdisk 1: rootfs/code.py: other content at byte 34 (line 4)\n"
+        done.stderr
+        == "eif: first difference: ramdisk 1: rootfs/code.py: different content at byte 34 (line 4)\n"
     )
     assert "  -     return 1\n" in done.stdout
     assert "  +     return 2\n" in done.stdout
@@ -315,7 +347,7 @@ def test_command(tmp_path: Path) -> None:
     assert done.returncode == 1
     document = json.loads(done.stdout)
     assert document["identical"] is False
-    assert document["differences"][0]["where"] == "ramdisk 1: rootfs/code.py"
+    assert document["findings"][0]["where"] == "ramdisk 1: rootfs/code.py"
     assert json.loads(eif("diff", a, same, "--json").stdout)["identical"] is True
 
 

@@ -49,7 +49,7 @@ def test_it_validates(printed: str, document: dict[str, Any]) -> None:
 
 def test_every_locked_input_is_in_it_with_its_hash(document: dict[str, Any]) -> None:
     """Nothing of the lock is missing and nothing else is there; build tools are marked as excluded."""
-    lock, digest = locks.load(ROOT)
+    lock, digest = locks.load_lock(ROOT)
     found = {(part["name"], part["version"], part["hashes"][0]["content"]) for part in document["components"]}
     assert found == {(each.name, each.version, each.sha256) for each in (*lock.packages, *lock.wheels)}
     scopes = {part["name"]: part["scope"] for part in document["components"]}

@@ -16,33 +16,33 @@ from hypothesis import strategies as st
 from coattest.errors import UsageError
 from coattest_build.formats import cpio
 from coattest_build.formats.cpio import (
-    Entry,
+    NewEntry,
     RamdiskError,
-    extract_ramdisk,
     link_target,
     read_entries,
     write_ramdisk,
 )
-from coattest_build.formats.eif import Section, SectionType
+from coattest_build.formats.eif import EifSection, SectionType
+from coattest_build.formats.extract import extract_ramdisk
 from support.build.images import DIRECTORY, SYMLINK, archive, newc
 
 FILE, PROGRAM = 0o100644, 0o100755
 
 TREE = (
-    Entry("rootfs", DIRECTORY, None),
-    Entry("rootfs/usr", DIRECTORY, None),
-    Entry("rootfs/usr/prog", PROGRAM, b"#!/bin/sh\n"),
-    Entry("rootfs/usr/empty", FILE, b""),
-    Entry("rootfs/bin", SYMLINK, b"/usr/bin"),
-    Entry("rootfs/tmp", 0o41777, None),
-    Entry("cmd", FILE, b"one\ntwo\n"),
-    Entry("caf\u00e9", FILE, b"12345"),
+    NewEntry("rootfs", DIRECTORY, None),
+    NewEntry("rootfs/usr", DIRECTORY, None),
+    NewEntry("rootfs/usr/prog", PROGRAM, b"#!/bin/sh\n"),
+    NewEntry("rootfs/usr/empty", FILE, b""),
+    NewEntry("rootfs/bin", SYMLINK, b"/usr/bin"),
+    NewEntry("rootfs/tmp", 0o41777, None),
+    NewEntry("cmd", FILE, b"one\ntwo\n"),
+    NewEntry("caf\u00e9", FILE, b"12345"),
 )
 
 
-def section(raw: bytes) -> Section:
+def section(raw: bytes) -> EifSection:
     """The whole of ``raw`` as a ramdisk section."""
-    return Section(SectionType.RAMDISK, 0, len(raw))
+    return EifSection(SectionType.RAMDISK, 0, len(raw))
 
 
 def listing(raw: bytes) -> list[tuple[str, int, int]]:
@@ -57,7 +57,7 @@ def refusal(raw: bytes) -> str:
     return caught.value.code
 
 
-def write(tmp_path: Path, *entries: Entry, mtime: int = 1700000000) -> bytes:
+def write(tmp_path: Path, *entries: NewEntry, mtime: int = 1700000000) -> bytes:
     """The archive that the writer makes of the entries."""
     out = tmp_path / "ramdisk"
     write_ramdisk(out, entries, mtime=mtime)
@@ -84,7 +84,7 @@ def test_writer_follows_the_specification(tmp_path: Path) -> None:
 
 @given(st.permutations(TREE))
 def test_order_of_entries_does_not_matter(
-    tmp_path_factory: pytest.TempPathFactory, entries: list[Entry]
+    tmp_path_factory: pytest.TempPathFactory, entries: list[NewEntry]
 ) -> None:
     """Any order of the same entries gives the same bytes."""
     directory = tmp_path_factory.mktemp("order")
@@ -108,7 +108,9 @@ def test_content_may_be_a_file(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_bytes(b"x" * 100_001)
     source.chmod(0o600)
-    assert write(tmp_path, Entry("f", FILE, source)) == write(tmp_path, Entry("f", FILE, b"x" * 100_001))
+    assert write(tmp_path, NewEntry("f", FILE, source)) == write(
+        tmp_path, NewEntry("f", FILE, b"x" * 100_001)
+    )
 
 
 @pytest.mark.skipif(shutil.which("cpio") is None, reason="no cpio on this machine")
@@ -146,25 +148,25 @@ def test_archives_of_system_cpio_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("entry", "reason"),
     [
-        (Entry("/etc", DIRECTORY, None), "cpio-absolute-name"),
-        (Entry("../etc", DIRECTORY, None), "cpio-traversal"),
-        (Entry("a//b", DIRECTORY, None), "cpio-name"),
-        (Entry("", DIRECTORY, None), "cpio-name"),
-        (Entry("\udcff", FILE, b""), "cpio-name"),
-        (Entry("TRAILER!!!", FILE, b""), "cpio-name"),
-        (Entry("no/parent", FILE, b""), "cpio-parent"),
-        (Entry("f", 0o104755, b""), "cpio-mode"),
-        (Entry("f", 0o101644, b""), "cpio-mode"),
-        (Entry("f", 0o020666, b""), "cpio-type"),
-        (Entry("f", 0o644, b""), "cpio-type"),
-        (Entry("f", FILE, None), "cpio-type"),
-        (Entry("d", DIRECTORY, b""), "cpio-type"),
-        (Entry("l", SYMLINK, Path("target")), "cpio-type"),
-        (Entry("l", SYMLINK, b""), "cpio-size"),
-        (Entry("l", SYMLINK, b"a\0b"), "cpio-name"),
+        (NewEntry("/etc", DIRECTORY, None), "cpio-absolute-name"),
+        (NewEntry("../etc", DIRECTORY, None), "cpio-traversal"),
+        (NewEntry("a//b", DIRECTORY, None), "cpio-name"),
+        (NewEntry("", DIRECTORY, None), "cpio-name"),
+        (NewEntry("\udcff", FILE, b""), "cpio-name"),
+        (NewEntry("TRAILER!!!", FILE, b""), "cpio-name"),
+        (NewEntry("no/parent", FILE, b""), "cpio-parent"),
+        (NewEntry("f", 0o104755, b""), "cpio-mode"),
+        (NewEntry("f", 0o101644, b""), "cpio-mode"),
+        (NewEntry("f", 0o020666, b""), "cpio-type"),
+        (NewEntry("f", 0o644, b""), "cpio-type"),
+        (NewEntry("f", FILE, None), "cpio-type"),
+        (NewEntry("d", DIRECTORY, b""), "cpio-type"),
+        (NewEntry("l", SYMLINK, Path("target")), "cpio-type"),
+        (NewEntry("l", SYMLINK, b""), "cpio-size"),
+        (NewEntry("l", SYMLINK, b"a\0b"), "cpio-name"),
     ],
 )
-def test_writer_refuses_what_the_reader_would(tmp_path: Path, entry: Entry, reason: str) -> None:
+def test_writer_refuses_what_the_reader_would(tmp_path: Path, entry: NewEntry, reason: str) -> None:
     """The writer is held to the reader's rules and leaves no file behind."""
     with pytest.raises(UsageError) as caught:
         write(tmp_path, entry)
@@ -175,7 +177,7 @@ def test_writer_refuses_what_the_reader_would(tmp_path: Path, entry: Entry, reas
 def test_writer_refuses_the_same_name_twice(tmp_path: Path) -> None:
     """One name is one entry."""
     with pytest.raises(UsageError) as caught:
-        write(tmp_path, Entry("f", FILE, b"1"), Entry("f", FILE, b"2"))
+        write(tmp_path, NewEntry("f", FILE, b"1"), NewEntry("f", FILE, b"2"))
     assert caught.value.code == "cpio-duplicate"
 
 
@@ -302,7 +304,7 @@ def extract(raw: bytes, target: Path) -> None:
 def test_extraction_makes_the_tree(tmp_path: Path) -> None:
     """Types, modes, content and targets are those of the entries, under any umask."""
     raw = write(
-        tmp_path, *TREE, Entry("rootfs/locked", 0o40555, None), Entry("rootfs/locked/f", 0o100400, b"1")
+        tmp_path, *TREE, NewEntry("rootfs/locked", 0o40555, None), NewEntry("rootfs/locked/f", 0o100400, b"1")
     )
     before = os.umask(0o077)
     try:

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from coattest.errors import FoundFalse
 from coattest_build.formats.deb import open_data
-from coattest_build.formats.tar import BadArchive
 from coattest_build.inputs.unpack import Tree
 from support.build import packages
 from support.build.packages import file, make_deb
+from support.raises import raises_code
 
 
 @pytest.mark.parametrize("compression", [".xz", ".gz", ""])
@@ -25,19 +26,21 @@ def test_the_compressions_of_debian_are_read(tmp_path: Path, compression: str) -
 def test_an_unsupported_compression_is_named(tmp_path: Path) -> None:
     """zstd is a clear error, not a crash."""
     path = make_deb(tmp_path / "a.deb", [file("./a")], compression=".zst")
-    with pytest.raises(BadArchive, match=r"a 1\.0: data\.tar\.zst: this compression is not supported"):
+    with raises_code(
+        FoundFalse, "bad-archive", match=r"a 1\.0: data\.tar\.zst: this compression is not supported"
+    ):
         Tree(tmp_path / "root").unpack_deb(path, "a 1.0")
 
 
 def test_a_package_cut_short_anywhere_is_refused(tmp_path: Path) -> None:
-    """Truncation at any length is a BadArchive that names the package, whatever was cut."""
+    """Truncation at any length is an error that names the package, whatever was cut."""
     for compression in (".xz", ".gz", ""):
         whole = packages.deb_bytes(packages.tar([file("./a", b"content")]), compression)
         for length in [*range(0, len(whole), 23), len(whole) - 2]:
             path = tmp_path / "a.deb"
             path.write_bytes(whole[:length])
             tree = Tree(tmp_path / f"root{compression}{length}")
-            with pytest.raises(BadArchive, match=r"^a 1\.0: "):
+            with raises_code(FoundFalse, "bad-archive", match=r"^a 1\.0: "):
                 tree.unpack_deb(path, "a 1.0")
 
 
@@ -58,7 +61,7 @@ def test_what_is_no_package_is_refused(tmp_path: Path, data: bytes) -> None:
     """Other files, other versions and damaged ones are one clear error."""
     path = tmp_path / "a.deb"
     path.write_bytes(data)
-    with pytest.raises(BadArchive, match=r"^a: "):
+    with raises_code(FoundFalse, "bad-archive", match=r"^a: "):
         Tree(tmp_path / "root").unpack_deb(path, "a")
 
 

@@ -21,13 +21,14 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from coattest.errors import CoattestError
-from coattest_build.explain.describe import describe
+from coattest_build.explain.describe import describe_image
 from coattest_build.explain.diff import compare
 from coattest_build.formats import cpio
-from coattest_build.formats.cpio import RamdiskError, extract_ramdisk, read_entries
-from coattest_build.formats.eif import ImageError, Layout, Section, SectionType, read_layout
+from coattest_build.formats.cpio import RamdiskError, read_entries
+from coattest_build.formats.eif import EifSection, ImageError, Layout, SectionType, read_layout
+from coattest_build.formats.extract import extract_ramdisk
 from coattest_build.formats.measure import measure_file
-from coattest_build.formats.signature import check, make_section, parse
+from coattest_build.formats.signature import check_signature, make_section, parse_signature
 from support.build.images import (
     DIRECTORY,
     HEADER,
@@ -66,7 +67,7 @@ def _signed() -> tuple[bytes, bytes]:
 
 IMAGE, SIGNATURE_SECTION = _signed()
 
-CERTIFICATE_SIZE = len(parse(SIGNATURE_SECTION).certificate_der)
+CERTIFICATE_SIZE = len(parse_signature(SIGNATURE_SECTION).certificate_der)
 
 Mutation = Callable[[bytes], bytes]
 
@@ -161,7 +162,7 @@ def test_arbitrary_bytes(raw: bytes) -> None:
     assert _accepted(raw) is None
     assert _accepted(with_right_crc(IMAGE[:HEADER] + raw)) is None
     with pytest.raises(ImageError):
-        parse(raw)
+        parse_signature(raw)
     with pytest.raises(RamdiskError):
         list(read_entries(io.BytesIO(raw), 0, len(raw)))
 
@@ -177,7 +178,7 @@ def test_ramdisk_reader_and_extraction(changes: list[Mutation]) -> None:
         target = Path(directory) / "a" / "b" / "target"
         target.parent.mkdir(parents=True)
         try:
-            extract_ramdisk(io.BytesIO(raw), Section(SectionType.RAMDISK, 0, len(raw)), target)
+            extract_ramdisk(io.BytesIO(raw), EifSection(SectionType.RAMDISK, 0, len(raw)), target)
         except RamdiskError:
             assert not target.exists()
             names = set()
@@ -198,13 +199,13 @@ def test_signature_parser(changes: list[Mutation]) -> None:
     for change in changes:
         raw = change(raw)
     try:
-        parsed = parse(raw)
+        parsed = parse_signature(raw)
     except ImageError:
         return
     assert cbor2.dumps(cbor2.loads(raw)) == raw
     pcr0 = bytes.fromhex(pcr(b"kernel", b"cmdline", RAMDISK, RAMDISK))
-    if not check(parsed, pcr0, NOW):
-        original = parse(SIGNATURE_SECTION)
+    if not check_signature(parsed, pcr0, NOW):
+        original = parse_signature(SIGNATURE_SECTION)
         assert parsed.certificate.public_key() == original.certificate.public_key()
         assert (parsed.signature, parsed.payload) == (original.signature, original.payload)
 
@@ -221,7 +222,7 @@ def test_describe_and_diff(changes: list[Mutation]) -> None:
         original.write_bytes(IMAGE)
         mutated.write_bytes(with_right_crc(raw))
         try:
-            description = describe(mutated, now=NOW, files=True)
+            description = describe_image(mutated, now=NOW, files=True)
         except CoattestError:
             pass
         else:
@@ -231,7 +232,8 @@ def test_describe_and_diff(changes: list[Mutation]) -> None:
         except CoattestError:
             return
         assert comparison.identical == (mutated.read_bytes() == IMAGE)
-        assert all(str(difference) and difference.to_json() for difference in comparison.differences)
+        assert all(comparison.line(finding) for finding in comparison.findings)
+        assert len(comparison.to_json()["findings"]) == len(comparison.findings)
 
 
 def _many_files(count: int) -> bytes:
@@ -253,14 +255,14 @@ MEASURE_PEAK = """
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
-from coattest_build.describe import describe
-from coattest_build.diff import compare
+from coattest_build.explain.describe import describe_image
+from coattest_build.explain.diff import compare
 
 def peak():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
 
 def look(a, b):
-    describe(a, now=datetime.now(timezone.utc), files=True).to_json()
+    describe_image(a, now=datetime.now(timezone.utc), files=True).to_json()
     compare(a, b).to_json()
 
 small, a, b = map(Path, sys.argv[1:])
@@ -294,7 +296,11 @@ def test_the_unmutated_image_is_accepted() -> None:
     assert _accepted(IMAGE) is not None
     assert len(list(read_entries(io.BytesIO(RAMDISK), 0, len(RAMDISK)))) == 5
     assert (
-        check(parse(SIGNATURE_SECTION), bytes.fromhex(pcr(b"kernel", b"cmdline", RAMDISK, RAMDISK)), NOW)
+        check_signature(
+            parse_signature(SIGNATURE_SECTION),
+            bytes.fromhex(pcr(b"kernel", b"cmdline", RAMDISK, RAMDISK)),
+            NOW,
+        )
         == ()
     )
 
@@ -303,7 +309,7 @@ def test_the_unmutated_image_is_accepted() -> None:
 @given(changes=st.lists(mutations(CERTIFICATE_SIZE, width=1), min_size=1, max_size=3))
 def test_certificate_in_a_signature(changes: list[Mutation]) -> None:
     """A mutated certificate in a section that is otherwise right is refused, or works in all that we do."""
-    der = parse(SIGNATURE_SECTION).certificate_der
+    der = parse_signature(SIGNATURE_SECTION).certificate_der
     for change in changes:
         der = change(der)
     pem = b"-----BEGIN CERTIFICATE-----\n"
@@ -313,17 +319,17 @@ def test_certificate_in_a_signature(changes: list[Mutation]) -> None:
     entry = cbor2.loads(SIGNATURE_SECTION)[0]
     section = cbor2.dumps([entry | {"signing_certificate": list(pem)}])
     try:
-        parsed = parse(section)
+        parsed = parse_signature(section)
     except ImageError:
         return
     assert parsed.certificate_der == der
-    assert all(failure.code for failure in check(parsed, bytes(48), NOW))
+    assert all(finding.code for finding in check_signature(parsed, bytes(48), NOW))
     image = plain()
     image.sections.append((SIGNATURE, section))
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "image.eif"
         path.write_bytes(image.build())
-        report = describe(path, now=NOW, files=False)
+        report = describe_image(path, now=NOW, files=False)
     assert report.measurements.pcr8 == pcr(der)
     assert report.signature is not None
-    assert report.signature.failures
+    assert report.signature.findings

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from coattest_build.formats.eif import ImageError
 from coattest_build.formats.hashing import BLOCK, Crc32, Feeder
-from coattest_build.formats.measure import EMPTY_PCR2, measure, measure_registers, pcr3, pcr4
+from coattest_build.formats.measure import measure, measure_registers, pcr3, pcr4
+from coattest_build.formats.registers import EMPTY_PCR2
 from support.build.images import HEADER, pcr, plain, with_right_crc
 
 MEMORY_LIMIT = 64 << 20

@@ -12,9 +12,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from coattest.errors import FoundFalse
 from coattest_build.formats import signature
 from coattest_build.formats.eif import ImageError
-from coattest_build.formats.signature import SigningError, check, make_section, parse
+from coattest_build.formats.signature import check_signature, make_section, parse_signature
 from support.build.images import pcr
 from support.verify.signing_keys import NOW, PCR0, Key, certify, pem, signer
 
@@ -55,8 +56,8 @@ def test_another_implementation_verifies(section: bytes, key: Key) -> None:
 def test_foreign_section_is_accepted(key: Key, certificate: x509.Certificate) -> None:
     """A section that was made with generic libraries, as AWS's tools make it, parses and holds."""
     foreign = _foreign(key, certificate)
-    parsed = parse(foreign)
-    assert check(parsed, PCR0, NOW) == ()
+    parsed = parse_signature(foreign)
+    assert check_signature(parsed, PCR0, NOW) == ()
     assert parsed.certificate == certificate
     assert parsed.pcr8 == pcr(certificate.public_bytes(serialization.Encoding.DER))
 
@@ -133,17 +134,17 @@ MALFORMED: dict[str, Callable[[Key, x509.Certificate], bytes]] = {
 def test_parser_refuses(name: str, key: Key, certificate: x509.Certificate) -> None:
     """Whatever AWS's writer does not make is refused, even where its signature is right."""
     with pytest.raises(ImageError) as caught:
-        parse(MALFORMED[name](key, certificate))
+        parse_signature(MALFORMED[name](key, certificate))
     assert caught.value.code == "eif-signature"
 
 
 def reasons(section: bytes, pcr0: bytes = PCR0, now: datetime = NOW) -> set[str]:
-    """The codes of all failures."""
-    return {failure.code for failure in check(parse(section), pcr0, now)}
+    """The codes of all findings."""
+    return {finding.code for finding in check_signature(parse_signature(section), pcr0, now)}
 
 
 def test_signature_holds(section: bytes) -> None:
-    """A fresh signature over the image's PCR0 has no failure."""
+    """A fresh signature over the image's PCR0 has no findings."""
     assert reasons(section) == set()
 
 
@@ -159,13 +160,13 @@ def test_expired_and_future_certificates(section: bytes) -> None:
 
 
 def test_certificate_of_another_key(key: Key) -> None:
-    """A certificate whose key did not sign is a failure."""
+    """A certificate whose key did not sign is a finding."""
     other = certify(ec.generate_private_key(ec.SECP384R1()))
     assert reasons(_foreign(key, other)) == {"signature-invalid"}
 
 
-def test_every_failure_is_reported(key: Key) -> None:
-    """All reasons come at once."""
+def test_every_finding_is_reported(key: Key) -> None:
+    """Everything that is wrong is reported at once."""
     other = certify(ec.generate_private_key(ec.SECP384R1()), days=2)
     found = reasons(_foreign(key, other), bytes(48), NOW + timedelta(days=9))
     assert found == {"signature-invalid", "signature-pcr0", "certificate-expired"}
@@ -177,7 +178,7 @@ def test_algorithm_comes_from_the_key(key: Key, certificate: x509.Certificate) -
     assert reasons(_foreign(key, certificate, protected={1: -65535})) == {"signature-algorithm"}
 
 
-def test_rsa_certificate_is_a_failure(key: Key) -> None:
+def test_rsa_certificate_is_a_finding(key: Key) -> None:
     """AWS's format has elliptic curves only."""
     other = certify(rsa.generate_private_key(65537, 2048))
     assert reasons(_foreign(key, other)) == {"certificate-key"}
@@ -185,15 +186,15 @@ def test_rsa_certificate_is_a_failure(key: Key) -> None:
 
 def test_every_changed_byte_is_noticed(section: bytes) -> None:
     """No byte of the section can change: it no longer parses, or the check fails, or PCR8 is another."""
-    original = parse(section).pcr8
+    original = parse_signature(section).pcr8
     for index in range(len(section)):
         changed = bytearray(section)
         changed[index] ^= 1
         try:
-            parsed = parse(bytes(changed))
+            parsed = parse_signature(bytes(changed))
         except ImageError:
             continue
-        assert check(parsed, PCR0, NOW) or parsed.pcr8 != original
+        assert check_signature(parsed, PCR0, NOW) or parsed.pcr8 != original
 
 
 @pytest.mark.parametrize(
@@ -220,7 +221,7 @@ def test_signing_out_of_date_is_refused(
     key: Key, certificate: x509.Certificate, now: datetime, reason: str
 ) -> None:
     """No signature is made with a certificate that is not in date."""
-    with pytest.raises(SigningError) as caught:
+    with pytest.raises(FoundFalse) as caught:
         make_section(certificate, PCR0, signer(key), now)
     assert caught.value.code == reason
 
@@ -228,8 +229,9 @@ def test_signing_out_of_date_is_refused(
 def test_signing_with_another_key_is_refused(certificate: x509.Certificate) -> None:
     """What the signer returns is checked against the certificate before it is used."""
     other = ec.generate_private_key(ec.SECP384R1())
-    with pytest.raises(SigningError) as caught:
+    with pytest.raises(FoundFalse) as caught:
         make_section(certificate, PCR0, signer(other), NOW)
     assert caught.value.code == "signature-invalid"
-    with pytest.raises(SigningError):
+    with pytest.raises(FoundFalse) as caught:
         make_section(certificate, PCR0, lambda _data: b"no signature", NOW)
+    assert caught.value.code == "signature-mismatch"

@@ -20,11 +20,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
-from coattest.errors import EnvironmentFailure, UsageError
+from coattest.errors import EnvironmentFailure, FoundFalse, UsageError
 from coattest_build.formats import signature
 from coattest_build.formats.eif import read_layout
 from coattest_build.formats.measure import measure
-from coattest_build.formats.signature import SigningError, check, make_section, parse
+from coattest_build.formats.signature import check_signature, make_section, parse_signature
 from coattest_build.formats.signing import load_sign, sign_image
 from support.build.images import RAMDISK, SIGNATURE, SpecImage, archive, newc, pcr, plain
 from support.loopback import Handler, Loopback
@@ -75,7 +75,7 @@ def test_signed_image_keeps_its_registers(
     spec = _spec()
     spec.sections.append((SIGNATURE, signed))
     assert raw == spec.build()
-    assert check(parse(signed), bytes.fromhex(after.pcr0), NOW) == ()
+    assert check_signature(parse_signature(signed), bytes.fromhex(after.pcr0), NOW) == ()
 
 
 def test_key_files_sign_deterministically(
@@ -108,7 +108,7 @@ def test_signing_again_wants_to_be_told(
 def test_key_of_another_certificate_is_refused(tmp_path: Path, key: Key) -> None:
     """A key file that does not belong to the certificate is found before anything is signed."""
     key_file, _ = _files(tmp_path, key, certify(key))
-    with pytest.raises(SigningError) as caught:
+    with pytest.raises(FoundFalse) as caught:
         load_sign(str(key_file), certify(ec.generate_private_key(ec.SECP384R1())), ask=_never)
     assert caught.value.code == "signature-mismatch"
 
@@ -139,15 +139,16 @@ def test_encrypted_key_file_is_named(tmp_path: Path, key: Key, certificate: x509
 @pytest.mark.parametrize("content", [b"", b"no certificate"])
 def test_certificate_file_that_is_none(content: bytes) -> None:
     """A file without a certificate is found false."""
-    with pytest.raises(SigningError) as caught:
+    with pytest.raises(FoundFalse) as caught:
         signature.load_certificate(content)
     assert caught.value.code == "certificate-malformed"
 
 
 def test_certificate_file_with_two(certificate: x509.Certificate) -> None:
     """A chain is not accepted: PCR8 measures one certificate, and the user should know which."""
-    with pytest.raises(SigningError, match="2 certificates"):
+    with pytest.raises(FoundFalse, match="2 certificates") as caught:
         signature.load_certificate(pem(certificate) * 2)
+    assert caught.value.code == "certificate-malformed"
 
 
 def _eif(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -196,7 +197,8 @@ def test_describe_finds_a_stale_signature(image: Path, key: Key) -> None:
     done = _eif("describe", str(image), "--json")
     assert done.returncode == 1
     document = json.loads(done.stdout)
-    assert [failure["code"] for failure in document["signature"]["failures"]] == ["signature-pcr0"]
+    assert [finding["code"] for finding in document["signature"]["findings"]] == ["signature-pcr0"]
+    assert [finding["code"] for finding in document["findings"]] == ["signature-pcr0"]
 
 
 class Kms(Handler):
@@ -237,7 +239,7 @@ def test_kms_key_signs(kms: str, image: Path, tmp_path: Path, certificate: x509.
     signed = sign_image(image, tmp_path / "out.eif", certificate=certificate, sign=sign, now=NOW)
     assert signed.measurements.pcr8 == pcr(certificate.public_bytes(serialization.Encoding.DER))
     other = certify(ec.generate_private_key(ec.SECP384R1()))
-    with pytest.raises(SigningError) as caught:
+    with pytest.raises(FoundFalse) as caught:
         sign_image(image, tmp_path / "bad.eif", certificate=other, sign=sign, now=NOW)
     assert caught.value.code == "signature-invalid"
     assert not (tmp_path / "bad.eif").exists()

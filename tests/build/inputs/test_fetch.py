@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from coattest.errors import EnvironmentFailure
 from coattest.progress import Quiet
 from coattest_build.inputs import fetch
 from coattest_build.inputs.cache import Cache
-from coattest_build.inputs.fetch import InputGone, Unreachable, WrongContent, fetch_packages
+from coattest_build.inputs.fetch import InputGone, WrongContent, fetch_packages
 from coattest_build.inputs.lock import LockedPackage
 from support.loopback import Handler, Loopback
+from support.raises import raises_code
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -169,7 +171,9 @@ def test_a_package_that_the_mirror_has_only_half_of_is_one_line(server: Server, 
     """A truncated file is exit 3 with both sizes, and no finished file is left."""
     packages = offer(server, ("a", b"0123456789"))
     server.files[packages[0].path.replace("+", "%2B")] = b"01234"
-    with pytest.raises(Unreachable, match="cut short after 5 of 10 bytes") as caught:
+    with raises_code(
+        EnvironmentFailure, "mirror-unreachable", match="cut short after 5 of 10 bytes"
+    ) as caught:
         get(server, cache, packages)
     assert "\n" not in str(caught.value)
     assert not cache.path(packages[0].sha256).exists()
@@ -193,7 +197,7 @@ def test_the_next_mirror_is_tried(server: Server, cache: Cache) -> None:
 def test_an_unreachable_mirror_is_one_line(server: Server, cache: Cache) -> None:
     """No answer at all is exit 3, names the mirror and the option for another one."""
     dead = "http://127.0.0.1:1/debian"
-    with pytest.raises(Unreachable, match="--mirror") as caught:
+    with raises_code(EnvironmentFailure, "mirror-unreachable", match="--mirror") as caught:
         fetch_packages([locked("a", b"x")], cache, lambda: (dead,), Quiet())
     assert dead in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from coattest.errors import CoattestError
+from coattest.errors import CoattestError, EnvironmentFailure
 from coattest.progress import Quiet, Terminal
 from coattest_build import image
 from coattest_build.inputs import lock, wheels
 from coattest_build.inputs.cache import Cache
-from coattest_build.inputs.wheels import WheelUnavailable
 from support.build.packages import directory, file, make_deb
 from support.build.wheelhouse import make_wheel_file
+from support.raises import raises_code
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -61,7 +61,7 @@ class World:
 
     @property
     def lock(self) -> lock.Lock:
-        return lock.load(self.source)[0]
+        return lock.load_lock(self.source)[0]
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     world = World(tmp_path / "source", tmp_path / "mirror", tmp_path / "index")
     (world.source / "build").mkdir(parents=True)
     (world.source / "build/image.toml").write_bytes((REPOSITORY / image.IMAGE_FILE).read_bytes())
-    spec = image.load(world.source)
+    spec = image.load_spec(world.source)
     stable = dict.fromkeys((*spec.runtime, *spec.toolchain), "1.0-1")
     publish(world.mirror, "bookworm", "Sat, 11 Jul 2026 10:00:00 UTC", stable)
     backports = {spec.kernel.package: "6.12-1~bpo12+1", "make": "9-1"}
@@ -92,7 +92,7 @@ def test_a_first_lock_pins_everything(world: World) -> None:
     result = world.run("--json")
     assert result.returncode == 0, result.stderr
     document = json.loads(result.stdout)
-    spec, locked = image.load(world.source), world.lock
+    spec, locked = image.load_spec(world.source), world.lock
     locked.check_against(spec)
     assert document["inputs"] == len(locked.packages) + 1
     assert {move["before"] for move in document["moved"]} == {None}
@@ -107,7 +107,7 @@ def test_a_second_lock_prints_only_what_moved(world: World) -> None:
     """When nothing moved the file stays byte for byte, even if the archive's date did."""
     assert world.run().returncode == 0
     before = (world.source / image.LOCK_FILE).read_bytes()
-    spec = image.load(world.source)
+    spec = image.load_spec(world.source)
     stable = dict.fromkeys((*spec.runtime, *spec.toolchain), "1.0-1")
     publish(world.mirror, "bookworm", "Mon, 13 Jul 2026 10:00:00 UTC", stable)
     result = world.run()
@@ -118,14 +118,14 @@ def test_a_second_lock_prints_only_what_moved(world: World) -> None:
     assert (world.source / image.LOCK_FILE).read_bytes() == before, "--check writes nothing"
     moved = json.loads(world.run("--json").stdout)["moved"]
     assert moved == [{"name": "libc6", "before": "1.0-1", "after": "1.1-1"}]
-    assert world.lock.source_date_epoch > lock.parse(before.decode()).source_date_epoch
+    assert world.lock.source_date_epoch > lock.parse_lock(before.decode()).source_date_epoch
 
 
 def test_what_is_pinned_can_stay(world: World) -> None:
     """--keep pins what image.toml adds, drops what it no longer names, and moves nothing else."""
     assert world.run().returncode == 0
     before = {package.name: package for package in world.lock.packages}
-    spec, text = image.load(world.source), (world.source / image.IMAGE_FILE).read_text()
+    spec, text = image.load_spec(world.source), (world.source / image.IMAGE_FILE).read_text()
     newer = dict.fromkeys((*spec.runtime, *spec.toolchain, "tini"), "9-1")
     publish(world.mirror, "bookworm", "Sun, 12 Jul 2026 10:00:00 UTC", newer)
     (world.source / image.IMAGE_FILE).write_text(text.replace('"libexpat1", ', '"tini", '))
@@ -149,7 +149,7 @@ def test_a_package_that_is_used_for_more_is_not_shown_as_moved(world: World) -> 
     (world.source / image.IMAGE_FILE).write_text(text.replace('"libexpat1", ', '"libexpat1", "bc", '))
     shown = world.run()
     assert shown.returncode == 0
-    assert re.search(r"bc +\S +1\.0-1 +\S +1\.0-1 \(other use or bytes\)", shown.stdout), shown.stdout
+    assert re.search(r"bc +\S +1\.0-1 +\S +1\.0-1 \(different use or bytes\)", shown.stdout), shown.stdout
     assert {package.name: package.use for package in world.lock.packages}["bc"] == ("runtime", "toolchain")
 
 
@@ -159,7 +159,7 @@ def test_an_index_that_its_release_file_does_not_list_is_refused(world: World) -
     path.write_bytes(path.read_bytes() + b"x")
     result = world.run()
     assert result.returncode == 1
-    assert "differs from what InRelease lists" in result.stderr
+    assert "the SHA-256 is not the one in InRelease" in result.stderr
     assert not (world.source / image.LOCK_FILE).exists()
 
 
@@ -190,7 +190,9 @@ def test_wheels_are_fetched_once_and_checked(world: World, tmp_path: Path) -> No
     (world.index / wheel.file).unlink()
     assert wheels.fetch_wheels([wheel], cache, Quiet()) == {"tinypkg": path}
     path.write_bytes(b"rotten")
-    with pytest.raises(WheelUnavailable, match="pip could not download tinypkg") as caught:
+    with raises_code(
+        EnvironmentFailure, "wheel-unavailable", match="pip could not download tinypkg"
+    ) as caught:
         wheels.fetch_wheels([wheel], cache, Quiet())
     assert isinstance(caught.value, CoattestError)
     assert caught.value.exit_code == 3

@@ -11,10 +11,9 @@ import pytest
 from coattest.errors import CoattestError, FoundFalse, UsageError
 from coattest_build import image, rootfs
 from coattest_build.formats import cpio, eif
-from coattest_build.formats.tar import HostileArchive
 from coattest_build.inputs import wheels
 from coattest_build.inputs.unpack import Tree
-from coattest_build.inputs.wheels import HostileWheel
+from support.raises import raises_code
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -32,7 +31,7 @@ def make_wheel(path: Path, members: list[tuple[str, bytes, int]]) -> Path:
 
 def unpack(tmp_path: Path, members: list[tuple[str, bytes, int]]) -> Path:
     tree = Tree(tmp_path / "root")
-    wheels.unpack(make_wheel(tmp_path / "a.whl", members), tree, "lib", label="a.whl")
+    wheels.unpack_wheel(make_wheel(tmp_path / "a.whl", members), tree, "lib", label="a.whl")
     return tree.root / "lib"
 
 
@@ -70,40 +69,40 @@ def test_a_wheel_is_unpacked_without_scripts_and_metadata(tmp_path: Path) -> Non
 def test_hostile_wheel_members_are_refused(tmp_path: Path, member: tuple[str, int]) -> None:
     """A member that would be written elsewhere, or is no file, stops the build with the wheel's name."""
     name, mode = member
-    with pytest.raises(HostileWheel, match=r"a\.whl") as caught:
+    with raises_code(FoundFalse, "hostile-wheel", match=r"a\.whl") as caught:
         unpack(tmp_path, [("pkg/__init__.py", b"", 0o100644), (name, b"target", mode)])
     assert caught.value.exit_code == 1
     assert {path.name for path in tmp_path.iterdir()} == {"a.whl", "root"}
 
 
 def test_a_wheel_is_pruned_as_packages_are(tmp_path: Path) -> None:
-    """``keep`` is asked with the path in the image, and what it declines is checked all the same."""
+    """``wanted`` is asked with the path in the image, and what it declines is checked all the same."""
     tree = Tree(tmp_path / "root")
     wheel = make_wheel(tmp_path / "a.whl", [("pkg/x.py", b"x", 0o100644), ("pkg/x.pyi", b"x", 0o100644)])
-    wheels.unpack(wheel, tree, "lib", label="a.whl", keep=lambda path: path != "lib/pkg/x.pyi")
+    wheels.unpack_wheel(wheel, tree, "lib", label="a.whl", wanted=lambda path: path != "lib/pkg/x.pyi")
     assert [path.name for path in (tree.root / "lib/pkg").iterdir()] == ["x.py"]
     wheel = make_wheel(tmp_path / "b.whl", [("../x", b"x", 0o100644)])
-    with pytest.raises(HostileWheel):
-        wheels.unpack(wheel, tree, "lib", label="b.whl", keep=lambda path: False)
+    with raises_code(FoundFalse, "hostile-wheel"):
+        wheels.unpack_wheel(wheel, tree, "lib", label="b.whl", wanted=lambda path: False)
 
 
 def test_a_wheel_cannot_replace_a_file(tmp_path: Path) -> None:
     """Two wheels with one path, or one wheel with a path twice, are refused."""
     tree = Tree(tmp_path / "root")
     wheel = make_wheel(tmp_path / "a.whl", [("pkg/x.py", b"x", 0o100644)])
-    wheels.unpack(wheel, tree, "lib", label="a.whl")
-    with pytest.raises(HostileArchive, match="is there already"):
-        wheels.unpack(wheel, tree, "lib", label="a.whl")
+    wheels.unpack_wheel(wheel, tree, "lib", label="a.whl")
+    with raises_code(FoundFalse, "hostile-package", match="there is already a file"):
+        wheels.unpack_wheel(wheel, tree, "lib", label="a.whl")
 
 
 def test_wheel_bombs_are_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Size and number of members are limited before anything is written beyond them."""
     monkeypatch.setattr(wheels, "MAX_UNPACKED", 1_000_000)
-    with pytest.raises(HostileWheel, match="unpacks to more than"):
+    with raises_code(FoundFalse, "hostile-wheel", match="unpacks to more than"):
         unpack(tmp_path, [("zeros", bytes(2_000_000), 0o100644)])
     monkeypatch.setattr(wheels, "MAX_MEMBERS", 2)
     (tmp_path / "more").mkdir()
-    with pytest.raises(HostileWheel, match="more than 2 members"):
+    with raises_code(FoundFalse, "hostile-wheel", match="more than 2 members"):
         unpack(tmp_path / "more", [(str(n), b"", 0o100644) for n in range(3)])
 
 
@@ -115,7 +114,7 @@ def test_a_damaged_wheel_is_one_clear_error(tmp_path: Path) -> None:
     ):
         (tmp_path / "a.whl").write_bytes(data)
         with pytest.raises(FoundFalse):
-            wheels.unpack(tmp_path / "a.whl", Tree(tmp_path / f"root{number}"), "lib", label="a.whl")
+            wheels.unpack_wheel(tmp_path / "a.whl", Tree(tmp_path / f"root{number}"), "lib", label="a.whl")
 
 
 def test_prune_globs_cover_what_is_below_them() -> None:
@@ -166,7 +165,7 @@ def test_what_the_images_python_left_behind_is_looked_at(tmp_path: Path) -> None
 @pytest.mark.image
 def test_the_ramdisks_are_laid_out_as_nitro_cli_does(built_images) -> None:  # type: ignore[no-untyped-def]
     """Boot holds dev and init; application holds rootfs, cmd and env with a line per entry."""
-    spec = image.load(REPOSITORY)
+    spec = image.load_spec(REPOSITORY)
     with built_images.image("aws").open("rb") as file:
         boot, application = eif.read_layout(file).of_type(eif.SectionType.RAMDISK)
         assert [entry.name for entry in cpio.read_entries(file, boot.offset, boot.size)] == ["dev", "init"]

@@ -14,12 +14,14 @@ from typing import Any
 
 import pytest
 
+from coattest.errors import EnvironmentFailure
 from coattest_build import sandbox
 from coattest_build.sandbox import isolate
-from coattest_build.sandbox.isolate import Bind, SandboxUnavailable
+from coattest_build.sandbox.isolate import Bind
+from support.build.source_roots import PYTHONPATH
+from support.raises import raises_code
 
 PYTHON = shutil.which("python3", path="/usr/bin:/usr/local/bin")
-SOURCE = Path(sandbox.__file__).parents[2]
 NOBODY = 65534
 
 pytestmark = pytest.mark.skipif(PYTHON is None, reason="needs a python3 below /usr to run inside")
@@ -56,10 +58,10 @@ print(json.dumps({
 OUTER = """
 import sys
 from pathlib import Path
-from coattest_build.sandbox import Bind, run
+from coattest_build.sandbox import Bind, run_isolated
 root, python, code = sys.argv[1:]
 binds = [Bind(Path("/usr"), "/usr")]
-sys.exit(run(Path(root), [python, "-I", "-c", code], env={"GIVEN": "yes"}, binds=binds))
+sys.exit(run_isolated(Path(root), [python, "-I", "-c", code], env={"GIVEN": "yes"}, binds=binds))
 """
 
 
@@ -80,7 +82,7 @@ def inside(root: Path, code: str, **options: Any) -> int:
     """The exit code of Python code run inside ``root`` with the host's /usr bound read-only."""
     assert PYTHON
     binds = [Bind(Path("/usr"), "/usr"), *options.pop("binds", ())]
-    return sandbox.run(root, [PYTHON, "-I", "-c", code], env={}, binds=binds, **options)
+    return sandbox.run_isolated(root, [PYTHON, "-I", "-c", code], env={}, binds=binds, **options)
 
 
 def report(root: Path, user: int | None) -> dict[str, Any]:
@@ -88,7 +90,7 @@ def report(root: Path, user: int | None) -> dict[str, Any]:
     command = [PYTHON, "-c", OUTER, str(root), PYTHON, REPORT]
     options: dict[str, Any] = {} if user is None else {"user": user, "group": user, "extra_groups": []}
     result = subprocess.run(
-        command, env={"PYTHONPATH": str(SOURCE)}, capture_output=True, check=False, cwd="/", **options
+        command, env={"PYTHONPATH": PYTHONPATH}, capture_output=True, check=False, cwd="/", **options
     )
     assert result.returncode == 0, result.stderr.decode()
     answer: dict[str, Any] = json.loads(result.stdout)
@@ -185,7 +187,7 @@ def test_exit_codes_and_signals_come_through(root: Path) -> None:
 
 def test_a_program_that_is_not_there_is_one_clear_error(root: Path) -> None:
     """A command that cannot be executed is reported by name, not as an exit code."""
-    with pytest.raises(SandboxUnavailable, match="run /no/such/program: No such file"):
+    with raises_code(EnvironmentFailure, "no-sandbox", match="run /no/such/program: No such file"):
         sandbox.spawn(root, ["/no/such/program"], env={})
 
 
@@ -241,5 +243,5 @@ def test_a_helper_that_dies_is_not_taken_for_a_command_that_ran(
     script = tmp_path / "entry.py"
     script.write_text("raise SystemExit(0)\n")
     monkeypatch.setattr(isolate, "ENTRY", script)
-    with pytest.raises(SandboxUnavailable, match="before the command was started"):
+    with raises_code(EnvironmentFailure, "no-sandbox", match="before the command started"):
         sandbox.spawn(root, ["/bin/true"], env={})

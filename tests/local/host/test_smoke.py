@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 
 from coattest_build.formats.measure import measure
 from coattest_local.host.enclave import RunningEnclave, run_enclave
+from coattest_parent.auction.smoke import refused_upload
 from coattest_parent.deployment.smoke import smoke
 from coattest_parent.link.channels import parse_address
 from coattest_verify.attestation.profiles import AWS_NITRO, LOCAL_SIMULATOR
@@ -25,7 +27,7 @@ pytestmark = pytest.mark.image
 ROLE = "arn:aws:iam::111122223333:role/parent"
 INSTANCE = "i-1234567890abcdef0"
 SMOKE = (sys.executable, "-c", "from coattest_parent.cli.deploy import main; main()", "smoke")
-UPLOAD = 2 * 1024 * 1024
+UPLOAD = partial(refused_upload, size=2 * 1024 * 1024)
 CHECKS = ["document", "clock", "connections", "both directions", "still alive"]
 
 

@@ -23,7 +23,7 @@ from coattest_build import builder
 from coattest_build.formats import signing
 from coattest_local.qemu.enclave import EnclaveNotBooted, QemuEnclave, run_in_qemu
 from coattest_local.qemu.tools import QemuMissing, QemuTools, find_tools
-from coattest_parent.link.channels import connect, parse_address
+from coattest_parent.link.channels import connect_to, parse_address
 from coattest_verify.attestation import ExpectNonce, ExpectPcrs, ExpectPublicKey, verify_document
 from coattest_verify.attestation.profiles import LOCAL_SIMULATOR
 from support.build.own_enclave import EXAMPLE, make_source
@@ -200,7 +200,7 @@ PATTERN = pattern(STREAM_BYTES)
 
 def stream(enclave: QemuEnclave) -> bytes:
     """Exchange STREAM_BYTES in both directions; the enclave's verdict, or what was wrong."""
-    with connect(parse_address(enclave.address), 20.0) as connection:
+    with connect_to(parse_address(enclave.address), 20.0) as connection:
         connection.sendall(struct.pack(">Q", STREAM_BYTES))
         blocked = threading.Event()
         sender = threading.Thread(target=send_all, args=(connection, blocked))

@@ -403,7 +403,7 @@ def test_a_measured_image_on_the_software_host_decides(cloud: Cloud, tmp_path: P
             role_arn=cloud.role,
         )
     finally:
-        runner.terminate(started)
+        runner.terminate()
     verdict = auction.verify(opened)
     assert verdict.findings == ()
     assert verdict.result

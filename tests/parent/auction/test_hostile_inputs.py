@@ -25,7 +25,7 @@ from coattest_parent.cli.auction import cli
 from coattest_parent.cli.auction import open as open_verb
 from coattest_parent.link.aws import Aws, AwsFailure, Endpoint
 from coattest_parent.link.channels import parse_address
-from coattest_parent.link.enclave import Part
+from coattest_parent.link.enclave import BidUpload
 from coattest_verify.auction.buyers import BuyerRecord
 from support.auction.auctions import manifest
 from support.parent.fault_cloud import FaultCloud
@@ -185,12 +185,12 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FaultCloud
 
 
 @pytest.fixture
-def fetched(cloud: tuple[FaultCloud, Path]) -> Callable[..., Part]:
+def fetched(cloud: tuple[FaultCloud, Path]) -> Callable[..., BidUpload]:
     """Fetch buyer-1's bid file under these faults, one per request."""
     running, ca = cloud
     running.clear()
 
-    def fetch(content: bytes, *faults: str, key: str = "spring.cose") -> Part:
+    def fetch(content: bytes, *faults: str, key: str = "spring.cose") -> BidUpload:
         buyer = dataclasses.replace(manifest().buyers[0], bids=f"s3://bids/{key}")
         running.objects[f"/bids/{key}"] = content
         running.faults["s3"].extend(faults)
@@ -200,28 +200,28 @@ def fetched(cloud: tuple[FaultCloud, Path]) -> Callable[..., Part]:
     return fetch
 
 
-def test_an_answer_without_length_or_etag_is_a_failure(fetched: Callable[..., Part]) -> None:
+def test_an_answer_without_length_or_etag_is_a_failure(fetched: Callable[..., BidUpload]) -> None:
     """Not a crash, and not a file that may be mixed from two."""
     with pytest.raises(AwsFailure) as caught:
         fetched(b"x", "bare")
     assert (caught.value.code, caught.value.exit_code) == ("bad-answer", 3)
 
 
-def test_a_line_that_breaks_within_tls_is_a_failure(fetched: Callable[..., Part]) -> None:
+def test_a_line_that_breaks_within_tls_is_a_failure(fetched: Callable[..., BidUpload]) -> None:
     """What urllib3 says of it is no traceback."""
     part = fetched(b"x" * 100_000, "", "no-tls")
     with pytest.raises(AwsFailure):
         b"".join(part.content)
 
 
-def test_an_object_is_never_unpacked(fetched: Callable[..., Part]) -> None:
+def test_an_object_is_never_unpacked(fetched: Callable[..., BidUpload]) -> None:
     """A Content-Encoding that is stored with it changes no byte, so there is no bomb."""
     packed = gzip.compress(bytes(10_000_000))
     assert b"".join(fetched(packed, "", "gzip").content) == packed
 
 
 def test_a_key_with_dots_stays_in_its_bucket(
-    fetched: Callable[..., Part], cloud: tuple[FaultCloud, Path]
+    fetched: Callable[..., BidUpload], cloud: tuple[FaultCloud, Path]
 ) -> None:
     """``..`` in a key is two characters, and a question mark begins no query."""
     running, _ = cloud
@@ -233,7 +233,7 @@ def test_a_key_with_dots_stays_in_its_bucket(
 
 
 def test_bid_files_of_other_buyers_are_not_named_by_their_content(
-    cloud: tuple[FaultCloud, Path], fetched: Callable[..., Part]
+    cloud: tuple[FaultCloud, Path], fetched: Callable[..., BidUpload]
 ) -> None:
     """An object with a length that is a lie is an error of that buyer's address."""
     running, ca = cloud

@@ -24,9 +24,9 @@ from coattest_enclave.protocol import cose, messages, wire
 from coattest_parent.auction.courier import S3Bids, bid_digests, open_in_enclave
 from coattest_parent.auction.finish import Way
 from coattest_parent.auction.spool import PAUSE, Courier, only_courier
-from coattest_parent.link.aws import Aws, AwsFailure, Credentials, Endpoint
-from coattest_parent.link.channels import Unix, listen
-from coattest_parent.link.enclave import EnclaveFailed, EnclaveRefused, Part
+from coattest_parent.link.aws import Aws, AwsFailure, Endpoint, SessionCredentials
+from coattest_parent.link.channels import Unix, listen_on
+from coattest_parent.link.enclave import BidUpload, EnclaveFailed, EnclaveRefused
 from coattest_parent.link.telemetry import Telemetry
 from support.enclave.running_enclave import Auction
 
@@ -286,17 +286,17 @@ class Files:
     def __init__(self, auction: Auction) -> None:
         self.files = auction.files
 
-    def part(self, buyer: messages.Buyer) -> Part:
+    def part(self, buyer: messages.Buyer) -> BidUpload:
         """The file of that buyer."""
         content = self.files[buyer.name]
-        return Part(buyer.name, len(content), [content])
+        return BidUpload(buyer.name, len(content), [content])
 
 
 @contextlib.contextmanager
 def answering(path: Path, result: bytes, receipt: bytes) -> Iterator[Unix]:
     """An enclave that takes one request of two bid files and answers with these bytes."""
     address = Unix(path)
-    with listen(address) as server:
+    with listen_on(address) as server:
 
         def serve() -> None:
             connection, _ = server.accept()
@@ -340,7 +340,7 @@ def test_what_is_kept_is_of_this_seal_and_can_be_read_again(
                 proxy=None,
                 allow={},
                 source=Files(auction),
-                credentials=Credentials("a", "b", "c"),
+                credentials=SessionCredentials("a", "b", "c"),
             )
             assert messages.ResultFile.decode(file.encode()).result == data
 

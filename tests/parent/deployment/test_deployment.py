@@ -14,15 +14,16 @@ from typing import Any
 
 import pytest
 
-from coattest.errors import FoundFalse, UsageError
+from coattest.errors import EnvironmentFailure, FoundFalse, UsageError
 from coattest_build.formats.measure import measure
-from coattest_parent.deployment import live as deployment
-from coattest_parent.deployment.runner import Enclave, LocalRunner, RunnerFailure
+from coattest_parent.deployment import live, local
+from coattest_parent.deployment.runner import Enclave, LocalRunner
 from coattest_parent.link.enclave import EnclaveClient
 from coattest_verify.quorum.decision import Decision
 from coattest_verify.rebuild.remeasure import ImageDiffers
 from support.build.python_image import make_python_image
 from support.local.local_enclave import INSTANCE, ROLE, decision
+from support.raised import raises_code
 from support.verify.members import NOW, Members, profile_json, report_json
 
 WHO = {"role_arn": ROLE, "instance_id": INSTANCE}
@@ -51,8 +52,8 @@ def runner(tmp_path: Path) -> Iterator[LocalRunner]:
     """A runner whose enclave, if any is left, ends with the test."""
     made = LocalRunner(tmp_path / "enclave")
     yield made
-    if left := made.describe():
-        made.terminate(left)
+    if made.describe():
+        made.terminate()
 
 
 class Debug(LocalRunner):
@@ -80,19 +81,19 @@ def test_apply_reports_success_for_a_verified_live_enclave(
 ) -> None:
     """The decided image runs, answers, is found running by a second apply, and is gone after destroy."""
     said: list[str] = []
-    live = deployment.apply(decided, image, runner, **WHO, state=tmp_path, clock=now, say=said.append)
+    live = local.apply_local(decided, image, runner, **WHO, state=tmp_path, clock=now, say=said.append)
     assert live.module_id.startswith(INSTANCE)
     assert len(said) == 2
-    recorded = deployment.recorded(tmp_path)
+    recorded = local.read_deployment(tmp_path)
     assert recorded
     assert recorded["decision"] == decided.digest.hex()
-    again = deployment.apply(decided, image, runner, **WHO, state=tmp_path, clock=now)
+    again = local.apply_local(decided, image, runner, **WHO, state=tmp_path, clock=now)
     assert again.enclave == live.enclave
     assert again.time >= live.time
-    assert deployment.destroy(runner, tmp_path) == live.enclave.id
+    assert local.destroy_local(runner, tmp_path) == live.enclave.id
     assert runner.describe() is None
-    assert deployment.recorded(tmp_path) is None
-    assert deployment.destroy(runner, tmp_path) is None
+    assert local.read_deployment(tmp_path) is None
+    assert local.destroy_local(runner, tmp_path) is None
 
 
 def test_an_image_that_was_not_decided_is_never_started(
@@ -101,7 +102,7 @@ def test_an_image_that_was_not_decided_is_never_started(
     """One changed byte in the application: every difference is named, and nothing was started."""
     changed = make_python_image(tmp_path / "changed.eif", marker=b"changed")
     with pytest.raises(ImageDiffers, match=r"sha384.*PCR0.*PCR2"):
-        deployment.apply(decided, changed, runner, **WHO, state=tmp_path, clock=now)
+        local.apply_local(decided, changed, runner, **WHO, state=tmp_path, clock=now)
     assert not runner.directory.exists()
 
 
@@ -113,10 +114,10 @@ def test_what_a_launcher_really_started_is_found_out_and_ended(
     runner = kind(tmp_path / "enclave")
     if isinstance(runner, Switched):
         runner.other = make_python_image(tmp_path / "other.eif", marker=b"other")
-    with pytest.raises(deployment.LiveMismatch, match="PCR0"):
-        deployment.apply(decided, image, runner, **WHO, state=tmp_path, clock=now)
+    with raises_code(FoundFalse, "live-document", match="PCR0"):
+        local.apply_local(decided, image, runner, **WHO, state=tmp_path, clock=now)
     assert runner.describe() is None
-    assert deployment.recorded(tmp_path) is None
+    assert local.read_deployment(tmp_path) is None
 
 
 def test_a_launcher_that_says_debug_is_refused_at_once(
@@ -130,7 +131,7 @@ def test_a_launcher_that_says_debug_is_refused_at_once(
 
     runner = Honest(tmp_path / "enclave")
     with pytest.raises(FoundFalse, match="DEBUG_MODE"):
-        deployment.apply(decided, image, runner, **WHO, state=tmp_path, clock=now)
+        local.apply_local(decided, image, runner, **WHO, state=tmp_path, clock=now)
     assert runner.describe() is None
 
 
@@ -139,8 +140,8 @@ def test_another_role_or_instance_is_not_the_decided_deployment(
 ) -> None:
     """An enclave that runs for another instance is refused, and left alone: it was not started here."""
     started = runner.run(image, role_arn=ROLE, instance_id="i-00000000000000000")
-    with pytest.raises(deployment.LiveMismatch, match="PCR4"):
-        deployment.apply(decided, image, runner, **WHO, state=tmp_path, clock=now)
+    with raises_code(FoundFalse, "live-document", match="PCR4"):
+        local.apply_local(decided, image, runner, **WHO, state=tmp_path, clock=now)
     left = runner.describe()
     assert left
     assert left.id == started.id
@@ -152,24 +153,24 @@ def test_an_image_that_does_not_run_is_an_error_with_its_reason(tmp_path: Path, 
     """The launcher's own last line is what the member reads."""
     broken = tmp_path / "broken.eif"
     broken.write_bytes(b"not an image")
-    with pytest.raises(RunnerFailure, match="nitro-local run-enclave"):
+    with raises_code(EnvironmentFailure, "enclave-not-started", match="nitro-local run-enclave"):
         runner.run(broken, **WHO)
     assert runner.describe() is None
 
 
 def test_only_a_local_decision_fits_the_local_target(decided: Decision) -> None:
     """The aws profile cannot run on the software host."""
-    deployment.require_local_profile(decided)
+    local.require_local_profile(decided)
     with pytest.raises(UsageError, match="profile"):
-        deployment.require_local_profile(dataclasses.replace(decided, profile="aws"))
+        local.require_local_profile(dataclasses.replace(decided, profile="aws"))
 
 
 def test_a_decision_that_expires_meanwhile_is_none(decided: Decision) -> None:
     """The day in quorum.toml counts when the enclave is asked, not only when the command began."""
     last = decided.expires - timedelta(seconds=1)
-    deployment.require_in_force(decided, last)
-    with pytest.raises(deployment.Expired, match="expired at") as refused:
-        deployment.require_in_force(decided, decided.expires)
+    live.require_in_force(decided, last)
+    with raises_code(FoundFalse, "no-decision", match="expired at") as refused:
+        live.require_in_force(decided, decided.expires)
     assert refused.value.exit_code == 1
 
 

@@ -10,10 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from coattest.errors import UsageError
-from coattest_parent.deployment.live import LiveMismatch
-from coattest_parent.deployment.stack import plan as planning
-from coattest_parent.deployment.stack import rollout, stacks
+from coattest.errors import FoundFalse, UsageError
+from coattest_parent.deployment.stack import planning, rollout, stacks
 from coattest_parent.deployment.stack.hosts import LocalHost
 from coattest_parent.link.aws import AwsFailure
 from coattest_verify.quorum.authority import authority_from
@@ -25,9 +23,11 @@ from support.parent.stack_world import (
     DebugHost,
     SwitchedHost,
     World,
+    details,
     encrypted,
     planning_options,
 )
+from support.raised import raises_code
 from support.verify.members import NOW, report_json
 
 
@@ -48,7 +48,7 @@ def test_a_deployment_from_its_plan_to_its_end(world: World) -> None:
     assert again["module_id"] == applied["module_id"]
     assert again["instance"] == applied["instance"]
     state = world.status(first)
-    assert state["problems"] == []
+    assert state["findings"] == []
     assert state["live"]["module_id"] == applied["module_id"]
 
     ciphertexts = encrypted(world)
@@ -101,7 +101,7 @@ def test_what_does_not_verify_is_rolled_back(bench: Bench, kind: type[LocalHost]
     host = kind(bench.host.directory)
     if isinstance(host, SwitchedHost):
         host.other = bench.world.second.image
-    with pytest.raises(LiveMismatch, match="PCR0"):
+    with raises_code(FoundFalse, "live-document", match="PCR0"):
         bench.apply(host=host)
     assert host.running() == {}
     assert bench.stack(bench.plan.settings.main_stack) is None
@@ -115,8 +115,8 @@ def test_a_bad_release_leaves_the_running_one_alone(bench: Bench) -> None:
     world, settings = bench.world, bench.plan.settings
     reports = {f"{name}.json": world.second.report(name, role=settings.role_arn) for name in BUYERS}
     following = planning.make_stack_plan(world.second.authority, world.second.image, settings, reports)
-    with pytest.raises(LiveMismatch):
-        rollout.apply(following, world.second.image, bench.cloud(DebugHost(bench.host.directory)))
+    with raises_code(FoundFalse, "live-document"):
+        rollout.apply_stacks(following, world.second.image, bench.cloud(DebugHost(bench.host.directory)))
     assert list(bench.host.running()) == [bench.plan.release_id]
     assert bench.stack(settings.main_stack) == before
 
@@ -129,9 +129,9 @@ def test_the_programs_are_uploaded_under_their_digest(bench: Bench, tmp_path: Pa
     settings = dataclasses.replace(bench.plan.settings, programs=digest)
     plan = dataclasses.replace(bench.plan, settings=settings)
     with pytest.raises(UsageError, match="programs"):
-        rollout.apply(plan, bench.world.first.image, bench.cloud())
+        rollout.apply_stacks(plan, bench.world.first.image, bench.cloud())
     assert bench.stack(settings.main_stack) is None
-    assert rollout.apply(plan, bench.world.first.image, bench.cloud(), archive).live
+    assert rollout.apply_stacks(plan, bench.world.first.image, bench.cloud(), archive).live
     base = bench.stack(settings.base_stack)
     assert base
     s3 = bench.world.services.client("s3", "service")
@@ -158,11 +158,11 @@ def test_a_stack_changed_by_hand_is_refused(bench: Bench, by_hand: str) -> None:
         ec2.authorize_security_group_ingress(
             GroupId=group["GroupId"], IpProtocol="tcp", FromPort=22, ToPort=22, CidrIp="0.0.0.0/0"
         )
-    with pytest.raises(stacks.StackChanged, match="ParentRole" if by_hand == "role" else "Closed"):
+    with raises_code(FoundFalse, "stack-changed", match="ParentRole" if by_hand == "role" else "Closed"):
         bench.apply()
     assert applied.live
     assert list(bench.host.running()) == [bench.plan.release_id]
-    assert "changed by hand" in " ".join(rollout.status(bench.plan, bench.cloud())["problems"])
+    assert "changed by hand" in details(rollout.stacks_status(bench.plan, bench.cloud()))
     if by_hand == "role":
         bench.world.services.client("iam", "service").delete_role_policy(
             RoleName=settings.role_name, PolicyName="more"
@@ -245,11 +245,11 @@ def test_throttling_that_does_not_end_is_an_error(bench: Bench, service: str) ->
 def test_a_subnet_of_another_region_is_refused(bench: Bench) -> None:
     """The region is that of the VPC, and the account that of the credentials."""
     elsewhere = dataclasses.replace(bench.plan.settings, region="eu-west-1")
-    with pytest.raises(planning.WrongRegion, match="eu-west-1"):
-        rollout.preflight(elsewhere, bench.cloud().aws)
+    with raises_code(FoundFalse, "wrong-region", match="eu-west-1"):
+        rollout.require_place(elsewhere, bench.cloud().aws)
     stranger = dataclasses.replace(bench.plan.settings, account="999988887777")
-    with pytest.raises(rollout.WrongAccount):
-        rollout.preflight(stranger, bench.cloud().aws)
+    with raises_code(FoundFalse, "wrong-account"):
+        rollout.require_place(stranger, bench.cloud().aws)
 
 
 def test_an_expired_decision_is_no_authority(world: World) -> None:

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
+from coattest.errors import EnvironmentFailure
 from coattest_local.aws.stack_faults import FILE
-from coattest_parent.deployment.stack import events, rollout, stacks, templates
-from coattest_parent.deployment.stack import plan as planning
-from coattest_parent.deployment.stack.stacks import StackFailed
+from coattest_parent.deployment.stack import events, planning, rollout, stacks, templates
 from coattest_parent.link.aws import AwsFailure
 from support.parent.stack_world import BUYERS, Bench
+from support.raised import raises_code
 
 LIMIT = "Your quota allows for 0 more running instance(s)"
 OTHER_BIDS = {"bids": "s3://other-bids/bids/"}
@@ -38,7 +38,7 @@ def test_a_stack_that_fails_in_its_creation_is_named_removed_and_made_again(
     """The resource and CloudFormation's reason in one line; no instance and no stack stay; then it works."""
     main = bench.plan.settings.main_stack
     bench.fault(main, fail={"resource": "Parent", "reason": LIMIT, "rollback": rollback})
-    with pytest.raises(StackFailed) as failed:
+    with raises_code(EnvironmentFailure, "stack-failed") as failed:
         bench.apply()
     text = str(failed.value)
     assert f"{main}: the stack is in ROLLBACK_{rollback.upper()}" in text
@@ -57,13 +57,17 @@ def test_what_a_failed_creation_made_is_not_kept(bench: Bench) -> None:
     """Buckets outlive their stack, but not a creation that failed: tries would leave two each time."""
     base = bench.plan.settings.base_stack
     bench.fault(base, fail={"resource": "ResultsPolicy", "reason": "denied", "rollback": "complete"})
-    with pytest.raises(StackFailed, match=r"ResultsPolicy .AWS::S3::BucketPolicy. CREATE_FAILED: denied"):
+    with raises_code(
+        EnvironmentFailure,
+        "stack-failed",
+        match=r"ResultsPolicy .AWS::S3::BucketPolicy. CREATE_FAILED: denied",
+    ):
         bench.apply()
     assert bench.buckets() == []
     left = bench.stack(base)
     assert left
     assert left.status == "ROLLBACK_COMPLETE"
-    said = " ".join(bench.status()["problems"])
+    said = " ".join(bench.status()["findings"])
     assert f"{base} is in ROLLBACK_COMPLETE (ResultsPolicy" in said
     assert "apply removes it and makes it again" in said
     bench.fault(base)
@@ -74,11 +78,11 @@ def test_what_a_failed_creation_made_is_not_kept(bench: Bench) -> None:
 def half_created(bench: Bench, rollback: str) -> None:
     """Phase 2 as an apply leaves it that was killed while its creation failed."""
     only = dataclasses.replace(bench.plan, reports=())
-    rollout.apply(only, bench.world.first.image, bench.cloud())
+    rollout.apply_stacks(only, bench.world.first.image, bench.cloud())
     main = bench.plan.settings.main_stack
     bench.stacks().delete(main)
     bench.fault(main, fail={"resource": "Parent", "reason": LIMIT, "rollback": rollback})
-    with pytest.raises(StackFailed):
+    with raises_code(EnvironmentFailure, "stack-failed"):
         bench.stacks().put(main, bench.plan.main_text, parameters(bench))
 
 
@@ -88,7 +92,7 @@ def half_updated(bench: Bench, rollback: str) -> None:
     main = bench.plan.settings.main_stack
     bench.fault(main, fail={"resource": "Carry", "reason": "denied", "rollback": rollback})
     changed = {**parameters(bench), "BidObjects": "arn:aws:s3:::other/bids/*"}
-    with pytest.raises(StackFailed):
+    with raises_code(EnvironmentFailure, "stack-failed"):
         bench.stacks().put(main, bench.plan.main_text, changed)
 
 
@@ -97,7 +101,11 @@ def half_deleted(bench: Bench, _: str) -> None:
     bench.apply()
     main = bench.plan.settings.main_stack
     bench.fault(main, fail={"resource": "Closed", "reason": "in use", "delete": "failed"})
-    with pytest.raises(StackFailed, match=r"not deleted: DELETE_FAILED: Closed .* DELETE_FAILED: in use"):
+    with raises_code(
+        EnvironmentFailure,
+        "stack-failed",
+        match=r"not deleted: DELETE_FAILED: Closed .* DELETE_FAILED: in use",
+    ):
         bench.stacks().delete(main)
 
 
@@ -119,21 +127,24 @@ def test_every_half_finished_state_is_told_taken_up_again_and_destroyed(bench: B
     ran = list(bench.host.running())
     found = bench.status()
     assert found["stacks"][main] == state
-    told = [problem for problem in found["problems"] if problem.startswith(f"{main} is in {state}")]
+    of_main = [finding["detail"] for finding in found["findings"] if finding["where"] == main]
+    told = [detail for detail in of_main if detail.startswith(f"the stack is in {state}")]
     assert bool(told) == bool(why)
-    assert all(why in problem for problem in told)
+    assert all(why in detail for detail in told)
     bench.fault(main)
     if state == "DELETE_FAILED":
-        with pytest.raises(StackFailed, match=r"DELETE_FAILED: Closed .*destroy it, and apply again"):
+        with raises_code(
+            EnvironmentFailure, "stack-failed", match=r"DELETE_FAILED: Closed .*destroy it, and apply again"
+        ):
             bench.apply()
         assert list(bench.host.running()) == ran
     else:
         assert bench.apply().live
-        assert bench.status()["problems"] == []
+        assert bench.status()["findings"] == []
         assert [*bench.host.running()] == [bench.plan.release_id]
         make(bench, how)
         bench.fault(main)
-    gone = rollout.destroy(bench.plan.settings, bench.cloud(), delete_data=True)["gone"]
+    gone = rollout.destroy_stacks(bench.plan.settings, bench.cloud(), delete_data=True)["gone"]
     assert f"stack {main}" in gone
     assert bench.stack(main) is None
     assert bench.stack(bench.plan.settings.base_stack) is None
@@ -152,8 +163,10 @@ def test_an_upgrade_whose_stack_fails_leaves_the_running_release_alone(bench: Be
     assert first.live
     bench.fault(main, fail={"resource": "Carry", "reason": "denied", "rollback": rollback})
     following = bench.following(**OTHER_BIDS)
-    with pytest.raises(StackFailed, match=r"Carry .AWS::IAM::Policy. UPDATE_FAILED: denied"):
-        rollout.apply(following, bench.world.second.image, bench.cloud())
+    with raises_code(
+        EnvironmentFailure, "stack-failed", match=r"Carry .AWS::IAM::Policy. UPDATE_FAILED: denied"
+    ):
+        rollout.apply_stacks(following, bench.world.second.image, bench.cloud())
     assert list(bench.host.running()) == [bench.plan.release_id]
     assert bench.instances() == [first.instance_id]
     after = bench.stack(main)
@@ -162,7 +175,7 @@ def test_an_upgrade_whose_stack_fails_leaves_the_running_release_alone(bench: Be
     if rollback == "complete":
         assert dataclasses.replace(after, status=before.status) == before
     bench.fault(main)
-    upgraded = rollout.apply(following, bench.world.second.image, bench.cloud())
+    upgraded = rollout.apply_stacks(following, bench.world.second.image, bench.cloud())
     assert upgraded.retired == (bench.plan.release_id,)
     assert upgraded.instance_id == first.instance_id
 
@@ -170,7 +183,9 @@ def test_an_upgrade_whose_stack_fails_leaves_the_running_release_alone(bench: Be
 def test_a_roll_back_that_still_fails_stops_apply_and_nothing_else_happens(bench: Bench) -> None:
     """It is taken up again, fails again, and is told with its cause; the running release is not touched."""
     half_updated(bench, "failed")
-    with pytest.raises(StackFailed, match=r"UPDATE_ROLLBACK_FAILED: Carry .* denied .*or destroy"):
+    with raises_code(
+        EnvironmentFailure, "stack-failed", match=r"UPDATE_ROLLBACK_FAILED: Carry .* denied .*or destroy"
+    ):
         bench.apply()
     assert list(bench.host.running()) == [bench.plan.release_id]
     assert len(bench.instances()) == 1
@@ -191,9 +206,9 @@ def test_somebody_elses_operation_is_waited_for(bench: Bench, monkeypatch: pytes
     bench.fault(main, busy={"status": "UPDATE_IN_PROGRESS", "looks": 4})
     state = bench.status()
     assert state["stacks"][main] == "UPDATE_IN_PROGRESS"
-    assert any("somebody's change is in progress" in problem for problem in state["problems"])
+    assert any("somebody's change is in progress" in finding["detail"] for finding in state["findings"])
     bench.fault(main, busy={"status": "UPDATE_IN_PROGRESS", "looks": 4})
-    assert rollout.apply(
+    assert rollout.apply_stacks(
         bench.plan, bench.world.first.image, dataclasses.replace(bench.cloud(), say=said.append)
     ).live
     assert said.count(f"{main}: UPDATE_IN_PROGRESS, waiting") == 1
@@ -204,7 +219,7 @@ def test_an_operation_that_does_not_end_is_an_error(bench: Bench, monkeypatch: p
     bench.apply()
     quick(monkeypatch, 0.3)
     bench.fault(bench.plan.settings.main_stack, busy={"status": "UPDATE_IN_PROGRESS", "looks": 10**6})
-    with pytest.raises(StackFailed, match=r"still UPDATE_IN_PROGRESS after 0.3 s"):
+    with raises_code(EnvironmentFailure, "stack-failed", match=r"still UPDATE_IN_PROGRESS after 0.3 s"):
         bench.apply()
     assert list(bench.host.running()) == [bench.plan.release_id]
 
@@ -229,7 +244,7 @@ def test_an_operation_that_begins_in_between_is_not_undone_by_us(bench: Bench) -
 
     between = Between(cloud.aws, cloud.host, cloud.say, cloud.clock)
     with pytest.raises(AwsFailure, match="is in UPDATE_IN_PROGRESS state and can not be updated"):
-        rollout.apply(bench.following(**OTHER_BIDS), bench.world.second.image, between)
+        rollout.apply_stacks(bench.following(**OTHER_BIDS), bench.world.second.image, between)
     assert deleted == []
     assert list(bench.host.running()) == [bench.plan.release_id]
 
@@ -269,7 +284,7 @@ RIGHTS = {
 @pytest.mark.parametrize("missing", sorted(RIGHTS))
 def test_a_missing_right_is_named_and_leaves_what_was(bench: Bench, missing: str) -> None:
     """Everything is allowed but one action: exit 3, one line with the action, the same state as before."""
-    rollout.apply(dataclasses.replace(bench.plan, reports=()), bench.world.first.image, bench.cloud())
+    rollout.apply_stacks(dataclasses.replace(bench.plan, reports=()), bench.world.first.image, bench.cloud())
     iam = bench.world.services.client("iam", "service")
     user = f"lacks-{bench.plan.settings.name}"
     iam.create_user(UserName=user)
@@ -324,8 +339,8 @@ def written(plan: Any, release: Any, folder: Path) -> Path:
     return folder
 
 
-#: Change set and execution of phase 1, the image, the same of phase 2, the enclave's start before and after.
 POINTS = 7
+"""Change set and execution of phase 1, the image, both of phase 2, the enclave's start before and after."""
 
 
 @pytest.mark.parametrize("point", range(1, POINTS + 1))
@@ -334,9 +349,9 @@ def test_an_apply_that_was_killed_is_finished_by_the_next(bench: Bench, tmp_path
     world = bench.world
     folder = written(bench.plan, world.first, tmp_path / "plan")
     assert command(bench, world.first, folder, point) == -9
-    assert bench.status()["problems"] or point == POINTS
+    assert bench.status()["findings"] or point == POINTS
     assert command(bench, world.first, folder, 0) == 0
-    assert bench.status()["problems"] == []
+    assert bench.status()["findings"] == []
     assert len(bench.instances()) == 1
     assert len(bench.buckets()) == 2
     assert list(bench.host.running()) == [bench.plan.release_id]
@@ -380,13 +395,13 @@ def test_the_cause_is_the_first_failure_of_the_last_operation() -> None:
         event("name", "CREATE_IN_PROGRESS", "User Initiated", events.STACK),
         event("Old", "DELETE_FAILED", "older"),
     ]
-    found = events.failures(newest_first)
-    assert [item.logical for item in found] == ["A", "B"]
+    found = events.failed_resources(newest_first)
+    assert [item.where for item in found] == ["A (AWS::S3::Bucket)", "B (AWS::S3::Bucket)"]
     text = events.summary(found, "else")
     assert text.startswith("A (AWS::S3::Bucket) CREATE_FAILED: no\nright; B ")
-    assert str(StackFailed(text)) == " ".join(text.split())
-    assert events.summary(events.failures([event("A", "CREATE_FAILED", "x" * 9999)]), "")[-2:] == "xx"
-    assert len(events.summary(events.failures([event("A", "CREATE_FAILED", "x" * 9999)]), "")) < 400
+    assert str(stacks.stack_failed(text, "")) == " ".join(text.split())
+    assert events.summary(events.failed_resources([event("A", "CREATE_FAILED", "x" * 9999)]), "")[-2:] == "xx"
+    assert len(events.summary(events.failed_resources([event("A", "CREATE_FAILED", "x" * 9999)]), "")) < 400
     assert events.summary((), "else") == "else"
 
 

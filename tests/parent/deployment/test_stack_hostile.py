@@ -13,19 +13,19 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from coattest_parent.deployment.live import Expired, LiveMismatch
-from coattest_parent.deployment.runner import Enclave, RunnerFailure
-from coattest_parent.deployment.stack import plan as planning
-from coattest_parent.deployment.stack import rollout, stacks
+from coattest.errors import EnvironmentFailure, FoundFalse
+from coattest_parent.deployment.runner import Enclave
+from coattest_parent.deployment.stack import planning, rollout, stacks
 from coattest_parent.deployment.stack.hosts import LocalHost
 from coattest_parent.deployment.stack.remote import CID_MAX, FIRST_CID, parse_enclaves
-from coattest_parent.deployment.stack.stacks import StackChanged, StackFailed, Stacks
+from coattest_parent.deployment.stack.stacks import Stacks
 from coattest_parent.link.aws import AwsFailure
 from coattest_verify.attestation import BadExpectation
 from coattest_verify.keypolicy.report import BadReport, Report
 from support.local.kms_world import allow, policy
 from support.parent.deployments import ACCOUNTS, now
-from support.parent.stack_world import BUYERS, Bench, DebugHost
+from support.parent.stack_world import BUYERS, Bench, DebugHost, details
+from support.raised import raises_code
 
 ESCAPE = "\x1b]0;owned\x07\x1b[2J"
 ELSEWHERE = "i-0ffffffffffffffff"
@@ -63,10 +63,10 @@ def state(**changes: Any) -> stacks.StackState:
 def test_an_output_of_another_form_goes_no_further(name: str, value: str) -> None:
     """Neither into a command, nor into a parameter, nor as it is onto the terminal."""
     assert state().output(name)
-    with pytest.raises(StackFailed, match=f"the output {name} is ") as refused:
+    with raises_code(EnvironmentFailure, "stack-failed", match=f"the output {name} is ") as refused:
         state(**{name: value}).output(name)
     assert str(refused.value).isprintable()
-    with pytest.raises(StackFailed, match="ResultBucket is missing"):
+    with raises_code(EnvironmentFailure, "stack-failed", match="ResultBucket is missing"):
         state().output("ResultBucket")
 
 
@@ -94,7 +94,7 @@ class Answering:
 def test_a_template_of_somebody_else_is_a_change_by_hand(body: str) -> None:
     """YAML, JSON without an end, anything: named as the template, not a crash."""
     client: Any = Answering(body)
-    with pytest.raises(StackChanged, match="changed by hand: the template"):
+    with raises_code(FoundFalse, "stack-changed", match="changed by hand: the template"):
         Stacks(client, lambda _: None).require_untouched("s")
     nothing: Any = Answering(body, there=False)
     assert Stacks(nothing, lambda _: None).find("s") is None
@@ -118,7 +118,7 @@ def test_a_template_of_somebody_else_is_a_change_by_hand(body: str) -> None:
 def test_what_the_instance_says_of_an_enclave_has_a_form(change: dict[str, Any]) -> None:
     """Other text than nitro-cli's ends in one line that a terminal can show."""
     assert parse_enclaves(json.dumps([RUNNING]))
-    with pytest.raises(RunnerFailure) as refused:
+    with raises_code(EnvironmentFailure, "enclave-not-started") as refused:
         parse_enclaves(json.dumps([{**RUNNING, **change}]))
     assert str(refused.value).isprintable()
     assert len(str(refused.value)) < 400
@@ -127,7 +127,7 @@ def test_what_the_instance_says_of_an_enclave_has_a_form(change: dict[str, Any])
 def test_an_answer_without_an_end_is_an_error() -> None:
     """Nesting deeper than any reader goes."""
     for text in ("[" * 24_000, '{"a":' * 4_000, "[" + "9" * 20_000 + "]"):
-        with pytest.raises(RunnerFailure, match="not nitro-cli's answer"):
+        with raises_code(EnvironmentFailure, "enclave-not-started", match="not nitro-cli's answer"):
             parse_enclaves(text)
 
 
@@ -159,10 +159,10 @@ def test_a_document_that_was_kept_is_refused(bench: Bench) -> None:
     """It is of the decided enclave, fresh and genuine, and over an older nonce."""
     host = Replaying(bench.host.directory)
     assert bench.apply(host=host).live
-    with pytest.raises(LiveMismatch, match="nonce"):
+    with raises_code(FoundFalse, "live-document", match="nonce"):
         bench.apply(host=host)
     assert list(host.running()) == [bench.plan.release_id]
-    assert "nonce" in " ".join(rollout.status(bench.plan, bench.cloud(host))["problems"])
+    assert "nonce" in details(rollout.stacks_status(bench.plan, bench.cloud(host)))
 
 
 @pytest.mark.parametrize("differs", ["instance", "role"])
@@ -181,7 +181,9 @@ def test_the_document_of_another_enclave_is_refused_and_rolled_back(
         instance_id=ELSEWHERE,
     )
     try:
-        with pytest.raises(LiveMismatch, match="PCR4" if differs == "instance" else "PCR3.*PCR4"):
+        with raises_code(
+            FoundFalse, "live-document", match="PCR4" if differs == "instance" else "PCR3.*PCR4"
+        ):
             bench.apply(host=host)
     finally:
         elsewhere.terminate(bench.plan.release_id)
@@ -195,7 +197,7 @@ def test_a_debug_enclave_is_refused_also_by_a_decision_of_zeros(bench: Bench) ->
     plan = dataclasses.replace(bench.plan, decision=dataclasses.replace(bench.plan.decision, pcrs=zeros))
     host = DebugHost(bench.host.directory)
     with pytest.raises(BadExpectation, match="a register of zeros pins nothing"):
-        rollout.apply(plan, bench.world.first.image, bench.cloud(host))
+        rollout.apply_stacks(plan, bench.world.first.image, bench.cloud(host))
     assert host.running() == {}
 
 
@@ -203,15 +205,15 @@ class Stubborn(DebugHost):
     """A parent whose enclaves do not end when they are told to."""
 
     def terminate(self, release: str) -> None:
-        raise RunnerFailure("it does not end", where=release)
+        raise EnvironmentFailure("it does not end", where=release)
 
 
 def test_what_cannot_be_rolled_back_is_said_and_hides_nothing(bench: Bench) -> None:
     """The error is why the release was refused; that its enclave still runs is told beside it."""
     said: list[str] = []
     cloud = dataclasses.replace(bench.cloud(Stubborn(bench.host.directory)), say=said.append)
-    with pytest.raises(LiveMismatch, match="PCR0"):
-        rollout.apply(bench.plan, bench.world.first.image, cloud)
+    with raises_code(FoundFalse, "live-document", match="PCR0"):
+        rollout.apply_stacks(bench.plan, bench.world.first.image, cloud)
     assert any("NOT rolled back" in line and "it does not end" in line for line in said)
     assert bench.stack(bench.plan.settings.main_stack) is None
 
@@ -228,7 +230,7 @@ def test_an_image_that_is_swapped_after_it_was_measured_is_not_uploaded(bench: B
     )
     shutil.copy(bench.world.second.image, image)
     with pytest.raises(AwsFailure, match="PutObject: BadDigest"):
-        rollout.apply(plan, image, bench.cloud())
+        rollout.apply_stacks(plan, image, bench.cloud())
     assert bench.stack(bench.plan.settings.main_stack) is None
     assert bench.host.running() == {}
     s3 = bench.world.services.client("s3", "service")
@@ -257,8 +259,8 @@ def test_a_decision_that_expires_between_plan_and_success_is_rolled_back(bench: 
     """The last moment counts: what was started ends, and its stack goes."""
     for expires in (now() - timedelta(seconds=1), now()):
         decision = dataclasses.replace(bench.plan.decision, expires=expires)
-        with pytest.raises(Expired, match="expired at"):
-            rollout.apply(
+        with raises_code(FoundFalse, "no-decision", match="expired at"):
+            rollout.apply_stacks(
                 dataclasses.replace(bench.plan, decision=decision), bench.world.first.image, bench.cloud()
             )
         assert bench.host.running() == {}
@@ -269,7 +271,7 @@ def test_a_release_that_the_buyers_retired_is_no_plan(bench: Bench) -> None:
     """A rollback to it is refused before anything is asked of the cloud."""
     world, role = bench.world, bench.plan.settings.role_arn
     reports = {name: world.second.report(name, role=role) for name in BUYERS}
-    with pytest.raises(planning.PolicyFirst, match="does not admit"):
+    with raises_code(FoundFalse, "policy-first", match="does not admit"):
         planning.make_stack_plan(world.first.authority, world.first.image, bench.plan.settings, reports)
 
 
@@ -315,10 +317,10 @@ def test_a_key_of_the_service_or_of_another_buyer_is_no_report(bench: Bench) -> 
         return planning.make_stack_plan(world.first.authority, world.first.image, settings, reports)
 
     own = f"arn:aws:kms:eu-central-1:{settings.account}:key/1"
-    with pytest.raises(planning.WrongOwner, match="buyer-2's key is in the service's own account"):
+    with raises_code(FoundFalse, "wrong-owner", match="buyer-2's key is in the service's own account"):
         plan(buyer_2={"kms": own})
     other = f"arn:aws:kms:eu-central-1:{ACCOUNTS['buyer-1']}:key/0-buyer-1"
-    with pytest.raises(planning.WrongOwner, match="buyer-2 reports the key of buyer-1"):
+    with raises_code(FoundFalse, "wrong-owner", match="buyer-2 reports the key of buyer-1"):
         plan(buyer_2={"kms": other})
 
 
@@ -331,7 +333,7 @@ def test_the_parents_role_reads_bids_in_the_buyers_accounts_only(bench: Bench) -
         for name, bucket in zip(BUYERS, names.values(), strict=True)
     }
     plan = planning.make_stack_plan(world.first.authority, world.first.image, settings, reports)
-    rollout.apply(plan, world.first.image, bench.cloud())
+    rollout.apply_stacks(plan, world.first.image, bench.cloud())
     for account, bucket in names.items():
         s3 = world.services.client("s3", account)
         s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": settings.region})
@@ -361,11 +363,13 @@ def test_an_instance_that_answers_nonsense_cannot_keep_itself(bench: Bench) -> N
     """status tells it among the rest, destroy deletes it; local enclaves must end by themselves."""
     bench.apply()
     cloud = bench.cloud(Garbage(bench.host.directory))
-    assert "not nitro-cli's answer" in " ".join(rollout.status(bench.plan, cloud)["problems"])
-    with pytest.raises(RunnerFailure):
-        rollout.destroy(bench.plan.settings, cloud, delete_data=False)
+    assert "not nitro-cli's answer" in details(rollout.stacks_status(bench.plan, cloud))
+    with raises_code(EnvironmentFailure, "enclave-not-started"):
+        rollout.destroy_stacks(bench.plan.settings, cloud, delete_data=False)
     assert bench.instances()
-    rollout.destroy(bench.plan.settings, bench.cloud(OnInstance(bench.host.directory)), delete_data=True)
+    rollout.destroy_stacks(
+        bench.plan.settings, bench.cloud(OnInstance(bench.host.directory)), delete_data=True
+    )
     assert bench.instances() == []
     assert bench.stack(bench.plan.settings.main_stack) is None
 
@@ -374,10 +378,10 @@ def test_another_accounts_deployment_is_not_touched(bench: Bench) -> None:
     """status and destroy ask whose credentials they have, as apply does."""
     buyer = bench.world.services.accounts["buyer-1"]
     cloud = bench.cloud(keys=(buyer.access_key, buyer.secret_key))
-    with pytest.raises(rollout.WrongAccount):
-        rollout.destroy(bench.plan.settings, cloud, delete_data=True)
-    with pytest.raises(rollout.WrongAccount):
-        rollout.status(bench.plan, cloud)
+    with raises_code(FoundFalse, "wrong-account"):
+        rollout.destroy_stacks(bench.plan.settings, cloud, delete_data=True)
+    with raises_code(FoundFalse, "wrong-account"):
+        rollout.stacks_status(bench.plan, cloud)
 
 
 def test_a_policy_that_is_added_to_the_role_is_drift_and_phase_2s_own_is_not(bench: Bench) -> None:
@@ -391,7 +395,7 @@ def test_a_policy_that_is_added_to_the_role_is_drift_and_phase_2s_own_is_not(ben
     wider = json.loads(json.dumps(before))
     wider["Statement"][1]["Resource"] = "*"
     iam.put_role_policy(**named, PolicyDocument=json.dumps(wider))
-    with pytest.raises(StackChanged, match="ParentRole"):
+    with raises_code(FoundFalse, "stack-changed", match="ParentRole"):
         bench.apply()
     iam.put_role_policy(**named, PolicyDocument=json.dumps(before))
     assert bench.apply().live

@@ -15,18 +15,18 @@ from typing import Any
 
 import pytest
 
-from coattest.errors import UsageError
-from coattest_parent.deployment.stack import plan as planning
-from coattest_parent.deployment.stack import templates
+from coattest.errors import FoundFalse, UsageError
+from coattest_parent.deployment.stack import planning, templates
 from coattest_parent.deployment.stack.settings import Settings
 from coattest_parent.deployment.stack.units import ATTENDED, COURIER, PROXY, units
-from coattest_parent.deployment.stack.userdata import user_data
+from coattest_parent.deployment.stack.userdata import boot_script
 from coattest_verify.keypolicy import snippets
 from coattest_verify.keypolicy.generate import generate
 from coattest_verify.keypolicy.report import BadReport, check_report, sign_report
 from coattest_verify.rebuild.remeasure import ImageDiffers
 from support.build.images import plain
 from support.parent.deployments import ACCOUNTS, SETTINGS, Release
+from support.raised import raises_code
 from support.verify.members import Members
 
 PROGRAMS = "ab" * 32
@@ -70,8 +70,8 @@ def test_cfn_lint_finds_nothing_in_any_template(release: Release, tmp_path: Path
     """Both phases and the buyer's stack, in the regions they are for."""
     settings = VARIANTS[variant]
     texts = {
-        "base.json": templates.canonical(templates.base_template(settings)),
-        "main.json": templates.canonical(templates.main_template(settings)),
+        "base.json": templates.template_text(templates.base_template(settings)),
+        "main.json": templates.template_text(templates.main_template(settings)),
         "buyer.json": buyers_stack(release),
     }
     for name, text in texts.items():
@@ -136,10 +136,10 @@ def test_the_parents_services_run_closed_and_the_courier_waits_for_a_verified_en
         assert "CapabilityBoundingSet=\n" in found[name]
     assert f"ConditionPathExists={ATTENDED}\n" in found[COURIER]
     assert " --enclave $COATTEST_ENCLAVE $COATTEST_COURIER_ARGUMENTS " in found[COURIER]
-    text = user_data(VARIANTS["all"])
+    text = boot_script(VARIANTS["all"])
     assert f"systemctl enable --now {PROXY}" in text
     assert f"systemctl enable --now {COURIER}" not in text
-    assert PROXY not in user_data(SETTINGS)
+    assert PROXY not in boot_script(SETTINGS)
 
 
 def test_the_parent_is_closed(release: Release) -> None:
@@ -220,8 +220,8 @@ def test_the_instances_start_runs_again_after_a_change(tmp_path: Path) -> None:
         "cloud_final_modules:",
         "  - [scripts-user, always]",
     ]
-    assert script.get_payload().rstrip("\n") == user_data(VARIANTS["all"]).rstrip("\n")
-    lines = user_data(VARIANTS["all"]).splitlines()
+    assert script.get_payload().rstrip("\n") == boot_script(VARIANTS["all"]).rstrip("\n")
+    lines = boot_script(VARIANTS["all"]).splitlines()
     # What runs already gets the programs that were just installed.
     assert lines.index(f"systemctl try-restart {PROXY} {COURIER}") > lines.index("systemctl daemon-reload")
     path = tmp_path / "user-data.sh"
@@ -302,13 +302,13 @@ def test_one_plan_has_one_text(release: Release) -> None:
 
 def test_the_units_never_name_debug_mode() -> None:
     """No unit, and not the user data, has the flag that turns attestation into zeros."""
-    for text in [*units(VARIANTS["all"]).values(), user_data(VARIANTS["all"])]:
+    for text in [*units(VARIANTS["all"]).values(), boot_script(VARIANTS["all"])]:
         assert "debug" not in text
 
 
 def test_user_data_knows_no_release(release: Release) -> None:
     """A change of user data restarts the instance: no release, image or decision is in it."""
-    text = user_data(VARIANTS["all"])
+    text = boot_script(VARIANTS["all"])
     decision = release.authority.decision
     for word in (decision.image_sha384, decision.digest.hex()[:16]):
         assert word not in text
@@ -324,23 +324,23 @@ def test_another_image_is_no_plan(release: Release, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "error", "message"),
+    ("change", "code", "message"),
     [
-        ({"decisions": ["00" * 32]}, planning.PolicyFirst, "does not admit"),
-        ({"role": "arn:aws:iam::111122223333:role/other"}, planning.WrongRole, "lets in"),
+        ({"decisions": ["00" * 32]}, "policy-first", "does not admit"),
+        ({"role": "arn:aws:iam::111122223333:role/other"}, "wrong-role", "lets in"),
         (
             {"kms": "arn:aws-cn:kms:cn-north-1:222233334444:key/1"},
-            planning.WrongRegion,
+            "wrong-region",
             "partition",
         ),
     ],
 )
 def test_a_report_that_does_not_fit_is_no_plan(
-    release: Release, change: dict[str, Any], error: type[Exception], message: str
+    release: Release, change: dict[str, Any], code: str, message: str
 ) -> None:
     """A key that admits another release, another role, another partition: each is named."""
     reports = {"buyer-1.json": release.report("buyer-1", **change)}
-    with pytest.raises(error, match=message):
+    with raises_code(FoundFalse, code, match=message):
         planning.make_stack_plan(release.authority, release.image, SETTINGS, reports)
 
 

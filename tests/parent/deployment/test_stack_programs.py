@@ -10,10 +10,10 @@ import tarfile
 import zipfile
 from pathlib import Path
 
-import pytest
-
+from coattest.errors import UsageError
 from coattest_parent.deployment.stack import programs
 from support.build.wheelhouse import make_wheel_file
+from support.raised import raises_code
 
 
 def main_wheel(folder: Path, *needs: str) -> Path:
@@ -41,7 +41,9 @@ def test_the_archive_installs_without_an_index_and_a_changed_wheel_does_not(tmp_
     """pip installs exactly the wheels of the archive, and refuses one whose bytes are others."""
     house = tmp_path / "house"
     make_wheel_file(house, "some_dep", "2.1", b"NAME = 'dep'\n")
-    archive = programs.pack(main_wheel(tmp_path, "Some.Dep>=2", "tomli; python_version < '3.10'"), house)
+    archive = programs.pack_programs(
+        main_wheel(tmp_path, "Some.Dep>=2", "tomli; python_version < '3.10'"), house
+    )
     for name in ("good", "bad"):
         with tarfile.open(fileobj=io.BytesIO(archive)) as held:
             held.extractall(tmp_path / name, filter="data")
@@ -61,16 +63,16 @@ def test_one_set_of_wheels_is_one_archive(tmp_path: Path) -> None:
     for folder in (one, two):
         main_wheel(folder)
     dependency = make_wheel_file(tmp_path / "house", "dep", "1.0")
-    first = programs.pack(one / "app-1.0-py3-none-any.whl", tmp_path / "house")
+    first = programs.pack_programs(one / "app-1.0-py3-none-any.whl", tmp_path / "house")
     (two / "app-1.0-py3-none-any.whl").write_bytes((one / "app-1.0-py3-none-any.whl").read_bytes())
-    assert programs.pack(two / "app-1.0-py3-none-any.whl", tmp_path / "house") == first
+    assert programs.pack_programs(two / "app-1.0-py3-none-any.whl", tmp_path / "house") == first
     with tarfile.open(fileobj=io.BytesIO(first)) as held:
         file = held.extractfile(programs.REQUIREMENTS)
         assert file
         lines = file.read().decode().splitlines()
     digest = hashlib.sha256(dependency.read_bytes()).hexdigest()
     assert lines[1] == f"dep==1.0 --hash=sha256:{digest}"
-    assert programs.digest(first) == hashlib.sha256(first).hexdigest()
+    assert programs.archive_digest(first) == hashlib.sha256(first).hexdigest()
 
 
 def test_a_wheelhouse_that_cannot_be_installed_is_refused(tmp_path: Path) -> None:
@@ -78,14 +80,14 @@ def test_a_wheelhouse_that_cannot_be_installed_is_refused(tmp_path: Path) -> Non
     wheel = main_wheel(tmp_path, "dep>=1", "other[extra]==2")
     house = tmp_path / "house"
     make_wheel_file(house, "dep", "1.0")
-    with pytest.raises(programs.BadWheelhouse, match="no wheel of other"):
-        programs.pack(wheel, house)
+    with raises_code(UsageError, "bad-wheelhouse", match="no wheel of other"):
+        programs.pack_programs(wheel, house)
     make_wheel_file(house, "other", "2")
-    assert programs.pack(wheel, house)
+    assert programs.pack_programs(wheel, house)
     make_wheel_file(house, "dep", "1.1")
-    with pytest.raises(programs.BadWheelhouse, match="two wheels of dep"):
-        programs.pack(wheel, house)
+    with raises_code(UsageError, "bad-wheelhouse", match="two wheels of dep"):
+        programs.pack_programs(wheel, house)
     bad = tmp_path / "bad-1.0-py3-none-any.whl"
     bad.write_bytes(b"no zip")
-    with pytest.raises(programs.BadWheelhouse, match="not a wheel"):
-        programs.pack(bad, tmp_path)
+    with raises_code(UsageError, "bad-wheelhouse", match="not a wheel"):
+        programs.pack_programs(bad, tmp_path)

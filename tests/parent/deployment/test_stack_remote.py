@@ -17,20 +17,19 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
-from coattest.errors import FoundFalse, UsageError
+from coattest.errors import EnvironmentFailure, FoundFalse, UsageError
 from coattest_local.aws import services
 from coattest_local.aws.services import Services
 from coattest_local.instance import Instance as Pretended
-from coattest_parent.deployment.live import LiveMismatch
-from coattest_parent.deployment.runner import Enclave, RunnerFailure
-from coattest_parent.deployment.stack import plan as planning
-from coattest_parent.deployment.stack import rollout, ssm, units
+from coattest_parent.deployment.runner import Enclave
+from coattest_parent.deployment.stack import planning, rollout, ssm, units
 from coattest_parent.deployment.stack.remote import RemoteHost, cid_of, parse_enclaves
-from coattest_parent.deployment.stack.ssm import CommandFailed, Instance, script
+from coattest_parent.deployment.stack.ssm import Instance, script
 from coattest_parent.link.aws import Aws, AwsFailure, Endpoint
 from support.build.python_image import make_python_image
 from support.build.wheelhouse import make_wheel_file
 from support.parent.deployments import ACCOUNTS, SETTINGS, Release, now
+from support.raised import raises_code
 
 PCRS = {f"PCR{index}": f"{index}" * 96 for index in range(3)}
 RUNNING = {
@@ -71,7 +70,7 @@ class World:
     def apply(self, which: int, host: type[RemoteHost] = RemoteHost) -> rollout.Applied:
         """Apply a plan."""
         image = self.releases[which].image
-        return rollout.apply(self.plans[which], image, self.cloud(host), self.programs)
+        return rollout.apply_stacks(self.plans[which], image, self.cloud(host), self.programs)
 
     def running(self) -> list[str]:
         """The releases that run on the instance."""
@@ -115,7 +114,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         try:
             yield made
         finally:
-            rollout.destroy(settings, made.cloud(), delete_data=True)
+            rollout.destroy_stacks(settings, made.cloud(), delete_data=True)
 
 
 def planning_archive(wheel: Path, folder: Path) -> Path:
@@ -123,8 +122,8 @@ def planning_archive(wheel: Path, folder: Path) -> Path:
     from coattest_parent.deployment.stack import programs
 
     (folder / "house").mkdir()
-    content = programs.pack(wheel, folder / "house")
-    path = folder / f"{programs.digest(content)}.tar"
+    content = programs.pack_programs(wheel, folder / "house")
+    path = folder / f"{programs.archive_digest(content)}.tar"
     path.write_bytes(content)
     return path
 
@@ -140,8 +139,8 @@ def test_a_release_is_started_verified_upgraded_and_ended_on_the_instance(world:
     again = world.apply(0)
     assert again.live
     assert again.live.module_id == applied.live.module_id
-    state = rollout.status(world.plans[0], world.cloud())
-    assert state["problems"] == []
+    state = rollout.stacks_status(world.plans[0], world.cloud())
+    assert state["findings"] == []
     assert state["live"]["module_id"] == applied.live.module_id
 
     upgraded = world.apply(1)
@@ -176,14 +175,15 @@ class Lying(Debug):
 
 
 @pytest.mark.parametrize(
-    ("host", "error", "message"), [(Debug, FoundFalse, "DEBUG_MODE"), (Lying, LiveMismatch, "PCR0")]
+    ("host", "code", "message"),
+    [(Debug, "debug-mode", "DEBUG_MODE"), (Lying, "live-document", "PCR0")],
 )
 def test_a_debug_enclave_on_the_instance_is_refused_and_ended(
-    world: World, host: type[RemoteHost], error: type[Exception], message: str
+    world: World, host: type[RemoteHost], code: str, message: str
 ) -> None:
     """By its flags, and where those lie by its document; the other release goes on."""
     world.apply(0)
-    with pytest.raises(error, match=message):
+    with raises_code(FoundFalse, code, match=message):
         world.apply(1, host)
     assert world.running() == [world.plans[0].release_id]
 
@@ -200,7 +200,7 @@ def test_an_image_that_is_not_the_planned_one_is_not_started(world: World) -> No
             self.aws.s3(SETTINGS.region).put_object(Bucket=bucket or "", Key=key, Body=b"other")
             return super().run(release, image, role_arn=role_arn, instance_id=instance_id)
 
-    with pytest.raises(CommandFailed, match="run-enclave"):
+    with raises_code(EnvironmentFailure, "instance-command", match="run-enclave"):
         world.apply(0, Other)
     assert world.running() == []
     assert world.apply(0).live
@@ -220,7 +220,7 @@ def test_registers_that_nitro_cli_says_otherwise_are_refused_before_the_enclave_
             raise AssertionError("it was asked")
 
     world.apply(0)
-    with pytest.raises(LiveMismatch, match="describes another image: PCR0"):
+    with raises_code(FoundFalse, "live-document", match="describes another image: PCR0"):
         world.apply(0, Described)
     assert world.running() == [world.plans[0].release_id]
 
@@ -274,7 +274,7 @@ def test_the_command_speaks_to_the_instance_when_no_local_folder_is_given(world:
 
     place = ("--endpoint-url", world.services.endpoint, "--ca-bundle", str(world.services.ca_bundle))
     code, found = status(*place)
-    assert (code, found["problems"], found["running"]) == (0, [], [plan.release_id])
+    assert (code, found["findings"], found["running"]) == (0, [], [plan.release_id])
     code, found = status()
     assert (code, found["code"]) == (2, "bad-profile")
     (folder / "parent.tar").write_bytes(b"other")
@@ -309,10 +309,10 @@ def test_nitro_clis_answer_is_read_strictly() -> None:
         {"EnclaveCID": "16"},
         {"ProcessID": None},
     ):
-        with pytest.raises(RunnerFailure):
+        with raises_code(EnvironmentFailure, "enclave-not-started"):
             parse_enclaves(json.dumps([{**RUNNING, **change}]))
     for text in ("", "{}", "[1]", json.dumps([RUNNING, RUNNING])):
-        with pytest.raises(RunnerFailure):
+        with raises_code(EnvironmentFailure, "enclave-not-started"):
             parse_enclaves(text)
 
 
@@ -358,14 +358,14 @@ def test_a_new_instance_is_waited_for_and_a_silent_one_is_not_for_ever() -> None
     assert client.sent == 3
     with pytest.raises(AwsFailure, match="InvalidInstanceId"):
         on("InvalidInstanceId")[0].run([["true"]], 60, "x")
-    with pytest.raises(CommandFailed, match="no answer in 60 s"):
+    with raises_code(EnvironmentFailure, "instance-command", match="no answer in 60 s"):
         on(BUSY)[0].run([["true"]], 60, "x")
-    with pytest.raises(CommandFailed, match="x: TimedOut: it said nothing"):
+    with raises_code(EnvironmentFailure, "instance-command", match="x: TimedOut: no output"):
         on({"Status": "TimedOut"})[0].run([["true"]], 60, "x")
     failed = {"Status": "Failed", "StandardErrorContent": "first\nlast\n"}
-    with pytest.raises(CommandFailed, match="x: Failed: first last"):
+    with raises_code(EnvironmentFailure, "instance-command", match="x: Failed: first last"):
         on(failed)[0].run([["true"]], 60, "x")
-    with pytest.raises(CommandFailed, match="more than 24000"):
+    with raises_code(EnvironmentFailure, "instance-command", match="more than 24000"):
         on({**DONE, "StandardOutputContent": "x" * ssm.OUTPUT_MAX})[0].run([["true"]], 60, "x")
 
 

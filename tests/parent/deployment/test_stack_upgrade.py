@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from coattest_parent.deployment.live import LiveMismatch
+from coattest.errors import FoundFalse
 from coattest_parent.deployment.runner import Enclave as Running
 from coattest_parent.deployment.runner import LocalRunner
-from coattest_parent.deployment.stack import plan as planning
-from coattest_parent.deployment.stack import rollout
+from coattest_parent.deployment.stack import planning, rollout
 from coattest_parent.deployment.stack.hosts import LocalHost
 from support.local.kms_world import Enclave
 from support.parent.deployments import Release
 from support.parent.stack_world import BUYERS, Bench, Debug, World, encrypted
+from support.raised import raises_code
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ def roll_out(world: World, release: Release, watch: Watch, *, lies: bool = False
     host = Watched(world.folder / "state" / "enclaves")
     host.watch, host.lies = watch, lies
     cloud = Bench(world, plan, host).cloud()
-    return rollout.apply(plan, release.image, dataclasses.replace(cloud, say=watch))
+    return rollout.apply_stacks(plan, release.image, dataclasses.replace(cloud, say=watch))
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_at_no_step_can_neither_release_decrypt(world: World, watch: Watch) -> N
         assert world.decrypted(second, watch.ciphertexts)[name]
     assert {step.running for step in watch.take()} == {frozenset({one})}
 
-    with pytest.raises(LiveMismatch, match="PCR0"):
+    with raises_code(FoundFalse, "live-document", match="PCR0"):
         roll_out(world, second, watch, lies=True)
     watch("it was rolled back")
     assert watch.take()[-1] == Seen("it was rolled back", frozenset({one}), frozenset({one}))
@@ -145,6 +145,6 @@ def test_at_no_step_can_neither_release_decrypt(world: World, watch: Watch) -> N
     # Neither a new document of the old release nor one from before the retirement opens anything.
     assert not world.decrypts(first, watch.ciphertexts)
     assert not any(world.decrypted(first, watch.ciphertexts, (kept, document)).values())
-    with pytest.raises(planning.PolicyFirst, match="does not admit"):
+    with raises_code(FoundFalse, "policy-first", match="does not admit"):
         roll_out(world, first, watch)
     assert world.running() == [two]

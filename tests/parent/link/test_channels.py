@@ -15,11 +15,11 @@ from coattest_parent.link.channels import (
     Hybrid,
     Unix,
     Vsock,
-    connect,
+    connect_to,
     endpoint_host_port,
     is_local,
     is_loopback,
-    listen,
+    listen_on,
     parse_address,
     proxy_address_for,
 )
@@ -89,7 +89,7 @@ def test_a_path_longer_than_sockaddr_un_works(tmp_path: Path) -> None:
     """A Unix socket deep in a tree is reached, though its path does not fit sockaddr_un."""
     deep = tmp_path / ("d" * 60) / ("e" * 60)
     address = Unix(deep / "in_5005.sock")
-    with listen(address) as server, connect(address, 5) as client:
+    with listen_on(address) as server, connect_to(address, 5) as client:
         peer, _ = server.accept()
         with peer:
             client.sendall(b"x")
@@ -99,22 +99,22 @@ def test_a_path_longer_than_sockaddr_un_works(tmp_path: Path) -> None:
 def test_nobody_listening_is_one_error(tmp_path: Path) -> None:
     """A dead address is an environment failure that names it."""
     with pytest.raises(ChannelFailure, match=r"unix:.*cannot connect"):
-        connect(Unix(tmp_path / "none.sock"), 1)
+        connect_to(Unix(tmp_path / "none.sock"), 1)
 
 
 def test_a_stale_socket_is_replaced_and_a_live_one_is_not(tmp_path: Path) -> None:
     """A socket file left by a dead process does not stop the next; a live listener does."""
     address = Unix(tmp_path / "s.sock")
-    listen(address).close()
-    with listen(address), pytest.raises(ChannelFailure, match="another process"):
-        listen(address)
+    listen_on(address).close()
+    with listen_on(address), pytest.raises(ChannelFailure, match="another process"):
+        listen_on(address)
 
 
 def test_a_live_socket_with_a_full_backlog_is_not_replaced(tmp_path: Path) -> None:
     """Who is too busy to accept still listens: its socket file stays."""
     address = Unix(tmp_path / "s.sock")
     with contextlib.ExitStack() as held:
-        held.enter_context(listen(address, backlog=0))
+        held.enter_context(listen_on(address, backlog=0))
         while True:
             waiting = held.enter_context(socket.socket(socket.AF_UNIX))
             waiting.setblocking(False)
@@ -124,7 +124,7 @@ def test_a_live_socket_with_a_full_backlog_is_not_replaced(tmp_path: Path) -> No
                 break
         before = address.path.stat().st_ino
         with pytest.raises(ChannelFailure, match="another process"):
-            listen(address)
+            listen_on(address)
         assert address.path.stat().st_ino == before
 
 
@@ -142,14 +142,14 @@ def test_the_hybrid_handshake(tmp_path: Path, reply: bytes, good: bool) -> None:
     """The handshake asks for the port, takes only OK, and leaves the guest's first bytes unread."""
     path = tmp_path / "vm.sock"
     seen: list[bytes] = []
-    with listen(Unix(path)) as server:
+    with listen_on(Unix(path)) as server:
         thread = threading.Thread(target=_hybrid_peer, args=(server, reply, seen))
         thread.start()
         if good:
-            with connect(Hybrid(path, 5005), 5) as client:
+            with connect_to(Hybrid(path, 5005), 5) as client:
                 assert client.recv(100) == b"hello"
         else:
             with pytest.raises(ChannelFailure):
-                connect(Hybrid(path, 5005), 5)
+                connect_to(Hybrid(path, 5005), 5)
         thread.join()
     assert seen == [b"CONNECT 5005\n"]

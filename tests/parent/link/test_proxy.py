@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from coattest_parent.link import loop, proxy
-from coattest_parent.link.channels import Unix, connect
+from coattest_parent.link.channels import Unix, connect_to
 from coattest_parent.link.proxy import ConnectProxy, kms_allow_list
 
 NAME = "kms.eu-central-1.coattest.test:443"
@@ -43,7 +43,7 @@ def echo_server() -> Iterator[int]:
 
 def ask(address: Unix, head: bytes) -> tuple[socket.socket, bytes]:
     """A connection to the proxy and its answer to ``head``."""
-    client = connect(address, 10)
+    client = connect_to(address, 10)
     client.sendall(head)
     answer = b""
     while not answer.endswith(b"\r\n\r\n"):
@@ -102,20 +102,22 @@ def test_everything_else_is_refused(tmp_path: Path, head: bytes, status: bytes) 
 def test_a_target_that_is_down_is_a_bad_gateway(tmp_path: Path) -> None:
     """An allowed name whose target does not answer gives 502, and the proxy goes on."""
     address = Unix(tmp_path / "out_8000.sock")
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        dead = server.getsockname()[1]
-    with ConnectProxy(address, {NAME: ("127.0.0.1", dead)}):
-        for _ in range(2):
-            client, answer = ask(address, connect_head(NAME))
-            client.close()
-            assert answer.split()[1] == b"502"
+    # Bound and not listening: nobody else gets the port, and nobody answers.
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        dead = held.getsockname()[1]
+        with ConnectProxy(address, {NAME: ("127.0.0.1", dead)}):
+            for _ in range(2):
+                client, answer = ask(address, connect_head(NAME))
+                client.close()
+                assert answer.split()[1] == b"502"
 
 
 def test_an_endless_head_is_cut_off(tmp_path: Path) -> None:
     """A request head beyond the limit ends the connection without an answer."""
     address = Unix(tmp_path / "out_8000.sock")
     with ConnectProxy(address, {}):
-        client = connect(address, 10)
+        client = connect_to(address, 10)
         with client, contextlib.suppress(BrokenPipeError, ConnectionResetError):
             client.sendall(b"CONNECT " + b"a" * (proxy.HEAD_MAX * 4))
             assert client.recv(100) == b""
@@ -128,7 +130,7 @@ def test_more_tunnels_than_the_limit_are_turned_away(tmp_path: Path, monkeypatch
     with echo_server() as port, ConnectProxy(address, {NAME: ("127.0.0.1", port)}):
         first, answer = ask(address, connect_head(NAME))
         assert answer.split()[1] == b"200"
-        second = connect(address, 10)
+        second = connect_to(address, 10)
         assert second.recv(100).split()[1] == b"503"
         second.close()
         first.shutdown(socket.SHUT_WR)
@@ -152,7 +154,7 @@ def test_a_peer_that_takes_nothing_does_not_hold_its_tunnel_open(
                     client.send(bytes(65536))
             gone = select.poll()
             gone.register(client, 0)
-            assert gone.poll(10_000)
+            assert gone.poll(60_000)
 
 
 def test_stopping_ends_open_tunnels_and_removes_the_socket(tmp_path: Path) -> None:

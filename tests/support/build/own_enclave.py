@@ -27,7 +27,7 @@ def make_source(folder: Path) -> Path:
 
 def write_lock(folder: Path) -> None:
     """A lock for a source tree whose toolchain is coattest's: coattest's pins, without other packages."""
-    spec, (locked, _) = image.load(folder), locks.load(ROOT)
+    spec, (locked, _) = image.load_spec(folder), locks.load_lock(ROOT)
     packages: list[locks.LockedPackage] = []
     for package in locked.packages:
         uses = tuple(use for use in package.use if use != "runtime" or package.name in spec.runtime)
@@ -43,7 +43,7 @@ def make_mirror(folder: Path) -> str:
     An archive forgets old versions. With this one `eif lock` gives the pins that the cache has, today and
     later. Dependencies are not in a lock: the first toolchain package that image.toml names has them all.
     """
-    spec, (locked, _) = image.load(ROOT), locks.load(ROOT)
+    spec, (locked, _) = image.load_spec(ROOT), locks.load_lock(ROOT)
     toolchain = [package.name for package in locked.used_for("toolchain")]
     first = min(spec.toolchain)
     stanzas = []

@@ -11,8 +11,8 @@ from typing import BinaryIO
 
 import pytest
 
-from coattest_build.formats.cpio import Entry, write_ramdisk
-from coattest_build.formats.eif import Section, SectionType, read_layout, section_blocks, write_image
+from coattest_build.formats.cpio import NewEntry, write_ramdisk
+from coattest_build.formats.eif import EifSection, SectionType, read_layout, section_blocks, write_image
 
 DIRECTORY = stat.S_IFDIR | 0o755
 PROGRAM = stat.S_IFREG | 0o755
@@ -32,27 +32,27 @@ def compile_program(name: str, folder: Path) -> Path:
     return program
 
 
-def rootfs(program: Path) -> list[Entry]:
+def rootfs(program: Path) -> list[NewEntry]:
     """A root file system with the program and the empty folders that nitro-cli makes."""
     folders = [
         "rootfs",
         *(f"rootfs/{name}" for name in ("bin", "dev", "etc", "proc", "run", "sys", "tmp", "var")),
     ]
     return [
-        *(Entry(name, DIRECTORY, None) for name in folders),
-        Entry(f"rootfs/bin/{program.name}", PROGRAM, program),
-        Entry("rootfs/etc/marker", FILE, b"from the image"),
+        *(NewEntry(name, DIRECTORY, None) for name in folders),
+        NewEntry(f"rootfs/bin/{program.name}", PROGRAM, program),
+        NewEntry("rootfs/etc/marker", FILE, b"from the image"),
     ]
 
 
-def whole(file: BinaryIO, section: Section) -> bytes:
+def whole(file: BinaryIO, section: EifSection) -> bytes:
     """A section's data."""
     return b"".join(section_blocks(file, section))
 
 
 def make_image(
     destination: Path,
-    entries: Sequence[Entry],
+    entries: Sequence[NewEntry],
     *,
     cmd: Sequence[str] | None = ("/bin/relay",),
     env: Sequence[str] = ("PATH=/bin", "MARK=a=b"),
@@ -67,7 +67,7 @@ def make_image(
     cmdline = b"console=ttyS0"
     if base is None:
         (parts / "kernel").write_bytes(b"not a kernel")
-        boot = [Entry("dev", DIRECTORY, None), Entry("init", PROGRAM, b"#!/never/run")]
+        boot = [NewEntry("dev", DIRECTORY, None), NewEntry("init", PROGRAM, b"#!/never/run")]
         write_ramdisk(parts / "boot", boot, mtime=0)
     else:
         with base.open("rb") as file:
@@ -75,8 +75,8 @@ def make_image(
             (parts / "kernel").write_bytes(whole(file, layout.of_type(SectionType.KERNEL)[0]))
             (parts / "boot").write_bytes(whole(file, layout.of_type(SectionType.RAMDISK)[0]))
             cmdline = whole(file, layout.of_type(SectionType.CMDLINE)[0])
-    command = [] if cmd is None else [Entry("cmd", FILE, "".join(f"{word}\n" for word in cmd).encode())]
-    environment = Entry("env", FILE, "".join(f"{line}\n" for line in env).encode())
+    command = [] if cmd is None else [NewEntry("cmd", FILE, "".join(f"{word}\n" for word in cmd).encode())]
+    environment = NewEntry("env", FILE, "".join(f"{line}\n" for line in env).encode())
     write_ramdisk(parts / "application", [*entries, *command, environment], mtime=0)
     write_image(
         destination,

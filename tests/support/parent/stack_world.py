@@ -20,8 +20,7 @@ from coattest_local.aws.services import Services
 from coattest_local.aws.stack_faults import FILE
 from coattest_parent.deployment.runner import Enclave as Running
 from coattest_parent.deployment.runner import LocalRunner
-from coattest_parent.deployment.stack import plan as planning
-from coattest_parent.deployment.stack import rollout, stacks
+from coattest_parent.deployment.stack import planning, rollout, stacks
 from coattest_parent.deployment.stack.hosts import LocalHost
 from coattest_parent.deployment.stack.settings import Settings
 from coattest_parent.link.aws import Aws, Endpoint
@@ -281,7 +280,7 @@ class Bench:
 
     def apply(self, **options: Any) -> rollout.Applied:
         """Apply the plan."""
-        return rollout.apply(self.plan, self.world.first.image, self.cloud(**options))
+        return rollout.apply_stacks(self.plan, self.world.first.image, self.cloud(**options))
 
     def following(self, **changes: Any) -> planning.StackPlan:
         """The plan of the second release for the same deployment; ``changes`` are the reports'."""
@@ -323,11 +322,16 @@ class Bench:
 
     def status(self) -> dict[str, Any]:
         """What status says."""
-        return rollout.status(self.plan, self.cloud())
+        return rollout.stacks_status(self.plan, self.cloud())
 
     def stack(self, name: str) -> stacks.StackState | None:
         """A stack as it is now."""
         return self.stacks().find(name)
+
+
+def details(status: dict[str, Any]) -> str:
+    """What a status found, in one text."""
+    return " ".join(finding["detail"] for finding in status["findings"])
 
 
 def running_world(folder: Path) -> Iterator[World]:
@@ -371,4 +375,4 @@ def running_bench(world: World, folder: Path, name: str) -> Iterator[Bench]:
     yield made
     for file in ("throttle", FILE):
         (world.services.directory / file).unlink(missing_ok=True)
-    rollout.destroy(settings, made.cloud(), delete_data=True)
+    rollout.destroy_stacks(settings, made.cloud(), delete_data=True)

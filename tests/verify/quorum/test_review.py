@@ -25,7 +25,7 @@ REPOSITORY = Path(__file__).parents[3]
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
     """The checkout's lock as it might have been: a package fewer, one more, one older, one of other bytes."""
-    lock, _ = locks.load(REPOSITORY)
+    lock, _ = locks.load_lock(REPOSITORY)
     first, second, third, *rest = lock.packages
     changed = (
         replace(first, name="a-package-that-went"),
@@ -48,7 +48,7 @@ def shown(*argv: str) -> dict[str, Any]:
 
 def test_what_moved_is_shown_with_its_confirmation(old: Path, tmp_path: Path) -> None:
     """Added, removed, moved, and other bytes under one version, each with what the archives' index said."""
-    lock, digest = locks.load(REPOSITORY)
+    lock, digest = locks.load_lock(REPOSITORY)
     first, second, third = lock.packages[:3]
     pins = [
         {"kind": "deb", "name": first.name, "confirmed": True},

@@ -63,12 +63,12 @@ def test_a_committed_change_is_found_in_the_image(
     assert done.return_value == 1
     document = json.loads(done.stdout)
     assert not document["matches"]
-    found = document["explained"]["aws"]["differences"]
+    found = document["explained"]["aws"]["findings"]
     assert f"ramdisk 1: {ENTRY}" in [item["where"] for item in found]
     assert all("/coattest_enclave/" in item["where"] and "clock" in item["where"] for item in found)
     prose = run(checkout, "--out", str(tmp_path / "two"), "--claimed", str(built_images.directory))
     assert prose.return_value == 1
-    assert f"aws: ramdisk 1: {ENTRY}: other content at byte " in prose.stderr
+    assert f"aws: ramdisk 1: {ENTRY}: different content at byte " in prose.stderr
 
 
 def test_without_the_claimed_image_the_sections_are_compared(checkout: Path, tmp_path: Path) -> None:

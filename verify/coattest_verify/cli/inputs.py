@@ -35,8 +35,8 @@ def inputs(*, source: Path, mirror: str | None, target: Path | None, as_json: bo
     pip, from the index that pip is configured with. Exit code 0 when all is confirmed, 1 when something
     contradicts an index, 3 when not everything could be asked.
     """
-    spec = image.load(source)
-    locked, digest = lock.load(source)
+    spec = image.load_spec(source)
+    locked, digest = lock.load_lock(source)
     locked.check_against(spec)
     verdict = check_lock(
         locked,

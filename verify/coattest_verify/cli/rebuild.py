@@ -90,8 +90,8 @@ def rebuild(
         for difference in differences:
             err().print(difference, style="red", markup=False)
         for profile, comparison in explained.items():
-            for found in comparison.differences[:MAX_EXPLAINED]:
-                err().print(f"{profile}: {found}", style="red", markup=False)
+            for found in comparison.findings[:MAX_EXPLAINED]:
+                err().print(f"{profile}: {comparison.line(found)}", style="red", markup=False)
         err().print("the rebuild differs from the claim; verify sign-pcrs --dissent says so to the others")
     else:
         for profile, result in sorted(report.profiles.items()):

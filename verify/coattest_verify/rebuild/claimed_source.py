@@ -11,7 +11,7 @@ from coattest_verify.quorum.statements.claim import Claimed
 
 
 def look(source: Path) -> Snapshot:
-    """What a checkout is; the copy that its ``folder`` names is gone already. Raises BadSource."""
+    """What a checkout is; the copy that its ``folder`` names is gone already. Raises UsageError."""
     with tempfile.TemporaryDirectory() as scratch:
         return sources.take(source, Path(scratch) / "source")
 

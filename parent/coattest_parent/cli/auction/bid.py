@@ -15,16 +15,9 @@ from coattest.shell import err, json_option, utc_now
 from coattest_enclave.protocol import messages
 from coattest_parent.auction.courier import upload_bid
 from coattest_parent.auction.steps import make_bid
+from coattest_parent.cli.auction.options import buyer_option, journal_option, manifest_option
 from coattest_parent.cli.auction.show import LOTS_SHOWN
-from coattest_parent.cli.options import (
-    FILE,
-    NEW_FILE,
-    aws_from,
-    aws_options,
-    buyer_option,
-    journal_option,
-    manifest_option,
-)
+from coattest_parent.cli.options import FILE, NEW_FILE, aws_from, aws_options
 from coattest_verify.auction.bids import CSV_MAX, BadBids, Bids, buyer_of, read_bids
 from coattest_verify.auction.buyers import load_manifest
 from coattest_verify.auction.journal import SealJournal, default_journal

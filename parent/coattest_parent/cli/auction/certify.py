@@ -13,7 +13,8 @@ from coattest.jsontext import emit_json
 from coattest.shell import err, json_option
 from coattest_enclave.protocol import messages
 from coattest_enclave.protocol.errors import MessageError
-from coattest_parent.cli.options import FILE, NEW_FILE, member_option
+from coattest_parent.cli.auction.options import member_option
+from coattest_parent.cli.options import FILE, NEW_FILE
 from coattest_verify.auction.buyers import BuyerRecord, load_auction_public_key
 from coattest_verify.auction.certify import certify_buyer_key
 from coattest_verify.signatures.keys import load_signer

@@ -14,16 +14,9 @@ from coattest.jsontext import emit_json
 from coattest.shell import err, json_option, utc_now
 from coattest_enclave.protocol import messages
 from coattest_parent.auction.courier import S3Bids, bid_digests
+from coattest_parent.cli.auction.options import buyer_option, journal_option, manifest_option
 from coattest_parent.cli.auction.show import lots_table
-from coattest_parent.cli.options import (
-    FILE,
-    NEW_FILE,
-    aws_from,
-    aws_options,
-    buyer_option,
-    journal_option,
-    manifest_option,
-)
+from coattest_parent.cli.options import FILE, NEW_FILE, aws_from, aws_options
 from coattest_verify.auction.buyers import load_auction_key, load_manifest
 from coattest_verify.auction.journal import SealJournal, default_journal
 from coattest_verify.auction.outcomes import moment_text

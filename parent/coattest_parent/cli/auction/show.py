@@ -11,7 +11,7 @@ from rich.table import Table
 from coattest.jsontext import Rows, emit_json
 from coattest.shell import json_option, out
 from coattest_enclave.protocol import messages
-from coattest_parent.cli.options import manifest_option
+from coattest_parent.cli.auction.options import manifest_option
 from coattest_verify.auction.buyers import load_manifest
 from coattest_verify.auction.outcomes import moment_text
 

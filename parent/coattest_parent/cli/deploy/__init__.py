@@ -1,4 +1,4 @@
-"""The ``deploy-from-attestation`` program: deployment whose one authority is the decision."""
+"""The ``deploy-from-attestation`` program: deploys what the recomputed decision says."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import click
 from coattest.shell import LazyGroup, run
 
 VERBS = {
-    "apply": "coattest_parent.cli.deploy.command:apply",
-    "destroy": "coattest_parent.cli.deploy.command:destroy",
+    "apply": "coattest_parent.cli.deploy.command:apply_command",
+    "destroy": "coattest_parent.cli.deploy.command:destroy_command",
     "live": "coattest_parent.cli.deploy.live:live_command",
-    "plan": "coattest_parent.cli.deploy.command:plan",
+    "plan": "coattest_parent.cli.deploy.command:plan_command",
     "smoke": "coattest_parent.cli.deploy.smoke:smoke_command",
-    "status": "coattest_parent.cli.deploy.command:status",
+    "status": "coattest_parent.cli.deploy.command:status_command",
 }
 
 
 @click.group(cls=LazyGroup, lazy=VERBS)
 @click.version_option(package_name="coattest")
 def cli() -> None:
-    """Deploy what the members decided on, and nothing else."""
+    """Deploy the image that the members decided on, and nothing else."""
 
 
 def main() -> None:

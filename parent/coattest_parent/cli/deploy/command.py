@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from coattest.errors import FoundFalse, UsageError
 from coattest.jsontext import emit_json
 from coattest.shell import err, json_option, option_group, out, utc_now
 from coattest_parent.cli.deploy.stack import (
+    PLANNED,
     apply_plan,
     cloud_options,
     destroy_plan,
@@ -20,70 +21,70 @@ from coattest_parent.cli.deploy.stack import (
     write_plan,
 )
 from coattest_parent.cli.options import FILE, NEW_FOLDER
-from coattest_parent.deployment import live as deployment
+from coattest_parent.deployment.live import Live, check_live
+from coattest_parent.deployment.local import (
+    apply_local,
+    destroy_local,
+    make_local_plan,
+    read_deployment,
+    require_local_profile,
+)
 from coattest_parent.deployment.runner import LocalRunner
 from coattest_verify.cli.options import decision_options
 from coattest_verify.quorum.authority import authority_from
 
+LOCAL = ("role_arn", "instance_id", "state")
+"""Options that plan and apply need for the local target."""
+
 state_option = click.option(
     "--state",
     type=NEW_FOLDER,
-    help="Directory of this deployment's local enclaves.",
+    help="Folder of this deployment's local enclaves.",
 )
 target_option = click.option(
-    "--target", type=click.Choice(["local", "aws"]), default="local", show_default=True
+    "--target",
+    type=click.Choice(["local", "aws"]),
+    default="local",
+    show_default=True,
+    help="The software host of this machine, or AWS.",
 )
+image_option = click.option("--image", type=FILE, required=True, help="The decided image.")
 bundle_option = click.option(
     "--bundle", type=FILE, help="Decide from a proof bundle instead of the folder; needs --root."
 )
 identity_options = option_group(
-    click.option("--role-arn", help="local: the parent's role; becomes PCR3."),
-    click.option("--instance-id", help="local: the parent instance; becomes PCR4."),
+    click.option("--role-arn", help="local: ARN of the parent's role; becomes PCR3."),
+    click.option("--instance-id", help="local: id of the parent instance; becomes PCR4."),
 )
 
 
-class NothingRuns(FoundFalse):
-    """No enclave of this deployment runs."""
-
-    default_code = "not-running"
-
-
 def runner_in(state: Path) -> LocalRunner:
-    """The runner of the enclave that belongs to a state directory."""
+    """The runner of the enclave in a state folder."""
     return LocalRunner(state / "enclave")
-
-
-def local_options(given: Mapping[str, Any]) -> None:
-    """Raise UsageError unless the options that the local target needs are there."""
-    missing = [
-        f"--{name.replace('_', '-')}" for name in ("role_arn", "instance_id", "state") if not given[name]
-    ]
-    if missing:
-        raise UsageError(f"the local target needs {', '.join(missing)}", code="usage")
 
 
 @click.command()
 @target_option
-@click.option("--image", type=FILE, required=True)
+@image_option
 @identity_options
 @state_option
 @plan_options
 @decision_options
 @bundle_option
 @json_option
-def plan(**given: Any) -> None:
-    """Recompute the decision, measure the image against it, and say what apply would do.
+def plan_command(**given: Any) -> None:
+    """Recompute the decision, measure the image, say what apply does.
 
-    For AWS the plan is a folder: templates, user data, units, parameters.
+    For AWS the plan is a folder: templates, parameters, user data, units.
     """
+    require_options(given, local=LOCAL, aws=PLANNED)
     authority = authority_from(given, utc_now())
     if given["target"] == "aws":
         write_plan(authority, given["image"], given)
         return
-    local_options(given)
     decided = authority.decision
-    deployment.require_local_profile(decided)
-    made = deployment.make_plan(
+    require_local_profile(decided)
+    made = make_local_plan(
         decided,
         given["image"],
         runner_in(given["state"]),
@@ -91,9 +92,9 @@ def plan(**given: Any) -> None:
         instance_id=given["instance_id"],
     )
     if given["as_json"]:
-        emit_json(deployment.plan_json(made))
+        emit_json(made.to_json())
         return
-    for name, value in deployment.plan_json(made).items():
+    for name, value in made.to_json().items():
         out().print(f"{name:12}  {value}", markup=False)
     step = f"check {made.running}, which runs already" if made.running else "start the enclave, check it"
     out().print(f"apply would {step}", markup=False)
@@ -101,26 +102,26 @@ def plan(**given: Any) -> None:
 
 @click.command()
 @target_option
-@click.option("--image", type=FILE, required=True)
+@image_option
 @identity_options
 @state_option
 @cloud_options
 @decision_options
 @bundle_option
 @json_option
-def apply(**given: Any) -> None:
-    """Start the decided enclave and verify its live document before reporting success.
+def apply_command(**given: Any) -> None:
+    """Start the decided enclave and verify its live document.
 
-    What does not verify is terminated. For AWS the stacks come first, by change sets; another release that
-    ran ends after the decided one was verified.
+    An enclave that does not verify is terminated. For AWS the stacks are created or changed first, by change
+    sets; the release that ran before ends once the decided one is verified.
     """
+    require_options(given, local=LOCAL, aws=("plan_folder",))
     authority = authority_from(given, utc_now())
     if given["target"] == "aws":
         apply_plan(authority, given)
         return
-    local_options(given)
-    deployment.require_local_profile(authority.decision)
-    live = deployment.apply(
+    require_local_profile(authority.decision)
+    live = apply_local(
         authority.decision,
         given["image"],
         runner_in(given["state"]),
@@ -141,25 +142,32 @@ def apply(**given: Any) -> None:
 @decision_options
 @bundle_option
 @json_option
-def status(**given: Any) -> int:
-    """Ask the running enclave for a fresh document and verify it against the decision of now.
+def status_command(**given: Any) -> int:
+    """Verify a fresh document of the running enclave.
 
-    For AWS also: the stacks, what was changed by hand, the buyers' keys as far as they can be read.
+    It must match the decision as it is now. For AWS also: the stacks, what was changed by hand, and the state
+    of the buyers' keys where it can be read.
     """
+    require_options(given, local=("state",), aws=("plan_folder", "image"))
     authority = authority_from(given, utc_now())
     if given["target"] == "aws":
         return show_status(authority, given)
-    state = required_state(given)
-    recorded = deployment.recorded(state)
+    state: Path = given["state"]
+    record = read_deployment(state)
     enclave = runner_in(state).describe()
-    if recorded is None or enclave is None:
-        raise NothingRuns("no enclave of this deployment runs", where=str(state), hint="see apply")
-    role_arn, instance_id = recorded.get("role_arn"), recorded.get("instance_id")
+    if record is None or enclave is None:
+        raise FoundFalse(
+            "no enclave of this deployment runs",
+            where=str(state),
+            hint="start it with apply",
+            code="not-running",
+        )
+    role_arn, instance_id = record.get("role_arn"), record.get("instance_id")
     if not isinstance(role_arn, str) or not isinstance(instance_id, str):
-        raise UsageError("the record names no role or instance", where=str(state), code="bad-state")
-    live = deployment.check_live(
-        authority.decision, enclave, role_arn=role_arn, instance_id=instance_id, now=utc_now
-    )
+        raise UsageError(
+            "the deployment record lacks the role or the instance", where=str(state), code="bad-state"
+        )
+    live = check_live(authority.decision, enclave, role_arn=role_arn, instance_id=instance_id, now=utc_now)
     _show(live, given["as_json"])
     return 0
 
@@ -168,31 +176,35 @@ def status(**given: Any) -> int:
 @target_option
 @state_option
 @cloud_options
-@click.option("--delete-data", is_flag=True, help="aws: the buckets too, with everything in them.")
+@click.option("--delete-data", is_flag=True, help="aws: delete the buckets too, with everything in them.")
 @json_option
-def destroy(**given: Any) -> None:
-    """End the enclave of this deployment; fine when none runs. For AWS: everything that apply made."""
+def destroy_command(**given: Any) -> None:
+    """End this deployment's enclave; for AWS, delete what apply made.
+
+    Exits 0 when nothing ran.
+    """
+    require_options(given, local=("state",), aws=("plan_folder",))
     if given["target"] == "aws":
         destroy_plan(given)
         return
-    ended = deployment.destroy(runner_in(required_state(given)), given["state"])
+    ended = destroy_local(runner_in(given["state"]), given["state"])
     if given["as_json"]:
         emit_json({"terminated": ended})
     else:
-        err().print(f"terminated {ended}" if ended else "nothing ran", markup=False)
+        err().print(f"terminated {ended}" if ended else "no enclave ran", markup=False)
 
 
-def required_state(given: Mapping[str, Any]) -> Path:
-    """The state directory, which the local target needs."""
-    state = given["state"]
-    if not isinstance(state, Path):
-        raise UsageError("the local target needs --state", code="usage")
-    return state
+def require_options(given: Mapping[str, Any], *, local: Sequence[str], aws: Sequence[str]) -> None:
+    """Raise UsageError with every option that the target needs and that was not given."""
+    missing = [name for name in (aws if given["target"] == "aws" else local) if not given[name]]
+    if missing:
+        options = ("--plan" if name == "plan_folder" else f"--{name.replace('_', '-')}" for name in missing)
+        raise UsageError(f"the {given['target']} target needs {', '.join(options)}", code="usage")
 
 
-def _show(live: deployment.Live, as_json: bool) -> None:
+def _show(live: Live, as_json: bool) -> None:
     if as_json:
-        emit_json({"verified": True, **deployment.live_json(live)})
+        emit_json({"verified": True, **live.to_json()})
         return
     out().print(f"verified  {live.module_id} at {live.time.isoformat()}", markup=False)
     out().print(f"enclave   {live.enclave.address}", markup=False)

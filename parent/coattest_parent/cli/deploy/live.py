@@ -1,4 +1,4 @@
-"""deploy-from-attestation live: a document of the enclave beside us, for somebody else to verify."""
+"""``deploy-from-attestation live``: a live document of an enclave here, to be verified elsewhere."""
 
 from __future__ import annotations
 
@@ -8,26 +8,31 @@ import sys
 import click
 
 from coattest.errors import UsageError
+from coattest_enclave.protocol import alive
 from coattest_parent.link.channels import await_listener, parse_address
 from coattest_parent.link.enclave import EnclaveClient
-
-NONCE_BYTES = range(16, 65)
 
 
 @click.command("live")
 @click.option("--address", required=True, help="vsock:CID:5005 or unix:PATH.")
-@click.option("--nonce", required=True, help="16 to 64 bytes in hex.")
-@click.option("--wait", type=click.FloatRange(0, 600), default=0.0, show_default=True, help="Seconds.")
+@click.option("--nonce", required=True, help="16 to 64 bytes in hex; the document is over these.")
+@click.option(
+    "--wait",
+    type=click.FloatRange(0, 600),
+    default=0.0,
+    show_default=True,
+    help="Seconds to wait until it listens.",
+)
 def live_command(*, address: str, nonce: str, wait: float) -> None:
-    """Print an enclave's liveness document over a nonce, in base64, unverified.
+    """Print an enclave's live document over a nonce, unverified.
 
-    apply calls it on the instance, and verifies what it prints where apply runs.
+    It is in base64. apply runs this on the instance, and verifies the document where apply runs.
     """
     try:
         asked = bytes.fromhex(nonce)
     except ValueError:
         asked = b""
-    if len(asked) not in NONCE_BYTES:
+    if not alive.NONCE_MIN <= len(asked) <= alive.NONCE_MAX:
         raise UsageError("not 16 to 64 bytes in hex", where="--nonce")
     target = parse_address(address)
     await_listener(target, wait)

@@ -1,4 +1,4 @@
-"""deploy-from-attestation smoke: does an image work on this machine's Nitro hardware?"""
+"""``deploy-from-attestation smoke``: does an image work on this machine's Nitro hardware?"""
 
 from __future__ import annotations
 
@@ -17,28 +17,27 @@ from rich.text import Text
 from coattest.errors import EnvironmentFailure, UsageError
 from coattest.jsontext import emit_json
 from coattest.shell import err, json_option, out, utc_now
+from coattest_parent.auction.smoke import refused_upload
 from coattest_parent.cli.options import FILE
-from coattest_parent.deployment.smoke import Check, smoke
+from coattest_parent.deployment.smoke import SmokeCheck, smoke
 from coattest_parent.link.channels import ENCLAVE_PORT, Address, Vsock, await_listener, parse_address
 from coattest_verify.attestation.files import read_measurements
 from coattest_verify.attestation.profiles import root_for
 from coattest_verify.rebuild.remeasure import binding_pcrs
 
 NITRO_CLI = "nitro-cli"
+
 NITRO_CLI_SECONDS = 120.0
+"""Seconds for one call of nitro-cli."""
+
 LISTEN_SECONDS = 60.0
-
-
-class NitroCliFailed(EnvironmentFailure):
-    """nitro-cli is not here, or did not start the enclave."""
-
-    default_code = "nitro-cli"
+"""Seconds until the enclave listens, unless told otherwise."""
 
 
 @click.command("smoke")
 @click.option("--measurements", type=FILE, required=True, help="What `eif measure IMAGE` printed elsewhere.")
 @click.option("--image", type=FILE, help="Start this image with nitro-cli, and end it afterwards.")
-@click.option("--address", help="Or ask an enclave that runs: vsock:CID:5005.")
+@click.option("--address", help="Ask this running enclave instead: vsock:CID:5005.")
 @click.option("--cpu-count", type=click.IntRange(1), default=2, show_default=True)
 @click.option("--memory", type=click.IntRange(64), default=1024, show_default=True, help="MiB.")
 @click.option(
@@ -46,10 +45,10 @@ class NitroCliFailed(EnvironmentFailure):
     type=click.FloatRange(0),
     default=LISTEN_SECONDS,
     show_default=True,
-    help="Until it listens.",
+    help="Seconds to wait until it listens.",
 )
-@click.option("--role-arn", help="The instance's role: check PCR3 too.")
-@click.option("--instance-id", help="This instance: check PCR4 too.")
+@click.option("--role-arn", help="ARN of the instance's role: check PCR3 too.")
+@click.option("--instance-id", help="Id of this instance: check PCR4 too.")
 @click.option("--profile", type=click.Choice(["aws", "local"]), default="aws", show_default=True)
 @json_option
 def smoke_command(
@@ -65,10 +64,10 @@ def smoke_command(
     profile: str,
     as_json: bool,
 ) -> int:
-    """Start an image on Nitro (or ask a running one), attest it, and put its vsock under load.
+    """Check that an image works on this machine's Nitro hardware.
 
-    Exits 1 when a check fails. It says whether the image works here, not whether it is the decided one: that
-    is what apply is for.
+    Starts the image, or asks a running one; attests it and puts its vsock under load. Exits 1 when a check
+    fails. It tells whether the image works here; whether it is the decided one, apply tells.
     """
     if (image is None) == (address is None):
         raise UsageError("give either --image or --address")
@@ -78,7 +77,7 @@ def smoke_command(
     with _running(image, address, cpu_count, memory) as target:
         await_listener(target, listen_seconds)
         checks = []
-        for check in smoke(target, pcrs=pcrs, root=root_for(profile), clock=utc_now):
+        for check in smoke(target, pcrs=pcrs, root=root_for(profile), clock=utc_now, upload=refused_upload):
             err().print(f"{check.name}: {'ok' if check.ok else 'FAILED'}", markup=False)
             checks.append(check)
     _show(checks, as_json)
@@ -86,10 +85,12 @@ def smoke_command(
 
 
 def _registers(path: Path) -> dict[int, bytes]:
-    """The registers in what eif or nitro-cli measured; PCR0, 1 and 2 among them. Raises UsageError."""
+    """The registers that eif or nitro-cli measured, at least PCR0, 1 and 2. Raises UsageError."""
     found = dict(read_measurements(path.read_text("utf-8", "replace")).pcrs)
     if not {0, 1, 2} <= found.keys():
-        raise UsageError("not PCR0, PCR1 and PCR2", where=str(path), hint="eif measure image.eif > FILE")
+        raise UsageError(
+            "PCR0, PCR1 and PCR2 are not all there", where=str(path), hint="eif measure image.eif > FILE"
+        )
     return found
 
 
@@ -99,7 +100,7 @@ def _running(image: Path | None, address: str | None, cpu_count: int, memory: in
         yield parse_address(address or "")
         return
     if shutil.which(NITRO_CLI) is None:
-        raise NitroCliFailed("nitro-cli is not installed", hint="run this on an enclave-enabled instance")
+        raise _nitro_cli_failed("nitro-cli is not installed", hint="run this on an enclave-enabled instance")
     started = _nitro_cli(
         "run-enclave", "--eif-path", str(image), "--cpu-count", str(cpu_count), "--memory", str(memory)
     )
@@ -121,17 +122,21 @@ def _nitro_cli(*arguments: str) -> dict[str, Any]:
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise NitroCliFailed(f"nitro-cli {arguments[0]} did not end") from error
+        raise _nitro_cli_failed(f"nitro-cli {arguments[0]}: timed out") from error
     try:
         answer = json.loads(done.stdout)
     except ValueError:
         answer = None
     if done.returncode or not isinstance(answer, dict):
-        raise NitroCliFailed(f"nitro-cli {arguments[0]}: {' '.join(done.stderr.split())[-300:]}")
+        raise _nitro_cli_failed(f"nitro-cli {arguments[0]}: {' '.join(done.stderr.split())[-300:]}")
     return answer
 
 
-def _show(checks: list[Check], as_json: bool) -> None:
+def _nitro_cli_failed(what: str, hint: str | None = None) -> EnvironmentFailure:
+    return EnvironmentFailure(what, hint=hint, code="nitro-cli")
+
+
+def _show(checks: list[SmokeCheck], as_json: bool) -> None:
     if as_json:
         rows = [{"check": check.name, "ok": check.ok, "detail": check.detail} for check in checks]
         emit_json({"ok": all(check.ok for check in checks), "checks": rows})

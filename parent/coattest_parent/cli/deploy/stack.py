@@ -1,4 +1,4 @@
-"""The AWS target of ``deploy-from-attestation``: the options, the plan's folder, and what is shown."""
+"""The AWS target of ``deploy-from-attestation``: its options, the plan's folder, and what is printed."""
 
 from __future__ import annotations
 
@@ -10,33 +10,40 @@ from typing import Any
 import click
 from rich.table import Table
 
-from coattest.errors import UsageError
+from coattest.errors import FoundFalse, UsageError
 from coattest.files import write_atomic
+from coattest.findings import Finding
 from coattest.jsontext import emit_json
 from coattest.shell import err, option_group, out, utc_now
 from coattest_parent.cli.options import FILE, FOLDER, NEW_FOLDER, aws_from, aws_options
-from coattest_parent.deployment.live import live_json
-from coattest_parent.deployment.stack import plan as planning
-from coattest_parent.deployment.stack import programs, rollout
+from coattest_parent.deployment.stack import planning, programs, rollout
 from coattest_parent.deployment.stack.hosts import EnclaveHost, LocalHost
 from coattest_parent.deployment.stack.remote import RemoteHost
 from coattest_parent.deployment.stack.settings import Settings
 from coattest_verify.quorum.authority import Authority
 
-NEEDED = ("name", "account", "region", "vpc", "subnet", "ami", "out")
+PLANNED = ("name", "account", "region", "vpc", "subnet", "ami", "out")
+"""Options without which there is no plan for AWS."""
 
 
 plan_options = option_group(
     click.option("--name", help="aws: the name of this deployment."),
     click.option("--account", help="aws: the service's account, 12 digits."),
-    click.option("--region", help="aws: where the parent is."),
+    click.option("--region", help="aws: the region of the parent."),
     click.option("--vpc", help="aws: the VPC of the parent."),
     click.option("--subnet", help="aws: the subnet of the parent."),
-    click.option("--ami", help="aws: the image of the parent (Amazon Linux 2023)."),
-    click.option("--instance-type", default="c6i.2xlarge", show_default=True, help="aws: the parent's."),
+    click.option("--ami", help="aws: the AMI of the parent (Amazon Linux 2023)."),
+    click.option(
+        "--instance-type",
+        default="c6i.2xlarge",
+        show_default=True,
+        help="aws: the instance type of the parent.",
+    ),
     click.option("--cpus", type=int, default=2, show_default=True, help="aws: vCPUs per enclave."),
     click.option("--memory", type=int, default=2048, show_default=True, help="aws: MiB per enclave."),
-    click.option("--auto-recovery", is_flag=True, help="aws: an alarm that moves a failed instance."),
+    click.option(
+        "--auto-recovery", is_flag=True, help="aws: add an alarm that moves the instance off a failed host."
+    ),
     click.option(
         "--report", "reports", type=FILE, multiple=True, help="aws: a buyer's signed report; repeatable."
     ),
@@ -46,25 +53,22 @@ plan_options = option_group(
         type=FOLDER,
         help="aws: a folder with the wheels that --wheel depends on.",
     ),
-    click.option("--out", type=NEW_FOLDER, help="aws: the folder of the plan."),
+    click.option("--out", type=NEW_FOLDER, help="aws: write the plan to this folder."),
 )
-"""What a plan for AWS is made from, beside the decision and the image."""
+"""What a plan for AWS is made from besides the decision and the image."""
 cloud_options = option_group(
-    aws_options, click.option("--plan", "plan_folder", type=FOLDER, help="aws: the plan's folder.")
+    aws_options, click.option("--plan", "plan_folder", type=FOLDER, help="aws: the folder that plan wrote.")
 )
 """The plan, and where AWS is."""
 
 
 def write_plan(authority: Authority, image: Path, given: Mapping[str, Any]) -> None:
-    """Make the plan and write its folder; the image stays where it is."""
-    missing = [f"--{name}" for name in NEEDED if not given[name]]
-    if missing:
-        raise UsageError(f"the aws target needs {', '.join(missing)}", code="usage")
+    """``plan --target aws``: write the plan's folder; the image stays where it is."""
     archive = _programs(given["wheel"], given["wheelhouse"])
     settings = Settings(
         **{name: given[name] for name in ("name", "account", "region", "vpc", "subnet", "ami")},
         **{name: given[name] for name in ("instance_type", "cpus", "memory", "auto_recovery")},
-        programs=programs.digest(archive) if archive else None,
+        programs=programs.archive_digest(archive) if archive else None,
     )
     reports = {str(path): path.read_bytes() for path in given["reports"]}
     plan = planning.make_stack_plan(authority, image, settings, reports)
@@ -88,12 +92,14 @@ def write_plan(authority: Authority, image: Path, given: Mapping[str, Any]) -> N
     out().print(f"role      {settings.role_arn}", markup=False)
     if not plan.reports:
         err().print(
-            "phase 1 only: apply it, give the role to the buyers, plan again with their reports", markup=False
+            "this is phase 1 only: apply it, give the role to the buyers, plan again with their reports",
+            markup=False,
         )
 
 
 def read_plan(authority: Authority, image: Path, folder: Path) -> planning.StackPlan:
-    """The plan in a folder, made again from the decision of now; raises PlanDiffers when it is another."""
+    """The plan in a folder, made again from the decision as it is now; raises FoundFalse (plan-differs)
+    with a finding for each file that differs."""
     settings = _settings(folder / planning.SETTINGS)
     place = folder / planning.REPORTS
     reports = {str(item): item.read_bytes() for item in sorted(place.glob("*"))} if place.is_dir() else {}
@@ -102,27 +108,28 @@ def read_plan(authority: Authority, image: Path, folder: Path) -> planning.Stack
     if settings.programs is not None and _digest(folder / programs.NAME) != settings.programs:
         changed = (*changed, programs.NAME)
     if changed:
-        raise planning.PlanDiffers(
-            f"the decision of now gives another plan: {', '.join(changed)} differ",
+        raise FoundFalse(
+            f"the decision now gives another plan: {', '.join(changed)} differ",
             where=str(folder),
             hint="plan again and read it",
+            code="plan-differs",
+            findings=[Finding("plan-differs", name, "differs from the plan made now") for name in changed],
         )
     return plan
 
 
 def apply_plan(authority: Authority, given: Mapping[str, Any]) -> None:
     """``apply --target aws``."""
-    _needed(given, "plan_folder")
     cloud = _cloud_of(authority, given)
     plan = read_plan(authority, given["image"], given["plan_folder"])
-    _able(plan, cloud)
-    done = rollout.apply(plan, given["image"], cloud, programs=given["plan_folder"] / programs.NAME)
+    _require_programs(plan, cloud)
+    done = rollout.apply_stacks(plan, given["image"], cloud, programs=given["plan_folder"] / programs.NAME)
     found = {
         "verified": done.live is not None,
         "role": done.role_arn,
         "instance": done.instance_id,
         "retired": list(done.retired),
-        **(live_json(done.live) if done.live else {}),
+        **(done.live.to_json() if done.live else {}),
     }
     if given["as_json"]:
         emit_json(found)
@@ -130,7 +137,7 @@ def apply_plan(authority: Authority, given: Mapping[str, Any]) -> None:
     out().print(f"role      {done.role_arn}", markup=False)
     if done.live is None:
         err().print(
-            "phase 1 is there: give the role to the buyers, plan again with their reports", markup=False
+            "phase 1 is done: give the role to the buyers, plan again with their reports", markup=False
         )
         return
     out().print(f"instance  {done.instance_id}", markup=False)
@@ -140,31 +147,29 @@ def apply_plan(authority: Authority, given: Mapping[str, Any]) -> None:
 
 def show_status(authority: Authority, given: Mapping[str, Any]) -> int:
     """``status --target aws``; 1 when something is not as decided."""
-    _needed(given, "plan_folder", "image")
     cloud = _cloud_of(authority, given)
-    found = rollout.status(read_plan(authority, given["image"], given["plan_folder"]), cloud)
+    found = rollout.stacks_status(read_plan(authority, given["image"], given["plan_folder"]), cloud)
     if given["as_json"]:
         emit_json(found)
-        return 1 if found["problems"] else 0
+        return 1 if found["findings"] else 0
     table = Table("what", "is")
     for name, state in found["stacks"].items():
         table.add_row(name, str(state))
     for name, state in found["keys"].items():
         table.add_row(f"key of {name}", state)
     table.add_row("running", ", ".join(found["running"]) or "nothing")
-    table.add_row("live document", found["live"]["module_id"] if found["live"] else "none that verifies")
+    table.add_row("live document", found["live"]["module_id"] if found["live"] else "none verified")
     out().print(table)
-    for problem in found["problems"]:
-        err().print(problem, style="red", markup=False)
-    return 1 if found["problems"] else 0
+    for finding in found["findings"]:
+        err().print(f"{finding['where']}: {finding['detail']}", style="red", markup=False)
+    return 1 if found["findings"] else 0
 
 
 def destroy_plan(given: Mapping[str, Any]) -> None:
-    """``destroy --target aws``: needs no decision, as it starts nothing."""
-    _needed(given, "plan_folder")
+    """``destroy --target aws``; it starts nothing, so it needs no decision."""
     path = given["plan_folder"] / planning.SETTINGS
     settings = _settings(path)
-    found = rollout.destroy(settings, _cloud(None, settings, given), delete_data=given["delete_data"])
+    found = rollout.destroy_stacks(settings, _cloud(None, settings, given), delete_data=given["delete_data"])
     if given["as_json"]:
         emit_json(dict(found))
         return
@@ -179,17 +184,11 @@ def _cloud_of(authority: Authority, given: Mapping[str, Any]) -> rollout.Cloud:
     return _cloud(authority.decision.profile, settings, given)
 
 
-def _needed(given: Mapping[str, Any], *names: str) -> None:
-    words = {"plan_folder": "--plan", "image": "--image"}
-    missing = [words[name] for name in names if not given[name]]
-    if missing:
-        raise UsageError(f"the aws target needs {', '.join(missing)}", code="usage")
-
-
 def _cloud(profile: str | None, settings: Settings, given: Mapping[str, Any]) -> rollout.Cloud:
-    """AWS with the instance's enclaves, or a stand-in on this machine with its own or with local ones.
+    """AWS with the instance's enclaves, or a stand-in on this machine with its own enclaves or local ones.
 
-    Documents of the ``local`` profile chain to a root whose key is published: they count here only.
+    Documents of the ``local`` profile chain to a root whose key is published: they count on this machine
+    only.
     """
     endpoint: str | None = given["endpoint_url"]
     wanted = "local" if endpoint else "aws"
@@ -202,7 +201,7 @@ def _cloud(profile: str | None, settings: Settings, given: Mapping[str, Any]) ->
         )
     if given["state"] and not endpoint:
         raise UsageError(
-            "--state is for enclaves of this machine",
+            "--state is for enclaves on this machine",
             hint="leave it out, or give --endpoint-url",
             code="bad-target",
         )
@@ -217,11 +216,11 @@ def _cloud(profile: str | None, settings: Settings, given: Mapping[str, Any]) ->
     return rollout.Cloud(aws, host, say, utc_now)
 
 
-def _able(plan: planning.StackPlan, cloud: rollout.Cloud) -> None:
-    """Raise UsageError for a second phase whose instance could not be asked for a live document."""
+def _require_programs(plan: planning.StackPlan, cloud: rollout.Cloud) -> None:
+    """Raise UsageError for phase 2 of a plan whose instance could not ask its enclave for a document."""
     if isinstance(cloud.host, RemoteHost) and plan.reports and plan.settings.programs is None:
         raise UsageError(
-            "the plan installs nothing on the instance, so its enclave could not be verified",
+            "the plan installs no programs on the instance, so its enclave could not be verified",
             hint="plan again with --wheel and --wheelhouse",
             code="no-programs",
         )
@@ -231,17 +230,17 @@ def _settings(path: Path) -> Settings:
     try:
         return Settings.from_json(json.loads(path.read_bytes()), str(path))
     except (FileNotFoundError, ValueError) as error:
-        raise UsageError(f"no plan: {error}", where=str(path), hint="see plan --out") from None
+        raise UsageError(f"not a plan: {error}", where=str(path), hint="make one with plan --out") from None
 
 
 def _programs(wheel: Path | None, wheelhouse: Path | None) -> bytes | None:
     if (wheel is None) != (wheelhouse is None):
         raise UsageError("--wheel and --wheelhouse go together", code="usage")
-    return programs.pack(wheel, wheelhouse) if wheel and wheelhouse else None
+    return programs.pack_programs(wheel, wheelhouse) if wheel and wheelhouse else None
 
 
 def _digest(path: Path) -> str | None:
     try:
-        return programs.digest(path.read_bytes())
+        return programs.archive_digest(path.read_bytes())
     except FileNotFoundError:
         return None

@@ -1,1 +1,1 @@
-"""Deployment to AWS: what is created (pure), and the thin boto3 shell that creates and removes it."""
+"""Deployment to AWS: pure plans, templates and units, and the boto3 shell that creates and removes stacks."""

@@ -1,14 +1,15 @@
-"""Why a stack is where it is, from CloudFormation's events. Pure.
+"""Why a stack is in its state, from CloudFormation's events. Pure.
 
-DescribeStackEvents (CloudFormation API Reference) gives the newest event first. The operation that ran last
-begins with the stack's own ``.._IN_PROGRESS`` that is no roll-back; what failed first since is the cause.
+DescribeStackEvents (CloudFormation API Reference) lists the newest event first. The last operation begins at
+the newest event of the stack itself that starts one (STARTS); what failed first since then is the cause.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from coattest.findings import Finding
 
 STACK = "AWS::CloudFormation::Stack"
 
@@ -16,31 +17,20 @@ STARTS = frozenset({"REVIEW_IN_PROGRESS", "CREATE_IN_PROGRESS", "UPDATE_IN_PROGR
 """Status of the stack itself with which an operation begins (User Guide, "Stack status codes")."""
 
 SHOWN = 3
-"""Failures named in one line: the first is the cause, the others mostly follow from it."""
+"""Failures shown in one line: the first is the cause, the others mostly follow from it."""
 
 REASON_MAX = 300
 """Characters of a reason that are shown; the rest stays in the stack's events."""
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A resource that failed: its logical name and type, the status it got, and the reason given."""
+def failed_resources(events: Iterable[Mapping[str, Any]]) -> tuple[Finding, ...]:
+    """What failed in the last operation, the cause first; ``events`` are newest first, as CloudFormation
+    lists them.
 
-    logical: str
-    kind: str
-    status: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.logical} ({self.kind}) {self.status}: {self.reason[:REASON_MAX] or 'no reason given'}"
-
-
-def failures(events: Iterable[Mapping[str, Any]]) -> tuple[Failure, ...]:
-    """What failed in the last operation, the cause first; ``events`` are newest first, as they are listed.
-
-    What was cancelled because something else failed is left out.
+    A finding's ``where`` is the resource's logical name with its type, ``found`` its status. What was
+    cancelled because something else failed is left out.
     """
-    found: list[Failure] = []
+    found: list[Finding] = []
     for event in events:
         status, kind = str(event.get("ResourceStatus")), str(event.get("ResourceType"))
         reason = str(event.get("ResourceStatusReason") or "")
@@ -50,10 +40,12 @@ def failures(events: Iterable[Mapping[str, Any]]) -> tuple[Failure, ...]:
                 break
             continue
         if status.endswith("_FAILED") and "cancelled" not in reason.lower():
-            found.append(Failure(str(event.get("LogicalResourceId")), kind, status, reason))
+            where = f"{event.get('LogicalResourceId')} ({kind})"
+            detail = f"{status}: {reason[:REASON_MAX] or 'no reason given'}"
+            found.append(Finding("stack-failed", where, detail, found=status))
     return tuple(reversed(found))
 
 
-def summary(found: Iterable[Failure], otherwise: str) -> str:
-    """The failures in one line, or ``otherwise`` where the events name none."""
-    return "; ".join(map(str, list(found)[:SHOWN])) or otherwise
+def summary(failed: Iterable[Finding], otherwise: str) -> str:
+    """The first failures in one line, or ``otherwise`` when there are none."""
+    return "; ".join(f"{each.where} {each.detail}" for each in list(failed)[:SHOWN]) or otherwise

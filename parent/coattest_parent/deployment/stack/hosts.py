@@ -1,4 +1,4 @@
-"""Where the enclaves run: one place for each release, so that the next one starts beside the running one."""
+"""Where the enclaves run: one place per release, so that the next one starts beside the running one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class EnclaveHost(Protocol):
         ...
 
     def run(self, release: str, image: Path, *, role_arn: str, instance_id: str) -> Enclave:
-        """Start a release; returns when it listens."""
+        """Start a release and return once it listens."""
         ...
 
     def document(self, enclave: Enclave, nonce: bytes) -> bytes:
@@ -36,12 +36,12 @@ class EnclaveHost(Protocol):
         ...
 
     def terminate(self, release: str) -> None:
-        """End a release's enclave; fine when it is gone."""
+        """End a release's enclave; does nothing when it is gone."""
         ...
 
 
 class LocalHost:
-    """The software host (or QEMU) in the place of nitro-cli: a directory for each release."""
+    """The software host (or QEMU) in place of nitro-cli: one directory per release."""
 
     on_instance = False
 
@@ -65,14 +65,13 @@ class LocalHost:
         return ask(enclave, nonce)
 
     def attend(self, release: str) -> None:
-        """See EnclaveHost: here ``auction`` is given the enclave's address by hand."""
+        """See EnclaveHost; here the ``auction`` commands get the enclave's address by hand."""
 
     def terminate(self, release: str) -> None:
         """See EnclaveHost."""
         runner = self._runner(release)
-        enclave = runner.describe()
-        if enclave is not None:
-            runner.terminate(enclave)
+        if runner.describe() is not None:
+            runner.terminate()
 
     def _runner(self, release: str) -> LocalRunner:
         return LocalRunner(self.directory / release, self.program)

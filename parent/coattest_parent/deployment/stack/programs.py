@@ -1,7 +1,7 @@
 """What is installed on the instance, as one object: coattest's wheel and its dependencies, pinned by hash.
 
-The instance fetches the object by its digest and installs from it alone, so that no index decides what runs
-there. What it installs decides availability only; what the enclave is, its own document says.
+The instance fetches the object by its digest and installs from it alone, so that no package index decides
+what runs there. It decides availability only; which code the enclave runs, its own document tells.
 """
 
 from __future__ import annotations
@@ -20,60 +20,61 @@ from coattest.errors import UsageError
 NAME = "parent.tar"
 REQUIREMENTS, WHEELS = "requirements.txt", "wheels"
 PROGRAMS_MAX = 512 * 1024 * 1024
-"""Bytes of all wheels; those of now are about 40 MB."""
+"""Bytes of all wheels; today's are about 40 MB."""
 
 _WHEEL = re.compile(
     r"(?P<name>[A-Za-z0-9_.]+)-(?P<version>[A-Za-z0-9_.!+]+)(-[A-Za-z0-9_.]+){3,4}\.whl", re.ASCII
 )
 
 
-class BadWheelhouse(UsageError):
-    """The wheels are not one set that can be installed."""
+def pack_programs(wheel: Path, wheelhouse: Path) -> bytes:
+    """A tar archive of the wheel, the wheels of ``wheelhouse`` and their requirements file; equal wheels give
+    equal bytes.
 
-    default_code = "bad-wheelhouse"
-
-
-def pack(wheel: Path, wheelhouse: Path) -> bytes:
-    """An archive of the wheel, the wheels of ``wheelhouse`` and their requirements; one text for one set.
-
-    Raises BadWheelhouse when a name is there twice, or a dependency that the wheel always has is missing.
+    Raises UsageError (bad-wheelhouse) when two wheels have one name, or a dependency without a marker is
+    missing.
     """
     paths = {path.name: path for path in (*sorted(wheelhouse.glob("*.whl")), wheel)}
     if sum(path.stat().st_size for path in paths.values()) > PROGRAMS_MAX:
-        raise BadWheelhouse(f"more than {PROGRAMS_MAX} bytes", where=str(wheelhouse))
+        raise _bad_wheelhouse(f"more than {PROGRAMS_MAX} bytes", str(wheelhouse))
     wheels = {name: path.read_bytes() for name, path in sorted(paths.items())}
     files = {REQUIREMENTS: requirements(wheels)}
     missing = sorted(set(_needs(wheels[wheel.name], wheel)) - {_parsed(name)[0] for name in wheels})
     if missing:
-        raise BadWheelhouse(
+        raise _bad_wheelhouse(
             f"no wheel of {', '.join(missing)}",
-            where=str(wheelhouse),
+            str(wheelhouse),
             hint=f"pip download --dest {wheelhouse} {wheel.name}",
         )
     return _tar({**files, **{f"{WHEELS}/{name}": content for name, content in wheels.items()}})
 
 
 def requirements(wheels: Mapping[str, bytes]) -> bytes:
-    """pip's requirements file for wheels by file name: each with its version and SHA-256."""
+    """pip's requirements file for wheels by file name: versions and SHA-256. Raises UsageError."""
     lines: dict[str, str] = {}
     for file, content in wheels.items():
         name, version = _parsed(file)
         if name in lines:
-            raise BadWheelhouse(f"two wheels of {name}", where=file)
+            raise _bad_wheelhouse(f"two wheels of {name}", file)
         lines[name] = f"{name}=={version} --hash=sha256:{hashlib.sha256(content).hexdigest()}"
     return "".join(f"{line}\n" for _, line in sorted(lines.items())).encode()
 
 
-def digest(archive: bytes) -> str:
+def archive_digest(archive: bytes) -> str:
     """SHA-256 of the archive, in hex: its name in the bucket."""
     return hashlib.sha256(archive).hexdigest()
+
+
+def _bad_wheelhouse(what: str, where: str, hint: str | None = None) -> UsageError:
+    """The error for wheels that are not one set that can be installed."""
+    return UsageError(what, where=where, hint=hint, code="bad-wheelhouse")
 
 
 def _parsed(file: str) -> tuple[str, str]:
     """Name (normalized) and version of a wheel's file name (PyPA, "Binary distribution format")."""
     found = _WHEEL.fullmatch(file)
     if found is None:
-        raise BadWheelhouse("not the name of a wheel", where=file[:200])
+        raise _bad_wheelhouse("not the file name of a wheel", file[:200])
     return _normal(found["name"]), found["version"]
 
 
@@ -82,7 +83,7 @@ def _normal(name: str) -> str:
 
 
 def _needs(content: bytes, where: Path) -> Iterator[str]:
-    """The dependencies that hold everywhere; those with a marker are pip's to decide, on the instance."""
+    """The dependencies without a marker; pip decides on those with a marker, on the instance."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             (name,) = [
@@ -90,7 +91,7 @@ def _needs(content: bytes, where: Path) -> Iterator[str]:
             ]
             headers = email.parser.BytesParser().parsebytes(archive.read(name), headersonly=True)
     except (zipfile.BadZipFile, ValueError) as error:
-        raise BadWheelhouse(f"not a wheel: {error}", where=str(where)) from None
+        raise _bad_wheelhouse(f"not a wheel: {error}", str(where)) from None
     for line in headers.get_all("Requires-Dist", []):
         named = re.match(r"[A-Za-z0-9._-]+", line)
         if named and ";" not in line:

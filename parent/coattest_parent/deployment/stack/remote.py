@@ -1,7 +1,7 @@
 """Enclaves on the parent instance itself: nitro-cli through RunCommand.
 
-What the instance says about an enclave is compared with the decision, and then still not believed: the
-document that comes back is verified here.
+What the instance says about an enclave is compared with the decision but not trusted: the document that comes
+back is verified here.
 """
 
 from __future__ import annotations
@@ -17,28 +17,29 @@ from pathlib import Path
 from typing import Any
 
 from coattest.errors import UsageError
-from coattest_parent.deployment.runner import Enclave, RunnerFailure
+from coattest_parent.deployment.runner import Enclave, not_started
 from coattest_parent.deployment.stack import units
 from coattest_parent.deployment.stack.settings import Settings
 from coattest_parent.deployment.stack.ssm import TO, Instance
 from coattest_parent.deployment.stack.stacks import Say, Stacks
 from coattest_parent.link.aws import Aws, aws_errors
-from coattest_parent.link.channels import ENCLAVE_PORT, Vsock, proxy_address_for
+from coattest_parent.link.channels import CID_MAX, ENCLAVE_PORT, Vsock, proxy_address_for
 
 RELEASE = re.compile(r"[0-9a-f]{16}")
 SHORT_SECONDS = 60.0
+"""Seconds for a command that only asks or switches something."""
+
 LISTEN_SECONDS = 60
+"""Seconds until a started enclave listens."""
+
 START_SECONDS = 900.0
-"""Seconds for the first start: user data's end, the image from S3, nitro-cli's heartbeat."""
+"""Seconds for the first start: the end of user data, the image from S3, nitro-cli's heartbeat."""
 
 FIRST_CID = 16
 """The lowest CID used here: 0 to 3 are taken (vsock(7); nitro-cli: 3 is the parent)."""
 
 DOCUMENT_MAX = 16 * 1024
-"""Bytes of an attestation document in all; in base64 it fits RunCommand's output."""
-
-CID_MAX = 0xFFFF_FFFE
-"""VMADDR_CID_ANY, 2^32 - 1, is no enclave's (vsock(7))."""
+"""Bytes of an attestation document; in base64 it fits RunCommand's output."""
 
 _ID = re.compile(r"i-[0-9a-f]{4,17}-enc[0-9a-f]{4,17}")
 _MEASUREMENT = re.compile(r"[0-9a-f]{96}")
@@ -73,18 +74,18 @@ class RemoteHost:
         return parse_enclaves(answer)
 
     def run(self, release: str, image: Path, *, role_arn: str, instance_id: str) -> Enclave:
-        """See EnclaveHost. The image comes from the bucket; its SHA-384 is that of the file here."""
+        """See EnclaveHost. The instance fetches the image from the bucket and compares its SHA-384 with the
+        file here.
+        """
         bucket = self._output(self.settings.base_stack, "ArtifactBucket")
         if bucket is None:
-            raise RunnerFailure("there is no bucket with the image", where=self.settings.base_stack)
+            raise not_started("there is no bucket with the image", self.settings.base_stack)
         sha384 = hashlib.sha384(image.read_bytes()).hexdigest()
         commands = self._start(_checked(release), bucket, sha384)
         self._instance(instance_id).run(commands, START_SECONDS, f"run-enclave {release}")
         found = self.running().get(release)
         if found is None:
-            raise RunnerFailure(
-                "the enclave ended as soon as it was started", where=f"{instance_id} {release}"
-            )
+            raise not_started("the enclave ended as soon as it was started", f"{instance_id} {release}")
         return found
 
     def document(self, enclave: Enclave, nonce: bytes) -> bytes:
@@ -97,9 +98,9 @@ class RemoteHost:
         try:
             found = base64.b64decode(answer.strip(), validate=True)
         except (binascii.Error, ValueError):
-            raise RunnerFailure("not base64", where=f"{name} live document") from None
+            raise not_started("not base64", f"{name} live document") from None
         if not 0 < len(found) <= DOCUMENT_MAX:
-            raise RunnerFailure(f"a document of {len(found)} bytes", where=f"{name} live document")
+            raise not_started(f"a document of {len(found)} bytes", f"{name} live document")
         return found
 
     def attend(self, release: str) -> None:
@@ -113,7 +114,7 @@ class RemoteHost:
         self._instance(name).run(commands, SHORT_SECONDS, f"courier to {release}")
 
     def terminate(self, release: str) -> None:
-        """See EnclaveHost. It does not come back at the next boot either."""
+        """See EnclaveHost; its unit is disabled, so that it does not start at the next boot."""
         name = self._output(self.settings.main_stack, "InstanceId")
         if name is None or not self._alive(name):
             return
@@ -140,7 +141,7 @@ class RemoteHost:
         size = ["--cpu-count", str(settings.cpus), "--memory", str(settings.memory)]
         variables = "COATTEST_ENCLAVE_CID=%s\\nCOATTEST_ENCLAVE=vsock:%s:%s\\n"
         return [
-            # User data may still be at work; what it installs is used below.
+            # User data may still be running; what it installs is used below.
             ["cloud-init", "status", "--wait"],
             ["install", "-d", "-m", "0755", folder],
             ["aws", "s3api", "get-object", *fetch],
@@ -157,7 +158,7 @@ class RemoteHost:
         return Instance(self.aws.ssm(self.settings.region), name)
 
     def _alive(self, name: str) -> bool:
-        """Whether the instance can have enclaves: a stopped one has none."""
+        """Whether the instance runs or is about to: a stopped one has no enclaves."""
         with aws_errors(name):
             answer = self.aws.ec2(self.settings.region).describe_instances(
                 Filters=[{"Name": "instance-id", "Values": [name]}]
@@ -174,8 +175,8 @@ class RemoteHost:
 def parse_enclaves(text: str) -> Mapping[str, Enclave]:
     """``nitro-cli describe-enclaves`` (its README, "describe-enclaves"): the releases that run, by name.
 
-    An enclave with another name than a release's is not ours and is left out, and so is one that is ending.
-    Raises RunnerFailure.
+    Enclaves whose name is not a release's are not ours and are left out, and so are those that are ending.
+    Raises EnvironmentFailure (enclave-not-started).
     """
     try:
         value: Any = json.loads(text)
@@ -184,11 +185,9 @@ def parse_enclaves(text: str) -> Mapping[str, Enclave]:
         ours = [item for item in value if RELEASE.fullmatch(str(item.get("EnclaveName")))]
         found = [_enclave(item) for item in ours if item["State"] != "TERMINATING"]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise RunnerFailure(
-            f"not nitro-cli's answer: {str(error)[:200]}", where="describe-enclaves"
-        ) from None
+        raise not_started(f"not nitro-cli's answer: {str(error)[:200]}", "describe-enclaves") from None
     if len({name for name, _ in found}) != len(found):
-        raise RunnerFailure("two enclaves of one name", where="describe-enclaves")
+        raise not_started("two enclaves of one name", "describe-enclaves")
     return dict(found)
 
 

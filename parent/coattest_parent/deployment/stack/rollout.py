@@ -1,4 +1,4 @@
-"""apply, status and destroy for AWS. Every run starts from the decision and from what the cloud says.
+"""apply, status and destroy for AWS. Every run starts from the decision and from what exists in the cloud.
 
 The order of an upgrade: the buyers' policies admit the next release (their reports say so), the next release
 starts beside the running one and is verified, and only then the old one ends. So there is no moment in which
@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 from botocore.exceptions import ClientError
 
 from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse, UsageError
+from coattest.findings import Finding
 from coattest_parent.deployment.live import Live, check_live
 from coattest_parent.deployment.runner import Enclave
 from coattest_parent.deployment.stack.hosts import EnclaveHost
-from coattest_parent.deployment.stack.plan import StackPlan, WrongRegion
+from coattest_parent.deployment.stack.planning import StackPlan
 from coattest_parent.deployment.stack.settings import Settings
 from coattest_parent.deployment.stack.stacks import Say, Stacks, StackState, next_step
 from coattest_parent.deployment.stack.templates import attached, main_parameters
@@ -31,21 +32,9 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 
-class WrongAccount(FoundFalse):
-    """The credentials are of another account than the plan."""
-
-    default_code = "wrong-account"
-
-
-class NotReady(FoundFalse):
-    """The instance does not run, or does not have enclaves enabled."""
-
-    default_code = "instance"
-
-
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What apply reached; ``live`` is None after phase 1. ``retired`` are the releases that ended."""
+    """What apply did: ``live`` is None after phase 1, ``retired`` are the releases that ended."""
 
     role_arn: str
     instance_id: str | None
@@ -55,7 +44,7 @@ class Applied:
 
 @dataclass(frozen=True, slots=True)
 class Cloud:
-    """The service's account, and where enclaves are started."""
+    """The service's account, and where its enclaves run."""
 
     aws: Aws
     host: EnclaveHost
@@ -67,16 +56,16 @@ class Cloud:
         return Stacks(self.aws.cloudformation(settings.region), self.say)
 
 
-def apply(plan: StackPlan, image: Path, cloud: Cloud, programs: Path | None = None) -> Applied:
+def apply_stacks(plan: StackPlan, image: Path, cloud: Cloud, programs: Path | None = None) -> Applied:
     """Bring both stacks to the plan, start the decided enclave beside what runs, verify it, end the others.
 
-    ``programs`` is the archive that the plan's settings name, where they name one.
-    When anything fails after phase 1, the enclave started here ends and phase 2 is what it was before. A call
-    that was killed anywhere is finished by the next one: what exists is read from the cloud each time.
+    ``programs`` is the archive that the plan's settings name, where they name one. When anything fails after
+    phase 1, the enclave started here is ended and phase 2 is brought back to what it was. The next call
+    finishes one that was killed anywhere: what exists is read from the cloud each time.
     """
     settings = plan.settings
     stacks = cloud.stacks(settings)
-    preflight(settings, cloud.aws)
+    require_place(settings, cloud.aws)
     for name in (settings.base_stack, settings.main_stack):
         stacks.require_untouched(name, _attached(stacks, settings, name))
     base, _ = stacks.put(settings.base_stack, plan.base_text, {})
@@ -91,7 +80,7 @@ def apply(plan: StackPlan, image: Path, cloud: Cloud, programs: Path | None = No
             settings.main_stack,
             plan.main_text,
             parameters,
-            # Said before the change begins: one that fails halfway is undone too.
+            # Registered before the change begins: one that fails halfway is undone too.
             lambda: undo.callback(
                 _undo, settings.main_stack, lambda: stacks.undo(settings.main_stack, before), cloud.say
             ),
@@ -109,7 +98,7 @@ def apply(plan: StackPlan, image: Path, cloud: Cloud, programs: Path | None = No
 
 
 def _attached(stacks: Stacks, settings: Settings, name: str) -> list[dict[str, Any]]:
-    """What phase 2 as it is now attaches to phase 1's role: no change by hand."""
+    """What phase 2 attaches to phase 1's role now: that is no change by hand."""
     main = stacks.find(settings.main_stack) if name == settings.base_stack else None
     return attached(main.parameters) if main else []
 
@@ -134,7 +123,7 @@ def _start(plan: StackPlan, image: Path, cloud: Cloud, instance: str, undo: cont
 
 
 def _undo(what: str, undo: Callable[[], object], say: Say) -> None:
-    """Roll back; what cannot be rolled back is said, and does not hide why."""
+    """Roll back. A roll-back that fails is reported, and the first error stays the one that is raised."""
     say(f"{what}: rolling back")
     try:
         undo()
@@ -143,50 +132,61 @@ def _undo(what: str, undo: Callable[[], object], say: Say) -> None:
 
 
 def require_account(settings: Settings, aws: Aws) -> None:
-    """Raise WrongAccount unless the credentials are the deployment's account's."""
+    """Raise FoundFalse (wrong-account) unless the credentials are of the deployment's account."""
     with aws_errors("who is asking"):
         account = aws.sts(settings.region).get_caller_identity()["Account"]
     if account != settings.account:
-        raise WrongAccount(f"the credentials are of account {account}, the plan is for {settings.account}")
+        raise FoundFalse(
+            f"the credentials are of account {account}, the plan is for {settings.account}",
+            code="wrong-account",
+        )
 
 
-def preflight(settings: Settings, aws: Aws) -> None:
-    """Raise unless the credentials are the account's, and VPC and subnet are in the region."""
+def require_place(settings: Settings, aws: Aws) -> None:
+    """Raise FoundFalse unless the credentials are of the account (wrong-account), and the subnet is in the
+    VPC and the region (wrong-region).
+    """
     require_account(settings, aws)
     try:
         with aws_errors(settings.subnet):
             found = aws.ec2(settings.region).describe_subnets(SubnetIds=[settings.subnet])["Subnets"]
     except AwsFailure as error:
         if error.service_code in ("InvalidSubnetID.NotFound", "InvalidSubnetId.NotFound"):
-            raise WrongRegion(f"no such subnet in {settings.region}", where=settings.subnet) from None
+            raise FoundFalse(
+                f"no such subnet in {settings.region}", where=settings.subnet, code="wrong-region"
+            ) from None
         raise
     if [item.get("VpcId") for item in found] != [settings.vpc]:
-        raise WrongRegion(f"the subnet is not in {settings.vpc}", where=settings.subnet)
+        raise FoundFalse(f"the subnet is not in {settings.vpc}", where=settings.subnet, code="wrong-region")
 
 
 def require_instance(aws: Aws, region: str, instance: str) -> None:
-    """Raise NotReady unless the instance runs, with enclaves enabled as far as EC2 says."""
+    """Raise FoundFalse (instance) unless EC2 says that the instance runs and does not say that enclaves are
+    off.
+    """
     with aws_errors(instance):
         answer = aws.ec2(region).describe_instances(InstanceIds=[instance])
     found = next((each for group in answer["Reservations"] for each in group.get("Instances", [])), None)
     if found is None:
-        raise NotReady("there is no such instance", where=instance)
+        raise FoundFalse("there is no such instance", where=instance, code="instance")
     state = found.get("State", {}).get("Name")
     if state not in ("pending", "running"):
-        raise NotReady(f"the instance is {state}", where=instance)
+        raise FoundFalse(f"the instance is {state}", where=instance, code="instance")
     if found.get("EnclaveOptions", {}).get("Enabled") is False:
-        raise NotReady("the instance has no enclaves enabled", where=instance)
+        raise FoundFalse("enclaves are not enabled on the instance", where=instance, code="instance")
 
 
 def upload(plan: StackPlan, image: Path, cloud: Cloud, bucket: str, programs: Path | None = None) -> None:
-    """Put the image and the instance's programs, each once and with its checksum: S3 refuses other bytes."""
+    """Upload the image and the programs, each once and with its checksum: S3 refuses other bytes."""
     artifact, settings = plan.artifact, plan.settings
     metadata = artifact.metadata(plan.decision)
     put = _Put(cloud.aws.s3(settings.region), bucket, settings.account, cloud.say)
     put(artifact.key, image, sha256=artifact.sha256, metadata=metadata)
     if settings.programs is not None:
         if programs is None:
-            raise UsageError("the plan has programs, and they are not here", hint="make the plan again")
+            raise UsageError(
+                "the plan names programs, and their archive is not here", hint="make the plan again"
+            )
         put(settings.programs_key, programs, sha256=settings.programs, metadata={})
 
 
@@ -200,11 +200,13 @@ class _Put:
     say: Say
 
     def __call__(self, key: str, path: Path, *, sha256: str, metadata: Mapping[str, str]) -> None:
-        """Put a file unless the same bytes are there; S3 refuses other bytes than those of ``sha256``."""
+        """Upload a file unless the same bytes are there already; S3 refuses bytes that do not match
+        ``sha256``.
+        """
         checksum = base64.b64encode(bytes.fromhex(sha256)).decode("ascii")
         with aws_errors(f"s3://{self.bucket}/{key}"):
             if self._checksum(key) == checksum:
-                self.say(f"{key} is there")
+                self.say(f"{key} is there already")
                 return
             size = path.stat().st_size
             self.say(f"uploading {size} bytes to {key}")
@@ -231,24 +233,30 @@ class _Put:
         return head.get("ChecksumSHA256")
 
 
-def status(plan: StackPlan, cloud: Cloud) -> dict[str, Any]:
-    """How it is: stacks, drift, releases, the live document, the buyers' keys as far as readable.
+def stacks_status(plan: StackPlan, cloud: Cloud) -> dict[str, Any]:
+    """The state of stacks, drift, releases, the live document and the buyers' keys, with everything that is
+    wrong as ``findings`` (``Finding.to_json``).
 
-    It waits for nothing and changes nothing; what cannot be read is a problem among the others.
+    It waits for nothing and changes nothing.
     """
     settings, stacks = plan.settings, cloud.stacks(plan.settings)
     require_account(settings, cloud.aws)
     names = (settings.base_stack, settings.main_stack)
     states = {name: stacks.find(name) for name in names}
-    problems = [_unfinished(stacks, name, state) for name, state in states.items()]
+    unfinished = (_unfinished(stacks, name, state) for name, state in states.items())
+    findings = [finding for finding in unfinished if finding is not None]
     drift = {name: stacks.drift(name, _attached(stacks, settings, name)) for name in names}
-    problems += [f"{name}: {', '.join(items)} changed by hand" for name, items in drift.items() if items]
+    findings += [
+        Finding("stack-changed", name, f"{', '.join(items)} changed by hand")
+        for name, items in drift.items()
+        if items
+    ]
     running: Mapping[str, Enclave] = {}
     live, main = None, states[settings.main_stack]
     try:
         running = cloud.host.running()
         if main is None or plan.release_id not in running:
-            problems.append("the decided release does not run")
+            findings.append(Finding("not-running", plan.release_id, "the decided release does not run"))
         else:
             live = check_live(
                 plan.decision,
@@ -259,12 +267,17 @@ def status(plan: StackPlan, cloud: Cloud) -> dict[str, Any]:
                 get=cloud.host.document,
             )
     except CoattestError as error:
-        # What these credentials cannot do, or AWS not now, is no finding; an agent that is not there is.
-        if isinstance(error, AwsFailure) and error.code != "InvalidInstanceId":
+        # A missing right or a failure of AWS is an error; an agent that does not report is a finding.
+        if isinstance(error, AwsFailure) and error.service_code != "InvalidInstanceId":
             raise
-        problems.append(str(error))
+        findings.append(Finding(error.code, error.where or settings.main_stack, error.what))
+        findings += error.findings
     keys = {report.member: _key(cloud.aws, report.kms, report.region) for report in plan.reports}
-    problems += [f"key of {name}: {state}" for name, state in keys.items() if state not in _FINE]
+    findings += [
+        Finding("key-state", f"key of {name}", state, expected="Enabled", found=state)
+        for name, state in keys.items()
+        if state not in _FINE
+    ]
     return {
         "decision": plan.decision.digest.hex(),
         "release": plan.release_id,
@@ -273,24 +286,25 @@ def status(plan: StackPlan, cloud: Cloud) -> dict[str, Any]:
         "running": sorted(running),
         "keys": keys,
         "live": {"module_id": live.module_id, "time": live.time.isoformat()} if live else None,
-        "problems": [problem for problem in problems if problem],
+        "findings": [finding.to_json() for finding in findings],
     }
 
 
-def _unfinished(stacks: Stacks, name: str, state: StackState | None) -> str | None:
-    """What is wrong with a stack that is missing or not finished, and what to do; None when it is fine."""
+def _unfinished(stacks: Stacks, name: str, state: StackState | None) -> Finding | None:
+    """A stack that is missing or half-finished, with what to do; None when it is fine."""
     if state is None:
-        return f"{name} is missing"
+        return Finding("stack-failed", name, "the stack is missing")
     remedy = {
         "wait": "somebody's change is in progress",
         "remove": "half-finished: apply removes it and makes it again, destroy removes it",
-        "continue": "apply takes its roll-back up again",
+        "continue": "apply continues its roll-back",
         "stop": "destroy it, and apply again",
     }.get(next_step(state.status))
     if remedy is None:
         return None
     why = "" if state.status.endswith("_IN_PROGRESS") else f" ({stacks.reason(name)})"
-    return f"{name} is in {state.status}{why}: {remedy}"
+    detail = f"the stack is in {state.status}{why}: {remedy}"
+    return Finding("stack-failed", name, detail, found=state.status)
 
 
 _UNREADABLE = "not readable from this account"
@@ -298,7 +312,7 @@ _FINE = ("Enabled", _UNREADABLE)
 
 
 def _key(aws: Aws, arn: str, region: str) -> str:
-    """The state of a buyer's key. Its policy is its owner's to read: the report and the audit speak of it."""
+    """The state of a buyer's key. Only its owner can read its policy."""
     try:
         with aws_errors(arn):
             return str(aws.kms(region).describe_key(KeyId=arn)["KeyMetadata"].get("KeyState"))
@@ -308,8 +322,10 @@ def _key(aws: Aws, arn: str, region: str) -> str:
         raise
 
 
-def destroy(settings: Settings, cloud: Cloud, *, delete_data: bool) -> Mapping[str, list[str]]:
-    """End every enclave, delete both stacks; buckets only with ``delete_data``. What went, what stays."""
+def destroy_stacks(settings: Settings, cloud: Cloud, *, delete_data: bool) -> Mapping[str, list[str]]:
+    """End every enclave and delete both stacks, with ``delete_data`` the buckets too; returns what is
+    ``gone`` and what ``remains``.
+    """
     require_account(settings, cloud.aws)
     stacks = cloud.stacks(settings)
     gone = []
@@ -318,10 +334,10 @@ def destroy(settings: Settings, cloud: Cloud, *, delete_data: bool) -> Mapping[s
             cloud.host.terminate(name)
             gone.append(f"enclave {name}")
     except EnvironmentFailure as error:
-        # An instance that does not answer, or answers nonsense, must not keep itself for ever.
+        # An instance that does not answer, or answers nonsense, must still be deleted.
         if not cloud.host.on_instance:
             raise
-        cloud.say(f"enclaves were not ended one by one, and end with the instance: {error}")
+        cloud.say(f"the enclaves end with the instance, as they could not be ended one by one: {error}")
     base = stacks.settled(settings.base_stack)
     for name in (settings.main_stack, settings.base_stack):
         if stacks.settled(name) is not None:

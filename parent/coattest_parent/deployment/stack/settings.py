@@ -1,4 +1,4 @@
-"""What the service chooses about its own account. Nothing here decides trust: that is the decision alone."""
+"""What the service chooses about its own account. None of it decides trust: only the decision does."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ENCLAVES = 2
 """Enclaves at a time: the running release, and during an upgrade the next one beside it. Nitro allows 4."""
 
 _PATTERNS = {
-    # Stack, role, log group and S3 object names are made of it.
+    # Part of the names of stacks, the role, log groups and S3 objects.
     "name": r"[a-z][a-z0-9-]{0,23}",
     "account": r"\d{12}",
     "region": r"[a-z]{2}(-[a-z]+)+-\d",
@@ -42,37 +42,36 @@ class Settings:
     memory: int = 2048
     auto_recovery: bool = False
     programs: str | None = None
-    """SHA-256 (hex) of the archive that is installed on the instance; without one, nothing is."""
+    """SHA-256 (hex) of the archive that is installed on the instance; None installs nothing of coattest."""
 
     def __post_init__(self) -> None:
         for name, pattern in _PATTERNS.items():
             value = getattr(self, name)
             if not isinstance(value, str) or not re.fullmatch(pattern, value, re.ASCII):
-                raise UsageError(f"{value!r} is not of the form {pattern}", where=_option(name))
+                raise UsageError(f"{value!r} does not match {pattern}", where=_option(name))
         for name, low, high in (("cpus", 2, 46), ("memory", 512, 65536)):
             value = getattr(self, name)
+            kind = "an even number" if name == "cpus" else "a number"
             if type(value) is not int or not low <= value <= high or (name == "cpus" and value % 2):
-                raise UsageError(
-                    f"{value!r} is not an (even) number from {low} to {high}", where=_option(name)
-                )
+                raise UsageError(f"{value!r} is not {kind} from {low} to {high}", where=_option(name))
         if type(self.auto_recovery) is not bool:
             raise UsageError("not true or false", where=_option("auto_recovery"))
         if self.programs is not None and not re.fullmatch(r"[0-9a-f]{64}", str(self.programs)):
-            raise UsageError("not the digest of an archive of programs", where="--wheel")
+            raise UsageError("not the SHA-256 of an archive of programs", where="--wheel")
 
     @property
     def base_stack(self) -> str:
-        """Phase 1: role, buckets, log groups."""
+        """Phase 1's stack: role, buckets, log groups."""
         return f"coattest-{self.name}-base"
 
     @property
     def main_stack(self) -> str:
-        """Phase 2: the rest."""
+        """Phase 2's stack: the rest."""
         return f"coattest-{self.name}"
 
     @property
     def role_name(self) -> str:
-        """The parent's role; buyers' policies and PCR3 name it."""
+        """The parent's role; the buyers' key policies and PCR3 name it."""
         return f"coattest-{self.name}-parent"
 
     @property
@@ -97,7 +96,7 @@ class Settings:
         return tuple(f"/coattest/{self.name}/{kind}" for kind in ("parent", "boot"))
 
     def to_json(self) -> dict[str, Any]:
-        """As written into the plan's folder."""
+        """The content of ``settings.json``."""
         return {"format": FORMAT, **asdict(self)}
 
     @classmethod

@@ -1,6 +1,6 @@
-"""CloudFormation as it is used here: every change is a change set that is shown first, and can be undone.
+"""The deployment's CloudFormation stacks: every change is a change set that is shown first and can be undone.
 
-What exists is read from the cloud at every run; nothing of it is kept in a file.
+What exists is read from the cloud at every run; nothing of it is stored in a file.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from coattest.errors import EnvironmentFailure, FoundFalse
+from coattest.findings import Finding
 from coattest_parent.deployment.stack import events
 from coattest_parent.link.aws import AwsFailure, aws_errors
 
@@ -22,15 +23,16 @@ if TYPE_CHECKING:
     from mypy_boto3_cloudformation import CloudFormationClient
 
 TEMPLATE_TAG = "coattest:template"
-"""Tag with the SHA-256 of the template that was put here; a stack changed by hand has another."""
+"""Tag with the SHA-256 of the template that was put; a stack changed by hand has another template."""
 
 WAIT_SECONDS = 20 * 60
-"""Longest wait for a stack: an instance takes two minutes, a role and buckets one."""
+"""Longest wait for a stack, in seconds: an instance takes two minutes, a role and buckets one."""
 
 POLL_SECONDS = 2.0
+"""Seconds between two looks at a stack."""
 
 NO_CHANGE = ("didn't contain changes", "No updates are to be performed")
-"""CloudFormation's two ways to say that a change set would change nothing."""
+"""CloudFormation's two messages for a change set that would change nothing."""
 
 OUTPUTS = {
     "ArtifactBucket": r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]",
@@ -42,21 +44,14 @@ OUTPUTS = {
 Say = Callable[[str], None]
 
 
-class StackChanged(FoundFalse):
-    """Somebody changed the stack, or what it made, by hand."""
-
-    default_code = "stack-changed"
-
-
-class StackFailed(EnvironmentFailure):
-    """CloudFormation did not bring the stack where it should be."""
-
-    default_code = "stack-failed"
+def stack_failed(what: str, where: str, hint: str | None = None) -> EnvironmentFailure:
+    """The error for a stack that CloudFormation did not bring to the state it should be in."""
+    return EnvironmentFailure(what, where=where, hint=hint, code="stack-failed")
 
 
 @dataclass(frozen=True, slots=True)
 class StackState:
-    """A stack as it is now; ``template`` is canonical JSON, or the text as it was put if it is no JSON."""
+    """A stack as it is now; ``template`` is canonical JSON, or the text as it was put if it is not JSON."""
 
     name: str
     status: str
@@ -66,20 +61,21 @@ class StackState:
     tagged: str | None
 
     def output(self, name: str) -> str:
-        """An output, of the form that it must have; raises StackFailed when it is missing or has another."""
+        """An output, of the form that it must have; raises EnvironmentFailure
+        (stack-failed) when it is missing or has another form."""
         value = self.outputs.get(name)
         if value is None or not re.fullmatch(OUTPUTS[name], value, re.ASCII):
-            raise StackFailed(
+            raise stack_failed(
                 f"the output {name} is {'missing' if value is None else repr(value[:80])}",
                 where=self.name,
-                hint="see 'status': is the stack half-finished, or another's?",
+                hint="run 'status': is the stack half-finished, or not ours?",
             )
         return value
 
 
 def next_step(status: str | None) -> str:
-    """What to do with a stack of that status: create, update, wait, continue its roll-back, remove (and
-    create), or stop.
+    """What to do with a stack of that status: ``create``, ``update``, ``wait``, ``continue`` its roll-back,
+    ``remove`` (and create), or ``stop``.
 
     Source: CloudFormation User Guide, "Stack status codes".
     """
@@ -97,7 +93,7 @@ def next_step(status: str | None) -> str:
     return "stop"
 
 
-def digest(template: str) -> str:
+def template_digest(template: str) -> str:
     """SHA-256 of a template's canonical text, in hex."""
     return hashlib.sha256(template.encode()).hexdigest()
 
@@ -143,7 +139,7 @@ class Stacks:
         )
 
     def drift(self, name: str, attached: Sequence[Any] = ()) -> tuple[str, ...]:
-        """What was changed by hand, by logical name; empty when all is as it was put.
+        """What was changed by hand, by logical name; empty when nothing was.
 
         ``attached`` are policies (PolicyName, PolicyDocument) that another stack of ours gives to a role of
         this one: CloudFormation compares one stack at a time and may report them as added (User Guide,
@@ -152,8 +148,8 @@ class Stacks:
         state = self.find(name)
         if state is None or next_step(state.status) != "update":
             return ()
-        # An update that was rolled back may leave the tag of the template that did not come.
-        known = state.tagged == digest(state.template) or state.status == "UPDATE_ROLLBACK_COMPLETE"
+        # An update that was rolled back may leave the tag of the template that was not reached.
+        known = state.tagged == template_digest(state.template) or state.status == "UPDATE_ROLLBACK_COMPLETE"
         by_hand = [] if known else ["the template"]
         with aws_errors(name):
             asked = self.client.detect_stack_drift(StackName=name)["StackDriftDetectionId"]
@@ -164,7 +160,7 @@ class Stacks:
                 self.sleep(POLL_SECONDS)
                 answer = self.client.describe_stack_drift_detection_status(StackDriftDetectionId=asked)
             if answer["DetectionStatus"] != "DETECTION_COMPLETE":
-                raise StackFailed(
+                raise stack_failed(
                     f"drift detection: {answer.get('DetectionStatusReason', 'no answer')}", where=name
                 )
             if answer.get("StackDriftStatus") == "DRIFTED":
@@ -178,14 +174,16 @@ class Stacks:
         return tuple(by_hand)
 
     def require_untouched(self, name: str, attached: Sequence[Any] = ()) -> None:
-        """Raise StackChanged when somebody changed it by hand; see ``drift``."""
+        """Raise FoundFalse (stack-changed) when somebody changed it by hand; see ``drift``."""
         self.ready(name)
         drifts = self.drift(name, attached)
         if drifts:
-            raise StackChanged(
+            raise FoundFalse(
                 f"changed by hand: {', '.join(drifts)}",
                 where=name,
                 hint="undo that change, or destroy and apply",
+                code="stack-changed",
+                findings=[Finding("stack-changed", f"{name} {each}", "changed by hand") for each in drifts],
             )
 
     def put(
@@ -195,32 +193,33 @@ class Stacks:
         parameters: Mapping[str, str],
         changing: Callable[[], object] = lambda: None,
     ) -> tuple[StackState, bool]:
-        """Create the stack or change it to this; the stack, and whether anything was changed.
+        """Create the stack or change it to this template and these parameters; returns the stack, and whether
+        anything was changed.
 
-        ``changing`` is called right before a change begins: when it was not, the stack is as it was.
-        Raises StackFailed with what failed in it and why, and AwsFailure.
+        ``changing`` is called right before a change begins: when it was not called, the stack is as it was.
+        Raises EnvironmentFailure (stack-failed) with what failed in it and why, and AwsFailure.
         """
         state = self.ready(name)
         step = next_step(state.status if state else None)
         if step == "stop" and state:
-            raise StackFailed(
+            raise stack_failed(
                 f"the stack is in {state.status}: {self.reason(name)}",
                 where=name,
                 hint="destroy it, and apply again",
             )
         if step == "remove" and state:
-            self.say(f"{name}: half-finished ({state.status}), and removed first")
+            self.say(f"{name}: half-finished ({state.status}), removing it first")
             self.delete(name)
             state = None
         if state and state.template == template and state.parameters == dict(parameters):
-            self.say(f"{name}: as it should be")
+            self.say(f"{name}: up to date")
             return state, False
         if not self._change(name, template, parameters, create=state is None, changing=changing) and state:
-            self.say(f"{name}: as it should be")
+            self.say(f"{name}: up to date")
             return state, False
         made = self.settled(name)
         if made is None or made.status not in ("CREATE_COMPLETE", "UPDATE_COMPLETE"):
-            raise StackFailed(
+            raise stack_failed(
                 f"the stack is in {made.status if made else 'no state'}: {self.reason(name)}",
                 where=name,
                 hint="remove the cause, and apply again",
@@ -228,35 +227,35 @@ class Stacks:
         return made, True
 
     def undo(self, name: str, before: StackState | None) -> None:
-        """Bring a stack back to what it was before ``put`` changed it; what was half-finished goes."""
+        """Bring a stack back to what it was before ``put`` changed it; a half-finished one is deleted."""
         if before is None or next_step(before.status) in ("create", "remove"):
             self.delete(name)
         else:
             self.put(name, before.template, before.parameters)
 
     def delete(self, name: str) -> None:
-        """Delete the stack and wait; fine when there is none."""
+        """Delete the stack and wait; does nothing when there is none."""
         with aws_errors(name):
             self.client.delete_stack(StackName=name)
         left = self.settled(name)
         if left is not None and left.status != "DELETE_COMPLETE":
-            raise StackFailed(
+            raise stack_failed(
                 f"not deleted: {left.status}: {self.reason(name)}",
                 where=name,
                 hint="remove the cause, and destroy again",
             )
 
     def ready(self, name: str) -> StackState | None:
-        """The stack once nothing is in progress and no roll-back is left half-done."""
+        """The stack once nothing is in progress and no roll-back is half-finished."""
         state = self.settled(name)
         if state is None or next_step(state.status) != "continue":
             return state
-        self.say(f"{name}: {state.status}: its roll-back is taken up again")
+        self.say(f"{name}: {state.status}: continuing its roll-back")
         with aws_errors(name):
             self.client.continue_update_rollback(StackName=name)
         state = self.settled(name)
         if state is not None and next_step(state.status) == "continue":
-            raise StackFailed(
+            raise stack_failed(
                 f"the stack is in {state.status}: {self.reason(name)}",
                 where=name,
                 hint="remove the cause and apply again, or destroy",
@@ -264,7 +263,7 @@ class Stacks:
         return state
 
     def settled(self, name: str) -> StackState | None:
-        """The stack once nothing is in progress, whoever began it."""
+        """The stack once no operation on it is in progress, whoever began it."""
         said = None
         for _ in range(int(WAIT_SECONDS / POLL_SECONDS)):
             state = self.find(name)
@@ -274,18 +273,18 @@ class Stacks:
                 said = state.status
                 self.say(f"{name}: {said}, waiting")
             self.sleep(POLL_SECONDS)
-        raise StackFailed(
-            f"still {said} after {WAIT_SECONDS} s", where=name, hint="apply again when that has ended"
+        raise stack_failed(
+            f"still {said} after {WAIT_SECONDS} s", where=name, hint="apply again once it has ended"
         )
 
     def reason(self, name: str) -> str:
-        """Why the stack is where it is, in one line: what failed in its last operation."""
+        """Why the stack is in its state, in one line: what failed in its last operation."""
         with aws_errors(name):
             found = self.client.describe_stacks(StackName=name)["Stacks"]
             listed = self.client.get_paginator("describe_stack_events").paginate(StackName=name)
-            failed = events.failures(event for page in listed for event in page["StackEvents"])
+            failed = events.failed_resources(event for page in listed for event in page["StackEvents"])
         said = found[0].get("StackStatusReason") if found else None
-        return events.summary(failed, said or "its events name no failure")
+        return events.summary(failed, said or "its events show no failure")
 
     def _change(
         self,
@@ -296,7 +295,7 @@ class Stacks:
         create: bool,
         changing: Callable[[], object],
     ) -> bool:
-        label = f"coattest-{digest(template + json.dumps(dict(parameters)))[:16]}-{time.time_ns()}"
+        label = f"coattest-{template_digest(template + json.dumps(dict(parameters)))[:16]}-{time.time_ns()}"
         with aws_errors(name), contextlib.ExitStack() as discard:
             self.client.create_change_set(
                 StackName=name,
@@ -305,7 +304,7 @@ class Stacks:
                 TemplateBody=template,
                 Parameters=[{"ParameterKey": key, "ParameterValue": parameters[key]} for key in parameters],
                 Capabilities=["CAPABILITY_NAMED_IAM"],
-                Tags=[{"Key": TEMPLATE_TAG, "Value": digest(template)}],
+                Tags=[{"Key": TEMPLATE_TAG, "Value": template_digest(template)}],
             )
             discard.callback(self._discard, name, label, create=create)
             found = self.client.describe_change_set(StackName=name, ChangeSetName=label)
@@ -318,7 +317,7 @@ class Stacks:
                 reason = found.get("StatusReason", found["Status"])
                 if any(words in reason for words in NO_CHANGE):
                     return False
-                raise StackFailed(f"change set: {reason}", where=name)
+                raise stack_failed(f"change set: {reason}", where=name)
             for change in found["Changes"]:
                 item = change.get("ResourceChange", {})
                 new = " (replaced)" if item.get("Replacement") == "True" else ""
@@ -327,13 +326,13 @@ class Stacks:
                     f"{item.get('ResourceType')}{new}"
                 )
             changing()
-            # What is kept when a stack is deleted is not kept when its creation fails: it was never used.
+            # What a deleted stack retains goes when the creation fails: it was never used.
             self.client.execute_change_set(StackName=name, ChangeSetName=label, RetainExceptOnCreate=True)
             discard.pop_all()
         return True
 
     def _discard(self, name: str, label: str, *, create: bool) -> None:
-        """Take a change set away that will not be executed, and the empty stack that was made for it."""
+        """Delete a change set that will not be executed, and the empty stack that was made for it."""
         with contextlib.suppress(AwsFailure), aws_errors(name):
             self.client.delete_change_set(StackName=name, ChangeSetName=label)
             if create:
@@ -341,7 +340,7 @@ class Stacks:
 
 
 def _text(body: Any) -> str:
-    """A template as one text. Somebody else's may be YAML: then it is what it is, and not ours."""
+    """A template as one text. Somebody else's may be YAML: then it is returned as it is, and is not ours."""
     try:
         parsed = json.loads(body or "{}") if body is None or isinstance(body, str) else body
     except (ValueError, RecursionError):
@@ -350,7 +349,7 @@ def _text(body: Any) -> str:
 
 
 def _only_attached(drift: Mapping[str, Any], attached: Sequence[Any]) -> bool:
-    """Whether a role differs by nothing but the policies that another stack attached to it."""
+    """Whether a role differs only by the policies that another stack attached to it."""
     differences = drift.get("PropertyDifferences", [])
     return bool(differences) and all(
         each.get("DifferenceType") == "ADD"
@@ -361,7 +360,7 @@ def _only_attached(drift: Mapping[str, Any], attached: Sequence[Any]) -> bool:
 
 
 def _parsed(text: Any) -> Any:
-    """A property's value, which CloudFormation gives as text; None when it is no JSON."""
+    """A property's value, which CloudFormation gives as text; None when it is not JSON."""
     try:
         return json.loads(text)
     except (ValueError, TypeError, RecursionError):

@@ -2,8 +2,7 @@
 
 Phase 1 makes what must exist before a buyer can write a key policy: the role (KMS refuses a policy that names
 a principal that does not exist), the buckets and the log groups. Phase 2 makes the rest, once the keys exist:
-a role's policy that names no key would have to name all. Rights are listed one by one; what each is for
-stands in docs/deployment.md.
+a role's policy that names no key would have to name all. docs/deployment.md says what each right is for.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from coattest_parent.deployment.stack.settings import Settings
-from coattest_parent.deployment.stack.userdata import at_every_boot, user_data
+from coattest_parent.deployment.stack.userdata import at_every_boot, boot_script
 from coattest_verify.keypolicy.report import Report
 from coattest_verify.keypolicy.snippets import bucket_policy, private_bucket
 
@@ -23,8 +22,9 @@ TEMPLATE_MAX = 51_200
 """Bytes of a TemplateBody (CloudFormation API Reference, "CreateChangeSet")."""
 
 CARRY = "parent-carry"
-"""The policy that phase 2 gives to phase 1's role. By name it comes after the role's own, "operate": what is
-compared as a list then differs at its end only."""
+"""The policy that phase 2 attaches to phase 1's role. Its name sorts after the role's own, "operate":
+policies that are compared as a list then differ at the end only.
+"""
 
 ROOT_VOLUME_GIB = 30
 RETENTION_DAYS = 365
@@ -53,8 +53,8 @@ _PARAMETERS: dict[str, dict[str, Any]] = {
 }
 
 
-def canonical(template: Mapping[str, Any]) -> str:
-    """The template as text: one form for one template."""
+def template_text(template: Mapping[str, Any]) -> str:
+    """The template as text: sorted keys, no spaces, so that equal templates are equal texts."""
     return json.dumps(template, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
@@ -105,7 +105,9 @@ def main_template(settings: Settings) -> dict[str, Any]:
 
 
 def main_parameters(settings: Settings, reports: Sequence[Report], base: Mapping[str, str]) -> dict[str, str]:
-    """Values of phase 2's parameters; ``base`` are the outputs of phase 1. In order, so that they compare."""
+    """Values of phase 2's parameters; ``base`` are the outputs of phase 1. Sorted, so that they compare
+    equal.
+    """
     values = {
         "RoleName": settings.role_name,
         "ArtifactBucket": base["ArtifactBucket"],
@@ -124,15 +126,15 @@ def main_parameters(settings: Settings, reports: Sequence[Report], base: Mapping
 
 
 def _parameters(settings: Settings) -> dict[str, dict[str, Any]]:
-    # The programs are fetched from the one and publish to the other; nothing else in the template names them.
+    # The programs come from one bucket and publish to the other; nothing else in the template names them.
     unused = set() if settings.programs else {"ArtifactBucket", "ResultBucket", "KmsRegions"}
     return {name: value for name, value in _PARAMETERS.items() if name not in unused}
 
 
 def _role(settings: Settings) -> dict[str, Any]:
     statements = [
-        # These are all that the SSM agent needs for RunCommand (Systems Manager User Guide, "Reference:
-        # ec2messages, ssmmessages"). They know no resource, so they are bound to instances of this account.
+        # All that the SSM agent needs for RunCommand (Systems Manager User Guide, "Reference: ec2messages,
+        # ssmmessages"). They take no resource, so they are bound to instances of this account.
         _allow(
             "Agent",
             [
@@ -146,7 +148,7 @@ def _role(settings: Settings) -> dict[str, Any]:
             {"ArnLike": {"ec2:SourceInstanceARN": _sub(_ACCOUNT)}},
         ),
         _allow("FetchReleases", ["s3:GetObject"], _sub("${Artifacts.Arn}/releases/*")),
-        # What is there already is read and compared, never replaced (ADR 150).
+        # An object that is there already is read and compared, never replaced (ADR 150).
         _allow("StoreResults", ["s3:GetObject", "s3:PutObject"], _sub("${Results.Arn}/results/*")),
         _allow(
             "WriteLogs",
@@ -178,7 +180,9 @@ def _role(settings: Settings) -> dict[str, Any]:
 
 
 def attached(parameters: Mapping[str, str]) -> list[dict[str, Any]]:
-    """What phase 2 with these parameters attaches to phase 1's role, as drift detection shows it."""
+    """The policies that phase 2 with these parameters attaches to phase 1's role, as drift detection shows
+    them.
+    """
     if not {"BuyerKeys", "BidObjects", "BuyerAccounts"} <= set(parameters):
         return []
     given = (parameters[name].split(",") for name in ("BuyerKeys", "BidObjects", "BuyerAccounts"))
@@ -217,7 +221,7 @@ def _security_group(settings: Settings) -> dict[str, Any]:
         "Properties": {
             "GroupDescription": f"coattest {settings.name}: nothing comes in",
             "VpcId": _ref("VpcId"),
-            # HTTPS to S3, KMS, SSM and CloudWatch Logs. Without a rule of one's own everything may go out.
+            # HTTPS to S3, KMS, SSM and CloudWatch Logs. Without any rule here EC2 lets everything out.
             "SecurityGroupEgress": [
                 {
                     "IpProtocol": "tcp",
@@ -232,7 +236,7 @@ def _security_group(settings: Settings) -> dict[str, Any]:
 
 
 def _instance(settings: Settings) -> dict[str, Any]:
-    script = at_every_boot(user_data(settings))
+    script = at_every_boot(boot_script(settings))
     return {
         "Type": "AWS::EC2::Instance",
         # The agent, and with it user data, needs its rights at the first start.
@@ -281,7 +285,7 @@ def _recovery() -> dict[str, Any]:
             "Period": 60,
             "EvaluationPeriods": 2,
             "Threshold": 1,
-            "ComparisonMember": "GreaterThanOrEqualToThreshold",
+            "ComparisonOperator": "GreaterThanOrEqualToThreshold",
             "AlarmActions": [_sub("arn:${AWS::Partition}:automate:${AWS::Region}:ec2:recover")],
         },
     }

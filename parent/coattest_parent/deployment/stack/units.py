@@ -1,8 +1,8 @@
 """The systemd units of the parent instance, as text. Pure.
 
-Each unit may do what its program does and nothing else: ``systemd-analyze security`` says how far that goes
-(docs/deployment.md has the figures). The enclave's unit is a template; its instance is a release, so that the
-next release starts beside the running one.
+Each unit may do what its program needs and nothing else; docs/deployment.md has the figures of
+``systemd-analyze security``. The enclave's unit is a template whose instances are releases, so that the next
+release starts beside the running one.
 """
 
 from __future__ import annotations
@@ -21,13 +21,12 @@ PROXY, COURIER = "coattest-proxy.service", "coattest-courier.service"
 ENCLAVE_ENV = "enclave.env"
 """In a release's folder: the CID and the address of its enclave."""
 ATTENDED = "/etc/coattest/enclave.env"
-"""Which enclave the courier speaks to: written once a release was verified."""
+"""The CID and address of the courier's enclave: written once a release was verified."""
 
 USER = "coattest"
 
 Section = Sequence[tuple[str, str]]
 
-#: What no unit here needs (systemd.exec(5), "Sandboxing").
 _CLOSED: Section = (
     ("NoNewPrivileges", "yes"),
     ("LockPersonality", "yes"),
@@ -47,8 +46,8 @@ _CLOSED: Section = (
     ("SystemCallArchitectures", "native"),
     ("UMask", "0077"),
 )
+"""What no unit here needs is closed (systemd.exec(5), "Sandboxing")."""
 
-#: What a service without power over the machine does not need either.
 _UNPRIVILEGED: Section = (
     ("CapabilityBoundingSet", ""),
     ("AmbientCapabilities", ""),
@@ -59,6 +58,7 @@ _UNPRIVILEGED: Section = (
     ("SystemCallFilter", "@system-service"),
     ("SystemCallFilter", "~@privileged @resources"),
 )
+"""What a service without privileges does not need either."""
 
 
 def units(settings: Settings) -> dict[str, str]:
@@ -73,7 +73,7 @@ def allocator_yaml(settings: Settings) -> str:
 
 
 def _allocator() -> str:
-    """AWS's allocator sets CPUs and huge pages aside, in sysfs, as root, once."""
+    """AWS's allocator reserves CPUs and huge pages, in sysfs, as root, once per boot."""
     return _unit(
         {
             "Unit": [("Description", "CPUs and memory for the enclaves"), ("Before", "multi-user.target")],
@@ -98,7 +98,7 @@ def _allocator() -> str:
 
 
 def _enclave(settings: Settings) -> str:
-    """One release. ``nitro-cli`` has a flag that turns attestation into zeros; it stands nowhere here."""
+    """One release; never in debug mode, in which nitro-cli's enclaves attest zeros."""
     release = f"{RELEASES}/%i"
     return _unit(
         {
@@ -126,7 +126,7 @@ def _enclave(settings: Settings) -> str:
                 ("DevicePolicy", "closed"),
                 ("DeviceAllow", "/dev/nitro_enclaves rw"),
                 # The enclave's process goes on as nitro-cli's child; it speaks vsock and a Unix socket. No
-                # network namespace of its own: newer kernels keep vsock apart by those too.
+                # PrivateNetwork: newer kernels separate vsock by network namespaces too.
                 ("IPAddressDeny", "any"),
                 ("RestrictAddressFamilies", "AF_UNIX AF_VSOCK"),
                 ("SystemCallFilter", "@system-service"),
@@ -137,7 +137,6 @@ def _enclave(settings: Settings) -> str:
     )
 
 
-#: The parent's two services speak to S3 and KMS, to the enclave, and to who asks for their status.
 _PARENT: Section = (
     ("User", USER),
     ("Environment", "HOME=/nonexistent"),
@@ -149,6 +148,7 @@ _PARENT: Section = (
     *_CLOSED,
     *_UNPRIVILEGED,
 )
+"""The parent's two services speak to S3 and KMS, to the enclave, and to clients that ask for their status."""
 
 
 def _proxy() -> str:
@@ -165,7 +165,7 @@ def _courier() -> str:
 
 
 def _packaged(name: str, more: Section) -> str:
-    """A unit of the package, with its program where it is installed and with the lines that close it."""
+    """A unit of the package, with the path of the installed program and the lines that close the unit."""
     text = resources.files("coattest_parent").joinpath("units").joinpath(name).read_text("utf-8")
     lines = "".join(f"{key}={value}\n" for key, value in (*_PARENT, *more))
     text = text.replace("ExecStart=/usr/bin/env auction ", f"ExecStart={PROGRAMS}/auction ", 1)

@@ -1,8 +1,8 @@
-"""The instance's start, as a shell script for ``Fn::Sub``. Pure.
+"""What the instance does at boot, as a shell script for ``Fn::Sub``. Pure.
 
-Nothing of a release is in it: a change of user data restarts the instance, and an upgrade must not. It runs
-at every start, as otherwise what changed would never be installed. What it installs decides availability
-only; what the enclave is, its own document says.
+It names no release: a change of user data restarts the instance, and an upgrade must not. It runs at every
+boot, as otherwise a change would never be installed. What it installs decides availability only; which code
+the enclave runs, its own document tells.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def at_every_boot(script: str) -> str:
     )
 
 
-def user_data(settings: Settings) -> str:
+def boot_script(settings: Settings) -> str:
     """The script. ``${Name}`` is CloudFormation's; the shell's own variables have no braces."""
     files = {
         "/etc/nitro_enclaves/allocator.yaml": units.allocator_yaml(settings),
@@ -60,9 +60,9 @@ def user_data(settings: Settings) -> str:
         "systemctl daemon-reload",
         "systemctl disable --now nitro-enclaves-allocator.service || true",
         f"systemctl enable --now {units.ALLOCATOR}",
-        # The courier starts when a release was verified: only then is there an enclave to name.
+        # The courier starts once a release was verified: only then is there an enclave to name.
         *([f"systemctl enable --now {units.PROXY}"] if settings.programs else []),
-        # At a later boot they run already, with what was installed before.
+        # At a later boot they run already, with the programs installed before.
         *([f"systemctl try-restart {units.PROXY} {units.COURIER}"] if settings.programs else []),
         "/opt/aws/amazon-cloudwatch-agent/bin/amazon-cloudwatch-agent-ctl -a fetch-config -m ec2 -s "
         "-c file:/opt/aws/amazon-cloudwatch-agent/etc/coattest.json",

@@ -29,7 +29,7 @@ BASH, ZLIB = pin("bash", "5.2-1"), pin("zlib1g", "1:1.2-3")
 
 @pytest.fixture
 def spec() -> ImageSpec:
-    return dataclasses.replace(image.load(REPOSITORY), suites=("bookworm", "bookworm-backports"))
+    return dataclasses.replace(image.load_spec(REPOSITORY), suites=("bookworm", "bookworm-backports"))
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from pysequoia import Cert
 
 from coattest.errors import UsageError
 from coattest_build import image
-from coattest_build.inputs.lock import Lock, load
+from coattest_build.inputs.lock import Lock, load_lock
 from coattest_verify.quorum.statements.provenance import PAYLOAD_TYPE, parse_statement
 from coattest_verify.rebuild.answer import answer, read_ask, read_report, sign_answer
 from coattest_verify.rebuild.inputs import archive_keys
@@ -38,7 +38,7 @@ def source(tmp_path: Path) -> Path:
     folder = tmp_path / "source"
     (folder / "build").mkdir(parents=True)
     (folder / "build/image.toml").write_bytes((REPOSITORY / image.IMAGE_FILE).read_bytes())
-    spec = image.load(folder)
+    spec = image.load_spec(folder)
     names = dict.fromkeys(spec.toolchain, ("toolchain",))
     names |= dict.fromkeys(spec.runtime, ("runtime",))
     names[spec.kernel.package] = ("kernel",)
@@ -50,7 +50,7 @@ def source(tmp_path: Path) -> Path:
 def test_archive_of_ones_own_is_refused(source, tmp_path):
     """A whole archive with every pin, under a key that is not pinned: exit 1, and the document says why."""
     archive = SignedArchive(tmp_path / "archive")
-    archive.publish("bookworm", *load(source)[0].packages)
+    archive.publish("bookworm", *load_lock(source)[0].packages)
     archive.publish("bookworm-backports")
     target = tmp_path / "out" / INPUTS_FILE
     with served(archive.folder) as mirror:

@@ -96,9 +96,11 @@ def review(
     """
     if (key is None) != (member is None):
         raise UsageError("--key and --member go together")
-    lock, digest = locks.load(source)
+    lock, digest = locks.load_lock(source)
     earlier = _earlier(since, root) if since else None
-    moves = locker.differences(locks.parse(earlier.decode(errors="replace")) if earlier else None, lock)
+    moves = locker.moves_between(
+        locks.parse_lock(earlier.decode(errors="replace")) if earlier else None, lock
+    )
     found = confirmations(inputs, digest) if inputs else {}
     rows = [
         {

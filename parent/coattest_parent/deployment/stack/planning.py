@@ -1,7 +1,7 @@
 """A plan: everything that ``apply`` would create, as files. Pure but for measuring the image.
 
-The plan is for reading. It decides nothing: ``apply`` makes it again from a decision that it recomputes, and
-refuses to go on when that is not the same plan.
+The plan is for reading and decides nothing: ``apply`` makes it again from a decision that it recomputes, and
+refuses to go on when the two plans differ.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from coattest.errors import FoundFalse, UsageError
 from coattest_parent.deployment.stack import templates
 from coattest_parent.deployment.stack.settings import Settings
 from coattest_parent.deployment.stack.units import units
-from coattest_parent.deployment.stack.userdata import USER_DATA_MAX, at_every_boot, user_data
+from coattest_parent.deployment.stack.userdata import USER_DATA_MAX, at_every_boot, boot_script
 from coattest_verify.keypolicy.report import Report, check_report
 from coattest_verify.quorum.authority import Authority
 from coattest_verify.quorum.decision import Decision
@@ -33,36 +33,6 @@ REPORTS = "reports"
 FROM_PHASE_1 = {"ArtifactBucket": "from-phase-1", "ResultBucket": "from-phase-1"}
 
 
-class PolicyFirst(FoundFalse):
-    """A buyer's key does not admit this decision yet, as far as the buyer reports."""
-
-    default_code = "policy-first"
-
-
-class PlanDiffers(FoundFalse):
-    """The plan that was read is not what the decision of now gives."""
-
-    default_code = "plan-differs"
-
-
-class WrongRole(FoundFalse):
-    """A buyer's stack lets in another role than this deployment's."""
-
-    default_code = "wrong-role"
-
-
-class WrongOwner(FoundFalse):
-    """A buyer reports a key that is the service's own, or another buyer's."""
-
-    default_code = "wrong-owner"
-
-
-class WrongRegion(FoundFalse):
-    """Something of this deployment is not in the region or partition that it must be in."""
-
-    default_code = "wrong-region"
-
-
 @dataclass(frozen=True, slots=True)
 class Artifact:
     """The image as an S3 object. Digests are of the whole file, in hex."""
@@ -73,13 +43,13 @@ class Artifact:
     sha384: str
 
     def metadata(self, decision: Decision) -> dict[str, str]:
-        """The object's metadata; for people, as the checksum and the decision are what counts."""
+        """The object's metadata, for people; what counts is the checksum and the decision."""
         return {"sha256": self.sha256, "sha384": self.sha384, "decision": decision.digest.hex()}
 
 
 @dataclass(frozen=True, slots=True)
 class StackPlan:
-    """What is created for a decision. Without reports there is no phase 2 yet."""
+    """What is created for a decision. Without reports there is only phase 1."""
 
     settings: Settings
     decision: Decision
@@ -94,15 +64,15 @@ class StackPlan:
     @property
     def base_text(self) -> str:
         """Phase 1's template."""
-        return templates.canonical(templates.base_template(self.settings))
+        return templates.template_text(templates.base_template(self.settings))
 
     @property
     def main_text(self) -> str:
         """Phase 2's template."""
-        return templates.canonical(templates.main_template(self.settings))
+        return templates.template_text(templates.main_template(self.settings))
 
     def summary(self) -> dict[str, Any]:
-        """What stands in plan.json."""
+        """The content of plan.json."""
         decision = self.decision
         return {
             "decision": decision.digest.hex(),
@@ -132,8 +102,8 @@ def make_stack_plan(
 ) -> StackPlan:
     """The plan for the decision, with the image measured here and every report checked.
 
-    ``reports`` are signed reports by where they come from. Raises ImageDiffers, BadReport, PolicyFirst,
-    WrongRole, WrongRegion, UsageError.
+    ``reports`` are signed reports by the file they come from. Raises ImageDiffers, BadReport, UsageError, and
+    FoundFalse (policy-first, wrong-owner, wrong-role, wrong-region).
     """
     decision = authority.decision
     found = check_image(image, decision)
@@ -145,10 +115,10 @@ def make_stack_plan(
     for text, most, what in (
         (made.base_text, templates.TEMPLATE_MAX, "phase 1"),
         (made.main_text, templates.TEMPLATE_MAX, "phase 2"),
-        (at_every_boot(user_data(settings)), USER_DATA_MAX, "user data"),
+        (at_every_boot(boot_script(settings)), USER_DATA_MAX, "user data"),
     ):
         if len(text.encode()) > most:
-            raise UsageError(f"{what} is larger than {most} bytes", code="too-large")
+            raise UsageError(f"{what} is over {most} bytes", code="too-large")
     return made
 
 
@@ -157,28 +127,33 @@ def _checked(authority: Authority, settings: Settings, reports: Mapping[str, byt
     for where, content in sorted(reports.items()):
         report = check_report(content, authority.policy)
         if report.member in found:
-            raise UsageError(f"a second report of {report.member}", where=where, code="two-reports")
+            raise UsageError(f"two reports of {report.member}", where=where, code="two-reports")
         found[report.member] = report
     digest = authority.decision.digest.hex()
     owners: dict[str, str] = {}
     for name, report in sorted(found.items()):
         if report.account == settings.account:
-            raise WrongOwner(f"{name}'s key is in the service's own account: {report.kms}", where=name)
+            raise _unfit(name, "wrong-owner", f"{name}'s key is in the service's own account: {report.kms}")
         if owners.setdefault(report.kms, name) != name:
-            raise WrongOwner(f"{name} reports the key of {owners[report.kms]}: {report.kms}", where=name)
+            raise _unfit(name, "wrong-owner", f"{name} reports the key of {owners[report.kms]}: {report.kms}")
         if report.role != settings.role_arn:
-            raise WrongRole(f"{name} lets in {report.role}, not {settings.role_arn}", where=name)
+            raise _unfit(name, "wrong-role", f"{name} lets in {report.role}, not {settings.role_arn}")
         if report.kms.split(":")[1] != settings.partition:
-            raise WrongRegion(
-                f"{name}'s key {report.kms} is not in partition {settings.partition}", where=name
-            )
+            what = f"{name}'s key {report.kms} is not in partition {settings.partition}"
+            raise _unfit(name, "wrong-region", what)
         if digest not in report.decisions:
-            raise PolicyFirst(
+            raise FoundFalse(
                 f"{name}'s key does not admit decision {digest[:16]}",
                 where=name,
                 hint="the buyer updates its stack (verify policy --stack) and reports again (verify report)",
+                code="policy-first",
             )
     return tuple(report for _, report in sorted(found.items()))
+
+
+def _unfit(buyer: str, code: str, what: str) -> FoundFalse:
+    """The error for a buyer's report that does not fit this deployment."""
+    return FoundFalse(what, where=buyer, code=code)
 
 
 def plan_files(plan: StackPlan, reports: Mapping[str, bytes]) -> dict[str, bytes]:
@@ -187,7 +162,7 @@ def plan_files(plan: StackPlan, reports: Mapping[str, bytes]) -> dict[str, bytes
         SETTINGS: _text(plan.settings.to_json()),
         SUMMARY: _text(plan.summary()),
         BASE: plan.base_text.encode(),
-        "user-data.sh": user_data(plan.settings).encode(),
+        "user-data.sh": boot_script(plan.settings).encode(),
         **{f"units/{name}": text.encode() for name, text in units(plan.settings).items()},
         **{f"{REPORTS}/{Path(where).name}": content for where, content in reports.items()},
     }
@@ -198,7 +173,7 @@ def plan_files(plan: StackPlan, reports: Mapping[str, bytes]) -> dict[str, bytes
 
 
 def differing(folder: Path, files: Mapping[str, bytes]) -> tuple[str, ...]:
-    """The names of the files that are missing in ``folder`` or differ from what the plan is now."""
+    """The names of the files that are missing in ``folder`` or differ from the plan as it is now."""
     return tuple(name for name, content in sorted(files.items()) if _read(folder / name) != content)
 
 
@@ -214,7 +189,7 @@ def _text(value: Any) -> bytes:
 
 
 def created(plan: StackPlan) -> Sequence[tuple[str, str, str]]:
-    """Every resource as (stack, logical name, type), for people."""
+    """Every resource as (stack, logical name, type)."""
     stacks = [(plan.settings.base_stack, templates.base_template(plan.settings))]
     if plan.reports:
         stacks.append((plan.settings.main_stack, templates.main_template(plan.settings)))

@@ -1,0 +1,47 @@
+"""Options that several verbs of ``auction`` share."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import click
+
+from coattest.shell import Decorator, option_group
+from coattest_enclave.protocol import messages
+from coattest_parent.cli.options import FILE, NEW_FOLDER
+from coattest_parent.link.channels import parse_number
+
+way_options = option_group(
+    click.option("--enclave", required=True, help="vsock:CID:PORT, unix:PATH or hybrid:PATH:PORT."),
+    click.option(
+        "--proxy",
+        help="Where the enclave reaches the proxy to KMS (default: by the enclave's kind; none: one runs).",
+    ),
+    click.option("--assume-role", "role_arn", help="Assume this role first, as an instance profile would."),
+)
+"""How an auction is opened: passed as ``enclave``, ``proxy``, ``role_arn``."""
+
+manifest_option: Decorator = click.option(
+    "--manifest", "manifest_path", type=FILE, required=True, help="manifest.cbor"
+)
+member_option: Decorator = click.option("--member", required=True, help="Your name in the members file.")
+buyer_option: Decorator = click.option("--buyer", "name", required=True, help="Your name in the manifest.")
+journal_option: Decorator = click.option(
+    "--journal",
+    type=NEW_FOLDER,
+    help="Folder of the record of seals (default: seals/ under COATTEST_STATE or the XDG data directory).",
+)
+
+
+def moment(ctx: click.Context, param: click.Parameter, value: str) -> int:
+    """Option callback: ISO 8601 with a zone, or Unix seconds; gives Unix seconds."""
+    if (seconds := parse_number(value, messages.AMOUNT_MAX)) is not None:
+        return seconds
+    try:
+        parsed = datetime.fromisoformat(value.replace("Z", "+00:00"))
+    except ValueError:
+        shown = repr(value[:100])
+        raise click.BadParameter(f"{shown} is neither ISO 8601 nor Unix seconds", ctx, param) from None
+    if parsed.tzinfo is None:
+        raise click.BadParameter(f"{value!r} has no time zone; add Z for UTC", ctx, param)
+    return int(parsed.timestamp())

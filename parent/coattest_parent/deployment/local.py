@@ -1,0 +1,149 @@
+"""The local target: the decided image on this machine's software host.
+
+``apply_local`` measures the image itself, starts it, asks the *running* enclave for a document over a fresh
+nonce and verifies that against the decision before it reports success. Whatever fails on the way, an enclave
+that was started here is ended here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from coattest.errors import UsageError
+from coattest.files import write_atomic
+from coattest_parent.deployment.live import Live, check_live
+from coattest_parent.deployment.runner import Runner
+from coattest_verify.quorum.decision import Decision
+from coattest_verify.rebuild.remeasure import check_image
+
+STATE_FORMAT = "coattest-deployment/v1"
+STATE_FILE = "deployment.json"
+
+
+@dataclass(frozen=True, slots=True)
+class LocalPlan:
+    """What ``apply_local`` would do. Digests and registers are lower-case hex; ``running`` is the id of the
+    enclave that runs already.
+    """
+
+    release: str
+    profile: str
+    decision: str
+    image: str
+    image_sha384: str
+    pcrs: dict[str, str]
+    role_arn: str
+    instance_id: str
+    running: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Every field by its name."""
+        return asdict(self)
+
+
+def require_local_profile(decision: Decision) -> None:
+    """Raise UsageError for a decision that the software host cannot run: its documents are not AWS's."""
+    if decision.profile != "local":
+        raise UsageError(
+            f"a decision of profile {decision.profile!r} cannot run on the software host",
+            hint="use --profile local",
+            code="bad-profile",
+        )
+
+
+def make_local_plan(
+    decision: Decision, image: Path, runner: Runner, *, role_arn: str, instance_id: str
+) -> LocalPlan:
+    """Measure the image against the decision and say what would be done; starts and changes nothing."""
+    found = check_image(image, decision)
+    running = runner.describe()
+    return LocalPlan(
+        release=decision.release,
+        profile=decision.profile,
+        decision=decision.digest.hex(),
+        image=str(image),
+        image_sha384=found.sha384,
+        pcrs={"PCR0": found.pcr0, "PCR1": found.pcr1, "PCR2": found.pcr2},
+        role_arn=role_arn,
+        instance_id=instance_id,
+        running=running.id if running else None,
+    )
+
+
+def apply_local(
+    decision: Decision,
+    image: Path,
+    runner: Runner,
+    *,
+    role_arn: str,
+    instance_id: str,
+    state: Path,
+    clock: Callable[[], datetime],
+    say: Callable[[str], None] = lambda _: None,
+) -> Live:
+    """Start the decided image, or find it running, and return its verified document.
+
+    Raises ImageDiffers before anything is started; FoundFalse or another CoattestError (see ``check_live``)
+    after the enclave that was started here has ended. An enclave that ran before is never ended here.
+    """
+    check_image(image, decision)
+    say("the image measures as decided")
+    running = runner.describe()
+    if running is not None:
+        live = check_live(decision, running, role_arn=role_arn, instance_id=instance_id, now=clock)
+        say("it runs already, and its live document matches the decision")
+        _record(state, decision, live, role_arn, instance_id)
+        return live
+    enclave = runner.run(image, role_arn=role_arn, instance_id=instance_id)
+    try:
+        say(f"{enclave.id} listens; asking it for a document over a fresh nonce")
+        live = check_live(decision, enclave, role_arn=role_arn, instance_id=instance_id, now=clock)
+        _record(state, decision, live, role_arn, instance_id)
+    except BaseException:
+        say("terminating the enclave that was just started")
+        runner.terminate()
+        raise
+    return live
+
+
+def read_deployment(state: Path) -> dict[str, Any] | None:
+    """What ``apply_local`` recorded at its last success, or None; for display, never as proof.
+
+    Raises UsageError (bad-state) for a record that does not parse.
+    """
+    try:
+        value = json.loads((state / STATE_FILE).read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise UsageError(f"not a deployment record: {error}", where=str(state), code="bad-state") from None
+    if not isinstance(value, dict) or value.get("format") != STATE_FORMAT:
+        raise UsageError(f"format is not {STATE_FORMAT}", where=str(state), code="bad-state")
+    return value
+
+
+def destroy_local(runner: Runner, state: Path) -> str | None:
+    """End the enclave and delete the record; returns the enclave's id, or None when nothing ran."""
+    enclave = runner.describe()
+    if enclave is not None:
+        runner.terminate()
+    (state / STATE_FILE).unlink(missing_ok=True)
+    return enclave.id if enclave else None
+
+
+def _record(state: Path, decision: Decision, live: Live, role_arn: str, instance_id: str) -> None:
+    value = {
+        "format": STATE_FORMAT,
+        "decision": decision.digest.hex(),
+        "release": decision.release,
+        "profile": decision.profile,
+        "role_arn": role_arn,
+        "instance_id": instance_id,
+        **live.to_json(),
+    }
+    write_atomic(state / STATE_FILE, json.dumps(value, indent=2, sort_keys=True).encode() + b"\n")
