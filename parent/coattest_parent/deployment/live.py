@@ -124,7 +124,7 @@ def check_live(
         [
             ExpectPcrs({**decided, **binding_pcrs(role_arn, instance_id)}),
             ExpectNonce(nonce),
-            ExpectUserData(alive.user_data()),
+            ExpectUserData(alive.alive_user_data()),
             ExpectPublicKey(None),
             MaxAge(LIVE_MAX_AGE_MS, skew_ms=LIVE_SKEW_MS),
         ],

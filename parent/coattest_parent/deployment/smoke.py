@@ -93,7 +93,7 @@ def _document(address: Address, pcrs: dict[int, bytes], root: Root, clock: Calla
     expectations: list[Expectation] = [
         ExpectPcrs(pcrs),
         ExpectNonce(nonce),
-        ExpectUserData(alive.user_data()),
+        ExpectUserData(alive.alive_user_data()),
         ExpectPublicKey(None),
         MaxAge(MAX_AGE_MS),
     ]

@@ -22,7 +22,7 @@ VERBS = {
     "quorum-init": "coattest_verify.cli.members.init:quorum_init",
     "quorum-policy": "coattest_verify.cli.members.show:quorum_policy",
     "rebuild": "coattest_verify.cli.rebuild:rebuild",
-    "receipt": "coattest_verify.cli.receipt:receipt",
+    "receipt": "coattest_verify.cli.receipt:receipt_command",
     "report": "coattest_verify.cli.report:report_command",
     "review": "coattest_verify.cli.release.votes:review",
     "revoke": "coattest_verify.cli.release.votes:revoke",
