@@ -114,10 +114,10 @@ def core_task(lots: int) -> Callable[[], bytes]:
     seals = tuple(cose.sign1(payload, k, b.name.encode()) for k, b in zip(keys, buyers, strict=True))
     encoded = book.encode()
     sizes = tuple((b.name, len(file)) for b, file in zip(buyers, files, strict=True))
-    announced = open_request.Opening(len(encoded), sizes, seals, Credentials("", "", ""))
+    announced = open_request.OpenRequest(len(encoded), sizes, seals, Credentials("", "", ""))
 
     def task() -> bytes:
-        manifest, seal = open_request.check(announced, encoded, "aws")
+        manifest, seal = open_request.check_manifest(announced, encoded, "aws")
         bids = {}
         for buyer, file, (_, digest) in zip(manifest.buyers, files, seal.bids, strict=True):
             open_request.check_bid(file, digest)
@@ -168,7 +168,7 @@ def verify(party: BigAuction, result_file: bytes) -> None:
         check_certificate=Authority(party.decision, party.members.policy).check_certificate,
         now=datetime.now(timezone.utc),
     )
-    assert verdict.ok, verdict.failures
+    assert verdict.ok, verdict.findings
 
 
 def end_to_end(lots: int) -> dict[str, Any]:

@@ -1,12 +1,11 @@
 """Man pages from the parsers: ``python docs/man.py DIR`` writes one page per program, verb and subject.
 
-Nothing is written twice: names, options and defaults come from click, the descriptions are the commands' own,
-and the reason codes are read from the source (``reasons.py``). So a page cannot be out of date.
+Nothing is written twice: names, options, defaults and headings come from the parsers, the descriptions are
+the commands' own, and the codes are the registry's (``coattest.codes``). So a page cannot be out of date.
 """
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import sys
 from collections.abc import Iterator
@@ -14,20 +13,18 @@ from importlib import metadata
 from pathlib import Path
 
 import click
-from reasons import OUTSIDE, Codes
 
-PROGRAMS = {
-    "eif": "coattest_build.cli",
-    "verify": "coattest_verify.cli",
-    "auction": "coattest_parent.cli.auction",
-    "deploy-from-attestation": "coattest_parent.cli.deploy",
-    "nitro-local": "coattest_local.cli",
-}
+from coattest.codes import GROUPS
+from coattest.command import PROGRAMS
+from coattest.command import cli as coattest
+from coattest.parser import Command, VerbGroup, adopted
+
 EXITS = {
     0: "Done, or verified.",
     1: "Verified and found false.",
     2: "Usage: the request makes no sense, or a file that was given does not parse.",
-    3: "The environment could not do it: network, disk, isolation, a service that is down.",
+    3: "Undecided, or the environment could not do it: network, disk, isolation, a service that is down.",
+    70: "A bug in coattest; COATTEST_DEBUG=1 shows the traceback.",
 }
 
 
@@ -53,16 +50,17 @@ def description(command: click.Command) -> list[str]:
     return lines[1:] if lines else []
 
 
-def options(command: click.Command, name: str) -> list[str]:
+def options(command: Command, name: str) -> list[str]:
     """Every option and argument with its help, as ``--help`` lists them."""
     lines = [".SH OPTIONS"]
     context = click.Context(command, info_name=name)
     for parameter in command.get_params(context):
-        record = parameter.get_help_record(context)
-        if record is None and isinstance(parameter, click.Argument):
-            record = (parameter.make_metavar(context), "Argument.")
-        if record is not None:
-            lines += [".TP", f".B {escape(record[0])}", escape(" ".join(record[1].split())) or "\\&"]
+        if isinstance(parameter, click.Argument) and parameter.get_help_record(context) is None:
+            lines += [".TP", f".B {escape(parameter.make_metavar(context))}", "Argument."]
+    for title, records in command.option_sections(context).items():
+        lines += [f'.SS "{escape(title)}"'] if title != "Options" else []
+        for option, text in records:
+            lines += [".TP", f".B {escape(option)}", escape(" ".join(text.split())) or "\\&"]
     return lines
 
 
@@ -71,41 +69,51 @@ def exit_status() -> list[str]:
     lines = [".SH EXIT STATUS"]
     for code, meaning in EXITS.items():
         lines += [".TP", f".B {code}", escape(meaning)]
-    return [*lines, ".PP", "Reason codes of", ".B \\-\\-json", "are listed in", ".BR coattest\\-reasons (7)."]
+    return [*lines, ".PP", "The codes of", ".B \\-\\-json", "are listed in", ".BR coattest\\-codes (7)."]
 
 
-def pages_of(program: str, command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
+def page(name: str, called: str, command: Command, verbs: list[str]) -> str:
+    """The page of one command; ``verbs`` are the lines about what is below it."""
+    usage = " ".join(command.collect_usage_pieces(click.Context(command, info_name=called)))
+    summary = command.get_short_help_str(limit=1000).rstrip(".")
+    lines = [*heading(name), ".SH NAME", f"{escape(name)} \\- {escape(summary)}", ".SH SYNOPSIS"]
+    lines += [f".B {escape(called)}", escape(usage), ".SH DESCRIPTION", *description(command), *verbs]
+    lines += [*options(command, called), *exit_status()]
+    if called != name:
+        lines += [".SH SEE ALSO", f".BR {escape(called.rpartition(' ')[0].replace(' ', '-'))} (1)"]
+    return "\n".join(lines) + "\n"
+
+
+def verbs_of(group: VerbGroup, prefix: str) -> list[str]:
+    """What a group's page says of its verbs, whose pages are named with ``prefix``."""
+    lines = [".SH COMMANDS"]
+    for title, rows in group.verb_sections(click.Context(group)).items():
+        lines += [f'.SS "{escape(title)}"'] if title != "Commands" else []
+        for verb, summary in rows:
+            lines += [".TP", f".BR {escape(f'{prefix}{verb}')} (1)", escape(summary)]
+    return lines
+
+
+def pages_of(program: str, command: Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
     """The pages of a command and of everything below it: file name and text."""
     name = "-".join((program, *path))
-    called = " ".join((program, *path))
-    context = click.Context(command, info_name=called)
-    usage = " ".join(command.collect_usage_pieces(context))
-    summary = command.get_short_help_str(limit=200).rstrip(".")
-    lines = [*heading(name), ".SH NAME", f"{escape(name)} \\- {escape(summary)}", ".SH SYNOPSIS"]
-    lines += [f".B {escape(called)}", escape(usage), ".SH DESCRIPTION", *description(command)]
-    if isinstance(command, click.Group):
-        lines += [".SH COMMANDS"]
+    verbs = []
+    if isinstance(command, VerbGroup):
+        verbs = verbs_of(command, f"{name}-")
+        context = click.Context(command)
         for verb in command.list_commands(context):
             below = command.get_command(context, verb)
             assert below is not None
-            lines += [
-                ".TP",
-                f".BR {escape(f'{name}-{verb}')} (1)",
-                escape(below.get_short_help_str(limit=200)),
-            ]
-            yield from pages_of(program, below, (*path, verb))
-    lines += [*options(command, called), *exit_status()]
-    if path:
-        lines += [".SH SEE ALSO", f".BR {escape('-'.join((program, *path[:-1])))} (1)"]
-    yield f"{name}.1", "\n".join(lines) + "\n"
+            yield from pages_of(program, adopted(below), (*path, verb))
+    yield f"{name}.1", page(name, " ".join((program, *path)), command, verbs)
 
 
-def reasons_page() -> str:
-    """The page of all reason codes."""
+def codes_page() -> str:
+    """The page of all codes, by what they are about."""
     lines = [
-        *heading("coattest-reasons", 7),
+        *heading("coattest-codes", 7),
         ".SH NAME",
-        "coattest\\-reasons \\- the reason codes of coattest\\(aqs commands",
+        "coattest\\-codes \\- the codes of errors and findings",
         ".SH DESCRIPTION",
         "With",
         ".B \\-\\-json",
@@ -114,26 +122,30 @@ def reasons_page() -> str:
         ".IR where ,",
         ".I hint",
         "and",
-        ".IR reason .",
-        "The reason is one of the codes below, and stays the same when the words change.",
-        "The numbers in brackets are the exit codes that can go with it. A code without a number",
-        "stands in lists only: of failures, problems, differences, or files that do not count.",
-        ".PP",
-        escape(OUTSIDE),
-        ".SH REASONS",
+        ".IR code ,",
+        "and with",
+        ".I findings",
+        "where several things are wrong; each of those has a code too.",
+        "A code keeps its meaning when the words change. AWS's own code, where there is one, is",
+        ".IR service_code .",
     ]
-    for reason in Codes().reasons():
-        exits = f" ({', '.join(map(str, reason.exit_codes))})" if reason.exit_codes else ""
-        lines += [".TP", f".B {escape(reason.code)}{exits}"]
-        lines += [".br\n".join(f"{escape(text)}\n" for text in reason.meanings).rstrip("\n") or "\\&"]
+    for title, codes in GROUPS.items():
+        lines += [f".SH {escape(title.upper())}"]
+        for code, meaning in sorted(codes.items()):
+            lines += [".TP", f".B {escape(code)}", escape(f"{meaning}.")]
     return "\n".join(lines) + "\n"
 
 
 def pages() -> dict[str, str]:
     """Every page, by file name."""
-    made = {"coattest-reasons.7": reasons_page()}
-    for program, module in PROGRAMS.items():
-        made.update(pages_of(program, importlib.import_module(module).cli))
+    made = {
+        "coattest-codes.7": codes_page(),
+        "coattest.1": page("coattest", "coattest", coattest, verbs_of(coattest, "")),
+    }
+    for program in PROGRAMS:
+        command = coattest.get_command(click.Context(coattest), program)
+        assert command is not None
+        made.update(pages_of(program, adopted(command)))
     return made
 
 

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / folder) for folder in ("build", "verify", "tests")]
+sys.path[:0] = [str(ROOT / folder) for folder in ("common", "verify", "tests")]
 
 import atheris
 
@@ -67,7 +67,7 @@ def _document(data: bytes) -> None:
 
 def _cbor(data: bytes) -> None:
     try:
-        value = cbor.decode(data)
+        value = cbor.decode_cbor(data)
     except cbor.CborError:
         return
     if repr(value) != repr(cbor2.loads(data)):

@@ -44,7 +44,7 @@ ORDER = {
     "root": ["chain"],
     "files": ["files"],
     "limits": ["library", "fields", "envelope"],
-    "failures": ["verdict"],
+    "rules": ["verdict"],
 }
 EVERY = ["expectations", "der", "chain", "fields", "envelope", "cbor", "verdict", "files", "properties"]
 TIMEOUT = 240
@@ -270,7 +270,7 @@ def main() -> None:
     parser.add_argument("--list", action="store_true")
     options = parser.parse_args()
     os.chdir(ROOT)
-    sys.path[:0] = [str(ROOT / folder) for folder in ("build", "verify", "tests")]
+    sys.path[:0] = [str(ROOT / folder) for folder in ("common", "verify", "tests")]
     import cbor2  # noqa: F401, PLC0415 - loaded once, for all children
     import hypothesis  # noqa: PLC0415
     import pytest  # noqa: F401, PLC0415

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 FIXED = 20261124
-#: Each generated policy is asked ten requests.
 POLICIES = 1000
-TESTS = Path(__file__).resolve().parent.parent / "tests" / "verify" / "policy" / "test_policy_prove.py"
+"""Generated policies of a run; each is asked ten requests."""
+TESTS = Path(__file__).resolve().parent.parent / "tests/verify/keypolicy/prove/test_policy_prove.py"
 
 
 def main() -> int:

@@ -1,92 +1,134 @@
-"""The rooms stay rooms: who may import whom, and what is shipped."""
+"""The rooms stay rooms: who may import whom, what a folder holds, and what is shipped."""
 
 from __future__ import annotations
 
-import ast
 import subprocess
 import sys
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from support.source_tree import PACKAGES, ROOT, circles, imports, modules
 
-PACKAGES = {
-    "coattest_build": ROOT / "build" / "coattest_build",
-    "coattest_enclave": ROOT / "enclave" / "coattest_enclave",
-    "coattest_local": ROOT / "local" / "coattest_local",
-    "coattest_parent": ROOT / "parent" / "coattest_parent",
-    "coattest_verify": ROOT / "verify" / "coattest_verify",
-}
-
-MESSAGE_MODULES = {
-    "coattest_enclave.protocol.canonical",
-    "coattest_enclave.protocol.cose",
-    "coattest_enclave.protocol.messages",
-    "coattest_enclave.protocol.wire",
-}
+PROTOCOL = "coattest_enclave.protocol"
 
 MAY_IMPORT = {
-    "coattest_enclave": set(),
-    "coattest_build": set(),
-    "coattest_verify": {"coattest_build", *MESSAGE_MODULES},
-    "coattest_parent": {"coattest_verify", *MESSAGE_MODULES},
-    "coattest_local": {"coattest_build", "coattest_enclave", "coattest_parent", "coattest_verify"},
+    "coattest": set[str](),
+    "coattest_enclave": set[str](),
+    "coattest_build": {"coattest"},
+    "coattest_verify": {"coattest", "coattest_build", PROTOCOL},
+    "coattest_parent": {"coattest", "coattest_verify", PROTOCOL},
+    "coattest_local": {
+        "coattest",
+        "coattest_build",
+        "coattest_enclave",
+        "coattest_parent",
+        "coattest_verify",
+    },
 }
+"""Each package, and what it may import of ours beside itself. Nothing imports ``coattest_local``."""
+
+ANY_PAYLOAD = (
+    "coattest_parent.deployment",
+    "coattest_parent.link",
+    "coattest_verify.attestation",
+    "coattest_verify.audit",
+    "coattest_verify.keypolicy",
+    "coattest_verify.quorum",
+    "coattest_verify.rebuild",
+    "coattest_verify.signatures",
+)
+"""Rooms that serve any enclave: they know nothing of auctions."""
+
+OF_ANY_PAYLOAD = {f"{PROTOCOL}.{name}" for name in ("alive", "canonical", "errors", "wire")}
+"""What of the enclave's protocol is not about auctions."""
+
+LIBRARY = {"coattest_verify.attestation": {"coattest", "coattest_verify.attestation"}}
+"""Rooms that are used as a library alone, and all that they may import of ours."""
+
+MOST_MODULES = 14
+"""Modules in a folder beside its subfolders; a folder of more wants to be two."""
+
+MODULES = modules()
+IMPORTS = {name: imports(path.read_text(), MODULES) for name, path in MODULES.items()}
 
 
-def imported_modules(source: str) -> set[str]:
-    """Every absolute module name that a source file imports, at any depth."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            submodules = {f"{node.module}.{alias.name}" for alias in node.names}
-            names.update(submodules & MESSAGE_MODULES or {node.module})
-    return names
+def lies_in(module: str, rooms: set[str]) -> bool:
+    """Whether a module is one of the rooms or lies in one."""
+    return any(module == room or module.startswith(f"{room}.") for room in rooms)
 
 
-def allowed(importer: str, module: str) -> bool:
-    """Whether a package may import a module of ours."""
-    return any(
-        module == permitted or module.startswith(f"{permitted}.")
-        for permitted in {importer, *MAY_IMPORT[importer]}
-    )
+def offences(importer: str, allowed: set[str]) -> list[str]:
+    """The imports of a package or room that are neither its own nor allowed."""
+    return [
+        f"{name} imports {module}"
+        for name, found in IMPORTS.items()
+        if lies_in(name, {importer})
+        for module in sorted(found)
+        if not lies_in(module, {importer, *allowed})
+    ]
 
 
 @pytest.mark.parametrize("package", sorted(PACKAGES))
-def test_a_room_imports_only_the_rooms_it_may(package: str) -> None:
-    """No module imports a room that the design does not allow it."""
-    sources = sorted(PACKAGES[package].rglob("*.py"))
-    assert sources
-    offences = [
-        f"{source.relative_to(ROOT)} imports {module}"
-        for source in sources
-        for module in sorted(imported_modules(source.read_text()))
-        if module.startswith("coattest_") and not allowed(package, module)
+def test_a_package_imports_only_those_it_may(package: str) -> None:
+    """At any depth of a module, in functions too."""
+    assert offences(package, MAY_IMPORT[package]) == []
+
+
+@pytest.mark.parametrize("room", sorted(LIBRARY))
+def test_a_library_stands_alone(room: str) -> None:
+    """It is usable without the rooms beside it."""
+    assert offences(room, LIBRARY[room]) == []
+
+
+@pytest.mark.parametrize("room", ANY_PAYLOAD)
+def test_a_room_for_any_payload_knows_no_auction(room: str) -> None:
+    """Neither the auction's rooms nor its messages."""
+    found = [
+        f"{name} imports {module}"
+        for name, below in IMPORTS.items()
+        if lies_in(name, {room})
+        for module in sorted(below)
+        if lies_in(module, {"coattest_verify.auction", "coattest_parent.auction"})
+        or (lies_in(module, {PROTOCOL}) and module not in OF_ANY_PAYLOAD)
     ]
-    assert offences == []
+    assert found == []
+    assert any(lies_in(name, {room}) for name in MODULES)
 
 
-def test_the_import_rule_notices_an_offence() -> None:
-    """The check itself fails on an import that is not allowed, in every spelling."""
-    assert imported_modules("from coattest_enclave import server") == {"coattest_enclave"}
-    assert not allowed("coattest_verify", "coattest_enclave")
-    assert not allowed("coattest_parent", "coattest.errors")
-    assert imported_modules("def f():\n    import coattest_local.host.enclave") == {
-        "coattest_local.host.enclave"
-    }
-    assert not allowed("coattest_verify", "coattest_local.host.enclave")
-    assert allowed("coattest_verify", "coattest_enclave.protocol.wire")
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Over all packages, imports in functions included."""
+    assert circles(IMPORTS) == []
+
+
+def test_the_rules_notice_an_offence() -> None:
+    """In every spelling, at any depth; what is for type checkers does not count."""
+    known = dict.fromkeys(("coattest_enclave", "coattest_enclave.server", "coattest_local.host"))
+    assert imports("from coattest_enclave import server", known) == {"coattest_enclave.server"}
+    assert imports("from coattest_enclave import Name", known) == {"coattest_enclave"}
+    assert imports("def f():\n    import coattest_local.host.ca", known) == {"coattest_local.host"}
+    assert imports("if TYPE_CHECKING:\n    import coattest_local.host", known) == set()
+    assert not lies_in("coattest_enclave.server", MAY_IMPORT["coattest_verify"])
+    assert not lies_in("coattest_verify", MAY_IMPORT["coattest"])
+    assert lies_in("coattest_enclave.protocol.wire", MAY_IMPORT["coattest_verify"])
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
+    assert circles({"a": {"b", "c"}, "b": {"c"}}) == []
+
+
+def test_no_folder_holds_too_many_modules() -> None:
+    """Its subfolders and the package's own file do not count."""
+    count = Counter(path.parent for path in MODULES.values() if path.name != "__init__.py")
+    crowded = {str(folder.relative_to(ROOT)): n for folder, n in count.items() if n > MOST_MODULES}
+    assert crowded == {}
 
 
 def test_no_module_lies_directly_in_a_top_level_folder() -> None:
     """A stray file would become importable by its bare name; build/__init__.py would hide PyPA's build."""
     strays = [
         str(path.relative_to(ROOT))
-        for folder in ("attestations", "build", "enclave", "local", "parent", "verify")
+        for folder in ("attestations", "build", "common", "enclave", "local", "parent", "verify")
         for path in (ROOT / folder).glob("*.py")
     ]
     assert strays == []
@@ -104,7 +146,7 @@ def build_wheel(destination: Path) -> Path:
     return wheel
 
 
-def test_the_wheel_holds_all_five_packages_and_is_the_same_twice(tmp_path: Path) -> None:
+def test_the_wheel_holds_all_six_packages_and_is_the_same_twice(tmp_path: Path) -> None:
     """Every module of every room is in the wheel, nothing else is, and two builds give the same bytes."""
     first, second = build_wheel(tmp_path / "a"), build_wheel(tmp_path / "b")
     assert first.read_bytes() == second.read_bytes()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
 import os
 import re
@@ -11,9 +10,13 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import click
 import pytest
+
+from coattest.codes import CODES
+from coattest.command import PROGRAMS, cli
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
@@ -28,7 +31,11 @@ def load_man() -> ModuleType:
 
 
 man = load_man()
-PROGRAMS: dict[str, str] = man.PROGRAMS
+
+
+def program_of(name: str) -> Any:
+    """The group of a program's verbs, or ``coattest`` itself."""
+    return cli if name == "coattest" else cli.get_command(click.Context(cli), name)
 
 
 def verbs(command: click.Command, path: tuple[str, ...]) -> list[tuple[str, ...]]:
@@ -54,19 +61,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_command_has_a_page_with_its_options(folder: Path) -> None:
     """Programs, verbs and sub-verbs; each page names every option and the exit codes."""
     expected = set()
-    for program, module in PROGRAMS.items():
-        cli = importlib.import_module(module).cli
-        for path in verbs(cli, (program,)):
+    for program in PROGRAMS:
+        group = program_of(program)
+        for path in verbs(group, (program,)):
             expected.add("-".join(path) + ".1")
             page = (folder / ("-".join(path) + ".1")).read_text()
-            command = cli
+            command = group
             for name in path[1:]:
                 command = command.get_command(click.Context(command), name)
             for parameter in command.params:
                 for option in parameter.opts if isinstance(parameter, click.Option) else ():
                     assert option.replace("-", "\\-") in page
             assert ".SH EXIT STATUS" in page
-    assert {path.name for path in folder.iterdir()} == expected | {"coattest-reasons.7"}
+    assert {path.name for path in folder.iterdir()} == expected | {"coattest.1", "coattest-codes.7"}
 
 
 def test_every_page_renders_without_a_warning(folder: Path) -> None:
@@ -89,42 +96,19 @@ def test_every_page_renders_without_a_warning(folder: Path) -> None:
     assert "EXIT STATUS" in shown
 
 
-@pytest.fixture(scope="module")
-def codes() -> dict[str, tuple[int, ...]]:
-    """Every reason code with its exit codes, as the page has them."""
-    return {reason.code: reason.exit_codes for reason in man.Codes().reasons()}
-
-
-def test_the_reasons_page_has_what_commands_say(folder: Path, codes: dict[str, tuple[int, ...]]) -> None:
-    """Codes of classes, calls, findings, f-strings and tuples are listed, with their exit codes."""
-    expected = {
-        "already-sealed": (1,),
-        "bad-bids": (2,),
-        "kms-failed": (1, 3),
-        "policy-too-deep": (1,),
-        "cpio-traversal": (1, 2),
-        "stranger": (1,),
-        "entry-size": (),
-        "other-round": (),
-        "not-clear-signed": (),
-        "certificate-dates": (),
-        "multi-region": (1,),
-        "build-type": (1,),
-        "eif-gap": (1, 2),
-    }
-    assert {code: codes.get(code) for code in expected} == expected
-    page = (folder / "coattest-reasons.7").read_text()
-    for code, exits in codes.items():
-        shown = f" ({', '.join(map(str, exits))})" if exits else ""
-        assert f".B {man.escape(code)}{shown}\n" in page
+def test_the_page_of_codes_has_the_whole_registry(folder: Path) -> None:
+    """Every code with its meaning, once; roff requests and escapes in a text are shown, not obeyed."""
+    page = (folder / "coattest-codes.7").read_text()
+    for code, meaning in CODES.items():
+        assert page.count(f".B {man.escape(code)}\n{man.escape(meaning)}.\n") == 1
     assert man.escape(".a-b\\'") == "\\&.a\\-b\\e\\(aq"
 
 
-def test_every_code_in_the_guides_is_on_the_page(codes: dict[str, tuple[int, ...]]) -> None:
-    """The tables and lists under a heading `Reason codes` have no code that nothing prints."""
+def test_every_code_in_the_guides_is_registered() -> None:
+    """The tables and lists under a heading `Codes` have no code that nothing prints."""
     found = set()
     for page in ("key-policies", "deployment", "quorum"):
-        text = (ROOT / "docs" / f"{page}.md").read_text().partition("\n## Reason codes")[2]
+        text = (ROOT / "docs" / f"{page}.md").read_text().partition("\n## Codes")[2]
         assert text
         cells = [
             line.split("|")[1] for line in text.splitlines() if line.startswith("| ") and "code |" not in line
@@ -132,45 +116,24 @@ def test_every_code_in_the_guides_is_on_the_page(codes: dict[str, tuple[int, ...
         found |= {code for cell in cells for code in cell.replace(",", " ").split() if "AWS" not in cell}
         found |= set(re.findall(r"`([a-z0-9-]+)`", text)) if not cells else set()
     assert len(found) > 70
-    assert found - set(codes) == set()
+    assert found - set(CODES) == set()
 
 
-def test_a_code_that_the_page_cannot_know_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reason from an expression, from a function that is not known, or put in by hand stops the page."""
-    reasons = importlib.import_module("reasons")
-    module = importlib.import_module("coattest.errors")
-    for text in (
-        "UsageError('no', reason=os.environ['X'])",
-        "UsageError('no', reason=str(1))",
-        "somebody.makes('no', reason='made-up')",
-        "emit_json({'reason': 'made-up'})",
-        "error.code = 'made-up'",
-    ):
-        source = reasons.Source("coattest_build.new", module, ast.parse(text))
-        monkeypatch.setattr(reasons, "sources", lambda source=source: [source])
-        with pytest.raises(reasons.Unknown):
-            reasons.Codes()
-    known = reasons.Source("coattest_build.new", module, ast.parse("UsageError('what', reason='made-up')"))
-    monkeypatch.setattr(reasons, "sources", lambda: [known])
-    assert reasons.Codes().of("coattest.errors.UsageError") == {"usage", "made-up"}
-
-
-@pytest.mark.parametrize("program", sorted(PROGRAMS))
+@pytest.mark.parametrize("program", sorted({*PROGRAMS, "coattest"}))
 def test_help_is_fast_and_names_every_verb(program: str) -> None:
     """``--help`` loads no library that a verb needs, and has the first words of each verb's own help."""
     code = (
         "import importlib, sys\n"
-        f"cli = importlib.import_module({PROGRAMS[program]!r}).cli\n"
-        "cli(['--help'], standalone_mode=False)\n"
+        f"module, name = {({**PROGRAMS, 'coattest': 'coattest.command:cli'}[program]).split(':')!r}\n"
+        "getattr(importlib.import_module(module), name)(['--help'], standalone_mode=False)\n"
         f"print(*sorted(set(sys.modules) & set({HEAVY!r})), file=sys.stderr)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == ""
-    cli = importlib.import_module(PROGRAMS[program]).cli
-    context = click.Context(cli)
-    for name in cli.list_commands(context):
-        command = cli.get_command(context, name)
-        first = command.get_short_help_str(20).removesuffix("...").split()[0]
+    group = program_of(program)
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        first = group.get_command(context, name).get_short_help_str(20).removesuffix("...").split()[0]
         assert any(line.split()[:2] == [name, first] for line in done.stdout.splitlines())
 
 
@@ -196,11 +159,13 @@ def test_bash_completes_verbs_and_options() -> None:
     assert complete("verify", "rec") == ["receipt"]
     assert complete("verify", "receipt", "--ht") == ["--html"]
     assert complete("deploy-from-attestation", "pl") == ["plan"]
+    assert complete("coattest", "ver") == ["verify"]
+    assert complete("coattest", "verify", "receipt", "--ht") == ["--html"]
     assert {"bid", "seal", "open"} <= set(complete("auction", ""))
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
-@pytest.mark.parametrize("program", sorted(PROGRAMS))
+@pytest.mark.parametrize("program", sorted({*PROGRAMS, "coattest"}))
 def test_other_shells_have_a_script(program: str, shell: str) -> None:
     """click prints it; the shell itself reads it where it is installed."""
     variable = f"_{program.replace('-', '_').upper()}_COMPLETE"

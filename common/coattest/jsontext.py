@@ -10,6 +10,12 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
+class _Stdout:
+    """Whether this program has begun a document on stdout: there is one at most."""
+
+    begun = False
+
+
 class Rows(list[Any]):
     """A JSON array of ``row`` of each of ``items``, made as it is written: a million of them take no memory.
 
@@ -51,12 +57,23 @@ def emit_json(document: Any) -> None:
     Characters that a terminal would obey, or that a name may hold and a text may not, are escaped.
     """
     # Written as it is encoded: a million lots as one text would be the larger part of a gigabyte.
+    _Stdout.begun = True
     plain = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
     encoder = json.JSONEncoder(indent=2, sort_keys=True, ensure_ascii=plain)
     for piece in encoder.iterencode(document):
         sys.stdout.write(piece if piece.isascii() else _visible(piece))
     sys.stdout.write("\n")
     sys.stdout.flush()
+
+
+def json_printed() -> bool:
+    """Whether ``emit_json`` has been called since the program began (``forget_json``)."""
+    return _Stdout.begun
+
+
+def forget_json() -> None:
+    """A program begins: nothing has been printed yet."""
+    _Stdout.begun = False
 
 
 def _visible(piece: str) -> str:

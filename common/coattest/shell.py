@@ -5,26 +5,43 @@ Results go to stdout; prose, progress and errors go to stderr. ``NO_COLOR`` is h
 
 from __future__ import annotations
 
-import ast
+import contextlib
 import errno
-import importlib
-import importlib.util
+import itertools
 import os
+import select
 import sys
-from collections.abc import Callable
+import traceback
 from datetime import datetime, timezone
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NoReturn
 
 import click
-from click.shell_completion import CompletionItem
+from click.shell_completion import shell_complete
 
-from coattest.errors import CoattestError, EnvironmentFailure
-from coattest.jsontext import emit_json
+from coattest.errors import CoattestError, EnvironmentFailure, UsageError
+from coattest.extras import missing_extra
+from coattest.findings import Finding
+from coattest.jsontext import emit_json, forget_json, json_printed
+from coattest.parser import Command, Decorator, LazyGroup, MissingParameters, adopted, option_group
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
+
+__all__ = [
+    "Decorator",
+    "LazyGroup",
+    "byte_progress",
+    "err",
+    "from_os_error",
+    "json_option",
+    "option_group",
+    "out",
+    "report_error",
+    "run",
+    "step_progress",
+    "utc_now",
+]
 
 OS_ERRORS = {
     number: errno.errorcode[number].lower()
@@ -36,22 +53,14 @@ OS_ERRORS = {
 }  # fmt: skip
 """errno(3) and the code of an error for it; any other is ``os-error``."""
 
-Decorator = Callable[[Any], Any]
+BUG = 70
+"""The exit code of a bug of ours: EX_SOFTWARE of sysexits(3head)."""
 
-json_option: Decorator = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+json_option: Decorator = option_group(
+    click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout."), heading="Output"
+)
 
 # rich is imported where it is used: `eif measure` needs none of it, and starts faster without.
-
-
-def option_group(*options: Decorator) -> Decorator:
-    """One decorator of several options, which stand in ``--help`` in this order."""
-
-    def decorate(command: Any) -> Any:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
 
 
 def utc_now() -> datetime:
@@ -101,24 +110,106 @@ def step_progress() -> Progress:
     )
 
 
-def run(command: Callable[..., Any], name: str) -> None:
-    """Run a click command as a program: errors become one line on stderr and an exit code."""
+def run(command: click.Command, name: str) -> NoReturn:
+    """Run a click command as a program, and end with one of the exit codes.
+
+    0 to 3 are the command's own and its errors'; 3 is an interrupt too; 70 is a bug (EX_SOFTWARE of
+    sysexits.h). Errors are one line on stderr; with ``--json`` stdout has exactly one document.
+    """
+    forget_json()
     try:
-        result = command(prog_name=name, standalone_mode=False)
-        sys.exit(result if isinstance(result, int) else 0)
-    except click.exceptions.Abort:
-        err().print("interrupted", style="red")
-        sys.exit(3)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(2)
-    except CoattestError as error:
-        _fail(name, error)
-    except BrokenPipeError:
+        code = _call(adopted(command), name)
+        sys.stdout.flush()
+    except SystemExit:
+        raise
+    except BaseException as error:
+        code = 3 if _nobody_reads(error) else report_error(error, name)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # Else Python flushes once more when it ends, says so, and makes the exit code 120.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(3)
-    except OSError as error:
-        _fail(name, from_os_error(error))
+    sys.exit(code)
+
+
+def _call(command: Command, name: str) -> int:
+    """click's ``main``, which makes an exit code 1 of a broken pipe: here every exception comes through."""
+    variable = f"_{name}_COMPLETE".replace("-", "_").upper()
+    if instruction := os.environ.get(variable):
+        return shell_complete(command, {}, name, variable, instruction)
+    try:
+        with command.make_context(name, sys.argv[1:]) as context:
+            result = command.invoke(context)
+    except click.exceptions.Exit as ended:
+        return ended.exit_code
+    return result if isinstance(result, int) else 0
+
+
+def _nobody_reads(error: BaseException) -> bool:
+    """Whether a pipe broke since nobody reads stdout any more (``| head``): nothing needs to be said then."""
+    if not isinstance(error, BrokenPipeError):
+        return False
+    stdout = select.poll()
+    stdout.register(sys.stdout, 0)
+    return any(events & select.POLLERR for _, events in stdout.poll(0))
+
+
+def report_error(error: BaseException, name: str) -> int:
+    """Print an error as program ``name`` does, and return the exit code that goes with it."""
+    failure = _failure(error)
+    with contextlib.suppress(OSError):  # A stream that is full or closed changes nothing about the code.
+        if isinstance(error, click.ClickException):
+            error.show()
+        else:
+            if failure.exit_code == BUG and os.environ.get("COATTEST_DEBUG") == "1":
+                traceback.print_exception(error)
+            err().print(f"{name}: {failure}", style="red", markup=False)
+    with contextlib.suppress(OSError):
+        if _wants_json() and not json_printed():
+            emit_json(failure.to_json())
+    return failure.exit_code
+
+
+class Bug(CoattestError):
+    """An exception that nothing of ours expects. Exit code 70."""
+
+    exit_code = BUG
+    default_code = "bug"
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}; COATTEST_DEBUG=1 shows the traceback"
+
+
+def _failure(error: BaseException) -> CoattestError:
+    """The error that is reported for an exception of any kind."""
+    if isinstance(error, CoattestError):
+        return error
+    if isinstance(error, click.ClickException):
+        return _usage_error(error)
+    if isinstance(error, click.exceptions.Abort | KeyboardInterrupt):
+        return EnvironmentFailure("interrupted", code="interrupted")
+    if isinstance(error, ModuleNotFoundError) and (failure := missing_extra(error)) is not None:
+        return failure
+    if isinstance(error, OSError):
+        return from_os_error(error)
+    return Bug(f"a bug in coattest: {type(error).__name__}: {error}")
+
+
+def _usage_error(error: click.ClickException) -> UsageError:
+    """What the parser refuses, with a finding for each parameter that is missing."""
+    context = getattr(error, "ctx", None)
+    names = error.names if isinstance(error, MissingParameters) else ()
+    return UsageError(
+        error.format_message(),
+        where=context.command_path if context else None,
+        hint=f"'{context.command_path} -h' lists what it takes" if context else None,
+        findings=[Finding("missing-parameter", name, "required") for name in names],
+    )
+
+
+def _wants_json() -> bool:
+    """Whether ``--json`` stands on the command line before any ``--``, even where nothing could be parsed."""
+    return "--json" in itertools.takewhile(lambda word: word != "--", sys.argv[1:])
 
 
 def from_os_error(error: OSError) -> EnvironmentFailure:
@@ -134,67 +225,3 @@ def from_os_error(error: OSError) -> EnvironmentFailure:
         hint=hints.get(error.errno or 0),
         code=OS_ERRORS.get(error.errno or 0, "os-error"),
     )
-
-
-def _fail(name: str, error: CoattestError) -> None:
-    if "--json" in sys.argv:
-        emit_json(error.to_json())
-    err().print(f"{name}: {error}", style="red", markup=False)
-    sys.exit(error.exit_code)
-
-
-class LazyGroup(click.Group):
-    """A command group that imports a verb's module only when the verb is used.
-
-    ``lazy`` maps the verb to ``"package.module:attribute"``; it is the one list of a program's verbs.
-    """
-
-    def __init__(self, *args: Any, lazy: dict[str, str] | None = None, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.lazy = lazy or {}
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Every verb, sorted."""
-        return sorted({*super().list_commands(ctx), *self.lazy})
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command behind a verb, imported on first use; None when there is no such verb."""
-        if cmd_name in self.lazy:
-            module, attribute = self.lazy[cmd_name].split(":")
-            command: click.Command = getattr(importlib.import_module(module), attribute)
-            return command
-        return super().get_command(ctx, cmd_name)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Every verb with its first sentence; no verb's module is imported for it."""
-        names = self.list_commands(ctx)
-        limit = formatter.width - 6 - max(map(len, names), default=0)
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, self._summary(ctx, name, limit)) for name in names])
-
-    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """The verbs that begin with ``incomplete``; no verb's module is imported for it."""
-        verbs = [
-            CompletionItem(name, help=self._summary(ctx, name, 60))
-            for name in self.list_commands(ctx)
-            if name.startswith(incomplete)
-        ]
-        # click.Group's own method would import every verb to ask for its help; its parents' add the options.
-        return [*verbs, *click.Command.shell_complete(self, ctx, incomplete)]
-
-    def _summary(self, ctx: click.Context, name: str, limit: int) -> str:
-        """A verb's short help, from the docstring in its module's source where that is enough."""
-        text = _docstring(*self.lazy[name].split(":")) if name in self.lazy else None
-        command = click.Command(name, help=text) if text else self.get_command(ctx, name)
-        return command.get_short_help_str(limit) if command else ""
-
-
-def _docstring(module: str, function: str) -> str | None:
-    """The docstring of a module's function, read without running the module; None when it is not there."""
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None:
-        return None
-    for node in ast.parse(Path(spec.origin).read_text("utf-8")).body:
-        if isinstance(node, ast.FunctionDef) and node.name == function:
-            return ast.get_docstring(node)
-    return None

@@ -19,5 +19,5 @@ expected = [
     MaxAge(60_000),
 ]
 verdict = verify_document((folder / "document.cbor").read_bytes(), expected, now=now, root=root_for(profile))
-print(*verdict.failures or [f"{verdict.document.module_id} drew: {answer.decode().strip()}"], sep="\n")
+print(*verdict.findings or [f"{verdict.document.module_id} drew: {answer.decode().strip()}"], sep="\n")
 sys.exit(0 if verdict.ok else 1)

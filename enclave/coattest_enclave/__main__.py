@@ -1,4 +1,4 @@
-"""The enclave's program: read the trust file, find the NSM, serve. No arguments, no environment."""
+"""The enclave's program: read the trust file, find the NSM, serve. It takes no arguments or environment."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from coattest_enclave.trust import NSM_DEVICE, TRUST_FILE, parse_trust
 def main(trust_file: Path = TRUST_FILE) -> int:
     """Serve until the process ends; 1 when it cannot start.
 
-    The console gets one line, before any connection; none when the profile says so.
+    It writes one line to the console before the first connection, or none if the trust file says so.
     """
-    # A traceback on the console could hold anything; requests report in their frames.
+    # A traceback on the console could hold anything; requests report failures in their frames.
     threading.excepthook = lambda _: None
     sys.unraisablehook = lambda _: None
     try:
@@ -28,7 +28,7 @@ def main(trust_file: Path = TRUST_FILE) -> int:
         if not trust.console:
             _silence()
         trust = trust.on_hardware(Path(NSM_DEVICE).exists())
-        entropy.check(trust.entropy)
+        entropy.require_source(trust.entropy)
         nsm = Nsm(trust.nsm[0])
         Clock.read(nsm, set_system=not nsm.is_simulated)
         listener = transport.listen(trust.listen[0], CONNECTIONS_MAX)
@@ -45,11 +45,11 @@ def main(trust_file: Path = TRUST_FILE) -> int:
 
 
 def _silence() -> None:
-    """From here on nothing that Python or a library writes reaches the console."""
+    """Keep everything that Python or a library writes from now on off the console."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(nowhere, stream)
-    if nowhere not in (1, 2):  # it is one of them when that was closed before
+    if nowhere not in (1, 2):  # it is 1 or 2 if that stream was closed
         os.close(nowhere)
 
 

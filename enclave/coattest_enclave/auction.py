@@ -1,8 +1,8 @@
-"""The decision: amounts in, one outcome per lot out. Pure, and the order of the buyers does not matter.
+"""Decides an auction: amounts in, one outcome per lot out. Pure, and the order of the buyers does not matter.
 
-Rules: 0 is no bid, and so is an amount below the lot's reserve. The highest bid wins; several highest are a
-tie, never broken here. Under second price the winner pays the second highest bid or the reserve, whichever
-is higher; a tie has no price, because it would be every tied buyer's amount.
+Rules: an amount of 0 or below the lot's reserve is no bid. The highest bid wins; equal highest bids are a
+tie, which is not broken here. Under second price the winner pays the second highest bid or the reserve,
+whichever is higher. A tie has no price, because that would reveal the amount of every tied buyer.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from coattest_enclave.protocol.columns import WIDTH
 from coattest_enclave.protocol.messages import SECOND_PRICE, Manifest, Outcomes, Result
 
 
-def decide(manifest: Manifest, bids: Mapping[str, Sequence[int] | None]) -> Outcomes:
+def decide_lots(manifest: Manifest, bids: Mapping[str, Sequence[int] | None]) -> Outcomes:
     """One outcome per lot of ``manifest``, in its order.
 
-    ``bids`` has every buyer of the manifest and nobody else: amounts in minor units, one per lot, or None
-    for a buyer who counts as having bid on nothing. Raises ValueError when that does not hold.
+    ``bids`` has exactly the manifest's buyers: amounts in minor units, one per lot, or None for a buyer who
+    counts as not bidding on any lot. Raises ValueError otherwise.
     """
     names, count = tuple(buyer.name for buyer in manifest.buyers), len(manifest.lots)
     if set(bids) != set(names):
-        raise ValueError("bids are not the manifest's buyers'")
+        raise ValueError("the bids do not belong to exactly the manifest's buyers")
     if any(given is not None and len(given) != count for given in bids.values()):
-        raise ValueError("bids are not one amount per lot")
-    # No bid is a column like any other, so that deciding does the same work for it.
+        raise ValueError("a buyer's bids are not one amount per lot")
+    # A buyer without bids gets a column of zeros, so that deciding takes the same work.
     columns: list[Sequence[int]] = []
     for name in names:
         given = bids[name]
@@ -51,5 +51,5 @@ def decide(manifest: Manifest, bids: Mapping[str, Sequence[int] | None]) -> Outc
 
 def result(manifest: Manifest, seal: bytes, bids: Mapping[str, Sequence[int] | None]) -> Result:
     """The result of ``manifest`` under the seal with digest ``seal`` (48 bytes)."""
-    lots = decide(manifest, bids)
+    lots = decide_lots(manifest, bids)
     return Result(manifest.auction, manifest.digest, seal, manifest.currency, manifest.rule, lots)

@@ -1,7 +1,7 @@
-"""CiphertextForRecipient: CMS EnvelopedData (RFC 5652, 6) in the shapes of BER that KMS writes, no others.
+"""CiphertextForRecipient: CMS EnvelopedData (RFC 5652, 6), only in the forms of BER that KMS writes.
 
-The envelope is not authenticated: anyone can encrypt to the public key. That it comes from KMS is TLS's
-business; that the key in it is the right one shows when the bid decrypts under it, or does not.
+The envelope is not authenticated: anyone can encrypt to the public key. TLS shows that it comes from KMS; the
+bid decrypts only if the key in it is the right one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from coattest_enclave.protocol import columns
-from coattest_enclave.protocol.canonical import MessageError
+from coattest_enclave.protocol.errors import MessageError
 
 ENVELOPE_MAX = 16 * 1024
 """Bytes of an envelope; KMS decrypts at most 4096 bytes (KMS API reference, Encrypt: Plaintext)."""
@@ -43,8 +43,8 @@ _OAEP = bytes.fromhex(
 
 
 @dataclass(frozen=True, slots=True)
-class Envelope:
-    """What an EnvelopedData with one recipient holds; ``recipient`` is the 32-byte subject key identifier."""
+class EnvelopedData:
+    """An EnvelopedData with one recipient, whose 32-byte subject key identifier is ``recipient``."""
 
     recipient: bytes
     wrapped_key: bytes
@@ -53,20 +53,20 @@ class Envelope:
 
 
 class Value(NamedTuple):
-    """A BER value: its tag, and its content (primitive) or the values in it (constructed)."""
+    """A BER value: its tag, and its content (if primitive) or the values in it (if constructed)."""
 
     tag: int
     content: bytes
     values: tuple[Value, ...]
 
 
-def parse(data: bytes) -> Envelope:
-    """The parts of an envelope for one RSA-OAEP-SHA256 recipient with AES-256-CBC; raises MessageError."""
+def parse_enveloped(data: bytes) -> EnvelopedData:
+    """The parts of an envelope for one recipient (RSA-OAEP-SHA256, AES-256-CBC); raises MessageError."""
     if len(data) > ENVELOPE_MAX:
-        raise MessageError("envelope too large")
+        raise MessageError("the envelope is too large")
     root, end = _value(data, 0, len(data), 0)
     if end != len(data):
-        raise MessageError("bytes after the envelope")
+        raise MessageError("there are bytes after the envelope")
     content_type, explicit = _inside(root, SEQUENCE, OID, CONTEXT_0_CONSTRUCTED)
     (enveloped,) = _inside(explicit, CONTEXT_0_CONSTRUCTED, SEQUENCE)
     version, recipients, encrypted = _inside(enveloped, SEQUENCE, INTEGER, SET, SEQUENCE)
@@ -88,47 +88,47 @@ def parse(data: bytes) -> Envelope:
     elif content.tag == CONTEXT_0:
         ciphertext = content.content
     else:
-        raise MessageError("no encrypted content")
+        raise MessageError("there is no encrypted content")
     if len(key_id.content) != 32 or len(iv.content) != 16 or not ciphertext or len(ciphertext) % 16:
         raise MessageError("a field of the envelope has the wrong length")
-    return Envelope(key_id.content, key.content, iv.content, ciphertext)
+    return EnvelopedData(key_id.content, key.content, iv.content, ciphertext)
 
 
 def decrypt(data: bytes, key: rsa.RSAPrivateKey) -> bytearray:
     """The content of an envelope made for ``key``, in a buffer to overwrite; raises MessageError.
 
-    Everything that fails after parsing is one error with one text: which step failed is not told.
+    Every failure after parsing is one error with one text, which does not say which step failed.
     """
-    envelope = parse(data)
+    envelope = parse_enveloped(data)
     spki = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     if envelope.recipient != hashlib.sha256(spki).digest():
-        raise MessageError("envelope is for another key")
+        raise MessageError("the envelope is for a different key")
     try:
         content_key = key.decrypt(envelope.wrapped_key, padding.OAEP(padding.MGF1(SHA256()), SHA256(), None))
         decryptor = Cipher(AES256(content_key), CBC(envelope.iv)).decryptor()
-        # The library wants room for one more block than it writes.
+        # The library needs room for one more block than it writes.
         content = bytearray(len(envelope.ciphertext) + BLOCK)
         decryptor.update_into(envelope.ciphertext, content)
         decryptor.finalize()
     except ValueError:
-        raise MessageError("envelope does not decrypt") from None
+        raise MessageError("the envelope does not decrypt") from None
     del content[len(envelope.ciphertext) :]
-    # PKCS #7 (RFC 5652, 6.3), by hand: the library's unpadder returns bytes, which nobody can overwrite.
+    # PKCS #7 (RFC 5652, 6.3), by hand: the library's unpadder returns bytes, which cannot be overwritten.
     padding_size = content[-1]
     if not 1 <= padding_size <= BLOCK or content[-padding_size:].count(padding_size) != padding_size:
         columns.wipe(content)
-        raise MessageError("envelope does not decrypt")
+        raise MessageError("the envelope does not decrypt")
     del content[-padding_size:]
     return content
 
 
 def _inside(value: Value, tag: int, *tags: int | None) -> tuple[Value, ...]:
-    """The values in a constructed ``value`` with ``tag``, which must have ``tags``, None standing for any."""
+    """The values in a constructed ``value`` with ``tag``; they must have ``tags``, where None means any."""
     found = [inner.tag for inner in value.values]
     if value.tag != tag or len(found) != len(tags):
-        raise MessageError("not an EnvelopedData of the expected form")
+        raise MessageError("not an EnvelopedData as KMS writes it")
     if any(wanted not in (None, given) for wanted, given in zip(tags, found, strict=True)):
-        raise MessageError("not an EnvelopedData of the expected form")
+        raise MessageError("not an EnvelopedData as KMS writes it")
     return value.values
 
 
@@ -145,7 +145,7 @@ def _value(data: bytes, start: int, end: int, depth: int) -> tuple[Value, int]:
         length = int.from_bytes(data[position : position + width], "big")
         position += width
         if width > 2 or length < (0x80 if width == 1 else 0x100):
-            raise MessageError("length is not minimal")
+            raise MessageError("a length is not minimal")
     stop = end if indefinite else position + length
     if stop > end:
         raise MessageError("truncated")

@@ -1,8 +1,7 @@
 """KMS Decrypt with Recipient: one call per buyer, over TLS that ends here.
 
-KMS API reference, Decrypt. The proxy in between moves bytes; what makes the answer KMS's is the certificate
-of the endpoint's name, under the measured CA bundle, and that the KeyId in it is the one that was asked
-for.
+Source: KMS API reference, Decrypt. The parent's proxy only moves bytes. An answer counts as KMS's because the
+endpoint's certificate is for its name, under the measured CA bundle, and the KeyId is the one in the request.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from coattest_enclave import cms, sigv4, transport
 from coattest_enclave.nsm import Nsm
-from coattest_enclave.protocol.errors import KmsDenied, KmsFailed, MessageError
+from coattest_enclave.protocol.errors import EnclaveError, MessageError
 from coattest_enclave.protocol.manifest import parse_key_arn
 from coattest_enclave.trust import Trust
 
@@ -31,12 +30,13 @@ TIMEOUT = 20.0
 """Seconds of silence after which a call has failed."""
 
 REPLY_MAX = 64 * 1024
-"""Bytes of a reply's body: an envelope of 16 KB in base64, and room."""
+"""Bytes of a reply's body: an envelope of at most 16 KB in base64, and some more."""
 
 RSA_BITS = 2048
-"""The smallest key KMS takes, fresh for every request: docs/adr/0032."""
+"""The smallest key that KMS takes; each request makes a new one (docs/adr/0032)."""
 
 DATA_KEY_SIZE = 32
+"""Bytes of an AES-256 key."""
 
 DENIED = frozenset(
     {
@@ -57,13 +57,14 @@ DENIED = frozenset(
         "ValidationException",
     }
 )
-"""Error types by which KMS says no (Decrypt, common errors); every other one is a failure. Only these names
-are repeated to the parent."""
+"""Error types with which KMS refuses (KMS API reference, Decrypt and common errors); every other one is a
+failure. Only these names are repeated to the parent.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Kms:
-    """What a Decrypt needs besides the ciphertext; made for one request and dropped with it."""
+    """What a Decrypt needs besides the ciphertext, for one request."""
 
     trust: Trust
     proxies: list[str]
@@ -73,12 +74,13 @@ class Kms:
     key: rsa.RSAPrivateKey
 
     def decrypt(self, ciphertext: bytes, key_arn: str, context: Mapping[str, str]) -> bytearray:
-        """The 32-byte data key in ``ciphertext``, in a buffer to overwrite; raises KmsDenied, KmsFailed or
-        NsmFailure.
+        """The 32-byte data key in ``ciphertext``, in a buffer to overwrite.
+
+        Raises EnclaveError: ``kms-denied``, ``kms-failed``, or ``internal`` when the NSM fails.
         """
         arn = parse_key_arn(key_arn)
         spki = self.key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        # This document never leaves but inside TLS to KMS.
+        # This document leaves only inside TLS to KMS.
         document = self.nsm.attest(user_data=None, nonce=None, public_key=spki)
         body = json.dumps(
             {
@@ -98,22 +100,24 @@ class Kms:
             "Content-Type": "application/x-amz-json-1.1",
             "X-Amz-Target": "TrentService.Decrypt",
         }
-        signed = sigv4.sign(headers, body, self.credentials, region=arn.region, service="kms", now=self.now())
+        signed = sigv4.sign_request(
+            headers, body, self.credentials, region=arn.region, service="kms", now=self.now()
+        )
         try:
             status, reply = self._post(host, body, signed)
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise KmsFailed(f"no answer from KMS: {_cause(error)}") from None
+            raise _failed(f"no answer from KMS: {_cause(error)}") from None
         envelope = read_reply(status, reply, key_arn)
         try:
             data_key = cms.decrypt(envelope, self.key)
         except MessageError as error:
-            raise KmsFailed(error.detail) from None
+            raise _failed(error.detail) from None
         if len(data_key) != DATA_KEY_SIZE:
-            raise KmsFailed("the data key has the wrong length")
+            raise _failed("the data key has the wrong length")
         return data_key
 
     def _post(self, host: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
-        # Such a context checks chain and host name, and loads none of the system's CAs.
+        # This context checks chain and host name, and loads no CA of the system.
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.load_verify_locations(cadata=self.trust.ca_pem)
@@ -129,32 +133,36 @@ class Kms:
 
 
 def read_reply(status: int, reply: bytes, key_arn: str) -> bytes:
-    """The envelope in KMS's reply to a Decrypt under ``key_arn``; raises KmsDenied or KmsFailed."""
+    """The envelope in KMS's reply to a Decrypt under ``key_arn``; raises EnclaveError."""
     if len(reply) > REPLY_MAX:
-        raise KmsFailed("reply too large")
+        raise _failed("KMS's reply is too large")
     try:
         fields: Any = json.loads(reply)
     except (ValueError, RecursionError):
-        raise KmsFailed(f"status {status}, not JSON") from None
+        raise _failed(f"KMS's reply is not JSON (status {status})") from None
     if not isinstance(fields, dict):
-        raise KmsFailed(f"status {status}, not an object")
+        raise _failed(f"KMS's reply is not an object (status {status})")
     if status != http.HTTPStatus.OK:
         kind = str(fields.get("__type", "")).rpartition("#")[2]
         if 400 <= status < 500 and kind in DENIED:
-            raise KmsDenied(kind)
-        raise KmsFailed(f"status {status}")
+            raise EnclaveError(kind, "kms-denied")
+        raise _failed(f"KMS replied with status {status}")
     if fields.get("KeyId") != key_arn:
-        raise KmsFailed("answered for another key")
+        raise _failed("KMS answered for a different key")
     if fields.get("Plaintext"):
-        raise KmsFailed("answered with a plaintext")
+        raise _failed("KMS answered with a plaintext")
     try:
         return base64.b64decode(fields["CiphertextForRecipient"], validate=True)
     except (KeyError, TypeError, binascii.Error, ValueError):
-        raise KmsFailed("no CiphertextForRecipient") from None
+        raise _failed("KMS's reply has no CiphertextForRecipient") from None
+
+
+def _failed(detail: str) -> EnclaveError:
+    return EnclaveError(detail, "kms-failed")
 
 
 def _cause(error: Exception) -> str:
-    """A cause for an error frame: OpenSSL's verdict, or the kind of failure; never a message from outside."""
+    """What an error frame may say: OpenSSL's verdict or the kind of failure, never a text from outside."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"certificate refused ({re.sub(r'[^a-z ]', '', error.verify_message)})"
     return "timed out" if isinstance(error, TimeoutError) else type(error).__name__

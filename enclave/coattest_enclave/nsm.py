@@ -1,8 +1,8 @@
 """Client of the Nitro Secure Module: attestation documents, and the time they carry.
 
 ``/dev/nsm`` takes one ioctl with two iovecs (Linux, drivers/misc/nsm.c). The software host's Unix socket
-takes the same requests, each way with a 4-byte big-endian length. What the NSM answers is trusted as the
-PCRs are: whoever can forge it is the hypervisor.
+takes the same requests, with a 4-byte big-endian length in each direction. The NSM's answers are trusted as
+the PCRs are: only the hypervisor could forge them.
 """
 
 from __future__ import annotations
@@ -31,70 +31,64 @@ TIMEOUT = 30.0
 """Seconds for the software host to answer."""
 
 
-class NsmFailure(EnclaveError):
-    """The NSM is not there, refused, or answered with something else."""
-
-
 @dataclass(frozen=True, slots=True)
 class Nsm:
-    """The NSM at ``address``: ``/dev/nsm`` or ``unix:PATH``; opened per request, it has no state."""
+    """The NSM at ``address``, ``/dev/nsm`` or ``unix:PATH``; it is opened for each request."""
 
     address: str
 
     @property
     def is_simulated(self) -> bool:
-        """Whether this is the software host's."""
+        """Whether this is the software host's NSM."""
         return self.address != NSM_DEVICE
 
     def attest(
         self, *, user_data: bytes | None, nonce: bytes | None, public_key: bytes | None = None
     ) -> bytes:
-        """A fresh attestation document (COSE_Sign1 bytes) with these fields; raises NsmFailure."""
+        """A new attestation document (COSE_Sign1 bytes) with these fields; raises EnclaveError."""
         fields = {"user_data": user_data, "nonce": nonce, "public_key": public_key}
         answer = self._ask(cbor2.dumps({"Attestation": fields}))
         match answer:
             case {"Attestation": {"document": bytes(document)}} if document:
                 return document
-        raise NsmFailure("the NSM gave no document")
+        raise EnclaveError("the NSM gave no document")
 
     def _ask(self, request: bytes) -> Any:
         try:
-            if self.address == NSM_DEVICE:
-                response = _device(request)
-            else:
-                with transport.connect(self.address, TIMEOUT) as stream:
-                    stream.sendall(struct.pack(">I", len(request)) + request)
-                    (size,) = struct.unpack(">I", read_exactly(stream, 4))
-                    if size > RESPONSE_MAX:
-                        raise NsmFailure("NSM response too large")
-                    response = read_exactly(stream, size)
-            return cbor2.loads(response)
-        except NsmFailure:
-            raise
+            return cbor2.loads(_socket(self.address, request) if self.is_simulated else _device(request))
         except Exception as error:  # whatever the device or the decoder raises, the request has failed
-            raise NsmFailure("the NSM did not answer") from error
+            raise EnclaveError("the NSM gave no valid answer") from error
 
 
 def document_time(document: bytes) -> int:
-    """The timestamp of an attestation document, in milliseconds since 1970; raises NsmFailure.
+    """The timestamp of an attestation document in Unix milliseconds; raises EnclaveError.
 
-    The document came from this enclave's own NSM, so its signature is not checked here.
+    The document is from this enclave's own NSM, so its signature is not checked here.
     """
     try:
         outer = cbor2.loads(document)
         parts = outer.value if isinstance(outer, cbor2.CBORTag) else outer
         timestamp = cbor2.loads(parts[2])["timestamp"]
-    except Exception as error:  # cbor2 raises several types, and lookups theirs
-        raise NsmFailure("the NSM's document does not parse") from error
+    except Exception as error:  # cbor2 and the lookups raise several types
+        raise EnclaveError("the NSM's document does not parse") from error
     if type(timestamp) is not int:
-        raise NsmFailure("the NSM's document has no time")
+        raise EnclaveError("the NSM's document has no timestamp")
     return timestamp
+
+
+def _socket(address: str, request: bytes) -> bytes:
+    with transport.connect(address, TIMEOUT) as stream:
+        stream.sendall(struct.pack(">I", len(request)) + request)
+        (size,) = struct.unpack(">I", read_exactly(stream, 4))
+        if size > RESPONSE_MAX:
+            raise ValueError("response too large")
+        return read_exactly(stream, size)
 
 
 def _device(request: bytes) -> bytes:
     """One request to the device: struct nsm_raw {iovec request; iovec response}, lengths updated in place."""
     if len(request) > REQUEST_MAX:
-        raise NsmFailure("NSM request too large")
+        raise ValueError("request too large")
     sent = ctypes.create_string_buffer(request, len(request))
     got = ctypes.create_string_buffer(RESPONSE_MAX)
     vectors = (ctypes.addressof(sent), len(request), ctypes.addressof(got), RESPONSE_MAX)

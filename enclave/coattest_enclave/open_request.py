@@ -1,4 +1,4 @@
-"""The steps of an open request without its sockets: what was announced, what was sealed, what was bid."""
+"""The steps of an open request, without its sockets."""
 
 from __future__ import annotations
 
@@ -10,26 +10,18 @@ from typing import Any
 
 from coattest_enclave.protocol import columns, cose, messages
 from coattest_enclave.protocol.canonical import SIZE_MAX
-from coattest_enclave.protocol.errors import (
-    BadBid,
-    BadBidDigest,
-    BadManifest,
-    BadSeal,
-    EnclaveError,
-    MessageError,
-    TooLarge,
-)
+from coattest_enclave.protocol.errors import Code, EnclaveError, MessageError
 from coattest_enclave.sigv4 import Credentials
 
 UPLOAD_MAX = 256 * 1024 * 1024
-"""Bytes of manifest and bids in one request: 1,000,000 lots by 10 buyers are about 100 MB."""
+"""Bytes of manifest and bids in one request: 1,000,000 lots and 10 buyers are about 100 MB."""
 
 CREDENTIAL_MAX = 8192
-"""Characters of a credential; session tokens have no documented limit, seen are up to about 2000."""
+"""Characters of a credential; session tokens have no documented limit, and are up to about 2000 today."""
 
 
 @dataclass(frozen=True, slots=True)
-class Opening:
+class OpenRequest:
     """What an open frame says: sizes of manifest and bids (in bytes), seals, credentials."""
 
     manifest_size: int
@@ -38,8 +30,8 @@ class Opening:
     credentials: Credentials
 
 
-def parse_open(body: dict[str, Any]) -> Opening:
-    """What the body of an open frame says, within limits; raises MessageError, TooLarge."""
+def parse_open(body: dict[str, Any]) -> OpenRequest:
+    """The request in the body of an open frame; raises MessageError, also for sizes over a limit."""
     match body:
         case {
             "manifest_size": int(size),
@@ -65,40 +57,42 @@ def parse_open(body: dict[str, Any]) -> Opening:
                 raise MessageError("a bid is not [name, size]")
     sizes = [size, *(length for _, length in pairs)]
     if min(sizes) < 0 or len(pairs) > messages.BUYERS_MAX:
-        raise MessageError("a size is negative, or too many bids")
+        raise MessageError(f"a size is negative, or there are over {messages.BUYERS_MAX} bids")
     if size > SIZE_MAX or sum(sizes) > UPLOAD_MAX:
-        raise TooLarge(f"manifest and bids are over {UPLOAD_MAX} bytes")
+        raise MessageError(f"manifest over {SIZE_MAX} bytes, or with the bids over {UPLOAD_MAX}", "too-large")
     if not all(isinstance(seal, bytes) for seal in seals):
         raise MessageError("a seal is not a byte string")
-    # Printable ASCII only: these end up in HTTP headers.
+    # Printable ASCII only, because these go into HTTP headers.
     if not all(
         len(text) <= CREDENTIAL_MAX and text.isascii() and text.isprintable()
         for text in (access, secret, token)
     ):
         raise MessageError("a credential is not printable ASCII")
-    return Opening(size, tuple(pairs), tuple(seals), Credentials(access, secret, token))
+    return OpenRequest(size, tuple(pairs), tuple(seals), Credentials(access, secret, token))
 
 
-def check(opening: Opening, encoded: bytes, partition: str) -> tuple[messages.Manifest, messages.Seal]:
-    """The manifest in ``encoded`` and the seal that its buyers signed, whose bids are the announced ones.
+def check_manifest(
+    request: OpenRequest, encoded: bytes, partition: str
+) -> tuple[messages.Manifest, messages.Seal]:
+    """The manifest in ``encoded`` and the seal that its buyers signed, over the announced bids.
 
-    Raises BadManifest, BadSeal or BadBidDigest.
+    Raises EnclaveError: ``bad-manifest``, ``bad-seal`` or ``bad-bid-digest``.
     """
-    with _failing(BadManifest):
+    with _failing("bad-manifest"):
         manifest = messages.Manifest.decode(encoded)
     if any(messages.parse_key_arn(buyer.kms).partition != partition for buyer in manifest.buyers):
-        raise BadManifest("a key is in a partition that this image does not trust")
-    with _failing(BadSeal):
-        seal = messages.check_seals(manifest, opening.seals)
-    if [name for name, _ in opening.bids] != [name for name, _ in seal.bids]:
-        raise BadBidDigest("the bid files are not those that were sealed")
+        raise EnclaveError("a key is in a partition that this image does not trust", "bad-manifest")
+    with _failing("bad-seal"):
+        seal = messages.check_seals(manifest, request.seals)
+    if [name for name, _ in request.bids] != [name for name, _ in seal.bids]:
+        raise EnclaveError("the announced bids are not the sealed ones", "bad-bid-digest")
     return manifest, seal
 
 
 def check_bid(bid_file: bytes, digest: bytes) -> None:
-    """Raise BadBidDigest unless the file is the one that was sealed under this digest."""
+    """Raise EnclaveError unless the file is the one that was sealed under this digest."""
     if messages.bid_digest(bid_file) != digest:
-        raise BadBidDigest("the bid files are not those that were sealed")
+        raise EnclaveError("a bid file is not the sealed one", "bad-bid-digest")
 
 
 def decrypt_bid(
@@ -107,22 +101,22 @@ def decrypt_bid(
     buyer: messages.Buyer,
     bid_file: bytes,
 ) -> array[int] | None:
-    """A buyer's amounts; None when what decrypted is not a valid bid, which nobody outside can tell.
+    """A buyer's amounts, or None when the plaintext is not a valid bid, which nobody outside can see.
 
-    ``data_key_of`` is KMS's Decrypt. Raises BadBid when the file is no bid file or does not authenticate,
-    KmsDenied or KmsFailed when there is no key: then there is no result. Otherwise withholding a key would be
-    the same as not bidding.
+    ``data_key_of`` is KMS's Decrypt. Raises EnclaveError: ``bad-bid`` when the file is not a bid file or does
+    not authenticate, else what ``data_key_of`` raised. Then there is no result: withholding a key must not
+    count as not bidding.
     """
-    with _failing(BadBid, f"{buyer.name}: "):
+    with _failing("bad-bid", f"{buyer.name}: "):
         message = cose.parse_encrypt0(bid_file)
     context = messages.encryption_context(manifest.digest, buyer.name)
     try:
         data_key = data_key_of(message.wrapped_key, buyer.kms, context)
     except EnclaveError as error:
-        raise type(error)(f"{buyer.name}: {error.detail}") from None
+        raise EnclaveError(f"{buyer.name}: {error.detail}", error.code) from None
     plaintext = bytearray()
     try:
-        with _failing(BadBid, f"{buyer.name}: "):
+        with _failing("bad-bid", f"{buyer.name}: "):
             aad = messages.bid_aad(manifest.digest, buyer.name, buyer.kms)
             plaintext = cose.decrypt0(message, data_key, external_aad=aad)
         return messages.unpack_bids(plaintext, len(manifest.lots))
@@ -134,9 +128,9 @@ def decrypt_bid(
 
 
 @contextlib.contextmanager
-def _failing(kind: type[EnclaveError], prefix: str = "") -> Iterator[None]:
-    """Turn a MessageError into the failure that it means here."""
+def _failing(code: Code, prefix: str = "") -> Iterator[None]:
+    """Turn a MessageError into an EnclaveError with the code that it means here."""
     try:
         yield
     except MessageError as error:
-        raise kind(prefix + error.detail) from None
+        raise EnclaveError(prefix + error.detail, code) from None

@@ -1,4 +1,4 @@
-"""The server: frames in, frames out; every failure of a request is one typed error frame and no result."""
+"""The server: frames in, frames out. A request that fails gets one error frame and no result."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from coattest_enclave.protocol.errors import EnclaveError, MessageError
 from coattest_enclave.trust import Trust
 
 CONNECTIONS_MAX = 8
-"""Connections served at a time; more wait in the backlog."""
+"""Connections served at a time; others wait in the backlog."""
 
 IDLE_TIMEOUT = 60.0
-"""Seconds without a byte from the parent after which a connection is closed."""
+"""Seconds without a byte from the parent until a connection is closed."""
 
 DRAIN_TIMEOUT = 5.0
-"""Seconds in which the parent can read an error before the connection is closed under it."""
+"""Seconds in which the parent can read an error before the connection is closed."""
 
 ACCEPT_PAUSE = 0.1
-"""Seconds until the next attempt when accepting failed."""
+"""Seconds to wait after accepting has failed."""
 
 
 class Server:
@@ -33,7 +33,7 @@ class Server:
         self._nsm = Nsm(trust.nsm[0])
         self._proxies = list(trust.proxy)
         self._slots = threading.BoundedSemaphore(CONNECTIONS_MAX)
-        # One auction at a time: memory is bounded by one upload, and the rest waits for it.
+        # One auction at a time, so that memory is bounded by one upload.
         self._opening = threading.Lock()
 
     def serve(self, listener: socket.socket) -> None:
@@ -70,33 +70,27 @@ class Server:
                 case "alive":
                     answer = wire.Frame(number, "document", {"document": self._alive(frame)})
                 case "open":
-                    # HTTP, TLS and RSA are an opening's alone. Loaded with the first one, they leave the
-                    # enclave able to say which code it runs in half the time (docs/benchmarks.md).
+                    # Only an open needs HTTP, TLS and RSA. Loading them with the first one halves the time
+                    # until the enclave can answer ``alive`` (docs/benchmarks.md).
                     from coattest_enclave.session import open_auction  # noqa: PLC0415
 
                     with self._opening:
                         result, receipt = open_auction(stream, frame, self._trust, self._nsm, self._proxies)
                     if len(result) > wire.CHUNK_MAX:
-                        # Too long for one frame: it goes ahead in data frames, and the last one names it.
+                        # Too long for one frame: it goes ahead in data frames.
                         for piece in wire.chunks(number, "result", result):
                             wire.write_frame(stream, piece)
                         result = b""
                     answer = wire.Frame(number, "result", {"result": result, "receipt": receipt})
                 case _:
-                    raise MessageError("not a request")
+                    raise MessageError("this frame does not start a request")
             wire.write_frame(stream, answer)
-        except EnclaveError as error:
-            wire.write_frame(
-                stream, wire.Frame(number, "error", {"code": error.code, "detail": error.detail})
-            )
-            return False
         except OSError:
             return False
-        except Exception:
-            # Whatever this is, its text could hold anything: it is not repeated.
-            wire.write_frame(
-                stream, wire.Frame(number, "error", {"code": "internal", "detail": "internal error"})
-            )
+        except Exception as error:
+            # The text of an unforeseen error could hold anything, so it is not repeated.
+            told = error if isinstance(error, EnclaveError) else EnclaveError("internal error")
+            wire.write_frame(stream, wire.Frame(number, "error", {"code": told.code, "detail": told.detail}))
             return False
         return True
 
@@ -105,12 +99,12 @@ class Server:
             case {"nonce": bytes(nonce), **rest} if (
                 not rest and alive.NONCE_MIN <= len(nonce) <= alive.NONCE_MAX
             ):
-                return self._nsm.attest(user_data=alive.user_data(), nonce=nonce)
+                return self._nsm.attest(user_data=alive.alive_user_data(), nonce=nonce)
         raise MessageError("alive takes a nonce of 16 to 64 bytes")
 
 
 def _drain(stream: socket.socket) -> None:
-    """Let the parent read the last frame: closing with unread bytes would reset the connection under it."""
+    """Let the parent read the last frame: closing with unread bytes would reset the connection."""
     stream.shutdown(socket.SHUT_WR)
     deadline = time.monotonic() + DRAIN_TIMEOUT
     stream.settimeout(DRAIN_TIMEOUT)

@@ -1,9 +1,8 @@
-"""One open request from its frame to result and receipt: what only an auction needs, and an answer to
-``alive`` does not.
+"""One open request, from its frame to result and receipt.
 
-The order is the rule: manifest, seals and digests are checked before anything is decrypted; all bids are
-decrypted or there is no result; nothing that depends on an amount leaves but the result. Each part is checked
-when it has come, so that a wrong one ends the request there.
+The order matters: manifest, seals and digests are checked before anything is decrypted; either all bids
+decrypt or there is no result; only the result depends on amounts. Each part is checked as soon as it has
+arrived, and a wrong one ends the request.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from coattest_enclave.clock import Clock
 from coattest_enclave.kms import RSA_BITS, Kms
 from coattest_enclave.nsm import Nsm
 from coattest_enclave.protocol import columns, messages, wire
-from coattest_enclave.protocol.errors import MessageError, TooLarge
+from coattest_enclave.protocol.errors import MessageError
 from coattest_enclave.trust import Trust
 
 
@@ -27,7 +26,7 @@ def open_auction(
 ) -> tuple[bytes, bytes]:
     """The result's bytes and the receipt of the open request in ``frame``, whose data frames follow.
 
-    Raises an EnclaveError for every way in which there is no result, OSError when the stream breaks.
+    Raises EnclaveError when there is no result, OSError when the stream breaks.
     """
     request = open_request.parse_open(frame.body)
 
@@ -35,12 +34,12 @@ def open_auction(
         wire.write_frame(stream, wire.Frame(frame.request, "progress", {"stage": text}))
 
     encoded = _receive_part(stream, frame.request, "manifest", request.manifest_size)
-    manifest, seal = open_request.check(request, encoded, trust.partition)
+    manifest, seal = open_request.check_manifest(request, encoded, trust.partition)
     del encoded
     files = receive_bids(stream, frame.request, request, seal)
-    stage("manifest, seals and digests are right")
+    stage("manifest, seals and digests are checked")
     clock = Clock.read(nsm, set_system=not nsm.is_simulated)
-    entropy.check(trust.entropy)
+    entropy.require_source(trust.entropy)
     key = rsa.generate_private_key(public_exponent=65537, key_size=RSA_BITS)
     kms = Kms(trust, proxies, nsm, request.credentials, clock.now, key)
     bids: dict[str, array[int] | None] = {}
@@ -61,9 +60,9 @@ def open_auction(
 
 
 def receive_bids(
-    stream: socket.socket, number: int, request: open_request.Opening, seal: messages.Seal
+    stream: socket.socket, number: int, request: open_request.OpenRequest, seal: messages.Seal
 ) -> dict[str, bytes]:
-    """Every buyer's bid file, the one that was sealed; raises BadBidDigest and what ends a stream.
+    """The sealed bid file of every buyer; raises EnclaveError, OSError.
 
     Nothing is decrypted before this returns.
     """
@@ -79,16 +78,16 @@ def _receive_part(stream: socket.socket, request: int, part: str, size: int) -> 
     while True:
         frame = wire.read_frame(stream)
         if frame is None or frame.request != request or frame.type != "data":
-            raise MessageError("not the data frame that comes next")
+            raise MessageError(f"expected a data frame of {part}")
         match frame.body:
             case {"part": str(name), "chunk": bytes(chunk), "last": bool(last), **rest} if (
                 not rest and name == part
             ):
                 received += len(chunk)
             case _:
-                raise MessageError("not the data frame that comes next")
+                raise MessageError(f"expected a data frame of {part}")
         if len(chunk) > wire.CHUNK_MAX or received > size:
-            raise TooLarge("more data than announced")
+            raise MessageError("more data than announced", "too-large")
         if last != (received == size) or not (chunk or last):
             raise MessageError("data frames do not add up")
         pieces.append(chunk)

@@ -1,6 +1,6 @@
 """AWS Signature Version 4 for one kind of request: POST / with a body and no query.
 
-Source: IAM User Guide, "Create a signed AWS API request". botocore's signer is the oracle in the tests.
+Source: IAM User Guide, "Create a signed AWS API request". The tests compare it with botocore's signer.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ ALGORITHM = "AWS4-HMAC-SHA256"
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Temporary credentials of the instance's role. They are never printed: availability, but not ours."""
+    """Temporary credentials of the instance's role, which are never printed."""
 
     access_key: str = field(repr=False)
     secret_key: str = field(repr=False)
     session_token: str = field(repr=False)
 
 
-def sign(
+def sign_request(
     headers: Mapping[str, str],
     body: bytes,
     credentials: Credentials,
@@ -32,7 +32,7 @@ def sign(
     service: str,
     now: datetime,
 ) -> dict[str, str]:
-    """``headers``, which must have Host, with date, token and Authorization added; ``now`` is UTC."""
+    """``headers``, which must include Host, with date, token and Authorization added; ``now`` is UTC."""
     stamp = now.strftime("%Y%m%dT%H%M%SZ")
     scope = f"{stamp[:8]}/{region}/{service}/aws4_request"
     signed = {**headers, "X-Amz-Date": stamp}

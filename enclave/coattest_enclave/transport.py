@@ -1,4 +1,4 @@
-"""Sockets: listening for the parent, a byte tunnel through the parent's proxy. Nothing here is trusted."""
+"""Sockets: listening for the parent, and a tunnel through the parent's proxy. Nothing here is trusted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 import socket
 
 CONNECT_TIMEOUT = 2.0
-"""Seconds for one address of the proxy: under QEMU CID 3 only ever times out."""
+"""Seconds to reach one address of the proxy: under QEMU, CID 3 always times out."""
 
 HEAD_MAX = 4096
 """Bytes of the proxy's reply to CONNECT."""
@@ -32,7 +32,7 @@ def listen(address: str, backlog: int) -> socket.socket:
 
 
 def connect(address: str, timeout: float) -> socket.socket:
-    """A stream socket connected to ``vsock:CID:PORT`` or ``unix:PATH``, time-out set; raises OSError."""
+    """A stream socket connected to ``vsock:CID:PORT`` or ``unix:PATH``, with a time-out; raises OSError."""
     kind, _, rest = address.partition(":")
     stream = socket.socket(socket.AF_UNIX if kind == "unix" else socket.AF_VSOCK, socket.SOCK_STREAM)
     try:
@@ -49,9 +49,9 @@ def connect(address: str, timeout: float) -> socket.socket:
 
 
 def tunnel(proxies: list[str], host: str, timeout: float) -> socket.socket:
-    """A byte tunnel to ``host``:443 through the first proxy there is (RFC 9110, 9.3.6); raises OSError.
+    """A tunnel to ``host``:443 through the first proxy that answers (RFC 9110, 9.3.6); raises OSError.
 
-    The proxy that answered moves to the front of ``proxies``, so that the next call does not wait again.
+    That proxy moves to the front of ``proxies``, so that the next call does not wait again.
     """
     failure: OSError = ConnectionError("no proxy")
     for address in list(proxies):
@@ -72,7 +72,7 @@ def tunnel(proxies: list[str], host: str, timeout: float) -> socket.socket:
             # One byte at a time: what follows the head already belongs to TLS.
             byte = stream.recv(1)
             if not byte or len(head) >= HEAD_MAX:
-                raise ConnectionError("the proxy gave no reply")
+                raise ConnectionError("the proxy did not reply")
             head += byte
         if not _ESTABLISHED.match(head):
             raise ConnectionError("the proxy refused")

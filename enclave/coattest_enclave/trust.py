@@ -1,8 +1,7 @@
 """The measured trust file: the one place that says whom this image trusts and how it reaches the outside.
 
 It is part of the image, so PCR0 and PCR2 cover it. No flag, frame or environment variable changes it.
-Addresses are ``vsock:CID:PORT`` (``any`` to listen) and ``unix:PATH``; the aws profile has no ``unix:``
-address at all.
+Addresses are ``vsock:CID:PORT`` (``any`` to listen) or ``unix:PATH``, which the aws profile may not have.
 """
 
 from __future__ import annotations
@@ -17,6 +16,8 @@ from coattest_enclave.protocol.errors import EnclaveError
 
 TRUST_FILE = Path("/etc/coattest/trust.json")
 TRUST_MAX = 64 * 1024
+"""Bytes of the trust file."""
+
 NSM_DEVICE = "/dev/nsm"
 
 _HOST = re.compile(r"kms\.\{region\}(\.[a-z0-9-]+){2,4}")
@@ -24,13 +25,9 @@ _VSOCK = re.compile(r"vsock:(any|[0-9]{1,10}):([0-9]{1,10})")
 _UNIX = re.compile(r"unix:/[!-~]{1,100}")
 
 
-class BadTrust(EnclaveError):
-    """The trust file does not parse or breaks a rule; the program does not start."""
-
-
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """What the trust file says. In each list the first that works is used."""
+    """What the trust file says. Of each list the first entry that works is used."""
 
     profile: str
     partition: str
@@ -44,13 +41,16 @@ class Trust:
     """Whether the program may write its one line to the console."""
 
     def on_hardware(self, present: bool) -> Trust:
-        """What applies when the NSM device is ``present`` (a hypervisor), or is not (the software host)."""
+        """What applies with the NSM device ``present`` (under a hypervisor) or not (on the software host).
+
+        Raises EnclaveError when nothing does.
+        """
 
         def pick(addresses: tuple[str, ...]) -> tuple[str, ...]:
-            kept = tuple(a for a in addresses if a.startswith("unix:") is not present)
-            if not kept:
-                raise BadTrust("no NSM device, and this profile knows nothing else")
-            return kept
+            usable = tuple(a for a in addresses if a.startswith("unix:") is not present)
+            if not usable:
+                raise EnclaveError("there is no NSM device, and this profile needs one")
+            return usable
 
         entropy = tuple(source for source in self.entropy if (source == "host") is not present)
         return Trust(
@@ -67,39 +67,39 @@ class Trust:
 
 
 def parse_trust(data: bytes) -> Trust:
-    """The trust file in ``data``; raises BadTrust."""
+    """The trust file in ``data``; raises EnclaveError."""
     try:
         fields = json.loads(data.decode("ascii"), object_pairs_hook=_pairs)
     except (ValueError, RecursionError) as error:
-        raise BadTrust("trust file is not JSON") from error
+        raise EnclaveError("trust file: not JSON") from error
     names = tuple(Trust.__dataclass_fields__)
     if not isinstance(fields, dict) or set(fields) != set(names) or len(data) > TRUST_MAX:
-        raise BadTrust("trust file has other fields than expected")
+        raise EnclaveError("trust file: not exactly the expected fields")
     lists = {name: _texts(fields[name]) for name in ("nsm", "listen", "proxy", "entropy")}
     for name in ("profile", "partition", "kms_host", "ca_pem"):
         if not isinstance(fields[name], str):
-            raise BadTrust(f"trust file: {name} is not text")
+            raise EnclaveError(f"trust file: {name} is not text")
     if not isinstance(fields["console"], bool):
-        raise BadTrust("trust file: console is not a boolean")
+        raise EnclaveError("trust file: console is not a boolean")
     trust = Trust(**{**fields, **lists})
     if trust.profile not in ("aws", "local") or trust.partition not in ("aws", "aws-cn", "aws-us-gov"):
-        raise BadTrust("trust file: unknown profile or partition")
+        raise EnclaveError("trust file: unknown profile or partition")
     if not _HOST.fullmatch(trust.kms_host):
-        raise BadTrust("trust file: kms_host is not a template of the expected form")
+        raise EnclaveError("trust file: kms_host is not of the form kms.{region}.DOMAIN")
     for address in (*trust.listen, *trust.proxy, *(a for a in trust.nsm if a != NSM_DEVICE)):
         if not (_VSOCK.fullmatch(address) or _UNIX.fullmatch(address)):
-            raise BadTrust("trust file: not an address")
+            raise EnclaveError("trust file: an address is neither vsock:CID:PORT nor unix:PATH")
     if any(source not in ("nsm-hwrng", "host") for source in trust.entropy):
-        raise BadTrust("trust file: unknown entropy source")
+        raise EnclaveError("trust file: unknown entropy source")
     simulated = [a for a in (*trust.nsm, *trust.listen, *trust.proxy) if a.startswith("unix:")]
     if trust.profile == "aws" and (simulated or "host" in trust.entropy):
-        raise BadTrust("trust file: the aws profile names something simulated")
+        raise EnclaveError("trust file: the aws profile has a simulated address or source")
     return trust
 
 
 def _texts(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not value or not all(isinstance(item, str) for item in value):
-        raise BadTrust("trust file: not a list of texts")
+        raise EnclaveError("trust file: not a list of texts")
     return tuple(value)
 
 

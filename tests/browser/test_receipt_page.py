@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from coattest.findings import Finding
 from coattest_enclave.protocol import messages
 from coattest_verify.auction import page
 from coattest_verify.auction.page import BROWSER_CHECKS, PAGE_LOTS
-from coattest_verify.auction.receipt import Check, Failure
+from coattest_verify.auction.receipt import Check
 from support.guides.chromium import Browser, browser, find
 from support.verify import receipts
 from support.verify.receipts import Made, page_of
@@ -104,7 +105,9 @@ def test_a_genuine_page_verifies_again_and_asks_for_nothing(
     assert failed(look(chromium, tmp_path, page)) == set()
     assert chromium.requests() == [(tmp_path / "receipt.html").as_uri()]
     assert chromium.complaints() == []
-    assert "All 7 checks hold" in chromium.evaluate("document.getElementById('browser-summary').textContent")
+    assert "All 7 checks passed" in chromium.evaluate(
+        "document.getElementById('browser-summary').textContent"
+    )
     text = chromium.evaluate("document.body.innerText")
     assert "A hostile page can always say" in text
     assert "verify receipt RESULT --manifest MANIFEST" in text
@@ -189,7 +192,7 @@ def test_hostile_names_stay_text(chromium: Browser, tmp_path: Path, made: Made) 
     assert "shown" in failed(outcomes)
     assert HOSTILE in chromium.evaluate("document.getElementById('lots').innerText")
     assert chromium.evaluate("document.body.dataset.owned ?? null") is None
-    check = Check("result", "A check.", (Failure("other-lots", HOSTILE),))
+    check = Check("result", "A check.", (Finding("wrong-lots", HOSTILE, HOSTILE),))
     look(chromium, tmp_path, page_of(made, dataclasses.replace(verdict, checks=(check,))))
     assert HOSTILE in chromium.evaluate("document.getElementById('checks').innerText")
     assert chromium.evaluate("document.body.dataset.owned ?? null") is None
@@ -201,12 +204,12 @@ def test_a_receipt_that_does_not_verify_shows_reasons_and_no_lots(
 ) -> None:
     """Made after the publication deadline: the page says why, and names no winner."""
     late = receipts.make(made.authority, seconds_after=1900)
-    assert [failure.code for failure in late.verdict().failures] == ["too-late"]
+    assert [finding.code for finding in late.verdict().findings] == ["too-late"]
     path = tmp_path / "receipt.html"
     path.write_text(page_of(late))
     chromium.open(path)
     text = chromium.evaluate("document.body.innerText")
-    assert "Not believed: 1 reason" in text
+    assert "Does not verify: 1 finding" in text
     assert "too-late" in text
     assert chromium.evaluate("document.getElementById('lots')") is None
 

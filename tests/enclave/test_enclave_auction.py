@@ -41,7 +41,7 @@ def manifest(buyers: int, reserves: Sequence[int], rule: str = FIRST_PRICE) -> M
 def outcome(amounts: Sequence[int], reserve: int = 0, rule: str = FIRST_PRICE) -> messages.Outcome:
     """The outcome of one lot."""
     bids = {f"buyer-{i}": [amount] for i, amount in enumerate(amounts)}
-    ((_, only),) = auction.decide(manifest(len(amounts), [reserve], rule), bids)
+    ((_, only),) = auction.decide_lots(manifest(len(amounts), [reserve], rule), bids)
     return only
 
 
@@ -100,7 +100,7 @@ def test_the_decision_is_the_definition(table: tuple[list[int], list[list[int] |
     """For any table of amounts every lot's outcome is the one the rules define, absent buyers included."""
     reserves, rows = table
     bids = {f"buyer-{i}": row for i, row in enumerate(rows)}
-    decided = auction.decide(manifest(len(rows), reserves, rule), bids)
+    decided = auction.decide_lots(manifest(len(rows), reserves, rule), bids)
     for lot, reserve in enumerate(reserves):
         amounts = {name: row[lot] if row is not None else 0 for name, row in bids.items()}
         assert decided[lot][1] == by_definition(amounts, reserve, rule)
@@ -129,8 +129,10 @@ def test_first_price_says_nothing_of_amounts(table: tuple[list[int], list[list[i
     reserves, rows = table
     halves = [[a // 2 for a in row] if row is not None else None for row in rows]
     doubled = [[a * 2 for a in row] if row is not None else None for row in halves]
-    one = auction.decide(manifest(len(rows), reserves), {f"buyer-{i}": row for i, row in enumerate(halves)})
-    two = auction.decide(
+    one = auction.decide_lots(
+        manifest(len(rows), reserves), {f"buyer-{i}": row for i, row in enumerate(halves)}
+    )
+    two = auction.decide_lots(
         manifest(len(rows), [2 * r for r in reserves]),
         {f"buyer-{i}": row for i, row in enumerate(doubled)},
     )
@@ -144,13 +146,13 @@ def test_first_price_says_nothing_of_amounts(table: tuple[list[int], list[list[i
 def test_exactly_the_manifests_buyers_bid(bids: Mapping[str, Sequence[int]]) -> None:
     """A missing or additional buyer is an error, never a silent no-bid."""
     with pytest.raises(ValueError, match="buyers"):
-        auction.decide(manifest(2, [0]), bids)
+        auction.decide_lots(manifest(2, [0]), bids)
 
 
 def test_exactly_one_amount_per_lot() -> None:
     """A bid over another number of lots is an error."""
     with pytest.raises(ValueError, match="per lot"):
-        auction.decide(manifest(1, [0, 0]), {"buyer-0": [1]})
+        auction.decide_lots(manifest(1, [0, 0]), {"buyer-0": [1]})
 
 
 @given(st.lists(st.integers(0, messages.AMOUNT_MAX), min_size=1, max_size=50))

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from coattest_enclave import open_request
 from coattest_enclave.protocol import canonical, columns, cose, messages, wire
-from coattest_enclave.protocol.errors import BadBid
+from coattest_enclave.protocol.errors import EnclaveError
 from support.enclave.enclave_attacks import envelope_of, error
 from support.enclave.fake_kms import FakeKms, FakeProxy
 from support.enclave.fake_nsm import FakeNsm
@@ -91,11 +91,11 @@ def encodings(number: int) -> dict[str, bytes]:
     ways = {
         "big-endian": minimal,
         "little-endian": minimal[::-1],
-        "CBOR": canonical.encode(number)[1:].lstrip(b"\0"),
+        "CBOR": canonical.dumps(number)[1:].lstrip(b"\0"),
         "float": struct.pack(">d", number),
         "float, little-endian": struct.pack("<d", number),
         "decimal": str(number).encode(),
-        "decimal, negative as CBOR": canonical.encode(-number)[2:],
+        "decimal, negative as CBOR": canonical.dumps(-number)[2:],
         "with underscores": f"{number:_}".encode(),
         "with commas": f"{number:,}".encode(),
         "with points": f"{number:,}".replace(",", ".").encode(),
@@ -125,7 +125,7 @@ def test_the_secrecy_check_notices_an_amount() -> None:
     number = 987654321987654
     for leak in (
         messages.pack_bids([number]),
-        canonical.encode({"a": number}),
+        canonical.dumps({"a": number}),
         f"bid {number}".encode(),
         *(base64.b64encode(b"x" * pad + messages.pack_bids([number])) for pad in range(3)),
         *(base64.b64encode(b"x" * pad + f"{number}".encode()) for pad in range(3)),
@@ -226,8 +226,9 @@ def test_buffers_with_keys_and_amounts_are_overwritten(demo: Auction) -> None:
     file = cose.encrypt0(demo.plaintexts[buyer.name], key, wrapped_key=wrapped, external_aad=aad)
     amounts = open_request.decrypt_bid(data_key(True), demo.manifest, buyer, file)
     assert list(amounts or ()) == DEMO[buyer.name]
-    with pytest.raises(BadBid):
+    with pytest.raises(EnclaveError) as caught:
         open_request.decrypt_bid(data_key(False), demo.manifest, buyer, file)
+    assert caught.value.code == "bad-bid"
     assert given == [bytearray(32)] * 2
     assert amounts is not None
     columns.wipe(amounts)

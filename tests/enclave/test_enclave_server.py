@@ -89,7 +89,7 @@ def test_what_was_not_sealed_is_not_decrypted(program: Enclave, demo: Auction, n
     assert [asked for asked in program.nsm.asked if asked["public_key"]] == []
 
 
-@pytest.mark.parametrize("manifest", [b"", b"\xa0", b"\xff" * 10, canonical.encode({"purpose": "x"})])
+@pytest.mark.parametrize("manifest", [b"", b"\xa0", b"\xff" * 10, canonical.dumps({"purpose": "x"})])
 def test_a_bad_manifest_is_refused(program: Enclave, demo: Auction, manifest: bytes) -> None:
     """A manifest that does not decode ends the request as bad-manifest."""
     frames = list(demo.open_frames())

@@ -54,7 +54,7 @@ def test_botocore_signs_the_same(
         "Content-Type": "application/x-amz-json-1.1",
         "X-Amz-Target": "TrentService.Decrypt",
     }
-    ours = sigv4.sign(headers, body, credentials, region="eu-central-1", service="kms", now=now)
+    ours = sigv4.sign_request(headers, body, credentials, region="eu-central-1", service="kms", now=now)
     theirs = by_botocore(dict(headers), body, credentials, "eu-central-1", now)
     assert ours["Authorization"] == theirs["Authorization"]
     assert ours["X-Amz-Date"] == theirs["X-Amz-Date"]
@@ -69,7 +69,7 @@ def test_the_signature_covers_everything() -> None:
         body: bytes = b"{}", region: str = "eu-central-1", target: str = "a", day: int = 2
     ) -> str:
         headers = {"Host": HOST, "X-Amz-Target": target}
-        signed = sigv4.sign(
+        signed = sigv4.sign_request(
             headers, body, credentials, region=region, service="kms", now=NOW.replace(day=day)
         )
         return signed["Authorization"]

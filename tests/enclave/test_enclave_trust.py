@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coattest_enclave import trust
+from coattest_enclave.protocol.errors import EnclaveError
 
 ROOT = Path(__file__).resolve().parents[2]
 PROFILES = ROOT / "enclave" / "profiles"
@@ -65,7 +66,7 @@ def test_hardware_and_software_host_never_mix() -> None:
     assert absent.listen == ("unix:/run/coattest/in_5005.sock",)
     assert absent.proxy == ("unix:/run/coattest/out_8000.sock",)
     assert absent.entropy == ("host",)
-    with pytest.raises(trust.BadTrust):
+    with pytest.raises(EnclaveError):
         trust.parse_trust((PROFILES / "aws.json").read_bytes()).on_hardware(False)
 
 
@@ -98,21 +99,21 @@ def test_hardware_and_software_host_never_mix() -> None:
 def test_a_trust_file_that_breaks_a_rule_is_refused(base: str, changes: dict[str, Any]) -> None:
     """The program does not start on a file that it does not fully understand."""
     trust.parse_trust(json.dumps(profile(base)).encode())
-    with pytest.raises(trust.BadTrust):
+    with pytest.raises(EnclaveError):
         trust.parse_trust(json.dumps({**profile(base), **changes}).encode())
 
 
 def test_a_field_given_twice_is_refused() -> None:
     """JSON readers differ on duplicate names, so there are none."""
     text = json.dumps(profile("local"))
-    with pytest.raises(trust.BadTrust):
+    with pytest.raises(EnclaveError):
         trust.parse_trust(text.replace("{", '{"profile": "aws", ', 1).encode())
 
 
 @given(st.binary(max_size=100))
 def test_junk_raises_nothing_but_bad_trust(junk: bytes) -> None:
     """No other exception escapes the parser."""
-    with pytest.raises(trust.BadTrust):
+    with pytest.raises(EnclaveError):
         trust.parse_trust(junk)
 
 

@@ -21,10 +21,11 @@ import boto3
 import botocore.session
 from botocore.loaders import create_loader
 
+from coattest import files, shell
 from coattest.errors import CoattestError
 from coattest_enclave.protocol import messages
+from coattest_parent.auction import finish, publish
 from coattest_parent.auction.publish import Sealed
-from coattest_parent.auction.steps import finish, publish
 from coattest_parent.link import aws
 from coattest_parent.link.aws import Aws, Endpoint
 from coattest_parent.link.channels import parse_address
@@ -33,7 +34,6 @@ from coattest_parent.link.proxy import ConnectProxy
 from coattest_parent.link.retry import Backoff
 from coattest_parent.link.stop import Stop
 from coattest_parent.link.telemetry import Telemetry, codes_of
-from coattest_verify import shell
 
 REPLY_SECONDS = 6.0
 NO_LIMIT = resource.RLIM_INFINITY
@@ -79,7 +79,7 @@ def open_once(job: dict[str, Any]) -> int:
     aws.ATTEMPTS = 1
     points = Points(job)
     os.link = watched(points, os.link)  # what write_new ends with
-    publish.write_new = watched(points, shell.write_new)
+    publish.write_new = watched(points, files.write_new)
     publish.parse_s3_uri = watched(points, publish.parse_s3_uri)
     sealed = Sealed(
         messages.Manifest.decode(bytes.fromhex(job["manifest"])),
@@ -114,7 +114,7 @@ def open_once(job: dict[str, Any]) -> int:
             failure = shell.from_os_error(error)
             answer = {"exit": 3, **codes_of(failure), "error": str(failure)}
         except BaseException:
-            answer = {"exit": CRASH, "error": traceback.format_exc()}
+            answer = {"exit": CRASH, "code": "crash", "error": traceback.format_exc()}
     resource.setrlimit(resource.RLIMIT_FSIZE, (NO_LIMIT, NO_LIMIT))
     Path(job["answer"]).write_text(json.dumps(answer))
     return int(answer["exit"])

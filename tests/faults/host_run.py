@@ -157,7 +157,7 @@ class HostRun:
         for name in BUYERS:
             plan = plan_seal(
                 self.manifest,
-                member=name,
+                name=name,
                 public_key=KEYS[name].public_key(),
                 decision=authority.decision.digest,
                 bids=bid_digests(self.manifest, S3Bids(self.world.accounts.as_buyer(name))),

@@ -17,7 +17,7 @@ CODES = {0, 1, 2, 3}
 
 DOCUMENTED = {
     1: {"bad-frame", "too-large", "bad-manifest", "bad-seal", "bad-bid-digest", "bad-bid", "kms-denied"}
-    | {"missing-bid", "other-result", "two-results"},
+    | {"missing-bid", "wrong-result", "two-results"},
     3: {"kms-failed", "clock", "internal", "enclave-failed", "bad-frame", "unreachable", "timeout", "stopped"}
     | {"size-changed", "efbig", "address-in-use", "no-credentials"},
 }
@@ -76,7 +76,7 @@ def nothing_half_written(out: Path) -> None:
 
 def result_in(sealed: Sealed, content: bytes) -> bytes:
     """The result in what is at one of its places; it must be a whole one of this auction."""
-    file = sealed.is_of(content)
+    file = sealed.parse_result(content)
     require(file, "what is at the result's place is not this auction's result")
     assert file
     return file.result

@@ -17,8 +17,13 @@ VERBS = {
     "stage": "coattest_build.cli.stage:stage_command",
 }
 
+HEADINGS = {
+    "Make an image": ("lock", "build", "stage", "sign"),
+    "Look at an image": ("measure", "describe", "diff", "sbom"),
+}
 
-@click.group(cls=LazyGroup, lazy=VERBS)
+
+@click.group(cls=LazyGroup, lazy=VERBS, headings=HEADINGS)
 @click.version_option(package_name="coattest")
 def cli() -> None:
     """Build, measure and explain enclave images."""

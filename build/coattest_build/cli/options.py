@@ -6,19 +6,26 @@ from pathlib import Path
 
 import click
 
-from coattest.shell import Decorator
+from coattest.shell import Decorator, option_group
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
+DOWNLOADS = "Downloads"
+"""Heading of these options in the help."""
+
 source_option: Decorator = click.option(
     "--source", type=FOLDER, default=Path(), help="Source tree (default: the current folder)."
 )
-cache_option: Decorator = click.option(
-    "--cache", type=FOLDER, help="Cache folder (default: COATTEST_CACHE, else ~/.cache/coattest)."
+cache_option: Decorator = option_group(
+    click.option(
+        "--cache", type=FOLDER, help="Cache folder (default: COATTEST_CACHE, else ~/.cache/coattest)."
+    ),
+    heading=DOWNLOADS,
 )
-mirror_option: Decorator = click.option(
-    "--mirror", help="Debian mirror (default: COATTEST_DEBIAN_MIRROR, else apt's)."
+mirror_option: Decorator = option_group(
+    click.option("--mirror", help="Debian mirror (default: COATTEST_DEBIAN_MIRROR, else apt's)."),
+    heading=DOWNLOADS,
 )
 jobs_option: Decorator = click.option(
     "--jobs", type=click.IntRange(min=1), help="Compile jobs (default: one per processor)."

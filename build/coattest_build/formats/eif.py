@@ -52,6 +52,10 @@ class ImageError(FoundFalse):
     default_code = "eif-malformed"
 
 
+def _refused(what: str, where: str | None, code: str) -> ImageError:
+    return ImageError(what, where=where, code=code)
+
+
 class SectionType(enum.IntEnum):
     """Section types (``EifSectionType``)."""
 
@@ -128,27 +132,23 @@ def read_structure(file: BinaryIO) -> Layout:
     file.seek(0)
     raw = file.read(HEADER_SIZE)
     if len(raw) < HEADER_SIZE:
-        raise ImageError(
-            f"too short for an EIF header: {len(raw)} of {HEADER_SIZE} bytes",
-            where=where,
-            code="eif-truncated",
+        raise _refused(
+            f"too short for an EIF header: {len(raw)} of {HEADER_SIZE} bytes", where, "eif-truncated"
         )
     magic, version, flags, memory, cpus, reserved, count, *table = _HEADER.unpack(raw)
     offsets, sizes, (unused, crc) = table[:32], table[32:64], table[64:]
     if magic != MAGIC:
-        raise ImageError("not an EIF: it does not begin with .eif", where=where, code="eif-magic")
+        raise _refused("not an EIF: it does not begin with .eif", where, "eif-magic")
     if version != VERSION:
-        raise ImageError(
-            f"EIF version {version}; only {VERSION} is supported", where=where, code="eif-version"
-        )
+        raise _refused(f"EIF version {version}; only {VERSION} is supported", where, "eif-version")
     if flags & ~FLAG_AARCH64:
-        raise ImageError(f"unknown header flags {flags:#06x}", where=where, code="eif-flags")
+        raise _refused(f"unknown header flags {flags:#06x}", where, "eif-flags")
     if reserved or unused:
-        raise ImageError("reserved header fields are not zero", where=where, code="eif-reserved")
+        raise _refused("reserved header fields are not zero", where, "eif-reserved")
     if not 0 < count <= MAX_SECTIONS:
-        raise ImageError(f"{count} sections; 1 to {MAX_SECTIONS} are allowed", where=where, code="eif-limit")
+        raise _refused(f"{count} sections; 1 to {MAX_SECTIONS} are allowed", where, "eif-limit")
     if any(offsets[count:]) or any(sizes[count:]):
-        raise ImageError("unused slots of the section table are not zero", where=where, code="eif-reserved")
+        raise _refused("unused slots of the section table are not zero", where, "eif-reserved")
     sections = tuple(_walk(file, list(zip(offsets[:count], sizes[:count], strict=True)), file_size, where))
     _check_order(sections, where)
     return Layout(flags, memory, cpus, crc, sections, file_size)
@@ -162,43 +162,35 @@ def _walk(
         at = f"section {index}"
         if offset != position:
             fault = "overlaps what is before it" if offset < position else "leaves a gap"
-            raise ImageError(
+            raise _refused(
                 f"{at} {fault}: it begins at {offset} by the table and at {position} by the sizes",
-                where=where,
-                code="eif-overlap" if offset < position else "eif-gap",
+                where,
+                "eif-overlap" if offset < position else "eif-gap",
             )
         file.seek(position)
         raw = file.read(SECTION_HEADER_SIZE)
         if len(raw) < SECTION_HEADER_SIZE:
-            raise ImageError(f"the file ends inside the header of {at}", where=where, code="eif-truncated")
+            raise _refused(f"the file ends inside the header of {at}", where, "eif-truncated")
         kind, flags, header_size = _SECTION.unpack(raw)
         try:
             section_type = SectionType(kind)
         except ValueError:
-            raise ImageError(f"{at} has unknown type {kind}", where=where, code="eif-section-type") from None
+            raise _refused(f"{at} has unknown type {kind}", where, "eif-section-type") from None
         if flags:
-            raise ImageError(f"{at} has flags {flags:#06x}", where=where, code="eif-section-flags")
+            raise _refused(f"{at} has flags {flags:#06x}", where, "eif-section-flags")
         if header_size != size:
-            raise ImageError(
-                f"{at} has {header_size} bytes by its header and {size} by the table",
-                where=where,
-                code="eif-table",
+            raise _refused(
+                f"{at} has {header_size} bytes by its header and {size} by the table", where, "eif-table"
             )
         start = position + SECTION_HEADER_SIZE
         position = start + size
         if position > file_size:
-            raise ImageError(
-                f"{at} ends at {position}, the file at {file_size}", where=where, code="eif-truncated"
-            )
+            raise _refused(f"{at} ends at {position}, the file at {file_size}", where, "eif-truncated")
         if not 0 < size <= _LIMITS.get(section_type, size):
-            raise ImageError(
-                f"{at} ({section_type.label}) has {size} bytes", where=where, code="eif-section-size"
-            )
+            raise _refused(f"{at} ({section_type.label}) has {size} bytes", where, "eif-section-size")
         yield EifSection(section_type, start, size)
     if position != file_size:
-        raise ImageError(
-            f"{file_size - position} bytes after the last section", where=where, code="eif-trailing"
-        )
+        raise _refused(f"{file_size - position} bytes after the last section", where, "eif-trailing")
 
 
 _ORDER = (SectionType.KERNEL, SectionType.CMDLINE, SectionType.RAMDISK)
@@ -209,22 +201,16 @@ def _check_order(sections: Sequence[EifSection], where: str | None) -> None:
     kinds = [section.type for section in sections]
     for kind in (SectionType.KERNEL, SectionType.CMDLINE, SectionType.METADATA):
         if kinds.count(kind) != 1:
-            raise ImageError(
-                f"{kinds.count(kind)} {kind.label} sections; there must be one",
-                where=where,
-                code="eif-section-count",
+            raise _refused(
+                f"{kinds.count(kind)} {kind.label} sections; there must be one", where, "eif-section-count"
             )
     if SectionType.RAMDISK not in kinds:
-        raise ImageError("there is no ramdisk", where=where, code="eif-section-count")
+        raise _refused("there is no ramdisk", where, "eif-section-count")
     measured = [_ORDER.index(kind) for kind in kinds if kind in _ORDER]
     if measured != sorted(measured):
-        raise ImageError(
-            "kernel, cmdline and ramdisks are not in this order", where=where, code="eif-section-order"
-        )
+        raise _refused("kernel, cmdline and ramdisks are not in this order", where, "eif-section-order")
     if SectionType.SIGNATURE in kinds[:-1]:
-        raise ImageError(
-            "a signature section that is not the last section", where=where, code="eif-section-order"
-        )
+        raise _refused("a signature section that is not the last section", where, "eif-section-order")
 
 
 def header_bytes(file: BinaryIO) -> bytes:
@@ -236,9 +222,7 @@ def header_bytes(file: BinaryIO) -> bytes:
 def check_crc(layout: Layout, crc: int, *, where: str | None = None) -> None:
     """Raise ImageError when ``crc`` is not the one in the header."""
     if layout.crc32 != crc:
-        raise ImageError(
-            f"CRC-32 is {crc:08x}, the header says {layout.crc32:08x}", where=where, code="eif-crc"
-        )
+        raise _refused(f"CRC-32 is {crc:08x}, the header says {layout.crc32:08x}", where, "eif-crc")
 
 
 def section_blocks(file: BinaryIO, section: EifSection, *, with_header: bool = False) -> Iterator[bytes]:

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from coattest.errors import EnvironmentFailure, FoundFalse, UsageError
+from coattest.extras import need_signer
 from coattest_build.formats import eif, measure, signature
 from coattest_build.formats.eif import Part, SectionType
 from coattest_build.formats.signature import Sign
@@ -89,6 +90,7 @@ def _from_file(path: Path, certificate: x509.Certificate) -> Sign:
 
 
 def _from_uri(uri: str, certificate: x509.Certificate, ask: Callable[[str], str]) -> Sign:
+    need_signer(uri)
     # Imported here: the signers pull in boto3 and more.
     from securesystemslib.signer import (  # noqa: PLC0415
         Signer,  # pyright: ignore[reportPrivateImportUsage]

@@ -39,6 +39,10 @@ class BadLock(UsageError):
     default_code = "bad-lock"
 
 
+def _bad(what: str) -> BadLock:
+    return BadLock(what, where=LOCK_FILE, hint=REFRESH)
+
+
 @dataclass(frozen=True, slots=True)
 class LockedPackage:
     """A .deb: ``size`` in bytes, ``path`` relative to a mirror's root, ``use`` some of USES."""
@@ -116,28 +120,26 @@ class Lock:
     def check_against(self, spec: ImageSpec) -> None:
         """Raise BadLock unless image.toml and the lock name the same packages."""
         if self.architecture != spec.architecture:
-            raise BadLock(
-                f"locked for {self.architecture}, not {spec.architecture}", where=LOCK_FILE, hint=REFRESH
-            )
+            raise _bad(f"locked for {self.architecture}, not {spec.architecture}")
         names = {use: {package.name for package in self.used_for(use)} for use in USES}
         missing = (set(spec.toolchain) - names["toolchain"]) | ({spec.kernel.package} - names["kernel"])
         differing = sorted(missing | (set(spec.runtime) ^ names["runtime"]))
         if differing:
-            raise BadLock(f"does not agree with image.toml on {differing[0]}", where=LOCK_FILE, hint=REFRESH)
+            raise _bad(f"does not agree with image.toml on {differing[0]}")
 
 
 def _fields(item: object, kinds: dict[str, type], where: str) -> dict[str, Any]:
     if not isinstance(item, dict) or set(item) != set(kinds):
-        raise BadLock(f"{where} must have exactly {', '.join(kinds)}", where=LOCK_FILE, hint=REFRESH)
+        raise _bad(f"{where} must have exactly {', '.join(kinds)}")
     for key, kind in kinds.items():
         if type(item[key]) is not kind:
-            raise BadLock(f"{where}: {key} is not a {kind.__name__}", where=LOCK_FILE, hint=REFRESH)
+            raise _bad(f"{where}: {key} is not a {kind.__name__}")
     return item
 
 
 def _checked_size(size: int, where: str) -> int:
     if not 0 < size <= MAX_INPUT:
-        raise BadLock(f"{where}: size {size} is not from 1 to {MAX_INPUT}", where=LOCK_FILE, hint=REFRESH)
+        raise _bad(f"{where}: size {size} is not from 1 to {MAX_INPUT}")
     return size
 
 
@@ -147,9 +149,9 @@ def _package(item: object) -> LockedPackage:
     try:
         check_pin(fields["name"], fields["version"], fields["sha256"], fields["path"])
     except IndexMalformed as error:
-        raise BadLock(error.what, where=LOCK_FILE, hint=REFRESH) from error
+        raise _bad(error.what) from error
     if not fields["use"] or not set(fields["use"]) <= set(USES):
-        raise BadLock(f"{fields['name']}: unknown use", where=LOCK_FILE, hint=REFRESH)
+        raise _bad(f"{fields['name']}: unknown use")
     _checked_size(fields["size"], fields["name"])
     return LockedPackage(**{**fields, "use": tuple(fields["use"])})
 
@@ -158,7 +160,7 @@ def _wheel(item: object) -> LockedWheel:
     kinds = {"name": str, "version": str, "file": str, "size": int, "sha256": str}
     fields = _fields(item, kinds, "a wheel")
     if not WHEEL_FILE.fullmatch(fields["file"]) or not re.fullmatch(r"[0-9a-f]{64}", fields["sha256"]):
-        raise BadLock(f"{fields['name']}: not a wheel's file name or SHA-256", where=LOCK_FILE, hint=REFRESH)
+        raise _bad(f"{fields['name']}: not a wheel's file name or SHA-256")
     _checked_size(fields["size"], fields["name"])
     return LockedWheel(**fields)
 
@@ -168,7 +170,7 @@ def parse_lock(text: str) -> Lock:
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise BadLock(f"not TOML: {error}", where=LOCK_FILE, hint=REFRESH) from error
+        raise _bad(f"not TOML: {error}") from error
     kinds = {
         "format": str,
         "architecture": str,
@@ -178,13 +180,9 @@ def parse_lock(text: str) -> Lock:
     }
     fields = _fields(document, kinds, "the lock")
     if fields["format"] != FORMAT:
-        raise BadLock(f"format is not {FORMAT!r}", where=LOCK_FILE, hint=REFRESH)
+        raise _bad(f"format is not {FORMAT!r}")
     if not 0 <= fields["source_date_epoch"] < 2**32:
-        raise BadLock(
-            "source_date_epoch does not fit into the 32 bits of a ramdisk's times",
-            where=LOCK_FILE,
-            hint=REFRESH,
-        )
+        raise _bad("source_date_epoch does not fit into the 32 bits of a ramdisk's times")
     lock = Lock(
         architecture=fields["architecture"],
         source_date_epoch=fields["source_date_epoch"],
@@ -194,7 +192,7 @@ def parse_lock(text: str) -> Lock:
     names = [*(package.name for package in lock.packages), *(f"wheel {wheel.name}" for wheel in lock.wheels)]
     twice = sorted(name for name, times in Counter(names).items() if times > 1)
     if twice:
-        raise BadLock(f"{twice[0]} is pinned twice", where=LOCK_FILE, hint=REFRESH)
+        raise _bad(f"{twice[0]} is pinned twice")
     return lock
 
 

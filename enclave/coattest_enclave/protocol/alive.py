@@ -1,4 +1,4 @@
-"""The answer to "are you alive, and which code?": a document with the asker's nonce (docs/protocol.md)."""
+"""The answer to ``alive``: an attestation document with the asker's nonce (docs/protocol.md)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from coattest_enclave.protocol import canonical
 PURPOSE = "coattest/alive/v1"
 
 NONCE_MIN, NONCE_MAX = 16, 64
-"""Bytes of a liveness request's nonce."""
+"""Bytes of an ``alive`` request's nonce."""
 
 
-def user_data() -> bytes:
+def alive_user_data() -> bytes:
     """user_data of a liveness document; its nonce is the asker's, its public_key null."""
-    return canonical.encode([PURPOSE])
+    return canonical.dumps([PURPOSE])

@@ -1,9 +1,9 @@
 """Deterministic CBOR (RFC 8949, 4.2.1), strict in both directions.
 
-What is let through: integers, byte strings, text, arrays, maps with text or integer keys, false, true and
-null. ``decode`` first walks the heads, which bounds size, depth and counts before the decoder sees a byte
-and refuses tags, floats and indefinite lengths; then it decodes, encodes again and compares. Duplicate
-keys, another key order, longer integers and whatever else has two encodings do not survive the comparison.
+Allowed are integers, byte strings, text, arrays, maps with text or integer keys, false, true and null.
+``loads`` first walks the heads, which bounds size, depth and counts before the decoder sees a byte and
+refuses tags, floats and indefinite lengths. Then it decodes, encodes again and compares: that catches
+duplicate keys, a wrong key order, integers longer than needed and everything else that has two encodings.
 
 cbor2 sorts keys by length first (RFC 7049), RFC 8949 by bytes. The two agree for text keys, because the
 length is in the head, and for the three COSE header maps used here.
@@ -15,19 +15,17 @@ from typing import Any
 
 import cbor2
 
-from coattest_enclave.protocol.errors import MessageError, TooLarge
-
-__all__ = ["DEPTH_MAX", "ITEMS_MAX", "SIZE_MAX", "MessageError", "TooLarge", "decode", "encode"]
+from coattest_enclave.protocol.errors import MessageError
 
 DEPTH_MAX = 8
-"""Nested containers; the deepest message, a result, has 4."""
+"""Levels of nested containers; the deepest message, a result, has 4."""
 
 SIZE_MAX = 64 * 1024 * 1024
 """Bytes of any message; a manifest of 1,000,000 lots is about 20 MB."""
 
 ITEMS_MAX = 4096
 """Items of any message, containers included; a manifest of 64 buyers, which has the most, stays under 1000.
-Each costs tens of bytes of memory, so without a bound 64 MiB of empty arrays would take gigabytes.
+Each costs tens of bytes of memory, so without this limit 64 MiB of empty arrays would take gigabytes.
 """
 
 _FALSE_TRUE_NULL = (0xF4, 0xF5, 0xF6)
@@ -35,20 +33,22 @@ _INDEFINITE_OR_RESERVED = 28
 _KEY_MAJORS = (0, 1, 3)
 
 
-def encode(value: Any) -> bytes:
-    """The one encoding of ``value``; raises MessageError for floats, tags, other types."""
+def dumps(value: Any) -> bytes:
+    """The one encoding of ``value``; raises MessageError for floats, tags and other types."""
     try:
         data: bytes = cbor2.dumps(value, canonical=True)
     except (cbor2.CBOREncodeError, ValueError, TypeError, RecursionError) as error:
-        raise MessageError("cannot be encoded") from error
+        raise MessageError("the value cannot be encoded") from error
     _walk(data)
     return data
 
 
-def decode(data: bytes, limit: int = SIZE_MAX) -> Any:
-    """The value whose one encoding ``data`` is; raises MessageError otherwise, TooLarge over ``limit``."""
+def loads(data: bytes, limit: int = SIZE_MAX) -> Any:
+    """The value whose one encoding is ``data``; raises MessageError, ``too-large`` for more than ``limit``
+    bytes.
+    """
     if len(data) > limit:
-        raise TooLarge(f"over {limit} bytes")
+        raise MessageError(f"over {limit} bytes", "too-large")
     _walk(data)
     try:
         value = cbor2.loads(data)
@@ -56,12 +56,12 @@ def decode(data: bytes, limit: int = SIZE_MAX) -> Any:
     except (cbor2.CBORDecodeError, cbor2.CBOREncodeError, ValueError, TypeError, RecursionError) as error:
         raise MessageError("not CBOR") from error
     if again != data:
-        raise MessageError("not the deterministic encoding")
+        raise MessageError("not encoded deterministically")
     return value
 
 
 def _walk(data: bytes) -> None:
-    """Check head by head: one item, allowed kinds only, bounded depth, nothing after it."""
+    """Check head by head: one item of the allowed kinds, not too deep, with nothing after it."""
     position, end, items = 0, len(data), 0
     remaining, maps = [1], [False]
     while remaining:
@@ -79,7 +79,7 @@ def _walk(data: bytes) -> None:
         if argument >= _INDEFINITE_OR_RESERVED:
             raise MessageError("indefinite length")
         if maps[-1] and remaining[-1] & 1 and major not in _KEY_MAJORS:
-            raise MessageError("map key is neither text nor an integer")
+            raise MessageError("a map key is neither text nor an integer")
         if argument >= 24:
             width = 1 << (argument - 24)
             argument = int.from_bytes(data[position : position + width], "big")

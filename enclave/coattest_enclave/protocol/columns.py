@@ -22,13 +22,13 @@ def column(numbers: Iterable[int], what: str) -> array[int]:
     return array("Q", [uint(number, what) for number in numbers])
 
 
-def pack(numbers: array[int]) -> bytes:
+def pack_column(numbers: array[int]) -> bytes:
     """A column's bytes."""
     return _big_endian(array("Q", numbers)).tobytes()
 
 
-def unpack(data: bytes | bytearray | memoryview, count: int, most: int, what: str) -> array[int]:
-    """The ``count`` numbers in ``data``, none over ``most``; raises MessageError, which repeats none."""
+def unpack_column(data: bytes | bytearray | memoryview, count: int, most: int, what: str) -> array[int]:
+    """The ``count`` numbers in ``data``, each at most ``most``; raises MessageError, without the number."""
     if not count or len(data) != WIDTH * count:
         raise MessageError(f"{what}: not {WIDTH} bytes per lot")
     numbers = array("Q")
@@ -40,7 +40,7 @@ def unpack(data: bytes | bytearray | memoryview, count: int, most: int, what: st
 
 
 def wipe(buffer: bytearray | array[int]) -> None:
-    """Overwrite ``buffer`` with zeros, where it is: docs/protocol.md says what this cannot reach."""
+    """Overwrite ``buffer`` with zeros in place; docs/protocol.md says what this cannot reach."""
     with memoryview(buffer) as view, view.cast("B") as octets:
         octets[:] = bytes(len(octets))
 

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
 from coattest_enclave.protocol import canonical, columns
-from coattest_enclave.protocol.canonical import MessageError
+from coattest_enclave.protocol.errors import MessageError
 
 ES384 = bytes.fromhex("a1013822")
 """Protected header {1: -35} (RFC 9053, table 1)."""
@@ -35,8 +35,8 @@ WRAPPED_KEY = -65537
 """Unprotected label of the data key's KMS ciphertext blob; private use (RFC 9052, 11.2: below -65536)."""
 
 COMMITMENT = -65538
-"""Unprotected label of the data key's commitment; private use as above. AES-GCM does not commit to its key: a
-file can be made that authenticates under two, as a bid under the one and as none under the other.
+"""Unprotected label of the data key's commitment; private use as above. AES-GCM does not commit to its key:
+somebody can make a file that authenticates under two keys, and holds a bid under only one of them.
 """
 
 COORDINATE = 48
@@ -52,13 +52,13 @@ WRAPPED_KEY_MAX = 6144
 """Bytes of a KMS CiphertextBlob (KMS API reference, Decrypt: CiphertextBlob)."""
 
 KID_MAX = 64
-"""Bytes of a key id; it is a buyer's name."""
+"""Bytes of a key id, which is a buyer's name."""
 
 SIGN1_MAX = 16 * 1024
-"""Bytes of a COSE_Sign1; a seal of 64 buyers with the longest names has 8 KB."""
+"""Bytes of a COSE_Sign1; a seal of 64 buyers with the longest names is 8 KB."""
 
 ENCRYPT0_OVERHEAD = WRAPPED_KEY_MAX + 128
-"""Most bytes a COSE_Encrypt0 has beyond its plaintext."""
+"""Bytes that a COSE_Encrypt0 has beyond its plaintext, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ def load_public_key(spki: bytes) -> ec.EllipticCurvePublicKey:
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
         raise MessageError("not a P-384 key")
     if key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) != spki:
-        raise MessageError("not the one encoding of this key")
+        raise MessageError("the key is not a named curve with an uncompressed point")
     return key
 
 
@@ -99,14 +99,14 @@ def sign1(payload: bytes, key: ec.EllipticCurvePrivateKey, kid: bytes) -> bytes:
         raise MessageError("not a P-384 key")
     r, s = decode_dss_signature(key.sign(_sig_structure(payload), ec.ECDSA(SHA384())))
     signature = r.to_bytes(COORDINATE, "big") + s.to_bytes(COORDINATE, "big")
-    return bytes([TAG_SIGN1]) + canonical.encode([ES384, {4: kid}, payload, signature])
+    return bytes([TAG_SIGN1]) + canonical.dumps([ES384, {4: kid}, payload, signature])
 
 
 def parse_sign1(data: bytes) -> Sign1:
-    """Take a COSE_Sign1 apart without verifying it; raises MessageError."""
+    """Parse a COSE_Sign1 without verifying it; raises MessageError."""
     protected, unprotected, payload, signature = _parts(data, TAG_SIGN1, 4, SIGN1_MAX)
     if protected != ES384:
-        raise MessageError("not ES384")
+        raise MessageError("the algorithm is not ES384")
     if not isinstance(unprotected, dict) or list(unprotected) != [4]:
         raise MessageError("unprotected header is not {4: key id}")
     kid = _bytes(unprotected[4], 1, KID_MAX)
@@ -117,14 +117,14 @@ def verify1(data: bytes, public_key: ec.EllipticCurvePublicKey | bytes, *, kid: 
     """The payload of a COSE_Sign1 that ``public_key`` (a P-384 key or its SPKI DER) signed; raises
     MessageError.
 
-    With ``kid`` the message's key id must be that one: it is unprotected, so it proves nothing by itself.
+    With ``kid`` the message must have that key id. It is unprotected, so it proves nothing by itself.
     """
     message = parse_sign1(data)
     key = load_public_key(public_key) if isinstance(public_key, bytes) else public_key
     if not isinstance(key.curve, ec.SECP384R1):
         raise MessageError("not a P-384 key")
     if kid is not None and message.kid != kid:
-        raise MessageError("another key id")
+        raise MessageError("wrong key id")
     r = int.from_bytes(message.signature[:COORDINATE], "big")
     s = int.from_bytes(message.signature[COORDINATE:], "big")
     try:
@@ -139,7 +139,7 @@ def encrypt0(
 ) -> bytes:
     """A tagged COSE_Encrypt0 (A256GCM) that carries ``wrapped_key``; ``iv`` is for test vectors only."""
     if len(data_key) != KEY_SIZE:
-        raise MessageError("data key is not 32 bytes")
+        raise MessageError("the data key is not 32 bytes")
     nonce = os.urandom(IV_SIZE) if iv is None else _bytes(iv, IV_SIZE, IV_SIZE)
     ciphertext = AESGCM(data_key).encrypt(nonce, plaintext, _enc_structure(external_aad))
     header = {
@@ -147,21 +147,21 @@ def encrypt0(
         WRAPPED_KEY: _bytes(wrapped_key, 1, WRAPPED_KEY_MAX),
         COMMITMENT: commitment_of(data_key),
     }
-    return bytes([TAG_ENCRYPT0]) + canonical.encode([A256GCM, header, ciphertext])
+    return bytes([TAG_ENCRYPT0]) + canonical.dumps([A256GCM, header, ciphertext])
 
 
 def commitment_of(data_key: bytes | bytearray) -> bytes:
-    """SHA-384 of the CBOR ["coattest/data-key/v1", data key]: the one key under which a file may be read."""
+    """SHA-384 of the CBOR ["coattest/data-key/v1", data key]; it says under which key a file may be read."""
     digest = hashlib.sha384(_COMMITMENT_PREFIX)
     digest.update(data_key)
     return digest.digest()
 
 
 def parse_encrypt0(data: bytes) -> Encrypt0:
-    """Take a COSE_Encrypt0 apart without decrypting it; raises MessageError."""
+    """Parse a COSE_Encrypt0 without decrypting it; raises MessageError."""
     protected, unprotected, ciphertext = _parts(data, TAG_ENCRYPT0, 3, canonical.SIZE_MAX)
     if protected != A256GCM:
-        raise MessageError("not A256GCM")
+        raise MessageError("the algorithm is not A256GCM")
     if not isinstance(unprotected, dict) or list(unprotected) != [5, WRAPPED_KEY, COMMITMENT]:
         raise MessageError("unprotected header is not {5: iv, -65537: wrapped key, -65538: commitment}")
     return Encrypt0(
@@ -173,9 +173,9 @@ def parse_encrypt0(data: bytes) -> Encrypt0:
 
 
 def decrypt0(data: bytes | Encrypt0, data_key: bytes | bytearray, *, external_aad: bytes) -> bytearray:
-    """The plaintext of a COSE_Encrypt0; raises MessageError, the same one for every cause after parsing.
+    """The plaintext of a COSE_Encrypt0, in a buffer to overwrite, once its tag has verified.
 
-    It is in a buffer that the caller can overwrite. Nothing of it is returned before its tag has verified.
+    Raises MessageError, with one text for every failure after parsing.
     """
     message = data if isinstance(data, Encrypt0) else parse_encrypt0(data)
     if len(data_key) != KEY_SIZE or commitment_of(data_key) != message.commitment:
@@ -183,7 +183,7 @@ def decrypt0(data: bytes | Encrypt0, data_key: bytes | bytearray, *, external_aa
     ciphertext, tag = memoryview(message.ciphertext)[:-TAG_SIZE], message.ciphertext[-TAG_SIZE:]
     decryptor = Cipher(AES256(data_key), GCM(message.iv, tag)).decryptor()
     decryptor.authenticate_additional_data(_enc_structure(external_aad))
-    # The library wants room for one more block than it writes.
+    # The library needs room for one more block than it writes.
     plaintext = bytearray(len(ciphertext) + TAG_SIZE)
     try:
         decryptor.update_into(ciphertext, plaintext)
@@ -195,21 +195,21 @@ def decrypt0(data: bytes | Encrypt0, data_key: bytes | bytearray, *, external_aa
     return plaintext
 
 
-_COMMITMENT_PREFIX = canonical.encode(["coattest/data-key/v1", bytes(KEY_SIZE)])[:-KEY_SIZE]
+_COMMITMENT_PREFIX = canonical.dumps(["coattest/data-key/v1", bytes(KEY_SIZE)])[:-KEY_SIZE]
 
 
 def _sig_structure(payload: bytes) -> bytes:
-    return canonical.encode(["Signature1", ES384, b"", payload])
+    return canonical.dumps(["Signature1", ES384, b"", payload])
 
 
 def _enc_structure(external_aad: bytes) -> bytes:
-    return canonical.encode(["Encrypt0", A256GCM, external_aad])
+    return canonical.dumps(["Encrypt0", A256GCM, external_aad])
 
 
 def _parts(data: bytes, tag: int, count: int, limit: int) -> list[object]:
     if data[:1] != bytes([tag]):
         raise MessageError(f"not COSE tag {tag - 0xC0}")
-    parts = canonical.decode(data[1:], limit)
+    parts = canonical.loads(data[1:], limit)
     if not isinstance(parts, list) or len(parts) != count:
         raise MessageError(f"not an array of {count}")
     return parts

@@ -1,4 +1,4 @@
-"""Field checks of the message types: each returns the value or raises MessageError with the field's name.
+"""Checks of single fields: each returns the value, or raises MessageError naming the field.
 
 The details never repeat a value, so that they can leave the enclave in an error frame.
 """
@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from coattest_enclave.protocol.canonical import MessageError
+from coattest_enclave.protocol.errors import MessageError
 
 DIGEST = 48
 """Bytes of a SHA-384."""
@@ -19,11 +19,13 @@ AMOUNT_MAX = 2**53 - 1
 """Largest amount in minor units, and largest time: what every JSON reader holds exactly (RFC 8259, 6)."""
 
 LOTS_MAX = 2**20
+"""Lots of an auction."""
+
 IDS_MAX = 40 * 1024 * 1024
-"""Characters of all lot ids together: manifest and result, with their columns, stay under 64 MiB."""
+"""Characters of all lot ids together, so that manifest and result with their columns stay under 64 MiB."""
 
 BUYERS_MAX = 64
-"""So that a lot's winners fit 8 bytes, one bit each, and the seals of all buyers one frame."""
+"""A lot's winners fit 8 bytes, one bit each; the seals of all buyers fit one frame."""
 
 FIRST_PRICE, SECOND_PRICE = "first-price", "second-price"
 DISCLOSURE = {
@@ -47,7 +49,7 @@ def sha384(data: bytes | bytearray) -> bytes:
 def exact_map(value: Any, purpose: str | None, names: Sequence[str]) -> dict[str, Any]:
     wanted = {*names, "purpose"} if purpose else set(names)
     if not isinstance(value, dict) or set(value) != wanted:
-        raise MessageError("not a map of exactly the expected fields")
+        raise MessageError("not a map with exactly the expected fields")
     if purpose and value["purpose"] != purpose:
         raise MessageError(f"purpose is not {purpose}")
     return {name: value[name] for name in names}

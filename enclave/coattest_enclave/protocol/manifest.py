@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, overload
 
 from coattest_enclave.protocol import canonical, columns, cose
-from coattest_enclave.protocol.canonical import MessageError
+from coattest_enclave.protocol.errors import MessageError
 from coattest_enclave.protocol.fields import (
     AMOUNT_MAX,
     BUYERS_MAX,
@@ -34,7 +34,7 @@ CERTIFICATE_MAX = 16 * 1024
 """Bytes of a member's certificate for a buyer's key."""
 
 _S3 = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/[!-~]{1,1024}")
-# Single-Region keys by full ARN: an alias can be pointed at another key at any time.
+# Single-Region keys by full ARN: an alias can be moved to a different key at any time.
 _ARN = re.compile(
     r"arn:(aws|aws-cn|aws-us-gov):kms:([a-z]{2}(?:-[a-z]+)+-[0-9]{1,2}):([0-9]{12}):key/"
     r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
@@ -50,8 +50,8 @@ class Lot(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Lots(Sequence[Lot]):
-    """A manifest's lots in order: a sequence of Lot that keeps all ids in one text, and the reserves in a
-    column. ``ids`` has one id per line, the last line without its end.
+    """A manifest's lots in order. ``ids`` holds all ids in one text, one per line, without a line feed at the
+    end; ``reserves`` is a column.
     """
 
     ids: str
@@ -76,7 +76,7 @@ class Lots(Sequence[Lot]):
         if not isinstance(ids, str):
             raise MessageError("lots: not a text")
         data = byte_string(reserves, 0, columns.WIDTH * LOTS_MAX, "reserves")
-        return cls(ids, columns.unpack(data, ids.count("\n") + 1, AMOUNT_MAX, "reserves"))
+        return cls(ids, columns.unpack_column(data, ids.count("\n") + 1, AMOUNT_MAX, "reserves"))
 
     def __len__(self) -> int:
         return len(self.reserves)
@@ -96,7 +96,7 @@ class Lots(Sequence[Lot]):
 
 
 def check_ids(ids: str) -> int:
-    """How many lot ids ``ids`` has, one per line, each of its form and there once; raises MessageError."""
+    """The number of lot ids in ``ids``, one per line, each well-formed and unique; raises MessageError."""
     if len(ids) > IDS_MAX:
         raise MessageError("lots: too long")
     lines = ids.split("\n")
@@ -109,7 +109,7 @@ def check_ids(ids: str) -> int:
 
 
 class KeyArn(NamedTuple):
-    """The parts of a KMS key ARN that decide where a request goes."""
+    """The parts of a KMS key ARN that say where a request goes."""
 
     partition: str
     region: str
@@ -136,7 +136,7 @@ class Buyer:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What an auction is; ``digest`` (SHA-384, 48 bytes) is its identity; times are Unix seconds."""
+    """What an auction is; ``digest`` (SHA-384, 48 bytes) identifies it; times are Unix seconds."""
 
     auction: str
     currency: str
@@ -157,19 +157,19 @@ class Manifest:
         names = [buyer.name for buyer in self.buyers]
         unique(names, "buyer name")
         if names != sorted(names):
-            raise MessageError("buyers are not in order of their names")
+            raise MessageError("buyers are not sorted by name")
         unique([buyer.key for buyer in self.buyers], "buyer key")
         unique([buyer.kms for buyer in self.buyers], "KMS key")
         if uint(self.closes, "closing time") > uint(self.publish_by, "publication deadline"):
-            raise MessageError("publication deadline is before the closing time")
-        encoded = canonical.encode(
+            raise MessageError("the publication deadline is before the closing time")
+        encoded = canonical.dumps(
             {
                 "purpose": PURPOSE,
                 "auction": self.auction,
                 "currency": self.currency,
                 "rule": self.rule,
                 "lots": self.lots.ids,
-                "reserves": columns.pack(self.lots.reserves),
+                "reserves": columns.pack_column(self.lots.reserves),
                 "buyers": [
                     {"name": b.name, "key": b.key, "certificate": b.certificate, "kms": b.kms, "bids": b.bids}
                     for b in self.buyers
@@ -189,7 +189,7 @@ class Manifest:
     def decode(cls, data: bytes) -> Manifest:
         """The manifest in ``data``; raises MessageError."""
         names = ("auction", "currency", "rule", "lots", "reserves", "buyers", "closes", "publish_by")
-        fields = exact_map(canonical.decode(data), PURPOSE, names)
+        fields = exact_map(canonical.loads(data), PURPOSE, names)
         buyers = []
         for entry in array_of(fields["buyers"], "buyers"):
             buyers.append(Buyer(**exact_map(entry, None, ("name", "key", "certificate", "kms", "bids"))))
@@ -201,11 +201,11 @@ class Manifest:
         for buyer in self.buyers:
             if buyer.name == name:
                 return buyer
-        raise MessageError("no such buyer in the manifest")
+        raise MessageError("the manifest has no buyer of that name")
 
 
 def parse_key_arn(arn: Any) -> KeyArn:
-    """Partition, region and account of a full KMS key ARN; raises MessageError for aliases and all else."""
+    """Partition, region and account of a full KMS key ARN; raises MessageError for anything else."""
     match = _ARN.fullmatch(arn) if isinstance(arn, str) else None
     if match is None:
         raise MessageError("not the full ARN of a single-Region KMS key")

@@ -1,7 +1,7 @@
 """The auction's messages: manifest, bid, seal, result, receipt, result file (docs/protocol.md).
 
-Every type checks its rules on construction, so a value that exists is well-formed; ``decode`` is strict and
-raises MessageError only.
+Every type checks its rules on construction, so a value that exists is well-formed. ``decode`` is strict and
+raises nothing but MessageError.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from coattest_enclave.protocol import alive, canonical, columns, cose, manifest, outcome
-from coattest_enclave.protocol.alive import NONCE_MAX, NONCE_MIN
-from coattest_enclave.protocol.alive import user_data as alive_user_data
-from coattest_enclave.protocol.canonical import MessageError
+from coattest_enclave.protocol.alive import alive_user_data
+from coattest_enclave.protocol.errors import MessageError
 from coattest_enclave.protocol.fields import (
     AMOUNT_MAX,
     BUYERS_MAX,
@@ -29,7 +28,7 @@ from coattest_enclave.protocol.fields import (
     sha384,
     text,
 )
-from coattest_enclave.protocol.manifest import Buyer, KeyArn, Lot, Lots, Manifest, parse_key_arn
+from coattest_enclave.protocol.manifest import Buyer, Lot, Lots, Manifest, parse_key_arn
 from coattest_enclave.protocol.outcome import Outcome, Outcomes, Result, ResultFile, Tie, Unsold, Won
 
 __all__ = [
@@ -44,14 +43,11 @@ __all__ = [
     "FIRST_PRICE",
     "LOTS_MAX",
     "MANIFEST",
-    "NONCE_MAX",
-    "NONCE_MIN",
     "RESULT",
     "RESULT_FILE",
     "SEAL",
     "SECOND_PRICE",
     "Buyer",
-    "KeyArn",
     "Lot",
     "Lots",
     "Manifest",
@@ -80,7 +76,7 @@ MANIFEST, BID, SEAL = manifest.PURPOSE, "coattest/bid/v1", "coattest/seal/v1"
 RESULT, RESULT_FILE, ALIVE = outcome.PURPOSE, outcome.FILE_PURPOSE, alive.PURPOSE
 
 AMOUNT_SIZE = columns.WIDTH
-"""Bytes of one record of a bid: an amount in minor units, big-endian."""
+"""Bytes of one amount in a bid."""
 
 DECISION_DIGEST = 32
 """Bytes of a decision's SHA-256."""
@@ -111,23 +107,23 @@ class Seal:
     def encode(self) -> bytes:
         """The payload that is signed."""
         bids = [[name, digest] for name, digest in self.bids]
-        return canonical.encode(
+        return canonical.dumps(
             {"purpose": SEAL, "manifest": self.manifest, "decision": self.decision, "bids": bids}
         )
 
     @classmethod
     def decode(cls, data: bytes) -> Seal:
         """The seal in ``data``; raises MessageError."""
-        fields = exact_map(canonical.decode(data, cose.SIGN1_MAX), SEAL, ("manifest", "decision", "bids"))
+        fields = exact_map(canonical.loads(data, cose.SIGN1_MAX), SEAL, ("manifest", "decision", "bids"))
         bids = [array_of(entry, "bid", 2) for entry in array_of(fields["bids"], "bids")]
         return cls(fields["manifest"], fields["decision"], tuple((name, digest) for name, digest in bids))
 
 
 def check_seals(manifest: Manifest, seals: Sequence[bytes]) -> Seal:
-    """The seal that every buyer of ``manifest`` signed, each with its key from there; raises MessageError.
+    """The seal that every buyer of ``manifest`` signed with its key from there; raises MessageError.
 
-    ``seals`` are COSE_Sign1 messages in any order, one per buyer. All carry the same payload, byte for
-    byte, it names this manifest, and it lists exactly the manifest's buyers in the manifest's order.
+    ``seals`` are COSE_Sign1 messages in any order, one per buyer. All must carry the same payload, byte for
+    byte; it must name this manifest and list exactly the manifest's buyers, in the manifest's order.
     """
     if len(seals) != len(manifest.buyers):
         raise MessageError("not one seal per buyer")
@@ -142,9 +138,9 @@ def check_seals(manifest: Manifest, seals: Sequence[bytes]) -> Seal:
         raise MessageError("the buyers sealed different things")
     seal = Seal.decode(payloads.pop())
     if seal.manifest != manifest.digest:
-        raise MessageError("sealed for another manifest")
+        raise MessageError("the seal names a different manifest")
     if [name for name, _ in seal.bids] != [buyer.name for buyer in manifest.buyers]:
-        raise MessageError("sealed bids are not the manifest's buyers in order")
+        raise MessageError("the sealed bids are not the manifest's buyers in order")
     return seal
 
 
@@ -152,17 +148,17 @@ def pack_bids(amounts: Sequence[int]) -> bytes:
     """The plaintext of a bid, amounts in the manifest order, 0 for no bid; raises MessageError."""
     if not 1 <= len(amounts) <= LOTS_MAX:
         raise MessageError("number of amounts out of range")
-    return columns.pack(columns.column(amounts, "amount"))
+    return columns.pack_column(columns.column(amounts, "amount"))
 
 
 def unpack_bids(plaintext: bytes | bytearray, lots: int) -> array[int]:
-    """The amounts of a bid over ``lots`` lots; raises MessageError, which never says what was in it."""
-    return columns.unpack(plaintext, lots, AMOUNT_MAX, "bid")
+    """The amounts of a bid on ``lots`` lots; raises MessageError, which never says what was in it."""
+    return columns.unpack_column(plaintext, lots, AMOUNT_MAX, "bid")
 
 
 def bid_aad(manifest: bytes, buyer: str, key_arn: str) -> bytes:
-    """External AAD of a bid file: it decrypts for this manifest digest, buyer and KMS key only."""
-    return canonical.encode([BID, manifest, buyer, key_arn])
+    """External AAD of a bid file, so that it decrypts for this manifest, buyer and KMS key only."""
+    return canonical.dumps([BID, manifest, buyer, key_arn])
 
 
 def encryption_context(manifest: bytes, buyer: str) -> dict[str, str]:
@@ -171,10 +167,10 @@ def encryption_context(manifest: bytes, buyer: str) -> dict[str, str]:
 
 
 def bid_digest(bid_file: bytes | bytearray) -> bytes:
-    """What the seal says of a bid file: its SHA-384, 48 bytes."""
+    """SHA-384 of a bid file (48 bytes), which the seal lists."""
     return sha384(bid_file)
 
 
 def receipt_user_data(result: bytes) -> bytes:
     """user_data of the receipt for these result bytes; its nonce is the seal digest, its public_key null."""
-    return canonical.encode([RESULT, sha384(result)])
+    return canonical.dumps([RESULT, sha384(result)])

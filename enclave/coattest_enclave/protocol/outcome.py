@@ -1,4 +1,4 @@
-"""What an auction ends with: an outcome per lot, the result, and the file that is published."""
+"""How an auction ends: an outcome per lot, the result, and the file that is published."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import repeat
 from typing import overload
 
 from coattest_enclave.protocol import canonical, columns, cose
-from coattest_enclave.protocol.canonical import MessageError
+from coattest_enclave.protocol.errors import MessageError
 from coattest_enclave.protocol.fields import (
     AMOUNT_MAX,
     BUYERS_MAX,
@@ -30,7 +30,7 @@ from coattest_enclave.protocol.manifest import check_ids
 PURPOSE, FILE_PURPOSE = "coattest/result/v1", "coattest/result-file/v1"
 
 RECEIPT_MAX = 32 * 1024
-"""Bytes of an attestation document: a payload of at most 16384 (its specification, 2) and more."""
+"""Bytes of a receipt: an attestation document's payload has at most 16384 (NSM API, attestation process)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Won:
 
 @dataclass(frozen=True, slots=True)
 class Tie:
-    """Several buyers, sorted, have the same highest bid; which amount is not said."""
+    """Several buyers, sorted, have the same highest bid; the amount is not revealed."""
 
     buyers: tuple[str, ...]
 
@@ -58,11 +58,11 @@ Outcome = Won | Tie | Unsold
 
 @dataclass(frozen=True, slots=True)
 class Outcomes(Sequence[tuple[str, Outcome]]):
-    """A result's lots in the manifest's order, as pairs of lot id and outcome, kept in columns.
+    """A result's lots in the manifest's order: a sequence of (lot id, outcome), stored in columns.
 
-    ``ids`` are a manifest's, and checked there. ``winners`` has a bit per buyer (2**i is ``buyers[i]``): none
-    is unsold, several are a tie. ``prices`` is empty under first price; under second price it has a won lot's
-    price, and 0 for every other lot.
+    ``ids`` come from a manifest and are checked there. ``winners`` has a bit per buyer (2**i is
+    ``buyers[i]``): no bit is unsold, several are a tie. ``prices`` is empty under first price; under second
+    price it has the price of each lot that was won, and 0 for every other lot.
     """
 
     ids: str
@@ -74,17 +74,17 @@ class Outcomes(Sequence[tuple[str, Outcome]]):
         for name in self.buyers:
             text(name, NAME, "buyer name")
         if not 1 <= len(self.buyers) <= BUYERS_MAX or list(self.buyers) != sorted(set(self.buyers)):
-            raise MessageError("buyers are not in order of their names")
+            raise MessageError("buyers are not sorted by name")
         count = self.ids.count("\n") + 1
         if len(self.winners) != count or len(self.prices) not in (0, count):
             raise MessageError("not one outcome per lot")
         if max(self.winners) >> len(self.buyers):
-            raise MessageError("winners: not a buyer")
+            raise MessageError("winners: a bit that stands for no buyer")
         alone = {1 << index for index in range(len(self.buyers))}
         if self.prices and any(
             price and mask not in alone for mask, price in zip(self.winners, self.prices, strict=True)
         ):
-            raise MessageError("a price where nobody won alone")
+            raise MessageError("a price on a lot without a single winner")
 
     def __len__(self) -> int:
         return len(self.winners)
@@ -120,7 +120,7 @@ class Outcomes(Sequence[tuple[str, Outcome]]):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What an auction ended with: one outcome per lot, in the manifest's order."""
+    """How an auction ended: one outcome per lot, in the manifest's order."""
 
     auction: str
     manifest: bytes
@@ -136,7 +136,7 @@ class Result:
         text(self.currency, CURRENCY, "currency")
         text(self.rule, RULE, "rule")
         if bool(self.lots.prices) is not (self.rule == SECOND_PRICE):
-            raise MessageError("prices under another rule than second-price, or none under it")
+            raise MessageError("prices do not go with the rule")
 
     @property
     def digest(self) -> bytes:
@@ -144,8 +144,8 @@ class Result:
         return sha384(self.encode())
 
     def encode(self) -> bytes:
-        """The result's bytes: what the receipt is about. Their number depends on the manifest only."""
-        return canonical.encode(
+        """The result's bytes, which the receipt covers. How many there are depends on the manifest only."""
+        return canonical.dumps(
             {
                 "purpose": PURPOSE,
                 "auction": self.auction,
@@ -155,8 +155,8 @@ class Result:
                 "rule": self.rule,
                 "lots": self.lots.ids,
                 "buyers": list(self.lots.buyers),
-                "winners": columns.pack(self.lots.winners),
-                "prices": columns.pack(self.lots.prices),
+                "winners": columns.pack_column(self.lots.winners),
+                "prices": columns.pack_column(self.lots.prices),
             }
         )
 
@@ -164,7 +164,7 @@ class Result:
     def decode(cls, data: bytes) -> Result:
         """The result in ``data``; raises MessageError."""
         names = ("auction", "manifest", "seal", "currency", "rule", "lots", "buyers", "winners", "prices")
-        fields = exact_map(canonical.decode(data), PURPOSE, names)
+        fields = exact_map(canonical.loads(data), PURPOSE, names)
         ids, buyers = fields.pop("lots"), array_of(fields.pop("buyers"), "buyers")
         if not isinstance(ids, str):
             raise MessageError("lots: not a text")
@@ -174,8 +174,8 @@ class Result:
         lots = Outcomes(
             ids,
             tuple(buyers),
-            columns.unpack(winners, count, 2**BUYERS_MAX - 1, "winners"),
-            columns.unpack(prices, count, AMOUNT_MAX, "prices") if prices else array("Q"),
+            columns.unpack_column(winners, count, 2**BUYERS_MAX - 1, "winners"),
+            columns.unpack_column(prices, count, AMOUNT_MAX, "prices") if prices else array("Q"),
         )
         return cls(**fields, lots=lots)
 
@@ -190,7 +190,7 @@ class ResultFile:
 
     def encode(self) -> bytes:
         """The file's bytes."""
-        return canonical.encode(
+        return canonical.dumps(
             {
                 "purpose": FILE_PURPOSE,
                 "result": self.result,
@@ -201,8 +201,8 @@ class ResultFile:
 
     @classmethod
     def decode(cls, data: bytes) -> ResultFile:
-        """The parts of a result file, none of them verified; raises MessageError."""
-        fields = exact_map(canonical.decode(data), FILE_PURPOSE, ("result", "receipt", "seals"))
+        """The parts of a result file, unverified; raises MessageError."""
+        fields = exact_map(canonical.loads(data), FILE_PURPOSE, ("result", "receipt", "seals"))
         seals = array_of(fields["seals"], "seals")
         if not 1 <= len(seals) <= BUYERS_MAX:
             raise MessageError("number of seals out of range")

@@ -1,7 +1,7 @@
 """Frames between parent and enclave: u32 big-endian length, then canonical CBOR [version, request, type,
 body].
 
-Lengths are checked before anything is read, and time-outs are the caller's (set on the socket).
+A length is checked before the frame is read. Time-outs are the caller's, who sets them on the socket.
 """
 
 from __future__ import annotations
@@ -13,31 +13,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from coattest_enclave.protocol import canonical
-from coattest_enclave.protocol.canonical import MessageError, TooLarge
-
-__all__ = [
-    "CHUNK_MAX",
-    "FRAME_MAX",
-    "VERSION",
-    "Frame",
-    "MessageError",
-    "TooLarge",
-    "chunks",
-    "decode_frame",
-    "encode_frame",
-    "read_exactly",
-    "read_frame",
-    "write_frame",
-]
+from coattest_enclave.protocol.errors import MessageError
 
 VERSION = 1
-"""Version of the frame format; a frame of another one is refused."""
+"""Version of the frame format; a frame of any other version is refused."""
 
 CHUNK_MAX = 512 * 1024
-"""Bytes of a file that one data frame carries at most."""
+"""Bytes of a file in one data frame, at most."""
 
 FRAME_MAX = 1024 * 1024 + 64 * 1024
-"""Bytes of a frame without its length: 1 MiB of content and what surrounds it."""
+"""Bytes of a frame without its length: 1 MiB of content and what is around it."""
 
 WRITE_MAX = 16 * 1024
 """Bytes of one write to a socket: half of what Linux still sends over vsock in one descriptor."""
@@ -59,22 +44,22 @@ class Frame:
 
 
 def encode_frame(frame: Frame) -> bytes:
-    """The frame with its length in front; raises TooLarge."""
-    data = canonical.encode([VERSION, frame.request, frame.type, frame.body])
+    """The frame with its length in front; raises MessageError."""
+    data = canonical.dumps([VERSION, frame.request, frame.type, frame.body])
     if len(data) > FRAME_MAX:
-        raise TooLarge(f"frame over {FRAME_MAX} bytes")
+        raise MessageError(f"frame over {FRAME_MAX} bytes", "too-large")
     return struct.pack(">I", len(data)) + data
 
 
 def decode_frame(data: bytes) -> Frame:
-    """The frame in ``data``, which is without the length; raises MessageError."""
-    match canonical.decode(data, FRAME_MAX):
+    """The frame in ``data``, which does not include the length; raises MessageError."""
+    match canonical.loads(data, FRAME_MAX):
         case [int(version), int(request), str(kind), dict(body)] if (
             type(version) is int and type(request) is int
         ):
             pass
         case _:
-            raise MessageError("not [version, request, type, body]")
+            raise MessageError("a frame is not [version, request, type, body]")
     if version != VERSION:
         raise MessageError(f"frame version is not {VERSION}")
     if not 0 <= request <= REQUEST_MAX:
@@ -82,7 +67,7 @@ def decode_frame(data: bytes) -> Frame:
     if kind not in TYPES:
         raise MessageError("unknown frame type")
     if not all(isinstance(key, str) for key in body):
-        raise MessageError("body has a key that is not text")
+        raise MessageError("a key of the body is not text")
     return Frame(request, kind, body)
 
 
@@ -114,15 +99,15 @@ def read_frame(stream: socket.socket) -> Frame | None:
         return None
     (size,) = struct.unpack(">I", first + read_exactly(stream, 3))
     if size > FRAME_MAX:
-        raise TooLarge(f"frame over {FRAME_MAX} bytes")
+        raise MessageError(f"frame over {FRAME_MAX} bytes", "too-large")
     return decode_frame(read_exactly(stream, size))
 
 
 def write_frame(stream: socket.socket, frame: Frame) -> None:
-    """Send one frame; raises TooLarge, OSError, TimeoutError.
+    """Send one frame; raises MessageError, OSError, TimeoutError.
 
-    A guest's kernel sends a longer write over vsock as one packet in several descriptors, and some far ends
-    drop such packets without a word (docs/kernel.md).
+    A guest's kernel sends a longer write over vsock as one packet in several descriptors, and some hosts drop
+    such packets silently (docs/kernel.md).
     """
     data = memoryview(encode_frame(frame))
     for start in range(0, len(data), WRITE_MAX):

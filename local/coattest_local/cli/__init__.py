@@ -14,8 +14,13 @@ VERBS = {
     "up": "coattest_local.cli.up:up_command",
 }
 
+HEADINGS = {
+    "The whole chain": ("demo", "up"),
+    "One enclave": ("boot", "run-enclave", "terminate-enclave"),
+}
 
-@click.group(cls=LazyGroup, lazy=VERBS)
+
+@click.group(cls=LazyGroup, lazy=VERBS, headings=HEADINGS, extra="local")
 @click.version_option(package_name="coattest")
 def cli() -> None:
     """Everything AWS provides, simulated on this machine."""

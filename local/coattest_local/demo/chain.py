@@ -185,13 +185,14 @@ def put_policies(
 def put_buyer_policy(
     trust: PinnedTrust, services: Services, buyer: Party, owned: BuyerCloud, *, parent_role: str
 ) -> None:
-    """``verify policy --apply`` by the key's owner."""
+    """``verify policy apply`` by the key's owner."""
     administrator, break_glass = owned.administrators
     buyer.run(
-        "verify", "policy", *trust.arguments, "--member", buyer.name, "--account", owned.account,
+        "verify", "policy", "apply", owned.key_arn, *trust.arguments, "--member", buyer.name,
+        "--account", owned.account,
         "--parent-role", parent_role, "--administrator", administrator, "--break-glass", break_glass,
         "--encrypter", owned.encrypter, "--simulator", "--endpoint-url", services.endpoint,
-        "--region", cloud.REGION, "--save-previous", "policies", "--apply", owned.key_arn,
+        "--region", cloud.REGION, "--save-previous", "policies",
         extra=services.environment(buyer.name),
     )  # fmt: skip
 

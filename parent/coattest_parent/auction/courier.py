@@ -1,8 +1,7 @@
-"""The courier: bid files from S3 into the enclave, the result back out.
+"""The courier: takes bid files from S3 into the enclave, and the result back out.
 
-It sees ciphertext and signatures only. It holds at most one piece of a bid file at a time, whatever its size.
-What it can do to an auction is not to run it: a changed byte is caught by the seal, a missing one is no
-result.
+It sees only ciphertext and signatures, and holds one piece of a bid file at a time. The worst that it can do
+to an auction is not to run it: the seal exposes every changed byte, and without all bytes there is no result.
 """
 
 from __future__ import annotations
@@ -13,10 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from coattest.aws import AwsFailure, aws_errors
 from coattest.errors import FoundFalse
 from coattest_enclave.protocol import cose, messages, wire
-from coattest_enclave.protocol.canonical import MessageError
-from coattest_parent.link.aws import Aws, AwsFailure, SessionCredentials, aws_errors, parse_s3_uri, region_of
+from coattest_enclave.protocol.errors import MessageError
+from coattest_parent.link.aws import Aws, SessionCredentials, parse_s3_uri, region_of
 from coattest_parent.link.channels import Address
 from coattest_parent.link.enclave import BidUpload, EnclaveClient, EnclaveFailed, Progress
 from coattest_parent.link.proxy import ConnectProxy, Target, kms_allow_list
@@ -27,20 +27,14 @@ if TYPE_CHECKING:
 
 AWS_KMS = "kms.{region}.amazonaws.com"
 LOCAL_KMS = "kms.{region}.coattest.test"
-"""KMS host names as the two profiles' measured trust files have them; the enclave asks for no other."""
-
-
-class MissingBid(FoundFalse):
-    """A buyer's bid file is not where the manifest says."""
-
-    default_code = "missing-bid"
+"""KMS host names in the measured trust files of the two profiles; the enclave connects to no other host."""
 
 
 class BidSource(Protocol):
-    """Where bid files come from."""
+    """A source of bid files."""
 
     def part(self, buyer: messages.Buyer) -> BidUpload:
-        """Size and content of a buyer's bid file, content read as it is consumed."""
+        """Size and content of a buyer's bid file; the content is read while it is consumed."""
         ...
 
 
@@ -51,8 +45,9 @@ class S3Bids:
     aws: Aws
 
     def part(self, buyer: messages.Buyer) -> BidUpload:
-        """The object at the buyer's URI as it is now; a change while it is read is an error, not a
-        mixture. Raises MissingBid and AwsFailure.
+        """The object at the buyer's URI as it is now; if it changes while it is read, reading fails.
+
+        Raises FoundFalse (``missing-bid``) and AwsFailure.
         """
         bucket, key = parse_s3_uri(buyer.bids)
         client = self.aws.s3(region_of(buyer.kms))
@@ -61,11 +56,13 @@ class S3Bids:
                 head = client.head_object(Bucket=bucket, Key=key)
             except client.exceptions.ClientError as error:
                 if error.response.get("Error", {}).get("Code") in ("404", "NoSuchKey", "NoSuchBucket"):
-                    raise MissingBid(f"no bid file of {buyer.name!r}", where=buyer.bids) from None
+                    raise FoundFalse(
+                        f"no bid file of {buyer.name!r}", where=buyer.bids, code="missing-bid"
+                    ) from None
                 raise
         size, etag = head.get("ContentLength"), head.get("ETag")
         if not isinstance(size, int) or size < 0 or not etag:
-            raise AwsFailure("an answer without length or ETag", where=buyer.bids, code="bad-answer")
+            raise AwsFailure("S3's answer has no length or ETag", where=buyer.bids, code="bad-answer")
         return BidUpload(buyer.name, size, _object(client, bucket, key, etag))
 
 
@@ -82,8 +79,8 @@ def _object(client: S3Client, bucket: str, key: str, etag: str) -> Iterator[byte
 def bid_digests(manifest: messages.Manifest, source: BidSource) -> dict[str, bytes]:
     """SHA-384 of every buyer's bid file as ``source`` has it now.
 
-    Raises FoundFalse for one that is larger than a bid file of this manifest can be: nobody should fetch it,
-    and an enclave would need many times its size to take it apart.
+    Raises FoundFalse for a file that is too large for a bid of this manifest: nobody should fetch it, and an
+    enclave would need many times its size to parse it.
     """
     most = cose.ENCRYPT0_OVERHEAD + messages.AMOUNT_SIZE * len(manifest.lots)
     digests = {}
@@ -91,9 +88,9 @@ def bid_digests(manifest: messages.Manifest, source: BidSource) -> dict[str, byt
         part = source.part(buyer)
         if part.size > most:
             raise FoundFalse(
-                f"larger than any bid file: over {most} bytes",
+                f"too large for a bid file: over {most} bytes",
                 where=buyer.bids,
-                hint="a manifest without that buyer",
+                hint="make a manifest without that buyer",
                 code="too-large",
             )
         digest = hashlib.sha384()
@@ -126,7 +123,7 @@ def manifest_allow_list(manifest: messages.Manifest, target: Target | None) -> d
     return kms_allow_list(regions, LOCAL_KMS if target else AWS_KMS, target)
 
 
-def open_auction(
+def open_in_enclave(
     manifest: messages.Manifest,
     seals: Sequence[bytes],
     *,
@@ -138,14 +135,13 @@ def open_auction(
     progress: Progress | None = None,
     telemetry: Telemetry | None = None,
 ) -> messages.ResultFile:
-    """Run the auction in the enclave; returns what is to be published, not verified (``verify receipt`` does
-    that).
+    """Open the auction in the enclave; returns the file to publish, unverified (``verify receipt`` verifies).
 
-    The proxy at ``proxy`` runs as long as this call; None is one that runs already. Raises EnclaveRefused,
-    EnclaveFailed or another CoattestError; then there is no result, and calling again is safe: the same
-    seal can only give the same result.
+    A proxy runs at ``proxy`` during this call; None means that one is running already. Raises EnclaveRefused,
+    EnclaveFailed or another CoattestError; then there is no result, and calling again is safe: one seal can
+    give only one result.
     """
-    # Before the connection: an enclave does not wait for a slow bucket for ever.
+    # Before connecting, because the enclave does not wait long for a slow bucket.
     parts = [source.part(buyer) for buyer in manifest.buyers]
     tunnels = ConnectProxy(proxy, allow, telemetry) if proxy else contextlib.nullcontext()
     with tunnels, EnclaveClient(enclave) as client:
@@ -153,12 +149,12 @@ def open_auction(
     try:
         result = messages.Result.decode(data)
         seal = messages.check_seals(manifest, seals).digest
-        # The rest of the file, apart from a result of maybe 28 MB: what is kept must be readable again.
+        # The file must be readable later. This checks all but the result, which was decoded above.
         messages.ResultFile.decode(messages.ResultFile(b"-", receipt, tuple(seals)).encode())
     except MessageError as error:
         raise EnclaveFailed(f"the enclave's result does not parse: {error}") from error
     if result.manifest != manifest.digest:
-        raise EnclaveFailed("the enclave's result is of another manifest")
+        raise EnclaveFailed("the enclave's result is for a different manifest")
     if result.seal != seal:
-        raise EnclaveFailed("the enclave's result is of another seal")
+        raise EnclaveFailed("the enclave's result is for a different seal")
     return messages.ResultFile(data, receipt, tuple(seals))

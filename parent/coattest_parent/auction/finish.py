@@ -1,8 +1,8 @@
-"""An opening from wherever it stands to its end: a result file here and, if wished, the object in S3.
+"""Opens an auction from wherever an earlier call stopped: to a result file, and an object in S3 if asked.
 
-Each step leaves something durable or nothing: the file is written beside and linked into its place, the
-object is put, each only where there is none. So a call that was killed anywhere is finished by the next one,
-and what is there already is not decided again.
+Each step leaves something durable or nothing: the file is written under a temporary name and linked into its
+place, the object is put, each only where there is none. So the next call finishes what a killed one began,
+and an auction that has a result is not opened again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from coattest.errors import CoattestError
 from coattest.shell import from_os_error
 from coattest_enclave.protocol import messages
-from coattest_parent.auction.publish import Sealed, earlier, keep, publish
+from coattest_parent.auction.publish import Sealed, publish, store_result, stored_result
 from coattest_parent.auction.steps import open_sealed, time_left
 from coattest_parent.link.aws import Aws, region_of
 from coattest_parent.link.enclave import Progress
@@ -27,7 +27,7 @@ from coattest_parent.link.telemetry import Telemetry, codes_of
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """How an enclave and AWS are reached: address strings as ``open_sealed`` takes them.
+    """How to reach an enclave and AWS: address strings as ``open_sealed`` takes them.
 
     With ``role_arn`` that role does everything: it reads the bids, decrypts, and puts the result.
     """
@@ -41,7 +41,7 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A result file, and whether an earlier call had it already."""
+    """A result file, and whether it was there before this call."""
 
     file: messages.ResultFile
     resumed: bool
@@ -61,11 +61,11 @@ def finish(
     progress: Progress | None = None,
     opener: Opener = open_sealed,
 ) -> Finished:
-    """Open ``sealed`` into the file ``out`` and the object ``uri``, or what is left of that.
+    """Open ``sealed`` into the file ``out`` and the object ``uri``, as far as that is not done yet.
 
-    Raises a CoattestError: then what is missing is missing, and what is there is whole. After the publication
-    deadline nothing is opened any more, and no attempt begins (PastDeadline); a file from before it is still
-    put in its place. ``now`` is when the call is made (aware).
+    Raises CoattestError; file and object are then whole or absent. After the publication deadline nothing is
+    opened (``too-late``), but a file from before it is still published. ``now`` is the time of the call
+    (aware).
     """
     tell = telemetry or Telemetry()
     names = {"request": secrets.token_hex(8), "auction": sealed.manifest.digest.hex()}
@@ -82,7 +82,7 @@ def finish(
             progress(stage, size)
 
     try:
-        file = earlier(sealed, out)
+        file = stored_result(sealed, out)
         resumed = file is not None
         if file is None:
             left = time_left(sealed.manifest, now)
@@ -97,7 +97,7 @@ def finish(
                 retry=Retry(way.backoff.within(left), again),
                 telemetry=tell,
             )
-            file = keep(sealed, file, out)
+            file = store_result(sealed, file, out)
         digest = messages.sha384(file.result).hex()
         seconds = round(tell.clock() - started, 3)
         tell.event("open-resumed" if resumed else "open-finished", **names, result=digest, seconds=seconds)
@@ -116,7 +116,7 @@ def finish(
 
 
 def _published(sealed: Sealed, file: messages.ResultFile, uri: str, way: Way, retry: Retry) -> bool:
-    """Put the result with the rights that it was opened with: those of the role, where one is assumed."""
+    """Put the result, with the rights of the role if one is assumed."""
     region = region_of(sealed.manifest.buyers[0].kms)
 
     def attempt() -> bool:

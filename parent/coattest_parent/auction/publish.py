@@ -1,45 +1,38 @@
-"""The result's two places: a file here, and an object in S3. Each is written once, whole, and never replaced
-by something else.
-"""
+"""Stores a result, in a file here and as an object in S3. Each is written whole, once, and never replaced."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
+from coattest.aws import AwsFailure, aws_errors
 from coattest.errors import FoundFalse, UsageError
 from coattest.files import write_new
 from coattest_enclave.protocol import messages
-from coattest_enclave.protocol.canonical import MessageError
-from coattest_parent.link.aws import Aws, AwsFailure, aws_errors, parse_s3_uri
+from coattest_enclave.protocol.errors import MessageError
+from coattest_parent.link.aws import Aws, parse_s3_uri
 from coattest_parent.link.enclave import RESULT_MAX
 
 RESULT_FILE_MAX = RESULT_MAX + 1024 * 1024
 """Bytes of a result file: a result, its receipt (under 16 KiB) and at most 64 seals."""
 
 TAKEN = frozenset({"412", "PreconditionFailed"})
-"""What S3 answers when a conditional write finds an object there (Amazon S3 User Guide, "Conditional
-writes"); 409 ConditionalRequestConflict means that another write is under way.
+"""S3's codes for a conditional write that found an object there (Amazon S3 User Guide, "Conditional writes");
+409 ConditionalRequestConflict means that another write is under way.
 """
-
-
-class OtherResult(FoundFalse):
-    """At the place of the result there is something else."""
-
-    default_code = "other-result"
 
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
-    """An auction as its manifest and its seals make it: what a result file must be of."""
+    """A sealed auction: its manifest and its seals."""
 
     manifest: messages.Manifest
     seals: tuple[bytes, ...]
 
-    def is_of(self, content: bytes) -> messages.ResultFile | None:
-        """The result file in ``content`` if it is one of this manifest under this very seal, else None.
+    def parse_result(self, content: bytes) -> messages.ResultFile | None:
+        """The result file in ``content`` if it is for this manifest and seal, else None.
 
-        Nothing here trusts it: ``verify receipt`` judges it, as if it had just come from the enclave.
+        It is not trusted here: only ``verify receipt`` verifies it, as one that just came from the enclave.
         """
         try:
             file = messages.ResultFile.decode(content)
@@ -53,7 +46,7 @@ class Sealed:
         )
 
 
-def earlier(sealed: Sealed, path: Path) -> messages.ResultFile | None:
+def stored_result(sealed: Sealed, path: Path) -> messages.ResultFile | None:
     """The result that an earlier call left at ``path``; None when there is no file.
 
     Raises UsageError when the file is not a result of this auction.
@@ -63,35 +56,35 @@ def earlier(sealed: Sealed, path: Path) -> messages.ResultFile | None:
             content = file.read(RESULT_FILE_MAX + 1)
     except FileNotFoundError:
         return None
-    found = sealed.is_of(content)
+    found = sealed.parse_result(content)
     if found is None:
         raise UsageError(
-            "there is a file that is not a result of this auction",
+            "this file is not a result of this auction",
             where=str(path),
             hint="move it away, or give another --out",
-            code="other-result",
+            code="wrong-result",
         )
     return found
 
 
-def keep(sealed: Sealed, file: messages.ResultFile, path: Path) -> messages.ResultFile:
+def store_result(sealed: Sealed, file: messages.ResultFile, path: Path) -> messages.ResultFile:
     """Write the file to ``path`` if nothing is there, and return what is there then: another process may have
-    opened the same auction meanwhile, and whoever read its result finds it unchanged.
+    opened the same auction meanwhile, and its result stays.
 
     Raises UsageError when something else is there.
     """
     if write_new(path, file.encode()):
         return file
-    there = earlier(sealed, path)
+    there = stored_result(sealed, path)
     if there is None:
-        raise UsageError("a link that leads nowhere", where=str(path), hint="remove it", code="other-result")
+        raise UsageError("a link that leads nowhere", where=str(path), hint="remove it", code="wrong-result")
     return there
 
 
 def publish(sealed: Sealed, file: messages.ResultFile, uri: str, aws: Aws, region: str) -> bool:
     """Put the file at ``uri`` if nothing is there; False when the same result is there already.
 
-    Raises OtherResult when something else is there, and AwsFailure.
+    Raises FoundFalse when something else is there, and AwsFailure.
     """
     bucket, key = parse_s3_uri(uri)
     client = aws.s3(region)
@@ -111,16 +104,17 @@ def publish(sealed: Sealed, file: messages.ResultFile, uri: str, aws: Aws, regio
         return True
     with aws_errors(uri):
         there = client.get_object(Bucket=bucket, Key=key)["Body"].read(RESULT_FILE_MAX + 1)
-    published = sealed.is_of(there)
+    published = sealed.parse_result(there)
     if published is None:
-        raise OtherResult(
-            "there is an object that is not a result of this auction",
+        raise FoundFalse(
+            "this object is not a result of this auction",
             where=uri,
             hint="publish under another key",
+            code="wrong-result",
         )
     if published.result != file.result:
-        raise OtherResult(
-            "the object there is another result of the same seal",
+        raise FoundFalse(
+            "the object there is a different result of the same seal",
             where=uri,
             hint="keep both files and tell the buyers: 'verify receipt' says which of them is genuine",
             code="two-results",

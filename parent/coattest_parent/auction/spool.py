@@ -1,11 +1,12 @@
-"""The courier's spool: a directory per auction, opened when its closing time has passed.
+"""The courier's spool: a directory per auction, which is opened after its closing time.
 
-``SPOOL/NAME/manifest.cbor`` and one ``SPOOL/NAME/*.seal`` per buyer make a job; move the directory in when it
-is whole. ``SPOOL/NAME/result.cbor`` ends it. A job that another try cannot help gets
+A job is ``SPOOL/NAME/manifest.cbor`` and one ``SPOOL/NAME/*.seal`` per buyer; move the directory in when it
+is complete. ``SPOOL/NAME/result.cbor`` ends the job. A job that no further attempt can finish gets
 ``SPOOL/NAME/failed.json`` and is left alone until that file is removed.
 
-No job waits for another's next attempt: nothing sleeps here, and a job whose attempt failed has a time of its
-own for the next one (ADR 150). One attempt runs at a time, as the enclave opens one auction at a time.
+No job waits for the next attempt at a different one: nothing sleeps here, and each job that failed has its
+own time for the next attempt (ADR 150). One attempt runs at a time, as the enclave opens one auction at a
+time.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from coattest.errors import CoattestError, EnvironmentFailure, UsageError
 from coattest.files import write_atomic
 from coattest.shell import from_os_error
 from coattest_enclave.protocol import canonical, cose, messages
-from coattest_enclave.protocol.canonical import MessageError
+from coattest_enclave.protocol.errors import MessageError
 from coattest_parent.auction.finish import Opener, Way, finish
 from coattest_parent.auction.publish import Sealed
 from coattest_parent.auction.steps import open_sealed
@@ -44,21 +45,21 @@ from coattest_verify.auction.buyers import parse_manifest
 MANIFEST, RESULT, FAILED, SEAL = "manifest.cbor", "result.cbor", "failed.json", ".seal"
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-"""A job's directory: the object in S3 is named for it."""
+"""The form of a job's directory name, which also names the object in S3."""
 
 PAUSE = Backoff(base=1.0, cap=60.0)
 """Bounds of a job's wait between two attempts, in seconds."""
 
 ALIVE_EVERY = 15.0
-"""Seconds between two questions to the enclave."""
+"""Seconds between two ``alive`` requests to the enclave."""
 
 READY_FOR = 3 * ALIVE_EVERY
-"""Seconds for which an answer of the enclave counts."""
+"""Seconds for which an answer of the enclave counts as recent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A directory of the spool that is to be opened; another manifest in it is another job."""
+    """A directory of the spool to open. With a different manifest in it, it is a different job."""
 
     directory: Path
     inode: int = 0
@@ -66,11 +67,11 @@ class Job:
 
     @property
     def name(self) -> str:
-        """The directory's name; the object in S3 is named for it."""
+        """The directory's name, which also names the object in S3."""
         return self.directory.name
 
     def load(self) -> Sealed:
-        """Manifest and seals; raises UsageError for files that are not."""
+        """Manifest and seals; raises UsageError for invalid files, OSError for unreadable ones."""
         if not NAME.fullmatch(self.name):
             raise UsageError("not a job's name", where=ascii(self.name), hint=NAME.pattern, code="bad-name")
         path = self.directory / MANIFEST
@@ -87,7 +88,7 @@ class Job:
 
 
 def jobs(spool: Path) -> Iterator[Job]:
-    """Every job that is neither done nor failed, by name; what begins with a dot is still being made."""
+    """Every job that has not failed, by name; names that begin with a dot are left out."""
     for directory in sorted(spool.iterdir()):
         if directory.name.startswith("."):
             continue
@@ -98,26 +99,26 @@ def jobs(spool: Path) -> Iterator[Job]:
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError:
-            yield Job(directory)  # it cannot be looked into; who loads it hears why
+            yield Job(directory)  # loading it will report the error
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """When a job is looked at next, in Unix seconds, and how many attempts at it have failed."""
+    """When a job is next due, in Unix seconds, and how many attempts at it have failed."""
 
     due: float = 0.0
     failures: int = 0
 
-    def is_at(self, now: float) -> bool:
-        """Whether it has come; also when the clock was set back since a wait began."""
+    def is_due(self, now: float) -> bool:
+        """Whether the job is due, also if the clock was set back during a wait."""
         return self.due <= now or (self.failures > 0 and self.due > now + PAUSE.cap)
 
 
 @dataclass(slots=True)
 class Courier:
-    """Opens what is in the spool and watches the enclave; ``publish`` is ``s3://bucket/prefix/`` or None.
+    """Opens the jobs of a spool and watches the enclave; ``publish`` is ``s3://bucket/prefix/`` or None.
 
-    ``way`` has no back-off of its own: whoever waits for one job, waits for all.
+    ``way`` must have no back-off: waiting for one job would hold up all the others.
     """
 
     spool: Path
@@ -134,14 +135,15 @@ class Courier:
     _telling: threading.Lock = field(default_factory=threading.Lock)
 
     def round(self, now: Callable[[], datetime]) -> int:
-        """Take every job once whose turn it is, the longest due one first; the number of those that are
-        waiting or could not be finished yet. ``now`` is asked again for each.
+        """Try every job that is due once, the longest due one first. Returns how many jobs are not finished.
+
+        ``now`` is called again for each job.
         """
         found = list(jobs(self.spool))
         self._done.intersection_update(found)
         self._turns = {job: self._turns.get(job, Turn()) for job in found if job not in self._done}
         for job in sorted(self._turns, key=lambda job: self._turns[job].due):
-            if self._turns[job].is_at(now().timestamp()):
+            if self._turns[job].is_due(now().timestamp()):
                 self._take(job, now)
         failed = sum(1 for _ in self.spool.glob(f"*/{FAILED}"))
         self.telemetry.metrics.set("coattest_jobs_waiting", len(self._turns))
@@ -149,12 +151,12 @@ class Courier:
         return len(self._turns)
 
     def rest(self, now: datetime) -> float:
-        """Seconds until the next turn of a job that the last round saw; infinite without one."""
+        """Seconds until the next job of the last round is due; infinite without jobs."""
         due = min((turn.due for turn in self._turns.values()), default=math.inf)
         return max(due - now.timestamp(), 0.0)
 
     def _take(self, job: Job, now: Callable[[], datetime]) -> None:
-        """One attempt: then the job is done, set aside, or has its next turn."""
+        """One attempt, after which the job is done, has failed, or has a next turn."""
         turn = self._turns.pop(job)
         try:
             sealed = job.load()
@@ -164,8 +166,8 @@ class Courier:
             self._finish(job, sealed, turn, now())
             self._done.add(job)
         except Exception as error:
-            # OSError: the directory is being changed. What finish() raised, it has told of. The rest is a
-            # fault of ours: it must not end the service, which would find it again first after each start.
+            # OSError: the directory is being changed. finish() has reported what it raised. Anything else is
+            # a bug of ours, which must not end the service: it would meet the same job after each start.
             failure = _failure(error)
             passes = isinstance(failure, EnvironmentFailure) or may_pass(failure)
             if passes or not self._fail(job, failure):
@@ -184,7 +186,7 @@ class Courier:
         uri = f"{self.publish}{job.name}.cbor" if self.publish else None
         way = self.way
         if turn.failures:
-            # What failed may have been the credentials.
+            # The credentials may have been the cause.
             way = dataclasses.replace(way, aws=way.aws.renewed())
         elif not (job.directory / RESULT).exists():
             self.telemetry.event("job-found", job=job.name, auction=sealed.manifest.digest.hex())
@@ -199,7 +201,7 @@ class Courier:
         )
 
     def _fail(self, job: Job, error: CoattestError) -> bool:
-        """Set a job aside; False when that cannot be written, so that it is judged again."""
+        """Mark a job as failed; False when that cannot be written, so that it is tried again."""
         self.telemetry.event("job-failed", job=job.name, **codes_of(error), exit=error.exit_code)
         document = {"code": error.code, "exit": error.exit_code, "error": str(error)[:1000]}
         try:
@@ -209,22 +211,22 @@ class Courier:
         return True
 
     def watch(self, stop: threading.Event) -> None:
-        """Ask the enclave for signs of life, in a thread of its own, until ``stop`` or ``unwatch``."""
+        """Ask the enclave whether it is alive, in a thread, until ``stop`` or ``unwatch``."""
         self._ended = stop
         self._watch = threading.Thread(target=self._ask_on, args=(stop,), daemon=True)
         self._watch.start()
 
     def unwatch(self) -> None:
-        """End the watch: from now on it tells nothing, even if an answer is still on its way."""
+        """End the watch: it reports nothing more, even if an answer is still to come."""
         with self._telling:
             self._ended.set()
 
     def healthy(self) -> bool:
-        """Whether this process does its work: the watch runs and the spool is there."""
+        """Whether this process works: the watching thread runs and the spool is there."""
         return bool(self._watch and self._watch.is_alive() and self.spool.is_dir())
 
     def ready(self) -> bool:
-        """Whether an auction could be opened now, as far as the enclave goes."""
+        """Whether the enclave answered recently."""
         return self._answered is not None and time.monotonic() - self._answered < READY_FOR
 
     def _ask_on(self, stop: threading.Event) -> None:
@@ -253,7 +255,7 @@ class Courier:
 
 @contextlib.contextmanager
 def only_courier(spool: Path) -> Iterator[None]:
-    """Hold the spool; raises EnvironmentFailure when another process does. The lock ends with the process."""
+    """Lock the spool; raises EnvironmentFailure when another process has. The lock ends with the process."""
     handle = os.open(spool, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         try:
@@ -262,7 +264,7 @@ def only_courier(spool: Path) -> Iterator[None]:
             raise EnvironmentFailure(
                 "another courier serves this spool",
                 where=str(spool),
-                hint="one is enough",
+                hint="stop the other one, or give another --spool",
                 code="spool-in-use",
             ) from None
         yield
@@ -275,18 +277,20 @@ def _failure(error: Exception) -> CoattestError:
         return error
     if isinstance(error, OSError):
         return from_os_error(error)
-    return EnvironmentFailure("unforeseen", hint="'auction open' by hand shows it", code="internal")
+    return EnvironmentFailure(
+        "unforeseen error", hint="run 'auction open' by hand to see it", code="internal"
+    )
 
 
 def _read(path: Path, most: int) -> bytes:
-    """A plain file's bytes; raises UsageError for what is larger or no plain file, and OSError.
+    """A regular file's bytes; raises UsageError for a larger file or anything else, and OSError.
 
-    Buyers send what ends up in a spool, maybe as an archive: opening a FIFO would wait for ever.
+    What is in a spool comes from buyers, maybe in an archive: opening a FIFO would block for ever.
     """
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     with os.fdopen(handle, "rb") as file:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise UsageError("not a plain file", where=str(path), code="not-a-file")
+            raise UsageError("not a regular file", where=str(path), code="not-a-file")
         content = file.read(most + 1)
     if len(content) > most:
         raise UsageError(f"larger than {most} bytes", where=str(path), code="too-large")

@@ -1,4 +1,4 @@
-"""An auction's steps that need AWS or an enclave, as plain functions: what the commands and the demo call."""
+"""The steps of an auction that need AWS or an enclave, as functions for the commands and the demo."""
 
 from __future__ import annotations
 
@@ -7,51 +7,34 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
+from coattest.aws import aws_errors
 from coattest.errors import CoattestError, FoundFalse, UsageError
 from coattest_enclave.protocol import messages
-from coattest_parent.auction.courier import S3Bids, manifest_allow_list, open_auction
-from coattest_parent.link.aws import Aws, aws_errors, region_of
+from coattest_parent.auction.courier import S3Bids, manifest_allow_list, open_in_enclave
+from coattest_parent.link.aws import Aws, region_of
 from coattest_parent.link.channels import is_local, parse_address, proxy_address_for
 from coattest_parent.link.enclave import Progress
 from coattest_parent.link.retry import Retry, expired
-from coattest_parent.link.telemetry import Telemetry
+from coattest_parent.link.telemetry import Telemetry, codes_of
 from coattest_verify.auction.bids import Bids, buyer_of, make_bid_file
 from coattest_verify.auction.journal import AlreadySealed, SealJournal
 from coattest_verify.auction.outcomes import moment_text
 
 NO_PROXY = "none"
-"""Instead of a proxy's address: one runs already, as a service of its own."""
-
-
-class TooLate(FoundFalse):
-    """The auction's closing time has passed."""
-
-    default_code = "closed"
-
-
-class PastDeadline(FoundFalse):
-    """The auction's publication deadline has passed; a receipt from after it does not verify."""
-
-    default_code = "too-late"
-
-
-class TooEarly(FoundFalse):
-    """The auction's closing time is still to come; a receipt from before it does not verify."""
-
-    default_code = "too-early"
+"""In place of a proxy's address: a proxy is running already, as its own service."""
 
 
 def time_left(manifest: messages.Manifest, now: datetime) -> float:
-    """Seconds until the publication deadline; raises PastDeadline after it.
+    """Seconds until the publication deadline; raises FoundFalse (``too-late``) after it.
 
-    A receipt's time has to lie before it (docs/protocol.md, "Manifest"), so what is opened later is a result
-    that nobody believes.
+    A receipt from after it does not verify (docs/protocol.md, "Manifest"), so opening is useless then.
     """
     left = manifest.publish_by - now.timestamp()
     if left < 0:
-        raise PastDeadline(
+        raise FoundFalse(
             f"the publication deadline was {moment_text(manifest.publish_by)}",
             hint="a receipt from after it does not verify; make a new manifest",
+            code="too-late",
         )
     return left
 
@@ -65,15 +48,17 @@ def make_bid(
     journal: SealJournal,
     when: datetime,
 ) -> bytes:
-    """a buyer's encrypted bid file, its data key made by KMS; nothing is uploaded.
+    """A buyer's encrypted bid file, under a data key of KMS; nothing is uploaded.
 
-    Raises TooLate after the closing time, AlreadySealed when the manifest was sealed here, and KMS's
-    failures.
+    Raises FoundFalse (``closed``) after the closing time, AlreadySealed when the manifest was sealed here,
+    and KMS's failures.
     """
     buyer = buyer_of(manifest, name)
     if when.timestamp() >= manifest.closes:
-        raise TooLate(
-            f"bids closed at {moment_text(manifest.closes)}", hint="a late bid needs a new manifest"
+        raise FoundFalse(
+            f"bids closed at {moment_text(manifest.closes)}",
+            hint="a late bid needs a new manifest",
+            code="closed",
         )
     if journal.sealed(manifest.digest) is not None:
         raise AlreadySealed("you have sealed this manifest", hint="a changed bid needs a new manifest")
@@ -93,17 +78,17 @@ def open_sealed(
     retry: Retry | None = None,
     telemetry: Telemetry | None = None,
 ) -> messages.ResultFile:
-    """Open an auction in the enclave at an address string; see ``courier.open_auction`` for what it raises.
+    """Open an auction in the enclave at an address string; raises what ``open_in_enclave`` raises.
 
-    ``proxy`` None means where that enclave looks for it, NO_PROXY that one runs already. With ``role_arn``
-    the role is assumed first. With ``retry``, what may pass is tried again from the start, with new
-    credentials where the old ones' time is over; without, there is one attempt.
+    ``proxy`` None means where that enclave looks for a proxy, NO_PROXY that one is running already. With
+    ``role_arn`` the role is assumed first. With ``retry``, failures that may pass are tried again from the
+    start, with new credentials if the old ones have expired; without it there is one attempt.
     """
     address = parse_address(enclave)
     listen = None if proxy == NO_PROXY else parse_address(proxy) if proxy else proxy_address_for(address)
     if aws.endpoint.url and not is_local(address):
         raise UsageError(
-            "a local endpoint goes with an enclave on this machine only",
+            "a local endpoint needs an enclave on this machine",
             where=enclave,
             code="local-not-loopback",
         )
@@ -111,7 +96,7 @@ def open_sealed(
 
     def attempt() -> messages.ResultFile:
         with sessions.one() as session:
-            return open_auction(
+            return open_in_enclave(
                 manifest,
                 seals,
                 enclave=address,
@@ -128,7 +113,7 @@ def open_sealed(
 
 @dataclass(slots=True)
 class Sessions:
-    """A session for each attempt: the last one, or a new one after it was said to have expired."""
+    """A session for each attempt: the last one, or a new one after its credentials have expired."""
 
     aws: Aws
     role_arn: str | None
@@ -138,7 +123,7 @@ class Sessions:
 
     @contextlib.contextmanager
     def one(self) -> Iterator[Aws]:
-        """The session to use within the block; raises AwsFailure when the role cannot be assumed."""
+        """The session to use in the block; raises AwsFailure when the role cannot be assumed."""
         try:
             if self._last is None:
                 self._last = self.aws.assume(self.role_arn, self.region) if self.role_arn else self.aws
@@ -147,6 +132,6 @@ class Sessions:
             if expired(error):
                 self._last = None
                 self.aws = self.aws.renewed()
-                self.telemetry.event("credentials-refreshed", code=error.code)
+                self.telemetry.event("credentials-refreshed", **codes_of(error))
                 self.telemetry.metrics.add("coattest_credentials_refreshed_total")
             raise

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import boto3
 import click
 
 from coattest.shell import option_group
-from coattest_parent.link.aws import Aws, Endpoint
+
+if TYPE_CHECKING:
+    from coattest_parent.link.aws import Aws
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 NEW_FILE = click.Path(dir_okay=False, path_type=Path)
@@ -18,10 +20,15 @@ NEW_FOLDER = click.Path(file_okay=False, path_type=Path)
 aws_options = option_group(
     click.option("--endpoint-url", help="Use this local endpoint instead of AWS (loopback only)."),
     click.option("--ca-bundle", type=FILE, help="CA certificates of that endpoint (PEM)."),
+    heading="AWS",
 )
 """AWS itself, or a stand-in on this machine: passed as ``endpoint_url``, ``ca_bundle``."""
 
 
 def aws_from(endpoint_url: str | None, ca_bundle: Path | None) -> Aws:
     """A session with credentials from boto3's standard chain. Raises UsageError for an endpoint elsewhere."""
+    import boto3  # noqa: PLC0415 - half a second, and an extra, for verbs that ask AWS for nothing
+
+    from coattest_parent.link.aws import Aws, Endpoint  # noqa: PLC0415
+
     return Aws(boto3.Session(), Endpoint(endpoint_url, ca_bundle), renew=boto3.Session)

@@ -19,7 +19,6 @@ from coattest_verify.attestation import (
     ExpectPublicKey,
     ExpectUserData,
     MaxAge,
-    Verdict,
     verify_document,
 )
 from coattest_verify.attestation.profiles import root_for
@@ -125,7 +124,7 @@ def check_live(
         [
             ExpectPcrs({**decided, **binding_pcrs(role_arn, instance_id)}),
             ExpectNonce(nonce),
-            ExpectUserData(alive.user_data()),
+            ExpectUserData(alive.alive_user_data()),
             ExpectPublicKey(None),
             MaxAge(LIVE_MAX_AGE_MS, skew_ms=LIVE_SKEW_MS),
         ],
@@ -133,7 +132,7 @@ def check_live(
         root=root_for(decision.profile),
     )
     if not verdict.ok:
-        findings = document_findings(verdict)
+        findings = verdict.findings
         found = "; ".join(f"{finding.where}: {finding.rule} ({finding.code})" for finding in findings)
         raise FoundFalse(
             f"the running enclave is not the decided one: {found}",
@@ -144,11 +143,3 @@ def check_live(
     document_time = timedelta(milliseconds=verdict.document.timestamp_ms)
     time = datetime(1970, 1, 1, tzinfo=timezone.utc) + document_time
     return Live(verdict.document.module_id, time, enclave)
-
-
-def document_findings(verdict: Verdict) -> list[Finding]:
-    """What is wrong with a document, as findings."""
-    return [
-        Finding(each.code, each.field, "not as expected", each.expected, each.found, each.rule)
-        for each in verdict.failures
-    ]

@@ -15,7 +15,6 @@ from datetime import datetime
 
 from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse
 from coattest_enclave.protocol import alive
-from coattest_parent.deployment.live import document_findings
 from coattest_parent.link.channels import Address
 from coattest_parent.link.enclave import EnclaveClient
 from coattest_verify.attestation import (
@@ -94,13 +93,13 @@ def _document(address: Address, pcrs: dict[int, bytes], root: Root, clock: Calla
     expectations: list[Expectation] = [
         ExpectPcrs(pcrs),
         ExpectNonce(nonce),
-        ExpectUserData(alive.user_data()),
+        ExpectUserData(alive.alive_user_data()),
         ExpectPublicKey(None),
         MaxAge(MAX_AGE_MS),
     ]
     verdict = verify_document(document, expectations, now=clock(), root=root)
     if not verdict.ok:
-        findings = document_findings(verdict)
+        findings = verdict.findings
         raise FoundFalse(
             "; ".join(f"{finding.where}: {finding.rule}" for finding in findings),
             code="live-document",

@@ -6,18 +6,17 @@ Nothing here logs. Credentials are in two places only: botocore's memory, and th
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
-from urllib3.exceptions import HTTPError
+from botocore.exceptions import NoCredentialsError
 
-from coattest.errors import EnvironmentFailure, UsageError
+from coattest.aws import aws_errors
+from coattest.errors import UsageError
 from coattest_parent.link.channels import endpoint_host_port, is_loopback
 
 if TYPE_CHECKING:
@@ -36,12 +35,6 @@ CONNECT_TIMEOUT = 10
 
 READ_TIMEOUT = 60
 """Seconds to wait for bytes of a reply."""
-
-THROTTLED = frozenset({"Throttling", "ThrottlingException", "RequestLimitExceeded", "SlowDown"})
-"""AWS's codes for too many requests (each service's "Common errors")."""
-
-FORBIDDEN = frozenset({"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "403"})
-"""AWS's codes for a missing right: CloudFormation, KMS and SSM, EC2, S3 (each one's "Common errors")."""
 
 SESSION_SECONDS = 3600
 """Seconds of an assumed role's session: the longest for a chained role (IAM User Guide, "Role chaining")."""
@@ -151,48 +144,6 @@ class Aws:
             "endpoint_url": self.endpoint.url,
             "verify": str(self.endpoint.ca_bundle) if self.endpoint.ca_bundle else True,
         }
-
-
-class AwsFailure(EnvironmentFailure):
-    """An AWS call failed; the message has the service's code and words, never a credential."""
-
-    default_code = "aws"
-
-
-def _hint(code: str, operation: str) -> str | None:
-    """What to do about the most common failures."""
-    if code in THROTTLED:
-        return f"throttled, also after {ATTEMPTS} attempts: wait and try again"
-    if code in FORBIDDEN:
-        # S3's message does not name the action, and HeadObject is not one: it needs GetObject and ListBucket.
-        named = {"HeadObject": "s3:GetObject and s3:ListBucket", "PutObject": "s3:PutObject"}
-        return f"these credentials lack {named.get(operation, f'the right that {operation} needs')}"
-    return None
-
-
-@contextlib.contextmanager
-def aws_errors(where: str) -> Iterator[None]:
-    """Within the block, raise AwsFailure for botocore's errors, with AWS's own code as ``service_code``."""
-    try:
-        yield
-    except ClientError as error:
-        reply = error.response.get("Error", {})
-        code = reply.get("Code", "Unknown")
-        raise AwsFailure(
-            f"{error.operation_name}: {code}: {reply.get('Message', '')[:300]}",
-            where=where,
-            hint=_hint(code, error.operation_name),
-            service_code=code,
-        ) from error
-    except NoCredentialsError as error:
-        raise AwsFailure(
-            "no AWS credentials",
-            where=where,
-            hint="set AWS_PROFILE or run on the instance",
-            code="no-credentials",
-        ) from error
-    except (BotoCoreError, HTTPError) as error:  # HTTPError: a body that ends within TLS
-        raise AwsFailure(str(error)[:300], where=where, code="unreachable") from error
 
 
 def parse_s3_uri(uri: str) -> tuple[str, str]:

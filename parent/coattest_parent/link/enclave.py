@@ -17,7 +17,7 @@ from typing import Any
 from coattest.codes import CODES
 from coattest.errors import EnvironmentFailure, FoundFalse
 from coattest_enclave.protocol import wire
-from coattest_enclave.protocol.canonical import MessageError
+from coattest_enclave.protocol.errors import MessageError
 from coattest_parent.link.aws import SessionCredentials
 from coattest_parent.link.channels import Address, ChannelFailure, connect_to
 

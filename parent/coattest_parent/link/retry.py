@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+from coattest.aws import AwsFailure
 from coattest.errors import CoattestError, EnvironmentFailure
-from coattest_parent.link.aws import AwsFailure
 from coattest_parent.link.channels import ChannelFailure
 from coattest_parent.link.enclave import EnclaveFailed, EnclaveRefused
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from coattest_enclave import auction, open_request
 from coattest_enclave.protocol import canonical, cose, messages, wire
-from coattest_enclave.protocol.errors import EnclaveError, KmsDenied
+from coattest_enclave.protocol.errors import EnclaveError
 from coattest_enclave.sigv4 import Credentials
 from support.auction import by_the_page
 from support.enclave.running_enclave import arn_of, spki_of
@@ -71,12 +71,12 @@ def by_program(case: Mapping[str, Any]) -> dict[str, str]:
     def data_key(wrapped: bytes, arn: str, context: Mapping[str, str]) -> bytearray:
         key = kms.ask(arn, wrapped, context)
         if key is None:
-            raise KmsDenied("AccessDeniedException")
+            raise EnclaveError("AccessDeniedException", "kms-denied")
         return bytearray(key)
 
     try:
-        announced = open_request.Opening(len(encoded), sizes, seals, Credentials("", "", ""))
-        manifest, seal = open_request.check(announced, encoded, "aws")
+        announced = open_request.OpenRequest(len(encoded), sizes, seals, Credentials("", "", ""))
+        manifest, seal = open_request.check_manifest(announced, encoded, "aws")
         for (_, file), (_, digest) in zip(files, seal.bids, strict=True):
             open_request.check_bid(file, digest)
         bids = {
@@ -213,11 +213,11 @@ def test_both_implementations_agree_whatever_the_order(
 def test_both_write_the_same_cbor(value: Any) -> None:
     """One encoding per value, whoever writes it."""
     try:
-        written = canonical.encode(value)
+        written = canonical.dumps(value)
     except messages.MessageError:
         return  # nested deeper than a message may be
     assert by_the_page.write(value) == written
-    assert by_the_page.read(written) == value == canonical.decode(written)
+    assert by_the_page.read(written) == value == canonical.loads(written)
 
 
 @given(
@@ -229,7 +229,7 @@ def test_both_read_the_same_cbor(data: bytes, draw: st.DataObject) -> None:
     if changed:
         changed[draw.draw(st.integers(0, min(len(changed) - 1, 60)))] ^= draw.draw(st.integers(0, 255))
     try:
-        mine: Any = canonical.decode(bytes(changed))
+        mine: Any = canonical.loads(bytes(changed))
     except messages.MessageError:
         mine = None
     try:

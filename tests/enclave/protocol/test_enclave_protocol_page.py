@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import get_args
 
+from coattest.codes import CODES
 from coattest_enclave.protocol import canonical, errors, fields, messages, wire
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -30,7 +32,7 @@ def test_the_pages_examples_are_the_vectors() -> None:
 
 def test_the_page_names_every_purpose_code_and_frame_type() -> None:
     """Nothing that can be on the wire is missing from the page."""
-    codes = {kind.code for kind in vars(errors).values() if isinstance(kind, type) and hasattr(kind, "code")}
+    codes = set(get_args(errors.Code))
     purposes = {
         messages.MANIFEST,
         messages.BID,
@@ -41,6 +43,11 @@ def test_the_page_names_every_purpose_code_and_frame_type() -> None:
     }
     assert [name for name in sorted(codes | wire.TYPES) if f"`{name}`" not in PAGE] == []
     assert [purpose for purpose in sorted(purposes) if f'"{purpose}"' not in PAGE] == []
+
+
+def test_every_code_of_an_error_frame_is_registered() -> None:
+    """The parent reports the enclave's own code, so the registry has each of them."""
+    assert set(get_args(errors.Code)) <= set(CODES)
 
 
 def test_the_pages_numbers_are_the_codes() -> None:

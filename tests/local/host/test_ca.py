@@ -17,6 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from coattest.errors import UsageError
 from coattest_local.host import ca
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -46,8 +47,9 @@ def test_the_simulators_root_is_the_one_that_verifiers_pin() -> None:
     der = ca.nitro_root()[0].public_bytes(serialization.Encoding.DER)
     assert roots.root_for("local").sha256 == hashlib.sha256(der).digest()
     assert roots.root_for("aws") == roots.AWS_NITRO != roots.LOCAL_SIMULATOR
-    with pytest.raises(roots.UnknownProfile):
+    with pytest.raises(UsageError) as caught:
         roots.root_for("Local")
+    assert caught.value.code == "unknown-profile"
 
 
 def test_a_chain_has_the_shape_of_aws() -> None:

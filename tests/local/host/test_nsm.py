@@ -110,7 +110,7 @@ def test_the_verifier_accepts_it_with_the_simulators_root_only() -> None:
     document = attest(make_nsm(), nonce=b"n" * 32)
     expectations = [attestation.ExpectPcrs(IMAGE), attestation.ExpectNonce(b"n" * 32)]
     local = attestation.verify_document(document, expectations, now=NOW, root=roots.LOCAL_SIMULATOR)
-    assert local.ok, local.failures
+    assert local.ok, local.findings
     assert not attestation.verify_document(document, expectations, now=NOW, root=roots.AWS_NITRO).ok
 
 

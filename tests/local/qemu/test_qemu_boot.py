@@ -251,4 +251,4 @@ def test_another_payload_answers_from_the_device(tools: QemuTools, tmp_path: Pat
         now=datetime.now(timezone.utc),
         root=LOCAL_SIMULATOR,
     )
-    assert verdict.failures == ()
+    assert verdict.findings == ()

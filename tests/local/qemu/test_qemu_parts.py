@@ -150,7 +150,7 @@ def test_a_signed_document_says_what_qemu_said_and_verifies(tmp_path: Path) -> N
     image = {index: bytes.fromhex(OURS[index]) for index in (0, 1, 2)}
     expectations = [ExpectPcrs(image), ExpectNonce(NONCE)]
     verdict = verify_document(signed, expectations, now=NOW, root=LOCAL_SIMULATOR)
-    assert verdict.ok, verdict.failures
+    assert verdict.ok, verdict.findings
     assert compare_registers(exchange_free(signed), nonce=NONCE, ours=OURS).signed
 
 

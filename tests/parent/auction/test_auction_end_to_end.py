@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from coattest.errors import FoundFalse
 from coattest_build.formats.measure import measure
 from coattest_enclave.protocol import messages
 from coattest_local.aws import services
-from coattest_parent.auction.courier import MissingBid, S3Bids, bid_digests, upload_bid
-from coattest_parent.auction.steps import TooLate, make_bid, open_sealed
+from coattest_parent.auction.courier import S3Bids, bid_digests, upload_bid
+from coattest_parent.auction.steps import make_bid, open_sealed
 from coattest_parent.deployment.runner import LocalRunner
 from coattest_parent.link.channels import parse_address
 from coattest_parent.link.enclave import EnclaveClient, EnclaveFailed, EnclaveRefused
@@ -98,7 +99,7 @@ class Auction:
         journal = SealJournal(self.directory / name)
         plan = plan_seal(
             self.manifest,
-            member=name,
+            name=name,
             public_key=KEYS[name].public_key(),
             decision=self.decision.digest,
             bids=bid_digests(self.manifest, S3Bids(self.cloud.as_buyer(name))),
@@ -135,7 +136,7 @@ class Auction:
 
 
 def codes(verdict: ReceiptVerdict) -> set[str]:
-    return {failure.code for failure in verdict.failures}
+    return {finding.code for finding in verdict.findings}
 
 
 def test_three_lots_end_as_they_must(cloud: Cloud, running: LocalEnclave, tmp_path: Path) -> None:
@@ -153,7 +154,7 @@ def test_three_lots_end_as_they_must(cloud: Cloud, running: LocalEnclave, tmp_pa
         progress=lambda stage, _: stages.append(stage),
     )
     verdict = auction.verify(opened)
-    assert verdict.failures == ()
+    assert verdict.findings == ()
     assert verdict.ok
     assert verdict.sealed_by == ("buyer-1", "buyer-2")
     assert verdict.result
@@ -235,8 +236,9 @@ def test_a_missing_seal_or_bid_file_gives_no_result(
         auction.open(running, [seals[0], seals[0]])
     bucket = cloud.buyers["buyer-2"].bucket
     cloud.services.client("s3", "buyer-2").delete_object(Bucket=bucket, Key="missing.cose")
-    with pytest.raises(MissingBid, match="buyer-2"):
+    with pytest.raises(FoundFalse, match="buyer-2") as caught:
         auction.open(running, seals)
+    assert caught.value.code == "missing-bid"
 
 
 def test_a_second_seal_is_refused(cloud: Cloud, tmp_path: Path) -> None:
@@ -283,7 +285,7 @@ def test_a_late_bid_needs_a_new_manifest(cloud: Cloud, tmp_path: Path) -> None:
     auction = Auction(cloud, tmp_path, "late")
     closed = datetime.fromtimestamp(auction.manifest.closes, timezone.utc)
     bids = read_bids(CSV["buyer-1"], auction.manifest.lots)
-    with pytest.raises(TooLate):
+    with pytest.raises(FoundFalse) as caught:
         make_bid(
             auction.manifest,
             "buyer-1",
@@ -292,6 +294,7 @@ def test_a_late_bid_needs_a_new_manifest(cloud: Cloud, tmp_path: Path) -> None:
             journal=SealJournal(tmp_path),
             when=closed,
         )
+    assert caught.value.code == "closed"
 
 
 def test_a_liveness_document_is_no_receipt(cloud: Cloud, running: LocalEnclave, tmp_path: Path) -> None:
@@ -348,7 +351,7 @@ def test_every_part_of_a_result_is_bound(cloud: Cloud, running: LocalEnclave, tm
     won, stranger = rewritten("buyer-1"), rewritten("mallory")
     cases = [
         (dataclasses.replace(opened, result=won.encode()), {"user-data"}),
-        (dataclasses.replace(opened, result=stranger.encode()), {"user-data", "other-buyers"}),
+        (dataclasses.replace(opened, result=stranger.encode()), {"user-data", "wrong-buyers"}),
         (dataclasses.replace(opened, seals=opened.seals[:1]), {"missing-seal"}),
         (dataclasses.replace(opened, seals=(*opened.seals, opened.seals[0])), {"double-seal"}),
         (
@@ -357,17 +360,17 @@ def test_every_part_of_a_result_is_bound(cloud: Cloud, running: LocalEnclave, tm
         ),
         (dataclasses.replace(opened, receipt=foreign.receipt), {"user-data", "nonce"}),
         (dataclasses.replace(opened, receipt=b"\x84"), {"bad-document"}),
-        (foreign, {"other-manifest"}),
+        (foreign, {"wrong-manifest"}),
     ]
     for changed, expected in cases:
         verdict = auction.verify(changed)
         assert not verdict.ok
-        assert codes(verdict) == expected, verdict.failures
+        assert codes(verdict) == expected, verdict.findings
     assert "root" in " ".join(codes(auction.verify(opened, root=AWS_NITRO)))
     early = datetime.fromtimestamp(0, timezone.utc)
     assert codes(auction.verify(opened, now=early)) == {"from-the-future"}
     auction.decision = decision({**PCRS, 2: bytes(range(48))})
-    assert codes(auction.verify(opened)) == {"other-decision", "measurement"}
+    assert codes(auction.verify(opened)) == {"wrong-decision", "measurement"}
 
 
 def test_a_receipt_outside_the_sealed_window_is_refused(
@@ -402,6 +405,6 @@ def test_a_measured_image_on_the_software_host_decides(cloud: Cloud, tmp_path: P
     finally:
         runner.terminate()
     verdict = auction.verify(opened)
-    assert verdict.failures == ()
+    assert verdict.findings == ()
     assert verdict.result
     assert verdict.result.lots[0][1] == messages.Won("buyer-2")

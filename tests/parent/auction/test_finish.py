@@ -11,12 +11,11 @@ import boto3
 import pytest
 
 from coattest import files as atomic
-from coattest.errors import UsageError
+from coattest.errors import FoundFalse, UsageError
 from coattest_enclave import auction as rules
 from coattest_enclave.protocol import messages
 from coattest_parent.auction.finish import Way, finish
 from coattest_parent.auction.publish import Sealed
-from coattest_parent.auction.steps import PastDeadline
 from coattest_parent.link.aws import Aws, Endpoint
 from coattest_parent.link.enclave import EnclaveFailed
 from coattest_parent.link.retry import Backoff
@@ -64,7 +63,7 @@ def test_nothing_is_opened_after_the_publication_deadline(
         return result_file(auction, sealed, b"receipt")
 
     deadline, out = auction.manifest.publish_by, tmp_path / "result"
-    with pytest.raises(PastDeadline, match="2027-01-16T08:00:00Z") as late:
+    with pytest.raises(FoundFalse, match="2027-01-16T08:00:00Z") as late:
         finish(sealed, out, way(120), now=at(deadline + 0.001), opener=opener)
     assert (late.value.exit_code, late.value.code) == (1, "too-late")
     assert not out.exists()

@@ -17,16 +17,17 @@ import boto3
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from coattest import shell
+from coattest.aws import AwsFailure
 from coattest.errors import CoattestError, UsageError
 from coattest_enclave.protocol import messages
 from coattest_parent.auction.courier import S3Bids, bid_digests
 from coattest_parent.cli.auction import cli
 from coattest_parent.cli.auction import open as open_verb
-from coattest_parent.link.aws import Aws, AwsFailure, Endpoint
+from coattest_parent.link.aws import Aws, Endpoint
 from coattest_parent.link.channels import parse_address
 from coattest_parent.link.enclave import BidUpload
-from coattest_verify import shell
-from coattest_verify.auction.buyers import BadRecord, BuyerRecord
+from coattest_verify.auction.buyers import BuyerRecord
 from support.auction.auctions import manifest
 from support.parent.fault_cloud import FaultCloud
 
@@ -83,7 +84,7 @@ def test_a_preview_shows_lots_as_they_are(tmp_path: Path, capsys: pytest.Capture
     code, _, printed = run(capsys, "bid", *words, "--bids", str(tmp_path / "bids.csv"))
     assert code == 0
     assert "lot:fire:1" in printed
-    assert "below the reserve, so without effect: lot:smile:2" in printed
+    assert "below the reserve, so they cannot win: lot:smile:2" in printed
 
 
 def test_an_enclave_stage_is_text(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,16 +151,18 @@ def test_an_address_of_any_length_is_a_usage_error(text: str) -> None:
 )
 def test_a_buyers_record_that_is_none_is_refused(content: bytes) -> None:
     """Deep, huge or odd JSON is one error."""
-    with pytest.raises(BadRecord):
+    with pytest.raises(UsageError) as caught:
         BuyerRecord.parse(content, "record.json")
+    assert caught.value.code == "bad-buyer-record"
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "a/b", "buyer\n1", "büyer", "buyer-1\u202e", "", "."])
 def test_a_buyers_name_is_never_a_path_or_another_script(name: str) -> None:
     """A record with a name that could leave a folder, a line or the alphabet is refused."""
     record = {**BuyerRecord(manifest().buyers[0]).to_json(), "name": name}
-    with pytest.raises(BadRecord):
+    with pytest.raises(UsageError) as caught:
         BuyerRecord.parse(json.dumps(record).encode(), "record.json")
+    assert caught.value.code == "bad-buyer-record"
 
 
 @pytest.mark.parametrize(
@@ -168,8 +171,9 @@ def test_a_buyers_name_is_never_a_path_or_another_script(name: str) -> None:
 def test_a_bids_uri_is_a_bucket_and_a_printable_key(uri: str) -> None:
     """Anything else is no buyer."""
     record = {**BuyerRecord(manifest().buyers[0]).to_json(), "bids": uri}
-    with pytest.raises(BadRecord):
+    with pytest.raises(UsageError) as caught:
         BuyerRecord.parse(json.dumps(record).encode(), "record.json")
+    assert caught.value.code == "bad-buyer-record"
 
 
 @pytest.fixture(scope="module")

@@ -20,10 +20,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import coattest_parent
+from coattest.aws import AwsFailure
 from coattest.errors import CoattestError, UsageError
 from coattest_parent.cli.auction import VERBS
 from coattest_parent.link import retry, status, telemetry
-from coattest_parent.link.aws import AwsFailure
 from coattest_parent.link.channels import ChannelFailure, Unix, connect_to
 from coattest_parent.link.enclave import EnclaveFailed, EnclaveRefused
 from coattest_parent.link.proxy import ConnectProxy

@@ -18,13 +18,14 @@ from typing import Any
 import boto3
 import pytest
 
+from coattest.aws import AwsFailure
 from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse
 from coattest_enclave import auction as rules
 from coattest_enclave.protocol import cose, messages, wire
-from coattest_parent.auction.courier import S3Bids, bid_digests, open_auction
+from coattest_parent.auction.courier import S3Bids, bid_digests, open_in_enclave
 from coattest_parent.auction.finish import Way
 from coattest_parent.auction.spool import PAUSE, Courier, only_courier
-from coattest_parent.link.aws import Aws, AwsFailure, Endpoint, SessionCredentials
+from coattest_parent.link.aws import Aws, Endpoint, SessionCredentials
 from coattest_parent.link.channels import Unix, listen_on
 from coattest_parent.link.enclave import BidUpload, EnclaveFailed, EnclaveRefused
 from coattest_parent.link.telemetry import Telemetry
@@ -319,7 +320,7 @@ def answering(path: Path, result: bytes, receipt: bytes) -> Iterator[Unix]:
     ("change", "receipt", "refusal"),
     [
         ("", b"r", None),
-        ("seal", b"r", "another seal"),
+        ("seal", b"r", "different seal"),
         ("", b"", "does not parse"),
         ("", bytes(40_000), "does not parse"),
     ],
@@ -333,7 +334,7 @@ def test_what_is_kept_is_of_this_seal_and_can_be_read_again(
     with answering(tmp_path / "in.sock", data, receipt) as address:
         expected = pytest.raises(EnclaveFailed, match=refusal) if refusal else contextlib.nullcontext()
         with expected:
-            file = open_auction(
+            file = open_in_enclave(
                 auction.manifest,
                 auction.seals(),
                 enclave=address,
@@ -346,7 +347,7 @@ def test_what_is_kept_is_of_this_seal_and_can_be_read_again(
 
 
 class Huge:
-    """An S3 client whose objects are larger than any bid file."""
+    """An S3 client whose objects are too large for a bid file."""
 
     exceptions = boto3.client("s3", region_name="eu-central-1").exceptions
 
@@ -360,5 +361,5 @@ def test_a_bid_file_that_cannot_be_one_is_not_fetched(
 ) -> None:
     """A buyer's object of any size costs the others no transfer when they seal."""
     monkeypatch.setattr(Aws, "s3", lambda *_: Huge())
-    with pytest.raises(FoundFalse, match=r"s3://bids-buyer-1/bid: larger than any bid file"):
+    with pytest.raises(FoundFalse, match=r"s3://bids-buyer-1/bid: too large for a bid file"):
         bid_digests(auction.manifest, S3Bids(Aws(boto3.Session(), Endpoint())))

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from coattest.aws import AwsFailure
 from coattest.errors import FoundFalse, UsageError
 from coattest_parent.deployment.stack import planning, rollout, stacks
 from coattest_parent.deployment.stack.hosts import LocalHost
-from coattest_parent.link.aws import AwsFailure
 from coattest_verify.quorum.authority import authority_from
 from coattest_verify.quorum.errors import NoDecision
 from support.parent.deployments import Release, now

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from coattest.aws import AwsFailure
 from coattest.errors import EnvironmentFailure
 from coattest_parent.deployment.stack import events, planning, rollout, stacks, templates
-from coattest_parent.link.aws import AwsFailure
 from support.parent.stack_faults import FILE
 from support.parent.stack_world import BUYERS, Bench
 from support.raised import raises_code

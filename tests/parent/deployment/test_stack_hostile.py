@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from coattest.errors import EnvironmentFailure, FoundFalse
+from coattest.aws import AwsFailure
+from coattest.errors import EnvironmentFailure, FoundFalse, Rejected
 from coattest_parent.deployment.runner import Enclave
 from coattest_parent.deployment.stack import planning, rollout, stacks
 from coattest_parent.deployment.stack.hosts import LocalHost
 from coattest_parent.deployment.stack.remote import CID_MAX, FIRST_CID, parse_enclaves
 from coattest_parent.deployment.stack.stacks import Stacks
-from coattest_parent.link.aws import AwsFailure
 from coattest_verify.attestation import BadExpectation
-from coattest_verify.keypolicy.report import BadReport, Report
+from coattest_verify.keypolicy.report import BuyerReport
 from support.local.kms_world import allow, policy
 from support.parent.deployments import ACCOUNTS, now
 from support.parent.stack_world import BUYERS, Bench, DebugHost, details
@@ -300,9 +300,10 @@ def test_a_report_cannot_widen_a_right(change: dict[str, str]) -> None:
         "bids": "s3://bids/bids/",
         "role": "arn:aws:iam::111122223333:role/parent",
     }
-    assert Report(**good, decisions=("00" * 32,)).account == "222233334444"
-    with pytest.raises(BadReport):
-        Report(**{**good, **change}, decisions=("00" * 32,))
+    assert BuyerReport(**good, decisions=("00" * 32,)).account == "222233334444"
+    with pytest.raises(Rejected) as caught:
+        BuyerReport(**{**good, **change}, decisions=("00" * 32,))
+    assert caught.value.code == "buyer-report"
 
 
 def test_a_key_of_the_service_or_of_another_buyer_is_no_report(bench: Bench) -> None:

@@ -15,14 +15,14 @@ from typing import Any
 
 import pytest
 
-from coattest.errors import FoundFalse, UsageError
+from coattest.errors import FoundFalse, Rejected, UsageError
 from coattest_parent.deployment.stack import planning, templates
 from coattest_parent.deployment.stack.settings import Settings
 from coattest_parent.deployment.stack.units import ATTENDED, COURIER, PROXY, units
 from coattest_parent.deployment.stack.userdata import boot_script
 from coattest_verify.keypolicy import snippets
-from coattest_verify.keypolicy.generate import generate
-from coattest_verify.keypolicy.report import BadReport, check_report, sign_report
+from coattest_verify.keypolicy.generate import generate_policy
+from coattest_verify.keypolicy.report import check_report, sign_report
 from coattest_verify.rebuild.remeasure import ImageDiffers
 from support.build.images import plain
 from support.parent.deployments import ACCOUNTS, SETTINGS, Release
@@ -51,9 +51,9 @@ def both(release: Release, **changes: Any) -> dict[str, bytes]:
 
 
 def buyers_stack(release: Release) -> str:
-    """What ``verify policy --stack`` writes for buyer-1."""
+    """What ``verify policy make --format stack`` writes for buyer-1."""
     account = ACCOUNTS["buyer-1"]
-    policy = generate(
+    policy = generate_policy(
         release.authority.decision,
         account=account,
         parent_roles=[SETTINGS.role_arn],
@@ -352,17 +352,17 @@ def test_a_report_is_its_members_own(release: Release, tmp_path: Path) -> None:
     stranger = Members.make(tmp_path / "others")
     said = check_report(good, policy)
     for signer in (stranger.signers["buyer-1"], release.members.signers["buyer-2"]):
-        with pytest.raises(BadReport, match="not signed"):
+        with pytest.raises(Rejected, match="not signed"):
             check_report(sign_report(signer, said), policy)
     nobody = dataclasses.replace(said, member="mallory")
-    with pytest.raises(BadReport, match="not a member"):
+    with pytest.raises(Rejected, match="not a member"):
         check_report(sign_report(stranger.signers["buyer-1"], nobody), policy)
     for position in range(0, len(good), 7):
         changed = bytearray(good)
         changed[position] ^= 1
         try:
             assert check_report(bytes(changed), policy) == said
-        except BadReport:
+        except Rejected:
             continue
 
 

@@ -17,6 +17,7 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
+from coattest.aws import AwsFailure
 from coattest.errors import EnvironmentFailure, FoundFalse, UsageError
 from coattest_local.aws import services
 from coattest_local.aws.runcommand.instance import PretendedInstance
@@ -25,7 +26,7 @@ from coattest_parent.deployment.runner import Enclave
 from coattest_parent.deployment.stack import planning, rollout, ssm, units
 from coattest_parent.deployment.stack.remote import RemoteHost, cid_of, parse_enclaves
 from coattest_parent.deployment.stack.ssm import Instance, script
-from coattest_parent.link.aws import Aws, AwsFailure, Endpoint
+from coattest_parent.link.aws import Aws, Endpoint
 from support.build.python_image import make_python_image
 from support.build.wheelhouse import make_wheel_file
 from support.parent.deployments import ACCOUNTS, SETTINGS, Release, now
@@ -291,7 +292,7 @@ def test_every_word_is_quoted_and_none_can_end_its_line() -> None:
     (_, redirected) = script([["printf", "x", ssm.TO, "/etc/coattest/a b"]])
     assert redirected == "printf x > '/etc/coattest/a b'"
     for bad in ("a;b", "$(id)", "`id`", "a\nb", "a'b", 'a"b', "a|b", "a&b", "", "ü", "a" * 2000, ">x"):
-        with pytest.raises(UsageError, match="no word"):
+        with pytest.raises(UsageError, match="characters that a command may not have"):
             script([["printf", bad]])
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import boto3
 import pytest
 
+from coattest.aws import AwsFailure, aws_errors
 from coattest.errors import UsageError
 from coattest_parent.auction.courier import manifest_allow_list
-from coattest_parent.link.aws import Aws, AwsFailure, Endpoint, aws_errors, parse_s3_uri, region_of
+from coattest_parent.link.aws import Aws, Endpoint, parse_s3_uri, region_of
 from support.auction.auctions import manifest
 
 

@@ -13,6 +13,7 @@ import pytest
 from coattest.codes import CODES
 from coattest.errors import CoattestError, EnvironmentFailure
 from coattest_enclave.protocol import wire
+from coattest_enclave.protocol.errors import MessageError
 from coattest_parent.link.aws import SessionCredentials
 from coattest_parent.link.channels import ChannelFailure, Unix, listen_on
 from coattest_parent.link.enclave import BidUpload, EnclaveClient, EnclaveFailed, EnclaveRefused
@@ -28,7 +29,7 @@ def peer(path: Path, behave: Callable[[socket.socket], None]) -> Iterator[Unix]:
 
         def serve() -> None:
             connection, _ = server.accept()
-            with connection, contextlib.suppress(OSError, wire.MessageError):
+            with connection, contextlib.suppress(OSError, MessageError):
                 connection.settimeout(10)
                 behave(connection)
 

@@ -128,7 +128,7 @@ def manifest(**changes: Any) -> Change:
     """The manifest with other fields."""
 
     def change(case: Case) -> None:
-        case.encoded = canonical.encode({**canonical.decode(case.encoded), **changes})
+        case.encoded = canonical.dumps({**canonical.loads(case.encoded), **changes})
 
     return change
 
@@ -137,7 +137,7 @@ def bob(**changes: Any) -> Change:
     """The manifest with other fields of bob's."""
 
     def change(case: Case) -> None:
-        buyers = canonical.decode(case.encoded)["buyers"]
+        buyers = canonical.loads(case.encoded)["buyers"]
         manifest(buyers=[buyers[0], {**buyers[1], **changes}, buyers[2]])(case)
 
     return change
@@ -147,7 +147,7 @@ def buyers(order: Sequence[int]) -> Change:
     """The manifest with its buyers in this order."""
 
     def change(case: Case) -> None:
-        given = canonical.decode(case.encoded)["buyers"]
+        given = canonical.loads(case.encoded)["buyers"]
         manifest(buyers=[given[i] for i in order])(case)
 
     return change
@@ -176,8 +176,8 @@ def payload(make: Callable[[dict[str, Any]], dict[str, Any]]) -> Change:
     """Every buyer's seal over other fields."""
 
     def change(case: Case) -> None:
-        fields = canonical.decode(case.payload)
-        other = canonical.encode({**fields, **make(fields)})
+        fields = canonical.loads(case.payload)
+        other = canonical.dumps({**fields, **make(fields)})
         case.seals = [case.sign(i, payload=other) for i in (1, 2, 3)]
 
     return change
@@ -219,7 +219,7 @@ def other() -> Case:
 
 def twos_decision(case: Case) -> list[bytes]:
     """Bob seals another decision than the others."""
-    theirs = canonical.encode({**canonical.decode(case.payload), "decision": bytes(32)})
+    theirs = canonical.dumps({**canonical.loads(case.payload), "decision": bytes(32)})
     return [case.seals[0], case.sign(2, payload=theirs), case.seals[2]]
 
 

@@ -166,7 +166,7 @@ class BigAuction:
             file.write("lot,amount\n")
             for lot, amount in zip(self.manifest.lots, amounts_of(len(self.manifest.lots), 1), strict=True):
                 file.write(f"{lot.id},{amount or ''}\n")
-        words = ("--manifest", "open.cbor", "--member", name, "--bids", "bids.csv", "--out", "own.cose")
+        words = ("--manifest", "open.cbor", "--buyer", name, "--bids", "bids.csv", "--out", "own.cose")
         return self.run(name, "auction", "bid", *words, *self.endpoint, *self.deciding, *more)
 
     def make_seal(self, *more: str) -> Peak:
@@ -174,7 +174,7 @@ class BigAuction:
         name = self.names[0]
         pem = self.keys[name].private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         (self.folder / "auction.key").write_bytes(pem)
-        words = ("--manifest", "manifest.cbor", "--member", name, "--auction-key", "auction.key")
+        words = ("--manifest", "manifest.cbor", "--buyer", name, "--auction-key", "auction.key")
         words += ("--own-bid", f"{name}.cose", "--out", "own.seal")
         return self.run(name, "auction", "seal", *words, *self.endpoint, *self.deciding, *more)
 

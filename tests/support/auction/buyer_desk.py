@@ -35,18 +35,22 @@ class Buyer:
 
     def policy(
         self,
+        verb: str,
         *arguments: str,
         administrators: tuple[str, ...] = (ADMIN, SECOND),
         profile: str = "local",
         member: str = "buyer-1",
         simulator: bool = True,
     ) -> subprocess.CompletedProcess[str]:
-        """Run ``verify policy`` through its entry point, in this process: exit code, stdout, stderr."""
-        command = ["verify", "policy", "--attestations", str(self.quorum.attestations), "--profile", profile]
-        command += ["--root", f"sha256:{self.quorum.root.hex()}", "--member", member, "--account", BUYER]
-        command += ["--parent-role", world.PARENT, "--encrypter", BIDDER, "--save-previous", str(self.folder)]
+        """Run ``verify policy VERB`` through its entry point, in this process: exit code, stdout, stderr."""
+        command = ["verify", "policy", verb, "--attestations", str(self.quorum.attestations)]
+        command += ["--root", f"sha256:{self.quorum.root.hex()}", "--profile", profile, "--member", member]
         command += [argument for arn in administrators for argument in ("--administrator", arn)]
-        command += ["--simulator"] if simulator else []
+        command += ["--encrypter", BIDDER]
+        if verb != "prove":
+            command += ["--account", BUYER, "--parent-role", world.PARENT]
+            command += ["--simulator"] if simulator else []
+        command += ["--save-previous", str(self.folder)] if verb == "apply" else []
         environment = {**self.running.environment("buyer-1"), "COATTEST_CONFIG": str(self.folder / "config")}
         environment.pop("AWS_ENDPOINT_URL")
         stdout, stderr = io.StringIO(), io.StringIO()
@@ -64,9 +68,9 @@ class Buyer:
         assert isinstance(code, int)
         return subprocess.CompletedProcess(command, code, stdout.getvalue(), stderr.getvalue())
 
-    def live(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    def live(self, verb: str, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """The same against the local services."""
-        return self.policy(*arguments, "--endpoint-url", self.running.endpoint, "--json", **options)
+        return self.policy(verb, *arguments, "--endpoint-url", self.running.endpoint, "--json", **options)
 
     @property
     def pcrs(self) -> dict[int, str]:

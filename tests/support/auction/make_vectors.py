@@ -1,5 +1,6 @@
-"""Writes tests/enclave/vectors: messages with every input fixed, for other implementations. Run it by hand.
+"""Writes tests/enclave/protocol/vectors: messages with every input fixed, for other implementations.
 
+Run it by hand.
 Signatures are deterministic ECDSA (RFC 6979) here, so that a second run writes the same files; the program
 signs with random nonces, and a reader must accept both.
 """
@@ -15,7 +16,7 @@ from coattest_enclave.protocol import cose, messages
 from support.auction import auction_vectors
 from support.auction.vector_keys import DECISION, sign1, spki
 
-DIRECTORY = Path(__file__).resolve().parents[2] / "enclave" / "vectors"
+DIRECTORY = Path(__file__).resolve().parents[2] / "enclave" / "protocol" / "vectors"
 AMOUNTS = {"buyer-1": [100000, 200000, 150000, 0], "buyer-2": [120000, 180000, 150000, 49999]}
 
 

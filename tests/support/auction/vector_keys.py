@@ -24,9 +24,9 @@ def spki(number: int) -> bytes:
 
 def sign1(payload: bytes, number: int, kid: bytes) -> bytes:
     """COSE_Sign1 with a deterministic signature."""
-    to_sign = canonical.encode(["Signature1", cose.ES384, b"", payload])
+    to_sign = canonical.dumps(["Signature1", cose.ES384, b"", payload])
     r, s = decode_dss_signature(
         private_key(number).sign(to_sign, ec.ECDSA(SHA384(), deterministic_signing=True))
     )
     signature = r.to_bytes(48, "big") + s.to_bytes(48, "big")
-    return b"\xd2" + canonical.encode([cose.ES384, {4: kid}, payload, signature])
+    return b"\xd2" + canonical.dumps([cose.ES384, {4: kid}, payload, signature])

@@ -73,7 +73,8 @@ class Parties:
                 "ACCOUNT": owned.account,
                 "KMS_KEY": owned.key_arn,
                 "BIDS": f"{owned.bids_uri}/spring.cose",
-                "LOCAL_KMS": f"--simulator --endpoint-url {self.services.endpoint} --region {cloud.REGION}",
+                "LOCAL_KMS": f"--endpoint-url {self.services.endpoint} --region {cloud.REGION}",
+                "SIMULATOR": "--simulator",
                 "TRAIL": str(self.services.trail),
             }
         )

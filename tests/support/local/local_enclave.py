@@ -143,7 +143,7 @@ class Cloud:
         decrypt.
         """
         buyer, admin = self.buyers[name], _admin(self.services, name)
-        made = policy.generate(
+        made = policy.generate_policy(
             decided,
             account=self.services.accounts[name].account,
             parent_roles=[self.role],
@@ -155,7 +155,7 @@ class Cloud:
         if not parent:
             made["Statement"] = [each for each in made["Statement"] if self.role not in json.dumps(each)]
         self.services.client("kms", name).put_key_policy(
-            KeyId=buyer.key_id, PolicyName="default", Policy=policy.canonical(made)
+            KeyId=buyer.key_id, PolicyName="default", Policy=policy.policy_text(made)
         )
 
     def as_buyer(self, name: str) -> Aws:

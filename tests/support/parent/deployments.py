@@ -11,7 +11,7 @@ from typing import Any
 
 from coattest_build.formats.measure import measure
 from coattest_parent.deployment.stack.settings import Settings
-from coattest_verify.keypolicy.report import Report, sign_report
+from coattest_verify.keypolicy.report import BuyerReport, sign_report
 from coattest_verify.quorum.authority import Authority, authority_from
 from support.verify.members import NOW, Members, profile_json, report_json
 
@@ -89,4 +89,4 @@ class Release:
             "role": SETTINGS.role_arn,
             "decisions": tuple(sorted(decisions or [self.digest])),
         }
-        return sign_report(self.members.signers[name], Report(**(values | changes)))
+        return sign_report(self.members.signers[name], BuyerReport(**(values | changes)))

@@ -119,7 +119,9 @@ class World:
         text = self.command(
             "verify",
             "policy",
-            "--stack",
+            "make",
+            "--format",
+            "stack",
             "--simulator",
             "--member",
             name,

@@ -6,7 +6,8 @@ from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from coattest_verify.keypolicy.generate import generate
+from coattest_verify.auction.context import AUCTION, BUYER
+from coattest_verify.keypolicy.generate import generate_policy
 from coattest_verify.quorum.decision import Decision
 
 NOW = datetime(2026, 6, 1, tzinfo=timezone.utc)
@@ -42,5 +43,6 @@ def make(decisions: Any = None, **changes: Any) -> dict[str, Any]:
         "administrators": ADMINS,
         "encrypters": [ENCRYPTER],
         "now": NOW,
+        "context_keys": (AUCTION, BUYER),
     }
-    return generate(decisions or decision(), **(arguments | changes))
+    return generate_policy(decisions or decision(), **(arguments | changes))

@@ -301,10 +301,10 @@ def check(
 
 
 def codes(verdict: Verdict) -> set[str]:
-    """The codes of a verdict's failures."""
-    return {failure.code for failure in verdict.failures}
+    """The codes of a verdict's findings."""
+    return {finding.code for finding in verdict.findings}
 
 
 def failed(verdict: Verdict) -> set[tuple[str, str]]:
-    """Code and field of every failure of a verdict."""
-    return {(failure.code, failure.field) for failure in verdict.failures}
+    """Code and field of every finding of a verdict."""
+    return {(finding.code, finding.where) for finding in verdict.findings}

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from coattest_verify.keypolicy.iam import parse_policy
-from coattest_verify.keypolicy.prove import Finding, Question, Status, prove
+from coattest_verify.keypolicy.prove import GoalResult, ProofQuestion, Status, prove
 
 A, B = (tuple(f"{first}{index}" * 48 for index in range(3)) for first in "ab")
 ACCOUNT, SERVICE = "222233334444", "111122223333"
@@ -38,7 +38,7 @@ def exactly(*tuples: Any, operator: str = "StringEqualsIgnoreCase", registers: i
     return {operator: {name: [item[index] for item in tuples] for index, name in enumerate(names)}}
 
 
-def ask(*statements: dict[str, Any], tuples: Any = DECIDED, key: str | None = None) -> dict[str, Finding]:
+def ask(*statements: dict[str, Any], tuples: Any = DECIDED, key: str | None = None) -> dict[str, GoalResult]:
     """The three answers for a policy with an administrator and an encrypter."""
     document = {
         "Version": "2012-10-17",
@@ -48,16 +48,16 @@ def ask(*statements: dict[str, Any], tuples: Any = DECIDED, key: str | None = No
             *statements,
         ],
     }
-    question = Question(tuple(tuples), (ADMIN,), (BIDDER,), key)
+    question = ProofQuestion(tuple(tuples), (ADMIN,), (BIDDER,), key)
     started = time.process_time()  # of this process: what else the machine does is not counted
-    findings = {found.goal: found for found in prove(parse_policy(json.dumps(document)), question)}
+    results = {found.goal: found for found in prove(parse_policy(json.dumps(document)), question)}
     assert time.process_time() - started < 10
-    return findings
+    return results
 
 
-def statuses(findings: Mapping[str, Finding]) -> tuple[Status, ...]:
+def statuses(results: Mapping[str, GoalResult]) -> tuple[Status, ...]:
     """Plaintext, power, encryption."""
-    return tuple(findings[goal].status for goal in ("plaintext", "power", "encryption"))
+    return tuple(results[goal].status for goal in ("plaintext", "power", "encryption"))
 
 
 PROVED, REFUTED, UNKNOWN = Status.PROVED, Status.REFUTED, Status.UNKNOWN

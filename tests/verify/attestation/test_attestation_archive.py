@@ -47,7 +47,7 @@ def reasons(folder: Path) -> dict[str, list[str]]:
     """The reasons of every document of an archive; the exit code has to be 1."""
     code, batch = verify_json(folder, *ROOT)
     assert code == 1
-    return {entry["file"]: entry["reasons"] for entry in batch["documents"]}
+    return {entry["file"]: entry["codes"] for entry in batch["documents"]}
 
 
 @real
@@ -55,12 +55,12 @@ def test_every_real_document_is_genuine_at_its_time() -> None:
     """`verify attestation ../shared/vectors/attestation --json`, and not one flag more."""
     code, batch = verify_json(VECTORS / "attestation")
     assert code == 0
-    assert (batch["policy"], batch["measurements_judged"]) == ("archive", False)
+    assert (batch["judged_as"], batch["measurements_judged"]) == ("archive", False)
     assert (batch["accepted"], batch["refused"]) == (len(batch["documents"]), 0)
     assert batch["accepted"] >= 37
     assert batch["skipped"] == ["aws-nitro-root-g1.pem"]
     for entry in batch["documents"]:
-        assert (entry["ok"], entry["policy"], entry["measurements_judged"]) == (True, "archive", False)
+        assert (entry["ok"], entry["judged_as"], entry["measurements_judged"]) == (True, "archive", False)
         assert entry["debug"] == entry["document"]["debug"] == ("_debug_" in entry["file"])
         assert entry["file"].startswith(entry["checked_at"][:10])
     noticed = [entry["file"] for entry in batch["documents"] if entry["notices"]]
@@ -73,7 +73,7 @@ def test_every_negative_document_is_refused_with_its_reason() -> None:
     """`verify attestation ../shared/vectors/attestation-negative --json`: exit code 1, none accepted."""
     code, batch = verify_json(VECTORS / "attestation-negative")
     assert (code, batch["accepted"], batch["refused"]) == (1, 0, 4)
-    assert {entry["file"].split("_")[2]: entry["reasons"] for entry in batch["documents"]} == {
+    assert {entry["file"].split("_")[2]: entry["codes"] for entry in batch["documents"]} == {
         "brave": ["envelope"],
         "fortanix": ["signature", "debug-mode"],
         "worldcoin": ["root", "certificate", "signature"],
@@ -126,15 +126,15 @@ def test_who_expects_something_must_expect_measurements(tmp_path: Path, flags: l
     """A directory with an index is no way around them: with any expectation or time, exit code 2."""
     archive(tmp_path)
     code, error = verify_json(tmp_path, *ROOT, *flags)
-    assert (code, error["code"]) == (2, "empty-policy")
+    assert (code, error["code"]) == (2, "empty-expectations")
 
 
 def test_with_any_measurement_a_directory_is_judged_now(tmp_path: Path) -> None:
     """Asking for any code is asking about today: the archive's times are not used."""
     archive(tmp_path)
     code, batch = verify_json(tmp_path, *ROOT, "--unsafe-any-measurement")
-    assert (code, batch["documents"][0]["reasons"]) == (1, ["certificate-dates"])
-    assert "policy" not in batch
+    assert (code, batch["documents"][0]["codes"]) == (1, ["certificate-dates"])
+    assert "judged_as" not in batch
 
 
 WRONG: dict[str, tuple[dict[str, str], list[str]]] = {
@@ -191,7 +191,7 @@ def test_a_forged_document_does_not_pass_because_its_index_names_it(tmp_path: Pa
     write_index(tmp_path, line("a.bin", forged))
     assert reasons(tmp_path) == {"a.bin": ["signature"]}
     code, batch = verify_json(tmp_path)
-    assert (code, batch["documents"][0]["reasons"][0]) == (1, "root")
+    assert (code, batch["documents"][0]["codes"][0]) == (1, "root")
 
 
 def test_one_bad_file_is_refused_alone(tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_one_bad_file_is_refused_alone(tmp_path: Path) -> None:
     assert found.pop("a.bin")["ok"]
     assert set(found) == {*named, "large.bin", "stray.bin"}
     for entry in found.values():
-        assert (entry["ok"], entry["reasons"], entry["sha256"]) == (False, ["index"], None)
+        assert (entry["ok"], entry["codes"], entry["sha256"]) == (False, ["index"], None)
 
 
 HOSTILE: dict[str, bytes] = {

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from coattest_verify.attestation.encoding.cbor import CborError, decode, read_head
+from coattest_verify.attestation.encoding.cbor import CborError, decode_cbor, read_head
 from coattest_verify.attestation.limits import DEPTH_MAX
 from support.verify.nitro_ca import Pairs, Stream, cbor, head
 
@@ -84,7 +84,7 @@ REFUSED = {
 def test_refuses(data: str) -> None:
     """What has a second spelling, another meaning elsewhere, or no end, is refused."""
     with pytest.raises(CborError):
-        decode(bytes.fromhex(data))
+        decode_cbor(bytes.fromhex(data))
 
 
 READ = {
@@ -110,16 +110,16 @@ READ = {
 def test_reads(data: str, value: object) -> None:
     """Minimal CBOR is read, collections of indefinite length included, to what cbor2 reads."""
     raw = bytes.fromhex(data)
-    assert decode(raw) == cbor2.loads(raw)
+    assert decode_cbor(raw) == cbor2.loads(raw)
     if value is not None:
-        assert decode(raw) == value
+        assert decode_cbor(raw) == value
 
 
 def test_booleans_stay_booleans() -> None:
     """A boolean is not read as the integer that it equals in Python."""
-    assert decode(b"\xf5") is True
-    assert decode(b"\xf4") is False
-    assert type(decode(b"\x01")) is int
+    assert decode_cbor(b"\xf5") is True
+    assert decode_cbor(b"\xf4") is False
+    assert type(decode_cbor(b"\x01")) is int
 
 
 SAID = {
@@ -149,7 +149,7 @@ SAID = {
 def test_says_where_and_what(data: str) -> None:
     """An error names the offset, what was expected and what was found."""
     with pytest.raises(CborError) as caught:
-        decode(bytes.fromhex(data))
+        decode_cbor(bytes.fromhex(data))
     offset, expected, found = SAID[data]
     assert (caught.value.offset, caught.value.expected, caught.value.found) == (offset, expected, found)
     assert str(caught.value) == f"at byte {offset}: expected {expected}, found {found}"
@@ -186,15 +186,15 @@ def test_a_string_has_one_spelling_and_no_prefix(major: int, size: int) -> None:
     """Every short length is read in its shortest head only, cut off nowhere, alone and inside."""
     content = b"a" * size
     whole = head(major, size) + content
-    assert decode(whole) == (content if major == 2 else content.decode())
-    assert decode(b"\x82" + whole + b"\x00") == [decode(whole), 0]
+    assert decode_cbor(whole) == (content if major == 2 else content.decode())
+    assert decode_cbor(b"\x82" + whole + b"\x00") == [decode_cbor(whole), 0]
     for end in range(len(whole)):
         with pytest.raises(CborError):
-            decode(whole[:end])
+            decode_cbor(whole[:end])
     for width in (1, 2, 4, 8):
         if size < 24 or width > 1:
             with pytest.raises(CborError, match="shortest form"):
-                decode(head(major, size, width) + content)
+                decode_cbor(head(major, size, width) + content)
 
 
 @pytest.mark.parametrize("width", [1, 2, 4, 8])
@@ -202,8 +202,8 @@ def test_a_wider_head_than_needed_is_refused_at_every_boundary(width: int) -> No
     """The largest argument that a narrower head could carry is refused in the wider one; the next is read."""
     smallest = {1: 24, 2: 2**8, 4: 2**16, 8: 2**32}[width]
     with pytest.raises(CborError, match="shortest form"):
-        decode(head(0, smallest - 1, width))
-    assert decode(head(0, smallest, width)) == smallest
+        decode_cbor(head(0, smallest - 1, width))
+    assert decode_cbor(head(0, smallest, width)) == smallest
 
 
 scalars = (
@@ -233,7 +233,7 @@ def _depth(value: object) -> int:
 def test_round_trip(value: object) -> None:
     """Whatever is written minimally is read back, equal and of the same type, as cbor2 reads it."""
     data = cbor(value)
-    assert repr(decode(data)) == repr(value) == repr(cbor2.loads(data))
+    assert repr(decode_cbor(data)) == repr(value) == repr(cbor2.loads(data))
 
 
 @given(st.dictionaries(keys, values, max_size=5), st.lists(values, max_size=5))
@@ -243,8 +243,8 @@ def test_indefinite_collections_read_like_definite_ones(
     """The end mark in place of the count changes nothing in what is read."""
     pairs = Pairs(tuple(entries.items()), indefinite=True)
     if max(_depth(entries), _depth(items)) <= DEPTH_MAX:
-        assert decode(cbor(pairs)) == entries
-        assert decode(cbor(Stream(items))) == items
+        assert decode_cbor(cbor(pairs)) == entries
+        assert decode_cbor(cbor(Stream(items))) == items
 
 
 @given(st.binary(max_size=200))
@@ -253,7 +253,7 @@ def test_indefinite_collections_read_like_definite_ones(
 def test_arbitrary_bytes_are_refused_or_read_as_cbor2_reads_them(data: bytes) -> None:
     """Only CborError escapes, and the reader accepts nothing that cbor2 refuses or reads otherwise."""
     try:
-        value = decode(data)
+        value = decode_cbor(data)
     except CborError:
         return
     assert repr(value) == repr(cbor2.loads(data))
@@ -265,7 +265,7 @@ def test_damaged_cbor_is_refused_or_read_as_cbor2_reads_it(data: bytes, draw: st
     position = draw.draw(st.integers(0, len(data) - 1))
     damaged = data[:position] + bytes([draw.draw(st.integers(0, 255))]) + data[position + 1 :]
     try:
-        value = decode(damaged)
+        value = decode_cbor(damaged)
     except CborError:
         return
     assert repr(value) == repr(cbor2.loads(damaged))

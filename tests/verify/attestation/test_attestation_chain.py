@@ -13,13 +13,12 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from coattest_verify.attestation import (
     AWS_NITRO,
-    BadExpectation,
     Root,
     UnsafeAnyMeasurement,
     verify_document,
 )
 from coattest_verify.attestation.encoding.certificates import P384_KEY, CertificateRefused, read_certificate
-from coattest_verify.attestation.encoding.der import inside, outline
+from coattest_verify.attestation.encoding.der import elements, outline
 from support.verify.nitro_ca import (
     NOW,
     TestChain,
@@ -32,6 +31,7 @@ from support.verify.nitro_ca import (
     make_chain,
     usual_chain,
 )
+from support.verify.usage_errors import usage_error
 
 GENUINE = usual_chain()
 ATTACKER = make_chain()
@@ -53,9 +53,9 @@ def test_a_chain_below_another_root_is_refused() -> None:
 
 def test_the_root_cannot_be_left_out() -> None:
     """No root, or one that is no fingerprint, is the caller's error and never a check that is skipped."""
-    with pytest.raises(BadExpectation):
+    with usage_error("bad-expectation"):
         check(document(), root="AWS")
-    with pytest.raises(BadExpectation):
+    with usage_error("bad-expectation"):
         verify_document(document(), [UnsafeAnyMeasurement()], now=NOW, root=None)  # type: ignore[arg-type]
     for fingerprint in (b"", bytes(31), bytes(33), "641a", None):
         with pytest.raises(Exception, match="32 bytes"):
@@ -111,7 +111,7 @@ def test_a_link_needs_the_issuers_name() -> None:
         chain = make_chain(changes={position: {"issuer_name": "somebody else"}})
         field = "certificate" if position == 4 else f"cabundle[{position}]"
         verdict = check(document(chain), chain=chain)
-        assert [(f.code, f.field, f.found) for f in verdict.failures] == [
+        assert [(f.code, f.where, f.found) for f in verdict.findings] == [
             ("chain", field, "another issuer's name")
         ]
 
@@ -233,7 +233,7 @@ FINE: dict[str, tuple[int, dict[str, Any]]] = {
 def test_what_a_certificate_may_be(position: int, change: dict[str, Any]) -> None:
     """What RFC 5280 leaves open, and real chains have or could have, passes."""
     chain = make_chain(changes={position: change})
-    assert check(document(chain), chain=chain).failures == ()
+    assert check(document(chain), chain=chain).findings == ()
 
 
 # --- dates -------------------------------------------------------------------------------------------------
@@ -258,7 +258,7 @@ def test_all_certificates_out_of_date_are_named() -> None:
     verdict = check(document(), now=NOW + timedelta(days=365))
     expected = {("certificate-dates", f"cabundle[{i}]") for i in (1, 2, 3)}
     assert failed(verdict) == expected | {("certificate-dates", "certificate")}
-    assert "2026-01-15T14:55:00+00:00" in next(f.found for f in verdict.failures if f.field == "certificate")
+    assert "2026-01-15T14:55:00+00:00" in next(f.found for f in verdict.findings if f.where == "certificate")
 
 
 def test_only_what_is_out_of_date_is_named() -> None:
@@ -298,7 +298,7 @@ DAMAGED = {
 
 @pytest.mark.parametrize("der", DAMAGED.values(), ids=DAMAGED)
 def test_a_certificate_is_der_and_nothing_else(der: bytes) -> None:
-    """Other encodings are refused with the one failure type, in the document and by itself."""
+    """Other encodings are refused with the one finding type, in the document and by itself."""
     assert ("certificate", "certificate") in failed(check(document(certificate=der[:1024])))
     with pytest.raises(CertificateRefused):
         read_certificate(der, "certificate", authority=False)
@@ -311,9 +311,9 @@ def _nested(*parts: bytes) -> bytes:
 
 def test_the_outline_refuses_other_shapes_by_itself() -> None:
     """What cryptography would refuse as well is refused before it: one reading, not the laxer of two."""
-    ((_, start, end),) = inside(LEAF, 0, len(LEAF))
-    parts = [LEAF[a:b] for a, _, b in inside(LEAF, start, end)]
-    ((_, inner, _),) = inside(parts[0], 0, len(parts[0]))
+    ((_, start, end),) = elements(LEAF, 0, len(LEAF))
+    parts = [LEAF[a:b] for a, _, b in elements(LEAF, start, end)]
+    ((_, inner, _),) = elements(parts[0], 0, len(parts[0]))
     fields = parts[0][inner:]
     assert outline(_nested(*parts)) == outline(LEAF)
     assert end == len(LEAF)
@@ -338,7 +338,7 @@ def test_the_inner_and_the_outer_algorithm_are_both_looked_at() -> None:
     for der, field in ((inner, "certificate.signature"), (outer, "certificate.signatureAlgorithm")):
         with pytest.raises(CertificateRefused) as caught:
             read_certificate(der, "certificate", authority=False)
-        assert [failure.field for failure in caught.value.failures] == [field]
+        assert [finding.where for finding in caught.value.findings] == [field]
 
 
 def test_leading_zeros_belong_to_the_coordinates() -> None:
@@ -378,15 +378,15 @@ def test_lengths_of_der_are_minimal(length: int, head: str) -> None:
     """Each length has one spelling; a wider one, and content that is a byte short, are refused."""
     element = bytes.fromhex(head) + bytes(length)
     start = len(bytes.fromhex(head))
-    assert inside(element, 0, len(element)) == [(0, start, len(element))]
-    assert inside(b"\x05\x00" + element, 2, 2 + len(element)) == [(2, 2 + start, 2 + len(element))]
+    assert elements(element, 0, len(element)) == [(0, start, len(element))]
+    assert elements(b"\x05\x00" + element, 2, 2 + len(element)) == [(2, 2 + start, 2 + len(element))]
     longer = [b"\x30\x81" + bytes([length & 0xFF]), b"\x30\x82" + length.to_bytes(2, "big")]
     longer += [b"\x30\x83" + length.to_bytes(3, "big"), b"\x30\x80"]
     for other in longer:
         if other != bytes.fromhex(head):
             with pytest.raises(ValueError, match=r"DER|beyond|truncated"):
-                inside(other + bytes(length), 0, len(other) + length)
+                elements(other + bytes(length), 0, len(other) + length)
     with pytest.raises(ValueError, match=r"beyond|truncated"):
-        inside(element[:-1], 0, len(element) - 1)
+        elements(element[:-1], 0, len(element) - 1)
     with pytest.raises(ValueError, match=r"beyond|truncated"):
-        inside(element, 0, len(element) - 1)
+        elements(element, 0, len(element) - 1)

@@ -54,7 +54,7 @@ def test_a_document_that_is_as_expected_is_accepted(tmp_path: Path, measurements
 
 
 def test_every_reason_is_shown(tmp_path: Path, measurements: Path) -> None:
-    """Exit code 1, and each failure on its line, with what was expected and found."""
+    """Exit code 1, and each finding on its line, with what was expected and found."""
     path = tmp_path / "d.bin"
     path.write_bytes(document(pcrs={**PCRS, 0: b"\xee" * 48}, nonce=None))
     done = verify(
@@ -72,7 +72,7 @@ def test_every_reason_is_shown(tmp_path: Path, measurements: Path) -> None:
     code, verdict = verify_json(
         path, *AT, "--expect", measurements, "--nonce", "null", "--public-key", "null"
     )
-    assert (code, verdict["ok"], verdict["code"], verdict["reasons"]) == (
+    assert (code, verdict["ok"], verdict["code"], verdict["codes"]) == (
         1,
         False,
         "measurement",
@@ -90,7 +90,7 @@ def test_something_must_be_expected(tmp_path: Path) -> None:
         assert done.returncode == 2
         assert "--unsafe-any-measurement" in done.stderr
         code, error = verify_json(target, *AT)
-        assert (code, error["code"]) == (2, "empty-policy")
+        assert (code, error["code"]) == (2, "empty-expectations")
 
 
 def test_debug_needs_its_own_flag(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_debug_needs_its_own_flag(tmp_path: Path) -> None:
     path = tmp_path / "d.bin"
     path.write_bytes(document(pcrs={**PCRS, 0: bytes(48), 1: bytes(48), 2: bytes(48)}))
     code, verdict = verify_json(path, *AT, "--unsafe-any-measurement")
-    assert (code, verdict["reasons"]) == (1, ["debug-mode"])
+    assert (code, verdict["codes"]) == (1, ["debug-mode"])
     assert verify(path, *AT, *UNSAFE).returncode == 0
 
 
@@ -108,7 +108,7 @@ def test_the_default_time_and_root_are_now_and_aws(tmp_path: Path) -> None:
     path.write_bytes(document())
     code, verdict = verify_json(path, *UNSAFE)
     assert code == 1
-    assert {"root", "certificate-dates"} <= set(verdict["reasons"])
+    assert {"root", "certificate-dates"} <= set(verdict["codes"])
     assert verdict["root"].startswith("AWS Nitro")
     assert verify_json(path, *UNSAFE, "--root", "local")[1]["root"].startswith("coattest simulator")
 
@@ -192,12 +192,12 @@ def test_an_index_gives_times_and_digests(tmp_path: Path) -> None:
     arguments = [tmp_path, "--at", "index", "--root", ROOT, *UNSAFE]
     assert verify_json(*arguments)[0] == 0
     (tmp_path / "INDEX.tsv").write_text("filename\tdoc_time_utc\na.bin\t2025-01-15T12:00:00+00:00\n")
-    assert verify_json(*arguments)[1]["documents"][0]["reason"] == "certificate-dates"
+    assert verify_json(*arguments)[1]["documents"][0]["code"] == "certificate-dates"
     (tmp_path / "INDEX.tsv").write_text(
         f"filename\tsha256\tdoc_time_utc\na.bin\t{'00' * 32}\t2026-01-15T12:00:00+00:00\n"
     )
     code, batch = verify_json(*arguments)
-    assert (code, batch["documents"][0]["ok"], batch["documents"][0]["reasons"]) == (1, False, ["index"])
+    assert (code, batch["documents"][0]["ok"], batch["documents"][0]["codes"]) == (1, False, ["index"])
     (tmp_path / "INDEX.tsv").write_text("filename\nabsent.bin\n")
     assert verify(*arguments).returncode == 2
 

@@ -8,7 +8,7 @@ import pytest
 from cryptography import x509
 
 from coattest_verify.attestation.encoding.certificates import _path_length, _usage_bits
-from coattest_verify.attestation.encoding.der import Extension, _extensions, inside, outline
+from coattest_verify.attestation.encoding.der import Extension, _extensions, elements, outline
 from support.verify.nitro_ca import make_chain, usual_chain
 
 USAGES = (
@@ -147,9 +147,9 @@ def test_extensions_of_another_shape_are_refused(der: bytes) -> None:
 def test_a_certificate_has_eight_parts_and_nothing_more(position: int) -> None:
     """One more element anywhere in the signed part, or extensions under another tag, is another shape."""
     der = usual_chain().certificate
-    ((_, start, end),) = inside(der, 0, len(der))
-    (_, fields, tbs_end), _, _ = inside(der, start, end)
-    parts = [der[first:last] for first, _, last in inside(der, fields, tbs_end)]
+    ((_, start, end),) = elements(der, 0, len(der))
+    (_, fields, tbs_end), _, _ = elements(der, start, end)
+    parts = [der[first:last] for first, _, last in elements(der, fields, tbs_end)]
     assert outline(_long(_long(*parts), der[tbs_end:])) == outline(der)
     with pytest.raises((ValueError, IndexError)):
         outline(_long(_long(*parts[:position], b"\x05\x00", *parts[position:]), der[tbs_end:]))

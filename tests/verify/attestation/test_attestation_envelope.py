@@ -70,14 +70,14 @@ def test_never_takes_the_algorithm_from_the_document(protected: str) -> None:
     header = bytes.fromhex(protected)
     verdict = check(envelope(PAYLOAD, sign(PAYLOAD, KEY, protected=header), protected=header))
     assert codes(verdict) == {"algorithm"}
-    assert verdict.failures[0].field == "protected"
+    assert verdict.findings[0].where == "protected"
 
 
 def test_says_which_algorithm_it_found() -> None:
-    """The failure shows the header in bytes and in words."""
-    (failure,) = check(envelope(PAYLOAD, SIGNATURE, protected=bytes.fromhex("a10126"))).failures
-    assert failure.found == "a10126 ({1: -7})"
-    assert failure.expected == "a1013822 ({1: -35})"
+    """The finding shows the header in bytes and in words."""
+    (finding,) = check(envelope(PAYLOAD, SIGNATURE, protected=bytes.fromhex("a10126"))).findings
+    assert finding.found == "a10126 ({1: -7})"
+    assert finding.expected == "a1013822 ({1: -35})"
 
 
 SAID = {
@@ -100,8 +100,8 @@ SAID = {
 @pytest.mark.parametrize("data", SAID)
 def test_says_which_part_of_the_envelope_is_another(data: str) -> None:
     """The part by its name, and at most 32 of the bytes that were found in its place."""
-    (failure,) = check(bytes.fromhex(data)).failures
-    assert (failure.field, failure.found) == SAID[data]
+    (finding,) = check(bytes.fromhex(data)).findings
+    assert (finding.where, finding.found) == SAID[data]
 
 
 @pytest.mark.parametrize("digest", [hashes.SHA256(), hashes.SHA512()])
@@ -171,7 +171,7 @@ def test_the_signature_has_96_bytes(size: int) -> None:
     """A signature of any other length is refused before it is looked at."""
     verdict = check(envelope(PAYLOAD, (SIGNATURE * 2)[:size]))
     assert codes(verdict) == {"envelope"}
-    assert verdict.failures[0].field == "signature"
+    assert verdict.findings[0].where == "signature"
 
 
 def test_a_signature_in_der_is_refused() -> None:
@@ -253,7 +253,7 @@ def test_size_limits() -> None:
     room = PAYLOAD_MAX - len(cbor(fields(padding=b"\x00" * 10_000))) + 10_000
     assert check(document(indefinite=False, padding=b"\x00" * room)).ok
     over = check(document(indefinite=False, padding=b"\x00" * (room + 1)))
-    assert (codes(over), over.failures[0].field) == ({"envelope"}, "payload")
+    assert (codes(over), over.findings[0].where) == ({"envelope"}, "payload")
     assert codes(check(b"\x84" * (DOCUMENT_MAX + 1))) == {"too-large"}
     assert codes(check(b"\x84" * DOCUMENT_MAX)) == {"malformed-cbor"}
     largest = envelope(bytes(PAYLOAD_MAX), bytes(SIGNATURE_SIZE), tag=b"\xd2")
@@ -266,7 +266,7 @@ def test_parse_unverified_raises_with_the_failures() -> None:
     """
     with pytest.raises(Malformed) as caught:
         parse_unverified(b"\x00")
-    assert [failure.code for failure in caught.value.failures] == ["envelope"]
+    assert [finding.code for finding in caught.value.findings] == ["envelope"]
     assert caught.value.exit_code == 1
     assert str(caught.value).startswith("attestation document: document: expected an array of 4")
     assert parse_unverified(envelope(PAYLOAD, bytes(96))).timestamp == NOW

@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
+from coattest.errors import UsageError
 from coattest_verify.attestation import (
-    BadExpectation,
-    EmptyPolicy,
     Expectation,
     ExpectDocument,
     ExpectModule,
@@ -25,7 +24,18 @@ from coattest_verify.attestation import (
     verify_document,
     verify_many,
 )
-from support.verify.nitro_ca import IMAGE, MODULE, NOW, NOW_MS, PCRS, check, codes, document, failed
+from support.verify.nitro_ca import (
+    IMAGE,
+    MODULE,
+    NOW,
+    NOW_MS,
+    PCRS,
+    check,
+    codes,
+    document,
+    failed,
+)
+from support.verify.usage_errors import usage_error
 
 OTHER = b"\xee" * 48
 DEBUG = {**PCRS, 0: bytes(48), 1: bytes(48), 2: bytes(48), 8: bytes(48)}
@@ -51,10 +61,10 @@ EMPTY: dict[str, list[Expectation]] = {
 @pytest.mark.parametrize("expectations", EMPTY.values(), ids=EMPTY)
 def test_expectations_that_pin_no_code_are_an_error(expectations: list[Expectation]) -> None:
     """No verdict is given, not even a failing one, until the caller says which code may pass."""
-    with pytest.raises(EmptyPolicy) as caught:
+    with pytest.raises(UsageError) as caught:
         verify_document(document(), expectations, now=NOW)
-    assert caught.value.exit_code == 2
-    with pytest.raises(EmptyPolicy):
+    assert (caught.value.exit_code, caught.value.code) == (2, "empty-expectations")
+    with pytest.raises(UsageError, match="any enclave would pass"):
         verify_many([], expectations, now=NOW)
 
 
@@ -100,7 +110,7 @@ def test_the_signing_key_pins_code() -> None:
 )
 def test_measurements_that_pin_nothing_are_an_error(pcrs: Any) -> None:
     """None, of the wrong shape, or zeros (what a debug enclave and an unsigned image report)."""
-    with pytest.raises(BadExpectation):
+    with usage_error("bad-expectation"):
         ExpectPcrs(pcrs)
 
 
@@ -126,15 +136,15 @@ def test_each_register_is_compared(index: int) -> None:
     """One register that differs is named with both values; the others are not."""
     verdict = check(document(pcrs={**PCRS, index: OTHER}))
     assert failed(verdict) == {("measurement", f"PCR{index}")}
-    (failure,) = verdict.failures
-    assert (failure.expected, failure.found) == (PCRS[index].hex(), OTHER.hex())
+    (finding,) = verdict.findings
+    assert (finding.expected, finding.found) == (PCRS[index].hex(), OTHER.hex())
 
 
 def test_an_absent_register_is_not_equal_to_anything() -> None:
     """A document that leaves an expected register out is refused, for that register."""
     without = {index: value for index, value in PCRS.items() if index != 3}
     verdict = check(document(pcrs=without), IMAGE, ExpectPcrs({3: PCRS[3]}))
-    assert [(f.code, f.field, f.found) for f in verdict.failures] == [("measurement", "PCR3", "absent")]
+    assert [(f.code, f.where, f.found) for f in verdict.findings] == [("measurement", "PCR3", "absent")]
 
 
 def test_a_register_of_another_size_is_not_equal() -> None:
@@ -200,14 +210,14 @@ def test_fields_that_are_as_expected_pass() -> None:
 )
 def test_an_expectation_of_the_wrong_kind_is_an_error(make: Any) -> None:
     """Text for bytes, a float for milliseconds, an empty name: refused where they are made."""
-    with pytest.raises(BadExpectation):
+    with usage_error("bad-expectation"):
         make()
 
 
 @pytest.mark.parametrize("expectation", [None, "PCR0", PCRS, ExpectNonce, b"nonce"])
 def test_what_is_no_expectation_is_an_error(expectation: Any) -> None:
     """An argument that is no expectation is never passed over."""
-    with pytest.raises(BadExpectation):
+    with usage_error("bad-expectation"):
         check(document(), IMAGE, expectation)
 
 
@@ -324,7 +334,7 @@ def test_the_age_is_in_milliseconds_and_its_end_counts() -> None:
     old = document(timestamp=NOW_MS - 5000)
     assert check(old, IMAGE, MaxAge(5000)).ok
     verdict = check(old, IMAGE, MaxAge(4999))
-    assert [(f.code, f.expected, f.found) for f in verdict.failures] == [
+    assert [(f.code, f.expected, f.found) for f in verdict.findings] == [
         ("too-old", "at most 4999 ms old", "5000 ms old")
     ]
     assert codes(check(old, IMAGE, MaxAge(5))) == {"too-old"}
@@ -343,7 +353,7 @@ def test_the_timestamp_lies_in_the_leafs_life(offset: int) -> None:
 @pytest.mark.parametrize("now", [NOW.replace(tzinfo=None), NOW_MS, NOW.isoformat(), None])
 def test_the_time_is_an_aware_datetime(now: Any) -> None:
     """A naive time could be any zone's; a number could be seconds: both are the caller's error."""
-    with pytest.raises(BadExpectation):
+    with usage_error("bad-expectation"):
         check(document(), now=now)
 
 
@@ -391,5 +401,5 @@ def test_other_kinds_of_bytes_are_read(document_type: Any) -> None:
 @pytest.mark.parametrize("data", [None, "8444", 5, ["84"]])
 def test_what_is_not_bytes_is_the_callers_error(data: Any) -> None:
     """Text is not guessed at."""
-    with pytest.raises(BadExpectation):
+    with usage_error("bad-expectation"):
         check(data)

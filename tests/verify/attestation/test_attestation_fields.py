@@ -118,20 +118,20 @@ def test_names_all_bad_fields_at_once() -> None:
 
 
 def test_a_failure_says_what_was_found() -> None:
-    """The failure has the bound, what was there, and the section that asks for it."""
-    (missing,) = check(document(digest=...)).failures
+    """The finding has the bound, what was there, and the section that asks for it."""
+    (missing,) = check(document(digest=...)).findings
     assert (missing.expected, missing.found) == ('"SHA384"', "no such field")
-    (null,) = check(document(certificate=None)).failures
+    (null,) = check(document(certificate=None)).findings
     assert (null.expected, null.found) == ("1 to 1024 bytes", "null")
-    (long,) = check(document(nonce=bytes(1025))).failures
+    (long,) = check(document(nonce=bytes(1025))).findings
     assert (long.expected, long.found) == ("null or at most 1024 bytes", "1025 bytes")
-    (listed,) = check(document(user_data=[1, 2])).failures
+    (listed,) = check(document(user_data=[1, 2])).findings
     assert listed.found == "an array of 2"
-    (mapped,) = check(document(user_data={1: 2})).failures
+    (mapped,) = check(document(user_data={1: 2})).findings
     assert mapped.found == "a map of 1"
-    (index,) = check(document(pcrs={**PCRS, 32: bytes(48)})).failures
+    (index,) = check(document(pcrs={**PCRS, 32: bytes(48)})).findings
     assert (index.expected, index.found) == ("indices from 0 to 31", "32")
-    (text,) = check(document(user_data="x" * 5000)).failures
+    (text,) = check(document(user_data="x" * 5000)).findings
     assert len(text.found) <= 80
     assert "section" in text.rule
     assert "3.2.2" in text.rule
@@ -157,7 +157,7 @@ GOOD: dict[str, dict[str, Any]] = {
 def test_accepts_fields_at_their_bounds(changes: dict[str, Any]) -> None:
     """What the specification allows passes, without a notice, in strict mode too."""
     verdict = check(document(**changes), strict=True)
-    assert verdict.failures == ()
+    assert verdict.findings == ()
     assert verdict.notices == ()
 
 
@@ -251,7 +251,7 @@ def test_a_payload_that_is_no_strict_cbor_is_refused(payload: bytes) -> None:
     """Bytes after the map, a map without an end, a tag: refused under a right signature too."""
     verdict = check(document(payload=payload))
     assert codes(verdict) == {"malformed-cbor"}
-    assert verdict.failures[0].field.startswith("payload at byte ")
+    assert verdict.findings[0].where.startswith("payload at byte ")
 
 
 UNKNOWN: dict[str, tuple[Any, Any]] = {
@@ -269,7 +269,7 @@ def test_an_unknown_field_is_reported_and_tolerated_unless_strict(name: Any, val
     data = document(payload=cbor({**fields(), name: value}))
     verdict = check(data)
     assert verdict.ok
-    assert [(notice.code, notice.field) for notice in verdict.notices] == [("unknown-field", repr(name))]
+    assert [(notice.code, notice.where) for notice in verdict.notices] == [("unknown-field", repr(name))]
     assert codes(check(data, strict=True)) == {"unknown-field"}
 
 
@@ -280,9 +280,9 @@ def test_a_nitro_tpm_document_is_another_type() -> None:
     for strict in (False, True):
         both = document(nitrotpm_pcrs=PCRS)
         assert failed(check(both, strict=strict)) == {("nitro-tpm", "payload")}
-        assert check(both, strict=strict).failures[0].found == "nitrotpm_pcrs"
+        assert check(both, strict=strict).findings[0].found == "nitrotpm_pcrs"
         module = document(module_id="i-0123456789abcdef0-tpm0000000000000000")
-        assert "-tpm" in check(module, strict=strict).failures[0].found
+        assert "-tpm" in check(module, strict=strict).findings[0].found
         assert codes(check(module, UnsafeAnyMeasurement(), UnsafeAllowDebug(), strict=strict)) == {
             "nitro-tpm"
         }
@@ -293,7 +293,7 @@ def test_an_absent_optional_field_is_null_with_a_notice() -> None:
     data = document(public_key=..., user_data=..., nonce=...)
     verdict = check(data, IMAGE, ExpectPublicKey(None))
     assert verdict.ok
-    assert {(n.code, n.field) for n in verdict.notices} == {
+    assert {(n.code, n.where) for n in verdict.notices} == {
         ("loose-field", name) for name in ("public_key", "user_data", "nonce")
     }
     assert codes(check(data, strict=True)) == {"loose-field"}
@@ -304,7 +304,7 @@ def test_an_empty_public_key_passes_with_a_notice_and_is_not_null() -> None:
     data = document(public_key=b"")
     verdict = check(data)
     assert verdict.document.public_key == b""
-    assert [(n.code, n.field, n.found) for n in verdict.notices] == [("loose-field", "public_key", "0 bytes")]
+    assert [(n.code, n.where, n.found) for n in verdict.notices] == [("loose-field", "public_key", "0 bytes")]
     assert codes(check(data, IMAGE, ExpectPublicKey(None))) == {"public-key"}
     assert codes(check(data, IMAGE, ExpectPublicKey(b"key"))) == {"public-key"}
     assert codes(check(data, strict=True)) == {"loose-field"}
@@ -316,7 +316,7 @@ def test_a_register_of_another_legal_size_passes_with_a_notice(size: int) -> Non
     data = document(pcrs={**PCRS, 9: bytes(size)})
     verdict = check(data)
     assert verdict.ok
-    assert [(n.code, n.field) for n in verdict.notices] == [("loose-field", "pcrs[9]")]
+    assert [(n.code, n.where) for n in verdict.notices] == [("loose-field", "pcrs[9]")]
     assert codes(check(data, strict=True)) == {"loose-field"}
 
 
@@ -342,10 +342,10 @@ def test_unknown_fields_beyond_a_few_are_counted(count: int, notices: int) -> No
     """A payload can be full of fields that nobody knows; its verdict is not."""
     names = {f"{number:04x}": 0 for number in range(count)}
     verdict = check(document(**names), strict=True)
-    assert len(verdict.notices) == len(verdict.failures) == notices
-    assert verdict.notices[15].field == "'000f'"
+    assert len(verdict.notices) == len(verdict.findings) == notices
+    assert verdict.notices[15].where == "'000f'"
     if count > 16:
-        assert (verdict.notices[16].field, verdict.notices[16].found) == (
+        assert (verdict.notices[16].where, verdict.notices[16].found) == (
             "payload",
             f"{count - 16} more of them",
         )

@@ -10,17 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coattest_verify.attestation import BadExpectation, ExpectDocument, MaxAge, UnsafeExpectDebug
+from coattest.errors import UsageError
+from coattest_verify.attestation import ExpectDocument, MaxAge, UnsafeExpectDebug
 from coattest_verify.attestation.files import (
-    BadFile,
     IndexEntry,
     archive_expectations,
     decode_document,
     parse_time,
-    read_index,
+    read_archive_index,
     read_measurements,
 )
 from support.verify.nitro_ca import PCRS, document
+from support.verify.usage_errors import usage_error
 
 DOCUMENT = document()
 HEX = DOCUMENT.hex().encode()
@@ -100,15 +101,15 @@ BAD = {
 @pytest.mark.parametrize("text", BAD.values(), ids=BAD)
 def test_measurements_that_do_not_parse_are_refused(text: str) -> None:
     """An unknown name, another hash, a value of another length: nothing is passed over."""
-    with pytest.raises(BadFile) as caught:
+    with pytest.raises(UsageError) as caught:
         read_measurements(text)
-    assert caught.value.exit_code == 2
+    assert (caught.value.exit_code, caught.value.code) == (2, "bad-file")
 
 
 @pytest.mark.parametrize("shape", [{}, {"HashAlgorithm": "Sha384"}, {"PCR0": "00" * 48}])
 def test_measurements_that_pin_nothing_are_refused(shape: object) -> None:
     """No register, or zeros: the expectation refuses to be made."""
-    with pytest.raises(BadExpectation):
+    with usage_error("bad-expectation"):
         read_measurements(json.dumps(shape))
 
 
@@ -119,12 +120,12 @@ def test_an_index_is_read() -> None:
         f"a.bin\t{'ff' * 32}\t2026-01-15T12:00:00+00:00\tprod\r\n",
         f"b.bin\t{'00' * 32}\t\tdebug\n",
     ]
-    index = read_index(lines)
+    index = read_archive_index(lines)
     assert index["a.bin"] == IndexEntry(
         b"\xff" * 32, datetime(2026, 1, 15, 12, 0, 0, 999_000, tzinfo=timezone.utc), False
     )
     assert index["b.bin"] == IndexEntry(bytes(32), None, True)
-    assert read_index(["filename", "c.bin"]) == {"c.bin": IndexEntry(None, None, None)}
+    assert read_archive_index(["filename", "c.bin"]) == {"c.bin": IndexEntry(None, None, None)}
 
 
 DIGEST = "ab" * 32
@@ -160,13 +161,13 @@ BAD_INDEX = {
 @pytest.mark.parametrize("lines", BAD_INDEX.values(), ids=BAD_INDEX)
 def test_an_index_that_does_not_parse_is_refused(lines: list[str]) -> None:
     """Headings, names, digests, modes and times are what they say, each once; nothing is guessed."""
-    with pytest.raises(BadFile, match=r"INDEX\.tsv|ISO 8601|zone|year"):
-        read_index(lines)
+    with usage_error("bad-file", match=r"INDEX\.tsv|ISO 8601|zone|year"):
+        read_archive_index(lines)
 
 
 def test_an_index_of_ten_thousand_documents_is_read() -> None:
     """The largest archive, and its last line."""
-    assert "9999" in read_index(["filename", *(str(number) for number in range(10_000))])
+    assert "9999" in read_archive_index(["filename", *(str(number) for number in range(10_000))])
 
 
 def test_an_archive_expects_the_exact_document() -> None:
@@ -180,7 +181,7 @@ def test_an_archive_expects_the_exact_document() -> None:
         ExpectDocument(digest),
         UnsafeExpectDebug(),
     ]
-    with pytest.raises(BadFile, match="sha256"):
+    with usage_error("bad-file", match="sha256"):
         archive_expectations(IndexEntry(None, at, True))
 
 
@@ -199,5 +200,5 @@ def test_times_have_a_zone() -> None:
         "1768478400",
         "0001-01-01T00:00:00+01:00",
     ):
-        with pytest.raises(BadFile):
+        with usage_error("bad-file"):
             parse_time(text)

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[3]
 
 PROGRAM = """
@@ -16,9 +18,13 @@ for name in sorted({module.split(".")[0] for module in sys.modules} - set(sys.st
 """
 
 
+ABSENT = ("click", "rich", "cbor2", "boto3", "botocore", "securesystemslib", "in_toto", "z3", "moto", "yaml")
+"""What other rooms need, and the library must never load."""
+
+
 def loaded(program: str) -> list[str]:
-    """The lines that a fresh interpreter prints, with nothing but the two packages on its path."""
-    path = f"{ROOT / 'build'}:{ROOT / 'verify'}"
+    """The lines that a fresh interpreter prints, with nothing of ours but the two packages on its path."""
+    path = f"{ROOT / 'common'}:{ROOT / 'verify'}"
     done = subprocess.run(
         [sys.executable, "-c", program],
         capture_output=True,
@@ -32,14 +38,27 @@ def loaded(program: str) -> list[str]:
 def test_the_library_imports_cryptography_and_nothing_else() -> None:
     """Whoever verifies documents installs no CBOR library, no command line, no cloud."""
     found = {name for name in loaded(PROGRAM) if not name.startswith("_")}
-    assert {"coattest_verify", "coattest_build", "cryptography"} <= found
-    assert found <= {"coattest_verify", "coattest_build", "cryptography", "cffi", "typing_extensions", "six"}
+    assert {"coattest", "coattest_verify", "cryptography"} <= found
+    assert found <= {"coattest", "coattest_verify", "cryptography", "cffi", "typing_extensions", "six"}
+    assert not found & set(ABSENT)
 
 
-def test_only_the_errors_of_the_builder_are_used() -> None:
-    """Of coattest_build the library loads the error classes, and not the builder."""
-    program = PROGRAM + "print(*[name for name in sys.modules if name.startswith('coattest_build.')])"
-    assert loaded(program)[-1] == "coattest.errors"
+def test_of_our_own_rooms_the_library_loads_errors_findings_and_its_own() -> None:
+    """Of ``coattest`` what needs the standard library only; of coattest_verify attestation alone."""
+    program = PROGRAM + "print(*sorted(name for name in sys.modules if name.startswith('coattest')))"
+    found = loaded(program)[-1].split()
+    common = {name for name in found if not name.startswith("coattest_verify")}
+    assert common == {"coattest", "coattest.codes", "coattest.errors", "coattest.findings"}
+    rooms = {name.split(".")[1] for name in found if name.startswith("coattest_verify.")}
+    assert rooms == {"attestation"}
+
+
+@pytest.mark.parametrize("name", ABSENT)
+def test_the_library_works_where_nothing_else_can_be_imported(name: str) -> None:
+    """With a package's import made to fail, the library is imported all the same, its API complete."""
+    blocked = f"import sys; sys.modules[{name!r}] = None\n"
+    used = "import coattest_verify.attestation as api\nprint(all(map(vars(api).get, api.__all__)))"
+    assert loaded(blocked + used) == ["True"]
 
 
 def test_the_limits_are_those_of_their_sources() -> None:

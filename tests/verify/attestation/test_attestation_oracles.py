@@ -74,7 +74,7 @@ def test_pycose_agrees_on_every_vector(path: Path) -> None:
             parse_unverified(data)
         return
     verdict = verify_document(data, ANY, now=parse_unverified(data).timestamp)
-    assert theirs is not any(failure.code == "signature" for failure in verdict.failures)
+    assert theirs is not any(finding.code == "signature" for finding in verdict.findings)
 
 
 @given(st.binary(max_size=100), st.integers(0, 95), st.integers(0, 255), st.booleans())
@@ -164,4 +164,4 @@ def test_the_oracles_are_not_asked_about_the_root() -> None:
     forged = make_chain()
     assert codes(check(document(forged), chain=usual_chain())) == {"root"}
     assert pycose_accepts(document(forged))
-    assert verify_chain(forged.certificate, forged.cabundle, forged.root).failures == ()
+    assert verify_chain(forged.certificate, forged.cabundle, forged.root).findings == ()

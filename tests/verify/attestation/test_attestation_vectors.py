@@ -18,7 +18,7 @@ from coattest_verify.attestation import (
     parse_unverified,
     verify_document,
 )
-from coattest_verify.attestation.files import read_index
+from coattest_verify.attestation.files import read_archive_index
 
 VECTORS = Path(__file__).resolve().parents[4] / "shared" / "vectors"
 REAL = sorted((VECTORS / "attestation").glob("*.bin"))
@@ -37,7 +37,7 @@ def names(paths: list[Path]) -> list[str]:
 def test_the_index_names_every_vector() -> None:
     """Files and index are the same set, with the digests of the index."""
     for folder, files in (("attestation", REAL), ("attestation-negative", NEGATIVE)):
-        index = read_index((VECTORS / folder / "INDEX.tsv").read_text().splitlines())
+        index = read_archive_index((VECTORS / folder / "INDEX.tsv").read_text().splitlines())
         assert {path.name for path in files} == set(index)
         for path in files:
             assert hashlib.sha256(path.read_bytes()).digest() == index[path.name].sha256
@@ -50,7 +50,7 @@ def test_a_real_document_passes_at_its_own_time(path: Path) -> None:
     """
     data = path.read_bytes()
     claimed = parse_unverified(data)
-    made = read_index((path.parent / "INDEX.tsv").read_text().splitlines())[path.name].at
+    made = read_archive_index((path.parent / "INDEX.tsv").read_text().splitlines())[path.name].at
     assert made is not None
     assert timedelta(0) <= made - claimed.timestamp < timedelta(seconds=1)
     expectations = [MaxAge(0), ExpectPublicKey(claimed.public_key or None)] if path.name != EMPTY_KEY else []
@@ -60,7 +60,7 @@ def test_a_real_document_passes_at_its_own_time(path: Path) -> None:
     else:
         expectations += [ExpectPcrs({index: claimed.pcrs[index] for index in (0, 1, 2)})]
     verdict = verify_document(data, expectations, now=claimed.timestamp, strict=path.name != EMPTY_KEY)
-    assert verdict.failures == ()
+    assert verdict.findings == ()
     assert verdict.document == claimed
 
 
@@ -84,8 +84,8 @@ def test_a_real_document_does_not_pass_at_another_time(path: Path) -> None:
     assert verify_document(data, ANY, now=now, cache=cache).ok
     for other in (now - timedelta(days=1), now + timedelta(days=1)):
         verdict = verify_document(data, ANY, now=other, cache=cache)
-        assert "certificate-dates" in {failure.code for failure in verdict.failures}
-        assert verdict.failures == verify_document(data, ANY, now=other).failures
+        assert "certificate-dates" in {finding.code for finding in verdict.findings}
+        assert verdict.findings == verify_document(data, ANY, now=other).findings
 
 
 REASONS = {
@@ -106,7 +106,7 @@ def test_a_negative_vector_is_refused_for_its_reason(path: Path) -> None:
     if REASONS[path.name].isdisjoint({"envelope", "nitro-tpm"}):
         now = parse_unverified(data).timestamp
     verdict = verify_document(data, ANY, now=now)
-    assert {failure.code for failure in verdict.failures} == REASONS[path.name]
+    assert {finding.code for finding in verdict.findings} == REASONS[path.name]
 
 
 def test_the_pinned_root_is_the_published_one() -> None:

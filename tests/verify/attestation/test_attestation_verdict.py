@@ -13,15 +13,14 @@ import pytest
 from coattest.errors import CoattestError, FoundFalse
 from coattest_verify.attestation import (
     AWS_NITRO,
-    BadExpectation,
     ChainCache,
     ExpectNonce,
     NotVerified,
     Root,
     Verdict,
+    rules,
     verify_many,
 )
-from coattest_verify.attestation import failures as failure_types
 from coattest_verify.attestation.chain import verify_chain
 from support.verify.nitro_ca import (
     IMAGE,
@@ -34,6 +33,7 @@ from support.verify.nitro_ca import (
     make_chain,
     usual_chain,
 )
+from support.verify.usage_errors import usage_error
 
 GENUINE = usual_chain()
 
@@ -41,7 +41,7 @@ GENUINE = usual_chain()
 
 
 def test_the_document_is_reachable_only_when_every_check_passed() -> None:
-    """A failed verdict raises, with its failures, wherever the document is asked for."""
+    """A failed verdict raises, with its findings, wherever the document is asked for."""
     passed, refused = check(document()), check(document(), IMAGE, ExpectNonce(b"x"))
     assert passed.ok
     assert passed.document is passed.require()
@@ -49,7 +49,7 @@ def test_the_document_is_reachable_only_when_every_check_passed() -> None:
     for ask in (lambda: refused.document, refused.require):
         with pytest.raises(NotVerified, match="nonce") as caught:
             ask()
-        assert caught.value.failures == refused.failures
+        assert caught.value.findings == refused.findings
         assert isinstance(caught.value, FoundFalse)
     assert "document" not in refused.to_json()
     assert refused._document is None
@@ -60,7 +60,7 @@ def test_verdicts_and_documents_are_frozen() -> None:
     """Nobody turns a refusal into a pass, or a field into another one, by assignment."""
     verdict = check(document())
     with pytest.raises(FrozenInstanceError):
-        verdict.failures = ()  # type: ignore[misc]
+        verdict.findings = ()  # type: ignore[misc]
     with pytest.raises(FrozenInstanceError):
         verdict.document.nonce = b"x"  # type: ignore[misc]
     with pytest.raises(TypeError):
@@ -68,7 +68,7 @@ def test_verdicts_and_documents_are_frozen() -> None:
 
 
 def test_a_verdict_as_json() -> None:
-    """JSON has the outcome, root, time, every failure with its rule, and the document when it passed."""
+    """JSON has the outcome, root, time, every finding with its rule, and the document when it passed."""
     passed = json.loads(json.dumps(check(document(user_data=b"\x01")).to_json()))
     assert passed["ok"] is True
     assert passed["root"] == "test root"
@@ -81,10 +81,11 @@ def test_a_verdict_as_json() -> None:
     assert passed["document"]["pcrs"]["PCR0"] == "01" * 48
     refused = json.loads(json.dumps(check(document(), IMAGE, ExpectNonce(None)).to_json()))
     assert refused["ok"] is False
-    assert refused["failures"] == [
+    assert refused["findings"] == [
         {
             "code": "nonce",
-            "field": "nonce",
+            "where": "nonce",
+            "detail": f"expected null, found {b'nonce'.hex()}",
             "expected": "null",
             "found": b"nonce".hex(),
             "rule": "the caller's expectation",
@@ -92,29 +93,25 @@ def test_a_verdict_as_json() -> None:
     ]
 
 
-def test_every_failure_has_a_code_and_a_source_of_its_own() -> None:
-    """Each type of failure is told apart by its code, and says which rule asks for it."""
-    kinds = [
-        kind
-        for kind in vars(failure_types).values()
-        if isinstance(kind, type)
-        and issubclass(kind, failure_types.Failure)
-        and kind is not failure_types.Failure
-    ]
-    assert len(kinds) == len({kind.code for kind in kinds}) == 25
-    for kind in kinds:
-        assert kind.rule
-        assert kind.code != failure_types.Failure.code
-        shown = str(kind("field", "this", "that"))
-        assert shown == f"field: expected this, found that [{kind.code}; {kind.rule}]"
+def test_every_rule_has_a_code_and_a_source_of_its_own() -> None:
+    """Each rule's findings are told apart by their code, and say which source asks for it."""
+    every = [rule for rule in vars(rules).values() if isinstance(rule, rules.Rule)]
+    assert len(every) == len({rule.code for rule in every}) == 25
+    for rule in every:
+        assert rule.source
+        found = rule.finding("field", "this", "that")
+        assert (found.code, found.where, found.expected, found.found) == (rule.code, "field", "this", "that")
+        assert str(found) == f"field: expected this, found that [{rule.code}; {rule.source}]"
+    with pytest.raises(LookupError):
+        rules.Rule("no-such-code", "nowhere")
 
 
 def test_a_verdict_that_somebody_makes_passes_only_when_it_is_whole() -> None:
-    """Without a document, or with a failure beside one, it is not ok and gives nothing away."""
-    failure = failure_types.WrongNonce("nonce", "this", "that")
+    """Without a document, or with a finding beside one, it is not ok and gives nothing away."""
+    finding = rules.WRONG_NONCE.finding("nonce", "this", "that")
     whole = check(document()).document
-    for failures, kept in (((), None), ((failure,), whole), ((failure,), None)):
-        verdict = Verdict(failures, (), AWS_NITRO, NOW, None, kept)
+    for findings, kept in (((), None), ((finding,), whole), ((finding,), None)):
+        verdict = Verdict(findings, (), AWS_NITRO, NOW, None, kept)
         assert not verdict.ok
         with pytest.raises(NotVerified):
             verdict.require()
@@ -123,7 +120,7 @@ def test_a_verdict_that_somebody_makes_passes_only_when_it_is_whole() -> None:
 
 def test_every_error_has_the_one_root() -> None:
     """What the package raises can be caught with one name."""
-    for kind in (failure_types.Malformed, NotVerified, failure_types.EmptyPolicy, BadExpectation):
+    for kind in (rules.Malformed, NotVerified, type(rules.bad_expectation("nonsense"))):
         assert issubclass(kind, CoattestError)
 
 
@@ -202,7 +199,7 @@ def test_the_cache_is_bounded_and_forgets_what_was_not_used_longest() -> None:
     assert len(cache) == 2
     assert use(0) is first
     assert use(1) is not second
-    with pytest.raises(BadExpectation):
+    with usage_error("bad-expectation"):
         ChainCache(0)
     assert len(ChainCache(1)) == 0
 
@@ -240,7 +237,7 @@ def test_a_batch_gives_the_verdicts_of_single_documents_in_order(threads: int | 
         iter(data), [IMAGE, ExpectNonce(b"\x04")], now=NOW, root=GENUINE.root, threads=threads
     )
     single = [check(each, IMAGE, ExpectNonce(b"\x04")) for each in data]
-    assert [verdict.failures for verdict in verdicts] == [verdict.failures for verdict in single]
+    assert [verdict.findings for verdict in verdicts] == [verdict.findings for verdict in single]
     assert [index for index, verdict in enumerate(verdicts) if verdict.ok] == [4]
 
 
@@ -257,6 +254,6 @@ def test_a_batch_passes_its_options_on() -> None:
     (loose,) = verify_many([empty], [IMAGE], now=NOW, root=GENUINE.root)
     (strict,) = verify_many([empty], [IMAGE], now=NOW, root=GENUINE.root, strict=True)
     assert (loose.ok, codes(strict)) == (True, {"loose-field"})
-    with pytest.raises(BadExpectation):
+    with usage_error("bad-expectation"):
         verify_many([], [IMAGE], now=NOW, threads=0)
     assert verify_many([], [IMAGE], now=NOW) == []

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coattest.errors import FoundFalse
+from coattest.errors import EnvironmentFailure, FoundFalse
 from coattest_enclave.protocol import cose, messages
-from coattest_verify.auction.bids import BadBids, KmsFailure, make_bid_file, read_bids
+from coattest_verify.auction.bids import BadBids, make_bid_file, read_bids
 from support.auction.auctions import ARN, LOTS, manifest
 
 
@@ -79,16 +79,17 @@ def test_an_amount_in_the_lots_place_is_not_quoted(row: str) -> None:
     with pytest.raises(BadBids, match="line 4: the first field is not a lot") as caught:
         read_bids(content, LOTS)
     assert "213" not in str(caught.value)
-    assert "213" not in repr(caught.value.problems)
+    assert "213" not in repr(caught.value.findings)
 
 
-def test_every_problem_is_reported_at_once() -> None:
+def test_every_finding_is_reported_at_once() -> None:
     """Two wrong rows are two problems in one error."""
     with pytest.raises(BadBids, match=r"line 2.*line 3"):
         read_bids(b"lot,amount\nlot-1,x\nlot-2,y\nlot-3,1\n", LOTS)
     with pytest.raises(BadBids, match=r"line 2.*line 3: not CSV") as caught:
         read_bids(b'lot,amount\nlot-1,x\n"lot-2,y\n', LOTS)
     assert caught.value.count == 2
+    assert [finding.where for finding in caught.value.findings] == ["line 2", "line 3"]
 
 
 def test_amounts_stay_out_of_the_representation() -> None:
@@ -137,10 +138,12 @@ def test_a_key_service_that_answers_for_another_key_is_refused() -> None:
     """An alias that points elsewhere, or a reply without a key, gives no bid file."""
     auction = manifest()
     bids = read_bids(b"lot,amount\nlot-1,5\nlot-2,\nlot-3,7\n", LOTS)
-    with pytest.raises(KmsFailure, match="answered for"):
+    with pytest.raises(EnvironmentFailure, match="answered for") as caught:
         make_bid_file(auction, "buyer-1", bids, OneKey(ARN.format(account="999999999999")))
-    with pytest.raises(KmsFailure, match="no AES-256"):
+    assert caught.value.code == "kms-wrong-key"
+    with pytest.raises(EnvironmentFailure, match="no AES-256") as caught:
         make_bid_file(auction, "buyer-1", bids, OneKey(auction.buyer("buyer-1").kms, b""))
+    assert caught.value.code == "kms-failed"
 
 
 def test_only_a_buyer_of_the_manifest_bids() -> None:

@@ -15,8 +15,6 @@ from hypothesis import strategies as st
 from coattest.errors import CoattestError, UsageError
 from coattest_enclave.protocol import messages
 from coattest_verify.auction.buyers import (
-    BadKey,
-    BadRecord,
     BuyerRecord,
     generate_auction_key,
     load_auction_key,
@@ -55,25 +53,29 @@ def test_an_encrypted_key_opens_with_its_passphrase(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("COATTEST_PASSPHRASE_FILE", str(passphrase))
     load_auction_key(path)
     passphrase.write_bytes(b"wrong\n")
-    with pytest.raises(BadKey, match="passphrase"):
+    with pytest.raises(UsageError, match="passphrase") as caught:
         load_auction_key(path)
+    assert caught.value.code == "bad-key"
 
 
 @pytest.mark.parametrize("kind", ["ed25519", "p256"])
 def test_another_kind_of_key_is_refused(tmp_path: Path, kind: str) -> None:
     """Seals are ES384; a key of another type is named as such, private or public."""
     keys.generate(tmp_path / "key", kind)
-    with pytest.raises(BadKey, match="P-384"):
+    with pytest.raises(UsageError, match="P-384") as caught:
         load_auction_key(tmp_path / "key")
-    with pytest.raises(BadKey, match="P-384"):
+    assert caught.value.code == "bad-key"
+    with pytest.raises(UsageError, match="P-384") as caught:
         load_auction_public_key(tmp_path / "key.pub")
+    assert caught.value.code == "bad-key"
 
 
 def test_a_file_that_is_no_key_is_not_quoted(tmp_path: Path) -> None:
     """The error says what the file is not, and nothing of what is in it."""
     (tmp_path / "key").write_bytes(b"hunter2")
-    with pytest.raises(BadKey) as caught:
+    with pytest.raises(UsageError) as caught:
         load_auction_key(tmp_path / "key")
+    assert caught.value.code == "bad-key"
     assert "hunter2" not in str(caught.value)
 
 
@@ -99,18 +101,21 @@ def test_a_record_survives_a_round_trip() -> None:
 def test_a_record_with_a_wrong_field_is_refused(changes: dict[str, object]) -> None:
     """Every field has one form, and there are no others."""
     content = json.dumps({**RECORD.to_json(), **changes}).encode()
-    with pytest.raises(BadRecord, match=r"buyer\.json"):
+    with pytest.raises(UsageError, match=r"buyer\.json") as caught:
         BuyerRecord.parse(content, "buyer.json")
+    assert caught.value.code == "bad-buyer-record"
 
 
 @given(st.binary(max_size=200) | st.text().map(str.encode) | st.just(b"[" * 100_000))
 def test_no_record_escapes_the_parser(content: bytes) -> None:
-    """Whatever a buyer sends, it is a record or a BadRecord."""
-    with pytest.raises(BadRecord):
+    """Whatever a buyer sends, it is a record or a UsageError."""
+    with pytest.raises(UsageError) as caught:
         BuyerRecord.parse(content, "x")
+    assert caught.value.code == "bad-buyer-record"
     doubled = json.dumps(RECORD.to_json())[:-1] + ', "name": "buyer-9"}'
-    with pytest.raises(BadRecord, match="twice"):
+    with pytest.raises(UsageError, match="twice") as caught:
         BuyerRecord.parse(doubled.encode(), "x")
+    assert caught.value.code == "bad-buyer-record"
 
 
 def test_a_manifest_has_its_buyers_in_order_whatever_the_arguments(tmp_path: Path) -> None:

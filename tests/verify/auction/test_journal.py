@@ -16,11 +16,10 @@ from pathlib import Path
 
 import pytest
 
+from coattest.errors import EnvironmentFailure
 from coattest_enclave.protocol import messages
 from coattest_verify.auction.journal import (
     AlreadySealed,
-    JournalDamaged,
-    JournalUnsafe,
     SealJournal,
     default_journal,
 )
@@ -76,8 +75,9 @@ def test_a_damaged_record_refuses_every_seal(tmp_path: Path, damage: bytes) -> N
     auction, journal = manifest(), SealJournal(tmp_path)
     journal.record(auction.encode(), payload(auction))
     next(tmp_path.glob("*.seal")).write_bytes(damage)
-    with pytest.raises(JournalDamaged):
+    with pytest.raises(EnvironmentFailure) as caught:
         journal.record(auction.encode(), payload(auction))
+    assert caught.value.code == "journal-damaged"
 
 
 def test_a_file_that_is_no_record_is_damage_and_no_crash(tmp_path: Path) -> None:
@@ -85,8 +85,9 @@ def test_a_file_that_is_no_record_is_damage_and_no_crash(tmp_path: Path) -> None
     journal = SealJournal(tmp_path)
     journal.record(manifest().encode(), payload(manifest()))
     (tmp_path / "mine.seal").write_bytes(b"")
-    with pytest.raises(JournalDamaged, match=r"mine\.seal"):
+    with pytest.raises(EnvironmentFailure, match=r"mine\.seal") as caught:
         journal.overlaps(manifest("other"))
+    assert caught.value.code == "journal-damaged"
 
 
 def test_a_record_behind_a_link_that_leads_nowhere_is_damage(tmp_path: Path) -> None:
@@ -98,10 +99,12 @@ def test_a_record_behind_a_link_that_leads_nowhere_is_damage(tmp_path: Path) -> 
     seal.symlink_to(tmp_path / "elsewhere")
     assert journal.sealed(auction.digest) == payload(auction)
     (tmp_path / "elsewhere").rename(tmp_path / "gone")
-    with pytest.raises(JournalDamaged, match="that place is not there"):
+    with pytest.raises(EnvironmentFailure, match="leads nowhere") as caught:
         journal.record(auction.encode(), payload(auction, b"b"))
-    with pytest.raises(JournalDamaged):
+    assert caught.value.code == "journal-damaged"
+    with pytest.raises(EnvironmentFailure) as caught:
         journal.sealed(auction.digest)
+    assert caught.value.code == "journal-damaged"
 
 
 @pytest.mark.parametrize("broken", ["directory", "lock"])
@@ -124,8 +127,9 @@ def test_a_file_system_that_promises_less_is_refused(
     else:
         monkeypatch.setattr(os, "fsync", fsync)
     auction = manifest()
-    with pytest.raises(JournalUnsafe, match="nothing was signed"):
+    with pytest.raises(EnvironmentFailure, match="nothing was signed") as caught:
         SealJournal(tmp_path / "seals").record(auction.encode(), payload(auction))
+    assert caught.value.code == "journal-unsafe"
     monkeypatch.undo()
     assert SealJournal(tmp_path / "seals").record(auction.encode(), payload(auction))
 
@@ -186,7 +190,7 @@ def test_two_processes_cannot_seal_differently(tmp_path: Path) -> None:
         """
         import sys
         from pathlib import Path
-        from coattest_verify.journal import AlreadySealed, SealJournal
+        from coattest_verify.auction.journal import AlreadySealed, SealJournal
         sys.stdin.read(1)
         manifest, payload = (Path(name).read_bytes() for name in sys.argv[2:])
         try:

@@ -106,7 +106,7 @@ def test_a_result_that_is_wrong_about_every_lot_has_few_reasons(made: Made) -> N
         check_certificate=certified,
         now=made.now,
     )
-    bad = [failure.detail for failure in verdict.failures if failure.code == "bad-outcome"]
+    bad = [finding for finding in verdict.findings if finding.code == "bad-outcome"]
     assert len(bad) == LOTS_NAMED + 1
-    assert bad[0] == "lot 'lot-0': a price under the reserve"
-    assert bad[-1] == f"a price under the reserve on {count - LOTS_NAMED} more lots"
+    assert (bad[0].where, bad[0].detail) == ("lot 'lot-0'", "the price is under the reserve")
+    assert bad[-1].detail == f"the price is under the reserve on {count - LOTS_NAMED} more lots"

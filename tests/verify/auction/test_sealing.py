@@ -10,7 +10,7 @@ import pytest
 from coattest.errors import FoundFalse
 from coattest_enclave.protocol import cose, messages
 from coattest_verify.auction.journal import AlreadySealed, SealJournal
-from coattest_verify.auction.sealing import SealPlan, SealRefused, plan_seal, sign_seal
+from coattest_verify.auction.sealing import SealPlan, plan_seal, sign_seal
 from support.auction.auctions import KEYS, manifest
 
 OWN = b"own bid file"
@@ -51,32 +51,37 @@ def test_a_good_auction_is_sealed(tmp_path: Path) -> None:
     ("changes", "reason"),
     [
         ({"name": "buyer-3"}, "not-a-buyer"),
-        ({"public_key": KEYS["buyer-2"].public_key()}, "other-key"),
+        ({"public_key": KEYS["buyer-2"].public_key()}, "wrong-auction-key"),
         ({"bids": {"buyer-1": BIDS["buyer-1"]}}, "missing-bid"),
-        ({"bids": {**BIDS, "mallory": b"m" * 48}}, "stranger"),
+        ({"bids": {**BIDS, "mallory": b"m" * 48}}, "not-a-buyer"),
         ({"own_bid": b"another file"}, "own-bid-missing"),
         ({"now": 1_800_003_601}, "too-late"),
     ],
 )
 def test_a_wrong_auction_is_refused_with_its_reason(tmp_path: Path, changes: Any, reason: str) -> None:
     """Each rule that is broken alone is the one reason, and nothing is recorded."""
-    with pytest.raises(SealRefused) as caught:
+    with pytest.raises(FoundFalse) as caught:
         plan(tmp_path, **changes)
-    assert [code for code, _ in caught.value.problems] == [reason]
+    assert [finding.code for finding in caught.value.findings] == [reason]
+    assert caught.value.code == reason
     assert caught.value.exit_code == 1
     assert not (tmp_path / "seals").exists()
 
 
-def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
+def test_all_findings_are_reported_at_once(tmp_path: Path) -> None:
     """Three broken rules are three reasons; a look-alike buyer is named by its missing certificate."""
 
     def only_first(buyer: messages.Buyer) -> None:
         if buyer.name != "buyer-1":
             raise FoundFalse("not certified by a buyer of the quorum")
 
-    with pytest.raises(SealRefused) as caught:
+    with pytest.raises(FoundFalse) as caught:
         plan(tmp_path, check_certificate=only_first, own_bid=b"x", now=1_900_000_000)
-    assert [code for code, _ in caught.value.problems] == ["bad-certificate", "own-bid-missing", "too-late"]
+    assert [finding.code for finding in caught.value.findings] == [
+        "bad-certificate",
+        "own-bid-missing",
+        "too-late",
+    ]
     assert "'buyer-2'" in str(caught.value)
 
 

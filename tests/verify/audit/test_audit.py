@@ -23,19 +23,27 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coattest.errors import UsageError
 from coattest_local.aws import services
-from coattest_verify.audit.digests import DigestFile, check, public_keys
-from coattest_verify.audit.events import BadEvent, parse_event, read_log
-from coattest_verify.audit.judge import Expected, judge
+from coattest_verify.audit.digests import DigestFile, check_digests, public_keys
+from coattest_verify.audit.events import parse_event, read_events
+from coattest_verify.audit.judge import Expected, judge_events
 from coattest_verify.audit.sources import from_path
 from coattest_verify.cli import main
 from support.local import kms_world as world
 from support.loopback import Handler, Loopback
 from support.verify.members import NOW, Members, report_json
+from support.verify.usage_errors import usage_error
 
 KEY = "arn:aws:kms:eu-central-1:222233334444:key/1234abcd-12ab-34cd-56ef-1234567890ab"
 TUPLE = tuple(f"a{index}" * 48 for index in range(3))
-EXPECTED = Expected(KEY, (TUPLE,), (world.PARENT,), {"coattest:buyer": "buyer-1"})
+EXPECTED = Expected(
+    KEY,
+    (TUPLE,),
+    (world.PARENT,),
+    {"coattest:buyer": "buyer-1"},
+    group_by=("coattest:auction", "coattest:buyer"),
+)
 ENCLAVE = "i-1234567890abcdef0-enc0123456789abcdef"
 
 
@@ -78,17 +86,17 @@ def record(**changes: Any) -> dict[str, Any]:
 def codes(*records: dict[str, Any], expected: Expected = EXPECTED) -> list[str]:
     """The problems' codes."""
     events = [event for raw in records if (event := parse_event(raw, "test"))]
-    return [problem.code for problem in judge(events, expected).problems]
+    return [finding.code for finding in judge_events(events, expected).findings]
 
 
 def test_attested_decrypts_are_grouped_by_auction_buyer_and_enclave() -> None:
     """A retry by the same enclave is a second decrypt of the same group."""
     later = record(id="2", eventTime="2026-11-23T10:05:00Z")
     records = [record(id="1"), later, later]
-    report = judge([event for raw in records if (event := parse_event(raw, "t"))], EXPECTED)
+    report = judge_events([event for raw in records if (event := parse_event(raw, "t"))], EXPECTED)
     assert report.ok
     (group,) = report.groups
-    assert (group.auction, group.buyer, group.module_id, group.count) == ("5e", "buyer-1", ENCLAVE, 2)
+    assert (group.values, group.module_id, group.count) == (("5e", "buyer-1"), ENCLAVE, 2)
     assert group.last - group.first == timedelta(minutes=5)
 
 
@@ -96,14 +104,14 @@ def test_attested_decrypts_are_grouped_by_auction_buyer_and_enclave() -> None:
     ("changes", "found"),
     [
         ({"registers": None}, ["unattested"]),
-        ({"registers": {**dict(enumerate(TUPLE)), 0: "ff" * 48}}, ["other-enclave"]),
-        ({"registers": {**dict(enumerate(TUPLE)), 2: "ff" * 48}}, ["other-enclave"]),
-        ({"registers": {0: TUPLE[0], 1: TUPLE[1]}}, ["other-enclave"]),
-        ({"registers": dict.fromkeys(range(3), "00" * 48)}, ["other-enclave"]),
-        ({"role": "arn:aws:iam::111122223333:role/other"}, ["other-role"]),
-        ({"awsRegion": "eu-west-1"}, ["other-region"]),
-        ({"requestParameters": {"encryptionContext": {"coattest:buyer": "buyer-2"}}}, ["other-context"]),
-        ({"requestParameters": None}, ["other-context"]),
+        ({"registers": {**dict(enumerate(TUPLE)), 0: "ff" * 48}}, ["undecided-enclave"]),
+        ({"registers": {**dict(enumerate(TUPLE)), 2: "ff" * 48}}, ["undecided-enclave"]),
+        ({"registers": {0: TUPLE[0], 1: TUPLE[1]}}, ["undecided-enclave"]),
+        ({"registers": dict.fromkeys(range(3), "00" * 48)}, ["undecided-enclave"]),
+        ({"role": "arn:aws:iam::111122223333:role/other"}, ["unexpected-role"]),
+        ({"awsRegion": "eu-west-1"}, ["unexpected-region"]),
+        ({"requestParameters": {"encryptionContext": {"coattest:buyer": "buyer-2"}}}, ["unexpected-context"]),
+        ({"requestParameters": None}, ["unexpected-context"]),
         ({"eventName": "ReEncrypt"}, ["past-the-policy"]),
         ({"eventName": "CreateGrant"}, ["past-the-policy"]),
         ({"eventName": "PutKeyPolicy"}, []),
@@ -132,7 +140,7 @@ def test_enclaves_that_are_no_auctions_may_be_many() -> None:
     other["additionalEventData"]["recipient"]["attestationDocumentModuleId"] = f"{ENCLAVE}-other"
     first = record(id="1", requestParameters={"encryptionContext": {"purpose": "draw"}})
     events = [event for raw in (first, other) if (event := parse_event(raw, "t"))]
-    report = judge(events, replace(EXPECTED, context={"purpose": "draw"}))
+    report = judge_events(events, replace(EXPECTED, context={"purpose": "draw"}))
     assert report.ok
     assert len(report.groups) == 2
     assert report.reruns == ()
@@ -143,16 +151,16 @@ def test_another_enclave_for_the_same_auction_is_no_retry() -> None:
     other = record(id="2")
     other["additionalEventData"]["recipient"]["attestationDocumentModuleId"] = f"{ENCLAVE}-other"
     events = [event for raw in (record(id="1"), other) if (event := parse_event(raw, "t"))]
-    report = judge(events, EXPECTED)
+    report = judge_events(events, EXPECTED)
     assert report.ok
     assert report.reruns == (("5e", "buyer-1"),)
-    assert judge(events[:1], EXPECTED).reruns == ()
+    assert judge_events(events[:1], EXPECTED).reruns == ()
 
 
 def test_what_changed_the_policy_is_always_shown() -> None:
     """PutKeyPolicy is no problem by itself and is never silent; refusals are counted."""
     records = [record(id="1", eventName="PutKeyPolicy"), record(id="2", errorCode="AccessDenied")]
-    report = judge([event for raw in records if (event := parse_event(raw, "t"))], EXPECTED)
+    report = judge_events([event for raw in records if (event := parse_event(raw, "t"))], EXPECTED)
     assert [event.name for event in report.notable] == ["PutKeyPolicy"]
     assert len(report.denied) == 1
 
@@ -215,7 +223,7 @@ def test_a_log_that_cannot_be_read_is_an_error_and_never_skipped(tmp_path: Path,
     """What is skipped might have been a Decrypt."""
     path = tmp_path / "log.json"
     path.write_bytes(data)
-    with pytest.raises(BadEvent):
+    with usage_error("bad-event"):
         from_path(path)
 
 
@@ -228,8 +236,8 @@ JSON = st.recursive(
 @given(JSON)
 def test_nothing_but_a_bad_event_leaves_the_reader(value: Any) -> None:
     """Any JSON is events or is refused."""
-    with contextlib.suppress(BadEvent):
-        for raw in read_log(json.dumps(value).encode(), "x"):
+    with contextlib.suppress(UsageError):
+        for raw in read_events(json.dumps(value).encode(), "x"):
             parse_event({**raw, "eventSource": "kms.amazonaws.com"}, "x")
 
 
@@ -288,7 +296,7 @@ def broken(digests: list[DigestFile], **changes: Any) -> list[str]:
         "since": START,
         "until": START + timedelta(hours=3),
     }
-    return [problem.code for problem in check(digests, **(arguments | changes))]
+    return [problem.code for problem in check_digests(digests, **(arguments | changes))]
 
 
 def test_a_whole_chain_of_digests_holds() -> None:
@@ -320,7 +328,7 @@ def test_every_break_in_the_chain_is_named() -> None:
     changed = replace(second, content=second.content.replace(b'"f1"', b'"f1" '))
     assert broken([first, changed, third]) == ["digest-signature", "digest-chain"]
     assert broken([replace(first, signature=""), second, third]) == ["digest-signature", "digest-chain"]
-    with pytest.raises(BadEvent):
+    with usage_error("bad-event"):
         broken([replace(first, content=b"{}")])
 
 
@@ -455,7 +463,7 @@ def test_a_bucket_of_gzipped_logs_is_read_with_its_digests(
         s3.put_object(Bucket="trail", Key="logs/1.json.gz", Body=gzip.compress(b'{"Records":[]}'))
         code, text, _ = audit(quorum, "s3://trail/logs/", key, *arguments)
     assert code == 1
-    assert [item["code"] for item in json.loads(text)["problems"]] == ["log-changed"]
+    assert [item["code"] for item in json.loads(text)["findings"]] == ["log-changed"]
 
 
 class History(Handler):
@@ -481,7 +489,7 @@ def test_the_event_history_is_asked_for_the_key_to_its_last_page(quorum: Members
             patch.setenv(name, "test")
         code, text, errors = audit(quorum, "lookup-events", KEY, "--endpoint-url", server.url, "--json")
     assert code == 1, errors
-    assert "unattested" in [item["code"] for item in json.loads(text)["problems"]]
+    assert "unattested" in [item["code"] for item in json.loads(text)["findings"]]
     assert json.loads(text)["events"] == 2
     attribute = {"AttributeKey": "ResourceName", "AttributeValue": KEY}
     assert [request["LookupAttributes"] for request in History.asked] == [[attribute], [attribute]]

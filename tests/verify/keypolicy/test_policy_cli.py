@@ -23,8 +23,8 @@ def buyer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Buyer]:
 
 @pytest.fixture
 def key(buyer: Buyer) -> str:
-    """A key on which the policy was put by ``--apply new``."""
-    done = buyer.live("--apply", "new")
+    """A key on which the policy was put by ``apply new``."""
+    done = buyer.live("apply", "new")
     assert done.returncode == 0, done.stderr
     arn = json.loads(done.stdout)["key"]
     assert isinstance(arn, str)
@@ -33,13 +33,13 @@ def key(buyer: Buyer) -> str:
 
 def test_the_policy_of_a_decision_is_printed(buyer: Buyer) -> None:
     """JSON on stdout; the decision's digest is in the Id."""
-    done = buyer.policy("--context", "coattest:buyer=buyer-1", profile="aws", simulator=False)
+    done = buyer.policy("make", "--context", "coattest:buyer=buyer-1", profile="aws", simulator=False)
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     decision = buyer.quorum.decide(profile="aws", now=datetime.now(timezone.utc)).require()
     assert document["Id"] == f"coattest-{decision.digest.hex()}"
     assert decision.pcrs[0] in done.stdout
-    again = buyer.policy("--format", "canonical", profile="aws", simulator=False)
+    again = buyer.policy("make", "--format", "canonical", profile="aws", simulator=False)
     assert "no --context" in again.stderr
 
 
@@ -47,7 +47,7 @@ def test_the_explanation_asks_with_every_register_that_is_required(buyer: Buyer)
     """PCR3 and PCR4 are computed from role and instance; only the release's own enclave decrypts, for the
     parent.
     """
-    done = buyer.policy("--explain", "--json", "--pcr3", world.PARENT, "--pcr4", world.INSTANCE)
+    done = buyer.policy("explain", "--json", "--pcr3", world.PARENT, "--pcr4", world.INSTANCE)
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     decrypts = [
@@ -57,25 +57,27 @@ def test_the_explanation_asks_with_every_register_that_is_required(buyer: Buyer)
     conditions = document["policy"]["Statement"][0]["Condition"]["StringEqualsIgnoreCase"]
     assert conditions["kms:RecipientAttestation:PCR4"].startswith("08f996b5")
     assert "kms:RecipientAttestation:PCR3" in conditions
-    table = buyer.policy("--explain")
+    table = buyer.policy("explain")
     assert "another image" in table.stdout
 
 
 @pytest.mark.parametrize(
     ("arguments", "options", "code", "reason"),
     [
-        ((), {"member": "buyer-9"}, 1, None),
-        ((), {"simulator": False}, 1, "local-decision"),
-        (("--apply", "new"), {}, 2, "simulator-not-loopback"),
+        (("make",), {"member": "buyer-9"}, 1, None),
+        (("make",), {"simulator": False}, 1, "local-decision"),
+        (("apply", "new"), {}, 2, "simulator-not-loopback"),
+        (("check", "new"), {}, 2, "simulator-not-loopback"),
         (
-            ("--apply", "new", "--endpoint-url", "https://kms.eu-central-1.amazonaws.com"),
+            ("apply", "new", "--endpoint-url", "https://kms.eu-central-1.amazonaws.com"),
             {},
             2,
             "simulator-not-loopback",
         ),
-        (("--apply", "new", "--check", "new"), {}, 2, None),
-        (("--context", "no-equals"), {}, 2, "usage"),
-        (("--register", "8=zz"), {}, 1, "bad-pcr"),
+        (("apply",), {}, 2, None),
+        (("apply", "new", "--alias", "alias/bids"), {}, 2, None),
+        (("make", "--context", "no-equals"), {}, 2, "usage"),
+        (("make", "--register", "8=zz"), {}, 1, "bad-pcr"),
     ],
 )
 def test_what_is_refused_before_anything_is_called(
@@ -120,16 +122,16 @@ def test_a_key_made_by_apply_opens_for_the_decided_enclave_only(buyer: Buyer, ke
 
 def test_a_fresh_key_has_not_drifted_and_each_change_is_named(buyer: Buyer, key: str) -> None:
     """Exit 0, then exit 1 with the drifts: an added statement, a disabled key, another decision's tag."""
-    assert buyer.live("--check", key).returncode == 0
+    assert buyer.live("check", key).returncode == 0
     kms = buyer.running.client("kms", "buyer-1")
     document = json.loads(kms.get_key_policy(KeyId=key)["Policy"])
     document["Statement"].append(world.allow(ADMIN, "kms:Decrypt") | {"Sid": "BackDoor"})
     kms.put_key_policy(KeyId=key, Policy=json.dumps(document))
     kms.disable_key(KeyId=key)
     kms.tag_resource(KeyId=key, Tags=[{"TagKey": "coattest:decision", "TagValue": "other"}])
-    done = buyer.live("--check", key)
+    done = buyer.live("check", key)
     assert done.returncode == 1
-    found = {item["code"]: item["detail"] for item in json.loads(done.stdout)["drift"]}
+    found = {item["code"]: item["detail"] for item in json.loads(done.stdout)["findings"]}
     assert set(found) == {"statement-extra", "key-state", "decision-tag"}
     assert "BackDoor" in found["statement-extra"]
 
@@ -139,11 +141,11 @@ def test_a_missing_tag_and_aliases_that_were_not_meant_are_drifts(buyer: Buyer, 
     kms = buyer.running.client("kms", "buyer-1")
     kms.create_alias(AliasName="alias/bids", TargetKeyId=key)
     kms.create_alias(AliasName="alias/also", TargetKeyId=key)
-    assert json.loads(buyer.live("--check", key).stdout)["aliases"] == ["alias/also", "alias/bids"]
-    assert buyer.live("--check", key, "--alias", "alias/bids", "--alias", "alias/also").returncode == 0
+    assert json.loads(buyer.live("check", key).stdout)["aliases"] == ["alias/also", "alias/bids"]
+    assert buyer.live("check", key, "--alias", "alias/bids", "--alias", "alias/also").returncode == 0
     kms.untag_resource(KeyId=key, TagKeys=["coattest:decision"])
-    done = buyer.live("--check", key, "--alias", "alias/bids", "--alias", "alias/gone")
-    found = [(item["code"], item["detail"].split(" ")[0]) for item in json.loads(done.stdout)["drift"]]
+    done = buyer.live("check", key, "--alias", "alias/bids", "--alias", "alias/gone")
+    found = [(item["code"], item["detail"].split(" ")[0]) for item in json.loads(done.stdout)["findings"]]
     assert found == [("decision-tag", "tag"), ("alias-missing", "alias/gone"), ("alias-extra", "alias/also")]
     assert done.returncode == 1
 
@@ -158,10 +160,10 @@ def test_grants_and_other_kinds_of_keys_are_drifts(buyer: Buyer) -> None:
     multi = kms.create_key(MultiRegion=True)["KeyMetadata"]["Arn"]
     imported = kms.create_key(Origin="EXTERNAL")["KeyMetadata"]["Arn"]
     for arn, code in ((plain, "grants"), (multi, "multi-region"), (imported, "origin")):
-        done = buyer.live("--check", arn)
+        done = buyer.live("check", arn)
         assert done.returncode == 1, done.stderr
-        assert code in {item["code"] for item in json.loads(done.stdout)["drift"]}
-        refused = buyer.live("--apply", arn)
+        assert code in {item["code"] for item in json.loads(done.stdout)["findings"]}
+        refused = buyer.live("apply", arn)
         assert refused.returncode == 1
         assert json.loads(refused.stdout)["code"] == code
 
@@ -171,15 +173,15 @@ def test_apply_keeps_the_previous_policy_and_a_dry_run_changes_nothing(buyer: Bu
     kms = buyer.running.client("kms", "buyer-1")
     arn = kms.create_key()["KeyMetadata"]["Arn"]
     before = kms.get_key_policy(KeyId=arn)["Policy"]
-    dry = buyer.live("--apply", arn, "--dry-run")
+    dry = buyer.live("apply", arn, "--dry-run")
     assert dry.returncode == 0, dry.stderr
     assert json.loads(dry.stdout)["applied"] is False
     assert kms.get_key_policy(KeyId=arn)["Policy"] == before
-    done = json.loads(buyer.live("--apply", arn).stdout)
+    done = json.loads(buyer.live("apply", arn).stdout)
     assert Path(done["previous"]).read_text().strip() == before
     assert Path(done["previous"]).stat().st_mode & 0o777 == 0o600
     assert json.loads(kms.get_key_policy(KeyId=arn)["Policy"]) == done["policy"]
-    assert buyer.live("--check", arn).returncode == 0
+    assert buyer.live("check", arn).returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -196,14 +198,14 @@ def test_the_preflight_refuses_what_would_lock_somebody_out(
     """One administrator without a break-glass, a caller who would not be one, and a principal that is not
     there.
     """
-    done = buyer.live("--apply", "new", *extra, administrators=administrators)
+    done = buyer.live("apply", "new", *extra, administrators=administrators)
     assert done.returncode == 1
     assert json.loads(done.stdout)["code"] == code
 
 
 def test_one_administrator_and_a_named_break_glass_will_do(buyer: Buyer) -> None:
     """The break-glass principal may manage, and no more."""
-    done = buyer.live("--apply", "new", "--break-glass", SECOND, administrators=(ADMIN,))
+    done = buyer.live("apply", "new", "--break-glass", SECOND, administrators=(ADMIN,))
     assert done.returncode == 0, done.stderr
     assert "BreakGlass" in {statement["Sid"] for statement in json.loads(done.stdout)["policy"]["Statement"]}
 
@@ -211,28 +213,28 @@ def test_one_administrator_and_a_named_break_glass_will_do(buyer: Buyer) -> None
 def test_any_policy_is_proved_or_refuted_by_its_file(buyer: Buyer, tmp_path: Path) -> None:
     """Exit 0 for the generated policy, 1 with a request for the default one, 3 for what is not known."""
     pytest.importorskip("z3")
-    document = json.loads(buyer.policy("--json").stdout)["policy"]
+    document = json.loads(buyer.policy("make", "--json").stdout)["policy"]
     good, default, strange = (tmp_path / name for name in ("good", "default", "strange"))
     good.write_text(json.dumps(document))
     default.write_text(world.policy(world.allow(f"arn:aws:iam::{BUYER}:root", "kms:*")))
     strange.write_text(world.policy(world.allow("*", "kms:*", {"StringNearly": {"a": "b"}})))
     tuples = ",".join(buyer.pcrs[index] for index in range(3))
     for arguments in ((), ("--tuple", tuples)):
-        done = buyer.policy("--prove", str(good), "--json", *arguments)
+        done = buyer.policy("prove", str(good), "--json", *arguments)
         assert done.returncode == 0, done.stderr
-        assert {item["status"] for item in json.loads(done.stdout)["findings"]} == {"proved"}
+        assert {item["status"] for item in json.loads(done.stdout)["goals"]} == {"proved"}
     glass = ("--break-glass", f"arn:aws:iam::{BUYER}:user/break-glass")
-    good.write_text(json.dumps(json.loads(buyer.policy("--json", *glass).stdout)["policy"]))
-    assert buyer.policy("--prove", str(good), *glass).returncode == 0
-    assert buyer.policy("--prove", str(good)).returncode == 1
-    refuted = buyer.policy("--prove", str(default), "--tuple", tuples)
+    good.write_text(json.dumps(json.loads(buyer.policy("make", "--json", *glass).stdout)["policy"]))
+    assert buyer.policy("prove", str(good), *glass).returncode == 0
+    assert buyer.policy("prove", str(good)).returncode == 1
+    refuted = buyer.policy("prove", str(default), "--tuple", tuples)
     assert refuted.returncode == 1
     assert "calls kms:Decrypt" in refuted.stdout
-    unknown = buyer.policy("--prove", str(strange), "--tuple", tuples, "--json")
+    unknown = buyer.policy("prove", str(strange), "--tuple", tuples, "--json")
     assert unknown.returncode == 3
-    assert {item["status"] for item in json.loads(unknown.stdout)["findings"]} == {"unknown"}
+    assert {item["status"] for item in json.loads(unknown.stdout)["goals"]} == {"unknown"}
     zeros = ",".join(["00" * 48, buyer.pcrs[1], buyer.pcrs[2]])
-    debug = buyer.policy("--prove", str(good), "--tuple", zeros, "--json")
+    debug = buyer.policy("prove", str(good), "--tuple", zeros, "--json")
     assert (debug.returncode, json.loads(debug.stdout)["code"]) == (1, "zero-pcr")
     default.write_text("{}")
-    assert buyer.policy("--prove", str(default), "--tuple", tuples).returncode == 2
+    assert buyer.policy("prove", str(default), "--tuple", tuples).returncode == 2

@@ -77,7 +77,7 @@ def test_one_release_decrypts_at_every_moment_of_a_rotation(buyer: Buyer, follow
     refused.
     """
     old, new = str(buyer.quorum.attestations), str(following.attestations)
-    created = json.loads(buyer.live("--apply", "new").stdout)["key"]
+    created = json.loads(buyer.live("apply", "new").stdout)["key"]
     running = buyer.running
     access = running.client("iam", "buyer-1").create_access_key(UserName="bidder")["AccessKey"]
     session = {"AccessKeyId": access["AccessKeyId"], "SecretAccessKey": access["SecretAccessKey"]}
@@ -100,20 +100,20 @@ def test_one_release_decrypts_at_every_moment_of_a_rotation(buyer: Buyer, follow
     thread.start()
     try:
         assert watch.settled() == (True, False)
-        swapped = buyer.live("--apply", created, "--attestations", new)
+        swapped = buyer.live("apply", created, "--attestations", new)
         assert (swapped.returncode, json.loads(swapped.stdout)["code"]) == (1, "no-overlap")
         assert watch.settled() == (True, False)
-        added = buyer.live("--apply", created, "--attestations", new, "--also-attestations", old)
+        added = buyer.live("apply", created, "--attestations", new, "--also-attestations", old)
         assert added.returncode == 0, added.stderr
         assert watch.settled() == (True, True)
         mixed = world.Enclave({**tuples["old"], 2: tuples["new"][2]})
         assert (
             world.code_of(parent.decrypt, **request, Recipient=mixed.recipient()) == "AccessDeniedException"
         )
-        both = buyer.live("--check", created, "--attestations", new, "--also-attestations", old)
+        both = buyer.live("check", created, "--attestations", new, "--also-attestations", old)
         assert both.returncode == 0, both.stdout
-        assert buyer.live("--check", created).returncode == 1
-        retired = buyer.live("--apply", created, "--attestations", new)
+        assert buyer.live("check", created).returncode == 1
+        retired = buyer.live("apply", created, "--attestations", new)
         assert retired.returncode == 0, retired.stderr
         assert watch.settled() == (False, True)
     finally:
@@ -121,7 +121,7 @@ def test_one_release_decrypts_at_every_moment_of_a_rotation(buyer: Buyer, follow
         thread.join()
     assert all(first or second for first, second in watch.seen)
     assert watch.codes == {"none", "AccessDeniedException"}
-    back = buyer.live("--apply", created, "--retire-all")
+    back = buyer.live("apply", created, "--retire-all")
     assert back.returncode == 0, back.stderr
     assert world.code_of(watch.decrypt["new"]) == "AccessDeniedException"
 
@@ -129,12 +129,12 @@ def test_one_release_decrypts_at_every_moment_of_a_rotation(buyer: Buyer, follow
 def test_a_key_without_a_release_has_nothing_to_keep(buyer: Buyer) -> None:
     """The default policy of a new key names no image, so the first policy is no swap."""
     plain = buyer.running.client("kms", "buyer-1").create_key()["KeyMetadata"]["Arn"]
-    assert buyer.live("--apply", plain).returncode == 0
+    assert buyer.live("apply", plain).returncode == 0
 
 
 def test_the_previous_policies_are_kept_one_file_each(buyer: Buyer) -> None:
     """Two changes of one key leave two files."""
     arn = buyer.running.client("kms", "buyer-1").create_key()["KeyMetadata"]["Arn"]
-    files = {json.loads(buyer.live("--apply", arn).stdout)["previous"] for _ in range(2)}
+    files = {json.loads(buyer.live("apply", arn).stdout)["previous"] for _ in range(2)}
     assert len(files) == 2
     assert all(Path(file).exists() for file in files)

@@ -16,15 +16,15 @@ from typing import Any
 
 import pytest
 from in_toto.models.layout import Inspection, Layout
-from in_toto.models.metadata import Metablock
 
 from coattest.strictjson import canonical
 from coattest_verify.quorum.directory import Folder
-from coattest_verify.quorum.links import filtered, link_name, link_of, sign_link
+from coattest_verify.quorum.links import filtered, link_name, link_of, metablock, sign_link
 from coattest_verify.quorum.statements import provenance
 from coattest_verify.quorum.statements.claim import EMPTY_PCR2
 from coattest_verify.signatures import dsse
 from coattest_verify.signatures.keys import public_key_of
+from coattest_verify.signatures.olpc import encode_olpc
 from support.verify.members import Members, report_json
 
 FILE = "rebuild.buyer-3.intoto.json"
@@ -82,6 +82,12 @@ def test_every_truncation_is_refused_alone(three: Members) -> None:
         assert outcome.decision is not None
 
 
+def signed_block(quorum: Members, name: str, signed: dict[str, Any]) -> bytes:
+    """A link or layout that a member signed well, whatever it says."""
+    signer = quorum.signers[name]
+    return metablock(signed, [{"keyid": signer.public.keyid, "sig": signer.sign(encode_olpc(signed)).hex()}])
+
+
 def test_a_signed_layout_in_place_of_a_statement_is_never_executed(
     three: Members, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,14 +95,13 @@ def test_a_signed_layout_in_place_of_a_statement_is_never_executed(
     monkeypatch.chdir(tmp_path)
     marker = tmp_path / "pwned"
     layout = Layout(inspect=[Inspection(name="rebuild", run=["touch", str(marker)])])
-    block = Metablock(signed=layout)
-    block.create_signature(three.signers["buyer-3"])
-    three.write(FILE, f"{block}".encode())
-    three.write(link_name(public_key_of(three.signers["buyer-3"])), f"{block}".encode())
+    block = signed_block(three, "buyer-3", json.loads(layout.signable_bytes))
+    three.write(FILE, block)
+    three.write(link_name(public_key_of(three.signers["buyer-3"])), block)
     assert_only_refused(three, "malformed")
     with Folder(three.attestations) as folder:
         assert filtered(folder, three.policy, three.decide().answers) == {}
-    three.write(FILE, signed(three, canonical(json.loads(f"{block}")["signed"])))
+    three.write(FILE, signed(three, canonical(json.loads(block)["signed"])))
     assert_only_refused(three, "statement-type")
     assert not marker.exists()
 
@@ -411,11 +416,8 @@ def test_a_link_of_another_step_does_not_reach_in_toto(three: Members) -> None:
         statement = three.statement(name, report_json())
         key = public_key_of(three.signers[name])
         three.write(link_name(key), sign_link(statement, three.signers[name]))
-    foreign = link_of(three.statement("buyer-2", report_json()))
-    foreign.name = "deploy"
-    block = Metablock(signed=foreign)
-    block.create_signature(three.signers["buyer-2"])
-    three.write(link_name(public_key_of(three.signers["buyer-2"])), f"{block}".encode())
+    foreign = {**link_of(three.statement("buyer-2", report_json())), "name": "deploy"}
+    three.write(link_name(public_key_of(three.signers["buyer-2"])), signed_block(three, "buyer-2", foreign))
     with Folder(three.attestations) as folder:
         found = filtered(folder, three.policy, three.decide().answers)
     assert list(found) == [link_name(public_key_of(three.signers["buyer-1"]))]

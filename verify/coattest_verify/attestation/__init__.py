@@ -2,7 +2,7 @@
 
 >>> verdict = verify_document(document, [ExpectPcrs({0: pcr0, 1: pcr1, 2: pcr2}), ExpectNonce(nonce)],
 now=now)
->>> verdict.document.user_data # raises NotVerified, with every failure, unless all checks passed
+>>> verdict.document.user_data # raises NotVerified, with every finding, unless all checks passed
 
 Needs the standard library, cryptography, and coattest.errors. See docs/attestation.md for the table
 of checks.
@@ -10,6 +10,7 @@ of checks.
 
 from __future__ import annotations
 
+from coattest.findings import Finding
 from coattest_verify.attestation.batch import verify_many
 from coattest_verify.attestation.chain import ChainCache
 from coattest_verify.attestation.document import Document
@@ -26,25 +27,18 @@ from coattest_verify.attestation.expectations import (
     UnsafeAnyMeasurement,
     UnsafeExpectDebug,
 )
-from coattest_verify.attestation.failures import (
-    AttestationError,
-    BadExpectation,
-    EmptyPolicy,
-    Failure,
+from coattest_verify.attestation.root import AWS_NITRO, Root
+from coattest_verify.attestation.rules import (
     Malformed,
     NotVerified,
 )
-from coattest_verify.attestation.root import AWS_NITRO, Root
 from coattest_verify.attestation.verdict import Verdict
 from coattest_verify.attestation.verify import parse_unverified, verify_document
 
 __all__ = [
     "AWS_NITRO",
-    "AttestationError",
-    "BadExpectation",
     "ChainCache",
     "Document",
-    "EmptyPolicy",
     "ExpectDocument",
     "ExpectModule",
     "ExpectNonce",
@@ -52,7 +46,7 @@ __all__ = [
     "ExpectPublicKey",
     "ExpectUserData",
     "Expectation",
-    "Failure",
+    "Finding",
     "Malformed",
     "MaxAge",
     "NotVerified",

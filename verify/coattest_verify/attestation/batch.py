@@ -1,5 +1,6 @@
-"""Many documents under one policy, over several threads: cryptography lets go of the interpreter while it
-verifies.
+"""Many documents under the same expectations, over several threads.
+
+cryptography releases the interpreter lock while it verifies.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
 from coattest_verify.attestation.chain import ChainCache
-from coattest_verify.attestation.expectations import Expectation, Policy
-from coattest_verify.attestation.failures import BadExpectation
+from coattest_verify.attestation.expectations import Demands, Expectation
 from coattest_verify.attestation.root import AWS_NITRO, Root
+from coattest_verify.attestation.rules import bad_expectation
 from coattest_verify.attestation.verdict import Verdict
 from coattest_verify.attestation.verify import verify_under
 
@@ -33,14 +34,14 @@ def verify_many(
     ``threads`` is the number of processors unless given. A cache is made for the batch when none is given.
     Raises what verify_document raises, before any document is looked at.
     """
-    policy = Policy.of(expectations)
+    demands = Demands.of(expectations)
     workers = os.cpu_count() or 1 if threads is None else threads
     if workers < 1:
-        raise BadExpectation("at least one thread", where="threads")
+        raise bad_expectation("at least one thread", where="threads")
     shared = ChainCache() if cache is None else cache
 
     def verify(document: bytes) -> Verdict:
-        return verify_under(policy, document, now=now, root=root, cache=shared, strict=strict)
+        return verify_under(demands, document, now=now, root=root, cache=shared, strict=strict)
 
     if workers == 1:
         return [verify(document) for document in documents]

@@ -2,8 +2,8 @@
 chains.
 
 Nothing that comes with the document is trusted: cabundle[0] must *be* the pinned root (SHA-256 of its
-DER), and each further certificate must carry its predecessor's signature and name. No other path is looked
-for.
+DER), and each further certificate must carry its predecessor's signature and name. No other path is
+tried.
 
 Signatures of a chain never change, dates pass: the cache keeps what was verified under the exact bytes of
 the chain and the root's fingerprint, and the dates of every certificate are compared at each use.
@@ -25,55 +25,55 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from coattest.findings import Finding
 from coattest_verify.attestation.encoding.certificates import (
     Certificate,
     CertificateRefused,
     read_certificate,
 )
-from coattest_verify.attestation.failures import (
-    BadCertificate,
-    BadExpectation,
-    BrokenChain,
-    CertificateOutOfDate,
-    Failure,
-    UntrustedRoot,
-)
 from coattest_verify.attestation.root import Root
+from coattest_verify.attestation.rules import (
+    BAD_CERTIFICATE,
+    BROKEN_CHAIN,
+    OUT_OF_DATE,
+    UNTRUSTED_ROOT,
+    bad_expectation,
+)
 
 ES384: Final = ec.ECDSA(hashes.SHA384())
 """ECDSA with SHA-384: the only algorithm that this package verifies with."""
 
 CACHE_SIZE: Final = 1024
-"""Chains a cache keeps unless told otherwise: at most some 8 MB, one chain per enclave and three hours."""
+"""Chains in a cache by default: at most some 8 MB; an enclave has one chain per three hours."""
 
 _NEVER: Final = datetime(1, 1, 1, tzinfo=timezone.utc)
 _Key: TypeAlias = "tuple[bytes, bytes, tuple[bytes, ...]]"
 
 
 @dataclass(frozen=True, slots=True)
-class Chain:
+class CertificateChain:
     """A chain as far as it can be read, and what is wrong with it. Dates are judged by whoever uses it.
 
     ``certificates`` are those that are fit for their place, from root to leaf; ``leaf`` is None when it
-    is not. Without ``failures`` the chain is complete and every link holds. ``not_before`` and ``not_after``
+    is not. Without ``findings`` the chain is complete and every link holds. ``not_before`` and ``not_after``
     bound the time in which all of ``certificates`` are in date.
     """
 
     certificates: tuple[Certificate, ...]
     leaf: Certificate | None
-    failures: tuple[Failure, ...]
+    findings: tuple[Finding, ...]
     not_before: datetime
     not_after: datetime
 
-    def date_failures(self, now: datetime) -> tuple[Failure, ...]:
-        """One failure for every certificate that is not in date at ``now``; both ends count as in date.
+    def date_findings(self, now: datetime) -> tuple[Finding, ...]:
+        """One finding for every certificate that is not in date at ``now``; both ends count as in date.
 
         Source: RFC 5280 section 4.1.2.5.
         """
         if self.not_before <= now <= self.not_after:
             return ()
         return tuple(
-            CertificateOutOfDate(
+            OUT_OF_DATE.finding(
                 certificate.field,
                 f"in date at {now.isoformat()}",
                 f"{certificate.not_before.isoformat()} to {certificate.not_after.isoformat()}",
@@ -86,21 +86,20 @@ class Chain:
 class ChainCache:
     """A bounded cache of verified chains, least recently used out first. Safe to share between threads.
 
-    Only chains that verified are in it, so that nobody without certificates below the pinned root can fill
-    it.
+    Only chains that verified are stored, so filling it takes certificates below the pinned root.
     """
 
     def __init__(self, size: int = CACHE_SIZE) -> None:
         if size < 1:
-            raise BadExpectation("a cache holds at least one chain", where="ChainCache")
+            raise bad_expectation("a cache holds at least one chain", where="ChainCache")
         self._size = size
-        self._chains: OrderedDict[_Key, Chain] = OrderedDict()
+        self._chains: OrderedDict[_Key, CertificateChain] = OrderedDict()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._chains)
 
-    def get(self, key: _Key) -> Chain | None:
+    def get(self, key: _Key) -> CertificateChain | None:
         """The chain that was verified under exactly these bytes, or None."""
         with self._lock:
             chain = self._chains.get(key)
@@ -108,49 +107,51 @@ class ChainCache:
                 self._chains.move_to_end(key)
             return chain
 
-    def put(self, key: _Key, chain: Chain) -> None:
-        """Keep a chain that verified."""
+    def put(self, key: _Key, chain: CertificateChain) -> None:
+        """Store a chain that verified."""
         with self._lock:
             self._chains[key] = chain
             while len(self._chains) > self._size:
                 self._chains.popitem(last=False)
 
 
-def verify_chain(leaf: bytes, bundle: Sequence[bytes], root: Root, cache: ChainCache | None = None) -> Chain:
+def verify_chain(
+    leaf: bytes, bundle: Sequence[bytes], root: Root, cache: ChainCache | None = None
+) -> CertificateChain:
     """The chain from ``root`` over ``bundle`` (root first) to ``leaf``, all DER, and what is wrong with it.
 
-    Dates are not judged here: see Chain.date_failures.
+    Dates are not judged here: see CertificateChain.date_findings.
     """
     key = (root.sha256, leaf, tuple(bundle))
     if cache is not None:
         cached = cache.get(key)
         if cached is not None:
             return cached
-    failures: list[Failure] = []
+    findings: list[Finding] = []
     fingerprint = hashlib.sha256(bundle[0]).digest() if bundle else b""
     if fingerprint != root.sha256:
         wanted = f"{root.name}, SHA-256 {root.sha256.hex()}"
-        failures.append(UntrustedRoot("cabundle[0]", wanted, f"SHA-256 {fingerprint.hex()}"))
-    certificates = _read(leaf, bundle, failures, pinned=fingerprint == root.sha256)
-    failures.extend(_link_failures(certificates))
-    failures.extend(_path_failures(certificates))
+        findings.append(UNTRUSTED_ROOT.finding("cabundle[0]", wanted, f"SHA-256 {fingerprint.hex()}"))
+    certificates = _read(leaf, bundle, findings, pinned=fingerprint == root.sha256)
+    findings.extend(_link_findings(certificates))
+    findings.extend(_path_findings(certificates))
     readable = tuple(certificate for certificate in certificates if certificate is not None)
-    chain = Chain(
+    chain = CertificateChain(
         readable,
         certificates[-1],
-        tuple(failures),
+        tuple(findings),
         max((certificate.not_before for certificate in readable), default=_NEVER),
         min((certificate.not_after for certificate in readable), default=_NEVER),
     )
-    if cache is not None and not failures:
+    if cache is not None and not findings:
         cache.put(key, chain)
     return chain
 
 
 def _read(
-    leaf: bytes, bundle: Sequence[bytes], failures: list[Failure], *, pinned: bool
+    leaf: bytes, bundle: Sequence[bytes], findings: list[Finding], *, pinned: bool
 ) -> list[Certificate | None]:
-    """Every certificate from root to leaf, None where one is refused (which adds to ``failures``).
+    """Every certificate from root to leaf, None where one is refused (which adds to ``findings``).
 
     ``pinned``: the first one is the pinned root, byte for byte.
     """
@@ -159,49 +160,53 @@ def _read(
         authority = index < len(bundle)
         field = f"cabundle[{index}]" if authority else "certificate"
         if der in bundle[:index]:
-            failures.append(BadCertificate(field, "each certificate once", "one from further up again"))
+            findings.append(
+                BAD_CERTIFICATE.finding(field, "each certificate once", "a certificate from further up again")
+            )
         try:
             if index == 0 and pinned:
                 certificates.append(_read_root(der))
             else:
                 certificates.append(read_certificate(der, field, authority=authority))
         except CertificateRefused as refused:
-            failures.extend(refused.failures)
+            findings.extend(refused.findings)
             certificates.append(None)
     return certificates
 
 
 @functools.lru_cache(maxsize=8)
 def _read_root(der: bytes) -> Certificate:
-    """A pinned root, read once: it is the caller's constant, and nobody else's bytes get here."""
+    """A pinned root, read once: only the root that the caller chose gets here."""
     return read_certificate(der, "cabundle[0]", authority=True)
 
 
-def _link_failures(certificates: Sequence[Certificate | None]) -> list[Failure]:
+def _link_findings(certificates: Sequence[Certificate | None]) -> list[Finding]:
     """Every link that has both ends: the issuer's name, byte for byte, and the issuer's signature."""
-    failures: list[Failure] = []
+    findings: list[Finding] = []
     for issuer, subject in itertools.pairwise(certificates):
         if issuer is None or subject is None:
             continue
         if subject.issuer != issuer.subject:
             expected = f"issued by the subject of {issuer.field}"
-            failures.append(BrokenChain(subject.field, expected, "another issuer's name"))
+            findings.append(BROKEN_CHAIN.finding(subject.field, expected, "another issuer's name"))
         try:
             issuer.key.verify(subject.signature, subject.signed, ES384)
         except (InvalidSignature, ValueError):
-            failures.append(
-                BrokenChain(subject.field, f"a signature by {issuer.field}", "none that verifies")
+            findings.append(
+                BROKEN_CHAIN.finding(subject.field, f"a signature by {issuer.field}", "none that verifies")
             )
-    return failures
+    return findings
 
 
-def _path_failures(certificates: Sequence[Certificate | None]) -> list[Failure]:
+def _path_findings(certificates: Sequence[Certificate | None]) -> list[Finding]:
     """RFC 5280 section 4.2.1.9: a path length is how many CA certificates may follow before the leaf."""
-    failures: list[Failure] = []
+    findings: list[Finding] = []
     for index, certificate in enumerate(certificates[:-1]):
         following = len(certificates) - 2 - index
         if certificate is None or certificate.path_length is None or certificate.path_length >= following:
             continue
         expected = f"at most {certificate.path_length} CA certificates below"
-        failures.append(BadCertificate(f"{certificate.field}.pathLenConstraint", expected, str(following)))
-    return failures
+        findings.append(
+            BAD_CERTIFICATE.finding(f"{certificate.field}.pathLenConstraint", expected, str(following))
+        )
+    return findings

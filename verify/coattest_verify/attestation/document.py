@@ -17,7 +17,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """What an enclave's hypervisor said.
+    """What an enclave's hypervisor attested.
 
     ``timestamp_ms`` is UTC in milliseconds; ``pcrs`` maps index to value (48 bytes each); ``certificate``
     and ``cabundle`` are DER, the bundle from the root to the issuer of ``certificate``; ``public_key``,

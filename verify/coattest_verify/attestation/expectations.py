@@ -1,6 +1,6 @@
-"""What a caller demands of a document, beyond that it is genuine. Each demand is a value of its own type.
+"""What a caller expects of a document, beyond that it is genuine: a type for each expectation.
 
-Nothing is demanded by default, and a policy that would let any enclave pass is an error: without
+Nothing is expected by default, and expectations that would let any enclave pass are an error: without
 measurements (or UnsafeAnyMeasurement, which says so in its name) there is no verification.
 """
 
@@ -13,27 +13,27 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import ClassVar, Final, TypeAlias, get_args
 
+from coattest.errors import UsageError
+from coattest.findings import Finding
 from coattest_verify.attestation.document import IMAGE_PCRS, Document
-from coattest_verify.attestation.failures import (
-    BadExpectation,
-    DebugDocument,
-    EmptyPolicy,
-    Failure,
-    FutureTimestamp,
-    NotDebugDocument,
-    TooOld,
-    WrongDocument,
-    WrongMeasurement,
-    WrongModule,
-    WrongNonce,
-    WrongPublicKey,
-    WrongUserData,
-)
 from coattest_verify.attestation.limits import (
     PCR_COUNT_MAX,
     PCR_SIZE_SHA384,
     SHA256_SIZE,
     SKEW_MAX_MS,
+)
+from coattest_verify.attestation.rules import (
+    DEBUG_MODE,
+    FUTURE_TIMESTAMP,
+    NOT_DEBUG_MODE,
+    TOO_OLD,
+    WRONG_DOCUMENT,
+    WRONG_MEASUREMENT,
+    WRONG_MODULE,
+    WRONG_NONCE,
+    WRONG_PUBLIC_KEY,
+    WRONG_USER_DATA,
+    bad_expectation,
 )
 
 ZERO: Final = bytes(PCR_SIZE_SHA384)
@@ -46,7 +46,7 @@ _PINS: Final = (frozenset((0,)), frozenset((1, 2)), frozenset((8,)))
 class ExpectPcrs:
     """Registers (index to 48 bytes) that must be there with exactly these values.
 
-    Raises BadExpectation for no registers, for indices outside 0 to 31, for values of another size, and
+    Raises UsageError for no registers, for indices outside 0 to 31, for values of another size, and
     for zeros in PCR0, 1, 2 or 8: that is what a debug enclave has, and an unsigned image; it pins nothing.
     """
 
@@ -54,28 +54,28 @@ class ExpectPcrs:
 
     def __post_init__(self) -> None:
         if not self.pcrs:
-            raise BadExpectation(
+            raise bad_expectation(
                 "no registers are expected", where="ExpectPcrs", hint="give PCR0, PCR1 and PCR2"
             )
         for index, value in self.pcrs.items():
             if type(index) is not int or not 0 <= index < PCR_COUNT_MAX:
-                raise BadExpectation(f"no register has index {index!r}", where="ExpectPcrs")
+                raise bad_expectation(f"no register has index {index!r}", where="ExpectPcrs")
             if not isinstance(value, bytes) or len(value) != PCR_SIZE_SHA384:
-                raise BadExpectation("the value is not 48 bytes", where=f"ExpectPcrs PCR{index}")
+                raise bad_expectation("the value is not 48 bytes", where=f"ExpectPcrs PCR{index}")
             if value == ZERO and index in (*IMAGE_PCRS, 8):
-                raise BadExpectation(
+                raise bad_expectation(
                     "a register of zeros pins nothing",
                     where=f"ExpectPcrs PCR{index}",
                     hint="zeros are what a debug enclave reports; take the measurements from a decision",
                 )
         object.__setattr__(self, "pcrs", MappingProxyType(dict(self.pcrs)))
 
-    def failures(self, document: Document) -> Iterator[Failure]:
-        """One failure for every register that differs or is absent."""
+    def findings(self, document: Document) -> Iterator[Finding]:
+        """One finding for every register that differs or is absent."""
         for index, expected in self.pcrs.items():
             found = document.pcrs.get(index)
             if not _same(found, expected):
-                yield WrongMeasurement(f"PCR{index}", expected.hex(), _shown(found, "absent"))
+                yield WRONG_MEASUREMENT.finding(f"PCR{index}", expected.hex(), _shown(found, "absent"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +87,10 @@ class ExpectNonce:
     def __post_init__(self) -> None:
         _check_bytes(self.nonce, "ExpectNonce")
 
-    def failures(self, document: Document) -> Iterator[Failure]:
-        """One failure when the nonce differs."""
+    def findings(self, document: Document) -> Iterator[Finding]:
+        """One finding when the nonce differs."""
         if not _same(document.nonce, self.nonce):
-            yield WrongNonce("nonce", _shown(self.nonce), _shown(document.nonce))
+            yield WRONG_NONCE.finding("nonce", _shown(self.nonce), _shown(document.nonce))
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +102,10 @@ class ExpectUserData:
     def __post_init__(self) -> None:
         _check_bytes(self.user_data, "ExpectUserData")
 
-    def failures(self, document: Document) -> Iterator[Failure]:
-        """One failure when user_data differs."""
+    def findings(self, document: Document) -> Iterator[Finding]:
+        """One finding when user_data differs."""
         if not _same(document.user_data, self.user_data):
-            yield WrongUserData("user_data", _shown(self.user_data), _shown(document.user_data))
+            yield WRONG_USER_DATA.finding("user_data", _shown(self.user_data), _shown(document.user_data))
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +117,14 @@ class ExpectPublicKey:
     def __post_init__(self) -> None:
         _check_bytes(self.public_key, "ExpectPublicKey")
         if self.public_key == b"":
-            raise BadExpectation("an empty key is no key", where="ExpectPublicKey", hint="None expects null")
+            raise bad_expectation(
+                "an empty key cannot be expected", where="ExpectPublicKey", hint="None expects null"
+            )
 
-    def failures(self, document: Document) -> Iterator[Failure]:
-        """One failure when public_key differs."""
+    def findings(self, document: Document) -> Iterator[Finding]:
+        """One finding when public_key differs."""
         if not _same(document.public_key, self.public_key):
-            yield WrongPublicKey("public_key", _shown(self.public_key), _shown(document.public_key))
+            yield WRONG_PUBLIC_KEY.finding("public_key", _shown(self.public_key), _shown(document.public_key))
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +135,12 @@ class ExpectModule:
 
     def __post_init__(self) -> None:
         if not isinstance(self.module_id, str) or not self.module_id:
-            raise BadExpectation("module_id is text that is not empty", where="ExpectModule")
+            raise bad_expectation("module_id must be text, not empty", where="ExpectModule")
 
-    def failures(self, document: Document) -> Iterator[Failure]:
-        """One failure when module_id differs."""
+    def findings(self, document: Document) -> Iterator[Finding]:
+        """One finding when module_id differs."""
         if document.module_id != self.module_id:
-            yield WrongModule("module_id", repr(self.module_id), f"{document.module_id!r:.200}")
+            yield WRONG_MODULE.finding("module_id", repr(self.module_id), f"{document.module_id!r:.200}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,13 +154,13 @@ class ExpectDocument:
 
     def __post_init__(self) -> None:
         if not isinstance(self.sha256, bytes) or len(self.sha256) != SHA256_SIZE:
-            raise BadExpectation(f"the digest is not {SHA256_SIZE} bytes", where="ExpectDocument")
+            raise bad_expectation(f"the digest is not {SHA256_SIZE} bytes", where="ExpectDocument")
 
-    def failures(self, document: bytes) -> Iterator[Failure]:
-        """One failure when the bytes are others."""
+    def findings(self, document: bytes) -> Iterator[Finding]:
+        """One finding when the bytes differ."""
         found = hashlib.sha256(document).digest()
         if found != self.sha256:
-            yield WrongDocument("document", f"SHA-256 {self.sha256.hex()}", f"SHA-256 {found.hex()}")
+            yield WRONG_DOCUMENT.finding("document", f"SHA-256 {self.sha256.hex()}", f"SHA-256 {found.hex()}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,9 +176,9 @@ class MaxAge:
 
     def __post_init__(self) -> None:
         if type(self.max_age_ms) is not int or self.max_age_ms < 0:
-            raise BadExpectation("the age is a whole number of milliseconds", where="MaxAge")
+            raise bad_expectation("the age must be an integer of milliseconds, not negative", where="MaxAge")
         if type(self.skew_ms) is not int or not 0 <= self.skew_ms <= SKEW_MAX_MS:
-            raise BadExpectation(f"the skew is 0 to {SKEW_MAX_MS} milliseconds", where="MaxAge")
+            raise bad_expectation(f"the skew must be 0 to {SKEW_MAX_MS} milliseconds", where="MaxAge")
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,14 +196,16 @@ class UnsafeAllowDebug:
 
 @dataclass(frozen=True, slots=True)
 class UnsafeExpectDebug:
-    """A debug enclave and no other: for archives that say of a document that it is from one."""
+    """A debug enclave only: for archives whose index says that a document is from one."""
 
-    def failures(self, document: Document) -> Iterator[Failure]:
-        """One failure for every register of the image that is not zeros."""
+    def findings(self, document: Document) -> Iterator[Finding]:
+        """One finding for every register of the image that is not zeros."""
         for index in IMAGE_PCRS:
             value = document.pcrs.get(index)
             if value != ZERO:
-                yield NotDebugDocument(f"PCR{index}", "zeros, as in debug mode", _shown(value, "absent"))
+                yield NOT_DEBUG_MODE.finding(
+                    f"PCR{index}", "zeros, as in debug mode", _shown(value, "absent")
+                )
 
 
 Expectation: TypeAlias = (
@@ -222,8 +226,8 @@ _Exact: TypeAlias = (
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
-    """The expectations of one verification, found to be not empty by accident."""
+class Demands:
+    """The expectations of one verification, checked: they pin some code, unless the caller said otherwise."""
 
     KINDS: ClassVar = get_args(_Exact)
 
@@ -234,11 +238,12 @@ class Policy:
     allow_debug: bool
 
     @classmethod
-    def of(cls, expectations: Sequence[Expectation]) -> Policy:
-        """The policy that expectations make.
+    def of(cls, expectations: Sequence[Expectation]) -> Demands:
+        """The expectations, sorted by kind.
 
-        Raises EmptyPolicy when no code is pinned (PCR0, or PCR1 and PCR2, or PCR8, or the whole document)
-        and UnsafeAnyMeasurement is not among them; BadExpectation when one is no expectation.
+        Raises UsageError: ``empty-expectations`` when no code is pinned (PCR0, or PCR1 and PCR2, or PCR8, or
+        the whole document) and UnsafeAnyMeasurement is not among them; ``bad-expectation`` for anything else
+        than an expectation.
         """
         exact = []
         documents = []
@@ -260,12 +265,13 @@ class Policy:
             elif isinstance(expectation, UnsafeAllowDebug):
                 allow_debug = True
             else:
-                raise BadExpectation(f"{expectation!r:.80} is no expectation")
+                raise bad_expectation(f"{expectation!r:.80} is not an expectation")
         pins_code = bool(documents) or any(registers <= pinned for registers in _PINS)
         if not any_measurement and not pins_code:
-            raise EmptyPolicy(
+            raise UsageError(
                 "no measurements are expected, so that any enclave would pass",
                 hint="expect PCR0, PCR1 and PCR2 of a decided release",
+                code="empty-expectations",
             )
         return cls(
             tuple(exact),
@@ -275,36 +281,36 @@ class Policy:
             allow_debug,
         )
 
-    def byte_failures(self, document: bytes) -> list[Failure]:
-        """What can be said of a document's bytes, whether they can be read or not."""
-        return [failure for expected in self.documents for failure in expected.failures(document)]
+    def byte_findings(self, document: bytes) -> list[Finding]:
+        """What the bytes alone show, whether they can be read as a document or not."""
+        return [finding for expected in self.documents for finding in expected.findings(document)]
 
-    def failures(self, document: Document, now_ms: int) -> Iterator[Failure]:
-        """Everything in which a document is not what was expected at ``now_ms`` (UTC, milliseconds)."""
+    def findings(self, document: Document, now_ms: int) -> Iterator[Finding]:
+        """Every expectation that a document does not meet at ``now_ms`` (UTC, milliseconds)."""
         if not self.allow_debug:
-            yield from _debug_failures(document)
+            yield from _debug_findings(document)
         for expectation in self.exact:
-            yield from expectation.failures(document)
+            yield from expectation.findings(document)
         age_ms = now_ms - document.timestamp_ms
         if age_ms < -self.skew_ms:
             latest = f"at most {now_ms + self.skew_ms} ms"
-            yield FutureTimestamp("timestamp", latest, f"{document.timestamp_ms} ms")
+            yield FUTURE_TIMESTAMP.finding("timestamp", latest, f"{document.timestamp_ms} ms")
         elif self.max_age_ms is not None and age_ms > self.max_age_ms:
-            yield TooOld("timestamp", f"at most {self.max_age_ms} ms old", f"{age_ms} ms old")
+            yield TOO_OLD.finding("timestamp", f"at most {self.max_age_ms} ms old", f"{age_ms} ms old")
 
 
-def _debug_failures(document: Document) -> Iterator[Failure]:
-    """A failure unless PCR0, PCR1 and PCR2 are all there and none of them is zeros.
+def _debug_findings(document: Document) -> Iterator[Finding]:
+    """A finding unless PCR0, PCR1 and PCR2 are all there and none of them is zeros.
 
-    Debug mode zeroes all three; which registers a document leaves out is not the verifier's choice, so a
-    document that leaves one of them out has not shown that it is none. (PCR3 and PCR4 are set in debug
-    mode too, so "all registers are zero" is the wrong question.)
+    Debug mode zeroes all three. Which registers a document leaves out is not the verifier's choice, so one
+    that leaves out any of them may come from a debug enclave. (PCR3 and PCR4 are set in debug mode too, so
+    "all registers are zero" is the wrong question.)
     """
     expected = "PCR0, PCR1 and PCR2 present and not zeros"
     for index in IMAGE_PCRS:
         value = document.pcrs.get(index)
         if value is None or not any(value):
-            yield DebugDocument(f"PCR{index}", expected, "absent" if value is None else "zeros")
+            yield DEBUG_MODE.finding(f"PCR{index}", expected, "absent" if value is None else "zeros")
 
 
 def _same(found: bytes | None, expected: bytes | None) -> bool:
@@ -320,4 +326,4 @@ def _shown(value: bytes | None, absent: str = "null") -> str:
 
 def _check_bytes(value: object, where: str) -> None:
     if value is not None and not isinstance(value, bytes):
-        raise BadExpectation(f"bytes or None, not {type(value).__name__}", where=where)
+        raise bad_expectation(f"bytes or None, not {type(value).__name__}", where=where)

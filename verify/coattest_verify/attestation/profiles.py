@@ -16,20 +16,16 @@ LOCAL_SIMULATOR = Root(
 
 _BY_PROFILE = {"aws": AWS_NITRO, "local": LOCAL_SIMULATOR}
 
-__all__ = ["AWS_NITRO", "LOCAL_SIMULATOR", "UnknownProfile", "root_for"]
-
-
-class UnknownProfile(UsageError):
-    """No root of trust belongs to a profile of that name."""
-
-    default_code = "unknown-profile"
+__all__ = ["AWS_NITRO", "LOCAL_SIMULATOR", "root_for"]
 
 
 def root_for(profile: str) -> Root:
-    """The root that documents of a profile (``aws`` or ``local``) must chain to; else UnknownProfile."""
+    """The root that documents of a profile (``aws`` or ``local``) must chain to. Raises UsageError."""
     try:
         return _BY_PROFILE[profile]
     except KeyError:
-        raise UnknownProfile(
-            f"no root of trust for profile {profile!r}", hint="the profiles are aws and local"
+        raise UsageError(
+            f"no root of trust for profile {profile!r}",
+            hint="the profiles are aws and local",
+            code="unknown-profile",
         ) from None

@@ -1,4 +1,4 @@
-"""What verification says: a frozen verdict with every reason, and the only safe way to the document."""
+"""The outcome of verification: every finding, and the only safe way to the document."""
 
 from __future__ import annotations
 
@@ -6,22 +6,23 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from coattest.findings import Finding
 from coattest_verify.attestation.document import Document
-from coattest_verify.attestation.failures import Failure, NotVerified
 from coattest_verify.attestation.root import Root
+from coattest_verify.attestation.rules import NotVerified
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """The outcome of one verification at one time.
 
-    ``failures`` is empty exactly when the document passed; ``notices`` is what was tolerated (strict mode
+    ``findings`` is empty exactly when the document passed; ``notices`` is what was tolerated (strict mode
     would not). ``chain_expires`` is when the first certificate of the chain runs out, None where there is
     no verified chain.
     """
 
-    failures: tuple[Failure, ...]
-    notices: tuple[Failure, ...]
+    findings: tuple[Finding, ...]
+    notices: tuple[Finding, ...]
     root: Root
     checked_at: datetime
     chain_expires: datetime | None
@@ -30,17 +31,17 @@ class Verdict:
     @property
     def ok(self) -> bool:
         """Whether every check passed."""
-        return not self.failures and self._document is not None
+        return not self.findings and self._document is not None
 
     @property
     def document(self) -> Document:
-        """The verified document; raises NotVerified, with every failure, when the verdict is not ok."""
-        if self.failures or self._document is None:
-            raise NotVerified(self.failures)
+        """The verified document; raises NotVerified, with every finding, when the verdict is not ok."""
+        if self.findings or self._document is None:
+            raise NotVerified(self.findings)
         return self._document
 
     def require(self) -> Document:
-        """The same as ``document``, for those who read a verb better."""
+        """The same as ``document``, as a verb."""
         return self.document
 
     def to_json(self) -> dict[str, Any]:
@@ -49,7 +50,7 @@ class Verdict:
             "ok": self.ok,
             "root": self.root.name,
             "checked_at": self.checked_at.isoformat(),
-            "failures": [failure.to_json() for failure in self.failures],
+            "findings": [finding.to_json() for finding in self.findings],
             "notices": [notice.to_json() for notice in self.notices],
         }
         if self.ok:

@@ -10,7 +10,7 @@ The rules, in this order; all that can be judged are judged, so that a verdict h
 4. The leaf's key made the signature over the payload.
 5. The timestamp lies in the leaf's life, and not after ``now``.
 6. The enclave does not run in debug mode, and is what the caller expects (expectations.py). That these are
-   the bytes that the caller named is judged first: it can be said of bytes that are no document.
+   the bytes that the caller named is judged first: that needs no readable document.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from typing import Final
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
+from coattest.findings import Finding
 from coattest_verify.attestation.chain import ES384, ChainCache, verify_chain
 from coattest_verify.attestation.document import Document
 from coattest_verify.attestation.encoding.certificates import Certificate
-from coattest_verify.attestation.encoding.cose import Envelope, open_envelope
+from coattest_verify.attestation.encoding.cose import CoseSign1, open_envelope
 from coattest_verify.attestation.encoding.payload import read_payload
-from coattest_verify.attestation.expectations import Expectation, Policy
-from coattest_verify.attestation.failures import (
-    BadExpectation,
-    BadSignature,
-    Failure,
-    Malformed,
-    TimestampOutsideLeaf,
-)
+from coattest_verify.attestation.expectations import Demands, Expectation
 from coattest_verify.attestation.limits import SIGNATURE_SIZE
 from coattest_verify.attestation.root import AWS_NITRO, Root
+from coattest_verify.attestation.rules import (
+    BAD_SIGNATURE,
+    TIMESTAMP_OUTSIDE_LEAF,
+    Malformed,
+    bad_expectation,
+)
 from coattest_verify.attestation.verdict import Verdict
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -45,7 +45,7 @@ _HALF: Final = SIGNATURE_SIZE // 2
 
 
 def parse_unverified(document: bytes) -> Document:
-    """The fields of a document that NOTHING vouches for: anyone can have written it.
+    """The fields of a document that NOTHING vouches for: anyone could have written it.
 
     For looking at documents and for finding out when one was made. Raises Malformed with every problem of
     its shape.
@@ -62,18 +62,19 @@ def verify_document(
     cache: ChainCache | None = None,
     strict: bool = False,
 ) -> Verdict:
-    """Whether a document is genuine at ``now`` and what the caller expects; never raises for what is in it.
+    """Whether a document is genuine at ``now`` and meets the expectations; never raises for its content.
 
     ``now`` is an aware datetime. ``cache`` remembers verified chains over calls. ``strict`` turns notices
-    (unknown fields, and fields that real documents have outside the specification) into failures. Raises
-    EmptyPolicy when the expectations pin no code, BadExpectation when an argument makes no sense.
+    (unknown fields, and fields that real documents have outside the specification) into findings. Raises
+    UsageError when the expectations pin no code (``empty-expectations``) or an argument makes no sense
+    (``bad-expectation``).
     """
-    policy = Policy.of(expectations)
-    return verify_under(policy, document, now=now, root=root, cache=cache, strict=strict)
+    demands = Demands.of(expectations)
+    return verify_under(demands, document, now=now, root=root, cache=cache, strict=strict)
 
 
 def verify_under(
-    policy: Policy,
+    demands: Demands,
     document: bytes,
     *,
     now: datetime,
@@ -81,58 +82,58 @@ def verify_under(
     cache: ChainCache | None,
     strict: bool,
 ) -> Verdict:
-    """verify_document with the expectations already made into a policy: for many documents under one.
+    """verify_document with expectations that were checked already: for many documents under the same ones.
 
-    Raises BadExpectation for a time without a zone and for no root; a document only gives failures.
+    Raises UsageError for a time without a zone and a missing root; a document only gives findings.
     """
     if not isinstance(now, datetime) or now.utcoffset() is None:
-        raise BadExpectation("the time needs a zone", where="now", hint="datetime.now(timezone.utc)")
+        raise bad_expectation("the time needs a zone", where="now", hint="datetime.now(timezone.utc)")
     if not isinstance(root, Root):
-        raise BadExpectation("there is no verification without a root", where="root")
+        raise bad_expectation("a Root is needed", where="root")
     document = _bytes(document)
-    failures = policy.byte_failures(document)
+    findings = demands.byte_findings(document)
     try:
         envelope = open_envelope(document)
         payload = read_payload(envelope.payload)
     except Malformed as malformed:
-        return Verdict((*failures, *malformed.failures), (), root, now, None, None)
+        return Verdict((*findings, *malformed.findings), (), root, now, None, None)
     claimed = payload.document
     chain = verify_chain(claimed.certificate, claimed.cabundle, root, cache)
-    failures += chain.failures
-    failures += chain.date_failures(now)
+    findings += chain.findings
+    findings += chain.date_findings(now)
     if chain.leaf is not None:
-        failures.extend(_signature_failures(envelope, claimed.timestamp_ms, chain.leaf))
-    failures.extend(policy.failures(claimed, (now - _EPOCH) // _MILLISECOND))
+        findings.extend(_signature_findings(envelope, claimed.timestamp_ms, chain.leaf))
+    findings.extend(demands.findings(claimed, (now - _EPOCH) // _MILLISECOND))
     if strict:
-        failures.extend(payload.notices)
+        findings.extend(payload.notices)
     return Verdict(
-        tuple(failures),
+        tuple(findings),
         payload.notices,
         root,
         now,
-        None if chain.failures else chain.not_after,
-        None if failures else claimed,
+        None if chain.findings else chain.not_after,
+        None if findings else claimed,
     )
 
 
-def _signature_failures(envelope: Envelope, timestamp_ms: int, leaf: Certificate) -> Iterator[Failure]:
+def _signature_findings(envelope: CoseSign1, timestamp_ms: int, leaf: Certificate) -> Iterator[Finding]:
     """The document's signature with the leaf's key, and its timestamp against the leaf's life."""
     r = int.from_bytes(envelope.signature[:_HALF], "big")
     s = int.from_bytes(envelope.signature[_HALF:], "big")
     try:
         leaf.key.verify(encode_dss_signature(r, s), envelope.signed, ES384)
     except (InvalidSignature, ValueError):
-        yield BadSignature("signature", "one by the key of certificate", "none that verifies")
+        yield BAD_SIGNATURE.finding("signature", "one by the key of certificate", "none that verifies")
     first = (leaf.not_before - _EPOCH) // _MILLISECOND
     last = (leaf.not_after - _EPOCH) // _MILLISECOND
     if not first <= timestamp_ms <= last:
-        yield TimestampOutsideLeaf("timestamp", f"{first} to {last} ms", f"{timestamp_ms} ms")
+        yield TIMESTAMP_OUTSIDE_LEAF.finding("timestamp", f"{first} to {last} ms", f"{timestamp_ms} ms")
 
 
 def _bytes(document: object) -> bytes:
-    """``document`` as bytes; anything that is not is the caller's mistake."""
+    """``document`` as bytes. Raises UsageError for anything else."""
     if isinstance(document, bytes):
         return document
     if isinstance(document, (bytearray, memoryview)):
         return bytes(document)
-    raise BadExpectation(f"a document is bytes, not {type(document).__name__}", where="document")
+    raise bad_expectation(f"a document is bytes, not {type(document).__name__}", where="document")

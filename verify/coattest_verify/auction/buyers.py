@@ -1,8 +1,8 @@
 """A buyer's auction key, its record for the service, and the manifest the service makes of the records.
 
-The auction key (EC P-384) signs seals. The member's quorum key certifies it together with the KMS key's
-ARN, so that whoever knows the quorum knows whose seals they are: a manifest with a look-alike buyer does not
-get sealed.
+The auction key (EC P-384) signs seals. The member's quorum key certifies it together with the KMS key's ARN,
+so that everybody who knows the quorum can tell whose seals they are, and nobody seals a manifest in which
+somebody else poses as a buyer.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from coattest.errors import UsageError
 from coattest.jsontext import unique_names
 from coattest_enclave.protocol import canonical, messages
-from coattest_enclave.protocol.canonical import MessageError
+from coattest_enclave.protocol.errors import MessageError
 from coattest_verify.signatures.keys import (
     SCHEMES,
     PublicKey,
@@ -38,24 +38,9 @@ PEM_MAX = 16 * 1024
 """Bytes of a key file; a P-384 key in PKCS#8 is about 300."""
 
 
-MAKE_ONE = "make one with 'auction keygen'"
-
-
-class BadKey(UsageError):
-    """A file that does not hold the key it should."""
-
-    default_code = "bad-key"
-
-
-class BadRecord(UsageError):
-    """A buyer's record that does not parse."""
-
-    default_code = "bad-buyer-record"
-
-
 @dataclass(frozen=True, slots=True)
 class BuyerRecord:
-    """What a buyer gives the service for a manifest; all of it public."""
+    """What a buyer gives the service for a manifest. All of it is public."""
 
     buyer: messages.Buyer
 
@@ -72,29 +57,31 @@ class BuyerRecord:
 
     @classmethod
     def parse(cls, content: bytes, where: str) -> BuyerRecord:
-        """The record in a file's bytes; raises BadRecord. Nothing in it is verified here."""
+        """The record in a file's bytes, unverified; raises UsageError."""
         if len(content) > RECORD_MAX:
-            raise BadRecord(f"larger than {RECORD_MAX} bytes", where=where)
+            raise UsageError(f"larger than {RECORD_MAX} bytes", where=where, code="bad-buyer-record")
         try:
             value = json.loads(content, object_pairs_hook=unique_names)
         except (ValueError, RecursionError) as error:
-            raise BadRecord(f"not JSON: {error}", where=where) from None
+            raise UsageError(f"not JSON: {error}", where=where, code="bad-buyer-record") from None
         fields = {"format", "name", "key", "certificate", "kms", "bids"}
         if (
             not isinstance(value, dict)
             or set(value) != fields
             or not all(isinstance(item, str) for item in value.values())
         ):
-            raise BadRecord(f"not a map of {', '.join(sorted(fields))}", where=where)
+            raise UsageError(
+                f"not a map of {', '.join(sorted(fields))}", where=where, code="bad-buyer-record"
+            )
         if value["format"] != RECORD_FORMAT:
-            raise BadRecord(f"format is not {RECORD_FORMAT}", where=where)
+            raise UsageError(f"format is not {RECORD_FORMAT}", where=where, code="bad-buyer-record")
         try:
             key, certificate = (
                 base64.b64decode(value[name], validate=True) for name in ("key", "certificate")
             )
             return cls(messages.Buyer(value["name"], key, certificate, value["kms"], value["bids"]))
         except (binascii.Error, ValueError, MessageError) as error:
-            raise BadRecord(str(error), where=where) from None
+            raise UsageError(str(error), where=where, code="bad-buyer-record") from None
 
 
 def make_manifest(
@@ -107,9 +94,7 @@ def make_manifest(
     closes: int,
     publish_by: int,
 ) -> messages.Manifest:
-    """The manifest; times are Unix seconds, reserves minor units. Raises UsageError naming the broken
-    rule.
-    """
+    """The manifest; times are Unix seconds, reserves minor units. Raises UsageError for a broken rule."""
     try:
         return messages.Manifest(
             auction=auction,
@@ -146,35 +131,35 @@ def generate_auction_key(path: Path, passphrase: bytes | None = None) -> PublicK
 
 
 def load_auction_key(path: Path) -> ec.EllipticCurvePrivateKey:
-    """The P-384 private key in a PKCS#8 PEM file; raises BadKey.
+    """The P-384 private key in a PKCS#8 PEM file; raises UsageError.
 
-    An encrypted one is opened with the passphrase in the file that COATTEST_PASSPHRASE_FILE names.
+    The passphrase of an encrypted key is in the file that COATTEST_PASSPHRASE_FILE names.
     """
     content = _read(path)
     try:
         try:
             key = load_pem_private_key(content, None)
         except TypeError:
-            # cryptography's word for "encrypted, and no password was given".
+            # cryptography raises this for an encrypted key without a password.
             key = load_pem_private_key(content, passphrase_from_environment())
     except (ValueError, UnsupportedAlgorithm):
-        # The library's own words can quote the file; a key file's words stay out of messages.
-        raise BadKey("not a PEM key, or the passphrase is wrong", where=str(path), hint=MAKE_ONE) from None
+        # The library's message can quote the file, and no message may quote a key file.
+        raise _bad_key("not a PEM key, or the passphrase is wrong", path) from None
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP384R1):
-        raise BadKey("not an EC P-384 key", where=str(path), hint=MAKE_ONE)
+        raise _bad_key("not an EC P-384 key", path)
     return key
 
 
 def load_auction_public_key(path: Path) -> bytes:
-    """The P-384 public key in an SPKI PEM file, as SPKI DER; raises BadKey."""
+    """The P-384 public key in an SPKI PEM file, as SPKI DER; raises UsageError."""
     public = load_public(path)
     if public.scheme != SCHEMES["p384"]:
-        raise BadKey("not an EC P-384 key", where=str(path), hint=MAKE_ONE)
+        raise _bad_key("not an EC P-384 key", path)
     return public.spki
 
 
 def spki(key: ec.EllipticCurvePublicKey) -> bytes:
-    """The key as SPKI DER, which is how manifests carry it."""
+    """The key as SPKI DER, as in manifests."""
     return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
@@ -182,5 +167,9 @@ def _read(path: Path) -> bytes:
     with path.open("rb") as file:
         content = file.read(PEM_MAX + 1)
     if len(content) > PEM_MAX:
-        raise BadKey(f"larger than {PEM_MAX} bytes", where=str(path))
+        raise _bad_key(f"larger than {PEM_MAX} bytes", path)
     return content
+
+
+def _bad_key(what: str, path: Path) -> UsageError:
+    return UsageError(what, where=str(path), hint="make one with 'auction keygen'", code="bad-key")

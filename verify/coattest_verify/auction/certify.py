@@ -1,7 +1,7 @@
-"""A buyer's auction key and KMS key, certified by its member's quorum key.
+"""A buyer's auction key and KMS key, certified with its member's quorum key.
 
 The manifest of an auction names each buyer's key and KMS ARN. Without this certificate whoever writes the
-manifest could put its own key there (docs/protocol.md, "Rule by rule").
+manifest could put in its own key (docs/protocol.md, "Rule by rule").
 """
 
 from __future__ import annotations
@@ -22,15 +22,11 @@ PURPOSE = "coattest/buyer-key/v1"
 MAX_CERTIFICATE = 8 * 1024
 """Bytes of a certificate; a P-384 key, an ARN and a signature have about 700."""
 
-
-class BadCertificate(Rejected):
-    """A buyer's certificate that does not certify what the manifest says."""
-
-    default_code = "buyer-certificate"
+CODE = "bad-certificate"
 
 
 def certify_buyer_key(signer: Any, member: str, auction_key_spki: bytes, kms_arn: str) -> bytes:
-    """DSSE JSON: the member's quorum key vouches for an auction key (SPKI DER) and a KMS key ARN."""
+    """DSSE JSON in which a member's quorum key certifies an auction key (SPKI DER) and a KMS key ARN."""
     payload = canonical(
         {
             "purpose": PURPOSE,
@@ -47,22 +43,20 @@ def check_buyer_certificate(
 ) -> None:
     """Return when one of the member's keys in ``quorum`` certified exactly this key and ARN.
 
-    Raises BadCertificate.
+    Raises Rejected (``bad-certificate``).
     """
     party = quorum.member(member)
     if party is None:
-        raise BadCertificate(f"{shown(member)} is not a member of quorum.toml")
+        raise Rejected(f"{shown(member)} is not a member of quorum.toml", code=CODE)
     try:
         envelope = Envelope.decode(certificate, CERTIFICATE_TYPE, max_size=MAX_CERTIFICATE)
         if not envelope.signers(party.keys):
-            raise BadCertificate(f"not signed by a key of {member}")
+            raise Rejected(f"not signed by a key of {member}")
         fields = Fields(parse(envelope.payload, max_size=MAX_CERTIFICATE), "")
         fields.exactly("purpose", PURPOSE)
         fields.exactly("member", member)
         fields.exactly("key", base64.b64encode(spki).decode())
         fields.exactly("kms", kms_arn)
         fields.done()
-    except BadCertificate:
-        raise
     except Rejected as error:
-        raise BadCertificate(error.what) from None
+        raise Rejected(error.what, code=CODE) from None

@@ -1,15 +1,15 @@
-"""A buyer's durable record of what it sealed: the one thing that makes searching for an amount impossible.
+"""A buyer's durable record of what it sealed, which makes searching for an amount impossible.
 
-A parent that could have the same bids opened against many different bid sets would find a buyer's amount by
-search. It cannot, because each buyer seals one bid set per manifest, for ever: the record is on the disk,
-synced, *before* the signature exists, and a different seal for the same manifest is refused from then on.
+A parent that could open the same bids against many different bid sets would find a buyer's amount by search.
+It cannot, because each buyer seals only one bid set per manifest: the record is on the disk, synced, *before*
+the signature exists, and from then on a different seal for the same manifest is refused.
 
 Layout of the directory, one pair of files per manifest (HEX is the manifest's SHA-384):
 
-``HEX.manifest``   the manifest's bytes; written first, content-addressed, so writing it again changes nothing
-``HEX.seal``       the payload that was, or was about to be, signed; its appearance is the commitment
+``HEX.manifest``   the manifest's bytes; written first. Writing it again changes nothing
+``HEX.seal``       the payload that was, or was about to be, signed. From here on it is the only one
 
-Whoever deletes the directory loses the protection: docs/auction.md says to back it up.
+Without the directory the protection is gone, so docs/auction.md says to back it up.
 """
 
 from __future__ import annotations
@@ -24,35 +24,21 @@ from pathlib import Path
 
 from coattest.errors import EnvironmentFailure, FoundFalse
 from coattest_enclave.protocol import messages
-from coattest_enclave.protocol.canonical import MessageError
+from coattest_enclave.protocol.errors import MessageError
 
 STATE_VARIABLE = "COATTEST_STATE"
-"""Environment variable that names the directory of everything coattest remembers."""
+"""Environment variable with the directory of everything that coattest remembers."""
 
 
 class AlreadySealed(FoundFalse):
-    """This manifest was sealed with another bid set or decision before."""
+    """This manifest was sealed before, with a different bid set or decision."""
 
     default_code = "already-sealed"
 
 
-class JournalUnsafe(EnvironmentFailure):
-    """The file system does not do what the record rests on: locks between processes, and syncing a
-    directory.
-    """
-
-    default_code = "journal-unsafe"
-
-
-class JournalDamaged(EnvironmentFailure):
-    """A record is there and cannot be read; sealing would mean guessing what it said."""
-
-    default_code = "journal-damaged"
-
-
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """Another manifest that was sealed before and names some of the same lots."""
+    """A manifest that was sealed before and names some of the same lots."""
 
     auction: str
     manifest: bytes
@@ -83,18 +69,19 @@ class SealJournal:
             return path.read_bytes()
         except FileNotFoundError:
             if path.is_symlink():
-                raise JournalDamaged(
-                    "an earlier seal of this manifest is recorded elsewhere, and that place is not there",
-                    where=str(path),
-                    hint="bring back what the link names",
+                raise _damaged(
+                    "the record of an earlier seal of this manifest is a link that leads nowhere",
+                    path,
+                    "restore the file that the link names",
                 ) from None
             return None
 
     def record(self, manifest: bytes, payload: bytes) -> bool:
-        """Make ``payload`` the one seal of the manifest whose bytes are given; durable when this returns.
+        """Make ``payload`` the only seal of the manifest whose bytes are given; durable when this returns.
 
-        Returns whether the record is new (False: the very same seal was recorded before, and may be signed
-        again). Raises AlreadySealed when another one was, JournalDamaged when the record is not readable.
+        Returns whether the record is new. False means that the same seal was recorded before and may be
+        signed again. Raises AlreadySealed for a different one, EnvironmentFailure for a record that cannot be
+        read.
         """
         digest = hashlib.sha384(manifest).digest()
         _make_directories(self.directory)
@@ -102,7 +89,7 @@ class SealJournal:
             earlier = self.sealed(digest)
             if earlier is not None:
                 self._same_or_refused(digest, earlier, payload)
-                # Who made the record may have been killed before it was durable.
+                # Its writer may have been killed before it was durable.
                 for kind in ("manifest", "seal"):
                     _sync(self._path(digest, kind), os.O_RDONLY)
                 _sync(self.directory, os.O_RDONLY | os.O_DIRECTORY)
@@ -112,9 +99,9 @@ class SealJournal:
         return True
 
     def overlaps(self, manifest: messages.Manifest) -> tuple[Overlap, ...]:
-        """Earlier sealed manifests with a lot of the same id as one of ``manifest``'s, sorted by digest.
+        """Manifests that were sealed before and share lot ids with ``manifest``, sorted by digest.
 
-        Raises JournalDamaged for a record that cannot be read: it could be one of them.
+        Raises EnvironmentFailure for a record that cannot be read: it could be one of them.
         """
         # One text per lot, however many manifests name it.
         lots = {identifier: identifier for identifier in manifest.lots.ids.split("\n")}
@@ -130,7 +117,9 @@ class SealJournal:
         return tuple(found)
 
     def _overlap(self, seal: Path, lots: Mapping[str, str]) -> Overlap:
-        """What an earlier seal's manifest shares with ``lots``; apart, so that one is held at a time."""
+        """The lots that an earlier seal's manifest shares with ``lots``; only one manifest is in memory at a
+        time.
+        """
         try:
             digest = bytes.fromhex(seal.stem)
             content = self._path(digest, "manifest").read_bytes()
@@ -138,9 +127,7 @@ class SealJournal:
                 raise ValueError
             earlier = messages.Manifest.decode(content)
         except (OSError, ValueError, MessageError):
-            raise JournalDamaged(
-                "the manifest of an earlier seal is missing or damaged", where=str(seal)
-            ) from None
+            raise _damaged("the manifest of an earlier seal is missing or damaged", seal) from None
         common = tuple(lots[each] for each in earlier.lots.ids.split("\n") if each in lots)
         return Overlap(earlier.auction, digest, common)
 
@@ -150,13 +137,13 @@ class SealJournal:
         try:
             messages.Seal.decode(earlier)
         except MessageError:
-            raise JournalDamaged(
-                "an earlier seal of this manifest is recorded but cannot be read",
-                where=str(self._path(manifest, "seal")),
-                hint="restore the file; a new seal needs a new manifest",
+            raise _damaged(
+                "the record of an earlier seal of this manifest cannot be read",
+                self._path(manifest, "seal"),
+                "restore the file; a new seal needs a new manifest",
             ) from None
         raise AlreadySealed(
-            "this manifest was sealed before, with another bid set or decision",
+            "this manifest was sealed before, with a different bid set or decision",
             where=str(self._path(manifest, "seal")),
             hint="a changed or late bid needs a new manifest",
         )
@@ -165,7 +152,9 @@ class SealJournal:
         return self.directory / f"{manifest.hex()}.{kind}"
 
     def _write(self, path: Path, content: bytes) -> None:
-        """Temporary file, fsync, rename, fsync of the directory: whole or not there, whenever power fails."""
+        """Temporary file, fsync, rename, fsync of the directory: the file is whole or absent after a power
+        cut.
+        """
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -176,7 +165,7 @@ class SealJournal:
                 os.fsync(handle)
             finally:
                 os.close(handle)
-            os.rename(temporary, path)  # noqa: PTH104 - as bare calls, so that a test can stop at each
+            os.rename(temporary, path)  # noqa: PTH104 - bare calls, so that a test can stop at each
         finally:
             temporary.unlink(missing_ok=True)
         _sync(self.directory, os.O_RDONLY | os.O_DIRECTORY)
@@ -204,7 +193,7 @@ def _make_directories(directory: Path) -> None:
     for path in directory.absolute().parents:
         if path.stat().st_dev != device:
             break
-        # What we may not read we have not made.
+        # We did not make a directory that we may not read.
         with contextlib.suppress(PermissionError):
             _sync(path, os.O_RDONLY | os.O_DIRECTORY)
 
@@ -219,9 +208,14 @@ def _sync(path: Path, flags: int) -> None:
         os.close(handle)
 
 
-def _unsafe(error: OSError, what: str, path: Path) -> JournalUnsafe:
-    return JournalUnsafe(
+def _unsafe(error: OSError, what: str, path: Path) -> EnvironmentFailure:
+    return EnvironmentFailure(
         f"cannot be {what}: {error.strerror}",
         where=str(path),
         hint="nothing was signed; keep the record on a local disk: --journal, or COATTEST_STATE",
+        code="journal-unsafe",
     )
+
+
+def _damaged(what: str, path: Path, hint: str | None = None) -> EnvironmentFailure:
+    return EnvironmentFailure(what, where=str(path), hint=hint, code="journal-damaged")

@@ -1,4 +1,4 @@
-"""An auction's outcomes for people and for programs."""
+"""An auction's outcomes as tables and as JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LOTS_SHOWN = 200
 
 
 def moment_text(seconds: int) -> str:
-    """Unix seconds as ISO 8601, UTC; a manifest may name times that no calendar has."""
+    """Unix seconds as ISO 8601 in UTC, or as a number of seconds where no calendar date fits."""
     try:
         return datetime.fromtimestamp(seconds, timezone.utc).isoformat().replace("+00:00", "Z")
     except (ValueError, OverflowError, OSError):
@@ -23,7 +23,7 @@ def moment_text(seconds: int) -> str:
 
 
 def outcomes_json(result: messages.Result) -> Rows:
-    """One object per lot: ``lot``, ``outcome`` and what that outcome has."""
+    """One object per lot: ``lot``, ``outcome``, and ``buyer``, ``buyers`` and ``price`` where it has them."""
     return Rows(result.lots, lambda pair: {"lot": pair[0], **_one(pair[1])})
 
 

@@ -1,7 +1,7 @@
 """What a buyer checks before it seals an auction, and the seal itself.
 
-The seal binds a buyer to one manifest, one decision (which code may open) and one bid set. All checks run and
-all their failures are reported at once; nothing is recorded or signed while one is left.
+The seal binds a buyer to one manifest, one decision (which code may open) and one bid set. All checks run,
+and everything that is wrong is reported at once. Nothing is recorded or signed unless all of them pass.
 """
 
 from __future__ import annotations
@@ -14,23 +14,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from coattest.errors import CoattestError, FoundFalse
+from coattest.findings import Finding
 from coattest_enclave.protocol import cose, messages
 from coattest_verify.auction.journal import Overlap, SealJournal
 
 CertificateCheck = Callable[[messages.Buyer], None]
-"""Checks that a buyer's key and KMS ARN are certified by that name's quorum key; raises a
-CoattestError.
-"""
-
-
-class SealRefused(FoundFalse):
-    """The auction is not one that this buyer may seal; ``problems`` are all the reasons, (code, text)."""
-
-    default_code = "seal-refused"
-
-    def __init__(self, problems: tuple[tuple[str, str], ...]) -> None:
-        super().__init__("; ".join(text for _, text in problems), code=problems[0][0])
-        self.problems = problems
+"""Checks that a buyer's key and KMS ARN are certified by that member's quorum key; raises CoattestError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +43,19 @@ class SealPlan:
 
     @property
     def reveals_a_losing_amount(self) -> bool:
-        """Whether somebody who does not win may see its amount published, as the price of who does."""
+        """Whether a losing buyer's amount may be published, as the winner's price."""
         return self.manifest.rule == messages.SECOND_PRICE
+
+
+def certificate_findings(manifest: messages.Manifest, check_certificate: CertificateCheck) -> list[Finding]:
+    """A finding for each buyer of the manifest whose key and KMS ARN its member did not certify."""
+    findings = []
+    for buyer in manifest.buyers:
+        try:
+            check_certificate(buyer)
+        except CoattestError as error:
+            findings.append(Finding("bad-certificate", f"buyer {buyer.name!r}", error.what))
+    return findings
 
 
 def plan_seal(
@@ -70,32 +70,39 @@ def plan_seal(
     journal: SealJournal,
     now: int,
 ) -> SealPlan:
-    """The seal of ``manifest`` over ``bids`` (buyer to SHA-384 of its bid file); raises SealRefused.
+    """The seal of ``manifest`` over ``bids`` (buyer to SHA-384 of its bid file).
 
     ``decision`` is the 32-byte digest of the decision that this buyer recomputed; ``own_bid`` the bytes of
-    the bid file it made; ``now`` Unix seconds.
+    the bid file that it made; ``now`` is in Unix seconds. Raises FoundFalse with every finding; its code is
+    that of the first.
     """
-    problems: list[tuple[str, str]] = []
+    findings: list[Finding] = []
     names = [buyer.name for buyer in manifest.buyers]
     spki = public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     own = next((buyer for buyer in manifest.buyers if buyer.name == name), None)
     if own is None:
-        problems.append(("not-a-buyer", f"{name!r} is not a buyer of this manifest"))
+        findings.append(Finding("not-a-buyer", "manifest", f"{name!r} is not one of its buyers"))
     elif own.key != spki:
-        problems.append(("other-key", f"the manifest names another auction key for {name!r}"))
-    for buyer in manifest.buyers:
-        try:
-            check_certificate(buyer)
-        except CoattestError as error:
-            problems.append(("bad-certificate", f"buyer {buyer.name!r}: {error.what}"))
-    problems += [("missing-bid", f"no bid file of {name!r}") for name in names if name not in bids]
-    problems += [("stranger", f"{name!r} is not a buyer") for name in sorted(bids) if name not in names]
-    if name in bids and bids[name] != messages.bid_digest(own_bid):
-        problems.append(("own-bid-missing", "the bid set does not hold your own bid file, but another one"))
+        detail = "the manifest has a different auction key"
+        findings.append(Finding("wrong-auction-key", f"buyer {name!r}", detail, own.key.hex(), spki.hex()))
+    findings += certificate_findings(manifest, check_certificate)
+    findings += [
+        Finding("missing-bid", f"buyer {name!r}", "no bid file") for name in names if name not in bids
+    ]
+    findings += [
+        Finding("not-a-buyer", "bid files", f"{name!r} is not a buyer of this manifest")
+        for name in sorted(bids)
+        if name not in names
+    ]
+    if name in bids and bids[name] != (digest := messages.bid_digest(own_bid)):
+        detail = "the bid file of your name is not the one that you made"
+        findings.append(Finding("own-bid-missing", "bid files", detail, digest.hex(), bids[name].hex()))
     if now > manifest.publish_by:
-        problems.append(("too-late", "the publication deadline has passed: no result can come of it"))
-    if problems:
-        raise SealRefused(tuple(problems))
+        detail = "the publication deadline has passed, so no result could verify"
+        findings.append(Finding("too-late", "manifest", detail))
+    if findings:
+        texts = "; ".join(f"{finding.where}: {finding.detail}" for finding in findings)
+        raise FoundFalse(texts, code=findings[0].code, findings=findings)
     payload = messages.Seal(
         manifest=manifest.digest, decision=decision, bids=tuple((name, bids[name]) for name in names)
     ).encode()
@@ -103,9 +110,9 @@ def plan_seal(
 
 
 def sign_seal(plan: SealPlan, key: ec.EllipticCurvePrivateKey, journal: SealJournal) -> bytes:
-    """The COSE_Sign1 of a plan; the journal has it durably before the signature is made.
+    """The COSE_Sign1 of a plan, which the journal records durably before it is signed.
 
-    Raises AlreadySealed when this manifest was sealed otherwise before, whatever the key.
+    Raises AlreadySealed when a different seal for this manifest was recorded before, under any key.
     """
     journal.record(plan.manifest.encode(), plan.payload)
     return cose.sign1(plan.payload, key, plan.buyer.encode("utf-8"))

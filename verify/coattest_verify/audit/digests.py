@@ -1,4 +1,4 @@
-"""CloudTrail's digest files: that the logs are whole, unchanged, and without a gap. Pure.
+"""CloudTrail's digest files: are the logs complete and unchanged? Pure.
 
 Source: CloudTrail User Guide, "Custom implementations of CloudTrail log file integrity validation" and
 "CloudTrail digest file structure". A digest is signed with SHA-256 and RSA (PKCS #1 v1.5); what is signed is
@@ -22,12 +22,12 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
-from coattest_verify.audit.events import BadEvent
-from coattest_verify.audit.judge import Problem
+from coattest.findings import Finding
+from coattest_verify.audit.events import bad_event
 
-#: The end of a digest's name, ACCOUNT_CloudTrail-Digest_REGION_TRAIL_REGION_TIME.json.gz: what is left names
-#: a chain ("Finding your CloudTrail log files", "CloudTrail digest file structure").
 _STAMP = re.compile(r"_[0-9]{8}T[0-9]{6}Z\.json\.gz$")
+"""The end of a digest's name, ACCOUNT_CloudTrail-Digest_REGION_TRAIL_REGION_TIME.json.gz: what is left names
+a chain ("Finding your CloudTrail log files", "CloudTrail digest file structure")."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class _Digest:
 
 
 def public_keys(document: Mapping[str, Any]) -> dict[str, bytes]:
-    """Fingerprint to PKCS #1 DER, from the output of ListPublicKeys. Raises BadEvent."""
+    """Fingerprint to PKCS #1 DER, from the output of ListPublicKeys. Raises UsageError."""
     try:
         return {
             item["Fingerprint"]: item["Value"]
@@ -66,60 +66,61 @@ def public_keys(document: Mapping[str, Any]) -> dict[str, bytes]:
             for item in document["PublicKeyList"]
         }
     except (KeyError, TypeError, binascii.Error) as error:
-        raise BadEvent("not the output of list-public-keys", where="--public-keys") from error
+        raise bad_event("not the output of list-public-keys", where="--public-keys") from error
 
 
-def check(
+def check_digests(
     digests: Sequence[DigestFile],
     *,
     keys: Mapping[str, bytes],
     logs: Mapping[str, bytes],
     since: datetime | None,
     until: datetime | None,
-) -> tuple[Problem, ...]:
-    """Every way in which the logs of a window are not what CloudTrail delivered.
+) -> tuple[Finding, ...]:
+    """Every way in which the logs of a window differ from what CloudTrail delivered.
 
     ``keys`` are ``public_keys``; ``logs`` maps a log's path (bucket/object, or any end of it) to its
-    uncompressed content. Without a window the digests' own range is checked. Raises BadEvent.
+    uncompressed content. Without a window the digests' own range is checked. Raises UsageError.
     """
     chains: dict[str, list[_Digest]] = {}
     for digest in sorted((_parse(file) for file in digests), key=lambda digest: digest.end):
         chains.setdefault(_STAMP.sub("", digest.path.rsplit("/", 1)[-1]), []).append(digest)
     if not chains:
-        return (Problem("no-digests", "no digest files: nothing shows that the logs are whole"),)
+        return (Finding("no-digests", "logs", "no digest files: nothing shows that the logs are complete"),)
     return tuple(
-        problem
+        finding
         for _, chain in sorted(chains.items())
-        for problem in _whole(chain, keys=keys, logs=logs, since=since, until=until)
+        for finding in _chain_findings(chain, keys=keys, logs=logs, since=since, until=until)
     )
 
 
-def _whole(
+def _chain_findings(
     chain: Sequence[_Digest],
     *,
     keys: Mapping[str, bytes],
     logs: Mapping[str, bytes],
     since: datetime | None,
     until: datetime | None,
-) -> list[Problem]:
-    """The problems of one Region's digests, in their order."""
-    problems = []
+) -> list[Finding]:
+    """The findings of one Region's digests, in their order."""
+    findings = []
     for index, digest in enumerate(chain):
-        problems += _signed(digest, keys)
+        findings += _signed(digest, keys)
         if index:
-            problems += _linked(chain[index - 1], digest)
-        problems += _listed(digest, logs)
+            findings += _linked(chain[index - 1], digest)
+        findings += _listed(digest, logs)
     if since is not None and chain[0].start > since:
-        problems.append(_gap(since, chain[0].start, chain[0]))
+        findings.append(_gap(since, chain[0].start, chain[0]))
     if until is not None and chain[-1].end < until:
-        problems.append(_gap(chain[-1].end, until, chain[-1]))
-    return problems
+        findings.append(_gap(chain[-1].end, until, chain[-1]))
+    return findings
 
 
-def _gap(begin: datetime, end: datetime, beside: _Digest) -> Problem:
-    """Time of which no digest speaks."""
-    return Problem(
+def _gap(begin: datetime, end: datetime, beside: _Digest) -> Finding:
+    """Time that no digest covers."""
+    return Finding(
         "hours-missing",
+        beside.file.where,
         f"no digest from {begin:%Y-%m-%dT%H:%M:%SZ} to {end:%Y-%m-%dT%H:%M:%SZ}, beside {beside.file.where}",
     )
 
@@ -139,19 +140,21 @@ def _parse(digest: DigestFile) -> _Digest:
             file=digest,
         )
     except (ValueError, KeyError, TypeError) as error:
-        raise BadEvent(f"not a digest file: {error!r}", where=digest.where) from error
+        raise bad_event(f"not a digest file: {error!r}", where=digest.where) from error
 
 
 def _time(text: str) -> datetime:
     return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc)
 
 
-def _signed(digest: _Digest, keys: Mapping[str, bytes]) -> list[Problem]:
+def _signed(digest: _Digest, keys: Mapping[str, bytes]) -> list[Finding]:
     der = keys.get(digest.fingerprint)
     if der is None:
         return [
-            Problem(
-                "digest-key", f"{digest.file.where}: signed with key {digest.fingerprint}, which is not known"
+            Finding(
+                "digest-key",
+                digest.file.where,
+                f"{digest.file.where}: signed with key {digest.fingerprint}, which is not known",
             )
         ]
     content = hashlib.sha256(digest.file.content).hexdigest()
@@ -162,30 +165,40 @@ def _signed(digest: _Digest, keys: Mapping[str, bytes]) -> list[Problem]:
             raise ValueError("not RSA")
         key.verify(bytes.fromhex(digest.file.signature), signed.encode(), padding.PKCS1v15(), hashes.SHA256())
     except (InvalidSignature, ValueError):
-        return [Problem("digest-signature", f"{digest.file.where}: the signature does not hold")]
+        return [
+            Finding(
+                "digest-signature", digest.file.where, f"{digest.file.where}: the signature does not verify"
+            )
+        ]
     return []
 
 
-def _linked(earlier: _Digest, later: _Digest) -> list[Problem]:
-    problems = []
+def _linked(earlier: _Digest, later: _Digest) -> list[Finding]:
+    findings = []
     if later.start != earlier.end:
-        problems.append(_gap(earlier.end, later.start, later))
+        findings.append(_gap(earlier.end, later.start, later))
     elif (
         later.previous_signature != earlier.file.signature
         or later.previous_hash != hashlib.sha256(earlier.file.content).hexdigest()
     ):
-        problems.append(Problem("digest-chain", f"{later.file.where} does not follow {earlier.file.where}"))
-    return problems
+        findings.append(
+            Finding(
+                "digest-chain", later.file.where, f"{later.file.where} does not follow {earlier.file.where}"
+            )
+        )
+    return findings
 
 
-def _listed(digest: _Digest, logs: Mapping[str, bytes]) -> list[Problem]:
-    problems = []
+def _listed(digest: _Digest, logs: Mapping[str, bytes]) -> list[Finding]:
+    findings = []
     for path, expected in digest.logs.items():
         content = next(
             (data for name, data in logs.items() if path == name or path.endswith(f"/{name}")), None
         )
         if content is None:
-            problems.append(Problem("log-missing", f"{path} is listed and not here"))
-        elif hashlib.sha256(content).hexdigest() != expected:
-            problems.append(Problem("log-changed", f"{path} is not what was delivered"))
-    return problems
+            findings.append(Finding("log-missing", path, f"{path} is listed, but not here"))
+        elif (found := hashlib.sha256(content).hexdigest()) != expected:
+            findings.append(
+                Finding("log-changed", path, f"{path} is not what was delivered", expected, found)
+            )
+    return findings

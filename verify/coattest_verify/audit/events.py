@@ -19,18 +19,16 @@ from typing import Any
 
 from coattest.errors import UsageError
 
-#: Bytes of one log file, uncompressed. CloudTrail delivers every five minutes; its files are a few MB.
 MAX_FILE = 512 * 1024 * 1024
+"""Bytes of one log file, uncompressed. CloudTrail delivers every five minutes; its files are a few MB."""
+
 PCR_SIZE = 48
 _PREFIX = "attestationDocumentEnclave"
 
 
-class BadEvent(UsageError):
-    """Something that is no CloudTrail log, or an event that cannot be read. Never skipped: it might be a
-    Decrypt.
-    """
-
-    default_code = "bad-event"
+def bad_event(what: str, *, where: str) -> UsageError:
+    """Not a CloudTrail log, or an event that cannot be read: never skipped, since it could be a Decrypt."""
+    return UsageError(what, where=where, code="bad-event")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +52,12 @@ class Event:
     identity: str = ""
 
 
-def read_log(data: bytes, where: str) -> Iterator[Mapping[str, Any]]:
-    """The raw events of a log file (gzipped or not), of lookup-events' output, or of JSON lines. Raises
-    BadEvent.
+def read_events(data: bytes, where: str) -> Iterator[Mapping[str, Any]]:
+    """The raw events of a log file (gzipped or not), of lookup-events' output, or of JSON lines.
+
+    Raises UsageError.
     """
-    text = _decompressed(data, where)
+    text = inflate(data, where)
     try:
         document = json.loads(text)
     except ValueError:
@@ -73,22 +72,18 @@ def read_log(data: bytes, where: str) -> Iterator[Mapping[str, Any]]:
         yield _mapping(document, where)
 
 
-def _decompressed(data: bytes, where: str) -> bytes:
+def inflate(data: bytes, where: str) -> bytes:
+    """The content of a gzipped file, or the data as it is. Raises UsageError."""
     if data[:2] != b"\x1f\x8b":
         return data
     try:
         inflater = zlib.decompressobj(zlib.MAX_WBITS | 16)
         text = inflater.decompress(data, MAX_FILE)
     except zlib.error as error:
-        raise BadEvent("the gzip data is damaged", where=where) from error
+        raise bad_event("the gzip data is damaged", where=where) from error
     if inflater.unconsumed_tail or not inflater.eof:
-        raise BadEvent(f"truncated, or longer than {MAX_FILE} bytes", where=where)
+        raise bad_event(f"truncated, or longer than {MAX_FILE} bytes", where=where)
     return text
-
-
-def inflate(data: bytes, where: str) -> bytes:
-    """The content of a gzipped file, or the data as it is. Raises BadEvent."""
-    return _decompressed(data, where)
 
 
 def _lines(text: bytes, where: str) -> Iterator[Mapping[str, Any]]:
@@ -101,17 +96,17 @@ def _parsed(text: str | bytes, where: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError, TypeError) as error:
-        raise BadEvent("not JSON", where=where) from error
+        raise bad_event("not JSON", where=where) from error
 
 
 def _mapping(value: Any, where: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
-        raise BadEvent("an event is a JSON object", where=where)
+        raise bad_event("an event must be a JSON object", where=where)
     return value
 
 
 def parse_event(raw: Mapping[str, Any], where: str) -> Event | None:
-    """The event, or None when it is not one of KMS. Raises BadEvent."""
+    """The event, or None when it is not one of KMS. Raises UsageError."""
     try:
         if raw["eventSource"] != "kms.amazonaws.com":
             return None
@@ -139,7 +134,7 @@ def parse_event(raw: Mapping[str, Any], where: str) -> Event | None:
             identity=_text(raw.get("sharedEventID") or raw["eventID"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BadEvent(f"an event of KMS that cannot be read: {error!r}", where=where) from error
+        raise bad_event(f"cannot read an event of KMS: {error!r}", where=where) from error
 
 
 def _text(value: Any) -> str:

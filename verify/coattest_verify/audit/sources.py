@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from coattest.aws import aws_errors
 from coattest.errors import UsageError
 from coattest_verify.audit.digests import DigestFile
-from coattest_verify.audit.events import Event, inflate, parse_event, read_log
-from coattest_verify.keypolicy.live import aws_errors
+from coattest_verify.audit.events import Event, inflate, parse_event, read_events
 
 DIGEST_FOLDER = "CloudTrail-Digest"
 SUFFIXES = (".json", ".json.gz", ".jsonl")
 SIGNATURE_SUFFIX = ".signature"
-#: Events that one run holds in memory.
 MAX_EVENTS = 5_000_000
+"""Events that one run holds in memory."""
 
 
 @dataclass(slots=True)
@@ -35,7 +35,7 @@ class Collected:
         self._take(content, where)
 
     def _take(self, content: bytes, where: str) -> None:
-        for raw in read_log(content, where):
+        for raw in read_events(content, where):
             event = parse_event(raw, where)
             if event is not None:
                 self.events.append(event)
@@ -51,14 +51,14 @@ def from_path(path: Path) -> Collected:
     """A log file, or a folder of them as ``aws s3 sync`` leaves it.
 
     A digest's signature is S3 metadata, which a folder does not have: it is read from FILE.signature beside
-    it. Raises UsageError where there is nothing, BadEvent for what does not parse.
+    it. Raises UsageError where there is nothing, and for what does not parse.
     """
     found = Collected()
     if path.is_file():
         found.log(path.read_bytes(), str(path), path.name)
         return found
     if not path.is_dir():
-        raise UsageError("no such file or folder", where=str(path))
+        raise UsageError("there is no such file or folder", where=str(path))
     for file in sorted(path.rglob("*")):
         if not file.is_file() or file.is_symlink() or not file.name.endswith(SUFFIXES):
             continue
@@ -77,7 +77,7 @@ def from_bucket(s3: Any, url: str) -> Collected:
     parts = urlsplit(url)
     bucket, prefix = parts.netloc, parts.path.lstrip("/")
     found = Collected()
-    with aws_errors(f"cannot read {url}"):
+    with aws_errors(url):
         for name in _names(s3, bucket, prefix):
             if not name.endswith(SUFFIXES):
                 continue
@@ -100,7 +100,7 @@ def from_lookup(cloudtrail: Any, key_arn: str) -> Collected:
     """CloudTrail's event history for a key: 90 days, no digests."""
     found = Collected()
     attributes = [{"AttributeKey": "ResourceName", "AttributeValue": key_arn}]
-    with aws_errors("cannot look up events"):
+    with aws_errors("lookup-events"):
         for page in cloudtrail.get_paginator("lookup_events").paginate(LookupAttributes=attributes):
             for item in page["Events"]:
                 found.looked_up(item["CloudTrailEvent"], "lookup-events")

@@ -11,23 +11,19 @@ from typing import Any
 import click
 from rich.table import Table
 
+from coattest.aws import aws_errors
 from coattest.errors import FoundFalse, UsageError
+from coattest.findings import Finding
 from coattest.jsontext import emit_json
 from coattest.shell import err, json_option, out, utc_now
+from coattest_verify.auction.context import AUCTION, BUYER
 from coattest_verify.audit import digests, sources
 from coattest_verify.audit.events import Event
-from coattest_verify.audit.judge import Expected, Problem, Report, judge
+from coattest_verify.audit.judge import AuditReport, Expected, judge_events
 from coattest_verify.cli.options import EXISTING_FILE, EXISTING_FOLDER, decision_from, decision_options
-from coattest_verify.keypolicy.live import aws_errors
 
 LOOKUP = "lookup-events"
 MOMENT = click.DateTime(["%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"])
-
-
-class NotAsDecided(FoundFalse):
-    """Somebody or something else used the key, or the logs are not whole; the message counts the problems."""
-
-    default_code = "audit"
 
 
 @click.command()
@@ -55,27 +51,32 @@ class NotAsDecided(FoundFalse):
     help="Output of `aws cloudtrail list-public-keys`, to check digest files with.",
 )
 @click.option(
-    "--require-digests", is_flag=True, help="Fail unless digest files show that the logs are whole."
+    "--require-digests", is_flag=True, help="Fail unless digest files show that the logs are complete."
 )
-@click.option("--endpoint-url", help="S3 or CloudTrail somewhere else than AWS.")
+@click.option("--endpoint-url", help="Where S3 and CloudTrail are, if not at AWS.")
 @click.option("--region", help="For s3:// and lookup-events; the key's own by default.")
 @json_option
-def audit(**given: Any) -> int:
+def audit_command(**given: Any) -> int:
     """Check that every Decrypt in SOURCE was by a decided enclave.
 
     SOURCE is a log file, a folder of log files, s3://BUCKET/PREFIX, or lookup-events.
     """
     if given["key_arn"].count(":") != 5 or ":key/" not in given["key_arn"]:
-        raise UsageError("the full ARN of a key", where="--key")
+        raise UsageError("give the full ARN of a key", where="--key")
     expected = _expected(given)
     collected = _collect(given)
-    report = judge(collected.events, expected, _missing(given, collected, expected))
+    report = judge_events(collected.events, expected, _missing(given, collected, expected))
     if given["as_json"]:
         emit_json(_document(report, expected))
         return 0 if report.ok else 1
     _show(report)
     if not report.ok:
-        raise NotAsDecided(f"{len(report.problems)} problem(s)", where=given["key_arn"])
+        raise FoundFalse(
+            f"{len(report.findings)} finding(s): not every use of the key is as decided",
+            where=given["key_arn"],
+            code="not-as-decided",
+            findings=report.findings,
+        )
     return 0
 
 
@@ -88,12 +89,13 @@ def _expected(given: Mapping[str, Any]) -> Expected:
     ]
     context = dict(item.partition("=")[::2] for item in given["context"])
     if any("=" not in item for item in given["context"]):
-        raise UsageError("KEY=VALUE", where="--context")
+        raise UsageError("give KEY=VALUE", where="--context")
     return Expected(
         key_arn=given["key_arn"],
         tuples=tuple((item.pcrs[0], item.pcrs[1], item.pcrs[2]) for item in decisions),
         roles=given["roles"],
         context=context,
+        group_by=(AUCTION, BUYER),
         since=_utc(given["since"]),
         until=_utc(given["until"]),
     )
@@ -121,22 +123,20 @@ def _client(service: str, given: Mapping[str, Any]) -> Any:
 
 def _missing(
     given: Mapping[str, Any], collected: sources.Collected, expected: Expected
-) -> tuple[Problem, ...]:
+) -> tuple[Finding, ...]:
     if not collected.digests and not given["require_digests"]:
-        err().print(
-            "no digest files: nothing here shows that the logs are whole", style="yellow", markup=False
-        )
+        err().print("no digest files: nothing shows that the logs are complete", style="yellow", markup=False)
         return ()
     if given["public_keys"]:
         keys = digests.public_keys(_json_file(given["public_keys"]))
     elif collected.digests:
         with_window = {"StartTime": expected.since, "EndTime": expected.until}
         client = _client("cloudtrail", given)
-        with aws_errors("cannot list CloudTrail's public keys"):
+        with aws_errors("CloudTrail's public keys"):
             keys = digests.public_keys(client.list_public_keys(**{k: v for k, v in with_window.items() if v}))
     else:
         keys = {}
-    return digests.check(
+    return digests.check_digests(
         collected.digests, keys=keys, logs=collected.logs, since=expected.since, until=expected.until
     )
 
@@ -148,20 +148,21 @@ def _json_file(path: Path) -> Any:
         raise UsageError("not JSON", where=str(path)) from error
 
 
-def _show(report: Report) -> None:
+def _show(report: AuditReport) -> None:
     table = Table("auction", "buyer", "enclave", "decrypts", "first", "last")
     for group in report.groups:
+        auction, buyer = group.values
         table.add_row(
-            group.auction[:16] or "-",
-            group.buyer or "-",
+            auction[:16] or "-",
+            buyer or "-",
             group.module_id,
             str(group.count),
             _stamp(group.first),
             _stamp(group.last),
         )
     out().print(table)
-    for problem in report.problems:
-        text = f"{problem.code}: {problem.detail}" + (f" ({_line(problem.event)})" if problem.event else "")
+    for finding, event in report.problems:
+        text = f"{finding.code}: {finding.detail}" + (f" ({_line(event)})" if event else "")
         err().print(text, style="red", markup=False)
     for auction, buyer in report.reruns:
         text = f"note: auction {auction[:16]} of {buyer or '-'}: decrypted by more than one enclave"
@@ -181,15 +182,14 @@ def _stamp(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _document(report: Report, expected: Expected) -> dict[str, Any]:
+def _document(report: AuditReport, expected: Expected) -> dict[str, Any]:
     return {
         "ok": report.ok,
         "key": expected.key_arn,
         "events": report.events,
         "decrypts": [
             {
-                "auction": group.auction,
-                "buyer": group.buyer,
+                **_names(group.values),
                 "module_id": group.module_id,
                 "count": group.count,
                 "first": _stamp(group.first),
@@ -197,14 +197,18 @@ def _document(report: Report, expected: Expected) -> dict[str, Any]:
             }
             for group in report.groups
         ],
-        "reruns": [{"auction": auction, "buyer": buyer} for auction, buyer in report.reruns],
-        "problems": [
-            {"code": item.code, "detail": item.detail, "event": _event(item.event) if item.event else None}
-            for item in report.problems
+        "reruns": [_names(values) for values in report.reruns],
+        "findings": [
+            {**finding.to_json(), "event": _event(event) if event else None}
+            for finding, event in report.problems
         ],
         "denied": [_event(event) for event in report.denied],
         "notable": [_event(event) for event in report.notable],
     }
+
+
+def _names(values: tuple[str, ...]) -> dict[str, str]:
+    return dict(zip(("auction", "buyer"), values, strict=True))
 
 
 def _event(event: Event) -> dict[str, Any]:

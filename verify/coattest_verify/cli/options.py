@@ -29,17 +29,26 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
-attestations_option: Decorator = click.option(
-    "--attestations",
-    type=FOLDER,
-    default=Path("attestations"),
-    show_default=True,
-    help="Folder of the claim, quorum.toml and the signed rebuilds.",
+DECISION, SIGNING = "Whose decision", "Signing"
+"""Headings of these options in the help."""
+
+attestations_option: Decorator = option_group(
+    click.option(
+        "--attestations",
+        type=FOLDER,
+        default=Path("attestations"),
+        show_default=True,
+        help="Folder of the claim, quorum.toml and the signed rebuilds.",
+    ),
+    heading=DECISION,
 )
-passphrase_option: Decorator = click.option(
-    "--passphrase-file",
-    type=FILE,
-    help=f"File whose first line opens the key (else {PASSPHRASE_FILE}, else a prompt).",
+passphrase_option: Decorator = option_group(
+    click.option(
+        "--passphrase-file",
+        type=FILE,
+        help=f"File whose first line opens the key (else {PASSPHRASE_FILE}, else a prompt).",
+    ),
+    heading=SIGNING,
 )
 signing_options = option_group(
     click.option(
@@ -50,6 +59,7 @@ signing_options = option_group(
     ),
     passphrase_option,
     click.option("--member", required=True, help="Your name in quorum.toml."),
+    heading=SIGNING,
 )
 """Whose signature it is: passed as ``key``, ``passphrase_file``, ``member``."""
 
@@ -58,11 +68,14 @@ def _root(_context: click.Context, _parameter: click.Parameter, value: str | Non
     return parse_root(value) if value is not None else None
 
 
-root_option: Decorator = click.option(
-    "--root",
-    callback=_root,
-    metavar="sha256:HEX",
-    help="Digest of quorum.toml version 1, got from the members. Remembered once given.",
+root_option: Decorator = option_group(
+    click.option(
+        "--root",
+        callback=_root,
+        metavar="sha256:HEX",
+        help="Digest of quorum.toml version 1, got from the members. Remembered once given.",
+    ),
+    heading=DECISION,
 )
 
 
@@ -70,6 +83,7 @@ decision_options = option_group(
     attestations_option,
     root_option,
     click.option("--profile", default="aws", show_default=True, help="Profile to decide on."),
+    heading=DECISION,
 )
 """What to decide from and on: passed as ``attestations``, ``root``, ``profile``."""
 

@@ -27,13 +27,7 @@ RESULT_MAX = 64 * 1024 * 1024
 """Bytes of a result file; a result of 1,000,000 lots is about 28 MB."""
 
 
-class NotBelieved(FoundFalse):
-    """The result does not verify; the message has every reason."""
-
-    default_code = "receipt"
-
-
-@click.command()
+@click.command("receipt")
 @click.argument("result", type=EXISTING_FILE)
 @click.option(
     "--manifest", "manifest_path", type=EXISTING_FILE, required=True, help="The manifest that was sealed."
@@ -43,14 +37,16 @@ class NotBelieved(FoundFalse):
     "--html",
     "page",
     type=FILE,
-    help="Also write what was found as one page, which checks the signatures again in a browser.",
+    help="Also write the verdict as an HTML page, which checks the signatures again in a browser.",
 )
 @json_option
-def receipt(*, result: Path, manifest_path: Path, page: Path | None, as_json: bool, **decision: Any) -> int:
-    """Check an auction's RESULT against its receipt: decided by which code, on whose sealed bids.
+def receipt_command(
+    *, result: Path, manifest_path: Path, page: Path | None, as_json: bool, **decision: Any
+) -> int:
+    """Check an auction's RESULT against its receipt.
 
-    The decision is recomputed as of the time the receipt carries, so that an archived receipt verifies with
-    the attestations of its time.
+    It must be made by the decided code, on the sealed bids. The decision is recomputed for the time of the
+    receipt, so that an archived receipt verifies with the attestations of its time.
     """
     manifest = load_manifest(manifest_path)
     content = _read(result)
@@ -67,15 +63,20 @@ def receipt(*, result: Path, manifest_path: Path, page: Path | None, as_json: bo
     if page:
         text = receipt_page(verdict, result_file=content, manifest=manifest, authority=authority, now=now)
         write_atomic(page, text.encode())
-        err().print(f"{page}: for people; it proves nothing to anybody else", markup=False)
+        err().print(f"{page}: for you to read; it proves nothing to anybody else", markup=False)
     if as_json:
         emit_json(_json(verdict, manifest, authority.decision.digest.hex()))
         return 0 if verdict.ok else 1
     if not verdict.ok or verdict.result is None:
         err().print(_checks_table(verdict))
-        for failure in verdict.failures:
-            err().print(f"{failure.code}: {failure.detail}", style="red", markup=False)
-        raise NotBelieved(f"{len(verdict.failures)} reason(s) not to believe this result", where=str(result))
+        for finding in verdict.findings:
+            err().print(f"{finding.code}: {finding.where}: {finding.detail}", style="red", markup=False)
+        count = len(verdict.findings)
+        raise FoundFalse(
+            f"the result does not verify: {count} finding{'s' if count != 1 else ''}",
+            where=str(result),
+            code="receipt",
+        )
     out().print(outcomes_table(verdict.result))
     err().print(_checks_table(verdict))
     if verdict.time:
@@ -95,9 +96,9 @@ def _checks_table(verdict: ReceiptVerdict) -> Table:
 
 
 def _decided_at(content: bytes, manifest: messages.Manifest, now: datetime) -> datetime:
-    """When the decision must have held: the receipt's own time if the buyers' window admits it, else now.
+    """The time at which the decision must hold: the receipt's own if it is in the sealed window, else now.
 
-    The time is not verified yet, and need not be: a receipt whose document does not verify fails anyway.
+    It is not verified yet and need not be: a receipt whose document does not verify fails anyway.
     """
     time = receipt_time(content)
     if time is None or time > now or not manifest.closes <= time.timestamp() <= manifest.publish_by:
@@ -117,7 +118,7 @@ def _json(verdict: ReceiptVerdict, manifest: messages.Manifest, decision: str) -
     result = verdict.result
     return {
         "verified": verdict.ok,
-        "failures": [{"code": failure.code, "detail": failure.detail} for failure in verdict.failures],
+        "findings": [finding.to_json() for finding in verdict.findings],
         "checks": [{"check": check.name, "outcome": check.outcome} for check in verdict.checks],
         "manifest": manifest.digest.hex(),
         "decision": decision,

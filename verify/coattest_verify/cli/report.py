@@ -18,7 +18,7 @@ from coattest_verify.cli.options import (
     signer_from,
     signing_options,
 )
-from coattest_verify.keypolicy.report import Report, sign_report
+from coattest_verify.keypolicy.report import BuyerReport, sign_report
 
 
 @click.command()
@@ -35,7 +35,7 @@ from coattest_verify.keypolicy.report import Report, sign_report
 @click.option("--out", "target", type=FILE, required=True, help="The report to give to the service.")
 @decision_options
 @json_option
-def report(
+def report_command(
     *,
     key: Path,
     passphrase_file: Path | None,
@@ -58,7 +58,7 @@ def report(
         decision_from({**decision, "attestations": folder}, now=now, own=member)
         for folder in (attestations, *also_attestations)
     ]
-    made = Report(member, kms_key, bids, role, tuple(sorted({item.digest.hex() for item in decided})))
+    made = BuyerReport(member, kms_key, bids, role, tuple(sorted({item.digest.hex() for item in decided})))
     write_atomic(target, sign_report(signer_from(key, passphrase_file, attestations, member), made) + b"\n")
     if as_json:
         emit_json(made.to_json())

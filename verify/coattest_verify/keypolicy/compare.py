@@ -7,47 +7,60 @@ that is a difference. Everything else is one, and each is named.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from typing import Any
 
-from coattest_verify.keypolicy.iam import Condition, Policy, Statement
+from coattest.findings import Finding
+from coattest_verify.keypolicy.iam import Condition, Policy, PolicyStatement
 
 
-@dataclass(frozen=True, slots=True)
-class Drift:
-    """One way in which a live key differs from what the decision asks for. ``code`` is stable."""
-
-    code: str
-    detail: str
-
-
-def differences(expected: Policy, live: Policy) -> tuple[Drift, ...]:
+def policy_differences(expected: Policy, live: Policy) -> tuple[Finding, ...]:
     """Every difference of a live policy from the expected one; none when they mean the same."""
     found = []
     if expected.version != live.version:
-        found.append(Drift("policy-version", f"Version is {live.version}, not {expected.version}"))
+        found.append(
+            Finding(
+                "policy-version",
+                "Version",
+                f"Version is {live.version}, not {expected.version}",
+                expected.version,
+                live.version,
+            )
+        )
     if expected.id != live.id:
-        found.append(Drift("policy-id", f"Id is {live.id}, not {expected.id}: another decision's policy"))
+        found.append(
+            Finding(
+                "policy-id",
+                "Id",
+                f"Id is {live.id}, not {expected.id}: another decision's policy",
+                expected.id,
+                live.id,
+            )
+        )
     wanted = Counter(_normal(statement) for statement in expected.statements)
     present = Counter(_normal(statement) for statement in live.statements)
     names = {_normal(item): item.sid for policy in (live, expected) for item in policy.statements}
     changed = {names[item] for item in wanted - present} & {names[item] for item in present - wanted}
     for statement in (wanted - present).elements():
         if names[statement] not in changed:
-            found.append(Drift("statement-missing", f"{_name(names[statement])} is missing"))
+            found.append(_changed("statement-missing", names[statement], "is missing"))
     for statement in (present - wanted).elements():
         if names[statement] in changed:
-            found.append(Drift("statement-changed", f"{_name(names[statement])} was changed"))
+            found.append(_changed("statement-changed", names[statement], "was changed"))
         else:
-            found.append(Drift("statement-extra", f"{_name(names[statement])} was added"))
+            found.append(_changed("statement-extra", names[statement], "was added"))
     return tuple(found)
+
+
+def _changed(code: str, sid: str, how: str) -> Finding:
+    name = _name(sid)
+    return Finding(code, name, f"{name} {how}")
 
 
 def _name(sid: str) -> str:
     return f"statement {sid}" if sid else "a statement without a Sid"
 
 
-def _normal(statement: Statement) -> tuple[Any, ...]:
+def _normal(statement: PolicyStatement) -> tuple[Any, ...]:
     return (
         statement.allow,
         frozenset(statement.principals or ()),

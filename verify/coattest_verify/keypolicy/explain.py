@@ -1,4 +1,4 @@
-"""What a policy means, asked of the evaluator: who may do what, with which enclave. Pure."""
+"""Who may do what under a policy, with which enclave, as the evaluator answers. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from coattest_verify.keypolicy.iam import Effect, Policy, Principal, Request, assess
 
-#: Operations worth a column, in the order of a reader's questions.
 OPERATIONS = (
     "kms:Decrypt",
     "kms:ReEncryptFrom",
@@ -18,6 +17,7 @@ OPERATIONS = (
     "kms:PutKeyPolicy",
     "kms:ScheduleKeyDeletion",
 )
+"""Operations worth a column, in the order of a reader's questions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Line:
     by: tuple[str, ...]
 
 
-def explain(
+def explain_policy(
     policy: Policy,
     *,
     principals: Mapping[str, str],

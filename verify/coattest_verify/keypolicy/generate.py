@@ -9,9 +9,8 @@ Each rule has its reason:
   other statements say; it is lifted only by a logged PutKeyPolicy. The Denies name the images of *all*
   releases: a Deny for each release would deny every release during a rotation.
 * The attestation Denies are on Decrypt alone. GenerateDataKey has the same condition keys, but encrypters
-call it
-  without a document: ``Null: true`` and ``StringNotEquals`` hold for every request without one, so a Deny on
-  it would lock the encrypters out. What it makes is new, and not anybody's plaintext.
+  call it without a document: ``Null: true`` and ``StringNotEquals`` hold for every request without one, so a
+  Deny on it would lock the encrypters out. What it makes is new, and not anybody's plaintext.
 * ReEncrypt, CreateGrant and ReplicateKey are denied always: each takes ciphertext, or power over it, past the
   conditions (ReEncrypt has no attestation keys at all).
 """
@@ -21,7 +20,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
@@ -29,20 +28,19 @@ from typing import Any
 from coattest.errors import FoundFalse, UsageError
 from coattest_verify.quorum.decision import Decision
 
-#: KMS Developer Guide, "Quotas": the longest key policy document.
 MAX_BYTES = 32 * 1024
+"""KMS Developer Guide, "Quotas": the longest key policy document."""
 
-#: PCR2 of every image without an application ramdisk: SHA-384 over 48 zero bytes and SHA-384 of nothing.
 EMPTY_PCR2 = (
     "21b9efbc184807662e966d34f390821309eeac6802309798826296bf3e8bec7c10edb30948c90ba67310f7b964fc500a"
 )
+"""PCR2 of every image without an application ramdisk: SHA-384 over 48 zero bytes and SHA-384 of nothing."""
 
 ATTESTATION = "kms:RecipientAttestation"
 
-#: The tag that says which decision a key's policy was made from.
 DECISION_TAG = "coattest:decision"
+"""The tag that says which decision a key's policy was made from."""
 
-#: What administrators may do. No cryptographic operation and nothing that hands out power but PutKeyPolicy.
 ADMINISTRATION = (
     "kms:CancelKeyDeletion",
     "kms:CreateAlias",
@@ -67,12 +65,11 @@ ADMINISTRATION = (
     "kms:UpdateAlias",
     "kms:UpdateKeyDescription",
 )
+"""What administrators may do: no cryptographic operation; of what hands out power only PutKeyPolicy."""
+
 ENCRYPTION = ("kms:Encrypt", "kms:GenerateDataKey")
 NEVER = ("kms:CreateGrant", "kms:DeriveSharedSecret", "kms:ReEncrypt*", "kms:ReplicateKey")
 
-#: The encryption context of a bid (docs/protocol.md, "Bid"): given one key of it, a policy also
-#: wants the other to be there.
-AUCTION_CONTEXT = frozenset({"coattest:auction", "coattest:buyer"})
 
 _PCR = re.compile(r"[0-9a-f]{96}")
 _ACCOUNT = re.compile(r"[0-9]{12}")
@@ -80,21 +77,14 @@ _PARTITION = re.compile(r"aws(?:-[a-z]+)*")
 _NAME = r"[A-Za-z0-9+=,.@_/-]+"
 
 
-class PolicyRefused(FoundFalse):
-    """No policy is made from this decision: it would let in something that nobody decided on."""
-
-    default_code = "policy-refused"
-
-
-class BadPrincipal(UsageError):
+def _bad_principal(what: str, *, where: str | None = None, hint: str | None = None) -> UsageError:
     """A principal that must not stand in a key policy, or not in this place."""
-
-    default_code = "bad-principal"
+    return UsageError(what, where=where, hint=hint, code="bad-principal")
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """What is on request only.
+class PolicyOptions:
+    """What a policy has on request only.
 
     ``registers`` are further registers that every release must have (3: the parent's role, 4: the instance,
     8: the image's signer), in hex. ``break_glass`` names one more administrator, kept apart for emergencies.
@@ -108,7 +98,7 @@ class Options:
     delegate_to_account: bool = False
 
 
-def generate(
+def generate_policy(
     decisions: Decision | Sequence[Decision],
     *,
     account: str,
@@ -117,22 +107,27 @@ def generate(
     encrypters: Sequence[str],
     now: datetime,
     encryption_context: Mapping[str, str] | None = None,
+    context_keys: Collection[str] = (),
     partition: str = "aws",
     simulator: bool = False,
-    options: Options | None = None,
+    options: PolicyOptions | None = None,
 ) -> dict[str, Any]:
     """The key policy for one or more decided releases, as a JSON-ready dict.
 
     ``simulator`` allows decisions of the ``local`` profile, whose enclaves anyone can imitate: only for a
-    KMS on loopback. Raises PolicyRefused (expired, local, zero or empty registers, contradicting releases),
-    BadPrincipal and UsageError.
+    KMS on loopback. ``encryption_context`` are the pairs that a Decrypt must have; ``context_keys`` are all
+    the keys that the application's requests have: each must be there, and no other. Raises FoundFalse for
+    decisions that no policy is made from (expired, local, zero or empty registers, the same PCR0 twice),
+    UsageError for arguments that make no sense (``bad-principal`` for principals that cannot be named).
     """
     releases = [decisions] if isinstance(decisions, Decision) else list(decisions)
-    wanted = options or Options()
+    wanted = options or PolicyOptions()
     _check_releases(releases, now=now, simulator=simulator)
     _check_registers(wanted.registers)
     if wanted.until is not None and wanted.until <= now:
-        raise UsageError(f"{wanted.until:%Y-%m-%dT%H:%M:%SZ} is over: nobody would decrypt", where="--until")
+        raise UsageError(
+            f"{wanted.until:%Y-%m-%dT%H:%M:%SZ} has passed: nobody could decrypt", where="--until"
+        )
     decided = sorted(set(wanted.registers) & {0, 1, 2})
     if decided:
         raise UsageError(f"PCR{decided[0]} is the decision's", hint="further registers are 3 to 31")
@@ -145,9 +140,10 @@ def generate(
         options=wanted,
     )
     images = sorted({release.pcrs[0] for release in releases})
+    context = _context_conditions(encryption_context or {}, context_keys)
     administration = _allow("Administer", administrators, ADMINISTRATION)
     statements: list[dict[str, Any]] = [
-        _decrypt(release, parent_roles, encryption_context or {}, wanted)
+        _decrypt(release, parent_roles, context, wanted)
         for release in sorted(releases, key=lambda item: item.pcrs[0])
     ]
     statements += [
@@ -168,7 +164,7 @@ def generate(
         _deny("DenyAlways", NEVER, None),
     ]
     policy = {"Version": "2012-10-17", "Id": policy_id(releases), "Statement": statements}
-    size = len(canonical(policy).encode())
+    size = len(policy_text(policy).encode())
     if size > MAX_BYTES:
         raise UsageError(
             f"the policy has {size} bytes, KMS takes {MAX_BYTES}",
@@ -189,13 +185,13 @@ def decision_tag(policy_id: str) -> str:
     return policy_id if len(policy_id) <= 256 else f"sha256:{hashlib.sha256(policy_id.encode()).hexdigest()}"
 
 
-def canonical(policy: Mapping[str, Any]) -> str:
+def policy_text(policy: Mapping[str, Any]) -> str:
     """The policy as text: one form for one policy. Statement order and list order are the generator's."""
     return json.dumps(policy, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
 def _decrypt(
-    release: Decision, parent_roles: Sequence[str], context: Mapping[str, str], options: Options
+    release: Decision, parent_roles: Sequence[str], context: Mapping[str, Any], options: PolicyOptions
 ) -> dict[str, Any]:
     registers = {
         f"{ATTESTATION}:ImageSha384": release.pcrs[0],
@@ -203,9 +199,7 @@ def _decrypt(
         f"{ATTESTATION}:PCR2": release.pcrs[2],
         **{f"{ATTESTATION}:PCR{index}": value for index, value in sorted(options.registers.items())},
     }
-    conditions: dict[str, dict[str, Any]] = {"StringEqualsIgnoreCase": registers}
-    if context:
-        conditions |= _context_conditions(context)
+    conditions: dict[str, dict[str, Any]] = {"StringEqualsIgnoreCase": registers, **context}
     if options.until:
         moment = options.until.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
         conditions["DateLessThan"] = {"aws:CurrentTime": moment}
@@ -215,14 +209,16 @@ def _decrypt(
     }
 
 
-def _context_conditions(context: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """The given pairs, and no others.
+def _context_conditions(context: Mapping[str, str], keys: Collection[str]) -> dict[str, dict[str, Any]]:
+    """The given pairs, with all of ``keys`` and no others; nothing where no pair is given.
 
     The key part of kms:EncryptionContext:KEY is not case-sensitive; kms:EncryptionContextKeys is
     ("kms:Encryption Context:context-key"). ForAllValues holds for an empty set too: that each key is there
     is what StringEquals and Null say.
     """
-    expected = AUCTION_CONTEXT if set(context) <= AUCTION_CONTEXT else frozenset(context)
+    if not context:
+        return {}
+    expected = frozenset(keys) if set(context) <= set(keys) else frozenset(context)
     conditions: dict[str, dict[str, Any]] = {
         "StringEquals": {f"kms:EncryptionContext:{key}": value for key, value in sorted(context.items())},
         "ForAllValues:StringEquals": {"kms:EncryptionContextKeys": _one_or_more(sorted(expected))},
@@ -265,27 +261,27 @@ def _check_releases(releases: Sequence[Decision], *, now: datetime, simulator: b
         if release.profile != "aws" and not simulator:
             local = "the decision is for the local profile, whose documents anyone can make"
             other = f"the decision is for the profile {release.profile}, and KMS is for enclaves of aws"
-            raise PolicyRefused(
+            raise FoundFalse(
                 local if release.profile == "local" else other,
                 where=release.release,
                 hint="for a KMS on loopback, say --simulator",
                 code="local-decision",
             )
         if now >= release.expires:
-            raise PolicyRefused(
+            raise FoundFalse(
                 f"the decision expired at {release.expires:%Y-%m-%dT%H:%M:%SZ}",
                 where=release.release,
                 hint="rebuild, sign and decide again",
                 code="decision-expired",
             )
         if set(release.pcrs) != {0, 1, 2}:
-            raise PolicyRefused(
-                "a decision has PCR0, PCR1 and PCR2", where=release.release, code="missing-pcr"
+            raise FoundFalse(
+                "a decision needs PCR0, PCR1 and PCR2", where=release.release, code="missing-pcr"
             )
         check_tuple(release.pcrs, release.release)
     images = [release.pcrs[0] for release in releases]
     if len(set(images)) != len(images):
-        raise PolicyRefused(
+        raise FoundFalse(
             "two releases have the same PCR0",
             hint="one statement per release: give each release once",
             code="mixed-tuples",
@@ -295,11 +291,11 @@ def _check_releases(releases: Sequence[Decision], *, now: datetime, simulator: b
 def check_tuple(pcrs: Mapping[int, str], where: str) -> None:
     """Refuse registers that pin nothing: zero ones, and those of an image without an application ramdisk.
 
-    Raises PolicyRefused.
+    Raises FoundFalse.
     """
     _check_registers(pcrs)
     if pcrs[2] == EMPTY_PCR2 or pcrs[0] == pcrs[1]:
-        raise PolicyRefused(
+        raise FoundFalse(
             "PCR2 is that of an image without an application ramdisk: it pins nothing",
             where=where,
             code="empty-pcr2",
@@ -309,9 +305,9 @@ def check_tuple(pcrs: Mapping[int, str], where: str) -> None:
 def _check_registers(registers: Mapping[int, str]) -> None:
     for index, value in registers.items():
         if not 0 <= index <= 31 or not _PCR.fullmatch(value):
-            raise PolicyRefused(f"PCR{index} is not 96 lower-case hex digits", code="bad-pcr")
+            raise FoundFalse(f"PCR{index} is not 96 lower-case hex digits", code="bad-pcr")
         if not int(value, 16):
-            raise PolicyRefused(
+            raise FoundFalse(
                 f"PCR{index} is zero: that is what an unmeasured or debug enclave has", code="zero-pcr"
             )
 
@@ -323,7 +319,7 @@ def _check_names(
     parent_roles: Sequence[str],
     administrators: Sequence[str],
     encrypters: Sequence[str],
-    options: Options,
+    options: PolicyOptions,
 ) -> None:
     if not _ACCOUNT.fullmatch(account):
         raise UsageError(f"{account!r} is not a 12-digit account", where="--account")
@@ -346,12 +342,12 @@ def _check_names(
     managing = {*administrators, *([options.break_glass] if options.break_glass else [])}
     both = sorted(managing & set(parent_roles))
     if both:
-        raise BadPrincipal(
+        raise _bad_principal(
             f"{both[0]} is the parent's role and an administrator",
             hint="the service must not manage a buyer's key",
         )
     if options.break_glass in administrators:
-        raise BadPrincipal(
+        raise _bad_principal(
             "the break-glass principal is one of the administrators already", where=options.break_glass
         )
 
@@ -360,7 +356,7 @@ def _check_arn(arn: str, pattern: str, where: str) -> None:
     # No "*", no account root, no session, no unique id: each is either everybody or somebody who is not
     # named.
     if not re.fullmatch(pattern, arn):
-        raise BadPrincipal(
+        raise _bad_principal(
             f"{arn!r} is not a role (or user) that can be named here",
             where=where,
             hint="the ARN of an IAM role or user; administrators and encrypters in the key's own account",

@@ -1,38 +1,26 @@
 """A live key: reading it, judging it, putting a policy on it. The only module here that calls AWS.
 
-The lock-out safety check of KMS is never bypassed. What a policy on paper does not show is checked on the
+The lock-out safety check of KMS is never bypassed. What a policy does not show is checked on the
 key: where its material comes from, whether it is in one Region, whether there are grants.
 """
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
-
-from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse, UsageError
-from coattest_verify.keypolicy.compare import Drift, differences
+from coattest.aws import AwsFailure, aws_errors
+from coattest.errors import EnvironmentFailure, FoundFalse, UsageError
+from coattest.findings import Finding
+from coattest_verify.keypolicy.compare import policy_differences
 from coattest_verify.keypolicy.generate import DECISION_TAG, decision_tag
 from coattest_verify.keypolicy.iam import Policy, PolicyError, Principal, Request, authorize, parse_policy
 from coattest_verify.keypolicy.iam.evaluate import action_matches
 
 _UNIQUE_ID = re.compile(r"A[A-Z]{3}[A-Z0-9]{12,}")
 _IMAGE_KEYS = ("kms:recipientattestation:imagesha384", "kms:recipientattestation:pcr0")
-_DENIED = ("AccessDenied", "AccessDeniedException", "UnrecognizedClientException", "InvalidClientTokenId")
-
-
-class PreflightFailed(FoundFalse):
-    """The policy is not put: it would lock somebody out, or the key is not one that it can protect."""
-
-    default_code = "preflight-failed"
-
-    def __init__(self, drifts: Sequence[Drift]) -> None:
-        super().__init__("; ".join(drift.detail for drift in drifts), code=drifts[0].code)
-        self.drifts = tuple(drifts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,27 +40,9 @@ class KeyState:
     decision: str | None
 
 
-@contextlib.contextmanager
-def aws_errors(what: str) -> Iterator[None]:
-    """Turn an AWS error into one line: not allowed and not reachable are the environment's (exit 3)."""
-    try:
-        yield
-    except ClientError as error:
-        code = error.response.get("Error", {}).get("Code", "error")
-        message = error.response.get("Error", {}).get("Message", "")
-        hint = "check the credentials and what they may do" if code in _DENIED else None
-        raise EnvironmentFailure(
-            f"{what}: {code}: {message}", hint=hint, code="aws", service_code=code
-        ) from error
-    except BotoCoreError as error:
-        raise EnvironmentFailure(
-            f"{what}: {error}", hint="check --endpoint-url, region and credentials"
-        ) from error
-
-
 def read_key(kms: Any, key_id: str) -> KeyState:
     """Read a key with a boto3 KMS client. Raises EnvironmentFailure."""
-    with aws_errors(f"cannot read key {key_id}"):
+    with aws_errors(key_id):
         metadata = kms.describe_key(KeyId=key_id)["KeyMetadata"]
         arn = metadata["Arn"]
         policy = kms.get_key_policy(KeyId=arn, PolicyName="default")["Policy"]
@@ -99,8 +69,8 @@ def _pages(kms: Any, operation: str, key_id: str) -> Iterator[Any]:
     yield from kms.get_paginator(operation).paginate(KeyId=key_id)
 
 
-def unfit(key: KeyState) -> tuple[Drift, ...]:
-    """Why a policy could not protect this key, whatever it says."""
+def unfit(key: KeyState) -> tuple[Finding, ...]:
+    """Why no policy could protect this key."""
     checks = (
         (
             key.origin == "AWS_KMS",
@@ -117,35 +87,39 @@ def unfit(key: KeyState) -> tuple[Drift, ...]:
         (not key.grants, "grants", f"grants, which allow past the policy's Allows: {', '.join(key.grants)}"),
         (key.state == "Enabled", "key-state", f"KeyState is {key.state}"),
     )
-    return tuple(Drift(code, detail) for good, code, detail in checks if not good)
+    return tuple(Finding(code, key.arn, detail) for good, code, detail in checks if not good)
 
 
-def drift(key: KeyState, expected: Policy, aliases: Sequence[str] = ()) -> tuple[Drift, ...]:
-    """Everything in which a key differs from what the decision asks for. Given any, ``aliases`` are all the
-    names that the key should have.
+def key_findings(key: KeyState, expected: Policy, aliases: Sequence[str] = ()) -> tuple[Finding, ...]:
+    """Every difference of a key from what the decision asks for.
+
+    ``aliases``, where there are any, are all the names that the key should have.
     """
     found = list(unfit(key))
     try:
         live = parse_policy(key.policy)
     except PolicyError as error:
-        return (*found, Drift("policy-unreadable", f"the live policy cannot be read: {error}"))
+        return (*found, Finding("policy-unreadable", key.arn, f"the live policy cannot be read: {error}"))
     for statement in live.statements:
         for principal in statement.principals or ():
             if _UNIQUE_ID.fullmatch(principal.value):
                 found.append(
-                    Drift(
+                    Finding(
                         "unique-id",
+                        f"statement {statement.sid}",
                         f"{principal.value} in statement {statement.sid}: that principal was deleted",
                     )
                 )
-    found += differences(expected, live)
+    found += policy_differences(expected, live)
     if expected.id is not None and key.decision != decision_tag(expected.id):
         says = f"is {key.decision}" if key.decision is not None else "is missing"
-        found.append(Drift("decision-tag", f"tag {DECISION_TAG} {says}, not {decision_tag(expected.id)}"))
+        wanted = decision_tag(expected.id)
+        detail = f"tag {DECISION_TAG} {says}, not {wanted}"
+        found.append(Finding("decision-tag", DECISION_TAG, detail, wanted, key.decision))
     if aliases:
         missing, more = set(aliases) - set(key.aliases), set(key.aliases) - set(aliases)
-        found += [Drift("alias-missing", f"{name} is not this key's") for name in sorted(missing)]
-        found += [Drift("alias-extra", f"{name} is one of this key's") for name in sorted(more)]
+        found += [Finding("alias-missing", name, f"{name} is not this key's") for name in sorted(missing)]
+        found += [Finding("alias-extra", name, f"{name} is one of this key's") for name in sorted(more)]
     return tuple(found)
 
 
@@ -161,9 +135,10 @@ def images(policy: Policy) -> frozenset[str]:
     )
 
 
-def severed(key: KeyState, expected: Policy) -> tuple[Drift, ...]:
-    """Whether a policy lets in none of the images that the live one lets in: the enclaves that run now could
-    not decrypt any more, and those to come do not run yet.
+def severed(key: KeyState, expected: Policy) -> tuple[Finding, ...]:
+    """Whether a policy lets in none of the images that the live one lets in.
+
+    The enclaves that run now could not decrypt any more, and the new ones do not run yet.
     """
     try:
         now = images(parse_policy(key.policy))
@@ -172,8 +147,9 @@ def severed(key: KeyState, expected: Policy) -> tuple[Drift, ...]:
     if not now or now & images(expected):
         return ()
     return (
-        Drift(
+        Finding(
             "no-overlap",
+            key.arn,
             "no release that decrypts now would still decrypt: add the next one with --also-attestations, "
             "and retire the old one when the service has moved (or say --retire-all)",
         ),
@@ -191,34 +167,42 @@ def preflight(
     key: KeyState | None,
     retire_all: bool = False,
 ) -> None:
-    """What must hold before a policy is put. Raises PreflightFailed with every reason.
+    """What must hold before a policy is put. Raises FoundFalse with every finding, and the first one's code.
 
     The caller stays an administrator, every principal exists (``missing`` are those that do not), and there
     are two administrators or one and a named break-glass principal. Unless ``retire_all``, a release that
     decrypts now stays.
     """
     found = [
-        Drift(
+        Finding(
             "principal-missing",
-            f"{arn} does not exist: KMS would refuse it, or worse, somebody could create it",
+            arn,
+            f"{arn} does not exist: KMS refuses such a policy, or somebody creates that principal later",
         )
         for arn in missing
     ]
     if not may(expected, caller_arn, "kms:PutKeyPolicy", key_arn):
         found.append(
-            Drift("lock-out", f"{caller_arn} puts this policy and would not be an administrator under it")
+            Finding(
+                "lock-out",
+                caller_arn,
+                f"{caller_arn} would not be an administrator under the policy that it puts",
+            )
         )
     if len(set(administrators)) < 2 and break_glass is None:
         found.append(
-            Drift(
-                "one-administrator", "one administrator and no --break-glass: losing that one loses the key"
+            Finding(
+                "one-administrator",
+                key_arn,
+                "one administrator and no --break-glass: losing that one loses the key",
             )
         )
     if key is not None:
         found += unfit(key)
         found += () if retire_all else severed(key, expected)
     if found:
-        raise PreflightFailed(found)
+        what = "; ".join(finding.detail for finding in found)
+        raise FoundFalse(what, code=found[0].code, findings=found)
 
 
 def may(policy: Policy, caller_arn: str, action: str, key_arn: str) -> bool:
@@ -232,7 +216,7 @@ def may(policy: Policy, caller_arn: str, action: str, key_arn: str) -> bool:
 
 def principal_of(caller_arn: str, policy: Policy) -> Principal:
     """The principal behind an ARN of GetCallerIdentity. A session's ARN leaves out its role's path, so the
-    role is looked up among those that the policy names. Raises UsageError for what is no caller's ARN.
+    role is looked up among those that the policy names. Raises UsageError for anything but a caller's ARN.
     """
     parts = caller_arn.split(":", 5)
     if len(parts) != 6:
@@ -272,14 +256,14 @@ def _exists(iam: Any, arn: str) -> bool:
     kind, _, name = arn.split(":", 5)[5].partition("/")
     name = name.rsplit("/", 1)[-1]
     try:
-        with aws_errors(f"cannot look up {arn}"):
+        with aws_errors(arn):
             try:
                 if kind == "role":
                     return bool(iam.get_role(RoleName=name)["Role"]["Arn"] == arn)
                 return bool(iam.get_user(UserName=name)["User"]["Arn"] == arn)
             except iam.exceptions.NoSuchEntityException:
                 return False
-    except CoattestError as error:
+    except AwsFailure as error:
         raise EnvironmentFailure(
             str(error), hint="the preflight needs iam:GetRole and iam:GetUser", code="preflight-impossible"
         ) from error
@@ -287,14 +271,14 @@ def _exists(iam: Any, arn: str) -> bool:
 
 def put_policy(kms: Any, key_id: str, text: str, decision: str) -> None:
     """Put the policy and tag the key with its decision. The lock-out check stays on."""
-    with aws_errors(f"cannot put the policy of {key_id}"):
+    with aws_errors(key_id):
         kms.put_key_policy(KeyId=key_id, PolicyName="default", Policy=text)
         kms.tag_resource(KeyId=key_id, Tags=[{"TagKey": DECISION_TAG, "TagValue": decision_tag(decision)}])
 
 
 def create_key(kms: Any, text: str, decision: str, description: str) -> str:
     """Create a symmetric single-Region key with this policy; returns its ARN."""
-    with aws_errors("cannot create the key"):
+    with aws_errors("new key"):
         metadata = kms.create_key(
             Policy=text,
             Description=description,

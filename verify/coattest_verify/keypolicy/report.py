@@ -3,7 +3,7 @@
 A report says which key, which bucket and which role stand in the buyer's own stack, and which decisions the
 key's policy admits. The service cannot read another account's key policy (KMS Developer Guide, "AWS KMS
 permissions": GetKeyPolicy has no cross-account use), so an upgrade waits for these reports: policies first.
-A report that lies costs its buyer an auction, and nobody else anything.
+A false report costs only the buyer who made it: its own auction fails.
 """
 
 from __future__ import annotations
@@ -37,14 +37,13 @@ _BIDS = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/((?:[A-Za-z0-9!_.'(
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
-class BadReport(Rejected):
-    """A buyer's report that is not that buyer's, or says nothing that a deployment could use."""
-
-    default_code = "buyer-report"
+def _bad_report(what: str) -> Rejected:
+    """The report is not that buyer's, or does not say what a deployment needs."""
+    return Rejected(what, code="buyer-report")
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class BuyerReport:
     """A buyer's report. ``bids`` is ``s3://bucket/prefix/``; ``decisions`` are SHA-256 digests in hex."""
 
     member: str
@@ -68,7 +67,7 @@ class Report:
         )
         for ok, name, problem in checks:
             if not ok:
-                raise BadReport(f"{name} {problem}")
+                raise _bad_report(f"{name} {problem}")
 
     @property
     def account(self) -> str:
@@ -98,19 +97,19 @@ class Report:
         }
 
 
-def sign_report(signer: Any, report: Report) -> bytes:
+def sign_report(signer: Any, report: BuyerReport) -> bytes:
     """DSSE JSON of the report, signed with the member's quorum key."""
     return sign(signer, REPORT_TYPE, canonical(report.to_json())).encode()
 
 
-def check_report(content: bytes, quorum: MembersFile) -> Report:
-    """The report in ``content``, signed by one of its member's keys in ``quorum``. Raises BadReport."""
+def check_report(content: bytes, quorum: MembersFile) -> BuyerReport:
+    """The report in ``content``, signed by one of its member's keys in ``quorum``. Raises Rejected."""
     try:
         envelope = Envelope.decode(content.strip(), REPORT_TYPE, max_size=MAX_REPORT)
         fields = Fields(parse(envelope.payload, max_size=MAX_REPORT), "")
         fields.exactly("purpose", PURPOSE)
         member = fields.text("member")
-        report = Report(
+        report = BuyerReport(
             member=member,
             kms=fields.text("kms"),
             bids=fields.text("bids"),
@@ -118,19 +117,17 @@ def check_report(content: bytes, quorum: MembersFile) -> Report:
             decisions=_digests(fields.items("decisions", low=1, high=DECISIONS_MAX)),
         )
         fields.done()
-    except BadReport:
-        raise
     except Rejected as error:
-        raise BadReport(error.what) from None
+        raise _bad_report(error.what) from None
     party = quorum.member(member)
     if party is None:
-        raise BadReport(f"{shown(member)} is not a member of quorum.toml")
+        raise _bad_report(f"{shown(member)} is not a member of quorum.toml")
     if not envelope.signers(party.keys):
-        raise BadReport(f"not signed by a key of {member}")
+        raise _bad_report(f"not signed by a key of {member}")
     return report
 
 
 def _digests(items: Sequence[Any]) -> tuple[str, ...]:
     if not all(isinstance(item, str) for item in items):
-        raise BadReport("decisions are not texts")
+        raise _bad_report("decisions are not texts")
     return tuple(items)

@@ -1,4 +1,4 @@
-"""The policy as it is pasted into CloudFormation or Terraform. Pure."""
+"""The policy in the notations of CloudFormation and Terraform. Pure."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from coattest_verify.keypolicy.generate import DECISION_TAG, canonical, decision_tag
+from coattest_verify.keypolicy.generate import DECISION_TAG, decision_tag, policy_text
 
 BIDS_PREFIX = "bids/"
 """Where a buyer's bid files are in its bucket."""
 
 
 def cloudformation(policy: Mapping[str, Any], description: str) -> str:
-    """A template with one AWS::KMS::Key, kept when the stack is deleted: losing the key loses the bids."""
+    """A template with one AWS::KMS::Key, which outlives its stack: losing the key loses the bids."""
     return json.dumps(_template({"CoattestKey": _key(policy, description)}), indent=2, sort_keys=True)
 
 
@@ -41,7 +41,7 @@ def stack(policy: Mapping[str, Any], description: str, parent_roles: Sequence[st
 
 
 def private_bucket() -> dict[str, Any]:
-    """A bucket without public access or ACLs, encrypted by S3, versioned, kept when its stack is deleted."""
+    """A bucket without public access or ACLs, encrypted by S3, versioned, which outlives its stack."""
     return {
         "Type": "AWS::S3::Bucket",
         "DeletionPolicy": "Retain",
@@ -77,7 +77,7 @@ def bucket_policy(bucket: str, statements: Sequence[Mapping[str, Any]]) -> dict[
     }
     return {
         "Type": "AWS::S3::BucketPolicy",
-        # A bucket that is kept keeps its policy.
+        # A bucket that outlives its stack needs its policy.
         "DeletionPolicy": "Retain",
         "UpdateReplacePolicy": "Retain",
         "Properties": {
@@ -114,7 +114,7 @@ def _key(policy: Mapping[str, Any], description: str) -> dict[str, Any]:
 
 def terraform(policy: Mapping[str, Any], description: str) -> str:
     """An aws_kms_key resource."""
-    text = _escaped(canonical(policy))
+    text = _escaped(policy_text(policy))
     return "\n".join(
         [
             'resource "aws_kms_key" "coattest" {',

@@ -7,13 +7,9 @@ could have written itself from a statement that counts, signature aside.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-from in_toto.models.layout import Layout, Step
-from in_toto.models.link import Link
-from in_toto.models.metadata import Metablock
-from securesystemslib.formats import encode_canonical
 
 from coattest.errors import Rejected
 from coattest.strictjson import Fields, parse
@@ -21,9 +17,11 @@ from coattest_verify.quorum.directory import Evidence
 from coattest_verify.quorum.members.file import MembersFile, utc
 from coattest_verify.quorum.statements.statement import Statement
 from coattest_verify.quorum.tally import Answer
-from coattest_verify.signatures.keys import PublicKey
+from coattest_verify.signatures.keys import PublicKey, Signer
+from coattest_verify.signatures.olpc import encode_olpc
 
 STEP = "rebuild"
+COMMAND = ["verify", "rebuild"]
 LAYOUT_FILE = "root.layout"
 MAX_LINK = 256 * 1024
 """Bytes of a link; two profiles have about 3 kB."""
@@ -36,81 +34,86 @@ def link_name(key: PublicKey) -> str:
     return f"{STEP}.{key.keyid[:8]}.link"
 
 
-def link_of(statement: Statement) -> Link:
+def link_of(statement: Statement) -> dict[str, Any]:
     """The link that says what a statement says about artifacts."""
     products: dict[str, dict[str, str]] = {}
     for profile, result in sorted(statement.profiles.items()):
         products[f"{profile}/{result.name}"] = {"sha256": result.sha256, "sha384": result.sha384}
         for index, value in enumerate(result.pcrs):
             products[f"{profile}/PCR{index}"] = {"sha384": value}
-    return Link(
-        name=STEP,
-        command=["verify", "rebuild"],
-        materials={
+    return {
+        "_type": "link",
+        "name": STEP,
+        "command": COMMAND,
+        "materials": {
             "source-tree": {"sha256": statement.tree_sha256},
             "image.lock": {"sha256": statement.lock_sha256},
         },
-        products=products,
-    )
+        "products": products,
+        "byproducts": {},
+        "environment": {},
+    }
 
 
-def sign_link(statement: Statement, signer: Any) -> bytes:
+def sign_link(statement: Statement, signer: Signer) -> bytes:
     """The signed link (classic Metablock)."""
-    return _signed(link_of(statement), signer)
+    link = link_of(statement)
+    return metablock(link, [_signature(signer.public, signer.sign(encode_olpc(link)))])
 
 
-def layout_of(policy: MembersFile) -> Layout:
+def layout_of(policy: MembersFile) -> dict[str, Any]:
     """The layout that a policy amounts to, as far as in-toto can say it: keys, threshold, expiry.
 
     Groups, rounds, freshness and dissent are beyond in-toto; no inspections, so nothing is ever executed.
     """
     keys = {key.keyid: key.sslib() for member in policy.members for key in member.keys}
-    step = Step(
-        name=STEP,
-        threshold=policy.threshold,
-        pubkeys=list(keys),
-        expected_command=["verify", "rebuild"],
-        expected_materials=[["ALLOW", "source-tree"], ["ALLOW", "image.lock"], ["DISALLOW", "*"]],
-        expected_products=[["ALLOW", "*/image*.eif"], ["ALLOW", "*/PCR?"], ["DISALLOW", "*"]],
-    )
-    return Layout(steps=[step], inspect=[], keys=keys, expires=utc(policy.expires), readme=README)
+    step = {
+        "_type": "step",
+        "name": STEP,
+        "threshold": policy.threshold,
+        "pubkeys": list(keys),
+        "expected_command": COMMAND,
+        "expected_materials": [["ALLOW", "source-tree"], ["ALLOW", "image.lock"], ["DISALLOW", "*"]],
+        "expected_products": [["ALLOW", "*/image*.eif"], ["ALLOW", "*/PCR?"], ["DISALLOW", "*"]],
+    }
+    return {
+        "_type": "layout",
+        "steps": [step],
+        "inspect": [],
+        "keys": keys,
+        "expires": utc(policy.expires),
+        "readme": README,
+    }
 
 
-def sign_layout(policy: MembersFile, signer: Any, earlier: bytes | None = None) -> bytes:
+def sign_layout(policy: MembersFile, signer: Signer, earlier: bytes | None = None) -> bytes:
     """The policy's layout with this signer's signature beside the valid ones of ``earlier``.
 
     Whatever else ``earlier`` holds is left behind.
     """
     layout = layout_of(policy)
-    block = Metablock(signed=layout, signatures=[])
     keys = [key for member in policy.members for key in member.keys]
-    if earlier is not None:
-        block.signatures = layout_signatures(earlier, layout, keys)
-    signature = signer.sign(layout.signable_bytes).to_dict()
-    block.signatures = [item for item in block.signatures if item["keyid"] != signature["keyid"]]
-    block.signatures.append(signature)
-    block.signatures.sort(key=lambda item: str(item["keyid"]))
-    return _bytes(block)
+    others = layout_signatures(earlier, layout, keys) if earlier is not None else []
+    signature = _signature(signer.public, signer.sign(encode_olpc(layout)))
+    signatures = [item for item in others if item["keyid"] != signature["keyid"]]
+    return metablock(layout, sorted([*signatures, signature], key=lambda item: item["keyid"]))
 
 
-def layout_signatures(data: bytes, layout: Layout, keys: list[PublicKey]) -> list[dict[str, str]]:
+def layout_signatures(
+    data: bytes, layout: Mapping[str, Any], keys: Sequence[PublicKey]
+) -> list[dict[str, str]]:
     """The signatures in a layout file that are good for ``layout``; an unreadable file has none."""
     try:
         signatures = _signatures(Fields(parse(data, max_size=MAX_LINK * 4), ""), limit=4096)
     except Rejected:
         return []
-    message = layout.signable_bytes
+    message = encode_olpc(layout)
     good = []
     for key in keys:
         signature = signatures.get(key.keyid)
         if signature is not None and key.verifies(signature, message):
-            good.append({"keyid": key.keyid, "sig": signature.hex()})
+            good.append(_signature(key, signature))
     return good
-
-
-def layout_with(layout: Layout, signatures: list[dict[str, str]]) -> bytes:
-    """A layout file with signatures that ``layout_signatures`` found good."""
-    return _bytes(Metablock(signed=layout, signatures=signatures))
 
 
 def filtered(evidence: Evidence, policy: MembersFile, agreeing: tuple[Answer, ...]) -> dict[str, bytes]:
@@ -128,20 +131,19 @@ def filtered(evidence: Evidence, policy: MembersFile, agreeing: tuple[Answer, ..
         for key in member.keys:
             signature = _link_signature(evidence, key, link)
             if signature is not None:
-                block = Metablock(signed=link, signatures=[{"keyid": key.keyid, "sig": signature.hex()}])
-                found[link_name(key)] = _bytes(block)
+                found[link_name(key)] = metablock(link, [_signature(key, signature)])
                 break
     return found
 
 
-def _link_signature(evidence: Evidence, key: PublicKey, link: Link) -> bytes | None:
+def _link_signature(evidence: Evidence, key: PublicKey, link: Mapping[str, Any]) -> bytes | None:
     try:
         fields = Fields(parse(evidence.read(link_name(key), MAX_LINK), max_size=MAX_LINK), "")
         signature = _signatures(fields, limit=16).get(key.keyid)
     except Rejected:
         return None
-    message: bytes = link.signable_bytes
-    same = str(encode_canonical(fields.values.get("signed"))).encode() == message
+    message = encode_olpc(link)
+    same = encode_olpc(fields.values.get("signed")) == message
     return signature if same and signature is not None and key.verifies(signature, message) else None
 
 
@@ -157,11 +159,11 @@ def _signatures(fields: Fields, *, limit: int) -> Mapping[str, bytes]:
     return found
 
 
-def _signed(signed: Link | Layout, signer: Any) -> bytes:
-    block = Metablock(signed=signed, signatures=[])
-    block.create_signature(signer)
-    return _bytes(block)
+def _signature(key: PublicKey, signature: bytes) -> dict[str, str]:
+    return {"keyid": key.keyid, "sig": signature.hex()}
 
 
-def _bytes(block: Metablock) -> bytes:
-    return f"{block}\n".encode()
+def metablock(signed: Mapping[str, Any], signatures: Sequence[Mapping[str, str]]) -> bytes:
+    """A link or layout with its signatures, written as in-toto's Metablock writes itself."""
+    block = {"signatures": signatures, "signed": signed}
+    return (json.dumps(block, indent=1, separators=(",", ": "), sort_keys=True) + "\n").encode()

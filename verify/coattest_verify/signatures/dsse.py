@@ -9,11 +9,10 @@ import base64
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from coattest.errors import Rejected
 from coattest.strictjson import MAX_SIZE, Fields, canonical, parse
-from coattest_verify.signatures.keys import PublicKey, public_key_of
+from coattest_verify.signatures.keys import PublicKey, Signer
 
 MAX_SIGNATURES = 16
 """Signatures on one envelope; each costs a verification per key of the member."""
@@ -79,11 +78,10 @@ def pae(payload_type: str, payload: bytes) -> bytes:
     return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
 
 
-def sign(signer: Any, payload_type: str, payload: bytes) -> Envelope:
-    """An envelope with one signature by a securesystemslib signer."""
+def sign(signer: Signer, payload_type: str, payload: bytes) -> Envelope:
+    """An envelope with one signature."""
     signature = signer.sign(pae(payload_type, payload))
-    keyid = public_key_of(signer).keyid
-    return Envelope(payload_type, payload, ((keyid, bytes.fromhex(signature.signature)),))
+    return Envelope(payload_type, payload, ((signer.public.keyid, signature),))
 
 
 def _base64(text: str, name: str) -> bytes:

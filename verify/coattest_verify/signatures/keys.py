@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
@@ -28,14 +28,11 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
     load_pem_public_key,
 )
-from securesystemslib.signer import (
-    CryptoSigner,  # pyright: ignore[reportPrivateImportUsage]
-    Signer,  # pyright: ignore[reportPrivateImportUsage]
-    SSlibKey,  # pyright: ignore[reportPrivateImportUsage]
-)
 
 from coattest.errors import EnvironmentFailure, FoundFalse, UsageError
+from coattest.extras import need_signer
 from coattest.files import write_atomic
+from coattest_verify.signatures.olpc import encode_olpc
 
 SCHEMES = {
     "ed25519": "ed25519",
@@ -85,7 +82,7 @@ class PublicKey:
     @property
     def keyid(self) -> str:
         """securesystemslib's key id (SHA-256 of its canonical JSON, hex); what in-toto names links by."""
-        return str(SSlibKey.from_crypto(self._key).keyid)
+        return hashlib.sha256(encode_olpc(self._sslib())).hexdigest()
 
     @property
     def fingerprint(self) -> str:
@@ -96,6 +93,11 @@ class PublicKey:
     def text(self) -> str:
         """The form used in ``quorum.toml``: base64 of the SPKI."""
         return base64.b64encode(self.spki).decode()
+
+    @property
+    def digest(self) -> SHA256 | SHA384:
+        """The digest that ECDSA signs with on this key's curve (FIPS 186-5, 6.1.1)."""
+        return SHA256() if self.scheme == SCHEMES["p256"] else SHA384()
 
     @property
     def pem(self) -> bytes:
@@ -156,26 +158,68 @@ class PublicKey:
             if isinstance(self._key, ed25519.Ed25519PublicKey):
                 self._key.verify(signature, message)
             else:
-                digest = SHA256() if self.scheme == SCHEMES["p256"] else SHA384()
-                self._key.verify(signature, message, ec.ECDSA(digest))
+                self._key.verify(signature, message, ec.ECDSA(self.digest))
         except InvalidSignature:
             return False
         return True
 
     def sslib(self) -> dict[str, Any]:
         """The key as securesystemslib's and in-toto's dictionary, key id included."""
-        known: dict[str, Any] = SSlibKey.from_crypto(self._key).to_dict()
-        return {**known, "keyid": self.keyid}
+        return {**self._sslib(), "keyid": self.keyid}
+
+    def _sslib(self) -> dict[str, Any]:
+        if isinstance(self._key, ed25519.Ed25519PublicKey):
+            kind, value = "ed25519", self._key.public_bytes(Encoding.Raw, PublicFormat.Raw).hex()
+        else:
+            kind, value = "ecdsa", self.pem.decode()
+        return {"keytype": kind, "scheme": self.scheme, "keyval": {"public": value}}
 
 
-def public_key_of(signer: Any) -> PublicKey:
-    """The public half of a securesystemslib signer. Raises BadKey when it is of another type."""
-    # Public API only: the PEM (or raw hex, for Ed25519) of the signer's own key dictionary.
-    public = signer.public_key.keyval["public"]
-    if signer.public_key.keytype == "ed25519":
-        raw = ed25519.Ed25519PublicKey.from_public_bytes(bytes.fromhex(public))
-        return PublicKey.from_spki(raw.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
-    return PublicKey.from_pem(public.encode())
+class Signer(Protocol):
+    """Who signs: a key file, or a key that never leaves its place."""
+
+    @property
+    def public(self) -> PublicKey:
+        """The public half."""
+        ...
+
+    def sign(self, message: bytes) -> bytes:
+        """A signature as ``PublicKey.verifies`` takes it: Ed25519 raw, ECDSA in DER."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FileSigner:
+    """The private key of a file, in memory."""
+
+    public: PublicKey
+    _key: Any = field(repr=False)
+
+    def sign(self, message: bytes) -> bytes:
+        """A signature with the digest that the curve goes with."""
+        signature: bytes
+        if isinstance(self._key, ed25519.Ed25519PrivateKey):
+            signature = self._key.sign(message)
+        else:
+            signature = self._key.sign(message, ec.ECDSA(self.public.digest))
+        return signature
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteSigner:
+    """A securesystemslib signer and the public key that it was told."""
+
+    public: PublicKey
+    _signer: Any = field(repr=False)
+
+    def sign(self, message: bytes) -> bytes:
+        """A signature by the service or the token; raises whatever its library raises."""
+        return bytes.fromhex(self._signer.sign(message).signature)
+
+
+def public_key_of(signer: Signer) -> PublicKey:
+    """The public half of a signer."""
+    return signer.public
 
 
 def generate(path: Path, kind: str = "ed25519", passphrase: bytes | None = None) -> PublicKey:
@@ -220,8 +264,8 @@ def load_public(path: Path) -> PublicKey:
         raise KeyUnreadable(error.what, where=str(path)) from None
 
 
-def load_signer(path: Path, passphrase: Callable[[], bytes] | None = None) -> Any:
-    """A securesystemslib signer for a PKCS#8 PEM file; ``.public_key`` and ``.sign(bytes)``.
+def load_signer(path: Path, passphrase: Callable[[], bytes] | None = None) -> FileSigner:
+    """The signer of a PKCS#8 PEM file.
 
     An encrypted file is opened with ``passphrase()``, which is asked only then; by default it is the first
     line of the file that COATTEST_PASSPHRASE_FILE names. Raises KeyUnreadable.
@@ -229,14 +273,13 @@ def load_signer(path: Path, passphrase: Callable[[], bytes] | None = None) -> An
     content = _read(path)
     try:
         key = _decrypt(content, passphrase or passphrase_from_environment)
-        signer = CryptoSigner(key)
-        public_key_of(signer)
-    except (ValueError, UnsupportedAlgorithm, BadKey):
+        spki = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        return FileSigner(PublicKey.from_spki(spki), key)
+    except (ValueError, UnsupportedAlgorithm, BadKey, AttributeError):
         raise KeyUnreadable(
             "not an Ed25519, P-256 or P-384 private key in PKCS#8 PEM, or the passphrase is wrong",
             where=str(path),
         ) from None
-    return signer
 
 
 URI_SCHEMES = ("awskms", "azurekms", "gcpkms", "hsm")
@@ -245,18 +288,26 @@ URI_SCHEMES = ("awskms", "azurekms", "gcpkms", "hsm")
 PROBE = b"coattest/key-probe/v1"
 
 
-def load_remote_signer(uri: str, candidates: Sequence[PublicKey], ask: Callable[[str], str]) -> Any:
+def load_remote_signer(uri: str, candidates: Sequence[PublicKey], ask: Callable[[str], str]) -> RemoteSigner:
     """A signer for one of securesystemslib's URIs, which belongs to one of ``candidates``.
 
     Such a signer wants its public key told; when there are several candidates a signature shows which it is.
     ``ask`` is called with the name of a secret (``pin``) when the signer wants one. Raises KeyUnreadable when
-    it is none of them, EnvironmentFailure when its library or service fails.
+    it is none of them, EnvironmentFailure when its library or service fails or is not installed.
     """
+    need_signer(uri)
+    from securesystemslib.signer import (  # noqa: PLC0415 - key files need nothing of it
+        Signer as Library,  # pyright: ignore[reportPrivateImportUsage]
+    )
+    from securesystemslib.signer import (  # noqa: PLC0415
+        SSlibKey,  # pyright: ignore[reportPrivateImportUsage]
+    )
+
     for public in candidates:
         known = SSlibKey.from_crypto(public._key)
         try:
-            signer = Signer.from_priv_key_uri(uri, known, ask)
-            signature = bytes.fromhex(signer.sign(PROBE).signature)
+            signer = RemoteSigner(public, Library.from_priv_key_uri(uri, known, ask))
+            signature = signer.sign(PROBE)
         except (ValueError, TypeError) as error:
             raise KeyUnreadable(str(error) or "not a signer's URI", where=uri) from None
         except Exception as error:

@@ -96,7 +96,7 @@ def _verified(document: bytes, now: datetime, root: Root, allow_unsigned: bool) 
         verdict = verify_document(document, expectations, now=now, root=root)
         if verdict.ok:
             return verdict.document
-        reasons = ", ".join(failure.code for failure in verdict.failures)
+        reasons = ", ".join(finding.code for finding in verdict.findings)
     except CoattestError as error:
         reasons = error.code
     if allow_unsigned:

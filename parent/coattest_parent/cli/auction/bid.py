@@ -25,23 +25,25 @@ from coattest_verify.cli.options import decision_options
 from coattest_verify.quorum.authority import authority_from
 
 
-@click.command()
+@click.command("bid")
 @manifest_option
 @buyer_option
-@click.option("--bids", "csv_path", type=FILE, required=True, help="CSV with the header lot,amount.")
-@click.option("--out", type=NEW_FILE, help="The encrypted bid file; keep it for 'auction seal'.")
-@click.option("--upload/--no-upload", default=False, help="Put it at the manifest's bids URI.")
+@click.option("--bids", "csv_path", type=FILE, required=True, help="CSV file with the header lot,amount.")
+@click.option(
+    "--out", type=NEW_FILE, help="Where to write the encrypted bid file; keep it for 'auction seal'."
+)
+@click.option("--upload/--no-upload", default=False, help="Upload the bid file to the manifest's URI.")
 @click.option(
     "--show-amounts",
     is_flag=True,
-    help="Show the amounts in the preview, which must be a terminal; with --json, put them there.",
+    help="Show the amounts, on a terminal only; with --json, include them.",
 )
-@click.option("--preview", is_flag=True, help="Check and show the bids; encrypt and upload nothing.")
+@click.option("--preview", is_flag=True, help="Only check and show the bids; encrypt and upload nothing.")
 @journal_option
 @aws_options
 @decision_options
 @json_option
-def bid(
+def bid_command(
     *,
     manifest_path: Path,
     name: str,
@@ -56,7 +58,10 @@ def bid(
     as_json: bool,
     **decision: Any,
 ) -> None:
-    """Encrypt your bids so that only the decided enclave can open them, for this auction only."""
+    """Encrypt your bids for the decided enclave.
+
+    Nobody else can open them, and they count in this auction only.
+    """
     if out is None and not preview:
         raise UsageError("no file to write the encrypted bids to", hint="--out FILE, or --preview")
     manifest = load_manifest(manifest_path)
@@ -99,24 +104,22 @@ def bid(
 
 
 def _read(path: Path, manifest: messages.Manifest, as_json: bool) -> Bids:
-    """The bids of a CSV file; for people every problem has its own line on stderr. Raises BadBids."""
+    """The bids of a CSV file; without --json every finding has its own line on stderr. Raises BadBids."""
     with path.open("rb") as file:
         content = file.read(CSV_MAX + 1)
     try:
         return read_bids(content, manifest.lots)
     except BadBids as error:
-        if as_json or len(error.problems) < 2:
+        if as_json or len(error.findings) < 2:
             raise
-        for problem in error.problems:
-            err().print(f"{path}: {problem}", style="red", markup=False)
-        more = f"{error.count} problems" + (
-            ", the first ones above" if error.count > len(error.problems) else ""
-        )
-        raise BadBids(more, where=str(path)) from None
+        for finding in error.findings:
+            err().print(f"{path}: {finding.where}: {finding.detail}", style="red", markup=False)
+        first = f", the first {len(error.findings)} above" if error.count > len(error.findings) else ""
+        raise BadBids(f"{error.count} findings{first}", where=str(path)) from None
 
 
 def _summary(manifest: messages.Manifest, bids: Bids, show_amounts: bool) -> dict[str, Any]:
-    """What the preview says, for programs; amounts when they were asked for."""
+    """What the preview shows, as JSON, with the amounts if asked for."""
     summary: dict[str, Any] = {
         "manifest": manifest.digest.hex(),
         "auction": manifest.auction,
@@ -135,8 +138,8 @@ def _preview(manifest: messages.Manifest, bids: Bids, show_amounts: bool) -> Non
     console = err()
     if show_amounts and not console.is_terminal:
         raise UsageError(
-            "amounts are shown on a terminal only, and standard error is none",
-            hint="leave --show-amounts out",
+            "amounts are shown on a terminal only, and standard error is not one",
+            hint="leave out --show-amounts",
         )
     console.print(
         f"{manifest.auction}: bids on {bids.count} of {len(manifest.lots)} lots, {manifest.currency}",
@@ -144,7 +147,7 @@ def _preview(manifest: messages.Manifest, bids: Bids, show_amounts: bool) -> Non
     )
     if bids.below_reserve:
         console.print(
-            f"below the reserve, so without effect: {', '.join(bids.below_reserve[:20])}",
+            f"below the reserve, so they cannot win: {', '.join(bids.below_reserve[:20])}",
             style="yellow",
             markup=False,
         )

@@ -12,7 +12,7 @@ from coattest.files import write_atomic
 from coattest.jsontext import emit_json
 from coattest.shell import err, json_option
 from coattest_enclave.protocol import messages
-from coattest_enclave.protocol.canonical import MessageError
+from coattest_enclave.protocol.errors import MessageError
 from coattest_parent.cli.auction.options import member_option
 from coattest_parent.cli.options import FILE, NEW_FILE
 from coattest_verify.auction.buyers import BuyerRecord, load_auction_public_key
@@ -23,7 +23,7 @@ from coattest_verify.signatures.keys import load_signer
 def certified_record(
     quorum_key: Path, member: str, auction_key: Path, kms_key: str, bids: str
 ) -> BuyerRecord:
-    """The buyer's record, its certificate signed with the member's quorum key; raises UsageError."""
+    """The buyer's record, with its certificate signed by the member's quorum key; raises UsageError."""
     public = load_auction_public_key(auction_key)
     certificate = certify_buyer_key(load_signer(quorum_key), member, public, kms_key)
     try:
@@ -32,18 +32,23 @@ def certified_record(
         raise UsageError(f"not a buyer's record: {error}", code="bad-buyer-record") from None
 
 
-@click.command()
+@click.command("certify")
 @click.option("--key", "quorum_key", type=FILE, required=True, help="The member's quorum key.")
 @member_option
 @click.option("--auction-key", type=FILE, required=True, help="The auction key's public half (KEY.pub).")
 @click.option("--kms-key", required=True, help="Full ARN of the KMS key that protects your bids.")
 @click.option("--bids", required=True, help="Where your bid file will be: s3://bucket/key.")
-@click.option("--out", type=NEW_FILE, required=True, help="The record to give to the service.")
+@click.option(
+    "--out", type=NEW_FILE, required=True, help="Where to write the record, which you give to the service."
+)
 @json_option
-def certify(
+def certify_command(
     *, quorum_key: Path, member: str, auction_key: Path, kms_key: str, bids: str, out: Path, as_json: bool
 ) -> None:
-    """Certify an auction key and a KMS key with the member's quorum key; write the buyer's record."""
+    """Certify your auction key and KMS key, and write your record.
+
+    The certificate is signed with your quorum key. The record goes into the auction's manifest.
+    """
     record = certified_record(quorum_key, member, auction_key, kms_key, bids).to_json()
     write_atomic(out, json.dumps(record, indent=2, sort_keys=True).encode() + b"\n")
     if as_json:

@@ -12,10 +12,15 @@ from coattest_parent.cli.options import NEW_FILE
 from coattest_verify.auction.buyers import generate_auction_key
 
 
-@click.command()
-@click.option("--out", type=NEW_FILE, required=True, help="Where the private key goes; OUT.pub beside it.")
+@click.command("keygen")
+@click.option(
+    "--out",
+    type=NEW_FILE,
+    required=True,
+    help="Where to write the private key; the public key goes to OUT.pub.",
+)
 @json_option
-def keygen(*, out: Path, as_json: bool) -> None:
+def keygen_command(*, out: Path, as_json: bool) -> None:
     """Make a buyer's auction key (EC P-384), which signs seals."""
     public = generate_auction_key(out)
     if as_json:

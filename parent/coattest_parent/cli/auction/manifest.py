@@ -20,9 +20,7 @@ from coattest_verify.auction.buyers import RECORD_MAX, BuyerRecord, make_manifes
 
 
 def parse_lot(text: str) -> messages.Lot:
-    """``ID`` or ``ID:RESERVE``; an id that itself ends in a colon and digits needs the reserve spelled
-    out.
-    """
+    """The lot of ``ID`` or ``ID:RESERVE``. An id that ends in a colon and digits needs a reserve."""
     head, colon, tail = text.rpartition(":")
     if colon and tail.isascii() and tail.isdigit():
         return messages.Lot(head, parse_reserve(tail, "--lot"))
@@ -30,7 +28,7 @@ def parse_lot(text: str) -> messages.Lot:
 
 
 def parse_reserve(digits: str, where: str) -> int:
-    """A reserve in minor units; raises UsageError for what is no amount."""
+    """A reserve in minor units; raises UsageError for anything but an amount."""
     reserve = parse_number(digits, messages.AMOUNT_MAX)
     if reserve is None:
         raise UsageError(f"not a reserve from 0 to {messages.AMOUNT_MAX}", where=where, code="bad-lots")
@@ -63,20 +61,24 @@ def read_record(path: Path) -> BuyerRecord:
         return BuyerRecord.parse(file.read(RECORD_MAX + 1), str(path))
 
 
-@click.command()
+@click.command("manifest")
 @click.option("--auction", required=True, help="The auction's id.")
 @click.option(
-    "--rule", type=click.Choice(sorted(messages.DISCLOSURE)), default="first-price", show_default=True
+    "--rule",
+    type=click.Choice(sorted(messages.DISCLOSURE)),
+    default="first-price",
+    show_default=True,
+    help="Who pays what, and what the result reveals (docs/protocol.md).",
 )
-@click.option("--currency", required=True, help="Three letters; amounts are in its minor unit.")
+@click.option("--currency", required=True, help="Three letters; amounts are in minor units of it.")
 @click.option("--lot", "lots", multiple=True, help="A lot, with its reserve in minor units: ID[:RESERVE].")
 @click.option("--lots", "lots_file", type=FILE, help="More lots, as CSV: lot,reserve.")
 @click.option("--buyer", "buyers", type=FILE, multiple=True, required=True, help="A buyer's record.")
 @click.option("--closes", callback=moment, required=True, help="Closing time: ISO 8601 with zone, or Unix s.")
-@click.option("--publish-by", callback=moment, required=True, help="Publication deadline, likewise.")
-@click.option("--out", type=NEW_FILE, required=True)
+@click.option("--publish-by", callback=moment, required=True, help="Publication deadline, in the same form.")
+@click.option("--out", type=NEW_FILE, required=True, help="Where to write the manifest.")
 @json_option
-def manifest(
+def manifest_command(
     *,
     auction: str,
     rule: str,
@@ -89,7 +91,10 @@ def manifest(
     out: Path,
     as_json: bool,
 ) -> None:
-    """Make an auction's manifest; its digest is the auction's identity."""
+    """Make an auction's manifest.
+
+    Its digest identifies the auction.
+    """
     made = make_manifest(
         auction=auction,
         rule=rule,

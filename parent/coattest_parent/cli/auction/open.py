@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from coattest.errors import UsageError
+from coattest.errors import FoundFalse, UsageError
 from coattest.files import write_atomic
 from coattest.jsontext import emit_json
 from coattest.shell import byte_progress, err, json_option, out, utc_now
@@ -19,7 +19,6 @@ from coattest.text import printable
 from coattest_enclave.protocol import cose, messages
 from coattest_parent.auction.finish import Finished, Way, finish
 from coattest_parent.auction.publish import Sealed
-from coattest_parent.auction.steps import TooEarly
 from coattest_parent.cli.auction.options import manifest_option, way_options
 from coattest_parent.cli.options import FILE, NEW_FILE, aws_from, aws_options
 from coattest_parent.link.aws import parse_s3_uri
@@ -38,21 +37,23 @@ from coattest_verify.auction.outcomes import moment_text, outcomes_json, outcome
     "--seal", "seals", type=FILE, multiple=True, required=True, help="A buyer's seal; one per buyer."
 )
 @way_options
-@click.option("--wait", is_flag=True, help="Wait for the closing time, if need be.")
+@click.option("--wait", is_flag=True, help="Wait for the closing time if it has not passed.")
 @click.option("--publish", "publish", help="Also put the result file at s3://bucket/key.")
 @click.option(
     "--retry-for",
     type=click.FloatRange(0, 86400),
     default=FOR_SECONDS,
     show_default=True,
-    help="Seconds in which what may pass is tried again; 0 is one attempt.",
+    help="Seconds for which to try again after a failure that may pass; 0 is one attempt.",
 )
 @click.option("--log", "log_path", type=NEW_FILE, help="Append events to this file, as JSON lines.")
-@click.option("--metrics", "metrics_path", type=NEW_FILE, help="Write metrics in Prometheus' text format.")
+@click.option(
+    "--metrics", "metrics_path", type=NEW_FILE, help="Write metrics to this file, in Prometheus' text format."
+)
 @click.option("--out", "out_path", type=NEW_FILE, required=True, help="The result file.")
 @aws_options
 @json_option
-def open_(
+def open_command(
     *,
     manifest_path: Path,
     seals: tuple[Path, ...],
@@ -69,11 +70,11 @@ def open_(
     ca_bundle: Path | None,
     as_json: bool,
 ) -> None:
-    """Have the enclave open a sealed auction, and store its result with its receipt.
+    """Open a sealed auction, and store its result with the receipt.
 
-    Calling it again is safe and goes on where the last call was: one seal can only give one result, a
-    result file that is there is used, and an object that is there is not replaced. After the manifest's
-    publication deadline nothing is opened any more: the receipt would not verify.
+    Running it again is safe and continues where the last run stopped: one seal can give only one result, an
+    existing result file is used, and an existing object is not replaced. After the manifest's publication
+    deadline nothing is opened, because the receipt would not verify.
     """
 
     def work() -> Finished:
@@ -96,7 +97,7 @@ def open_(
                     progress=progress,
                 )
 
-    with Stop("call it again: it goes on where it was", last=True) as stop:
+    with Stop("run it again: it continues where it stopped", last=True) as stop:
         _show(stop.cut(work), out_path, as_json=as_json)
 
 
@@ -117,23 +118,25 @@ def _show(finished: Finished, out_path: Path, *, as_json: bool) -> None:
         )
     else:
         out().print(outcomes_table(result))
-        err().print(f"{out_path}: not verified yet; 'verify receipt' does that", markup=False)
+        err().print(f"{out_path}: not verified yet; use 'verify receipt'", markup=False)
 
 
 def _read_seal(path: Path) -> bytes:
     with path.open("rb") as file:
         content = file.read(cose.SIGN1_MAX + 1)
     if len(content) > cose.SIGN1_MAX:
-        raise UsageError("too large for a seal", where=str(path), code="bad-seal")
+        raise UsageError("the file is too large for a seal", where=str(path), code="bad-seal")
     return content
 
 
 def _closed(manifest: messages.Manifest, wait: bool) -> None:
-    """Return once the closing time has passed; raises TooEarly when it has not and nobody wants to wait."""
+    """Return after the closing time; raises FoundFalse (``too-early``) before it, unless told to wait."""
     while (left := manifest.closes - utc_now().timestamp()) > 0:
         if not wait:
-            raise TooEarly(
-                f"bids close at {moment_text(manifest.closes)}", hint="open after it, or use --wait"
+            raise FoundFalse(
+                f"bids close at {moment_text(manifest.closes)}",
+                hint="open after that, or use --wait",
+                code="too-early",
             )
         err().print(f"waiting {left:.0f} s for the closing time", markup=False)
         time.sleep(min(left, 60.0))
@@ -159,7 +162,7 @@ def _telemetry(log_path: Path | None, metrics_path: Path | None) -> Iterator[Tel
 
 @contextlib.contextmanager
 def _progress(manifest: messages.Manifest, *, quiet: bool) -> Iterator[Progress | None]:
-    """A bar of bytes sent and the enclave's stages, on stderr; nothing with --json or without a terminal."""
+    """A bar of bytes sent and the enclave's stages, on stderr; none with --json or without a terminal."""
     if quiet or not sys.stderr.isatty():
         yield None
         return
@@ -170,7 +173,7 @@ def _progress(manifest: messages.Manifest, *, quiet: bool) -> Iterator[Progress 
 
         def report(stage: str, size: int) -> None:
             display.update(task, description=printable(stage), advance=size)
-            if not size:  # a stage of the enclave's: everything has been sent
+            if not size:  # the enclave reports a stage, so everything has been sent
                 display.update(task, total=display.tasks[0].completed)
 
         yield report

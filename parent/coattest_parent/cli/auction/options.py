@@ -18,6 +18,7 @@ way_options = option_group(
         help="Where the enclave reaches the proxy to KMS (default: by the enclave's kind; none: one runs).",
     ),
     click.option("--assume-role", "role_arn", help="Assume this role first, as an instance profile would."),
+    heading="Enclave",
 )
 """How an auction is opened: passed as ``enclave``, ``proxy``, ``role_arn``."""
 

@@ -41,7 +41,7 @@ def parse_digests(values: tuple[str, ...]) -> dict[str, bytes]:
     return digests
 
 
-@click.command()
+@click.command("seal")
 @manifest_option
 @buyer_option
 @click.option("--auction-key", type=FILE, required=True, help="Your auction key.")
@@ -50,15 +50,17 @@ def parse_digests(values: tuple[str, ...]) -> dict[str, bytes]:
     "--bid-digest",
     "given",
     multiple=True,
-    help="NAME=SHA384 of a buyer's bid file. Without any, all bid files are fetched and digested.",
+    help="NAME=SHA384 of a buyer's bid file. Without this option all bid files are fetched.",
 )
-@click.option("--out", type=NEW_FILE, required=True, help="The seal to give to the service.")
-@click.option("--dry-run", is_flag=True, help="Check and show everything; record and sign nothing.")
+@click.option(
+    "--out", type=NEW_FILE, required=True, help="Where to write the seal, which you give to the service."
+)
+@click.option("--dry-run", is_flag=True, help="Only check and show everything; record and sign nothing.")
 @journal_option
 @aws_options
 @decision_options
 @json_option
-def seal(
+def seal_command(
     *,
     manifest_path: Path,
     name: str,
@@ -73,7 +75,11 @@ def seal(
     as_json: bool,
     **decision: Any,
 ) -> None:
-    """Seal an auction: this manifest, this decided code, these bid files, and no others, ever."""
+    """Seal an auction: sign for one set of bid files, for good.
+
+    The seal binds you to this manifest, the decided code and these bid files. A different seal for the same
+    manifest is refused from then on.
+    """
     manifest = load_manifest(manifest_path)
     authority = authority_from(decision, utc_now(), own=name)
     key = load_auction_key(auction_key)
@@ -100,7 +106,7 @@ def seal(
 
 
 def _explain(plan: SealPlan, decision: Decision) -> None:
-    """Everything that the signature will bind, and that the own bid is among it (plan_seal checked it)."""
+    """Show everything that the signature will bind. plan_seal has checked that the own bid is in it."""
     console = err()
     manifest = plan.manifest
     console.print(
@@ -119,7 +125,7 @@ def _explain(plan: SealPlan, decision: Decision) -> None:
     console.print(f"discloses   {plan.disclosure}", markup=False)
     if plan.reveals_a_losing_amount:
         console.print(
-            "            a losing buyer's amount becomes public, as the winner's price",
+            "            a losing buyer's amount may become public, as the winner's price",
             style="yellow",
             markup=False,
         )
@@ -128,12 +134,12 @@ def _explain(plan: SealPlan, decision: Decision) -> None:
     for name, digest in messages.Seal.decode(plan.payload).bids:
         table.add_row(f"{name} (you)" if name == plan.buyer else name, digest.hex())
     console.print(table)
-    console.print("your own bid file is in this set, byte for byte", markup=False)
+    console.print("your own bid file is in this set", markup=False)
     for overlap in plan.overlaps:
         shown = ", ".join(overlap.lots[:5]) + (" .." if len(overlap.lots) > 5 else "")
         console.print(
             f"warning: {len(overlap.lots)} of these lots were sealed before, in {overlap.auction} ({shown}): "
-            "both results together may say more than either",
+            "both results together may reveal more than either",
             style="yellow",
             markup=False,
         )

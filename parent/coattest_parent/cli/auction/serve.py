@@ -35,12 +35,12 @@ status_option = click.option(
 )
 
 
-@click.command()
+@click.command("serve")
 @click.option(
     "--spool",
     type=FOLDER,
     required=True,
-    help="A directory per auction: manifest.cbor and the seals.",
+    help="Folder with a directory per auction: manifest.cbor and the seals.",
 )
 @way_options
 @click.option("--publish", help="Also put NAME.cbor under s3://bucket/prefix/.")
@@ -51,10 +51,10 @@ status_option = click.option(
     show_default=True,
     help="Seconds between two looks for new auctions.",
 )
-@click.option("--once", is_flag=True, help="End after one round, in which each auction is tried once.")
+@click.option("--once", is_flag=True, help="Try each auction once, then end.")
 @status_option
 @aws_options
-def serve(
+def serve_command(
     *,
     spool: Path,
     enclave: str,
@@ -67,17 +67,17 @@ def serve(
     endpoint_url: str | None,
     ca_bundle: Path | None,
 ) -> None:
-    """Open the auctions of a spool as their closing times pass, until SIGTERM.
+    """Open auctions after their closing times, until SIGTERM.
 
-    What may pass is tried again, each auction at times of its own, so that none waits for another. Events
-    go to stderr as JSON lines. It keeps nothing in memory that matters: kill it and start it again.
+    A failure that may pass is tried again, each auction at its own times, so that none holds up the others.
+    Events go to stderr as JSON lines. It can be killed and started again at any time.
     """
-    with Stop("start it again: it goes on where it was", last=True) as stop:
+    with Stop("start it again: it continues where it stopped", last=True) as stop:
         parse_address(enclave)
         if publish:
             parse_s3_uri(f"{publish}name")
             if not publish.endswith("/"):
-                raise UsageError("a prefix ends in '/'", where=publish, code="bad-uri")
+                raise UsageError("the prefix does not end in '/'", where=publish, code="bad-uri")
         way = Way(enclave, proxy, aws_from(endpoint_url, ca_bundle), role_arn)
         asked_at = parse_status_address(status) if status else None
         with _service() as telemetry:
@@ -87,7 +87,7 @@ def serve(
                 _started(telemetry)
                 try:
                     while not stop.told:
-                        # What runs when the signal comes is cut, not waited for: the next start finishes it.
+                        # A signal interrupts a running attempt; the next start finishes it.
                         stop.cut(courier.round, utc_now)
                         if once or stop.wait(min(every, courier.rest(utc_now()))):
                             break
@@ -97,19 +97,30 @@ def serve(
                 _stopped(telemetry)
 
 
-@click.command()
-@click.option("--listen", "address", default=str(Vsock(None, PROXY_PORT)), show_default=True, help="Where.")
-@click.option("--region", "regions", multiple=True, required=True, help="A region whose KMS may be reached.")
+@click.command("proxy")
+@click.option(
+    "--listen",
+    "address",
+    default=str(Vsock(None, PROXY_PORT)),
+    show_default=True,
+    help="The address to listen on.",
+)
+@click.option(
+    "--region", "regions", multiple=True, required=True, help="A region whose KMS the enclave may reach."
+)
 @status_option
-@click.option("--endpoint-url", help="A local endpoint instead of AWS (loopback only).")
-def proxy(*, address: str, regions: tuple[str, ...], status: str | None, endpoint_url: str | None) -> None:
-    """Run the byte proxy to KMS as a service, until SIGTERM; ``--proxy none`` uses it.
+@click.option("--endpoint-url", help="An endpoint on this machine in place of AWS.")
+def proxy_command(
+    *, address: str, regions: tuple[str, ...], status: str | None, endpoint_url: str | None
+) -> None:
+    """Run the proxy to KMS as a service, until SIGTERM.
 
-    It reaches KMS in these regions and nothing else. Events go to stderr as JSON lines.
+    'auction open' and 'auction serve' use it with --proxy none. It connects to KMS in these regions and
+    nothing else. Events go to stderr as JSON lines.
     """
     with Stop(last=True) as stop:
         if endpoint_url:
-            aws_from(endpoint_url, None)  # refuses what is not on this machine
+            aws_from(endpoint_url, None)  # refuses an endpoint that is not on this machine
         target = endpoint_host_port(endpoint_url) if endpoint_url else None
         allow = kms_allow_list(frozenset(regions), LOCAL_KMS if target else AWS_KMS, target)
         listen = parse_address(address)
@@ -169,7 +180,7 @@ def _stopped(telemetry: Telemetry) -> None:
 
 
 def notify(state: str) -> None:
-    """Tell systemd, where it asked to be told (sd_notify(3)); nothing otherwise."""
+    """Tell systemd, if it asks to be told (sd_notify(3))."""
     path = os.environ.get("NOTIFY_SOCKET")
     if not path:
         return

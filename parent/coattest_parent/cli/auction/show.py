@@ -20,7 +20,7 @@ LOTS_SHOWN = 50
 
 
 def manifest_json(manifest: messages.Manifest) -> dict[str, Any]:
-    """A manifest as JSON, keys left out."""
+    """A manifest as JSON, without keys and certificates."""
     return {
         "auction": manifest.auction,
         "digest": manifest.digest.hex(),
@@ -35,7 +35,7 @@ def manifest_json(manifest: messages.Manifest) -> dict[str, Any]:
 
 
 def lots_table(manifest: messages.Manifest) -> Table:
-    """Lots and reserves, the first LOTS_SHOWN."""
+    """A table of the first LOTS_SHOWN lots and reserves."""
     table = Table("lot", "reserve")
     for lot in manifest.lots[:LOTS_SHOWN]:
         table.add_row(lot.id, str(lot.reserve) if lot.reserve else "none")
@@ -44,11 +44,14 @@ def lots_table(manifest: messages.Manifest) -> Table:
     return table
 
 
-@click.command()
+@click.command("show")
 @manifest_option
 @json_option
-def show(*, manifest_path: Path, as_json: bool) -> None:
-    """Show a manifest. Nothing in it is verified by this; ``auction seal`` does that."""
+def show_command(*, manifest_path: Path, as_json: bool) -> None:
+    """Show a manifest, without verifying it.
+
+    'auction seal' verifies it.
+    """
     manifest = load_manifest(manifest_path)
     if as_json:
         emit_json(manifest_json(manifest))

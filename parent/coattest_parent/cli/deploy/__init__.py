@@ -15,8 +15,13 @@ VERBS = {
     "status": "coattest_parent.cli.deploy.command:status_command",
 }
 
+HEADINGS = {
+    "Deploy": ("plan", "apply", "status", "destroy"),
+    "Check": ("live", "smoke"),
+}
 
-@click.group(cls=LazyGroup, lazy=VERBS)
+
+@click.group(cls=LazyGroup, lazy=VERBS, headings=HEADINGS, extra="aws")
 @click.version_option(package_name="coattest")
 def cli() -> None:
     """Deploy the image that the members decided on, and nothing else."""

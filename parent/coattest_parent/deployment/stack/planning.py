@@ -17,7 +17,7 @@ from coattest_parent.deployment.stack import templates
 from coattest_parent.deployment.stack.settings import Settings
 from coattest_parent.deployment.stack.units import units
 from coattest_parent.deployment.stack.userdata import USER_DATA_MAX, at_every_boot, boot_script
-from coattest_verify.keypolicy.report import Report, check_report
+from coattest_verify.keypolicy.report import BuyerReport, check_report
 from coattest_verify.quorum.authority import Authority
 from coattest_verify.quorum.decision import Decision
 from coattest_verify.rebuild.remeasure import check_image
@@ -54,7 +54,7 @@ class StackPlan:
     settings: Settings
     decision: Decision
     artifact: Artifact
-    reports: tuple[Report, ...]
+    reports: tuple[BuyerReport, ...]
 
     @property
     def release_id(self) -> str:
@@ -122,8 +122,10 @@ def make_stack_plan(
     return made
 
 
-def _checked(authority: Authority, settings: Settings, reports: Mapping[str, bytes]) -> tuple[Report, ...]:
-    found: dict[str, Report] = {}
+def _checked(
+    authority: Authority, settings: Settings, reports: Mapping[str, bytes]
+) -> tuple[BuyerReport, ...]:
+    found: dict[str, BuyerReport] = {}
     for where, content in sorted(reports.items()):
         report = check_report(content, authority.policy)
         if report.member in found:
@@ -145,7 +147,7 @@ def _checked(authority: Authority, settings: Settings, reports: Mapping[str, byt
             raise FoundFalse(
                 f"{name}'s key does not admit decision {digest[:16]}",
                 where=name,
-                hint="the buyer updates its stack (verify policy --stack) and reports again (verify report)",
+                hint="the buyer updates its stack (verify policy make --format stack), then reports again",
                 code="policy-first",
             )
     return tuple(report for _, report in sorted(found.items()))

@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from coattest.aws import aws_errors
 from coattest.errors import UsageError
 from coattest_parent.deployment.runner import Enclave, not_started
 from coattest_parent.deployment.stack import units
 from coattest_parent.deployment.stack.settings import Settings
 from coattest_parent.deployment.stack.ssm import TO, Instance
 from coattest_parent.deployment.stack.stacks import Say, Stacks
-from coattest_parent.link.aws import Aws, aws_errors
+from coattest_parent.link.aws import Aws
 from coattest_parent.link.channels import CID_MAX, ENCLAVE_PORT, Vsock, proxy_address_for
 
 RELEASE = re.compile(r"[0-9a-f]{16}")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
+from coattest.aws import AwsFailure, aws_errors
 from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse, UsageError
 from coattest.findings import Finding
 from coattest_parent.deployment.live import Live, check_live
@@ -26,7 +27,7 @@ from coattest_parent.deployment.stack.planning import StackPlan
 from coattest_parent.deployment.stack.settings import Settings
 from coattest_parent.deployment.stack.stacks import Say, Stacks, StackState, next_step
 from coattest_parent.deployment.stack.templates import attached, main_parameters
-from coattest_parent.link.aws import Aws, AwsFailure, aws_errors
+from coattest_parent.link.aws import Aws
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from coattest.aws import AwsFailure, aws_errors
 from coattest.errors import EnvironmentFailure, UsageError
-from coattest_parent.link.aws import AwsFailure, aws_errors
 
 if TYPE_CHECKING:
     from mypy_boto3_ssm import SSMClient

@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from coattest.aws import AwsFailure, aws_errors
 from coattest.errors import EnvironmentFailure, FoundFalse
 from coattest.findings import Finding
 from coattest_parent.deployment.stack import events
-from coattest_parent.link.aws import AwsFailure, aws_errors
 
 if TYPE_CHECKING:
     from mypy_boto3_cloudformation import CloudFormationClient

@@ -13,7 +13,7 @@ from typing import Any
 
 from coattest_parent.deployment.stack.settings import Settings
 from coattest_parent.deployment.stack.userdata import at_every_boot, boot_script
-from coattest_verify.keypolicy.report import Report
+from coattest_verify.keypolicy.report import BuyerReport
 from coattest_verify.keypolicy.snippets import bucket_policy, private_bucket
 
 VERSION = "2010-09-09"
@@ -104,7 +104,9 @@ def main_template(settings: Settings) -> dict[str, Any]:
     }
 
 
-def main_parameters(settings: Settings, reports: Sequence[Report], base: Mapping[str, str]) -> dict[str, str]:
+def main_parameters(
+    settings: Settings, reports: Sequence[BuyerReport], base: Mapping[str, str]
+) -> dict[str, str]:
     """Values of phase 2's parameters; ``base`` are the outputs of phase 1. Sorted, so that they compare
     equal.
     """

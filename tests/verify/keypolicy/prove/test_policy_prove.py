@@ -18,9 +18,9 @@ from coattest_verify.keypolicy.iam.conditions import BASE_OPERATORS
 
 z3 = pytest.importorskip("z3")
 
-from coattest_verify.keypolicy.prove import Question, prove
+from coattest_verify.keypolicy.prove import ProofQuestion, prove
 from coattest_verify.keypolicy.prove.goals import PLAINTEXT, POWER
-from coattest_verify.keypolicy.prove.symbolic import Space, statement
+from coattest_verify.keypolicy.prove.symbolic import Space, statement_formula
 from support.verify.prover import (
     ACCOUNT,
     ADMIN,
@@ -327,7 +327,7 @@ def formula_says(policy: Policy, request: Request) -> tuple[bool, bool]:
     found: dict[bool, list[Any]] = {True: [], False: []}
     for item in policy.statements:
         if principal_matches(item, request.principal) and action_matches(item, request.action):
-            found[item.allow].append(statement(space, item, resource, policy.variables))
+            found[item.allow].append(statement_formula(space, item, resource, policy.variables))
     assert not space.abstractions
     context = {key.lower(): values for key, values in request.lowered().items()}
     context["kms:recipientattestation:pcr0"] = context.pop(SHA.lower())
@@ -390,7 +390,11 @@ def test_the_solver_finds_a_request_exactly_when_the_evaluator_allows_it(
     ]
     resource = z3.StringVal(request.resource)
     formulas = {
-        effect: [statement(space, item, resource, policy.variables) for item in mine if item.allow is effect]
+        effect: [
+            statement_formula(space, item, resource, policy.variables)
+            for item in mine
+            if item.allow is effect
+        ]
         for effect in (True, False)
     }
     context = request.lowered()
@@ -411,10 +415,10 @@ def test_the_solver_finds_a_request_exactly_when_the_evaluator_allows_it(
 
 def test_the_generated_policies_are_proved() -> None:
     """One release, two, an auction's context, an end: all proved; a delegated account is not."""
-    from coattest_verify.keypolicy.generate import Options, canonical
+    from coattest_verify.keypolicy.generate import PolicyOptions, policy_text
     from support.verify.decisions import ADMINS, ENCRYPTER, decision, make
 
-    until = Options(until=datetime(2027, 1, 1, tzinfo=timezone.utc))
+    until = PolicyOptions(until=datetime(2027, 1, 1, tzinfo=timezone.utc))
     for document, decisions in (
         (make(), [decision()]),
         (make([decision("a"), decision("b")]), [decision("a"), decision("b")]),
@@ -422,9 +426,9 @@ def test_the_generated_policies_are_proved() -> None:
         (make(options=until), [decision()]),
     ):
         tuples = tuple((item.pcrs[0], item.pcrs[1], item.pcrs[2]) for item in decisions)
-        question = Question(tuples, ADMINS, (ENCRYPTER,))
-        findings = prove(parse_policy(canonical(document)), question)
+        question = ProofQuestion(tuples, ADMINS, (ENCRYPTER,))
+        findings = prove(parse_policy(policy_text(document)), question)
         assert all(found.status is PROVED for found in findings)
-    delegating = make(options=Options(delegate_to_account=True))
-    findings = prove(parse_policy(canonical(delegating)), question)
+    delegating = make(options=PolicyOptions(delegate_to_account=True))
+    findings = prove(parse_policy(policy_text(delegating)), question)
     assert statuses({found.goal: found for found in findings}) == (PROVED, REFUTED, PROVED)

@@ -14,7 +14,7 @@ from coattest_verify.keypolicy.iam import Effect, PolicyError, Principal, Reques
 
 pytest.importorskip("z3")
 
-from coattest_verify.keypolicy.prove import Question, prove
+from coattest_verify.keypolicy.prove import ProofQuestion, prove
 from coattest_verify.keypolicy.prove.callers import callers
 from support.verify.prover import (
     ACCOUNT,
@@ -245,7 +245,7 @@ def test_only_the_administrators_hand_out_grants_to_services() -> None:
 def test_a_variable_is_one_in_the_newer_version_only() -> None:
     """In a policy of 2008 ``${aws:PrincipalArn}`` is that text, which no caller's ARN is."""
     condition = {"StringEquals": {"aws:PrincipalArn": "${aws:PrincipalArn}"}}
-    question = Question(DECIDED, (ADMIN,), (BIDDER,))
+    question = ProofQuestion(DECIDED, (ADMIN,), (BIDDER,))
     answers = {}
     for version in ("2008-10-17", "2012-10-17"):
         document = {"Version": version, "Statement": [allow("*", Condition=condition)]}
@@ -296,7 +296,10 @@ def test_a_caller_is_every_combination_of_its_names() -> None:
     pairs = {(item.principal.arn, item.principal.role_arn, item.principal.unique_id) for item in found}
     assert (SESSION, WITH_PATH, None) in pairs
     assert (SESSION, WITH_PATH, ID) in pairs
-    assert not any(item.free_path for item in found)
+    # And a role at another path, which the policy does not name: the session's ARN leaves the path out.
+    elsewhere = [(item.principal.arn, item.principal.role_arn) for item in found if item.free_path]
+    assert {arn for arn, _ in elsewhere} == {SESSION}
+    assert WITH_PATH not in {role for _, role in elsewhere}
     alone = callers(parse_policy(json.dumps({"Statement": [allow([SESSION])]})), ())
     assert [item.principal.arn for item in alone if item.free_path] == [SESSION]
 
@@ -315,7 +318,7 @@ def test_the_counterexamples_are_requests_of_the_evaluator() -> None:
             {"Version": "2012-10-17", "Statement": [allow("*", Condition=arn_like("arn:aws:iam::*:root"))]}
         )
     )
-    example = prove(policy, Question(DECIDED))[0].counterexample
+    example = prove(policy, ProofQuestion(DECIDED))[0].counterexample
     assert example is not None
     principal = Principal(example.arn, example.arn.split(":")[4])
     assert principal.is_root

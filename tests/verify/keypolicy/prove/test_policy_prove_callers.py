@@ -7,16 +7,16 @@ import os
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from coattest_verify.keypolicy.iam import Effect, Policy, Principal, Request, assess, parse_policy
 
 pytest.importorskip("z3")
 
-from coattest_verify.keypolicy.prove import Question, Status, prove
+from coattest_verify.keypolicy.prove import ProofQuestion, Status, prove
 from coattest_verify.keypolicy.prove.goals import ENCRYPTION, PLAINTEXT, POWER
-from support.verify.prover import ACCOUNT, ADMIN, BIDDER, DECIDED, KEY, SERVICE, SHA
+from support.verify.prover import ACCOUNT, ADMIN, BIDDER, DECIDED, KEY, SERVICE, SHA, allow
 
 OUTSIDE = "999999999999"
 
@@ -110,11 +110,21 @@ def granted(policy: Policy, caller: Principal, action: str) -> bool:
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
+@example(
+    [
+        allow("arn:aws:iam::111122223333:role/team/parent", Condition={"ArnLike": {"aws:PrincipalArn": "x"}}),
+        allow(
+            "arn:aws:sts::111122223333:assumed-role/parent/s",
+            "kms:*",
+            Condition={"ArnLike": {"aws:PrincipalArn": "arn:aws:iam::111122223333:role/parent"}},
+        ),
+    ]
+)
 @given(st.lists(statements(), min_size=1, max_size=3))
 def test_what_is_proved_no_caller_contradicts(drawn: list[dict[str, Any]]) -> None:
     """Sessions, paths, unique ids, root and federated users, other partitions and services."""
     policy = parse_policy(json.dumps({"Version": "2012-10-17", "Statement": drawn}))
-    answers = {found.goal: found for found in prove(policy, Question(DECIDED, (ADMIN,), (BIDDER,)))}
+    answers = {found.goal: found for found in prove(policy, ProofQuestion(DECIDED, (ADMIN,), (BIDDER,)))}
     for goal, actions, excepted in (
         ("plaintext", PLAINTEXT, None),
         ("power", POWER, ADMIN),

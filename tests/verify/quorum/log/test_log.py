@@ -147,7 +147,7 @@ def test_a_checkpoint_is_what_the_specification_says(silent: Members) -> None:
     origin, size, root = body.split("\n")
     dash, name, data = line.rstrip("\n").split(" ")
     signature = base64.b64decode(data)
-    public = silent.signers["buyer-1"]._private_key.public_key()
+    public = silent.signers["buyer-1"]._key.public_key()
     key_id = hashlib.sha256(b"buyer-1\n\x04" + public.public_bytes_raw()).digest()[:4]
     assert (dash, name, origin) == ("\u2014", "buyer-1", f"coattest/{silent.root.hex()}")
     assert signature[:4] == key_id

@@ -44,15 +44,15 @@ class CborError(Exception):
         self.found = found
 
 
-def decode(data: bytes) -> Value:
+def decode_cbor(data: bytes) -> Value:
     """The one value that ``data`` is; raises CborError when it is not, or when anything follows it."""
-    value, end = read(data, 0, 0)
+    value, end = read_item(data, 0, 0)
     if end != len(data):
         raise CborError(end, "the end", f"{len(data) - end} more bytes")
     return value
 
 
-def read(data: bytes, offset: int, depth: int) -> tuple[Value, int]:
+def read_item(data: bytes, offset: int, depth: int) -> tuple[Value, int]:
     """The value at ``offset`` and the offset after it; ``depth`` counts the collections around it.
 
     Raises CborError, which names the offset.
@@ -109,7 +109,7 @@ def _read_any(data: bytes, offset: int, depth: int, initial: int) -> tuple[Value
 def read_head(data: bytes, offset: int, major: int, name: str) -> tuple[int, int]:
     """The argument of a definite head of type ``major`` at ``offset``, and the offset after the head.
 
-    For the envelope, whose every head is known. ``name`` is what a failure calls it. Raises CborError.
+    For the envelope, whose every head is known. ``name`` is what a finding calls it. Raises CborError.
     """
     try:
         initial = data[offset]
@@ -160,7 +160,7 @@ def _array(data: bytes, offset: int, count: int, depth: int) -> tuple[list[Value
     while len(items) != count:
         if count < 0 and offset < len(data) and data[offset] == _BREAK:
             return items, offset + 1
-        item, offset = read(data, offset, depth)
+        item, offset = read_item(data, offset, depth)
         items.append(item)
     return items, offset
 
@@ -175,11 +175,11 @@ def _map(data: bytes, offset: int, count: int, depth: int) -> tuple[dict[int | s
         if count < 0 and offset < len(data) and data[offset] == _BREAK:
             return entries, offset + 1
         start = offset
-        key, offset = read(data, offset, depth)
+        key, offset = read_item(data, offset, depth)
         # Not isinstance: a bool is an int to Python, and True would be found under 1.
         if type(key) is not str and type(key) is not int:
             raise CborError(start, "a key that is text or an integer", type(key).__name__)
-        entries[key], offset = read(data, offset, depth)
+        entries[key], offset = read_item(data, offset, depth)
         size += 1
         if len(entries) != size:
             raise CborError(start, "each key once", f"{key!r:.60} again")

@@ -1,4 +1,4 @@
-"""One certificate of an attestation chain: what its place in the chain demands of it.
+"""One certificate of an attestation chain: what its place in the chain requires.
 
 cryptography parses, and reads dates and keys; der.py reads once more what is compared as bytes. Both must
 accept. Nothing here trusts a certificate: chain.py verifies signatures downwards from the pinned root.
@@ -15,8 +15,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
+from coattest.findings import Finding
 from coattest_verify.attestation.encoding.der import Extension, Outline, outline
-from coattest_verify.attestation.failures import BadCertificate, Failure
+from coattest_verify.attestation.rules import BAD_CERTIFICATE
 
 ECDSA_SHA384: Final = bytes.fromhex("300a06082a8648ce3d040303")
 """AlgorithmIdentifier ecdsa-with-SHA384 without parameters. RFC 5758 section 3.2."""
@@ -40,8 +41,7 @@ _KEY_CERT_SIGN: Final = 0x04
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """A certificate that is well-formed for its place: key and dates are ready, nothing about its issuer is
-    said.
+    """A certificate that is well-formed for its place. Whether its issuer signed it is not checked yet.
 
     ``path_length`` is None where a CA's certificate sets no limit. ``signed`` is the TBSCertificate that
     ``signature`` (DER of r and s) is over; ``subject`` and ``issuer`` are the names' DER.
@@ -59,17 +59,17 @@ class Certificate:
 
 
 class CertificateRefused(Exception):
-    """A certificate is not what its place demands; ``failures`` has every problem."""
+    """A certificate does not fit its place; ``findings`` says why."""
 
-    def __init__(self, failures: list[Failure]) -> None:
-        super().__init__(str(failures))
-        self.failures = failures
+    def __init__(self, findings: list[Finding]) -> None:
+        super().__init__(str(findings))
+        self.findings = findings
 
 
 def read_certificate(der: bytes, field: str, *, authority: bool) -> Certificate:
     """The certificate in ``der``, checked for its place: a CA's (``authority``) or the leaf's.
 
-    ``field`` is what failures call it. Raises CertificateRefused with every problem.
+    ``field`` is what findings call it. Raises CertificateRefused with every finding.
     """
     try:
         parts = outline(der)
@@ -77,16 +77,18 @@ def read_certificate(der: bytes, field: str, *, authority: bool) -> Certificate:
         not_before, not_after = parsed.not_valid_before_utc, parsed.not_valid_after_utc
         signature = parsed.signature
         limit = _path_length(parts.extensions)
-        failures = [
-            *_algorithm_failures(field, parts),
-            *_extension_failures(field, parts.extensions, authority=authority),
+        findings = [
+            *_algorithm_findings(field, parts),
+            *_extension_findings(field, parts.extensions, authority=authority),
         ]
-        key = None if failures else load_der_public_key(parts.key_info)
-    except Exception as error:  # hostile bytes in a foreign parser: its errors are no closed set
+        key = None if findings else load_der_public_key(parts.key_info)
+    except Exception as error:  # hostile bytes: the parser may raise anything
         found = f"{type(error).__name__}: {error}"
-        raise CertificateRefused([BadCertificate(field, "a certificate in DER", f"{found:.200}")]) from None
+        raise CertificateRefused(
+            [BAD_CERTIFICATE.finding(field, "a certificate in DER", f"{found:.200}")]
+        ) from None
     if not isinstance(key, ec.EllipticCurvePublicKey):
-        raise CertificateRefused(failures)
+        raise CertificateRefused(findings)
     return Certificate(
         field, key, not_before, not_after, limit, parts.subject, parts.issuer, parts.signed, signature
     )
@@ -102,72 +104,78 @@ def _path_length(extensions: dict[bytes, Extension]) -> int | None:
         return None
     head, limit = constraints.value[:-1], constraints.value[-1]
     if head != _LIMITED_AUTHORITY or limit > _PATH_LENGTH_MAX:
-        raise ValueError("basicConstraints of another shape")
+        raise ValueError("malformed basicConstraints")
     return limit
 
 
-def _algorithm_failures(field: str, parts: Outline) -> Iterator[Failure]:
-    """P-384 with SHA-384, said the same way inside and outside of the signed part."""
+def _algorithm_findings(field: str, parts: Outline) -> Iterator[Finding]:
+    """P-384 with SHA-384, named alike inside and outside the signed part."""
     if parts.inner_algorithm != ECDSA_SHA384:
-        yield BadCertificate(f"{field}.signature", "ecdsa-with-SHA384", f"{parts.inner_algorithm.hex():.80}")
+        yield BAD_CERTIFICATE.finding(
+            f"{field}.signature", "ecdsa-with-SHA384", f"{parts.inner_algorithm.hex():.80}"
+        )
     if parts.outer_algorithm != ECDSA_SHA384:
         found = f"{parts.outer_algorithm.hex():.80}"
-        yield BadCertificate(f"{field}.signatureAlgorithm", "ecdsa-with-SHA384", found)
+        yield BAD_CERTIFICATE.finding(f"{field}.signatureAlgorithm", "ecdsa-with-SHA384", found)
     if not parts.key_info.startswith(P384_KEY):
-        yield BadCertificate(f"{field}.subjectPublicKeyInfo", "a P-384 key", f"{parts.key_info.hex():.60}")
+        yield BAD_CERTIFICATE.finding(
+            f"{field}.subjectPublicKeyInfo", "a P-384 key", f"{parts.key_info.hex():.60}"
+        )
 
 
-def _extension_failures(
+def _extension_findings(
     field: str, extensions: dict[bytes, Extension], *, authority: bool
-) -> Iterator[Failure]:
+) -> Iterator[Finding]:
     """Basic constraints and key usage as the place demands; no critical extension that is not understood."""
     for oid, extension in extensions.items():
         if extension.critical and oid not in (_CONSTRAINTS, _USAGE):
             expected = "no other critical extension than basicConstraints and keyUsage"
-            yield BadCertificate(f"{field}.extensions", expected, f"OID {oid.hex():.60}")
+            yield BAD_CERTIFICATE.finding(f"{field}.extensions", expected, f"OID {oid.hex():.60}")
     constraints, usage = extensions.get(_CONSTRAINTS), extensions.get(_USAGE)
-    yield from _constraints_failures(f"{field}.basicConstraints", constraints, authority=authority)
-    yield from _usage_failures(f"{field}.keyUsage", usage, authority=authority)
+    yield from _constraints_findings(f"{field}.basicConstraints", constraints, authority=authority)
+    yield from _usage_findings(f"{field}.keyUsage", usage, authority=authority)
 
 
-def _constraints_failures(field: str, extension: Extension | None, *, authority: bool) -> Iterator[Failure]:
-    """RFC 5280 section 4.2.1.9: critical with cA in a CA's certificate; the leaf says that it is none."""
+def _constraints_findings(field: str, extension: Extension | None, *, authority: bool) -> Iterator[Finding]:
+    """RFC 5280 section 4.2.1.9: critical with cA in a CA's certificate; the leaf is not a CA."""
     if extension is None:
-        yield BadCertificate(field, "the extension", "none")
+        yield BAD_CERTIFICATE.finding(field, "the extension", "none")
     elif (extension.value != _NO_AUTHORITY) != authority:
-        yield BadCertificate(field, f"CA:{str(authority).upper()}", f"CA:{str(not authority).upper()}")
+        yield BAD_CERTIFICATE.finding(
+            field, f"CA:{str(authority).upper()}", f"CA:{str(not authority).upper()}"
+        )
     elif authority and not extension.critical:
-        yield BadCertificate(field, "critical", "not critical")
+        yield BAD_CERTIFICATE.finding(field, "critical", "not critical")
 
 
-def _usage_failures(field: str, extension: Extension | None, *, authority: bool) -> Iterator[Failure]:
+def _usage_findings(field: str, extension: Extension | None, *, authority: bool) -> Iterator[Finding]:
     """RFC 5280 section 4.2.1.3: a CA signs certificates (critical); the leaf signs documents, no
     certificates.
 
     The leaf's key usage is not critical in any real document, so that is not asked for.
     """
     if extension is None:
-        yield BadCertificate(field, "the extension", "none")
+        yield BAD_CERTIFICATE.finding(field, "the extension", "none")
         return
     bits = _usage_bits(extension.value)
     if authority and not extension.critical:
-        yield BadCertificate(field, "critical", "not critical")
+        yield BAD_CERTIFICATE.finding(field, "critical", "not critical")
     if bool(bits & _KEY_CERT_SIGN) != authority:
         wanted, found = "keyCertSign", "no keyCertSign"
-        yield BadCertificate(field, wanted if authority else found, found if authority else wanted)
+        yield BAD_CERTIFICATE.finding(field, wanted if authority else found, found if authority else wanted)
     if not authority and not bits & _DIGITAL_SIGNATURE:
-        yield BadCertificate(field, "digitalSignature", "no digitalSignature")
+        yield BAD_CERTIFICATE.finding(field, "digitalSignature", "no digitalSignature")
 
 
 def _usage_bits(value: bytes) -> int:
-    """The first eight bits of a KeyUsage; ValueError when it is no BIT STRING of one or two bytes in DER.
+    """The first eight bits of a KeyUsage; ValueError unless it is a BIT STRING of one or two bytes in DER.
 
     X.690 section 11.2: unused bits are zero, and a named bit list ends with a bit that is set. So the last
     byte's lowest bit that is set is the one after the unused ones, which are at most 7.
     """
     size = len(value) - 2
     if size not in (2, 3) or value[0] != 0x03 or value[1] != size:
-        raise ValueError("keyUsage of another shape")
+        raise ValueError("malformed keyUsage")
     if value[-1] & -value[-1] != 1 << value[2]:
-        raise ValueError("keyUsage with bits at its end that are not DER")
+        raise ValueError("the last bits of keyUsage are not DER")
     return value[3]

@@ -10,16 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
+from coattest.findings import Finding
 from coattest_verify.attestation.encoding import cbor
-from coattest_verify.attestation.failures import (
-    BadAlgorithm,
-    BadEnvelope,
-    DocumentTooLarge,
-    Failure,
-    Malformed,
-    MalformedCbor,
-)
 from coattest_verify.attestation.limits import DOCUMENT_MAX, PAYLOAD_MAX, SIGNATURE_SIZE
+from coattest_verify.attestation.rules import (
+    BAD_ALGORITHM,
+    BAD_ENVELOPE,
+    MALFORMED_CBOR,
+    TOO_LARGE,
+    Malformed,
+)
 
 PROTECTED: Final = bytes.fromhex("a1013822")
 """{1: -35}: ES384, ECDSA with SHA-384. RFC 9053 section 2.1."""
@@ -34,7 +34,7 @@ _USUAL_HEAD: Final = bytes([_ARRAY_OF_4, 0x40 + len(PROTECTED)]) + PROTECTED + b
 
 
 @dataclass(frozen=True, slots=True)
-class Envelope:
+class CoseSign1:
     """The parts of a COSE_Sign1: the payload, the bytes that were signed (Sig_structure), r || s."""
 
     payload: bytes
@@ -42,17 +42,17 @@ class Envelope:
     signature: bytes
 
 
-def open_envelope(document: bytes) -> Envelope:
-    """The envelope's parts; raises Malformed when the bytes have any other shape. Nothing is verified."""
+def open_envelope(document: bytes) -> CoseSign1:
+    """The envelope's parts; raises Malformed for anything else. Nothing is verified."""
     if len(document) > DOCUMENT_MAX:
-        _refuse(DocumentTooLarge("document", f"at most {DOCUMENT_MAX} bytes", f"{len(document)}"))
+        _refuse(TOO_LARGE.finding("document", f"at most {DOCUMENT_MAX} bytes", f"{len(document)}"))
     try:
         return _open(document, 1 if document[:1] == bytes([_TAGGED]) else 0)
     except cbor.CborError as error:
-        _refuse(MalformedCbor(f"document at byte {error.offset}", error.expected, error.found))
+        _refuse(MALFORMED_CBOR.finding(f"document at byte {error.offset}", error.expected, error.found))
 
 
-def _open(document: bytes, offset: int) -> Envelope:
+def _open(document: bytes, offset: int) -> CoseSign1:
     if document[offset : offset + len(_USUAL_HEAD)] != _USUAL_HEAD:
         _explain(document, offset)
     offset += len(_USUAL_HEAD)
@@ -60,38 +60,38 @@ def _open(document: bytes, offset: int) -> Envelope:
     payload_end = start + size
     payload = document[start:payload_end]
     if not 1 <= size <= PAYLOAD_MAX:
-        _refuse(BadEnvelope("payload", f"1 to {PAYLOAD_MAX} bytes", f"{size}"))
+        _refuse(BAD_ENVELOPE.finding("payload", f"1 to {PAYLOAD_MAX} bytes", f"{size}"))
     size, begin = cbor.read_head(document, payload_end, _BYTE_STRING, "the signature, a byte string")
     if size != SIGNATURE_SIZE:
-        _refuse(BadEnvelope("signature", f"{SIGNATURE_SIZE} bytes", f"{size}"))
+        _refuse(BAD_ENVELOPE.finding("signature", f"{SIGNATURE_SIZE} bytes", f"{size}"))
     signature = document[begin:]
     if len(signature) != SIGNATURE_SIZE:
-        _refuse(MalformedCbor("document", "the signature, then the end", f"{len(signature)} bytes"))
+        _refuse(MALFORMED_CBOR.finding("document", "the signature, then the end", f"{len(signature)} bytes"))
     # The payload's own head is part of what was signed: reuse its bytes, they are minimal.
-    return Envelope(payload, _SIGNED_HEAD + document[offset:payload_end], signature)
+    return CoseSign1(payload, _SIGNED_HEAD + document[offset:payload_end], signature)
 
 
 def _explain(document: bytes, offset: int) -> NoReturn:
-    """Say which part of the head is not the one that is expected; always raises."""
+    """Raise Malformed with the part of the head that is not as expected."""
     if document[offset : offset + 1] != bytes([_ARRAY_OF_4]):
         found = document[offset : offset + 2].hex() or "nothing"
-        _refuse(BadEnvelope("document", "an array of 4, untagged or with tag 18", f"bytes {found}"))
+        _refuse(BAD_ENVELOPE.finding("document", "an array of 4, untagged or with tag 18", f"bytes {found}"))
     size, start = cbor.read_head(document, offset + 1, _BYTE_STRING, "the protected header, a byte string")
     protected = document[start : start + size]
     if protected != PROTECTED:
-        _refuse(BadAlgorithm("protected", f"{PROTECTED.hex()} ({{1: -35}})", _header(protected)))
+        _refuse(BAD_ALGORITHM.finding("protected", f"{PROTECTED.hex()} ({{1: -35}})", _header(protected)))
     unprotected = document[start + size : start + size + 1]
-    _refuse(BadEnvelope("unprotected", "an empty map (a0)", f"byte {unprotected.hex() or 'none'}"))
+    _refuse(BAD_ENVELOPE.finding("unprotected", "an empty map (a0)", f"byte {unprotected.hex() or 'none'}"))
 
 
 def _header(protected: bytes) -> str:
     """A protected header for people: at most 32 of its bytes, and what they say when that can be read."""
     shown = protected[:32].hex() or "no bytes"
     try:
-        return f"{shown} ({cbor.decode(protected[:32])!r})"
+        return f"{shown} ({cbor.decode_cbor(protected[:32])!r})"
     except cbor.CborError:
         return shown
 
 
-def _refuse(failure: Failure) -> NoReturn:
-    raise Malformed((failure,))
+def _refuse(finding: Finding) -> NoReturn:
+    raise Malformed(finding)

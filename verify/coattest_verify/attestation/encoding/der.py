@@ -1,7 +1,7 @@
 """The parts of a certificate that are compared as bytes, and its extensions, in strict DER.
 
 cryptography parses every certificate too (certificates.py). What is read here is what a parser leaves to
-its caller, or answers with objects where exact bytes are wanted: both algorithm identifiers, the key's
+its caller, or returns as objects where exact bytes are needed: both algorithm identifiers, the key's
 identifier, the names, the signed part, which extensions are critical. Bytes in, values out; only
 ValueError and IndexError escape.
 """
@@ -41,15 +41,15 @@ class Outline(NamedTuple):
 
 
 def outline(der: bytes) -> Outline:
-    """The parts of the certificate that ``der`` is; ValueError when it has another shape.
+    """The parts of the certificate that ``der`` is; ValueError when it is not laid out so.
 
     RFC 5280 section 4.1: Certificate = SEQUENCE { tbs, algorithm, signature }, and TBSCertificate =
     SEQUENCE { [0] version, serial, signature, issuer, validity, subject, subjectPublicKeyInfo, [3]
     extensions }. The unique identifiers that version 2 allowed between the last two are not.
     """
-    ((_, start, end),) = inside(der, 0, len(der))
-    (tbs, fields, tbs_end), (outer, _, outer_end), _ = inside(der, start, end)
-    version, _, inner, issuer, _, subject, key, (tag, wrapped, wrapped_end) = inside(der, fields, tbs_end)
+    ((_, start, end),) = elements(der, 0, len(der))
+    (tbs, fields, tbs_end), (outer, _, outer_end), _ = elements(der, start, end)
+    version, _, inner, issuer, _, subject, key, (tag, wrapped, wrapped_end) = elements(der, fields, tbs_end)
     if der[0] != _SEQUENCE or der[tbs] != _SEQUENCE:
         raise ValueError("not a sequence that begins with a sequence")
     if der[fields : version[2]] != _VERSION_3 or der[tag] != _EXTENSIONS:
@@ -69,23 +69,25 @@ def _extensions(der: bytes) -> dict[bytes, Extension]:
     """RFC 5280 section 4.1: SEQUENCE OF SEQUENCE { OID, critical BOOLEAN DEFAULT FALSE, OCTET STRING }; each
     once.
     """
-    ((_, start, end),) = inside(der, 0, len(der))
+    ((_, start, end),) = elements(der, 0, len(der))
     if der[0] != _SEQUENCE:
         raise ValueError("extensions are one sequence")
     found: dict[bytes, Extension] = {}
-    for outer, content, stop in inside(der, start, end):
-        (name, name_content, name_end), *flag, (value, value_content, value_end) = inside(der, content, stop)
+    for outer, content, stop in elements(der, start, end):
+        (name, name_content, name_end), *flag, (value, value_content, value_end) = elements(
+            der, content, stop
+        )
         # DER has one true, and false is the default, which is left out.
         if [der[first:last] for first, _, last in flag] not in ([], [_TRUE]):
-            raise ValueError("criticality that is not DER")
+            raise ValueError("an extension's critical flag is not DER")
         oid = der[name_content:name_end]
         if (der[outer], der[name], der[value]) != (_SEQUENCE, _OID, _OCTETS) or oid in found:
-            raise ValueError("an extension of another shape, or one that was there")
+            raise ValueError("a malformed extension, or one that is there twice")
         found[oid] = Extension(bool(flag), der[value_content:value_end])
     return found
 
 
-def inside(der: bytes, start: int, end: int) -> list[Element]:
+def elements(der: bytes, start: int, end: int) -> list[Element]:
     """The elements that fill ``der`` from ``start`` to ``end``, none beyond it.
 
     ValueError when that is not DER: lengths are definite, minimal and within the bytes. Tags have one byte:

@@ -1,7 +1,7 @@
 """The signed payload: which fields there are, of which types, within which bounds.
 
-All problems are collected. What the specification does not allow but real documents have, or what AWS may
-add one day, is a *notice*: tolerated, reported, and a failure in strict mode.
+Every finding is collected. What the specification does not allow but real documents have, or what AWS may
+add one day, is a *notice*: tolerated, reported, and a finding in strict mode.
 """
 
 from __future__ import annotations
@@ -10,17 +10,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
+from coattest.findings import Finding
 from coattest_verify.attestation.document import Document
 from coattest_verify.attestation.encoding import cbor
-from coattest_verify.attestation.failures import (
-    BadField,
-    Failure,
-    LooseField,
-    Malformed,
-    MalformedCbor,
-    NitroTpmDocument,
-    UnknownField,
-)
 from coattest_verify.attestation.limits import (
     BUNDLE_MAX,
     CERTIFICATE_MAX,
@@ -31,6 +23,14 @@ from coattest_verify.attestation.limits import (
     TIMESTAMP_MAX_MS,
     UNKNOWN_SHOWN_MAX,
     USER_DATA_MAX,
+)
+from coattest_verify.attestation.rules import (
+    BAD_FIELD,
+    LOOSE_FIELD,
+    MALFORMED_CBOR,
+    NITRO_TPM,
+    UNKNOWN_FIELD,
+    Malformed,
 )
 
 MANDATORY: Final = ("module_id", "digest", "timestamp", "pcrs", "certificate", "cabundle")
@@ -45,40 +45,40 @@ class Payload:
     """A payload that has every field in bounds, and what was tolerated in it."""
 
     document: Document
-    notices: tuple[Failure, ...]
+    notices: tuple[Finding, ...]
 
 
 def read_payload(payload: bytes) -> Payload:
-    """The document in a payload; raises Malformed with every problem. Nothing is verified."""
+    """The document in a payload; raises Malformed with every finding. Nothing is verified."""
     try:
-        fields = cbor.decode(payload)
+        fields = cbor.decode_cbor(payload)
     except cbor.CborError as error:
         where = f"payload at byte {error.offset}"
-        raise Malformed((MalformedCbor(where, error.expected, error.found),)) from None
+        raise Malformed(MALFORMED_CBOR.finding(where, error.expected, error.found)) from None
     if not isinstance(fields, dict):
-        raise Malformed((BadField("payload", "a map", _kind(fields)),))
+        raise Malformed(BAD_FIELD.finding("payload", "a map", _kind(fields)))
     reader = _Reader(fields)
     document = reader.document()
     if document is None:
-        raise Malformed(tuple(reader.failures))
+        raise Malformed(*reader.findings)
     return Payload(document, tuple(reader.notices))
 
 
 class _Reader:
-    """Collects failures and notices over the fields of one payload."""
+    """Collects findings and notices over the fields of one payload."""
 
     def __init__(self, fields: dict[int | str, cbor.Value]) -> None:
         self.fields = fields
-        self.failures: list[Failure] = []
-        self.notices: list[Failure] = []
+        self.findings: list[Finding] = []
+        self.notices: list[Finding] = []
 
     def document(self) -> Document | None:
-        """The document, or None when there are failures."""
+        """The document, or None when there are findings."""
         fields = self.fields
         module_id = fields.get("module_id")
         if _TPM_FIELD in fields or (isinstance(module_id, str) and _TPM_MODULE in module_id):
             found = _TPM_FIELD if _TPM_FIELD in fields else f"module_id {module_id!r:.80}"
-            self.failures.append(NitroTpmDocument("payload", "a document of a Nitro enclave", found))
+            self.findings.append(NITRO_TPM.finding("payload", "a document of a Nitro enclave", found))
             return None  # another type of document: its other fields are not judged by an enclave's rules
         if not isinstance(module_id, str) or not module_id:
             self._bad("module_id", "text that is not empty")
@@ -96,9 +96,9 @@ class _Reader:
         optional = [self._optional(name, limit) for name, limit in OPTIONAL.items()]
         if not fields.keys() <= _KNOWN:
             self._unknown()
-        if self.failures:
+        if self.findings:
             return None
-        # The checks above, which mypy cannot follow through the list of failures.
+        # The checks above, which mypy cannot follow through the list of findings.
         assert isinstance(module_id, str)
         assert isinstance(timestamp, int)
         assert isinstance(certificate, bytes)
@@ -142,9 +142,8 @@ class _Reader:
             self._bad(name, f"null or at most {limit} bytes")
             return None
         if not value and name == "public_key":
-            # One real document (nitrite, 2021-10-28) has an empty public_key. It is no key:
-            # ExpectPublicKey(None) refuses it, because it is not null, and ExpectPublicKey(key) refuses it,
-            # because it is not the key.
+            # One real document (nitrite, 2021-10-28) has an empty public_key. ExpectPublicKey(None) refuses
+            # it because it is not null, ExpectPublicKey(key) because it is not that key.
             self._loose(name, "null or at least 1 byte", "0 bytes")
         return value
 
@@ -152,18 +151,18 @@ class _Reader:
         unknown = sorted(self.fields.keys() - _KNOWN, key=str)
         for name in unknown[:UNKNOWN_SHOWN_MAX]:
             self.notices.append(
-                UnknownField(f"{name!r:.80}", "no field of that name", _kind(self.fields[name]))
+                UNKNOWN_FIELD.finding(f"{name!r:.80}", "no field of that name", _kind(self.fields[name]))
             )
         if (more := len(unknown) - UNKNOWN_SHOWN_MAX) > 0:
-            self.notices.append(UnknownField("payload", "no other fields", f"{more} more of them"))
+            self.notices.append(UNKNOWN_FIELD.finding("payload", "no other fields", f"{more} more of them"))
 
     def _bad(self, name: str, expected: str, found: str | None = None) -> None:
         if found is None:
             found = _kind(self.fields[name]) if name in self.fields else "no such field"
-        self.failures.append(BadField(name, expected, found))
+        self.findings.append(BAD_FIELD.finding(name, expected, found))
 
     def _loose(self, name: str, expected: str, found: str) -> None:
-        self.notices.append(LooseField(name, expected, found))
+        self.notices.append(LOOSE_FIELD.finding(name, expected, found))
 
 
 def _kind(value: cbor.Value) -> str:

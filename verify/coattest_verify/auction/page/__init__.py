@@ -1,8 +1,8 @@
-"""A receipt as one HTML page that needs nothing else: no network, no framework, no style from elsewhere.
+"""A receipt as one self-contained HTML page: no network, no framework.
 
-The page shows what ``verify receipt`` found, and carries the signed bytes and a script that checks the
+The page shows the verdict of ``verify receipt``, and carries the signed bytes and a script that checks the
 signatures again with WebCrypto. Names in it come from hostile files: every text is escaped, the data block
-holds no ``<``, and the policy in the page admits exactly this script and this style by their digests.
+has no ``<``, and the page's content security policy allows only this script and this style, by their digests.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ PAGE_LOTS = 2000
 """Lots in the page's table; the signed bytes in the page have them all."""
 
 PAGE_RESULT_MAX = 8 * 1024 * 1024
-"""Bytes of a result file that a page carries: about 200,000 lots, and 11 MB of page. A page of a larger one
-has neither the bytes nor the script, and says so (ADR 160).
+"""Bytes of a result file that a page carries: about 200,000 lots and 11 MB of page. For a larger result the
+page has neither the bytes nor the script, and says so (ADR 160).
 """
 
 BROWSER_CHECKS = {
     "root": "The document's first certificate is the pinned root, by SHA-256.",
-    "chain": "Each certificate is signed (P-384) by the one above it, may be there, and was in date.",
+    "chain": "Each certificate is signed (P-384) by the one above it, may sign the next, and was valid then.",
     "document": "The attestation document is signed (P-384) by the last certificate's key.",
     "result": "The document names the SHA-384 of the result in this page, and is a receipt.",
-    "code": "PCR0, PCR1 and PCR2 of the document are the decided ones.",
+    "code": "PCR0, PCR1 and PCR2 of the document are those of the decision.",
     "seals": "Every buyer of the manifest signed (P-384) the seal that the document names.",
-    "shown": "The table above says what those signed bytes say.",
+    "shown": "The table above agrees with those signed bytes.",
 }
-"""What the script checks: the rows that it fills in, by its own names of the checks."""
+"""What the script checks: the rows that it fills in, by the script's name for each check."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Html:
-    """Markup that is safe as it stands."""
+    """Markup that needs no more escaping."""
 
     text: str
 
@@ -61,7 +61,7 @@ def receipt_page(
 ) -> str:
     """The page of a verdict; ``now`` is when it was reached (aware).
 
-    A result that did not verify is shown with its reasons and without its lots.
+    A result that did not verify is shown with its findings and without its lots.
     """
     carried = verdict.ok and len(result_file) <= PAGE_RESULT_MAX
     script, style = _asset("receipt.js"), _asset("receipt.css")
@@ -109,7 +109,7 @@ def _csp_digest(text: str) -> str:
 
 
 def _data(result_file: bytes, manifest: messages.Manifest, authority: Authority) -> str:
-    """The data block: JSON without a character that could end or change it inside a script element."""
+    """The data block: JSON without the characters that could end a script element."""
     parsed = messages.ResultFile.decode(result_file)
     document = {
         "result": _base64(parsed.result),
@@ -128,7 +128,7 @@ def _base64(content: bytes) -> str:
 
 
 def _escape(text: str) -> str:
-    """A text as markup: nothing in it is a tag, or turns the direction of what stands beside it."""
+    """A text as markup, without tags and without characters that change the direction of text."""
     return html.escape(printable(text))
 
 
@@ -174,15 +174,17 @@ def _marked(name: str, text: str) -> _Html:
 
 
 def _header(verdict: ReceiptVerdict, manifest: messages.Manifest, now: datetime) -> _Html:
-    count = len(verdict.failures)
-    title = "Receipt verified" if verdict.ok else f"Not believed: {count} reason{'s' if count != 1 else ''}"
+    count = len(verdict.findings)
+    title = (
+        "Receipt verified" if verdict.ok else f"Does not verify: {count} finding{'s' if count != 1 else ''}"
+    )
     version = _escape(metadata.version("coattest"))
     when = _escape(utc(now))
     return _Html(
         f'<header id="verdict" class="{"ok" if verdict.ok else "failed"}">\n'
         f"<h1><span>{_escape(title)}</span></h1>\n"
-        f"<p>Auction <strong>{_escape(manifest.auction)}</strong>, as <code>verify receipt</code> of "
-        f"coattest {version} found on {when}.</p>\n</header>"
+        f"<p>Auction <strong>{_escape(manifest.auction)}</strong>, checked by <code>verify receipt</code> of "
+        f"coattest {version} on {when}.</p>\n</header>"
     )
 
 
@@ -190,9 +192,9 @@ def _caution(profile: str) -> _Html:
     return _section(
         "Do not take this page's word",
         _paragraph(
-            "A hostile page can always say “verified”, and so can a hostile script in it. Who gave you this "
-            "page can have made it say anything. To know, run this yourself, with a coattest that you "
-            "installed, and with the root that the members gave you by another way than this page:"
+            "A hostile page can always say “verified”, and so can a script in it: whoever gave you this page "
+            "chose what it says. To be sure, run this command yourself, with a coattest that you installed "
+            "and with the root, which the members must give you in some other way than by this page:"
         ),
         _Html(
             f"<pre>verify receipt RESULT --manifest MANIFEST --attestations DIR --root sha256:… "
@@ -206,15 +208,17 @@ def _simulator(profile: str) -> _Html:
     if profile != "local":
         return _Html("")
     return _Html(
-        '<section class="simulator">SIMULATOR: this receipt is of the local profile. The key of its root is '
-        "published, so it attests nothing.</section>"
+        '<section class="simulator">SIMULATOR: this receipt is from the local profile. The key of its '
+        "root is public, so it proves nothing.</section>"
     )
 
 
 def _lots(verdict: ReceiptVerdict, rest: str) -> _Html:
     result = verdict.result
     if result is None or not verdict.ok:
-        return _section("Result", _paragraph("It does not verify, so its lots are not shown.", "failed"))
+        return _section(
+            "Result", _paragraph("The result does not verify, so its lots are not shown.", "failed")
+        )
     priced = result.rule == messages.SECOND_PRICE
     head = ["Lot", "Won by", *(["Price, in minor units"] if priced else [])]
     rows = [
@@ -252,14 +256,14 @@ def _checks(checks: Sequence[Check]) -> _Html:
         f'<tr class="{"ok" if check.outcome == "ok" else "failed"}"><td class="outcome">{check.outcome}</td>'
         f"<td>{_escape(check.says)}"
         + "".join(
-            f'<span class="why">{_escape(failure.code)}: {_escape(failure.detail)}</span>'
-            for failure in check.failures
+            f'<span class="why">{_escape(f"{finding.code}: {finding.where}: {finding.detail}")}</span>'
+            for finding in check.findings
         )
         + "</td></tr>"
         for check in checks
     )
     return _section(
-        "Chain of checks, as the command found them",
+        "Checks by the command",
         _Html(
             '<div class="wide"><table id="checks"><thead><tr><th scope="col">Outcome</th>'
             f'<th scope="col">Check</th></tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>'
@@ -276,7 +280,7 @@ def _browser() -> _Html:
     return _section(
         "Checked again in this browser",
         _Html(
-            '<p id="browser-summary" role="status">Scripts do not run here, so nothing was checked again.</p>'
+            '<p id="browser-summary" role="status">Scripts are off here, so nothing was checked again.</p>'
             '<div class="wide"><table id="browser"><thead><tr><th scope="col">Outcome</th>'
             f'<th scope="col">Check</th></tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>'
         ),
@@ -287,9 +291,9 @@ def _not_carried(result_file: bytes) -> _Html:
     return _section(
         "Not checked again in this browser",
         _paragraph(
-            f"The result file has {len(result_file):,} bytes, which is too many for a page, so they are not "
-            "in it, and no browser can check anything here: what stands on this page is what the command "
-            "found. The file's SHA-384 is:"
+            f"The result file has {len(result_file):,} bytes, too many for a page. So this page does "
+            "not have them, and no browser can check them here: the page only shows what the command found. "
+            "The SHA-384 of the file is:"
         ),
         _Html(f"<p>{_mono(messages.sha384(result_file).hex()).text}</p>"),
         name="not-carried",
@@ -330,7 +334,7 @@ def _code(authority: Authority) -> _Html:
     facts: list[tuple[str, str | _Html]] = [
         ("release", f"{decision.release}, {decision.architecture}, {decision.profile} profile"),
         ("decision", _mono(decision.digest.hex())),
-        ("quorum policy", _mono(decision.quorum_sha256)),
+        ("members file", _mono(decision.quorum_sha256)),
         ("source tree", _mono(decision.tree_sha256)),
         *((f"PCR{index}", _mono(value)) for index, value in sorted(decision.pcrs.items())),
         ("root", _mono(root_for(decision.profile).sha256.hex())),
@@ -342,9 +346,9 @@ def _limits() -> _Html:
     return _section(
         "What the browser does not check",
         _paragraph(
-            "It takes the root, the measurements and the buyers' keys from this page. That the members "
-            "agreed on those measurements and certified those keys, the sealed window of time, key usage "
-            "and every other rule for the document: only the command checks that. The browser shows that the "
-            "bytes in this page were signed as they stand."
+            "The browser takes the root, the measurements and the buyers' keys from this page. Only "
+            "the command checks that the members agreed on those measurements and certified those keys, the "
+            "sealed window of time, key usage and all other rules for the document. The browser shows no "
+            "more than that the bytes in this page were signed."
         ),
     )

@@ -1,8 +1,8 @@
 "use strict";
 // Checks the receipt again, from the bytes in this page. Nothing is loaded, and nothing is sent.
 //
-// What it can show: the bytes below were signed under the root named below, and the table says what they say.
-// What it cannot: that the root, the measurements and this script are the right ones. That is the command's part.
+// It can show that the bytes below were signed under the root named below, and that the table agrees with them.
+// It cannot show that the root, the measurements and this script are genuine. The command does that.
 
 const P384 = { name: "ECDSA", namedCurve: "P-384" };
 const ES384 = { name: "ECDSA", hash: "SHA-384" };
@@ -27,7 +27,7 @@ const join = (...parts) => {
 const unbase64 = (text) => Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
 const digest = async (name, bytes) => new Uint8Array(await crypto.subtle.digest(name, bytes));
 
-// --- CBOR: what RFC 8949, 4.2.1 leaves, and (for the hypervisor's payload only) one indefinite map.
+// --- CBOR: deterministic (RFC 8949, 4.2.1), except for one indefinite map in the hypervisor's payload.
 class Cbor {
   constructor(bytes) { this.bytes = bytes; this.at = 0; }
 
@@ -46,7 +46,7 @@ class Cbor {
 
   argument(info) {
     if (info < 24) return info;
-    must(info <= 27, "a CBOR length that is not definite");
+    must(info <= 27, "an indefinite CBOR length");
     const value = this.take(1 << (info - 24)).reduce((sum, byte) => sum * 256 + byte, 0);
     must(Number.isSafeInteger(value), "a CBOR number beyond 2^53");
     must(value >= [24, 256, 65536, 4294967296][info - 24], "a CBOR number in a longer form than needed");
@@ -59,7 +59,7 @@ class Cbor {
     const major = head >> 5, info = head & 31;
     if (head === 0xbf && indefinite) return this.map(Infinity, depth);
     if (major === 7) {
-      must(head >= 0xf4 && head <= 0xf6, "a CBOR simple value or float that has no place here");
+      must(head >= 0xf4 && head <= 0xf6, "an unexpected CBOR simple value or float");
       return [false, true, null][head - 0xf4];
     }
     const size = this.argument(info);
@@ -67,7 +67,7 @@ class Cbor {
     if (major === 1) return -1 - size;
     if (major === 2) return this.take(size);
     if (major === 3) return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(this.take(size));
-    must(major !== 6, "a CBOR tag that has no place here");
+    must(major !== 6, "an unexpected CBOR tag");
     must(size <= this.bytes.length - this.at, "CBOR ends too early");
     if (major === 5) return this.map(size, depth);
     const list = [];
@@ -81,7 +81,7 @@ class Cbor {
       if (size === Infinity && this.bytes[this.at] === 0xff) { this.at += 1; return map; }
       const key = this.item(depth + 1);
       must(typeof key === "string" || typeof key === "number", "a CBOR key that is neither text nor number");
-      must(!map.has(key), "a CBOR key that stands there twice");
+      must(!map.has(key), "a CBOR key twice");
       map.set(key, this.item(depth + 1));
     }
     return map;
@@ -97,7 +97,7 @@ const bytesHead = (major, length) => {
 const cborBytes = (bytes) => join(bytesHead(0x40, bytes.length), bytes);
 const cborText = (text) => join(bytesHead(0x60, utf8(text).length), utf8(text));
 
-// --- DER, as far as a certificate needs it: definite, minimal lengths below 64 KiB.
+// --- DER for certificates: definite, minimal lengths below 64 KiB.
 const der = (bytes, at = 0) => {
   must(at + 2 <= bytes.length, "DER ends too early");
   let length = bytes[at + 1], start = at + 2;
@@ -121,20 +121,20 @@ const derList = (bytes) => {
 const derTime = ({ tag, body }) => {
   const text = String.fromCharCode(...body);
   const form = tag === 0x17 ? /^(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)Z$/ : /^(\d{4})(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)Z$/;
-  must(tag === 0x17 || tag === 0x18, "a date that is none");
-  const [year, month, ...rest] = (form.exec(text) || refuse("a date that is none")).slice(1).map(Number);
+  must(tag === 0x17 || tag === 0x18, "an invalid date");
+  const [year, month, ...rest] = (form.exec(text) || refuse("an invalid date")).slice(1).map(Number);
   const century = tag === 0x18 ? 0 : year < 50 ? 2000 : 1900; // RFC 5280, 4.1.2.5.1
   return Date.UTC(century + year, month - 1, ...rest);
 };
 const rawSignature = (bytes) => {
   const [sequence, ...more] = derList(bytes);
-  must(sequence && sequence.tag === 0x30 && !more.length, "a signature that is none");
+  must(sequence && sequence.tag === 0x30 && !more.length, "an invalid signature");
   const numbers = derList(sequence.body);
-  must(numbers.length === 2, "a signature that is none");
+  must(numbers.length === 2, "an invalid signature");
   return join(...numbers.map(({ tag, body }) => {
-    must(tag === 2 && body.length, "a signature that is none");
+    must(tag === 2 && body.length, "an invalid signature");
     const digits = body[0] === 0 ? body.subarray(1) : body;
-    must(digits.length <= 48, "a signature of another curve");
+    must(digits.length <= 48, "a signature on the wrong curve");
     return join(new Uint8Array(48 - digits.length), digits);
   }));
 };
@@ -150,7 +150,7 @@ const authority = (extensions) => {
 };
 const certificate = (bytes) => {
   const whole = der(bytes);
-  must(whole.tag === 0x30 && whole.end === bytes.length, "a certificate that is none");
+  must(whole.tag === 0x30 && whole.end === bytes.length, "an invalid certificate");
   const [tbs, algorithm, signature] = derList(whole.body);
   must(hex(algorithm.raw) === ALG_ECDSA_SHA384, "a certificate that is not signed with ECDSA and SHA-384");
   must(signature.tag === 3 && signature.body[0] === 0, "a certificate without a signature");
@@ -178,7 +178,7 @@ const signedBy = async (spki, signature, message) => {
 const sign1 = (bytes) => {
   const [protectedHeader, unprotected, payload, signature] = Cbor.decode(bytes);
   must(hex(protectedHeader) === ALG_ES384, "a signature that is not ES384");
-  must(signature.length === 96, "a signature of another length");
+  must(signature.length === 96, "a signature of the wrong length");
   const message = join(
     Uint8Array.of(0x84), cborText("Signature1"), cborBytes(protectedHeader), cborBytes(new Uint8Array()), cborBytes(payload),
   );
@@ -202,7 +202,7 @@ const manifest = lazily(() => Cbor.decode(bytes.manifest));
 
 // Columns (docs/protocol.md): 8 bytes per lot, big-endian; of winners, a bit per buyer.
 const column = (bytes, count) => {
-  must(bytes.length === 8 * count, "a column of another length");
+  must(bytes.length === 8 * count, "a column of the wrong length");
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
   return Array.from({ length: count }, (_, index) => view.getBigUint64(8 * index));
 };
@@ -212,7 +212,7 @@ const rowsOf = (fields) => {
   const winners = column(fields.get("winners"), lots.length);
   const prices = column(fields.get("prices"), priced ? lots.length : 0);
   return lots.map((lot, index) => {
-    must(winners[index] >> BigInt(buyers.length) === 0n, "a winner who is no buyer");
+    must(winners[index] >> BigInt(buyers.length) === 0n, "a winner who is not a buyer");
     const names = buyers.filter((_, buyer) => (winners[index] >> BigInt(buyer)) & 1n);
     const outcome = names.length > 1 ? `tie: ${names.join(", ")}` : names[0] ?? "unsold";
     return [lot, outcome, ...(priced ? [names.length === 1 ? String(prices[index]) : ""] : [])];
@@ -229,9 +229,9 @@ const CHECKS = {
     must(last >= 1, "no chain");
     for (const [index, each] of certificates.entries()) {
       const above = certificates[Math.max(index - 1, 0)];
-      must(same(each.issuer, above.subject), `certificate ${index}: issued by another name`);
+      must(same(each.issuer, above.subject), `certificate ${index}: its issuer is not the certificate above`);
       must(await signedBy(above.spki, each.signature, each.tbs), `certificate ${index}: not signed by the one above`);
-      must(each.from <= time && time <= each.until, `certificate ${index}: not in date when the document was made`);
+      must(each.from <= time && time <= each.until, `certificate ${index}: not valid when the document was made`);
       if (index < last) must(each.pathLength !== null && each.pathLength >= last - index - 1, `certificate ${index}: may not sign this chain`);
     }
   },
@@ -241,38 +241,38 @@ const CHECKS = {
   },
   async result() {
     const expected = join(Uint8Array.of(0x82), cborText("coattest/result/v1"), cborBytes(await digest("SHA-384", bytes.result)));
-    must(same(payload().get("user_data"), expected), "the document names another result");
+    must(same(payload().get("user_data"), expected), "the document names a different result");
     must(payload().get("public_key") === null, "the document has a public key: it is not a receipt");
   },
   async code() {
     for (const [index, value] of Object.entries(data.pcrs)) {
-      must(hex(payload().get("pcrs").get(Number(index))) === value, `PCR${index} is another`);
+      must(hex(payload().get("pcrs").get(Number(index))) === value, `wrong PCR${index}`);
     }
   },
   async seals() {
-    must(same(await digest("SHA-384", bytes.manifest), result().get("manifest")), "the result is of another manifest");
-    must(same(payload().get("nonce"), result().get("seal")), "the document names another seal");
+    must(same(await digest("SHA-384", bytes.manifest), result().get("manifest")), "the result is for a different manifest");
+    must(same(payload().get("nonce"), result().get("seal")), "the document names a different seal");
     const buyers = manifest().get("buyers");
     must(buyers.length && buyers.length === bytes.seals.length, "not one seal per buyer");
-    const sealed = bytes.seals.map((each) => { must(each[0] === 0xd2, "a seal that is none"); return sign1(each.subarray(1)); });
+    const sealed = bytes.seals.map((each) => { must(each[0] === 0xd2, "an invalid seal"); return sign1(each.subarray(1)); });
     for (const buyer of buyers) {
       const name = buyer.get("name");
       const own = sealed.filter(({ unprotected }) => hex(unprotected.get(4)) === hex(utf8(name)));
       must(own.length === 1, `not one seal of ${name}`);
       must(await signedBy(buyer.get("key"), own[0].signature, own[0].message), `the seal of ${name} is not signed by its key`);
-      must(same(await digest("SHA-384", own[0].payload), result().get("seal")), `${name} sealed something else`);
+      must(same(await digest("SHA-384", own[0].payload), result().get("seal")), `${name} sealed something different`);
     }
   },
   async shown() {
     for (const name of ["auction", "currency", "rule"]) {
-      must(document.getElementById(name).textContent === result().get(name), `the ${name} on this page is another`);
+      must(document.getElementById(name).textContent === result().get(name), `the ${name} on this page is wrong`);
     }
     const signed = rowsOf(result());
     const rows = document.querySelectorAll("#lots tbody tr");
-    must(rows.length === Math.min(signed.length, data.shown), "the table has another number of lots");
+    must(rows.length === Math.min(signed.length, data.shown), "the table has the wrong number of lots");
     rows.forEach((row, index) => {
       const cells = Array.from(row.cells, (cell) => cell.textContent), expected = signed[index];
-      must(cells.length === expected.length && cells.every((text, at) => text === expected[at]), `the row of lot ${expected[0]} is another`);
+      must(cells.length === expected.length && cells.every((text, at) => text === expected[at]), `the row of lot ${expected[0]} is wrong`);
     });
   },
 };
@@ -287,7 +287,7 @@ const main = async () => {
   const summary = document.getElementById("browser-summary");
   let failed = 0;
   if (!globalThis.crypto || !crypto.subtle) {
-    summary.textContent = "This browser offers no WebCrypto here, so nothing was checked again. Run the command above.";
+    summary.textContent = "This browser has no WebCrypto here, so nothing was checked again. Run the command above.";
     document.body.dataset.browser = "unable";
     return;
   }
@@ -304,8 +304,8 @@ const main = async () => {
   const count = Object.keys(CHECKS).length;
   summary.className = failed ? "failed" : "ok";
   summary.textContent = failed
-    ? `${failed} of ${count} checks FAILED in this browser: do not believe this page.`
-    : `All ${count} checks hold in this browser, as far as this page can be believed.`;
+    ? `${failed} of ${count} checks FAILED in this browser: do not trust this page.`
+    : `All ${count} checks passed in this browser, as far as you trust this page.`;
   if (failed) document.getElementById("verdict").classList.add("doubted");
   document.body.dataset.browser = failed ? "failed" : "ok";
 };

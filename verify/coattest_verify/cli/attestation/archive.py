@@ -1,7 +1,8 @@
 """``verify attestation DIR`` without an expectation: an archive, each document judged at its own time.
 
 An archive is a directory with an INDEX.tsv. What lies in it may come from anybody: names are resolved in the
-folder and through no link, sizes and counts are bounded, and a file that cannot be read is refused alone.
+folder without following links, sizes and counts are bounded, and a file that cannot be read is refused while
+the others are judged.
 """
 
 from __future__ import annotations
@@ -24,23 +25,23 @@ from coattest_verify.attestation import (
     parse_unverified,
     verify_document,
 )
-from coattest_verify.attestation.failures import NotInArchive
 from coattest_verify.attestation.files import (
     FILE_MAX,
     INDEX_NAME,
     INDEX_SIZE_MAX,
-    BadFile,
     IndexEntry,
     archive_expectations,
-    read_index,
+    bad_file,
+    read_archive_index,
 )
-from coattest_verify.cli.attestation.report import DOCUMENT_SUFFIXES, Item, report
+from coattest_verify.attestation.rules import NOT_IN_ARCHIVE
+from coattest_verify.cli.attestation.report import DOCUMENT_SUFFIXES, Item, document_report
 from coattest_verify.quorum.directory import Folder
 
 NO_EXPECTATIONS = ("root", "strict")
-"""Options that expect nothing: they say whose documents these are, and what is tolerated in them."""
+"""Options that are not expectations."""
 
-ARCHIVE_POLICY = {"policy": "archive", "measurements_judged": False}
+ARCHIVE_FIELDS = {"judged_as": "archive", "measurements_judged": False}
 GENUINE = "genuine at its time"
 
 CAVEAT = (
@@ -61,7 +62,7 @@ def is_archive(path: Path, options: Mapping[str, Any]) -> bool:
 def verify_archive(path: Path, root: Root, *, strict: bool) -> tuple[list[Item], list[Verdict], list[str]]:
     """A verdict for every document that the index names, and for every other file that looks like one.
 
-    The third list has the names of the files that do not. Raises BadFile when the index cannot be used.
+    The third list has the names of the files that do not. Raises UsageError when the index cannot be used.
     """
     items, verdicts = [], []
     cache = ChainCache()
@@ -86,36 +87,36 @@ def verify_archive(path: Path, root: Root, *, strict: bool) -> tuple[list[Item],
         if Path(name).suffix in DOCUMENT_SUFFIXES:
             items.append(Item(path / name, b"", _EPOCH))
             verdicts.append(
-                _refused(items[-1], root, "a document that the index names", "one that it does not")
+                _refused(items[-1], root, "a document that the index names", "a file that it does not name")
             )
     return items, verdicts, [name for name in others if Path(name).suffix not in DOCUMENT_SUFFIXES]
 
 
 def index_of(folder: Folder) -> Mapping[str, IndexEntry]:
-    """What the folder's INDEX.tsv says; raises BadFile when it is a link, too large, or does not parse."""
+    """What the folder's INDEX.tsv says; raises UsageError when it is a link, too large, or does not parse."""
     try:
         lines = folder.read(INDEX_NAME, INDEX_SIZE_MAX).decode("utf-8").removesuffix("\n").split("\n")
     except Rejected as refused:
-        raise BadFile(refused.what, where=INDEX_NAME) from None
+        raise bad_file(refused.what, where=INDEX_NAME) from None
     except UnicodeDecodeError:
-        raise BadFile("not UTF-8", where=INDEX_NAME) from None
-    index = read_index(lines)
+        raise bad_file("not UTF-8", where=INDEX_NAME) from None
+    index = read_archive_index(lines)
     if not index:
-        raise BadFile("no documents", where=INDEX_NAME)
+        raise bad_file("no documents", where=INDEX_NAME)
     return index
 
 
 def archive_report(item: Item, verdict: Verdict) -> dict[str, Any]:
-    """One document's JSON: what every report has, and under which policy it was judged.
+    """One document's JSON: what every report has, and how it was judged.
 
     ``debug`` is null where the document did not pass: nothing vouches for its mode then.
     """
     debug = verdict.document.debug if verdict.ok else None
-    return {**report(item, verdict), **ARCHIVE_POLICY, "debug": debug}
+    return {**document_report(item, verdict), **ARCHIVE_FIELDS, "debug": debug}
 
 
 def caveat() -> None:
-    """Say on stderr what an archive's verdicts do not say."""
+    """Say on stderr what an archive's verdicts do not mean."""
     err().print(Text(CAVEAT))
 
 
@@ -129,5 +130,5 @@ def _claimed_time(document: bytes) -> datetime:
 
 def _refused(item: Item, root: Root, expected: str, found: str) -> Verdict:
     """The verdict over a file that is not there, or that should not be."""
-    failure = NotInArchive("file", expected, found)
-    return Verdict((failure,), (), root, item.at, None, None)
+    finding = NOT_IN_ARCHIVE.finding("file", expected, found)
+    return Verdict((finding,), (), root, item.at, None, None)

@@ -41,7 +41,7 @@ from coattest_verify.attestation.files import (
 )
 from coattest_verify.attestation.profiles import root_for
 from coattest_verify.cli.attestation.archive import (
-    ARCHIVE_POLICY,
+    ARCHIVE_FIELDS,
     GENUINE,
     archive_report,
     caveat,
@@ -49,7 +49,14 @@ from coattest_verify.cli.attestation.archive import (
     is_archive,
     verify_archive,
 )
-from coattest_verify.cli.attestation.report import ACCEPTED, DOCUMENT_SUFFIXES, Item, report, show, show_table
+from coattest_verify.cli.attestation.report import (
+    ACCEPTED,
+    DOCUMENT_SUFFIXES,
+    Item,
+    document_report,
+    show_document,
+    show_documents,
+)
 from coattest_verify.quorum.directory import Folder
 
 AT_DOCUMENT, AT_INDEX = "document", "index"
@@ -61,7 +68,7 @@ AT_DOCUMENT, AT_INDEX = "document", "index"
     "--at",
     metavar="TIME",
     help="Verify at this time (ISO 8601 with zone; default: now). 'document': each at the time it claims, "
-    "'index': each at the time in DIR/INDEX.tsv. Both say only that a document was genuine once.",
+    "'index': each at the time in DIR/INDEX.tsv. Both show only that a document was genuine once.",
 )
 @click.option(
     "--expect",
@@ -82,19 +89,19 @@ AT_DOCUMENT, AT_INDEX = "document", "index"
     metavar="aws|local|sha256:HEX",
     help="Root of trust: AWS's, the simulator's (attests nothing), or SHA-256 of a root's DER.",
 )
-@click.option("--strict", is_flag=True, help="Refuse what is otherwise tolerated with a notice.")
+@click.option("--strict", is_flag=True, help="Refuse what is otherwise accepted with a notice.")
 @click.option("--unsafe-allow-debug", is_flag=True, help="Accept debug enclaves, whose memory is open.")
 @click.option("--unsafe-any-measurement", is_flag=True, help="Accept any code: only 'genuine' is verified.")
 @json_option
 @click.pass_context
-def attestation(ctx: click.Context, /, path: Path, as_json: bool, **options: Any) -> None:
+def attestation_command(ctx: click.Context, /, path: Path, as_json: bool, **options: Any) -> None:
     """Verify one attestation document (binary, base64 or hex), or every one in a directory.
 
     Something must be expected of the enclave: --expect, or --unsafe-any-measurement. Only a directory with an
-    INDEX.tsv can go without: an archive, whose documents are each judged at their own time. That says
-    nothing about today, or about measurements. Exit code 0: every document passed; 1: one did not.
+    INDEX.tsv needs neither: it is an archive, whose documents are each judged at their own time. That shows
+    nothing about today or about measurements. Exit code 0: every document passed; 1: one did not.
     """
-    root = parse_root(options["root"])
+    root = root_named(options["root"])
     archive = is_archive(path, options)
     if archive:
         items, verdicts, skipped = verify_archive(path, root, strict=options["strict"])
@@ -102,15 +109,15 @@ def attestation(ctx: click.Context, /, path: Path, as_json: bool, **options: Any
     else:
         expectations = expectations_of(options)
         items, skipped = read_items(path, options["at"], utc_now())
-        verdicts = judge(items, expectations, root, strict=options["strict"])
+        verdicts = judge_items(items, expectations, root, strict=options["strict"])
     accepted = sum(
         verdict.ok and item.complaint is None for item, verdict in zip(items, verdicts, strict=True)
     )
     if as_json:
-        one = archive_report if archive else report
+        one = archive_report if archive else document_report
         reports = [one(item, verdict) for item, verdict in zip(items, verdicts, strict=True)]
         batch = {
-            **(ARCHIVE_POLICY if archive else {}),
+            **(ARCHIVE_FIELDS if archive else {}),
             "documents": reports,
             "accepted": accepted,
             "refused": len(items) - accepted,
@@ -118,9 +125,9 @@ def attestation(ctx: click.Context, /, path: Path, as_json: bool, **options: Any
         }
         emit_json(batch if path.is_dir() else reports[0])
     elif path.is_dir():
-        show_table(items, verdicts, skipped, passed=GENUINE if archive else ACCEPTED)
+        show_documents(items, verdicts, skipped, passed=GENUINE if archive else ACCEPTED)
     else:
-        show(items[0], verdicts[0])
+        show_document(items[0], verdicts[0])
     ctx.exit(0 if accepted == len(items) else 1)
 
 
@@ -148,12 +155,12 @@ def expectations_of(options: dict[str, Any]) -> list[Expectation]:
             "no measurements are expected, so that any enclave would pass",
             hint="give --expect MEASUREMENTS.json, or --unsafe-any-measurement to ask only whether it is "
             "genuine (and --unsafe-allow-debug to let debug enclaves pass)",
-            code="empty-policy",
+            code="empty-expectations",
         )
     return expectations
 
 
-def parse_root(text: str) -> Root:
+def root_named(text: str) -> Root:
     """The root that --root names."""
     if text.startswith("sha256:"):
         return Root("given by fingerprint", _hex(text.removeprefix("sha256:"), "--root"))
@@ -161,7 +168,7 @@ def parse_root(text: str) -> Root:
 
 
 def read_items(path: Path, at: str | None, now: datetime) -> tuple[list[Item], list[str]]:
-    """The documents to verify, each with its time, and the names of the directory's files that are none."""
+    """The documents to verify, each with its time, and the names of the other files of the directory."""
     index = _index_of(path) if path.is_dir() else {}
     if at == AT_INDEX and not index:
         raise UsageError(f"--at index needs a directory with {INDEX_NAME}", where=str(path))
@@ -179,7 +186,7 @@ def read_items(path: Path, at: str | None, now: datetime) -> tuple[list[Item], l
     return items, [file.name for file in files if file not in chosen and file.name != INDEX_NAME]
 
 
-def judge(
+def judge_items(
     items: Sequence[Item], expectations: list[Expectation], root: Root, *, strict: bool
 ) -> list[Verdict]:
     """One verdict per item, each at its own time."""

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from coattest.shell import err, out
+from coattest.text import printable
 from coattest_verify.attestation import Verdict
 
 DOCUMENT_SUFFIXES = (".bin", ".cbor", ".cose", ".b64", ".base64", ".hex")
@@ -30,25 +31,25 @@ class Item:
     complaint: str | None = None
 
 
-def report(item: Item, verdict: Verdict) -> dict[str, Any]:
-    """One document's JSON: the verdict, the file, and the reason codes."""
-    reasons = _reasons(item, verdict)
+def document_report(item: Item, verdict: Verdict) -> dict[str, Any]:
+    """One document's JSON: the verdict, the file, and the codes of all findings."""
+    found = _codes(item, verdict)
     return {
         **verdict.to_json(),
-        "ok": not reasons,
+        "ok": not found,
         "file": item.path.name,
         "sha256": hashlib.sha256(item.document).hexdigest() if item.document else None,
-        "reason": reasons[0] if reasons else None,
-        "reasons": reasons,
+        "code": found[0] if found else None,
+        "codes": found,
     }
 
 
-def show_table(
+def show_documents(
     items: Sequence[Item], verdicts: Sequence[Verdict], skipped: Sequence[str], *, passed: str = ACCEPTED
 ) -> None:
-    """A line per document and every reason on stdout; what was tolerated or skipped on stderr.
+    """Print a line per document and every finding on stdout; what was tolerated or skipped on stderr.
 
-    ``passed`` is what a document is called that did.
+    ``passed`` is the word for a document that passed.
     """
     table = Table(box=None, pad_edge=False)
     for heading in ("verdict", "mode", "made at", "document"):
@@ -67,7 +68,7 @@ def show_table(
     console.print(table)
     for item, verdict in zip(items, verdicts, strict=True):
         complaint = [item.complaint] if item.complaint is not None else []
-        for reason in (*complaint, *map(str, verdict.failures)):
+        for reason in (*complaint, *map(str, verdict.findings)):
             console.print(Text(printable(f"{item.path.name}: {reason}")))
         for notice in verdict.notices:
             err().print(Text(printable(f"note: {item.path.name}: {notice}"), "yellow"))
@@ -75,8 +76,8 @@ def show_table(
         err().print(Text(f"skipped, not a document: {printable(name)}"))
 
 
-def show(item: Item, verdict: Verdict) -> None:
-    """One document for people: what it says when it passed, everything that is wrong when it did not."""
+def show_document(item: Item, verdict: Verdict) -> None:
+    """Print one document: its fields when it passed, every finding when it did not."""
     console = out()
     if verdict.ok:
         console.print(Text("accepted", "green"), Text(f"at {item.at.isoformat()} under {verdict.root.name}"))
@@ -84,8 +85,8 @@ def show(item: Item, verdict: Verdict) -> None:
             console.print(Text(f"  {name:<13} {printable(value)}"))
     else:
         console.print(Text("refused", "red"), Text(f"at {item.at.isoformat()} under {verdict.root.name}"))
-        for failure in verdict.failures:
-            console.print(Text(f"  {printable(str(failure))}"))
+        for finding in verdict.findings:
+            console.print(Text(f"  {printable(str(finding))}"))
     for notice in verdict.notices:
         err().print(Text(f"note: {printable(str(notice))}", "yellow"))
 
@@ -101,13 +102,6 @@ def _lines(verdict: Verdict) -> list[tuple[str, str]]:
     return [*lines, ("chain until", expires.isoformat() if expires else "?")]
 
 
-def _reasons(item: Item, verdict: Verdict) -> list[str]:
+def _codes(item: Item, verdict: Verdict) -> list[str]:
     own = ["index"] if item.complaint else []
-    return [*own, *dict.fromkeys(failure.code for failure in verdict.failures)]
-
-
-def printable(text: str) -> str:
-    """Text from a document or a file name, with nothing in it that a terminal would obey."""
-    return "".join(
-        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text
-    )
+    return [*own, *dict.fromkeys(finding.code for finding in verdict.findings)]

@@ -1,1 +1,24 @@
-"""``verify policy``: one module per verb."""
+"""``verify policy``: one module per verb; ``options`` and ``making`` are what they share."""
+
+from __future__ import annotations
+
+import click
+
+from coattest.shell import LazyGroup
+
+VERBS = {
+    "apply": "coattest_verify.cli.policy.apply:policy_apply_command",
+    "check": "coattest_verify.cli.policy.check:policy_check_command",
+    "explain": "coattest_verify.cli.policy.explain:policy_explain_command",
+    "make": "coattest_verify.cli.policy.make:policy_make_command",
+    "prove": "coattest_verify.cli.policy.prove:policy_prove_command",
+}
+
+
+@click.group(cls=LazyGroup, lazy=VERBS)
+def policy_command() -> None:
+    """Your key's policy: only the decided enclave decrypts. Make, apply, check or prove it.
+
+    Administrators manage the key and do not decrypt. That means: not without a PutKeyPolicy, which
+    CloudTrail logs.
+    """

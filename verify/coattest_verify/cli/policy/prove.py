@@ -1,4 +1,4 @@
-"""``verify policy --prove``: any key policy against the decided tuples."""
+"""``verify policy prove``: any key policy against the decided tuples."""
 
 from __future__ import annotations
 
@@ -7,16 +7,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from coattest.errors import EnvironmentFailure, FoundFalse, UsageError
+from coattest.extras import need_extra
 from coattest.jsontext import emit_json
-from coattest.shell import err, out, utc_now
-from coattest_verify.cli.options import decision_from
+from coattest.shell import err, json_option, out, utc_now
+from coattest_verify.cli.options import EXISTING_FILE, decision_options
+from coattest_verify.cli.policy.making import decisions_of
+from coattest_verify.cli.policy.options import also_attestations_option, managing_options
 from coattest_verify.keypolicy.generate import check_tuple
 from coattest_verify.keypolicy.iam import PolicyError, parse_policy
 from coattest_verify.keypolicy.iam.parse import MAX_DOCUMENT_BYTES
 
 if TYPE_CHECKING:
-    from coattest_verify.keypolicy.prove import Counterexample, Finding
+    from coattest_verify.keypolicy.prove import Counterexample, GoalResult
 
 GOALS = {
     "plaintext": "existing ciphertext becomes plaintext only for a decided enclave, administrators included",
@@ -26,45 +31,46 @@ GOALS = {
 _TUPLE = re.compile(r"[0-9a-f]{96}(?:,[0-9a-f]{96}){2}")
 
 
-class NotProved(FoundFalse):
-    """A goal is refuted by a request that the policy allows."""
+@click.command()
+@click.argument("file", metavar="FILE", type=EXISTING_FILE)
+@click.option(
+    "--tuple",
+    "tuples",
+    multiple=True,
+    metavar="PCR0,PCR1,PCR2",
+    help="A decided tuple; repeatable. Else --member, for those of your decision.",
+)
+@managing_options
+@click.option("--key", "key_arn", metavar="ARN", help="The key that the policy is on.")
+@decision_options
+@click.option("--member", help="Your name in quorum.toml: your own agreeing statement must be there.")
+@also_attestations_option
+@json_option
+def policy_prove_command(**given: Any) -> int:
+    """Prove or refute that any key policy (FILE) lets only decided enclaves decrypt.
 
-    default_code = "refuted"
-
-
-class NotKnown(EnvironmentFailure):
-    """Neither proved nor refuted."""
-
-    default_code = "unknown"
-
-
-def prove_file(given: Mapping[str, Any]) -> int:
-    """Answer for ``--prove FILE``. Exit 0: all proved. Raises NotProved (1) and NotKnown (3) without
-    ``--json``.
+    Exit code 0: proved; 1: refuted, with a request that gets in; 3: neither.
     """
-    try:
-        from coattest_verify.keypolicy import prove as prover  # noqa: PLC0415
-    except ImportError as error:
-        raise EnvironmentFailure(
-            "the prover needs z3-solver", hint="pip install 'coattest[prove]'", code="no-solver"
-        ) from error
-    question = prover.Question(
+    need_extra("prove")
+    from coattest_verify.keypolicy import prove as prover  # noqa: PLC0415
+
+    question = prover.ProofQuestion(
         tuples=_tuples(given),
         administrators=(*given["administrators"], *filter(None, [given["break_glass"]])),
         encrypters=tuple(given["encrypters"]),
         key_arn=given["key_arn"],
     )
     try:
-        findings = prover.prove(parse_policy(_read(given["prove_file"])), question)
+        results = prover.prove(parse_policy(_read(given["file"])), question)
     except PolicyError as error:
-        if error.code != "unknown-member":
+        if error.code != "unknown-operator":
             raise
-        findings = tuple(prover.Finding(goal, prover.Status.UNKNOWN, reason=str(error)) for goal in GOALS)
-    code = _code(findings)
+        results = tuple(prover.GoalResult(goal, prover.Status.UNKNOWN, reason=str(error)) for goal in GOALS)
+    code = _exit_code(results)
     if given["as_json"]:
-        emit_json({"findings": [_json(item) for item in findings], "assumptions": list(prover.ASSUMPTIONS)})
+        emit_json({"goals": [_json(item) for item in results], "assumptions": list(prover.ASSUMPTIONS)})
         return code
-    for item in findings:
+    for item in results:
         out().print(f"{item.status.value:8} {GOALS[item.goal]}", markup=False)
         if item.counterexample:
             out().print(_told(item.counterexample), markup=False)
@@ -72,9 +78,9 @@ def prove_file(given: Mapping[str, Any]) -> int:
             out().print(f"         {item.reason}", markup=False)
     err().print("Assumed: " + "; ".join(prover.ASSUMPTIONS) + ".", markup=False)
     if code == 1:
-        raise NotProved("the policy does not hold", where=str(given["prove_file"]))
+        raise FoundFalse("the policy is refuted", where=str(given["file"]), code="refuted")
     if code:
-        raise NotKnown("not proved and not refuted", where=str(given["prove_file"]))
+        raise EnvironmentFailure("neither proved nor refuted", where=str(given["file"]), code="unproved")
     return 0
 
 
@@ -83,18 +89,16 @@ def _tuples(given: Mapping[str, Any]) -> tuple[tuple[str, str, str], ...]:
         found = []
         for item in given["tuples"]:
             if not _TUPLE.fullmatch(item):
-                raise UsageError("PCR0,PCR1,PCR2: three times 96 lower-case hex digits", where="--tuple")
+                raise UsageError("give PCR0,PCR1,PCR2, each 96 lower-case hex digits", where="--tuple")
             first, second, third = item.split(",")
             check_tuple({0: first, 1: second, 2: third}, "--tuple")
             found.append((first, second, third))
         return tuple(found)
     if not given["member"]:
-        raise UsageError("give --tuple, or --member for the tuples of your decision", where="--prove")
-    now = utc_now()
-    decisions = [
-        decision_from({**given, "attestations": folder}, now=now, own=given["member"])
-        for folder in (given["attestations"], *given["also_attestations"])
-    ]
+        raise UsageError(
+            "give --tuple, or --member for the tuples of your decision", where=str(given["file"])
+        )
+    decisions = decisions_of(given, now=utc_now())
     return tuple((item.pcrs[0], item.pcrs[1], item.pcrs[2]) for item in decisions)
 
 
@@ -103,8 +107,8 @@ def _read(path: Path) -> bytes:
         return file.read(MAX_DOCUMENT_BYTES + 1)
 
 
-def _code(findings: tuple[Finding, ...]) -> int:
-    statuses = {item.status.value for item in findings}
+def _exit_code(results: tuple[GoalResult, ...]) -> int:
+    statuses = {item.status.value for item in results}
     return 1 if "refuted" in statuses else 3 if "unknown" in statuses else 0
 
 
@@ -118,7 +122,7 @@ def _told(found: Counterexample) -> str:
     return "\n".join(lines)
 
 
-def _json(item: Finding) -> dict[str, Any]:
+def _json(item: GoalResult) -> dict[str, Any]:
     example = item.counterexample
     return {
         "goal": item.goal,

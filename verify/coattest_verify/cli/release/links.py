@@ -21,7 +21,7 @@ from coattest_verify.quorum.links import (
     filtered,
     layout_of,
     layout_signatures,
-    layout_with,
+    metablock,
 )
 
 
@@ -57,7 +57,7 @@ def links(*, target: Path, attestations: Path, root: bytes | None, profile: str,
         raise FoundFalse(
             f"{len(found)} links count, the layout wants {policy.threshold}", code="too-few-links"
         )
-    write_atomic(target / LAYOUT_FILE, layout_with(layout, signatures))
+    write_atomic(target / LAYOUT_FILE, metablock(layout, signatures))
     for name, data in found.items():
         write_atomic(target / name, data)
     signed = {signature["keyid"] for signature in signatures}

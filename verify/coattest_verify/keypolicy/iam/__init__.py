@@ -1,6 +1,6 @@
 """IAM policy semantics: parse once into frozen values, then decide. Pure: no clock, no network.
 
-The same code answers for the local KMS, for ``verify policy --explain`` and for the prover. The rules are
+The same code answers for the local KMS, for ``verify policy explain`` and for the prover. The rules are
 those of the IAM User Guide ("Policy evaluation logic", "IAM JSON policy elements") and of the KMS Developer
 Guide ("Key policies in AWS KMS"); each module names the page behind each rule.
 """
@@ -13,9 +13,9 @@ from coattest_verify.keypolicy.iam.model import (
     Condition,
     Policy,
     PolicyError,
+    PolicyStatement,
     PrincipalPattern,
     Quantifier,
-    Statement,
 )
 from coattest_verify.keypolicy.iam.parse import parse_policy
 
@@ -26,11 +26,11 @@ __all__ = [
     "Effect",
     "Policy",
     "PolicyError",
+    "PolicyStatement",
     "Principal",
     "PrincipalPattern",
     "Quantifier",
     "Request",
-    "Statement",
     "assess",
     "authorize",
     "evaluate",

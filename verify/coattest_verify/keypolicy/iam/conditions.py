@@ -18,22 +18,23 @@ from coattest_verify.keypolicy.iam.model import Condition, PolicyError, Quantifi
 
 Test = Callable[[str, str], bool]
 
-#: Operators whose values may hold policy variables ("Where you can use policy variables").
 _WITH_VARIABLES = ("String", "Arn")
+"""Operators whose values may hold policy variables ("Where you can use policy variables")."""
 
 
 def _bool(policy: str, request: str) -> bool:
     return policy.lower() == request.lower()
 
 
-#: A number as the policy grammar has it; Python's own reader takes underscores, "nan" and other digits.
 _NUMBER = re.compile(r"[+-]?[0-9]{1,40}(?:\.[0-9]{1,40})?")
-#: W3C's profile of ISO 8601 ("Date condition operators"): a year, month or day, or a time with its zone.
+"""A number as the policy grammar has it; Python's own reader takes underscores, "nan" and other digits."""
+
 _DATE = re.compile(
     r"(?P<year>[0-9]{4})(?:-(?P<month>[0-9]{2})(?:-(?P<day>[0-9]{2})"
     r"(?:T(?P<hour>[0-9]{2}):(?P<minute>[0-9]{2})(?::(?P<second>[0-9]{2})(?P<fraction>\.[0-9]{1,9})?)?"
     r"(?P<zone>Z|[+-][0-9]{2}:[0-9]{2}))?)?)?"
 )
+"""W3C's profile of ISO 8601 ("Date condition operators"): a year, month or day, or a time with its zone."""
 
 
 def number(text: str) -> Decimal:
@@ -93,7 +94,6 @@ def _equals_ignore_case(policy: str, request: str) -> bool:
     return match.plain(policy).lower() == request.lower()
 
 
-#: Positive test behind each operator, and whether the operator negates it.
 _TESTS: dict[str, tuple[Test, bool]] = {
     "StringEquals": (_equals, False),
     "StringNotEquals": (_equals, True),
@@ -122,6 +122,7 @@ _TESTS: dict[str, tuple[Test, bool]] = {
     "ArnNotEquals": (match.arn, True),
     "ArnNotLike": (match.arn, True),
 }
+"""Positive test behind each operator, and whether the operator negates it."""
 
 BASE_OPERATORS = frozenset({*_TESTS, "Null"})
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from coattest_verify.keypolicy.iam import conditions, match
-from coattest_verify.keypolicy.iam.model import Policy, PrincipalPattern, Statement
+from coattest_verify.keypolicy.iam.model import Policy, PolicyStatement, PrincipalPattern
 
 
 class Effect(enum.Enum):
@@ -92,18 +92,14 @@ class Assessment:
 
     @property
     def effect(self) -> Effect:
-        """Deny wins; a statement that names the caller, or everyone, allows; an account statement alone does
-        not.
-        """
+        """Deny wins. A statement that names the caller or everyone allows; one for the account does not."""
         if self.denied_by:
             return Effect.EXPLICIT_DENY
         return Effect.ALLOW if self.allowed_by else Effect.IMPLICIT_DENY
 
 
 def evaluate(policy: Policy, request: Request) -> Effect:
-    """What the policy by itself says of the request. A statement for the account is no permission by
-    itself.
-    """
+    """What the policy alone says of the request. A statement for the account alone does not allow."""
     return assess(policy, request).effect
 
 
@@ -124,7 +120,7 @@ def assess(policy: Policy, request: Request) -> Assessment:
 
 
 def applies(
-    statement: Statement, request: Request, context: Mapping[str, tuple[str, ...]], variables: bool
+    statement: PolicyStatement, request: Request, context: Mapping[str, tuple[str, ...]], variables: bool
 ) -> bool:
     """Whether principal, action, resource and every condition of the statement match the request."""
     return (
@@ -135,16 +131,14 @@ def applies(
     )
 
 
-def names_caller(statement: Statement, principal: Principal) -> bool:
-    """Whether a statement that applies means the caller itself or everyone, and not only the caller's
-    account.
-    """
+def names_caller(statement: PolicyStatement, principal: Principal) -> bool:
+    """Whether a statement that applies names the caller or everyone, not only the caller's account."""
     if statement.principals is None or statement.not_principal or principal.is_root:
         return True
     return any(pattern.is_anyone or pattern.value in principal.identities for pattern in statement.principals)
 
 
-def principal_matches(statement: Statement, principal: Principal) -> bool:
+def principal_matches(statement: PolicyStatement, principal: Principal) -> bool:
     """Whether the Principal or NotPrincipal element covers a caller, by name or by account."""
     if statement.principals is None:
         return True
@@ -167,14 +161,14 @@ def _names(pattern: PrincipalPattern, principal: Principal) -> bool:
     return pattern.value in principal.identities or pattern.value == principal.root_arn
 
 
-def action_matches(statement: Statement, action: str) -> bool:
+def action_matches(statement: PolicyStatement, action: str) -> bool:
     """Whether the Action or NotAction element covers an action."""
     listed = any(match.action(pattern, action) for pattern in statement.actions)
     return listed is not statement.not_action
 
 
 def _resource_matches(
-    statement: Statement, resource: str, context: Mapping[str, tuple[str, ...]], variables: bool
+    statement: PolicyStatement, resource: str, context: Mapping[str, tuple[str, ...]], variables: bool
 ) -> bool:
     patterns = [match.substitute(pattern, context, variables) for pattern in statement.resources]
     listed = any(pattern is not None and match.arn(pattern, resource) for pattern in patterns)

@@ -11,14 +11,16 @@ import functools
 import re
 from collections.abc import Mapping
 
-#: A variable: ``${key}`` or ``${key, 'default'}``. ``${*}``, ``${?}`` and ``${$}`` stand for the characters
-#: themselves.
 VARIABLE = re.compile(r"\$\{(?P<key>[^},]+?)(?:\s*,\s*'(?P<default>[^']*)')?\s*\}")
+"""A variable: ``${key}`` or ``${key, 'default'}``. ``${*}``, ``${?}`` and ``${$}`` stand for the characters
+themselves."""
+
 LITERALS = {"*": "*", "?": "?", "$": "$"}
 
-#: Placed around substituted text, so that a wildcard character in it stays a character. Not valid in a
-#: policy.
 _ESCAPES = {"*": "\ue000", "?": "\ue001"}
+"""Placed around substituted text, so that a wildcard character in it stays a character. Not valid in a
+policy."""
+
 ESCAPES = frozenset(_ESCAPES.values())
 _UNESCAPE = {escape: character for character, escape in _ESCAPES.items()}
 

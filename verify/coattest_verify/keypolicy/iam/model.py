@@ -9,9 +9,7 @@ from coattest.errors import UsageError
 
 
 class PolicyError(UsageError):
-    """A policy document does not parse, or uses something that is not known here. Never read as
-    permission.
-    """
+    """A policy does not parse, or uses something that is not known here. Never read as permission."""
 
     default_code = "malformed-policy"
 
@@ -64,7 +62,7 @@ class Condition:
 
 
 @dataclass(frozen=True, slots=True)
-class Statement:
+class PolicyStatement:
     """One statement. ``principals`` is None in a policy that is attached to an identity."""
 
     sid: str
@@ -84,7 +82,7 @@ class Policy:
 
     version: str
     id: str | None
-    statements: tuple[Statement, ...]
+    statements: tuple[PolicyStatement, ...]
 
     @property
     def variables(self) -> bool:

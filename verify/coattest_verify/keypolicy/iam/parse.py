@@ -18,15 +18,17 @@ from coattest_verify.keypolicy.iam.model import (
     Condition,
     Policy,
     PolicyError,
+    PolicyStatement,
     PrincipalPattern,
     Quantifier,
-    Statement,
 )
 
-#: KMS key policies are at most 32 KB (KMS Developer Guide, "Quotas": key policy document size).
 MAX_DOCUMENT_BYTES = 32 * 1024
-#: JSON nesting in a policy is at most statement, condition, operator, value list; anything deeper is hostile.
+"""KMS key policies are at most 32 KB (KMS Developer Guide, "Quotas": key policy document size)."""
+
 MAX_DEPTH = 10
+"""JSON nesting in a policy is at most statement, condition, operator, value list; anything deeper is
+hostile."""
 
 VERSIONS = ("2008-10-17", "2012-10-17")
 _ACCOUNT = re.compile(r"[0-9]{12}")
@@ -38,7 +40,7 @@ _PRINCIPAL_KINDS = ("AWS", "Service", "Federated", "CanonicalUser")
 def parse_policy(document: str | bytes | Mapping[str, Any], *, max_bytes: int = MAX_DOCUMENT_BYTES) -> Policy:
     """Return the parsed policy.
 
-    Raises PolicyError for anything outside the grammar; ``reason`` is ``unknown-operator`` for a condition
+    Raises PolicyError for anything outside the grammar; ``code`` is ``unknown-operator`` for a condition
     operator that is not known here, ``malformed-policy`` otherwise.
     """
     if isinstance(document, (str, bytes)):
@@ -64,9 +66,7 @@ def parse_policy(document: str | bytes | Mapping[str, Any], *, max_bytes: int = 
 
 
 def _readable(policy: Policy) -> None:
-    """Refuse texts with the characters of ``match.escape``, and in a policy with variables a ``${`` that is
-    none.
-    """
+    """Refuse the characters of ``match.escape``, and in a policy with variables any other ``${``."""
     for index, statement in enumerate(policy.statements):
         where = f"Statement[{index}]"
         values = (value for condition in statement.conditions for value in condition.values)
@@ -112,7 +112,7 @@ def _only(mapping: Mapping[str, Any], known: set[str], where: str) -> None:
         raise PolicyError(f"unknown element {unknown[0]}", where=where)
 
 
-def _statement(raw: Any, index: int) -> Statement:
+def _statement(raw: Any, index: int) -> PolicyStatement:
     where = f"Statement[{index}]"
     if not isinstance(raw, Mapping):
         raise PolicyError("a statement is a JSON object", where=where)
@@ -144,7 +144,7 @@ def _statement(raw: Any, index: int) -> Statement:
         if not _ACTION.fullmatch(action):
             raise PolicyError(f"{action!r} is not an action", where=f"{where}.Action")
     principal = raw.get("Principal", raw.get("NotPrincipal"))
-    return Statement(
+    return PolicyStatement(
         sid=sid,
         allow=raw["Effect"] == "Allow",
         principals=None if principal is None else _principals(principal, f"{where}.Principal"),

@@ -1,16 +1,14 @@
-"""Deciding by proof, for any key policy, that only a decided enclave gets plaintext. Needs z3-solver (an
-extra).
-"""
+"""Proof, for any key policy, that only a decided enclave gets plaintext. Needs z3-solver."""
 
 from __future__ import annotations
 
 from coattest_verify.keypolicy.prove.goals import (
     ASSUMPTIONS,
     Counterexample,
-    Finding,
-    Question,
+    GoalResult,
+    ProofQuestion,
     Status,
     prove,
 )
 
-__all__ = ["ASSUMPTIONS", "Counterexample", "Finding", "Question", "Status", "prove"]
+__all__ = ["ASSUMPTIONS", "Counterexample", "GoalResult", "ProofQuestion", "Status", "prove"]

@@ -1,5 +1,4 @@
-"""Everybody who could call, as finitely many classes that a policy's principal elements cannot tell apart.
-Pure.
+"""Everybody who could call, in finitely many classes that principal elements cannot tell apart. Pure.
 
 A principal element only ever compares for equality (a wildcard inside one is not valid), so a caller is
 either one that the policy names, or one of "the others" of an account that it names, or of an account that
@@ -25,10 +24,11 @@ class Caller:
     """A class of callers and one of them.
 
     ``named`` when the class is that one alone; ``outside`` when even the account is one that is not named,
-    so that account and partition are symbols too. ``free_path`` when a session is named and its role is not:
-    a session's ARN leaves out its role's path. ``apart`` are the partitions in which the account's number is
-    named, when the class is that number's in all others. ``whole`` when everybody with this aws:PrincipalArn
-    is in this class or in another that is named; a named session is not all sessions of its role.
+    so that account and partition are symbols too. ``free_path`` when a session is named and its role is one
+    that is not: a session's ARN leaves out its role's path. ``apart`` are the partitions in which the
+    account's number is named, when the class is that number's in all others. ``whole`` when everybody with
+    this aws:PrincipalArn is in this class or in another that is named; a named session is not all sessions
+    of its role.
     """
 
     label: str
@@ -89,9 +89,14 @@ def _named(value: str, match: re.Match[str], known: Iterable[str], nobody: str) 
     elif name.startswith("assumed-role/"):
         role, stem = name.split("/")[1], f"arn:{partition}:iam::{account}:role/"
         roles = [arn for arn in known if arn.startswith(stem) and arn.rsplit("/", 1)[-1] == role]
-        for arn in roles or [f"{stem}{role}"]:
+        for arn in roles:
             principal = Principal(value, account, role_arn=arn, partition=partition)
-            yield Caller(f"the session {value}", principal, True, free_path=not roles)
+            yield Caller(f"the session {value}", principal, True)
+        # The session's ARN leaves out its role's path: it may be of a role that is not named, too.
+        other = f"{stem}{nobody}/{role}" if f"{stem}{role}" in roles else f"{stem}{role}"
+        principal = Principal(value, account, role_arn=other, partition=partition)
+        label = f"the session {value}" + (", of a role with another path" if roles else "")
+        yield Caller(label, principal, True, free_path=True)
     else:
         yield Caller(value, Principal(value, account, partition=partition), True, whole=True)
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import z3  # type: ignore[import-untyped,unused-ignore]
 
-from coattest_verify.keypolicy.iam import Effect, Policy, Principal, Request, Statement, assess
+from coattest_verify.keypolicy.iam import Effect, Policy, PolicyStatement, Principal, Request, assess
 from coattest_verify.keypolicy.iam.conditions import instant, number
 from coattest_verify.keypolicy.iam.evaluate import action_matches, principal_matches
 from coattest_verify.keypolicy.prove.callers import Caller, callers
@@ -33,11 +33,9 @@ from coattest_verify.keypolicy.prove.symbolic import (
     Space,
     Unsupported,
     constant,
-    statement,
+    statement_formula,
 )
 
-#: What every proof rests on. None of it is visible in a policy; ``verify policy --check`` looks at the first
-#: three.
 ASSUMPTIONS = (
     "there are no grants on the key",
     "Origin is AWS_KMS: no copy of the key material exists outside KMS",
@@ -45,6 +43,8 @@ ASSUMPTIONS = (
     "KMS evaluates policies as AWS documents it, and verifies attestation documents",
     "every other account's and the own account's IAM policies allow everything",
 )
+"""What every proof rests on. None of it is visible in a policy; ``verify policy check`` looks at the first
+three."""
 
 PLAINTEXT = ("kms:Decrypt", "kms:ReEncryptFrom", "kms:DeriveSharedSecret")
 POWER = ("kms:CreateGrant", "kms:PutKeyPolicy", "kms:ReplicateKey")
@@ -55,19 +55,20 @@ ENCRYPTION = (
     "kms:GenerateDataKeyPairWithoutPlaintext",
     "kms:GenerateDataKeyWithoutPlaintext",
 )
-#: The operations whose requests can carry a document (KMS Developer Guide, "Condition keys for Nitro
-#: Enclaves").
 ATTESTED = ("kms:Decrypt", "kms:DeriveSharedSecret", "kms:GenerateDataKey", "kms:GenerateDataKeyPair")
+"""The operations whose requests can carry a document (KMS Developer Guide, "Condition keys for Nitro
+Enclaves")."""
 
-#: Seconds for all goals together.
 DEADLINE = 10.0
+"""Seconds for all goals together."""
+
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _KEY_ARN = "arn:aws:kms:us-east-1:{account}:key/1234abcd-12ab-34cd-56ef-1234567890ab"
 _ESCAPE = re.compile(r"\\u\{([0-9a-f]+)\}")
 
 
 class Status(enum.Enum):
-    """The answer to a goal."""
+    """What is known of a goal."""
 
     PROVED = "proved"
     REFUTED = "refuted"
@@ -75,7 +76,7 @@ class Status(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class ProofQuestion:
     """What is asked: the decided tuples (PCR0, PCR1, PCR2 in lower-case hex) and who is meant to do what."""
 
     tuples: tuple[tuple[str, str, str], ...]
@@ -99,8 +100,8 @@ class Counterexample:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """The answer to one goal."""
+class GoalResult:
+    """What the prover found out about one goal."""
 
     goal: str
     status: Status
@@ -108,7 +109,7 @@ class Finding:
     reason: str | None = None
 
 
-def prove(policy: Policy, question: Question, *, deadline: float = DEADLINE) -> tuple[Finding, ...]:
+def prove(policy: Policy, question: ProofQuestion, *, deadline: float = DEADLINE) -> tuple[GoalResult, ...]:
     """Answer the three goals for a policy, in at most ``deadline`` seconds altogether."""
     until = time.monotonic() + deadline
     named = (*question.administrators, *question.encrypters)
@@ -124,12 +125,12 @@ def prove(policy: Policy, question: Question, *, deadline: float = DEADLINE) -> 
 def _goal(  # noqa: PLR0917
     name: str,
     policy: Policy,
-    question: Question,
+    question: ProofQuestion,
     everybody: Sequence[Caller],
     actions: Sequence[str],
     excepted: frozenset[str],
     until: float,
-) -> Finding:
+) -> GoalResult:
     doubt: str | None = None
     for caller, action in itertools.product(everybody, actions):
         if caller.principal.identities & excepted:
@@ -140,14 +141,14 @@ def _goal(  # noqa: PLR0917
             doubt = doubt or str(error)
             continue
         if isinstance(answer, Counterexample):
-            return Finding(name, Status.REFUTED, answer)
+            return GoalResult(name, Status.REFUTED, answer)
         doubt = doubt or answer
-    return Finding(name, Status.UNKNOWN if doubt else Status.PROVED, reason=doubt)
+    return GoalResult(name, Status.UNKNOWN if doubt else Status.PROVED, reason=doubt)
 
 
 def _ask(
     policy: Policy,
-    question: Question,
+    question: ProofQuestion,
     caller: Caller,
     action: str,
     *,
@@ -159,14 +160,14 @@ def _ask(
     if not any(item.allow for item in mine):
         return None
     if time.monotonic() >= until:
-        return "the time for the answer is over"
+        return "timed out"
     space = Space(policy)
     resource = z3.String("resource") if question.key_arn is None else z3.StringVal(question.key_arn)
     solver = z3.SolverFor("QF_S")
-    # Half of what is left: one hard case does not keep the others from being asked.
+    # Half of what is left, so that one hard case leaves time for the others.
     solver.set("timeout", max(1, int((until - time.monotonic()) * 500)))
-    allows = [statement(space, item, resource, policy.variables) for item in mine if item.allow]
-    denies = [statement(space, item, resource, policy.variables) for item in mine if not item.allow]
+    allows = [statement_formula(space, item, resource, policy.variables) for item in mine if item.allow]
+    denies = [statement_formula(space, item, resource, policy.variables) for item in mine if not item.allow]
     solver.add(z3.Or(*allows), *(z3.Not(item) for item in denies))
     solver.add(*_request(space, caller, action, question, everybody))
     if action in PLAINTEXT:
@@ -178,15 +179,15 @@ def _ask(
     if result == z3.unknown:
         return f"the solver gave up: {solver.reason_unknown()}"
     found = _confirmed(policy, question, caller, action, space=space, model=solver.model(), until=until)
-    return found or "the evaluator does not confirm the solver's request"
+    return found or "the evaluator does not confirm the request that the solver found"
 
 
-def _may_apply(found: Statement, caller: Caller, action: str) -> bool:
+def _may_apply(found: PolicyStatement, caller: Caller, action: str) -> bool:
     return action_matches(found, action) and principal_matches(found, caller.principal)
 
 
 def _request(
-    space: Space, caller: Caller, action: str, question: Question, everybody: Sequence[Caller]
+    space: Space, caller: Caller, action: str, question: ProofQuestion, everybody: Sequence[Caller]
 ) -> list[Any]:
     """What a request by this caller cannot vary."""
     bound: list[Any] = []
@@ -202,7 +203,7 @@ def _request(
             bound.append(slot.value == constant(fixed[key]))
     if caller.free_path:
         (arn,) = space.slots("aws:principalarn")
-        bound.append(z3.InRe(arn.value, role_with_any_path(caller.principal)))
+        bound.append(z3.InRe(arn.value, role_with_any_path(caller, everybody)))
     if not caller.named and caller.principal.kind == "AWS":
         bound += anonymous(space, caller, everybody)
     if action not in ATTESTED:
@@ -221,7 +222,7 @@ def _request(
     return bound
 
 
-def _decided(space: Space, question: Question) -> Any:
+def _decided(space: Space, question: ProofQuestion) -> Any:
     registers = [space.slots(f"{ATTESTATION}pcr{index}")[0] for index in range(3)]
     return z3.Or(
         *(
@@ -238,7 +239,7 @@ def _decided(space: Space, question: Question) -> Any:
 
 def _confirmed(
     policy: Policy,
-    question: Question,
+    question: ProofQuestion,
     caller: Caller,
     action: str,
     *,
@@ -264,7 +265,7 @@ def _confirmed(
     return None
 
 
-def _is_decided(context: Mapping[str, tuple[str, ...]], question: Question) -> bool:
+def _is_decided(context: Mapping[str, tuple[str, ...]], question: ProofQuestion) -> bool:
     found = tuple(context.get(f"{ATTESTATION}pcr{index}", ("",))[:1] for index in range(3))
     return any(found == tuple((value,) for value in item) for item in question.tuples)
 

@@ -16,10 +16,11 @@ from coattest_verify.keypolicy.prove.symbolic import Space, constant
 
 ACCOUNT = z3.Loop(z3.Range("0", "9"), 12, 12)
 PARTITION = z3.Concat(z3.Re("aws"), z3.Star(z3.Union(z3.Range("a", "z"), z3.Re("-"))))
-#: IAM User Guide, "IAM identifiers": names have letters, digits and +=,.@_-; a path any of ! to ~.
 NAME = z3.Plus(
     z3.Union(*(z3.Range(*pair) for pair in ("az", "AZ", "09")), *(z3.Re(sign) for sign in "+=,.@_-"))
 )
+"""IAM User Guide, "IAM identifiers": names have letters, digits and +=,.@_-; a path any of ! to ~."""
+
 PATH = z3.Option(z3.Concat(z3.Plus(z3.Range("!", "~")), z3.Re("/")))
 
 
@@ -33,10 +34,18 @@ def known(caller: Caller) -> dict[str, str]:
     return {**fixed, "aws:principalarn": principal.principal_arn} if exact else fixed
 
 
-def role_with_any_path(principal: Principal) -> Any:
-    """The expression of a role's ARN when only its session's is known."""
-    stem, _, name = principal.principal_arn.rpartition("/")
-    return z3.Concat(z3.Re(constant(f"{stem}/")), PATH, z3.Re(constant(name)))
+def role_with_any_path(caller: Caller, everybody: Sequence[Caller]) -> Any:
+    """The expression of a role's ARN when only its session's is known: none of the roles that are named."""
+    stem, _, path = caller.principal.principal_arn.partition(":role/")
+    name = path.rsplit("/", 1)[-1]
+    any_path = z3.Concat(z3.Re(constant(f"{stem}:role/")), PATH, z3.Re(constant(name)))
+    return z3.Intersect(any_path, _none_of(everybody))
+
+
+def _none_of(everybody: Sequence[Caller]) -> Any:
+    """The expression of every ARN but those of callers that are named as a whole."""
+    named = sorted({other.principal.principal_arn for other in everybody if other.whole})
+    return z3.Complement(z3.Union(*(z3.Re(constant(text)) for text in (*named, "", "-"))))
 
 
 def anonymous(space: Space, caller: Caller, everybody: Sequence[Caller]) -> list[Any]:
@@ -48,8 +57,7 @@ def anonymous(space: Space, caller: Caller, everybody: Sequence[Caller]) -> list
     (caller_account,) = space.slots("kms:calleraccount")
     principal = caller.principal
     if not caller.outside:
-        named = {other.principal.principal_arn for other in everybody if other.whole}
-        free = z3.Complement(z3.Union(*(z3.Re(constant(text)) for text in (*sorted(named), "", "-"))))
+        free = _none_of(everybody)
         partition = z3.Re(principal.partition)
         if caller.apart:
             named_here = z3.Union(*(z3.Re(text) for text in (*caller.apart, "-", "")))

@@ -19,20 +19,19 @@ from typing import Any
 
 import z3  # type: ignore[import-untyped,unused-ignore]
 
-from coattest_verify.keypolicy.iam import Condition, Policy, Quantifier, Statement
+from coattest_verify.keypolicy.iam import Condition, Policy, PolicyStatement, Quantifier
 from coattest_verify.keypolicy.iam.conditions import negated
 from coattest_verify.keypolicy.iam.match import LITERALS, VARIABLE
 
-#: Texts are printable ASCII, and so are all constants. No pattern has * or ? as a literal, so these two stand
-#: for every character that is left out.
 PRINTABLE = z3.Star(z3.Range(" ", "~"))
+"""Texts are printable ASCII, and so are all constants. No pattern has * or ? as a literal, so these two stand
+for every character that is left out."""
+
 LOWER_HEX = z3.Star(z3.Union(z3.Range("0", "9"), z3.Range("a", "f")))
 ANY_CHARACTER = z3.AllChar(z3.ReSort(z3.StringSort()))
 NO_COLON = z3.Intersect(ANY_CHARACTER, z3.Complement(z3.Re(":")))
 
 ATTESTATION = "kms:recipientattestation:"
-#: Keys that hold one value in every request (IAM User Guide, "Global condition context keys": single-valued).
-#: kms:EncryptionContext:KEY is not among them: names that differ in case are one condition key.
 SINGLE_VALUED = (
     ATTESTATION,
     "kms:calleraccount",
@@ -41,6 +40,9 @@ SINGLE_VALUED = (
     "aws:userid",
     "aws:username",
 )
+"""Keys that hold one value in every request (IAM User Guide, "Global condition context keys": single-valued).
+kms:EncryptionContext:KEY is not among them: names that differ in case are one condition key."""
+
 MULTI_VALUED = ("aws:principalorgpaths", "aws:principalservicenameslist", "aws:sourceorgpaths")
 
 
@@ -94,7 +96,7 @@ class Space:
         return self._members[key][0]
 
     def mentions(self, key: str) -> bool:
-        """Whether the policy says anything of a key."""
+        """Whether the policy mentions a key."""
         return _name(key) in self._sizes
 
     def constraints(self) -> list[Any]:
@@ -117,8 +119,8 @@ class Space:
         for symbol, value, expression in self._members.values():
             if expression.decl().kind() != z3.Z3_OP_SEQ_TO_RE:
                 continue
-            for other, about, pattern in self._members.values():
-                if other is not symbol and about.eq(value):
+            for other, tested, pattern in self._members.values():
+                if other is not symbol and tested.eq(value):
                     matches = z3.is_true(z3.simplify(z3.InRe(expression.arg(0), pattern)))
                     found.append(z3.Implies(symbol, other if matches else z3.Not(other)))
         return found
@@ -152,22 +154,22 @@ def _name(key: str) -> str:
     return f"{ATTESTATION}pcr0" if name == f"{ATTESTATION}imagesha384" else name
 
 
-def statement(space: Space, found: Statement, resource: Any, variables: bool) -> Any:
+def statement_formula(space: Space, found: PolicyStatement, resource: Any, variables: bool) -> Any:
     """The formula of a statement whose principal and action match."""
-    about = [_resource(space, pattern, resource, variables) for pattern in found.resources]
-    listed = z3.Or(*about)
+    matches = [_resource(space, pattern, resource, variables) for pattern in found.resources]
+    listed = z3.Or(*matches)
     parts = [z3.Not(listed) if found.not_resource else listed]
-    parts += [condition(space, item, variables) for item in found.conditions]
+    parts += [condition_formula(space, item, variables) for item in found.conditions]
     return z3.And(*parts)
 
 
 def _resource(space: Space, pattern: str, resource: Any, variables: bool) -> Any:
     if variables and "${" in pattern:
         return space.abstract(Condition(Quantifier.NONE, "ArnLike", False, "resource", (pattern,)))
-    return space.member(resource, arn(pattern))
+    return space.member(resource, arn_expression(pattern))
 
 
-def condition(space: Space, found: Condition, variables: bool) -> Any:
+def condition_formula(space: Space, found: Condition, variables: bool) -> Any:
     """The formula of one condition: the twin of ``iam.conditions.holds``."""
     slots = space.slots(found.key)
     present = z3.Or(*(slot.present for slot in slots))
@@ -200,9 +202,9 @@ def _matches(space: Space, found: Condition, value: Any, variables: bool) -> Any
         hexadecimal = _name(found.key).startswith(ATTESTATION)
         compare = _equals_lower_hex if hexadecimal else equals_ignore_case
     elif found.operator.endswith("Like") and found.operator.startswith("String"):
-        compare = glob
+        compare = glob_expression
     elif found.operator.startswith("Arn"):
-        compare = arn
+        compare = arn_expression
     substituted = variables and found.operator.startswith(("String", "Arn"))
     return z3.Or(
         *(
@@ -280,12 +282,12 @@ def _either_case(character: str) -> Any:
     return z3.Union(z3.Re(character.lower()), z3.Re(character.upper()))
 
 
-def glob(pattern: str) -> Any:
+def glob_expression(pattern: str) -> Any:
     """The expression of a pattern with * and ?."""
     return _glob(pattern, ANY_CHARACTER)
 
 
-def arn(pattern: str) -> Any:
+def arn_expression(pattern: str) -> Any:
     """The expression of an ARN pattern, part by part: the twin of ``iam.match.arn``."""
     if pattern == "*":
         return z3.Star(ANY_CHARACTER)

@@ -70,7 +70,7 @@ def cosign(cosigned: Cosigned, member: str, signer: Any, now: datetime) -> Cosig
     """The checkpoint with one more cosignature; an earlier one of the same key is replaced."""
     key = public_key_of(signer)
     seconds = int(now.timestamp())
-    signature = bytes.fromhex(signer.sign(_message(cosigned.checkpoint, seconds)).signature)
+    signature = signer.sign(_message(cosigned.checkpoint, seconds))
     data = _key_id(member, key) + seconds.to_bytes(8, "big") + signature
     line = f"\u2014 {member} {base64.b64encode(data).decode()}"
     kept = [other for other in cosigned.lines if _identity(other) != _identity(line)]

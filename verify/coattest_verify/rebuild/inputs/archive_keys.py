@@ -12,6 +12,7 @@ from importlib import resources
 from typing import TYPE_CHECKING
 
 from coattest.errors import EnvironmentFailure
+from coattest.extras import need_extra
 
 if TYPE_CHECKING:
     from pysequoia import Cert
@@ -26,17 +27,16 @@ Debian Archive Automatic Signing Key (12/bookworm), Debian Stable Release Key (1
 
 
 class BadKeyring(EnvironmentFailure):
-    """The OpenPGP library is missing, or a key file of the installation is not the key that is pinned."""
+    """A key file of the installation is not the key that is pinned."""
 
     default_code = "bad-keyring"
 
 
 def bookworm() -> tuple[Cert, ...]:
     """The pinned certificates. Raises BadKeyring."""
-    try:
-        from pysequoia import Cert  # noqa: PLC0415 - only `verify inputs` needs it
-    except ImportError as error:
-        raise BadKeyring("pysequoia is not installed", hint="pip install pysequoia") from error
+    need_extra("build")
+    from pysequoia import Cert  # noqa: PLC0415 - only `verify inputs` needs it
+
     certificates = []
     for fingerprint, name in BOOKWORM.items():
         data = resources.files("coattest_verify.rebuild.inputs").joinpath("keys").joinpath(name).read_bytes()

@@ -1,4 +1,4 @@
-"""The policy that the options of ``verify policy`` ask for, with what it was made from."""
+"""The policy that ``options.making_options`` ask for, with what it was made from."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from datetime import datetime, timezone
 from typing import Any
 
 from coattest.errors import UsageError
+from coattest.shell import err, utc_now
 from coattest_build.formats.measure import pcr3, pcr4
-from coattest_verify.keypolicy.generate import Options, canonical, generate
+from coattest_verify.auction.context import AUCTION, BUYER
+from coattest_verify.cli.options import decision_from
+from coattest_verify.keypolicy.generate import PolicyOptions, generate_policy, policy_text
 from coattest_verify.keypolicy.iam import Policy, parse_policy
 from coattest_verify.quorum.decision import Decision
 
@@ -18,7 +21,7 @@ EXAMPLE_KEY = "key/00000000-0000-0000-0000-000000000000"
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class MadePolicy:
     """A generated policy with what it was made from."""
 
     document: dict[str, Any]
@@ -30,15 +33,21 @@ class Made:
     warnings: tuple[str, ...]
 
 
-def make_policy(given: Mapping[str, Any], decisions: tuple[Decision, ...], now: datetime) -> Made:
-    """The policy for these decisions. Raises UsageError for options that make none."""
-    options = Options(
+def make_policy(given: Mapping[str, Any]) -> MadePolicy:
+    """The policy for the decisions that the options name; warnings go to stderr.
+
+    Raises NoDecision, and what ``generate_policy`` raises.
+    """
+    now = utc_now()
+    # What binds a member needs the member's own agreeing statement.
+    decisions = decisions_of(given, now=now)
+    options = PolicyOptions(
         registers=further(given),
         break_glass=given["break_glass"],
         until=given["until"].replace(tzinfo=timezone.utc) if given["until"] else None,
         delegate_to_account=given["delegate_to_account"],
     )
-    document = generate(
+    document = generate_policy(
         decisions,
         account=given["account"],
         parent_roles=given["parent_roles"],
@@ -46,18 +55,30 @@ def make_policy(given: Mapping[str, Any], decisions: tuple[Decision, ...], now: 
         encrypters=given["encrypters"],
         now=now,
         encryption_context=pairs(given["context"], "--context"),
+        context_keys=(AUCTION, BUYER),
         partition=given["partition"],
         simulator=given["simulator"],
         options=options,
     )
-    return Made(
+    made = MadePolicy(
         document,
-        parse_policy(canonical(document)),
+        parse_policy(policy_text(document)),
         decisions,
         given["account"],
         tuple(dict.fromkeys(given["administrators"])),
         given["break_glass"],
         _warnings(given),
+    )
+    for warning in made.warnings:
+        err().print(f"warning: {warning}", style="yellow", markup=False)
+    return made
+
+
+def decisions_of(given: Mapping[str, Any], *, now: datetime) -> tuple[Decision, ...]:
+    """The decision of ``--attestations`` and of each ``--also-attestations``. Raises NoDecision."""
+    return tuple(
+        decision_from({**given, "attestations": folder}, now=now, own=given["member"])
+        for folder in (given["attestations"], *given["also_attestations"])
     )
 
 
@@ -70,7 +91,9 @@ def _warnings(given: Mapping[str, Any]) -> tuple[str, ...]:
             "RISK: whoever writes IAM policies in this account can become an administrator of the key"
         )
     if not given["context"]:
-        found.append("no --context: the enclave may decrypt any ciphertext of this key, made for whatever")
+        found.append(
+            "no --context: the enclave may decrypt any ciphertext of this key, whatever it was made for"
+        )
     return tuple(found)
 
 
@@ -85,11 +108,11 @@ def pairs(items: tuple[str, ...], option: str, valid: Callable[[str], bool] = bo
     return found
 
 
-def document(made: Made, **more: Any) -> dict[str, Any]:
+def made_document(made: MadePolicy, **more: Any) -> dict[str, Any]:
     """The policy as JSON, with what else a command has to say."""
     return {
         "policy": made.document,
-        "canonical": canonical(made.document),
+        "canonical": policy_text(made.document),
         "decisions": [decision.to_json() for decision in made.decisions],
         "warnings": list(made.warnings),
         **more,

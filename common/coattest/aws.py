@@ -1,0 +1,72 @@
+"""AWS's errors as errors of ours. botocore is imported where it is used: most commands never need it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from coattest.errors import EnvironmentFailure
+
+THROTTLED = frozenset({"Throttling", "ThrottlingException", "RequestLimitExceeded", "SlowDown"})
+FORBIDDEN = frozenset({"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "403"})
+UNKNOWN_CALLER = frozenset({"UnrecognizedClientException", "InvalidClientTokenId"})
+"""Codes for one thing in CloudFormation, KMS and SSM, EC2 and S3 (each one's "Common errors")."""
+
+MESSAGE_MAX = 300
+"""Characters of a service's own message that are shown."""
+
+
+class AwsFailure(EnvironmentFailure):
+    """An AWS call failed. The message has the service's code and words, never a credential."""
+
+    default_code = "aws"
+
+
+@contextlib.contextmanager
+def aws_errors(where: str) -> Iterator[None]:
+    """Within the block, botocore's errors become AwsFailure; ``where`` names what was asked for.
+
+    ``service_code`` is AWS's own code where a service answered (``AccessDenied``); otherwise ``code`` is
+    ``no-credentials`` or ``unreachable``.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError  # noqa: PLC0415
+    from urllib3.exceptions import HTTPError  # noqa: PLC0415
+
+    try:
+        yield
+    except ClientError as error:
+        reply = error.response.get("Error", {})
+        code = reply.get("Code", "Unknown")
+        raise AwsFailure(
+            f"{error.operation_name}: {code}: {reply.get('Message', '')[:MESSAGE_MAX]}",
+            where=where,
+            hint=_hint(code, error.operation_name),
+            service_code=code,
+        ) from error
+    except NoCredentialsError as error:
+        raise AwsFailure(
+            "no AWS credentials",
+            where=where,
+            hint="set AWS_PROFILE or run on the instance",
+            code="no-credentials",
+        ) from error
+    except (BotoCoreError, HTTPError) as error:  # the latter from a body that ends within TLS
+        raise AwsFailure(
+            str(error)[:MESSAGE_MAX],
+            where=where,
+            hint="check --endpoint-url, region and network",
+            code="unreachable",
+        ) from error
+
+
+def _hint(code: str, operation: str) -> str | None:
+    """What to do about the failures that a caller meets most."""
+    if code in THROTTLED:
+        return "AWS takes fewer requests than were made, also after retries: wait and try again"
+    if code in UNKNOWN_CALLER:
+        return "AWS does not know these credentials: check AWS_PROFILE"
+    if code in FORBIDDEN:
+        # S3's message does not name the action, and no action is called HeadObject.
+        named = {"HeadObject": "s3:GetObject and s3:ListBucket", "PutObject": "s3:PutObject"}
+        return f"these credentials lack {named.get(operation, f'the right that {operation} needs')}"
+    return None

@@ -1,0 +1,75 @@
+"""``verify policy explain``: who may do what under the policy of a decision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+from rich.table import Table
+
+from coattest.jsontext import emit_json
+from coattest.shell import err, json_option, out
+from coattest_verify.auction.context import AUCTION, BUYER
+from coattest_verify.cli.policy.making import EXAMPLE_KEY, further, made_document, make_policy, pairs
+from coattest_verify.cli.policy.options import making_options
+from coattest_verify.keypolicy.explain import explain_policy
+
+
+@click.command()
+@making_options
+@json_option
+def policy_explain_command(**given: Any) -> None:
+    """Show who may do what under the policy, asked of an evaluator of IAM policies."""
+    made = make_policy(given)
+    principals = {
+        "parent": given["parent_roles"][0],
+        "administrator": made.administrators[0],
+        "encrypter": given["encrypters"][0],
+        "anyone else": f"arn:{given['partition']}:iam::{made.account}:role/anyone-else",
+    }
+    enclaves: dict[str, Mapping[int, str]] = {
+        f"release {decision.release}": {**decision.pcrs, **further(given)} for decision in made.decisions
+    }
+    enclaves["another image"] = {0: "11" * 48, 1: "22" * 48, 2: "33" * 48}
+    lines = explain_policy(
+        made.parsed,
+        principals=principals,
+        enclaves=enclaves,
+        encryption_context=_example_context(given),
+        key_arn=f"arn:{given['partition']}:kms:eu-central-1:{made.account}:{EXAMPLE_KEY}",
+    )
+    if given["as_json"]:
+        rows = [
+            {
+                "who": line.who,
+                "enclave": line.enclave,
+                "operation": line.operation,
+                "allowed": line.allowed,
+                "by": list(line.by),
+            }
+            for line in lines
+        ]
+        emit_json(made_document(made, explanation=rows))
+        return
+    table = Table("who", "attestation document", "operation", "allowed", "by statement")
+    for line in lines:
+        table.add_row(
+            line.who,
+            line.enclave,
+            line.operation,
+            "yes" if line.allowed else "no",
+            ", ".join(line.by) or "(no Allow)",
+        )
+    out().print(table)
+    err().print(
+        "Administrators do not decrypt: not without a PutKeyPolicy, which CloudTrail logs. "
+        "Another account's role needs its own IAM policy too.",
+        markup=False,
+    )
+
+
+def _example_context(given: Mapping[str, Any]) -> dict[str, str]:
+    wanted = pairs(given["context"], "--context")
+    example = {AUCTION: "00" * 48, BUYER: given["member"]}
+    return {**example, **wanted} if set(wanted) <= set(example) else wanted

@@ -1,0 +1,52 @@
+"""``verify policy make``: the policy of a decision, in the notation where it is needed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from coattest.jsontext import emit_json
+from coattest.shell import json_option
+from coattest_verify.cli.policy.making import DESCRIPTION, MadePolicy, made_document, make_policy
+from coattest_verify.cli.policy.options import making_options
+from coattest_verify.keypolicy import snippets
+from coattest_verify.keypolicy.generate import policy_text
+
+FORMATS = ("json", "canonical", "cloudformation", "terraform", "stack")
+
+
+@click.command()
+@making_options
+@click.option(
+    "--format",
+    "notation",
+    type=click.Choice(FORMATS),
+    default="json",
+    show_default=True,
+    help="stack: your whole CloudFormation stack, with a private bucket that the parent's role may read; "
+    "cloudformation, terraform: the key alone.",
+)
+@json_option
+def policy_make_command(**given: Any) -> None:
+    """Print the KMS key policy under which only the decided enclave decrypts."""
+    made = make_policy(given)
+    if given["as_json"]:
+        emit_json(made_document(made))
+    else:
+        click.echo(_notation(made, given))
+
+
+def _notation(made: MadePolicy, given: Mapping[str, Any]) -> str:
+    notation = given["notation"]
+    if notation == "stack":
+        return snippets.stack(made.document, DESCRIPTION, given["parent_roles"])
+    if notation == "canonical":
+        return policy_text(made.document)
+    if notation == "cloudformation":
+        return snippets.cloudformation(made.document, DESCRIPTION)
+    if notation == "terraform":
+        return snippets.terraform(made.document, DESCRIPTION)
+    return json.dumps(made.document, indent=2)

@@ -1,0 +1,96 @@
+"""The options of the verbs of ``verify policy``, and the clients that two of them need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import click
+
+from coattest.aws import aws_errors
+from coattest.errors import UsageError
+from coattest.shell import Decorator, option_group
+from coattest_verify.cli.options import EXISTING_FOLDER, decision_options
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_ARNS: dict[str, Any] = {"multiple": True, "metavar": "ARN"}
+
+also_attestations_option: Decorator = click.option(
+    "--also-attestations",
+    multiple=True,
+    type=EXISTING_FOLDER,
+    help="A second release, for a rotation: both decrypt until the old one is left out.",
+)
+managing_options = option_group(
+    click.option("--administrator", "administrators", help="Manages the key; cannot decrypt.", **_ARNS),
+    click.option("--encrypter", "encrypters", help="Encrypts what the enclave is to read.", **_ARNS),
+    click.option("--break-glass", metavar="ARN", help="One more administrator, for emergencies."),
+)
+"""Who is meant to do what: passed as ``administrators``, ``encrypters``, ``break_glass``."""
+
+making_options = option_group(
+    decision_options,
+    click.option(
+        "--member",
+        required=True,
+        help="Your name in quorum.toml: your own agreeing statement must be there.",
+    ),
+    also_attestations_option,
+    click.option("--account", required=True, help="The account that owns the key, 12 digits."),
+    click.option("--partition", default="aws", show_default=True, help="The account's partition."),
+    click.option("--parent-role", "parent_roles", help="The service's instance role.", **_ARNS),
+    managing_options,
+    click.option("--context", multiple=True, metavar="KEY=VALUE", help="Encryption context to require."),
+    click.option("--pcr3", "pcr3_role", metavar="ROLE-ARN", help="Require PCR3: the parent instance's role."),
+    click.option("--pcr4", "pcr4_instance", metavar="INSTANCE-ID", help="Require PCR4: one parent instance."),
+    click.option(
+        "--register",
+        "registers",
+        multiple=True,
+        metavar="N=HEX",
+        help="A further PCR to require (3, 4, 8).",
+    ),
+    click.option(
+        "--until",
+        type=click.DateTime(["%Y-%m-%dT%H:%M:%SZ"]),
+        help="Decrypting ends by itself then (UTC).",
+    ),
+    click.option(
+        "--delegate-to-account",
+        is_flag=True,
+        help="RISK: the account's IAM policies name administrators too.",
+    ),
+    click.option(
+        "--simulator", is_flag=True, help="Take a local profile's decision, for a KMS on loopback only."
+    ),
+)
+"""Which policy to make; ``making.make_policy`` reads them."""
+
+aws_options = option_group(
+    click.option("--endpoint-url", help="Where KMS, STS and IAM are, if not at AWS: the simulator."),
+    click.option("--region", help="The key's region; from its ARN or the environment by default."),
+)
+"""Where the key is: passed as ``endpoint_url``, ``region``."""
+
+
+def check_simulator(given: Mapping[str, Any]) -> None:
+    """Refuse to put a policy for anyone's enclave on a key that is not the simulator's. Raises UsageError."""
+    endpoint = given["endpoint_url"]
+    if given["simulator"] and (not endpoint or urlsplit(endpoint).hostname not in LOOPBACK):
+        raise UsageError(
+            "--simulator needs an --endpoint-url on loopback",
+            where=endpoint or "AWS",
+            code="simulator-not-loopback",
+        )
+
+
+def aws_client(service: str, given: Mapping[str, Any]) -> Any:
+    """A boto3 client where ``aws_options`` say. Raises AwsFailure."""
+    import boto3  # noqa: PLC0415  (half a second that printing a policy does not need)
+
+    key = given["key"]
+    region = given["region"] or (key.split(":")[3] if key.startswith("arn:") else None)
+    with aws_errors(service):
+        session: Any = boto3.session.Session(region_name=region)
+        return session.client(service, endpoint_url=given["endpoint_url"])
