@@ -284,9 +284,9 @@ def main() -> None:
     if options.json:
         print(json.dumps(result, indent=2))
         return
-    kept = result["machine"]
-    versions = ", ".join(f"{name} {version}" for name, version in kept["versions"].items())
-    print(f"{kept['cpu']}, {kept['cores']} cores, Python {kept['python']}, {versions}")
+    host = result["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in host["versions"].items())
+    print(f"{host['cpu']}, {host['cores']} cores, Python {host['python']}, {versions}")
     print(f"load {result['load']:.1f}, document {result['document']}")
     for label, value in {**result["per_second"], **result["per_second_wall"]}.items():
         print(f"  {label:<28} {value:>9.1f} /s")

@@ -249,7 +249,7 @@ def machine() -> dict[str, Any]:
 
 def figures(checkout: Path, rounds: int, *, cold: bool) -> dict[str, Any]:
     """Everything, with the goals."""
-    kept = machine()
+    host = machine()
     with tempfile.TemporaryDirectory(prefix="coattest-bench-") as name:
         scratch = Path(name)
         source, out = scratch / "source", scratch / "out"
@@ -273,7 +273,7 @@ def figures(checkout: Path, rounds: int, *, cold: bool) -> dict[str, Any]:
     }
     return {
         "benchmark": "image",
-        "machine": kept,
+        "machine": host,
         "load_after": round(os.getloadavg()[0], 1),
         "rounds": rounds,
         "figures": values,
@@ -288,11 +288,11 @@ def figures(checkout: Path, rounds: int, *, cold: bool) -> dict[str, Any]:
 
 def show(result: dict[str, Any]) -> None:
     """The table."""
-    kept = result["machine"]
+    host = result["machine"]
     console = Console(soft_wrap=True, highlight=False)
     console.print(
-        f"{kept['cpu']}, {kept['cores']} cores, Python {kept['python']}, {kept['openssl']}; "
-        f"load {kept['load']} before, {result['load_after']} after; {result['rounds']} rounds"
+        f"{host['cpu']}, {host['cores']} cores, Python {host['python']}, {host['openssl']}; "
+        f"load {host['load']} before, {result['load_after']} after; {result['rounds']} rounds"
     )
     table = Table("figure", "found", "at most", "here against reference")
     details = {

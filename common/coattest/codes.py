@@ -398,22 +398,25 @@ DEPLOYMENT: Final = {
 """About deployment."""
 
 LOCAL: Final = {
-    "bad-role-arn": ".. is not the ARN of an IAM role",
+    "bad-role-arn": "The text is not the ARN of an IAM role",
     "checkout-changed": "The repository changed while it was cloned",
-    "cid": "CID .. is in use",
+    "cid-in-use": "An enclave with this CID runs already",
     "demo-failed": "A step of the demo did not end as it must",
     "enclave-directory-busy": "Another enclave runs in the directory",
-    "enclave-ended": "The enclave's program ended or never listened; the message carries the end of its console",
+    "enclave-ended": "The enclave's program ended; the error has the end of its console",
     "enclave-not-started": "The software host did not start the enclave",
-    "enclave-silent": "The enclave does not listen at ../.. after .. s: ",
-    "image-not-runnable": "The image has no application that this host could run",
-    "no-build-dependencies": "QEMU cannot be compiled here",
-    "no-qemu": "No QEMU here can boot an enclave image",
-    "not-booted": "QEMU or the guest ended, or the guest was silent for too long",
-    "patch-does-not-fit": "This version of QEMU has other source than the edits were made for",
-    "qemu-build-failed": "The compilation ended with an error",
-    "wrong-architecture": "The image is for .., this machine is ",
-    "wrong-document": "What the guest sent is not a liveness document of its NSM over our nonce",
+    "enclave-silent": "The enclave's program does not listen at its port; the error has the end of its console",
+    "image-not-runnable": "The image has no application that the software host can run",
+    "missing-extra": "An optional part of coattest is not installed; the error names it",
+    "no-build-dependencies": "Packages that QEMU's build needs are not installed",
+    "no-enclave": "No enclave has this name",
+    "no-qemu": "There is no QEMU here that can boot an enclave image, or it lacks vhost-device-vsock or firmware",
+    "not-booted": "QEMU or the guest ended, or the guest showed no sign of life in time",
+    "patch-does-not-fit": "The edits of QEMU's source were made for another version",
+    "qemu-build-failed": "QEMU's compilation ended with an error",
+    "services-failed": "The local AWS services did not start",
+    "wrong-architecture": "The image is for another architecture than this machine's",
+    "wrong-document": "The guest did not send a liveness document of its NSM with our nonce",
 }
 """About the simulator."""
 

@@ -1,7 +1,7 @@
-"""DIR/enclave.json: what runs in a directory, for whoever reaches the enclave as a separate process.
+"""DIR/enclave.json: which enclave runs in a directory, for other processes that use it.
 
-The lock beside it is held by the host's process for as long as it lives, so that a record that outlived its
-host is never taken for a running enclave, nor a recycled process id for the host.
+The host's process holds the lock beside it for as long as it lives. So a record whose host has died is never
+taken for a running enclave, and another process with the same id is never taken for the host.
 """
 
 from __future__ import annotations
@@ -26,13 +26,7 @@ LOCK = "host.lock"
 STOP_SECONDS = 20.0
 
 
-class DirectoryBusy(UsageError):
-    """Another enclave runs in the directory."""
-
-    default_code = "enclave-directory-busy"
-
-
-def to_json(enclave: RunningEnclave | QemuEnclave, image: Path) -> dict[str, Any]:
+def record_of(enclave: RunningEnclave | QemuEnclave, image: Path) -> dict[str, Any]:
     """The record of a running enclave, with nitro-cli's names where it has them."""
     return {
         "EnclaveName": image.stem,
@@ -50,16 +44,20 @@ def to_json(enclave: RunningEnclave | QemuEnclave, image: Path) -> dict[str, Any
 
 @contextlib.contextmanager
 def claimed(directory: Path) -> Iterator[None]:
-    """Hold the directory's lock; DirectoryBusy when an enclave runs there. A stale record is removed."""
+    """Hold the directory's lock and remove a stale record.
+
+    Raises UsageError (enclave-directory-busy) when an enclave runs there.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / LOCK).open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise DirectoryBusy(
+            raise UsageError(
                 "an enclave already runs here",
                 where=str(directory),
                 hint="nitro-local terminate-enclave --directory, or another directory",
+                code="enclave-directory-busy",
             ) from error
         (directory / RECORD).unlink(missing_ok=True)
         try:
@@ -68,12 +66,12 @@ def claimed(directory: Path) -> Iterator[None]:
             (directory / RECORD).unlink(missing_ok=True)
 
 
-def write(directory: Path, record: dict[str, Any]) -> None:
-    """Publish the record: whoever sees the file may use the enclave."""
+def write_record(directory: Path, record: dict[str, Any]) -> None:
+    """Write the record; from then on other processes may use the enclave."""
     write_atomic(directory / RECORD, (json.dumps(record, indent=2, sort_keys=True) + "\n").encode(), 0o600)
 
 
-def read(directory: Path) -> dict[str, Any] | None:
+def running_record(directory: Path) -> dict[str, Any] | None:
     """The record of the enclave that runs in ``directory``, or None when none does."""
     try:
         with (directory / LOCK).open("r") as lock:
@@ -90,15 +88,15 @@ def read(directory: Path) -> dict[str, Any] | None:
     return None
 
 
-def terminate(directory: Path) -> dict[str, Any] | None:
-    """Ask the host of ``directory`` to end and wait until it has; its record, or None when nothing ran."""
-    record = read(directory)
+def end_enclave(directory: Path) -> dict[str, Any] | None:
+    """End the host of ``directory`` and wait for it; returns its record, or None when nothing ran."""
+    record = running_record(directory)
     if record is None:
         return None
     with contextlib.suppress(ProcessLookupError):
         handle = os.pidfd_open(int(record["pid"]))
         try:
-            if read(directory) != record:
+            if running_record(directory) != record:
                 return record
             signal.pidfd_send_signal(handle, signal.SIGTERM)
             if not select.select([handle], [], [], STOP_SECONDS)[0]:

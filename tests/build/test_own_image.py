@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from coattest.errors import UsageError
+from coattest.errors import EnvironmentFailure, UsageError
 from coattest.progress import Quiet
 from coattest_build import builder, container, image, rootfs
 from coattest_build import source as sources
@@ -19,7 +19,7 @@ from coattest_build.inputs import lock as locks
 from coattest_build.inputs import wheels
 from coattest_build.inputs.lock import BadLock
 from coattest_build.inputs.unpack import Tree
-from coattest_local.host.enclave import EnclaveEnded, run_enclave
+from coattest_local.host.enclave import run_enclave
 from support.build.own_enclave import EXAMPLE, make_source, write_lock
 from support.enclave.enclave_image import compile_program
 from support.raises import raises_code
@@ -202,5 +202,7 @@ def test_a_static_program_is_an_enclave(tmp_path: Path) -> None:
     role, instance = "arn:aws:iam::111122223333:role/parent", "i-1234567890abcdef0"
     with run_enclave(path, tmp_path / "e", role_arn=role, instance_id=instance) as running:
         assert running.measurements.pcr0 == dict(report.profile("local").pcrs)["PCR0"]
-    with pytest.raises(EnclaveEnded, match=r"does not listen at /run/coattest/in_7000\.sock.*--port"):
+    silent = r"does not listen at /run/coattest/in_7000\.sock.*--port"
+    with pytest.raises(EnvironmentFailure, match=silent) as caught:
         run_enclave(path, tmp_path / "f", role_arn=role, instance_id=instance, port=7000, start_seconds=0.5)
+    assert caught.value.code == "enclave-silent"

@@ -29,8 +29,8 @@ from coattest_local.aws import __main__ as program
 from coattest_local.aws import server
 from coattest_local.aws.gate import Gate
 from coattest_local.aws.http import HttpRequest, HttpResponse, ServiceError
-from coattest_local.aws.kms.service import CRYPTOGRAPHIC
-from coattest_local.aws.sigv4 import Claim
+from coattest_local.aws.kms.operations import OPERATIONS
+from coattest_local.aws.sigv4 import AuthorizationHeader
 from faults.steps import ask
 
 SLEEP, STALE = b"s", 5
@@ -87,7 +87,7 @@ class Store:
         gate, context, port = self.listening
         gate._lock = threading.RLock()  # held by whoever made this copy
         threading.Thread(target=_end_with_harness, daemon=True).start()
-        again = server.Server(gate, context, port)
+        again = server.TlsServer(gate, context, port)
         _say({"ready": os.getpid()})
         again.serve_forever(poll_interval=0.1)
 
@@ -98,7 +98,7 @@ STORE: Store
 class CountedGate(Gate):
     """The gate, with a step before and after each request."""
 
-    def _answer(self, request: HttpRequest, claim: Claim) -> HttpResponse:
+    def _answer(self, request: HttpRequest, header: AuthorizationHeader) -> HttpResponse:
         target = request.headers.get("x-amz-target", "").removeprefix("TrentService.")
         key = json.loads(request.body)["KeyId"] if target == "Decrypt" else ""
         told = ask("request", key)
@@ -107,14 +107,14 @@ class CountedGate(Gate):
             # KMS Developer Guide, "Throttling AWS KMS requests".
             raise ServiceError("ThrottlingException", "Rate exceeded", 400)
         with self._lock:
-            answer = super()._answer(request, claim)
-            if request.method not in ("GET", "HEAD") and target not in CRYPTOGRAPHIC:
+            answer = super()._answer(request, header)
+            if request.method not in ("GET", "HEAD") and target not in OPERATIONS:
                 STORE.keep()
         ask("answer")
         return answer
 
 
-class KeptServer(server.Server):
+class KeptServer(server.TlsServer):
     """The server, whose parts are kept for the copy that is to take its place."""
 
     def __init__(self, application: Any, context: ssl.SSLContext, port: int = 0) -> None:
@@ -163,7 +163,7 @@ def main() -> None:
         _say({"ready": os.getpid()})
 
     program.Gate = CountedGate  # type: ignore[misc]
-    program.server.Server = KeptServer  # type: ignore[misc]
+    program.server.TlsServer = KeptServer  # type: ignore[misc]
     program._now, program._announce = now, announced
     program.run(program.main, "coattest_local.aws")
 

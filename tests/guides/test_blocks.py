@@ -15,7 +15,10 @@ RUN_BY_CI = {
     # Each with the file and the text in it that shows that CI runs it.
     ("docs/quick-start.md", "make demo"): (".ci/run", "\nmake demo\n"),
     ("docs/attestation.md", "tox -m matrix"): (".ci/run", '--workdir ".tox/$lane" -m matrix\n'),
-    ("docs/boot.md", "nitro-local qemu-build"): ("tox.ini", "\n    nitro-local qemu-build\n"),
+    ("docs/boot.md", "python local/qemu-compiler/build.py"): (
+        "tox.ini",
+        "\n    python local/qemu-compiler/build.py\n",
+    ),
     ("docs/boot.md", "nitro-local boot image.eif"): (
         "tests/local/qemu/test_qemu_boot.py",
         '(*NITRO_LOCAL, "boot", str(image), ',

@@ -1,4 +1,4 @@
-"""``python -m coattest_local.aws --directory DIR``: the endpoint as a process."""
+"""``python -m coattest_local.aws --directory DIR``: the local AWS services as a process."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from coattest.errors import UsageError
 from coattest.files import write_atomic
 from coattest.shell import err, run, utc_now
 from coattest_local.aws import accounts, server
+from coattest_local.aws.faults import Faults
 from coattest_local.aws.gate import Gate
-from coattest_local.aws.kms.service import Settings
+from coattest_local.aws.kms.call import KmsSettings
 from coattest_local.aws.trail import Trail
 from coattest_local.host.ca import tls_ca_pem
 from coattest_parent.link.stop import Stop
@@ -32,16 +34,18 @@ DEFAULT_REGION = "eu-central-1"
 
 @click.command()
 @click.option("--directory", type=click.Path(file_okay=False, path_type=Path), required=True)
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="0: any free port")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="0: any free port.")
 @click.option("--region", default=DEFAULT_REGION, show_default=True)
-@click.option("--account", "account_list", multiple=True, metavar="NAME=ID", help="repeatable")
+@click.option("--account", "account_list", multiple=True, metavar="NAME=ID", help="Repeatable.")
 @click.option(
     "--unsafe-allow-unsigned-documents",
     is_flag=True,
-    help="accept attestation documents that nobody signed (QEMU's); anyone can make one",
+    help="Accept attestation documents that nobody signed (QEMU's); anyone can make one.",
 )
-@click.option("--exit-with-parent", is_flag=True, help="end when stdin is closed")
+@click.option("--exit-with-parent", is_flag=True, help="End when stdin is closed.")
+@click.pass_obj
 def main(
+    make_faults: Callable[[Path], Faults] | None,
     *,
     directory: Path,
     port: int,
@@ -50,24 +54,33 @@ def main(
     unsafe_allow_unsigned_documents: bool,
     exit_with_parent: bool,
 ) -> None:
-    """Serve KMS, S3, STS and IAM on loopback until it is told to stop."""
+    """Serve KMS, S3, STS, IAM, CloudFormation, EC2 and SSM on loopback until it is told to stop.
+
+    A test's program hands in faults as the context's object (``main(obj=..)``).
+    """
     with Stop(last=True) as stop:
         # moto must neither look at this machine's credentials nor answer for an account on its own.
         os.environ.pop("MOTO_ACCOUNT_ID", None)
         directory.mkdir(parents=True, exist_ok=True)
         directory.chmod(0o700)
-        warn(unsafe_allow_unsigned_documents)
+        _warn(unsafe_allow_unsigned_documents)
         trail = Trail(directory / "cloudtrail.jsonl", utc_now)
-        settings = Settings(LOCAL_SIMULATOR, allow_unsigned=unsafe_allow_unsigned_documents)
+        settings = KmsSettings(LOCAL_SIMULATOR, allow_unsigned=unsafe_allow_unsigned_documents)
         known = [_account(item) for item in account_list or DEFAULT_ACCOUNTS]
         names, numbers = {name for name, _ in known}, {number for _, number in known}
         if len(names) != len(known) or len(numbers) != len(known):
             raise UsageError("an account is named twice", where="--account")
         opened = {name: accounts.bootstrap(name, number) for name, number in known}
-        gate = Gate(settings, trail, utc_now, directory=directory)
+        gate = Gate(
+            settings,
+            trail,
+            utc_now,
+            instances=directory / "instances",
+            faults=make_faults(directory) if make_faults else None,
+        )
         regions = tuple(dict.fromkeys((region, *server.REGIONS)))
         context = server.tls_context(directory, server.certificate_names(regions))
-        listening = server.Server(gate, context, port)
+        listening = server.TlsServer(gate, context, port)
         listening.serve_in_background()
         _announce(directory, listening.port, region, opened)
         if exit_with_parent:
@@ -76,12 +89,12 @@ def main(
         listening.shutdown()
 
 
-def warn(unsigned: bool) -> None:
-    """Say what this is, so that nobody takes it for the real thing."""
+def _warn(unsigned: bool) -> None:
+    """Print that this is a simulator."""
     console = err()
     console.print(
         "SIMULATOR: this is not AWS. Keys live in memory, the TLS authority's private key is published, and "
-        "attestation documents are those of the simulator. It protects nothing.",
+        "attestation documents are the simulator's. It protects nothing.",
         style="bold yellow",
     )
     if unsigned:

@@ -21,17 +21,17 @@ from coattest_verify.keypolicy.iam import Policy, PolicyError, Principal, parse_
 
 PARTITION = "aws"
 
-#: What the admin user of each account may do: everything its account may.
 ADMIN_POLICY = {
     "Version": "2012-10-17",
     "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}],
 }
+"""What the admin user of each account may do: everything that its account may."""
 
 _ACCOUNT_OF_ARN = re.compile(r"arn:aws:(?:iam|sts)::(\d{12}):(.+)")
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
+class SignedCaller:
     """An authenticated caller with the policies of its own side."""
 
     principal: Principal
@@ -72,7 +72,7 @@ def bootstrap(name: str, account: str) -> dict[str, str]:
 
 
 def find_credential(access_key: str) -> Credential | None:
-    """The credential behind an access key id, of any account; None when there is none or it is not active."""
+    """The credential of an access key id in any account; None when there is none or it is not active."""
     for account, partitions in list(iam_backends.items()):
         backend = partitions[PARTITION]
         key = backend.access_keys.get(access_key)
@@ -90,9 +90,10 @@ def find_credential(access_key: str) -> Credential | None:
     return None
 
 
-def caller_of(credential: Credential) -> Caller:
-    """The principal behind a credential and its policies. Raises ServiceError when a policy cannot be
-    read.
+def caller_of(credential: Credential) -> SignedCaller:
+    """The principal behind a credential and its policies.
+
+    Raises ServiceError when a policy cannot be read.
     """
     backend = iam_backends[credential.account][PARTITION]
     if credential.user is not None:
@@ -101,7 +102,7 @@ def caller_of(credential: Credential) -> Caller:
         documents = [*user.policies.values(), *_attached(user)]
         for group in backend.get_groups_for_user(user.name):
             documents += [*_inline(group), *_attached(group)]
-        return Caller(
+        return SignedCaller(
             principal, credential.access_key, "IAMUser", user.name, _parsed(documents), session_policies=()
         )
     session = credential.session
@@ -109,7 +110,7 @@ def caller_of(credential: Credential) -> Caller:
     if role is None:
         raise ServiceError("AccessDeniedException", "the role of this session was deleted")
     principal = Principal(session.arn, credential.account, role_arn=role.arn, unique_id=role.id)
-    return Caller(
+    return SignedCaller(
         principal,
         credential.access_key,
         "AssumedRole",
@@ -148,8 +149,9 @@ def role_by_arn(arn: str) -> Any | None:
 
 
 def known_accounts() -> set[str]:
-    """Accounts that exist here. moto makes one up for every number it is asked about; those without a user
-    don't count.
+    """The accounts that exist here.
+
+    moto makes one up for every number it is asked about; those without a user do not count.
     """
     return {account for account, partitions in list(iam_backends.items()) if partitions[PARTITION].users}
 

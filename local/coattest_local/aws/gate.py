@@ -21,15 +21,17 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 
 from moto.moto_server.werkzeug_app import create_backend_app
 
-from coattest.files import write_atomic
 from coattest_local.aws import sigv4
-from coattest_local.aws.accounts import Caller, caller_of, find_credential
+from coattest_local.aws.accounts import SignedCaller, caller_of, find_credential
+from coattest_local.aws.faults import Faults
 from coattest_local.aws.http import MAX_BODY, HttpRequest, HttpResponse, ServiceError, error_answer
 from coattest_local.aws.identity import IdentityService
-from coattest_local.aws.kms.service import KmsService, Settings
-from coattest_local.aws.management import ManagementService, extend_moto
+from coattest_local.aws.kms.call import KmsSettings
+from coattest_local.aws.kms.service import KmsService
+from coattest_local.aws.runcommand.service import SsmService
 from coattest_local.aws.s3 import S3Service
-from coattest_local.aws.ssm import SsmService
+from coattest_local.aws.stacks.additions import extend_moto
+from coattest_local.aws.stacks.service import StackService
 from coattest_local.aws.trail import Trail
 
 MANAGEMENT = ("cloudformation", "ec2")
@@ -59,41 +61,37 @@ class Gate:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: KmsSettings,
         trail: Trail,
         clock: Callable[[], datetime],
-        directory: Path | None = None,
+        *,
+        instances: Path,
+        faults: Faults | None = None,
     ) -> None:
-        """``directory`` may hold a file ``throttle`` with names of services or of their actions
-        (``cloudformation:CreateChangeSet``): such requests are refused as too many, each as often as a number
-        after the name says (``ec2=2``). It may hold the file of ``stack_faults``, and holds the folders of
-        pretended instances; without one there is no SSM.
-        """
+        """``instances`` has the folders of the pretended instances; ``faults`` are a test's."""
+        self._faults = faults or Faults()
         self._clock = clock
         self._lock = threading.RLock()
         self._apps = {name: create_backend_app(name) for name in SERVICES}
         extend_moto()
         identity = IdentityService(forward=self._forward, clock=clock)
-        self._services: dict[str, Callable[[HttpRequest, Caller, str], HttpResponse]] = {
+        self._services: dict[str, Callable[[HttpRequest, SignedCaller, str], HttpResponse]] = {
             "iam": identity.handle_iam,
             "kms": KmsService(settings, forward=self._forward, trail=trail, clock=clock).handle,
             "s3": S3Service(forward=self._forward, clock=clock).handle,
             "sts": identity.handle_sts,
-            **{name: ManagementService(name, self._forward, clock, directory).handle for name in MANAGEMENT},
+            **{name: StackService(name, self._forward, clock, self._faults).handle for name in MANAGEMENT},
         }
-        self._throttle = directory / "throttle" if directory else None
-        if directory:
-            instances = directory / "instances"
-            self._services["ssm"] = SsmService(instances, self._services["s3"], self._lock, clock).handle
+        self._services["ssm"] = SsmService(instances, self._services["s3"], self._lock, clock).handle
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """WSGI entry point."""
         service = "kms" if "HTTP_X_AMZ_TARGET" in environ else "s3"
         try:
             request = read_request(environ)
-            claim = sigv4.read_claim(request)
-            service = claim.service
-            answer = self._answer(request, claim)
+            header = sigv4.parse_authorization(request)
+            service = header.service
+            answer = self._answer(request, header)
         except sigv4.SignatureRefused as refusal:
             answer = error_answer(service, sigv4.as_service_error(refusal, service))
         except ServiceError as error:
@@ -108,43 +106,25 @@ class Gate:
         start_response(f"{answer.status} {_reason(answer.status)}", headers)
         return [b"" if environ.get("REQUEST_METHOD") == "HEAD" else answer.body]
 
-    def _answer(self, request: HttpRequest, claim: sigv4.Claim) -> HttpResponse:
-        if claim.service not in self._services:
-            raise ServiceError("UnknownService", f"{claim.service} is not emulated", 501)
-        if self._throttled(request, claim.service):
+    def _answer(self, request: HttpRequest, header: sigv4.AuthorizationHeader) -> HttpResponse:
+        if header.service not in self._services:
+            raise ServiceError("UnknownService", f"{header.service} is not emulated", 501)
+        if self._faults.throttled(header.service, _action(request)):
             code = {"s3": "SlowDown", "ssm": "ThrottlingException", "kms": "ThrottlingException"}
-            raise ServiceError(code.get(claim.service, "Throttling"), "Rate exceeded", 400)
+            raise ServiceError(code.get(header.service, "Throttling"), "Rate exceeded", 400)
         # moto's back ends are not made for threads; a request is short, a TLS handshake is not and happens
         # elsewhere.
         with self._lock:
-            caller = self._authenticate(request, claim)
-            return self._services[claim.service](request, caller, claim.region)
+            caller = self._authenticate(request, header)
+            return self._services[header.service](request, caller, header.region)
 
-    def _throttled(self, request: HttpRequest, service: str) -> bool:
-        """Whether the file has the request's service or action; a number after it counts down."""
-        file = self._throttle
-        if file is None or not file.exists():
-            return False
-        action = request.headers.get("x-amz-target", "").rpartition(".")[2] or dict(
-            parse_qsl(request.body.decode("latin-1"))
-        ).get("Action", "")
-        with self._lock:
-            words = file.read_text().split()
-            for index, word in enumerate(words):
-                name, counted, number = word.partition("=")
-                if name in (service, f"{service}:{action}") and number != "0":
-                    words[index] = f"{name}={int(number) - 1}" if counted else name
-                    write_atomic(file, " ".join(words).encode())
-                    return True
-        return False
-
-    def _authenticate(self, request: HttpRequest, claim: sigv4.Claim) -> Caller:
-        now, service = self._clock(), claim.service
-        credential = find_credential(claim.access_key)
+    def _authenticate(self, request: HttpRequest, header: sigv4.AuthorizationHeader) -> SignedCaller:
+        now, service = self._clock(), header.service
+        credential = find_credential(header.access_key)
         if credential is None:
             raise ServiceError(*_UNKNOWN_KEY.get(service, _QUERY_UNKNOWN))
-        sigv4.verify(request, claim, credential.secret, now)
-        if not hmac.compare_digest(credential.token or "", claim.token or ""):
+        sigv4.check_request_signature(request, header, credential.secret, now)
+        if not hmac.compare_digest(credential.token or "", header.token or ""):
             raise ServiceError(*_BAD_TOKEN.get(service, _QUERY_UNKNOWN))
         if credential.expires is not None and now >= credential.expires:
             raise ServiceError(*_EXPIRED.get(service, _QUERY_EXPIRED))
@@ -168,6 +148,12 @@ class Gate:
         dropped = {"connection", "transfer-encoding", "server", "date"}
         headers = {name: value for name, value in collected["headers"] if name.lower() not in dropped}
         return HttpResponse(collected["status"], body, headers)
+
+
+def _action(request: HttpRequest) -> str:
+    """The action that a request of the JSON or the query protocol names; empty for S3."""
+    target = request.headers.get("x-amz-target", "").rpartition(".")[2]
+    return target or dict(parse_qsl(request.body.decode("latin-1"))).get("Action", "")
 
 
 def read_request(environ: Mapping[str, Any]) -> HttpRequest:

@@ -1,15 +1,17 @@
-"""Requests and answers as values, and the errors of the four services in their wire forms."""
+"""Requests and answers as values, and the errors of the services in their wire forms."""
 
 from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from xml.sax.saxutils import escape
 
-#: Largest body that is read into memory. S3's own limit for one PUT is 5 GiB; nothing here is near this.
 MAX_BODY = 256 * 1024 * 1024
+"""Bytes of a body that are read into memory. S3 takes 5 GiB in one PUT; nothing here comes near that."""
+
+_CLOUDFORMATION = "http://cloudformation.amazonaws.com/doc/2010-05-15/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,10 @@ class HttpResponse:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+Forward = Callable[[str, HttpRequest, str], HttpResponse]
+"""Hands a request on to moto's back end of a service, in an account's name."""
+
+
 class ServiceError(Exception):
     """A refusal, with the code and status that AWS gives it."""
 
@@ -47,6 +53,15 @@ def json_answer(document: object, status: int = 200) -> HttpResponse:
     """An answer of the JSON 1.1 protocol."""
     body = b"" if document is None else json.dumps(document).encode()
     return HttpResponse(status, body, {"Content-Type": "application/x-amz-json-1.1"})
+
+
+def cloudformation_answer(action: str, inner: str) -> HttpResponse:
+    """An answer of CloudFormation's query protocol; ``inner`` is the result's XML."""
+    text = (
+        f'<{action}Response xmlns="{_CLOUDFORMATION}"><{action}Result>{inner}</{action}Result>'
+        f"<ResponseMetadata><RequestId>{uuid.uuid4()}</RequestId></ResponseMetadata></{action}Response>"
+    )
+    return HttpResponse(200, text.encode(), {"Content-Type": "text/xml"})
 
 
 def error_answer(service: str, error: ServiceError) -> HttpResponse:

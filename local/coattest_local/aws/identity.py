@@ -1,4 +1,4 @@
-"""STS and IAM: trust policies evaluated, everything else by the caller's own policies; moto keeps the state.
+"""STS and IAM: trust policies are evaluated, the rest is the caller's own policies; moto keeps the state.
 
 Sources: STS API Reference, "AssumeRole"; IAM User Guide, "Cross-account policy evaluation logic". In the
 same account the trust policy is enough when it names the caller; where it names the account, the caller's
@@ -11,14 +11,11 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from urllib.parse import parse_qsl
 
-from coattest_local.aws.accounts import Caller, principal_exists, role_by_arn
-from coattest_local.aws.http import HttpRequest, HttpResponse, ServiceError
+from coattest_local.aws.accounts import SignedCaller, principal_exists, role_by_arn
+from coattest_local.aws.http import Forward, HttpRequest, HttpResponse, ServiceError
 from coattest_local.aws.kms import keys
 from coattest_verify.keypolicy.iam import Policy, PolicyError, Request, authorize, parse_policy
 
-Forward = Callable[[str, HttpRequest, str], HttpResponse]
-
-#: IAM actions that are handed on to moto once they are allowed.
 IAM_VERBS = (
     "Add",
     "Attach",
@@ -33,6 +30,8 @@ IAM_VERBS = (
     "Untag",
     "Update",
 )
+"""Verbs of the IAM actions that are handed on to moto once they are allowed."""
+
 MAX_SESSION_NAME = 64
 
 
@@ -43,7 +42,7 @@ class IdentityService:
         self._forward = forward
         self._clock = clock
 
-    def handle_sts(self, request: HttpRequest, caller: Caller, region: str) -> HttpResponse:
+    def handle_sts(self, request: HttpRequest, caller: SignedCaller, region: str) -> HttpResponse:
         """AssumeRole and GetCallerIdentity; the rest is not emulated. Raises ServiceError."""
         form = _form(request)
         action = form.get("Action", "")
@@ -56,7 +55,7 @@ class IdentityService:
         return self._forward("sts", request, caller.principal.account)
 
     def _authorize_assume(
-        self, form: Mapping[str, str], request: HttpRequest, caller: Caller, region: str
+        self, form: Mapping[str, str], request: HttpRequest, caller: SignedCaller, region: str
     ) -> None:
         arn = form.get("RoleArn", "")
         name = form.get("RoleSessionName", "")
@@ -89,7 +88,7 @@ class IdentityService:
         if not answer.allowed:
             raise denied
 
-    def handle_iam(self, request: HttpRequest, caller: Caller, region: str) -> HttpResponse:
+    def handle_iam(self, request: HttpRequest, caller: SignedCaller, region: str) -> HttpResponse:
         """IAM for the caller's own account. Raises ServiceError."""
         form = _form(request)
         action = form.get("Action", "")

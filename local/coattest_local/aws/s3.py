@@ -17,13 +17,11 @@ from urllib.parse import parse_qs, unquote
 
 from moto.s3.models import s3_backends
 
-from coattest_local.aws.accounts import PARTITION, Caller, principal_exists
-from coattest_local.aws.http import HttpRequest, HttpResponse, ServiceError
+from coattest_local.aws.accounts import PARTITION, SignedCaller, principal_exists
+from coattest_local.aws.http import Forward, HttpRequest, HttpResponse, ServiceError
 from coattest_local.aws.kms import keys
 from coattest_verify.keypolicy.iam import Policy, PolicyError, Request, authorize, parse_policy
 
-#: Subresource of a bucket: (name in Get.., name in Put.., name in Delete..). None where there is no such
-#: action.
 _BUCKET_SUBRESOURCES: dict[str, tuple[str | None, str | None, str | None]] = {
     "encryption": ("GetEncryptionConfiguration", "PutEncryptionConfiguration", "PutEncryptionConfiguration"),
     "lifecycle": ("GetLifecycleConfiguration", "PutLifecycleConfiguration", "PutLifecycleConfiguration"),
@@ -45,6 +43,8 @@ _BUCKET_SUBRESOURCES: dict[str, tuple[str | None, str | None, str | None]] = {
     "versioning": ("GetBucketVersioning", "PutBucketVersioning", None),
     "versions": ("ListBucketVersions", None, None),
 }
+"""Subresource of a bucket: the action of GET, PUT and DELETE; None where there is no such action."""
+
 _NONE = (None, None, None)
 _OBJECT_SUBRESOURCES: dict[str, tuple[str | None, str | None, str | None]] = {
     "attributes": ("GetObject", None, None),
@@ -52,8 +52,6 @@ _OBJECT_SUBRESOURCES: dict[str, tuple[str | None, str | None, str | None]] = {
     "retention": ("GetObjectRetention", "PutObjectRetention", None),
     "tagging": ("GetObjectTagging", "PutObjectTagging", "DeleteObjectTagging"),
 }
-#: Parameters of listings, parts, versions and answers; one subresource beside them at most. Everything else
-#: is refused, so that what moto makes of a query is what was authorised.
 _PARAMETERS = frozenset(
     {
         "continuation-token",
@@ -83,12 +81,14 @@ _PARAMETERS = frozenset(
         "x-id",
     }
 )
-Forward = Callable[[str, HttpRequest, str], HttpResponse]
+"""Parameters of listings, parts, versions and answers; beside them at most one subresource. Everything else
+is refused, so that what moto makes of a query is what was authorised.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a request is about."""
+    """The bucket, key and action of a request."""
 
     bucket: str | None
     key: str | None
@@ -176,7 +176,7 @@ class S3Service:
         self._forward = forward
         self._clock = clock
 
-    def handle(self, request: HttpRequest, caller: Caller, region: str) -> HttpResponse:
+    def handle(self, request: HttpRequest, caller: SignedCaller, region: str) -> HttpResponse:
         """The answer. Raises ServiceError."""
         request = path_style(request)
         target = target_of(request)
@@ -201,7 +201,7 @@ class S3Service:
         return self._forward("s3", request, owner)
 
     def _authorize(
-        self, caller: Caller, target: Target, owner: str, context: Mapping[str, tuple[str, ...]]
+        self, caller: SignedCaller, target: Target, owner: str, context: Mapping[str, tuple[str, ...]]
     ) -> None:
         answer = authorize(
             Request(caller.principal, target.action, target.arn, context),
@@ -219,7 +219,9 @@ class S3Service:
                 403,
             )
 
-    def _authorize_copy(self, caller: Caller, source: str, context: Mapping[str, tuple[str, ...]]) -> None:
+    def _authorize_copy(
+        self, caller: SignedCaller, source: str, context: Mapping[str, tuple[str, ...]]
+    ) -> None:
         bucket, _, key = unquote(source.split("?", maxsplit=1)[0].lstrip("/")).partition("/")
         owner = owner_of(bucket)
         if owner is None or not key:
@@ -243,7 +245,7 @@ def _bucket_policy(bucket: str | None, owner: str) -> Policy | None:
 
 
 def _check_digest(request: HttpRequest) -> None:
-    """Refuse a body that is not that of its SHA-256; chunks with a trailer are moto's to take apart."""
+    """Refuse a body that does not match its SHA-256; moto takes chunks with a trailer apart."""
     given = request.headers.get("x-amz-checksum-sha256")
     if given is None or "aws-chunked" in request.headers.get("content-encoding", ""):
         return

@@ -1,4 +1,4 @@
-"""HTTPS on loopback: one thread a connection, the TLS handshake inside that thread and under a time-out.
+"""HTTPS on loopback: a thread for each connection, which also does the TLS handshake, with a time-out.
 
 werkzeug wraps the listening socket, so that its accept loop does the handshakes one after the other: a
 client that connects and says nothing blocks all others. Here the accept loop only accepts.
@@ -19,9 +19,9 @@ from werkzeug.serving import ThreadedWSGIServer
 
 from coattest_local.host.ca import issue_server_certificate
 
-#: Seconds that a TLS handshake may take, and that a connection may be silent.
 HANDSHAKE_TIMEOUT = 10.0
 IDLE_TIMEOUT = 60.0
+"""Seconds that a TLS handshake may take, and that a connection may be silent."""
 
 REGIONS = (
     "eu-central-1",
@@ -56,7 +56,7 @@ def tls_context(directory: Path, names: Iterable[str]) -> ssl.SSLContext:
 
 
 class _Handler(MotoRequestHandler):  # type: ignore[misc]
-    """Quiet, with keep-alive and a time-out on silence."""
+    """Logs nothing; keep-alive; a time-out for idle connections."""
 
     protocol_version = "HTTP/1.1"
     timeout = IDLE_TIMEOUT
@@ -65,7 +65,7 @@ class _Handler(MotoRequestHandler):  # type: ignore[misc]
         """Requests are in the trail, not on stderr."""
 
 
-class Server(ThreadedWSGIServer):  # type: ignore[misc]
+class TlsServer(ThreadedWSGIServer):  # type: ignore[misc]
     """The listening server. ``port`` 0 lets the system choose; ``port`` tells which it was."""
 
     daemon_threads = True
@@ -88,13 +88,13 @@ class Server(ThreadedWSGIServer):  # type: ignore[misc]
         super().process_request_thread(secured, client_address)
 
     def shutdown_request(self, request: Any) -> None:
-        """Close; a peer that is gone already is no error."""
+        """Close; the peer may be gone already."""
         with contextlib.suppress(OSError):
             request.shutdown(socket.SHUT_WR)
         self.close_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Connection errors are the client's business; the next connection is served."""
+        """Ignore a broken connection; the next one is served."""
 
     def serve_in_background(self) -> threading.Thread:
         """Start serving in a daemon thread."""

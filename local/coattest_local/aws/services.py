@@ -1,8 +1,9 @@
-"""Start the local KMS, S3, STS and IAM as a process and wait until they answer."""
+"""Start the local AWS services as a process and wait until they answer. Imports no moto itself."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import subprocess
 import sys
@@ -14,14 +15,14 @@ from typing import Any
 
 from coattest.errors import EnvironmentFailure
 
-#: Seconds for moto's import and the first listening socket; measured 1 to 3 on two busy cores.
 START_TIMEOUT = 60.0
+"""Seconds for moto's import and the first listening socket; measured 1 to 3 on two busy cores."""
 
+PROGRAM = (sys.executable, "-m", "coattest_local.aws")
+"""The command that serves."""
 
-class ServicesFailed(EnvironmentFailure):
-    """The endpoint process did not come up."""
-
-    default_code = "services-failed"
+EXTRA = ("moto", "flask", "flask_cors")
+"""Modules of the extra ``local``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The running services: where they are, whom they trust, and how to call them."""
+    """The running services: where they are, and how to call them."""
 
     endpoint: str
     ca_bundle: Path
@@ -58,11 +59,11 @@ class Services:
         region: str | None = None,
         session: Mapping[str, str] | None = None,
     ) -> Any:
-        """A boto3 client as the account's admin, or with ``session``: AssumeRole's ``Credentials``.
+        """A boto3 client as the account's admin, or with ``session``: credentials as AssumeRole returns them.
 
         ``service`` is kms, s3, sts or iam; the account is named as in ``accounts``.
         """
-        import boto3  # noqa: PLC0415  (slow to import, and not needed by who only starts the services)
+        import boto3  # noqa: PLC0415 - slow to import, and starting the services does not need it
 
         key = self.accounts[account]
         credentials = session or {"AccessKeyId": key.access_key, "SecretAccessKey": key.secret_key}
@@ -78,9 +79,7 @@ class Services:
         )
 
     def environment(self, account: str) -> dict[str, str]:
-        """Environment variables for a command that is to work as an account's admin against these
-        services.
-        """
+        """The environment of a command that uses these services as an account's admin."""
         key = self.accounts[account]
         return {
             "AWS_ACCESS_KEY_ID": key.access_key,
@@ -106,6 +105,17 @@ def read_ready(directory: Path) -> Services:
     )
 
 
+def require_moto() -> None:
+    """Raise EnvironmentFailure when the extra ``local`` is not installed."""
+    missing = [name for name in EXTRA if importlib.util.find_spec(name) is None]
+    if missing:
+        raise EnvironmentFailure(
+            f"the local AWS services need {', '.join(missing)}",
+            hint="install coattest with its extra `local`",
+            code="missing-extra",
+        )
+
+
 @contextlib.contextmanager
 def start(
     directory: Path,
@@ -115,23 +125,18 @@ def start(
     port: int = 0,
     unsafe_allow_unsigned_documents: bool = False,
     quiet: bool = False,
+    program: Sequence[str] = PROGRAM,
 ) -> Iterator[Services]:
     """Run the services in ``directory`` for the length of the block; ``accounts`` are NAME=ID strings.
 
-    Raises ServicesFailed when they do not come up. ``quiet`` sends the simulator's warning to
-    DIR/services.log.
+    ``quiet`` sends the simulator's warning to DIR/services.log. A test that wants faults gives a ``program``
+    of its own. Raises EnvironmentFailure when moto is not installed or the services do not come up.
     """
+    require_moto()
     directory.mkdir(parents=True, exist_ok=True)
     ready = directory / "ready.json"
     ready.unlink(missing_ok=True)
-    command = [
-        sys.executable,
-        "-m",
-        "coattest_local.aws",
-        "--directory",
-        str(directory),
-        "--exit-with-parent",
-    ]
+    command = [*program, "--directory", str(directory), "--exit-with-parent"]
     command += ["--port", str(port), *(["--region", region] if region else [])]
     command += [argument for item in accounts for argument in ("--account", item)]
     if unsafe_allow_unsigned_documents:
@@ -152,11 +157,18 @@ def _await(process: subprocess.Popen[bytes], ready: Path) -> Services:
         if ready.exists():
             return read_ready(ready.parent)
         if process.poll() is not None:
-            raise ServicesFailed(
-                f"the local services ended with exit code {process.returncode}", where=str(ready.parent)
+            raise EnvironmentFailure(
+                f"the local services ended with exit code {process.returncode}",
+                where=str(ready.parent),
+                hint="what it said is above, or in services.log",
+                code="services-failed",
             )
         time.sleep(0.05)
-    raise ServicesFailed("the local services did not come up in time", where=str(ready.parent))
+    raise EnvironmentFailure(
+        f"the local services did not start within {START_TIMEOUT:.0f} s",
+        where=str(ready.parent),
+        code="services-failed",
+    )
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -17,10 +17,11 @@ from coattest_local.aws.http import HttpRequest, ServiceError
 
 ALGORITHM = "AWS4-HMAC-SHA256"
 
-#: How far a request's time may be from the service's. S3 documents 15 minutes (RequestTimeTooSkewed), the
-#: signing documentation 5 minutes for the others.
 SKEW = timedelta(minutes=5)
 S3_SKEW = timedelta(minutes=15)
+"""How far a request's time may be from the service's. S3 documents 15 minutes (RequestTimeTooSkewed), the
+signing documentation 5 minutes for the others.
+"""
 
 _AUTHORIZATION = re.compile(
     r"AWS4-HMAC-SHA256\s+Credential=(?P<credential>[^,\s]+),\s*"
@@ -39,7 +40,7 @@ class SignatureRefused(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class AuthorizationHeader:
     """What the Authorization header says, still to be verified."""
 
     access_key: str
@@ -57,7 +58,7 @@ class Claim:
         return f"{self.day}/{self.region}/{self.service}/aws4_request"
 
 
-def read_claim(request: HttpRequest) -> Claim:
+def parse_authorization(request: HttpRequest) -> AuthorizationHeader:
     """Parse the Authorization header. Raises SignatureRefused; nothing is verified yet."""
     header = request.headers.get("authorization")
     if header is None:
@@ -80,7 +81,7 @@ def read_claim(request: HttpRequest) -> Claim:
         )
     if credential[1] != stamp[:8]:
         raise SignatureRefused("incomplete", "the credential's date is not the request's")
-    return Claim(
+    return AuthorizationHeader(
         access_key=credential[0],
         day=credential[1],
         region=credential[2],
@@ -92,16 +93,18 @@ def read_claim(request: HttpRequest) -> Claim:
     )
 
 
-def verify(request: HttpRequest, claim: Claim, secret: str, now: datetime) -> None:
+def check_request_signature(
+    request: HttpRequest, header: AuthorizationHeader, secret: str, now: datetime
+) -> None:
     """Check time, body digest and signature. Raises SignatureRefused."""
-    skew = S3_SKEW if claim.service == "s3" else SKEW
-    if abs(now - claim.time) > skew:
+    skew = S3_SKEW if header.service == "s3" else SKEW
+    if abs(now - header.time) > skew:
         raise SignatureRefused(
-            "skew", f"Signature not current: {claim.time:%Y%m%dT%H%M%SZ} at {now:%Y%m%dT%H%M%SZ}"
+            "skew", f"Signature not current: {header.time:%Y%m%dT%H%M%SZ} at {now:%Y%m%dT%H%M%SZ}"
         )
-    digest = _body_digest(request, claim.service)
-    expected = signature(request, claim, secret, digest)
-    if not hmac.compare_digest(expected, claim.signature):
+    digest = _body_digest(request, header.service)
+    expected = expected_signature(request, header, secret, digest)
+    if not hmac.compare_digest(expected, header.signature):
         raise SignatureRefused(
             "mismatch",
             "The request signature we calculated does not match the signature you provided. "
@@ -109,23 +112,25 @@ def verify(request: HttpRequest, claim: Claim, secret: str, now: datetime) -> No
         )
 
 
-def signature(request: HttpRequest, claim: Claim, secret: str, body_digest: str) -> str:
+def expected_signature(
+    request: HttpRequest, header: AuthorizationHeader, secret: str, body_digest: str
+) -> str:
     """The signature this request has under a secret, in hex."""
     canonical = "\n".join(
         [
             request.method,
-            _canonical_path(request.path, claim.service),
+            _canonical_path(request.path, header.service),
             _canonical_query(request.query),
-            *(f"{name}:{' '.join(request.headers.get(name, '').split())}" for name in claim.signed_headers),
+            *(f"{name}:{' '.join(request.headers.get(name, '').split())}" for name in header.signed_headers),
             "",
-            ";".join(claim.signed_headers),
+            ";".join(header.signed_headers),
             body_digest,
         ]
     )
-    stamp = claim.time.strftime("%Y%m%dT%H%M%SZ")
-    to_sign = "\n".join([ALGORITHM, stamp, claim.scope, hashlib.sha256(canonical.encode()).hexdigest()])
+    stamp = header.time.strftime("%Y%m%dT%H%M%SZ")
+    to_sign = "\n".join([ALGORITHM, stamp, header.scope, hashlib.sha256(canonical.encode()).hexdigest()])
     key = f"AWS4{secret}".encode()
-    for part in (claim.day, claim.region, claim.service, "aws4_request"):
+    for part in (header.day, header.region, header.service, "aws4_request"):
         key = hmac.new(key, part.encode(), hashlib.sha256).digest()
     return hmac.new(key, to_sign.encode(), hashlib.sha256).hexdigest()
 

@@ -1,4 +1,4 @@
-"""Events of the shape of CloudTrail's, one JSON document a line.
+"""Events in CloudTrail's form, one JSON document a line.
 
 Source: KMS Developer Guide, "Logging AWS KMS API calls with AWS CloudTrail" and "Monitoring requests for
 Nitro enclaves": additionalEventData.recipient holds the module id and, in base64, PCR0 as the image digest
@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from coattest_local.aws.accounts import Caller
+from coattest_local.aws.accounts import SignedCaller
 from coattest_verify.attestation import Document
 
 _REGISTERS = (1, 2, 3, 4, 8)
@@ -36,7 +36,7 @@ class Trail:
         service: str,
         name: str,
         region: str,
-        caller: Caller | None,
+        caller: SignedCaller | None,
         source: str,
         parameters: Mapping[str, Any] | None,
         resources: tuple[str, ...] = (),
@@ -45,9 +45,7 @@ class Trail:
         read_only: bool = True,
         recipients: tuple[str, ...] = (),
     ) -> None:
-        """Write one event, once for each account of ``recipients`` (the key's and the caller's, as
-        CloudTrail does).
-        """
+        """Write one event, once for each account of ``recipients``: the key's and the caller's."""
         event: dict[str, Any] = {
             "eventVersion": "1.11",
             "userIdentity": _identity(caller),
@@ -93,7 +91,7 @@ def recipient_fields(document: Document) -> dict[str, str]:
     return fields
 
 
-def _identity(caller: Caller | None) -> dict[str, Any]:
+def _identity(caller: SignedCaller | None) -> dict[str, Any]:
     if caller is None:
         return {"type": "Unknown"}
     principal = caller.principal

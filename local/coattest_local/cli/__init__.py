@@ -7,12 +7,11 @@ import click
 from coattest.shell import LazyGroup, run
 
 VERBS = {
-    "boot": "coattest_local.cli.boot:boot",
-    "demo": "coattest_local.cli.demo:demo",
-    "qemu-build": "coattest_local.cli.qemu_build:qemu_build",
+    "boot": "coattest_local.cli.boot:boot_command",
+    "demo": "coattest_local.cli.demo:demo_command",
     "run-enclave": "coattest_local.cli.run_enclave:run_enclave_command",
-    "terminate-enclave": "coattest_local.cli.run_enclave:terminate_enclave",
-    "up": "coattest_local.cli.up:up",
+    "terminate-enclave": "coattest_local.cli.run_enclave:terminate_enclave_command",
+    "up": "coattest_local.cli.up:up_command",
 }
 
 HEADINGS = {

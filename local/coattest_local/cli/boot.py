@@ -14,7 +14,7 @@ from coattest.jsontext import emit_json
 from coattest.progress import Terminal
 from coattest.shell import json_option, out
 from coattest_build.cli.options import FILE, FOLDER
-from coattest_local.qemu.boot import BootReport, compare, expected
+from coattest_local.qemu.boot import BootReport, compare_registers, expected
 from coattest_local.qemu.enclave import BOOT_SECONDS, QemuEnclave, run_in_qemu
 from coattest_local.qemu.tools import find_tools
 from coattest_parent.link.channels import ChannelFailure, parse_address
@@ -38,7 +38,7 @@ OTHER_PAYLOAD = (
     "--timeout", type=click.IntRange(1), default=int(BOOT_SECONDS), show_default=True, help="Seconds."
 )
 @json_option
-def boot(
+def boot_command(
     *,
     image: Path,
     role_arn: str,
@@ -70,7 +70,7 @@ def boot(
         ):
             document = liveness(client, nonce)
         ours = expected(enclave.measurements, role_arn=role_arn, instance_id=instance_id)
-        report = compare(document, nonce=nonce, ours=ours)
+        report = compare_registers(document, nonce=nonce, ours=ours)
     if as_json:
         emit_json(
             {
@@ -87,7 +87,7 @@ def boot(
 
 
 def liveness(client: EnclaveClient, nonce: bytes) -> bytes:
-    """The liveness document; what does not speak coattest's messages is told what to use instead."""
+    """The liveness document. Raises with a hint when the program does not speak coattest's protocol."""
     try:
         return client.alive(nonce)
     except (EnclaveFailed, ChannelFailure) as error:
@@ -101,7 +101,7 @@ def _show(report: BootReport, enclave: QemuEnclave) -> None:
         equal = Text("yes") if register.equal else Text("NO", style="red")
         table.add_row(f"PCR{register.index}", register.ours[:SHOWN], register.machine[:SHOWN], equal)
     out().print(table)
-    verdict = "six registers equal" if report.equal else "the machine measured something else"
+    verdict = "six registers equal" if report.equal else "QEMU measured something else"
     out().print(
         f"{verdict}; heartbeat after {enclave.heartbeat_seconds:.1f} s, "
         f"listening after {enclave.listening_seconds:.1f} s"

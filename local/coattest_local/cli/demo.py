@@ -28,13 +28,13 @@ from coattest_local.demo.play import play
     help="A new or empty directory for everything that is made; it stays.",
 )
 @json_option
-def demo(*, source: Path, independent: bool, qemu: bool, keep: Path | None, as_json: bool) -> None:
+def demo_command(*, source: Path, independent: bool, qemu: bool, keep: Path | None, as_json: bool) -> None:
     """Run the whole chain on this machine: build, rebuild, sign, decide, deploy, auction, attacks.
 
     What AWS provides is simulated: this shows how the parts fit, and protects nothing.
     """
     if keep and keep.exists() and any(keep.iterdir()):
-        raise UsageError("not empty", where=str(keep), hint="name a new directory")
+        raise UsageError("the directory is not empty", where=str(keep), hint="name a new one")
     started = time.monotonic()
     stage = play(source, err(), independent=independent, qemu=qemu, keep=keep)
     seconds = time.monotonic() - started

@@ -21,7 +21,6 @@ from coattest_local import records
 from coattest_local.host.enclave import (
     ENCLAVE_PORT,
     WARNING,
-    EnclaveEnded,
     RunningEnclave,
     console_tail,
     run_enclave,
@@ -37,7 +36,7 @@ READY_FD = "COATTEST_READY_FD"
 
 @click.command("run-enclave")
 @click.argument("image", type=FILE)
-@click.option("--directory", type=FOLDER, required=True, help="Where its files are.")
+@click.option("--directory", type=FOLDER, required=True, help="For its files.")
 @click.option("--role-arn", required=True, help="The parent's role: becomes PCR3.")
 @click.option("--instance-id", required=True, help="The parent's instance: becomes PCR4.")
 @click.option("--debug-mode", is_flag=True, help="Attest zeros for the image, as Nitro's debug mode does.")
@@ -70,14 +69,14 @@ def run_enclave_command(
     detach: bool,
     as_json: bool,
 ) -> int:
-    """Run IMAGE on a simulator that protects nothing, until it ends or is interrupted."""
+    """Run IMAGE on a simulator until it ends or is interrupted. It protects nothing."""
     if debug_mode and host == "qemu":
         raise UsageError("QEMU has no debug mode", hint="use --host software")
     if detach:
         arguments = [str(image), "--directory", str(directory), "--host", host]
         arguments += ["--role-arn", role_arn, "--instance-id", instance_id, "--port", str(port)]
         return _detach(directory, [*arguments, *(["--debug-mode"] if debug_mode else [])], as_json)
-    # Nothing is cut short here, so that whatever was begun is also cleaned up: the start asks now and then.
+    # The start is never interrupted, so that it can clean up; it asks now and then whether to stop.
     with Stop(last=True) as stop, contextlib.suppress(Stopped), records.claimed(directory):
         err().print(WARNING, style="bold red")
         with _start(
@@ -90,12 +89,13 @@ def run_enclave_command(
             port=port,
             check=stop.check,
         ) as enclave:
-            record = records.to_json(enclave, image)
-            records.write(directory, record)
+            record = records.record_of(enclave, image)
+            records.write_record(directory, record)
             _show(record, as_json)
             code = enclave.wait_unless(stop)
-            raise EnclaveEnded(
-                f"the enclave's program ended with code {code}: {console_tail(enclave.console)}"
+            raise EnvironmentFailure(
+                f"the enclave's program ended with code {code}: {console_tail(enclave.console)}",
+                code="enclave-ended",
             )
     return 0
 
@@ -103,9 +103,9 @@ def run_enclave_command(
 @click.command("terminate-enclave")
 @click.option("--directory", type=FOLDER, required=True)
 @json_option
-def terminate_enclave(directory: Path, as_json: bool) -> None:
-    """End the enclave that runs in a directory; fine when none does."""
-    record = records.terminate(directory)
+def terminate_enclave_command(directory: Path, as_json: bool) -> None:
+    """End the enclave that runs in a directory, if one does."""
+    record = records.end_enclave(directory)
     if as_json:
         emit_json({"EnclaveID": record and record["EnclaveID"], "Terminated": record is not None})
     else:
@@ -140,7 +140,7 @@ def _start(
 
 
 def _detach(directory: Path, arguments: list[str], as_json: bool) -> int:
-    """Run this same command in a session of its own; return when its record is there or it has ended."""
+    """Run this command again in a session of its own; return when it has a record or has ended."""
     directory.mkdir(parents=True, exist_ok=True)
     ready, told = os.pipe()
     with (directory / HOST_LOG).open("wb") as log, os.fdopen(ready, "rb") as reader:
@@ -169,7 +169,7 @@ def _detach(directory: Path, arguments: list[str], as_json: bool) -> int:
 
 
 def _show(record: dict[str, Any], as_json: bool) -> None:
-    """Tell the process that detached us, or else the person who started us."""
+    """Give the record to the process that detached us; without one, print it."""
     descriptor = os.environ.pop(READY_FD, None)
     if descriptor is None:
         _print(record, as_json)

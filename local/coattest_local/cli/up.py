@@ -1,4 +1,4 @@
-"""``nitro-local up``: the services alone."""
+"""``nitro-local up``: the local AWS services alone."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from coattest_parent.link.stop import Stop
 @click.option(
     "--directory",
     type=click.Path(file_okay=False, path_type=Path),
-    help="where ready.json, ca.pem and cloudtrail.jsonl go; a temporary one by default",
+    help="For ready.json, ca.pem and cloudtrail.jsonl (default: a temporary one).",
 )
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="0: any free port")
-@click.option("--account", "accounts", multiple=True, metavar="NAME=ID", help="repeatable; 12 digits")
-@click.option("--region", help="the region of the examples; every region answers")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="0: any free port.")
+@click.option("--account", "accounts", multiple=True, metavar="NAME=ID", help="Repeatable; 12 digits.")
+@click.option("--region", help="The region of the examples; every region answers.")
 @click.option(
     "--unsafe-allow-unsigned-documents",
     is_flag=True,
-    help="accept attestation documents that nobody signed (QEMU's); anyone can make one",
+    help="Accept attestation documents that nobody signed (QEMU's); anyone can make one.",
 )
-@click.option("--json", "as_json", is_flag=True, help="print ready.json's content, secret keys included")
-def up(
+@click.option("--json", "as_json", is_flag=True, help="Print what ready.json holds, secret keys included.")
+def up_command(
     *,
     directory: Path | None,
     port: int,
@@ -37,7 +37,10 @@ def up(
     unsafe_allow_unsigned_documents: bool,
     as_json: bool,
 ) -> None:
-    """Run KMS, S3, STS and IAM on loopback until interrupted. A simulator: it protects nothing."""
+    """Run KMS, S3, STS, IAM and CloudFormation on loopback until interrupted.
+
+    It is a simulator and protects nothing.
+    """
     with Stop(last=True) as stop, TemporaryDirectory(prefix="nitro-local-") as temporary:
         place = directory or Path(temporary)
         with services.start(
@@ -79,4 +82,4 @@ def _show(running: services.Services) -> None:
         f"accounts   {', '.join(f'{item.name} {item.account}' for item in running.accounts.values())}"
     )
     console.print(f"keys       {running.directory / 'ready.json'} (mode 0600)")
-    console.print("Ctrl-C ends it, and everything in it is gone.")
+    console.print("Ctrl-C ends it and deletes everything in it.")

@@ -10,9 +10,9 @@ from typing import Any
 
 from coattest_enclave.protocol import messages
 from coattest_local.aws.services import Services
-from coattest_local.demo.chain import Trust, World
+from coattest_local.demo.chain import PinnedTrust, World
 from coattest_local.demo.cloud import BuyerCloud, ServiceCloud
-from coattest_local.demo.stage import DemoFailed, Finished, Party, Stage
+from coattest_local.demo.stage import CommandResult, Party, Stage, demo_failed
 
 LOTS = ("harbour-12", "mill-lane-3", "station-1")
 AMOUNTS = {"buyer-1": (100000, 200000, 150000), "buyer-2": (120000, 180000, 150000)}
@@ -30,7 +30,7 @@ class House:
     """The auction house: the world with its cloud and its running enclave."""
 
     world: World
-    trust: Trust
+    trust: PinnedTrust
     services: Services
     service: ServiceCloud
     buyers: Mapping[str, BuyerCloud]
@@ -74,7 +74,7 @@ def announce(house: House, name: str) -> Auction:
     return auction
 
 
-def bid(
+def place_bid(
     house: House, auction: Auction, buyer: str, amounts: Sequence[int], out: str, *, upload: bool = True
 ) -> None:
     """A buyer encrypts its bids under its own key and uploads them to its own bucket."""
@@ -88,8 +88,8 @@ def bid(
     )  # fmt: skip
 
 
-def seal_command(house: House, auction: Auction, buyer: str, own_bid: str) -> tuple[str, ...]:
-    """A buyer's seal over the bid files as they are in the buckets now."""
+def seal_argv(house: House, auction: Auction, buyer: str, own_bid: str) -> tuple[str, ...]:
+    """The command with which a buyer seals the bid files that are in the buckets now."""
     return (
         "auction", "seal", "--manifest", str(auction.manifest), "--buyer", buyer,
         "--auction-key", "auction.key", "--own-bid", own_bid, "--out", f"{auction.name}.seal",
@@ -97,14 +97,14 @@ def seal_command(house: House, auction: Auction, buyer: str, own_bid: str) -> tu
     )  # fmt: skip
 
 
-def seal(house: House, auction: Auction, buyer: str, own_bid: str) -> None:
+def seal_bids(house: House, auction: Auction, buyer: str, own_bid: str) -> None:
     """A buyer checks everything, records the seal and signs it."""
     house.world.buyers[buyer].run(
-        *seal_command(house, auction, buyer, own_bid), extra=house.buyers[buyer].environment
+        *seal_argv(house, auction, buyer, own_bid), extra=house.buyers[buyer].environment
     )
 
 
-def seals(house: House, auction: Auction, names: Sequence[str] | None = None) -> list[str]:
+def seal_options(house: House, auction: Auction, names: Sequence[str] | None = None) -> list[str]:
     """The ``--seal`` options of an auction, for all buyers unless told otherwise."""
     return [
         word
@@ -114,7 +114,7 @@ def seals(house: House, auction: Auction, names: Sequence[str] | None = None) ->
     ]
 
 
-def open_command(
+def open_argv(
     house: House,
     auction: Auction,
     out: str,
@@ -122,9 +122,9 @@ def open_command(
     enclave: str | None = None,
     sealed: Sequence[str] | None = None,
 ) -> tuple[str, ...]:
-    """What the service runs to have an auction opened."""
+    """The command with which the service has an auction opened."""
     return (
-        "auction", "open", "--manifest", str(auction.manifest), *seals(house, auction, sealed),
+        "auction", "open", "--manifest", str(auction.manifest), *seal_options(house, auction, sealed),
         "--enclave", enclave or house.enclave, "--assume-role", house.service.role_arn, "--wait",
         "--out", out, *house.endpoint,
     )  # fmt: skip
@@ -143,26 +143,26 @@ def no_result(
     out = "refused.cbor"
     house.world.service.must_fail(
         what,
-        *open_command(house, auction, out, enclave=enclave, sealed=sealed),
+        *open_argv(house, auction, out, enclave=enclave, sealed=sealed),
         code=code,
         extra=house.services.environment("service"),
     )
     if (house.world.service.home / out).exists():
-        raise DemoFailed(f"{what}: a result file was written all the same")
+        raise demo_failed(f"{what}: a result file was written nevertheless")
 
 
 def open_and_verify(house: House, auction: Auction) -> Path:
-    """The service opens; everybody verifies the result against its receipt; the winners are as expected."""
+    """The service opens; every buyer verifies the receipt; the winners must be the expected ones."""
     stage = house.world.stage
     name = f"{auction.name}.result.cbor"
     opened = house.world.service.run(
-        *open_command(house, auction, name), extra=house.services.environment("service")
+        *open_argv(house, auction, name), extra=house.services.environment("service")
     )
     result = house.world.service.home / name
     for party in house.world.buyers.values():
-        verified = verify(house, party, auction, result)
+        verified = check_result(house, party, auction, result)
         if verified.code != 0:
-            raise DemoFailed(f"the receipt does not verify: {verified.errors[-600:]}", where=party.name)
+            raise demo_failed(f"the receipt does not verify: {verified.errors[-600:]}", where=party.name)
         stage.say(f"{party.name}: receipt verified")
     check_winners(opened["lots"], stage)
     stage.say(f"result sha384 {opened['result']}")
@@ -173,22 +173,22 @@ def open_again(house: House, auction: Auction, first: Path, enclave: str) -> Non
     """Another enclave opens the same seals: the result must be the same, byte for byte."""
     name = f"{auction.name}.again.cbor"
     house.world.service.run(
-        *open_command(house, auction, name, enclave=enclave), extra=house.services.environment("service")
+        *open_argv(house, auction, name, enclave=enclave), extra=house.services.environment("service")
     )
     one, two = (
         messages.ResultFile.decode(path.read_bytes()).result for path in (first, first.with_name(name))
     )
     if one != two:
-        raise DemoFailed("two enclaves give different results for the same seals")
+        raise demo_failed("two enclaves give different results for the same seals")
     house.world.stage.say(f"the same {len(one)} bytes, sha384 {messages.sha384(two).hex()}")
 
 
-def verify(house: House, party: Party, auction: Auction, result: Path) -> Finished:
+def check_result(house: House, party: Party, auction: Auction, result: Path) -> CommandResult:
     """``verify receipt`` by one party."""
-    return party.attempt(*receipt_command(house, auction, result))
+    return party.attempt(*receipt_argv(house, auction, result))
 
 
-def audit(house: House, buyer: str) -> None:
+def audit_key(house: House, buyer: str) -> None:
     """A buyer checks the log of its own key against the decision: one module id for its one manifest."""
     audited = house.world.buyers[buyer].run(
         "verify", "audit", house.services.trail, "--key", house.buyers[buyer].key_arn,
@@ -197,13 +197,13 @@ def audit(house: House, buyer: str) -> None:
     modules = {entry["module_id"] for entry in audited["decrypts"]}
     count = sum(entry["count"] for entry in audited["decrypts"])
     if len(modules) != 1 or not count:
-        raise DemoFailed(f"{count} decrypts by {sorted(modules)}", where=buyer)
+        raise demo_failed(f"{count} decrypts by {sorted(modules)}", where=buyer)
     denied = len(audited["denied"])
     house.world.stage.say(f"{buyer}: {count} decrypts, all attested by {modules.pop()}; {denied} were denied")
 
 
-def receipt_command(house: House, auction: Auction, result: Path) -> tuple[str, ...]:
-    """What anyone runs to check a result."""
+def receipt_argv(house: House, auction: Auction, result: Path) -> tuple[str, ...]:
+    """The command with which anybody checks a result."""
     return (
         "verify", "receipt", str(result), "--manifest", str(auction.manifest), *house.trust.arguments
     )  # fmt: skip
@@ -214,4 +214,4 @@ def check_winners(lots: list[dict[str, Any]], stage: Stage) -> None:
     for lot in lots:
         stage.say(f"{lot['lot']}: {lot.get('buyer') or 'tie of ' + ' and '.join(lot['buyers'])}")
     if lots != EXPECTED:
-        raise DemoFailed(f"these are not the winners: {lots}")
+        raise demo_failed(f"these are not the winners: {lots}")

@@ -11,14 +11,14 @@ from coattest_local.aws.services import Services
 from coattest_local.demo import cloud
 from coattest_local.demo.cloud import BuyerCloud, ServiceCloud
 from coattest_local.demo.sources import copy_source
-from coattest_local.demo.stage import DemoFailed, Party, Stage
+from coattest_local.demo.stage import Party, Stage, demo_failed
 
 BUYERS = ("buyer-1", "buyer-2")
 ACCOUNTS = ("service=111122223333", "buyer-1=222233334444", "buyer-2=333344445555")
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class DemoOptions:
     """What the demo was asked for."""
 
     source: Path
@@ -29,10 +29,10 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Everybody and everything on the stage, and what all of them can see."""
+    """The parties, and what all of them can see."""
 
     stage: Stage
-    options: Options
+    options: DemoOptions
     service: Party
     buyers: dict[str, Party]
     attestations: Path
@@ -44,8 +44,8 @@ class World:
 
 
 @dataclass(frozen=True, slots=True)
-class Trust:
-    """What a party uses to recompute the decision: the shared files, and the root it got elsewhere."""
+class PinnedTrust:
+    """What a party recomputes the decision from: the shared files, and the root that it got elsewhere."""
 
     attestations: Path
     root: str
@@ -56,7 +56,7 @@ class Trust:
         return ("--attestations", str(self.attestations), "--root", self.root, "--profile", "local")
 
 
-def set_the_stage(stage: Stage, options: Options) -> World:
+def set_the_stage(stage: Stage, options: DemoOptions) -> World:
     """Three parties, each with its own directory, time zone, locale and umask."""
     homes = {name: options.directory / name for name in ("service", *BUYERS)}
     for home in homes.values():
@@ -94,8 +94,8 @@ def publish_claim(world: World) -> None:
         )
 
 
-def found_the_quorum(world: World) -> Trust:
-    """The buyers make keys, agree on the quorum policy and sign it; its digest is the pinned root."""
+def found_the_quorum(world: World) -> PinnedTrust:
+    """The buyers make keys, agree on the members file and sign it; its digest is the pinned root."""
     world.stage.step("The buyers found a quorum: 2 of 2, a dissent blocks")
     for name, buyer in world.buyers.items():
         buyer.run("verify", "keygen", "--out", "quorum.key")
@@ -121,7 +121,7 @@ def found_the_quorum(world: World) -> Trust:
     if cached:
         world.stage.say("this quorum says that a kernel from the cache counts: one compile serves this demo")
         world.stage.say("(by default it does not count; --independent compiles once per party)")
-    trust = Trust(world.attestations, root)
+    trust = PinnedTrust(world.attestations, root)
     world.stage.abbreviate("$TRUST", trust.arguments)
     return trust
 
@@ -142,7 +142,7 @@ def rebuild_and_sign(world: World) -> None:
         for profile in ("image.eif", "image.local.eif"):
             ours, theirs = buyer.home / "out" / profile, world.service.home / "out" / profile
             if not filecmp.cmp(ours, theirs, shallow=False):
-                raise DemoFailed(f"{profile} differs from the service's", where=name)
+                raise demo_failed(f"{profile} differs from the service's", where=name)
             world.stage.say(f"{profile}: the same bytes as the service's")
         buyer.run(
             "verify", "sign-pcrs", "--key", "quorum.key", "--member", name, "--rebuild", "out",
@@ -150,7 +150,7 @@ def rebuild_and_sign(world: World) -> None:
         )  # fmt: skip
 
 
-def decide(world: World, trust: Trust) -> None:
+def recompute_decision(world: World, trust: PinnedTrust) -> None:
     """Every party recomputes the decision from the signed statements against the root it pinned."""
     world.stage.step("The quorum decides, recomputed by every party")
     for party in (world.service, *world.buyers.values()):
@@ -159,7 +159,7 @@ def decide(world: World, trust: Trust) -> None:
         world.stage.say(f"{party.name}: decided, agreed by {agree}")
 
 
-def refuse_without_a_decision(world: World, trust: Trust, service: ServiceCloud) -> None:
+def refuse_without_a_decision(world: World, trust: PinnedTrust, service: ServiceCloud) -> None:
     """Before the quorum has decided, nothing is deployed."""
     world.stage.step("Without a decision nothing is deployed")
     world.service.must_fail(
@@ -170,20 +170,20 @@ def refuse_without_a_decision(world: World, trust: Trust, service: ServiceCloud)
 
 
 def put_policies(
-    world: World, trust: Trust, services: Services, service: ServiceCloud
+    world: World, trust: PinnedTrust, services: Services, service: ServiceCloud
 ) -> dict[str, BuyerCloud]:
     """Each buyer makes the key policy from the decision and puts it on its own key."""
     world.stage.step("Each buyer puts the decided policy on its own KMS key")
     owned = {}
     for name, buyer in world.buyers.items():
         owned[name] = cloud.make_buyer(services, name, service.role_arn)
-        put_policy(trust, services, buyer, owned[name], parent_role=service.role_arn)
+        put_buyer_policy(trust, services, buyer, owned[name], parent_role=service.role_arn)
         world.stage.say(f"{name}: {owned[name].key_arn} decrypts for the decided enclave only")
     return owned
 
 
-def put_policy(
-    trust: Trust, services: Services, buyer: Party, owned: BuyerCloud, *, parent_role: str
+def put_buyer_policy(
+    trust: PinnedTrust, services: Services, buyer: Party, owned: BuyerCloud, *, parent_role: str
 ) -> None:
     """``verify policy apply`` by the key's owner."""
     administrator, break_glass = owned.administrators
@@ -197,7 +197,7 @@ def put_policy(
     )  # fmt: skip
 
 
-def deploy(world: World, trust: Trust, service: ServiceCloud) -> dict[str, Any]:
+def deploy(world: World, trust: PinnedTrust, service: ServiceCloud) -> dict[str, Any]:
     """The service deploys; success is reported only after the live document matched the decision."""
     world.stage.step("deploy-from-attestation starts the enclave and checks its live document")
     live: dict[str, Any] = world.service.run(*_apply(world, trust, service))
@@ -210,7 +210,7 @@ def undeploy(world: World) -> None:
     world.service.attempt("deploy-from-attestation", "destroy", "--state", "deployment", quiet=True)
 
 
-def _apply(world: World, trust: Trust, service: ServiceCloud) -> tuple[str, ...]:
+def _apply(world: World, trust: PinnedTrust, service: ServiceCloud) -> tuple[str, ...]:
     return (
         "deploy-from-attestation", "apply", *trust.arguments, "--image", str(world.image),
         "--role-arn", service.role_arn, "--instance-id", cloud.INSTANCE_ID, "--state", "deployment",

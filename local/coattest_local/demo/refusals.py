@@ -8,13 +8,11 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import boto3
-
 from coattest_enclave.protocol import messages
 from coattest_local.demo import auction as auctions
 from coattest_local.demo import chain
 from coattest_local.demo.auction import AMOUNTS, Auction, House
-from coattest_local.demo.cloud import INSTANCE_ID, REGION
+from coattest_local.demo.cloud import INSTANCE_ID
 from coattest_local.demo.sources import change_one_byte, copy_source
 from coattest_parent.link.channels import parse_address
 from coattest_parent.link.enclave import EnclaveClient
@@ -23,7 +21,7 @@ EXPECTED = 7
 
 
 def all_of_them(house: House, auction: Auction, result: Path) -> None:
-    """Try every attack; the first that works ends the demo."""
+    """Try every attack; the demo fails at the first that works."""
     changed_image(house, auction)
     debug_mode(house, auction)
     replayed_bid(house, auction)
@@ -60,11 +58,11 @@ def replayed_bid(house: House, auction: Auction) -> None:
     """KMS itself refuses a bid's key for any other auction than the one it was made for."""
     house.world.stage.step("Refusal 3: a bid of the first auction is replayed in a second one")
     second = auctions.announce(house, "replay")
-    auctions.bid(house, second, "buyer-2", AMOUNTS["buyer-2"], "replay.cose")
+    auctions.place_bid(house, second, "buyer-2", AMOUNTS["buyer-2"], "replay.cose")
     old = house.world.buyers["buyer-1"].home / f"{auction.name}.cose"
     _put(house, "buyer-1", f"{second.name}.cose", old.read_bytes())
     for buyer, own in (("buyer-1", f"{auction.name}.cose"), ("buyer-2", "replay.cose")):
-        auctions.seal(house, second, buyer, own)
+        auctions.seal_bids(house, second, buyer, own)
     auctions.no_result(house, "a bid from another auction", second, code="kms-")
 
 
@@ -90,7 +88,7 @@ def second_seal(house: House, auction: Auction) -> None:
     given = [word for name, digest in digests.items() for word in ("--bid-digest", f"{name}={digest}")]
     house.world.buyers["buyer-1"].must_fail(
         "a second seal",
-        *auctions.seal_command(house, auction, "buyer-1", own.name),
+        *auctions.seal_argv(house, auction, "buyer-1", own.name),
         *given,
         code="already-sealed",
         extra=house.buyers["buyer-1"].environment,
@@ -98,19 +96,19 @@ def second_seal(house: House, auction: Auction) -> None:
 
 
 def missing_rights(house: House, auction: Auction) -> None:
-    """Without rights on one buyer's key there is no result: never a result as if that buyer had not bid."""
+    """Without rights on one buyer's key there is no result, least of all one without that buyer's bids."""
     house.world.stage.step("Refusal 6: the parent has no rights on buyer-2's key")
     other = f"arn:aws:iam::{house.service.account}:role/somebody-else"
     services, buyer = house.services, house.world.buyers["buyer-2"]
     services.client("iam", "service").create_role(RoleName="somebody-else", AssumeRolePolicyDocument=_NOBODY)
     owned = house.buyers["buyer-2"]
-    chain.put_policy(house.trust, services, buyer, owned, parent_role=other)
+    chain.put_buyer_policy(house.trust, services, buyer, owned, parent_role=other)
     auctions.no_result(house, "an auction without rights on one key", auction, code="kms-denied")
-    chain.put_policy(house.trust, services, buyer, owned, parent_role=house.service.role_arn)
+    chain.put_buyer_policy(house.trust, services, buyer, owned, parent_role=house.service.role_arn)
 
 
 def liveness_as_receipt(house: House, auction: Auction, result: Path) -> None:
-    """A genuine document of the genuine enclave is no receipt unless it says that it is one."""
+    """A genuine document of the enclave counts as a receipt only if it says that it is one."""
     house.world.stage.step("Refusal 7: a liveness document is passed off as a receipt")
     genuine = messages.ResultFile.decode(result.read_bytes())
     seal = messages.Result.decode(genuine.result).seal
@@ -120,7 +118,7 @@ def liveness_as_receipt(house: House, auction: Auction, result: Path) -> None:
     forged.write_bytes(messages.ResultFile(genuine.result, document, genuine.seals).encode())
     house.world.buyers["buyer-1"].must_fail(
         "a liveness document as a receipt",
-        *auctions.receipt_command(house, auction, forged),
+        *auctions.receipt_argv(house, auction, forged),
         code="liveness-document",
     )
 
@@ -141,16 +139,15 @@ def running(house: House, image: Path, *options: str) -> Iterator[str]:
 
 
 def _put(house: House, buyer: str, key: str, content: bytes) -> None:
-    """Overwrite an object in a buyer's bucket, as a buyer who plays along could."""
-    settings = house.buyers[buyer].environment
-    boto3.client(
-        "s3",
-        region_name=REGION,
-        endpoint_url=house.services.endpoint,
-        verify=str(house.services.ca_bundle),
-        aws_access_key_id=settings["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=settings["AWS_SECRET_ACCESS_KEY"],
-    ).put_object(Bucket=house.buyers[buyer].bucket, Key=key, Body=content)
+    """Overwrite an object in a buyer's bucket, as a colluding buyer could."""
+    environment = house.buyers[buyer].environment
+    session = {
+        "AccessKeyId": environment["AWS_ACCESS_KEY_ID"],
+        "SecretAccessKey": environment["AWS_SECRET_ACCESS_KEY"],
+    }
+    house.services.client("s3", buyer, session=session).put_object(
+        Bucket=house.buyers[buyer].bucket, Key=key, Body=content
+    )
 
 
 _NOBODY = json.dumps(

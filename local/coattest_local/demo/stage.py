@@ -1,4 +1,4 @@
-"""The demo's stage: who takes part, how a party runs a command, and what the audience is told.
+"""The demo's stage: the parties, how a party runs a command, and what the audience reads.
 
 Every party is a separate process with its own directory, home, time zone, locale and umask; what they share
 are files, as they would over any channel. A step that does not end as it must ends the demo.
@@ -32,14 +32,8 @@ ENTRY_POINTS = {
 }
 
 
-class DemoFailed(FoundFalse):
-    """A step of the demo did not end as it must."""
-
-    default_code = "demo-failed"
-
-
 @dataclass(frozen=True, slots=True)
-class Finished:
+class CommandResult:
     """A command that ended: its exit code, its JSON document (None when there was none) and its errors."""
 
     code: int
@@ -70,7 +64,7 @@ class Stage:
         self.console.print(f"   {text}")
 
     def abbreviate(self, name: str, words: Sequence[str]) -> None:
-        """From now on commands are shown with ``name`` for these words, as if a shell variable held them."""
+        """From now on show commands with ``name`` in place of these words, as if it were a shell variable."""
         self.short[shlex.join(words)] = name
         self.say(f"{name} below stands for: {self._shorten(shlex.join(words), skip=name)}")
 
@@ -111,7 +105,7 @@ class Party:
         extra: Mapping[str, str] | None = None,
         quiet: bool = False,
         long: bool = False,
-    ) -> Finished:
+    ) -> CommandResult:
         """Run one of our commands with ``--json`` as this party and return how it ended.
 
         A ``long`` command's progress and errors go to the audience as they come.
@@ -135,7 +129,9 @@ class Party:
             document = json.loads(output) if output.strip() else None
         except ValueError:
             document = output
-        return Finished(done.returncode, document, (done.stderr or b"").decode("utf-8", "replace").strip())
+        return CommandResult(
+            done.returncode, document, (done.stderr or b"").decode("utf-8", "replace").strip()
+        )
 
     def run(
         self,
@@ -147,7 +143,7 @@ class Party:
         """Like ``attempt``, but the command must succeed; returns its JSON document."""
         done = self.attempt(*argv, extra=extra, quiet=quiet, long=long)
         if done.code != 0:
-            raise DemoFailed(
+            raise demo_failed(
                 f"exit {done.code}: {done.errors[-600:] or done.document}",
                 where=f"{self.name}: {argv[0]} {argv[1]}",
             )
@@ -156,18 +152,18 @@ class Party:
     def must_fail(
         self, what: str, *argv: str | Path, code: str, extra: Mapping[str, str] | None = None
     ) -> None:
-        """Run a command that must be refused with exit 1 and with ``code`` among its reasons."""
+        """Run a command that must be refused with exit 1 and with ``code`` in its document or errors."""
         done = self.attempt(*argv, extra=extra)
         if done.code != 1:
-            raise DemoFailed(
+            raise demo_failed(
                 f"{what} was not refused (exit {done.code}): {done.errors[-600:]}", where=self.name
             )
         if code not in json.dumps(done.document) + done.errors:
-            raise DemoFailed(f"{what} was refused for another reason: {done.errors[-600:]}", where=self.name)
+            raise demo_failed(f"{what} was refused with another code: {done.errors[-600:]}", where=self.name)
         self.stage.refused(what, _why(done, code))
 
     def _environment(self, extra: Mapping[str, str]) -> dict[str, str]:
-        kept = {
+        inherited = {
             name: value
             for name, value in os.environ.items()
             if name in ("PATH", "COATTEST_DEBIAN_MIRROR", "HTTP_PROXY", "HTTPS_PROXY")
@@ -185,17 +181,24 @@ class Party:
             "AWS_CONFIG_FILE": os.devnull,
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         }
-        return {**kept, **own, **self.environment, **extra}
+        return {**inherited, **own, **self.environment, **extra}
+
+
+def demo_failed(what: str, *, where: str | None = None) -> FoundFalse:
+    """The error for a step of the demo that did not end as it must."""
+    return FoundFalse(what, where=where, code="demo-failed")
 
 
 def _short(word: str, home: Path) -> str:
     return word.replace(f"{home}/", "")
 
 
-def _why(done: Finished, code: str) -> str:
-    """The sentence that goes with ``code``, from the command's errors or from the failures it printed."""
-    if isinstance(done.document, dict):
-        for failure in done.document.get("failures", []):
-            if str(failure.get("code", "")).startswith(code):
-                return f"{code}: {failure['detail']}"
+def _why(done: CommandResult, code: str) -> str:
+    """The detail of the finding with ``code`` in the command's document, or else its last line of errors."""
+    lists = done.document.values() if isinstance(done.document, dict) else ()
+    for found in (
+        item for each in lists if isinstance(each, list) for item in each if isinstance(item, dict)
+    ):
+        if str(found.get("code", "")).startswith(code):
+            return f"{code}: {found['detail']}"
     return done.errors.splitlines()[-1] if done.errors else code

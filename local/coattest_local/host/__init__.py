@@ -1,1 +1,1 @@
-"""A software Nitro host: it measures and runs an image, and signs as the NSM under a test CA."""
+"""A software Nitro host: it measures and runs an image (``enclave.run_enclave``) beside a simulated NSM."""

@@ -1,13 +1,13 @@
 """The two certificate authorities of the local profile. Neither protects anything: their keys are published.
 
-Both private keys are derived from a phrase in this file, so that there is no key file to lose, to leak or to
-mistake for a secret, and so that everybody gets the same certificates:
+Each private key is derived from a phrase in this file: there is no key file that somebody could mistake for a
+secret, and everybody gets the same certificates:
 
 * the TLS authority, which the ``local`` profile of the enclave trusts for KMS (enclave/profiles/local-ca.pem
   is its certificate, measured into the local image, and a test derives it again);
-* the simulator's Nitro root, below which ``NitroAuthority`` issues chains of the shape of AWS's.
+* the simulator's Nitro root, below which ``NitroAuthority`` issues chains like those of AWS.
 
-Shape and life times of AWS's chain are taken from real documents of 2021 to 2026 (root, regional 20 days,
+Form and life times of AWS's chain are taken from real documents of 2021 to 2026 (root, regional 20 days,
 zonal 6 days, instance 24 hours, leaf 3 hours; path lengths none, 2, 1, 0; P-384 with SHA-384 throughout).
 Only the names say SIMULATOR.
 """
@@ -38,7 +38,7 @@ P384_ORDER = int(
     "ffffffffffffffffffffffffffffffffffffffffffffffffc7634d81f4372ddf581a0db248b0a77aecec196accc52973", 16
 )
 
-# Whoever puts the published authority into a trust store by mistake lets nobody pose as anything but these.
+# If somebody trusts the published authority by mistake, it can still vouch for these names only.
 LOCAL_NAMES: tuple[x509.GeneralName, ...] = (
     x509.DNSName("coattest.test"),
     x509.DNSName("localhost"),
@@ -47,7 +47,7 @@ LOCAL_NAMES: tuple[x509.GeneralName, ...] = (
 )
 
 SERVER_LIFE = timedelta(days=30)
-# Slack for clocks that are a little apart: real leaves begin shortly before their first document too.
+# For clocks that differ a little: real leaves, too, begin shortly before their first document.
 BACKDATED = timedelta(minutes=1)
 REGIONAL_LIFE = timedelta(days=20)
 ZONAL_LIFE = timedelta(days=6)
@@ -121,8 +121,8 @@ def nitro_root() -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
 
 
 @dataclass(frozen=True, slots=True)
-class Chain:
-    """What signs documents: the leaf's key and certificate, and the bundle from root to issuer (DER)."""
+class IssuedChain:
+    """A chain that signs documents: the leaf's key, its certificate, the bundle from root to issuer (DER)."""
 
     key: ec.EllipticCurvePrivateKey
     certificate: bytes
@@ -136,7 +136,7 @@ class NitroAuthority:
     def __init__(self, region: str = "eu-central-1") -> None:
         self.region = region
 
-    def issue(self, *, instance_id: str, module_id: str, now: datetime) -> Chain:
+    def issue(self, *, instance_id: str, module_id: str, now: datetime) -> IssuedChain:
         """A fresh chain for one enclave, each certificate but the root valid from a minute before ``now``."""
         root, root_key = nitro_root()
         suffix = f"{self.region}.coattest.nitro-enclaves SIMULATOR"
@@ -174,7 +174,7 @@ class NitroAuthority:
         )
         der = serialization.Encoding.DER
         bundle = tuple(certificate.public_bytes(der) for certificate in certificates)
-        return Chain(key, leaf.public_bytes(der), bundle, leaf.not_valid_after_utc)
+        return IssuedChain(key, leaf.public_bytes(der), bundle, leaf.not_valid_after_utc)
 
 
 def _authority_builder(

@@ -2,9 +2,9 @@
 
 It measures the image itself, unpacks its application ramdisks, and runs their ``cmd`` with their ``env`` in a
 sandbox (own namespaces and root, no network, no capabilities, no AF_VSOCK). NSM and vsock are Unix sockets in
-a directory bound at /run/coattest. **It protects nothing**: the host reads all memory of what it runs, the
-chain's root has a published key, and the image's kernel and init are measured but never run. What it is good
-for is to run the whole chain with the same measured bytes on a machine without Nitro.
+a directory bound at /run/coattest. **It protects nothing**: the host can read the memory of everything that
+it runs, the key of the chain's root is published, and the image's kernel and init are measured but never run.
+It is for running the whole chain, with the same measured bytes, on a machine without Nitro.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from coattest_build import sandbox
 from coattest_build.formats import eif, extract
 from coattest_build.formats.measure import ImageMeasurements, measure_file, pcr3, pcr4
 from coattest_local.host.ca import NitroAuthority
-from coattest_local.host.nsm import Nsm, boot_pcrs
+from coattest_local.host.nsm import SimulatedNsm, boot_pcrs
 from coattest_local.host.nsm_server import NsmServer
 from coattest_parent.link.stop import Stop
 
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 WARNING = (
-    "SIMULATOR: this software host protects nothing. Whoever runs it reads everything inside, and the key of "
-    "its attestation root is published. It is for trying the chain on one machine."
+    "SIMULATOR: this software host protects nothing. Whoever runs it can read everything inside, and the key "
+    "of its attestation root is published. It is for trying the chain on one machine."
 )
 
 ENCLAVE_PORT = 5005
@@ -51,20 +51,8 @@ CONSOLE_MAX = 16 * 1024 * 1024
 CONSOLE_TAIL = 2000
 START_SECONDS = 60.0
 POLL_SECONDS = 0.02
-LAST_WORDS_SECONDS = 2.0
+OUTPUT_SECONDS = 2.0
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-
-class ImageNotRunnable(FoundFalse):
-    """The image has no application that this host could run."""
-
-    default_code = "image-not-runnable"
-
-
-class EnclaveEnded(EnvironmentFailure):
-    """The enclave's program ended or never listened; the message carries the end of its console."""
-
-    default_code = "enclave-ended"
 
 
 @dataclass(slots=True)
@@ -102,7 +90,7 @@ class RunningEnclave:
         return self._process.wait()
 
     def stop(self) -> None:
-        """End the enclave with all its processes and remove what it ran from; the console log stays."""
+        """End the enclave with all its processes and remove its files; the console log stays."""
         self._cleanup.close()
 
     def __enter__(self) -> Self:
@@ -129,8 +117,9 @@ def run_enclave(
     ``instance_id`` become PCR3 and PCR4; ``debug`` attests zeros for the image. ``check`` is called now and
     then while the program starts; what it raises ends the start.
 
-    Raises eif.ImageError or ImageNotRunnable for the image, EnvironmentFailure when it cannot be isolated,
-    EnclaveEnded when the program ends early or does not listen within ``start_seconds``.
+    Raises CoattestError: exit code 1 for an image that is damaged or has no application, 3 when it cannot be
+    isolated, or when the program ends early (enclave-ended) or does not listen within ``start_seconds``
+    (enclave-silent).
     """
     check_identity(role_arn, instance_id)
     directory.mkdir(parents=True, exist_ok=True)
@@ -151,7 +140,7 @@ def run_enclave(
         console = directory / "console.log"
         reader, writer = os.pipe()
         pump = _pump(reader, console)
-        # The pump ends when nobody is left inside who could write: only then is everything removed.
+        # The pump ends when no process inside is left that could write: only then is everything removed.
         stack.callback(pump.join)
         try:
             process = sandbox.spawn(
@@ -201,12 +190,12 @@ def _unpack(image: Path, tree: Path) -> ImageMeasurements:
             )
         applications = layout.of_type(eif.SectionType.RAMDISK)[1:]
         if not applications:
-            raise ImageNotRunnable("the image has no application ramdisk", where=str(image))
+            raise _not_runnable("the image has no application ramdisk", image)
         for section in applications:
             extract.extract_ramdisk(file, section, tree)
     # A link here would make a directory of this host the root of the sandbox.
     if (tree / "rootfs").is_symlink() or not (tree / "rootfs").is_dir():
-        raise ImageNotRunnable("the application ramdisk has no rootfs", where=str(image))
+        raise _not_runnable("the application ramdisk has no rootfs", image)
     return measurements
 
 
@@ -214,7 +203,7 @@ def _program(tree: Path) -> tuple[list[str], dict[str, str]]:
     """The command and environment as AWS's init reads them: one entry per line of ``cmd`` and ``env``."""
     argv = _lines(tree / "cmd")
     if not argv:
-        raise ImageNotRunnable("the application ramdisk names no command (cmd)")
+        raise _not_runnable("the application ramdisk names no command (cmd)")
     env = dict(line.split("=", 1) for line in _lines(tree / "env") if "=" in line)
     return [_resolve(tree / "rootfs", argv[0], env), *argv[1:]], env
 
@@ -227,7 +216,7 @@ def _resolve(root: Path, name: str, env: Mapping[str, str]) -> str:
         # lexists: a link may be absolute, and its target is then inside, not here.
         if folder and os.path.lexists(root / folder.lstrip("/") / name):
             return f"{folder.rstrip('/')}/{name}"
-    raise ImageNotRunnable(f"the image's PATH has no {name!r}")
+    raise _not_runnable(f"the image's PATH has no {name!r}")
 
 
 def _lines(path: Path) -> list[str]:
@@ -237,22 +226,26 @@ def _lines(path: Path) -> list[str]:
     try:
         return [line for line in path.read_text(encoding="utf-8").split("\n") if line]
     except UnicodeDecodeError as error:
-        raise ImageNotRunnable(f"{path.name} is not UTF-8") from error
+        raise _not_runnable(f"{path.name} is not UTF-8") from error
 
 
 def _nsm(
     measurements: ImageMeasurements, module_id: str, *, role_arn: str, instance_id: str, debug: bool
-) -> Nsm:
+) -> SimulatedNsm:
     image = {index: bytes.fromhex(value) for index, value in registers(measurements).items()}
     pcrs = boot_pcrs(
         image, pcr3=bytes.fromhex(pcr3(role_arn)), pcr4=bytes.fromhex(pcr4(instance_id)), debug=debug
     )
     authority = NitroAuthority()
-    return Nsm(
+    return SimulatedNsm(
         module_id=module_id,
         pcrs=pcrs,
         issue=lambda now: authority.issue(instance_id=instance_id, module_id=module_id, now=now),
     )
+
+
+def _not_runnable(what: str, image: Path | None = None) -> FoundFalse:
+    return FoundFalse(what, where=str(image) if image else None, code="image-not-runnable")
 
 
 def registers(measurements: ImageMeasurements) -> dict[int, str]:
@@ -288,10 +281,13 @@ def _await_listener(
             return
         with contextlib.suppress(subprocess.TimeoutExpired):
             code = process.wait(POLL_SECONDS)
-            pump.join(LAST_WORDS_SECONDS)
-            raise EnclaveEnded(f"the enclave's program ended with code {code}: {console_tail(console)}")
+            pump.join(OUTPUT_SECONDS)
+            raise EnvironmentFailure(
+                f"the enclave's program ended with code {code}: {console_tail(console)}",
+                code="enclave-ended",
+            )
         if time.monotonic() > deadline:
-            raise EnclaveEnded(
+            raise EnvironmentFailure(
                 f"the enclave does not listen at {INSIDE}/{path.name} after {seconds:.0f} s: "
                 f"{console_tail(console)}",
                 hint="on this host a vsock port is a Unix socket of that name; --port names another port",
@@ -310,7 +306,7 @@ def console_tail(console: Path) -> str:
 
 
 def _pump(reader: int, console: Path) -> threading.Thread:
-    """Copy the console into a file of bounded size until everybody who could write is gone."""
+    """Copy the console into a file of bounded size until no process can write to it any more."""
 
     def copy() -> None:
         written = 0
@@ -333,7 +329,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _remove_tree(tree: Path) -> None:
-    """Remove an unpacked image, which may hold directories that their owner cannot enter."""
+    """Remove an unpacked image, which may hold directories that even their owner cannot enter."""
     for folder, names, _ in os.walk(tree):
         for name in names:
             path = Path(folder) / name

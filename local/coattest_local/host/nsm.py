@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
-from coattest_local.host.ca import Chain
+from coattest_local.host.ca import IssuedChain
 
 # drivers/misc/nsm.c: the buffers of /dev/nsm.
 REQUEST_MAX = 0x1000
@@ -31,7 +31,7 @@ PCR_COUNT = 32
 BOOT_PCRS = 16
 PCR_SIZE = 48
 RANDOM_SIZE = 256
-# The longest that real documents were seen to carry is 746 bytes of user_data; the field is bounded at 1024.
+# Of real documents the longest user_data that we saw has 746 bytes; the field has at most 1024.
 FIELD_MAX = 1024
 VERSION = (1, 0, 0)
 
@@ -39,7 +39,7 @@ PROTECTED_ES384 = bytes.fromhex("a1013822")  # {1: -35}, RFC 9053 section 2.1
 MEASURED_BY_IMAGE = (0, 1, 2, 8)
 RENEW_BEFORE = timedelta(hours=1)
 
-Issuer = Callable[[datetime], Chain]
+Issuer = Callable[[datetime], IssuedChain]
 
 
 class _Refused(Exception):
@@ -61,7 +61,7 @@ def boot_pcrs(
     return registers
 
 
-class Nsm:
+class SimulatedNsm:
     """The module of one enclave. ``respond`` is pure but for its registers, randomness and signatures."""
 
     def __init__(self, *, module_id: str, pcrs: Mapping[int, bytes], issue: Issuer) -> None:
@@ -69,11 +69,11 @@ class Nsm:
         self._pcrs = {index: pcrs.get(index, bytes(PCR_SIZE)) for index in range(PCR_COUNT)}
         self._locked = set(range(BOOT_PCRS))
         self._issue = issue
-        self._chain: Chain | None = None
+        self._chain: IssuedChain | None = None
         self._lock = threading.Lock()
 
     def respond(self, request: bytes, *, now: datetime) -> bytes:
-        """The response to one request, both CBOR. What is wrong is answered ``{"Error": code}``."""
+        """The response to one request, both CBOR. A wrong one is answered ``{"Error": code}``."""
         try:
             name, arguments = _parse(request)
             with self._lock:
@@ -153,7 +153,7 @@ def document_payload(
     module_id: str,
     timestamp: int,
     pcrs: Mapping[int, bytes],
-    chain: Chain,
+    chain: IssuedChain,
     fields: Mapping[str, bytes | None],
 ) -> bytes:
     """The payload of an attestation document (``timestamp`` in ms), encoded as modern AWS documents are."""

@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 
 from coattest.shell import utc_now
-from coattest_local.host.nsm import REQUEST_MAX, Nsm
+from coattest_local.host.nsm import REQUEST_MAX, SimulatedNsm
 from coattest_local.host.unix_server import UnixServer
 
 CONNECTIONS_MAX = 16
@@ -22,7 +22,7 @@ IDLE_SECONDS = 300.0
 class NsmServer:
     """Answers on ``path`` from the moment it is made until ``close``."""
 
-    def __init__(self, path: Path, nsm: Nsm, *, clock: Callable[[], datetime] = utc_now) -> None:
+    def __init__(self, path: Path, nsm: SimulatedNsm, *, clock: Callable[[], datetime] = utc_now) -> None:
         self._nsm = nsm
         self._clock = clock
         self.close = UnixServer(path, self._answer, seconds=IDLE_SECONDS, connections=CONNECTIONS_MAX).close
@@ -34,7 +34,7 @@ class NsmServer:
 
 
 def _read(connection: socket.socket) -> bytes | None:
-    """One request, or None at the end of the stream and when the length is beyond what the device takes."""
+    """One request; None at the end of the stream, or when it is longer than the device allows."""
     header = _exactly(connection, 4)
     if header is None:
         return None

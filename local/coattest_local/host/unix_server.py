@@ -1,4 +1,4 @@
-"""A thread that answers connections at a Unix socket: what the NSM, its signer and the heartbeat share."""
+"""A thread that answers connections at a Unix socket: the NSM, its signer and the heartbeat use it."""
 
 from __future__ import annotations
 

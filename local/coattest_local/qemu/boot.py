@@ -1,4 +1,4 @@
-"""What a measured boot shows: the registers of the machine beside the ones that we computed."""
+"""The result of a measured boot: the registers of QEMU's NSM beside those that we computed."""
 
 from __future__ import annotations
 
@@ -17,12 +17,6 @@ REGISTERS = (0, 1, 2, 3, 4, 8)
 ZERO = bytes(48).hex()
 DOCUMENT_MAX = 16384
 PARTS_OF_COSE_SIGN1 = 4
-
-
-class WrongDocument(FoundFalse):
-    """What the guest sent is not a liveness document of its NSM over our nonce."""
-
-    default_code = "wrong-document"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +46,7 @@ class BootReport:
         return all(register.equal for register in self.registers)
 
     def to_json(self) -> dict[str, Any]:
-        """The shape that ``boot --json`` prints."""
+        """The object that ``boot --json`` prints."""
         return {
             "equal": self.equal,
             "signed": self.signed,
@@ -75,43 +69,50 @@ def expected(measurements: ImageMeasurements, *, role_arn: str, instance_id: str
     }
 
 
-def compare(document: bytes, *, nonce: bytes, ours: Mapping[int, str]) -> BootReport:
+def compare_registers(document: bytes, *, nonce: bytes, ours: Mapping[int, str]) -> BootReport:
     """Set the registers of a liveness document beside ``ours`` (hex by index).
 
-    The document's signature is not what counts here: it came from a machine that we started. Raises
-    WrongDocument unless it is a liveness document over ``nonce``.
+    The document's signature is not checked: it came from a machine that we started. Raises FoundFalse
+    (wrong-document) unless it is a liveness document with ``nonce``.
     """
     payload, signature = open_document(document)
     if payload.get("nonce") != nonce:
-        raise WrongDocument("the document is not over our nonce")
+        raise _wrong("it does not carry our nonce")
     if payload.get("user_data") != messages.alive_user_data() or payload.get("public_key") is not None:
-        raise WrongDocument("the document is no liveness document")
+        raise _wrong("it is not a liveness document")
     pcrs = payload.get("pcrs")
     if not isinstance(pcrs, dict) or not all(isinstance(pcrs.get(index), bytes) for index in REGISTERS):
-        raise WrongDocument("the document lacks registers")
+        raise _wrong("it lacks registers")
     registers = tuple(Register(index, ours[index], pcrs[index].hex()) for index in REGISTERS)
     return BootReport(registers, signed=any(signature))
 
 
 def open_document(document: bytes) -> tuple[dict[str, Any], bytes]:
-    """Payload and signature of an untagged COSE_Sign1, signed or not. Raises WrongDocument."""
+    """Payload and signature of an untagged COSE_Sign1, signed or not.
+
+    Raises FoundFalse (wrong-document).
+    """
     try:
         if len(document) > DOCUMENT_MAX:
-            raise ValueError("too large")
+            raise ValueError("it is too large")
         parts = _decode(document)
         if not isinstance(parts, list) or len(parts) != PARTS_OF_COSE_SIGN1:
-            raise ValueError("not COSE_Sign1")
+            raise ValueError("it is not a COSE_Sign1")
         payload, signature = _decode(parts[2]), parts[3]
         if not isinstance(payload, dict) or not isinstance(signature, bytes):
-            raise ValueError("not COSE_Sign1")
+            raise ValueError("it is not a COSE_Sign1")
     except Exception as error:  # a decoder may fail in any way on what a guest sends
-        raise WrongDocument(f"the document does not parse: {error}") from error
+        raise _wrong(str(error)) from error
     return payload, signature
+
+
+def _wrong(what: str) -> FoundFalse:
+    return FoundFalse(f"the guest's document is wrong: {what}", code="wrong-document")
 
 
 def _decode(data: bytes) -> Any:
     stream = io.BytesIO(data)
     value = cbor2.load(stream)
     if stream.read(1):
-        raise ValueError("trailing bytes")
+        raise ValueError("bytes follow after its end")
     return value

@@ -26,15 +26,13 @@ from coattest_local.host.enclave import (
     CONSOLE_MAX,
     ENCLAVE_PORT,
     PROXY_PORT,
-    EnclaveEnded,
     RunningEnclave,
     check_identity,
     console_tail,
     socket_directory,
 )
 from coattest_local.qemu.heartbeat import HEARTBEAT_PORT, Heartbeat
-from coattest_local.qemu.patch import SIGNER_VARIABLE
-from coattest_local.qemu.signer import Signer
+from coattest_local.qemu.signer import SIGNER_VARIABLE, Signer
 from coattest_local.qemu.tools import QemuTools
 
 KEEPER = Path(__file__).with_name("keeper.py")
@@ -45,19 +43,13 @@ MEMORY_PER_IMAGE = 4
 GUEST_CID = 4
 BOOT_SECONDS = 180.0
 POLL_SECONDS = 0.1
-# The kernel's last words (kernel/reboot.c). QEMU does not always exit after them.
+# The kernel's last line (kernel/reboot.c). QEMU does not always exit after it.
 REBOOTING = b"reboot: Restarting system"
-
-
-class EnclaveNotBooted(EnvironmentFailure):
-    """QEMU or the guest ended, or the guest was silent for too long."""
-
-    default_code = "not-booted"
 
 
 @dataclass(slots=True)
 class QemuEnclave(RunningEnclave):
-    """An enclave in QEMU that listens; seconds from the start of QEMU's helpers to heartbeat and listener."""
+    """An enclave in QEMU that listens, with the seconds from the start to the heartbeat and to listening."""
 
     heartbeat_seconds: float
     listening_seconds: float
@@ -77,8 +69,8 @@ def run_in_qemu(
 ) -> QemuEnclave:
     """Boot ``image`` with its files in ``directory``; returns when its vsock ``port`` accepts connections.
 
-    ``check`` is called now and then meanwhile; what it raises ends the start. Raises eif.ImageError for the
-    image, EnclaveNotBooted when QEMU or the guest ends or stays silent.
+    ``check`` is called now and then meanwhile; what it raises ends the start. Raises CoattestError: exit code
+    1 for a damaged image, 3 (not-booted) when QEMU or the guest ends or stays silent.
     """
     check_identity(role_arn, instance_id)
     measurements = measure(image)
@@ -116,9 +108,9 @@ def run_in_qemu(
             if check:
                 check()
             if process.poll() is not None:
-                raise EnclaveNotBooted(f"the guest ended: {console_tail(console)}")
+                raise _not_booted(f"the guest ended: {console_tail(console)}")
             if time.monotonic() > deadline:
-                raise EnclaveNotBooted(f"no sign of life in {boot_seconds:.0f} s: {console_tail(console)}")
+                raise _not_booted(f"no sign of life after {boot_seconds:.0f} s: {console_tail(console)}")
 
         while not heartbeat.beat.wait(POLL_SECONDS):
             look()
@@ -159,6 +151,10 @@ def qemu_command(
         *("-chardev", f"socket,id=c,path={_escaped(str(vhost))}"),
         *(argument for folder in tools.firmware for argument in ("-L", str(folder))),
     ]
+
+
+def _not_booted(what: str) -> EnvironmentFailure:
+    return EnvironmentFailure(what, code="not-booted")
 
 
 def _escaped(value: str) -> str:
@@ -202,7 +198,7 @@ def _keep(
 def _watch_console(
     process: subprocess.Popen[bytes], console: Path, stack: contextlib.ExitStack
 ) -> threading.Thread:
-    """Copy the guest's console into a bounded file, and end QEMU when the guest's kernel says goodbye."""
+    """Copy the guest's console into a bounded file, and end QEMU when the guest's kernel restarts."""
     source = process.stdout
     assert source is not None
 
@@ -235,13 +231,13 @@ def _await_path(path: Path, process: subprocess.Popen[bytes], log: Path) -> None
     while not path.exists():
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(POLL_SECONDS)
-            raise EnclaveNotBooted(f"vhost-device-vsock ended: {console_tail(log)}")
+            raise _not_booted(f"vhost-device-vsock ended: {console_tail(log)}")
         if time.monotonic() > deadline:
-            raise EnclaveNotBooted(f"vhost-device-vsock made no socket: {console_tail(log)}")
+            raise _not_booted(f"vhost-device-vsock made no socket: {console_tail(log)}")
 
 
 def _await_port(hybrid: Path, port: int, check: Callable[[], None]) -> None:
-    """Return when the guest accepts a connection on ``port``; ``check`` raises when waiting is in vain."""
+    """Return when the guest accepts a connection on ``port``; ``check`` raises when it never will."""
     while True:
         with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
             probe.settimeout(POLL_SECONDS * 50)
@@ -251,6 +247,3 @@ def _await_port(hybrid: Path, port: int, check: Callable[[], None]) -> None:
                 return
         check()
         time.sleep(POLL_SECONDS)
-
-
-__all__ = ["EnclaveEnded", "EnclaveNotBooted", "QemuEnclave", "qemu_command", "run_in_qemu"]

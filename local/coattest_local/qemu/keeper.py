@@ -1,6 +1,6 @@
 """Runs one command and ends it when the process that asked for it ends, however that one ends.
 
-Started as a program (``python -I -S qemu_keeper.py PARENT COMMAND..``), never imported: only the standard
+Started as a program (``python -I -S keeper.py PARENT COMMAND..``), never imported: only the standard
 library. QEMU and vhost-device-vsock outlive their parent otherwise.
 """
 

@@ -1,7 +1,7 @@
-"""Signs the documents of QEMU's NSM below the simulator's root, for a QEMU that qemu-build made.
+"""Signs the documents of QEMU's NSM below the simulator's root, for a QEMU of ``local/qemu-compiler``.
 
-QEMU decides what a document says; this only adds certificates and a signature, and so attests no more than
-the software host does: nothing, to anybody but this machine.
+QEMU decides what a document says; this only adds certificates and a signature. Like the software host's, they
+prove nothing outside this machine.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ from typing import Any
 
 import cbor2
 
-from coattest.errors import CoattestError
+from coattest.errors import CoattestError, FoundFalse
 from coattest.shell import utc_now
-from coattest_local.host.ca import Chain, NitroAuthority
+from coattest_local.host.ca import IssuedChain, NitroAuthority
 from coattest_local.host.nsm import RENEW_BEFORE, document_payload, sign_document
 from coattest_local.host.unix_server import UnixServer
-from coattest_local.qemu.boot import DOCUMENT_MAX, WrongDocument, open_document
+from coattest_local.qemu.boot import DOCUMENT_MAX, open_document
 
 READ_SECONDS = 10.0
+SIGNER_VARIABLE = "COATTEST_NSM_SIGNER"
+"""The variable that names the signer's socket to the QEMU of ``local/qemu-compiler``."""
 
 
 class Signer:
@@ -32,16 +34,16 @@ class Signer:
     def __init__(self, path: Path, *, clock: Callable[[], datetime] = utc_now) -> None:
         self._clock = clock
         self._authority = NitroAuthority()
-        self._chain: Chain | None = None
+        self._chain: IssuedChain | None = None
         # One after another: QEMU has one NSM, and waits for it.
         self.close = UnixServer(path, self._answer, seconds=READ_SECONDS).close
 
     def sign(self, document: bytes, *, now: datetime) -> bytes:
-        """The same document, signed. Raises WrongDocument for what QEMU's NSM does not write."""
+        """The same document, signed. Raises FoundFalse (wrong-document)."""
         payload, _ = open_document(document)
         module_id = payload.get("module_id")
         if not isinstance(module_id, str) or not isinstance(payload.get("pcrs"), dict):
-            raise WrongDocument("the document has no module id or no registers")
+            raise FoundFalse("the document lacks its module id or registers", code="wrong-document")
         if self._chain is None or self._chain.not_after - now < RENEW_BEFORE:
             instance_id = module_id.rpartition("-enc")[0] or module_id
             self._chain = self._authority.issue(instance_id=instance_id, module_id=module_id, now=now)

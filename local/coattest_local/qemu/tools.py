@@ -1,4 +1,4 @@
-"""Finds what a measured boot needs: a QEMU with the nitro-enclave machine, vhost-device-vsock, firmware."""
+"""Finds what a boot needs: a QEMU with the nitro-enclave machine, vhost-device-vsock and firmware."""
 
 from __future__ import annotations
 
@@ -18,6 +18,11 @@ VSOCK = "vhost-device-vsock"
 FIRMWARE_FILES = ("qboot.rom", "linuxboot_dma.bin")
 SYSTEM_FIRMWARE = (Path("/usr/share/qemu"), Path("/usr/share/qboot"))
 
+HOW_TO_GET_ONE = (
+    "in a checkout of coattest, `python local/qemu-compiler/build.py` builds them; QEMU 9.2 or later with "
+    "libcbor and gnutls works too"
+)
+
 
 class QemuMissing(EnvironmentFailure):
     """No QEMU here can boot an enclave image."""
@@ -27,7 +32,7 @@ class QemuMissing(EnvironmentFailure):
 
 @dataclass(frozen=True, slots=True)
 class QemuTools:
-    """Where the programs and the firmware are; ``firmware`` in the order of search."""
+    """Where the programs and the firmware folders are; the folders are searched in this order."""
 
     qemu: Path
     vsock: Path
@@ -35,7 +40,7 @@ class QemuTools:
 
 
 def qemu_folder() -> Path:
-    """The folder below the cache that ``nitro-local qemu-build`` fills."""
+    """The folder below the cache that ``local/qemu-compiler/build.py`` fills."""
     return cache.cache_folder() / "qemu"
 
 
@@ -55,7 +60,7 @@ def find_tools(folder: Path | None = None) -> QemuTools:
         if not found
     ]
     if qemu is None or vsock is None or missing:
-        raise QemuMissing(f"not here: {', '.join(missing)}", hint="nitro-local qemu-build")
+        raise QemuMissing(f"missing: {', '.join(missing)}", hint=HOW_TO_GET_ONE)
     return QemuTools(qemu, vsock, firmware)
 
 

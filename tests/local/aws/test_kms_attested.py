@@ -133,7 +133,7 @@ def test_a_document_four_minutes_old_is_accepted(kms: Any, key: str, sealed: tup
 def test_documents_that_nobody_vouches_for_are_refused(
     kms: Any, key: str, sealed: tuple[bytes, bytes], enclave: world.Enclave
 ) -> None:
-    """A changed signature, a changed payload, no public key, and something that is no document at all."""
+    """A changed signature, a changed payload, no public key, and bytes that are not a document."""
     document = enclave.document()
     outer = cbor2.loads(document)
     payload = outer[2].replace(bytes.fromhex(world.PCRS[0]), bytes.fromhex(world.OTHER[0]))

@@ -85,12 +85,12 @@ def test_the_enclave_opens_what_the_service_closes(plaintext: bytes) -> None:
 def test_a_blob_opens_with_its_key_and_context_and_no_mutation_does(
     plaintext: bytes, context: dict[str, str], data: st.DataObject
 ) -> None:
-    """A changed bit, another context, another key: BadCiphertext and nothing else."""
+    """A changed bit, a wrong context, a wrong key: BadCiphertext and nothing else."""
     material, arn = (
         bytes(32),
         "arn:aws:kms:eu-central-1:222233334444:key/1234abcd-12ab-34cd-56ef-1234567890ab",
     )
-    blob = ciphertext.seal(material, arn, plaintext, context)
+    blob = ciphertext.seal_blob(material, arn, plaintext, context)
     assert ciphertext.key_of(blob) == arn
     assert ciphertext.open_blob(material, blob, context) == plaintext
     bit = data.draw(st.integers(0, len(blob) * 8 - 1))

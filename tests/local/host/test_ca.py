@@ -32,7 +32,7 @@ def test_deriving_the_tls_authority_gives_the_committed_file() -> None:
 def test_another_process_derives_the_same_certificates() -> None:
     """Neither certificate depends on a random number, a clock or a hash seed."""
     program = (
-        "import sys; from coattest_local import ca;"
+        "import sys; from coattest_local.host import ca;"
         "from cryptography.hazmat.primitives.serialization import Encoding as E;"
         "sys.stdout.buffer.write(b''.join(c()[0].public_bytes(E.DER)"
         " for c in (ca.tls_ca, ca.nitro_root)))"

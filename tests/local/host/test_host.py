@@ -19,13 +19,11 @@ from typing import Any
 import cbor2
 import pytest
 
-from coattest.errors import CoattestError, UsageError
+from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse, UsageError
 from coattest_build.formats.cpio import NewEntry
 from coattest_build.formats.measure import measure, pcr3, pcr4
 from coattest_local import records
 from coattest_local.host.enclave import (
-    EnclaveEnded,
-    ImageNotRunnable,
     RunningEnclave,
     console_tail,
     run_enclave,
@@ -116,14 +114,14 @@ def test_the_application_runs_with_its_own_world(enclave: RunningEnclave) -> Non
     deadline = time.monotonic() + 30
     while "\nwrite " not in (text := enclave.console.read_text()) and time.monotonic() < deadline:
         time.sleep(0.02)
-    seen = text.splitlines()
-    assert [line for line in seen if line.startswith("arg ")] == []
-    assert sorted(line for line in seen if line.startswith("env ")) == ["env MARK=a=b", "env PATH=/bin"]
-    names = {line.removeprefix("root ") for line in seen if line.startswith("root ")} - {".", ".."}
+    lines = text.splitlines()
+    assert [line for line in lines if line.startswith("arg ")] == []
+    assert sorted(line for line in lines if line.startswith("env ")) == ["env MARK=a=b", "env PATH=/bin"]
+    names = {line.removeprefix("root ") for line in lines if line.startswith("root ")} - {".", ".."}
     assert names == {"bin", "dev", "etc", "proc", "run", "sys", "tmp", "var"}
-    assert "vsock Operation not permitted" in seen
-    assert "loopback Network is unreachable" in seen
-    assert "write Read-only file system" in seen
+    assert "vsock Operation not permitted" in lines
+    assert "loopback Network is unreachable" in lines
+    assert "write Read-only file system" in lines
 
 
 def test_stopping_leaves_no_process_and_no_file_but_the_log(image: Path, tmp_path: Path) -> None:
@@ -140,8 +138,9 @@ def test_stopping_leaves_no_process_and_no_file_but_the_log(image: Path, tmp_pat
 def test_a_program_that_ends_is_reported_with_its_last_words(program: Path, tmp_path: Path) -> None:
     """The exit code and the console's end are in the one line, without control characters."""
     image = make_image(tmp_path / "x.eif", rootfs(program), cmd=[Path(RELAY).name, "exit", "3"])
-    with pytest.raises(EnclaveEnded, match=r"ended with code 3: .*goodbye") as caught:
+    with pytest.raises(EnvironmentFailure, match=r"ended with code 3: .*goodbye") as caught:
         run_enclave(image, tmp_path / "e", role_arn=ROLE, instance_id=INSTANCE)
+    assert caught.value.code == "enclave-ended"
     assert "\033" not in str(caught.value)
     assert [path.name for path in (tmp_path / "e").iterdir()] == ["console.log"]
 
@@ -150,7 +149,7 @@ def test_a_program_that_never_listens_is_given_up(program: Path, tmp_path: Path)
     """After the given time the enclave is ended, and the error says that it was silent."""
     image = make_image(tmp_path / "x.eif", rootfs(program), cmd=[RELAY, "silent"])
     before = set(processes_of(RUNNING))
-    with pytest.raises(EnclaveEnded) as caught:
+    with pytest.raises(EnvironmentFailure) as caught:
         run_enclave(image, tmp_path / "e", role_arn=ROLE, instance_id=INSTANCE, start_seconds=0.5)
     assert caught.value.code == "enclave-silent"
     assert set(processes_of(RUNNING)) == before
@@ -170,16 +169,18 @@ def test_an_image_without_an_application_is_refused(
     """What is missing is named, and nothing is left in the directory."""
     entries = [entry for entry in rootfs(program) if not entry.name.startswith(tuple(drop) or "\0")]
     image = make_image(tmp_path / "x.eif", entries, cmd=cmd)
-    with pytest.raises(ImageNotRunnable, match=what):
+    with pytest.raises(FoundFalse, match=what) as caught:
         run_enclave(image, tmp_path / "e", role_arn=ROLE, instance_id=INSTANCE)
+    assert caught.value.code == "image-not-runnable"
     assert list((tmp_path / "e").iterdir()) == []
 
 
 def test_a_link_in_place_of_the_root_is_refused(tmp_path: Path) -> None:
     """An image cannot make a directory of this machine the root of its sandbox."""
     image = make_image(tmp_path / "x.eif", [NewEntry("rootfs", 0o120777, b"/")], cmd=["/bin/sh"])
-    with pytest.raises(ImageNotRunnable, match="no rootfs"):
+    with pytest.raises(FoundFalse, match="no rootfs") as caught:
         run_enclave(image, tmp_path / "e", role_arn=ROLE, instance_id=INSTANCE)
+    assert caught.value.code == "image-not-runnable"
 
 
 def test_a_link_in_place_of_the_command_is_not_followed(program: Path, tmp_path: Path) -> None:
@@ -187,8 +188,9 @@ def test_a_link_in_place_of_the_command_is_not_followed(program: Path, tmp_path:
     (tmp_path / "host-cmd").write_text("/bin/relay\n")
     entries = [*rootfs(program), NewEntry("cmd", 0o120777, str(tmp_path / "host-cmd").encode())]
     image = make_image(tmp_path / "x.eif", entries, cmd=None)
-    with pytest.raises(ImageNotRunnable, match="names no command"):
+    with pytest.raises(FoundFalse, match="names no command") as caught:
         run_enclave(image, tmp_path / "e", role_arn=ROLE, instance_id=INSTANCE)
+    assert caught.value.code == "image-not-runnable"
 
 
 def test_a_damaged_image_is_refused_before_anything_runs(image: Path, tmp_path: Path) -> None:
@@ -270,7 +272,7 @@ def test_detached_it_returns_a_record_and_ends_on_request(image: Path, tmp_path:
     again = nitro_local(*run_arguments(image, tmp_path), "--detach")
     assert again.returncode == 2
     assert "already runs here" in again.stderr
-    assert records.read(tmp_path) == record
+    assert records.running_record(tmp_path) == record
 
     ended = nitro_local("terminate-enclave", "--directory", str(tmp_path), "--json")
     assert json.loads(ended.stdout) == {"EnclaveID": record["EnclaveID"], "Terminated": True}
@@ -303,7 +305,7 @@ def test_however_the_host_ends_the_enclave_ends_with_it(image: Path, tmp_path: P
         for handle in handles:
             assert select.select([handle], [], [], 60)[0]
             os.close(handle)
-    assert records.read(tmp_path) is None
+    assert records.running_record(tmp_path) is None
     if number != signal.SIGKILL:
         assert not (tmp_path / "enclave.json").exists()
 

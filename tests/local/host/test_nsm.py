@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coattest_local.host.ca import NitroAuthority
-from coattest_local.host.nsm import FIELD_MAX, REQUEST_MAX, Nsm, boot_pcrs
+from coattest_local.host.nsm import FIELD_MAX, REQUEST_MAX, SimulatedNsm, boot_pcrs
 from coattest_local.host.nsm_server import NsmServer
 
 NOW = datetime(2026, 6, 1, 12, 0, tzinfo=timezone.utc)
@@ -28,22 +28,22 @@ IMAGE = {0: b"\x01" * 48, 1: b"\x02" * 48, 2: b"\x03" * 48}
 ROLE, INSTANCE = b"\x04" * 48, b"\x05" * 48
 
 
-def make_nsm(*, debug: bool = False, image: dict[int, bytes] | None = None) -> Nsm:
+def make_nsm(*, debug: bool = False, image: dict[int, bytes] | None = None) -> SimulatedNsm:
     """An NSM whose chain is issued when it is first needed."""
     authority = NitroAuthority()
-    return Nsm(
+    return SimulatedNsm(
         module_id=MODULE,
         pcrs=boot_pcrs(image or IMAGE, pcr3=ROLE, pcr4=INSTANCE, debug=debug),
         issue=lambda now: authority.issue(instance_id="i-1234567890abcdef0", module_id=MODULE, now=now),
     )
 
 
-def ask(nsm: Nsm, request: Any, now: datetime = NOW) -> Any:
+def ask(nsm: SimulatedNsm, request: Any, now: datetime = NOW) -> Any:
     """The decoded response to a request."""
     return cbor2.loads(nsm.respond(cbor2.dumps(request), now=now))
 
 
-def attest(nsm: Nsm, now: datetime = NOW, **fields: bytes | None) -> bytes:
+def attest(nsm: SimulatedNsm, now: datetime = NOW, **fields: bytes | None) -> bytes:
     """An attestation document."""
     document: bytes = ask(nsm, {"Attestation": fields}, now)["Attestation"]["document"]
     return document

@@ -19,9 +19,10 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from coattest.errors import EnvironmentFailure
 from coattest_build import builder
 from coattest_build.formats import signing
-from coattest_local.qemu.enclave import EnclaveNotBooted, QemuEnclave, run_in_qemu
+from coattest_local.qemu.enclave import QemuEnclave, run_in_qemu
 from coattest_local.qemu.tools import QemuMissing, QemuTools, find_tools
 from coattest_parent.link.channels import connect_to, parse_address
 from coattest_verify.attestation import ExpectNonce, ExpectPcrs, ExpectPublicKey, verify_document
@@ -130,8 +131,9 @@ def test_a_program_that_ends_is_reported_with_the_console(
     program = compile_program("flood", tmp_path)
     command = ["/bin/flood", "exit", "4"]
     image = make_image(tmp_path / "x.eif", rootfs(program), cmd=command, base=images["local"])
-    with pytest.raises(EnclaveNotBooted, match="the program says goodbye"):
+    with pytest.raises(EnvironmentFailure, match="the program says goodbye") as caught:
         run_in_qemu(image, tmp_path / "e", role_arn=ROLE, instance_id=INSTANCE, tools=tools)
+    assert caught.value.code == "not-booted"
     assert sorted(path.name for path in (tmp_path / "e").iterdir()) == ["console.log", "vsock.log"]
 
 
@@ -141,8 +143,9 @@ def test_a_program_keeps_one_capability_and_writes_in_memory_only(
     """The real init leaves a program one capability; it mounts, makes, sets and runs nothing of its own."""
     program = compile_program("confined", tmp_path)
     image = make_image(tmp_path / "c.eif", rootfs(program), cmd=["/bin/confined"], base=images["local"])
-    with pytest.raises(EnclaveNotBooted):
+    with pytest.raises(EnvironmentFailure) as caught:
         run_in_qemu(image, tmp_path / "e", role_arn=ROLE, instance_id=INSTANCE, tools=tools)
+    assert caught.value.code == "not-booted"
     console = (tmp_path / "e" / "console.log").read_text()
     said = dict(line.split(":", 1) for line in console.splitlines() if line.count(":") == 1)
     found = {name: " ".join(value.split()) for name, value in said.items()}

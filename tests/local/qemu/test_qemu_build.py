@@ -1,4 +1,4 @@
-"""Building QEMU: what is missing is named, what a mirror lacks is said, nothing half-built is used."""
+"""Building QEMU: errors name what is missing here or on the mirror; a half-finished build is never used."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from coattest.errors import EnvironmentFailure
 from coattest.progress import Quiet
 from coattest_build.inputs.cache import Cache
 from coattest_build.inputs.fetch import InputGone
-from coattest_local.qemu import build as qemu_build
-from coattest_local.qemu import patch, pins
+from support.local.qemu_compiler import patch, pins, qemu_build
 from support.loopback import Handler, Loopback
 
 
 class Empty(Handler):
-    """A mirror that has moved on: it answers, and has nothing of what is asked."""
+    """A mirror that answers every request with 404."""
 
     def do_GET(self) -> None:
         """404."""
@@ -38,9 +38,9 @@ def test_without_tools_every_package_is_named_and_nothing_is_installed(
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert {"gcc", "ninja-build", "libcbor-dev", "libfdt-dev"} <= set(qemu_build.missing_dependencies())
-    with pytest.raises(qemu_build.BuildDependenciesMissing) as caught:
+    with pytest.raises(EnvironmentFailure) as caught:
         qemu_build.ensure_dependencies(Quiet())
-    assert caught.value.exit_code == 3
+    assert (caught.value.code, caught.value.exit_code) == ("no-build-dependencies", 3)
     assert "libgnutls28-dev" in str(caught.value)
     assert "as root: apt-get install" in str(caught.value)
 
@@ -51,7 +51,7 @@ def test_a_mirror_without_the_pinned_version_leads_to_current(
     """The error names the option that takes the mirror's own version; nothing is left but the cache."""
     monkeypatch.setattr(qemu_build, "ensure_dependencies", lambda reporter: None)
     with pytest.raises(InputGone, match="--current"):
-        qemu_build.build(Cache(tmp_path), Quiet(), mirror=mirror)
+        qemu_build.build_qemu(Cache(tmp_path), Quiet(), mirror=mirror)
     assert not (tmp_path / "qemu").exists()
     assert list(tmp_path.glob(f"{qemu_build.WORK_PREFIX}*")) == []
 
@@ -66,17 +66,17 @@ def test_a_finished_build_is_used_again_only_for_the_same_inputs(
     program.write_text("#!/bin/sh\necho 'nitro-enclave        AWS Nitro Enclave'\n")
     program.chmod(0o755)
     (tmp_path / "qemu" / "inputs").write_text(qemu_build._identity(pins.PINNED))
-    built = qemu_build.build(Cache(tmp_path), Quiet(), mirror=mirror)
+    built = qemu_build.build_qemu(Cache(tmp_path), Quiet(), mirror=mirror)
     assert not built.compiled
     assert built.qemu == program
-    for name, value in (
-        ("CONFIGURE", (*qemu_build.CONFIGURE, "--enable-docs")),
-        ("patch.EDITS", patch.EDITS[:1]),
+    for module, name, value in (
+        (qemu_build, "CONFIGURE", (*qemu_build.CONFIGURE, "--enable-docs")),
+        (patch, "EDITS", patch.EDITS[:1]),
     ):
         with monkeypatch.context() as changed:
-            changed.setattr(f"coattest_local.qemu.build.{name}", value)
+            changed.setattr(module, name, value)
             with pytest.raises(InputGone):
-                qemu_build.build(Cache(tmp_path), Quiet(), mirror=mirror)
+                qemu_build.build_qemu(Cache(tmp_path), Quiet(), mirror=mirror)
 
 
 def test_what_a_killed_build_left_is_removed(
@@ -89,5 +89,5 @@ def test_what_a_killed_build_left_is_removed(
     stale = tmp_path / f"{qemu_build.WORK_PREFIX}stale"
     (stale / "source").mkdir(parents=True)
     with pytest.raises(FileNotFoundError):
-        qemu_build.build(Cache(tmp_path), Quiet(), mirror=mirror)
+        qemu_build.build_qemu(Cache(tmp_path), Quiet(), mirror=mirror)
     assert list(tmp_path.glob(f"{qemu_build.WORK_PREFIX}*")) == []

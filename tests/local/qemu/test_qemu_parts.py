@@ -20,18 +20,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coattest.errors import EnvironmentFailure, FoundFalse
 from coattest_build.formats.measure import ImageMeasurements, pcr3, pcr4
 from coattest_enclave.protocol import messages
 from coattest_local.cli.boot import liveness
-from coattest_local.qemu.boot import ZERO, WrongDocument, compare, expected
-from coattest_local.qemu.enclave import KEEPER, patch, pins, qemu_command
+from coattest_local.qemu.boot import ZERO, compare_registers, expected
+from coattest_local.qemu.enclave import KEEPER, qemu_command
 from coattest_local.qemu.heartbeat import Heartbeat
-from coattest_local.qemu.signer import Signer
+from coattest_local.qemu.signer import SIGNER_VARIABLE, Signer
 from coattest_local.qemu.tools import QemuMissing, QemuTools, find_tools, has_machine
 from coattest_parent.link.channels import Unix
 from coattest_parent.link.enclave import EnclaveClient, EnclaveFailed
 from coattest_verify.attestation import ExpectNonce, ExpectPcrs, verify_document
 from coattest_verify.attestation.profiles import LOCAL_SIMULATOR
+from support.local.qemu_compiler import patch, pins
 
 ROLE = "arn:aws:iam::111122223333:role/parent"
 INSTANCE = "i-1234567890abcdef0"
@@ -76,7 +78,7 @@ def test_our_registers_are_those_of_image_and_parent() -> None:
 
 def test_six_equal_registers_are_reported_equal() -> None:
     """A document with our registers gives six lines, all equal, and says that it is not signed."""
-    report = compare(qemu_document(), nonce=NONCE, ours=OURS)
+    report = compare_registers(qemu_document(), nonce=NONCE, ours=OURS)
     assert [register.index for register in report.registers] == [0, 1, 2, 3, 4, 8]
     assert report.equal
     assert not report.signed
@@ -86,7 +88,7 @@ def test_six_equal_registers_are_reported_equal() -> None:
 @pytest.mark.parametrize("index", [0, 1, 2, 3, 4, 8])
 def test_any_register_that_differs_is_found(index: int) -> None:
     """Each of the six registers counts."""
-    report = compare(qemu_document(), nonce=NONCE, ours={**OURS, index: "ff" * 48})
+    report = compare_registers(qemu_document(), nonce=NONCE, ours={**OURS, index: "ff" * 48})
     assert not report.equal
     assert [register.index for register in report.registers if not register.equal] == [index]
 
@@ -104,17 +106,19 @@ def test_any_register_that_differs_is_found(index: int) -> None:
         {"pcrs": dict.fromkeys((0, 1, 2, 3, 4, 8), "text")},
     ],
 )
-def test_a_document_that_is_no_answer_to_us_is_refused(changes: dict[str, Any]) -> None:
+def test_a_document_that_does_not_answer_us_is_refused(changes: dict[str, Any]) -> None:
     """Old documents, other purposes and missing registers are errors, not differences."""
-    with pytest.raises(WrongDocument):
-        compare(qemu_document(**changes), nonce=NONCE, ours=OURS)
+    with pytest.raises(FoundFalse) as caught:
+        compare_registers(qemu_document(**changes), nonce=NONCE, ours=OURS)
+    assert caught.value.code == "wrong-document"
 
 
 @given(st.binary(max_size=300) | st.builds(lambda cut: qemu_document()[:cut], st.integers(0, 600)))
 def test_no_bytes_of_a_guest_break_the_comparison(document: bytes) -> None:
-    """Whatever the guest sends, the answer is WrongDocument."""
-    with pytest.raises(WrongDocument):
-        compare(document, nonce=NONCE, ours=OURS)
+    """Whatever the guest sends, the answer is wrong-document."""
+    with pytest.raises(FoundFalse) as caught:
+        compare_registers(document, nonce=NONCE, ours=OURS)
+    assert caught.value.code == "wrong-document"
 
 
 # ------------------------------------------------------------------------------ signer
@@ -147,7 +151,7 @@ def test_a_signed_document_says_what_qemu_said_and_verifies(tmp_path: Path) -> N
     expectations = [ExpectPcrs(image), ExpectNonce(NONCE)]
     verdict = verify_document(signed, expectations, now=NOW, root=LOCAL_SIMULATOR)
     assert verdict.ok, verdict.findings
-    assert compare(exchange_free(signed), nonce=NONCE, ours=OURS).signed
+    assert compare_registers(exchange_free(signed), nonce=NONCE, ours=OURS).signed
 
 
 def exchange_free(signed: bytes) -> bytes:
@@ -159,7 +163,7 @@ def exchange_free(signed: bytes) -> bytes:
 
 @pytest.mark.parametrize("document", [b"", b"junk", cbor2.dumps([b"", {}, cbor2.dumps({}), b""])])
 def test_the_signer_answers_junk_with_silence_and_lives(tmp_path: Path, document: bytes) -> None:
-    """What is no document gets a closed connection; the next document is signed."""
+    """Bytes that are not a document get a closed connection; the next document is signed."""
     signer = Signer(tmp_path / "s.sock", clock=lambda: NOW)
     try:
         assert exchange(tmp_path / "s.sock", document) == b""
@@ -192,7 +196,7 @@ def test_the_heartbeat_is_answered_and_remembered(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------ keeper
 
 
-def kept(*command: str, parent: int | None = None) -> subprocess.Popen[bytes]:
+def under_keeper(*command: str, parent: int | None = None) -> subprocess.Popen[bytes]:
     """A command under the keeper."""
     arguments = [sys.executable, "-I", "-S", str(KEEPER), str(parent or os.getpid()), *command]
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -213,15 +217,15 @@ def ended(handle: int) -> bool:
 
 
 def test_the_keeper_passes_on_the_exit_code() -> None:
-    """The kept command's exit code is the keeper's."""
-    with kept("/bin/sh", "-c", "exit 7") as process:
+    """The keeper exits with the command's exit code."""
+    with under_keeper("/bin/sh", "-c", "exit 7") as process:
         assert process.wait(60) == 7
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_ending_the_keeper_ends_the_command(number: int) -> None:
     """Neither a terminated nor a killed keeper leaves its command behind."""
-    with kept("/bin/sh", "-c", "echo $$; exec sleep 600") as process:
+    with under_keeper("/bin/sh", "-c", "echo $$; exec sleep 600") as process:
         child = child_of(process)
         process.send_signal(number)
         assert ended(child)
@@ -242,7 +246,7 @@ def test_the_command_ends_with_the_process_that_asked_for_it() -> None:
 
 def test_the_keeper_starts_nothing_for_a_parent_that_is_gone() -> None:
     """If its parent is not the process named, the command is not run."""
-    with kept("/bin/sh", "-c", "echo ran", parent=1) as process:
+    with under_keeper("/bin/sh", "-c", "echo ran", parent=1) as process:
         assert process.stdout is not None
         assert process.stdout.read() == b""
         assert process.wait(60) == 1
@@ -285,7 +289,7 @@ def test_a_qemu_without_the_machine_is_not_used(tmp_path: Path, monkeypatch: pyt
     fake.chmod(0o755)
     assert not has_machine(fake)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(QemuMissing, match=r"nitro-enclave machine.*qemu-build") as caught:
+    with pytest.raises(QemuMissing, match=r"nitro-enclave machine.*qemu-compiler/build\.py") as caught:
         find_tools(tmp_path)
     assert caught.value.exit_code == 3
 
@@ -306,18 +310,21 @@ def source_tree(folder: Path) -> Path:
 def test_the_edits_fit_once_and_only_once(tmp_path: Path) -> None:
     """Applied to their source they change it; a second time they do not fit and say so."""
     tree = source_tree(tmp_path)
-    patch.apply(tree)
+    patch.apply_edits(tree)
     patched = (tree / "hw/virtio/virtio-nsm.c").read_text()
     assert patched.count("static size_t coattest_sign(") == 1
     assert "len = coattest_sign(buf, len, buf_len);" in patched
-    with pytest.raises(patch.PatchDoesNotFit):
-        patch.apply(tree)
+    assert f'g_getenv("{SIGNER_VARIABLE}")' in patched
+    with pytest.raises(EnvironmentFailure) as caught:
+        patch.apply_edits(tree)
+    assert caught.value.code == "patch-does-not-fit"
 
 
 def test_other_source_is_refused(tmp_path: Path) -> None:
     """A version whose file lacks the place, or lacks the file, is an error with a remedy."""
-    with pytest.raises(patch.PatchDoesNotFit, match="pinned version"):
-        patch.apply(tmp_path)
+    with pytest.raises(EnvironmentFailure, match="pinned version") as caught:
+        patch.apply_edits(tmp_path)
+    assert caught.value.code == "patch-does-not-fit"
 
 
 def packages_index(*names: str) -> str:
@@ -348,8 +355,9 @@ def test_the_mirrors_current_versions_are_read_from_its_indexes() -> None:
         "pool/qemu-system-data.deb",
         "pool/vhost-device-vsock.deb",
     ]
-    with pytest.raises(pins.NotInIndex):
+    with pytest.raises(EnvironmentFailure) as caught:
         pins.current("m", lambda url: lzma.compress(packages_index("zzz").encode()))
+    assert caught.value.code == "not-in-index"
 
 
 def test_every_pin_is_complete() -> None:

@@ -15,8 +15,8 @@ import pytest
 
 from coattest.aws import AwsFailure
 from coattest.errors import EnvironmentFailure
-from coattest_local.aws.stack_faults import FILE
 from coattest_parent.deployment.stack import events, planning, rollout, stacks, templates
+from support.parent.stack_faults import FILE
 from support.parent.stack_world import BUYERS, Bench
 from support.raised import raises_code
 

@@ -20,8 +20,8 @@ from botocore.exceptions import ClientError
 from coattest.aws import AwsFailure
 from coattest.errors import EnvironmentFailure, FoundFalse, UsageError
 from coattest_local.aws import services
+from coattest_local.aws.runcommand.instance import PretendedInstance
 from coattest_local.aws.services import Services
-from coattest_local.instance import Instance as Pretended
 from coattest_parent.deployment.runner import Enclave
 from coattest_parent.deployment.stack import planning, rollout, ssm, units
 from coattest_parent.deployment.stack.remote import RemoteHost, cid_of, parse_enclaves
@@ -372,7 +372,7 @@ def test_a_new_instance_is_waited_for_and_a_silent_one_is_not_for_ever() -> None
 
 def test_the_pretended_instance_runs_no_shell_and_leaves_its_folder_alone(tmp_path: Path) -> None:
     """Another program, another path and a way out are refused; the first failure ends a script."""
-    instance = Pretended(tmp_path, "i-0123456789abcdef0", SETTINGS.role_arn, lambda *_: b"")
+    instance = PretendedInstance(tmp_path, "i-0123456789abcdef0", SETTINGS.role_arn, lambda *_: b"")
     for line in (
         "cat /etc/passwd",
         "cp /etc/passwd /etc/coattest/x",

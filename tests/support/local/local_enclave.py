@@ -20,7 +20,7 @@ import boto3
 
 from coattest_local.aws.services import Services
 from coattest_local.host.ca import NitroAuthority
-from coattest_local.host.nsm import Nsm, boot_pcrs
+from coattest_local.host.nsm import SimulatedNsm, boot_pcrs
 from coattest_local.host.nsm_server import NsmServer
 from coattest_parent.link.aws import Aws, Endpoint
 from coattest_verify.keypolicy import generate as policy
@@ -63,7 +63,7 @@ def enclave(*, pcrs: Mapping[int, bytes] = PCRS, debug: bool = False) -> Iterato
     bound = binding_pcrs(ROLE, INSTANCE)
     authority = NitroAuthority()
     module = f"{INSTANCE}-enc0123456789abcdef"
-    nsm = Nsm(
+    nsm = SimulatedNsm(
         module_id=module,
         pcrs=boot_pcrs(pcrs, pcr3=bound[3], pcr4=bound[4], debug=debug),
         issue=lambda now: authority.issue(instance_id=INSTANCE, module_id=module, now=now),
@@ -111,7 +111,7 @@ class Cloud:
 
     @classmethod
     def make(cls, services: Services, names: tuple[str, ...] = ("buyer-1", "buyer-2")) -> Cloud:
-        """Create everything; a key's policy allows nothing of use until ``allow``."""
+        """Create everything; nobody may decrypt with a key until ``allow``."""
         users = {name: _bidder(services, name) for name in names}
         buckets = {name: f"bids-of-{name}" for name in names}
         objects = [f"arn:aws:s3:::{bucket}/*" for bucket in buckets.values()]

@@ -17,7 +17,6 @@ from botocore.exceptions import ClientError
 
 from coattest_local.aws import services
 from coattest_local.aws.services import Services
-from coattest_local.aws.stack_faults import FILE
 from coattest_parent.deployment.runner import Enclave as Running
 from coattest_parent.deployment.runner import LocalRunner
 from coattest_parent.deployment.stack import planning, rollout, stacks
@@ -26,7 +25,9 @@ from coattest_parent.deployment.stack.settings import Settings
 from coattest_parent.link.aws import Aws, Endpoint
 from support.build.python_image import make_python_image
 from support.local.kms_world import Enclave, allow, policy
+from support.parent import faulty_services
 from support.parent.deployments import ACCOUNTS, SETTINGS, Release, now
+from support.parent.stack_faults import FILE, THROTTLE
 
 BUYERS = tuple(sorted(ACCOUNTS))
 
@@ -342,7 +343,9 @@ def running_world(folder: Path) -> Iterator[World]:
     first = Release.make(folder / "one", images[0])
     second = Release.make(folder / "two", images[1], "0.2.0", first.members)
     accounts = [f"service={SETTINGS.account}", *(f"{name}={ACCOUNTS[name]}" for name in BUYERS)]
-    with services.start(folder / "services", accounts=accounts, quiet=True) as running:
+    with services.start(
+        folder / "services", accounts=accounts, quiet=True, program=faulty_services.PROGRAM
+    ) as running:
         subnet = running.client("ec2", "service").describe_subnets()["Subnets"][0]
         settings = dataclasses.replace(SETTINGS, vpc=subnet["VpcId"], subnet=subnet["SubnetId"])
         for name in BUYERS:
@@ -375,6 +378,6 @@ def running_bench(world: World, folder: Path, name: str) -> Iterator[Bench]:
     plan = planning.make_stack_plan(world.first.authority, world.first.image, settings, reports)
     made = Bench(world, plan, LocalHost(folder / "enclaves"))
     yield made
-    for file in ("throttle", FILE):
+    for file in (THROTTLE, FILE):
         (world.services.directory / file).unlink(missing_ok=True)
     rollout.destroy_stacks(settings, made.cloud(), delete_data=True)

@@ -1,8 +1,8 @@
 """The ciphertext blob of a symmetric key. AWS's own format is not published; this one has its properties.
 
-It names the key (Decrypt works without KeyId), is bound to the encryption context, and any change makes it
-undecryptable. moto's format is not used: it joins context pairs without lengths, so {a: bc} and {ab: c} are
-one.
+It names the key (Decrypt works without KeyId), is bound to the encryption context, and cannot be decrypted
+after any change. moto's format is not used: it joins context pairs without lengths, so {a: bc} and {ab: c}
+are the same.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class BadCiphertext(Exception):
     """The blob is not one of ours, was changed, or belongs to another encryption context."""
 
 
-def seal(material: bytes, key_arn: str, plaintext: bytes, context: Mapping[str, str]) -> bytes:
+def seal_blob(material: bytes, key_arn: str, plaintext: bytes, context: Mapping[str, str]) -> bytes:
     """Encrypt under a key's material (32 bytes)."""
     header = MAGIC + _counted(key_arn.encode())
     nonce = os.urandom(_NONCE)
@@ -40,7 +40,7 @@ def open_blob(material: bytes, blob: bytes, context: Mapping[str, str]) -> bytes
     try:
         return AESGCM(material).decrypt(rest[:_NONCE], rest[_NONCE:], header + _context(context))
     except (InvalidTag, ValueError) as error:
-        raise BadCiphertext("not the ciphertext, key or context it was") from error
+        raise BadCiphertext("the ciphertext was changed, or the key or the context is wrong") from error
 
 
 def _split(blob: bytes) -> tuple[bytes, str, bytes]:

@@ -1,5 +1,4 @@
-"""The envelope KMS puts a plaintext into for an enclave: CMS EnvelopedData in BER. Pure, apart from
-randomness.
+"""The envelope in which KMS sends a plaintext to an enclave: CMS EnvelopedData in BER.
 
 The shape is that of KMS's own answers (recorded ones lie in the AWS SDKs' tests): indefinite lengths
 outside, version 2, one KeyTransRecipientInfo of version 2 that names the key by SHA-256 of its
@@ -18,8 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import padding as asymmetric_padd
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-#: Size of the OCTET STRING chunks in KMS's answers.
 CHUNK = 1000
+"""Bytes of the OCTET STRING chunks in KMS's answers."""
 
 _ENVELOPED_DATA = bytes.fromhex("06092a864886f70d010703")
 _DATA = bytes.fromhex("06092a864886f70d010701")
@@ -32,8 +31,9 @@ _END = bytes.fromhex("0000")
 
 
 def envelop(plaintext: bytes, public_key: bytes) -> bytes:
-    """Encrypt to an RSA public key (SubjectPublicKeyInfo, DER). Raises ValueError when it is not an RSA
-    key.
+    """Encrypt to an RSA public key (SubjectPublicKeyInfo, DER).
+
+    Raises ValueError when it is not an RSA key.
     """
     key = serialization.load_der_public_key(public_key)
     if not isinstance(key, rsa.RSAPublicKey):

@@ -11,7 +11,7 @@ from typing import Any
 
 from moto.kms.models import kms_backends
 
-from coattest_local.aws.accounts import Caller, known_accounts
+from coattest_local.aws.accounts import SignedCaller, known_accounts
 from coattest_local.aws.http import HttpRequest, ServiceError
 from coattest_verify.keypolicy.iam import Authorization, Policy, Request, authorize, parse_policy
 
@@ -20,8 +20,8 @@ _KEY_ARN = re.compile(
 )
 _KEY_ID = re.compile(r"(?:mrk-)?[0-9a-f-]{32,40}")
 
-#: Sum of the lengths of an encryption context's keys and values (KMS Developer Guide, "Encryption context").
 MAX_CONTEXT = 8192
+"""Bytes of an encryption context's keys and values together (KMS Developer Guide, "Encryption context")."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ def parsed(text: str) -> Policy:
     return parse_policy(text)
 
 
-def find(key_id: Any, caller: Caller, region: str) -> Key:
+def find(key_id: Any, caller: SignedCaller, region: str) -> Key:
     """The key that an id, ARN, alias or alias ARN names. Raises ServiceError (NotFoundException)."""
     if not isinstance(key_id, str) or not 1 <= len(key_id) <= 2048:
         raise ServiceError("ValidationException", "KeyId is a string of 1 to 2048 characters")
@@ -75,8 +75,8 @@ def find(key_id: Any, caller: Caller, region: str) -> Key:
     return Key(state.arn, owner, region, state, alias)
 
 
-def not_here(caller: Caller, key_id: str) -> ServiceError:
-    """What a caller hears of another account's key, whether it is missing or closed to the caller."""
+def not_here(caller: SignedCaller, key_id: str) -> ServiceError:
+    """The error for another account's key: the same whether it is missing or closed to the caller."""
     return ServiceError(
         "AccessDeniedException",
         f"User: {caller.principal.arn} is not authorized to access {key_id} because the resource does not "
@@ -101,7 +101,7 @@ def usable(key: Key) -> None:
         raise ServiceError("KMSInvalidStateException", f"{key.arn} is pending deletion.")
 
 
-def encryption_context(parameters: Mapping[str, Any], name: str = "EncryptionContext") -> dict[str, str]:
+def requested_context(parameters: Mapping[str, Any], name: str = "EncryptionContext") -> dict[str, str]:
     """The encryption context of a request. Raises ServiceError (ValidationException)."""
     raw = parameters.get(name) or {}
     if not isinstance(raw, dict) or not all(isinstance(value, str) and key for key, value in raw.items()):
@@ -121,7 +121,9 @@ def context_keys(context: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
     return {**keys, "kms:EncryptionContextKeys": tuple(context)}
 
 
-def caller_keys(caller: Caller, *, region: str, source: str, now: datetime) -> dict[str, tuple[str, ...]]:
+def caller_keys(
+    caller: SignedCaller, *, region: str, source: str, now: datetime
+) -> dict[str, tuple[str, ...]]:
     """The global condition keys of a request ("AWS global condition context keys")."""
     principal = caller.principal
     keys: dict[str, tuple[str, ...]] = {
@@ -144,7 +146,7 @@ def caller_keys(caller: Caller, *, region: str, source: str, now: datetime) -> d
 
 
 def by_own_policies(
-    request: HttpRequest, caller: Caller, region: str, action: str, resource: str, *, now: datetime
+    request: HttpRequest, caller: SignedCaller, region: str, action: str, resource: str, *, now: datetime
 ) -> Authorization:
     """Whether the caller's own policies allow an action of a service whose resources have none here."""
     return authorize(
@@ -162,7 +164,7 @@ def by_own_policies(
     )
 
 
-def key_keys(key: Key, caller: Caller) -> dict[str, tuple[str, ...]]:
+def key_keys(key: Key, caller: SignedCaller) -> dict[str, tuple[str, ...]]:
     """The condition keys that describe the key, and kms:CallerAccount ("AWS KMS condition keys")."""
     return {
         "kms:CallerAccount": (caller.principal.account,),

@@ -8,15 +8,15 @@ from __future__ import annotations
 import base64
 import binascii
 import os
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from coattest_local.aws.accounts import Caller
 from coattest_local.aws.http import ServiceError
 from coattest_local.aws.kms import ciphertext, keys
+from coattest_local.aws.kms.call import Call
 from coattest_local.aws.kms.keys import Key
 from coattest_local.aws.kms.recipient import Recipient
 
@@ -29,41 +29,21 @@ MAX_RANDOM = 1024
 DATA_KEY_SIZES = {"AES_128": 16, "AES_256": 32}
 
 
-class Call(Protocol):
-    """What an operation gets: who asks, for what, and how to have a key authorised."""
-
-    caller: Caller
-    region: str
-    parameters: Parameters
-
-    def key(self, key_id: Any, action: str, context: Mapping[str, str], recipient: Recipient | None) -> Key:
-        """Find a key, authorise the action on it, note it for the trail. Raises ServiceError."""
-        ...
-
-    def recipient(self) -> Recipient | None:
-        """The verified Recipient, if the request has one. Raises ServiceError."""
-        ...
-
-    def account_wide(self, action: str, recipient: Recipient | None) -> None:
-        """Authorise an action that names no key."""
-        ...
-
-
-def encrypt(call: Call) -> Answer:
+def _encrypt(call: Call) -> Answer:
     """Encrypt."""
-    context = keys.encryption_context(call.parameters)
-    plaintext = blob(call.parameters, "Plaintext", MAX_PLAINTEXT)
+    context = keys.requested_context(call.parameters)
+    plaintext = _blob(call.parameters, "Plaintext", MAX_PLAINTEXT)
     _symmetric(call.parameters, "EncryptionAlgorithm")
     key = call.key(call.parameters.get("KeyId"), "kms:Encrypt", context, None)
     _ready(call, key)
-    sealed = ciphertext.seal(key.state.key_material, key.arn, plaintext, context)
-    return {"CiphertextBlob": encoded(sealed), "KeyId": key.arn, "EncryptionAlgorithm": "SYMMETRIC_DEFAULT"}
+    sealed = ciphertext.seal_blob(key.state.key_material, key.arn, plaintext, context)
+    return {"CiphertextBlob": _encoded(sealed), "KeyId": key.arn, "EncryptionAlgorithm": "SYMMETRIC_DEFAULT"}
 
 
-def decrypt(call: Call) -> Answer:
-    """Decrypt: with a Recipient the plaintext leaves encrypted to the enclave's key, and only so."""
-    context = keys.encryption_context(call.parameters)
-    sealed = blob(call.parameters, "CiphertextBlob", MAX_CIPHERTEXT)
+def _decrypt(call: Call) -> Answer:
+    """Decrypt: with a Recipient the plaintext is returned only encrypted to the enclave's key."""
+    context = keys.requested_context(call.parameters)
+    sealed = _blob(call.parameters, "CiphertextBlob", MAX_CIPHERTEXT)
     _symmetric(call.parameters, "EncryptionAlgorithm")
     recipient = call.recipient()
     key, plaintext = _opened(call, sealed, "KeyId", "kms:Decrypt", context=context, recipient=recipient)
@@ -71,19 +51,19 @@ def decrypt(call: Call) -> Answer:
     return answer | _secret("Plaintext", plaintext, recipient)
 
 
-def re_encrypt(call: Call) -> Answer:
+def _re_encrypt(call: Call) -> Answer:
     """ReEncrypt: kms:ReEncryptFrom on the source key, kms:ReEncryptTo on the destination."""
-    source = keys.encryption_context(call.parameters, "SourceEncryptionContext")
-    destination = keys.encryption_context(call.parameters, "DestinationEncryptionContext")
-    sealed = blob(call.parameters, "CiphertextBlob", MAX_CIPHERTEXT)
+    source = keys.requested_context(call.parameters, "SourceEncryptionContext")
+    destination = keys.requested_context(call.parameters, "DestinationEncryptionContext")
+    sealed = _blob(call.parameters, "CiphertextBlob", MAX_CIPHERTEXT)
     _symmetric(call.parameters, "SourceEncryptionAlgorithm")
     _symmetric(call.parameters, "DestinationEncryptionAlgorithm")
     target = call.key(call.parameters.get("DestinationKeyId"), "kms:ReEncryptTo", destination, None)
     keys.usable(target)
     key, plaintext = _opened(call, sealed, "SourceKeyId", "kms:ReEncryptFrom", context=source, recipient=None)
-    again = ciphertext.seal(target.state.key_material, target.arn, plaintext, destination)
+    again = ciphertext.seal_blob(target.state.key_material, target.arn, plaintext, destination)
     return {
-        "CiphertextBlob": encoded(again),
+        "CiphertextBlob": _encoded(again),
         "SourceKeyId": key.arn,
         "KeyId": target.arn,
         "SourceEncryptionAlgorithm": "SYMMETRIC_DEFAULT",
@@ -91,27 +71,27 @@ def re_encrypt(call: Call) -> Answer:
     }
 
 
-def generate_data_key(call: Call) -> Answer:
+def _generate_data_key(call: Call) -> Answer:
     """GenerateDataKey: a data key, in plaintext (or encrypted to the recipient) and under the key."""
     return _data_key(call, "kms:GenerateDataKey", plaintext=True)
 
 
-def generate_data_key_without_plaintext(call: Call) -> Answer:
+def _generate_data_key_without_plaintext(call: Call) -> Answer:
     """GenerateDataKeyWithoutPlaintext."""
     return _data_key(call, "kms:GenerateDataKeyWithoutPlaintext", plaintext=False)
 
 
-def generate_data_key_pair(call: Call) -> Answer:
+def _generate_data_key_pair(call: Call) -> Answer:
     """GenerateDataKeyPair."""
     return _data_key_pair(call, "kms:GenerateDataKeyPair", plaintext=True)
 
 
-def generate_data_key_pair_without_plaintext(call: Call) -> Answer:
+def _generate_data_key_pair_without_plaintext(call: Call) -> Answer:
     """GenerateDataKeyPairWithoutPlaintext."""
     return _data_key_pair(call, "kms:GenerateDataKeyPairWithoutPlaintext", plaintext=False)
 
 
-def generate_random(call: Call) -> Answer:
+def _generate_random(call: Call) -> Answer:
     """GenerateRandom: needs no key, only the caller's own policies."""
     size = call.parameters.get("NumberOfBytes")
     if not isinstance(size, int) or not 1 <= size <= MAX_RANDOM:
@@ -122,19 +102,19 @@ def generate_random(call: Call) -> Answer:
 
 
 def _data_key(call: Call, action: str, *, plaintext: bool) -> Answer:
-    context = keys.encryption_context(call.parameters)
+    context = keys.requested_context(call.parameters)
     size = _data_key_size(call.parameters)
     recipient = call.recipient() if plaintext else None
     key = call.key(call.parameters.get("KeyId"), action, context, recipient)
     _ready(call, key)
     data_key = os.urandom(size)
-    sealed = ciphertext.seal(key.state.key_material, key.arn, data_key, context)
-    answer: Answer = {"CiphertextBlob": encoded(sealed), "KeyId": key.arn}
+    sealed = ciphertext.seal_blob(key.state.key_material, key.arn, data_key, context)
+    answer: Answer = {"CiphertextBlob": _encoded(sealed), "KeyId": key.arn}
     return answer | (_secret("Plaintext", data_key, recipient) if plaintext else {})
 
 
 def _data_key_pair(call: Call, action: str, *, plaintext: bool) -> Answer:
-    context = keys.encryption_context(call.parameters)
+    context = keys.requested_context(call.parameters)
     spec = call.parameters.get("KeyPairSpec")
     curves: dict[Any, ec.EllipticCurve] = {
         "ECC_NIST_P256": ec.SECP256R1(),
@@ -159,10 +139,10 @@ def _data_key_pair(call: Call, action: str, *, plaintext: bool) -> Answer:
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )
     answer: Answer = {
-        "PrivateKeyCiphertextBlob": encoded(
-            ciphertext.seal(key.state.key_material, key.arn, private, context)
+        "PrivateKeyCiphertextBlob": _encoded(
+            ciphertext.seal_blob(key.state.key_material, key.arn, private, context)
         ),
-        "PublicKey": encoded(public),
+        "PublicKey": _encoded(public),
         "KeyId": key.arn,
         "KeyPairSpec": spec,
     }
@@ -172,8 +152,8 @@ def _data_key_pair(call: Call, action: str, *, plaintext: bool) -> Answer:
 def _secret(name: str, plaintext: bytes, recipient: Recipient | None) -> Answer:
     """The plaintext, or with a recipient an empty plaintext and CiphertextForRecipient."""
     if recipient is None:
-        return {name: encoded(plaintext)}
-    return {name: "", "CiphertextForRecipient": encoded(recipient.encrypt(plaintext))}
+        return {name: _encoded(plaintext)}
+    return {name: "", "CiphertextForRecipient": _encoded(recipient.encrypt(plaintext))}
 
 
 def _opened(
@@ -185,7 +165,7 @@ def _opened(
     context: Mapping[str, str],
     recipient: Recipient | None,
 ) -> tuple[Key, bytes]:
-    """Find the key, authorise, then open: who may not decrypt does not learn whether it would have opened."""
+    """Find the key, authorise, then open: a caller without the right does not learn if it would open."""
     requested = call.parameters.get(parameter)
     try:
         named = ciphertext.key_of(sealed)
@@ -234,7 +214,7 @@ def _symmetric(parameters: Parameters, name: str) -> None:
         raise ServiceError("InvalidKeyUsageException", f"{name} of a symmetric key is SYMMETRIC_DEFAULT.")
 
 
-def blob(parameters: Parameters, name: str, limit: int) -> bytes:
+def _blob(parameters: Parameters, name: str, limit: int) -> bytes:
     """A base64 parameter of 1 to ``limit`` bytes. Raises ServiceError (ValidationException)."""
     try:
         value = base64.b64decode(parameters.get(name) or "", validate=True)
@@ -245,6 +225,19 @@ def blob(parameters: Parameters, name: str, limit: int) -> bytes:
     return value
 
 
-def encoded(value: bytes) -> str:
+def _encoded(value: bytes) -> str:
     """Base64, as in JSON 1.1 answers."""
     return base64.b64encode(value).decode()
+
+
+OPERATIONS: Mapping[str, Callable[[Call], Answer]] = {
+    "Decrypt": _decrypt,
+    "Encrypt": _encrypt,
+    "GenerateDataKey": _generate_data_key,
+    "GenerateDataKeyPair": _generate_data_key_pair,
+    "GenerateDataKeyPairWithoutPlaintext": _generate_data_key_pair_without_plaintext,
+    "GenerateDataKeyWithoutPlaintext": _generate_data_key_without_plaintext,
+    "GenerateRandom": _generate_random,
+    "ReEncrypt": _re_encrypt,
+}
+"""The cryptographic operations by their names in X-Amz-Target."""

@@ -32,9 +32,11 @@ from coattest_verify.attestation import (
     verify_document,
 )
 
-#: Older documents are refused. AWS publishes no number: five minutes, SigV4's tolerance, is an assumption
-#: (docs/emulation.md).
 MAX_AGE_MS = 5 * 60 * 1000
+"""Older documents are refused. AWS publishes no number: five minutes, SigV4's tolerance, is an assumption
+(docs/emulation.md).
+"""
+
 MAX_DOCUMENT = 262144
 ALGORITHM = "RSAES_OAEP_SHA_256"
 RSA_SIZES = (2048, 3072, 4096)
@@ -51,9 +53,7 @@ class Recipient:
     public_key: bytes
 
     def context(self) -> dict[str, tuple[str, ...]]:
-        """The condition keys that the document brings: every register in lower-case hex, PCR0 also as
-        ImageSha384.
-        """
+        """The condition keys of the document: every register in lower-case hex, PCR0 also as ImageSha384."""
         pcrs = {index: (value.hex(),) for index, value in self.document.pcrs.items()}
         keys: dict[str, tuple[str, ...]] = {
             f"kms:RecipientAttestation:PCR{index}": value for index, value in pcrs.items()
@@ -70,8 +70,9 @@ class Recipient:
 def read_recipient(
     parameters: Mapping[str, Any], *, now: datetime, root: Root, allow_unsigned: bool
 ) -> Recipient | None:
-    """The verified Recipient of a request, or None when it has none. Raises ServiceError
-    (ValidationException).
+    """The verified Recipient of a request, or None when it has none.
+
+    Raises ServiceError (ValidationException).
     """
     raw = parameters.get("Recipient")
     if raw is None:
@@ -89,7 +90,7 @@ def read_recipient(
 
 
 def _verified(document: bytes, now: datetime, root: Root, allow_unsigned: bool) -> Document:
-    # What is measured and whether it is a debug enclave is the key policy's business, as on AWS.
+    # Measurements and debug mode are for the key policy to judge, as on AWS.
     expectations: list[Expectation] = [MaxAge(MAX_AGE_MS), UnsafeAnyMeasurement(), UnsafeAllowDebug()]
     try:
         verdict = verify_document(document, expectations, now=now, root=root)

@@ -8,35 +8,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from coattest_local.aws.accounts import Caller, principal_exists
-from coattest_local.aws.http import HttpRequest, HttpResponse, ServiceError, json_answer
-from coattest_local.aws.kms import keys, operations
+from coattest_local.aws.accounts import SignedCaller, principal_exists
+from coattest_local.aws.http import Forward, HttpRequest, HttpResponse, ServiceError, json_answer
+from coattest_local.aws.kms import keys
+from coattest_local.aws.kms.call import Call, KmsSettings
 from coattest_local.aws.kms.keys import Key
-from coattest_local.aws.kms.recipient import Recipient, read_recipient
+from coattest_local.aws.kms.operations import OPERATIONS
 from coattest_local.aws.trail import Trail
-from coattest_verify.attestation import Root
-from coattest_verify.keypolicy.iam import Policy, PolicyError, Request, authorize, parse_policy
+from coattest_verify.keypolicy.iam import PolicyError, parse_policy
 
-#: Hands a request on to moto's back end of a service, in an account's name.
-Forward = Callable[[str, HttpRequest, str], HttpResponse]
-
-CRYPTOGRAPHIC: dict[str, Callable[[operations.Call], dict[str, Any]]] = {
-    "Decrypt": operations.decrypt,
-    "Encrypt": operations.encrypt,
-    "GenerateDataKey": operations.generate_data_key,
-    "GenerateDataKeyPair": operations.generate_data_key_pair,
-    "GenerateDataKeyPairWithoutPlaintext": operations.generate_data_key_pair_without_plaintext,
-    "GenerateDataKeyWithoutPlaintext": operations.generate_data_key_without_plaintext,
-    "GenerateRandom": operations.generate_random,
-    "ReEncrypt": operations.re_encrypt,
-}
-
-#: Management operations on a key that moto answers, and whether a principal of another account may call them
-#: (KMS Developer Guide, "AWS KMS permissions", column "Cross-account use").
 ON_KEY = {
     "CancelKeyDeletion": False,
     "CreateGrant": True,
@@ -58,152 +42,33 @@ ON_KEY = {
     "UntagResource": False,
     "UpdateKeyDescription": False,
 }
+"""Management operations on a key that moto answers, and whether a principal of another account may call them
+(KMS Developer Guide, "AWS KMS permissions", column "Cross-account use").
+"""
+
 WITHOUT_KEY = ("ListAliases", "ListKeys")
 ALIASES = ("CreateAlias", "DeleteAlias", "UpdateAlias")
 READ_ONLY = ("Decrypt", "DescribeKey", "Encrypt", "ReEncrypt")
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What the endpoint trusts."""
-
-    root: Root
-    allow_unsigned: bool = False
-
-
-@dataclass(slots=True)
-class Call:
-    """One request in the making: the state that ``operations.Call`` asks for, and what the trail will say."""
-
-    service: KmsService
-    name: str
-    caller: Caller
-    region: str
-    source: str
-    now: datetime
-    parameters: Mapping[str, Any]
-    touched: list[Key] = field(default_factory=list)
-    verified: Recipient | None = None
-
-    def recipient(self) -> Recipient | None:
-        """The verified Recipient, kept for the trail."""
-        settings = self.service.settings
-        self.verified = read_recipient(
-            self.parameters, now=self.now, root=settings.root, allow_unsigned=settings.allow_unsigned
-        )
-        return self.verified
-
-    def context(self) -> dict[str, tuple[str, ...]]:
-        """The condition keys that every request has."""
-        return keys.caller_keys(self.caller, region=self.region, source=self.source, now=self.now)
-
-    def key(self, key_id: Any, action: str, context: Mapping[str, str], recipient: Recipient | None) -> Key:
-        """See ``operations.Call.key``."""
-        key = keys.find(key_id, self.caller, self.region)
-        self.touched.append(key)
-        extra: dict[str, tuple[str, ...]] = {"kms:EncryptionAlgorithm": ("SYMMETRIC_DEFAULT",)}
-        self.authorize(
-            key, action, {**extra, **keys.context_keys(context), **_recipient_keys(recipient)}, context
-        )
-        return key
-
-    def account_wide(self, action: str, recipient: Recipient | None = None) -> None:
-        """Authorise an action on no key in particular by the caller's own policies."""
-        self.decide(action, "*", _recipient_keys(recipient), owner=self.caller.principal.account, policy=None)
-
-    def authorize(
-        self,
-        key: Key,
-        action: str,
-        extra: Mapping[str, tuple[str, ...]],
-        context: Mapping[str, str] | None = None,
-        policy: Policy | None = None,
-    ) -> None:
-        """Authorise an action on a key; ``policy`` stands in for the key's own (the lock-out check)."""
-        granted = policy is None and _granted(key, self.caller, action, context or {})
-        self.decide(
-            action,
-            key.arn,
-            {**keys.key_keys(key, self.caller), **extra},
-            owner=key.owner,
-            policy=policy or key.policy,
-            granted=granted,
-        )
-
-    def decide(
-        self,
-        action: str,
-        resource: str,
-        extra: Mapping[str, tuple[str, ...]],
-        *,
-        owner: str,
-        policy: Policy | None,
-        granted: bool = False,
-    ) -> None:
-        """Authorise, or raise ServiceError (AccessDeniedException) that says which side did not allow it."""
-        request = Request(self.caller.principal, action, resource, {**self.context(), **extra})
-        answer = authorize(
-            request,
-            owner=owner,
-            resource_policy=policy,
-            identity_policies=self.caller.identity_policies,
-            session_policies=self.caller.session_policies,
-            resource_policy_required=policy is not None,
-            granted=granted,
-        )
-        if not answer.allowed:
-            raise ServiceError(
-                "AccessDeniedException",
-                f"User: {self.caller.principal.arn} is not authorized to perform: {action} "
-                f"on resource: {resource} {answer.reason}",
-            )
-
-
-def _recipient_keys(recipient: Recipient | None) -> dict[str, tuple[str, ...]]:
-    return recipient.context() if recipient else {}
-
-
-def _granted(key: Key, caller: Caller, action: str, context: Mapping[str, str]) -> bool:
-    """Whether a grant on the key allows this operation ("Grants in AWS KMS"; constraints:
-    "GrantConstraints").
-    """
-    principal = caller.principal
-    names = principal.identities | {principal.root_arn}
-    for grant in list(key.state.grants.values()):
-        operations_ = {f"kms:{name}" for name in grant.operations or ()}
-        constraints = grant.constraints or {}
-        equals, subset = (
-            constraints.get("EncryptionContextEquals"),
-            constraints.get("EncryptionContextSubset"),
-        )
-        if grant.grantee_principal not in names or action not in operations_:
-            continue
-        if equals is not None and dict(equals) != dict(context):
-            continue
-        if subset is not None and any(context.get(name) != value for name, value in subset.items()):
-            continue
-        return True
-    return False
 
 
 class KmsService:
     """Answers authenticated KMS requests."""
 
     def __init__(
-        self, settings: Settings, *, forward: Forward, trail: Trail, clock: Callable[[], datetime]
+        self, settings: KmsSettings, *, forward: Forward, trail: Trail, clock: Callable[[], datetime]
     ) -> None:
-        self.settings = settings
+        self._settings = settings
         self._forward = forward
         self._trail = trail
         self._clock = clock
 
-    def handle(self, request: HttpRequest, caller: Caller, region: str) -> HttpResponse:
+    def handle(self, request: HttpRequest, caller: SignedCaller, region: str) -> HttpResponse:
         """The answer. Raises ServiceError."""
         if request.method != "POST" or request.path != "/" or request.query:
             # moto takes an Action of the query before X-Amz-Target: what was authorised must be what runs.
             raise ServiceError("UnknownOperationException", "KMS is POST / and nothing else", 404)
         name = request.headers.get("x-amz-target", "").removeprefix("TrentService.")
-        call = Call(self, name, caller, region, request.source, self._clock(), _parameters(request))
+        call = Call(self._settings, name, caller, region, request.source, self._clock(), _parameters(request))
         try:
             answer = self._dispatch(call, request)
         except ServiceError as error:
@@ -216,8 +81,8 @@ class KmsService:
 
     def _dispatch(self, call: Call, request: HttpRequest) -> HttpResponse:
         name = call.name
-        if name in CRYPTOGRAPHIC:
-            return json_answer(CRYPTOGRAPHIC[name](call))
+        if name in OPERATIONS:
+            return json_answer(OPERATIONS[name](call))
         if name == "CreateKey":
             return self._create_key(call, request)
         if name in ALIASES:
@@ -274,9 +139,7 @@ class KmsService:
         return self._forward("kms", request, owner)
 
     def _check_policy(self, call: Call, key: Key | None, text: Any) -> None:
-        """What KMS checks of a new key policy: grammar, principals that exist, and the lock-out safety
-        check.
-        """
+        """Check a new key policy as KMS does: grammar, principals that exist, the lock-out safety check."""
         try:
             policy = parse_policy(text if isinstance(text, str) else "")
         except PolicyError as error:
@@ -323,7 +186,7 @@ class KmsService:
 
 @dataclass(frozen=True, slots=True)
 class _Future:
-    """What conditions can ask of a key that is about to be created."""
+    """The state of a key before it is created, for conditions."""
 
     key_spec: str
     key_usage: str

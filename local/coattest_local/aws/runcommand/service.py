@@ -1,6 +1,6 @@
-"""Systems Manager's RunCommand, for the pretended parent instance: two operations, one document.
+"""Systems Manager's RunCommand: SendCommand and GetCommandInvocation, with AWS-RunShellScript only.
 
-The instances are those of moto's EC2; what a command does there, ``coattest_local.instance`` says.
+The instances are moto's EC2 instances; ``instance`` runs the commands.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from typing import Any
 from moto.ec2.models import ec2_backends
 from moto.sts.models import sts_backends
 
-from coattest_local.aws.accounts import PARTITION, Caller, caller_of, find_credential
+from coattest_local.aws.accounts import PARTITION, SignedCaller, caller_of, find_credential
 from coattest_local.aws.http import HttpRequest, HttpResponse, ServiceError, json_answer
 from coattest_local.aws.kms import keys
-from coattest_local.instance import Instance, Outcome
+from coattest_local.aws.runcommand.instance import PretendedInstance, ScriptOutcome
 
 DOCUMENT = "AWS-RunShellScript"
 TARGET = "AmazonSSM."
 STDOUT_MAX, STDERR_MAX = 24_000, 8_000
 """Characters that GetCommandInvocation returns (Systems Manager API Reference)."""
 
-Handler = Callable[[HttpRequest, Caller, str], HttpResponse]
+Handler = Callable[[HttpRequest, SignedCaller, str], HttpResponse]
 
 
 @dataclass(slots=True)
@@ -36,7 +36,7 @@ class _Command:
 
     account: str
     instance: str
-    outcome: Outcome | None = None
+    outcome: ScriptOutcome | None = None
 
 
 class SsmService:
@@ -45,14 +45,14 @@ class SsmService:
     def __init__(
         self, folder: Path, s3: Handler, lock: threading.RLock, clock: Callable[[], datetime]
     ) -> None:
-        """``folder`` has the instances' folders; ``lock`` is the one under which moto is asked."""
+        """``folder`` has the instances' folders; ``lock`` guards moto."""
         self._folder = folder
         self._s3 = s3
         self._lock = lock
         self._clock = clock
         self._commands: dict[str, _Command] = {}
 
-    def handle(self, request: HttpRequest, caller: Caller, region: str) -> HttpResponse:
+    def handle(self, request: HttpRequest, caller: SignedCaller, region: str) -> HttpResponse:
         """The answer. Raises ServiceError."""
         action = request.headers.get("x-amz-target", "").removeprefix(TARGET)
         if action not in ("SendCommand", "GetCommandInvocation"):
@@ -66,7 +66,7 @@ class SsmService:
             raise ServiceError("ValidationException", f"{type(error).__name__}: {error}") from None
 
     def _send(
-        self, request: HttpRequest, body: Mapping[str, Any], caller: Caller, region: str
+        self, request: HttpRequest, body: Mapping[str, Any], caller: SignedCaller, region: str
     ) -> dict[str, Any]:
         account = caller.principal.account
         (name,) = body["InstanceIds"]
@@ -91,7 +91,7 @@ class SsmService:
         return {"Command": {"CommandId": identifier, "InstanceIds": [name], "Status": "Pending"}}
 
     def _invocation(
-        self, request: HttpRequest, body: Mapping[str, Any], caller: Caller, region: str
+        self, request: HttpRequest, body: Mapping[str, Any], caller: SignedCaller, region: str
     ) -> dict[str, Any]:
         self._authorize(request, caller, region, "GetCommandInvocation", "*")
         command = self._commands.get(body["CommandId"])
@@ -114,7 +114,7 @@ class SsmService:
             "StandardErrorContent": outcome.stderr[:STDERR_MAX],
         }
 
-    def _instance(self, name: str, account: str, region: str) -> Instance:
+    def _instance(self, name: str, account: str, region: str) -> PretendedInstance:
         backend = ec2_backends[account][region]
         found = next((item for item in backend.all_instances() if item.id == name), None)
         profile = backend.iam_instance_profile_associations.get(name)
@@ -135,10 +135,10 @@ class SsmService:
                 except ServiceError as error:
                     raise OSError(f"s3://{bucket}/{key}: {error}") from None
 
-        return Instance((self._folder / name).resolve(), name, role, fetch)
+        return PretendedInstance((self._folder / name).resolve(), name, role, fetch)
 
     def _authorize(
-        self, request: HttpRequest, caller: Caller, region: str, action: str, resource: str
+        self, request: HttpRequest, caller: SignedCaller, region: str, action: str, resource: str
     ) -> None:
         answer = keys.by_own_policies(request, caller, region, f"ssm:{action}", resource, now=self._clock())
         if not answer.allowed:

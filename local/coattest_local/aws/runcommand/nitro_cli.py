@@ -1,7 +1,7 @@
-"""A stand-in for nitro-cli on the pretended instance: its verbs and its JSON, with the software host behind.
+"""A stand-in for nitro-cli on the pretended instance: its verbs and its JSON, on the software host.
 
-Where its enclaves are, and whose they are, the environment says. Run it as ``python -m``: no program of this
-name is installed, so that nobody takes it for the real one.
+The environment says where its enclaves are, and which role and instance they belong to. It runs as
+``python -m``: no program of this name is installed, so that nobody takes it for the real one.
 """
 
 from __future__ import annotations
@@ -27,12 +27,6 @@ START_SECONDS = 120.0
 CID = "cid"
 
 
-class NotStarted(EnvironmentFailure):
-    """The software host did not start the enclave."""
-
-    default_code = "enclave-not-started"
-
-
 @click.group()
 def cli() -> None:
     """SIMULATOR of nitro-cli: enclaves on the software host, which protects nothing."""
@@ -45,13 +39,13 @@ def cli() -> None:
 @click.option("--cpu-count", type=click.IntRange(1), required=True, help="Not limited here.")
 @click.option("--memory", type=click.IntRange(64), required=True, help="Not limited here.")
 @click.option("--debug-mode", is_flag=True, help="Attest zeros for the image.")
-def run_enclave(
+def stand_in_run_command(
     *, enclave_name: str, enclave_cid: int, eif_path: Path, cpu_count: int, memory: int, debug_mode: bool
 ) -> None:
     """Start an enclave; returns when it listens."""
     folder = _folder(enclave_name)
     if any(found["EnclaveCID"] == enclave_cid for found in _described()):
-        raise UsageError(f"CID {enclave_cid} is in use", code="cid")
+        raise UsageError(f"CID {enclave_cid} is in use", code="cid-in-use")
     command = [*LOCAL, "run-enclave", str(eif_path), "--directory", str(folder), "--detach", "--json"]
     command += ["--role-arn", os.environ[ROLE], "--instance-id", os.environ[INSTANCE]]
     done = subprocess.run(
@@ -63,32 +57,34 @@ def run_enclave(
         check=False,
     )
     if done.returncode:
-        raise NotStarted(" ".join(done.stderr.split())[-300:], where=enclave_name)
+        raise EnvironmentFailure(
+            " ".join(done.stderr.split())[-300:], where=enclave_name, code="enclave-not-started"
+        )
     (folder / CID).write_text(str(enclave_cid))
     answer = {"EnclaveName": enclave_name, "EnclaveCID": enclave_cid, "NumberOfCPUs": cpu_count}
     emit_json({**answer, "MemoryMiB": memory, "EnclaveID": json.loads(done.stdout)["EnclaveID"]})
 
 
 @cli.command("describe-enclaves")
-def describe_enclaves() -> None:
+def stand_in_describe_command() -> None:
     """The running enclaves, as nitro-cli lists them."""
     emit_json(list(_described()))
 
 
 @cli.command("terminate-enclave")
 @click.option("--enclave-name", required=True)
-def terminate_enclave(*, enclave_name: str) -> None:
-    """End an enclave."""
-    record = records.terminate(_folder(enclave_name))
+def stand_in_terminate_command(*, enclave_name: str) -> None:
+    """Terminate an enclave."""
+    record = records.end_enclave(_folder(enclave_name))
     if record is None:
-        raise NotStarted("no enclave of that name", where=enclave_name)
+        raise EnvironmentFailure("no enclave has this name", where=enclave_name, code="no-enclave")
     emit_json({"EnclaveName": enclave_name, "EnclaveID": record["EnclaveID"], "Terminated": True})
 
 
 def address_of(enclaves: Path, cid: int) -> str | None:
-    """Where the enclave of a CID is reached on this machine; None when there is none."""
+    """The address on this machine of the enclave with a CID; None when there is none."""
     for folder in sorted(enclaves.glob("*")):
-        record = records.read(folder)
+        record = records.running_record(folder)
         if record is not None and (folder / CID).read_text() == str(cid):
             return str(record["address"])
     return None
@@ -96,7 +92,7 @@ def address_of(enclaves: Path, cid: int) -> str | None:
 
 def _described() -> Iterator[dict[str, Any]]:
     for folder in sorted(Path(os.environ[ENCLAVES]).glob("*")):
-        record = records.read(folder)
+        record = records.running_record(folder)
         if record is not None:
             yield {
                 "EnclaveName": folder.name,

@@ -1,6 +1,8 @@
-"""Stacks that fail halfway, as CloudFormation leaves them; moto's never fail.
+"""Requests that are throttled and stacks that fail halfway, as CloudFormation leaves them; moto's never fail.
 
-A file ``stack-faults.json`` in the services' directory says, by stack name, what happens:
+A file ``throttle`` in the services' directory has names of services or of their actions
+(``cloudformation:CreateChangeSet``): such requests are refused, each as often as a number after the name says
+(``ec2=2``). A file ``stack-faults.json`` there says, by stack name, what happens:
 
 - ``{"fail": {"resource": "Carry", "reason": "..", "rollback": "complete" or "failed"}}``: a change that makes
   or alters that resource fails at it and is rolled back, or cannot be. With ``"delete": "failed"`` the stack
@@ -10,13 +12,14 @@ A file ``stack-faults.json`` in the services' directory says, by stack name, wha
 
 Sources: CloudFormation User Guide, "Stack status codes", "Stack failure options", "Continue rolling back an
 update", "DeletionPolicy attribute"; API Reference, StackEvent, ExecuteChangeSet (RetainExceptOnCreate). The
-texts of reasons are those that CloudFormation's events are seen with.
+texts of reasons are those of CloudFormation's own events, as users report them.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,10 +28,10 @@ from moto.cloudformation.models import Event, cloudformation_backends
 from moto.cloudformation.parsing import OutputMap
 
 from coattest.files import write_atomic
-from coattest_local.aws.http import ServiceError
+from coattest_local.aws.faults import Faults
 
 FILE = "stack-faults.json"
-UPDATABLE = frozenset({"CREATE_COMPLETE", "UPDATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE", "IMPORT_COMPLETE"})
+THROTTLE = "throttle"
 _STACK = "AWS::CloudFormation::Stack"
 
 
@@ -42,15 +45,31 @@ class Before:
     tags: dict[str, str]
 
 
-class StackFaults:
-    """What the file says; without a directory nothing ever fails."""
+class FileFaults(Faults):
+    """What the two files say; without them nothing fails."""
 
-    def __init__(self, directory: Path | None) -> None:
-        self._path = directory / FILE if directory else None
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / FILE
+        self._throttle = directory / THROTTLE
+        self._lock = threading.Lock()
         self._unfinished: dict[str, Before] = {}
 
+    def throttled(self, service: str, action: str) -> bool:
+        """Whether the file has the request's service or action; a number after it counts down."""
+        with self._lock:
+            if not self._throttle.exists():
+                return False
+            words = self._throttle.read_text().split()
+            for index, word in enumerate(words):
+                name, counted, number = word.partition("=")
+                if name in (service, f"{service}:{action}") and number != "0":
+                    words[index] = f"{name}={int(number) - 1}" if counted else name
+                    write_atomic(self._throttle, " ".join(words).encode())
+                    return True
+        return False
+
     def _all(self) -> dict[str, Any]:
-        if self._path is None or not self._path.exists():
+        if not self._path.exists():
             return {}
         found: dict[str, Any] = json.loads(self._path.read_bytes())
         return found
@@ -60,42 +79,27 @@ class StackFaults:
         found: Mapping[str, Any] | None = self._all().get(stack.name, {}).get("fail")
         return found
 
-    def busy(self, name: str) -> str | None:
+    def busy(self, stack: Any) -> str | None:
         """The status of somebody else's operation on the stack, while one is in progress."""
-        found = self._all().get(name, {}).get("busy")
+        found = self._all().get(stack.name, {}).get("busy")
         return found["status"] if found and found["looks"] > 0 else None
 
-    def looked(self, name: str) -> None:
+    def looked(self, stack: Any) -> None:
         """One look at the stack less until the operation ends."""
         every = self._all()
-        if self._path is not None and self.busy(name):
-            every[name]["busy"]["looks"] -= 1
-            write_atomic(self._path, json.dumps(every).encode())
+        every[stack.name]["busy"]["looks"] -= 1
+        write_atomic(self._path, json.dumps(every).encode())
 
-    def refuse(self, action: str, form: Mapping[str, str], stack: Any | None) -> None:
-        """Raise what CloudFormation answers to a change that the stack's status does not allow."""
-        if stack is None or action not in ("CreateChangeSet", "ExecuteChangeSet", "DeleteStack"):
-            return
-        status = self.busy(stack.name) or stack.status
-        if status.endswith("_IN_PROGRESS") and status != "REVIEW_IN_PROGRESS":
-            raise ServiceError(
-                "ValidationError", f"Stack:{stack.stack_id} is in {status} state and can not be updated."
-            )
-        if action != "CreateChangeSet":
-            return
-        if form.get("ChangeSetType", "UPDATE") == "CREATE":
-            if status != "REVIEW_IN_PROGRESS":
-                raise ServiceError(
-                    "ValidationError",
-                    f"Stack [{stack.name}] already exists and cannot be created again with the changeSet "
-                    f"[{form.get('ChangeSetName')}].",
-                )
-        elif status not in UPDATABLE:
-            raise ServiceError(
-                "ValidationError", f"Stack:{stack.stack_id} is in {status} state and can not be updated."
-            )
+    def execute(
+        self, stack: Any | None, form: Mapping[str, str], account: str, region: str
+    ) -> Callable[[], None]:
+        """Note the stack and what the change set alters; the answer lets the change fail if it should."""
+        before = before_update(stack)
+        resources = changed_resources(form.get("ChangeSetName", ""), account, region, before)
+        retains = form.get("RetainExceptOnCreate") != "true"
+        return lambda: self._executed(stack, before, resources, keep=retains)
 
-    def executed(self, stack: Any, before: Before | None, resources: set[str], *, keep: bool) -> None:
+    def _executed(self, stack: Any, before: Before | None, resources: set[str], *, keep: bool) -> None:
         """After moto made a change of ``resources``: let it fail if it should.
 
         ``keep`` is whether what the template retains stays when its creation fails.
@@ -152,10 +156,6 @@ class StackFaults:
 
     def continue_rollback(self, stack: Any) -> None:
         """ContinueUpdateRollback: it works once the fault is gone."""
-        if stack.status != "UPDATE_ROLLBACK_FAILED":
-            raise ServiceError(
-                "ValidationError", f"Stack [{stack.name}] is not in the UPDATE_ROLLBACK_FAILED state"
-            )
         fault = self.fault(stack)
         _status(stack, "UPDATE_ROLLBACK_IN_PROGRESS", "User Initiated")
         if fault and fault.get("rollback") == "failed":
@@ -177,12 +177,6 @@ class StackFaults:
         _add(stack, logical, kind, "DELETE_FAILED", fault["reason"])
         _status(stack, "DELETE_FAILED", _which("delete", logical))
         return True
-
-
-def stack_named(name: str, account: str, region: str) -> Any | None:
-    """moto's stack of that name or id."""
-    every: Iterator[Any] = iter(cloudformation_backends[account][region].stacks.values())
-    return next((item for item in every if name in (item.name, item.stack_id)), None)
 
 
 def before_update(stack: Any | None) -> Before | None:
@@ -210,7 +204,7 @@ def _remove(stack: Any, names: set[str]) -> None:
         for name in [each for each in reversed(held._parsed_resources) if each in left]:
             try:
                 held._delete_resource(held._parsed_resources[name], held._resource_json_map[name])
-            except Exception:  # noqa: S112 - moto's dependency violations have no common class
+            except Exception:
                 continue
             held._parsed_resources.pop(name)
             left.discard(name)

@@ -3,9 +3,10 @@
 Debian's source lacks EDK2's blobs, so they are not unpacked (as in Debian's patch skip-unpack-edk2-blobs).
 
 QEMU's NSM signs nothing: algorithm -1, zeros for signature and certificates. With the second change it hands
-the finished unsigned document to a signer on a Unix socket and returns what comes back, when the environment
-names one. What is in the document, the registers above all, is QEMU's own; so the rest of the chain (KMS,
-liveness, receipts) verifies documents from QEMU with the code that verifies any other. See ADR 70.
+the finished unsigned document to a signer on a Unix socket and returns the answer, when the environment names
+one (``coattest_local.qemu.signer``). What the document says, above all the registers, is QEMU's own; so the
+rest of the chain (KMS, liveness, receipts) verifies QEMU's documents with the same code as any other
+(docs/adr/0070-qemus-documents-are-signed-by-us.md).
 """
 
 from __future__ import annotations
@@ -14,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coattest.errors import EnvironmentFailure
-
-SIGNER_VARIABLE = "COATTEST_NSM_SIGNER"
 
 _SIGNER = """\
 /*
@@ -111,19 +110,19 @@ EDITS = (
 )
 
 
-class PatchDoesNotFit(EnvironmentFailure):
-    """This version of QEMU has other source than the edits were made for."""
+def apply_edits(source: Path) -> None:
+    """Make the edits in an unpacked source tree.
 
-    default_code = "patch-does-not-fit"
-
-
-def apply(source: Path) -> None:
-    """Make the edits in an unpacked source tree; PatchDoesNotFit when one does not fit."""
+    Raises EnvironmentFailure (patch-does-not-fit) for source that is not of the version they were made for.
+    """
     for edit in EDITS:
         path = source / edit.file
         text = path.read_text() if path.is_file() else ""
         if text.count(edit.before) != 1:
-            raise PatchDoesNotFit(
-                "QEMU's source is not as expected", where=edit.file, hint="build the pinned version"
+            raise EnvironmentFailure(
+                "QEMU's source is not as expected",
+                where=edit.file,
+                hint="build the pinned version",
+                code="patch-does-not-fit",
             )
         path.write_text(text.replace(edit.before, edit.after))

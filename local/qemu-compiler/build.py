@@ -1,5 +1,8 @@
 """Builds a QEMU with the nitro-enclave machine from Debian's source package into the cache.
 
+    python local/qemu-compiler/build.py [--current] [--mirror URL] [--jobs N] [--fresh] [--cache DIR] [--json]
+
+A script of the checkout and no part of the installed coattest, which only looks for a QEMU (docs/boot.md).
 Debian and its derivatives build QEMU without libcbor, so without the machine; nobody ships a binary that has
 it. The build takes some minutes and is niced. vhost-device-vsock and the firmware are unpacked from packages.
 """
@@ -17,12 +20,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
+import patch
+import pins
+
 from coattest.errors import EnvironmentFailure
-from coattest.progress import Reporter
+from coattest.jsontext import emit_json
+from coattest.progress import Reporter, Terminal
+from coattest.shell import json_option, out, run
+from coattest_build.cli.options import cache_option, jobs_option, mirror_option
 from coattest_build.inputs import apt, fetch, wheels
-from coattest_build.inputs.cache import Cache, exclusive
+from coattest_build.inputs.cache import Cache, cache_folder, exclusive
 from coattest_build.inputs.unpack import Tree
-from coattest_local.qemu import patch, pins
 from coattest_local.qemu.tools import FIRMWARE_FILES, QEMU, VSOCK, has_machine
 
 NICE = 10
@@ -59,21 +68,9 @@ HEADERS = {"libfdt.h": "libfdt-dev", "attr/attributes.h": "libattr1-dev", "stdio
 LOG_TAIL_LINES = 5
 
 
-class BuildDependenciesMissing(EnvironmentFailure):
-    """QEMU cannot be compiled here."""
-
-    default_code = "no-build-dependencies"
-
-
-class QemuBuildFailed(EnvironmentFailure):
-    """The compilation ended with an error."""
-
-    default_code = "qemu-build-failed"
-
-
 @dataclass(frozen=True, slots=True)
-class Built:
-    """What was put where; ``compiled`` is False when the cache had it already."""
+class QemuBuild:
+    """Where the programs are; ``compiled`` is False when the cache had them already."""
 
     folder: Path
     qemu: Path
@@ -82,7 +79,7 @@ class Built:
     compiled: bool
 
 
-def build(
+def build_qemu(
     cache: Cache,
     reporter: Reporter,
     *,
@@ -90,11 +87,11 @@ def build(
     use_current: bool = False,
     jobs: int | None = None,
     fresh: bool = False,
-) -> Built:
-    """Fill ``cache``'s qemu folder; a finished build of the same inputs is kept unless ``fresh``.
+) -> QemuBuild:
+    """Fill ``cache``'s qemu folder; a finished build of the same inputs is used again unless ``fresh``.
 
     ``use_current`` takes what the mirror has now instead of the pinned versions. Raises InputGone,
-    EnvironmentFailure or WrongContent for downloads, BuildDependenciesMissing, QemuBuildFailed.
+    EnvironmentFailure (no-build-dependencies, qemu-build-failed and others) or WrongContent.
     """
     folder = cache.folder / "qemu"
     with exclusive(cache.folder / "qemu.lock"):
@@ -110,7 +107,7 @@ def build(
             raise fetch.InputGone(
                 error.what,
                 where=error.where,
-                hint="the mirror has another version now: qemu-build --current takes it, by its index's hash",
+                hint="the mirror has another version now: --current takes it, by its index's hash",
             ) from error
         modules = wheels.fetch_wheels(inputs.wheels, cache, reporter)
         for stale in cache.folder.glob(f"{WORK_PREFIX}*"):  # of a build that was killed; we hold the lock
@@ -130,7 +127,7 @@ def build(
 
 
 def missing_dependencies() -> list[str]:
-    """Debian's names of the packages without which QEMU does not compile here; a program or a probe each."""
+    """Debian's names of the packages that QEMU's build needs and this machine lacks."""
     absent = [package for program, package in PROGRAMS.items() if shutil.which(program) is None]
     if "pkg-config" in absent:
         absent += LIBRARIES.values()
@@ -146,14 +143,16 @@ def missing_dependencies() -> list[str]:
 
 
 def ensure_dependencies(reporter: Reporter) -> None:
-    """Install what is missing with apt-get as root; otherwise say what root has to install."""
+    """Install missing packages with apt-get as root; otherwise raise with the command for root."""
     absent = missing_dependencies()
     if not absent:
         return
     command = ["apt-get", "install", "-y", "--no-install-recommends", *absent]
     if os.geteuid() or shutil.which("apt-get") is None:
-        raise BuildDependenciesMissing(
-            f"QEMU's build needs {', '.join(absent)}", hint=f"as root: {' '.join(command)}"
+        raise EnvironmentFailure(
+            f"QEMU's build needs {', '.join(absent)}",
+            hint=f"as root: {' '.join(command)}",
+            code="no-build-dependencies",
         )
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     with reporter.step(f"Installing {len(absent)} packages that QEMU's build needs"):
@@ -161,7 +160,9 @@ def ensure_dependencies(reporter: Reporter) -> None:
             done = subprocess.run(each, capture_output=True, text=True, env=environment, check=False)
     if still := missing_dependencies():
         said = " ".join(done.stderr.split())[-300:]
-        raise BuildDependenciesMissing(f"apt-get did not bring {', '.join(still)}: {said}")
+        raise EnvironmentFailure(
+            f"apt-get did not install {', '.join(still)}: {said}", code="no-build-dependencies"
+        )
 
 
 def _compiles(header: str) -> bool:
@@ -178,7 +179,7 @@ def _jobs() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _current(bases: Sequence[str]) -> pins.Inputs:
+def _current(bases: Sequence[str]) -> pins.QemuInputs:
     failures: list[EnvironmentFailure] = []
     for base in bases:
         try:
@@ -192,7 +193,7 @@ def _compile(
     work: Path,
     archive: Path,
     modules: dict[str, Path],
-    inputs: pins.Inputs,
+    inputs: pins.QemuInputs,
     *,
     jobs: int,
     reporter: Reporter,
@@ -230,7 +231,7 @@ def _unpack_source(archive: Path, destination: Path) -> None:
     for entry in top.iterdir():
         entry.rename(destination / entry.name)
     top.rmdir()
-    patch.apply(destination)
+    patch.apply_edits(destination)
 
 
 def _logged(command: Sequence[str], folder: Path, log: Path, environment: dict[str, str]) -> None:
@@ -246,19 +247,21 @@ def _logged(command: Sequence[str], folder: Path, log: Path, environment: dict[s
         )
     if done.returncode:
         tail = " ".join(log.read_text("utf-8", "replace").split("\n")[-LOG_TAIL_LINES:])
-        raise QemuBuildFailed(f"{Path(command[0]).name} failed: {tail[-400:]}", where=str(log))
+        raise EnvironmentFailure(
+            f"{Path(command[0]).name} failed: {tail[-400:]}", where=str(log), code="qemu-build-failed"
+        )
 
 
 def _install(
     work: Path,
     program: Path,
     files: dict[str, Path],
-    inputs: pins.Inputs,
+    inputs: pins.QemuInputs,
     *,
     folder: Path,
     identity: str,
 ) -> None:
-    """Put everything into a folder beside the final one, then let it take that one's place."""
+    """Put everything into a folder beside the final one, then rename it."""
     tree = Tree(work / "packages")
     for package in (*inputs.firmware, inputs.vsock):
         tree.unpack_deb(files[package.name], package.label, _wanted)
@@ -273,7 +276,9 @@ def _install(
         (found,) = tree.root.glob(f"usr/share/*/{name}")
         shutil.copyfile(found, fresh / "firmware" / name)
     if not has_machine(fresh / "bin" / QEMU):
-        raise QemuBuildFailed("the QEMU that was built lacks the nitro-enclave machine")
+        raise EnvironmentFailure(
+            "the QEMU that was built lacks the nitro-enclave machine", code="qemu-build-failed"
+        )
     (fresh / "inputs").write_text(identity)
     if folder.exists():
         folder.rename(work / "old")
@@ -284,7 +289,7 @@ def _wanted(name: str) -> bool:
     return name == f"usr/bin/{VSOCK}" or Path(name).name in FIRMWARE_FILES
 
 
-def _identity(inputs: pins.Inputs) -> str:
+def _identity(inputs: pins.QemuInputs) -> str:
     """What a build depends on, a line each: inputs, configuration, our edits, what is installed."""
     edits = (hashlib.sha256(repr(edit).encode()).hexdigest() for edit in patch.EDITS)
     packages = (package.sha256 for package in inputs.packages)
@@ -296,5 +301,44 @@ def _finished(folder: Path, identity: str) -> bool:
     return marker.is_file() and marker.read_text() == identity and has_machine(folder / "bin" / QEMU)
 
 
-def _built(folder: Path, inputs: pins.Inputs, *, compiled: bool) -> Built:
-    return Built(folder, folder / "bin" / QEMU, folder / "bin" / VSOCK, inputs.source.label, compiled)
+def _built(folder: Path, inputs: pins.QemuInputs, *, compiled: bool) -> QemuBuild:
+    return QemuBuild(folder, folder / "bin" / QEMU, folder / "bin" / VSOCK, inputs.source.label, compiled)
+
+
+@click.command()
+@cache_option
+@mirror_option
+@click.option(
+    "--current", "use_current", is_flag=True, help="The mirror's versions of today, not the pinned."
+)
+@jobs_option
+@click.option("--fresh", is_flag=True, help="Compile even when it was done before.")
+@json_option
+def main(
+    *, cache: Path | None, mirror: str | None, use_current: bool, jobs: int | None, fresh: bool, as_json: bool
+) -> None:
+    """Build QEMU with the nitro-enclave machine from Debian's source, into the cache."""
+    built = build_qemu(
+        Cache(cache_folder(cache)),
+        Terminal(),
+        mirror=mirror,
+        use_current=use_current,
+        jobs=jobs,
+        fresh=fresh,
+    )
+    if as_json:
+        emit_json(
+            {
+                "qemu": str(built.qemu),
+                "vhost_device_vsock": str(built.vsock),
+                "source": built.source,
+                "compiled": built.compiled,
+            }
+        )
+    else:
+        again = "" if built.compiled else " (built before)"
+        out().print(f"{built.source}: {built.qemu}{again}", markup=False)
+
+
+if __name__ == "__main__":
+    run(main, "qemu-compiler")

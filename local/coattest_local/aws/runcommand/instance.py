@@ -1,7 +1,7 @@
-"""A pretended parent instance: the few programs that a deployment calls there, one argument list a line.
+"""A pretended parent instance with the few programs that a deployment calls there.
 
-No shell runs here. A line that is not one of these programs is refused, and so is a path outside the
-directories that belong to coattest on an instance; those lie in the pretended instance's own folder.
+A script is lines of words; no shell runs. A line with another program is refused, and so is a path outside
+the directories that belong to coattest on an instance; those are in the pretended instance's own folder.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from coattest_local import nitro_cli
+from coattest_local.aws.runcommand import nitro_cli
 
 FIRST = "set -eu"
-OWN = ("/var/lib/coattest/", "/etc/coattest/")
-COPIED = frozenset({"cp", "install", "printf", "sha384sum"})
+FOLDERS = ("/var/lib/coattest/", "/etc/coattest/")
+LOCAL_PROGRAMS = frozenset({"cp", "install", "printf", "sha384sum"})
 """Programs of this machine that are run as they are."""
 
-ASKING = "/opt/coattest/bin/deploy-from-attestation"
+DEPLOY = "/opt/coattest/bin/deploy-from-attestation"
 SECONDS = 300.0
 
 
-class Refused(Exception):
-    """A line that the pretended instance does not know."""
+class LineRefused(Exception):
+    """A line of a script that the pretended instance does not run."""
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a script left: the exit code of the line that ended it, and what all lines printed."""
+class ScriptOutcome:
+    """How a script ended: the exit code of its last line, and what all lines printed."""
 
     code: int
     stdout: str
@@ -40,7 +40,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Instance:
+class PretendedInstance:
     """An instance's folder and identity; ``fetch`` reads an object of S3 with the rights of its role."""
 
     folder: Path
@@ -48,22 +48,22 @@ class Instance:
     role_arn: str
     fetch: Callable[[str, str], bytes]
 
-    def run(self, lines: Sequence[str]) -> Outcome:
+    def run(self, lines: Sequence[str]) -> ScriptOutcome:
         """Run a script until a line fails."""
         for name in ("var/lib/coattest/releases", "etc/coattest", "enclaves"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         stdout = stderr = ""
         try:
             if list(lines[:1]) != [FIRST]:
-                raise Refused(f"a script begins with {FIRST}")
+                raise LineRefused(f"a script begins with {FIRST}")
             for line in lines[1:]:
                 code, said, complained = self._line(shlex.split(line))
                 stdout, stderr = stdout + said, stderr + complained
                 if code:
-                    return Outcome(code, stdout, stderr)
-        except (Refused, ValueError, OSError, subprocess.SubprocessError) as error:
-            return Outcome(127, stdout, f"{stderr}{error}\n")
-        return Outcome(0, stdout, stderr)
+                    return ScriptOutcome(code, stdout, stderr)
+        except (LineRefused, ValueError, OSError, subprocess.SubprocessError) as error:
+            return ScriptOutcome(127, stdout, f"{stderr}{error}\n")
+        return ScriptOutcome(0, stdout, stderr)
 
     def _line(self, words: list[str]) -> tuple[int, str, str]:
         target = self._path(words[-1]) if len(words) > 2 and words[-2] == ">" else None
@@ -75,13 +75,13 @@ class Instance:
         return code, said, complained
 
     def _program(self, name: str, arguments: list[str]) -> tuple[int, str, str]:
-        if name in COPIED:
+        if name in LOCAL_PROGRAMS:
             return _call([name, *(self._word(word) for word in arguments)])
         if name == "nitro-cli":
             return self._nitro_cli(arguments)
-        if name == ASKING and arguments[:1] == ["live"]:
+        if name == DEPLOY and arguments[:1] == ["live"]:
             program = str(Path(sys.executable).with_name("deploy-from-attestation"))
-            return _call([program, *(self._near(word) for word in arguments)])
+            return _call([program, *(self._reachable(word) for word in arguments)])
         if name == "aws" and arguments[:2] == ["s3api", "get-object"]:
             options = dict(zip(arguments[2:-1:2], arguments[3:-1:2], strict=True))
             self._path(arguments[-1]).write_bytes(self.fetch(options["--bucket"], options["--key"]))
@@ -92,7 +92,7 @@ class Instance:
             with (self.folder / "systemctl.log").open("a") as log:
                 log.write(shlex.join(arguments) + "\n")
             return 0, "", ""
-        raise Refused(f"{name}: not on the pretended instance")
+        raise LineRefused(f"{name}: not on the pretended instance")
 
     def _nitro_cli(self, arguments: list[str]) -> tuple[int, str, str]:
         environment = {
@@ -101,24 +101,24 @@ class Instance:
             nitro_cli.INSTANCE: self.id,
         }
         words = [self._word(word) for word in arguments]
-        return _call([sys.executable, "-m", "coattest_local.nitro_cli", *words], environment)
+        return _call([sys.executable, "-m", "coattest_local.aws.runcommand.nitro_cli", *words], environment)
 
-    def _near(self, word: str) -> str:
+    def _reachable(self, word: str) -> str:
         """The address of this machine for an enclave's vsock address, which only an instance has."""
         found = re.fullmatch(r"vsock:([0-9]{1,10}):5005", word)
         if not found:
             return self._word(word)
         address = nitro_cli.address_of(self.folder / "enclaves", int(found[1]))
         if address is None:
-            raise Refused(f"{word}: no such enclave")
+            raise LineRefused(f"{word}: no such enclave")
         return address
 
     def _word(self, word: str) -> str:
         return str(self._path(word)) if word.startswith("/") else word
 
     def _path(self, word: str) -> Path:
-        if not word.startswith(OWN) or ".." in word.split("/"):
-            raise Refused(f"{word[:200]}: not a path of coattest")
+        if not word.startswith(FOLDERS) or ".." in word.split("/"):
+            raise LineRefused(f"{word[:200]}: not a path of coattest")
         return self.folder / word.lstrip("/")
 
 

@@ -1,4 +1,4 @@
-"""What ``nitro-local qemu-build`` downloads, and how it finds newer versions when a mirror dropped these.
+"""What build.py downloads, and how it finds newer versions when a mirror no longer has these.
 
 Paths are relative to a Debian mirror's root; no host is named. Nothing here is measured or decides trust:
 QEMU is a second opinion on this machine, so a version that is not pinned is a matter of availability only.
@@ -70,14 +70,8 @@ WHEELS = (
 )
 
 
-class NotInIndex(EnvironmentFailure):
-    """The mirror's index does not list what is needed."""
-
-    default_code = "not-in-index"
-
-
 @dataclass(frozen=True, slots=True)
-class Inputs:
+class QemuInputs:
     """What a build takes."""
 
     source: LockedPackage
@@ -91,10 +85,10 @@ class Inputs:
         return (self.source, *self.firmware, self.vsock)
 
 
-PINNED = Inputs(SOURCE, FIRMWARE, VSOCK, WHEELS)
+PINNED = QemuInputs(SOURCE, FIRMWARE, VSOCK, WHEELS)
 
 
-def current(base: str, fetch: Callable[[str], bytes] = fetch_index) -> Inputs:
+def current(base: str, fetch: Callable[[str], bytes] = fetch_index) -> QemuInputs:
     """What the mirror at ``base`` has today in place of the pins, with the hashes of its indexes.
 
     The indexes' signatures are not checked. The wheels stay: their versions belong to QEMU's major version.
@@ -103,7 +97,7 @@ def current(base: str, fetch: Callable[[str], bytes] = fetch_index) -> Inputs:
     forky = _index(base, VSOCK_SUITE, "binary-amd64/Packages.xz", fetch)
     sources = _index(base, SOURCE_SUITE, "source/Sources.xz", fetch)
     firmware = tuple(_binary(trixie, pin.name) for pin in FIRMWARE)
-    return Inputs(_source(sources), firmware, _binary(forky, VSOCK.name), WHEELS)
+    return QemuInputs(_source(sources), firmware, _binary(forky, VSOCK.name), WHEELS)
 
 
 def _index(base: str, suite: str, name: str, fetch: Callable[[str], bytes]) -> Sequence[Mapping[str, str]]:
@@ -128,7 +122,7 @@ def _binary(index: Sequence[Mapping[str, str]], name: str) -> LockedPackage:
                 path=stanza["Filename"],
                 use=("qemu",),
             )
-    raise NotInIndex(f"the mirror's index has no {name}")
+    raise EnvironmentFailure(f"the mirror's index has no {name}", code="not-in-index")
 
 
 def _source(index: Sequence[Mapping[str, str]]) -> LockedPackage:
@@ -145,4 +139,4 @@ def _source(index: Sequence[Mapping[str, str]]) -> LockedPackage:
                     path=f"{stanza['Directory']}/{name}",
                     use=("qemu",),
                 )
-    raise NotInIndex(f"the mirror's index has no source of {SOURCE.name}")
+    raise EnvironmentFailure(f"the mirror's index has no source of {SOURCE.name}", code="not-in-index")

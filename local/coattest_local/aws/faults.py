@@ -1,0 +1,41 @@
+"""The seam at which a test makes AWS fail: the services ask, and by themselves nothing ever fails.
+
+Stacks are moto's objects. What a test puts in is its own (tests/support/parent/stack_faults.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+class Faults:
+    """No faults. A subclass answers otherwise."""
+
+    def throttled(self, service: str, action: str) -> bool:
+        """Whether this request is refused because there are too many."""
+        return False
+
+    def busy(self, stack: Any) -> str | None:
+        """The status of somebody else's operation on the stack, while one is in progress."""
+        return None
+
+    def looked(self, stack: Any) -> None:
+        """Somebody looked at a busy stack."""
+
+    def execute(
+        self, stack: Any | None, form: Mapping[str, str], account: str, region: str
+    ) -> Callable[[], None]:
+        """Called before a change set is executed; returns what is called after moto has executed it."""
+        return _nothing
+
+    def continue_rollback(self, stack: Any) -> None:
+        """Go on with a roll-back that failed; without faults none ever does."""
+
+    def stays(self, stack: Any) -> bool:
+        """Whether the stack cannot be deleted; if so, its status says so now."""
+        return False
+
+
+def _nothing() -> None:
+    """Nothing fails after the change."""

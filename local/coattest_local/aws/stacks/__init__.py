@@ -1,0 +1,1 @@
+"""CloudFormation and EC2 for a deployment: moto's state, and what moto's CloudFormation lacks."""
