@@ -342,7 +342,7 @@ PASSED_ON: dict[tuple[str, str], Rule] = {
     ("coattest_verify.quorum.members.file", "f'policy-{error.reason}'"): policy_codes,
     ("coattest_verify.quorum.members.chain", "error.reason"): also(REJECTED),
     ("coattest_verify.quorum.tally", "error.reason"): also(REJECTED),
-    ("coattest_verify.quorum.votes", "error.reason"): also(REJECTED),
+    ("coattest_verify.quorum.statements.votes", "error.reason"): also(REJECTED),
     ("coattest_verify.quorum.tally", "problem"): lambda codes: (
         codes.pairs("coattest_verify.quorum.tally", "_elsewhere")
         | codes.pairs("coattest_verify.quorum.tally", "_unfit")

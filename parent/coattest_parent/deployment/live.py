@@ -131,7 +131,7 @@ def apply(
 ) -> Live:
     """Start the decided image, or find it running, and return its verified document.
 
-    Raises ImageDiffers before anything is started, LiveMismatch or another CoattestError after the started
+    Raises FoundFalse before anything is started, LiveMismatch or another CoattestError after the started
     enclave is gone again. An enclave that ran before is never ended here.
     """
     make_plan(decision, image, runner, role_arn=role_arn, instance_id=instance_id)

@@ -20,7 +20,6 @@ from coattest_parent.deployment import live as deployment
 from coattest_parent.deployment.runner import Enclave, LocalRunner, RunnerFailure
 from coattest_parent.link.enclave import EnclaveClient
 from coattest_verify.quorum.decision import Decision
-from coattest_verify.rebuild.remeasure import ImageDiffers
 from support.build.python_image import make_python_image
 from support.local.local_enclave import INSTANCE, ROLE, decision
 from support.verify.members import NOW, Members, profile_json, report_json
@@ -100,7 +99,7 @@ def test_an_image_that_was_not_decided_is_never_started(
 ) -> None:
     """One changed byte in the application: every difference is named, and nothing was started."""
     changed = make_python_image(tmp_path / "changed.eif", marker=b"changed")
-    with pytest.raises(ImageDiffers, match=r"sha384.*PCR0.*PCR2"):
+    with pytest.raises(FoundFalse, match=r"sha384.*PCR0.*PCR2"):
         deployment.apply(decided, changed, runner, **WHO, state=tmp_path, clock=now)
     assert not runner.directory.exists()
 

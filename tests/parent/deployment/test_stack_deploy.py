@@ -10,14 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from coattest.errors import UsageError
+from coattest.errors import FoundFalse, UsageError
 from coattest_parent.deployment.live import LiveMismatch
 from coattest_parent.deployment.stack import plan as planning
 from coattest_parent.deployment.stack import rollout, stacks
 from coattest_parent.deployment.stack.hosts import LocalHost
 from coattest_parent.link.aws import AwsFailure
 from coattest_verify.quorum.authority import authority_from
-from coattest_verify.quorum.errors import NoDecision
 from support.parent.deployments import Release, now
 from support.parent.stack_world import (
     BUYERS,
@@ -256,7 +255,7 @@ def test_an_expired_decision_is_no_authority(world: World) -> None:
     """At the day that quorum.toml names there is no decision to plan or apply with."""
     members = world.first.members
     options = {"attestations": members.attestations, "root": members.root, "profile": "local"}
-    with pytest.raises(NoDecision, match="expired"):
+    with pytest.raises(FoundFalse, match="expired"):
         authority_from(options, world.first.authority.decision.expires)
 
 

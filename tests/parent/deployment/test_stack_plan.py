@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from coattest.errors import UsageError
+from coattest.errors import FoundFalse, UsageError
 from coattest_parent.deployment.stack import plan as planning
 from coattest_parent.deployment.stack import templates
 from coattest_parent.deployment.stack.settings import Settings
@@ -24,7 +24,6 @@ from coattest_parent.deployment.stack.userdata import user_data
 from coattest_verify.keypolicy import snippets
 from coattest_verify.keypolicy.generate import generate
 from coattest_verify.keypolicy.report import BadReport, check_report, sign_report
-from coattest_verify.rebuild.remeasure import ImageDiffers
 from support.build.images import plain
 from support.parent.deployments import ACCOUNTS, SETTINGS, Release
 from support.verify.members import Members
@@ -319,7 +318,7 @@ def test_another_image_is_no_plan(release: Release, tmp_path: Path) -> None:
     """The image is measured here, whatever it is called."""
     other = tmp_path / "image.eif"
     other.write_bytes(plain(ramdisks=(b"boot", b"other")).build())
-    with pytest.raises(ImageDiffers, match="PCR2"):
+    with pytest.raises(FoundFalse, match="PCR2"):
         planning.make_stack_plan(release.authority, other, SETTINGS, {})
 
 
@@ -346,7 +345,7 @@ def test_a_report_that_does_not_fit_is_no_plan(
 
 def test_a_report_is_its_members_own(release: Release, tmp_path: Path) -> None:
     """Another quorum's key, another buyer's key, a changed byte and trailing fields do not count."""
-    policy = release.authority.policy
+    policy = release.authority.members
     good = release.report("buyer-1")
     assert check_report(good, policy).member == "buyer-1"
     stranger = Members.make(tmp_path / "others")

@@ -21,8 +21,8 @@ from coattest_verify.quorum.decision import Outcome, decide
 from coattest_verify.quorum.members.file import MEMBERS_TYPE, Member, MembersFile
 from coattest_verify.quorum.memory import Roots
 from coattest_verify.quorum.statements.claim import Claimed
-from coattest_verify.quorum.statements.provenance import sign
-from coattest_verify.quorum.statements.statement import Report, Statement, statement_for
+from coattest_verify.quorum.statements.provenance import sign_statement
+from coattest_verify.quorum.statements.statement import RebuildReport, Statement, statement_for
 from coattest_verify.signatures import dsse, keys
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=timezone.utc)
@@ -147,7 +147,7 @@ class Members:
             for number in range(1, keys_each + 1):
                 label = name if number == 1 else f"{name}/{number}"
                 path = folder / "keys" / label.replace("/", "-key-")
-                publics.append(keys.generate(path, kinds[index % len(kinds)]))
+                publics.append(keys.generate_key(path, kinds[index % len(kinds)]))
                 signers[label] = keys.load_signer(path)
             members.append(Member(name, tuple(publics)))
         defaults: dict[str, Any] = {"expires": EXPIRES, "round": "1", "dissent": "block"}
@@ -186,7 +186,7 @@ class Members:
 
     def countersign(self, policy: MembersFile, name: str) -> None:
         """Write one member's signature on a policy."""
-        envelope = dsse.sign(self.signers[name], MEMBERS_TYPE, policy.raw)
+        envelope = dsse.sign_envelope(self.signers[name], MEMBERS_TYPE, policy.raw)
         self.write(f"quorum.{policy.version}.{name}.dsse.json", envelope.encode())
 
     def claim(self, report: Mapping[str, Any]) -> Claimed:
@@ -209,7 +209,7 @@ class Members:
         """A statement that is not signed yet; ``changes`` replace fields of it."""
         assert self.claimed is not None, "publish a claim first"
         made = statement_for(
-            Report.read(report) if report else None,
+            RebuildReport.read(report) if report else None,
             self.claimed,
             self.policy,
             member=member,
@@ -230,7 +230,7 @@ class Members:
     ) -> Path:
         """Write a signed statement; ``key_of`` signs with somebody else's key."""
         statement = self.statement(member, report, **options)
-        data = sign(statement, self.signers[key_of or member])
+        data = sign_statement(statement, self.signers[key_of or member])
         return self.write(name or f"rebuild.{member}.intoto.json", data)
 
     def write(self, name: str, data: bytes) -> Path:

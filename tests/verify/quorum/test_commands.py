@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from coattest.errors import FoundFalse
 from coattest_build.formats.eif import write_image
 from coattest_build.formats.measure import measure
-from coattest_verify.cli.rebuild import rebuild
-from coattest_verify.rebuild.answer import DirtyTree
+from coattest_verify.cli.rebuild import rebuild_command
 from support.verify.members import claim_json, report_json
 
 BIN = Path(sys.executable).parent
@@ -360,16 +360,16 @@ def test_rebuild_compares_with_the_claim(
 
     monkeypatch.setattr("coattest_build.builder.build", build)
     seed = b"good"
-    assert rebuild.main(["--out", "again", "--json"], standalone_mode=False) == 0
+    assert rebuild_command.main(["--out", "again", "--json"], standalone_mode=False) == 0
     assert desk.json("sign-pcrs", "--key", "key-1", "--member", "buyer-1", "--rebuild", "again")
     seed = b"evil"
-    found = CliRunner().invoke(rebuild, ["--out", "third", "--json"], standalone_mode=False)
+    found = CliRunner().invoke(rebuild_command, ["--out", "third", "--json"], standalone_mode=False)
     assert found.return_value == 1
     differences = json.loads(found.stdout)["differences"]
     assert differences[0].startswith("aws: PCR0 ")
     assert any(text.startswith("aws: section 4 ramdisk") for text in differences)
     assert (tmp_path / "copy" / "third" / "rebuild.json").exists()
     snapshot.dirty, snapshot.changed = True, ("enclave/a.py", "enclave/b.py")
-    with pytest.raises(DirtyTree, match=r"enclave/a\.py and 1 more"):
-        rebuild.main(["--out", "fourth"], standalone_mode=False)
+    with pytest.raises(FoundFalse, match=r"enclave/a\.py and 1 more"):
+        rebuild_command.main(["--out", "fourth"], standalone_mode=False)
     assert not (tmp_path / "copy" / "fourth").exists()

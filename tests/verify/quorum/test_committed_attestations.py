@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from coattest.directory import Folder
 from coattest_verify.quorum.decision import decide
-from coattest_verify.quorum.directory import Folder
 from coattest_verify.quorum.log.examine import read_log
 from coattest_verify.quorum.members.file import MembersFile
 from coattest_verify.quorum.memory import Roots

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from coattest_verify.quorum.decision import NoDecision
-from coattest_verify.quorum.members.file import Group
+from coattest.errors import FoundFalse
+from coattest_verify.quorum.members.file import MemberGroup
 from support.verify.members import NOW, Members, report_json
 
 
@@ -118,7 +118,7 @@ def test_own_statement_is_required_where_it_binds(three: Members) -> None:
     """Others' votes never bind a member: with ``own`` its own agreeing statement must be there."""
     assert three.decide(own="buyer-1").decision is not None
     outcome = three.decide(own="buyer-3")
-    with pytest.raises(NoDecision, match="no agreeing statement of buyer-3 itself"):
+    with pytest.raises(FoundFalse, match="no agreeing statement of buyer-3 itself"):
         outcome.require()
 
 
@@ -200,9 +200,9 @@ def test_groups_are_thresholds_of_their_own(tmp_path: Path) -> None:
         threshold=3,
         dissent="report",
         groups=(
-            Group("buyers", ("buyer-1", "buyer-2", "buyer-3"), 2),
-            Group("auditors", ("audit-1", "audit-2"), 1),
-            Group("all", ("buyers", "auditors"), 2),
+            MemberGroup("buyers", ("buyer-1", "buyer-2", "buyer-3"), 2),
+            MemberGroup("auditors", ("audit-1", "audit-2"), 1),
+            MemberGroup("all", ("buyers", "auditors"), 2),
         ),
     )
     quorum.claim(report_json())

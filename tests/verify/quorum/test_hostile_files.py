@@ -18,8 +18,8 @@ import pytest
 from in_toto.models.layout import Inspection, Layout
 from in_toto.models.metadata import Metablock
 
+from coattest.directory import Folder
 from coattest.strictjson import canonical
-from coattest_verify.quorum.directory import Folder
 from coattest_verify.quorum.links import filtered, link_name, link_of, sign_link
 from coattest_verify.quorum.statements import provenance
 from coattest_verify.quorum.statements.claim import EMPTY_PCR2
@@ -39,7 +39,7 @@ def assert_only_refused(quorum: Members, reason: str, file: str = FILE) -> None:
 
 
 def signed(quorum: Members, payload: bytes, kind: str = provenance.PAYLOAD_TYPE) -> bytes:
-    return dsse.sign(quorum.signers["buyer-3"], kind, payload).encode()
+    return dsse.sign_envelope(quorum.signers["buyer-3"], kind, payload).encode()
 
 
 RAW_FILES: dict[str, tuple[bytes, str]] = {
@@ -95,7 +95,7 @@ def test_a_signed_layout_in_place_of_a_statement_is_never_executed(
     three.write(link_name(public_key_of(three.signers["buyer-3"])), f"{block}".encode())
     assert_only_refused(three, "malformed")
     with Folder(three.attestations) as folder:
-        assert filtered(folder, three.policy, three.decide().answers) == {}
+        assert filtered(folder, three.file, three.decide().answers) == {}
     three.write(FILE, signed(three, canonical(json.loads(f"{block}")["signed"])))
     assert_only_refused(three, "statement-type")
     assert not marker.exists()
@@ -103,14 +103,14 @@ def test_a_signed_layout_in_place_of_a_statement_is_never_executed(
 
 def test_another_payload_type_is_refused(three: Members) -> None:
     """A signature for another purpose does not serve as a statement."""
-    payload = canonical(provenance.to_json(three.statement("buyer-3", report_json())))
+    payload = canonical(provenance.statement_to_json(three.statement("buyer-3", report_json())))
     three.write(FILE, signed(three, payload, "application/vnd.coattest.buyer-key+json"))
     assert_only_refused(three, "payload-type")
 
 
 def test_a_changed_payload_type_breaks_the_signature(three: Members) -> None:
     """The payload type is signed, so relabelling an envelope does not help."""
-    payload = canonical(provenance.to_json(three.statement("buyer-3", report_json())))
+    payload = canonical(provenance.statement_to_json(three.statement("buyer-3", report_json())))
     envelope = json.loads(signed(three, payload, "application/vnd.coattest.buyer-key+json"))
     envelope["payloadType"] = provenance.PAYLOAD_TYPE
     three.write(FILE, canonical(envelope))
@@ -126,7 +126,7 @@ def test_a_stranger_is_refused(three: Members) -> None:
 def test_a_statement_in_anothers_name_is_refused(three: Members) -> None:
     """buyer-3 cannot sign that it speaks for buyer-2."""
     statement = three.statement("buyer-2", report_json("other"), outcome="dissent")
-    three.write(FILE, provenance.sign(statement, three.signers["buyer-3"]))
+    three.write(FILE, provenance.sign_statement(statement, three.signers["buyer-3"]))
     assert_only_refused(three, "other-member")
 
 
@@ -333,7 +333,7 @@ SIGNED_CHANGES: dict[str, tuple[Change, str]] = {
 def test_a_signed_statement_that_breaks_a_rule_does_not_count(three: Members, name: str) -> None:
     """A good signature does not help a statement of another form, source, policy, round or machine."""
     change, reason = SIGNED_CHANGES[name]
-    statement = provenance.to_json(three.statement("buyer-3", report_json()))
+    statement = provenance.statement_to_json(three.statement("buyer-3", report_json()))
     change(statement)
     three.write(FILE, signed(three, canonical(statement)))
     assert_only_refused(three, reason)
@@ -417,13 +417,13 @@ def test_a_link_of_another_step_does_not_reach_in_toto(three: Members) -> None:
     block.create_signature(three.signers["buyer-2"])
     three.write(link_name(public_key_of(three.signers["buyer-2"])), f"{block}".encode())
     with Folder(three.attestations) as folder:
-        found = filtered(folder, three.policy, three.decide().answers)
+        found = filtered(folder, three.file, three.decide().answers)
     assert list(found) == [link_name(public_key_of(three.signers["buyer-1"]))]
 
 
 def test_too_many_files_are_an_answer(three: Members, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder with more names than any quorum has is refused instead of read."""
-    monkeypatch.setattr("coattest_verify.quorum.directory.MAX_FILES", 10)
+    monkeypatch.setattr("coattest.directory.MAX_FILES", 10)
     for index in range(10):
         three.write(f"x{index}", b"")
     outcome = three.decide()

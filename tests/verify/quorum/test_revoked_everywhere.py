@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from coattest.errors import FoundFalse
 from coattest_verify.cli.options import decision_from
 from coattest_verify.quorum.authority import authority_from
-from coattest_verify.quorum.errors import NoDecision
-from coattest_verify.quorum.votes import REVOKE, make_vote, sign_vote, vote_name
+from coattest_verify.quorum.statements.votes import REVOKE, make_vote, sign_vote, vote_name
 from support.verify.members import NOW, Members
 
 REPOSITORY = Path(__file__).parents[3]
@@ -56,5 +56,5 @@ def test_those_functions_refuse_a_revoked_release(three: Members, monkeypatch: p
     vote = make_vote(REVOKE, "buyer-3", root=three.root, claim=three.claimed, note="CVE-2026-1", now=NOW)
     three.write(vote_name(vote), sign_vote(vote, three.signers["buyer-3"]))
     for recompute in (lambda: decision_from(options, now=NOW), lambda: authority_from(options, NOW)):
-        with pytest.raises(NoDecision, match="buyer-3 revoked this release: CVE-2026-1"):
+        with pytest.raises(FoundFalse, match="buyer-3 revoked this release: CVE-2026-1"):
             recompute()

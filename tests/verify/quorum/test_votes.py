@@ -9,11 +9,18 @@ from typing import Any
 
 import pytest
 
+from coattest.directory import Folder
 from coattest.errors import Rejected
 from coattest_verify.quorum.bundle import make_bundle, read_bundle
 from coattest_verify.quorum.decision import Outcome, decide_from
-from coattest_verify.quorum.directory import Folder
-from coattest_verify.quorum.votes import REVIEW, REVOKE, make_vote, payload_type, sign_vote, vote_name
+from coattest_verify.quorum.statements.votes import (
+    REVIEW,
+    REVOKE,
+    make_vote,
+    payload_type,
+    sign_vote,
+    vote_name,
+)
 from coattest_verify.signatures import dsse
 from support.verify.members import NOW, Members, report_json
 
@@ -46,7 +53,7 @@ def test_a_revocation_is_about_one_source(three: Members) -> None:
 def test_a_revocation_outlives_the_policy_version(three: Members) -> None:
     """A new version of quorum.toml does not silently bring a revoked release back."""
     vote(three, REVOKE, "buyer-3")
-    three.install(three.policy.successor(round="2"), ["buyer-1", "buyer-2"])
+    three.install(three.file.successor(round="2"), ["buyer-1", "buyer-2"])
     three.claim(report_json())
     for name in ("buyer-1", "buyer-2"):
         three.sign(name, report_json())
@@ -114,10 +121,10 @@ def test_hostile_votes_are_refused_alone(three: Members, content: bytes) -> None
 def test_a_vote_with_an_unknown_field_is_refused(three: Members) -> None:
     """A signed vote of another form does not count."""
     path = vote(three, REVOKE, "buyer-3")
-    envelope = dsse.Envelope.decode(path.read_bytes(), payload_type(REVOKE))
+    envelope = dsse.DsseEnvelope.decode(path.read_bytes(), payload_type(REVOKE))
     payload = json.loads(envelope.payload)
     payload["scope"] = "everything"
-    changed = dsse.sign(three.signers["buyer-3"], payload_type(REVOKE), json.dumps(payload).encode())
+    changed = dsse.sign_envelope(three.signers["buyer-3"], payload_type(REVOKE), json.dumps(payload).encode())
     path.write_bytes(changed.encode())
     assert [item.reason for item in three.decide().refused] == ["unknown-field"]
 

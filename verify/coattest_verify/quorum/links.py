@@ -15,9 +15,9 @@ from in_toto.models.link import Link
 from in_toto.models.metadata import Metablock
 from securesystemslib.formats import encode_canonical
 
+from coattest.directory import Evidence
 from coattest.errors import Rejected
 from coattest.strictjson import Fields, parse
-from coattest_verify.quorum.directory import Evidence
 from coattest_verify.quorum.members.file import MembersFile, utc
 from coattest_verify.quorum.statements.statement import Statement
 from coattest_verify.quorum.tally import Answer
@@ -59,31 +59,31 @@ def sign_link(statement: Statement, signer: Any) -> bytes:
     return _signed(link_of(statement), signer)
 
 
-def layout_of(policy: MembersFile) -> Layout:
-    """The layout that a policy amounts to, as far as in-toto can say it: keys, threshold, expiry.
+def layout_of(members: MembersFile) -> Layout:
+    """The members file as a layout, as far as in-toto can express it: keys, threshold, expiry.
 
-    Groups, rounds, freshness and dissent are beyond in-toto; no inspections, so nothing is ever executed.
+    in-toto has no groups, rounds, freshness or dissent. There are no inspections: nothing is executed.
     """
-    keys = {key.keyid: key.sslib() for member in policy.members for key in member.keys}
+    keys = {key.keyid: key.sslib() for member in members.members for key in member.keys}
     step = Step(
         name=STEP,
-        threshold=policy.threshold,
+        threshold=members.threshold,
         pubkeys=list(keys),
         expected_command=["verify", "rebuild"],
         expected_materials=[["ALLOW", "source-tree"], ["ALLOW", "image.lock"], ["DISALLOW", "*"]],
         expected_products=[["ALLOW", "*/image*.eif"], ["ALLOW", "*/PCR?"], ["DISALLOW", "*"]],
     )
-    return Layout(steps=[step], inspect=[], keys=keys, expires=utc(policy.expires), readme=README)
+    return Layout(steps=[step], inspect=[], keys=keys, expires=utc(members.expires), readme=README)
 
 
-def sign_layout(policy: MembersFile, signer: Any, earlier: bytes | None = None) -> bytes:
-    """The policy's layout with this signer's signature beside the valid ones of ``earlier``.
+def sign_layout(members: MembersFile, signer: Any, earlier: bytes | None = None) -> bytes:
+    """The members file's layout with this signer's signature beside the valid ones of ``earlier``.
 
-    Whatever else ``earlier`` holds is left behind.
+    Nothing else of ``earlier`` is taken over.
     """
-    layout = layout_of(policy)
+    layout = layout_of(members)
     block = Metablock(signed=layout, signatures=[])
-    keys = [key for member in policy.members for key in member.keys]
+    keys = [key for member in members.members for key in member.keys]
     if earlier is not None:
         block.signatures = layout_signatures(earlier, layout, keys)
     signature = signer.sign(layout.signable_bytes).to_dict()
@@ -113,7 +113,7 @@ def layout_with(layout: Layout, signatures: list[dict[str, str]]) -> bytes:
     return _bytes(Metablock(signed=layout, signatures=signatures))
 
 
-def filtered(evidence: Evidence, policy: MembersFile, agreeing: tuple[Answer, ...]) -> dict[str, bytes]:
+def filtered(evidence: Evidence, members: MembersFile, agreeing: tuple[Answer, ...]) -> dict[str, bytes]:
     """The links that may reach in-toto, by file name: at most one for each member that agrees.
 
     A link counts when it is exactly the member's own statement as a link, with a good signature. The file
@@ -121,7 +121,7 @@ def filtered(evidence: Evidence, policy: MembersFile, agreeing: tuple[Answer, ..
     """
     found: dict[str, bytes] = {}
     for answer in agreeing:
-        member = policy.member(answer.member)
+        member = members.member(answer.member)
         if member is None or answer.statement is None:
             continue
         link = link_of(answer.statement)

@@ -1,4 +1,4 @@
-"""The roots that this verifier pinned, and the highest policy version that it has accepted under each.
+"""The roots that this verifier pinned, and the highest version of the members file accepted under each.
 
 Kept in ``roots.json`` in ``$COATTEST_CONFIG``, ``$XDG_CONFIG_HOME/coattest`` or ``~/.config/coattest``.
 """

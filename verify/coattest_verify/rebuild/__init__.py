@@ -1,1 +1,4 @@
-"""A member's own work: rebuild, compare with the claim, measure again, answer."""
+"""A member's own work: compare a rebuild with the claim, sign the answer, and measure images again.
+
+``answer`` makes and signs statements, ``inputs`` checks every pin of the lock against its archive.
+"""

@@ -1,1 +1,1 @@
-"""Keys and signatures: whose key it is, and DSSE envelopes."""
+"""Keys and signatures: members' keys (``keys``) and DSSE envelopes (``dsse``)."""

@@ -22,7 +22,7 @@ _KEYID = re.compile(r"[0-9A-Za-z_.:/+=-]{0,256}")
 
 
 @dataclass(frozen=True, slots=True)
-class Envelope:
+class DsseEnvelope:
     """A payload, its type, and signatures as (key id hint, signature)."""
 
     payload_type: str
@@ -30,7 +30,7 @@ class Envelope:
     signatures: tuple[tuple[str, bytes], ...]
 
     @classmethod
-    def decode(cls, data: bytes, payload_type: str, *, max_size: int = MAX_SIZE) -> Envelope:
+    def decode(cls, data: bytes, payload_type: str, *, max_size: int = MAX_SIZE) -> DsseEnvelope:
         """Parse an envelope of the given payload type. Raises Rejected."""
         fields = Fields(parse(data, max_size=max_size), "")
         fields.exactly("payloadType", payload_type, code="payload-type")
@@ -79,11 +79,11 @@ def pae(payload_type: str, payload: bytes) -> bytes:
     return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
 
 
-def sign(signer: Any, payload_type: str, payload: bytes) -> Envelope:
+def sign_envelope(signer: Any, payload_type: str, payload: bytes) -> DsseEnvelope:
     """An envelope with one signature by a securesystemslib signer."""
     signature = signer.sign(pae(payload_type, payload))
     keyid = public_key_of(signer).keyid
-    return Envelope(payload_type, payload, ((keyid, bytes.fromhex(signature.signature)),))
+    return DsseEnvelope(payload_type, payload, ((keyid, bytes.fromhex(signature.signature)),))
 
 
 def _base64(text: str, name: str) -> bytes:
@@ -91,7 +91,7 @@ def _base64(text: str, name: str) -> bytes:
         data = base64.b64decode(text.encode("ascii"), validate=True)
     except ValueError:
         raise Rejected(f"{name}: not base64") from None
-    # Only the last four characters can have another spelling: padding, or bits that mean nothing.
+    # Only the last four characters can be spelled in more than one way: padding, or bits that mean nothing.
     if len(text) % 4 or base64.b64encode(data[-(len(data) % 3 or 3) :]).decode() != text[-4:]:
         raise Rejected(f"{name}: not canonical base64")
     return data

@@ -25,6 +25,7 @@ from coattest_parent.cli.options import (
     manifest_option,
 )
 from coattest_verify.auction.buyers import load_auction_key, load_manifest
+from coattest_verify.auction.certify import certificate_check
 from coattest_verify.auction.journal import SealJournal, default_journal
 from coattest_verify.auction.outcomes import moment_text
 from coattest_verify.auction.sealing import SealPlan, plan_seal, sign_seal
@@ -93,7 +94,7 @@ def seal(
         decision=authority.decision.digest,
         bids=digests,
         own_bid=own_bid.read_bytes(),
-        check_certificate=authority.check_certificate,
+        check_certificate=certificate_check(authority),
         journal=record,
         now=int(utc_now().timestamp()),
     )

@@ -132,7 +132,7 @@ def make_stack_plan(
 ) -> StackPlan:
     """The plan for the decision, with the image measured here and every report checked.
 
-    ``reports`` are signed reports by where they come from. Raises ImageDiffers, BadReport, PolicyFirst,
+    ``reports`` are signed reports by where they come from. Raises FoundFalse, BadReport, PolicyFirst,
     WrongRole, WrongRegion, UsageError.
     """
     decision = authority.decision
@@ -155,7 +155,7 @@ def make_stack_plan(
 def _checked(authority: Authority, settings: Settings, reports: Mapping[str, bytes]) -> tuple[Report, ...]:
     found: dict[str, Report] = {}
     for where, content in sorted(reports.items()):
-        report = check_report(content, authority.policy)
+        report = check_report(content, authority.members)
         if report.member in found:
             raise UsageError(f"a second report of {report.member}", where=where, code="two-reports")
         found[report.member] = report

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coattest.errors import Rejected
+from coattest.directory import Folder
+from coattest.errors import FoundFalse, Rejected
 from coattest_verify.quorum.bundle import make_bundle, read_bundle
-from coattest_verify.quorum.cosigning import BadLog, Signing, sign_log
+from coattest_verify.quorum.cosigning import LogSigning, sign_log
 from coattest_verify.quorum.decision import decide_from
-from coattest_verify.quorum.directory import Folder
 from coattest_verify.quorum.log.checkpoint import Cosigned, origin_of, read_checkpoint
 from coattest_verify.quorum.log.examine import statement_entry
 from coattest_verify.quorum.log.merkle import (
@@ -29,7 +29,7 @@ from coattest_verify.quorum.log.merkle import (
     unpack,
 )
 from coattest_verify.quorum.members.chain import Seen
-from coattest_verify.quorum.tally import read_statements
+from coattest_verify.quorum.statements.signed import read_statements
 from support.verify.members import NOW, Members, report_json
 
 # The leaves and roots of the reference implementation's tests (certificate-transparency, merkle_tree_test).
@@ -116,7 +116,7 @@ def test_bundles_unpack_to_what_was_packed(entries: list[bytes]) -> None:
 # --- the log of a quorum ----------------------------------------------------------------------------------
 
 
-def cosign(quorum: Members, *names: str, hours: int = 0) -> Signing:
+def cosign(quorum: Members, *names: str, hours: int = 0) -> LogSigning:
     """Members append and cosign one after another."""
     done = None
     for name in names:
@@ -207,7 +207,7 @@ def test_who_signs_next_notices_the_removal(silent: Members) -> None:
     path = silent.sign("buyer-3", report_json("other"), outcome="dissent")
     cosign(silent, "buyer-3")
     path.unlink()
-    with pytest.raises(BadLog, match=r"buyer-3: dissent\) has no file here"):
+    with pytest.raises(FoundFalse, match=r"buyer-3: dissent\) has no file here"):
         cosign(silent, "buyer-1")
 
 
@@ -250,13 +250,13 @@ def test_a_fork_is_noticed_by_who_saw_the_other(silent: Members) -> None:
         silent.sign(name, report_json(), age=timedelta(hours=2))
     cosign(silent, "buyer-3")
     assert any("a fork" in reason for reason in silent.decide().reasons)
-    with pytest.raises(BadLog, match="a fork"):
+    with pytest.raises(FoundFalse, match="a fork"):
         sign_log(
             silent.attestations,
             silent.root,
             "buyer-1",
             silent.signers["buyer-1"],
-            seen=Seen(1, silent.policy.sha256, first.log),
+            seen=Seen(1, silent.file.sha256, first.log),
             now=NOW,
         )
 
@@ -307,7 +307,7 @@ def test_an_invented_cosignature_is_worth_nothing(silent: Members) -> None:
 
 
 def read(quorum: Members, path: Path) -> Cosigned:
-    return read_checkpoint(path.read_bytes(), origin_of(quorum.root), quorum.policy)
+    return read_checkpoint(path.read_bytes(), origin_of(quorum.root), quorum.file)
 
 
 @pytest.mark.parametrize(
@@ -356,7 +356,7 @@ def test_the_log_names_statements_and_decisions(silent: Members) -> None:
     done = cosign(silent, "buyer-2")
     assert done.appended == 0
     with Folder(silent.attestations) as folder:
-        signed, _ = read_statements(folder, silent.policy)
+        signed, _ = read_statements(folder, silent.file)
     path = silent.attestations / "log" / bundle_paths(done.cosigned.checkpoint.size)[0]
     entries = unpack(path.read_bytes())
     assert set(map(statement_entry, signed)) <= set(entries)

@@ -17,9 +17,9 @@ from coattest_build import image
 from coattest_build.image import ImageSpec
 from coattest_build.inputs.lock import Lock, LockedPackage
 from coattest_verify.rebuild.inputs import gather
-from coattest_verify.rebuild.inputs.check import Verdict
+from coattest_verify.rebuild.inputs.check import LockVerdict
 from coattest_verify.rebuild.inputs.gather import MAX_RELEASE, check_lock
-from coattest_verify.rebuild.inputs.packages import read_index
+from coattest_verify.rebuild.inputs.packages import read_packages
 from coattest_verify.rebuild.inputs.release import Listed
 from support.build.signed_archive import INDEX, NOW, SignedArchive, pin, served, stanza
 
@@ -52,13 +52,13 @@ def verdict(
     spec: ImageSpec,
     *mirrors: str,
     pins: tuple[LockedPackage, ...] = (BASH, ZLIB),
-) -> Verdict:
+) -> LockVerdict:
     """The verdict on a lock of these pins, the archive's own key being the pinned one."""
     lock = Lock("x86_64", 0, pins, ())
     return check_lock(lock, "0" * 64, spec, mirrors, [archive.certificate], now=NOW, reporter=Quiet())
 
 
-def codes(found: Verdict) -> set[tuple[str, str]]:
+def codes(found: LockVerdict) -> set[tuple[str, str]]:
     return {(problem.subject, problem.code) for problem in found.problems}
 
 
@@ -258,7 +258,7 @@ def test_packages_bomb_that_was_signed():
     """Unpacking stops at its limit even for an index that is exactly the signed one."""
     packed = lzma.compress(bytes(5_000_000))
     listed = Listed(hashlib.sha256(packed).hexdigest(), len(packed))
-    problem = read_index(packed, listed, {"bash"}, "bookworm", limit=1_000_000)
+    problem = read_packages(packed, listed, {"bash"}, "bookworm", limit=1_000_000)
     assert getattr(problem, "code", None) == "too-large"
 
 

@@ -18,7 +18,7 @@ from coattest_verify.quorum.statements.provenance import PAYLOAD_TYPE, parse_sta
 from coattest_verify.rebuild.answer import answer, read_ask, read_report, sign_answer
 from coattest_verify.rebuild.inputs import archive_keys
 from coattest_verify.rebuild.inputs.document import INPUTS_FILE, inputs_confirmed
-from coattest_verify.signatures.dsse import Envelope
+from coattest_verify.signatures.dsse import DsseEnvelope
 from support.build.signed_archive import SignedArchive, pin, served
 from support.verify.members import Members, report_json
 
@@ -133,7 +133,7 @@ def test_signed_rebuild_says_whether_inputs_were_confirmed(confirmed, tmp_path):
         now=datetime(2026, 9, 1, tzinfo=timezone.utc),
     )
     path, *_ = sign_answer(quorum.attestations, statement, ask.policy, quorum.signers["buyer-1"])
-    payload = Envelope.decode(path.read_bytes(), PAYLOAD_TYPE).payload
+    payload = DsseEnvelope.decode(path.read_bytes(), PAYLOAD_TYPE).payload
     assert parse_statement(payload).inputs_confirmed is confirmed
 
 

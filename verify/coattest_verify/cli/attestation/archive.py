@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from rich.text import Text
 
+from coattest.directory import Folder
 from coattest.errors import Rejected
 from coattest.shell import err
 from coattest_verify.attestation import (
@@ -35,7 +36,6 @@ from coattest_verify.attestation.files import (
     read_index,
 )
 from coattest_verify.cli.attestation.report import DOCUMENT_SUFFIXES, Item, report
-from coattest_verify.quorum.directory import Folder
 
 NO_EXPECTATIONS = ("root", "strict")
 """Options that expect nothing: they say whose documents these are, and what is tolerated in them."""

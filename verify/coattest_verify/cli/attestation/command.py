@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from coattest.directory import Folder
 from coattest.errors import UsageError
 from coattest.jsontext import emit_json
 from coattest.shell import json_option, utc_now
@@ -50,7 +51,6 @@ from coattest_verify.cli.attestation.archive import (
     verify_archive,
 )
 from coattest_verify.cli.attestation.report import ACCEPTED, DOCUMENT_SUFFIXES, Item, report, show, show_table
-from coattest_verify.quorum.directory import Folder
 
 AT_DOCUMENT, AT_INDEX = "document", "index"
 

@@ -25,23 +25,21 @@ BOOKWORM: Mapping[str, str] = {
 Debian Archive Automatic Signing Key (12/bookworm), Debian Stable Release Key (12/bookworm)."""
 
 
-class BadKeyring(EnvironmentFailure):
-    """The OpenPGP library is missing, or a key file of the installation is not the key that is pinned."""
-
-    default_code = "bad-keyring"
-
-
 def bookworm() -> tuple[Cert, ...]:
-    """The pinned certificates. Raises BadKeyring."""
+    """The pinned certificates. Raises EnvironmentFailure (``bad-keyring``)."""
     try:
         from pysequoia import Cert  # noqa: PLC0415 - only `verify inputs` needs it
     except ImportError as error:
-        raise BadKeyring("pysequoia is not installed", hint="pip install pysequoia") from error
+        raise EnvironmentFailure(
+            "pysequoia is not installed", hint="pip install pysequoia", code="bad-keyring"
+        ) from error
     certificates = []
     for fingerprint, name in BOOKWORM.items():
         data = resources.files("coattest_verify.rebuild.inputs").joinpath("keys").joinpath(name).read_bytes()
         certificate = Cert.from_bytes(data)
         if certificate.fingerprint != fingerprint:
-            raise BadKeyring("not the pinned key", where=name, hint="install coattest again")
+            raise EnvironmentFailure(
+                "not the pinned key", where=name, hint="install coattest again", code="bad-keyring"
+            )
         certificates.append(certificate)
     return tuple(certificates)
