@@ -25,7 +25,7 @@ from coattest_verify.quorum.statements import provenance
 from coattest_verify.quorum.statements.claim import EMPTY_PCR2
 from coattest_verify.signatures import dsse
 from coattest_verify.signatures.keys import public_key_of
-from support.verify.members import Members, report_json
+from support.verify.members import Members, report_json, sentences
 
 FILE = "rebuild.buyer-3.intoto.json"
 
@@ -35,7 +35,7 @@ def assert_only_refused(quorum: Members, reason: str, file: str = FILE) -> None:
     assert outcome.decision is not None, outcome.reasons
     assert outcome.agree == ("buyer-1", "buyer-2")
     assert outcome.dissent == ()
-    assert {item.file: item.reason for item in outcome.refused} == {file: reason}
+    assert {item.where: item.code for item in outcome.refused} == {file: reason}
 
 
 def signed(quorum: Members, payload: bytes, kind: str = provenance.PAYLOAD_TYPE) -> bytes:
@@ -127,7 +127,7 @@ def test_a_statement_in_anothers_name_is_refused(three: Members) -> None:
     """buyer-3 cannot sign that it speaks for buyer-2."""
     statement = three.statement("buyer-2", report_json("other"), outcome="dissent")
     three.write(FILE, provenance.sign_statement(statement, three.signers["buyer-3"]))
-    assert_only_refused(three, "other-member")
+    assert_only_refused(three, "wrong-member")
 
 
 def test_a_copied_statement_under_another_name_is_refused(three: Members) -> None:
@@ -170,7 +170,7 @@ def test_a_name_that_is_not_unicode_is_refused(three: Members) -> None:
     Path(os.fsdecode(folder + b"/rebuild.\xff.intoto.json")).write_bytes(b"{}")
     outcome = three.decide()
     assert outcome.decision is not None
-    assert [item.reason for item in outcome.refused] == ["bad-name"]
+    assert [item.code for item in outcome.refused] == ["bad-name"]
     assert json.dumps(outcome.to_json()).isascii()
 
 
@@ -204,7 +204,7 @@ def test_a_linked_claim_or_policy_is_not_followed(three: Members, tmp_path: Path
         path.symlink_to(tmp_path / name)
         outcome = three.decide()
         assert outcome.decision is None
-        assert "not a plain file" in outcome.reasons[0]
+        assert "not a plain file" in sentences(outcome.reasons)[0]
         path.unlink()
         path.write_bytes(content)
     assert three.decide().decision is not None
@@ -316,16 +316,16 @@ SIGNED_CHANGES: dict[str, tuple[Change, str]] = {
     ),
     "profile-with-a-path": (lambda s: external(s).update(profiles=["../aws"]), "malformed"),
     "reason-with-an-escape": (lambda s: internal(s).update(reason="\x1b[2Jall fine"), "malformed"),
-    "another-architecture": (lambda s: external(s).update(architecture="aarch64"), "other-architecture"),
-    "another-release": (lambda s: external(s).update(release="0.0.9"), "other-release"),
+    "another-architecture": (lambda s: external(s).update(architecture="aarch64"), "wrong-architecture"),
+    "another-release": (lambda s: external(s).update(release="0.0.9"), "wrong-release"),
     "another-commits-tree": (
         lambda s: external(s)["source"].update(tree_sha256="ab" * 32),
-        "other-source",
+        "wrong-source",
     ),
-    "another-lock": (lambda s: external(s).update(lock_sha256="ab" * 32), "other-source"),
-    "another-round": (lambda s: internal(s).update(round="0"), "other-round"),
-    "another-policy": (lambda s: internal(s)["quorum"].update(sha256="ab" * 32), "other-policy"),
-    "another-policy-version": (lambda s: internal(s)["quorum"].update(version=2), "other-policy"),
+    "another-lock": (lambda s: external(s).update(lock_sha256="ab" * 32), "wrong-source"),
+    "another-round": (lambda s: internal(s).update(round="0"), "wrong-round"),
+    "another-policy": (lambda s: internal(s)["quorum"].update(sha256="ab" * 32), "wrong-members-file"),
+    "another-policy-version": (lambda s: internal(s)["quorum"].update(version=2), "wrong-members-file"),
 }
 
 
@@ -343,7 +343,7 @@ def test_a_statement_about_another_profile_does_not_count(three: Members) -> Non
     """A rebuild of ``local`` says nothing about ``aws``."""
     local = report_json(profiles={"local": report_json()["profiles"]["local"]})
     three.sign("buyer-3", local)
-    assert_only_refused(three, "other-profile")
+    assert_only_refused(three, "wrong-profile")
 
 
 def test_a_payload_that_is_not_base64_is_refused(three: Members) -> None:
@@ -375,7 +375,10 @@ def test_an_equivocator_does_not_agree_with_anybody(three: Members) -> None:
 
 def test_a_dissent_beside_an_agreement_is_a_dissent(three: Members) -> None:
     """A member that both agrees and dissents dissents."""
-    three.sign("buyer-2", report_json(), outcome="dissent", code="no", name="rebuild.buyer-2.no.intoto.json")
+    name = "rebuild.buyer-2.no.intoto.json"
+    three.sign("buyer-2", report_json(), outcome="dissent", reason="no", name=name)
+        "buyer-2", report_json(), outcome="dissent", reason="no", name="rebuild.buyer-2.no.intoto.json"
+    )
     assert three.decide().agree == ("buyer-1",)
 
 
@@ -393,7 +396,7 @@ def test_a_hostile_claim_is_a_reason(three: Members, name: str) -> None:
     three.write("claim.json", RAW_FILES[name][0])
     outcome = three.decide()
     assert outcome.decision is None
-    assert outcome.reasons[0].startswith("claim.json: ")
+    assert sentences(outcome.reasons)[0].startswith("claim.json: ")
 
 
 def test_hostile_policy_signatures_are_refused_alone(three: Members) -> None:
@@ -402,7 +405,7 @@ def test_hostile_policy_signatures_are_refused_alone(three: Members) -> None:
     three.write("quorum.7.mallory.dsse.json", b"[" * 100_000)
     outcome = three.decide()
     assert outcome.decision is not None
-    assert [item.reason for item in outcome.refused] == ["malformed", "too-deep"]
+    assert [item.code for item in outcome.refused] == ["malformed", "too-deep"]
 
 
 def test_a_link_of_another_step_does_not_reach_in_toto(three: Members) -> None:
@@ -428,7 +431,7 @@ def test_too_many_files_are_an_answer(three: Members, monkeypatch: pytest.Monkey
         three.write(f"x{index}", b"")
     outcome = three.decide()
     assert outcome.decision is None
-    assert "more than 10 files" in outcome.reasons[0]
+    assert "more than 10 files" in sentences(outcome.reasons)[0]
 
 
 def test_flipping_any_byte_of_the_payload_breaks_the_signature(three: Members) -> None:

@@ -18,7 +18,7 @@ from coattest_verify.quorum.log.merkle import pack_entries
 from coattest_verify.quorum.members.file import Member, MemberGroup, MembersFile
 from coattest_verify.quorum.statements.votes import REVOKE, make_vote, sign_vote, vote_name
 from coattest_verify.signatures.keys import public_key_of
-from support.verify.members import NOW, Members, report_json
+from support.verify.members import NOW, Members, report_json, sentences
 
 
 def log(quorum: Members, name: str) -> None:
@@ -55,7 +55,7 @@ def test_a_repeated_name_behind_many_others_is_found_in_one_pass() -> None:
 def test_a_key_of_half_a_million_parts_is_not_parsed(three: Members) -> None:
     """A quorum.toml that would keep the TOML parser busy for hours is refused before it."""
     three.write("quorum.toml", b".".join([b"a"] * 500_000) + b" = 1\n")
-    assert "the pinned root" not in three.decide().reasons[0]
+    assert "the pinned root" not in sentences(three.decide().reasons)[0]
     with pytest.raises(Rejected, match="dots"):
         MembersFile.decode(b".".join([b"a"] * 500_000) + b" = 1\n")
 
@@ -80,7 +80,7 @@ def test_one_member_is_not_two_members_of_a_group(three: Members) -> None:
     inner = MemberGroup("inner", ("buyer-1", "buyer-2"), 1)
     with pytest.raises(Rejected) as caught:
         three.file.successor(groups=(inner, MemberGroup("outer", ("buyer-1", "inner"), 2)))
-    assert caught.value.code == "policy-counted-twice"
+    assert caught.value.code == "members-counted-twice"
     with pytest.raises(Rejected) as caught:
         three.file.successor(
             groups=(
@@ -89,7 +89,7 @@ def test_one_member_is_not_two_members_of_a_group(three: Members) -> None:
                 MemberGroup("outer", ("inner", "other"), 2),
             )
         )
-    assert caught.value.code == "policy-counted-twice"
+    assert caught.value.code == "members-counted-twice"
     three.file.successor(groups=(inner, MemberGroup("outer", ("buyer-3", "inner"), 2)))
 
 
@@ -108,7 +108,7 @@ def test_a_cosignature_after_the_last_year_is_no_crash(three: Members) -> None:
     three.write(CHECKPOINT_FILE, f"{tree.body}\n{line}".encode())
     outcome = three.decide()
     assert outcome.decision is not None
-    assert outcome.warnings == ("log: the cosignature of buyer-3 is wrong",)
+    assert sentences(outcome.warnings) == ("log/checkpoint: the cosignature of buyer-3 is wrong",)
 
 
 @pytest.mark.parametrize(
@@ -138,8 +138,8 @@ def test_log_entries_do_not_reach_a_terminal_as_commands(three: Members, field: 
         target.write_bytes(content)
     outcome = three.decide()
     assert outcome.decision is not None
-    assert all(warning.isprintable() for warning in outcome.warnings)
-    assert outcome.warnings[0].startswith("log: entry")
+    assert all(warning.isprintable() for warning in sentences(outcome.warnings))
+    assert sentences(outcome.warnings)[0].startswith("log/checkpoint: entry")
 
 
 @pytest.mark.parametrize("inner", ["log", "log/tile", "log/tile/entries"])
@@ -161,7 +161,7 @@ def test_a_planted_tile_does_not_survive_signing(three: Members) -> None:
     planted.parent.mkdir(parents=True)
     planted.write_bytes(b"\0\1x")
     log(three, "buyer-1")
-    assert three.decide().warnings == ()
+    assert sentences(three.decide().warnings) == ()
 
 
 def test_a_removed_revocation_cannot_make_a_yes(blocking: Members) -> None:
@@ -169,7 +169,9 @@ def test_a_removed_revocation_cannot_make_a_yes(blocking: Members) -> None:
     path = revoke(blocking, "buyer-3")
     log(blocking, "buyer-1")
     path.unlink()
-    assert blocking.decide().reasons == ("buyer-3's revocation (log entry 3) was removed",)
+    assert sentences(blocking.decide().reasons) == (
+        "log/checkpoint: buyer-3's revocation (log entry 3) was removed",
+    )
 
 
 def test_a_new_key_does_not_bring_a_revoked_release_back_unsaid(three: Members, tmp_path: Path) -> None:
@@ -182,8 +184,10 @@ def test_a_new_key_does_not_bring_a_revoked_release_back_unsaid(three: Members, 
     for name in ("buyer-1", "buyer-2"):
         three.sign(name, report_json())
     outcome = three.decide()
-    assert [item.reason for item in outcome.refused] == ["old-key"]
-    assert any("buyer-3 revoked this release with a key" in warning for warning in outcome.warnings)
+    assert [item.code for item in outcome.refused] == ["old-key"]
+    assert any(
+        "buyer-3: revoked this release with a key" in warning for warning in sentences(outcome.warnings)
+    )
     three.signers["buyer-3"] = fresh.signers["buyer-3"]
     revoke(three, "buyer-3")
     assert three.decide().decision is None
@@ -207,4 +211,4 @@ def test_one_member_does_not_bring_two_routes(tmp_path: Path) -> None:
     quorum.claim(report_json())
     quorum.sign("buyer-1", report_json())
     quorum.sign("buyer-1", {**report_json(), "route": "container"}, name="rebuild.buyer-1.again.intoto.json")
-    assert quorum.decide().reasons == ("1 of 2 different build routes",)
+    assert sentences(quorum.decide().reasons) == ("quorum.toml: 1 of 2 different build routes",)

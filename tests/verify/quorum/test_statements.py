@@ -93,18 +93,25 @@ def test_a_malformed_claim_is_refused(three: Members, change: dict[str, Any]) ->
 
 def test_the_differences_of_a_report_start_with_the_telling_ones() -> None:
     """Source first, then per profile the registers, the sections, and the file."""
-    from support.verify.members import claim_json
+    from support.verify.members import claim_json, sentences
 
     claim = Claimed.decode(json.dumps(claim_json(report_json())).encode())
     assert RebuildReport.read(report_json()).differences(claim) == ()
     other = report_json("evil", source="evil")
     del other["profiles"]["local"]
-    found = RebuildReport.read(other).differences(claim)
-    assert found[0].startswith("tree_sha256 ")
+    differences = RebuildReport.read(other).differences(claim)
+    found = sentences(differences)
+    assert found[0].startswith("tree_sha256: ")
     assert found[1].startswith("aws: PCR0 ")
     assert found[2].startswith("aws: PCR2 ")
     assert found[3].startswith("aws: section 4 ramdisk of 34000000 bytes")
     assert found[-1] == "local: not built here"
+    assert {item.code for item in differences[:-1]} == {"mismatch"}
+    assert differences[-1].code == "not-built"
+    assert (differences[1].expected, differences[1].found) == (
+        claim.profiles["aws"].pcrs[0],
+        other["profiles"]["aws"]["pcrs"]["PCR0"],
+    )
 
 
 def test_the_committed_claim_is_one_that_members_can_answer() -> None:

@@ -78,8 +78,8 @@ def test_without_the_claimed_image_the_sections_are_compared(checkout: Path, tmp
     assert done.return_value == 1
     document = json.loads(done.stdout)
     assert document["explained"] == {}
-    texts = document["differences"]
-    assert [text for text in texts if text.startswith("tree_sha256 ")]
+    texts = [f"{item['where']}: {item['detail']}" for item in document["differences"]]
+    assert [text for text in texts if text.startswith("tree_sha256: ")]
     sections = [text for text in texts if text.startswith("aws: section ")]
     assert len(sections) == 1
     assert sections[0].startswith("aws: section 4 ramdisk of ")

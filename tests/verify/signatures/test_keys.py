@@ -17,7 +17,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from moto.server import ThreadedMotoServer
 
 from coattest.errors import EnvironmentFailure, UsageError
-from coattest_verify.auction.certify import BadCertificate, certify_buyer_key, check_buyer_certificate
 from coattest_verify.signatures import dsse
 from coattest_verify.signatures.keys import (
     BadKey,
@@ -28,7 +27,6 @@ from coattest_verify.signatures.keys import (
     load_signer,
     public_key_of,
 )
-from support.verify.members import Members
 
 ED25519_PREFIX = bytes.fromhex("302a300506032b6570032100")
 
@@ -172,20 +170,3 @@ def test_a_signer_that_fails_is_the_environments_fault(aws: Any) -> None:
     )
     with pytest.raises(EnvironmentFailure, match="NotFoundException"):
         load_remote_signer("awskms:11111111-2222-3333-4444-555555555555", [public], str)
-
-
-def test_a_buyers_certificate_binds_member_key_and_arn(three: Members) -> None:
-    """It certifies exactly what it says, by that member, and nothing else."""
-    certificate = certify_buyer_key(three.signers["buyer-1"], "buyer-1", b"spki", "arn:1")
-    check_buyer_certificate(certificate, three.file, "buyer-1", b"spki", "arn:1")
-    for member, spki, arn in (
-        ("buyer-2", b"spki", "arn:1"),
-        ("mallory", b"spki", "arn:1"),
-        ("buyer-1", b"other", "arn:1"),
-        ("buyer-1", b"spki", "arn:2"),
-    ):
-        with pytest.raises(BadCertificate):
-            check_buyer_certificate(certificate, three.file, member, spki, arn)
-    forged = certify_buyer_key(three.signers["buyer-2"], "buyer-1", b"spki", "arn:1")
-    with pytest.raises(BadCertificate, match="not signed by a key of buyer-1"):
-        check_buyer_certificate(forged, three.file, "buyer-1", b"spki", "arn:1")

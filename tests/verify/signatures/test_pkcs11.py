@@ -122,14 +122,14 @@ def test_a_token_that_is_not_there_says_so(token: Token) -> None:
         load_remote_signer("hsm:2?label=elsewhere", [token.public], lambda _: PIN)
 
 
-def test_an_member_countersigns_with_a_token(token: Token, tmp_path: Path) -> None:
+def test_a_member_countersigns_with_a_token(token: Token, tmp_path: Path) -> None:
     """The commands take a token where they take a key file; the PIN comes from --passphrase-file."""
     (tmp_path / "member.pub").write_bytes(token.public.pem)
     assert load_public(tmp_path / "member.pub") == token.public
     (tmp_path / "pin").write_text(f"{PIN}\n")
-    made = json.loads(verify("quorum-init", "--member", "buyer-1=member.pub", "--json", folder=tmp_path))
-    countersign = ("countersign", "--key", token.uri, "--member", "buyer-1")
+    made = json.loads(verify("members", "init", "--member", "buyer-1=member.pub", "--json", folder=tmp_path))
+    countersign = ("members", "countersign", "--key", token.uri, "--member", "buyer-1")
     assert "is encrypted" in verify(*countersign, folder=tmp_path, succeeds=False)
     verify(*countersign, "--passphrase-file", "pin", folder=tmp_path)
-    shown = json.loads(verify("quorum-policy", "--root", made["root"], "--json", folder=tmp_path))
+    shown = json.loads(verify("members", "show", "--root", made["root"], "--json", folder=tmp_path))
     assert shown["signed"] == ["buyer-1"]

@@ -19,7 +19,7 @@ from coattest_verify.quorum.statements.salt import CommitmentSecret, new_secret,
 from coattest_verify.quorum.statements.statement import RebuildReport
 from coattest_verify.quorum.statements.votes import COMMIT, make_vote, sign_vote, vote_name
 from coattest_verify.rebuild.hosts import host_name, pseudonym
-from support.verify.members import NOW, Members, report_json
+from support.verify.members import NOW, Members, report_json, sentences
 
 NAMES = ("buyer-1", "buyer-2", "buyer-3")
 
@@ -48,7 +48,7 @@ class Round:
         self.quorum.sign(name, report_json(), salt=salt or self.openings[name].salt)
 
     def reasons(self) -> dict[str, str]:
-        return {item.file: item.reason for item in self.quorum.decide().refused}
+        return {item.where: item.code for item in self.quorum.decide().refused}
 
 
 @pytest.fixture
@@ -200,9 +200,9 @@ def test_hosts_are_counted_where_the_policy_says_so(tmp_path: Path) -> None:
     quorum.claim(report_json())
     quorum.sign("buyer-1", report_json(), host="shared")
     quorum.sign("buyer-2", report_json(), host="shared")
-    assert quorum.decide().reasons == ("1 of 2 different hosts",)
+    assert sentences(quorum.decide().reasons) == ("quorum.toml: 1 of 2 different hosts",)
     quorum.sign("buyer-3", report_json(), host=None)
-    assert quorum.decide().reasons == ("1 of 2 different hosts",)
+    assert sentences(quorum.decide().reasons) == ("quorum.toml: 1 of 2 different hosts",)
     quorum.sign("buyer-3", report_json(), host="attic", age=timedelta(minutes=1))
     assert quorum.decide().decision is not None
 

@@ -1,0 +1,45 @@
+"""A buyer's certificate: a member's quorum key vouches for an auction key and a KMS key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from coattest_verify.auction.certify import (
+    BadCertificate,
+    certify_buyer_key,
+    check_buyer_certificate,
+)
+from support.verify.members import Members
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> Members:
+    return Members.make(tmp_path, ["buyer-1", "buyer-2", "buyer-3"])
+
+
+def test_a_buyers_certificate_binds_member_key_and_arn(three: Members) -> None:
+    """It certifies exactly what it says, by that member, and nothing else."""
+    certificate = certify_buyer_key(three.signers["buyer-1"], "buyer-1", b"spki", "arn:1")
+    check_buyer_certificate(certificate, three.file, "buyer-1", b"spki", "arn:1")
+    for member, spki, arn in (
+        ("buyer-2", b"spki", "arn:1"),
+        ("mallory", b"spki", "arn:1"),
+        ("buyer-1", b"other", "arn:1"),
+        ("buyer-1", b"spki", "arn:2"),
+    ):
+        with pytest.raises(BadCertificate):
+            check_buyer_certificate(certificate, three.file, member, spki, arn)
+    forged = certify_buyer_key(three.signers["buyer-2"], "buyer-1", b"spki", "arn:1")
+    with pytest.raises(BadCertificate, match="not signed by a key of buyer-1"):
+        check_buyer_certificate(forged, three.file, "buyer-1", b"spki", "arn:1")
+
+
+def test_an_authority_gives_the_check_of_its_members_file(three: Members) -> None:
+    """The check that seals and receipts use looks a buyer's certificate up in the deciding members file."""
+    check = certificate_check(Authority(decision(), three.file))
+    certificate = certify_buyer_key(three.signers["buyer-1"], "buyer-1", b"spki", "arn:1")
+    check(Buyer("buyer-1", b"spki", certificate, "arn:1", "s3://bids/"))
+    with pytest.raises(BadCertificate):
+        check(Buyer("buyer-2", b"spki", certificate, "arn:1", "s3://bids/"))
