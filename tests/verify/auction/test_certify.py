@@ -6,11 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from coattest_enclave.protocol.manifest import Buyer
 from coattest_verify.auction.certify import (
     BadCertificate,
+    certificate_check,
     certify_buyer_key,
     check_buyer_certificate,
 )
+from coattest_verify.quorum.authority import Authority
+from support.verify.decisions import decision
 from support.verify.members import Members
 
 

@@ -377,8 +377,6 @@ def test_a_dissent_beside_an_agreement_is_a_dissent(three: Members) -> None:
     """A member that both agrees and dissents dissents."""
     name = "rebuild.buyer-2.no.intoto.json"
     three.sign("buyer-2", report_json(), outcome="dissent", reason="no", name=name)
-        "buyer-2", report_json(), outcome="dissent", reason="no", name="rebuild.buyer-2.no.intoto.json"
-    )
     assert three.decide().agree == ("buyer-1",)
 
 
