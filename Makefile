@@ -2,19 +2,24 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PYTEST_ARGS ?=
+# One worker more than processors: tests wait for processes and sockets about half of their time.
+WORKERS ?= $(shell echo $$(( $$(nproc 2>/dev/null || echo 1) + 1 )))
 CEREMONY_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench attestations man clean
+.PHONY: help demo test test-all lint bench attestations man clean
 
 help: ## Show what there is to run
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: .venv/.ready-local ## Run the whole chain here: rebuild, sign, decide, deploy, auction, refusals
 	$(BIN)/nitro-local demo
 
-test: .venv/.ready-test ## Set up and run the tests
-	$(BIN)/pytest $(PYTEST_ARGS)
+test: .venv/.ready-test ## Set up and run the tests (minutes; what takes long is in test-all)
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+
+test-all: test .venv/.ready-dev ## All tests: also deployment, guides, faults, images, QEMU, containers (an hour)
+	$(BIN)/tox run -m long
 
 lint: .venv/.ready-dev ## Lint and type-check
 	$(BIN)/ruff check .

@@ -1,6 +1,7 @@
 """Fixtures of the deployment's tests.
 
-Those of failures and of upgrades take minutes: collected only when COATTEST_RUN names them, as tox does.
+Those that bring up stacks take minutes: collected only when COATTEST_RUN names them, as ``tox -e deploy``
+does. Plans, templates and programs are tested everywhere.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import pytest
 from support.parent.stack_world import Bench, World, running_bench, running_world
 
 _wanted = "deploy" in os.environ.get("COATTEST_RUN", "").split()
-collect_ignore = [] if _wanted else ["test_stack_failures.py", "test_stack_upgrade.py"]
+_stacks = ("deploy", "failures", "hostile", "remote", "upgrade")
+collect_ignore = [] if _wanted else [f"test_stack_{name}.py" for name in _stacks]
 
 
 @pytest.fixture(scope="module")
