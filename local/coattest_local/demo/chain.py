@@ -95,7 +95,7 @@ def publish_claim(world: World) -> None:
 
 
 def found_the_quorum(world: World) -> Trust:
-    """The buyers make keys, agree on the quorum policy and sign it; its digest is the pinned root."""
+    """The buyers make keys, agree on the members file and sign it; its digest is the pinned root."""
     world.stage.step("The buyers found a quorum: 2 of 2, a dissent blocks")
     for name, buyer in world.buyers.items():
         buyer.run("verify", "keygen", "--out", "quorum.key")
@@ -108,12 +108,12 @@ def found_the_quorum(world: World) -> Trust:
         for word in ("--member", f"{name}={buyer.home / 'quorum.key.pub'}")
     ]
     made = first.run(
-        "verify", "quorum-init", *members, "--threshold", "2", *cached,
+        "verify", "members", "init", *members, "--threshold", "2", *cached,
         "--attestations", world.attestations,
     )  # fmt: skip
     for name, buyer in world.buyers.items():
         buyer.run(
-            "verify", "countersign", "--key", "quorum.key", "--member", name,
+            "verify", "members", "countersign", "--key", "quorum.key", "--member", name,
             "--attestations", world.attestations,
         )  # fmt: skip
     root = str(made["root"])

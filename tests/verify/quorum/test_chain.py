@@ -1,4 +1,4 @@
-"""From a pinned root to the policy in force."""
+"""From a pinned root to the members file in force."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def pair(tmp_path: Path) -> Members:
 
 
 def agree(quorum: Members, *names: str) -> None:
-    """Answer the claim under the quorum's current policy."""
+    """Answer the claim under the quorum's current members file."""
     quorum.claim(report_json())
     for name in names:
         quorum.sign(name, report_json())
@@ -143,8 +143,8 @@ def test_a_successor_of_something_else_is_refused(pair: Members) -> None:
     assert "too few members signed" in sentences(pair.decide().reasons)[0]
 
 
-def test_an_expired_policy_decides_nothing(pair: Members) -> None:
-    """The decision ends with the policy."""
+def test_an_expired_members_file_decides_nothing(pair: Members) -> None:
+    """The decision ends with the members file."""
     agree(pair, "buyer-1", "buyer-2")
     assert pair.decide().require().expires == EXPIRES
     assert "expired at 2030-01-01T00:00:00Z" in sentences(pair.decide(now=EXPIRES).reasons)[0]
@@ -193,7 +193,7 @@ BAD_VALUES: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize("values", [pytest.param(values, id=name) for name, values in BAD_VALUES])
 def test_values_that_make_no_sense_are_refused(pair: Members, values: dict[str, Any]) -> None:
-    """A policy with a value out of its range does not parse."""
+    """A members file with a value out of its range does not parse."""
     base: dict[str, Any] = {
         "version": 1,
         "previous": None,

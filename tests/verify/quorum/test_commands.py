@@ -228,8 +228,8 @@ def test_another_members_key_is_refused(signed: Desk) -> None:
     assert "it belongs to buyer-1" in done.stderr
 
 
-def test_quorum_policy_shows_the_rules(signed: Desk) -> None:
-    """The policy is shown with its rules, keys and signatures, and checked against the pinned root."""
+def test_members_show_shows_the_rules(signed: Desk) -> None:
+    """The members file is shown with its rules, keys and signatures, and checked against the pinned root."""
     found = signed.json("members", "show")
     assert found["in_force"] is True
     assert found["signed"] == ["buyer-1", "buyer-2", "buyer-3"]
@@ -331,7 +331,7 @@ def test_groups_are_proposed_and_shown(signed: Desk, tmp_path: Path) -> None:
 
 
 def test_a_revoked_release_is_refused_by_commands(signed: Desk, tmp_path: Path) -> None:
-    """verify revoke stops verify quorum and everything that recomputes the decision."""
+    """verify release revoke stops verify quorum and everything that recomputes the decision."""
     shutil.copytree(signed.folder, tmp_path / "copy")
     desk = Desk(tmp_path / "copy")
     common = ("--key", "key-3", "--member", "buyer-3")
@@ -348,6 +348,9 @@ def test_the_log_is_signed_and_shown(signed: Desk, tmp_path: Path) -> None:
     for number in (1, 2):
         done = desk.json("log", "append", "--key", f"key-{number}", "--member", f"buyer-{number}")
     assert done["cosigned"] == ["buyer-1", "buyer-2"]
+    cosigned = desk.json("log", "cosign", "--key", "key-3", "--member", "buyer-3")
+    assert (cosigned["appended"], cosigned["size"]) == (0, done["size"])
+    assert cosigned["cosigned"] == ["buyer-1", "buyer-2", "buyer-3"]
     found = desk.json("log", "show")
     assert (found["size"], len(found["entries"])) == (done["size"], done["size"])
     assert {entry["kind"] for entry in found["entries"]} == {"rebuild", "decision"}
@@ -356,6 +359,20 @@ def test_the_log_is_signed_and_shown(signed: Desk, tmp_path: Path) -> None:
     bundle = desk.folder / "attestations" / "log" / "tile" / "entries" / "000.p" / str(done["size"])
     bundle.write_bytes(bundle.read_bytes()[:-1])
     assert desk.run("log", "show").returncode == 1
+
+
+def test_cosign_appends_nothing(signed: Desk, tmp_path: Path) -> None:
+    """Without a log there is nothing to cosign; what came after the log stays out of it until append."""
+    shutil.copytree(signed.folder, tmp_path / "copy")
+    desk = Desk(tmp_path / "copy")
+    who = ("--key", "key-1", "--member", "buyer-1")
+    done = desk.run("log", "cosign", *who)
+    assert done.returncode == 2
+    assert "verify log append starts one" in done.stderr
+    size = desk.json("log", "append", *who)["size"]
+    desk.ok("release", "revoke", *who, "--reason", "known vulnerable")
+    assert desk.json("log", "cosign", *who)["size"] == size
+    assert desk.json("log", "append", *who)["appended"] == 1
 
 
 def test_rebuild_compares_with_the_claim(

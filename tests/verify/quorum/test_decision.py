@@ -174,7 +174,7 @@ def test_a_cached_kernel_does_not_count_by_default(three: Members) -> None:
     assert refusals(three) == {"rebuild.buyer-2.intoto.json": "cached-kernel"}
 
 
-def test_a_cached_kernel_counts_where_the_policy_says_so(tmp_path: Path) -> None:
+def test_a_cached_kernel_counts_where_the_members_file_says_so(tmp_path: Path) -> None:
     """``require_compiled_kernel = false`` lets it count."""
     quorum = Members.make(tmp_path, ["buyer-1"], require_compiled_kernel=False)
     quorum.claim(report_json(compiled=False))

@@ -194,7 +194,7 @@ def test_what_is_not_a_plain_file_is_refused(three: Members, kind: str) -> None:
     assert_only_refused(three, "not-a-file")
 
 
-def test_a_linked_claim_or_policy_is_not_followed(three: Members, tmp_path: Path) -> None:
+def test_a_linked_claim_or_members_file_is_not_followed(three: Members, tmp_path: Path) -> None:
     """claim.json and quorum.toml are not read through links either."""
     for name in ("claim.json", "quorum.toml"):
         path = three.attestations / name
@@ -324,14 +324,14 @@ SIGNED_CHANGES: dict[str, tuple[Change, str]] = {
     ),
     "another-lock": (lambda s: external(s).update(lock_sha256="ab" * 32), "wrong-source"),
     "another-round": (lambda s: internal(s).update(round="0"), "wrong-round"),
-    "another-policy": (lambda s: internal(s)["quorum"].update(sha256="ab" * 32), "wrong-members-file"),
-    "another-policy-version": (lambda s: internal(s)["quorum"].update(version=2), "wrong-members-file"),
+    "another-members-file": (lambda s: internal(s)["quorum"].update(sha256="ab" * 32), "wrong-members-file"),
+    "another-members-version": (lambda s: internal(s)["quorum"].update(version=2), "wrong-members-file"),
 }
 
 
 @pytest.mark.parametrize("name", SIGNED_CHANGES)
 def test_a_signed_statement_that_breaks_a_rule_does_not_count(three: Members, name: str) -> None:
-    """A good signature does not help a statement of another form, source, policy, round or machine."""
+    """A good signature does not help a statement of another form, source, members file, round or machine."""
     change, reason = SIGNED_CHANGES[name]
     statement = provenance.statement_to_json(three.statement("buyer-3", report_json()))
     change(statement)
@@ -397,7 +397,7 @@ def test_a_hostile_claim_is_a_reason(three: Members, name: str) -> None:
     assert sentences(outcome.reasons)[0].startswith("claim.json: ")
 
 
-def test_hostile_policy_signatures_are_refused_alone(three: Members) -> None:
+def test_hostile_members_signatures_are_refused_alone(three: Members) -> None:
     """A bad signature file beside a complete chain is named and changes nothing."""
     three.write("quorum.1.mallory.dsse.json", b"{")
     three.write("quorum.7.mallory.dsse.json", b"[" * 100_000)

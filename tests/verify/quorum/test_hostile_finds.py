@@ -13,7 +13,7 @@ from coattest.errors import FoundFalse, Rejected
 from coattest.strictjson import canonical, parse
 from coattest_verify.quorum.cosigning import sign_log
 from coattest_verify.quorum.log import checkpoint as notes
-from coattest_verify.quorum.log.examine import CHECKPOINT_FILE, head, parse_entry, read_log
+from coattest_verify.quorum.log.examine import CHECKPOINT_FILE, head, parse_entry, read_quorum_log
 from coattest_verify.quorum.log.merkle import pack_entries
 from coattest_verify.quorum.members.file import Member, MemberGroup, MembersFile
 from coattest_verify.quorum.statements.votes import REVOKE, make_vote, sign_vote, vote_name
@@ -97,7 +97,7 @@ def test_a_cosignature_after_the_last_year_is_no_crash(three: Members) -> None:
     """A cosigner that dates its line in the year 30,000 makes the log bad, and nothing else."""
     log(three, "buyer-3")
     with Folder(three.attestations) as folder:
-        found = read_log(folder, three.root, three.file)
+        found = read_quorum_log(folder, three.root, three.file)
     assert found is not None
     tree = found.cosigned.checkpoint
     signer = three.signers["buyer-3"]

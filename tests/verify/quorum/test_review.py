@@ -1,4 +1,4 @@
-"""``verify review``: what moved since the last decided release, and what the signature names."""
+"""``verify release review``: what moved since the last decided release, and what the signature names."""
 
 from __future__ import annotations
 

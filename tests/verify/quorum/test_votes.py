@@ -50,7 +50,7 @@ def test_a_revocation_is_about_one_source(three: Members) -> None:
     assert three.decide().decision is not None
 
 
-def test_a_revocation_outlives_the_policy_version(three: Members) -> None:
+def test_a_revocation_outlives_the_members_version(three: Members) -> None:
     """A new version of quorum.toml does not silently bring a revoked release back."""
     vote(three, REVOKE, "buyer-3")
     three.install(three.file.successor(round="2"), ["buyer-1", "buyer-2"])
@@ -162,8 +162,8 @@ def test_a_bundle_with_an_invented_root_is_refused(three: Members, tmp_path: Pat
     assert "nothing here has the pinned root" in sentences(outcome.reasons)[0]
 
 
-def test_a_bundle_still_decides_after_the_policy_expired(three: Members) -> None:
-    """As of the time it was made a bundle decides for ever; as of now it ends with the policy."""
+def test_a_bundle_still_decides_after_the_members_file_expired(three: Members) -> None:
+    """As of the time it was made a bundle decides for ever; as of now it ends with the members file."""
     data = bundled(three)
     assert from_bundle(three, data).decision is not None
     assert from_bundle(three, data, now=NOW + timedelta(days=3650)).decision is None

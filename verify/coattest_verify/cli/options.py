@@ -16,7 +16,7 @@ import click
 from coattest.errors import UsageError
 from coattest.shell import Decorator, option_group, utc_now
 from coattest_verify.quorum.decision import Decision, decide
-from coattest_verify.quorum.memory import parse_root
+from coattest_verify.quorum.memory import parse_quorum_root
 from coattest_verify.quorum.signing import candidates
 from coattest_verify.signatures.keys import (
     PASSPHRASE_FILE,
@@ -107,7 +107,7 @@ optional_signing_options = _signing(required=False)
 
 
 def _root(_context: click.Context, _parameter: click.Parameter, value: str | None) -> bytes | None:
-    return parse_root(value) if value is not None else None
+    return parse_quorum_root(value) if value is not None else None
 
 
 root_option: Decorator = click.option(

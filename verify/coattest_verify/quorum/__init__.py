@@ -11,3 +11,19 @@ file that it was made under. Below them:
     outcome = decide(Path("attestations"), root=root, profile="aws", now=now)
     pcr0 = outcome.require().pcrs[0]
 """
+
+from coattest_verify.quorum.authority import Authority, authority_from
+from coattest_verify.quorum.decision import Decision, Outcome, decide, decide_from
+from coattest_verify.quorum.members.file import MembersFile
+from coattest_verify.quorum.tally import Answer
+
+__all__ = [
+    "Answer",
+    "Authority",
+    "Decision",
+    "MembersFile",
+    "Outcome",
+    "authority_from",
+    "decide",
+    "decide_from",
+]

@@ -11,7 +11,7 @@ from coattest.errors import UsageError
 from coattest_verify.quorum.bundle import load_bundle
 from coattest_verify.quorum.decision import Decision, decide, decide_from
 from coattest_verify.quorum.members.file import MembersFile
-from coattest_verify.quorum.memory import Roots, parse_root
+from coattest_verify.quorum.memory import Roots, parse_quorum_root
 from coattest_verify.quorum.tally import Answer
 
 
@@ -31,7 +31,7 @@ def authority_from(options: Mapping[str, Any], now: datetime, own: str | None = 
     options is a proof bundle to decide from instead of the folder; it needs a root.
     """
     given = options["root"]
-    root = parse_root(given) if isinstance(given, str) else given
+    root = parse_quorum_root(given) if isinstance(given, str) else given
     bundle, profile = options.get("bundle"), options["profile"]
     if bundle is None:
         outcome = decide(options["attestations"], root=root, profile=profile, now=now, own=own)

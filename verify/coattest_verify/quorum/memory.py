@@ -30,7 +30,7 @@ def config_folder() -> Path:
     return (Path(base) if base and Path(base).is_absolute() else Path.home() / ".config") / "coattest"
 
 
-def parse_root(text: str) -> bytes:
+def parse_quorum_root(text: str) -> bytes:
     """The 32 bytes of ``sha256:HEX``. Raises UsageError."""
     scheme, _, value = text.partition(":")
     if scheme != "sha256" or not SHA256.fullmatch(value):
@@ -123,7 +123,7 @@ def _decode(content: bytes) -> dict[bytes, Seen]:
     for name, value in fields.mapping("roots", low=0, high=MAX_ROOTS).items():
         entry = Fields(value, name[:80])
         try:
-            root = parse_root(name)
+            root = parse_quorum_root(name)
         except UsageError as error:
             raise Rejected(error.what) from None
         log = None

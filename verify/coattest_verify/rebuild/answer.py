@@ -21,8 +21,8 @@ from coattest_verify.quorum.statements.claim import (
     CLAIM_FILE,
     MAX_CLAIM,
     Claimed,
+    ClaimedSection,
     ProfileResult,
-    SectionDigest,
 )
 from coattest_verify.quorum.statements.provenance import sign_statement
 from coattest_verify.quorum.statements.signed import read_statements
@@ -118,7 +118,7 @@ def remeasure(rebuilt: Path, report: RebuildReport) -> None:
             sha256=measured.sha256,
             sha384=measured.sha384,
             pcrs=(measured.pcr0, measured.pcr1, measured.pcr2),
-            sections=tuple(SectionDigest(item.type, item.size, item.sha384) for item in measured.sections),
+            sections=tuple(ClaimedSection(item.type, item.size, item.sha384) for item in measured.sections),
         )
         differences = found.differences(result, profile)
         if differences:

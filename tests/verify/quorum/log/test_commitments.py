@@ -25,7 +25,7 @@ NAMES = ("buyer-1", "buyer-2", "buyer-3")
 
 
 class Round:
-    """A quorum of three with threshold 2 whose policy wants commitments; nothing is published yet."""
+    """A quorum of three with threshold 2 whose members file wants commitments; nothing is published yet."""
 
     def __init__(self, folder: Path, **values: object) -> None:
         self.quorum = Members.make(folder, NAMES, threshold=2, dissent="report", commitments=True, **values)
@@ -151,7 +151,7 @@ def test_one_cosigner_does_not_order_the_log(tmp_path: Path) -> None:
 
 
 def test_commitments_of_another_round_do_not_count(game: Round) -> None:
-    """A salt opens a commitment in its own round and under its own policy only."""
+    """A salt opens a commitment in its own round and under its own members file only."""
     game.quorum.install(game.quorum.file.successor(round="2"), ["buyer-1", "buyer-2"])
     for name in ("buyer-1", "buyer-2"):
         game.reveal(name)
@@ -194,7 +194,7 @@ def test_the_salt_is_kept_for_its_member_and_round(game: Round, tmp_path: Path) 
 # --- hosts --------------------------------------------------------------------------------------------
 
 
-def test_hosts_are_counted_where_the_policy_says_so(tmp_path: Path) -> None:
+def test_hosts_are_counted_where_the_members_file_says_so(tmp_path: Path) -> None:
     """Two members on one machine are one host, and a member that states none brings none."""
     quorum = Members.make(tmp_path, NAMES, threshold=2, dissent="report", hosts=2)
     quorum.claim(report_json())

@@ -131,7 +131,7 @@ def _entry(kind: str, sha256: str, member: str | None, **facts: Any) -> bytes:
     return canonical({"kind": kind, "sha256": sha256, "member": member, "facts": facts})
 
 
-def read_log(evidence: Evidence, root: bytes, members: MembersFile) -> Log | None:
+def read_quorum_log(evidence: Evidence, root: bytes, members: MembersFile) -> Log | None:
     """The log, its tree computed, its cosignatures checked; None without one. Raises Rejected."""
     try:
         data = evidence.read(CHECKPOINT_FILE, MAX_CHECKPOINT)
@@ -177,7 +177,7 @@ def checked_log(
 ) -> Log | Finding | None:
     """The log when it is sound and extends what was seen, a finding when not, None where there is no log."""
     try:
-        log = read_log(evidence, root, members)
+        log = read_quorum_log(evidence, root, members)
     except Rejected as error:
         return Finding("bad-log", CHECKPOINT_FILE, error.what)
     if log is None:

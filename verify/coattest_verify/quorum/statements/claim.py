@@ -43,7 +43,7 @@ SECTION_TYPES = ("kernel", "cmdline", "ramdisk", "signature", "metadata")
 
 
 @dataclass(frozen=True, slots=True)
-class SectionDigest:
+class ClaimedSection:
     """One section of an image: type, bytes, SHA-384 of its data."""
 
     type: str
@@ -60,7 +60,7 @@ class ProfileResult:
     sha256: str
     sha384: str
     pcrs: tuple[str, str, str]
-    sections: tuple[SectionDigest, ...]
+    sections: tuple[ClaimedSection, ...]
 
     def differences(self, claimed: ProfileResult, profile: str) -> tuple[Finding, ...]:
         """How this differs from the claim's ``profile``: PCRs first, then sections, then the file."""
@@ -138,13 +138,13 @@ def read_pcrs(values: list[str], path: str) -> tuple[str, str, str]:
     return values[0], values[1], values[2]
 
 
-def read_sections(fields: Fields) -> tuple[SectionDigest, ...]:
+def read_sections(fields: Fields) -> tuple[ClaimedSection, ...]:
     """The ``sections`` array. Raises Rejected."""
     found = []
     for index, item in enumerate(fields.items("sections", low=1, high=MAX_SECTIONS)):
         entry = Fields(item, f"{fields.at('sections')}[{index}]")
         found.append(
-            SectionDigest(
+            ClaimedSection(
                 entry.choice("type", SECTION_TYPES),
                 entry.integer("size", 0, MAX_IMAGE),
                 entry.text("sha384", SHA384),

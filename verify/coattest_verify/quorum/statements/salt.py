@@ -44,7 +44,7 @@ def new_secret(member: str, members: MembersFile) -> CommitmentSecret:
     return CommitmentSecret(member, members.sha256, members.round, secrets.token_hex(32))
 
 
-def commitment_of(statement: Statement) -> str | None:
+def opened_commitment(statement: Statement) -> str | None:
     """The commitment that a statement opens, or None when it brings no salt."""
     if statement.salt is None:
         return None
