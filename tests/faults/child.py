@@ -23,15 +23,15 @@ from botocore.loaders import create_loader
 
 from coattest.errors import CoattestError
 from coattest_enclave.protocol import messages
-from coattest_parent.auction import finish, publish
 from coattest_parent.auction.publish import Sealed
+from coattest_parent.auction.steps import finish, publish
 from coattest_parent.link import aws
 from coattest_parent.link.aws import Aws, Endpoint
 from coattest_parent.link.channels import parse_address
 from coattest_parent.link.enclave import EnclaveClient
 from coattest_parent.link.proxy import ConnectProxy
 from coattest_parent.link.retry import Backoff
-from coattest_parent.link.stop import stop_event, stops
+from coattest_parent.link.stop import Stop
 from coattest_parent.link.telemetry import Telemetry
 from coattest_verify import shell
 
@@ -95,15 +95,17 @@ def open_once(job: dict[str, Any]) -> int:
         telemetry = Telemetry(log.fileno())
         answer: dict[str, Any]
         try:
-            with stops("call it again"):
-                done = finish.finish(
-                    sealed,
-                    Path(job["out"]),
-                    way,
-                    now=datetime.fromtimestamp(sealed.manifest.closes, timezone.utc),
-                    uri=job["uri"],
-                    telemetry=telemetry,
-                    progress=points.pass_,
+            with Stop("call it again") as stop:
+                done = stop.cut(
+                    lambda: finish.finish(
+                        sealed,
+                        Path(job["out"]),
+                        way,
+                        now=datetime.fromtimestamp(sealed.manifest.closes, timezone.utc),
+                        uri=job["uri"],
+                        telemetry=telemetry,
+                        progress=points.pass_,
+                    )
                 )
             answer = {"code": 0, "resumed": done.resumed}
         except CoattestError as error:
@@ -121,9 +123,9 @@ def open_once(job: dict[str, Any]) -> int:
 def run_proxy(job: dict[str, Any]) -> int:
     """The proxy as a process of its own, until it is told to stop."""
     allow = {name: (host, port) for name, (host, port) in job["allow"].items()}
-    with stop_event() as ended, ConnectProxy(parse_address(job["listen"]), allow) as running:
+    with Stop() as stop, ConnectProxy(parse_address(job["listen"]), allow) as running:
         Path(job["answer"]).write_text("ready")
-        while not ended.wait(0.2) and running.serving():
+        while not stop.wait(0.2) and running.serving():
             pass
     return 0
 

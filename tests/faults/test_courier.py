@@ -22,6 +22,7 @@ from coattest_verify.auction.buyers import load_manifest
 from faults.harness import World, world
 from support.enclave.running_enclave import Auction
 from support.parent.fault_cloud import SECRET
+from support.parent.limits import many_descriptors
 
 ROLE = "arn:aws:iam::111122223333:role/coattest-parent"
 
@@ -204,27 +205,28 @@ def test_thousands_of_connections_to_its_state_do_not_keep_the_courier_from_its_
     words = ("serve", "--spool", str(spool), "--every", "0.2", "--status", str(address))
     service = subprocess.Popen(command(here, *words), env=environment(), stderr=subprocess.PIPE, text=True)
     held = []
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 8192)), hard))
-    try:
-        assert service.stderr
-        while json.loads(service.stderr.readline())["event"] != "service-started":
-            pass
-        resource.prlimit(service.pid, resource.RLIMIT_NOFILE, (512, 512))
-        held = [connect(address, 30) for _ in range(2000)]
-        job.rename(spool / "job")
-        while json.loads(service.stderr.readline())["event"] != "open-finished":
-            pass
-        assert (spool / "job" / "result.cbor").exists()
-        with connect(address, 30) as stream:
-            stream.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
-            assert stream.recv(100).startswith(b"HTTP/1.1 200 OK")
-        service.terminate()
-        _, said = service.communicate(timeout=60)
-    finally:
-        for stream in held:
-            stream.close()
-        service.kill()
-        service.wait()
+    with many_descriptors():
+        try:
+            assert service.stderr
+            while json.loads(service.stderr.readline())["event"] != "service-started":
+                pass
+            resource.prlimit(service.pid, resource.RLIMIT_NOFILE, (512, 512))
+            held = [connect(address, 30) for _ in range(2000)]
+            job.rename(spool / "job")
+            while json.loads(service.stderr.readline())["event"] != "open-finished":
+                pass
+            assert (spool / "job" / "result.cbor").exists()
+            with connect(address, 30) as stream:
+                stream.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
+                assert stream.recv(100).startswith(b"HTTP/1.1 200 OK")
+            service.terminate()
+            _, said = service.communicate(timeout=60)
+        finally:
+            for stream in held:
+                stream.close()
+            service.kill()
+            service.wait()
     assert service.returncode == 0
-    assert "Traceback" not in said
+    events = {json.loads(line)["event"] for line in said.splitlines()}
+    assert "service-stopped" in events
+    assert not events & {"accept-failed", "library-message", "service-failed"}

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import signal
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from coattest_local.aws.gate import Gate
 from coattest_local.aws.kms.service import Settings
 from coattest_local.aws.trail import Trail
 from coattest_local.host.ca import tls_ca_pem
+from coattest_parent.link.stop import Stop
 from coattest_verify.attestation.profiles import LOCAL_SIMULATOR
 
 DEFAULT_ACCOUNTS = (
@@ -51,25 +51,29 @@ def main(
     exit_with_parent: bool,
 ) -> None:
     """Serve KMS, S3, STS and IAM on loopback until it is told to stop."""
-    # moto must neither look at this machine's credentials nor answer for an account on its own.
-    os.environ.pop("MOTO_ACCOUNT_ID", None)
-    directory.mkdir(parents=True, exist_ok=True)
-    directory.chmod(0o700)
-    warn(unsafe_allow_unsigned_documents)
-    trail = Trail(directory / "cloudtrail.jsonl", utc_now)
-    settings = Settings(LOCAL_SIMULATOR, allow_unsigned=unsafe_allow_unsigned_documents)
-    known = [_account(item) for item in account_list or DEFAULT_ACCOUNTS]
-    if len({name for name, _ in known}) != len(known) or len({number for _, number in known}) != len(known):
-        raise UsageError("an account is named twice", where="--account")
-    opened = {name: accounts.bootstrap(name, number) for name, number in known}
-    gate = Gate(settings, trail, utc_now, directory=directory)
-    regions = tuple(dict.fromkeys((region, *server.REGIONS)))
-    context = server.tls_context(directory, server.certificate_names(regions))
-    listening = server.Server(gate, context, port)
-    listening.serve_in_background()
-    _announce(directory, listening.port, region, opened)
-    _wait(exit_with_parent)
-    listening.shutdown()
+    with Stop(last=True) as stop:
+        # moto must neither look at this machine's credentials nor answer for an account on its own.
+        os.environ.pop("MOTO_ACCOUNT_ID", None)
+        directory.mkdir(parents=True, exist_ok=True)
+        directory.chmod(0o700)
+        warn(unsafe_allow_unsigned_documents)
+        trail = Trail(directory / "cloudtrail.jsonl", utc_now)
+        settings = Settings(LOCAL_SIMULATOR, allow_unsigned=unsafe_allow_unsigned_documents)
+        known = [_account(item) for item in account_list or DEFAULT_ACCOUNTS]
+        names, numbers = {name for name, _ in known}, {number for _, number in known}
+        if len(names) != len(known) or len(numbers) != len(known):
+            raise UsageError("an account is named twice", where="--account")
+        opened = {name: accounts.bootstrap(name, number) for name, number in known}
+        gate = Gate(settings, trail, utc_now, directory=directory)
+        regions = tuple(dict.fromkeys((region, *server.REGIONS)))
+        context = server.tls_context(directory, server.certificate_names(regions))
+        listening = server.Server(gate, context, port)
+        listening.serve_in_background()
+        _announce(directory, listening.port, region, opened)
+        if exit_with_parent:
+            threading.Thread(target=_watch_parent, args=(stop,), daemon=True).start()
+        stop.wait()
+        listening.shutdown()
 
 
 def warn(unsigned: bool) -> None:
@@ -110,18 +114,12 @@ def _announce(directory: Path, port: int, region: str, opened: dict[str, dict[st
     write_atomic(directory / "ready.json", json.dumps(ready, indent=2).encode() + b"\n", mode=0o600)
 
 
-def _wait(exit_with_parent: bool) -> None:
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    if exit_with_parent:
-
-        def watch() -> None:
-            sys.stdin.buffer.read()
-            stop.set()
-
-        threading.Thread(target=watch, daemon=True).start()
-    stop.wait()
+def _watch_parent(stop: Stop) -> None:
+    # Not through sys.stdin: Python aborts when it ends while a thread reads there.
+    with contextlib.suppress(OSError):
+        while os.read(0, 4096):
+            pass
+    stop.tell()
 
 
 if __name__ == "__main__":

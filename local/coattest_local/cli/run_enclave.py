@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import click
@@ -29,14 +28,11 @@ from coattest_local.host.enclave import (
 )
 from coattest_local.qemu.enclave import QemuEnclave, run_in_qemu
 from coattest_local.qemu.tools import find_tools
+from coattest_parent.link.stop import Stop, Stopped
 
 # The process that is detached: what it prints goes here, beside the enclave's own console.
 HOST_LOG = "host.log"
 READY_FD = "COATTEST_READY_FD"
-
-
-class _Stop(Exception):
-    """SIGTERM or SIGINT arrived."""
 
 
 @click.command("run-enclave")
@@ -81,29 +77,26 @@ def run_enclave_command(
         arguments = [str(image), "--directory", str(directory), "--host", host]
         arguments += ["--role-arn", role_arn, "--instance-id", instance_id, "--port", str(port)]
         return _detach(directory, [*arguments, *(["--debug-mode"] if debug_mode else [])], as_json)
-    previous = {number: signal.signal(number, _stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        with records.claimed(directory), contextlib.suppress(_Stop):
-            err().print(WARNING, style="bold red")
-            with _start(
-                host,
-                image,
-                directory,
-                role_arn=role_arn,
-                instance_id=instance_id,
-                debug=debug_mode,
-                port=port,
-            ) as enclave:
-                record = records.to_json(enclave, image)
-                records.write(directory, record)
-                _show(record, as_json)
-                code = enclave.wait()
-                raise EnclaveEnded(
-                    f"the enclave's program ended with code {code}: {console_tail(enclave.console)}"
-                )
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    # Nothing is cut short here, so that whatever was begun is also cleaned up: the start asks now and then.
+    with Stop(last=True) as stop, contextlib.suppress(Stopped), records.claimed(directory):
+        err().print(WARNING, style="bold red")
+        with _start(
+            host,
+            image,
+            directory,
+            role_arn=role_arn,
+            instance_id=instance_id,
+            debug=debug_mode,
+            port=port,
+            check=stop.check,
+        ) as enclave:
+            record = records.to_json(enclave, image)
+            records.write(directory, record)
+            _show(record, as_json)
+            code = enclave.wait_unless(stop)
+            raise EnclaveEnded(
+                f"the enclave's program ended with code {code}: {console_tail(enclave.console)}"
+            )
     return 0
 
 
@@ -120,21 +113,30 @@ def terminate_enclave(directory: Path, as_json: bool) -> None:
 
 
 def _start(
-    host: str, image: Path, directory: Path, *, role_arn: str, instance_id: str, debug: bool, port: int
+    host: str,
+    image: Path,
+    directory: Path,
+    *,
+    role_arn: str,
+    instance_id: str,
+    debug: bool,
+    port: int,
+    check: Callable[[], None],
 ) -> RunningEnclave | QemuEnclave:
     if host == "qemu":
         tools = find_tools()
         return run_in_qemu(
-            image, directory, role_arn=role_arn, instance_id=instance_id, tools=tools, port=port
+            image, directory, role_arn=role_arn, instance_id=instance_id, tools=tools, port=port, check=check
         )
-    return run_enclave(image, directory, role_arn=role_arn, instance_id=instance_id, debug=debug, port=port)
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    # A second signal does not interrupt the clean-up that the first one started.
-    for each in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(each, signal.SIG_IGN)
-    raise _Stop
+    return run_enclave(
+        image,
+        directory,
+        role_arn=role_arn,
+        instance_id=instance_id,
+        debug=debug,
+        port=port,
+        check=check,
+    )
 
 
 def _detach(directory: Path, arguments: list[str], as_json: bool) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,6 +10,7 @@ import click
 from coattest.jsontext import emit_json
 from coattest.shell import err
 from coattest_local.aws import services
+from coattest_parent.link.stop import Stop
 
 
 @click.command()
@@ -39,10 +38,7 @@ def up(
     as_json: bool,
 ) -> None:
     """Run KMS, S3, STS and IAM on loopback until interrupted. A simulator: it protects nothing."""
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    with TemporaryDirectory(prefix="nitro-local-") as temporary:
+    with Stop(last=True) as stop, TemporaryDirectory(prefix="nitro-local-") as temporary:
         place = directory or Path(temporary)
         with services.start(
             place,

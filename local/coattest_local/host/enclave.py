@@ -20,7 +20,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +32,7 @@ from coattest_build.formats.measure import ImageMeasurements, measure_file, pcr3
 from coattest_local.host.ca import NitroAuthority
 from coattest_local.host.nsm import Nsm, boot_pcrs
 from coattest_local.host.nsm_server import NsmServer
+from coattest_parent.link.stop import Stop
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -89,6 +90,17 @@ class RunningEnclave:
         except subprocess.TimeoutExpired:
             return None
 
+    def wait_unless(self, stop: Stop) -> int:
+        """The exit code of the program (of QEMU), once it has ended; raises Stopped if told to stop first."""
+        with contextlib.suppress(ProcessLookupError):  # it has ended, and its code was taken
+            handle = os.pidfd_open(self._process.pid)
+            try:
+                stop.wait(readable=handle)
+            finally:
+                os.close(handle)
+            stop.check()
+        return self._process.wait()
+
     def stop(self) -> None:
         """End the enclave with all its processes and remove what it ran from; the console log stays."""
         self._cleanup.close()
@@ -109,11 +121,13 @@ def run_enclave(
     debug: bool = False,
     start_seconds: float = START_SECONDS,
     port: int = ENCLAVE_PORT,
+    check: Callable[[], None] | None = None,
 ) -> RunningEnclave:
     """Start ``image`` with its files in ``directory`` and return when its ``port`` accepts connections.
 
     The port is a Unix socket here: the program listens at INSIDE/in_PORT.sock. ``role_arn`` and
-    ``instance_id`` become PCR3 and PCR4; ``debug`` attests zeros for the image.
+    ``instance_id`` become PCR3 and PCR4; ``debug`` attests zeros for the image. ``check`` is called now and
+    then while the program starts; what it raises ends the start.
 
     Raises eif.ImageError or ImageNotRunnable for the image, SandboxUnavailable when it cannot be isolated,
     EnclaveEnded when the program ends early or does not listen within ``start_seconds``.
@@ -153,7 +167,7 @@ def run_enclave(
             os.close(writer)
         stack.callback(_end, process)
         listener = run / f"in_{port}.sock"
-        _await_listener(listener, process, console, pump, start_seconds)
+        _await_listener(listener, process, console, pump, seconds=start_seconds, check=check)
         return RunningEnclave(
             enclave_id=module_id,
             address=f"unix:{listener}",
@@ -257,10 +271,18 @@ def socket_directory(directory: Path) -> Path:
 
 
 def _await_listener(
-    path: Path, process: subprocess.Popen[bytes], console: Path, pump: threading.Thread, seconds: float
+    path: Path,
+    process: subprocess.Popen[bytes],
+    console: Path,
+    pump: threading.Thread,
+    *,
+    seconds: float,
+    check: Callable[[], None] | None,
 ) -> None:
     deadline = time.monotonic() + seconds
     while True:
+        if check:
+            check()
         with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
             probe.connect(str(path))
             return

@@ -73,10 +73,12 @@ def run_in_qemu(
     accelerator: str = "tcg",
     boot_seconds: float = BOOT_SECONDS,
     port: int = ENCLAVE_PORT,
+    check: Callable[[], None] | None = None,
 ) -> QemuEnclave:
     """Boot ``image`` with its files in ``directory``; returns when its vsock ``port`` accepts connections.
 
-    Raises eif.ImageError for the image, EnclaveNotBooted when QEMU or the guest ends or stays silent.
+    ``check`` is called now and then meanwhile; what it raises ends the start. Raises eif.ImageError for the
+    image, EnclaveNotBooted when QEMU or the guest ends or stays silent.
     """
     check_identity(role_arn, instance_id)
     measurements = measure(image)
@@ -110,15 +112,17 @@ def run_in_qemu(
         _watch_console(process, console, stack)
         deadline = started + boot_seconds
 
-        def check() -> None:
+        def look() -> None:
+            if check:
+                check()
             if process.poll() is not None:
                 raise EnclaveNotBooted(f"the guest ended: {console_tail(console)}")
             if time.monotonic() > deadline:
                 raise EnclaveNotBooted(f"no sign of life in {boot_seconds:.0f} s: {console_tail(console)}")
 
         while not heartbeat.beat.wait(POLL_SECONDS):
-            check()
-        _await_port(hybrid, port, check)
+            look()
+        _await_port(hybrid, port, look)
         return QemuEnclave(
             enclave_id=module_id,
             address=f"hybrid:{hybrid}:{port}",

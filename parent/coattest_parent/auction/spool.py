@@ -130,6 +130,8 @@ class Courier:
     _turns: dict[Job, Turn] = field(default_factory=dict)
     _answered: float | None = None
     _watch: threading.Thread | None = None
+    _ended: threading.Event = field(default_factory=threading.Event)
+    _telling: threading.Lock = field(default_factory=threading.Lock)
 
     def round(self, now: Callable[[], datetime]) -> int:
         """Take every job once whose turn it is, the longest due one first; the number of those that are
@@ -207,9 +209,15 @@ class Courier:
         return True
 
     def watch(self, stop: threading.Event) -> None:
-        """Ask the enclave for signs of life, in a thread of its own, until ``stop``."""
+        """Ask the enclave for signs of life, in a thread of its own, until ``stop`` or ``unwatch``."""
+        self._ended = stop
         self._watch = threading.Thread(target=self._ask_on, args=(stop,), daemon=True)
         self._watch.start()
+
+    def unwatch(self) -> None:
+        """End the watch: from now on it tells nothing, even if an answer is still on its way."""
+        with self._telling:
+            self._ended.set()
 
     def healthy(self) -> bool:
         """Whether this process does its work: the watch runs and the spool is there."""
@@ -223,8 +231,12 @@ class Courier:
         up: bool | None = None
         while not stop.is_set():
             now_up = self._ask()
-            if now_up != up:
-                self.telemetry.event("enclave-up" if now_up else "enclave-down", address=self.way.enclave)
+            with self._telling:
+                if stop.is_set():
+                    return
+                if now_up != up:
+                    name = "enclave-up" if now_up else "enclave-down"
+                    self.telemetry.event(name, address=self.way.enclave)
             up = now_up
             self.telemetry.metrics.set("coattest_enclave_up", up)
             stop.wait(ALIVE_EVERY)

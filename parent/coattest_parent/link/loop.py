@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import functools
 import socket
 import threading
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from types import TracebackType
 
 from coattest.errors import EnvironmentFailure
 from coattest_parent.link.channels import Address, Unix, listen
+from coattest_parent.link.telemetry import Telemetry
 
 CANCEL_AGAIN = 0.1
 """Seconds until a connection that did not end is told again."""
@@ -21,10 +25,21 @@ CLOSE_TIMEOUT = 5.0
 START_TIMEOUT = 10.0
 STOP_TIMEOUT = 10.0
 
-BACKLOG = 100
-"""Connections that wait to be accepted; as many are accepted between two looks at the others."""
+ACCEPTED_AT_ONCE = 16
+"""Connections accepted between two looks at the others."""
+
+ACCEPT_PAUSE = 1.0
+"""Seconds without accepting when the system has no file descriptor or no memory for a connection."""
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class _Peer:
+    """A connection, and its writer once it has one: from then on that closes it."""
+
+    connection: socket.socket
+    writer: asyncio.StreamWriter | None = None
 
 
 class LoopServer:
@@ -32,7 +47,7 @@ class LoopServer:
 
     A connection ends when ``serve`` returns, or fails: OSError, a time-out and more than ``head_max`` bytes
     without the wanted end are nobody's business. With ``most``, the oldest of so many connections is dropped
-    when another one comes.
+    when another one comes; they count from when they are accepted, so that this bounds the descriptors too.
     """
 
     def __init__(
@@ -43,15 +58,17 @@ class LoopServer:
         name: str,
         head_max: int,
         most: int | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self.address = address
+        self._telemetry = telemetry or Telemetry()
         self._serve, self._name, self._head_max, self._most = serve, name, head_max, most
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
         self._ready = threading.Event()
         self._thread: threading.Thread | None = None
         self._listener: socket.socket | None = None
-        self._tasks: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+        self._tasks: dict[asyncio.Task[None], _Peer] = {}
 
     def __enter__(self) -> LoopServer:
         self._listener = listen(self.address)
@@ -89,37 +106,70 @@ class LoopServer:
             self._loop.close()
 
     async def _listen(self) -> None:
-        server = await asyncio.start_server(
-            self._accept, sock=self._listener, limit=self._head_max, backlog=BACKLOG
-        )
+        assert self._listener is not None
+        self._accepting(True)
         self._ready.set()
         await self._stop.wait()
-        server.close()
-        # Every task, so also that of a connection which asyncio is still accepting. More than once: before
-        # Python 3.12 wait_for can swallow a cancellation that comes as it finishes.
+        self._accepting(False)
+        self._listener.close()
+        # More than once: before Python 3.12 wait_for can swallow a cancellation that comes as it finishes.
         while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks, timeout=CANCEL_AGAIN)
         await asyncio.sleep(0)  # what was closed last is let go in the loop's next round
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._make_room()
-        self._tasks[task] = writer
+    def _accepting(self, wanted: bool) -> None:
+        assert self._listener is not None
+        if wanted and not self._stop.is_set():
+            self._loop.add_reader(self._listener, self._accept)
+        elif not wanted:
+            self._loop.remove_reader(self._listener)
+
+    def _accept(self) -> None:
+        """Accept here: asyncio's server counts no connection until several of its rounds later, and when it
+        runs out of descriptors it only logs.
+        """
+        assert self._listener is not None
+        for _ in range(ACCEPTED_AT_ONCE):
+            try:
+                connection, _ = self._listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                reason = errno.errorcode.get(error.errno or 0, "os-error").lower()
+                self._telemetry.event("accept-failed", address=str(self.address), reason=reason)
+                self._accepting(False)
+                self._loop.call_later(ACCEPT_PAUSE, self._accepting, True)
+                return
+            connection.setblocking(False)
+            self._make_room()
+            peer = _Peer(connection)
+            task = self._loop.create_task(self._attend(peer))
+            self._tasks[task] = peer
+            task.add_done_callback(functools.partial(self._done, peer))
+
+    async def _attend(self, peer: _Peer) -> None:
         try:
-            await self._serve(reader, writer)
+            reader, peer.writer = await asyncio.open_connection(sock=peer.connection, limit=self._head_max)
+            try:
+                await self._serve(reader, peer.writer)
+            finally:
+                await close(peer.writer)
         except (OSError, EOFError, asyncio.TimeoutError, asyncio.LimitOverrunError, asyncio.CancelledError):
             pass  # The peer sees a closed connection; there is nobody else to tell.
-        finally:
-            await close(writer)
-            self._tasks.pop(task, None)
+
+    def _done(self, peer: _Peer, task: asyncio.Task[None]) -> None:
+        self._tasks.pop(task, None)
+        if peer.writer is None:
+            peer.connection.close()
 
     def _make_room(self) -> None:
         while self._most is not None and len(self._tasks) >= self._most:
             oldest = next(iter(self._tasks))
-            self._tasks.pop(oldest).transport.abort()
+            peer = self._tasks.pop(oldest)
+            if peer.writer:
+                peer.writer.transport.abort()
             oldest.cancel()
 
 

@@ -64,7 +64,9 @@ class ConnectProxy:
         self.refused: list[str] = []
         self.tunnels_opened = 0
         self._open = 0
-        self._server = LoopServer(address, self._connection, name="kms-proxy", head_max=HEAD_MAX)
+        self._server = LoopServer(
+            address, self._connection, name="kms-proxy", head_max=HEAD_MAX, telemetry=self._telemetry
+        )
 
     def __enter__(self) -> ConnectProxy:
         self._server.__enter__()

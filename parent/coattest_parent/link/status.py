@@ -19,11 +19,11 @@ from types import TracebackType
 from coattest.errors import UsageError
 from coattest_parent.link.channels import Unix, is_loopback, parse_address, parse_number
 from coattest_parent.link.loop import LoopServer
-from coattest_parent.link.telemetry import CONTENT_TYPE, Metrics
+from coattest_parent.link.telemetry import CONTENT_TYPE, Metrics, Telemetry
 
 CONNECTIONS_MAX = 256
-"""Connections at a time. More than twice the loop's backlog: one that asks as soon as it is there has been
-answered before so many others were accepted.
+"""Connections at a time. Many times what the loop accepts at once: one that asks as soon as it is there has
+been answered before so many others were accepted.
 """
 
 TIMEOUT = 5.0
@@ -88,10 +88,17 @@ def parse_status_address(text: str) -> Unix | tuple[str, int]:
 class StatusServer:
     """Answers as long as the block runs; ``port`` says which one the system gave for port 0."""
 
-    def __init__(self, address: Unix | tuple[str, int], state: State) -> None:
+    def __init__(
+        self, address: Unix | tuple[str, int], state: State, telemetry: Telemetry | None = None
+    ) -> None:
         self._state = state
         self._server = LoopServer(
-            address, self._connection, name="status", head_max=HEAD_MAX, most=CONNECTIONS_MAX
+            address,
+            self._connection,
+            name="status",
+            head_max=HEAD_MAX,
+            most=CONNECTIONS_MAX,
+            telemetry=telemetry,
         )
 
     @property

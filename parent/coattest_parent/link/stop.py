@@ -1,18 +1,39 @@
-"""A graceful end: SIGTERM and SIGINT unwind the program like an error does, so that tunnels are closed and
-temporary files removed.
+"""SIGTERM and SIGINT, for a command that has something to end.
+
+A handler that raises wherever a signal finds the program ends in a traceback where nobody catches it, and
+skips the clean-up that it finds running. So the handler here only notes the signal and wakes whoever waits.
+It raises in one place, the work that ``Stop.cut`` calls, and there not while a context manager is entered or
+left: what a ``with`` statement has begun, it also ends.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
+import select
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable
 from types import FrameType
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from coattest.errors import EnvironmentFailure
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+T = TypeVar("T")
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+AGAIN = 0.005
+"""Seconds until work is cut that could not be cut when the signal came."""
+
+_WHOLE = frozenset({"__enter__", "__exit__", "__del__"})
+_WHOLE_MODULES = frozenset({"logging", "weakref", "_weakrefset"})
+"""Code that is not cut. Python drops what a ``__del__`` or a weak reference's callback raises, and logging
+takes its locks without ``with``.
+"""
 
 
 class Stopped(EnvironmentFailure):
@@ -21,46 +42,113 @@ class Stopped(EnvironmentFailure):
     default_code = "stopped"
 
 
-class _Stop(BaseException):
+class _Cut(BaseException):
     """Not an Exception: libraries catch those and go on."""
 
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
 
+class Stop:
+    """Whether this process was told to stop; a context manager that handles the signals meanwhile.
 
-@contextlib.contextmanager
-def stops(hint: str) -> Iterator[None]:
-    """Within the block, SIGTERM and SIGINT end in Stopped, once; what comes while it unwinds is ignored.
-
-    In a thread other than the main one, where signals are not delivered, it changes nothing.
+    ``hint`` tells the user what to do after a stop. With ``last`` the process ends after the block: signals
+    are ignored from there on, so that one on the way out does not change the exit code. In a thread other
+    than the main one, where signals are not delivered, only ``tell`` stops it. Everything but ``tell`` is for
+    the thread that entered it.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
-    def stop(number: int, _: FrameType | None) -> None:
-        for each in SIGNALS:
-            signal.signal(each, signal.SIG_IGN)
-        raise _Stop(number)
+    def __init__(self, hint: str | None = None, *, last: bool = False) -> None:
+        self._hint, self._last = hint, last
+        self._told = False
+        self._number: int | None = None
+        self._may_cut = False
+        self._reader = self._writer = -1
+        self._before: dict[int, Any] = {}
 
-    before = {number: signal.signal(number, stop) for number in SIGNALS}
-    try:
-        yield
-    except _Stop as stopped:
-        raise Stopped(f"stopped by {signal.Signals(stopped.number).name}", hint=hint) from None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    def __enter__(self) -> Self:
+        self._reader, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                self._before[number] = signal.signal(number, self._arrived)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if signal.SIGALRM in self._before:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_IGN if self._last else handler)
+        if not self._last:  # otherwise a handler that runs now still finds its pipe
+            os.close(self._reader)
+            os.close(self._writer)
+
+    @property
+    def told(self) -> bool:
+        """Whether it was told to stop; that stays."""
+        return self._told
+
+    def tell(self) -> None:
+        """Stop, as a signal does; from any thread. Work that runs is not cut."""
+        self._told = True
+        # A full pipe wakes as well as one more byte.
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._writer, b"\0")
+
+    def wait(self, seconds: float | None = None, *, readable: int | None = None) -> bool:
+        """Return after ``seconds`` (None: never), when told to stop, or when the descriptor is readable.
+
+        Says whether it was told. Unlike ``threading.Event.wait``, in whose midst a handler cannot set it.
+        """
+        poll = select.poll()
+        for descriptor in (self._reader, readable):
+            if descriptor is not None:
+                poll.register(descriptor, select.POLLIN)
+        poll.poll(None if seconds is None else max(seconds, 0) * 1000)
+        return self._told
+
+    def check(self) -> None:
+        """Raise Stopped once told."""
+        if self._told:
+            raise self._stopped()
+
+    def cut(self, work: Callable[..., T], *arguments: Any) -> T:
+        """What ``work`` returns. Raises Stopped when told to stop, then or before; a signal ends the work
+        where it is, once: what comes while it unwinds is only noted.
+        """
+        try:
+            try:
+                self._may_cut = True
+                if not self._told:
+                    return work(*arguments)
+            finally:
+                # Until this is done a signal raises, and the outer block catches it; afterwards none does.
+                self._may_cut = False
+        except _Cut:
+            pass
+        raise self._stopped()
+
+    def _stopped(self) -> Stopped:
+        by = f" by {signal.Signals(self._number).name}" if self._number else ""
+        return Stopped(f"stopped{by}", hint=self._hint)
+
+    def _arrived(self, number: int, frame: FrameType | None) -> None:
+        # Handlers interrupt each other too: each step here may be followed by all of another signal's.
+        if number in SIGNALS:
+            self._number = self._number or number
+        self.tell()
+        if not self._may_cut:
+            return
+        if _is_whole(frame):
+            if signal.SIGALRM not in self._before:
+                self._before[signal.SIGALRM] = signal.getsignal(signal.SIGALRM)
+            signal.signal(signal.SIGALRM, self._arrived)
+            signal.setitimer(signal.ITIMER_REAL, AGAIN)
+            return
+        self._may_cut = False
+        raise _Cut
 
 
-@contextlib.contextmanager
-def stop_event() -> Iterator[threading.Event]:
-    """An event that SIGTERM and SIGINT set: for a service that ends what it does at a place of its choice."""
-    event = threading.Event()
-    before = {number: signal.signal(number, lambda *_: event.set()) for number in SIGNALS}
-    try:
-        yield event
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _is_whole(frame: FrameType | None) -> bool:
+    """Whether the work of ``Stop.cut`` is within something that is not cut."""
+    while frame is not None and frame.f_code is not Stop.cut.__code__:
+        if frame.f_code.co_name in _WHOLE or frame.f_globals.get("__name__") in _WHOLE_MODULES:
+            return True
+        frame = frame.f_back
+    return False

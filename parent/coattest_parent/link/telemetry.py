@@ -1,7 +1,8 @@
 """What the parent tells of itself: events as JSON lines, and metrics in Prometheus' text format.
 
-An event has a name from EVENTS and fields from FIELDS, and nothing else: there is no way to log a message, an
-error's text, a bid, a key or a credential. Metrics have no labels but those of closed lists.
+An event has a name from EVENTS and fields from FIELDS, and nothing else: there is no way to log a bid, a key
+or a credential. ``text`` is for what libraries say, masked (``coattest_parent.libraries``), and for the error
+that ends a service. Metrics have no labels but those of closed lists.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from coattest.shell import utc_now
 
 EVENTS = frozenset(
     {
+        "accept-failed",
         "credentials-refreshed",
         "enclave-down",
         "enclave-up",
         "job-failed",
         "job-found",
+        "library-message",
         "open-failed",
         "open-finished",
         "open-resumed",
@@ -33,6 +36,7 @@ EVENTS = frozenset(
         "proxy-stopped",
         "published",
         "published-before",
+        "service-failed",
         "service-started",
         "service-stopped",
     }
@@ -49,10 +53,13 @@ FIELDS = frozenset(
         "exit",
         "lots",
         "job",
+        "level",
         "reason",
         "request",
         "result",
         "seconds",
+        "source",
+        "text",
         "tunnels",
         "wait",
     }
@@ -133,7 +140,7 @@ class Telemetry:
     metrics: Metrics = field(default_factory=Metrics)
     now: Callable[[], datetime] = utc_now
     clock: Callable[[], float] = time.monotonic
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def event(self, name: str, **fields: str | int | float) -> None:
         """Write one line; raises KeyError for an event or field that is not in the lists.
@@ -148,6 +155,7 @@ class Telemetry:
         line = {"time": self.now().isoformat(timespec="milliseconds").replace("+00:00", "Z"), "event": name}
         cut = {key: value[:TEXT_MAX] if isinstance(value, str) else value for key, value in fields.items()}
         text = json.dumps({**line, **cut})
-        # One write per line and no buffer: what a full disk refused does not come up again at the end.
+        # One write per line and no buffer: what a full disk refused does not come up again at the end. The
+        # lock may be held by this very thread: the garbage collector can make a library speak in here.
         with self._lock, contextlib.suppress(OSError):
             os.write(self.sink, f"{text}\n".encode())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import select
 import signal
 import socket
@@ -33,19 +34,24 @@ from support.enclave.enclave_image import DIRECTORY, compile_program, make_image
 
 ROLE = "arn:aws:iam::111122223333:role/parent"
 INSTANCE = "i-1234567890abcdef0"
+RELAY = f"/bin/relay-{os.getpid()}"
+"""The test enclave's program. Processes are looked for on the whole machine, where other tests may run."""
+
+RUNNING = f"{RELAY}\0".encode()
 NITRO_LOCAL = (sys.executable, "-c", "from coattest_local.cli import main; main()")
 
 
 @pytest.fixture(scope="session")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The compiled test enclave."""
-    return compile_program("relay", tmp_path_factory.mktemp("relay"))
+    compiled = compile_program("relay", tmp_path_factory.mktemp("relay"))
+    return compiled.rename(compiled.with_name(Path(RELAY).name))
 
 
 @pytest.fixture(scope="session")
 def image(program: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An image that listens."""
-    return make_image(tmp_path_factory.mktemp("image") / "image.eif", rootfs(program))
+    return make_image(tmp_path_factory.mktemp("image") / "image.eif", rootfs(program), cmd=[RELAY])
 
 
 @pytest.fixture
@@ -122,18 +128,18 @@ def test_the_application_runs_with_its_own_world(enclave: RunningEnclave) -> Non
 
 def test_stopping_leaves_no_process_and_no_file_but_the_log(image: Path, tmp_path: Path) -> None:
     """Children that the program left behind end too; the tree and the sockets are gone."""
-    before = set(processes_of(b"/bin/relay\0"))
+    before = set(processes_of(RUNNING))
     enclave = run_enclave(image, tmp_path / "e", role_arn=ROLE, instance_id=INSTANCE)
-    assert len(set(processes_of(b"/bin/relay\0")) - before) == 2
+    assert len(set(processes_of(RUNNING)) - before) == 2
     enclave.stop()
-    assert set(processes_of(b"/bin/relay\0")) == before
+    assert set(processes_of(RUNNING)) == before
     assert [path.name for path in (tmp_path / "e").iterdir()] == ["console.log"]
     enclave.stop()
 
 
 def test_a_program_that_ends_is_reported_with_its_last_words(program: Path, tmp_path: Path) -> None:
     """The exit code and the console's end are in the one line, without control characters."""
-    image = make_image(tmp_path / "x.eif", rootfs(program), cmd=["relay", "exit", "3"])
+    image = make_image(tmp_path / "x.eif", rootfs(program), cmd=[Path(RELAY).name, "exit", "3"])
     with pytest.raises(EnclaveEnded, match=r"ended with code 3: .*goodbye") as caught:
         run_enclave(image, tmp_path / "e", role_arn=ROLE, instance_id=INSTANCE)
     assert "\033" not in str(caught.value)
@@ -142,12 +148,12 @@ def test_a_program_that_ends_is_reported_with_its_last_words(program: Path, tmp_
 
 def test_a_program_that_never_listens_is_given_up(program: Path, tmp_path: Path) -> None:
     """After the given time the enclave is ended, and the error says that it was silent."""
-    image = make_image(tmp_path / "x.eif", rootfs(program), cmd=["/bin/relay", "silent"])
-    before = set(processes_of(b"/bin/relay\0"))
+    image = make_image(tmp_path / "x.eif", rootfs(program), cmd=[RELAY, "silent"])
+    before = set(processes_of(RUNNING))
     with pytest.raises(EnclaveEnded) as caught:
         run_enclave(image, tmp_path / "e", role_arn=ROLE, instance_id=INSTANCE, start_seconds=0.5)
     assert caught.value.code == "enclave-silent"
-    assert set(processes_of(b"/bin/relay\0")) == before
+    assert set(processes_of(RUNNING)) == before
 
 
 @pytest.mark.parametrize(
@@ -250,7 +256,7 @@ def run_arguments(image: Path, directory: Path) -> list[str]:
 
 def test_detached_it_returns_a_record_and_ends_on_request(image: Path, tmp_path: Path) -> None:
     """The record names address, flags and measurements; terminate-enclave ends host and enclave."""
-    before = set(processes_of(b"/bin/relay\0"))
+    before = set(processes_of(RUNNING))
     started = nitro_local(*run_arguments(image, tmp_path), "--detach")
     assert started.returncode == 0, started.stderr
     record = json.loads(started.stdout)
@@ -268,7 +274,7 @@ def test_detached_it_returns_a_record_and_ends_on_request(image: Path, tmp_path:
 
     ended = nitro_local("terminate-enclave", "--directory", str(tmp_path), "--json")
     assert json.loads(ended.stdout) == {"EnclaveID": record["EnclaveID"], "Terminated": True}
-    assert set(processes_of(b"/bin/relay\0")) == before
+    assert set(processes_of(RUNNING)) == before
     assert not (tmp_path / "enclave.json").exists()
     assert nitro_local("terminate-enclave", "--directory", str(tmp_path)).returncode == 0
 
@@ -276,7 +282,7 @@ def test_detached_it_returns_a_record_and_ends_on_request(image: Path, tmp_path:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_however_the_host_ends_the_enclave_ends_with_it(image: Path, tmp_path: Path, number: int) -> None:
     """On SIGTERM and SIGINT it cleans up and exits 0; even after SIGKILL no process of the enclave lives."""
-    before = set(processes_of(b"/bin/relay\0"))
+    before = set(processes_of(RUNNING))
     host = subprocess.Popen(
         [
             *NITRO_LOCAL,
@@ -289,17 +295,51 @@ def test_however_the_host_ends_the_enclave_ends_with_it(image: Path, tmp_path: P
         assert host.stdout is not None
         while host.stdout.readline().strip() != b"}":
             assert host.poll() is None
-        inside = set(processes_of(b"/bin/relay\0")) - before
+        inside = set(processes_of(RUNNING)) - before
         assert len(inside) == 2
         handles = [os.pidfd_open(int(pid)) for pid in inside]
         host.send_signal(number)
-        assert host.wait(20) == (-number if number == signal.SIGKILL else 0)
+        assert host.wait(60) == (-number if number == signal.SIGKILL else 0)
         for handle in handles:
-            assert select.select([handle], [], [], 10)[0]
+            assert select.select([handle], [], [], 60)[0]
             os.close(handle)
     assert records.read(tmp_path) is None
     if number != signal.SIGKILL:
         assert not (tmp_path / "enclave.json").exists()
+
+
+def test_a_host_that_is_stopped_while_it_starts_leaves_nothing(program: Path, tmp_path: Path) -> None:
+    """At seeded moments from its lock on, with an enclave that never listens: exit 0, and nothing is left."""
+    dice = random.Random(9)
+    image = make_image(tmp_path / "x.eif", rootfs(program), cmd=[RELAY, "silent"])
+    for _ in range(4):
+        command = [*NITRO_LOCAL, *run_arguments(image, tmp_path / "e")]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as host:
+            assert host.stderr is not None
+            assert b"SIMULATOR" in host.stderr.readline()
+            time.sleep(dice.random() / 4)
+            host.send_signal(signal.SIGTERM)
+            said = host.stderr.read()
+        assert host.returncode == 0, said
+        assert b"Traceback" not in said
+        assert {path.name for path in (tmp_path / "e").iterdir()} <= {"console.log", "host.lock"}
+        assert processes_of(RUNNING) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("watching", [True, False])
+def test_the_services_end_cleanly_when_told(tmp_path: Path, number: int, watching: bool) -> None:
+    """Exit 0 without a traceback, also while a thread of theirs waits for its parent's end."""
+    command = [sys.executable, "-m", "coattest_local.kms", "--directory", str(tmp_path)]
+    command += ["--exit-with-parent"] if watching else []
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as services:
+        assert services.stderr is not None
+        assert b"SIMULATOR" in services.stderr.readline()
+        services.send_signal(number)
+        said = services.stderr.read()
+    assert services.returncode == 0, said
+    assert b"Traceback" not in said
+    assert b"Fatal" not in said
 
 
 def test_a_detached_start_that_fails_says_why(tmp_path: Path) -> None:
@@ -313,7 +353,7 @@ def test_a_detached_start_that_fails_says_why(tmp_path: Path) -> None:
 
 def test_an_enclave_that_ends_takes_its_host_with_it(program: Path, tmp_path: Path) -> None:
     """run-enclave exits 3 with the console's end when the program ends."""
-    image = make_image(tmp_path / "x.eif", rootfs(program), cmd=["/bin/relay", "exit", "5"])
+    image = make_image(tmp_path / "x.eif", rootfs(program), cmd=[RELAY, "exit", "5"])
     ended = nitro_local(*run_arguments(image, tmp_path / "e"))
     assert ended.returncode == 3
     assert "ended with code 5" in ended.stderr
@@ -322,6 +362,6 @@ def test_an_enclave_that_ends_takes_its_host_with_it(program: Path, tmp_path: Pa
 def test_an_unpacked_tree_with_closed_folders_is_removed(program: Path, tmp_path: Path) -> None:
     """Folders that their owner may not enter do not survive the enclave."""
     closed = [Entry("rootfs/closed", DIRECTORY & ~0o777, None), Entry("rootfs/closed/in", DIRECTORY, None)]
-    image = make_image(tmp_path / "x.eif", [*rootfs(program), *closed])
+    image = make_image(tmp_path / "x.eif", [*rootfs(program), *closed], cmd=[RELAY])
     run_enclave(image, tmp_path / "e", role_arn=ROLE, instance_id=INSTANCE).stop()
     assert [path.name for path in (tmp_path / "e").iterdir()] == ["console.log"]

@@ -49,9 +49,9 @@ def ask(*statements: dict[str, Any], tuples: Any = DECIDED, key: str | None = No
         ],
     }
     question = Question(tuple(tuples), (ADMIN,), (BIDDER,), key)
-    started = time.monotonic()
+    started = time.process_time()  # of this process: what else the machine does is not counted
     findings = {found.goal: found for found in prove(parse_policy(json.dumps(document)), question)}
-    assert time.monotonic() - started < 10
+    assert time.process_time() - started < 10
     return findings
 
 

@@ -17,14 +17,15 @@ from coattest.jsontext import emit_json
 from coattest.shell import byte_progress, err, json_option, out, utc_now
 from coattest.text import printable
 from coattest_enclave.protocol import cose, messages
-from coattest_parent.auction.finish import Way, finish
+from coattest_parent.auction.finish import Finished, Way, finish
 from coattest_parent.auction.publish import Sealed
 from coattest_parent.auction.steps import TooEarly
 from coattest_parent.cli.options import FILE, NEW_FILE, aws_from, aws_options, manifest_option, way_options
 from coattest_parent.link.aws import parse_s3_uri
 from coattest_parent.link.enclave import Progress
+from coattest_parent.link.libraries import heard
 from coattest_parent.link.retry import FOR_SECONDS, Backoff
-from coattest_parent.link.stop import stops
+from coattest_parent.link.stop import Stop
 from coattest_parent.link.telemetry import Telemetry
 from coattest_verify.auction.buyers import load_manifest
 from coattest_verify.auction.outcomes import moment_text, outcomes_json, outcomes_table
@@ -73,19 +74,18 @@ def open_(
     result file that is there is used, and an object that is there is not replaced. After the manifest's
     publication deadline nothing is opened any more: the receipt would not verify.
     """
-    manifest = load_manifest(manifest_path)
-    aws = aws_from(endpoint_url, ca_bundle)
-    if publish:
-        parse_s3_uri(publish)
-    sealed = Sealed(manifest, tuple(_read_seal(path) for path in seals))
-    way = Way(enclave, proxy, aws, role_arn, Backoff(retry_for))
-    log = os.open(log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640) if log_path else None
-    telemetry = Telemetry(log)
-    try:
-        with stops("call it again: it goes on where it was"):
+
+    def work() -> Finished:
+        manifest = load_manifest(manifest_path)
+        aws = aws_from(endpoint_url, ca_bundle)
+        if publish:
+            parse_s3_uri(publish)
+        sealed = Sealed(manifest, tuple(_read_seal(path) for path in seals))
+        way = Way(enclave, proxy, aws, role_arn, Backoff(retry_for))
+        with _telemetry(log_path, metrics_path) as telemetry:
             _closed(manifest, wait)
             with _progress(manifest, quiet=as_json) as progress:
-                finished = finish(
+                return finish(
                     sealed,
                     out_path,
                     way,
@@ -94,11 +94,12 @@ def open_(
                     telemetry=telemetry,
                     progress=progress,
                 )
-    finally:
-        if log is not None:
-            os.close(log)
-        if metrics_path:
-            write_atomic(metrics_path, telemetry.metrics.render().encode())
+
+    with Stop("call it again: it goes on where it was", last=True) as stop:
+        _show(stop.cut(work), out_path, as_json=as_json)
+
+
+def _show(finished: Finished, out_path: Path, *, as_json: bool) -> None:
     opened = finished.file
     result = messages.Result.decode(opened.result)
     if as_json:
@@ -135,6 +136,24 @@ def _closed(manifest: messages.Manifest, wait: bool) -> None:
             )
         err().print(f"waiting {left:.0f} s for the closing time", markup=False)
         time.sleep(min(left, 60.0))
+
+
+@contextlib.contextmanager
+def _telemetry(log_path: Path | None, metrics_path: Path | None) -> Iterator[Telemetry]:
+    """Events and what libraries say go to the log, if there is one; at the end the metrics are written."""
+    with contextlib.ExitStack() as stack:
+        log = None
+        if log_path:
+            log = os.open(log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            stack.callback(os.close, log)
+        telemetry = Telemetry(log)
+        if log_path:
+            stack.enter_context(heard(telemetry, streams=False))
+        try:
+            yield telemetry
+        finally:
+            if metrics_path:
+                write_atomic(metrics_path, telemetry.metrics.render().encode())
 
 
 @contextlib.contextmanager

@@ -6,23 +6,28 @@ import contextlib
 import os
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
 
-from coattest.errors import UsageError
-from coattest.shell import utc_now
+from coattest.errors import CoattestError, UsageError
+from coattest.shell import from_os_error, utc_now
 from coattest_parent.auction.courier import AWS_KMS, LOCAL_KMS
 from coattest_parent.auction.finish import Way
 from coattest_parent.auction.spool import Courier, only_courier
 from coattest_parent.cli.options import FOLDER, aws_from, aws_options, way_options
 from coattest_parent.link.aws import parse_s3_uri
-from coattest_parent.link.channels import PROXY_PORT, Vsock, endpoint_host_port, parse_address
+from coattest_parent.link.channels import PROXY_PORT, Unix, Vsock, endpoint_host_port, parse_address
+from coattest_parent.link.libraries import crash_text, hear
 from coattest_parent.link.proxy import ConnectProxy, kms_allow_list
 from coattest_parent.link.status import State, StatusServer, parse_status_address
-from coattest_parent.link.stop import Stopped, stop_event, stops
+from coattest_parent.link.stop import Stop, Stopped
 from coattest_parent.link.telemetry import Telemetry
+
+INTERNAL = 70
+"""Exit code for a fault of ours (sysexits.h, EX_SOFTWARE)."""
 
 status_option = click.option(
     "--status", help="Answer /healthz, /readyz and /metrics here: 127.0.0.1:PORT or unix:PATH."
@@ -66,32 +71,29 @@ def serve(
     What may pass is tried again, each auction at times of its own, so that none waits for another. Events
     go to stderr as JSON lines. It keeps nothing in memory that matters: kill it and start it again.
     """
-    parse_address(enclave)
-    if publish:
-        parse_s3_uri(f"{publish}name")
-        if not publish.endswith("/"):
-            raise UsageError("a prefix ends in '/'", where=publish, code="bad-uri")
-    telemetry = Telemetry(sys.stderr.fileno())
-    way = Way(enclave, proxy, aws_from(endpoint_url, ca_bundle), role_arn)
-    courier = Courier(spool, way, telemetry, publish)
-    with (
-        only_courier(spool),
-        stop_event() as ended,
-        _status(status, courier.healthy, courier.ready, telemetry),
-    ):
-        courier.watch(ended)
-        _started(telemetry)
-        try:
-            while not ended.is_set():
-                # What runs when the signal comes is cut, not waited for: the next start finishes it.
-                with stops("start it again: it goes on where it was"):
-                    courier.round(utc_now)
-                if once:
-                    break
-                ended.wait(min(every, courier.rest(utc_now())))
-        except Stopped:
-            ended.set()
-        _stopped(telemetry)
+    with Stop("start it again: it goes on where it was", last=True) as stop:
+        parse_address(enclave)
+        if publish:
+            parse_s3_uri(f"{publish}name")
+            if not publish.endswith("/"):
+                raise UsageError("a prefix ends in '/'", where=publish, code="bad-uri")
+        way = Way(enclave, proxy, aws_from(endpoint_url, ca_bundle), role_arn)
+        asked_at = parse_status_address(status) if status else None
+        with _service() as telemetry:
+            courier = Courier(spool, way, telemetry, publish)
+            with only_courier(spool), _status(asked_at, courier.healthy, courier.ready, telemetry):
+                courier.watch(threading.Event())
+                _started(telemetry)
+                try:
+                    while not stop.told:
+                        # What runs when the signal comes is cut, not waited for: the next start finishes it.
+                        stop.cut(courier.round, utc_now)
+                        if once or stop.wait(min(every, courier.rest(utc_now()))):
+                            break
+                except Stopped:
+                    pass
+                courier.unwatch()
+                _stopped(telemetry)
 
 
 @click.command()
@@ -104,31 +106,54 @@ def proxy(*, address: str, regions: tuple[str, ...], status: str | None, endpoin
 
     It reaches KMS in these regions and nothing else. Events go to stderr as JSON lines.
     """
+    with Stop(last=True) as stop:
+        if endpoint_url:
+            aws_from(endpoint_url, None)  # refuses what is not on this machine
+        target = endpoint_host_port(endpoint_url) if endpoint_url else None
+        allow = kms_allow_list(frozenset(regions), LOCAL_KMS if target else AWS_KMS, target)
+        listen = parse_address(address)
+        asked_at = parse_status_address(status) if status else None
+        with (
+            _service() as telemetry,
+            ConnectProxy(listen, allow, telemetry) as running,
+            _status(asked_at, running.serving, running.serving, telemetry),
+        ):
+            _started(telemetry)
+            while not stop.wait(1.0):
+                if not running.serving():
+                    raise Stopped("the proxy ended by itself", hint="start it again")
+            _stopped(telemetry)
+
+
+@contextlib.contextmanager
+def _service() -> Iterator[Telemetry]:
+    """Events to stderr, and nothing but events to the end of the process, errors included."""
     telemetry = Telemetry(sys.stderr.fileno())
-    if endpoint_url:
-        aws_from(endpoint_url, None)  # refuses what is not on this machine
-    target = endpoint_host_port(endpoint_url) if endpoint_url else None
-    allow = kms_allow_list(frozenset(regions), LOCAL_KMS if target else AWS_KMS, target)
-    with (
-        stop_event() as ended,
-        ConnectProxy(parse_address(address), allow, telemetry) as running,
-        _status(status, running.serving, running.serving, telemetry),
-    ):
-        _started(telemetry)
-        while not ended.wait(1.0):
-            if not running.serving():
-                raise Stopped("the proxy ended by itself", hint="start it again")
-        _stopped(telemetry)
+    hear(telemetry, contextlib.ExitStack(), streams=True)
+    try:
+        yield telemetry
+    except (CoattestError, OSError) as error:
+        failure = from_os_error(error) if isinstance(error, OSError) else error
+        code = failure.exit_code
+        telemetry.event("service-failed", reason=failure.code, exit=code, text=str(failure))
+        sys.exit(code)
+    except Exception as error:
+        text = crash_text(error, error.__traceback__)
+        telemetry.event("service-failed", code="internal", exit=INTERNAL, text=text)
+        sys.exit(INTERNAL)
 
 
 @contextlib.contextmanager
 def _status(
-    address: str | None, healthy: Callable[[], bool], ready: Callable[[], bool], telemetry: Telemetry
+    address: Unix | tuple[str, int] | None,
+    healthy: Callable[[], bool],
+    ready: Callable[[], bool],
+    telemetry: Telemetry,
 ) -> Iterator[None]:
     if address is None:
         yield
         return
-    with StatusServer(parse_status_address(address), State(healthy, ready, telemetry.metrics)):
+    with StatusServer(address, State(healthy, ready, telemetry.metrics), telemetry):
         yield
 
 
