@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from coattest_enclave.protocol.manifest import Buyer
 from coattest_verify.auction.certify import (
@@ -16,6 +18,8 @@ from coattest_verify.auction.certify import (
 from coattest_verify.quorum.authority import Authority
 from support.verify.decisions import decision
 from support.verify.members import Members
+
+ARN = "arn:aws:kms:eu-central-1:111122223333:key/11111111-2222-3333-4444-555555555555"
 
 
 @pytest.fixture
@@ -43,7 +47,12 @@ def test_a_buyers_certificate_binds_member_key_and_arn(three: Members) -> None:
 def test_an_authority_gives_the_check_of_its_members_file(three: Members) -> None:
     """The check that seals and receipts use looks a buyer's certificate up in the deciding members file."""
     check = certificate_check(Authority(decision(), three.file))
-    certificate = certify_buyer_key(three.signers["buyer-1"], "buyer-1", b"spki", "arn:1")
-    check(Buyer("buyer-1", b"spki", certificate, "arn:1", "s3://bids/"))
+    key = spki(ec.generate_private_key(ec.SECP384R1()).public_key())
+    certificate = certify_buyer_key(three.signers["buyer-1"], "buyer-1", key, ARN)
+    check(Buyer("buyer-1", key, certificate, ARN, "s3://bids-1/bid"))
     with pytest.raises(BadCertificate):
-        check(Buyer("buyer-2", b"spki", certificate, "arn:1", "s3://bids/"))
+        check(Buyer("buyer-2", key, certificate, ARN, "s3://bids-1/bid"))
+
+
+def spki(key: ec.EllipticCurvePublicKey) -> bytes:
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
