@@ -99,8 +99,9 @@ def test_an_image_that_was_not_decided_is_never_started(
 ) -> None:
     """One changed byte in the application: every difference is named, and nothing was started."""
     changed = make_python_image(tmp_path / "changed.eif", marker=b"changed")
-    with pytest.raises(FoundFalse, match=r"sha384.*PCR0.*PCR2"):
+    with pytest.raises(FoundFalse, match=r"sha384.*PCR0.*PCR2") as caught:
         deployment.apply(decided, changed, runner, **WHO, state=tmp_path, clock=now)
+    assert caught.value.code == "image-differs"
     assert not runner.directory.exists()
 
 

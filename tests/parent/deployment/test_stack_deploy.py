@@ -255,8 +255,9 @@ def test_an_expired_decision_is_no_authority(world: World) -> None:
     """At the day that quorum.toml names there is no decision to plan or apply with."""
     members = world.first.members
     options = {"attestations": members.attestations, "root": members.root, "profile": "local"}
-    with pytest.raises(FoundFalse, match="expired"):
+    with pytest.raises(FoundFalse, match="expired") as caught:
         authority_from(options, world.first.authority.decision.expires)
+    assert caught.value.code == "no-decision"
 
 
 def test_a_dissent_is_no_authority(world: World, tmp_path: Path) -> None:

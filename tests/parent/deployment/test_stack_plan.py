@@ -318,8 +318,9 @@ def test_another_image_is_no_plan(release: Release, tmp_path: Path) -> None:
     """The image is measured here, whatever it is called."""
     other = tmp_path / "image.eif"
     other.write_bytes(plain(ramdisks=(b"boot", b"other")).build())
-    with pytest.raises(FoundFalse, match="PCR2"):
+    with pytest.raises(FoundFalse, match="PCR2") as caught:
         planning.make_stack_plan(release.authority, other, SETTINGS, {})
+    assert caught.value.code == "image-differs"
 
 
 @pytest.mark.parametrize(

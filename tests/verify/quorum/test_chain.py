@@ -203,17 +203,20 @@ def test_values_that_make_no_sense_are_refused(pair: Members, values: dict[str, 
         "dissent": "block",
         "members": pair.file.members,
     }
-    with pytest.raises(Rejected):
+    with pytest.raises(Rejected) as caught:
         MembersFile.make(**{**base, **values})
+    assert caught.value.code.startswith("members-")
 
 
 def test_one_key_under_two_names_is_refused(pair: Members) -> None:
     """One person's key as two members would be one person counted twice."""
     first, second, third = pair.file.members
-    with pytest.raises(Rejected, match="have the same key"):
+    with pytest.raises(Rejected, match="have the same key") as caught:
         pair.file.successor(members=(first, second, Member("buyer-3", first.keys)))
-    with pytest.raises(Rejected, match="have the same key"):
+    assert caught.value.code == "members-same-key"
+    with pytest.raises(Rejected, match="have the same key") as caught:
         pair.file.successor(members=(Member("buyer-1", first.keys * 2), second, third))
+    assert caught.value.code == "members-same-key"
 
 
 HOSTILE_TOML = {
@@ -240,11 +243,13 @@ def test_hostile_policies_are_refused_in_one_line(pair: Members, name: str) -> N
 
 def test_unknown_fields_are_refused(pair: Members) -> None:
     """A field that this version does not know may be a rule that it would not keep."""
-    with pytest.raises(Rejected, match="unknown field"):
+    with pytest.raises(Rejected, match="unknown field") as caught:
         MembersFile.decode(b"strict = true\n" + pair.file.raw)
+    assert caught.value.code == "members-unknown-field"
 
 
 def test_true_is_not_a_threshold(pair: Members) -> None:
     """A boolean is not the integer 1."""
-    with pytest.raises(Rejected, match="threshold"):
+    with pytest.raises(Rejected, match="threshold") as caught:
         MembersFile.decode(pair.file.raw.replace(b"threshold = 2", b"threshold = true"))
+    assert caught.value.code == "members-malformed"

@@ -406,6 +406,7 @@ def test_rebuild_compares_with_the_claim(
     assert any(item["detail"].startswith("section 4 ramdisk") for item in differences)
     assert (tmp_path / "copy" / "third" / "rebuild.json").exists()
     snapshot.dirty, snapshot.changed = True, ("enclave/a.py", "enclave/b.py")
-    with pytest.raises(FoundFalse, match=r"enclave/a\.py and 1 more"):
+    with pytest.raises(FoundFalse, match=r"enclave/a\.py and 1 more") as caught:
         rebuild_command.main(["--out", "fourth"], standalone_mode=False)
+    assert caught.value.code == "dirty-tree"
     assert not (tmp_path / "copy" / "fourth").exists()

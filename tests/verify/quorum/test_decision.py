@@ -120,8 +120,9 @@ def test_own_statement_is_required_where_it_binds(three: Members) -> None:
     """Others' votes never bind a member: with ``own`` its own agreeing statement must be there."""
     assert three.decide(own="buyer-1").decision is not None
     outcome = three.decide(own="buyer-3")
-    with pytest.raises(FoundFalse, match="buyer-3: has no agreeing statement of its own"):
+    with pytest.raises(FoundFalse, match="buyer-3: has no agreeing statement of its own") as caught:
         outcome.require()
+    assert caught.value.code == "no-decision"
 
 
 def test_the_digest_does_not_depend_on_who_agreed(three: Members) -> None:

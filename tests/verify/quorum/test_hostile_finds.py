@@ -56,8 +56,9 @@ def test_a_key_of_half_a_million_parts_is_not_parsed(three: Members) -> None:
     """A quorum.toml that would keep the TOML parser busy for hours is refused before it."""
     three.write("quorum.toml", b".".join([b"a"] * 500_000) + b" = 1\n")
     assert "the pinned root" not in sentences(three.decide().reasons)[0]
-    with pytest.raises(Rejected, match="dots"):
+    with pytest.raises(Rejected, match="dots") as caught:
         MembersFile.decode(b".".join([b"a"] * 500_000) + b" = 1\n")
+    assert caught.value.code == "members-too-deep"
 
 
 def test_unsigned_versions_are_not_parsed(three: Members, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,8 +151,9 @@ def test_the_log_is_not_written_through_a_link(three: Members, tmp_path: Path, i
     link = three.attestations / inner
     link.parent.mkdir(parents=True, exist_ok=True)
     link.symlink_to(elsewhere)
-    with pytest.raises(FoundFalse):
+    with pytest.raises(FoundFalse) as caught:
         log(three, "buyer-1")
+    assert caught.value.code == ("bad-log" if inner == "log" else "linked")
     assert list(elsewhere.iterdir()) == []
 
 

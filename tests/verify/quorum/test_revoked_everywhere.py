@@ -56,5 +56,6 @@ def test_those_functions_refuse_a_revoked_release(three: Members, monkeypatch: p
     vote = make_vote(REVOKE, "buyer-3", root=three.root, claim=three.claimed, note="CVE-2026-1", now=NOW)
     three.write(vote_name(vote), sign_vote(vote, three.signers["buyer-3"]))
     for recompute in (lambda: decision_from(options, now=NOW), lambda: authority_from(options, NOW)):
-        with pytest.raises(FoundFalse, match="buyer-3: revoked this release: CVE-2026-1"):
+        with pytest.raises(FoundFalse, match="buyer-3: revoked this release: CVE-2026-1") as caught:
             recompute()
+        assert caught.value.code == "no-decision"

@@ -61,11 +61,13 @@ def test_the_wrong_passphrase_says_so(tmp_path: Path, monkeypatch: pytest.Monkey
     """A wrong or missing passphrase is a usage error in one line."""
     path = tmp_path / "key"
     generate_key(path, passphrase=b"right")
-    with pytest.raises(UsageError, match="passphrase is wrong"):
+    with pytest.raises(UsageError, match="passphrase is wrong") as caught:
         load_signer(path, lambda: b"wrong")
+    assert caught.value.code == "key-file"
     monkeypatch.delenv("COATTEST_PASSPHRASE_FILE", raising=False)
-    with pytest.raises(UsageError, match="COATTEST_PASSPHRASE_FILE"):
+    with pytest.raises(UsageError, match="COATTEST_PASSPHRASE_FILE") as caught:
         load_signer(path)
+    assert caught.value.code == "key-file"
     (tmp_path / "pass").write_text("right\n")
     monkeypatch.setenv("COATTEST_PASSPHRASE_FILE", str(tmp_path / "pass"))
     assert load_signer(path).public_key
@@ -153,11 +155,13 @@ def test_a_key_in_kms_signs_like_a_file(aws: Any, spec: str) -> None:
     signer = load_remote_signer(uri, [public], str)
     envelope = dsse.sign_envelope(signer, "text/plain", b"payload")
     assert envelope.signers([public]) == (public,)
-    with pytest.raises(UsageError, match="holds none of the keys"):
+    with pytest.raises(UsageError, match="holds none of the keys") as caught:
         load_remote_signer(uri, [], str)
+    assert caught.value.code == "wrong-key"
     if spec == "ECC_NIST_P256":
-        with pytest.raises(UsageError, match="holds none of the keys"):
+        with pytest.raises(UsageError, match="holds none of the keys") as caught:
             load_remote_signer(uri, [stranger], str)
+        assert caught.value.code == "wrong-key"
         assert load_remote_signer(uri, [stranger, public], str)
 
 

@@ -106,8 +106,9 @@ def test_a_token_signs_like_a_file(token: Token) -> None:
 def test_a_token_with_another_key_is_refused(token: Token, tmp_path: Path) -> None:
     """A token that holds none of the member's keys signs nothing for it."""
     stranger = generate_key(tmp_path / "stranger", "p256")
-    with pytest.raises(UsageError, match="holds none of the keys"):
+    with pytest.raises(UsageError, match="holds none of the keys") as caught:
         load_remote_signer(token.uri, [stranger], lambda _: PIN)
+    assert caught.value.code == "wrong-key"
 
 
 def test_a_wrong_pin_is_the_environments_fault(token: Token) -> None:
@@ -118,8 +119,9 @@ def test_a_wrong_pin_is_the_environments_fault(token: Token) -> None:
 
 def test_a_token_that_is_not_there_says_so(token: Token) -> None:
     """A label that no token has is named."""
-    with pytest.raises(UsageError, match="No PKCS#11 token found"):
+    with pytest.raises(UsageError, match="No PKCS#11 token found") as caught:
         load_remote_signer("hsm:2?label=elsewhere", [token.public], lambda _: PIN)
+    assert caught.value.code == "key-file"
 
 
 def test_a_member_countersigns_with_a_token(token: Token, tmp_path: Path) -> None:

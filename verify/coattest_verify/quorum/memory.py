@@ -83,7 +83,7 @@ class Roots:
         try:
             return _decode(content)
         except Rejected as error:
-            # Not silently empty: whoever can damage this file could otherwise switch rollback protection off.
+            # Not read as empty: damaging this file must not switch the protection against rollback off.
             raise EnvironmentFailure(
                 error.what, where=str(self.path), hint="restore it, or remove it and pin again with --root"
             ) from None

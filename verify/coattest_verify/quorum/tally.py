@@ -10,7 +10,7 @@ No I/O and no clock. Rules, in the order in which they are applied to a file (do
 
 Then per member, over all of its statements that passed:
 
-4. Two different results for one target: an equivocator, which counts as dissent.
+4. Two different results for one target count as dissent.
 5. A signed dissent counts as dissent, however old. "Could not build" does, until a later result replaces it.
 6. Agreement means: every digest, size and section of the profile equals the claim's, the statement is neither
    from the future nor too old, and the kernel was compiled by that member where the members file asks for it.
@@ -136,7 +136,7 @@ class _MemberTally:
     def answer(self, question: DecisionQuestion, refused: list[Finding]) -> Answer | None:
         """Rules 4 to 6; None when nothing counts. Files that do not count go to ``refused``."""
         member, profile = self.member, question.profile
-        contradiction = self._equivocates(profile)
+        contradiction = self._contradiction(profile)
         if contradiction:
             return Answer(member, False, contradiction)
         objections = [item for item in self.items if item.statement.outcome == DISSENT]
@@ -164,7 +164,7 @@ class _MemberTally:
         newest = max(counting, key=lambda statement: (statement.time, _route(statement)))
         return Answer(member, True, utc(newest.time), newest, tuple(counting))
 
-    def _equivocates(self, profile: str) -> str | None:
+    def _contradiction(self, profile: str) -> str | None:
         results: dict[tuple[str, ...], set[ProfileResult]] = {}
         for item in self.items:
             result = item.statement.profiles.get(profile)

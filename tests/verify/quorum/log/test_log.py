@@ -207,8 +207,9 @@ def test_who_signs_next_notices_the_removal(silent: Members) -> None:
     path = silent.sign("buyer-3", report_json("other"), outcome="dissent")
     cosign(silent, "buyer-3")
     path.unlink()
-    with pytest.raises(FoundFalse, match=r"buyer-3: dissent\) has no file here"):
+    with pytest.raises(FoundFalse, match=r"buyer-3: dissent\) has no file here") as caught:
         cosign(silent, "buyer-1")
+    assert caught.value.code == "removed-entry"
 
 
 def test_could_not_build_is_replaced_by_a_result(silent: Members) -> None:
@@ -252,7 +253,7 @@ def test_a_fork_is_noticed_by_who_saw_the_other(silent: Members) -> None:
         silent.sign(name, report_json(), age=timedelta(hours=2))
     cosign(silent, "buyer-3")
     assert any("a fork" in reason for reason in sentences(silent.decide().reasons))
-    with pytest.raises(FoundFalse, match="a fork"):
+    with pytest.raises(FoundFalse, match="a fork") as caught:
         sign_log(
             silent.attestations,
             silent.root,
@@ -261,6 +262,7 @@ def test_a_fork_is_noticed_by_who_saw_the_other(silent: Members) -> None:
             seen=Seen(1, silent.file.sha256, first.log),
             now=NOW,
         )
+    assert caught.value.code == "log-fork"
 
 
 def test_a_log_that_vanished_is_noticed(silent: Members) -> None:

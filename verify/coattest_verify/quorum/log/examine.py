@@ -4,8 +4,8 @@ Each entry is canonical JSON about one file (its SHA-256) or one decision; the f
 log needs no server: the quorum's members cosign its checkpoints after checking them. It gives:
 
 1. Entries and checkpoint agree, and the tree still begins with everything that this verifier saw before.
-2. A dissent or revocation that is in a cosigned log and not in the folder was removed: under ``block`` there
-   is no decision then.
+2. A dissent or revocation that is in a cosigned log and not in the folder was removed: under ``block`` that
+   prevents a decision.
 3. Under ``block`` a member that has not answered is excused when it cosigned the present checkpoint and
    the log holds every statement that is counted, and no dissent of that member.
 """
