@@ -49,6 +49,7 @@ from coattest_parent.auction.steps import open_sealed
 from coattest_parent.link.channels import parse_address
 from coattest_parent.link.proxy import ConnectProxy
 from coattest_verify.attestation.profiles import LOCAL_SIMULATOR
+from coattest_verify.auction.certify import certificate_check
 from coattest_verify.auction.receipt import verify_receipt
 from coattest_verify.quorum.authority import Authority
 
@@ -165,7 +166,7 @@ def verify(party: BigAuction, result_file: bytes) -> None:
         party.manifest.encode(),
         party.decision,
         root=LOCAL_SIMULATOR,
-        check_certificate=Authority(party.decision, party.members.policy).check_certificate,
+        check_certificate=certificate_check(Authority(party.decision, party.members.file)),
         now=datetime.now(timezone.utc),
     )
     assert verdict.ok, verdict.findings

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from coattest_build.inputs import lock as locks
 from coattest_verify.quorum.statements.provenance import PAYLOAD_TYPE
-from coattest_verify.signatures.dsse import Envelope
+from coattest_verify.signatures.dsse import DsseEnvelope
 
 if TYPE_CHECKING:
     from support.verify.members import Members
@@ -62,10 +62,10 @@ def bare_checks(quorum: Members) -> Callable[[], None]:
     """Verify every statement's signature, and nothing else."""
     checks = []
     for path in quorum.attestations.glob("rebuild.*.json"):
-        party = quorum.policy.member(path.name.split(".")[1])
+        party = quorum.file.member(path.name.split(".")[1])
         if party is None:
             raise SystemExit(f"{path.name}: not a member's")
-        envelope = Envelope.decode(path.read_bytes(), PAYLOAD_TYPE)
+        envelope = DsseEnvelope.decode(path.read_bytes(), PAYLOAD_TYPE)
         checks.append((party.keys[0], envelope.signatures[0][1], envelope.pae))
 
     def run() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from coattest_build.formats.measure import measure
 from coattest_verify.quorum.statements.claim import Claimed
-from coattest_verify.quorum.statements.statement import Report
+from coattest_verify.quorum.statements.statement import RebuildReport
 from conftest import BuiltImages
 
 CLAIM = Path(__file__).parent.parent / "attestations" / "claim.json"
@@ -18,7 +18,7 @@ CLAIM = Path(__file__).parent.parent / "attestations" / "claim.json"
 def test_the_claim_is_what_this_checkout_builds(built_images: BuiltImages) -> None:
     """Whoever changes the image commits the new claim with it; this names what differs otherwise."""
     claim = Claimed.decode(CLAIM.read_bytes())
-    assert Report.read(built_images.report.to_json()).differences(claim) == ()
+    assert RebuildReport.read(built_images.report.to_json()).differences(claim) == ()
     assert set(claim.profiles) == {"aws", "local"}
     assert CLAIM.read_bytes() == built_images.report.claim()
 

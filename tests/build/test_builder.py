@@ -25,7 +25,7 @@ from coattest_build.formats import measure
 from coattest_build.inputs import lock
 from coattest_build.inputs.cache import Cache, cache_folder, exclusive, scratch
 from coattest_verify.quorum.statements.claim import Claimed
-from coattest_verify.quorum.statements.statement import Report
+from coattest_verify.quorum.statements.statement import RebuildReport
 from support.build.source_roots import PACKAGES, PYTHONPATH
 
 REPOSITORY = Path(__file__).parents[2]
@@ -99,7 +99,7 @@ def test_a_build_elsewhere_gives_the_same_bytes_in_little_memory(built_images: A
         check=False,
     )
     assert result.returncode == 0, result.stderr.decode()
-    report = Report.read(json.loads(result.stdout))
+    report = RebuildReport.read(json.loads(result.stdout))
     assert report.differences(Claimed.decode(built_images.report.claim())) == ()
     for name, made in report.profiles.items():
         built = tmp_path / "out" / made.name
@@ -124,7 +124,7 @@ def test_one_changed_byte_of_the_program_changes_the_application_only(
     assert before["PCR0"] != after["PCR0"]
     assert before["PCR2"] != after["PCR2"]
     one = dataclasses.replace(built_images.report, profiles=built_images.report.profiles[:1])
-    differences = Report.read(report.to_json()).differences(Claimed.decode(one.claim()))
+    differences = RebuildReport.read(report.to_json()).differences(Claimed.decode(one.claim()))
     assert differences[0].startswith("tree_sha256 ")
     assert any(text.startswith("aws: section 4 ramdisk") for text in differences)
     assert not any("PCR1" in text for text in differences)
@@ -139,7 +139,7 @@ def test_the_command_writes_images_report_and_claim(built_images: Any, tmp_path:
     assert result.returncode == 0, result.stderr.decode()
     document = json.loads(result.stdout)
     claim = Claimed.decode((tmp_path / "claim.json").read_bytes())
-    assert Report.read(document).differences(claim) == ()
+    assert RebuildReport.read(document).differences(claim) == ()
     assert json.loads((tmp_path / "build.json").read_text()) == document
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "build.json",

@@ -16,7 +16,7 @@ from coattest_build.formats.measure import SectionDigest
 from coattest_build.report import BuildInput, BuildReport, ImageResult, SourceIdentity
 from coattest_build.sandbox.isolate import Isolation
 from coattest_verify.quorum.statements.claim import Claimed
-from coattest_verify.quorum.statements.statement import Report
+from coattest_verify.quorum.statements.statement import RebuildReport
 
 
 def profile(name: str = "image.eif", fill: str = "a") -> ImageResult:
@@ -51,12 +51,12 @@ CLAIM = json.loads(REPORT.claim())
 
 def differences(report: BuildReport, claim: Any = CLAIM) -> tuple[str, ...]:
     """What a buyer sees of a build beside a claim."""
-    return Report.read(report.to_json()).differences(Claimed.decode(json.dumps(claim).encode()))
+    return RebuildReport.read(report.to_json()).differences(Claimed.decode(json.dumps(claim).encode()))
 
 
 def test_what_a_build_writes_is_what_a_buyer_reads() -> None:
     """Every field of the report that a statement needs arrives, and the claim is a part of the report."""
-    read = Report.read(json.loads(json.dumps(REPORT.to_json())))
+    read = RebuildReport.read(json.loads(json.dumps(REPORT.to_json())))
     assert (read.release, read.architecture, read.dirty) == ("0.1.0", "x86_64", False)
     assert (read.tree_sha256, read.lock_sha256) == ("1" * 64, "2" * 64)
     assert {name: result.to_json() for name, result in read.profiles.items()} == CLAIM["profiles"]
@@ -66,7 +66,7 @@ def test_what_a_build_writes_is_what_a_buyer_reads() -> None:
     assert [item._asdict() for item in read.built.inputs] == REPORT.to_json()["inputs"]
     assert differences(REPORT) == ()
     outside = dataclasses.replace(REPORT, source=dataclasses.replace(REPORT.source, commit=None))
-    assert Report.read(outside.to_json()).built.commit is None
+    assert RebuildReport.read(outside.to_json()).built.commit is None
 
 
 def places(document: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

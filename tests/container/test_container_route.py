@@ -15,7 +15,7 @@ import pytest
 
 from coattest_build import builder
 from coattest_build.explain import diff
-from coattest_verify.quorum.statements.statement import Report
+from coattest_verify.quorum.statements.statement import RebuildReport
 from support.build import container_route
 
 REPOSITORY = Path(__file__).parents[2]
@@ -86,7 +86,7 @@ def test_the_container_gives_the_native_builds_bytes(native: Path, built: Path) 
 
 def test_the_report_names_the_route_and_the_isolation(built: Path) -> None:
     """The report says container, that this run compiled the kernel, and how far the stage was confined."""
-    report = Report.read(json.loads((built / "build.json").read_text())).built
+    report = RebuildReport.read(json.loads((built / "build.json").read_text())).built
     assert report.route == "container"
     assert report.kernel_compiled
     assert report.isolation["capabilities"] == "none"

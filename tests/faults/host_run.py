@@ -26,7 +26,7 @@ from coattest_parent.auction.publish import Sealed
 from coattest_parent.auction.steps import make_bid
 from coattest_verify.auction.bids import read_bids
 from coattest_verify.auction.buyers import spki
-from coattest_verify.auction.certify import certify_buyer_key
+from coattest_verify.auction.certify import certificate_check, certify_buyer_key
 from coattest_verify.auction.journal import AlreadySealed, SealJournal
 from coattest_verify.auction.sealing import plan_seal, sign_seal
 from coattest_verify.quorum.authority import Authority
@@ -152,8 +152,8 @@ class HostRun:
 
     def _seals(self) -> Iterator[bytes]:
         outcome = self.world.quorum.decide(profile="local", now=datetime.now(timezone.utc))
-        assert outcome.policy
-        authority = Authority(outcome.require(), outcome.policy, outcome.answers)
+        assert outcome.members
+        authority = Authority(outcome.require(), outcome.members, outcome.answers)
         for name in BUYERS:
             plan = plan_seal(
                 self.manifest,
@@ -162,7 +162,7 @@ class HostRun:
                 decision=authority.decision.digest,
                 bids=bid_digests(self.manifest, S3Bids(self.world.accounts.as_buyer(name))),
                 own_bid=self.files[name],
-                check_certificate=authority.check_certificate,
+                check_certificate=certificate_check(authority),
                 journal=self.journals[name],
                 now=int(time.time()),
             )

@@ -1,4 +1,4 @@
-"""docs/fields.md names every field of the files that the repository itself has."""
+"""docs/fields.md names every field of the files around a release, and no field that nothing reads."""
 
 from __future__ import annotations
 
@@ -6,11 +6,20 @@ import json
 import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support.guides import ROOT
+from coattest.directory import Folder
+from coattest.strictjson import canonical
+from coattest_verify.quorum.members.file import MemberGroup, MembersFile
+from coattest_verify.quorum.statements.provenance import parse_statement, statement_to_json
+from coattest_verify.quorum.statements.salt import new_secret, read_secret, write_secret
+from coattest_verify.quorum.statements.votes import REVIEW, make_vote, read_votes, sign_vote, vote_name
+from coattest_verify.signatures.dsse import DsseEnvelope
+from support.guides.blocks import ROOT
+from support.verify.members import NOW, Members, report_json
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -18,7 +27,7 @@ else:
     import tomli as tomllib
 
 PAGE = ROOT / "docs" / "fields.md"
-NAMED_BY_DATA = {"profiles", "environment", "links", "files"}
+NAMED_BY_DATA = {"profiles", "environment", "links", "files", "images", "isolation"}
 """Objects whose keys are data: their values are looked at, their keys are not fields."""
 
 
@@ -60,3 +69,78 @@ def test_the_reader_of_fields_reads() -> None:
     """It goes into objects and lists, and leaves out keys that are data."""
     document = {"a": [{"b": 1}], "profiles": {"aws": {"c": {"d": 2}}}, "files": {"x": "y"}}
     assert sorted(fields(document)) == ["a", "b", "c", "d", "files", "profiles"]
+
+
+@pytest.fixture
+def quorum(tmp_path: Path) -> Members:
+    """A quorum whose members file has every field, and a claim."""
+    quorum = Members.make(
+        tmp_path,
+        ["buyer-1", "buyer-2"],
+        groups=(MemberGroup("both", ("buyer-1", "buyer-2"), 2),),
+        routes=2,
+        hosts=2,
+        commitments=True,
+        revoke_threshold=2,
+        reviews=1,
+    )
+    quorum.claim(report_json())
+    return quorum
+
+
+def members_file(quorum: Members) -> Any:
+    """Version 2 of quorum.toml: version 1 has no ``previous``."""
+    return tomllib.loads(MembersFile.decode(quorum.file.successor(round="2").raw).raw.decode())
+
+
+def statement(quorum: Members) -> Any:
+    """A statement that its reader takes."""
+    document = statement_to_json(quorum.statement("buyer-1", report_json(), host="attic", salt="ab" * 32))
+    parse_statement(canonical(document))
+    return document
+
+
+def commitment(quorum: Members) -> Any:
+    """The secret of a commitment that its reader takes."""
+    path = write_secret(quorum.folder, new_secret("buyer-1", quorum.file))
+    assert read_secret(quorum.folder, "buyer-1", quorum.file) is not None
+    return json.loads(path.read_bytes())
+
+
+def vote(quorum: Members) -> Any:
+    """A review, the kind of vote with the most fields, that its reader takes."""
+    assert quorum.claimed is not None
+    made = make_vote(
+        REVIEW, "buyer-1", root=quorum.root, claim=quorum.claimed, note="x", now=NOW, since="ab" * 32
+    )
+    path = quorum.write(vote_name(made), sign_vote(made, quorum.signers["buyer-1"]))
+    with Folder(quorum.attestations) as folder:
+        assert read_votes(folder, quorum.file)[1] == []
+    envelope = DsseEnvelope.decode(path.read_bytes(), "application/vnd.coattest.review+json")
+    return json.loads(envelope.payload)
+
+
+@pytest.mark.parametrize(
+    ("title", "make"),
+    [
+        ("The members file", members_file),
+        ("The signed rebuild (statement)", statement),
+        ("Commitment", commitment),
+        ("Votes", vote),
+    ],
+)
+def test_the_page_has_the_fields_that_the_readers_take(title: str, make: Any, quorum: Members) -> None:
+    """Readers refuse an unknown field and a missing one, so these are exactly the fields of the format."""
+    text = section(title)
+    found = set(fields(make(quorum)))
+    # PCR1 stands between PCR0 and PCR2.
+    assert found - set(re.findall(r"\w+", text)) <= {"PCR1"}
+    columns = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    on_page = {
+        word
+        for cell in columns
+        for name in re.findall("`([^`]+)`", cell)
+        for word in re.findall(r"\w+", name)
+    }
+    assert on_page, title
+    assert on_page <= found

@@ -106,7 +106,7 @@ def test_every_check_is_made_without_network_or_account(parties: Parties) -> Non
     (folder / "document").write_text(run_program(folder, plain, live))
     (folder / "measurements").write_text(run_program(folder, plain, ["eif", "measure", str(parties.image)]))
     attestations = ["--attestations", str(shared / "attestations")]
-    run_program(folder, plain, ["verify", "bundle", "--out", "proof.json", *attestations])
+    run_program(folder, plain, ["verify", "release", "bundle", "--out", "proof.json", *attestations])
     receipt = [str(shared / "result.cbor"), "--manifest", str(shared / "manifest.cbor"), *attestations]
     for command in (
         ["verify", "attestation", "document", "--expect", "measurements", "--root", "local"],

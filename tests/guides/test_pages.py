@@ -197,7 +197,7 @@ def test_the_reader_of_links_reads(tmp_path: Path) -> None:
 def test_the_reader_of_commands_reads() -> None:
     """It finds commands in blocks, and those that a sentence names."""
     assert len(commands(DOCS / "tutorial-buyer.md")) > 15
-    assert ["verify", "quorum-policy"] in commands(DOCS / "quorum.md")
+    assert ["verify", "members", "show"] in commands(DOCS / "quorum.md")
     assert ["auction", "proxy", "--region", "REGION"] in commands(DOCS / "operations.md")
 
 

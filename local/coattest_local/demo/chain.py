@@ -108,12 +108,12 @@ def found_the_quorum(world: World) -> PinnedTrust:
         for word in ("--member", f"{name}={buyer.home / 'quorum.key.pub'}")
     ]
     made = first.run(
-        "verify", "quorum-init", *members, "--threshold", "2", *cached,
+        "verify", "members", "init", *members, "--threshold", "2", *cached,
         "--attestations", world.attestations,
     )  # fmt: skip
     for name, buyer in world.buyers.items():
         buyer.run(
-            "verify", "countersign", "--key", "quorum.key", "--member", name,
+            "verify", "members", "countersign", "--key", "quorum.key", "--member", name,
             "--attestations", world.attestations,
         )  # fmt: skip
     root = str(made["root"])

@@ -20,10 +20,9 @@ from coattest_parent.deployment import live, local
 from coattest_parent.deployment.runner import Enclave, LocalRunner
 from coattest_parent.link.enclave import EnclaveClient
 from coattest_verify.quorum.decision import Decision
-from coattest_verify.rebuild.remeasure import ImageDiffers
 from support.build.python_image import make_python_image
 from support.local.local_enclave import INSTANCE, ROLE, decision
-from support.raised import raises_code
+from support.raises import raises_code
 from support.verify.members import NOW, Members, profile_json, report_json
 
 WHO = {"role_arn": ROLE, "instance_id": INSTANCE}
@@ -101,7 +100,7 @@ def test_an_image_that_was_not_decided_is_never_started(
 ) -> None:
     """One changed byte in the application: every difference is named, and nothing was started."""
     changed = make_python_image(tmp_path / "changed.eif", marker=b"changed")
-    with pytest.raises(ImageDiffers, match=r"sha384.*PCR0.*PCR2"):
+    with raises_code(FoundFalse, "image-differs", match=r"sha384.*PCR0.*PCR2"):
         local.apply_local(decided, changed, runner, **WHO, state=tmp_path, clock=now)
     assert not runner.directory.exists()
 

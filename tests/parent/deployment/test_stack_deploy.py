@@ -15,7 +15,6 @@ from coattest.errors import FoundFalse, UsageError
 from coattest_parent.deployment.stack import planning, rollout, stacks
 from coattest_parent.deployment.stack.hosts import LocalHost
 from coattest_verify.quorum.authority import authority_from
-from coattest_verify.quorum.errors import NoDecision
 from support.parent.deployments import Release, now
 from support.parent.stack_world import (
     BUYERS,
@@ -27,7 +26,7 @@ from support.parent.stack_world import (
     encrypted,
     planning_options,
 )
-from support.raised import raises_code
+from support.raises import raises_code
 from support.verify.members import NOW, report_json
 
 
@@ -256,8 +255,9 @@ def test_an_expired_decision_is_no_authority(world: World) -> None:
     """At the day that quorum.toml names there is no decision to plan or apply with."""
     members = world.first.members
     options = {"attestations": members.attestations, "root": members.root, "profile": "local"}
-    with pytest.raises(NoDecision, match="expired"):
+    with pytest.raises(FoundFalse, match="expired") as caught:
         authority_from(options, world.first.authority.decision.expires)
+    assert caught.value.code == "no-decision"
 
 
 def test_a_dissent_is_no_authority(world: World, tmp_path: Path) -> None:

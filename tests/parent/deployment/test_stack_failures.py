@@ -18,7 +18,7 @@ from coattest.errors import EnvironmentFailure
 from coattest_parent.deployment.stack import events, planning, rollout, stacks, templates
 from support.parent.stack_faults import FILE
 from support.parent.stack_world import BUYERS, Bench
-from support.raised import raises_code
+from support.raises import raises_code
 
 LIMIT = "Your quota allows for 0 more running instance(s)"
 OTHER_BIDS = {"bids": "s3://other-bids/bids/"}

@@ -25,7 +25,7 @@ from coattest_verify.keypolicy.report import BuyerReport
 from support.local.kms_world import allow, policy
 from support.parent.deployments import ACCOUNTS, now
 from support.parent.stack_world import BUYERS, Bench, DebugHost, details
-from support.raised import raises_code
+from support.raises import raises_code
 
 ESCAPE = "\x1b]0;owned\x07\x1b[2J"
 ELSEWHERE = "i-0ffffffffffffffff"

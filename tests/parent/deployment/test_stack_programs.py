@@ -13,7 +13,7 @@ from pathlib import Path
 from coattest.errors import UsageError
 from coattest_parent.deployment.stack import programs
 from support.build.wheelhouse import make_wheel_file
-from support.raised import raises_code
+from support.raises import raises_code
 
 
 def main_wheel(folder: Path, *needs: str) -> Path:

@@ -30,7 +30,7 @@ from coattest_parent.link.aws import Aws, Endpoint
 from support.build.python_image import make_python_image
 from support.build.wheelhouse import make_wheel_file
 from support.parent.deployments import ACCOUNTS, SETTINGS, Release, now
-from support.raised import raises_code
+from support.raises import raises_code
 
 PCRS = {f"PCR{index}": f"{index}" * 96 for index in range(3)}
 RUNNING = {

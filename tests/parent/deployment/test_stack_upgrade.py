@@ -16,7 +16,7 @@ from coattest_parent.deployment.stack.hosts import LocalHost
 from support.local.kms_world import Enclave
 from support.parent.deployments import Release
 from support.parent.stack_world import BUYERS, Bench, Debug, World, encrypted
-from support.raised import raises_code
+from support.raises import raises_code
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -52,7 +52,7 @@ class Release:
         local["pcrs"] = {"PCR0": found.pcr0, "PCR1": found.pcr1, "PCR2": found.pcr2}
         report = report_json(release=release, profiles={"aws": profile_json("aws"), "local": local})
         members.claim(report)
-        for name in members.policy.names:
+        for name in members.file.names:
             members.sign(name, report, age=NOW - (now() - timedelta(hours=1)))
         return cls(image, members)
 

@@ -17,12 +17,13 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+from coattest.findings import Finding
 from coattest_verify.quorum.decision import Outcome, decide
 from coattest_verify.quorum.members.file import MEMBERS_TYPE, Member, MembersFile
 from coattest_verify.quorum.memory import Roots
 from coattest_verify.quorum.statements.claim import Claimed
-from coattest_verify.quorum.statements.provenance import sign
-from coattest_verify.quorum.statements.statement import Report, Statement, statement_for
+from coattest_verify.quorum.statements.provenance import sign_statement
+from coattest_verify.quorum.statements.statement import RebuildReport, Statement, statement_for
 from coattest_verify.signatures import dsse, keys
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=timezone.utc)
@@ -105,6 +106,11 @@ def report_json(
     }
 
 
+def sentences(findings: Sequence[Finding]) -> tuple[str, ...]:
+    """Findings as "where: detail", for tests that compare them with text."""
+    return tuple(f"{finding.where}: {finding.detail}" for finding in findings)
+
+
 def claim_json(report: Mapping[str, Any]) -> dict[str, Any]:
     """The claim that a publisher makes from its own build report."""
     return {
@@ -121,7 +127,7 @@ class Members:
     """A quorum in ``folder``: keys/NAME, attestations/, and this quorum's own remembered roots in config/."""
 
     folder: Path
-    policy: MembersFile
+    file: MembersFile
     root: bytes
     signers: dict[str, Any]
     claimed: Claimed | None = None
@@ -147,20 +153,20 @@ class Members:
             for number in range(1, keys_each + 1):
                 label = name if number == 1 else f"{name}/{number}"
                 path = folder / "keys" / label.replace("/", "-key-")
-                publics.append(keys.generate(path, kinds[index % len(kinds)]))
+                publics.append(keys.generate_key(path, kinds[index % len(kinds)]))
                 signers[label] = keys.load_signer(path)
             members.append(Member(name, tuple(publics)))
         defaults: dict[str, Any] = {"expires": EXPIRES, "round": "1", "dissent": "block"}
-        policy = MembersFile.make(
+        file = MembersFile.make(
             version=1,
             previous=None,
             threshold=len(members) if threshold is None else threshold,
             members=tuple(members),
             **{**defaults, **values},
         )
-        made = cls(folder, policy, bytes.fromhex(policy.sha256), signers)
+        made = cls(folder, file, bytes.fromhex(file.sha256), signers)
         made.attestations.mkdir(parents=True, exist_ok=True)
-        made.install(policy, names)
+        made.install(file, names)
         return made
 
     @property
@@ -177,17 +183,17 @@ class Members:
         """A member's private key file."""
         return self.folder / "keys" / name
 
-    def install(self, policy: MembersFile, signed_by: Sequence[str]) -> None:
-        """Make ``policy`` the quorum.toml, with the signatures of some members."""
-        self.policy = policy
-        self.write("quorum.toml", policy.raw)
+    def install(self, file: MembersFile, signed_by: Sequence[str]) -> None:
+        """Make ``file`` the quorum.toml, with the signatures of some members."""
+        self.file = file
+        self.write("quorum.toml", file.raw)
         for name in signed_by:
-            self.countersign(policy, name)
+            self.countersign(file, name)
 
-    def countersign(self, policy: MembersFile, name: str) -> None:
-        """Write one member's signature on a policy."""
-        envelope = dsse.sign(self.signers[name], MEMBERS_TYPE, policy.raw)
-        self.write(f"quorum.{policy.version}.{name}.dsse.json", envelope.encode())
+    def countersign(self, file: MembersFile, name: str) -> None:
+        """Write one member's signature on a members file."""
+        envelope = dsse.sign_envelope(self.signers[name], MEMBERS_TYPE, file.raw)
+        self.write(f"quorum.{file.version}.{name}.dsse.json", envelope.encode())
 
     def claim(self, report: Mapping[str, Any]) -> Claimed:
         """Publish the claim of a report."""
@@ -209,9 +215,9 @@ class Members:
         """A statement that is not signed yet; ``changes`` replace fields of it."""
         assert self.claimed is not None, "publish a claim first"
         made = statement_for(
-            Report.read(report) if report else None,
+            RebuildReport.read(report) if report else None,
             self.claimed,
-            self.policy,
+            self.file,
             member=member,
             outcome=outcome,
             now=NOW - age,
@@ -230,7 +236,7 @@ class Members:
     ) -> Path:
         """Write a signed statement; ``key_of`` signs with somebody else's key."""
         statement = self.statement(member, report, **options)
-        data = sign(statement, self.signers[key_of or member])
+        data = sign_statement(statement, self.signers[key_of or member])
         return self.write(name or f"rebuild.{member}.intoto.json", data)
 
     def write(self, name: str, data: bytes) -> Path:

@@ -69,8 +69,8 @@ def authority(folder: Path) -> Authority:
     for name in ("buyer-1", "buyer-2"):
         members.sign(name, report)
     outcome = members.decide(profile="local")
-    assert outcome.policy is not None
-    return Authority(outcome.require(), outcome.policy, outcome.answers)
+    assert outcome.members is not None
+    return Authority(outcome.require(), outcome.members, outcome.answers)
 
 
 def make(

@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from coattest.errors import FoundFalse
 from coattest_build.formats.eif import write_image
 from coattest_build.formats.measure import measure
-from coattest_verify.cli.rebuild import rebuild
-from coattest_verify.rebuild.answer import DirtyTree
+from coattest_verify.cli.rebuild import rebuild_command
 from support.verify.members import claim_json, report_json
 
 BIN = Path(sys.executable).parent
@@ -94,9 +94,9 @@ def signed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     for number, kind in enumerate(("ed25519", "p256", "p384"), 1):
         desk.ok("keygen", "--out", f"key-{number}", "--type", kind)
         members += ["--member", f"buyer-{number}=key-{number}.pub"]
-    root = desk.json("quorum-init", *members, "--threshold", "2", "--dissent", "report")["root"]
+    root = desk.json("members", "init", *members, "--threshold", "2", "--dissent", "report")["root"]
     for number in (1, 2, 3):
-        desk.ok("countersign", "--key", f"key-{number}", "--member", f"buyer-{number}")
+        desk.ok("members", "countersign", "--key", f"key-{number}", "--member", f"buyer-{number}")
     report = desk.images("out")
     (desk.folder / "attestations" / "claim.json").write_text(json.dumps(claim_json(report)))
     for number in (1, 2):
@@ -117,7 +117,7 @@ def test_the_decision_as_a_table_and_as_json(signed: Desk) -> None:
 
 def test_stock_in_toto_verify_gives_the_same_answer(signed: Desk, tmp_path: Path) -> None:
     """The filtered links and the layout pass in-toto's own program, with every member's key."""
-    found = signed.json("links", "--out", str(tmp_path / "links"))
+    found = signed.json("release", "links", "--out", str(tmp_path / "links"))
     argv = found["command"].split()
     assert argv[0] == "in-toto-verify"
     assert found["keys"] == ["buyer-1.pub", "buyer-2.pub", "buyer-3.pub"]
@@ -179,29 +179,29 @@ def test_commit_then_reveal(tmp_path: Path) -> None:
         desk.ok("keygen", "--out", f"key-{number}")
         members += ["--member", f"buyer-{number}=key-{number}.pub"]
     rules = ("--threshold", "2", "--dissent", "report", "--commitments")
-    root = ("--root", desk.json("quorum-init", *members, *rules)["root"])
+    root = ("--root", desk.json("members", "init", *members, *rules)["root"])
     who = {number: ("--key", f"key-{number}", "--member", f"buyer-{number}") for number in (1, 2, 3)}
     for number in (1, 2, 3):
-        desk.ok("countersign", *who[number])
+        desk.ok("members", "countersign", *who[number])
         report = desk.images(f"out-{number}")
     for number in (1, 2):
         desk.ok("commit", *who[number], "--rebuild", f"out-{number}", *root)
-        desk.ok("log", "sign", *who[number], *root)
+        desk.ok("log", "append", *who[number], *root)
     assert desk.run("commit", *who[1], "--rebuild", "out-1", *root).returncode == 2
     (tmp_path / "attestations" / "claim.json").write_text(json.dumps(claim_json(report)))
     for number in (1, 2):
-        desk.ok("log", "sign", *who[number], *root)
+        desk.ok("log", "append", *who[number], *root)
         desk.ok("sign-pcrs", *who[number], "--rebuild", f"out-{number}")
     late = desk.run("sign-pcrs", *who[3], "--rebuild", "out-3")
     assert late.returncode == 2
     assert "wants a commitment" in late.stderr
     desk.ok("commit", *who[3], "--rebuild", "out-3", *root)
-    desk.ok("log", "sign", *who[3], *root)
-    desk.ok("log", "sign", *who[1], *root)
+    desk.ok("log", "append", *who[3], *root)
+    desk.ok("log", "append", *who[1], *root)
     desk.ok("sign-pcrs", *who[3], "--rebuild", "out-3")
     outcome = desk.json("quorum", *root)
     assert outcome["agree"] == ["buyer-1", "buyer-2"]
-    assert [item["reason"] for item in outcome["refused"]] == ["not-committed"]
+    assert [item["code"] for item in outcome["refused"]] == ["not-committed"]
 
 
 def test_a_mismatch_is_only_signed_as_dissent(signed: Desk) -> None:
@@ -228,9 +228,9 @@ def test_another_members_key_is_refused(signed: Desk) -> None:
     assert "it belongs to buyer-1" in done.stderr
 
 
-def test_quorum_policy_shows_the_rules(signed: Desk) -> None:
-    """The policy is shown with its rules, keys and signatures, and checked against the pinned root."""
-    found = signed.json("quorum-policy")
+def test_members_show_shows_the_rules(signed: Desk) -> None:
+    """The members file is shown with its rules, keys and signatures, and checked against the pinned root."""
+    found = signed.json("members", "show")
     assert found["in_force"] is True
     assert found["signed"] == ["buyer-1", "buyer-2", "buyer-3"]
 
@@ -241,7 +241,7 @@ def test_errors_are_one_line_and_a_code(signed: Desk, tmp_path: Path) -> None:
         (("quorum", "--attestations", "nowhere"), "nowhere: no such folder"),
         (("quorum", "--root", "sha256:XY"), "64 lower-case hex digits"),
         (("sign-pcrs", "--key", "nokey", "--member", "buyer-1"), "nokey: no such file"),
-        (("quorum-init", "--member", "buyer-1=key-1.pub"), "already there"),
+        (("members", "init", "--member", "buyer-1=key-1.pub"), "already there"),
     ):
         done = signed.run(*argv)
         assert done.returncode == 2, done
@@ -258,13 +258,20 @@ def test_no_decision_is_exit_code_1(signed: Desk) -> None:
     done = signed.run("quorum", "--own", "buyer-3", "--json")
     assert done.returncode == 1
     assert json.loads(done.stdout)["reasons"] == [
-        "no agreeing statement of buyer-3 itself: others' votes do not bind it"
+        {
+            "code": "own-statement-missing",
+            "where": "buyer-3",
+            "detail": "has no agreeing statement of its own: others' votes do not bind it",
+            "expected": None,
+            "found": None,
+            "rule": None,
+        }
     ]
 
 
 def test_a_bundle_decides_without_the_folder(signed: Desk, tmp_path: Path) -> None:
     """verify quorum --bundle decides on a machine that has only the bundle and the root."""
-    signed.ok("bundle", "--out", str(tmp_path / "proof.json"))
+    signed.ok("release", "bundle", "--out", str(tmp_path / "proof.json"))
     root = f"sha256:{hashlib.sha256((signed.folder / 'attestations/quorum.toml').read_bytes()).hexdigest()}"
     bare = Desk(tmp_path)
     assert bare.run("quorum", "--bundle", "proof.json").returncode == 2
@@ -280,15 +287,17 @@ def test_a_fourth_member_is_enrolled_by_the_others(signed: Desk, tmp_path: Path)
     shutil.copytree(signed.folder, tmp_path / "copy")
     desk = Desk(tmp_path / "copy")
     desk.ok("keygen", "--out", "key-4")
-    proposed = desk.json("enroll", "--member", "buyer-4=key-4.pub", "--threshold", "3", "--round", "2")
+    proposed = desk.json(
+        "members", "enroll", "--member", "buyer-4=key-4.pub", "--threshold", "3", "--round", "2"
+    )
     assert (proposed["version"], proposed["threshold"]) == (2, 3)
     assert desk.json("quorum")["quorum"]["version"] == 1
     for number in (1, 2):
-        state = desk.json("countersign", "--key", f"key-{number}", "--member", f"buyer-{number}")
+        state = desk.json("members", "countersign", "--key", f"key-{number}", "--member", f"buyer-{number}")
         assert state["complete"] is False
         assert desk.json("quorum")["quorum"]["version"] == 1
-    assert desk.run("quorum-policy").returncode == 1
-    assert desk.json("countersign", "--key", "key-4", "--member", "buyer-4")["complete"] is True
+    assert desk.run("members", "show").returncode == 1
+    assert desk.json("members", "countersign", "--key", "key-4", "--member", "buyer-4")["complete"] is True
     done = desk.run("quorum", "--json")
     found = json.loads(done.stdout)
     assert (done.returncode, found["quorum"]["version"]) == (1, 2)
@@ -301,35 +310,47 @@ def test_groups_are_proposed_and_shown(signed: Desk, tmp_path: Path) -> None:
     """A proposal may bring groups; one that names strangers is refused in one line."""
     shutil.copytree(signed.folder, tmp_path / "copy")
     desk = Desk(tmp_path / "copy")
-    desk.ok("enroll", "--group", "big=1:buyer-1,buyer-2", "--group", "all=2:big,buyer-3", "--routes", "2")
-    assert json.loads(desk.run("quorum-policy", "--json").stdout)["groups"] == [
+    desk.ok(
+        "members",
+        "enroll",
+        "--group",
+        "big=1:buyer-1,buyer-2",
+        "--group",
+        "all=2:big,buyer-3",
+        "--routes",
+        "2",
+    )
+    assert json.loads(desk.run("members", "show", "--json").stdout)["groups"] == [
         {"name": "big", "members": ["buyer-1", "buyer-2"], "threshold": 1},
         {"name": "all", "members": ["big", "buyer-3"], "threshold": 2},
     ]
-    done = desk.run("enroll", "--group", "big=1:nobody")
+    done = desk.run("members", "enroll", "--group", "big=1:nobody")
     assert done.returncode == 1
     assert "not distinct members or groups named before" in done.stderr
-    assert desk.run("enroll", "--group", "big").returncode == 2
+    assert desk.run("members", "enroll", "--group", "big").returncode == 2
 
 
 def test_a_revoked_release_is_refused_by_commands(signed: Desk, tmp_path: Path) -> None:
-    """verify revoke stops verify quorum and everything that recomputes the decision."""
+    """verify release revoke stops verify quorum and everything that recomputes the decision."""
     shutil.copytree(signed.folder, tmp_path / "copy")
     desk = Desk(tmp_path / "copy")
     common = ("--key", "key-3", "--member", "buyer-3")
-    desk.ok("revoke", *common, "--reason", "known vulnerable")
+    desk.ok("release", "revoke", *common, "--reason", "known vulnerable")
     done = desk.run("quorum")
     assert done.returncode == 1
-    assert "buyer-3 revoked this release: known vulnerable" in done.stderr
+    assert "buyer-3: revoked this release: known vulnerable" in done.stderr
 
 
 def test_the_log_is_signed_and_shown(signed: Desk, tmp_path: Path) -> None:
-    """log sign appends and cosigns, log show lists and checks; a damaged bundle is exit code 1."""
+    """log append appends and cosigns, log show lists and checks; a damaged bundle is exit code 1."""
     shutil.copytree(signed.folder, tmp_path / "copy")
     desk = Desk(tmp_path / "copy")
     for number in (1, 2):
-        done = desk.json("log", "sign", "--key", f"key-{number}", "--member", f"buyer-{number}")
+        done = desk.json("log", "append", "--key", f"key-{number}", "--member", f"buyer-{number}")
     assert done["cosigned"] == ["buyer-1", "buyer-2"]
+    cosigned = desk.json("log", "cosign", "--key", "key-3", "--member", "buyer-3")
+    assert (cosigned["appended"], cosigned["size"]) == (0, done["size"])
+    assert cosigned["cosigned"] == ["buyer-1", "buyer-2", "buyer-3"]
     found = desk.json("log", "show")
     assert (found["size"], len(found["entries"])) == (done["size"], done["size"])
     assert {entry["kind"] for entry in found["entries"]} == {"rebuild", "decision"}
@@ -338,6 +359,20 @@ def test_the_log_is_signed_and_shown(signed: Desk, tmp_path: Path) -> None:
     bundle = desk.folder / "attestations" / "log" / "tile" / "entries" / "000.p" / str(done["size"])
     bundle.write_bytes(bundle.read_bytes()[:-1])
     assert desk.run("log", "show").returncode == 1
+
+
+def test_cosign_appends_nothing(signed: Desk, tmp_path: Path) -> None:
+    """Without a log there is nothing to cosign; what came after the log stays out of it until append."""
+    shutil.copytree(signed.folder, tmp_path / "copy")
+    desk = Desk(tmp_path / "copy")
+    who = ("--key", "key-1", "--member", "buyer-1")
+    done = desk.run("log", "cosign", *who)
+    assert done.returncode == 2
+    assert "verify log append starts one" in done.stderr
+    size = desk.json("log", "append", *who)["size"]
+    desk.ok("release", "revoke", *who, "--reason", "known vulnerable")
+    assert desk.json("log", "cosign", *who)["size"] == size
+    assert desk.json("log", "append", *who)["appended"] == 1
 
 
 def test_rebuild_compares_with_the_claim(
@@ -360,16 +395,18 @@ def test_rebuild_compares_with_the_claim(
 
     monkeypatch.setattr("coattest_build.builder.build", build)
     seed = b"good"
-    assert rebuild.main(["--out", "again", "--json"], standalone_mode=False) == 0
+    assert rebuild_command.main(["--out", "again", "--json"], standalone_mode=False) == 0
     assert desk.json("sign-pcrs", "--key", "key-1", "--member", "buyer-1", "--rebuild", "again")
     seed = b"evil"
-    found = CliRunner().invoke(rebuild, ["--out", "third", "--json"], standalone_mode=False)
+    found = CliRunner().invoke(rebuild_command, ["--out", "third", "--json"], standalone_mode=False)
     assert found.return_value == 1
     differences = json.loads(found.stdout)["differences"]
-    assert differences[0].startswith("aws: PCR0 ")
-    assert any(text.startswith("aws: section 4 ramdisk") for text in differences)
+    assert (differences[0]["code"], differences[0]["where"]) == ("mismatch", "aws")
+    assert differences[0]["detail"].startswith("PCR0 ")
+    assert any(item["detail"].startswith("section 4 ramdisk") for item in differences)
     assert (tmp_path / "copy" / "third" / "rebuild.json").exists()
     snapshot.dirty, snapshot.changed = True, ("enclave/a.py", "enclave/b.py")
-    with pytest.raises(DirtyTree, match=r"enclave/a\.py and 1 more"):
-        rebuild.main(["--out", "fourth"], standalone_mode=False)
+    with pytest.raises(FoundFalse, match=r"enclave/a\.py and 1 more") as caught:
+        rebuild_command.main(["--out", "fourth"], standalone_mode=False)
+    assert caught.value.code == "dirty-tree"
     assert not (tmp_path / "copy" / "fourth").exists()

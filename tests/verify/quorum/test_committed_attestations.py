@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from coattest.directory import Folder
 from coattest_verify.quorum.decision import decide
-from coattest_verify.quorum.directory import Folder
-from coattest_verify.quorum.log.examine import read_log
+from coattest_verify.quorum.log.examine import read_quorum_log
 from coattest_verify.quorum.members.file import MembersFile
 from coattest_verify.quorum.memory import Roots
 from coattest_verify.quorum.statements.claim import Claimed
@@ -21,26 +21,26 @@ REMEDY = "the claim changed after the ceremony: make attestations"
 
 
 @pytest.fixture(scope="module")
-def policy() -> MembersFile:
+def members() -> MembersFile:
     """The committed quorum.toml. Here its own digest is the root: that is no trust, see README.md."""
-    policy = MembersFile.decode((ATTESTATIONS / "quorum.toml").read_bytes())
-    assert policy.version == 1
-    return policy
+    members = MembersFile.decode((ATTESTATIONS / "quorum.toml").read_bytes())
+    assert members.version == 1
+    return members
 
 
 @pytest.mark.parametrize("profile", ["aws", "local"])
 def test_the_committed_attestations_decide_for_the_committed_claim(
-    policy: MembersFile, profile: str, tmp_path: Path
+    members: MembersFile, profile: str, tmp_path: Path
 ) -> None:
     """Both members agree with claim.json in everything, nothing is refused, and it lasts a year more."""
     for now in (datetime.now(timezone.utc), datetime.now(timezone.utc) + timedelta(days=365)):
         outcome = decide(
-            ATTESTATIONS, root=bytes.fromhex(policy.sha256), profile=profile, now=now, roots=Roots(tmp_path)
+            ATTESTATIONS, root=bytes.fromhex(members.sha256), profile=profile, now=now, roots=Roots(tmp_path)
         )
         assert outcome.reasons == (), REMEDY
         assert outcome.refused == ()
         assert outcome.warnings == ()
-        assert outcome.agree == policy.names
+        assert outcome.agree == members.names
         assert outcome.decision is not None
         claim = Claimed.decode((ATTESTATIONS / "claim.json").read_bytes())
         assert tuple(outcome.decision.pcrs.values()) == claim.profiles[profile].pcrs
@@ -50,18 +50,18 @@ def test_the_committed_attestations_decide_for_the_committed_claim(
         )
 
 
-def test_both_members_cosigned_the_committed_log(policy: MembersFile) -> None:
+def test_both_members_cosigned_the_committed_log(members: MembersFile) -> None:
     """attestations/log/ holds both statements and both decisions, cosigned by both."""
     with Folder(ATTESTATIONS) as folder:
-        log = read_log(folder, bytes.fromhex(policy.sha256), policy)
+        log = read_quorum_log(folder, bytes.fromhex(members.sha256), members)
     assert log is not None
     assert len(log.entries) == 4
-    assert sorted(log.cosigned.times) == sorted(policy.names)
+    assert sorted(log.cosigned.times) == sorted(members.names)
 
 
-def test_stock_in_toto_verify_accepts_the_committed_attestations(policy: MembersFile) -> None:
+def test_stock_in_toto_verify_accepts_the_committed_attestations(members: MembersFile) -> None:
     """in-toto's own program, on the files as they are committed, exits 0."""
-    keys = [str(ATTESTATIONS / f"{name}.pub") for name in policy.names]
+    keys = [str(ATTESTATIONS / f"{name}.pub") for name in members.names]
     done = subprocess.run(
         [
             str(Path(sys.executable).parent / "in-toto-verify"),

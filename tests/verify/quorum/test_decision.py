@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from coattest_verify.quorum.decision import NoDecision
-from coattest_verify.quorum.members.file import Group
-from support.verify.members import NOW, Members, report_json
+from coattest.errors import FoundFalse
+from coattest_verify.quorum.members.file import MemberGroup
+from support.verify.members import NOW, Members, report_json, sentences
 
 
 def refusals(quorum: Members, **options: Any) -> dict[str, str]:
-    return {item.file: item.reason for item in quorum.decide(**options).refused}
+    return {item.where: item.code for item in quorum.decide(**options).refused}
 
 
 def test_two_of_three_decide_when_one_is_absent(three: Members) -> None:
@@ -37,7 +37,7 @@ def test_silence_is_not_agreement_when_dissent_blocks(blocking: Members) -> None
     (blocking.attestations / "rebuild.buyer-3.intoto.json").unlink()
     outcome = blocking.decide()
     assert outcome.decision is None
-    assert outcome.reasons == ("buyer-3 has not answered, and silence is not agreement",)
+    assert sentences(outcome.reasons) == ("buyer-3: has not answered, and silence is not agreement",)
 
 
 def test_a_dissent_blocks_under_block(blocking: Members) -> None:
@@ -45,8 +45,8 @@ def test_a_dissent_blocks_under_block(blocking: Members) -> None:
     blocking.sign("buyer-3", report_json("other"), outcome="dissent")
     outcome = blocking.decide()
     assert outcome.decision is None
-    assert len(outcome.reasons) == 1
-    assert outcome.reasons[0].startswith("buyer-3 dissents: PCR0 ")
+    assert len(sentences(outcome.reasons)) == 1
+    assert sentences(outcome.reasons)[0].startswith("buyer-3: dissents: PCR0 ")
 
 
 def test_a_dissent_warns_under_report(three: Members) -> None:
@@ -54,7 +54,7 @@ def test_a_dissent_warns_under_report(three: Members) -> None:
     three.sign("buyer-3", report_json("other"), outcome="dissent", reason="PCR0 differs here")
     outcome = three.decide()
     assert outcome.decision is not None
-    assert "buyer-3 dissents: PCR0 differs here" in outcome.warnings[0]
+    assert "buyer-3: dissents: PCR0 differs here" in sentences(outcome.warnings)[0]
 
 
 def test_agree_and_forged_is_no(three: Members) -> None:
@@ -62,7 +62,7 @@ def test_agree_and_forged_is_no(three: Members) -> None:
     three.sign("buyer-2", report_json(), key_of="buyer-3")
     outcome = three.decide()
     assert outcome.decision is None
-    assert outcome.reasons == ("1 of 2 members agree",)
+    assert sentences(outcome.reasons) == ("quorum.toml: 1 of 2 members agree",)
     assert refusals(three) == {"rebuild.buyer-2.intoto.json": "bad-signature"}
 
 
@@ -73,7 +73,7 @@ def test_could_not_build_is_a_dissent_until_a_result_follows(blocking: Members) 
     blocking.sign(
         "buyer-3", None, outcome="could-not-build", reason="no disk", name=name, age=timedelta(hours=5)
     )
-    assert blocking.decide().reasons == ("buyer-3 dissents: could not build: no disk",)
+    assert sentences(blocking.decide().reasons) == ("buyer-3: dissents: could not build: no disk",)
     blocking.sign("buyer-3", report_json(), age=timedelta(hours=9))
     assert blocking.decide().decision is None
     blocking.sign("buyer-3", report_json(), age=timedelta(hours=1))
@@ -111,15 +111,18 @@ def test_one_profile_is_decided_without_the_other(three: Members) -> None:
 
 def test_an_unknown_profile_is_not_decided(three: Members) -> None:
     """A profile that the claim does not have is a reason, not a crash."""
-    assert three.decide(profile="gpu").reasons == ("claim.json: has no profile 'gpu', only aws, local",)
+    assert sentences(three.decide(profile="gpu").reasons) == (
+        "claim.json: has no profile 'gpu', only aws, local",
+    )
 
 
 def test_own_statement_is_required_where_it_binds(three: Members) -> None:
     """Others' votes never bind a member: with ``own`` its own agreeing statement must be there."""
     assert three.decide(own="buyer-1").decision is not None
     outcome = three.decide(own="buyer-3")
-    with pytest.raises(NoDecision, match="no agreeing statement of buyer-3 itself"):
+    with pytest.raises(FoundFalse, match="buyer-3: has no agreeing statement of its own") as caught:
         outcome.require()
+    assert caught.value.code == "no-decision"
 
 
 def test_the_digest_does_not_depend_on_who_agreed(three: Members) -> None:
@@ -147,7 +150,7 @@ def test_an_old_statement_does_not_agree(three: Members) -> None:
     assert three.decide(now=NOW + timedelta(days=89)).decision is not None
     outcome = three.decide(now=NOW + timedelta(days=90))
     assert outcome.decision is None
-    assert {item.reason for item in outcome.refused} == {"too-old"}
+    assert {item.code for item in outcome.refused} == {"too-old"}
 
 
 def test_a_dissent_does_not_age(three: Members) -> None:
@@ -172,7 +175,7 @@ def test_a_cached_kernel_does_not_count_by_default(three: Members) -> None:
     assert refusals(three) == {"rebuild.buyer-2.intoto.json": "cached-kernel"}
 
 
-def test_a_cached_kernel_counts_where_the_policy_says_so(tmp_path: Path) -> None:
+def test_a_cached_kernel_counts_where_the_members_file_says_so(tmp_path: Path) -> None:
     """``require_compiled_kernel = false`` lets it count."""
     quorum = Members.make(tmp_path, ["buyer-1"], require_compiled_kernel=False)
     quorum.claim(report_json(compiled=False))
@@ -188,7 +191,7 @@ def test_an_member_with_two_keys_counts_once(tmp_path: Path) -> None:
     quorum.sign("buyer-1", report_json(), key_of="buyer-1/2", name="rebuild.buyer-1.second.intoto.json")
     outcome = quorum.decide()
     assert outcome.refused == ()
-    assert outcome.reasons == ("1 of 2 members agree",)
+    assert sentences(outcome.reasons) == ("quorum.toml: 1 of 2 members agree",)
 
 
 def test_groups_are_thresholds_of_their_own(tmp_path: Path) -> None:
@@ -200,15 +203,15 @@ def test_groups_are_thresholds_of_their_own(tmp_path: Path) -> None:
         threshold=3,
         dissent="report",
         groups=(
-            Group("buyers", ("buyer-1", "buyer-2", "buyer-3"), 2),
-            Group("auditors", ("audit-1", "audit-2"), 1),
-            Group("all", ("buyers", "auditors"), 2),
+            MemberGroup("buyers", ("buyer-1", "buyer-2", "buyer-3"), 2),
+            MemberGroup("auditors", ("audit-1", "audit-2"), 1),
+            MemberGroup("all", ("buyers", "auditors"), 2),
         ),
     )
     quorum.claim(report_json())
     for name in names[:3]:
         quorum.sign(name, report_json())
-    assert quorum.decide().reasons == ("1 of 2 of group all agree",)
+    assert sentences(quorum.decide().reasons) == ("quorum.toml: 1 of 2 of group all agree",)
     quorum.sign("audit-2", report_json())
     assert quorum.decide().decision is not None
 
@@ -221,6 +224,6 @@ def test_diversity_of_routes(tmp_path: Path) -> None:
     quorum.claim(native)
     quorum.sign("buyer-1", native)
     quorum.sign("buyer-2", native)
-    assert quorum.decide().reasons == ("1 of 2 different build routes",)
+    assert sentences(quorum.decide().reasons) == ("quorum.toml: 1 of 2 different build routes",)
     quorum.sign("buyer-2", container)
     assert quorum.decide().decision is not None

@@ -8,18 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from coattest.errors import Rejected
+from coattest.directory import Folder
+from coattest.errors import FoundFalse, Rejected
 from coattest.strictjson import canonical, parse
-from coattest_verify.quorum.cosigning import BadLog, sign_log
-from coattest_verify.quorum.directory import Folder
-from coattest_verify.quorum.errors import PolicyRefused
+from coattest_verify.quorum.cosigning import sign_log
 from coattest_verify.quorum.log import checkpoint as notes
-from coattest_verify.quorum.log.examine import CHECKPOINT_FILE, head, parse_entry, read_log
-from coattest_verify.quorum.log.merkle import pack
-from coattest_verify.quorum.members.file import Group, Member, MembersFile
-from coattest_verify.quorum.votes import REVOKE, make_vote, sign_vote, vote_name
+from coattest_verify.quorum.log.examine import CHECKPOINT_FILE, head, parse_entry, read_quorum_log
+from coattest_verify.quorum.log.merkle import pack_entries
+from coattest_verify.quorum.members.file import Member, MemberGroup, MembersFile
+from coattest_verify.quorum.statements.votes import REVOKE, make_vote, sign_vote, vote_name
 from coattest_verify.signatures.keys import public_key_of
-from support.verify.members import NOW, Members, report_json
+from support.verify.members import NOW, Members, report_json, sentences
 
 
 def log(quorum: Members, name: str) -> None:
@@ -56,15 +55,16 @@ def test_a_repeated_name_behind_many_others_is_found_in_one_pass() -> None:
 def test_a_key_of_half_a_million_parts_is_not_parsed(three: Members) -> None:
     """A quorum.toml that would keep the TOML parser busy for hours is refused before it."""
     three.write("quorum.toml", b".".join([b"a"] * 500_000) + b" = 1\n")
-    assert "the pinned root" not in three.decide().reasons[0]
-    with pytest.raises(PolicyRefused, match="dots"):
+    assert "the pinned root" not in sentences(three.decide().reasons)[0]
+    with pytest.raises(Rejected, match="dots") as caught:
         MembersFile.decode(b".".join([b"a"] * 500_000) + b" = 1\n")
+    assert caught.value.code == "members-too-deep"
 
 
 def test_unsigned_versions_are_not_parsed(three: Members, monkeypatch: pytest.MonkeyPatch) -> None:
     """Candidates for the next version reach the TOML parser only behind the threshold's signatures."""
     for index in range(20):
-        successor = three.policy.successor(round=f"r{index}")
+        successor = three.file.successor(round=f"r{index}")
         three.countersign(successor, "buyer-3")
         (three.attestations / "quorum.2.buyer-3.dsse.json").rename(
             three.attestations / f"quorum.2.buyer-3.{index}.dsse.json"
@@ -73,28 +73,32 @@ def test_unsigned_versions_are_not_parsed(three: Members, monkeypatch: pytest.Mo
     decode = MembersFile.decode
     monkeypatch.setattr(MembersFile, "decode", lambda data: decoded.append(data) or decode(data))
     assert three.decide().decision is not None
-    assert set(decoded) == {three.policy.raw}
+    assert set(decoded) == {three.file.raw}
 
 
 def test_one_member_is_not_two_members_of_a_group(three: Members) -> None:
     """A member of a group and of a group within it would meet "two of" alone, so such groups are refused."""
-    inner = Group("inner", ("buyer-1", "buyer-2"), 1)
-    with pytest.raises(PolicyRefused) as caught:
-        three.policy.successor(groups=(inner, Group("outer", ("buyer-1", "inner"), 2)))
-    assert caught.value.code == "policy-counted-twice"
-    with pytest.raises(PolicyRefused) as caught:
-        three.policy.successor(
-            groups=(inner, Group("other", ("buyer-1", "buyer-3"), 1), Group("outer", ("inner", "other"), 2))
+    inner = MemberGroup("inner", ("buyer-1", "buyer-2"), 1)
+    with pytest.raises(Rejected) as caught:
+        three.file.successor(groups=(inner, MemberGroup("outer", ("buyer-1", "inner"), 2)))
+    assert caught.value.code == "members-counted-twice"
+    with pytest.raises(Rejected) as caught:
+        three.file.successor(
+            groups=(
+                inner,
+                MemberGroup("other", ("buyer-1", "buyer-3"), 1),
+                MemberGroup("outer", ("inner", "other"), 2),
+            )
         )
-    assert caught.value.code == "policy-counted-twice"
-    three.policy.successor(groups=(inner, Group("outer", ("buyer-3", "inner"), 2)))
+    assert caught.value.code == "members-counted-twice"
+    three.file.successor(groups=(inner, MemberGroup("outer", ("buyer-3", "inner"), 2)))
 
 
 def test_a_cosignature_after_the_last_year_is_no_crash(three: Members) -> None:
     """A cosigner that dates its line in the year 30,000 makes the log bad, and nothing else."""
     log(three, "buyer-3")
     with Folder(three.attestations) as folder:
-        found = read_log(folder, three.root, three.policy)
+        found = read_quorum_log(folder, three.root, three.file)
     assert found is not None
     tree = found.cosigned.checkpoint
     signer = three.signers["buyer-3"]
@@ -105,7 +109,7 @@ def test_a_cosignature_after_the_last_year_is_no_crash(three: Members) -> None:
     three.write(CHECKPOINT_FILE, f"{tree.body}\n{line}".encode())
     outcome = three.decide()
     assert outcome.decision is not None
-    assert outcome.warnings == ("log: the cosignature of buyer-3 is wrong",)
+    assert sentences(outcome.warnings) == ("log/checkpoint: the cosignature of buyer-3 is wrong",)
 
 
 @pytest.mark.parametrize(
@@ -129,14 +133,14 @@ def test_log_entries_do_not_reach_a_terminal_as_commands(three: Members, field: 
     cosigned = notes.cosign(
         notes.Cosigned(head([encoded], three.root), {}, ()), "buyer-3", three.signers["buyer-3"], NOW
     )
-    for path, content in {**pack([encoded]), "checkpoint": cosigned.encode()}.items():
+    for path, content in {**pack_entries([encoded]), "checkpoint": cosigned.encode()}.items():
         target = three.attestations / "log" / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
     outcome = three.decide()
     assert outcome.decision is not None
-    assert all(warning.isprintable() for warning in outcome.warnings)
-    assert outcome.warnings[0].startswith("log: entry")
+    assert all(warning.isprintable() for warning in sentences(outcome.warnings))
+    assert sentences(outcome.warnings)[0].startswith("log/checkpoint: entry")
 
 
 @pytest.mark.parametrize("inner", ["log", "log/tile", "log/tile/entries"])
@@ -147,8 +151,9 @@ def test_the_log_is_not_written_through_a_link(three: Members, tmp_path: Path, i
     link = three.attestations / inner
     link.parent.mkdir(parents=True, exist_ok=True)
     link.symlink_to(elsewhere)
-    with pytest.raises(BadLog):
+    with pytest.raises(FoundFalse) as caught:
         log(three, "buyer-1")
+    assert caught.value.code == ("bad-log" if inner == "log" else "linked")
     assert list(elsewhere.iterdir()) == []
 
 
@@ -158,7 +163,7 @@ def test_a_planted_tile_does_not_survive_signing(three: Members) -> None:
     planted.parent.mkdir(parents=True)
     planted.write_bytes(b"\0\1x")
     log(three, "buyer-1")
-    assert three.decide().warnings == ()
+    assert sentences(three.decide().warnings) == ()
 
 
 def test_a_removed_revocation_cannot_make_a_yes(blocking: Members) -> None:
@@ -166,21 +171,25 @@ def test_a_removed_revocation_cannot_make_a_yes(blocking: Members) -> None:
     path = revoke(blocking, "buyer-3")
     log(blocking, "buyer-1")
     path.unlink()
-    assert blocking.decide().reasons == ("buyer-3's revocation (log entry 3) was removed",)
+    assert sentences(blocking.decide().reasons) == (
+        "log/checkpoint: buyer-3's revocation (log entry 3) was removed",
+    )
 
 
 def test_a_new_key_does_not_bring_a_revoked_release_back_unsaid(three: Members, tmp_path: Path) -> None:
     """A revocation by a key that was since replaced is shown as such until its member signs it again."""
     revoke(three, "buyer-3")
     fresh = Members.make(tmp_path / "fresh", ["buyer-3"])
-    members = [party for party in three.policy.members if party.name != "buyer-3"]
-    replaced = Member("buyer-3", fresh.policy.members[0].keys)
-    three.install(three.policy.successor(members=(*members, replaced)), ["buyer-1", "buyer-2"])
+    members = [party for party in three.file.members if party.name != "buyer-3"]
+    replaced = Member("buyer-3", fresh.file.members[0].keys)
+    three.install(three.file.successor(members=(*members, replaced)), ["buyer-1", "buyer-2"])
     for name in ("buyer-1", "buyer-2"):
         three.sign(name, report_json())
     outcome = three.decide()
-    assert [item.reason for item in outcome.refused] == ["old-key"]
-    assert any("buyer-3 revoked this release with a key" in warning for warning in outcome.warnings)
+    assert [item.code for item in outcome.refused] == ["old-key"]
+    assert any(
+        "buyer-3: revoked this release with a key" in warning for warning in sentences(outcome.warnings)
+    )
     three.signers["buyer-3"] = fresh.signers["buyer-3"]
     revoke(three, "buyer-3")
     assert three.decide().decision is None
@@ -204,4 +213,4 @@ def test_one_member_does_not_bring_two_routes(tmp_path: Path) -> None:
     quorum.claim(report_json())
     quorum.sign("buyer-1", report_json())
     quorum.sign("buyer-1", {**report_json(), "route": "container"}, name="rebuild.buyer-1.again.intoto.json")
-    assert quorum.decide().reasons == ("1 of 2 different build routes",)
+    assert sentences(quorum.decide().reasons) == ("quorum.toml: 1 of 2 different build routes",)

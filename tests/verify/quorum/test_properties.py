@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coattest.directory import Held
 from coattest.errors import Rejected
 from coattest.strictjson import parse
 from coattest_verify.quorum.decision import Outcome, decide_from
-from coattest_verify.quorum.directory import Held
-from coattest_verify.quorum.statements.provenance import sign
+from coattest_verify.quorum.statements.provenance import sign_statement
 from support.verify.members import NOW, Members, report_json
 
 NAMES = ("buyer-1", "buyer-2", "buyer-3", "buyer-4")
@@ -48,7 +48,7 @@ class Bench:
         outcome = {"dissent": "dissent", "unable": "could-not-build"}.get(kind, "agree")
         age = timedelta(days=100 if kind == "old" else 0, hours=hours)
         made = self.quorum.statement(member, report.get(kind, report_json()), outcome=outcome, age=age)
-        return sign(made, self.quorum.signers[member])
+        return sign_statement(made, self.quorum.signers[member])
 
     def decide(self, items: Sequence[Item]) -> Outcome:
         files = dict(self.base)
@@ -99,7 +99,7 @@ def test_a_decision_is_what_its_definition_says(bench: Bench, found: list[Item])
         if name in outcome.agree:
             assert "agree" in kinds
             assert not kinds & {"other", "dissent"}
-    expected = len(outcome.agree) >= (4 if bench.quorum.policy.dissent == "block" else 2)
+    expected = len(outcome.agree) >= (4 if bench.quorum.file.dissent == "block" else 2)
     assert (outcome.decision is not None) == expected
 
 

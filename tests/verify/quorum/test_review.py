@@ -1,4 +1,4 @@
-"""``verify review``: what moved since the last decided release, and what the signature names."""
+"""``verify release review``: what moved since the last decided release, and what the signature names."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from coattest.directory import Folder
 from coattest.errors import FoundFalse, UsageError
 from coattest_build.inputs import lock as locks
-from coattest_verify.cli.release.votes import review
+from coattest_verify.cli.release.votes import review_command
 from coattest_verify.quorum.bundle import make_bundle
-from coattest_verify.quorum.directory import Folder
-from coattest_verify.quorum.votes import REVIEW, make_vote, read_votes, sign_vote, vote_name
+from coattest_verify.quorum.statements.votes import REVIEW, make_vote, read_votes, sign_vote, vote_name
 from support.verify.members import NOW, Members, report_json
 
 REPOSITORY = Path(__file__).parents[3]
@@ -40,7 +40,10 @@ def old(tmp_path: Path) -> Path:
 
 def shown(*argv: str) -> dict[str, Any]:
     done = CliRunner().invoke(
-        review, ["--source", str(REPOSITORY), *argv, "--json"], standalone_mode=False, catch_exceptions=False
+        review_command,
+        ["--source", str(REPOSITORY), *argv, "--json"],
+        standalone_mode=False,
+        catch_exceptions=False,
     )
     found: dict[str, Any] = json.loads(done.stdout)
     return found
@@ -114,6 +117,6 @@ def test_a_review_names_the_lock_that_it_was_compared_with(three: Members) -> No
     )
     three.write(vote_name(vote), sign_vote(vote, three.signers["buyer-1"]))
     with Folder(three.attestations) as folder:
-        (read,), refused = read_votes(folder, three.policy)
+        (read,), refused = read_votes(folder, three.file)
     assert refused == []
     assert (read.lock_sha256, read.since) == (three.claimed.lock_sha256, "cd" * 32)

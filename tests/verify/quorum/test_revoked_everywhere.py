@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from coattest.errors import FoundFalse
 from coattest_verify.cli.options import decision_from
 from coattest_verify.quorum.authority import authority_from
-from coattest_verify.quorum.errors import NoDecision
-from coattest_verify.quorum.votes import REVOKE, make_vote, sign_vote, vote_name
+from coattest_verify.quorum.statements.votes import REVOKE, make_vote, sign_vote, vote_name
 from support.verify.members import NOW, Members
 
 REPOSITORY = Path(__file__).parents[3]
 COMMANDS = sorted(
     path
     for folder in ("verify/coattest_verify/cli", "parent/coattest_parent/cli")
-    for path in (REPOSITORY / folder).glob("*.py")
+    for path in (REPOSITORY / folder).rglob("*.py")
     if "@decision_options" in path.read_text(encoding="utf-8")
 )
 RECOMPUTE = {"decide", "decision_from", "authority_from"}
@@ -41,7 +41,7 @@ def test_a_command_with_the_options_of_a_decision_recomputes_it(path: Path) -> N
 
 def test_the_commands_are_found() -> None:
     """The search for commands has not lost any of those that bind a buyer or the service."""
-    assert {path.stem for path in COMMANDS} >= {
+    assert {name for path in COMMANDS for name in (path.stem, path.parent.name)} >= {
         "audit", "bid", "bundle", "deploy", "links", "policy", "quorum", "receipt", "seal"
     }  # fmt: skip
 
@@ -56,5 +56,6 @@ def test_those_functions_refuse_a_revoked_release(three: Members, monkeypatch: p
     vote = make_vote(REVOKE, "buyer-3", root=three.root, claim=three.claimed, note="CVE-2026-1", now=NOW)
     three.write(vote_name(vote), sign_vote(vote, three.signers["buyer-3"]))
     for recompute in (lambda: decision_from(options, now=NOW), lambda: authority_from(options, NOW)):
-        with pytest.raises(NoDecision, match="buyer-3 revoked this release: CVE-2026-1"):
+        with pytest.raises(FoundFalse, match="buyer-3: revoked this release: CVE-2026-1") as caught:
             recompute()
+        assert caught.value.code == "no-decision"

@@ -12,7 +12,7 @@ from coattest.errors import Rejected
 from coattest.strictjson import canonical
 from coattest_verify.quorum.statements import provenance
 from coattest_verify.quorum.statements.claim import EMPTY_PCR2, Claimed
-from coattest_verify.quorum.statements.statement import MAX_REASON, Report, clean
+from coattest_verify.quorum.statements.statement import MAX_REASON, RebuildReport, clean
 from coattest_verify.signatures import dsse
 from support.verify.members import Members, profile_json, report_json
 
@@ -29,11 +29,11 @@ def made(quorum: Members, outcome: str) -> Any:
 def test_a_statement_is_read_back_as_it_was_signed(three: Members, outcome: str) -> None:
     """Signing, parsing and rendering again gives the same statement and the same bytes."""
     statement = made(three, outcome)
-    signed = provenance.sign(statement, three.signers["buyer-1"])
-    envelope = dsse.Envelope.decode(signed, provenance.PAYLOAD_TYPE)
+    signed = provenance.sign_statement(statement, three.signers["buyer-1"])
+    envelope = dsse.DsseEnvelope.decode(signed, provenance.PAYLOAD_TYPE)
     found = provenance.parse_statement(envelope.payload)
     assert found == statement
-    assert canonical(provenance.to_json(found)) == envelope.payload
+    assert canonical(provenance.statement_to_json(found)) == envelope.payload
 
 
 @pytest.mark.parametrize("outcome", STATEMENTS)
@@ -44,7 +44,7 @@ def test_a_statement_has_in_totos_public_shape(three: Members, outcome: str) -> 
     from in_toto_attestation.predicates.provenance.v1 import provenance_pb2
     from in_toto_attestation.v1 import statement_pb2
 
-    document = provenance.to_json(made(three, outcome))
+    document = provenance.statement_to_json(made(three, outcome))
     statement = json_format.ParseDict(document, statement_pb2.Statement())
     predicate = json_format.ParseDict(document["predicate"], provenance_pb2.Provenance())
     assert [item.name for item in statement.subject] == [item["name"] for item in document["subject"]]
@@ -93,18 +93,25 @@ def test_a_malformed_claim_is_refused(three: Members, change: dict[str, Any]) ->
 
 def test_the_differences_of_a_report_start_with_the_telling_ones() -> None:
     """Source first, then per profile the registers, the sections, and the file."""
-    from support.verify.members import claim_json
+    from support.verify.members import claim_json, sentences
 
     claim = Claimed.decode(json.dumps(claim_json(report_json())).encode())
-    assert Report.read(report_json()).differences(claim) == ()
+    assert RebuildReport.read(report_json()).differences(claim) == ()
     other = report_json("evil", source="evil")
     del other["profiles"]["local"]
-    found = Report.read(other).differences(claim)
-    assert found[0].startswith("tree_sha256 ")
+    differences = RebuildReport.read(other).differences(claim)
+    found = sentences(differences)
+    assert found[0].startswith("tree_sha256: ")
     assert found[1].startswith("aws: PCR0 ")
     assert found[2].startswith("aws: PCR2 ")
     assert found[3].startswith("aws: section 4 ramdisk of 34000000 bytes")
     assert found[-1] == "local: not built here"
+    assert {item.code for item in differences[:-1]} == {"mismatch"}
+    assert differences[-1].code == "not-built"
+    assert (differences[1].expected, differences[1].found) == (
+        claim.profiles["aws"].pcrs[0],
+        other["profiles"]["aws"]["pcrs"]["PCR0"],
+    )
 
 
 def test_the_committed_claim_is_one_that_members_can_answer() -> None:

@@ -9,13 +9,20 @@ from typing import Any
 
 import pytest
 
+from coattest.directory import Folder
 from coattest.errors import Rejected
 from coattest_verify.quorum.bundle import make_bundle, read_bundle
 from coattest_verify.quorum.decision import Outcome, decide_from
-from coattest_verify.quorum.directory import Folder
-from coattest_verify.quorum.votes import REVIEW, REVOKE, make_vote, payload_type, sign_vote, vote_name
+from coattest_verify.quorum.statements.votes import (
+    REVIEW,
+    REVOKE,
+    make_vote,
+    payload_type,
+    sign_vote,
+    vote_name,
+)
 from coattest_verify.signatures import dsse
-from support.verify.members import NOW, Members, report_json
+from support.verify.members import NOW, Members, report_json, sentences
 
 
 def vote(quorum: Members, kind: str, member: str, *, key_of: str | None = None, **changes: Any) -> Path:
@@ -28,7 +35,7 @@ def vote(quorum: Members, kind: str, member: str, *, key_of: str | None = None, 
 def test_a_revoked_release_is_not_decided(three: Members) -> None:
     """One member's signed revocation stops the release, and says why."""
     vote(three, REVOKE, "buyer-3")
-    assert three.decide().reasons == ("buyer-3 revoked this release: CVE-2026-1",)
+    assert sentences(three.decide().reasons) == ("buyer-3: revoked this release: CVE-2026-1",)
 
 
 def test_a_revocation_is_about_one_source(three: Members) -> None:
@@ -43,14 +50,14 @@ def test_a_revocation_is_about_one_source(three: Members) -> None:
     assert three.decide().decision is not None
 
 
-def test_a_revocation_outlives_the_policy_version(three: Members) -> None:
+def test_a_revocation_outlives_the_members_version(three: Members) -> None:
     """A new version of quorum.toml does not silently bring a revoked release back."""
     vote(three, REVOKE, "buyer-3")
-    three.install(three.policy.successor(round="2"), ["buyer-1", "buyer-2"])
+    three.install(three.file.successor(round="2"), ["buyer-1", "buyer-2"])
     three.claim(report_json())
     for name in ("buyer-1", "buyer-2"):
         three.sign(name, report_json())
-    assert three.decide().reasons == ("buyer-3 revoked this release: CVE-2026-1",)
+    assert sentences(three.decide().reasons) == ("buyer-3: revoked this release: CVE-2026-1",)
 
 
 def test_a_forged_revocation_does_not_count(three: Members) -> None:
@@ -58,7 +65,7 @@ def test_a_forged_revocation_does_not_count(three: Members) -> None:
     path = vote(three, REVOKE, "buyer-3", key_of="buyer-1")
     outcome = three.decide()
     assert outcome.decision is not None
-    assert [(item.file, item.reason) for item in outcome.refused] == [(path.name, "bad-signature")]
+    assert [(item.where, item.code) for item in outcome.refused] == [(path.name, "bad-signature")]
 
 
 def test_a_review_never_serves_as_a_revocation(three: Members) -> None:
@@ -67,7 +74,7 @@ def test_a_review_never_serves_as_a_revocation(three: Members) -> None:
     path.rename(path.with_name(path.name.replace("review", "revoke")))
     outcome = three.decide()
     assert outcome.decision is not None
-    assert [item.reason for item in outcome.refused] == ["payload-type"]
+    assert [item.code for item in outcome.refused] == ["payload-type"]
 
 
 def test_the_revocation_threshold(tmp_path: Path) -> None:
@@ -81,7 +88,7 @@ def test_the_revocation_threshold(tmp_path: Path) -> None:
     vote(quorum, REVOKE, "buyer-3")
     outcome = quorum.decide()
     assert outcome.decision is not None
-    assert outcome.warnings == ("buyer-3 revoked this release: CVE-2026-1",)
+    assert sentences(outcome.warnings) == ("buyer-3: revoked this release: CVE-2026-1",)
     vote(quorum, REVOKE, "buyer-1")
     assert quorum.decide().decision is None
 
@@ -94,7 +101,7 @@ def test_required_reviews(tmp_path: Path) -> None:
         quorum.sign(name, report_json())
     path = vote(quorum, REVIEW, "buyer-1", note="read all of it")
     path.with_name(path.name.replace(".dsse", ".again.dsse")).write_bytes(path.read_bytes())
-    assert quorum.decide().reasons == ("1 of 2 members reviewed the source",)
+    assert sentences(quorum.decide().reasons) == ("quorum.toml: 1 of 2 members reviewed the source",)
     vote(quorum, REVIEW, "buyer-2", note="the lock's difference")
     assert quorum.decide().decision is not None
 
@@ -114,12 +121,12 @@ def test_hostile_votes_are_refused_alone(three: Members, content: bytes) -> None
 def test_a_vote_with_an_unknown_field_is_refused(three: Members) -> None:
     """A signed vote of another form does not count."""
     path = vote(three, REVOKE, "buyer-3")
-    envelope = dsse.Envelope.decode(path.read_bytes(), payload_type(REVOKE))
+    envelope = dsse.DsseEnvelope.decode(path.read_bytes(), payload_type(REVOKE))
     payload = json.loads(envelope.payload)
     payload["scope"] = "everything"
-    changed = dsse.sign(three.signers["buyer-3"], payload_type(REVOKE), json.dumps(payload).encode())
+    changed = dsse.sign_envelope(three.signers["buyer-3"], payload_type(REVOKE), json.dumps(payload).encode())
     path.write_bytes(changed.encode())
-    assert [item.reason for item in three.decide().refused] == ["unknown-field"]
+    assert [item.code for item in three.decide().refused] == ["unknown-field"]
 
 
 # --- the proof bundle ---------------------------------------------------------------------------------
@@ -152,11 +159,11 @@ def test_a_bundle_with_an_invented_root_is_refused(three: Members, tmp_path: Pat
     data = bundled(invented)
     assert from_bundle(invented, data).decision is not None
     outcome = from_bundle(three, data)
-    assert "nothing here has the pinned root" in outcome.reasons[0]
+    assert "nothing here has the pinned root" in sentences(outcome.reasons)[0]
 
 
-def test_a_bundle_still_decides_after_the_policy_expired(three: Members) -> None:
-    """As of the time it was made a bundle decides for ever; as of now it ends with the policy."""
+def test_a_bundle_still_decides_after_the_members_file_expired(three: Members) -> None:
+    """As of the time it was made a bundle decides for ever; as of now it ends with the members file."""
     data = bundled(three)
     assert from_bundle(three, data).decision is not None
     assert from_bundle(three, data, now=NOW + timedelta(days=3650)).decision is None

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from coattest_verify.cli.rebuild import rebuild
-from coattest_verify.rebuild.answer import DirtyTree
+from coattest.errors import FoundFalse
+from coattest_verify.cli.rebuild import rebuild_command
 from conftest import BuiltImages
 from support.build.checkouts import commit, make_checkout
 
@@ -39,13 +39,13 @@ def run(checkout: Path, *more: str) -> Result:
         "--profile",
         "aws",
     ]
-    return CliRunner().invoke(rebuild, [*command, *more], standalone_mode=False)
+    return CliRunner().invoke(rebuild_command, [*command, *more], standalone_mode=False)
 
 
 def test_a_change_that_is_not_committed_is_refused_by_name(checkout: Path, tmp_path: Path) -> None:
     """Before anything is built: a buyer who edited a file would otherwise sign what nobody else has."""
     done = run(checkout, "--out", str(tmp_path / "out"))
-    assert isinstance(done.exception, DirtyTree)
+    assert isinstance(done.exception, FoundFalse)
     assert done.exception.exit_code == 1
     assert str(done.exception).endswith(f"{CHANGED} (commit or discard them; see git status)")
     assert not (tmp_path / "out").exists()
@@ -78,8 +78,8 @@ def test_without_the_claimed_image_the_sections_are_compared(checkout: Path, tmp
     assert done.return_value == 1
     document = json.loads(done.stdout)
     assert document["explained"] == {}
-    texts = document["differences"]
-    assert [text for text in texts if text.startswith("tree_sha256 ")]
+    texts = [f"{item['where']}: {item['detail']}" for item in document["differences"]]
+    assert [text for text in texts if text.startswith("tree_sha256: ")]
     sections = [text for text in texts if text.startswith("aws: section ")]
     assert len(sections) == 1
     assert sections[0].startswith("aws: section 4 ramdisk of ")

@@ -21,9 +21,8 @@ from coattest.errors import EnvironmentFailure, UsageError
 from coattest_verify.signatures import dsse
 from coattest_verify.signatures.keys import (
     BadKey,
-    KeyUnreadable,
     PublicKey,
-    generate,
+    generate_key,
     load_public,
     load_remote_signer,
     load_signer,
@@ -38,7 +37,7 @@ ED25519_PREFIX = bytes.fromhex("302a300506032b6570032100")
 def test_a_generated_key_signs_and_verifies(tmp_path: Path, kind: str, passphrase: bytes | None) -> None:
     """Each key type round-trips through its files, encrypted or not, and has in-toto's key id."""
     path = tmp_path / "key"
-    public = generate(path, kind, passphrase)
+    public = generate_key(path, kind, passphrase)
     signer = load_signer(path, lambda: passphrase or b"")
     signature = signer.sign(b"message")
     assert load_public(tmp_path / "key.pub") == public == public_key_of(signer)
@@ -54,22 +53,24 @@ def test_a_generated_key_signs_and_verifies(tmp_path: Path, kind: str, passphras
 def test_a_key_file_is_never_overwritten(tmp_path: Path) -> None:
     """Making a key where one is already is an error, and the old one stays."""
     path = tmp_path / "key"
-    generate(path)
+    generate_key(path)
     before = path.read_bytes()
     with pytest.raises(UsageError, match="already there"):
-        generate(path)
+        generate_key(path)
     assert path.read_bytes() == before
 
 
 def test_the_wrong_passphrase_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A wrong or missing passphrase is a usage error in one line."""
     path = tmp_path / "key"
-    generate(path, passphrase=b"right")
-    with pytest.raises(KeyUnreadable, match="passphrase is wrong"):
+    generate_key(path, passphrase=b"right")
+    with pytest.raises(UsageError, match="passphrase is wrong") as caught:
         load_signer(path, lambda: b"wrong")
+    assert caught.value.code == "key-file"
     monkeypatch.delenv("COATTEST_PASSPHRASE_FILE", raising=False)
-    with pytest.raises(KeyUnreadable, match="COATTEST_PASSPHRASE_FILE"):
+    with pytest.raises(UsageError, match="COATTEST_PASSPHRASE_FILE") as caught:
         load_signer(path)
+    assert caught.value.code == "key-file"
     (tmp_path / "pass").write_text("right\n")
     monkeypatch.setenv("COATTEST_PASSPHRASE_FILE", str(tmp_path / "pass"))
     assert load_signer(path).public == load_public(tmp_path / "key.pub")
@@ -155,13 +156,15 @@ def test_a_key_in_kms_signs_like_a_file(aws: Any, spec: str) -> None:
     )
     uri = f"awskms:{created['Arn']}"
     signer = load_remote_signer(uri, [public], str)
-    envelope = dsse.sign(signer, "text/plain", b"payload")
+    envelope = dsse.sign_envelope(signer, "text/plain", b"payload")
     assert envelope.signers([public]) == (public,)
-    with pytest.raises(KeyUnreadable, match="holds none of the keys"):
+    with pytest.raises(UsageError, match="holds none of the keys") as caught:
         load_remote_signer(uri, [], str)
+    assert caught.value.code == "wrong-key"
     if spec == "ECC_NIST_P256":
-        with pytest.raises(KeyUnreadable, match="holds none of the keys"):
+        with pytest.raises(UsageError, match="holds none of the keys") as caught:
             load_remote_signer(uri, [stranger], str)
+        assert caught.value.code == "wrong-key"
         assert load_remote_signer(uri, [stranger, public], str)
 
 

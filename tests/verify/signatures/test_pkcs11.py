@@ -16,9 +16,9 @@ import pytest
 from coattest.errors import EnvironmentFailure
 from coattest_verify.signatures import dsse
 from coattest_verify.signatures.keys import (
-    KeyUnreadable,
     PublicKey,
-    generate,
+    UsageError,
+    generate_key,
     load_public,
     load_remote_signer,
 )
@@ -60,7 +60,7 @@ def tokens(tmp_path_factory: pytest.TempPathFactory, module_path: Path) -> Itera
         patch.setenv("PYKCS11LIB", str(module_path))
         found = {}
         for kind in ("p256", "p384"):
-            public = generate(folder / kind, kind)
+            public = generate_key(folder / kind, kind)
             softhsm("--init-token", "--free", "--label", kind, "--pin", PIN, "--so-pin", "0815")
             softhsm(
                 "--import", str(folder / kind), "--token", kind, "--label", "k", "--id", "02", "--pin", PIN
@@ -99,15 +99,16 @@ def verify(*argv: str, folder: Path, succeeds: bool = True) -> str:
 def test_a_token_signs_like_a_file(token: Token) -> None:
     """``hsm:`` signs inside the token, and the signature verifies under the member's key."""
     signer = load_remote_signer(token.uri, [token.public], lambda _: PIN)
-    envelope = dsse.sign(signer, "text/plain", b"payload")
+    envelope = dsse.sign_envelope(signer, "text/plain", b"payload")
     assert envelope.signers([token.public]) == (token.public,)
 
 
 def test_a_token_with_another_key_is_refused(token: Token, tmp_path: Path) -> None:
     """A token that holds none of the member's keys signs nothing for it."""
-    stranger = generate(tmp_path / "stranger", "p256")
-    with pytest.raises(KeyUnreadable, match="holds none of the keys"):
+    stranger = generate_key(tmp_path / "stranger", "p256")
+    with pytest.raises(UsageError, match="holds none of the keys") as caught:
         load_remote_signer(token.uri, [stranger], lambda _: PIN)
+    assert caught.value.code == "wrong-key"
 
 
 def test_a_wrong_pin_is_the_environments_fault(token: Token) -> None:
@@ -118,18 +119,19 @@ def test_a_wrong_pin_is_the_environments_fault(token: Token) -> None:
 
 def test_a_token_that_is_not_there_says_so(token: Token) -> None:
     """A label that no token has is named."""
-    with pytest.raises(KeyUnreadable, match="No PKCS#11 token found"):
+    with pytest.raises(UsageError, match="No PKCS#11 token found") as caught:
         load_remote_signer("hsm:2?label=elsewhere", [token.public], lambda _: PIN)
+    assert caught.value.code == "key-file"
 
 
-def test_an_member_countersigns_with_a_token(token: Token, tmp_path: Path) -> None:
+def test_a_member_countersigns_with_a_token(token: Token, tmp_path: Path) -> None:
     """The commands take a token where they take a key file; the PIN comes from --passphrase-file."""
     (tmp_path / "member.pub").write_bytes(token.public.pem)
     assert load_public(tmp_path / "member.pub") == token.public
     (tmp_path / "pin").write_text(f"{PIN}\n")
-    made = json.loads(verify("quorum-init", "--member", "buyer-1=member.pub", "--json", folder=tmp_path))
-    countersign = ("countersign", "--key", token.uri, "--member", "buyer-1")
+    made = json.loads(verify("members", "init", "--member", "buyer-1=member.pub", "--json", folder=tmp_path))
+    countersign = ("members", "countersign", "--key", token.uri, "--member", "buyer-1")
     assert "is encrypted" in verify(*countersign, folder=tmp_path, succeeds=False)
     verify(*countersign, "--passphrase-file", "pin", folder=tmp_path)
-    shown = json.loads(verify("quorum-policy", "--root", made["root"], "--json", folder=tmp_path))
+    shown = json.loads(verify("members", "show", "--root", made["root"], "--json", folder=tmp_path))
     assert shown["signed"] == ["buyer-1"]

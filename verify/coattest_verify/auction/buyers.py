@@ -25,7 +25,7 @@ from coattest_enclave.protocol.errors import MessageError
 from coattest_verify.signatures.keys import (
     SCHEMES,
     PublicKey,
-    generate,
+    generate_key,
     load_public,
     passphrase_from_environment,
 )
@@ -127,7 +127,7 @@ def generate_auction_key(path: Path, passphrase: bytes | None = None) -> PublicK
     """Make an auction key: PKCS#8 PEM at ``path`` (mode 0600), public half at ``path``.pub; never
     overwrites.
     """
-    return generate(path, "p384", passphrase)
+    return generate_key(path, "p384", passphrase)
 
 
 def load_auction_key(path: Path) -> ec.EllipticCurvePrivateKey:

@@ -7,12 +7,15 @@ manifest could put in its own key (docs/protocol.md, "Rule by rule").
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from typing import Any
 
 from coattest.errors import Rejected
 from coattest.strictjson import Fields, canonical, parse, shown
+from coattest_enclave.protocol import messages
+from coattest_verify.quorum.authority import Authority
 from coattest_verify.quorum.members.file import MembersFile
-from coattest_verify.signatures.dsse import Envelope, sign
+from coattest_verify.signatures.dsse import DsseEnvelope, sign_envelope
 
 CERTIFICATE_TYPE = "application/vnd.coattest.buyer-key+json"
 """DSSE payload type."""
@@ -35,7 +38,7 @@ def certify_buyer_key(signer: Any, member: str, auction_key_spki: bytes, kms_arn
             "kms": kms_arn,
         }
     )
-    return sign(signer, CERTIFICATE_TYPE, payload).encode()
+    return sign_envelope(signer, CERTIFICATE_TYPE, payload).encode()
 
 
 def check_buyer_certificate(
@@ -49,7 +52,7 @@ def check_buyer_certificate(
     if party is None:
         raise Rejected(f"{shown(member)} is not a member of quorum.toml", code=CODE)
     try:
-        envelope = Envelope.decode(certificate, CERTIFICATE_TYPE, max_size=MAX_CERTIFICATE)
+        envelope = DsseEnvelope.decode(certificate, CERTIFICATE_TYPE, max_size=MAX_CERTIFICATE)
         if not envelope.signers(party.keys):
             raise Rejected(f"not signed by a key of {member}")
         fields = Fields(parse(envelope.payload, max_size=MAX_CERTIFICATE), "")
@@ -60,3 +63,15 @@ def check_buyer_certificate(
         fields.done()
     except Rejected as error:
         raise Rejected(error.what, code=CODE) from None
+
+
+def certificate_check(authority: Authority) -> Callable[[messages.Buyer], None]:
+    """A check of a buyer's key and KMS ARN against the members file that ``authority`` decided under.
+
+    The check raises Rejected (``bad-certificate``).
+    """
+
+    def check(buyer: messages.Buyer) -> None:
+        check_buyer_certificate(buyer.certificate, authority.members, buyer.name, buyer.key, buyer.kms)
+
+    return check

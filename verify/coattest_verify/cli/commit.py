@@ -10,46 +10,40 @@ from coattest.errors import UsageError
 from coattest.files import write_atomic
 from coattest.jsontext import emit_json
 from coattest.shell import err, json_option, utc_now
-from coattest_verify.cli.options import FOLDER, attestations_option, root_option, signer_from, signing_options
+from coattest_verify.cli.options import FOLDER, SigningKey, quorum_options, signing_options
+from coattest_verify.quorum.members.file import own_key
 from coattest_verify.quorum.memory import Roots
-from coattest_verify.quorum.statements.salt import keep, kept, new_opening
-from coattest_verify.quorum.votes import COMMIT, make_vote, sign_vote, vote_name
-from coattest_verify.rebuild.answer import DirtyTree, own_key, read_policy, read_report, remeasure
+from coattest_verify.quorum.statements.salt import new_secret, read_secret, write_secret
+from coattest_verify.quorum.statements.votes import COMMIT, make_vote, sign_vote, vote_name
+from coattest_verify.rebuild.answer import read_members, read_report, refuse_dirty, remeasure
 
 
-@click.command()
+@click.command("commit")
 @signing_options
 @click.option(
     "--rebuild", "rebuilt", type=FOLDER, default=Path("out"), show_default=True, help="The rebuild's folder."
 )
-@attestations_option
-@root_option
+@quorum_options
 @json_option
-def commit(
-    *,
-    key: Path,
-    passphrase_file: Path | None,
-    member: str,
-    rebuilt: Path,
-    attestations: Path,
-    root: bytes | None,
-    as_json: bool,
+def commit_command(
+    *, signing: SigningKey, rebuilt: Path, attestations: Path, root: bytes | None, as_json: bool
 ) -> None:
-    """Bind yourself to what this machine rebuilt, before the service publishes its claim, without showing it.
+    """Commit to what this machine rebuilt without showing it, before the claim is published.
 
-    Writes commit.MEMBER.SOURCE.dsse.json, to be logged with verify log sign, and OUT/commitment.json, which
-    stays secret until verify sign-pcrs reveals it.
+    Writes commit.MEMBER.SOURCE.dsse.json, which verify log append puts into the log, and OUT/commitment.json,
+    which stays secret until verify sign-pcrs reveals it.
     """
-    policy = read_policy(attestations)
-    signer = signer_from(key, passphrase_file, attestations, member)
-    own_key(member, policy, signer)
+    members = read_members(attestations)
+    signer = signing.signer(attestations)
+    own_key(signing.member, members, signer)
     pinned = Roots().pinned(root)
     report = read_report(rebuilt)
-    if report.dirty:
-        raise DirtyTree("the source had uncommitted changes", hint="commit or discard them, then rebuild")
+    refuse_dirty(report)
     remeasure(rebuilt, report)
-    opening = kept(rebuilt, member, policy) or new_opening(member, policy)
-    vote = make_vote(COMMIT, member, root=pinned, claim=report, note=opening.digest(report), now=utc_now())
+    secret = read_secret(rebuilt, signing.member, members) or new_secret(signing.member, members)
+    vote = make_vote(
+        COMMIT, signing.member, root=pinned, claim=report, note=secret.digest(report), now=utc_now()
+    )
     path = attestations / vote_name(vote)
     if path.exists() or path.is_symlink():
         raise UsageError(
@@ -59,10 +53,10 @@ def commit(
             code="exists",
         )
     # The salt first: a commitment that cannot be opened is worth nothing.
-    secret = keep(rebuilt, opening)
+    salt_file = write_secret(rebuilt, secret)
     write_atomic(path, sign_vote(vote, signer))
     if as_json:
-        emit_json({"file": str(path), "commitment": vote.note, "secret": str(secret)})
+        emit_json({"file": str(path), "commitment": vote.note, "secret": str(salt_file)})
         return
-    err().print(f"{path}: committed by {member}; next: verify log sign", markup=False)
-    err().print(f"{secret}: keep it until verify sign-pcrs, and show it to nobody", markup=False)
+    err().print(f"{path}: committed by {signing.member}; next: verify log append", markup=False)
+    err().print(f"{salt_file}: keep it until verify sign-pcrs, and show it to nobody", markup=False)

@@ -16,19 +16,19 @@ from coattest_build.cli.options import mirror_option
 from coattest_build.inputs import apt, lock
 from coattest_verify.cli.options import FILE, FOLDER
 from coattest_verify.rebuild.inputs import archive_keys
-from coattest_verify.rebuild.inputs.check import Verdict
-from coattest_verify.rebuild.inputs.document import to_json
+from coattest_verify.rebuild.inputs.check import LockVerdict
+from coattest_verify.rebuild.inputs.document import inputs_to_json
 from coattest_verify.rebuild.inputs.gather import check_lock
 
 
-@click.command()
+@click.command("inputs")
 @click.option("--source", type=FOLDER, default=Path(), help="The checkout; only its lock is read.")
 @mirror_option
 @click.option(
     "--out", "target", type=FILE, help="Write the result here; OUT/inputs.json is what sign-pcrs reads."
 )
 @json_option
-def inputs(*, source: Path, mirror: str | None, target: Path | None, as_json: bool) -> int:
+def inputs_command(*, source: Path, mirror: str | None, target: Path | None, as_json: bool) -> int:
     """Check every pin of image.lock against the archive's signed index and the package index.
 
     The index must be signed by an archive key that is pinned in this tool. Wheels are fetched again through
@@ -47,7 +47,7 @@ def inputs(*, source: Path, mirror: str | None, target: Path | None, as_json: bo
         now=utc_now(),
         reporter=Terminal(),
     )
-    document = to_json(verdict)
+    document = inputs_to_json(verdict)
     if target:
         write_atomic(target, (json.dumps(document, indent=2, sort_keys=True) + "\n").encode())
     if as_json:
@@ -57,7 +57,7 @@ def inputs(*, source: Path, mirror: str | None, target: Path | None, as_json: bo
     return verdict.exit_code
 
 
-def _show(verdict: Verdict) -> None:
+def _show(verdict: LockVerdict) -> None:
     from rich.table import Table  # noqa: PLC0415
 
     suites = Table("suite", "dated", "valid until")
@@ -74,10 +74,10 @@ def _show(verdict: Verdict) -> None:
     pins = Table("kind", "pins", "confirmed")
     for kind in sorted({pin.kind for pin in verdict.pins}):
         same = [pin for pin in verdict.pins if pin.kind == kind]
-        pins.add_row(kind, str(len(same)), str(sum(not pin.problems for pin in same)))
+        pins.add_row(kind, str(len(same)), str(sum(not pin.findings for pin in same)))
     out().print(suites, pins)
-    for problem in verdict.problems:
-        err().print(f"{problem.subject}: {problem.code}: {problem.detail}", style="red", markup=False)
+    for finding in verdict.findings:
+        err().print(f"{finding}", style="red", markup=False)
     for suite in verdict.suites:
         if suite.release and suite.release.valid_until is None:
             err().print(

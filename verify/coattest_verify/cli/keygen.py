@@ -10,10 +10,10 @@ from coattest.errors import UsageError
 from coattest.jsontext import emit_json
 from coattest.shell import err, json_option
 from coattest_verify.cli.options import FILE
-from coattest_verify.signatures.keys import SCHEMES, generate, read_passphrase
+from coattest_verify.signatures.keys import SCHEMES, generate_key, read_passphrase
 
 
-@click.command()
+@click.command("keygen")
 @click.option(
     "--out", "path", type=FILE, required=True, help="The private key; KEY.pub is written beside it."
 )
@@ -21,14 +21,14 @@ from coattest_verify.signatures.keys import SCHEMES, generate, read_passphrase
 @click.option("--passphrase-file", type=FILE, help="Encrypt with the first line of this file.")
 @click.option("--prompt", "ask", is_flag=True, help="Encrypt with a passphrase asked for on the terminal.")
 @json_option
-def keygen(*, path: Path, kind: str, passphrase_file: Path | None, ask: bool, as_json: bool) -> None:
+def keygen_command(*, path: Path, kind: str, passphrase_file: Path | None, ask: bool, as_json: bool) -> None:
     """Make a member's key: PKCS#8 PEM, mode 0600, encrypted when a passphrase is given."""
     if ask and passphrase_file:
         raise UsageError("--prompt and --passphrase-file exclude each other")
     passphrase = read_passphrase(passphrase_file) if passphrase_file else None
     if ask:
         passphrase = click.prompt("passphrase", hide_input=True, confirmation_prompt=True, err=True).encode()
-    public = generate(path, kind, passphrase)
+    public = generate_key(path, kind, passphrase)
     if as_json:
         emit_json(
             {

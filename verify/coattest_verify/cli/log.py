@@ -1,4 +1,4 @@
-"""``verify log sign`` and ``verify log show``."""
+"""``verify log append``, ``verify log cosign`` and ``verify log show``."""
 
 from __future__ import annotations
 
@@ -8,46 +8,54 @@ import click
 from rich.table import Column, Table
 from rich.text import Text
 
-from coattest.errors import Rejected, UsageError
+from coattest.directory import Folder
+from coattest.errors import FoundFalse, Rejected, UsageError
 from coattest.jsontext import emit_json
-from coattest.shell import err, json_option, out, utc_now
-from coattest_verify.cli.options import attestations_option, root_option, signer_from, signing_options
-from coattest_verify.quorum.cosigning import BadLog, sign_log
-from coattest_verify.quorum.directory import Folder
-from coattest_verify.quorum.log.examine import CHECKPOINT_FILE, extends, parse_entry, read_log
+from coattest.shell import err, json_option, option_group, out, utc_now
+from coattest_verify.cli.options import SigningKey, quorum_options, signing_options
+from coattest_verify.quorum.cosigning import sign_log, sound_log
+from coattest_verify.quorum.log.examine import CHECKPOINT_FILE, parse_entry
 from coattest_verify.quorum.members.chain import Seen, follow
 from coattest_verify.quorum.members.file import utc
 from coattest_verify.quorum.memory import Roots
 
 
-@click.group()
-def log() -> None:
+@click.group("log")
+def log_command() -> None:
     """The transparency log of statements and decisions in attestations/log/."""
 
 
-@log.command()
-@signing_options
-@attestations_option
-@root_option
-@json_option
-def sign(
-    *,
-    key: Path,
-    passphrase_file: Path | None,
-    member: str,
-    attestations: Path,
-    root: bytes | None,
-    as_json: bool,
-) -> None:
-    """Append what is in the folder and not in the log yet, and cosign the checkpoint.
+_options = option_group(signing_options, quorum_options, json_option)
+
+
+@log_command.command("append")
+@_options
+def log_append_command(*, signing: SigningKey, attestations: Path, root: bytes | None, as_json: bool) -> None:
+    """Append what is in the folder and not in the log yet, and cosign the new checkpoint.
 
     Refuses when the log does not extend what this machine saw before, or names a dissent whose file is gone.
     """
+    _sign(signing, attestations, root, append=True, as_json=as_json)
+
+
+@log_command.command("cosign")
+@_options
+def log_cosign_command(*, signing: SigningKey, attestations: Path, root: bytes | None, as_json: bool) -> None:
+    """Cosign the checkpoint as it is, after the same checks as for append.
+
+    Appending makes a new checkpoint without the others' cosignatures: they cosign it then.
+    """
+    _sign(signing, attestations, root, append=False, as_json=as_json)
+
+
+def _sign(
+    signing: SigningKey, attestations: Path, root: bytes | None, *, append: bool, as_json: bool
+) -> None:
     memory = Roots()
     pinned = memory.pinned(root)
     seen = memory.seen(pinned)
-    signer = signer_from(key, passphrase_file, attestations, member)
-    done = sign_log(attestations, pinned, member, signer, seen=seen, now=utc_now())
+    signer = signing.signer(attestations)
+    done = sign_log(attestations, pinned, signing.member, signer, seen=seen, now=utc_now(), append=append)
     if seen is not None:
         memory.remember(pinned, Seen(seen.version, seen.sha256, done.seen))
     checkpoint = done.cosigned.checkpoint
@@ -68,29 +76,27 @@ def sign(
     )
 
 
-@log.command()
-@attestations_option
-@root_option
+@log_command.command("show")
+@quorum_options
 @json_option
-def show(*, attestations: Path, root: bytes | None, as_json: bool) -> None:
+def log_show_command(*, attestations: Path, root: bytes | None, as_json: bool) -> None:
     """Check the log's tree, cosignatures and growth, and list its entries."""
     memory = Roots()
     pinned = memory.pinned(root)
     seen = memory.seen(pinned)
     with Folder(attestations) as folder:
-        policy = follow(folder, pinned, seen=seen, now=utc_now()).current
-        try:
-            found = read_log(folder, pinned, policy)
-            entries = [parse_entry(entry) for entry in found.entries] if found else []
-        except Rejected as error:
-            raise BadLog(error.what, where=str(attestations / CHECKPOINT_FILE)) from None
+        members = follow(folder, pinned, seen=seen, now=utc_now()).current
+        found = sound_log(folder, pinned, members, seen)
     if found is None:
         raise UsageError(
-            "there is no log", where=str(attestations / CHECKPOINT_FILE), hint="verify log sign starts one"
+            "there is no log",
+            where=str(attestations / CHECKPOINT_FILE),
+            hint="verify log append starts one",
         )
-    problem = extends(found, seen.log if seen else None)
-    if problem:
-        raise BadLog(problem, where=str(attestations / CHECKPOINT_FILE))
+    try:
+        entries = [parse_entry(entry) for entry in found.entries]
+    except Rejected as error:
+        raise FoundFalse(error.what, where=str(attestations / CHECKPOINT_FILE), code="bad-log") from None
     checkpoint, times = found.cosigned.checkpoint, found.cosigned.times
     if as_json:
         emit_json(
@@ -103,17 +109,17 @@ def show(*, attestations: Path, root: bytes | None, as_json: bool) -> None:
                         "kind": entry.kind,
                         "member": entry.member,
                         "sha256": entry.sha256,
-                        **dict(entry.about),
+                        **dict(entry.facts),
                     }
                     for entry in entries
                 ],
             }
         )
         return
-    table = Table("entry", "kind", "member", "about", Column("sha256", overflow="fold"))
+    table = Table("entry", "kind", "member", "what", Column("sha256", overflow="fold"))
     for index, entry in enumerate(entries):
-        about = entry.outcome or dict(entry.about).get("profile", "")
-        table.add_row(str(index), entry.kind, Text(entry.member or ""), Text(about), entry.sha256)
+        what = entry.outcome or dict(entry.facts).get("profile", "")
+        table.add_row(str(index), entry.kind, Text(entry.member or ""), Text(what), entry.sha256)
     out().print(table)
     out().print(f"root {checkpoint.root.hex()}")
     for name, time in sorted(times.items()):

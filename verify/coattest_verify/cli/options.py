@@ -1,23 +1,26 @@
-"""Options that several commands share: where the attestations are, which root is pinned, which profile."""
+"""Options that several commands share: who signs, where the attestations are, which root and profile."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import click
 
+from coattest.errors import UsageError
 from coattest.shell import Decorator, option_group, utc_now
 from coattest_verify.quorum.decision import Decision, decide
-from coattest_verify.quorum.memory import parse_root
+from coattest_verify.quorum.memory import parse_quorum_root
 from coattest_verify.quorum.signing import candidates
 from coattest_verify.signatures.keys import (
     PASSPHRASE_FILE,
-    KeyUnreadable,
+    encrypted_key,
     is_remote,
     load_remote_signer,
     load_signer,
@@ -42,30 +45,75 @@ attestations_option: Decorator = option_group(
     ),
     heading=DECISION,
 )
-passphrase_option: Decorator = option_group(
-    click.option(
-        "--passphrase-file",
-        type=FILE,
-        help=f"File whose first line opens the key (else {PASSPHRASE_FILE}, else a prompt).",
-    ),
-    heading=SIGNING,
-)
-signing_options = option_group(
-    click.option(
-        "--key",
-        type=FILE,
-        required=True,
-        help="Your private key: a PKCS#8 PEM file, awskms:ARN, or hsm:ID (PKCS#11).",
-    ),
-    passphrase_option,
-    click.option("--member", required=True, help="Your name in quorum.toml."),
-    heading=SIGNING,
-)
-"""Whose signature it is: passed as ``key``, ``passphrase_file``, ``member``."""
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """Whose signature it is: ``--member``, and the ``--key`` (a file or a URI) with its passphrase file."""
+
+    member: str
+    key: Path
+    passphrase_file: Path | None
+
+    def signer(self, attestations: Path) -> Any:
+        """The signer of the key file, or of the URI (then the member has its key in quorum.toml).
+
+        Asks for the passphrase or PIN on the terminal when nothing else names it. Raises UsageError.
+        """
+        if is_remote(str(self.key)):
+            return load_remote_signer(
+                str(self.key), candidates(attestations, self.member), lambda _: self._passphrase().decode()
+            )
+        return load_signer(self.key, self._passphrase)
+
+    def _passphrase(self) -> bytes:
+        chosen = self.passphrase_file or os.environ.get(PASSPHRASE_FILE)
+        if chosen:
+            return read_passphrase(Path(chosen))
+        if not sys.stdin.isatty():
+            raise encrypted_key(self.key)
+        answer: str = click.prompt(f"passphrase of {self.key}", hide_input=True, err=True)
+        return answer.encode()
+
+
+def _signing(*, required: bool) -> Decorator:
+    options = option_group(
+        click.option(
+            "--key",
+            type=FILE,
+            required=required,
+            help="Your private key: a PKCS#8 PEM file, awskms:ARN, or hsm:ID (PKCS#11).",
+        ),
+        click.option(
+            "--passphrase-file",
+            type=FILE,
+            help=f"File whose first line opens the key (else {PASSPHRASE_FILE}, else a prompt).",
+        ),
+        click.option("--member", required=required, help="Your name in quorum.toml."),
+    )
+
+    def decorate(command: Any) -> Any:
+        @wraps(command)
+        def packed(*, key: Path | None, passphrase_file: Path | None, member: str | None, **rest: Any) -> Any:
+            if (key is None) != (member is None):
+                raise UsageError("--key and --member go together")
+            signing = SigningKey(member, key, passphrase_file) if key and member else None
+            return command(signing=signing, **rest)
+
+        return options(packed)
+
+    return decorate
+
+
+signing_options = _signing(required=True)
+"""Who signs: passed as ``signing``, a SigningKey."""
+
+optional_signing_options = _signing(required=False)
+"""The same where signing is optional: ``signing`` is None without ``--key``."""
 
 
 def _root(_context: click.Context, _parameter: click.Parameter, value: str | None) -> bytes | None:
-    return parse_root(value) if value is not None else None
+    return parse_quorum_root(value) if value is not None else None
 
 
 root_option: Decorator = option_group(
@@ -79,9 +127,11 @@ root_option: Decorator = option_group(
 )
 
 
+quorum_options = option_group(attestations_option, root_option)
+"""Which quorum: passed as ``attestations`` and ``root``."""
+
 decision_options = option_group(
-    attestations_option,
-    root_option,
+    quorum_options,
     click.option("--profile", default="aws", show_default=True, help="Profile to decide on."),
     heading=DECISION,
 )
@@ -91,7 +141,7 @@ decision_options = option_group(
 def decision_from(
     options: Mapping[str, Any], *, now: datetime | None = None, own: str | None = None
 ) -> Decision:
-    """The decision, recomputed from the values of ``decision_options``. Raises NoDecision."""
+    """The decision, recomputed from the values of ``decision_options``. Raises FoundFalse."""
     return decide(
         options["attestations"],
         root=options["root"],
@@ -99,27 +149,3 @@ def decision_from(
         now=now or utc_now(),
         own=own,
     ).require()
-
-
-def signer_from(key: Path, passphrase_file: Path | None, attestations: Path, member: str) -> Any:
-    """The signer of a key file, or of a URI (then it must hold a key that the member has in quorum.toml).
-
-    Asks for the passphrase or PIN on the terminal when nothing else names it. Raises KeyUnreadable.
-    """
-
-    def passphrase() -> bytes:
-        chosen = passphrase_file or (Path(name) if (name := os.environ.get(PASSPHRASE_FILE)) else None)
-        if chosen is not None:
-            return read_passphrase(chosen)
-        if not sys.stdin.isatty():
-            raise KeyUnreadable(
-                "the key is encrypted",
-                where=str(key),
-                hint=f"set {PASSPHRASE_FILE}, or use --passphrase-file",
-            )
-        answer: str = click.prompt(f"passphrase of {key}", hide_input=True, err=True)
-        return answer.encode()
-
-    if is_remote(str(key)):
-        return load_remote_signer(str(key), candidates(attestations, member), lambda _: passphrase().decode())
-    return load_signer(key, passphrase)

@@ -12,13 +12,14 @@ from coattest.errors import Rejected, UsageError
 from coattest.jsontext import emit_json
 from coattest.shell import err, json_option, out, utc_now
 from coattest_verify.cli.options import FILE, decision_options
+from coattest_verify.quorum.authority import bundle_root
 from coattest_verify.quorum.bundle import load_bundle
 from coattest_verify.quorum.decision import Outcome, decide, decide_from
 from coattest_verify.quorum.members.file import parse_utc, utc
 from coattest_verify.quorum.memory import Roots
 
 
-@click.command()
+@click.command("quorum")
 @decision_options
 @click.option("--own", help="Also require this member's own agreeing statement.")
 @click.option("--bundle", type=FILE, help="Decide from a proof bundle instead of a folder; needs --root.")
@@ -28,7 +29,7 @@ from coattest_verify.quorum.memory import Roots
     help="With --bundle: decide as of this time (RFC 3339, UTC), or as of the time that the bundle names.",
 )
 @json_option
-def quorum(
+def quorum_command(
     *,
     attestations: Path,
     root: bytes | None,
@@ -38,7 +39,7 @@ def quorum(
     at: str | None,
     as_json: bool,
 ) -> int:
-    """Decide, and say who agrees, who dissents, what was refused and why.
+    """Decide, and say who agrees, who dissents, which files were refused and why.
 
     Exit code 0: decided. 1: not decided.
     """
@@ -51,25 +52,20 @@ def quorum(
     if as_json:
         emit_json(outcome.to_json())
     else:
-        show(outcome)
+        show_outcome(outcome)
     return 0 if outcome.decision else 1
 
 
 def from_bundle(path: Path, root: bytes | None, at: str | None, *, profile: str, own: str | None) -> Outcome:
     """Decide from a bundle. Without ``at`` remembered versions count; for the past they cannot."""
-    if root is None:
-        raise UsageError(
-            "--bundle needs --root sha256:HEX",
-            hint="a bundle brings everything but the root",
-            code="no-root",
-        )
+    pinned = bundle_root(root)
     held = load_bundle(path)
     err().print(
         "a bundle holds what its maker put in: a dissent or revocation may have been left out", style="yellow"
     )
     if at is None:
         return decide_from(
-            held.files, root=root, seen=Roots().seen(root), profile=profile, now=utc_now(), own=own
+            held.files, root=pinned, seen=Roots().seen(pinned), profile=profile, now=utc_now(), own=own
         )
     try:
         moment = held.made if at == "bundle" else parse_utc(at)
@@ -78,10 +74,10 @@ def from_bundle(path: Path, root: bytes | None, at: str | None, *, profile: str,
     if moment > utc_now():
         raise UsageError("--at lies in the future", where=at)
     err().print(f"as of {utc(moment)}: later versions and revocations may exist", style="yellow")
-    return decide_from(held.files, root=root, seen=None, profile=profile, now=moment, own=own)
+    return decide_from(held.files, root=pinned, seen=None, profile=profile, now=moment, own=own)
 
 
-def show(outcome: Outcome) -> None:
+def show_outcome(outcome: Outcome) -> None:
     """The outcome as tables on stdout; reasons and warnings on stderr."""
     answers = Table("member", "answer", Column("detail", overflow="fold"))
     for answer in outcome.answers:
@@ -93,10 +89,10 @@ def show(outcome: Outcome) -> None:
     if answers.row_count:
         out().print(answers)
     if outcome.refused:
-        refused = Table(Column("file that does not count", overflow="fold"), "reason", "detail")
+        refused = Table(Column("file that does not count", overflow="fold"), "code", "detail")
         for item in outcome.refused:
             # File names are chosen by whoever wrote the file: no markup, no control characters.
-            refused.add_row(Text(ascii(item.file)[1:-1]), item.reason, Text(item.detail))
+            refused.add_row(Text(ascii(item.where)[1:-1]), item.code, Text(item.detail))
         out().print(refused)
     for warning in outcome.warnings:
         err().print(f"warning: {warning}", style="yellow", markup=False)

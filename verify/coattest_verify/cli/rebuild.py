@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from coattest.errors import FoundFalse
 from coattest.jsontext import emit_json
 from coattest.progress import Terminal
 from coattest.shell import err, json_option
@@ -15,19 +16,21 @@ from coattest_build import builder
 from coattest_build.cli.options import cache_option, fresh_kernel_option, jobs_option, mirror_option
 from coattest_verify.cli.options import FOLDER, attestations_option
 from coattest_verify.quorum.statements.claim import Claimed
-from coattest_verify.quorum.statements.statement import Report
-from coattest_verify.rebuild.answer import DirtyTree, read_claim, write_report
-from coattest_verify.rebuild.claimed_images import explain, keep
-from coattest_verify.rebuild.claimed_source import look, other_source
+from coattest_verify.quorum.statements.statement import RebuildReport
+from coattest_verify.rebuild.answer import read_claim, write_report
+from coattest_verify.rebuild.claimed_images import explain_differences, save_claimed_images
+from coattest_verify.rebuild.claimed_source import inspect_source, source_differences
 from coattest_verify.rebuild.inputs.document import INPUTS_FILE, inputs_confirmed
 
 MAX_EXPLAINED = 10
 """Differences shown to a person; ``--json`` has them all."""
 
 
-@click.command()
+@click.command("rebuild")
 @click.option("--source", type=FOLDER, default=Path(), help="The checkout; only read, never run.")
-@click.option("--out", "target", type=FOLDER, default=Path("out"), show_default=True, help="Where it goes.")
+@click.option(
+    "--out", "target", type=FOLDER, default=Path("out"), show_default=True, help="Folder for the images."
+)
 @click.option(
     "--profile", "profiles", multiple=True, help="Only this profile (repeatable); default: the claim's."
 )
@@ -42,7 +45,7 @@ MAX_EXPLAINED = 10
 @fresh_kernel_option
 @attestations_option
 @json_option
-def rebuild(
+def rebuild_command(
     *,
     source: Path,
     target: Path,
@@ -61,34 +64,34 @@ def rebuild(
     earlier rebuild, or in the folder that --claimed names. Otherwise it is shown by section.
     """
     claim = read_claim(attestations)
-    _look(source, claim)
+    _inspect(source, claim)
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".claimed-", dir=target) as scratch:
-        kept = keep(claim, [target, *([claimed] if claimed else [])], Path(scratch))
-        if claimed and not kept:
+        saved = save_claimed_images(claim, [target, *([claimed] if claimed else [])], Path(scratch))
+        if claimed and not saved:
             err().print(f"{claimed} has no claimed image", style="yellow", markup=False)
         built = builder.build(
             source, target, profiles=profiles or tuple(sorted(claim.profiles)), progress=Terminal(), **options
         )
         document = built.to_json()
         write_report(target, document)
-        report = Report.read(document)
-        explained = explain(kept, report.profiles, target)
+        report = RebuildReport.read(document)
+        explained = explain_differences(saved, report.profiles, target)
     differences = report.differences(claim)
     if profiles:
-        differences = tuple(text for text in differences if not text.endswith(": not built here"))
+        differences = tuple(item for item in differences if item.code != "not-built")
     if as_json:
         emit_json(
             {
                 "matches": not differences,
-                "differences": list(differences),
+                "differences": [finding.to_json() for finding in differences],
                 "explained": {profile: found.to_json() for profile, found in explained.items()},
                 "rebuild": document,
             }
         )
     elif differences:
         for difference in differences:
-            err().print(difference, style="red", markup=False)
+            err().print(str(difference), style="red", markup=False)
         for profile, comparison in explained.items():
             for found in comparison.findings[:MAX_EXPLAINED]:
                 err().print(f"{profile}: {comparison.line(found)}", style="red", markup=False)
@@ -108,16 +111,17 @@ def rebuild(
     return 1 if differences else 0
 
 
-def _look(source: Path, claim: Claimed) -> None:
-    """Refuse uncommitted changes before minutes of building, and say early that it cannot match."""
-    snapshot = look(source)
+def _inspect(source: Path, claim: Claimed) -> None:
+    """Before minutes of building: refuse uncommitted changes, and say when the build cannot match."""
+    snapshot = inspect_source(source)
     if snapshot.dirty:
         first, *others = snapshot.changed
         more = f" and {len(others)} more" if others else ""
-        raise DirtyTree(
+        raise FoundFalse(
             f"has changes that are not committed: {first}{more}",
             where=str(source),
             hint="commit or discard them; see git status",
+            code="dirty-tree",
         )
-    for difference in other_source(snapshot, claim):
-        err().print(f"{difference}: building anyway", style="yellow")
+    for difference in source_differences(snapshot, claim):
+        err().print(f"{difference.detail}: building anyway", style="yellow")

@@ -17,6 +17,7 @@ from coattest.shell import err, json_option, out, utc_now
 from coattest_enclave.protocol import messages
 from coattest_verify.attestation.profiles import root_for
 from coattest_verify.auction.buyers import load_manifest
+from coattest_verify.auction.certify import certificate_check
 from coattest_verify.auction.outcomes import outcomes_json, outcomes_table
 from coattest_verify.auction.page import receipt_page
 from coattest_verify.auction.receipt import ReceiptVerdict, receipt_time, verify_receipt
@@ -57,7 +58,7 @@ def receipt_command(
         manifest.encode(),
         authority.decision,
         root=root_for(authority.decision.profile),
-        check_certificate=authority.check_certificate,
+        check_certificate=certificate_check(authority),
         now=now,
     )
     if page:

@@ -13,15 +13,15 @@ from coattest.shell import err, json_option, utc_now
 from coattest_verify.cli.options import (
     EXISTING_FOLDER,
     FILE,
+    SigningKey,
     decision_from,
     decision_options,
-    signer_from,
     signing_options,
 )
 from coattest_verify.keypolicy.report import BuyerReport, sign_report
 
 
-@click.command()
+@click.command("report")
 @signing_options
 @click.option("--kms-key", required=True, help="Full ARN of your key, with the decided policy on it.")
 @click.option("--bids", required=True, help="Where your bid files will be: s3://bucket/prefix/.")
@@ -37,9 +37,7 @@ from coattest_verify.keypolicy.report import BuyerReport, sign_report
 @json_option
 def report_command(
     *,
-    key: Path,
-    passphrase_file: Path | None,
-    member: str,
+    signing: SigningKey,
     kms_key: str,
     bids: str,
     role: str,
@@ -55,12 +53,13 @@ def report_command(
     """
     now = utc_now()
     decided = [
-        decision_from({**decision, "attestations": folder}, now=now, own=member)
+        decision_from({**decision, "attestations": folder}, now=now, own=signing.member)
         for folder in (attestations, *also_attestations)
     ]
-    made = BuyerReport(member, kms_key, bids, role, tuple(sorted({item.digest.hex() for item in decided})))
-    write_atomic(target, sign_report(signer_from(key, passphrase_file, attestations, member), made) + b"\n")
+    digests = tuple(sorted({item.digest.hex() for item in decided}))
+    made = BuyerReport(signing.member, kms_key, bids, role, digests)
+    write_atomic(target, sign_report(signing.signer(attestations), made) + b"\n")
     if as_json:
         emit_json(made.to_json())
     else:
-        err().print(f"report of {member} in {target}: give it to the service", markup=False)
+        err().print(f"report of {signing.member} in {target}: give it to the service", markup=False)

@@ -9,8 +9,8 @@ import click
 from coattest.errors import UsageError
 from coattest.jsontext import emit_json
 from coattest.shell import err, json_option, utc_now
-from coattest_verify.cli.options import FOLDER, attestations_option, signer_from, signing_options
-from coattest_verify.quorum.statements.salt import SALT_FILE, kept
+from coattest_verify.cli.options import FOLDER, SigningKey, attestations_option, signing_options
+from coattest_verify.quorum.statements.salt import SALT_FILE, read_secret
 from coattest_verify.rebuild.answer import answer, read_ask, read_report, remeasure, sign_answer
 from coattest_verify.rebuild.hosts import host_name
 
@@ -24,16 +24,14 @@ from coattest_verify.rebuild.hosts import host_name
 @click.option("--could-not-build", is_flag=True, help="Sign that the claim could not be rebuilt at all.")
 @click.option(
     "--host",
-    help="This machine's name in the statement (else a pseudonym of it that is of use in this round only).",
+    help="This machine's name in the statement (default: a pseudonym that changes every round).",
 )
 @click.option("--reason", help="One line for the others, with --dissent or --could-not-build.")
 @attestations_option
 @json_option
-def sign_pcrs(
+def sign_pcrs_command(
     *,
-    key: Path,
-    passphrase_file: Path | None,
-    member: str,
+    signing: SigningKey,
     rebuilt: Path,
     dissent: bool,
     could_not_build: bool,
@@ -45,22 +43,22 @@ def sign_pcrs(
     """Measure again what this machine rebuilt, and sign the result into the attestations.
 
     Writes rebuild.MEMBER.intoto.json and, for stock in-toto, rebuild.KEYID8.link. A rebuild that differs
-    from the claim is refused unless --dissent says that this is the message.
+    from the claim is refused unless --dissent signs exactly that.
     """
     if dissent and could_not_build:
         raise UsageError("--dissent and --could-not-build exclude each other")
     if reason and not (dissent or could_not_build):
         raise UsageError("--reason goes with --dissent or --could-not-build")
     ask = read_ask(attestations)
-    signer = signer_from(key, passphrase_file, attestations, member)
-    report = opening = None
+    signer = signing.signer(attestations)
+    report = secret = None
     if not could_not_build:
         report = read_report(rebuilt)
         remeasure(rebuilt, report)
-        opening = kept(rebuilt, member, ask.policy)
-        if ask.policy.commitments and opening is None and not dissent:
+        secret = read_secret(rebuilt, signing.member, ask.members)
+        if ask.members.commitments and secret is None and not dissent:
             raise UsageError(
-                "quorum.toml wants a commitment before a result, and there is none here",
+                "quorum.toml wants a commitment before a result, and this rebuild has none",
                 where=str(rebuilt / SALT_FILE),
                 hint="verify commit makes it, before the claim is published",
                 code="not-committed",
@@ -68,18 +66,18 @@ def sign_pcrs(
     statement = answer(
         ask,
         report,
-        member=member,
+        member=signing.member,
         dissent=dissent,
         now=utc_now(),
         reason=reason,
-        host=host_name(host, ask.policy),
-        salt=opening.salt if opening else None,
+        host=host_name(host, ask.members),
+        salt=secret.salt if secret else None,
     )
-    paths = sign_answer(attestations, statement, ask.policy, signer)
+    paths = sign_answer(attestations, statement, ask.members, signer)
     if as_json:
         emit_json(
             {
-                "member": member,
+                "member": signing.member,
                 "outcome": statement.outcome,
                 "reason": statement.reason,
                 "host": statement.host,
@@ -94,4 +92,4 @@ def sign_pcrs(
         )
         return
     for path in paths:
-        err().print(f"{path}: {statement.outcome}, signed by {member}", markup=False)
+        err().print(f"{path}: {statement.outcome}, signed by {signing.member}", markup=False)

@@ -16,7 +16,7 @@ from typing import Any
 from coattest.errors import Rejected
 from coattest.strictjson import Fields, canonical, parse, shown
 from coattest_verify.quorum.members.file import MembersFile
-from coattest_verify.signatures.dsse import Envelope, sign
+from coattest_verify.signatures.dsse import DsseEnvelope, sign_envelope
 
 REPORT_TYPE = "application/vnd.coattest.buyer-report+json"
 """DSSE payload type."""
@@ -99,13 +99,13 @@ class BuyerReport:
 
 def sign_report(signer: Any, report: BuyerReport) -> bytes:
     """DSSE JSON of the report, signed with the member's quorum key."""
-    return sign(signer, REPORT_TYPE, canonical(report.to_json())).encode()
+    return sign_envelope(signer, REPORT_TYPE, canonical(report.to_json())).encode()
 
 
 def check_report(content: bytes, quorum: MembersFile) -> BuyerReport:
     """The report in ``content``, signed by one of its member's keys in ``quorum``. Raises Rejected."""
     try:
-        envelope = Envelope.decode(content.strip(), REPORT_TYPE, max_size=MAX_REPORT)
+        envelope = DsseEnvelope.decode(content.strip(), REPORT_TYPE, max_size=MAX_REPORT)
         fields = Fields(parse(envelope.payload, max_size=MAX_REPORT), "")
         fields.exactly("purpose", PURPOSE)
         member = fields.text("member")

@@ -8,50 +8,46 @@ from datetime import datetime
 from typing import Any
 
 from coattest.errors import UsageError
-from coattest_enclave.protocol import messages
-from coattest_verify.auction.certify import check_buyer_certificate
 from coattest_verify.quorum.bundle import load_bundle
-from coattest_verify.quorum.decision import Answer, Decision, decide, decide_from
-from coattest_verify.quorum.errors import NoDecision
+from coattest_verify.quorum.decision import Decision, decide, decide_from
 from coattest_verify.quorum.members.file import MembersFile
-from coattest_verify.quorum.memory import Roots, parse_root
+from coattest_verify.quorum.memory import Roots, parse_quorum_root
+from coattest_verify.quorum.tally import Answer
 
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """A decision and the policy of the members who made it."""
+    """A decision, the members file that it was made under, and who agreed, each with its statement."""
 
     decision: Decision
-    policy: MembersFile
+    members: MembersFile
     answers: tuple[Answer, ...] = ()
-    """Who agreed, each with its statement."""
-
-    def check_certificate(self, buyer: messages.Buyer) -> None:
-        """Return when the buyer's key and KMS ARN are certified by that member; raises BadCertificate."""
-        check_buyer_certificate(buyer.certificate, self.policy, buyer.name, buyer.key, buyer.kms)
 
 
 def authority_from(options: Mapping[str, Any], now: datetime, own: str | None = None) -> Authority:
-    """The authority at ``now`` from the options of ``decision_options``; raises NoDecision with every reason.
+    """The authority at ``now`` from the options of ``decision_options``; raises FoundFalse with every reason.
 
     With ``own`` that member's own agreeing statement must be among those that count. A ``bundle`` among the
-    options is a proof bundle, to decide from in place of the folder; it needs a root.
+    options is a proof bundle to decide from instead of the folder; it needs a root.
     """
     given = options["root"]
-    root = parse_root(given) if isinstance(given, str) else given
+    root = parse_quorum_root(given) if isinstance(given, str) else given
     bundle, profile = options.get("bundle"), options["profile"]
     if bundle is None:
         outcome = decide(options["attestations"], root=root, profile=profile, now=now, own=own)
     else:
-        if root is None:
-            raise UsageError(
-                "--bundle needs --root sha256:HEX",
-                hint="a bundle brings everything but the root",
-                code="no-root",
-            )
+        root = bundle_root(root)
         files = load_bundle(bundle).files
         outcome = decide_from(files, root=root, seen=Roots().seen(root), profile=profile, now=now, own=own)
-    decision = outcome.require()
-    if outcome.policy is None:
-        raise NoDecision(("no quorum policy",))
-    return Authority(decision, outcome.policy, outcome.answers)
+    return Authority(*outcome.decided(), outcome.answers)
+
+
+def bundle_root(root: bytes | None) -> bytes:
+    """The root for a proof bundle, which must be given. Raises UsageError."""
+    if root is None:
+        raise UsageError(
+            "--bundle needs --root sha256:HEX",
+            hint="a bundle brings everything but the root",
+            code="no-root",
+        )
+    return root

@@ -1,6 +1,6 @@
 """A proof bundle: one file with everything that a third party needs to decide again, offline, years later.
 
-It is JSON with the files of ``attestations/`` as they are. It proves nothing by itself: who reads it brings
+It is JSON with the files of ``attestations/`` as they are. It proves nothing by itself: the reader must bring
 the root.
 """
 
@@ -12,17 +12,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from coattest.directory import Evidence, Held
 from coattest.errors import EnvironmentFailure, Rejected, UsageError
 from coattest.strictjson import Fields, canonical, parse
-from coattest_verify.quorum.directory import Evidence, Held
 from coattest_verify.quorum.links import LAYOUT_FILE
 from coattest_verify.quorum.log.checkpoint import MAX_CHECKPOINT, MAX_LOG
 from coattest_verify.quorum.log.examine import CHECKPOINT_FILE, LOG, MAX_PART
 from coattest_verify.quorum.log.merkle import bundle_paths
-from coattest_verify.quorum.members.chain import MEMBERS_FILE, SIGNATURE_NAME
-from coattest_verify.quorum.members.file import parse_utc, utc
-from coattest_verify.quorum.tally import STATEMENT_NAME
-from coattest_verify.quorum.votes import VOTE_NAME
+from coattest_verify.quorum.members.chain import SIGNATURE_NAME
+from coattest_verify.quorum.members.file import MEMBERS_FILE, parse_utc, utc
+from coattest_verify.quorum.statements.claim import CLAIM_FILE
+from coattest_verify.quorum.statements.signed import STATEMENT_NAME
+from coattest_verify.quorum.statements.votes import VOTE_NAME
 
 FORMAT = "coattest-bundle/v1"
 LOCK_FILE = "image.lock"
@@ -30,31 +31,32 @@ MAX_BUNDLE = 256 * 1024 * 1024
 """Bytes of a bundle; 1,000 statements have about 65 MB in base64."""
 
 MAX_BUNDLED = 16384
+"""Files of a bundle."""
 
 _LINK_NAME = re.compile(r"rebuild\.[0-9a-f]{8}\.link")
 _LOG_NAME = re.compile(r"log/tile/entries/(?:x[0-9]{3}/){0,3}[0-9]{3}(?:\.p/[0-9]{1,3})?")
-_FIXED = (MEMBERS_FILE, "claim.json", LAYOUT_FILE, LOCK_FILE)
+_FIXED = (MEMBERS_FILE, CLAIM_FILE, LAYOUT_FILE, LOCK_FILE)
 
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """The files, and when the maker of the bundle says it decided (a hint, signed by nobody)."""
+    """The files, and when the bundle was made according to its maker (nobody signs that)."""
 
     files: Held
     made: datetime
 
 
-def belongs(name: str) -> bool:
+def _belongs(name: str) -> bool:
     """Whether a file of that name is evidence."""
     patterns = (STATEMENT_NAME, SIGNATURE_NAME, VOTE_NAME, _LINK_NAME, _LOG_NAME)
     return name in (*_FIXED, CHECKPOINT_FILE) or any(pattern.fullmatch(name) for pattern in patterns)
 
 
 def make_bundle(evidence: Evidence, *, now: datetime, lock: bytes | None = None) -> bytes:
-    """The bundle of a folder. Files that cannot be read stay out: they did not count either."""
+    """The bundle of a folder, as bytes. Files that cannot be read are left out: they did not count either."""
     files: dict[str, str] = {}
     for name in evidence.names():
-        if belongs(name):
+        if _belongs(name):
             try:
                 files[name] = base64.b64encode(evidence.read(name)).decode()
             except Rejected:
@@ -79,13 +81,13 @@ def _log_files(evidence: Evidence) -> list[str]:
 
 
 def read_bundle(data: bytes) -> Bundle:
-    """Unpack a bundle. Raises Rejected; says nothing about what its files are worth."""
+    """Unpack a bundle; its files are not checked here. Raises Rejected."""
     fields = Fields(parse(data, max_size=MAX_BUNDLE), "")
     fields.exactly("format", FORMAT)
     made = parse_utc(fields.text("made"))
     files = {}
     for name, text in fields.mapping("files", high=MAX_BUNDLED).items():
-        if not belongs(name) or not isinstance(text, str):
+        if not _belongs(name) or not isinstance(text, str):
             raise Rejected(f"files: {ascii(name)[:80]} does not belong in a bundle", code="bad-name")
         try:
             files[name] = base64.b64decode(text.encode("ascii"), validate=True)
@@ -98,12 +100,14 @@ def read_bundle(data: bytes) -> Bundle:
 
 
 def load_bundle(path: Path) -> Bundle:
-    """The bundle in a file. Raises UsageError when it is not one."""
+    """The bundle in a file. Raises UsageError when the file is absent or is not a bundle."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BUNDLE + 1)
     except FileNotFoundError:
-        raise UsageError("no such file", where=str(path), hint="verify bundle --out writes one") from None
+        raise UsageError(
+            "no such file", where=str(path), hint="verify release bundle --out writes one"
+        ) from None
     except OSError as error:
         raise EnvironmentFailure(error.strerror or "cannot be read", where=str(path)) from None
     try:

@@ -13,29 +13,28 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from coattest.errors import Rejected
+from coattest.directory import Evidence, Folder
+from coattest.errors import FoundFalse, Rejected
+from coattest.findings import Finding
 from coattest.strictjson import canonical
-from coattest_verify.quorum.commitments import early
-from coattest_verify.quorum.directory import Evidence, Folder
+from coattest_verify.quorum.commitments import counted_commitments
 from coattest_verify.quorum.diversity import undiversified
-from coattest_verify.quorum.errors import NoDecision, PolicyRefused
-from coattest_verify.quorum.log.examine import Findings, examine
-from coattest_verify.quorum.members.chain import Chain, Refused, Seen, SeenLog, follow
-from coattest_verify.quorum.members.file import MembersFile, utc
+from coattest_verify.quorum.log.examine import LogVerdict, examine
+from coattest_verify.quorum.members.chain import MembersChain, Seen, SeenLog, follow
+from coattest_verify.quorum.members.file import MEMBERS_FILE, MembersFile, utc
 from coattest_verify.quorum.memory import Roots
-from coattest_verify.quorum.statements.claim import MAX_CLAIM, Claimed
-from coattest_verify.quorum.tally import Answer, Question, Tally, count, read_statements
-from coattest_verify.quorum.votes import OLD_KEY, REVIEW, REVOKE, Vote, about, read_votes
-
-__all__ = ["Answer", "Decision", "NoDecision", "Outcome", "Refused", "decide", "decide_from"]
+from coattest_verify.quorum.statements.claim import CLAIM_FILE, MAX_CLAIM, Claimed
+from coattest_verify.quorum.statements.question import DecisionQuestion
+from coattest_verify.quorum.statements.signed import read_statements
+from coattest_verify.quorum.statements.votes import OLD_KEY, REVIEW, REVOKE, Vote, read_votes, votes_on
+from coattest_verify.quorum.tally import Answer, Tally, count
 
 PURPOSE = "coattest/decision/v1"
-CLAIM_FILE = "claim.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What was decided. ``pcrs`` are PCR0 to PCR2 in lower-case hex, ``expires`` is the policy's."""
+    """What was decided. ``pcrs`` are PCR0 to PCR2 in lower-case hex, ``expires`` is the members file's."""
 
     release: str
     architecture: str
@@ -53,7 +52,7 @@ class Decision:
     def digest(self) -> bytes:
         """SHA-256 (32 bytes) of what was decided and under which quorum.toml.
 
-        Who agreed is not in it: one more agreeing statement must not invalidate what binds to the decision.
+        Who agreed is left out: one more agreeing statement must not invalidate what is bound to the decision.
         """
         return hashlib.sha256(canonical({"purpose": PURPOSE, **self._decided()})).digest()
 
@@ -80,16 +79,16 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The decision, or every reason why there is none; and who said what in either case."""
+    """The decision, or every reason why there is none; and what each member said in either case."""
 
     decision: Decision | None
     agree: tuple[str, ...]
     dissent: tuple[Answer, ...]
-    refused: tuple[Refused, ...]
+    refused: tuple[Finding, ...]
     missing: tuple[str, ...]
-    reasons: tuple[str, ...]
-    warnings: tuple[str, ...] = ()
-    policy: MembersFile | None = field(default=None, repr=False)
+    reasons: tuple[Finding, ...]
+    warnings: tuple[Finding, ...] = ()
+    members: MembersFile | None = field(default=None, repr=False)
     profile: str = ""
     answers: tuple[Answer, ...] = field(default=(), repr=False)
     """The agreeing answers, with their statements."""
@@ -97,10 +96,19 @@ class Outcome:
     """The log that was checked, if there is one."""
 
     def require(self) -> Decision:
-        """The decision. Raises NoDecision with all reasons."""
-        if self.decision is None:
-            raise NoDecision(self.reasons)
-        return self.decision
+        """The decision. Raises FoundFalse (``no-decision``) whose findings are all the reasons."""
+        return self.decided()[0]
+
+    def decided(self) -> tuple[Decision, MembersFile]:
+        """The decision and the members file that it was made under. Raises FoundFalse as ``require``."""
+        if self.decision is None or self.members is None:
+            raise FoundFalse(
+                "no decision: " + "; ".join(map(str, self.reasons)),
+                hint="see verify quorum",
+                code="no-decision",
+                findings=self.reasons,
+            )
+        return self.decision, self.members
 
     def to_json(self) -> dict[str, Any]:
         """The whole outcome for ``--json``."""
@@ -111,21 +119,19 @@ class Outcome:
             "agree": list(self.agree),
             "dissent": [{"member": answer.member, "detail": answer.detail} for answer in self.dissent],
             "missing": list(self.missing),
-            "refused": [
-                {"file": item.file, "reason": item.reason, "detail": item.detail} for item in self.refused
-            ],
-            "reasons": list(self.reasons),
-            "warnings": list(self.warnings),
+            "refused": [finding.to_json() for finding in self.refused],
+            "reasons": [finding.to_json() for finding in self.reasons],
+            "warnings": [finding.to_json() for finding in self.warnings],
             "quorum": (
                 {
-                    "version": self.policy.version,
-                    "sha256": self.policy.sha256,
-                    "threshold": self.policy.threshold,
-                    "dissent": self.policy.dissent,
-                    "round": self.policy.round,
-                    "expires": utc(self.policy.expires),
+                    "version": self.members.version,
+                    "sha256": self.members.sha256,
+                    "threshold": self.members.threshold,
+                    "dissent": self.members.dissent,
+                    "round": self.members.round,
+                    "expires": utc(self.members.expires),
                 }
-                if self.policy
+                if self.members
                 else None
             ),
             "log": {"size": self.log.size, "root": self.log.root} if self.log else None,
@@ -143,9 +149,9 @@ def decide(
 ) -> Outcome:
     """Decide from a folder. ``root`` is the SHA-256 of quorum.toml version 1; None takes the remembered one.
 
-    ``own`` is a member whose own agreeing statement must be among them. The root and the highest version
-    are remembered (``roots``, by default this user's). Raises UsageError when no root is known, or no folder
-    is there.
+    ``own`` is a member whose own agreeing statement must be among those that count. The root and the highest
+    version are remembered (``roots``, by default this user's). Raises UsageError when no root is known or the
+    folder does not exist.
     """
     memory = roots or Roots()
     pinned = memory.pinned(root)
@@ -153,8 +159,8 @@ def decide(
         outcome = decide_from(
             folder, root=pinned, seen=memory.seen(pinned), profile=profile, now=now, own=own
         )
-    if outcome.policy is not None:
-        memory.remember(pinned, Seen(outcome.policy.version, outcome.policy.sha256, outcome.log))
+    if outcome.members is not None:
+        memory.remember(pinned, Seen(outcome.members.version, outcome.members.sha256, outcome.log))
     return outcome
 
 
@@ -164,78 +170,92 @@ def decide_from(
     """Decide from named files, a pinned root and what was seen before under it. Writes nothing."""
     try:
         chain = follow(evidence, root, seen=seen, now=now)
-    except (PolicyRefused, Rejected) as error:
-        return _undecided(str(error), profile=profile)
+    except Rejected as error:
+        what = f"{error.what} ({error.hint})" if error.hint else error.what
+        return _undecided(Finding(error.code, error.where or MEMBERS_FILE, what), profile=profile)
     try:
         claim = Claimed.decode(evidence.read(CLAIM_FILE, MAX_CLAIM))
     except Rejected as error:
-        return _undecided(f"{CLAIM_FILE}: {error.what}", profile=profile, chain=chain)
+        return _undecided(Finding("bad-claim", CLAIM_FILE, error.what), profile=profile, chain=chain)
     if profile not in claim.profiles:
         known = ", ".join(sorted(claim.profiles))
-        reason = f"{CLAIM_FILE}: has no profile {profile!r}, only {known}"
+        reason = Finding("wrong-profile", CLAIM_FILE, f"has no profile {profile!r}, only {known}")
         return _undecided(reason, profile=profile, chain=chain)
-    signed, refused = read_statements(evidence, chain.current)
-    votes, bad_votes = read_votes(evidence, chain.current, chain.policies[:-1])
+    members = chain.current
+    signed, refused = read_statements(evidence, members)
+    votes, bad_votes = read_votes(evidence, members, chain.versions[:-1])
     before = seen.log if seen is not None else None
-    question = Question(claim, chain.current, profile, now)
-    if chain.current.commitments:
-        question = replace(question, committed=early(evidence, root, question, votes, before))
+    question = DecisionQuestion(claim, members, profile, now)
+    if members.commitments:
+        committed = counted_commitments(evidence, root, question, votes, before)
+        question = replace(question, committed=committed)
     tally = count(signed, question, refused=[*refused, *bad_votes, *chain.refused])
     counted = [answer.statement for answer in tally.agree if answer.statement is not None]
-    log = examine(
-        evidence,
-        root,
-        question,
-        signed,
-        votes=votes,
-        counted=counted,
-        seen=before,
-    )
+    log = examine(evidence, root, question, signed, votes=votes, counted=counted, seen=before)
     return _conclude(
         tally,
         question,
         log,
         own=own,
-        revoked=about(votes, REVOKE, claim, root),
-        reviewed=about(votes, REVIEW, claim, root),
+        revoked=votes_on(votes, REVOKE, claim, root),
+        reviewed=votes_on(votes, REVIEW, claim, root),
     )
 
 
 def _conclude(
     tally: Tally,
-    question: Question,
-    log: Findings,
+    question: DecisionQuestion,
+    log: LogVerdict,
     *,
     own: str | None,
     revoked: Mapping[str, Vote],
     reviewed: Mapping[str, Vote],
 ) -> Outcome:
-    claim, policy, profile = question.claim, question.policy, question.profile
+    claim, members, profile = question.claim, question.members, question.profile
     agree = tuple(answer.member for answer in tally.agree)
-    reasons = list(policy.unmet(agree))
-    warnings: list[str] = []
-    revocations = [f"{name} revoked this release: {vote.note}" for name, vote in sorted(revoked.items())]
+    reasons = list(members.unmet(agree))
+    warnings: list[Finding] = []
+    revocations = [
+        Finding("revoked", name, f"revoked this release: {vote.note}")
+        for name, vote in sorted(revoked.items())
+    ]
     # Not a revocation any more (a stolen key would block for ever), but not to be overlooked either.
     warnings += [
-        f"{item.file.split('.')[1]} revoked this release with a key that it no longer has: not counted"
+        Finding(
+            OLD_KEY,
+            item.where.split(".")[1],
+            "revoked this release with a key that it no longer has: not counted",
+        )
         for item in tally.refused
-        if item.reason == OLD_KEY and item.file.startswith(f"{REVOKE}.")
+        if item.code == OLD_KEY and item.where.startswith(f"{REVOKE}.")
     ]
-    (reasons if len(revoked) >= policy.revoke_threshold else warnings).extend(revocations)
-    if len(reviewed) < policy.reviews:
-        reasons.append(f"{len(reviewed)} of {policy.reviews} members reviewed the source")
-    reasons += undiversified(tally.agree, policy)
-    objections = [f"{answer.member} dissents: {answer.detail}" for answer in tally.dissent]
-    objections += [*log.removed, *([log.problem] if log.problem else [])]
-    if policy.dissent == "block":
+    (reasons if len(revoked) >= members.revoke_threshold else warnings).extend(revocations)
+    if len(reviewed) < members.reviews:
+        reasons.append(
+            Finding(
+                "too-few-reviews",
+                MEMBERS_FILE,
+                f"{len(reviewed)} of {members.reviews} members reviewed the source",
+                expected=str(members.reviews),
+                found=str(len(reviewed)),
+            )
+        )
+    reasons += undiversified(tally.agree, members)
+    objections = [Finding("dissent", answer.member, f"dissents: {answer.detail}") for answer in tally.dissent]
+    objections += log.findings
+    if members.dissent == "block":
         reasons += objections
         # Silence may be a dissent that somebody removed (ADR 55); the log can tell.
-        silent = [name for name in tally.missing if name not in log.excused]
-        reasons += [f"{name} has not answered, and silence is not agreement" for name in silent]
+        reasons += [
+            Finding("no-answer", name, "has not answered, and silence is not agreement")
+            for name in tally.missing
+            if name not in log.excused
+        ]
     else:
         warnings += objections
     if own is not None and own not in agree:
-        reasons.append(f"no agreeing statement of {own} itself: others' votes do not bind it")
+        text = "has no agreeing statement of its own: others' votes do not bind it"
+        reasons.append(Finding("own-statement-missing", own, text))
     result = question.claimed
     decision = None
     if not reasons:
@@ -249,8 +269,8 @@ def _conclude(
             tree_sha256=claim.tree_sha256,
             lock_sha256=claim.lock_sha256,
             agreed=agree,
-            quorum_sha256=policy.sha256,
-            expires=policy.expires,
+            quorum_sha256=members.sha256,
+            expires=members.expires,
         )
     return Outcome(
         decision=decision,
@@ -260,22 +280,22 @@ def _conclude(
         missing=tally.missing,
         reasons=tuple(reasons),
         warnings=tuple(warnings),
-        policy=policy,
+        members=members,
         profile=profile,
         answers=tally.agree,
         log=SeenLog(log.size, log.root) if log.size and not log.problem else None,
     )
 
 
-def _undecided(reason: str, *, profile: str, chain: Chain | None = None) -> Outcome:
-    policy = chain.current if chain else None
+def _undecided(reason: Finding, *, profile: str, chain: MembersChain | None = None) -> Outcome:
+    members = chain.current if chain else None
     return Outcome(
         decision=None,
         agree=(),
         dissent=(),
         refused=chain.refused if chain else (),
-        missing=policy.names if policy else (),
+        missing=members.names if members else (),
         reasons=(reason,),
-        policy=policy,
+        members=members,
         profile=profile,
     )

@@ -1,19 +1,20 @@
 """Diversity: how many different build routes and hosts the agreeing members show.
 
-Each member brings one at most, whatever it signs: otherwise one member would be diverse by itself. What
-counts is the best assignment of members to routes (a matching): one more statement never takes one away.
+Each member stands for one at most, whatever it signs: otherwise one member would be diverse by itself. What
+counts is the best assignment of members to routes (a matching), so one more statement never makes it fewer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from coattest_verify.quorum.members.file import MembersFile
+from coattest.findings import Finding
+from coattest_verify.quorum.members.file import MEMBERS_FILE, MembersFile
 from coattest_verify.quorum.tally import Answer
 
 
-def undiversified(agree: Sequence[Answer], policy: MembersFile) -> list[str]:
-    """What the agreeing answers lack of the policy's diversity, in words; empty when nothing."""
+def undiversified(agree: Sequence[Answer], members: MembersFile) -> list[Finding]:
+    """How the agreeing answers fall short of the routes and hosts that the members file asks for."""
     routes = {
         answer.member: {statement.built.route for statement in answer.counting if statement.built}
         for answer in agree
@@ -22,10 +23,14 @@ def undiversified(agree: Sequence[Answer], policy: MembersFile) -> list[str]:
         answer.member: {statement.host for statement in answer.counting if statement.host} for answer in agree
     }
     lacks = []
-    for found, wanted, what in ((routes, policy.routes, "build routes"), (hosts, policy.hosts, "hosts")):
-        count = distinct(found, wanted)
-        if count < wanted:
-            lacks.append(f"{count} of {wanted} different {what}")
+    for code, offers, wanted, what in (
+        ("too-few-routes", routes, members.routes, "build routes"),
+        ("too-few-hosts", hosts, members.hosts, "hosts"),
+    ):
+        found = distinct(offers, wanted)
+        if found < wanted:
+            detail = f"{found} of {wanted} different {what}"
+            lacks.append(Finding(code, MEMBERS_FILE, detail, expected=str(wanted), found=str(found)))
     return lacks
 
 

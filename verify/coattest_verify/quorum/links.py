@@ -11,9 +11,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from coattest.directory import Evidence
 from coattest.errors import Rejected
 from coattest.strictjson import Fields, parse
-from coattest_verify.quorum.directory import Evidence
 from coattest_verify.quorum.members.file import MembersFile, utc
 from coattest_verify.quorum.statements.statement import Statement
 from coattest_verify.quorum.tally import Answer
@@ -61,16 +61,16 @@ def sign_link(statement: Statement, signer: Signer) -> bytes:
     return metablock(link, [_signature(signer.public, signer.sign(encode_olpc(link)))])
 
 
-def layout_of(policy: MembersFile) -> dict[str, Any]:
-    """The layout that a policy amounts to, as far as in-toto can say it: keys, threshold, expiry.
+def layout_of(members: MembersFile) -> dict[str, Any]:
+    """The members file as a layout, as far as in-toto can express it: keys, threshold, expiry.
 
-    Groups, rounds, freshness and dissent are beyond in-toto; no inspections, so nothing is ever executed.
+    in-toto has no groups, rounds, freshness or dissent. There are no inspections: nothing is executed.
     """
-    keys = {key.keyid: key.sslib() for member in policy.members for key in member.keys}
+    keys = {key.keyid: key.sslib() for member in members.members for key in member.keys}
     step = {
         "_type": "step",
         "name": STEP,
-        "threshold": policy.threshold,
+        "threshold": members.threshold,
         "pubkeys": list(keys),
         "expected_command": COMMAND,
         "expected_materials": [["ALLOW", "source-tree"], ["ALLOW", "image.lock"], ["DISALLOW", "*"]],
@@ -81,18 +81,18 @@ def layout_of(policy: MembersFile) -> dict[str, Any]:
         "steps": [step],
         "inspect": [],
         "keys": keys,
-        "expires": utc(policy.expires),
+        "expires": utc(members.expires),
         "readme": README,
     }
 
 
-def sign_layout(policy: MembersFile, signer: Signer, earlier: bytes | None = None) -> bytes:
-    """The policy's layout with this signer's signature beside the valid ones of ``earlier``.
+def sign_layout(members: MembersFile, signer: Signer, earlier: bytes | None = None) -> bytes:
+    """The members file's layout with this signer's signature beside the valid ones of ``earlier``.
 
-    Whatever else ``earlier`` holds is left behind.
+    Nothing else of ``earlier`` is taken over.
     """
-    layout = layout_of(policy)
-    keys = [key for member in policy.members for key in member.keys]
+    layout = layout_of(members)
+    keys = [key for member in members.members for key in member.keys]
     others = layout_signatures(earlier, layout, keys) if earlier is not None else []
     signature = _signature(signer.public, signer.sign(encode_olpc(layout)))
     signatures = [item for item in others if item["keyid"] != signature["keyid"]]
@@ -116,7 +116,7 @@ def layout_signatures(
     return good
 
 
-def filtered(evidence: Evidence, policy: MembersFile, agreeing: tuple[Answer, ...]) -> dict[str, bytes]:
+def filtered(evidence: Evidence, members: MembersFile, agreeing: tuple[Answer, ...]) -> dict[str, bytes]:
     """The links that may reach in-toto, by file name: at most one for each member that agrees.
 
     A link counts when it is exactly the member's own statement as a link, with a good signature. The file
@@ -124,7 +124,7 @@ def filtered(evidence: Evidence, policy: MembersFile, agreeing: tuple[Answer, ..
     """
     found: dict[str, bytes] = {}
     for answer in agreeing:
-        member = policy.member(answer.member)
+        member = members.member(answer.member)
         if member is None or answer.statement is None:
             continue
         link = link_of(answer.statement)

@@ -1,4 +1,4 @@
-"""The roots that this verifier pinned, and the highest policy version that it has accepted under each.
+"""The roots that this verifier pinned, and the highest version of the members file accepted under each.
 
 Kept in ``roots.json`` in ``$COATTEST_CONFIG``, ``$XDG_CONFIG_HOME/coattest`` or ``~/.config/coattest``.
 """
@@ -30,7 +30,7 @@ def config_folder() -> Path:
     return (Path(base) if base and Path(base).is_absolute() else Path.home() / ".config") / "coattest"
 
 
-def parse_root(text: str) -> bytes:
+def parse_quorum_root(text: str) -> bytes:
     """The 32 bytes of ``sha256:HEX``. Raises UsageError."""
     scheme, _, value = text.partition(":")
     if scheme != "sha256" or not SHA256.fullmatch(value):
@@ -83,7 +83,7 @@ class Roots:
         try:
             return _decode(content)
         except Rejected as error:
-            # Not silently empty: whoever can damage this file could otherwise switch rollback protection off.
+            # Not read as empty: damaging this file must not switch the protection against rollback off.
             raise EnvironmentFailure(
                 error.what, where=str(self.path), hint="restore it, or remove it and pin again with --root"
             ) from None
@@ -123,7 +123,7 @@ def _decode(content: bytes) -> dict[bytes, Seen]:
     for name, value in fields.mapping("roots", low=0, high=MAX_ROOTS).items():
         entry = Fields(value, name[:80])
         try:
-            root = parse_root(name)
+            root = parse_quorum_root(name)
         except UsageError as error:
             raise Rejected(error.what) from None
         log = None

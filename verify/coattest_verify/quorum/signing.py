@@ -1,4 +1,4 @@
-"""Signing policies: who has signed what is waiting, and when a proposal becomes quorum.toml.
+"""Signing the members file: who has signed what is waiting, and when a proposal becomes quorum.toml.
 
 A new version waits as ``quorum.next.toml``, which no verifier reads, until the thresholds of the old and the
 new version have signed it. Version 1 is ``quorum.toml`` at once: without every signature it decides nothing.
@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from coattest.directory import Evidence, Folder
 from coattest.errors import Rejected, UsageError
 from coattest.files import write_atomic
-from coattest_verify.quorum.directory import Evidence, Folder
+from coattest.findings import Finding
 from coattest_verify.quorum.links import LAYOUT_FILE, MAX_LINK, sign_layout
-from coattest_verify.quorum.members.chain import MEMBERS_FILE, read_signatures, signers
-from coattest_verify.quorum.members.file import MAX_MEMBERS_FILE, MEMBERS_TYPE, MembersFile
+from coattest_verify.quorum.members.chain import read_signatures, signers
+from coattest_verify.quorum.members.file import MAX_MEMBERS_FILE, MEMBERS_FILE, MEMBERS_TYPE, MembersFile
 from coattest_verify.signatures import dsse
-from coattest_verify.signatures.dsse import Envelope
+from coattest_verify.signatures.dsse import DsseEnvelope
 from coattest_verify.signatures.keys import PublicKey, public_key_of
 
 PROPOSAL_FILE = "quorum.next.toml"
@@ -25,25 +26,29 @@ PROPOSAL_FILE = "quorum.next.toml"
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A policy and what it still lacks: members for version 1, thresholds for later ones."""
+    """A members file, who signed it, and what it lacks: members for version 1, thresholds for later ones."""
 
-    policy: MembersFile
+    members: MembersFile
     file: str
     signed: tuple[str, ...]
-    lacks: tuple[str, ...]
+    lacks: tuple[Finding, ...]
 
 
 def pending(evidence: Evidence) -> Pending:
-    """The proposal if there is one, else quorum.toml, and what it lacks. Raises UsageError, PolicyRefused."""
+    """The proposal if there is one, else quorum.toml, and what it lacks. Raises UsageError, Rejected."""
     current = _read(evidence, MEMBERS_FILE)
     proposal = _read(evidence, PROPOSAL_FILE)
     envelopes = read_signatures(evidence)
     if proposal is None:
         if current is None:
-            raise UsageError("no such file", where=MEMBERS_FILE, hint="verify quorum-init makes one")
+            raise UsageError("no such file", where=MEMBERS_FILE, hint="verify members init makes one")
         signed = signers(current, current.raw, envelopes)
         wanted = current.names if current.version == 1 else ()
-        lacks = [f"the signature of {name}" for name in wanted if name not in signed]
+        lacks = [
+            Finding("members-unsigned", MEMBERS_FILE, f"the signature of {name} is missing")
+            for name in wanted
+            if name not in signed
+        ]
         return Pending(current, MEMBERS_FILE, tuple(sorted(signed)), tuple(lacks))
     if current is None or proposal.previous != f"sha256:{current.sha256}":
         raise UsageError(
@@ -53,18 +58,21 @@ def pending(evidence: Evidence) -> Pending:
             code="stale",
         )
     by_old, by_new = signers(current, proposal.raw, envelopes), signers(proposal, proposal.raw, envelopes)
-    lacks = [f"of version {current.version}: {text}" for text in current.unmet(by_old)]
-    lacks += [f"of version {proposal.version}: {text}" for text in proposal.unmet(by_new)]
+    lacks = [
+        Finding("members-unsigned", PROPOSAL_FILE, f"of version {version.version}, only {unmet.detail}")
+        for version, signed in ((current, by_old), (proposal, by_new))
+        for unmet in version.unmet(signed)
+    ]
     return Pending(proposal, PROPOSAL_FILE, tuple(sorted(by_old | by_new)), tuple(lacks))
 
 
 def candidates(attestations: Path, member: str) -> tuple[PublicKey, ...]:
-    """The keys that a member has in quorum.toml and in a proposal: what a signer elsewhere may hold."""
+    """The keys of a member in quorum.toml and in a proposal: a remote signer must have one of them."""
     found: dict[PublicKey, None] = {}
     with Folder(attestations) as folder:
         for name in (MEMBERS_FILE, PROPOSAL_FILE):
-            policy = _read(folder, name)
-            party = policy.member(member) if policy else None
+            members = _read(folder, name)
+            party = members.member(member) if members else None
             found.update(dict.fromkeys(party.keys if party else ()))
     return tuple(found)
 
@@ -78,39 +86,40 @@ def countersign(attestations: Path, member: str, signer: Any) -> Pending:
     with Folder(attestations) as folder:
         waiting = pending(folder)
         current = _read(folder, MEMBERS_FILE)
-        policies = [policy for policy in (waiting.policy, current) if policy is not None]
-        if all(policy.owner(key) != member for policy in policies):
+        versions = [version for version in (waiting.members, current) if version is not None]
+        if all(version.owner(key) != member for version in versions):
             raise UsageError(
                 f"this is not a key of {member} in {waiting.file}",
-                hint=f"it belongs to {waiting.policy.owner(key) or 'nobody there'}",
-                code="other-key",
+                hint=f"it belongs to {waiting.members.owner(key) or 'nobody there'}",
+                code="wrong-key",
             )
-        name = f"quorum.{waiting.policy.version}.{member}.dsse.json"
-        envelope = _joined(folder, name, waiting.policy, dsse.sign(signer, MEMBERS_TYPE, waiting.policy.raw))
-        layout = sign_layout(waiting.policy, signer, _optional(folder, LAYOUT_FILE, MAX_LINK * 4))
+        name = f"quorum.{waiting.members.version}.{member}.dsse.json"
+        envelope = _joined(
+            folder, name, waiting.members, dsse.sign_envelope(signer, MEMBERS_TYPE, waiting.members.raw)
+        )
+        layout = sign_layout(waiting.members, signer, _optional(folder, LAYOUT_FILE, MAX_LINK * 4))
     write_atomic(attestations / name, envelope.encode())
     with Folder(attestations) as folder:
         after = pending(folder)
     if not after.lacks and after.file == PROPOSAL_FILE:
-        write_atomic(attestations / MEMBERS_FILE, after.policy.raw)
+        write_atomic(attestations / MEMBERS_FILE, after.members.raw)
         (attestations / PROPOSAL_FILE).unlink()
     if waiting.file == MEMBERS_FILE or not after.lacks:
-        # in-toto's layout is signed with whoever completes the version; the others sign it with countersign.
+        # Whoever completes the version signs in-toto's layout too; the others sign it when they countersign.
         write_atomic(attestations / LAYOUT_FILE, layout)
     return after
 
 
-def _joined(evidence: Evidence, name: str, policy: MembersFile, signed: Envelope) -> Envelope:
+def _joined(evidence: Evidence, name: str, members: MembersFile, signed: DsseEnvelope) -> DsseEnvelope:
     """This signature beside the member's earlier ones: a rotation is signed with the old and new key."""
     try:
-        earlier = Envelope.decode(evidence.read(name, 2 * MAX_MEMBERS_FILE), MEMBERS_TYPE)
+        earlier = DsseEnvelope.decode(evidence.read(name, 2 * MAX_MEMBERS_FILE), MEMBERS_TYPE)
     except Rejected:
         return signed
-    if earlier.payload != policy.raw:
+    if earlier.payload != members.raw:
         return signed
-    known = {signed.signatures[0][0]}
-    kept = [pair for pair in earlier.signatures if pair[0] not in known]
-    return Envelope(MEMBERS_TYPE, policy.raw, (*kept[:7], *signed.signatures))
+    others = [pair for pair in earlier.signatures if pair[0] != signed.signatures[0][0]]
+    return DsseEnvelope(MEMBERS_TYPE, members.raw, (*others[:7], *signed.signatures))
 
 
 def _read(evidence: Evidence, name: str) -> MembersFile | None:

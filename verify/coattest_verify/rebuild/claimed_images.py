@@ -12,33 +12,33 @@ from coattest_build.inputs.cache import sha256_file
 from coattest_verify.quorum.statements.claim import Claimed, ProfileResult
 
 
-def keep(claim: Claimed, folders: Sequence[Path], scratch: Path) -> dict[str, Path]:
+def save_claimed_images(claim: Claimed, folders: Sequence[Path], scratch: Path) -> dict[str, Path]:
     """Profile to image, for each claimed image that one of ``folders`` has with the claimed SHA-256.
 
-    The images are linked (else copied) into ``scratch``: the rebuild may write to the same folder.
+    The images are linked or copied into ``scratch``: the rebuild may write to the same folder.
     """
-    kept: dict[str, Path] = {}
+    saved: dict[str, Path] = {}
     for profile, claimed in sorted(claim.profiles.items()):
         for folder in folders:
             path = folder / claimed.name
-            if profile in kept or not path.is_file() or path.stat().st_size != claimed.size:
+            if profile in saved or not path.is_file() or path.stat().st_size != claimed.size:
                 continue
             if sha256_file(path) == claimed.sha256:
-                kept[profile] = scratch / claimed.name
+                saved[profile] = scratch / claimed.name
                 try:
-                    os.link(path, kept[profile])
+                    os.link(path, saved[profile])
                 except OSError:
-                    shutil.copyfile(path, kept[profile])
-    return kept
+                    shutil.copyfile(path, saved[profile])
+    return saved
 
 
-def explain(
-    kept: Mapping[str, Path], rebuilt: Mapping[str, ProfileResult], out: Path
+def explain_differences(
+    saved: Mapping[str, Path], rebuilt: Mapping[str, ProfileResult], out: Path
 ) -> dict[str, Comparison]:
     """Profile to what differs from the claimed image to the rebuilt one in ``out``, where both are there."""
     compared = {
-        profile: compare(kept[profile], out / result.name)
+        profile: compare(saved[profile], out / result.name)
         for profile, result in sorted(rebuilt.items())
-        if profile in kept
+        if profile in saved
     }
     return {profile: found for profile, found in compared.items() if not found.identical}

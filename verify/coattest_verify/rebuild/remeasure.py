@@ -5,19 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from coattest.errors import FoundFalse
+from coattest.findings import Finding
 from coattest_build.formats import measure
 from coattest_verify.quorum.decision import Decision
 
 
-class ImageDiffers(FoundFalse):
-    """The image is not the one that was decided on."""
-
-    default_code = "image-differs"
-
-
 def check_image(image: Path, decision: Decision) -> measure.ImageMeasurements:
-    """The measurements of ``image``, which are the decided ones; raises ImageDiffers naming every
-    difference.
+    """The measurements of ``image``, which are the decided ones; raises FoundFalse
+    (``image-differs``) with every difference.
     """
     found = measure.measure(image)
     pairs = [
@@ -27,10 +22,18 @@ def check_image(image: Path, decision: Decision) -> measure.ImageMeasurements:
         ("PCR1", decision.pcrs[1], found.pcr1),
         ("PCR2", decision.pcrs[2], found.pcr2),
     ]
-    wrong = [f"{name} is {value}, decided was {wanted}" for name, wanted, value in pairs if value != wanted]
+    wrong = [
+        Finding("image-differs", name, f"is {value}, decided was {wanted}", str(wanted), str(value))
+        for name, wanted, value in pairs
+        if value != wanted
+    ]
     if wrong:
-        raise ImageDiffers(
-            "; ".join(wrong), where=str(image), hint="rebuild the decided release with 'verify rebuild'"
+        raise FoundFalse(
+            "; ".join(f"{item.where} {item.detail}" for item in wrong),
+            where=str(image),
+            hint="rebuild the decided release with 'verify rebuild'",
+            code="image-differs",
+            findings=wrong,
         )
     return found
 

@@ -21,7 +21,7 @@ _KEYID = re.compile(r"[0-9A-Za-z_.:/+=-]{0,256}")
 
 
 @dataclass(frozen=True, slots=True)
-class Envelope:
+class DsseEnvelope:
     """A payload, its type, and signatures as (key id hint, signature)."""
 
     payload_type: str
@@ -29,7 +29,7 @@ class Envelope:
     signatures: tuple[tuple[str, bytes], ...]
 
     @classmethod
-    def decode(cls, data: bytes, payload_type: str, *, max_size: int = MAX_SIZE) -> Envelope:
+    def decode(cls, data: bytes, payload_type: str, *, max_size: int = MAX_SIZE) -> DsseEnvelope:
         """Parse an envelope of the given payload type. Raises Rejected."""
         fields = Fields(parse(data, max_size=max_size), "")
         fields.exactly("payloadType", payload_type, code="payload-type")
@@ -78,10 +78,10 @@ def pae(payload_type: str, payload: bytes) -> bytes:
     return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
 
 
-def sign(signer: Signer, payload_type: str, payload: bytes) -> Envelope:
+def sign_envelope(signer: Signer, payload_type: str, payload: bytes) -> DsseEnvelope:
     """An envelope with one signature."""
     signature = signer.sign(pae(payload_type, payload))
-    return Envelope(payload_type, payload, ((signer.public.keyid, signature),))
+    return DsseEnvelope(payload_type, payload, ((signer.public.keyid, signature),))
 
 
 def _base64(text: str, name: str) -> bytes:
@@ -89,7 +89,7 @@ def _base64(text: str, name: str) -> bytes:
         data = base64.b64decode(text.encode("ascii"), validate=True)
     except ValueError:
         raise Rejected(f"{name}: not base64") from None
-    # Only the last four characters can have another spelling: padding, or bits that mean nothing.
+    # Only the last four characters can be spelled in more than one way: padding, or bits that mean nothing.
     if len(text) % 4 or base64.b64encode(data[-(len(data) % 3 or 3) :]).decode() != text[-4:]:
         raise Rejected(f"{name}: not canonical base64")
     return data

@@ -64,10 +64,9 @@ class BadKey(FoundFalse):
     default_code = "bad-key"
 
 
-class KeyUnreadable(UsageError):
+def _unusable(what: str, where: object, hint: str | None = None) -> UsageError:
     """A key file that cannot be read, decrypted or used."""
-
-    default_code = "key-file"
+    return UsageError(what, where=str(where) if where else None, hint=hint, code="key-file")
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,14 +221,14 @@ def public_key_of(signer: Signer) -> PublicKey:
     return signer.public
 
 
-def generate(path: Path, kind: str = "ed25519", passphrase: bytes | None = None) -> PublicKey:
+def generate_key(path: Path, kind: str = "ed25519", passphrase: bytes | None = None) -> PublicKey:
     """Make a private key at ``path`` (PKCS#8 PEM, mode 0600, encrypted when a passphrase is given).
 
     ``kind`` is one of SCHEMES. The public key is written beside it, with ``.pub`` appended. Never overwrites:
     raises UsageError.
     """
     if kind not in SCHEMES:
-        raise UsageError(f"key type {kind!r}", hint=f"one of {', '.join(SCHEMES)}")
+        raise UsageError(f"unknown key type {kind!r}", hint=f"one of {', '.join(SCHEMES)}")
     if path.exists() or path.is_symlink():
         raise UsageError(
             "is already there", where=str(path), hint="a key file is never overwritten", code="exists"
@@ -257,18 +256,18 @@ def generate(path: Path, kind: str = "ed25519", passphrase: bytes | None = None)
 
 
 def load_public(path: Path) -> PublicKey:
-    """The public key in a PEM file. Raises KeyUnreadable."""
+    """The public key in a PEM file. Raises UsageError."""
     try:
         return PublicKey.from_pem(_read(path))
     except BadKey as error:
-        raise KeyUnreadable(error.what, where=str(path)) from None
+        raise _unusable(error.what, path) from None
 
 
 def load_signer(path: Path, passphrase: Callable[[], bytes] | None = None) -> FileSigner:
     """The signer of a PKCS#8 PEM file.
 
     An encrypted file is opened with ``passphrase()``, which is asked only then; by default it is the first
-    line of the file that COATTEST_PASSPHRASE_FILE names. Raises KeyUnreadable.
+    line of the file that COATTEST_PASSPHRASE_FILE names. Raises UsageError.
     """
     content = _read(path)
     try:
@@ -276,9 +275,8 @@ def load_signer(path: Path, passphrase: Callable[[], bytes] | None = None) -> Fi
         spki = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         return FileSigner(PublicKey.from_spki(spki), key)
     except (ValueError, UnsupportedAlgorithm, BadKey, AttributeError):
-        raise KeyUnreadable(
-            "not an Ed25519, P-256 or P-384 private key in PKCS#8 PEM, or the passphrase is wrong",
-            where=str(path),
+        raise _unusable(
+            "not an Ed25519, P-256 or P-384 private key in PKCS#8 PEM, or the passphrase is wrong", path
         ) from None
 
 
@@ -286,14 +284,15 @@ URI_SCHEMES = ("awskms", "azurekms", "gcpkms", "hsm")
 """securesystemslib's signers that hold a key elsewhere; ``hsm:`` is PKCS#11."""
 
 PROBE = b"coattest/key-probe/v1"
+"""What is signed to find out which key a signer holds."""
 
 
 def load_remote_signer(uri: str, candidates: Sequence[PublicKey], ask: Callable[[str], str]) -> RemoteSigner:
     """A signer for one of securesystemslib's URIs, which belongs to one of ``candidates``.
 
-    Such a signer wants its public key told; when there are several candidates a signature shows which it is.
-    ``ask`` is called with the name of a secret (``pin``) when the signer wants one. Raises KeyUnreadable when
-    it is none of them, EnvironmentFailure when its library or service fails or is not installed.
+    Such a signer must be told its public key; with several candidates a signature shows which one it is.
+    ``ask`` is called with the name of a secret (``pin``) when the signer needs one. Raises UsageError when
+    the signer has none of these keys, EnvironmentFailure when its library or service fails or is missing.
     """
     need_signer(uri)
     from securesystemslib.signer import (  # noqa: PLC0415 - key files need nothing of it
@@ -309,35 +308,40 @@ def load_remote_signer(uri: str, candidates: Sequence[PublicKey], ask: Callable[
             signer = RemoteSigner(public, Library.from_priv_key_uri(uri, known, ask))
             signature = signer.sign(PROBE)
         except (ValueError, TypeError) as error:
-            raise KeyUnreadable(str(error) or "not a signer's URI", where=uri) from None
+            raise _unusable(str(error) or "not the URI of a signer", uri) from None
         except Exception as error:
-            # Each signer has its cloud's or its token's own exceptions, with no common root.
+            # Each signer raises the exceptions of its own cloud or token; they have no common root.
             raise EnvironmentFailure(f"{type(error).__name__}: {error}", where=uri, code="signer") from None
         if public.verifies(signature, PROBE):
             return signer
-    raise KeyUnreadable(
-        "holds none of the keys that quorum.toml has for this member", where=uri, code="other-key"
+    raise UsageError(
+        "holds none of the keys that quorum.toml has for this member", where=uri, code="wrong-key"
     )
 
 
 def is_remote(key: str) -> bool:
-    """Whether a ``--key`` names a signer elsewhere and not a file."""
+    """Whether ``--key`` names a remote signer instead of a file."""
     return key.partition(":")[0] in URI_SCHEMES and ":" in key
 
 
+def encrypted_key(path: Path | None = None) -> UsageError:
+    """The error for an encrypted key file without a passphrase."""
+    return _unusable("the key is encrypted", path, f"set {PASSPHRASE_FILE}, or use --passphrase-file")
+
+
 def passphrase_from_environment() -> bytes:
-    """The first line of the file named by COATTEST_PASSPHRASE_FILE. Raises KeyUnreadable."""
+    """The first line of the file named by COATTEST_PASSPHRASE_FILE. Raises UsageError."""
     name = os.environ.get(PASSPHRASE_FILE)
     if not name:
-        raise KeyUnreadable("the key is encrypted", hint=f"set {PASSPHRASE_FILE}, or use --passphrase-file")
+        raise encrypted_key()
     return read_passphrase(Path(name))
 
 
 def read_passphrase(path: Path) -> bytes:
-    """The first line of a file, without its end of line. Raises KeyUnreadable when it is empty."""
+    """The first line of a file, without its end of line. Raises UsageError when it is empty."""
     line = _read(path).split(b"\n", 1)[0].rstrip(b"\r")
     if not line:
-        raise KeyUnreadable("the first line is empty", where=str(path))
+        raise _unusable("the first line is empty", path)
     return line
 
 
@@ -354,9 +358,9 @@ def _read(path: Path) -> bytes:
         with path.open("rb") as file:
             content = file.read(MAX_KEY_FILE + 1)
     except FileNotFoundError:
-        raise KeyUnreadable("no such file", where=str(path), hint="verify keygen makes one") from None
+        raise _unusable("no such file", path, "verify keygen makes one") from None
     except OSError as error:
         raise EnvironmentFailure(error.strerror or "cannot be read", where=str(path)) from None
     if len(content) > MAX_KEY_FILE:
-        raise KeyUnreadable(f"larger than {MAX_KEY_FILE} bytes", where=str(path))
+        raise _unusable(f"larger than {MAX_KEY_FILE} bytes", path)
     return content

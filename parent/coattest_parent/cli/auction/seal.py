@@ -18,6 +18,7 @@ from coattest_parent.cli.auction.options import buyer_option, journal_option, ma
 from coattest_parent.cli.auction.show import lots_table
 from coattest_parent.cli.options import FILE, NEW_FILE, aws_from, aws_options
 from coattest_verify.auction.buyers import load_auction_key, load_manifest
+from coattest_verify.auction.certify import certificate_check
 from coattest_verify.auction.journal import SealJournal, default_journal
 from coattest_verify.auction.outcomes import moment_text
 from coattest_verify.auction.sealing import SealPlan, plan_seal, sign_seal
@@ -92,7 +93,7 @@ def seal_command(
         decision=authority.decision.digest,
         bids=digests,
         own_bid=own_bid.read_bytes(),
-        check_certificate=authority.check_certificate,
+        check_certificate=certificate_check(authority),
         journal=record,
         now=int(utc_now().timestamp()),
     )

@@ -102,8 +102,8 @@ def make_stack_plan(
 ) -> StackPlan:
     """The plan for the decision, with the image measured here and every report checked.
 
-    ``reports`` are signed reports by the file they come from. Raises ImageDiffers, BadReport, UsageError, and
-    FoundFalse (policy-first, wrong-owner, wrong-role, wrong-region).
+    ``reports`` are signed reports by the file they come from. Raises Rejected, UsageError, and FoundFalse
+    (image-differs, policy-first, wrong-owner, wrong-role, wrong-region).
     """
     decision = authority.decision
     found = check_image(image, decision)
@@ -127,7 +127,7 @@ def _checked(
 ) -> tuple[BuyerReport, ...]:
     found: dict[str, BuyerReport] = {}
     for where, content in sorted(reports.items()):
-        report = check_report(content, authority.policy)
+        report = check_report(content, authority.members)
         if report.member in found:
             raise UsageError(f"two reports of {report.member}", where=where, code="two-reports")
         found[report.member] = report

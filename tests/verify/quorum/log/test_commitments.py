@@ -15,25 +15,25 @@ from hypothesis import strategies as st
 from coattest.errors import UsageError
 from coattest_verify.quorum.cosigning import sign_log
 from coattest_verify.quorum.diversity import distinct
-from coattest_verify.quorum.statements.salt import Opening, keep, kept, new_opening
-from coattest_verify.quorum.statements.statement import Report
-from coattest_verify.quorum.votes import COMMIT, make_vote, sign_vote, vote_name
+from coattest_verify.quorum.statements.salt import CommitmentSecret, new_secret, read_secret, write_secret
+from coattest_verify.quorum.statements.statement import RebuildReport
+from coattest_verify.quorum.statements.votes import COMMIT, make_vote, sign_vote, vote_name
 from coattest_verify.rebuild.hosts import host_name, pseudonym
-from support.verify.members import NOW, Members, report_json
+from support.verify.members import NOW, Members, report_json, sentences
 
 NAMES = ("buyer-1", "buyer-2", "buyer-3")
 
 
 class Round:
-    """A quorum of three with threshold 2 whose policy wants commitments; nothing is published yet."""
+    """A quorum of three with threshold 2 whose members file wants commitments; nothing is published yet."""
 
     def __init__(self, folder: Path, **values: object) -> None:
         self.quorum = Members.make(folder, NAMES, threshold=2, dissent="report", commitments=True, **values)
-        self.openings: dict[str, Opening] = {}
+        self.openings: dict[str, CommitmentSecret] = {}
 
     def commit(self, name: str, seed: str = "good", *, signed_by: str | None = None) -> Path:
-        report = Report.read(report_json(seed))
-        opening = self.openings.setdefault(name, new_opening(name, self.quorum.policy))
+        report = RebuildReport.read(report_json(seed))
+        opening = self.openings.setdefault(name, new_secret(name, self.quorum.file))
         vote = make_vote(
             COMMIT, name, root=self.quorum.root, claim=report, note=opening.digest(report), now=NOW
         )
@@ -48,7 +48,7 @@ class Round:
         self.quorum.sign(name, report_json(), salt=salt or self.openings[name].salt)
 
     def reasons(self) -> dict[str, str]:
-        return {item.file: item.reason for item in self.quorum.decide().refused}
+        return {item.where: item.code for item in self.quorum.decide().refused}
 
 
 @pytest.fixture
@@ -116,7 +116,12 @@ def test_anothers_commitment_is_of_no_use(game: Round) -> None:
     """A commitment binds its member: buyer-3 cannot take over buyer-1's with buyer-1's salt."""
     copied = game.quorum.attestations / vote_name(
         make_vote(
-            COMMIT, "buyer-1", root=game.quorum.root, claim=Report.read(report_json()), note="x", now=NOW
+            COMMIT,
+            "buyer-1",
+            root=game.quorum.root,
+            claim=RebuildReport.read(report_json()),
+            note="x",
+            now=NOW,
         )
     )
     (copied.with_name(copied.name.replace("buyer-1", "buyer-3"))).write_bytes(copied.read_bytes())
@@ -146,8 +151,8 @@ def test_one_cosigner_does_not_order_the_log(tmp_path: Path) -> None:
 
 
 def test_commitments_of_another_round_do_not_count(game: Round) -> None:
-    """A salt opens a commitment in its own round and under its own policy only."""
-    game.quorum.install(game.quorum.policy.successor(round="2"), ["buyer-1", "buyer-2"])
+    """A salt opens a commitment in its own round and under its own members file only."""
+    game.quorum.install(game.quorum.file.successor(round="2"), ["buyer-1", "buyer-2"])
     for name in ("buyer-1", "buyer-2"):
         game.reveal(name)
     assert set(game.reasons().values()) == {"not-committed"}
@@ -167,37 +172,37 @@ def test_a_commitment_shows_nothing(game: Round) -> None:
     payloads = [base64.b64decode(json.loads(path.read_bytes())["payload"]).decode() for path in files]
     assert len({json.loads(payload)["note"] for payload in payloads}) == 2
     assert not any(secret in payload for payload in payloads for secret in secrets)
-    one, two = (new_opening("buyer-1", game.quorum.policy) for _ in range(2))
-    report = Report.read(report_json())
+    one, two = (new_secret("buyer-1", game.quorum.file) for _ in range(2))
+    report = RebuildReport.read(report_json())
     assert one.digest(report) != two.digest(report)
-    assert one.digest(report) == one.digest(Report.read(report_json()))
+    assert one.digest(report) == one.digest(RebuildReport.read(report_json()))
 
 
 def test_the_salt_is_kept_for_its_member_and_round(game: Round, tmp_path: Path) -> None:
     """commitment.json is readable by its owner only, and of no use in another round."""
-    opening = new_opening("buyer-1", game.quorum.policy)
-    path = keep(tmp_path, opening)
+    opening = new_secret("buyer-1", game.quorum.file)
+    path = write_secret(tmp_path, opening)
     assert path.stat().st_mode & 0o777 == 0o600
-    assert kept(tmp_path, "buyer-1", game.quorum.policy) == opening
-    assert kept(tmp_path, "buyer-2", game.quorum.policy) is None
-    assert kept(tmp_path, "buyer-1", game.quorum.policy.successor(round="2")) is None
+    assert read_secret(tmp_path, "buyer-1", game.quorum.file) == opening
+    assert read_secret(tmp_path, "buyer-2", game.quorum.file) is None
+    assert read_secret(tmp_path, "buyer-1", game.quorum.file.successor(round="2")) is None
     path.write_bytes(b"{}")
     with pytest.raises(UsageError, match="format"):
-        kept(tmp_path, "buyer-1", game.quorum.policy)
+        read_secret(tmp_path, "buyer-1", game.quorum.file)
 
 
 # --- hosts --------------------------------------------------------------------------------------------
 
 
-def test_hosts_are_counted_where_the_policy_says_so(tmp_path: Path) -> None:
+def test_hosts_are_counted_where_the_members_file_says_so(tmp_path: Path) -> None:
     """Two members on one machine are one host, and a member that states none brings none."""
     quorum = Members.make(tmp_path, NAMES, threshold=2, dissent="report", hosts=2)
     quorum.claim(report_json())
     quorum.sign("buyer-1", report_json(), host="shared")
     quorum.sign("buyer-2", report_json(), host="shared")
-    assert quorum.decide().reasons == ("1 of 2 different hosts",)
+    assert sentences(quorum.decide().reasons) == ("quorum.toml: 1 of 2 different hosts",)
     quorum.sign("buyer-3", report_json(), host=None)
-    assert quorum.decide().reasons == ("1 of 2 different hosts",)
+    assert sentences(quorum.decide().reasons) == ("quorum.toml: 1 of 2 different hosts",)
     quorum.sign("buyer-3", report_json(), host="attic", age=timedelta(minutes=1))
     assert quorum.decide().decision is not None
 
@@ -206,17 +211,17 @@ def test_a_pseudonym_tells_machines_apart_and_quorums_too(three: Members, tmp_pa
     """One machine has one pseudonym in a round and another in the next; the identity itself stays at home."""
     identity = tmp_path / "machine-id"
     identity.write_text("0123456789abcdef0123456789abcdef\n")
-    here = pseudonym(identity, three.policy)
+    here = pseudonym(identity, three.file)
     assert here is not None
-    assert here == host_name(None, three.policy, identity)
-    assert here != pseudonym(identity, three.policy.successor(round="2"))
+    assert here == host_name(None, three.file, identity)
+    assert here != pseudonym(identity, three.file.successor(round="2"))
     assert "0123456789abcdef" not in here
     identity.write_text("uninitialized\n")
-    assert pseudonym(identity, three.policy) is None
-    assert pseudonym(tmp_path / "absent", three.policy) is None
-    assert host_name("attic-1", three.policy, identity) == "attic-1"
+    assert pseudonym(identity, three.file) is None
+    assert pseudonym(tmp_path / "absent", three.file) is None
+    assert host_name("attic-1", three.file, identity) == "attic-1"
     with pytest.raises(UsageError, match="host"):
-        host_name("Attic\n", three.policy, identity)
+        host_name("Attic\n", three.file, identity)
 
 
 offers = st.dictionaries(st.sampled_from("abcde"), st.sets(st.sampled_from("12345"), max_size=3), max_size=5)

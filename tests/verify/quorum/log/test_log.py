@@ -12,25 +12,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coattest.errors import Rejected
+from coattest.directory import Folder
+from coattest.errors import FoundFalse, Rejected
 from coattest_verify.quorum.bundle import make_bundle, read_bundle
-from coattest_verify.quorum.cosigning import BadLog, Signing, sign_log
+from coattest_verify.quorum.cosigning import LogSigning, sign_log
 from coattest_verify.quorum.decision import decide_from
-from coattest_verify.quorum.directory import Folder
 from coattest_verify.quorum.log.checkpoint import Cosigned, origin_of, read_checkpoint
 from coattest_verify.quorum.log.examine import statement_entry
 from coattest_verify.quorum.log.merkle import (
     bundle_paths,
     leaf_hash,
-    pack,
+    pack_entries,
     tile_path,
     tiles,
     tree_root,
-    unpack,
+    unpack_entries,
 )
 from coattest_verify.quorum.members.chain import Seen
-from coattest_verify.quorum.tally import read_statements
-from support.verify.members import NOW, Members, report_json
+from coattest_verify.quorum.statements.signed import read_statements
+from support.verify.members import NOW, Members, report_json, sentences
 
 # The leaves and roots of the reference implementation's tests (certificate-transparency, merkle_tree_test).
 LEAVES = [
@@ -106,17 +106,17 @@ def test_paths_are_those_of_the_specification() -> None:
 @given(st.lists(st.binary(max_size=40), max_size=300))
 def test_bundles_unpack_to_what_was_packed(entries: list[bytes]) -> None:
     """Entries survive their bundles, and a bundle that is cut is refused."""
-    found = pack(entries)
-    assert [entry for path in bundle_paths(len(entries)) for entry in unpack(found[path])] == entries
+    found = pack_entries(entries)
+    assert [entry for path in bundle_paths(len(entries)) for entry in unpack_entries(found[path])] == entries
     for content in found.values():
         with pytest.raises(ValueError, match="cut short"):
-            unpack(content[:-1] if content[-1:] and len(content) > 2 else content[:1])
+            unpack_entries(content[:-1] if content[-1:] and len(content) > 2 else content[:1])
 
 
 # --- the log of a quorum ----------------------------------------------------------------------------------
 
 
-def cosign(quorum: Members, *names: str, hours: int = 0) -> Signing:
+def cosign(quorum: Members, *names: str, hours: int = 0) -> LogSigning:
     """Members append and cosign one after another."""
     done = None
     for name in names:
@@ -155,7 +155,7 @@ def test_a_checkpoint_is_what_the_specification_says(silent: Members) -> None:
     assert seconds == int(NOW.timestamp())
     public.verify(signature[12:], f"cosignature/v1\ntime {seconds}\n{origin}\n{size}\n{root}\n".encode())
     bundle = silent.attestations / "log" / "tile" / "entries" / "000.p" / size
-    leaves = [leaf_hash(entry) for entry in unpack(bundle.read_bytes())]
+    leaves = [leaf_hash(entry) for entry in unpack_entries(bundle.read_bytes())]
     assert (silent.attestations / "log" / "tile" / "0" / "000.p" / size).read_bytes() == b"".join(leaves)
     assert base64.b64decode(root) == recursive_root(leaves)
 
@@ -163,7 +163,7 @@ def test_a_checkpoint_is_what_the_specification_says(silent: Members) -> None:
 def test_a_cosigned_log_without_dissent_excuses_silence(silent: Members) -> None:
     """Under "block" a silent member is excused when it cosigned a log that holds the counted statements."""
     cosign(silent, "buyer-1", "buyer-2")
-    assert silent.decide().reasons == ("buyer-3 has not answered, and silence is not agreement",)
+    assert sentences(silent.decide().reasons) == ("buyer-3: has not answered, and silence is not agreement",)
     done = cosign(silent, "buyer-3")
     assert set(done.cosigned.times) == {"buyer-1", "buyer-2", "buyer-3"}
     outcome = silent.decide()
@@ -194,9 +194,9 @@ def test_a_removed_dissent_cannot_make_a_yes(silent: Members) -> None:
     """Under "block" a dissent that was logged and then removed is named, and no decision comes of it."""
     path = silent.sign("buyer-3", report_json("other"), outcome="dissent")
     cosign(silent, "buyer-3")
-    assert "buyer-3 dissents" in silent.decide().reasons[0]
+    assert "buyer-3: dissents" in sentences(silent.decide().reasons)[0]
     path.unlink()
-    reasons = silent.decide().reasons
+    reasons = sentences(silent.decide().reasons)
     assert any("buyer-3's dissent (log entry" in reason and "was removed" in reason for reason in reasons)
     silent.sign("buyer-3", report_json())
     assert silent.decide().decision is None
@@ -207,8 +207,9 @@ def test_who_signs_next_notices_the_removal(silent: Members) -> None:
     path = silent.sign("buyer-3", report_json("other"), outcome="dissent")
     cosign(silent, "buyer-3")
     path.unlink()
-    with pytest.raises(BadLog, match=r"buyer-3: dissent\) has no file here"):
+    with pytest.raises(FoundFalse, match=r"buyer-3: dissent\) has no file here") as caught:
         cosign(silent, "buyer-1")
+    assert caught.value.code == "removed-entry"
 
 
 def test_could_not_build_is_replaced_by_a_result(silent: Members) -> None:
@@ -217,7 +218,9 @@ def test_could_not_build_is_replaced_by_a_result(silent: Members) -> None:
     cosign(silent, "buyer-3")
     assert silent.decide().decision is None
     silent.sign("buyer-3", report_json(), age=timedelta(hours=6))
-    assert "buyer-3's could-not-build (log entry 0) was removed" in silent.decide().reasons
+    assert "log/checkpoint: buyer-3's could-not-build (log entry 0) was removed" in sentences(
+        silent.decide().reasons
+    )
     silent.sign("buyer-3", report_json())
     assert silent.decide().decision is not None
     cosign(silent, "buyer-1")
@@ -235,7 +238,7 @@ def test_a_shortened_log_is_noticed_by_who_saw_it(silent: Members) -> None:
     path.unlink()
     for path, content in short.items():
         path.write_bytes(content)
-    reasons = silent.decide().reasons
+    reasons = sentences(silent.decide().reasons)
     assert any("entries were removed" in reason for reason in reasons)
 
 
@@ -249,16 +252,17 @@ def test_a_fork_is_noticed_by_who_saw_the_other(silent: Members) -> None:
     for name in ("buyer-1", "buyer-2"):
         silent.sign(name, report_json(), age=timedelta(hours=2))
     cosign(silent, "buyer-3")
-    assert any("a fork" in reason for reason in silent.decide().reasons)
-    with pytest.raises(BadLog, match="a fork"):
+    assert any("a fork" in reason for reason in sentences(silent.decide().reasons))
+    with pytest.raises(FoundFalse, match="a fork") as caught:
         sign_log(
             silent.attestations,
             silent.root,
             "buyer-1",
             silent.signers["buyer-1"],
-            seen=Seen(1, silent.policy.sha256, first.log),
+            seen=Seen(1, silent.file.sha256, first.log),
             now=NOW,
         )
+    assert caught.value.code == "log-fork"
 
 
 def test_a_log_that_vanished_is_noticed(silent: Members) -> None:
@@ -266,7 +270,7 @@ def test_a_log_that_vanished_is_noticed(silent: Members) -> None:
     cosign(silent, "buyer-3")
     assert silent.decide().decision is not None
     (silent.attestations / "log" / "checkpoint").unlink()
-    assert "the log that was seen before is gone" in silent.decide().reasons
+    assert "log/checkpoint: the log that was seen before is gone" in sentences(silent.decide().reasons)
 
 
 def test_under_report_the_log_warns(three: Members) -> None:
@@ -276,7 +280,7 @@ def test_under_report_the_log_warns(three: Members) -> None:
     path.unlink()
     outcome = three.decide()
     assert outcome.decision is not None
-    assert "was removed" in outcome.warnings[0]
+    assert "was removed" in sentences(outcome.warnings)[0]
 
 
 def test_changed_entries_do_not_fit_the_checkpoint(silent: Members) -> None:
@@ -288,7 +292,7 @@ def test_changed_entries_do_not_fit_the_checkpoint(silent: Members) -> None:
     content = bundle.read_bytes()
     for changed in (content.replace(b"agree", b"agrea", 1), content[:-1], b"", content + b"\0\0"):
         bundle.write_bytes(changed)
-        assert any(reason.startswith("log: ") for reason in silent.decide().reasons)
+        assert any(reason.startswith("log/checkpoint: ") for reason in sentences(silent.decide().reasons))
 
 
 def test_an_invented_cosignature_is_worth_nothing(silent: Members) -> None:
@@ -307,7 +311,7 @@ def test_an_invented_cosignature_is_worth_nothing(silent: Members) -> None:
 
 
 def read(quorum: Members, path: Path) -> Cosigned:
-    return read_checkpoint(path.read_bytes(), origin_of(quorum.root), quorum.policy)
+    return read_checkpoint(path.read_bytes(), origin_of(quorum.root), quorum.file)
 
 
 @pytest.mark.parametrize(
@@ -327,7 +331,7 @@ def test_a_hostile_checkpoint_is_a_problem_and_not_a_crash(silent: Members, cont
     """Whatever stands in log/checkpoint, the decision gets a reason."""
     (silent.attestations / "log").mkdir()
     (silent.attestations / "log" / "checkpoint").write_bytes(content)
-    assert any(reason.startswith("log: ") for reason in silent.decide().reasons)
+    assert any(reason.startswith("log/checkpoint: ") for reason in sentences(silent.decide().reasons))
 
 
 def test_links_in_the_log_are_not_followed(silent: Members, tmp_path: Path) -> None:
@@ -335,7 +339,9 @@ def test_links_in_the_log_are_not_followed(silent: Members, tmp_path: Path) -> N
     cosign(silent, "buyer-3")
     (silent.attestations / "log").rename(tmp_path / "elsewhere")
     (silent.attestations / "log").symlink_to(tmp_path / "elsewhere")
-    assert any(reason.startswith("log: not a plain file") for reason in silent.decide().reasons)
+    assert any(
+        reason.startswith("log/checkpoint: not a plain file") for reason in sentences(silent.decide().reasons)
+    )
 
 
 def test_a_bundle_carries_the_log(silent: Members) -> None:
@@ -356,9 +362,9 @@ def test_the_log_names_statements_and_decisions(silent: Members) -> None:
     done = cosign(silent, "buyer-2")
     assert done.appended == 0
     with Folder(silent.attestations) as folder:
-        signed, _ = read_statements(folder, silent.policy)
+        signed, _ = read_statements(folder, silent.file)
     path = silent.attestations / "log" / bundle_paths(done.cosigned.checkpoint.size)[0]
-    entries = unpack(path.read_bytes())
+    entries = unpack_entries(path.read_bytes())
     assert set(map(statement_entry, signed)) <= set(entries)
     kinds = [json.loads(entry)["kind"] for entry in entries]
     assert (kinds.count("rebuild"), kinds.count("decision")) == (2, 2)

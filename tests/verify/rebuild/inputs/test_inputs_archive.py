@@ -17,9 +17,9 @@ from coattest_build import image
 from coattest_build.image import ImageSpec
 from coattest_build.inputs.lock import Lock, LockedPackage
 from coattest_verify.rebuild.inputs import gather
-from coattest_verify.rebuild.inputs.check import Verdict
+from coattest_verify.rebuild.inputs.check import LockVerdict
 from coattest_verify.rebuild.inputs.gather import MAX_RELEASE, check_lock
-from coattest_verify.rebuild.inputs.packages import read_index
+from coattest_verify.rebuild.inputs.packages import read_packages
 from coattest_verify.rebuild.inputs.release import Listed
 from support.build.signed_archive import INDEX, NOW, SignedArchive, pin, served, stanza
 
@@ -52,14 +52,14 @@ def verdict(
     spec: ImageSpec,
     *mirrors: str,
     pins: tuple[LockedPackage, ...] = (BASH, ZLIB),
-) -> Verdict:
+) -> LockVerdict:
     """The verdict on a lock of these pins, the archive's own key being the pinned one."""
     lock = Lock("x86_64", 0, pins, ())
     return check_lock(lock, "0" * 64, spec, mirrors, [archive.certificate], now=NOW, reporter=Quiet())
 
 
-def codes(found: Verdict) -> set[tuple[str, str]]:
-    return {(problem.subject, problem.code) for problem in found.problems}
+def codes(found: LockVerdict) -> set[tuple[str, str]]:
+    return {(finding.where, finding.code) for finding in found.findings}
 
 
 def test_pins_that_the_signed_indexes_have_are_confirmed(archive, mirror, spec):
@@ -131,7 +131,7 @@ def test_signature_cut_short(archive, mirror, spec):
 def test_another_suites_signed_file(archive, mirror, spec):
     """The same key signs every suite: one suite's file under another's name is refused."""
     archive.publish("bookworm", BASH, fields={"Codename": "sid", "Suite": "unstable"})
-    assert codes(verdict(archive, spec, mirror)) == {("bookworm", "other-suite"), ("bash", "not-asked")}
+    assert codes(verdict(archive, spec, mirror)) == {("bookworm", "wrong-suite"), ("bash", "not-asked")}
 
 
 def test_package_on_one_mirror_only(archive, mirror, spec):
@@ -147,17 +147,17 @@ def test_package_on_one_mirror_only(archive, mirror, spec):
 def test_superseded_version_is_named(archive, mirror, spec):
     """A pinned version that the indexes do not have is reported with those that they do have."""
     found = verdict(archive, spec, mirror, pins=(pin("bash", "5.2-0"),))
-    assert codes(found) == {("bash", "other-version")}
-    assert "5.2-1 (bookworm)" in found.problems[0].detail
+    assert codes(found) == {("bash", "wrong-version")}
+    assert "5.2-1 (bookworm)" in found.findings[0].detail
 
 
 @pytest.mark.parametrize(
     ("change", "code"),
     [
-        ({"sha256": "ab" * 32}, "other-hash"),
-        ({"size": 12345}, "other-size"),
-        ({"architecture": "all"}, "other-architecture"),
-        ({"path": "pool/main/elsewhere_5.2-1_amd64.deb"}, "other-path"),
+        ({"sha256": "ab" * 32}, "wrong-hash"),
+        ({"size": 12345}, "wrong-size"),
+        ({"architecture": "all"}, "wrong-architecture"),
+        ({"path": "pool/main/elsewhere_5.2-1_amd64.deb"}, "wrong-path"),
     ],
 )
 def test_pin_that_differs_in_one_field(change, code, archive, mirror, spec):
@@ -172,8 +172,8 @@ def test_all_problems_are_reported_at_once(archive, mirror, spec):
     archive.publish("bookworm-backports", ZLIB, valid_until=NOW - timedelta(seconds=1))
     wrong = dataclasses.replace(BASH, sha256="ab" * 32, size=1)
     assert codes(verdict(archive, spec, mirror, pins=(wrong, ZLIB))) == {
-        ("bash", "other-hash"),
-        ("bash", "other-size"),
+        ("bash", "wrong-hash"),
+        ("bash", "wrong-size"),
         ("bookworm-backports", "expired"),
         ("zlib1g", "not-asked"),
     }
@@ -211,7 +211,7 @@ def test_packages_truncated_or_longer(change, archive, mirror, spec):
     """An index of another length than the signed one is not read."""
     path = archive.path("bookworm", INDEX)
     path.write_bytes(change(path.read_bytes()))
-    assert codes(verdict(archive, spec, mirror)) == {("bookworm", "other-index"), ("bash", "not-asked")}
+    assert codes(verdict(archive, spec, mirror)) == {("bookworm", "wrong-index"), ("bash", "not-asked")}
 
 
 def test_packages_replaced_at_the_same_length(archive, mirror, spec):
@@ -220,7 +220,7 @@ def test_packages_replaced_at_the_same_length(archive, mirror, spec):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    assert ("bookworm", "other-index") in codes(verdict(archive, spec, mirror))
+    assert ("bookworm", "wrong-index") in codes(verdict(archive, spec, mirror))
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_packages_bomb_that_was_signed():
     """Unpacking stops at its limit even for an index that is exactly the signed one."""
     packed = lzma.compress(bytes(5_000_000))
     listed = Listed(hashlib.sha256(packed).hexdigest(), len(packed))
-    problem = read_index(packed, listed, {"bash"}, "bookworm", limit=1_000_000)
+    problem = read_packages(packed, listed, {"bash"}, "bookworm", limit=1_000_000)
     assert getattr(problem, "code", None) == "too-large"
 
 
@@ -295,7 +295,7 @@ def test_mirror_that_is_down(archive, spec, tmp_path):
         pass
     found = verdict(archive, spec, address)
     assert found.exit_code == 3
-    assert {code for _, code in codes(found)} == {"unreachable", "not-asked"}
+    assert {code for _, code in codes(found)} == {"index-unreachable", "not-asked"}
 
 
 def test_second_mirror_answers_for_the_first(archive, mirror, spec, tmp_path):
@@ -311,8 +311,8 @@ def test_contradiction_outweighs_what_could_not_be_asked(archive, mirror, spec):
     found = verdict(archive, spec, mirror, pins=(dataclasses.replace(BASH, size=1), ZLIB))
     assert found.exit_code == 1
     assert codes(found) == {
-        ("bash", "other-size"),
-        ("bookworm-backports", "unreachable"),
+        ("bash", "wrong-size"),
+        ("bookworm-backports", "index-unreachable"),
         ("zlib1g", "not-asked"),
     }
 

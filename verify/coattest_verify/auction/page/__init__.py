@@ -303,7 +303,7 @@ def _not_carried(result_file: bytes) -> _Html:
 def _rebuilders(authority: Authority) -> _Html:
     rows: list[list[str | _Html]] = []
     for answer in authority.answers:
-        member, statement = authority.policy.member(answer.member), answer.statement
+        member, statement = authority.members.member(answer.member), answer.statement
         keys = ", ".join(key.fingerprint for key in member.keys) if member else ""
         built = statement.built if statement else None
         rows.append(

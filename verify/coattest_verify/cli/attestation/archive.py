@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from rich.text import Text
 
+from coattest.directory import Folder
 from coattest.errors import Rejected
 from coattest.shell import err
 from coattest_verify.attestation import (
@@ -36,7 +37,6 @@ from coattest_verify.attestation.files import (
 )
 from coattest_verify.attestation.rules import NOT_IN_ARCHIVE
 from coattest_verify.cli.attestation.report import DOCUMENT_SUFFIXES, Item, document_report
-from coattest_verify.quorum.directory import Folder
 
 NO_EXPECTATIONS = ("root", "strict")
 """Options that are not expectations."""

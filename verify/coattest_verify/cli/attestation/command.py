@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from coattest.directory import Folder
 from coattest.errors import UsageError
 from coattest.jsontext import emit_json
 from coattest.shell import json_option, utc_now
@@ -57,7 +58,6 @@ from coattest_verify.cli.attestation.report import (
     show_document,
     show_documents,
 )
-from coattest_verify.quorum.directory import Folder
 
 AT_DOCUMENT, AT_INDEX = "document", "index"
 

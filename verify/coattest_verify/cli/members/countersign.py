@@ -1,4 +1,4 @@
-"""``verify countersign``."""
+"""``verify members countersign``."""
 
 from __future__ import annotations
 
@@ -8,37 +8,36 @@ import click
 
 from coattest.jsontext import emit_json
 from coattest.shell import err, json_option
-from coattest_verify.cli.options import attestations_option, signer_from, signing_options
-from coattest_verify.quorum.signing import countersign as sign_waiting
+from coattest_verify.cli.options import SigningKey, attestations_option, signing_options
+from coattest_verify.quorum.signing import countersign
 
 
-@click.command()
+@click.command("countersign")
 @signing_options
 @attestations_option
 @json_option
-def countersign(
-    *, key: Path, passphrase_file: Path | None, member: str, attestations: Path, as_json: bool
-) -> None:
+def countersign_command(*, signing: SigningKey, attestations: Path, as_json: bool) -> None:
     """Sign quorum.toml, or the proposal in quorum.next.toml, which takes effect with enough signatures.
 
-    Look at it first: verify quorum-policy.
+    Look at it first: verify members show.
     """
-    signer = signer_from(key, passphrase_file, attestations, member)
-    state = sign_waiting(attestations, member, signer)
-    policy = state.policy
+    state = countersign(attestations, signing.member, signing.signer(attestations))
+    members = state.members
     if as_json:
         emit_json(
             {
-                "version": policy.version,
-                "sha256": policy.sha256,
+                "version": members.version,
+                "sha256": members.sha256,
                 "signed": list(state.signed),
-                "lacks": list(state.lacks),
+                "lacks": [finding.to_json() for finding in state.lacks],
                 "complete": not state.lacks,
             }
         )
         return
-    err().print(f"version {policy.version}, sha256:{policy.sha256}: signed by {member}", markup=False)
-    for lack in state.lacks:
-        err().print(f"lacks {lack}", markup=False)
+    err().print(
+        f"version {members.version}, sha256:{members.sha256}: signed by {signing.member}", markup=False
+    )
+    for finding in state.lacks:
+        err().print(f"not in force: {finding}", markup=False)
     if not state.lacks:
         err().print("complete", style="green")

@@ -1,4 +1,4 @@
-"""``verify enroll``."""
+"""``verify members enroll``."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from coattest.errors import UsageError
 from coattest.files import write_atomic
 from coattest.jsontext import emit_json
 from coattest.shell import err, json_option, utc_now
-from coattest_verify.cli.members.init import parse_groups, parse_members, rule_options, whole_day
+from coattest_verify.cli.members.init import parse_groups, parse_members, rule_options, start_of_day
 from coattest_verify.cli.options import attestations_option
 from coattest_verify.quorum.members.file import Member, MembersFile, utc
 from coattest_verify.quorum.signing import PROPOSAL_FILE
-from coattest_verify.rebuild.answer import read_policy
+from coattest_verify.rebuild.answer import read_members
 
 
-@click.command()
+@click.command("enroll")
 @click.option("--member", "members", multiple=True, metavar="NAME=KEY.pub", help="Add a member or a key.")
 @click.option("--remove", multiple=True, metavar="NAME[=KEY.pub]", help="Remove a member, or one key of it.")
 @click.option("--threshold", type=click.IntRange(min=1), help="How many must agree from then on.")
@@ -35,7 +35,7 @@ from coattest_verify.rebuild.answer import read_policy
 )
 @attestations_option
 @json_option
-def enroll(
+def enroll_command(
     *,
     members: tuple[str, ...],
     remove: tuple[str, ...],
@@ -50,20 +50,20 @@ def enroll(
     """Propose the next version of quorum.toml: members, keys, thresholds, a round, an expiry.
 
     Writes quorum.next.toml. It takes effect when the thresholds of the present and of the new version have
-    run verify countersign; until then the present version stays in force.
+    run verify members countersign; until then the present version stays in force.
     """
-    current = read_policy(attestations)
+    current = read_members(attestations)
     values = {name: value for name, value in changes.items() if value is not None}
     if round_ is not None:
         values["round"] = round_
     if days is not None:
-        values["expires"] = whole_day(utc_now() + timedelta(days=days))
+        values["expires"] = start_of_day(utc_now() + timedelta(days=days))
     if members or remove:
         values["members"] = _members(current, parse_members(members), remove)
     if groups or no_groups:
         values["groups"] = parse_groups(groups)
     if not values:
-        raise UsageError("nothing to change", hint="see --help for what can be proposed")
+        raise UsageError("nothing to change", hint="--help lists what can be proposed")
     proposal = current.successor(**values)
     write_atomic(attestations / PROPOSAL_FILE, proposal.raw)
     if as_json:
@@ -81,7 +81,7 @@ def enroll(
     err().print(
         f"{attestations / PROPOSAL_FILE}: version {proposal.version}, sha256:{proposal.sha256}", markup=False
     )
-    err().print("next: members look at it with verify quorum-policy and run verify countersign", markup=False)
+    err().print("next: each member runs verify members show, then verify members countersign", markup=False)
 
 
 def _members(current: MembersFile, added: tuple[Member, ...], removed: tuple[str, ...]) -> tuple[Member, ...]:

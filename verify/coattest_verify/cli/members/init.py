@@ -1,4 +1,4 @@
-"""``verify quorum-init``."""
+"""``verify members init``."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from coattest_verify.cli.options import attestations_option
 from coattest_verify.quorum.members.file import (
     DEFAULT_MAX_AGE_DAYS,
     MAX_DIVERSITY,
-    Group,
+    MEMBERS_FILE,
     Member,
+    MemberGroup,
     MembersFile,
     utc,
 )
@@ -27,16 +28,26 @@ DAYS = click.IntRange(1, 3650)
 RULES = (
     ("--days", DAYS, 365, "In how many days it expires."),
     ("--max-age-days", DAYS, DEFAULT_MAX_AGE_DAYS, "How old a statement may be."),
-    ("--revoke-threshold", click.IntRange(min=1), 1, "How many revoke a release."),
-    ("--routes", click.IntRange(1, MAX_DIVERSITY), 1, "How many different build routes must agree."),
-    ("--hosts", click.IntRange(0, MAX_DIVERSITY), 0, "How many different hosts the agreeing must state."),
+    ("--revoke-threshold", click.IntRange(min=1), 1, "How many members it takes to revoke a release."),
+    (
+        "--routes",
+        click.IntRange(1, MAX_DIVERSITY),
+        1,
+        "How many different build routes the agreeing members must show.",
+    ),
+    (
+        "--hosts",
+        click.IntRange(0, MAX_DIVERSITY),
+        0,
+        "How many different hosts the agreeing members must state.",
+    ),
     ("--reviews", click.IntRange(min=0), 0, "How many members must have reviewed the source."),
 )
-"""The rules that are numbers: option, range, what version 1 has by default, meaning."""
+"""The rules that are numbers: option, range, default for version 1, help."""
 
 
 def rule_options(*, initial: bool) -> Decorator:
-    """An option for each of RULES; without a default where a version is changed and not made."""
+    """An option for each of RULES; the defaults are only for the initial version."""
     return option_group(
         *(
             click.option(
@@ -47,7 +58,7 @@ def rule_options(*, initial: bool) -> Decorator:
     )
 
 
-@click.command("quorum-init")
+@click.command("init")
 @click.option(
     "--member",
     "members",
@@ -69,11 +80,15 @@ def rule_options(*, initial: bool) -> Decorator:
     help="K of these members or groups must agree too.",
 )
 @rule_options(initial=True)
-@click.option("--commitments", is_flag=True, help="Count only results that were committed to beforehand.")
+@click.option(
+    "--commitments",
+    is_flag=True,
+    help="Count a result only when its member committed to it before any was known.",
+)
 @click.option("--cached-kernel-counts", is_flag=True, help="Count statements whose kernel came from a cache.")
 @attestations_option
 @json_option
-def quorum_init(
+def init_members_command(
     *,
     members: tuple[str, ...],
     threshold: int | None,
@@ -88,19 +103,22 @@ def quorum_init(
     as_json: bool,
     **diversity: Any,
 ) -> None:
-    """Write version 1 of quorum.toml. It counts when every member has run verify countersign.
+    """Write version 1 of quorum.toml. It counts once every member has run verify members countersign.
 
-    The digest that it prints is the root: members give it to verifiers, not together with these files.
+    It prints the root, a digest: members give it to verifiers by another way than these files.
     """
-    path = attestations / "quorum.toml"
+    path = attestations / MEMBERS_FILE
     if path.exists() or path.is_symlink():
         raise UsageError(
-            "is already there", where=str(path), hint="verify enroll proposes a new version", code="exists"
+            "is already there",
+            where=str(path),
+            hint="verify members enroll proposes a new version",
+            code="exists",
         )
-    policy = MembersFile.make(
+    file = MembersFile.make(
         version=1,
         previous=None,
-        expires=whole_day(utc_now() + timedelta(days=days)),
+        expires=start_of_day(utc_now() + timedelta(days=days)),
         round=round_,
         threshold=threshold if threshold is not None else len({text.partition("=")[0] for text in members}),
         dissent=dissent,
@@ -111,21 +129,21 @@ def quorum_init(
         require_compiled_kernel=not cached_kernel_counts,
         **diversity,
     )
-    write_atomic(path, policy.raw)
+    write_atomic(path, file.raw)
     if as_json:
         emit_json(
             {
                 "file": str(path),
-                "root": f"sha256:{policy.sha256}",
-                "threshold": policy.threshold,
-                "members": list(policy.names),
-                "expires": utc(policy.expires),
+                "root": f"sha256:{file.sha256}",
+                "threshold": file.threshold,
+                "members": list(file.names),
+                "expires": utc(file.expires),
             }
         )
         return
-    err().print(f"{path}: {policy.threshold} of {len(policy.members)} members", markup=False)
-    err().print(f"root sha256:{policy.sha256}", markup=False)
-    err().print("next: every member runs verify countersign", markup=False)
+    err().print(f"{path}: {file.threshold} of {len(file.members)} members", markup=False)
+    err().print(f"root sha256:{file.sha256}", markup=False)
+    err().print("next: every member runs verify members countersign", markup=False)
 
 
 def parse_members(values: tuple[str, ...]) -> tuple[Member, ...]:
@@ -139,7 +157,7 @@ def parse_members(values: tuple[str, ...]) -> tuple[Member, ...]:
     return tuple(Member(name, tuple(found)) for name, found in keys.items())
 
 
-def parse_groups(values: tuple[str, ...]) -> tuple[Group, ...]:
+def parse_groups(values: tuple[str, ...]) -> tuple[MemberGroup, ...]:
     """Groups from ``NAME=K:A,B,C``. Raises UsageError."""
     found = []
     for value in values:
@@ -147,10 +165,10 @@ def parse_groups(values: tuple[str, ...]) -> tuple[Group, ...]:
         count, _, members = rest.partition(":")
         if not name or not count.isdecimal() or not members:
             raise UsageError("not NAME=K:A,B,C", where=value[:120])
-        found.append(Group(name, tuple(members.split(",")), int(count)))
+        found.append(MemberGroup(name, tuple(members.split(",")), int(count)))
     return tuple(found)
 
 
-def whole_day(moment: datetime) -> datetime:
-    """The start of a moment's day in UTC: expiries are easier to compare by eye."""
+def start_of_day(moment: datetime) -> datetime:
+    """The start of that day in UTC, so that expiries are easy to compare by eye."""
     return moment.replace(hour=0, minute=0, second=0, microsecond=0)

@@ -1,4 +1,4 @@
-"""``verify quorum-policy``."""
+"""``verify members show``."""
 
 from __future__ import annotations
 
@@ -7,26 +7,25 @@ from pathlib import Path
 import click
 from rich.table import Column, Table
 
-from coattest.errors import UsageError
+from coattest.directory import Folder
+from coattest.errors import Rejected, UsageError
+from coattest.findings import Finding
 from coattest.jsontext import emit_json
 from coattest.shell import err, json_option, out, utc_now
-from coattest_verify.cli.options import attestations_option, root_option
-from coattest_verify.quorum.directory import Folder
-from coattest_verify.quorum.errors import PolicyRefused
+from coattest_verify.cli.options import quorum_options
 from coattest_verify.quorum.members.chain import follow
-from coattest_verify.quorum.members.file import MembersFile, utc
+from coattest_verify.quorum.members.file import MEMBERS_FILE, MembersFile, utc
 from coattest_verify.quorum.memory import Roots
 from coattest_verify.quorum.signing import Pending, pending
 
 
-@click.command("quorum-policy")
-@attestations_option
-@root_option
+@click.command("show")
+@quorum_options
 @json_option
-def quorum_policy(*, attestations: Path, root: bytes | None, as_json: bool) -> int:
+def show_members_command(*, attestations: Path, root: bytes | None, as_json: bool) -> int:
     """Show quorum.toml, or the proposal that waits for signatures, and check it against the pinned root.
 
-    Exit code 0: in force. 1: refused, or signatures are lacking.
+    Exit code 0: in force. 1: refused, or signatures are missing.
     """
     with Folder(attestations) as folder:
         state = pending(folder)
@@ -35,94 +34,96 @@ def quorum_policy(*, attestations: Path, root: bytes | None, as_json: bool) -> i
         emit_json(_json(state, problem))
     else:
         _show(state)
-        for lack in state.lacks:
-            err().print(f"lacks {lack}", style="yellow", markup=False)
+        for finding in state.lacks:
+            err().print(f"not in force: {finding}", style="yellow", markup=False)
         if problem:
-            err().print(f"quorum.toml: {problem}", style="red", markup=False)
+            err().print(str(problem), style="red", markup=False)
     return 1 if problem or state.lacks else 0
 
 
-def _problem(folder: Folder, root: bytes | None) -> str | None:
+def _problem(folder: Folder, root: bytes | None) -> Finding | None:
     memory = Roots()
     try:
         pinned = memory.pinned(root)
         follow(folder, pinned, seen=memory.seen(pinned), now=utc_now())
-    except UsageError:
-        return "not checked: no root is pinned (--root sha256:HEX)"
-    except PolicyRefused as error:
-        return error.what
+    except UsageError as error:
+        return Finding(error.code, MEMBERS_FILE, "not checked: no root is pinned (--root sha256:HEX)")
+    except Rejected as error:
+        return Finding(error.code, MEMBERS_FILE, error.what)
     return None
 
 
 def _show(state: Pending) -> None:
-    policy = state.policy
-    out().print(f"{state.file}, version {policy.version}, sha256:{policy.sha256}", markup=False)
-    for name, value in describe(policy):
+    members = state.members
+    out().print(f"{state.file}, version {members.version}, sha256:{members.sha256}", markup=False)
+    for name, value in describe_rules(members):
         out().print(f"{name:18}  {value}", markup=False)
     table = Table("member", Column("keys", overflow="fold"), "signed")
-    for member in policy.members:
+    for member in members.members:
         fingerprints = "\n".join(f"{key.scheme} sha256:{key.fingerprint}" for key in member.keys)
         table.add_row(member.name, fingerprints, "yes" if member.name in state.signed else "no")
     out().print(table)
 
 
-def describe(policy: MembersFile) -> list[tuple[str, str]]:
-    """The rules of a policy in words."""
+def describe_rules(members: MembersFile) -> list[tuple[str, str]]:
+    """The rules of a members file in words."""
     rows = [
-        ("agreement", f"{policy.threshold} of {len(policy.members)} members"),
+        ("agreement", f"{members.threshold} of {len(members.members)} members"),
         *[
             (f"group {group.name}", f"{group.threshold} of {', '.join(group.parts)}")
-            for group in policy.groups
+            for group in members.groups
         ],
-        ("dissent", "blocks, and silence is not agreement" if policy.dissent == "block" else "is reported"),
-        ("round", policy.round),
-        ("statements", f"count for {policy.max_age_days} days"),
+        ("dissent", "blocks, and silence is not agreement" if members.dissent == "block" else "is reported"),
+        ("round", members.round),
+        ("statements", f"count for {members.max_age_days} days"),
         (
             "kernel",
-            "compiled by each member" if policy.require_compiled_kernel else "from a cache counts too",
+            "compiled by each member" if members.require_compiled_kernel else "from a cache counts too",
         ),
-        ("expires", utc(policy.expires)),
+        ("expires", utc(members.expires)),
     ]
-    if policy.routes > 1:
-        rows.append(("diversity", f"{policy.routes} build routes"))
-    if policy.hosts:
-        rows.append(("diversity", f"{policy.hosts} hosts, as the members state them"))
-    if policy.commitments:
-        rows.append(("commitments", "a result counts only when it was committed to before any was known"))
-    if policy.reviews:
-        rows.append(("reviews", f"{policy.reviews} members reviewed the source"))
-    rows.append(("revocation", f"by {policy.revoke_threshold} of {len(policy.members)} members"))
+    if members.routes > 1:
+        rows.append(("diversity", f"{members.routes} build routes"))
+    if members.hosts:
+        rows.append(("diversity", f"{members.hosts} hosts, as the members state them"))
+    if members.commitments:
+        rows.append(
+            ("commitments", "a result counts only when its member committed to it before any was known")
+        )
+    if members.reviews:
+        rows.append(("reviews", f"{members.reviews} members must have reviewed the source"))
+    rows.append(("revocation", f"by {members.revoke_threshold} of {len(members.members)} members"))
     return rows
 
 
-def _json(state: Pending, problem: str | None) -> dict[str, object]:
-    policy = state.policy
+def _json(state: Pending, problem: Finding | None) -> dict[str, object]:
+    members = state.members
     return {
         "file": state.file,
-        "version": policy.version,
-        "sha256": policy.sha256,
-        "previous": policy.previous,
-        "expires": utc(policy.expires),
-        "round": policy.round,
-        "threshold": policy.threshold,
+        "version": members.version,
+        "sha256": members.sha256,
+        "previous": members.previous,
+        "expires": utc(members.expires),
+        "round": members.round,
+        "threshold": members.threshold,
         "groups": [
             {"name": group.name, "members": list(group.parts), "threshold": group.threshold}
-            for group in policy.groups
+            for group in members.groups
         ],
-        "dissent": policy.dissent,
-        "max_age_days": policy.max_age_days,
-        "require_compiled_kernel": policy.require_compiled_kernel,
-        "routes": policy.routes,
-        "hosts": policy.hosts,
-        "commitments": policy.commitments,
-        "reviews": policy.reviews,
-        "revoke_threshold": policy.revoke_threshold,
+        "dissent": members.dissent,
+        "max_age_days": members.max_age_days,
+        "require_compiled_kernel": members.require_compiled_kernel,
+        "routes": members.routes,
+        "hosts": members.hosts,
+        "commitments": members.commitments,
+        "reviews": members.reviews,
+        "revoke_threshold": members.revoke_threshold,
         "members": [
             {"name": member.name, "keys": [f"sha256:{key.fingerprint}" for key in member.keys]}
-            for member in policy.members
+            for member in members.members
         ],
         "signed": list(state.signed),
-        "lacks": list(state.lacks),
+        "lacks": [finding.to_json() for finding in state.lacks],
         "in_force": problem is None and not state.lacks,
-        "problem": problem,
+        "problem": problem.to_json() if problem else None,
     }

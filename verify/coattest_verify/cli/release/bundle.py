@@ -1,4 +1,4 @@
-"""``verify bundle``."""
+"""``verify release bundle``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from coattest.directory import Folder
 from coattest.errors import FoundFalse, UsageError
 from coattest.files import write_atomic
 from coattest.jsontext import emit_json
@@ -14,15 +15,14 @@ from coattest.shell import err, json_option, utc_now
 from coattest_verify.cli.options import FILE, decision_options
 from coattest_verify.quorum.bundle import MAX_BUNDLE, make_bundle
 from coattest_verify.quorum.decision import decide
-from coattest_verify.quorum.directory import Folder
 
 
-@click.command()
+@click.command("bundle")
 @click.option("--out", "target", type=FILE, required=True, help="The bundle.")
-@click.option("--lock", type=FILE, help="build/image.lock, to go with it.")
+@click.option("--lock", type=FILE, help="build/image.lock, to include it.")
 @decision_options
 @json_option
-def bundle(
+def bundle_command(
     *,
     target: Path,
     lock: Path | None,
@@ -51,6 +51,6 @@ def _lock(path: Path | None, expected: str) -> bytes | None:
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != expected:
         raise UsageError(
-            "is not the lock that was decided", where=str(path), hint=f"its SHA-256 is {expected}"
+            "is not the lock that was decided on", where=str(path), hint=f"that one's SHA-256 is {expected}"
         )
     return content

@@ -1,4 +1,4 @@
-"""``verify links``."""
+"""``verify release links``."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ from pathlib import Path
 
 import click
 
+from coattest.directory import Folder
 from coattest.errors import FoundFalse, Rejected, UsageError
 from coattest.files import write_atomic
 from coattest.jsontext import emit_json
 from coattest.shell import err, json_option, out, utc_now
 from coattest_verify.cli.options import FOLDER, decision_options
 from coattest_verify.quorum.decision import decide
-from coattest_verify.quorum.directory import Folder
-from coattest_verify.quorum.errors import NoDecision
 from coattest_verify.quorum.links import (
     LAYOUT_FILE,
     MAX_LINK,
@@ -25,11 +24,13 @@ from coattest_verify.quorum.links import (
 )
 
 
-@click.command()
+@click.command("links")
 @click.option("--out", "target", type=FOLDER, required=True, help="A new or empty folder.")
 @decision_options
 @json_option
-def links(*, target: Path, attestations: Path, root: bytes | None, profile: str, as_json: bool) -> None:
+def links_command(
+    *, target: Path, attestations: Path, root: bytes | None, profile: str, as_json: bool
+) -> None:
     """Write the links that count, the layout and the keys, for a second opinion by stock in-toto-verify.
 
     Nothing that a member wrote is copied but signatures: in-toto runs commands from hostile files.
@@ -37,32 +38,31 @@ def links(*, target: Path, attestations: Path, root: bytes | None, profile: str,
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError("is not an empty folder", where=str(target))
     outcome = decide(attestations, root=root, profile=profile, now=utc_now())
-    outcome.require()
-    policy = outcome.policy
-    if policy is None:
-        raise NoDecision(("no quorum policy",))
-    keys = [key for member in policy.members for key in member.keys]
-    layout = layout_of(policy)
+    members = outcome.decided()[1]
+    keys = [key for member in members.members for key in member.keys]
+    layout = layout_of(members)
     with Folder(attestations) as folder:
-        found = filtered(folder, policy, outcome.answers)
+        found = filtered(folder, members, outcome.answers)
         try:
             signatures = layout_signatures(folder.read(LAYOUT_FILE, MAX_LINK * 4), layout, keys)
         except Rejected as error:
             raise UsageError(
-                error.what, where=str(attestations / LAYOUT_FILE), hint="verify countersign writes it"
+                error.what, where=str(attestations / LAYOUT_FILE), hint="verify members countersign writes it"
             ) from None
     if not signatures:
-        raise FoundFalse("no member signed the layout of this policy", where=str(attestations / LAYOUT_FILE))
-    if len(found) < policy.threshold:
         raise FoundFalse(
-            f"{len(found)} links count, the layout wants {policy.threshold}", code="too-few-links"
+            "no member signed the layout of this quorum.toml", where=str(attestations / LAYOUT_FILE)
+        )
+    if len(found) < members.threshold:
+        raise FoundFalse(
+            f"{len(found)} links count, the layout needs {members.threshold}", code="too-few-links"
         )
     write_atomic(target / LAYOUT_FILE, metablock(layout, signatures))
     for name, data in found.items():
         write_atomic(target / name, data)
     signed = {signature["keyid"] for signature in signatures}
     names = []
-    for member in policy.members:
+    for member in members.members:
         for index, key in enumerate(member.keys):
             if key.keyid in signed:
                 names.append(f"{member.name}{f'-{index + 1}' if index else ''}.pub")

@@ -1,4 +1,4 @@
-"""``verify revoke`` and ``verify review``."""
+"""``verify release revoke`` and ``verify release review``."""
 
 from __future__ import annotations
 
@@ -20,48 +20,40 @@ from coattest_build.inputs import locker
 from coattest_verify.cli.options import (
     FILE,
     FOLDER,
-    attestations_option,
-    passphrase_option,
-    root_option,
-    signer_from,
+    SigningKey,
+    optional_signing_options,
+    quorum_options,
     signing_options,
 )
 from coattest_verify.quorum.bundle import LOCK_FILE, load_bundle
-from coattest_verify.quorum.decision import CLAIM_FILE, decide_from
+from coattest_verify.quorum.decision import decide_from
+from coattest_verify.quorum.members.file import own_key
 from coattest_verify.quorum.memory import Roots
-from coattest_verify.quorum.statements.claim import MAX_CLAIM, Claimed
-from coattest_verify.quorum.votes import REVIEW, REVOKE, make_vote, sign_vote, vote_name
-from coattest_verify.rebuild.answer import own_key, read_ask, read_claim
-from coattest_verify.rebuild.claimed_source import look, other_source
+from coattest_verify.quorum.statements.claim import CLAIM_FILE, MAX_CLAIM, Claimed
+from coattest_verify.quorum.statements.votes import REVIEW, REVOKE, make_vote, sign_vote, vote_name
+from coattest_verify.rebuild.answer import read_ask, read_claim
+from coattest_verify.rebuild.claimed_source import inspect_source, source_differences
 from coattest_verify.rebuild.inputs.document import confirmations
 
 
-@click.command()
+@click.command("revoke")
 @signing_options
 @click.option("--reason", required=True, help="One line: why the release must not be used.")
-@attestations_option
-@root_option
+@quorum_options
 @json_option
-def revoke(
-    *,
-    key: Path,
-    passphrase_file: Path | None,
-    member: str,
-    reason: str,
-    attestations: Path,
-    root: bytes | None,
-    as_json: bool,
+def revoke_command(
+    *, signing: SigningKey, reason: str, attestations: Path, root: bytes | None, as_json: bool
 ) -> None:
     """Sign that the claimed release must not be used, such as for a known vulnerability.
 
-    Every command that needs a decision then refuses, once as many members as quorum.toml says signed so.
+    Every command that needs a decision refuses as soon as the number of members that quorum.toml sets (one,
+    unless it says otherwise) have signed so.
     """
-    signer = signer_from(key, passphrase_file, attestations, member)
-    path = _vote(REVOKE, attestations, member, signer, root=root, note=reason)
+    path = _vote(REVOKE, signing, attestations, root, note=reason)
     _tell(path, {"revoked": True}, as_json)
 
 
-@click.command()
+@click.command("review")
 @click.option("--source", type=FOLDER, default=Path(), help="The checkout that was reviewed.")
 @click.option(
     "--since",
@@ -69,21 +61,16 @@ def revoke(
     help="The last decided release, to compare with: its lock, or its proof bundle (.json, with the lock).",
 )
 @click.option("--inputs", type=FILE, help="What verify inputs --out wrote: shows which pins it confirmed.")
-@click.option("--key", type=FILE, help="Sign with this key that you reviewed the source.")
-@passphrase_option
-@click.option("--member", help="Your name in quorum.toml.")
+@optional_signing_options
 @click.option("--note", default="reviewed", show_default=True, help="One line for the others.")
-@attestations_option
-@root_option
+@quorum_options
 @json_option
-def review(
+def review_command(
     *,
     source: Path,
     since: Path | None,
     inputs: Path | None,
-    key: Path | None,
-    passphrase_file: Path | None,
-    member: str | None,
+    signing: SigningKey | None,
     note: str,
     attestations: Path,
     root: bytes | None,
@@ -94,8 +81,6 @@ def review(
     The source must be the claim's: the signature names the digests of its tree, of its lock, and of the lock
     that it was compared with.
     """
-    if (key is None) != (member is None):
-        raise UsageError("--key and --member go together")
     lock, digest = locks.load_lock(source)
     earlier = _earlier(since, root) if since else None
     moves = locker.moves_between(
@@ -115,11 +100,10 @@ def review(
     if not as_json:
         out().print(_table(rows))
     path = None
-    if key is not None and member is not None:
+    if signing is not None:
         _must_be_claimed(source, attestations)
-        signer = signer_from(key, passphrase_file, attestations, member)
         compared = hashlib.sha256(earlier).hexdigest() if earlier else None
-        path = _vote(REVIEW, attestations, member, signer, root=root, note=note, since=compared)
+        path = _vote(REVIEW, signing, attestations, root, note=note, since=compared)
     _tell(path, {"moved": rows, "compared_with": str(since) if since else None}, as_json)
 
 
@@ -160,39 +144,44 @@ def _earlier(since: Path, root: bytes | None) -> bytes:
         profile = min(Claimed.decode(bundle.files.read(CLAIM_FILE, MAX_CLAIM)).profiles)
     except Rejected as error:
         raise UsageError(
-            error.what, where=f"{since}: {LOCK_FILE} or {CLAIM_FILE}", hint="verify bundle --lock puts it in"
+            error.what,
+            where=f"{since}: {LOCK_FILE} or {CLAIM_FILE}",
+            hint="verify release bundle --lock puts it in",
         ) from None
     # What was decided once is what to compare with, whatever happened since.
     decided = decide_from(bundle.files, root=pinned, seen=None, profile=profile, now=bundle.made).require()
     if hashlib.sha256(lock).hexdigest() != decided.lock_sha256:
         raise FoundFalse(
-            "the lock in it is not the one that was decided", where=str(since), code="other-lock"
+            "the lock in it is not the one that was decided on", where=str(since), code="wrong-lock"
         )
     return lock
 
 
 def _vote(
     kind: str,
+    signing: SigningKey,
     attestations: Path,
-    member: str,
-    signer: Any,
-    *,
     root: bytes | None,
+    *,
     note: str,
     since: str | None = None,
 ) -> Path:
+    signer = signing.signer(attestations)
     ask = read_ask(attestations)
-    own_key(member, ask.policy, signer)
+    own_key(signing.member, ask.members, signer)
     pinned = Roots().pinned(root)
-    vote = make_vote(kind, member, root=pinned, claim=ask.claim, note=note, now=utc_now(), since=since)
+    vote = make_vote(
+        kind, signing.member, root=pinned, claim=ask.claim, note=note, now=utc_now(), since=since
+    )
     path = attestations / vote_name(vote)
     write_atomic(path, sign_vote(vote, signer))
     return path
 
 
 def _must_be_claimed(source: Path, attestations: Path) -> None:
-    if found := other_source(look(source), read_claim(attestations)):
-        raise FoundFalse("; ".join(found), where=str(source), code="other-source")
+    if found := source_differences(inspect_source(source), read_claim(attestations)):
+        text = "; ".join(finding.detail for finding in found)
+        raise FoundFalse(text, where=str(source), code="wrong-source", findings=found)
 
 
 def _tell(path: Path | None, values: dict[str, Any], as_json: bool) -> None:

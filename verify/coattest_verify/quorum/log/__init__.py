@@ -1,1 +1,1 @@
-"""The log of a quorum: Merkle tree, checkpoints, and reading it."""
+"""The log of a quorum: Merkle tree, checkpoints with cosignatures, and what the entries say."""

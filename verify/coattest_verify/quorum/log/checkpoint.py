@@ -26,7 +26,7 @@ MAX_LOG = 1_000_000
 """Entries of a log."""
 
 MAX_SECONDS = 253402300799
-"""The last second of the year 9999: a later one is no date (RFC 3339, section 5.6)."""
+"""The last second of the year 9999, the last that has a date (RFC 3339, section 5.6)."""
 
 ECDSA_TYPE = b"\xffcoattest/ecdsa-cosignature/v1"
 
@@ -62,7 +62,7 @@ class Cosigned:
 
 
 def origin_of(root: bytes) -> str:
-    """The log of a quorum: its origin names the quorum's root."""
+    """The origin of a quorum's log, which names the quorum's root."""
     return f"coattest/{root.hex()}"
 
 
@@ -73,12 +73,12 @@ def cosign(cosigned: Cosigned, member: str, signer: Any, now: datetime) -> Cosig
     signature = signer.sign(_message(cosigned.checkpoint, seconds))
     data = _key_id(member, key) + seconds.to_bytes(8, "big") + signature
     line = f"\u2014 {member} {base64.b64encode(data).decode()}"
-    kept = [other for other in cosigned.lines if _identity(other) != _identity(line)]
+    others = [other for other in cosigned.lines if _identity(other) != _identity(line)]
     times = {**cosigned.times, member: datetime.fromtimestamp(seconds, timezone.utc)}
-    return Cosigned(cosigned.checkpoint, times, tuple(sorted([*kept, line])))
+    return Cosigned(cosigned.checkpoint, times, tuple(sorted([*others, line])))
 
 
-def read_checkpoint(data: bytes, origin: str, policy: MembersFile) -> Cosigned:
+def read_checkpoint(data: bytes, origin: str, members: MembersFile) -> Cosigned:
     """Parse a checkpoint and check its cosignatures by members. Raises Rejected.
 
     Signatures of unknown keys are ignored; a wrong one of a known key makes the note worthless (signed-note).
@@ -98,12 +98,12 @@ def read_checkpoint(data: bytes, origin: str, policy: MembersFile) -> Cosigned:
         root = b""
     if len(root) != 32 or size > MAX_LOG or not signatures.endswith("\n"):
         raise Rejected("not a checkpoint: size, root hash or final newline")
-    return _check(Checkpoint(origin, size, root), signatures[:-1].split("\n"), policy)
+    return _check(Checkpoint(origin, size, root), signatures[:-1].split("\n"), members)
 
 
-def _check(checkpoint: Checkpoint, lines: list[str], policy: MembersFile) -> Cosigned:
+def _check(checkpoint: Checkpoint, lines: list[str], members: MembersFile) -> Cosigned:
     known = {
-        (member.name, _key_id(member.name, key)): key for member in policy.members for key in member.keys
+        (member.name, _key_id(member.name, key)): key for member in members.members for key in member.keys
     }
     times: dict[str, datetime] = {}
     good: list[str] = []

@@ -1,11 +1,11 @@
 """The transparency log in ``attestations/log/``: what was ever answered, so nothing disappears unnoticed.
 
 Each entry is canonical JSON about one file (its SHA-256) or one decision; the files stay where they are. The
-log has no member of its own: the quorum's members cosign its checkpoints after checking them. It gives:
+log needs no server: the quorum's members cosign its checkpoints after checking them. It gives:
 
-1. Entries and checkpoint agree, and the tree holds what this verifier saw before, unchanged.
+1. Entries and checkpoint agree, and the tree still begins with everything that this verifier saw before.
 2. A dissent or revocation that is in a cosigned log and not in the folder was removed: under ``block`` that
-   is no decision.
+   prevents a decision.
 3. Under ``block`` a member that has not answered is excused when it cosigned the present checkpoint and
    the log holds every statement that is counted, and no dissent of that member.
 """
@@ -17,9 +17,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from coattest.directory import Evidence
 from coattest.errors import Rejected
+from coattest.findings import Finding
 from coattest.strictjson import Fields, canonical, parse
-from coattest_verify.quorum.directory import Evidence
 from coattest_verify.quorum.log.checkpoint import (
     MAX_CHECKPOINT,
     Checkpoint,
@@ -33,14 +34,15 @@ from coattest_verify.quorum.log.merkle import (
     bundle_paths,
     leaf_hash,
     tree_root,
-    unpack,
+    unpack_entries,
 )
 from coattest_verify.quorum.members.chain import SeenLog
 from coattest_verify.quorum.members.file import NAME, MembersFile, utc
 from coattest_verify.quorum.statements.claim import SHA256, Claimed
+from coattest_verify.quorum.statements.question import CLOCK_SKEW, DecisionQuestion
+from coattest_verify.quorum.statements.signed import SignedStatement
 from coattest_verify.quorum.statements.statement import AGREE, COULD_NOT_BUILD, DISSENT, Statement
-from coattest_verify.quorum.tally import CLOCK_SKEW, Question, Signed
-from coattest_verify.quorum.votes import REVOKE, Vote
+from coattest_verify.quorum.statements.votes import REVOKE, Vote
 
 LOG = "log/"
 CHECKPOINT_FILE = LOG + "checkpoint"
@@ -62,17 +64,24 @@ class Log:
 
 
 @dataclass(frozen=True, slots=True)
-class Findings:
-    """What the log says about a question."""
+class LogVerdict:
+    """What the log says about a question: its size and root (hex), whom it excuses, and what is wrong."""
 
     size: int = 0
     root: str = ""
     excused: frozenset[str] = frozenset()
-    removed: tuple[str, ...] = ()
-    problem: str | None = None
+    removed: tuple[Finding, ...] = ()
+    """Dissents and revocations that the log has and the folder does not."""
+    problem: Finding | None = None
+    """Why the log as a whole cannot be relied on."""
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Everything that is wrong."""
+        return (*self.removed, self.problem) if self.problem else self.removed
 
 
-def statement_entry(signed: Signed) -> bytes:
+def statement_entry(signed: SignedStatement) -> bytes:
     """The log entry of a statement."""
     made = signed.statement
     return _entry(
@@ -105,24 +114,24 @@ def decision_entry(digest: bytes, release: str, profile: str) -> bytes:
     return _entry("decision", digest.hex(), None, release=release, profile=profile)
 
 
-def claim_entry(claim: Claimed, policy: MembersFile) -> bytes:
-    """The log entry of a claim: from here on its answer is known."""
+def claim_entry(claim: Claimed, members: MembersFile) -> bytes:
+    """The log entry of a claim: after it the result to copy is known."""
     return _entry(
         "claim",
         claim.sha256,
         None,
-        quorum=policy.sha256,
-        round=policy.round,
+        quorum=members.sha256,
+        round=members.round,
         release=claim.release,
         architecture=claim.architecture,
     )
 
 
-def _entry(kind: str, sha256: str, member: str | None, **about: Any) -> bytes:
-    return canonical({"kind": kind, "sha256": sha256, "member": member, "about": about})
+def _entry(kind: str, sha256: str, member: str | None, **facts: Any) -> bytes:
+    return canonical({"kind": kind, "sha256": sha256, "member": member, "facts": facts})
 
 
-def read_log(evidence: Evidence, root: bytes, policy: MembersFile) -> Log | None:
+def read_quorum_log(evidence: Evidence, root: bytes, members: MembersFile) -> Log | None:
     """The log, its tree computed, its cosignatures checked; None without one. Raises Rejected."""
     try:
         data = evidence.read(CHECKPOINT_FILE, MAX_CHECKPOINT)
@@ -130,17 +139,17 @@ def read_log(evidence: Evidence, root: bytes, policy: MembersFile) -> Log | None
         if error.code == "absent":
             return None
         raise
-    cosigned = read_checkpoint(data, origin_of(root), policy)
+    cosigned = read_checkpoint(data, origin_of(root), members)
     entries: list[bytes] = []
     for path in bundle_paths(cosigned.checkpoint.size):
         try:
-            part = unpack(evidence.read(LOG + path, MAX_PART))
+            part = unpack_entries(evidence.read(LOG + path, MAX_PART))
         except ValueError:
             raise Rejected(f"{path}: not an entry bundle") from None
         entries += part
     leaves = tuple(leaf_hash(entry) for entry in entries)
     if len(entries) != cosigned.checkpoint.size or tree_root(leaves) != cosigned.checkpoint.root:
-        raise Rejected("the entries are not those of the checkpoint: an entry was removed or changed")
+        raise Rejected("the entries do not match the checkpoint: an entry was removed or changed")
     return Log(tuple(entries), leaves, cosigned)
 
 
@@ -150,40 +159,52 @@ def head(entries: Iterable[bytes], root: bytes) -> Checkpoint:
     return Checkpoint(origin_of(root), len(leaves), tree_root(leaves))
 
 
-def extends(log: Log, seen: SeenLog | None) -> str | None:
-    """Why ``log`` is not an extension of what was seen, or None."""
+def extends(log: Log, seen: SeenLog | None) -> Finding | None:
+    """Why ``log`` does not extend what was seen before, or None."""
     if seen is None:
         return None
     if len(log.entries) < seen.size:
-        return f"the log has {len(log.entries)} entries, {seen.size} were seen before: entries were removed"
+        text = f"the log has {len(log.entries)} entries, {seen.size} were seen before: entries were removed"
+        return Finding("log-shrunk", CHECKPOINT_FILE, text)
     if tree_root(log.leaves[: seen.size]).hex() != seen.root:
-        return f"the log's first {seen.size} entries are not those that were seen before: a fork"
+        text = f"the log's first {seen.size} entries are not those that were seen before: a fork"
+        return Finding("log-fork", CHECKPOINT_FILE, text)
     return None
+
+
+def checked_log(
+    evidence: Evidence, root: bytes, members: MembersFile, seen: SeenLog | None
+) -> Log | Finding | None:
+    """The log when it is sound and extends what was seen, a finding when not, None where there is no log."""
+    try:
+        log = read_quorum_log(evidence, root, members)
+    except Rejected as error:
+        return Finding("bad-log", CHECKPOINT_FILE, error.what)
+    if log is None:
+        return Finding("log-gone", CHECKPOINT_FILE, "the log that was seen before is gone") if seen else None
+    return extends(log, seen) or log
 
 
 def examine(
     evidence: Evidence,
     root: bytes,
-    question: Question,
-    signed: Iterable[Signed],
+    question: DecisionQuestion,
+    signed: Iterable[SignedStatement],
     *,
     votes: Iterable[Vote],
     counted: Sequence[Statement],
     seen: SeenLog | None,
-) -> Findings:
-    """What the log says about the question; a log that is wrong is a problem, not an exception."""
+) -> LogVerdict:
+    """What the log says about the question. A log that is wrong is a finding, not an exception."""
+    log = checked_log(evidence, root, question.members, seen)
+    if not isinstance(log, Log):
+        return LogVerdict(problem=log)
     try:
-        log = read_log(evidence, root, question.policy)
-        if log is None:
-            return Findings(problem="the log that was seen before is gone" if seen else None)
         entries = [parse_entry(entry) for entry in log.entries]
     except Rejected as error:
-        return Findings(problem=f"log: {error.what}")
-    problem = extends(log, seen)
-    if problem:
-        return Findings(problem=problem)
+        return LogVerdict(problem=Finding("bad-log", CHECKPOINT_FILE, error.what))
     present = {item.sha256: item for item in signed}
-    objecting = standing(log.entries, question, present.values())
+    objecting = objections(log.entries, question, present.values())
     logged = {entry.sha256 for entry in entries if entry.asks(question)}
     complete = all(item.sha256 in logged for item in present.values() if item.statement in counted)
     objectors = {entry.member for _, entry in objecting}
@@ -193,98 +214,99 @@ def examine(
         if complete
         and name not in objectors
         and time <= question.now + CLOCK_SKEW
-        and question.now - time <= question.policy.max_age
+        and question.now - time <= question.members.max_age
     }
-    removed = [
-        f"{entry.member}'s {entry.outcome} (log entry {index}) was removed"
-        for index, entry in objecting
-        if entry.sha256 not in present and log.cosigned.times
-    ]
     filed = {vote.sha256 for vote in votes}
-    removed += [
-        f"{entry.member}'s revocation (log entry {index}) was removed"
+    removed = [(index, entry, entry.outcome) for index, entry in objecting if entry.sha256 not in present] + [
+        (index, entry, "revocation")
         for index, entry in enumerate(entries)
-        if entry.revokes(question) and entry.sha256 not in filed and log.cosigned.times
+        if entry.revokes(question) and entry.sha256 not in filed
     ]
     checkpoint = log.cosigned.checkpoint
-    return Findings(
+    return LogVerdict(
         checkpoint.size,
         checkpoint.root.hex(),
         frozenset(excused),
-        tuple(removed),
+        tuple(
+            Finding(
+                "removed-entry", CHECKPOINT_FILE, f"{entry.member}'s {what} (log entry {index}) was removed"
+            )
+            for index, entry, what in removed
+            if log.cosigned.times
+        ),
     )
 
 
-def standing(
-    entries: Sequence[bytes], question: Question, signed: Iterable[Signed]
-) -> list[tuple[int, Entry]]:
-    """The objections in the log that stand for a question's release, policy and round. Raises Rejected.
+def objections(
+    entries: Sequence[bytes], question: DecisionQuestion, signed: Iterable[SignedStatement]
+) -> list[tuple[int, LogEntry]]:
+    """The objections in the log that still count for a question, with their index. Raises Rejected.
 
-    A dissent always stands. "Could not build" does until a later agreement follows, logged or in ``signed``.
+    A dissent always counts. "Could not build" does until a later agreement follows, logged or in ``signed``.
     """
-    about = [(index, entry) for index, entry in enumerate(map(parse_entry, entries)) if entry.asks(question)]
+    asked = [(index, entry) for index, entry in enumerate(map(parse_entry, entries)) if entry.asks(question)]
     agreed: dict[str | None, str] = {}
-    for entry in (*(entry for _, entry in about), *(parse_entry(statement_entry(item)) for item in signed)):
+    for entry in (*(entry for _, entry in asked), *(parse_entry(statement_entry(item)) for item in signed)):
         if entry.asks(question) and entry.outcome == AGREE:
             agreed[entry.member] = max(entry.time, agreed.get(entry.member, ""))
     return [
         (index, entry)
-        for index, entry in about
+        for index, entry in asked
         if entry.outcome == DISSENT
         or (entry.outcome == COULD_NOT_BUILD and entry.time >= agreed.get(entry.member, ""))
     ]
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """A parsed entry. For statements ``about`` holds outcome, quorum, round, release, architecture."""
+class LogEntry:
+    """A parsed entry. For statements ``facts`` hold outcome, quorum, round, release, architecture."""
 
     kind: str
     sha256: str
     member: str | None
-    about: tuple[tuple[str, str], ...]
+    facts: tuple[tuple[str, str], ...]
 
     @property
     def outcome(self) -> str:
         """A statement's outcome, "" for other entries."""
-        return dict(self.about).get("outcome", "")
+        return dict(self.facts).get("outcome", "")
 
     @property
     def time(self) -> str:
         """When a statement was signed (RFC 3339 in UTC: texts compare like times), "" for others."""
-        return dict(self.about).get("time", "")
+        return dict(self.facts).get("time", "")
 
-    def revokes(self, question: Question) -> bool:
+    def revokes(self, question: DecisionQuestion) -> bool:
         """Whether this is a revocation, by a present member, of the source that the question is about."""
-        values, claim = dict(self.about), question.claim
+        values, claim = dict(self.facts), question.claim
         return (self.kind, values.get("tree_sha256"), values.get("lock_sha256")) == (
             REVOKE,
             claim.tree_sha256,
             claim.lock_sha256,
-        ) and self.member in question.policy.names
+        ) and self.member in question.members.names
 
-    def asks(self, question: Question) -> bool:
-        """Whether this is a statement about the question's release, under its policy and round."""
+    def asks(self, question: DecisionQuestion) -> bool:
+        """Whether this is a statement about the question's release, members file and round."""
         return self.kind == "rebuild" and self.reveals(question)
 
-    def reveals(self, question: Question) -> bool:
-        """Whether this is a statement or a claim about the question's release, under its policy and round."""
-        values, policy, claim = dict(self.about), question.policy, question.claim
+    def reveals(self, question: DecisionQuestion) -> bool:
+        """Whether this is a statement or a claim about the question's release, members file and round."""
+        values, members, claim = dict(self.facts), question.members, question.claim
         return self.kind in {"rebuild", "claim"} and tuple(
             values.get(name) for name in ("quorum", "round", "release", "architecture")
-        ) == (policy.sha256, policy.round, claim.release, claim.architecture)
+        ) == (members.sha256, members.round, claim.release, claim.architecture)
 
 
-def parse_entry(entry: bytes) -> Entry:
-    """An entry of the log. Raises Rejected; what it says reaches terminals, so it is names and words only."""
+def parse_entry(entry: bytes) -> LogEntry:
+    """An entry of the log. Raises Rejected; it reaches terminals, so it holds names and words only."""
     fields = Fields(parse(entry, max_size=MAX_ENTRY), "entry")
     member = fields.optional("member", lambda name: fields.text(name, NAME))
-    about = Fields(fields.mapping("about", low=0, high=16), "entry.about")
-    found = Entry(
+    facts = Fields(fields.mapping("facts", low=0, high=16), "entry.facts")
+    found = LogEntry(
         fields.choice("kind", KINDS),
         fields.text("sha256", SHA256),
         member,
-        tuple((name, about.text(name, _TEXT)) for name in sorted(about.values)),
+        tuple((name, facts.text(name, _TEXT)) for name in sorted(facts.values)),
     )
     fields.done()
     return found

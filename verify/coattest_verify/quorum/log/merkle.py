@@ -1,6 +1,6 @@
 """Merkle tree hashing of RFC 6962, section 2.1, and where C2SP tlog-tiles puts hashes and entries.
 
-The whole log is at hand, so a tree's consistency with an earlier one is checked by computing both.
+The whole log is here, so that a tree extends an earlier one is checked by computing both.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def tiles(leaves: Sequence[bytes]) -> dict[str, bytes]:
     return found
 
 
-def pack(entries: Sequence[bytes]) -> dict[str, bytes]:
+def pack_entries(entries: Sequence[bytes]) -> dict[str, bytes]:
     """Entry bundles by path: big-endian uint16 length, then the entry."""
     found = {}
     for number, path in enumerate(bundle_paths(len(entries))):
@@ -81,7 +81,7 @@ def pack(entries: Sequence[bytes]) -> dict[str, bytes]:
     return found
 
 
-def unpack(bundle: bytes) -> list[bytes]:
+def unpack_entries(bundle: bytes) -> list[bytes]:
     """The entries of a bundle. Raises ValueError when it is not one."""
     entries, position = [], 0
     while position < len(bundle):

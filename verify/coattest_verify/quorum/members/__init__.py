@@ -1,1 +1,1 @@
-"""The members file: who decides, and which version of it is in force."""
+"""The members file, ``quorum.toml``: what it says (``file``) and which version is in force (``chain``)."""

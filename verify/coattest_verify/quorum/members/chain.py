@@ -1,4 +1,4 @@
-"""From a pinned root to the policy in force.
+"""From a pinned root to the members file in force.
 
 Rules (docs/quorum.md, ADR 54), in the order in which they are checked:
 
@@ -21,33 +21,30 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from coattest.directory import Evidence
 from coattest.errors import Rejected
-from coattest_verify.quorum.directory import Evidence
-from coattest_verify.quorum.errors import PolicyRefused
-from coattest_verify.quorum.members.file import MAX_MEMBERS_FILE, MEMBERS_TYPE, NAME, MembersFile, utc
-from coattest_verify.signatures.dsse import Envelope
+from coattest.findings import Finding
+from coattest_verify.quorum.members.file import (
+    MAX_MEMBERS_FILE,
+    MEMBERS_FILE,
+    MEMBERS_TYPE,
+    NAME,
+    MembersFile,
+    utc,
+)
+from coattest_verify.signatures.dsse import DsseEnvelope
 
-MEMBERS_FILE = "quorum.toml"
 SIGNATURE_NAME = re.compile(
     rf"quorum\.([1-9][0-9]{{0,5}})\.({NAME.pattern})(?:\.[A-Za-z0-9_-]{{1,64}})?\.dsse\.json"
 )
 
 MAX_VERSIONS = 1024
-"""Versions of one policy that are followed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """A file that does not count, the code of the rule that it broke, and what is wrong with it."""
-
-    file: str
-    reason: str
-    detail: str
+"""Versions of one quorum's members file that are followed."""
 
 
 @dataclass(frozen=True, slots=True)
 class SeenLog:
-    """The largest log that a verifier has accepted: its entries, and its tree's root in hex."""
+    """The largest log that a verifier has accepted: how many entries, and the tree's root in hex."""
 
     size: int
     root: str
@@ -63,24 +60,24 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
-class Chain:
-    """The policies from version 1 to the one in force, and the signature files that did not count."""
+class MembersChain:
+    """Version 1 to the one in force, and the signature files that did not count."""
 
-    policies: tuple[MembersFile, ...]
-    refused: tuple[Refused, ...]
+    versions: tuple[MembersFile, ...]
+    refused: tuple[Finding, ...]
 
     @property
     def current(self) -> MembersFile:
-        """The policy in force."""
-        return self.policies[-1]
+        """The version in force."""
+        return self.versions[-1]
 
 
-def follow(evidence: Evidence, root: bytes, *, seen: Seen | None, now: datetime) -> Chain:
-    """The chain from ``root`` (SHA-256 of version 1) to ``quorum.toml``. Raises PolicyRefused."""
+def follow(evidence: Evidence, root: bytes, *, seen: Seen | None, now: datetime) -> MembersChain:
+    """The chain from ``root`` (SHA-256 of version 1) to ``quorum.toml``. Raises Rejected."""
     try:
         current = evidence.read(MEMBERS_FILE, MAX_MEMBERS_FILE)
     except Rejected as error:
-        raise PolicyRefused(error.what, where=MEMBERS_FILE, code=f"policy-{error.code}") from None
+        raise Rejected(error.what, where=MEMBERS_FILE, code=f"members-{error.code}") from None
     envelopes, refused = _signatures(evidence)
     first = _first(current, envelopes, root)
     chain = [first]
@@ -89,49 +86,49 @@ def follow(evidence: Evidence, root: bytes, *, seen: Seen | None, now: datetime)
         if not following:
             break
         if len(following) > 1:
-            raise PolicyRefused(
-                f"two signed policies are version {chain[-1].version + 1}: "
-                + ", ".join(policy.sha256[:16] for policy in following),
+            raise Rejected(
+                f"two signed files are version {chain[-1].version + 1}: "
+                + ", ".join(file.sha256[:16] for file in following),
                 where=MEMBERS_FILE,
                 hint="members have signed both: ask them which one stands",
-                code="policy-fork",
+                code="members-fork",
             )
         chain.append(following[0])
     _not_forgotten(chain, seen)
     _in_force(chain[-1], current, now)
-    return Chain(tuple(chain), refused)
+    return MembersChain(tuple(chain), refused)
 
 
-Signatures = Mapping[bytes, Mapping[str, list[Envelope]]]
+Signatures = Mapping[bytes, Mapping[str, list[DsseEnvelope]]]
 """Envelopes by the bytes that they sign and by the member that the file's name says; not verified yet."""
 
 
-def signers(policy: MembersFile, payload: bytes, envelopes: Signatures) -> set[str]:
-    """The members of ``policy`` whose keys signed ``payload``."""
+def signers(file: MembersFile, payload: bytes, envelopes: Signatures) -> set[str]:
+    """The members in ``file`` whose keys signed ``payload``."""
     found = envelopes.get(payload, {})
     return {
         member.name
-        for member in policy.members
+        for member in file.members
         if any(envelope.signers(member.keys) for envelope in found.get(member.name, ()))
     }
 
 
 def read_signatures(evidence: Evidence) -> Signatures:
-    """Every well-formed policy signature by the bytes it signs; not verified yet."""
+    """Every well-formed signature on a members file, by the bytes that it signs; not verified yet."""
     return _signatures(evidence)[0]
 
 
-def _signatures(evidence: Evidence) -> tuple[Signatures, tuple[Refused, ...]]:
-    envelopes: dict[bytes, dict[str, list[Envelope]]] = {}
+def _signatures(evidence: Evidence) -> tuple[Signatures, tuple[Finding, ...]]:
+    envelopes: dict[bytes, dict[str, list[DsseEnvelope]]] = {}
     refused = []
     for name in evidence.names():
         match = SIGNATURE_NAME.fullmatch(name)
         if match is None:
             continue
         try:
-            envelope = Envelope.decode(evidence.read(name, 2 * MAX_MEMBERS_FILE), MEMBERS_TYPE)
+            envelope = DsseEnvelope.decode(evidence.read(name, 2 * MAX_MEMBERS_FILE), MEMBERS_TYPE)
         except Rejected as error:
-            refused.append(Refused(name, error.code, error.what))
+            refused.append(Finding(error.code, name, error.what))
             continue
         envelopes.setdefault(envelope.payload, {}).setdefault(match[2], []).append(envelope)
     return envelopes, tuple(refused)
@@ -140,40 +137,38 @@ def _signatures(evidence: Evidence) -> tuple[Signatures, tuple[Refused, ...]]:
 def _first(current: bytes, envelopes: Signatures, root: bytes) -> MembersFile:
     data = next((data for data in (current, *envelopes) if hashlib.sha256(data).digest() == root), None)
     if data is None:
-        raise PolicyRefused(
+        raise Rejected(
             f"nothing here has the pinned root sha256:{root.hex()}",
             where=MEMBERS_FILE,
             hint="these attestations belong to another quorum, or version 1's signatures are missing",
-            code="policy-other-root",
+            code="members-wrong-root",
         )
     first = MembersFile.decode(data)
     if first.version != 1:
-        raise PolicyRefused(
-            "the pinned root is not a version 1", where=MEMBERS_FILE, code="policy-other-root"
-        )
+        raise Rejected("the pinned root is not a version 1", where=MEMBERS_FILE, code="members-wrong-root")
     signed = signers(first, data, envelopes)
     missing = [name for name in first.names if name not in signed]
     if missing:
-        raise PolicyRefused(
+        raise Rejected(
             f"version 1 is not signed by {', '.join(missing)}",
             where=MEMBERS_FILE,
-            hint="every member runs verify countersign",
-            code="policy-unsigned",
+            hint="every member runs verify members countersign",
+            code="members-unsigned",
         )
     return first
 
 
-def _successors(policy: MembersFile, current: bytes, envelopes: Signatures) -> list[MembersFile]:
+def _successors(file: MembersFile, current: bytes, envelopes: Signatures) -> list[MembersFile]:
     found = []
-    for data in {current, *envelopes} - {policy.raw}:
-        # Signatures first: bytes that no threshold stands behind are not worth a parser's time.
-        if policy.unmet(signers(policy, data, envelopes)):
+    for data in {current, *envelopes} - {file.raw}:
+        # Signatures first: bytes that too few members signed are not worth parsing.
+        if file.unmet(signers(file, data, envelopes)):
             continue
         try:
             candidate = MembersFile.decode(data)
-        except PolicyRefused:
+        except Rejected:
             continue
-        if candidate.version != policy.version + 1 or candidate.previous != f"sha256:{policy.sha256}":
+        if candidate.version != file.version + 1 or candidate.previous != f"sha256:{file.sha256}":
             continue
         if not candidate.unmet(signers(candidate, data, envelopes)):
             found.append(candidate)
@@ -184,31 +179,31 @@ def _not_forgotten(chain: list[MembersFile], seen: Seen | None) -> None:
     if seen is None:
         return
     if len(chain) < seen.version:
-        raise PolicyRefused(
+        raise Rejected(
             f"is version {len(chain)}, but version {seen.version} was seen before",
             where=MEMBERS_FILE,
             hint="somebody gave you an old file",
-            code="policy-rollback",
+            code="members-rollback",
         )
     if chain[seen.version - 1].sha256 != seen.sha256:
-        raise PolicyRefused(
-            f"another version {seen.version} was seen before", where=MEMBERS_FILE, code="policy-fork"
+        raise Rejected(
+            f"another version {seen.version} was seen before", where=MEMBERS_FILE, code="members-fork"
         )
 
 
-def _in_force(policy: MembersFile, current: bytes, now: datetime) -> None:
-    if policy.raw != current:
-        file = MembersFile.decode(current)
-        if file.version <= policy.version:
-            problem, hint = f"is version {file.version}, but version {policy.version} is signed", None
+def _in_force(signed: MembersFile, current: bytes, now: datetime) -> None:
+    if signed.raw != current:
+        found = MembersFile.decode(current)
+        if found.version <= signed.version:
+            problem, hint = f"is version {found.version}, but version {signed.version} is signed", None
         else:
-            problem = f"is version {file.version}, which too few members signed"
-            hint = "verify countersign, by the thresholds of the old and the new version"
-        raise PolicyRefused(problem, where=MEMBERS_FILE, hint=hint, code="policy-not-in-force")
-    if policy.expires <= now:
-        raise PolicyRefused(
-            f"expired at {utc(policy.expires)}",
+            problem = f"is version {found.version}, which too few members signed"
+            hint = "verify members countersign, by the thresholds of the old and the new version"
+        raise Rejected(problem, where=MEMBERS_FILE, hint=hint, code="members-not-in-force")
+    if signed.expires <= now:
+        raise Rejected(
+            f"expired at {utc(signed.expires)}",
             where=MEMBERS_FILE,
             hint="the members sign a new version with a later expiry",
-            code="policy-expired",
+            code="members-expired",
         )

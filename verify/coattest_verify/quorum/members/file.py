@@ -16,16 +16,17 @@ from typing import Any
 
 import tomli_w
 
-from coattest.errors import Rejected
+from coattest.errors import Rejected, UsageError
+from coattest.findings import Finding
 from coattest.strictjson import Fields
-from coattest_verify.quorum.errors import PolicyRefused
-from coattest_verify.signatures.keys import BadKey, PublicKey
+from coattest_verify.signatures.keys import BadKey, PublicKey, public_key_of
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
+MEMBERS_FILE = "quorum.toml"
 FORMAT = "coattest-quorum/v1"
 MEMBERS_TYPE = "application/vnd.coattest.quorum+toml"
 """DSSE payload type of a signature on ``quorum.toml``."""
@@ -37,10 +38,10 @@ MAX_MEMBERS = 1024
 MAX_KEYS = 4
 MAX_GROUPS = 16
 MAX_DIVERSITY = 8
-"""Different routes or hosts that a policy can ask for."""
+"""Different routes or hosts that a members file can ask for."""
 
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?")
-"""Members and groups: also part of file names, so nothing else."""
+"""A member or a group; also part of file names."""
 
 ROUND = re.compile(r"[A-Za-z0-9._-]{1,64}")
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -50,7 +51,7 @@ TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 DEFAULT_MAX_AGE_DAYS = 90
 
 MAX_DOTS = 64
-"""Dots on one line; a round's name may have as many. tomllib takes hours for a key of 500,000 parts."""
+"""Dots on one line: tomllib takes hours for a key of 500,000 parts. A round's name may have as many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class MemberGroup:
     """``threshold`` of ``parts`` must agree; each part is a member or an earlier group."""
 
     name: str
@@ -81,7 +82,7 @@ class MembersFile:
     threshold: int
     dissent: str
     members: tuple[Member, ...]
-    groups: tuple[Group, ...] = ()
+    groups: tuple[MemberGroup, ...] = ()
     max_age_days: int = DEFAULT_MAX_AGE_DAYS
     require_compiled_kernel: bool = True
     routes: int = 1
@@ -122,15 +123,15 @@ class MembersFile:
                 return member.name
         return None
 
-    def unmet(self, agreeing: Collection[str]) -> tuple[str, ...]:
-        """What the members in ``agreeing`` lack for the thresholds; empty when they suffice.
+    def unmet(self, agreeing: Collection[str]) -> tuple[Finding, ...]:
+        """Each threshold that the members in ``agreeing`` do not reach; empty when they reach all.
 
         Monotonic: more members never lack more.
         """
         present = set(agreeing) & set(self.names)
         lacks = []
         if len(present) < self.threshold:
-            lacks.append(f"{len(present)} of {self.threshold} members agree")
+            lacks.append(_unmet("too-few-members", len(present), self.threshold, "members agree"))
         for group in self.groups:
             count = len(present & set(group.parts))
             if count >= group.threshold:
@@ -139,20 +140,21 @@ class MembersFile:
         for group in self.groups:
             if group.name not in present and group.name not in within:
                 count = len(present & set(group.parts))
-                lacks.append(f"{count} of {group.threshold} of group {group.name} agree")
+                lacks.append(_unmet("group-unmet", count, group.threshold, f"of group {group.name} agree"))
         return tuple(lacks)
 
     @classmethod
     def decode(cls, data: bytes) -> MembersFile:
-        """Parse ``quorum.toml``. Raises PolicyRefused; says nothing about who signed it."""
+        """Parse ``quorum.toml``; signatures are not checked. Raises Rejected with a ``members-..`` code."""
         try:
             return _read(data)
         except (Rejected, BadKey) as error:
-            raise PolicyRefused(error.what, where="quorum.toml", code=f"policy-{error.code}") from None
+            code = error.code if error.code.startswith("members-") else f"members-{error.code}"
+            raise Rejected(error.what, where=MEMBERS_FILE, code=code) from None
 
     @classmethod
     def make(cls, **values: Any) -> MembersFile:
-        """A policy from its values, rendered and parsed again, so that it is valid and has its bytes."""
+        """A members file from its values, rendered and parsed again: it is valid and has its bytes."""
         return cls.decode(_render(cls(**values)))
 
     def successor(self, **changes: Any) -> MembersFile:
@@ -161,6 +163,29 @@ class MembersFile:
             self, version=self.version + 1, previous=f"sha256:{self.sha256}", raw=b"", **changes
         )
         return MembersFile.decode(_render(following))
+
+
+def own_key(member: str, members: MembersFile, signer: Any) -> PublicKey:
+    """The signer's public key. Raises UsageError unless it is one of the member's in ``members``."""
+    key = public_key_of(signer)
+    party = members.member(member)
+    if party is None:
+        raise UsageError(
+            f"{member} is not a member in {MEMBERS_FILE}",
+            hint=f"one of {', '.join(members.names)}",
+            code="not-a-member",
+        )
+    if key not in party.keys:
+        raise UsageError(
+            f"this is not a key of {member} in {MEMBERS_FILE}",
+            hint=f"it belongs to {members.owner(key) or 'nobody there'}",
+            code="wrong-key",
+        )
+    return key
+
+
+def _unmet(code: str, count: int, wanted: int, what: str) -> Finding:
+    return Finding(code, MEMBERS_FILE, f"{count} of {wanted} {what}", expected=str(wanted), found=str(count))
 
 
 def utc(moment: datetime) -> str:
@@ -196,7 +221,7 @@ def _read(data: bytes) -> MembersFile:
     fields.exactly("format", FORMAT)
     version = fields.integer("version", 1)
     members = _members(fields)
-    policy = MembersFile(
+    file = MembersFile(
         version=version,
         previous=fields.optional("previous", lambda name: fields.text(name, DIGEST)),
         expires=_time(fields, "expires"),
@@ -218,9 +243,9 @@ def _read(data: bytes) -> MembersFile:
         raw=data,
     )
     fields.done()
-    if (policy.previous is None) != (version == 1):
+    if (file.previous is None) != (version == 1):
         raise Rejected("previous: version 1 has none, every later version names one")
-    return policy
+    return file
 
 
 def _members(fields: Fields) -> tuple[Member, ...]:
@@ -236,7 +261,7 @@ def _members(fields: Fields) -> tuple[Member, ...]:
             key = PublicKey.from_text(text)
             if key in owner:
                 # One person's key under two names would be one person's vote counted twice.
-                raise Rejected(f"members {owner[key]} and {name} have the same key", code="same-key")
+                raise Rejected(f"members {owner[key]} and {name} have the same key", code="members-same-key")
             owner[key] = name
             keys.append(key)
         entry.done()
@@ -246,7 +271,7 @@ def _members(fields: Fields) -> tuple[Member, ...]:
     return tuple(found)
 
 
-def _groups(fields: Fields, members: list[str]) -> tuple[Group, ...]:
+def _groups(fields: Fields, members: list[str]) -> tuple[MemberGroup, ...]:
     known = list(members)
     within = {name: {name} for name in members}
     found = []
@@ -260,12 +285,14 @@ def _groups(fields: Fields, members: list[str]) -> tuple[Group, ...]:
             raise Rejected(f"{entry.at('members')}: not distinct members or groups named before")
         if name in known:
             raise Rejected(f"{entry.at('name')}: {name} is already a name")
-        found.append(Group(name, tuple(parts), entry.integer("threshold", 1, len(parts))))
+        found.append(MemberGroup(name, tuple(parts), entry.integer("threshold", 1, len(parts))))
         known.append(name)
         within[name] = {member for part in parts for member in within[part]}
         if len(within[name]) != sum(len(within[part]) for part in parts):
-            # Reached on two ways, one member's vote would be two of the group's.
-            raise Rejected(f"{entry.at('members')}: a member is in {name} twice", code="counted-twice")
+            # Reached in two ways, one member's vote would count as two of the group's.
+            raise Rejected(
+                f"{entry.at('members')}: a member is in {name} twice", code="members-counted-twice"
+            )
         entry.done()
     return tuple(found)
 
@@ -277,32 +304,32 @@ def _time(fields: Fields, name: str) -> datetime:
     return value.astimezone(timezone.utc)
 
 
-def _render(policy: MembersFile) -> bytes:
-    values: dict[str, Any] = {"format": FORMAT, "version": policy.version}
-    if policy.previous is not None:
-        values["previous"] = policy.previous
+def _render(file: MembersFile) -> bytes:
+    values: dict[str, Any] = {"format": FORMAT, "version": file.version}
+    if file.previous is not None:
+        values["previous"] = file.previous
     values |= {
-        "expires": policy.expires,
-        "round": policy.round,
-        "threshold": policy.threshold,
-        "dissent": policy.dissent,
-        "max_age_days": policy.max_age_days,
-        "require_compiled_kernel": policy.require_compiled_kernel,
+        "expires": file.expires,
+        "round": file.round,
+        "threshold": file.threshold,
+        "dissent": file.dissent,
+        "max_age_days": file.max_age_days,
+        "require_compiled_kernel": file.require_compiled_kernel,
     }
     optional: Mapping[str, tuple[int, int]] = {
-        "routes": (policy.routes, 1),
-        "hosts": (policy.hosts, 0),
-        "commitments": (policy.commitments, False),
-        "revoke_threshold": (policy.revoke_threshold, 1),
-        "reviews": (policy.reviews, 0),
+        "routes": (file.routes, 1),
+        "hosts": (file.hosts, 0),
+        "commitments": (file.commitments, False),
+        "revoke_threshold": (file.revoke_threshold, 1),
+        "reviews": (file.reviews, 0),
     }
     values |= {name: value for name, (value, default) in optional.items() if value != default}
     values["members"] = [
-        {"name": member.name, "keys": [key.text for key in member.keys]} for member in policy.members
+        {"name": member.name, "keys": [key.text for key in member.keys]} for member in file.members
     ]
-    if policy.groups:
+    if file.groups:
         values["groups"] = [
             {"name": group.name, "members": list(group.parts), "threshold": group.threshold}
-            for group in policy.groups
+            for group in file.groups
         ]
     return tomli_w.dumps(values).encode()

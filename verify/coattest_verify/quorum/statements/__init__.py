@@ -1,1 +1,1 @@
-"""What a member says about a rebuild, and the claim that it is about."""
+"""What the publisher and members state about a release: claim, signed rebuilds, commitments and votes."""

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from coattest.errors import Rejected
+from coattest.findings import Finding
 from coattest.strictjson import Fields, canonical, parse
 
+CLAIM_FILE = "claim.json"
 CLAIM_FORMAT = "coattest-claim/v1"
 
 MAX_CLAIM = 256 * 1024
@@ -41,7 +43,7 @@ SECTION_TYPES = ("kernel", "cmdline", "ramdisk", "signature", "metadata")
 
 
 @dataclass(frozen=True, slots=True)
-class Section:
+class ClaimedSection:
     """One section of an image: type, bytes, SHA-384 of its data."""
 
     type: str
@@ -58,27 +60,38 @@ class ProfileResult:
     sha256: str
     sha384: str
     pcrs: tuple[str, str, str]
-    sections: tuple[Section, ...]
+    sections: tuple[ClaimedSection, ...]
 
-    def differences(self, other: ProfileResult) -> tuple[str, ...]:
-        """What differs, most telling first: PCRs, then sections, then the file. Values of ``other`` last."""
+    def differences(self, claimed: ProfileResult, profile: str) -> tuple[Finding, ...]:
+        """How this differs from the claim's ``profile``: PCRs first, then sections, then the file."""
+
+        def differs(what: str, found: object, expected: object) -> Finding:
+            detail = f"{what} {_short(found)} instead of {_short(expected)}"
+            return Finding("mismatch", profile, detail, expected=str(expected), found=str(found))
+
         found = [
-            f"PCR{index} {mine[:16]}.. instead of {theirs[:16]}.."
-            for index, (mine, theirs) in enumerate(zip(self.pcrs, other.pcrs, strict=True))
+            differs(f"PCR{index}", mine, theirs)
+            for index, (mine, theirs) in enumerate(zip(self.pcrs, claimed.pcrs, strict=True))
             if mine != theirs
         ]
-        if len(self.sections) != len(other.sections):
-            found.append(f"{len(self.sections)} sections instead of {len(other.sections)}")
+        if len(self.sections) != len(claimed.sections):
+            found.append(differs("number of sections", len(self.sections), len(claimed.sections)))
         found += [
-            f"section {index} {mine.type} of {mine.size} bytes, {mine.sha384[:16]}.. instead of "
-            f"{theirs.type} of {theirs.size} bytes, {theirs.sha384[:16]}.."
-            for index, (mine, theirs) in enumerate(zip(self.sections, other.sections, strict=False))
+            Finding(
+                "mismatch",
+                profile,
+                f"section {index} {mine.type} of {mine.size} bytes, {_short(mine.sha384)} instead of "
+                f"{theirs.type} of {theirs.size} bytes, {_short(theirs.sha384)}",
+                expected=theirs.sha384,
+                found=mine.sha384,
+            )
+            for index, (mine, theirs) in enumerate(zip(self.sections, claimed.sections, strict=False))
             if mine != theirs
         ]
         for field in ("name", "size", "sha256", "sha384"):
-            mine, theirs = getattr(self, field), getattr(other, field)
+            mine, theirs = getattr(self, field), getattr(claimed, field)
             if mine != theirs:
-                found.append(f"image {field} {str(mine)[:16]} instead of {str(theirs)[:16]}")
+                found.append(differs(f"image {field}", mine, theirs))
         return tuple(found)
 
     def to_json(self) -> dict[str, Any]:
@@ -109,6 +122,12 @@ class ProfileResult:
         return result
 
 
+def _short(value: object) -> str:
+    """A digest by its first 16 digits, anything shorter whole; a finding has both values whole."""
+    text = str(value)
+    return f"{text[:16]}.." if len(text) > 32 else text
+
+
 def read_pcrs(values: list[str], path: str) -> tuple[str, str, str]:
     """PCR0 to PCR2, refused when they would pin nothing."""
     zero = next((index for index, value in enumerate(values) if value == "0" * 96), None)
@@ -119,13 +138,13 @@ def read_pcrs(values: list[str], path: str) -> tuple[str, str, str]:
     return values[0], values[1], values[2]
 
 
-def read_sections(fields: Fields) -> tuple[Section, ...]:
+def read_sections(fields: Fields) -> tuple[ClaimedSection, ...]:
     """The ``sections`` array. Raises Rejected."""
     found = []
     for index, item in enumerate(fields.items("sections", low=1, high=MAX_SECTIONS)):
         entry = Fields(item, f"{fields.at('sections')}[{index}]")
         found.append(
-            Section(
+            ClaimedSection(
                 entry.choice("type", SECTION_TYPES),
                 entry.integer("size", 0, MAX_IMAGE),
                 entry.text("sha384", SHA384),
@@ -140,7 +159,7 @@ def read_profiles(fields: Fields, name: str = "profiles", *, low: int = 1) -> di
     found = {}
     for profile, value in fields.mapping(name, low=low, high=MAX_PROFILES).items():
         if not PROFILE.fullmatch(profile):
-            raise Rejected(f"{fields.at(name)}: {ascii(profile)[:60]} is not a profile's name")
+            raise Rejected(f"{fields.at(name)}: {ascii(profile)[:60]} is not the name of a profile")
         found[profile] = ProfileResult.read(Fields(value, f"{fields.at(name)}.{profile}"))
     return found
 

@@ -32,7 +32,7 @@ from coattest_verify.quorum.statements.statement import (
     MAX_REASON,
     OUTCOMES,
     Built,
-    Input,
+    LockedInput,
     Statement,
     clean,
 )
@@ -49,12 +49,12 @@ MAX_DEPENDENCY = 2048
 """Characters of a locked input's name, version, kind and path together."""
 
 
-def sign(statement: Statement, signer: Any) -> bytes:
+def sign_statement(statement: Statement, signer: Any) -> bytes:
     """The signed statement: DSSE JSON."""
-    return dsse.sign(signer, PAYLOAD_TYPE, canonical(to_json(statement))).encode()
+    return dsse.sign_envelope(signer, PAYLOAD_TYPE, canonical(statement_to_json(statement))).encode()
 
 
-def to_json(statement: Statement) -> dict[str, Any]:
+def statement_to_json(statement: Statement) -> dict[str, Any]:
     """The in-toto Statement v1."""
     return {
         "_type": STATEMENT_TYPE,
@@ -229,7 +229,7 @@ def _profiles(
         digests.done()
         image.done()
     if subjects:
-        raise Rejected("subject: a subject that belongs to no profile", code="unknown-field")
+        raise Rejected("subject: does not belong to a profile", code="unknown-field")
     return found
 
 
@@ -267,15 +267,15 @@ def _require_nothing(definition: Fields, external: Fields, internal: Fields, sou
     empty = [(internal, name) for name in ("kernel", "tool", "isolation")]
     for fields, name in [*empty, (external, "route"), (source, "commit")]:
         if fields.anything(name) is not None:
-            raise Rejected(f"{fields.at(name)}: not null, though nothing was built")
+            raise Rejected(f"{fields.at(name)}: must be null when nothing was built")
 
 
-# The inputs read last: members of one quorum name the same ones, hundreds each, so comparing with the last
-# list saves much of the work of reading a large quorum. It is compared in full, so it changes no outcome.
-_last: list[tuple[list[Any], tuple[Input, ...]]] = [([], ())]
+# The inputs read last. The members of one quorum name the same inputs, hundreds each: a list that equals the
+# last one is not parsed again. It is compared in full, so no outcome changes.
+_last: list[tuple[list[Any], tuple[LockedInput, ...]]] = [([], ())]
 
 
-def _dependencies(items: list[Any]) -> tuple[Input, ...]:
+def _dependencies(items: list[Any]) -> tuple[LockedInput, ...]:
     known, inputs = _last[0]
     if items != known:
         inputs = tuple(_dependency(item) for item in items)
@@ -283,16 +283,16 @@ def _dependencies(items: list[Any]) -> tuple[Input, ...]:
     return inputs
 
 
-def _dependency(item: Any) -> Input:
+def _dependency(item: Any) -> LockedInput:
     # By hand, not through Fields: a statement has hundreds of these, and a quorum hundreds of statements.
     try:
         digest, notes = item["digest"], item["annotations"]
-        found = Input(item["name"], notes["version"], digest["sha256"], notes["kind"], notes["path"])
+        found = LockedInput(item["name"], notes["version"], digest["sha256"], notes["kind"], notes["path"])
         if (len(item), len(digest), len(notes)) != (3, 1, 3):
             raise Rejected("resolvedDependencies: unknown field", code="unknown-field")
         well_formed = (
             SHA256.fullmatch(found[2]) is not None
-            # Refuses what is not text, and joins it to be measured.
+            # join() raises TypeError for what is not text.
             and len("".join(found)) <= MAX_DEPENDENCY
         )
     except (TypeError, KeyError):

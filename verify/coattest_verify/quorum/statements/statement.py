@@ -1,4 +1,4 @@
-"""A signed rebuild: what one member built, from what, under which policy, and its answer to the claim.
+"""A signed rebuild: what one member built, from what, under which members file, and its answer to the claim.
 
 The signed form is an in-toto Statement v1 with SLSA provenance v1 (``provenance``) in DSSE.
 """
@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from coattest.errors import Rejected
+from coattest.findings import Finding
 from coattest.strictjson import Fields
 from coattest_verify.quorum.members.file import MembersFile
 from coattest_verify.quorum.statements.claim import (
@@ -34,10 +35,10 @@ MAX_REASON = 500
 """Characters of the reason that a dissenter gives."""
 
 MAX_INPUTS = 4096
-"""Locked inputs that one statement names; the shipped lock has about 150."""
+"""Locked inputs that one statement names. The shipped lock has about 150."""
 
 
-class Input(NamedTuple):
+class LockedInput(NamedTuple):
     """One locked input. A tuple, because a quorum reads hundreds of thousands of them."""
 
     name: str
@@ -49,7 +50,7 @@ class Input(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """What only a machine that built can say."""
+    """How it was built: only a member that built can say."""
 
     route: str
     commit: str | None
@@ -58,7 +59,7 @@ class Built:
     tool_version: str
     tool_sha256: str
     isolation: Mapping[str, Any] = field(hash=False)
-    inputs: tuple[Input, ...] = field(repr=False)
+    inputs: tuple[LockedInput, ...] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ class Statement:
     host: str | None = None
     """The machine, as its member states it: a name, or a pseudonym of this quorum and round."""
     salt: str | None = None
-    """What opens the member's commitment to this result (``coattest_verify.quorum.commitments``), hex."""
+    """Opens the member's commitment to this result (``coattest_verify.quorum.commitments``), hex."""
 
     @property
     def target(self) -> tuple[str, str, str, str]:
@@ -93,7 +94,7 @@ class Statement:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class RebuildReport:
     """A build report (rebuild.json) as far as a statement needs it."""
 
     release: str
@@ -106,8 +107,8 @@ class Report:
     inputs_confirmed: bool = False
 
     @classmethod
-    def read(cls, value: Any) -> Report:
-        """From the JSON of a BuildReport. Fields that it does not know are the builder's business.
+    def read(cls, value: Any) -> RebuildReport:
+        """From the JSON of a BuildReport; fields that a statement does not need are ignored.
 
         Raises Rejected.
         """
@@ -133,37 +134,37 @@ class Report:
             ),
         )
 
-    def differences(self, claim: Claimed) -> tuple[str, ...]:
-        """How this build differs from a claim, most telling first; empty when nothing does."""
+    def differences(self, claim: Claimed) -> tuple[Finding, ...]:
+        """Each difference of this build from a claim, most telling first; empty when there is none."""
         found = []
         for name in ("tree_sha256", "lock_sha256", "release", "architecture"):
             mine, theirs = getattr(self, name), getattr(claim, name)
             if mine != theirs:
-                found.append(f"{name} {mine[:16]} instead of {theirs[:16]}")
+                detail = f"{mine[:16]} instead of {theirs[:16]}"
+                found.append(Finding("mismatch", name, detail, expected=theirs, found=mine))
         for profile in sorted({*claim.profiles, *self.profiles}):
             if profile not in self.profiles:
-                found.append(f"{profile}: not built here")
+                found.append(Finding("not-built", profile, "not built here"))
             elif profile not in claim.profiles:
-                found.append(f"{profile}: not in the claim")
+                found.append(Finding("not-claimed", profile, "not in the claim"))
             else:
-                differs = self.profiles[profile].differences(claim.profiles[profile])
-                found += [f"{profile}: {difference}" for difference in differs]
+                found += self.profiles[profile].differences(claim.profiles[profile], profile)
         return tuple(found)
 
 
-def _input(value: Any) -> Input:
+def _input(value: Any) -> LockedInput:
     if not isinstance(value, dict):
         raise Rejected("inputs: not objects")
     texts = [value.get(name) for name in ("name", "version", "sha256", "kind", "path")]
     if not all(isinstance(text, str) for text in texts) or not SHA256.fullmatch(value["sha256"]):
         raise Rejected("inputs: name, version, sha256, kind and path are texts, sha256 lower-case hex")
-    return Input(*texts)  # type: ignore[arg-type]  # checked above
+    return LockedInput(*texts)  # type: ignore[arg-type]  # checked above
 
 
 def statement_for(
-    report: Report | None,
+    report: RebuildReport | None,
     claim: Claimed,
-    policy: MembersFile,
+    members: MembersFile,
     *,
     member: str,
     outcome: str,
@@ -184,9 +185,9 @@ def statement_for(
         claim_sha256=claim.sha256,
         profiles=report.profiles if report else {},
         built=report.built if report else None,
-        quorum_version=policy.version,
-        quorum_sha256=policy.sha256,
-        round=policy.round,
+        quorum_version=members.version,
+        quorum_sha256=members.sha256,
+        round=members.round,
         time=now.replace(microsecond=0),
         inputs_confirmed=report.inputs_confirmed if report else False,
         host=host,

@@ -42,6 +42,8 @@ def bookworm() -> tuple[Cert, ...]:
         data = resources.files("coattest_verify.rebuild.inputs").joinpath("keys").joinpath(name).read_bytes()
         certificate = Cert.from_bytes(data)
         if certificate.fingerprint != fingerprint:
-            raise BadKeyring("not the pinned key", where=name, hint="install coattest again")
+            raise EnvironmentFailure(
+                "not the pinned key", where=name, hint="install coattest again", code="bad-keyring"
+            )
         certificates.append(certificate)
     return tuple(certificates)

@@ -6,48 +6,42 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from coattest.findings import Finding
 from coattest_build.inputs.debian import Package
 from coattest_build.inputs.lock import Lock, LockedPackage, LockedWheel
-from coattest_verify.rebuild.inputs.problems import (
-    NotAsked,
-    NotInIndex,
-    OtherArchitecture,
-    OtherHash,
-    OtherPath,
-    OtherSize,
-    OtherVersion,
-    Problem,
-)
 from coattest_verify.rebuild.inputs.release import Release
+
+UNANSWERED = frozenset({"index-unreachable", "not-asked"})
+"""The codes of what could not be asked; every other finding contradicts the lock."""
 
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """One suite as it was read. ``packages`` is None when its index is not to be believed or was not got."""
+    """One suite as it was read. ``packages`` is None when its index was not fetched or is not believed."""
 
     name: str
     release_sha256: str | None = None
     release: Release | None = None
     signers: tuple[str, ...] = ()
     packages: Mapping[str, tuple[Package, ...]] | None = field(default=None, repr=False)
-    problems: tuple[Problem, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """One pin and its problems; ``suite`` is where it was confirmed, None for wheels and what was not."""
+    """One pin and what is wrong with it; ``suite`` confirmed it, None for wheels and unconfirmed pins."""
 
     kind: str
     name: str
     version: str
     sha256: str
     suite: str | None
-    problems: tuple[Problem, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """Everything that was found. ``time`` is when; ``lock_sha256`` is of image.lock's bytes (hex)."""
+class LockVerdict:
+    """Everything that was found, and when. ``lock_sha256`` is the digest of image.lock's bytes (hex)."""
 
     lock_sha256: str
     time: datetime
@@ -55,40 +49,40 @@ class Verdict:
     pins: tuple[Pin, ...]
 
     @property
-    def problems(self) -> tuple[Problem, ...]:
-        """Of the suites, then of the pins."""
-        of_suites = tuple(problem for suite in self.suites for problem in suite.problems)
-        return of_suites + tuple(problem for pin in self.pins for problem in pin.problems)
+    def findings(self) -> tuple[Finding, ...]:
+        """Those of the suites, then those of the pins."""
+        parts: tuple[Suite | Pin, ...] = (*self.suites, *self.pins)
+        return tuple(finding for part in parts for finding in part.findings)
 
     @property
     def confirmed(self) -> bool:
         """Whether there are suites, and nothing is wrong with them or any pin."""
-        return bool(self.suites) and not self.problems
+        return bool(self.suites) and not self.findings
 
     @property
     def contradicted(self) -> bool:
         """Whether something was found false, beside what could not be asked."""
-        return any(problem.contradicts for problem in self.problems)
+        return any(finding.code not in UNANSWERED for finding in self.findings)
 
     @property
     def exit_code(self) -> int:
-        """0 confirmed, 1 contradicted, 3 when it could not all be asked."""
+        """0 confirmed, 1 contradicted, 3 when not everything could be asked."""
         if self.confirmed:
             return 0
         return 1 if self.contradicted else 3
 
 
-def judge(
+def judge_lock(
     lock: Lock,
     lock_sha256: str,
     suites: Sequence[Suite],
-    wheels: Mapping[str, tuple[Problem, ...]],
+    wheels: Mapping[str, tuple[Finding, ...]],
     *,
     now: datetime,
-) -> Verdict:
-    """The verdict on every pin of ``lock``. ``wheels`` has the problems of each wheel by name."""
+) -> LockVerdict:
+    """The verdict on every pin of ``lock``. ``wheels`` has the findings on each wheel by name."""
     packages = [judge_package(pin, suites) for pin in lock.packages]
-    return Verdict(
+    return LockVerdict(
         lock_sha256=lock_sha256,
         time=now,
         suites=tuple(suites),
@@ -106,33 +100,35 @@ def judge_package(pin: LockedPackage, suites: Sequence[Suite]) -> Pin:
     ]
     same = [(suite, package) for suite, package in named if package.version == pin.version]
     attempts = [(suite, _differences(pin, package)) for suite, package in same]
-    for suite, problems in attempts:
-        if not problems:
+    for suite, findings in attempts:
+        if not findings:
             return Pin("deb", pin.name, pin.version, pin.sha256, suite)
     if attempts:
-        found = min((problems for _, problems in attempts), key=len)
+        found = min((findings for _, findings in attempts), key=len)
     elif any(suite.packages is None for suite in suites):
-        found = (NotAsked(pin.name, "in none of the indexes that could be read"),)
+        found = (Finding("not-asked", pin.name, "in none of the indexes that could be read"),)
     elif named:
         versions = ", ".join(f"{package.version} ({suite})" for suite, package in named[:4])
-        found = (OtherVersion(pin.name, f"pinned {pin.version}, the signed indexes have {versions}"),)
+        text = f"pinned {pin.version}, the signed indexes have {versions}"
+        found = (Finding("wrong-version", pin.name, text, expected=pin.version, found=versions),)
     else:
-        found = (NotInIndex(pin.name, f"{pin.version} is in no signed index"),)
+        found = (Finding("not-in-index", pin.name, f"{pin.version} is in no signed index"),)
     return Pin("deb", pin.name, pin.version, pin.sha256, None, found)
 
 
-def _differences(pin: LockedPackage, package: Package) -> tuple[Problem, ...]:
-    kinds: tuple[tuple[type[Problem], object, object], ...] = (
-        (OtherArchitecture, pin.architecture, package.architecture),
-        (OtherSize, pin.size, package.size),
-        (OtherHash, pin.sha256, package.sha256),
-        (OtherPath, pin.path, package.path),
-    )
+def _differences(pin: LockedPackage, package: Package) -> tuple[Finding, ...]:
     return tuple(
-        kind(pin.name, f"pinned {mine}, signed {theirs}") for kind, mine, theirs in kinds if mine != theirs
+        Finding(code, pin.name, f"pinned {mine}, signed {theirs}", expected=str(mine), found=str(theirs))
+        for code, mine, theirs in (
+            ("wrong-architecture", pin.architecture, package.architecture),
+            ("wrong-size", pin.size, package.size),
+            ("wrong-hash", pin.sha256, package.sha256),
+            ("wrong-path", pin.path, package.path),
+        )
+        if mine != theirs
     )
 
 
-def _wheel(pin: LockedWheel, found: Mapping[str, tuple[Problem, ...]]) -> Pin:
-    missing = (NotAsked(pin.name, "the package index was not asked"),)
+def _wheel(pin: LockedWheel, found: Mapping[str, tuple[Finding, ...]]) -> Pin:
+    missing = (Finding("not-asked", pin.name, "the package index was not asked"),)
     return Pin("wheel", pin.name, pin.version, pin.sha256, None, found.get(pin.name, missing))

@@ -1,7 +1,7 @@
 """The signed text of an InRelease file, and nothing else of it. Pure but for the library's clock.
 
 Sources: RFC 9580 section 7 (cleartext signature framework); apt's own rule that nothing may stand outside.
-The text is the one that the library returns as verified, never one that was cut out of the file here.
+The text is what the library returns as verified; nothing is cut out of the file here.
 """
 
 from __future__ import annotations
@@ -10,12 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from coattest_verify.rebuild.inputs.problems import (
-    NoPinnedSigner,
-    NotClearSigned,
-    Problem,
-    TextOutsideSignature,
-)
+from coattest.findings import Finding
 
 if TYPE_CHECKING:
     from pysequoia import Cert
@@ -26,24 +21,24 @@ END = b"-----END PGP SIGNATURE-----"
 
 
 @dataclass(frozen=True, slots=True)
-class Signed:
+class ClearSigned:
     """The verified text, and the pinned primary keys (hex fingerprints) that signed it, sorted."""
 
     text: bytes
     signers: tuple[str, ...]
 
 
-def signed_text(data: bytes, certificates: Sequence[Cert], where: str) -> Signed | Problem:
-    """What a pinned key signed in ``data``, or why there is no such thing.
+def signed_text(data: bytes, certificates: Sequence[Cert], where: str) -> ClearSigned | Finding:
+    """The text in ``data`` that a pinned key signed, or why there is none.
 
     One valid signature by a pinned key is enough, as for apt: an archive also signs with the keys of its
     next release. Signatures by other keys count for nothing.
     """
     from pysequoia import verify  # noqa: PLC0415 - only `verify inputs` needs it
 
-    problem = _framing(data, where)
-    if problem:
-        return problem
+    finding = _framing(data, where)
+    if finding:
+        return finding
     asked: list[str] = []
 
     def store(issuers: list[str]) -> list[Cert]:
@@ -55,27 +50,27 @@ def signed_text(data: bytes, certificates: Sequence[Cert], where: str) -> Signed
         text, signatures = found.bytes, found.valid_sigs
     except Exception as error:  # the library has no error types of its own
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return NoPinnedSigner(where, f"{said} Issuers: {', '.join(asked[:8]) or 'none'}"[:400])
+        return Finding("no-pinned-signer", where, f"{said} Issuers: {', '.join(asked[:8]) or 'none'}"[:400])
     pinned = {certificate.fingerprint for certificate in certificates}
     signers = tuple(sorted({signature.certificate for signature in signatures} & pinned))
     if not signers or text is None:
-        return NoPinnedSigner(where, "the library named no pinned key")
-    return Signed(text, signers)
+        return Finding("no-pinned-signer", where, "the library named no pinned key")
+    return ClearSigned(text, signers)
 
 
-def _framing(data: bytes, where: str) -> Problem | None:
+def _framing(data: bytes, where: str) -> Finding | None:
     """Exactly: the first line, Hash headers, an empty line, text, one signature, and then nothing."""
     lines = data.split(b"\n")
     if lines[0] != BEGIN or any(b"\r" in line or b"\0" in line for line in lines):
         if any(line.rstrip() == BEGIN for line in lines[1:]):
-            return TextOutsideSignature(where, "there is text before the signed one")
-        return NotClearSigned(where, "does not begin as a clear-signed text")
+            return Finding("text-outside-signature", where, "there is text before the signed text")
+        return Finding("not-clear-signed", where, "does not begin like a clear-signed text")
     try:
         blank = lines.index(b"", 1)
         signature = lines.index(SIGNATURE)
         end = lines.index(END)
     except ValueError:
-        return NotClearSigned(where, "has no complete signature")
+        return Finding("not-clear-signed", where, "has no complete signature")
     armor = sum(line.startswith(b"-----") for line in lines)
     outside = {
         "there is an unsigned header": any(not line.startswith(b"Hash: ") for line in lines[1:blank]),
@@ -83,6 +78,6 @@ def _framing(data: bytes, where: str) -> Problem | None:
     }
     for detail, found in outside.items():
         if found:
-            return TextOutsideSignature(where, detail)
+            return Finding("text-outside-signature", where, detail)
     whole = blank < signature < end and armor == 3
-    return None if whole else NotClearSigned(where, "is not one text with one signature block")
+    return None if whole else Finding("not-clear-signed", where, "is not one text with one signature block")

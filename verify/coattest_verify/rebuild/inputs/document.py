@@ -9,8 +9,7 @@ from coattest.errors import Rejected, UsageError
 from coattest.strictjson import MAX_SIZE, Fields, parse
 from coattest_verify.quorum.members.file import utc
 from coattest_verify.quorum.statements.claim import SHA256
-from coattest_verify.rebuild.inputs.check import Pin, Suite, Verdict
-from coattest_verify.rebuild.inputs.problems import Problem
+from coattest_verify.rebuild.inputs.check import LockVerdict, Pin, Suite
 
 FORMAT = "coattest-inputs/v1"
 MAX_PINS = 4096
@@ -18,7 +17,7 @@ INPUTS_FILE = "inputs.json"
 """The name that ``verify sign-pcrs`` looks for beside rebuild.json."""
 
 
-def to_json(verdict: Verdict) -> dict[str, Any]:
+def inputs_to_json(verdict: LockVerdict) -> dict[str, Any]:
     """The document. Digests are lower-case hex, times ISO 8601 in UTC."""
     return {
         "format": FORMAT,
@@ -30,15 +29,6 @@ def to_json(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def _problem(problem: Problem) -> dict[str, Any]:
-    return {
-        "code": problem.code,
-        "subject": problem.subject,
-        "detail": problem.detail,
-        "contradicts": problem.contradicts,
-    }
-
-
 def _suite(suite: Suite) -> dict[str, Any]:
     release = suite.release
     return {
@@ -47,7 +37,7 @@ def _suite(suite: Suite) -> dict[str, Any]:
         "date": utc(release.date) if release else None,
         "valid_until": utc(release.valid_until) if release and release.valid_until else None,
         "signed_by": list(suite.signers),
-        "problems": [_problem(problem) for problem in suite.problems],
+        "findings": [finding.to_json() for finding in suite.findings],
     }
 
 
@@ -58,8 +48,8 @@ def _pin(pin: Pin) -> dict[str, Any]:
         "version": pin.version,
         "sha256": pin.sha256,
         "suite": pin.suite,
-        "confirmed": not pin.problems,
-        "problems": [_problem(problem) for problem in pin.problems],
+        "confirmed": not pin.findings,
+        "findings": [finding.to_json() for finding in pin.findings],
     }
 
 
@@ -82,7 +72,7 @@ def inputs_confirmed(folder: Path, lock_sha256: str) -> bool:
 
 
 def confirmations(path: Path, lock_sha256: str) -> dict[str, bool]:
-    """Which pins a document confirms, by the names that ``verify review`` shows.
+    """Which pins a document confirms, by the names that ``verify release review`` shows.
 
     Raises UsageError when there is no such file, it does not parse, or it is about another lock.
     """
@@ -91,7 +81,7 @@ def confirmations(path: Path, lock_sha256: str) -> dict[str, bool]:
             fields = Fields(parse(file.read(MAX_SIZE + 1), max_size=MAX_SIZE), "")
         fields.exactly("format", FORMAT)
         if fields.text("lock_sha256", SHA256) != lock_sha256:
-            raise UsageError("is about another lock", where=str(path), code="other-lock")
+            raise UsageError("is about another lock", where=str(path), code="wrong-lock")
         found = {}
         for index, item in enumerate(fields.items("pins", high=MAX_PINS)):
             pin = Fields(item, f"pins[{index}]")

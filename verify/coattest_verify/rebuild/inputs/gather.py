@@ -1,4 +1,4 @@
-"""Fetches suites from a mirror, checks their signatures, and hands what is to be believed to ``check``."""
+"""Fetches suites from a mirror, checks their signatures, and gives ``check`` what can be believed."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from coattest.findings import Finding
 from coattest.progress import Reporter
 from coattest_build.image import ImageSpec
 from coattest_build.inputs.debian import Package
 from coattest_build.inputs.lock import Lock
 from coattest_verify.rebuild.inputs import wheels
-from coattest_verify.rebuild.inputs.check import Suite, Verdict, judge
+from coattest_verify.rebuild.inputs.check import LockVerdict, Suite, judge_lock
 from coattest_verify.rebuild.inputs.clearsign import signed_text
-from coattest_verify.rebuild.inputs.packages import read_index
-from coattest_verify.rebuild.inputs.problems import BadRelease, Problem, TooLarge, Unreachable
+from coattest_verify.rebuild.inputs.packages import read_packages
 from coattest_verify.rebuild.inputs.release import MAX_INDEX_PACKED, Release, judge_release, parse_release
 
 if TYPE_CHECKING:
@@ -40,21 +40,21 @@ def check_lock(
     *,
     now: datetime,
     reporter: Reporter,
-) -> Verdict:
+) -> LockVerdict:
     """The verdict on a lock, from the first of ``mirrors`` that answers and from pip's index."""
     names = {package.name for package in lock.packages}
 
     def suite(name: str) -> Suite:
-        return read_suite(mirrors, name, spec, names, certificates, now=now)
+        return fetch_suite(mirrors, name, spec, names, certificates, now=now)
 
     with ThreadPoolExecutor(4) as pool, reporter.step("Asking the archive and the package index"):
-        found_wheels = {pin.name: pool.submit(wheels.check, pin) for pin in lock.wheels}
+        found_wheels = {pin.name: pool.submit(wheels.check_wheel, pin) for pin in lock.wheels}
         suites = list(pool.map(suite, spec.suites))
-        problems = {name: task.result() for name, task in found_wheels.items()}
-    return judge(lock, lock_sha256, suites, problems, now=now)
+        findings = {name: task.result() for name, task in found_wheels.items()}
+    return judge_lock(lock, lock_sha256, suites, findings, now=now)
 
 
-def read_suite(
+def fetch_suite(
     mirrors: Sequence[str],
     name: str,
     spec: ImageSpec,
@@ -66,21 +66,21 @@ def read_suite(
     """A suite's packages called one of ``names``, believed along an unbroken chain from a signature."""
     folder = f"dists/{name}"
     data = fetch(mirrors, [f"{folder}/InRelease"], MAX_RELEASE, name)
-    if isinstance(data, Problem):
-        return Suite(name, problems=(data,))
+    if isinstance(data, Finding):
+        return Suite(name, findings=(data,))
     digest = hashlib.sha256(data).hexdigest()
     signed = signed_text(data, certificates, name)
-    if isinstance(signed, Problem):
-        return Suite(name, digest, problems=(signed,))
+    if isinstance(signed, Finding):
+        return Suite(name, digest, findings=(signed,))
     release = parse_release(signed.text, name)
-    if isinstance(release, Problem):
-        return Suite(name, digest, signers=signed.signers, problems=(release,))
-    problems = judge_release(release, name, now=now)
-    if problems:
-        return Suite(name, digest, release, signed.signers, problems=problems)
+    if isinstance(release, Finding):
+        return Suite(name, digest, signers=signed.signers, findings=(release,))
+    findings = judge_release(release, name, now=now)
+    if findings:
+        return Suite(name, digest, release, signed.signers, findings=findings)
     packages = _index(mirrors, name, spec, names, release)
-    if isinstance(packages, Problem):
-        return Suite(name, digest, release, signed.signers, problems=(packages,))
+    if isinstance(packages, Finding):
+        return Suite(name, digest, release, signed.signers, findings=(packages,))
     return Suite(name, digest, release, signed.signers, packages)
 
 
@@ -90,22 +90,22 @@ def _index(
     spec: ImageSpec,
     names: Collection[str],
     release: Release,
-) -> Mapping[str, tuple[Package, ...]] | Problem:
+) -> Mapping[str, tuple[Package, ...]] | Finding:
     folder = f"dists/{suite}"
     directory = f"{spec.component}/binary-{spec.debian_architecture}"
     listed = release.files.get(f"{directory}/Packages.xz")
     if listed is None or listed.size > MAX_INDEX_PACKED:
-        return BadRelease(suite, f"lists no {directory}/Packages.xz of a sane size")
-    # By its digest first: a mirror that is updating then still has the one that this InRelease means.
+        return Finding("bad-release", suite, f"lists no {directory}/Packages.xz of a sane size")
+    # By its digest first: a mirror in the middle of an update still has the index of this InRelease there.
     by_hash = [f"{folder}/{directory}/by-hash/SHA256/{listed.sha256}"] if release.by_hash else []
     data = fetch(mirrors, [*by_hash, f"{folder}/{directory}/Packages.xz"], listed.size + 1, suite)
-    return data if isinstance(data, Problem) else read_index(data, listed, names, suite)
+    return data if isinstance(data, Finding) else read_packages(data, listed, names, suite)
 
 
-def fetch(mirrors: Sequence[str], paths: Sequence[str], limit: int, subject: str) -> bytes | Problem:
+def fetch(mirrors: Sequence[str], paths: Sequence[str], limit: int, where: str) -> bytes | Finding:
     """At most ``limit`` bytes of the first path that the first answering mirror has.
 
-    An index is asked for one byte more than is signed, so a longer one shows as another one.
+    An index is asked for one byte more than is signed, so that a longer one is noticed.
     """
     failures = []
     for mirror in mirrors:
@@ -119,6 +119,6 @@ def fetch(mirrors: Sequence[str], paths: Sequence[str], limit: int, subject: str
                 failures.append(f"{path}: {code or getattr(error, 'reason', None) or error}")
                 continue
             if len(data) > limit:
-                return TooLarge(subject, f"{path}: more than {limit} bytes")
+                return Finding("too-large", where, f"{path}: more than {limit} bytes")
             return data
-    return Unreachable(subject, failures[-1][:300] if failures else "no mirror")
+    return Finding("index-unreachable", where, failures[-1][:300] if failures else "no mirror")

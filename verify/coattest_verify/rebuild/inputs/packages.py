@@ -7,8 +7,8 @@ import lzma
 import re
 from collections.abc import Collection, Mapping
 
+from coattest.findings import Finding
 from coattest_build.inputs.debian import IndexMalformed, Package, parse_packages
-from coattest_verify.rebuild.inputs.problems import BadIndex, OtherIndex, Problem, TooLarge
 from coattest_verify.rebuild.inputs.release import Listed
 
 MAX_INDEX = 256 * 1024 * 1024
@@ -20,25 +20,24 @@ MAX_XZ_MEMORY = 128 * 1024 * 1024
 NAMED = re.compile(rb"^Package: *(\S+) *$", re.MULTILINE)
 
 
-def read_index(
+def read_packages(
     packed: bytes, listed: Listed, names: Collection[str], where: str, *, limit: int = MAX_INDEX
-) -> Mapping[str, tuple[Package, ...]] | Problem:
+) -> Mapping[str, tuple[Package, ...]] | Finding:
     """The packages called one of ``names``, from an index that has the signed size and SHA-256.
 
     The digest is checked before anything is unpacked; unpacking stops at ``limit`` bytes.
     """
     digest = hashlib.sha256(packed).hexdigest()
     if (len(packed), digest) != (listed.size, listed.sha256):
-        return OtherIndex(
-            where, f"signed {listed.sha256} ({listed.size} bytes), served {digest} ({len(packed)} bytes)"
-        )
+        text = f"signed {listed.sha256} ({listed.size} bytes), served {digest} ({len(packed)} bytes)"
+        return Finding("wrong-index", where, text, expected=listed.sha256, found=digest)
     try:
         data = _unpacked(packed, limit)
         return _select(data, {name.encode() for name in names})
     except (lzma.LZMAError, IndexMalformed, UnicodeDecodeError) as error:
-        return BadIndex(where, f"{error}"[:200])
+        return Finding("bad-index", where, f"{error}"[:200])
     except _TooMuch:
-        return TooLarge(where, f"unpacks to more than {limit} bytes")
+        return Finding("too-large", where, f"unpacks to more than {limit} bytes")
 
 
 class _TooMuch(Exception):
@@ -58,7 +57,7 @@ def _unpacked(packed: bytes, limit: int) -> bytes:
 
 
 def _select(data: bytes, wanted: Collection[bytes]) -> dict[str, tuple[Package, ...]]:
-    # The other 60,000 stanzas are not parsed: that would take ten times as long, for nothing.
+    # The other 60,000 stanzas are not parsed: that would take ten times as long.
     found: dict[str, list[Package]] = {}
     for stanza in data.split(b"\n\n"):
         name = NAMED.search(stanza)

@@ -1,4 +1,4 @@
-"""A Release file: which suite it is, from when until when, and the digests of its indexes. Pure.
+"""A Release file: which suite it is, its dates, and the digests of its indexes. Pure.
 
 Source: wiki.debian.org/DebianRepository/Format, "Release files".
 """
@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 
+from coattest.findings import Finding
 from coattest_build.inputs.debian import IndexMalformed, stanzas
-from coattest_verify.rebuild.inputs.problems import BadRelease, Expired, FromTheFuture, OtherSuite, Problem
 
 MAX_INDEX_PACKED = 64 * 1024 * 1024
 """Bytes of a Packages.xz; bookworm's main for amd64 has 9 MB."""
@@ -43,21 +43,21 @@ class Release:
     files: Mapping[str, Listed] = field(repr=False)
 
 
-def parse_release(text: bytes, where: str) -> Release | Problem:
+def parse_release(text: bytes, where: str) -> Release | Finding:
     """The Release file in a verified text, or what is wrong with it."""
     try:
         found = list(stanzas(text.decode()))
     except (UnicodeDecodeError, IndexMalformed) as error:
-        return BadRelease(where, f"not a control file: {error}"[:200])
+        return Finding("bad-release", where, f"not a control file: {error}"[:200])
     if len(found) != 1:
-        return BadRelease(where, f"{len(found)} stanzas instead of one")
+        return Finding("bad-release", where, f"{len(found)} stanzas instead of one")
     fields = found[0]
     try:
         date = _time(fields["Date"])
         until = _time(fields["Valid-Until"]) if "Valid-Until" in fields else None
         files = _files(fields["SHA256"])
     except (KeyError, ValueError) as error:
-        return BadRelease(where, f"lacks or garbles {error}"[:200])
+        return Finding("bad-release", where, f"lacks or garbles {error}"[:200])
     return Release(
         codename=fields.get("Codename", ""),
         suite=fields.get("Suite", ""),
@@ -68,18 +68,22 @@ def parse_release(text: bytes, where: str) -> Release | Problem:
     )
 
 
-def judge_release(release: Release, suite: str, *, now: datetime) -> tuple[Problem, ...]:
+def judge_release(release: Release, suite: str, *, now: datetime) -> tuple[Finding, ...]:
     """Whether this is ``suite``, and current at ``now`` (aware).
 
     One archive key signs every suite, so a mirror could answer with another one's file, or an old one.
     """
-    found: list[Problem] = []
+    found: list[Finding] = []
     if suite not in (release.codename, release.suite):
-        found.append(OtherSuite(suite, f"the signed file is of {release.codename or release.suite!r}"))
+        found.append(
+            Finding("wrong-suite", suite, f"the signed file is for {release.codename or release.suite!r}")
+        )
     if release.date > now + FUTURE:
-        found.append(FromTheFuture(suite, f"dated {release.date:%Y-%m-%d %H:%M} UTC; check the clock"))
+        found.append(
+            Finding("from-the-future", suite, f"dated {release.date:%Y-%m-%d %H:%M} UTC; check the clock")
+        )
     if release.valid_until and release.valid_until < now:
-        found.append(Expired(suite, f"valid until {release.valid_until:%Y-%m-%d %H:%M} UTC"))
+        found.append(Finding("expired", suite, f"valid until {release.valid_until:%Y-%m-%d %H:%M} UTC"))
     return tuple(found)
 
 

@@ -1,6 +1,6 @@
 """Wheels against the package index: fetched again through pip, past every cache, and hashed here.
 
-Package indexes sign nothing that a client could check, so this says what the index of the buyer's choice
+Package indexes sign nothing that a client could check, so this says what the index of the member's choice
 (pip's own configuration) serves today, not who made it.
 """
 
@@ -12,15 +12,15 @@ import sys
 import tempfile
 from pathlib import Path
 
+from coattest.findings import Finding
 from coattest_build.inputs.cache import sha256_file
 from coattest_build.inputs.lock import LockedWheel
 from coattest_build.inputs.wheels import TARGET
-from coattest_verify.rebuild.inputs.problems import OtherFile, OtherHash, OtherVersion, Problem, Unreachable
 
 TIMEOUT_SECONDS = 300
 
 
-def check(pin: LockedWheel) -> tuple[Problem, ...]:
+def check_wheel(pin: LockedWheel) -> tuple[Finding, ...]:
     """What is wrong with a pinned wheel, by the index that pip is configured with; empty when nothing is."""
     with tempfile.TemporaryDirectory(prefix="coattest-inputs-") as name:
         folder = Path(name)
@@ -40,34 +40,40 @@ def check(pin: LockedWheel) -> tuple[Problem, ...]:
                 timeout=TIMEOUT_SECONDS,
             )
         except subprocess.TimeoutExpired:
-            return (Unreachable(pin.name, f"pip took more than {TIMEOUT_SECONDS} s"),)
+            return (Finding("index-unreachable", pin.name, f"pip took more than {TIMEOUT_SECONDS} s"),)
         if result.returncode:
-            return (explain(pin, result.stdout + result.stderr),)
+            return (pip_finding(pin, result.stdout + result.stderr),)
         files = sorted(arrived.iterdir())
         if len(files) != 1:
-            return (Unreachable(pin.name, "pip brought nothing"),)
+            return (Finding("index-unreachable", pin.name, "pip brought nothing"),)
         return _differences(pin, files[0])
 
 
-def explain(pin: LockedWheel, said: str) -> Problem:
+def pip_finding(pin: LockedWheel, said: str) -> Finding:
     """What pip's refusal means. Only what it plainly says is a contradiction; the rest was not answered."""
     if "DO NOT MATCH THE HASHES" in said:
         got = re.search(r"Got\s+([0-9a-f]{64})", said)
-        return OtherHash(pin.name, f"pinned {pin.sha256}, served {got[1] if got else 'another'}")
+        return Finding("wrong-hash", pin.name, f"pinned {pin.sha256}, served {got[1] if got else 'another'}")
     versions = re.search(r"\(from versions: ([^)]*)\)", said)
     if versions and versions[1] not in ("", "none"):
-        return OtherVersion(pin.name, f"pinned {pin.version}, the package index has {versions[1][-200:]}")
+        return Finding(
+            "wrong-version", pin.name, f"pinned {pin.version}, the package index has {versions[1][-200:]}"
+        )
     lines = [line for line in said.splitlines() if line.startswith("ERROR")] or [said.strip()[-200:]]
-    return Unreachable(pin.name, lines[0][:300] or "pip gave no reason")
+    return Finding("index-unreachable", pin.name, lines[0][:300] or "pip gave no reason")
 
 
-def _differences(pin: LockedWheel, path: Path) -> tuple[Problem, ...]:
-    found: list[Problem] = []
+def _differences(pin: LockedWheel, path: Path) -> tuple[Finding, ...]:
+    found: list[Finding] = []
     size, digest = path.stat().st_size, sha256_file(path)
     if digest != pin.sha256:
-        found.append(OtherHash(pin.name, f"pinned {pin.sha256}, served {digest}"))
+        found.append(Finding("wrong-hash", pin.name, f"pinned {pin.sha256}, served {digest}"))
     if (path.name, size) != (pin.file, pin.size):
         found.append(
-            OtherFile(pin.name, f"pinned {pin.file} ({pin.size} bytes), served {path.name} ({size} bytes)")
+            Finding(
+                "wrong-file",
+                pin.name,
+                f"pinned {pin.file} ({pin.size} bytes), served {path.name} ({size} bytes)",
+            )
         )
     return tuple(found)

@@ -15,7 +15,7 @@ MAX_FILES = 16384
 """Names looked at in one folder; a quorum of 1,024 members has about 4,000."""
 
 MAX_NAME = 200
-"""Characters of a file name; a policy signature of the longest member name has 60."""
+"""Characters of a file name; a signature on the members file, for the longest member name, has 60."""
 
 
 class Evidence(Protocol):
@@ -38,7 +38,7 @@ class Folder:
         try:
             self._handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError):
-            raise UsageError("no such folder", where=str(path), hint="--attestations names it") from None
+            raise UsageError("no such folder", where=str(path), hint="check the path") from None
         except OSError as error:
             raise EnvironmentFailure(error.strerror or "cannot be opened", where=str(path)) from None
 
@@ -65,7 +65,7 @@ class Folder:
         """A file's bytes; see Evidence."""
         parts = name.split("/")
         if any(part in {"", ".", ".."} for part in parts) or len(name) > MAX_NAME:
-            raise Rejected("odd name", code="bad-name")
+            raise Rejected("not a plain relative name", code="bad-name")
         try:
             handle = self._open(parts)
         except FileNotFoundError:

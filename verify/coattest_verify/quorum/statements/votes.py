@@ -1,8 +1,8 @@
 """What members sign about a source beside rebuilding it: "I reviewed it", "do not use it", "I built it".
 
-All name the source tree and the lock by digest and the quorum by its root, so a review of one source says
-nothing about another, and a revocation outlives later versions of ``quorum.toml`` while its member is in
-it.
+Each names the source tree and the lock by digest and the quorum by its root. So a review of one source says
+nothing about another, and a revocation outlives later versions of ``quorum.toml`` as long as its member is in
+them.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from coattest.directory import Evidence
 from coattest.errors import Rejected
+from coattest.findings import Finding
 from coattest.strictjson import Fields, canonical, parse
-from coattest_verify.quorum.directory import Evidence
-from coattest_verify.quorum.members.chain import Refused
 from coattest_verify.quorum.members.file import NAME, MembersFile, parse_utc, utc
 from coattest_verify.quorum.statements.claim import RELEASE, SHA256, Claimed
-from coattest_verify.quorum.statements.statement import MAX_REASON, Report, clean
+from coattest_verify.quorum.statements.statement import MAX_REASON, RebuildReport, clean
 from coattest_verify.signatures import dsse
 
 REVOKE, REVIEW, COMMIT = "revoke", "review", "commit"
@@ -33,7 +33,7 @@ MAX_VOTE = 16 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """One member's word about one source. ``root`` is the SHA-256 (hex) of quorum.toml version 1."""
+    """What one member says about one source. ``root`` is the SHA-256 (hex) of quorum.toml version 1."""
 
     kind: str
     member: str
@@ -46,11 +46,11 @@ class Vote:
     since: str | None = None
     """For a review: SHA-256 (hex) of the lock that this one was compared with."""
     sha256: str = ""
-    """SHA-256 of the signed file, lower-case hex; empty before it is one."""
+    """SHA-256 of the signed file, lower-case hex; empty before signing."""
 
 
 def payload_type(kind: str) -> str:
-    """DSSE payload type: a review never serves as a revocation, nor the other way round."""
+    """The DSSE payload type of a kind: a review never passes as a revocation, nor the other way round."""
     return f"application/vnd.coattest.{kind}+json"
 
 
@@ -59,7 +59,7 @@ def make_vote(
     member: str,
     *,
     root: bytes,
-    claim: Claimed | Report,
+    claim: Claimed | RebuildReport,
     note: str,
     now: datetime,
     since: str | None = None,
@@ -90,7 +90,7 @@ def sign_vote(vote: Vote, signer: Any) -> bytes:
         "time": vote.time,
         **({"since_lock_sha256": vote.since} if vote.kind == REVIEW else {}),
     }
-    return dsse.sign(signer, payload_type(vote.kind), canonical(payload)).encode()
+    return dsse.sign_envelope(signer, payload_type(vote.kind), canonical(payload)).encode()
 
 
 def vote_name(vote: Vote) -> str:
@@ -99,8 +99,8 @@ def vote_name(vote: Vote) -> str:
 
 
 def read_votes(
-    evidence: Evidence, policy: MembersFile, earlier: Sequence[MembersFile] = ()
-) -> tuple[list[Vote], list[Refused]]:
+    evidence: Evidence, members: MembersFile, earlier: Sequence[MembersFile] = ()
+) -> tuple[list[Vote], list[Finding]]:
     """Every vote with a good signature of a member, and every other file with a vote's name.
 
     A vote by a key that the member had in an ``earlier`` version is refused with the code OLD_KEY.
@@ -110,29 +110,29 @@ def read_votes(
         if not name.startswith(tuple(f"{kind}." for kind in KINDS)):
             continue
         try:
-            accepted.append(_authentic(name, evidence, policy, earlier))
+            accepted.append(_authentic(name, evidence, members, earlier))
         except Rejected as error:
-            refused.append(Refused(name, error.code, error.what))
+            refused.append(Finding(error.code, name, error.what))
     return accepted, refused
 
 
-def _authentic(name: str, evidence: Evidence, policy: MembersFile, earlier: Sequence[MembersFile]) -> Vote:
+def _authentic(name: str, evidence: Evidence, members: MembersFile, earlier: Sequence[MembersFile]) -> Vote:
     match = VOTE_NAME.fullmatch(name)
     if match is None:
         raise Rejected("not the name of a vote", code="bad-name")
-    kind, member = match[1], policy.member(match[2])
+    kind, member = match[1], members.member(match[2])
     if member is None:
         raise Rejected(f"{match[2]} is not a member", code="not-a-member")
     data = evidence.read(name, MAX_VOTE)
-    envelope = dsse.Envelope.decode(data, payload_type(kind), max_size=MAX_VOTE)
+    envelope = dsse.DsseEnvelope.decode(data, payload_type(kind), max_size=MAX_VOTE)
     if not envelope.signers(member.keys):
-        former = [party for policy in earlier if (party := policy.member(member.name))]
+        former = [party for file in earlier if (party := file.member(member.name))]
         if any(envelope.signers(party.keys) for party in former):
             raise Rejected(f"signed by a key that {member.name} no longer has", code=OLD_KEY)
         raise Rejected(f"not signed by a key of {member.name}", code="bad-signature")
     fields = Fields(parse(envelope.payload, max_size=MAX_VOTE), "")
     fields.exactly("purpose", f"coattest/{kind}/v1")
-    fields.exactly("member", member.name, code="other-member")
+    fields.exactly("member", member.name, code="wrong-member")
     source = fields.fields("source")
     note = fields.text("note", limit=MAX_REASON)
     if clean(note) != note:
@@ -158,7 +158,7 @@ def _authentic(name: str, evidence: Evidence, policy: MembersFile, earlier: Sequ
     return vote
 
 
-def about(votes: Iterable[Vote], kind: str, claim: Claimed, root: bytes) -> dict[str, Vote]:
+def votes_on(votes: Iterable[Vote], kind: str, claim: Claimed, root: bytes) -> dict[str, Vote]:
     """The votes of a kind on the claim's source under this root, by member."""
     target = (kind, root.hex(), claim.tree_sha256, claim.lock_sha256)
     return {

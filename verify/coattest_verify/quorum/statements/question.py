@@ -1,0 +1,30 @@
+"""What is to be decided: which claim and profile, by which members, when."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from coattest_verify.quorum.members.file import MembersFile
+from coattest_verify.quorum.statements.claim import Claimed, ProfileResult
+
+CLOCK_SKEW = timedelta(minutes=5)
+"""How far a member's clock may be ahead of the verifier's."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionQuestion:
+    """What is to be decided, under which members file, when."""
+
+    claim: Claimed
+    members: MembersFile
+    profile: str
+    now: datetime
+    committed: Mapping[str, frozenset[str]] = field(default_factory=dict, hash=False)
+    """Each member's commitments that count; used only where the members file asks for commitments."""
+
+    @property
+    def claimed(self) -> ProfileResult:
+        """The claim's result for the profile."""
+        return self.claim.profiles[self.profile]
