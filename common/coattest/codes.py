@@ -37,6 +37,7 @@ GENERAL: Final = {
     "from-the-future": "Its time is ahead of this machine's clock",
     "interrupted": "Ctrl-C, or the end of the input at a question",
     "malformed": "A file, or a part of it, does not follow its format",
+    "missing-extra": "An optional part of the installation is missing; the message names the extra",
     "missing-parameter": "A required option or argument is missing",
     "no-decision": "The statements do not add up to a decision",
     "os-error": "The operating system refused, with an error that has no code here",
