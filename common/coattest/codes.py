@@ -429,7 +429,6 @@ LOCAL: Final = {
     "enclave-not-started": "The software host did not start the enclave",
     "enclave-silent": "The enclave's program does not listen at its port; the error has the end of its console",
     "image-not-runnable": "The image has no application that the software host can run",
-    "missing-extra": "An optional part of coattest is not installed; the error names it",
     "no-build-dependencies": "Packages that QEMU's build needs are not installed",
     "no-enclave": "No enclave has this name",
     "no-qemu": "There is no QEMU here that can boot an enclave image, or it lacks vhost-device-vsock or firmware",

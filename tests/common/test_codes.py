@@ -18,10 +18,11 @@ SIMULATED = ROOT / "local" / "coattest_local" / "aws"
 
 
 def source_files() -> list[Path]:
-    """Every module of the six packages but the registry itself."""
+    """Every module of the six packages but the registry itself, and the QEMU compiler's scripts."""
     folders = ("build", "common", "enclave", "local", "parent", "verify")
     found = [path for folder in folders for path in sorted((ROOT / folder).glob("coattest*/**/*.py"))]
     assert len(found) > 200
+    found += sorted((ROOT / "local" / "qemu-compiler").glob("*.py"))
     return [path for path in found if path != REGISTRY]
 
 
