@@ -42,7 +42,7 @@ GENERAL: Final = {
     "no-decision": "The statements do not add up to a decision",
     "os-error": "The operating system refused, with an error that has no code here",
     "other-key": "Holds none of the keys that quorum.toml has for this member",
-    "signature": "",
+    "signature": "A signature does not verify",
     "too-deep": "It nests deeper than the limit",
     "too-large": "It is larger than the limit for its kind",
     "unknown-field": "It has a field that this version does not know",
@@ -191,16 +191,16 @@ DOCUMENTS: Final = {
     "malformed-cbor": "The bytes are not in the strict subset of CBOR that documents are made of",
     "malformed-document": "The data is not a valid attestation document; the findings say why",
     "measurement": "A register does not have the expected value, or is absent",
-    "module-id": "module_id is not the expected one",
+    "module-id": "The field module_id is not the expected one",
     "nitro-tpm": "A NitroTPM document: it speaks for an EC2 instance, not for an enclave",
     "nonce": "The nonce is not the expected one",
     "not-debug-mode": "The enclave does not run in debug mode, and was expected to",
     "not-verified": "The document did not pass; the findings say why",
-    "public-key": "public_key is not the expected one",
+    "public-key": "The field public_key is not the expected one",
     "root": "The chain does not begin at the pinned root",
     "timestamp-outside-certificate": "The document was made when its own certificate was not valid",
     "unknown-profile": "No root of trust belongs to a profile of that name",
-    "user-data": "user_data is not the expected one",
+    "user-data": "The field user_data is not the expected one",
 }
 """About attestation documents."""
 

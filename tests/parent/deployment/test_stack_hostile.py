@@ -14,13 +14,12 @@ import pytest
 from botocore.exceptions import ClientError
 
 from coattest.aws import AwsFailure
-from coattest.errors import EnvironmentFailure, FoundFalse, Rejected
+from coattest.errors import EnvironmentFailure, FoundFalse, Rejected, UsageError
 from coattest_parent.deployment.runner import Enclave
 from coattest_parent.deployment.stack import planning, rollout, stacks
 from coattest_parent.deployment.stack.hosts import LocalHost
 from coattest_parent.deployment.stack.remote import CID_MAX, FIRST_CID, parse_enclaves
 from coattest_parent.deployment.stack.stacks import Stacks
-from coattest_verify.attestation import BadExpectation
 from coattest_verify.keypolicy.report import BuyerReport
 from support.local.kms_world import allow, policy
 from support.parent.deployments import ACCOUNTS, now
@@ -196,7 +195,7 @@ def test_a_debug_enclave_is_refused_also_by_a_decision_of_zeros(bench: Bench) ->
     zeros = dict.fromkeys(range(3), "0" * 96)
     plan = dataclasses.replace(bench.plan, decision=dataclasses.replace(bench.plan.decision, pcrs=zeros))
     host = DebugHost(bench.host.directory)
-    with pytest.raises(BadExpectation, match="a register of zeros pins nothing"):
+    with raises_code(UsageError, "bad-expectation", match="a register of zeros pins nothing"):
         rollout.apply_stacks(plan, bench.world.first.image, bench.cloud(host))
     assert host.running() == {}
 
