@@ -20,7 +20,7 @@ import cbor2
 import cffi
 import cryptography
 
-from coattest_build.formats.cpio import Entry
+from coattest_build.formats.cpio import NewEntry
 from support.enclave.enclave_image import make_image
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -49,12 +49,12 @@ def make_python_image(destination: Path, *, marker: bytes = b"decided") -> Path:
     interpreter = Path(sys.executable).resolve()
     stdlib = Path(sysconfig.get_path("stdlib"))
     backend = Path(_cffi_backend.__file__)
-    found = {"rootfs": Entry("rootfs", DIRECTORY, None)}
+    found = {"rootfs": NewEntry("rootfs", DIRECTORY, None)}
 
     def add(name: str, mode: int, content: Path | bytes | None) -> None:
         for parent in reversed(Path(name).parents[:-1]):
-            found.setdefault(f"rootfs/{parent}", Entry(f"rootfs/{parent}", DIRECTORY, None))
-        found[f"rootfs/{name}"] = Entry(f"rootfs/{name}", mode, content)
+            found.setdefault(f"rootfs/{parent}", NewEntry(f"rootfs/{parent}", DIRECTORY, None))
+        found[f"rootfs/{name}"] = NewEntry(f"rootfs/{name}", mode, content)
 
     for name in ("dev", "etc", "proc", "run", "sys", "tmp", "var"):
         add(name, DIRECTORY, None)
