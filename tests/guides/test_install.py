@@ -17,8 +17,8 @@ from support.guides.blocks import INSTALL, ROOT
 class _Quiet(SimpleHTTPRequestHandler):
     """A server of files that writes no log."""
 
-    def log_message(self, format: str, *args: object) -> None:
-        """Nothing is written."""
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
+        """Say nothing."""
 
 
 @pytest.fixture
