@@ -199,7 +199,7 @@ def audit_key(house: House, buyer: str) -> None:
     if len(modules) != 1 or not count:
         raise demo_failed(f"{count} decrypts by {sorted(modules)}", where=buyer)
     denied = len(audited["denied"])
-    house.world.stage.say(f"{buyer}: {count} decrypts, all attested by {modules.pop()}; {denied} were denied")
+    house.world.stage.say(f"{buyer}: decrypts: {count}, all attested by {modules.pop()}; denied: {denied}")
 
 
 def receipt_argv(house: House, auction: Auction, result: Path) -> tuple[str, ...]:

@@ -173,7 +173,7 @@ def put_policies(
     world: World, trust: PinnedTrust, services: Services, service: ServiceCloud
 ) -> dict[str, BuyerCloud]:
     """Each buyer makes the key policy from the decision and puts it on its own key."""
-    world.stage.step("Each buyer puts the decided policy on its own KMS key")
+    world.stage.step("Each buyer puts the key policy of the decided release on its own KMS key")
     owned = {}
     for name, buyer in world.buyers.items():
         owned[name] = cloud.make_buyer(services, name, service.role_arn)

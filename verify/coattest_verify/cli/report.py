@@ -23,7 +23,9 @@ from coattest_verify.keypolicy.report import BuyerReport, sign_report
 
 @click.command("report")
 @signing_options
-@click.option("--kms-key", required=True, help="Full ARN of your key, with the decided policy on it.")
+@click.option(
+    "--kms-key", required=True, help="Full ARN of your key, with the key policy for the decided release."
+)
 @click.option("--bids", required=True, help="Where your bid files will be: s3://bucket/prefix/.")
 @click.option("--parent-role", "role", required=True, help="The service's role that your stack lets in.")
 @click.option(
