@@ -14,7 +14,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from coattest.aws import AwsFailure
-from coattest.errors import EnvironmentFailure, FoundFalse, UsageError
+from coattest.errors import EnvironmentFailure, FoundFalse, Rejected, UsageError
 from coattest_parent.deployment.runner import Enclave
 from coattest_parent.deployment.stack import planning, rollout, stacks
 from coattest_parent.deployment.stack.hosts import LocalHost
