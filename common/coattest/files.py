@@ -1,16 +1,30 @@
-"""Files that appear whole: written beside their place, then renamed."""
+"""Files written whole (beside their place, then renamed), and folders that anybody may have written to.
+
+A hostile folder is read without following links, without opening devices, and with limits on everything.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
+
+from coattest.errors import EnvironmentFailure, Rejected, UsageError
+from coattest.strictjson import MAX_SIZE
 
 NO_LINKS = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK})
 """What link(2) answers on file systems that have no second names for a file (FAT, some of FUSE's)."""
+
+MAX_FILES = 16384
+"""Names looked at in one folder; a quorum of 1,024 members has about 4,000."""
+
+MAX_NAME = 200
+"""Characters of a file name; a signature on the members file, for the longest member name, has 60."""
 
 
 @contextlib.contextmanager
@@ -66,3 +80,112 @@ def _finished(temporary: Path, mode: int) -> None:
     temporary.chmod(mode)
     with temporary.open("rb") as written:
         os.fsync(written.fileno())
+
+
+class Evidence(Protocol):
+    """Named files: a folder, or a bundle."""
+
+    def names(self) -> tuple[str, ...]:
+        """Every name, sorted, so that nothing depends on the order of a folder."""
+        ...
+
+    def read(self, name: str, limit: int = MAX_SIZE) -> bytes:
+        """A file's bytes. Raises Rejected for what is absent, larger than ``limit`` or not a plain file."""
+        ...
+
+
+class Folder:
+    """A folder on disk, opened once; names are resolved in it and never through a symbolic link."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
+            raise UsageError("no such folder", where=str(path), hint="check the path") from None
+        except OSError as error:
+            raise EnvironmentFailure(error.strerror or "cannot be opened", where=str(path)) from None
+
+    def __enter__(self) -> Folder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._handle)
+
+    def names(self) -> tuple[str, ...]:
+        """Every name, sorted. Raises Rejected when there are more than MAX_FILES."""
+        return tuple(sorted(self._scan()))
+
+    def _scan(self) -> Iterator[str]:
+        with os.scandir(self._handle) as entries:
+            for count, entry in enumerate(entries):
+                if count >= MAX_FILES:
+                    raise Rejected(
+                        f"more than {MAX_FILES} files", where=str(self.path), code="too-many-files"
+                    )
+                yield entry.name
+
+    def read(self, name: str, limit: int = MAX_SIZE) -> bytes:
+        """A file's bytes; see Evidence."""
+        parts = name.split("/")
+        if any(part in {"", ".", ".."} for part in parts) or len(name) > MAX_NAME:
+            raise Rejected("not a plain relative name", code="bad-name")
+        try:
+            handle = self._open(parts)
+        except FileNotFoundError:
+            raise Rejected("no such file", code="absent") from None
+        except OSError:
+            raise Rejected("not a plain file that can be read", code="not-a-file") from None
+        try:
+            return _content(handle, limit)
+        except OSError as error:
+            raise Rejected(f"cannot be read: {error.strerror}", code="not-a-file") from None
+        finally:
+            os.close(handle)
+
+    def _open(self, parts: list[str]) -> int:
+        """Open a file below this folder; no component of its path may be a link."""
+        # O_NONBLOCK: opening a FIFO must not wait for a writer. O_NOCTTY: a terminal does not become ours.
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        folder = os.dup(self._handle)
+        try:
+            for part in parts[:-1]:
+                inner = os.open(part, flags | os.O_DIRECTORY, dir_fd=folder)
+                os.close(folder)
+                folder = inner
+            return os.open(parts[-1], flags, dir_fd=folder)
+        finally:
+            os.close(folder)
+
+
+def _content(handle: int, limit: int) -> bytes:
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode):
+        raise Rejected("not a plain file", code="not-a-file")
+    # By size first: 100 MB of spaces are not worth reading.
+    if status.st_size <= limit:
+        with os.fdopen(handle, "rb", closefd=False) as file:
+            content = file.read(limit + 1)
+        if len(content) <= limit:
+            return content
+    raise Rejected(f"larger than {limit} bytes", code="too-large")
+
+
+class Held:
+    """Files held in memory: what a proof bundle unpacks to."""
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        self._files = files
+
+    def names(self) -> tuple[str, ...]:
+        """Every name, sorted."""
+        return tuple(sorted(self._files))
+
+    def read(self, name: str, limit: int = MAX_SIZE) -> bytes:
+        """A file's bytes; see Evidence."""
+        content = self._files.get(name)
+        if content is None:
+            raise Rejected("no such file", code="absent")
+        if len(content) > limit:
+            raise Rejected(f"larger than {limit} bytes", code="too-large")
+        return content

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from coattest.directory import Folder
+from coattest.files import Folder
 from coattest.strictjson import canonical
 from coattest_verify.quorum.members.file import MemberGroup, MembersFile
 from coattest_verify.quorum.statements.provenance import parse_statement, statement_to_json

@@ -56,7 +56,7 @@ def main(
 ) -> None:
     """Serve KMS, S3, STS, IAM, CloudFormation, EC2 and SSM on loopback until it is told to stop.
 
-    A test's program hands in faults as the context's object (``main(obj=..)``).
+    A test's program hands in faults as the click context's ``obj``.
     """
     with Stop(last=True) as stop:
         # moto must neither look at this machine's credentials nor answer for an account on its own.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import subprocess
 import sys
@@ -14,15 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from coattest.errors import EnvironmentFailure
+from coattest.extras import need_extra
 
 START_TIMEOUT = 60.0
 """Seconds for moto's import and the first listening socket; measured 1 to 3 on two busy cores."""
 
 PROGRAM = (sys.executable, "-m", "coattest_local.aws")
 """The command that serves."""
-
-EXTRA = ("moto", "flask", "flask_cors")
-"""Modules of the extra ``local``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,17 +102,6 @@ def read_ready(directory: Path) -> Services:
     )
 
 
-def require_moto() -> None:
-    """Raise EnvironmentFailure when the extra ``local`` is not installed."""
-    missing = [name for name in EXTRA if importlib.util.find_spec(name) is None]
-    if missing:
-        raise EnvironmentFailure(
-            f"the local AWS services need {', '.join(missing)}",
-            hint="install coattest with its extra `local`",
-            code="missing-extra",
-        )
-
-
 @contextlib.contextmanager
 def start(
     directory: Path,
@@ -130,9 +116,10 @@ def start(
     """Run the services in ``directory`` for the length of the block; ``accounts`` are NAME=ID strings.
 
     ``quiet`` sends the simulator's warning to DIR/services.log. A test that wants faults gives a ``program``
-    of its own. Raises EnvironmentFailure when moto is not installed or the services do not come up.
+    of its own. Raises EnvironmentFailure when the extra ``local`` is not installed or the services do not
+    start.
     """
-    require_moto()
+    need_extra("local")
     directory.mkdir(parents=True, exist_ok=True)
     ready = directory / "ready.json"
     ready.unlink(missing_ok=True)

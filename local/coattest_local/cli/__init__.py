@@ -17,7 +17,6 @@ VERBS = {
 HEADINGS = {
     "The whole chain": ("demo", "up"),
     "One enclave": ("boot", "run-enclave", "terminate-enclave"),
-    "Tools": ("qemu-build",),
 }
 
 

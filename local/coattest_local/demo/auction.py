@@ -135,16 +135,16 @@ def no_result(
     what: str,
     auction: Auction,
     *,
-    code: str,
+    expected_code: str,
     enclave: str | None = None,
     sealed: Sequence[str] | None = None,
 ) -> None:
-    """Opening must fail for ``code`` and leave no result behind."""
+    """Opening must fail with ``expected_code`` (or one that begins so) and leave no result behind."""
     out = "refused.cbor"
     house.world.service.must_fail(
         what,
         *open_argv(house, auction, out, enclave=enclave, sealed=sealed),
-        code=code,
+        expected_code=expected_code,
         extra=house.services.environment("service"),
     )
     if (house.world.service.home / out).exists():

@@ -165,7 +165,7 @@ def refuse_without_a_decision(world: World, trust: PinnedTrust, service: Service
     world.service.must_fail(
         "a deployment before anybody signed",
         *_apply(world, trust, service),
-        code="no-decision",
+        expected_code="no-decision",
     )
 
 

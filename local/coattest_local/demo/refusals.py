@@ -44,14 +44,14 @@ def changed_image(house: House, auction: Auction) -> None:
     world.stage.say(f"PCR0 {built['profiles']['local']['pcrs']['PCR0']}")
     image = world.service.home / "tampered-out" / "image.local.eif"
     with running(house, image) as enclave:
-        auctions.no_result(house, "the changed image", auction, code="kms-denied", enclave=enclave)
+        auctions.no_result(house, "the changed image", auction, expected_code="kms-denied", enclave=enclave)
 
 
 def debug_mode(house: House, auction: Auction) -> None:
     """The decided image in debug mode attests zeros, which no policy names."""
     house.world.stage.step("Refusal 2: the decided image, started in debug mode")
     with running(house, house.world.image, "--debug-mode", "--host", "software") as enclave:
-        auctions.no_result(house, "a debug document", auction, code="kms-denied", enclave=enclave)
+        auctions.no_result(house, "a debug document", auction, expected_code="kms-denied", enclave=enclave)
 
 
 def replayed_bid(house: House, auction: Auction) -> None:
@@ -63,7 +63,7 @@ def replayed_bid(house: House, auction: Auction) -> None:
     _put(house, "buyer-1", f"{second.name}.cose", old.read_bytes())
     for buyer, own in (("buyer-1", f"{auction.name}.cose"), ("buyer-2", "replay.cose")):
         auctions.seal_bids(house, second, buyer, own)
-    auctions.no_result(house, "a bid from another auction", second, code="kms-")
+    auctions.no_result(house, "a bid from another auction", second, expected_code="kms-")
 
 
 def altered_bid_set(house: House, auction: Auction) -> None:
@@ -71,12 +71,12 @@ def altered_bid_set(house: House, auction: Auction) -> None:
     stage = house.world.stage
     stage.step("Refusal 4: bids that not everybody sealed, and bids altered after the seal")
     auctions.no_result(
-        house, "a set that one buyer did not seal", auction, code="bad-seal", sealed=("buyer-1",)
+        house, "a set that one buyer did not seal", auction, expected_code="bad-seal", sealed=("buyer-1",)
     )
     stage.refusals -= 1  # two sides of one refusal
     original = (house.world.buyers["buyer-2"].home / f"{auction.name}.cose").read_bytes()
     _put(house, "buyer-2", f"{auction.name}.cose", original[:-1] + bytes([original[-1] ^ 1]))
-    auctions.no_result(house, "a bid altered after the seal", auction, code="bad-bid-digest")
+    auctions.no_result(house, "a bid altered after the seal", auction, expected_code="bad-bid-digest")
     _put(house, "buyer-2", f"{auction.name}.cose", original)
 
 
@@ -90,7 +90,7 @@ def second_seal(house: House, auction: Auction) -> None:
         "a second seal",
         *auctions.seal_argv(house, auction, "buyer-1", own.name),
         *given,
-        code="already-sealed",
+        expected_code="already-sealed",
         extra=house.buyers["buyer-1"].environment,
     )
 
@@ -103,7 +103,7 @@ def missing_rights(house: House, auction: Auction) -> None:
     services.client("iam", "service").create_role(RoleName="somebody-else", AssumeRolePolicyDocument=_NOBODY)
     owned = house.buyers["buyer-2"]
     chain.put_buyer_policy(house.trust, services, buyer, owned, parent_role=other)
-    auctions.no_result(house, "an auction without rights on one key", auction, code="kms-denied")
+    auctions.no_result(house, "an auction without rights on one key", auction, expected_code="kms-denied")
     chain.put_buyer_policy(house.trust, services, buyer, owned, parent_role=house.service.role_arn)
 
 
@@ -119,7 +119,7 @@ def liveness_as_receipt(house: House, auction: Auction, result: Path) -> None:
     house.world.buyers["buyer-1"].must_fail(
         "a liveness document as a receipt",
         *auctions.receipt_argv(house, auction, forged),
-        code="liveness-document",
+        expected_code="liveness-document",
     )
 
 

@@ -150,17 +150,17 @@ class Party:
         return done.document
 
     def must_fail(
-        self, what: str, *argv: str | Path, code: str, extra: Mapping[str, str] | None = None
+        self, what: str, *argv: str | Path, expected_code: str, extra: Mapping[str, str] | None = None
     ) -> None:
-        """Run a command that must be refused with exit 1 and with ``code`` in its document or errors."""
+        """Run a command that must be refused with exit 1 and and name ``expected_code``."""
         done = self.attempt(*argv, extra=extra)
         if done.code != 1:
             raise demo_failed(
                 f"{what} was not refused (exit {done.code}): {done.errors[-600:]}", where=self.name
             )
-        if code not in json.dumps(done.document) + done.errors:
+        if expected_code not in json.dumps(done.document) + done.errors:
             raise demo_failed(f"{what} was refused with another code: {done.errors[-600:]}", where=self.name)
-        self.stage.refused(what, _why(done, code))
+        self.stage.refused(what, _why(done, expected_code))
 
     def _environment(self, extra: Mapping[str, str]) -> dict[str, str]:
         inherited = {

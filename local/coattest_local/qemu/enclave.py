@@ -32,7 +32,7 @@ from coattest_local.host.enclave import (
     socket_directory,
 )
 from coattest_local.qemu.heartbeat import HEARTBEAT_PORT, Heartbeat
-from coattest_local.qemu.signer import SIGNER_VARIABLE, Signer
+from coattest_local.qemu.signer import SIGNER_VARIABLE, DocumentSigner
 from coattest_local.qemu.tools import QemuTools
 
 KEEPER = Path(__file__).with_name("keeper.py")
@@ -99,7 +99,7 @@ def run_in_qemu(
             accelerator=accelerator,
         )
         signer = run / "signer.sock"
-        stack.callback(Signer(signer).close)
+        stack.callback(DocumentSigner(signer).close)
         process = _keep(command, stack, subprocess.PIPE, {SIGNER_VARIABLE: str(signer)})
         _watch_console(process, console, stack)
         deadline = started + boot_seconds

@@ -28,7 +28,7 @@ SIGNER_VARIABLE = "COATTEST_NSM_SIGNER"
 """The variable that names the signer's socket to the QEMU of ``local/qemu-compiler``."""
 
 
-class Signer:
+class DocumentSigner:
     """Answers on ``path`` until ``close``; one chain per enclave, renewed in time."""
 
     def __init__(self, path: Path, *, clock: Callable[[], datetime] = utc_now) -> None:

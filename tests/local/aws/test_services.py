@@ -25,6 +25,6 @@ def test_without_moto_a_command_names_the_extra(verb: str, tmp_path: Path) -> No
     )
     assert done.returncode == 3, done.stderr
     assert json.loads(done.stdout)["code"] == "missing-extra"
-    assert "extra `local`" in done.stderr
+    assert "extra 'local'" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []

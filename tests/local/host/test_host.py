@@ -332,7 +332,7 @@ def test_a_host_that_is_stopped_while_it_starts_leaves_nothing(program: Path, tm
 @pytest.mark.parametrize("watching", [True, False])
 def test_the_services_end_cleanly_when_told(tmp_path: Path, number: int, watching: bool) -> None:
     """Exit 0 without a traceback, also while a thread of theirs waits for its parent's end."""
-    command = [sys.executable, "-m", "coattest_local.kms", "--directory", str(tmp_path)]
+    command = [sys.executable, "-m", "coattest_local.aws", "--directory", str(tmp_path)]
     command += ["--exit-with-parent"] if watching else []
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as services:
         assert services.stderr is not None

@@ -27,7 +27,7 @@ from coattest_local.cli.boot import liveness
 from coattest_local.qemu.boot import ZERO, compare_registers, expected
 from coattest_local.qemu.enclave import KEEPER, qemu_command
 from coattest_local.qemu.heartbeat import Heartbeat
-from coattest_local.qemu.signer import SIGNER_VARIABLE, Signer
+from coattest_local.qemu.signer import SIGNER_VARIABLE, DocumentSigner
 from coattest_local.qemu.tools import QemuMissing, QemuTools, find_tools, has_machine
 from coattest_parent.link.channels import Unix
 from coattest_parent.link.enclave import EnclaveClient, EnclaveFailed
@@ -138,7 +138,7 @@ def exchange(path: Path, document: bytes) -> bytes:
 
 def test_a_signed_document_says_what_qemu_said_and_verifies(tmp_path: Path) -> None:
     """Registers, nonce and time stay QEMU's; the verifier accepts it below the simulator's root."""
-    signer = Signer(tmp_path / "s.sock", clock=lambda: NOW)
+    signer = DocumentSigner(tmp_path / "s.sock", clock=lambda: NOW)
     try:
         signed = exchange(tmp_path / "s.sock", qemu_document(public_key=b"k" * 300))
     finally:
@@ -164,7 +164,7 @@ def exchange_free(signed: bytes) -> bytes:
 @pytest.mark.parametrize("document", [b"", b"junk", cbor2.dumps([b"", {}, cbor2.dumps({}), b""])])
 def test_the_signer_answers_junk_with_silence_and_lives(tmp_path: Path, document: bytes) -> None:
     """Bytes that are not a document get a closed connection; the next document is signed."""
-    signer = Signer(tmp_path / "s.sock", clock=lambda: NOW)
+    signer = DocumentSigner(tmp_path / "s.sock", clock=lambda: NOW)
     try:
         assert exchange(tmp_path / "s.sock", document) == b""
         assert exchange(tmp_path / "s.sock", qemu_document())

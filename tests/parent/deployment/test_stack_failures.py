@@ -67,8 +67,8 @@ def test_what_a_failed_creation_made_is_not_kept(bench: Bench) -> None:
     left = bench.stack(base)
     assert left
     assert left.status == "ROLLBACK_COMPLETE"
-    said = " ".join(bench.status()["findings"])
-    assert f"{base} is in ROLLBACK_COMPLETE (ResultsPolicy" in said
+    (said,) = [finding["detail"] for finding in bench.status()["findings"] if finding["where"] == base]
+    assert said.startswith("the stack is in ROLLBACK_COMPLETE (ResultsPolicy")
     assert "apply removes it and makes it again" in said
     bench.fault(base)
     assert bench.apply().live

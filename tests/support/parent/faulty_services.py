@@ -5,7 +5,6 @@ It takes the options of ``python -m coattest_local.aws``; ``stack_faults`` descr
 
 from __future__ import annotations
 
-import functools
 import sys
 from pathlib import Path
 
@@ -23,4 +22,5 @@ PROGRAM = (
 """The command that starts it, for ``coattest_local.aws.services.start``."""
 
 if __name__ == "__main__":
-    run(functools.partial(main, obj=FileFaults), "faulty services")
+    main.context_settings["obj"] = FileFaults
+    run(main, "faulty-services")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from coattest.directory import Folder
+from coattest.files import Folder
 from coattest_verify.quorum.decision import decide
 from coattest_verify.quorum.log.examine import read_quorum_log
 from coattest_verify.quorum.members.file import MembersFile

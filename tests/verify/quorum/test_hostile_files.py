@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from in_toto.models.layout import Inspection, Layout
 
-from coattest.directory import Folder
+from coattest.files import Folder
 from coattest.strictjson import canonical
 from coattest_verify.quorum.links import filtered, link_name, link_of, metablock, sign_link
 from coattest_verify.quorum.statements import provenance
@@ -426,7 +426,7 @@ def test_a_link_of_another_step_does_not_reach_in_toto(three: Members) -> None:
 
 def test_too_many_files_are_an_answer(three: Members, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder with more names than any quorum has is refused instead of read."""
-    monkeypatch.setattr("coattest.directory.MAX_FILES", 10)
+    monkeypatch.setattr("coattest.files.MAX_FILES", 10)
     for index in range(10):
         three.write(f"x{index}", b"")
     outcome = three.decide()

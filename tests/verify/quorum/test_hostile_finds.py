@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from coattest.directory import Folder
 from coattest.errors import FoundFalse, Rejected
+from coattest.files import Folder
 from coattest.strictjson import canonical, parse
 from coattest_verify.quorum.cosigning import sign_log
 from coattest_verify.quorum.log import checkpoint as notes

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coattest.directory import Held
 from coattest.errors import Rejected
+from coattest.files import Held
 from coattest.strictjson import parse
 from coattest_verify.quorum.decision import Outcome, decide_from
 from coattest_verify.quorum.statements.provenance import sign_statement

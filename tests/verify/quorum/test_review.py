@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from coattest.directory import Folder
 from coattest.errors import FoundFalse, UsageError
+from coattest.files import Folder
 from coattest_build.inputs import lock as locks
 from coattest_verify.cli.release.votes import review_command
 from coattest_verify.quorum.bundle import make_bundle

@@ -20,7 +20,7 @@ COMMANDS = sorted(
     for path in (REPOSITORY / folder).rglob("*.py")
     if "@decision_options" in path.read_text(encoding="utf-8")
 )
-RECOMPUTE = {"decide", "decision_from", "authority_from"}
+RECOMPUTE = {"decide", "decision_from", "decisions_of", "authority_from"}
 
 
 def called(function: ast.AST) -> set[str]:
@@ -34,7 +34,7 @@ def called(function: ast.AST) -> set[str]:
 
 @pytest.mark.parametrize("path", COMMANDS, ids=lambda path: path.stem)
 def test_a_command_with_the_options_of_a_decision_recomputes_it(path: Path) -> None:
-    """Each takes the decision from the statements, by one of three functions, and from nowhere else."""
+    """Each takes the decision from the statements, by one of four functions, and from nowhere else."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     assert called(tree) & RECOMPUTE
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from coattest.directory import Folder
 from coattest.errors import Rejected
+from coattest.files import Folder
 from coattest_verify.quorum.bundle import make_bundle, read_bundle
 from coattest_verify.quorum.decision import Outcome, decide_from
 from coattest_verify.quorum.statements.votes import (

@@ -8,8 +8,8 @@ import click
 from rich.table import Column, Table
 from rich.text import Text
 
-from coattest.directory import Folder
 from coattest.errors import FoundFalse, Rejected, UsageError
+from coattest.files import Folder
 from coattest.jsontext import emit_json
 from coattest.shell import err, json_option, option_group, out, utc_now
 from coattest_verify.cli.options import SigningKey, quorum_options, signing_options

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from coattest.directory import Evidence, Held
 from coattest.errors import EnvironmentFailure, Rejected, UsageError
+from coattest.files import Evidence, Held
 from coattest.strictjson import Fields, canonical, parse
 from coattest_verify.quorum.links import LAYOUT_FILE
 from coattest_verify.quorum.log.checkpoint import MAX_CHECKPOINT, MAX_LOG

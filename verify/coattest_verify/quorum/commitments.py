@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from coattest.directory import Evidence
 from coattest.errors import Rejected
+from coattest.files import Evidence
 from coattest_verify.quorum.log.examine import Log, checked_log, parse_entry
 from coattest_verify.quorum.members.chain import SeenLog
 from coattest_verify.quorum.statements.question import DecisionQuestion

@@ -11,9 +11,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from coattest.directory import Evidence, Folder
 from coattest.errors import FoundFalse, Rejected, UsageError
-from coattest.files import write_atomic
+from coattest.files import Evidence, Folder, write_atomic
 from coattest.findings import Finding
 from coattest_verify.quorum.decision import decide_from
 from coattest_verify.quorum.log.checkpoint import Cosigned, cosign

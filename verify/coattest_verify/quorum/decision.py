@@ -13,8 +13,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from coattest.directory import Evidence, Folder
 from coattest.errors import FoundFalse, Rejected
+from coattest.files import Evidence, Folder
 from coattest.findings import Finding
 from coattest.strictjson import canonical
 from coattest_verify.quorum.commitments import counted_commitments

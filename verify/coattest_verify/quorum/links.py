@@ -11,8 +11,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from coattest.directory import Evidence
 from coattest.errors import Rejected
+from coattest.files import Evidence
 from coattest.strictjson import Fields, parse
 from coattest_verify.quorum.members.file import MembersFile, utc
 from coattest_verify.quorum.statements.statement import Statement

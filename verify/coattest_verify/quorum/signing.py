@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coattest.directory import Evidence, Folder
 from coattest.errors import Rejected, UsageError
-from coattest.files import write_atomic
+from coattest.files import Evidence, Folder, write_atomic
 from coattest.findings import Finding
 from coattest_verify.quorum.links import LAYOUT_FILE, MAX_LINK, sign_layout
 from coattest_verify.quorum.members.chain import read_signatures, signers

@@ -9,9 +9,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from coattest.directory import Folder
 from coattest.errors import FoundFalse, Rejected, UsageError
-from coattest.files import write_atomic
+from coattest.files import Folder, write_atomic
 from coattest.findings import Finding
 from coattest.strictjson import MAX_SIZE, parse
 from coattest_build.formats.measure import measure

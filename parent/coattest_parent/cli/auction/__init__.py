@@ -9,7 +9,7 @@ from coattest.shell import LazyGroup, run
 VERBS = {
     "bid": "coattest_parent.cli.auction.bid:bid_command",
     "certify": "coattest_parent.cli.auction.certify:certify_command",
-    "keygen": "coattest_parent.cli.auction.keygen:keygen_command",
+    "keygen": "coattest_parent.cli.auction.keygen:auction_keygen_command",
     "manifest": "coattest_parent.cli.auction.manifest:manifest_command",
     "open": "coattest_parent.cli.auction.open:open_command",
     "proxy": "coattest_parent.cli.auction.serve:proxy_command",

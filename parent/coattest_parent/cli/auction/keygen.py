@@ -20,7 +20,7 @@ from coattest_verify.auction.buyers import generate_auction_key
     help="Where to write the private key; the public key goes to OUT.pub.",
 )
 @json_option
-def keygen_command(*, out: Path, as_json: bool) -> None:
+def auction_keygen_command(*, out: Path, as_json: bool) -> None:
     """Make a buyer's auction key (EC P-384), which signs seals."""
     public = generate_auction_key(out)
     if as_json:

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coattest.directory import Folder
 from coattest.errors import FoundFalse, Rejected
+from coattest.files import Folder
 from coattest_verify.quorum.bundle import make_bundle, read_bundle
 from coattest_verify.quorum.cosigning import LogSigning, sign_log
 from coattest_verify.quorum.decision import decide_from

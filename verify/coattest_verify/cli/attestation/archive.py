@@ -15,8 +15,8 @@ from typing import Any, Final
 
 from rich.text import Text
 
-from coattest.directory import Folder
 from coattest.errors import Rejected
+from coattest.files import Folder
 from coattest.shell import err
 from coattest_verify.attestation import (
     ChainCache,

@@ -11,8 +11,8 @@ from typing import Any
 
 import click
 
-from coattest.directory import Folder
 from coattest.errors import UsageError
+from coattest.files import Folder
 from coattest.jsontext import emit_json
 from coattest.shell import json_option, utc_now
 from coattest_verify.attestation import (

@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 from rich.table import Column, Table
 
-from coattest.directory import Folder
 from coattest.errors import Rejected, UsageError
+from coattest.files import Folder
 from coattest.findings import Finding
 from coattest.jsontext import emit_json
 from coattest.shell import err, json_option, out, utc_now

@@ -17,8 +17,8 @@ VERBS = {
 
 @click.group(cls=LazyGroup, lazy=VERBS)
 def policy_command() -> None:
-    """Your key's policy: only the decided enclave decrypts. Make, apply, check or prove it.
+    """Make, apply, check and prove a KMS key policy.
 
-    Administrators manage the key and do not decrypt. That means: not without a PutKeyPolicy, which
-    CloudTrail logs.
+    Under it only decided enclaves decrypt. Administrators manage the key and do not decrypt: not without a
+    PutKeyPolicy, which CloudTrail logs.
     """

@@ -46,9 +46,10 @@ NEW_KEY = "new"
 @aws_options
 @json_option
 def policy_apply_command(**given: Any) -> None:
-    """Put the policy on KEY, or on a new key, unless it would lock somebody out.
+    """Put the policy on KEY, or on a new key.
 
-    The difference is shown first, and the policy that was there is saved.
+    A preflight refuses what would lock somebody out. The difference is shown first, and the policy that was
+    there is saved.
     """
     check_simulator(given)
     made = make_policy(given)

@@ -20,7 +20,10 @@ from coattest_verify.keypolicy.explain import explain_policy
 @making_options
 @json_option
 def policy_explain_command(**given: Any) -> None:
-    """Show who may do what under the policy, asked of an evaluator of IAM policies."""
+    """Show who may do what under the policy.
+
+    An evaluator of IAM policies answers.
+    """
     made = make_policy(given)
     principals = {
         "parent": given["parent_roles"][0],

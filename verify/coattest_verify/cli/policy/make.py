@@ -31,7 +31,7 @@ FORMATS = ("json", "canonical", "cloudformation", "terraform", "stack")
 )
 @json_option
 def policy_make_command(**given: Any) -> None:
-    """Print the KMS key policy under which only the decided enclave decrypts."""
+    """Print the policy for the decided releases."""
     made = make_policy(given)
     if given["as_json"]:
         emit_json(made_document(made))

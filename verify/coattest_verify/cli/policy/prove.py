@@ -47,9 +47,10 @@ _TUPLE = re.compile(r"[0-9a-f]{96}(?:,[0-9a-f]{96}){2}")
 @also_attestations_option
 @json_option
 def policy_prove_command(**given: Any) -> int:
-    """Prove or refute that any key policy (FILE) lets only decided enclaves decrypt.
+    """Prove or refute any key policy.
 
-    Exit code 0: proved; 1: refuted, with a request that gets in; 3: neither.
+    Asked is whether FILE lets only decided enclaves decrypt, only administrators hand out power, and only
+    encrypters encrypt. Exit code 0: proved; 1: refuted, with a request that gets in; 3: neither.
     """
     need_extra("prove")
     from coattest_verify.keypolicy import prove as prover  # noqa: PLC0415

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import click
 
-from coattest.directory import Folder
 from coattest.errors import FoundFalse, Rejected, UsageError
-from coattest.files import write_atomic
+from coattest.files import Folder, write_atomic
 from coattest.jsontext import emit_json
 from coattest.shell import err, json_option, out, utc_now
 from coattest_verify.cli.options import FOLDER, decision_options

@@ -17,8 +17,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from coattest.directory import Evidence
 from coattest.errors import Rejected
+from coattest.files import Evidence
 from coattest.findings import Finding
 from coattest.strictjson import Fields, canonical, parse
 from coattest_verify.quorum.log.checkpoint import (

@@ -21,8 +21,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from coattest.directory import Evidence
 from coattest.errors import Rejected
+from coattest.files import Evidence
 from coattest.findings import Finding
 from coattest_verify.quorum.members.file import (
     MAX_MEMBERS_FILE,
@@ -30,6 +30,7 @@ from coattest_verify.quorum.members.file import (
     MEMBERS_TYPE,
     NAME,
     MembersFile,
+    refused_members,
     utc,
 )
 from coattest_verify.signatures.dsse import DsseEnvelope
@@ -77,7 +78,7 @@ def follow(evidence: Evidence, root: bytes, *, seen: Seen | None, now: datetime)
     try:
         current = evidence.read(MEMBERS_FILE, MAX_MEMBERS_FILE)
     except Rejected as error:
-        raise Rejected(error.what, where=MEMBERS_FILE, code=f"members-{error.code}") from None
+        raise refused_members(error) from None
     envelopes, refused = _signatures(evidence)
     first = _first(current, envelopes, root)
     chain = [first]

@@ -16,7 +16,7 @@ from typing import Any
 
 import tomli_w
 
-from coattest.errors import Rejected, UsageError
+from coattest.errors import CoattestError, Rejected, UsageError
 from coattest.findings import Finding
 from coattest.strictjson import Fields
 from coattest_verify.signatures.keys import BadKey, PublicKey, public_key_of
@@ -149,8 +149,7 @@ class MembersFile:
         try:
             return _read(data)
         except (Rejected, BadKey) as error:
-            code = error.code if error.code.startswith("members-") else f"members-{error.code}"
-            raise Rejected(error.what, where=MEMBERS_FILE, code=code) from None
+            raise refused_members(error) from None
 
     @classmethod
     def make(cls, **values: Any) -> MembersFile:
@@ -163,6 +162,23 @@ class MembersFile:
             self, version=self.version + 1, previous=f"sha256:{self.sha256}", raw=b"", **changes
         )
         return MembersFile.decode(_render(following))
+
+
+_CODES = {
+    "absent": "members-absent",
+    "bad-key": "members-bad-key",
+    "malformed": "members-malformed",
+    "not-a-file": "members-not-a-file",
+    "too-deep": "members-too-deep",
+    "too-large": "members-too-large",
+    "unknown-field": "members-unknown-field",
+}
+"""Codes of any file, and what they are of the members file: without it nothing is decided."""
+
+
+def refused_members(error: CoattestError) -> Rejected:
+    """The refusal of the members file for what is wrong with its bytes."""
+    return Rejected(error.what, where=MEMBERS_FILE, code=_CODES.get(error.code, error.code))
 
 
 def own_key(member: str, members: MembersFile, signer: Any) -> PublicKey:

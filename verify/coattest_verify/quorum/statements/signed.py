@@ -10,8 +10,8 @@ import hashlib
 import re
 from dataclasses import dataclass
 
-from coattest.directory import Evidence
 from coattest.errors import Rejected
+from coattest.files import Evidence
 from coattest.findings import Finding
 from coattest_verify.quorum.members.file import NAME, MembersFile
 from coattest_verify.quorum.statements.provenance import PAYLOAD_TYPE, parse_statement

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from coattest.directory import Evidence
 from coattest.errors import Rejected
+from coattest.files import Evidence
 from coattest.findings import Finding
 from coattest.strictjson import Fields, canonical, parse
 from coattest_verify.quorum.members.file import NAME, MembersFile, parse_utc, utc

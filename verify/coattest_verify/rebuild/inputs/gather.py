@@ -45,7 +45,7 @@ def check_lock(
     names = {package.name for package in lock.packages}
 
     def suite(name: str) -> Suite:
-        return fetch_suite(mirrors, name, spec, names, certificates, now=now)
+        return read_signed_suite(mirrors, name, spec, names, certificates, now=now)
 
     with ThreadPoolExecutor(4) as pool, reporter.step("Asking the archive and the package index"):
         found_wheels = {pin.name: pool.submit(wheels.check_wheel, pin) for pin in lock.wheels}
@@ -54,7 +54,7 @@ def check_lock(
     return judge_lock(lock, lock_sha256, suites, findings, now=now)
 
 
-def fetch_suite(
+def read_signed_suite(
     mirrors: Sequence[str],
     name: str,
     spec: ImageSpec,
