@@ -168,7 +168,7 @@ def test_without_descriptors_a_server_says_so_once_and_goes_on_later(tmp_path: P
     program = """
 import os, resource, sys, time
 from pathlib import Path
-from coattest_parent import loop
+from coattest_parent.link import loop
 from coattest_parent.link.channels import Unix
 from coattest_parent.link.proxy import ConnectProxy
 from coattest_parent.link.telemetry import Telemetry
