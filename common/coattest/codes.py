@@ -41,7 +41,6 @@ GENERAL: Final = {
     "missing-parameter": "A required option or argument is missing",
     "no-decision": "The statements do not add up to a decision",
     "os-error": "The operating system refused, with an error that has no code here",
-    "other-key": "Holds none of the keys that quorum.toml has for this member",
     "signature": "A signature does not verify",
     "too-deep": "It nests deeper than the limit",
     "too-large": "It is larger than the limit for its kind",
