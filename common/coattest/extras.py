@@ -33,10 +33,10 @@ def need_extra(extra: str) -> None:
 
 
 def need_signer(uri: str) -> None:
-    """Check that what signs with a key elsewhere (``awskms:``, ``hsm:``) is installed.
+    """Check that the libraries of a remote signer (``awskms:``, ``hsm:``) are installed.
 
-    Raises EnvironmentFailure. For schemes that no extra serves (``gcpkms:``) only securesystemslib is needed
-    here; it says itself what else it wants.
+    Raises EnvironmentFailure. Of schemes without an extra (``gcpkms:``) only securesystemslib is checked
+    here; it reports itself what else it needs.
     """
     need_extra(_SIGNERS.get(uri.partition(":")[0], "in-toto"))
 
@@ -44,7 +44,7 @@ def need_signer(uri: str) -> None:
 def missing_extra(error: ModuleNotFoundError, extra: str | None = None) -> EnvironmentFailure | None:
     """The failure to report for an import that found no module; None when no extra brings that module.
 
-    ``extra`` is the one to name where a program needs more than the module that happened to be first.
+    ``extra`` is the one to name when the program needs more than the first missing module.
     """
     module = (error.name or "").partition(".")[0]
     return _failure(module, extra or _EXTRA_OF[module]) if module in _EXTRA_OF else None

@@ -1,4 +1,4 @@
-"""The command line's own classes: what every verb has without saying so.
+"""The classes of the command line: what every verb has by default.
 
 ``-h`` beside ``--help``; options and verbs under headings, their first sentence whole; "did you mean" for
 verbs as for options; everything that is required and missing in one error; verbs whose modules are imported
@@ -84,12 +84,12 @@ class Command(click.Command):
     """A verb."""
 
     def get_help_option_names(self, ctx: click.Context) -> list[str]:
-        """``-h`` and ``--help``, but for a name that an option of the command has."""
+        """``-h`` and ``--help``, except a name that one of the command's options has."""
         taken = {name for parameter in self.params for name in parameter.opts}
         return [name for name in HELP_NAMES if name not in taken]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """click's, but that all missing parameters are named at once. Raises click.UsageError."""
+        """Parse as click does, but name all missing parameters at once. Raises click.UsageError."""
         words = list(args)
         try:
             return super().parse_args(ctx, args)
@@ -124,7 +124,7 @@ class Command(click.Command):
 class VerbGroup(Command, click.Group):
     """A group of verbs; ``headings`` maps each heading of the help to its verbs, in the order of the help.
 
-    ``extra`` is the extra that the group's verbs need, where that is one for all.
+    ``extra`` is the extra that all verbs of the group need, if any.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class VerbGroup(Command, click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The verb that is meant. Raises click.UsageError, with verbs of a similar name where there are."""
+        """The verb named on the command line. Raises click.UsageError, with verbs of similar names if any."""
         name = args[0]
         if ctx.resilient_parsing or name.startswith("-") or name in self.list_commands(ctx):
             return super().resolve_command(ctx, args)

@@ -112,7 +112,7 @@ def test_a_link_needs_the_issuers_name() -> None:
         field = "certificate" if position == 4 else f"cabundle[{position}]"
         verdict = check(document(chain), chain=chain)
         assert [(f.code, f.where, f.found) for f in verdict.findings] == [
-            ("chain", field, "another issuer's name")
+            ("chain", field, "a different issuer's name")
         ]
 
 

@@ -1,4 +1,4 @@
-"""What a build came to: the digests of one profile's image, and the claim that names them for every profile.
+"""The result of a build: the digests of one profile's image, and the claim, which has them for every profile.
 
 Digests have one spelling (lower-case hex of fixed length), so equal results are equal values.
 """
@@ -123,7 +123,7 @@ class ProfileResult:
 
 
 def _short(value: object) -> str:
-    """A digest by its first 16 digits, anything shorter whole; a finding has both values whole."""
+    """The first 16 digits of a digest, other values in full; a finding has both values in full."""
     text = str(value)
     return f"{text[:16]}.." if len(text) > 32 else text
 
