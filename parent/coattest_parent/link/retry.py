@@ -73,7 +73,7 @@ class Backoff:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """A back-off with its clock and randomness. ``told`` is called for each failure that is followed by another
+    """A back-off with its clock and randomness. ``told`` is called for each failure that leads to another
     attempt: with the attempt's number, the failure, and the wait in seconds.
     """
 

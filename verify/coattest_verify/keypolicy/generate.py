@@ -26,15 +26,11 @@ from datetime import datetime, timezone
 from typing import Any
 
 from coattest.errors import FoundFalse, UsageError
+from coattest_build.formats.registers import EMPTY_PCR2
 from coattest_verify.quorum.decision import Decision
 
 MAX_BYTES = 32 * 1024
 """KMS Developer Guide, "Quotas": the longest key policy document."""
-
-EMPTY_PCR2 = (
-    "21b9efbc184807662e966d34f390821309eeac6802309798826296bf3e8bec7c10edb30948c90ba67310f7b964fc500a"
-)
-"""PCR2 of every image without an application ramdisk: SHA-384 over 48 zero bytes and SHA-384 of nothing."""
 
 ATTESTATION = "kms:RecipientAttestation"
 

@@ -14,6 +14,7 @@ from typing import Any
 from coattest.errors import Rejected
 from coattest.findings import Finding
 from coattest.strictjson import Fields, canonical, parse
+from coattest_build.formats.registers import EMPTY_PCR2
 
 CLAIM_FILE = "claim.json"
 CLAIM_FORMAT = "coattest-claim/v1"
@@ -26,11 +27,6 @@ MAX_SECTIONS = 32
 """Sections of an EIF (MAX_NUM_SECTIONS in aws-nitro-enclaves-image-format)."""
 
 MAX_IMAGE = 2**40
-
-EMPTY_PCR2 = (
-    "21b9efbc184807662e966d34f390821309eeac6802309798826296bf3e8bec7c10edb30948c90ba67310f7b964fc500a"
-)
-"""PCR2 of an image without application ramdisk (48 zero bytes, extended by no bytes): it pins nothing."""
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 SHA384 = re.compile(r"[0-9a-f]{96}")
