@@ -27,7 +27,7 @@ Debian Archive Automatic Signing Key (12/bookworm), Debian Stable Release Key (1
 
 
 def bookworm() -> tuple[Cert, ...]:
-    """The pinned certificates. Raises EnvironmentFailure (``bad-keyring``) for a key file with a wrong key."""
+    """The pinned certificates. Raises EnvironmentFailure (``bad-keyring``) when a file has a wrong key."""
     need_extra("build")
     from pysequoia import Cert  # noqa: PLC0415 - only `verify inputs` needs it
 
