@@ -33,10 +33,10 @@ def need_extra(extra: str) -> None:
 
 
 def need_signer(uri: str) -> None:
-    """Check that what signs with a key elsewhere (``awskms:``, ``hsm:``) is installed.
+    """Check that the libraries of a remote signer (``awskms:``, ``hsm:``) are installed.
 
-    Raises EnvironmentFailure. For schemes that no extra serves (``gcpkms:``) only securesystemslib is needed
-    here; it says itself what else it wants.
+    Raises EnvironmentFailure. Of schemes without an extra (``gcpkms:``) only securesystemslib is checked
+    here; it reports itself what else it needs.
     """
     need_extra(_SIGNERS.get(uri.partition(":")[0], "in-toto"))
 

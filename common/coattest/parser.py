@@ -1,4 +1,4 @@
-"""The command line's own classes: what every verb has without saying so.
+"""The classes of the command line: what every verb has by default.
 
 ``-h`` beside ``--help``; options and verbs under headings, their first sentence whole; "did you mean" for
 verbs as for options; everything that is required and missing in one error; verbs whose modules are imported
@@ -94,12 +94,12 @@ class Command(click.Command):
     """A verb."""
 
     def get_help_option_names(self, ctx: click.Context) -> list[str]:
-        """``-h`` and ``--help``, but for a name that an option of the command has."""
+        """``-h`` and ``--help``, except a name that one of the command's options has."""
         taken = {name for parameter in self.params for name in parameter.opts}
         return [name for name in HELP_NAMES if name not in taken]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """click's, but that all missing parameters are named at once, and a missing extra before them.
+        """Parse as click does, but name all missing parameters at once, and a missing extra before them.
 
         Raises click.UsageError and EnvironmentFailure. ``--help`` needs no extra.
         """
@@ -161,7 +161,7 @@ class VerbGroup(Command, click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The verb that is meant. Raises click.UsageError, with verbs of a similar name where there are."""
+        """The verb named on the command line. Raises click.UsageError, with verbs of similar names if any."""
         name = args[0]
         if ctx.resilient_parsing or name.startswith("-") or name in self.list_commands(ctx):
             return super().resolve_command(ctx, args)

@@ -17,7 +17,7 @@ from coattest_local.demo.stage import Stage, demo_failed
 
 def play(source: Path, console: Console, *, independent: bool, qemu: bool, keep: Path | None) -> Stage:
     """Run the whole chain; returns the stage with its counts. Raises FoundFalse (demo-failed) at the first
-    step that does not end as it must.
+    step that fails.
 
     Everything happens in a temporary directory, or in ``keep`` (new or empty), which stays.
     """

@@ -1,5 +1,4 @@
-"""boto3 clients with explicit region, endpoint, time-outs and bounded retries; credentials from boto3's
-chain.
+"""boto3 clients with explicit region, endpoint, time-outs and bounded retries.
 
 Nothing here logs. Credentials are in two places only: botocore's memory, and the one frame to the enclave.
 """

@@ -33,8 +33,8 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
-DECISION, SIGNING = "Whose decision", "Signing"
-"""Headings of these options in the help."""
+DECISION = "Whose decision"
+"""Heading of these options in the help."""
 
 attestations_option: Decorator = option_group(
     click.option(

@@ -96,7 +96,7 @@ def rebuild_command(
         for profile, comparison in explained.items():
             for found in comparison.findings[:MAX_EXPLAINED]:
                 err().print(f"{profile}: {comparison.line(found)}", style="red", markup=False)
-        err().print("the rebuild differs from the claim; verify sign-pcrs --dissent says so to the others")
+        err().print("the rebuild differs from the claim; verify sign-pcrs --dissent tells the others")
     else:
         for profile, result in sorted(report.profiles.items()):
             err().print(
@@ -113,7 +113,7 @@ def rebuild_command(
 
 
 def _inspect(source: Path, claim: Claimed) -> None:
-    """Before minutes of building: refuse uncommitted changes, and say when the build cannot match."""
+    """Refuse uncommitted changes, and warn when the build cannot match, before minutes of building."""
     snapshot = inspect_source(source)
     if snapshot.dirty:
         first, *others = snapshot.changed

@@ -28,7 +28,7 @@ from coattest_parent.link.stop import Stop, Stopped
 from coattest_parent.link.telemetry import Telemetry, codes_of
 
 INTERNAL = 70
-"""Exit code for a fault of ours (sysexits.h, EX_SOFTWARE)."""
+"""Exit code for a bug (sysexits.h, EX_SOFTWARE)."""
 
 status_option = click.option(
     "--status", help="Answer /healthz, /readyz and /metrics here: 127.0.0.1:PORT or unix:PATH."
@@ -50,7 +50,7 @@ status_option = click.option(
     type=click.FloatRange(0.1, 3600),
     default=10.0,
     show_default=True,
-    help="Seconds between two looks for new auctions.",
+    help="Seconds between two checks for new auctions.",
 )
 @click.option("--once", is_flag=True, help="Try each auction once, then end.")
 @status_option

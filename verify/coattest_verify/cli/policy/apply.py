@@ -42,15 +42,15 @@ NEW_KEY = "new"
     "--save-previous",
     type=click.Path(file_okay=False, path_type=Path),
     default=Path(),
-    help="Folder where the policy that was there is saved (default: here).",
+    help="Folder to save the previous policy in (default: here).",
 )
 @aws_options
 @json_option
 def policy_apply_command(**given: Any) -> None:
     """Put the policy on KEY, or on a new key.
 
-    A preflight refuses what would lock somebody out. The difference is shown first, and the policy that was
-    there is saved.
+    A preflight refuses what would lock somebody out. The difference is shown first, and the previous policy
+    is saved.
     """
     check_simulator(given)
     made = make_policy(given)

@@ -38,7 +38,7 @@ _TUPLE = re.compile(r"[0-9a-f]{96}(?:,[0-9a-f]{96}){2}")
     "tuples",
     multiple=True,
     metavar="PCR0,PCR1,PCR2",
-    help="A decided tuple; repeatable. Else --member, for those of your decision.",
+    help="A decided tuple; repeatable. Default: those of your decision, with --member.",
 )
 @managing_options
 @click.option("--key", "key_arn", metavar="ARN", help="The key that the policy is on.")
@@ -49,8 +49,8 @@ _TUPLE = re.compile(r"[0-9a-f]{96}(?:,[0-9a-f]{96}){2}")
 def policy_prove_command(**given: Any) -> int:
     """Prove or refute any key policy.
 
-    Asked is whether FILE lets only decided enclaves decrypt, only administrators hand out power, and only
-    encrypters encrypt. Exit code 0: proved; 1: refuted, with a request that gets in; 3: neither.
+    The questions: does FILE let only decided enclaves decrypt, only administrators hand out power, and only
+    encrypters encrypt? Exit code 0: proved; 1: refuted, with a request that gets in; 3: neither.
     """
     from coattest_verify.keypolicy import prove as prover  # noqa: PLC0415
 

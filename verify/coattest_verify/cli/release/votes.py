@@ -151,7 +151,7 @@ def _earlier(since: Path, root: bytes | None) -> bytes:
             where=f"{since}: {LOCK_FILE} or {CLAIM_FILE}",
             hint="verify release bundle --lock puts it in",
         ) from None
-    # What was decided once is what to compare with, whatever happened since.
+    # Compare with what was decided then, whatever happened since.
     decided = decide_from(bundle.files, root=pinned, seen=None, profile=profile, now=bundle.made).require()
     if hashlib.sha256(lock).hexdigest() != decided.lock_sha256:
         raise FoundFalse(
