@@ -55,9 +55,9 @@ __all__ = [
 OS_ERRORS = {
     number: errno.errorcode[number].lower()
     for number in (
-        errno.EACCES, errno.EADDRINUSE, errno.EAGAIN, errno.EBUSY, errno.ECONNREFUSED, errno.EEXIST,
-        errno.EINVAL, errno.EISDIR, errno.ELOOP, errno.EMFILE, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOSPC,
-        errno.ENOTDIR, errno.EPERM, errno.EROFS,
+        errno.EACCES, errno.EADDRINUSE, errno.EAGAIN, errno.EBUSY, errno.ECONNREFUSED, errno.EDQUOT,
+        errno.EEXIST, errno.EFBIG, errno.EINVAL, errno.EISDIR, errno.ELOOP, errno.EMFILE, errno.ENAMETOOLONG,
+        errno.ENOENT, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS,
     )
 }  # fmt: skip
 """errno(3) and the code of an error for it; any other is ``os-error``."""
