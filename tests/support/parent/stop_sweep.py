@@ -1,8 +1,8 @@
 """Stops at counted moments: a trace function sends SIGTERM before the n-th step of a program.
 
-As a program, ``stop_sweep.py VERB DIRECTORY`` runs one of ``auction``'s services once for every line of the
-parent's that it passes, each time in a forked child with the stop before that line. It prints a line of JSON
-per child: the moment, the exit code, what the child wrote, and what it left behind.
+As a program, ``stop_sweep.py VERB DIRECTORY [FIRST STEP]`` runs a service of ``auction`` once for every line
+of the parent's that it passes, each time in a forked child with the stop before that line. It prints a line
+of JSON per child: the moment, the exit code, what the child wrote, and what it left behind.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _run(verb: str, directory: Path, number: int) -> None:
         words += ["--listen", f"unix:{directory / 'listen'}", "--region", "eu-central-1"]
     # Before the command's first line nobody handles signals: that is not what is looked at here.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    command = serve.serve if verb == "serve" else serve.proxy
+    command = serve.serve_command if verb == "serve" else serve.proxy_command
     code = 0
     with signal_at(number, "line", _of_the_service) as moment:
         try:
@@ -80,10 +80,13 @@ def _run(verb: str, directory: Path, number: int) -> None:
     os._exit(code + (100 if moment.left > 0 else 0))
 
 
-def main(verb: str, place: str) -> None:
-    """Every moment there is. A proxy waits until it is told: at the latest by a second stop."""
+def main(verb: str, place: str, first: str = "1", step: str = "1") -> None:
+    """Every moment there is, or every ``step``-th from ``first`` on.
+
+    A proxy waits until it is told: at the latest by a second stop.
+    """
     directory = Path(place)
-    for number in range(1, 100_000):
+    for number in range(int(first), 100_000, int(step)):
         reader, writer = os.pipe()
         child = os.fork()
         if child == 0:
@@ -103,7 +106,7 @@ def main(verb: str, place: str) -> None:
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         left = sorted(path.name for path in directory.iterdir())
         print(json.dumps({"moment": number, "code": code, "said": said.decode(), "left": left}), flush=True)
-        if code == 100:
+        if code in (99, 100):  # 99: the command itself failed, and would at every later moment
             return
 
 

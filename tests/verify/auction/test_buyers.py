@@ -21,10 +21,9 @@ from coattest_verify.auction.buyers import (
     load_auction_public_key,
     load_manifest,
     make_manifest,
-    spki,
 )
 from coattest_verify.signatures import keys
-from support.auction.auctions import LOTS, manifest
+from support.auction.auctions import LOTS, manifest, spki
 
 RECORD = BuyerRecord(manifest().buyers[0])
 
@@ -61,7 +60,7 @@ def test_an_encrypted_key_opens_with_its_passphrase(tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize("kind", ["ed25519", "p256"])
 def test_another_kind_of_key_is_refused(tmp_path: Path, kind: str) -> None:
     """Seals are ES384; a key of another type is named as such, private or public."""
-    keys.generate(tmp_path / "key", kind)
+    keys.generate_key(tmp_path / "key", kind)
     with pytest.raises(UsageError, match="P-384") as caught:
         load_auction_key(tmp_path / "key")
     assert caught.value.code == "bad-key"
