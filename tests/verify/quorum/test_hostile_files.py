@@ -1,4 +1,4 @@
-"""Files in ``attestations/`` from an attacker who holds one buyer's key, or none.
+"""Files in ``attestations/`` from an attacker who holds one member's key, or none.
 
 In every test buyer-1 and buyer-2 agree, and the hostile file is buyer-3's or nobody's: it is refused by name,
 it does not count, and it does not keep the others from being counted.
