@@ -22,7 +22,15 @@ from coattest.errors import CoattestError, EnvironmentFailure, UsageError
 from coattest.extras import missing_extra
 from coattest.findings import Finding
 from coattest.jsontext import emit_json, forget_json, json_printed
-from coattest.parser import Command, Decorator, LazyGroup, MissingParameters, adopted, option_group
+from coattest.parser import (
+    Command,
+    Decorator,
+    LazyGroup,
+    MissingParameters,
+    adopted,
+    needs_extra,
+    option_group,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,6 +43,7 @@ __all__ = [
     "err",
     "from_os_error",
     "json_option",
+    "needs_extra",
     "option_group",
     "out",
     "report_error",
@@ -46,9 +55,9 @@ __all__ = [
 OS_ERRORS = {
     number: errno.errorcode[number].lower()
     for number in (
-        errno.EACCES, errno.EADDRINUSE, errno.EAGAIN, errno.EBUSY, errno.ECONNREFUSED, errno.EEXIST,
-        errno.EINVAL, errno.EISDIR, errno.ELOOP, errno.EMFILE, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOSPC,
-        errno.ENOTDIR, errno.EPERM, errno.EROFS,
+        errno.EACCES, errno.EADDRINUSE, errno.EAGAIN, errno.EBUSY, errno.ECONNREFUSED, errno.EDQUOT,
+        errno.EEXIST, errno.EFBIG, errno.EINVAL, errno.EISDIR, errno.ELOOP, errno.EMFILE, errno.ENAMETOOLONG,
+        errno.ENOENT, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS,
     )
 }  # fmt: skip
 """errno(3) and the code of an error for it; any other is ``os-error``."""

@@ -313,8 +313,8 @@ def test_the_proxy_ends_in_the_middle_of_a_flood_of_connections(
 ) -> None:
     """10,000 connections, hundreds of them open at a time: it answers the next one, and it ends when told."""
     # Ten times as long as it is given to end: it does not wait for a connection that says nothing.
-    monkeypatch.setattr("coattest_parent.proxy.HEAD_TIMEOUT", 600.0)
-    monkeypatch.setattr("coattest_parent.loop.STOP_TIMEOUT", 60.0)
+    monkeypatch.setattr("coattest_parent.link.proxy.HEAD_TIMEOUT", 600.0)
+    monkeypatch.setattr("coattest_parent.link.loop.STOP_TIMEOUT", 60.0)
     address = Unix(tmp_path / "out_8000.sock")
     with ConnectProxy(address, {}) as proxy:
         held: list[socket.socket] = []

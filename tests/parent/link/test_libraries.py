@@ -95,8 +95,8 @@ SPEAKERS = {
 
 PROGRAM = """
 import asyncio, contextlib, gc, http.server, logging, sys, threading, traceback, warnings
-from coattest_parent.libraries import hear
-from coattest_parent.telemetry import Telemetry
+from coattest_parent.link.libraries import hear
+from coattest_parent.link.telemetry import Telemetry
 
 warnings.simplefilter("always")
 SECRET = sys.argv[1]
@@ -168,10 +168,10 @@ def test_without_descriptors_a_server_says_so_once_and_goes_on_later(tmp_path: P
     program = """
 import os, resource, sys, time
 from pathlib import Path
-from coattest_parent import loop
-from coattest_parent.channels import Unix
-from coattest_parent.proxy import ConnectProxy
-from coattest_parent.telemetry import Telemetry
+from coattest_parent.link import loop
+from coattest_parent.link.channels import Unix
+from coattest_parent.link.proxy import ConnectProxy
+from coattest_parent.link.telemetry import Telemetry
 loop.ACCEPT_PAUSE = 0.05
 with ConnectProxy(Unix(Path(sys.argv[1])), {}, Telemetry(2)):
     held = os.dup(0)
@@ -213,9 +213,9 @@ def test_connections_that_come_all_at_once_cost_a_bounded_number_of_descriptors(
     program = """
 import resource, signal, sys
 from pathlib import Path
-from coattest_parent.channels import Unix
-from coattest_parent.loop import LoopServer
-from coattest_parent.telemetry import Telemetry
+from coattest_parent.link.channels import Unix
+from coattest_parent.link.loop import LoopServer
+from coattest_parent.link.telemetry import Telemetry
 async def serve(reader, writer):
     await reader.read(1)
     writer.write(b"x")

@@ -11,7 +11,7 @@ from coattest.aws import aws_errors
 from coattest.errors import UsageError
 from coattest.files import write_atomic
 from coattest.jsontext import emit_json
-from coattest.shell import err, json_option, out, utc_now
+from coattest.shell import err, json_option, needs_extra, out, utc_now
 from coattest_verify.cli.policy.making import (
     DESCRIPTION,
     EXAMPLE_KEY,
@@ -28,6 +28,7 @@ from coattest_verify.keypolicy.iam import parse_policy
 NEW_KEY = "new"
 
 
+@needs_extra("aws")
 @click.command()
 @click.argument("key", metavar="KEY|new")
 @making_options

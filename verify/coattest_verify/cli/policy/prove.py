@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from coattest.errors import EnvironmentFailure, FoundFalse, UsageError
-from coattest.extras import need_extra
 from coattest.files import read_bounded
 from coattest.jsontext import emit_json
-from coattest.shell import err, json_option, out, utc_now
+from coattest.shell import err, json_option, needs_extra, out, utc_now
 from coattest_verify.cli.options import EXISTING_FILE, decision_options
 from coattest_verify.cli.policy.making import decisions_of
 from coattest_verify.cli.policy.options import also_attestations_option, managing_options
@@ -31,6 +30,7 @@ GOALS = {
 _TUPLE = re.compile(r"[0-9a-f]{96}(?:,[0-9a-f]{96}){2}")
 
 
+@needs_extra("prove")
 @click.command()
 @click.argument("file", metavar="FILE", type=EXISTING_FILE)
 @click.option(
@@ -52,7 +52,6 @@ def policy_prove_command(**given: Any) -> int:
     The questions: does FILE let only decided enclaves decrypt, only administrators hand out power, and only
     encrypters encrypt? Exit code 0: proved; 1: refuted, with a request that gets in; 3: neither.
     """
-    need_extra("prove")
     from coattest_verify.keypolicy import prove as prover  # noqa: PLC0415
 
     question = prover.ProofQuestion(
