@@ -63,6 +63,12 @@ def write_new(path: Path, content: bytes, mode: int = 0o644) -> bool:
     return True
 
 
+def read_bounded(path: Path, limit: int) -> bytes:
+    """A file's first ``limit`` + 1 bytes: the last one shows the caller that the file is too large."""
+    with path.open("rb") as file:
+        return file.read(limit + 1)
+
+
 @contextlib.contextmanager
 def _beside(path: Path) -> Iterator[Path]:
     """A temporary file beside ``path``, which is gone afterwards."""

@@ -103,7 +103,7 @@ class Gate:
         headers = [*answer.headers.items()]
         if not any(name.lower() == "content-length" for name, _ in headers):
             headers.append(("Content-Length", str(len(answer.body))))
-        start_response(f"{answer.status} {_reason(answer.status)}", headers)
+        start_response(f"{answer.status} {responses.get(answer.status, 'Unknown')}", headers)
         return [b"" if environ.get("REQUEST_METHOD") == "HEAD" else answer.body]
 
     def _answer(self, request: HttpRequest, header: sigv4.AuthorizationHeader) -> HttpResponse:
@@ -226,7 +226,3 @@ def _moto_environ(service: str, request: HttpRequest, account: str) -> Environ:
     environ["HTTP_HOST"] = "localhost" if service == "s3" else f"{service}.amazonaws.com"
     environ["HTTP_X_MOTO_ACCOUNT_ID"] = account
     return environ
-
-
-def _reason(status: int) -> str:
-    return responses.get(status, "Unknown")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from coattest.aws import AwsFailure, aws_errors
 from coattest.errors import FoundFalse, UsageError
-from coattest.files import write_new
+from coattest.files import read_bounded, write_new
 from coattest_enclave.protocol import messages
 from coattest_enclave.protocol.errors import MessageError
 from coattest_parent.link.aws import Aws, parse_s3_uri
@@ -52,8 +52,7 @@ def stored_result(sealed: Sealed, path: Path) -> messages.ResultFile | None:
     Raises UsageError when the file is not a result of this auction.
     """
     try:
-        with path.open("rb") as file:
-            content = file.read(RESULT_FILE_MAX + 1)
+        content = read_bounded(path, RESULT_FILE_MAX)
     except FileNotFoundError:
         return None
     found = sealed.parse_result(content)

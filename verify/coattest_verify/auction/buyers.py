@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from coattest.errors import UsageError
+from coattest.files import read_bounded
 from coattest.jsontext import unique_names
 from coattest_enclave.protocol import canonical, messages
 from coattest_enclave.protocol.errors import MessageError
@@ -111,8 +112,7 @@ def make_manifest(
 
 def load_manifest(path: Path) -> messages.Manifest:
     """The manifest in a file; raises UsageError."""
-    with path.open("rb") as file:
-        return parse_manifest(file.read(canonical.SIZE_MAX + 1), str(path))
+    return parse_manifest(read_bounded(path, canonical.SIZE_MAX), str(path))
 
 
 def parse_manifest(content: bytes, where: str) -> messages.Manifest:
@@ -159,8 +159,7 @@ def load_auction_public_key(path: Path) -> bytes:
 
 
 def _read(path: Path) -> bytes:
-    with path.open("rb") as file:
-        content = file.read(PEM_MAX + 1)
+    content = read_bounded(path, PEM_MAX)
     if len(content) > PEM_MAX:
         raise _bad_key(f"larger than {PEM_MAX} bytes", path)
     return content

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from coattest.errors import FoundFalse, UsageError
-from coattest.files import write_atomic
+from coattest.files import read_bounded, write_atomic
 from coattest.jsontext import emit_json
 from coattest.shell import err, json_option, out, utc_now
 from coattest_enclave.protocol import messages
@@ -108,8 +108,7 @@ def _decided_at(content: bytes, manifest: messages.Manifest, now: datetime) -> d
 
 
 def _read(path: Path) -> bytes:
-    with path.open("rb") as file:
-        content = file.read(RESULT_MAX + 1)
+    content = read_bounded(path, RESULT_MAX)
     if len(content) > RESULT_MAX:
         raise UsageError(f"larger than {RESULT_MAX} bytes", where=str(path), code="too-large")
     return content

@@ -27,10 +27,9 @@ from typing import Any
 
 from coattest.errors import FoundFalse, UsageError
 from coattest_build.formats.registers import EMPTY_PCR2
+from coattest_verify.keypolicy.iam.parse import MAX_DOCUMENT_BYTES
 from coattest_verify.quorum.decision import Decision
-
-MAX_BYTES = 32 * 1024
-"""KMS Developer Guide, "Quotas": the longest key policy document."""
+from coattest_verify.quorum.statements.claim import SHA384
 
 ATTESTATION = "kms:RecipientAttestation"
 
@@ -67,7 +66,6 @@ ENCRYPTION = ("kms:Encrypt", "kms:GenerateDataKey")
 NEVER = ("kms:CreateGrant", "kms:DeriveSharedSecret", "kms:ReEncrypt*", "kms:ReplicateKey")
 
 
-_PCR = re.compile(r"[0-9a-f]{96}")
 _ACCOUNT = re.compile(r"[0-9]{12}")
 _PARTITION = re.compile(r"aws(?:-[a-z]+)*")
 _NAME = r"[A-Za-z0-9+=,.@_/-]+"
@@ -161,9 +159,9 @@ def generate_policy(
     ]
     policy = {"Version": "2012-10-17", "Id": policy_id(releases), "Statement": statements}
     size = len(policy_text(policy).encode())
-    if size > MAX_BYTES:
+    if size > MAX_DOCUMENT_BYTES:
         raise UsageError(
-            f"the policy has {size} bytes, the limit of KMS is {MAX_BYTES}",
+            f"the policy has {size} bytes, the limit of KMS is {MAX_DOCUMENT_BYTES}",
             hint="retire old releases or name fewer principals",
         )
     return policy
@@ -300,7 +298,7 @@ def check_tuple(pcrs: Mapping[int, str], where: str) -> None:
 
 def _check_registers(registers: Mapping[int, str]) -> None:
     for index, value in registers.items():
-        if not 0 <= index <= 31 or not _PCR.fullmatch(value):
+        if not 0 <= index <= 31 or not SHA384.fullmatch(value):
             raise FoundFalse(f"PCR{index} is not 96 lower-case hex digits", code="bad-pcr")
         if not int(value, 16):
             raise FoundFalse(

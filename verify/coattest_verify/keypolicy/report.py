@@ -16,6 +16,7 @@ from typing import Any
 from coattest.errors import Rejected
 from coattest.strictjson import Fields, canonical, parse, shown
 from coattest_verify.quorum.members.file import MembersFile
+from coattest_verify.quorum.statements.claim import SHA256
 from coattest_verify.signatures.dsse import DsseEnvelope, sign_envelope
 
 REPORT_TYPE = "application/vnd.coattest.buyer-report+json"
@@ -34,7 +35,6 @@ _KEY = re.compile(
 )
 _ROLE = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]{1,512}", re.ASCII)
 _BIDS = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/((?:[A-Za-z0-9!_.'()-]+/)*)", re.ASCII)
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def _bad_report(what: str) -> Rejected:
@@ -59,7 +59,7 @@ class BuyerReport:
             (_ROLE.fullmatch(self.role), "role", "is not the ARN of a role"),
             (
                 0 < len(self.decisions) <= DECISIONS_MAX
-                and all(_DIGEST.fullmatch(item) for item in self.decisions)
+                and all(SHA256.fullmatch(item) for item in self.decisions)
                 and list(self.decisions) == sorted(set(self.decisions)),
                 "decisions",
                 f"are not 1 to {DECISIONS_MAX} different digests in order",

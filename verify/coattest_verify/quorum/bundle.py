@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 from coattest.errors import EnvironmentFailure, Rejected, UsageError
-from coattest.files import Evidence, Held
+from coattest.files import Evidence, Held, read_bounded
 from coattest.strictjson import Fields, canonical, parse
 from coattest_verify.quorum.links import LAYOUT_FILE
 from coattest_verify.quorum.log.checkpoint import MAX_CHECKPOINT, MAX_LOG
@@ -102,8 +102,7 @@ def read_bundle(data: bytes) -> Bundle:
 def load_bundle(path: Path) -> Bundle:
     """The bundle in a file. Raises UsageError when the file is absent or is not a bundle."""
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BUNDLE + 1)
+        data = read_bounded(path, MAX_BUNDLE)
     except FileNotFoundError:
         raise UsageError(
             "no such file", where=str(path), hint="verify release bundle --out writes one"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from coattest.errors import FoundFalse, Rejected, UsageError
-from coattest.files import Folder, write_atomic
+from coattest.files import Folder, read_bounded, write_atomic
 from coattest.findings import Finding
 from coattest.strictjson import MAX_SIZE, parse
 from coattest_build.formats.measure import measure
@@ -95,8 +95,7 @@ def read_report(rebuilt: Path) -> RebuildReport:
     if not path.exists() and (rebuilt / BUILDER_FILE).exists():
         path = rebuilt / BUILDER_FILE
     try:
-        with path.open("rb") as file:
-            report = RebuildReport.read(parse(file.read(MAX_SIZE + 1)))
+        report = RebuildReport.read(parse(read_bounded(path, MAX_SIZE)))
     except FileNotFoundError:
         raise UsageError("no such file", where=str(path), hint="verify rebuild --out writes it") from None
     except Rejected as error:

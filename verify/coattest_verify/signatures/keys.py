@@ -31,7 +31,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from coattest.errors import EnvironmentFailure, FoundFalse, UsageError
 from coattest.extras import need_signer
-from coattest.files import write_atomic
+from coattest.files import read_bounded, write_atomic
 from coattest_verify.signatures.olpc import encode_olpc
 
 SCHEMES = {
@@ -355,8 +355,7 @@ def _decrypt(content: bytes, passphrase: Callable[[], bytes]) -> Any:
 
 def _read(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_KEY_FILE + 1)
+        content = read_bounded(path, MAX_KEY_FILE)
     except FileNotFoundError:
         raise _unusable("no such file", path, "verify keygen makes one") from None
     except OSError as error:

@@ -9,6 +9,7 @@ import base64
 import binascii
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from cryptography.hazmat.primitives import serialization
@@ -71,26 +72,6 @@ def _re_encrypt(call: Call) -> Answer:
     }
 
 
-def _generate_data_key(call: Call) -> Answer:
-    """GenerateDataKey: a data key, in plaintext (or encrypted to the recipient) and under the key."""
-    return _data_key(call, "kms:GenerateDataKey", plaintext=True)
-
-
-def _generate_data_key_without_plaintext(call: Call) -> Answer:
-    """GenerateDataKeyWithoutPlaintext."""
-    return _data_key(call, "kms:GenerateDataKeyWithoutPlaintext", plaintext=False)
-
-
-def _generate_data_key_pair(call: Call) -> Answer:
-    """GenerateDataKeyPair."""
-    return _data_key_pair(call, "kms:GenerateDataKeyPair", plaintext=True)
-
-
-def _generate_data_key_pair_without_plaintext(call: Call) -> Answer:
-    """GenerateDataKeyPairWithoutPlaintext."""
-    return _data_key_pair(call, "kms:GenerateDataKeyPairWithoutPlaintext", plaintext=False)
-
-
 def _generate_random(call: Call) -> Answer:
     """GenerateRandom: needs no key, only the caller's own policies."""
     size = call.parameters.get("NumberOfBytes")
@@ -102,6 +83,7 @@ def _generate_random(call: Call) -> Answer:
 
 
 def _data_key(call: Call, action: str, *, plaintext: bool) -> Answer:
+    """A data key under the key, and in plaintext or encrypted to the recipient if asked for."""
     context = keys.requested_context(call.parameters)
     size = _data_key_size(call.parameters)
     recipient = call.recipient() if plaintext else None
@@ -114,6 +96,7 @@ def _data_key(call: Call, action: str, *, plaintext: bool) -> Answer:
 
 
 def _data_key_pair(call: Call, action: str, *, plaintext: bool) -> Answer:
+    """The same for a key pair's private key, with the public key."""
     context = keys.requested_context(call.parameters)
     spec = call.parameters.get("KeyPairSpec")
     curves: dict[Any, ec.EllipticCurve] = {
@@ -233,10 +216,14 @@ def _encoded(value: bytes) -> str:
 OPERATIONS: Mapping[str, Callable[[Call], Answer]] = {
     "Decrypt": _decrypt,
     "Encrypt": _encrypt,
-    "GenerateDataKey": _generate_data_key,
-    "GenerateDataKeyPair": _generate_data_key_pair,
-    "GenerateDataKeyPairWithoutPlaintext": _generate_data_key_pair_without_plaintext,
-    "GenerateDataKeyWithoutPlaintext": _generate_data_key_without_plaintext,
+    "GenerateDataKey": partial(_data_key, action="kms:GenerateDataKey", plaintext=True),
+    "GenerateDataKeyPair": partial(_data_key_pair, action="kms:GenerateDataKeyPair", plaintext=True),
+    "GenerateDataKeyPairWithoutPlaintext": partial(
+        _data_key_pair, action="kms:GenerateDataKeyPairWithoutPlaintext", plaintext=False
+    ),
+    "GenerateDataKeyWithoutPlaintext": partial(
+        _data_key, action="kms:GenerateDataKeyWithoutPlaintext", plaintext=False
+    ),
     "GenerateRandom": _generate_random,
     "ReEncrypt": _re_encrypt,
 }

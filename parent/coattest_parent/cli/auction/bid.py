@@ -10,7 +10,7 @@ from rich.table import Table
 
 from coattest.errors import UsageError
 from coattest.extras import need_extra
-from coattest.files import write_atomic
+from coattest.files import read_bounded, write_atomic
 from coattest.jsontext import emit_json
 from coattest.shell import err, json_option, utc_now
 from coattest_enclave.protocol import messages
@@ -108,8 +108,7 @@ def bid_command(
 
 def _read(path: Path, manifest: messages.Manifest, as_json: bool) -> Bids:
     """The bids of a CSV file; without --json every finding has its own line on stderr. Raises BadBids."""
-    with path.open("rb") as file:
-        content = file.read(CSV_MAX + 1)
+    content = read_bounded(path, CSV_MAX)
     try:
         return read_bids(content, manifest.lots)
     except BadBids as error:

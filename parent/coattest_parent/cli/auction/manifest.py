@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from coattest.errors import UsageError
-from coattest.files import write_atomic
+from coattest.files import read_bounded, write_atomic
 from coattest.jsontext import emit_json
 from coattest.shell import err, json_option
 from coattest_enclave.protocol import messages
@@ -57,8 +57,7 @@ def read_lots(path: Path) -> list[messages.Lot]:
 
 def read_record(path: Path) -> BuyerRecord:
     """A buyer's record; raises UsageError."""
-    with path.open("rb") as file:
-        return BuyerRecord.parse(file.read(RECORD_MAX + 1), str(path))
+    return BuyerRecord.parse(read_bounded(path, RECORD_MAX), str(path))
 
 
 @click.command("manifest")

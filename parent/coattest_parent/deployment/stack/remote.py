@@ -25,6 +25,7 @@ from coattest_parent.deployment.stack.ssm import TO, Instance
 from coattest_parent.deployment.stack.stacks import Say, Stacks
 from coattest_parent.link.aws import Aws
 from coattest_parent.link.channels import CID_MAX, ENCLAVE_PORT, Vsock, proxy_address_for
+from coattest_verify.quorum.statements.claim import SHA384
 
 RELEASE = re.compile(r"[0-9a-f]{16}")
 SHORT_SECONDS = 60.0
@@ -43,7 +44,6 @@ DOCUMENT_MAX = 16 * 1024
 """Bytes of an attestation document; in base64 it fits RunCommand's output."""
 
 _ID = re.compile(r"i-[0-9a-f]{4,17}-enc[0-9a-f]{4,17}")
-_MEASUREMENT = re.compile(r"[0-9a-f]{96}")
 
 
 def cid_of(release: str) -> int:
@@ -202,7 +202,7 @@ def _enclave(value: Mapping[str, Any]) -> tuple[str, Enclave]:
         raise ValueError("EnclaveID or Flags")
     names = {f"PCR{index}": index for index in (0, 1, 2, 8)}
     pcrs = tuple((names[name], str(measured[name])) for name in names if name in measured)
-    if len(pcrs) < 3 or not all(_MEASUREMENT.fullmatch(each) for _, each in pcrs):
+    if len(pcrs) < 3 or not all(SHA384.fullmatch(each) for _, each in pcrs):
         raise ValueError("Measurements")
     address = Vsock(cid, ENCLAVE_PORT)
     enclave = Enclave(

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from coattest.errors import UsageError
-from coattest.files import Folder
+from coattest.files import Folder, read_bounded
 from coattest.jsontext import emit_json
 from coattest.shell import json_option, utc_now
 from coattest_verify.attestation import (
@@ -202,8 +202,7 @@ def judge_items(
 
 
 def _item(path: Path, at: str | None, now: datetime, entry: IndexEntry | None) -> Item:
-    with path.open("rb") as file:
-        data = file.read(FILE_MAX + 1)  # longer than any document: the verifier says so
+    data = read_bounded(path, FILE_MAX)  # longer than any document: the verifier says so
     document = decode_document(data)
     complaint = None
     if entry is not None and entry.sha256 is not None and hashlib.sha256(data).digest() != entry.sha256:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from coattest.errors import EnvironmentFailure, FoundFalse, UsageError
+from coattest.files import read_bounded
 from coattest.jsontext import emit_json
 from coattest.shell import err, json_option, needs_extra, out, utc_now
 from coattest_verify.cli.options import EXISTING_FILE, decision_options
@@ -61,7 +61,7 @@ def policy_prove_command(**given: Any) -> int:
         key_arn=given["key_arn"],
     )
     try:
-        results = prover.prove(parse_policy(_read(given["file"])), question)
+        results = prover.prove(parse_policy(read_bounded(given["file"], MAX_DOCUMENT_BYTES)), question)
     except PolicyError as error:
         if error.code != "unknown-operator":
             raise
@@ -100,11 +100,6 @@ def _tuples(given: Mapping[str, Any]) -> tuple[tuple[str, str, str], ...]:
         )
     decisions = decisions_of(given, now=utc_now())
     return tuple((item.pcrs[0], item.pcrs[1], item.pcrs[2]) for item in decisions)
-
-
-def _read(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(MAX_DOCUMENT_BYTES + 1)
 
 
 def _exit_code(results: tuple[GoalResult, ...]) -> int:

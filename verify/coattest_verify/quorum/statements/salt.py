@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coattest.errors import Rejected, UsageError
-from coattest.files import write_atomic
+from coattest.files import read_bounded, write_atomic
 from coattest.strictjson import Fields, canonical, parse
 from coattest_verify.quorum.members.file import NAME, MembersFile
 from coattest_verify.quorum.statements.claim import SHA256, ProfileResult
@@ -80,8 +80,7 @@ def read_secret(folder: Path, member: str, members: MembersFile) -> CommitmentSe
     """
     path = folder / SALT_FILE
     try:
-        with path.open("rb") as file:
-            fields = Fields(parse(file.read(MAX_SALT_FILE + 1), max_size=MAX_SALT_FILE), "")
+        fields = Fields(parse(read_bounded(path, MAX_SALT_FILE), max_size=MAX_SALT_FILE), "")
         fields.exactly("format", PURPOSE)
         found = CommitmentSecret(
             fields.text("member", NAME),

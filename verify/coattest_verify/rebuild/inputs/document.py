@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from coattest.errors import Rejected, UsageError
+from coattest.files import read_bounded
 from coattest.strictjson import MAX_SIZE, Fields, parse
 from coattest_verify.quorum.members.file import utc
 from coattest_verify.quorum.statements.claim import SHA256
@@ -60,8 +61,7 @@ def inputs_confirmed(folder: Path, lock_sha256: str) -> bool:
     """
     path = folder / INPUTS_FILE
     try:
-        with path.open("rb") as file:
-            fields = Fields(parse(file.read(MAX_SIZE + 1), max_size=MAX_SIZE), "")
+        fields = Fields(parse(read_bounded(path, MAX_SIZE), max_size=MAX_SIZE), "")
         fields.exactly("format", FORMAT)
         same = fields.text("lock_sha256", SHA256) == lock_sha256
         return fields.boolean("confirmed") and same
@@ -77,8 +77,7 @@ def confirmations(path: Path, lock_sha256: str) -> dict[str, bool]:
     Raises UsageError when there is no such file, it does not parse, or it is about another lock.
     """
     try:
-        with path.open("rb") as file:
-            fields = Fields(parse(file.read(MAX_SIZE + 1), max_size=MAX_SIZE), "")
+        fields = Fields(parse(read_bounded(path, MAX_SIZE), max_size=MAX_SIZE), "")
         fields.exactly("format", FORMAT)
         if fields.text("lock_sha256", SHA256) != lock_sha256:
             raise UsageError("is about another lock", where=str(path), code="wrong-lock")
