@@ -12,9 +12,15 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
+from click.testing import CliRunner
+
+from coattest.command import cli
+from support.command_tree import verbs
+from support.verify.base_world import make_world
 from support.verify.nitro_ca import NOW, PCRS, document, usual_chain
 
 MOST_DISTRIBUTIONS = 16
@@ -23,30 +29,67 @@ TOOLS = {"pip", "setuptools", "wheel"}
 """Part of the environment, not of the install."""
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+VECTORS = REPOSITORY.parent / "shared" / "vectors"
 BIN = Path(sys.executable).parent
+
+FILLED = "--manifest manifest.cbor --buyer buyer-1"
+MINE = "--member buyer-2 --key quorum/keys/buyer-2"
+TO_PLAN = "--target local --image manifest.cbor --state state --role-arn a --instance-id i {deciding}"
+A_KEY = "--key arn:aws:kms:eu-central-1:1:key/2 --parent-role arn:aws:iam::1:role/p"
 
 NEEDS = {
     "nitro-local up": "local",
     "nitro-local demo": "local",
-    "deploy-from-attestation plan --image x --out x": "aws",
-    "eif build --out x": "build",
+    "nitro-local demo --source {repository}": "local",
+    "deploy-from-attestation plan": "aws",
+    f"deploy-from-attestation plan {TO_PLAN}": "aws",
+    f"deploy-from-attestation apply {TO_PLAN}": "aws",
+    "deploy-from-attestation status --state state {deciding}": "aws",
+    "deploy-from-attestation destroy --state state": "aws",
+    "coattest deploy-from-attestation plan": "aws",
+    "eif build": "build",
+    "eif build --source {repository} --out x": "build",
+    "eif stage prepare --source {repository} --stage x": "build",
     "verify rebuild": "build",
+    "verify rebuild --source {repository} --out x": "build",
     "verify inputs --source {repository}": "build",
-    "verify policy prove {file}": "prove",
-    "auction bid --manifest {file} --buyer a --bids {file} --out x --upload": "aws",
-    "verify keygen --help": None,
-    "verify quorum --help": None,
-    "verify members --help": None,
-    "verify release links --help": None,
-    "verify log show --help": None,
-    "verify policy make --help": None,
-    "verify receipt --help": None,
-    "verify sign-pcrs --help": None,
-    "auction keygen --help": None,
-    "eif measure --help": None,
-    "coattest --help": None,
+    f"verify release review --source {{repository}} {MINE} --attestations {{attestations}}": "build",
+    "verify policy prove": "prove",
+    "verify policy prove file": "prove",
+    "verify policy apply": "aws",
+    "verify policy check": "aws",
+    f"verify audit lookup-events {A_KEY}": "aws",
+    f"verify audit s3://bucket/prefix {A_KEY}": "aws",
+    "verify sign-pcrs --key awskms:alias/me": "aws",
+    "verify sign-pcrs --member buyer-1 --key awskms:alias/me --attestations {attestations}": "aws",
+    "verify sign-pcrs --member buyer-1 --key hsm:2?label=me --attestations {attestations}": "pkcs11",
+    f"auction bid {FILLED} --bids file --out x --upload {{deciding}}": "aws",
+    f"auction seal {FILLED} --auction-key buyer-1.key --own-bid file --out x {{deciding}}": "aws",
+    "auction open": "aws",
+    "auction serve": "aws",
 }
-"""Commands, and the extra that each asks for in the base install; None: it runs."""
+"""Commands, and the extra that each asks for in the base install."""
+
+RUNS = (
+    "verify keygen --out key",
+    "verify members show {quorum}",
+    "verify quorum {deciding}",
+    "verify release bundle --out bundle.json {deciding}",
+    "verify release links --out links {deciding}",
+    "verify receipt result.cbor --manifest manifest.cbor {deciding}",
+    "verify policy make --member buyer-1 {managing} {deciding}",
+    "verify policy explain --member buyer-1 {managing} {deciding}",
+    f"verify sign-pcrs {MINE} --could-not-build --reason slow --attestations {{attestations}}",
+    f"verify release revoke {MINE} --reason no {{quorum}}",
+    "auction keygen --out auction.key",
+    "auction show --manifest manifest.cbor",
+)
+"""Commands that do their work in the base install, in this order, with exit code 0 and one JSON document."""
+
+MANAGING = (
+    "--account 222233334444 --simulator --parent-role arn:aws:iam::111122223333:role/parent "
+    "--administrator arn:aws:iam::222233334444:role/admin --encrypter arn:aws:iam::222233334444:role/desk"
+)
 
 
 def distributions() -> list[str]:
@@ -55,13 +98,13 @@ def distributions() -> list[str]:
     return sorted(names - TOOLS)
 
 
-def megabytes(folder: Path) -> float:
-    """What the files of an environment's library take, without its own tools: 4,096 bytes is a block."""
+def mebibytes(folder: Path, block: int) -> float:
+    """What the files of an environment's library take in blocks of so many bytes, without its own tools."""
     total = 0
     for path in folder.rglob("*"):
         top = path.relative_to(folder).parts[0].partition("-")[0]
         if path.is_file() and top not in {*TOOLS, "pkg_resources", "_distutils_hack"}:
-            total += -(-path.stat().st_size // 4096) * 4096
+            total += -(-path.stat().st_size // block) * block
     return total / 2**20
 
 
@@ -91,39 +134,101 @@ def document_problems(folder: Path) -> list[str]:
     return problems
 
 
-def command_problems(folder: Path) -> list[str]:
-    """Each command of NEEDS runs, or says in one line which extra it needs."""
-    (folder / "file").write_text("{}")
+def real_document_problems(folder: Path) -> list[str]:
+    """``verify attestation`` accepts every document of real hardware that there is, and no forged one."""
+    problems = []
+    for name, code in (("attestation", 0), ("attestation-negative", 1)):
+        if not (VECTORS / name).is_dir():
+            print(f"verify attestation on real documents: skipped, no ../shared/vectors/{name}")
+            continue
+        done = call(folder, "verify", "attestation", str(VECTORS / name), "--json")
+        if done.returncode != code:
+            problems.append(f"verify attestation {name}: exit {done.returncode}, not {code}: {done.stderr}")
+        print(f"verify attestation on {name}: {len(list((VECTORS / name).glob('*.bin')))} real documents")
+    return problems
+
+
+def help_problems(folder: Path) -> list[str]:
+    """Every command shows its help, whichever extra it needs."""
+    paths = verbs(cli, ("coattest",))
+    problems = []
+    for path in paths:
+        done = CliRunner().invoke(cli, [*path[1:], "-h"], prog_name="coattest")
+        if done.exit_code != 0 or "-h, --help" not in done.output:
+            problems.append(f"{' '.join(path)} -h: {done.output[-500:]}{done.exception}")
+    for words in ("nitro-local up", "deploy-from-attestation plan", "eif build", "verify policy prove"):
+        done = call(folder, *words.split(), "-h")
+        if done.returncode != 0 or done.stderr or f"Usage: {words}" not in done.stdout:
+            problems.append(f"{words} -h: exit {done.returncode}: {done.stderr}")
+    print(f"-h of {len(paths)} commands: {'shown' if not problems else 'NOT shown'}")
+    return problems
+
+
+def extra_problems(folder: Path, places: Mapping[str, str]) -> list[str]:
+    """Each command of NEEDS says in one line which extra it needs, and in one document with --json."""
     problems = []
     for text, extra in NEEDS.items():
-        words = text.format(repository=REPOSITORY, file="file").split()
-        done = call(folder, *words)
-        print(f"{text}: {done.stderr.strip() or 'runs'}")
-        if extra is None:
-            good = done.returncode == 0
-        else:
-            asked = f"this needs the extra '{extra}'" in done.stderr and f"'.[{extra}]'" in done.stderr
-            good = done.returncode == 3 and asked and done.stderr.count("\n") == 1
-        if not good:
+        words = text.format(**places).split()
+        done = call(folder, *words, "--json")
+        asked = f"this needs the extra '{extra}'" in done.stderr and f"'.[{extra}]'" in done.stderr
+        print(f"{text}: {done.stderr.strip()}")
+        try:
+            code = json.loads(done.stdout)["code"]
+        except ValueError:
+            code = None
+        if not (done.returncode == 3 and asked and done.stderr.count("\n") == 1 and code == "missing-extra"):
             problems.append(f"{text}: exit {done.returncode}: {done.stderr[-2000:]}{done.stdout[-500:]}")
-    done = call(folder, "eif", "build", "--out", "x", "--json")
-    if json.loads(done.stdout)["code"] != "missing-extra":
-        problems.append(f"eif build --json: {done.stdout}")
+    return problems
+
+
+def work_problems(folder: Path, places: Mapping[str, str]) -> list[str]:
+    """Each command of RUNS does its work; ``eif lock`` gets as far as asking the mirror."""
+    problems = []
+    for text in RUNS:
+        done = call(folder, *text.format(**places).split(), "--json")
+        try:
+            json.loads(done.stdout)
+        except ValueError:
+            done.returncode = done.returncode or -1
+        print(f"{text}: {'runs' if done.returncode == 0 else 'DOES NOT RUN'}")
+        if done.returncode != 0:
+            problems.append(f"{text}: exit {done.returncode}: {done.stderr[-2000:]}{done.stdout[-500:]}")
+    nowhere = ("--mirror", (folder / "absent").as_uri(), "--json")
+    done = call(folder, "eif", "lock", "--check", "--source", str(REPOSITORY), *nowhere)
+    print(f"eif lock: {done.stderr.strip()}")
+    if done.returncode != 3 or json.loads(done.stdout)["code"] == "missing-extra":
+        problems.append(f"eif lock: exit {done.returncode}: {done.stderr[-2000:]}")
     return problems
 
 
 def main() -> int:
     """Print what there is; 1 when something is not as it must be."""
-    names, size = distributions(), megabytes(Path(sysconfig.get_path("purelib")))
-    print(f"base install: {len(names)} distributions, {size:.1f} MB: {', '.join(names)}")
+    names, library = distributions(), Path(sysconfig.get_path("purelib"))
+    size = mebibytes(library, 4096)
+    print(f"base install: {len(names)} distributions: {', '.join(names)}")
+    print(f"base install: {size:.1f} MB (2^20 bytes) on disk, {mebibytes(library, 1):.1f} MB in their bytes")
     problems = []
     if len(names) > MOST_DISTRIBUTIONS:
         problems.append(f"{len(names)} distributions, {MOST_DISTRIBUTIONS} at most")
     if size > MOST_MEGABYTES:
         problems.append(f"{size:.1f} MB, {MOST_MEGABYTES} at most")
     with tempfile.TemporaryDirectory() as name:
-        problems += document_problems(Path(name))
-        problems += command_problems(Path(name))
+        folder = Path(name)
+        problems += document_problems(folder)
+        problems += real_document_problems(folder)
+        problems += help_problems(folder)
+        world = make_world(folder)
+        (folder / "file").write_text("{}")
+        attestations = str(world.members.attestations)
+        places = {
+            "attestations": attestations,
+            "deciding": " ".join(world.deciding),
+            "managing": MANAGING,
+            "quorum": f"--attestations {attestations} --root sha256:{world.members.root.hex()}",
+            "repository": str(REPOSITORY),
+        }
+        problems += extra_problems(folder, places)
+        problems += work_problems(folder, places)
     for problem in problems:
         print(f"base install: {problem}", file=sys.stderr)
     return 1 if problems else 0

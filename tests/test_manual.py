@@ -17,6 +17,7 @@ import pytest
 
 from coattest.codes import CODES
 from coattest.command import PROGRAMS, cli
+from support.command_tree import verbs
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
@@ -36,18 +37,6 @@ man = load_man()
 def program_of(name: str) -> Any:
     """The group of a program's verbs, or ``coattest`` itself."""
     return cli if name == "coattest" else cli.get_command(click.Context(cli), name)
-
-
-def verbs(command: click.Command, path: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """The path of a command and of everything below it."""
-    found = [path]
-    if isinstance(command, click.Group):
-        context = click.Context(command)
-        for name in command.list_commands(context):
-            below = command.get_command(context, name)
-            assert below is not None
-            found += verbs(below, (*path, name))
-    return found
 
 
 @pytest.fixture(scope="module")

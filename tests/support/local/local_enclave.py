@@ -16,8 +16,6 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-import boto3
-
 from coattest_local.aws.services import Services
 from coattest_local.host.ca import NitroAuthority
 from coattest_local.host.nsm import SimulatedNsm, boot_pcrs
@@ -168,6 +166,8 @@ class Cloud:
         return self._aws(account.access_key, account.secret_key)
 
     def _aws(self, access_key: str, secret_key: str) -> Aws:
+        import boto3  # not in the base install, which has the rest of this module
+
         session = boto3.Session(
             aws_access_key_id=access_key,
             aws_secret_access_key=secret_key,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from coattest_enclave.protocol import cose, messages
 from coattest_local.host.ca import NitroAuthority
@@ -83,17 +85,29 @@ def make(
     """A receipt for lots with these outcomes, made ``seconds_after`` the closing time."""
     lots = [messages.Lot(f"lot-{number}", 0) for number in range(1, len(outcomes) + 1)]
     auction = manifest(rule=rule, lots=lots, closes=CLOSES, publish_by=CLOSES + 1800)
+    when = datetime.fromtimestamp(CLOSES + seconds_after, timezone.utc)
+    return Made(auction, result_file(auction, decided, KEYS, outcomes, when), decided, NOW)
+
+
+def result_file(
+    auction: messages.Manifest,
+    decided: Authority,
+    keys: Mapping[str, ec.EllipticCurvePrivateKey],
+    outcomes: Sequence[messages.Outcome],
+    when: datetime,
+) -> bytes:
+    """What the decided enclave answers at ``when``, under seals by the buyers' auction keys."""
     bids = tuple((buyer.name, messages.sha384(buyer.name.encode())) for buyer in auction.buyers)
     seal = messages.Seal(auction.digest, decided.decision.digest, bids)
     seals = tuple(
-        cose.sign1(seal.encode(), KEYS[buyer.name], buyer.name.encode()) for buyer in auction.buyers
+        cose.sign1(seal.encode(), keys[buyer.name], buyer.name.encode()) for buyer in auction.buyers
     )
-    named = tuple((lot.id, outcome) for lot, outcome in zip(lots, outcomes, strict=True))
-    columns = packed([buyer.name for buyer in auction.buyers], named, priced=rule == messages.SECOND_PRICE)
+    named = tuple((lot.id, outcome) for lot, outcome in zip(auction.lots, outcomes, strict=True))
+    priced = auction.rule == messages.SECOND_PRICE
+    columns = packed([buyer.name for buyer in auction.buyers], named, priced=priced)
     result = messages.Result(
-        auction.auction, auction.digest, seal.digest, auction.currency, rule, columns
+        auction.auction, auction.digest, seal.digest, auction.currency, auction.rule, columns
     ).encode()
-    when = datetime.fromtimestamp(CLOSES + seconds_after, timezone.utc)
     module = f"{INSTANCE}-enc0123456789abcdef"
     chain = NitroAuthority().issue(instance_id=INSTANCE, module_id=module, now=when)
     payload = document_payload(
@@ -107,5 +121,4 @@ def make(
             "nonce": seal.digest,
         },
     )
-    file = messages.ResultFile(result, sign_document(payload, chain.key), seals).encode()
-    return Made(auction, file, decided, NOW)
+    return messages.ResultFile(result, sign_document(payload, chain.key), seals).encode()
