@@ -137,7 +137,7 @@ class _Table:
             return ()
         values = self._take(key, list)
         if not all(isinstance(value, str) and _plain(value) for value in values):
-            raise _bad(f"{key} must be a list of texts, none empty or with control characters", self._where)
+            raise _bad(f"{key} must be a list of strings, none empty or with control characters", self._where)
         return tuple(values)
 
     def paths(self, key: str, *, optional: bool = False) -> tuple[str, ...]:
@@ -157,7 +157,7 @@ class _Table:
         # No control characters: in the image, the command and the environment have a line for each text.
         for name, value in chosen.items():
             if not isinstance(value, str) or not _plain(f"{name}{value}") or not name:
-                raise _bad(f"{key} must map texts to texts, on one line each", self._where)
+                raise _bad(f"{key} must map strings to strings, one line each", self._where)
         return tuple(sorted(chosen.items()))
 
     def ignore(self, keys: Iterable[str]) -> None:

@@ -12,13 +12,15 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-from dulwich.errors import NotGitRepository
-from dulwich.objects import Commit, Tree
-from dulwich.repo import Repo
+from typing import TYPE_CHECKING
 
 from coattest.errors import EnvironmentFailure, UsageError
 from coattest_build.image import IMAGE_FILE, LOCK_FILE, SOURCE_FOLDERS
+
+if TYPE_CHECKING:
+    from dulwich.repo import Repo
+
+# dulwich is an extra: it is imported where a repository is read.
 
 ROOTS = (IMAGE_FILE, *SOURCE_FOLDERS)
 """What decides the image's bytes beside the lock, which has a digest of its own."""
@@ -144,6 +146,9 @@ def commit_of(source: Path, files: list[SourceFile]) -> tuple[str | None, tuple[
     """
     if not (source / ".git").exists():
         return None, ()
+    from dulwich.errors import NotGitRepository  # noqa: PLC0415
+    from dulwich.repo import Repo  # noqa: PLC0415
+
     try:
         with Repo(str(source)) as repository:
             try:
@@ -167,6 +172,8 @@ def commit_of(source: Path, files: list[SourceFile]) -> tuple[str | None, tuple[
 
 def _committed(repository: Repo, head: bytes) -> dict[str, tuple[str, bool]]:
     """Path to (blob digest, executable) of every covered file in a commit."""
+    from dulwich.objects import Commit, Tree  # noqa: PLC0415
+
     commit = repository[head]
     if not isinstance(commit, Commit):
         raise ValueError("HEAD is not a commit")

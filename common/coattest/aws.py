@@ -1,4 +1,4 @@
-"""AWS's errors as errors of ours. botocore is imported where it is used: most commands never need it."""
+"""Turns botocore's errors into AwsFailure. botocore is imported late: most commands never need it."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def aws_errors(where: str) -> Iterator[None]:
 def _hint(code: str, operation: str) -> str | None:
     """What to do about the failures that a caller meets most."""
     if code in THROTTLED:
-        return "AWS takes fewer requests than were made, also after retries: wait and try again"
+        return "AWS throttled the request, retries included: wait and try again"
     if code in UNKNOWN_CALLER:
         return "AWS does not know these credentials: check AWS_PROFILE"
     if code in FORBIDDEN:

@@ -1,7 +1,7 @@
-"""A console to which everything is text: names come from other people's files.
+"""A console that prints everything as plain text: names come from other people's files.
 
-Nothing that is printed is read as rich's markup or emoji codes unless a caller asks for markup, and what a
-terminal would obey, or what turns the direction of writing, is shown as an escape (``\\x1b``).
+Rich's markup and emoji codes are printed as they are unless a caller asks for markup. Control characters, and
+those that change the direction of writing, are shown as escapes (``\\x1b``).
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ EXTRAS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "in-toto": ("in_toto", "securesystemslib"),
         "aws": ("boto3", "botocore", "securesystemslib"),
         "build": ("dulwich", "pysequoia"),
-        "local": ("moto", "werkzeug"),
+        "local": ("moto", "werkzeug", "boto3", "botocore", "dulwich", "pysequoia"),
         "pkcs11": ("asn1crypto", "pkcs11", "securesystemslib"),
         "prove": ("z3",),
     }
@@ -33,21 +33,18 @@ def need_extra(extra: str) -> None:
 
 
 def need_signer(uri: str) -> None:
-    """Check that what signs with a key elsewhere (``awskms:``, ``hsm:``) is installed.
+    """Check that the libraries of a remote signer (``awskms:``, ``hsm:``) are installed.
 
-    Raises EnvironmentFailure. For schemes that no extra serves (``gcpkms:``) only securesystemslib is needed
-    here; it says itself what else it wants.
+    Raises EnvironmentFailure. Of schemes without an extra (``gcpkms:``) only securesystemslib is checked
+    here; it reports itself what else it needs.
     """
     need_extra(_SIGNERS.get(uri.partition(":")[0], "in-toto"))
 
 
-def missing_extra(error: ModuleNotFoundError, extra: str | None = None) -> EnvironmentFailure | None:
-    """The failure to report for an import that found no module; None when no extra brings that module.
-
-    ``extra`` is the one to name where a program needs more than the module that happened to be first.
-    """
+def missing_extra(error: ModuleNotFoundError) -> EnvironmentFailure | None:
+    """The failure to report for an import that found no module; None when no extra brings that module."""
     module = (error.name or "").partition(".")[0]
-    return _failure(module, extra or _EXTRA_OF[module]) if module in _EXTRA_OF else None
+    return _failure(module, _EXTRA_OF[module]) if module in _EXTRA_OF else None
 
 
 def _failure(module: str, extra: str) -> EnvironmentFailure:

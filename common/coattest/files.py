@@ -1,4 +1,4 @@
-"""Files written whole (beside their place, then renamed), and folders that anybody may have written to.
+"""Writes files atomically (a temporary file, then a rename), and reads folders that anybody may write to.
 
 A hostile folder is read without following links, without opening devices, and with limits on everything.
 """
@@ -18,7 +18,7 @@ from coattest.errors import EnvironmentFailure, Rejected, UsageError
 from coattest.strictjson import MAX_SIZE
 
 NO_LINKS = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK})
-"""What link(2) answers on file systems that have no second names for a file (FAT, some of FUSE's)."""
+"""Errors of link(2) on file systems without hard links (FAT, some of FUSE's)."""
 
 MAX_FILES = 16384
 """Names looked at in one folder; a quorum of 1,024 members has about 4,000."""

@@ -1,4 +1,4 @@
-"""How every command writes a JSON document; how every reader of one refuses a name that is there twice."""
+"""Writes the JSON documents of every command, and refuses duplicate names when JSON is read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class _Stdout:
 class Rows(list[Any]):
     """A JSON array of ``row`` of each of ``items``, made as it is written: a million of them take no memory.
 
-    It is a list because the encoder knows those; it can be counted and walked, and nothing else.
+    It is a list because the encoder knows those; only ``len`` and iteration work.
     """
 
     def __init__(self, items: Sequence[T], row: Callable[[T], Any]) -> None:
@@ -54,7 +54,7 @@ def unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def emit_json(document: Any) -> None:
     """Print one JSON document on stdout: sorted keys, two spaces, a final newline.
 
-    Characters that a terminal would obey, or that a name may hold and a text may not, are escaped.
+    Control characters and lone surrogates (from file names) are escaped.
     """
     # Written as it is encoded: a million lots as one text would be the larger part of a gigabyte.
     _Stdout.begun = True
@@ -72,12 +72,12 @@ def json_printed() -> bool:
 
 
 def forget_json() -> None:
-    """A program begins: nothing has been printed yet."""
+    """Start over, at the beginning of a program: nothing has been printed yet."""
     _Stdout.begun = False
 
 
 def _visible(piece: str) -> str:
-    # What is not ASCII stands inside a string, where an escape means the same (RFC 8259, 7).
+    # Non-ASCII characters occur in strings only, where an escape means the same (RFC 8259, 7).
     return "".join(
         character if character.isascii() or character.isprintable() else json.dumps(character)[1:-1]
         for character in piece

@@ -1,4 +1,4 @@
-"""The command line's own classes: what every verb has without saying so.
+"""The classes of the command line: what every verb has by default.
 
 ``-h`` beside ``--help``; options and verbs under headings, their first sentence whole; "did you mean" for
 verbs as for options; everything that is required and missing in one error; verbs whose modules are imported
@@ -19,7 +19,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from coattest.extras import missing_extra
+from coattest.extras import need_extra
 
 Decorator = Callable[[Any], Any]
 
@@ -49,6 +49,16 @@ def option_group(*options: Decorator, heading: str | None = None) -> Decorator:
         for parameter in _parameters(command):
             if heading is not None and id(parameter) not in earlier:
                 vars(parameter).setdefault("heading", heading)
+        return command
+
+    return decorate
+
+
+def needs_extra(extra: str) -> Decorator:
+    """The command needs an extra: without it everything but ``--help`` says so (``missing-extra``)."""
+
+    def decorate(command: Any) -> Any:
+        vars(command)["extra"] = extra
         return command
 
     return decorate
@@ -84,20 +94,33 @@ class Command(click.Command):
     """A verb."""
 
     def get_help_option_names(self, ctx: click.Context) -> list[str]:
-        """``-h`` and ``--help``, but for a name that an option of the command has."""
+        """``-h`` and ``--help``, except a name that one of the command's options has."""
         taken = {name for parameter in self.params for name in parameter.opts}
         return [name for name in HELP_NAMES if name not in taken]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """click's, but that all missing parameters are named at once. Raises click.UsageError."""
+        """Parse as click does, but name all missing parameters at once, and a missing extra before them.
+
+        Raises click.UsageError and EnvironmentFailure. ``--help`` needs no extra.
+        """
         words = list(args)
         try:
-            return super().parse_args(ctx, args)
-        except click.MissingParameter:
+            rest = super().parse_args(ctx, args)
+        except click.UsageError as error:
+            self._need_extra(ctx)
+            if not isinstance(error, click.MissingParameter):
+                raise
             missing = self._missing(ctx, words)
             if len(missing) < 2:
                 raise
             raise MissingParameters(missing, ctx) from None
+        self._need_extra(ctx)
+        return rest
+
+    def _need_extra(self, ctx: click.Context) -> None:
+        extra = vars(self).get("extra")
+        if extra is not None and not ctx.resilient_parsing:
+            need_extra(extra)
 
     def _missing(self, ctx: click.Context, words: list[str]) -> list[click.Parameter]:
         given = self.make_parser(ctx).parse_args(words)[0]
@@ -122,21 +145,13 @@ class Command(click.Command):
 
 
 class VerbGroup(Command, click.Group):
-    """A group of verbs; ``headings`` maps each heading of the help to its verbs, in the order of the help.
-
-    ``extra`` is the extra that the group's verbs need, where that is one for all.
-    """
+    """A group of verbs; ``headings`` maps each heading of the help to its verbs, in the order of the help."""
 
     def __init__(
-        self,
-        *args: Any,
-        headings: Mapping[str, Sequence[str]] | None = None,
-        extra: str | None = None,
-        **kwargs: Any,
+        self, *args: Any, headings: Mapping[str, Sequence[str]] | None = None, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
         self.headings = headings or {}
-        self.extra = extra
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command behind a verb; None when there is no such verb."""
@@ -146,23 +161,13 @@ class VerbGroup(Command, click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The verb that is meant. Raises click.UsageError, with verbs of a similar name where there are."""
+        """The verb named on the command line. Raises click.UsageError, with verbs of similar names if any."""
         name = args[0]
         if ctx.resilient_parsing or name.startswith("-") or name in self.list_commands(ctx):
             return super().resolve_command(ctx, args)
         near = difflib.get_close_matches(name, self.list_commands(ctx))
         hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
         raise click.UsageError(f"No such command {name!r}.{hint}", ctx)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the verb. Raises EnvironmentFailure when an extra is missing that it needs."""
-        try:
-            return super().invoke(ctx)
-        except ModuleNotFoundError as error:
-            failure = missing_extra(error, vars(self).get("extra"))
-            if failure is None:
-                raise
-            raise failure from error
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The verbs, then the group's own options."""

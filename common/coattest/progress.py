@@ -1,4 +1,4 @@
-"""How a long operation tells what it is doing, without knowing about a terminal."""
+"""Progress of long operations, which need not know about a terminal."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from coattest.shell import byte_progress, err, step_progress
 
 
 class Reporter(Protocol):
-    """What the builder reports to."""
+    """Receives the progress of a long operation."""
 
     def note(self, text: str) -> None:
-        """Say one thing."""
+        """Show one line."""
 
     def step(self, text: str) -> AbstractContextManager[None]:
         """A step of unknown length runs while the context is open."""
@@ -26,13 +26,13 @@ class Reporter(Protocol):
 
 
 class Quiet:
-    """Says nothing."""
+    """A reporter that shows nothing."""
 
     def note(self, text: str) -> None:
-        """Nothing."""
+        """Ignore the line."""
 
     def step(self, text: str) -> AbstractContextManager[None]:  # noqa: ARG002, PLR6301, RUF100
-        """Nothing."""
+        """Run the step."""
         return contextlib.nullcontext()
 
     def transfer(  # noqa: PLR6301, RUF100
@@ -40,18 +40,18 @@ class Quiet:
         text: str,  # noqa: ARG002, RUF100
         total: int,  # noqa: ARG002, RUF100
     ) -> AbstractContextManager[Callable[[int], None]]:
-        """Nothing."""
+        """Run the transfer, and ignore its increments."""
         return contextlib.nullcontext(lambda _: None)
 
 
 class Terminal:
-    """Writes to stderr: bars and spinners on a terminal, one line per step elsewhere."""
+    """A reporter on stderr: bars and spinners on a terminal, one line per step elsewhere."""
 
     def __init__(self) -> None:
         self._console = err()
 
     def note(self, text: str) -> None:
-        """One line."""
+        """Print one line."""
         self._console.print(text, markup=False)
 
     @contextlib.contextmanager

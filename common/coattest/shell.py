@@ -22,7 +22,15 @@ from coattest.errors import CoattestError, EnvironmentFailure, UsageError
 from coattest.extras import missing_extra
 from coattest.findings import Finding
 from coattest.jsontext import emit_json, forget_json, json_printed
-from coattest.parser import Command, Decorator, LazyGroup, MissingParameters, adopted, option_group
+from coattest.parser import (
+    Command,
+    Decorator,
+    LazyGroup,
+    MissingParameters,
+    adopted,
+    needs_extra,
+    option_group,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,6 +43,7 @@ __all__ = [
     "err",
     "from_os_error",
     "json_option",
+    "needs_extra",
     "option_group",
     "out",
     "report_error",
@@ -46,9 +55,9 @@ __all__ = [
 OS_ERRORS = {
     number: errno.errorcode[number].lower()
     for number in (
-        errno.EACCES, errno.EADDRINUSE, errno.EAGAIN, errno.EBUSY, errno.ECONNREFUSED, errno.EEXIST,
-        errno.EINVAL, errno.EISDIR, errno.ELOOP, errno.EMFILE, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOSPC,
-        errno.ENOTDIR, errno.EPERM, errno.EROFS,
+        errno.EACCES, errno.EADDRINUSE, errno.EAGAIN, errno.EBUSY, errno.ECONNREFUSED, errno.EDQUOT,
+        errno.EEXIST, errno.EFBIG, errno.EINVAL, errno.EISDIR, errno.ELOOP, errno.EMFILE, errno.ENAMETOOLONG,
+        errno.ENOENT, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS,
     )
 }  # fmt: skip
 """errno(3) and the code of an error for it; any other is ``os-error``."""
@@ -127,13 +136,13 @@ def run(command: click.Command, name: str) -> NoReturn:
     try:
         sys.stdout.flush()
     except OSError:
-        # Else Python flushes once more when it ends, says so, and makes the exit code 120.
+        # Otherwise Python flushes again at exit, complains, and exits with 120.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
 
 
 def _call(command: Command, name: str) -> int:
-    """click's ``main``, which makes an exit code 1 of a broken pipe: here every exception comes through."""
+    """click's ``main`` without its error handling, which turns a broken pipe into exit code 1."""
     variable = f"_{name}_COMPLETE".replace("-", "_").upper()
     if instruction := os.environ.get(variable):
         return shell_complete(command, {}, name, variable, instruction)
@@ -146,7 +155,7 @@ def _call(command: Command, name: str) -> int:
 
 
 def _nobody_reads(error: BaseException) -> bool:
-    """Whether a pipe broke since nobody reads stdout any more (``| head``): nothing needs to be said then."""
+    """Whether stdout is a closed pipe (``| head``), which is not worth a message."""
     if not isinstance(error, BrokenPipeError):
         return False
     stdout = select.poll()
@@ -157,7 +166,7 @@ def _nobody_reads(error: BaseException) -> bool:
 def report_error(error: BaseException, name: str) -> int:
     """Print an error as program ``name`` does, and return the exit code that goes with it."""
     failure = _failure(error)
-    with contextlib.suppress(OSError):  # A stream that is full or closed changes nothing about the code.
+    with contextlib.suppress(OSError):  # A full or closed stream does not change the exit code.
         if isinstance(error, click.ClickException):
             error.show()
         else:
@@ -171,7 +180,7 @@ def report_error(error: BaseException, name: str) -> int:
 
 
 class Bug(CoattestError):
-    """An exception that nothing of ours expects. Exit code 70."""
+    """An exception that no code of ours expects. Exit code 70."""
 
     exit_code = BUG
     default_code = "bug"
@@ -196,7 +205,7 @@ def _failure(error: BaseException) -> CoattestError:
 
 
 def _usage_error(error: click.ClickException) -> UsageError:
-    """What the parser refuses, with a finding for each parameter that is missing."""
+    """The parser's error, with a finding for each missing parameter."""
     context = getattr(error, "ctx", None)
     names = error.names if isinstance(error, MissingParameters) else ()
     return UsageError(
@@ -208,7 +217,7 @@ def _usage_error(error: click.ClickException) -> UsageError:
 
 
 def _wants_json() -> bool:
-    """Whether ``--json`` stands on the command line before any ``--``, even where nothing could be parsed."""
+    """Whether ``--json`` is on the command line before any ``--``, even if the line does not parse."""
     return "--json" in itertools.takewhile(lambda word: word != "--", sys.argv[1:])
 
 

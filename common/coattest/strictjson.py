@@ -1,4 +1,4 @@
-"""JSON from people who may be attackers: limits first, one reading only, typed access.
+"""JSON from possible attackers: limits first, exactly one reading, typed access.
 
 A document with a duplicate key, a float, a NaN, an escaped surrogate or a byte order mark has more than one
 reading (RFC 8259, sections 4, 6 and 8), so it is refused instead of read in one of them.
@@ -34,7 +34,7 @@ def canonical(value: Any) -> bytes:
 
 
 def parse(data: bytes, *, max_size: int = MAX_SIZE) -> Any:
-    """The value of a JSON document. Raises Rejected for everything that has not exactly one reading."""
+    """The value of a JSON document. Raises Rejected unless it has exactly one reading."""
     if len(data) > max_size:
         raise Rejected(f"larger than {max_size} bytes", code="too-large")
     if _too_deep(data):
@@ -180,7 +180,7 @@ class Fields:
         return read(name) if self.values.get(name) is not None else None
 
     def done(self) -> None:
-        """Refuse what nobody asked for."""
+        """Refuse fields that were not read. Raises Rejected."""
         unknown = sorted(set(self.values) - self._taken)
         if unknown:
             raise Rejected(f"{self.at(shown(unknown[0]))}: unknown field", code="unknown-field")

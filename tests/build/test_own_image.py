@@ -49,7 +49,7 @@ def test_what_an_image_without_python_needs_not_say() -> None:
         ('command = ["/usr/bin/python3.11"', 'command = ["python3.11"', "the absolute path of a program"),
         ('command = ["/usr/bin/python3.11"', 'command = ["/usr/../python3.11"', "not a plain relative path"),
         ('"-I"', '"-c", "import os\\nprint()"', "control characters"),
-        ("[debian]", '[run.environment]\nA = "1\\nB=2"\n[debian]', "on one line each"),
+        ("[debian]", '[run.environment]\nA = "1\\nB=2"\n[debian]', "one line each"),
         ("[debian]", '[run.environment]\n"A=B" = "1"\n[debian]', "not the name of a variable"),
         ('"x86_64"', '"aarch64"', "one of x86_64"),
         ('["bookworm", "bookworm-backports"]', "[]", "suites is empty"),

@@ -20,7 +20,6 @@ LONG = "Say at some length, and without a full stop before the end of it, what t
     cls=LazyGroup,
     lazy={"late": "late_verbs:late", "needs": "late_verbs:needs"},
     headings={"Now": ("early", "below")},
-    extra="local",
 )
 def cli() -> None:
     """A program."""
@@ -54,8 +53,10 @@ def secret() -> None:
 def late_verbs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A module with verbs that is imported late, and one verb of it that lacks a library."""
     (tmp_path / "late_verbs.py").write_text(
-        "import click\n\n\n@click.command()\ndef late():\n    '''Come late.'''\n\n\n"
-        "@click.command()\ndef needs():\n    '''Need moto.'''\n    raise ModuleNotFoundError(name='boto3')\n"
+        "import click\nfrom coattest.parser import needs_extra\n\n\n"
+        "@click.command()\ndef late():\n    '''Come late.'''\n\n\n"
+        "@needs_extra('local')\n@click.command()\n@click.option('--image', required=True)\n"
+        "def needs(image):\n    '''Need moto.'''\n    raise click.ClickException('reached')\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "late_verbs", raising=False)
@@ -134,15 +135,33 @@ def test_all_that_is_missing_is_one_error() -> None:
     assert "reached" in invoke("early", "image", "--member", "a", "--key", "b").output
 
 
-def test_a_library_that_is_missing_names_the_extra_of_the_program() -> None:
-    """The group says which extra all its verbs need, whatever module was missing first."""
-    done = CliRunner().invoke(cli, ["needs"], standalone_mode=False)
+@pytest.mark.parametrize("words", [(), ("--image", "x"), ("--imge", "x")])
+def test_a_missing_extra_is_said_before_anything_else(
+    words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever else is missing or wrong on the line: nothing on it would help."""
+    monkeypatch.setitem(sys.modules, "moto", None)
+    done = CliRunner().invoke(cli, ["needs", *words], standalone_mode=False)
     assert isinstance(done.exception, EnvironmentFailure)
     assert done.exception.code == "missing-extra"
     assert str(done.exception) == (
-        "boto3 is not installed: this needs the extra 'local' "
+        "moto is not installed: this needs the extra 'local' "
         "(install coattest with it, from the checkout: pip install '.[local]')"
     )
+
+
+def test_help_needs_no_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is there to be read before anything is installed."""
+    monkeypatch.setitem(sys.modules, "moto", None)
+    done = invoke("needs", "-h")
+    assert done.exit_code == 0
+    assert "Need moto." in done.output
+
+
+def test_a_verb_whose_extra_is_installed_runs() -> None:
+    """The error of its parser, or its own, comes through."""
+    assert "reached" in invoke("needs", "--image", "x").output
+    assert "Missing option '--image'." in invoke("needs").output
 
 
 def test_completion_leaves_out_a_verb_that_cannot_be_imported(

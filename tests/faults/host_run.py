@@ -25,7 +25,6 @@ from coattest_parent.auction.courier import S3Bids, bid_digests, upload_bid
 from coattest_parent.auction.publish import Sealed
 from coattest_parent.auction.steps import make_bid
 from coattest_verify.auction.bids import read_bids
-from coattest_verify.auction.buyers import spki
 from coattest_verify.auction.certify import certificate_check, certify_buyer_key
 from coattest_verify.auction.journal import AlreadySealed, SealJournal
 from coattest_verify.auction.sealing import plan_seal, sign_seal
@@ -46,7 +45,7 @@ from faults.invariants import (
 )
 from faults.schedule import HostSchedule, Kill
 from faults.steps import VARIABLE
-from support.auction.auctions import KEYS
+from support.auction.auctions import KEYS, spki
 
 TIMEOUT = 90.0
 """Seconds that any one opening may take here."""

@@ -10,7 +10,7 @@ import click
 from coattest.files import write_atomic
 from coattest.jsontext import emit_json
 from coattest.progress import Terminal
-from coattest.shell import json_option, out
+from coattest.shell import json_option, needs_extra, out
 from coattest_build import builder
 from coattest_build.cli.options import (
     FOLDER,
@@ -22,6 +22,7 @@ from coattest_build.cli.options import (
 )
 
 
+@needs_extra("build")
 @click.command("build")
 @source_option
 @click.option("--out", "target", type=FOLDER, required=True, help="Folder to write the images to.")

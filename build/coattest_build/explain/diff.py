@@ -47,7 +47,7 @@ DETAILS: Mapping[str, str] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where two contents first differ: the byte's ``offset`` in them, and what stands around it."""
+    """Where two contents first differ: the byte's ``offset`` in them, and an excerpt around it."""
 
     offset: int
     excerpt: Excerpt | None = None
@@ -121,7 +121,7 @@ def compare(a: Path, b: Path) -> Comparison:
 
 
 def _differs(code: str, where: str, a: str | None = None, b: str | None = None) -> _Found:
-    """A finding that no byte's place goes with."""
+    """A finding without a byte offset."""
     return Finding(code, where, DETAILS[code], a, b), None
 
 

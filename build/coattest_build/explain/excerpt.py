@@ -103,7 +103,7 @@ def _first_byte(a: bytes, b: bytes) -> int:
 
 
 def excerpt(a: Span, b: Span, offset: int) -> Excerpt:
-    """What stands around ``offset``, the first difference of two spans: as text where both are text."""
+    """An excerpt around ``offset``, the first difference of two spans: as text where both are text."""
     if offset <= MAX_TEXT and _is_text(a, offset) and _is_text(b, offset):
         line = 1 + sum(block.count(b"\n") for block in Span(a.file, a.offset, offset).blocks())
         return Excerpt("text", f"line {line}", _line(a, offset), _line(b, offset))

@@ -13,7 +13,7 @@ ZERO_REGISTER = bytes(48)
 EMPTY_PCR2 = (
     "21b9efbc184807662e966d34f390821309eeac6802309798826296bf3e8bec7c10edb30948c90ba67310f7b964fc500a"
 )
-"""PCR2 of every image with one ramdisk: pinning it pins nothing."""
+"""PCR2 of every image without an application ramdisk (SHA-384 of nothing): pinning it pins nothing."""
 
 
 def extend(digest: bytes) -> str:

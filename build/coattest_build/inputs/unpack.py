@@ -87,7 +87,7 @@ class Tree:
     def make_directory(self, name: str) -> None:
         """Make a directory and its parents.
 
-        Raises FoundFalse (``hostile-package``) when one of them is something else than a directory.
+        Raises FoundFalse (``hostile-package``) when one of them is not a directory.
         """
         if self.kinds.get(name) == DIRECTORY:
             return
@@ -164,7 +164,7 @@ class Tree:
     def unpack_deb(self, path: Path, label: str, wanted: Callable[[str], bool] | None = None) -> None:
         """Unpack the members of a .deb for whose path ``wanted`` is true; all of them by default.
 
-        The others are checked all the same. Raises FoundFalse (``bad-archive``, ``hostile-package``) whose
+        The others are checked too. Raises FoundFalse (``bad-archive``, ``hostile-package``) whose
         ``where`` begins with ``label``.
         """
         with open_data(path, label) as stream:

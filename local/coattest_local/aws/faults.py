@@ -1,6 +1,6 @@
-"""The seam at which a test makes AWS fail: the services ask, and by themselves nothing ever fails.
+"""Where a test makes AWS fail: the services ask here, and by default nothing fails.
 
-Stacks are moto's objects. What a test puts in is its own (tests/support/parent/stack_faults.py).
+Stacks are moto's objects. Tests have a subclass (tests/support/parent/stack_faults.py).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Faults:
         return None
 
     def looked(self, stack: Any) -> None:
-        """Somebody looked at a busy stack."""
+        """Called when a busy stack was described."""
 
     def execute(
         self, stack: Any | None, form: Mapping[str, str], account: str, region: str
@@ -38,4 +38,4 @@ class Faults:
 
 
 def _nothing() -> None:
-    """Nothing fails after the change."""
+    """Let the change stand."""

@@ -97,7 +97,7 @@ class Gate:
         except ServiceError as error:
             answer = error_answer(service, error)
         except Exception:
-            # A fault in here or in moto: told once, in the service's own form, and never as a permission.
+            # A fault in here or in moto: reported in the service's own form, and never as a permission.
             traceback.print_exc(file=sys.stderr)
             answer = error_answer(service, ServiceError("InternalFailure", "a fault in the simulator", 500))
         headers = [*answer.headers.items()]

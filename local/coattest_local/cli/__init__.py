@@ -20,7 +20,7 @@ HEADINGS = {
 }
 
 
-@click.group(cls=LazyGroup, lazy=VERBS, headings=HEADINGS, extra="local")
+@click.group(cls=LazyGroup, lazy=VERBS, headings=HEADINGS)
 @click.version_option(package_name="coattest")
 def cli() -> None:
     """Everything AWS provides, simulated on this machine."""

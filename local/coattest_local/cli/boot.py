@@ -23,7 +23,7 @@ from coattest_parent.link.enclave import EnclaveClient, EnclaveFailed
 NONCE_SIZE = 32
 SHOWN = 16
 OTHER_PAYLOAD = (
-    "boot asks for the liveness document of docs/protocol.md; for a program of another protocol there are "
+    "boot asks for the liveness document of docs/protocol.md; for other programs use "
     "run-enclave --host qemu and verify attestation"
 )
 

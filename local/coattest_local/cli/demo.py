@@ -9,10 +9,11 @@ import click
 
 from coattest.errors import UsageError
 from coattest.jsontext import emit_json
-from coattest.shell import err, json_option
+from coattest.shell import err, json_option, needs_extra
 from coattest_local.demo.play import play
 
 
+@needs_extra("local")
 @click.command()
 @click.option(
     "--source",

@@ -8,11 +8,12 @@ from tempfile import TemporaryDirectory
 import click
 
 from coattest.jsontext import emit_json
-from coattest.shell import err
+from coattest.shell import err, needs_extra
 from coattest_local.aws import services
 from coattest_parent.link.stop import Stop
 
 
+@needs_extra("local")
 @click.command()
 @click.option(
     "--directory",

@@ -139,7 +139,7 @@ def no_result(
     enclave: str | None = None,
     sealed: Sequence[str] | None = None,
 ) -> None:
-    """Opening must fail with ``expected_code`` (or one that begins so) and leave no result behind."""
+    """Opening must fail with ``expected_code`` and leave no result behind."""
     out = "refused.cbor"
     house.world.service.must_fail(
         what,

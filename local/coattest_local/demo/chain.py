@@ -1,4 +1,4 @@
-"""From the source to a decision, key policies and a running enclave: what happens before any auction."""
+"""From the source to a decision, key policies and a running enclave: everything before an auction."""
 
 from __future__ import annotations
 

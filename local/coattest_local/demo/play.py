@@ -7,7 +7,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from coattest.extras import need_extra
 from coattest_local.aws import services as local_services
 from coattest_local.demo import auction as auctions
 from coattest_local.demo import chain, cloud, refusals
@@ -18,11 +17,10 @@ from coattest_local.demo.stage import Stage, demo_failed
 
 def play(source: Path, console: Console, *, independent: bool, qemu: bool, keep: Path | None) -> Stage:
     """Run the whole chain; returns the stage with its counts. Raises FoundFalse (demo-failed) at the first
-    step that does not end as it must.
+    step that fails.
 
     Everything happens in a temporary directory, or in ``keep`` (new or empty), which stays.
     """
-    need_extra("local")
     stage = Stage(console)
     with tempfile.TemporaryDirectory(prefix="coattest-demo-") as temporary:
         directory = keep or Path(temporary)

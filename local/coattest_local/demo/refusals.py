@@ -63,7 +63,7 @@ def replayed_bid(house: House, auction: Auction) -> None:
     _put(house, "buyer-1", f"{second.name}.cose", old.read_bytes())
     for buyer, own in (("buyer-1", f"{auction.name}.cose"), ("buyer-2", "replay.cose")):
         auctions.seal_bids(house, second, buyer, own)
-    auctions.no_result(house, "a bid from another auction", second, expected_code="kms-")
+    auctions.no_result(house, "a bid from another auction", second, expected_code="kms-denied")
 
 
 def altered_bid_set(house: House, auction: Auction) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 import time
 from pathlib import Path
-
-from dulwich.repo import Repo
+from typing import TYPE_CHECKING
 
 from coattest.errors import EnvironmentFailure, UsageError
+
+if TYPE_CHECKING:
+    from dulwich.repo import Repo
 
 CLONE_ATTEMPTS = 3
 """Clones of a checkout to which somebody commits at the same time."""
@@ -27,6 +29,8 @@ def copy_source(source: Path, destination: Path) -> str | None:
             "no build/image.toml here", where=str(source), hint="run it in the checkout, or give --source"
         )
     if (source / ".git").exists():
+        from dulwich.repo import Repo  # noqa: PLC0415
+
         with Repo(str(source)) as repository:
             return _clone(repository, destination)
     for room in ROOMS:

@@ -1,7 +1,7 @@
 """The demo's stage: the parties, how a party runs a command, and what the audience reads.
 
 Every party is a separate process with its own directory, home, time zone, locale and umask; what they share
-are files, as they would over any channel. A step that does not end as it must ends the demo.
+are files, as they would over any channel. A step that fails ends the demo.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Stage:
         return text
 
     def refused(self, what: str, why: str) -> None:
-        """An attack that was refused, and by whom."""
+        """Report an attack that was refused, and why."""
         self.refusals += 1
         self.console.print(
             f"   [green]refused[/green] {escape(what)}: {escape(self._shorten(why))}", markup=True
@@ -89,7 +89,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Party:
-    """Somebody with a machine of its own: a directory, and the settings its processes run under."""
+    """A party with a machine of its own: a directory, and the settings its processes run under."""
 
     name: str
     home: Path
@@ -152,7 +152,7 @@ class Party:
     def must_fail(
         self, what: str, *argv: str | Path, expected_code: str, extra: Mapping[str, str] | None = None
     ) -> None:
-        """Run a command that must be refused with exit 1 and and name ``expected_code``."""
+        """Run a command that must be refused with exit 1 and name ``expected_code``."""
         done = self.attempt(*argv, extra=extra)
         if done.code != 1:
             raise demo_failed(
@@ -185,7 +185,7 @@ class Party:
 
 
 def demo_failed(what: str, *, where: str | None = None) -> FoundFalse:
-    """The error for a step of the demo that did not end as it must."""
+    """The error for a step of the demo that failed."""
     return FoundFalse(what, where=where, code="demo-failed")
 
 

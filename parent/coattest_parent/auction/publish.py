@@ -77,7 +77,7 @@ def store_result(sealed: Sealed, file: messages.ResultFile, path: Path) -> messa
         return file
     there = stored_result(sealed, path)
     if there is None:
-        raise UsageError("a link that leads nowhere", where=str(path), hint="remove it", code="wrong-result")
+        raise UsageError("a dangling link", where=str(path), hint="remove it", code="wrong-result")
     return there
 
 

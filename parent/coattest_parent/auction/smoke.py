@@ -1,4 +1,4 @@
-"""What ``deploy-from-attestation smoke`` sends an enclave with the auction's program: an upload to refuse."""
+"""The upload with which ``deploy-from-attestation smoke`` tests an auction's enclave; it must be refused."""
 
 from __future__ import annotations
 

@@ -88,8 +88,8 @@ def apply_local(
 ) -> Live:
     """Start the decided image, or find it running, and return its verified document.
 
-    Raises ImageDiffers before anything is started; FoundFalse or another CoattestError (see ``check_live``)
-    after the enclave that was started here has ended. An enclave that ran before is never ended here.
+    Raises FoundFalse (image-differs) before anything is started; after that what ``check_live`` raises, once
+    the enclave that was started here has ended. An enclave that ran before is never ended here.
     """
     check_image(image, decision)
     say("the image measures as decided")

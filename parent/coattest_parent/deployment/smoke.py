@@ -1,7 +1,7 @@
 """Does an image work on this machine's hardware: does it run, attest, and keep talking under load?
 
-This needs no decision, no key and no bucket, and trusts nothing that it hears. It tells whether an image
-works on this instance, not whether its code is the decided one.
+This needs no decision, no key and no bucket, and trusts nothing that the enclave says. It tells whether an
+image works on this instance, not whether its code is the decided one.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def _ask(address: Address, rounds: int) -> None:
 
 
 def _start(count: int, work: Callable[[], None], failures: list[CoattestError]) -> list[threading.Thread]:
-    """So many threads that do ``work``; how each of them failed goes to ``failures``."""
+    """Start ``count`` threads that do ``work``; the errors that end them go to ``failures``."""
 
     def collect() -> None:
         try:

@@ -1,5 +1,4 @@
-"""boto3 clients with explicit region, endpoint, time-outs and bounded retries; credentials from boto3's
-chain.
+"""boto3 clients with explicit region, endpoint, time-outs and bounded retries.
 
 Nothing here logs. Credentials are in two places only: botocore's memory, and the one frame to the enclave.
 """
@@ -11,21 +10,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import boto3
-from botocore.config import Config
-from botocore.exceptions import NoCredentialsError
-
 from coattest.aws import aws_errors
 from coattest.errors import UsageError
 from coattest_parent.link.channels import endpoint_host_port, is_loopback
 
 if TYPE_CHECKING:
+    import boto3
     from mypy_boto3_cloudformation import CloudFormationClient
     from mypy_boto3_ec2 import EC2Client
     from mypy_boto3_kms import KMSClient
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_ssm import SSMClient
     from mypy_boto3_sts import STSClient
+
+# boto3 is an extra: it is imported where a session is made or used.
 
 ATTEMPTS = 5
 """Attempts per call in all, with botocore's standard back-off and jitter."""
@@ -109,6 +107,8 @@ class Aws:
 
     def credentials(self) -> SessionCredentials:
         """The session's current credentials; raises AwsFailure (no-credentials) when there are none."""
+        from botocore.exceptions import NoCredentialsError  # noqa: PLC0415
+
         with aws_errors("credentials"):
             found = self.session.get_credentials()
             if found is None:
@@ -118,6 +118,8 @@ class Aws:
 
     def assume(self, role_arn: str, region: str, name: str = "coattest") -> Aws:
         """A session of the role, as an instance profile gives one on an instance. Raises AwsFailure."""
+        import boto3  # noqa: PLC0415
+
         with aws_errors(role_arn):
             given = self.sts(region).assume_role(
                 RoleArn=role_arn, RoleSessionName=name, DurationSeconds=SESSION_SECONDS
@@ -131,6 +133,8 @@ class Aws:
         return Aws(session, self.endpoint)
 
     def _options(self) -> dict[str, Any]:
+        from botocore.config import Config  # noqa: PLC0415
+
         config: dict[str, Any] = {
             "retries": {"mode": "standard", "total_max_attempts": ATTEMPTS},
             "connect_timeout": CONNECT_TIMEOUT,

@@ -1,6 +1,6 @@
 """The parent's end of a conversation with an enclave: live documents, and opening an auction.
 
-The parent trusts nothing that it hears here: what an enclave says counts once its documents verify.
+The parent trusts nothing that an enclave says here until its documents verify.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ lots.
 """
 
 OPEN_TIMEOUT = 3600.0
-"""Seconds for one opening in all: an enclave that answers a little now and then cannot hold us for ever."""
+"""Seconds for one opening in all, so that an enclave that trickles its answer cannot hold us for ever."""
 
 ALIVE_TIMEOUT = 30.0
 """Seconds for a live document in all."""
@@ -94,7 +94,7 @@ class EnclaveClient:
             self._socket.close()
 
     def _end_after(self, seconds: float) -> None:
-        """End the conversation after so many seconds, whatever arrives until then."""
+        """End the conversation after ``seconds``, whatever arrives until then."""
         if self._limit:
             self._limit.cancel()
         self._limit = threading.Timer(seconds, self._end)

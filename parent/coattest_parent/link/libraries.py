@@ -1,7 +1,7 @@
-"""What libraries say, as events: nothing but JSON lines goes to a service's log, whoever speaks.
+"""Turns what libraries print into events, so that a service's log has nothing but JSON lines.
 
 Python has many ways to write a line: logging (asyncio, botocore, urllib3), warnings, exceptions that end a
-thread or that nobody can be told of, and plain writes to stderr (``http.server``, ``traceback``). Each
+thread or cannot be raised, and plain writes to stderr (``http.server``, ``traceback``). Each
 becomes a ``library-message``. A library may quote anything, so what it says is masked: see ``masked``.
 """
 
@@ -24,7 +24,7 @@ WORD_MAX = 24
 """Characters of a word that is shown. Keys, tokens and digests are longer or have digits in them."""
 
 LINE_MAX = 4096
-"""Characters of a line that is not ended yet; beyond, it is taken as it is."""
+"""Characters of an unfinished line; a longer one becomes an event as it is."""
 
 _HIDDEN = re.compile(rf"\S*\d\S*|\S{{{WORD_MAX + 1},}}")
 
@@ -50,7 +50,7 @@ def heard(telemetry: Telemetry, *, streams: bool) -> Iterator[None]:
 
 
 def hear(telemetry: Telemetry, undo: contextlib.ExitStack, *, streams: bool) -> None:
-    """As ``heard``, until ``undo`` is closed; a service never does that and is heard to its last line."""
+    """As ``heard``, until ``undo`` is closed; a service never closes it, so its last line is an event too."""
 
     def tell(source: str, level: str, text: str) -> None:
         telemetry.event("library-message", source=source, level=level, text=text)
@@ -86,8 +86,8 @@ _Tell = Callable[[str, str, str], None]
 
 
 class _Records(logging.Handler):
-    """Warnings and worse of every logger. Of a record only the first line is told, and of one with
-    arguments its fixed text."""
+    """Reports warnings and worse of every logger: a record's first line, or its format string if it has
+    arguments."""
 
     def __init__(self, tell: _Tell) -> None:
         super().__init__(logging.WARNING)
@@ -102,7 +102,7 @@ class _Records(logging.Handler):
 
 
 class _Lines(io.TextIOBase):
-    """A text stream whose lines are told; each thread's are kept apart until they are whole."""
+    """A text stream whose lines become events; each thread's are kept apart until they are whole."""
 
     def __init__(self, source: str, tell: _Tell) -> None:
         self._source, self._tell = source, tell
@@ -140,7 +140,7 @@ def _take_streams(undo: contextlib.ExitStack, tell: _Tell) -> None:
         lines = _Lines(name, tell)
         _replace(undo, sys, name, lines)
         _replace(undo, sys, f"__{name}__", lines)
-    # Handlers that were made before hold the stream of then.
+    # Handlers made earlier hold the old stream.
     loggers = [logging.getLogger(), *logging.Logger.manager.loggerDict.values()]
     for logger in loggers:
         for handler in getattr(logger, "handlers", ()):

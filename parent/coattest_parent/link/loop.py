@@ -17,7 +17,7 @@ from coattest_parent.link.channels import Address, Unix, listen_on
 from coattest_parent.link.telemetry import Telemetry
 
 CANCEL_AGAIN = 0.1
-"""Seconds until a connection that did not end is told again."""
+"""Seconds until a connection that did not end is cancelled again."""
 
 CLOSE_TIMEOUT = 5.0
 """Seconds in which a peer can take what was sent before its connection ended."""
@@ -26,7 +26,7 @@ START_TIMEOUT = 10.0
 STOP_TIMEOUT = 10.0
 
 ACCEPTED_AT_ONCE = 16
-"""Connections accepted between two looks at the others."""
+"""Connections accepted before the loop serves the others."""
 
 ACCEPT_PAUSE = 1.0
 """Seconds without accepting when the system has no file descriptor or no memory for a connection."""
@@ -46,7 +46,7 @@ class LoopServer:
     """Calls ``serve`` for every connection; a context manager that listens on entry and stops on exit.
 
     A connection ends when ``serve`` returns, or fails: OSError, a time-out and more than ``head_max`` bytes
-    without the wanted end are nobody's business. With ``most``, the oldest of so many connections is dropped
+    without the wanted end are ignored. With ``most``, the oldest of so many connections is dropped
     when another one comes; they count from when they are accepted, so that this bounds the descriptors too.
     """
 
@@ -117,7 +117,7 @@ class LoopServer:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks, timeout=CANCEL_AGAIN)
-        await asyncio.sleep(0)  # what was closed last is let go in the loop's next round
+        await asyncio.sleep(0)  # lets the loop drop what was closed last
 
     def _accepting(self, wanted: bool) -> None:
         assert self._listener is not None

@@ -49,8 +49,8 @@ TRANSIENT = frozenset(
 """
 
 EXPIRED = frozenset({"400", "ExpiredToken", "ExpiredTokenException", "RequestExpired"})
-"""Error codes of credentials whose time is over: new ones may do (S3, STS and KMS name it differently; the
-answer to a HEAD has no body, only its status).
+"""Error codes of expired credentials: new ones may help (S3, STS and KMS name it differently; the answer to a
+HEAD has no body, only its status).
 """
 
 
@@ -63,7 +63,7 @@ class Backoff:
     cap: float = 20.0
 
     def within(self, seconds: float) -> Backoff:
-        """The same, for at most so many seconds."""
+        """The same, for at most ``seconds``."""
         return replace(self, seconds=min(self.seconds, seconds))
 
     def bound(self, attempt: int) -> float:
@@ -73,7 +73,7 @@ class Backoff:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """A back-off with its clock and dice. ``told`` is called for each failure that is followed by another
+    """A back-off with its clock and randomness. ``told`` is called for each failure that leads to another
     attempt: with the attempt's number, the failure, and the wait in seconds.
     """
 

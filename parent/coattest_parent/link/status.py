@@ -1,8 +1,8 @@
 """A service's state over HTTP on this machine: ``/healthz``, ``/readyz`` and ``/metrics``.
 
-Loopback or a Unix socket only: there is no authentication, and nothing in it is secret from who is on the
-machine. A connection gets one answer and is closed. Nobody can take the answers from the others: one thread
-serves all connections, whoever has not asked within TIMEOUT is dropped, and so is the oldest of
+Loopback or a Unix socket only: there is no authentication, and nothing in it is secret from users of the
+machine. A connection gets one answer and is closed. No client can starve the others: one thread serves all
+connections, a client that sends no request within TIMEOUT is dropped, and so is the oldest of
 CONNECTIONS_MAX when another one comes. So thousands of connections cost a bounded number of file descriptors
 and no thread, and the courier's work goes on beside them.
 """
@@ -22,8 +22,8 @@ from coattest_parent.link.loop import LoopServer
 from coattest_parent.link.telemetry import CONTENT_TYPE, Metrics, Telemetry
 
 CONNECTIONS_MAX = 256
-"""Connections at a time. Many times what the loop accepts at once: one that asks as soon as it is there has
-been answered before so many others were accepted.
+"""Connections at a time: many times what the loop accepts at once, so that a client that asks right away is
+answered before it is the oldest.
 """
 
 TIMEOUT = 5.0
@@ -39,9 +39,7 @@ _REQUEST = re.compile(rb"([A-Z]{1,16}) (/[!-~]{0,1024}) HTTP/1\.[01]\Z")
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What the endpoints ask: whether the service works, whether it could open an auction now, and its
-    numbers.
-    """
+    """What the endpoints report: whether the service works and could open an auction now, and its metrics."""
 
     healthy: Callable[[], bool]
     ready: Callable[[], bool]

@@ -1,7 +1,7 @@
 """SIGTERM and SIGINT, for a command that has something to end.
 
-A handler that raises wherever a signal finds the program ends in a traceback where nobody catches it, and
-skips the clean-up that it finds running. So the handler here only notes the signal and wakes whoever waits.
+A handler that raises at any point ends in a traceback where nothing catches it, and can cut short a clean-up
+that is running. So the handler here only notes the signal and wakes the thread that waits.
 It raises in one place, the work that ``Stop.cut`` calls, and there not while a context manager is entered or
 left: what a ``with`` statement has begun, it also ends.
 """
@@ -94,7 +94,7 @@ class Stop:
     def wait(self, seconds: float | None = None, *, readable: int | None = None) -> bool:
         """Return after ``seconds`` (None: never), when told to stop, or when the descriptor is readable.
 
-        Says whether it was told. Unlike ``threading.Event.wait``, in whose midst a handler cannot set it.
+        Returns whether it was told. A signal handler can end this wait, unlike ``threading.Event.wait``.
         """
         poll = select.poll()
         for descriptor in (self._reader, readable):

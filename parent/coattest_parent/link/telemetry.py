@@ -1,4 +1,4 @@
-"""What the parent reports of its work: events as JSON lines, and metrics in Prometheus' text format.
+"""Events as JSON lines, and metrics in Prometheus' text format: all that the parent reports of its work.
 
 An event has a name from EVENTS and fields from FIELDS, and nothing else: there is no way to log a bid, a key
 or a credential. ``text`` is for what libraries say, masked (``libraries``), and for the error that ends a

@@ -6,14 +6,19 @@ from array import array
 from collections.abc import Iterable, Mapping, Sequence
 
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from coattest_enclave.protocol import messages
-from coattest_verify.auction.buyers import spki
 
 ARN = "arn:aws:kms:eu-central-1:{account}:key/00000000-0000-4000-8000-{account}"
 ACCOUNTS = {"buyer-1": "222233334444", "buyer-2": "333344445555", "buyer-3": "444455556666"}
 KEYS = {name: ec.generate_private_key(ec.SECP384R1()) for name in ACCOUNTS}
 LOTS = (messages.Lot("lot-1", 0), messages.Lot("lot-2", 1000), messages.Lot("lot-3", 0))
+
+
+def spki(key: ec.EllipticCurvePublicKey) -> bytes:
+    """The key as SPKI DER, as in manifests."""
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 def manifest(

@@ -14,6 +14,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[3]
 PROGRAMS = ("eif", "verify", "auction", "deploy-from-attestation", "nitro-local")
 OTHERS = ("aws", "buildah", "cp", "curl", "docker", "make", "man", "nitro-cli", "pip", "python", "tox")
+INSTALL = ["python3 -m venv coattest-venv", "coattest-venv/bin/pip install 'coattest @ git+URL@COMMIT'"]
+"""The README's commands that install, with URL and COMMIT in the reader's place."""
+
 MARKER = re.compile(r"\*(Not run by a test|Run by CI): ([^*]+)\.\*")
 
 
@@ -62,6 +65,11 @@ def commands_in(lines: list[str]) -> tuple[Command, ...]:
             text, code = "", 0
     assert not text
     return tuple(found)
+
+
+def indented(page: Path) -> list[str]:
+    """The lines of a page's indented blocks."""
+    return [line.strip() for line in page.read_text().splitlines() if line.startswith("    ")]
 
 
 def is_command(line: str) -> bool:

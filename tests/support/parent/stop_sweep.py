@@ -1,8 +1,8 @@
 """Stops at counted moments: a trace function sends SIGTERM before the n-th step of a program.
 
-As a program, ``stop_sweep.py VERB DIRECTORY [FIRST STEP]`` runs one of ``auction``'s services once for every line of the
-parent's that it passes, each time in a forked child with the stop before that line. It prints a line of JSON
-per child: the moment, the exit code, what the child wrote, and what it left behind.
+As a program, ``stop_sweep.py VERB DIRECTORY [FIRST STEP]`` runs a service of ``auction`` once for every line
+of the parent's that it passes, each time in a forked child with the stop before that line. It prints a line
+of JSON per child: the moment, the exit code, what the child wrote, and what it left behind.
 """
 
 from __future__ import annotations

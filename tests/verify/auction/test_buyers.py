@@ -21,10 +21,9 @@ from coattest_verify.auction.buyers import (
     load_auction_public_key,
     load_manifest,
     make_manifest,
-    spki,
 )
 from coattest_verify.signatures import keys
-from support.auction.auctions import LOTS, manifest
+from support.auction.auctions import LOTS, manifest, spki
 
 RECORD = BuyerRecord(manifest().buyers[0])
 

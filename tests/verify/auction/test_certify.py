@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from coattest.errors import Rejected
 from coattest_enclave.protocol.manifest import Buyer
@@ -16,6 +15,7 @@ from coattest_verify.auction.certify import (
     check_buyer_certificate,
 )
 from coattest_verify.quorum.authority import Authority
+from support.auction.auctions import spki
 from support.raises import raises_code
 from support.verify.decisions import decision
 from support.verify.members import Members
@@ -32,14 +32,14 @@ def test_a_buyers_certificate_binds_member_key_and_arn(three: Members) -> None:
     """It certifies exactly what it says, by that member, and nothing else."""
     certificate = certify_buyer_key(three.signers["buyer-1"], "buyer-1", b"spki", "arn:1")
     check_buyer_certificate(certificate, three.file, "buyer-1", b"spki", "arn:1")
-    for member, spki, arn in (
+    for member, key, arn in (
         ("buyer-2", b"spki", "arn:1"),
         ("mallory", b"spki", "arn:1"),
         ("buyer-1", b"other", "arn:1"),
         ("buyer-1", b"spki", "arn:2"),
     ):
         with raises_code(Rejected, "bad-certificate"):
-            check_buyer_certificate(certificate, three.file, member, spki, arn)
+            check_buyer_certificate(certificate, three.file, member, key, arn)
     forged = certify_buyer_key(three.signers["buyer-2"], "buyer-1", b"spki", "arn:1")
     with raises_code(Rejected, "bad-certificate", match="not signed by a key of buyer-1"):
         check_buyer_certificate(forged, three.file, "buyer-1", b"spki", "arn:1")
@@ -53,7 +53,3 @@ def test_an_authority_gives_the_check_of_its_members_file(three: Members) -> Non
     check(Buyer("buyer-1", key, certificate, ARN, "s3://bids-1/bid"))
     with raises_code(Rejected, "bad-certificate"):
         check(Buyer("buyer-2", key, certificate, ARN, "s3://bids-1/bid"))
-
-
-def spki(key: ec.EllipticCurvePublicKey) -> bytes:
-    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coattest.errors import FoundFalse, UsageError
+from coattest_build.formats.registers import EMPTY_PCR2
 from coattest_verify.keypolicy import snippets
 from coattest_verify.keypolicy.compare import policy_differences
 from coattest_verify.keypolicy.explain import explain_policy
 from coattest_verify.keypolicy.generate import (
-    EMPTY_PCR2,
     PolicyOptions,
     decision_tag,
     policy_text,

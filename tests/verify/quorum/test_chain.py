@@ -187,7 +187,7 @@ BAD_VALUES: list[tuple[str, dict[str, Any]]] = [
     ("group-threshold-0", {"groups": (MemberGroup("g", ("buyer-1",), 0),)}),
     ("group-of-itself", {"groups": (MemberGroup("g", ("g",), 1),)}),
     ("group-twice-the-same", {"groups": (MemberGroup("g", ("buyer-1", "buyer-1"), 1),)}),
-    ("group-with-an-members-name", {"groups": (MemberGroup("buyer-1", ("buyer-2",), 1),)}),
+    ("group-with-a-members-name", {"groups": (MemberGroup("buyer-1", ("buyer-2",), 1),)}),
 ]
 
 

@@ -194,7 +194,7 @@ def test_commit_then_reveal(tmp_path: Path) -> None:
         desk.ok("sign-pcrs", *who[number], "--rebuild", f"out-{number}")
     late = desk.run("sign-pcrs", *who[3], "--rebuild", "out-3")
     assert late.returncode == 2
-    assert "wants a commitment" in late.stderr
+    assert "requires a commitment" in late.stderr
     desk.ok("commit", *who[3], "--rebuild", "out-3", *root)
     desk.ok("log", "append", *who[3], *root)
     desk.ok("log", "append", *who[1], *root)

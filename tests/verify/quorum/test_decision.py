@@ -183,7 +183,7 @@ def test_a_cached_kernel_counts_where_the_members_file_says_so(tmp_path: Path) -
     assert quorum.decide().decision is not None
 
 
-def test_an_member_with_two_keys_counts_once(tmp_path: Path) -> None:
+def test_a_member_with_two_keys_counts_once(tmp_path: Path) -> None:
     """Statements by both keys of one member are one vote."""
     quorum = Members.make(tmp_path, ["buyer-1", "buyer-2"], threshold=2, dissent="report", keys_each=2)
     quorum.claim(report_json())

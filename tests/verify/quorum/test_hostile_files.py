@@ -19,9 +19,9 @@ from in_toto.models.layout import Inspection, Layout
 
 from coattest.files import Folder
 from coattest.strictjson import canonical
+from coattest_build.formats.registers import EMPTY_PCR2
 from coattest_verify.quorum.links import filtered, link_name, link_of, metablock, sign_link
 from coattest_verify.quorum.statements import provenance
-from coattest_verify.quorum.statements.claim import EMPTY_PCR2
 from coattest_verify.signatures import dsse
 from coattest_verify.signatures.keys import public_key_of
 from coattest_verify.signatures.olpc import encode_olpc

@@ -195,7 +195,7 @@ def test_a_new_key_does_not_bring_a_revoked_release_back_unsaid(three: Members, 
     assert three.decide().decision is None
 
 
-def test_an_members_second_route_takes_none_away(tmp_path: Path) -> None:
+def test_a_members_second_route_takes_none_away(tmp_path: Path) -> None:
     """Where two routes are required, one more statement by another route never turns yes into no."""
     quorum = Members.make(tmp_path, ["buyer-1", "buyer-2"], routes=2)
     quorum.claim(report_json())

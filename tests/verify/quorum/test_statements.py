@@ -10,8 +10,9 @@ import pytest
 
 from coattest.errors import Rejected
 from coattest.strictjson import canonical
+from coattest_build.formats.registers import EMPTY_PCR2
 from coattest_verify.quorum.statements import provenance
-from coattest_verify.quorum.statements.claim import EMPTY_PCR2, Claimed
+from coattest_verify.quorum.statements.claim import Claimed
 from coattest_verify.quorum.statements.statement import MAX_REASON, RebuildReport, clean
 from coattest_verify.signatures import dsse
 from support.verify.members import Members, profile_json, report_json

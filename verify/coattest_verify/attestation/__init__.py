@@ -1,4 +1,4 @@
-"""Verification of AWS Nitro Enclaves attestation documents: strict, with every reason, and fast.
+"""Verification of AWS Nitro Enclaves attestation documents: strict, fast, and with every finding.
 
 >>> verdict = verify_document(document, [ExpectPcrs({0: pcr0, 1: pcr1, 2: pcr2}), ExpectNonce(nonce)],
 now=now)

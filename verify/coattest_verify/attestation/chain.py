@@ -44,7 +44,7 @@ ES384: Final = ec.ECDSA(hashes.SHA384())
 """ECDSA with SHA-384: the only algorithm that this package verifies with."""
 
 CACHE_SIZE: Final = 1024
-"""Chains in a cache by default: at most some 8 MB; an enclave has one chain per three hours."""
+"""Chains in a cache by default: at most about 8 MB; an enclave has one chain per three hours."""
 
 _NEVER: Final = datetime(1, 1, 1, tzinfo=timezone.utc)
 _Key: TypeAlias = "tuple[bytes, bytes, tuple[bytes, ...]]"
@@ -52,7 +52,7 @@ _Key: TypeAlias = "tuple[bytes, bytes, tuple[bytes, ...]]"
 
 @dataclass(frozen=True, slots=True)
 class CertificateChain:
-    """A chain as far as it can be read, and what is wrong with it. Dates are judged by whoever uses it.
+    """A chain as far as it can be read, and what is wrong with it. The caller judges the dates.
 
     ``certificates`` are those that are fit for their place, from root to leaf; ``leaf`` is None when it
     is not. Without ``findings`` the chain is complete and every link holds. ``not_before`` and ``not_after``
@@ -161,7 +161,7 @@ def _read(
         field = f"cabundle[{index}]" if authority else "certificate"
         if der in bundle[:index]:
             findings.append(
-                BAD_CERTIFICATE.finding(field, "each certificate once", "a certificate from further up again")
+                BAD_CERTIFICATE.finding(field, "each certificate once", "a certificate that is there twice")
             )
         try:
             if index == 0 and pinned:
@@ -188,7 +188,7 @@ def _link_findings(certificates: Sequence[Certificate | None]) -> list[Finding]:
             continue
         if subject.issuer != issuer.subject:
             expected = f"issued by the subject of {issuer.field}"
-            findings.append(BROKEN_CHAIN.finding(subject.field, expected, "another issuer's name"))
+            findings.append(BROKEN_CHAIN.finding(subject.field, expected, "a different issuer's name"))
         try:
             issuer.key.verify(subject.signature, subject.signed, ES384)
         except (InvalidSignature, ValueError):

@@ -1,4 +1,4 @@
-"""What a caller expects of a document, beyond that it is genuine: a type for each expectation.
+"""What a caller expects of a document besides being genuine: one type per expectation.
 
 Nothing is expected by default, and expectations that would let any enclave pass are an error: without
 measurements (or UnsafeAnyMeasurement, which says so in its name) there is no verification.
@@ -37,8 +37,7 @@ from coattest_verify.attestation.rules import (
 )
 
 ZERO: Final = bytes(PCR_SIZE_SHA384)
-# The registers of which one set pins the code: all of the image; both of its parts; the key that signed the
-# image.
+# Each of these sets of registers pins the code: the whole image; both of its parts; the key that signed it.
 _PINS: Final = (frozenset((0,)), frozenset((1, 2)), frozenset((8,)))
 
 
@@ -47,7 +46,7 @@ class ExpectPcrs:
     """Registers (index to 48 bytes) that must be there with exactly these values.
 
     Raises UsageError for no registers, for indices outside 0 to 31, for values of another size, and
-    for zeros in PCR0, 1, 2 or 8: that is what a debug enclave has, and an unsigned image; it pins nothing.
+    for zeros in PCR0, 1, 2 or 8: debug enclaves and unsigned images have those, so they pin nothing.
     """
 
     pcrs: Mapping[int, bytes]
@@ -282,7 +281,7 @@ class Demands:
         )
 
     def byte_findings(self, document: bytes) -> list[Finding]:
-        """What the bytes alone show, whether they can be read as a document or not."""
+        """The findings that need only the bytes, even if they are not a readable document."""
         return [finding for expected in self.documents for finding in expected.findings(document)]
 
     def findings(self, document: Document, now_ms: int) -> Iterator[Finding]:

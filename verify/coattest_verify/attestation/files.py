@@ -1,4 +1,4 @@
-"""The forms in which documents, measurements and archives of documents lie in files. Bytes in, values out."""
+"""File formats of documents, measurements and archive indexes. Bytes in, values out."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _REST_OF_SECOND_MS: Final = 999
 
 
 def bad_file(what: str, *, where: str | None = None, hint: str | None = None) -> UsageError:
-    """The error for a file (or an option) that says what to expect, or when, and does not parse."""
+    """The error for a file or an option with expectations or a time that does not parse."""
     return UsageError(what, where=where, hint=hint, code="bad-file")
 
 
@@ -102,7 +102,7 @@ def read_measurements(text: str) -> ExpectPcrs:
 def read_archive_index(lines: Iterable[str]) -> Mapping[str, IndexEntry]:
     """What an archive's INDEX.tsv says, by file name; raises UsageError when it does not parse.
 
-    Every line has as many cells as the heading, no name is there twice, and none leads elsewhere.
+    Every line has as many cells as the heading, and names are plain file names, each there once.
     """
     heading, *rows = [line.rstrip("\r\n").split("\t") for line in lines] or [[]]
     if heading.count("filename") != 1 or len(set(heading)) != len(heading):

@@ -32,7 +32,7 @@ class Rule:
         require(self.code)
 
     def finding(self, where: str, expected: str, found: str) -> Finding:
-        """That the rule is broken: ``where`` is the field; the values are text, bytes in hex."""
+        """The finding that the rule is broken: ``where`` is the field; the values are text, bytes in hex."""
         detail = f"expected {expected}, found {found}"
         return Finding(self.code, where, detail, expected, found, self.source)
 

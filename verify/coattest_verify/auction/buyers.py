@@ -16,7 +16,7 @@ from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from coattest.errors import UsageError
 from coattest.jsontext import unique_names
@@ -156,11 +156,6 @@ def load_auction_public_key(path: Path) -> bytes:
     if public.scheme != SCHEMES["p384"]:
         raise _bad_key("not an EC P-384 key", path)
     return public.spki
-
-
-def spki(key: ec.EllipticCurvePublicKey) -> bytes:
-    """The key as SPKI DER, as in manifests."""
-    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 def _read(path: Path) -> bytes:

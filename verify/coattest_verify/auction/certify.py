@@ -1,7 +1,7 @@
 """A buyer's auction key and KMS key, certified with its member's quorum key.
 
-The manifest of an auction names each buyer's key and KMS ARN. Without this certificate whoever writes the
-manifest could put in its own key (docs/protocol.md, "Rule by rule").
+The manifest of an auction names each buyer's key and KMS ARN. Without this certificate the manifest's writer
+could put in its own key (docs/protocol.md, "Rule by rule").
 """
 
 from __future__ import annotations

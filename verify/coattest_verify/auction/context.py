@@ -1,4 +1,4 @@
-"""The encryption context of what an auction's enclave decrypts, for whoever makes or audits a key policy."""
+"""The encryption context of an auction's bids, for making and auditing key policies."""
 
 from __future__ import annotations
 

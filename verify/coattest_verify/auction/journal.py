@@ -1,4 +1,4 @@
-"""A buyer's durable record of what it sealed, which makes searching for an amount impossible.
+"""A buyer's durable record of what it sealed, which prevents a search for its amounts.
 
 A parent that could open the same bids against many different bid sets would find a buyer's amount by search.
 It cannot, because each buyer seals only one bid set per manifest: the record is on the disk, synced, *before*
@@ -70,7 +70,7 @@ class SealJournal:
         except FileNotFoundError:
             if path.is_symlink():
                 raise _damaged(
-                    "the record of an earlier seal of this manifest is a link that leads nowhere",
+                    "the record of an earlier seal of this manifest is a dangling link",
                     path,
                     "restore the file that the link names",
                 ) from None

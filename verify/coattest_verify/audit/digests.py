@@ -26,13 +26,13 @@ from coattest.findings import Finding
 from coattest_verify.audit.events import bad_event
 
 _STAMP = re.compile(r"_[0-9]{8}T[0-9]{6}Z\.json\.gz$")
-"""The end of a digest's name, ACCOUNT_CloudTrail-Digest_REGION_TRAIL_REGION_TIME.json.gz: what is left names
-a chain ("Finding your CloudTrail log files", "CloudTrail digest file structure")."""
+"""The end of a digest's name, ACCOUNT_CloudTrail-Digest_REGION_TRAIL_REGION_TIME.json.gz: the rest
+identifies a chain ("Finding your CloudTrail log files", "CloudTrail digest file structure")."""
 
 
 @dataclass(frozen=True, slots=True)
 class DigestFile:
-    """A digest file as it lies in S3: uncompressed content, and the signature (hex) of the object's
+    """A digest file as stored in S3: uncompressed content, and the signature (hex) of the object's
     metadata.
     """
 

@@ -1,9 +1,9 @@
 """Events against the decision. Pure.
 
 A Decrypt that succeeded must have come from a decided enclave, through an expected role, in the key's
-Region, with the expected encryption context. Anything that could take plaintext or power past the policy
-is a finding if it succeeded. A changed policy is not a finding by itself; "administrators do not decrypt"
-rests on it, so it is always shown.
+Region, with the expected encryption context. Any operation that could take plaintext or power past the
+policy is a finding if it succeeded. A changed policy is not a finding by itself, but it is always shown:
+"administrators do not decrypt" depends on it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NEVER = (
     "ReplicateKey",
     "UpdatePrimaryRegion",
 )
-"""Operations that get at plaintext or hand on power, and that no decided policy allows."""
+"""Operations that give access to plaintext or hand out power, and that no decided policy allows."""
 
 NOTABLE = (
     "CancelKeyDeletion",
@@ -35,7 +35,7 @@ NOTABLE = (
     "RevokeGrant",
     "ScheduleKeyDeletion",
 )
-"""Operations that change who may do what, or what becomes of the key."""
+"""Operations that change permissions or the state of the key."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ class Collected:
     logs: dict[str, bytes] = field(default_factory=dict)
 
     def log(self, data: bytes, where: str, path: str) -> None:
-        """Take in a log file."""
+        """Add a log file."""
         content = inflate(data, where)
         self.logs[path] = content
         self._take(content, where)
@@ -43,7 +43,7 @@ class Collected:
             raise UsageError(f"more than {MAX_EVENTS} events", hint="narrow the source down")
 
     def looked_up(self, text: str, where: str) -> None:
-        """Take in one event of lookup-events."""
+        """Add one event of lookup-events."""
         self._take(text.encode(), where)
 
 

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from coattest.aws import aws_errors
 from coattest.errors import FoundFalse, UsageError
+from coattest.extras import need_extra
 from coattest.findings import Finding
 from coattest.jsontext import emit_json
 from coattest.shell import err, json_option, out, utc_now
@@ -61,6 +62,8 @@ def audit_command(**given: Any) -> int:
 
     SOURCE is a log file, a folder of log files, s3://BUCKET/PREFIX, or lookup-events.
     """
+    if given["source"] == LOOKUP or given["source"].startswith("s3://"):
+        need_extra("aws")
     if given["key_arn"].count(":") != 5 or ":key/" not in given["key_arn"]:
         raise UsageError("give the full ARN of a key", where="--key")
     expected = _expected(given)

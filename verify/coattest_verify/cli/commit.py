@@ -28,7 +28,7 @@ from coattest_verify.rebuild.answer import read_members, read_report, refuse_dir
 def commit_command(
     *, signing: SigningKey, rebuilt: Path, attestations: Path, root: bytes | None, as_json: bool
 ) -> None:
-    """Commit to what this machine rebuilt without showing it, before the claim is published.
+    """Commit to this machine's rebuild, without revealing it, before the claim is published.
 
     Writes commit.MEMBER.SOURCE.dsse.json, which verify log append puts into the log, and OUT/commitment.json,
     which stays secret until verify sign-pcrs reveals it.
@@ -49,10 +49,10 @@ def commit_command(
         raise UsageError(
             "is already there",
             where=str(path),
-            hint="one commitment for a source; keep the old one by putting a word before .dsse.json",
+            hint="one commitment per source; to keep the old one, put a word before its .dsse.json",
             code="exists",
         )
-    # The salt first: a commitment that cannot be opened is worth nothing.
+    # The salt first: a commitment that cannot be opened is useless.
     salt_file = write_secret(rebuilt, secret)
     write_atomic(path, sign_vote(vote, signer))
     if as_json:

@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from coattest.errors import UsageError
+from coattest.extras import need_signer
 from coattest.shell import Decorator, option_group, utc_now
 from coattest_verify.quorum.decision import Decision, decide
 from coattest_verify.quorum.memory import parse_quorum_root
@@ -32,8 +33,8 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
-DECISION, SIGNING = "Whose decision", "Signing"
-"""Headings of these options in the help."""
+DECISION = "Whose decision"
+"""Heading of these options in the help."""
 
 attestations_option: Decorator = option_group(
     click.option(
@@ -76,12 +77,19 @@ class SigningKey:
         return answer.encode()
 
 
+def _signer_installed(_context: click.Context, _parameter: click.Parameter, key: Path | None) -> Path | None:
+    if key is not None and is_remote(str(key)):
+        need_signer(str(key))
+    return key
+
+
 def _signing(*, required: bool) -> Decorator:
     options = option_group(
         click.option(
             "--key",
             type=FILE,
             required=required,
+            callback=_signer_installed,
             help="Your private key: a PKCS#8 PEM file, awskms:ARN, or hsm:ID (PKCS#11).",
         ),
         click.option(

@@ -11,7 +11,7 @@ import click
 from coattest.errors import FoundFalse
 from coattest.jsontext import emit_json
 from coattest.progress import Terminal
-from coattest.shell import err, json_option
+from coattest.shell import err, json_option, needs_extra
 from coattest_build import builder
 from coattest_build.cli.options import cache_option, fresh_kernel_option, jobs_option, mirror_option
 from coattest_verify.cli.options import FOLDER, attestations_option
@@ -26,6 +26,7 @@ MAX_EXPLAINED = 10
 """Differences shown to a person; ``--json`` has them all."""
 
 
+@needs_extra("build")
 @click.command("rebuild")
 @click.option("--source", type=FOLDER, default=Path(), help="The checkout; only read, never run.")
 @click.option(
@@ -95,7 +96,7 @@ def rebuild_command(
         for profile, comparison in explained.items():
             for found in comparison.findings[:MAX_EXPLAINED]:
                 err().print(f"{profile}: {comparison.line(found)}", style="red", markup=False)
-        err().print("the rebuild differs from the claim; verify sign-pcrs --dissent says so to the others")
+        err().print("the rebuild differs from the claim; verify sign-pcrs --dissent tells the others")
     else:
         for profile, result in sorted(report.profiles.items()):
             err().print(
@@ -112,7 +113,7 @@ def rebuild_command(
 
 
 def _inspect(source: Path, claim: Claimed) -> None:
-    """Before minutes of building: refuse uncommitted changes, and say when the build cannot match."""
+    """Refuse uncommitted changes, and warn when the build cannot match, before minutes of building."""
     snapshot = inspect_source(source)
     if snapshot.dirty:
         first, *others = snapshot.changed

@@ -47,7 +47,7 @@ def report_command(
     as_json: bool,
     **decision: Any,
 ) -> None:
-    """Sign what your own stack has for the service's deployment: key, bids, role, and admitted decisions.
+    """Sign a report on your own stack for the service: key, bids, role, and admitted decisions.
 
     Make it after the key's policy is in place: an upgrade starts when every buyer reports its decision.
     """

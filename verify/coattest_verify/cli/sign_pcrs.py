@@ -58,7 +58,7 @@ def sign_pcrs_command(
         secret = read_secret(rebuilt, signing.member, ask.members)
         if ask.members.commitments and secret is None and not dissent:
             raise UsageError(
-                "quorum.toml wants a commitment before a result, and this rebuild has none",
+                "quorum.toml requires a commitment before a result, and this rebuild has none",
                 where=str(rebuilt / SALT_FILE),
                 hint="verify commit makes it, before the claim is published",
                 code="not-committed",

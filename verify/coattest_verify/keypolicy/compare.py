@@ -1,7 +1,7 @@
-"""Whether two policies say the same. Pure.
+"""The differences between two policies. Pure.
 
-Services hand a policy back in another order, with lists of one as strings and keys in another case; none of
-that is a difference. Everything else is one, and each is named.
+Services return a policy in another order, with lists of one as strings and keys in another case; none of that
+is a difference. Everything else is.
 """
 
 from __future__ import annotations

@@ -26,15 +26,11 @@ from datetime import datetime, timezone
 from typing import Any
 
 from coattest.errors import FoundFalse, UsageError
+from coattest_build.formats.registers import EMPTY_PCR2
 from coattest_verify.quorum.decision import Decision
 
 MAX_BYTES = 32 * 1024
 """KMS Developer Guide, "Quotas": the longest key policy document."""
-
-EMPTY_PCR2 = (
-    "21b9efbc184807662e966d34f390821309eeac6802309798826296bf3e8bec7c10edb30948c90ba67310f7b964fc500a"
-)
-"""PCR2 of every image without an application ramdisk: SHA-384 over 48 zero bytes and SHA-384 of nothing."""
 
 ATTESTATION = "kms:RecipientAttestation"
 
@@ -65,7 +61,7 @@ ADMINISTRATION = (
     "kms:UpdateAlias",
     "kms:UpdateKeyDescription",
 )
-"""What administrators may do: no cryptographic operation; of what hands out power only PutKeyPolicy."""
+"""What administrators may do: no cryptographic operation; PutKeyPolicy alone hands out power."""
 
 ENCRYPTION = ("kms:Encrypt", "kms:GenerateDataKey")
 NEVER = ("kms:CreateGrant", "kms:DeriveSharedSecret", "kms:ReEncrypt*", "kms:ReplicateKey")
@@ -78,13 +74,13 @@ _NAME = r"[A-Za-z0-9+=,.@_/-]+"
 
 
 def _bad_principal(what: str, *, where: str | None = None, hint: str | None = None) -> UsageError:
-    """A principal that must not stand in a key policy, or not in this place."""
+    """The error for a principal that a key policy must not name, or not in this place."""
     return UsageError(what, where=where, hint=hint, code="bad-principal")
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyOptions:
-    """What a policy has on request only.
+    """The optional parts of a policy.
 
     ``registers`` are further registers that every release must have (3: the parent's role, 4: the instance,
     8: the image's signer), in hex. ``break_glass`` names one more administrator, kept apart for emergencies.
@@ -130,7 +126,7 @@ def generate_policy(
         )
     decided = sorted(set(wanted.registers) & {0, 1, 2})
     if decided:
-        raise UsageError(f"PCR{decided[0]} is the decision's", hint="further registers are 3 to 31")
+        raise UsageError(f"PCR{decided[0]} comes from the decision", hint="further registers are 3 to 31")
     _check_names(
         account=account,
         partition=partition,
@@ -167,7 +163,7 @@ def generate_policy(
     size = len(policy_text(policy).encode())
     if size > MAX_BYTES:
         raise UsageError(
-            f"the policy has {size} bytes, KMS takes {MAX_BYTES}",
+            f"the policy has {size} bytes, the limit of KMS is {MAX_BYTES}",
             hint="retire old releases or name fewer principals",
         )
     return policy

@@ -167,7 +167,7 @@ def preflight(
     key: KeyState | None,
     retire_all: bool = False,
 ) -> None:
-    """What must hold before a policy is put. Raises FoundFalse with every finding, and the first one's code.
+    """Check that a policy is safe to put. Raises FoundFalse with every finding, and the first one's code.
 
     The caller stays an administrator, every principal exists (``missing`` are those that do not), and there
     are two administrators or one and a named break-glass principal. Unless ``retire_all``, a release that

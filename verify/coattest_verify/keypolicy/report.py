@@ -1,7 +1,7 @@
 """What a buyer reports to the service for a deployment, signed with the member's quorum key.
 
-A report says which key, which bucket and which role stand in the buyer's own stack, and which decisions the
-key's policy admits. The service cannot read another account's key policy (KMS Developer Guide, "AWS KMS
+A report names the key, bucket and role in the buyer's own stack, and the decisions that the key's policy
+admits. The service cannot read another account's key policy (KMS Developer Guide, "AWS KMS
 permissions": GetKeyPolicy has no cross-account use), so an upgrade waits for these reports: policies first.
 A false report costs only the buyer who made it: its own auction fails.
 """
@@ -38,7 +38,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def _bad_report(what: str) -> Rejected:
-    """The report is not that buyer's, or does not say what a deployment needs."""
+    """The error for a report that is not that buyer's, or lacks what a deployment needs."""
     return Rejected(what, code="buyer-report")
 
 
@@ -86,7 +86,7 @@ class BuyerReport:
         return f"arn:{partition}:s3:::{self.bids.removeprefix('s3://')}*"
 
     def to_json(self) -> dict[str, Any]:
-        """What is signed."""
+        """The signed content."""
         return {
             "purpose": PURPOSE,
             "member": self.member,
@@ -129,5 +129,5 @@ def check_report(content: bytes, quorum: MembersFile) -> BuyerReport:
 
 def _digests(items: Sequence[Any]) -> tuple[str, ...]:
     if not all(isinstance(item, str) for item in items):
-        raise _bad_report("decisions are not texts")
+        raise _bad_report("decisions are not strings")
     return tuple(items)

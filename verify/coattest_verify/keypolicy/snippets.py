@@ -65,7 +65,7 @@ def private_bucket() -> dict[str, Any]:
 
 
 def bucket_policy(bucket: str, statements: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A bucket policy with these statements, and nothing without TLS."""
+    """A bucket policy with these statements that also requires TLS."""
     arn = {"Fn::GetAtt": [bucket, "Arn"]}
     no_tls = {
         "Sid": "DenyWithoutTls",

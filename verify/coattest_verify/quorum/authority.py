@@ -47,7 +47,7 @@ def bundle_root(root: bytes | None) -> bytes:
     if root is None:
         raise UsageError(
             "--bundle needs --root sha256:HEX",
-            hint="a bundle brings everything but the root",
+            hint="a bundle holds everything but the root",
             code="no-root",
         )
     return root

@@ -40,7 +40,7 @@ _FIXED = (MEMBERS_FILE, CLAIM_FILE, LAYOUT_FILE, LOCK_FILE)
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """The files, and when the bundle was made according to its maker (nobody signs that)."""
+    """The files, and when the bundle says that it was made (unsigned)."""
 
     files: Held
     made: datetime

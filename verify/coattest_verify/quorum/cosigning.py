@@ -1,7 +1,7 @@
 """Writing the log: append what is in the folder and not in the log yet, and cosign the checkpoint.
 
 A cosigner first checks that the log extends what it saw before and that every dissent in it has its file. So
-an invented entry gets no cosignature, and whoever signs next notices a removed file.
+an invented entry gets no cosignature, and the next signer notices a removed file.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from coattest_verify.quorum.statements.votes import read_votes
 
 @dataclass(frozen=True, slots=True)
 class LogSigning:
-    """What happened: the number of entries appended, and the checkpoint with its cosignatures."""
+    """The result: the number of entries appended, and the checkpoint with its cosignatures."""
 
     appended: int
     cosigned: Cosigned

@@ -1,4 +1,4 @@
-"""Signing the members file: who has signed what is waiting, and when a proposal becomes quorum.toml.
+"""Signing the members file: who signed the pending version, and when a proposal becomes quorum.toml.
 
 A new version waits as ``quorum.next.toml``, which no verifier reads, until the thresholds of the old and the
 new version have signed it. Version 1 is ``quorum.toml`` at once: without every signature it decides nothing.
@@ -77,7 +77,7 @@ def candidates(attestations: Path, member: str) -> tuple[PublicKey, ...]:
 
 
 def countersign(attestations: Path, member: str, signer: Any) -> Pending:
-    """Sign what is waiting; install the proposal when nothing is lacking any more. Returns the state after.
+    """Sign the pending version, and install a proposal that lacks nothing any more. Returns the new state.
 
     Raises UsageError when the key is not the member's, in the waiting version or in the one before.
     """
@@ -104,7 +104,7 @@ def countersign(attestations: Path, member: str, signer: Any) -> Pending:
         write_atomic(attestations / MEMBERS_FILE, after.members.raw)
         (attestations / PROPOSAL_FILE).unlink()
     if waiting.file == MEMBERS_FILE or not after.lacks:
-        # Whoever completes the version signs in-toto's layout too; the others sign it when they countersign.
+        # The member that completes the version signs in-toto's layout too, the others when they countersign.
         write_atomic(attestations / LAYOUT_FILE, layout)
     return after
 

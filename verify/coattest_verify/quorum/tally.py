@@ -186,7 +186,7 @@ def _unfit(item: SignedStatement, question: DecisionQuestion) -> Finding | None:
         text = f"dated {utc(statement.time)}, older than {members.max_age_days} days"
         return Finding("too-old", item.file, text)
     if members.require_compiled_kernel and not (statement.built and statement.built.kernel_compiled):
-        text = "this member did not compile the kernel, and quorum.toml wants it to"
+        text = "this member did not compile the kernel, and quorum.toml requires it"
         return Finding("cached-kernel", item.file, text)
     if members.commitments and opened_commitment(statement) not in question.committed.get(
         statement.member, ()

@@ -1,4 +1,4 @@
-"""What a member does on its own machine: compare its build with the claim, and sign what it got."""
+"""A member's own work: compare its build with the claim, and sign the result."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ BUILDER_FILE = "build.json"
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What there is to answer: the claim and the members file of a folder of attestations."""
+    """The question that members answer: the claim and the members file of a folder of attestations."""
 
     claim: Claimed
     members: MembersFile
@@ -162,7 +162,7 @@ def answer(
     if differences and not dissent:
         raise FoundFalse(
             _summary(differences),
-            hint="verify sign-pcrs --dissent says so to the others",
+            hint="verify sign-pcrs --dissent tells the others",
             code="mismatch",
             findings=differences,
         )

@@ -12,7 +12,7 @@ from coattest_verify.quorum.statements.claim import Claimed
 
 
 def inspect_source(source: Path) -> Snapshot:
-    """What a checkout is, without the copy that ``folder`` names: it is removed. Raises BadSource."""
+    """The snapshot of a checkout; its copy in ``folder`` is removed. Raises UsageError (``bad-source``)."""
     with tempfile.TemporaryDirectory() as scratch:
         return sources.take(source, Path(scratch) / "source")
 

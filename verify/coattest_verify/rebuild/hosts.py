@@ -22,7 +22,7 @@ _MACHINE_ID = re.compile(r"[0-9a-f]{32}")
 def host_name(chosen: str | None, members: MembersFile, machine_id: Path = MACHINE_ID) -> str | None:
     """The name to state: ``chosen``, else this machine's pseudonym under ``members``, else None.
 
-    Raises UsageError for a name of another form.
+    Raises UsageError for a malformed name.
     """
     if chosen is None:
         return pseudonym(machine_id, members)

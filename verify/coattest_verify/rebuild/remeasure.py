@@ -1,4 +1,4 @@
-"""An image file against a decision: the file is measured here, whatever anybody says about it."""
+"""Checks an image file against a decision, by measuring it here."""
 
 from __future__ import annotations
 

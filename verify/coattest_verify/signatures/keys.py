@@ -175,7 +175,7 @@ class PublicKey:
 
 
 class Signer(Protocol):
-    """Who signs: a key file, or a key that never leaves its place."""
+    """A signing key: in a file, or in a device or service that it never leaves."""
 
     @property
     def public(self) -> PublicKey:
@@ -195,7 +195,7 @@ class FileSigner:
     _key: Any = field(repr=False)
 
     def sign(self, message: bytes) -> bytes:
-        """A signature with the digest that the curve goes with."""
+        """A signature with the digest that belongs to the curve."""
         signature: bytes
         if isinstance(self._key, ed25519.Ed25519PrivateKey):
             signature = self._key.sign(message)

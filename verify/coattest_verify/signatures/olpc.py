@@ -1,4 +1,4 @@
-"""OLPC's canonical JSON, of which in-toto's key ids and classic signatures are made.
+"""OLPC's canonical JSON, on which in-toto's key ids and classic signatures are based.
 
 securesystemslib's ``encode_canonical`` (securesystemslib 1.6, formats.py) in the few lines that a verifier
 needs; a test compares the two.

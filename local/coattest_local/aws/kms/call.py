@@ -30,7 +30,7 @@ class KmsSettings:
 
 @dataclass(slots=True)
 class Call:
-    """One request: who asks, for what, how to have a key authorised, and what the trail will say of it."""
+    """One request: its caller and parameters, the authorisation of keys, and its entry in the trail."""
 
     settings: KmsSettings
     name: str

@@ -1,4 +1,4 @@
-"""KMS keys: finding them across accounts, and what conditions can say of them. moto holds the keys."""
+"""KMS keys: finding them across accounts, and their condition keys. moto holds the keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The KMS endpoint: which operation, on which key, may this caller do it, and who answers.
+"""The KMS endpoint: authorises an operation on its key, and answers it or hands it on to moto.
 
 Cryptographic operations are answered by ``operations``; management is moto's, once it is authorised. An
 operation that is in neither table is refused: nothing reaches moto that was not authorised here.

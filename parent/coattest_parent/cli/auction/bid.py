@@ -9,6 +9,7 @@ import click
 from rich.table import Table
 
 from coattest.errors import UsageError
+from coattest.extras import need_extra
 from coattest.files import write_atomic
 from coattest.jsontext import emit_json
 from coattest.shell import err, json_option, utc_now
@@ -64,6 +65,8 @@ def bid_command(
     """
     if out is None and not preview:
         raise UsageError("no file to write the encrypted bids to", hint="--out FILE, or --preview")
+    if not preview:
+        need_extra("aws")
     manifest = load_manifest(manifest_path)
     buyer = buyer_of(manifest, name)
     bids = _read(csv_path, manifest, as_json)

@@ -14,7 +14,7 @@ import click
 from coattest.errors import FoundFalse, UsageError
 from coattest.files import write_atomic
 from coattest.jsontext import emit_json
-from coattest.shell import byte_progress, err, json_option, out, utc_now
+from coattest.shell import byte_progress, err, json_option, needs_extra, out, utc_now
 from coattest.text import printable
 from coattest_enclave.protocol import cose, messages
 from coattest_parent.auction.finish import Finished, Way, finish
@@ -31,6 +31,7 @@ from coattest_verify.auction.buyers import load_manifest
 from coattest_verify.auction.outcomes import moment_text, outcomes_json, outcomes_table
 
 
+@needs_extra("aws")
 @click.command("open")
 @manifest_option
 @click.option(

@@ -9,6 +9,7 @@ import click
 from rich.table import Table
 
 from coattest.errors import UsageError
+from coattest.extras import need_extra
 from coattest.files import write_atomic
 from coattest.jsontext import emit_json
 from coattest.shell import err, json_option, utc_now
@@ -81,6 +82,8 @@ def seal_command(
     The seal binds you to this manifest, the decided code and these bid files. A different seal for the same
     manifest is refused from then on.
     """
+    if not given:
+        need_extra("aws")
     manifest = load_manifest(manifest_path)
     authority = authority_from(decision, utc_now(), own=name)
     key = load_auction_key(auction_key)

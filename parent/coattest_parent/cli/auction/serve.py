@@ -13,14 +13,14 @@ from pathlib import Path
 import click
 
 from coattest.errors import CoattestError, UsageError
-from coattest.shell import from_os_error, utc_now
+from coattest.shell import from_os_error, needs_extra, utc_now
 from coattest_parent.auction.courier import AWS_KMS, LOCAL_KMS
 from coattest_parent.auction.finish import Way
 from coattest_parent.auction.spool import Courier, only_courier
 from coattest_parent.cli.auction.options import way_options
 from coattest_parent.cli.options import FOLDER, aws_from, aws_options
-from coattest_parent.link.aws import parse_s3_uri
-from coattest_parent.link.channels import PROXY_PORT, Unix, Vsock, endpoint_host_port, parse_address
+from coattest_parent.link.aws import Endpoint, parse_s3_uri
+from coattest_parent.link.channels import PROXY_PORT, Unix, Vsock, parse_address
 from coattest_parent.link.libraries import crash_text, hear
 from coattest_parent.link.proxy import ConnectProxy, kms_allow_list
 from coattest_parent.link.status import State, StatusServer, parse_status_address
@@ -28,13 +28,14 @@ from coattest_parent.link.stop import Stop, Stopped
 from coattest_parent.link.telemetry import Telemetry, codes_of
 
 INTERNAL = 70
-"""Exit code for a fault of ours (sysexits.h, EX_SOFTWARE)."""
+"""Exit code for a bug (sysexits.h, EX_SOFTWARE)."""
 
 status_option = click.option(
     "--status", help="Answer /healthz, /readyz and /metrics here: 127.0.0.1:PORT or unix:PATH."
 )
 
 
+@needs_extra("aws")
 @click.command("serve")
 @click.option(
     "--spool",
@@ -49,7 +50,7 @@ status_option = click.option(
     type=click.FloatRange(0.1, 3600),
     default=10.0,
     show_default=True,
-    help="Seconds between two looks for new auctions.",
+    help="Seconds between two checks for new auctions.",
 )
 @click.option("--once", is_flag=True, help="Try each auction once, then end.")
 @status_option
@@ -119,9 +120,7 @@ def proxy_command(
     nothing else. Events go to stderr as JSON lines.
     """
     with Stop(last=True) as stop:
-        if endpoint_url:
-            aws_from(endpoint_url, None)  # refuses an endpoint that is not on this machine
-        target = endpoint_host_port(endpoint_url) if endpoint_url else None
+        target = Endpoint(endpoint_url or None).target
         allow = kms_allow_list(frozenset(regions), LOCAL_KMS if target else AWS_KMS, target)
         listen = parse_address(address)
         asked_at = parse_status_address(status) if status else None

@@ -21,7 +21,7 @@ HEADINGS = {
 }
 
 
-@click.group(cls=LazyGroup, lazy=VERBS, headings=HEADINGS, extra="aws")
+@click.group(cls=LazyGroup, lazy=VERBS, headings=HEADINGS)
 @click.version_option(package_name="coattest")
 def cli() -> None:
     """Deploy the image that the members decided on, and nothing else."""

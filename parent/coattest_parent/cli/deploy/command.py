@@ -10,7 +10,7 @@ import click
 
 from coattest.errors import FoundFalse, UsageError
 from coattest.jsontext import emit_json
-from coattest.shell import err, json_option, option_group, out, utc_now
+from coattest.shell import err, json_option, needs_extra, option_group, out, utc_now
 from coattest_parent.cli.deploy.stack import (
     PLANNED,
     apply_plan,
@@ -63,6 +63,7 @@ def runner_in(state: Path) -> LocalRunner:
     return LocalRunner(state / "enclave")
 
 
+@needs_extra("aws")
 @click.command()
 @target_option
 @image_option
@@ -100,6 +101,7 @@ def plan_command(**given: Any) -> None:
     out().print(f"apply would {step}", markup=False)
 
 
+@needs_extra("aws")
 @click.command()
 @target_option
 @image_option
@@ -134,6 +136,7 @@ def apply_command(**given: Any) -> None:
     _show(live, given["as_json"])
 
 
+@needs_extra("aws")
 @click.command()
 @target_option
 @click.option("--image", type=FILE, help="aws: the decided image.")
@@ -172,6 +175,7 @@ def status_command(**given: Any) -> int:
     return 0
 
 
+@needs_extra("aws")
 @click.command()
 @target_option
 @state_option

@@ -67,7 +67,7 @@ def smoke_command(
     """Check that an image works on this machine's Nitro hardware.
 
     Starts the image, or asks a running one; attests it and puts its vsock under load. Exits 1 when a check
-    fails. It tells whether the image works here; whether it is the decided one, apply tells.
+    fails. It tells whether the image works here; apply tells whether it is the decided one.
     """
     if (image is None) == (address is None):
         raise UsageError("give either --image or --address")

@@ -23,7 +23,7 @@ from coattest_parent.deployment.stack.settings import Settings
 from coattest_verify.quorum.authority import Authority
 
 PLANNED = ("name", "account", "region", "vpc", "subnet", "ami", "out")
-"""Options without which there is no plan for AWS."""
+"""Options that a plan for AWS requires."""
 
 
 plan_options = option_group(

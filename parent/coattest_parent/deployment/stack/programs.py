@@ -1,7 +1,7 @@
 """What is installed on the instance, as one object: coattest's wheel and its dependencies, pinned by hash.
 
 The instance fetches the object by its digest and installs from it alone, so that no package index decides
-what runs there. It decides availability only; which code the enclave runs, its own document tells.
+what runs there. It affects availability only: the enclave's own document tells which code runs.
 """
 
 from __future__ import annotations

@@ -15,8 +15,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from botocore.exceptions import ClientError
-
 from coattest.aws import AwsFailure, aws_errors
 from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse, UsageError
 from coattest.findings import Finding
@@ -223,6 +221,8 @@ class _Put:
                 )
 
     def _checksum(self, key: str) -> str | None:
+        from botocore.exceptions import ClientError  # noqa: PLC0415
+
         try:
             head = self.client.head_object(
                 Bucket=self.bucket, Key=key, ChecksumMode="ENABLED", ExpectedBucketOwner=self.owner

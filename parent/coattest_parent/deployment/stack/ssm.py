@@ -33,7 +33,7 @@ DELIVERY_SECONDS = 60
 """Seconds until the agent has taken a command (SendCommand, TimeoutSeconds: at least 30)."""
 
 POLL_SECONDS = 1.0
-"""Seconds between two looks at a command."""
+"""Seconds between two polls of a command."""
 
 WORD = re.compile(r"[A-Za-z0-9@%_+=:,./\\ -]{1,1024}", re.ASCII)
 """What a word of a command may be; no character of it ends a quoted word or a line."""

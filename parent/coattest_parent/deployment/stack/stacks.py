@@ -29,7 +29,7 @@ WAIT_SECONDS = 20 * 60
 """Longest wait for a stack, in seconds: an instance takes two minutes, a role and buckets one."""
 
 POLL_SECONDS = 2.0
-"""Seconds between two looks at a stack."""
+"""Seconds between two polls of a stack."""
 
 NO_CHANGE = ("didn't contain changes", "No updates are to be performed")
 """CloudFormation's two messages for a change set that would change nothing."""
@@ -74,7 +74,7 @@ class StackState:
 
 
 def next_step(status: str | None) -> str:
-    """What to do with a stack of that status: ``create``, ``update``, ``wait``, ``continue`` its roll-back,
+    """The next step for a stack of that status: ``create``, ``update``, ``wait``, ``continue`` its roll-back,
     ``remove`` (and create), or ``stop``.
 
     Source: CloudFormation User Guide, "Stack status codes".

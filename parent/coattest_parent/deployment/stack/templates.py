@@ -211,7 +211,7 @@ def _carried(keys: Any, objects: Any, accounts: Any) -> dict[str, Any]:
             keys,
             {"Null": {"kms:RecipientAttestation:ImageSha384": "false"}},
         ),
-        # A bucket's name does not say whose it is: a buyer that reports one of the service's own, or of a
+        # A bucket's name does not show its owner: a buyer that reports one of the service's own, or of a
         # third party's, must not get it read (IAM User Guide, "The confused deputy problem").
         _allow("FetchBids", ["s3:GetObject"], objects, {"StringEquals": {"aws:ResourceAccount": accounts}}),
     )

@@ -1,8 +1,8 @@
 """What the instance does at boot, as a shell script for ``Fn::Sub``. Pure.
 
 It names no release: a change of user data restarts the instance, and an upgrade must not. It runs at every
-boot, as otherwise a change would never be installed. What it installs decides availability only; which code
-the enclave runs, its own document tells.
+boot, as otherwise a change would never be installed. What it installs affects availability only: the
+enclave's own document tells which code runs.
 """
 
 from __future__ import annotations

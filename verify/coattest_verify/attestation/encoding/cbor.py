@@ -45,7 +45,7 @@ class CborError(Exception):
 
 
 def decode_cbor(data: bytes) -> Value:
-    """The one value that ``data`` is; raises CborError when it is not, or when anything follows it."""
+    """Decode ``data``, which must be exactly one value. Raises CborError."""
     value, end = read_item(data, 0, 0)
     if end != len(data):
         raise CborError(end, "the end", f"{len(data) - end} more bytes")
@@ -192,7 +192,7 @@ def _check_depth(offset: int, depth: int) -> None:
 
 
 def _check_count(data: bytes, offset: int, count: int) -> None:
-    """An item takes a byte at least, so that a count beyond the bytes is a lie."""
+    """Refuse a count beyond the bytes that are there: an item takes at least one."""
     if count > len(data) - offset:
         raise CborError(offset, f"{count} items", f"{len(data) - offset} bytes")
 

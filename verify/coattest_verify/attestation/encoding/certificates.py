@@ -23,7 +23,7 @@ ECDSA_SHA384: Final = bytes.fromhex("300a06082a8648ce3d040303")
 """AlgorithmIdentifier ecdsa-with-SHA384 without parameters. RFC 5758 section 3.2."""
 
 P384_KEY: Final = bytes.fromhex("3076301006072a8648ce3d020106052b8104002203620004")
-"""How a SubjectPublicKeyInfo begins that has an uncompressed point of secp384r1: length, algorithm, curve.
+"""The start of a SubjectPublicKeyInfo with an uncompressed point of secp384r1: length, algorithm, curve.
 Source: RFC 5480 section 2.
 """
 

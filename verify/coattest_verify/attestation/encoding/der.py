@@ -1,7 +1,7 @@
 """The parts of a certificate that are compared as bytes, and its extensions, in strict DER.
 
-cryptography parses every certificate too (certificates.py). What is read here is what a parser leaves to
-its caller, or returns as objects where exact bytes are needed: both algorithm identifiers, the key's
+cryptography parses every certificate too (certificates.py). This reads what that library leaves to its
+caller, or returns as objects where exact bytes are needed: both algorithm identifiers, the key's
 identifier, the names, the signed part, which extensions are critical. Bytes in, values out; only
 ValueError and IndexError escape.
 """
@@ -41,7 +41,7 @@ class Outline(NamedTuple):
 
 
 def outline(der: bytes) -> Outline:
-    """The parts of the certificate that ``der`` is; ValueError when it is not laid out so.
+    """The parts of a certificate in DER. Raises ValueError for any other layout.
 
     RFC 5280 section 4.1: Certificate = SEQUENCE { tbs, algorithm, signature }, and TBSCertificate =
     SEQUENCE { [0] version, serial, signature, issuer, validity, subject, subjectPublicKeyInfo, [3]
@@ -71,7 +71,7 @@ def _extensions(der: bytes) -> dict[bytes, Extension]:
     """
     ((_, start, end),) = elements(der, 0, len(der))
     if der[0] != _SEQUENCE:
-        raise ValueError("extensions are one sequence")
+        raise ValueError("the extensions are not one sequence")
     found: dict[bytes, Extension] = {}
     for outer, content, stop in elements(der, start, end):
         (name, name_content, name_end), *flag, (value, value_content, value_end) = elements(
@@ -107,7 +107,7 @@ def elements(der: bytes, start: int, end: int) -> list[Element]:
                 raise ValueError("a length that is not DER")
         stop = content + length
         if stop > end:
-            raise ValueError("an element beyond its end")
+            raise ValueError("an element runs past the end")
         found.append((start, content, stop))
         start = stop
     return found

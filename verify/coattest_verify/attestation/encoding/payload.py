@@ -1,7 +1,7 @@
 """The signed payload: which fields there are, of which types, within which bounds.
 
-Every finding is collected. What the specification does not allow but real documents have, or what AWS may
-add one day, is a *notice*: tolerated, reported, and a finding in strict mode.
+Every finding is collected. Deviations from the specification that real documents have, and fields that AWS
+may add one day, are *notices*: tolerated, reported, and findings in strict mode.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """``verify attestation DIR`` without an expectation: an archive, each document judged at its own time.
 
-An archive is a directory with an INDEX.tsv. What lies in it may come from anybody: names are resolved in the
+An archive is a directory with an INDEX.tsv. Its files may come from anybody: names are resolved in the
 folder without following links, sizes and counts are bounded, and a file that cannot be read is refused while
 the others are judged.
 """
@@ -121,7 +121,7 @@ def caveat() -> None:
 
 
 def _claimed_time(document: bytes) -> datetime:
-    """When a document says that it was made: the index says nothing."""
+    """The time that a document itself claims, for files without one in the index."""
     try:
         return parse_unverified(document).timestamp
     except Malformed:
@@ -129,6 +129,6 @@ def _claimed_time(document: bytes) -> datetime:
 
 
 def _refused(item: Item, root: Root, expected: str, found: str) -> Verdict:
-    """The verdict over a file that is not there, or that should not be."""
+    """The verdict on a missing file, or on one that should not be there."""
     finding = NOT_IN_ARCHIVE.finding("file", expected, found)
     return Verdict((finding,), (), root, item.at, None, None)

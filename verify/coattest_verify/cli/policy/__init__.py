@@ -19,6 +19,6 @@ VERBS = {
 def policy_command() -> None:
     """Make, apply, check and prove a KMS key policy.
 
-    Under it only decided enclaves decrypt. Administrators manage the key and do not decrypt: not without a
+    Under it only decided enclaves decrypt. Administrators manage the key; they cannot decrypt without a
     PutKeyPolicy, which CloudTrail logs.
     """

@@ -11,7 +11,7 @@ from coattest.aws import aws_errors
 from coattest.errors import UsageError
 from coattest.files import write_atomic
 from coattest.jsontext import emit_json
-from coattest.shell import err, json_option, out, utc_now
+from coattest.shell import err, json_option, needs_extra, out, utc_now
 from coattest_verify.cli.policy.making import (
     DESCRIPTION,
     EXAMPLE_KEY,
@@ -28,6 +28,7 @@ from coattest_verify.keypolicy.iam import parse_policy
 NEW_KEY = "new"
 
 
+@needs_extra("aws")
 @click.command()
 @click.argument("key", metavar="KEY|new")
 @making_options
@@ -41,15 +42,15 @@ NEW_KEY = "new"
     "--save-previous",
     type=click.Path(file_okay=False, path_type=Path),
     default=Path(),
-    help="Folder where the policy that was there is saved (default: here).",
+    help="Folder to save the previous policy in (default: here).",
 )
 @aws_options
 @json_option
 def policy_apply_command(**given: Any) -> None:
     """Put the policy on KEY, or on a new key.
 
-    A preflight refuses what would lock somebody out. The difference is shown first, and the policy that was
-    there is saved.
+    A preflight refuses what would lock somebody out. The difference is shown first, and the previous policy
+    is saved.
     """
     check_simulator(given)
     made = make_policy(given)

@@ -8,12 +8,13 @@ import click
 
 from coattest.errors import FoundFalse
 from coattest.jsontext import emit_json
-from coattest.shell import err, json_option, out
+from coattest.shell import err, json_option, needs_extra, out
 from coattest_verify.cli.policy.making import made_document, make_policy
 from coattest_verify.cli.policy.options import aws_client, aws_options, check_simulator, making_options
 from coattest_verify.keypolicy import live
 
 
+@needs_extra("aws")
 @click.command()
 @click.argument("key", metavar="KEY")
 @making_options

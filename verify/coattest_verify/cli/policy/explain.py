@@ -66,7 +66,7 @@ def policy_explain_command(**given: Any) -> None:
         )
     out().print(table)
     err().print(
-        "Administrators do not decrypt: not without a PutKeyPolicy, which CloudTrail logs. "
+        "Administrators cannot decrypt without a PutKeyPolicy, which CloudTrail logs. "
         "Another account's role needs its own IAM policy too.",
         markup=False,
     )

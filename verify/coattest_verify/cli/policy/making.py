@@ -109,7 +109,7 @@ def pairs(items: tuple[str, ...], option: str, valid: Callable[[str], bool] = bo
 
 
 def made_document(made: MadePolicy, **more: Any) -> dict[str, Any]:
-    """The policy as JSON, with what else a command has to say."""
+    """The policy as JSON, with a command's further fields."""
     return {
         "policy": made.document,
         "canonical": policy_text(made.document),

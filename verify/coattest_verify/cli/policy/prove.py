@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from coattest.errors import EnvironmentFailure, FoundFalse, UsageError
-from coattest.extras import need_extra
 from coattest.jsontext import emit_json
-from coattest.shell import err, json_option, out, utc_now
+from coattest.shell import err, json_option, needs_extra, out, utc_now
 from coattest_verify.cli.options import EXISTING_FILE, decision_options
 from coattest_verify.cli.policy.making import decisions_of
 from coattest_verify.cli.policy.options import also_attestations_option, managing_options
@@ -31,6 +30,7 @@ GOALS = {
 _TUPLE = re.compile(r"[0-9a-f]{96}(?:,[0-9a-f]{96}){2}")
 
 
+@needs_extra("prove")
 @click.command()
 @click.argument("file", metavar="FILE", type=EXISTING_FILE)
 @click.option(
@@ -38,7 +38,7 @@ _TUPLE = re.compile(r"[0-9a-f]{96}(?:,[0-9a-f]{96}){2}")
     "tuples",
     multiple=True,
     metavar="PCR0,PCR1,PCR2",
-    help="A decided tuple; repeatable. Else --member, for those of your decision.",
+    help="A decided tuple; repeatable. Default: those of your decision, with --member.",
 )
 @managing_options
 @click.option("--key", "key_arn", metavar="ARN", help="The key that the policy is on.")
@@ -49,10 +49,9 @@ _TUPLE = re.compile(r"[0-9a-f]{96}(?:,[0-9a-f]{96}){2}")
 def policy_prove_command(**given: Any) -> int:
     """Prove or refute any key policy.
 
-    Asked is whether FILE lets only decided enclaves decrypt, only administrators hand out power, and only
-    encrypters encrypt. Exit code 0: proved; 1: refuted, with a request that gets in; 3: neither.
+    The questions: does FILE let only decided enclaves decrypt, only administrators hand out power, and only
+    encrypters encrypt? Exit code 0: proved; 1: refuted, with a request that gets in; 3: neither.
     """
-    need_extra("prove")
     from coattest_verify.keypolicy import prove as prover  # noqa: PLC0415
 
     question = prover.ProofQuestion(

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from coattest.errors import FoundFalse, Rejected, UsageError
+from coattest.extras import need_extra
 from coattest.files import write_atomic
 from coattest.jsontext import emit_json
 from coattest.shell import err, json_option, out, utc_now
@@ -81,6 +82,8 @@ def review_command(
     The source must be the claim's: the signature names the digests of its tree, of its lock, and of the lock
     that it was compared with.
     """
+    if signing is not None:
+        need_extra("build")
     lock, digest = locks.load_lock(source)
     earlier = _earlier(since, root) if since else None
     moves = locker.moves_between(
@@ -148,7 +151,7 @@ def _earlier(since: Path, root: bytes | None) -> bytes:
             where=f"{since}: {LOCK_FILE} or {CLAIM_FILE}",
             hint="verify release bundle --lock puts it in",
         ) from None
-    # What was decided once is what to compare with, whatever happened since.
+    # Compare with what was decided then, whatever happened since.
     decided = decide_from(bundle.files, root=pinned, seen=None, profile=profile, now=bundle.made).require()
     if hashlib.sha256(lock).hexdigest() != decided.lock_sha256:
         raise FoundFalse(

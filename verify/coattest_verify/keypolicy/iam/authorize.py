@@ -1,4 +1,4 @@
-"""A request against all policies that have a say: the resource's and the caller's.
+"""A request against all policies that apply: the resource's and the caller's.
 
 Sources: IAM User Guide, "Policy evaluation logic", "Cross-account policy evaluation logic" and "Session
 policies"; KMS Developer Guide, "Key policies in AWS KMS" (no principal has any permission unless the key
@@ -37,8 +37,8 @@ def authorize(
 
     ``resource_policy_required`` is True for KMS keys and role trust policies, where the caller's own
     policies are not enough in the same account; False for S3, where either side is. ``granted`` says that a
-    KMS grant allows it, which counts like a statement of the key policy that names the caller: no match for
-    a Deny.
+    KMS grant allows it, which counts like a statement of the key policy that names the caller: a Deny
+    still wins.
     """
     resource_side = assess(resource_policy, request) if resource_policy else Assessment((), (), ())
     named = bool(resource_side.allowed_by) or granted

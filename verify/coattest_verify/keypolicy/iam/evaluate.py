@@ -25,7 +25,7 @@ class Effect(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who asks.
+    """The caller of a request.
 
     ``arn`` is the caller's own ARN (for a role's session ``arn:aws:sts::ACCOUNT:assumed-role/ROLE/SESSION``),
     ``role_arn`` the role behind a session, ``unique_id`` the AIDA.. or AROA.. id where it is known. ``kind``

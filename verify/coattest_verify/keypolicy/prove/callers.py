@@ -1,4 +1,4 @@
-"""Everybody who could call, in finitely many classes that principal elements cannot tell apart. Pure.
+"""All possible callers, in finitely many classes that principal elements cannot tell apart. Pure.
 
 A principal element only ever compares for equality (a wildcard inside one is not valid), so a caller is
 either one that the policy names, or one of "the others" of an account that it names, or of an account that
@@ -21,7 +21,7 @@ _ARN = re.compile(r"arn:(?P<partition>[a-z-]+):(?P<service>iam|sts)::(?P<account
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A class of callers and one of them.
+    """A class of callers, with one member as its representative.
 
     ``named`` when the class is that one alone; ``outside`` when even the account is one that is not named,
     so that account and partition are symbols too. ``free_path`` when a session is named and its role is one

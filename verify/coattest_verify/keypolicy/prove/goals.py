@@ -1,4 +1,4 @@
-"""Three questions to a key policy, each answered: proved, refuted by a request, or unknown.
+"""Three questions about a key policy, each answered: proved, refuted by a request, or unknown.
 
 (a) plaintext: does any request get the plaintext of existing ciphertext without a document with a decided
 tuple? (b) power: does anybody but the administrators hand out power over the key?
@@ -43,8 +43,7 @@ ASSUMPTIONS = (
     "KMS evaluates policies as AWS documents it, and verifies attestation documents",
     "every other account's and the own account's IAM policies allow everything",
 )
-"""What every proof rests on. None of it is visible in a policy; ``verify policy check`` looks at the first
-three."""
+"""The assumptions of every proof. No policy shows them; ``verify policy check`` looks at the first three."""
 
 PLAINTEXT = ("kms:Decrypt", "kms:ReEncryptFrom", "kms:DeriveSharedSecret")
 POWER = ("kms:CreateGrant", "kms:PutKeyPolicy", "kms:ReplicateKey")
@@ -68,7 +67,7 @@ _ESCAPE = re.compile(r"\\u\{([0-9a-f]+)\}")
 
 
 class Status(enum.Enum):
-    """What is known of a goal."""
+    """The answer to one goal."""
 
     PROVED = "proved"
     REFUTED = "refuted"
@@ -77,7 +76,7 @@ class Status(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class ProofQuestion:
-    """What is asked: the decided tuples (PCR0, PCR1, PCR2 in lower-case hex) and who is meant to do what."""
+    """The decided tuples (PCR0, PCR1, PCR2 in lower-case hex) and who is meant to do what."""
 
     tuples: tuple[tuple[str, str, str], ...]
     administrators: tuple[str, ...] = ()
@@ -101,7 +100,7 @@ class Counterexample:
 
 @dataclass(frozen=True, slots=True)
 class GoalResult:
-    """What the prover found out about one goal."""
+    """The prover's result for one goal."""
 
     goal: str
     status: Status
@@ -155,7 +154,7 @@ def _ask(
     everybody: Sequence[Caller],
     until: float,
 ) -> Counterexample | str | None:
-    """None: no such request. A counterexample: confirmed. Text: why it is not known."""
+    """None for no such request, a confirmed counterexample, or a text that says why the answer is unknown."""
     mine = [item for item in policy.statements if _may_apply(item, caller, action)]
     if not any(item.allow for item in mine):
         return None
@@ -189,7 +188,7 @@ def _may_apply(found: PolicyStatement, caller: Caller, action: str) -> bool:
 def _request(
     space: Space, caller: Caller, action: str, question: ProofQuestion, everybody: Sequence[Caller]
 ) -> list[Any]:
-    """What a request by this caller cannot vary."""
+    """The parts of a request that this caller fixes."""
     bound: list[Any] = []
     fixed = known(caller)
     for key in ("aws:principalarn", "aws:principalaccount", "kms:calleraccount"):

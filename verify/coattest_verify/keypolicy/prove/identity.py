@@ -1,4 +1,4 @@
-"""What a request can say of a class of callers: aws:PrincipalArn, aws:PrincipalAccount, kms:CallerAccount.
+"""The condition keys of a class of callers: aws:PrincipalArn, aws:PrincipalAccount, kms:CallerAccount.
 
 Source: IAM User Guide, "AWS global condition context keys" and "IAM identifiers".
 """

@@ -24,8 +24,8 @@ from coattest_verify.keypolicy.iam.conditions import negated
 from coattest_verify.keypolicy.iam.match import LITERALS, VARIABLE
 
 PRINTABLE = z3.Star(z3.Range(" ", "~"))
-"""Texts are printable ASCII, and so are all constants. No pattern has * or ? as a literal, so these two stand
-for every character that is left out."""
+"""Strings are printable ASCII, and so are all constants. No pattern has * or ? as a literal, so these two
+stand for every character that is left out."""
 
 LOWER_HEX = z3.Star(z3.Union(z3.Range("0", "9"), z3.Range("a", "f")))
 ANY_CHARACTER = z3.AllChar(z3.ReSort(z3.StringSort()))
@@ -47,7 +47,7 @@ MULTI_VALUED = ("aws:principalorgpaths", "aws:principalservicenameslist", "aws:s
 
 
 class Unsupported(Exception):
-    """Something in the policy that no sound formula is made of; the answer is then "unknown"."""
+    """Something in the policy that has no sound formula here; the answer is then "unknown"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ class Space:
         return _name(key) in self._sizes
 
     def constraints(self) -> list[Any]:
-        """What holds of every request: texts are printable, registers are lower-case hex."""
+        """Constraints on every request: strings are printable, registers are lower-case hex."""
         texts = [
             z3.InRe(slot.value, LOWER_HEX if key.startswith(ATTESTATION) else PRINTABLE)
             for key, slots in self._slots.items()

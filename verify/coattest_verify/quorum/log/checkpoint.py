@@ -81,7 +81,7 @@ def cosign(cosigned: Cosigned, member: str, signer: Any, now: datetime) -> Cosig
 def read_checkpoint(data: bytes, origin: str, members: MembersFile) -> Cosigned:
     """Parse a checkpoint and check its cosignatures by members. Raises Rejected.
 
-    Signatures of unknown keys are ignored; a wrong one of a known key makes the note worthless (signed-note).
+    Signatures of unknown keys are ignored; a wrong one of a known key invalidates the note (signed-note).
     """
     try:
         text = data.decode("utf-8")

@@ -1,6 +1,6 @@
 """Merkle tree hashing of RFC 6962, section 2.1, and where C2SP tlog-tiles puts hashes and entries.
 
-The whole log is here, so that a tree extends an earlier one is checked by computing both.
+The whole log is at hand, so a tree is compared with an earlier one by computing both.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ def follow(evidence: Evidence, root: bytes, *, seen: Seen | None, now: datetime)
                 f"two signed files are version {chain[-1].version + 1}: "
                 + ", ".join(file.sha256[:16] for file in following),
                 where=MEMBERS_FILE,
-                hint="members have signed both: ask them which one stands",
+                hint="members have signed both: ask them which one is right",
                 code="members-fork",
             )
         chain.append(following[0])

@@ -173,11 +173,11 @@ _CODES = {
     "too-large": "members-too-large",
     "unknown-field": "members-unknown-field",
 }
-"""Codes of any file, and what they are of the members file: without it nothing is decided."""
+"""General codes, and their counterparts for the members file, without which nothing is decided."""
 
 
 def refused_members(error: CoattestError) -> Rejected:
-    """The refusal of the members file for what is wrong with its bytes."""
+    """The error for a members file whose bytes were rejected, with a ``members-..`` code."""
     return Rejected(error.what, where=MEMBERS_FILE, code=_CODES.get(error.code, error.code))
 
 
@@ -273,7 +273,7 @@ def _members(fields: Fields) -> tuple[Member, ...]:
         keys = []
         for text in entry.items("keys", low=1, high=MAX_KEYS):
             if not isinstance(text, str):
-                raise Rejected(f"{entry.at('keys')}: not texts")
+                raise Rejected(f"{entry.at('keys')}: not strings")
             key = PublicKey.from_text(text)
             if key in owner:
                 # One person's key under two names would be one person's vote counted twice.
@@ -300,7 +300,7 @@ def _groups(fields: Fields, members: list[str]) -> tuple[MemberGroup, ...]:
         if unknown or len(set(parts)) != len(parts):
             raise Rejected(f"{entry.at('members')}: not distinct members or groups named before")
         if name in known:
-            raise Rejected(f"{entry.at('name')}: {name} is already a name")
+            raise Rejected(f"{entry.at('name')}: {name} is already taken")
         found.append(MemberGroup(name, tuple(parts), entry.integer("threshold", 1, len(parts))))
         known.append(name)
         within[name] = {member for part in parts for member in within[part]}

@@ -1,4 +1,4 @@
-"""What a build came to: the digests of one profile's image, and the claim that names them for every profile.
+"""The result of a build: the digests of one profile's image, and the claim, which has them for every profile.
 
 Digests have one spelling (lower-case hex of fixed length), so equal results are equal values.
 """
@@ -14,6 +14,7 @@ from typing import Any
 from coattest.errors import Rejected
 from coattest.findings import Finding
 from coattest.strictjson import Fields, canonical, parse
+from coattest_build.formats.registers import EMPTY_PCR2
 
 CLAIM_FILE = "claim.json"
 CLAIM_FORMAT = "coattest-claim/v1"
@@ -26,11 +27,6 @@ MAX_SECTIONS = 32
 """Sections of an EIF (MAX_NUM_SECTIONS in aws-nitro-enclaves-image-format)."""
 
 MAX_IMAGE = 2**40
-
-EMPTY_PCR2 = (
-    "21b9efbc184807662e966d34f390821309eeac6802309798826296bf3e8bec7c10edb30948c90ba67310f7b964fc500a"
-)
-"""PCR2 of an image without application ramdisk (48 zero bytes, extended by no bytes): it pins nothing."""
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 SHA384 = re.compile(r"[0-9a-f]{96}")
@@ -123,7 +119,7 @@ class ProfileResult:
 
 
 def _short(value: object) -> str:
-    """A digest by its first 16 digits, anything shorter whole; a finding has both values whole."""
+    """The first 16 digits of a digest, other values in full; a finding has both values in full."""
     text = str(value)
     return f"{text[:16]}.." if len(text) > 32 else text
 

@@ -1,4 +1,4 @@
-"""What is to be decided: which claim and profile, by which members, when."""
+"""The question to decide: which claim and profile, by which members, when."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CLOCK_SKEW = timedelta(minutes=5)
 
 @dataclass(frozen=True, slots=True)
 class DecisionQuestion:
-    """What is to be decided, under which members file, when."""
+    """One question, under one members file, at one time."""
 
     claim: Claimed
     members: MembersFile

@@ -50,7 +50,7 @@ class LockedInput(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """How it was built: only a member that built can say."""
+    """How a member built it."""
 
     route: str
     commit: str | None
@@ -157,7 +157,7 @@ def _input(value: Any) -> LockedInput:
         raise Rejected("inputs: not objects")
     texts = [value.get(name) for name in ("name", "version", "sha256", "kind", "path")]
     if not all(isinstance(text, str) for text in texts) or not SHA256.fullmatch(value["sha256"]):
-        raise Rejected("inputs: name, version, sha256, kind and path are texts, sha256 lower-case hex")
+        raise Rejected("inputs: name, version, sha256, kind and path are strings, sha256 lower-case hex")
     return LockedInput(*texts)  # type: ignore[arg-type]  # checked above
 
 

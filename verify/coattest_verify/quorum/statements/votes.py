@@ -1,4 +1,4 @@
-"""What members sign about a source beside rebuilding it: "I reviewed it", "do not use it", "I built it".
+"""Votes: what members sign about a source besides a rebuild ("reviewed", "do not use it", "I built it").
 
 Each names the source tree and the lock by digest and the quorum by its root. So a review of one source says
 nothing about another, and a revocation outlives later versions of ``quorum.toml`` as long as its member is in

@@ -26,14 +26,8 @@ BOOKWORM: Mapping[str, str] = {
 Debian Archive Automatic Signing Key (12/bookworm), Debian Stable Release Key (12/bookworm)."""
 
 
-class BadKeyring(EnvironmentFailure):
-    """A key file of the installation is not the key that is pinned."""
-
-    default_code = "bad-keyring"
-
-
 def bookworm() -> tuple[Cert, ...]:
-    """The pinned certificates. Raises BadKeyring."""
+    """The pinned certificates. Raises EnvironmentFailure (``bad-keyring``) when a file has a wrong key."""
     need_extra("build")
     from pysequoia import Cert  # noqa: PLC0415 - only `verify inputs` needs it
 

@@ -12,7 +12,7 @@ from coattest_build.inputs.lock import Lock, LockedPackage, LockedWheel
 from coattest_verify.rebuild.inputs.release import Release
 
 UNANSWERED = frozenset({"index-unreachable", "not-asked"})
-"""The codes of what could not be asked; every other finding contradicts the lock."""
+"""The codes of what could not be checked; every other finding contradicts the lock."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Fetches suites from a mirror, checks their signatures, and gives ``check`` what can be believed."""
+"""Fetches suites from a mirror, checks their signatures, and passes on what is signed."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def read_signed_suite(
     *,
     now: datetime,
 ) -> Suite:
-    """A suite's packages called one of ``names``, believed along an unbroken chain from a signature."""
+    """A suite's packages with one of ``names``, trusted through an unbroken chain from a signature."""
     folder = f"dists/{name}"
     data = fetch(mirrors, [f"{folder}/InRelease"], MAX_RELEASE, name)
     if isinstance(data, Finding):

@@ -23,7 +23,7 @@ NAMED = re.compile(rb"^Package: *(\S+) *$", re.MULTILINE)
 def read_packages(
     packed: bytes, listed: Listed, names: Collection[str], where: str, *, limit: int = MAX_INDEX
 ) -> Mapping[str, tuple[Package, ...]] | Finding:
-    """The packages called one of ``names``, from an index that has the signed size and SHA-256.
+    """The packages with one of ``names``, from an index that has the signed size and SHA-256.
 
     The digest is checked before anything is unpacked; unpacking stops at ``limit`` bytes.
     """

@@ -45,7 +45,7 @@ def check_wheel(pin: LockedWheel) -> tuple[Finding, ...]:
             return (pip_finding(pin, result.stdout + result.stderr),)
         files = sorted(arrived.iterdir())
         if len(files) != 1:
-            return (Finding("index-unreachable", pin.name, "pip brought nothing"),)
+            return (Finding("index-unreachable", pin.name, "pip downloaded nothing"),)
         return _differences(pin, files[0])
 
 
