@@ -268,5 +268,5 @@ def test_a_dissent_is_no_authority(world: World, tmp_path: Path) -> None:
     image = ["--image", str(release.image)]
     answer = world.deploy("plan", *chosen, "--out", "none", *image, *release.deciding, expect=1)
     assert answer["code"] == "no-decision"
-    assert "buyer-2 dissents" in answer["error"]
+    assert "buyer-2: dissents" in answer["error"]
     assert not (world.folder / "none").exists()
