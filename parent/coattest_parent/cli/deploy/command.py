@@ -58,6 +58,10 @@ identity_options = option_group(
 )
 
 
+enclave_options = option_group(target_option, image_option, identity_options, state_option)
+"""Which enclave, and where: passed as target, image, role_arn, instance_id, state."""
+
+
 def runner_in(state: Path) -> LocalRunner:
     """The runner of the enclave in a state folder."""
     return LocalRunner(state / "enclave")
@@ -65,10 +69,7 @@ def runner_in(state: Path) -> LocalRunner:
 
 @needs_extra("aws")
 @click.command()
-@target_option
-@image_option
-@identity_options
-@state_option
+@enclave_options
 @plan_options
 @decision_options
 @bundle_option
@@ -103,10 +104,7 @@ def plan_command(**given: Any) -> None:
 
 @needs_extra("aws")
 @click.command()
-@target_option
-@image_option
-@identity_options
-@state_option
+@enclave_options
 @cloud_options
 @decision_options
 @bundle_option
