@@ -24,10 +24,12 @@ def main() -> int:
     """Exit code: 0 when both agree on all pairs."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, action="append", help="instead of the fixed and a fresh seed")
-    seeds = parser.parse_args().seed or [FIXED, secrets.randbelow(2**32)]
-    os.environ["COATTEST_POLICIES"] = str(POLICIES)
+    parser.add_argument("--policies", type=int, default=POLICIES, help="generated policies of a run")
+    options = parser.parse_args()
+    seeds = options.seed or [FIXED, secrets.randbelow(2**32)]
+    os.environ["COATTEST_POLICIES"] = str(options.policies)
     for seed in seeds:
-        print(f"seed {seed}: {POLICIES} policies, ten requests each", flush=True)
+        print(f"seed {seed}: {options.policies} policies, ten requests each", flush=True)
         chosen = "generated_pairs or solver_finds"
         code = pytest.main([str(TESTS), "-q", "-x", "-k", chosen, f"--hypothesis-seed={seed}"])
         if code:
