@@ -30,11 +30,11 @@ PACKAGE = "coattest_verify.attestation"
 SOURCE = ROOT / "verify" / "coattest_verify" / "attestation"
 TESTS = ROOT / "tests" / "verify" / "attestation"
 ORDER = {
-    "cbor": ["cbor", "envelope", "fields", "properties"],
-    "cose": ["envelope", "properties"],
-    "payload": ["fields"],
-    "certificates": ["der", "chain"],
-    "der": ["der", "chain"],
+    "encoding.cbor": ["cbor", "envelope", "fields", "properties"],
+    "encoding.cose": ["envelope", "properties"],
+    "encoding.payload": ["fields"],
+    "encoding.certificates": ["der", "chain"],
+    "encoding.der": ["der", "chain"],
     "chain": ["chain", "verdict", "oracles"],
     "expectations": ["expectations"],
     "verify": ["expectations", "envelope", "fields"],
@@ -189,9 +189,14 @@ class Mutator(ast.NodeTransformer):
         return ast.Pass() if self._hit(node, "statement left out") else node
 
 
+def source_of(module: str) -> str:
+    """The source of a module, which is named as below the package (``encoding.cbor``)."""
+    return (SOURCE / f"{module.replace('.', '/')}.py").read_text()
+
+
 def mutants(module: str) -> Iterator[tuple[int, str, str]]:
     """Line, change and source of every mutant of a module."""
-    tree = ast.parse((SOURCE / f"{module}.py").read_text())
+    tree = ast.parse(source_of(module))
     number = 0
     while True:
         mutator = Mutator(number)
@@ -281,7 +286,7 @@ def main() -> None:
     )
     hypothesis.settings.load_profile("mutants")
     modules = options.module or list(ORDER)
-    if not options.list and run(modules[0], (SOURCE / f"{modules[0]}.py").read_text()) != "survived":
+    if not options.list and run(modules[0], source_of(modules[0])) != "survived":
         sys.exit("the tests fail without any change: nothing can be said of mutants")
     results: list[dict[str, object]] = []
     begun = time.monotonic()
@@ -290,7 +295,7 @@ def main() -> None:
             outcome = "listed" if options.list else run(module, source)
             results.append({"module": module, "line": line, "change": change, "outcome": outcome})
             if outcome != "killed":
-                print(f"{outcome}: {module}.py:{line}: {change}", flush=True)
+                print(f"{outcome}: {module}:{line}: {change}", flush=True)
         done = [result for result in results if result["module"] == module]
         killed = sum(result["outcome"] in ("killed", "timeout") for result in done)
         print(f"{module}: {killed} of {len(done)} killed, {time.monotonic() - begun:.0f} s", flush=True)

@@ -10,7 +10,7 @@ import click
 from coattest.files import write_atomic
 from coattest.jsontext import emit_json
 from coattest.progress import Terminal
-from coattest.shell import json_option, needs_extra, out
+from coattest.shell import json_option, out
 from coattest_build import container
 from coattest_build.cli.options import FOLDER, jobs_option, mirror_option, source_option
 
@@ -23,7 +23,6 @@ def stage_command() -> None:
     """
 
 
-@needs_extra("build")
 @stage_command.command("prepare")
 @source_option
 @click.option(
@@ -46,7 +45,6 @@ def prepare_command(
         out().print(f"{folder}: run /usr/bin/perl /{container.DRIVER} inside", markup=False)
 
 
-@needs_extra("build")
 @stage_command.command("assemble")
 @source_option
 @click.option("--stage", "folder", type=FOLDER, required=True, help="The folder that `prepare` wrote.")

@@ -77,12 +77,17 @@ def test_one_set_of_wheels_is_one_archive(tmp_path: Path) -> None:
 
 def test_a_wheelhouse_that_cannot_be_installed_is_refused(tmp_path: Path) -> None:
     """A missing dependency, two versions of one, and a file that is no wheel: each is named."""
-    wheel = main_wheel(tmp_path, "dep>=1", "other[extra]==2")
+    wheel = main_wheel(
+        tmp_path, "dep>=1", "other[extra]==2", "boto3>=1; extra == 'aws'", "z3; extra == 'prove'"
+    )
     house = tmp_path / "house"
     make_wheel_file(house, "dep", "1.0")
-    with raises_code(UsageError, "bad-wheelhouse", match="no wheel of other"):
+    with raises_code(UsageError, "bad-wheelhouse", match="no wheel of boto3, other"):
         programs.pack_programs(wheel, house)
     make_wheel_file(house, "other", "2")
+    with raises_code(UsageError, "bad-wheelhouse", match="no wheel of boto3"):
+        programs.pack_programs(wheel, house)
+    make_wheel_file(house, "boto3", "1.36")
     assert programs.pack_programs(wheel, house)
     make_wheel_file(house, "dep", "1.1")
     with raises_code(UsageError, "bad-wheelhouse", match="two wheels of dep"):

@@ -18,6 +18,9 @@ from pathlib import Path
 from coattest.errors import UsageError
 
 NAME = "parent.tar"
+EXTRA = "aws"
+"""The extra of coattest that the instance's programs need."""
+
 REQUIREMENTS, WHEELS = "requirements.txt", "wheels"
 PROGRAMS_MAX = 512 * 1024 * 1024
 """Bytes of all wheels; today's are about 40 MB."""
@@ -31,8 +34,8 @@ def pack_programs(wheel: Path, wheelhouse: Path) -> bytes:
     """A tar archive of the wheel, the wheels of ``wheelhouse`` and their requirements file; equal wheels give
     equal bytes.
 
-    Raises UsageError (bad-wheelhouse) when two wheels have one name, or a dependency without a marker is
-    missing.
+    Raises UsageError (bad-wheelhouse) when two wheels have one name, or a dependency is missing that has no
+    marker or is one of the extra.
     """
     paths = {path.name: path for path in (*sorted(wheelhouse.glob("*.whl")), wheel)}
     if sum(path.stat().st_size for path in paths.values()) > PROGRAMS_MAX:
@@ -44,7 +47,7 @@ def pack_programs(wheel: Path, wheelhouse: Path) -> bytes:
         raise _bad_wheelhouse(
             f"no wheel of {', '.join(missing)}",
             str(wheelhouse),
-            hint=f"pip download --dest {wheelhouse} {wheel.name}",
+            hint=f"pip download --dest {wheelhouse} '{wheel.name}[{EXTRA}]'",
         )
     return _tar({**files, **{f"{WHEELS}/{name}": content for name, content in wheels.items()}})
 
@@ -83,7 +86,9 @@ def _normal(name: str) -> str:
 
 
 def _needs(content: bytes, where: Path) -> Iterator[str]:
-    """The dependencies without a marker; pip decides on those with a marker, on the instance."""
+    """The dependencies without a marker, and those of the extra; pip decides on other markers, on the
+    instance.
+    """
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             (name,) = [
@@ -94,7 +99,8 @@ def _needs(content: bytes, where: Path) -> Iterator[str]:
         raise _bad_wheelhouse(f"not a wheel: {error}", str(where)) from None
     for line in headers.get_all("Requires-Dist", []):
         named = re.match(r"[A-Za-z0-9._-]+", line)
-        if named and ";" not in line:
+        marker = line.partition(";")[2].replace(" ", "").replace('"', "'")
+        if named and marker in ("", f"extra=='{EXTRA}'"):
             yield _normal(named[0])
 
 
