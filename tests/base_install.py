@@ -197,9 +197,7 @@ def work_problems(folder: Path, places: Mapping[str, str]) -> list[str]:
 
 
 def mirror_problems(folder: Path) -> list[str]:
-    """``eif lock`` gets as far as asking the mirror; so does ``eif stage``, as in Dockerfile.reproducible,
-    which installs no extra and has no repository.
-    """
+    """``eif lock`` gets as far as asking the mirror; so does ``eif stage`` where there is no repository."""
     source = folder / "source"
     for name in ("build", "enclave"):
         shutil.copytree(REPOSITORY / name, source / name)

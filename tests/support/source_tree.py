@@ -29,12 +29,17 @@ def modules() -> dict[str, Path]:
 
 
 def imports(source: str, known: Mapping[str, object]) -> set[str]:
-    """The modules in ``known`` that a source imports at any depth, but those for type checkers only."""
+    """The modules in ``known`` that a source imports at any depth, but those for type checkers only.
+
+    Raises ValueError for an import that is relative: it could not be followed from the source alone.
+    """
     found = set()
     for node in _running(ast.parse(source)):
         if isinstance(node, ast.Import):
             found |= {nearest(alias.name, known) for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+        elif isinstance(node, ast.ImportFrom):
+            if node.level or node.module is None:
+                raise ValueError(f"a relative import: {ast.unparse(node)}")
             found |= {nearest(f"{node.module}.{alias.name}", known) for alias in node.names}
     return found - {""}
 
@@ -46,10 +51,36 @@ def nearest(name: str, known: Mapping[str, object]) -> str:
     return name
 
 
+def with_packages(graph: Mapping[str, set[str]]) -> dict[str, set[str]]:
+    """The graph with what Python runs besides: the packages that an imported module lies in.
+
+    Those that the importer lies in too were there before it.
+    """
+    return {
+        name: below
+        | {
+            package
+            for module in below
+            for package in _packages(module)
+            if package in graph and package not in (name, *_packages(name))
+        }
+        for name, below in graph.items()
+    }
+
+
+def _packages(module: str) -> list[str]:
+    """The packages that a module lies in."""
+    parts = module.split(".")
+    return [".".join(parts[:length]) for length in range(1, len(parts))]
+
+
 def _running(node: ast.AST) -> Iterator[ast.AST]:
     """Every node that can run: all but the bodies of ``if TYPE_CHECKING``."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING"):
+            for other in child.orelse:
+                yield other
+                yield from _running(other)
             continue
         yield child
         yield from _running(child)
