@@ -53,7 +53,7 @@ def test_what_an_image_without_python_needs_not_say() -> None:
         ("[debian]", '[run.environment]\n"A=B" = "1"\n[debian]', "not the name of a variable"),
         ('"x86_64"', '"aarch64"', "one of x86_64"),
         ('["bookworm", "bookworm-backports"]', "[]", "suites is empty"),
-        ("[profiles]", "[profiles]\nless = 1", "profiles must map texts to texts"),
+        ("[profiles]", "[profiles]\nless = 1", "profiles must map strings to strings"),
         ("[files]", "[filez]\n[files]", "unknown key 'filez'"),
         ("[runtime]", "[runtime]\nmore = 1", "unknown key 'more'"),
     ],
