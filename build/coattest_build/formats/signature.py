@@ -326,13 +326,14 @@ class _Reader:
         return piece
 
     def head(self, major: int) -> int:
+        start = self._position
         initial = self.take(1)[0]
         value = initial & 31
         if initial >> 5 != major or value > 27:
             raise _malformed(f"unexpected CBOR item {initial:#04x} at {self._position - 1}")
         if value >= 24:
             value = int.from_bytes(self.take(1 << (value - 24)), "big")
-        if self._data[self._position - len(_head(major, value)) : self._position] != _head(major, value):
+        if self._data[start : self._position] != _head(major, value):
             raise _malformed(f"a CBOR integer that is not in its shortest form before {self._position}")
         return value
 

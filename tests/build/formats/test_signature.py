@@ -143,6 +143,15 @@ def reasons(section: bytes, pcr0: bytes = PCR0, now: datetime = NOW) -> set[str]
     return {finding.code for finding in check_signature(parse_signature(section), pcr0, now)}
 
 
+def test_a_small_number_in_two_bytes_is_refused(section: bytes) -> None:
+    """``18 0a`` for 10, the newline that PEM has: its last byte alone looks like the shortest form."""
+    newline = section.index(b"\x0a", section.index(b"signing_certificate"))
+    longer = section[:newline] + b"\x18\x0a" + section[newline + 1 :]
+    assert cbor2.loads(longer) == cbor2.loads(section)
+    with pytest.raises(ImageError, match="shortest form"):
+        parse_signature(longer)
+
+
 def test_signature_holds(section: bytes) -> None:
     """A fresh signature over the image's PCR0 has no findings."""
     assert reasons(section) == set()
