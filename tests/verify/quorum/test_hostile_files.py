@@ -23,7 +23,6 @@ from coattest_build.formats.registers import EMPTY_PCR2
 from coattest_verify.quorum.links import filtered, link_name, link_of, metablock, sign_link
 from coattest_verify.quorum.statements import provenance
 from coattest_verify.signatures import dsse
-from coattest_verify.signatures.keys import public_key_of
 from coattest_verify.signatures.olpc import encode_olpc
 from support.verify.members import Members, report_json, sentences
 
@@ -97,7 +96,7 @@ def test_a_signed_layout_in_place_of_a_statement_is_never_executed(
     layout = Layout(inspect=[Inspection(name="rebuild", run=["touch", str(marker)])])
     block = signed_block(three, "buyer-3", json.loads(layout.signable_bytes))
     three.write(FILE, block)
-    three.write(link_name(public_key_of(three.signers["buyer-3"])), block)
+    three.write(link_name(three.signers["buyer-3"].public), block)
     assert_only_refused(three, "malformed")
     with Folder(three.attestations) as folder:
         assert filtered(folder, three.file, three.decide().answers) == {}
@@ -415,13 +414,13 @@ def test_a_link_of_another_step_does_not_reach_in_toto(three: Members) -> None:
     """Only links that say exactly what the member's statement says are handed on."""
     for name in ("buyer-1", "buyer-2"):
         statement = three.statement(name, report_json())
-        key = public_key_of(three.signers[name])
+        key = three.signers[name].public
         three.write(link_name(key), sign_link(statement, three.signers[name]))
     foreign = {**link_of(three.statement("buyer-2", report_json())), "name": "deploy"}
-    three.write(link_name(public_key_of(three.signers["buyer-2"])), signed_block(three, "buyer-2", foreign))
+    three.write(link_name(three.signers["buyer-2"].public), signed_block(three, "buyer-2", foreign))
     with Folder(three.attestations) as folder:
         found = filtered(folder, three.file, three.decide().answers)
-    assert list(found) == [link_name(public_key_of(three.signers["buyer-1"]))]
+    assert list(found) == [link_name(three.signers["buyer-1"].public)]
 
 
 def test_too_many_files_are_an_answer(three: Members, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,6 @@ from coattest_verify.quorum.log.examine import CHECKPOINT_FILE, head, parse_entr
 from coattest_verify.quorum.log.merkle import pack_entries
 from coattest_verify.quorum.members.file import Member, MemberGroup, MembersFile
 from coattest_verify.quorum.statements.votes import REVOKE, make_vote, sign_vote, vote_name
-from coattest_verify.signatures.keys import public_key_of
 from support.verify.members import NOW, Members, report_json, sentences
 
 
@@ -104,7 +103,7 @@ def test_a_cosignature_after_the_last_year_is_no_crash(three: Members) -> None:
     signer = three.signers["buyer-3"]
     seconds = 2**39
     signature = signer.sign(notes._message(tree, seconds))
-    data = notes._key_id("buyer-3", public_key_of(signer)) + seconds.to_bytes(8, "big") + signature
+    data = notes._key_id("buyer-3", signer.public) + seconds.to_bytes(8, "big") + signature
     line = f"\u2014 buyer-3 {base64.b64encode(data).decode()}\n"
     three.write(CHECKPOINT_FILE, f"{tree.body}\n{line}".encode())
     outcome = three.decide()

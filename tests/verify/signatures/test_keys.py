@@ -26,7 +26,6 @@ from coattest_verify.signatures.keys import (
     load_public,
     load_remote_signer,
     load_signer,
-    public_key_of,
 )
 
 ED25519_PREFIX = bytes.fromhex("302a300506032b6570032100")
@@ -40,7 +39,7 @@ def test_a_generated_key_signs_and_verifies(tmp_path: Path, kind: str, passphras
     public = generate_key(path, kind, passphrase)
     signer = load_signer(path, lambda: passphrase or b"")
     signature = signer.sign(b"message")
-    assert load_public(tmp_path / "key.pub") == public == public_key_of(signer)
+    assert load_public(tmp_path / "key.pub") == public == signer.public
     library = CryptoSigner(load_pem_private_key(path.read_bytes(), passphrase)).public_key
     assert public.keyid == library.keyid
     assert public.sslib() == {**library.to_dict(), "keyid": library.keyid}

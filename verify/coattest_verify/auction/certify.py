@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
-from typing import Any
 
 from coattest.errors import Rejected
 from coattest.strictjson import Fields, canonical, parse, shown
@@ -16,6 +15,7 @@ from coattest_enclave.protocol import messages
 from coattest_verify.quorum.authority import Authority
 from coattest_verify.quorum.members.file import MembersFile
 from coattest_verify.signatures.dsse import DsseEnvelope, sign_envelope
+from coattest_verify.signatures.keys import Signer
 
 CERTIFICATE_TYPE = "application/vnd.coattest.buyer-key+json"
 """DSSE payload type."""
@@ -28,7 +28,7 @@ MAX_CERTIFICATE = 8 * 1024
 CODE = "bad-certificate"
 
 
-def certify_buyer_key(signer: Any, member: str, auction_key_spki: bytes, kms_arn: str) -> bytes:
+def certify_buyer_key(signer: Signer, member: str, auction_key_spki: bytes, kms_arn: str) -> bytes:
     """DSSE JSON in which a member's quorum key certifies an auction key (SPKI DER) and a KMS key ARN."""
     payload = canonical(
         {

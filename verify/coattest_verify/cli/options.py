@@ -21,6 +21,7 @@ from coattest_verify.quorum.memory import parse_quorum_root
 from coattest_verify.quorum.signing import candidates
 from coattest_verify.signatures.keys import (
     PASSPHRASE_FILE,
+    Signer,
     encrypted_key,
     is_remote,
     load_remote_signer,
@@ -56,7 +57,7 @@ class SigningKey:
     key: Path
     passphrase_file: Path | None
 
-    def signer(self, attestations: Path) -> Any:
+    def signer(self, attestations: Path) -> Signer:
         """The signer of the key file, or of the URI (then the member has its key in quorum.toml).
 
         Asks for the passphrase or PIN on the terminal when nothing else names it. Raises UsageError.

@@ -18,6 +18,7 @@ from coattest.strictjson import Fields, canonical, parse, shown
 from coattest_verify.quorum.members.file import MembersFile
 from coattest_verify.quorum.statements.claim import SHA256
 from coattest_verify.signatures.dsse import DsseEnvelope, sign_envelope
+from coattest_verify.signatures.keys import Signer
 
 REPORT_TYPE = "application/vnd.coattest.buyer-report+json"
 """DSSE payload type."""
@@ -97,7 +98,7 @@ class BuyerReport:
         }
 
 
-def sign_report(signer: Any, report: BuyerReport) -> bytes:
+def sign_report(signer: Signer, report: BuyerReport) -> bytes:
     """DSSE JSON of the report, signed with the member's quorum key."""
     return sign_envelope(signer, REPORT_TYPE, canonical(report.to_json())).encode()
 

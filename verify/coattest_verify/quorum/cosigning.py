@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from coattest.errors import FoundFalse, Rejected, UsageError
 from coattest.files import Evidence, Folder, write_atomic
@@ -35,6 +34,7 @@ from coattest_verify.quorum.statements.claim import CLAIM_FILE, MAX_CLAIM, Claim
 from coattest_verify.quorum.statements.question import DecisionQuestion
 from coattest_verify.quorum.statements.signed import read_statements
 from coattest_verify.quorum.statements.votes import read_votes
+from coattest_verify.signatures.keys import Signer
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ def sign_log(
     attestations: Path,
     root: bytes,
     member: str,
-    signer: Any,
+    signer: Signer,
     *,
     seen: Seen | None,
     now: datetime,

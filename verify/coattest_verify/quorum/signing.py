@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from coattest.errors import Rejected, UsageError
 from coattest.files import Evidence, Folder, write_atomic
@@ -18,7 +17,7 @@ from coattest_verify.quorum.members.chain import read_signatures, signers
 from coattest_verify.quorum.members.file import MAX_MEMBERS_FILE, MEMBERS_FILE, MEMBERS_TYPE, MembersFile
 from coattest_verify.signatures import dsse
 from coattest_verify.signatures.dsse import DsseEnvelope
-from coattest_verify.signatures.keys import PublicKey, public_key_of
+from coattest_verify.signatures.keys import PublicKey, Signer
 
 PROPOSAL_FILE = "quorum.next.toml"
 
@@ -76,12 +75,12 @@ def candidates(attestations: Path, member: str) -> tuple[PublicKey, ...]:
     return tuple(found)
 
 
-def countersign(attestations: Path, member: str, signer: Any) -> Pending:
+def countersign(attestations: Path, member: str, signer: Signer) -> Pending:
     """Sign the pending version, and install a proposal that lacks nothing any more. Returns the new state.
 
     Raises UsageError when the key is not the member's, in the waiting version or in the one before.
     """
-    key = public_key_of(signer)
+    key = signer.public
     with Folder(attestations) as folder:
         waiting = pending(folder)
         current = _read(folder, MEMBERS_FILE)

@@ -34,6 +34,7 @@ from coattest_verify.quorum.statements.statement import (
     statement_for,
 )
 from coattest_verify.rebuild.inputs.document import inputs_confirmed
+from coattest_verify.signatures.keys import Signer
 
 REPORT_FILE = "rebuild.json"
 BUILDER_FILE = "build.json"
@@ -200,7 +201,7 @@ def _summary(differences: Sequence[Finding]) -> str:
 
 
 def sign_answer(
-    attestations: Path, statement: Statement, members: MembersFile, signer: Any
+    attestations: Path, statement: Statement, members: MembersFile, signer: Signer
 ) -> tuple[Path, ...]:
     """Write the signed statement and, where something was built, the link; returns their paths.
 

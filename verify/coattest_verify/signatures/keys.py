@@ -216,11 +216,6 @@ class RemoteSigner:
         return bytes.fromhex(self._signer.sign(message).signature)
 
 
-def public_key_of(signer: Signer) -> PublicKey:
-    """The public half of a signer."""
-    return signer.public
-
-
 def generate_key(path: Path, kind: str = "ed25519", passphrase: bytes | None = None) -> PublicKey:
     """Make a private key at ``path`` (PKCS#8 PEM, mode 0600, encrypted when a passphrase is given).
 

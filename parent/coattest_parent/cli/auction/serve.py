@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from coattest.errors import CoattestError, UsageError
-from coattest.shell import from_os_error, needs_extra, utc_now
+from coattest.shell import BUG, from_os_error, needs_extra, utc_now
 from coattest_parent.auction.courier import AWS_KMS, LOCAL_KMS
 from coattest_parent.auction.finish import Way
 from coattest_parent.auction.spool import Courier, only_courier
@@ -26,9 +26,6 @@ from coattest_parent.link.proxy import ConnectProxy, kms_allow_list
 from coattest_parent.link.status import State, StatusServer, parse_status_address
 from coattest_parent.link.stop import Stop, Stopped
 from coattest_parent.link.telemetry import Telemetry, codes_of
-
-INTERNAL = 70
-"""Exit code for a bug (sysexits.h, EX_SOFTWARE)."""
 
 status_option = click.option(
     "--status", help="Answer /healthz, /readyz and /metrics here: 127.0.0.1:PORT or unix:PATH."
@@ -150,8 +147,8 @@ def _service() -> Iterator[Telemetry]:
         sys.exit(code)
     except Exception as error:
         text = crash_text(error, error.__traceback__)
-        telemetry.event("service-failed", code="internal", exit=INTERNAL, text=text)
-        sys.exit(INTERNAL)
+        telemetry.event("service-failed", code="internal", exit=BUG, text=text)
+        sys.exit(BUG)
 
 
 @contextlib.contextmanager

@@ -11,13 +11,12 @@ import hashlib
 import re
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any
 
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from coattest.errors import Rejected
 from coattest_verify.quorum.members.file import NAME, MembersFile
-from coattest_verify.signatures.keys import SCHEMES, PublicKey, public_key_of
+from coattest_verify.signatures.keys import SCHEMES, PublicKey, Signer
 
 MAX_CHECKPOINT = 1024 * 1024
 """Bytes of a checkpoint; one cosignature has about 150."""
@@ -66,9 +65,9 @@ def origin_of(root: bytes) -> str:
     return f"coattest/{root.hex()}"
 
 
-def cosign(cosigned: Cosigned, member: str, signer: Any, now: datetime) -> Cosigned:
+def cosign(cosigned: Cosigned, member: str, signer: Signer, now: datetime) -> Cosigned:
     """The checkpoint with one more cosignature; an earlier one of the same key is replaced."""
-    key = public_key_of(signer)
+    key = signer.public
     seconds = int(now.timestamp())
     signature = signer.sign(_message(cosigned.checkpoint, seconds))
     data = _key_id(member, key) + seconds.to_bytes(8, "big") + signature

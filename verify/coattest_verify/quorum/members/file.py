@@ -19,7 +19,7 @@ import tomli_w
 from coattest.errors import CoattestError, Rejected, UsageError
 from coattest.findings import Finding
 from coattest.strictjson import Fields
-from coattest_verify.signatures.keys import BadKey, PublicKey, public_key_of
+from coattest_verify.signatures.keys import BadKey, PublicKey, Signer
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -181,9 +181,9 @@ def refused_members(error: CoattestError) -> Rejected:
     return Rejected(error.what, where=MEMBERS_FILE, code=_CODES.get(error.code, error.code))
 
 
-def own_key(member: str, members: MembersFile, signer: Any) -> PublicKey:
+def own_key(member: str, members: MembersFile, signer: Signer) -> PublicKey:
     """The signer's public key. Raises UsageError unless it is one of the member's in ``members``."""
-    key = public_key_of(signer)
+    key = signer.public
     party = members.member(member)
     if party is None:
         raise UsageError(

@@ -37,6 +37,7 @@ from coattest_verify.quorum.statements.statement import (
     clean,
 )
 from coattest_verify.signatures import dsse
+from coattest_verify.signatures.keys import Signer
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
@@ -49,7 +50,7 @@ MAX_DEPENDENCY = 2048
 """Characters of a locked input's name, version, kind and path together."""
 
 
-def sign_statement(statement: Statement, signer: Any) -> bytes:
+def sign_statement(statement: Statement, signer: Signer) -> bytes:
     """The signed statement: DSSE JSON."""
     return dsse.sign_envelope(signer, PAYLOAD_TYPE, canonical(statement_to_json(statement))).encode()
 

@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from coattest.errors import Rejected
 from coattest.files import Evidence
@@ -22,6 +21,7 @@ from coattest_verify.quorum.members.file import NAME, MembersFile, parse_utc, ut
 from coattest_verify.quorum.statements.claim import RELEASE, SHA256, Claimed
 from coattest_verify.quorum.statements.statement import MAX_REASON, RebuildReport, clean
 from coattest_verify.signatures import dsse
+from coattest_verify.signatures.keys import Signer
 
 REVOKE, REVIEW, COMMIT = "revoke", "review", "commit"
 KINDS = (REVOKE, REVIEW, COMMIT)
@@ -78,7 +78,7 @@ def make_vote(
     )
 
 
-def sign_vote(vote: Vote, signer: Any) -> bytes:
+def sign_vote(vote: Vote, signer: Signer) -> bytes:
     """The signed vote: DSSE JSON."""
     payload = {
         "purpose": f"coattest/{vote.kind}/v1",
