@@ -163,6 +163,13 @@ def test_afterwards_everything_is_as_it_was() -> None:
         assert [json.loads(line)["text"] for line in lines] == ["inside"]
 
 
+def started(program: str, path: Path) -> subprocess.Popen[str]:
+    """The program in a process of its own, with pipes; ``path`` is its argument."""
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-c", program, str(path)]
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+
+
 def test_without_descriptors_a_server_says_so_once_and_goes_on_later(tmp_path: Path) -> None:
     """A connection that cannot be accepted waits; when there are descriptors again, it is served."""
     program = """
@@ -183,13 +190,7 @@ with ConnectProxy(Unix(Path(sys.argv[1])), {}, Telemetry(2)):
     sys.stdin.readline()
 """
     path = tmp_path / "p.sock"
-    with subprocess.Popen(
-        [sys.executable, "-c", program, str(path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as server:
+    with started(program, path) as server:
         assert server.stdin
         assert server.stdout
         assert server.stderr
@@ -226,13 +227,7 @@ with LoopServer(Unix(Path(sys.argv[1])), serve, name="s", head_max=10, most=8, t
 """
     path = tmp_path / "s.sock"
     held: list[socket.socket] = []
-    with subprocess.Popen(
-        [sys.executable, "-c", program, str(path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as server:
+    with started(program, path) as server:
         assert server.stdin
         assert server.stdout
         assert server.stderr
