@@ -19,8 +19,7 @@ from coattest_verify.quorum.statements.statement import RebuildReport
 from support.build import container_route
 
 REPOSITORY = Path(__file__).parents[2]
-CONTEXT = ("Dockerfile.reproducible", "LICENSE", "README.md", "pyproject.toml")
-ROOMS = ("build", "enclave", "local", "parent", "verify")
+DOCKERFILE = "Dockerfile.reproducible"
 BUILDS = ("buildah-bookworm", "buildkit-bookworm", "buildah-trixie")
 AT_ONCE = 2
 MINUTES = 60
@@ -34,11 +33,18 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> Path:
         reason = f"needs {', '.join(missing)}"
         (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
     folder = tmp_path_factory.mktemp("context")
-    for name in CONTEXT:
-        shutil.copyfile(REPOSITORY / name, folder / name)
-    for name in ROOMS:
-        shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in (DOCKERFILE, *copied_by(REPOSITORY / DOCKERFILE)):
+        if (REPOSITORY / name).is_dir():
+            shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copyfile(REPOSITORY / name, folder / name)
     return folder
+
+
+def copied_by(dockerfile: Path) -> list[str]:
+    """What the Dockerfile copies from its context, so that this test cannot forget a folder."""
+    lines = [line.split() for line in dockerfile.read_text().splitlines()]
+    return [name for words in lines if words[:1] == ["COPY"] and "--from" not in words[1] for name in words[1:-1]]
 
 
 @pytest.fixture(scope="session")
