@@ -13,7 +13,9 @@ from typing import Final
 GENERAL: Final = {
     "absent": "No such file",
     "aws": "An AWS call failed; the message has the service's code and words, never a credential",
+    "bad-expect": "The value of --expect is not sha256: and 64 lower-case hex digits",
     "bug": "An exception that nothing in coattest expects; please report it",
+    "declined": "The person at the terminal said no, so nothing was signed",
     "duplicate-key": "A name is there twice",
     "eacces": "Permission denied",
     "eaddrinuse": "The address is in use",
@@ -42,6 +44,9 @@ GENERAL: Final = {
     "missing-extra": "An optional part of the installation is missing; the message names the extra",
     "missing-parameter": "A required option or argument is missing",
     "no-decision": "The statements do not add up to a decision",
+    "not-confirmed": "Nobody confirmed what was to be signed: there is no terminal, and no --expect",
+    "not-expected": "What was to be signed is not what --expect names",
+    "not-own-work": "This machine has no record of making the file",
     "os-error": "The operating system refused, with an error that has no code here",
     "signature": "A signature does not verify",
     "too-deep": "It nests deeper than the limit",
@@ -144,7 +149,6 @@ IMAGES: Final = {
 """About images and how they are built."""
 
 REBUILD: Final = {
-    "already-answered": "The member has already signed another result for the same source in this round",
     "bad-claim": "The claim does not parse, or breaks a rule of its format",
     "bad-host": "The host name has characters that are not allowed, or is too long",
     "bad-inputs": "The file that verify inputs wrote does not parse",
@@ -206,6 +210,8 @@ DOCUMENTS: Final = {
 """About attestation documents."""
 
 QUORUM: Final = {
+    "already-signed": "The member has already signed something else in the same place, such as another version n of the members file",
+    "already-undone": "There is no such revocation, or it was undone before",
     "bad-bundle": "The proof bundle does not parse, or holds files that do not belong in one",
     "bad-commitment": "The file with the secret of a commitment does not parse",
     "bad-log": "The log is damaged: checkpoint, cosignatures and entries do not fit together",
@@ -259,6 +265,7 @@ QUORUM: Final = {
     "too-few-routes": "The agreeing members show fewer different build routes than the members file asks for",
     "too-many-files": "The folder has more files than the limit",
     "too-old": "The statement is older than the members file allows",
+    "undone": "A member revoked the release and took that back",
     "wrong-key": "The key is not one of that member's keys",
     "wrong-lock": "The lock is not the expected one",
     "wrong-member": "The signature is by one member, the content speaks for another",

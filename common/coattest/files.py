@@ -26,6 +26,23 @@ MAX_FILES = 16384
 MAX_NAME = 200
 """Characters of a file name; a signature on the members file, for the longest member name, has 60."""
 
+STATE_VARIABLE = "COATTEST_STATE"
+"""Environment variable with the folder of everything that coattest must not forget."""
+
+
+def state_folder(name: str) -> Path:
+    """``$COATTEST_STATE/NAME``, else ``$XDG_DATA_HOME/coattest/NAME``, else
+    ``~/.local/share/coattest/NAME``.
+    """
+    if state := os.environ.get(STATE_VARIABLE):
+        return Path(state) / name
+    data = os.environ.get("XDG_DATA_HOME")
+    try:
+        base = Path(data) if data and Path(data).is_absolute() else Path.home() / ".local" / "share"
+    except RuntimeError:
+        raise EnvironmentFailure("there is no home folder", hint=f"set {STATE_VARIABLE}") from None
+    return base / "coattest" / name
+
 
 @contextlib.contextmanager
 def atomic_file(path: Path, mode: int = 0o644) -> Iterator[Path]:
@@ -195,3 +212,34 @@ class Held:
         if len(content) > limit:
             raise Rejected(f"larger than {limit} bytes", code="too-large")
         return content
+
+
+class ReadOnce:
+    """Evidence of which each file is read at most once: what is checked, what is shown and what is signed are
+    the same bytes, whatever happens to the files meanwhile.
+    """
+
+    def __init__(self, evidence: Evidence) -> None:
+        self._evidence = evidence
+        self._names: tuple[str, ...] | None = None
+        self._files: dict[str, bytes | Rejected] = {}
+
+    def names(self) -> tuple[str, ...]:
+        """Every name, as it was at the first call."""
+        if self._names is None:
+            self._names = self._evidence.names()
+        return self._names
+
+    def read(self, name: str, limit: int = MAX_SIZE) -> bytes:
+        """A file's bytes, or why there are none, as at the first call; see Evidence."""
+        if name not in self._files:
+            try:
+                self._files[name] = self._evidence.read(name, limit)
+            except Rejected as error:
+                self._files[name] = error
+        found = self._files[name]
+        if isinstance(found, Rejected):
+            raise Rejected(found.what, code=found.code)
+        if len(found) > limit:
+            raise Rejected(f"larger than {limit} bytes", code="too-large")
+        return found
