@@ -162,7 +162,14 @@ def test_commands_sign_measure_and_describe(image: Path, tmp_path: Path, key: Ke
     """``eif sign`` signs, ``eif measure`` shows PCR8, ``eif describe`` says that the signature holds."""
     certificate = certify(key, start=datetime.now(timezone.utc) - timedelta(days=1))
     key_file, certificate_file = _files(tmp_path, key, certificate)
-    done = _eif("sign", str(image), "--key", str(key_file), "--certificate", str(certificate_file), "--json")
+    sign = ("sign", str(image), "--key", str(key_file), "--certificate", str(certificate_file), "--json")
+    before = image.read_bytes()
+    asked = _eif(*sign)
+    assert (asked.returncode, json.loads(asked.stdout)["code"]) == (2, "not-confirmed")
+    other = _eif(*sign, "--expect", f"sha256:{'0' * 64}")
+    assert (other.returncode, json.loads(other.stdout)["code"]) == (1, "not-expected")
+    assert image.read_bytes() == before
+    done = _eif(*sign, "--expect", f"sha256:{hashlib.sha256(before).hexdigest()}")
     assert done.returncode == 0, done.stderr
     measured = json.loads(_eif("measure", str(image)).stdout)
     assert json.loads(done.stdout) == {"image": str(image), **measured}
@@ -181,7 +188,9 @@ def test_command_refuses_an_expired_certificate(image: Path, tmp_path: Path, key
         tmp_path, key, certify(key, start=datetime(2020, 1, 1, tzinfo=timezone.utc))
     )
     before = image.read_bytes()
-    done = _eif("sign", str(image), "--key", str(key_file), "--certificate", str(certificate_file))
+    digest = f"sha256:{hashlib.sha256(before).hexdigest()}"
+    argv = ("--key", str(key_file), "--certificate", str(certificate_file), "--expect", digest)
+    done = _eif("sign", str(image), *argv)
     assert (done.returncode, done.stdout) == (1, "")
     assert "expired" in done.stderr
     assert image.read_bytes() == before

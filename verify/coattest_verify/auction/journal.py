@@ -58,6 +58,12 @@ class SealJournal:
         """The payload recorded for a manifest digest (48 bytes), or None."""
         return self._records.read(f"{manifest.hex()}.seal")
 
+    def check(self, manifest: bytes, payload: bytes) -> None:
+        """Raise AlreadySealed when a different seal of the manifest with that digest was recorded."""
+        earlier = self.sealed(manifest)
+        if earlier is not None:
+            self._same_or_refused(manifest, earlier, payload)
+
     def record(self, manifest: bytes, payload: bytes) -> bool:
         """Make ``payload`` the only seal of the manifest whose bytes are given; durable when this returns.
 

@@ -74,7 +74,7 @@ def plan_seal(
 
     ``decision`` is the 32-byte digest of the decision that this buyer recomputed; ``own_bid`` the bytes of
     the bid file that it made; ``now`` is in Unix seconds. Raises FoundFalse with every finding; its code is
-    that of the first.
+    that of the first. Raises AlreadySealed when the journal has a different seal for the manifest.
     """
     findings: list[Finding] = []
     names = [buyer.name for buyer in manifest.buyers]
@@ -113,6 +113,7 @@ def plan_seal(
     payload = messages.Seal(
         manifest=manifest.digest, decision=decision, bids=tuple((name, bids[name]) for name in names)
     ).encode()
+    journal.check(manifest.digest, payload)
     return SealPlan(manifest, name, payload, journal.overlaps(manifest))
 
 

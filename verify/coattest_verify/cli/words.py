@@ -1,4 +1,4 @@
-"""What a signature says, in plain words: rows of a name and a value, for ``coattest.shell.confirm_signing``."""
+"""What a signature says, in plain words: rows of a name and a value for ``confirm_signing``."""
 
 from __future__ import annotations
 

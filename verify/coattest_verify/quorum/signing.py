@@ -1,8 +1,8 @@
 """Signing the members file: who signed the pending version, and when a proposal becomes quorum.toml.
 
-A new version waits as ``quorum.next.toml`` until the thresholds of the old and the new version have signed it.
-From then on it is in force, whoever installs it as ``quorum.toml``. Version 1 is ``quorum.toml`` at once:
-without every signature it decides nothing.
+A new version waits as ``quorum.next.toml`` until the thresholds of the old and the new version have signed
+it. From then on it is in force, whoever installs it as ``quorum.toml``. Version 1 is ``quorum.toml`` at
+once: without every signature it decides nothing.
 
 A member signs one version n+1 after a given version n: the journal of its own state remembers which
 (``coattest_verify.signatures.journal``), and so do its signatures in the folder, should the journal be lost.
@@ -49,7 +49,10 @@ class Pending:
 
 
 def pending(evidence: Evidence) -> Pending:
-    """The proposal if there is one, else the version in force, and what it lacks. Raises UsageError, Rejected."""
+    """The proposal if there is one, else the version in force, and what it lacks.
+
+    Raises UsageError, Rejected.
+    """
     return _pending(evidence, read_signatures(evidence))
 
 

@@ -1,8 +1,8 @@
 """What this user's keys have signed where only one thing may ever be signed.
 
 A slot is a place for one signature: a version of the members file, the result of a release in a round, the
-log's head at a size. The journal records what goes into a slot durably *before* the signature exists, and from
-then on refuses anything else in it. The same again is fine.
+log's head at a size. The journal records what goes into a slot durably *before* the signature exists, and
+from then on refuses anything else in it. The same again is fine.
 
 A journal that was lost adopts what was published: a caller that finds its member's own good signature in the
 attestations records that first (``adopted``).

@@ -69,7 +69,7 @@ def revoke_command(
         members = read_members(evidence, attestations)
         signer = signing.signer(evidence)
         own_key(signing.member, members, signer)
-        claim, agreed = _target(evidence, attestations, members, older, pinned, utc_now())
+        claim, agreed = _target(evidence, attestations, members, older, root=pinned, now=utc_now())
         if release is not None and claim.release != release:
             raise FoundFalse(
                 f"the claim is of release {claim.release}, not {release}",
@@ -168,6 +168,7 @@ def _target(
     attestations: Path,
     members: MembersFile,
     older: Path | None,
+    *,
     root: bytes,
     now: datetime,
 ) -> tuple[Claimed, Rows]:
