@@ -23,6 +23,9 @@ NO_LINKS = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK}
 MAX_FILES = 16384
 """Names looked at in one folder; a quorum of 1,024 members has about 4,000."""
 
+MAX_HELD = 256 * 1024 * 1024
+"""Bytes of all files of one folder that are held at a time; 1,000 statements have about 50 MB."""
+
 MAX_NAME = 200
 """Characters of a file name; a signature on the members file, for the longest member name, has 60."""
 
@@ -223,6 +226,7 @@ class ReadOnce:
         self._evidence = evidence
         self._names: tuple[str, ...] | None = None
         self._files: dict[str, bytes | Rejected] = {}
+        self._held = 0
 
     def names(self) -> tuple[str, ...]:
         """Every name, as it was at the first call."""
@@ -231,10 +235,17 @@ class ReadOnce:
         return self._names
 
     def read(self, name: str, limit: int = MAX_SIZE) -> bytes:
-        """A file's bytes, or why there are none, as at the first call; see Evidence."""
+        """A file's bytes, or why there are none, as at the first call; see Evidence.
+
+        Files that would bring all of them over MAX_HELD bytes are refused.
+        """
         if name not in self._files:
             try:
-                self._files[name] = self._evidence.read(name, limit)
+                content = self._evidence.read(name, limit)
+                if self._held + len(content) > MAX_HELD:
+                    raise Rejected(f"with the files before it larger than {MAX_HELD} bytes", code="too-large")
+                self._held += len(content)
+                self._files[name] = content
             except Rejected as error:
                 self._files[name] = error
         found = self._files[name]

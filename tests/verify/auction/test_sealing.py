@@ -71,6 +71,22 @@ def test_a_wrong_auction_is_refused_with_its_reason(tmp_path: Path, changes: Any
     assert not list((tmp_path / "seals").glob("*.seal"))
 
 
+@pytest.mark.parametrize("made_for", ["another manifest", "unknown"])
+def test_a_bid_file_of_another_manifest_is_refused_before_anything_is_recorded(
+    tmp_path: Path, made_for: str
+) -> None:
+    """The buyer's tool knows for which manifest it made a bid: the journal's one place stays free."""
+    journal, own = SealJournal(tmp_path / "seals"), b"the bid file of last week"
+    if made_for == "another manifest":
+        journal.record_bid(messages.bid_digest(own), manifest("last-week").digest)
+    bids = {**BIDS, "buyer-1": messages.bid_digest(own)}
+    with pytest.raises(FoundFalse) as caught:
+        plan(tmp_path, own_bid=own, bids=bids)
+    assert [finding.code for finding in caught.value.findings] == ["wrong-manifest"]
+    assert journal.sealed(manifest().digest) is None
+    assert sign_seal(plan(tmp_path), KEYS["buyer-1"], journal)
+
+
 def test_all_findings_are_reported_at_once(tmp_path: Path) -> None:
     """Three broken rules are three reasons; a look-alike buyer is named by its missing certificate."""
 

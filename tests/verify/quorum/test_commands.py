@@ -7,7 +7,6 @@ import hashlib
 import json
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +23,7 @@ BIN = Path(sys.executable).parent
 
 
 @pytest.fixture(scope="module")
-def signed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+def signed(tmp_path_factory: pytest.TempPathFactory) -> Desk:
     """Three members, a countersigned quorum.toml, a claim, and two agreeing rebuilds."""
     desk = Desk(tmp_path_factory.mktemp("desk"))
     (desk.folder / "attestations").mkdir()

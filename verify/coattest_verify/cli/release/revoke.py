@@ -67,9 +67,9 @@ def revoke_command(
     pinned = Roots().pinned(root)
     with read_once(attestations) as evidence:
         members = read_members(evidence, attestations)
+        claim, agreed = _target(evidence, attestations, members, older, root=pinned, now=utc_now())
         signer = signing.signer(evidence)
         own_key(signing.member, members, signer)
-        claim, agreed = _target(evidence, attestations, members, older, root=pinned, now=utc_now())
         if release is not None and claim.release != release:
             raise FoundFalse(
                 f"the claim is of release {claim.release}, not {release}",
