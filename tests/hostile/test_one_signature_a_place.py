@@ -197,23 +197,23 @@ def test_one_size_of_the_log_has_one_cosigned_head(world: SigningWorld) -> None:
 def test_the_journal_survives_its_process_and_never_guesses(tmp_path: Path) -> None:
     """The same again is fine in a new process; other content, a damaged record or another's record is not."""
     slot, other = {"kind": "log", "size": 1}, {"kind": "log", "size": 2}
-    SignatureJournal(tmp_path).record(slot, "a" * 64)
-    SignatureJournal(tmp_path).record(slot, "a" * 64)
+    SignatureJournal(tmp_path).record(slot, "a" * 64, remedy="ask")
+    SignatureJournal(tmp_path).record(slot, "a" * 64, remedy="ask")
     with raises_code(AlreadySigned, "already-signed"):
-        SignatureJournal(tmp_path).record(slot, "b" * 64)
+        SignatureJournal(tmp_path).record(slot, "b" * 64, remedy="ask")
     (path,) = tmp_path.glob("*.json")
     kept = path.read_bytes()
-    SignatureJournal(tmp_path).record(other, "b" * 64)
+    SignatureJournal(tmp_path).record(other, "b" * 64, remedy="ask")
     (second,) = set(tmp_path.glob("*.json")) - {path}
     for damage in (b"", b"{}", kept.replace(b"a" * 64, b"a" * 63), second.read_bytes()):
         path.write_bytes(damage)
         with raises_code(EnvironmentFailure, "journal-damaged"):
-            SignatureJournal(tmp_path).record(slot, "a" * 64)
+            SignatureJournal(tmp_path).record(slot, "a" * 64, remedy="ask")
     path.write_bytes(kept)
     with raises_code(AlreadySigned, "already-signed"):
-        SignatureJournal(tmp_path).record(slot, "b" * 64, adopted="b" * 64)
+        SignatureJournal(tmp_path).record(slot, "b" * 64, remedy="ask", adopted="b" * 64)
     with raises_code(AlreadySigned, "already-signed"):
-        SignatureJournal(tmp_path / "lost").record(slot, "b" * 64, adopted="a" * 64)
+        SignatureJournal(tmp_path / "lost").record(slot, "b" * 64, remedy="ask", adopted="a" * 64)
 
 
 def test_a_fresh_quorum_with_the_same_names_is_not_confused(tmp_path: Path) -> None:

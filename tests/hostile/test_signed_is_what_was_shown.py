@@ -78,9 +78,7 @@ COMMANDS: tuple[Command, ...] = (countersign, sign_pcrs, could_not_build, commit
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_without_a_terminal_nothing_is_signed_but_what_expect_names(
-    world: SigningWorld, command: Command
-) -> None:
+def test_without_a_terminal_only_what_expect_names_is_signed(world: SigningWorld, command: Command) -> None:
     """Neither silence nor the digest of something else is a yes; the right digest signs exactly once."""
     argv, digest = command(world)
     before = world.files()

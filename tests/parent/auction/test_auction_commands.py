@@ -19,7 +19,7 @@ from coattest_local.aws import services
 from coattest_verify.auction.buyers import load_manifest
 from support.local.local_enclave import PCRS, Cloud, LocalEnclave, decision, enclave
 from support.verify.members import NOW, Members, profile_json, report_json
-from support.verify.yes import the_yes_to
+from support.yes import the_yes_to
 
 BIDS = {
     "buyer-1": "lot,amount\nlot-1,100000\nlot-2,200000\nlot-3,150000\n",

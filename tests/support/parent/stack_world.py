@@ -28,7 +28,7 @@ from support.local.kms_world import Enclave, allow, policy
 from support.parent import faulty_services
 from support.parent.deployments import ACCOUNTS, SETTINGS, Release, now
 from support.parent.stack_faults import FILE, THROTTLE
-from support.verify.yes import the_yes_to
+from support.yes import the_yes_to
 
 BUYERS = tuple(sorted(ACCOUNTS))
 

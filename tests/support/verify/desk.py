@@ -16,7 +16,7 @@ from coattest_build.formats.eif import write_image
 from coattest_build.formats.measure import measure
 from coattest_build.ownwork import BUILT, OwnWork, sha256_hex
 from support.verify.members import report_json
-from support.verify.yes import the_yes_to
+from support.yes import the_yes_to
 
 BIN = Path(sys.executable).parent
 

@@ -40,6 +40,9 @@ from coattest_verify.quorum.statements.votes import read_votes
 from coattest_verify.signatures.journal import SignatureJournal
 from coattest_verify.signatures.keys import Signer
 
+OTHER_HEAD = "get the log that you cosigned from the other members, or cosign once this one has grown"
+"""What to do about a second head of one size."""
+
 
 @dataclass(frozen=True, slots=True)
 class LogPlan:
@@ -109,8 +112,8 @@ def _record(
     """The journal's record of the head. A head that the member cosigned in the folder is recorded first."""
     if log is not None and member in log.cosigned.times:
         published = log.cosigned.checkpoint
-        journal.record(_slot(root, member, published.size), published.root.hex())
-    journal.record(_slot(root, member, checkpoint.size), checkpoint.root.hex())
+        journal.record(_slot(root, member, published.size), published.root.hex(), remedy=OTHER_HEAD)
+    journal.record(_slot(root, member, checkpoint.size), checkpoint.root.hex(), remedy=OTHER_HEAD)
 
 
 def _slot(root: bytes, member: str, size: int) -> dict[str, Any]:

@@ -199,7 +199,13 @@ def countersign(
     adopted = None
     if waiting.file == PROPOSAL_FILE:
         adopted = _published(waiting, envelopes, signer.public)
-    journal.record(slot, members.sha256, adopted=adopted, instead_of=instead_of)
+    journal.record(
+        slot,
+        members.sha256,
+        remedy="ask the others which is right; --instead-of with that digest gives your signature on it up",
+        adopted=adopted,
+        instead_of=instead_of,
+    )
     name = f"quorum.{members.version}.{member}.dsse.json"
     signed = dsse.sign_envelope(signer, MEMBERS_TYPE, members.raw)
     layout = sign_layout(members, signer, _optional(evidence, LAYOUT_FILE, MAX_LINK * 4))

@@ -46,6 +46,9 @@ from coattest_verify.quorum.statements.statement import (
 from coattest_verify.signatures.journal import SignatureJournal
 from coattest_verify.signatures.keys import Signer
 
+CHANGED_MIND = "two results of one member count as dissent; a changed mind needs a new round"
+"""What to do about a second result."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ask:
@@ -256,7 +259,7 @@ def sign_answer(
     key = own_key(statement.member, members, signer)
     published = _must_not_contradict(attestations, evidence, statement, members)
     if statement.profiles:
-        journal.record(_slot(statement), _result(statement), adopted=published)
+        journal.record(_slot(statement), _result(statement), remedy=CHANGED_MIND, adopted=published)
     paths = [attestations / f"rebuild.{statement.member}.intoto.json"]
     write_atomic(paths[0], sign_statement(statement, signer))
     if statement.profiles:
@@ -302,7 +305,7 @@ def _must_not_contradict(
             raise FoundFalse(
                 f"you signed another result for release {other.release} in round {members.round}",
                 where=str(attestations / item.file),
-                hint="two results of one member count as dissent; a changed mind needs a new round",
+                hint=CHANGED_MIND,
                 code="already-signed",
             )
         published = _result(other)

@@ -32,8 +32,8 @@ class AlreadySigned(FoundFalse):
 
     default_code = "already-signed"
 
-    def __init__(self, what: str, *, where: str, signed: str) -> None:
-        super().__init__(what, where=where, hint="two different signatures in one place look like an attack")
+    def __init__(self, what: str, *, where: str, hint: str, signed: str) -> None:
+        super().__init__(what, where=where, hint=hint)
         self.signed = signed
         """SHA-256 (hex) of what was signed."""
 
@@ -49,6 +49,7 @@ class SignatureJournal:
         slot: Mapping[str, Any],
         digest: str,
         *,
+        remedy: str,
         adopted: str | None = None,
         instead_of: str | None = None,
     ) -> None:
@@ -56,7 +57,7 @@ class SignatureJournal:
 
         ``adopted`` is the digest of what was published in this slot under the member's own key, if anything
         was. ``instead_of`` gives up exactly that digest. Raises AlreadySigned for a slot with something else,
-        EnvironmentFailure for a record that cannot be read.
+        which says the ``remedy``; EnvironmentFailure for a record that cannot be read.
         """
         content = canonical(slot)
         name = f"{hashlib.sha256(content).hexdigest()}.json"
@@ -73,6 +74,7 @@ class SignatureJournal:
                     raise AlreadySigned(
                         f"sha256:{signed} was signed before in this place ({_words(slot)})",
                         where=str(self._records.directory / name),
+                        hint=remedy,
                         signed=signed,
                     )
                 given_up = (*given_up, signed)
