@@ -223,3 +223,23 @@ def test_a_report_that_is_not_the_desks_own_is_not_signed(world: SigningWorld) -
     done = world.desk.run(*argv, "--expect", digest, "--json")
     assert (done.returncode, json.loads(done.stdout)["code"]) == (2, "not-own-work")
     assert world.files() == before
+
+
+def test_an_auction_key_is_certified_only_by_its_digest(world: SigningWorld) -> None:
+    """A key file that somebody swapped has another digest than the one that auction keygen showed."""
+    desk = world.desk
+    assert desk.run("keygen", "--out", "auction.key", program="auction").returncode == 0
+    digest = f"sha256:{keys.load_public(desk.folder / 'auction.key.pub').fingerprint}"
+    argv = (
+        "certify", "--key", str(world.quorum.key("buyer-2")), "--member", "buyer-2",
+        "--auction-key", "auction.key.pub", "--bids", "s3://bids-of-buyer-2/spring.cose",
+        "--kms-key", "arn:aws:kms:eu-central-1:222233334444:key/1234abcd-12ab-34cd-56ef-1234567890ab",
+        "--out", "record.json", "--json",
+    )  # fmt: skip
+    for more, code in (((), "not-confirmed"), (("--expect", OTHER), "not-expected")):
+        done = desk.run(*argv, *more, program="auction")
+        assert json.loads(done.stdout)["code"] == code
+        assert not (desk.folder / "record.json").exists()
+    done = desk.run(*argv, "--expect", digest, program="auction")
+    assert done.returncode == 0, done.stderr
+    assert (desk.folder / "record.json").exists()
