@@ -28,8 +28,10 @@ from coattest.parser import (
     LazyGroup,
     MissingParameters,
     adopted,
+    judged_folder,
     needs_extra,
     option_group,
+    signing_key,
 )
 
 if TYPE_CHECKING:
@@ -43,11 +45,13 @@ __all__ = [
     "err",
     "from_os_error",
     "json_option",
+    "judged_folder",
     "needs_extra",
     "option_group",
     "out",
     "report_error",
     "run",
+    "signing_key",
     "step_progress",
     "utc_now",
 ]

@@ -10,7 +10,7 @@ import click
 from coattest.errors import UsageError
 from coattest.files import write_atomic
 from coattest.jsontext import emit_json
-from coattest.shell import err, json_option
+from coattest.shell import err, json_option, signing_key
 from coattest_enclave.protocol import messages
 from coattest_enclave.protocol.errors import MessageError
 from coattest_parent.cli.auction.options import member_option
@@ -33,7 +33,7 @@ def certified_record(
 
 
 @click.command("certify")
-@click.option("--key", "quorum_key", type=FILE, required=True, help="The member's quorum key.")
+@signing_key(click.option("--key", "quorum_key", type=FILE, required=True, help="The member's quorum key."))
 @member_option
 @click.option("--auction-key", type=FILE, required=True, help="The auction key's public half (KEY.pub).")
 @click.option("--kms-key", required=True, help="Full ARN of the KMS key that protects your bids.")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,8 @@ from rich.text import Text
 
 from coattest.errors import EnvironmentFailure, UsageError
 from coattest.jsontext import emit_json
+from coattest.programs.environment import find_program
+from coattest.programs.start import ProgramLimits, run_program
 from coattest.shell import err, json_option, out, utc_now
 from coattest_parent.auction.smoke import refused_upload
 from coattest_parent.cli.options import FILE
@@ -99,10 +99,14 @@ def _running(image: Path | None, address: str | None, cpu_count: int, memory: in
     if image is None:
         yield parse_address(address or "")
         return
-    if shutil.which(NITRO_CLI) is None:
-        raise _nitro_cli_failed("nitro-cli is not installed", hint="run this on an enclave-enabled instance")
     started = _nitro_cli(
-        "run-enclave", "--eif-path", str(image), "--cpu-count", str(cpu_count), "--memory", str(memory)
+        "run-enclave",
+        "--eif-path",
+        str(image.resolve()),
+        "--cpu-count",
+        str(cpu_count),
+        "--memory",
+        str(memory),
     )
     try:
         yield Vsock(int(started["EnclaveCID"]), ENCLAVE_PORT)
@@ -113,22 +117,20 @@ def _running(image: Path | None, address: str | None, cpu_count: int, memory: in
 def _nitro_cli(*arguments: str) -> dict[str, Any]:
     """Run nitro-cli and return the JSON object on its stdout."""
     try:
-        done = subprocess.run(
-            [NITRO_CLI, *arguments],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=NITRO_CLI_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise _nitro_cli_failed(f"nitro-cli {arguments[0]}: timed out") from error
+        program = find_program(NITRO_CLI)
+    except EnvironmentFailure:
+        raise _nitro_cli_failed(
+            "nitro-cli is not installed", hint="run this on an enclave-enabled instance"
+        ) from None
+    done = run_program(
+        [program, *arguments], limits=ProgramLimits(seconds=NITRO_CLI_SECONDS), leaves_service=True
+    )
     try:
         answer = json.loads(done.stdout)
     except ValueError:
         answer = None
-    if done.returncode or not isinstance(answer, dict):
-        raise _nitro_cli_failed(f"nitro-cli {arguments[0]}: {' '.join(done.stderr.split())[-300:]}")
+    if done.code or not isinstance(answer, dict):
+        raise _nitro_cli_failed(f"nitro-cli {arguments[0]}: {' '.join(done.said.split())[-300:]}")
     return answer
 
 

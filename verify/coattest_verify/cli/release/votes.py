@@ -15,7 +15,7 @@ from coattest.errors import FoundFalse, Rejected, UsageError
 from coattest.extras import need_extra
 from coattest.files import write_atomic
 from coattest.jsontext import emit_json
-from coattest.shell import err, json_option, out, utc_now
+from coattest.shell import err, json_option, judged_folder, out, utc_now
 from coattest_build.inputs import lock as locks
 from coattest_build.inputs import locker
 from coattest_verify.cli.options import (
@@ -55,7 +55,7 @@ def revoke_command(
 
 
 @click.command("review")
-@click.option("--source", type=FOLDER, default=Path(), help="The checkout that was reviewed.")
+@judged_folder(click.option("--source", type=FOLDER, default=Path(), help="The checkout that was reviewed."))
 @click.option(
     "--since",
     type=FILE,
