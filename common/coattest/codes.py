@@ -61,6 +61,7 @@ IMAGES: Final = {
     "bad-image-toml": "image.toml does not parse, or a field is missing, unknown or has a wrong value",
     "bad-index": "A package index does not follow Debian's format, or is not the one that its Release file lists",
     "bad-lock": "image.lock is missing, does not parse, or does not pin what image.toml and the requirements file name",
+    "bad-pip-setting": "A setting of pip that says where the index is has another form than coattest passes on",
     "bad-repository": "The git repository of the source tree cannot be read",
     "bad-source": "The source tree has a link, a device, a name with control characters or too many files, or no lock",
     "bad-wheel": "A wheel is damaged",

@@ -151,7 +151,7 @@ class Command(click.Command):
         return [*found[:own], OWN_CHECKOUT, *found[own:]]
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command. Raises EnvironmentFailure (``not-apart``) when it would judge where it comes from."""
+        """Run the command. Raises EnvironmentFailure (``not-apart``) when it would judge its own home."""
         kept = [each for each in self.params if "apart" in vars(each)]
         if kept and not ctx.meta.get(FLAG):
             folders = [each.name for each in kept if each.name and vars(each)["apart"] == "folder"]

@@ -1,8 +1,8 @@
 """Sets limits for itself and becomes another program: started by ``start``, never imported.
 
 ``python -I -S limit.py LIMITS COMMAND..``: LIMITS is a JSON object with ``parent`` (the process that this
-one must not outlive), ``cpu`` (seconds), ``memory``, ``file`` (bytes) and ``processes``, the number that may be
-added to what the user runs now. Only the standard library. A child that sets its own limits is safe where
+one must not outlive), ``cpu`` (seconds), ``memory``, ``file`` (bytes) and ``processes``, the number that may
+be added to what the user runs now. Only the standard library. A child that sets its own limits is safe where
 threads run; code between fork and exec is not.
 """
 

@@ -29,7 +29,7 @@ KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 def run(*arguments: str, source: Path) -> subprocess.CompletedProcess[str]:
     program = "from coattest_verify.cli import main; main()"
-    command = [sys.executable, "-c", program, "inputs", "--source", str(source), *arguments]
+    command = [sys.executable, "-I", "-c", program, "inputs", "--source", str(source), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

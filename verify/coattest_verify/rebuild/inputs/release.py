@@ -20,7 +20,7 @@ MAX_INDEX_PACKED = 64 * 1024 * 1024
 FUTURE = timedelta(hours=1)
 """How far ahead of ours an archive's clock may be."""
 
-LISTED = re.compile(r" ([0-9a-f]{64}) +(\d{1,12}) (\S+)")
+LISTED = re.compile(r" ([0-9a-f]{64}) +([0-9]{1,12}) (\S+)")
 
 
 @dataclass(frozen=True, slots=True)
