@@ -189,7 +189,10 @@ def test_a_service_that_is_meant_to_stay_stays(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "limits"),
     [
-        ("import sys; sys.stdout.write(str(len(bytearray(3 * 1024**3))))", ProgramLimits(memory=1024**3)),
+        (
+            "import sys; sys.stdout.write(str(len(bytearray(200 * 1024**2))))",
+            ProgramLimits(memory=150 * 1024**2),
+        ),
         ("open(sys.argv[1], 'wb').write(bytes(2_000_000))", ProgramLimits(file=1_000_000)),
     ],
 )

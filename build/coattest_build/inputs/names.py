@@ -26,7 +26,7 @@ SUITE = re.compile(r"[a-z][a-z0-9.+-]{0,63}(?:/[a-z][a-z0-9-]{0,31})?")
 COMPONENT = re.compile(r"[a-z][a-z0-9+.-]{0,31}")
 """An archive's component: main, non-free-firmware."""
 
-POOL_PATH = re.compile(r"(?=.{1,512}\Z)pool(?:/[A-Za-z0-9+~%_][A-Za-z0-9.+~%_:-]*)+\.deb")
+POOL_PATH = re.compile(r"(?=.{1,512}\Z)pool(?:/[A-Za-z0-9+~%_][A-Za-z0-9.+~%_-]*)+\.deb")
 """A package's path in an archive; no component begins with a dot or a hyphen."""
 
 PYTHON_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,126}[A-Za-z0-9])?")

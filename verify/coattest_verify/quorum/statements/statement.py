@@ -41,7 +41,7 @@ MAX_INPUTS = 4096
 
 LOCKED_INPUT = re.compile(
     r"[A-Za-z0-9][A-Za-z0-9+._-]{0,127}\n[A-Za-z0-9][A-Za-z0-9+.~:!_-]{0,127}\n[a-z]{1,16}\n"
-    r"[A-Za-z0-9](?:[A-Za-z0-9+.~%:!_/-]{0,510}[A-Za-z0-9])?"
+    r"[A-Za-z0-9](?:[A-Za-z0-9+.~%!_/-]{0,510}[A-Za-z0-9])?"
 )
 """Name, version, kind and path of a locked input, a line each; none of them can be taken for another one."""
 
