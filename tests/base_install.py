@@ -53,7 +53,7 @@ NEEDS = {
     "verify rebuild": "build",
     "verify rebuild --source {repository} --out x": "build",
     "verify inputs --source {repository}": "build",
-    f"verify release review --source {{repository}} {MINE} --attestations {{attestations}}": "build",
+    f"verify release review --source {{repository}} --this-checkout-is-mine {MINE} --attestations {{attestations}}": "build",
     "verify policy prove": "prove",
     "verify policy prove file": "prove",
     "verify policy apply": "aws",
