@@ -26,6 +26,9 @@ FETCHING = (
 )
 """Those that start helper programs: they run in another trapped folder too."""
 
+LOCKED = ("eif build", "eif lock", "eif sbom", "eif stage prepare", "verify inputs")
+"""Those that read the lock before anything else can refuse."""
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -144,6 +147,27 @@ def test_the_wheels_were_really_fetched(world: Path, traps: Traps, tmp_path: Pat
     (wheel,) = (world / "index").glob("*.whl")
     assert hashlib.sha256(wheel.read_bytes()).hexdigest() in fetched
     assert len(fetched) > 20
+
+
+@pytest.mark.parametrize("command", LOCKED)
+def test_a_lock_cannot_tell_pip_what_to_run(command: str, world: Path, traps: Traps, tmp_path: Path) -> None:
+    """A wheel's name that is two lines and an option of pip's: every command refuses the lock."""
+    lock, digest = traps.folder / "build/image.lock", hashlib.sha256(b"").hexdigest()
+    before = lock.read_text()
+    name = f"./evil --hash=sha256:{digest}\\n--no-binary=:all:\\nx"
+    lock.write_text(
+        f'{before}\n[[wheel]]\nname = "{name}"\nversion = "1.0"\n'
+        f'file = "evil-1.0-py3-none-any.whl"\nsize = 1\nsha256 = "{digest}"\n'
+    )
+    try:
+        done = run(command, world, traps, here=traps.folder, scratch=tmp_path)
+    finally:
+        lock.write_text(before)
+    assert traps.sprung == []
+    assert "--no-binary" in done.stderr, "the refusal names what was there, as text"
+    assert "Traceback" not in done.stderr
+    # `eif lock` makes a new one: for it the old one does not count, so every pin moves.
+    assert done.returncode == (1 if command == "eif lock" else 2)
 
 
 def test_the_traps_work(world: Path, traps: Traps) -> None:
