@@ -56,7 +56,7 @@ def parse_release(text: bytes, where: str) -> Release | Finding:
         date = _time(fields["Date"])
         until = _time(fields["Valid-Until"]) if "Valid-Until" in fields else None
         files = _files(fields["SHA256"])
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, OverflowError) as error:
         return Finding("bad-release", where, f"lacks or garbles {error}"[:200])
     return Release(
         codename=fields.get("Codename", ""),
