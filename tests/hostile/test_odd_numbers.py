@@ -44,7 +44,7 @@ def test_a_pax_size_of_plain_digits_is_taken(tmp_path: Path) -> None:
     assert (tree.root / "a").read_bytes() == b"x"
 
 
-@pytest.mark.parametrize("size", ["+1", "-1", "1_0", "0x1", "\u00b2", "\u0661", "", "1.0", "99999999999"])
+@pytest.mark.parametrize("size", ["+1", "-1", "1_0", "0x1", "\u00b2", "\u0661", "", "1.0"])
 def test_an_ar_size_is_ascii_digits(size: str, tmp_path: Path) -> None:
     """In the header of each member of a .deb."""
     data = deb_bytes(tarfile.TarInfo("./a").tobuf() + bytes(1024))
