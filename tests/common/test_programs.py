@@ -44,6 +44,17 @@ def test_the_environment_is_built_from_nothing(monkeypatch: pytest.MonkeyPatch) 
     assert set(program_environment(OWN_VARIABLES)) & set(HOSTILE) == set()
 
 
+def test_coattests_own_programs_get_a_clean_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user's, so that it finds the user's QEMU, but nothing of the current folder."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    entries = ["", ".", "bin", str(tmp_path / "here"), str(tmp_path / "here/bin"), str(tmp_path / "bin")]
+    monkeypatch.setenv("PATH", os.pathsep.join(entries))
+    assert program_environment(OWN_VARIABLES)["PATH"] == f"{tmp_path / 'bin'}{os.pathsep}{SYSTEM_PATH}"
+    assert program_environment()["PATH"] == SYSTEM_PATH
+
+
 def test_variables_are_inherited_by_name_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """A name that ends in _ stands for all that begin with it; given ones win."""
     monkeypatch.setenv("COATTEST_CACHE", "/cache")
@@ -93,6 +104,15 @@ def test_a_program_of_the_users_path_is_found(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir("/usr/lib")
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/bin")
     assert find_program("sh") == str(tmp_path / "sh")
+
+
+@pytest.mark.parametrize("folder", ["/", "/usr", "/usr/bin"])
+def test_the_systems_programs_are_found_everywhere(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the current folder is one that they lie in."""
+    monkeypatch.chdir(folder)
+    assert Path(find_program("sh")).name == "sh"
+    monkeypatch.setenv("PATH", "")
+    assert Path(find_program("sh")).name == "sh"
 
 
 def test_a_module_is_not_taken_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

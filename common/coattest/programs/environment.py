@@ -17,13 +17,17 @@ from pathlib import Path
 from coattest.errors import EnvironmentFailure
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-"""PATH of every program that is started."""
+"""PATH of every program that is started, but for coattest's own."""
+
+SYSTEM_FOLDERS = tuple(SYSTEM_PATH.split(os.pathsep))
+"""Its folders: only root writes there."""
 
 OWN_VARIABLES = (
     "COATTEST_",
     "HOME",
     "LANG",
     "NO_COLOR",
+    "PATH",
     "FORCE_COLOR",
     "TERM",
     "TZ",
@@ -43,7 +47,8 @@ def program_environment(
     """The whole environment of a program.
 
     PATH, a neutral HOME and locale, the folder for temporary files, the variables of this process that
-    ``inherited`` names (see OWN_VARIABLES), and ``more``, which wins.
+    ``inherited`` names (see OWN_VARIABLES), and ``more``, which wins. Of PATH only what `find_program` looks
+    through is inherited.
     """
     names = tuple(inherited)
     prefixes = tuple(name for name in names if name.endswith("_"))
@@ -52,6 +57,8 @@ def program_environment(
         for name, value in os.environ.items()
         if name in names or (prefixes and name.startswith(prefixes))
     }
+    if "PATH" in chosen:
+        chosen["PATH"] = os.pathsep.join(_search_path())
     plain = {
         "PATH": SYSTEM_PATH,
         "HOME": NOWHERE,
@@ -67,17 +74,26 @@ def find_program(name: str) -> str:
     Of the user's PATH only absolute entries count, and none in the current folder. Raises EnvironmentFailure
     (``no-program``).
     """
-    here = Path.cwd().resolve()
-    for entry in [*os.environ.get("PATH", "").split(os.pathsep), *SYSTEM_PATH.split(os.pathsep)]:
-        folder = Path(entry)
-        if not folder.is_absolute() or folder.resolve().is_relative_to(here) or "/" in name:
-            continue
-        path = folder / name
-        if path.is_file() and os.access(path, os.X_OK) and not path.resolve().is_relative_to(here):
+    for entry in _search_path() if "/" not in name else ():
+        path = Path(entry) / name
+        if path.is_file() and os.access(path, os.X_OK) and (entry in SYSTEM_FOLDERS or not _is_here(path)):
             return str(path)
     raise EnvironmentFailure(
         f"there is no program {name} on this machine", hint="install it, or check PATH", code="no-program"
     )
+
+
+def _search_path() -> list[str]:
+    """The user's PATH without what depends on the current folder, then the system's."""
+    user = [entry for entry in os.environ.get("PATH", "").split(os.pathsep) if Path(entry).is_absolute()]
+    kept = [entry for entry in user if entry in SYSTEM_FOLDERS or not _is_here(Path(entry))]
+    return list(dict.fromkeys([*kept, *SYSTEM_FOLDERS]))
+
+
+def _is_here(path: Path) -> bool:
+    """Whether a path leads into the current folder. Everything is in ``/``, where only root writes."""
+    here = Path.cwd().resolve()
+    return here != here.parent and path.resolve().is_relative_to(here)
 
 
 def import_path() -> tuple[str, ...]:
