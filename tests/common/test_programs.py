@@ -106,6 +106,23 @@ def test_a_program_of_the_users_path_is_found(tmp_path: Path, monkeypatch: pytes
     assert find_program("sh") == str(tmp_path / "sh")
 
 
+def test_a_program_is_not_looked_for_in_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever the current folder is: a shell's PATH may still name the tools of a tree."""
+    (tmp_path / "tree/build").mkdir(parents=True)
+    (tmp_path / "tree/build/image.toml").write_text("")
+    (tmp_path / "tree/bin").mkdir()
+    program = tmp_path / "tree/bin/only-there"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    (tmp_path / "link").symlink_to(tmp_path / "tree/bin")
+    monkeypatch.chdir("/")
+    for entry in (tmp_path / "tree/bin", tmp_path / "link"):
+        monkeypatch.setenv("PATH", str(entry))
+        with raises_code(EnvironmentFailure, "no-program", match="only-there"):
+            find_program("only-there")
+        assert program_environment(OWN_VARIABLES)["PATH"] == SYSTEM_PATH
+
+
 @pytest.mark.parametrize("folder", ["/", "/usr", "/usr/bin"])
 def test_the_systems_programs_are_found_everywhere(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the current folder is one that they lie in."""

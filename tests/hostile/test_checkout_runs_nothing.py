@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -11,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from coattest_local.aws import services
 from support.build.checkouts import make_checkout
 from support.build.small_archive import index_variables, make_small_archive
-from support.hostile.commands import LINES, find_command, kept_apart
+from support.hostile.commands import LINES, STARTING, find_command, kept_apart
 from support.hostile.traps import Traps, plant, springs
 
 FETCHING = (
@@ -49,6 +51,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         check=True,
     )
     (folder / "file").write_text("nothing\n")
+    registers = {f"PCR{index}": f"{index + 1}" * 96 for index in range(3)}
+    (folder / "measured.json").write_text(json.dumps({"Measurements": registers}))
     return folder
 
 
@@ -85,12 +89,13 @@ def run(
     places = {
         "FILE": str(world / "file"),
         "KEY": str(world / "key"),
+        "MEASURED": str(world / "measured.json"),
         "MIRROR": (world / "mirror").as_uri(),
         "NEW": str(scratch / "new"),
         "OUT": str(scratch / "out"),
     }
     words = [*command.split()]
-    for word in LINES[command]:
+    for word in {**LINES, **STARTING}[command]:
         name, dot, rest = word.partition(".")
         before, equals, last = name.rpartition("=")
         words.append(f"{before}{equals}{places.get(last, last)}{dot}{rest}")
@@ -130,7 +135,7 @@ def test_nothing_of_the_checkout_runs(command: str, world: Path, traps: Traps, t
     assert "No such option" not in done.stderr
 
 
-@pytest.mark.parametrize("command", FETCHING)
+@pytest.mark.parametrize("command", [*FETCHING, *STARTING])
 def test_nothing_of_the_current_folder_runs(
     command: str, world: Path, traps: Traps, elsewhere: Traps, tmp_path: Path
 ) -> None:
@@ -138,6 +143,18 @@ def test_nothing_of_the_current_folder_runs(
     done = run(command, world, traps, here=elsewhere.folder, scratch=tmp_path)
     assert elsewhere.sprung == [], done.stderr
     assert done.returncode in (0, 1, 2, 3), done.stderr
+
+
+def test_the_local_services_start_in_any_folder(
+    elsewhere: Traps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process of their own, with nothing of the folder in it."""
+    monkeypatch.chdir(elsewhere.folder)
+    for name, value in elsewhere.environment().items():
+        monkeypatch.setenv(name, value)
+    with services.start(tmp_path / "services", quiet=True) as running:
+        assert running.pid
+    assert elsewhere.sprung == []
 
 
 def test_the_wheels_were_really_fetched(world: Path, traps: Traps, tmp_path: Path) -> None:

@@ -84,9 +84,15 @@ def _checkouts(folders: Iterable[Path]) -> Iterator[tuple[Identity, Path]]:
 
 
 def _marked(start: Path) -> Iterator[tuple[Identity, Path]]:
-    for each in (start, *start.parents):
+    for each in checkouts_around(start):
+        yield from _named(each)
+
+
+def checkouts_around(path: Path) -> Iterator[Path]:
+    """Each folder at or above ``path`` that looks like a checkout or a clone of attestations."""
+    for each in (path, *path.parents):
         if any(os.path.lexists(each / mark) for mark in MARKS):
-            yield from _named(each)
+            yield each
 
 
 def _named(folder: Path) -> Iterator[tuple[Identity, Path]]:

@@ -15,6 +15,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 from coattest.errors import EnvironmentFailure
+from coattest.programs.apart import checkouts_around
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """PATH of every program that is started, but for coattest's own."""
@@ -71,12 +72,12 @@ def program_environment(
 def find_program(name: str) -> str:
     """The absolute path of a program: from the user's PATH, else from SYSTEM_PATH.
 
-    Of the user's PATH only absolute entries count, and none in the current folder. Raises EnvironmentFailure
-    (``no-program``).
+    Of the user's PATH only absolute entries count, and none in the current folder or in a checkout. Raises
+    EnvironmentFailure (``no-program``).
     """
     for entry in _search_path() if "/" not in name else ():
         path = Path(entry) / name
-        if path.is_file() and os.access(path, os.X_OK) and (entry in SYSTEM_FOLDERS or not _is_here(path)):
+        if path.is_file() and os.access(path, os.X_OK) and (entry in SYSTEM_FOLDERS or not _is_foreign(path)):
             return str(path)
     raise EnvironmentFailure(
         f"there is no program {name} on this machine", hint="install it, or check PATH", code="no-program"
@@ -84,16 +85,17 @@ def find_program(name: str) -> str:
 
 
 def _search_path() -> list[str]:
-    """The user's PATH without what depends on the current folder, then the system's."""
+    """The user's PATH without what depends on the current folder and without checkouts, then the system's."""
     user = [entry for entry in os.environ.get("PATH", "").split(os.pathsep) if Path(entry).is_absolute()]
-    kept = [entry for entry in user if entry in SYSTEM_FOLDERS or not _is_here(Path(entry))]
+    kept = [entry for entry in user if entry in SYSTEM_FOLDERS or not _is_foreign(Path(entry))]
     return list(dict.fromkeys([*kept, *SYSTEM_FOLDERS]))
 
 
-def _is_here(path: Path) -> bool:
-    """Whether a path leads into the current folder. Everything is in ``/``, where only root writes."""
-    here = Path.cwd().resolve()
-    return here != here.parent and path.resolve().is_relative_to(here)
+def _is_foreign(path: Path) -> bool:
+    """Whether a path leads into the current folder (unless that is ``/``) or into a checkout."""
+    here, real = Path.cwd().resolve(), path.resolve()
+    inside = here != here.parent and real.is_relative_to(here)
+    return inside or any(checkouts_around(real)) or any(checkouts_around(path))
 
 
 def import_path() -> tuple[str, ...]:

@@ -78,6 +78,25 @@ LINES: dict[str, tuple[str, ...]] = {
 }
 """A line for every command that takes a checkout or attestations, or signs. Words in capitals are paths."""
 
+STARTING: dict[str, tuple[str, ...]] = {
+    "deploy-from-attestation smoke": ("--measurements", "MEASURED", "--image", "FILE"),
+    "nitro-local boot": ("FILE",),
+    "nitro-local run-enclave": (
+        *(
+            "FILE",
+            "--directory",
+            "NEW",
+            "--role-arn",
+            ROLE,
+            "--instance-id",
+            "i-0123456789abcdef0",
+            "--detach",
+        ),
+    ),
+    "nitro-local terminate-enclave": ("--directory", "OUT"),
+}
+"""The other commands that start programs."""
+
 
 def find_command(command: str) -> click.Command:
     """The command of a line."""
