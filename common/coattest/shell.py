@@ -29,8 +29,10 @@ from coattest.parser import (
     LazyGroup,
     MissingParameters,
     adopted,
+    judged_folder,
     needs_extra,
     option_group,
+    signing_key,
 )
 
 if TYPE_CHECKING:
@@ -48,11 +50,13 @@ __all__ = [
     "expect_option",
     "from_os_error",
     "json_option",
+    "judged_folder",
     "needs_extra",
     "option_group",
     "out",
     "report_error",
     "run",
+    "signing_key",
     "step_progress",
     "utc_now",
 ]

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from coattest.jsontext import emit_json
-from coattest.shell import confirm_signing, err, expect_option, json_option, out, utc_now
+from coattest.shell import confirm_signing, err, expect_option, json_option, out, signing_key, utc_now
 from coattest_build.cli.options import FILE
 from coattest_build.formats.measure import ImageMeasurements
 from coattest_build.formats.signature import load_certificate
@@ -16,10 +16,12 @@ from coattest_build.formats.signing import load_sign, sign_image
 
 @click.command("sign")
 @click.argument("image", type=FILE)
-@click.option(
-    "--key",
-    required=True,
-    help="The private key: a PEM file, or a URI (awskms:KEY, hsm:ID?label=TOKEN for PKCS#11).",
+@signing_key(
+    click.option(
+        "--key",
+        required=True,
+        help="The private key: a PEM file, or a URI (awskms:KEY, hsm:ID?label=TOKEN for PKCS#11).",
+    )
 )
 @click.option(
     "--certificate", required=True, type=FILE, help="The signing certificate (PEM); it must be in date."

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from coattest.progress import Reporter
+from coattest_build.formats.deb import XZ_MEMORY
 from coattest_build.image import ImageSpec
 from coattest_build.inputs import wheels
 from coattest_build.inputs.debian import Archive, IndexMalformed, Package, parse_packages
@@ -38,7 +39,7 @@ def fetch_suite(mirror: str, suite: str, component: str, architecture: str) -> t
     """
     release = fetch_index(f"{mirror}/dists/{suite}/InRelease").decode("utf-8", errors="replace")
     name = f"{component}/binary-{architecture}/Packages.xz"
-    listed = re.search(rf"^ ([0-9a-f]{{64}}) +(\d+) {re.escape(name)}$", release, re.MULTILINE)
+    listed = re.search(rf"^ ([0-9a-f]{{64}}) +([0-9]+) {re.escape(name)}$", release, re.MULTILINE)
     dated = re.search(r"^Date: (.+)$", release, re.MULTILINE)
     if not listed or not dated:
         raise IndexMalformed(f"{name} or the date is missing", where=f"{suite}/InRelease")
@@ -49,13 +50,16 @@ def fetch_suite(mirror: str, suite: str, component: str, architecture: str) -> t
             where=f"{suite}/{name}",
             hint="the mirror may be updating: try again, or use another mirror",
         )
-    decompressor = lzma.LZMADecompressor()
-    data = decompressor.decompress(packed, MAX_INDEX)
+    decompressor = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY)
+    try:
+        data = decompressor.decompress(packed, MAX_INDEX)
+        date = email.utils.parsedate_to_datetime(dated[1].replace("UTC", "GMT")).timestamp()
+        text = data.decode()
+    except (lzma.LZMAError, ValueError, OverflowError) as error:
+        raise IndexMalformed(f"is damaged, or its date is: {error}", where=f"{suite}/{name}") from error
     if not decompressor.eof:
         raise IndexMalformed(f"unpacks to more than {MAX_INDEX} bytes", where=f"{suite}/{name}")
-    return list(parse_packages(data.decode())), int(
-        email.utils.parsedate_to_datetime(dated[1].replace("UTC", "GMT")).timestamp()
-    )
+    return list(parse_packages(text)), int(date)
 
 
 def make_lock(

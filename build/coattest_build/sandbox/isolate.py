@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from coattest.errors import EnvironmentFailure
+from coattest.programs.start import start_program
 
 ENTRY = Path(__file__).with_name("entry.py")
 STARTED = b"+"
@@ -128,12 +129,13 @@ def spawn(
         "pass_fds": list(pass_fds),
     }
     try:
-        process = subprocess.Popen(
+        process = start_program(
             arguments,
             stdin=stdin,
             stdout=stdout,
             stderr=stderr,
             pass_fds=(specification, status, *pass_fds),
+            session=False,
         )
     finally:
         os.close(specification)

@@ -152,9 +152,15 @@ def test_certificate_file_with_two(certificate: x509.Certificate) -> None:
 
 
 def _eif(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from coattest_build.cli import main; main()", *arguments]
+    command = [sys.executable, "-I", "-c", "from coattest_build.cli import main; main()", *arguments]
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=120, check=False, env=os.environ | environment
+        command,
+        cwd="/",
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
 
 

@@ -16,7 +16,7 @@ from coattest.errors import FoundFalse, UsageError
 from coattest.extras import need_extra
 from coattest.findings import Finding
 from coattest.jsontext import emit_json
-from coattest.shell import err, json_option, out, utc_now
+from coattest.shell import err, json_option, judged_folder, out, utc_now
 from coattest_verify.auction.context import AUCTION, BUYER
 from coattest_verify.audit import digests, sources
 from coattest_verify.audit.events import Event
@@ -31,11 +31,13 @@ MOMENT = click.DateTime(["%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"])
 @click.argument("source")
 @decision_options
 @click.option("--member", help="Your name in quorum.toml: the decision must be yours too.")
-@click.option(
-    "--also-attestations",
-    multiple=True,
-    type=EXISTING_FOLDER,
-    help="Another release that was decided on in this time; repeatable.",
+@judged_folder(
+    click.option(
+        "--also-attestations",
+        multiple=True,
+        type=EXISTING_FOLDER,
+        help="Another release that was decided on in this time; repeatable.",
+    )
 )
 @click.option("--key", "key_arn", required=True, metavar="ARN", help="The key: its full ARN.")
 @click.option(

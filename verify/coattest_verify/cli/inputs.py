@@ -10,7 +10,7 @@ import click
 from coattest.files import write_atomic
 from coattest.jsontext import emit_json
 from coattest.progress import Terminal
-from coattest.shell import err, json_option, needs_extra, out, utc_now
+from coattest.shell import err, json_option, judged_folder, needs_extra, out, utc_now
 from coattest_build import image
 from coattest_build.cli.options import mirror_option
 from coattest_build.inputs import apt, lock
@@ -24,7 +24,9 @@ from coattest_verify.rebuild.inputs.gather import check_lock
 
 @needs_extra("build")
 @click.command("inputs")
-@click.option("--source", type=FOLDER, default=Path(), help="The checkout; only its lock is read.")
+@judged_folder(
+    click.option("--source", type=FOLDER, default=Path(), help="The checkout; only its lock is read.")
+)
 @mirror_option
 @click.option("--out", "target", type=FILE, help="Write the result here, for verify release review --inputs.")
 @json_option

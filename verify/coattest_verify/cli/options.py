@@ -17,7 +17,7 @@ import click
 from coattest.errors import UsageError
 from coattest.extras import need_signer
 from coattest.files import Evidence, Folder, ReadOnce
-from coattest.shell import Decorator, option_group, utc_now
+from coattest.shell import Decorator, judged_folder, option_group, signing_key, utc_now
 from coattest_verify.quorum.decision import Decision, decide
 from coattest_verify.quorum.memory import parse_quorum_root
 from coattest_verify.quorum.signing import candidates
@@ -40,12 +40,14 @@ DECISION = "Whose decision"
 """Heading of these options in the help."""
 
 attestations_option: Decorator = option_group(
-    click.option(
-        "--attestations",
-        type=FOLDER,
-        default=Path("attestations"),
-        show_default=True,
-        help="Folder of the claim, quorum.toml and the signed rebuilds.",
+    judged_folder(
+        click.option(
+            "--attestations",
+            type=FOLDER,
+            default=Path("attestations"),
+            show_default=True,
+            help="Folder of the claim, quorum.toml and the signed rebuilds.",
+        )
     ),
     heading=DECISION,
 )
@@ -95,12 +97,14 @@ def _signer_installed(_context: click.Context, _parameter: click.Parameter, key:
 
 def _signing(*, required: bool) -> Decorator:
     options = option_group(
-        click.option(
-            "--key",
-            type=FILE,
-            required=required,
-            callback=_signer_installed,
-            help="Your private key: a PKCS#8 PEM file, awskms:ARN, or hsm:ID (PKCS#11).",
+        signing_key(
+            click.option(
+                "--key",
+                type=FILE,
+                required=required,
+                callback=_signer_installed,
+                help="Your private key: a PKCS#8 PEM file, awskms:ARN, or hsm:ID (PKCS#11).",
+            )
         ),
         click.option(
             "--passphrase-file",

@@ -12,7 +12,7 @@ from coattest.errors import FoundFalse
 from coattest.files import Folder
 from coattest.jsontext import emit_json
 from coattest.progress import Terminal
-from coattest.shell import err, json_option, needs_extra
+from coattest.shell import err, json_option, judged_folder, needs_extra
 from coattest_build import builder
 from coattest_build.cli.options import cache_option, fresh_kernel_option, jobs_option, mirror_option
 from coattest_build.ownwork import CONFIRMED, OwnWork, remove_reports
@@ -29,7 +29,9 @@ MAX_EXPLAINED = 10
 
 @needs_extra("build")
 @click.command("rebuild")
-@click.option("--source", type=FOLDER, default=Path(), help="The checkout; only read, never run.")
+@judged_folder(
+    click.option("--source", type=FOLDER, default=Path(), help="The checkout; only read, never run.")
+)
 @click.option(
     "--out", "target", type=FOLDER, default=Path("out"), show_default=True, help="Folder for the images."
 )

@@ -9,7 +9,7 @@ import click
 
 from coattest.files import write_atomic
 from coattest.jsontext import emit_json
-from coattest.shell import confirm_signing, err, expect_option, json_option, utc_now
+from coattest.shell import confirm_signing, err, expect_option, json_option, judged_folder, utc_now
 from coattest_verify.cli.options import (
     EXISTING_FOLDER,
     FILE,
@@ -29,11 +29,13 @@ from coattest_verify.keypolicy.report import BuyerReport, sign_report
 )
 @click.option("--bids", required=True, help="Where your bid files will be: s3://bucket/prefix/.")
 @click.option("--parent-role", "role", required=True, help="The service's role that your stack lets in.")
-@click.option(
-    "--also-attestations",
-    multiple=True,
-    type=EXISTING_FOLDER,
-    help="A second release that the key's policy admits, as in verify policy.",
+@judged_folder(
+    click.option(
+        "--also-attestations",
+        multiple=True,
+        type=EXISTING_FOLDER,
+        help="A second release that the key's policy admits, as in verify policy.",
+    )
 )
 @click.option("--out", "target", type=FILE, required=True, help="The report to give to the service.")
 @expect_option

@@ -11,7 +11,7 @@ import click
 from coattest.errors import UsageError
 from coattest.files import write_atomic
 from coattest.jsontext import emit_json
-from coattest.shell import confirm_signing, err, expect_option, json_option
+from coattest.shell import confirm_signing, err, expect_option, json_option, signing_key
 from coattest_enclave.protocol import messages
 from coattest_enclave.protocol.errors import MessageError
 from coattest_parent.cli.auction.options import member_option
@@ -33,7 +33,7 @@ def certified_record(signer: Signer, member: str, auction_key: bytes, kms_key: s
 
 
 @click.command("certify")
-@click.option("--key", "quorum_key", type=FILE, required=True, help="The member's quorum key.")
+@signing_key(click.option("--key", "quorum_key", type=FILE, required=True, help="The member's quorum key."))
 @member_option
 @click.option("--auction-key", type=FILE, required=True, help="The auction key's public half (KEY.pub).")
 @click.option("--kms-key", required=True, help="Full ARN of the KMS key that protects your bids.")

@@ -13,7 +13,7 @@ from coattest.errors import UsageError
 from coattest.extras import need_extra
 from coattest.files import write_atomic
 from coattest.jsontext import emit_json
-from coattest.shell import confirm_signing, err, expect_option, json_option, utc_now
+from coattest.shell import confirm_signing, err, expect_option, json_option, signing_key, utc_now
 from coattest_enclave.protocol import messages
 from coattest_parent.auction.courier import S3Bids, bid_digests
 from coattest_parent.cli.auction.options import buyer_option, journal_option, manifest_option
@@ -47,7 +47,7 @@ def parse_digests(values: tuple[str, ...]) -> dict[str, bytes]:
 @click.command("seal")
 @manifest_option
 @buyer_option
-@click.option("--auction-key", type=FILE, required=True, help="Your auction key.")
+@signing_key(click.option("--auction-key", type=FILE, required=True, help="Your auction key."))
 @click.option("--own-bid", type=FILE, required=True, help="The bid file that 'auction bid' wrote.")
 @click.option(
     "--bid-digest",

@@ -119,9 +119,14 @@ def made_document(made: MadePolicy, **more: Any) -> dict[str, Any]:
     }
 
 
+def _is_index(text: str) -> bool:
+    """Whether a text is a register's index in ASCII digits; int() would take those of other scripts."""
+    return text.isascii() and text.isdecimal() and len(text) <= 2
+
+
 def further(given: Mapping[str, Any]) -> dict[int, str]:
     """The registers that are required beside the decided ones."""
-    found = {int(key): value for key, value in pairs(given["registers"], "--register", str.isdigit).items()}
+    found = {int(key): value for key, value in pairs(given["registers"], "--register", _is_index).items()}
     derived = {
         3: pcr3(given["pcr3_role"]) if given["pcr3_role"] else None,
         4: pcr4(given["pcr4_instance"]) if given["pcr4_instance"] else None,

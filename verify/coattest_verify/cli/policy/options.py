@@ -10,17 +10,19 @@ import click
 
 from coattest.aws import aws_errors
 from coattest.errors import UsageError
-from coattest.shell import Decorator, option_group
+from coattest.shell import Decorator, judged_folder, option_group
 from coattest_verify.cli.options import EXISTING_FOLDER, decision_options
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _ARNS: dict[str, Any] = {"multiple": True, "metavar": "ARN"}
 
-also_attestations_option: Decorator = click.option(
-    "--also-attestations",
-    multiple=True,
-    type=EXISTING_FOLDER,
-    help="A second release, for a rotation: both decrypt until the old one is left out.",
+also_attestations_option: Decorator = judged_folder(
+    click.option(
+        "--also-attestations",
+        multiple=True,
+        type=EXISTING_FOLDER,
+        help="A second release, for a rotation: both decrypt until the old one is left out.",
+    )
 )
 managing_options = option_group(
     click.option("--administrator", "administrators", help="Manages the key; cannot decrypt.", **_ARNS),

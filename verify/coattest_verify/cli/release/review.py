@@ -16,7 +16,7 @@ from coattest.errors import FoundFalse, Rejected, UsageError
 from coattest.extras import need_extra
 from coattest.files import write_atomic
 from coattest.jsontext import emit_json
-from coattest.shell import confirm_signing, err, expect_option, json_option, out, utc_now
+from coattest.shell import confirm_signing, err, expect_option, json_option, judged_folder, out, utc_now
 from coattest_build.inputs import lock as locks
 from coattest_build.inputs import locker
 from coattest_build.ownwork import OwnWork
@@ -41,7 +41,7 @@ from coattest_verify.rebuild.inputs.document import confirmations
 
 
 @click.command("review")
-@click.option("--source", type=FOLDER, default=Path(), help="The checkout that was reviewed.")
+@judged_folder(click.option("--source", type=FOLDER, default=Path(), help="The checkout that was reviewed."))
 @click.option(
     "--since",
     type=FILE,
