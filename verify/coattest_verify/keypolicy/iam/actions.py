@@ -1,8 +1,8 @@
 """What KMS's actions do, and which condition keys a request can have.
 
 The lists are AWS's: ``kms.json`` is its Service Authorization Reference ("Actions, resources, and condition
-keys for AWS Key Management Service") with the global condition keys, as
-``verify/kms-actions/renew.py`` pinned it. The classes are ours. An action that is in the list and in no class makes a proof unknown.
+keys for AWS Key Management Service") with the global condition keys, as ``verify/kms-actions/renew.py``
+pinned it. The classes are ours. An action that is in the list and in no class makes a proof unknown.
 """
 
 from __future__ import annotations

@@ -291,7 +291,7 @@ def _matches(  # noqa: PLR0917
             "AWS describes registers as lower-case hex, and has an example with 0x",
             "write the 96 lower-case hex digits",
         )
-    answer = _TESTS[name][0](resolved, value)
+    answer = compare(condition, resolved, value)
     if answer is Verdict.OPEN:
         doubts.open(
             told(condition),
@@ -299,6 +299,11 @@ def _matches(  # noqa: PLR0917
             "write a full ARN" if name.startswith("Arn") else "use an operator that minds the case",
         )
     return answer
+
+
+def compare(condition: Condition, parts: Parts, value: str) -> Verdict:
+    """Whether a value matches one of the condition's values by the operator's positive test."""
+    return _TESTS[condition.operator][0](parts, value)
 
 
 def _absent(condition: Condition, negate: bool) -> bool:

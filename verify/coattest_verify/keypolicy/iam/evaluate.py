@@ -233,12 +233,12 @@ def resource_matches(
 ) -> Verdict:
     """Whether the Resource or NotResource element covers a resource."""
     listed = some(
-        [_one_resource(statement, text, resource, context, variables, doubts) for text in statement.resources]
+        [one_resource(statement, text, resource, context, variables, doubts) for text in statement.resources]
     )
     return listed.opposite() if statement.not_resource else listed
 
 
-def _one_resource(  # noqa: PLR0917
+def one_resource(  # noqa: PLR0917
     statement: PolicyStatement,
     text: str,
     resource: str,
@@ -246,6 +246,7 @@ def _one_resource(  # noqa: PLR0917
     variables: bool,
     doubts: Doubts,
 ) -> Verdict:
+    """Whether a resource is the one that an entry of the statement's element names."""
     element = f"{'NotResource' if statement.not_resource else 'Resource'} {text}"
     parts = match.resolve(match.parts_of(text, variables), context)
     if parts is None:

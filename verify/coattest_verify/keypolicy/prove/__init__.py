@@ -8,7 +8,7 @@ from coattest_verify.keypolicy.prove.goals import (
     GoalResult,
     ProofQuestion,
     Status,
-    prove,
+    answer_goals,
 )
 
-__all__ = ["ASSUMPTIONS", "Counterexample", "GoalResult", "ProofQuestion", "Status", "prove"]
+__all__ = ["ASSUMPTIONS", "Counterexample", "GoalResult", "ProofQuestion", "Status", "answer_goals"]
