@@ -15,7 +15,7 @@ import enum
 import itertools
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -107,11 +107,17 @@ def answers(policy: Policy, question: ProofQuestion, *, until: float) -> Iterato
     def decided(space: Space) -> list[Any]:
         return [z3.Not(_any_tuple(space, question.tuples))]
 
+    begun = time.monotonic()
+
+    def share(part: float) -> Search:
+        # So that one hard goal leaves time for the others.
+        return replace(search, until=begun + (until - begun) * part)
+
     strange = tuple(_strange_actions(policy))
-    yield _goal("plaintext", search, READS_PLAINTEXT, frozenset(), strange, decided)
-    yield _goal("power", search, power, administrators, strange)
-    yield _goal("encryption", search, MAKES_CIPHERTEXT, encrypters, strange, asymmetric=True)
-    yield _decryption(search, question)
+    yield _goal("plaintext", share(0.5), READS_PLAINTEXT, frozenset(), strange, decided)
+    yield _goal("power", share(0.7), power, administrators, strange)
+    yield _goal("encryption", share(0.85), MAKES_CIPHERTEXT, encrypters, strange, asymmetric=True)
+    yield _decryption(share(1.0), question)
 
 
 def _goal(  # noqa: PLR0917

@@ -14,7 +14,7 @@ from typing import Any
 import z3  # type: ignore[import-untyped,unused-ignore]
 
 from coattest_verify.keypolicy.iam import KMS, Policy, Principal, Request
-from coattest_verify.keypolicy.iam.actions import ATTESTATION, CONTEXT
+from coattest_verify.keypolicy.iam.actions import ATTESTATION, CONTEXT, CONTEXT_KEYS
 from coattest_verify.keypolicy.prove import texts
 from coattest_verify.keypolicy.prove.callers import Caller
 from coattest_verify.keypolicy.prove.identity import ACCOUNT, PARTITION, anonymous, known, role_with_any_path
@@ -27,6 +27,18 @@ EXAMPLE_ID = "1234abcd-12ab-34cd-56ef-1234567890ab"
 
 _WORD = z3.Plus(z3.Union(z3.Range("a", "z"), z3.Range("0", "9"), z3.Re("-")))
 
+_LETTERS = z3.Plus(z3.Range("a", "z"))
+_HEX = z3.Union(z3.Range("0", "9"), z3.Range("a", "f"))
+_REGION = z3.Concat(
+    z3.Loop(z3.Range("a", "z"), 2, 2),
+    z3.Plus(z3.Concat(z3.Re("-"), _LETTERS)),
+    z3.Re("-"),
+    z3.Range("1", "9"),
+)
+_KEY_ID = z3.Concat(
+    z3.Loop(_HEX, 8, 8), *[z3.Concat(z3.Re("-"), z3.Loop(_HEX, 4, 4))] * 3, z3.Re("-"), z3.Loop(_HEX, 12, 12)
+)
+
 ASSUMED = {
     "kms:keyspec": "SYMMETRIC_DEFAULT",
     "kms:keyusage": "ENCRYPT_DECRYPT",
@@ -36,20 +48,40 @@ ASSUMED = {
 }
 """What the assumptions of a proof say of the key, as condition keys."""
 
+_ASCII = z3.Range(" ", "~")
+READABLE = z3.Star(z3.Union(_ASCII, z3.Range("\u00c0", "\ud7ff")))
+"""Text of a request: no control characters."""
+
+TAG_VALUE = z3.Star(
+    z3.Union(
+        *(z3.Range(*pair) for pair in ("09", "AZ", "az", "\u00c0\u00d6", "\u00d8\u00f6", "\u00f8\u024f")),
+        *map(z3.Re, " _.:/=+-@"),
+    )
+)
+"""Letters, digits, spaces and _.:/=+-@ (IAM User Guide, "Tags for AWS Identity and Access Management
+resources", tag naming); of the letters outside ASCII some.
+"""
+
+_KNOWN_CALLERS = ("aws:principalarn", "aws:principalaccount", "kms:calleraccount")
 _OF_SERVICES = ("aws:principalservicename", "aws:principalservicenameslist")
 
 
-def resource_symbol(key_arn: str | None) -> Any:
-    """The key that a request is about: the one given, or any."""
-    return z3.String(RESOURCE) if key_arn is None else constant(key_arn)
+def resource_symbol(policy: Policy, key_arn: str | None) -> Any:
+    """The key that a request is about: the one given, or any. An example where no statement looks at it."""
+    if key_arn is None and any(text != "*" for item in policy.statements for text in item.resources):
+        return z3.String(RESOURCE)
+    return constant(key_arn or example_key(policy))
 
 
-def bound(
-    space: Space, caller: Caller, action: str, everybody: Sequence[Caller], key_arn: str | None
-) -> list[Any]:
+def example_key(policy: Policy) -> str:
+    """A key of the first account that the policy names."""
+    return f"arn:aws:kms:{_REGIONS[0]}:{_first_account(policy)}:key/{EXAMPLE_ID}"
+
+
+def bound(space: Space, caller: Caller, action: str, everybody: Sequence[Caller], resource: Any) -> list[Any]:
     """What every request of this caller for this action has."""
     found: list[Any] = []
-    for key in ("aws:principalarn", "aws:principalaccount", "kms:calleraccount"):
+    for key in _KNOWN_CALLERS:
         slot = space.slots(key)[0]
         if caller.principal.kind != "AWS":
             # Services, and anonymous callers: IAM User Guide, "aws:PrincipalArn", lists users, roles, root.
@@ -63,11 +95,14 @@ def bound(
         found += anonymous(space, caller, everybody)
     if not KMS.documented(f"{ATTESTATION}pcr0", action):
         found += [z3.Not(slot.present) for slot in _registers(space)]
-    if key_arn is None:
-        shape = [":kms:", _WORD, ":", ACCOUNT, ":key/", _WORD]
-        parts = [z3.Re(part) if isinstance(part, str) else part for part in ["arn:", PARTITION, *shape]]
-        found.append(z3.InRe(z3.String(RESOURCE), z3.Concat(*parts)))
+    if not z3.is_string_value(resource):
+        found.append(z3.InRe(resource, _key_arn(_WORD, _WORD)))
     return found
+
+
+def _key_arn(region: Any, key_id: Any) -> Any:
+    parts = ["arn:", PARTITION, ":kms:", region, ":", ACCOUNT, ":key/", key_id]
+    return z3.Concat(*(z3.Re(part) if isinstance(part, str) else part for part in parts))
 
 
 def _registers(space: Space) -> list[Slot]:
@@ -76,7 +111,7 @@ def _registers(space: Space) -> list[Slot]:
     ]
 
 
-def real(space: Space, caller: Caller, action: str) -> list[Any]:
+def real(space: Space, caller: Caller, action: str, resource: Any) -> list[Any]:
     """What a request that AWS could receive has beside: only keys that AWS documents for the action, none
     empty, and keys that go together.
     """
@@ -87,14 +122,21 @@ def real(space: Space, caller: Caller, action: str) -> list[Any]:
             continue
         for slot in slots:
             found.append(z3.Implies(slot.present, z3.Not(space.one_of(slot.value, [""]))))
-            if KMS.find(key) and KMS.find(key)[1].endswith("Bool"):  # type: ignore[index]
+            if not key.startswith((ATTESTATION, *_KNOWN_CALLERS)):
+                found.append(z3.InRe(slot.value, TAG_VALUE if "tag/" in key else READABLE))
+            spelled = KMS.find(key)
+            if spelled and spelled[1].endswith("Bool"):
                 found.append(space.one_of(slot.value, ["true", "false"]))
+        if key == "aws:principalisawsservice":
+            found.append(space.one_of(slots[0].value, [str(caller.principal.kind != "AWS").lower()]))
         if key in ASSUMED:
             found += [slots[0].present, space.one_of(slots[0].value, [ASSUMED[key]])]
         if key.startswith(CONTEXT):
             found += [z3.Not(slot.present) for slot in slots[1:]]
-            if space.mentions("kms:encryptioncontextkeys"):
+            if space.mentions(CONTEXT_KEYS):
                 found.append(slots[0].present == space.lists(key))
+    if not z3.is_string_value(resource):
+        found.append(z3.InRe(resource, _key_arn(_REGION, _KEY_ID)))
     return found + _document(space)
 
 
@@ -118,17 +160,15 @@ def _document(space: Space) -> list[Any]:
     ]
 
 
-def wishes(space: Space, caller: Caller, policy: Policy, key_arn: str | None) -> list[Any]:
+def wishes(space: Space, caller: Caller, policy: Policy, resource: Any) -> list[Any]:
     """What makes a counterexample easy to read, most wanted first; each is tried, none is needed."""
-    account = _first_account(policy)
     found: list[Any] = []
     values = [(key, slot) for key, slots in list(space.keys().items()) for slot in slots]
     free = [(key, slot) for key, slot in values if key not in known(caller)]
-    if key_arn is None:
-        region = next((region for region in _REGIONS if f":{region}:" in _text(policy)), _REGIONS[0])
-        example = f"arn:aws:kms:{region}:{account}:key/{EXAMPLE_ID}"
-        found.append(z3.String(RESOURCE) == example)
-        found.append(z3.SuffixOf(EXAMPLE_ID, z3.String(RESOURCE)))
+    if not z3.is_string_value(resource):
+        account = example_key(policy).split(":")[4]
+        examples = [f"arn:aws:kms:{region}:{account}:key/{EXAMPLE_ID}" for region in _REGIONS]
+        found += [resource == example for example in examples]
     if not caller.named and caller.principal.kind == "AWS":
         arn = space.slots("aws:principalarn")[0].value
         kind = "role" if caller.principal.role_arn else "user"
@@ -136,22 +176,30 @@ def wishes(space: Space, caller: Caller, policy: Policy, key_arn: str | None) ->
             found.append(arn == f"arn:aws:iam::{owner}:{kind}/Somebody")
     found.append(z3.And(*(z3.InRe(slot.value, texts.PRINTABLE) for _, slot in free)))
     for key, slot in free:
-        if key.startswith(("aws:principala", "kms:calleraccount")):
+        if key.startswith(_KNOWN_CALLERS):
             continue
         found.append(z3.Not(slot.present))
         if key.startswith(ATTESTATION):
             found.append(slot.value == "d" * 96)
+        elif key == CONTEXT_KEYS:
+            found += [slot.value == constant(name) for name in _context_names(policy)]
         else:
             found.append(slot.value == "example")
             found.append(z3.InRe(slot.value, texts.PRINTABLE))
     return found
 
 
+def _context_names(policy: Policy) -> list[str]:
+    """The names of encryption contexts as the policy writes them."""
+    return [
+        condition.key[len(CONTEXT) :]
+        for item in policy.statements
+        for condition in item.conditions
+        if condition.key.lower().startswith(CONTEXT)
+    ]
+
+
 _REGIONS = ("us-east-1", "eu-central-1", "eu-west-1", "us-east-2", "us-west-2")
-
-
-def _text(policy: Policy) -> str:
-    return " ".join(resource for item in policy.statements for resource in item.resources)
 
 
 def _first_account(policy: Policy) -> str:
@@ -166,13 +214,10 @@ def _first_account(policy: Policy) -> str:
 
 
 def in_full(  # noqa: PLR0917
-    space: Space, caller: Caller, action: str, policy: Policy, key_arn: str | None, model: Any
+    space: Space, caller: Caller, action: str, policy: Policy, resource: Any, model: Any
 ) -> Request:
     """The request of a model, with condition keys in AWS's case."""
     context = {key: _values(slots, model) for key, slots in space.keys().items()}
-    resource = key_arn or text_of(model, z3.String(RESOURCE))
-    if not resource.startswith("arn:"):
-        resource = f"arn:aws:kms:{_REGIONS[0]}:{_first_account(policy)}:key/{EXAMPLE_ID}"
     written = {
         condition.key.lower(): condition.key for item in policy.statements for condition in item.conditions
     }
@@ -183,7 +228,7 @@ def in_full(  # noqa: PLR0917
         spelled[KMS.spelled(written.get(key, key))] = values
         if key == f"{ATTESTATION}pcr0":
             spelled.update({KMS.spelled(f"{ATTESTATION}{name}"): values for name in ("imagesha384", "pcr0")})
-    return Request(_principal(caller, context), action, resource, spelled)
+    return Request(_principal(caller, context), action, text_of(model, resource), spelled)
 
 
 def _principal(caller: Caller, context: Mapping[str, tuple[str, ...]]) -> Principal:

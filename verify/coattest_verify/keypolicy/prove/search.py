@@ -49,7 +49,11 @@ class Search:
     everybody: tuple[Caller, ...]
     key_arn: str | None
     until: float
-    _impossible: set[tuple[Any, ...]] = field(default_factory=set)
+    _resource: Any = field(init=False)
+    _impossible: set[tuple[Any, ...]] = field(init=False, default_factory=set)
+
+    def __post_init__(self) -> None:
+        self._resource = resource_symbol(self.policy, self.key_arn)
 
     def relevant(self, caller: Caller, action: str) -> list[tuple[int, PolicyStatement, Verdict]]:
         """The statements that may apply, by number, with whether they are about the caller."""
@@ -87,15 +91,14 @@ class Search:
         self, caller: Caller, action: str, mine: Sequence[tuple[int, PolicyStatement, Verdict]], extra: Any
     ) -> Granted | str | None:
         space = Space(self.policy, known(caller) if caller.principal.kind == "AWS" else {})
-        resource = resource_symbol(self.key_arn)
         allows, denies = [], []
         for _, item, about in mine:
-            formula = bounds.every([bounds.of(about), statement_formula(space, item, resource)])
+            formula = bounds.every([bounds.of(about), statement_formula(space, item, self._resource)])
             (allows if item.allow else denies).append(formula)
         denied = bounds.some(denies) if denies else bounds.NEVER
         granted = bounds.every([bounds.some(allows), denied.opposite()])
         always = [
-            *bound(space, caller, action, self.everybody, self.key_arn),
+            *bound(space, caller, action, self.everybody, self._resource),
             *(extra(space) if extra else ()),
         ]
         model = self._solve([granted.perhaps, *always, *space.constraints()])
@@ -108,13 +111,13 @@ class Search:
     def _surely(
         self, caller: Caller, action: str, space: Space, granted: Bounds, always: list[Any]
     ) -> Granted | str | None:
-        demands = [granted.surely, *always, *real(space, caller, action)]
+        demands = [granted.surely, *always, *real(space, caller, action, self._resource)]
         for _ in range(CORRECTIONS):
             constraints = [*demands, *space.constraints()]
             model = self._solve(constraints)
             if model is None or isinstance(model, str):
                 return model
-            request = in_full(space, caller, action, self.policy, self.key_arn, model)
+            request = in_full(space, caller, action, self.policy, self._resource, model)
             if assess(self.policy, request).granted is Verdict.YES:
                 return Granted(caller, self._readable(caller, action, space, constraints, request))
             corrections = space.corrections(model)
@@ -130,7 +133,7 @@ class Search:
         until = min(self.until, time.monotonic() + WISHES_SECONDS)
         solver = z3.Solver()
         solver.add(*constraints)
-        for wish in wishes(space, caller, self.policy, self.key_arn):
+        for wish in wishes(space, caller, self.policy, self._resource):
             left = int((until - time.monotonic()) * 1000)
             if left <= 0:
                 break
@@ -140,14 +143,14 @@ class Search:
             if solver.check() != z3.sat:
                 solver.pop()
                 continue
-            better = in_full(space, caller, action, self.policy, self.key_arn, solver.model())
+            better = in_full(space, caller, action, self.policy, self._resource, solver.model())
             if assess(self.policy, better).granted is Verdict.YES:
                 request = better
         return request
 
     def _doubts(self, caller: Caller, action: str, space: Space, model: Any) -> str:
         """Why a request that is perhaps granted is not surely granted."""
-        request = in_full(space, caller, action, self.policy, self.key_arn, model)
+        request = in_full(space, caller, action, self.policy, self._resource, model)
         doubts = assess(self.policy, request).doubts
         if doubts:
             return "; ".join(str(doubt) for doubt in doubts[:3])

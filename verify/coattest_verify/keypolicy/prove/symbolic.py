@@ -68,7 +68,7 @@ class FreeSymbol:
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """An expression, and the same as a test of a text; ``listed`` are its texts where they are finitely many."""
+    """An expression, and the same as a test of a text. ``listed`` are its texts where they are few."""
 
     expression: Any
     test: Callable[[str], bool]
@@ -113,7 +113,8 @@ def _memberships(
 class Space:
     """The symbols of one question: slots for each key, free symbols for what has no formula.
 
-    ``fixed`` are keys with one value in every request. ``values`` gives every key that many slots, for a comparison with the evaluator request by request.
+    ``fixed`` are keys with one value in every request. ``values`` gives every key that many slots, for a
+    comparison with the evaluator request by request.
     """
 
     policy: Policy
@@ -332,8 +333,7 @@ def _resource(space: Space, found: PolicyStatement, text: str, resource: Any) ->
         expressions[True] = texts.by_segments(full)
 
     def answer(text: str) -> Verdict:
-        listed = one_resource(found, "".join(map(_written, parts)), text, {}, False, Doubts())
-        return listed
+        return one_resource(found, "".join(map(_written, parts)), text, {}, False, Doubts())
 
     return Bounds(
         space.matches(resource, expressions[True], lambda text: answer(text).surely),
