@@ -28,8 +28,9 @@ KEY_ARN = re.compile(rf"arn:{_PARTITION}:kms:[a-z0-9-]+:[0-9]{{12}}:key/[A-Za-z0
 _ACCOUNT = re.compile(r"[0-9]{12}")
 _PLAIN = re.compile(r"<[^<>]*>|\{\{[^{}]*\}\}|\$\{AWS::[A-Za-z]+\}|\[\[[^\[\]]*\]\]")
 _WORD = re.compile(
-    r"(?<![A-Z_-])(?:[A-Z]+[_-])+[A-Z0-9]+|(?<=:)(?:ACCOUNT|REGION)(?=:)|(?i:account[_-]?(?:id|number)|your[_-][a-z_-]+|replace[_-]?(?:me|with)[a-z_-]*"
-    r"|change[_-]?me|todo|x{4,}|placeholder)"
+    r"(?<![A-Za-z0-9_-])(?:(?:[A-Z]+_)+[A-Z0-9]+|[A-Z]{2,}(?:-[A-Z]{2,})+|ACCOUNT|REGION)(?![A-Za-z0-9_-])"
+    r"|(?i:account[_-]?(?:id|number)|your[_-][a-z_-]+|replace[_-]?(?:me|with)[a-z_-]*|change[_-]?me|x{4,}"
+    r"|placeholder)"
 )
 
 
@@ -49,6 +50,13 @@ def refuse_placeholder(text: str, where: str, *, anywhere: bool = True) -> None:
         raise PolicyError(
             f"{found} in {text!r} is a placeholder", where=where, hint="fill it in", code="placeholder"
         )
+
+
+def refuse_placeholder_arn(text: str, where: str) -> None:
+    """The same for the ARN of a resource, whose own name may look like anything but in a key's id."""
+    start, name = text.split(":", 5)[:5], (text.split(":", 5) + [""] * 6)[5]
+    refuse_placeholder(":".join(start), where)
+    refuse_placeholder(name, where, anywhere=name.startswith("key/"))
 
 
 def principal(kind: str, value: str, where: str) -> PrincipalPattern:

@@ -25,7 +25,12 @@ from coattest_verify.keypolicy.iam.model import (
     PrincipalPattern,
     Quantifier,
 )
-from coattest_verify.keypolicy.iam.names import PRINCIPAL_KINDS, principal, refuse_placeholder
+from coattest_verify.keypolicy.iam.names import (
+    PRINCIPAL_KINDS,
+    principal,
+    refuse_placeholder,
+    refuse_placeholder_arn,
+)
 
 MAX_DOCUMENT_BYTES = 32 * 1024
 """KMS key policies are at most 32 KB (KMS Developer Guide, "Quotas": key policy document size)."""
@@ -83,8 +88,8 @@ def _readable(policy: Policy) -> None:
         for text in (statement.sid, *statement.actions, *(p.value for p in statement.principals or ())):
             _unicode(text, where)
         for resource in statement.resources:
+            refuse_placeholder_arn(resource, f"{where}.Resource")
             _check_text(resource, f"{where}.Resource", policy.variables)
-            refuse_placeholder(resource, f"{where}.Resource")
         for condition in statement.conditions:
             place = f"{where}.Condition.{condition.name}.{condition.key}"
             _unicode(condition.key, where)
