@@ -18,6 +18,7 @@ BIDDER = f"arn:aws:iam::{ACCOUNT}:user/bidder"
 ROOT = f"arn:aws:iam::{ACCOUNT}:root"
 KEY = f"arn:aws:kms:eu-central-1:{ACCOUNT}:key/1234abcd-12ab-34cd-56ef-1234567890ab"
 DECIDED = (tuple(A), tuple(B))
+LISTED = "kms:EncryptionContextKeys"
 SHA, PCR = "kms:RecipientAttestation:ImageSha384", "kms:RecipientAttestation:PCR"
 
 
