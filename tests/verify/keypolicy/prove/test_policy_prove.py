@@ -122,7 +122,9 @@ def test_policies_that_hold_are_proved(statements: list[dict[str, Any]]) -> None
             id="ForAnyValue on nothing",
         ),
         pytest.param(
-            [allow(Condition=exactly(A)), allow(ADMIN, "kms:ReEncrypt*")], {"plaintext"}, id="ReEncrypt"
+            [allow(Condition=exactly(A)), allow(ADMIN, "kms:ReEncrypt*")],
+            {"plaintext", "encryption"},
+            id="ReEncrypt",
         ),
         pytest.param(
             [allow(Condition=exactly(A)), allow(ADMIN, "kms:Decrypt")],

@@ -15,13 +15,18 @@ import z3  # type: ignore[import-untyped,unused-ignore]
 
 from coattest_verify.keypolicy.iam import KMS, Policy, Principal, Request
 from coattest_verify.keypolicy.iam.actions import ATTESTATION, CONTEXT, CONTEXT_KEYS
+from coattest_verify.keypolicy.iam.names import KEY_ARN
 from coattest_verify.keypolicy.prove import texts
 from coattest_verify.keypolicy.prove.callers import Caller
 from coattest_verify.keypolicy.prove.identity import ACCOUNT, PARTITION, anonymous, known, role_with_any_path
+from coattest_verify.keypolicy.prove.ranges import NEITHER
 from coattest_verify.keypolicy.prove.symbolic import Slot, Space
 from coattest_verify.keypolicy.prove.texts import constant, text_of
 
 RESOURCE = "resource"
+LIKELY = 3
+"""Keys named in the policy that are tried before any other."""
+
 EXAMPLE_ID = "1234abcd-12ab-34cd-56ef-1234567890ab"
 """The key id of the examples in AWS's documentation."""
 
@@ -62,8 +67,15 @@ TAG_VALUE = z3.Star(
 resources", tag naming); of the letters outside ASCII some.
 """
 
-_KNOWN_CALLERS = ("aws:principalarn", "aws:principalaccount", "kms:calleraccount")
+_PARTITION = re.compile(r"arn:(aws(?:-[a-z]+)*):")
+
+CALLER_KEYS = ("aws:principalarn", "aws:principalaccount", "kms:calleraccount")
+"""What is modelled of a caller."""
+
 _OF_SERVICES = ("aws:principalservicename", "aws:principalservicenameslist")
+
+KINDS_KEYS = (*CALLER_KEYS, *_OF_SERVICES, "aws:username")
+"""All keys of which ``bound`` says something that depends on the caller."""
 
 
 def resource_symbol(policy: Policy, key_arn: str | None) -> Any:
@@ -71,6 +83,12 @@ def resource_symbol(policy: Policy, key_arn: str | None) -> Any:
     if key_arn is None and any(text != "*" for item in policy.statements for text in item.resources):
         return z3.String(RESOURCE)
     return constant(key_arn or example_key(policy))
+
+
+def likely_keys(policy: Policy) -> list[str]:
+    """The keys that a policy names, a few of them, and an example."""
+    named = [text for item in policy.statements for text in item.resources if KEY_ARN.fullmatch(text)]
+    return [*dict.fromkeys(named[:LIKELY]), example_key(policy)]
 
 
 def example_key(policy: Policy) -> str:
@@ -81,7 +99,7 @@ def example_key(policy: Policy) -> str:
 def bound(space: Space, caller: Caller, action: str, everybody: Sequence[Caller], resource: Any) -> list[Any]:
     """What every request of this caller for this action has."""
     found: list[Any] = []
-    for key in _KNOWN_CALLERS:
+    for key in CALLER_KEYS:
         slot = space.slots(key)[0]
         if caller.principal.kind != "AWS":
             # Services, and anonymous callers: IAM User Guide, "aws:PrincipalArn", lists users, roles, root.
@@ -95,13 +113,24 @@ def bound(space: Space, caller: Caller, action: str, everybody: Sequence[Caller]
         found += anonymous(space, caller, everybody)
     if not KMS.documented(f"{ATTESTATION}pcr0", action):
         found += [z3.Not(slot.present) for slot in _registers(space)]
+    for key, slots in list(space.keys().items()):
+        if not _suits(key, caller):
+            found += [z3.Not(slot.present) for slot in slots]
     if not z3.is_string_value(resource):
-        found.append(z3.InRe(resource, _key_arn(_WORD, _WORD)))
+        found.append(z3.InRe(resource, _key_arn(space.policy, _WORD, _WORD)))
     return found
 
 
-def _key_arn(region: Any, key_id: Any) -> Any:
-    parts = ["arn:", PARTITION, ":kms:", region, ":", ACCOUNT, ":key/", key_id]
+def _partitions(policy: Policy) -> list[str]:
+    """The partitions of the ARNs in a policy: a key has one of its principals' ("invalid principals")."""
+    written = [text for item in policy.statements for text in item.resources]
+    written += [pattern.value for item in policy.statements for pattern in item.principals or ()]
+    return sorted({match[1] for match in map(_PARTITION.match, written) if match})
+
+
+def _key_arn(policy: Policy, region: Any, key_id: Any) -> Any:
+    partitions = texts.union([z3.Re(name) for name in _partitions(policy)] or [PARTITION])
+    parts = ["arn:", partitions, ":kms:", region, ":", ACCOUNT, ":key/", key_id]
     return z3.Concat(*(z3.Re(part) if isinstance(part, str) else part for part in parts))
 
 
@@ -117,14 +146,16 @@ def real(space: Space, caller: Caller, action: str, resource: Any) -> list[Any]:
     """
     found: list[Any] = []
     for key, slots in list(space.keys().items()):
-        if not KMS.documented(key, action) or not _suits(key, caller):
+        if not KMS.documented(key, action):
             found += [z3.Not(slot.present) for slot in slots]
             continue
         for slot in slots:
             found.append(z3.Implies(slot.present, z3.Not(space.one_of(slot.value, [""]))))
-            if not key.startswith((ATTESTATION, *_KNOWN_CALLERS)):
+            if not key.startswith((ATTESTATION, *CALLER_KEYS)):
                 found.append(z3.InRe(slot.value, TAG_VALUE if "tag/" in key else READABLE))
             spelled = KMS.find(key)
+            if spelled and space.choices(key):
+                found.append(z3.Implies(slot.present, slot.value != NEITHER))
             if spelled and spelled[1].endswith("Bool"):
                 found.append(space.one_of(slot.value, ["true", "false"]))
         if key == "aws:principalisawsservice":
@@ -136,7 +167,7 @@ def real(space: Space, caller: Caller, action: str, resource: Any) -> list[Any]:
             if space.mentions(CONTEXT_KEYS):
                 found.append(slots[0].present == space.lists(key))
     if not z3.is_string_value(resource):
-        found.append(z3.InRe(resource, _key_arn(_REGION, _KEY_ID)))
+        found.append(z3.InRe(resource, _key_arn(space.policy, _REGION, _KEY_ID)))
     return found + _document(space)
 
 
@@ -176,7 +207,7 @@ def wishes(space: Space, caller: Caller, policy: Policy, resource: Any) -> list[
             found.append(arn == f"arn:aws:iam::{owner}:{kind}/Somebody")
     found.append(z3.And(*(z3.InRe(slot.value, texts.PRINTABLE) for _, slot in free)))
     for key, slot in free:
-        if key.startswith(_KNOWN_CALLERS):
+        if key.startswith(CALLER_KEYS):
             continue
         found.append(z3.Not(slot.present))
         if key.startswith(ATTESTATION):

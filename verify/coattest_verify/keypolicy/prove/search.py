@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import z3  # type: ignore[import-untyped,unused-ignore]
@@ -20,7 +20,15 @@ from coattest_verify.keypolicy.prove import bounds
 from coattest_verify.keypolicy.prove.bounds import Bounds
 from coattest_verify.keypolicy.prove.callers import Caller
 from coattest_verify.keypolicy.prove.identity import known
-from coattest_verify.keypolicy.prove.requests import bound, in_full, real, resource_symbol, wishes
+from coattest_verify.keypolicy.prove.requests import (
+    KINDS_KEYS,
+    bound,
+    in_full,
+    likely_keys,
+    real,
+    resource_symbol,
+    wishes,
+)
 from coattest_verify.keypolicy.prove.symbolic import Space, statement_formula
 from coattest_verify.keypolicy.prove.texts import Unsupported
 
@@ -50,10 +58,13 @@ class Search:
     key_arn: str | None
     until: float
     _resource: Any = field(init=False)
+    _minds_caller: bool = field(init=False)
     _impossible: set[tuple[Any, ...]] = field(init=False, default_factory=set)
 
     def __post_init__(self) -> None:
         self._resource = resource_symbol(self.policy, self.key_arn)
+        space = Space(self.policy)
+        self._minds_caller = any(space.mentions(key) for key in KINDS_KEYS)
 
     def relevant(self, caller: Caller, action: str) -> list[tuple[int, PolicyStatement, Verdict]]:
         """The statements that may apply, by number, with whether they are about the caller."""
@@ -74,18 +85,29 @@ class Search:
         if not any(item.allow for _, item, _ in mine):
             return None
         attested = KMS.documented("kms:recipientattestation:pcr0", action)
-        question = (caller, tuple(index for index, _, _ in mine), attested, extra)
+        statements = tuple((index, about) for index, _, about in mine)
+        question = (caller if self._minds_caller else caller.principal.kind, statements, attested, extra)
         if question in self._impossible:
             return None
         if time.monotonic() >= self.until:
             return TIMED_OUT
         try:
-            answer = self._ask(caller, action, mine, extra)
+            answer = self._likely(caller, action, extra) or self._ask(caller, action, mine, extra)
         except Unsupported as error:
             return str(error)
         if answer is None:
             self._impossible.add(question)
         return answer
+
+    def _likely(self, caller: Caller, action: str, extra: Any) -> Granted | None:
+        """A confirmed request about one of the likeliest keys: any key at all takes the solver long."""
+        if z3.is_string_value(self._resource):
+            return None
+        for key in likely_keys(self.policy):
+            answer = replace(self, key_arn=key).ask(caller, action, extra)
+            if isinstance(answer, Granted):
+                return answer
+        return None
 
     def _ask(
         self, caller: Caller, action: str, mine: Sequence[tuple[int, PolicyStatement, Verdict]], extra: Any
@@ -104,9 +126,13 @@ class Search:
         model = self._solve([granted.perhaps, *always, *space.constraints()])
         if model is None or isinstance(model, str):
             return model
-        return self._surely(caller, action, space, granted, always) or self._doubts(
-            caller, action, space, model
-        )
+        answer = self._surely(caller, action, space, granted, always)
+        if answer is None:
+            more = real(space, caller, action, self._resource)
+            likelier = self._solve([granted.perhaps, *always, *more, *space.constraints()])
+            model = model if likelier is None or isinstance(likelier, str) else likelier
+            answer = self._doubts(caller, action, space, model)
+        return answer
 
     def _surely(
         self, caller: Caller, action: str, space: Space, granted: Bounds, always: list[Any]
