@@ -113,9 +113,7 @@ class IdentityService:
 
 def _check_trust(document: str) -> None:
     for statement in _valid(document, "MalformedPolicyDocument", PolicyKind.TRUST).statements:
-        if statement.principals is None:
-            raise ServiceError("MalformedPolicyDocument", "Missing required field Principal")
-        for principal in statement.principals:
+        for principal in statement.principals or ():
             if principal.kind == "AWS" and not principal_exists(principal.value):
                 raise ServiceError(
                     "MalformedPolicyDocument", f"Invalid principal in policy: {principal.value}"

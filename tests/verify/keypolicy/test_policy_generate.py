@@ -346,6 +346,14 @@ def test_a_policy_that_says_the_same_in_other_words_has_not_drifted() -> None:
     assert [d.code for d in policy_differences(expected, parse_policy(json.dumps(missing)))] == [
         "statement-missing"
     ]
+    for element in ("Resource", "Action"):
+        # KMS takes such a statement, and it has no effect: a Deny is gone.
+        gone = json.loads(policy_text(document))
+        for statement in gone["Statement"]:
+            if statement["Effect"] == "Deny":
+                del statement[element]
+        found = policy_differences(expected, parse_policy(json.dumps(gone)))
+        assert {difference.code for difference in found} == {"statement-changed"}
     extra = json.loads(policy_text(document))
     extra["Statement"].append(
         {"Sid": "Me", "Effect": "Allow", "Principal": "*", "Action": "kms:*", "Resource": "*"}

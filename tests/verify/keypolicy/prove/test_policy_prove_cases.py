@@ -186,7 +186,7 @@ def test_a_solver_that_does_not_come_back_is_ended(monkeypatch: pytest.MonkeyPat
 
 
 def test_hostile_policies_end_with_an_answer(tmp_path: Path) -> None:
-    """Many stars, many values, many principals, long texts: an exit code within the deadline, no traceback."""
+    """Many stars, many values, many principals, long texts: an exit code by the deadline, no traceback."""
     stars = {"StringLike": {"kms:EncryptionContext:x": ["*a" * 60 + "b", "*b*c" * 40, "?" * 90 + "*"]}}
     many = {"StringNotEquals": {"aws:PrincipalTag/x": [f"v{index}" for index in range(1500)]}}
     numbers = {"NumericLessThan": {"aws:MultiFactorAuthAge": [str(index) for index in range(700)]}}
