@@ -200,6 +200,16 @@ def test_what_a_statement_is_about(element: dict[str, Any], applies: bool) -> No
     assert (found is Effect.ALLOW) is applies
 
 
+def test_names_in_capitals_are_no_placeholders_where_a_name_may_be() -> None:
+    """A role, a tag or a context may be called anything."""
+    arn = f"arn:aws:iam::{OWNER}:role/YOUR_ROLE_NAME"
+    conditions = {
+        "ArnEquals": {"aws:PrincipalArn": arn},
+        "StringEquals": {"aws:PrincipalTag/team": "PROD_EU", "kms:EncryptionContext:b": "REPLACE_ME"},
+    }
+    assert parse_policy(document(says(principal={"AWS": arn}, Condition=conditions)))
+
+
 ALLOW = parse_policy(document(says(principal={"AWS": [USER.arn, ROLE]})))
 DELEGATE = parse_policy(document(says(principal={"AWS": [OWNER, OTHER]})))
 DENY = parse_policy(document(says("Deny")))

@@ -104,7 +104,7 @@ def test_the_script_reads_the_package_that_it_pins() -> None:
                 "conditionKeys": ["kms:ViaService", attested],
             }
         },
-        "dist/esm/globalConditionKeys.js": "{ key: 'aws:PrincipalTag/tag-key', category: 'p', type: 'String' }",
+        "dist/esm/globalConditionKeys.js": "key: 'aws:PrincipalTag/tag-key', category: 'p', type: 'String'",
     }
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:

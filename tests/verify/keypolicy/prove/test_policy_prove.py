@@ -32,7 +32,8 @@ z3 = pytest.importorskip("z3")
 
 from coattest_verify.keypolicy.prove import ProofQuestion, answer_goals
 from coattest_verify.keypolicy.prove import bounds as between
-from coattest_verify.keypolicy.prove.symbolic import Space, key_name, statement_formula
+from coattest_verify.keypolicy.prove.space import Space, key_name
+from coattest_verify.keypolicy.prove.symbolic import statement_formula
 from support.verify.prover import (
     ACCOUNT,
     ADMIN,

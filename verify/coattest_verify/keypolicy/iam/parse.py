@@ -44,7 +44,8 @@ _ACTION = re.compile(r"[A-Za-z0-9-]+:[A-Za-z0-9*?]+|\*")
 _ELEMENTS = {"Sid", "Effect", "Condition"} | {
     f"{no}{name}" for no in ("", "Not") for name in ("Principal", "Action", "Resource")
 }
-_ACCOUNT_KEYS = ("aws:principalaccount", "aws:principalarn", "aws:sourceaccount", "kms:calleraccount")
+_ACCOUNT_KEYS = ("aws:principalaccount", "aws:sourceaccount", "kms:calleraccount")
+_ARN_KEYS = ("aws:principalarn", "aws:sourcearn")
 
 
 def parse_policy(
@@ -93,9 +94,12 @@ def _readable(policy: Policy) -> None:
         for condition in statement.conditions:
             place = f"{where}.Condition.{condition.name}.{condition.key}"
             _unicode(condition.key, where)
-            precise = condition.key.lower().startswith((ATTESTATION, *_ACCOUNT_KEYS))
+            key = condition.key.lower()
             for value in condition.values:
-                refuse_placeholder(value, place, anywhere=precise)
+                if key in _ARN_KEYS:
+                    refuse_placeholder_arn(value, place)
+                else:
+                    refuse_placeholder(value, place, anywhere=key.startswith((ATTESTATION, *_ACCOUNT_KEYS)))
                 _check_text(value, place, policy.variables)
 
 

@@ -32,7 +32,7 @@ from coattest_verify.keypolicy.iam.actions import (
 )
 from coattest_verify.keypolicy.prove.callers import callers
 from coattest_verify.keypolicy.prove.search import Granted, Search
-from coattest_verify.keypolicy.prove.symbolic import Space
+from coattest_verify.keypolicy.prove.space import Space
 
 ASSUMPTIONS = (
     "there are no grants on the key",

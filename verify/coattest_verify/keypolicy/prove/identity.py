@@ -12,7 +12,7 @@ import z3  # type: ignore[import-untyped,unused-ignore]
 
 from coattest_verify.keypolicy.iam import Principal
 from coattest_verify.keypolicy.prove.callers import Caller
-from coattest_verify.keypolicy.prove.symbolic import Space
+from coattest_verify.keypolicy.prove.space import Space
 from coattest_verify.keypolicy.prove.texts import constant
 
 ACCOUNT = z3.Loop(z3.Range("0", "9"), 12, 12)

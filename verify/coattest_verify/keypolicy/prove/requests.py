@@ -20,7 +20,7 @@ from coattest_verify.keypolicy.prove import texts
 from coattest_verify.keypolicy.prove.callers import Caller
 from coattest_verify.keypolicy.prove.identity import ACCOUNT, PARTITION, anonymous, known, role_with_any_path
 from coattest_verify.keypolicy.prove.ranges import NEITHER
-from coattest_verify.keypolicy.prove.symbolic import Slot, Space
+from coattest_verify.keypolicy.prove.space import Slot, Space
 from coattest_verify.keypolicy.prove.texts import constant, text_of
 
 RESOURCE = "resource"

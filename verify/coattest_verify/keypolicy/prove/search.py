@@ -29,7 +29,8 @@ from coattest_verify.keypolicy.prove.requests import (
     resource_symbol,
     wishes,
 )
-from coattest_verify.keypolicy.prove.symbolic import Space, statement_formula
+from coattest_verify.keypolicy.prove.space import Space
+from coattest_verify.keypolicy.prove.symbolic import statement_formula
 from coattest_verify.keypolicy.prove.texts import Unsupported
 
 CORRECTIONS = 40
