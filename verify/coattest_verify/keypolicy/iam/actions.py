@@ -151,7 +151,7 @@ class KmsTable:
     def find(self, key: str) -> tuple[str, str] | None:
         """Spelling and type of a condition key, or None where AWS's list has no such key."""
         name = key.lower()
-        if name in self.keys:
+        if name in self.keys and not name.endswith(("/", ":")):
             return self.keys[name]
         for stem, (spelling, kind) in self.keys.items():
             if stem.endswith(("/", ":")) and name.startswith(stem) and len(name) > len(stem):

@@ -126,7 +126,8 @@ def assess(policy: Policy, request: Request) -> Assessment:
     """What the policy says of the request, statement by statement."""
     context, doubts = request.lowered(), Doubts()
     allowed, delegated, denied = [], [], []
-    perhaps_granted, perhaps_denied = [], []
+    perhaps_granted: list[int] = []
+    perhaps_denied: list[int] = []
     for index, statement in enumerate(policy.statements):
         answer = applies(statement, request, context, policy.variables, doubts)
         if answer is Verdict.NO:

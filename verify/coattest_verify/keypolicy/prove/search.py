@@ -69,7 +69,7 @@ class Search:
 
     def relevant(self, caller: Caller, action: str) -> list[tuple[int, PolicyStatement, Verdict]]:
         """The statements that may apply, by number, with whether they are about the caller."""
-        found = []
+        found: list[tuple[int, PolicyStatement, Verdict]] = []
         for index, item in enumerate(self.policy.statements):
             if item.has_effect and action_matches(item, action):
                 about = principal_matches(item, caller.principal, Doubts())
@@ -114,7 +114,8 @@ class Search:
         self, caller: Caller, action: str, mine: Sequence[tuple[int, PolicyStatement, Verdict]], extra: Any
     ) -> Granted | str | None:
         space = Space(self.policy, known(caller) if caller.principal.kind == "AWS" else {})
-        allows, denies = [], []
+        allows: list[Bounds] = []
+        denies: list[Bounds] = []
         for _, item, about in mine:
             formula = bounds.every([bounds.of(about), statement_formula(space, item, self._resource)])
             (allows if item.allow else denies).append(formula)

@@ -207,11 +207,15 @@ class Space:
         for key, slots in self._slots.items():
             choices = self.choices(key)
             register = key.startswith(ATTESTATION)
+            compared = [value for item in self._conditions.get(key, ()) for value in item.values]
+            beside_variable = register and any("${" in value for value in compared)
             for slot in slots:
                 members = self._members.get(slot.value.get_id(), (None, {}))[1]
-                found += _memberships(slot.value, members, choices=choices, register=register)
+                known = _memberships(slot.value, members, choices=choices, register=register)
                 if register and not members:
-                    found.append(z3.InRe(slot.value, texts.REGISTER_VALUE))
+                    known.append(z3.InRe(slot.value, texts.REGISTER_VALUE))
+                # A register beside a variable takes the solver long; where it is absent it need not look.
+                found += [z3.Implies(slot.present, item) for item in known] if beside_variable else known
         mine = {slot.value.get_id() for slots in self._slots.values() for slot in slots}
         for number, (value, members) in self._members.items():
             if number not in mine:
