@@ -19,7 +19,7 @@ from coattest_verify.keypolicy.iam import (
     PolicyStatement,
     Principal,
     Request,
-    Verdict,
+    Ternary,
     assess,
     parse_policy,
 )
@@ -400,14 +400,14 @@ def applying(policy: Policy, request: Request) -> list[tuple[PolicyStatement, be
     ]
 
 
-def formula_says(policy: Policy, request: Request) -> tuple[Verdict, Verdict]:
+def formula_says(policy: Policy, request: Request) -> tuple[Ternary, Ternary]:
     """(denied, allowed or delegated) by the formulas, with the request's values put in for the symbols."""
     space = Space(policy, values=3)
     resource = z3.StringVal(request.resource)
     found: dict[bool, list[between.Bounds]] = {True: [], False: []}
     for item, about in applying(policy, request):
         formula = statement_formula(space, item, resource)
-        found[item.allow].append(between.every([about, formula]))
+        found[item.allow].append(between.all_bounds([about, formula]))
     assert not space.free
     context = {key_name(key): values for key, values in request.lowered().items()}
     pairs = []
@@ -427,21 +427,21 @@ def formula_says(policy: Policy, request: Request) -> tuple[Verdict, Verdict]:
             return bool(solver.check() == z3.sat)
         return bool(z3.is_true(value))
 
-    def answer(items: list[between.Bounds]) -> Verdict:
-        any_of_them = between.some(items) if items else between.NEVER
+    def answer(items: list[between.Bounds]) -> Ternary:
+        any_of_them = between.any_bounds(items) if items else between.NEVER
         if holds(any_of_them.surely):
-            return Verdict.YES
-        return Verdict.OPEN if holds(any_of_them.perhaps) else Verdict.NO
+            return Ternary.YES
+        return Ternary.OPEN if holds(any_of_them.perhaps) else Ternary.NO
 
     return answer(found[False]), answer(found[True])
 
 
-def evaluator_says(policy: Policy, request: Request) -> tuple[Verdict, Verdict]:
+def evaluator_says(policy: Policy, request: Request) -> tuple[Ternary, Ternary]:
     """(denied, allowed or delegated) by the evaluator."""
     found = assess(policy, request)
 
-    def answer(surely: bool, perhaps: bool) -> Verdict:
-        return Verdict.YES if surely else Verdict.OPEN if perhaps else Verdict.NO
+    def answer(surely: bool, perhaps: bool) -> Ternary:
+        return Ternary.YES if surely else Ternary.OPEN if perhaps else Ternary.NO
 
     return (
         answer(bool(found.denied_by), bool(found.perhaps_denied_by)),
@@ -464,7 +464,7 @@ def test_evaluator_and_formulas_agree_on_generated_pairs(case: tuple[Policy, lis
         # The formulas take an empty value as it stands; the evaluator, as AWS may or may not, for absent too.
         empty = any("" in values for values in request.context.values())
         for ours, theirs in zip(evaluator_says(policy, request), formula_says(policy, request), strict=True):
-            assert ours is theirs or (empty and ours is Verdict.OPEN)
+            assert ours is theirs or (empty and ours is Ternary.OPEN)
 
 
 @settings(
@@ -483,11 +483,11 @@ def test_the_solver_finds_a_request_exactly_when_the_evaluator_allows_it(
     resource = z3.StringVal(request.resource)
     formulas: dict[bool, list[between.Bounds]] = {True: [], False: []}
     for item, about in applying(policy, request):
-        formulas[item.allow].append(between.every([about, statement_formula(space, item, resource)]))
+        formulas[item.allow].append(between.all_bounds([about, statement_formula(space, item, resource)]))
     context = {key_name(key): values for key, values in request.lowered().items()}
-    denied = between.some(formulas[False]) if formulas[False] else between.NEVER
-    allowed = between.some(formulas[True]) if formulas[True] else between.NEVER
-    granted = between.every([allowed, denied.opposite()])
+    denied = between.any_bounds(formulas[False]) if formulas[False] else between.NEVER
+    allowed = between.any_bounds(formulas[True]) if formulas[True] else between.NEVER
+    granted = between.all_bounds([allowed, denied.opposite()])
     demanded = []
     for key, slots in space.keys().items():
         values = context.get(key, ())

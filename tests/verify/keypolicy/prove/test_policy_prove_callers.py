@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from coattest_verify.keypolicy.iam import Policy, Principal, Request, Verdict, assess, parse_policy
+from coattest_verify.keypolicy.iam import Policy, Principal, Request, Ternary, assess, parse_policy
 
 pytest.importorskip("z3")
 
@@ -101,7 +101,7 @@ def request(caller: Principal, action: str) -> Request:
 
 def granted(policy: Policy, caller: Principal, action: str) -> bool:
     """Whether the policy perhaps allows or delegates it."""
-    return assess(policy, request(caller, f"kms:{action}")).granted is not Verdict.NO
+    return assess(policy, request(caller, f"kms:{action}")).granted is not Ternary.NO
 
 
 @settings(

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("z3")
 
-from coattest_verify.keypolicy.iam import KMS, Policy, Principal, Request, Verdict, assess, parse_policy
+from coattest_verify.keypolicy.iam import KMS, Policy, Principal, Request, Ternary, assess, parse_policy
 from coattest_verify.keypolicy.iam.actions import CHANGES_POWER, MAKES_CIPHERTEXT, READS_PLAINTEXT
 from coattest_verify.keypolicy.prove import GoalResult, ProofQuestion, Status, answer_goals
 from coattest_verify.keypolicy.prove.callers import callers
@@ -189,7 +189,7 @@ def contradicts(policy: Policy, answers: dict[str, GoalResult], seed: int) -> li
         for _ in range(100):
             request = sampled(policy, draw.choice(sorted(actions)), draw)
             mine = excepted in request.principal.identities or (goal == "plaintext" and decided(request))
-            if not mine and assess(policy, request).granted is not Verdict.NO:
+            if not mine and assess(policy, request).granted is not Ternary.NO:
                 found.append(request)
     return found
 
@@ -203,7 +203,7 @@ def unreal(policy: Policy, answer: GoalResult) -> list[str]:
     account = shown.arn.split(":")[4] if shown.arn.startswith("arn:") else ""
     who = Principal(shown.arn, account, role_arn=role, kind="AWS" if account else "Service")
     request = Request(who, shown.action, shown.resource, shown.context)
-    wrong = [] if assess(policy, request).granted is Verdict.YES else ["the evaluator does not grant it"]
+    wrong = [] if assess(policy, request).granted is Ternary.YES else ["the evaluator does not grant it"]
     wrong += [
         key for key in shown.context if KMS.spelled(key) != key or not KMS.documented(key, shown.action)
     ]

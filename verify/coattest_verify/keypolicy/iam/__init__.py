@@ -20,7 +20,7 @@ from coattest_verify.keypolicy.iam.model import (
     Quantifier,
 )
 from coattest_verify.keypolicy.iam.parse import parse_policy
-from coattest_verify.keypolicy.iam.reading import Doubt, Verdict
+from coattest_verify.keypolicy.iam.reading import Doubt, Ternary
 
 __all__ = [
     "KMS",
@@ -37,7 +37,7 @@ __all__ = [
     "PrincipalPattern",
     "Quantifier",
     "Request",
-    "Verdict",
+    "Ternary",
     "assess",
     "authorize",
     "evaluate",

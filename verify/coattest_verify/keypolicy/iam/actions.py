@@ -188,7 +188,7 @@ class KmsTable:
 
 
 def _read() -> KmsTable:
-    raw = json.loads(resources.files(__package__).joinpath("kms.json").read_text())
+    raw = json.loads(resources.files("coattest_verify.keypolicy.iam").joinpath("kms.json").read_text())
     return KmsTable(
         raw["version"],
         raw["date"],

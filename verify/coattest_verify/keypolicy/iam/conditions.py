@@ -16,10 +16,10 @@ from decimal import Decimal
 from coattest_verify.keypolicy.iam import match
 from coattest_verify.keypolicy.iam.actions import ATTESTATION, KMS
 from coattest_verify.keypolicy.iam.model import Condition, PolicyError, Quantifier
-from coattest_verify.keypolicy.iam.reading import Doubts, Verdict, every, some, verdict
+from coattest_verify.keypolicy.iam.reading import Doubts, Ternary, every, some, ternary
 
 Parts = Sequence[str | match.Wild]
-Test = Callable[[Parts, str], Verdict]
+Test = Callable[[Parts, str], Ternary]
 
 WITH_VARIABLES = ("String", "Arn")
 """Operators whose values may hold policy variables ("Where you can use policy variables")."""
@@ -43,8 +43,8 @@ def text_of(parts: Parts) -> str:
     return "".join(part if isinstance(part, str) else part.value for part in parts)
 
 
-def _bool(policy: Parts, request: str) -> Verdict:
-    return verdict(match.same_but_case(text_of(policy), request))
+def _bool(policy: Parts, request: str) -> Ternary:
+    return ternary(match.same_but_case(text_of(policy), request))
 
 
 _NUMBER = re.compile(r"[+-]?[0-9]{1,40}(?:\.[0-9]{1,40})?")
@@ -91,46 +91,46 @@ def _zone(text: str | None) -> datetime.timezone:
 
 
 def _ordered(read: Callable[[str], Decimal], compare: Callable[[Decimal, Decimal], bool]) -> Test:
-    def test(policy: Parts, request: str) -> Verdict:
+    def test(policy: Parts, request: str) -> Ternary:
         try:
-            return verdict(compare(read(request), read(text_of(policy))))
+            return ternary(compare(read(request), read(text_of(policy))))
         except (ValueError, OverflowError):
-            return Verdict.NO
+            return Ternary.NO
 
     return test
 
 
-def _ip(policy: Parts, request: str) -> Verdict:
+def _ip(policy: Parts, request: str) -> Ternary:
     try:
         network = ipaddress.ip_network(text_of(policy), strict=False)
-        return verdict(ipaddress.ip_address(request) in network)
+        return ternary(ipaddress.ip_address(request) in network)
     except ValueError:
-        return Verdict.NO
+        return Ternary.NO
 
 
-def _equals(policy: Parts, request: str) -> Verdict:
-    return verdict(text_of(policy) == request)
+def _equals(policy: Parts, request: str) -> Ternary:
+    return ternary(text_of(policy) == request)
 
 
-def _equals_ignore_case(policy: Parts, request: str) -> Verdict:
+def _equals_ignore_case(policy: Parts, request: str) -> Ternary:
     text = text_of(policy)
     if match.same_but_case(text, request):
-        return Verdict.YES
-    return Verdict.OPEN if match.perhaps_same_but_case(text, request) else Verdict.NO
+        return Ternary.YES
+    return Ternary.OPEN if match.perhaps_same_but_case(text, request) else Ternary.NO
 
 
-def _like(policy: Parts, request: str) -> Verdict:
-    return verdict(match.glob(policy, request))
+def _like(policy: Parts, request: str) -> Ternary:
+    return ternary(match.glob(policy, request))
 
 
-def _arn(policy: Parts, request: str) -> Verdict:
+def _arn(policy: Parts, request: str) -> Ternary:
     """ "Each of the six colon-delimited components of the ARN is checked separately" (ARN operators)."""
     if tuple(policy) == (match.Wild.ANY,):
-        return Verdict.YES
+        return Ternary.YES
     if len(match.segments(policy)) == 6:
-        return verdict(match.by_segments(policy, request))
+        return ternary(match.by_segments(policy, request))
     # Incomplete ARNs are described for Resource alone.
-    return Verdict.OPEN if match.by_segments(policy, request) or match.glob(policy, request) else Verdict.NO
+    return Ternary.OPEN if match.by_segments(policy, request) or match.glob(policy, request) else Ternary.NO
 
 
 _TESTS: dict[str, tuple[Test, bool]] = {
@@ -191,7 +191,7 @@ def without_wildcards(name: str) -> bool:
     return not name.startswith("Arn") and not name.endswith("Like")
 
 
-def holds(condition: Condition, context: match.Context, variables: bool, doubts: Doubts) -> Verdict:
+def holds(condition: Condition, context: match.Context, variables: bool, doubts: Doubts) -> Ternary:
     """Whether the condition is true for a request context (keys in lower case)."""
     found = context.get(condition.key.lower(), ())
     answer = _holds(condition, found, context, variables, doubts)
@@ -213,12 +213,12 @@ def told(condition: Condition) -> str:
 
 def _holds(
     condition: Condition, found: Sequence[str], context: match.Context, variables: bool, doubts: Doubts
-) -> Verdict:
+) -> Ternary:
     if condition.operator == "Null":
-        return verdict(("true" if not found else "false") in {value.lower() for value in condition.values})
+        return ternary(("true" if not found else "false") in {value.lower() for value in condition.values})
     negate = negated(condition.operator)
     if not found:
-        return verdict(_absent(condition, negate))
+        return ternary(_absent(condition, negate))
     plain = condition.quantifier is Quantifier.NONE
     if plain and (len(found) > 1 or KMS.multivalued(condition.key)):
         return doubts.open(
@@ -233,7 +233,7 @@ def _holds(
             "use an operator of the key's type",
         )
 
-    def matches(value: str) -> Verdict:
+    def matches(value: str) -> Ternary:
         answer = some(
             _matches(condition, pattern, value, context, variables, doubts) for pattern in condition.values
         )
@@ -272,14 +272,14 @@ def _matches(  # noqa: PLR0917
     context: match.Context,
     variables: bool,
     doubts: Doubts,
-) -> Verdict:
+) -> Ternary:
     name = condition.operator
     enabled = variables and name.startswith(WITH_VARIABLES)
     parts = match.parts_of(pattern, enabled, not without_wildcards(name))
     resolved = match.resolve(parts, context)
     if resolved is None:
         if not negated(name):
-            return Verdict.NO
+            return Ternary.NO
         return doubts.open(
             told(condition),
             'AWS says that a variable without a value "might cause the entire statement to be invalid"',
@@ -291,8 +291,8 @@ def _matches(  # noqa: PLR0917
             "AWS describes registers as lower-case hex, and has an example with 0x",
             "write the 96 lower-case hex digits",
         )
-    answer = compare(condition, resolved, value)
-    if answer is Verdict.OPEN:
+    answer = compare_value(condition, resolved, value)
+    if answer is Ternary.OPEN:
         doubts.open(
             told(condition),
             "AWS does not say how this is compared",
@@ -301,7 +301,7 @@ def _matches(  # noqa: PLR0917
     return answer
 
 
-def compare(condition: Condition, parts: Parts, value: str) -> Verdict:
+def compare_value(condition: Condition, parts: Parts, value: str) -> Ternary:
     """Whether a value matches one of the condition's values by the operator's positive test."""
     return _TESTS[condition.operator][0](parts, value)
 

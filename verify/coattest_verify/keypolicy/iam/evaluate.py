@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from coattest_verify.keypolicy.iam import conditions, match
 from coattest_verify.keypolicy.iam.model import Policy, PolicyStatement, PrincipalPattern
-from coattest_verify.keypolicy.iam.reading import Doubt, Doubts, Verdict, every, some, verdict
+from coattest_verify.keypolicy.iam.reading import Doubt, Doubts, Ternary, every, some, ternary
 
 
 class Effect(enum.Enum):
@@ -108,13 +108,13 @@ class Assessment:
         return Effect.ALLOW if self.allowed_by else Effect.IMPLICIT_DENY
 
     @property
-    def granted(self) -> Verdict:
+    def granted(self) -> Ternary:
         """Whether the policy allows or delegates it."""
         if self.denied_by:
-            return Verdict.NO
+            return Ternary.NO
         if not (self.allowed_by or self.delegated_by):
-            return Verdict.OPEN if self.perhaps_granted_by else Verdict.NO
-        return Verdict.OPEN if self.perhaps_denied_by else Verdict.YES
+            return Ternary.OPEN if self.perhaps_granted_by else Ternary.NO
+        return Ternary.OPEN if self.perhaps_denied_by else Ternary.YES
 
 
 def evaluate(policy: Policy, request: Request) -> Effect:
@@ -130,9 +130,9 @@ def assess(policy: Policy, request: Request) -> Assessment:
     perhaps_denied: list[int] = []
     for index, statement in enumerate(policy.statements):
         answer = applies(statement, request, context, policy.variables, doubts)
-        if answer is Verdict.NO:
+        if answer is Ternary.NO:
             continue
-        if answer is Verdict.OPEN:
+        if answer is Ternary.OPEN:
             (perhaps_granted if statement.allow else perhaps_denied).append(index)
         elif not statement.allow:
             denied.append(index)
@@ -156,10 +156,10 @@ def applies(
     context: Mapping[str, tuple[str, ...]],
     variables: bool,
     doubts: Doubts,
-) -> Verdict:
+) -> Ternary:
     """Whether principal, action, resource and every condition of the statement match the request."""
     if not statement.has_effect or not action_matches(statement, request.action):
-        return Verdict.NO
+        return Ternary.NO
     met = Doubts()
     answer = every(
         [
@@ -168,7 +168,7 @@ def applies(
             *(conditions.holds(condition, context, variables, met) for condition in statement.conditions),
         ]
     )
-    if answer is Verdict.OPEN:
+    if answer is Ternary.OPEN:
         doubts.found |= met.found
     return answer
 
@@ -180,30 +180,30 @@ def names_caller(statement: PolicyStatement, principal: Principal) -> bool:
     return any(pattern.is_anyone or pattern.value in principal.identities for pattern in statement.principals)
 
 
-def principal_matches(statement: PolicyStatement, principal: Principal, doubts: Doubts) -> Verdict:
+def principal_matches(statement: PolicyStatement, principal: Principal, doubts: Doubts) -> Ternary:
     """Whether the Principal or NotPrincipal element covers a caller, by name or by account."""
     if statement.principals is None:
-        return Verdict.YES
+        return Ternary.YES
     if statement.not_principal:
         return _not_principal(statement.principals, principal, doubts)
-    return verdict(any(_names(pattern, principal) for pattern in statement.principals))
+    return ternary(any(_names(pattern, principal) for pattern in statement.principals))
 
 
 def _not_principal(
     listed_patterns: tuple[PrincipalPattern, ...], principal: Principal, doubts: Doubts
-) -> Verdict:
+) -> Ternary:
     """ "AWS JSON policy elements: NotPrincipal": "you must also specify the account ARN of the not-denied
     principal. Otherwise, the policy might deny access to the entire account"; for a session "include both the
     ARN for a role and the ARN for the account containing that role".
     """
     listed = {pattern.value for pattern in listed_patterns if pattern.kind == principal.kind}
     if principal.kind != "AWS":
-        return verdict(principal.arn not in listed)
+        return ternary(principal.arn not in listed)
     names = {principal.root_arn, *principal.identities}
     if "*" in listed or {principal.root_arn, principal.role_arn or principal.arn} <= listed:
-        return Verdict.NO
+        return Ternary.NO
     if not names & listed:
-        return Verdict.YES
+        return Ternary.YES
     return doubts.open(
         f"NotPrincipal without all of {principal.root_arn} and {principal.role_arn or principal.arn}",
         'AWS says only that such a statement "might" reach a principal whose account or role is not listed',
@@ -231,7 +231,7 @@ def resource_matches(
     context: Mapping[str, tuple[str, ...]],
     variables: bool,
     doubts: Doubts,
-) -> Verdict:
+) -> Ternary:
     """Whether the Resource or NotResource element covers a resource."""
     listed = some(
         [one_resource(statement, text, resource, context, variables, doubts) for text in statement.resources]
@@ -246,13 +246,13 @@ def one_resource(  # noqa: PLR0917
     context: Mapping[str, tuple[str, ...]],
     variables: bool,
     doubts: Doubts,
-) -> Verdict:
+) -> Ternary:
     """Whether a resource is the one that an entry of the statement's element names."""
     element = f"{'NotResource' if statement.not_resource else 'Resource'} {text}"
     parts = match.resolve(match.parts_of(text, variables), context)
     if parts is None:
         if not statement.not_resource:
-            return Verdict.NO
+            return Ternary.NO
         return doubts.open(
             element,
             'AWS says that a variable without a value "might cause the entire statement to be invalid"',
@@ -263,14 +263,14 @@ def one_resource(  # noqa: PLR0917
     # "If the * wildcard is the last character of a resource ARN segment, it can expand to match beyond the
     # colon boundaries."
     if text == "*" or match.by_segments(full, resource) or (crosses and permits_by_matching(statement)):
-        return Verdict.YES
+        return Ternary.YES
     if crosses or match.glob(parts, resource) or match.glob(full, resource):
         return doubts.open(
             element,
             'AWS says only that a * at the end of a part of an ARN "can" match beyond the colons',
             'write "*", or an ARN with all six parts',
         )
-    return Verdict.NO
+    return Ternary.NO
 
 
 def permits_by_matching(statement: PolicyStatement) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 
-class Verdict(enum.Enum):
+class Ternary(enum.Enum):
     """Whether something holds. Kleene's three values."""
 
     NO = 0
@@ -20,31 +20,31 @@ class Verdict(enum.Enum):
     @property
     def surely(self) -> bool:
         """Whether it holds in every reading."""
-        return self is Verdict.YES
+        return self is Ternary.YES
 
     @property
     def perhaps(self) -> bool:
         """Whether it holds in some reading."""
-        return self is not Verdict.NO
+        return self is not Ternary.NO
 
-    def opposite(self) -> Verdict:
+    def opposite(self) -> Ternary:
         """Not this."""
-        return Verdict(2 - self.value)
+        return Ternary(2 - self.value)
 
 
-def verdict(answer: bool) -> Verdict:
+def ternary(answer: bool) -> Ternary:
     """A plain yes or no."""
-    return Verdict.YES if answer else Verdict.NO
+    return Ternary.YES if answer else Ternary.NO
 
 
-def every(answers: Iterable[Verdict]) -> Verdict:
+def every(answers: Iterable[Ternary]) -> Ternary:
     """All of them; yes for none."""
-    return min(answers, key=lambda item: item.value, default=Verdict.YES)
+    return min(answers, key=lambda item: item.value, default=Ternary.YES)
 
 
-def some(answers: Iterable[Verdict]) -> Verdict:
+def some(answers: Iterable[Ternary]) -> Ternary:
     """At least one of them; no for none."""
-    return max(answers, key=lambda item: item.value, default=Verdict.NO)
+    return max(answers, key=lambda item: item.value, default=Ternary.NO)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -65,7 +65,7 @@ class Doubts:
 
     found: set[Doubt] = field(default_factory=set)
 
-    def open(self, words: str, why: str, instead: str) -> Verdict:
+    def open(self, words: str, why: str, instead: str) -> Ternary:
         """Note a doubt; returns OPEN."""
         self.found.add(Doubt(words, why, instead))
-        return Verdict.OPEN
+        return Ternary.OPEN

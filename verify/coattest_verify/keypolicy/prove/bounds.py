@@ -12,7 +12,7 @@ from typing import Any
 
 import z3  # type: ignore[import-untyped,unused-ignore]
 
-from coattest_verify.keypolicy.iam import Verdict
+from coattest_verify.keypolicy.iam import Ternary
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,17 +38,17 @@ NEVER, ALWAYS = exact(z3.BoolVal(False)), exact(z3.BoolVal(True))
 OPEN = Bounds(z3.BoolVal(False), z3.BoolVal(True))
 
 
-def of(answer: Verdict) -> Bounds:
+def of(answer: Ternary) -> Bounds:
     """A verdict that does not depend on the request's symbols."""
-    return {Verdict.NO: NEVER, Verdict.OPEN: OPEN, Verdict.YES: ALWAYS}[answer]
+    return {Ternary.NO: NEVER, Ternary.OPEN: OPEN, Ternary.YES: ALWAYS}[answer]
 
 
-def every(items: Sequence[Bounds]) -> Bounds:
+def all_bounds(items: Sequence[Bounds]) -> Bounds:
     """All of them."""
     return _joined(z3.And, items)
 
 
-def some(items: Sequence[Bounds]) -> Bounds:
+def any_bounds(items: Sequence[Bounds]) -> Bounds:
     """At least one of them."""
     return _joined(z3.Or, items)
 
@@ -64,7 +64,7 @@ def _joined(join: Any, items: Sequence[Bounds]) -> Bounds:
 
 def given(condition: Any, item: Bounds) -> Bounds:
     """Both the condition, which is decided, and the item."""
-    return every([exact(condition), item])
+    return all_bounds([exact(condition), item])
 
 
 def either(condition: Any, yes: Bounds, no: Bounds) -> Bounds:

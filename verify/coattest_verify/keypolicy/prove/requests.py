@@ -21,7 +21,7 @@ from coattest_verify.keypolicy.prove.callers import Caller
 from coattest_verify.keypolicy.prove.identity import ACCOUNT, PARTITION, anonymous, known, role_with_any_path
 from coattest_verify.keypolicy.prove.ranges import NEITHER
 from coattest_verify.keypolicy.prove.space import Slot, Space
-from coattest_verify.keypolicy.prove.texts import constant, text_of
+from coattest_verify.keypolicy.prove.texts import constant, model_text
 
 RESOURCE = "resource"
 LIKELY = 3
@@ -259,7 +259,7 @@ def in_full(  # noqa: PLR0917
         spelled[KMS.spelled(written.get(key, key))] = values
         if key == f"{ATTESTATION}pcr0":
             spelled.update({KMS.spelled(f"{ATTESTATION}{name}"): values for name in ("imagesha384", "pcr0")})
-    return Request(_principal(caller, context), action, text_of(model, resource), spelled)
+    return Request(_principal(caller, context), action, model_text(model, resource), spelled)
 
 
 def _principal(caller: Caller, context: Mapping[str, tuple[str, ...]]) -> Principal:
@@ -279,7 +279,7 @@ def _principal(caller: Caller, context: Mapping[str, tuple[str, ...]]) -> Princi
 
 def _values(slots: Sequence[Slot], model: Any) -> tuple[str, ...]:
     return tuple(
-        text_of(model, slot.value)
+        model_text(model, slot.value)
         for slot in slots
         if z3.is_true(model.eval(slot.present, model_completion=True))
     )

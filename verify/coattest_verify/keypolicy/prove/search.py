@@ -13,7 +13,7 @@ from typing import Any
 
 import z3  # type: ignore[import-untyped,unused-ignore]
 
-from coattest_verify.keypolicy.iam import KMS, Policy, PolicyStatement, Request, Verdict, assess
+from coattest_verify.keypolicy.iam import KMS, Policy, PolicyStatement, Request, Ternary, assess
 from coattest_verify.keypolicy.iam.evaluate import action_matches, principal_matches
 from coattest_verify.keypolicy.iam.reading import Doubts
 from coattest_verify.keypolicy.prove import bounds
@@ -67,13 +67,13 @@ class Search:
         space = Space(self.policy)
         self._minds_caller = any(space.mentions(key) for key in KINDS_KEYS)
 
-    def relevant(self, caller: Caller, action: str) -> list[tuple[int, PolicyStatement, Verdict]]:
+    def relevant(self, caller: Caller, action: str) -> list[tuple[int, PolicyStatement, Ternary]]:
         """The statements that may apply, by number, with whether they are about the caller."""
-        found: list[tuple[int, PolicyStatement, Verdict]] = []
+        found: list[tuple[int, PolicyStatement, Ternary]] = []
         for index, item in enumerate(self.policy.statements):
             if item.has_effect and action_matches(item, action):
                 about = principal_matches(item, caller.principal, Doubts())
-                if about is not Verdict.NO:
+                if about is not Ternary.NO:
                     found.append((index, item, about))
         return found
 
@@ -111,16 +111,16 @@ class Search:
         return None
 
     def _ask(
-        self, caller: Caller, action: str, mine: Sequence[tuple[int, PolicyStatement, Verdict]], extra: Any
+        self, caller: Caller, action: str, mine: Sequence[tuple[int, PolicyStatement, Ternary]], extra: Any
     ) -> Granted | str | None:
         space = Space(self.policy, known(caller) if caller.principal.kind == "AWS" else {})
         allows: list[Bounds] = []
         denies: list[Bounds] = []
         for _, item, about in mine:
-            formula = bounds.every([bounds.of(about), statement_formula(space, item, self._resource)])
+            formula = bounds.all_bounds([bounds.of(about), statement_formula(space, item, self._resource)])
             (allows if item.allow else denies).append(formula)
-        denied = bounds.some(denies) if denies else bounds.NEVER
-        granted = bounds.every([bounds.some(allows), denied.opposite()])
+        denied = bounds.any_bounds(denies) if denies else bounds.NEVER
+        granted = bounds.all_bounds([bounds.any_bounds(allows), denied.opposite()])
         always = [
             *bound(space, caller, action, self.everybody, self._resource),
             *(extra(space) if extra else ()),
@@ -146,7 +146,7 @@ class Search:
             if model is None or isinstance(model, str):
                 return model
             request = in_full(space, caller, action, self.policy, self._resource, model)
-            if assess(self.policy, request).granted is Verdict.YES:
+            if assess(self.policy, request).granted is Ternary.YES:
                 return Granted(caller, self._readable(caller, action, space, constraints, request))
             corrections = space.corrections(model)
             if not corrections:
@@ -172,7 +172,7 @@ class Search:
                 solver.pop()
                 continue
             better = in_full(space, caller, action, self.policy, self._resource, solver.model())
-            if assess(self.policy, better).granted is Verdict.YES:
+            if assess(self.policy, better).granted is Ternary.YES:
                 request = better
         return request
 

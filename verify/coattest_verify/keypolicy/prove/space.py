@@ -17,9 +17,9 @@ from typing import Any
 
 import z3  # type: ignore[import-untyped,unused-ignore]
 
-from coattest_verify.keypolicy.iam import KMS, Condition, Policy, Verdict
+from coattest_verify.keypolicy.iam import KMS, Condition, Policy, Ternary
 from coattest_verify.keypolicy.iam.actions import ATTESTATION, CONTEXT, CONTEXT_KEYS
-from coattest_verify.keypolicy.iam.conditions import compare
+from coattest_verify.keypolicy.iam.conditions import compare_value
 from coattest_verify.keypolicy.iam.match import Part, Variable, parts_of, resolve, same_but_case
 from coattest_verify.keypolicy.prove import texts
 from coattest_verify.keypolicy.prove.ranges import representatives
@@ -148,9 +148,9 @@ class Space:
         """The choices of a key that every condition on it answers as it answers a text."""
         conditions = self._conditions.get(key_name(key), [])
 
-        def outcome(value: str) -> list[Verdict]:
+        def outcome(value: str) -> list[Ternary]:
             return [
-                compare(item, (constant,), value)
+                compare_value(item, (constant,), value)
                 for item in conditions
                 if item.operator != "Null"
                 for constant in item.values
@@ -236,7 +236,7 @@ class Space:
     def lists(self, key: str) -> Any:
         """Whether kms:EncryptionContextKeys has the key of an encryption context's condition key."""
         name = key[len(CONTEXT) :]
-        expression = texts.same_but_case(name)
+        expression = texts.case_regex(name)
         return z3.Or(
             *(
                 z3.And(
@@ -250,7 +250,7 @@ class Space:
         """What the evaluator says of the free symbols for the values of a model, where it differs."""
         found = []
         for item in self.free:
-            fixed = [item.value == constant(texts.text_of(model, item.value))]
+            fixed = [item.value == constant(texts.model_text(model, item.value))]
             context: dict[str, tuple[str, ...]] = {}
             for part in item.parts:
                 if isinstance(part, Variable):
@@ -258,12 +258,12 @@ class Space:
                         there = z3.is_true(model.eval(slot.present, model_completion=True))
                         fixed.append(slot.present == there)
                         if there:
-                            text = texts.text_of(model, slot.value)
+                            text = texts.model_text(model, slot.value)
                             fixed.append(slot.value == constant(text))
                             context[part.key] = (*context.get(part.key, ()), text)
             resolved = resolve(item.parts, context)
-            value = texts.text_of(model, item.value)
-            right = resolved is not None and compare(item.condition, resolved, value) is Verdict.YES
+            value = texts.model_text(model, item.value)
+            right = resolved is not None and compare_value(item.condition, resolved, value) is Ternary.YES
             if z3.is_true(model.eval(item.symbol, model_completion=True)) is not right:
                 found.append(z3.Implies(z3.And(*fixed), item.symbol == right))
         return found

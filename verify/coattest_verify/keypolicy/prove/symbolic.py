@@ -11,11 +11,11 @@ from typing import Any
 
 import z3  # type: ignore[import-untyped,unused-ignore]
 
-from coattest_verify.keypolicy.iam import KMS, Condition, PolicyStatement, Quantifier, Verdict
+from coattest_verify.keypolicy.iam import KMS, Condition, PolicyStatement, Quantifier, Ternary
 from coattest_verify.keypolicy.iam.actions import ATTESTATION
 from coattest_verify.keypolicy.iam.conditions import (
     WITH_VARIABLES,
-    compare,
+    compare_value,
     mistyped,
     negated,
     odd_register,
@@ -41,10 +41,10 @@ from coattest_verify.keypolicy.prove.texts import constant
 
 def statement_formula(space: Space, found: PolicyStatement, resource: Any) -> Bounds:
     """The formula of a statement with effect whose action matches, its principal left out."""
-    listed = bounds.some([_resource(space, found, text, resource) for text in found.resources])
+    listed = bounds.any_bounds([_resource(space, found, text, resource) for text in found.resources])
     parts = [listed.opposite() if found.not_resource else listed]
     parts += [condition_formula(space, item) for item in found.conditions]
-    return bounds.every(parts)
+    return bounds.all_bounds(parts)
 
 
 def _resource(space: Space, found: PolicyStatement, text: str, resource: Any) -> Bounds:
@@ -56,15 +56,17 @@ def _resource(space: Space, found: PolicyStatement, text: str, resource: Any) ->
         return ALWAYS
     fixed = _without_variables(parts)
     full = completed(fixed)
-    crosses = [texts.crosses_at_ends(fixed), texts.crosses_at_ends(full)]
+    crosses = [texts.crossing_regex(fixed), texts.crossing_regex(full)]
     expressions = {
-        True: texts.union([texts.by_segments(full), *crosses]),
-        False: texts.union([texts.by_segments(full), *crosses, texts.glob(fixed), texts.glob(full)]),
+        True: texts.union([texts.segments_regex(full), *crosses]),
+        False: texts.union(
+            [texts.segments_regex(full), *crosses, texts.glob_regex(fixed), texts.glob_regex(full)]
+        ),
     }
     if not permits_by_matching(found):
-        expressions[True] = texts.by_segments(full)
+        expressions[True] = texts.segments_regex(full)
 
-    def answer(text: str) -> Verdict:
+    def answer(text: str) -> Ternary:
         return one_resource(found, "".join(map(_written, parts)), text, {}, False, Doubts())
 
     return Bounds(
@@ -94,9 +96,9 @@ def condition_formula(space: Space, found: Condition) -> Bounds:
         matches = _matches(space, found, slot.value)
         tests.append((slot.present, matches.opposite() if negate else matches))
     if found.quantifier is Quantifier.ANY:
-        filled = bounds.some([given(there, test) for there, test in tests])
+        filled = bounds.any_bounds([given(there, test) for there, test in tests])
     else:
-        filled = bounds.every([either(there, test, ALWAYS) for there, test in tests])
+        filled = bounds.all_bounds([either(there, test, ALWAYS) for there, test in tests])
     if plain and len(slots) > 1:
         several = z3.Or(
             *(
@@ -122,7 +124,7 @@ def _matches(space: Space, found: Condition, value: Any) -> Bounds:
     plain = [_without_variables(parts) for parts in fixed if not odd_register(found, parts)]
     items = [_with_variables(space, found, parts, value) for parts in read if parts not in fixed]
     items += [OPEN for parts in fixed if odd_register(found, parts)]
-    return bounds.some([*items, *([_one_of_them(space, found, plain, value)] if plain else [])])
+    return bounds.any_bounds([*items, *([_one_of_them(space, found, plain, value)] if plain else [])])
 
 
 def _one_of_them(
@@ -130,14 +132,14 @@ def _one_of_them(
 ) -> Bounds:
     """Whether a value matches one of the patterns, which have no variables."""
 
-    def answer(text: str) -> Verdict:
-        return some(compare(found, pattern, text) for pattern in patterns)
+    def answer(text: str) -> Ternary:
+        return some(compare_value(found, pattern, text) for pattern in patterns)
 
     if family(found):
         choices = space.choices(found.key)
         if choices is not None:
-            return exact(space.one_of(value, [text for text in choices if answer(text) is Verdict.YES]))
-        return bounds.some([exact(space.abstract(value, found, pattern)) for pattern in patterns])
+            return exact(space.one_of(value, [text for text in choices if answer(text) is Ternary.YES]))
+        return bounds.any_bounds([exact(space.abstract(value, found, pattern)) for pattern in patterns])
     register = key_name(found.key).startswith(ATTESTATION)
     if without_wildcards(found.operator) and found.operator != "Bool":
         fold = found.operator.endswith("IgnoreCase")
@@ -159,15 +161,15 @@ def _one_of_them(
 def _expressions(found: Condition, pattern: tuple[str | Wild, ...]) -> tuple[Any, Any]:
     """What surely and what perhaps matches a pattern; None for nothing."""
     if found.operator.endswith("IgnoreCase"):
-        return texts.same_but_case(text_of(pattern)), texts.perhaps_same_but_case(text_of(pattern))
+        return texts.case_regex(text_of(pattern)), texts.open_case_regex(text_of(pattern))
     if found.operator == "Bool":
-        return (texts.same_but_case(text_of(pattern)),) * 2
+        return (texts.case_regex(text_of(pattern)),) * 2
     if not found.operator.startswith("Arn") or pattern == (Wild.ANY,):
-        return (texts.glob(pattern),) * 2
-    by_segments = texts.by_segments(pattern)
+        return (texts.glob_regex(pattern),) * 2
+    by_segments = texts.segments_regex(pattern)
     if len(segments(pattern)) == 6:
         return by_segments, by_segments
-    return None, texts.union([by_segments, texts.glob(pattern)])
+    return None, texts.union([by_segments, texts.glob_regex(pattern)])
 
 
 def _without_variables(parts: Iterable[Part]) -> tuple[str | Wild, ...]:

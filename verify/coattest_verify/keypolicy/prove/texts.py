@@ -49,7 +49,7 @@ def text_in(value: Any) -> str:
     return _ESCAPE.sub(lambda match: chr(int(match[1], 16)), value.as_string())
 
 
-def text_of(model: Any, symbol: Any) -> str:
+def model_text(model: Any, symbol: Any) -> str:
     """A symbol's text in a model."""
     return text_in(model.eval(symbol, model_completion=True))
 
@@ -60,13 +60,13 @@ def literal(text: str) -> Any:
 
 
 @functools.lru_cache(maxsize=4096)
-def same_but_case(text: str) -> Any:
+def case_regex(text: str) -> Any:
     """The texts that are equal but for the case of ASCII letters."""
     return sequence([_cases(character) for character in text])
 
 
 @functools.lru_cache(maxsize=4096)
-def perhaps_same_but_case(text: str) -> Any:
+def open_case_regex(text: str) -> Any:
     """The texts that some reading calls equal but for their case."""
     if not text.isascii():
         return ANYTHING
@@ -84,7 +84,7 @@ def _cases(character: str) -> Any:
     return z3.Union(z3.Re(character.lower()), z3.Re(character.upper()))
 
 
-def glob(parts: Pattern, *, any_character: Any = CHARACTER) -> Any:
+def glob_regex(parts: Pattern, *, any_character: Any = CHARACTER) -> Any:
     """The texts that a pattern matches, with ``any_character`` for its wildcards."""
     return sequence(
         [
@@ -96,17 +96,17 @@ def glob(parts: Pattern, *, any_character: Any = CHARACTER) -> Any:
     )
 
 
-def by_segments(parts: Pattern) -> Any:
+def segments_regex(parts: Pattern) -> Any:
     """The ARNs that match part by part; missing parts of the pattern count as ``*``."""
     want = segments(completed(parts))
     joined: list[Any] = []
     for index, segment in enumerate(want):
         joined += [literal(":")] if index else []
-        joined.append(glob(segment, any_character=CHARACTER if index == 5 else NO_COLON))
+        joined.append(glob_regex(segment, any_character=CHARACTER if index == 5 else NO_COLON))
     return sequence(joined)
 
 
-def crosses_at_ends(parts: Pattern) -> Any:
+def crossing_regex(parts: Pattern) -> Any:
     """The texts that match where a ``*`` at the end of a part may stand for colons too."""
     made: list[Any] = []
     for index, part in enumerate(parts):
