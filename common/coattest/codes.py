@@ -305,6 +305,7 @@ KEY_POLICIES: Final = {
     "no-overlap": "No release that decrypts now would still decrypt under the new policy",
     "one-administrator": "One administrator and no break-glass principal: losing that one loses the key",
     "origin": "The key material was imported, so a copy of it exists outside KMS",
+    "placeholder": "The key policy still has a word that somebody was meant to replace, such as ACCOUNT_ID",
     "policy-id": "The live policy was made from a different decision",
     "policy-unreadable": "The live policy does not parse",
     "policy-version": "The live policy has a different Version element",

@@ -24,7 +24,15 @@ from coattest_verify.keypolicy.generate import (
     decision_tag,
     policy_text,
 )
-from coattest_verify.keypolicy.iam import Effect, Principal, Request, authorize, evaluate, parse_policy
+from coattest_verify.keypolicy.iam import (
+    Effect,
+    PolicyKind,
+    Principal,
+    Request,
+    authorize,
+    evaluate,
+    parse_policy,
+)
 from support.verify.decisions import ACCOUNT, ADMINS, ENCRYPTER, NOW, PARENT, SERVICE, decision, make
 
 KEY = f"arn:aws:kms:eu-central-1:{ACCOUNT}:key/1234abcd-12ab-34cd-56ef-1234567890ab"
@@ -123,7 +131,8 @@ def test_the_account_has_no_power_unless_it_is_delegated_and_then_none_to_decryp
     everything = parse_policy(
         json.dumps(
             {"Version": "2012-10-17", "Statement": {"Effect": "Allow", "Action": "*", "Resource": "*"}}
-        )
+        ),
+        kind=PolicyKind.OTHER,
     )
 
     def allowed(document: dict[str, Any], asked: Request) -> bool:
@@ -337,6 +346,14 @@ def test_a_policy_that_says_the_same_in_other_words_has_not_drifted() -> None:
     assert [d.code for d in policy_differences(expected, parse_policy(json.dumps(missing)))] == [
         "statement-missing"
     ]
+    for element in ("Resource", "Action"):
+        # KMS takes such a statement, and it has no effect: a Deny is gone.
+        gone = json.loads(policy_text(document))
+        for statement in gone["Statement"]:
+            if statement["Effect"] == "Deny":
+                del statement[element]
+        found = policy_differences(expected, parse_policy(json.dumps(gone)))
+        assert {difference.code for difference in found} == {"statement-changed"}
     extra = json.loads(policy_text(document))
     extra["Statement"].append(
         {"Sid": "Me", "Effect": "Allow", "Principal": "*", "Action": "kms:*", "Resource": "*"}

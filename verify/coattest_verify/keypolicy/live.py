@@ -128,7 +128,7 @@ def images(policy: Policy) -> frozenset[str]:
     return frozenset(
         value.lower()
         for statement in policy.statements
-        if statement.allow and action_matches(statement, "kms:Decrypt")
+        if statement.allow and statement.has_effect and action_matches(statement, "kms:Decrypt")
         for condition in statement.conditions
         if condition.key.lower() in _IMAGE_KEYS
         for value in condition.values

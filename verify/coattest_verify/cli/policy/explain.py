@@ -61,7 +61,7 @@ def policy_explain_command(**given: Any) -> None:
             line.who,
             line.enclave,
             line.operation,
-            "yes" if line.allowed else "no",
+            "open" if line.allowed is None else "yes" if line.allowed else "no",
             ", ".join(line.by) or "(no Allow)",
         )
     out().print(table)
