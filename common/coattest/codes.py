@@ -414,6 +414,7 @@ DEPLOYMENT: Final = {
     "instance-command": "A command on the instance failed or timed out",
     "live-document": "The running enclave's document does not verify against the decision",
     "nitro-cli": "nitro-cli is not installed, failed or timed out",
+    "no-deployment": "Nothing of this deployment is there, so nothing was ended; the folder or the plan may be a wrong one",
     "no-programs": "The plan installs no programs on the instance, so its enclave could not be verified",
     "not-running": "No enclave of this deployment runs",
     "plan-differs": "The plan in the folder is not the one that the decision gives now",

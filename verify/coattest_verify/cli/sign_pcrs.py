@@ -8,6 +8,7 @@ import click
 
 from coattest.errors import UsageError
 from coattest.jsontext import emit_json
+from coattest.parser import refuse_ignored
 from coattest.shell import err, json_option, utc_now
 from coattest_verify.cli.options import FOLDER, SigningKey, attestations_option, signing_options
 from coattest_verify.quorum.statements.salt import SALT_FILE, read_secret
@@ -49,6 +50,8 @@ def sign_pcrs_command(
         raise UsageError("--dissent and --could-not-build exclude each other")
     if reason and not (dissent or could_not_build):
         raise UsageError("--reason goes with --dissent or --could-not-build")
+    if could_not_build:
+        refuse_ignored(("rebuilt",), "with --could-not-build")
     ask = read_ask(attestations)
     signer = signing.signer(attestations)
     report = secret = None

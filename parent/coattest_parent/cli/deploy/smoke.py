@@ -16,6 +16,7 @@ from rich.text import Text
 
 from coattest.errors import EnvironmentFailure, UsageError
 from coattest.jsontext import emit_json
+from coattest.parser import refuse_ignored
 from coattest.shell import err, json_option, out, utc_now
 from coattest_parent.auction.smoke import refused_upload
 from coattest_parent.cli.options import FILE
@@ -71,6 +72,8 @@ def smoke_command(
     """
     if (image is None) == (address is None):
         raise UsageError("give either --image or --address")
+    if address is not None:
+        refuse_ignored(("cpu_count", "memory"), "with --address")
     pcrs = _registers(measurements)
     binding = binding_pcrs(role_arn or "", instance_id or "")
     pcrs.update({index: binding[index] for index, given in ((3, role_arn), (4, instance_id)) if given})
