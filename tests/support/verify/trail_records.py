@@ -9,7 +9,7 @@ from typing import Any
 from coattest_verify.audit.collect import Collected
 from coattest_verify.audit.events import KeyName
 from coattest_verify.audit.judge import AuditReport, Expected, judge_events
-from support.local.kms_world import PARENT
+from support.verify.decisions import PARENT
 
 KEY = "arn:aws:kms:eu-central-1:222233334444:key/1234abcd-12ab-34cd-56ef-1234567890ab"
 OTHER_KEY = "arn:aws:kms:eu-central-1:222233334444:key/99999999-12ab-34cd-56ef-1234567890ab"
