@@ -39,7 +39,7 @@ CHECKS = (
 
 KEY = f"arn:aws:kms:eu-central-1:{ACCOUNT}:key/1234abcd-12ab-34cd-56ef-1234567890ab"
 THIS_KEY = "RESOURCE_STAR"
-"""parliament: Resource is "*", which in a key policy is the key itself (KMS Developer Guide, "Key policies")."""
+"""parliament: Resource is "*", in a key policy the key itself (KMS Developer Guide, "Key policies")."""
 
 BUCKET_LOGS = "CKV_AWS_18"
 """checkov: access logs of a bucket. They need a second bucket, which is the buyer's to choose."""
