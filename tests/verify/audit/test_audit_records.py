@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from coattest_verify.audit import collect, records, sources
 from coattest_verify.audit.collect import Collected
 from coattest_verify.audit.judge import AuditReport, judge_events
-from coattest_verify.audit.verdict import Outcome, conclude
+from coattest_verify.audit.verdict import AuditOutcome, conclude
 from support.verify.trail_records import EXPECTED, KEY, audited, codes, collected, record
 
 CASES = Path(__file__).resolve().parents[4] / "shared/cases/audit"
@@ -130,7 +130,8 @@ def test_a_page_that_has_a_next_one_is_not_the_whole_history() -> None:
     report = audited(dumped(history(record(), NextToken="more")))
     assert [finding.code for finding, _ in report.undecided] == ["pages-missing"]
     assert (
-        conclude(report, collected(FORMS["gzip"]).coverage, none_expected=False).outcome is Outcome.UNDECIDED
+        conclude(report, collected(FORMS["gzip"]).coverage, none_expected=False).outcome
+        is AuditOutcome.UNDECIDED
     )
     assert codes(dumped(history(record(), NextToken="more")), dumped(history(record(id="2")))) == []
 
@@ -267,11 +268,11 @@ def test_an_empty_source_has_looked_at_nothing(tmp_path: Path) -> None:
     report, found = folder_audit(tmp_path)
     for none_expected in (False, True):
         verdict = conclude(report, found.coverage, none_expected=none_expected)
-        assert (verdict.outcome, verdict.code) == (Outcome.UNDECIDED, "no-records")
+        assert (verdict.outcome, verdict.code) == (AuditOutcome.UNDECIDED, "no-records")
     (tmp_path / "other.json").write_bytes(dumped({"Records": [record(eventSource="s3.amazonaws.com")]}))
     report, found = folder_audit(tmp_path)
     assert conclude(report, found.coverage, none_expected=False).code == "no-events"
-    assert conclude(report, found.coverage, none_expected=True).outcome is Outcome.AS_DECIDED
+    assert conclude(report, found.coverage, none_expected=True).outcome is AuditOutcome.AS_DECIDED
 
 
 # The cases that came with the review.
@@ -280,13 +281,13 @@ def test_an_empty_source_has_looked_at_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "outcome", "found"),
     [
-        ("honest_cross_account_AWSAccount", Outcome.AS_DECIDED, []),
-        ("insight", Outcome.UNDECIDED, []),
-        ("no_resources_success", Outcome.FOUND_FALSE, ["unattested"]),
-        ("op_TagResource", Outcome.AS_DECIDED, []),
+        ("honest_cross_account_AWSAccount", AuditOutcome.AS_DECIDED, []),
+        ("insight", AuditOutcome.UNDECIDED, []),
+        ("no_resources_success", AuditOutcome.FOUND_FALSE, ["unattested"]),
+        ("op_TagResource", AuditOutcome.AS_DECIDED, []),
     ],
 )
-def test_each_case_has_its_answer(name: str, outcome: Outcome, found: list[str]) -> None:
+def test_each_case_has_its_answer(name: str, outcome: AuditOutcome, found: list[str]) -> None:
     """An honest call across accounts is honest by the role's unique id; the others are as their names say."""
     from dataclasses import replace
 

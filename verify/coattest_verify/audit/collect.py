@@ -13,7 +13,7 @@ from coattest.strictjson import shown
 from coattest_verify.audit.coverage import Coverage
 from coattest_verify.audit.digests import DigestFile
 from coattest_verify.audit.events import Event, KeyName, Names, NotOfKey, Unreadable, parse_event
-from coattest_verify.audit.records import Flaw, Page, Record, inflate, read_records
+from coattest_verify.audit.records import Flaw, Page, Record, inflate, records_of
 
 MAX_EVENTS: Final = 500_000
 """Events of the key that one run holds in memory, about 2 kB each."""
@@ -64,7 +64,7 @@ class Collected:
 
     def text(self, content: bytes, where: str) -> None:
         """Add the records of an unpacked file."""
-        for found in read_records(content, where):
+        for found in records_of(content, where):
             if isinstance(found, Page):
                 self.last_pages += found.last
                 self.pages += [] if found.last else [found.where]

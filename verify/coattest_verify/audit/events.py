@@ -89,7 +89,7 @@ class Names(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
+class EventCaller:
     """Who called. Another account's caller can have an account and a unique id only."""
 
     shown: str
@@ -111,7 +111,7 @@ class Event:
     time: datetime | None
     region: str
     account: str
-    caller: Caller
+    caller: EventCaller
     source: str
     error: str | None
     module_id: str | None
@@ -270,13 +270,13 @@ def _time(value: Any) -> datetime | None:
         return None
 
 
-def _caller(identity: Mapping[str, Any]) -> Caller:
+def _caller(identity: Mapping[str, Any]) -> EventCaller:
     issuer = _object((_object(identity.get("sessionContext")) or {}).get("sessionIssuer")) or {}
     arn, account = _text(identity.get("arn")) or None, _text(identity.get("accountId"))
     unique_id = _text(issuer.get("principalId")) or _text(identity.get("principalId")).partition(":")[0]
     kind = _text(identity.get("type")) or "an unknown caller"
     named = " ".join(filter(None, (kind, account, _text(identity.get("principalId")))))
-    return Caller(
+    return EventCaller(
         shown=arn or _text(identity.get("invokedBy")) or named,
         role=_text(issuer.get("arn")) or None,
         arn=arn,

@@ -84,7 +84,7 @@ def inflate(data: bytes) -> bytes:
     return text
 
 
-def read_records(content: bytes, where: str) -> Iterator[Record | Flaw | Page]:
+def records_of(content: bytes, where: str) -> Iterator[Record | Flaw | Page]:
     """Every record of an unpacked file, in its order, and every place that cannot be read."""
     try:
         text = content.decode(json.detect_encoding(content))

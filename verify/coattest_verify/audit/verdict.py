@@ -10,7 +10,7 @@ from coattest_verify.audit.judge import AuditReport
 from coattest_verify.audit.operations import DECRYPT
 
 
-class Outcome(enum.IntEnum):
+class AuditOutcome(enum.IntEnum):
     """The exit codes of an audit."""
 
     AS_DECIDED = 0
@@ -22,7 +22,7 @@ class Outcome(enum.IntEnum):
 class AuditVerdict:
     """The outcome, its sentence, and the code of the error where it is one."""
 
-    outcome: Outcome
+    outcome: AuditOutcome
     sentence: str
     code: str | None = None
 
@@ -34,17 +34,19 @@ def conclude(report: AuditReport, coverage: Coverage, *, none_expected: bool) ->
         sentence = (
             f"{count} finding(s) in {report.events} event(s) of the key: not every use of it is as decided"
         )
-        return AuditVerdict(Outcome.FOUND_FALSE, sentence, "not-as-decided")
+        return AuditVerdict(AuditOutcome.FOUND_FALSE, sentence, "not-as-decided")
     if report.undecided:
         sentence = f"undecided: these logs cannot show {len(report.undecided)} thing(s) named above"
-        return AuditVerdict(Outcome.UNDECIDED, sentence, "undecided")
+        return AuditVerdict(AuditOutcome.UNDECIDED, sentence, "undecided")
     if not coverage.records and coverage.source != "lookup-events":
-        return AuditVerdict(Outcome.UNDECIDED, "nothing was looked at: there are no records", "no-records")
+        return AuditVerdict(
+            AuditOutcome.UNDECIDED, "nothing was looked at: there are no records", "no-records"
+        )
     if not report.events and not none_expected:
         outside = f" ({report.outside} outside the window)" if report.outside else ""
         sentence = f"nothing was looked at: no event of the key{outside} in {coverage.told}"
-        return AuditVerdict(Outcome.UNDECIDED, sentence, "no-events")
-    return AuditVerdict(Outcome.AS_DECIDED, _verified(report, coverage))
+        return AuditVerdict(AuditOutcome.UNDECIDED, sentence, "no-events")
+    return AuditVerdict(AuditOutcome.AS_DECIDED, _verified(report, coverage))
 
 
 def _verified(report: AuditReport, coverage: Coverage) -> str:

@@ -24,7 +24,7 @@ from coattest_verify.audit.collect import Collected
 from coattest_verify.audit.coverage import Coverage
 from coattest_verify.audit.events import Event, KeyName
 from coattest_verify.audit.judge import AuditReport, Expected, Problem, judge_events
-from coattest_verify.audit.verdict import AuditVerdict, Outcome, conclude
+from coattest_verify.audit.verdict import AuditOutcome, AuditVerdict, conclude
 from coattest_verify.cli.options import EXISTING_FILE, EXISTING_FOLDER, decision_from, decision_options
 from coattest_verify.cli.policy.making import pairs
 
@@ -91,11 +91,11 @@ def audit_command(**given: Any) -> int:
         emit_json(_document(report, expected, collected.coverage, verdict))
         return verdict.outcome
     _show(report, collected.coverage)
-    if verdict.outcome is Outcome.FOUND_FALSE:
+    if verdict.outcome is AuditOutcome.FOUND_FALSE:
         raise FoundFalse(
             verdict.sentence, where=given["key_arn"], code=verdict.code, findings=report.findings
         )
-    if verdict.outcome is Outcome.UNDECIDED:
+    if verdict.outcome is AuditOutcome.UNDECIDED:
         raise EnvironmentFailure(
             verdict.sentence,
             where=given["key_arn"],
@@ -238,7 +238,7 @@ def _document(
     report: AuditReport, expected: Expected, coverage: Coverage, verdict: AuditVerdict
 ) -> dict[str, Any]:
     return {
-        "ok": verdict.outcome is Outcome.AS_DECIDED,
+        "ok": verdict.outcome is AuditOutcome.AS_DECIDED,
         "verdict": verdict.sentence,
         "key": expected.key.arn,
         "events": report.events,
