@@ -18,6 +18,9 @@ from coattest_verify.audit.records import Flaw, Page, Record, inflate, records_o
 MAX_EVENTS: Final = 500_000
 """Events of the key that one run holds in memory, about 2 kB each."""
 
+MAX_TOTAL: Final = 64 * 1024**3
+"""Bytes of all files of one run, unpacked: the better part of an hour of reading."""
+
 MAX_UNREADABLE: Final = 1000
 """Findings about what cannot be read; the rest is counted in one more."""
 
@@ -50,6 +53,10 @@ class Collected:
             self.flaw(where, error.what)
             return
         self.coverage.size += len(content)
+        if self.coverage.size > MAX_TOTAL:
+            raise UsageError(
+                f"more than {MAX_TOTAL} bytes when unpacked", hint="take a smaller folder or prefix at a time"
+            )
         self.logs[path] = hashlib.sha256(content).hexdigest()
         self.text(content, where)
 

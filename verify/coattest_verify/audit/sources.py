@@ -41,7 +41,7 @@ def from_path(found: Collected, path: Path, step: Step = lambda: None) -> None:
     is nothing.
     """
     if path.is_file():
-        _take(found, path, path.name)
+        _take(found, path, path.name, links=True)
         step()
         return
     if not path.is_dir():
@@ -82,14 +82,14 @@ def _files(found: Collected, top: Path) -> Iterator[Path]:
                 found.coverage.skip(name)
 
 
-def _take(found: Collected, file: Path, name: str) -> None:
+def _take(found: Collected, file: Path, name: str, *, links: bool = False) -> None:
     try:
-        data = _content(file, MAX_FILE)
+        data = _content(file, MAX_FILE, links)
         if DIGEST_FOLDER not in file.parts:
             found.log(data, name, name)
             return
         beside = file.with_name(file.name + SIGNATURE_SUFFIX)
-        signature = _content(beside, MAX_SIGNATURE) if beside.exists() else b""
+        signature = _content(beside, MAX_SIGNATURE) if os.path.lexists(beside) else b""
         found.digest(data, signature.decode("ascii", "replace").strip(), name)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
@@ -97,10 +97,11 @@ def _take(found: Collected, file: Path, name: str) -> None:
         found.flaw(name, reason or "cannot be read")
 
 
-def _content(file: Path, limit: int) -> bytes:
+def _content(file: Path, limit: int, links: bool = False) -> bytes:
     """A plain file's bytes. Raises OSError, and ValueError for what is no plain file or too large."""
     # O_NONBLOCK: opening a FIFO must not wait for a writer.
-    handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    handle = os.open(file, flags if links else flags | os.O_NOFOLLOW)
     with os.fdopen(handle, "rb") as opened:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise ValueError("not a plain file")

@@ -197,7 +197,7 @@ def _missing(given: Mapping[str, Any], collected: Collected, expected: Expected)
 def _json_file(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError("not JSON", where=str(path)) from error
 
 
