@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -145,7 +146,9 @@ def test_scanners_know_the_key_by_its_tag_and_by_its_description() -> None:
 
 def test_parliament_finds_nothing() -> None:
     """In the whole policy; an action that does not exist is found."""
-    parliament = importlib.import_module("parliament")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it imports pkg_resources, which says that it is deprecated
+        parliament = importlib.import_module("parliament")
 
     def found(policy: dict[str, Any]) -> list[str]:
         issues = [finding.issue for finding in parliament.analyze_policy_string(policy_text(policy)).findings]
