@@ -324,7 +324,7 @@ KEY_POLICIES: Final = {
 """About key policies and their keys."""
 
 AUDIT: Final = {
-    "bad-event": "The data is not a CloudTrail log, or an event cannot be read; it is never skipped, since it could be a Decrypt",
+    "bad-event": "A file is not a CloudTrail log, or an event cannot be read; it is never skipped, since it could be a Decrypt",
     "digest-chain": "A digest file does not follow the one before it",
     "digest-key": "A digest file is signed with a key that is not among CloudTrail's public keys",
     "digest-signature": "The signature of a digest file does not verify",
@@ -332,13 +332,21 @@ AUDIT: Final = {
     "log-changed": "A log file is not the one that CloudTrail delivered",
     "log-missing": "A digest file lists a log file that is not here",
     "no-digests": "There are no digest files, so nothing shows that the logs are complete",
+    "no-events": "The logs have no event of the key, so nothing was looked at",
+    "no-records": "The source has no records at all, so nothing was looked at",
     "not-as-decided": "Something that was not decided on used the key, or the logs are not complete; the findings name each event",
+    "not-in-own-trail": "Another account or a VPC endpoint recorded a call that the trail of the key's account does not have",
+    "pages-missing": "The output of lookup-events has a NextToken, and the pages after it are not there",
     "past-the-policy": "An operation succeeded that gets plaintext or hands out power past the policy's conditions",
+    "role-unconfirmed": "A caller is recorded by account and unique id only, and nothing shows that it is the expected role",
     "unattested": "A Decrypt without an attestation document",
+    "undecided": "The logs cannot show whether every use of the key is as decided; the findings say what they lack",
     "undecided-enclave": "A Decrypt by an enclave that was not decided on",
     "unexpected-context": "A Decrypt with a different encryption context",
     "unexpected-region": "A Decrypt in another Region than the key's",
     "unexpected-role": "A Decrypt by a role that is not the expected one",
+    "unknown-operation": "An operation succeeded on the key that this version does not know; it could read plaintext",
+    "unnamed-key": "An operation succeeded on a key that its record does not name; it could be this key",
 }
 """About the audit of a key."""
 
@@ -419,6 +427,7 @@ DEPLOYMENT: Final = {
     "instance-command": "A command on the instance failed or timed out",
     "live-document": "The running enclave's document does not verify against the decision",
     "nitro-cli": "nitro-cli is not installed, failed or timed out",
+    "no-deployment": "Nothing of this deployment is there, so nothing was ended; the folder or the plan may be a wrong one",
     "no-programs": "The plan installs no programs on the instance, so its enclave could not be verified",
     "not-running": "No enclave of this deployment runs",
     "plan-differs": "The plan in the folder is not the one that the decision gives now",

@@ -12,7 +12,7 @@ import ast
 import difflib
 import importlib
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import click
 from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
+from coattest.errors import UsageError
 from coattest.extras import need_extra
 from coattest.programs.apart import FLAG, require_apart
 
@@ -106,6 +107,24 @@ OWN_CHECKOUT = click.Option(
     help="Coattest may come from the folders that it reads: for a checkout of your own.",
 )
 """What every command has that judges a folder or signs."""
+
+
+def refuse_ignored(names: Iterable[str], why: str) -> None:
+    """Refuse options of the running command that would do nothing: who gives one believes that it does.
+
+    ``names`` are their names in Python; only those on the command line count. Raises UsageError.
+    """
+    context = click.get_current_context(silent=True)
+    if context is None:
+        return
+    wanted = set(names)
+    given = [
+        each.opts[0] if isinstance(each, click.Option) else each.human_readable_name
+        for each in context.command.params
+        if each.name in wanted and context.get_parameter_source(each.name) is ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise UsageError(f"{', '.join(given)} would do nothing {why}", hint="leave it out")
 
 
 def _parameters(command: Any) -> list[click.Parameter]:

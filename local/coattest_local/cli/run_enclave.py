@@ -106,12 +106,15 @@ def run_enclave_command(
 @click.option("--directory", type=FOLDER, required=True)
 @json_option
 def terminate_enclave_command(directory: Path, as_json: bool) -> None:
-    """End the enclave that runs in a directory, if one does."""
+    """End the enclave that runs in a directory.
+
+    Exits 0 when it had ended already, and not where none ever ran.
+    """
     record = records.end_enclave(directory)
     if as_json:
         emit_json({"EnclaveID": record and record["EnclaveID"], "Terminated": record is not None})
     else:
-        out().print(f"ended {record['EnclaveID']}" if record else "no enclave runs there", markup=False)
+        out().print(f"ended {record['EnclaveID']}" if record else "it had ended already", markup=False)
 
 
 def _start(

@@ -58,6 +58,37 @@ def _never(secret: str) -> str:
     raise AssertionError(f"asked for {secret}")
 
 
+def test_measure_gives_pcr8_of_a_signature_that_holds_only(image: Path, tmp_path: Path, key: Key) -> None:
+    """A signature that was made for another image, or is out of date: exit 1 and a word."""
+    now = datetime.now(timezone.utc)
+
+    def measured(path: Path) -> tuple[int, dict[str, str], str]:
+        done = subprocess.run(
+            [sys.executable, "-c", "from coattest_build.entry import main; main()", "measure", str(path)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.returncode, json.loads(done.stdout)["Measurements"], done.stderr
+
+    valid = certify(key, start=now - timedelta(days=1))
+    past = certify(key, start=now - timedelta(days=800))
+    right = bytes.fromhex(measure(image).pcr0)
+    for name, section, holds in (
+        ("holds", make_section(valid, right, signer(key), now), True),
+        ("other-image", make_section(valid, PCR0, signer(key), now), False),
+        ("past", make_section(past, right, signer(key), now - timedelta(days=799)), False),
+    ):
+        spec = _spec()
+        spec.sections.append((SIGNATURE, section))
+        path = tmp_path / f"{name}.eif"
+        path.write_bytes(spec.build())
+        code, registers, said = measured(path)
+        assert (code, "PCR8" in registers) == ((0, True) if holds else (1, False)), name
+        assert registers["PCR0"] == right.hex()
+        assert ("PCR8 is left out" in said) is not holds
+
+
 def test_signed_image_keeps_its_registers(
     image: Path, tmp_path: Path, key: Key, certificate: x509.Certificate
 ) -> None:

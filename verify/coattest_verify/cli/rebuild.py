@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from coattest.errors import FoundFalse
+from coattest.errors import FoundFalse, UsageError
 from coattest.files import Folder
 from coattest.jsontext import emit_json
 from coattest.progress import Terminal
@@ -20,7 +20,11 @@ from coattest_verify.cli.options import FOLDER, attestations_option
 from coattest_verify.quorum.statements.claim import Claimed
 from coattest_verify.quorum.statements.statement import RebuildReport
 from coattest_verify.rebuild.answer import read_claim, write_report
-from coattest_verify.rebuild.claimed_images import explain_differences, save_claimed_images
+from coattest_verify.rebuild.claimed_images import (
+    explain_differences,
+    holds_claimed_image,
+    save_claimed_images,
+)
 from coattest_verify.rebuild.claimed_source import inspect_source, source_differences
 
 MAX_EXPLAINED = 10
@@ -78,9 +82,11 @@ def rebuild_command(
     target.mkdir(parents=True, exist_ok=True)
     remove_reports(target)
     with tempfile.TemporaryDirectory(prefix=".claimed-", dir=target) as scratch:
-        saved = save_claimed_images(claim, [target, *([claimed] if claimed else [])], Path(scratch))
-        if claimed and not saved:
-            err().print(f"{claimed} has no claimed image", style="yellow", markup=False)
+        saved = save_claimed_images(claim, [*([claimed] if claimed else []), target], Path(scratch))
+        if claimed and not holds_claimed_image(claim, claimed):
+            raise UsageError(
+                "has no claimed image", where=str(claimed), hint="leave --claimed out, or correct it"
+            )
         built = builder.build(
             source, target, profiles=profiles or tuple(sorted(claim.profiles)), progress=Terminal(), **options
         )

@@ -8,6 +8,7 @@ import click
 
 from coattest.errors import UsageError
 from coattest.jsontext import emit_json
+from coattest.parser import refuse_ignored
 from coattest.shell import confirm_signing, err, expect_option, json_option, utc_now
 from coattest_build.ownwork import COMPARED, OwnWork
 from coattest_verify.cli.options import (
@@ -19,12 +20,7 @@ from coattest_verify.cli.options import (
 )
 from coattest_verify.cli.words import statement_rows
 from coattest_verify.quorum.members.file import MembersFile, own_key
-from coattest_verify.quorum.statements.salt import (
-    SALT_FILE,
-    CommitmentSecret,
-    read_secret,
-    secret_folder,
-)
+from coattest_verify.quorum.statements.salt import SALT_FILE, CommitmentSecret, read_secret, secret_folder
 from coattest_verify.quorum.statements.statement import RebuildReport
 from coattest_verify.rebuild.answer import answer, read_ask, read_report, remeasure, sign_answer
 from coattest_verify.rebuild.hosts import host_name
@@ -67,6 +63,8 @@ def sign_pcrs_command(
         raise UsageError("--dissent and --could-not-build exclude each other")
     if reason and not (dissent or could_not_build):
         raise UsageError("--reason goes with --dissent or --could-not-build")
+    if could_not_build:
+        refuse_ignored(("rebuilt", "vouched"), "with --could-not-build")
     own = OwnWork()
     with read_once(attestations) as evidence:
         ask = read_ask(evidence, attestations)

@@ -21,15 +21,22 @@ def save_claimed_images(claim: Claimed, folders: Sequence[Path], scratch: Path) 
     for profile, claimed in sorted(claim.profiles.items()):
         for folder in folders:
             path = folder / claimed.name
-            if profile in saved or not path.is_file() or path.stat().st_size != claimed.size:
-                continue
-            if sha256_file(path) == claimed.sha256:
+            if profile not in saved and _is_claimed(path, claimed):
                 saved[profile] = scratch / claimed.name
                 try:
                     os.link(path, saved[profile])
                 except OSError:
                     shutil.copyfile(path, saved[profile])
     return saved
+
+
+def holds_claimed_image(claim: Claimed, folder: Path) -> bool:
+    """Whether a folder has at least one of the claimed images."""
+    return any(_is_claimed(folder / claimed.name, claimed) for claimed in claim.profiles.values())
+
+
+def _is_claimed(path: Path, claimed: ProfileResult) -> bool:
+    return path.is_file() and path.stat().st_size == claimed.size and sha256_file(path) == claimed.sha256
 
 
 def explain_differences(

@@ -124,7 +124,11 @@ class KmsService:
             self._check_policy(call, None, policy)
         # Defaults of the API Reference that moto leaves out.
         parameters = {"KeyUsage": "ENCRYPT_DECRYPT", "KeySpec": "SYMMETRIC_DEFAULT", **call.parameters}
-        return self._forward("kms", _with_body(request, parameters), call.caller.principal.account)
+        answer = self._forward("kms", _with_body(request, parameters), call.caller.principal.account)
+        if answer.status == 200:
+            made = json.loads(answer.body)["KeyMetadata"]["Arn"]
+            call.touched.append(keys.find(made, call.caller, call.region))
+        return answer
 
     def _alias(self, call: Call, request: HttpRequest) -> HttpResponse:
         alias = call.parameters.get("AliasName")

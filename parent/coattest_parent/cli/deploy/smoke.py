@@ -15,6 +15,7 @@ from rich.text import Text
 
 from coattest.errors import EnvironmentFailure, UsageError
 from coattest.jsontext import emit_json
+from coattest.parser import refuse_ignored
 from coattest.programs.environment import find_program
 from coattest.programs.start import ProgramLimits, run_program
 from coattest.shell import err, json_option, out, utc_now
@@ -75,6 +76,8 @@ def smoke_command(
     """
     if (image is None) == (address is None):
         raise UsageError("give either --image or --address")
+    if address is not None:
+        refuse_ignored(("cpu_count", "memory"), "with --address")
     pcrs = _registers(measurements)
     binding = binding_pcrs(role_arn or "", instance_id or "")
     pcrs.update({index: binding[index] for index, given in ((3, role_arn), (4, instance_id)) if given})

@@ -44,7 +44,13 @@ making_options = option_group(
     click.option("--parent-role", "parent_roles", help="The service's instance role.", **_ARNS),
     managing_options,
     click.option("--context", multiple=True, metavar="KEY=VALUE", help="Encryption context to require."),
-    click.option("--pcr3", "pcr3_role", metavar="ROLE-ARN", help="Require PCR3: the parent instance's role."),
+    click.option(
+        "--pcr3",
+        "pcr3_role",
+        metavar="ROLE-ARN",
+        help="Require PCR3 of this role (default: of the --parent-role that asks).",
+    ),
+    click.option("--no-pcr3", is_flag=True, help="RISK: the enclave may run under any role of any account."),
     click.option("--pcr4", "pcr4_instance", metavar="INSTANCE-ID", help="Require PCR4: one parent instance."),
     click.option(
         "--register",

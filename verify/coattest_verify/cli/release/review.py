@@ -16,6 +16,7 @@ from coattest.errors import FoundFalse, Rejected, UsageError
 from coattest.extras import need_extra
 from coattest.files import write_atomic
 from coattest.jsontext import emit_json
+from coattest.parser import refuse_ignored
 from coattest.shell import confirm_signing, err, expect_option, json_option, judged_folder, out, utc_now
 from coattest_build.inputs import lock as locks
 from coattest_build.inputs import locker
@@ -72,6 +73,8 @@ def review_command(
     """
     if signing is not None:
         need_extra("build")
+    else:
+        refuse_ignored(("note",), "without --key")
     lock, digest = locks.load_lock(source)
     earlier = _earlier(since, root) if since else None
     moves = locker.moves_between(
