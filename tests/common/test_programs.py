@@ -57,6 +57,8 @@ def test_coattests_own_programs_get_a_clean_path(tmp_path: Path, monkeypatch: py
 
 def test_variables_are_inherited_by_name_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """A name that ends in _ stands for all that begin with it; given ones win."""
+    for name in [name for name in os.environ if name.startswith("COATTEST_")]:
+        monkeypatch.delenv(name)
     monkeypatch.setenv("COATTEST_CACHE", "/cache")
     monkeypatch.setenv("COATTESTX", "no")
     monkeypatch.setenv("TZ", "UTC")

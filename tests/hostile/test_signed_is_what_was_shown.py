@@ -69,7 +69,8 @@ def review(world: SigningWorld) -> tuple[tuple[str, ...], str]:
     snapshot = inspect_source(REPOSITORY)
     world.report["source"].update(tree_sha256=snapshot.tree_sha256, lock_sha256=snapshot.lock_sha256)
     world.quorum.claim(world.report)
-    words = ("release", "review", "--source", str(REPOSITORY), *world.who("buyer-2"), *world.root)
+    where = ("--source", str(REPOSITORY), "--this-checkout-is-mine")
+    words = ("release", "review", *where, *world.who("buyer-2"), *world.root)
     return words, world.claimed
 
 

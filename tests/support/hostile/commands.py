@@ -73,6 +73,7 @@ LINES: dict[str, tuple[str, ...]] = {
     "verify release links": ("--out", "NEW", *DECIDED),
     "verify release review": (*SIGNING, *DECIDED),
     "verify release revoke": (*SIGNING, "--reason", "why", *DECIDED),
+    "verify release unrevoke": (*SIGNING, "--reason", "why", *DECIDED),
     "verify report": (*SIGNING, *BUYER, "--parent-role", ROLE, "--out", "NEW", *DECIDED),
     "verify sign-pcrs": (*SIGNING, "--rebuild", "OUT"),
 }

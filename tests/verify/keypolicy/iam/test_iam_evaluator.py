@@ -24,7 +24,7 @@ from coattest_verify.keypolicy.iam import (
     parse_policy,
 )
 from coattest_verify.keypolicy.iam.match import BadVariable, glob, parts_of
-from support.verify.iam_truth_table import CONDITIONS, Row
+from support.verify.keypolicy.iam_truth_table import CONDITIONS, Row
 
 OWNER, OTHER = "222233334444", "111122223333"
 KEY = f"arn:aws:kms:eu-central-1:{OWNER}:key/1234abcd-12ab-34cd-56ef-1234567890ab"

@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from coattest_verify.keypolicy.iam import PolicyError, Principal, Request, assess, parse_policy
-from support.verify.iam_truth_table import CONDITIONS, Row
-from support.verify.node_engine import FOLDER, NodeEngine
+from support.verify.keypolicy.iam_truth_table import CONDITIONS, Row
+from support.verify.keypolicy.node_engine import FOLDER, NodeEngine
 
 if FOLDER not in os.environ:
     pytest.skip(f"no {FOLDER}: tox -e policy-engine installs the engine", allow_module_level=True)

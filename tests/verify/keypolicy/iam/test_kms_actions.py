@@ -26,7 +26,7 @@ def test_a_new_action_in_no_class_makes_the_answer_unknown(monkeypatch: pytest.M
     """Whoever may call it; a policy that does not allow it is proved as before."""
     pytest.importorskip("z3")
     from coattest_verify.keypolicy.prove import goals, search
-    from support.verify.prover import A, allow, ask, exactly, statuses
+    from support.verify.keypolicy.prover import A, allow, ask, exactly, statuses
 
     more = {**KMS.actions, "Unwrap": KmsAction("Unwrap", False, frozenset())}
     newer = dataclasses.replace(KMS, actions=more)

@@ -34,7 +34,7 @@ from coattest_verify.keypolicy.prove import ProofQuestion, answer_goals
 from coattest_verify.keypolicy.prove import bounds as between
 from coattest_verify.keypolicy.prove.space import Space, key_name
 from coattest_verify.keypolicy.prove.symbolic import statement_formula
-from support.verify.prover import (
+from support.verify.keypolicy.prover import (
     ACCOUNT,
     ADMIN,
     KEY,

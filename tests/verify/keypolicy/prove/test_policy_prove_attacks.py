@@ -16,7 +16,7 @@ pytest.importorskip("z3")
 
 from coattest_verify.keypolicy.prove import ProofQuestion, Status, answer_goals
 from coattest_verify.keypolicy.prove.callers import callers
-from support.verify.prover import (
+from support.verify.keypolicy.prover import (
     ACCOUNT,
     ADMIN,
     BIDDER,

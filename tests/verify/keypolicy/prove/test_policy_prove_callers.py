@@ -16,7 +16,7 @@ pytest.importorskip("z3")
 
 from coattest_verify.keypolicy.iam.actions import CHANGES_POWER, MAKES_CIPHERTEXT, READS_PLAINTEXT
 from coattest_verify.keypolicy.prove import ProofQuestion, Status, answer_goals
-from support.verify.prover import ACCOUNT, ADMIN, BIDDER, DECIDED, KEY, SERVICE, SHA, allow
+from support.verify.keypolicy.prover import ACCOUNT, ADMIN, BIDDER, DECIDED, KEY, SERVICE, SHA, allow
 
 OUTSIDE = "999999999999"
 

@@ -17,8 +17,8 @@ from coattest_verify.cli import cli
 from coattest_verify.keypolicy.iam import parse_policy
 from coattest_verify.keypolicy.prove import ProofQuestion, Status, prove
 from support.shared_cases import shared_folder
-from support.verify.adversarial import POLICIES, Adversarial
-from support.verify.prover import ADMIN, BIDDER, A, allow, ask, deny, exactly
+from support.verify.keypolicy.adversarial import POLICIES, Adversarial
+from support.verify.keypolicy.prover import ADMIN, BIDDER, A, allow, ask, deny, exactly
 
 GOALS = ("plaintext", "power", "encryption", "decryption")
 ROLES = {"administrators": [], "encrypters": [], "from": "nobody"}

@@ -21,8 +21,8 @@ from coattest_verify.keypolicy.iam import KMS, Policy, Principal, Request, Terna
 from coattest_verify.keypolicy.iam.actions import CHANGES_POWER, MAKES_CIPHERTEXT, READS_PLAINTEXT
 from coattest_verify.keypolicy.prove import GoalResult, ProofQuestion, Status, answer_goals
 from coattest_verify.keypolicy.prove.callers import callers
-from support.verify.adversarial import CONTEXT, EVE, POLICIES, TAG
-from support.verify.prover import (
+from support.verify.keypolicy.adversarial import CONTEXT, EVE, POLICIES, TAG
+from support.verify.keypolicy.prover import (
     ACCOUNT,
     ADMIN,
     BIDDER,

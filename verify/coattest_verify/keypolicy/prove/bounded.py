@@ -7,7 +7,6 @@ command, and none of it is a proof. A goal without an answer is unknown.
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import resource
 import signal
@@ -17,6 +16,8 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+from coattest.programs.environment import python_program
+from coattest.programs.start import start_program
 from coattest_verify.keypolicy.iam import Policy
 from coattest_verify.keypolicy.prove.goals import (
     GOALS,
@@ -40,14 +41,11 @@ MEMORY = 4 << 30
 def prove(policy: Policy, question: ProofQuestion, *, deadline: float = DEADLINE) -> tuple[GoalResult, ...]:
     """Answer the four goals, in about ``deadline`` seconds at the most. Needs no solver in this process."""
     given = pickle.dumps((policy, question, deadline))
-    command = [sys.executable, "-I", "-m", "coattest_verify.keypolicy.prove.bounded"]
-    with subprocess.Popen(
-        command,
+    with start_program(
+        python_program("coattest_verify.keypolicy.prove.bounded"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env={"PATH": os.defpath},
-        start_new_session=True,
     ) as process:
         why = None
         try:

@@ -1,6 +1,6 @@
 """The independent engine of IAM's semantics: npm's @cloud-copilot/iam-simulate, in a Node.js of its own.
 
-``python tests/support/verify/node_engine.py FOLDER`` installs it there, by the hashes of its lock.
+``python tests/support/verify/keypolicy/node_engine.py FOLDER`` installs it there, by the hashes of its lock.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-FILES = Path(__file__).resolve().parents[2] / "verify/keypolicy/iam/engine"
+FILES = Path(__file__).resolve().parents[3] / "verify/keypolicy/iam/engine"
 FOLDER = "COATTEST_ENGINE"
 """The environment variable that names the folder in which it is installed."""
 

@@ -1,7 +1,7 @@
 """Key policies that look safe and are not, or look odd and are safe, each with the words of AWS that decide.
 
-The statements stand beside an administrator's and an encrypter's (``support.verify.prover.ask``). ``PARENT``
-decrypts with the decided enclave where ``GOOD`` is among them. Pages: IAM and KMS are the User and Developer
+The statements stand beside an administrator's and an encrypter's (``support.verify.keypolicy.prover.ask``).
+``PARENT`` decrypts with the decided enclave where ``GOOD`` is among them. Pages: IAM and KMS are the User and Developer
 Guide, API is the KMS API Reference, SAR the Service Authorization Reference.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from support.verify.prover import (
+from support.verify.keypolicy.prover import (
     ACCOUNT,
     ADMIN,
     BIDDER,
