@@ -1,8 +1,8 @@
 """Key policies that look safe and are not, or look odd and are safe, each with the words of AWS that decide.
 
 The statements stand beside an administrator's and an encrypter's (``support.verify.keypolicy.prover.ask``).
-``PARENT`` decrypts with the decided enclave where ``GOOD`` is among them. Pages: IAM and KMS are the User and Developer
-Guide, API is the KMS API Reference, SAR the Service Authorization Reference.
+``PARENT`` decrypts with the decided enclave where ``GOOD`` is among them. Pages: IAM and KMS are the User and
+Developer Guide, API is the KMS API Reference, SAR the Service Authorization Reference.
 """
 
 from __future__ import annotations
