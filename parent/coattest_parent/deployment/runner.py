@@ -67,7 +67,7 @@ class LocalRunner:
         self._call(
             START_TIMEOUT,
             "run-enclave",
-            str(image),
+            str(image.resolve()),
             "--role-arn",
             role_arn,
             "--instance-id",

@@ -133,7 +133,7 @@ def test_at_no_step_can_neither_release_decrypt(world: World, watch: Watch) -> N
         assert len(switched) == 3
         assert all(step.able == {old, new} for step in switched)
 
-    kept = Enclave(first.authority.decision.pcrs)
+    kept = Enclave(first.authority.decision.pcrs, role=world.settings.role_arn)
     document = kept.recipient()
     assert all(world.decrypted(first, watch.ciphertexts, (kept, document)).values())
     for index, name in enumerate(BUYERS, 1):

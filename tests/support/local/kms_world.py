@@ -37,6 +37,7 @@ class Enclave:
 
     pcrs: Mapping[int, str]
     debug: bool = False
+    role: str = PARENT
     key: rsa.RSAPrivateKey = field(
         default_factory=lambda: rsa.generate_private_key(public_exponent=65537, key_size=2048)
     )
@@ -45,7 +46,7 @@ class Enclave:
         module = f"{INSTANCE}-enc0123456789abcdef"
         registers = boot_pcrs(
             {index: bytes.fromhex(value) for index, value in self.pcrs.items()},
-            pcr3=bytes.fromhex(pcr3(PARENT)),
+            pcr3=bytes.fromhex(pcr3(self.role)),
             pcr4=b"\4" * 48,
             debug=self.debug,
         )

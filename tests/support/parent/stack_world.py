@@ -185,7 +185,7 @@ class World:
         kept: tuple[Enclave, dict[str, Any]] | None = None,
     ) -> dict[str, bool]:
         """Whose ciphertexts the parent's role decrypts in this release's enclave, or with a kept document."""
-        enclave = kept[0] if kept else Enclave(release.authority.decision.pcrs)
+        enclave = kept[0] if kept else Enclave(release.authority.decision.pcrs, role=self.settings.role_arn)
         session = parent_session(self.services, self.settings)
         answers: dict[str, bool] = {}
         for name, ciphertext in ciphertexts.items():
