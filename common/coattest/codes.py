@@ -241,6 +241,7 @@ QUORUM: Final = {
     "no-answer": "A member has not answered, and silence is not agreement",
     "no-root": "No root is pinned, or more than one",
     "not-a-file": "The name is not that of a plain file that can be read",
+    "not-a-folder": "The name is not that of a folder; a symbolic link to one is not followed",
     "not-a-member": "The name is not that of a member in the members file",
     "not-committed": "The log shows no commitment to this result before results were known",
     "old-key": "The signature is by a key that the member no longer has",
