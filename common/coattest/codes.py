@@ -127,6 +127,7 @@ IMAGES: Final = {
     "no-mirror": "No Debian mirror is configured",
     "no-sandbox": "The isolation that the build needs is not possible here",
     "ramdisk-unreadable": "The strict reader refuses a ramdisk of one of two images, so they were compared as bytes",
+    "sandbox-limit": "A step in the sandbox used more time, memory, processes, disk or output than it may",
     "section-content": "A section has different bytes in two images",
     "section-missing": "Only one of two images has the section",
     "section-order": "Two images have their sections in a different order",

@@ -294,6 +294,30 @@ class Folder:
             self._left -= len(content)
         return content, status
 
+    def write(self, name: str, content: bytes) -> None:
+        """Put a file of mode 644 at ``name``, in place of what is there; its folder is made when missing.
+
+        Raises Rejected when a link or a file is on the way.
+        """
+        folder, _, leaf = name.rpartition("/")
+        above, _, last = folder.rpartition("/")
+        if last and self.status(folder) is None:
+            with self._opened(above, _ENTER) as handle:
+                os.mkdir(last, 0o755, dir_fd=handle)
+        with self._opened(folder, _ENTER) as handle:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(leaf, dir_fd=handle)
+            new = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            with os.fdopen(os.open(leaf, new, 0o600, dir_fd=handle), "wb") as file:
+                file.write(content)
+                os.fchmod(file.fileno(), 0o644)
+
+    def remove(self, name: str) -> None:
+        """Remove the file or link at ``name``. Raises Rejected when a link is on the way."""
+        folder, _, leaf = name.rpartition("/")
+        with self._opened(folder, _ENTER) as handle:
+            os.unlink(leaf, dir_fd=handle)
+
     @contextlib.contextmanager
     def opened(self, name: str) -> Iterator[BinaryIO]:
         """A plain file, open for reading, unbuffered. Raises Rejected as ``read``."""

@@ -10,12 +10,12 @@ import contextlib
 import fcntl
 import hashlib
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from coattest.errors import EnvironmentFailure
+from coattest_build.sandbox.leftovers import remove_tree
 
 CACHE_VARIABLE = "COATTEST_CACHE"
 CHUNK = 1024 * 1024
@@ -64,8 +64,9 @@ def scratch(parent: Path, prefix: str) -> Iterator[Path]:
         with exclusive(parent / f".{prefix}lock"):
             for stale in parent.glob(f"{prefix}*"):
                 with contextlib.suppress(OSError), _locked_directory(stale):
-                    shutil.rmtree(stale, ignore_errors=True)
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=prefix, dir=parent)))
+                    remove_tree(stale)
+            folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+            stack.callback(remove_tree, folder)
             stack.enter_context(_locked_directory(folder))
         yield folder
 
