@@ -363,10 +363,19 @@ def enter(spec: dict[str, Any], status: int) -> NoReturn:
     checked("unshare", libc.unshare(flags | (0 if spec["network"] else CLONE_NEWNET)))
     map_ids(uid, gid, spec["uid"])
     ready, go = os.pipe()
+    children: list[int] = []
+
+    def end(*_: object) -> None:
+        for started in children:
+            os.kill(started, signal.SIGKILL)
+
+    signal.signal(signal.SIGTERM, end)
     child = os.fork()
     if child == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.close(go)
         first_process(spec, ready, status)
+    children.append(child)
     os.close(ready)
     os.close(status)
     os.write(go, b"g")

@@ -29,6 +29,7 @@ FORKS = 4096
 MAX_MADE = 1_000_000
 """Files that one step may make; the kernel's source has 80,000."""
 WATCH_SECONDS = 0.5
+END_SECONDS = 10
 TAIL = 64 * 1024
 """Bytes of a step's output that are kept for an error."""
 NAMESPACES = ("user", "mount", "pid", "net", "ipc", "uts")
@@ -173,10 +174,20 @@ def run_isolated(root: Path, argv: Sequence[str], *, env: Mapping[str, str], **o
     process = spawn(root, argv, env=env, **options)
     try:
         return process.wait()
-    except BaseException:
+    finally:
+        end(process)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End what `spawn` started, and return when nothing inside is left that could write."""
+    if process.poll() is not None:
+        return
+    process.terminate()  # it kills process 1 of the namespace and waits, which it cannot when it is killed
+    try:
+        process.wait(END_SECONDS)
+    except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-        raise
 
 
 def run_limited(
@@ -201,13 +212,12 @@ def run_limited(
             process = spawn(root, argv, env=env, stdout=writer, stderr=writer, limits=limits, **options)
         finally:
             os.close(writer)
-        stack.callback(process.wait)
-        stack.callback(process.kill)
+        stack.callback(end, process)
         watch = _Watch(
             process.pid, limits, [bind.source for bind in options.get("binds", ()) if bind.writable]
         )
-        end = _said(reader, process, watch, file)
-        return process.wait(), end.decode(errors="replace")
+        said = _said(reader, process, watch, file)
+        return process.wait(), said.decode(errors="replace")
 
 
 def _said(reader: int, process: subprocess.Popen[bytes], watch: _Watch, file: IO[bytes] | None) -> bytes:
