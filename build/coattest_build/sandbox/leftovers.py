@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 from pathlib import Path
 
@@ -38,40 +37,42 @@ def read_result(path: Path, *, most: int, code: str) -> bytes:
 def remove_tree(path: Path) -> None:
     """Remove a folder that hostile code filled: links, folders without any right, nesting without end.
 
-    Folders inside are moved up before they are entered, so neither depth nor a long path stops it.
+    One descriptor is open at a time, so depth does not stop it; nothing may run that still writes there.
     """
-    prefix = f".removed-{secrets.token_hex(8)}-"
-    pending: list[str] = []
-    made = 0
-
-    def empty(handle: int) -> None:
-        nonlocal made
-        with os.scandir(handle) as entries:
-            found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
-        for name, folder in found:
-            if not folder:
-                os.unlink(name, dir_fd=handle)
-                continue
-            inner = os.open(name, _LOOK, dir_fd=handle)
-            try:
-                Path(f"/proc/self/fd/{inner}").chmod(0o700)  # chmod(2) needs no right on what it changes
-            finally:
-                os.close(inner)
-            made += 1
-            os.rename(name, f"{prefix}{made}", src_dir_fd=handle, dst_dir_fd=top)
-            pending.append(f"{prefix}{made}")
-
-    top = os.open(path, _ENTER)
+    at = os.open(path, _ENTER)
     try:
-        empty(top)
-        while pending:
-            at = pending.pop()
-            handle = os.open(at, _ENTER, dir_fd=top)
-            try:
-                empty(handle)
-            finally:
-                os.close(handle)
-            os.rmdir(at, dir_fd=top)
+        above: list[tuple[str, list[str]]] = []
+        folders = _emptied(at)
+        while folders or above:
+            if folders:
+                name = folders.pop()
+                below = os.open(name, _ENTER, dir_fd=at)
+                os.close(at)
+                at = below
+                above.append((name, folders))
+                folders = _emptied(at)
+            else:
+                name, folders = above.pop()
+                parent = os.open("..", _ENTER, dir_fd=at)
+                os.close(at)
+                at = parent
+                os.rmdir(name, dir_fd=at)
     finally:
-        os.close(top)
+        os.close(at)
     path.rmdir()
+
+
+def _emptied(folder: int) -> list[str]:
+    """Remove everything in a folder but the folders in it, which are returned and can be entered then."""
+    with os.scandir(folder) as entries:
+        found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+    for name, is_folder in found:
+        if not is_folder:
+            os.unlink(name, dir_fd=folder)
+            continue
+        handle = os.open(name, _LOOK, dir_fd=folder)
+        try:
+            Path(f"/proc/self/fd/{handle}").chmod(0o700)  # chmod(2) needs no right on what it changes
+        finally:
+            os.close(handle)
+    return [name for name, is_folder in found if is_folder]
