@@ -324,10 +324,10 @@ class _Pack:
         elif kind == _OFFSET_DELTA:
             back = 0
             for number in range(10):
-                byte = header[at : at + 1] or b"\xff"
-                back = ((back + 1) << 7 if number else 0) | (byte[0] & 127)
+                last = (header[at : at + 1] or b"\xff")[0]
+                back = ((back + 1) << 7 if number else 0) | (last & 127)
                 at += 1
-                if not byte[0] & 128:
+                if not last & 128:
                     break
             base = offset - back
             if not 0 < base < offset:

@@ -83,13 +83,13 @@ def open_plain(path: Path) -> Iterator[BinaryIO]:
     absent or cannot be opened.
     """
     try:
-        handle = os.open(path, _READ)
+        file = open(path, "rb", buffering=0, opener=lambda name, _: os.open(name, _READ))  # noqa: SIM115
     except OSError as error:
-        if error.errno in {errno.ELOOP, errno.ENXIO}:
+        if error.errno in {errno.ELOOP, errno.ENXIO, errno.EISDIR}:
             raise _not_plain(path, linked=error.errno == errno.ELOOP) from None
         raise
-    with os.fdopen(handle, "rb", buffering=0) as file:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
+    with file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise _not_plain(path)
         yield file
 
@@ -103,7 +103,7 @@ def read_bounded(path: Path, limit: int) -> bytes:
         return _up_to(file, limit + 1)
 
 
-def read_whole(path: Path, limit: int) -> bytes:
+def read_whole(path: Path, limit: int = MAX_SIZE) -> bytes:
     """A file of at most ``limit`` bytes. Raises UsageError: ``too-large``, and as ``open_plain``."""
     content = read_bounded(path, limit)
     if len(content) > limit:
@@ -220,7 +220,7 @@ class Folder:
         return self._listed(self._handle, MAX_FILES)
 
     def _listed(self, handle: int, most: int) -> tuple[str, ...]:
-        found = []
+        found: list[str] = []
         with os.scandir(handle) as entries:
             for entry in entries:
                 if len(found) >= most:

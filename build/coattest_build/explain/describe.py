@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from coattest.files import open_plain
 from coattest.findings import Finding
 from coattest.jsontext import unique_names
 from coattest_build.formats import cpio, eif, signature
@@ -150,7 +151,7 @@ def describe_image(path: Path, *, now: datetime, files: bool) -> Description:
     is not an image. A signature that does not hold, metadata that is not JSON and a ramdisk that the strict
     reader refuses are part of the description.
     """
-    with path.open("rb", buffering=0) as file:
+    with open_plain(path) as file:
         measurements = measure_file(file)
         layout = eif.read_structure(file)
         (cmdline,) = layout.of_type(SectionType.CMDLINE)

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from coattest.errors import EnvironmentFailure
+from coattest.files import open_plain
 from coattest_build.sandbox.leftovers import remove_tree
 
 CACHE_VARIABLE = "COATTEST_CACHE"
@@ -34,7 +35,7 @@ def cache_folder(named: Path | None = None) -> Path:
 def sha256_file(path: Path) -> str:
     """The SHA-256 of a file's bytes (hex), read in pieces."""
     digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
+    with open_plain(path) as file:
         while chunk := file.read(CHUNK):
             digest.update(chunk)
     return digest.hexdigest()

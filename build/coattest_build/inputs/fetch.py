@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import IO
 from urllib.parse import quote
 
 from coattest.errors import EnvironmentFailure
@@ -25,6 +26,11 @@ PARALLEL = 6
 ATTEMPTS = 3
 """Per mirror and file."""
 TIMEOUT_SECONDS = 60
+"""To connect, and between two pieces of an answer."""
+TRANSFER_SECONDS = 3600
+"""One attempt at one file, in all; the next continues it."""
+MAX_INDEX = 64 * 1024 * 1024
+"""Bytes of a packed index; bookworm's has 9 MB."""
 BACKOFF_SECONDS = 1.0
 """Half the wait before the second attempt; each wait is twice the one before."""
 MIRROR_HINT = "check the network, or name another mirror with --mirror or COATTEST_DEBIAN_MIRROR"
@@ -146,11 +152,14 @@ def _transfer(url: str, partial: Path, size: int, advance: Advance) -> None:
         if resumed:
             advance(start)
         written = start if resumed else 0
+        ends = time.monotonic() + TRANSFER_SECONDS
         with partial.open("ab" if resumed else "wb") as file:
-            while written <= size and (chunk := response.read(min(CHUNK, size + 1 - written))):
+            while written <= size and (chunk := _some(response, min(CHUNK, size + 1 - written))):
                 file.write(chunk)
                 written += len(chunk)
                 advance(len(chunk))
+                if time.monotonic() > ends:
+                    raise TimeoutError(f"took more than {TRANSFER_SECONDS} seconds")
     if written < size:
         advance(-written)
         raise ConnectionError(f"cut short after {written} of {size} bytes")
@@ -171,17 +180,38 @@ def _check(package: LockedPackage, partial: Path, base: str, advance: Advance) -
     )
 
 
-def fetch_index(url: str) -> bytes:
-    """A small file (an index) from a mirror.
+def read_response(response: IO[bytes], limit: int, *, seconds: float = TRANSFER_SECONDS) -> bytes:
+    """At most ``limit`` bytes of an answer; raises TimeoutError when they take longer than ``seconds``.
 
-    Raises InputGone, and EnvironmentFailure (``mirror-unreachable``).
+    A server that sends a byte a minute never runs into a socket's own time limit.
+    """
+    ends, pieces, left = time.monotonic() + seconds, [], limit
+    while left and (piece := _some(response, min(left, CHUNK))):
+        pieces.append(piece)
+        left -= len(piece)
+        if time.monotonic() > ends:
+            raise TimeoutError(f"took more than {seconds:g} seconds")
+    return b"".join(pieces)
+
+
+def _some(response: IO[bytes], count: int) -> bytes:
+    """What has arrived, at most ``count`` bytes; ``read`` would wait for all of them."""
+    return response.read1(count) if isinstance(response, http.client.HTTPResponse) else response.read(count)
+
+
+def fetch_index(url: str, limit: int = MAX_INDEX) -> bytes:
+    """A file of at most ``limit`` bytes (an index) from a mirror.
+
+    Raises InputGone, and EnvironmentFailure (``mirror-unreachable``, ``too-large``).
     """
     request = urllib.request.Request(url, headers={"User-Agent": "coattest"})  # noqa: S310 - scheme checked
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:  # noqa: S310
-            data: bytes = response.read()
+            data = read_response(response, limit + 1)
     except urllib.error.HTTPError as error:
         raise InputGone(f"HTTP {error.code}", where=url, hint=MIRROR_HINT) from error
     except (OSError, http.client.HTTPException) as error:
         raise _unreachable(f"{getattr(error, 'reason', error)}", url) from error
+    if len(data) > limit:
+        raise EnvironmentFailure(f"larger than {limit} bytes", where=url, hint=MIRROR_HINT, code="too-large")
     return data

@@ -11,13 +11,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from coattest.progress import Reporter
+from coattest_build.formats.deb import XZ_MEMORY
 from coattest_build.image import ImageSpec
 from coattest_build.inputs import wheels
 from coattest_build.inputs.debian import Archive, IndexMalformed, Package, parse_packages
 from coattest_build.inputs.fetch import fetch_index
 from coattest_build.inputs.lock import Lock, LockedPackage, LockedWheel
 
-MAX_INDEX = 512 * 1024 * 1024
+MAX_INDEX = 128 * 1024 * 1024
+"""Bytes of an unpacked index; bookworm's main has 50 MB."""
+MAX_RELEASE = 4 * 1024 * 1024
+"""Bytes of an InRelease file; bookworm's has 150 kB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +40,7 @@ def fetch_suite(mirror: str, suite: str, component: str, architecture: str) -> t
     against the signed index. Raises IndexMalformed, InputGone, and EnvironmentFailure when the mirror does
     not answer.
     """
-    release = fetch_index(f"{mirror}/dists/{suite}/InRelease").decode("utf-8", errors="replace")
+    release = fetch_index(f"{mirror}/dists/{suite}/InRelease", MAX_RELEASE).decode("utf-8", errors="replace")
     name = f"{component}/binary-{architecture}/Packages.xz"
     listed = re.search(rf"^ ([0-9a-f]{{64}}) +(\d+) {re.escape(name)}$", release, re.MULTILINE)
     dated = re.search(r"^Date: (.+)$", release, re.MULTILINE)
@@ -49,13 +53,16 @@ def fetch_suite(mirror: str, suite: str, component: str, architecture: str) -> t
             where=f"{suite}/{name}",
             hint="the mirror may be updating: try again, or use another mirror",
         )
-    decompressor = lzma.LZMADecompressor()
-    data = decompressor.decompress(packed, MAX_INDEX)
-    if not decompressor.eof:
-        raise IndexMalformed(f"unpacks to more than {MAX_INDEX} bytes", where=f"{suite}/{name}")
-    return list(parse_packages(data.decode())), int(
-        email.utils.parsedate_to_datetime(dated[1].replace("UTC", "GMT")).timestamp()
-    )
+    try:
+        decompressor = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY)
+        data = decompressor.decompress(packed, MAX_INDEX)
+        date = email.utils.parsedate_to_datetime(dated[1].replace("UTC", "GMT"))
+        packages = list(parse_packages(data.decode()))
+        if not decompressor.eof:
+            raise IndexMalformed(f"unpacks to more than {MAX_INDEX} bytes", where=f"{suite}/{name}")
+        return packages, int(date.timestamp())
+    except (lzma.LZMAError, EOFError, ValueError, OverflowError) as error:
+        raise IndexMalformed(f"does not unpack, or its date is none: {error}", where=suite) from None
 
 
 def make_lock(

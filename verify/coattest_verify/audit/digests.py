@@ -139,7 +139,7 @@ def _parse(digest: DigestFile) -> _Digest:
             logs={f"{item['s3Bucket']}/{item['s3Object']}": item["hashValue"] for item in raw["logFiles"]},
             file=digest,
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise bad_event(f"not a digest file: {error!r}", where=digest.where) from error
 
 

@@ -63,6 +63,8 @@ def read_events(data: bytes, where: str) -> Iterator[Mapping[str, Any]]:
     except ValueError:
         yield from _lines(text, where)
         return
+    except RecursionError as error:
+        raise bad_event("nested too deep", where=where) from error
     if isinstance(document, dict) and isinstance(document.get("Records"), list):
         yield from (_mapping(record, where) for record in document["Records"])
     elif isinstance(document, dict) and isinstance(document.get("Events"), list):

@@ -14,6 +14,7 @@ from rich.table import Table
 from coattest.aws import aws_errors
 from coattest.errors import FoundFalse, UsageError
 from coattest.extras import need_extra
+from coattest.files import read_whole
 from coattest.findings import Finding
 from coattest.jsontext import emit_json
 from coattest.shell import err, json_option, out, utc_now
@@ -146,8 +147,8 @@ def _missing(
 
 def _json_file(path: Path) -> Any:
     try:
-        return json.loads(path.read_bytes())
-    except ValueError as error:
+        return json.loads(read_whole(path))
+    except (ValueError, RecursionError) as error:
         raise UsageError("not JSON", where=str(path)) from error
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from coattest.errors import FoundFalse
+from coattest.files import make_folder
 from coattest.jsontext import emit_json
 from coattest.progress import Terminal
 from coattest.shell import err, json_option, needs_extra
@@ -66,7 +67,7 @@ def rebuild_command(
     """
     claim = read_claim(attestations)
     _inspect(source, claim)
-    target.mkdir(parents=True, exist_ok=True)
+    make_folder(target)
     with tempfile.TemporaryDirectory(prefix=".claimed-", dir=target) as scratch:
         saved = save_claimed_images(claim, [target, *([claimed] if claimed else [])], Path(scratch))
         if claimed and not saved:

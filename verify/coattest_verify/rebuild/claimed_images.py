@@ -7,6 +7,8 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from coattest.errors import Rejected
+from coattest.files import Folder
 from coattest_build.explain.diff import Comparison, compare
 from coattest_build.inputs.cache import sha256_file
 from coattest_verify.quorum.statements.claim import Claimed, ProfileResult
@@ -15,21 +17,33 @@ from coattest_verify.quorum.statements.claim import Claimed, ProfileResult
 def save_claimed_images(claim: Claimed, folders: Sequence[Path], scratch: Path) -> dict[str, Path]:
     """Profile to image, for each claimed image that one of ``folders`` has with the claimed SHA-256.
 
-    The images are linked or copied into ``scratch``: the rebuild may write to the same folder.
+    The images are copied into ``scratch``: the rebuild may write to the same folder.
     """
     saved: dict[str, Path] = {}
     for profile, claimed in sorted(claim.profiles.items()):
         for folder in folders:
-            path = folder / claimed.name
-            if profile in saved or not path.is_file() or path.stat().st_size != claimed.size:
-                continue
-            if sha256_file(path) == claimed.sha256:
+            if profile not in saved and _copy(folder, claimed, scratch / claimed.name):
                 saved[profile] = scratch / claimed.name
-                try:
-                    os.link(path, saved[profile])
-                except OSError:
-                    shutil.copyfile(path, saved[profile])
     return saved
+
+
+def _copy(folder: Path, claimed: ProfileResult, target: Path) -> bool:
+    """Copy the claimed image from ``folder``, which anybody may have filled; False when it has none."""
+    if not folder.exists():
+        return False
+    with Folder(folder) as files:
+        try:
+            with files.opened(claimed.name) as source:
+                if os.fstat(source.fileno()).st_size != claimed.size:
+                    return False
+                with target.open("wb") as file:
+                    shutil.copyfileobj(source, file, 1 << 20)
+        except Rejected:
+            return False
+    if sha256_file(target) == claimed.sha256:
+        return True
+    target.unlink()
+    return False
 
 
 def explain_differences(

@@ -45,6 +45,7 @@ TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 
 DEFAULT_MAX_AGE_DAYS = 90
 
+
 @dataclass(frozen=True, slots=True)
 class Member:
     """One party that counts once, however many keys it has."""
