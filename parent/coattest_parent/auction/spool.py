@@ -90,9 +90,9 @@ class Job:
 
 
 def jobs(spool: Path) -> Iterator[Job]:
-    """Every job that has not failed, by name; names that begin with a dot are left out."""
+    """Every job that has not failed, by name; links and names that begin with a dot are left out."""
     for directory in sorted(spool.iterdir()):
-        if directory.name.startswith("."):
+        if directory.name.startswith(".") or directory.is_symlink():
             continue
         try:
             found = (directory / MANIFEST).stat()
