@@ -5,18 +5,20 @@ A file gets its final name only after that check, so a mirror decides what is av
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import IO
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlsplit
 
-from coattest.errors import EnvironmentFailure
+from coattest.errors import EnvironmentFailure, UsageError
+from coattest.files import open_plain
 from coattest.progress import Reporter
 from coattest_build.inputs.cache import CHUNK, Cache, exclusive, sha256_file
 from coattest_build.inputs.lock import LockedPackage
@@ -144,10 +146,7 @@ def _transfer(url: str, partial: Path, size: int, advance: Advance) -> None:
     start = partial.stat().st_size if partial.exists() else 0
     if start >= size:
         return
-    request = urllib.request.Request(url, headers={"User-Agent": "coattest"})  # noqa: S310 - scheme checked
-    if start:
-        request.add_header("Range", f"bytes={start}-")
-    with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:  # noqa: S310
+    with opened(url, {"Range": f"bytes={start}-"} if start else None) as response:
         resumed = start and getattr(response, "status", None) == 206
         if resumed:
             advance(start)
@@ -180,6 +179,25 @@ def _check(package: LockedPackage, partial: Path, base: str, advance: Advance) -
     )
 
 
+@contextlib.contextmanager
+def opened(address: str, headers: Mapping[str, str] | None = None) -> Iterator[IO[bytes]]:
+    """What an http, https or file address has; raises OSError, which urllib's errors are too.
+
+    A file is opened as any that somebody else wrote: a mirror in a folder may have pipes and links.
+    """
+    parts = urlsplit(address)
+    if parts.scheme == "file":
+        try:
+            with open_plain(Path(unquote(parts.path))) as file:
+                yield file
+        except UsageError as error:
+            raise OSError(error.what) from None
+        return
+    request = urllib.request.Request(address, headers={"User-Agent": "coattest", **(headers or {})})  # noqa: S310
+    with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:  # noqa: S310 - scheme checked
+        yield response
+
+
 def read_response(response: IO[bytes], limit: int, *, seconds: float = TRANSFER_SECONDS) -> bytes:
     """At most ``limit`` bytes of an answer; raises TimeoutError when they take longer than ``seconds``.
 
@@ -204,9 +222,8 @@ def fetch_index(url: str, limit: int = MAX_INDEX) -> bytes:
 
     Raises InputGone, and EnvironmentFailure (``mirror-unreachable``, ``too-large``).
     """
-    request = urllib.request.Request(url, headers={"User-Agent": "coattest"})  # noqa: S310 - scheme checked
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:  # noqa: S310
+        with opened(url) as response:
             data = read_response(response, limit + 1)
     except urllib.error.HTTPError as error:
         raise InputGone(f"HTTP {error.code}", where=url, hint=MIRROR_HINT) from error

@@ -30,6 +30,10 @@ _STAMP = re.compile(r"_[0-9]{8}T[0-9]{6}Z\.json\.gz$")
 identifies a chain ("Finding your CloudTrail log files", "CloudTrail digest file structure")."""
 
 
+MAX_PARTS = 64
+"""Parts of a log's path that are looked at; CloudTrail's have a dozen."""
+
+
 @dataclass(frozen=True, slots=True)
 class DigestFile:
     """A digest file as stored in S3: uncompressed content, and the signature (hex) of the object's
@@ -73,14 +77,14 @@ def check_digests(
     digests: Sequence[DigestFile],
     *,
     keys: Mapping[str, bytes],
-    logs: Mapping[str, bytes],
+    logs: Mapping[str, str],
     since: datetime | None,
     until: datetime | None,
 ) -> tuple[Finding, ...]:
     """Every way in which the logs of a window differ from what CloudTrail delivered.
 
-    ``keys`` are ``public_keys``; ``logs`` maps a log's path (bucket/object, or any end of it) to its
-    uncompressed content. Without a window the digests' own range is checked. Raises UsageError.
+    ``keys`` are ``public_keys``; ``logs`` maps a log's path (bucket/object, or any end of it) to the SHA-256
+    (hex) of its uncompressed content. Without a window the digests' own range is checked. Raises UsageError.
     """
     chains: dict[str, list[_Digest]] = {}
     for digest in sorted((_parse(file) for file in digests), key=lambda digest: digest.end):
@@ -98,7 +102,7 @@ def _chain_findings(
     chain: Sequence[_Digest],
     *,
     keys: Mapping[str, bytes],
-    logs: Mapping[str, bytes],
+    logs: Mapping[str, str],
     since: datetime | None,
     until: datetime | None,
 ) -> list[Finding]:
@@ -189,15 +193,15 @@ def _linked(earlier: _Digest, later: _Digest) -> list[Finding]:
     return findings
 
 
-def _listed(digest: _Digest, logs: Mapping[str, bytes]) -> list[Finding]:
+def _listed(digest: _Digest, logs: Mapping[str, str]) -> list[Finding]:
     findings = []
     for path, expected in digest.logs.items():
-        content = next(
-            (data for name, data in logs.items() if path == name or path.endswith(f"/{name}")), None
-        )
-        if content is None:
+        parts = path.split("/")[-MAX_PARTS:]
+        ends = ("/".join(parts[number:]) for number in range(len(parts)))
+        found = next((logs[end] for end in ends if end in logs), None)
+        if found is None:
             findings.append(Finding("log-missing", path, f"{path} is listed, but not here"))
-        elif (found := hashlib.sha256(content).hexdigest()) != expected:
+        elif found != expected:
             findings.append(
                 Finding("log-changed", path, f"{path} is not what was delivered", expected, found)
             )

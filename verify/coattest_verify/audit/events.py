@@ -19,8 +19,8 @@ from typing import Any
 
 from coattest.errors import UsageError
 
-MAX_FILE = 512 * 1024 * 1024
-"""Bytes of one log file, uncompressed. CloudTrail delivers every five minutes; its files are a few MB."""
+MAX_FILE = 32 * 1024 * 1024
+"""Bytes of one log file, uncompressed; parsed it may take twenty times as much. CloudTrail's have a few MB."""
 
 PCR_SIZE = 48
 _PREFIX = "attestationDocumentEnclave"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,29 +12,35 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from coattest.aws import aws_errors
-from coattest.errors import UsageError
+from coattest.errors import Rejected, UsageError
+from coattest.files import Folder, read_whole
 from coattest_verify.audit.digests import DigestFile
-from coattest_verify.audit.events import Event, inflate, parse_event, read_events
+from coattest_verify.audit.events import MAX_FILE, Event, inflate, parse_event, read_events
 
 DIGEST_FOLDER = "CloudTrail-Digest"
 SUFFIXES = (".json", ".json.gz", ".jsonl")
 SIGNATURE_SUFFIX = ".signature"
-MAX_EVENTS = 5_000_000
-"""Events that one run holds in memory."""
+MAX_EVENTS = 500_000
+"""Events of KMS that one run holds in memory, about a kilobyte each."""
+MAX_LOGS = 200_000
+"""Files of one folder; CloudTrail writes one every five minutes in each region."""
+MAX_READ = 16 * 1024 * 1024 * 1024
+"""Bytes of all files together, as they are stored."""
+MAX_SIGNATURE = 4096
 
 
 @dataclass(slots=True)
 class Collected:
-    """What was read. ``logs`` maps each log's path to its uncompressed content, for the digests."""
+    """What was read. ``logs`` maps each log's path to the SHA-256 (hex) of its uncompressed content."""
 
     events: list[Event] = field(default_factory=list)
     digests: list[DigestFile] = field(default_factory=list)
-    logs: dict[str, bytes] = field(default_factory=dict)
+    logs: dict[str, str] = field(default_factory=dict)
 
     def log(self, data: bytes, where: str, path: str) -> None:
         """Add a log file."""
         content = inflate(data, where)
-        self.logs[path] = content
+        self.logs[path] = hashlib.sha256(content).hexdigest()
         self._take(content, where)
 
     def _take(self, content: bytes, where: str) -> None:
@@ -39,8 +48,8 @@ class Collected:
             event = parse_event(raw, where)
             if event is not None:
                 self.events.append(event)
-        if len(self.events) > MAX_EVENTS:
-            raise UsageError(f"more than {MAX_EVENTS} events", hint="narrow the source down")
+            if len(self.events) > MAX_EVENTS:
+                raise UsageError(f"more than {MAX_EVENTS} events", hint="narrow the source down")
 
     def looked_up(self, text: str, where: str) -> None:
         """Add one event of lookup-events."""
@@ -54,22 +63,33 @@ def from_path(path: Path) -> Collected:
     it. Raises UsageError where there is nothing, and for what does not parse.
     """
     found = Collected()
-    if path.is_file():
-        found.log(path.read_bytes(), str(path), path.name)
-        return found
-    if not path.is_dir():
+    if not os.path.lexists(path):
         raise UsageError("there is no such file or folder", where=str(path))
-    for file in sorted(path.rglob("*")):
-        if not file.is_file() or file.is_symlink() or not file.name.endswith(SUFFIXES):
-            continue
-        relative = file.relative_to(path).as_posix()
-        if DIGEST_FOLDER in file.parts:
-            beside = file.with_name(file.name + SIGNATURE_SUFFIX)
-            signature = beside.read_text().strip() if beside.exists() else ""
-            found.digests.append(DigestFile(inflate(file.read_bytes(), relative), signature, relative))
-        else:
-            found.log(file.read_bytes(), relative, relative)
+    if not path.is_dir():
+        found.log(read_whole(path, MAX_FILE), str(path), path.name)
+        return found
+    with Folder(path, total=MAX_READ) as folder:
+        try:
+            for name, status in folder.walk(most=MAX_LOGS):
+                if stat.S_ISREG(status.st_mode) and name.endswith(SUFFIXES):
+                    _add(found, folder, name)
+        except Rejected as error:
+            raise UsageError(error.what, where=error.where or str(path), code=error.code) from None
     return found
+
+
+def _add(found: Collected, folder: Folder, name: str) -> None:
+    try:
+        content = folder.read_status(name, MAX_FILE)[0]
+        if DIGEST_FOLDER not in name.split("/"):
+            found.log(content, name, name)
+            return
+        beside = name + SIGNATURE_SUFFIX
+        signature = folder.read_status(beside, MAX_SIGNATURE)[0] if folder.status(beside) else b""
+    except Rejected as error:
+        raise UsageError(error.what, where=name, code=error.code) from None
+    text = signature.decode("ascii", "replace").strip()
+    found.digests.append(DigestFile(inflate(content, name), text, name))
 
 
 def from_bucket(s3: Any, url: str) -> Collected:

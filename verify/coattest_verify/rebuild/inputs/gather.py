@@ -15,7 +15,7 @@ from coattest.findings import Finding
 from coattest.progress import Reporter
 from coattest_build.image import ImageSpec
 from coattest_build.inputs.debian import Package
-from coattest_build.inputs.fetch import read_response
+from coattest_build.inputs.fetch import opened, read_response
 from coattest_build.inputs.lock import Lock
 from coattest_verify.rebuild.inputs import wheels
 from coattest_verify.rebuild.inputs.check import LockVerdict, Suite, judge_lock
@@ -111,9 +111,8 @@ def fetch(mirrors: Sequence[str], paths: Sequence[str], limit: int, where: str) 
     failures = []
     for mirror in mirrors:
         for path in paths:
-            request = urllib.request.Request(f"{mirror}/{path}", headers={"User-Agent": "coattest"})  # noqa: S310
             try:
-                with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:  # noqa: S310
+                with opened(f"{mirror}/{path}") as response:
                     data = read_response(response, limit + 1)
             except (OSError, http.client.HTTPException, ValueError) as error:
                 code = f"HTTP {error.code}" if isinstance(error, urllib.error.HTTPError) else None
