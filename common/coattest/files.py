@@ -142,8 +142,8 @@ def make_folder(path: Path) -> None:
 
 @contextlib.contextmanager
 def _beside(path: Path) -> Iterator[Path]:
-    """A temporary file beside ``path``, which is gone afterwards."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """A temporary file beside ``path``, which is gone afterwards. Raises UsageError as ``make_folder``."""
+    make_folder(path.parent)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(handle)
     temporary = Path(name)

@@ -54,8 +54,9 @@ class Work:
         """A home, a TMPDIR and somebody else's files, all with secrets."""
         home, temporary, others = (self.base / name for name in ("home", "tmp", "others"))
         for name in (
-            "home/.bashrc", "home/.gitconfig", "home/.ssh/id_ed25519",             "home/member.key", "home/mine.py", "home/private/.git/HEAD", "home/private/build/image.toml",
-            "home/private/quorum.toml", "home/private/claim.json", "home/private/image.eif",
+            "home/.bashrc", "home/.gitconfig", "home/.ssh/id_ed25519", "home/member.key", "home/mine.py",
+            "home/private/.git/HEAD", "home/private/build/image.toml", "home/private/quorum.toml",
+            "home/private/claim.json", "home/private/image.eif",
             "tmp/canary", "tmp/folder/canary", "others/secret.json", "others/notes/secret.pem",
         ):  # fmt: skip
             (self.base / name).parent.mkdir(parents=True, exist_ok=True)
@@ -300,9 +301,8 @@ def main() -> int:
                 if wrong or chosen.verbose:
                     failures += bool(wrong)
                     print(f"tree {number} ({'; '.join(done)}): {command} {text}")
-                    print(
-                        f"  exit {ended.code}, {ended.seconds:.1f} s, {ended.memory >> 20} MB: {', '.join(wrong)}"
-                    )
+                    used = f"{ended.seconds:.1f} s, {ended.memory >> 20} MB"
+                    print(f"  exit {ended.code}, {used}: {', '.join(wrong)}")
                     for line in ascii(ended.err.decode(errors="replace")[-600:]).split("\\n"):
                         print(f"    {line}")
                     sys.stdout.flush()

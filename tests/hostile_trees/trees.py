@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import random
 import shutil
@@ -267,8 +268,12 @@ def many_statements(maker: Maker, path: Path) -> None:
         kind = maker.dice.choice(
             ("quorum.1.project-native.x{}.dsse.json", "rebuild.project-native.x{}.intoto.json")
         )
-        text = f'{{"payloadType":"application/vnd.coattest.quorum+toml","payload":"{payload}{number:04d}","signatures":[{{"sig":"AAAA"}}]}}'
-        (base / kind.format(number)).write_text(text)
+        document = {
+            "payloadType": "application/vnd.coattest.quorum+toml",
+            "payload": f"{payload}{number:04d}",
+            "signatures": [{"sig": "AAAA"}],
+        }
+        (base / kind.format(number)).write_text(json.dumps(document))
 
 
 def git_trick(maker: Maker, path: Path) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 from coattest.errors import UsageError
 
 MAX_FILE = 32 * 1024 * 1024
-"""Bytes of one log file, uncompressed; parsed it may take twenty times as much. CloudTrail's have a few MB."""
+"""Bytes of one log file, uncompressed; parsed it may take twenty times as much. CloudTrail's have a few."""
 
 PCR_SIZE = 48
 _PREFIX = "attestationDocumentEnclave"

@@ -12,7 +12,7 @@ import click
 from rich.table import Table
 
 from coattest.errors import FoundFalse, Rejected, UsageError
-from coattest.files import Folder, read_whole, write_atomic
+from coattest.files import Folder, make_folder, read_whole, write_atomic
 from coattest.findings import Finding
 from coattest.jsontext import emit_json
 from coattest.shell import err, option_group, out, utc_now
@@ -75,8 +75,8 @@ def write_plan(authority: Authority, image: Path, given: Mapping[str, Any]) -> N
     plan = planning.make_stack_plan(authority, image, settings, reports)
     folder: Path = given["out"]
     files = planning.plan_files(plan, reports)
+    make_folder(folder)
     for name, content in {**files, **({programs.NAME: archive} if archive else {})}.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / name, content)
     for stale in (planning.MAIN, planning.PARAMETERS, *([] if archive else [programs.NAME])):
         if stale not in files:
