@@ -44,7 +44,9 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def copied_by(dockerfile: Path) -> list[str]:
     """What the Dockerfile copies from its context, so that this test cannot forget a folder."""
     lines = [line.split() for line in dockerfile.read_text().splitlines()]
-    return [name for words in lines if words[:1] == ["COPY"] and "--from" not in words[1] for name in words[1:-1]]
+    return [
+        name for words in lines if words[:1] == ["COPY"] and "--from" not in words[1] for name in words[1:-1]
+    ]
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from coattest.errors import CoattestError, EnvironmentFailure, Rejected, UsageEr
 from coattest.files import MAX_PATH_PARTS, Folder, make_folder, open_plain, read_bounded, read_whole
 from coattest.text import MAX_DOTS, parse_toml
 from coattest_build import image
-from coattest_build.explain.describe import describe_image
+from coattest_build.explain import describe
 from coattest_build.formats.measure import measure
 from coattest_build.inputs import fetch, lock, wheels
 from coattest_verify.audit import sources
@@ -340,7 +340,15 @@ def test_a_terabyte_that_is_no_image_is_refused(tmp_path: Path) -> None:
     with path.open("wb") as file:
         file.truncate(1 << 40)
     with pytest.raises(CoattestError):
-        describe_image(path, now=datetime(2026, 11, 29, tzinfo=timezone.utc), files=True)
+        describe.describe_image(path, now=datetime(2026, 11, 29, tzinfo=timezone.utc), files=True)
+
+
+def test_metadata_that_nests_is_described_as_malformed() -> None:
+    """900 levels can be read, but printing them would be more than Python recurses."""
+    value, finding = describe._metadata(b'{"a":' * 900 + b"1" + b"}" * 900)
+    assert value is None
+    assert finding
+    assert finding.code == "metadata-malformed"
 
 
 def test_json_with_long_numbers_is_refused_not_a_bug(tmp_path: Path) -> None:

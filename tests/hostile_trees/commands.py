@@ -39,7 +39,8 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "deploy-from-attestation plan": (
         f"--image {F}/image.eif --target local --state {F}/state {DECIDE}",
         f"--image {F}/image.eif --target aws --out {{out}} --report {F}/measurements.json --name n"
-        f" --vpc vpc-1 --subnet subnet-1 --ami ami-1 --wheel {F}/program.whl --wheelhouse {F}/wheelhouse {AWS} {DECIDE}",
+        f" --vpc vpc-1 --subnet subnet-1 --ami ami-1 --wheel {F}/program.whl --wheelhouse {F}/wheelhouse"
+        f" {AWS} {DECIDE}",
     ),
     "deploy-from-attestation smoke": (f"--measurements {F}/measurements.json --image {F}/image.eif",),
     "deploy-from-attestation status": (

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 from coattest.files import open_plain
 from coattest.findings import Finding
 from coattest.jsontext import unique_names
+from coattest.strictjson import MAX_DEPTH, too_deep
 from coattest_build.formats import cpio, eif, signature
 from coattest_build.formats.cpio import RamdiskEntry, RamdiskError
 from coattest_build.formats.eif import EifSection, Layout, SectionType
@@ -169,6 +170,8 @@ def describe_image(path: Path, *, now: datetime, files: bool) -> Description:
 
 
 def _metadata(raw: bytes) -> tuple[Any, Finding | None]:
+    if too_deep(raw):  # it could be read, but not printed
+        return None, Finding("metadata-malformed", "metadata", f"nested deeper than {MAX_DEPTH}")
     try:
         return json.loads(raw, object_pairs_hook=unique_names, parse_constant=_no_constant), None
     except (ValueError, RecursionError) as error:
