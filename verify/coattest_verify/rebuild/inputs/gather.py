@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import http.client
 import urllib.error
-import urllib.request
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
 
 MAX_RELEASE = 4 * 1024 * 1024
 """Bytes of an InRelease file; bookworm's has 150 KB."""
-
-TIMEOUT_SECONDS = 60
 
 
 def check_lock(
