@@ -171,7 +171,9 @@ def describe_image(path: Path, *, now: datetime, files: bool) -> Description:
 
 def _metadata(raw: bytes) -> tuple[Any, Finding | None]:
     if too_deep(raw):  # it could be read, but not printed
-        return None, Finding("metadata-malformed", "metadata", f"nested deeper than {MAX_DEPTH}")
+        return None, Finding(
+            "metadata-malformed", "metadata", f"not JSON that can be shown: nested deeper than {MAX_DEPTH}"
+        )
     try:
         return json.loads(raw, object_pairs_hook=unique_names, parse_constant=_no_constant), None
     except (ValueError, RecursionError) as error:

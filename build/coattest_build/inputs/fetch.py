@@ -146,7 +146,7 @@ def _transfer(url: str, partial: Path, size: int, advance: Advance) -> None:
     start = partial.stat().st_size if partial.exists() else 0
     if start >= size:
         return
-    with opened(url, {"Range": f"bytes={start}-"} if start else None) as response:
+    with open_address(url, {"Range": f"bytes={start}-"} if start else None) as response:
         resumed = start and getattr(response, "status", None) == 206
         if resumed:
             advance(start)
@@ -180,7 +180,7 @@ def _check(package: LockedPackage, partial: Path, base: str, advance: Advance) -
 
 
 @contextlib.contextmanager
-def opened(address: str, headers: Mapping[str, str] | None = None) -> Iterator[IO[bytes]]:
+def open_address(address: str, headers: Mapping[str, str] | None = None) -> Iterator[IO[bytes]]:
     """What an http, https or file address has; raises OSError, which urllib's errors are too.
 
     A file is opened as any that somebody else wrote: a mirror in a folder may have pipes and links.
@@ -223,7 +223,7 @@ def fetch_index(url: str, limit: int = MAX_INDEX) -> bytes:
     Raises InputGone, and EnvironmentFailure (``mirror-unreachable``, ``too-large``).
     """
     try:
-        with opened(url) as response:
+        with open_address(url) as response:
             data = read_response(response, limit + 1)
     except urllib.error.HTTPError as error:
         raise InputGone(f"HTTP {error.code}", where=url, hint=MIRROR_HINT) from error
