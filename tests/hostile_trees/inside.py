@@ -190,8 +190,8 @@ def state(tree: Path) -> dict[str, tuple[int, int, int, int]]:
     return found
 
 
-REPORTS = frozenset({"verify inputs"})
-"""Commands whose exit code 3 is a verdict with all its findings, not an error."""
+REPORTS = frozenset({"auction serve", "verify inputs"})
+"""Commands whose exit code 3 is not one line: a service's log, and a verdict with all its findings."""
 
 WRITES = {
     "verify commit": ("attestations", "out"),
