@@ -257,7 +257,11 @@ class Courier:
 
 @contextlib.contextmanager
 def only_courier(spool: Path) -> Iterator[None]:
-    """Lock the spool; raises EnvironmentFailure when another process has. The lock ends with the process."""
+    """Lock the spool; raises EnvironmentFailure when another process has, UsageError for a link.
+
+    The lock ends with the process.
+    """
+    Folder(spool).close()  # a link is refused
     handle = os.open(spool, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         try:
