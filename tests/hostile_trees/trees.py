@@ -289,15 +289,15 @@ def git_trick(maker: Maker, path: Path) -> None:
     elif trick == 1:
         (git / "refs/heads/main").write_text("ref: refs/heads/main")
     elif trick == 2:
-        shutil.rmtree(git)
+        maker.clear(git)
         git.write_text(f"gitdir: {maker.dice.choice((canary / '.git', '.', '/dev/zero', 'x/worktrees/y'))}\n")
     elif trick == 3:
         (git / "objects/info").mkdir(parents=True, exist_ok=True)
         (git / "objects/info/alternates").write_text(f"{canary}/.git/objects\n")
-        shutil.rmtree(git / "objects/pack", ignore_errors=True)
+        maker.clear(git / "objects/pack")
     elif trick == 4:
         (git / "commondir").write_text(f"{canary}/.git\n")
-        shutil.rmtree(git / "objects")
+        maker.clear(git / "objects")
     elif trick in (5, 6):
         place = git / "objects/cd" / ("cd" * 19)
         place.parent.mkdir(parents=True, exist_ok=True)
