@@ -13,7 +13,7 @@ help: ## Show what there is to run
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: .venv/.ready-local ## Run the whole chain here: rebuild, sign, decide, deploy, auction, refusals
-	$(BIN)/nitro-local demo
+	$(BIN)/nitro-local demo --this-checkout-is-mine
 
 test: .venv/.ready-test ## Set up and run the tests (minutes; what takes long is in test-all)
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)

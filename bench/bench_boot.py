@@ -85,7 +85,8 @@ def boot(image: Path, folder: Path, *, asked: bool) -> tuple[float, float, float
 def build(folder: Path) -> Path:
     """The default profile's image of this checkout."""
     command = [sys.executable, "-c", "from coattest_build.cli import main; main()"]
-    options = ["build", "--source", str(ROOT), "--out", str(folder), "--profile", "aws"]
+    options = ["build", "--source", str(ROOT), "--this-checkout-is-mine"]
+    options += ["--out", str(folder), "--profile", "aws"]
     subprocess.run([*command, *options], check=True, stdout=subprocess.DEVNULL)
     return folder / "image.eif"
 

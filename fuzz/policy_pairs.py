@@ -1,4 +1,4 @@
-"""10,000 generated (policy, request) pairs, twice: evaluator and prover agree on all.
+"""10,000 generated (policy, request) pairs, twice: evaluator and prover agree on all; and proofs are sampled.
 
 Once with a fixed seed, which makes a failure the same on every machine, once with a fresh one, which is
 printed. ``tox -e policy-pairs`` runs it; ``--seed N`` repeats a run.
@@ -17,7 +17,13 @@ import pytest
 FIXED = 20261124
 POLICIES = 1000
 """Generated policies of a run; each is asked ten requests."""
-TESTS = Path(__file__).resolve().parent.parent / "tests/verify/keypolicy/prove/test_policy_prove.py"
+TESTS = Path(__file__).resolve().parent.parent / "tests/verify/keypolicy/prove"
+CHOSEN = {
+    "test_policy_prove.py": "generated_pairs or solver_finds",
+    "test_policy_prove_callers.py": "no_caller_contradicts",
+    "test_policy_prove_samples.py": "no_sampled_request",
+}
+"""The pairs, and proofs of whole policies against callers and requests: a tenth as many."""
 
 
 def main() -> int:
@@ -27,13 +33,14 @@ def main() -> int:
     parser.add_argument("--policies", type=int, default=POLICIES, help="generated policies of a run")
     options = parser.parse_args()
     seeds = options.seed or [FIXED, secrets.randbelow(2**32)]
-    os.environ["COATTEST_POLICIES"] = str(options.policies)
     for seed in seeds:
         print(f"seed {seed}: {options.policies} policies, ten requests each", flush=True)
-        chosen = "generated_pairs or solver_finds"
-        code = pytest.main([str(TESTS), "-q", "-x", "-k", chosen, f"--hypothesis-seed={seed}"])
-        if code:
-            return int(code)
+        for name, chosen in CHOSEN.items():
+            pairs = name == "test_policy_prove.py"
+            os.environ["COATTEST_POLICIES"] = str(options.policies if pairs else options.policies // 10)
+            code = pytest.main([str(TESTS / name), "-q", "-x", "-k", chosen, f"--hypothesis-seed={seed}"])
+            if code:
+                return int(code)
     return 0
 
 

@@ -35,6 +35,7 @@ BIN = Path(sys.executable).parent
 
 FILLED = "--manifest manifest.cbor --buyer buyer-1"
 MINE = "--member buyer-2 --key quorum/keys/buyer-2"
+OWN = "--this-checkout-is-mine"
 TO_PLAN = "--target local --image manifest.cbor --state state --role-arn a --instance-id i {deciding}"
 A_KEY = "--key arn:aws:kms:eu-central-1:1:key/2 --parent-role arn:aws:iam::1:role/p"
 
@@ -53,7 +54,7 @@ NEEDS = {
     "verify rebuild": "build",
     "verify rebuild --source {repository} --out x": "build",
     "verify inputs --source {repository}": "build",
-    f"verify release review --source {{repository}} {MINE} --attestations {{attestations}}": "build",
+    f"verify release review {OWN} {MINE} --attestations {{attestations}}": "build",
     "verify policy prove": "prove",
     "verify policy prove file": "prove",
     "verify policy apply": "aws",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +26,12 @@ class BuiltImages:
     def image(self, profile: str) -> Path:
         """The image file of a profile."""
         return self.directory / self.report.profile(profile).name
+
+
+@pytest.fixture(autouse=True, scope="session")
+def state_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test writes to the journals and records of whoever runs it."""
+    os.environ["COATTEST_STATE"] = str(tmp_path_factory.mktemp("state"))
 
 
 @pytest.fixture(autouse=True)

@@ -5,12 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from coattest.errors import Rejected, UsageError
 from coattest.files import Folder
 from coattest.text import parse_toml
+from coattest_build.inputs.names import (
+    COMMAND_LINE,
+    COMPONENT,
+    DEBIAN_NAME,
+    IMAGE_TEXT,
+    SUITE,
+    VARIABLE,
+    is_plain,
+    is_relative_path,
+)
 
 FORMAT = "coattest-image/v1"
 ARCHITECTURES = {"x86_64": "amd64"}
@@ -21,6 +31,8 @@ LOCK_FILE = "build/image.lock"
 SOURCE_FOLDERS = ("build/kernel", "build/init", "enclave")
 """The folders of a source tree that an image is made from, and that its digest covers."""
 MAX_FILE = 1024 * 1024
+MAX_LIST = 4096
+"""Entries of a list: packages, directories, words of the command."""
 
 
 def _bad(what: str, where: str, hint: str | None = None) -> UsageError:
@@ -116,24 +128,38 @@ class _Table:
     def has(self, key: str) -> bool:
         return key in self._values
 
-    def text(self, key: str) -> str:
+    def text(self, key: str, grammar: re.Pattern[str]) -> str:
         value: str = self._take(key, str)
-        if not _plain(value):
-            raise _bad(f"{key} is empty or has control characters", self._where)
+        if not grammar.fullmatch(value):
+            raise _bad(f"{key} is not allowed: {value[:80]!r}", self._where)
         return value
 
     def path(self, key: str) -> str:
-        return _relative(self.text(key), f"{self._where} {key}")
+        return _relative(self._take(key, str), f"{self._where} {key}")
 
     def source(self, key: str) -> str:
-        return _in_source(self.text(key), f"{self._where} {key}")
+        return _in_source(self._take(key, str), f"{self._where} {key}")
 
-    def texts(self, key: str, *, optional: bool = False) -> tuple[str, ...]:
+    def choice(self, key: str, known: Iterable[str]) -> str:
+        value: str = self._take(key, str)
+        if value not in known:
+            raise _bad(f"{key} {value[:80]!r} is not supported", self._where, f"one of {', '.join(known)}")
+        return value
+
+    def texts(
+        self, key: str, grammar: re.Pattern[str] | None = None, *, optional: bool = False
+    ) -> tuple[str, ...]:
         if optional and not self.has(key):
             return ()
         values = self._take(key, list)
-        if not all(isinstance(value, str) and _plain(value) for value in values):
-            raise _bad(f"{key} must be a list of strings, none empty or with control characters", self._where)
+        if len(values) > MAX_LIST or not all(isinstance(value, str) and is_plain(value) for value in values):
+            raise _bad(
+                f"{key} must be a list of at most {MAX_LIST} strings, none empty or with control characters",
+                self._where,
+            )
+        wrong = [value for value in values if grammar and not grammar.fullmatch(value)]
+        if wrong:
+            raise _bad(f"{key}: not allowed: {wrong[0][:80]!r}", self._where)
         return tuple(values)
 
     def paths(self, key: str, *, optional: bool = False) -> tuple[str, ...]:
@@ -152,7 +178,7 @@ class _Table:
         chosen = {name: value for name, value in self._take(key, dict).items() if name not in without}
         # No control characters: in the image, the command and the environment have a line for each text.
         for name, value in chosen.items():
-            if not isinstance(value, str) or not _plain(f"{name}{value}") or not name:
+            if not isinstance(value, str) or not is_plain(f"{name}{value}") or not name:
                 raise _bad(f"{key} must map strings to strings, one line each", self._where)
         return tuple(sorted(chosen.items()))
 
@@ -165,14 +191,8 @@ class _Table:
             raise _bad(f"unknown key {unknown[0]!r}", self._where)
 
 
-def _plain(value: str) -> bool:
-    """Whether a text is not empty and has no control characters."""
-    return bool(value) and not any(ord(c) < 32 or ord(c) == 127 for c in value)
-
-
 def _relative(value: str, where: str) -> str:
-    path = PurePosixPath(value)
-    if path.is_absolute() or ".." in path.parts or str(path) != value or value == ".":
+    if not is_relative_path(value):
         raise _bad(f"{value!r} is not a plain relative path", where)
     return value
 
@@ -200,8 +220,8 @@ def _command(words: tuple[str, ...], where: str) -> tuple[str, ...]:
 def _environment(pairs: tuple[tuple[str, str], ...], where: str) -> tuple[tuple[str, str], ...]:
     """The environment; a name with = in it would be read as a different name."""
     for name, _ in pairs:
-        if "=" in name:
-            raise _bad(f"{name!r} is not the name of a variable", f"{where} [environment]")
+        if not VARIABLE.fullmatch(name):
+            raise _bad(f"{name[:80]!r} is not the name of a variable", f"{where} [environment]")
     return pairs
 
 
@@ -211,28 +231,30 @@ def parse_spec(text: str) -> ImageSpec:
         top = _Table(parse_toml(text.encode(), max_size=MAX_FILE), IMAGE_FILE)
     except Rejected as error:
         raise _bad(error.what, IMAGE_FILE) from None
-    if top.text("format") != FORMAT:
-        raise _bad(f"format is not {FORMAT!r}", IMAGE_FILE)
+    top.choice("format", (FORMAT,))
     run, debian, kernel = top.table("run"), top.table("debian"), top.table("kernel")
     toolchain, runtime, profiles = top.table("toolchain"), top.table("runtime"), top.table("profiles")
     wheels, bytecode = top.table_or_none("wheels"), top.table_or_none("bytecode")
     profile_files = top.pairs("profiles", without=("target",))
     spec = ImageSpec(
-        name=top.text("name"),
-        release=top.text("release"),
-        architecture=top.text("architecture"),
-        default_profile=top.text("default_profile"),
-        cmdline=top.text("cmdline"),
+        name=top.text("name", IMAGE_TEXT),
+        release=top.text("release", IMAGE_TEXT),
+        architecture=top.choice("architecture", ARCHITECTURES),
+        default_profile=top.text("default_profile", PROFILE_NAME),
+        cmdline=top.text("cmdline", COMMAND_LINE),
         command=_command(run.texts("command"), f"{IMAGE_FILE} [run]"),
         environment=_environment(run.pairs("environment"), f"{IMAGE_FILE} [run]"),
-        suites=debian.texts("suites"),
-        component=debian.text("component"),
+        suites=debian.texts("suites", SUITE),
+        component=debian.text("component", COMPONENT),
         kernel=Kernel(
-            kernel.text("package"), kernel.path("tarball"), kernel.source("config"), kernel.source("init")
+            kernel.text("package", DEBIAN_NAME),
+            kernel.path("tarball"),
+            kernel.source("config"),
+            kernel.source("init"),
         ),
-        toolchain=toolchain.texts("packages"),
+        toolchain=toolchain.texts("packages", DEBIAN_NAME),
         toolchain_links=toolchain.pairs("links"),
-        runtime=runtime.texts("packages"),
+        runtime=runtime.texts("packages", DEBIAN_NAME),
         directories=runtime.paths("directories"),
         prune=runtime.paths("prune", optional=True),
         wheels=Wheels(wheels.source("requirements"), wheels.path("target")) if wheels else None,
@@ -271,9 +293,6 @@ def _check(spec: ImageSpec) -> None:
             raise _bad(f"{name!r} is not a profile name", IMAGE_FILE)
     if not spec.suites:
         raise _bad("suites is empty", f"{IMAGE_FILE} [debian]")
-    if spec.architecture not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
-        raise _bad(f"architecture {spec.architecture!r} is not supported", IMAGE_FILE, f"one of {known}")
     spec.profile_source(spec.default_profile)
 
 

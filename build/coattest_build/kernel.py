@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import coattest
 from coattest.errors import EnvironmentFailure, UsageError
 from coattest.progress import Reporter
 from coattest_build import sandbox
@@ -135,9 +136,18 @@ def kernel_version(spec: ImageSpec, lock: Lock) -> str:
 
 
 def input_digest(spec: ImageSpec, lock: Lock, fragment: bytes, init: bytes) -> str:
-    """The SHA-256 (hex) of everything that decides the bytes of kernel and init."""
+    """The SHA-256 (hex) of everything that decides the bytes of kernel and init.
+
+    For each use its packages, in the order in which they are unpacked: the same package as source, as a part
+    of the toolchain, or as both, gives other roots. The tool's version is in it too, because its code unpacks
+    the toolchain.
+    """
     inputs = {
-        "packages": {p.name: p.sha256 for p in (*lock.used_for("kernel"), *lock.used_for("toolchain"))},
+        "tool": coattest.__version__,
+        "architecture": lock.architecture,
+        "packages": {
+            use: [[p.name, p.sha256] for p in lock.used_for(use)] for use in ("kernel", "toolchain")
+        },
         "tarball": spec.kernel.tarball,
         "links": dict(spec.toolchain_links),
         "fragment": hashlib.sha256(fragment).hexdigest(),

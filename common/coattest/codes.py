@@ -13,7 +13,9 @@ from typing import Final
 GENERAL: Final = {
     "absent": "No such file",
     "aws": "An AWS call failed; the message has the service's code and words, never a credential",
+    "bad-expect": "The value of --expect is not sha256: and 64 lower-case hex digits",
     "bug": "An exception that nothing in coattest expects; please report it",
+    "declined": "The person at the terminal said no, so nothing was signed",
     "duplicate-key": "A name is there twice",
     "eacces": "Permission denied",
     "eaddrinuse": "The address is in use",
@@ -42,7 +44,14 @@ GENERAL: Final = {
     "missing-extra": "An optional part of the installation is missing; the message names the extra",
     "missing-parameter": "A required option or argument is missing",
     "no-decision": "The statements do not add up to a decision",
+    "no-program": "A program that is needed is not on this machine, or cannot be executed",
+    "not-apart": "Coattest, its interpreter or something it imports lies in the checkout or attestations that it is to judge",
+    "not-confirmed": "Nobody confirmed what was to be signed: there is no terminal, and no --expect",
+    "not-expected": "What was to be signed is not what --expect names",
+    "not-own-work": "This machine has no record of making the file",
     "os-error": "The operating system refused, with an error that has no code here",
+    "program-output": "A program that coattest started wrote more than its limit",
+    "program-time": "A program that coattest started did not end in time",
     "signature": "A signature does not verify",
     "too-deep": "It nests deeper than the limit",
     "too-large": "It is larger than the limit for its kind",
@@ -57,6 +66,7 @@ IMAGES: Final = {
     "bad-image-toml": "image.toml does not parse, or a field is missing, unknown or has a wrong value",
     "bad-index": "A package index does not follow Debian's format, or is not the one that its Release file lists",
     "bad-lock": "image.lock is missing, does not parse, or does not pin what image.toml and the requirements file name",
+    "bad-pip-setting": "A setting of pip that says where the index is has another form than coattest passes on",
     "bad-repository": "The git repository of the source tree cannot be read",
     "bad-source": "The source tree has a link, a device, a name with control characters or too many files, or no lock",
     "bad-wheel": "A wheel is damaged",
@@ -145,7 +155,6 @@ IMAGES: Final = {
 """About images and how they are built."""
 
 REBUILD: Final = {
-    "already-answered": "The member has already signed another result for the same source in this round",
     "bad-claim": "The claim does not parse, or breaks a rule of its format",
     "bad-host": "The host name has characters that are not allowed, or is too long",
     "bad-inputs": "The file that verify inputs wrote does not parse",
@@ -207,6 +216,8 @@ DOCUMENTS: Final = {
 """About attestation documents."""
 
 QUORUM: Final = {
+    "already-signed": "The member has already signed something else in the same place, such as another version n of the members file",
+    "already-undone": "There is no such revocation, or it was undone before",
     "bad-bundle": "The proof bundle does not parse, or holds files that do not belong in one",
     "bad-commitment": "The file with the secret of a commitment does not parse",
     "bad-log": "The log is damaged: checkpoint, cosignatures and entries do not fit together",
@@ -261,6 +272,7 @@ QUORUM: Final = {
     "too-few-routes": "The agreeing members show fewer different build routes than the members file asks for",
     "too-many-files": "The folder has more files than the limit",
     "too-old": "The statement is older than the members file allows",
+    "undone": "A member revoked the release and took that back",
     "wrong-key": "The key is not one of that member's keys",
     "wrong-lock": "The lock is not the expected one",
     "wrong-member": "The signature is by one member, the content speaks for another",
@@ -295,6 +307,7 @@ KEY_POLICIES: Final = {
     "no-overlap": "No release that decrypts now would still decrypt under the new policy",
     "one-administrator": "One administrator and no break-glass principal: losing that one loses the key",
     "origin": "The key material was imported, so a copy of it exists outside KMS",
+    "placeholder": "The key policy still has a word that somebody was meant to replace, such as ACCOUNT_ID",
     "policy-id": "The live policy was made from a different decision",
     "policy-unreadable": "The live policy does not parse",
     "policy-version": "The live policy has a different Version element",
@@ -313,7 +326,7 @@ KEY_POLICIES: Final = {
 """About key policies and their keys."""
 
 AUDIT: Final = {
-    "bad-event": "The data is not a CloudTrail log, or an event cannot be read; it is never skipped, since it could be a Decrypt",
+    "bad-event": "A file is not a CloudTrail log, or an event cannot be read; it is never skipped, since it could be a Decrypt",
     "digest-chain": "A digest file does not follow the one before it",
     "digest-key": "A digest file is signed with a key that is not among CloudTrail's public keys",
     "digest-signature": "The signature of a digest file does not verify",
@@ -321,13 +334,21 @@ AUDIT: Final = {
     "log-changed": "A log file is not the one that CloudTrail delivered",
     "log-missing": "A digest file lists a log file that is not here",
     "no-digests": "There are no digest files, so nothing shows that the logs are complete",
+    "no-events": "The logs have no event of the key, so nothing was looked at",
+    "no-records": "The source has no records at all, so nothing was looked at",
     "not-as-decided": "Something that was not decided on used the key, or the logs are not complete; the findings name each event",
+    "not-in-own-trail": "Another account or a VPC endpoint recorded a call that the trail of the key's account does not have",
+    "pages-missing": "The output of lookup-events has a NextToken, and the pages after it are not there",
     "past-the-policy": "An operation succeeded that gets plaintext or hands out power past the policy's conditions",
+    "role-unconfirmed": "A caller is recorded by account and unique id only, and nothing shows that it is the expected role",
     "unattested": "A Decrypt without an attestation document",
+    "undecided": "The logs cannot show whether every use of the key is as decided; the findings say what they lack",
     "undecided-enclave": "A Decrypt by an enclave that was not decided on",
     "unexpected-context": "A Decrypt with a different encryption context",
     "unexpected-region": "A Decrypt in another Region than the key's",
     "unexpected-role": "A Decrypt by a role that is not the expected one",
+    "unknown-operation": "An operation succeeded on the key that this version does not know; it could read plaintext",
+    "unnamed-key": "An operation succeeded on a key that its record does not name; it could be this key",
 }
 """About the audit of a key."""
 
@@ -408,6 +429,7 @@ DEPLOYMENT: Final = {
     "instance-command": "A command on the instance failed or timed out",
     "live-document": "The running enclave's document does not verify against the decision",
     "nitro-cli": "nitro-cli is not installed, failed or timed out",
+    "no-deployment": "Nothing of this deployment is there, so nothing was ended; the folder or the plan may be a wrong one",
     "no-programs": "The plan installs no programs on the instance, so its enclave could not be verified",
     "not-running": "No enclave of this deployment runs",
     "plan-differs": "The plan in the folder is not the one that the decision gives now",

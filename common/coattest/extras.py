@@ -50,6 +50,6 @@ def missing_extra(error: ModuleNotFoundError) -> EnvironmentFailure | None:
 def _failure(module: str, extra: str) -> EnvironmentFailure:
     return EnvironmentFailure(
         f"{module} is not installed: this needs the extra '{extra}'",
-        hint=f"install coattest with it, from the checkout: pip install '.[{extra}]'",
+        hint=f"install it again from the same URL and commit, with [{extra}] after the name",
         code="missing-extra",
     )

@@ -38,6 +38,23 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _ENTER = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
+STATE_VARIABLE = "COATTEST_STATE"
+"""Environment variable with the folder of everything that coattest must not forget."""
+
+
+def state_folder(name: str) -> Path:
+    """``$COATTEST_STATE/NAME``, else ``$XDG_DATA_HOME/coattest/NAME``, else
+    ``~/.local/share/coattest/NAME``.
+    """
+    if state := os.environ.get(STATE_VARIABLE):
+        return Path(state) / name
+    data = os.environ.get("XDG_DATA_HOME")
+    try:
+        base = Path(data) if data and Path(data).is_absolute() else Path.home() / ".local" / "share"
+    except RuntimeError:
+        raise EnvironmentFailure("there is no home folder", hint=f"set {STATE_VARIABLE}") from None
+    return base / "coattest" / name
+
 
 @contextlib.contextmanager
 def atomic_file(path: Path, mode: int = 0o644) -> Iterator[Path]:
@@ -370,3 +387,44 @@ class Held:
         if len(content) > limit:
             raise Rejected(f"larger than {limit} bytes", code="too-large")
         return content
+
+
+class ReadOnce:
+    """Evidence of which each file is read at most once: what is checked, what is shown and what is signed are
+    the same bytes, whatever happens to the files meanwhile.
+    """
+
+    def __init__(self, evidence: Evidence) -> None:
+        self._evidence = evidence
+        self._names: tuple[str, ...] | None = None
+        self._files: dict[str, bytes | Rejected] = {}
+        self._held = 0
+
+    def names(self) -> tuple[str, ...]:
+        """Every name, as it was at the first call."""
+        if self._names is None:
+            self._names = self._evidence.names()
+        return self._names
+
+    def read(self, name: str, limit: int = MAX_SIZE) -> bytes:
+        """A file's bytes, or why there are none, as at the first call; see Evidence.
+
+        Files that would bring all of them over MAX_TOTAL bytes are refused.
+        """
+        if name not in self._files:
+            try:
+                content = self._evidence.read(name, limit)
+                if self._held + len(content) > MAX_TOTAL:
+                    raise Rejected(
+                        f"with the files before it larger than {MAX_TOTAL} bytes", code="too-large"
+                    )
+                self._held += len(content)
+                self._files[name] = content
+            except Rejected as error:
+                self._files[name] = error
+        found = self._files[name]
+        if isinstance(found, Rejected):
+            raise Rejected(found.what, code=found.code)
+        if len(found) > limit:
+            raise Rejected(f"larger than {limit} bytes", code="too-large")
+        return found

@@ -12,14 +12,17 @@ import ast
 import difflib
 import importlib
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
+from coattest.errors import UsageError
 from coattest.extras import need_extra
+from coattest.programs.apart import FLAG, require_apart
 
 Decorator = Callable[[Any], Any]
 
@@ -64,6 +67,66 @@ def needs_extra(extra: str) -> Decorator:
     return decorate
 
 
+def judged_folder(option: Decorator) -> Decorator:
+    """The option names a folder that somebody else wrote: coattest may not come out of it (``not-apart``).
+
+    Every command with such an option has ``--this-checkout-is-mine`` too.
+    """
+    return _kept_apart(option, "folder")
+
+
+def signing_key(option: Decorator) -> Decorator:
+    """The command signs with the option's key.
+
+    Where it judges no folder, coattest may not come out of the checkout that the current folder is in.
+    """
+    return _kept_apart(option, "key")
+
+
+def _kept_apart(option: Decorator, kind: str) -> Decorator:
+    def decorate(command: Any) -> Any:
+        earlier = list(map(id, _parameters(command)))
+        command = option(command)
+        for parameter in _parameters(command):
+            if id(parameter) not in earlier:
+                vars(parameter)["apart"] = kind
+        return command
+
+    return decorate
+
+
+def _own_checkout(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    context.meta[FLAG] = value
+
+
+OWN_CHECKOUT = click.Option(
+    [FLAG],
+    is_flag=True,
+    expose_value=False,
+    callback=_own_checkout,
+    help="Coattest may come from the folders that it reads: for a checkout of your own.",
+)
+"""What every command has that judges a folder or signs."""
+
+
+def refuse_ignored(names: Iterable[str], why: str) -> None:
+    """Refuse options of the running command that would do nothing: who gives one believes that it does.
+
+    ``names`` are their names in Python; only those on the command line count. Raises UsageError.
+    """
+    context = click.get_current_context(silent=True)
+    if context is None:
+        return
+    wanted = set(names)
+    given = [
+        each.opts[0] if isinstance(each, click.Option) else each.human_readable_name
+        for each in context.command.params
+        if each.name in wanted and context.get_parameter_source(each.name) is ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise UsageError(f"{', '.join(given)} would do nothing {why}", hint="leave it out")
+
+
 def _parameters(command: Any) -> list[click.Parameter]:
     """The parameters that decorators have put on a function or command so far."""
     if isinstance(command, click.Command):
@@ -97,6 +160,22 @@ class Command(click.Command):
         """``-h`` and ``--help``, except a name that one of the command's options has."""
         taken = {name for parameter in self.params for name in parameter.opts}
         return [name for name in HELP_NAMES if name not in taken]
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """click's, and ``--this-checkout-is-mine`` where it means something."""
+        found = super().get_params(ctx)
+        if not any("apart" in vars(each) for each in self.params):
+            return found
+        own = len(self.params)
+        return [*found[:own], OWN_CHECKOUT, *found[own:]]
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command. Raises EnvironmentFailure (``not-apart``) when it would judge its own home."""
+        kept = [each for each in self.params if "apart" in vars(each)]
+        if kept and not ctx.meta.get(FLAG):
+            folders = [each.name for each in kept if each.name and vars(each)["apart"] == "folder"]
+            require_apart([path for name in folders for path in _folders(ctx, name)])
+        return super().invoke(ctx)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse as click does, but name all missing parameters at once, and a missing extra before them.
@@ -142,6 +221,15 @@ class Command(click.Command):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Every option with its help, under its heading."""
         _write_sections(formatter, self.option_sections(ctx))
+
+
+def _folders(ctx: click.Context, name: str) -> list[Path]:
+    """An option's folders; not a default that is not there, as where a bundle was given instead."""
+    value = ctx.params[name]
+    several = value if isinstance(value, tuple) else (value,)
+    found = [Path(each) for each in several if each is not None]
+    given = ctx.get_parameter_source(name) is not ParameterSource.DEFAULT
+    return [each for each in found if given or each.exists()]
 
 
 class VerbGroup(Command, click.Group):

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import itertools
 import os
+import re
 import select
 import sys
 import traceback
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 from click.shell_completion import shell_complete
 
-from coattest.errors import CoattestError, EnvironmentFailure, UsageError
+from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse, UsageError
 from coattest.extras import missing_extra
 from coattest.findings import Finding
 from coattest.jsontext import emit_json, forget_json, json_printed
@@ -28,11 +29,15 @@ from coattest.parser import (
     LazyGroup,
     MissingParameters,
     adopted,
+    judged_folder,
     needs_extra,
     option_group,
+    signing_key,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console
     from rich.progress import Progress
 
@@ -40,14 +45,18 @@ __all__ = [
     "Decorator",
     "LazyGroup",
     "byte_progress",
+    "confirm_signing",
     "err",
+    "expect_option",
     "from_os_error",
     "json_option",
+    "judged_folder",
     "needs_extra",
     "option_group",
     "out",
     "report_error",
     "run",
+    "signing_key",
     "step_progress",
     "utc_now",
 ]
@@ -69,6 +78,31 @@ json_option: Decorator = option_group(
     click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout."), heading="Output"
 )
 
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+def _expected(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    if value is None:
+        return None
+    if not _DIGEST.fullmatch(value):
+        raise UsageError(
+            f"--expect {value[:80]!r}", hint="sha256: and 64 lower-case hex digits", code="bad-expect"
+        )
+    return value.removeprefix("sha256:")
+
+
+expect_option: Decorator = option_group(
+    click.option(
+        "--expect",
+        callback=_expected,
+        metavar="sha256:HEX",
+        help="Sign only what has this digest, as the command shows it; without a terminal there is no other"
+        " way to say yes.",
+    ),
+    heading="What is signed",
+)
+"""Passed as ``expect``: 64 hex digits, or None."""
+
 # rich is imported where it is used: `eif measure` needs none of it, and starts faster without.
 
 
@@ -89,6 +123,47 @@ def err() -> Console:
     from coattest.console import PlainConsole  # noqa: PLC0415
 
     return PlainConsole(stderr=True)
+
+
+def confirm_signing(
+    meaning: Sequence[tuple[str, str]],
+    *,
+    subject: str,
+    digest: str,
+    expected: str | None,
+    looked_at: bool = False,
+) -> None:
+    """Show what a signature would say, and return only when it is what the caller means.
+
+    ``meaning`` are names and values in plain words, ``digest`` is the SHA-256 (hex) of ``subject``. It must
+    be ``expected``, where that is given; otherwise a person is asked on the terminal. Without a terminal
+    ``looked_at`` says that an earlier command of this member looked at the very same subject. Raises
+    FoundFalse (``not-expected``), EnvironmentFailure (``declined``), UsageError (``not-confirmed``).
+    """
+    console = err()
+    rows = [*meaning, (subject, f"sha256:{digest}")]
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        console.print(f"{name:{width}}  {value}")
+    if expected is not None:
+        if expected != digest:
+            raise FoundFalse(
+                f"the {subject} is sha256:{digest}, not the one that --expect names",
+                hint="nothing was signed",
+                code="not-expected",
+                findings=[Finding("not-expected", subject, "has a different digest", expected, digest)],
+            )
+        return
+    if sys.stdin.isatty() and sys.stderr.isatty():
+        if not click.confirm("sign this?", default=False, err=True):
+            raise EnvironmentFailure("nothing was signed: the answer was no", code="declined")
+        return
+    if not looked_at:
+        raise UsageError(
+            "nothing was signed: there is no terminal to ask on",
+            hint=f"if that is what you mean to sign: --expect sha256:{digest}",
+            code="not-confirmed",
+        )
 
 
 def byte_progress() -> Progress:

@@ -89,9 +89,19 @@ def running_record(directory: Path) -> dict[str, Any] | None:
 
 
 def end_enclave(directory: Path) -> dict[str, Any] | None:
-    """End the host of ``directory`` and wait for it; returns its record, or None when nothing ran."""
+    """End the host of ``directory`` and wait for it; returns its record, or None when it had ended already.
+
+    Raises UsageError (no-enclave) where no enclave ever ran: a mistyped name would leave it running.
+    """
     record = running_record(directory)
     if record is None:
+        if not (directory / LOCK).exists():
+            raise UsageError(
+                "no enclave ever ran in this directory",
+                where=str(directory),
+                hint="give run-enclave's --directory",
+                code="no-enclave",
+            )
         return None
     with contextlib.suppress(ProcessLookupError):
         handle = os.pidfd_open(int(record["pid"]))

@@ -135,7 +135,8 @@ def test_one_changed_byte_of_the_program_changes_the_application_only(
 def test_the_command_writes_images_report_and_claim(built_images: Any, tmp_path: Path) -> None:
     """`eif build --claim --json` prints one document and writes the claim for the same images."""
     command = [sys.executable, "-c", "from coattest_build.cli import main; main()", "build", "--json"]
-    command += ["--source", str(REPOSITORY), "--out", str(tmp_path), "--claim", str(tmp_path / "claim.json")]
+    command += ["--source", str(REPOSITORY), "--this-checkout-is-mine"]
+    command += ["--out", str(tmp_path), "--claim", str(tmp_path / "claim.json")]
     result = subprocess.run(command, capture_output=True, check=False)
     assert result.returncode == 0, result.stderr.decode()
     document = json.loads(result.stdout)

@@ -124,7 +124,10 @@ def test_a_lost_option_is_named() -> None:
 
 
 def test_every_input_of_the_kernel_is_in_its_digest() -> None:
-    """Another source, toolchain, fragment, init or link gives another digest; a runtime package does not."""
+    """Another source, toolchain, fragment, init or link gives another digest; a runtime package does not.
+
+    So does another use of the same package, and another order of unpacking.
+    """
     spec, (locked, _) = image.load_spec(REPOSITORY), lock.load_lock(REPOSITORY)
     digests = [kernel.input_digest(spec, locked, b"fragment", b"init")]
 
@@ -134,10 +137,31 @@ def test_every_input_of_the_kernel_is_in_its_digest() -> None:
         packages[index] = dataclasses.replace(packages[index], sha256="0" * 64)
         return dataclasses.replace(locked, packages=tuple(packages))
 
+    def used(index: int, *use: str) -> lock.Lock:
+        packages = list(locked.packages)
+        packages[index] = dataclasses.replace(packages[index], use=use)
+        return dataclasses.replace(locked, packages=tuple(packages))
+
+    source = next(i for i, p in enumerate(locked.packages) if p.use == ("kernel",))
+    tool = next(i for i, p in enumerate(locked.packages) if p.use == ("toolchain",))
+    backwards = dataclasses.replace(locked, packages=locked.packages[::-1])
     assert kernel.input_digest(spec, moved("runtime"), b"fragment", b"init") == digests[0]
+    assert kernel.input_digest(spec, used(tool, "runtime", "toolchain"), b"fragment", b"init") == digests[0]
     digests += [
         kernel.input_digest(spec, moved("kernel"), b"fragment", b"init"),
         kernel.input_digest(spec, moved("toolchain"), b"fragment", b"init"),
+        *(
+            kernel.input_digest(spec, changed, b"fragment", b"init")
+            for changed in (
+                used(source, "toolchain"),
+                used(source, "kernel", "toolchain"),
+                used(tool, "kernel"),
+                used(tool, "kernel", "toolchain"),
+                used(tool, "runtime"),
+                dataclasses.replace(locked, architecture="aarch64"),
+                backwards,
+            )
+        ),
         kernel.input_digest(spec, locked, b"Fragment", b"init"),
         kernel.input_digest(spec, locked, b"fragment", b"Init"),
         kernel.input_digest(dataclasses.replace(spec, toolchain_links=()), locked, b"fragment", b"init"),

@@ -146,7 +146,7 @@ def test_a_missing_extra_is_said_before_anything_else(
     assert done.exception.code == "missing-extra"
     assert str(done.exception) == (
         "moto is not installed: this needs the extra 'local' "
-        "(install coattest with it, from the checkout: pip install '.[local]')"
+        "(install it again from the same URL and commit, with [local] after the name)"
     )
 
 

@@ -30,6 +30,8 @@ def main() -> int:
     parser.add_argument("--host-runs", type=int, default=0, help="after these, so many on the software host")
     parser.add_argument("--image", type=Path, help="the image for it; by default this checkout's is built")
     chosen = parser.parse_args()
+    if chosen.seed is None and (chosen.runs < 1 or chosen.jobs < 1):
+        parser.error("--runs and --jobs are at least 1: no run shows nothing")
     code = _one_kind(chosen)
     if chosen.host_runs and chosen.seed is None:
         chosen.host, chosen.runs = True, chosen.host_runs

@@ -28,7 +28,7 @@ RUN_BY_CI = {
         "docs/boot.md",
         "nitro-local run-enclave image.eif --host qemu --directory enclave \\\n"
         "    --role-arn arn:aws:iam::111122223333:role/parent --instance-id i-0123456789abcdef0",
-    ): ("tox.ini", "\n    nitro-local demo --qemu\n"),
+    ): ("tox.ini", "\n    nitro-local demo --qemu --this-checkout-is-mine\n"),
     ("docs/reproducible.md", "tox -e reproducible"): (
         ".ci/run",
         "for environment in reproducible boot container; do",

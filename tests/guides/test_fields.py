@@ -16,7 +16,14 @@ from coattest.strictjson import canonical
 from coattest_verify.quorum.members.file import MemberGroup, MembersFile
 from coattest_verify.quorum.statements.provenance import parse_statement, statement_to_json
 from coattest_verify.quorum.statements.salt import new_secret, read_secret, write_secret
-from coattest_verify.quorum.statements.votes import REVIEW, make_vote, read_votes, sign_vote, vote_name
+from coattest_verify.quorum.statements.votes import (
+    REVIEW,
+    UNREVOKE,
+    make_vote,
+    read_votes,
+    sign_vote,
+    vote_name,
+)
 from coattest_verify.signatures.dsse import DsseEnvelope
 from support.guides.blocks import ROOT
 from support.verify.members import NOW, Members, report_json
@@ -108,16 +115,17 @@ def commitment(quorum: Members) -> Any:
 
 
 def vote(quorum: Members) -> Any:
-    """A review, the kind of vote with the most fields, that its reader takes."""
+    """The fields of a review and of an undoing, which have all that votes have, that their reader takes."""
     assert quorum.claimed is not None
-    made = make_vote(
-        REVIEW, "buyer-1", root=quorum.root, claim=quorum.claimed, note="x", now=NOW, since="ab" * 32
-    )
-    path = quorum.write(vote_name(made), sign_vote(made, quorum.signers["buyer-1"]))
+    found = {}
+    for kind, more in ((REVIEW, {"since": "ab" * 32}), (UNREVOKE, {"undoes": "ab" * 32})):
+        made = make_vote(kind, "buyer-1", root=quorum.root, claim=quorum.claimed, note="x", now=NOW, **more)
+        path = quorum.write(vote_name(made), sign_vote(made, quorum.signers["buyer-1"]))
+        envelope = DsseEnvelope.decode(path.read_bytes(), f"application/vnd.coattest.{kind}+json")
+        found |= json.loads(envelope.payload)
     with Folder(quorum.attestations) as folder:
         assert read_votes(folder, quorum.file)[1] == []
-    envelope = DsseEnvelope.decode(path.read_bytes(), "application/vnd.coattest.review+json")
-    return json.loads(envelope.payload)
+    return found
 
 
 @pytest.mark.parametrize(

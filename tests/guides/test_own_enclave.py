@@ -19,6 +19,7 @@ from coattest_build import image
 from coattest_build.inputs.cache import cache_folder
 from support.build.own_enclave import EXAMPLE, make_mirror
 from support.guides.blocks import ROOT, blocks_of
+from support.guides.terminal import at_a_terminal
 
 PAGE = "docs/your-own-enclave.md"
 ME = "you@example.invalid"
@@ -60,19 +61,12 @@ def test_the_page_leads_to_a_verified_document(tmp_path: Path) -> None:
         **{f"GIT_{who}_{what}": ME for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
     }
     try:
-        done = subprocess.run(
-            ["bash", "-c", script()],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = at_a_terminal(script(), tmp_path, environment)
     finally:
         if (left := tmp_path / "draw" / "run").exists():
             program = str(tmp_path / "venv/bin/nitro-local")
             subprocess.run([program, "terminate-enclave", "--directory", str(left)], check=False)
-    assert done.returncode == 0, f"{done.stdout[-1500:]}\n{done.stderr[-3000:]}"
+    assert done.returncode == 0, f"{done.stdout[-1500:]}\n{done.shown[-3000:]}"
     answer = (tmp_path / "draw/drawn/answer").read_text()
     assert re.fullmatch(r"(Ada|Grace|Edsger), one of 3 names with SHA-384 [0-9a-f]{96}\n", answer)
     assert f"drew: {answer.strip()}" in done.stdout

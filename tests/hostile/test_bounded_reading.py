@@ -20,7 +20,6 @@ from coattest_build import image
 from coattest_build.explain import describe
 from coattest_build.formats.measure import measure
 from coattest_build.inputs import fetch, lock, wheels
-from coattest_verify.audit import sources
 from coattest_verify.quorum.members import chain
 from coattest_verify.quorum.members.file import MembersFile
 from coattest_verify.quorum.statements.claim import Claimed
@@ -291,32 +290,6 @@ def test_a_transfer_ends_although_something_always_arrives() -> None:
     assert fetch.read_response(io.BytesIO(b"x" * 10), 7) == b"x" * 7
     with pytest.raises(TimeoutError):
         fetch.read_response(io.BytesIO(b"x" * 10), 7, seconds=-1)
-
-
-@pytest.mark.parametrize("kind", PLACES)
-def test_a_folder_of_logs_is_read_without_links(tmp_path: Path, secret: Path, kind: str) -> None:
-    """CloudTrail's logs from a bucket that others write to: what is no plain file is left out or refused."""
-    logs = tmp_path / "logs"
-    logs.mkdir()
-    (logs / "a.json").write_bytes(b'{"Records": []}')
-    PLACES[kind](logs / "b.json", secret)
-    assert set(sources.from_path(logs).logs) == {"a.json"}
-    with pytest.raises(UsageError):
-        sources.from_path(logs / "b.json" if kind != "folder" else logs / "c.json")
-
-
-def test_logs_that_nest_or_unpack_without_end_are_refused(tmp_path: Path) -> None:
-    """Each is an error of the tool's own, exit code 2."""
-    for name, content in {
-        "deep": b"[" * 100_000,
-        "deep object": b'{"Records": ' + b"[" * 100_000,
-        "digits": b'{"Records": [' + b"9" * 10_000 + b"]}",
-        "huge": b" " * (33 << 20),
-    }.items():
-        path = tmp_path / f"{name}.json"
-        path.write_bytes(content)
-        with pytest.raises(UsageError):
-            sources.from_path(path)
 
 
 @pytest.mark.parametrize("kind", ["fifo", "link", "device", "folder"])

@@ -27,7 +27,7 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     ),
     "auction seal": (
         f"--manifest {F}/manifest.cbor --auction-key {F}/key.pem --own-bid {F}/bid.cose --buyer buyer-1"
-        f" --bid buyer-1={'ab' * 48} --out {{out}} {DECIDE}",
+        f" --bid-digest buyer-1={'ab' * 48} --out {{out}} {DECIDE}",
     ),
     "auction serve": (f"--spool {F}/spool --enclave unix:/nowhere --once",),
     "auction show": (f"--manifest {F}/manifest.cbor",),
@@ -65,7 +65,7 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "verify attestation": (
         f"{F}/document.bin --expect {F}/measurements.json",
         f"{F}/documents --unsafe-any-measurement --json",
-        f"{F}/documents --archive",
+        f"{F}/documents --unsafe-any-measurement --at index",
     ),
     "verify audit": (
         f"{F}/trail --key arn:aws:kms:eu-central-1:111122223333:key/00000000-0000-4000-8000-000000000000"
@@ -80,11 +80,11 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "verify log cosign": (f"{WHO} {DECIDE}",),
     "verify log show": (DECIDE,),
     "verify members countersign": (f"{WHO} {A}",),
-    "verify members enroll": (f"{F}/key.pem --name somebody {A}",),
+    "verify members enroll": (f"--member somebody={F}/key.pem {A}",),
     "verify members init": (f"--member somebody={F}/key.pem {A}",),
     "verify members show": (DECIDE,),
-    "verify policy explain": (f"--member project-native {AWS} {DECIDE}",),
-    "verify policy make": (f"--member project-native {AWS} {DECIDE}",),
+    "verify policy explain": (f"--member project-native --account 111122223333 {DECIDE}",),
+    "verify policy make": (f"--member project-native --account 111122223333 {DECIDE}",),
     "verify policy prove": (f"{F}/policy.json {DECIDE}",),
     "verify quorum": (DECIDE, f"--bundle {F}/bundle.json --root {{root}}", "--json"),
     "verify rebuild": (
@@ -99,6 +99,7 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
         f"--source . --since {F}/key.pem {WHO} --note fine {DECIDE}",
     ),
     "verify release revoke": (f"{WHO} --reason why {DECIDE}",),
+    "verify release unrevoke": (f"{WHO} --reason why {DECIDE}",),
     "verify report": (
         f"{WHO} --out {{out}} --bids s3://bucket/b/ --parent-role arn:aws:iam::111122223333:role/parent"
         f" --kms-key arn:aws:kms:eu-central-1:111122223333:key/00000000-0000-4000-8000-000000000000 {DECIDE}",

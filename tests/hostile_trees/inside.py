@@ -153,6 +153,8 @@ class Ended:
             yield f"exit code {self.code}"
         if self.memory > MEMORY:
             yield f"{self.memory >> 20} MB of memory"
+        if b"No such option" in self.err or b"Missing " in self.err:
+            yield "not tried: its arguments are wrong"
         if b"Traceback" in self.err + self.out:
             yield "a traceback"
         if SECRET in self.out + self.err:
@@ -202,6 +204,7 @@ WRITES = {
     "verify members init": ("attestations",),
     "verify release revoke": ("attestations",),
     "verify release review": ("attestations",),
+    "verify release unrevoke": ("attestations",),
     "verify sign-pcrs": ("attestations",),
     "verify rebuild": ("out",),
     "verify inputs": ("out",),

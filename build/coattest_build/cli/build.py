@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
 import click
 
+from coattest.errors import EnvironmentFailure
 from coattest.files import make_folder, write_atomic
 from coattest.jsontext import emit_json
 from coattest.progress import Terminal
@@ -20,6 +22,7 @@ from coattest_build.cli.options import (
     mirror_option,
     source_option,
 )
+from coattest_build.ownwork import BUILDER_FILE, BUILT, OwnWork, remove_reports, sha256_hex
 
 
 @needs_extra("build")
@@ -56,6 +59,7 @@ def build_command(
     profile, OUT/image.PROFILE.eif for others, and OUT/build.json.
     """
     make_folder(target)
+    remove_reports(target)
     report = builder.build(
         source,
         target,
@@ -67,7 +71,11 @@ def build_command(
         progress=Terminal(),
     )
     document = report.to_json()
-    write_atomic(target / "build.json", (json.dumps(document, indent=2, sort_keys=True) + "\n").encode())
+    content = (json.dumps(document, indent=2, sort_keys=True) + "\n").encode()
+    write_atomic(target / BUILDER_FILE, content)
+    # Who cannot sign later can build none the less.
+    with contextlib.suppress(OSError, EnvironmentFailure):
+        OwnWork().note(BUILT, sha256_hex(content))
     if claim:
         write_atomic(claim, report.claim())
     if as_json:

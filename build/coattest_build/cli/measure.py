@@ -6,8 +6,11 @@ from pathlib import Path
 
 import click
 
+from coattest.errors import FoundFalse
 from coattest.jsontext import emit_json
+from coattest.shell import utc_now
 from coattest_build.cli.options import FILE
+from coattest_build.explain.describe import signature_findings
 from coattest_build.formats.measure import measure_registers
 
 
@@ -17,7 +20,23 @@ from coattest_build.formats.measure import measure_registers
 def measure_command(image: Path, as_json: bool) -> None:
     """Print an image's measurements as nitro-cli prints them.
 
-    JSON with PCR0, PCR1 and PCR2, and PCR8 of a signed image.
+    JSON with PCR0, PCR1 and PCR2, and PCR8 of a signed image. A signature that does not hold gives no PCR8,
+    and exit code 1.
     """
     del as_json
-    emit_json(measure_registers(image))
+    found = measure_registers(image)
+    registers = found["Measurements"]
+    findings = (
+        signature_findings(image, bytes.fromhex(registers["PCR0"]), utc_now()) if "PCR8" in registers else ()
+    )
+    if findings:
+        del registers["PCR8"]
+    emit_json(found)
+    if findings:
+        raise FoundFalse(
+            "; ".join(finding.detail for finding in findings),
+            where=str(image),
+            hint="PCR8 is left out; eif describe shows the signature",
+            code=findings[0].code,
+            findings=findings,
+        )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from coattest.shell import Decorator, option_group
+from coattest.shell import Decorator, judged_folder, option_group
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -14,8 +14,8 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 DOWNLOADS = "Downloads"
 """Heading of these options in the help."""
 
-source_option: Decorator = click.option(
-    "--source", type=FOLDER, default=Path(), help="Source tree (default: the current folder)."
+source_option: Decorator = judged_folder(
+    click.option("--source", type=FOLDER, default=Path(), help="Source tree (default: the current folder).")
 )
 cache_option: Decorator = option_group(
     click.option(

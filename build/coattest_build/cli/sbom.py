@@ -11,18 +11,13 @@ import click
 from coattest.files import write_atomic
 from coattest.shell import err
 from coattest_build import image
+from coattest_build.cli.options import source_option
 from coattest_build.explain.sbom import bill_of_materials
 from coattest_build.inputs import lock as locks
 
 
 @click.command("sbom")
-@click.option(
-    "--source",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    default=".",
-    show_default=True,
-    help="Source tree with build/image.lock.",
-)
+@source_option
 @click.option(
     "--out", type=click.Path(dir_okay=False, path_type=Path), help="Write to this file instead of stdout."
 )

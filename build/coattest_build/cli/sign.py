@@ -8,18 +8,21 @@ import click
 
 from coattest.files import read_whole
 from coattest.jsontext import emit_json
-from coattest.shell import err, json_option, out, utc_now
+from coattest.shell import confirm_signing, err, expect_option, json_option, out, signing_key, utc_now
 from coattest_build.cli.options import FILE
+from coattest_build.formats.measure import ImageMeasurements
 from coattest_build.formats.signature import load_certificate
 from coattest_build.formats.signing import load_sign, sign_image
 
 
 @click.command("sign")
 @click.argument("image", type=FILE)
-@click.option(
-    "--key",
-    required=True,
-    help="The private key: a PEM file, or a URI (awskms:KEY, hsm:ID?label=TOKEN for PKCS#11).",
+@signing_key(
+    click.option(
+        "--key",
+        required=True,
+        help="The private key: a PEM file, or a URI (awskms:KEY, hsm:ID?label=TOKEN for PKCS#11).",
+    )
 )
 @click.option(
     "--certificate", required=True, type=FILE, help="The signing certificate (PEM); it must be in date."
@@ -31,17 +34,40 @@ from coattest_build.formats.signing import load_sign, sign_image
     help="Where to write the signed image (default: in place).",
 )
 @click.option("--replace", is_flag=True, help="Replace an existing signature.")
+@expect_option
 @json_option
-def sign_command(  # noqa: PLR0917 (click passes them by name)
-    image: Path, key: str, certificate: Path, output: Path | None, replace: bool, as_json: bool
+def sign_command(
+    *,
+    image: Path,
+    key: str,
+    certificate: Path,
+    output: Path | None,
+    replace: bool,
+    expect: str | None,
+    as_json: bool,
 ) -> None:
     """Sign an image.
 
     Signs IMAGE's PCR0 and adds a section with the signature and the certificate. PCR8 becomes the measurement
-    of the certificate; PCR0, PCR1 and PCR2 do not change.
+    of the certificate; PCR0, PCR1 and PCR2 do not change. --expect is the SHA-256 of IMAGE.
     """
     signing_certificate = load_certificate(read_whole(certificate), where=str(certificate))
     signer = load_sign(key, signing_certificate, ask=_ask)
+
+    def approve(measured: ImageMeasurements) -> None:
+        confirm_signing(
+            [
+                ("signs", f"{image} is an image of the certificate's owner"),
+                ("certificate", signing_certificate.subject.rfc4514_string()),
+                ("PCR0", measured.pcr0),
+                ("PCR1", measured.pcr1),
+                ("PCR2", measured.pcr2),
+            ],
+            subject="image",
+            digest=measured.sha256,
+            expected=expect,
+        )
+
     signed = sign_image(
         image,
         output or image,
@@ -49,6 +75,7 @@ def sign_command(  # noqa: PLR0917 (click passes them by name)
         sign=signer,
         now=utc_now(),
         replace=replace,
+        approve=approve,
     )
     if as_json:
         emit_json({"image": str(signed.path), **signed.measurements.nitro_json()})

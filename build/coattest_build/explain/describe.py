@@ -200,6 +200,16 @@ def _signature(file: BinaryIO, layout: Layout, pcr0: bytes, now: datetime) -> Si
     )
 
 
+def signature_findings(path: Path, pcr0: bytes, now: datetime) -> tuple[Finding, ...]:
+    """Everything that is wrong with an image's signature; nothing when it holds, or where there is none.
+
+    Raises eif.ImageError when the file is not an image.
+    """
+    with path.open("rb", buffering=0) as file:
+        report = _signature(file, eif.read_structure(file), pcr0, now)
+    return report.findings if report else ()
+
+
 def _ramdisks(file: BinaryIO, layout: Layout) -> Iterator[Ramdisk]:
     for index, section in enumerate(layout.of_type(SectionType.RAMDISK)):
         try:

@@ -73,7 +73,7 @@ def _find_data(file: BinaryIO) -> tuple[str, int]:
             raise damaged("the file is cut short, or an ar header is damaged")
         name = header[:16].decode("latin-1").strip().rstrip("/")
         digits = header[48:58].strip()
-        if not digits.isdigit():
+        if not digits.isdigit():  # of bytes: ASCII digits only
             raise damaged("an ar member has no size")
         size = int(digits)
         if index == 0 and (name != "debian-binary" or size > 16 or file.read(size)[:2] != b"2."):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -33,20 +35,33 @@ class SignedImage:
 
 
 def sign_image(
-    image: Path, out: Path, *, certificate: x509.Certificate, sign: Sign, now: datetime, replace: bool = False
+    image: Path,
+    out: Path,
+    *,
+    certificate: x509.Certificate,
+    sign: Sign,
+    now: datetime,
+    replace: bool = False,
+    approve: Callable[[measure.ImageMeasurements], None] | None = None,
 ) -> SignedImage:
     """Write ``image`` with a signature section to ``out`` (which may be ``image``), in blocks.
 
+    ``approve`` gets the measurements of the image before anything is signed, and raises to stop it.
     Raises FoundFalse when certificate, key and time do not go together, UsageError when the image is already
     signed and ``replace`` is false.
     """
-    with open_plain(image) as file:
+    with open_plain(image) as given, tempfile.TemporaryFile(dir=out.parent) as file:
+        # The image is read once: what is measured, approved and written comes from a copy of our own.
+        shutil.copyfileobj(given, file)
+        file.seek(0)
         before = measure.measure_file(file)
         layout = eif.read_structure(file)
         if layout.of_type(SectionType.SIGNATURE) and not replace:
             raise UsageError(
                 "it is already signed", where=str(image), hint="give --replace", code="eif-signed"
             )
+        if approve is not None:
+            approve(before)
         section = signature.make_section(certificate, bytes.fromhex(before.pcr0), sign, now)
         parts = [
             Part.of_section(file, part) for part in layout.sections if part.type is not SectionType.SIGNATURE

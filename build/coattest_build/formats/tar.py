@@ -6,6 +6,7 @@ Sources: POSIX.1-2017 pax, "ustar Interchange Format"; GNU tar manual, "Basic Ta
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -18,6 +19,8 @@ MAX_LONG_NAME = 4096
 """Bytes of a GNU long name: ``PATH_MAX`` of Linux."""
 MAX_PAX = 64 * 1024
 """Bytes of a pax header; those of packages have a few hundred."""
+SIZE = re.compile(r"[0-9]{1,15}")
+"""A pax record's size. str.isdigit takes digits that int() refuses, and int() takes other scripts' digits."""
 CHUNK = 256 * 1024
 """Bytes per read."""
 
@@ -196,7 +199,7 @@ class TarStream:
                         f"a {REFUSED[kind]}" if kind in REFUSED else f"a member of type {kind!r}",
                         where=name or member.name,
                     )
-                if "size" in pax and not pax["size"].isdigit():
+                if "size" in pax and not SIZE.fullmatch(pax["size"]):
                     raise damaged("a pax record's size is not a number")
                 member = replace(
                     member,

@@ -11,15 +11,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from coattest.errors import FoundFalse, UsageError
+from coattest_build.inputs.names import (
+    DEBIAN_ARCHITECTURE,
+    DEBIAN_NAME,
+    DEBIAN_VERSION,
+    NUMBER,
+    POOL_PATH,
+    SHA256,
+)
 
-# Names and versions end up in paths and reports: only what Policy 5.6.7 and 5.6.12 allow is accepted.
-NAME = re.compile(r"[a-z0-9][a-z0-9+.-]+")
-VERSION = re.compile(r"[A-Za-z0-9.+~:-]+")
-SHA256 = re.compile(r"[0-9a-f]{64}")
-POOL_PATH = re.compile(r"pool/[A-Za-z0-9.+~%_/-]+\.deb")
 RELATION = re.compile(
     r"(?P<name>[a-z0-9][a-z0-9+.-]*)(?::(?P<arch>[a-z0-9-]+))?\s*"
-    r"(?:\(\s*(?P<op><<|<=|=|>=|>>)\s*(?P<version>[^)\s]+)\s*\))?\s*(?:\[[^]]*\])?"
+    r"(?:\(\s*(?P<op><<|<=|=|>=|>>)\s*(?P<version>[A-Za-z0-9.+~:-]{1,256})\s*\))?\s*(?:\[[^]]*\])?"
 )
 MAX_FIELD = 1024 * 1024
 """Characters of a field; librust-winapi-dev provides 300 KB of names."""
@@ -65,7 +68,7 @@ def _order(character: str) -> int:
 def _compare_part(left: str, right: str) -> int:
     """deb-version(7): alternate between non-digits and digits; "~" sorts before the end of a part."""
     while left or right:
-        a, b = re.match(r"\D*", left), re.match(r"\D*", right)
+        a, b = re.match(r"[^0-9]*", left), re.match(r"[^0-9]*", right)
         text_a, text_b = (a.group() if a else ""), (b.group() if b else "")
         for index in range(max(len(text_a), len(text_b))):
             order_a = _order(text_a[index]) if index < len(text_a) else 0
@@ -73,7 +76,7 @@ def _compare_part(left: str, right: str) -> int:
             if order_a != order_b:
                 return -1 if order_a < order_b else 1
         left, right = left[len(text_a) :], right[len(text_b) :]
-        a, b = re.match(r"\d*", left), re.match(r"\d*", right)
+        a, b = re.match(r"[0-9]*", left), re.match(r"[0-9]*", right)
         digits_a, digits_b = (a.group() if a else ""), (b.group() if b else "")
         number_a, number_b = int(digits_a or 0), int(digits_b or 0)
         if number_a != number_b:
@@ -148,6 +151,8 @@ def stanzas(text: str) -> Iterator[dict[str, str]]:
 def parse_packages(text: str) -> Iterator[Package]:
     """The packages of a Packages index. Raises IndexMalformed on a stanza that a lock could not carry."""
     for fields in stanzas(text):
+        if not NUMBER.fullmatch(fields.get("Size", "")):
+            raise IndexMalformed(f"not a size: {fields.get('Size', '')[:40]!r}")
         try:
             package = Package(
                 name=fields["Package"],
@@ -161,17 +166,23 @@ def parse_packages(text: str) -> Iterator[Package]:
                 ),
                 provides=tuple(group[0] for group in parse_relations(fields.get("Provides", ""))),
             )
-        except (KeyError, ValueError) as error:
-            raise IndexMalformed(f"a field of a stanza is missing or malformed: {error}") from error
-        check_pin(package.name, package.version, package.sha256, package.path)
+        except KeyError as error:
+            raise IndexMalformed(f"a field of a stanza is missing: {error}") from error
+        check_pin(package)
         yield package
 
 
-def check_pin(name: str, version: str, sha256: str, path: str) -> None:
-    """Raise IndexMalformed unless the four are safe in a lock and in a URL."""
-    for pattern, value in ((NAME, name), (VERSION, version), (SHA256, sha256), (POOL_PATH, path)):
-        if not pattern.fullmatch(value) or ".." in value.split("/"):
-            raise IndexMalformed(f"not allowed in an index: {value[:120]!r}", where=name[:60])
+def check_pin(package: Package) -> None:
+    """Raise IndexMalformed unless everything that a lock takes from the package follows its grammar."""
+    for grammar, value in (
+        (DEBIAN_NAME, package.name),
+        (DEBIAN_VERSION, package.version),
+        (DEBIAN_ARCHITECTURE, package.architecture),
+        (SHA256, package.sha256),
+        (POOL_PATH, package.path),
+    ):
+        if not grammar.fullmatch(value):
+            raise IndexMalformed(f"not allowed in an index: {value[:120]!r}", where=package.name[:60])
 
 
 class Archive:

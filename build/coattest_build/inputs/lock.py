@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,22 @@ import tomli_w
 from coattest.errors import Rejected, UsageError
 from coattest.files import Folder
 from coattest.text import parse_toml
-from coattest_build.image import LOCK_FILE, ImageSpec
-from coattest_build.inputs.debian import IndexMalformed, check_pin
+from coattest_build.image import ARCHITECTURES, LOCK_FILE, ImageSpec
+from coattest_build.inputs.names import (
+    DEBIAN_ARCHITECTURE,
+    DEBIAN_NAME,
+    DEBIAN_VERSION,
+    POOL_PATH,
+    PYTHON_NAME,
+    PYTHON_VERSION,
+    SHA256,
+    WHEEL_FILE,
+    normal_name,
+)
 
 FORMAT = "coattest-lock/v1"
 USES = ("kernel", "runtime", "toolchain")
 """What a package is unpacked for."""
-WHEEL_FILE = re.compile(r"[A-Za-z0-9_.+]+-[A-Za-z0-9_.+!]+(-[A-Za-z0-9_.]+){3}\.whl")
 MAX_FILE = 2 * 1024 * 1024
 """Bytes of a lock; that of 150 packages has 24 kB."""
 MAX_INPUT = 1024 * 1024 * 1024
@@ -134,6 +144,13 @@ def _fields(item: object, kinds: dict[str, type], where: str) -> dict[str, Any]:
     return item
 
 
+def _grammatical(fields: Mapping[str, Any], grammars: Mapping[str, re.Pattern[str]]) -> None:
+    """Raise BadLock for a text that its grammar does not allow: it would get into paths and commands."""
+    for key, grammar in grammars.items():
+        if not grammar.fullmatch(fields[key]):
+            raise _bad(f"not allowed as a pin's {key}: {fields[key][:120]!r}")
+
+
 def _checked_size(size: int, where: str) -> int:
     if not 0 < size <= MAX_INPUT:
         raise _bad(f"{where}: size {size} is not from 1 to {MAX_INPUT}")
@@ -143,12 +160,21 @@ def _checked_size(size: int, where: str) -> int:
 def _package(item: object) -> LockedPackage:
     kinds = {"name": str, "version": str, "architecture": str, "size": int, "sha256": str, "path": str}
     fields = _fields(item, {**kinds, "use": list}, "a package")
-    try:
-        check_pin(fields["name"], fields["version"], fields["sha256"], fields["path"])
-    except IndexMalformed as error:
-        raise _bad(error.what) from error
-    if not fields["use"] or not set(fields["use"]) <= set(USES):
+    _grammatical(
+        fields,
+        {
+            "name": DEBIAN_NAME,
+            "version": DEBIAN_VERSION,
+            "architecture": DEBIAN_ARCHITECTURE,
+            "sha256": SHA256,
+            "path": POOL_PATH,
+        },
+    )
+    uses = fields["use"]
+    if not uses or any(not isinstance(use, str) or use not in USES for use in uses):
         raise _bad(f"{fields['name']}: unknown use")
+    if len(set(uses)) != len(uses):
+        raise _bad(f"{fields['name']}: a use is named twice")
     _checked_size(fields["size"], fields["name"])
     return LockedPackage(**{**fields, "use": tuple(fields["use"])})
 
@@ -156,8 +182,12 @@ def _package(item: object) -> LockedPackage:
 def _wheel(item: object) -> LockedWheel:
     kinds = {"name": str, "version": str, "file": str, "size": int, "sha256": str}
     fields = _fields(item, kinds, "a wheel")
-    if not WHEEL_FILE.fullmatch(fields["file"]) or not re.fullmatch(r"[0-9a-f]{64}", fields["sha256"]):
-        raise _bad(f"{fields['name']}: not a wheel's file name or SHA-256")
+    _grammatical(
+        fields, {"name": PYTHON_NAME, "version": PYTHON_VERSION, "file": WHEEL_FILE, "sha256": SHA256}
+    )
+    named = WHEEL_FILE.fullmatch(fields["file"])
+    if named is None or normal_name(named["name"]) != normal_name(fields["name"]):
+        raise _bad(f"{fields['name']}: its file is a wheel of something else: {fields['file']}")
     _checked_size(fields["size"], fields["name"])
     return LockedWheel(**fields)
 
@@ -178,6 +208,8 @@ def parse_lock(text: str) -> Lock:
     fields = _fields(document, kinds, "the lock")
     if fields["format"] != FORMAT:
         raise _bad(f"format is not {FORMAT!r}")
+    if fields["architecture"] not in ARCHITECTURES:
+        raise _bad(f"architecture is not one of {', '.join(ARCHITECTURES)}")
     if not 0 <= fields["source_date_epoch"] < 2**32:
         raise _bad("source_date_epoch does not fit into the 32 bits of a ramdisk's times")
     lock = Lock(
@@ -186,7 +218,13 @@ def parse_lock(text: str) -> Lock:
         packages=tuple(_package(item) for item in fields["package"]),
         wheels=tuple(_wheel(item) for item in fields["wheel"]),
     )
-    names = [*(package.name for package in lock.packages), *(f"wheel {wheel.name}" for wheel in lock.wheels)]
+    foreign = [
+        p.name for p in lock.packages if p.architecture not in ("all", ARCHITECTURES[lock.architecture])
+    ]
+    if foreign:
+        raise _bad(f"{foreign[0]} is for another architecture than {lock.architecture}")
+    wheels = (f"wheel {normal_name(wheel.name)}" for wheel in lock.wheels)
+    names = [*(package.name for package in lock.packages), *wheels]
     twice = sorted(name for name, times in Counter(names).items() if times > 1)
     if twice:
         raise _bad(f"{twice[0]} is pinned twice")

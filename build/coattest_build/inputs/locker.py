@@ -42,7 +42,7 @@ def fetch_suite(mirror: str, suite: str, component: str, architecture: str) -> t
     """
     release = fetch_index(f"{mirror}/dists/{suite}/InRelease", MAX_RELEASE).decode("utf-8", errors="replace")
     name = f"{component}/binary-{architecture}/Packages.xz"
-    listed = re.search(rf"^ ([0-9a-f]{{64}}) +(\d+) {re.escape(name)}$", release, re.MULTILINE)
+    listed = re.search(rf"^ ([0-9a-f]{{64}}) +([0-9]+) {re.escape(name)}$", release, re.MULTILINE)
     dated = re.search(r"^Date: (.+)$", release, re.MULTILINE)
     if not listed or not dated:
         raise IndexMalformed(f"{name} or the date is missing", where=f"{suite}/InRelease")
@@ -53,16 +53,16 @@ def fetch_suite(mirror: str, suite: str, component: str, architecture: str) -> t
             where=f"{suite}/{name}",
             hint="the mirror may be updating: try again, or use another mirror",
         )
+    decompressor = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY)
     try:
-        decompressor = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY)
         data = decompressor.decompress(packed, MAX_INDEX)
-        date = email.utils.parsedate_to_datetime(dated[1].replace("UTC", "GMT"))
-        packages = list(parse_packages(data.decode()))
-        if not decompressor.eof:
-            raise IndexMalformed(f"unpacks to more than {MAX_INDEX} bytes", where=f"{suite}/{name}")
-        return packages, int(date.timestamp())
-    except (lzma.LZMAError, EOFError, ValueError, OverflowError) as error:
-        raise IndexMalformed(f"does not unpack, or its date is none: {error}", where=suite) from None
+        date = email.utils.parsedate_to_datetime(dated[1].replace("UTC", "GMT")).timestamp()
+        text = data.decode()
+    except (lzma.LZMAError, ValueError, OverflowError) as error:
+        raise IndexMalformed(f"is damaged, or its date is: {error}", where=f"{suite}/{name}") from error
+    if not decompressor.eof:
+        raise IndexMalformed(f"unpacks to more than {MAX_INDEX} bytes", where=f"{suite}/{name}")
+    return list(parse_packages(text)), int(date)
 
 
 def make_lock(

@@ -1,14 +1,12 @@
 """Wheels: the requirements file that pins them, downloading them with pip, and unpacking them.
 
-pip only downloads: its own configuration says where the index is, and the files are hashed here.
+pip only downloads (``package_index``), and the files are hashed here.
 """
 
 from __future__ import annotations
 
 import re
 import stat
-import subprocess
-import sys
 import tempfile
 import zipfile
 import zlib
@@ -20,22 +18,12 @@ from coattest.files import Folder
 from coattest.progress import Reporter
 from coattest_build.image import IMAGE_FILE, LOCK_FILE, Wheels
 from coattest_build.inputs.cache import Cache, sha256_file
-from coattest_build.inputs.lock import REFRESH, WHEEL_FILE, BadLock, Lock, LockedWheel
+from coattest_build.inputs.lock import REFRESH, BadLock, Lock, LockedWheel
+from coattest_build.inputs.names import PYTHON_NAME, PYTHON_VERSION, WHEEL_FILE
+from coattest_build.inputs.package_index import WantedWheel, download_wheels
 from coattest_build.inputs.unpack import Tree
 
-REQUIREMENT = re.compile(
-    r"([A-Za-z0-9][A-Za-z0-9._-]*)==([A-Za-z0-9.!+]+)((?:\s+--hash=sha256:[0-9a-f]{64})+)"
-)
-TARGET = (
-    "--implementation=cp",
-    "--python-version=3.11",
-    "--abi=cp311",
-    "--abi=abi3",
-    "--abi=none",
-    *(f"--platform=manylinux_2_{minor}_x86_64" for minor in (36, 35, 34, 31, 28, 24, 17, 12, 5)),
-    "--platform=manylinux2014_x86_64",
-)
-"""pip's options for the image's interpreter and C library (Debian bookworm: CPython 3.11, glibc 2.36)."""
+REQUIREMENT = re.compile(r"(\S{1,128})==(\S{1,128})((?:[ \t]+--hash=sha256:[0-9a-f]{64}){1,64})")
 PIP_HINT = "check that pip can reach its index (`pip download`), and that this Python has pip"
 MAX_MEMBERS = 20_000
 """Members of a wheel."""
@@ -51,38 +39,31 @@ def _hostile(what: str, label: str) -> FoundFalse:
     return FoundFalse(what, where=label, code="hostile-wheel")
 
 
-def parse_requirements(text: str, where: str) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
-    """(name, version, hashes) of every line ``name==version --hash=sha256:..``. Raises UsageError."""
+def parse_requirements(text: str, where: str) -> tuple[WantedWheel, ...]:
+    """The wheel of every line ``name==version --hash=sha256:..``. Raises UsageError."""
     joined = re.sub(r"(?m)^\s*#.*$|\s+#.*$", "", text).replace("\\\n", " ")
     requirements = []
     for line in filter(None, (line.strip() for line in joined.splitlines())):
         match = REQUIREMENT.fullmatch(line)
-        if match is None:
+        if match is None or not PYTHON_NAME.fullmatch(match[1]) or not PYTHON_VERSION.fullmatch(match[2]):
             raise UsageError(f"not name==version --hash=sha256:..: {line[:80]!r}", where=where)
-        requirements.append((match[1], match[2], tuple(re.findall(r"[0-9a-f]{64}", match[3]))))
+        hashes = tuple(re.findall(r"sha256:([0-9a-f]{64})", match[3]))
+        requirements.append(WantedWheel(match[1], match[2], hashes))
     return tuple(requirements)
 
 
-def download(requirements: Sequence[tuple[str, str, Sequence[str]]], folder: Path) -> None:
-    """Let pip put one wheel per (name, version, hashes) into ``folder``.
+def download(wanted: Sequence[WantedWheel], folder: Path) -> None:
+    """Let pip put the wheels into the new ``folder``.
 
-    Raises EnvironmentFailure (``wheel-unavailable``).
+    Raises EnvironmentFailure (``wheel-unavailable``), and as ``package_index.download_wheels``.
     """
-    listing = folder / "requirements.txt"
-    lines = (
-        " ".join([f"{name}=={version}", *(f"--hash=sha256:{digest}" for digest in hashes)])
-        for name, version, hashes in requirements
-    )
-    listing.write_text("\n".join(lines) + "\n")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    command += ["--require-hashes", "--disable-pip-version-check", "--no-input", *TARGET]
-    command += ["--dest", str(folder), "--requirement", str(listing)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
-    listing.unlink()
-    if result.returncode:
-        lines_said = [line for line in result.stderr.splitlines() if line.startswith("ERROR")]
-        said = lines_said[0] if lines_said else result.stderr.strip()[-200:] or "it gave no reason"
-        names = ", ".join(f"{name} {version}" for name, version, _ in requirements)
+    folder.mkdir()
+    with tempfile.TemporaryDirectory(prefix="coattest-pip-") as scratch:
+        ended = download_wheels(wanted, folder, Path(scratch))
+    if ended.code:
+        lines = [line for line in ended.said.splitlines() if line.startswith("ERROR")]
+        said = lines[0] if lines else ended.said.strip()[-200:] or "it gave no reason"
+        names = ", ".join(f"{wheel.name} {wheel.version}" for wheel in wanted)
         raise _unavailable(f"pip could not download {names}: {said}")
 
 
@@ -109,15 +90,15 @@ def pin_wheels(source: Path, spec: Wheels) -> tuple[LockedWheel, ...]:
         return ()
     wheels = []
     with tempfile.TemporaryDirectory(prefix="coattest-wheels-") as name:
-        folder = Path(name)
+        folder = Path(name) / "arrived"
         download(requirements, folder)
         files = {sha256_file(path): path for path in folder.glob("*.whl")}
-        for package, version, hashes in requirements:
-            found = [digest for digest in hashes if digest in files]
+        for wanted in requirements:
+            found = [digest for digest in wanted.hashes if digest in files]
             if not found or not WHEEL_FILE.fullmatch(files[found[0]].name):
-                raise _unavailable(f"no wheel of {package} {version} has a pinned hash")
+                raise _unavailable(f"no wheel of {wanted.name} {wanted.version} has a pinned hash")
             path = files[found[0]]
-            wheels.append(LockedWheel(package, version, path.name, path.stat().st_size, found[0]))
+            wheels.append(LockedWheel(wanted.name, wanted.version, path.name, path.stat().st_size, found[0]))
     return tuple(sorted(wheels, key=lambda wheel: wheel.name))
 
 
@@ -125,7 +106,7 @@ def check_pins(lock: Lock, source: Path, spec: Wheels | None) -> None:
     """Raise BadLock unless the lock pins exactly the wheels of the requirements file, or none without one."""
     where = spec.requirements if spec else IMAGE_FILE
     requirements = parse_requirements(read_requirements(source, spec), where) if spec else ()
-    wanted = {(name, version): hashes for name, version, hashes in requirements}
+    wanted = {(wheel.name, wheel.version): wheel.hashes for wheel in requirements}
     locked = {(wheel.name, wheel.version): wheel.sha256 for wheel in lock.wheels}
     for pin in sorted({*wanted, *locked}):
         if locked.get(pin) not in wanted.get(pin, ()):
@@ -143,8 +124,8 @@ def fetch_wheels(wheels: Sequence[LockedWheel], cache: Cache, reporter: Reporter
         return found
     arriving = tempfile.TemporaryDirectory(prefix="wheels-", dir=cache.folder / "partial")
     with reporter.step(f"Downloading {len(missing)} wheels"), arriving as name:
-        folder = Path(name)
-        download([(wheel.name, wheel.version, (wheel.sha256,)) for wheel in missing], folder)
+        folder = Path(name) / "arrived"
+        download([WantedWheel(wheel.name, wheel.version, (wheel.sha256,)) for wheel in missing], folder)
         for wheel in missing:
             path = folder / wheel.file
             if not path.is_file() or sha256_file(path) != wheel.sha256:

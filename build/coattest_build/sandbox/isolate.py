@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from coattest.errors import EnvironmentFailure
+from coattest.programs.start import start_program
 
 ENTRY = Path(__file__).with_name("entry.py")
 STARTED = b"+"
@@ -141,12 +142,13 @@ def spawn(
         "tmpfs_size": limits.tmpfs if limits else None,
     }
     try:
-        process = subprocess.Popen(
+        process = start_program(
             arguments,
             stdin=stdin,
             stdout=stdout,
             stderr=stderr,
             pass_fds=(specification, status, *pass_fds),
+            session=False,
         )
     finally:
         os.close(specification)

@@ -106,7 +106,7 @@ def _warn(unsigned: bool) -> None:
 
 def _account(item: str) -> tuple[str, str]:
     name, _, number = item.partition("=")
-    if not name or len(number) != 12 or not number.isdigit():
+    if not name or len(number) != 12 or not (number.isascii() and number.isdigit()):
         raise UsageError(f"{item!r} is not NAME=ID with 12 digits", where="--account")
     return name, number
 

@@ -17,7 +17,7 @@ from moto.iam.models import iam_backends
 from moto.sts.models import sts_backends
 
 from coattest_local.aws.http import ServiceError
-from coattest_verify.keypolicy.iam import Policy, PolicyError, Principal, parse_policy
+from coattest_verify.keypolicy.iam import Policy, PolicyError, PolicyKind, Principal, parse_policy
 
 PARTITION = "aws"
 
@@ -132,7 +132,7 @@ def _inline(group: Any) -> list[str]:
 
 def _parsed(documents: list[Any]) -> tuple[Policy, ...]:
     try:
-        return tuple(parse_policy(document) for document in documents)
+        return tuple(parse_policy(document, kind=PolicyKind.OTHER) for document in documents)
     except PolicyError as error:
         # A policy that cannot be read might hold a Deny: nothing is authorised on a guess.
         raise ServiceError(

@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl
 from coattest_local.aws.accounts import SignedCaller, principal_exists, role_by_arn
 from coattest_local.aws.http import Forward, HttpRequest, HttpResponse, ServiceError
 from coattest_local.aws.kms import keys
-from coattest_verify.keypolicy.iam import Policy, PolicyError, Request, authorize, parse_policy
+from coattest_verify.keypolicy.iam import Policy, PolicyError, PolicyKind, Request, authorize, parse_policy
 
 IAM_VERBS = (
     "Add",
@@ -81,7 +81,7 @@ class IdentityService:
         answer = authorize(
             Request(caller.principal, "sts:AssumeRole", arn, context),
             owner=role.account_id,
-            resource_policy=_valid(role.assume_role_policy_document, "AccessDenied"),
+            resource_policy=_valid(role.assume_role_policy_document, "AccessDenied", PolicyKind.TRUST),
             identity_policies=caller.identity_policies,
             session_policies=caller.session_policies,
         )
@@ -112,19 +112,17 @@ class IdentityService:
 
 
 def _check_trust(document: str) -> None:
-    for statement in _valid(document, "MalformedPolicyDocument").statements:
-        if statement.principals is None:
-            raise ServiceError("MalformedPolicyDocument", "Missing required field Principal")
-        for principal in statement.principals:
+    for statement in _valid(document, "MalformedPolicyDocument", PolicyKind.TRUST).statements:
+        for principal in statement.principals or ():
             if principal.kind == "AWS" and not principal_exists(principal.value):
                 raise ServiceError(
                     "MalformedPolicyDocument", f"Invalid principal in policy: {principal.value}"
                 )
 
 
-def _valid(document: str, code: str) -> Policy:
+def _valid(document: str, code: str, kind: PolicyKind = PolicyKind.OTHER) -> Policy:
     try:
-        return parse_policy(document)
+        return parse_policy(document, kind=kind)
     except PolicyError as error:
         raise ServiceError(code, str(error)) from error
 

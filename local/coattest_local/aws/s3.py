@@ -20,7 +20,7 @@ from moto.s3.models import s3_backends
 from coattest_local.aws.accounts import PARTITION, SignedCaller, principal_exists
 from coattest_local.aws.http import Forward, HttpRequest, HttpResponse, ServiceError
 from coattest_local.aws.kms import keys
-from coattest_verify.keypolicy.iam import Policy, PolicyError, Request, authorize, parse_policy
+from coattest_verify.keypolicy.iam import Policy, PolicyError, PolicyKind, Request, authorize, parse_policy
 
 _BUCKET_SUBRESOURCES: dict[str, tuple[str | None, str | None, str | None]] = {
     "encryption": ("GetEncryptionConfiguration", "PutEncryptionConfiguration", "PutEncryptionConfiguration"),
@@ -255,7 +255,7 @@ def _check_digest(request: HttpRequest) -> None:
 
 def _check_bucket_policy(body: bytes) -> None:
     try:
-        policy = parse_policy(body)
+        policy = parse_policy(body, kind=PolicyKind.OTHER)
     except PolicyError as error:
         raise ServiceError("MalformedPolicy", str(error), 400) from error
     for statement in policy.statements:

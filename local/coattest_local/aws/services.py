@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,12 +13,14 @@ from typing import Any
 
 from coattest.errors import EnvironmentFailure
 from coattest.extras import need_extra
+from coattest.programs.environment import OWN_VARIABLES, program_environment, python_program
+from coattest.programs.start import start_program
 
 START_TIMEOUT = 60.0
 """Seconds for moto's import and the first listening socket; measured 1 to 3 on two busy cores."""
 
-PROGRAM = (sys.executable, "-m", "coattest_local.aws")
-"""The command that serves."""
+PROGRAM = "coattest_local.aws"
+"""The module that serves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,7 @@ def start(
     port: int = 0,
     unsafe_allow_unsigned_documents: bool = False,
     quiet: bool = False,
-    program: Sequence[str] = PROGRAM,
+    program: Sequence[str] | None = None,
 ) -> Iterator[Services]:
     """Run the services in ``directory`` for the length of the block; ``accounts`` are NAME=ID strings.
 
@@ -123,14 +124,19 @@ def start(
     directory.mkdir(parents=True, exist_ok=True)
     ready = directory / "ready.json"
     ready.unlink(missing_ok=True)
-    command = [*program, "--directory", str(directory), "--exit-with-parent"]
+    directory = directory.resolve()
+    command = [*(program or python_program(PROGRAM)), "--directory", str(directory), "--exit-with-parent"]
     command += ["--port", str(port), *(["--region", region] if region else [])]
     command += [argument for item in accounts for argument in ("--account", item)]
     if unsafe_allow_unsigned_documents:
         command.append("--unsafe-allow-unsigned-documents")
     with (directory / "services.log").open("ab") as log:
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=log, stderr=log if quiet else None, start_new_session=True
+        process = start_program(
+            command,
+            environment=program_environment(OWN_VARIABLES),
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log if quiet else None,
         )
         try:
             yield _await(process, ready)

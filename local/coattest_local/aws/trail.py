@@ -48,7 +48,7 @@ class Trail:
         """Write one event, once for each account of ``recipients``: the key's and the caller's."""
         event: dict[str, Any] = {
             "eventVersion": "1.11",
-            "userIdentity": _identity(caller),
+            "userIdentity": None,
             "eventTime": self._clock().strftime("%Y-%m-%dT%H:%M:%SZ"),
             "eventSource": f"{service}.amazonaws.com",
             "eventName": name,
@@ -76,6 +76,7 @@ class Trail:
         with self._lock:
             for account in recipients or (caller.principal.account if caller else None,):
                 event |= {"recipientAccountId": account, "eventID": str(uuid.uuid4())}
+                event["userIdentity"] = _identity(caller, account)
                 self._file.write(json.dumps(event) + "\n")
             self._file.flush()
 
@@ -91,10 +92,18 @@ def recipient_fields(document: Document) -> dict[str, str]:
     return fields
 
 
-def _identity(caller: SignedCaller | None) -> dict[str, Any]:
+def _identity(caller: SignedCaller | None, account: str | None) -> dict[str, Any]:
+    """The caller as ``account`` sees it: of another account's only the account and the unique id.
+
+    Source: CloudTrail User Guide, "userIdentity element" (type AWSAccount).
+    """
     if caller is None:
         return {"type": "Unknown"}
     principal = caller.principal
+    if account != principal.account:
+        session = "" if caller.kind == "IAMUser" else f":{caller.name}"
+        unique_id = f"{principal.unique_id}{session}"
+        return {"type": "AWSAccount", "principalId": unique_id, "accountId": principal.account}
     identity: dict[str, Any] = {
         "type": caller.kind,
         "principalId": principal.unique_id,

@@ -9,17 +9,19 @@ import click
 
 from coattest.errors import UsageError
 from coattest.jsontext import emit_json
-from coattest.shell import err, json_option, needs_extra
+from coattest.shell import err, json_option, judged_folder, needs_extra
 from coattest_local.demo.play import play
 
 
 @needs_extra("local")
 @click.command()
-@click.option(
-    "--source",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    default=Path(),
-    help="The checkout (default: this directory).",
+@judged_folder(
+    click.option(
+        "--source",
+        type=click.Path(exists=True, file_okay=False, path_type=Path),
+        default=Path(),
+        help="The checkout (default: this directory).",
+    )
 )
 @click.option("--independent", is_flag=True, help="Every party compiles the kernel itself.")
 @click.option("--qemu", is_flag=True, help="The enclave boots for real, in QEMU's nitro-enclave machine.")

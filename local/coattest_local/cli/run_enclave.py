@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,8 @@ import click
 
 from coattest.errors import EnvironmentFailure, UsageError
 from coattest.jsontext import emit_json
+from coattest.programs.environment import OWN_VARIABLES, program_environment, python_program
+from coattest.programs.start import start_program
 from coattest.shell import err, json_option, out
 from coattest_build.cli.options import FILE, FOLDER
 from coattest_local import records
@@ -73,7 +74,8 @@ def run_enclave_command(
     if debug_mode and host == "qemu":
         raise UsageError("QEMU has no debug mode", hint="use --host software")
     if detach:
-        arguments = [str(image), "--directory", str(directory), "--host", host]
+        # The one that is detached runs elsewhere: it gets absolute paths.
+        arguments = [str(image.resolve()), "--directory", str(directory.resolve()), "--host", host]
         arguments += ["--role-arn", role_arn, "--instance-id", instance_id, "--port", str(port)]
         return _detach(directory, [*arguments, *(["--debug-mode"] if debug_mode else [])], as_json)
     # The start is never interrupted, so that it can clean up; it asks now and then whether to stop.
@@ -104,12 +106,15 @@ def run_enclave_command(
 @click.option("--directory", type=FOLDER, required=True)
 @json_option
 def terminate_enclave_command(directory: Path, as_json: bool) -> None:
-    """End the enclave that runs in a directory, if one does."""
+    """End the enclave that runs in a directory.
+
+    Exits 0 when it had ended already, and not where none ever ran.
+    """
     record = records.end_enclave(directory)
     if as_json:
         emit_json({"EnclaveID": record and record["EnclaveID"], "Terminated": record is not None})
     else:
-        out().print(f"ended {record['EnclaveID']}" if record else "no enclave runs there", markup=False)
+        out().print(f"ended {record['EnclaveID']}" if record else "it had ended already", markup=False)
 
 
 def _start(
@@ -144,13 +149,11 @@ def _detach(directory: Path, arguments: list[str], as_json: bool) -> int:
     directory.mkdir(parents=True, exist_ok=True)
     ready, told = os.pipe()
     with (directory / HOST_LOG).open("wb") as log, os.fdopen(ready, "rb") as reader:
-        process = subprocess.Popen(
-            [sys.executable, "-c", "from coattest_local.cli import main; main()", "run-enclave", *arguments],
-            stdin=subprocess.DEVNULL,
+        process = start_program(
+            python_program("coattest_local.cli:main", "run-enclave", *arguments),
+            environment=program_environment(OWN_VARIABLES, {READY_FD: str(told)}),
             stdout=log,
             stderr=log,
-            start_new_session=True,
-            env={**os.environ, READY_FD: str(told)},
             pass_fds=(told,),
         )
         os.close(told)

@@ -13,6 +13,7 @@ from coattest_local.aws.services import Services
 from coattest_local.demo.chain import PinnedTrust, World
 from coattest_local.demo.cloud import BuyerCloud, ServiceCloud
 from coattest_local.demo.stage import CommandResult, Party, Stage, demo_failed
+from coattest_verify.signatures.keys import load_public
 
 LOTS = ("harbour-12", "mill-lane-3", "station-1")
 AMOUNTS = {"buyer-1": (100000, 200000, 150000), "buyer-2": (120000, 180000, 150000)}
@@ -57,11 +58,13 @@ def announce(house: House, name: str) -> Auction:
     for buyer, party in house.world.buyers.items():
         if not (party.home / "auction.key").exists():
             party.run("auction", "keygen", "--out", "auction.key")
+        key = load_public(party.home / "auction.key.pub").fingerprint
         record = shared / f"{name}.{buyer}.json"
         party.run(
             "auction", "certify", "--key", "quorum.key", "--member", buyer,
             "--auction-key", "auction.key.pub", "--kms-key", house.buyers[buyer].key_arn,
             "--bids", f"{house.buyers[buyer].bids_uri}/{name}.cose", "--out", record,
+            "--expect", f"sha256:{key}",
         )  # fmt: skip
         records += ["--buyer", str(record)]
     auction = Auction(name, shared / f"{name}.manifest.cbor")
@@ -98,10 +101,11 @@ def seal_argv(house: House, auction: Auction, buyer: str, own_bid: str) -> tuple
 
 
 def seal_bids(house: House, auction: Auction, buyer: str, own_bid: str) -> None:
-    """A buyer checks everything, records the seal and signs it."""
-    house.world.buyers[buyer].run(
-        *seal_argv(house, auction, buyer, own_bid), extra=house.buyers[buyer].environment
-    )
+    """A buyer checks everything, and then records and signs exactly the seal that it was shown."""
+    party, argv = house.world.buyers[buyer], seal_argv(house, auction, buyer, own_bid)
+    extra = house.buyers[buyer].environment
+    shown = party.run(*argv, "--dry-run", extra=extra, quiet=True)
+    party.run(*argv, "--expect", shown["expect"], extra=extra)
 
 
 def seal_options(house: House, auction: Auction, names: Sequence[str] | None = None) -> list[str]:

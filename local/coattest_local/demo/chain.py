@@ -114,7 +114,7 @@ def found_the_quorum(world: World) -> PinnedTrust:
     for name, buyer in world.buyers.items():
         buyer.run(
             "verify", "members", "countersign", "--key", "quorum.key", "--member", name,
-            "--attestations", world.attestations,
+            "--expect", made["root"], "--attestations", world.attestations,
         )  # fmt: skip
     root = str(made["root"])
     world.stage.say(f"pinned by every party, over another channel: {root}")

@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +19,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from coattest.errors import FoundFalse
+from coattest.programs.environment import program_environment, python_program
+from coattest.programs.start import ProgramLimits, run_program
 from coattest_build.inputs.cache import cache_folder
 
 ENTRY_POINTS = {
@@ -30,6 +30,12 @@ ENTRY_POINTS = {
     "deploy-from-attestation": "coattest_parent.cli.deploy",
     "nitro-local": "coattest_local.cli",
 }
+
+INHERITED = ("COATTEST_DEBIAN_MIRROR", "HTTP_PROXY", "HTTPS_PROXY", "PIP_", "SSL_CERT_")
+"""What a party's command has of this process's environment: where to download from."""
+
+COMMAND_SECONDS = 3 * 3600.0
+"""Seconds for one command; compiling a kernel on one slow processor takes most of an hour."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,25 +119,21 @@ class Party:
         words = [str(word) for word in argv]
         if not quiet:
             self.stage.command(self.name, [_short(word, self.home) for word in words])
-        program = f"from {ENTRY_POINTS[words[0]]} import main; main()"
-        done = subprocess.run(
-            [sys.executable, "-c", program, *words[1:], "--json"],
-            cwd=self.home,
-            env=self._environment(extra or {}),
+        done = run_program(
+            python_program(f"{ENTRY_POINTS[words[0]]}:main", *words[1:], "--json"),
+            folder=self.home,
+            environment=self._environment(extra or {}),
+            limits=ProgramLimits(seconds=COMMAND_SECONDS),
+            leaves_service=True,
+            show_errors=long,
             umask=self.umask,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=None if long else subprocess.PIPE,
-            check=False,
         )
         output = done.stdout.decode()
         try:
             document = json.loads(output) if output.strip() else None
         except ValueError:
             document = output
-        return CommandResult(
-            done.returncode, document, (done.stderr or b"").decode("utf-8", "replace").strip()
-        )
+        return CommandResult(done.code, document, done.said.strip())
 
     def run(
         self,
@@ -163,12 +165,6 @@ class Party:
         self.stage.refused(what, _why(done, expected_code))
 
     def _environment(self, extra: Mapping[str, str]) -> dict[str, str]:
-        inherited = {
-            name: value
-            for name, value in os.environ.items()
-            if name in ("PATH", "COATTEST_DEBIAN_MIRROR", "HTTP_PROXY", "HTTPS_PROXY")
-            or name.startswith(("PIP_", "SSL_CERT_"))
-        }
         own = {
             "HOME": str(self.home),
             "COATTEST_CACHE": str(cache_folder().resolve()),
@@ -181,7 +177,7 @@ class Party:
             "AWS_CONFIG_FILE": os.devnull,
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         }
-        return {**inherited, **own, **self.environment, **extra}
+        return program_environment(INHERITED, {**own, **self.environment, **extra})
 
 
 def demo_failed(what: str, *, where: str | None = None) -> FoundFalse:

@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import IO
 
 from coattest.errors import EnvironmentFailure
+from coattest.programs.environment import program_environment
+from coattest.programs.start import start_program
 from coattest_build.formats.measure import measure
 from coattest_local.host.enclave import (
     CONSOLE_MAX,
@@ -177,13 +179,11 @@ def _keep(
     environment: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start a command under the keeper; leaving the stack ends it."""
-    process = subprocess.Popen(
+    process = start_program(
         [sys.executable, "-I", "-S", str(KEEPER), str(os.getpid()), *command],
-        stdin=subprocess.DEVNULL,
+        environment=program_environment((), environment),
         stdout=output,
         stderr=subprocess.STDOUT,
-        start_new_session=True,
-        env={**os.environ, **(environment or {})},
     )
 
     def end() -> None:

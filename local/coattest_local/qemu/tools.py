@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 from coattest.errors import EnvironmentFailure
+from coattest.programs.environment import find_program
+from coattest.programs.start import ProgramLimits, run_program
 from coattest_build.inputs import cache
 
 MACHINE = "nitro-enclave"
@@ -66,14 +67,18 @@ def find_tools(folder: Path | None = None) -> QemuTools:
 
 def _candidates(name: str, cached: Path) -> list[Path]:
     """Ours first: unlike a system's QEMU it can have its documents signed."""
-    built, found = cached / "bin" / name, shutil.which(name)
-    return [*([built] if os.access(built, os.X_OK) else []), *([Path(found)] if found else [])]
+    built = cached.absolute() / "bin" / name
+    found = [built] if os.access(built, os.X_OK) else []
+    with contextlib.suppress(EnvironmentFailure):
+        found.append(Path(find_program(name)))
+    return found
 
 
 def has_machine(qemu: Path) -> bool:
     """Whether this QEMU runs here and knows the machine (Debian builds it without libcbor, so without it)."""
     try:
-        listing = subprocess.run([qemu, "-M", "help"], capture_output=True, timeout=30, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
+        done = run_program([str(qemu), "-M", "help"], limits=ProgramLimits(seconds=30))
+    except EnvironmentFailure:
         return False
+    listing = b"" if done.code else done.stdout
     return any(line.split()[:1] == [MACHINE.encode()] for line in listing.splitlines())

@@ -48,7 +48,8 @@ def make_bid(
     journal: SealJournal,
     when: datetime,
 ) -> bytes:
-    """A buyer's encrypted bid file, under a data key of KMS; nothing is uploaded.
+    """A buyer's encrypted bid file, under a data key of KMS; nothing is uploaded. The journal remembers for
+    which manifest it is.
 
     Raises FoundFalse (``closed``) after the closing time, AlreadySealed when the manifest was sealed here,
     and KMS's failures.
@@ -63,7 +64,9 @@ def make_bid(
     if journal.sealed(manifest.digest) is not None:
         raise AlreadySealed("you have sealed this manifest", hint="a changed bid needs a new manifest")
     with aws_errors(buyer.kms):
-        return make_bid_file(manifest, name, bids, aws.kms(region_of(buyer.kms)))
+        content = make_bid_file(manifest, name, bids, aws.kms(region_of(buyer.kms)))
+    journal.record_bid(messages.bid_digest(content), manifest.digest)
+    return content
 
 
 def open_sealed(

@@ -128,11 +128,21 @@ def read_deployment(state: Path) -> dict[str, Any] | None:
 
 
 def destroy_local(runner: Runner, state: Path) -> str | None:
-    """End the enclave and delete the record; returns the enclave's id, or None when nothing ran."""
+    """End the enclave; returns its id, or None when it had ended already. The record stays, and says what was
+    deployed in this folder.
+
+    Raises UsageError (no-deployment) for a folder without one: with a mistyped name the enclave would go on.
+    """
     enclave = runner.describe()
+    if enclave is None and read_deployment(state) is None:
+        raise UsageError(
+            "there is no deployment in this folder",
+            where=str(state),
+            hint="give the folder that apply --state made",
+            code="no-deployment",
+        )
     if enclave is not None:
         runner.terminate()
-    (state / STATE_FILE).unlink(missing_ok=True)
     return enclave.id if enclave else None
 
 

@@ -7,14 +7,13 @@ enclave in debug mode.
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from coattest.errors import EnvironmentFailure, FoundFalse
+from coattest.programs.environment import OWN_VARIABLES, program_environment, python_program
+from coattest.programs.start import ProgramLimits, run_program
 from coattest_parent.link.channels import Address, is_local, parse_address, proxy_address_for
 
 START_TIMEOUT = 120.0
@@ -61,7 +60,7 @@ class LocalRunner:
 
     def __init__(self, directory: Path, program: tuple[str, ...] | None = None) -> None:
         self.directory = directory
-        self.program = program or _nitro_local()
+        self.program = program or tuple(python_program("coattest_local.cli:main"))
 
     def run(self, image: Path, *, role_arn: str, instance_id: str) -> Enclave:
         """Start the image in ``nitro-local run-enclave --detach``. Raises EnvironmentFailure."""
@@ -99,18 +98,19 @@ class LocalRunner:
 
     def _call(self, timeout: float, verb: str, *arguments: str) -> None:
         """Run the program; when it fails, raise EnvironmentFailure with the last line of its stderr."""
-        command = [*self.program, verb, *arguments, "--directory", str(self.directory), "--json"]
+        command = [*self.program, verb, *arguments, "--directory", str(self.directory.resolve()), "--json"]
+        limits, environment = ProgramLimits(seconds=timeout), program_environment(OWN_VARIABLES)
         try:
-            done = subprocess.run(
-                command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, check=False
-            )
-        except subprocess.TimeoutExpired:
+            done = run_program(command, environment=environment, limits=limits, leaves_service=True)
+        except EnvironmentFailure as error:
+            if error.code != "program-time":
+                raise
             if verb == "run-enclave":
                 self._call(STOP_TIMEOUT, "terminate-enclave")
             raise not_started(f"no answer after {timeout:.0f} s", f"nitro-local {verb}") from None
-        if done.returncode:
-            lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
-            said = lines[-1].removeprefix("nitro-local: ")[:300] if lines else f"exit {done.returncode}"
+        if done.code:
+            lines = done.said.strip().splitlines()
+            said = lines[-1].removeprefix("nitro-local: ")[:300] if lines else f"exit {done.code}"
             raise not_started(said, f"nitro-local {verb}")
 
 
@@ -157,12 +157,3 @@ def _alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
     except OSError:
         return False
-
-
-def _nitro_local() -> tuple[str, ...]:
-    """The console script of this installation, or the module when there is no script."""
-    beside = Path(sys.executable).with_name("nitro-local")
-    if beside.exists():
-        return (str(beside),)
-    found = shutil.which("nitro-local")
-    return (found,) if found else (sys.executable, "-c", "from coattest_local.cli import main; main()")

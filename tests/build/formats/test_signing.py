@@ -58,6 +58,37 @@ def _never(secret: str) -> str:
     raise AssertionError(f"asked for {secret}")
 
 
+def test_measure_gives_pcr8_of_a_signature_that_holds_only(image: Path, tmp_path: Path, key: Key) -> None:
+    """A signature that was made for another image, or is out of date: exit 1 and a word."""
+    now = datetime.now(timezone.utc)
+
+    def measured(path: Path) -> tuple[int, dict[str, str], str]:
+        done = subprocess.run(
+            [sys.executable, "-c", "from coattest_build.entry import main; main()", "measure", str(path)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.returncode, json.loads(done.stdout)["Measurements"], done.stderr
+
+    valid = certify(key, start=now - timedelta(days=1))
+    past = certify(key, start=now - timedelta(days=800))
+    right = bytes.fromhex(measure(image).pcr0)
+    for name, section, holds in (
+        ("holds", make_section(valid, right, signer(key), now), True),
+        ("other-image", make_section(valid, PCR0, signer(key), now), False),
+        ("past", make_section(past, right, signer(key), now - timedelta(days=799)), False),
+    ):
+        spec = _spec()
+        spec.sections.append((SIGNATURE, section))
+        path = tmp_path / f"{name}.eif"
+        path.write_bytes(spec.build())
+        code, registers, said = measured(path)
+        assert (code, "PCR8" in registers) == ((0, True) if holds else (1, False)), name
+        assert registers["PCR0"] == right.hex()
+        assert ("PCR8 is left out" in said) is not holds
+
+
 def test_signed_image_keeps_its_registers(
     image: Path, tmp_path: Path, key: Key, certificate: x509.Certificate
 ) -> None:
@@ -152,9 +183,15 @@ def test_certificate_file_with_two(certificate: x509.Certificate) -> None:
 
 
 def _eif(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from coattest_build.cli import main; main()", *arguments]
+    command = [sys.executable, "-I", "-c", "from coattest_build.cli import main; main()", *arguments]
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=120, check=False, env=os.environ | environment
+        command,
+        cwd="/",
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
 
 
@@ -162,7 +199,14 @@ def test_commands_sign_measure_and_describe(image: Path, tmp_path: Path, key: Ke
     """``eif sign`` signs, ``eif measure`` shows PCR8, ``eif describe`` says that the signature holds."""
     certificate = certify(key, start=datetime.now(timezone.utc) - timedelta(days=1))
     key_file, certificate_file = _files(tmp_path, key, certificate)
-    done = _eif("sign", str(image), "--key", str(key_file), "--certificate", str(certificate_file), "--json")
+    sign = ("sign", str(image), "--key", str(key_file), "--certificate", str(certificate_file), "--json")
+    before = image.read_bytes()
+    asked = _eif(*sign)
+    assert (asked.returncode, json.loads(asked.stdout)["code"]) == (2, "not-confirmed")
+    other = _eif(*sign, "--expect", f"sha256:{'0' * 64}")
+    assert (other.returncode, json.loads(other.stdout)["code"]) == (1, "not-expected")
+    assert image.read_bytes() == before
+    done = _eif(*sign, "--expect", f"sha256:{hashlib.sha256(before).hexdigest()}")
     assert done.returncode == 0, done.stderr
     measured = json.loads(_eif("measure", str(image)).stdout)
     assert json.loads(done.stdout) == {"image": str(image), **measured}
@@ -181,7 +225,9 @@ def test_command_refuses_an_expired_certificate(image: Path, tmp_path: Path, key
         tmp_path, key, certify(key, start=datetime(2020, 1, 1, tzinfo=timezone.utc))
     )
     before = image.read_bytes()
-    done = _eif("sign", str(image), "--key", str(key_file), "--certificate", str(certificate_file))
+    digest = f"sha256:{hashlib.sha256(before).hexdigest()}"
+    argv = ("--key", str(key_file), "--certificate", str(certificate_file), "--expect", digest)
+    done = _eif("sign", str(image), *argv)
     assert (done.returncode, done.stdout) == (1, "")
     assert "expired" in done.stderr
     assert image.read_bytes() == before

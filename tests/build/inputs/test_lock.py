@@ -17,6 +17,7 @@ from coattest_build import image
 from coattest_build.inputs import apt, debian, lock, locker, wheels
 from coattest_build.inputs.debian import Archive, IndexMalformed, Package
 from coattest_build.inputs.lock import BadLock
+from coattest_build.inputs.package_index import WantedWheel
 from support.raises import raises_code
 
 REPOSITORY = Path(__file__).parents[3]
@@ -268,7 +269,7 @@ def test_an_image_file_with_a_fault_is_refused(before: str, after: str) -> None:
 def test_requirements_are_read_with_their_hashes() -> None:
     """Comments and continued lines are understood; a requirement without a hash is refused."""
     text = f"# comment\na.b==1.0 \\\n    --hash=sha256:{SHA} \\\n    --hash=sha256:{'1' * 64}  # why\n"
-    assert wheels.parse_requirements(text, "x") == (("a.b", "1.0", (SHA, "1" * 64)),)
+    assert wheels.parse_requirements(text, "x") == (WantedWheel("a.b", "1.0", (SHA, "1" * 64)),)
     for bad in ("a==1", f"a>=1 --hash=sha256:{SHA}", "-r other.txt", f"a==1 --hash=md5:{SHA}"):
         with pytest.raises(UsageError):
             wheels.parse_requirements(bad, "x")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import lzma
 import re
 import subprocess
 import sys
@@ -18,31 +17,11 @@ from coattest.progress import Quiet, Terminal
 from coattest_build import image
 from coattest_build.inputs import lock, wheels
 from coattest_build.inputs.cache import Cache
-from support.build.packages import directory, file, make_deb
+from support.build.small_archive import index_variables, make_small_archive, publish
 from support.build.wheelhouse import make_wheel_file
 from support.raises import raises_code
 
 REPOSITORY = Path(__file__).parents[3]
-
-
-def publish(mirror: Path, suite: str, date: str, packages: dict[str, str]) -> None:
-    """Write a suite with these packages (name to version) below a folder, as an archive lays it out."""
-    stanzas = []
-    for name, version in packages.items():
-        path = mirror / f"pool/{name}_{version}_amd64.deb"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        make_deb(path, [directory("./usr/"), file(f"./usr/{name}", version.encode())])
-        data = path.read_bytes()
-        stanzas.append(
-            f"Package: {name}\nVersion: {version}\nArchitecture: amd64\nSize: {len(data)}\n"
-            f"SHA256: {hashlib.sha256(data).hexdigest()}\nFilename: {path.relative_to(mirror)}\n"
-        )
-    index = lzma.compress("\n".join(stanzas).encode())
-    folder = mirror / f"dists/{suite}"
-    (folder / "main/binary-amd64").mkdir(parents=True, exist_ok=True)
-    (folder / "main/binary-amd64/Packages.xz").write_bytes(index)
-    listed = f" {hashlib.sha256(index).hexdigest()} {len(index)} main/binary-amd64/Packages.xz\n"
-    (folder / "InRelease").write_text(f"Suite: {suite}\nDate: {date}\nSHA256:\n{listed}")
 
 
 @dataclasses.dataclass
@@ -56,7 +35,7 @@ class World:
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run `eif lock` in the source tree."""
         program = "from coattest_build.cli import main; main()"
-        command = [sys.executable, "-c", program, "lock", "--mirror", self.mirror.as_uri(), *arguments]
+        command = [sys.executable, "-I", "-c", program, "lock", "--mirror", self.mirror.as_uri(), *arguments]
         return subprocess.run(command, cwd=self.source, capture_output=True, text=True, check=False)
 
     @property
@@ -68,22 +47,9 @@ class World:
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     """Every package that the committed image.toml names, with small contents of our own, and one wheel."""
     world = World(tmp_path / "source", tmp_path / "mirror", tmp_path / "index")
-    (world.source / "build").mkdir(parents=True)
-    (world.source / "build/image.toml").write_bytes((REPOSITORY / image.IMAGE_FILE).read_bytes())
-    spec = image.load_spec(world.source)
-    stable = dict.fromkeys((*spec.runtime, *spec.toolchain), "1.0-1")
-    publish(world.mirror, "bookworm", "Sat, 11 Jul 2026 10:00:00 UTC", stable)
-    backports = {spec.kernel.package: "6.12-1~bpo12+1", "make": "9-1"}
-    publish(world.mirror, "bookworm-backports", "Sun, 12 Jul 2026 10:00:00 UTC", backports)
-    wheel = make_wheel_file(world.index, "tinypkg", "1.0")
-    assert spec.wheels
-    requirements = world.source / spec.wheels.requirements
-    requirements.parent.mkdir(parents=True)
-    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    requirements.write_text(f"tinypkg==1.0 --hash=sha256:{digest}\n")
-    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(world.index))
+    make_small_archive(world.source, world.mirror, world.index)
+    for name, value in index_variables(world.index).items():
+        monkeypatch.setenv(name, value)
     return world
 
 

@@ -189,6 +189,11 @@ def test_the_trail_says_which_enclave_decrypted_and_what_was_refused(
     allowed = [event for event in mine if event["eventName"] == "Decrypt" and "errorCode" not in event]
     assert {event["recipientAccountId"] for event in allowed} == {"111122223333", "222233334444"}
     assert len({event["sharedEventID"] for event in allowed}) == 1
+    callers = {event["recipientAccountId"]: event["userIdentity"] for event in allowed}
+    assert callers["111122223333"]["sessionContext"]["sessionIssuer"]["arn"] == world.PARENT
+    assert sorted(callers["222233334444"]) == ["accountId", "principalId", "type"]
+    assert callers["222233334444"]["type"] == "AWSAccount"
+    assert callers["222233334444"]["principalId"] == callers["111122223333"]["principalId"]
     recipient = allowed[0]["additionalEventData"]["recipient"]
     assert recipient["attestationDocumentModuleId"] == "i-1234567890abcdef0-enc0123456789abcdef"
     digest = base64.b64decode(recipient["attestationDocumentEnclaveImageDigest"])

@@ -124,6 +124,32 @@ def test_a_policy_that_is_wrong_or_locks_its_author_out_is_refused(
     assert "kms:PutKeyPolicy" in json.dumps(json.loads(buyer.get_key_policy(KeyId=arn)["Policy"]))
 
 
+def test_what_kms_does_not_take_at_all_has_its_own_codes(buyer: Any) -> None:
+    """KMS API Reference, "PutKeyPolicy": the characters of a policy, and its length."""
+    odd = world.policy(world.administer(BUYER)).replace("{", "{\u4e2d", 1)
+    long = world.policy(world.administer(BUYER), world.allow(ADMIN, "kms:Encrypt") | {"Sid": "x" * 33_000})
+    arn = make_key(buyer)
+    for policy, code in ((odd, "ValidationException"), (long, "LimitExceededException")):
+        assert world.code_of(buyer.put_key_policy, KeyId=arn, Policy=policy) == code
+
+
+@pytest.mark.parametrize("missing", ["Resource", "Action"])
+def test_a_statement_without_resource_or_action_is_taken_and_ignored(buyer: Any, missing: str) -> None:
+    """KMS API Reference, "PutKeyPolicy": "the policy statement has no effect", and the request succeeds."""
+    deny = world.allow(ADMIN, "kms:Encrypt") | {"Effect": "Deny"}
+    del deny[missing]
+    arn = make_key(buyer, world.allow(ADMIN, "kms:Encrypt"), deny)
+    assert world.code_of(buyer.encrypt, KeyId=arn, Plaintext=b"bid") == "none"
+
+
+def test_what_aws_leaves_open_is_refused(buyer: Any) -> None:
+    """A Deny with NotPrincipal that "might" reach the caller: a stand-in is no kinder than the real thing."""
+    deny = world.allow(ADMIN, "kms:Encrypt") | {"Effect": "Deny", "NotPrincipal": {"AWS": ADMIN}}
+    del deny["Principal"]
+    arn = make_key(buyer, world.allow(ADMIN, "kms:Encrypt"), deny)
+    assert world.code_of(buyer.encrypt, KeyId=arn, Plaintext=b"bid") == "AccessDeniedException"
+
+
 def test_the_lock_out_check_can_be_bypassed_only_on_purpose(buyer: Any, parent: dict[str, str]) -> None:
     """BypassPolicyLockoutSafetyCheck skips that check and no other."""
     locked = world.policy(world.allow(world.PARENT, "kms:*"))

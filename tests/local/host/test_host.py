@@ -279,6 +279,8 @@ def test_detached_it_returns_a_record_and_ends_on_request(image: Path, tmp_path:
     assert set(processes_of(RUNNING)) == before
     assert not (tmp_path / "enclave.json").exists()
     assert nitro_local("terminate-enclave", "--directory", str(tmp_path)).returncode == 0
+    mistyped = nitro_local("terminate-enclave", "--directory", str(tmp_path / "mistyped"), "--json")
+    assert (mistyped.returncode, json.loads(mistyped.stdout)["code"]) == (2, "no-enclave")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])

@@ -19,6 +19,7 @@ from coattest_local.aws import services
 from coattest_verify.auction.buyers import load_manifest
 from support.local.local_enclave import PCRS, Cloud, LocalEnclave, decision, enclave
 from support.verify.members import NOW, Members, profile_json, report_json
+from support.yes import the_yes_to
 
 BIDS = {
     "buyer-1": "lot,amount\nlot-1,100000\nlot-2,200000\nlot-3,150000\n",
@@ -59,7 +60,7 @@ class World:
         ]
 
     def run(self, who: str, *command: str, expect: int = 0) -> tuple[dict[str, Any], str]:
-        """Run a command as ``who`` in the world's folder; its JSON document and its stderr."""
+        """Run a command as ``who``, who confirms what it signs; its JSON document and its stderr."""
         if who in self.cloud.buyers:
             access, secret = self.cloud.buyers[who].access
         else:
@@ -82,6 +83,8 @@ class World:
             timeout=120,
             check=False,
         )
+        if yes := the_yes_to(done.stderr):
+            return self.run(who, *command, *yes, expect=expect)
         assert done.returncode == expect, done.stderr
         return json.loads(done.stdout), done.stderr
 

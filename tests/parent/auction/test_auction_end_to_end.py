@@ -207,6 +207,7 @@ def test_a_bid_replayed_from_another_auction_is_refused(
     replayed = earlier.bid("buyer-1")
     later.bid("buyer-2")
     upload_bid(cloud.as_buyer("buyer-1"), later.manifest.buyer("buyer-1"), replayed)
+    SealJournal(later.directory / "buyer-1").record_bid(messages.bid_digest(replayed), later.manifest.digest)
     seals = [later.seal("buyer-1", own_bid=replayed), later.seal("buyer-2")]
     with pytest.raises(EnclaveRefused, match="kms-denied") as caught:
         later.open(running, seals)

@@ -76,8 +76,11 @@ def test_a_manifest_is_shown_as_it_is(
     assert document["lots"] == [{"lot": "lot:fire:1", "reserve": 0}, {"lot": "lot:smile:2", "reserve": 7}]
 
 
-def test_a_preview_shows_lots_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_preview_shows_lots_as_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two lots that a code of rich's would make look alike stay two."""
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "manifest.cbor").write_bytes(hostile(manifest()).encode())
     (tmp_path / "bids.csv").write_text("lot,amount\nlot:fire:1,5\nlot:smile:2,6\n")
     words = ("--manifest", str(tmp_path / "manifest.cbor"), "--buyer", "buyer-1", "--preview")

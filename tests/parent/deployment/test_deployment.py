@@ -91,8 +91,9 @@ def test_apply_reports_success_for_a_verified_live_enclave(
     assert again.time >= live.time
     assert local.destroy_local(runner, tmp_path) == live.enclave.id
     assert runner.describe() is None
-    assert local.read_deployment(tmp_path) is None
     assert local.destroy_local(runner, tmp_path) is None
+    with raises_code(UsageError, "no-deployment"):
+        local.destroy_local(LocalRunner(tmp_path / "mistyped" / "enclave"), tmp_path / "mistyped")
 
 
 def test_an_image_that_was_not_decided_is_never_started(
@@ -219,3 +220,6 @@ def test_the_commands_start_from_the_decision_and_nothing_else(image: Path, tmp_
         ended = run(tmp_path, "destroy", *state)
     assert ended == {"terminated": applied["enclave"]["id"]}
     assert run(tmp_path, "destroy", *state) == {"terminated": None}
+    assert run(tmp_path, "destroy", "--state", "mistyped", expect=2)["code"] == "no-deployment"
+    for ignored in (("--plan", str(tmp_path)), ("--delete-data",), ("--endpoint-url", "http://127.0.0.1:1")):
+        assert run(tmp_path, "destroy", *state, *ignored, expect=2)["code"] == "usage"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import subprocess
@@ -21,6 +22,7 @@ from coattest_enclave.protocol import cose, messages
 from coattest_parent.auction.courier import upload_bid
 from coattest_verify.auction.bids import Bids, make_bid_file
 from coattest_verify.auction.certify import certify_buyer_key
+from coattest_verify.auction.journal import SealJournal
 from coattest_verify.quorum.decision import Decision
 from support.auction.auctions import manifest as small_manifest
 from support.enclave.running_enclave import spki_of
@@ -91,6 +93,7 @@ class BigAuction:
     def __init__(self, folder: Path, cloud: Cloud, members: Members, decided: Decision, lots: int) -> None:
         self.folder, self.cloud, self.members, self.decision = folder, cloud, members, decided
         self.names = tuple(sorted(cloud.buyers))
+        self.payload = b""
         self.keys = {name: ec.generate_private_key(ec.SECP384R1()) for name in self.names}
         now = int(time.time())
         plain = small_manifest(f"big-{lots}", closes=now, publish_by=now + 3600)
@@ -123,8 +126,8 @@ class BigAuction:
     def seal(self, digests: Mapping[str, bytes]) -> list[bytes]:
         """Every buyer's signature."""
         bids = tuple(sorted(digests.items()))
-        payload = messages.Seal(self.manifest.digest, self.decision.digest, bids).encode()
-        seals = [cose.sign1(payload, self.keys[name], name.encode()) for name in sorted(digests)]
+        self.payload = messages.Seal(self.manifest.digest, self.decision.digest, bids).encode()
+        seals = [cose.sign1(self.payload, self.keys[name], name.encode()) for name in sorted(digests)]
         for name, seal in zip(sorted(digests), seals, strict=True):
             (self.folder / f"{name}.seal").write_bytes(seal)
         return seals
@@ -176,6 +179,11 @@ class BigAuction:
         (self.folder / "auction.key").write_bytes(pem)
         words = ("--manifest", "manifest.cbor", "--buyer", name, "--auction-key", "auction.key")
         words += ("--own-bid", f"{name}.cose", "--out", "own.seal")
+        # Its bid file was made without the tool, for which this record stands.
+        own = messages.bid_digest((self.folder / f"{name}.cose").read_bytes())
+        home = self.folder / f"home-{name}"
+        SealJournal(home / ".local/share/coattest/seals").record_bid(own, self.manifest.digest)
+        words += ("--expect", f"sha256:{hashlib.sha256(self.payload).hexdigest()}")
         return self.run(name, "auction", "seal", *words, *self.endpoint, *self.deciding, *more)
 
     def open(self, enclave: str, out: str, *more: str) -> Peak:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from coattest_local.demo.sources import copy_source
 from coattest_parent.deployment.stack.stacks import Stacks
 from support.build.python_image import make_python_image
 from support.guides.blocks import ROOT, Block
+from support.guides.terminal import at_a_terminal
 from support.parent.deployments import SETTINGS, Release
 
 SERVICE, CHECKOUT = "service", "checkout"
@@ -144,18 +144,19 @@ def make_environment_of_make(source: Path) -> None:
 def run(
     name: str, block: Block, folder: Path, environment: dict[str, str], before: Sequence[str] = ()
 ) -> None:
-    """Run a block's commands in one shell, each with its expected exit code, after those of ``before``."""
+    """Run a block's commands in one shell, each with its expected exit code, after those of ``before``.
+
+    The party sits at a terminal, and says yes whenever it is asked.
+    """
     script = "trap 'kill $(jobs -p) 2>/dev/null' EXIT\n" + "".join(f"{line}\n" for line in before)
     script += "".join(
         f"{command.text}\ncode=$?; [ $code = {command.code} ] || {{ echo "
         f'"exit $code, not {command.code}" >&2; exit 99; }}\n'
         for command in block.commands
     )
-    done = subprocess.run(
-        ["bash", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
+    done = at_a_terminal(script, folder, environment)
     first = block.commands[0].text.partition("\n")[0]
-    assert done.returncode == 0, f"{block.page}, {name}, from `{first}`: {done.stderr[-3000:]}"
+    assert done.returncode == 0, f"{block.page}, {name}, from `{first}`: {done.shown[-3000:]}"
 
 
 @dataclass

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import padding as rsa_padding
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
+from coattest_build.formats.measure import pcr3
 from coattest_local.aws.services import Services
 from coattest_local.host.ca import NitroAuthority
 from coattest_local.host.nsm import SimulatedNsm, boot_pcrs
@@ -44,7 +45,7 @@ class Enclave:
         module = f"{INSTANCE}-enc0123456789abcdef"
         registers = boot_pcrs(
             {index: bytes.fromhex(value) for index, value in self.pcrs.items()},
-            pcr3=b"\3" * 48,
+            pcr3=bytes.fromhex(pcr3(PARENT)),
             pcr4=b"\4" * 48,
             debug=self.debug,
         )

@@ -13,7 +13,7 @@ from coattest_local.aws.__main__ import main
 from support.parent.stack_faults import FileFaults
 
 PROGRAM = (
-    "env",
+    "/usr/bin/env",
     f"PYTHONPATH={Path(__file__).parents[2]}",
     sys.executable,
     "-m",

@@ -28,6 +28,7 @@ from support.local.kms_world import Enclave, allow, policy
 from support.parent import faulty_services
 from support.parent.deployments import ACCOUNTS, SETTINGS, Release, now
 from support.parent.stack_faults import FILE, THROTTLE
+from support.yes import the_yes_to
 
 BUYERS = tuple(sorted(ACCOUNTS))
 
@@ -43,7 +44,7 @@ class World:
     folder: Path
 
     def command(self, program: str, *arguments: str, account: str = "service", expect: int = 0) -> Any:
-        """Run a command as an account's admin; its JSON."""
+        """Run a command as an account's admin, who confirms what it signs; its JSON."""
         done = subprocess.run(
             [str(Path(sys.executable).with_name(program)), *arguments],
             env={
@@ -57,6 +58,8 @@ class World:
             timeout=200,
             check=False,
         )
+        if yes := the_yes_to(done.stderr):
+            return self.command(program, *arguments, *yes, account=account, expect=expect)
         assert done.returncode == expect, done.stdout + done.stderr
         return json.loads(done.stdout) if "--json" in arguments else done.stdout
 

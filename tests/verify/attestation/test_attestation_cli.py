@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from pathlib import Path
 
@@ -51,6 +52,28 @@ def test_a_document_that_is_as_expected_is_accepted(tmp_path: Path, measurements
         assert done.stdout.startswith("accepted at 2026-01-15T12:00:00+00:00")
         assert MODULE in done.stdout
         assert PCRS[0].hex() in done.stdout
+
+
+def test_an_age_at_the_documents_own_time_is_refused(tmp_path: Path, measurements: Path) -> None:
+    """It would be zero for every document: --max-age beside --at document checks nothing."""
+    path = tmp_path / "d.bin"
+    path.write_bytes(document())
+    done = verify(path, "--at", "document", "--root", ROOT, "--expect", measurements, "--max-age", "300000")
+    assert done.returncode == 2
+    assert "--max-age checks nothing" in done.stderr
+
+
+def test_a_document_that_the_index_gives_no_time_is_refused(tmp_path: Path, measurements: Path) -> None:
+    """--at index takes no time from the document itself; folders inside are listed as not looked at."""
+    good = document()
+    (tmp_path / "a.bin").write_bytes(good)
+    (tmp_path / "b.bin").write_bytes(good)
+    (tmp_path / "more").mkdir()
+    index = f"filename\tsha256\tdoc_time_utc\na.bin\t{hashlib.sha256(good).hexdigest()}\t{NOW.isoformat()}\n"
+    (tmp_path / "INDEX.tsv").write_text(index)
+    code, batch = verify_json(tmp_path, "--at", "index", "--root", ROOT, "--expect", measurements)
+    assert (code, batch["accepted"], batch["refused"]) == (1, 1, 1)
+    assert batch["skipped"] == ["measurements.json", "more/"]
 
 
 def test_every_reason_is_shown(tmp_path: Path, measurements: Path) -> None:

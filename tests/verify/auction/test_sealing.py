@@ -32,7 +32,11 @@ def plan(tmp_path: Path, auction: messages.Manifest | None = None, **changes: An
         "journal": SealJournal(tmp_path / "seals"),
         "now": 1_800_000_001,
     }
-    return plan_seal(auction or manifest(), **{**arguments, **changes})
+    arguments |= changes
+    auction = auction or manifest()
+    # The buyer's tool made this bid file for this manifest.
+    arguments["journal"].record_bid(messages.bid_digest(OWN), auction.digest)
+    return plan_seal(auction, **arguments)
 
 
 def test_a_good_auction_is_sealed(tmp_path: Path) -> None:
@@ -54,7 +58,6 @@ def test_a_good_auction_is_sealed(tmp_path: Path) -> None:
         ({"public_key": KEYS["buyer-2"].public_key()}, "wrong-auction-key"),
         ({"bids": {"buyer-1": BIDS["buyer-1"]}}, "missing-bid"),
         ({"bids": {**BIDS, "mallory": b"m" * 48}}, "not-a-buyer"),
-        ({"own_bid": b"another file"}, "own-bid-missing"),
         ({"now": 1_800_003_601}, "too-late"),
     ],
 )
@@ -65,7 +68,23 @@ def test_a_wrong_auction_is_refused_with_its_reason(tmp_path: Path, changes: Any
     assert [finding.code for finding in caught.value.findings] == [reason]
     assert caught.value.code == reason
     assert caught.value.exit_code == 1
-    assert not (tmp_path / "seals").exists()
+    assert not list((tmp_path / "seals").glob("*.seal"))
+
+
+@pytest.mark.parametrize("made_for", ["another manifest", "unknown"])
+def test_a_bid_file_of_another_manifest_is_refused_before_anything_is_recorded(
+    tmp_path: Path, made_for: str
+) -> None:
+    """The buyer's tool knows for which manifest it made a bid: the journal's one place stays free."""
+    journal, own = SealJournal(tmp_path / "seals"), b"the bid file of last week"
+    if made_for == "another manifest":
+        journal.record_bid(messages.bid_digest(own), manifest("last-week").digest)
+    bids = {**BIDS, "buyer-1": messages.bid_digest(own)}
+    with pytest.raises(FoundFalse) as caught:
+        plan(tmp_path, own_bid=own, bids=bids)
+    assert [finding.code for finding in caught.value.findings] == ["wrong-manifest"]
+    assert journal.sealed(manifest().digest) is None
+    assert sign_seal(plan(tmp_path), KEYS["buyer-1"], journal)
 
 
 def test_all_findings_are_reported_at_once(tmp_path: Path) -> None:
@@ -80,6 +99,7 @@ def test_all_findings_are_reported_at_once(tmp_path: Path) -> None:
     assert [finding.code for finding in caught.value.findings] == [
         "bad-certificate",
         "own-bid-missing",
+        "wrong-manifest",
         "too-late",
     ]
     assert "'buyer-2'" in str(caught.value)
@@ -89,9 +109,10 @@ def test_a_second_different_seal_is_refused(tmp_path: Path) -> None:
     """The search for an amount: the same manifest with another bid set or decision is never sealed again."""
     journal = SealJournal(tmp_path / "seals")
     sign_seal(plan(tmp_path), KEYS["buyer-1"], journal)
-    other_bids = plan(tmp_path, bids={**BIDS, "buyer-2": b"3" * 48})
-    other_code = plan(tmp_path, decision=b"e" * 32)
-    for planned in (other_bids, other_code):
+    for changes in ({"bids": {**BIDS, "buyer-2": b"3" * 48}}, {"decision": b"e" * 32}):
+        with pytest.raises(AlreadySealed):
+            plan(tmp_path, **changes)
+        planned = plan(tmp_path / "elsewhere", **changes)
         with pytest.raises(AlreadySealed):
             sign_seal(planned, KEYS["buyer-1"], journal)
     assert sign_seal(plan(tmp_path), KEYS["buyer-1"], journal)

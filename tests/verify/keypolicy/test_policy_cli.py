@@ -78,6 +78,11 @@ def test_the_explanation_asks_with_every_register_that_is_required(buyer: Buyer)
         (("apply", "new", "--alias", "alias/bids"), {}, 2, None),
         (("make", "--context", "no-equals"), {}, 2, "usage"),
         (("make", "--register", "8=zz"), {}, 1, "bad-pcr"),
+        (("make", "--context", "coattest:buyer=${aws:username}"), {}, 2, "usage"),
+        (("make", "--pcr3", world.PARENT, "--register", f"3={'d3' * 48}"), {}, 2, "usage"),
+        (("make", "--pcr3", world.PARENT, "--no-pcr3"), {}, 2, "usage"),
+        (("make", "--pcr4", world.INSTANCE, "--register", f"4={'d4' * 48}"), {}, 2, "usage"),
+        (("make", "--format", "terraform"), {}, 2, "usage"),
     ],
 )
 def test_what_is_refused_before_anything_is_called(

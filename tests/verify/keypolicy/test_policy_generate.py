@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coattest.errors import FoundFalse, UsageError
+from coattest_build.formats.measure import pcr3
 from coattest_build.formats.registers import EMPTY_PCR2
 from coattest_verify.keypolicy import snippets
 from coattest_verify.keypolicy.compare import policy_differences
@@ -24,8 +25,17 @@ from coattest_verify.keypolicy.generate import (
     decision_tag,
     policy_text,
 )
-from coattest_verify.keypolicy.iam import Effect, Principal, Request, authorize, evaluate, parse_policy
+from coattest_verify.keypolicy.iam import (
+    Effect,
+    PolicyKind,
+    Principal,
+    Request,
+    authorize,
+    evaluate,
+    parse_policy,
+)
 from support.verify.decisions import ACCOUNT, ADMINS, ENCRYPTER, NOW, PARENT, SERVICE, decision, make
+from support.verify.usage_errors import usage_error
 
 KEY = f"arn:aws:kms:eu-central-1:{ACCOUNT}:key/1234abcd-12ab-34cd-56ef-1234567890ab"
 CONTEXT = {"coattest:auction": "5e" * 48, "coattest:buyer": "buyer-1"}
@@ -39,9 +49,10 @@ def request(
     context: dict[str, str] | None = None,
     **more: tuple[str, ...],
 ) -> Request:
-    """A request for the key."""
+    """A request for the key; an enclave's document has PCR3 of the caller's role, if nothing else is said."""
+    registers = {3: pcr3(who), **pcrs} if pcrs else {}
     keys: dict[str, tuple[str, ...]] = {
-        f"kms:RecipientAttestation:PCR{index}": (value,) for index, value in (pcrs or {}).items()
+        f"kms:RecipientAttestation:PCR{index}": (value,) for index, value in registers.items()
     }
     if pcrs and 0 in pcrs:
         keys["kms:RecipientAttestation:ImageSha384"] = (pcrs[0],)
@@ -123,7 +134,8 @@ def test_the_account_has_no_power_unless_it_is_delegated_and_then_none_to_decryp
     everything = parse_policy(
         json.dumps(
             {"Version": "2012-10-17", "Statement": {"Effect": "Allow", "Action": "*", "Resource": "*"}}
-        )
+        ),
+        kind=PolicyKind.OTHER,
     )
 
     def allowed(document: dict[str, Any], asked: Request) -> bool:
@@ -273,15 +285,44 @@ def test_an_end_that_is_over_is_refused(until: datetime) -> None:
 
 
 def test_every_parent_role_that_is_named_decrypts_and_no_other() -> None:
-    """Several roles stand in one statement a release."""
+    """Each role has its own statement a release: one role's enclave is nothing for the other's caller."""
     second = f"arn:aws:iam::{SERVICE}:role/second"
-    document = make([decision("a"), decision("b")], parent_roles=[PARENT, second])
+    document = make([decision("a"), decision("b")], parent_roles=[PARENT, second, second])
+    sids = [statement["Sid"] for statement in document["Statement"]]
+    assert len(set(sids)) == len(sids)
+    assert sum(sid.startswith("Decrypt") for sid in sids) == 4
     for release in ("a", "b"):
-        pcrs = decision(release).pcrs
+        pcrs = dict(decision(release).pcrs)
+        for who, other in ((PARENT, second), (second, PARENT)):
+            mixed = request(who, "kms:Decrypt", pcrs={**pcrs, 3: pcr3(other)})
+            assert says(document, mixed) is Effect.IMPLICIT_DENY
         for who in (PARENT, second):
             assert says(document, request(who, "kms:Decrypt", pcrs=pcrs)) is Effect.ALLOW
         third = f"arn:aws:iam::{SERVICE}:role/third"
         assert says(document, request(third, "kms:Decrypt", pcrs=pcrs)) is not Effect.ALLOW
+
+
+def test_the_parents_role_is_measured_unless_told_otherwise() -> None:
+    """PCR3 is the role's. A role with a path is refused: what is measured then is not documented."""
+    good = dict(decision().pcrs)
+    for register in ("00" * 48, pcr3(f"{PARENT}2")):
+        assert says(make(), request(pcrs={**good, 3: register})) is Effect.IMPLICIT_DENY
+    anywhere = make(options=PolicyOptions(bind_role=False))
+    assert says(anywhere, request(pcrs={**good, 3: "ff" * 48})) is Effect.ALLOW
+    pathed = f"arn:aws:iam::{SERVICE}:role/service/parent"
+    with usage_error("bad-principal", match="path"):
+        make(parent_roles=[pathed])
+    measured = PolicyOptions(registers={3: "d3" * 48})
+    asked = request(pathed, pcrs={**good, 3: "d3" * 48})
+    assert says(make(parent_roles=[pathed], options=measured), asked) is Effect.ALLOW
+    assert says(make(parent_roles=[pathed], options=PolicyOptions(bind_role=False)), asked) is Effect.ALLOW
+
+
+@pytest.mark.parametrize("pair", [("buyer", "${aws:username}"), ("${aws:userid}", "a"), ("a", "x${*}")])
+def test_a_policy_variable_in_a_context_is_refused(pair: tuple[str, str]) -> None:
+    """The value would be the caller's choice."""
+    with usage_error("usage", match="variable"):
+        make(encryption_context=dict([pair]))
 
 
 def test_the_signers_register_is_one_more_condition() -> None:
@@ -337,6 +378,14 @@ def test_a_policy_that_says_the_same_in_other_words_has_not_drifted() -> None:
     assert [d.code for d in policy_differences(expected, parse_policy(json.dumps(missing)))] == [
         "statement-missing"
     ]
+    for element in ("Resource", "Action"):
+        # KMS takes such a statement, and it has no effect: a Deny is gone.
+        gone = json.loads(policy_text(document))
+        for statement in gone["Statement"]:
+            if statement["Effect"] == "Deny":
+                del statement[element]
+        found = policy_differences(expected, parse_policy(json.dumps(gone)))
+        assert {difference.code for difference in found} == {"statement-changed"}
     extra = json.loads(policy_text(document))
     extra["Statement"].append(
         {"Sid": "Me", "Effect": "Allow", "Principal": "*", "Action": "kms:*", "Resource": "*"}
@@ -369,15 +418,17 @@ def test_the_cloudformation_template_is_valid_and_carries_the_same_policy(tmp_pa
     assert properties["KeyPolicy"] == document
     assert properties["BypassPolicyLockoutSafetyCheck"] is False
     assert properties["Description"] == DESCRIPTION
-    (tag,) = properties["Tags"]
-    assert tag == {"Key": "coattest:decision", "Value": decision_tag(str(document["Id"]))}
-    assert len(tag["Value"]) <= 256
+    assert properties["EnableKeyRotation"] is True
+    decided, enclave = properties["Tags"]
+    assert decided == {"Key": "coattest:decision", "Value": decision_tag(str(document["Id"]))}
+    assert len(decided["Value"]) <= 256
+    assert enclave == {"Key": "coattest:enclave-key", "Value": "true"}
 
 
 def test_the_terraform_resource_is_valid_and_carries_the_same_policy() -> None:
-    """An independent HCL reader finds the policy, a policy variable included."""
+    """An independent HCL reader finds the policy; text that HCL would interpolate is escaped."""
     hcl2 = pytest.importorskip("hcl2")
-    document = make(encryption_context={"coattest:buyer": "${aws:username}"})
+    document = make(encryption_context={"coattest:buyer": "%{if}"})
     ((resource,),) = [
         item.values() for item in hcl2.loads(snippets.terraform(document, DESCRIPTION))["resource"]
     ]
@@ -385,7 +436,7 @@ def test_the_terraform_resource_is_valid_and_carries_the_same_policy() -> None:
     heredoc = found["policy"].strip('"').splitlines()
     assert heredoc[0] == "<<-POLICY"
     assert heredoc[-1].strip() == "POLICY"
-    assert json.loads(heredoc[1].replace("$${", "${")) == document
+    assert json.loads(heredoc[1].replace("%%{", "%{")) == document
     assert found["bypass_policy_lockout_safety_check"] is False
     assert found["multi_region"] is False
     assert found["description"].replace("$${", "${").replace("%%{", "%{") == json.dumps(DESCRIPTION)
@@ -396,7 +447,10 @@ def test_the_explanation_is_the_evaluators() -> None:
     lines = explain_policy(
         parse_policy(policy_text(make())),
         principals={"parent": PARENT, "administrator": ADMINS[0]},
-        enclaves={"release": decision().pcrs, "other": decision("b").pcrs},
+        enclaves={
+            "release": {**decision().pcrs, 3: pcr3(PARENT)},
+            "other": {**decision("b").pcrs, 3: pcr3(PARENT)},
+        },
         encryption_context=CONTEXT,
         key_arn=KEY,
     )

@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 
 from coattest.errors import EnvironmentFailure, Rejected, UsageError
+from coattest.files import Folder
 from coattest_verify.quorum.members.file import Member, MemberGroup, MembersFile
+from coattest_verify.quorum.signing import pending
+from coattest_verify.rebuild.answer import read_members
 from coattest_verify.signatures import keys
 from support.verify.members import EXPIRES, NOW, Members, report_json, sentences
 
@@ -92,12 +95,19 @@ def test_a_rotated_key_signs_with_old_and_new(pair: Members) -> None:
     assert pair.decide().decision is None
 
 
-def test_an_older_version_in_place_of_the_newest_is_refused(pair: Members) -> None:
-    """Who puts quorum.toml 1 back beside the signatures of version 2 is caught without any memory."""
-    first = pair.file
-    pair.install(first.successor(), ["buyer-1", "buyer-2"])
+def test_a_fully_signed_version_is_in_force_without_being_installed(pair: Members) -> None:
+    """Who leaves quorum.toml 1 beside the signatures of version 2, or puts it back, changes nothing."""
+    first, second = pair.file, pair.file.successor()
+    pair.install(second, ["buyer-1", "buyer-2"])
+    installed = pair.decide()
     pair.write("quorum.toml", first.raw)
-    assert "is version 1, but version 2 is signed" in sentences(pair.decide().reasons)[0]
+    outcome = pair.decide()
+    assert outcome.members is not None
+    assert outcome.members.version == 2
+    assert outcome.to_json() == installed.to_json()
+    with Folder(pair.attestations) as folder:
+        assert read_members(folder, pair.attestations) == second
+        assert pending(folder).members == second
 
 
 def test_rollback_below_the_highest_version_seen_is_refused(pair: Members) -> None:

@@ -6,10 +6,7 @@ import base64
 import hashlib
 import json
 import shutil
-import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,75 +15,15 @@ import pytest
 from click.testing import CliRunner
 
 from coattest.errors import FoundFalse
-from coattest_build.formats.eif import write_image
-from coattest_build.formats.measure import measure
 from coattest_verify.cli.rebuild import rebuild_command
-from support.verify.members import claim_json, report_json
+from support.verify.desk import Desk
+from support.verify.members import claim_json
 
 BIN = Path(sys.executable).parent
 
 
-@dataclass
-class Desk:
-    """A folder in which programs run, with its own remembered roots."""
-
-    folder: Path
-
-    def run(self, *argv: str, program: str = "verify") -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [str(BIN / program), *argv],
-            cwd=self.folder,
-            env={"PATH": f"{BIN}:/usr/bin:/bin", "COATTEST_CONFIG": str(self.folder / "config")},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-
-    def ok(self, *argv: str) -> str:
-        done = self.run(*argv)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    def json(self, *argv: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.ok(*argv, "--json"))
-        return found
-
-    def images(self, out: str, seed: bytes = b"good") -> dict[str, Any]:
-        """Two small real images and the report of a build that made them."""
-        folder = self.folder / out
-        folder.mkdir(exist_ok=True)
-        for name in ("kernel", "boot", "app"):
-            (self.folder / name).write_bytes(name.encode() * 100)
-        report = report_json()
-        for profile, file in (("aws", "image.eif"), ("local", "image.local.eif")):
-            (self.folder / "app").write_bytes(seed + profile.encode() * 100)
-            write_image(
-                folder / file,
-                kernel=self.folder / "kernel",
-                cmdline=b"console=ttyS0",
-                metadata=b"{}",
-                ramdisks=[self.folder / "boot", self.folder / "app"],
-            )
-            found = measure(folder / file)
-            report["profiles"][profile] = {
-                "image": {
-                    "name": file,
-                    "size": found.size,
-                    "sha256": found.sha256,
-                    "sha384": found.sha384,
-                },
-                "pcrs": {"PCR0": found.pcr0, "PCR1": found.pcr1, "PCR2": found.pcr2},
-                "sections": [
-                    {"type": item.type, "size": item.size, "sha384": item.sha384} for item in found.sections
-                ],
-            }
-        (folder / "rebuild.json").write_text(json.dumps(report))
-        return report
-
-
 @pytest.fixture(scope="module")
-def signed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+def signed(tmp_path_factory: pytest.TempPathFactory) -> Desk:
     """Three members, a countersigned quorum.toml, a claim, and two agreeing rebuilds."""
     desk = Desk(tmp_path_factory.mktemp("desk"))
     (desk.folder / "attestations").mkdir()
@@ -153,17 +90,18 @@ def test_a_changed_image_is_not_signed(signed: Desk) -> None:
 
 
 def test_the_container_routes_report_is_signed_as_it_is(signed: Desk, tmp_path: Path) -> None:
-    """The Dockerfile leaves build.json in place of rebuild.json; sign-pcrs takes it, and states the route."""
-    shutil.copytree(signed.folder / "attestations", tmp_path / "attestations")
-    report = signed.images("container")
+    """The Dockerfile leaves build.json; sign-pcrs takes it when its member vouches, and states the route."""
+    shutil.copytree(signed.folder, tmp_path, dirs_exist_ok=True)
+    desk = Desk(tmp_path)
+    report = desk.images("container")
     report["route"] = "container"
-    (signed.folder / "container" / "rebuild.json").unlink()
-    (signed.folder / "container" / "build.json").write_text(json.dumps(report))
-    folder = str(tmp_path / "attestations")
-    told = signed.json(
-        "sign-pcrs", "--key", "key-3", "--member", "buyer-3", "--rebuild", "container",
-        "--attestations", folder, "--host", "attic",
-    )  # fmt: skip
+    (tmp_path / "container" / "rebuild.json").unlink()
+    (tmp_path / "container" / "build.json").write_text(json.dumps(report))
+    common = ("sign-pcrs", "--key", "key-3", "--member", "buyer-3", "--host", "attic")
+    done = desk.run(*common, "--rebuild", "container")
+    assert done.returncode == 2
+    assert "no record of making it" in done.stderr
+    told = desk.json(*common, "--report", "container/build.json")
     assert (told["outcome"], told["host"]) == ("agree", "attic")
     statement = json.loads((tmp_path / "attestations" / "rebuild.buyer-3.intoto.json").read_bytes())
     parsed = json.loads(base64.b64decode(statement["payload"]))
@@ -385,6 +323,7 @@ def test_rebuild_compares_with_the_claim(
     shutil.copytree(signed.folder, tmp_path / "copy")
     desk = Desk(tmp_path / "copy")
     monkeypatch.chdir(desk.folder)
+    monkeypatch.setenv("COATTEST_STATE", str(desk.folder / "state"))
     snapshot = SimpleNamespace(dirty=False, changed=(), tree_sha256="", lock_sha256="")
     monkeypatch.setattr("coattest_build.source.take", lambda *_: snapshot)
 

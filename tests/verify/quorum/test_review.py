@@ -14,9 +14,11 @@ from click.testing import CliRunner
 from coattest.errors import FoundFalse, UsageError
 from coattest.files import Folder
 from coattest_build.inputs import lock as locks
-from coattest_verify.cli.release.votes import review_command
+from coattest_build.ownwork import INPUTS, OwnWork, sha256_hex
+from coattest_verify.cli.release.review import review_command
 from coattest_verify.quorum.bundle import make_bundle
 from coattest_verify.quorum.statements.votes import REVIEW, make_vote, read_votes, sign_vote, vote_name
+from support.raises import raises_code
 from support.verify.members import NOW, Members, report_json
 
 REPOSITORY = Path(__file__).parents[3]
@@ -61,6 +63,7 @@ def test_what_moved_is_shown_with_its_confirmation(old: Path, tmp_path: Path) ->
     inputs.write_text(
         json.dumps({"format": "coattest-inputs/v1", "lock_sha256": digest, "confirmed": False, "pins": pins})
     )
+    OwnWork().note(INPUTS, sha256_hex(inputs.read_bytes()))
     moved = {row["name"]: row for row in shown("--since", str(old), "--inputs", str(inputs))["moved"]}
     assert {name: (row["change"], row["confirmed"]) for name, row in moved.items()} == {
         "a-package-that-went": ("removed", None),
@@ -74,6 +77,9 @@ def test_confirmations_of_another_lock_are_refused(old: Path, tmp_path: Path) ->
     """What verify inputs said of another lock says nothing about this one."""
     inputs = tmp_path / "inputs.json"
     inputs.write_text(json.dumps({"format": "coattest-inputs/v1", "lock_sha256": "ab" * 32, "pins": []}))
+    with raises_code(UsageError, "not-own-work"):
+        shown("--since", str(old), "--inputs", str(inputs))
+    OwnWork().note(INPUTS, sha256_hex(inputs.read_bytes()))
     with pytest.raises(UsageError, match="another lock"):
         shown("--since", str(old), "--inputs", str(inputs))
 

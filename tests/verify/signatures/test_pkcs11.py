@@ -132,6 +132,6 @@ def test_a_member_countersigns_with_a_token(token: Token, tmp_path: Path) -> Non
     made = json.loads(verify("members", "init", "--member", "buyer-1=member.pub", "--json", folder=tmp_path))
     countersign = ("members", "countersign", "--key", token.uri, "--member", "buyer-1")
     assert "is encrypted" in verify(*countersign, folder=tmp_path, succeeds=False)
-    verify(*countersign, "--passphrase-file", "pin", folder=tmp_path)
+    verify(*countersign, "--passphrase-file", "pin", "--expect", made["root"], folder=tmp_path)
     shown = json.loads(verify("members", "show", "--root", made["root"], "--json", folder=tmp_path))
     assert shown["signed"] == ["buyer-1"]

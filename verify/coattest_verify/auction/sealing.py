@@ -74,7 +74,7 @@ def plan_seal(
 
     ``decision`` is the 32-byte digest of the decision that this buyer recomputed; ``own_bid`` the bytes of
     the bid file that it made; ``now`` is in Unix seconds. Raises FoundFalse with every finding; its code is
-    that of the first.
+    that of the first. Raises AlreadySealed when the journal has a different seal for the manifest.
     """
     findings: list[Finding] = []
     names = [buyer.name for buyer in manifest.buyers]
@@ -97,6 +97,13 @@ def plan_seal(
     if name in bids and bids[name] != (digest := messages.bid_digest(own_bid)):
         detail = "the bid file of your name is not the one that you made"
         findings.append(Finding("own-bid-missing", "bid files", detail, digest.hex(), bids[name].hex()))
+    if (made_for := journal.manifest_of(messages.bid_digest(own_bid))) != manifest.digest:
+        detail = (
+            f"it was made for another manifest, {made_for.hex()}"
+            if made_for
+            else "this machine has no record of making it; 'auction bid' makes one that it knows"
+        )
+        findings.append(Finding("wrong-manifest", "your own bid file", detail, manifest.digest.hex()))
     if now > manifest.publish_by:
         detail = "the publication deadline has passed, so no result could verify"
         findings.append(Finding("too-late", "manifest", detail))
@@ -106,6 +113,7 @@ def plan_seal(
     payload = messages.Seal(
         manifest=manifest.digest, decision=decision, bids=tuple((name, bids[name]) for name in names)
     ).encode()
+    journal.check(manifest.digest, payload)
     return SealPlan(manifest, name, payload, journal.overlaps(manifest))
 
 

@@ -23,15 +23,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from coattest.findings import Finding
+from coattest.jsontext import unique_names
 from coattest_verify.audit.events import bad_event
 
 _STAMP = re.compile(r"_[0-9]{8}T[0-9]{6}Z\.json\.gz$")
 """The end of a digest's name, ACCOUNT_CloudTrail-Digest_REGION_TRAIL_REGION_TIME.json.gz: the rest
 identifies a chain ("Finding your CloudTrail log files", "CloudTrail digest file structure")."""
-
-
-MAX_PARTS = 64
-"""Parts of a log's path that are looked at; CloudTrail's have a dozen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,21 +77,31 @@ def check_digests(
     logs: Mapping[str, str],
     since: datetime | None,
     until: datetime | None,
+    region: str | None = None,
 ) -> tuple[Finding, ...]:
     """Every way in which the logs of a window differ from what CloudTrail delivered.
 
-    ``keys`` are ``public_keys``; ``logs`` maps a log's path (bucket/object, or any end of it) to the SHA-256
-    (hex) of its uncompressed content. Without a window the digests' own range is checked. Raises UsageError.
+    ``keys`` are ``public_keys``; ``logs`` maps a log's path (bucket/object, or any end of it) to the
+    SHA-256 of its uncompressed content, in hex. Without a window the digests' own range is checked. With
+    ``region`` there must be digests of that Region's logs: those of another show nothing about it.
     """
     chains: dict[str, list[_Digest]] = {}
-    for digest in sorted((_parse(file) for file in digests), key=lambda digest: digest.end):
+    parsed = [_parse(file) for file in digests]
+    for digest in sorted((item for item in parsed if isinstance(item, _Digest)), key=lambda item: item.end):
         chains.setdefault(_STAMP.sub("", digest.path.rsplit("/", 1)[-1]), []).append(digest)
-    if not chains:
+    unreadable = [item for item in parsed if isinstance(item, Finding)]
+    if not digests:
         return (Finding("no-digests", "logs", "no digest files: nothing shows that the logs are complete"),)
-    return tuple(
-        finding
-        for _, chain in sorted(chains.items())
-        for finding in _chain_findings(chain, keys=keys, logs=logs, since=since, until=until)
+    if region is not None and not any(f"_CloudTrail-Digest_{region}_" in name for name in chains):
+        detail = f"no digest files of {region}: nothing shows that its logs are complete"
+        unreadable.append(Finding("no-digests", "logs", detail))
+    return (
+        *unreadable,
+        *(
+            finding
+            for _, chain in sorted(chains.items())
+            for finding in _chain_findings(chain, keys=keys, logs=logs, since=since, until=until)
+        ),
     )
 
 
@@ -129,22 +136,33 @@ def _gap(begin: datetime, end: datetime, beside: _Digest) -> Finding:
     )
 
 
-def _parse(digest: DigestFile) -> _Digest:
+def _parse(digest: DigestFile) -> _Digest | Finding:
+    """The digest, or a finding that it is none: one unreadable file does not hide the others."""
     try:
-        raw = json.loads(digest.content)
+        raw = json.loads(digest.content, object_pairs_hook=unique_names)
+        first = raw["previousDigestSignature"] is None
         return _Digest(
             start=_time(raw["digestStartTime"]),
             end=_time(raw["digestEndTime"]),
             end_text=raw["digestEndTime"],
-            path=f"{raw['digestS3Bucket']}/{raw['digestS3Object']}",
-            fingerprint=raw["digestPublicKeyFingerprint"],
-            previous_signature=raw["previousDigestSignature"],
-            previous_hash=raw["previousDigestHashValue"],
-            logs={f"{item['s3Bucket']}/{item['s3Object']}": item["hashValue"] for item in raw["logFiles"]},
+            path=f"{_text(raw['digestS3Bucket'])}/{_text(raw['digestS3Object'])}",
+            fingerprint=_text(raw["digestPublicKeyFingerprint"]),
+            previous_signature=None if first else _text(raw["previousDigestSignature"]),
+            previous_hash=None if first else _text(raw["previousDigestHashValue"]),
+            logs={
+                f"{_text(item['s3Bucket'])}/{_text(item['s3Object'])}": _text(item["hashValue"])
+                for item in raw["logFiles"]
+            },
             file=digest,
         )
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise bad_event(f"not a digest file: {error!r}", where=digest.where) from error
+        return Finding("bad-event", digest.where, f"not a digest file: {type(error).__name__}")
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError("not a text")
+    return value
 
 
 def _time(text: str) -> datetime:
@@ -193,12 +211,19 @@ def _linked(earlier: _Digest, later: _Digest) -> list[Finding]:
     return findings
 
 
+def _held(path: str, logs: Mapping[str, str]) -> str | None:
+    """The SHA-256 of the log at a path; a folder may have any end of the path as its name for it."""
+    while path not in logs:
+        _, slash, path = path.partition("/")
+        if not slash:
+            return None
+    return logs[path]
+
+
 def _listed(digest: _Digest, logs: Mapping[str, str]) -> list[Finding]:
     findings = []
     for path, expected in digest.logs.items():
-        parts = path.split("/")[-MAX_PARTS:]
-        ends = ("/".join(parts[number:]) for number in range(len(parts)))
-        found = next((logs[end] for end in ends if end in logs), None)
+        found = _held(path, logs)
         if found is None:
             findings.append(Finding("log-missing", path, f"{path} is listed, but not here"))
         elif found != expected:

@@ -1,165 +1,317 @@
-"""CloudTrail's events as values. Pure.
+"""One record of CloudTrail as an event of a key. Pure.
 
-Sources: CloudTrail User Guide, "CloudTrail record contents" and "CloudTrail log file examples" ({"Records":
-[..]}); KMS Developer Guide, "Monitoring requests for Nitro enclaves" (additionalEventData.recipient).
-Registers are in base64 there; older examples of AWS have hex. 48 bytes are 64 characters of the one and 96
-of the other, so both are read.
+Sources: CloudTrail User Guide, "CloudTrail record contents" and "userIdentity element"; KMS Developer Guide,
+"Monitoring requests for Nitro enclaves" (additionalEventData.recipient). Registers are in base64 there; older
+examples of AWS have hex. 48 bytes are 64 characters of the one and 96 of the other, so both are read.
+
+Any field may be missing, null, or JSON in a string (event data stores and queries give maps as text). An
+event of the key is never dropped for that: what is missing is one of its ``flaws``.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import enum
+import hashlib
 import json
-import zlib
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from coattest.errors import UsageError
-
-MAX_FILE = 32 * 1024 * 1024
-"""Bytes of one log file, uncompressed; parsed it may take twenty times as much. CloudTrail's have a few."""
+from coattest_verify.audit.operations import ALIASES, CHANGES, DECRYPT, KEYLESS
 
 PCR_SIZE = 48
+MAX_SHOWN = 4096
+"""Characters of a change's parameters that are kept; longer ones are told by their length."""
+
 _PREFIX = "attestationDocumentEnclave"
+_KEY_ID = r"(?:[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|mrk-[0-9a-f]{32})"
+_KEY_ARN = re.compile(rf"arn:(aws[a-z-]*):kms:([a-z0-9-]+):([0-9]{{12}}):key/({_KEY_ID})")
+_SOME_KEY = re.compile(rf"(?<![0-9A-Za-z-]){_KEY_ID}(?![0-9A-Za-z-])", re.IGNORECASE)
+_NAMED_KEY = re.compile(rf"(?:\A|\Akey/|:key/){_KEY_ID}\Z", re.IGNORECASE)
+_ALIAS = re.compile(r"(?:\A|:)(alias/[A-Za-z0-9/_-]{1,250})\Z")
+_TIME = re.compile(
+    r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d{1,9})?(?:Z|([+-])(\d\d):?(\d\d))", re.IGNORECASE | re.ASCII
+)
+_CONTENT = frozenset(
+    {"constraints", "description", "encryptioncontext", "policy", "tags"}
+    | {f"{side}encryptioncontext" for side in ("source", "destination")}
+)
+"""Request parameters, in lower case, that are content and do not say which key is meant."""
 
 
 def bad_event(what: str, *, where: str) -> UsageError:
-    """Not a CloudTrail log, or an event that cannot be read: never skipped, since it could be a Decrypt."""
+    """A file beside the logs (CloudTrail's public keys) that is not what it should be."""
     return UsageError(what, where=where, code="bad-event")
+
+
+@dataclass(frozen=True, slots=True)
+class KeyName:
+    """A KMS key's ARN in its parts. ``id`` is a UUID, or ``mrk-`` and 32 hex digits."""
+
+    arn: str
+    region: str
+    account: str
+    id: str
+
+    @classmethod
+    def parse(cls, arn: str) -> KeyName:
+        """Raises UsageError for anything but the full ARN of a key: an audit of it would look at nothing."""
+        found = _KEY_ARN.fullmatch(arn)
+        if not found:
+            raise UsageError(
+                f"{arn!r} is not the ARN of a key",
+                where="--key",
+                hint="arn:aws:kms:REGION:ACCOUNT:key/ID, as `aws kms describe-key` shows it",
+            )
+        return cls(arn, found[2], found[3], found[4])
+
+
+class NotOfKey(enum.Enum):
+    """Why a record is no event of the key."""
+
+    ANOTHER_SERVICE = "of another service"
+    INSIGHT = "an Insights event"
+    ANOTHER_KEY = "of another key"
+    NO_KEY = "of no key"
+
+
+class Names(enum.Enum):
+    """What an event says about which key it is of."""
+
+    THIS = "this key"
+    ANOTHER = "another key"
+    NONE = "no key"
+
+
+@dataclass(frozen=True, slots=True)
+class EventCaller:
+    """Who called. Another account's caller can have an account and a unique id only."""
+
+    shown: str
+    role: str | None
+    """The ARN of the role (or user) behind a session."""
+    arn: str | None
+    unique_id: str
+    account: str
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
     """One event of KMS. ``registers`` are those that KMS recorded of the attestation document, None without
-    one.
+    one. ``flaws`` are what of it cannot be read; ``time`` is None when that is among them.
     """
 
     name: str
-    time: datetime
+    names: Names
+    time: datetime | None
     region: str
     account: str
-    keys: tuple[str, ...]
-    principal: str
-    role: str | None
+    caller: EventCaller
     source: str
     error: str | None
     module_id: str | None
     registers: Mapping[int, bytes] | None = field(hash=False)
     context: Mapping[str, str] = field(hash=False)
-    identity: str = ""
+    identity: str
+    shared: frozenset[str]
+    """Ids that every account's record of one call has: sharedEventID and requestID."""
+    network: bool
+    """Whether a VPC endpoint recorded it: a network activity event, which is a second record of a call."""
+    aliases: frozenset[str]
+    parameters: str
+    flaws: tuple[str, ...]
+    fingerprint: bytes
+    """SHA-256 of the record: two events are one when they are equal in every field."""
+
+    @property
+    def role(self) -> str | None:
+        """The caller's role."""
+        return self.caller.role
 
 
-def read_events(data: bytes, where: str) -> Iterator[Mapping[str, Any]]:
-    """The raw events of a log file (gzipped or not), of lookup-events' output, or of JSON lines.
-
-    Raises UsageError.
-    """
-    text = inflate(data, where)
-    try:
-        document = json.loads(text)
-    except ValueError:
-        yield from _lines(text, where)
-        return
-    except RecursionError as error:
-        raise bad_event("nested too deep", where=where) from error
-    if isinstance(document, dict) and isinstance(document.get("Records"), list):
-        yield from (_mapping(record, where) for record in document["Records"])
-    elif isinstance(document, dict) and isinstance(document.get("Events"), list):
-        for item in document["Events"]:
-            yield _mapping(_parsed(_mapping(item, where).get("CloudTrailEvent", ""), where), where)
-    else:
-        yield _mapping(document, where)
+def parse_event(raw: Mapping[str, Any], key: KeyName) -> Event | NotOfKey:
+    """The event, or why it is not one that the audit of ``key`` needs. Raises Unreadable."""
+    service = raw.get("eventSource")
+    if not isinstance(service, str):
+        if "insightDetails" in raw and "eventName" not in raw:
+            return NotOfKey.INSIGHT
+        raise Unreadable("a record without eventSource")
+    if not service.lower().startswith("kms"):
+        return NotOfKey.ANOTHER_SERVICE
+    names = _names(raw, key)
+    name = raw.get("eventName")
+    if names is Names.ANOTHER and name not in ALIASES:
+        return NotOfKey.ANOTHER_KEY
+    if names is Names.NONE and name in KEYLESS:
+        return NotOfKey.NO_KEY
+    return _event(raw, names)
 
 
-def inflate(data: bytes, where: str) -> bytes:
-    """The content of a gzipped file, or the data as it is. Raises UsageError."""
-    if data[:2] != b"\x1f\x8b":
-        return data
-    try:
-        inflater = zlib.decompressobj(zlib.MAX_WBITS | 16)
-        text = inflater.decompress(data, MAX_FILE)
-    except zlib.error as error:
-        raise bad_event("the gzip data is damaged", where=where) from error
-    if inflater.unconsumed_tail or not inflater.eof:
-        raise bad_event(f"truncated, or longer than {MAX_FILE} bytes", where=where)
-    return text
+class Unreadable(ValueError):
+    """A record of which nobody can tell whether it is of the key."""
 
 
-def _lines(text: bytes, where: str) -> Iterator[Mapping[str, Any]]:
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.strip():
-            yield _mapping(_parsed(line, f"{where}:{number}"), f"{where}:{number}")
+def _event(raw: Mapping[str, Any], names: Names) -> Event:
+    flaws: list[str] = []
+    name = _text(raw.get("eventName"))
+    if not name:
+        flaws.append("no eventName")
+    time = _time(raw.get("eventTime"))
+    if time is None:
+        flaws.append("no eventTime that can be read")
+    parameters = _object(raw.get("requestParameters"))
+    recipient: Mapping[str, Any] | None = None
+    context: dict[str, str] = {}
+    registers: dict[int, bytes] | None = None
+    if name == DECRYPT:
+        extra = _readable(raw, "additionalEventData", flaws)
+        recipient = _readable(extra, "recipient", flaws) or None
+        registers = _registers(recipient, flaws) if recipient is not None else None
+        given = _readable(_readable(raw, "requestParameters", flaws), "encryptionContext", flaws)
+        context = {str(key): str(value) for key, value in given.items()}
+    error = raw.get("errorCode")
+    return Event(
+        name=name or "an operation without a name",
+        names=names,
+        time=time,
+        region=_text(raw.get("awsRegion")),
+        account=_text(raw.get("recipientAccountId")),
+        caller=_caller(_object(raw.get("userIdentity")) or {}),
+        source=_text(raw.get("sourceIPAddress")),
+        error=error if isinstance(error, str) and error else None,
+        module_id=_text(recipient.get("attestationDocumentModuleId")) or None if recipient else None,
+        registers=registers,
+        context=context,
+        identity=_text(raw.get("eventID")) or "without an id",
+        shared=frozenset(filter(None, (_text(raw.get(field)) for field in ("sharedEventID", "requestID")))),
+        network=raw.get("eventCategory") == "NetworkActivity",
+        aliases=frozenset(
+            found[1]
+            for text in _strings([raw.get("resources"), raw.get("requestParameters")])
+            if (found := _ALIAS.search(text))
+        ),
+        parameters=_shown(parameters) if name in CHANGES else "",
+        flaws=tuple(flaws),
+        fingerprint=hashlib.sha256(json.dumps(raw, sort_keys=True).encode()).digest(),
+    )
 
 
-def _parsed(text: str | bytes, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError, TypeError) as error:
-        raise bad_event("not JSON", where=where) from error
+def _names(raw: Mapping[str, Any], key: KeyName) -> Names:
+    """Which key the record names, in its resources, parameters or answer."""
+    parameters = _object(raw.get("requestParameters"))
+    asked: Any = raw.get("requestParameters") if parameters is None else _without_content(parameters)
+    another = False
+    answer, details = raw.get("responseElements"), raw.get("serviceEventDetails")
+    for text in _strings([raw.get("resources"), asked, answer, details]):
+        if any(found[0].lower() == key.id for found in _SOME_KEY.finditer(text)):
+            return Names.THIS
+        # An id somewhere in a longer text does not say that the call was for another key.
+        another = another or _NAMED_KEY.search(text) is not None
+    return Names.ANOTHER if another else Names.NONE
 
 
-def _mapping(value: Any, where: str) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise bad_event("an event must be a JSON object", where=where)
-    return value
+def _without_content(parameters: Mapping[str, Any]) -> list[Any]:
+    return [value for name, value in parameters.items() if name.lower() not in _CONTENT]
 
 
-def parse_event(raw: Mapping[str, Any], where: str) -> Event | None:
-    """The event, or None when it is not one of KMS. Raises UsageError."""
-    try:
-        if raw["eventSource"] != "kms.amazonaws.com":
+def _strings(value: Any) -> Iterator[str]:
+    """Every text in a JSON value. A loop, since the value may be as deep as the reader allows."""
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, str):
+            yield item
+        elif isinstance(item, dict):
+            waiting.extend(item.values())
+        elif isinstance(item, list):
+            waiting.extend(item)
+
+
+def _object(value: Any) -> Mapping[str, Any] | None:
+    """The JSON object, also one that stands in a string; empty for null. None for anything else."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("{", "n"):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
             return None
-        identity = raw.get("userIdentity") or {}
-        issuer = (identity.get("sessionContext") or {}).get("sessionIssuer") or {}
-        parameters = raw.get("requestParameters") or {}
-        recipient = (raw.get("additionalEventData") or {}).get("recipient")
-        return Event(
-            name=_text(raw["eventName"]),
-            time=_time(raw["eventTime"]),
-            region=_text(raw["awsRegion"]),
-            account=_text(raw.get("recipientAccountId") or ""),
-            keys=tuple(_text(item["ARN"]) for item in raw.get("resources") or () if "ARN" in item),
-            principal=_text(
-                identity.get("arn") or identity.get("invokedBy") or identity.get("type") or "unknown"
-            ),
-            role=issuer.get("arn"),
-            source=_text(raw.get("sourceIPAddress") or ""),
-            error=raw.get("errorCode"),
-            module_id=recipient.get("attestationDocumentModuleId") if recipient else None,
-            registers=_registers(recipient) if recipient else None,
-            context={
-                str(key): str(value) for key, value in (parameters.get("encryptionContext") or {}).items()
-            },
-            identity=_text(raw.get("sharedEventID") or raw["eventID"]),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise bad_event(f"cannot read an event of KMS: {error!r}", where=where) from error
+    if value is None:
+        return {}
+    return value if isinstance(value, dict) else None
+
+
+def _readable(outer: Mapping[str, Any], name: str, flaws: list[str]) -> Mapping[str, Any]:
+    """An object of which a Decrypt's judgement depends."""
+    found = _object(outer.get(name))
+    if found is None:
+        flaws.append(f"{name} is not an object")
+    return found or {}
 
 
 def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} is not text")
-    return value
+    return value if isinstance(value, str) else ""
 
 
-def _time(value: str) -> datetime:
-    return datetime.strptime(value, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc)
+def _time(value: Any) -> datetime | None:
+    """RFC 3339, with or without fractions of a second and an offset."""
+    found = _TIME.fullmatch(_text(value))
+    if not found:
+        return None
+    try:
+        moment = datetime.strptime(found[1].upper(), "%Y-%m-%dT%H:%M:%S").replace(tzinfo=timezone.utc)
+        moment += timedelta(microseconds=int((found[2] or ".0")[1:].ljust(6, "0")[:6]))
+        ahead = timedelta(hours=int(found[4] or 0), minutes=int(found[5] or 0))
+        return moment + ahead if found[3] == "-" else moment - ahead
+    except (ValueError, OverflowError):
+        return None
 
 
-def _registers(recipient: Mapping[str, Any]) -> dict[int, bytes]:
+def _caller(identity: Mapping[str, Any]) -> EventCaller:
+    issuer = _object((_object(identity.get("sessionContext")) or {}).get("sessionIssuer")) or {}
+    arn, account = _text(identity.get("arn")) or None, _text(identity.get("accountId"))
+    unique_id = _text(issuer.get("principalId")) or _text(identity.get("principalId")).partition(":")[0]
+    kind = _text(identity.get("type")) or "an unknown caller"
+    named = " ".join(filter(None, (kind, account, _text(identity.get("principalId")))))
+    return EventCaller(
+        shown=arn or _text(identity.get("invokedBy")) or named,
+        role=_text(issuer.get("arn")) or None,
+        arn=arn,
+        unique_id=unique_id,
+        account=account or _text(issuer.get("accountId")),
+    )
+
+
+def _registers(recipient: Mapping[str, Any], flaws: list[str]) -> dict[int, bytes]:
     names = {f"{_PREFIX}ImageDigest": 0, **{f"{_PREFIX}PCR{index}": index for index in range(32)}}
-    return {index: _register(recipient[name]) for name, index in names.items() if name in recipient}
+    found: dict[int, bytes] = {}
+    for name, index in names.items():
+        if name not in recipient:
+            continue
+        value = _register(recipient[name])
+        if value is None or found.get(index, value) != value:
+            flaws.append(f"{name} is not the value of a register")
+        else:
+            found[index] = value
+    return found
 
 
-def _register(value: Any) -> bytes:
+def _register(value: Any) -> bytes | None:
     text = _text(value)
     try:
         found = bytes.fromhex(text) if len(text) == 2 * PCR_SIZE else base64.b64decode(text, validate=True)
-    except binascii.Error as error:
-        raise ValueError("a register is neither base64 nor hex") from error
-    if len(found) != PCR_SIZE:
-        raise ValueError(f"a register has {len(found)} bytes")
-    return found
+    except (ValueError, binascii.Error):
+        return None
+    return found if len(found) == PCR_SIZE else None
+
+
+def _shown(parameters: Mapping[str, Any] | None) -> str:
+    """A change's parameters as text. A policy is told by its length: it is in the log, and is 32 kB."""
+    given = dict(parameters or {})
+    if isinstance(given.get("policy"), str):
+        given["policy"] = f"({len(given['policy'])} characters)"
+    text = json.dumps(given, sort_keys=True) if given else ""
+    return text if len(text) <= MAX_SHOWN else f"({len(text)} characters of parameters)"

@@ -1,68 +1,46 @@
 """Events against the decision. Pure.
 
 A Decrypt that succeeded must have come from a decided enclave, through an expected role, in the key's
-Region, with the expected encryption context. Any operation that could take plaintext or power past the
-policy is a finding if it succeeded. A changed policy is not a finding by itself, but it is always shown:
-"administrators do not decrypt" depends on it.
+Region, with the expected encryption context: ``DECRYPT_RULES``, one function each. Any operation that could
+take plaintext or power past the policy is a finding if it succeeded. A changed key is not a finding by
+itself, but it is always shown: "administrators do not decrypt" depends on its policy.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timezone
+from typing import Final
 
 from coattest.findings import Finding
-from coattest_verify.audit.events import Event
+from coattest_build.formats.measure import pcr3
+from coattest_verify.audit.events import Event, KeyName, Names
+from coattest_verify.audit.operations import ALIASES, CHANGES, DECRYPT, KEYLESS, KNOWN, NEVER, READS
 
-NEVER = (
-    "CreateGrant",
-    "DeriveSharedSecret",
-    "ImportKeyMaterial",
-    "ReEncrypt",
-    "ReplicateKey",
-    "UpdatePrimaryRegion",
-)
-"""Operations that give access to plaintext or hand out power, and that no decided policy allows."""
-
-NOTABLE = (
-    "CancelKeyDeletion",
-    "DisableKey",
-    "EnableKey",
-    "PutKeyPolicy",
-    "RetireGrant",
-    "RevokeGrant",
-    "ScheduleKeyDeletion",
-)
-"""Operations that change permissions or the state of the key."""
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
+"""Where an event without a readable time stands in the order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Expected:
     """What the decision and the key's owner expect.
 
-    ``context`` are pairs that every Decrypt must have. ``group_by`` are context keys by whose values Decrypts
-    are grouped; the first one names what a single enclave is expected to decrypt.
+    ``roles`` are ARNs of roles, ``role_ids`` unique ids (AROA..) of roles: an event of another account's
+    caller may have nothing else. ``context`` are pairs that every Decrypt must have. ``group_by`` are context
+    keys by whose values Decrypts are grouped; the first one names what a single enclave is expected to
+    decrypt.
     """
 
-    key_arn: str
+    key: KeyName
     tuples: tuple[tuple[str, str, str], ...]
     roles: tuple[str, ...]
+    role_ids: tuple[str, ...] = ()
     context: Mapping[str, str] = field(default_factory=dict, hash=False)
     group_by: tuple[str, ...] = ()
     since: datetime | None = None
     until: datetime | None = None
-
-    @property
-    def account(self) -> str:
-        """The account that owns the key: whose trail is read."""
-        return self.key_arn.split(":")[4]
-
-    @property
-    def region(self) -> str:
-        """The key's Region."""
-        return self.key_arn.split(":")[3]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +57,32 @@ class DecryptGroup:
     last: datetime
 
 
+Problem = tuple[Finding, Event | None]
+"""A finding, and its event where it is about one."""
+
+
 @dataclass(frozen=True, slots=True)
 class AuditReport:
-    """The audit's outcome. ``problems`` are findings, each with its event where it is about one."""
+    """The audit's outcome.
+
+    ``problems`` are found false; ``undecided`` are what nobody can tell from these logs. ``operations``
+    counts every event of the key by its operation. ``copies`` are second records of a call.
+    """
 
     groups: tuple[DecryptGroup, ...]
-    problems: tuple[tuple[Finding, Event | None], ...]
+    problems: tuple[Problem, ...]
+    undecided: tuple[Problem, ...]
     denied: tuple[Event, ...]
     notable: tuple[Event, ...]
-    events: int
+    operations: Mapping[str, int]
+    copies: int
+    outside: int
+    """Events of the key outside the window."""
+
+    @property
+    def events(self) -> int:
+        """How many events of the key were judged."""
+        return sum(self.operations.values())
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -100,79 +95,232 @@ class AuditReport:
         counted = Counter(group.values for group in self.groups if group.values and group.values[0])
         return tuple(sorted(values for values, count in counted.items() if count > 1))
 
-    @property
-    def ok(self) -> bool:
-        """Whether every Decrypt is as decided and nothing is missing."""
-        return not self.problems
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the trail itself says about the key and its callers."""
+
+    ids: frozenset[str]
+    """Shared ids of the calls on this key that its own account recorded."""
+    calls: frozenset[int] | set[int]
+    """Hashes of the ids of all calls that the key's account recorded (``Collected.calls``)."""
+    roles: Mapping[str, str]
+    """ARN of a role by its unique id."""
+    aliases: frozenset[str]
 
 
-def judge_events(events: Iterable[Event], expected: Expected, missing: Iterable[Finding] = ()) -> AuditReport:
-    """Judge the events of the key; ``missing`` are findings about the logs themselves."""
-    mine = _of_key(events, expected)
-    good: dict[tuple[tuple[str, ...], str], list[datetime]] = {}
-    problems: list[tuple[Finding, Event | None]] = [(finding, None) for finding in missing]
-    denied, notable = [], []
-    for event in mine:
-        if event.error is not None:
-            denied.append(event)
-        elif event.name == "Decrypt":
-            found = _decrypt(event, expected)
-            problems += [(finding, event) for finding in found]
-            if not found:
-                values = tuple(event.context.get(key, "") for key in expected.group_by)
-                good.setdefault((values, event.module_id or ""), []).append(event.time)
-        elif event.name in NEVER:
-            problems.append((_finding("past-the-policy", event, f"{event.name} succeeded"), event))
-        elif event.name in NOTABLE:
-            notable.append(event)
-    groups = tuple(
-        DecryptGroup(*names, len(times), min(times), max(times)) for names, times in sorted(good.items())
-    )
-    return AuditReport(groups, tuple(problems), tuple(denied), tuple(notable), len(mine))
+DecryptRule = Callable[[Event, Expected, Known], Iterable[Finding]]
+"""One thing that a successful Decrypt must be; ``role-unconfirmed`` is undecided, all else found false."""
+
+UNDECIDED: Final = frozenset({"pages-missing", "role-unconfirmed"})
+"""Codes of findings that say what these logs cannot show."""
 
 
-def _of_key(events: Iterable[Event], expected: Expected) -> list[Event]:
-    known: set[Event] = set()
-    found = []
-    for event in sorted(events, key=lambda item: (item.time, item.identity)):
-        inside = (expected.since is None or event.time >= expected.since) and (
-            expected.until is None or event.time < expected.until
-        )
-        # A call across accounts is in both accounts' trails; the key owner's is the one that counts. A copy
-        # in every field is the same event twice; the same id alone is not, or it could hide another.
-        if not inside or event.account not in ("", expected.account) or event in known:
-            continue
-        if expected.key_arn in event.keys:
-            known.add(event)
-            found.append(event)
-    return found
-
-
-def _finding(
+def finding_of(
     code: str, event: Event, detail: str, expected: str | None = None, found: str | None = None
 ) -> Finding:
+    """A finding about an event."""
     return Finding(code, f"event {event.identity}", detail, expected, found)
 
 
-def _decrypt(event: Event, expected: Expected) -> list[Finding]:
+def _attested(event: Event, expected: Expected, _known: Known) -> Iterable[Finding]:
     if event.registers is None:
-        return [_finding("unattested", event, "a Decrypt without an attestation document")]
-    findings = []
+        yield finding_of("unattested", event, "a Decrypt without an attestation document")
+        return
     found = tuple(event.registers.get(index, b"").hex() for index in range(3))
     if found not in expected.tuples:
         detail = "an enclave that was not decided on" if all(found) else "PCR0, PCR1 or PCR2 is not recorded"
         decided = " or ".join(sorted(item[0] for item in expected.tuples))
         detail = f"{detail}: PCR0 {found[0] or 'missing'}"
-        findings.append(_finding("undecided-enclave", event, detail, decided, found[0] or None))
-    if event.role not in expected.roles:
-        caller = event.role or event.principal
-        roles = " or ".join(expected.roles)
-        findings.append(_finding("unexpected-role", event, f"by {caller}", roles, caller))
-    if event.region != expected.region:
-        detail = f"in {event.region}"
-        findings.append(_finding("unexpected-region", event, detail, expected.region, event.region))
+        yield finding_of("undecided-enclave", event, detail, decided, found[0] or None)
+
+
+def _by_role(event: Event, expected: Expected, known: Known) -> Iterable[Finding]:
+    caller = event.caller
+    shown = caller.role or caller.shown
+    roles = " or ".join((*expected.roles, *expected.role_ids))
+    wrong = finding_of("unexpected-role", event, f"by {shown}", roles, shown)
+    named = caller.role or _role_of_session(caller.arn, expected.roles) or known.roles.get(caller.unique_id)
+    if caller.unique_id in expected.role_ids or named in expected.roles:
+        return
+    accounts = {role.split(":")[4] for role in expected.roles}
+    if named or caller.arn or expected.role_ids or caller.account not in accounts:
+        yield wrong
+        return
+    # The record has an account and a unique id only. The document says which role the parent instance has.
+    attested = (event.registers or {}).get(3, b"").hex()
+    if any(attested == pcr3(role) for role in expected.roles if role.split(":")[4] == caller.account):
+        return
+    detail = (
+        f"the caller is recorded as {caller.unique_id or 'nobody'} of account {caller.account} only, and "
+        f"PCR3 is not that of the role; if that is the role's unique id, say --parent-role {caller.unique_id}"
+    )
+    yield finding_of("role-unconfirmed", event, detail, roles, shown)
+
+
+def _role_of_session(arn: str | None, roles: Sequence[str]) -> str | None:
+    """The role of arn:aws:sts::ACCOUNT:assumed-role/NAME/SESSION: names are unique in an account."""
+    parts = (arn or "").split(":")
+    if len(parts) != 6 or parts[2] != "sts" or not parts[5].startswith("assumed-role/"):
+        return None
+    name = parts[5].split("/")[1]
+    return next((r for r in roles if r.split(":")[4] == parts[4] and r.rsplit("/", 1)[-1] == name), None)
+
+
+def _in_region(event: Event, expected: Expected, _known: Known) -> Iterable[Finding]:
+    if event.region != expected.key.region:
+        detail = f"in {event.region or 'an unknown Region'}"
+        yield finding_of("unexpected-region", event, detail, expected.key.region, event.region or None)
+
+
+def _with_context(event: Event, expected: Expected, _known: Known) -> Iterable[Finding]:
     wrong = sorted(key for key, value in expected.context.items() if event.context.get(key) != value)
     if wrong:
-        detail = f"encryption context differs in {', '.join(wrong)}"
-        findings.append(_finding("unexpected-context", event, detail))
-    return findings
+        yield finding_of("unexpected-context", event, f"encryption context differs in {', '.join(wrong)}")
+
+
+DECRYPT_RULES: Final[tuple[DecryptRule, ...]] = (_attested, _by_role, _in_region, _with_context)
+"""What a successful Decrypt is judged by. A caller may add its own."""
+
+
+def judge_events(
+    events: Iterable[Event],
+    expected: Expected,
+    missing: Iterable[Finding] = (),
+    *,
+    calls: frozenset[int] | set[int] = frozenset(),
+    rules: Sequence[DecryptRule] = DECRYPT_RULES,
+) -> AuditReport:
+    """Judge the events of the key; ``missing`` are findings about the logs themselves.
+
+    ``calls`` are the hashed ids of all calls that the key's account recorded.
+    """
+    judge = _Judge(
+        expected, rules, sorted(events, key=lambda item: (item.time or EPOCH, item.identity)), calls
+    )
+    for finding in missing:
+        judge.add(finding, None)
+    judge.run()
+    return judge.report()
+
+
+class _Judge:
+    """The state of one judgement."""
+
+    def __init__(
+        self,
+        expected: Expected,
+        rules: Sequence[DecryptRule],
+        events: Sequence[Event],
+        calls: frozenset[int] | set[int],
+    ) -> None:
+        self.expected, self.rules, self.events = expected, rules, events
+        own = [event for event in events if event.names is Names.THIS and self._own(event)]
+        self.known = Known(
+            ids=frozenset(name for event in own for name in event.shared),
+            calls=calls,
+            roles={e.caller.unique_id: e.caller.role for e in own if e.caller.unique_id and e.caller.role},
+            aliases=frozenset(alias for event in own for alias in event.aliases),
+        )
+        self.good: dict[tuple[tuple[str, ...], str], list[datetime]] = {}
+        self.problems: list[Problem] = []
+        self.undecided: list[Problem] = []
+        self.denied: list[Event] = []
+        self.notable: list[Event] = []
+        self.operations: Counter[str] = Counter()
+        self.copies = self.outside = 0
+
+    def _own(self, event: Event) -> bool:
+        return event.account in ("", self.expected.key.account) and not event.network
+
+    def add(self, finding: Finding, event: Event | None) -> None:
+        """A finding, where it belongs."""
+        (self.undecided if finding.code in UNDECIDED else self.problems).append((finding, event))
+
+    def run(self) -> None:
+        """Judge every event once."""
+        seen: set[bytes] = set()
+        for event in self.events:
+            if not self._of_key(event):
+                continue
+            if not self._inside(event):
+                self.outside += 1
+            # A copy in every field is the same event twice; with the same id alone it could hide another.
+            elif event.fingerprint in seen or self._copy(event):
+                self.copies += 1
+            else:
+                seen.add(event.fingerprint)
+                self._judge(event)
+
+    def _inside(self, event: Event) -> bool:
+        since, until, time = self.expected.since, self.expected.until, event.time
+        return time is None or ((since is None or time >= since) and (until is None or time < until))
+
+    def _of_key(self, event: Event) -> bool:
+        """Whether the event is of the key, or may be."""
+        if event.names is Names.THIS or event.aliases & self.known.aliases:
+            return True
+        if event.names is Names.ANOTHER or event.name in KEYLESS:
+            return False
+        # It names no key: one of the key's account and Region can be of this key.
+        if event.account not in ("", self.expected.key.account):
+            return False
+        return event.region in ("", self.expected.key.region)
+
+    def _copy(self, event: Event) -> bool:
+        """Whether it is a second record, by the caller's account or a VPC endpoint, of a call that the key's
+        account recorded. That account's record is the one that counts.
+        """
+        if event.names is Names.THIS and self._own(event):
+            return False
+        if event.names is Names.NONE and event.network:
+            return any(hash(name) in self.known.calls for name in event.shared)
+        return not self._own(event) and bool(event.shared & self.known.ids)
+
+    def _judge(self, event: Event) -> None:
+        self.operations[event.name] += 1
+        for flaw in event.flaws:
+            self.add(finding_of("bad-event", event, f"{event.name}: {flaw}"), event)
+        if event.error is not None:
+            self.denied.append(event)
+        elif event.names is Names.NONE and not event.aliases & self.known.aliases:
+            detail = f"{event.name} succeeded on a key that the record does not name"
+            self.add(finding_of("unnamed-key", event, detail), event)
+        elif not self._own(event) and event.name not in READS:
+            where = event.account or "a VPC endpoint"
+            detail = f"{event.name} is in the trail of {where}, not in that of the key's account"
+            self.add(finding_of("not-in-own-trail", event, detail), event)
+        elif event.name == DECRYPT:
+            self._decrypt(event)
+        elif event.name in NEVER:
+            self.add(finding_of("past-the-policy", event, f"{event.name} succeeded"), event)
+        elif event.name in CHANGES or event.name in ALIASES:
+            self.notable.append(event)
+        elif event.name not in KNOWN:
+            detail = f"{event.name} succeeded, which is not among KMS's operations that this version knows"
+            self.add(finding_of("unknown-operation", event, detail), event)
+
+    def _decrypt(self, event: Event) -> None:
+        found = [item for rule in self.rules for item in rule(event, self.expected, self.known)]
+        for finding in found:
+            self.add(finding, event)
+        if not found and not event.flaws:
+            values = tuple(event.context.get(key, "") for key in self.expected.group_by)
+            self.good.setdefault((values, event.module_id or ""), []).append(event.time or EPOCH)
+
+    def report(self) -> AuditReport:
+        """What came of it."""
+        groups = tuple(
+            DecryptGroup(*names, len(times), min(times), max(times))
+            for names, times in sorted(self.good.items())
+        )
+        return AuditReport(
+            groups=groups,
+            problems=tuple(self.problems),
+            undecided=tuple(self.undecided),
+            denied=tuple(self.denied),
+            notable=tuple(self.notable),
+            operations=dict(sorted(self.operations.items())),
+            copies=self.copies,
+            outside=self.outside,
+        )

@@ -2,113 +2,148 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from coattest.aws import aws_errors
-from coattest.errors import Rejected, UsageError
-from coattest.files import Folder, read_whole
-from coattest_verify.audit.digests import DigestFile
-from coattest_verify.audit.events import MAX_FILE, Event, inflate, parse_event, read_events
+from coattest.errors import UsageError
+from coattest_verify.audit.collect import Collected
+from coattest_verify.audit.records import MAX_FILE
 
-DIGEST_FOLDER = "CloudTrail-Digest"
-SUFFIXES = (".json", ".json.gz", ".jsonl")
-SIGNATURE_SUFFIX = ".signature"
-MAX_EVENTS = 500_000
-"""Events of KMS that one run holds in memory, about a kilobyte each."""
-MAX_LOGS = 200_000
-"""Files of one folder; CloudTrail writes one every five minutes in each region."""
-MAX_READ = 16 * 1024 * 1024 * 1024
-"""Bytes of all files together, as they are stored."""
-MAX_SIGNATURE = 4096
+DIGEST_FOLDER: Final = "CloudTrail-Digest"
+SUFFIXES: Final = (".json", ".jsonl", ".ndjson", ".log", ".gz")
+"""Names of what is read, in any case; what has another name is listed as skipped."""
 
+SIGNATURE_SUFFIX: Final = ".signature"
+MAX_SIGNATURE: Final = 4096
+"""Bytes of a digest's signature in hex; RSA of 2,048 bits has 512."""
 
-@dataclass(slots=True)
-class Collected:
-    """What was read. ``logs`` maps each log's path to the SHA-256 (hex) of its uncompressed content."""
+MAX_LOG_FILES: Final = 2_000_000
+"""Files of one source. A trail of 17 Regions that is written to every five minutes has 1.8 million a year."""
 
-    events: list[Event] = field(default_factory=list)
-    digests: list[DigestFile] = field(default_factory=list)
-    logs: dict[str, str] = field(default_factory=dict)
+MAX_FOLDERS_DEEP: Final = 64
+"""AWSLogs/ORGANISATION/ACCOUNT/CloudTrail/REGION/YEAR/MONTH/DAY is eight deep."""
 
-    def log(self, data: bytes, where: str, path: str) -> None:
-        """Add a log file."""
-        content = inflate(data, where)
-        self.logs[path] = hashlib.sha256(content).hexdigest()
-        self._take(content, where)
-
-    def _take(self, content: bytes, where: str) -> None:
-        for raw in read_events(content, where):
-            event = parse_event(raw, where)
-            if event is not None:
-                self.events.append(event)
-            if len(self.events) > MAX_EVENTS:
-                raise UsageError(f"more than {MAX_EVENTS} events", hint="narrow the source down")
-
-    def looked_up(self, text: str, where: str) -> None:
-        """Add one event of lookup-events."""
-        self._take(text.encode(), where)
+Step = Callable[[], None]
+"""Called after each file, for a progress display."""
 
 
-def from_path(path: Path) -> Collected:
-    """A log file, or a folder of them as ``aws s3 sync`` leaves it.
+def from_path(found: Collected, path: Path, step: Step = lambda: None) -> None:
+    """Take in a log file, or a folder of them as ``aws s3 sync`` leaves it.
 
     A digest's signature is S3 metadata, which a folder does not have: it is read from FILE.signature beside
-    it. Raises UsageError where there is nothing, and for what does not parse.
+    it. Links are not followed; they and all that cannot be read are findings. Raises UsageError where there
+    is nothing.
     """
-    found = Collected()
-    if not os.path.lexists(path):
-        raise UsageError("there is no such file or folder", where=str(path))
+    if path.is_file():
+        _take(found, path, path.name, links=True)
+        step()
+        return
     if not path.is_dir():
-        found.log(read_whole(path, MAX_FILE), str(path), path.name)
-        return found
-    with Folder(path, total=MAX_READ) as folder:
+        raise UsageError("there is no such file or folder", where=str(path))
+    for count, file in enumerate(_files(found, path), 1):
+        if count > MAX_LOG_FILES:
+            raise UsageError(f"more than {MAX_LOG_FILES} files", hint="take a smaller folder at a time")
+        _take(found, file, file.relative_to(path).as_posix())
+        step()
+
+
+def _files(found: Collected, top: Path) -> Iterator[Path]:
+    """The files below a folder by name, in a fixed order."""
+    waiting = [top]
+    while waiting:
+        folder = waiting.pop()
+        relative = folder.relative_to(top)
         try:
-            for name, status in folder.walk(most=MAX_LOGS):
-                if stat.S_ISREG(status.st_mode) and name.endswith(SUFFIXES):
-                    _add(found, folder, name)
-        except Rejected as error:
-            raise UsageError(error.what, where=error.where or str(path), code=error.code) from None
-    return found
+            with os.scandir(folder) as entries:
+                names = sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            found.flaw(relative.as_posix(), error.strerror or "cannot be opened")
+            continue
+        inner = [Path(entry.path) for entry in names if entry.is_dir(follow_symlinks=False)]
+        if inner and len(relative.parts) >= MAX_FOLDERS_DEEP:
+            found.flaw(relative.as_posix(), f"more than {MAX_FOLDERS_DEEP} folders deep")
+            inner = []
+        waiting += reversed(inner)
+        for entry in names:
+            if entry.is_dir(follow_symlinks=False) or entry.name.endswith(SIGNATURE_SUFFIX):
+                continue
+            name = (relative / entry.name).as_posix()
+            if entry.is_symlink():
+                found.flaw(name, "a link, which is not followed")
+            elif entry.name.lower().endswith(SUFFIXES):
+                yield Path(entry.path)
+            else:
+                found.coverage.skip(name)
 
 
-def _add(found: Collected, folder: Folder, name: str) -> None:
+def _take(found: Collected, file: Path, name: str, *, links: bool = False) -> None:
     try:
-        content = folder.read_status(name, MAX_FILE)[0]
-        if DIGEST_FOLDER not in name.split("/"):
-            found.log(content, name, name)
+        data = _content(file, MAX_FILE, links)
+        if DIGEST_FOLDER not in file.parts:
+            found.log(data, name, name)
             return
-        beside = name + SIGNATURE_SUFFIX
-        signature = folder.read_status(beside, MAX_SIGNATURE)[0] if folder.status(beside) else b""
-    except Rejected as error:
-        raise UsageError(error.what, where=name, code=error.code) from None
-    text = signature.decode("ascii", "replace").strip()
-    found.digests.append(DigestFile(inflate(content, name), text, name))
+        beside = file.with_name(file.name + SIGNATURE_SUFFIX)
+        signature = _content(beside, MAX_SIGNATURE) if os.path.lexists(beside) else b""
+        found.digest(data, signature.decode("ascii", "replace").strip(), name)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        found.coverage.files += 1
+        found.flaw(name, reason or "cannot be read")
 
 
-def from_bucket(s3: Any, url: str) -> Collected:
-    """Every log and digest below ``s3://bucket/prefix``, with a boto3 client."""
+def _content(file: Path, limit: int, links: bool = False) -> bytes:
+    """A plain file's bytes. Raises OSError, and ValueError for what is no plain file or too large."""
+    # O_NONBLOCK: opening a FIFO must not wait for a writer.
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    handle = os.open(file, flags if links else flags | os.O_NOFOLLOW)
+    with os.fdopen(handle, "rb") as opened:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise ValueError("not a plain file")
+        data = opened.read(limit + 1)
+    if len(data) > limit:
+        raise ValueError(f"larger than {limit} bytes")
+    return data
+
+
+def from_bucket(found: Collected, s3: Any, url: str, step: Step = lambda: None) -> None:
+    """Take in every log and digest below ``s3://bucket/prefix``, with a boto3 client.
+
+    Raises AwsFailure where the bucket cannot be listed or S3 is not reached; an object that S3 refuses is a
+    finding.
+    """
     parts = urlsplit(url)
     bucket, prefix = parts.netloc, parts.path.lstrip("/")
-    found = Collected()
     with aws_errors(url):
-        for name in _names(s3, bucket, prefix):
-            if not name.endswith(SUFFIXES):
-                continue
-            answer = s3.get_object(Bucket=bucket, Key=name)
-            data = answer["Body"].read()
-            if f"/{DIGEST_FOLDER}/" in name:
-                signature = answer.get("Metadata", {}).get("signature", "")
-                found.digests.append(DigestFile(inflate(data, name), signature, name))
-            else:
-                found.log(data, name, f"{bucket}/{name}")
-    return found
+        for count, name in enumerate(_names(s3, bucket, prefix), 1):
+            if count > MAX_LOG_FILES:
+                raise UsageError(f"more than {MAX_LOG_FILES} objects", hint="take a smaller prefix at a time")
+            if name.lower().endswith(SUFFIXES):
+                _take_object(found, s3, bucket, name)
+                step()
+            elif not name.endswith("/"):
+                found.coverage.skip(name)
+
+
+def _take_object(found: Collected, s3: Any, bucket: str, name: str) -> None:
+    from botocore.exceptions import ClientError  # noqa: PLC0415
+
+    try:
+        answer = s3.get_object(Bucket=bucket, Key=name)
+        data = answer["Body"].read(MAX_FILE + 1)
+    except ClientError as error:
+        found.coverage.files += 1
+        found.flaw(name, str(error.response.get("Error", {}).get("Code", "refused")))
+        return
+    if f"/{DIGEST_FOLDER}/" in f"/{name}":
+        found.digest(data, str(answer.get("Metadata", {}).get("signature", "")), name)
+    else:
+        found.log(data, name, f"{bucket}/{name}")
 
 
 def _names(s3: Any, bucket: str, prefix: str) -> Iterator[str]:
@@ -116,12 +151,25 @@ def _names(s3: Any, bucket: str, prefix: str) -> Iterator[str]:
         yield from (item["Key"] for item in page.get("Contents", ()))
 
 
-def from_lookup(cloudtrail: Any, key_arn: str) -> Collected:
-    """CloudTrail's event history for a key: 90 days, no digests."""
-    found = Collected()
-    attributes = [{"AttributeKey": "ResourceName", "AttributeValue": key_arn}]
+def from_lookup(
+    found: Collected,
+    cloudtrail: Any,
+    *,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    step: Step = lambda: None,
+) -> None:
+    """Take in CloudTrail's event history of the key: 90 days, no digests.
+
+    It has the events whose resources name the key, and those that name its id alone. Raises AwsFailure.
+    """
+    window = {name: value for name, value in (("StartTime", since), ("EndTime", until)) if value}
     with aws_errors("lookup-events"):
-        for page in cloudtrail.get_paginator("lookup_events").paginate(LookupAttributes=attributes):
-            for item in page["Events"]:
-                found.looked_up(item["CloudTrailEvent"], "lookup-events")
-    return found
+        for value in (found.key.arn, found.key.id):
+            attributes = [{"AttributeKey": "ResourceName", "AttributeValue": value}]
+            pages = cloudtrail.get_paginator("lookup_events").paginate(LookupAttributes=attributes, **window)
+            for page in pages:
+                for item in page["Events"]:
+                    text = item.get("CloudTrailEvent")
+                    found.text(text.encode() if isinstance(text, str) else b"", "lookup-events")
+                step()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
@@ -12,41 +13,59 @@ import click
 from rich.table import Table
 
 from coattest.aws import aws_errors
-from coattest.errors import FoundFalse, UsageError
+from coattest.errors import EnvironmentFailure, FoundFalse, UsageError
 from coattest.extras import need_extra
 from coattest.files import read_whole
 from coattest.findings import Finding
 from coattest.jsontext import emit_json
-from coattest.shell import err, json_option, out, utc_now
+from coattest.shell import err, json_option, judged_folder, out, step_progress, utc_now
 from coattest_verify.auction.context import AUCTION, BUYER
 from coattest_verify.audit import digests, sources
-from coattest_verify.audit.events import Event
-from coattest_verify.audit.judge import AuditReport, Expected, judge_events
+from coattest_verify.audit.collect import Collected
+from coattest_verify.audit.coverage import Coverage
+from coattest_verify.audit.events import Event, KeyName
+from coattest_verify.audit.judge import AuditReport, Expected, Problem, judge_events
+from coattest_verify.audit.verdict import AuditOutcome, AuditVerdict, conclude
 from coattest_verify.cli.options import EXISTING_FILE, EXISTING_FOLDER, decision_from, decision_options
+from coattest_verify.cli.policy.making import pairs
 
 LOOKUP = "lookup-events"
 MOMENT = click.DateTime(["%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"])
+_ROLE = re.compile(r"arn:aws[a-z-]*:iam::[0-9]{12}:role/[\w+=,.@/-]{1,512}", re.ASCII)
+_ROLE_ID = re.compile(r"AROA[A-Z0-9]{4,124}")
 
 
 @click.command()
 @click.argument("source")
 @decision_options
 @click.option("--member", help="Your name in quorum.toml: the decision must be yours too.")
-@click.option(
-    "--also-attestations",
-    multiple=True,
-    type=EXISTING_FOLDER,
-    help="Another release that was decided on in this time; repeatable.",
+@judged_folder(
+    click.option(
+        "--also-attestations",
+        multiple=True,
+        type=EXISTING_FOLDER,
+        help="Another release that was decided on in this time; repeatable.",
+    )
 )
 @click.option("--key", "key_arn", required=True, metavar="ARN", help="The key: its full ARN.")
 @click.option(
-    "--parent-role", "roles", multiple=True, required=True, metavar="ARN", help="Who may decrypt; repeatable."
+    "--parent-role",
+    "roles",
+    multiple=True,
+    required=True,
+    metavar="ARN",
+    help="Who may decrypt: a role's ARN, or its unique id (AROA..); repeatable.",
 )
 @click.option(
     "--context", multiple=True, metavar="KEY=VALUE", help="Encryption context of every Decrypt; repeatable."
 )
 @click.option("--since", type=MOMENT, help="From this moment (UTC).")
 @click.option("--until", type=MOMENT, help="Up to this moment (UTC).")
+@click.option(
+    "--allow-none",
+    is_flag=True,
+    help="No event of the key is expected: without one, exit 0 instead of 3.",
+)
 @click.option(
     "--public-keys",
     type=EXISTING_FILE,
@@ -61,47 +80,65 @@ MOMENT = click.DateTime(["%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"])
 def audit_command(**given: Any) -> int:
     """Check that every Decrypt in SOURCE was by a decided enclave.
 
-    SOURCE is a log file, a folder of log files, s3://BUCKET/PREFIX, or lookup-events.
+    SOURCE is a log file, a folder of log files, s3://BUCKET/PREFIX, or lookup-events. Exit code 1: something
+    was not as decided, or cannot be read; 3: nothing was looked at, or the logs cannot show it.
     """
     if given["source"] == LOOKUP or given["source"].startswith("s3://"):
         need_extra("aws")
-    if given["key_arn"].count(":") != 5 or ":key/" not in given["key_arn"]:
-        raise UsageError("give the full ARN of a key", where="--key")
     expected = _expected(given)
-    collected = _collect(given)
-    report = judge_events(collected.events, expected, _missing(given, collected, expected))
+    collected = _collect(given, expected)
+    missing = (*collected.findings, *collected.unfinished, *_missing(given, collected, expected))
+    report = judge_events(collected.events, expected, missing, calls=collected.calls)
+    verdict = conclude(report, collected.coverage, none_expected=given["allow_none"])
     if given["as_json"]:
-        emit_json(_document(report, expected))
-        return 0 if report.ok else 1
-    _show(report)
-    if not report.ok:
+        emit_json(_document(report, expected, collected.coverage, verdict))
+        return verdict.outcome
+    _show(report, collected.coverage)
+    if verdict.outcome is AuditOutcome.FOUND_FALSE:
         raise FoundFalse(
-            f"{len(report.findings)} finding(s): not every use of the key is as decided",
-            where=given["key_arn"],
-            code="not-as-decided",
-            findings=report.findings,
+            verdict.sentence, where=given["key_arn"], code=verdict.code, findings=report.findings
         )
+    if verdict.outcome is AuditOutcome.UNDECIDED:
+        raise EnvironmentFailure(
+            verdict.sentence,
+            where=given["key_arn"],
+            hint=None
+            if report.undecided
+            else "check --key, --since, --until and the source; --allow-none if none",
+            code=verdict.code,
+            findings=[finding for finding, _ in report.undecided],
+        )
+    out().print(verdict.sentence, markup=False)
     return 0
 
 
 def _expected(given: Mapping[str, Any]) -> Expected:
+    key = KeyName.parse(given["key_arn"])
+    for role in given["roles"]:
+        if not _ROLE.fullmatch(role) and not _ROLE_ID.fullmatch(role):
+            raise UsageError(
+                f"{role!r} is neither the ARN of a role nor its unique id",
+                where="--parent-role",
+                hint="arn:aws:iam::ACCOUNT:role/NAME, or AROA.. as `aws iam get-role` shows it",
+            )
+    since, until, now = _utc(given["since"]), _utc(given["until"]), utc_now()
+    if since is not None and since >= (until or now):
+        raise UsageError("no time is between --since and --until", where="--since")
     # A decision that has expired since was one then: it is recomputed as of the end of the window.
-    moment = min(filter(None, (utc_now(), _utc(given["until"]))))
+    moment = min(filter(None, (now, until)))
     decisions = [
         decision_from({**given, "attestations": folder}, now=moment, own=given["member"])
         for folder in (given["attestations"], *given["also_attestations"])
     ]
-    context = dict(item.partition("=")[::2] for item in given["context"])
-    if any("=" not in item for item in given["context"]):
-        raise UsageError("give KEY=VALUE", where="--context")
     return Expected(
-        key_arn=given["key_arn"],
+        key=key,
         tuples=tuple((item.pcrs[0], item.pcrs[1], item.pcrs[2]) for item in decisions),
-        roles=given["roles"],
-        context=context,
+        roles=tuple(role for role in given["roles"] if _ROLE.fullmatch(role)),
+        role_ids=tuple(role for role in given["roles"] if _ROLE_ID.fullmatch(role)),
+        context=pairs(given["context"], "--context"),
         group_by=(AUCTION, BUYER),
-        since=_utc(given["since"]),
-        until=_utc(given["until"]),
+        since=since,
+        until=until,
     )
 
 
@@ -109,13 +146,24 @@ def _utc(moment: datetime | None) -> datetime | None:
     return moment.replace(tzinfo=timezone.utc) if moment else None
 
 
-def _collect(given: Mapping[str, Any]) -> sources.Collected:
+def _collect(given: Mapping[str, Any], expected: Expected) -> Collected:
     source = given["source"]
-    if source == LOOKUP:
-        return sources.from_lookup(_client("cloudtrail", given), given["key_arn"])
-    if source.startswith("s3://"):
-        return sources.from_bucket(_client("s3", given), source)
-    return sources.from_path(Path(source))
+    found = Collected(expected.key)
+    found.coverage.source = source
+    with step_progress() as progress:
+        task = progress.add_task("reading the logs")
+
+        def step() -> None:
+            progress.update(task, description=f"reading the logs: {found.coverage.files} file(s)")
+
+        if source == LOOKUP:
+            client = _client("cloudtrail", given)
+            sources.from_lookup(found, client, since=expected.since, until=expected.until, step=step)
+        elif source.startswith("s3://"):
+            sources.from_bucket(found, _client("s3", given), source, step)
+        else:
+            sources.from_path(found, Path(source), step)
+    return found
 
 
 def _client(service: str, given: Mapping[str, Any]) -> Any:
@@ -125,11 +173,9 @@ def _client(service: str, given: Mapping[str, Any]) -> Any:
     return session.client(service, endpoint_url=given["endpoint_url"])
 
 
-def _missing(
-    given: Mapping[str, Any], collected: sources.Collected, expected: Expected
-) -> tuple[Finding, ...]:
-    if not collected.digests and not given["require_digests"]:
-        err().print("no digest files: nothing shows that the logs are complete", style="yellow", markup=False)
+def _missing(given: Mapping[str, Any], collected: Collected, expected: Expected) -> tuple[Finding, ...]:
+    asked = given["require_digests"] or given["public_keys"]
+    if not collected.digests and not asked:
         return ()
     if given["public_keys"]:
         keys = digests.public_keys(_json_file(given["public_keys"]))
@@ -140,8 +186,14 @@ def _missing(
             keys = digests.public_keys(client.list_public_keys(**{k: v for k, v in with_window.items() if v}))
     else:
         keys = {}
+    collected.coverage.digests_checked = bool(collected.digests)
     return digests.check_digests(
-        collected.digests, keys=keys, logs=collected.logs, since=expected.since, until=expected.until
+        collected.digests,
+        keys=keys,
+        logs=collected.logs,
+        since=expected.since,
+        until=expected.until,
+        region=expected.key.region,
     )
 
 
@@ -152,45 +204,51 @@ def _json_file(path: Path) -> Any:
         raise UsageError("not JSON", where=str(path)) from error
 
 
-def _show(report: AuditReport) -> None:
-    table = Table("auction", "buyer", "enclave", "decrypts", "first", "last")
-    for group in report.groups:
-        auction, buyer = group.values
-        table.add_row(
-            auction[:16] or "-",
-            buyer or "-",
-            group.module_id,
-            str(group.count),
-            _stamp(group.first),
-            _stamp(group.last),
-        )
-    out().print(table)
-    for finding, event in report.problems:
-        text = f"{finding.code}: {finding.detail}" + (f" ({_line(event)})" if event else "")
+def _show(report: AuditReport, coverage: Coverage) -> None:
+    if report.groups:
+        table = Table("auction", "buyer", "enclave", "decrypts", "first", "last")
+        for group in report.groups:
+            auction, buyer = group.values
+            first, last = _stamp(group.first), _stamp(group.last)
+            table.add_row(auction or "-", buyer or "-", group.module_id, str(group.count), first, last)
+        out().print(table)
+    for finding, event in (*report.problems, *report.undecided):
+        text = f"{finding.code}: {finding.detail} ({_line(event) if event else finding.where})"
         err().print(text, style="red", markup=False)
     for auction, buyer in report.reruns:
-        text = f"note: auction {auction[:16]} of {buyer or '-'}: decrypted by more than one enclave"
+        text = f"note: auction {auction} of {buyer or '-'}: decrypted by more than one enclave"
         err().print(text, markup=False)
     for event in report.notable:
-        err().print(f"note: {event.name} ({_line(event)})", markup=False)
+        err().print(f"changed: {event.name} ({_line(event)}) {event.parameters}".rstrip(), markup=False)
+    if coverage.skipped:
+        names = ", ".join(coverage.skipped[:10])
+        err().print(f"not read, no log by its name: {len(coverage.skipped)} file(s): {names}", markup=False)
     err().print(
-        f"{report.events} event(s) of the key, {len(report.denied)} of them refused by KMS", markup=False
+        f"{report.events} event(s) of the key, {len(report.denied)} refused by KMS; read: {coverage.told}",
+        markup=False,
     )
 
 
 def _line(event: Event) -> str:
-    return f"{_stamp(event.time)} {event.principal} from {event.source}"
+    return f"{_stamp(event.time)} {event.caller.shown} from {event.source or 'an unknown address'}"
 
 
-def _stamp(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+def _stamp(moment: datetime | None) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ") if moment else "at an unknown time"
 
 
-def _document(report: AuditReport, expected: Expected) -> dict[str, Any]:
+def _document(
+    report: AuditReport, expected: Expected, coverage: Coverage, verdict: AuditVerdict
+) -> dict[str, Any]:
     return {
-        "ok": report.ok,
-        "key": expected.key_arn,
+        "ok": verdict.outcome is AuditOutcome.AS_DECIDED,
+        "verdict": verdict.sentence,
+        "key": expected.key.arn,
         "events": report.events,
+        "operations": dict(report.operations),
+        "copies": report.copies,
+        "outside_window": report.outside,
+        "coverage": coverage.to_json(),
         "decrypts": [
             {
                 **_names(group.values),
@@ -202,13 +260,15 @@ def _document(report: AuditReport, expected: Expected) -> dict[str, Any]:
             for group in report.groups
         ],
         "reruns": [_names(values) for values in report.reruns],
-        "findings": [
-            {**finding.to_json(), "event": _event(event) if event else None}
-            for finding, event in report.problems
-        ],
+        "findings": _problems(report.problems),
+        "undecided": _problems(report.undecided),
         "denied": [_event(event) for event in report.denied],
         "notable": [_event(event) for event in report.notable],
     }
+
+
+def _problems(found: tuple[Problem, ...]) -> list[dict[str, Any]]:
+    return [{**finding.to_json(), "event": _event(event) if event else None} for finding, event in found]
 
 
 def _names(values: tuple[str, ...]) -> dict[str, str]:
@@ -219,12 +279,13 @@ def _event(event: Event) -> dict[str, Any]:
     return {
         "id": event.identity,
         "name": event.name,
-        "time": _stamp(event.time),
-        "principal": event.principal,
+        "time": _stamp(event.time) if event.time else None,
+        "principal": event.caller.shown,
         "role": event.role,
         "source": event.source,
         "region": event.region,
         "error": event.error,
         "module_id": event.module_id,
         "context": dict(event.context),
+        "parameters": event.parameters or None,
     }

@@ -10,10 +10,11 @@ import click
 from coattest.files import write_atomic
 from coattest.jsontext import emit_json
 from coattest.progress import Terminal
-from coattest.shell import err, json_option, needs_extra, out, utc_now
+from coattest.shell import err, json_option, judged_folder, needs_extra, out, utc_now
 from coattest_build import image
 from coattest_build.cli.options import mirror_option
 from coattest_build.inputs import apt, lock
+from coattest_build.ownwork import CONFIRMED, INPUTS, OwnWork, sha256_hex
 from coattest_verify.cli.options import FILE, FOLDER
 from coattest_verify.rebuild.inputs import archive_keys
 from coattest_verify.rebuild.inputs.check import LockVerdict
@@ -23,19 +24,22 @@ from coattest_verify.rebuild.inputs.gather import check_lock
 
 @needs_extra("build")
 @click.command("inputs")
-@click.option("--source", type=FOLDER, default=Path(), help="The checkout; only its lock is read.")
-@mirror_option
-@click.option(
-    "--out", "target", type=FILE, help="Write the result here; OUT/inputs.json is what sign-pcrs reads."
+@judged_folder(
+    click.option("--source", type=FOLDER, default=Path(), help="The checkout; only its lock is read.")
 )
+@mirror_option
+@click.option("--out", "target", type=FILE, help="Write the result here, for verify release review --inputs.")
 @json_option
 def inputs_command(*, source: Path, mirror: str | None, target: Path | None, as_json: bool) -> int:
     """Check every pin of image.lock against the archive's signed index and the package index.
 
     The index must be signed by an archive key that is pinned in this tool. Wheels are fetched again through
     pip, from the index that pip is configured with. Exit code 0 when all is confirmed, 1 when something
-    contradicts an index, 3 when not everything could be asked.
+    contradicts an index, 3 when not everything could be asked. That all was confirmed is remembered on this
+    machine, and verify sign-pcrs says so.
     """
+    own = OwnWork()
+    own.prepare()
     spec = image.load_spec(source)
     locked, digest = lock.load_lock(source)
     locked.check_against(spec)
@@ -49,8 +53,14 @@ def inputs_command(*, source: Path, mirror: str | None, target: Path | None, as_
         reporter=Terminal(),
     )
     document = inputs_to_json(verdict)
+    if verdict.confirmed:
+        own.note(CONFIRMED, digest)
+    elif verdict.exit_code == 1:
+        own.forget(CONFIRMED, digest)
     if target:
-        write_atomic(target, (json.dumps(document, indent=2, sort_keys=True) + "\n").encode())
+        content = (json.dumps(document, indent=2, sort_keys=True) + "\n").encode()
+        write_atomic(target, content)
+        own.note(INPUTS, sha256_hex(content))
     if as_json:
         emit_json(document)
     else:

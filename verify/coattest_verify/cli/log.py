@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.table import Column, Table
@@ -11,9 +12,9 @@ from rich.text import Text
 from coattest.errors import FoundFalse, Rejected, UsageError
 from coattest.files import Folder
 from coattest.jsontext import emit_json
-from coattest.shell import err, json_option, option_group, out, utc_now
-from coattest_verify.cli.options import SigningKey, quorum_options, signing_options
-from coattest_verify.quorum.cosigning import sign_log, sound_log
+from coattest.shell import confirm_signing, err, expect_option, json_option, option_group, out, utc_now
+from coattest_verify.cli.options import SigningKey, quorum_options, read_once, signing_options
+from coattest_verify.quorum.cosigning import LogPlan, sign_log, sound_log
 from coattest_verify.quorum.log.examine import CHECKPOINT_FILE, parse_entry
 from coattest_verify.quorum.members.chain import Seen, follow
 from coattest_verify.quorum.members.file import utc
@@ -25,37 +26,69 @@ def log_command() -> None:
     """The transparency log of statements and decisions in attestations/log/."""
 
 
-_options = option_group(signing_options, quorum_options, json_option)
+_options = option_group(signing_options, expect_option, quorum_options, json_option)
 
 
 @log_command.command("append")
 @_options
-def log_append_command(*, signing: SigningKey, attestations: Path, root: bytes | None, as_json: bool) -> None:
+def log_append_command(**options: Any) -> None:
     """Append what is in the folder and not in the log yet, and cosign the new checkpoint.
 
     Refuses when the log does not extend what this machine saw before, or names a dissent whose file is gone.
+    Whether the log may be cosigned is checked entry by entry, not by eye: without a terminal nothing is
+    asked. --expect is the log's root after it.
     """
-    _sign(signing, attestations, root, append=True, as_json=as_json)
+    _sign(append=True, **options)
 
 
 @log_command.command("cosign")
 @_options
-def log_cosign_command(*, signing: SigningKey, attestations: Path, root: bytes | None, as_json: bool) -> None:
+def log_cosign_command(**options: Any) -> None:
     """Cosign the checkpoint as it is, after the same checks as for append.
 
-    Appending makes a new checkpoint without the others' cosignatures: they cosign it then.
+    Appending makes a new checkpoint without the others' cosignatures: they cosign it then. --expect is the
+    log's root, as verify log show has it.
     """
-    _sign(signing, attestations, root, append=False, as_json=as_json)
+    _sign(append=False, **options)
 
 
 def _sign(
-    signing: SigningKey, attestations: Path, root: bytes | None, *, append: bool, as_json: bool
+    *,
+    signing: SigningKey,
+    expect: str | None,
+    attestations: Path,
+    root: bytes | None,
+    append: bool,
+    as_json: bool,
 ) -> None:
     memory = Roots()
     pinned = memory.pinned(root)
     seen = memory.seen(pinned)
-    signer = signing.signer(attestations)
-    done = sign_log(attestations, pinned, signing.member, signer, seen=seen, now=utc_now(), append=append)
+    with read_once(attestations) as evidence:
+        signer = signing.signer(evidence)
+
+    def approve(plan: LogPlan) -> None:
+        confirm_signing(
+            [
+                ("signs", f"{signing.member} checked the log up to its entry {plan.checkpoint.size - 1}"),
+                *[("new entry", _entry_words(entry)) for entry in plan.fresh],
+            ],
+            subject="log's root",
+            digest=plan.checkpoint.root.hex(),
+            expected=expect,
+            looked_at=True,
+        )
+
+    done = sign_log(
+        attestations,
+        pinned,
+        signing.member,
+        signer,
+        seen=seen,
+        now=utc_now(),
+        append=append,
+        approve=approve,
+    )
     if seen is not None:
         memory.remember(pinned, Seen(seen.version, seen.sha256, done.seen))
     checkpoint = done.cosigned.checkpoint
@@ -74,6 +107,13 @@ def _sign(
         + ", ".join(sorted(done.cosigned.times)),
         markup=False,
     )
+
+
+def _entry_words(data: bytes) -> str:
+    entry = parse_entry(data)
+    facts = dict(entry.facts)
+    words = (entry.kind, entry.member, entry.outcome, facts.get("release"), facts.get("profile"))
+    return " ".join(word for word in words if word)
 
 
 @log_command.command("show")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import wraps
@@ -15,7 +16,8 @@ import click
 
 from coattest.errors import UsageError
 from coattest.extras import need_signer
-from coattest.shell import Decorator, option_group, utc_now
+from coattest.files import Evidence, Folder, ReadOnce
+from coattest.shell import Decorator, judged_folder, option_group, signing_key, utc_now
 from coattest_verify.quorum.decision import Decision, decide
 from coattest_verify.quorum.memory import parse_quorum_root
 from coattest_verify.quorum.signing import candidates
@@ -38,15 +40,24 @@ DECISION = "Whose decision"
 """Heading of these options in the help."""
 
 attestations_option: Decorator = option_group(
-    click.option(
-        "--attestations",
-        type=FOLDER,
-        default=Path("attestations"),
-        show_default=True,
-        help="Folder of the claim, quorum.toml and the signed rebuilds.",
+    judged_folder(
+        click.option(
+            "--attestations",
+            type=FOLDER,
+            default=Path("attestations"),
+            show_default=True,
+            help="Folder of the claim, quorum.toml and the signed rebuilds.",
+        )
     ),
     heading=DECISION,
 )
+
+
+@contextlib.contextmanager
+def read_once(attestations: Path) -> Iterator[ReadOnce]:
+    """The attestations, of which a signing command reads each file once."""
+    with Folder(attestations) as folder:
+        yield ReadOnce(folder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +68,14 @@ class SigningKey:
     key: Path
     passphrase_file: Path | None
 
-    def signer(self, attestations: Path) -> Signer:
+    def signer(self, evidence: Evidence) -> Signer:
         """The signer of the key file, or of the URI (then the member has its key in quorum.toml).
 
         Asks for the passphrase or PIN on the terminal when nothing else names it. Raises UsageError.
         """
         if is_remote(str(self.key)):
             return load_remote_signer(
-                str(self.key), candidates(attestations, self.member), lambda _: self._passphrase().decode()
+                str(self.key), candidates(evidence, self.member), lambda _: self._passphrase().decode()
             )
         return load_signer(self.key, self._passphrase)
 
@@ -86,12 +97,14 @@ def _signer_installed(_context: click.Context, _parameter: click.Parameter, key:
 
 def _signing(*, required: bool) -> Decorator:
     options = option_group(
-        click.option(
-            "--key",
-            type=FILE,
-            required=required,
-            callback=_signer_installed,
-            help="Your private key: a PKCS#8 PEM file, awskms:ARN, or hsm:ID (PKCS#11).",
+        signing_key(
+            click.option(
+                "--key",
+                type=FILE,
+                required=required,
+                callback=_signer_installed,
+                help="Your private key: a PKCS#8 PEM file, awskms:ARN, or hsm:ID (PKCS#11).",
+            )
         ),
         click.option(
             "--passphrase-file",
@@ -119,6 +132,26 @@ signing_options = _signing(required=True)
 
 optional_signing_options = _signing(required=False)
 """The same where signing is optional: ``signing`` is None without ``--key``."""
+
+
+report_options = option_group(
+    click.option(
+        "--rebuild",
+        "rebuilt",
+        type=FOLDER,
+        default=Path("out"),
+        show_default=True,
+        help="The OUT of verify rebuild or eif build.",
+    ),
+    click.option(
+        "--report",
+        "vouched",
+        type=FILE,
+        help="A build.json of your own build of which this machine has no record, such as the container"
+        " route's; the images lie beside it. You vouch for it.",
+    ),
+)
+"""This machine's build: passed as ``rebuilt`` and ``vouched``."""
 
 
 def _root(_context: click.Context, _parameter: click.Parameter, value: str | None) -> bytes | None:

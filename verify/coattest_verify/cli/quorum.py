@@ -10,6 +10,7 @@ from rich.text import Text
 
 from coattest.errors import Rejected, UsageError
 from coattest.jsontext import emit_json
+from coattest.parser import refuse_ignored
 from coattest.shell import err, json_option, out, utc_now
 from coattest_verify.cli.options import FILE, decision_options
 from coattest_verify.quorum.authority import bundle_root
@@ -44,6 +45,7 @@ def quorum_command(
     Exit code 0: decided. 1: not decided.
     """
     if bundle is not None:
+        refuse_ignored(("attestations",), "with --bundle")
         outcome = from_bundle(bundle, root, at, profile=profile, own=own)
     elif at is not None:
         raise UsageError("--at goes with --bundle")

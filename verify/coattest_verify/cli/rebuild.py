@@ -8,20 +8,24 @@ from typing import Any
 
 import click
 
-from coattest.errors import FoundFalse
-from coattest.files import make_folder
+from coattest.errors import FoundFalse, UsageError
+from coattest.files import Folder, make_folder
 from coattest.jsontext import emit_json
 from coattest.progress import Terminal
-from coattest.shell import err, json_option, needs_extra
+from coattest.shell import err, json_option, judged_folder, needs_extra
 from coattest_build import builder
 from coattest_build.cli.options import cache_option, fresh_kernel_option, jobs_option, mirror_option
+from coattest_build.ownwork import CONFIRMED, OwnWork, remove_reports
 from coattest_verify.cli.options import FOLDER, attestations_option
 from coattest_verify.quorum.statements.claim import Claimed
 from coattest_verify.quorum.statements.statement import RebuildReport
 from coattest_verify.rebuild.answer import read_claim, write_report
-from coattest_verify.rebuild.claimed_images import explain_differences, save_claimed_images
+from coattest_verify.rebuild.claimed_images import (
+    explain_differences,
+    holds_claimed_image,
+    save_claimed_images,
+)
 from coattest_verify.rebuild.claimed_source import inspect_source, source_differences
-from coattest_verify.rebuild.inputs.document import INPUTS_FILE, inputs_confirmed
 
 MAX_EXPLAINED = 10
 """Differences shown to a person; ``--json`` has them all."""
@@ -29,7 +33,9 @@ MAX_EXPLAINED = 10
 
 @needs_extra("build")
 @click.command("rebuild")
-@click.option("--source", type=FOLDER, default=Path(), help="The checkout; only read, never run.")
+@judged_folder(
+    click.option("--source", type=FOLDER, default=Path(), help="The checkout; only read, never run.")
+)
 @click.option(
     "--out", "target", type=FOLDER, default=Path("out"), show_default=True, help="Folder for the images."
 )
@@ -64,19 +70,28 @@ def rebuild_command(
 
     A difference is shown down to the file and byte where the claimed images are at hand: in OUT from an
     earlier rebuild, or in the folder that --claimed names. Otherwise it is shown by section.
+
+    The result is recorded on this machine as its own work, compared with this claim. A report that lay in OUT
+    before is removed first.
     """
-    claim = read_claim(attestations)
+    own = OwnWork()
+    own.prepare()
+    with Folder(attestations) as folder:
+        claim = read_claim(folder, attestations)
     _inspect(source, claim)
     make_folder(target)
+    remove_reports(target)
     with tempfile.TemporaryDirectory(prefix=".claimed-", dir=target) as scratch:
-        saved = save_claimed_images(claim, [target, *([claimed] if claimed else [])], Path(scratch))
-        if claimed and not saved:
-            err().print(f"{claimed} has no claimed image", style="yellow", markup=False)
+        saved = save_claimed_images(claim, [*([claimed] if claimed else []), target], Path(scratch))
+        if claimed and not holds_claimed_image(claim, claimed):
+            raise UsageError(
+                "has no claimed image", where=str(claimed), hint="leave --claimed out, or correct it"
+            )
         built = builder.build(
             source, target, profiles=profiles or tuple(sorted(claim.profiles)), progress=Terminal(), **options
         )
         document = built.to_json()
-        write_report(target, document)
+        write_report(target, document, claim, own)
         report = RebuildReport.read(document)
         explained = explain_differences(saved, report.profiles, target)
     differences = report.differences(claim)
@@ -105,11 +120,8 @@ def rebuild_command(
             )
         kernel = "compiled here" if report.built.kernel_compiled else "from this machine's cache"
         err().print(f"kernel {kernel}; next: verify sign-pcrs --rebuild {target}", markup=False)
-        if not inputs_confirmed(target, report.lock_sha256):
-            err().print(
-                f"inputs not confirmed yet: verify inputs --out {target / INPUTS_FILE}",
-                markup=False,
-            )
+        if not own.made(CONFIRMED, report.lock_sha256):
+            err().print("inputs not confirmed yet: verify inputs")
     return 1 if differences else 0
 
 

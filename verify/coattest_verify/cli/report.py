@@ -9,13 +9,14 @@ import click
 
 from coattest.files import write_atomic
 from coattest.jsontext import emit_json
-from coattest.shell import err, json_option, utc_now
+from coattest.shell import confirm_signing, err, expect_option, json_option, judged_folder, utc_now
 from coattest_verify.cli.options import (
     EXISTING_FOLDER,
     FILE,
     SigningKey,
     decision_from,
     decision_options,
+    read_once,
     signing_options,
 )
 from coattest_verify.keypolicy.report import BuyerReport, sign_report
@@ -28,13 +29,16 @@ from coattest_verify.keypolicy.report import BuyerReport, sign_report
 )
 @click.option("--bids", required=True, help="Where your bid files will be: s3://bucket/prefix/.")
 @click.option("--parent-role", "role", required=True, help="The service's role that your stack lets in.")
-@click.option(
-    "--also-attestations",
-    multiple=True,
-    type=EXISTING_FOLDER,
-    help="A second release that the key's policy admits, as in verify policy.",
+@judged_folder(
+    click.option(
+        "--also-attestations",
+        multiple=True,
+        type=EXISTING_FOLDER,
+        help="A second release that the key's policy admits, as in verify policy.",
+    )
 )
 @click.option("--out", "target", type=FILE, required=True, help="The report to give to the service.")
+@expect_option
 @decision_options
 @json_option
 def report_command(
@@ -45,6 +49,7 @@ def report_command(
     role: str,
     also_attestations: tuple[Path, ...],
     target: Path,
+    expect: str | None,
     attestations: Path,
     as_json: bool,
     **decision: Any,
@@ -52,6 +57,7 @@ def report_command(
     """Sign a report on your own stack for the service: key, bids, role, and admitted decisions.
 
     Make it after the key's policy is in place: an upgrade starts when every buyer reports its decision.
+    --expect is the SHA-256 of what the report says, as the command shows it.
     """
     now = utc_now()
     decided = [
@@ -60,7 +66,21 @@ def report_command(
     ]
     digests = tuple(sorted({item.digest.hex() for item in decided}))
     made = BuyerReport(signing.member, kms_key, bids, role, digests)
-    write_atomic(target, sign_report(signing.signer(attestations), made) + b"\n")
+    with read_once(attestations) as evidence:
+        signer = signing.signer(evidence)
+    confirm_signing(
+        [
+            ("signs", f"{signing.member} reports to the service on its own stack"),
+            ("KMS key", made.kms),
+            ("bids", made.bids),
+            ("parent role", made.role),
+            *[("admits", f"release {item.release}, decision {item.digest.hex()}") for item in decided],
+        ],
+        subject="report",
+        digest=made.sha256,
+        expected=expect,
+    )
+    write_atomic(target, sign_report(signer, made) + b"\n")
     if as_json:
         emit_json(made.to_json())
     else:

@@ -8,18 +8,28 @@ import click
 
 from coattest.errors import UsageError
 from coattest.jsontext import emit_json
-from coattest.shell import err, json_option, utc_now
-from coattest_verify.cli.options import FOLDER, SigningKey, attestations_option, signing_options
-from coattest_verify.quorum.statements.salt import SALT_FILE, read_secret
+from coattest.parser import refuse_ignored
+from coattest.shell import confirm_signing, err, expect_option, json_option, utc_now
+from coattest_build.ownwork import COMPARED, OwnWork
+from coattest_verify.cli.options import (
+    SigningKey,
+    attestations_option,
+    read_once,
+    report_options,
+    signing_options,
+)
+from coattest_verify.cli.words import statement_rows
+from coattest_verify.quorum.members.file import MembersFile, own_key
+from coattest_verify.quorum.statements.salt import SALT_FILE, CommitmentSecret, read_secret, secret_folder
+from coattest_verify.quorum.statements.statement import RebuildReport
 from coattest_verify.rebuild.answer import answer, read_ask, read_report, remeasure, sign_answer
 from coattest_verify.rebuild.hosts import host_name
+from coattest_verify.signatures.journal import SignatureJournal
 
 
 @click.command("sign-pcrs")
 @signing_options
-@click.option(
-    "--rebuild", "rebuilt", type=FOLDER, default=Path("out"), show_default=True, help="verify rebuild's OUT."
-)
+@report_options
 @click.option("--dissent", is_flag=True, help="Sign that the rebuild does not match the claim.")
 @click.option("--could-not-build", is_flag=True, help="Sign that the claim could not be rebuilt at all.")
 @click.option(
@@ -27,53 +37,64 @@ from coattest_verify.rebuild.hosts import host_name
     help="This machine's name in the statement (default: a pseudonym that changes every round).",
 )
 @click.option("--reason", help="One line for the others, with --dissent or --could-not-build.")
+@expect_option
 @attestations_option
 @json_option
 def sign_pcrs_command(
     *,
     signing: SigningKey,
     rebuilt: Path,
+    vouched: Path | None,
     dissent: bool,
     could_not_build: bool,
     host: str | None,
     reason: str | None,
+    expect: str | None,
     attestations: Path,
     as_json: bool,
 ) -> None:
     """Measure again what this machine rebuilt, and sign the result into the attestations.
 
     Writes rebuild.MEMBER.intoto.json and, for stock in-toto, rebuild.KEYID8.link. A rebuild that differs
-    from the claim is refused unless --dissent signs exactly that.
+    from the claim is refused unless --dissent signs exactly that. --expect is the SHA-256 of the claim; right
+    after a verify rebuild against the same claim it is not needed.
     """
     if dissent and could_not_build:
         raise UsageError("--dissent and --could-not-build exclude each other")
     if reason and not (dissent or could_not_build):
         raise UsageError("--reason goes with --dissent or --could-not-build")
-    ask = read_ask(attestations)
-    signer = signing.signer(attestations)
-    report = secret = None
-    if not could_not_build:
-        report = read_report(rebuilt)
-        remeasure(rebuilt, report)
-        secret = read_secret(rebuilt, signing.member, ask.members)
-        if ask.members.commitments and secret is None and not dissent:
-            raise UsageError(
-                "quorum.toml requires a commitment before a result, and this rebuild has none",
-                where=str(rebuilt / SALT_FILE),
-                hint="verify commit makes it, before the claim is published",
-                code="not-committed",
-            )
-    statement = answer(
-        ask,
-        report,
-        member=signing.member,
-        dissent=dissent,
-        now=utc_now(),
-        reason=reason,
-        host=host_name(host, ask.members),
-        salt=secret.salt if secret else None,
-    )
-    paths = sign_answer(attestations, statement, ask.members, signer)
+    if could_not_build:
+        refuse_ignored(("rebuilt", "vouched"), "with --could-not-build")
+    own = OwnWork()
+    with read_once(attestations) as evidence:
+        ask = read_ask(evidence, attestations)
+        signer = signing.signer(evidence)
+        own_key(signing.member, ask.members, signer)
+        built = secret = None
+        if not could_not_build:
+            built = read_report(rebuilt, own, vouched)
+            remeasure(built)
+            secret = _secret(signing.member, ask.members, built.report, needed=not dissent)
+        statement = answer(
+            ask,
+            built.report if built else None,
+            member=signing.member,
+            dissent=dissent,
+            now=utc_now(),
+            reason=reason,
+            host=host_name(host, ask.members),
+            salt=secret.salt if secret else None,
+        )
+        confirm_signing(
+            statement_rows(statement),
+            subject="claim",
+            digest=ask.claim.sha256,
+            expected=expect,
+            looked_at=built is not None and own.made(COMPARED, built.sha256, ask.claim.sha256),
+        )
+        paths = sign_answer(
+            attestations, evidence, statement, ask.members, signer, journal=SignatureJournal()
+        )
     if as_json:
         emit_json(
             {
@@ -93,3 +114,19 @@ def sign_pcrs_command(
         return
     for path in paths:
         err().print(f"{path}: {statement.outcome}, signed by {signing.member}", markup=False)
+
+
+def _secret(
+    member: str, members: MembersFile, report: RebuildReport, *, needed: bool
+) -> CommitmentSecret | None:
+    """What opens the member's commitment to this build; raises UsageError where one is ``needed``."""
+    folder = secret_folder(member, members, report)
+    secret = read_secret(folder, member, members)
+    if members.commitments and secret is None and needed:
+        raise UsageError(
+            "quorum.toml requires a commitment before a result, and this rebuild has none",
+            where=str(folder / SALT_FILE),
+            hint="verify commit makes it, before the claim is published",
+            code="not-committed",
+        )
+    return secret

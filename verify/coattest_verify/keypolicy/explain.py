@@ -22,12 +22,14 @@ OPERATIONS = (
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One question and its answer: ``allowed`` is what the policy says, ``by`` the statements that say it."""
+    """One question and its answer: ``allowed`` is what the policy says, None where AWS's documents leave it
+    open; ``by`` are the statements that say it.
+    """
 
     who: str
     enclave: str
     operation: str
-    allowed: bool
+    allowed: bool | None
     by: tuple[str, ...]
 
 
@@ -70,11 +72,14 @@ def _ask(  # noqa: PLR0917
     context |= {f"kms:EncryptionContext:{key}": (value,) for key, value in encryption_context.items()}
     context["kms:EncryptionContextKeys"] = tuple(encryption_context)
     found = assess(policy, Request(Principal(arn, arn.split(":")[4]), operation, key_arn, context))
-    deciding: Sequence[int] = found.denied_by or found.allowed_by
+    surely: Sequence[int] = found.denied_by or found.allowed_by
+    deciding = (
+        surely if found.effect is not Effect.OPEN else found.perhaps_denied_by or found.perhaps_granted_by
+    )
     return Line(
         who,
         enclave,
         operation,
-        found.effect is Effect.ALLOW,
+        None if found.effect is Effect.OPEN else found.effect is Effect.ALLOW,
         tuple(policy.statements[index].sid for index in deciding),
     )

@@ -5,6 +5,10 @@ Each rule has its reason:
 * One Allow per release, with all of its registers. Values of one key are alternatives, so two releases in one
   statement would also admit a mixture of both (KMS Developer Guide, "Condition keys for Nitro Enclaves"; IAM
   User Guide, "Conditions with multiple context keys or values").
+* PCR3 of the parent's role is required too: with PCR0 to PCR2 alone the image could run in anybody's account
+  (Nitro Enclaves User Guide, "Where to get an enclave's measurements"). With several roles there is one Allow
+  for each, since values of one key are alternatives. What PCR3 is for a role with a path is not documented,
+  so such a role needs its measured value.
 * Denies for every principal. A Deny wins over every Allow, over grants, and over what an administrator's
   other statements say; it is lifted only by a logged PutKeyPolicy. The Denies name the images of *all*
   releases: a Deny for each release would deny every release during a rotation.
@@ -21,11 +25,12 @@ import hashlib
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any
 
 from coattest.errors import FoundFalse, UsageError
+from coattest_build.formats.measure import pcr3
 from coattest_build.formats.registers import EMPTY_PCR2
 from coattest_verify.keypolicy.iam.parse import MAX_DOCUMENT_BYTES
 from coattest_verify.quorum.decision import Decision
@@ -35,6 +40,9 @@ ATTESTATION = "kms:RecipientAttestation"
 
 DECISION_TAG = "coattest:decision"
 """The tag that says which decision a key's policy was made from."""
+
+ENCLAVE_TAG = ("coattest:enclave-key", "true")
+"""A tag by which scanners know an enclave's key: they look for the word in tags and descriptions."""
 
 ADMINISTRATION = (
     "kms:CancelKeyDeletion",
@@ -80,13 +88,15 @@ def _bad_principal(what: str, *, where: str | None = None, hint: str | None = No
 class PolicyOptions:
     """The optional parts of a policy.
 
-    ``registers`` are further registers that every release must have (3: the parent's role, 4: the instance,
-    8: the image's signer), in hex. ``break_glass`` names one more administrator, kept apart for emergencies.
+    ``registers`` are further registers that every release must have (4: the instance, 8: the image's signer),
+    in hex; with 3 among them, or without ``bind_role``, PCR3 is not derived from the parent's role.
+    ``break_glass`` names one more administrator, kept apart for emergencies.
     ``until`` ends the permission to decrypt by itself. ``delegate_to_account`` lets the account's own IAM
     policies administer the key: a risk, since whoever writes those policies is then an administrator.
     """
 
     registers: Mapping[int, str] = field(default_factory=dict)
+    bind_role: bool = True
     break_glass: str | None = None
     until: datetime | None = None
     delegate_to_account: bool = False
@@ -137,8 +147,9 @@ def generate_policy(
     context = _context_conditions(encryption_context or {}, context_keys)
     administration = _allow("Administer", administrators, ADMINISTRATION)
     statements: list[dict[str, Any]] = [
-        _decrypt(release, parent_roles, context, wanted)
+        _decrypt(release, roles, context, bound, suffix)
         for release in sorted(releases, key=lambda item: item.pcrs[0])
+        for roles, bound, suffix in _bindings(parent_roles, wanted)
     ]
     statements += [
         _allow("Encrypt", encrypters, ENCRYPTION),
@@ -184,8 +195,35 @@ def policy_text(policy: Mapping[str, Any]) -> str:
     return json.dumps(policy, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
+def _bindings(
+    parent_roles: Sequence[str], options: PolicyOptions
+) -> list[tuple[Sequence[str], PolicyOptions, str]]:
+    """The roles of each Allow, the registers that it requires, and the end of its Sid.
+
+    Raises UsageError for a role with a path.
+    """
+    if not options.bind_role or 3 in options.registers:
+        return [(parent_roles, options, "")]
+    found: list[tuple[Sequence[str], PolicyOptions, str]] = []
+    several = len(set(parent_roles)) > 1
+    for role in sorted(set(parent_roles)):
+        if role.split(":", 5)[5].count("/") > 1:
+            raise _bad_principal(
+                "AWS does not say what PCR3 is for a role with a path",
+                where=role,
+                hint="take a role without one, or --register 3=HEX as measured, or --no-pcr3",
+            )
+        bound = replace(options, registers={**options.registers, 3: pcr3(role)})
+        found.append(([role], bound, f"Role{bound.registers[3][:16]}" if several else ""))
+    return found
+
+
 def _decrypt(
-    release: Decision, parent_roles: Sequence[str], context: Mapping[str, Any], options: PolicyOptions
+    release: Decision,
+    parent_roles: Sequence[str],
+    context: Mapping[str, Any],
+    options: PolicyOptions,
+    suffix: str,
 ) -> dict[str, Any]:
     registers = {
         f"{ATTESTATION}:ImageSha384": release.pcrs[0],
@@ -198,7 +236,7 @@ def _decrypt(
         moment = options.until.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
         conditions["DateLessThan"] = {"aws:CurrentTime": moment}
     return {
-        **_allow(f"Decrypt{release.pcrs[0][:16]}", parent_roles, ("kms:Decrypt",)),
+        **_allow(f"Decrypt{release.pcrs[0][:16]}{suffix}", parent_roles, ("kms:Decrypt",)),
         "Condition": conditions,
     }
 
@@ -210,6 +248,8 @@ def _context_conditions(context: Mapping[str, str], keys: Collection[str]) -> di
     ("kms:Encryption Context:context-key"). ForAllValues holds for an empty set too: that each key is there
     is what StringEquals and Null say.
     """
+    if variable := next((text for pair in context.items() for text in pair if "${" in text), None):
+        raise UsageError(f"{variable!r} would be a policy variable", where="--context")
     if not context:
         return {}
     expected = frozenset(keys) if set(context) <= set(keys) else frozenset(context)

@@ -15,7 +15,7 @@ from coattest.aws import AwsFailure, aws_errors
 from coattest.errors import EnvironmentFailure, FoundFalse, UsageError
 from coattest.findings import Finding
 from coattest_verify.keypolicy.compare import policy_differences
-from coattest_verify.keypolicy.generate import DECISION_TAG, decision_tag
+from coattest_verify.keypolicy.generate import DECISION_TAG, ENCLAVE_TAG, decision_tag
 from coattest_verify.keypolicy.iam import Policy, PolicyError, Principal, Request, authorize, parse_policy
 from coattest_verify.keypolicy.iam.evaluate import action_matches
 
@@ -128,7 +128,7 @@ def images(policy: Policy) -> frozenset[str]:
     return frozenset(
         value.lower()
         for statement in policy.statements
-        if statement.allow and action_matches(statement, "kms:Decrypt")
+        if statement.allow and statement.has_effect and action_matches(statement, "kms:Decrypt")
         for condition in statement.conditions
         if condition.key.lower() in _IMAGE_KEYS
         for value in condition.values
@@ -270,20 +270,26 @@ def _exists(iam: Any, arn: str) -> bool:
 
 
 def put_policy(kms: Any, key_id: str, text: str, decision: str) -> None:
-    """Put the policy and tag the key with its decision. The lock-out check stays on."""
+    """Put the policy, and tag the key with its decision and as an enclave's. The lock-out check stays on."""
     with aws_errors(key_id):
         kms.put_key_policy(KeyId=key_id, PolicyName="default", Policy=text)
-        kms.tag_resource(KeyId=key_id, Tags=[{"TagKey": DECISION_TAG, "TagValue": decision_tag(decision)}])
+        kms.tag_resource(KeyId=key_id, Tags=_tags(decision))
 
 
 def create_key(kms: Any, text: str, decision: str, description: str) -> str:
-    """Create a symmetric single-Region key with this policy; returns its ARN."""
+    """Create a symmetric single-Region key with this policy, rotated yearly; returns its ARN."""
     with aws_errors("new key"):
         metadata = kms.create_key(
             Policy=text,
             Description=description,
             KeySpec="SYMMETRIC_DEFAULT",
             KeyUsage="ENCRYPT_DECRYPT",
-            Tags=[{"TagKey": DECISION_TAG, "TagValue": decision_tag(decision)}],
+            Tags=_tags(decision),
         )["KeyMetadata"]
+        kms.enable_key_rotation(KeyId=metadata["KeyId"])
     return str(metadata["Arn"])
+
+
+def _tags(decision: str) -> list[dict[str, str]]:
+    pairs = ((DECISION_TAG, decision_tag(decision)), ENCLAVE_TAG)
+    return [{"TagKey": name, "TagValue": value} for name, value in pairs]

@@ -8,6 +8,7 @@ A false report costs only the buyer who made it: its own auction fails.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -96,6 +97,11 @@ class BuyerReport:
             "role": self.role,
             "decisions": list(self.decisions),
         }
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 (hex) of the signed content in canonical JSON."""
+        return hashlib.sha256(canonical(self.to_json())).hexdigest()
 
 
 def sign_report(signer: Signer, report: BuyerReport) -> bytes:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from coattest_verify.keypolicy.generate import DECISION_TAG, decision_tag, policy_text
+from coattest_verify.keypolicy.generate import DECISION_TAG, ENCLAVE_TAG, decision_tag, policy_text
 
 BIDS_PREFIX = "bids/"
 """Where a buyer's bid files are in its bucket."""
@@ -105,16 +105,22 @@ def _key(policy: Mapping[str, Any], description: str) -> dict[str, Any]:
             "KeySpec": "SYMMETRIC_DEFAULT",
             "KeyUsage": "ENCRYPT_DECRYPT",
             "MultiRegion": False,
+            "EnableKeyRotation": True,
             "BypassPolicyLockoutSafetyCheck": False,
             "KeyPolicy": policy,
-            "Tags": [{"Key": DECISION_TAG, "Value": decision_tag(policy["Id"])}],
+            "Tags": [{"Key": name, "Value": value} for name, value in _tags(policy)],
         },
     }
+
+
+def _tags(policy: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(DECISION_TAG, decision_tag(policy["Id"])), ENCLAVE_TAG]
 
 
 def terraform(policy: Mapping[str, Any], description: str) -> str:
     """An aws_kms_key resource."""
     text = _escaped(policy_text(policy))
+    tags = ", ".join(f'"{name}" = "{value}"' for name, value in _tags(policy))
     return "\n".join(
         [
             'resource "aws_kms_key" "coattest" {',
@@ -122,8 +128,9 @@ def terraform(policy: Mapping[str, Any], description: str) -> str:
             '  customer_master_key_spec           = "SYMMETRIC_DEFAULT"',
             '  key_usage                          = "ENCRYPT_DECRYPT"',
             "  multi_region                       = false",
+            "  enable_key_rotation                = true",
             "  bypass_policy_lockout_safety_check = false",
-            f'  tags                               = {{ "{DECISION_TAG}" = "{decision_tag(policy["Id"])}" }}',
+            f"  tags                               = {{ {tags} }}",
             "  policy                             = <<-POLICY",
             f"    {text}",
             "  POLICY",

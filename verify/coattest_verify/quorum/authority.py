@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from coattest.errors import UsageError
+from coattest.parser import refuse_ignored
 from coattest_verify.quorum.bundle import load_bundle
 from coattest_verify.quorum.decision import Decision, decide, decide_from
 from coattest_verify.quorum.members.file import MembersFile
@@ -33,6 +34,8 @@ def authority_from(options: Mapping[str, Any], now: datetime, own: str | None = 
     given = options["root"]
     root = parse_quorum_root(given) if isinstance(given, str) else given
     bundle, profile = options.get("bundle"), options["profile"]
+    if bundle is not None:
+        refuse_ignored(("attestations",), "with --bundle")
     if bundle is None:
         outcome = decide(options["attestations"], root=root, profile=profile, now=now, own=own)
     else:

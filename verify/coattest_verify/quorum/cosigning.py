@@ -1,20 +1,23 @@
 """Writing the log: append what is in the folder and not in the log yet, and cosign the checkpoint.
 
 A cosigner first checks that the log extends what it saw before and that every dissent in it has its file. So
-an invented entry gets no cosignature, and the next signer notices a removed file.
+an invented entry gets no cosignature, and the next signer notices a removed file. Of one size it cosigns one
+head: the journal in its state remembers which, and so does its cosignature in the folder.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from coattest.errors import FoundFalse, Rejected, UsageError
-from coattest.files import Evidence, Folder, write_atomic
+from coattest.files import Evidence, Folder, ReadOnce, write_atomic
 from coattest.findings import Finding
 from coattest_verify.quorum.decision import decide_from
-from coattest_verify.quorum.log.checkpoint import Cosigned, cosign
+from coattest_verify.quorum.log.checkpoint import Checkpoint, Cosigned, cosign
 from coattest_verify.quorum.log.examine import (
     CHECKPOINT_FILE,
     LOG,
@@ -34,7 +37,19 @@ from coattest_verify.quorum.statements.claim import CLAIM_FILE, MAX_CLAIM, Claim
 from coattest_verify.quorum.statements.question import DecisionQuestion
 from coattest_verify.quorum.statements.signed import read_statements
 from coattest_verify.quorum.statements.votes import read_votes
+from coattest_verify.signatures.journal import SignatureJournal
 from coattest_verify.signatures.keys import Signer
+
+OTHER_HEAD = "get the log that you cosigned from the other members, or cosign once this one has grown"
+"""What to do about a second head of one size."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogPlan:
+    """What is about to be cosigned: the head, and the entries of it that are new."""
+
+    checkpoint: Checkpoint
+    fresh: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +74,18 @@ def sign_log(
     seen: Seen | None,
     now: datetime,
     append: bool = True,
+    approve: Callable[[LogPlan], None] | None = None,
+    journal: SignatureJournal | None = None,
 ) -> LogSigning:
     """Append (``append``), cosign as ``member``, and write ``attestations/log/``.
 
-    Raises FoundFalse when the log is not sound or a file that it names is missing, Rejected as ``follow``
-    does, and UsageError when the key is not the member's or there is nothing to cosign.
+    Each file is read once. ``approve`` gets the plan before anything is signed, and raises to stop it.
+    Raises FoundFalse when the log is not sound, a file that it names is missing, or the member cosigned
+    another head of this size; Rejected as ``follow`` does; UsageError when the key is not the member's or
+    there is nothing to cosign.
     """
-    with Folder(attestations) as folder:
+    with Folder(attestations) as opened:
+        folder = ReadOnce(opened)
         members = follow(folder, root, seen=seen, now=now).current
         own_key(member, members, signer)
         log = sound_log(folder, root, members, seen)
@@ -78,9 +98,26 @@ def sign_log(
         what, hint = ("nothing to log yet", None) if append else ("no log", "verify log append starts one")
         raise UsageError(f"there is {what}", where=str(attestations), hint=hint)
     base = log.cosigned if log and not fresh else Cosigned(head(entries, root), {}, ())
+    if approve is not None:
+        approve(LogPlan(base.checkpoint, tuple(fresh)))
+    _record(journal or SignatureJournal(), root, member, base.checkpoint, log)
     cosigned = cosign(base, member, signer, now)
     _write(attestations, entries, cosigned)
     return LogSigning(len(fresh), cosigned)
+
+
+def _record(
+    journal: SignatureJournal, root: bytes, member: str, checkpoint: Checkpoint, log: Log | None
+) -> None:
+    """The journal's record of the head. A head that the member cosigned in the folder is recorded first."""
+    if log is not None and member in log.cosigned.times:
+        published = log.cosigned.checkpoint
+        journal.record(_slot(root, member, published.size), published.root.hex(), remedy=OTHER_HEAD)
+    journal.record(_slot(root, member, checkpoint.size), checkpoint.root.hex(), remedy=OTHER_HEAD)
+
+
+def _slot(root: bytes, member: str, size: int) -> dict[str, Any]:
+    return {"kind": "log", "root": root.hex(), "member": member, "size": size}
 
 
 def sound_log(evidence: Evidence, root: bytes, members: MembersFile, seen: Seen | None) -> Log | None:

@@ -26,7 +26,15 @@ from coattest_verify.quorum.memory import Roots
 from coattest_verify.quorum.statements.claim import CLAIM_FILE, MAX_CLAIM, Claimed
 from coattest_verify.quorum.statements.question import DecisionQuestion
 from coattest_verify.quorum.statements.signed import read_statements
-from coattest_verify.quorum.statements.votes import OLD_KEY, REVIEW, REVOKE, Vote, read_votes, votes_on
+from coattest_verify.quorum.statements.votes import (
+    OLD_KEY,
+    REVIEW,
+    REVOKE,
+    Vote,
+    read_votes,
+    standing,
+    votes_on,
+)
 from coattest_verify.quorum.tally import Answer, Tally, count
 
 PURPOSE = "coattest/decision/v1"
@@ -192,12 +200,14 @@ def decide_from(
     tally = count(signed, question, refused=[*refused, *bad_votes, *chain.refused])
     counted = [answer.statement for answer in tally.agree if answer.statement is not None]
     log = examine(evidence, root, question, signed, votes=votes, counted=counted, seen=before)
+    valid, undone = standing(votes)
     return _conclude(
         tally,
         question,
         log,
         own=own,
-        revoked=votes_on(votes, REVOKE, claim, root),
+        revoked=votes_on(valid, REVOKE, claim, root),
+        undone=votes_on(undone, REVOKE, claim, root),
         reviewed=votes_on(votes, REVIEW, claim, root),
     )
 
@@ -209,6 +219,7 @@ def _conclude(
     *,
     own: str | None,
     revoked: Mapping[str, Vote],
+    undone: Mapping[str, Vote],
     reviewed: Mapping[str, Vote],
 ) -> Outcome:
     claim, members, profile = question.claim, question.members, question.profile
@@ -218,6 +229,11 @@ def _conclude(
     revocations = [
         Finding("revoked", name, f"revoked this release: {vote.note}")
         for name, vote in sorted(revoked.items())
+    ]
+    warnings += [
+        Finding("undone", name, f"revoked this release, and took that back: {vote.note}")
+        for name, vote in sorted(undone.items())
+        if name not in revoked
     ]
     # Not a revocation any more (a stolen key would block for ever), but not to be overlooked either.
     warnings += [

@@ -1,7 +1,11 @@
 """Signing the members file: who signed the pending version, and when a proposal becomes quorum.toml.
 
-A new version waits as ``quorum.next.toml``, which no verifier reads, until the thresholds of the old and the
-new version have signed it. Version 1 is ``quorum.toml`` at once: without every signature it decides nothing.
+A new version waits as ``quorum.next.toml`` until the thresholds of the old and the new version have signed
+it. From then on it is in force, whoever installs it as ``quorum.toml``. Version 1 is ``quorum.toml`` at
+once: without every signature it decides nothing.
+
+A member signs one version n+1 after a given version n: the journal of its own state remembers which
+(``coattest_verify.signatures.journal``), and so do its signatures in the folder, should the journal be lost.
 """
 
 from __future__ import annotations
@@ -9,17 +13,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from coattest.errors import Rejected, UsageError
-from coattest.files import Evidence, Folder, write_atomic
+from coattest.errors import FoundFalse, Rejected, UsageError
+from coattest.files import Evidence, write_atomic
 from coattest.findings import Finding
 from coattest_verify.quorum.links import LAYOUT_FILE, MAX_LINK, sign_layout
-from coattest_verify.quorum.members.chain import read_signatures, signers
+from coattest_verify.quorum.members.chain import Signatures, read_signatures, signers, succession
 from coattest_verify.quorum.members.file import MAX_MEMBERS_FILE, MEMBERS_FILE, MEMBERS_TYPE, MembersFile
 from coattest_verify.signatures import dsse
 from coattest_verify.signatures.dsse import DsseEnvelope
+from coattest_verify.signatures.journal import SignatureJournal
 from coattest_verify.signatures.keys import PublicKey, Signer
 
 PROPOSAL_FILE = "quorum.next.toml"
+
+
+@dataclass(frozen=True, slots=True)
+class Rival:
+    """Other bytes than the pending ones that members signed for the same version."""
+
+    sha256: str
+    signed: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,16 +43,29 @@ class Pending:
     file: str
     signed: tuple[str, ...]
     lacks: tuple[Finding, ...]
+    current: MembersFile
+    """The last version that is fully signed; ``members`` itself where nothing is proposed."""
+    rivals: tuple[Rival, ...] = ()
 
 
 def pending(evidence: Evidence) -> Pending:
-    """The proposal if there is one, else quorum.toml, and what it lacks. Raises UsageError, Rejected."""
-    current = _read(evidence, MEMBERS_FILE)
+    """The proposal if there is one, else the version in force, and what it lacks.
+
+    Raises UsageError, Rejected.
+    """
+    return _pending(evidence, read_signatures(evidence))
+
+
+def _pending(evidence: Evidence, envelopes: Signatures) -> Pending:
+    installed = _read(evidence, MEMBERS_FILE)
     proposal = _read(evidence, PROPOSAL_FILE)
-    envelopes = read_signatures(evidence)
-    if proposal is None:
-        if current is None:
-            raise UsageError("no such file", where=MEMBERS_FILE, hint="verify members init makes one")
+    if installed is None:
+        if proposal is not None:
+            raise _stale()
+        raise UsageError("no such file", where=MEMBERS_FILE, hint="verify members init makes one")
+    chain = succession(installed, installed.raw, envelopes)
+    current = chain[-1]
+    if proposal is None or any(proposal.raw == file.raw for file in chain):
         signed = signers(current, current.raw, envelopes)
         wanted = current.names if current.version == 1 else ()
         lacks = [
@@ -47,65 +73,158 @@ def pending(evidence: Evidence) -> Pending:
             for name in wanted
             if name not in signed
         ]
-        return Pending(current, MEMBERS_FILE, tuple(sorted(signed)), tuple(lacks))
-    if current is None or proposal.previous != f"sha256:{current.sha256}":
-        raise UsageError(
-            f"does not follow {MEMBERS_FILE}",
-            where=PROPOSAL_FILE,
-            hint="remove it and propose again",
-            code="stale",
-        )
+        return Pending(current, MEMBERS_FILE, tuple(sorted(signed)), tuple(lacks), current)
+    if proposal.previous != f"sha256:{current.sha256}":
+        raise _stale()
     by_old, by_new = signers(current, proposal.raw, envelopes), signers(proposal, proposal.raw, envelopes)
     lacks = [
         Finding("members-unsigned", PROPOSAL_FILE, f"of version {version.version}, only {unmet.detail}")
         for version, signed in ((current, by_old), (proposal, by_new))
         for unmet in version.unmet(signed)
     ]
-    return Pending(proposal, PROPOSAL_FILE, tuple(sorted(by_old | by_new)), tuple(lacks))
+    rivals = _rivals(current, proposal.raw, envelopes)
+    return Pending(proposal, PROPOSAL_FILE, tuple(sorted(by_old | by_new)), tuple(lacks), current, rivals)
 
 
-def candidates(attestations: Path, member: str) -> tuple[PublicKey, ...]:
-    """The keys of a member in quorum.toml and in a proposal: a remote signer must have one of them."""
+def _stale() -> UsageError:
+    return UsageError(
+        f"does not follow {MEMBERS_FILE}",
+        where=PROPOSAL_FILE,
+        hint="remove it and propose again",
+        code="stale",
+    )
+
+
+def _rivals(current: MembersFile, proposed: bytes, envelopes: Signatures) -> tuple[Rival, ...]:
+    """Every other successor of ``current`` that one of its members signed."""
+    found = []
+    for data in set(envelopes) - {proposed, current.raw}:
+        # Signatures first: bytes that no member signed are not worth parsing.
+        signed = signers(current, data, envelopes)
+        other = _following(current, data) if signed else None
+        if other is not None:
+            found.append(Rival(other.sha256, tuple(sorted(signed))))
+    return tuple(sorted(found, key=lambda rival: rival.sha256))
+
+
+def _following(current: MembersFile, data: bytes) -> MembersFile | None:
+    """The members file in ``data`` if it names ``current`` as the one before it."""
+    try:
+        other = MembersFile.decode(data)
+    except Rejected:
+        return None
+    return other if other.previous == f"sha256:{current.sha256}" else None
+
+
+def _published(waiting: Pending, envelopes: Signatures, key: PublicKey) -> str | None:
+    """SHA-256 of a rival of the pending version that this very key signed, if its signature is here."""
+    for data, by_member in envelopes.items():
+        mine = (item for found in by_member.values() for item in found if item.signers([key]))
+        if data != waiting.members.raw and next(mine, None) and (other := _following(waiting.current, data)):
+            return other.sha256
+    return None
+
+
+def propose(attestations: Path, evidence: Evidence, proposal: MembersFile) -> None:
+    """Write the proposal, unless members signed another one for the same version: those are never replaced.
+
+    Raises FoundFalse (``exists``) then.
+    """
+    envelopes = read_signatures(evidence)
+    installed, waiting = _read(evidence, MEMBERS_FILE), _read(evidence, PROPOSAL_FILE)
+    current = succession(installed, installed.raw, envelopes)[-1] if installed else proposal
+    rivals = _rivals(current, proposal.raw, envelopes)
+    if waiting and waiting.raw != proposal.raw and (signed := signers(waiting, waiting.raw, envelopes)):
+        # One that only its new members have signed so far.
+        rivals = (*rivals, Rival(waiting.sha256, tuple(sorted(signed))))
+    if rivals:
+        first = rivals[0]
+        raise FoundFalse(
+            f"{', '.join(first.signed)} signed another version {proposal.version}, sha256:{first.sha256}",
+            where=str(attestations / PROPOSAL_FILE),
+            hint="complete that one with verify members countersign, or agree with its signers to remove"
+            " their signatures first",
+            code="exists",
+        )
+    write_atomic(attestations / PROPOSAL_FILE, proposal.raw)
+
+
+def candidates(evidence: Evidence, member: str) -> tuple[PublicKey, ...]:
+    """The keys of a member in the version in force and in a proposal: a remote signer has one of them."""
     found: dict[PublicKey, None] = {}
-    with Folder(attestations) as folder:
-        for name in (MEMBERS_FILE, PROPOSAL_FILE):
-            members = _read(folder, name)
-            party = members.member(member) if members else None
-            found.update(dict.fromkeys(party.keys if party else ()))
+    installed, proposal = _read(evidence, MEMBERS_FILE), _read(evidence, PROPOSAL_FILE)
+    chain = succession(installed, installed.raw, read_signatures(evidence)) if installed else []
+    for members in (*chain[-1:], installed, proposal):
+        party = members.member(member) if members else None
+        found.update(dict.fromkeys(party.keys if party else ()))
     return tuple(found)
 
 
-def countersign(attestations: Path, member: str, signer: Signer) -> Pending:
-    """Sign the pending version, and install a proposal that lacks nothing any more. Returns the new state.
-
-    Raises UsageError when the key is not the member's, in the waiting version or in the one before.
-    """
-    key = signer.public
-    with Folder(attestations) as folder:
-        waiting = pending(folder)
-        current = _read(folder, MEMBERS_FILE)
-        versions = [version for version in (waiting.members, current) if version is not None]
-        if all(version.owner(key) != member for version in versions):
-            raise UsageError(
-                f"this is not a key of {member} in {waiting.file}",
-                hint=f"it belongs to {waiting.members.owner(key) or 'nobody there'}",
-                code="wrong-key",
-            )
-        name = f"quorum.{waiting.members.version}.{member}.dsse.json"
-        envelope = _joined(
-            folder, name, waiting.members, dsse.sign_envelope(signer, MEMBERS_TYPE, waiting.members.raw)
+def check_countersigner(waiting: Pending, member: str, key: PublicKey) -> None:
+    """Raise UsageError (``wrong-key``) unless the key is the member's in the pending version or before it."""
+    if all(version.owner(key) != member for version in (waiting.members, waiting.current)):
+        raise UsageError(
+            f"this is not a key of {member} in {waiting.file}",
+            hint=f"it belongs to {waiting.members.owner(key) or 'nobody there'}",
+            code="wrong-key",
         )
-        layout = sign_layout(waiting.members, signer, _optional(folder, LAYOUT_FILE, MAX_LINK * 4))
-    write_atomic(attestations / name, envelope.encode())
-    with Folder(attestations) as folder:
-        after = pending(folder)
-    if not after.lacks and after.file == PROPOSAL_FILE:
-        write_atomic(attestations / MEMBERS_FILE, after.members.raw)
-        (attestations / PROPOSAL_FILE).unlink()
+
+
+def countersign(
+    attestations: Path,
+    evidence: Evidence,
+    member: str,
+    signer: Signer,
+    *,
+    journal: SignatureJournal,
+    instead_of: str | None = None,
+) -> Pending:
+    """Sign the pending version of ``evidence``, and install a version that lacks nothing any more.
+
+    Returns the new state. ``evidence`` has the bytes that were shown to the member (``ReadOnce``): nothing is
+    read again. ``instead_of`` is the SHA-256 (hex) of a version that the member signed before and gives up.
+    Raises UsageError when the key is not the member's, AlreadySigned when the member signed another version
+    of this number.
+    """
+    envelopes = read_signatures(evidence)
+    waiting = _pending(evidence, envelopes)
+    check_countersigner(waiting, member, signer.public)
+    members = waiting.members
+    slot = {
+        "kind": "members-file",
+        "member": member,
+        "version": members.version,
+        "previous": members.previous or f"sha256:{members.sha256}",
+    }
+    adopted = None
+    if waiting.file == PROPOSAL_FILE:
+        adopted = _published(waiting, envelopes, signer.public)
+    journal.record(
+        slot,
+        members.sha256,
+        remedy="ask the others which is right; --instead-of with that digest gives your signature on it up",
+        adopted=adopted,
+        instead_of=instead_of,
+    )
+    name = f"quorum.{members.version}.{member}.dsse.json"
+    signed = dsse.sign_envelope(signer, MEMBERS_TYPE, members.raw)
+    layout = sign_layout(members, signer, _optional(evidence, LAYOUT_FILE, MAX_LINK * 4))
+    write_atomic(attestations / name, _joined(evidence, name, members, signed).encode())
+    after = _pending(evidence, _with(envelopes, member, signed))
+    if not after.lacks and _optional(evidence, MEMBERS_FILE, MAX_MEMBERS_FILE) != members.raw:
+        write_atomic(attestations / MEMBERS_FILE, members.raw)
+        (attestations / PROPOSAL_FILE).unlink(missing_ok=True)
     if waiting.file == MEMBERS_FILE or not after.lacks:
         # The member that completes the version signs in-toto's layout too, the others when they countersign.
         write_atomic(attestations / LAYOUT_FILE, layout)
     return after
+
+
+def _with(envelopes: Signatures, member: str, signed: DsseEnvelope) -> Signatures:
+    """The signatures with one more."""
+    of_payload = envelopes.get(signed.payload, {})
+    more = {**of_payload, member: [*of_payload.get(member, ()), signed]}
+    return {**envelopes, signed.payload: more}
 
 
 def _joined(evidence: Evidence, name: str, members: MembersFile, signed: DsseEnvelope) -> DsseEnvelope:

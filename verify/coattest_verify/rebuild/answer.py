@@ -10,11 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from coattest.errors import FoundFalse, Rejected, UsageError
-from coattest.files import Folder, read_bounded, write_atomic
+from coattest.files import Evidence, read_bounded, write_atomic
 from coattest.findings import Finding
-from coattest.strictjson import MAX_SIZE, parse
+from coattest.strictjson import MAX_SIZE, canonical, parse
 from coattest_build.formats.measure import measure
+from coattest_build.ownwork import (
+    BUILDER_FILE,
+    BUILT,
+    COMPARED,
+    CONFIRMED,
+    REPORT_FILE,
+    OwnWork,
+    sha256_hex,
+)
 from coattest_verify.quorum.links import link_name, sign_link
+from coattest_verify.quorum.members.chain import latest_members
 from coattest_verify.quorum.members.file import MAX_MEMBERS_FILE, MEMBERS_FILE, MembersFile, own_key
 from coattest_verify.quorum.statements.claim import (
     CLAIM_FILE,
@@ -33,11 +43,11 @@ from coattest_verify.quorum.statements.statement import (
     Statement,
     statement_for,
 )
-from coattest_verify.rebuild.inputs.document import inputs_confirmed
+from coattest_verify.signatures.journal import SignatureJournal
 from coattest_verify.signatures.keys import Signer
 
-REPORT_FILE = "rebuild.json"
-BUILDER_FILE = "build.json"
+CHANGED_MIND = "two results of one member count as dissent; a changed mind needs a new round"
+"""What to do about a second result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,66 +58,97 @@ class Ask:
     members: MembersFile
 
 
-def read_ask(attestations: Path) -> Ask:
-    """The claim and ``quorum.toml`` of a folder, parsed strictly; signatures are not checked here.
+def read_ask(evidence: Evidence, where: Path) -> Ask:
+    """The claim and the members file of a folder (``where``, for messages), parsed strictly.
 
-    A statement names the digest of the members file, so one made under a forged file counts nowhere else.
-    Raises UsageError for a file that is absent, Rejected or UsageError for one that does not parse.
+    Signatures back to the root are not checked here: a statement names the digest of the members file, so one
+    made under a forged file counts nowhere else. Raises UsageError for a file that is absent, Rejected or
+    UsageError for one that does not parse.
     """
-    return Ask(read_claim(attestations), read_members(attestations))
+    return Ask(read_claim(evidence, where), read_members(evidence, where))
 
 
-def read_members(attestations: Path) -> MembersFile:
-    """``quorum.toml`` of a folder, parsed only; see ``read_ask``. Raises UsageError, Rejected."""
-    with Folder(attestations) as folder:
-        try:
-            data = folder.read(MEMBERS_FILE, MAX_MEMBERS_FILE)
-        except Rejected as error:
-            hint = "verify members init makes one" if error.code == "absent" else None
-            raise UsageError(error.what, where=str(attestations / MEMBERS_FILE), hint=hint) from None
-    return MembersFile.decode(data)
+def read_members(evidence: Evidence, where: Path) -> MembersFile:
+    """``quorum.toml`` of a folder, or the last fully signed version after it; see ``read_ask``.
+
+    Raises UsageError, Rejected.
+    """
+    try:
+        data = evidence.read(MEMBERS_FILE, MAX_MEMBERS_FILE)
+    except Rejected as error:
+        hint = "verify members init makes one" if error.code == "absent" else None
+        raise UsageError(error.what, where=str(where / MEMBERS_FILE), hint=hint) from None
+    return latest_members(evidence, MembersFile.decode(data))
 
 
-def read_claim(attestations: Path) -> Claimed:
+def read_claim(evidence: Evidence, where: Path) -> Claimed:
     """The claim of a folder. Raises UsageError."""
-    with Folder(attestations) as folder:
-        try:
-            return Claimed.decode(folder.read(CLAIM_FILE, MAX_CLAIM))
-        except Rejected as error:
-            raise UsageError(
-                error.what,
-                where=str(attestations / CLAIM_FILE),
-                hint="the publisher writes it",
-                code="bad-claim",
-            ) from None
+    try:
+        return Claimed.decode(evidence.read(CLAIM_FILE, MAX_CLAIM))
+    except Rejected as error:
+        raise UsageError(
+            error.what,
+            where=str(where / CLAIM_FILE),
+            hint="the publisher writes it",
+            code="bad-claim",
+        ) from None
 
 
-def write_report(out: Path, report: Mapping[str, Any]) -> None:
-    """Write OUT/rebuild.json."""
-    write_atomic(out / REPORT_FILE, (json.dumps(report, indent=2, sort_keys=True) + "\n").encode())
+def write_report(out: Path, report: Mapping[str, Any], claim: Claimed, own: OwnWork) -> str:
+    """Write OUT/rebuild.json, and record it as this machine's own work, compared with ``claim``.
 
-
-def read_report(rebuilt: Path) -> RebuildReport:
-    """The build report of ``verify rebuild --out``, and whether ``verify inputs`` confirmed its inputs.
-
-    The container route has no ``verify rebuild``: its report is the builder's own. Raises UsageError.
+    Returns the file's SHA-256 in hex.
     """
-    path = rebuilt / REPORT_FILE
-    if not path.exists() and (rebuilt / BUILDER_FILE).exists():
+    content = (json.dumps(report, indent=2, sort_keys=True) + "\n").encode()
+    digest = sha256_hex(content)
+    write_atomic(out / REPORT_FILE, content)
+    own.note(BUILT, digest)
+    own.note(COMPARED, digest, claim.sha256)
+    return digest
+
+
+@dataclass(frozen=True, slots=True)
+class OwnReport:
+    """A build report, the folder with its images, and the SHA-256 (hex) of the report's file."""
+
+    report: RebuildReport
+    folder: Path
+    sha256: str
+
+
+def read_report(rebuilt: Path, own: OwnWork, vouched: Path | None = None) -> OwnReport:
+    """The build report of ``verify rebuild --out`` or ``eif build --out``, which this machine made.
+
+    ``vouched`` is a report for which the member vouches instead: the container route's is made where no
+    record can be kept. Whether the inputs were confirmed comes from this machine's record alone. Raises
+    UsageError, with ``not-own-work`` for a report that something else put there.
+    """
+    path = vouched or rebuilt / REPORT_FILE
+    if vouched is None and not path.exists() and (rebuilt / BUILDER_FILE).exists():
         path = rebuilt / BUILDER_FILE
     try:
-        report = RebuildReport.read(parse(read_bounded(path, MAX_SIZE)))
+        content = read_bounded(path, MAX_SIZE)
+        report = RebuildReport.read(parse(content))
     except FileNotFoundError:
         raise UsageError("no such file", where=str(path), hint="verify rebuild --out writes it") from None
     except Rejected as error:
         raise UsageError(error.what, where=str(path), code="bad-report") from None
-    return replace(report, inputs_confirmed=inputs_confirmed(rebuilt, report.lock_sha256))
+    if vouched is None:
+        own.require(
+            BUILT,
+            content,
+            path,
+            "run verify rebuild; for a build of your own that it did not make, such as the container route's,"
+            " --report FILE says that you vouch for it",
+        )
+    confirmed = own.made(CONFIRMED, report.lock_sha256)
+    return OwnReport(replace(report, inputs_confirmed=confirmed), path.parent, sha256_hex(content))
 
 
-def remeasure(rebuilt: Path, report: RebuildReport) -> None:
+def remeasure(own: OwnReport) -> None:
     """Measure the image files again; raises FoundFalse unless they are what the report says."""
-    for profile, result in sorted(report.profiles.items()):
-        path = rebuilt / result.name
+    for profile, result in sorted(own.report.profiles.items()):
+        path = own.folder / result.name
         if not path.is_file():
             raise UsageError("no such file", where=str(path), hint="verify rebuild --out writes it")
         measured = measure(path)
@@ -201,15 +242,24 @@ def _summary(differences: Sequence[Finding]) -> str:
 
 
 def sign_answer(
-    attestations: Path, statement: Statement, members: MembersFile, signer: Signer
+    attestations: Path,
+    evidence: Evidence,
+    statement: Statement,
+    members: MembersFile,
+    signer: Signer,
+    *,
+    journal: SignatureJournal,
 ) -> tuple[Path, ...]:
     """Write the signed statement and, where something was built, the link; returns their paths.
 
-    Raises UsageError when the key is not the member's in ``members``, FoundFalse when this would
-    contradict a statement of the same member that is in the folder.
+    ``evidence`` is what the folder held when the statement was made. Raises UsageError when the key is not
+    the member's in ``members``, FoundFalse when this would contradict a statement of the same member that is
+    in the folder, or that the journal remembers.
     """
     key = own_key(statement.member, members, signer)
-    _must_not_contradict(attestations, statement, members)
+    published = _must_not_contradict(attestations, evidence, statement, members)
+    if statement.profiles:
+        journal.record(_slot(statement), _result(statement), remedy=CHANGED_MIND, adopted=published)
     paths = [attestations / f"rebuild.{statement.member}.intoto.json"]
     write_atomic(paths[0], sign_statement(statement, signer))
     if statement.profiles:
@@ -218,27 +268,45 @@ def sign_answer(
     return tuple(paths)
 
 
-def _must_not_contradict(attestations: Path, statement: Statement, members: MembersFile) -> None:
-    with Folder(attestations) as folder:
-        signed, _ = read_statements(folder, members)
+def _slot(statement: Statement) -> dict[str, str]:
+    """Where a member has one result: a release, for an architecture, in a round of a members file."""
+    return {
+        "kind": "result",
+        "member": statement.member,
+        "members-file": statement.quorum_sha256,
+        "round": statement.round,
+        "release": statement.release,
+        "architecture": statement.architecture,
+    }
+
+
+def _result(statement: Statement) -> str:
+    """SHA-256 (hex) of what a statement says about the release, without time, host and reason."""
+    value = {
+        "outcome": statement.outcome,
+        "tree_sha256": statement.tree_sha256,
+        "lock_sha256": statement.lock_sha256,
+        "profiles": {name: result.to_json() for name, result in statement.profiles.items()},
+    }
+    return sha256_hex(canonical(value))
+
+
+def _must_not_contradict(
+    attestations: Path, evidence: Evidence, statement: Statement, members: MembersFile
+) -> str | None:
+    """The result of this member that is published in the statement's slot, if there is one."""
+    published = None
+    signed, _ = read_statements(evidence, members)
     for item in signed:
         other = item.statement
-        if (other.member, other.quorum_sha256, other.round, other.target) != (
-            statement.member,
-            members.sha256,
-            members.round,
-            statement.target,
-        ):
+        if not other.profiles or _slot(other) != _slot(statement):
             continue
-        both_built = other.profiles and statement.profiles
-        shared = set(other.profiles) & set(statement.profiles)
-        if both_built and (
-            any(other.profiles[name] != statement.profiles[name] for name in shared)
-            or {other.outcome, statement.outcome} == {AGREE, DISSENT}
-        ):
+        if statement.profiles and _result(other) != _result(statement):
             raise FoundFalse(
-                f"you signed another result for this source in round {members.round}",
+                f"you signed another result for release {other.release} in round {members.round}",
                 where=str(attestations / item.file),
-                hint="two results of one member count as dissent; a changed mind needs a new round",
-                code="already-answered",
+                hint=CHANGED_MIND,
+                code="already-signed",
             )
+        published = _result(other)
+    return published

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -25,6 +26,14 @@ def save_claimed_images(claim: Claimed, folders: Sequence[Path], scratch: Path) 
             if profile not in saved and _copy(folder, claimed, scratch / claimed.name):
                 saved[profile] = scratch / claimed.name
     return saved
+
+
+def holds_claimed_image(claim: Claimed, folder: Path) -> bool:
+    """Whether a folder has at least one of the claimed images."""
+    with tempfile.TemporaryDirectory() as scratch:
+        return any(
+            _copy(folder, claimed, Path(scratch) / claimed.name) for claimed in claim.profiles.values()
+        )
 
 
 def _copy(folder: Path, claimed: ProfileResult, target: Path) -> bool:

@@ -7,6 +7,7 @@ operation that is in neither table is refused: nothing reaches moto that was not
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,6 +21,7 @@ from coattest_local.aws.kms.keys import Key
 from coattest_local.aws.kms.operations import OPERATIONS
 from coattest_local.aws.trail import Trail
 from coattest_verify.keypolicy.iam import PolicyError, parse_policy
+from coattest_verify.keypolicy.iam.parse import MAX_DOCUMENT_BYTES
 
 ON_KEY = {
     "CancelKeyDeletion": False,
@@ -45,6 +47,9 @@ ON_KEY = {
 """Management operations on a key that moto answers, and whether a principal of another account may call them
 (KMS Developer Guide, "AWS KMS permissions", column "Cross-account use").
 """
+
+_POLICY_CHARACTERS = re.compile(r"[\t\n\r -\u00ff]+")
+"""The characters of a key policy (API Reference, "PutKeyPolicy", Policy, Pattern)."""
 
 WITHOUT_KEY = ("ListAliases", "ListKeys")
 ALIASES = ("CreateAlias", "DeleteAlias", "UpdateAlias")
@@ -119,7 +124,11 @@ class KmsService:
             self._check_policy(call, None, policy)
         # Defaults of the API Reference that moto leaves out.
         parameters = {"KeyUsage": "ENCRYPT_DECRYPT", "KeySpec": "SYMMETRIC_DEFAULT", **call.parameters}
-        return self._forward("kms", _with_body(request, parameters), call.caller.principal.account)
+        answer = self._forward("kms", _with_body(request, parameters), call.caller.principal.account)
+        if answer.status == 200:
+            made = json.loads(answer.body)["KeyMetadata"]["Arn"]
+            call.touched.append(keys.find(made, call.caller, call.region))
+        return answer
 
     def _alias(self, call: Call, request: HttpRequest) -> HttpResponse:
         alias = call.parameters.get("AliasName")
@@ -139,17 +148,19 @@ class KmsService:
         return self._forward("kms", request, owner)
 
     def _check_policy(self, call: Call, key: Key | None, text: Any) -> None:
-        """Check a new key policy as KMS does: grammar, principals that exist, the lock-out safety check."""
+        """Check a new key policy as KMS does ("PutKeyPolicy"): size, characters, grammar, principals that
+        exist, the lock-out safety check. A statement without Resource or Action is taken, and has no effect.
+        """
+        if not isinstance(text, str) or not _POLICY_CHARACTERS.fullmatch(text):
+            raise ServiceError("ValidationException", "Value at 'policy' failed to satisfy constraint")
+        if len(text.encode()) > MAX_DOCUMENT_BYTES:
+            raise ServiceError("LimitExceededException", "The key policy exceeds the length constraint.")
         try:
-            policy = parse_policy(text if isinstance(text, str) else "")
+            policy = parse_policy(text)
         except PolicyError as error:
             raise ServiceError("MalformedPolicyDocumentException", str(error)) from error
         for statement in policy.statements:
-            if statement.principals is None:
-                raise ServiceError(
-                    "MalformedPolicyDocumentException", "Policy contains a statement with no principal."
-                )
-            for principal in statement.principals:
+            for principal in statement.principals or ():
                 if principal.kind == "AWS" and not principal_exists(principal.value):
                     raise ServiceError(
                         "MalformedPolicyDocumentException",

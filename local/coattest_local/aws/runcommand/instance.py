@@ -6,15 +6,20 @@ the directories that belong to coattest on an instance; those are in the pretend
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from coattest.errors import EnvironmentFailure
+from coattest.programs.environment import (
+    OWN_VARIABLES,
+    find_program,
+    program_environment,
+    python_program,
+)
+from coattest.programs.start import ProgramLimits, run_program
 from coattest_local.aws.runcommand import nitro_cli
 
 FIRST = "set -eu"
@@ -61,7 +66,7 @@ class PretendedInstance:
                 stdout, stderr = stdout + said, stderr + complained
                 if code:
                     return ScriptOutcome(code, stdout, stderr)
-        except (LineRefused, ValueError, OSError, subprocess.SubprocessError) as error:
+        except (LineRefused, ValueError, OSError, EnvironmentFailure) as error:
             return ScriptOutcome(127, stdout, f"{stderr}{error}\n")
         return ScriptOutcome(0, stdout, stderr)
 
@@ -76,12 +81,12 @@ class PretendedInstance:
 
     def _program(self, name: str, arguments: list[str]) -> tuple[int, str, str]:
         if name in LOCAL_PROGRAMS:
-            return _call([name, *(self._word(word) for word in arguments)])
+            return _call([find_program(name), *(self._word(word) for word in arguments)])
         if name == "nitro-cli":
             return self._nitro_cli(arguments)
         if name == DEPLOY and arguments[:1] == ["live"]:
-            program = str(Path(sys.executable).with_name("deploy-from-attestation"))
-            return _call([program, *(self._reachable(word) for word in arguments)])
+            words = (self._reachable(word) for word in arguments)
+            return _call(python_program("coattest_parent.cli.deploy:main", *words))
         if name == "aws" and arguments[:2] == ["s3api", "get-object"]:
             options = dict(zip(arguments[2:-1:2], arguments[3:-1:2], strict=True))
             self._path(arguments[-1]).write_bytes(self.fetch(options["--bucket"], options["--key"]))
@@ -101,7 +106,7 @@ class PretendedInstance:
             nitro_cli.INSTANCE: self.id,
         }
         words = [self._word(word) for word in arguments]
-        return _call([sys.executable, "-m", "coattest_local.aws.runcommand.nitro_cli", *words], environment)
+        return _call(python_program("coattest_local.aws.runcommand.nitro_cli", *words), environment)
 
     def _reachable(self, word: str) -> str:
         """The address of this machine for an enclave's vsock address, which only an instance has."""
@@ -123,13 +128,10 @@ class PretendedInstance:
 
 
 def _call(command: list[str], environment: dict[str, str] | None = None) -> tuple[int, str, str]:
-    done = subprocess.run(
+    done = run_program(
         command,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        env={**os.environ, **(environment or {})},
-        check=False,
+        environment=program_environment(OWN_VARIABLES, environment),
+        limits=ProgramLimits(seconds=SECONDS),
+        leaves_service=True,
     )
-    return done.returncode, done.stdout, done.stderr
+    return done.code, done.stdout.decode(), done.said

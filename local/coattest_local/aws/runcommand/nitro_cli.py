@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,11 +16,13 @@ import click
 
 from coattest.errors import EnvironmentFailure, UsageError
 from coattest.jsontext import emit_json
+from coattest.programs.environment import OWN_VARIABLES, program_environment, python_program
+from coattest.programs.start import ProgramLimits, run_program
 from coattest.shell import run
 from coattest_local import records
 
 ENCLAVES, ROLE, INSTANCE = "COATTEST_NITRO_ENCLAVES", "COATTEST_NITRO_ROLE", "COATTEST_NITRO_INSTANCE"
-LOCAL = (sys.executable, "-c", "from coattest_local.cli import main; main()")
+LOCAL = "coattest_local.cli:main"
 START_SECONDS = 120.0
 CID = "cid"
 
@@ -46,19 +46,17 @@ def stand_in_run_command(
     folder = _folder(enclave_name)
     if any(found["EnclaveCID"] == enclave_cid for found in _described()):
         raise UsageError(f"CID {enclave_cid} is in use", code="cid-in-use")
-    command = [*LOCAL, "run-enclave", str(eif_path), "--directory", str(folder), "--detach", "--json"]
-    command += ["--role-arn", os.environ[ROLE], "--instance-id", os.environ[INSTANCE]]
-    done = subprocess.run(
-        [*command, *(["--debug-mode"] if debug_mode else [])],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=START_SECONDS,
-        check=False,
+    words = ["run-enclave", str(eif_path.resolve()), "--directory", str(folder), "--detach", "--json"]
+    words += ["--role-arn", os.environ[ROLE], "--instance-id", os.environ[INSTANCE]]
+    done = run_program(
+        python_program(LOCAL, *words, *(["--debug-mode"] if debug_mode else [])),
+        environment=program_environment(OWN_VARIABLES),
+        limits=ProgramLimits(seconds=START_SECONDS),
+        leaves_service=True,
     )
-    if done.returncode:
+    if done.code:
         raise EnvironmentFailure(
-            " ".join(done.stderr.split())[-300:], where=enclave_name, code="enclave-not-started"
+            " ".join(done.said.split())[-300:], where=enclave_name, code="enclave-not-started"
         )
     (folder / CID).write_text(str(enclave_cid))
     answer = {"EnclaveName": enclave_name, "EnclaveCID": enclave_cid, "NumberOfCPUs": cpu_count}

@@ -92,13 +92,15 @@ def _create_key(
 ) -> Any:
     """AWS::KMS::Key with its policy as text and its tags in KMS's words; moto's own takes neither."""
     properties = cloudformation_json["Properties"]
-    return kms_backends[account_id][region_name].create_key(
+    key = kms_backends[account_id][region_name].create_key(
         json.dumps(properties["KeyPolicy"]),
         "ENCRYPT_DECRYPT",
         "SYMMETRIC_DEFAULT",
         properties.get("Description"),
         [{"TagKey": tag["Key"], "TagValue": tag["Value"]} for tag in properties.get("Tags", [])],
     )
+    key.key_rotation_status = bool(properties.get("EnableKeyRotation"))
+    return key
 
 
 def _permitted(self: FakeBucket, action: str, resource: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from coattest.errors import UsageError
 from coattest.extras import need_extra
 from coattest.files import read_whole, write_atomic
 from coattest.jsontext import emit_json
-from coattest.shell import err, json_option, utc_now
+from coattest.shell import confirm_signing, err, expect_option, json_option, signing_key, utc_now
 from coattest_enclave.protocol import messages
 from coattest_parent.auction.courier import S3Bids, bid_digests
 from coattest_parent.cli.auction.options import buyer_option, journal_option, manifest_option
@@ -47,7 +48,7 @@ def parse_digests(values: tuple[str, ...]) -> dict[str, bytes]:
 @click.command("seal")
 @manifest_option
 @buyer_option
-@click.option("--auction-key", type=FILE, required=True, help="Your auction key.")
+@signing_key(click.option("--auction-key", type=FILE, required=True, help="Your auction key."))
 @click.option("--own-bid", type=FILE, required=True, help="The bid file that 'auction bid' wrote.")
 @click.option(
     "--bid-digest",
@@ -59,6 +60,7 @@ def parse_digests(values: tuple[str, ...]) -> dict[str, bytes]:
     "--out", type=NEW_FILE, required=True, help="Where to write the seal, which you give to the service."
 )
 @click.option("--dry-run", is_flag=True, help="Only check and show everything; record and sign nothing.")
+@expect_option
 @journal_option
 @aws_options
 @decision_options
@@ -72,6 +74,7 @@ def seal_command(
     given: tuple[str, ...],
     out: Path,
     dry_run: bool,
+    expect: str | None,
     journal: Path | None,
     endpoint_url: str | None,
     ca_bundle: Path | None,
@@ -81,7 +84,7 @@ def seal_command(
     """Seal an auction: sign for one set of bid files, for good.
 
     The seal binds you to this manifest, the decided code and these bid files. A different seal for the same
-    manifest is refused from then on.
+    manifest is refused from then on. --expect is the SHA-256 of what is signed, as --dry-run shows it.
     """
     if not given:
         need_extra("aws")
@@ -103,6 +106,12 @@ def seal_command(
     )
     _explain(plan, authority.decision)
     if not dry_run:
+        confirm_signing(
+            [("signs", f"{name} seals this auction with these bid files, for good")],
+            subject="seal",
+            digest=hashlib.sha256(plan.payload).hexdigest(),
+            expected=expect,
+        )
         write_atomic(out, sign_seal(plan, key, record))
     if as_json:
         emit_json(_json(plan, None if dry_run else out))
@@ -157,6 +166,7 @@ def _json(plan: SealPlan, out: Path | None) -> dict[str, Any]:
         "decision": sealed.decision.hex(),
         "bids": {name: digest.hex() for name, digest in sealed.bids},
         "seal": plan.digest.hex(),
+        "expect": f"sha256:{hashlib.sha256(plan.payload).hexdigest()}",
         "auction": plan.manifest.auction,
         "rule": plan.manifest.rule,
         "lots": len(plan.manifest.lots),

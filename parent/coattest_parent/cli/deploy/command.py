@@ -10,6 +10,7 @@ import click
 
 from coattest.errors import FoundFalse, UsageError
 from coattest.jsontext import emit_json
+from coattest.parser import refuse_ignored
 from coattest.shell import err, json_option, needs_extra, option_group, out, utc_now
 from coattest_parent.cli.deploy.stack import (
     PLANNED,
@@ -35,6 +36,18 @@ from coattest_verify.quorum.authority import authority_from
 
 LOCAL = ("role_arn", "instance_id", "state")
 """Options that plan and apply need for the local target."""
+
+OF_LOCAL = frozenset({"role_arn", "instance_id"})
+"""Options that mean nothing for AWS; --state is where a stand-in of AWS keeps its enclaves."""
+
+OF_AWS = frozenset(
+    {
+        "account", "ami", "auto_recovery", "ca_bundle", "cpus", "delete_data", "endpoint_url",
+        "instance_type", "memory", "name", "out", "plan_folder", "region", "reports", "subnet", "vpc",
+        "wheel", "wheelhouse",
+    }
+)  # fmt: skip
+"""Options that mean nothing for the local target."""
 
 state_option = click.option(
     "--state",
@@ -150,6 +163,8 @@ def status_command(**given: Any) -> int:
     of the buyers' keys where it can be read.
     """
     require_options(given, local=("state",), aws=("plan_folder", "image"))
+    if given["target"] == "local":
+        refuse_ignored(("image",), "for the local target")
     authority = authority_from(given, utc_now())
     if given["target"] == "aws":
         return show_status(authority, given)
@@ -183,7 +198,7 @@ def status_command(**given: Any) -> int:
 def destroy_command(**given: Any) -> None:
     """End this deployment's enclave; for AWS, delete what apply made.
 
-    Exits 0 when nothing ran.
+    Exits 0 when the enclave had ended already, and not when there is no such deployment.
     """
     require_options(given, local=("state",), aws=("plan_folder",))
     if given["target"] == "aws":
@@ -193,11 +208,15 @@ def destroy_command(**given: Any) -> None:
     if given["as_json"]:
         emit_json({"terminated": ended})
     else:
-        err().print(f"terminated {ended}" if ended else "no enclave ran", markup=False)
+        err().print(f"terminated {ended}" if ended else "its enclave had ended already", markup=False)
 
 
 def require_options(given: Mapping[str, Any], *, local: Sequence[str], aws: Sequence[str]) -> None:
-    """Raise UsageError with every option that the target needs and that was not given."""
+    """Raise UsageError with every option that the target needs and that was not given, or for one that is the
+    other target's.
+    """
+    other = OF_LOCAL - set(aws) if given["target"] == "aws" else OF_AWS
+    refuse_ignored(other, f"for the {given['target']} target")
     missing = [name for name in (aws if given["target"] == "aws" else local) if not given[name]]
     if missing:
         options = ("--plan" if name == "plan_folder" else f"--{name.replace('_', '-')}" for name in missing)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
-import subprocess
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,14 @@ from rich.text import Text
 from coattest.errors import EnvironmentFailure, UsageError
 from coattest.files import read_whole
 from coattest.jsontext import emit_json
+from coattest.parser import refuse_ignored
+from coattest.programs.environment import find_program
+from coattest.programs.start import ProgramLimits, run_program
 from coattest.shell import err, json_option, out, utc_now
 from coattest_parent.auction.smoke import refused_upload
 from coattest_parent.cli.options import FILE
 from coattest_parent.deployment.smoke import SmokeCheck, smoke
-from coattest_parent.link.channels import ENCLAVE_PORT, Address, Vsock, await_listener, parse_address
+from coattest_parent.link.channels import CID_MAX, ENCLAVE_PORT, Address, Vsock, await_listener, parse_address
 from coattest_verify.attestation.files import read_measurements
 from coattest_verify.attestation.profiles import root_for
 from coattest_verify.rebuild.remeasure import binding_pcrs
@@ -30,6 +32,9 @@ NITRO_CLI = "nitro-cli"
 
 NITRO_CLI_SECONDS = 120.0
 """Seconds for one call of nitro-cli."""
+
+ENCLAVE_ID = re.compile(r"i-[0-9a-f]{1,17}-enc[0-9a-f]{1,17}")
+"""What nitro-cli calls an enclave; it goes back to nitro-cli as an argument."""
 
 LISTEN_SECONDS = 60.0
 """Seconds until the enclave listens, unless told otherwise."""
@@ -72,6 +77,8 @@ def smoke_command(
     """
     if (image is None) == (address is None):
         raise UsageError("give either --image or --address")
+    if address is not None:
+        refuse_ignored(("cpu_count", "memory"), "with --address")
     pcrs = _registers(measurements)
     binding = binding_pcrs(role_arn or "", instance_id or "")
     pcrs.update({index: binding[index] for index, given in ((3, role_arn), (4, instance_id)) if given})
@@ -100,36 +107,36 @@ def _running(image: Path | None, address: str | None, cpu_count: int, memory: in
     if image is None:
         yield parse_address(address or "")
         return
-    if shutil.which(NITRO_CLI) is None:
-        raise _nitro_cli_failed("nitro-cli is not installed", hint="run this on an enclave-enabled instance")
-    started = _nitro_cli(
-        "run-enclave", "--eif-path", str(image), "--cpu-count", str(cpu_count), "--memory", str(memory)
-    )
+    sizes = ("--cpu-count", str(cpu_count), "--memory", str(memory))
+    started = _nitro_cli("run-enclave", "--eif-path", str(image.resolve()), *sizes)
+    cid, enclave = started.get("EnclaveCID"), started.get("EnclaveID")
+    if not isinstance(enclave, str) or not ENCLAVE_ID.fullmatch(enclave):
+        raise _nitro_cli_failed("nitro-cli run-enclave: its answer names no enclave")
     try:
-        yield Vsock(int(started["EnclaveCID"]), ENCLAVE_PORT)
+        if type(cid) is not int or not 0 <= cid <= CID_MAX:
+            raise _nitro_cli_failed("nitro-cli run-enclave: its answer has no CID")
+        yield Vsock(cid, ENCLAVE_PORT)
     finally:
-        _nitro_cli("terminate-enclave", "--enclave-id", str(started["EnclaveID"]))
+        _nitro_cli("terminate-enclave", "--enclave-id", enclave)
 
 
 def _nitro_cli(*arguments: str) -> dict[str, Any]:
     """Run nitro-cli and return the JSON object on its stdout."""
     try:
-        done = subprocess.run(
-            [NITRO_CLI, *arguments],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=NITRO_CLI_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise _nitro_cli_failed(f"nitro-cli {arguments[0]}: timed out") from error
+        program = find_program(NITRO_CLI)
+    except EnvironmentFailure:
+        raise _nitro_cli_failed(
+            "nitro-cli is not installed", hint="run this on an enclave-enabled instance"
+        ) from None
+    done = run_program(
+        [program, *arguments], limits=ProgramLimits(seconds=NITRO_CLI_SECONDS), leaves_service=True
+    )
     try:
         answer = json.loads(done.stdout)
     except ValueError:
         answer = None
-    if done.returncode or not isinstance(answer, dict):
-        raise _nitro_cli_failed(f"nitro-cli {arguments[0]}: {' '.join(done.stderr.split())[-300:]}")
+    if done.code or not isinstance(answer, dict):
+        raise _nitro_cli_failed(f"nitro-cli {arguments[0]}: {' '.join(done.said.split())[-300:]}")
     return answer
 
 

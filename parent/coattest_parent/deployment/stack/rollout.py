@@ -327,6 +327,8 @@ def _key(aws: Aws, arn: str, region: str) -> str:
 def destroy_stacks(settings: Settings, cloud: Cloud, *, delete_data: bool) -> Mapping[str, list[str]]:
     """End every enclave and delete both stacks, with ``delete_data`` the buckets too; returns what is
     ``gone`` and what ``remains``.
+
+    Raises EnvironmentFailure (no-deployment) when neither stack is there: nothing was looked at then.
     """
     require_account(settings, cloud.aws)
     stacks = cloud.stacks(settings)
@@ -341,6 +343,13 @@ def destroy_stacks(settings: Settings, cloud: Cloud, *, delete_data: bool) -> Ma
             raise
         cloud.say(f"the enclaves end with the instance, as they could not be ended one by one: {error}")
     base = stacks.settled(settings.base_stack)
+    if base is None and stacks.settled(settings.main_stack) is None and not gone:
+        raise EnvironmentFailure(
+            f"neither {settings.main_stack} nor {settings.base_stack} is there",
+            where=f"{settings.account} {settings.region}",
+            hint="check the plan and the credentials; if it was destroyed before, there is nothing to do",
+            code="no-deployment",
+        )
     for name in (settings.main_stack, settings.base_stack):
         if stacks.settled(name) is not None:
             stacks.delete(name)

@@ -353,7 +353,7 @@ def _only_attached(drift: Mapping[str, Any], attached: Sequence[Any]) -> bool:
     differences = drift.get("PropertyDifferences", [])
     return bool(differences) and all(
         each.get("DifferenceType") == "ADD"
-        and re.fullmatch(r"/Policies/\d+", each.get("PropertyPath", ""))
+        and re.fullmatch(r"/Policies/[0-9]+", each.get("PropertyPath", ""))
         and _parsed(each.get("ActualValue")) in attached
         for each in differences
     )

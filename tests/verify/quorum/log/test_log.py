@@ -30,6 +30,8 @@ from coattest_verify.quorum.log.merkle import (
 )
 from coattest_verify.quorum.members.chain import Seen
 from coattest_verify.quorum.statements.signed import read_statements
+from coattest_verify.signatures.journal import AlreadySigned
+from support.raises import raises_code
 from support.verify.members import NOW, Members, report_json, sentences
 
 # The leaves and roots of the reference implementation's tests (certificate-transparency, merkle_tree_test).
@@ -243,7 +245,7 @@ def test_a_shortened_log_is_noticed_by_who_saw_it(silent: Members) -> None:
 
 
 def test_a_fork_is_noticed_by_who_saw_the_other(silent: Members) -> None:
-    """Another log of the same length is not an extension of the one that was seen."""
+    """Another log of the same length is no extension, and nobody cosigns two heads of one size."""
     cosign(silent, "buyer-3")
     first = silent.decide()
     assert first.log is not None
@@ -251,7 +253,9 @@ def test_a_fork_is_noticed_by_who_saw_the_other(silent: Members) -> None:
         path.unlink() if path.is_file() else path.rmdir()
     for name in ("buyer-1", "buyer-2"):
         silent.sign(name, report_json(), age=timedelta(hours=2))
-    cosign(silent, "buyer-3")
+    with raises_code(AlreadySigned, "already-signed"):
+        cosign(silent, "buyer-3")
+    cosign(silent, "buyer-2")
     assert any("a fork" in reason for reason in sentences(silent.decide().reasons))
     with pytest.raises(FoundFalse, match="a fork") as caught:
         sign_log(

@@ -13,14 +13,18 @@ import pytest
 from pysequoia import Cert
 
 from coattest.errors import UsageError
+from coattest.files import Folder
 from coattest_build import image
 from coattest_build.inputs.lock import Lock, load_lock
+from coattest_build.ownwork import BUILT, CONFIRMED, INPUTS, OwnWork, sha256_hex
 from coattest_verify.quorum.statements.provenance import PAYLOAD_TYPE, parse_statement
 from coattest_verify.rebuild.answer import answer, read_ask, read_report, sign_answer
 from coattest_verify.rebuild.inputs import archive_keys
-from coattest_verify.rebuild.inputs.document import INPUTS_FILE, inputs_confirmed
+from coattest_verify.rebuild.inputs.document import confirmations
 from coattest_verify.signatures.dsse import DsseEnvelope
+from coattest_verify.signatures.journal import SignatureJournal
 from support.build.signed_archive import SignedArchive, pin, served
+from support.raises import raises_code
 from support.verify.members import Members, report_json
 
 REPOSITORY = Path(__file__).parents[4]
@@ -29,7 +33,7 @@ KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 def run(*arguments: str, source: Path) -> subprocess.CompletedProcess[str]:
     program = "from coattest_verify.cli import main; main()"
-    command = [sys.executable, "-c", program, "inputs", "--source", str(source), *arguments]
+    command = [sys.executable, "-I", "-c", program, "inputs", "--source", str(source), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -53,7 +57,9 @@ def test_archive_of_ones_own_is_refused(source, tmp_path):
     archive = SignedArchive(tmp_path / "archive")
     archive.publish("bookworm", *load_lock(source)[0].packages)
     archive.publish("bookworm-backports")
-    target = tmp_path / "out" / INPUTS_FILE
+    target = tmp_path / "out" / "inputs.json"
+    own = OwnWork()
+    own.note(CONFIRMED, load_lock(source)[1])
     with served(archive.folder) as mirror:
         done = run("--mirror", mirror, "--json", "--out", str(target), source=source)
     assert done.returncode == 1, done.stderr
@@ -63,7 +69,9 @@ def test_archive_of_ones_own_is_refused(source, tmp_path):
     assert {problem["code"] for suite in document["suites"] for problem in suite["findings"]} == {
         "no-pinned-signer"
     }
-    assert not inputs_confirmed(target.parent, document["lock_sha256"])
+    # What an earlier run confirmed, this one contradicts.
+    assert not own.made(CONFIRMED, document["lock_sha256"])
+    assert own.made(INPUTS, sha256_hex(target.read_bytes()))
 
 
 def test_mirror_that_is_down_is_exit_3(source, tmp_path):
@@ -94,46 +102,66 @@ def test_shipped_keys_are_debians():
     assert set(archive_keys.BOOKWORM) <= theirs
 
 
-def write(folder: Path, **fields: object) -> None:
-    document = {"format": "coattest-inputs/v1", "lock_sha256": "aa" * 32, "confirmed": True, **fields}
-    (folder / INPUTS_FILE).write_text(json.dumps(document))
+def write(folder: Path, own: OwnWork, **fields: object) -> Path:
+    """A result as this machine's ``verify inputs`` would have written it."""
+    document = {"format": "coattest-inputs/v1", "lock_sha256": "aa" * 32, "pins": [], **fields}
+    path = folder / "inputs.json"
+    path.write_text(json.dumps(document))
+    own.note(INPUTS, sha256_hex(path.read_bytes()))
+    return path
 
 
-def test_result_counts_for_its_own_lock_only(tmp_path):
-    """A result about another lock, or none at all, confirms nothing."""
-    assert not inputs_confirmed(tmp_path, "aa" * 32)
-    write(tmp_path)
-    assert inputs_confirmed(tmp_path, "aa" * 32)
-    assert not inputs_confirmed(tmp_path, "bb" * 32)
-    write(tmp_path, confirmed=False)
-    assert not inputs_confirmed(tmp_path, "aa" * 32)
+def test_result_counts_for_its_own_lock_and_machine_only(tmp_path):
+    """A result about another lock is refused, and so is one that this machine did not make."""
+    own = OwnWork(tmp_path / "state")
+    path = write(tmp_path, own, pins=[{"kind": "deb", "name": "bash", "confirmed": True}])
+    assert confirmations(path, "aa" * 32, own) == {"bash": True}
+    with raises_code(UsageError, "wrong-lock"):
+        confirmations(path, "bb" * 32, own)
+    path.write_text(path.read_text().replace("true", "false"))
+    with raises_code(UsageError, "not-own-work"):
+        confirmations(path, "aa" * 32, own)
 
 
-@pytest.mark.parametrize("fields", [{"confirmed": "yes"}, {"format": "other"}, {"lock_sha256": "AA" * 32}])
+@pytest.mark.parametrize("fields", [{"pins": "yes"}, {"format": "other"}, {"lock_sha256": "AA" * 32}])
 def test_result_that_does_not_parse_is_refused(fields, tmp_path):
     """A file that is not a result is told, not taken for "not confirmed"."""
-    write(tmp_path, **fields)
-    with pytest.raises(UsageError):
-        inputs_confirmed(tmp_path, "aa" * 32)
+    own = OwnWork(tmp_path / "state")
+    with raises_code(UsageError, "bad-inputs"):
+        confirmations(write(tmp_path, own, **fields), "aa" * 32, own)
 
 
 @pytest.mark.parametrize("confirmed", [True, False])
 def test_signed_rebuild_says_whether_inputs_were_confirmed(confirmed, tmp_path):
-    """The statement that a member signs carries the word of inputs.json beside rebuild.json."""
-    report = report_json()
+    """The statement that a member signs says what this machine's record says, whatever lies in OUT."""
+    own, report = OwnWork(tmp_path / "state"), report_json()
     (tmp_path / "rebuild.json").write_text(json.dumps(report))
-    write(tmp_path, lock_sha256=report["source"]["lock_sha256"], confirmed=confirmed)
+    own.note(BUILT, sha256_hex((tmp_path / "rebuild.json").read_bytes()))
+    planted = {"format": "coattest-inputs/v1", "confirmed": not confirmed}
+    (tmp_path / "inputs.json").write_text(
+        json.dumps({**planted, "lock_sha256": report["source"]["lock_sha256"]})
+    )
+    if confirmed:
+        own.note(CONFIRMED, report["source"]["lock_sha256"])
     quorum = Members.make(tmp_path, ["buyer-1"], threshold=1, dissent="report")
     quorum.claim(report)
-    ask = read_ask(quorum.attestations)
-    statement = answer(
-        ask,
-        read_report(tmp_path),
-        member="buyer-1",
-        dissent=False,
-        now=datetime(2026, 9, 1, tzinfo=timezone.utc),
-    )
-    path, *_ = sign_answer(quorum.attestations, statement, ask.members, quorum.signers["buyer-1"])
+    with Folder(quorum.attestations) as folder:
+        ask = read_ask(folder, quorum.attestations)
+        statement = answer(
+            ask,
+            read_report(tmp_path, own).report,
+            member="buyer-1",
+            dissent=False,
+            now=datetime(2026, 9, 1, tzinfo=timezone.utc),
+        )
+        path, *_ = sign_answer(
+            quorum.attestations,
+            folder,
+            statement,
+            ask.members,
+            quorum.signers["buyer-1"],
+            journal=SignatureJournal(tmp_path / "signed"),
+        )
     payload = DsseEnvelope.decode(path.read_bytes(), PAYLOAD_TYPE).payload
     assert parse_statement(payload).inputs_confirmed is confirmed
 
@@ -144,8 +172,11 @@ def test_committed_lock_against_the_real_archive(tmp_path):
 
     Backports move on: a superseded pin is the one thing that may be wrong with a lock that was right.
     """
-    target = tmp_path / INPUTS_FILE
-    done = run("--out", str(target), "--json", source=REPOSITORY)
+    target = tmp_path / "inputs.json"
+    (tmp_path / "build").mkdir()
+    for name in (image.IMAGE_FILE, image.LOCK_FILE):
+        (tmp_path / name).write_bytes((REPOSITORY / name).read_bytes())
+    done = run("--out", str(target), "--json", source=tmp_path)
     if done.returncode == 3:
         pytest.skip(f"the mirror or the package index cannot be reached from here: {done.stderr[-300:]}")
     assert done.returncode in (0, 1), done.stderr

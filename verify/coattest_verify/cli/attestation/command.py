@@ -109,6 +109,11 @@ def attestation_command(ctx: click.Context, /, path: Path, as_json: bool, **opti
         caveat()
     else:
         expectations = expectations_of(options)
+        if options["at"] == AT_DOCUMENT and options["max_age"] is not None:
+            raise UsageError(
+                "--max-age checks nothing with --at document: at its own time every document is new",
+                hint="give the time at which it arrived, or leave --max-age out",
+            )
         items, skipped = read_items(path, options["at"], utc_now())
         verdicts = judge_items(items, expectations, root, strict=options["strict"])
     accepted = sum(
@@ -189,7 +194,8 @@ def read_items(path: Path, at: str | None, now: datetime) -> tuple[list[Item], l
         total += len(items[-1].document)
         if total > MAX_TOTAL:
             raise UsageError(f"documents of more than {MAX_TOTAL} bytes", where=str(path), code="too-large")
-    return items, [file.name for file in files if file not in chosen and file.name != INDEX_NAME]
+    skipped = [file.name for file in files if file not in chosen and file.name != INDEX_NAME]
+    return items, sorted(skipped + [f"{entry.name}/" for entry in path.iterdir() if entry.is_dir()])
 
 
 def judge_items(
@@ -220,6 +226,8 @@ def _item(path: Path, at: str | None, now: datetime, entry: IndexEntry | None) -
     complaint = None
     if entry is not None and entry.sha256 is not None and hashlib.sha256(data).digest() != entry.sha256:
         complaint = f"not the file that {INDEX_NAME} names: its SHA-256 differs"
+    elif at == AT_INDEX and (entry is None or entry.at is None):
+        complaint = f"{INDEX_NAME} has no time for it"
     return Item(path, document, _time(document, at, now, entry), complaint)
 
 

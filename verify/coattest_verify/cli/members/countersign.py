@@ -7,21 +7,61 @@ from pathlib import Path
 import click
 
 from coattest.jsontext import emit_json
-from coattest.shell import err, json_option
-from coattest_verify.cli.options import SigningKey, attestations_option, signing_options
-from coattest_verify.quorum.signing import countersign
+from coattest.shell import confirm_signing, err, expect_option, json_option
+from coattest_verify.cli.options import SigningKey, attestations_option, read_once, signing_options
+from coattest_verify.cli.words import Rows, changed_rows, members_rows
+from coattest_verify.quorum.memory import parse_quorum_root
+from coattest_verify.quorum.signing import Pending, check_countersigner, countersign, pending
+from coattest_verify.signatures.journal import SignatureJournal
+
+
+def _digest(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    return parse_quorum_root(value).hex() if value is not None else None
 
 
 @click.command("countersign")
 @signing_options
+@click.option(
+    "--instead-of",
+    callback=_digest,
+    metavar="sha256:HEX",
+    help="Give up your signature on this other version of the same number. Both signatures exist then: if"
+    " both versions get enough, nothing is decided any more.",
+)
+@expect_option
 @attestations_option
 @json_option
-def countersign_command(*, signing: SigningKey, attestations: Path, as_json: bool) -> None:
+def countersign_command(
+    *,
+    signing: SigningKey,
+    instead_of: str | None,
+    expect: str | None,
+    attestations: Path,
+    as_json: bool,
+) -> None:
     """Sign quorum.toml, or the proposal in quorum.next.toml, which takes effect with enough signatures.
 
-    Look at it first: verify members show.
+    Shows what it says and what it changes, and signs exactly those bytes. --expect is the SHA-256 of the
+    file. One version of each number is signed: this user's state remembers which.
     """
-    state = countersign(attestations, signing.member, signing.signer(attestations))
+    with read_once(attestations) as evidence:
+        waiting = pending(evidence)
+        signer = signing.signer(evidence)
+        check_countersigner(waiting, signing.member, signer.public)
+        confirm_signing(
+            _meaning(waiting, signing.member),
+            subject=waiting.file,
+            digest=waiting.members.sha256,
+            expected=expect,
+        )
+        state = countersign(
+            attestations,
+            evidence,
+            signing.member,
+            signer,
+            journal=SignatureJournal(),
+            instead_of=instead_of,
+        )
     members = state.members
     if as_json:
         emit_json(
@@ -41,3 +81,21 @@ def countersign_command(*, signing: SigningKey, attestations: Path, as_json: boo
         err().print(f"not in force: {finding}", markup=False)
     if not state.lacks:
         err().print("complete", style="green")
+
+
+def _meaning(waiting: Pending, member: str) -> Rows:
+    members = waiting.members
+    rows = [
+        ("signs", f"{member} agrees to version {members.version} of the members file"),
+        *members_rows(members),
+        *changed_rows(waiting.current, members),
+        ("signed by", ", ".join(waiting.signed) or "nobody yet"),
+    ]
+    rows += [
+        (
+            "WARNING",
+            f"{', '.join(rival.signed)} signed another version {members.version}: sha256:{rival.sha256}",
+        )
+        for rival in waiting.rivals
+    ]
+    return rows

@@ -9,13 +9,12 @@ from typing import Any
 import click
 
 from coattest.errors import UsageError
-from coattest.files import write_atomic
 from coattest.jsontext import emit_json
 from coattest.shell import err, json_option, utc_now
 from coattest_verify.cli.members.init import parse_groups, parse_members, rule_options, start_of_day
-from coattest_verify.cli.options import attestations_option
+from coattest_verify.cli.options import attestations_option, read_once
 from coattest_verify.quorum.members.file import Member, MembersFile, utc
-from coattest_verify.quorum.signing import PROPOSAL_FILE
+from coattest_verify.quorum.signing import PROPOSAL_FILE, propose
 from coattest_verify.rebuild.answer import read_members
 
 
@@ -50,22 +49,24 @@ def enroll_command(
     """Propose the next version of quorum.toml: members, keys, thresholds, a round, an expiry.
 
     Writes quorum.next.toml. It takes effect when the thresholds of the present and of the new version have
-    run verify members countersign; until then the present version stays in force.
+    run verify members countersign; until then the present version stays in force. A proposal that a member
+    has signed is never replaced.
     """
-    current = read_members(attestations)
     values = {name: value for name, value in changes.items() if value is not None}
     if round_ is not None:
         values["round"] = round_
     if days is not None:
         values["expires"] = start_of_day(utc_now() + timedelta(days=days))
-    if members or remove:
-        values["members"] = _members(current, parse_members(members), remove)
     if groups or no_groups:
         values["groups"] = parse_groups(groups)
-    if not values:
+    if not (values or members or remove):
         raise UsageError("nothing to change", hint="--help lists what can be proposed")
-    proposal = current.successor(**values)
-    write_atomic(attestations / PROPOSAL_FILE, proposal.raw)
+    with read_once(attestations) as evidence:
+        current = read_members(evidence, attestations)
+        if members or remove:
+            values["members"] = _members(current, parse_members(members), remove)
+        proposal = current.successor(**values)
+        propose(attestations, evidence, proposal)
     if as_json:
         emit_json(
             {

@@ -163,7 +163,7 @@ def parse_groups(values: tuple[str, ...]) -> tuple[MemberGroup, ...]:
     for value in values:
         name, _, rest = value.partition("=")
         count, _, members = rest.partition(":")
-        if not name or not count.isdecimal() or not members:
+        if not name or not (count.isascii() and count.isdecimal() and len(count) <= 4) or not members:
             raise UsageError("not NAME=K:A,B,C", where=value[:120])
         found.append(MemberGroup(name, tuple(members.split(",")), int(count)))
     return tuple(found)

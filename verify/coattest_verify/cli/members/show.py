@@ -13,8 +13,9 @@ from coattest.findings import Finding
 from coattest.jsontext import emit_json
 from coattest.shell import err, json_option, out, utc_now
 from coattest_verify.cli.options import quorum_options
+from coattest_verify.cli.words import describe_rules
 from coattest_verify.quorum.members.chain import follow
-from coattest_verify.quorum.members.file import MEMBERS_FILE, MembersFile, utc
+from coattest_verify.quorum.members.file import MEMBERS_FILE, utc
 from coattest_verify.quorum.memory import Roots
 from coattest_verify.quorum.signing import Pending, pending
 
@@ -63,37 +64,6 @@ def _show(state: Pending) -> None:
         fingerprints = "\n".join(f"{key.scheme} sha256:{key.fingerprint}" for key in member.keys)
         table.add_row(member.name, fingerprints, "yes" if member.name in state.signed else "no")
     out().print(table)
-
-
-def describe_rules(members: MembersFile) -> list[tuple[str, str]]:
-    """The rules of a members file in words."""
-    rows = [
-        ("agreement", f"{members.threshold} of {len(members.members)} members"),
-        *[
-            (f"group {group.name}", f"{group.threshold} of {', '.join(group.parts)}")
-            for group in members.groups
-        ],
-        ("dissent", "blocks, and silence is not agreement" if members.dissent == "block" else "is reported"),
-        ("round", members.round),
-        ("statements", f"count for {members.max_age_days} days"),
-        (
-            "kernel",
-            "compiled by each member" if members.require_compiled_kernel else "from a cache counts too",
-        ),
-        ("expires", utc(members.expires)),
-    ]
-    if members.routes > 1:
-        rows.append(("diversity", f"{members.routes} build routes"))
-    if members.hosts:
-        rows.append(("diversity", f"{members.hosts} hosts, as the members state them"))
-    if members.commitments:
-        rows.append(
-            ("commitments", "a result counts only when its member committed to it before any was known")
-        )
-    if members.reviews:
-        rows.append(("reviews", f"{members.reviews} members must have reviewed the source"))
-    rows.append(("revocation", f"by {members.revoke_threshold} of {len(members.members)} members"))
-    return rows
 
 
 def _json(state: Pending, problem: Finding | None) -> dict[str, object]:

@@ -11,6 +11,7 @@ from coattest.aws import aws_errors
 from coattest.errors import UsageError
 from coattest.files import write_atomic
 from coattest.jsontext import emit_json
+from coattest.parser import refuse_ignored
 from coattest.shell import err, json_option, needs_extra, out, utc_now
 from coattest_verify.cli.policy.making import (
     DESCRIPTION,
@@ -53,6 +54,8 @@ def policy_apply_command(**given: Any) -> None:
     is saved.
     """
     check_simulator(given)
+    if given["key"] == NEW_KEY:
+        refuse_ignored(("retire_all",), "for a new key")
     made = make_policy(given)
     kms, sts, iam = (aws_client(service, given) for service in ("kms", "sts", "iam"))
     with aws_errors("GetCallerIdentity"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import click
@@ -10,6 +10,7 @@ from rich.table import Table
 
 from coattest.jsontext import emit_json
 from coattest.shell import err, json_option, out
+from coattest_build.formats.measure import pcr3
 from coattest_verify.auction.context import AUCTION, BUYER
 from coattest_verify.cli.policy.making import EXAMPLE_KEY, further, made_document, make_policy, pairs
 from coattest_verify.cli.policy.options import making_options
@@ -26,13 +27,16 @@ def policy_explain_command(**given: Any) -> None:
     """
     made = make_policy(given)
     principals = {
-        "parent": given["parent_roles"][0],
-        "administrator": made.administrators[0],
-        "encrypter": given["encrypters"][0],
+        **_named("parent", given["parent_roles"]),
+        **_named("administrator", made.administrators),
+        **_named("break-glass", filter(None, [made.break_glass])),
+        **_named("encrypter", given["encrypters"]),
         "anyone else": f"arn:{given['partition']}:iam::{made.account}:role/anyone-else",
     }
     enclaves: dict[str, Mapping[int, str]] = {
-        f"release {decision.release}": {**decision.pcrs, **further(given)} for decision in made.decisions
+        name: {**decision.pcrs, 3: pcr3(role), **further(given)}
+        for decision in made.decisions
+        for name, role in _named(f"release {decision.release}", given["parent_roles"]).items()
     }
     enclaves["another image"] = {0: "11" * 48, 1: "22" * 48, 2: "33" * 48}
     lines = explain_policy(
@@ -61,7 +65,7 @@ def policy_explain_command(**given: Any) -> None:
             line.who,
             line.enclave,
             line.operation,
-            "yes" if line.allowed else "no",
+            "open" if line.allowed is None else "yes" if line.allowed else "no",
             ", ".join(line.by) or "(no Allow)",
         )
     out().print(table)
@@ -70,6 +74,12 @@ def policy_explain_command(**given: Any) -> None:
         "Another account's role needs its own IAM policy too.",
         markup=False,
     )
+
+
+def _named(kind: str, arns: Iterable[str]) -> dict[str, str]:
+    """Each ARN by a name: its kind, with the ARN itself where there are several."""
+    each = list(dict.fromkeys(arns))
+    return {kind: each[0]} if len(each) == 1 else {f"{kind} {arn}": arn for arn in each}
 
 
 def _example_context(given: Mapping[str, Any]) -> dict[str, str]:

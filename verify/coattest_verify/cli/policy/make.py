@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from coattest.jsontext import emit_json
+from coattest.parser import refuse_ignored
 from coattest.shell import json_option
 from coattest_verify.cli.policy.making import DESCRIPTION, MadePolicy, made_document, make_policy
 from coattest_verify.cli.policy.options import making_options
@@ -32,6 +33,8 @@ FORMATS = ("json", "canonical", "cloudformation", "terraform", "stack")
 @json_option
 def policy_make_command(**given: Any) -> None:
     """Print the policy for the decided releases."""
+    if given["as_json"]:
+        refuse_ignored(("notation",), "with --json")
     made = make_policy(given)
     if given["as_json"]:
         emit_json(made_document(made))

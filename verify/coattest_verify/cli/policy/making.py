@@ -43,6 +43,7 @@ def make_policy(given: Mapping[str, Any]) -> MadePolicy:
     decisions = decisions_of(given, now=now)
     options = PolicyOptions(
         registers=further(given),
+        bind_role=not given["no_pcr3"],
         break_glass=given["break_glass"],
         until=given["until"].replace(tzinfo=timezone.utc) if given["until"] else None,
         delegate_to_account=given["delegate_to_account"],
@@ -90,6 +91,8 @@ def _warnings(given: Mapping[str, Any]) -> tuple[str, ...]:
         found.append(
             "RISK: whoever writes IAM policies in this account can become an administrator of the key"
         )
+    if given["no_pcr3"]:
+        found.append("RISK: the decided image may decrypt in any account: its parent's role is not required")
     if not given["context"]:
         found.append(
             "no --context: the enclave may decrypt any ciphertext of this key, whatever it was made for"
@@ -119,11 +122,22 @@ def made_document(made: MadePolicy, **more: Any) -> dict[str, Any]:
     }
 
 
+def _is_index(text: str) -> bool:
+    """Whether a text is a register's index in ASCII digits; int() would take those of other scripts."""
+    return text.isascii() and text.isdecimal() and len(text) <= 2
+
+
 def further(given: Mapping[str, Any]) -> dict[int, str]:
-    """The registers that are required beside the decided ones."""
-    found = {int(key): value for key, value in pairs(given["registers"], "--register", str.isdigit).items()}
-    derived = {
-        3: pcr3(given["pcr3_role"]) if given["pcr3_role"] else None,
-        4: pcr4(given["pcr4_instance"]) if given["pcr4_instance"] else None,
-    }
-    return {**found, **{index: value for index, value in derived.items() if value}}
+    """The registers that are required beside the decided ones, where options name them.
+
+    Raises UsageError when two options name one.
+    """
+    named = [(int(key), text) for key, text in pairs(given["registers"], "--register", _is_index).items()]
+    if given["pcr3_role"]:
+        named.append((3, pcr3(given["pcr3_role"])))
+    if given["pcr4_instance"]:
+        named.append((4, pcr4(given["pcr4_instance"])))
+    found = dict(named)
+    if len(found) != len(named) or (given["no_pcr3"] and 3 in found):
+        raise UsageError("a register is named by two options", where="--register, --pcr3, --no-pcr3, --pcr4")
+    return found

@@ -10,17 +10,19 @@ import click
 
 from coattest.aws import aws_errors
 from coattest.errors import UsageError
-from coattest.shell import Decorator, option_group
+from coattest.shell import Decorator, judged_folder, option_group
 from coattest_verify.cli.options import EXISTING_FOLDER, decision_options
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _ARNS: dict[str, Any] = {"multiple": True, "metavar": "ARN"}
 
-also_attestations_option: Decorator = click.option(
-    "--also-attestations",
-    multiple=True,
-    type=EXISTING_FOLDER,
-    help="A second release, for a rotation: both decrypt until the old one is left out.",
+also_attestations_option: Decorator = judged_folder(
+    click.option(
+        "--also-attestations",
+        multiple=True,
+        type=EXISTING_FOLDER,
+        help="A second release, for a rotation: both decrypt until the old one is left out.",
+    )
 )
 managing_options = option_group(
     click.option("--administrator", "administrators", help="Manages the key; cannot decrypt.", **_ARNS),
@@ -42,7 +44,13 @@ making_options = option_group(
     click.option("--parent-role", "parent_roles", help="The service's instance role.", **_ARNS),
     managing_options,
     click.option("--context", multiple=True, metavar="KEY=VALUE", help="Encryption context to require."),
-    click.option("--pcr3", "pcr3_role", metavar="ROLE-ARN", help="Require PCR3: the parent instance's role."),
+    click.option(
+        "--pcr3",
+        "pcr3_role",
+        metavar="ROLE-ARN",
+        help="Require PCR3 of this role (default: of the --parent-role that asks).",
+    ),
+    click.option("--no-pcr3", is_flag=True, help="RISK: the enclave may run under any role of any account."),
     click.option("--pcr4", "pcr4_instance", metavar="INSTANCE-ID", help="Require PCR4: one parent instance."),
     click.option(
         "--register",

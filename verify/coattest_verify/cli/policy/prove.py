@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,21 +12,23 @@ import click
 from coattest.errors import EnvironmentFailure, FoundFalse, UsageError
 from coattest.files import read_bounded
 from coattest.jsontext import emit_json
-from coattest.shell import err, json_option, needs_extra, out, utc_now
+from coattest.shell import err, json_option, needs_extra, out, step_progress, utc_now
 from coattest_verify.cli.options import EXISTING_FILE, decision_options
 from coattest_verify.cli.policy.making import decisions_of
 from coattest_verify.cli.policy.options import also_attestations_option, managing_options
 from coattest_verify.keypolicy.generate import check_tuple
 from coattest_verify.keypolicy.iam import PolicyError, parse_policy
+from coattest_verify.keypolicy.iam.names import KEY_ARN, PRINCIPAL_ARN, refuse_placeholder
 from coattest_verify.keypolicy.iam.parse import MAX_DOCUMENT_BYTES
 
 if TYPE_CHECKING:
-    from coattest_verify.keypolicy.prove import Counterexample, GoalResult
+    from coattest_verify.keypolicy.prove import Counterexample, GoalResult, Roles
 
-GOALS = {
+MEANINGS = {
     "plaintext": "existing ciphertext becomes plaintext only for a decided enclave, administrators included",
-    "power": "only the administrators hand out power over the key",
-    "encryption": "only the encrypters make data keys and encrypt",
+    "power": "only the administrators hand out or change power over the key",
+    "encryption": "only the encrypters make ciphertext under the key",
+    "decryption": "each decided enclave can decrypt",
 }
 _TUPLE = re.compile(r"[0-9a-f]{96}(?:,[0-9a-f]{96}){2}")
 
@@ -49,39 +52,102 @@ _TUPLE = re.compile(r"[0-9a-f]{96}(?:,[0-9a-f]{96}){2}")
 def policy_prove_command(**given: Any) -> int:
     """Prove or refute any key policy.
 
-    The questions: does FILE let only decided enclaves decrypt, only administrators hand out power, and only
-    encrypters encrypt? Exit code 0: proved; 1: refuted, with a request that gets in; 3: neither.
+    The questions: does FILE let only decided enclaves decrypt, only administrators hand out or change power,
+    and only encrypters encrypt? And can the decided enclaves decrypt? Exit code 0: proved; 1: refuted, with
+    a request that gets in; 3: neither.
     """
     from coattest_verify.keypolicy import prove as prover  # noqa: PLC0415
 
-    question = prover.ProofQuestion(
-        tuples=_tuples(given),
-        administrators=(*given["administrators"], *filter(None, [given["break_glass"]])),
-        encrypters=tuple(given["encrypters"]),
-        key_arn=given["key_arn"],
-    )
+    text = read_bounded(given["file"], MAX_DOCUMENT_BYTES)
+    tuples = _tuples(given)
     try:
-        results = prover.prove(parse_policy(read_bounded(given["file"], MAX_DOCUMENT_BYTES)), question)
+        policy = parse_policy(text)
     except PolicyError as error:
         if error.code != "unknown-operator":
             raise
-        results = tuple(prover.GoalResult(goal, prover.Status.UNKNOWN, reason=str(error)) for goal in GOALS)
+        results = tuple(
+            prover.GoalResult(goal, prover.Status.UNKNOWN, reason=f"{error}; use an operator of IAM's guide")
+            for goal in prover.GOALS
+        )
+        return _report(given, results, notes=(), roles=_given_roles(given))
+    roles = _given_roles(given) or prover.roles_of(policy) or prover.Roles((), ())
+    question = prover.ProofQuestion(
+        tuples, roles.administrators, roles.encrypters, key_arn=_key(given["key_arn"]), now=utc_now()
+    )
+    with step_progress() as progress:
+        progress.add_task("asking the solver")
+        results = prover.prove(policy, question)
+    return _report(given, results, notes=prover.policy_notes(policy), roles=roles)
+
+
+def _given_roles(given: Mapping[str, Any]) -> Roles | None:
+    """Who may do what by the options; None when none is given. Raises UsageError."""
+    from coattest_verify.keypolicy.prove import Roles  # noqa: PLC0415
+
+    administrators = (*given["administrators"], *filter(None, [given["break_glass"]]))
+    for name in (*administrators, *given["encrypters"]):
+        if not PRINCIPAL_ARN.fullmatch(name):
+            refuse_placeholder(name, "--administrator or --encrypter")
+            raise UsageError(f"{name!r} is not the ARN of a user, role or session", where="--administrator")
+    if not administrators and not given["encrypters"]:
+        return None
+    return Roles(administrators, tuple(given["encrypters"]))
+
+
+def _key(arn: str | None) -> str | None:
+    if arn is not None and not KEY_ARN.fullmatch(arn):
+        raise UsageError(f"{arn!r} is not the ARN of a KMS key", where="--key")
+    return arn
+
+
+def _report(
+    given: Mapping[str, Any], results: Sequence[GoalResult], *, notes: Sequence[str], roles: Roles | None
+) -> int:
+    from coattest_verify.keypolicy.prove import ASSUMPTIONS  # noqa: PLC0415
+
     code = _exit_code(results)
+    source = "options" if _given_roles(given) else "policy" if roles and any(astuple(roles)) else "nobody"
+    allowed = {
+        "administrators": list(roles.administrators) if roles else [],
+        "encrypters": list(roles.encrypters) if roles else [],
+    }
     if given["as_json"]:
-        emit_json({"goals": [_json(item) for item in results], "assumptions": list(prover.ASSUMPTIONS)})
+        emit_json(
+            {
+                "goals": [_json(item) for item in results],
+                "assumptions": list(ASSUMPTIONS),
+                "notes": list(notes),
+                "roles": {**allowed, "from": source},
+            }
+        )
         return code
     for item in results:
-        out().print(f"{item.status.value:8} {GOALS[item.goal]}", markup=False)
+        out().print(f"{item.status.value:8} {MEANINGS[item.goal]}", markup=False)
         if item.counterexample:
             out().print(_told(item.counterexample), markup=False)
         if item.reason:
             out().print(f"         {item.reason}", markup=False)
-    err().print("Assumed: " + "; ".join(prover.ASSUMPTIONS) + ".", markup=False)
+    for note in notes:
+        out().print(f"note     {note}", markup=False)
+    for line in _roles_told(allowed, source):
+        err().print(line, markup=False)
+    err().print("Assumed: " + "; ".join(ASSUMPTIONS) + ".", markup=False)
     if code == 1:
         raise FoundFalse("the policy is refuted", where=str(given["file"]), code="refuted")
     if code:
         raise EnvironmentFailure("neither proved nor refuted", where=str(given["file"]), code="unproved")
     return 0
+
+
+def _roles_told(allowed: Mapping[str, Sequence[str]], source: str) -> Iterator[str]:
+    """Whom the answers allow to do what, and who says so."""
+    for kind, option in (("administrators", "--administrator"), ("encrypters", "--encrypter")):
+        if not allowed[kind]:
+            yield f"No {option} was given: nobody was allowed to be one."
+        elif source == "policy":
+            yield f"The policy itself names its {kind}: {', '.join(allowed[kind])}. Are they yours?"
+        else:
+            yield f"Allowed as {kind}: {', '.join(allowed[kind])}."
 
 
 def _tuples(given: Mapping[str, Any]) -> tuple[tuple[str, str, str], ...]:
@@ -102,7 +168,7 @@ def _tuples(given: Mapping[str, Any]) -> tuple[tuple[str, str, str], ...]:
     return tuple((item.pcrs[0], item.pcrs[1], item.pcrs[2]) for item in decisions)
 
 
-def _exit_code(results: tuple[GoalResult, ...]) -> int:
+def _exit_code(results: Sequence[GoalResult]) -> int:
     statuses = {item.status.value for item in results}
     return 1 if "refuted" in statuses else 3 if "unknown" in statuses else 0
 
@@ -121,7 +187,7 @@ def _json(item: GoalResult) -> dict[str, Any]:
     example = item.counterexample
     return {
         "goal": item.goal,
-        "means": GOALS[item.goal],
+        "means": MEANINGS[item.goal],
         "status": item.status.value,
         "reason": item.reason,
         "counterexample": None

@@ -1,4 +1,4 @@
-"""``verify release``: review, revoke, bundle, links."""
+"""``verify release``: review, revoke, unrevoke, bundle, links."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from coattest.shell import LazyGroup
 VERBS = {
     "bundle": "coattest_verify.cli.release.bundle:bundle_command",
     "links": "coattest_verify.cli.release.links:links_command",
-    "review": "coattest_verify.cli.release.votes:review_command",
-    "revoke": "coattest_verify.cli.release.votes:revoke_command",
+    "review": "coattest_verify.cli.release.review:review_command",
+    "revoke": "coattest_verify.cli.release.revoke:revoke_command",
+    "unrevoke": "coattest_verify.cli.release.revoke:unrevoke_command",
 }
 
 

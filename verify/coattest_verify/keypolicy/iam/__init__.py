@@ -7,30 +7,37 @@ Guide ("Key policies in AWS KMS"); each module names the page behind each rule.
 
 from __future__ import annotations
 
+from coattest_verify.keypolicy.iam.actions import KMS
 from coattest_verify.keypolicy.iam.authorize import Authorization, authorize
 from coattest_verify.keypolicy.iam.evaluate import Assessment, Effect, Principal, Request, assess, evaluate
 from coattest_verify.keypolicy.iam.model import (
     Condition,
     Policy,
     PolicyError,
+    PolicyKind,
     PolicyStatement,
     PrincipalPattern,
     Quantifier,
 )
 from coattest_verify.keypolicy.iam.parse import parse_policy
+from coattest_verify.keypolicy.iam.reading import Doubt, Ternary
 
 __all__ = [
+    "KMS",
     "Assessment",
     "Authorization",
     "Condition",
+    "Doubt",
     "Effect",
     "Policy",
     "PolicyError",
+    "PolicyKind",
     "PolicyStatement",
     "Principal",
     "PrincipalPattern",
     "Quantifier",
     "Request",
+    "Ternary",
     "assess",
     "authorize",
     "evaluate",

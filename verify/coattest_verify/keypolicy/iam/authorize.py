@@ -40,7 +40,7 @@ def authorize(
     KMS grant allows it, which counts like a statement of the key policy that names the caller: a Deny
     still wins.
     """
-    resource_side = assess(resource_policy, request) if resource_policy else Assessment((), (), ())
+    resource_side = assess(resource_policy, request) if resource_policy else Assessment()
     named = bool(resource_side.allowed_by) or granted
     identity_side = [assess(policy, request) for policy in identity_policies]
     session_side = [assess(policy, request) for policy in session_policies]
@@ -73,6 +73,9 @@ def _refused(
     for name, assessments in sides:
         if any(item.denied_by for item in assessments):
             return f"with an explicit deny in {name} policy"
+        for item in assessments:
+            if item.perhaps_denied_by:
+                return f"because AWS leaves open whether {name} policy denies it ({item.doubts[0]})"
     if not all(item.allowed_by for item in session_side):
         return f"because no session policy allows the {request.action} action"
     return None

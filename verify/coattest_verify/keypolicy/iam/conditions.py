@@ -1,7 +1,7 @@
 """Condition operators.
 
-Source: IAM User Guide, "IAM JSON policy elements: Condition operators" and "Multivalued context keys".
-A key without values in the request counts as absent ("null data set").
+Source: IAM User Guide, "IAM JSON policy elements: Condition operators" and "Single-valued vs. multivalued
+context keys". A key without values in the request counts as absent ("null data set").
 """
 
 from __future__ import annotations
@@ -10,20 +10,41 @@ import datetime
 import ipaddress
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 
 from coattest_verify.keypolicy.iam import match
+from coattest_verify.keypolicy.iam.actions import ATTESTATION, KMS
 from coattest_verify.keypolicy.iam.model import Condition, PolicyError, Quantifier
+from coattest_verify.keypolicy.iam.reading import Doubts, Ternary, every, some, ternary
 
-Test = Callable[[str, str], bool]
+Parts = Sequence[str | match.Wild]
+Test = Callable[[Parts, str], Ternary]
 
-_WITH_VARIABLES = ("String", "Arn")
+WITH_VARIABLES = ("String", "Arn")
 """Operators whose values may hold policy variables ("Where you can use policy variables")."""
 
+REGISTER = 96
+"""Hex digits of a register: SHA-384 ("Cryptographic attestation", platform configuration registers)."""
 
-def _bool(policy: str, request: str) -> bool:
-    return policy.lower() == request.lower()
+_HEX = re.compile(r"[0-9a-f]*")
+_TYPED = {
+    "Numeric": ("Numeric", "Date"),
+    "Date": ("Date",),
+    "Bool": ("Bool",),
+    "Binary": ("Binary",),
+    "IpAddress": ("IPAddress",),
+}
+"""Operators that want a key of their own type; the String and Arn ones are used with any."""
+
+
+def text_of(parts: Parts) -> str:
+    """The text of a pattern without wildcards."""
+    return "".join(part if isinstance(part, str) else part.value for part in parts)
+
+
+def _bool(policy: Parts, request: str) -> Ternary:
+    return ternary(match.same_but_case(text_of(policy), request))
 
 
 _NUMBER = re.compile(r"[+-]?[0-9]{1,40}(?:\.[0-9]{1,40})?")
@@ -70,28 +91,46 @@ def _zone(text: str | None) -> datetime.timezone:
 
 
 def _ordered(read: Callable[[str], Decimal], compare: Callable[[Decimal, Decimal], bool]) -> Test:
-    def test(policy: str, request: str) -> bool:
+    def test(policy: Parts, request: str) -> Ternary:
         try:
-            return compare(read(request), read(policy))
+            return ternary(compare(read(request), read(text_of(policy))))
         except (ValueError, OverflowError):
-            return False
+            return Ternary.NO
 
     return test
 
 
-def _ip(policy: str, request: str) -> bool:
+def _ip(policy: Parts, request: str) -> Ternary:
     try:
-        return ipaddress.ip_address(request) in ipaddress.ip_network(policy, strict=False)
+        network = ipaddress.ip_network(text_of(policy), strict=False)
+        return ternary(ipaddress.ip_address(request) in network)
     except ValueError:
-        return False
+        return Ternary.NO
 
 
-def _equals(policy: str, request: str) -> bool:
-    return match.plain(policy) == request
+def _equals(policy: Parts, request: str) -> Ternary:
+    return ternary(text_of(policy) == request)
 
 
-def _equals_ignore_case(policy: str, request: str) -> bool:
-    return match.plain(policy).lower() == request.lower()
+def _equals_ignore_case(policy: Parts, request: str) -> Ternary:
+    text = text_of(policy)
+    if match.same_but_case(text, request):
+        return Ternary.YES
+    return Ternary.OPEN if match.perhaps_same_but_case(text, request) else Ternary.NO
+
+
+def _like(policy: Parts, request: str) -> Ternary:
+    return ternary(match.glob(policy, request))
+
+
+def _arn(policy: Parts, request: str) -> Ternary:
+    """ "Each of the six colon-delimited components of the ARN is checked separately" (ARN operators)."""
+    if tuple(policy) == (match.Wild.ANY,):
+        return Ternary.YES
+    if len(match.segments(policy)) == 6:
+        return ternary(match.by_segments(policy, request))
+    # Incomplete ARNs are described for Resource alone.
+    return Ternary.OPEN if match.by_segments(policy, request) or match.glob(policy, request) else Ternary.NO
 
 
 _TESTS: dict[str, tuple[Test, bool]] = {
@@ -99,8 +138,8 @@ _TESTS: dict[str, tuple[Test, bool]] = {
     "StringNotEquals": (_equals, True),
     "StringEqualsIgnoreCase": (_equals_ignore_case, False),
     "StringNotEqualsIgnoreCase": (_equals_ignore_case, True),
-    "StringLike": (match.glob, False),
-    "StringNotLike": (match.glob, True),
+    "StringLike": (_like, False),
+    "StringNotLike": (_like, True),
     "NumericEquals": (_ordered(number, operator.eq), False),
     "NumericNotEquals": (_ordered(number, operator.eq), True),
     "NumericLessThan": (_ordered(number, operator.lt), False),
@@ -117,10 +156,10 @@ _TESTS: dict[str, tuple[Test, bool]] = {
     "BinaryEquals": (_equals, False),
     "IpAddress": (_ip, False),
     "NotIpAddress": (_ip, True),
-    "ArnEquals": (match.arn, False),
-    "ArnLike": (match.arn, False),
-    "ArnNotEquals": (match.arn, True),
-    "ArnNotLike": (match.arn, True),
+    "ArnEquals": (_arn, False),
+    "ArnLike": (_arn, False),
+    "ArnNotEquals": (_arn, True),
+    "ArnNotLike": (_arn, True),
 }
 """Positive test behind each operator, and whether the operator negates it."""
 
@@ -147,37 +186,127 @@ def check_value(name: str, value: str, where: str) -> None:
         raise PolicyError(f"{value!r} does not suit {name}", where=where) from error
 
 
-def holds(condition: Condition, context: match.Context, variables: bool) -> bool:
+def without_wildcards(name: str) -> bool:
+    """Whether * and ? are plain characters in an operator's values."""
+    return not name.startswith("Arn") and not name.endswith("Like")
+
+
+def holds(condition: Condition, context: match.Context, variables: bool, doubts: Doubts) -> Ternary:
     """Whether the condition is true for a request context (keys in lower case)."""
     found = context.get(condition.key.lower(), ())
+    answer = _holds(condition, found, context, variables, doubts)
+    filled = tuple(value for value in found if value)
+    if filled == found or answer is _holds(condition, filled, context, variables, doubts):
+        return answer
+    return doubts.open(
+        told(condition),
+        "AWS's pages differ on whether a key with an empty value is there",
+        "leave the empty value out",
+    )
+
+
+def told(condition: Condition) -> str:
+    """A condition in the words of the policy."""
+    values = ", ".join(condition.values)
+    return f"{condition.name} {condition.key} = {values if len(values) <= 120 else values[:117] + '...'}"
+
+
+def _holds(
+    condition: Condition, found: Sequence[str], context: match.Context, variables: bool, doubts: Doubts
+) -> Ternary:
     if condition.operator == "Null":
-        return ("true" if not found else "false") in {value.lower() for value in condition.values}
-    test, negate = _TESTS[condition.operator]
+        return ternary(("true" if not found else "false") in {value.lower() for value in condition.values})
+    negate = negated(condition.operator)
     if not found:
-        return _absent(condition, negate)
-    patterns = [_pattern(value, condition.operator, context, variables) for value in condition.values]
+        return ternary(_absent(condition, negate))
+    plain = condition.quantifier is Quantifier.NONE
+    if plain and (len(found) > 1 or KMS.multivalued(condition.key)):
+        return doubts.open(
+            told(condition),
+            "AWS does not say what this operator does with a key of several values",
+            f"write ForAllValues:{condition.operator} or ForAnyValue:{condition.operator}",
+        )
+    if mistyped(condition):
+        return doubts.open(
+            told(condition),
+            f"the key is no {condition.operator} one, and AWS does not say what then happens",
+            "use an operator of the key's type",
+        )
 
-    def matches(value: str) -> bool:
-        return any(pattern is not None and test(pattern, value) for pattern in patterns)
+    def matches(value: str) -> Ternary:
+        answer = some(
+            _matches(condition, pattern, value, context, variables, doubts) for pattern in condition.values
+        )
+        return answer.opposite() if negate else answer
 
-    if condition.quantifier is Quantifier.ALL:
-        return all(matches(value) is not negate for value in found)
-    if condition.quantifier is Quantifier.ANY:
-        return any(matches(value) is not negate for value in found)
-    # Without a set operator a key is expected to have one value. With more, AWS documents nothing;
-    # here one match counts as a match, and a negated operator is the exact opposite of the positive one.
-    return any(matches(value) for value in found) is not negate
+    combine = some if condition.quantifier is Quantifier.ANY else every
+    return combine([matches(value) for value in found])
+
+
+def mistyped(condition: Condition) -> bool:
+    """Whether the operator is for another type than the key has in AWS's list."""
+    wanted = next((types for stem, types in _TYPED.items() if stem in condition.operator), None)
+    kind = KMS.find(condition.key)
+    return wanted is not None and kind is not None and kind[1].removeprefix("ArrayOf") not in wanted
+
+
+def odd_register(condition: Condition, parts: Sequence[match.Part]) -> bool:
+    """Whether a value for a register is none that AWS describes.
+
+    KMS Developer Guide, "Condition keys for Nitro Enclaves": "The PCR value must be a lower-case hexadecimal
+    string of up to 96 bytes"; an example there begins with 0x.
+    """
+    if not condition.key.lower().startswith(ATTESTATION):
+        return False
+    texts = [part for part in parts if isinstance(part, str)]
+    if condition.operator.endswith("IgnoreCase"):
+        texts = [text.lower() for text in texts]
+    whole = len(texts) == len(parts)
+    return not all(map(_HEX.fullmatch, texts)) or (whole and sum(map(len, texts)) != REGISTER)
+
+
+def _matches(  # noqa: PLR0917
+    condition: Condition,
+    pattern: str,
+    value: str,
+    context: match.Context,
+    variables: bool,
+    doubts: Doubts,
+) -> Ternary:
+    name = condition.operator
+    enabled = variables and name.startswith(WITH_VARIABLES)
+    parts = match.parts_of(pattern, enabled, not without_wildcards(name))
+    resolved = match.resolve(parts, context)
+    if resolved is None:
+        if not negated(name):
+            return Ternary.NO
+        return doubts.open(
+            told(condition),
+            'AWS says that a variable without a value "might cause the entire statement to be invalid"',
+            "give the variable a default, or require its key with Null",
+        )
+    if odd_register(condition, parts):
+        return doubts.open(
+            told(condition),
+            "AWS describes registers as lower-case hex, and has an example with 0x",
+            "write the 96 lower-case hex digits",
+        )
+    answer = compare_value(condition, resolved, value)
+    if answer is Ternary.OPEN:
+        doubts.open(
+            told(condition),
+            "AWS does not say how this is compared",
+            "write a full ARN" if name.startswith("Arn") else "use an operator that minds the case",
+        )
+    return answer
+
+
+def compare_value(condition: Condition, parts: Parts, value: str) -> Ternary:
+    """Whether a value matches one of the condition's values by the operator's positive test."""
+    return _TESTS[condition.operator][0](parts, value)
 
 
 def _absent(condition: Condition, negate: bool) -> bool:
-    if condition.if_exists:
+    if condition.if_exists or condition.quantifier is Quantifier.ALL:
         return True
-    if condition.quantifier is Quantifier.ALL:
-        return True
-    if condition.quantifier is Quantifier.ANY:
-        return False
-    return negate
-
-
-def _pattern(value: str, name: str, context: match.Context, variables: bool) -> str | None:
-    return match.substitute(value, context, variables and name.startswith(_WITH_VARIABLES))
+    return negate and condition.quantifier is Quantifier.NONE

@@ -1,4 +1,4 @@
-"""One policy, one request: does a statement allow, does one deny.
+"""One policy, one request: does a statement allow, does one deny, and what do AWS's documents leave open.
 
 Sources: IAM User Guide, "Policy evaluation logic" (an explicit deny wins, the default is deny), "AWS JSON
 policy elements: Principal" (roles and their sessions, accounts), "NotPrincipal"; KMS Developer Guide,
@@ -13,14 +13,16 @@ from dataclasses import dataclass, field
 
 from coattest_verify.keypolicy.iam import conditions, match
 from coattest_verify.keypolicy.iam.model import Policy, PolicyStatement, PrincipalPattern
+from coattest_verify.keypolicy.iam.reading import Doubt, Doubts, Ternary, every, some, ternary
 
 
 class Effect(enum.Enum):
-    """What a policy says of a request."""
+    """What a policy says of a request; OPEN where AWS's documents leave it open."""
 
     ALLOW = "allow"
     EXPLICIT_DENY = "explicit-deny"
     IMPLICIT_DENY = "implicit-deny"
+    OPEN = "open"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,19 +85,36 @@ class Assessment:
     """What one policy says, and which statements (by index) say it.
 
     ``allowed_by`` names the caller or everyone; ``delegated_by`` names the caller's account only, which lets
-    that account's own policies decide; ``denied_by`` wins over both.
+    that account's own policies decide; ``denied_by`` wins over both. ``perhaps_granted_by`` (allowed or
+    delegated) and ``perhaps_denied_by`` are the statements of which AWS's documents do not say whether they
+    apply, and ``doubts`` says why.
     """
 
-    allowed_by: tuple[int, ...]
-    delegated_by: tuple[int, ...]
-    denied_by: tuple[int, ...]
+    allowed_by: tuple[int, ...] = ()
+    delegated_by: tuple[int, ...] = ()
+    denied_by: tuple[int, ...] = ()
+    perhaps_granted_by: tuple[int, ...] = ()
+    perhaps_denied_by: tuple[int, ...] = ()
+    doubts: tuple[Doubt, ...] = ()
 
     @property
     def effect(self) -> Effect:
         """Deny wins. A statement that names the caller or everyone allows; one for the account does not."""
         if self.denied_by:
             return Effect.EXPLICIT_DENY
+        granted = self.allowed_by or self.delegated_by or self.perhaps_granted_by
+        if granted and (self.perhaps_denied_by or (self.perhaps_granted_by and not self.allowed_by)):
+            return Effect.OPEN
         return Effect.ALLOW if self.allowed_by else Effect.IMPLICIT_DENY
+
+    @property
+    def granted(self) -> Ternary:
+        """Whether the policy allows or delegates it."""
+        if self.denied_by:
+            return Ternary.NO
+        if not (self.allowed_by or self.delegated_by):
+            return Ternary.OPEN if self.perhaps_granted_by else Ternary.NO
+        return Ternary.OPEN if self.perhaps_denied_by else Ternary.YES
 
 
 def evaluate(policy: Policy, request: Request) -> Effect:
@@ -105,30 +124,53 @@ def evaluate(policy: Policy, request: Request) -> Effect:
 
 def assess(policy: Policy, request: Request) -> Assessment:
     """What the policy says of the request, statement by statement."""
-    context = request.lowered()
+    context, doubts = request.lowered(), Doubts()
     allowed, delegated, denied = [], [], []
+    perhaps_granted: list[int] = []
+    perhaps_denied: list[int] = []
     for index, statement in enumerate(policy.statements):
-        if not applies(statement, request, context, policy.variables):
+        answer = applies(statement, request, context, policy.variables, doubts)
+        if answer is Ternary.NO:
             continue
-        if not statement.allow:
+        if answer is Ternary.OPEN:
+            (perhaps_granted if statement.allow else perhaps_denied).append(index)
+        elif not statement.allow:
             denied.append(index)
         elif names_caller(statement, request.principal):
             allowed.append(index)
         else:
             delegated.append(index)
-    return Assessment(tuple(allowed), tuple(delegated), tuple(denied))
+    return Assessment(
+        tuple(allowed),
+        tuple(delegated),
+        tuple(denied),
+        tuple(perhaps_granted),
+        tuple(perhaps_denied),
+        tuple(sorted(doubts.found)) if perhaps_granted or perhaps_denied else (),
+    )
 
 
 def applies(
-    statement: PolicyStatement, request: Request, context: Mapping[str, tuple[str, ...]], variables: bool
-) -> bool:
+    statement: PolicyStatement,
+    request: Request,
+    context: Mapping[str, tuple[str, ...]],
+    variables: bool,
+    doubts: Doubts,
+) -> Ternary:
     """Whether principal, action, resource and every condition of the statement match the request."""
-    return (
-        principal_matches(statement, request.principal)
-        and action_matches(statement, request.action)
-        and _resource_matches(statement, request.resource, context, variables)
-        and all(conditions.holds(condition, context, variables) for condition in statement.conditions)
+    if not statement.has_effect or not action_matches(statement, request.action):
+        return Ternary.NO
+    met = Doubts()
+    answer = every(
+        [
+            principal_matches(statement, request.principal, met),
+            resource_matches(statement, request.resource, context, variables, met),
+            *(conditions.holds(condition, context, variables, met) for condition in statement.conditions),
+        ]
     )
+    if answer is Ternary.OPEN:
+        doubts.found |= met.found
+    return answer
 
 
 def names_caller(statement: PolicyStatement, principal: Principal) -> bool:
@@ -138,19 +180,35 @@ def names_caller(statement: PolicyStatement, principal: Principal) -> bool:
     return any(pattern.is_anyone or pattern.value in principal.identities for pattern in statement.principals)
 
 
-def principal_matches(statement: PolicyStatement, principal: Principal) -> bool:
+def principal_matches(statement: PolicyStatement, principal: Principal, doubts: Doubts) -> Ternary:
     """Whether the Principal or NotPrincipal element covers a caller, by name or by account."""
     if statement.principals is None:
-        return True
+        return Ternary.YES
     if statement.not_principal:
-        # "AWS JSON policy elements: NotPrincipal": to leave a caller out, its account, its role and its
-        # session must all be listed; if one of them is missing, the statement still applies.
-        listed = {pattern.value for pattern in statement.principals if pattern.kind == principal.kind}
-        if principal.kind != "AWS":
-            return principal.arn not in listed
-        required = {principal.root_arn, principal.arn, principal.role_arn or principal.arn}
-        return "*" not in listed and not required <= listed
-    return any(_names(pattern, principal) for pattern in statement.principals)
+        return _not_principal(statement.principals, principal, doubts)
+    return ternary(any(_names(pattern, principal) for pattern in statement.principals))
+
+
+def _not_principal(
+    listed_patterns: tuple[PrincipalPattern, ...], principal: Principal, doubts: Doubts
+) -> Ternary:
+    """ "AWS JSON policy elements: NotPrincipal": "you must also specify the account ARN of the not-denied
+    principal. Otherwise, the policy might deny access to the entire account"; for a session "include both the
+    ARN for a role and the ARN for the account containing that role".
+    """
+    listed = {pattern.value for pattern in listed_patterns if pattern.kind == principal.kind}
+    if principal.kind != "AWS":
+        return ternary(principal.arn not in listed)
+    names = {principal.root_arn, *principal.identities}
+    if "*" in listed or {principal.root_arn, principal.role_arn or principal.arn} <= listed:
+        return Ternary.NO
+    if not names & listed:
+        return Ternary.YES
+    return doubts.open(
+        f"NotPrincipal without all of {principal.root_arn} and {principal.role_arn or principal.arn}",
+        'AWS says only that such a statement "might" reach a principal whose account or role is not listed',
+        'write Principal "*" with ArnNotEquals on aws:PrincipalArn',
+    )
 
 
 def _names(pattern: PrincipalPattern, principal: Principal) -> bool:
@@ -167,9 +225,54 @@ def action_matches(statement: PolicyStatement, action: str) -> bool:
     return listed is not statement.not_action
 
 
-def _resource_matches(
-    statement: PolicyStatement, resource: str, context: Mapping[str, tuple[str, ...]], variables: bool
-) -> bool:
-    patterns = [match.substitute(pattern, context, variables) for pattern in statement.resources]
-    listed = any(pattern is not None and match.arn(pattern, resource) for pattern in patterns)
-    return listed is not statement.not_resource
+def resource_matches(
+    statement: PolicyStatement,
+    resource: str,
+    context: Mapping[str, tuple[str, ...]],
+    variables: bool,
+    doubts: Doubts,
+) -> Ternary:
+    """Whether the Resource or NotResource element covers a resource."""
+    listed = some(
+        [one_resource(statement, text, resource, context, variables, doubts) for text in statement.resources]
+    )
+    return listed.opposite() if statement.not_resource else listed
+
+
+def one_resource(  # noqa: PLR0917
+    statement: PolicyStatement,
+    text: str,
+    resource: str,
+    context: Mapping[str, tuple[str, ...]],
+    variables: bool,
+    doubts: Doubts,
+) -> Ternary:
+    """Whether a resource is the one that an entry of the statement's element names."""
+    element = f"{'NotResource' if statement.not_resource else 'Resource'} {text}"
+    parts = match.resolve(match.parts_of(text, variables), context)
+    if parts is None:
+        if not statement.not_resource:
+            return Ternary.NO
+        return doubts.open(
+            element,
+            'AWS says that a variable without a value "might cause the entire statement to be invalid"',
+            "give the variable a default",
+        )
+    full = match.completed(parts)
+    crosses = match.crosses_at_ends(parts, resource) or match.crosses_at_ends(full, resource)
+    # "If the * wildcard is the last character of a resource ARN segment, it can expand to match beyond the
+    # colon boundaries."
+    if text == "*" or match.by_segments(full, resource) or (crosses and permits_by_matching(statement)):
+        return Ternary.YES
+    if crosses or match.glob(parts, resource) or match.glob(full, resource):
+        return doubts.open(
+            element,
+            'AWS says only that a * at the end of a part of an ARN "can" match beyond the colons',
+            'write "*", or an ARN with all six parts',
+        )
+    return Ternary.NO
+
+
+def permits_by_matching(statement: PolicyStatement) -> bool:
+    """Whether more is permitted when a resource is listed: an Allow's Resource, a Deny's NotResource."""
+    return statement.allow is not statement.not_resource

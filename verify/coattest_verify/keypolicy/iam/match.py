@@ -1,95 +1,248 @@
 """Wildcards, ARNs and policy variables.
 
-Sources, all in the IAM User Guide: "IAM JSON policy elements: Resource" (wildcards per ARN segment,
-incomplete ARNs), "Condition operators", section "String" and "ARN", and "IAM policy elements: Variables and
-tags".
+Sources, all in the IAM User Guide: "IAM JSON policy elements: Resource" (wildcards, incomplete ARNs),
+"Condition operators", sections "String" and "ARN", and "IAM policy elements: Variables and tags".
+
+A pattern is read once into its parts. A match looks at each character of the value once.
 """
 
 from __future__ import annotations
 
+import enum
 import functools
-import re
-from collections.abc import Mapping
-
-VARIABLE = re.compile(r"\$\{(?P<key>[^},]+?)(?:\s*,\s*'(?P<default>[^']*)')?\s*\}")
-"""A variable: ``${key}`` or ``${key, 'default'}``. ``${*}``, ``${?}`` and ``${$}`` stand for the characters
-themselves."""
-
-LITERALS = {"*": "*", "?": "?", "$": "$"}
-
-_ESCAPES = {"*": "\ue000", "?": "\ue001"}
-"""Placed around substituted text, so that a wildcard character in it stays a character. Not valid in a
-policy."""
-
-ESCAPES = frozenset(_ESCAPES.values())
-_UNESCAPE = {escape: character for character, escape in _ESCAPES.items()}
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 Context = Mapping[str, tuple[str, ...]]
 
-
-def substitute(pattern: str, context: Context, enabled: bool) -> str | None:
-    """The pattern with its variables replaced; None when a variable has no single value and no default."""
-    if not enabled or "${" not in pattern:
-        return pattern
-    missing = False
-
-    def replace(match: re.Match[str]) -> str:
-        nonlocal missing
-        key = match["key"].strip()
-        if key in LITERALS:
-            return escape(key)
-        values = context.get(key.lower(), ())
-        if len(values) == 1:
-            return escape(values[0])
-        if match["default"] is not None:
-            return escape(match["default"])
-        missing = True
-        return ""
-
-    replaced = VARIABLE.sub(replace, pattern)
-    return None if missing else replaced
+LITERALS = frozenset("*?$")
+"""``${*}``, ``${?}`` and ``${$}`` stand for the characters themselves."""
 
 
-def escape(text: str) -> str:
-    """Text whose wildcard characters stand for themselves."""
-    for character, replacement in _ESCAPES.items():
-        text = text.replace(character, replacement)
-    return text
+class Wild(enum.Enum):
+    """A wildcard of a pattern."""
+
+    ANY = "*"
+    ONE = "?"
 
 
-def plain(text: str) -> str:
-    """The opposite of ``escape``: for operators that know no wildcards."""
-    for replacement, character in _UNESCAPE.items():
-        text = text.replace(replacement, character)
-    return text
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """``${key}`` or ``${key, 'default'}``; ``key`` is in lower case."""
+
+    key: str
+    default: str | None = None
+
+
+Part = str | Wild | Variable
+
+
+class BadVariable(ValueError):
+    """``${`` without a variable behind it."""
 
 
 @functools.lru_cache(maxsize=4096)
-def _glob(pattern: str, ignore_case: bool) -> re.Pattern[str]:
-    parts = [
-        ".*" if character == "*" else "." if character == "?" else re.escape(plain(character))
-        for character in pattern
-    ]
-    return re.compile("".join(parts), re.DOTALL | (re.IGNORECASE if ignore_case else 0))
+def parts_of(pattern: str, variables: bool, wildcards: bool = True) -> tuple[Part, ...]:
+    """The pattern's parts in order: text, wildcards, variables. Raises BadVariable."""
+    found: list[Part] = []
+    text: list[str] = []
+    at = 0
+
+    def flush() -> None:
+        if text:
+            found.append("".join(text))
+            text.clear()
+
+    while at < len(pattern):
+        if variables and pattern.startswith("${", at):
+            end = pattern.find("}", at)
+            if end < 0:
+                raise BadVariable(pattern[at : at + 40])
+            item = _variable(pattern[at + 2 : end])
+            at = end + 1
+            if isinstance(item, str):
+                text.append(item)
+            else:
+                flush()
+                found.append(item)
+            continue
+        character = pattern[at]
+        at += 1
+        if wildcards and character in "*?":
+            flush()
+            wild = Wild(character)
+            if not (wild is Wild.ANY and found and found[-1] is Wild.ANY):
+                found.append(wild)
+        else:
+            text.append(character)
+    flush()
+    return tuple(found)
 
 
-def glob(pattern: str, value: str, *, ignore_case: bool = False) -> bool:
-    """Whether ``value`` matches ``pattern``, where ``*`` is any run of characters and ``?`` any one."""
-    return _glob(pattern, ignore_case).fullmatch(value) is not None
+def _variable(text: str) -> str | Variable:
+    """A variable's name, or the character that it stands for."""
+    key, comma, rest = text.partition(",")
+    key, rest = key.strip(), rest.strip()
+    if key in LITERALS and not comma:
+        return key
+    quoted = len(rest) >= 2 and rest[0] == rest[-1] == "'" and "'" not in rest[1:-1]
+    if not key or "$" in key or "{" in key or (comma and not quoted):
+        raise BadVariable(text[:40])
+    return Variable(key.lower(), rest[1:-1] if comma else None)
 
 
+def resolve(parts: Sequence[Part], context: Context) -> tuple[str | Wild, ...] | None:
+    """The parts with values for variables; None when one has no single value and no default.
+
+    A value is text: a wildcard character in it stays a character.
+    """
+    found: list[str | Wild] = []
+    for part in parts:
+        if not isinstance(part, Variable):
+            found.append(part)
+            continue
+        values = context.get(part.key, ())
+        value = values[0] if len(values) == 1 else part.default
+        if value is None:
+            return None
+        found.append(value)
+    return tuple(found)
+
+
+def glob(parts: Sequence[str | Wild], value: str, *, ignore_case: bool = False) -> bool:
+    """Whether ``value`` matches, where ``*`` is any run of characters and ``?`` any one.
+
+    All ways through the pattern are followed at once, a bit for each.
+    """
+    if ignore_case:
+        parts, value = [_lower(part) if isinstance(part, str) else part for part in parts], _lower(value)
+    if all(isinstance(part, str) for part in parts):
+        return "".join(str(part) for part in parts) == value
+    at = 0
+    stars, anything = 0, 0
+    where: dict[str, int] = {}
+    for part in parts:
+        if part is Wild.ANY:
+            stars |= 1 << at
+        elif part is Wild.ONE:
+            anything |= 1 << at
+            at += 1
+        else:
+            for character in str(part):
+                where[character] = where.get(character, 0) | 1 << at
+                at += 1
+    states = 1
+    for character in value:
+        states = ((states & (where.get(character, 0) | anything)) << 1) | (states & stars)
+        if not states:
+            return False
+    return bool(states >> at & 1)
+
+
+def _lower(text: str) -> str:
+    """ASCII letters in lower case, the rest as it is: AWS does not say what the case of others is."""
+    return text.translate(_LOWER)
+
+
+_LOWER = {ord(letter): letter.lower() for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"}
+
+OTHER_CASES = {"k": "\u212a", "s": "\u017f", "i": "\u0130\u0131"}
+"""Characters outside ASCII whose other case is an ASCII letter (Unicode, CaseFolding and SpecialCasing)."""
+
+_FOLDED = {ord(other): letter for letter, others in OTHER_CASES.items() for other in others}
+
+
+def same_but_case(pattern: str, value: str) -> bool:
+    """Equal but for the case of ASCII letters."""
+    return _lower(pattern) == _lower(value)
+
+
+def perhaps_same_but_case(pattern: str, value: str) -> bool:
+    """Whether some reading of "ignoring case" makes these equal: always for text outside ASCII, whose case
+    AWS does not describe.
+    """
+    if not pattern.isascii():
+        return True
+    return _lower(pattern) == _lower(value.translate(_FOLDED))
+
+
+@functools.lru_cache(maxsize=65536)
 def action(pattern: str, value: str) -> bool:
     """Whether an action matches. Actions are not case-sensitive ("IAM JSON policy elements: Action")."""
-    return glob(pattern, value, ignore_case=True)
+    return glob(_fixed(parts_of(pattern, False)), value, ignore_case=True)
 
 
-def arn(pattern: str, value: str) -> bool:
-    """Whether an ARN matches, segment by segment; a pattern with fewer segments is filled up with ``*``."""
-    if pattern == "*":
-        return True
-    wanted = pattern.split(":", 5)
-    found = value.split(":", 5)
-    if len(found) != 6:
+def _fixed(parts: Sequence[Part]) -> tuple[str | Wild, ...]:
+    return tuple(part for part in parts if not isinstance(part, Variable))
+
+
+def segments(parts: Sequence[str | Wild]) -> list[tuple[str | Wild, ...]]:
+    """The pattern's parts between colons, at most six: the sixth has the rest."""
+    found: list[list[str | Wild]] = [[]]
+    for part in parts:
+        if isinstance(part, Wild):
+            found[-1].append(part)
+            continue
+        text = part
+        while ":" in text and len(found) < 6:
+            head, _, text = text.partition(":")
+            if head:
+                found[-1].append(head)
+            found.append([])
+        if text:
+            found[-1].append(text)
+    return [tuple(item) for item in found]
+
+
+def by_segments(parts: Sequence[str | Wild], value: str) -> bool:
+    """Whether an ARN matches part by part; missing parts of the pattern count as ``*``."""
+    have = value.split(":", 5)
+    if len(have) != 6:
         return False
-    wanted += ["*"] * (6 - len(wanted))
-    return all(glob(want, have) for want, have in zip(wanted, found, strict=True))
+    want = segments(parts)
+    return all(glob(pattern, text) for pattern, text in zip(want, have, strict=False))
+
+
+def completed(parts: Sequence[str | Wild]) -> tuple[str | Wild, ...]:
+    """The pattern of an incomplete ARN with ``*`` for each missing part ("IAM JSON policy elements:
+    Resource", "Incomplete ARNs").
+    """
+    missing = 6 - len(segments(parts))
+    more: list[str | Wild] = []
+    for _ in range(missing):
+        more += [":", Wild.ANY]
+    return (*parts, *more)
+
+
+def crosses_at_ends(parts: Sequence[str | Wild], value: str) -> bool:
+    """Whether an ARN matches where a ``*`` at the end of a part may also stand for colons, and no other
+    wildcard may.
+
+    Followed like ``glob``; a part's end is a colon of the pattern, or the pattern's end.
+    """
+    flat: list[str | Wild] = []
+    for part in parts:
+        flat += [part] if isinstance(part, Wild) else list(part)
+    ends = 0
+    stars = 0
+    ones = 0
+    where: dict[str, int] = {}
+    at = 0
+    for index, part in enumerate(flat):
+        if part is Wild.ANY:
+            stars |= 1 << at
+            if index + 1 == len(flat) or flat[index + 1] == ":":
+                ends |= 1 << at
+        elif part is Wild.ONE:
+            ones |= 1 << at
+            at += 1
+        else:
+            where[str(part)] = where.get(str(part), 0) | 1 << at
+            at += 1
+    states = 1
+    for character in value:
+        wild, stay = (0, ends) if character == ":" else (ones, stars)
+        states = ((states & (where.get(character, 0) | wild)) << 1) | (states & stay)
+        if not states:
+            return False
+    return bool(states >> at & 1)

@@ -63,7 +63,9 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class PolicyStatement:
-    """One statement. ``principals`` is None in a policy that is attached to an identity."""
+    """One statement. ``principals`` is None in a policy that is attached to an identity; ``actions`` or
+    ``resources`` is empty where the element is missing.
+    """
 
     sid: str
     allow: bool
@@ -74,6 +76,22 @@ class PolicyStatement:
     resources: tuple[str, ...]
     not_resource: bool
     conditions: tuple[Condition, ...]
+
+    @property
+    def has_effect(self) -> bool:
+        """Whether it says anything. KMS API Reference, "PutKeyPolicy", Policy: "If either of the required
+        Resource or Action elements are missing from a key policy statement, the policy statement has no
+        effect."
+        """
+        return bool(self.actions and self.resources)
+
+
+class PolicyKind(enum.Enum):
+    """What a policy is attached to: that decides which elements a statement must have."""
+
+    KEY = "key"
+    TRUST = "trust"
+    OTHER = "other"
 
 
 @dataclass(frozen=True, slots=True)

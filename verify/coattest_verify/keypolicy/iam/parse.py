@@ -7,20 +7,29 @@ an error, duplicate keys included: a policy that two readers could read differen
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from coattest.jsontext import RepeatedName, unique_names
+from coattest_verify.keypolicy.iam.actions import ATTESTATION
 from coattest_verify.keypolicy.iam.conditions import BASE_OPERATORS, check_value
-from coattest_verify.keypolicy.iam.match import ESCAPES, VARIABLE
+from coattest_verify.keypolicy.iam.match import BadVariable, parts_of
 from coattest_verify.keypolicy.iam.model import (
     Condition,
     Policy,
     PolicyError,
+    PolicyKind,
     PolicyStatement,
     PrincipalPattern,
     Quantifier,
+)
+from coattest_verify.keypolicy.iam.names import (
+    PRINCIPAL_KINDS,
+    principal,
+    refuse_placeholder,
+    refuse_placeholder_arn,
 )
 
 MAX_DOCUMENT_BYTES = 32 * 1024
@@ -31,17 +40,25 @@ MAX_DEPTH = 10
 hostile."""
 
 VERSIONS = ("2008-10-17", "2012-10-17")
-_ACCOUNT = re.compile(r"[0-9]{12}")
 _ACTION = re.compile(r"[A-Za-z0-9-]+:[A-Za-z0-9*?]+|\*")
-_UNIQUE_ID = re.compile(r"A[A-Z0-9]{15,127}")
-_PRINCIPAL_KINDS = ("AWS", "Service", "Federated", "CanonicalUser")
+_ELEMENTS = {"Sid", "Effect", "Condition"} | {
+    f"{no}{name}" for no in ("", "Not") for name in ("Principal", "Action", "Resource")
+}
+_ACCOUNT_KEYS = ("aws:principalaccount", "aws:sourceaccount", "kms:calleraccount")
+_ARN_KEYS = ("aws:principalarn", "aws:sourcearn")
 
 
-def parse_policy(document: str | bytes | Mapping[str, Any], *, max_bytes: int = MAX_DOCUMENT_BYTES) -> Policy:
+def parse_policy(
+    document: str | bytes | Mapping[str, Any],
+    *,
+    kind: PolicyKind = PolicyKind.KEY,
+    max_bytes: int = MAX_DOCUMENT_BYTES,
+) -> Policy:
     """Return the parsed policy.
 
     Raises PolicyError for anything outside the grammar; ``code`` is ``unknown-operator`` for a condition
-    operator that is not known here, ``malformed-policy`` otherwise.
+    operator that is not known here, ``placeholder`` for a word that somebody was meant to replace,
+    ``malformed-policy`` otherwise.
     """
     if isinstance(document, (str, bytes)):
         document = _load(document, max_bytes)
@@ -59,31 +76,52 @@ def parse_policy(document: str | bytes | Mapping[str, Any], *, max_bytes: int = 
     if not isinstance(statements, (list, tuple)) or not statements:
         raise PolicyError("a policy has at least one statement", where="Statement")
     policy = Policy(
-        version, identifier, tuple(_statement(item, index) for index, item in enumerate(statements))
+        version, identifier, tuple(_statement(item, index, kind) for index, item in enumerate(statements))
     )
     _readable(policy)
     return policy
 
 
 def _readable(policy: Policy) -> None:
-    """Refuse the characters of ``match.escape``, and in a policy with variables any other ``${``."""
+    """Refuse what is no text, placeholders, and in a policy with variables any other ``${``."""
     for index, statement in enumerate(policy.statements):
         where = f"Statement[{index}]"
-        values = (value for condition in statement.conditions for value in condition.values)
-        for text in (*statement.resources, *values):
-            if ESCAPES & set(text):
-                raise PolicyError(
-                    f"{text!r} has private-use characters", where=statement.sid or "a statement"
-                )
-            if policy.variables and "${" in VARIABLE.sub("", text):
-                raise PolicyError(f"{text!r}: not a policy variable", where=where)
+        for text in (statement.sid, *statement.actions, *(p.value for p in statement.principals or ())):
+            _unicode(text, where)
+        for resource in statement.resources:
+            refuse_placeholder_arn(resource, f"{where}.Resource")
+            _check_text(resource, f"{where}.Resource", policy.variables)
+        for condition in statement.conditions:
+            place = f"{where}.Condition.{condition.name}.{condition.key}"
+            _unicode(condition.key, where)
+            key = condition.key.lower()
+            for value in condition.values:
+                if key in _ARN_KEYS:
+                    refuse_placeholder_arn(value, place)
+                else:
+                    refuse_placeholder(value, place, anywhere=key.startswith((ATTESTATION, *_ACCOUNT_KEYS)))
+                _check_text(value, place, policy.variables)
+
+
+def _check_text(text: str, where: str, variables: bool) -> None:
+    _unicode(text, where)
+    try:
+        parts_of(text, variables)
+    except BadVariable as error:
+        raise PolicyError(f"{text!r}: not a policy variable", where=where) from error
+
+
+def _unicode(text: str, where: str) -> None:
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise PolicyError(f"{text!r} is not Unicode text", where=where)
 
 
 def _load(text: str | bytes, max_bytes: int) -> Any:
-    if len(text.encode() if isinstance(text, str) else text) > max_bytes:
+    if len(text.encode(errors="surrogatepass") if isinstance(text, str) else text) > max_bytes:
         raise PolicyError(f"the policy is longer than {max_bytes} bytes")
     try:
-        value = json.loads(text, object_pairs_hook=unique_names)
+        decoded = text.decode() if isinstance(text, bytes) else text
+        value = json.loads(decoded, object_pairs_hook=unique_names)
     except RepeatedName as error:
         raise PolicyError(str(error)) from error
     except (ValueError, RecursionError) as error:
@@ -112,25 +150,11 @@ def _only(mapping: Mapping[str, Any], known: set[str], where: str) -> None:
         raise PolicyError(f"unknown element {unknown[0]}", where=where)
 
 
-def _statement(raw: Any, index: int) -> PolicyStatement:
+def _statement(raw: Any, index: int, kind: PolicyKind) -> PolicyStatement:
     where = f"Statement[{index}]"
     if not isinstance(raw, Mapping):
         raise PolicyError("a statement is a JSON object", where=where)
-    _only(
-        raw,
-        {
-            "Sid",
-            "Effect",
-            "Principal",
-            "NotPrincipal",
-            "Action",
-            "NotAction",
-            "Resource",
-            "NotResource",
-            "Condition",
-        },
-        where,
-    )
+    _only(raw, _ELEMENTS, where)
     for name in ("Principal", "Action", "Resource"):
         if name in raw and f"Not{name}" in raw:
             raise PolicyError(f"{name} and Not{name} exclude each other", where=where)
@@ -139,37 +163,47 @@ def _statement(raw: Any, index: int) -> PolicyStatement:
     sid = raw.get("Sid", "")
     if not isinstance(sid, str):
         raise PolicyError("Sid is a string", where=where)
-    actions = _strings(_either(raw, "Action", where), f"{where}.Action")
+    actions = _listed_in(raw, "Action", where, required=kind is not PolicyKind.KEY)
     for action in actions:
         if not _ACTION.fullmatch(action):
             raise PolicyError(f"{action!r} is not an action", where=f"{where}.Action")
-    principal = raw.get("Principal", raw.get("NotPrincipal"))
+    named = raw.get("Principal", raw.get("NotPrincipal"))
+    if named is None and kind is not PolicyKind.OTHER:
+        # KMS API Reference, "PutKeyPolicy": "Each statement in the key policy must contain one or more
+        # principals."
+        raise PolicyError("a statement has Principal or NotPrincipal", where=where)
     return PolicyStatement(
         sid=sid,
         allow=raw["Effect"] == "Allow",
-        principals=None if principal is None else _principals(principal, f"{where}.Principal"),
+        principals=None if named is None else _principals(named, f"{where}.Principal"),
         not_principal="NotPrincipal" in raw,
         actions=actions,
         not_action="NotAction" in raw,
-        resources=_resources(raw, where),
+        resources=_resources(raw, where, kind),
         not_resource="NotResource" in raw,
         conditions=_conditions(raw.get("Condition", {}), f"{where}.Condition"),
     )
 
 
-def _either(raw: Mapping[str, Any], name: str, where: str) -> Any:
+def _listed_in(raw: Mapping[str, Any], name: str, where: str, *, required: bool) -> tuple[str, ...]:
+    """An element or its negation. A key policy may lack it: KMS takes it, and ignores the statement."""
     if name not in raw and f"Not{name}" not in raw:
-        raise PolicyError(f"a statement has {name} or Not{name}", where=where)
-    return raw.get(name, raw.get(f"Not{name}"))
+        if required:
+            raise PolicyError(f"a statement has {name} or Not{name}", where=where)
+        return ()
+    return _strings(raw.get(name, raw.get(f"Not{name}")), f"{where}.{name}")
 
 
-def _resources(raw: Mapping[str, Any], where: str) -> tuple[str, ...]:
-    # A role's trust policy has no Resource: it is about the role it is attached to.
-    if "Resource" not in raw and "NotResource" not in raw and ("Principal" in raw or "NotPrincipal" in raw):
+def _resources(raw: Mapping[str, Any], where: str, kind: PolicyKind) -> tuple[str, ...]:
+    if kind is PolicyKind.TRUST:
+        # A role's trust policy has no Resource: it is about the role it is attached to.
+        if "Resource" in raw or "NotResource" in raw:
+            raise PolicyError("a trust policy has no Resource", where=where)
         return ("*",)
-    resources = _strings(_either(raw, "Resource", where), f"{where}.Resource")
+    resources = _listed_in(raw, "Resource", where, required=kind is PolicyKind.OTHER)
     for resource in resources:
         if resource != "*" and not resource.startswith(("arn:", "*")):
+            refuse_placeholder(resource, f"{where}.Resource")
             raise PolicyError(f"{resource!r} is not an ARN", where=f"{where}.Resource")
     return resources
 
@@ -190,26 +224,12 @@ def _principals(value: Any, where: str) -> tuple[PrincipalPattern, ...]:
         return (PrincipalPattern("AWS", "*"),)
     if not isinstance(value, Mapping) or not value:
         raise PolicyError('a principal is "*" or a JSON object', where=where)
-    _only(value, set(_PRINCIPAL_KINDS), where)
+    _only(value, set(PRINCIPAL_KINDS), where)
     return tuple(
-        _principal(kind, item, where)
+        principal(kind, item, where)
         for kind, items in value.items()
         for item in _strings(items, f"{where}.{kind}")
     )
-
-
-def _principal(kind: str, value: str, where: str) -> PrincipalPattern:
-    if kind != "AWS":
-        return PrincipalPattern(kind, value)
-    if _ACCOUNT.fullmatch(value):
-        # IAM User Guide, "AWS account principals": the account id is a short form of the root ARN.
-        return PrincipalPattern(kind, f"arn:aws:iam::{value}:root")
-    if value != "*" and ("*" in value or "?" in value):
-        # IAM User Guide, "Principal": a wildcard cannot match part of a name or ARN.
-        raise PolicyError(f"{value!r}: no wildcard inside a principal", where=where)
-    if value != "*" and not value.startswith("arn:") and not _UNIQUE_ID.fullmatch(value):
-        raise PolicyError(f"{value!r} is not a principal", where=where)
-    return PrincipalPattern(kind, value)
 
 
 def _conditions(raw: Any, where: str) -> tuple[Condition, ...]:
@@ -220,6 +240,9 @@ def _conditions(raw: Any, where: str) -> tuple[Condition, ...]:
         if not isinstance(keys, Mapping) or not keys:
             raise PolicyError("a condition operator maps keys to values", where=f"{where}.{name}")
         quantifier, operator, if_exists = _operator(name, where)
+        if len({key.lower() for key in keys}) != len(keys):
+            # IAM User Guide, "Access Analyzer policy check reference": "Duplicate keys with different case".
+            raise PolicyError("condition keys that differ in case only", where=f"{where}.{name}")
         for key, values in keys.items():
             listed = tuple(_scalar(value, f"{where}.{name}.{key}") for value in _listed(values))
             if not listed:
@@ -249,7 +272,7 @@ def _listed(values: Any) -> list[Any]:
 def _scalar(value: Any, where: str) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, (int, float)):
+    if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
         return str(value)
     if isinstance(value, str):
         return value

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+from coattest_verify.keypolicy.prove.bounded import DEADLINE, prove
 from coattest_verify.keypolicy.prove.goals import (
     ASSUMPTIONS,
+    GOALS,
     Counterexample,
     GoalResult,
     ProofQuestion,
     Status,
-    prove,
+    answer_goals,
 )
+from coattest_verify.keypolicy.prove.notes import Roles, policy_notes, roles_of
 
-__all__ = ["ASSUMPTIONS", "Counterexample", "GoalResult", "ProofQuestion", "Status", "prove"]
+__all__ = [
+    "ASSUMPTIONS",
+    "DEADLINE",
+    "GOALS",
+    "Counterexample",
+    "GoalResult",
+    "ProofQuestion",
+    "Roles",
+    "Status",
+    "answer_goals",
+    "policy_notes",
+    "prove",
+    "roles_of",
+]

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from coattest_verify.keypolicy.iam import Policy, Principal
 
-_STEM = "coattest-prover-somebody"
+_STEM = "somebody"
 _ARN = re.compile(r"arn:(?P<partition>[a-z-]+):(?P<service>iam|sts)::(?P<account>[0-9]{12}):(?P<name>.+)")
 
 

@@ -12,7 +12,8 @@ import z3  # type: ignore[import-untyped,unused-ignore]
 
 from coattest_verify.keypolicy.iam import Principal
 from coattest_verify.keypolicy.prove.callers import Caller
-from coattest_verify.keypolicy.prove.symbolic import Space, constant
+from coattest_verify.keypolicy.prove.space import Space
+from coattest_verify.keypolicy.prove.texts import constant
 
 ACCOUNT = z3.Loop(z3.Range("0", "9"), 12, 12)
 PARTITION = z3.Concat(z3.Re("aws"), z3.Star(z3.Union(z3.Range("a", "z"), z3.Re("-"))))

@@ -42,6 +42,7 @@ from coattest_verify.quorum.statements.claim import SHA256, Claimed
 from coattest_verify.quorum.statements.question import CLOCK_SKEW, DecisionQuestion
 from coattest_verify.quorum.statements.signed import SignedStatement
 from coattest_verify.quorum.statements.statement import AGREE, COULD_NOT_BUILD, DISSENT, Statement
+from coattest_verify.quorum.statements.votes import KINDS as VOTE_KINDS
 from coattest_verify.quorum.statements.votes import REVOKE, Vote
 
 LOG = "log/"
@@ -51,7 +52,7 @@ MAX_PART = TILE_WIDTH * (2 + MAX_ENTRY)
 
 _TEXT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+-]{0,127}")
 
-KINDS = ("rebuild", "revoke", "review", "commit", "claim", "decision")
+KINDS = ("rebuild", *VOTE_KINDS, "claim", "decision")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ Rules (docs/quorum.md, ADR 54), in the order in which they are checked:
 2. Version n+1 names the digest of version n and is signed by the thresholds of n and of n+1.
 3. Two signed successors of one version are a fork: nothing is decided.
 4. The chain holds the highest version that this verifier has seen before, unchanged.
-5. ``quorum.toml`` is the last version of that chain.
+5. ``quorum.toml`` is a version of that chain. The last one is in force, installed in ``quorum.toml`` or not.
 6. It has not expired.
 
 Detached signatures are DSSE files ``quorum.<version>.<member>.dsse.json``, which carry the bytes they
@@ -85,6 +85,14 @@ def follow(evidence: Evidence, root: bytes, *, seen: Seen | None, now: datetime)
         raise refused_members(error) from None
     envelopes, refused = _signatures(evidence)
     first = _first(current, envelopes, root)
+    chain = succession(first, current, envelopes)
+    _not_forgotten(chain, seen)
+    _in_force(chain, current, now)
+    return MembersChain(tuple(chain), refused)
+
+
+def succession(first: MembersFile, current: bytes, envelopes: Signatures) -> list[MembersFile]:
+    """``first`` and every version after it that is fully signed. Raises Rejected for two of one number."""
     chain = [first]
     while len(chain) <= MAX_VERSIONS:
         following = _successors(chain[-1], current, envelopes)
@@ -99,9 +107,15 @@ def follow(evidence: Evidence, root: bytes, *, seen: Seen | None, now: datetime)
                 code="members-fork",
             )
         chain.append(following[0])
-    _not_forgotten(chain, seen)
-    _in_force(chain[-1], current, now)
-    return MembersChain(tuple(chain), refused)
+    return chain
+
+
+def latest_members(evidence: Evidence, current: MembersFile) -> MembersFile:
+    """The last fully signed version that follows ``current``, or itself. Raises Rejected for a fork.
+
+    Without a pinned root this says nothing about who the members are (``follow`` does).
+    """
+    return succession(current, current.raw, read_signatures(evidence))[-1]
 
 
 Signatures = Mapping[bytes, Mapping[str, list[DsseEnvelope]]]
@@ -204,11 +218,12 @@ def _not_forgotten(chain: list[MembersFile], seen: Seen | None) -> None:
         )
 
 
-def _in_force(signed: MembersFile, current: bytes, now: datetime) -> None:
-    if signed.raw != current:
+def _in_force(chain: list[MembersFile], current: bytes, now: datetime) -> None:
+    signed = chain[-1]
+    if all(file.raw != current for file in chain):
         found = MembersFile.decode(current)
         if found.version <= signed.version:
-            problem, hint = f"is version {found.version}, but version {signed.version} is signed", None
+            problem, hint = f"is version {found.version}, but another version {found.version} is signed", None
         else:
             problem = f"is version {found.version}, which too few members signed"
             hint = "verify members countersign, by the thresholds of the old and the new version"

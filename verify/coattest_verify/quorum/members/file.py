@@ -38,7 +38,7 @@ MAX_DIVERSITY = 8
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?")
 """A member or a group; also part of file names."""
 
-ROUND = re.compile(r"[A-Za-z0-9._-]{1,64}")
+ROUND = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")

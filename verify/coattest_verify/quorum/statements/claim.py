@@ -31,6 +31,7 @@ MAX_IMAGE = 2**40
 SHA256 = re.compile(r"[0-9a-f]{64}")
 SHA384 = re.compile(r"[0-9a-f]{96}")
 COMMIT = re.compile(r"[0-9a-f]{40}")
+ARCHITECTURE = re.compile(r"[a-z0-9][a-z0-9_]{0,31}")
 PROFILE = re.compile(r"[a-z][a-z0-9-]{0,31}")
 RELEASE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]{0,63}")
@@ -181,7 +182,7 @@ class Claimed:
         source = fields.fields("source")
         claim = cls(
             release=fields.text("release", RELEASE),
-            architecture=fields.text("architecture", WORD),
+            architecture=fields.text("architecture", ARCHITECTURE),
             tree_sha256=source.text("tree_sha256", SHA256),
             lock_sha256=source.text("lock_sha256", SHA256),
             profiles=read_profiles(fields),

@@ -12,6 +12,7 @@ from coattest.errors import Rejected
 from coattest.strictjson import MAX_SIZE, Fields, canonical, parse
 from coattest_verify.quorum.members.file import NAME, ROUND, parse_utc, utc
 from coattest_verify.quorum.statements.claim import (
+    ARCHITECTURE,
     COMMIT,
     IMAGE_NAME,
     MAX_IMAGE,
@@ -34,6 +35,7 @@ from coattest_verify.quorum.statements.statement import (
     Built,
     LockedInput,
     Statement,
+    checked_input,
     clean,
 )
 from coattest_verify.signatures import dsse
@@ -45,9 +47,6 @@ BUILD_TYPE = "tag:coattest,2026:rebuild/v1"
 BUILDER_ID = "tag:coattest,2026:member/"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 """DSSE payload type of in-toto statements (in-toto/attestation spec/v1/envelope.md)."""
-
-MAX_DEPENDENCY = 2048
-"""Characters of a locked input's name, version, kind and path together."""
 
 
 def sign_statement(statement: Statement, signer: Signer) -> bytes:
@@ -160,7 +159,7 @@ def parse_statement(payload: bytes) -> Statement:
         outcome=outcome,
         reason=internal.optional("reason", lambda name: _reason(internal.text(name, limit=MAX_REASON))),
         release=external.text("release", RELEASE),
-        architecture=external.text("architecture", WORD),
+        architecture=external.text("architecture", ARCHITECTURE),
         tree_sha256=source.text("tree_sha256", SHA256),
         lock_sha256=external.text("lock_sha256", SHA256),
         claim_sha256=claim,
@@ -291,16 +290,9 @@ def _dependency(item: Any) -> LockedInput:
         found = LockedInput(item["name"], notes["version"], digest["sha256"], notes["kind"], notes["path"])
         if (len(item), len(digest), len(notes)) != (3, 1, 3):
             raise Rejected("resolvedDependencies: unknown field", code="unknown-field")
-        well_formed = (
-            SHA256.fullmatch(found[2]) is not None
-            # join() raises TypeError for what is not text.
-            and len("".join(found)) <= MAX_DEPENDENCY
-        )
+        return checked_input(found)
     except (TypeError, KeyError):
         raise Rejected("resolvedDependencies: not a resource descriptor") from None
-    if not well_formed:
-        raise Rejected("resolvedDependencies: not a resource descriptor with a SHA-256")
-    return found
 
 
 def _reason(text: str) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coattest.errors import Rejected, UsageError
-from coattest.files import read_bounded, write_atomic
+from coattest.files import read_bounded, state_folder, write_atomic
 from coattest.strictjson import Fields, canonical, parse
 from coattest_verify.quorum.members.file import NAME, MembersFile
 from coattest_verify.quorum.statements.claim import SHA256, ProfileResult
@@ -63,6 +63,16 @@ def _digest(secret: CommitmentSecret, target: tuple[str, ...], profiles: Mapping
         "salt": secret.salt,
     }
     return hashlib.sha256(canonical(value)).hexdigest()
+
+
+def secret_folder(member: str, members: MembersFile, report: RebuildReport) -> Path:
+    """Where this user keeps the secret for a member's commitment to a build of that release and source.
+
+    It lies in the user's state and nowhere else: a salt that a checkout brought is known to its author.
+    """
+    target = (report.release, report.architecture, report.tree_sha256, report.lock_sha256)
+    name = canonical([member, members.sha256, members.round, *target])
+    return state_folder("commitments") / hashlib.sha256(name).hexdigest()
 
 
 def write_secret(folder: Path, secret: CommitmentSecret) -> Path:

@@ -16,6 +16,7 @@ from coattest.findings import Finding
 from coattest.strictjson import Fields
 from coattest_verify.quorum.members.file import MembersFile
 from coattest_verify.quorum.statements.claim import (
+    ARCHITECTURE,
     COMMIT,
     RELEASE,
     SHA256,
@@ -36,6 +37,13 @@ MAX_REASON = 500
 
 MAX_INPUTS = 4096
 """Locked inputs that one statement names. The shipped lock has about 150."""
+
+
+LOCKED_INPUT = re.compile(
+    r"[A-Za-z0-9][A-Za-z0-9+._-]{0,127}\n[A-Za-z0-9][A-Za-z0-9+.~:!_-]{0,127}\n[a-z]{1,16}\n"
+    r"[A-Za-z0-9](?:[A-Za-z0-9+.~%!_/-]{0,510}[A-Za-z0-9])?"
+)
+"""Name, version, kind and path of a locked input, a line each; none of them can be taken for another one."""
 
 
 class LockedInput(NamedTuple):
@@ -117,7 +125,7 @@ class RebuildReport:
         source, kernel, tool = fields.fields("source"), fields.fields("kernel"), fields.fields("tool")
         return cls(
             release=fields.text("release", RELEASE),
-            architecture=fields.text("architecture", WORD),
+            architecture=fields.text("architecture", ARCHITECTURE),
             dirty=source.boolean("dirty"),
             tree_sha256=source.text("tree_sha256", SHA256),
             lock_sha256=source.text("lock_sha256", SHA256),
@@ -156,9 +164,18 @@ def _input(value: Any) -> LockedInput:
     if not isinstance(value, dict):
         raise Rejected("inputs: not objects")
     texts = [value.get(name) for name in ("name", "version", "sha256", "kind", "path")]
-    if not all(isinstance(text, str) for text in texts) or not SHA256.fullmatch(value["sha256"]):
-        raise Rejected("inputs: name, version, sha256, kind and path are strings, sha256 lower-case hex")
-    return LockedInput(*texts)  # type: ignore[arg-type]  # checked above
+    if not all(isinstance(text, str) for text in texts):
+        raise Rejected("inputs: name, version, sha256, kind and path are strings")
+    return checked_input(LockedInput(*texts))  # type: ignore[arg-type]  # checked above
+
+
+def checked_input(found: LockedInput) -> LockedInput:
+    """The input, if each of its texts has its form. Raises Rejected, and TypeError for what is not text."""
+    if SHA256.fullmatch(found.sha256) is None or not LOCKED_INPUT.fullmatch(
+        "\n".join((found.name, found.version, found.kind, found.path))
+    ):
+        raise Rejected("inputs: name, version, kind and path have their forms, sha256 is lower-case hex")
+    return found
 
 
 def statement_for(

@@ -2,7 +2,8 @@
 
 Each names the source tree and the lock by digest and the quorum by its root. So a review of one source says
 nothing about another, and a revocation outlives later versions of ``quorum.toml`` as long as its member is in
-them.
+them. A revocation is taken back by its signer: an ``unrevoke`` names the digest of what was signed, so it
+undoes that revocation, in whatever file, and no later one.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from coattest_verify.quorum.members.file import NAME, MembersFile, parse_utc, ut
 from coattest_verify.quorum.statements.claim import RELEASE, SHA256, Claimed
 from coattest_verify.quorum.statements.statement import MAX_REASON, RebuildReport, clean
 from coattest_verify.signatures import dsse
-from coattest_verify.signatures.keys import Signer
+from coattest_verify.signatures.keys import PublicKey, Signer
 
-REVOKE, REVIEW, COMMIT = "revoke", "review", "commit"
-KINDS = (REVOKE, REVIEW, COMMIT)
+REVOKE, REVIEW, COMMIT, UNREVOKE = "revoke", "review", "commit", "unrevoke"
+KINDS = (REVOKE, REVIEW, COMMIT, UNREVOKE)
 OLD_KEY = "old-key"
 VOTE_NAME = re.compile(rf"({'|'.join(KINDS)})\.({NAME.pattern})(?:\.[A-Za-z0-9_-]{{1,64}})?\.dsse\.json")
 MAX_VOTE = 16 * 1024
@@ -45,8 +46,34 @@ class Vote:
     time: str
     since: str | None = None
     """For a review: SHA-256 (hex) of the lock that this one was compared with."""
+    undoes: str | None = None
+    """For an ``unrevoke``: ``signed_sha256`` of the revocation that it takes back."""
     sha256: str = ""
     """SHA-256 of the signed file, lower-case hex; empty before signing."""
+    keys: frozenset[PublicKey] = frozenset()
+    """The member's present keys that signed it; empty before signing."""
+
+    @property
+    def signed_sha256(self) -> str:
+        """SHA-256 (hex) of the bytes that are signed: the same in every file that carries them."""
+        return hashlib.sha256(self.payload).hexdigest()
+
+    @property
+    def payload(self) -> bytes:
+        """The bytes that are signed: canonical JSON."""
+        return canonical(
+            {
+                "purpose": f"coattest/{self.kind}/v1",
+                "member": self.member,
+                "root": self.root,
+                "release": self.release,
+                "source": {"tree_sha256": self.tree_sha256, "lock_sha256": self.lock_sha256},
+                "note": self.note,
+                "time": self.time,
+                **({"since_lock_sha256": self.since} if self.kind == REVIEW else {}),
+                **({"undoes_sha256": self.undoes} if self.kind == UNREVOKE else {}),
+            }
+        )
 
 
 def payload_type(kind: str) -> str:
@@ -59,12 +86,13 @@ def make_vote(
     member: str,
     *,
     root: bytes,
-    claim: Claimed | RebuildReport,
+    claim: Claimed | RebuildReport | Vote,
     note: str,
     now: datetime,
     since: str | None = None,
+    undoes: str | None = None,
 ) -> Vote:
-    """A vote on the source that a claim, or a build report, names."""
+    """A vote on the source that a claim, a build report or an earlier vote names."""
     return Vote(
         kind,
         member,
@@ -75,27 +103,22 @@ def make_vote(
         clean(note) or "no reason given",
         utc(now),
         since,
+        undoes,
     )
 
 
 def sign_vote(vote: Vote, signer: Signer) -> bytes:
     """The signed vote: DSSE JSON."""
-    payload = {
-        "purpose": f"coattest/{vote.kind}/v1",
-        "member": vote.member,
-        "root": vote.root,
-        "release": vote.release,
-        "source": {"tree_sha256": vote.tree_sha256, "lock_sha256": vote.lock_sha256},
-        "note": vote.note,
-        "time": vote.time,
-        **({"since_lock_sha256": vote.since} if vote.kind == REVIEW else {}),
-    }
-    return dsse.sign_envelope(signer, payload_type(vote.kind), canonical(payload)).encode()
+    return dsse.sign_envelope(signer, payload_type(vote.kind), vote.payload).encode()
 
 
 def vote_name(vote: Vote) -> str:
-    """The vote's file name: one for each member and source, so a new vote does not replace an old one."""
-    return f"{vote.kind}.{vote.member}.{vote.tree_sha256[:8]}-{vote.lock_sha256[:8]}.dsse.json"
+    """The vote's file name: one for each member and source, so a new vote does not replace an old one.
+
+    A revocation and its undoing have a name for each: a second revocation must not replace the first.
+    """
+    each = f"-{vote.signed_sha256[:16]}" if vote.kind in {REVOKE, UNREVOKE} else ""
+    return f"{vote.kind}.{vote.member}.{vote.tree_sha256[:8]}-{vote.lock_sha256[:8]}{each}.dsse.json"
 
 
 def read_votes(
@@ -125,7 +148,8 @@ def _authentic(name: str, evidence: Evidence, members: MembersFile, earlier: Seq
         raise Rejected(f"{match[2]} is not a member", code="not-a-member")
     data = evidence.read(name, MAX_VOTE)
     envelope = dsse.DsseEnvelope.decode(data, payload_type(kind), max_size=MAX_VOTE)
-    if not envelope.signers(member.keys):
+    signers = frozenset(envelope.signers(member.keys))
+    if not signers:
         former = [party for file in earlier if (party := file.member(member.name))]
         if any(envelope.signers(party.keys) for party in former):
             raise Rejected(f"signed by a key that {member.name} no longer has", code=OLD_KEY)
@@ -151,11 +175,35 @@ def _authentic(name: str, evidence: Evidence, members: MembersFile, earlier: Seq
             if kind == REVIEW
             else None
         ),
+        undoes=fields.text("undoes_sha256", SHA256) if kind == UNREVOKE else None,
         sha256=hashlib.sha256(data).hexdigest(),
+        keys=signers,
     )
     source.done()
     fields.done()
+    if vote.payload != envelope.payload:
+        raise Rejected("not in canonical JSON")
     return vote
+
+
+def standing(votes: Iterable[Vote]) -> tuple[list[Vote], list[Vote]]:
+    """The votes without the revocations that their signers took back, and those revocations.
+
+    What undoes a revocation is signed by its member, with every key that signed the revocation: another key
+    of the same member, stolen perhaps, does not bring a release back.
+    """
+    votes = list(votes)
+    keys: dict[tuple[str | None, str], frozenset[PublicKey]] = {}
+    for vote in votes:
+        if vote.kind == UNREVOKE:
+            place = (vote.undoes, vote.member)
+            keys[place] = keys.get(place, frozenset()) | vote.keys
+    left: list[Vote] = []
+    undone: list[Vote] = []
+    for vote in votes:
+        by = keys.get((vote.signed_sha256, vote.member), frozenset()) if vote.kind == REVOKE else frozenset()
+        (undone if by and vote.keys <= by else left).append(vote)
+    return left, undone
 
 
 def votes_on(votes: Iterable[Vote], kind: str, claim: Claimed, root: bytes) -> dict[str, Vote]:

@@ -8,14 +8,13 @@ from typing import Any
 from coattest.errors import Rejected, UsageError
 from coattest.files import read_bounded
 from coattest.strictjson import MAX_SIZE, Fields, parse
+from coattest_build.ownwork import INPUTS, OwnWork
 from coattest_verify.quorum.members.file import utc
 from coattest_verify.quorum.statements.claim import SHA256
 from coattest_verify.rebuild.inputs.check import LockVerdict, Pin, Suite
 
 FORMAT = "coattest-inputs/v1"
 MAX_PINS = 4096
-INPUTS_FILE = "inputs.json"
-"""The name that ``verify sign-pcrs`` looks for beside rebuild.json."""
 
 
 def inputs_to_json(verdict: LockVerdict) -> dict[str, Any]:
@@ -54,30 +53,16 @@ def _pin(pin: Pin) -> dict[str, Any]:
     }
 
 
-def inputs_confirmed(folder: Path, lock_sha256: str) -> bool:
-    """Whether FOLDER/inputs.json says that every pin of exactly this lock was confirmed.
-
-    False when there is no such file, or it is about another lock. Raises UsageError when it does not parse.
-    """
-    path = folder / INPUTS_FILE
-    try:
-        fields = Fields(parse(read_bounded(path, MAX_SIZE), max_size=MAX_SIZE), "")
-        fields.exactly("format", FORMAT)
-        same = fields.text("lock_sha256", SHA256) == lock_sha256
-        return fields.boolean("confirmed") and same
-    except FileNotFoundError:
-        return False
-    except Rejected as error:
-        raise UsageError(error.what, where=str(path), code="bad-inputs") from None
-
-
-def confirmations(path: Path, lock_sha256: str) -> dict[str, bool]:
+def confirmations(path: Path, lock_sha256: str, own: OwnWork) -> dict[str, bool]:
     """Which pins a document confirms, by the names that ``verify release review`` shows.
 
-    Raises UsageError when there is no such file, it does not parse, or it is about another lock.
+    Raises UsageError when there is no such file, this machine did not make it, it does not parse, or it is
+    about another lock.
     """
     try:
-        fields = Fields(parse(read_bounded(path, MAX_SIZE), max_size=MAX_SIZE), "")
+        content = read_bounded(path, MAX_SIZE)
+        own.require(INPUTS, content, path, "run verify inputs --out")
+        fields = Fields(parse(content, max_size=MAX_SIZE), "")
         fields.exactly("format", FORMAT)
         if fields.text("lock_sha256", SHA256) != lock_sha256:
             raise UsageError("is about another lock", where=str(path), code="wrong-lock")

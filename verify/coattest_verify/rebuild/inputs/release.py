@@ -20,7 +20,7 @@ MAX_INDEX_PACKED = 64 * 1024 * 1024
 FUTURE = timedelta(hours=1)
 """How far ahead of ours an archive's clock may be."""
 
-LISTED = re.compile(r" ([0-9a-f]{64}) +(\d{1,12}) (\S+)")
+LISTED = re.compile(r" ([0-9a-f]{64}) +([0-9]{1,12}) (\S+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ def parse_release(text: bytes, where: str) -> Release | Finding:
         date = _time(fields["Date"])
         until = _time(fields["Valid-Until"]) if "Valid-Until" in fields else None
         files = _files(fields["SHA256"])
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, OverflowError) as error:
         return Finding("bad-release", where, f"lacks or garbles {error}"[:200])
     return Release(
         codename=fields.get("Codename", ""),

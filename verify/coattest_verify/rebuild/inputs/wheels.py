@@ -7,15 +7,15 @@ Package indexes sign nothing that a client could check, so this says what the in
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
+from coattest.errors import EnvironmentFailure
 from coattest.findings import Finding
+from coattest.programs.start import ProgramLimits
 from coattest_build.inputs.cache import sha256_file
 from coattest_build.inputs.lock import LockedWheel
-from coattest_build.inputs.wheels import TARGET
+from coattest_build.inputs.package_index import WantedWheel, download_wheels
 
 TIMEOUT_SECONDS = 300
 
@@ -23,26 +23,18 @@ TIMEOUT_SECONDS = 300
 def check_wheel(pin: LockedWheel) -> tuple[Finding, ...]:
     """What is wrong with a pinned wheel, by the index that pip is configured with; empty when nothing is."""
     with tempfile.TemporaryDirectory(prefix="coattest-inputs-") as name:
-        folder = Path(name)
-        listing = folder / "requirements.txt"
-        listing.write_text(f"{pin.name}=={pin.version} --hash=sha256:{pin.sha256}\n")
-        arrived = folder / "arrived"
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", *TARGET]
-        command += ["--require-hashes", "--no-cache-dir", "--disable-pip-version-check", "--no-input"]
-        command += ["--dest", str(arrived), "--requirement", str(listing)]
+        arrived = Path(name) / "arrived"
+        arrived.mkdir()
+        wanted = WantedWheel(pin.name, pin.version, (pin.sha256,))
+        limits = ProgramLimits(seconds=TIMEOUT_SECONDS)
         try:
-            result = subprocess.run(
-                command,
-                capture_output=True,
-                text=True,
-                check=False,
-                stdin=subprocess.DEVNULL,
-                timeout=TIMEOUT_SECONDS,
-            )
-        except subprocess.TimeoutExpired:
+            ended = download_wheels([wanted], arrived, Path(name), limits=limits)
+        except EnvironmentFailure as error:
+            if error.code != "program-time":
+                raise
             return (Finding("index-unreachable", pin.name, f"pip took more than {TIMEOUT_SECONDS} s"),)
-        if result.returncode:
-            return (pip_finding(pin, result.stdout + result.stderr),)
+        if ended.code:
+            return (pip_finding(pin, ended.stdout.decode("utf-8", "replace") + ended.said),)
         files = sorted(arrived.iterdir())
         if len(files) != 1:
             return (Finding("index-unreachable", pin.name, "pip downloaded nothing"),)

@@ -1,9 +1,10 @@
-"""``verify release revoke`` and ``verify release review``."""
+"""``verify release review``."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,47 +16,33 @@ from coattest.errors import FoundFalse, Rejected, UsageError
 from coattest.extras import need_extra
 from coattest.files import read_whole, write_atomic
 from coattest.jsontext import emit_json
-from coattest.shell import err, json_option, out, utc_now
+from coattest.parser import refuse_ignored
+from coattest.shell import confirm_signing, err, expect_option, json_option, judged_folder, out, utc_now
 from coattest_build.inputs import lock as locks
 from coattest_build.inputs import locker
+from coattest_build.ownwork import OwnWork
 from coattest_verify.cli.options import (
     FILE,
     FOLDER,
     SigningKey,
     optional_signing_options,
     quorum_options,
-    signing_options,
+    read_once,
 )
+from coattest_verify.cli.words import claim_rows
 from coattest_verify.quorum.bundle import LOCK_FILE, load_bundle
 from coattest_verify.quorum.decision import decide_from
 from coattest_verify.quorum.members.file import own_key
 from coattest_verify.quorum.memory import Roots
 from coattest_verify.quorum.statements.claim import CLAIM_FILE, MAX_CLAIM, Claimed
-from coattest_verify.quorum.statements.votes import REVIEW, REVOKE, make_vote, sign_vote, vote_name
-from coattest_verify.rebuild.answer import read_ask, read_claim
+from coattest_verify.quorum.statements.votes import REVIEW, make_vote, sign_vote, vote_name
+from coattest_verify.rebuild.answer import read_ask
 from coattest_verify.rebuild.claimed_source import inspect_source, source_differences
 from coattest_verify.rebuild.inputs.document import confirmations
 
 
-@click.command("revoke")
-@signing_options
-@click.option("--reason", required=True, help="One line: why the release must not be used.")
-@quorum_options
-@json_option
-def revoke_command(
-    *, signing: SigningKey, reason: str, attestations: Path, root: bytes | None, as_json: bool
-) -> None:
-    """Sign that the claimed release must not be used, such as for a known vulnerability.
-
-    Every command that needs a decision refuses as soon as the number of members that quorum.toml sets (one,
-    unless it says otherwise) have signed so.
-    """
-    path = _vote(REVOKE, signing, attestations, root, note=reason)
-    _tell(path, {"revoked": True}, as_json)
-
-
 @click.command("review")
-@click.option("--source", type=FOLDER, default=Path(), help="The checkout that was reviewed.")
+@judged_folder(click.option("--source", type=FOLDER, default=Path(), help="The checkout that was reviewed."))
 @click.option(
     "--since",
     type=FILE,
@@ -64,6 +51,7 @@ def revoke_command(
 @click.option("--inputs", type=FILE, help="What verify inputs --out wrote: shows which pins it confirmed.")
 @optional_signing_options
 @click.option("--note", default="reviewed", show_default=True, help="One line for the others.")
+@expect_option
 @quorum_options
 @json_option
 def review_command(
@@ -73,6 +61,7 @@ def review_command(
     inputs: Path | None,
     signing: SigningKey | None,
     note: str,
+    expect: str | None,
     attestations: Path,
     root: bytes | None,
     as_json: bool,
@@ -80,16 +69,18 @@ def review_command(
     """Show what moved in the lock since the last release; with --key, sign that you reviewed the source.
 
     The source must be the claim's: the signature names the digests of its tree, of its lock, and of the lock
-    that it was compared with.
+    that it was compared with. --expect is the SHA-256 of the claim.
     """
     if signing is not None:
         need_extra("build")
+    else:
+        refuse_ignored(("note",), "without --key")
     lock, digest = locks.load_lock(source)
     earlier = _earlier(since, root) if since else None
     moves = locker.moves_between(
         locks.parse_lock(earlier.decode(errors="replace")) if earlier else None, lock
     )
-    found = confirmations(inputs, digest) if inputs else {}
+    found = confirmations(inputs, digest, OwnWork()) if inputs else {}
     rows = [
         {
             "name": move.name,
@@ -104,9 +95,10 @@ def review_command(
         out().print(_table(rows))
     path = None
     if signing is not None:
-        _must_be_claimed(source, attestations)
         compared = hashlib.sha256(earlier).hexdigest() if earlier else None
-        path = _vote(REVIEW, signing, attestations, root, note=note, since=compared)
+        path = _sign(
+            signing, source, attestations, root, note=note, since=compared, shown_lock=digest, expect=expect
+        )
     _tell(path, {"moved": rows, "compared_with": str(since) if since else None}, as_json)
 
 
@@ -160,31 +152,44 @@ def _earlier(since: Path, root: bytes | None) -> bytes:
     return lock
 
 
-def _vote(
-    kind: str,
+def _sign(
     signing: SigningKey,
+    source: Path,
     attestations: Path,
     root: bytes | None,
     *,
     note: str,
-    since: str | None = None,
+    since: str | None,
+    shown_lock: str,
+    expect: str | None,
 ) -> Path:
-    signer = signing.signer(attestations)
-    ask = read_ask(attestations)
+    with read_once(attestations) as evidence:
+        ask = read_ask(evidence, attestations)
+        signer = signing.signer(evidence)
     own_key(signing.member, ask.members, signer)
     pinned = Roots().pinned(root)
-    vote = make_vote(
-        kind, signing.member, root=pinned, claim=ask.claim, note=note, now=utc_now(), since=since
+    claim = ask.claim
+    snapshot = inspect_source(source)
+    found = source_differences(replace(snapshot, lock_sha256=shown_lock), claim)
+    found += tuple(item for item in source_differences(snapshot, claim) if item not in found)
+    if found:
+        text = "; ".join(finding.detail for finding in found)
+        raise FoundFalse(text, where=str(source), code="wrong-source", findings=found)
+    vote = make_vote(REVIEW, signing.member, root=pinned, claim=claim, note=note, now=utc_now(), since=since)
+    confirm_signing(
+        [
+            ("signs", f"{signing.member} reviewed the source of the release"),
+            ("note", vote.note),
+            ("compared with", f"the lock {since}" if since else "nothing: every input is new"),
+            *claim_rows(claim),
+        ],
+        subject="claim",
+        digest=claim.sha256,
+        expected=expect,
     )
     path = attestations / vote_name(vote)
     write_atomic(path, sign_vote(vote, signer))
     return path
-
-
-def _must_be_claimed(source: Path, attestations: Path) -> None:
-    if found := source_differences(inspect_source(source), read_claim(attestations)):
-        text = "; ".join(finding.detail for finding in found)
-        raise FoundFalse(text, where=str(source), code="wrong-source", findings=found)
 
 
 def _tell(path: Path | None, values: dict[str, Any], as_json: bool) -> None:

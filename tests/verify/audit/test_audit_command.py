@@ -1,6 +1,4 @@
-"""``verify audit``: events against the decision, digest files, hostile logs, and the local KMS's own
-trail.
-"""
+"""``verify audit`` as a command: digest files, the local KMS's own trail, a bucket, the event history."""
 
 from __future__ import annotations
 
@@ -20,226 +18,14 @@ from typing import Any, ClassVar
 import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
-from hypothesis import given
-from hypothesis import strategies as st
 
-from coattest.errors import UsageError
 from coattest_local.aws import services
 from coattest_verify.audit.digests import DigestFile, check_digests, public_keys
-from coattest_verify.audit.events import parse_event, read_events
-from coattest_verify.audit.judge import Expected, judge_events
-from coattest_verify.audit.sources import from_path
 from coattest_verify.cli import main
 from support.local import kms_world as world
 from support.loopback import Handler, Loopback
 from support.verify.members import NOW, Members, report_json
-from support.verify.usage_errors import usage_error
-
-KEY = "arn:aws:kms:eu-central-1:222233334444:key/1234abcd-12ab-34cd-56ef-1234567890ab"
-TUPLE = tuple(f"a{index}" * 48 for index in range(3))
-EXPECTED = Expected(
-    KEY,
-    (TUPLE,),
-    (world.PARENT,),
-    {"coattest:buyer": "buyer-1"},
-    group_by=("coattest:auction", "coattest:buyer"),
-)
-ENCLAVE = "i-1234567890abcdef0-enc0123456789abcdef"
-
-
-def record(**changes: Any) -> dict[str, Any]:
-    """A Decrypt as CloudTrail records it; ``registers`` are hex and become base64, None is no document."""
-    registers = changes.pop("registers", dict(enumerate(TUPLE)))
-    raw: dict[str, Any] = {
-        "eventVersion": "1.11",
-        "userIdentity": {
-            "type": "AssumedRole",
-            "arn": "arn:aws:sts::111122223333:assumed-role/parent/i-1",
-            "sessionContext": {"sessionIssuer": {"type": "Role", "arn": changes.pop("role", world.PARENT)}},
-        },
-        "eventTime": "2026-11-23T10:00:00Z",
-        "eventSource": "kms.amazonaws.com",
-        "eventName": "Decrypt",
-        "awsRegion": "eu-central-1",
-        "sourceIPAddress": "192.0.2.7",
-        "requestParameters": {"encryptionContext": {"coattest:auction": "5e", "coattest:buyer": "buyer-1"}},
-        "resources": [{"ARN": KEY, "accountId": "222233334444", "type": "AWS::KMS::Key"}],
-        "eventID": changes.pop("id", "event-1"),
-        "recipientAccountId": "222233334444",
-    }
-    if registers is not None:
-        names = {0: "ImageDigest", **{index: f"PCR{index}" for index in range(1, 9)}}
-        raw["additionalEventData"] = {
-            "recipient": {
-                "attestationDocumentModuleId": ENCLAVE,
-                **{
-                    f"attestationDocumentEnclave{names[index]}": base64.b64encode(
-                        bytes.fromhex(value)
-                    ).decode()
-                    for index, value in registers.items()
-                },
-            }
-        }
-    return {**raw, **changes}
-
-
-def codes(*records: dict[str, Any], expected: Expected = EXPECTED) -> list[str]:
-    """The problems' codes."""
-    events = [event for raw in records if (event := parse_event(raw, "test"))]
-    return [finding.code for finding in judge_events(events, expected).findings]
-
-
-def test_attested_decrypts_are_grouped_by_auction_buyer_and_enclave() -> None:
-    """A retry by the same enclave is a second decrypt of the same group."""
-    later = record(id="2", eventTime="2026-11-23T10:05:00Z")
-    records = [record(id="1"), later, later]
-    report = judge_events([event for raw in records if (event := parse_event(raw, "t"))], EXPECTED)
-    assert report.ok
-    (group,) = report.groups
-    assert (group.values, group.module_id, group.count) == (("5e", "buyer-1"), ENCLAVE, 2)
-    assert group.last - group.first == timedelta(minutes=5)
-
-
-@pytest.mark.parametrize(
-    ("changes", "found"),
-    [
-        ({"registers": None}, ["unattested"]),
-        ({"registers": {**dict(enumerate(TUPLE)), 0: "ff" * 48}}, ["undecided-enclave"]),
-        ({"registers": {**dict(enumerate(TUPLE)), 2: "ff" * 48}}, ["undecided-enclave"]),
-        ({"registers": {0: TUPLE[0], 1: TUPLE[1]}}, ["undecided-enclave"]),
-        ({"registers": dict.fromkeys(range(3), "00" * 48)}, ["undecided-enclave"]),
-        ({"role": "arn:aws:iam::111122223333:role/other"}, ["unexpected-role"]),
-        ({"awsRegion": "eu-west-1"}, ["unexpected-region"]),
-        ({"requestParameters": {"encryptionContext": {"coattest:buyer": "buyer-2"}}}, ["unexpected-context"]),
-        ({"requestParameters": None}, ["unexpected-context"]),
-        ({"eventName": "ReEncrypt"}, ["past-the-policy"]),
-        ({"eventName": "CreateGrant"}, ["past-the-policy"]),
-        ({"eventName": "PutKeyPolicy"}, []),
-        ({"errorCode": "AccessDenied", "registers": None}, []),
-        ({"eventSource": "s3.amazonaws.com", "registers": None}, []),
-        ({"resources": [{"ARN": KEY + "x"}], "registers": None}, []),
-        ({"recipientAccountId": "111122223333", "registers": None}, []),
-        ({"eventName": "GenerateDataKey", "registers": None}, []),
-    ],
-)
-def test_each_event_that_should_not_be_there_has_a_code(changes: dict[str, Any], found: list[str]) -> None:
-    """Successful Decrypts are judged; refused ones, other keys' and the other account's copy are not
-    problems.
-    """
-    assert codes(record(**changes)) == found
-
-
-def test_an_event_does_not_hide_behind_the_id_of_another() -> None:
-    """Only a copy in every field is the same event."""
-    assert codes(record(id="1"), record(id="1", registers=None)) == ["unattested"]
-
-
-def test_enclaves_that_are_no_auctions_may_be_many() -> None:
-    """Without an auction in the context nothing was opened twice."""
-    other = record(id="2", requestParameters={"encryptionContext": {"purpose": "draw"}})
-    other["additionalEventData"]["recipient"]["attestationDocumentModuleId"] = f"{ENCLAVE}-other"
-    first = record(id="1", requestParameters={"encryptionContext": {"purpose": "draw"}})
-    events = [event for raw in (first, other) if (event := parse_event(raw, "t"))]
-    report = judge_events(events, replace(EXPECTED, context={"purpose": "draw"}))
-    assert report.ok
-    assert len(report.groups) == 2
-    assert report.reruns == ()
-
-
-def test_another_enclave_for_the_same_auction_is_no_retry() -> None:
-    """Both are attested; that there were two is shown."""
-    other = record(id="2")
-    other["additionalEventData"]["recipient"]["attestationDocumentModuleId"] = f"{ENCLAVE}-other"
-    events = [event for raw in (record(id="1"), other) if (event := parse_event(raw, "t"))]
-    report = judge_events(events, EXPECTED)
-    assert report.ok
-    assert report.reruns == (("5e", "buyer-1"),)
-    assert judge_events(events[:1], EXPECTED).reruns == ()
-
-
-def test_what_changed_the_policy_is_always_shown() -> None:
-    """PutKeyPolicy is no problem by itself and is never silent; refusals are counted."""
-    records = [record(id="1", eventName="PutKeyPolicy"), record(id="2", errorCode="AccessDenied")]
-    report = judge_events([event for raw in records if (event := parse_event(raw, "t"))], EXPECTED)
-    assert [event.name for event in report.notable] == ["PutKeyPolicy"]
-    assert len(report.denied) == 1
-
-
-def test_registers_in_hex_are_the_same_registers() -> None:
-    """AWS's older examples have hex where today's have base64."""
-    raw = record()
-    raw["additionalEventData"]["recipient"]["attestationDocumentEnclaveImageDigest"] = TUPLE[0]
-    assert codes(raw) == []
-
-
-def test_only_the_window_is_judged() -> None:
-    """From since, up to and without until."""
-    window = replace(
-        EXPECTED,
-        since=datetime(2026, 11, 23, 10, tzinfo=timezone.utc),
-        until=datetime(2026, 11, 23, 11, tzinfo=timezone.utc),
-    )
-    outside = [
-        record(id=str(n), eventTime=f"2026-11-23T{hour}:00:00Z", registers=None)
-        for n, hour in enumerate((11, 12))
-    ]
-    assert codes(*outside, record(eventTime="2026-11-23T09:59:59Z", registers=None), expected=window) == []
-    assert codes(record(registers=None), expected=window) == ["unattested"]
-
-
-def test_logs_are_read_in_every_form_they_come_in(tmp_path: Path) -> None:
-    """A log file, gzipped; JSON lines; one event; the output of lookup-events."""
-    raw = record()
-    forms = [
-        gzip.compress(json.dumps({"Records": [raw, raw]}).encode()),
-        json.dumps(raw).encode() + b"\n" + json.dumps(raw).encode() + b"\n",
-        json.dumps(raw).encode(),
-        json.dumps({"Events": [{"CloudTrailEvent": json.dumps(raw)}]}).encode(),
-    ]
-    for index, data in enumerate(forms):
-        path = tmp_path / f"{index}.json.gz"
-        path.write_bytes(data)
-        assert from_path(path).events
-    assert len(from_path(tmp_path).events) == 6
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"\x1f\x8b\x08nonsense",
-        gzip.compress(b"{}", mtime=0)[:-4],
-        b"not json",
-        b"[]",
-        b'{"Records":[1]}',
-        b'{"Events":[{"CloudTrailEvent":"{"}]}',
-        json.dumps({**record(), "eventTime": "yesterday"}).encode(),
-        json.dumps({**record(), "eventID": None}).encode(),
-        json.dumps(
-            {**record(), "additionalEventData": {"recipient": {"attestationDocumentEnclavePCR1": "AA=="}}}
-        ).encode(),
-    ],
-)
-def test_a_log_that_cannot_be_read_is_an_error_and_never_skipped(tmp_path: Path, data: bytes) -> None:
-    """What is skipped might have been a Decrypt."""
-    path = tmp_path / "log.json"
-    path.write_bytes(data)
-    with usage_error("bad-event"):
-        from_path(path)
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.text() | st.integers(),
-    lambda c: st.lists(c) | st.dictionaries(st.sampled_from([*record(), "Records", "Events"]), c),
-)
-
-
-@given(JSON)
-def test_nothing_but_a_bad_event_leaves_the_reader(value: Any) -> None:
-    """Any JSON is events or is refused."""
-    with contextlib.suppress(UsageError):
-        for raw in read_events(json.dumps(value).encode(), "x"):
-            parse_event({**raw, "eventSource": "kms.amazonaws.com"}, "x")
-
+from support.verify.trail_records import ENCLAVE, KEY, record
 
 # Digest files.
 
@@ -288,11 +74,16 @@ def chain(region: str = "eu-central-1") -> list[DigestFile]:
 KEYS = public_keys({"PublicKeyList": [{"Fingerprint": "f1", "Value": base64.b64encode(PKCS1).decode()}]})
 
 
+def hashed(logs: dict[str, bytes]) -> dict[str, str]:
+    """Logs as the check takes them: the SHA-256 of each."""
+    return {name: hashlib.sha256(content).hexdigest() for name, content in logs.items()}
+
+
 def broken(digests: list[DigestFile], **changes: Any) -> list[str]:
     """The codes of a check of the whole window."""
     arguments: dict[str, Any] = {
         "keys": KEYS,
-        "logs": LOGS,
+        "logs": hashed(LOGS),
         "since": START,
         "until": START + timedelta(hours=3),
     }
@@ -324,14 +115,37 @@ def test_every_break_in_the_chain_is_named() -> None:
     assert broken([second, third]) == ["hours-missing"]
     assert broken([first, second]) == ["hours-missing"]
     assert broken([]) == ["no-digests"]
-    assert broken(chain(), logs={**LOGS, "logs/1.json.gz": b"{}"}) == ["log-changed"]
-    assert broken(chain(), logs={"logs/0.json.gz": LOGS["logs/0.json.gz"]}) == ["log-missing", "log-missing"]
+    assert broken(chain(), logs=hashed({**LOGS, "logs/1.json.gz": b"{}"})) == ["log-changed"]
+    first_log = {"logs/0.json.gz": LOGS["logs/0.json.gz"]}
+    assert broken(chain(), logs=hashed(first_log)) == ["log-missing", "log-missing"]
     assert broken(chain(), keys={}) == ["digest-key"] * 3
     changed = replace(second, content=second.content.replace(b'"f1"', b'"f1" '))
     assert broken([first, changed, third]) == ["digest-signature", "digest-chain"]
     assert broken([replace(first, signature=""), second, third]) == ["digest-signature", "digest-chain"]
-    with usage_error("bad-event"):
-        broken([replace(first, content=b"{}")])
+
+
+def test_a_digest_that_cannot_be_read_hides_no_other() -> None:
+    """It is a finding; so is each hour that it should have covered."""
+    first, second, third = chain()
+    for content in (b"{}", b"[]", b"not json", b"[" * 100_000, b'{"a":1,"a":2}'):
+        assert broken([first, replace(second, content=content), third]) == ["bad-event", "hours-missing"]
+    for field in ("digestPublicKeyFingerprint", "previousDigestSignature", "digestS3Object", "logFiles"):
+        changed = json.dumps({**json.loads(second.content), field: [7]}).encode()
+        assert broken([first, replace(second, content=changed), third]) == ["bad-event", "hours-missing"]
+
+
+def test_digests_of_another_region_show_nothing_about_the_keys_own() -> None:
+    """Whoever insists on digests wants those of the Region whose logs were read."""
+    assert broken(chain(), region="eu-central-1") == []
+    assert broken(chain("us-east-1"), region="eu-central-1") == ["no-digests"]
+
+
+def test_a_log_is_found_by_any_end_of_its_path_in_time_that_its_length_sets() -> None:
+    """A folder may begin anywhere in the bucket."""
+    log = json.loads(chain()[0].content)["logFiles"][0]["s3Object"]
+    for name in (f"trail/{log}", log, log.rsplit("/", 1)[1]):
+        found = broken(chain()[:1], logs={name: hashlib.sha256(LOGS[log]).hexdigest()}, until=None)
+        assert found == []
 
 
 # The command, on the trail of the local KMS.
@@ -410,22 +224,92 @@ def test_the_local_trail_shows_the_decided_enclave_and_then_the_way_around(
     """Exit 0 while every Decrypt was attested; after one without a document, exit 1 with who and when."""
     path, key, _, decrypt_without_document = trail
     code, text, _ = audit(quorum, str(path), key, "--context", "coattest:buyer=buyer-1", "--json")
-    assert code == 0
+    assert code == 0, text
     document = json.loads(text)
     assert [(item["buyer"], item["count"], item["module_id"]) for item in document["decrypts"]] == [
         ("buyer-1", 2, ENCLAVE)
     ]
     assert [item["error"] for item in document["denied"]] == ["AccessDenied"]
+    coverage = document["coverage"]
+    assert (coverage["files"], coverage["regions"]) == (1, ["eu-central-1"])
+    assert coverage["digests"] == {"files": 0, "checked": False}
+    assert coverage["records"] >= document["events"] == sum(document["operations"].values())
     code, text, errors = audit(quorum, str(path), key)
-    assert code == 0
+    assert code == 0, text
     assert "buyer-1" in text
-    assert "no digest files" in errors
+    verdict = text.splitlines()[-1]
+    assert verdict.startswith("verified: 2 Decrypt(s), each attested by a decided enclave")
+    assert "no digest files" in verdict
+    assert verdict == document["verdict"]
     assert audit(quorum, str(path), key, "--require-digests")[0] == 1
     decrypt_without_document()
     code, _, errors = audit(quorum, str(path), key)
     assert code == 1
     assert "unattested" in errors
     assert "user/admin" in errors
+    assert "2 finding(s) in " in errors.splitlines()[-1]
+
+
+def test_an_audit_that_looked_at_nothing_does_not_succeed(
+    quorum: Members, trail: tuple[Path, str, services.Services, Any], tmp_path: Path
+) -> None:
+    """Exit 3 without an event of the key, unless none are expected; without a record also then."""
+    path, key, _, _ = trail
+    other = key[:-4] + "0000"
+    for more in ((), ("--json",)):
+        code, text, errors = audit(quorum, str(path), other, *more)
+        assert code == 3
+        assert "nothing was looked at" in (text if more else errors.splitlines()[-1])
+    code, text, _ = audit(quorum, str(path), other, "--allow-none")
+    assert code == 0, text
+    assert text.splitlines()[-1].startswith("verified: no successful Decrypt; 0 event(s) of the key in ")
+    assert audit(quorum, str(path), key, "--until", "2020-01-01")[0] == 1  # no decision then
+    assert audit(quorum, str(tmp_path), key, "--allow-none")[0] == 3
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--parent-role", "arn:aws:iam::111122223333:user/parent"),
+        ("--parent-role", "arn:aws:sts::111122223333:assumed-role/parent/i-1"),
+        ("--parent-role", "arn:aws:iam::111122223333:role/*"),
+        ("--parent-role", "parent"),
+        ("--parent-role", "AIDAEXAMPLE"),
+        ("--parent-role", ""),
+        ("--context", "coattest:buyer"),
+        ("--context", "=buyer-1"),
+        ("--context", "coattest:buyer="),
+        ("--since", "2026-11-23", "--until", "2026-11-23"),
+        ("--since", "2026-11-24", "--until", "2026-11-23"),
+        ("--since", "2999-01-01"),
+    ],
+)
+def test_what_would_match_nothing_is_a_usage_error(
+    quorum: Members, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    """A role, pair or window that no event can have is refused before anything is read."""
+    assert audit(quorum, str(tmp_path), KEY, *arguments)[0] == 2
+
+
+def test_a_file_that_cannot_be_read_does_not_hide_the_rest(quorum: Members, tmp_path: Path) -> None:
+    """Exit 1, with the file's name beside what the other file shows."""
+    (tmp_path / "1.json").write_bytes(b"no log")
+    (tmp_path / "2.json").write_bytes(json.dumps(record(registers=None)).encode())
+    code, text, _ = audit(quorum, str(tmp_path), KEY, "--json")
+    assert code == 1
+    found = [(item["code"], item["where"]) for item in json.loads(text)["findings"]]
+    assert ("bad-event", "1.json") in found
+    assert ("unattested", "event event-1") in found
+
+
+def test_public_keys_without_digests_to_check_are_not_ignored(quorum: Members, tmp_path: Path) -> None:
+    """Whoever gives CloudTrail's keys wants digests checked."""
+    (tmp_path / "log.json").write_bytes(json.dumps(record(eventName="DescribeKey")).encode())
+    keys = tmp_path.parent / "keys.json"
+    keys.write_text('{"PublicKeyList": []}')
+    code, text, _ = audit(quorum, str(tmp_path), KEY, "--public-keys", str(keys), "--json")
+    assert code == 1
+    assert [item["code"] for item in json.loads(text)["findings"]] == ["no-digests"]
 
 
 def test_a_bucket_of_gzipped_logs_is_read_with_its_digests(
@@ -460,8 +344,14 @@ def test_a_bucket_of_gzipped_logs_is_read_with_its_digests(
     with pytest.MonkeyPatch.context() as patch:
         for name, value in running.environment("buyer-1").items():
             patch.setenv(name, value)
+        code, text, errors = audit(quorum, "s3://trail/logs/", key, *arguments, "--allow-none")
+        assert code == 3, (text, errors)
+        assert json.loads(text)["verdict"] == "nothing was looked at: there are no records"
+        looked = gzip.compress(json.dumps(record(eventName="DescribeKey", resources=[{"ARN": key}])).encode())
+        s3.put_object(Bucket="trail", Key="logs/now.json.gz", Body=looked)
         code, text, errors = audit(quorum, "s3://trail/logs/", key, *arguments)
         assert code == 0, (text, errors)
+        assert json.loads(text)["coverage"]["digests"] == {"files": 3, "checked": True}
         s3.put_object(Bucket="trail", Key="logs/1.json.gz", Body=gzip.compress(b'{"Records":[]}'))
         code, text, _ = audit(quorum, "s3://trail/logs/", key, *arguments)
     assert code == 1
@@ -493,5 +383,5 @@ def test_the_event_history_is_asked_for_the_key_to_its_last_page(quorum: Members
     assert code == 1, errors
     assert "unattested" in [item["code"] for item in json.loads(text)["findings"]]
     assert json.loads(text)["events"] == 2
-    attribute = {"AttributeKey": "ResourceName", "AttributeValue": KEY}
-    assert [request["LookupAttributes"] for request in History.asked] == [[attribute], [attribute]]
+    asked = [request["LookupAttributes"][0]["AttributeValue"] for request in History.asked]
+    assert asked == [KEY, KEY, KEY.rsplit("/", 1)[1], KEY.rsplit("/", 1)[1]]

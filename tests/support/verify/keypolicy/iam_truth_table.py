@@ -15,16 +15,26 @@ ADDRESS, ARN = f"{OPERATORS}#Conditions_IPAddress", f"{OPERATORS}#Conditions_ARN
 MULTI = "reference_policies_condition-single-vs-multi-valued-context-keys"
 MULTI_VALUES = "reference_policies_condition-logic-multiple-context-keys-or-values"
 KEYS = "reference_policies_elements_condition"
+MULTI_EXAMPLES = "reference_policies_condition_examples-multi-valued-context-keys"
+ENCLAVES = "kms:conditions-nitro-enclaves"
+REQUIRE = '"Multivalued context keys require a condition set operator"'
+EMPTY = '"a null dataset, such as an empty string"'
+HEX = '"The PCR value must be a lower-case hexadecimal string of up to 96 bytes"'
+INVALID = '"If AWS cannot resolve a variable this might cause the entire statement to be invalid"'
+LISTED, PCR, ARN_KEY = "kms:EncryptionContextKeys", "kms:RecipientAttestation:PCR1", "aws:PrincipalArn"
 VARIABLES = "reference_policies_variables"
 
 
 @dataclass(frozen=True)
 class Row:
-    """A condition block, the request's context, whether it holds, and where that is written."""
+    """A condition block, the request's context, whether it holds, and where that is written.
+
+    ``holds`` is None where AWS's pages leave it open.
+    """
 
     condition: dict[str, Any]
     context: dict[str, tuple[str, ...]]
-    holds: bool
+    holds: bool | None
     source: str
     version: str = field(default="2012-10-17")
 
@@ -153,8 +163,44 @@ CONDITIONS = [
     Row(_c("BinaryEquals", "YQ=="), ABSENT, False, f"{OPERATORS} (Important: key not present)"),
     Row(_c("BinaryEquals", "YQ=="), k("YQ=="), True, f"{OPERATORS}#Conditions_Binary"),
     # A key with several values under an operator without set operator.
-    Row(_c("StringEquals", "a"), k("a", "b"), True, "assumed: one match is a match"),
-    Row(_c("StringNotEquals", "a"), k("a", "b"), False, "assumed: the exact opposite of StringEquals"),
+    Row(_c("StringEquals", "a"), k("a", "b"), None, f"{MULTI}: {REQUIRE}"),
+    Row(_c("StringNotEquals", "a"), k("a", "b"), None, f"{MULTI}: {REQUIRE}"),
+    Row(_c("StringEquals", "a", LISTED), {LISTED: ("a",)}, None, f"{MULTI}: {REQUIRE}"),
+    Row(_c("StringNotLike", "a", LISTED), {LISTED: ("b",)}, None, f"{MULTI}: {REQUIRE}"),
+    Row(_c("StringEquals", "a", LISTED), ABSENT, False, f"{OPERATORS} (Important: key not present)"),
+    Row(_c("StringEqualsIfExists", "a", LISTED), ABSENT, True, f"{OPERATORS}#Conditions_IfExists"),
+    # A value that is empty: "a null dataset, such as an empty string".
+    Row(_c("Null", "true"), k(""), None, f"{MULTI_EXAMPLES}: {EMPTY}"),
+    Row(_c("StringEquals", "a"), k(""), False, f"{MULTI_EXAMPLES}: {EMPTY}; false both ways"),
+    Row(_c("StringEquals", ""), k(""), None, f"{MULTI_EXAMPLES}: {EMPTY}"),
+    Row(
+        _c("ForAllValues:StringEquals", "a", LISTED), {LISTED: ("", "a")}, None, f"{MULTI_EXAMPLES}: {EMPTY}"
+    ),
+    # Registers.
+    Row(_c("StringEquals", "a" * 96, PCR), {PCR: ("a" * 96,)}, True, f"{ENCLAVES}: {HEX}"),
+    Row(_c("StringEquals", "A" * 96, PCR), {PCR: ("a" * 96,)}, None, f"{ENCLAVES}: {HEX}"),
+    Row(_c("StringEqualsIgnoreCase", "A" * 96, PCR), {PCR: ("a" * 96,)}, True, f"{ENCLAVES}: {HEX}"),
+    Row(_c("StringEquals", "0x" + "a" * 96, PCR), {PCR: ("a" * 96,)}, None, f"{ENCLAVES}: an example has 0x"),
+    Row(_c("StringNotEquals", "a" * 95, PCR), {PCR: ("a" * 96,)}, None, f"{ENCLAVES}: {HEX}"),
+    Row(_c("StringEquals", "0xa", PCR), ABSENT, False, f"{OPERATORS} (Important: key not present)"),
+    Row(_c("StringLike", "a*", PCR), {PCR: ("a" * 96,)}, True, f"{OPERATORS}#Conditions_String-wildcard"),
+    Row(_c("StringLike", "0x*", PCR), {PCR: ("a" * 96,)}, None, f"{ENCLAVES}: an example has 0x"),
+    # Letters whose other case is not ASCII, and operators of another type than the key.
+    Row(_c("StringEqualsIgnoreCase", "k"), k("\u212a"), None, f"{OPERATORS}: no word on it"),
+    Row(
+        _c("StringEqualsIgnoreCase", "\u00fc"),
+        k("\u00dc"),
+        None,
+        f"{OPERATORS}: no word on it",
+    ),
+    Row(_c("StringEqualsIgnoreCase", "a"), k("\u00e9"), False, f"{OPERATORS}#Conditions_String"),
+    Row(_c("StringEquals", "\u00fc"), k("\u00fc"), True, f"{OPERATORS}#Conditions_String: exact matching"),
+    Row(_c("NumericEquals", "1", PCR), {PCR: ("a" * 96,)}, None, f"{OPERATORS}: the key is a String"),
+    Row(_c("NotIpAddress", "0.0.0.0/0", ARN_KEY), {ARN_KEY: ("x",)}, None, f"{OPERATORS}: the key is an ARN"),
+    # An ARN of fewer than six parts: "Incomplete ARNs" are described for Resource alone.
+    Row(_c("ArnLike", "arn:aws:iam"), k("arn:aws:iam::1:role/a"), None, ARN),
+    Row(_c("ArnLike", "*"), k("arn:aws:iam::1:role/a"), True, ARN),
+    Row(_c("ArnLike", "arn:aws:s3"), k("arn:aws:iam::1:role/a"), False, ARN),
     # Numbers, dates, addresses, booleans, ARNs.
     Row(_c("NumericLessThan", "10"), k("9"), True, f"{OPERATORS}#Conditions_Numeric"),
     Row(_c("NumericLessThan", 10), k("10"), False, f"{OPERATORS}#Conditions_Numeric"),
@@ -200,8 +246,8 @@ CONDITIONS = [
     Row(
         _c("ArnLike", "arn:aws:*:role/a"),
         k("arn:aws:iam::1:role/a"),
-        False,
-        f"{OPERATORS}#Conditions_ARN (each part)",
+        None,
+        f"{OPERATORS}#Conditions_ARN (each of six parts; this has four)",
     ),
     Row(
         _c("ArnNotLike", "arn:aws:iam::*:role/a"),
@@ -279,7 +325,15 @@ CONDITIONS = [
         False,
         f"{VARIABLES} (default values)",
     ),
-    Row(_c("StringNotEquals", "${aws:username}"), k("eve"), True, f"{VARIABLES} (no value: nothing matches)"),
+    Row(_c("StringNotEquals", "${aws:username}"), k("eve"), None, f"{VARIABLES}: {INVALID}"),
+    Row(_c("ArnNotLike", "${aws:PrincipalArn}"), k("eve"), None, f"{VARIABLES}: {INVALID}"),
+    Row(_c("StringNotEquals", "${aws:username, 'bob'}"), k("eve"), True, f"{VARIABLES} (default values)"),
+    Row(
+        _c("StringLike", "x${AWS:UserName}*"),
+        {"k": ("xevey",), "aws:username": ("eve",)},
+        True,
+        f"{VARIABLES}: key names are not case-sensitive",
+    ),
     Row(_c("StringLike", "${?}"), k("a"), False, f"{VARIABLES} (special characters)"),
     Row(_c("StringLike", "${*}"), k("ab"), False, f"{VARIABLES} (special characters)"),
     Row(_c("StringLike", "${*}"), k("*"), True, f"{VARIABLES} (special characters)"),

@@ -1,0 +1,184 @@
+"""Nothing that a checkout or a hosted folder brought counts as this machine's own work."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from coattest.errors import EnvironmentFailure, UsageError
+from coattest_build.ownwork import BUILT, CONFIRMED, OwnWork, sha256_hex
+from coattest_verify.cli.rebuild import rebuild_command
+from coattest_verify.quorum.statements.salt import (
+    new_secret,
+    read_secret,
+    secret_folder,
+    write_secret,
+)
+from coattest_verify.quorum.statements.statement import RebuildReport
+from support.raises import raises_code
+from support.verify.signing_world import SigningWorld
+
+PLANTED_SALT = "11" * 32
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> SigningWorld:
+    found = SigningWorld(tmp_path)
+    found.built()
+    return found
+
+
+def parameters(world: SigningWorld) -> Any:
+    """What buyer-1 signed about its own build."""
+    statement = world.signed("rebuild.buyer-1.intoto.json")
+    return statement["predicate"]["buildDefinition"]["internalParameters"]
+
+
+def plant(world: SigningWorld) -> None:
+    """What a publisher commits into out/ of the checkout: inputs confirmed, a salt that it knows."""
+    out, file = world.desk.folder / "out", world.quorum.file
+    lock = world.report["source"]["lock_sha256"]
+    (out / "inputs.json").write_text(
+        json.dumps({"format": "coattest-inputs/v1", "lock_sha256": lock, "confirmed": True})
+    )
+    (out / "commitment.json").write_text(
+        json.dumps(
+            {
+                "format": "coattest/commitment/v1",
+                "member": "buyer-1",
+                "quorum_sha256": file.sha256,
+                "round": file.round,
+                "salt": PLANTED_SALT,
+            }
+        )
+    )
+
+
+def test_planted_inputs_and_salt_are_not_signed(world: SigningWorld) -> None:
+    """The statement says that nothing was confirmed, and opens no commitment of the publisher's."""
+    plant(world)
+    done = world.desk.run("sign-pcrs", *world.who("buyer-1"), "--expect", world.claimed)
+    assert done.returncode == 0, done.stderr
+    signed = parameters(world)
+    assert signed["salt"] is None
+    assert PLANTED_SALT not in json.dumps(signed)
+    assert signed["inputs"] == {"confirmed": False}
+    assert "not confirmed here" in done.stderr
+
+
+def test_a_commitment_has_a_salt_of_its_own(tmp_path: Path) -> None:
+    """verify commit draws its salt, keeps it out of the checkout, and sign-pcrs opens that one."""
+    world = SigningWorld(tmp_path, commitments=True)
+    world.built()
+    plant(world)
+    (world.attestations / "claim.json").unlink()
+    report = world.desk.folder / "out" / "rebuild.json"
+    refused = world.desk.run("commit", *world.who("buyer-1"), *world.root, "--expect", f"sha256:{'0' * 64}")
+    assert refused.returncode == 1
+    done = world.desk.run(
+        "commit", *world.who("buyer-1"), *world.root, "--expect", f"sha256:{sha256_hex(report.read_bytes())}"
+    )
+    assert done.returncode == 0, done.stderr
+    (secret,) = (world.desk.folder / "state" / "commitments").rglob("commitment.json")
+    salt = json.loads(secret.read_bytes())["salt"]
+    assert salt != PLANTED_SALT
+    assert secret.stat().st_mode & 0o077 == 0
+    assert all(salt not in path.read_text() for path in (world.desk.folder / "out").glob("*.json"))
+    world.publish(world.report)
+    done = world.desk.run("sign-pcrs", *world.who("buyer-1"), "--expect", world.claimed)
+    assert done.returncode == 0, done.stderr
+    assert parameters(world)["salt"] == salt
+
+
+def test_a_planted_commitment_does_not_open_anything(tmp_path: Path) -> None:
+    """Where a commitment is required, the publisher's is none."""
+    world = SigningWorld(tmp_path, commitments=True)
+    world.built()
+    plant(world)
+    done = world.desk.run("sign-pcrs", *world.who("buyer-1"), "--expect", world.claimed, "--json")
+    assert (done.returncode, json.loads(done.stdout)["code"]) == (2, "not-committed")
+
+
+@pytest.mark.parametrize("name", ["rebuild.json", "build.json"])
+@pytest.mark.parametrize("verb", ["sign-pcrs", "commit"])
+def test_a_planted_build_is_not_signed(tmp_path: Path, name: str, verb: str) -> None:
+    """Images with the claimed digests and a report beside them are no rebuild of this machine."""
+    world = SigningWorld(tmp_path)
+    world.built(own=False)
+    out = world.desk.folder / "out"
+    (out / "rebuild.json").rename(out / name)
+    before = world.files()
+    more = world.root if verb == "commit" else ()
+    digest = world.claimed if verb == "sign-pcrs" else f"sha256:{sha256_hex((out / name).read_bytes())}"
+    done = world.desk.run(verb, *world.who("buyer-1"), *more, "--expect", digest, "--json")
+    assert (done.returncode, json.loads(done.stdout)["code"]) == (2, "not-own-work")
+    assert world.files() == before
+
+
+def test_a_changed_report_is_not_the_own_one(world: SigningWorld) -> None:
+    """One flag flipped in the report that verify rebuild wrote, and it is somebody else's."""
+    path = world.desk.folder / "out" / "rebuild.json"
+    path.write_text(path.read_text().replace('"compiled_here": true', '"compiled_here": false'))
+    done = world.desk.run("sign-pcrs", *world.who("buyer-1"), "--expect", world.claimed, "--json")
+    assert (done.returncode, json.loads(done.stdout)["code"]) == (2, "not-own-work")
+
+
+def test_a_failed_rebuild_leaves_no_result_behind(
+    world: SigningWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planted or left from earlier, own or not: after a rebuild that failed there is nothing to sign."""
+    desk = world.desk
+    desk.images("out", own=False)
+    (desk.folder / "out" / "build.json").write_bytes((desk.folder / "out" / "rebuild.json").read_bytes())
+    monkeypatch.chdir(desk.folder)
+    monkeypatch.setenv("COATTEST_STATE", str(desk.folder / "state"))
+
+    def fails(*_: object, **__: object) -> None:
+        raise EnvironmentFailure("no network")
+
+    monkeypatch.setattr("coattest_build.builder.build", fails)
+    monkeypatch.setattr("coattest_verify.cli.rebuild._inspect", lambda *_: None)
+    argv = ["--attestations", str(world.attestations)]
+    done = CliRunner().invoke(rebuild_command, argv, standalone_mode=False)
+    assert isinstance(done.exception, EnvironmentFailure)
+    refused = desk.run("sign-pcrs", *world.who("buyer-1"), "--expect", world.claimed)
+    assert (refused.returncode, "rebuild.json: no such file" in refused.stderr) == (2, True)
+
+
+def test_confirmed_inputs_are_those_of_one_lock(tmp_path: Path) -> None:
+    """The record is by digest: one lock, one report; taking it back works, and nothing else is touched."""
+    own = OwnWork(tmp_path)
+    own.note(CONFIRMED, "a" * 64)
+    assert own.made(CONFIRMED, "a" * 64)
+    assert not own.made(CONFIRMED, "b" * 64)
+    assert not own.made(BUILT, "a" * 64)
+    own.forget(CONFIRMED, "a" * 64)
+    own.forget(CONFIRMED, "a" * 64)
+    assert not own.made(CONFIRMED, "a" * 64)
+    with raises_code(UsageError, "not-own-work"):
+        own.require(BUILT, b"a report", tmp_path / "rebuild.json", "run verify rebuild")
+
+
+def test_each_commitment_has_a_place_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another member, members file, round or source never finds the salt of this one."""
+    monkeypatch.setenv("COATTEST_STATE", str(tmp_path / "state"))
+    world = SigningWorld(tmp_path)
+    file, report = world.quorum.file, RebuildReport.read(world.report)
+    folder = secret_folder("buyer-1", file, report)
+    write_secret(folder, new_secret("buyer-1", file))
+    assert read_secret(folder, "buyer-1", file) is not None
+    following = file.successor(round="2")
+    world.claim(source="next")
+    other = RebuildReport.read(world.report)
+    places = {
+        folder,
+        secret_folder("buyer-2", file, report),
+        secret_folder("buyer-1", following, report),
+        secret_folder("buyer-1", file, other),
+    }
+    assert len(places) == 4
+    assert all(place.is_relative_to(tmp_path / "state") for place in places)

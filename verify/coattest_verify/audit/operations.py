@@ -1,0 +1,109 @@
+"""What each operation of KMS does to a key, by the name that CloudTrail records. Pure data.
+
+Sources: Service Authorization Reference, "Actions, resources, and condition keys for AWS Key Management
+Service"; KMS Developer Guide, "CloudTrail log entries" (service events such as RotateKey among
+them), and "Monitoring KMS keys with Amazon EventBridge" for the names that begin with KMS. An operation
+that is in no set is new: a success is a finding, since it could read plaintext.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+DECRYPT: Final = "Decrypt"
+"""The one operation that a decided policy allows on existing ciphertext."""
+
+NEVER: Final = frozenset(
+    {
+        "CreateGrant",
+        "DeriveSharedSecret",
+        "GenerateMac",
+        "ImportKeyMaterial",
+        "ReEncrypt",
+        "ReplicateKey",
+        "Sign",
+        "SynchronizeMultiRegionKey",
+        "UpdatePrimaryRegion",
+    }
+)
+"""Operations that give access to plaintext, hand out power or sign, and that no decided policy allows."""
+
+CHANGES: Final = frozenset(
+    {
+        "CancelKeyDeletion",
+        "CreateAlias",
+        "CreateKey",
+        "DeleteAlias",
+        "DeleteExpiredKeyMaterial",
+        "DeleteImportedKeyMaterial",
+        "DeleteKey",
+        "DisableKey",
+        "DisableKeyRotation",
+        "EnableKey",
+        "EnableKeyRotation",
+        "GetParametersForImport",
+        "KMS CMK Deletion",
+        "KMS CMK Rotation",
+        "KMS Imported Key Material Expiration",
+        "PutKeyPolicy",
+        "RetireGrant",
+        "RevokeGrant",
+        "RotateKey",
+        "RotateKeyOnDemand",
+        "ScheduleKeyDeletion",
+        "TagResource",
+        "UntagResource",
+        "UpdateAlias",
+        "UpdateKeyDescription",
+    }
+)
+"""Operations that change a key: policy, grants, state, material, rotation, aliases, tags, description."""
+
+ALIASES: Final = frozenset({"CreateAlias", "DeleteAlias", "UpdateAlias"})
+"""Those of ``CHANGES`` that can change a key without naming it: its alias goes to another key, or away."""
+
+USES: Final = frozenset(
+    {
+        "Encrypt",
+        "GenerateDataKey",
+        "GenerateDataKeyPair",
+        "GenerateDataKeyPairWithoutPlaintext",
+        "GenerateDataKeyWithoutPlaintext",
+    }
+)
+"""Operations that make new ciphertext: the encrypters'."""
+
+READS: Final = frozenset(
+    {
+        "DescribeKey",
+        "GetKeyLastUsage",
+        "GetKeyPolicy",
+        "GetKeyRotationStatus",
+        "GetPublicKey",
+        "ListGrants",
+        "ListKeyPolicies",
+        "ListKeyRotations",
+        "ListResourceTags",
+        "Verify",
+        "VerifyMac",
+    }
+)
+"""Operations that read a key's settings, or check a signature."""
+
+KEYLESS: Final = frozenset(
+    {
+        "ConnectCustomKeyStore",
+        "CreateCustomKeyStore",
+        "DeleteCustomKeyStore",
+        "DescribeCustomKeyStores",
+        "DisconnectCustomKeyStore",
+        "GenerateRandom",
+        "ListAliases",
+        "ListKeys",
+        "ListRetirableGrants",
+        "UpdateCustomKeyStore",
+    }
+)
+"""Operations that name no key, or need not."""
+
+KNOWN: Final = frozenset({DECRYPT}) | NEVER | CHANGES | USES | READS | KEYLESS

@@ -1,0 +1,246 @@
+"""CloudTrail's records out of every form that they are stored in. Pure, one record at a time.
+
+Forms: log files ({"Records": [..]}, gzipped or not, several gzip members after each other), the output of
+lookup-events ({"Events": [..]}, also page after page), CloudWatch Logs' events ({"events": [..]},
+{"logEvents": [..]}), EventBridge's envelope ({"detail-type": .., "detail": ..}), arrays of any of these, and
+JSON lines. Sources: CloudTrail User Guide, "CloudTrail log file examples"; CloudTrail and CloudWatch Logs API
+references; EventBridge User Guide, "AWS service events delivered via CloudTrail".
+
+What cannot be read is a ``Flaw``, and what stands after it is read as far as it can be found.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import re
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from coattest.errors import Rejected
+from coattest.jsontext import unique_names
+
+MAX_FILE: Final = 256 * 1024 * 1024
+"""Bytes of one file, uncompressed. CloudTrail delivers about every five minutes; its files are a few MB."""
+
+MAX_FLAWS: Final = 100
+"""Places of one file that cannot be read before the rest of it is given up, with a flaw that says so."""
+
+_MAX_NESTING = 4
+"""Lists and envelopes around a record: an array of pages of events whose record is text has 3."""
+
+_LISTS: Final[Mapping[str, str | None]] = {
+    "Records": None,
+    "Events": "CloudTrailEvent",
+    "events": "message",
+    "logEvents": "message",
+}
+"""A list of records by its name, and the field of an item that has the record as text."""
+
+_DECODER = json.JSONDecoder(object_pairs_hook=unique_names)
+_BLANKS = re.compile(r"[ \t\r\n]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Flaw:
+    """Something that cannot be read: where, and why."""
+
+    where: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of lookup-events has been read; the last one has no NextToken."""
+
+    where: str
+    last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One raw record: a JSON object."""
+
+    where: str
+    raw: Mapping[str, Any]
+
+
+def inflate(data: bytes) -> bytes:
+    """The content of a gzipped file, or the data as it is. Raises Rejected."""
+    if len(data) > MAX_FILE:
+        raise Rejected(f"larger than {MAX_FILE} bytes", code="too-large")
+    if data[:2] != b"\x1f\x8b":
+        return data
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+            text = file.read(MAX_FILE + 1)
+    except (OSError, EOFError, zlib.error):
+        raise Rejected("the gzip data is damaged or cut off") from None
+    if len(text) > MAX_FILE:
+        raise Rejected(f"larger than {MAX_FILE} bytes when unpacked", code="too-large")
+    return text
+
+
+def records_of(content: bytes, where: str) -> Iterator[Record | Flaw | Page]:
+    """Every record of an unpacked file, in its order, and every place that cannot be read."""
+    try:
+        text = content.decode(json.detect_encoding(content))
+    except UnicodeDecodeError as error:
+        yield Flaw(where, f"not UTF-8 at byte {error.start}")
+        return
+    text = text.removeprefix("\ufeff")
+    position, number, flaws = _skip(text, 0), 0, 0
+    while position < len(text):
+        number += 1
+        reader = _Reader(text, position, f"{where}, document {number}" if number > 1 else where)
+        for found in reader.document():
+            flaws += isinstance(found, Flaw)
+            yield found
+        position = _skip(text, reader.position)
+        if flaws > MAX_FLAWS and position < len(text):
+            yield Flaw(where, f"more than {MAX_FLAWS} places cannot be read: the rest was given up")
+            return
+    if number == 0:
+        yield Flaw(where, "empty")
+
+
+def _skip(text: str, position: int) -> int:
+    found = _BLANKS.match(text, position)
+    return found.end() if found else position
+
+
+class _Reader:
+    """Reads one JSON document and hands its records out one by one: a file is never held as objects."""
+
+    def __init__(self, text: str, position: int, where: str) -> None:
+        self.text, self.position, self.where = text, position, where
+        self._count = 0
+
+    def document(self) -> Iterator[Record | Flaw | Page]:
+        """The records of the document at the position, which is then behind it."""
+        start = self.position
+        try:
+            yield from self._value(0)
+        except (ValueError, RecursionError) as error:
+            detail = f"not JSON: {error.msg}" if isinstance(error, json.JSONDecodeError) else _reason(error)
+            yield Flaw(self.where, f"{detail}, at character {self.position}")
+            # The next line may be a record of its own: JSON lines.
+            line = self.text.find("\n", max(start, self.position))
+            self.position = len(self.text) if line < 0 else line + 1
+
+    def _value(self, depth: int) -> Iterator[Record | Flaw | Page]:
+        if self._at("[") and depth < _MAX_NESTING:
+            yield from self._items(None, depth)
+        elif self._at("{"):
+            yield from self._object(depth)
+        else:
+            value = self._plain()
+            self._count += 1
+            yield Flaw(self._place(), f"{type(value).__name__} instead of an event")
+
+    def _object(self, depth: int) -> Iterator[Record | Flaw | Page]:
+        """An object: a list of records by name, or a record. Its other fields say whether a page follows."""
+        fields: list[tuple[str, Any]] = []
+        listed = paged = False
+        self._over("{")
+        while not self._at("}"):
+            name = self._plain()
+            if not isinstance(name, str):
+                raise ValueError("a name that is no text")
+            self._over(":")
+            if name in _LISTS and self._at("[") and depth < _MAX_NESTING:
+                listed, paged = True, paged or name == "Events"
+                yield from self._items(_LISTS[name], depth)
+            else:
+                fields.append((name, self._plain()))
+            if not self._at("}"):
+                self._over(",")
+        self._over("}")
+        found = unique_names(fields)
+        if not listed:
+            self._count += 1
+            yield from unwrapped(found, self._place())
+        elif paged:
+            yield Page(self.where, last=not found.get("NextToken"))
+
+    def _items(self, text_field: str | None, depth: int) -> Iterator[Record | Flaw | Page]:
+        self._over("[")
+        while not self._at("]"):
+            if text_field is None:
+                yield from self._value(depth + 1)
+            else:
+                self._count += 1
+                yield from self._item(self._plain(), text_field)
+            if not self._at("]"):
+                self._over(",")
+        self._over("]")
+
+    def _item(self, item: Any, text_field: str) -> Iterator[Record | Flaw | Page]:
+        """A record that stands as text in a field of an item."""
+        value = item.get(text_field) if isinstance(item, dict) else None
+        if isinstance(value, str):
+            try:
+                value = _DECODER.decode(value)
+            except (ValueError, RecursionError):
+                value = None
+        if isinstance(value, dict):
+            yield from unwrapped(value, self._place())
+        else:
+            yield Flaw(self._place(), f"an event without a readable {text_field}")
+
+    def _plain(self) -> Any:
+        self.position = _skip(self.text, self.position)
+        value, self.position = _DECODER.raw_decode(self.text, self.position)
+        return value
+
+    def _at(self, sign: str) -> bool:
+        self.position = _skip(self.text, self.position)
+        return self.text.startswith(sign, self.position)
+
+    def _over(self, sign: str) -> None:
+        if not self._at(sign):
+            raise ValueError(f"{sign!r} is missing")
+        self.position += 1
+
+    def _place(self) -> str:
+        return f"{self.where}, event {self._count}"
+
+
+def _reason(error: BaseException) -> str:
+    return "nested too deep" if isinstance(error, RecursionError) else str(error)
+
+
+def unwrapped(raw: Mapping[str, Any], where: str) -> Iterator[Record | Flaw | Page]:
+    """The record inside EventBridge's envelope, or the record itself.
+
+    KMS's own events of EventBridge (rotation, expiry of material, deletion) have a detail that is no record:
+    they become a service event with the envelope's type as name ("Monitoring KMS keys with Amazon
+    EventBridge").
+    """
+    if "detail-type" not in raw:
+        yield Record(where, raw)
+        return
+    detail = raw.get("detail")
+    if not isinstance(detail, dict):
+        yield Flaw(where, "an envelope of EventBridge without a detail")
+    elif "eventName" in detail or raw.get("source") != "aws.kms":
+        yield Record(where, detail)
+    else:
+        yield Record(
+            where,
+            {
+                "eventSource": "kms.amazonaws.com",
+                "eventName": raw["detail-type"],
+                "eventTime": raw.get("time"),
+                "awsRegion": raw.get("region"),
+                "recipientAccountId": raw.get("account"),
+                "resources": raw.get("resources"),
+                "eventID": raw.get("id"),
+                "eventType": "AwsServiceEvent",
+                "serviceEventDetails": detail,
+                "userIdentity": {"invokedBy": "AWS Internal"},
+            },
+        )

@@ -1,0 +1,65 @@
+"""What an audit comes to: one sentence and an exit code. Pure."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from coattest_verify.audit.coverage import Coverage
+from coattest_verify.audit.judge import AuditReport
+from coattest_verify.audit.operations import DECRYPT
+
+
+class AuditOutcome(enum.IntEnum):
+    """The exit codes of an audit."""
+
+    AS_DECIDED = 0
+    FOUND_FALSE = 1
+    UNDECIDED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class AuditVerdict:
+    """The outcome, its sentence, and the code of the error where it is one."""
+
+    outcome: AuditOutcome
+    sentence: str
+    code: str | None = None
+
+
+def conclude(report: AuditReport, coverage: Coverage, *, none_expected: bool) -> AuditVerdict:
+    """The verdict. Without an event of the key nothing was looked at, unless none are expected."""
+    if report.problems:
+        count = len(report.problems)
+        sentence = (
+            f"{count} finding(s) in {report.events} event(s) of the key: not every use of it is as decided"
+        )
+        return AuditVerdict(AuditOutcome.FOUND_FALSE, sentence, "not-as-decided")
+    if report.undecided:
+        sentence = f"undecided: these logs cannot show {len(report.undecided)} thing(s) named above"
+        return AuditVerdict(AuditOutcome.UNDECIDED, sentence, "undecided")
+    if not coverage.records and coverage.source != "lookup-events":
+        return AuditVerdict(
+            AuditOutcome.UNDECIDED, "nothing was looked at: there are no records", "no-records"
+        )
+    if not report.events and not none_expected:
+        outside = f" ({report.outside} outside the window)" if report.outside else ""
+        sentence = f"nothing was looked at: no event of the key{outside} in {coverage.told}"
+        return AuditVerdict(AuditOutcome.UNDECIDED, sentence, "no-events")
+    return AuditVerdict(AuditOutcome.AS_DECIDED, _verified(report, coverage))
+
+
+def _verified(report: AuditReport, coverage: Coverage) -> str:
+    decrypts = sum(group.count for group in report.groups)
+    parts = [
+        f"verified: {decrypts} Decrypt(s), each attested by a decided enclave"
+        if decrypts
+        else f"verified: no successful {DECRYPT}",
+        f"{report.events} event(s) of the key in {coverage.told}",
+        f"{len(report.denied)} refused by KMS" if report.denied else "",
+        f"{len(report.notable)} change(s) of the key, shown above" if report.notable else "",
+        "complete by CloudTrail's digest files"
+        if coverage.digests_checked
+        else "no digest files, so nothing shows that the logs are complete",
+    ]
+    return "; ".join(filter(None, parts))

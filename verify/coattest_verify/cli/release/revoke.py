@@ -1,0 +1,236 @@
+"""``verify release revoke`` and ``verify release unrevoke``."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+import click
+
+from coattest.errors import FoundFalse, Rejected, UsageError
+from coattest.files import Evidence, read_bounded, write_atomic
+from coattest.jsontext import emit_json
+from coattest.shell import confirm_signing, err, expect_option, json_option, utc_now
+from coattest_verify.cli.options import FILE, SigningKey, quorum_options, read_once, signing_options
+from coattest_verify.cli.words import Rows, claim_rows
+from coattest_verify.quorum.bundle import MAX_BUNDLE, read_bundle
+from coattest_verify.quorum.members.chain import follow
+from coattest_verify.quorum.members.file import MembersFile, own_key, utc
+from coattest_verify.quorum.memory import Roots
+from coattest_verify.quorum.statements.claim import CLAIM_FILE, MAX_CLAIM, Claimed
+from coattest_verify.quorum.statements.signed import read_statements
+from coattest_verify.quorum.statements.statement import AGREE
+from coattest_verify.quorum.statements.votes import (
+    REVOKE,
+    UNREVOKE,
+    Vote,
+    make_vote,
+    read_votes,
+    sign_vote,
+    standing,
+    vote_name,
+)
+from coattest_verify.rebuild.answer import read_claim, read_members
+from coattest_verify.signatures.keys import Signer
+
+
+@click.command("revoke")
+@signing_options
+@click.option("--reason", required=True, help="One line: why the release must not be used.")
+@click.option("--release", help="The release's name: nothing is signed when the claim is of another one.")
+@click.option(
+    "--claim",
+    "older",
+    type=FILE,
+    help="The claim of an older release: its claim.json, or its proof bundle. Default: the folder's.",
+)
+@expect_option
+@quorum_options
+@json_option
+def revoke_command(
+    *,
+    signing: SigningKey,
+    reason: str,
+    release: str | None,
+    older: Path | None,
+    expect: str | None,
+    attestations: Path,
+    root: bytes | None,
+    as_json: bool,
+) -> None:
+    """Sign that a release must not be used, such as for a known vulnerability.
+
+    Shows the release, its image and who agreed to it. Every command that needs a decision refuses as soon as
+    the number of members that quorum.toml sets (one, unless it says otherwise) have signed so. --expect is
+    the SHA-256 of the claim. verify release unrevoke takes it back.
+    """
+    pinned = Roots().pinned(root)
+    with read_once(attestations) as evidence:
+        members = read_members(evidence, attestations)
+        claim, agreed = _target(evidence, attestations, members, older, root=pinned, now=utc_now())
+        signer = signing.signer(evidence)
+        own_key(signing.member, members, signer)
+        if release is not None and claim.release != release:
+            raise FoundFalse(
+                f"the claim is of release {claim.release}, not {release}",
+                where=str(older or attestations / CLAIM_FILE),
+                hint="--claim FILE is the claim or the proof bundle of an older release",
+                code="wrong-release",
+            )
+        vote = make_vote(REVOKE, signing.member, root=pinned, claim=claim, note=reason, now=utc_now())
+        undone = {item.signed_sha256 for item in standing(read_votes(evidence, members)[0])[1]}
+    confirm_signing(
+        [
+            ("signs", f"{signing.member} REVOKES the release: nobody is to use it any more"),
+            ("reason", vote.note),
+            *claim_rows(claim),
+            *(agreed or [("agreed", "nobody, as far as these files show")]),
+        ],
+        subject="claim",
+        digest=claim.sha256,
+        expected=expect,
+    )
+    if vote.signed_sha256 in undone:
+        raise UsageError(
+            "this very revocation, of the same second, was taken back", hint="run it again", code="exists"
+        )
+    _write(attestations, vote, signer, as_json)
+
+
+@click.command("unrevoke")
+@signing_options
+@click.option("--reason", required=True, help="One line: why the release may be used after all.")
+@expect_option
+@quorum_options
+@json_option
+def unrevoke_command(
+    *,
+    signing: SigningKey,
+    reason: str,
+    expect: str | None,
+    attestations: Path,
+    root: bytes | None,
+    as_json: bool,
+) -> None:
+    """Take back a revocation that you signed, with the key that signed it.
+
+    It undoes that one revocation and no later one. --expect is the digest of what the revocation signs, as
+    the command shows it; where you signed several it says which one.
+    """
+    pinned = Roots().pinned(root)
+    with read_once(attestations) as evidence:
+        members = read_members(evidence, attestations)
+        signer = signing.signer(evidence)
+        own_key(signing.member, members, signer)
+        mine = _mine(read_votes(evidence, members)[0], signing.member, pinned, signer)
+    chosen = [vote for vote in mine if expect in {None, vote.signed_sha256}] or mine
+    if not mine:
+        raise UsageError(
+            f"{signing.member} has no standing revocation by this key",
+            where=str(attestations),
+            hint="a revocation is taken back by the key that signed it",
+            code="already-undone",
+        )
+    if len(chosen) > 1:
+        raise UsageError(
+            f"{signing.member} signed {len(chosen)} revocations",
+            hint="--expect says which: "
+            + ", ".join(f"sha256:{vote.signed_sha256} ({vote.release}, {vote.time})" for vote in chosen),
+        )
+    (revocation,) = chosen
+    vote = make_vote(
+        UNREVOKE,
+        signing.member,
+        root=pinned,
+        claim=revocation,
+        note=reason,
+        now=utc_now(),
+        undoes=revocation.signed_sha256,
+    )
+    confirm_signing(
+        [
+            ("signs", f"{signing.member} takes its revocation back: the release may be used again"),
+            ("reason", vote.note),
+            ("release", revocation.release),
+            ("source tree", revocation.tree_sha256),
+            ("lock", revocation.lock_sha256),
+            ("revoked", f"{revocation.time}: {revocation.note}"),
+        ],
+        subject="revocation",
+        digest=revocation.signed_sha256,
+        expected=expect,
+    )
+    _write(attestations, vote, signer, as_json)
+
+
+def _target(
+    evidence: Evidence,
+    attestations: Path,
+    members: MembersFile,
+    older: Path | None,
+    *,
+    root: bytes,
+    now: datetime,
+) -> tuple[Claimed, Rows]:
+    """The claim to revoke, read once, and who agreed to it according to the files that came with it."""
+    if older is None:
+        claim = read_claim(evidence, attestations)
+        return claim, _agreed(evidence, members, claim)
+    try:
+        data = read_bounded(older, MAX_BUNDLE)
+        try:
+            claim = Claimed.decode(data)
+        except Rejected:
+            bundle = read_bundle(data)
+            claim = Claimed.decode(bundle.files.read(CLAIM_FILE, MAX_CLAIM))
+            then = follow(bundle.files, root, seen=None, now=min(bundle.made, now)).current
+            return claim, _agreed(bundle.files, then, claim)
+    except FileNotFoundError:
+        raise UsageError("no such file", where=str(older)) from None
+    except Rejected as error:
+        raise UsageError(
+            error.what,
+            where=str(older),
+            hint="a claim.json, or a proof bundle of this quorum",
+            code="bad-claim",
+        ) from None
+    return claim, _agreed(evidence, members, claim)
+
+
+def _agreed(evidence: Evidence, members: MembersFile, claim: Claimed) -> Rows:
+    target = (claim.release, claim.architecture, claim.tree_sha256, claim.lock_sha256)
+    agreed = {
+        (item.statement.member, utc(item.statement.time))
+        for item in read_statements(evidence, members)[0]
+        if item.statement.outcome == AGREE and item.statement.target == target
+    }
+    return [("agreed", f"{member} at {time}") for member, time in sorted(agreed)]
+
+
+def _mine(votes: list[Vote], member: str, root: bytes, signer: Signer) -> list[Vote]:
+    """The member's standing revocations that its key alone signed, the oldest first."""
+    return sorted(
+        (
+            vote
+            for vote in standing(votes)[0]
+            if (vote.kind, vote.member, vote.root) == (REVOKE, member, root.hex())
+            and vote.keys == {signer.public}
+        ),
+        key=lambda vote: (vote.time, vote.signed_sha256),
+    )
+
+
+def _write(attestations: Path, vote: Vote, signer: Signer, as_json: bool) -> None:
+    path = attestations / vote_name(vote)
+    write_atomic(path, sign_vote(vote, signer))
+    if as_json:
+        emit_json(
+            {
+                "revoked": vote.kind == REVOKE,
+                "release": vote.release,
+                "sha256": vote.signed_sha256,
+                "file": str(path),
+            }
+        )
+    else:
+        err().print(f"{path}: signed; verify log append puts it into the log", markup=False)

@@ -1,0 +1,121 @@
+"""What a signature says, in plain words: rows of a name and a value for ``confirm_signing``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from coattest_verify.quorum.members.file import MembersFile, utc
+from coattest_verify.quorum.statements.claim import Claimed, ProfileResult
+from coattest_verify.quorum.statements.statement import RebuildReport, Statement
+
+Rows = list[tuple[str, str]]
+
+
+def claim_rows(claim: Claimed) -> Rows:
+    """The release, its source and what it builds to, according to a claim."""
+    return [
+        ("release", f"{claim.release} for {claim.architecture}"),
+        ("source tree", claim.tree_sha256),
+        ("lock", claim.lock_sha256),
+        *_results(claim.profiles),
+    ]
+
+
+def report_rows(report: RebuildReport) -> Rows:
+    """What was built, from what, and how."""
+    return [
+        ("release", f"{report.release} for {report.architecture}"),
+        ("source tree", report.tree_sha256),
+        ("lock", report.lock_sha256),
+        *_results(report.profiles),
+        ("kernel", "compiled here" if report.built.kernel_compiled else "from this machine's cache"),
+    ]
+
+
+def statement_rows(statement: Statement) -> Rows:
+    """What a member's statement about a rebuild says."""
+    words = {
+        "agree": "rebuilt the release, and it is what is claimed",
+        "dissent": "rebuilt the release, and DISSENTS from the claim",
+        "could-not-build": "could not build the release",
+    }
+    rows = [
+        ("signs", f"{statement.member} {words[statement.outcome]}"),
+        ("members file", f"version {statement.quorum_version}, sha256:{statement.quorum_sha256}"),
+        ("round", statement.round),
+        ("release", f"{statement.release} for {statement.architecture}"),
+        ("source tree", statement.tree_sha256),
+        ("lock", statement.lock_sha256),
+        *_results(statement.profiles),
+    ]
+    if statement.reason:
+        rows.append(("reason", statement.reason))
+    if statement.built is not None:
+        here = statement.built.kernel_compiled
+        rows += [
+            ("kernel", "compiled here" if here else "from this machine's cache"),
+            ("inputs", "confirmed here" if statement.inputs_confirmed else "not confirmed here"),
+            ("commitment", "opened by this statement" if statement.salt else "none"),
+        ]
+    return [*rows, ("host", statement.host or "not named")]
+
+
+def _results(profiles: Mapping[str, ProfileResult]) -> Rows:
+    return [
+        (f"{name} PCR{index}", value)
+        for name, result in sorted(profiles.items())
+        for index, value in enumerate(result.pcrs)
+    ]
+
+
+def describe_rules(members: MembersFile) -> Rows:
+    """The rules of a members file."""
+    rows = [
+        ("agreement", f"{members.threshold} of {len(members.members)} members"),
+        *[
+            (f"group {group.name}", f"{group.threshold} of {', '.join(group.parts)}")
+            for group in members.groups
+        ],
+        ("dissent", "blocks, and silence is not agreement" if members.dissent == "block" else "is reported"),
+        ("round", members.round),
+        ("statements", f"count for {members.max_age_days} days"),
+        (
+            "kernel",
+            "compiled by each member" if members.require_compiled_kernel else "from a cache counts too",
+        ),
+        ("expires", utc(members.expires)),
+    ]
+    if members.routes > 1:
+        rows.append(("diversity", f"{members.routes} build routes"))
+    if members.hosts:
+        rows.append(("diversity", f"{members.hosts} hosts, as the members state them"))
+    if members.commitments:
+        rows.append(
+            ("commitments", "a result counts only when its member committed to it before any was known")
+        )
+    if members.reviews:
+        rows.append(("reviews", f"{members.reviews} members must have reviewed the source"))
+    rows.append(("revocation", f"by {members.revoke_threshold} of {len(members.members)} members"))
+    return rows
+
+
+def members_rows(members: MembersFile) -> Rows:
+    """A members file: its rules, and everybody's keys."""
+    return [
+        *describe_rules(members),
+        *[
+            (f"member {member.name}", f"{key.scheme} sha256:{key.fingerprint}")
+            for member in members.members
+            for key in member.keys
+        ],
+    ]
+
+
+def changed_rows(before: MembersFile, after: MembersFile) -> Rows:
+    """What a version of the members file changes, row by row."""
+    old, new = members_rows(before), members_rows(after)
+    return [*_only("removes", old, new), *_only("adds", new, old)]
+
+
+def _only(word: str, rows: Sequence[tuple[str, str]], others: Sequence[tuple[str, str]]) -> Rows:
+    return [(word, f"{name}: {value}") for name, value in rows if (name, value) not in others]

@@ -1,0 +1,84 @@
+"""Numbers, times and addresses: finitely many values that stand for all.
+
+Comparisons with constants cut the numbers into points and the gaps between; networks lie in each other or
+apart. One value of each piece, and one that is of no such type, answer every comparison in every way that a
+request can.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import itertools
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta, timezone
+from decimal import Decimal
+
+from coattest_verify.keypolicy.iam import Condition
+from coattest_verify.keypolicy.iam.conditions import instant, number
+
+FAMILIES = ("Numeric", "Date", "IpAddress")
+EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+NEITHER = "none"
+"""A value that is no number, no time and no address."""
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def family(condition: Condition) -> str | None:
+    """Which of the three kinds of comparison a condition makes."""
+    return next((name for name in FAMILIES if name in condition.operator), None)
+
+
+def representatives(conditions: Sequence[Condition]) -> tuple[str, ...] | None:
+    """Values of a key that stand for all of them, or None where its conditions are not of one family."""
+    families = {family(condition) for condition in conditions if condition.operator != "Null"}
+    if len(families) != 1 or None in families:
+        return None
+    constants = sorted({value for condition in conditions if family(condition) for value in condition.values})
+    if families == {"Numeric"}:
+        return (*(format(value, "f") for value in _pieces(map(number, constants), Decimal(1))), NEITHER)
+    if families == {"Date"}:
+        return (*(_moment(value) for value in _pieces(map(instant, constants), Decimal(1))), NEITHER)
+    return (*_addresses([ipaddress.ip_network(value, strict=False) for value in constants]), NEITHER)
+
+
+def _pieces(constants: Iterable[Decimal], step: Decimal) -> list[Decimal]:
+    """Each constant, something between each two, something below and above all."""
+    ordered = sorted(set(constants))
+    between = [(low + high) / 2 for low, high in itertools.pairwise(ordered)]
+    return [ordered[0] - step, *ordered, *between, ordered[-1] + step]
+
+
+def _addresses(networks: Sequence[Network]) -> list[str]:
+    """An address of each network that is in none of the networks inside it, and one outside of all."""
+    everything: list[Network] = [ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0")]
+    found = []
+    for outer in dict.fromkeys([*everything, *networks]):
+        inner = [
+            other
+            for other in networks
+            if other != outer and other.version == outer.version and other.subnet_of(outer)  # type: ignore[arg-type]
+        ]
+        starts = [int(outer.network_address), *(int(other.broadcast_address) + 1 for other in inner)]
+        for start in starts:
+            if start > int(outer.broadcast_address):
+                continue
+            address = (ipaddress.IPv4Address if outer.version == 4 else ipaddress.IPv6Address)(start)
+            if not any(address in other for other in inner):
+                found.append(str(address))
+                break
+    return found
+
+
+def _moment(seconds: Decimal) -> str:
+    """A time for people where a calendar has one, else epoch seconds (with a fraction: four digits are a
+    year).
+    """
+    try:
+        moment = EPOCH + timedelta(seconds=float(seconds))
+        text = moment.isoformat(timespec="microseconds" if seconds % 1 else "seconds").replace("+00:00", "Z")
+        if instant(text) == seconds:
+            return text
+    except OverflowError:
+        pass
+    return f"{seconds:.1f}" if seconds == seconds.quantize(Decimal("0.1")) else format(seconds, "f")

@@ -1,0 +1,285 @@
+"""Requests of a class of callers: what bounds them, which are real, and one of them in full.
+
+What bounds every request may only leave out what cannot be: a proof rests on it. What makes a request real
+(``real``) may leave out more: it only keeps counterexamples to requests that AWS could receive.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import z3  # type: ignore[import-untyped,unused-ignore]
+
+from coattest_verify.keypolicy.iam import KMS, Policy, Principal, Request
+from coattest_verify.keypolicy.iam.actions import ATTESTATION, CONTEXT, CONTEXT_KEYS
+from coattest_verify.keypolicy.iam.names import KEY_ARN
+from coattest_verify.keypolicy.prove import texts
+from coattest_verify.keypolicy.prove.callers import Caller
+from coattest_verify.keypolicy.prove.identity import ACCOUNT, PARTITION, anonymous, known, role_with_any_path
+from coattest_verify.keypolicy.prove.ranges import NEITHER
+from coattest_verify.keypolicy.prove.space import Slot, Space
+from coattest_verify.keypolicy.prove.texts import constant, model_text
+
+RESOURCE = "resource"
+LIKELY = 3
+"""Keys named in the policy that are tried before any other."""
+
+EXAMPLE_ID = "1234abcd-12ab-34cd-56ef-1234567890ab"
+"""The key id of the examples in AWS's documentation."""
+
+_WORD = z3.Plus(z3.Union(z3.Range("a", "z"), z3.Range("0", "9"), z3.Re("-")))
+
+_LETTERS = z3.Plus(z3.Range("a", "z"))
+_HEX = z3.Union(z3.Range("0", "9"), z3.Range("a", "f"))
+_REGION = z3.Concat(
+    z3.Loop(z3.Range("a", "z"), 2, 2),
+    z3.Plus(z3.Concat(z3.Re("-"), _LETTERS)),
+    z3.Re("-"),
+    z3.Range("1", "9"),
+)
+_KEY_ID = z3.Concat(
+    z3.Loop(_HEX, 8, 8), *[z3.Concat(z3.Re("-"), z3.Loop(_HEX, 4, 4))] * 3, z3.Re("-"), z3.Loop(_HEX, 12, 12)
+)
+
+ASSUMED = {
+    "kms:keyspec": "SYMMETRIC_DEFAULT",
+    "kms:keyusage": "ENCRYPT_DECRYPT",
+    "kms:keyorigin": "AWS_KMS",
+    "kms:multiregion": "false",
+    "kms:encryptionalgorithm": "SYMMETRIC_DEFAULT",
+}
+"""What the assumptions of a proof say of the key, as condition keys."""
+
+_ASCII = z3.Range(" ", "~")
+READABLE = z3.Star(z3.Union(_ASCII, z3.Range("\u00c0", "\ud7ff")))
+"""Text of a request: no control characters."""
+
+TAG_VALUE = z3.Star(
+    z3.Union(
+        *(z3.Range(*pair) for pair in ("09", "AZ", "az", "\u00c0\u00d6", "\u00d8\u00f6", "\u00f8\u024f")),
+        *map(z3.Re, " _.:/=+-@"),
+    )
+)
+"""Letters, digits, spaces and _.:/=+-@ (IAM User Guide, "Tags for AWS Identity and Access Management
+resources", tag naming); of the letters outside ASCII some.
+"""
+
+_PARTITION = re.compile(r"arn:(aws(?:-[a-z]+)*):")
+
+CALLER_KEYS = ("aws:principalarn", "aws:principalaccount", "kms:calleraccount")
+"""What is modelled of a caller."""
+
+_OF_SERVICES = ("aws:principalservicename", "aws:principalservicenameslist")
+
+KINDS_KEYS = (*CALLER_KEYS, *_OF_SERVICES, "aws:username")
+"""All keys of which ``bound`` says something that depends on the caller."""
+
+
+def resource_symbol(policy: Policy, key_arn: str | None) -> Any:
+    """The key that a request is about: the one given, or any. An example where no statement looks at it."""
+    if key_arn is None and any(text != "*" for item in policy.statements for text in item.resources):
+        return z3.String(RESOURCE)
+    return constant(key_arn or example_key(policy))
+
+
+def likely_keys(policy: Policy) -> list[str]:
+    """The keys that a policy names, a few of them, and an example."""
+    named = [text for item in policy.statements for text in item.resources if KEY_ARN.fullmatch(text)]
+    return [*dict.fromkeys(named[:LIKELY]), example_key(policy)]
+
+
+def example_key(policy: Policy) -> str:
+    """A key of the first account that the policy names."""
+    return f"arn:aws:kms:{_REGIONS[0]}:{_first_account(policy)}:key/{EXAMPLE_ID}"
+
+
+def bound(space: Space, caller: Caller, action: str, everybody: Sequence[Caller], resource: Any) -> list[Any]:
+    """What every request of this caller for this action has."""
+    found: list[Any] = []
+    for key in CALLER_KEYS:
+        slot = space.slots(key)[0]
+        if caller.principal.kind != "AWS":
+            # Services, and anonymous callers: IAM User Guide, "aws:PrincipalArn", lists users, roles, root.
+            found += [z3.Not(slot.present)] if key == "aws:principalarn" else []
+            continue
+        found.append(slot.present)
+    if caller.free_path:
+        (arn,) = space.slots("aws:principalarn")
+        found.append(z3.InRe(arn.value, role_with_any_path(caller, everybody)))
+    if not caller.named and caller.principal.kind == "AWS":
+        found += anonymous(space, caller, everybody)
+    if not KMS.documented(f"{ATTESTATION}pcr0", action):
+        found += [z3.Not(slot.present) for slot in _registers(space)]
+    for key, slots in list(space.keys().items()):
+        if not _suits(key, caller):
+            found += [z3.Not(slot.present) for slot in slots]
+    if not z3.is_string_value(resource):
+        found.append(z3.InRe(resource, _key_arn(space.policy, _WORD, _WORD)))
+    return found
+
+
+def _partitions(policy: Policy) -> list[str]:
+    """The partitions of the ARNs in a policy: a key has one of its principals' ("invalid principals")."""
+    written = [text for item in policy.statements for text in item.resources]
+    written += [pattern.value for item in policy.statements for pattern in item.principals or ()]
+    return sorted({match[1] for match in map(_PARTITION.match, written) if match})
+
+
+def _key_arn(policy: Policy, region: Any, key_id: Any) -> Any:
+    partitions = texts.union([z3.Re(name) for name in _partitions(policy)] or [PARTITION])
+    parts = ["arn:", partitions, ":kms:", region, ":", ACCOUNT, ":key/", key_id]
+    return z3.Concat(*(z3.Re(part) if isinstance(part, str) else part for part in parts))
+
+
+def _registers(space: Space) -> list[Slot]:
+    return [
+        slot for key, slots in list(space.keys().items()) if key.startswith(ATTESTATION) for slot in slots
+    ]
+
+
+def real(space: Space, caller: Caller, action: str, resource: Any) -> list[Any]:
+    """What a request that AWS could receive has beside: only keys that AWS documents for the action, none
+    empty, and keys that go together.
+    """
+    found: list[Any] = []
+    for key, slots in list(space.keys().items()):
+        if not KMS.documented(key, action):
+            found += [z3.Not(slot.present) for slot in slots]
+            continue
+        for slot in slots:
+            found.append(z3.Implies(slot.present, z3.Not(space.one_of(slot.value, [""]))))
+            if not key.startswith((ATTESTATION, *CALLER_KEYS)):
+                found.append(z3.InRe(slot.value, TAG_VALUE if "tag/" in key else READABLE))
+            spelled = KMS.find(key)
+            if spelled and space.choices(key):
+                found.append(z3.Implies(slot.present, slot.value != NEITHER))
+            if spelled and spelled[1].endswith("Bool"):
+                found.append(space.one_of(slot.value, ["true", "false"]))
+        if key == "aws:principalisawsservice":
+            found.append(space.one_of(slots[0].value, [str(caller.principal.kind != "AWS").lower()]))
+        if key in ASSUMED:
+            found += [slots[0].present, space.one_of(slots[0].value, [ASSUMED[key]])]
+        if key.startswith(CONTEXT):
+            found += [z3.Not(slot.present) for slot in slots[1:]]
+            if space.mentions(CONTEXT_KEYS):
+                found.append(slots[0].present == space.lists(key))
+    if not z3.is_string_value(resource):
+        found.append(z3.InRe(resource, _key_arn(space.policy, _REGION, _KEY_ID)))
+    return found + _document(space)
+
+
+def _suits(key: str, caller: Caller) -> bool:
+    """Whether this kind of caller has a key about callers ("Global condition context keys")."""
+    service = caller.principal.kind != "AWS"
+    if key in _OF_SERVICES:
+        return service
+    return not (key == "aws:username" and (service or caller.principal.role_arn is not None))
+
+
+def _document(space: Space) -> list[Any]:
+    """A document has the registers of the image or none; the others only with them."""
+    measured = [f"{ATTESTATION}pcr{index}" for index in range(3)]
+    first = space.slots(measured[0])[0].present
+    return [
+        (slot.present == first) if key in measured else z3.Implies(slot.present, first)
+        for key, slots in list(space.keys().items())
+        if key.startswith(f"{ATTESTATION}pcr")
+        for slot in slots
+    ]
+
+
+def wishes(space: Space, caller: Caller, policy: Policy, resource: Any) -> list[Any]:
+    """What makes a counterexample easy to read, most wanted first; each is tried, none is needed."""
+    found: list[Any] = []
+    values = [(key, slot) for key, slots in list(space.keys().items()) for slot in slots]
+    free = [(key, slot) for key, slot in values if key not in known(caller)]
+    if not z3.is_string_value(resource):
+        account = example_key(policy).split(":")[4]
+        examples = [f"arn:aws:kms:{region}:{account}:key/{EXAMPLE_ID}" for region in _REGIONS]
+        found += [resource == example for example in examples]
+    if not caller.named and caller.principal.kind == "AWS":
+        arn = space.slots("aws:principalarn")[0].value
+        kind = "role" if caller.principal.role_arn else "user"
+        for owner in (caller.principal.account if not caller.outside else "999988887777",):
+            found.append(arn == f"arn:aws:iam::{owner}:{kind}/Somebody")
+    found.append(z3.And(*(z3.InRe(slot.value, texts.PRINTABLE) for _, slot in free)))
+    for key, slot in free:
+        if key.startswith(CALLER_KEYS):
+            continue
+        found.append(z3.Not(slot.present))
+        if key.startswith(ATTESTATION):
+            found.append(slot.value == "d" * 96)
+        elif key == CONTEXT_KEYS:
+            found += [slot.value == constant(name) for name in _context_names(policy)]
+        else:
+            found.append(slot.value == "example")
+            found.append(z3.InRe(slot.value, texts.PRINTABLE))
+    return found
+
+
+def _context_names(policy: Policy) -> list[str]:
+    """The names of encryption contexts as the policy writes them."""
+    return [
+        condition.key[len(CONTEXT) :]
+        for item in policy.statements
+        for condition in item.conditions
+        if condition.key.lower().startswith(CONTEXT)
+    ]
+
+
+_REGIONS = ("us-east-1", "eu-central-1", "eu-west-1", "us-east-2", "us-west-2")
+
+
+def _first_account(policy: Policy) -> str:
+    named = (
+        match[1]
+        for item in policy.statements
+        for principal in item.principals or ()
+        for match in [re.search(r"::([0-9]{12}):", principal.value)]
+        if match
+    )
+    return next(named, "111122223333")
+
+
+def in_full(  # noqa: PLR0917
+    space: Space, caller: Caller, action: str, policy: Policy, resource: Any, model: Any
+) -> Request:
+    """The request of a model, with condition keys in AWS's case."""
+    context = {key: _values(slots, model) for key, slots in space.keys().items()}
+    written = {
+        condition.key.lower(): condition.key for item in policy.statements for condition in item.conditions
+    }
+    spelled: dict[str, tuple[str, ...]] = {}
+    for key, values in context.items():
+        if not values:
+            continue
+        spelled[KMS.spelled(written.get(key, key))] = values
+        if key == f"{ATTESTATION}pcr0":
+            spelled.update({KMS.spelled(f"{ATTESTATION}{name}"): values for name in ("imagesha384", "pcr0")})
+    return Request(_principal(caller, context), action, model_text(model, resource), spelled)
+
+
+def _principal(caller: Caller, context: Mapping[str, tuple[str, ...]]) -> Principal:
+    """The caller with the name that the solver gave it."""
+    arn = (context.get("aws:principalarn") or ("",))[0]
+    if caller.principal.kind != "AWS" or not arn or (caller.named and not caller.free_path):
+        return caller.principal
+    _, partition, _, _, account, name = arn.split(":", 5)
+    if caller.principal.role_arn is None:
+        return replace(caller.principal, arn=arn, account=account, partition=partition)
+    if caller.free_path:
+        return replace(caller.principal, role_arn=arn)
+    nobody = caller.principal.arn.rsplit("/", 1)[-1]
+    session = f"arn:{partition}:sts::{account}:assumed-role/{name.rsplit('/', 1)[-1]}/{nobody}"
+    return replace(caller.principal, arn=session, account=account, role_arn=arn, partition=partition)
+
+
+def _values(slots: Sequence[Slot], model: Any) -> tuple[str, ...]:
+    return tuple(
+        model_text(model, slot.value)
+        for slot in slots
+        if z3.is_true(model.eval(slot.present, model_completion=True))
+    )
