@@ -71,7 +71,7 @@ def build(
         compose_inputs(inputs, root, reporter)
         if inputs.spec.bytecode:
             with reporter.step("Compiling the image's Python modules with the image's Python"):
-                rootfs.compile_modules(inputs.spec.bytecode, root)
+                rootfs.compile_modules(inputs.spec.bytecode, root, scratch)
         isolation = sandbox.Isolation().to_json()
         return assemble_images(inputs, compiled, root, out, scratch, "native", isolation, reporter)
 

@@ -9,8 +9,6 @@ perl, gives up every privilege and every socket but AF_UNIX before each command.
 
 from __future__ import annotations
 
-import os
-import re
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -18,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from coattest.errors import EnvironmentFailure
+from coattest.files import Folder
 from coattest.progress import Quiet, Reporter
-from coattest_build import builder, kernel, rootfs, sandbox
+from coattest_build import builder, kernel, rootfs
 from coattest_build.image import Bytecode, ImageSpec
 from coattest_build.inputs.cache import Cache, cache_folder
 from coattest_build.report import BuildReport
@@ -27,8 +26,6 @@ from coattest_build.report import BuildReport
 DRIVER = "coattest/stage.pl"
 IMAGE = "coattest/image"
 OUTPUT = "coattest/out"
-MAX_MODULE = 16 * 1024 * 1024
-"""Bytes of a compiled module."""
 EXPECTED = {
     "CapInh": "0" * 16,
     "CapPrm": "0" * 16,
@@ -55,6 +52,10 @@ my ($nobody, @filter) = (65534,
     [0x15, 0, 3, 41], [0x20, 0, 0, 16], [0x15, 1, 0, 1], [0x06, 0, 0, 0x00050001], # socket: EPERM
     [0x06, 0, 0, 0x7FFF0000]);
 
+# setrlimit(2): bytes of one file, of a core, of memory; processes of nobody. And the seconds of a step.
+my %limits = (1 => 2 << 30, 4 => 0, 9 => 32 << 30, 6 => 4096);
+my $seconds = 4 * 3600;
+
 sub check { my ($what, $result) = @_; die "$what: $!\n" if $result == -1; }
 
 sub confine {
@@ -72,6 +73,13 @@ sub confine {
     my ($header, $none) = (pack("LL", 0x20080522, 0), "\0" x 24);
     check("capset", syscall(126, $header, $none));
     check("no_new_privs", syscall(157, 38, 1, 0, 0, 0));
+    for my $number (1, 4, 6, 9) {
+        my $found = pack("QQ", 0, 0);
+        check("limit $number", syscall(97, $number, $found));                # getrlimit
+        my ($most, $hard) = ($limits{$number}, unpack("x8 Q", $found));
+        $most = $hard if $hard < $most;
+        check("limit $number", syscall(160, $number, pack("QQ", $most, $most)));
+    }
     my $program = join("", map { pack("SCCL", @$_) } @filter);
     my $pointer = pack("S x6 P", scalar(@filter), $program);
     check("seccomp", syscall(157, 22, 2, $pointer, 0, 0));
@@ -86,9 +94,34 @@ sub step {
         %ENV = %$environment;
         exec { $command[0] } @command or die "$command[0]: $!\n";
     }
-    waitpid($child, 0);
-    if ($?) { print STDERR "coattest: exit status $? of $command[0]\n"; exit 1; }
+    local $SIG{ALRM} = sub { print STDERR "coattest: out of time\n"; kill("KILL", $child); };
+    alarm($seconds);
+    1 while waitpid($child, 0) == -1 && $! == 4;
+    my $status = $?;
+    alarm(0);
+    settle();
+    if ($status) { print STDERR "coattest: exit status $status of $command[0]\n"; exit 1; }
 }
+
+# A step's orphans become ours (PR_SET_CHILD_SUBREAPER) and end with it: none is there when files are read.
+sub settle {
+    while (1) {
+        opendir(my $all, "/proc") or die "/proc: $!\n";
+        my @left = grep { /^\d+$/ && parent($_) == $$ } readdir($all);
+        closedir($all);
+        return unless @left;
+        kill("KILL", @left);
+        waitpid($_, 0) for @left;
+    }
+}
+
+sub parent {
+    open(my $file, "<", "/proc/$_[0]/stat") or return 0;
+    my $line = <$file> // "";
+    return $line =~ /\) \S+ (\d+) [^)]*$/ ? $1 : 0;
+}
+
+check("subreaper", syscall(157, 36, 1, 0, 0, 0));
 
 sub observe {
     open(my $out, ">", "/coattest/out/isolation") or die "isolation: $!\n";
@@ -133,7 +166,8 @@ def driver(spec: ImageSpec, jobs: int | None) -> str:
         _call("/", "/work", {**kernel.ENVIRONMENT, **count}, [*shell, number + kernel.COMPILE]),
         _call("/", "/", kernel.ENVIRONMENT, [*shell, f"cp /work/out/* /{OUTPUT}/ && rm -rf /work/src"]),
         *(_call(f"/{IMAGE}", "/", rootfs.COMPILE_ENVIRONMENT, command) for _, command in modules),
-        f"open(my $run, '>', '/{OUTPUT}/run') or die $!;\n",
+        # O_WRONLY, O_CREAT, O_EXCL, O_NOFOLLOW: what a step put there is not written through.
+        f"sysopen(my $run, '/{OUTPUT}/run', 0x200C1) or die \"run: $!\\n\";\n",
         "print $run ($ENV{COATTEST_RUN} // '');\n",
         "close($run) or die $!;\n",
     ]
@@ -166,6 +200,9 @@ def prepare_stage(
         toolchain.add_file("input/init.c", [(folder / spec.kernel.init).read_bytes()])
         toolchain.add_file(DRIVER, [driver(spec, jobs).encode()])
         builder.compose_inputs(inputs, stage / IMAGE, reporter)
+        if spec.bytecode:
+            with Folder(stage / IMAGE) as tree:
+                rootfs.check_folders(spec.bytecode, tree)
 
 
 def assemble_stage(
@@ -206,7 +243,6 @@ def assemble_stage(
         root = stage / IMAGE
         if spec.bytecode:
             take_bytecode(spec.bytecode, compiled / "image", root)
-            rootfs.drop_sources(spec.bytecode, root)
         return builder.assemble_images(inputs, made, root, out, scratch, "container", isolation, reporter)
 
 
@@ -242,29 +278,10 @@ def read_isolation(path: Path) -> dict[str, Any]:
 
 
 def take_bytecode(bytecode: Bytecode, compiled: Path, root: Path) -> None:
-    """Copy the modules that the compile stage made into ``root``, and nothing else of what it left.
+    """Copy the modules that the compile stage made into ``root``, and drop the sources that they replace.
 
-    Raises EnvironmentFailure (``bytecode-failed``) for a module that is not a file of a plausible size, and
-    when there is no module.
+    Raises EnvironmentFailure (``bytecode-failed``) as `rootfs.take_modules`.
     """
-    folders = (*bytecode.directories, *bytecode.sourceless)
-    count = 0
-    for folder in folders:
-        for found, _, names in os.walk(compiled / folder):
-            for name in names:
-                if not re.fullmatch(r"[A-Za-z0-9_.-]+\.pyc", name):
-                    continue
-                inside = (Path(found) / name).relative_to(compiled)
-                content = sandbox.read_result(
-                    Path(found) / name, most=MAX_MODULE, code=rootfs.BYTECODE_FAILED
-                )
-                target = root / inside
-                if not target.parent.is_dir():
-                    target.parent.mkdir(mode=0o755)
-                target.write_bytes(content)
-                target.chmod(0o644)
-                count += 1
-    if not count:
-        raise EnvironmentFailure(
-            "the compile stage left no module", where=str(compiled), code=rootfs.BYTECODE_FAILED
-        )
+    with Folder(root) as tree:
+        rootfs.take_modules((*bytecode.directories, *bytecode.sourceless), compiled, tree)
+        rootfs.drop_sources(bytecode, tree)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coattest.errors import UsageError
+from coattest.errors import Rejected, UsageError
+from coattest.files import Folder
+from coattest.text import parse_toml
 from coattest_build.inputs.names import (
     COMMAND_LINE,
     COMPONENT,
@@ -20,11 +21,6 @@ from coattest_build.inputs.names import (
     is_plain,
     is_relative_path,
 )
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 FORMAT = "coattest-image/v1"
 ARCHITECTURES = {"x86_64": "amd64"}
@@ -232,9 +228,9 @@ def _environment(pairs: tuple[tuple[str, str], ...], where: str) -> tuple[tuple[
 def parse_spec(text: str) -> ImageSpec:
     """The specification in the text of an image.toml. Raises UsageError."""
     try:
-        top = _Table(tomllib.loads(text), IMAGE_FILE)
-    except tomllib.TOMLDecodeError as error:
-        raise _bad(f"not TOML: {error}", IMAGE_FILE) from error
+        top = _Table(parse_toml(text.encode(), max_size=MAX_FILE), IMAGE_FILE)
+    except Rejected as error:
+        raise _bad(error.what, IMAGE_FILE) from None
     top.choice("format", (FORMAT,))
     run, debian, kernel = top.table("run"), top.table("debian"), top.table("kernel")
     toolchain, runtime, profiles = top.table("toolchain"), top.table("runtime"), top.table("profiles")
@@ -302,16 +298,16 @@ def _check(spec: ImageSpec) -> None:
 
 def load_spec(source: Path) -> ImageSpec:
     """The specification of a source tree. Raises UsageError when there is none or it does not parse."""
-    path = source / IMAGE_FILE
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise UsageError(
-            f"no {IMAGE_FILE} here", where=str(source), hint="name the source tree with --source"
-        ) from None
-    if len(data) > MAX_FILE:
-        raise _bad("larger than 1 MiB", str(path))
+    with Folder(source) as folder:
+        try:
+            data = folder.read(IMAGE_FILE, MAX_FILE)
+        except Rejected as error:
+            if error.code != "absent":
+                raise _bad(error.what, str(source / IMAGE_FILE)) from None
+            raise UsageError(
+                f"no {IMAGE_FILE} here", where=str(source), hint="name the source tree with --source"
+            ) from None
     try:
         return parse_spec(data.decode())
-    except UnicodeDecodeError as error:
-        raise _bad("not UTF-8", str(path)) from error
+    except UnicodeDecodeError:
+        raise _bad("not UTF-8", str(source / IMAGE_FILE)) from None

@@ -73,6 +73,10 @@ cp arch/x86/boot/bzImage /work/out/bzImage
 """
 MAX_OUTPUT = 64 * 1024 * 1024
 """Bytes of each output."""
+LIMITS = sandbox.Limits(
+    seconds=4 * 3600, memory=32 << 30, processes=4096, disk=16 << 30, output=64 << 20, file=2 << 30
+)
+"""Of configuring and of compiling: on two cores ten minutes, 1 GB of memory and 3 GB of disk."""
 LOG_LINES = 3
 """Lines of the log in an error."""
 COMPILE_FAILED = "compile-failed"
@@ -278,19 +282,18 @@ def adopt(outputs: Path, folder: Path, *, fragment: str, digest: str, fresh: boo
 
 
 def _shell(root: Path, script: str, more: dict[str, str], binds: list[Bind], log: Path) -> None:
-    with log.open("ab") as output:
-        code = sandbox.run_isolated(
-            root,
-            ["/bin/sh", "-c", script],
-            env={**ENVIRONMENT, **more},
-            binds=binds,
-            cwd="/work",
-            proc=False,  # some hosts forbid one, and the compilation must be the same everywhere
-            stdout=output,
-            stderr=output,
-        )
+    code, said = sandbox.run_limited(
+        root,
+        ["/bin/sh", "-c", script],
+        limits=LIMITS,
+        env={**ENVIRONMENT, **more},
+        log=log,
+        binds=binds,
+        cwd="/work",
+        proc=False,  # some hosts forbid one, and the compilation must be the same everywhere
+    )
     if code:
-        lines = log.read_text(errors="replace").splitlines()
+        lines = said.splitlines()
         errors = [line for line in lines if "error" in line.lower() or "No space" in line] or lines
         raise EnvironmentFailure(
             f"exit code {code}: {' / '.join(errors[-LOG_LINES:])}",

@@ -1,26 +1,21 @@
 """The source tree as data: a snapshot of what goes into the image, its digest and its commit.
 
-Nothing of the tree is imported or executed. dulwich reads the commit from git's objects: no git program, no
-hooks, no filters.
+Nothing of the tree is imported or executed, no link in it is followed, and no git program reads its commit.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import stat
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from coattest.errors import EnvironmentFailure, UsageError
+from coattest.errors import CoattestError, EnvironmentFailure, Rejected, UsageError
+from coattest.files import Folder
 from coattest_build.image import IMAGE_FILE, LOCK_FILE, SOURCE_FOLDERS
-
-if TYPE_CHECKING:
-    from dulwich.repo import Repo
-
-# dulwich is an extra: it is imported where a repository is read.
+from coattest_build.repository import open_repository
 
 ROOTS = (IMAGE_FILE, *SOURCE_FOLDERS)
 """What decides the image's bytes beside the lock, which has a digest of its own."""
@@ -71,23 +66,24 @@ def take(source: Path, folder: Path) -> Snapshot:
     too many files or bytes.
     """
     files: list[SourceFile] = []
-    total = 0
-    for path in sorted(set(_walk(source)), key=lambda item: item.encode()):
-        data, executable = _read(source, path)
-        total += len(data)
-        if len(files) >= MAX_FILES or total > MAX_BYTES:
-            raise _bad(f"more than {MAX_FILES} files or {MAX_BYTES} bytes", source)
-        target = folder / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(data)
-        target.chmod(0o755 if executable else 0o644)
-        blob = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
-        files.append(SourceFile(path, executable, hashlib.sha256(data).hexdigest(), blob))
-    covered = tuple(file for file in files if file.path != LOCK_FILE)
-    lock = next((file.sha256 for file in files if file.path == LOCK_FILE), None)
-    if lock is None:
-        raise _bad("there is no lock", source / LOCK_FILE, "run `eif lock`")
-    commit, changed = commit_of(source, files)
+    if not source.is_dir():
+        raise _bad("no such directory", source, "name the source tree with --source")
+    with Folder(source, total=MAX_BYTES) as tree:
+        for path in sorted(set(_covered(tree)), key=lambda item: item.encode()):
+            if len(files) >= MAX_FILES:
+                raise _bad(f"more than {MAX_FILES} files", source)
+            data, executable = _read(tree, path)
+            target = folder / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(data)
+            target.chmod(0o755 if executable else 0o644)
+            blob = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+            files.append(SourceFile(path, executable, hashlib.sha256(data).hexdigest(), blob))
+        covered = tuple(file for file in files if file.path != LOCK_FILE)
+        lock = next((file.sha256 for file in files if file.path == LOCK_FILE), None)
+        if lock is None:
+            raise _bad("there is no lock", source / LOCK_FILE, "run `eif lock`")
+        commit, changed = commit_of(tree, files)
     return Snapshot(folder, covered, tree_digest(covered), lock, commit, changed)
 
 
@@ -99,96 +95,66 @@ def tree_digest(files: tuple[SourceFile, ...]) -> str:
     return digest.hexdigest()
 
 
-def _walk(source: Path) -> Iterator[str]:
-    """The tree-relative paths of every covered file and of the lock."""
-    if not source.is_dir():
-        raise _bad("no such directory", source, "name the source tree with --source")
+def _covered(tree: Folder) -> Iterator[str]:
+    """The tree-relative paths of every covered file and of the lock, checked for control characters."""
     for root in (*ROOTS, LOCK_FILE):
-        top = source / root
-        if top.is_dir() and not top.is_symlink():
-            for folder, folders, names in os.walk(top):
-                folders[:] = [name for name in folders if not _ignored(name)]
-                for name in (*names, *(n for n in folders if (Path(folder) / n).is_symlink())):
-                    if not _ignored(name):
-                        yield (Path(folder) / name).relative_to(source).as_posix()
-        elif os.path.lexists(top):
+        top = tree.status(root)
+        if top is None:
+            continue
+        if not stat.S_ISDIR(top.st_mode):
             yield root
+            continue
+        try:
+            for path, status in tree.walk(root, most=MAX_FILES, skip=_ignored):
+                if not stat.S_ISDIR(status.st_mode):
+                    if any(ord(character) < 32 or 0xDC80 <= ord(character) <= 0xDCFF for character in path):
+                        raise _bad(f"a name has control characters or is not UTF-8: {path!r}", tree.path)
+                    yield path
+        except Rejected as error:
+            raise _bad(error.what, tree.path) from None
 
 
 def _ignored(name: str) -> bool:
     return name == "__pycache__" or name.endswith(".pyc")
 
 
-def _read(source: Path, path: str) -> tuple[bytes, bool]:
-    full = source / path
-    if any(ord(character) < 32 or 0xDC80 <= ord(character) <= 0xDCFF for character in path):
-        raise _bad(f"a name has control characters or is not UTF-8: {path!r}", source)
-    # O_NONBLOCK: opening a FIFO must not wait for a writer.
+def _read(tree: Folder, path: str) -> tuple[bytes, bool]:
     try:
-        descriptor = os.open(full, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise _bad(
-            f"cannot be read as a regular file: {error.strerror}", full, "links are not supported"
-        ) from error
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise _bad("not a regular file", full)
-        if status.st_size > MAX_BYTES:
-            raise _bad(f"larger than {MAX_BYTES} bytes", full)
-        return file.read(), bool(status.st_mode & 0o100)
+        data, status = tree.read_status(path, MAX_BYTES)
+    except Rejected as error:
+        hint = "links, pipes and devices are not supported" if error.code == "not-a-file" else None
+        raise _bad(error.what, tree.path / path, hint) from None
+    return data, bool(status.st_mode & 0o100)
 
 
-def commit_of(source: Path, files: list[SourceFile]) -> tuple[str | None, tuple[str, ...]]:
-    """The commit checked out in ``source``, and the covered files that differ from it; None without one.
+def commit_of(tree: Folder, files: list[SourceFile]) -> tuple[str | None, tuple[str, ...]]:
+    """The commit checked out in ``tree``, and the covered files that differ from it; None without one.
 
-    Raises EnvironmentFailure for a repository that cannot be read.
+    Raises EnvironmentFailure (``bad-repository``) for a repository that cannot be read.
     """
-    if not (source / ".git").exists():
-        return None, ()
-    from dulwich.errors import NotGitRepository  # noqa: PLC0415
-    from dulwich.repo import Repo  # noqa: PLC0415
-
     try:
-        with Repo(str(source)) as repository:
-            try:
-                head = repository.head()
-            except KeyError:
-                return None, ()  # nothing is committed yet
-            committed = _committed(repository, head)
-    except NotGitRepository:
-        return None, ()
-    except Exception as error:  # the repository is untrusted, and dulwich's errors have no common base
+        repository = open_repository(tree)
+        if repository is None:
+            return None, ()
+        with repository:
+            head = repository.head()
+            committed = repository.files(head, _is_covered) if head else {}
+    except (CoattestError, OSError, zlib.error) as error:  # the repository is anybody's
+        what = error.what if isinstance(error, CoattestError) else str(error)
         raise EnvironmentFailure(
-            f"the repository cannot be read: {type(error).__name__} {error}",
-            where=str(source / ".git"),
-            code="bad-repository",
-        ) from error
+            f"the repository cannot be read: {what}", where=str(tree.path / ".git"), code="bad-repository"
+        ) from None
+    if head is None:
+        return None, ()  # nothing is committed yet
     present = {file.path: (file.git_blob, file.executable) for file in files}
-    relevant = {path: entry for path, entry in committed.items() if not _ignored(Path(path).name)}
-    names = sorted({*present, *relevant})
-    return head.decode(), tuple(name for name in names if present.get(name) != relevant.get(name))
+    names = sorted({*present, *committed})
+    return head, tuple(name for name in names if present.get(name) != committed.get(name))
 
 
-def _committed(repository: Repo, head: bytes) -> dict[str, tuple[str, bool]]:
-    """Path to (blob digest, executable) of every covered file in a commit."""
-    from dulwich.objects import Commit, Tree  # noqa: PLC0415
-
-    commit = repository[head]
-    if not isinstance(commit, Commit):
-        raise ValueError("HEAD is not a commit")
-    committed: dict[str, tuple[str, bool]] = {}
-    stack = [("", commit.tree)]
-    while stack:
-        prefix, identifier = stack.pop()
-        tree = repository[identifier]
-        if not isinstance(tree, Tree):
-            raise ValueError("a folder is not a tree")
-        for entry in tree.items():
-            path = prefix + entry.path.decode("utf-8", "surrogateescape")
-            if stat.S_ISDIR(entry.mode):
-                if any(r.startswith(f"{path}/") or f"{path}/".startswith(f"{r}/") for r in ROOTS):
-                    stack.append((f"{path}/", entry.sha))
-            elif path == LOCK_FILE or any(path == r or path.startswith(f"{r}/") for r in ROOTS):
-                committed[path] = (entry.sha.decode(), bool(entry.mode & 0o100))
-    return committed
+def _is_covered(path: str, folder: bool) -> bool:
+    """Whether a file of a commit counts, or a folder may have one that does."""
+    if _ignored(path.rpartition("/")[2]):
+        return False
+    if folder:
+        return any(f"{root}/".startswith(f"{path}/") or path.startswith(f"{root}/") for root in ROOTS)
+    return path == LOCK_FILE or any(path == root or path.startswith(f"{root}/") for root in ROOTS)

@@ -13,7 +13,7 @@ EXTRAS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
         "in-toto": ("in_toto", "securesystemslib"),
         "aws": ("boto3", "botocore", "securesystemslib"),
-        "build": ("dulwich", "pysequoia"),
+        "build": ("pysequoia",),
         "local": ("moto", "werkzeug", "boto3", "botocore", "dulwich", "pysequoia"),
         "pkcs11": ("asn1crypto", "pkcs11", "securesystemslib"),
         "prove": ("z3",),

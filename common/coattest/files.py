@@ -1,6 +1,7 @@
-"""Writes files atomically (a temporary file, then a rename), and reads folders that anybody may write to.
+"""Writes files atomically (a temporary file, then a rename), and reads what anybody may have written.
 
-A hostile folder is read without following links, without opening devices, and with limits on everything.
+Nothing here follows a symbolic link, waits for a FIFO or opens a device, and everything has a limit.
+``Folder`` is the one place where names in a folder are resolved: by descriptors, a component at a time.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ import errno
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from coattest.errors import EnvironmentFailure, Rejected, UsageError
 from coattest.strictjson import MAX_SIZE
@@ -23,11 +24,19 @@ NO_LINKS = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK}
 MAX_FILES = 16384
 """Names looked at in one folder; a quorum of 1,024 members has about 4,000."""
 
-MAX_HELD = 256 * 1024 * 1024
-"""Bytes of all files of one folder that are held at a time; 1,000 statements have about 50 MB."""
-
 MAX_NAME = 200
 """Characters of a file name; a signature on the members file, for the longest member name, has 60."""
+
+MAX_TOTAL = 128 * 1024 * 1024
+"""Bytes read from one folder, all files together; a quorum of 1,000 members has about 50 MB of statements."""
+
+MAX_PATH_PARTS = 64
+"""Folders inside each other that ``Folder.walk`` enters."""
+
+# O_NONBLOCK: opening a FIFO must not wait for a writer. O_NOCTTY: a terminal does not become ours.
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_ENTER = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
+_LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 STATE_VARIABLE = "COATTEST_STATE"
 """Environment variable with the folder of everything that coattest must not forget."""
@@ -83,16 +92,75 @@ def write_new(path: Path, content: bytes, mode: int = 0o644) -> bool:
     return True
 
 
+@contextlib.contextmanager
+def open_plain(path: Path) -> Iterator[BinaryIO]:
+    """A file that somebody else may have put there, open for reading, unbuffered.
+
+    Raises UsageError (``not-a-file``) for a link, a folder, a FIFO or a device; OSError for a file that is
+    absent or cannot be opened.
+    """
+    try:
+        file = open(path, "rb", buffering=0, opener=lambda name, _: os.open(name, _READ))  # noqa: SIM115
+    except OSError as error:
+        if error.errno in {errno.ELOOP, errno.ENXIO, errno.EISDIR}:
+            raise _not_plain(path, linked=error.errno == errno.ELOOP) from None
+        raise
+    with file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise _not_plain(path)
+        yield file
+
+
 def read_bounded(path: Path, limit: int) -> bytes:
-    """A file's first ``limit`` + 1 bytes: the last one shows the caller that the file is too large."""
-    with path.open("rb") as file:
-        return file.read(limit + 1)
+    """A file's first ``limit`` + 1 bytes: the last one shows the caller that the file is too large.
+
+    Raises as ``open_plain``.
+    """
+    with open_plain(path) as file:
+        return _up_to(file, limit + 1)
+
+
+def read_whole(path: Path, limit: int = MAX_SIZE) -> bytes:
+    """A file of at most ``limit`` bytes. Raises UsageError: ``too-large``, and as ``open_plain``."""
+    content = read_bounded(path, limit)
+    if len(content) > limit:
+        raise UsageError(f"larger than {limit} bytes", where=str(path), code="too-large")
+    return content
+
+
+def _up_to(file: BinaryIO, count: int) -> bytes:
+    pieces, left = [], count
+    while left and (piece := file.read(min(left, 1 << 20))):
+        pieces.append(piece)
+        left -= len(piece)
+    return b"".join(pieces)
+
+
+def _not_plain(path: Path, *, linked: bool = False) -> UsageError:
+    what = "is a symbolic link" if linked else "is not a plain file"
+    return UsageError(
+        what,
+        where=str(path),
+        hint="name the file that it leads to" if linked else "folders, pipes and devices are not read",
+        code="not-a-file",
+    )
+
+
+def make_folder(path: Path) -> None:
+    """Make the folder that a command writes to, unless it is there.
+
+    Raises UsageError (``not-a-folder``) when a link or something else is there: what is written must not land
+    where a link leads.
+    """
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(parents=True, exist_ok=True)
+    Folder(path).close()
 
 
 @contextlib.contextmanager
 def _beside(path: Path) -> Iterator[Path]:
-    """A temporary file beside ``path``, which is gone afterwards."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """A temporary file beside ``path``, which is gone afterwards. Raises UsageError as ``make_folder``."""
+    make_folder(path.parent)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
@@ -121,80 +189,184 @@ class Evidence(Protocol):
 
 
 class Folder:
-    """A folder on disk, opened once; names are resolved in it and never through a symbolic link."""
+    """A folder on disk, opened once; names are resolved in it and never through a symbolic link.
 
-    def __init__(self, path: Path) -> None:
+    ``total`` bounds the bytes of all files that are read. ``path`` itself may not be a link, either: in a
+    checkout that somebody sent, ``attestations`` may lead anywhere.
+    """
+
+    def __init__(self, path: Path, *, total: int = MAX_TOTAL) -> None:
         self.path = path
+        self._left = total
+        self._counted: set[str] = set()
         try:
-            self._handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except (FileNotFoundError, NotADirectoryError):
+            self._handle = os.open(path, _ENTER)
+        except FileNotFoundError:
             raise UsageError("no such folder", where=str(path), hint="check the path") from None
         except OSError as error:
-            raise EnvironmentFailure(error.strerror or "cannot be opened", where=str(path)) from None
+            if error.errno not in {errno.ENOTDIR, errno.ELOOP}:
+                raise EnvironmentFailure(error.strerror or "cannot be opened", where=str(path)) from None
+            linked = path.is_symlink()
+            raise UsageError(
+                "is a symbolic link" if linked else "not a folder",
+                where=str(path),
+                hint="name the folder that it leads to" if linked else "check the path",
+                code="not-a-folder",
+            ) from None
 
     def __enter__(self) -> Folder:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the descriptor."""
         os.close(self._handle)
+
+    def folder(self, name: str, *, total: int = MAX_TOTAL) -> Folder:
+        """A folder inside this one, with a ``total`` of its own. Raises Rejected as ``read``."""
+        made = Folder.__new__(Folder)
+        with self._opened(name, _ENTER) as handle:
+            made._handle = os.dup(handle)
+        made.path, made._left, made._counted = self.path / name, total, set()
+        return made
 
     def names(self) -> tuple[str, ...]:
         """Every name, sorted. Raises Rejected when there are more than MAX_FILES."""
-        return tuple(sorted(self._scan()))
+        return self._listed(self._handle, MAX_FILES)
 
-    def _scan(self) -> Iterator[str]:
-        with os.scandir(self._handle) as entries:
-            for count, entry in enumerate(entries):
-                if count >= MAX_FILES:
-                    raise Rejected(
-                        f"more than {MAX_FILES} files", where=str(self.path), code="too-many-files"
-                    )
-                yield entry.name
+    def _listed(self, handle: int, most: int) -> tuple[str, ...]:
+        found: list[str] = []
+        with os.scandir(handle) as entries:
+            for entry in entries:
+                if len(found) >= most:
+                    raise Rejected(f"more than {most} files", where=str(self.path), code="too-many-files")
+                found.append(entry.name)
+        return tuple(sorted(found))
+
+    def walk(
+        self, top: str = "", *, most: int = MAX_FILES, skip: Callable[[str], bool] = lambda _: False
+    ) -> Iterator[tuple[str, os.stat_result]]:
+        """All below ``top`` as (name from here, its status), sorted in each folder; no link is followed.
+
+        Names for which ``skip`` (called with the last component) is true are left out, with what is below.
+        Raises Rejected: ``too-many-files``, ``too-deep``, and as ``read`` when ``top`` is not a folder.
+        """
+        pending, count = [top], 0
+        while pending:
+            at = pending.pop()
+            if at.count("/") >= MAX_PATH_PARTS:
+                raise Rejected(f"folders nested deeper than {MAX_PATH_PARTS}", code="too-deep")
+            with self._opened(at, _ENTER) as handle:
+                found = [(name, self._status(handle, name)) for name in self._listed(handle, most - count)]
+            count += len(found)
+            below = []
+            for name, status in found:
+                if status is not None and not skip(name):
+                    inside = f"{at}/{name}" if at else name
+                    yield inside, status
+                    if stat.S_ISDIR(status.st_mode):
+                        below.append(inside)
+            pending.extend(reversed(below))
+
+    @staticmethod
+    def _status(handle: int, name: str) -> os.stat_result | None:
+        try:
+            return os.stat(name, dir_fd=handle, follow_symlinks=False)
+        except FileNotFoundError:
+            return None  # it was removed meanwhile
+
+    def status(self, name: str) -> os.stat_result | None:
+        """What is at a name, links not followed; None when nothing is, or a link or file is on the way."""
+        try:
+            with self._opened(name, _LOOK) as handle:
+                return os.fstat(handle)
+        except Rejected:
+            return None
 
     def read(self, name: str, limit: int = MAX_SIZE) -> bytes:
-        """A file's bytes; see Evidence."""
-        parts = name.split("/")
-        if any(part in {"", ".", ".."} for part in parts) or len(name) > MAX_NAME:
+        """A file's bytes; see Evidence. Raises Rejected (``too-large``) at the folder's total, too."""
+        if len(name) > MAX_NAME:
             raise Rejected("not a plain relative name", code="bad-name")
+        return self.read_status(name, limit)[0]
+
+    def read_status(self, name: str, limit: int = MAX_SIZE) -> tuple[bytes, os.stat_result]:
+        """A file's bytes, and its status when it was opened. Raises as ``read``, but for long names."""
+        with self.opened(name) as file:
+            status = os.fstat(file.fileno())
+            # By size first: 100 MB of spaces are not worth reading.
+            if status.st_size > limit:
+                raise Rejected(f"larger than {limit} bytes", code="too-large")
+            if name not in self._counted and status.st_size > self._left:
+                raise Rejected("the files of this folder are too large together", code="too-large")
+            try:
+                content = _up_to(file, limit + 1)
+            except OSError as error:
+                raise Rejected(f"cannot be read: {error.strerror}", code="not-a-file") from None
+        if len(content) > limit:
+            raise Rejected(f"larger than {limit} bytes", code="too-large")
+        if name not in self._counted:
+            self._counted.add(name)
+            self._left -= len(content)
+        return content, status
+
+    def write(self, name: str, content: bytes) -> None:
+        """Put a file of mode 644 at ``name``, in place of what is there; its folder is made when missing.
+
+        Raises Rejected when a link or a file is on the way.
+        """
+        folder, _, leaf = name.rpartition("/")
+        above, _, last = folder.rpartition("/")
+        if last and self.status(folder) is None:
+            with self._opened(above, _ENTER) as handle:
+                os.mkdir(last, 0o755, dir_fd=handle)
+        with self._opened(folder, _ENTER) as handle:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(leaf, dir_fd=handle)
+            new = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            with os.fdopen(os.open(leaf, new, 0o600, dir_fd=handle), "wb") as file:
+                file.write(content)
+                os.fchmod(file.fileno(), 0o644)
+
+    def remove(self, name: str) -> None:
+        """Remove the file or link at ``name``. Raises Rejected when a link is on the way."""
+        folder, _, leaf = name.rpartition("/")
+        with self._opened(folder, _ENTER) as handle:
+            os.unlink(leaf, dir_fd=handle)
+
+    @contextlib.contextmanager
+    def opened(self, name: str) -> Iterator[BinaryIO]:
+        """A plain file, open for reading, unbuffered. Raises Rejected as ``read``."""
+        with self._opened(name, _READ) as handle:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise Rejected("not a plain file", code="not-a-file")
+            with os.fdopen(handle, "rb", buffering=0, closefd=False) as file:
+                yield file
+
+    @contextlib.contextmanager
+    def _opened(self, name: str, flags: int) -> Iterator[int]:
+        """A descriptor of what is at ``name``; no component of its path may be a link. Raises Rejected."""
+        parts = name.split("/") if name else []
+        if any(part in {"", ".", ".."} or "\0" in part for part in parts):
+            raise Rejected("not a plain relative name", code="bad-name")
+        handle = os.dup(self._handle)
         try:
-            handle = self._open(parts)
+            for number, part in enumerate(parts, 1):
+                how = flags if number == len(parts) else _LOOK | os.O_DIRECTORY
+                below = os.open(part, how, dir_fd=handle)
+                os.close(handle)
+                handle = below
         except FileNotFoundError:
+            os.close(handle)
             raise Rejected("no such file", code="absent") from None
         except OSError:
+            os.close(handle)
             raise Rejected("not a plain file that can be read", code="not-a-file") from None
         try:
-            return _content(handle, limit)
-        except OSError as error:
-            raise Rejected(f"cannot be read: {error.strerror}", code="not-a-file") from None
+            yield handle
         finally:
             os.close(handle)
-
-    def _open(self, parts: list[str]) -> int:
-        """Open a file below this folder; no component of its path may be a link."""
-        # O_NONBLOCK: opening a FIFO must not wait for a writer. O_NOCTTY: a terminal does not become ours.
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-        folder = os.dup(self._handle)
-        try:
-            for part in parts[:-1]:
-                inner = os.open(part, flags | os.O_DIRECTORY, dir_fd=folder)
-                os.close(folder)
-                folder = inner
-            return os.open(parts[-1], flags, dir_fd=folder)
-        finally:
-            os.close(folder)
-
-
-def _content(handle: int, limit: int) -> bytes:
-    status = os.fstat(handle)
-    if not stat.S_ISREG(status.st_mode):
-        raise Rejected("not a plain file", code="not-a-file")
-    # By size first: 100 MB of spaces are not worth reading.
-    if status.st_size <= limit:
-        with os.fdopen(handle, "rb", closefd=False) as file:
-            content = file.read(limit + 1)
-        if len(content) <= limit:
-            return content
-    raise Rejected(f"larger than {limit} bytes", code="too-large")
 
 
 class Held:
@@ -237,13 +409,15 @@ class ReadOnce:
     def read(self, name: str, limit: int = MAX_SIZE) -> bytes:
         """A file's bytes, or why there are none, as at the first call; see Evidence.
 
-        Files that would bring all of them over MAX_HELD bytes are refused.
+        Files that would bring all of them over MAX_TOTAL bytes are refused.
         """
         if name not in self._files:
             try:
                 content = self._evidence.read(name, limit)
-                if self._held + len(content) > MAX_HELD:
-                    raise Rejected(f"with the files before it larger than {MAX_HELD} bytes", code="too-large")
+                if self._held + len(content) > MAX_TOTAL:
+                    raise Rejected(
+                        f"with the files before it larger than {MAX_TOTAL} bytes", code="too-large"
+                    )
                 self._held += len(content)
                 self._files[name] = content
             except Rejected as error:

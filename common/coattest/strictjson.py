@@ -37,7 +37,7 @@ def parse(data: bytes, *, max_size: int = MAX_SIZE) -> Any:
     """The value of a JSON document. Raises Rejected unless it has exactly one reading."""
     if len(data) > max_size:
         raise Rejected(f"larger than {max_size} bytes", code="too-large")
-    if _too_deep(data):
+    if too_deep(data):
         raise Rejected(f"nested deeper than {MAX_DEPTH}", code="too-deep")
     if b"\\" in data and b"\\ud" in data.lower():
         raise Rejected("escaped surrogate")
@@ -59,7 +59,7 @@ def parse(data: bytes, *, max_size: int = MAX_SIZE) -> Any:
         raise Rejected(f"nested deeper than {MAX_DEPTH}", code="too-deep") from None
 
 
-def _too_deep(data: bytes) -> bool:
+def too_deep(data: bytes) -> bool:
     """Whether the nesting exceeds the limit. Strings are cut out first: a bracket in one closes nothing."""
     if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
         return False

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from coattest.errors import EnvironmentFailure
-from coattest_build import container, image, rootfs
+from coattest_build import container, image
 from support.raises import raises_code
 
 REPOSITORY = Path(__file__).parents[2]
@@ -112,7 +112,6 @@ def test_only_modules_are_taken_from_the_stage(tmp_path: Path) -> None:
     (root / f"{plain}/a.py").write_text("source")
     (root / f"{sourceless}/b.py").write_text("source")
     container.take_bytecode(bytecode, compiled, root)
-    rootfs.drop_sources(bytecode, root)
     files = {path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.is_file()}
     assert set(files) == {f"{plain}/__pycache__/a.cpython-311.pyc", f"{plain}/a.py", f"{sourceless}/b.pyc"}
     assert files[f"{plain}/a.py"].read_text() == "source"

@@ -38,7 +38,7 @@ def test_a_file_is_what_it_was_at_first(tmp_path: Path) -> None:
 
 def test_all_files_together_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder of many large files is refused file by file; what was read before stays readable."""
-    monkeypatch.setattr(files, "MAX_HELD", 10)
+    monkeypatch.setattr(files, "MAX_TOTAL", 10)
     for name in "abc":
         (tmp_path / name).write_bytes(b"12345")
     with Folder(tmp_path) as folder:

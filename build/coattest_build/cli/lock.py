@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 from rich.table import Table
 
-from coattest.files import write_atomic
+from coattest.files import make_folder, write_atomic
 from coattest.jsontext import emit_json
 from coattest.progress import Terminal
 from coattest.shell import err, json_option, out
@@ -41,6 +41,7 @@ def lock_command(*, source: Path, mirror: str | None, keep: bool, check: bool, a
     made = locker.make_lock(spec, source, bases, previous, reporter, keep=keep)
     moves = locker.moves_between(previous, made)
     if not check:
+        make_folder(path.parent)
         write_atomic(path, made.render().encode())
     if as_json:
         emit_json(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from coattest.files import read_whole
 from coattest.jsontext import emit_json
 from coattest.shell import confirm_signing, err, expect_option, json_option, out, signing_key, utc_now
 from coattest_build.cli.options import FILE
@@ -50,7 +51,7 @@ def sign_command(
     Signs IMAGE's PCR0 and adds a section with the signature and the certificate. PCR8 becomes the measurement
     of the certificate; PCR0, PCR1 and PCR2 do not change. --expect is the SHA-256 of IMAGE.
     """
-    signing_certificate = load_certificate(certificate.read_bytes(), where=str(certificate))
+    signing_certificate = load_certificate(read_whole(certificate), where=str(certificate))
     signer = load_sign(key, signing_certificate, ask=_ask)
 
     def approve(measured: ImageMeasurements) -> None:

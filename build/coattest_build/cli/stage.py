@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from coattest.files import write_atomic
+from coattest.files import make_folder, write_atomic
 from coattest.jsontext import emit_json
 from coattest.progress import Terminal
 from coattest.shell import json_option, out
@@ -74,6 +74,7 @@ def assemble_command(
 
     Writes the same files as `eif build`.
     """
+    make_folder(target)
     report = container.assemble_stage(
         source, folder, compiled, target, mirror=mirror, run=run, progress=Terminal()
     )

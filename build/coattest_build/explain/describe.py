@@ -11,8 +11,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from coattest.files import open_plain
 from coattest.findings import Finding
 from coattest.jsontext import unique_names
+from coattest.strictjson import MAX_DEPTH, too_deep
 from coattest_build.formats import cpio, eif, signature
 from coattest_build.formats.cpio import RamdiskEntry, RamdiskError
 from coattest_build.formats.eif import EifSection, Layout, SectionType
@@ -150,7 +152,7 @@ def describe_image(path: Path, *, now: datetime, files: bool) -> Description:
     is not an image. A signature that does not hold, metadata that is not JSON and a ramdisk that the strict
     reader refuses are part of the description.
     """
-    with path.open("rb", buffering=0) as file:
+    with open_plain(path) as file:
         measurements = measure_file(file)
         layout = eif.read_structure(file)
         (cmdline,) = layout.of_type(SectionType.CMDLINE)
@@ -168,6 +170,10 @@ def describe_image(path: Path, *, now: datetime, files: bool) -> Description:
 
 
 def _metadata(raw: bytes) -> tuple[Any, Finding | None]:
+    if too_deep(raw):  # it could be read, but not printed
+        return None, Finding(
+            "metadata-malformed", "metadata", f"not JSON that can be shown: nested deeper than {MAX_DEPTH}"
+        )
     try:
         return json.loads(raw, object_pairs_hook=unique_names, parse_constant=_no_constant), None
     except (ValueError, RecursionError) as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO
 
+from coattest.files import open_plain
 from coattest.findings import Finding
 from coattest.text import printable
 from coattest_build.explain.excerpt import Excerpt, Span, excerpt, first_difference
@@ -108,7 +109,7 @@ _Found = tuple[Finding, "Place | None"]
 
 def compare(a: Path, b: Path) -> Comparison:
     """Compare two images. Raises eif.ImageError when one is not an image, OSError when one cannot be read."""
-    with a.open("rb", buffering=0) as left, b.open("rb", buffering=0) as right:
+    with open_plain(a) as left, open_plain(b) as right:
         findings: list[Finding] = []
         places: dict[Finding, Place] = {}
         for finding, place in _compare(left, right):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from coattest.files import open_plain
 from coattest_build.formats import eif
 from coattest_build.formats.eif import EifSection, SectionType
 from coattest_build.formats.hashing import Consumer, Crc32, Feeder
@@ -52,7 +53,7 @@ def measure(path: Path) -> ImageMeasurements:
 
     Raises eif.ImageError when the file is not an image, OSError when it cannot be read.
     """
-    with path.open("rb", buffering=0) as raw:
+    with open_plain(path) as raw:
         return measure_file(raw)
 
 
@@ -67,7 +68,7 @@ def measure_file(file: BinaryIO) -> ImageMeasurements:
 
 def measure_registers(path: Path) -> dict[str, dict[str, str]]:
     """The registers alone, in nitro-cli's JSON shape; the image is checked as in measure."""
-    with path.open("rb", buffering=0) as file:
+    with open_plain(path) as file:
         registers, _, _ = _pass(file, (), every_section=False)
     return _nitro_json(*registers)
 

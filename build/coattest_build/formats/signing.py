@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from coattest.errors import EnvironmentFailure, FoundFalse, UsageError
 from coattest.extras import need_signer
+from coattest.files import open_plain, read_whole
 from coattest_build.formats import eif, measure, signature
 from coattest_build.formats.eif import Part, SectionType
 from coattest_build.formats.signature import Sign
@@ -49,7 +50,7 @@ def sign_image(
     Raises FoundFalse when certificate, key and time do not go together, UsageError when the image is already
     signed and ``replace`` is false.
     """
-    with image.open("rb", buffering=0) as given, tempfile.TemporaryFile(dir=out.parent) as file:
+    with open_plain(image) as given, tempfile.TemporaryFile(dir=out.parent) as file:
         # The image is read once: what is measured, approved and written comes from a copy of our own.
         shutil.copyfileobj(given, file)
         file.seek(0)
@@ -90,7 +91,7 @@ def load_sign(key: str, certificate: x509.Certificate, *, ask: Callable[[str], s
 
 def _from_file(path: Path, certificate: x509.Certificate) -> Sign:
     try:
-        private = load_pem_private_key(path.read_bytes(), None)
+        private = load_pem_private_key(read_whole(path), None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise UsageError(
             f"not an unencrypted PEM private key: {error}", where=str(path), code="signing-key"

@@ -10,12 +10,13 @@ import contextlib
 import fcntl
 import hashlib
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from coattest.errors import EnvironmentFailure
+from coattest.files import open_plain
+from coattest_build.sandbox.leftovers import remove_tree
 
 CACHE_VARIABLE = "COATTEST_CACHE"
 CHUNK = 1024 * 1024
@@ -34,7 +35,7 @@ def cache_folder(named: Path | None = None) -> Path:
 def sha256_file(path: Path) -> str:
     """The SHA-256 of a file's bytes (hex), read in pieces."""
     digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
+    with open_plain(path) as file:
         while chunk := file.read(CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
@@ -64,8 +65,9 @@ def scratch(parent: Path, prefix: str) -> Iterator[Path]:
         with exclusive(parent / f".{prefix}lock"):
             for stale in parent.glob(f"{prefix}*"):
                 with contextlib.suppress(OSError), _locked_directory(stale):
-                    shutil.rmtree(stale, ignore_errors=True)
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=prefix, dir=parent)))
+                    remove_tree(stale)
+            folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+            stack.callback(remove_tree, folder)
             stack.enter_context(_locked_directory(folder))
         yield folder
 

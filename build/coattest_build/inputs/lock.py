@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +12,9 @@ from typing import Any
 
 import tomli_w
 
-from coattest.errors import UsageError
+from coattest.errors import Rejected, UsageError
+from coattest.files import Folder
+from coattest.text import parse_toml
 from coattest_build.image import ARCHITECTURES, LOCK_FILE, ImageSpec
 from coattest_build.inputs.names import (
     DEBIAN_ARCHITECTURE,
@@ -27,15 +28,11 @@ from coattest_build.inputs.names import (
     normal_name,
 )
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 FORMAT = "coattest-lock/v1"
 USES = ("kernel", "runtime", "toolchain")
 """What a package is unpacked for."""
-MAX_FILE = 8 * 1024 * 1024
+MAX_FILE = 2 * 1024 * 1024
+"""Bytes of a lock; that of 150 packages has 24 kB."""
 MAX_INPUT = 1024 * 1024 * 1024
 """Bytes of one input; the largest today, the kernel's source, has 153 MB."""
 HEADER = "# Written by `eif lock`. Every input of the image, by content; no host is named here.\n\n"
@@ -198,9 +195,9 @@ def _wheel(item: object) -> LockedWheel:
 def parse_lock(text: str) -> Lock:
     """The lock in ``text``. Raises BadLock."""
     try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise _bad(f"not TOML: {error}") from error
+        document = parse_toml(text.encode(), max_size=MAX_FILE)
+    except Rejected as error:
+        raise _bad(error.what) from None
     kinds = {
         "format": str,
         "architecture": str,
@@ -237,12 +234,12 @@ def parse_lock(text: str) -> Lock:
 def load_lock(source: Path) -> tuple[Lock, str]:
     """The lock of a source tree and the SHA-256 of its bytes (hex). Raises BadLock."""
     path = source / LOCK_FILE
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise BadLock("there is no lock", where=str(path), hint=REFRESH) from None
-    if len(data) > MAX_FILE:
-        raise BadLock("larger than 8 MiB", where=str(path), hint=REFRESH)
+    with Folder(source) as folder:
+        try:
+            data = folder.read(LOCK_FILE, MAX_FILE)
+        except Rejected as error:
+            what = "there is no lock" if error.code == "absent" else error.what
+            raise BadLock(what, where=str(path), hint=REFRESH) from None
     try:
         return parse_lock(data.decode()), hashlib.sha256(data).hexdigest()
     except UnicodeDecodeError as error:

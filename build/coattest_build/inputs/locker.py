@@ -18,7 +18,10 @@ from coattest_build.inputs.debian import Archive, IndexMalformed, Package, parse
 from coattest_build.inputs.fetch import fetch_index
 from coattest_build.inputs.lock import Lock, LockedPackage, LockedWheel
 
-MAX_INDEX = 512 * 1024 * 1024
+MAX_INDEX = 128 * 1024 * 1024
+"""Bytes of an unpacked index; bookworm's main has 50 MB."""
+MAX_RELEASE = 4 * 1024 * 1024
+"""Bytes of an InRelease file; bookworm's has 150 kB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,7 @@ def fetch_suite(mirror: str, suite: str, component: str, architecture: str) -> t
     against the signed index. Raises IndexMalformed, InputGone, and EnvironmentFailure when the mirror does
     not answer.
     """
-    release = fetch_index(f"{mirror}/dists/{suite}/InRelease").decode("utf-8", errors="replace")
+    release = fetch_index(f"{mirror}/dists/{suite}/InRelease", MAX_RELEASE).decode("utf-8", errors="replace")
     name = f"{component}/binary-{architecture}/Packages.xz"
     listed = re.search(rf"^ ([0-9a-f]{{64}}) +([0-9]+) {re.escape(name)}$", release, re.MULTILINE)
     dated = re.search(r"^Date: (.+)$", release, re.MULTILINE)

@@ -13,7 +13,8 @@ import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
-from coattest.errors import EnvironmentFailure, FoundFalse, UsageError
+from coattest.errors import EnvironmentFailure, FoundFalse, Rejected, UsageError
+from coattest.files import Folder
 from coattest.progress import Reporter
 from coattest_build.image import IMAGE_FILE, LOCK_FILE, Wheels
 from coattest_build.inputs.cache import Cache, sha256_file
@@ -69,13 +70,14 @@ def download(wanted: Sequence[WantedWheel], folder: Path) -> None:
 def read_requirements(source: Path, spec: Wheels) -> str:
     """The text of the requirements file of a source tree. Raises UsageError."""
     try:
-        return (source / spec.requirements).read_text()
-    except (FileNotFoundError, UnicodeDecodeError) as error:
+        with Folder(source) as folder:
+            return folder.read(spec.requirements).decode()
+    except (Rejected, UnicodeDecodeError) as error:
         raise UsageError(
-            "the file is missing or not UTF-8",
+            error.what if isinstance(error, Rejected) else "not UTF-8",
             where=spec.requirements,
             hint="an image without wheels leaves [wheels] out of image.toml",
-        ) from error
+        ) from None
 
 
 def pin_wheels(source: Path, spec: Wheels) -> tuple[LockedWheel, ...]:

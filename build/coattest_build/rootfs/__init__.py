@@ -9,9 +9,11 @@ from __future__ import annotations
 from coattest_build.rootfs.bytecode import (
     BYTECODE_FAILED,
     COMPILE_ENVIRONMENT,
+    check_folders,
     compile_commands,
     compile_modules,
     drop_sources,
+    take_modules,
 )
 from coattest_build.rootfs.compose import (
     MOUNTED,
@@ -31,6 +33,7 @@ __all__ = [
     "add_sources",
     "application_entries",
     "boot_entries",
+    "check_folders",
     "check_startable",
     "compile_commands",
     "compile_modules",
@@ -38,4 +41,5 @@ __all__ = [
     "drop_sources",
     "prune_pattern",
     "root_entries",
+    "take_modules",
 ]

@@ -18,6 +18,7 @@ import os
 import resource
 import select
 import signal
+import stat
 import struct
 import sys
 from pathlib import Path
@@ -35,11 +36,13 @@ MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
 MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 1 << 18
 MNT_DETACH = 2
 MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV = 1, 2, 4
-AT_FDCWD, AT_RECURSIVE = -100, 0x8000
+AT_EMPTY_PATH, AT_RECURSIVE = 0x1000, 0x8000
 # System call numbers: the first is shared by all architectures (asm-generic/unistd.h).
 SYS_MOUNT_SETATTR = 442
 SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 SYS_SECCOMP_SOCKET = {"x86_64": 41, "aarch64": 198}
+SYS_MEMFD_CREATE = {"x86_64": 319, "aarch64": 279}
+SYS_SHMGET = {"x86_64": 29, "aarch64": 194}
 SYS_IO_URING_SETUP = 425
 AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 X32_BIT = 0x40000000
@@ -50,12 +53,15 @@ SECCOMP_MODE_FILTER = 2
 SECUREBITS = 0xEF  # NOROOT, NO_SETUID_FIXUP, KEEP_CAPS off, NO_CAP_AMBIENT_RAISE, each locked
 LINUX_CAPABILITY_VERSION_3 = 0x20080522
 CAP_LIMIT = 64  # a capability set is 64 bits wide
-EINVAL, ENOSYS, EPERM = 22, 38, 1
+EINVAL, ENOSYS, EPERM, ELOOP = 22, 38, 1, 40
 AF_VSOCK = 40
 DEVICES = ("null", "zero", "full", "random", "urandom")
 HOST = "/oldroot"
 ROOT = "/newroot"
 TEMPORARY = "/tmp"  # noqa: S108 - every host has it, and a private tmpfs covers it at once
+
+TMPFS_FILES = 65_536
+"""Files of each limited tmpfs: they take the kernel's memory, not the size."""
 
 STARTED = b"+"
 """Written to the status pipe just before the command is executed: an empty pipe means failure."""
@@ -88,32 +94,70 @@ def pivot(new: str, old: str) -> None:
     checked(f"pivot_root {new}", libc.syscall(number, os.fsencode(new), os.fsencode(old)))
 
 
+def opened(base: str, name: str, create: str | None = None) -> int:
+    """An O_PATH descriptor of ``name`` below ``base``; no component of ``name`` may be a link.
+
+    ``create`` ("directory" or "file") makes what is missing. What is mounted is composed from trees that
+    somebody else wrote: a link on the way would lead to the host's own tree.
+    """
+    handle = os.open(base, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    parts = [part for part in name.split("/") if part]
+    for number, part in enumerate(parts, 1):
+        if part in (".", ".."):
+            raise SetupError(f"the path {name}", EINVAL)
+        if create:
+            with contextlib.suppress(FileExistsError):
+                if number < len(parts) or create == "directory":
+                    os.mkdir(part, 0o755, dir_fd=handle)
+                else:
+                    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+                    os.close(os.open(part, flags, 0o644, dir_fd=handle))
+        below = os.open(part, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=handle)
+        os.close(handle)
+        handle = below
+        if stat.S_ISLNK(os.fstat(handle).st_mode):
+            raise SetupError(f"a link on the way to {name}", ELOOP)
+    return handle
+
+
+def by_handle(handle: int) -> str:
+    """A path that leads to what a descriptor is of, whatever its names lead to by now."""
+    return f"{HOST}/proc/self/fd/{handle}"
+
+
 def restrict(target: str, writable: bool) -> None:
     """Make the mounts at and below ``target`` nosuid, nodev and, unless ``writable``, read-only."""
     bits = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | (0 if writable else MOUNT_ATTR_RDONLY)
     attributes = struct.pack("=QQQQ", bits, 0, 0, 0)
-    arguments = (AT_FDCWD, os.fsencode(target), AT_RECURSIVE, attributes, len(attributes))
-    if libc.syscall(SYS_MOUNT_SETATTR, *arguments) == 0:
-        return
-    if ctypes.get_errno() != ENOSYS:
-        raise SetupError(f"mount_setattr {target}", ctypes.get_errno())
-    # Before Linux 5.12: a remount, which must keep the flags that the outer namespace locked.
-    locked = os.statvfs(target).f_flag & (MS_NOSUID | MS_NODEV | MS_NOEXEC)
-    flags = MS_REMOUNT | MS_BIND | MS_NOSUID | MS_NODEV | locked | (0 if writable else MS_RDONLY)
-    mount(f"remount {target}", "none", target, None, flags)
+    handle = opened(ROOT, target)
+    arguments = (handle, b"", AT_RECURSIVE | AT_EMPTY_PATH, attributes, len(attributes))
+    if libc.syscall(SYS_MOUNT_SETATTR, *arguments) == -1:
+        if ctypes.get_errno() != ENOSYS:
+            raise SetupError(f"mount_setattr {target}", ctypes.get_errno())
+        # Before Linux 5.12: a remount, which must keep the flags that the outer namespace locked.
+        locked = os.statvfs(handle).f_flag & (MS_NOSUID | MS_NODEV | MS_NOEXEC)
+        flags = MS_REMOUNT | MS_BIND | MS_NOSUID | MS_NODEV | locked | (0 if writable else MS_RDONLY)
+        mount(f"remount {target}", "none", by_handle(handle), None, flags)
+    os.close(handle)
 
 
 def bind(source: str, target: str, *, writable: bool, device: bool = False) -> None:
-    """Bind-mount ``source`` (a path below HOST) on ``target``, which is created when it is missing."""
-    path = Path(target)
-    if Path(source).is_dir():
-        path.mkdir(parents=True, exist_ok=True)
-    elif not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    mount(f"bind {target[len(ROOT) :]}", source, target, None, MS_BIND | MS_REC)
+    """Bind-mount the host's ``source`` on ``target`` of the root, which is created when it is missing."""
+    origin = opened(HOST, source)
+    directory = stat.S_ISDIR(os.fstat(origin).st_mode)
+    place = opened(ROOT, target, "directory" if directory else "file")
+    mount(f"bind {target}", by_handle(origin), by_handle(place), None, MS_BIND | MS_REC)
+    os.close(origin)
+    os.close(place)
     if not device:
         restrict(target, writable)
+
+
+def mount_tmpfs(target: str, flags: int, data: str) -> None:
+    """Mount a tmpfs on ``target`` of the root, which is created when it is missing."""
+    place = opened(ROOT, target, "directory")
+    mount(f"tmpfs {target}", "tmpfs", by_handle(place), "tmpfs", flags, data)
+    os.close(place)
 
 
 def map_ids(uid: int, gid: int, inner: int) -> None:
@@ -131,28 +175,27 @@ def compose_root(spec: dict[str, Any]) -> None:
     Path(TEMPORARY + ROOT).mkdir()
     pivot(TEMPORARY, TEMPORARY + HOST)
     os.chdir("/")
-    source = HOST + spec["root"]
+    source = spec["root"]
     if spec["writable_root"]:
-        bind(source, ROOT, writable=True)
+        bind(source, "", writable=True)
     else:
         # A tmpfs whose entries are the root's own, so that mount points can be made without touching it.
         mount("tmpfs root", "tmpfs", ROOT, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755")
-        for entry in sorted(Path(source).iterdir()):
-            target = f"{ROOT}/{entry.name}"
+        for entry in sorted(Path(HOST + source).iterdir()):
             if entry.name in ("dev", "proc", "tmp") or f"/{entry.name}" in spec["tmpfs"]:
                 continue
             if entry.is_symlink():
-                Path(target).symlink_to(entry.readlink())
+                Path(f"{ROOT}/{entry.name}").symlink_to(entry.readlink())
             else:
-                bind(str(entry), target, writable=False)
+                bind(f"{source}/{entry.name}", entry.name, writable=False)
+    limit = f",size={spec['tmpfs_size']},nr_inodes={TMPFS_FILES}" if spec["tmpfs_size"] else ""
     for target in (TEMPORARY, *spec["tmpfs"]):
-        Path(ROOT + target).mkdir(parents=True, exist_ok=True)
         mode = "1777" if target == TEMPORARY else "0755"
-        mount(f"tmpfs {target}", "tmpfs", ROOT + target, "tmpfs", MS_NOSUID | MS_NODEV, f"mode={mode}")
+        mount_tmpfs(target, MS_NOSUID | MS_NODEV, f"mode={mode}{limit}")
     make_devices()
     make_proc(spec["proc"])
     for entry in spec["binds"]:
-        bind(HOST + entry["source"], ROOT + entry["target"], writable=entry["writable"])
+        bind(entry["source"], entry["target"], writable=entry["writable"])
     if not spec["writable_root"]:
         mount("read-only root", "none", ROOT, None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)
 
@@ -160,10 +203,9 @@ def compose_root(spec: dict[str, Any]) -> None:
 def make_devices() -> None:
     """A read-only /dev with five harmless devices of the host and nothing else."""
     target = f"{ROOT}/dev"
-    Path(target).mkdir(exist_ok=True)
-    mount("tmpfs /dev", "tmpfs", target, "tmpfs", MS_NOSUID | MS_NOEXEC, "mode=0755,size=64k")
+    mount_tmpfs("/dev", MS_NOSUID | MS_NOEXEC, "mode=0755,size=64k")
     for name in DEVICES:
-        bind(f"{HOST}/dev/{name}", f"{target}/{name}", writable=True, device=True)
+        bind(f"/dev/{name}", f"/dev/{name}", writable=True, device=True)
     Path(f"{target}/fd").symlink_to("/proc/self/fd")
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         Path(f"{target}/{name}").symlink_to(f"/proc/self/fd/{number}")
@@ -176,17 +218,18 @@ def make_proc(wanted: bool) -> None:
     subset=pid leaves out /proc/sys and its like, which global root could write without any capability;
     hidepid=ptraceable hides process 1, whose command line names paths of the host.
     """
-    target = f"{ROOT}/proc"
-    Path(target).mkdir(exist_ok=True)
     flags = MS_NOSUID | MS_NODEV | MS_NOEXEC
     if wanted:
+        place = opened(ROOT, "/proc", "directory")
         try:
-            mount("proc", "proc", target, "proc", flags, "subset=pid,hidepid=ptraceable")
+            mount("proc", "proc", by_handle(place), "proc", flags, "subset=pid,hidepid=ptraceable")
         except SetupError:
             pass  # a host that masks its own /proc refuses new ones; then an empty one is mounted
         else:
             return
-    mount("empty /proc", "tmpfs", target, "tmpfs", flags | MS_RDONLY, "mode=0555,size=4k")
+        finally:
+            os.close(place)
+    mount_tmpfs("/proc", flags | MS_RDONLY, "mode=0555,size=4k")
 
 
 def enter_root() -> None:
@@ -198,10 +241,11 @@ def enter_root() -> None:
     os.chdir("/")
 
 
-def seccomp_filter() -> bytes:
+def seccomp_filter(limited: bool) -> bytes:
     """A BPF program that refuses AF_VSOCK sockets and io_uring (which makes sockets unseen by seccomp).
 
-    A network namespace does not cover AF_VSOCK: without this a command could talk to the hypervisor.
+    A network namespace does not cover AF_VSOCK: without this a command could talk to the hypervisor. Of a
+    ``limited`` command it refuses memory that is no process's own, as nothing would count it.
     """
     machine = os.uname().machine
     load, jump_eq, jump_ge, ret = 0x20, 0x15, 0x35, 0x06
@@ -215,6 +259,8 @@ def seccomp_filter() -> bytes:
         (ret, 0, 0, missing),
         (jump_eq, 0, 1, SYS_IO_URING_SETUP),
         (ret, 0, 0, missing),
+        *((jump_eq, 0, 1, SYS_MEMFD_CREATE[machine]), (ret, 0, 0, missing)) * limited,
+        *((jump_eq, 0, 1, SYS_SHMGET[machine]), (ret, 0, 0, missing)) * limited,
         (jump_eq, 0, 3, SYS_SECCOMP_SOCKET[machine]),
         (load, 0, 0, 16),  # low half of the first argument: the address family
         (jump_eq, 0, 1, AF_VSOCK),
@@ -224,7 +270,7 @@ def seccomp_filter() -> bytes:
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
 
 
-def drop_privileges() -> None:
+def drop_privileges(limited: bool) -> None:
     """Give up every capability and the ways to regain one, and set the seccomp filter."""
     checked("securebits", libc.prctl(PR_SET_SECUREBITS, SECUREBITS, 0, 0, 0))
     for capability in range(CAP_LIMIT):
@@ -236,7 +282,7 @@ def drop_privileges() -> None:
     header = struct.pack("=Ii", LINUX_CAPABILITY_VERSION_3, 0)
     checked("capset", libc.capset(header, bytes(24)))
     checked("no_new_privs", libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
-    program = seccomp_filter()
+    program = seccomp_filter(limited)
     buffer = ctypes.create_string_buffer(program, len(program))
     header = struct.pack("@HP", len(program) // 8, ctypes.addressof(buffer))
     checked("seccomp", libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, header, 0, 0))
@@ -271,7 +317,12 @@ def first_process(spec: dict[str, Any], go: int, status: int) -> NoReturn:
     os.setsid()
     os.umask(0o022)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    drop_privileges()
+    for name, wanted in spec["rlimits"].items():
+        number = getattr(resource, f"RLIMIT_{name}")
+        hard = resource.getrlimit(number)[1]
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(number, (most, most))
+    drop_privileges(bool(spec["rlimits"]))
     checked("dumpable", libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0))
     child = os.fork()
     if child:
@@ -312,10 +363,19 @@ def enter(spec: dict[str, Any], status: int) -> NoReturn:
     checked("unshare", libc.unshare(flags | (0 if spec["network"] else CLONE_NEWNET)))
     map_ids(uid, gid, spec["uid"])
     ready, go = os.pipe()
+    children: list[int] = []
+
+    def end(*_: object) -> None:
+        for started in children:
+            os.kill(started, signal.SIGKILL)
+
+    signal.signal(signal.SIGTERM, end)
     child = os.fork()
     if child == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.close(go)
         first_process(spec, ready, status)
+    children.append(child)
     os.close(ready)
     os.close(status)
     os.write(go, b"g")

@@ -6,12 +6,14 @@ sudo), as root or as an ordinary user. Every step succeeds or raises: there is n
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
-import stat
+import select
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,29 +25,15 @@ from coattest.programs.start import start_program
 ENTRY = Path(__file__).with_name("entry.py")
 STARTED = b"+"
 """As in entry.py, which is never imported."""
+FORKS = 4096
+"""The least RLIMIT_NPROC that is set: before Linux 5.14 it counts the user's processes outside, too."""
+MAX_MADE = 1_000_000
+"""Files that one step may make; the kernel's source has 80,000."""
+WATCH_SECONDS = 0.5
+END_SECONDS = 10
+TAIL = 64 * 1024
+"""Bytes of a step's output that are kept for an error."""
 NAMESPACES = ("user", "mount", "pid", "net", "ipc", "uts")
-
-
-def read_result(path: Path, *, most: int, code: str) -> bytes:
-    """The bytes of a regular file that a sandbox wrote; it could have made a link or a device instead.
-
-    Raises EnvironmentFailure with ``code`` for those, and for more than ``most`` bytes.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise EnvironmentFailure(
-            f"the sandbox left no such file: {error.strerror}", where=path.name, code=code
-        ) from error
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode) or status.st_size > most:
-            raise EnvironmentFailure(
-                f"the sandbox left something that is not a file of at most {most} bytes",
-                where=path.name,
-                code=code,
-            )
-        return file.read()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +43,27 @@ class Bind:
     source: Path
     target: str
     writable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one step may use: seconds, and bytes of all its processes' memory, of what it says, of one file.
+
+    ``disk`` bounds how many bytes the file system of the writable binds may lose while the step runs.
+    ``tmpfs`` bounds /tmp.
+    """
+
+    seconds: float
+    memory: int
+    processes: int
+    disk: int
+    output: int
+    file: int = 4 << 30
+    tmpfs: int = 256 << 20
+
+    def rlimits(self) -> dict[str, int]:
+        """The kernel's own limits for each process (setrlimit(2)); those on all together are watched."""
+        return {"AS": self.memory, "FSIZE": self.file, "NPROC": max(self.processes, FORKS), "NOFILE": 4096}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +105,7 @@ def spawn(
     stdout: int | IO[Any] | None = None,
     stderr: int | IO[Any] | None = None,
     pass_fds: Sequence[int] = (),
+    limits: Limits | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start ``argv`` inside ``root`` and return when it has been executed.
 
@@ -103,6 +113,7 @@ def spawn(
     points are made in a tmpfs, not in ``root``. ``binds`` are mounted last, in order. ``/tmp`` and each of
     ``tmpfs`` are empty and writable. ``proc`` asks for a /proc with the sandbox's own processes; a host that
     forbids it gives an empty one. Everything inside ends when the returned process or this process ends.
+    ``limits`` sets the kernel's limits on each process; `run_limited` watches the others.
 
     The returned process's exit code is the command's, or 128 + n when signal n ended it.
 
@@ -127,6 +138,8 @@ def spawn(
         "proc": proc,
         "uid": uid,
         "pass_fds": list(pass_fds),
+        "rlimits": limits.rlimits() if limits else {},
+        "tmpfs_size": limits.tmpfs if limits else None,
     }
     try:
         process = start_program(
@@ -163,10 +176,134 @@ def run_isolated(root: Path, argv: Sequence[str], *, env: Mapping[str, str], **o
     process = spawn(root, argv, env=env, **options)
     try:
         return process.wait()
-    except BaseException:
+    finally:
+        end(process)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End what `spawn` started, and return when nothing inside is left that could write."""
+    if process.poll() is not None:
+        return
+    process.terminate()  # it kills process 1 of the namespace and waits, which it cannot when it is killed
+    try:
+        process.wait(END_SECONDS)
+    except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-        raise
+
+
+def run_limited(
+    root: Path,
+    argv: Sequence[str],
+    *,
+    limits: Limits,
+    env: Mapping[str, str],
+    log: Path | None = None,
+    **options: Any,
+) -> tuple[int, str]:
+    """Run ``argv`` until it ends; return its exit code and the end of what it said.
+
+    All of what it says is added to ``log``. The options are those of `spawn`. Raises EnvironmentFailure:
+    ``sandbox-limit`` when it used more than ``limits``, and as `spawn`.
+    """
+    reader, writer = os.pipe()
+    with contextlib.ExitStack() as stack:
+        stack.callback(os.close, reader)
+        file = stack.enter_context(log.open("ab")) if log else None
+        try:
+            process = spawn(root, argv, env=env, stdout=writer, stderr=writer, limits=limits, **options)
+        finally:
+            os.close(writer)
+        stack.callback(end, process)
+        watch = _Watch(
+            process.pid, limits, [bind.source for bind in options.get("binds", ()) if bind.writable]
+        )
+        said = _said(reader, process, watch, file)
+        return process.wait(), said.decode(errors="replace")
+
+
+def _said(reader: int, process: subprocess.Popen[bytes], watch: _Watch, file: IO[bytes] | None) -> bytes:
+    """The end of what a process says until it ends. Raises EnvironmentFailure (``sandbox-limit``)."""
+    poll = select.poll()
+    poll.register(reader, select.POLLIN)
+    end, heard, closed = b"", 0, False
+    while not closed or process.poll() is None:
+        if closed:
+            time.sleep(WATCH_SECONDS / 4)
+        elif poll.poll(WATCH_SECONDS * 1000):
+            data = os.read(reader, 1 << 16)
+            closed = not data
+            heard += len(data)
+            if heard > watch.limits.output:
+                raise _over(f"said more than {watch.limits.output} bytes")
+            if file:
+                file.write(data)
+            end = (end + data)[-TAIL:]
+        watch.check()
+    return end
+
+
+class _Watch:
+    """Compares what a process and its descendants use with the limits, twice a second."""
+
+    def __init__(self, pid: int, limits: Limits, folders: Sequence[Path]) -> None:
+        self.limits = limits
+        self._pid, self._folders = pid, [folder for folder in folders if folder.is_dir()]
+        self._ends = time.monotonic() + limits.seconds
+        self._next = 0.0
+        self._free = [self._left(folder) for folder in self._folders]
+
+    @staticmethod
+    def _left(folder: Path) -> tuple[int, int]:
+        found = os.statvfs(folder)
+        return found.f_bfree * found.f_frsize, found.f_ffree
+
+    def check(self) -> None:
+        """Raise EnvironmentFailure (``sandbox-limit``) when a limit is passed."""
+        now = time.monotonic()
+        if now >= self._ends:
+            raise _over(f"took more than {self.limits.seconds:g} seconds")
+        if now < self._next:
+            return
+        self._next = now + WATCH_SECONDS
+        count, memory = _used(self._pid)
+        if count > self.limits.processes:
+            raise _over(f"started more than {self.limits.processes} processes")
+        if memory > self.limits.memory:
+            raise _over(f"used more than {self.limits.memory} bytes of memory")
+        for folder, (bytes_before, files_before) in zip(self._folders, self._free, strict=True):
+            bytes_now, files_now = self._left(folder)
+            if bytes_before - bytes_now > self.limits.disk:
+                raise _over(f"filled more than {self.limits.disk} bytes of the disk")
+            if files_before - files_now > MAX_MADE:
+                raise _over(f"made more than {MAX_MADE} files")
+
+
+def _used(pid: int) -> tuple[int, int]:
+    """How many descendants a process has, and the bytes of memory that they hold (proc_pid_stat(5))."""
+    children: dict[int, list[int]] = {}
+    resident: dict[int, int] = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal():
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                fields = (folder / "stat").read_bytes().rpartition(b")")[2].split()
+                resident[int(folder.name)] = int(fields[21])
+                children.setdefault(int(fields[1]), []).append(int(folder.name))
+    pending, count, pages = [pid], 0, 0
+    while pending:
+        for child in children.get(pending.pop(), ()):
+            pending.append(child)
+            count += 1
+            pages += resident[child]
+    return count, pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _over(what: str) -> EnvironmentFailure:
+    return EnvironmentFailure(
+        f"a step in the sandbox {what}",
+        hint="this image's source or inputs ask for too much: tell its publisher",
+        code="sandbox-limit",
+    )
 
 
 def _unavailable(failure: Mapping[str, Any]) -> EnvironmentFailure:

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coattest.errors import EnvironmentFailure, FoundFalse, UsageError
+from coattest.files import open_plain, read_whole
 from coattest_build import sandbox
 from coattest_build.formats import eif, extract
 from coattest_build.formats.measure import ImageMeasurements, measure_file, pcr3, pcr4
@@ -179,7 +180,7 @@ def check_identity(role_arn: str, instance_id: str) -> None:
 
 def _unpack(image: Path, tree: Path) -> ImageMeasurements:
     """Measure the image and extract its application ramdisks, through one open file."""
-    with image.open("rb", buffering=0) as file:
+    with open_plain(image) as file:
         measurements = measure_file(file)
         layout = eif.read_layout(file)
         if layout.architecture != os.uname().machine:
@@ -224,7 +225,7 @@ def _lines(path: Path) -> list[str]:
     if path.is_symlink() or not path.is_file():
         return []
     try:
-        return [line for line in path.read_text(encoding="utf-8").split("\n") if line]
+        return [line for line in read_whole(path).decode().split("\n") if line]
     except UnicodeDecodeError as error:
         raise _not_runnable(f"{path.name} is not UTF-8") from error
 

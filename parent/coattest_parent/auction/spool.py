@@ -28,8 +28,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from coattest.errors import CoattestError, EnvironmentFailure, UsageError
-from coattest.files import write_atomic
+from coattest.errors import CoattestError, EnvironmentFailure, Rejected, UsageError
+from coattest.files import Folder, write_atomic
 from coattest.shell import from_os_error
 from coattest_enclave.protocol import canonical, cose, messages
 from coattest_enclave.protocol.errors import MessageError
@@ -74,10 +74,12 @@ class Job:
         """Manifest and seals; raises UsageError for invalid files, OSError for unreadable ones."""
         if not NAME.fullmatch(self.name):
             raise UsageError("not a job's name", where=ascii(self.name), hint=NAME.pattern, code="bad-name")
-        path = self.directory / MANIFEST
-        manifest = parse_manifest(_read(path, canonical.SIZE_MAX), str(path))
-        paths = sorted(path for path in self.directory.iterdir() if path.name.endswith(SEAL))
-        seals = [_read(path, cose.SIGN1_MAX) for path in paths[: messages.BUYERS_MAX + 1]]
+        with Folder(self.directory) as folder:
+            manifest = parse_manifest(
+                _read(folder, MANIFEST, canonical.SIZE_MAX), str(folder.path / MANIFEST)
+            )
+            names = [name for name in folder.names() if name.endswith(SEAL)]
+            seals = [_read(folder, name, cose.SIGN1_MAX) for name in names[: messages.BUYERS_MAX + 1]]
         try:
             messages.check_seals(manifest, seals)
         except MessageError as error:
@@ -88,9 +90,9 @@ class Job:
 
 
 def jobs(spool: Path) -> Iterator[Job]:
-    """Every job that has not failed, by name; names that begin with a dot are left out."""
+    """Every job that has not failed, by name; links and names that begin with a dot are left out."""
     for directory in sorted(spool.iterdir()):
-        if directory.name.startswith("."):
+        if directory.name.startswith(".") or directory.is_symlink():
             continue
         try:
             found = (directory / MANIFEST).stat()
@@ -255,7 +257,11 @@ class Courier:
 
 @contextlib.contextmanager
 def only_courier(spool: Path) -> Iterator[None]:
-    """Lock the spool; raises EnvironmentFailure when another process has. The lock ends with the process."""
+    """Lock the spool; raises EnvironmentFailure when another process has, UsageError for a link.
+
+    The lock ends with the process.
+    """
+    Folder(spool).close()  # a link is refused
     handle = os.open(spool, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         try:
@@ -282,16 +288,9 @@ def _failure(error: Exception) -> CoattestError:
     )
 
 
-def _read(path: Path, most: int) -> bytes:
-    """A regular file's bytes; raises UsageError for a larger file or anything else, and OSError.
-
-    What is in a spool comes from buyers, maybe in an archive: opening a FIFO would block for ever.
-    """
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    with os.fdopen(handle, "rb") as file:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise UsageError("not a regular file", where=str(path), code="not-a-file")
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise UsageError(f"larger than {most} bytes", where=str(path), code="too-large")
-    return content
+def _read(folder: Folder, name: str, most: int) -> bytes:
+    """A plain file's bytes; raises UsageError. What is in a spool comes from buyers, maybe in an archive."""
+    try:
+        return folder.read(name, most)
+    except Rejected as error:
+        raise UsageError(error.what, where=str(folder.path / name), code=error.code) from None

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from coattest.errors import UsageError
-from coattest.files import write_atomic
+from coattest.files import read_whole, write_atomic
 from coattest_parent.deployment.live import Live, check_live
 from coattest_parent.deployment.runner import Runner
 from coattest_verify.quorum.decision import Decision
@@ -117,10 +117,10 @@ def read_deployment(state: Path) -> dict[str, Any] | None:
     Raises UsageError (bad-state) for a record that does not parse.
     """
     try:
-        value = json.loads((state / STATE_FILE).read_bytes())
+        value = json.loads(read_whole(state / STATE_FILE))
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"not a deployment record: {error}", where=str(state), code="bad-state") from None
     if not isinstance(value, dict) or value.get("format") != STATE_FORMAT:
         raise UsageError(f"format is not {STATE_FORMAT}", where=str(state), code="bad-state")

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coattest.errors import CoattestError, UsageError
+from coattest.text import parse_toml
 from coattest_build import image
 from coattest_build.inputs import apt, debian, lock, locker, wheels
 from coattest_build.inputs.debian import Archive, IndexMalformed, Package
@@ -175,7 +176,7 @@ def changed(**changes: object) -> str:
     """The committed lock with the fields of its first package changed."""
     import tomli_w
 
-    document = lock.tomllib.loads((REPOSITORY / image.LOCK_FILE).read_text())
+    document = parse_toml((REPOSITORY / image.LOCK_FILE).read_bytes(), max_size=1 << 20)
     first: dict[str, Any] = copy.deepcopy(document["package"][0])
     for key, value in changes.items():
         if value is None:

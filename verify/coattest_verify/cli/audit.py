@@ -15,6 +15,7 @@ from rich.table import Table
 from coattest.aws import aws_errors
 from coattest.errors import EnvironmentFailure, FoundFalse, UsageError
 from coattest.extras import need_extra
+from coattest.files import read_whole
 from coattest.findings import Finding
 from coattest.jsontext import emit_json
 from coattest.shell import err, json_option, judged_folder, out, step_progress, utc_now
@@ -198,7 +199,7 @@ def _missing(given: Mapping[str, Any], collected: Collected, expected: Expected)
 
 def _json_file(path: Path) -> Any:
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(read_whole(path))
     except (ValueError, RecursionError) as error:
         raise UsageError("not JSON", where=str(path)) from error
 

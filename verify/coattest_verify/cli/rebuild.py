@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from coattest.errors import FoundFalse, UsageError
-from coattest.files import Folder
+from coattest.files import Folder, make_folder
 from coattest.jsontext import emit_json
 from coattest.progress import Terminal
 from coattest.shell import err, json_option, judged_folder, needs_extra
@@ -79,7 +79,7 @@ def rebuild_command(
     with Folder(attestations) as folder:
         claim = read_claim(folder, attestations)
     _inspect(source, claim)
-    target.mkdir(parents=True, exist_ok=True)
+    make_folder(target)
     remove_reports(target)
     with tempfile.TemporaryDirectory(prefix=".claimed-", dir=target) as scratch:
         saved = save_claimed_images(claim, [*([claimed] if claimed else []), target], Path(scratch))

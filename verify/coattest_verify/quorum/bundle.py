@@ -27,7 +27,7 @@ from coattest_verify.quorum.statements.votes import VOTE_NAME
 
 FORMAT = "coattest-bundle/v1"
 LOCK_FILE = "image.lock"
-MAX_BUNDLE = 256 * 1024 * 1024
+MAX_BUNDLE = 128 * 1024 * 1024
 """Bytes of a bundle; 1,000 statements have about 65 MB in base64."""
 
 MAX_BUNDLED = 16384

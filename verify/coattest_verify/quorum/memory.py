@@ -73,7 +73,8 @@ class Roots:
         with self._locked():
             roots = self._load()
             roots[root] = _higher(roots.get(root), accepted)
-            write_atomic(self.path, _encode(roots), 0o600)
+            # One's own folder, which may well be a link.
+            write_atomic(self.path.parent.resolve() / self.path.name, _encode(roots), 0o600)
 
     def _load(self) -> dict[bytes, Seen]:
         try:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from coattest.errors import Rejected
+from coattest.files import Folder
 from coattest_build.explain.diff import Comparison, compare
 from coattest_build.inputs.cache import sha256_file
 from coattest_verify.quorum.statements.claim import Claimed, ProfileResult
@@ -15,28 +18,41 @@ from coattest_verify.quorum.statements.claim import Claimed, ProfileResult
 def save_claimed_images(claim: Claimed, folders: Sequence[Path], scratch: Path) -> dict[str, Path]:
     """Profile to image, for each claimed image that one of ``folders`` has with the claimed SHA-256.
 
-    The images are linked or copied into ``scratch``: the rebuild may write to the same folder.
+    The images are copied into ``scratch``: the rebuild may write to the same folder.
     """
     saved: dict[str, Path] = {}
     for profile, claimed in sorted(claim.profiles.items()):
         for folder in folders:
-            path = folder / claimed.name
-            if profile not in saved and _is_claimed(path, claimed):
+            if profile not in saved and _copy(folder, claimed, scratch / claimed.name):
                 saved[profile] = scratch / claimed.name
-                try:
-                    os.link(path, saved[profile])
-                except OSError:
-                    shutil.copyfile(path, saved[profile])
     return saved
 
 
 def holds_claimed_image(claim: Claimed, folder: Path) -> bool:
     """Whether a folder has at least one of the claimed images."""
-    return any(_is_claimed(folder / claimed.name, claimed) for claimed in claim.profiles.values())
+    with tempfile.TemporaryDirectory() as scratch:
+        return any(
+            _copy(folder, claimed, Path(scratch) / claimed.name) for claimed in claim.profiles.values()
+        )
 
 
-def _is_claimed(path: Path, claimed: ProfileResult) -> bool:
-    return path.is_file() and path.stat().st_size == claimed.size and sha256_file(path) == claimed.sha256
+def _copy(folder: Path, claimed: ProfileResult, target: Path) -> bool:
+    """Copy the claimed image from ``folder``, which anybody may have filled; False when it has none."""
+    if not folder.exists():
+        return False
+    with Folder(folder) as files:
+        try:
+            with files.opened(claimed.name) as source:
+                if os.fstat(source.fileno()).st_size != claimed.size:
+                    return False
+                with target.open("wb") as file:
+                    shutil.copyfileobj(source, file, 1 << 20)
+        except Rejected:
+            return False
+    if sha256_file(target) == claimed.sha256:
+        return True
+    target.unlink()
+    return False
 
 
 def explain_differences(

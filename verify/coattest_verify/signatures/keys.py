@@ -31,7 +31,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from coattest.errors import EnvironmentFailure, FoundFalse, UsageError
 from coattest.extras import need_signer
-from coattest.files import read_bounded, write_atomic
+from coattest.files import make_folder, read_bounded, write_atomic
 from coattest_verify.signatures.olpc import encode_olpc
 
 SCHEMES = {
@@ -240,7 +240,7 @@ def generate_key(path: Path, kind: str = "ed25519", passphrase: bytes | None = N
     public = PublicKey.from_pem(
         key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 
 import click
 
 from coattest.errors import UsageError
-from coattest.files import read_bounded, write_atomic
+from coattest.files import open_plain, read_bounded, write_atomic
 from coattest.jsontext import emit_json
 from coattest.shell import err, json_option
 from coattest_enclave.protocol import messages
@@ -40,7 +41,7 @@ def read_lots(path: Path) -> list[messages.Lot]:
     UsageError.
     """
     lots = []
-    with path.open(encoding="utf-8", newline="") as file:
+    with open_plain(path) as plain, io.TextIOWrapper(plain, encoding="utf-8", newline="") as file:
         rows = csv.reader(file, strict=True)
         try:
             if next(rows, None) != ["lot", "reserve"]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from coattest.errors import FoundFalse, UsageError
-from coattest.files import write_atomic
+from coattest.files import read_bounded, write_atomic
 from coattest.jsontext import emit_json
 from coattest.shell import byte_progress, err, json_option, needs_extra, out, utc_now
 from coattest.text import printable
@@ -123,8 +123,7 @@ def _show(finished: Finished, out_path: Path, *, as_json: bool) -> None:
 
 
 def _read_seal(path: Path) -> bytes:
-    with path.open("rb") as file:
-        content = file.read(cose.SIGN1_MAX + 1)
+    content = read_bounded(path, cose.SIGN1_MAX)
     if len(content) > cose.SIGN1_MAX:
         raise UsageError("the file is too large for a seal", where=str(path), code="bad-seal")
     return content

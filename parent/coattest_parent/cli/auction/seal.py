@@ -11,7 +11,7 @@ from rich.table import Table
 
 from coattest.errors import UsageError
 from coattest.extras import need_extra
-from coattest.files import write_atomic
+from coattest.files import read_whole, write_atomic
 from coattest.jsontext import emit_json
 from coattest.shell import confirm_signing, err, expect_option, json_option, signing_key, utc_now
 from coattest_enclave.protocol import messages
@@ -19,6 +19,7 @@ from coattest_parent.auction.courier import S3Bids, bid_digests
 from coattest_parent.cli.auction.options import buyer_option, journal_option, manifest_option
 from coattest_parent.cli.auction.show import lots_table
 from coattest_parent.cli.options import FILE, NEW_FILE, aws_from, aws_options
+from coattest_verify.auction.bids import CSV_MAX
 from coattest_verify.auction.buyers import load_auction_key, load_manifest
 from coattest_verify.auction.certify import certificate_check
 from coattest_verify.auction.journal import SealJournal, default_journal
@@ -98,7 +99,7 @@ def seal_command(
         public_key=key.public_key(),
         decision=authority.decision.digest,
         bids=digests,
-        own_bid=own_bid.read_bytes(),
+        own_bid=read_whole(own_bid, CSV_MAX),
         check_certificate=certificate_check(authority),
         journal=record,
         now=int(utc_now().timestamp()),

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from coattest.errors import EnvironmentFailure, UsageError
+from coattest.files import read_whole
 from coattest.jsontext import emit_json
 from coattest.parser import refuse_ignored
 from coattest.programs.environment import find_program
@@ -93,7 +94,7 @@ def smoke_command(
 
 def _registers(path: Path) -> dict[int, bytes]:
     """The registers that eif or nitro-cli measured, at least PCR0, 1 and 2. Raises UsageError."""
-    found = dict(read_measurements(path.read_text("utf-8", "replace")).pcrs)
+    found = dict(read_measurements(read_whole(path).decode("utf-8", "replace")).pcrs)
     if not {0, 1, 2} <= found.keys():
         raise UsageError(
             "PCR0, PCR1 and PCR2 are not all there", where=str(path), hint="eif measure image.eif > FILE"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,8 @@ from typing import Any
 import click
 from rich.table import Table
 
-from coattest.errors import FoundFalse, UsageError
-from coattest.files import write_atomic
+from coattest.errors import FoundFalse, Rejected, UsageError
+from coattest.files import Folder, make_folder, read_whole, write_atomic
 from coattest.findings import Finding
 from coattest.jsontext import emit_json
 from coattest.shell import err, option_group, out, utc_now
@@ -70,12 +71,12 @@ def write_plan(authority: Authority, image: Path, given: Mapping[str, Any]) -> N
         **{name: given[name] for name in ("instance_type", "cpus", "memory", "auto_recovery")},
         programs=programs.archive_digest(archive) if archive else None,
     )
-    reports = {str(path): path.read_bytes() for path in given["reports"]}
+    reports = {str(path): read_whole(path) for path in given["reports"]}
     plan = planning.make_stack_plan(authority, image, settings, reports)
     folder: Path = given["out"]
     files = planning.plan_files(plan, reports)
+    make_folder(folder)
     for name, content in {**files, **({programs.NAME: archive} if archive else {})}.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / name, content)
     for stale in (planning.MAIN, planning.PARAMETERS, *([] if archive else [programs.NAME])):
         if stale not in files:
@@ -102,7 +103,7 @@ def read_plan(authority: Authority, image: Path, folder: Path) -> planning.Stack
     with a finding for each file that differs."""
     settings = _settings(folder / planning.SETTINGS)
     place = folder / planning.REPORTS
-    reports = {str(item): item.read_bytes() for item in sorted(place.glob("*"))} if place.is_dir() else {}
+    reports = _reports(place) if os.path.lexists(place) else {}
     plan = planning.make_stack_plan(authority, image, settings, reports)
     changed = planning.differing(folder, planning.plan_files(plan, reports))
     if settings.programs is not None and _digest(folder / programs.NAME) != settings.programs:
@@ -226,10 +227,18 @@ def _require_programs(plan: planning.StackPlan, cloud: rollout.Cloud) -> None:
         )
 
 
+def _reports(place: Path) -> dict[str, bytes]:
+    with Folder(place) as folder:
+        try:
+            return {str(place / name): folder.read(name) for name in folder.names()}
+        except Rejected as error:
+            raise UsageError(error.what, where=str(place), hint="plan again", code=error.code) from None
+
+
 def _settings(path: Path) -> Settings:
     try:
-        return Settings.from_json(json.loads(path.read_bytes()), str(path))
-    except (FileNotFoundError, ValueError) as error:
+        return Settings.from_json(json.loads(read_whole(path)), str(path))
+    except (FileNotFoundError, ValueError, RecursionError) as error:
         raise UsageError(f"not a plan: {error}", where=str(path), hint="make one with plan --out") from None
 
 
@@ -241,6 +250,6 @@ def _programs(wheel: Path | None, wheelhouse: Path | None) -> bytes | None:
 
 def _digest(path: Path) -> str | None:
     try:
-        return programs.archive_digest(path.read_bytes())
+        return programs.archive_digest(read_whole(path, programs.PROGRAMS_MAX))
     except FileNotFoundError:
         return None

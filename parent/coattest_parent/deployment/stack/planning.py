@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from coattest.errors import FoundFalse, UsageError
+from coattest.files import read_whole
 from coattest_parent.deployment.stack import templates
 from coattest_parent.deployment.stack.settings import Settings
 from coattest_parent.deployment.stack.units import units
@@ -181,7 +182,7 @@ def differing(folder: Path, files: Mapping[str, bytes]) -> tuple[str, ...]:
 
 def _read(path: Path) -> bytes | None:
     try:
-        return path.read_bytes()
+        return read_whole(path)
     except FileNotFoundError:
         return None
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from coattest.errors import UsageError
+from coattest.files import read_whole
 
 NAME = "parent.tar"
 EXTRA = "aws"
@@ -40,7 +41,7 @@ def pack_programs(wheel: Path, wheelhouse: Path) -> bytes:
     paths = {path.name: path for path in (*sorted(wheelhouse.glob("*.whl")), wheel)}
     if sum(path.stat().st_size for path in paths.values()) > PROGRAMS_MAX:
         raise _bad_wheelhouse(f"more than {PROGRAMS_MAX} bytes", str(wheelhouse))
-    wheels = {name: path.read_bytes() for name, path in sorted(paths.items())}
+    wheels = {name: read_whole(path, PROGRAMS_MAX) for name, path in sorted(paths.items())}
     files = {REQUIREMENTS: requirements(wheels)}
     missing = sorted(set(_needs(wheels[wheel.name], wheel)) - {_parsed(name)[0] for name in wheels})
     if missing:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from coattest.aws import AwsFailure, aws_errors
 from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse, UsageError
+from coattest.files import open_plain
 from coattest.findings import Finding
 from coattest_parent.deployment.live import Live, check_live
 from coattest_parent.deployment.runner import Enclave
@@ -209,7 +210,7 @@ class _Put:
                 return
             size = path.stat().st_size
             self.say(f"uploading {size} bytes to {key}")
-            with path.open("rb") as file:
+            with open_plain(path) as file:
                 self.client.put_object(
                     Bucket=self.bucket,
                     Key=key,

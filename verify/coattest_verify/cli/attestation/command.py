@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import click
 
 from coattest.errors import UsageError
-from coattest.files import Folder, read_bounded
+from coattest.files import MAX_TOTAL, Folder, read_bounded, read_whole
 from coattest.jsontext import emit_json
 from coattest.shell import json_option, utc_now
 from coattest_verify.attestation import (
@@ -140,7 +141,7 @@ def expectations_of(options: dict[str, Any]) -> list[Expectation]:
     """The expectations that the options name; verification itself refuses when they pin no code."""
     expectations: list[Expectation] = []
     if options["expect"] is not None:
-        expectations.append(read_measurements(options["expect"].read_text("utf-8", "replace")))
+        expectations.append(read_measurements(read_whole(options["expect"]).decode("utf-8", "replace")))
     if options["nonce"] is not None:
         expectations.append(ExpectNonce(_hex_or_null(options["nonce"], "--nonce")))
     if options["user_data"] is not None:
@@ -179,7 +180,7 @@ def read_items(path: Path, at: str | None, now: datetime) -> tuple[list[Item], l
         raise UsageError(f"--at index needs a directory with {INDEX_NAME}", where=str(path))
     if not path.is_dir():
         return [_item(path, at, now, None)], []
-    files = sorted(file for file in path.iterdir() if file.is_file())
+    files = _files_of(path)
     chosen = [file for file in files if file.name in index or file.suffix in DOCUMENT_SUFFIXES]
     missing = sorted(set(index) - {file.name for file in files})
     if missing:
@@ -187,7 +188,12 @@ def read_items(path: Path, at: str | None, now: datetime) -> tuple[list[Item], l
     if not chosen:
         suffixes = ", ".join(DOCUMENT_SUFFIXES)
         raise UsageError("no documents", where=str(path), hint=f"their suffixes are {suffixes}")
-    items = [_item(file, at, now, index.get(file.name)) for file in chosen]
+    items, total = [], 0
+    for file in chosen:
+        items.append(_item(file, at, now, index.get(file.name)))
+        total += len(items[-1].document)
+        if total > MAX_TOTAL:
+            raise UsageError(f"documents of more than {MAX_TOTAL} bytes", where=str(path), code="too-large")
     skipped = [file.name for file in files if file not in chosen and file.name != INDEX_NAME]
     return items, sorted(skipped + [f"{entry.name}/" for entry in path.iterdir() if entry.is_dir()])
 
@@ -205,6 +211,13 @@ def judge_items(
         verify_document(item.document, expectations, now=item.at, root=root, cache=cache, strict=strict)
         for item in items
     ]
+
+
+def _files_of(path: Path) -> list[Path]:
+    """Everything in a folder but folders, sorted; what is not a plain file is refused when it is read."""
+    with Folder(path) as folder:
+        found = [(name, folder.status(name)) for name in folder.names()]
+    return [path / name for name, status in found if status and not stat.S_ISDIR(status.st_mode)]
 
 
 def _item(path: Path, at: str | None, now: datetime, entry: IndexEntry | None) -> Item:

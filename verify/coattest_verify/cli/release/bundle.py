@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from coattest.errors import FoundFalse, UsageError
-from coattest.files import Folder, write_atomic
+from coattest.files import Folder, read_whole, write_atomic
 from coattest.jsontext import emit_json
 from coattest.shell import err, json_option, utc_now
 from coattest_verify.cli.options import FILE, decision_options
@@ -47,7 +47,7 @@ def bundle_command(
 def _lock(path: Path | None, expected: str) -> bytes | None:
     if path is None:
         return None
-    content = path.read_bytes()
+    content = read_whole(path)
     if hashlib.sha256(content).hexdigest() != expected:
         raise UsageError(
             "is not the lock that was decided on", where=str(path), hint=f"that one's SHA-256 is {expected}"

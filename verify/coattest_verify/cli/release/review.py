@@ -14,7 +14,7 @@ from rich.text import Text
 
 from coattest.errors import FoundFalse, Rejected, UsageError
 from coattest.extras import need_extra
-from coattest.files import write_atomic
+from coattest.files import read_whole, write_atomic
 from coattest.jsontext import emit_json
 from coattest.parser import refuse_ignored
 from coattest.shell import confirm_signing, err, expect_option, json_option, judged_folder, out, utc_now
@@ -131,7 +131,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
 def _earlier(since: Path, root: bytes | None) -> bytes:
     """The lock to compare with. From a bundle only when the bundle decides for it under the pinned root."""
     if since.suffix != ".json":
-        return since.read_bytes()
+        return read_whole(since, locks.MAX_FILE)
     bundle = load_bundle(since)
     pinned = Roots().pinned(root)
     try:

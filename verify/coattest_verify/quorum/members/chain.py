@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from coattest.errors import Rejected
@@ -41,6 +41,10 @@ SIGNATURE_NAME = re.compile(
 
 MAX_VERSIONS = 1024
 """Versions of one quorum's members file that are followed."""
+
+
+MAX_UNVERIFIED = 32 * 1024 * 1024
+"""Bytes of signed members files, each counted once, that are held before their signatures are verified."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,17 +139,25 @@ def read_signatures(evidence: Evidence) -> Signatures:
 
 def _signatures(evidence: Evidence) -> tuple[Signatures, tuple[Finding, ...]]:
     envelopes: dict[bytes, dict[str, list[DsseEnvelope]]] = {}
-    refused = []
-    for name in evidence.names():
+    payloads: dict[bytes, bytes] = {}
+    refused, held = [], 0
+    # Members' own names first: files beside them cannot use up what is held before anything is verified.
+    for name in sorted(evidence.names(), key=lambda name: (name.count("."), name)):
         match = SIGNATURE_NAME.fullmatch(name)
         if match is None:
             continue
         try:
             envelope = DsseEnvelope.decode(evidence.read(name, 2 * MAX_MEMBERS_FILE), MEMBERS_TYPE)
+            if envelope.payload not in payloads:
+                held += len(envelope.payload)
+                if held > MAX_UNVERIFIED:
+                    raise Rejected("the files that are signed are too large together", code="too-large")
         except Rejected as error:
             refused.append(Finding(error.code, name, error.what))
             continue
-        envelopes.setdefault(envelope.payload, {}).setdefault(match[2], []).append(envelope)
+        payload = payloads.setdefault(envelope.payload, envelope.payload)
+        envelope = replace(envelope, payload=payload)  # a thousand signatures hold the bytes once
+        envelopes.setdefault(payload, {}).setdefault(match[2], []).append(envelope)
     return envelopes, tuple(refused)
 
 

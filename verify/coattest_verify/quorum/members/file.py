@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
@@ -19,12 +18,8 @@ import tomli_w
 from coattest.errors import CoattestError, Rejected, UsageError
 from coattest.findings import Finding
 from coattest.strictjson import Fields
+from coattest.text import parse_toml
 from coattest_verify.signatures.keys import BadKey, PublicKey, Signer
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 MEMBERS_FILE = "quorum.toml"
 FORMAT = "coattest-quorum/v1"
@@ -49,9 +44,6 @@ DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 
 DEFAULT_MAX_AGE_DAYS = 90
-
-MAX_DOTS = 64
-"""Dots on one line: tomllib takes hours for a key of 500,000 parts. A round's name may have as many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,20 +212,7 @@ def parse_utc(text: str) -> datetime:
 
 
 def _read(data: bytes) -> MembersFile:
-    if len(data) > MAX_MEMBERS_FILE:
-        raise Rejected(f"larger than {MAX_MEMBERS_FILE} bytes", code="too-large")
-    if any(line.count(b".") > MAX_DOTS for line in data.splitlines()):
-        raise Rejected(f"a line with more than {MAX_DOTS} dots", code="too-deep")
-    try:
-        values = tomllib.loads(data.decode("utf-8"))
-    except UnicodeDecodeError:
-        raise Rejected("not UTF-8") from None
-    except tomllib.TOMLDecodeError as error:
-        raise Rejected(f"not TOML: {str(error)[:200]}") from None
-    except (RecursionError, ValueError, OverflowError):
-        # A hostile file can nest deeper than the parser recurses, or hold a date that does not exist.
-        raise Rejected("not TOML that can be read") from None
-    fields = Fields(values, "")
+    fields = Fields(parse_toml(data, max_size=MAX_MEMBERS_FILE), "")
     fields.exactly("format", FORMAT)
     version = fields.integer("version", 1)
     members = _members(fields)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import http.client
 import urllib.error
-import urllib.request
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -15,6 +14,7 @@ from coattest.findings import Finding
 from coattest.progress import Reporter
 from coattest_build.image import ImageSpec
 from coattest_build.inputs.debian import Package
+from coattest_build.inputs.fetch import open_address, read_response
 from coattest_build.inputs.lock import Lock
 from coattest_verify.rebuild.inputs import wheels
 from coattest_verify.rebuild.inputs.check import LockVerdict, Suite, judge_lock
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 MAX_RELEASE = 4 * 1024 * 1024
 """Bytes of an InRelease file; bookworm's has 150 KB."""
-
-TIMEOUT_SECONDS = 60
 
 
 def check_lock(
@@ -110,10 +108,9 @@ def fetch(mirrors: Sequence[str], paths: Sequence[str], limit: int, where: str) 
     failures = []
     for mirror in mirrors:
         for path in paths:
-            request = urllib.request.Request(f"{mirror}/{path}", headers={"User-Agent": "coattest"})  # noqa: S310
             try:
-                with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:  # noqa: S310
-                    data: bytes = response.read(limit + 1)
+                with open_address(f"{mirror}/{path}") as response:
+                    data = read_response(response, limit + 1)
             except (OSError, http.client.HTTPException, ValueError) as error:
                 code = f"HTTP {error.code}" if isinstance(error, urllib.error.HTTPError) else None
                 failures.append(f"{path}: {code or getattr(error, 'reason', None) or error}")

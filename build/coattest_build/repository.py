@@ -1,0 +1,430 @@
+"""Reads a commit from the ``.git`` of a checkout that anybody may have made: no git program, no settings.
+
+Only HEAD, refs and the objects of the commit and its trees are read, through descriptors that follow no
+links, with limits on every object and on all together. Every object is hashed: a commit is what its name
+says. Formats: gitformat-pack(5), gitrepository-layout(5).
+
+Alternates, grafts and replaced objects are not followed. A linked worktree's repository is read where it
+names this worktree in turn, as ``git worktree add`` makes it do; any other ``.git`` file leads nowhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import stat
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from typing import BinaryIO
+
+from coattest.errors import EnvironmentFailure, Rejected
+from coattest.files import Folder
+
+MAX_OBJECT = 16 * 1024 * 1024
+"""Bytes of a commit, a tree, or a base that one is a delta of."""
+MAX_UNPACKED = 256 * 1024 * 1024
+"""Bytes that all objects of one reading unpack to."""
+MAX_ENTRIES = 50_000
+"""Files and folders in the trees that are read."""
+MAX_DEPTH = 64
+"""Folders inside each other."""
+MAX_DELTAS = 4095
+"""git's own limit of ``--depth``."""
+MAX_PACKS = 400
+"""Two descriptors each stay open; git repacks at 50."""
+MAX_PACKED_REFS = 16 * 1024 * 1024
+MAX_SYMBOLIC = 5
+"""Refs that name refs, one after the other; git's limit too."""
+
+_ID = re.compile(rb"[0-9a-f]{40}")
+_REF = re.compile(rb"ref: *(refs/[^\x00-\x20\x7f~^:?*\[\\]+)")
+_MODE = re.compile(rb"[0-7]{5,6}")
+_KINDS = {1: b"commit", 2: b"tree", 3: b"blob", 4: b"tag"}
+_OFFSET_DELTA, _REF_DELTA = 6, 7
+_INDEX_MAGIC = b"\xfftOc\x00\x00\x00\x02"
+_SHORT = 4096
+"""Bytes of HEAD, of a ref, and of a ``.git`` file."""
+
+
+class Repository:
+    """The repository of a checkout; ``open_repository`` makes one. A context manager."""
+
+    def __init__(self, git: Folder, common: Folder) -> None:
+        self._git, self._common = git, common
+        self._left = MAX_UNPACKED
+        self._stack = contextlib.ExitStack()
+        self._packs: list[_Pack] | None = None
+
+    def __enter__(self) -> Repository:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+        self._git.close()
+        self._common.close()
+
+    def head(self) -> str | None:
+        """The id of the commit that is checked out (hex); None when nothing is committed yet."""
+        text = self._git.read_status("HEAD", _SHORT)[0].strip()
+        for _ in range(MAX_SYMBOLIC):
+            if _ID.fullmatch(text):
+                return text.decode()
+            named = _REF.fullmatch(text)
+            if named is None:
+                raise _unreadable("HEAD is neither a SHA-1 nor the name of a ref")
+            found = self._ref(named[1])
+            if found is None:
+                return None
+            text = found
+        raise _unreadable("too many refs that name refs")
+
+    def _ref(self, name: bytes) -> bytes | None:
+        try:
+            return self._common.read_status(os.fsdecode(name), _SHORT)[0].strip()
+        except Rejected as error:
+            if error.code != "absent":
+                raise
+        try:
+            packed = self._common.read("packed-refs", MAX_PACKED_REFS)
+        except Rejected as error:
+            if error.code != "absent":
+                raise
+            return None
+        ending = b" " + name
+        return next((line[:40] for line in packed.splitlines() if line[40:] == ending), None)
+
+    def files(self, commit: str, wanted: Callable[[str, bool], bool]) -> dict[str, tuple[str, bool]]:
+        """Path to (blob id in hex, executable) of every file of a commit for which ``wanted`` is true.
+
+        ``wanted`` gets a path and whether it is a folder; folders for which it is false are not entered.
+        """
+        kind, data = self._object(commit)
+        match = re.match(rb"tree ([0-9a-f]{40})\n", data)
+        if kind != b"commit" or match is None:
+            raise _unreadable("HEAD is not a commit")
+        found: dict[str, tuple[str, bool]] = {}
+        pending, count = [("", match[1].decode())], 0
+        while pending:
+            prefix, identifier = pending.pop()
+            if prefix.count("/") > MAX_DEPTH:
+                raise _unreadable(f"folders nested deeper than {MAX_DEPTH}")
+            for mode, name, entry in self._tree(identifier):
+                count += 1
+                if count > MAX_ENTRIES:
+                    raise _unreadable(f"more than {MAX_ENTRIES} files")
+                path = prefix + name
+                folder = stat.S_ISDIR(mode)
+                if not wanted(path, folder):
+                    continue
+                if folder:
+                    pending.append((f"{path}/", entry))
+                elif path in found:
+                    raise _unreadable("a tree has a name twice")
+                else:
+                    found[path] = (entry, bool(mode & 0o100))
+        return found
+
+    def _tree(self, identifier: str) -> Iterator[tuple[int, str, str]]:
+        kind, data = self._object(identifier)
+        if kind != b"tree":
+            raise _unreadable("a folder is not a tree")
+        at = 0
+        while at < len(data):
+            end = data.find(b"\0", at)
+            mode, space, name = data[at:end].partition(b" ")
+            if end < 0 or len(data) < end + 21 or not space or not name or not _MODE.fullmatch(mode):
+                raise _unreadable("a tree does not parse")
+            yield int(mode, 8), os.fsdecode(name), data[end + 1 : end + 21].hex()
+            at = end + 21
+
+    def _object(self, identifier: str) -> tuple[bytes, bytes]:
+        """The kind and the bytes of an object, which have the digest ``identifier``."""
+        kind, data = self._found(identifier)
+        digest = hashlib.sha1(b"%b %d\0" % (kind, len(data)), usedforsecurity=False)
+        digest.update(data)
+        if digest.hexdigest() != identifier:
+            raise _unreadable(f"the object {identifier} has a different digest")
+        return kind, data
+
+    def _found(self, identifier: str) -> tuple[bytes, bytes]:
+        """The kind and the bytes under a name, deltas applied; the digest is not checked here."""
+        found = self._loose(identifier)
+        if found is not None:
+            return found
+        pack, offset = self._place(identifier)
+        deltas: list[bytes] = []
+        while found is None:
+            kind, size, at, base = pack.entry(offset)
+            data = self._whole(_Inflater(pack.reader(at)), size)
+            if kind in _KINDS:
+                found = _KINDS[kind], data
+                break
+            deltas.append(data)
+            if len(deltas) > MAX_DELTAS:
+                raise _unreadable(f"more than {MAX_DELTAS} deltas")
+            if isinstance(base, int):
+                offset = base
+                continue
+            found = self._loose(base.hex())
+            if found is None:
+                pack, offset = self._place(base.hex())
+        name, data = found
+        for delta in reversed(deltas):
+            data = _patched(data, delta, self._spend)
+        return name, data
+
+    def _place(self, identifier: str) -> tuple[_Pack, int]:
+        if self._packs is None:
+            self._packs = list(self._open_packs())
+        for pack in self._packs:
+            offset = pack.find(bytes.fromhex(identifier))
+            if offset is not None:
+                return pack, offset
+        raise _unreadable(f"there is no object {identifier}; alternates and partial clones are not followed")
+
+    def _loose(self, identifier: str) -> tuple[bytes, bytes] | None:
+        try:
+            with self._common.opened(f"objects/{identifier[:2]}/{identifier[2:]}") as file:
+                return self._unpacked(file)
+        except Rejected as error:
+            if error.code != "absent":
+                raise
+            return None
+
+    def _unpacked(self, file: BinaryIO) -> tuple[bytes, bytes]:
+        inflater = _Inflater(lambda: file.read(1 << 16))
+        header = b""
+        while b"\0" not in header:
+            more = inflater.take(32 - len(header))
+            if not more:
+                raise _unreadable("a loose object has no header")
+            header += more
+        words, _, begun = header.partition(b"\0")
+        match = re.fullmatch(rb"(commit|tree|blob|tag) (0|[1-9][0-9]{0,9})", words)
+        if match is None:
+            raise _unreadable("a loose object has no header")
+        return match[1], begun + self._whole(inflater, int(match[2]) - len(begun))
+
+    def _whole(self, inflater: _Inflater, size: int) -> bytes:
+        """The ``size`` bytes that are left of an object, which ends there."""
+        self._spend(max(size, 0))
+        data = inflater.take(size) if size > 0 else b""
+        if len(data) != size or inflater.take(1):
+            raise _unreadable("an object does not have the size that it states")
+        return data
+
+    def _spend(self, size: int) -> None:
+        self._left -= size
+        if size > MAX_OBJECT or self._left < 0:
+            raise _unreadable(f"an object is larger than {MAX_OBJECT} bytes, or all are than {MAX_UNPACKED}")
+
+    def _open_packs(self) -> Iterator[_Pack]:
+        names = [
+            name.removesuffix(".idx") for name, _ in self._walked("objects/pack") if name.endswith(".idx")
+        ]
+        if len(names) > MAX_PACKS:
+            raise _unreadable(f"more than {MAX_PACKS} packs")
+        for name in names:
+            yield _Pack(
+                self._stack.enter_context(self._common.opened(f"{name}.idx")).fileno(),
+                self._stack.enter_context(self._common.opened(f"{name}.pack")).fileno(),
+            )
+
+    def _walked(self, top: str) -> list[tuple[str, os.stat_result]]:
+        try:
+            return list(self._common.walk(top))
+        except Rejected as error:
+            if error.code != "absent":
+                raise
+            return []
+
+
+class _Inflater:
+    """Unpacks a zlib stream, never more than is asked for."""
+
+    def __init__(self, read: Callable[[], bytes]) -> None:
+        self._read, self._engine, self._held = read, zlib.decompressobj(), b""
+
+    def take(self, count: int) -> bytes:
+        """At most ``count`` bytes; fewer when the stream ends."""
+        pieces = []
+        while count > 0 and not self._engine.eof:
+            packed = self._held or self._read()
+            if not packed:
+                break
+            piece = self._engine.decompress(packed, count)
+            self._held = self._engine.unconsumed_tail
+            pieces.append(piece)
+            count -= len(piece)
+        return b"".join(pieces)
+
+
+class _Pack:
+    """A pack and its index (version 2), by descriptors."""
+
+    def __init__(self, index: int, pack: int) -> None:
+        self._index, self._pack = index, pack
+        table = os.pread(index, 8 + 4 * 256, 0)
+        if len(table) != 8 + 4 * 256 or table[:8] != _INDEX_MAGIC:
+            raise _unreadable("a pack's index is not of version 2")
+        self._fanout = struct.unpack(">256I", table[8:])
+        self._count = self._fanout[255]
+
+    def find(self, identifier: bytes) -> int | None:
+        """The offset of an object in the pack."""
+        first = identifier[0]
+        low, high = (self._fanout[first - 1] if first else 0), self._fanout[first]
+        while low < high:
+            middle = (low + high) // 2
+            found = self._at(8 + 1024 + 20 * middle, 20)
+            if found == identifier:
+                return self._offset(middle)
+            low, high = (middle + 1, high) if found < identifier else (low, middle)
+        return None
+
+    def _at(self, place: int, size: int) -> bytes:
+        data = os.pread(self._index, size, place)
+        if len(data) != size:
+            raise _unreadable("a pack's index is cut short")
+        return data
+
+    def _offset(self, number: int) -> int:
+        offsets = 8 + 1024 + 24 * self._count
+        (offset,) = struct.unpack(">I", self._at(offsets + 4 * number, 4))
+        if offset < 1 << 31:
+            return int(offset)
+        return int.from_bytes(self._at(offsets + 4 * self._count + 8 * (offset - (1 << 31)), 8), "big")
+
+    def entry(self, offset: int) -> tuple[int, int, int, int | bytes]:
+        """Kind, size, where the zlib stream begins, and a delta's base: an offset or an id."""
+        if offset >= 1 << 62:
+            raise _unreadable("an object's place in a pack is not one")
+        header = os.pread(self._pack, 64, offset)
+        at = shift = size = 0
+        kind = 0
+        while True:
+            if at >= len(header) or at > 9:
+                raise _unreadable("an object's header in a pack does not parse")
+            byte = header[at]
+            if at == 0:
+                kind, size, shift = (byte >> 4) & 7, byte & 15, 4
+            else:
+                size |= (byte & 127) << shift
+                shift += 7
+            at += 1
+            if not byte & 128:
+                break
+        base: int | bytes = 0
+        if kind == _REF_DELTA:
+            base = header[at : at + 20]
+            at += 20
+        elif kind == _OFFSET_DELTA:
+            back = 0
+            for number in range(10):
+                last = (header[at : at + 1] or b"\xff")[0]
+                back = ((back + 1) << 7 if number else 0) | (last & 127)
+                at += 1
+                if not last & 128:
+                    break
+            base = offset - back
+            if not 0 < base < offset:
+                raise _unreadable("a delta's base is not before it")
+        elif kind not in _KINDS:
+            raise _unreadable("an object in a pack has an unknown kind")
+        return kind, size, offset + at, base
+
+    def reader(self, place: int) -> Callable[[], bytes]:
+        """Reads on from a place in the pack."""
+
+        def read() -> bytes:
+            nonlocal place
+            data = os.pread(self._pack, 1 << 12, place)
+            place += len(data)
+            return data
+
+        return read
+
+
+def _patched(base: bytes, delta: bytes, spend: Callable[[int], None]) -> bytes:
+    """What a delta makes of its base."""
+    at = 0
+
+    def number() -> int:
+        nonlocal at
+        value = shift = 0
+        while True:
+            byte = delta[at]
+            at += 1
+            value |= (byte & 127) << shift
+            shift += 7
+            if not byte & 128 or shift > 63:
+                return value
+
+    try:
+        before, after = number(), number()
+        spend(after)
+        pieces, made = [], 0
+        while at < len(delta):
+            word = delta[at]
+            at += 1
+            if word & 128:
+                fields = [0] * 7
+                for bit in range(7):
+                    if word >> bit & 1:
+                        fields[bit] = delta[at]
+                        at += 1
+                start = int.from_bytes(bytes(fields[:4]), "little")
+                size = int.from_bytes(bytes(fields[4:]), "little") or 0x10000
+                piece = base[start : start + size]
+            else:
+                size = word
+                piece = delta[at : at + size]
+                at += size
+            made += size
+            if not word or len(piece) != size or made > after:
+                raise _unreadable("a delta does not fit")
+            pieces.append(piece)
+    except IndexError:
+        raise _unreadable("a delta is cut short") from None
+    if before != len(base) or made != after:
+        raise _unreadable("a delta does not fit")
+    return b"".join(pieces)
+
+
+def _unreadable(what: str) -> EnvironmentFailure:
+    """The error for a repository that cannot be read; the caller adds which one."""
+    return EnvironmentFailure(what, code="bad-repository")
+
+
+def open_repository(checkout: Folder) -> Repository | None:
+    """The repository of a checkout, or None without one. Raises Rejected and EnvironmentFailure."""
+    found = checkout.status(".git")
+    if found is None:
+        return None
+    if stat.S_ISDIR(found.st_mode):
+        return Repository(checkout.folder(".git"), checkout.folder(".git"))
+    text = checkout.read(".git", _SHORT)
+    if not text.startswith(b"gitdir: ") or b"\0" in text:
+        raise _unreadable("is not a repository")
+    here = checkout.path.resolve()
+    linked = (here / os.fsdecode(text[8:].strip())).resolve()
+    elsewhere = _unreadable(
+        "leads to a repository elsewhere, which does not name this worktree: make a clone"
+    )
+    if linked.parent.name != "worktrees" or not linked.is_dir():
+        raise elsewhere
+    with contextlib.ExitStack() as stack:
+        git = Folder(linked)
+        stack.callback(git.close)
+        try:
+            back = os.fsdecode(git.read("gitdir", _SHORT).strip())
+        except Rejected:
+            raise elsewhere from None
+        if os.path.normpath(linked / back) != str(here / ".git"):
+            raise elsewhere
+        common = Folder(linked.parent.parent)
+        stack.pop_all()
+    return Repository(git, common)
