@@ -167,6 +167,7 @@ class Page:
     stem: str
     variables: dict[str, dict[str, str]] = field(default_factory=dict)
     set_before: dict[str, list[str]] = field(default_factory=dict)
+    origin: Path | None = None
 
     def __post_init__(self) -> None:
         folder, shared = self.parties.folder, self.parties.folder / "pages" / self.stem
@@ -193,9 +194,10 @@ class Page:
         return home / "source" if name == CHECKOUT else home / "pages" / self.stem
 
     def attestations(self, folder: Path) -> None:
-        """Let every party's attestations/ be that folder, as a checkout of one repository would be."""
+        """Give every party a clone of that folder: before its blocks it pulls, after them it pushes."""
+        self.origin = folder
         for name in EVERYBODY:
-            (self.home(name) / "attestations").symlink_to(folder)
+            mirror(folder, self.home(name) / "attestations")
 
     def set(self, names: Sequence[str], **values: str) -> None:
         """Set variables of parties."""
@@ -205,11 +207,30 @@ class Page:
     def run(self, block: Block) -> None:
         """Run a block by whom it names."""
         for name in WHO[block.who]:
+            origin = self.origin if name in EVERYBODY else None
+            if origin:
+                mirror(origin, self.home(name) / "attestations")
             if (policy := self.home(name) / "attestations" / "quorum.toml").exists():
                 self.variables[name].setdefault("ROOT", f"sha256:{sha256(policy)}")
             before = self.set_before.setdefault(name, [])
             run(name, block, self.home(name), self.variables[name], before)
             before += [command.text for command in block.commands if command.sets_variables]
+            if origin:
+                mirror(self.home(name) / "attestations", origin)
+
+
+def mirror(source: Path, target: Path) -> None:
+    """Give ``target`` the files of ``source`` and no others; a file that is the same is left alone."""
+    target.mkdir(parents=True, exist_ok=True)
+    wanted = {path.relative_to(source): path.read_bytes() for path in source.rglob("*") if path.is_file()}
+    for path in list(target.rglob("*")):
+        if path.is_file() and path.relative_to(target) not in wanted:
+            path.unlink()
+    for name, content in wanted.items():
+        path = target / name
+        if not path.exists() or path.read_bytes() != content:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
 
 
 def sha256(path: Path) -> str:
@@ -268,8 +289,8 @@ def prepare_key_policies(page: Page) -> None:
     now = Release.make(page.shared / "one", images[0])
     following = Release.make(page.shared / "two", images[1], "0.2.0", now.members)
     home = page.home("buyer-1")
-    (home / "now").symlink_to(now.members.attestations)
-    (home / "next").symlink_to(following.members.attestations)
+    mirror(now.members.attestations, home / "now")
+    mirror(following.members.attestations, home / "next")
     key = page.parties.services.client("kms", "buyer-1").create_key(Description="bids")["KeyMetadata"]["Arn"]
     root = f"--root sha256:{now.members.root.hex()} --profile local"
     page.set(["buyer-1"], AWS_PROFILE="admin", TRUST=root, KMS_KEY=key)
