@@ -179,7 +179,9 @@ def test_modules_are_compiled_where_image_toml_says_so_only(tmp_path: Path) -> N
         (tmp_path / "usr" / name).mkdir(parents=True)
     for missing in ("usr/bin/python3.11", "usr/lib/a"):
         with pytest.raises(UsageError, match=f"there is no {missing}"):
-            rootfs.compile_modules(Bytecode("usr/bin/python3.11", ("usr/lib/a",), ()), tmp_path)
+            rootfs.compile_modules(
+                Bytecode("usr/bin/python3.11", ("usr/lib/a",), ()), tmp_path, tmp_path / "scratch"
+            )
         (tmp_path / missing).touch()
 
 

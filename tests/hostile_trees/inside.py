@@ -161,7 +161,7 @@ class Ended:
             yield "printed a canary's content"
         if any(byte < 32 and byte not in b"\n\t" for byte in self.err):
             yield "control characters on stderr"
-        if self.code in (2, 3) and not self.late and not (reports and self.code == 3):
+        if self.code in (2, 3) and not self.late and not reports:
             ours = [line for line in lines if line.startswith((f"{program}: ", "Error: "))]
             if len(ours) != 1 or lines[-1] != ours[0]:
                 yield "not one line that says what is wrong"
@@ -193,7 +193,7 @@ def state(tree: Path) -> dict[str, tuple[int, int, int, int]]:
 
 
 REPORTS = frozenset({"auction serve", "verify inputs"})
-"""Commands whose exit code 3 is not one line: a service's log, and a verdict with all its findings."""
+"""Commands that do not end in one line: a service's log, and a verdict with all its findings."""
 
 WRITES = {
     "verify commit": ("attestations", "out"),

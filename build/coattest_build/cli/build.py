@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from pathlib import Path
 
 import click
 
 from coattest.errors import EnvironmentFailure
-from coattest.files import make_folder, write_atomic
+from coattest.files import Folder, write_atomic
 from coattest.jsontext import emit_json
 from coattest.progress import Terminal
 from coattest.shell import json_option, needs_extra, out
@@ -58,7 +59,8 @@ def build_command(
     and assembles the images. Needs no root, no Docker and no apt. Writes OUT/image.eif for the default
     profile, OUT/image.PROFILE.eif for others, and OUT/build.json.
     """
-    make_folder(target)
+    if os.path.lexists(target):
+        Folder(target).close()  # a link is refused before minutes of building
     remove_reports(target)
     report = builder.build(
         source,

@@ -187,11 +187,12 @@ def open_address(address: str, headers: Mapping[str, str] | None = None) -> Iter
     """
     parts = urlsplit(address)
     if parts.scheme == "file":
-        try:
-            with open_plain(Path(unquote(parts.path))) as file:
-                yield file
-        except UsageError as error:
-            raise OSError(error.what) from None
+        with contextlib.ExitStack() as stack:
+            try:
+                file = stack.enter_context(open_plain(Path(unquote(parts.path))))
+            except (UsageError, OSError) as error:
+                raise urllib.error.URLError(error.what if isinstance(error, UsageError) else error) from None
+            yield file
         return
     request = urllib.request.Request(address, headers={"User-Agent": "coattest", **(headers or {})})  # noqa: S310
     with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:  # noqa: S310 - scheme checked

@@ -74,10 +74,16 @@ def read_requirements(source: Path, spec: Wheels) -> str:
             return folder.read(spec.requirements).decode()
     except (Rejected, UnicodeDecodeError) as error:
         raise UsageError(
-            error.what if isinstance(error, Rejected) else "not UTF-8",
+            _why(error),
             where=spec.requirements,
             hint="an image without wheels leaves [wheels] out of image.toml",
         ) from None
+
+
+def _why(error: Rejected | UnicodeDecodeError) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return "not UTF-8"
+    return "the file is missing" if error.code == "absent" else error.what
 
 
 def pin_wheels(source: Path, spec: Wheels) -> tuple[LockedWheel, ...]:

@@ -87,9 +87,7 @@ def broken(digests: list[DigestFile], **changes: Any) -> list[str]:
         "since": START,
         "until": START + timedelta(hours=3),
     }
-    chosen = arguments | changes
-    chosen["logs"] = {name: hashlib.sha256(content).hexdigest() for name, content in chosen["logs"].items()}
-    return [problem.code for problem in check_digests(digests, **chosen)]
+    return [problem.code for problem in check_digests(digests, **(arguments | changes))]
 
 
 def test_a_whole_chain_of_digests_holds() -> None:

@@ -333,8 +333,17 @@ def passphrase_from_environment() -> bytes:
 
 
 def read_passphrase(path: Path) -> bytes:
-    """The first line of a file, without its end of line. Raises UsageError when it is empty."""
-    line = _read(path).split(b"\n", 1)[0].rstrip(b"\r")
+    """The first line of a file, without its end of line. Raises UsageError when it is empty.
+
+    It is one's own, never from elsewhere, so it may be a pipe from a password manager.
+    """
+    try:
+        with path.open("rb") as file:
+            line = file.readline(MAX_KEY_FILE).rstrip(b"\r\n")
+    except FileNotFoundError:
+        raise _unusable("no such file", path) from None
+    except OSError as error:
+        raise EnvironmentFailure(error.strerror or "cannot be read", where=str(path)) from None
     if not line:
         raise _unusable("the first line is empty", path)
     return line
