@@ -15,6 +15,7 @@ from typing import Any
 import boto3
 from botocore.exceptions import ClientError
 
+from coattest.errors import EnvironmentFailure
 from coattest_local.aws import services
 from coattest_local.aws.services import Services
 from coattest_parent.deployment.runner import Enclave as Running
@@ -383,4 +384,9 @@ def running_bench(world: World, folder: Path, name: str) -> Iterator[Bench]:
     yield made
     for file in (THROTTLE, FILE):
         (world.services.directory / file).unlink(missing_ok=True)
-    rollout.destroy_stacks(settings, made.cloud(), delete_data=True)
+    try:
+        rollout.destroy_stacks(settings, made.cloud(), delete_data=True)
+    except EnvironmentFailure as error:
+        # A test that made nothing, or has destroyed it, leaves nothing to end.
+        if error.code != "no-deployment":
+            raise
