@@ -199,7 +199,7 @@ CONDITIONS = [
     Row(_c("NotIpAddress", "0.0.0.0/0", ARN_KEY), {ARN_KEY: ("x",)}, None, f"{OPERATORS}: the key is an ARN"),
     # An ARN of fewer than six parts: "Incomplete ARNs" are described for Resource alone.
     Row(_c("ArnLike", "arn:aws:iam"), k("arn:aws:iam::1:role/a"), None, ARN),
-    Row(_c("ArnLike", "*"), k("arn:aws:iam::1:role/a"), True, ARN),
+    Row(_c("ArnLike", "*"), k("arn:aws:iam::1:role/a"), None, ARN),
     Row(_c("ArnLike", "arn:aws:s3"), k("arn:aws:iam::1:role/a"), False, ARN),
     # Numbers, dates, addresses, booleans, ARNs.
     Row(_c("NumericLessThan", "10"), k("9"), True, f"{OPERATORS}#Conditions_Numeric"),

@@ -332,6 +332,16 @@ CASE_DIFFERENCES: dict[str, tuple[set[tuple[str, str]], str]] = {
         "account ARN of the not-denied principal. Otherwise, the policy might deny access to the entire "
         "account.",
     ),
+    "deny-without-resource": (
+        {("nothing", "denied"), ("allowed", "denied")},
+        "AWS KMS API Reference, PutKeyPolicy, Policy: A key policy statement can include only the following "
+        "elements; without Resource or Action the policy statement has no effect.",
+    ),
+    "star-over-colons": (
+        {("allowed", "nothing")},
+        "IAM User Guide, Resource: If the * wildcard is the last character of a resource ARN segment, it can "
+        "expand to match beyond the colon boundaries.",
+    ),
 }
 """A case, the answers in which the two differ, and AWS's sentence."""
 

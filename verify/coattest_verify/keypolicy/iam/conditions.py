@@ -125,11 +125,9 @@ def _like(policy: Parts, request: str) -> Ternary:
 
 def _arn(policy: Parts, request: str) -> Ternary:
     """ "Each of the six colon-delimited components of the ARN is checked separately" (ARN operators)."""
-    if tuple(policy) == (match.Wild.ANY,):
-        return Ternary.YES
     if len(match.segments(policy)) == 6:
         return ternary(match.by_segments(policy, request))
-    # Incomplete ARNs are described for Resource alone.
+    # Incomplete ARNs, and * alone, are described for Resource only.
     return Ternary.OPEN if match.by_segments(policy, request) or match.glob(policy, request) else Ternary.NO
 
 
