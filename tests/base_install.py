@@ -23,6 +23,7 @@ from coattest.command import cli
 from support.command_tree import verbs
 from support.verify.base_world import make_world
 from support.verify.nitro_ca import NOW, PCRS, document, usual_chain
+from support.yes import the_yes_to
 
 MOST_DISTRIBUTIONS = 16
 MOST_MEGABYTES = 40
@@ -186,7 +187,10 @@ def work_problems(folder: Path, places: Mapping[str, str]) -> list[str]:
     """Each command of RUNS does its work."""
     problems = []
     for text in RUNS:
-        done = call(folder, *text.format(**places).split(), "--json")
+        words = (*text.format(**places).split(), "--json")
+        done = call(folder, *words)
+        if yes := the_yes_to(done.stderr):
+            done = call(folder, *words, *yes)
         try:
             json.loads(done.stdout)
         except ValueError:
