@@ -172,7 +172,7 @@ def extra_problems(folder: Path, places: Mapping[str, str]) -> list[str]:
     for text, extra in NEEDS.items():
         words = text.format(**places).split()
         done = call(folder, *words, "--json")
-        asked = f"this needs the extra '{extra}'" in done.stderr and f"'.[{extra}]'" in done.stderr
+        asked = f"this needs the extra '{extra}'" in done.stderr and f"with [{extra}] after" in done.stderr
         print(f"{text}: {done.stderr.strip()}")
         try:
             code = json.loads(done.stdout)["code"]
