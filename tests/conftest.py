@@ -9,11 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from coattest_build import builder
 from coattest_build.report import BuildReport
 
 REPOSITORY = Path(__file__).parents[1]
+
+settings.register_profile("coattest", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("coattest")  # how busy the machine is decides no test
 
 
 @dataclass(frozen=True, slots=True)
