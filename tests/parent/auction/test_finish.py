@@ -117,7 +117,7 @@ def test_a_link_at_the_results_place_is_not_written_through(
     def opener(*_: Any, **__: Any) -> messages.ResultFile:
         return result_file(auction, sealed, b"receipt")
 
-    with pytest.raises(UsageError, match="dangling link"):
+    with pytest.raises(UsageError, match="is a symbolic link"):
         finish(sealed, out, way(), now=at(auction.manifest.closes), opener=opener)
     assert not target.exists()
     assert out.readlink() == target
