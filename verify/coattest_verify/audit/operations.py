@@ -1,4 +1,4 @@
-"""What each operation of KMS does to a key, by the name that CloudTrail records. Pure data.
+"""What each operation of KMS does to a key, by the name that CloudTrail records.
 
 Sources: Service Authorization Reference, "Actions, resources, and condition keys for AWS Key Management
 Service"; KMS Developer Guide, "CloudTrail log entries" (service events such as RotateKey among
@@ -9,6 +9,8 @@ that is in no set is new: a success is a finding, since it could read plaintext.
 from __future__ import annotations
 
 from typing import Final
+
+from coattest_verify.keypolicy.iam.actions import NOT_ON_A_KEY
 
 DECRYPT: Final = "Decrypt"
 """The one operation that a decided policy allows on existing ciphertext."""
@@ -90,20 +92,7 @@ READS: Final = frozenset(
 )
 """Operations that read a key's settings, or check a signature."""
 
-KEYLESS: Final = frozenset(
-    {
-        "ConnectCustomKeyStore",
-        "CreateCustomKeyStore",
-        "DeleteCustomKeyStore",
-        "DescribeCustomKeyStores",
-        "DisconnectCustomKeyStore",
-        "GenerateRandom",
-        "ListAliases",
-        "ListKeys",
-        "ListRetirableGrants",
-        "UpdateCustomKeyStore",
-    }
-)
-"""Operations that name no key, or need not."""
+KEYLESS: Final = NOT_ON_A_KEY - {"CreateKey"}
+"""Operations that name no key, or need not. CreateKey is one of CHANGES: its answer names the key."""
 
 KNOWN: Final = frozenset({DECRYPT}) | NEVER | CHANGES | USES | READS | KEYLESS
