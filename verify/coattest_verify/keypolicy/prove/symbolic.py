@@ -164,7 +164,7 @@ def _expressions(found: Condition, pattern: tuple[str | Wild, ...]) -> tuple[Any
         return texts.case_regex(text_of(pattern)), texts.open_case_regex(text_of(pattern))
     if found.operator == "Bool":
         return (texts.case_regex(text_of(pattern)),) * 2
-    if not found.operator.startswith("Arn") or pattern == (Wild.ANY,):
+    if not found.operator.startswith("Arn"):
         return (texts.glob_regex(pattern),) * 2
     by_segments = texts.segments_regex(pattern)
     if len(segments(pattern)) == 6:
