@@ -272,7 +272,7 @@ def test_no_tuples_means_that_nothing_may_decrypt() -> None:
 # Generated policies and requests: evaluator and formulas agree.
 
 MOST_STEPS = 20_000_000
-"""The solver's own count of its work, some seconds: a pair that it cannot settle is a failure, and no wait."""
+"""The solver's own count of its work, some seconds: a pair that it cannot settle is a failure, no wait."""
 
 KEYS = ["k", "aws:username", SHA, f"{PCR}1", LISTED, "kms:ViaService", "aws:MultiFactorAuthAge"]
 VALUES = ["a", "A", "b", "ab", "a*", "", "0a", "arn:aws:iam::1:role/a", "true", "K", "\u212a", "\u00fc"]
