@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -229,7 +230,7 @@ def read_items(path: Path, at: str | None, now: datetime) -> tuple[list[Item], l
     if path == STDIN:
         if at == AT_INDEX:
             raise UsageError(f"--at index needs a directory with {INDEX_NAME}", where="stdin")
-        data = click.get_binary_stream("stdin").read(FILE_MAX + 1)
+        data = sys.stdin.buffer.read(FILE_MAX + 1)
         return [_read_item(Path("stdin"), data, at, now, None)], []
     index = _index_of(path) if path.is_dir() else {}
     if at == AT_INDEX and not index:
