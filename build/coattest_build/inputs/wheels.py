@@ -25,7 +25,7 @@ from coattest_build.inputs.unpack import Tree
 
 REQUIREMENT = re.compile(r"(\S{1,128})==(\S{1,128})((?:[ \t]+--hash=sha256:[0-9a-f]{64}){1,64})")
 COMMENT = re.compile(r"(?m)(?:^|(?<=\s))#.*$")
-"""A comment (pip, "Requirements File Format"). Blanks before it stay: to search for them takes their square."""
+"""A comment (pip, "Requirements File Format"). Blanks before it stay: searching them takes their square."""
 PIP_HINT = "check that pip can reach its index (`pip download`), and that this Python has pip"
 MAX_MEMBERS = 20_000
 """Members of a wheel."""
