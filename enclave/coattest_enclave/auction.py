@@ -3,53 +3,91 @@
 Rules: an amount of 0 or below the lot's reserve is no bid. The highest bid wins; equal highest bids are a
 tie, which is not broken here. Under second price the winner pays the second highest bid or the reserve,
 whichever is higher. A tie has no price, because that would reveal the amount of every tied buyer.
+
+Which operations run, and on how large integers, depends on the numbers of lots and buyers and on the rule,
+never on an amount (``lanes``).
 """
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from coattest_enclave.protocol.columns import WIDTH
-from coattest_enclave.protocol.messages import SECOND_PRICE, Manifest, Outcomes, Result
+from coattest_enclave import lanes
+from coattest_enclave.protocol import canonical, columns
+from coattest_enclave.protocol.messages import RESULT, SECOND_PRICE, Manifest
+
+Plaintext = bytes | bytearray
+"""What was in a bid file: 8 bytes big-endian per lot. Anything else counts as bidding on no lot."""
 
 
-def decide_lots(manifest: Manifest, bids: Mapping[str, Sequence[int] | None]) -> Outcomes:
-    """One outcome per lot of ``manifest``, in its order.
+def decide(manifest: Manifest, bids: Mapping[str, Plaintext]) -> tuple[bytes, bytes]:
+    """The columns of winners and of prices of ``manifest``'s lots (docs/protocol.md, "Result").
 
-    ``bids`` has exactly the manifest's buyers: amounts in minor units, one per lot, or None for a buyer who
-    counts as not bidding on any lot. Raises ValueError otherwise.
+    ``bids`` has exactly the manifest's buyers; raises ValueError otherwise. Prices are empty under first
+    price.
     """
-    names, count = tuple(buyer.name for buyer in manifest.buyers), len(manifest.lots)
+    names, size = [buyer.name for buyer in manifest.buyers], columns.WIDTH * len(manifest.lots)
     if set(bids) != set(names):
         raise ValueError("the bids do not belong to exactly the manifest's buyers")
-    if any(given is not None and len(given) != count for given in bids.values()):
-        raise ValueError("a buyer's bids are not one amount per lot")
-    # A buyer without bids gets a column of zeros, so that deciding takes the same work.
-    columns: list[Sequence[int]] = []
-    for name in names:
-        given = bids[name]
-        columns.append(array("Q", bytes(WIDTH * count)) if given is None else given)
-    bits = [1 << index for index in range(len(names))]
+    none = bytes(size)
+    given = [memoryview(bids[name] if len(bids[name]) == size else none) for name in names]
+    reserves = memoryview(columns.pack_column(manifest.lots.reserves))
     priced = manifest.rule == SECOND_PRICE
-    winners, prices = array("Q"), array("Q")
-    for reserve, amounts in zip(manifest.lots.reserves, zip(*columns, strict=True), strict=True):
-        highest = max(amounts)
-        winner = price = 0
-        if highest and highest >= reserve:
-            if amounts.count(highest) == 1:
-                winner = bits[amounts.index(highest)]
-                if priced:
-                    price = max(reserve, sorted(amounts)[-2] if len(amounts) > 1 else 0)
-            else:
-                winner = sum(bit for bit, a in zip(bits, amounts, strict=True) if a == highest)
-        winners.append(winner)
+    winners, prices = bytearray(), bytearray()
+    reader = lanes.Reader()
+    try:
+        valid = [_mask_of(reader, column) for column in given]
+        for start in range(0, size, lanes.SIZE):
+            amounts = [
+                lanes.kept(reader.read(column, start), by) for column, by in zip(given, valid, strict=True)
+            ]
+            won, price = _piece(amounts, reader.read(reserves, start), priced=priced)
+            winners += lanes.write(won)
+            prices += lanes.write(price) if priced else b""
+    finally:
+        reader.close()
+    return bytes(winners[:size]), bytes(prices[:size])
+
+
+def _mask_of(reader: lanes.Reader, column: memoryview) -> int:
+    """Keeps every amount of the column, or none when a number in it is out of range."""
+    seen = lanes.ZEROS
+    for start in range(0, len(column), lanes.SIZE):
+        seen |= reader.read(column, start)
+    return (lanes.NONE, lanes.EVERY)[lanes.is_amounts(seen)]
+
+
+def _piece(amounts: list[int], reserves: int, *, priced: bool) -> tuple[int, int]:
+    """Winners and prices of some lots."""
+    highest = second = lanes.ZEROS
+    for each in amounts:
+        highest, beaten = lanes.sort(each, highest)
         if priced:
-            prices.append(price)
-    return Outcomes(manifest.lots.ids, names, winners, prices)
+            second, _ = lanes.sort(second, beaten)
+    floor, _ = lanes.sort(reserves, lanes.ONES)
+    sold = lanes.at_least(highest, floor)
+    winners = lanes.ZEROS
+    for index, each in enumerate(amounts):
+        winners |= lanes.bits(lanes.at_least(each, highest) & sold, index)
+    alone = lanes.inverse(lanes.at_least(second, highest))
+    price, _ = lanes.sort(second, reserves)
+    return winners, lanes.kept(price, lanes.mask(sold & alone))
 
 
-def result(manifest: Manifest, seal: bytes, bids: Mapping[str, Sequence[int] | None]) -> Result:
-    """The result of ``manifest`` under the seal with digest ``seal`` (48 bytes)."""
-    lots = decide_lots(manifest, bids)
-    return Result(manifest.auction, manifest.digest, seal, manifest.currency, manifest.rule, lots)
+def result(manifest: Manifest, seal: bytes, bids: Mapping[str, Plaintext]) -> bytes:
+    """The result of ``manifest`` under the seal with digest ``seal`` (48 bytes), encoded."""
+    winners, prices = decide(manifest, bids)
+    return canonical.dumps(
+        {
+            "purpose": RESULT,
+            "auction": manifest.auction,
+            "manifest": manifest.digest,
+            "seal": seal,
+            "currency": manifest.currency,
+            "rule": manifest.rule,
+            "lots": manifest.lots.ids,
+            "buyers": [buyer.name for buyer in manifest.buyers],
+            "winners": winners,
+            "prices": prices,
+        }
+    )

@@ -6,12 +6,19 @@ import contextlib
 import os
 import re
 import socket
+import threading
+from collections.abc import Iterator
 
 CONNECT_TIMEOUT = 2.0
 """Seconds to reach one address of the proxy: under QEMU, CID 3 always times out."""
 
 HEAD_MAX = 4096
 """Bytes of the proxy's reply to CONNECT."""
+
+STREAM_TIMEOUT = 60.0
+"""Seconds that an upload or a result may take, and one more for each STREAM_RATE bytes of it."""
+
+STREAM_RATE = 1024 * 1024
 
 _ESTABLISHED = re.compile(rb"HTTP/1\.[01] 200(?: [ -~]*)?\r\n")
 
@@ -29,6 +36,24 @@ def listen(address: str, backlog: int) -> socket.socket:
         server.bind((socket.VMADDR_CID_ANY, int(rest.rpartition(":")[2])))
     server.listen(backlog)
     return server
+
+
+def cut(stream: socket.socket) -> None:
+    """End a connection, also while another thread waits for it."""
+    with contextlib.suppress(OSError):
+        stream.shutdown(socket.SHUT_RDWR)
+
+
+@contextlib.contextmanager
+def in_time(stream: socket.socket, size: int) -> Iterator[None]:
+    """Within it ``size`` bytes pass, or the connection ends, however steadily they drip."""
+    timer = threading.Timer(STREAM_TIMEOUT + size / STREAM_RATE, cut, (stream,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def connect(address: str, timeout: float) -> socket.socket:
