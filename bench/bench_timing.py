@@ -2,10 +2,10 @@
 
 python bench/bench_timing.py [--json] [--openings N] [--lots N] [--only WORD]
 
-For each rule there are auctions whose results are the same byte for byte, as far as the rule allows, and whose
-amounts are not: 8 buyers, of whom two win everything, and six losers who bid nothing, bid the lowest amounts
-in rising or falling order or shuffled; and a buyer who bids on all lots or on none. They are opened in turn, in random order. Of each
-opening the parent's seat sees: the time from "deciding" to the first frame of the result, and what a second
+There are auctions with the same winners and prices whose amounts are not the same: eight buyers, of whom
+one wins everything and six lose with nothing, with amounts in rising or falling order, or shuffled; and under
+first price a buyer who bids on all lots or on none. They are opened in random order. Of each opening the
+parent's seat sees: the time from "deciding" to the first frame of the result, and what a second
 connection sees that asks "alive" all the time: its longest wait, how many answers came before the result, the
 mean of the others. For each pair of auctions the best classifier is a feature with a threshold and a side,
 chosen on one half of the openings and judged on the other, both ways round: 0.5 is guessing, and with 200
@@ -46,7 +46,7 @@ Row = list[int]
 
 def amounts(lots: int) -> dict[str, dict[str, list[Row]]]:
     """For each rule, the auctions to tell apart: a row of amounts per buyer."""
-    rnd = random.Random(5)
+    rnd = random.Random(5)  # noqa: S311 - amounts to tell apart, no secrets
     steps = [STEP * (index + 1) for index in range(BUYERS - 2)]
     shuffled = [list(row) for row in zip(*(rnd.sample(steps, len(steps)) for _ in range(lots)), strict=True)]
     top = [[8 * STEP] * lots, [9 * STEP] * lots]
@@ -56,11 +56,9 @@ def amounts(lots: int) -> dict[str, dict[str, list[Row]]]:
         "losers fall": [[step] * lots for step in reversed(steps)],
         "losers shuffled": shuffled,
     }
-    whole = {f"{what}": [*rows, *top] for what, rows in losers.items()}
-    one = [
-        [[9 * STEP] * lots] + [[STEP] * lots] * (BUYERS - 2) + [own]
-        for own in ([0] * lots, [2 * STEP] * lots)
-    ]
+    whole = {what: [*rows, *top] for what, rows in losers.items()}
+    others = [[9 * STEP] * lots, *[[STEP] * lots] * (BUYERS - 2)]
+    one = [[*others, own] for own in ([0] * lots, [2 * STEP] * lots)]
     return {
         messages.SECOND_PRICE: whole,
         messages.FIRST_PRICE: {**whole, "a buyer bids on none": one[0], "a buyer bids on all": one[1]},
@@ -92,7 +90,7 @@ class Poller:
 
 
 def seen(program: Enclave, book: Auction) -> tuple[list[float], bytes, bool]:
-    """What the parent sees of one opening: a value per feature; the result, and whether a tick was overrun."""
+    """What the parent sees of an opening: a value per feature, the result, whether a tick was overrun."""
     poller = Poller(program)
     overrun, result, decided, first = False, b"", 0.0, 0.0
     with program.connect() as stream:
