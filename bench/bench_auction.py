@@ -35,8 +35,9 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from coattest_build.formats.measure import measure
-from coattest_enclave import auction, open_request
+from coattest_enclave import open_request
 from coattest_enclave.clock import Clock
+from coattest_enclave.decision import auction
 from coattest_enclave.kms import RSA_BITS, Kms
 from coattest_enclave.nsm import Nsm
 from coattest_enclave.protocol import cose, messages

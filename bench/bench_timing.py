@@ -102,7 +102,7 @@ def seen(program: Enclave, book: Auction) -> tuple[list[float], bytes, bool]:
             assert frame is not None
             if frame.type == "progress":
                 overrun |= "ticks" in frame.body["stage"]
-                decided = now
+                decided = now if frame.body["stage"] == "deciding" else decided
                 continue
             first = first or now
             result += frame.body["chunk"] if frame.type == "data" else b""

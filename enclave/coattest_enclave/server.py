@@ -9,14 +9,17 @@ import time
 from typing import Literal
 
 from coattest_enclave import transport
+from coattest_enclave.decision.turns import Turns
 from coattest_enclave.nsm import Nsm
 from coattest_enclave.protocol import alive, wire
 from coattest_enclave.protocol.errors import EnclaveError, MessageError
 from coattest_enclave.trust import Trust
-from coattest_enclave.turns import Turns
 
 CONNECTIONS_MAX = 8
 """Connections kept at a time. One more ends the one that was silent for longest, but never an opening."""
+
+BACKLOG = 128
+"""Connections that the kernel keeps until they are accepted, as during a decision."""
 
 IDLE_TIMEOUT = 60.0
 """Seconds without a byte from the parent until a connection is closed."""

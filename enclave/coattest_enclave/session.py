@@ -12,14 +12,15 @@ import socket
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from coattest_enclave import auction, entropy, open_request, transport
+from coattest_enclave import entropy, open_request, transport
 from coattest_enclave.clock import Clock
+from coattest_enclave.decision import auction
+from coattest_enclave.decision.turns import Turns, quantum
 from coattest_enclave.kms import RSA_BITS, Kms
 from coattest_enclave.nsm import Nsm
 from coattest_enclave.protocol import columns, messages, wire
 from coattest_enclave.protocol.errors import MessageError
 from coattest_enclave.trust import Trust
-from coattest_enclave.turns import Turns, quantum
 
 
 def open_auction(

@@ -7,6 +7,7 @@ import os
 import re
 import socket
 import threading
+import time
 from collections.abc import Iterator
 
 CONNECT_TIMEOUT = 2.0
@@ -73,15 +74,24 @@ def connect(address: str, timeout: float) -> socket.socket:
     return stream
 
 
-def tunnel(proxies: list[str], host: str, timeout: float) -> socket.socket:
-    """A tunnel to ``host``:443 through the first proxy that answers (RFC 9110, 9.3.6); raises OSError.
+def left(deadline: float) -> float:
+    """Seconds until ``deadline`` (of the monotonic clock); raises TimeoutError when there are none."""
+    seconds = deadline - time.monotonic()
+    if seconds <= 0:
+        raise TimeoutError
+    return seconds
+
+
+def tunnel(proxies: list[str], host: str, deadline: float) -> socket.socket:
+    """A tunnel to ``host``:443 through the first proxy that answers (RFC 9110, 9.3.6); raises OSError,
+    TimeoutError after ``deadline``.
 
     That proxy moves to the front of ``proxies``, so that the next call does not wait again.
     """
     failure: OSError = ConnectionError("no proxy")
     for address in list(proxies):
         try:
-            stream = connect(address, CONNECT_TIMEOUT)
+            stream = connect(address, min(CONNECT_TIMEOUT, left(deadline)))
             proxies.remove(address)
             proxies.insert(0, address)
             break
@@ -90,10 +100,11 @@ def tunnel(proxies: list[str], host: str, timeout: float) -> socket.socket:
     else:
         raise failure
     try:
-        stream.settimeout(timeout)
+        stream.settimeout(left(deadline))
         stream.sendall(f"CONNECT {host}:443 HTTP/1.1\r\nHost: {host}:443\r\n\r\n".encode("ascii"))
         head = b""
         while not head.endswith(b"\r\n\r\n"):
+            stream.settimeout(left(deadline))
             # One byte at a time: what follows the head already belongs to TLS.
             byte = stream.recv(1)
             if not byte or len(head) >= HEAD_MAX:

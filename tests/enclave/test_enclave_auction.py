@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coattest_enclave import auction
+from coattest_enclave.decision import auction
 from coattest_enclave.protocol import messages
 from coattest_enclave.protocol.messages import (
     FIRST_PRICE,
@@ -144,7 +144,7 @@ def test_a_bid_of_the_wrong_form_is_no_bid(plaintext: bytes, lots: int) -> None:
     """Another length or an amount out of range, in whichever lot, counts as bidding on none."""
     book = manifest(2, [0] * lots, SECOND_PRICE)
     other = struct.pack(f">{lots}Q", *[5] * lots)
-    winners, prices = auction.decide(book, {"buyer-0": plaintext, "buyer-1": other})
+    winners, prices = auction.columns_of_result(book, {"buyer-0": plaintext, "buyer-1": other})
     assert struct.unpack(f">{lots}Q", winners) == (2,) * lots
     assert struct.unpack(f">{lots}Q", prices) == (0,) * lots
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from coattest_enclave import auction, lanes, turns
+from coattest_enclave.decision import auction, lanes, turns
 from coattest_enclave.protocol import messages, wire
 from coattest_enclave.protocol.errors import MessageError
 from support.auction import deciding
@@ -75,9 +75,9 @@ for operation in ("and", "or", "xor", "sub", "add", "mul", "lshift", "rshift", "
 def traced(rule: str, plaintexts: Mapping[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Trace:
     """Every operation on amounts and every line of a decision, in order."""
     trace: Trace = []
-    read = lanes.Reader.read
+    read = lanes.ColumnReader.read
 
-    def reading(self: lanes.Reader, column: memoryview, start: int) -> int:
+    def reading(self: lanes.ColumnReader, column: memoryview, start: int) -> int:
         return Traced.made(read(self, column, start), trace)
 
     files = {auction.__file__, lanes.__file__}
@@ -91,10 +91,10 @@ def traced(rule: str, plaintexts: Mapping[str, bytes], monkeypatch: pytest.Monke
     book = manifest(len(plaintexts), [index % 3 for index in range(LOTS)], rule)
     before = sys.gettrace()
     with monkeypatch.context() as patched:
-        patched.setattr(lanes.Reader, "read", reading)
+        patched.setattr(lanes.ColumnReader, "read", reading)
         sys.settrace(line)
         try:
-            auction.decide(book, plaintexts)
+            auction.columns_of_result(book, plaintexts)
         finally:
             sys.settrace(before)
     return trace

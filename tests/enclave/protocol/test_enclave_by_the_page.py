@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coattest_enclave import auction, open_request
+from coattest_enclave import open_request
+from coattest_enclave.decision import auction
 from coattest_enclave.protocol import canonical, cose, messages, wire
 from coattest_enclave.protocol.errors import EnclaveError
 from coattest_enclave.sigv4 import Credentials

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from coattest_enclave import auction
+from coattest_enclave.decision import auction
 from coattest_enclave.protocol import canonical, cose, messages
 from support.auction.vector_keys import DECISION, sign1, spki
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 
-from coattest_enclave import auction
+from coattest_enclave.decision import auction
 from coattest_enclave.protocol import messages
 
 Rows = Mapping[str, Sequence[int] | None]

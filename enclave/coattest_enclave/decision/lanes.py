@@ -48,7 +48,7 @@ EVERY = _AMOUNTS | ((1 << 61) - (1 << 8)) * _TOP
 NONE = EVERY ^ _AMOUNTS
 
 
-class Reader:
+class ColumnReader:
     """Reads columns of big-endian amounts piece by piece, through one buffer that ``close`` overwrites."""
 
     def __init__(self) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from coattest_enclave import lanes
+from coattest_enclave.decision import lanes
 from coattest_enclave.protocol import canonical, columns
 from coattest_enclave.protocol.messages import RESULT, SECOND_PRICE, Manifest
 
@@ -20,7 +20,7 @@ Plaintext = bytes | bytearray
 """What was in a bid file: 8 bytes big-endian per lot. Anything else counts as bidding on no lot."""
 
 
-def decide(manifest: Manifest, bids: Mapping[str, Plaintext]) -> tuple[bytes, bytes]:
+def columns_of_result(manifest: Manifest, bids: Mapping[str, Plaintext]) -> tuple[bytes, bytes]:
     """The columns of winners and of prices of ``manifest``'s lots (docs/protocol.md, "Result").
 
     ``bids`` has exactly the manifest's buyers; raises ValueError otherwise. Prices are empty under first
@@ -34,7 +34,7 @@ def decide(manifest: Manifest, bids: Mapping[str, Plaintext]) -> tuple[bytes, by
     reserves = memoryview(columns.pack_column(manifest.lots.reserves))
     priced = manifest.rule == SECOND_PRICE
     winners, prices = bytearray(), bytearray()
-    reader = lanes.Reader()
+    reader = lanes.ColumnReader()
     try:
         valid = [_mask_of(reader, column) for column in given]
         for start in range(0, size, lanes.SIZE):
@@ -49,7 +49,7 @@ def decide(manifest: Manifest, bids: Mapping[str, Plaintext]) -> tuple[bytes, by
     return bytes(winners[:size]), bytes(prices[:size])
 
 
-def _mask_of(reader: lanes.Reader, column: memoryview) -> int:
+def _mask_of(reader: lanes.ColumnReader, column: memoryview) -> int:
     """Keeps every amount of the column, or none when a number in it is out of range."""
     seen = lanes.ZEROS
     for start in range(0, len(column), lanes.SIZE):
@@ -76,7 +76,7 @@ def _piece(amounts: list[int], reserves: int, *, priced: bool) -> tuple[int, int
 
 def result(manifest: Manifest, seal: bytes, bids: Mapping[str, Plaintext]) -> bytes:
     """The result of ``manifest`` under the seal with digest ``seal`` (48 bytes), encoded."""
-    winners, prices = decide(manifest, bids)
+    winners, prices = columns_of_result(manifest, bids)
     return canonical.dumps(
         {
             "purpose": RESULT,
