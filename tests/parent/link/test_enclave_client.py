@@ -30,13 +30,13 @@ def peer(path: Path, behave: Callable[[socket.socket], None]) -> Iterator[Unix]:
         def serve() -> None:
             connection, _ = server.accept()
             with connection, contextlib.suppress(OSError, MessageError):
-                connection.settimeout(10)
+                connection.settimeout(60)
                 behave(connection)
 
         thread = threading.Thread(target=serve)
         thread.start()
         yield address
-        thread.join(10)
+        thread.join(60)
         assert not thread.is_alive()
 
 
