@@ -152,7 +152,7 @@ def no_result(
         extra=house.services.environment("service"),
     )
     if (house.world.service.home / out).exists():
-        raise demo_failed(f"{what}: a result file was written nevertheless")
+        raise demo_failed(f"{what}: a result file was written all the same")
 
 
 def open_and_verify(house: House, auction: Auction) -> Path:
