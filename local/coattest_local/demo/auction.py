@@ -25,7 +25,7 @@ EXPECTED = [
 ]
 BIDDING_SECONDS = 15
 BIDDING_FACTOR = 6
-"""Bids are open for at least so many seconds, and so many times what certifying the keys took just before: on a
+"""Bids are open for at least so many seconds, and so many times what certifying the keys took before: on a
 busy machine every command takes longer.
 """
 
