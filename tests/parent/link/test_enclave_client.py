@@ -79,7 +79,7 @@ def open_one(client: EnclaveClient, part: BidUpload | None = None) -> tuple[byte
         (answer(wire.Frame(1, "document", {})), "no document"),
         (answer(wire.Frame(1, "document", {"document": "text"})), "no document"),
         (answer(error("internal")), "internal: why"),
-        (raw(b""), "hung up"),
+        (raw(b""), "unanswered"),
         (raw(b"\x00\x00"), "not a frame"),
         (raw(b"\xff\xff\xff\xff"), "not a frame"),
         (raw(b"\x00\x00\x00\x04junk"), "not a frame"),
