@@ -1,4 +1,4 @@
-"""How Hypothesis draws, wherever the tests run."""
+"""How Hypothesis draws in the tests. (The matrix, where no conftest above its folder counts, names a profile.)"""
 
 from __future__ import annotations
 
