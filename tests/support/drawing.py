@@ -1,4 +1,4 @@
-"""How Hypothesis draws in the tests. (The matrix, where no conftest above its folder counts, names a profile.)"""
+"""How Hypothesis draws, wherever tests/conftest.py is read (the matrix names a profile itself)."""
 
 from __future__ import annotations
 
