@@ -61,7 +61,7 @@ def close_process() -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     except (OSError, ValueError) as error:
         raise EnclaveError("core dumps cannot be turned off") from error
-    program = seccomp_filter(os.uname().machine)
+    program = refusing_filter(os.uname().machine)
     buffer = ctypes.create_string_buffer(program, len(program))
     header = struct.pack("HxxxxxxQ", len(program) // 8, ctypes.addressof(buffer))
     _prctl(PR_SET_DUMPABLE, 0)
@@ -69,7 +69,7 @@ def close_process() -> None:
     _prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, header)
 
 
-def seccomp_filter(machine: str) -> bytes:
+def refusing_filter(machine: str) -> bytes:
     """The BPF program for this machine, 8 bytes per instruction; raises EnclaveError."""
     if machine not in ARCHITECTURES:
         raise EnclaveError("there is no list of system calls for this machine")

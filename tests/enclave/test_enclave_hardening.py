@@ -61,7 +61,7 @@ def test_the_program_is_closed_when_it_serves(program: Enclave) -> None:
 @pytest.mark.parametrize("machine", hardening.ARCHITECTURES)
 def test_a_filter_is_whole(machine: str) -> None:
     """Each number once, jumps within the program, and other architectures are killed."""
-    program = hardening.seccomp_filter(machine)
+    program = hardening.refusing_filter(machine)
     lines = [program[start : start + 8] for start in range(0, len(program), 8)]
     assert len(program) % 8 == 0
     for index, line in enumerate(lines):
@@ -73,7 +73,7 @@ def test_a_filter_is_whole(machine: str) -> None:
 def test_another_machine_has_no_filter() -> None:
     """A list of numbers for one machine means other calls on another."""
     with pytest.raises(EnclaveError, match="this machine"):
-        hardening.seccomp_filter("riscv64")
+        hardening.refusing_filter("riscv64")
 
 
 def test_a_clock_that_cannot_be_set_is_an_error(sockets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
