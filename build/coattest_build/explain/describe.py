@@ -280,7 +280,7 @@ def tree_rows(unpacked: Unpacking, digests: dict[int, str]) -> Iterator[TreeRow]
             continue
         sha256 = None
         if node.kind == "file":
-            sha256 = node.body.sha256 or known.get(id(node)) or _body_sha256(unpacked, node)
+            sha256 = node.body.sha256 or known.get(id(node)) or unpacked.streams.sha256(node.body)
             known[id(node)] = sha256
             if not node.body.stream and node.body.size and not node.body.zeros:
                 digests[unpacked.streams.raw.file_offset(node.body.offset)] = sha256
@@ -291,13 +291,6 @@ def tree_rows(unpacked: Unpacking, digests: dict[int, str]) -> Iterator[TreeRow]
 
 INIT_MOUNTS = (b"rootfs/dev", b"rootfs/proc", b"rootfs/run", b"rootfs/sys", b"rootfs/tmp")
 """Where init mounts over the root file system: coattest's (build/init) and AWS's (sdk-bootstrap, init.c)."""
-
-
-def _body_sha256(unpacked: Unpacking, node: Node) -> str:
-    digest = hashlib.sha256()
-    for block in unpacked.streams.blocks(node.body):
-        digest.update(block)
-    return digest.hexdigest()
 
 
 def _metadata(raw: bytes | None) -> tuple[Any, Finding | None]:

@@ -202,6 +202,8 @@ class _Unpacker:
         name_and_target = header.padded_name + (header.size if stat.S_ISLNK(header.mode) else 0)
         if not self._read_name(header):
             self._over_long(header)
+        elif raw.read(after, len(TRAILER)) == TRAILER and after + name_and_target > raw.size:
+            pass
         elif after + name_and_target > raw.size:
             self._found("ramdisk-dropped", self._where(b"?"), "the ramdisks end inside its name")
         else:
@@ -378,8 +380,12 @@ class _Unpacker:
         elif kind in vfs.KINDS:
             linked = self._maybe_link(header, name)
             if linked is None:
-                self._try(name, lambda: self._tree.mknod(name, mode, header.device, entry))
-                self._attributes(header, name, entry, made=True)
+                there = self._tree.stat(name)
+                # The kernel's own /dev/console, most often: the call fails, and nothing is different.
+                same = there is not None and (there.kind, there.device) == (vfs.KINDS[kind], header.device)
+                if not same:
+                    self._try(name, lambda: self._tree.mknod(name, mode, header.device, entry))
+                self._attributes(header, name, entry, made=not same)
         elif removed is None:
             self._drop(self._where(name), f"mode {mode:o} has no type")
 

@@ -56,14 +56,14 @@ def read_found_layout(file: BinaryIO) -> FoundLayout:
     file_size = file.seek(0, os.SEEK_END)
     file.seek(0)
     raw = file.read(eif.HEADER_SIZE)
-    if raw[:4] != eif.MAGIC:
-        raise ImageError("not an EIF: it does not begin with .eif", where=where, code="eif-magic")
     if len(raw) < eif.HEADER_SIZE:
         raise ImageError(
             f"too short for an EIF header: {len(raw)} of {eif.HEADER_SIZE} bytes",
             where=where,
             code="eif-truncated",
         )
+    if raw[:4] != eif.MAGIC:
+        raise ImageError("not an EIF: it does not begin with .eif", where=where, code="eif-magic")
     _, version, flags, memory, cpus, reserved, count, *table = _HEADER.unpack(raw)
     offsets, sizes, (unused, crc) = table[:32], table[32:64], table[64:]
     if version not in VERSIONS:
@@ -97,7 +97,7 @@ def read_found_layout(file: BinaryIO) -> FoundLayout:
                 _told(by_table or ()),
             )
         )
-    notes += _section_notes(file, sections, file_size)
+    notes += _section_notes(file, sections, file_size if fault is None else 0)
     layout = Layout(flags, memory, cpus, crc, sections, file_size)
     return FoundLayout(layout, version, tuple(notes), tuple(findings))
 
@@ -157,7 +157,7 @@ def _told(sections: tuple[EifSection, ...]) -> str:
 
 
 def _section_notes(file: BinaryIO, sections: tuple[EifSection, ...], file_size: int) -> Iterator[Finding]:
-    """The rules about single sections, their number and their order."""
+    """The rules about single sections, their number and their order, and what follows the last one."""
     position = eif.HEADER_SIZE
     for index, section in enumerate(sections):
         at = f"section {index} ({section.type.label})"

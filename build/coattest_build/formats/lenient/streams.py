@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
@@ -104,6 +105,13 @@ class Streams:
         while left:
             yield bytes(min(left, BLOCK))
             left -= min(left, BLOCK)
+
+    def sha256(self, body: Body) -> str:
+        """The SHA-256 of a body's content, in hex."""
+        digest = hashlib.sha256()
+        for block in self.blocks(body):
+            digest.update(block)
+        return digest.hexdigest()
 
     def _stored(self, body: Body) -> Iterator[bytes]:
         position, left = body.offset, body.size
