@@ -11,7 +11,8 @@ from coattest.jsontext import emit_json
 from coattest.shell import err, json_option, out
 from coattest.text import printable
 from coattest_build.cli.options import FILE, unreadable
-from coattest_build.explain.diff import Comparison, Place, compare
+from coattest_build.explain.details import Place
+from coattest_build.explain.diff import Comparison, compare
 from coattest_build.formats.eif import ImageError
 
 MAX_SHOWN = 40

@@ -58,6 +58,10 @@ class Unpacking:
     notes: tuple[Finding, ...]
     stopped: str | None
 
+    def notes_of(self, code: str) -> tuple[Finding, ...]:
+        """The notes with a code."""
+        return tuple(note for note in self.notes if note.code == code)
+
 
 def unpack(file: BinaryIO, layout: Layout, *, digests: bool = False) -> Unpacking:
     """Unpack all ramdisks of an image in order, in memory and without their content.
