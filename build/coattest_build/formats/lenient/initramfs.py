@@ -148,6 +148,7 @@ class _Unpacker:
         self._streams = Streams(self._raw)
         self._tree = RootTree()
         self._digests = digests
+        self._times: list[tuple[bytes, int]] = []
         self._links: dict[tuple[int, int, int, int], bytes] = {}
         self._ramdisk_of: list[int] = []
         self._ramdisk = 0
@@ -166,6 +167,11 @@ class _Unpacker:
         except _Stop as stop:
             stopped = str(stop)
             self._found("ramdisk-stopped", f"ramdisk {self._ramdisk}", f"the kernel stops here: {stopped}")
+        # ``dir_utime``: directories get their times at the end, from the last entry to the first.
+        for name, mtime in reversed(self._times):
+            directory = self._tree.stat(name)
+            if directory is not None:
+                directory.mtime = mtime
         if self._dropped > MAX_REPORTED:
             self._findings.append(
                 Finding("ramdisk-dropped", "ramdisks", f"and {self._dropped - MAX_REPORTED} more like these")
@@ -379,6 +385,7 @@ class _Unpacker:
         if stat.S_ISREG(mode):
             self._file(header, name, body, entry)
         elif stat.S_ISDIR(mode):
+            self._times.append((name, header.mtime))
             node = self._try(name, lambda: self._tree.mkdir(name, entry), existing=True)
             self._attributes(header, name, entry, made=node is not None)
         elif kind in vfs.KINDS:
@@ -400,7 +407,8 @@ class _Unpacker:
         node = self._tree.own(name, header.uid, header.gid, header.mode)
         if node is None:
             return
-        node.mtime = header.mtime
+        if not stat.S_ISDIR(header.mode):
+            node.mtime = header.mtime
         if was is None or before is not node:
             return
         now = (node.mode, node.uid, node.gid)
