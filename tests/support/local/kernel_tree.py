@@ -41,7 +41,7 @@ def kernel_tree(
             *(*qemu, "-M", "microvm,isa-serial=on", "-accel", "tcg", "-cpu", "max", "-m", "256M"),
             *("-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"),
             *("-kernel", kernel, "-initrd", folder / "ramdisks"),
-            *("-append", "console=ttyS0 panic=-1 reboot=t rdinit=/inspect-root quiet"),
+            *("-append", "console=ttyS0 panic=-1 reboot=t no_timer_check rdinit=/inspect-root quiet"),
         ],
         capture_output=True,
         check=False,
