@@ -12,7 +12,7 @@ from coattest_build.explain.excerpt import Span, excerpt, first_difference
 from coattest_build.formats.lenient.initramfs import Unpacking
 from coattest_build.formats.lenient.tree import Node
 
-MAX_EXCERPTS = 20
+MAX_EXCERPTS = 5
 """Files of compressed ramdisks that are unpacked again to show where they differ: each takes a pass."""
 MAX_EXCERPT = 8 << 20
 """Bytes of such a file that are looked at."""

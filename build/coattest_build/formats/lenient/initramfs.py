@@ -100,6 +100,17 @@ class _Stop(Exception):
     """The kernel stops unpacking, with the message it prints."""
 
 
+class _Sum:
+    """The checksum of 070702: the bytes added up."""
+
+    def __init__(self) -> None:
+        self.value = 0
+
+    def update(self, data: bytes, /) -> None:
+        """Take the next bytes."""
+        self.value = self.value + sum(data) & 0xFFFFFFFF
+
+
 class _Feed:
     """A stream that is read forward: the concatenation, or what a compressed archive becomes."""
 
@@ -108,7 +119,7 @@ class _Feed:
         self._rest = b""
         self.position = 0
 
-    def take(self, size: int, digest: hashlib._Hash | None = None, *, keep: bool = True) -> bytes:
+    def take(self, size: int, *consumers: hashlib._Hash | _Sum, keep: bool = True) -> bytes:
         """The next ``size`` bytes, fewer at the end; nothing of them where ``keep`` is false."""
         pieces: list[bytes] = []
         while size:
@@ -119,8 +130,8 @@ class _Feed:
             piece, self._rest = self._rest[:size], self._rest[size:]
             size -= len(piece)
             self.position += len(piece)
-            if digest is not None:
-                digest.update(piece)
+            for consumer in consumers:
+                consumer.update(piece)
             if keep:
                 pieces.append(piece)
         return b"".join(pieces)
@@ -319,12 +330,15 @@ class _Unpacker:
                 raise _Stop("junk at the end of compressed archive")
             size -= target
             # The body is hashed before the entry is made: its digest is a part of where it is.
-            digest = hashlib.sha256() if self._digests and stat.S_ISREG(header.mode) else None
+            digest, total = hashlib.sha256(), _Sum()
+            regular = stat.S_ISREG(header.mode)
+            wanted: list[hashlib._Hash | _Sum] = [digest] if self._digests and regular else []
+            wanted += [total] if header.checked else []
             start = feed.position
-            feed.take(size, digest, keep=False)
+            feed.take(size, *wanted, keep=False)
             stored = feed.position - start
-            known = digest.hexdigest() if digest is not None and stored == size else None
-            self._entry(header, text, Body(stream, start, stored, size - stored, known))
+            known = digest.hexdigest() if self._digests and regular and stored == size else None
+            self._entry(header, text, Body(stream, start, stored, size - stored, known), total)
             size -= stored
         feed.take(size, keep=False)
         missing = -(feed.position) % 4
@@ -339,7 +353,7 @@ class _Unpacker:
         self._ramdisk_of.append(self._ramdisk)
         return len(self._ramdisk_of) - 1
 
-    def _entry(self, header: _Header, text: bytes, body: Body) -> None:
+    def _entry(self, header: _Header, text: bytes, body: Body, total: _Sum | None = None) -> None:
         """``do_name`` and ``do_symlink``: one entry whose name was read."""
         entry = self._count()
         mode = header.mode
@@ -368,8 +382,8 @@ class _Unpacker:
             self._links.clear()
         else:
             self._make(header, name, body, entry)
-        if header.checked and stat.S_ISREG(mode) and name != TRAILER:
-            self._checksum(header, name, body)
+        if header.checked and stat.S_ISREG(mode) and name != TRAILER and not body.zeros:
+            self._checksum(header, name, body, total)
 
     def _symlink(self, header: _Header, name: bytes, target: bytes, entry: int) -> None:
         self._removed(self._tree.clean(name, 0), name, header.mode)
@@ -454,14 +468,17 @@ class _Unpacker:
             return False
         return True
 
-    def _checksum(self, header: _Header, name: bytes, body: Body) -> None:
+    def _checksum(self, header: _Header, name: bytes, body: Body, total: _Sum | None) -> None:
         self._found(
             "ramdisk-some-kernels",
             self._where(name),
             "it has a checksum (070702), which kernels before 5.19 refuse",
         )
-        total = sum(sum(block) for block in self._streams.blocks(replace(body, zeros=0))) & 0xFFFFFFFF
-        if total != header.check:
+        if total is None:
+            total = _Sum()
+            for block in self._streams.blocks(replace(body, zeros=0)):
+                total.update(block)
+        if total.value != header.check:
             raise _Stop("bad data checksum")
 
     # ------------------------------------------------------------------ what is said

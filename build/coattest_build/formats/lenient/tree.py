@@ -17,8 +17,11 @@ MAX_LINKS = 40
 """Symbolic links followed in one name (``MAXSYMLINKS``)."""
 MAX_COMPONENT = 255
 """Bytes of one component (``NAME_MAX``)."""
-MAX_STEPS = 20_000_000
+MAX_STEPS = 40_000_000
 """Components resolved for one image: a hostile one could ask for millions with each name."""
+
+MAX_PATHS = 256 << 20
+"""Bytes of all paths together: through links folders can lie deeper than a name is long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +261,11 @@ class RootTree:
     # ------------------------------------------------------------------ afterwards
 
     def walk(self) -> Iterator[tuple[bytes, Node]]:
-        """Every path without a leading slash, and its node, sorted by components, the root first (empty)."""
+        """Every path without a leading slash, and its node, sorted by components, the root first (empty).
+
+        Raises ImageError for more than MAX_PATHS.
+        """
+        total = 0
         yield b"", self.root
         stack: list[tuple[bytes, Node]] = [(b"", self.root)]
         while stack:
@@ -266,4 +273,7 @@ class RootTree:
             if path:
                 yield path, node
             below = [(path + b"/" + name if path else name, child) for name, child in node.children.items()]
+            total += sum(len(below_path) for below_path, _ in below)
+            if total > MAX_PATHS:
+                raise ImageError(f"more than {MAX_PATHS} bytes of paths in its tree", code="cpio-limit")
             stack.extend(sorted(below, key=lambda pair: pair[0], reverse=True))
