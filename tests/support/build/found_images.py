@@ -338,7 +338,7 @@ def kinds() -> dict[str, FoundImage]:
             {"f": "file x"},
             (),
             (),
-            f=(0o100640, 70000, 2**32 - 1),
+            f=(0o100640, 70000, 0),
         ),
         "a file twice": case(
             archive(FILE, newc(b"f", 0o100600, b"two")),

@@ -447,7 +447,8 @@ class _Unpacker:
             node.body = vfs.EMPTY
         if body.length:
             node.body = body
-        node.uid, node.gid, node.mode, node.mtime = header.uid, header.gid, header.mode, header.mtime
+        node.own(header.uid, header.gid)
+        node.mode, node.mtime = header.mode, header.mtime
         node.entry = entry
 
     def _maybe_link(self, header: _Header, name: bytes) -> bool | None:

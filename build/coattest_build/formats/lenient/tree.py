@@ -20,6 +20,8 @@ MAX_COMPONENT = 255
 MAX_STEPS = 40_000_000
 """Components resolved for one image: a hostile one could ask for millions with each name."""
 
+NO_ID = 0xFFFFFFFF
+"""The user or group that chown takes for "leave it"."""
 MAX_PATHS = 256 << 20
 """Bytes of all paths together: through links folders can lie deeper than a name is long."""
 
@@ -61,6 +63,11 @@ class Node:
     target: bytes = b""
     children: dict[bytes, Node] = field(default_factory=dict)
     parent: Node | None = None
+
+    def own(self, uid: int, gid: int) -> None:
+        """``chown_common``: an id of -1 stays what it is."""
+        self.uid = self.uid if uid == NO_ID else uid
+        self.gid = self.gid if gid == NO_ID else gid
 
     @property
     def kind(self) -> str:
@@ -253,7 +260,7 @@ class RootTree:
             node = self._lookup(path, follow)
         except CallError:
             return None
-        node.uid, node.gid = uid, gid
+        node.own(uid, gid)
         if mode is not None:
             node.mode = stat.S_IFMT(node.mode) | mode & 0o7777
         return node
