@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from coattest_enclave import auction
 from coattest_enclave.protocol import messages, wire
 from coattest_enclave.protocol.messages import Tie, Won
 from coattest_local.host.ca import issue_server_certificate
@@ -17,6 +16,7 @@ from coattest_local.qemu.enclave import QemuEnclave, run_in_qemu
 from coattest_local.qemu.tools import find_tools
 from coattest_parent.link.channels import connect_to, parse_address
 from conftest import BuiltImages
+from support.auction import deciding
 from support.enclave.fake_kms import HOST, FakeKms, FakeProxy
 from support.enclave.fake_nsm import fields_of
 from support.enclave.running_enclave import Auction
@@ -88,7 +88,7 @@ def test_an_auction_runs_in_the_image(machine: Machine, local_kms: FakeKms) -> N
     outcomes = [outcome for _, outcome in messages.Result.decode(answer.body["result"]).lots]
     assert outcomes == [Won("buyer-2"), Won("buyer-1"), Tie(("buyer-1", "buyer-2"))]
     # The decision on the plain amounts here: so both hosts give the same canonical bytes.
-    here = auction.result(book.manifest, book.seal.digest, amounts).encode()
+    here = deciding.result(book.manifest, book.seal.digest, amounts).encode()
     assert answer.body["result"] == here
     receipt = fields_of(answer.body["receipt"])
     assert receipt["user_data"] == messages.receipt_user_data(answer.body["result"])
