@@ -211,9 +211,7 @@ class RootTree:
         return node
 
     def symlink(self, path: bytes, target: bytes, entry: int) -> Node:
-        """``init_symlink``. Raises CallError."""
-        if not target:
-            raise CallError("its target is empty")
+        """``init_symlink``, which takes an empty target: that leads to where the link is. Raises CallError."""
         node = Node(0o120777, entry, target=target)
         self._add(path, node)
         return node
@@ -239,13 +237,23 @@ class RootTree:
         directory.children[name] = node
 
     def open_file(self, path: bytes, entry: int) -> tuple[Node, bool]:
-        """``filp_open`` to write, made when absent; the node, and whether it was there. Raises CallError."""
+        """``filp_open`` to write, made when absent; the node, and whether it was there. Raises CallError.
+
+        A link that leads to nothing is followed too: the file is made where it leads.
+        """
+        links = [0]
         directory, name, slash = self._place(path)
+        node = directory.children.get(name)
+        while node is not None and stat.S_ISLNK(node.mode) and not slash:
+            links[0] += 1
+            if links[0] > MAX_LINKS:
+                raise CallError(f"more than {MAX_LINKS} symbolic links in its name")
+            directory, name, slash = self._parent(directory, node.target, links)
+            if name in (b"", b".", b".."):
+                raise CallError("a directory is in its place")
+            node = directory.children.get(name)
         if slash:
             raise CallError("its name ends with a slash")
-        node = self._step(directory, name, True, [0])
-        if node is None and name in directory.children:
-            raise CallError("it leads to nothing")
         if node is None:
             node = Node(0o100644, entry)
             directory.children[name] = node
