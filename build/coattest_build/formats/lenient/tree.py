@@ -211,7 +211,7 @@ class RootTree:
         return node
 
     def symlink(self, path: bytes, target: bytes, entry: int) -> Node:
-        """``init_symlink``, which takes an empty target: that leads to where the link is. Raises CallError."""
+        """``init_symlink``, which takes an empty target: it leads to where the link is. Raises CallError."""
         node = Node(0o120777, entry, target=target)
         self._add(path, node)
         return node
