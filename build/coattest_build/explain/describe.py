@@ -19,7 +19,7 @@ from coattest.strictjson import MAX_DEPTH, too_deep
 from coattest_build.formats import cpio, eif, signature
 from coattest_build.formats.cpio import RamdiskEntry, RamdiskError
 from coattest_build.formats.eif import EifSection, ImageError, Layout, SectionType
-from coattest_build.formats.lenient.initramfs import Unpacking, unpack
+from coattest_build.formats.lenient.initramfs import Unpacking, unpack_ramdisks
 from coattest_build.formats.lenient.layout import FoundLayout, read_found_layout
 from coattest_build.formats.lenient.tree import Node
 from coattest_build.formats.measure import ImageMeasurements, measure_found
@@ -224,7 +224,7 @@ def describe_image(path: Path, *, now: datetime, files: bool) -> Description:
         measured = measure_found(file, layout)
         signed = found_signature(file, layout, bytes.fromhex(measured.measured.pcr0), now)
         metadata, metadata_error = _metadata(_start(file, layout, SectionType.METADATA))
-        unpacked = unpack(file, layout, digests=files)
+        unpacked = unpack_ramdisks(file, layout, digests=files)
         digests: dict[int, str] = {}
         tree = tuple(tree_rows(unpacked, digests)) if files else None
         return Description(

@@ -20,7 +20,7 @@ from coattest_build.explain.trees import compare_trees
 from coattest_build.formats import cpio
 from coattest_build.formats.cpio import RamdiskEntry, RamdiskError
 from coattest_build.formats.eif import EifSection, Layout, SectionType
-from coattest_build.formats.lenient.initramfs import Unpacking, unpack
+from coattest_build.formats.lenient.initramfs import Unpacking, unpack_ramdisks
 from coattest_build.formats.lenient.layout import read_found_layout
 from coattest_build.formats.measure import measure_found
 
@@ -178,11 +178,11 @@ def _unpacked(
     left: BinaryIO, one: Layout, right: BinaryIO, other: Layout
 ) -> tuple[Unpacking, Unpacking] | None:
     """What Linux makes of all ramdisks of both; None where it stops early in one."""
-    pair = unpack(left, one), unpack(right, other)
+    pair = unpack_ramdisks(left, one), unpack_ramdisks(right, other)
     if any(each.stopped for each in pair):
         return None
     if any(each.streams.packed for each in pair):
-        return unpack(left, one, digests=True), unpack(right, other, digests=True)
+        return unpack_ramdisks(left, one, digests=True), unpack_ramdisks(right, other, digests=True)
     return pair
 
 

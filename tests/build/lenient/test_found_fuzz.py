@@ -21,7 +21,7 @@ from coattest_build.explain.describe import describe_image
 from coattest_build.explain.diff import compare
 from coattest_build.formats.eif import EifSection, Layout, SectionType
 from coattest_build.formats.lenient import decompress
-from coattest_build.formats.lenient.initramfs import Unpacking, unpack
+from coattest_build.formats.lenient.initramfs import Unpacking, unpack_ramdisks
 from support.build.found_images import find_cpio, found_images, nitro
 from support.build.images import DIRECTORY, SYMLINK, archive, newc, plain, with_right_crc
 
@@ -70,7 +70,7 @@ def told(found: Unpacking) -> list[tuple[bytes, int, int, bytes, str]]:
 def unpacked(raw: bytes) -> Unpacking:
     """What Linux makes of one ramdisk with these bytes."""
     section = EifSection(SectionType.RAMDISK, 0, len(raw))
-    return unpack(io.BytesIO(raw), Layout(0, 0, 0, 0, (section,), len(raw)), digests=True)
+    return unpack_ramdisks(io.BytesIO(raw), Layout(0, 0, 0, 0, (section,), len(raw)), digests=True)
 
 
 RAMDISKS = [

@@ -63,7 +63,7 @@ class Unpacking:
         return tuple(note for note in self.notes if note.code == code)
 
 
-def unpack(file: BinaryIO, layout: Layout, *, digests: bool = False) -> Unpacking:
+def unpack_ramdisks(file: BinaryIO, layout: Layout, *, digests: bool = False) -> Unpacking:
     """Unpack all ramdisks of an image in order, in memory and without their content.
 
     ``digests`` computes the SHA-256 of files in compressed archives on the way. Raises ImageError beyond the
@@ -448,7 +448,9 @@ class _Unpacker:
         if body.length:
             node.body = body
         node.own(header.uid, header.gid)
-        node.mode, node.mtime = header.mode, header.mtime
+        node.mode = header.mode
+        if not body.zeros:  # a copy that never ends sets no time
+            node.mtime = header.mtime
         node.entry = entry
 
     def _maybe_link(self, header: _Header, name: bytes) -> bool | None:
