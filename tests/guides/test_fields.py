@@ -60,7 +60,7 @@ def section(title: str) -> str:
     [
         ("image.toml", "build/image.toml"),
         ("image.lock", "build/image.lock"),
-        ("claim.json", "attestations/claim.json"),
+        ("claim.json", "attestations/releases/0.1.0/claim.json"),
     ],
 )
 def test_every_field_is_on_the_page(title: str, path: str) -> None:

@@ -197,7 +197,7 @@ def test_an_older_release_is_revoked_by_its_bundle_or_its_claim(world: SigningWo
     old, expect = world.quorum.claimed, world.claimed
     with Folder(world.attestations) as folder:
         (tmp_path / "proof.json").write_bytes(make_bundle(folder, now=NOW))
-    (tmp_path / "old.json").write_bytes((world.attestations / "claim.json").read_bytes())
+    (tmp_path / "old.json").write_bytes((world.released / "claim.json").read_bytes())
     world.claim(seed="next", release="0.2.0", source="next")
     for name in ("buyer-1", "buyer-2"):
         world.quorum.sign(name, world.report)

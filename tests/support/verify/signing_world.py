@@ -56,7 +56,7 @@ class SigningWorld:
         """Publish the claim of a rebuild; its bytes."""
         self.report = report_json(**changes)
         self.quorum.claim(self.report)
-        return (self.attestations / "claim.json").read_bytes()
+        return (self.released / "claim.json").read_bytes()
 
     @property
     def claimed(self) -> str:
@@ -85,4 +85,4 @@ class SigningWorld:
 
     def publish(self, report: dict[str, Any]) -> None:
         """Put the claim of a report into the folder, as the host may at any time."""
-        (self.attestations / "claim.json").write_text(json.dumps(claim_json(report)))
+        (self.released / "claim.json").write_text(json.dumps(claim_json(report)))

@@ -136,7 +136,7 @@ def test_a_statement_in_anothers_name_is_refused(three: Members) -> None:
 
 def test_a_copied_statement_under_another_name_is_refused(three: Members) -> None:
     """buyer-1's statement under buyer-3's file name is not a third vote."""
-    three.write(FILE, (three.attestations / "rebuild.buyer-1.intoto.json").read_bytes())
+    three.write(FILE, (three.released / "rebuild.buyer-1.intoto.json").read_bytes())
     assert_only_refused(three, "bad-signature")
 
 
@@ -170,7 +170,7 @@ def test_odd_names_are_refused(three: Members, name: str) -> None:
 
 def test_a_name_that_is_not_unicode_is_refused(three: Members) -> None:
     """A file name that is no text is refused like any other odd name."""
-    folder = os.fsencode(three.attestations)
+    folder = os.fsencode(three.released)
     Path(os.fsdecode(folder + b"/rebuild.\xff.intoto.json")).write_bytes(b"{}")
     outcome = three.decide()
     assert outcome.decision is not None
@@ -181,14 +181,14 @@ def test_a_name_that_is_not_unicode_is_refused(three: Members) -> None:
 def test_a_symbolic_link_is_not_followed(three: Members, tmp_path: Path) -> None:
     """A link to a good statement elsewhere, or to a secret, is refused."""
     three.sign("buyer-3", report_json()).rename(tmp_path / "elsewhere.json")
-    (three.attestations / FILE).symlink_to(tmp_path / "elsewhere.json")
+    (three.released / FILE).symlink_to(tmp_path / "elsewhere.json")
     assert_only_refused(three, "not-a-file")
 
 
 @pytest.mark.parametrize("kind", ["folder", "fifo", "socket-like-loop"])
 def test_what_is_not_a_plain_file_is_refused(three: Members, kind: str) -> None:
     """A folder, a FIFO without a writer or a link to itself neither hangs nor crashes."""
-    path = three.attestations / FILE
+    path = three.released / FILE
     if kind == "folder":
         path.mkdir()
     elif kind == "fifo":
@@ -201,7 +201,7 @@ def test_what_is_not_a_plain_file_is_refused(three: Members, kind: str) -> None:
 def test_a_linked_claim_or_members_file_is_not_followed(three: Members, tmp_path: Path) -> None:
     """claim.json and quorum.toml are not read through links either."""
     for name in ("claim.json", "quorum.toml"):
-        path = three.attestations / name
+        path = (three.released if name == "claim.json" else three.attestations) / name
         content = path.read_bytes()
         (tmp_path / name).write_bytes(content)
         path.unlink()
@@ -398,7 +398,7 @@ def test_a_hostile_claim_is_a_reason(three: Members, name: str) -> None:
     three.write("claim.json", RAW_FILES[name][0])
     outcome = three.decide()
     assert outcome.decision is None
-    assert sentences(outcome.reasons)[0].startswith("claim.json: ")
+    assert sentences(outcome.reasons)[0].startswith("releases/0.1.0/claim.json: ")
 
 
 def test_hostile_members_signatures_are_refused_alone(three: Members) -> None:

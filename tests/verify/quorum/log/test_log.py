@@ -137,7 +137,7 @@ def cosign(quorum: Members, *names: str, hours: int = 0) -> LogSigning:
 @pytest.fixture
 def silent(blocking: Members) -> Members:
     """Under "block": buyer-1 and buyer-2 agree, buyer-3 has not answered."""
-    (blocking.attestations / "rebuild.buyer-3.intoto.json").unlink()
+    (blocking.released / "rebuild.buyer-3.intoto.json").unlink()
     return blocking
 
 
@@ -176,7 +176,7 @@ def test_a_cosigned_log_without_dissent_excuses_silence(silent: Members) -> None
 
 def test_a_cosignature_excuses_for_what_was_logged_only(silent: Members) -> None:
     """buyer-3 cosigned before buyer-2 answered: that says nothing about buyer-2's statement."""
-    path = silent.attestations / "rebuild.buyer-2.intoto.json"
+    path = silent.released / "rebuild.buyer-2.intoto.json"
     content = path.read_bytes()
     path.unlink()
     cosign(silent, "buyer-3")
