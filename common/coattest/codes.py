@@ -13,6 +13,7 @@ from typing import Final
 GENERAL: Final = {
     "absent": "No such file",
     "aws": "An AWS call failed; the message has the service's code and words, never a credential",
+    "aws-settings": "AWS's settings on this machine (~/.aws/config, ~/.aws/credentials, AWS_PROFILE) cannot be used",
     "bad-expect": "The value of --expect is not sha256: and 64 lower-case hex digits",
     "bug": "An exception that nothing in coattest expects; please report it",
     "declined": "The person at the terminal said no, so nothing was signed",
@@ -205,6 +206,7 @@ DOCUMENTS: Final = {
     "module-id": "The field module_id is not the expected one",
     "nitro-tpm": "A NitroTPM document: it speaks for an EC2 instance, not for an enclave",
     "nonce": "The nonce is not the expected one",
+    "not-a-document": "The text is neither hex, base64 nor JSON of an attestation document",
     "not-debug-mode": "The enclave does not run in debug mode, and was expected to",
     "not-verified": "The document did not pass; the findings say why",
     "public-key": "The field public_key is not the expected one",
