@@ -70,7 +70,7 @@ def review(world: SigningWorld) -> tuple[tuple[str, ...], str]:
     world.report["source"].update(tree_sha256=snapshot.tree_sha256, lock_sha256=snapshot.lock_sha256)
     world.quorum.claim(world.report)
     where = ("--source", str(REPOSITORY), "--this-checkout-is-mine")
-    words = ("release", "review", *where, *world.who("buyer-2"), *world.root)
+    words = ("release", "review", "--release", "0.1.0", *where, *world.who("buyer-2"), *world.root)
     return words, world.claimed
 
 

@@ -294,7 +294,7 @@ def test_the_log_is_signed_and_shown(signed: Desk, tmp_path: Path) -> None:
     assert cosigned["cosigned"] == ["buyer-1", "buyer-2", "buyer-3"]
     found = desk.json("log", "show")
     assert (found["size"], len(found["entries"])) == (done["size"], done["size"])
-    assert {entry["kind"] for entry in found["entries"]} == {"rebuild", "decision"}
+    assert {entry["kind"] for entry in found["entries"]} == {"rebuild"}
     assert found["root"] in desk.ok("log", "show")
     assert desk.json("quorum")["log"] == {"size": done["size"], "root": done["root"]}
     bundle = desk.folder / "attestations" / "log" / "tile" / "entries" / "000.p" / str(done["size"])

@@ -21,6 +21,7 @@ from coattest.files import Folder
 from coattest.strictjson import canonical
 from coattest_build.formats.registers import EMPTY_PCR2
 from coattest_verify.quorum.links import filtered, link_name, link_of, metablock, sign_link
+from coattest_verify.quorum.releases import ReleaseFiles
 from coattest_verify.quorum.statements import provenance
 from coattest_verify.signatures import dsse
 from coattest_verify.signatures.olpc import encode_olpc
@@ -99,7 +100,7 @@ def test_a_signed_layout_in_place_of_a_statement_is_never_executed(
     three.write(link_name(three.signers["buyer-3"].public), block)
     assert_only_refused(three, "malformed")
     with Folder(three.attestations) as folder:
-        assert filtered(folder, three.file, three.decide().answers) == {}
+        assert filtered(ReleaseFiles(folder, "0.1.0"), three.file, three.decide().answers) == {}
     three.write(FILE, signed(three, canonical(json.loads(block)["signed"])))
     assert_only_refused(three, "statement-type")
     assert not marker.exists()
@@ -419,7 +420,7 @@ def test_a_link_of_another_step_does_not_reach_in_toto(three: Members) -> None:
     foreign = {**link_of(three.statement("buyer-2", report_json())), "name": "deploy"}
     three.write(link_name(three.signers["buyer-2"].public), signed_block(three, "buyer-2", foreign))
     with Folder(three.attestations) as folder:
-        found = filtered(folder, three.file, three.decide().answers)
+        found = filtered(ReleaseFiles(folder, "0.1.0"), three.file, three.decide().answers)
     assert list(found) == [link_name(three.signers["buyer-1"].public)]
 
 
