@@ -116,7 +116,7 @@ def test_the_differences_of_a_report_start_with_the_telling_ones() -> None:
 
 
 def test_the_committed_claim_is_one_that_members_can_answer() -> None:
-    """attestations/claim.json parses and covers both profiles with the same boot ramdisk and kernel."""
+    """The committed claim parses and covers both profiles with the same boot ramdisk and kernel."""
     path = Path(__file__).parents[3] / "attestations" / "releases" / "0.1.0" / "claim.json"
     if not path.exists():
         pytest.skip("no claim is committed")
