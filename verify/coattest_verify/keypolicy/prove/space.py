@@ -126,7 +126,9 @@ class Space:
         counts.update(dict.fromkeys(_referenced(self.policy), 2))
         context = [key for key in counts if key.startswith(CONTEXT)]
         # Names of a context or of tags that differ in case are one condition key, which then has two values.
-        counts.update({key: 2 - counts[key] for key in counts if key.startswith(TWICE) and counts[key] < 2})
+        # So may a key have that AWS's list does not know.
+        twice = [key for key in counts if key.startswith(TWICE) or KMS.find(key) is None]
+        counts.update({key: 2 - counts[key] for key in twice if counts[key] < 2})
         if context:
             counts[CONTEXT_KEYS] += len(context)
         self._sizes = {key: max(count, self.values) for key, count in counts.items()}
