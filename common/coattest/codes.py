@@ -17,14 +17,14 @@ GENERAL: Final = {
     "bad-expect": "The value of --expect is not sha256: and 64 lower-case hex digits",
     "bug": "An exception that nothing in coattest expects; please report it",
     "declined": "The person at the terminal said no, so nothing was signed",
-    "duplicate-key": "A name is there twice",
+    "duplicate-key": "A name appears twice",
     "eacces": "Permission denied",
     "eaddrinuse": "The address is in use",
     "eagain": "The resource is busy",
     "ebusy": "The device or resource is busy",
-    "econnrefused": "Nobody listens there",
+    "econnrefused": "Connection refused: nothing listens there",
     "edquot": "The disk quota is used up",
-    "eexist": "It is already there",
+    "eexist": "It already exists",
     "efbig": "The file would be larger than the file system or a limit of this process allows",
     "einval": "The operating system refused an argument",
     "eisdir": "It is a directory",
@@ -447,7 +447,7 @@ DEPLOYMENT: Final = {
     "wrong-account": "The credentials belong to a different account than the plan",
     "wrong-owner": "A buyer reports a key that is the service's own, or another buyer's",
     "wrong-region": "The subnet is not in the plan's region or VPC, or a buyer's key is in another partition",
-    "wrong-role": "A buyer's stack lets in a role that is not this deployment's",
+    "wrong-role": "A buyer's stack admits a role that is not this deployment's",
 }
 """About deployment."""
 

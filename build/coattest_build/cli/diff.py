@@ -54,8 +54,8 @@ def _show(comparison: Comparison) -> None:
             console.print(line)
     rest = len(comparison.findings) - MAX_SHOWN
     if rest > 0:
-        more = " or more" if comparison.truncated else ""
-        console.print(Text(f"and {rest}{more} more differences (--json lists them)"))
+        least = "at least " if comparison.truncated else ""
+        console.print(Text(f"and {least}{rest} more differences (--json lists them)"))
 
 
 def _excerpt(place: Place | None) -> list[Text]:

@@ -29,9 +29,9 @@ def decision(first: str = "a", *, release: str = "1.0.0", **changes: Any) -> Dec
         tree_sha256="22" * 32,
         lock_sha256="33" * 32,
         agreed=("buyer-1", "buyer-2"),
-        root="55" * 32,
         quorum_sha256="44" * 32,
         expires=NOW + timedelta(days=30),
+        root_sha256="55" * 32,
     )
     return replace(made, **changes)
 

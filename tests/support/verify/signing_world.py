@@ -38,6 +38,11 @@ class SigningWorld:
         return self.quorum.attestations
 
     @property
+    def released(self) -> Path:
+        """The folder of the release that was claimed last."""
+        return self.quorum.released
+
+    @property
     def root(self) -> tuple[str, str]:
         """The option with the pinned root."""
         return ("--root", f"sha256:{self.quorum.root.hex()}")
@@ -79,7 +84,7 @@ class SigningWorld:
 
     def signed(self, pattern: str) -> Any:
         """The payload, as JSON, of the one envelope in the folder with such a name."""
-        (path,) = self.attestations.glob(pattern)
+        (path,) = self.attestations.rglob(pattern)
         payload = base64.b64decode(json.loads(path.read_bytes())["payload"])
         return json.loads(payload) if payload.startswith(b"{") else payload
 

@@ -40,7 +40,8 @@ from coattest_verify.quorum.statements.votes import (
 )
 from coattest_verify.quorum.tally import Answer, Tally, count
 
-PURPOSE = "coattest/release/v1"
+PURPOSE = "coattest/decision/v1"
+RELEASE_PURPOSE = "coattest/release/v1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +60,27 @@ class Decision:
     tree_sha256: str
     lock_sha256: str
     agreed: tuple[str, ...]
-    root: str
-    """SHA-256 (hex) of the members file's version 1."""
     quorum_sha256: str
-    """SHA-256 (hex) of the version under which this was decided; the digest does not depend on it."""
     expires: datetime
+    root_sha256: str
+    """SHA-256 (hex) of quorum.toml version 1."""
+
+    @property
+    def release_digest(self) -> bytes:
+        """SHA-256 (32 bytes) of what was decided, under which root: what bids, seals and key policies bind.
+
+        The version of the members file and who agreed are left out: enrolling somebody must not make anything
+        unreadable that is bound to the release.
+        """
+        decided = {name: value for name, value in self._decided().items() if name != "quorum_sha256"}
+        named = {"purpose": RELEASE_PURPOSE, "root_sha256": self.root_sha256, **decided}
+        return hashlib.sha256(canonical(named)).digest()
 
     @property
     def digest(self) -> bytes:
-        """The release digest: SHA-256 (32 bytes) of root, release and every digest that was decided.
+        """SHA-256 (32 bytes) of what was decided and under which quorum.toml.
 
-        Who agreed and the version of quorum.toml are left out: neither one more statement nor one more
-        member must invalidate what is bound to the release.
+        Who agreed is left out: one more agreeing statement must not invalidate what is bound to the decision.
         """
         return hashlib.sha256(canonical({"purpose": PURPOSE, **self._decided()})).digest()
 
@@ -82,17 +92,18 @@ class Decision:
             "pcrs": {f"PCR{index}": value for index, value in sorted(self.pcrs.items())},
             "image": {"sha384": self.image_sha384, "size": self.image_size},
             "source": {"tree_sha256": self.tree_sha256, "lock_sha256": self.lock_sha256},
-            "root": self.root,
+            "quorum_sha256": self.quorum_sha256,
         }
 
     def to_json(self) -> dict[str, Any]:
         """The decision for ``--json`` output; nothing reads it back."""
         return {
             **self._decided(),
-            "quorum_sha256": self.quorum_sha256,
             "agreed": list(self.agreed),
             "expires": utc(self.expires),
+            "root_sha256": self.root_sha256,
             "digest": self.digest.hex(),
+            "release_digest": self.release_digest.hex(),
         }
 
 
@@ -320,9 +331,9 @@ def _conclude(
             tree_sha256=claim.tree_sha256,
             lock_sha256=claim.lock_sha256,
             agreed=agree,
-            root=root.hex(),
             quorum_sha256=members.sha256,
             expires=end_of(tally.agree, members, log.excused, own),
+            root_sha256=root.hex(),
         )
         warnings += ending(decision.release, decision.expires, question.now)
     return Outcome(
