@@ -317,7 +317,7 @@ def _opened(opener: urllib.request.OpenerDirector, address: str, headers: dict[s
 
 
 def read_response(response: IO[bytes], limit: int, *, seconds: float = TRANSFER_SECONDS) -> bytes:
-    """At most ``limit`` bytes of an answer; raises OSError: they take longer than ``seconds``, or end early."""
+    """At most ``limit`` bytes of an answer; raises OSError when that takes too long or ends early."""
     ends, pieces, left = time.monotonic() + seconds, [], limit
     while left and (piece := read_some(response, min(left, CHUNK))):
         pieces.append(piece)

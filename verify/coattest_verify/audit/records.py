@@ -11,8 +11,6 @@ What cannot be read is a ``Flaw``, and what stands after it is read as far as it
 
 from __future__ import annotations
 
-import gzip
-import io
 import json
 import re
 import zlib
@@ -23,8 +21,17 @@ from typing import Any, Final
 from coattest.errors import Rejected
 from coattest.jsontext import unique_names
 
-MAX_FILE: Final = 256 * 1024 * 1024
+MAX_FILE: Final = 64 * 1024 * 1024
 """Bytes of one file, uncompressed. CloudTrail delivers about every five minutes; its files are a few MB."""
+
+MAX_RATIO: Final = 200
+"""How many times larger than its gzip a file of more than 16 MiB may be; CloudTrail's are about 15."""
+
+MAX_MEMBERS: Final = 4096
+"""gzip members of one file: an empty one takes 20 bytes, and as long to open as any."""
+
+MAX_RECORD: Final = 2 * 1024 * 1024
+"""Characters of one record. CloudTrail's largest have 1 MB; as objects, brackets take 20 times their text."""
 
 MAX_FLAWS: Final = 100
 """Places of one file that cannot be read before the rest of it is given up, with a flaw that says so."""
@@ -40,6 +47,11 @@ _LISTS: Final[Mapping[str, str | None]] = {
 }
 """A list of records by its name, and the field of an item that has the record as text."""
 
+_PIECE = 64 * 1024
+_SMALL = 16 * 1024 * 1024
+_WINDOW = 16 * 1024
+"""Characters in which a value is looked for first; most records have 2,000."""
+_ZEROS = re.compile(rb"\0*")
 _DECODER = json.JSONDecoder(object_pairs_hook=unique_names)
 _BLANKS = re.compile(r"[ \t\r\n]*")
 
@@ -68,20 +80,42 @@ class Record:
     raw: Mapping[str, Any]
 
 
-def inflate(data: bytes) -> bytes:
-    """The content of a gzipped file, or the data as it is. Raises Rejected."""
-    if len(data) > MAX_FILE:
-        raise Rejected(f"larger than {MAX_FILE} bytes", code="too-large")
+def inflate(data: bytes, most: int = MAX_FILE) -> bytes:
+    """The content of a gzipped file, or the data as it is: at most ``most`` bytes. Raises Rejected."""
+    if len(data) > most:
+        raise Rejected(f"larger than {most} bytes", code="too-large")
     if data[:2] != b"\x1f\x8b":
         return data
-    try:
-        with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
-            text = file.read(MAX_FILE + 1)
-    except (OSError, EOFError, zlib.error):
-        raise Rejected("the gzip data is damaged or cut off") from None
-    if len(text) > MAX_FILE:
-        raise Rejected(f"larger than {MAX_FILE} bytes when unpacked", code="too-large")
-    return text
+    pieces: list[bytes] = []
+    size = at = members = 0
+    while at < len(data):
+        members += 1
+        if members > MAX_MEMBERS:
+            raise Rejected(f"more than {MAX_MEMBERS} gzip members", code="too-large")
+        engine = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+        while not engine.eof:
+            packed = data[at : at + _PIECE]
+            try:
+                piece = engine.decompress(packed, most + 1 - size)
+            except zlib.error:
+                packed = b""
+            if not packed:
+                raise Rejected("the gzip data is damaged or cut off")
+            at += len(packed) - len(engine.unconsumed_tail) - len(engine.unused_data)
+            size += len(piece)
+            pieces.append(piece)
+            if size > most:
+                raise Rejected(f"larger than {most} bytes when unpacked", code="too-large")
+        at = _padding_end(data, at)
+    if size > _SMALL and size > MAX_RATIO * len(data):
+        raise Rejected(f"more than {MAX_RATIO} times larger when unpacked", code="too-large")
+    return b"".join(pieces)
+
+
+def _padding_end(data: bytes, at: int) -> int:
+    """Where the zeros end that may follow a gzip member (gzip(1))."""
+    found = _ZEROS.match(data, at)
+    return found.end() if found else at
 
 
 def records_of(content: bytes, where: str) -> Iterator[Record | Flaw | Page]:
@@ -99,6 +133,8 @@ def records_of(content: bytes, where: str) -> Iterator[Record | Flaw | Page]:
         for found in reader.document():
             flaws += isinstance(found, Flaw)
             yield found
+            if flaws > MAX_FLAWS:
+                break
         position = _skip(text, reader.position)
         if flaws > MAX_FLAWS and position < len(text):
             yield Flaw(where, f"more than {MAX_FLAWS} places cannot be read: the rest was given up")
@@ -145,8 +181,10 @@ class _Reader:
         """An object: a list of records by name, or a record. Its other fields say whether a page follows."""
         fields: list[tuple[str, Any]] = []
         listed = paged = False
+        size = 0
         self._over("{")
         while not self._at("}"):
+            before = self.position
             name = self._plain()
             if not isinstance(name, str):
                 raise ValueError("a name that is no text")
@@ -156,6 +194,9 @@ class _Reader:
                 yield from self._items(_LISTS[name], depth)
             else:
                 fields.append((name, self._plain()))
+                size += self.position - before
+                if size > MAX_RECORD:
+                    raise ValueError(f"a record of more than {MAX_RECORD} characters")
             if not self._at("}"):
                 self._over(",")
         self._over("}")
@@ -193,8 +234,23 @@ class _Reader:
 
     def _plain(self) -> Any:
         self.position = _skip(self.text, self.position)
-        value, self.position = _DECODER.raw_decode(self.text, self.position)
-        return value
+        size = _WINDOW
+        while True:
+            piece = self.text[self.position : self.position + size]
+            last = size >= MAX_RECORD or len(piece) < size
+            try:
+                value, end = _DECODER.raw_decode(piece)
+            except ValueError:
+                # Its end may lie behind the window, which grows only so far: brackets are dear as objects.
+                if last and len(piece) == size:
+                    raise ValueError(f"not JSON, or more than {MAX_RECORD} characters") from None
+                if last:
+                    raise
+            else:
+                if end < len(piece) or last:  # the first digits of a number are a number, too
+                    self.position += end
+                    return value
+            size *= 8
 
     def _at(self, sign: str) -> bool:
         self.position = _skip(self.text, self.position)
