@@ -25,7 +25,6 @@ from coattest_verify.audit.collect import Collected
 from coattest_verify.audit.events import KeyName
 from coattest_verify.audit.records import (
     MAX_FILE,
-    MAX_FLAWS,
     MAX_MEMBERS,
     MAX_RECORD,
     Flaw,
@@ -151,12 +150,12 @@ def test_a_log_that_unpacks_to_gigabytes_is_not_unpacked() -> None:
 
 
 def test_a_log_of_thousands_of_members_is_given_up() -> None:
-    """Several are allowed, and zeros between them; a million empty ones are only work."""
-    assert inflate(gzip.compress(b"a") + bytes(100) + gzip.compress(b"b") * 2 + bytes(7)) == b"abb"
+    """Several are allowed, and zeros behind them; a million empty ones are only work."""
+    assert inflate(gzip.compress(b"a") + gzip.compress(b"b") * 2 + bytes(7)) == b"abb"
     with raises_code(Rejected, "too-large", match="members"):
         inflate(gzip.compress(b"") * (MAX_MEMBERS + 1))
     for damage in (b"x", gzip.compress(b"a")[:-1], b"\0\0x"):
-        with pytest.raises(Rejected, match="damaged"):
+        with pytest.raises(Rejected, match=r"damaged|cut off"):
             inflate(gzip.compress(b"a") + damage)
 
 
@@ -195,12 +194,6 @@ def test_records_up_to_the_limit_are_read_wherever_they_end() -> None:
     assert [type(one) for one in found] == [Flaw]
 
 
-def test_what_cannot_be_read_is_given_up_within_a_document_too() -> None:
-    """A list of a million numbers is a million places."""
-    found = list(records_of(b"[" + b"1," * 1_000_000 + b"1]", "x"))
-    assert len(found) <= MAX_FLAWS + 2
-
-
 def test_digests_and_events_together_have_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are held in memory: the run ends with usage, exit 2, and says what to do."""
     monkeypatch.setattr(collect, "MAX_DIGESTS", 1000)
@@ -208,9 +201,9 @@ def test_digests_and_events_together_have_limits(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(collect, "MAX_CALLS", 3)
     monkeypatch.setattr(collect, "MAX_FLAWS", 3)
     taken = Collected(KeyName.parse(KEY))
-    taken.digest(gzip.compress(b"a" * 999), "", "one")
+    taken.digest(gzip.compress(b'{"digestEndTime": "' + b"a" * 975 + b'"}'), "", "one")
     with pytest.raises(UsageError, match="digest"):
-        taken.digest(gzip.compress(b"a" * 2), "", "two")
+        taken.digest(gzip.compress(b'{"digestEndTime": 1}'), "", "two")
     with pytest.raises(UsageError, match="characters"):
         taken.text(
             json.dumps(record(requestParameters={"encryptionContext": {"a": "b" * 2000}})).encode(), "x"

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from coattest.errors import Rejected
-from coattest.jsontext import unique_names
+from coattest.jsontext import RepeatedName, unique_names
 
 MAX_FILE: Final = 64 * 1024 * 1024
 """Bytes of one file, uncompressed. CloudTrail delivers about every five minutes; its files are a few MB."""
@@ -36,6 +36,17 @@ MAX_RECORD: Final = 2 * 1024 * 1024
 MAX_FLAWS: Final = 100
 """Places of one file that cannot be read before the rest of it is given up, with a flaw that says so."""
 
+GZIP: Final = b"\x1f\x8b"
+_WITH_HEADER = 31
+"""zlib's window bits for gzip with its header and checksum."""
+
+_PIECE = 1 << 16
+"""Bytes unpacked at a time: so many are lost in front of damage."""
+
+_SMALL = 16 * 1024 * 1024
+_WINDOW = 16 * 1024
+"""Characters in which a value is looked for first; most records have 2,000."""
+
 _MAX_NESTING = 4
 """Lists and envelopes around a record: an array of pages of events whose record is text has 3."""
 
@@ -45,14 +56,14 @@ _LISTS: Final[Mapping[str, str | None]] = {
     "events": "message",
     "logEvents": "message",
 }
+_PAGED = ("Events", "events")
 """A list of records by its name, and the field of an item that has the record as text."""
 
-_PIECE = 64 * 1024
-_SMALL = 16 * 1024 * 1024
-_WINDOW = 16 * 1024
-"""Characters in which a value is looked for first; most records have 2,000."""
-_ZEROS = re.compile(rb"\0*")
 _DECODER = json.JSONDecoder(object_pairs_hook=unique_names)
+_ANY_NAMES = json.JSONDecoder()
+_NEXT = ("NextToken", "nextToken", "nextForwardToken")
+"""Names by which a page of lookup-events or of CloudWatch Logs says that another one follows."""
+
 _BLANKS = re.compile(r"[ \t\r\n]*")
 
 
@@ -66,7 +77,7 @@ class Flaw:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page of lookup-events has been read; the last one has no NextToken."""
+    """A page of an answer has been read; the last one has no token of a next."""
 
     where: str
     last: bool
@@ -80,51 +91,54 @@ class Record:
     raw: Mapping[str, Any]
 
 
-def inflate(data: bytes, most: int = MAX_FILE) -> bytes:
-    """The content of a gzipped file, or the data as it is: at most ``most`` bytes. Raises Rejected."""
-    if len(data) > most:
-        raise Rejected(f"larger than {most} bytes", code="too-large")
-    if data[:2] != b"\x1f\x8b":
-        return data
-    pieces: list[bytes] = []
-    size = at = members = 0
-    while at < len(data):
-        members += 1
-        if members > MAX_MEMBERS:
-            raise Rejected(f"more than {MAX_MEMBERS} gzip members", code="too-large")
-        engine = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
-        while not engine.eof:
-            packed = data[at : at + _PIECE]
-            try:
-                piece = engine.decompress(packed, most + 1 - size)
-            except zlib.error:
-                packed = b""
-            if not packed:
-                raise Rejected("the gzip data is damaged or cut off")
-            at += len(packed) - len(engine.unconsumed_tail) - len(engine.unused_data)
-            size += len(piece)
-            pieces.append(piece)
-            if size > most:
-                raise Rejected(f"larger than {most} bytes when unpacked", code="too-large")
-        at = _padding_end(data, at)
-    if size > _SMALL and size > MAX_RATIO * len(data):
-        raise Rejected(f"more than {MAX_RATIO} times larger when unpacked", code="too-large")
-    return b"".join(pieces)
+def inflate(data: bytes) -> bytes:
+    """The content of a gzipped file, or the data as it is. Raises Rejected, also for what is damaged."""
+    content, damage = salvaged(data)
+    if damage:
+        raise Rejected(damage)
+    return content
 
 
-def _padding_end(data: bytes, at: int) -> int:
-    """Where the zeros end that may follow a gzip member (gzip(1))."""
-    found = _ZEROS.match(data, at)
-    return found.end() if found else at
+def salvaged(data: bytes) -> tuple[bytes, str | None]:
+    """The content of a file as far as it can be unpacked, all members of it, and what is wrong with the rest.
+
+    Raises Rejected (``too-large``).
+    """
+    if len(data) > MAX_FILE:
+        raise Rejected(f"larger than {MAX_FILE} bytes", code="too-large")
+    if not data.startswith(GZIP):
+        return data, None
+    found, member, left = bytearray(), zlib.decompressobj(_WITH_HEADER), memoryview(data)
+    members = 1
+    while left:
+        piece, left = left[:_PIECE], left[_PIECE:]
+        try:
+            found += member.decompress(piece, MAX_FILE + 1 - len(found))
+        except zlib.error:
+            return bytes(found), "the gzip data is damaged: what stands behind it was not read"
+        if len(found) > MAX_FILE or member.unconsumed_tail:
+            raise Rejected(f"larger than {MAX_FILE} bytes when unpacked", code="too-large")
+        if len(found) > max(_SMALL, MAX_RATIO * len(data)):
+            raise Rejected(f"more than {MAX_RATIO} times larger when unpacked", code="too-large")
+        if member.eof:
+            members += 1
+            if members > MAX_MEMBERS:
+                raise Rejected(f"more than {MAX_MEMBERS} gzip members", code="too-large")
+            left = memoryview(data)[len(data) - len(left) - len(member.unused_data) :]
+            if not any(left):
+                return bytes(found), None
+            member = zlib.decompressobj(_WITH_HEADER)
+    return bytes(found), "the gzip data is cut off"
 
 
 def records_of(content: bytes, where: str) -> Iterator[Record | Flaw | Page]:
     """Every record of an unpacked file, in its order, and every place that cannot be read."""
+    encoding = json.detect_encoding(content)
     try:
-        text = content.decode(json.detect_encoding(content))
+        text = content.decode(encoding)
     except UnicodeDecodeError as error:
-        yield Flaw(where, f"not UTF-8 at byte {error.start}")
-        return
+        yield Flaw(where, f"not {encoding.upper()} at byte {error.start}")
+        text = content.decode(encoding, "replace")
     text = text.removeprefix("\ufeff")
     position, number, flaws = _skip(text, 0), 0, 0
     while position < len(text):
@@ -133,8 +147,6 @@ def records_of(content: bytes, where: str) -> Iterator[Record | Flaw | Page]:
         for found in reader.document():
             flaws += isinstance(found, Flaw)
             yield found
-            if flaws > MAX_FLAWS:
-                break
         position = _skip(text, reader.position)
         if flaws > MAX_FLAWS and position < len(text):
             yield Flaw(where, f"more than {MAX_FLAWS} places cannot be read: the rest was given up")
@@ -154,6 +166,7 @@ class _Reader:
     def __init__(self, text: str, position: int, where: str) -> None:
         self.text, self.position, self.where = text, position, where
         self._count = 0
+        self._repeated: str | None = None
 
     def document(self) -> Iterator[Record | Flaw | Page]:
         """The records of the document at the position, which is then behind it."""
@@ -182,6 +195,7 @@ class _Reader:
         fields: list[tuple[str, Any]] = []
         listed = paged = False
         size = 0
+        outer, self._repeated = self._repeated, None
         self._over("{")
         while not self._at("}"):
             before = self.position
@@ -190,7 +204,7 @@ class _Reader:
                 raise ValueError("a name that is no text")
             self._over(":")
             if name in _LISTS and self._at("[") and depth < _MAX_NESTING:
-                listed, paged = True, paged or name == "Events"
+                listed, paged = True, paged or name in _PAGED
                 yield from self._items(_LISTS[name], depth)
             else:
                 fields.append((name, self._plain()))
@@ -200,12 +214,25 @@ class _Reader:
             if not self._at("}"):
                 self._over(",")
         self._over("}")
-        found = unique_names(fields)
-        if not listed:
+        found, repeated = self._unique(fields), self._repeated
+        self._repeated = outer
+        if not listed or "eventSource" in found or "detail-type" in found:
             self._count += 1
-            yield from unwrapped(found, self._place())
-        elif paged:
-            yield Page(self.where, last=not found.get("NextToken"))
+            if repeated:
+                yield Flaw(self._place(), repeated)
+            else:
+                yield from unwrapped(found, self._place())
+        elif repeated:
+            yield Flaw(self.where, repeated)
+        if paged:
+            yield Page(self.where, last=not any(found.get(name) for name in _NEXT))
+
+    def _unique(self, fields: list[tuple[str, Any]]) -> dict[str, Any]:
+        try:
+            return unique_names(fields)
+        except RepeatedName as error:
+            self._repeated = str(error)
+            return dict(fields)
 
     def _items(self, text_field: str | None, depth: int) -> Iterator[Record | Flaw | Page]:
         self._over("[")
@@ -214,7 +241,11 @@ class _Reader:
                 yield from self._value(depth + 1)
             else:
                 self._count += 1
-                yield from self._item(self._plain(), text_field)
+                item, repeated, self._repeated = self._plain(), self._repeated, None
+                if repeated:
+                    yield Flaw(self._place(), repeated)
+                else:
+                    yield from self._item(item, text_field)
             if not self._at("]"):
                 self._over(",")
         self._over("]")
@@ -239,7 +270,7 @@ class _Reader:
             piece = self.text[self.position : self.position + size]
             last = size >= MAX_RECORD or len(piece) < size
             try:
-                value, end = _DECODER.raw_decode(piece)
+                value, end, repeated = _decoded(piece)
             except ValueError:
                 # Its end may lie behind the window, which grows only so far: brackets are dear as objects.
                 if last and len(piece) == size:
@@ -249,6 +280,7 @@ class _Reader:
             else:
                 if end < len(piece) or last:  # the first digits of a number are a number, too
                     self.position += end
+                    self._repeated = repeated or self._repeated
                     return value
             size *= 8
 
@@ -263,6 +295,15 @@ class _Reader:
 
     def _place(self) -> str:
         return f"{self.where}, event {self._count}"
+
+
+def _decoded(piece: str) -> tuple[Any, int, str | None]:
+    """The value with which a text begins, where it ends, and which name in it is there twice."""
+    try:
+        return *_DECODER.raw_decode(piece), None
+    except RepeatedName as error:
+        # Two readers could read it differently: it is not judged, and hides nothing that stands behind.
+        return *_ANY_NAMES.raw_decode(piece), str(error)
 
 
 def _reason(error: BaseException) -> str:
