@@ -221,4 +221,4 @@ def test_a_digest_file_of_any_size_is_not_held() -> None:
     taken = Collected(KeyName.parse(KEY))
     taken.digest(gzip.compress(bytes(collect.MAX_DIGEST + 1)), "", "one")
     assert not taken.digests
-    assert taken.coverage.unreadable == 1
+    assert taken.coverage.unreadable
