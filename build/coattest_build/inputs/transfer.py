@@ -98,7 +98,7 @@ class _Timed(io.RawIOBase):
 
     def readinto(self, buffer: Any, /) -> int | None:
         self._socket.settimeout(self._pace.wait())
-        count: int | None = self._raw.readinto(buffer)  # type: ignore[attr-defined]
+        count: int | None = self._raw.readinto(buffer)
         self._pace.arrived(count or 0)
         return count
 
