@@ -31,6 +31,7 @@ def decision(first: str = "a", *, release: str = "1.0.0", **changes: Any) -> Dec
         agreed=("buyer-1", "buyer-2"),
         quorum_sha256="44" * 32,
         expires=NOW + timedelta(days=30),
+        root_sha256="55" * 32,
     )
     return replace(made, **changes)
 

@@ -202,7 +202,14 @@ def audit(quorum: Members, source: str, key: str, *more: str) -> tuple[int, str,
         "--member",
         "buyer-1",
     ]
-    command += ["--attestations", str(quorum.attestations), "--root", f"sha256:{quorum.root.hex()}"]
+    command += [
+        "--release",
+        "0.1.0",
+        "--attestations",
+        str(quorum.attestations),
+        "--root",
+        f"sha256:{quorum.root.hex()}",
+    ]
     command += ["--profile", "local", *more]
     stdout, stderr = io.StringIO(), io.StringIO()
     with (

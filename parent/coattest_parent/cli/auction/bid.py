@@ -22,7 +22,7 @@ from coattest_parent.cli.options import FILE, NEW_FILE, aws_from, aws_options
 from coattest_verify.auction.bids import CSV_MAX, BadBids, Bids, buyer_of, read_bids
 from coattest_verify.auction.buyers import load_manifest
 from coattest_verify.auction.journal import SealJournal, default_journal
-from coattest_verify.cli.options import decision_options
+from coattest_verify.cli.options import named_decision_options
 from coattest_verify.quorum.authority import authority_from
 
 
@@ -42,7 +42,7 @@ from coattest_verify.quorum.authority import authority_from
 @click.option("--preview", is_flag=True, help="Only check and show the bids; encrypt and upload nothing.")
 @journal_option
 @aws_options
-@decision_options
+@named_decision_options
 @json_option
 def bid_command(
     *,

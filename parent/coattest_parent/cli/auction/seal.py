@@ -25,7 +25,7 @@ from coattest_verify.auction.certify import certificate_check
 from coattest_verify.auction.journal import SealJournal, default_journal
 from coattest_verify.auction.outcomes import moment_text
 from coattest_verify.auction.sealing import SealPlan, plan_seal, sign_seal
-from coattest_verify.cli.options import decision_options
+from coattest_verify.cli.options import named_decision_options
 from coattest_verify.quorum.authority import authority_from
 from coattest_verify.quorum.decision import Decision
 
@@ -63,7 +63,7 @@ def parse_digests(values: tuple[str, ...]) -> dict[str, bytes]:
 @expect_option
 @journal_option
 @aws_options
-@decision_options
+@named_decision_options
 @json_option
 def seal_command(
     *,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import timezone
 from typing import Any
 
 from coattest.errors import UsageError
 from coattest.shell import err, utc_now
 from coattest_build.formats.measure import pcr3, pcr4
 from coattest_verify.auction.context import AUCTION, BUYER
-from coattest_verify.cli.options import decision_from
+from coattest_verify.cli.options import decisions_from
 from coattest_verify.keypolicy.generate import PolicyOptions, generate_policy, policy_text
 from coattest_verify.keypolicy.iam import Policy, parse_policy
 from coattest_verify.quorum.decision import Decision
@@ -40,7 +40,7 @@ def make_policy(given: Mapping[str, Any]) -> MadePolicy:
     """
     now = utc_now()
     # What binds a member needs the member's own agreeing statement.
-    decisions = decisions_of(given, now=now)
+    decisions = decisions_from(given, now=now, own=given["member"])
     options = PolicyOptions(
         registers=further(given),
         bind_role=not given["no_pcr3"],
@@ -73,14 +73,6 @@ def make_policy(given: Mapping[str, Any]) -> MadePolicy:
     for warning in made.warnings:
         err().print(f"warning: {warning}", style="yellow", markup=False)
     return made
-
-
-def decisions_of(given: Mapping[str, Any], *, now: datetime) -> tuple[Decision, ...]:
-    """The decision of ``--attestations`` and of each ``--also-attestations``. Raises NoDecision."""
-    return tuple(
-        decision_from({**given, "attestations": folder}, now=now, own=given["member"])
-        for folder in (given["attestations"], *given["also_attestations"])
-    )
 
 
 def _warnings(given: Mapping[str, Any]) -> tuple[str, ...]:
