@@ -256,14 +256,15 @@ def _named(host: str) -> str:
 
 def _target(address: str, location: str) -> str:
     """Where a redirect leads. Raises OSError."""
+    refusal = OSError("a redirect to no http or https address is not followed")
     try:
         target = quote(urljoin(address, location), safe=string.punctuation)
         parts = urlsplit(target)
         allowed = parts.hostname and "@" not in parts.netloc and (parts.port or 1) > 0
     except ValueError:
-        allowed = None
+        raise refusal from None
     if not allowed or len(target) > MAX_ADDRESS or parts.scheme not in SCHEMES:
-        raise OSError("a redirect to no http or https address is not followed")
+        raise refusal
     if parts.scheme == "http" and urlsplit(address).scheme == "https":
         raise OSError("a redirect from https to http is not followed")
     return target

@@ -45,7 +45,7 @@ def bundle_command(
     now = utc_now()
     options = {"attestations": attestations, "root": root, "profile": profile, "releases": releases}
     decided = decisions_from(options, now=now)
-    if lock is not None and len(decided) > 1:
+    if lock is not None and decided[1:]:
         raise UsageError("--lock goes with one release")
     with Folder(attestations) as folder:
         data = make_bundle(
