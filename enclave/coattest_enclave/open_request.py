@@ -72,11 +72,12 @@ def parse_open(body: dict[str, Any]) -> OpenRequest:
 
 
 def check_manifest(
-    request: OpenRequest, encoded: bytes, partition: str
+    request: OpenRequest, encoded: bytes, partition: str, image: bytes
 ) -> tuple[messages.Manifest, messages.Seal]:
-    """The manifest in ``encoded`` and the seal that its buyers signed, over the announced bids.
+    """The manifest in ``encoded`` and the seal that its buyers signed, over the announced bids, for ``image``:
+    PCR0 of this enclave, from its own NSM.
 
-    Raises EnclaveError: ``bad-manifest``, ``bad-seal`` or ``bad-bid-digest``.
+    Raises EnclaveError: ``bad-manifest``, ``bad-seal``, ``wrong-image`` or ``bad-bid-digest``.
     """
     with _failing("bad-manifest"):
         manifest = messages.Manifest.decode(encoded)
@@ -84,6 +85,8 @@ def check_manifest(
         raise EnclaveError("a key is in a partition that this image does not trust", "bad-manifest")
     with _failing("bad-seal"):
         seal = messages.check_seals(manifest, request.seals)
+    if seal.image != image:
+        raise EnclaveError("the buyers sealed for a different image", "wrong-image")
     if [name for name, _ in request.bids] != [name for name, _ in seal.bids]:
         raise EnclaveError("the announced bids are not the sealed ones", "bad-bid-digest")
     return manifest, seal
@@ -100,25 +103,26 @@ def decrypt_bid(
     manifest: messages.Manifest,
     buyer: messages.Buyer,
     bid_file: bytes,
+    image: bytes,
 ) -> array[int] | None:
     """A buyer's amounts, or None when the plaintext is not a valid bid, which nobody outside can see.
 
-    ``data_key_of`` is KMS's Decrypt. Raises EnclaveError: ``bad-bid`` when the file is not a bid file or does
+    ``buyer.key`` has verified this buyer's seal, and ``image`` is PCR0 of this enclave, from its own NSM: the
+    bid opens under nothing else. ``data_key_of`` is KMS's Decrypt. Raises EnclaveError: ``bad-bid`` when the file is not a bid file or does
     not authenticate, else what ``data_key_of`` raised. Then there is no result: withholding a key must not
     count as not bidding.
     """
     with _failing("bad-bid", f"{buyer.name}: "):
         message = cose.parse_encrypt0(bid_file)
-    context = messages.encryption_context(manifest.digest, buyer.name)
+    bound = messages.Binding.of(manifest, buyer, image)
     try:
-        data_key = data_key_of(message.wrapped_key, buyer.kms, context)
+        data_key = data_key_of(message.wrapped_key, buyer.kms, bound.context)
     except EnclaveError as error:
         raise EnclaveError(f"{buyer.name}: {error.detail}", error.code) from None
     plaintext = bytearray()
     try:
         with _failing("bad-bid", f"{buyer.name}: "):
-            aad = messages.bid_aad(manifest.digest, buyer.name, buyer.kms)
-            plaintext = cose.decrypt0(message, data_key, external_aad=aad)
+            plaintext = cose.decrypt0(message, data_key, external_aad=bound.aad)
         return messages.unpack_bids(plaintext, len(manifest.lots))
     except MessageError:
         return None

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from coattest_enclave import auction, entropy, open_request
 from coattest_enclave.clock import Clock
 from coattest_enclave.kms import RSA_BITS, Kms
-from coattest_enclave.nsm import Nsm
+from coattest_enclave.nsm import Nsm, own_image
 from coattest_enclave.protocol import columns, messages, wire
 from coattest_enclave.protocol.errors import MessageError
 from coattest_enclave.trust import Trust
@@ -34,7 +34,8 @@ def open_auction(
         wire.write_frame(stream, wire.Frame(frame.request, "progress", {"stage": text}))
 
     encoded = _receive_part(stream, frame.request, "manifest", request.manifest_size)
-    manifest, seal = open_request.check_manifest(request, encoded, trust.partition)
+    image = own_image(nsm.attest(user_data=None, nonce=None), trust.profile)
+    manifest, seal = open_request.check_manifest(request, encoded, trust.partition, image)
     del encoded
     files = receive_bids(stream, frame.request, request, seal)
     stage("manifest, seals and digests are checked")
@@ -46,7 +47,8 @@ def open_auction(
     try:
         for buyer in manifest.buyers:
             stage(f"decrypting {buyer.name}")
-            bids[buyer.name] = open_request.decrypt_bid(kms.decrypt, manifest, buyer, files.pop(buyer.name))
+            file = files.pop(buyer.name)
+            bids[buyer.name] = open_request.decrypt_bid(kms.decrypt, manifest, buyer, file, image)
         stage("deciding")
         decided = auction.result(manifest, seal.digest, bids)
     finally:

@@ -21,7 +21,7 @@ from coattest_enclave.protocol import canonical, columns, cose, messages, wire
 from coattest_enclave.protocol.errors import EnclaveError
 from support.enclave.enclave_attacks import envelope_of, error
 from support.enclave.fake_kms import FakeKms, FakeProxy
-from support.enclave.fake_nsm import FakeNsm
+from support.enclave.fake_nsm import PCR0, FakeNsm
 from support.enclave.running_enclave import CREDENTIALS, DEMO, START, Auction, Enclave, running, trust_for
 
 AMOUNTS = {"a": [0x1A2B3C4D5E6F7, 987654321987654], "b": [0x1BADC0FFEE123, 123456789123456]}
@@ -220,14 +220,14 @@ def test_buffers_with_keys_and_amounts_are_overwritten(demo: Auction) -> None:
         return ask
 
     wrapped = cose.parse_encrypt0(demo.files[buyer.name]).wrapped_key
-    aad = messages.bid_aad(demo.manifest.digest, buyer.name, buyer.kms)
+    aad = messages.Binding.of(demo.manifest, buyer, PCR0).aad
     key = os.urandom(32)
     demo_keys = {wrapped: key}
     file = cose.encrypt0(demo.plaintexts[buyer.name], key, wrapped_key=wrapped, external_aad=aad)
-    amounts = open_request.decrypt_bid(data_key(True), demo.manifest, buyer, file)
+    amounts = open_request.decrypt_bid(data_key(True), demo.manifest, buyer, file, PCR0)
     assert list(amounts or ()) == DEMO[buyer.name]
     with pytest.raises(EnclaveError) as caught:
-        open_request.decrypt_bid(data_key(False), demo.manifest, buyer, file)
+        open_request.decrypt_bid(data_key(False), demo.manifest, buyer, file, PCR0)
     assert caught.value.code == "bad-bid"
     assert given == [bytearray(32)] * 2
     assert amounts is not None

@@ -43,7 +43,7 @@ def manifest(
                 spki(keys[name].public_key()),
                 b'{"certificate":"of ' + name.encode() + b'"}',
                 ARN.format(account=ACCOUNTS[name]),
-                f"s3://bids-{name}/{auction}.cose",
+                f"s3://bids-{name}/",
             )
             for name in buyers
         ),

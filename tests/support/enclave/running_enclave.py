@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from coattest_enclave.protocol import cose, messages, wire
 from support.enclave.fake_kms import FakeKms, FakeProxy
-from support.enclave.fake_nsm import FakeNsm
+from support.enclave.fake_nsm import PCR0, FakeNsm
 
 ROOT = Path(__file__).resolve().parents[3]
 CREDENTIALS = {
@@ -55,7 +55,8 @@ class Auction:
     manifest: messages.Manifest
     keys: dict[str, ec.EllipticCurvePrivateKey]
     plaintexts: dict[str, bytes]
-    decision: bytes = bytes(range(32))
+    release: bytes = bytes(range(32))
+    image: bytes = PCR0
     files: dict[str, bytes] = field(default_factory=dict)
 
     @classmethod
@@ -75,7 +76,7 @@ class Auction:
             (f"lot-{i + 1}", reserve) for i, reserve in enumerate(reserves or [0] * count)
         )
         buyers = tuple(
-            messages.Buyer(name, spki_of(keys[name]), b"{}", arn_of(i), f"s3://bids-{name}/bid")
+            messages.Buyer(name, spki_of(keys[name]), b"{}", arn_of(i), f"s3://bids-{name}/")
             for i, name in enumerate(names)
         )
         manifest = messages.Manifest(auction, "EUR", rule, lots, buyers, 1_800_000_000, 1_800_086_400)
@@ -85,12 +86,12 @@ class Auction:
         """Make every bid file."""
         for buyer in self.manifest.buyers:
             data_key = os.urandom(32)
-            context = messages.encryption_context(self.manifest.digest, buyer.name)
+            bound = messages.Binding.of(self.manifest, buyer, self.image)
             self.files[buyer.name] = cose.encrypt0(
                 self.plaintexts[buyer.name],
                 data_key,
-                wrapped_key=kms.wrap(data_key, buyer.kms, context),
-                external_aad=messages.bid_aad(self.manifest.digest, buyer.name, buyer.kms),
+                wrapped_key=kms.wrap(data_key, buyer.kms, bound.context),
+                external_aad=bound.aad,
             )
         return self
 
@@ -98,7 +99,7 @@ class Auction:
     def seal(self) -> messages.Seal:
         """What the buyers sign."""
         bids = tuple((b.name, messages.bid_digest(self.files[b.name])) for b in self.manifest.buyers)
-        return messages.Seal(self.manifest.digest, self.decision, bids)
+        return messages.Seal(self.manifest.digest, self.release, self.image, bids)
 
     def seals(self, seal: messages.Seal | None = None) -> list[bytes]:
         """Every buyer's signature over the seal."""
