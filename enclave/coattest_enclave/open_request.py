@@ -74,8 +74,8 @@ def parse_open(body: dict[str, Any]) -> OpenRequest:
 def check_manifest(
     request: OpenRequest, encoded: bytes, partition: str, image: bytes
 ) -> tuple[messages.Manifest, messages.Seal]:
-    """The manifest in ``encoded`` and the seal that its buyers signed, over the announced bids, for ``image``:
-    PCR0 of this enclave, from its own NSM.
+    """The manifest in ``encoded`` and the seal that its buyers signed, over the announced bids and for
+    ``image``: PCR0 of this enclave, from its own NSM.
 
     Raises EnclaveError: ``bad-manifest``, ``bad-seal``, ``wrong-image`` or ``bad-bid-digest``.
     """
@@ -108,9 +108,9 @@ def decrypt_bid(
     """A buyer's amounts, or None when the plaintext is not a valid bid, which nobody outside can see.
 
     ``buyer.key`` has verified this buyer's seal, and ``image`` is PCR0 of this enclave, from its own NSM: the
-    bid opens under nothing else. ``data_key_of`` is KMS's Decrypt. Raises EnclaveError: ``bad-bid`` when the file is not a bid file or does
-    not authenticate, else what ``data_key_of`` raised. Then there is no result: withholding a key must not
-    count as not bidding.
+    bid opens under nothing else. ``data_key_of`` is KMS's Decrypt. Raises EnclaveError: ``bad-bid`` when the
+    file is not a bid file or does not authenticate, else what ``data_key_of`` raised. Then there is no
+    result: withholding a key must not count as not bidding.
     """
     with _failing("bad-bid", f"{buyer.name}: "):
         message = cose.parse_encrypt0(bid_file)

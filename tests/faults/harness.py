@@ -246,7 +246,7 @@ class Run:
             "proxy": f"unix:{self.world.directory / 'out_8000.sock'}",
             "log": str(self.directory / "log.jsonl"),
             "out": str(self.out),
-            "uri": "s3://results/spring.cbor" if self.schedule.publish else None,
+            "uri": "s3://results/spring/" if self.schedule.publish else None,
             "answer": str(answer),
             **{name: str(value) if isinstance(value, Path) else value for name, value in changes.items()},
         }
@@ -272,7 +272,8 @@ class Run:
             nothing_half_written(self.out)
         if self.out.exists():
             self._result(self.out.read_bytes())
-        if published := self.world.cloud.objects.get("/results/spring.cbor"):
+        stored = self.world.cloud.objects
+        if published := next((stored[name] for name in stored if name.startswith("/results/spring/")), None):
             self._result(published)
         if outcome.code == 0:
             require(self.out.exists(), "success without a result file")

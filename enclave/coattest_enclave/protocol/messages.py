@@ -88,8 +88,8 @@ IMAGE = DIGEST
 
 @dataclass(frozen=True, slots=True)
 class Seal:
-    """What every buyer signs: manifest digest (48 bytes), release digest (32), the image's PCR0 (48), and each
-    bid file's digest (48).
+    """What every buyer signs: manifest digest (48 bytes), release digest (32), the image's PCR0 (48), and
+    each bid file's digest (48).
     """
 
     manifest: bytes

@@ -56,7 +56,7 @@ def by_page(case: Mapping[str, Any]) -> dict[str, str]:
             [bytes.fromhex(seal) for seal in case["seals"]],
             [(name, bytes.fromhex(file)) for name, file in case["bids"]],
             RecordedKms(case).ask,
-            bytes.fromhex(case["image"]),
+            own_image=bytes.fromhex(case["image"]),
         )
     except by_the_page.Refused as refused:
         return {"error": str(refused)}
@@ -138,7 +138,7 @@ def test_the_smaller_vectors_hold_by_the_page() -> None:
         buyer = {"name": case["buyer"], "kms": case["kms"], "key": bytes.fromhex(case["key"])}
         image = bytes.fromhex(case["image"])
         digest, file = bytes.fromhex(case["manifest"]), bytes.fromhex(case["file"])
-        assert by_the_page.read_bid(book, digest, buyer, file, image, kms.ask) == case["amounts"]
+        assert by_the_page.read_bid(book, digest, buyer, file, kms.ask, image=image) == case["amounts"]
         assert by_the_page.sha384(file).hex() == case["sha384"]
     for case in vector("seal"):
         data = bytes.fromhex(case["manifest"])

@@ -145,7 +145,11 @@ HOSTILE_MANIFESTS = {
     ),
     "KMS ARN that ends with a newline": changed_buyer(kms=ONE["kms"] + "\n"),
     "bids not on S3": changed_buyer(bids="https://example.com/bid"),
-    "bids with a line break": changed_buyer(bids="s3://bucket/a\nb"),
+    "bids with a line break": changed_buyer(bids="s3://bucket/a\nb/"),
+    "bids at an object": changed_buyer(bids="s3://bucket/a"),
+    "bids above a folder": changed_buyer(bids="s3://bucket/../secret/"),
+    "bids with a query": changed_buyer(bids="s3://bucket/a?versionId=1/"),
+    "bids with an empty folder": changed_buyer(bids="s3://bucket//"),
     "publication before closing": changed(publish_by=FIELDS["closes"] - 1),
     "closing time as text": changed(closes="1"),
 }
@@ -212,7 +216,9 @@ def unsealed() -> dict[str, list[bytes]]:
         "another manifest": signed(Seal(bytes(48), RELEASE, IMAGE, DIGESTS)),
         "one bid missing": signed(Seal(BOOK.digest, RELEASE, IMAGE, DIGESTS[:1])),
         "bids in another order": signed(Seal(BOOK.digest, RELEASE, IMAGE, DIGESTS[::-1])),
-        "a bid of a stranger": signed(Seal(BOOK.digest, RELEASE, IMAGE, (DIGESTS[0], ("buyer-3", bytes(48))))),
+        "a bid of a stranger": signed(
+            Seal(BOOK.digest, RELEASE, IMAGE, (DIGESTS[0], ("buyer-3", bytes(48))))
+        ),
         "a bid twice": signed(Seal(BOOK.digest, RELEASE, IMAGE, (*DIGESTS, DIGESTS[1]))),
         "another purpose": signed(canonical.dumps({**canonical.loads(SEAL.encode()), "purpose": "x"})),
         "one more field": signed(canonical.dumps({**canonical.loads(SEAL.encode()), "x": 1})),

@@ -236,7 +236,7 @@ def read_seal(
 
 
 def read_bid(
-    manifest: dict[str, Any], digest: bytes, buyer: dict[str, Any], file: bytes, image: bytes, kms: Kms
+    manifest: dict[str, Any], digest: bytes, buyer: dict[str, Any], file: bytes, kms: Kms, *, image: bytes
 ) -> list[int]:
     """A buyer's amounts; all 0 when the content is no bid. The image is the enclave's own."""
     try:
@@ -302,6 +302,7 @@ def open_auction(
     seals: Sequence[bytes],
     bids: Sequence[tuple[str, bytes]],
     kms: Kms,
+    *,
     own_image: bytes,
     partition: str = "aws",
 ) -> bytes:
@@ -320,7 +321,9 @@ def open_auction(
     if [[name, sha384(file)] for name, file in bids] != sealed:
         raise Refused("bad-bid-digest")
     buyers = manifest["buyers"]
-    rows = [read_bid(manifest, digest, b, f, own_image, kms) for b, (_, f) in zip(buyers, bids, strict=True)]
+    rows = [
+        read_bid(manifest, digest, b, f, kms, image=own_image) for b, (_, f) in zip(buyers, bids, strict=True)
+    ]
     winners, prices = decide(manifest, rows)
     return write(
         {

@@ -127,7 +127,8 @@ class Cloud:
             place = {"LocationConstraint": services.region}
             s3.create_bucket(Bucket=buckets[name], CreateBucketConfiguration=place)
             reading = _statement("s3:GetObject", [f"arn:aws:s3:::{buckets[name]}/*"], readers)
-            s3.put_bucket_policy(Bucket=buckets[name], Policy=_policy(reading))
+            listing = _statement("s3:ListBucket", [f"arn:aws:s3:::{buckets[name]}"], readers)
+            s3.put_bucket_policy(Bucket=buckets[name], Policy=_policy(reading, listing))
             key = kms.create_key(Description="bids")["KeyMetadata"]
             buyers[name] = BuyerAccount(key["KeyId"], key["Arn"], buckets[name], *users[name])
         return cls(services, role, buyers)
@@ -179,7 +180,7 @@ class Cloud:
 def _bidder(services: Services, name: str) -> tuple[str, tuple[str, str]]:
     iam = services.client("iam", name)
     arn = iam.create_user(UserName="bidder")["User"]["Arn"]
-    rights = _policy(_statement(["kms:GenerateDataKey", "s3:PutObject", "s3:GetObject"], "*"))
+    rights = _policy(_statement(["kms:Encrypt", "s3:PutObject", "s3:GetObject", "s3:ListBucket"], "*"))
     iam.put_user_policy(UserName="bidder", PolicyName="bid", PolicyDocument=rights)
     key = iam.create_access_key(UserName="bidder")["AccessKey"]
     return arn, (key["AccessKeyId"], key["SecretAccessKey"])

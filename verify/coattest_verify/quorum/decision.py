@@ -38,6 +38,7 @@ from coattest_verify.quorum.statements.votes import (
 from coattest_verify.quorum.tally import Answer, Tally, count
 
 PURPOSE = "coattest/decision/v1"
+RELEASE_PURPOSE = "coattest/release/v1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,19 @@ class Decision:
     agreed: tuple[str, ...]
     quorum_sha256: str
     expires: datetime
+    root_sha256: str
+    """SHA-256 (hex) of quorum.toml version 1."""
+
+    @property
+    def release_digest(self) -> bytes:
+        """SHA-256 (32 bytes) of what was decided, under which root: what bids, seals and key policies bind.
+
+        The version of the members file and who agreed are left out: enrolling somebody must not make anything
+        unreadable that is bound to the release.
+        """
+        decided = {name: value for name, value in self._decided().items() if name != "quorum_sha256"}
+        named = {"purpose": RELEASE_PURPOSE, "root_sha256": self.root_sha256, **decided}
+        return hashlib.sha256(canonical(named)).digest()
 
     @property
     def digest(self) -> bytes:
@@ -81,7 +95,9 @@ class Decision:
             **self._decided(),
             "agreed": list(self.agreed),
             "expires": utc(self.expires),
+            "root_sha256": self.root_sha256,
             "digest": self.digest.hex(),
+            "release_digest": self.release_digest.hex(),
         }
 
 
@@ -205,6 +221,7 @@ def decide_from(
         tally,
         question,
         log,
+        root=root,
         own=own,
         revoked=votes_on(valid, REVOKE, claim, root),
         undone=votes_on(undone, REVOKE, claim, root),
@@ -217,6 +234,7 @@ def _conclude(
     question: DecisionQuestion,
     log: LogVerdict,
     *,
+    root: bytes,
     own: str | None,
     revoked: Mapping[str, Vote],
     undone: Mapping[str, Vote],
@@ -287,6 +305,7 @@ def _conclude(
             agreed=agree,
             quorum_sha256=members.sha256,
             expires=members.expires,
+            root_sha256=root.hex(),
         )
     return Outcome(
         decision=decision,
