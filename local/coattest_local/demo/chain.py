@@ -194,7 +194,8 @@ def put_buyer_policy(
         "verify", "policy", "apply", owned.key_arn, *trust.arguments, "--member", buyer.name,
         "--account", owned.account,
         "--parent-role", parent_role, "--administrator", administrator, "--break-glass", break_glass,
-        "--encrypter", owned.encrypter, "--seal-key", "auction.key.pub", "--simulator", "--endpoint-url", services.endpoint,
+        "--encrypter", owned.encrypter, "--seal-key", "auction.key.pub",
+        "--simulator", "--endpoint-url", services.endpoint,
         "--region", cloud.REGION, "--save-previous", "policies",
         extra=services.environment(buyer.name),
     )  # fmt: skip

@@ -25,7 +25,10 @@ MANAGED = ("--administrator", f"arn:aws:iam::{ACCOUNT}:user/admin", "--endpoint-
 BUYER = ("--kms-key", KMS, "--bids", "s3://bucket/prefix/")
 
 LINES: dict[str, tuple[str, ...]] = {
-    "auction bid": ("--manifest", "FILE", "--buyer", MEMBER, "--bids", "FILE", *DECIDED),
+    "auction bid": (
+        *("--manifest", "FILE", "--buyer", MEMBER, "--bids", "FILE", "--auction-key", "KEY.pub"),
+        *("--record", "FILE", *DECIDED),
+    ),
     "auction certify": (
         "--key",
         "KEY",
@@ -39,8 +42,9 @@ LINES: dict[str, tuple[str, ...]] = {
     ),
     "auction seal": (
         *("--manifest", "FILE", "--buyer", MEMBER, "--auction-key", "KEY", "--own-bid", "FILE"),
-        *("--out", "NEW", *DECIDED),
+        *("--record", "FILE", "--out", "NEW", *DECIDED),
     ),
+    "auction withdraw": (*SIGNING, "--record", "FILE"),
     "deploy-from-attestation apply": ("--image", "FILE", *DECIDED),
     "deploy-from-attestation plan": ("--image", "FILE", *DECIDED),
     "deploy-from-attestation status": DECIDED,

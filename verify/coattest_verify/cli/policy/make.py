@@ -27,7 +27,8 @@ FORMATS = ("json", "canonical", "cloudformation", "terraform", "stack")
     type=click.Choice(FORMATS),
     default="json",
     show_default=True,
-    help="stack: your whole CloudFormation stack, with a private bucket that the parent's role may read and nobody overwrites; "
+    help="stack: your whole CloudFormation stack, with a private bucket that the parent's role may read "
+    "and nobody overwrites; "
     "cloudformation, terraform: the key alone.",
 )
 @json_option
