@@ -80,7 +80,7 @@ class Auction:
         self.files: dict[str, bytes] = {}
         self.bids = CSV
         for buyer in buyers:
-            cloud.allow(buyer.name, self.decision)
+            cloud.allow(buyer.name, self.decision, seal_key=buyer.key)
 
     def bid(self, name: str) -> bytes:
         buyer = self.manifest.buyer(name)
@@ -229,7 +229,13 @@ def test_an_altered_bid_set_is_refused(cloud: Cloud, running: LocalEnclave, tmp_
     changed = auction.files["buyer-2"][:-1] + bytes([auction.files["buyer-2"][-1] ^ 1])
     uri = bid_uri(auction.manifest.buyer("buyer-2"), auction.manifest.digest, bids["buyer-2"])
     bucket, key = parse_s3_uri(uri)
-    cloud.services.client("s3", "buyer-2").put_object(Bucket=bucket, Key=key, Body=changed)
+    owner = cloud.services.client("s3", "buyer-2")
+    with pytest.raises(owner.exceptions.ClientError, match="AccessDenied"):
+        owner.put_object(Bucket=bucket, Key=key, Body=changed)
+    rules = owner.get_bucket_policy(Bucket=bucket)["Policy"]
+    owner.delete_bucket_policy(Bucket=bucket)
+    owner.put_object(Bucket=bucket, Key=key, Body=changed)
+    owner.put_bucket_policy(Bucket=bucket, Policy=rules)
     with pytest.raises(EnclaveRefused, match="bad-bid-digest"):
         auction.open(running, seals)
 
@@ -274,10 +280,11 @@ def test_without_rights_on_one_key_there_is_no_result(
     """
     auction = Auction(cloud, tmp_path, "rights")
     seals = auction.bid_and_seal()
-    cloud.allow("buyer-2", auction.decision, parent=False)
+    mine = auction.manifest.buyer("buyer-2").key
+    cloud.allow("buyer-2", auction.decision, parent=False, seal_key=mine)
     with pytest.raises(EnclaveRefused, match=r"kms-denied: buyer-2"):
         auction.open(running, seals)
-    cloud.allow("buyer-2", auction.decision)
+    cloud.allow("buyer-2", auction.decision, seal_key=mine)
     assert auction.verify(auction.open(running, seals)).ok
 
 

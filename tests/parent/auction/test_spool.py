@@ -24,6 +24,7 @@ from coattest_enclave import auction as rules
 from coattest_enclave.protocol import cose, messages, wire
 from coattest_parent.auction.courier import bid_digests, open_in_enclave
 from coattest_parent.auction.finish import Way
+from coattest_parent.auction.publish import check_opened
 from coattest_parent.auction.spool import PAUSE, Courier, only_courier
 from coattest_parent.link.aws import Aws, Endpoint, SessionCredentials
 from coattest_parent.link.channels import Unix, listen_on
@@ -365,3 +366,30 @@ def test_a_bid_file_that_cannot_be_one_is_not_fetched(
     digests = {buyer.name: bytes(48) for buyer in auction.manifest.buyers}
     with pytest.raises(FoundFalse, match=r"s3://bids-buyer-1/.*: too large for a bid file"):
         bid_digests(auction.manifest, Aws(boto3.Session(), Endpoint()), digests)
+
+
+def test_a_fifo_as_result_stops_no_other_auction(auction: Auction, tmp_path: Path) -> None:
+    """A job from a buyer's archive whose result.cbor is a FIFO is set aside; the next one is opened."""
+    hostile, honest = named(auction, "a"), named(auction, "b")
+    os.mkfifo(job(hostile, tmp_path / "a") / "result.cbor")
+    job(honest, tmp_path / "b")
+    opening = Openings(hostile, honest, failing={})
+    service = courier(tmp_path, opener=opening)
+    rounds = threading.Thread(target=service.round, args=(opening.now,), daemon=True)
+    rounds.start()
+    rounds.join(60)
+    assert not rounds.is_alive()
+    assert opening.names() == ["b"]
+    assert (tmp_path / "b" / "result.cbor").exists()
+    assert json.loads((tmp_path / "a" / "failed.json").read_text())["exit"] == 2
+
+
+def test_a_planted_result_is_not_published(auction: Auction, tmp_path: Path) -> None:
+    """A well-formed result file of this seal that no enclave made: nothing is put, the job is set aside."""
+    there = job(auction, tmp_path / "planted")
+    (there / "result.cbor").write_bytes(opened(auction).encode())
+    opening = Openings(auction, failing={})
+    service = courier(tmp_path, opener=opening, publish="s3://results/", check=check_opened)
+    assert service.round(opening.now) == 0
+    assert opening.names() == []
+    assert json.loads((there / "failed.json").read_text())["code"] == "unverified-result"

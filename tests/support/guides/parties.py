@@ -72,7 +72,7 @@ class Parties:
                 "AWS_REGION": cloud.REGION,
                 "ACCOUNT": owned.account,
                 "KMS_KEY": owned.key_arn,
-                "BIDS": f"{owned.bids_uri}/spring.cose",
+                "BIDS": owned.bids_uri,
                 "LOCAL_KMS": f"--endpoint-url {self.services.endpoint} --region {cloud.REGION}",
                 "SIMULATOR": "--simulator",
                 "TRAIL": str(self.services.trail),
@@ -99,6 +99,7 @@ class Parties:
             "AWS_CONFIG_FILE": os.devnull,
             "MANPAGER": "cat",
             "ME": name,
+            "OTHER": next((other for other in BUYERS if other != name), ""),
             "SHARED": str(self.shared),
             "SOURCE": str(home / "source"),
             "PARENT_ROLE": self.role,
@@ -243,8 +244,6 @@ def prepare_auction(page: Page) -> None:
     services = page.parties.services
     page.attestations(page.parties.shared / "attestations")
     page.set(BUYERS, AWS_PROFILE="bidder")
-    for name in BUYERS:
-        page.set([name], BIDS=page.variables[name]["BIDS"].rpartition("/")[0])
     services.client("s3", SERVICE).create_bucket(
         Bucket="results-of-service", CreateBucketConfiguration={"LocationConstraint": cloud.REGION}
     )

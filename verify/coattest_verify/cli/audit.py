@@ -73,7 +73,7 @@ _ROLE_ID = re.compile(r"AROA[A-Z0-9]{4,124}")
 @click.option(
     "--journal",
     type=EXISTING_FOLDER,
-    help="Your record of seals, with which an auction's openings are compared (default: as for auction seal).",
+    help="Your record of seals, to compare openings with (default: as for auction seal).",
 )
 @click.option(
     "--no-journal", is_flag=True, help="Compare with no record of seals: this is not the machine that seals."
