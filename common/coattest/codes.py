@@ -369,6 +369,7 @@ AUCTION: Final = {
     "double-seal": "A buyer's seal is there more than once",
     "journal-damaged": "The record of an earlier seal cannot be read, so nothing is sealed",
     "journal-unsafe": "The seal journal's file system cannot lock files or sync folders",
+    "key-policy": "The live policy of the buyer's key leaves a way past the decided enclave or the buyer's own seal",
     "kms-wrong-key": "KMS answered for a key that the manifest does not name",
     "liveness-document": "The receipt is a liveness document, which shows that the enclave ran and not what it decided",
     "missing-bid": "A buyer's bid file is missing",

@@ -43,7 +43,7 @@ def time_left(manifest: messages.Manifest, now: datetime) -> float:
     return left
 
 
-def check_bid(
+def look_before_bid(
     manifest: messages.Manifest,
     own: Own,
     *,
@@ -86,9 +86,9 @@ def make_bid(
     """A buyer's encrypted bid file, under a data key that its KMS key wraps; nothing is uploaded. The journal
     remembers for which manifest it is.
 
-    Nothing is encrypted unless ``check_bid`` finds nothing; raises what it raises, and KMS's failures.
+    Nothing is encrypted unless ``look_before_bid`` finds nothing; raises what it raises, and KMS's failures.
     """
-    check_bid(
+    look_before_bid(
         manifest,
         own,
         check_certificate=check_certificate,

@@ -102,13 +102,17 @@ class Auction:
         self.files[name] = content
         return content
 
-    def seal(self, name: str, own_bid: bytes | None = None) -> bytes:
+    def seal(self, name: str, own_bid: bytes | None = None, **chosen: bytes) -> bytes:
         journal = SealJournal(self.directory / name)
         plan = plan_seal(
             self.manifest,
             own(self.manifest, name),
             opening(self.decision),
-            bids=bid_digests(self.manifest, self.cloud.as_buyer(name)),
+            bids=bid_digests(
+                self.manifest,
+                self.cloud.as_buyer(name),
+                {other: messages.bid_digest(file) for other, file in chosen.items()},
+            ),
             own_bid=own_bid or self.files[name],
             check_certificate=certified,
             journal=journal,
@@ -267,9 +271,12 @@ def test_a_second_seal_is_refused(cloud: Cloud, tmp_path: Path) -> None:
     with pytest.raises(AlreadySealed):
         auction.bid("buyer-2")
     (tmp_path / "buyer-1").rename(tmp_path / "gone")
-    auction.bid("buyer-1")
-    with pytest.raises(AlreadySealed):
+    another = auction.bid("buyer-1")
+    with pytest.raises(FoundFalse) as caught:
         auction.seal("buyer-2")
+    assert caught.value.code == "several-bids"
+    with pytest.raises(AlreadySealed):
+        auction.seal("buyer-2", **{"buyer-1": another})
 
 
 def test_without_rights_on_one_key_there_is_no_result(

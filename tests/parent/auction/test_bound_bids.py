@@ -171,7 +171,7 @@ def test_enrolling_somebody_between_bid_and_opening_changes_nothing(world: World
     public = generate_key(world.folder / "carol.key", "ed25519")
     world.members.signers["carol"] = load_signer(world.folder / "carol.key")
     grown = world.members.file.successor(
-        members=(*world.members.file.members, Member("carol", (public,))), threshold=2, dissent="warn"
+        members=(*world.members.file.members, Member("carol", (public,))), threshold=2, dissent="report"
     )
     world.members.install(grown, ["buyer-1", "buyer-2", "carol"])
     seals = [world.seal(name, "growth", "--again")[0] for name in BIDS]

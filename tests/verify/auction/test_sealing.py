@@ -137,10 +137,14 @@ def test_the_record_comes_before_the_signature(tmp_path: Path) -> None:
 
 
 def test_lots_sealed_before_and_what_the_rule_reveals_are_said(tmp_path: Path) -> None:
-    """The plan carries both warnings for the buyer to read."""
+    """They need the buyer's word, and the plan carries both warnings for it to read."""
     sign_seal(plan(tmp_path), KEYS["buyer-1"], SealJournal(tmp_path / "seals"))
-    again = plan(tmp_path, manifest("again", rule="second-price"))
-    assert [overlap.auction for overlap in again.overlaps] == ["spring"]
+    with pytest.raises(FoundFalse) as caught:
+        plan(tmp_path, manifest("again", rule="second-price"))
+    assert [finding.code for finding in caught.value.findings] == ["overlapping-lots"]
+    again = plan(tmp_path, manifest("again", rule="second-price"), again=True)
+    assert [overlap.auction for overlap in again.looked.overlaps] == ["spring"]
+    assert [other.member for other in again.looked.others("buyer-1")] == ["buyer-2"]
     assert again.disclosure == messages.DISCLOSURE["second-price"]
     assert again.reveals_a_losing_amount
     assert not plan(tmp_path).reveals_a_losing_amount

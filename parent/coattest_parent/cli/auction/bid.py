@@ -16,8 +16,8 @@ from coattest.jsontext import emit_json
 from coattest.shell import confirm_signing, err, expect_option, json_option, utc_now
 from coattest_enclave.protocol import canonical, messages
 from coattest_parent.auction.courier import upload_bid
-from coattest_parent.auction.steps import check_bid, make_bid
-from coattest_parent.cli.auction.looking import grounds, known_buyers, looked_json, show_auction
+from coattest_parent.auction.steps import look_before_bid, make_bid
+from coattest_parent.cli.auction.looking import grounds, known_buyers, look_at_key, looked_json, show_auction
 from coattest_parent.cli.auction.options import (
     again_option,
     buyer_option,
@@ -89,8 +89,10 @@ def bid_command(
     """
     if out is None and not preview:
         raise UsageError("no file to write the encrypted bids to", hint="--out FILE, or --preview")
+    aws = None
     if not preview:
         need_extra("aws")
+        aws = aws_from(endpoint_url, ca_bundle)
     content = read_bounded(manifest_path, canonical.SIZE_MAX)
     manifest = parse_manifest(content, str(manifest_path))
     bids = _read(csv_path, manifest, as_json)
@@ -99,7 +101,7 @@ def bid_command(
     found = grounds(decision, name=name, seal_key=load_own_key(auction_key), record=record_path, now=now)
     record = SealJournal(journal or default_journal())
     others = known_buyers(known, manifest, name)
-    looked = check_bid(
+    looked = look_before_bid(
         manifest,
         found.own,
         check_certificate=found.check_certificate,
@@ -117,11 +119,11 @@ def bid_command(
         "release": decided.release_digest.hex(),
         "expect": f"sha256:{digest}",
     }
-    if out is None or preview:
+    if out is None or aws is None:
         if as_json:
             emit_json(summary)
         return
-    aws = aws_from(endpoint_url, ca_bundle)
+    summary["key_policy"] = look_at_key(aws, manifest, found)
     confirm_signing(
         [("binds", f"{name} bids in this auction"), ("rule", f"{manifest.rule}, {manifest.currency}")],
         subject="manifest",

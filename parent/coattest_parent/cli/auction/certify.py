@@ -22,6 +22,9 @@ from coattest_verify.auction.certify import MAX_LIFE, Life, Own, certify_buyer_k
 from coattest_verify.quorum.members.file import utc
 from coattest_verify.signatures.keys import Signer, load_signer
 
+SKEW = timedelta(minutes=5)
+"""How far somebody's clock may be behind this one when it checks a new certificate."""
+
 
 def certified_record(signer: Signer, own: Own, life: Life) -> BuyerRecord:
     """The buyer's record, with its certificate signed by the member's quorum key; raises UsageError.
@@ -78,8 +81,9 @@ def certify_command(
     it.
     """
     public = load_auction_public_key(auction_key)
-    begins = utc_now().replace(microsecond=0)
-    life = Life(begins, begins + timedelta(days=days))
+    now = utc_now().replace(microsecond=0)
+    # Others check it by their own clocks.
+    life = Life(now - SKEW, now + timedelta(days=days) - SKEW)
     own = Own(member, public, kms_key, bids)
     _record(own, b"-")
     signer = load_signer(quorum_key)

@@ -15,9 +15,11 @@ from coattest.errors import UsageError
 from coattest.files import Folder, read_bounded
 from coattest.shell import err
 from coattest_enclave.protocol import messages
+from coattest_parent.auction.live_key import live_key_findings
+from coattest_parent.link.aws import Aws
 from coattest_verify.auction.buyers import RECORD_MAX, BuyerRecord
 from coattest_verify.auction.certify import CertificateCheck, Own, certificate_check
-from coattest_verify.auction.checks import Looked, Opening, lots_digest
+from coattest_verify.auction.checks import Looked, Opening, lots_digest, refuse
 from coattest_verify.auction.outcomes import moment_text
 from coattest_verify.auction.withdrawal import read_withdrawals
 from coattest_verify.quorum.authority import Authority, authority_from
@@ -64,6 +66,23 @@ def grounds(
         err().print(f"not counted: {finding.where}: {finding.detail}", style="yellow", markup=False)
     check = certificate_check(authority, now=now, withdrawn=withdrawn)
     return Grounds(Own(name, seal_key, own.kms, own.bids), authority, check)
+
+
+def look_at_key(aws: Aws, manifest: messages.Manifest, found: Grounds) -> str:
+    """Refuse a key whose live policy leaves a way past the decided enclave; what could be looked at.
+
+    Raises FoundFalse (``key-policy``) with every way.
+    """
+    leaks = live_key_findings(aws, manifest, found.own, found.authority.decision)
+    if leaks is None:
+        told = (
+            "not checked: these credentials may not read it; 'verify policy check' by an administrator does"
+        )
+    else:
+        refuse(leaks)
+        told = "leaves no way past the decided enclave under your own seal"
+    err().print(f"key policy  {told}", markup=False)
+    return "not readable" if leaks is None else "looked at"
 
 
 def known_buyers(known: tuple[str, ...], manifest: messages.Manifest, name: str) -> tuple[str, ...] | None:

@@ -16,7 +16,7 @@ from coattest.jsontext import emit_json
 from coattest.shell import confirm_signing, err, expect_option, json_option, signing_key, utc_now
 from coattest_enclave.protocol import messages
 from coattest_parent.auction.courier import bid_digests
-from coattest_parent.cli.auction.looking import grounds, known_buyers, looked_json, show_auction
+from coattest_parent.cli.auction.looking import grounds, known_buyers, look_at_key, looked_json, show_auction
 from coattest_parent.cli.auction.options import (
     again_option,
     buyer_option,
@@ -107,7 +107,9 @@ def seal_command(
     own_file = read_whole(own_bid, CSV_MAX)
     if fetched:
         chosen = {name: messages.bid_digest(own_file), **chosen}
-        chosen = bid_digests(manifest, aws_from(endpoint_url, ca_bundle), chosen)
+        aws = aws_from(endpoint_url, ca_bundle)
+        look_at_key(aws, manifest, found)
+        chosen = bid_digests(manifest, aws, chosen)
     record = SealJournal(journal or default_journal())
     plan = plan_seal(
         manifest,
