@@ -61,7 +61,8 @@ def buyers_stack(release: Release) -> str:
         now=release.authority.decision.expires.replace(year=2027),
         simulator=True,
     )
-    return snippets.stack(policy, "coattest", [SETTINGS.role_arn])
+    bidder = f"arn:aws:iam::{account}:user/bidder"
+    return snippets.stack(policy, "coattest", [SETTINGS.role_arn], [bidder])
 
 
 @pytest.mark.parametrize("variant", sorted(VARIANTS))

@@ -105,8 +105,8 @@ def test_two_releases_decrypt_during_a_rotation_and_their_mixtures_do_not() -> N
         assert says(document, request(pcrs=dict(mixed))) is not Effect.ALLOW
     assert says(document, request(pcrs={0: "c0" * 48, 1: "c1" * 48, 2: "c2" * 48})) is Effect.EXPLICIT_DENY
     assert policy_text(make([old, new])) == policy_text(make([new, old]))
-    assert old.digest.hex() in document["Id"]
-    assert new.digest.hex() in document["Id"]
+    assert old.release_digest.hex() in document["Id"]
+    assert new.release_digest.hex() in document["Id"]
 
 
 def test_encrypters_make_data_keys_without_a_document_and_cannot_decrypt() -> None:

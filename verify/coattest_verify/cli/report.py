@@ -64,7 +64,7 @@ def report_command(
         decision_from({**decision, "attestations": folder}, now=now, own=signing.member)
         for folder in (attestations, *also_attestations)
     ]
-    digests = tuple(sorted({item.digest.hex() for item in decided}))
+    digests = tuple(sorted({item.release_digest.hex() for item in decided}))
     made = BuyerReport(signing.member, kms_key, bids, role, digests)
     with read_once(attestations) as evidence:
         signer = signing.signer(evidence)
@@ -74,7 +74,7 @@ def report_command(
             ("KMS key", made.kms),
             ("bids", made.bids),
             ("parent role", made.role),
-            *[("admits", f"release {item.release}, decision {item.digest.hex()}") for item in decided],
+            *[("admits", f"release {item.release}, digest {item.release_digest.hex()}") for item in decided],
         ],
         subject="report",
         digest=made.sha256,
