@@ -20,14 +20,19 @@ PCR0 = bytes(range(48))
 
 
 def make_document(
-    *, user_data: bytes | None, nonce: bytes | None, public_key: bytes | None, timestamp: Any = None
+    *,
+    user_data: bytes | None,
+    nonce: bytes | None,
+    public_key: bytes | None,
+    timestamp: Any = None,
+    pcr0: Any = PCR0,
 ) -> bytes:
     """An unsigned document of the shape AWS's have, with the indefinite-length map they have since 2025."""
     fields = {
         "module_id": "i-test-enc-test",
         "digest": "SHA384",
         "timestamp": int(time.time() * 1000) if timestamp is None else timestamp,
-        "pcrs": {0: PCR0},
+        "pcrs": {0: pcr0},
         "certificate": b"none",
         "cabundle": [b"none"],
         "public_key": public_key,
