@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from coattest.errors import EnvironmentFailure, Rejected
-from coattest.files import Folder
+from coattest.files import Folder, real_path
 
 MAX_OBJECT = 16 * 1024 * 1024
 """Bytes of a commit, a tree, or a base that one is a delta of."""
@@ -35,6 +35,11 @@ MAX_DELTAS = 4095
 """git's own limit of ``--depth``."""
 MAX_PACKS = 400
 """Two descriptors each stay open; git repacks at 50."""
+MAX_STEPS = 200_000
+"""Objects and deltas that one reading unpacks, and packs in which it looks for one: half a minute of them.
+
+A tree that is named 40,000 times takes no space, but each naming takes time.
+"""
 MAX_PACKED_REFS = 16 * 1024 * 1024
 MAX_SYMBOLIC = 5
 """Refs that name refs, one after the other; git's limit too."""
@@ -54,7 +59,7 @@ class Repository:
 
     def __init__(self, git: Folder, common: Folder) -> None:
         self._git, self._common = git, common
-        self._left = MAX_UNPACKED
+        self._left, self._steps = MAX_UNPACKED, MAX_STEPS
         self._stack = contextlib.ExitStack()
         self._packs: list[_Pack] | None = None
 
@@ -158,7 +163,8 @@ class Repository:
         deltas: list[bytes] = []
         while found is None:
             kind, size, at, base = pack.entry(offset)
-            data = self._whole(_Inflater(pack.reader(at)), size)
+            self._step()
+            data = self._whole(_Inflater(pack.reader(at), self._spend), size)
             if kind in _KINDS:
                 found = _KINDS[kind], data
                 break
@@ -180,6 +186,7 @@ class Repository:
         if self._packs is None:
             self._packs = list(self._open_packs())
         for pack in self._packs:
+            self._step()
             offset = pack.find(bytes.fromhex(identifier))
             if offset is not None:
                 return pack, offset
@@ -187,6 +194,7 @@ class Repository:
 
     def _loose(self, identifier: str) -> tuple[bytes, bytes] | None:
         try:
+            self._step()
             with self._common.opened(f"objects/{identifier[:2]}/{identifier[2:]}") as file:
                 return self._unpacked(file)
         except Rejected as error:
@@ -195,7 +203,7 @@ class Repository:
             return None
 
     def _unpacked(self, file: BinaryIO) -> tuple[bytes, bytes]:
-        inflater = _Inflater(lambda: file.read(1 << 16))
+        inflater = _Inflater(lambda: file.read(1 << 16), self._spend)
         header = b""
         while b"\0" not in header:
             more = inflater.take(32 - len(header))
@@ -221,6 +229,11 @@ class Repository:
         if size > MAX_OBJECT or self._left < 0:
             raise _unreadable(f"an object is larger than {MAX_OBJECT} bytes, or all are than {MAX_UNPACKED}")
 
+    def _step(self) -> None:
+        self._steps -= 1
+        if self._steps < 0:
+            raise _unreadable(f"takes more than {MAX_STEPS} steps to read")
+
     def _open_packs(self) -> Iterator[_Pack]:
         names = [
             name.removesuffix(".idx") for name, _ in self._walked("objects/pack") if name.endswith(".idx")
@@ -243,16 +256,22 @@ class Repository:
 
 
 class _Inflater:
-    """Unpacks a zlib stream, never more than is asked for."""
+    """Unpacks a zlib stream, never more than is asked for; ``spend`` is told of every packed byte.
 
-    def __init__(self, read: Callable[[], bytes]) -> None:
-        self._read, self._engine, self._held = read, zlib.decompressobj(), b""
+    A stream may go on for ever without a byte of output: empty blocks are allowed.
+    """
+
+    def __init__(self, read: Callable[[], bytes], spend: Callable[[int], None]) -> None:
+        self._read, self._spend, self._engine, self._held = read, spend, zlib.decompressobj(), b""
 
     def take(self, count: int) -> bytes:
         """At most ``count`` bytes; fewer when the stream ends."""
         pieces = []
         while count > 0 and not self._engine.eof:
-            packed = self._held or self._read()
+            packed = self._held
+            if not packed:
+                packed = self._read()
+                self._spend(len(packed))
             if not packed:
                 break
             piece = self._engine.decompress(packed, count)
@@ -409,8 +428,8 @@ def open_repository(checkout: Folder) -> Repository | None:
     text = checkout.read(".git", _SHORT)
     if not text.startswith(b"gitdir: ") or b"\0" in text:
         raise _unreadable("is not a repository")
-    here = checkout.path.resolve()
-    linked = (here / os.fsdecode(text[8:].strip())).resolve()
+    here = real_path(checkout.path)
+    linked = real_path(here / os.fsdecode(text[8:].strip()))
     elsewhere = _unreadable(
         "leads to a repository elsewhere, which does not name this worktree: make a clone"
     )

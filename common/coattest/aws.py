@@ -12,6 +12,8 @@ FORBIDDEN = frozenset({"AccessDenied", "AccessDeniedException", "UnauthorizedOpe
 UNKNOWN_CALLER = frozenset({"UnrecognizedClientException", "InvalidClientTokenId"})
 """Codes for one thing in CloudFormation, KMS and SSM, EC2 and S3 (each one's "Common errors")."""
 
+SETTINGS_HINT = "check AWS_PROFILE, ~/.aws/config and ~/.aws/credentials"
+
 MESSAGE_MAX = 300
 """Characters of a service's own message that are shown."""
 
@@ -27,9 +29,16 @@ def aws_errors(where: str) -> Iterator[None]:
     """Within the block, botocore's errors become AwsFailure; ``where`` names what was asked for.
 
     ``service_code`` is AWS's own code where a service answered (``AccessDenied``); otherwise ``code`` is
-    ``no-credentials`` or ``unreachable``.
+    ``no-credentials``, ``aws-settings`` or ``unreachable``.
     """
-    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError  # noqa: PLC0415
+    from botocore.exceptions import (  # noqa: PLC0415
+        BotoCoreError,
+        ClientError,
+        ConfigParseError,
+        NoCredentialsError,
+        PartialCredentialsError,
+        ProfileNotFound,
+    )
     from urllib3.exceptions import HTTPError  # noqa: PLC0415
 
     try:
@@ -50,12 +59,36 @@ def aws_errors(where: str) -> Iterator[None]:
             hint="set AWS_PROFILE or run on the instance",
             code="no-credentials",
         ) from error
+    except (ConfigParseError, PartialCredentialsError, ProfileNotFound) as error:
+        raise AwsFailure(
+            str(error)[:MESSAGE_MAX], where=where, hint=SETTINGS_HINT, code="aws-settings"
+        ) from error
     except (BotoCoreError, HTTPError) as error:  # the latter from a body that ends within TLS
         raise AwsFailure(
             str(error)[:MESSAGE_MAX],
             where=where,
             hint="check --endpoint-url, region and network",
             code="unreachable",
+        ) from error
+
+
+@contextlib.contextmanager
+def aws_settings(where: str) -> Iterator[None]:
+    """Within the block, where a session or a client is made, all that botocore raises becomes AwsFailure.
+
+    Of settings that it does not expect, such as ``max_attempts = x`` or a ``credential_process`` that is not
+    there, it makes whatever Python raises.
+    """
+    try:
+        with aws_errors(where):
+            yield
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        # Not its text, which may repeat what a file has where a key should be.
+        raise AwsFailure(
+            f"the AWS settings cannot be used: {type(error).__name__}",
+            where=where,
+            hint=SETTINGS_HINT,
+            code="aws-settings",
         ) from error
 
 

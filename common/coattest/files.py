@@ -56,6 +56,14 @@ def state_folder(name: str) -> Path:
     return base / "coattest" / name
 
 
+def real_path(path: Path) -> Path:
+    """The absolute path with its links followed; a link that leads to itself stays as it is.
+
+    ``Path.resolve`` raises RuntimeError for such a link.
+    """
+    return Path(os.path.realpath(path))
+
+
 @contextlib.contextmanager
 def atomic_file(path: Path, mode: int = 0o644) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success it is synced and renamed, on failure removed."""

@@ -160,6 +160,70 @@ def test_ten_objects_that_are_a_hundred_million_files_are_refused(checkout: Path
     refused(checkout, "more than 50000 files|nested")
 
 
+def test_a_small_tree_that_is_named_40000_times_is_given_up(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Below the limit on files, and a kilobyte to send; but each naming is a look into each of 100 packs."""
+    small = tree(checkout, (b"100644", b"f", honest(checkout, b"blob", b"x")))
+    many = tree(checkout, *((b"40000", b"d%05d" % number, small) for number in range(24_000)))
+    commit(checkout, tree(checkout, (b"40000", b"enclave", many)))
+    git(checkout, "repack", "-adq")
+    for number in range(100):
+        empty = checkout / f".git/objects/pack/a{number}"
+        empty.with_suffix(".idx").write_bytes(b"\xfftOc\0\0\0\2" + bytes(1024 + 40))
+        empty.with_suffix(".pack").write_bytes(b"PACK\0\0\0\2" + bytes(24))
+    looked = 0
+    find = repository._Pack.find
+
+    def counted(pack: repository._Pack, identifier: bytes) -> int | None:
+        nonlocal looked
+        looked += 1
+        return find(pack, identifier)
+
+    monkeypatch.setattr(repository._Pack, "find", counted)
+    refused(checkout, "steps")
+    assert 100_000 < looked <= repository.MAX_STEPS
+
+
+def test_a_stream_of_empty_blocks_ends(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """zlib allows blocks without a byte: 64 MB of them cost nothing to send, and give nothing."""
+    monkeypatch.setattr(repository, "MAX_UNPACKED", 1 << 20)
+    monkeypatch.setattr(repository, "MAX_OBJECT", 1 << 20)
+    identifier = "cd" * 20
+    path = checkout / ".git/objects/cd" / identifier[2:]
+    path.parent.mkdir()
+    path.write_bytes(b"\x78\x01" + b"\0\0\0\xff\xff" * (1 << 20))
+    (checkout / ".git/HEAD").write_text(identifier + "\n")
+    refused(checkout, "larger than")
+
+
+@pytest.mark.parametrize("way", ["loop", "two", "folder", "long", "nul", "file"])
+def test_a_git_file_that_leads_nowhere_is_refused(checkout: Path, way: str) -> None:
+    """To a link that leads to itself, to a name that no file system has, through a file: one line, exit 3."""
+    shutil.rmtree(checkout / ".git")
+    (checkout / "loop").symlink_to("loop")
+    (checkout / "one").symlink_to("two")
+    (checkout / "two").symlink_to("one")
+    named = {
+        "loop": "loop",
+        "two": "one/worktrees/x",
+        "folder": "loop/worktrees/x",
+        "long": "a" * 3000,
+        "nul": "a\0b",
+        "file": "build/image.toml/worktrees/x",
+    }
+    (checkout / ".git").write_text(f"gitdir: {named[way]}\n")
+    with raises_code(EnvironmentFailure, "bad-repository"):
+        look(checkout)
+
+
+def test_a_git_that_is_a_link_to_itself_is_refused(checkout: Path) -> None:
+    """As any other link in its place."""
+    shutil.rmtree(checkout / ".git")
+    (checkout / ".git").symlink_to(".git")
+    refused(checkout, "not a plain file")
+
+
 def test_a_tree_that_holds_itself_is_refused(checkout: Path) -> None:
     """Its digest cannot be right."""
     loose(checkout, "ab" * 20, b"tree", b"40000 enclave\0" + bytes.fromhex("ab" * 20))

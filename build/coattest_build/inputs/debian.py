@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,9 +22,13 @@ from coattest_build.inputs.names import (
 )
 
 RELATION = re.compile(
-    r"(?P<name>[a-z0-9][a-z0-9+.-]*)(?::(?P<arch>[a-z0-9-]+))?\s*"
-    r"(?:\(\s*(?P<op><<|<=|=|>=|>>)\s*(?P<version>[A-Za-z0-9.+~:-]{1,256})\s*\))?\s*(?:\[[^]]*\])?"
+    r"(?P<name>[a-z0-9][a-z0-9+.-]*)(?::(?P<arch>[a-z0-9-]+))?"
+    r"(?:\s*\(\s*(?P<op><<|<=|=|>=|>>)\s*(?P<version>[A-Za-z0-9.+~:-]{1,256})\s*\))?(?:\s*\[[^]]*\])?"
 )
+MAX_RELATION = 1024
+"""Characters of one relation; the longest of bookworm, a name and a version, has about 100."""
+MAX_COMPARED = 5_000_000
+"""Packages that the search for dependencies compares in all; that of 150 packages compares about 2,000."""
 MAX_FIELD = 1024 * 1024
 """Characters of a field; librust-winapi-dev provides 300 KB of names."""
 
@@ -115,9 +120,10 @@ def parse_relations(text: str) -> tuple[tuple[Relation, ...], ...]:
     for group in filter(None, (part.strip() for part in text.split(","))):
         alternatives = []
         for alternative in group.split("|"):
-            match = RELATION.fullmatch(alternative.strip())
+            relation = alternative.strip()
+            match = RELATION.fullmatch(relation) if len(relation) <= MAX_RELATION else None
             if match is None:
-                raise IndexMalformed(f"not a package relation: {alternative.strip()[:80]!r}")
+                raise IndexMalformed(f"not a package relation: {relation[:80]!r}")
             alternatives.append(Relation(match["name"], match["op"] or "", match["version"] or ""))
         groups.append(tuple(alternatives))
     return tuple(groups)
@@ -128,24 +134,29 @@ def stanzas(text: str) -> Iterator[dict[str, str]]:
 
     Raises IndexMalformed while the text is read.
     """
-    fields: dict[str, str] = {}
+    fields: dict[str, list[str]] = {}
     key = ""
     for line in text.split("\n"):
         if not line.strip():
             if fields:
-                yield fields
+                yield _joined(fields)
             fields, key = {}, ""
         elif line[0] in " \t":
             if not key:
                 raise IndexMalformed("a continuation line without a field")
-            fields[key] += "\n" + line
+            fields[key].append(line)
         elif not line.startswith("#"):
             key, colon, value = line.partition(":")
             if not colon or key in fields or len(value) > MAX_FIELD:
                 raise IndexMalformed(f"not a field, or one given twice: {line[:80]!r}")
-            fields[key] = value.strip()
+            fields[key] = [value.strip()]
     if fields:
-        yield fields
+        yield _joined(fields)
+
+
+def _joined(fields: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    # Once for all lines: to add a line to a text copies the text, a field of a million lines a million times.
+    return {key: "\n".join(lines) for key, lines in fields.items()}
 
 
 def parse_packages(text: str) -> Iterator[Package]:
@@ -191,6 +202,7 @@ class Archive:
     def __init__(self, suites: Sequence[Iterable[Package]]) -> None:
         self._named: dict[str, list[tuple[int, Package]]] = {}
         self._provided: dict[str, list[tuple[int, Package, str]]] = {}
+        self._left = MAX_COMPARED
         for rank, packages in enumerate(suites):
             for package in packages:
                 self._named.setdefault(package.name, []).append((rank, package))
@@ -198,7 +210,13 @@ class Archive:
                     self._provided.setdefault(provided.name, []).append((rank, package, provided.version))
 
     def find(self, relation: Relation, chosen: Mapping[str, Package]) -> Package | None:
-        """The package for a relation: one already chosen, else one of that name, else a provider."""
+        """The package for a relation: one already chosen, else one of that name, else a provider.
+
+        Raises IndexMalformed when all searches together compare more than MAX_COMPARED packages.
+        """
+        self._left -= 1 + len(self._named.get(relation.name, ())) + len(self._provided.get(relation.name, ()))
+        if self._left < 0:
+            raise IndexMalformed(f"takes more than {MAX_COMPARED} comparisons of packages")
         real = [
             (rank, package)
             for rank, package in self._named.get(relation.name, ())
@@ -224,13 +242,13 @@ class Archive:
         """The named packages and, recursively, what they depend on, sorted by name.
 
         Of alternatives the first that can be satisfied is taken; Recommends are not. Raises UsageError
-        (``unsatisfiable``).
+        (``unsatisfiable``), and IndexMalformed as ``find``.
         """
         chosen: dict[str, Package] = {}
-        queue: list[tuple[str, tuple[Relation, ...]]] = [("image.toml", (Relation(n),)) for n in names]
+        queue: deque[tuple[str, tuple[Relation, ...]]] = deque(("image.toml", (Relation(n),)) for n in names)
         # The named ones come first, so that an alternative among them satisfies a dependency.
         while queue:
-            wanted_by, alternatives = queue.pop(0)
+            wanted_by, alternatives = queue.popleft()
             present = any(
                 (package := self.find(relation, chosen)) and chosen.get(package.name) == package
                 for relation in alternatives

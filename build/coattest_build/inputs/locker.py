@@ -43,7 +43,7 @@ def fetch_suite(mirror: str, suite: str, component: str, architecture: str) -> t
     release = fetch_index(f"{mirror}/dists/{suite}/InRelease", MAX_RELEASE).decode("utf-8", errors="replace")
     name = f"{component}/binary-{architecture}/Packages.xz"
     listed = re.search(rf"^ ([0-9a-f]{{64}}) +([0-9]+) {re.escape(name)}$", release, re.MULTILINE)
-    dated = re.search(r"^Date: (.+)$", release, re.MULTILINE)
+    dated = re.search(r"^Date: (.{1,64})$", release, re.MULTILINE)
     if not listed or not dated:
         raise IndexMalformed(f"{name} or the date is missing", where=f"{suite}/InRelease")
     packed = fetch_index(f"{mirror}/dists/{suite}/{name}")

@@ -24,6 +24,8 @@ from coattest_build.inputs.package_index import WantedWheel, download_wheels
 from coattest_build.inputs.unpack import Tree
 
 REQUIREMENT = re.compile(r"(\S{1,128})==(\S{1,128})((?:[ \t]+--hash=sha256:[0-9a-f]{64}){1,64})")
+COMMENT = re.compile(r"(?m)(?:^|(?<=\s))#.*$")
+"""A comment (pip, "Requirements File Format"). Blanks before it stay: searching them takes their square."""
 PIP_HINT = "check that pip can reach its index (`pip download`), and that this Python has pip"
 MAX_MEMBERS = 20_000
 """Members of a wheel."""
@@ -41,7 +43,7 @@ def _hostile(what: str, label: str) -> FoundFalse:
 
 def parse_requirements(text: str, where: str) -> tuple[WantedWheel, ...]:
     """The wheel of every line ``name==version --hash=sha256:..``. Raises UsageError."""
-    joined = re.sub(r"(?m)^\s*#.*$|\s+#.*$", "", text).replace("\\\n", " ")
+    joined = COMMENT.sub("", text).replace("\\\n", " ")
     requirements = []
     for line in filter(None, (line.strip() for line in joined.splitlines())):
         match = REQUIREMENT.fullmatch(line)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from coattest.errors import EnvironmentFailure
+from coattest.files import real_path
 from coattest.findings import Finding
 
 FLAG = "--this-checkout-is-mine"
@@ -74,7 +75,7 @@ def own_places() -> Iterator[tuple[str, Path]]:
 
 def _checkouts(folders: Iterable[Path]) -> Iterator[tuple[Identity, Path]]:
     for folder in folders:
-        for start in {folder.absolute(), folder.resolve()}:
+        for start in {folder.absolute(), real_path(folder)}:
             yield from _named(start)
             for above in start.parents:
                 if os.path.lexists(above / REPOSITORY):
@@ -104,7 +105,7 @@ def _named(folder: Path) -> Iterator[tuple[Identity, Path]]:
 def _above(path: Path) -> Iterator[Path]:
     """The path and the folders that it lies in, by its name and by what its links lead to."""
     yield from (path, *path.parents)
-    real = path.resolve()
+    real = real_path(path)
     if real != path:
         yield from (real, *real.parents)
 

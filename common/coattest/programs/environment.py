@@ -15,6 +15,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 from coattest.errors import EnvironmentFailure
+from coattest.files import real_path
 from coattest.programs.apart import checkouts_around
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -93,17 +94,17 @@ def _search_path() -> list[str]:
 
 def _is_foreign(path: Path) -> bool:
     """Whether a path leads into the current folder (unless that is ``/``) or into a checkout."""
-    here, real = Path.cwd().resolve(), path.resolve()
+    here, real = real_path(Path.cwd()), real_path(path)
     inside = here != here.parent and real.is_relative_to(here)
     return inside or any(checkouts_around(real)) or any(checkouts_around(path))
 
 
 def import_path() -> tuple[str, ...]:
     """What this process imports from, without entries that depend on the current folder."""
-    here = Path.cwd().resolve()
+    here = real_path(Path.cwd())
     return tuple(
         dict.fromkeys(
-            entry for entry in sys.path if Path(entry).is_absolute() and Path(entry).resolve() != here
+            entry for entry in sys.path if Path(entry).is_absolute() and real_path(Path(entry)) != here
         )
     )
 

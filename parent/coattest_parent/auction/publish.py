@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from coattest.errors import FoundFalse, UsageError
+from coattest.errors import EnvironmentFailure, FoundFalse, UsageError
 from coattest.files import read_bounded, write_new
 from coattest_enclave.protocol import messages
 from coattest_enclave.protocol.errors import MessageError
@@ -71,13 +71,18 @@ def store_result(sealed: Sealed, file: messages.ResultFile, path: Path) -> messa
     """Write the file to ``path`` if nothing is there, and return what is there then: another process may have
     opened the same auction meanwhile, and its result stays.
 
-    Raises UsageError when something else is there.
+    Raises UsageError when something else is there, EnvironmentFailure (``absent``) when it was, and is gone.
     """
     if write_new(path, file.encode()):
         return file
     there = stored_result(sealed, path)
     if there is None:
-        raise UsageError("a dangling link", where=str(path), hint="remove it", code="wrong-result")
+        raise EnvironmentFailure(
+            "a file was there and is gone: somebody removed it meanwhile",
+            where=str(path),
+            hint="run it again",
+            code="absent",
+        )
     return there
 
 

@@ -26,9 +26,15 @@ aws_options = option_group(
 
 
 def aws_from(endpoint_url: str | None, ca_bundle: Path | None) -> Aws:
-    """A session with credentials from boto3's standard chain. Raises UsageError for an endpoint elsewhere."""
+    """A session with credentials from boto3's standard chain.
+
+    Raises UsageError for an endpoint elsewhere, AwsFailure for settings that cannot be used.
+    """
     import boto3  # noqa: PLC0415 - half a second, and an extra, for verbs that ask AWS for nothing
 
+    from coattest.aws import aws_settings  # noqa: PLC0415
     from coattest_parent.link.aws import Aws, Endpoint  # noqa: PLC0415
 
-    return Aws(boto3.Session(), Endpoint(endpoint_url, ca_bundle), renew=boto3.Session)
+    endpoint = Endpoint(endpoint_url, ca_bundle)
+    with aws_settings("credentials"):
+        return Aws(boto3.Session(), endpoint, renew=boto3.Session)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coattest.aws import aws_errors
+from coattest.aws import aws_errors, aws_settings
 from coattest.errors import UsageError
 from coattest_parent.link.channels import endpoint_host_port, is_loopback
 
@@ -78,38 +78,48 @@ class Aws:
     renew: Callable[[], boto3.Session] | None = field(default=None, repr=False)
 
     def renewed(self) -> Aws:
-        """The same with credentials read again, where they come from a chain that may have newer ones."""
-        return replace(self, session=self.renew()) if self.renew else self
+        """The same with credentials read again, where they come from a chain that may have newer ones.
+
+        Raises AwsFailure, as do the clients below, when the settings of AWS on this machine are damaged.
+        """
+        with aws_settings("credentials"):
+            return replace(self, session=self.renew()) if self.renew else self
 
     def kms(self, region: str) -> KMSClient:
         """KMS in a region."""
-        return self.session.client("kms", region_name=region, **self._options())
+        with aws_settings("kms"):
+            return self.session.client("kms", region_name=region, **self._options())
 
     def s3(self, region: str) -> S3Client:
         """S3 in a region."""
-        return self.session.client("s3", region_name=region, **self._options())
+        with aws_settings("s3"):
+            return self.session.client("s3", region_name=region, **self._options())
 
     def sts(self, region: str) -> STSClient:
         """STS in a region."""
-        return self.session.client("sts", region_name=region, **self._options())
+        with aws_settings("sts"):
+            return self.session.client("sts", region_name=region, **self._options())
 
     def cloudformation(self, region: str) -> CloudFormationClient:
         """CloudFormation in a region."""
-        return self.session.client("cloudformation", region_name=region, **self._options())
+        with aws_settings("cloudformation"):
+            return self.session.client("cloudformation", region_name=region, **self._options())
 
     def ec2(self, region: str) -> EC2Client:
         """EC2 in a region."""
-        return self.session.client("ec2", region_name=region, **self._options())
+        with aws_settings("ec2"):
+            return self.session.client("ec2", region_name=region, **self._options())
 
     def ssm(self, region: str) -> SSMClient:
         """Systems Manager in a region."""
-        return self.session.client("ssm", region_name=region, **self._options())
+        with aws_settings("ssm"):
+            return self.session.client("ssm", region_name=region, **self._options())
 
     def credentials(self) -> SessionCredentials:
         """The session's current credentials; raises AwsFailure (no-credentials) when there are none."""
         from botocore.exceptions import NoCredentialsError  # noqa: PLC0415
 
-        with aws_errors("credentials"):
+        with aws_settings("credentials"):
             found = self.session.get_credentials()
             if found is None:
                 raise NoCredentialsError
@@ -124,12 +134,13 @@ class Aws:
             given = self.sts(region).assume_role(
                 RoleArn=role_arn, RoleSessionName=name, DurationSeconds=SESSION_SECONDS
             )["Credentials"]
-        session = boto3.Session(
-            aws_access_key_id=given["AccessKeyId"],
-            aws_secret_access_key=given["SecretAccessKey"],
-            aws_session_token=given["SessionToken"],
-            region_name=region,
-        )
+        with aws_settings(role_arn):
+            session = boto3.Session(
+                aws_access_key_id=given["AccessKeyId"],
+                aws_secret_access_key=given["SecretAccessKey"],
+                aws_session_token=given["SessionToken"],
+                region_name=region,
+            )
         return Aws(session, self.endpoint)
 
     def _options(self) -> dict[str, Any]:

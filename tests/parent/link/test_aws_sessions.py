@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import boto3
 import pytest
 
 from coattest.aws import AwsFailure, aws_errors
-from coattest.errors import UsageError
+from coattest.errors import EnvironmentFailure, UsageError
 from coattest_parent.auction.courier import manifest_allow_list
+from coattest_parent.cli.options import aws_from
 from coattest_parent.link.aws import Aws, Endpoint, parse_s3_uri, region_of
 from support.auction.auctions import manifest
 
@@ -43,6 +47,74 @@ def test_no_credentials_is_an_error_with_a_remedy(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     with pytest.raises(AwsFailure, match="AWS_PROFILE"):
         Aws(boto3.Session(), Endpoint()).credentials()
+
+
+DAMAGED = {
+    "no section": "aws_access_key_id = x\n",
+    "not text": b"\xff\xfe[default]\n".decode("latin-1"),
+    "no key": "[default]\naws_access_key_id\n",
+    "half of a key": "[default]\naws_access_key_id = AKIDEXAMPLE\n",
+    "a process that says nothing": "[default]\ncredential_process = /bin/echo SECRET\n",
+    "a process that is not there": "[default]\ncredential_process = /nonexistent/program\n",
+    "a number that is none": "[default]\nmetadata_service_timeout = SECRET\nmax_attempts = SECRET\n",
+    "a role by itself": "[default]\nrole_arn = arn:aws:iam::1:role/x\nsource_profile = default\n",
+    "nested": "[default]\ns3 =\n  SECRET\n",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_damaged_settings_of_aws_are_one_line(
+    damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit 3 from whatever asks for a client or credentials, and nothing of the file in the message."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for variable in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        path = tmp_path / variable
+        path.write_bytes(DAMAGED[damage].encode("latin-1"))
+        monkeypatch.setenv(variable, str(path))
+
+    def use() -> None:
+        aws = aws_from(None, None)
+        aws.renewed().s3("eu-central-1")
+        aws.credentials()
+
+    with pytest.raises(EnvironmentFailure) as caught:
+        use()
+    assert "SECRET" not in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_auction_serve_with_damaged_credentials_ends_with_3(tmp_path: Path) -> None:
+    """As the service's own program: it says which file, and is not taken for a bug."""
+    path = tmp_path / "credentials"
+    path.write_text("no section\n")
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "AWS_SHARED_CREDENTIALS_FILE": str(path),
+    }
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    done = subprocess.run(
+        [
+            Path(sys.executable).with_name("auction"),
+            "serve",
+            "--spool",
+            str(spool),
+            "--enclave",
+            "vsock:16:9000",
+            "--once",
+        ],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 3, done.stderr
+    assert str(path) in done.stderr
 
 
 def test_an_unreachable_endpoint_is_an_environment_failure() -> None:

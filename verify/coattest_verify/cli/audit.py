@@ -13,7 +13,7 @@ from typing import Any
 import click
 from rich.table import Table
 
-from coattest.aws import aws_errors
+from coattest.aws import aws_errors, aws_settings
 from coattest.errors import EnvironmentFailure, FoundFalse, UsageError
 from coattest.extras import need_extra
 from coattest.files import read_whole
@@ -198,8 +198,9 @@ def _collect(given: Mapping[str, Any], expected: Expected) -> Collected:
 def _client(service: str, given: Mapping[str, Any]) -> Any:
     import boto3  # noqa: PLC0415  (not needed for files)
 
-    session: Any = boto3.session.Session(region_name=given["region"] or given["key_arn"].split(":")[3])
-    return session.client(service, endpoint_url=given["endpoint_url"])
+    with aws_settings(service):
+        session: Any = boto3.session.Session(region_name=given["region"] or given["key_arn"].split(":")[3])
+        return session.client(service, endpoint_url=given["endpoint_url"])
 
 
 def _missing(given: Mapping[str, Any], collected: Collected, expected: Expected) -> tuple[Finding, ...]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from coattest.findings import Finding
 from coattest_verify.keypolicy.iam import Condition, Policy, PolicyStatement
+from coattest_verify.keypolicy.iam.match import ascii_lower
 
 
 def policy_differences(expected: Policy, live: Policy) -> tuple[Finding, ...]:
@@ -65,7 +66,7 @@ def _normal(statement: PolicyStatement) -> tuple[Any, ...]:
         statement.allow,
         frozenset(statement.principals or ()),
         statement.not_principal,
-        frozenset(action.lower() for action in statement.actions),
+        frozenset(ascii_lower(action) for action in statement.actions),
         statement.not_action,
         frozenset(statement.resources),
         statement.not_resource,
@@ -77,6 +78,6 @@ def _condition(condition: Condition) -> tuple[Any, ...]:
     fold = condition.operator.endswith("IgnoreCase") or condition.operator in ("Null", "Bool")
     return (
         condition.name,
-        condition.key.lower(),
-        frozenset(value.lower() if fold else value for value in condition.values),
+        ascii_lower(condition.key),
+        frozenset(ascii_lower(value) if fold else value for value in condition.values),
     )

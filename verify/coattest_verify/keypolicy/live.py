@@ -18,6 +18,7 @@ from coattest_verify.keypolicy.compare import policy_differences
 from coattest_verify.keypolicy.generate import DECISION_TAG, ENCLAVE_TAG, decision_tag
 from coattest_verify.keypolicy.iam import Policy, PolicyError, Principal, Request, authorize, parse_policy
 from coattest_verify.keypolicy.iam.evaluate import action_matches
+from coattest_verify.keypolicy.iam.match import ascii_lower
 
 _UNIQUE_ID = re.compile(r"A[A-Z]{3}[A-Z0-9]{12,}")
 _IMAGE_KEYS = ("kms:recipientattestation:imagesha384", "kms:recipientattestation:pcr0")
@@ -126,11 +127,11 @@ def key_findings(key: KeyState, expected: Policy, aliases: Sequence[str] = ()) -
 def images(policy: Policy) -> frozenset[str]:
     """The images that a policy's Allows of Decrypt name, in lower-case hex."""
     return frozenset(
-        value.lower()
+        ascii_lower(value)
         for statement in policy.statements
         if statement.allow and statement.has_effect and action_matches(statement, "kms:Decrypt")
         for condition in statement.conditions
-        if condition.key.lower() in _IMAGE_KEYS
+        if ascii_lower(condition.key) in _IMAGE_KEYS
         for value in condition.values
     )
 

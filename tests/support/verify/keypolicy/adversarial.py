@@ -98,6 +98,15 @@ SEVERAL = (
     'values for a context key, those values are evaluated using a logical OR."'
 )
 
+SESSION_OF = (
+    "IAM Session policies: \"the permissions from the resource-based policy are added to the role or user's "
+    'identity-based policy before the session is created", for GetFederationToken too.'
+)
+FEDERATED = (
+    'KMS Key policies, Principal: "You can specify AWS accounts, IAM users, IAM roles, and some AWS services '
+    'as principals in a key policy"; nothing says what another kind does.'
+)
+
 POLICIES = (
     # Elements that are missing.
     Adversarial("deny-without-resource", (allow(), without(deny(), "Resource")), NO_EFFECT, plaintext=NO),
@@ -667,6 +676,231 @@ POLICIES = (
         "role-of-nobody",
         (allow(Condition={**exactly(A), "ArnEquals": {"aws:PrincipalArn": EVE}}),),
         "IAM aws:PrincipalArn: the ARN of the principal that made the request.",
+        decryption=NO,
+    ),
+    # Sessions and principals that are no users or roles.
+    Adversarial(
+        "federated-session-of-a-user",
+        (
+            GOOD,
+            allow(EVE),
+            deny(Condition={"ArnEquals": {"aws:PrincipalArn": EVE}}),
+        ),
+        f"{SESSION_OF} aws:PrincipalArn is then the session's.",
+        plaintext=NO,
+    ),
+    Adversarial(
+        "federated-session-past-an-arn-pattern",
+        (
+            GOOD,
+            allow(EVE),
+            deny(Condition={"ArnLike": {"aws:PrincipalArn": "arn:aws:iam::*:*"}}),
+        ),
+        f"{SESSION_OF} aws:PrincipalArn is then the session's.",
+        plaintext=NO,
+    ),
+    Adversarial(
+        "deny-for-the-user-of-a-federated-session",
+        (GOOD, allow(EVE), deny(Principal={"AWS": EVE})),
+        f"{SESSION_OF} Nothing is said of what is denied to the user.",
+        plaintext=OPEN,
+    ),
+    Adversarial(
+        "named-federated-session",
+        (
+            GOOD,
+            allow(EVE),
+            deny(Principal={"AWS": f"arn:aws:sts::{ACCOUNT}:federated-user/eve"}),
+            deny(Condition={"ArnEquals": {"aws:PrincipalArn": EVE}}),
+        ),
+        f"{SESSION_OF} Its name is the caller's choice.",
+        plaintext=NO,
+    ),
+    Adversarial(
+        "federated-sessions-of-the-administrator",
+        (GOOD, allow(ADMIN, "kms:CreateGrant")),
+        f"{SESSION_OF} They are the administrator's.",
+    ),
+    Adversarial(
+        "session-by-an-identity-provider",
+        (
+            GOOD,
+            allow({"Federated": "cognito-identity.amazonaws.com"}),
+            deny(Condition={"Null": {"aws:PrincipalArn": "true"}}),
+        ),
+        FEDERATED,
+        plaintext=OPEN,
+    ),
+    Adversarial(
+        "saml-provider",
+        (
+            GOOD,
+            allow(
+                {"Federated": f"arn:aws:iam::{ACCOUNT}:saml-provider/x"},
+                Condition={"StringEquals": {"aws:PrincipalAccount": ACCOUNT}},
+            ),
+        ),
+        FEDERATED,
+        plaintext=OPEN,
+    ),
+    Adversarial(
+        "deny-for-an-identity-provider",
+        (GOOD, allow(EVE), deny(Principal={"Federated": "cognito-identity.amazonaws.com"})),
+        FEDERATED,
+        plaintext=NO,
+    ),
+    Adversarial(
+        "all-but-an-identity-provider",
+        (
+            allow(),
+            without(deny(), "Principal", NotPrincipal={"Federated": "cognito-identity.amazonaws.com"}),
+        ),
+        FEDERATED,
+        plaintext=OPEN,
+        decryption=OPEN,
+    ),
+    Adversarial(
+        "canonical-user",
+        (GOOD, allow({"CanonicalUser": "79a59df900b949e55d96a1e698fbaced" * 2})),
+        FEDERATED,
+        plaintext=OPEN,
+    ),
+    Adversarial(
+        "service-with-two-names",
+        (
+            GOOD,
+            allow({"Service": "logs.eu-central-1.amazonaws.com"}),
+            without(deny(), "Principal", NotPrincipal={"Service": "logs.amazonaws.com"}),
+        ),
+        'IAM aws:PrincipalServiceNamesList: "a list of all service principal names that belong to the '
+        'service".',
+        plaintext=OPEN,
+        decryption=NO,
+    ),
+    Adversarial(
+        "notprincipal-everybody",
+        (
+            GOOD,
+            allow({"Service": "logs.amazonaws.com"}),
+            without(deny(), "Principal", NotPrincipal={"AWS": "*"}),
+        ),
+        'IAM Principal: "*" and {"AWS": "*"} mean everyone; all but everyone is nobody.',
+        plaintext=NO,
+    ),
+    # Values and names that are compared in another way than they look.
+    Adversarial(
+        "numbers-of-forty-digits",
+        (
+            GOOD,
+            allow(
+                EVE,
+                Condition={
+                    "NumericGreaterThan": {"aws:MultiFactorAuthAge": f"1{'0' * 38}0"},
+                    "NumericLessThan": {"aws:MultiFactorAuthAge": f"1{'0' * 38}2"},
+                },
+            ),
+        ),
+        "IAM Numeric condition operators: integer or decimal values, of any length.",
+        plaintext=NO,
+    ),
+    Adversarial(
+        "number-above-forty-nines",
+        (GOOD, allow(EVE), deny(Condition={"NumericLessThanEqualsIfExists": {"aws:Age": "9" * 40}})),
+        "IAM Numeric condition operators: integer or decimal values, of any length.",
+        plaintext=OPEN,
+        decryption=OPEN,
+    ),
+    Adversarial(
+        "epoch-of-forty-digits",
+        (
+            GOOD,
+            allow(
+                EVE,
+                Condition={
+                    "DateGreaterThan": {"aws:EpochTime": f"1{'0' * 38}0"},
+                    "DateLessThan": {"aws:EpochTime": f"1{'0' * 38}2"},
+                },
+            ),
+        ),
+        "IAM Date condition operators: ISO 8601 or epoch time.",
+        plaintext=NO,
+    ),
+    Adversarial(
+        "kelvin-in-a-condition-key",
+        (allow(), deny(Condition={"Null": {SHA.replace("k", "\u212a", 1): "true"}})),
+        f"{SAR}: the keys begin with kms:, in ASCII; other services' keys may reach a request.",
+        plaintext=OPEN,
+        decryption=OPEN,
+    ),
+    Adversarial(
+        "kelvin-in-a-variable",
+        (
+            GOOD,
+            allow(
+                "*",
+                Condition={
+                    "StringEquals": {"aws:username": "${aws:PrincipalTag/\u212a}", "aws:PrincipalTag/k": "k"},
+                    "StringNotEquals": {"aws:username": "k"},
+                },
+            ),
+        ),
+        "IAM Variables and tags: the tag of another name has another value.",
+        plaintext=NO,
+    ),
+    Adversarial(
+        "empty-value",
+        (
+            GOOD,
+            allow(
+                EVE,
+                Condition={
+                    "Null": {TAG: "false"},
+                    "ForAllValues:StringLike": {TAG: "?*"},
+                    "StringNotLike": {TAG: "?*"},
+                },
+            ),
+        ),
+        'IAM Set operators: ForAllValues is true if a key "resolves to a null data set, such as an empty '
+        'string"; IAM Null says only that the key exists and its value is not null.',
+        plaintext=OPEN,
+    ),
+    Adversarial(
+        "tags-that-differ-in-case",
+        (
+            GOOD,
+            allow(
+                EVE,
+                Condition={
+                    "ForAnyValue:StringEquals": {"aws:ResourceTag/a": "x"},
+                    "ForAnyValue:StringLike": {"aws:ResourceTag/A": "y"},
+                },
+            ),
+        ),
+        "KMS Tags: tag keys are case-sensitive; IAM Condition: names of condition keys are not.",
+        plaintext=OPEN,
+    ),
+    Adversarial(
+        "context-without-a-name",
+        (GOOD, allow(EVE, Condition={"StringEquals": {"kms:EncryptionContext:": "x"}})),
+        "API Decrypt, EncryptionContext: a map of strings to strings, without a least length of a key.",
+        plaintext=OPEN,
+    ),
+    Adversarial(
+        "star-as-a-character-in-resource",
+        (GOOD, allow(EVE), deny(Resource="arn:aws:kms:*:*:key/${*}")),
+        'IAM Variables and tags: "${*} - use where you need an * (asterisk) character".',
+        plaintext=NO,
+        key=KEY,
+    ),
+    Adversarial(
+        "replicas-have-no-caller-account",
+        (
+            GOOD,
+            allow(EVE, "kms:SynchronizeMultiRegionKey"),
+            deny("kms:*", Condition={"Null": {"kms:CallerAccount": "false"}}),
+        ),
+        f"{SAR}: SynchronizeMultiRegionKey has no condition keys.",
+        power=NO,
         decryption=NO,
     ),
     Adversarial("administrators-decrypt", (GOOD, allow(ADMIN)), DENY_WINS, plaintext=NO),

@@ -224,6 +224,64 @@ def test_the_prover_is_not_talked_into_a_proof(statements: list[dict[str, Any]])
     assert found.counterexample is not None
 
 
+CHINA = KEY.replace("arn:aws:", "arn:aws-cn:")
+
+
+@pytest.mark.parametrize(
+    ("statements", "key"),
+    [
+        pytest.param([allow("*"), deny(Resource=CHINA)], None, id="a Deny on a key elsewhere"),
+        pytest.param(
+            [allow("*"), deny(Resource="arn:aws-us-gov:kms:*:*:key/*")], None, id="a Deny on keys elsewhere"
+        ),
+        pytest.param(
+            [allow("*"), deny(Resource=CHINA, Principal={"AWS": f"arn:aws-cn:iam::{SERVICE}:root"})],
+            None,
+            id="a Deny on principals elsewhere",
+        ),
+        pytest.param(
+            [allow(SERVICE), deny(Resource="arn:aws:kms:*:*:key/*")], None, id="a number, and a Deny here"
+        ),
+        pytest.param(
+            [allow(SERVICE), deny(Condition={"ArnNotLike": {"aws:PrincipalArn": "arn:aws-cn:iam::*:*"}})],
+            CHINA,
+            id="a number is an account of the key's partition",
+        ),
+        pytest.param(
+            [allow("*"), {**deny(), "Principal": {"AWS": f"arn:aws-cn:iam::{SERVICE}:root"}}],
+            CHINA,
+            id="a Deny for one account of the key's partition",
+        ),
+    ],
+)
+def test_no_arn_of_another_partition_makes_a_proof(statements: list[dict[str, Any]], key: str | None) -> None:
+    """What a Deny names says nothing about where the key is (IAM User Guide, "IAM identifiers": the partition
+    is that of the resource), and an account's number is "a shortened form" of its ARN in any partition.
+    """
+    policy = parse_policy(json.dumps({"Version": "2012-10-17", "Statement": statements}))
+    found = answer_goals(policy, ProofQuestion(DECIDED, key_arn=key), deadline=60)[0]
+    assert found.status is REFUTED, found.reason
+
+
+def test_a_number_of_a_document_is_compared_as_it_is_written() -> None:
+    """JSON's numbers are not rounded to floats; one with an exponent is refused, since nobody says which
+    text it is.
+    """
+    between = {"NumericGreaterThan": {"aws:Age": "@1"}, "NumericLessThan": {"aws:Age": "@2"}}
+    text = json.dumps({"Statement": [allow("*", Condition=between)]})
+    exact = text.replace('"@1"', "0.12345678901234567890").replace('"@2"', "0.12345678901234567891")
+    policy = parse_policy(exact)
+    assert policy.statements[0].conditions[0].values == ("0.12345678901234567890",)
+    caller = Principal(PARENT, SERVICE)
+    age = {"aws:Age": ("0.123456789012345678905",)}
+    assert evaluate(policy, Request(caller, "kms:Decrypt", KEY, age)) is Effect.ALLOW
+    for number in ("1e2", "1E400", "1.5e-7", "9e99999999999999999999"):
+        with pytest.raises(PolicyError):
+            parse_policy(text.replace('"@1"', number).replace('"@2"', "3"))
+    with pytest.raises(PolicyError, match="does not suit"):
+        parse_policy(text.replace("@1", "1" * 41).replace("@2", "3"))
+
+
 def test_only_the_administrators_hand_out_grants_to_services() -> None:
     """kms:GrantIsForAWSResource does not make somebody else's CreateGrant harmless."""
     condition = {"Bool": {"kms:GrantIsForAWSResource": "true"}}

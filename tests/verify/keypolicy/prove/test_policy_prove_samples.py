@@ -161,7 +161,7 @@ def sampled(policy: Policy, action: str, draw: random.Random) -> Request:
             or name == LISTED.lower()
         ):
             continue
-        if name == "aws:username" and who.role_arn:
+        if name == "aws:username" and (who.role_arn or who.user_arn):
             continue
         if draw.random() < 0.6 and name not in map(str.lower, context):
             context[key] = (draw.choice(values),)
@@ -201,7 +201,8 @@ def unreal(policy: Policy, answer: GoalResult) -> list[str]:
     shown = answer.counterexample
     role = shown.context.get("aws:PrincipalArn", ("",))[0] if ":assumed-role/" in shown.arn else None
     account = shown.arn.split(":")[4] if shown.arn.startswith("arn:") else ""
-    who = Principal(shown.arn, account, role_arn=role, kind="AWS" if account else "Service")
+    user = shown.caller.partition("federated session of ")[2] or None
+    who = Principal(shown.arn, account, role_arn=role, kind="AWS" if account else "Service", user_arn=user)
     request = Request(who, shown.action, shown.resource, shown.context)
     wrong = [] if assess(policy, request).granted is Ternary.YES else ["the evaluator does not grant it"]
     wrong += [

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from coattest.aws import aws_errors
+from coattest.aws import aws_settings
 from coattest.errors import UsageError
 from coattest.shell import Decorator, judged_folder, option_group
 from coattest_verify.cli.options import EXISTING_FILE, EXISTING_FOLDER, decision_options
@@ -109,6 +109,6 @@ def aws_client(service: str, given: Mapping[str, Any]) -> Any:
 
     key = given["key"]
     region = given["region"] or (key.split(":")[3] if key.startswith("arn:") else None)
-    with aws_errors(service):
+    with aws_settings(service):
         session: Any = boto3.session.Session(region_name=region)
         return session.client(service, endpoint_url=given["endpoint_url"])

@@ -150,11 +150,11 @@ class KmsTable:
 
     def find(self, key: str) -> tuple[str, str] | None:
         """Spelling and type of a condition key, or None where AWS's list has no such key."""
-        name = key.lower()
+        name = match.ascii_lower(key)
         if name in self.keys and not name.endswith(("/", ":")):
             return self.keys[name]
         for stem, (spelling, kind) in self.keys.items():
-            if stem.endswith(("/", ":")) and name.startswith(stem) and len(name) > len(stem):
+            if stem.endswith(("/", ":")) and name.startswith(stem):
                 return spelling + key[len(stem) :], kind
         return None
 
@@ -170,11 +170,11 @@ class KmsTable:
 
     def never_sent(self, key: str) -> bool:
         """Whether no request to KMS has this key: it is named like one of KMS's, and is none."""
-        return key.lower().startswith("kms:") and self.find(key) is None
+        return match.ascii_lower(key).startswith("kms:") and self.find(key) is None
 
     def documented(self, key: str, action: str) -> bool:
         """Whether AWS documents that a request for this action of KMS can have this key."""
-        name, found = key.lower(), self.actions.get(action.partition(":")[2])
+        name, found = match.ascii_lower(key), self.actions.get(action.partition(":")[2])
         if found is None or self.find(key) is None:
             return False
         if name.startswith(ATTESTATION):
@@ -201,7 +201,7 @@ def _read() -> KmsTable:
 
 
 def _stem(key: str) -> str:
-    return _UNNUMBERED.sub("", key).lower()
+    return match.ascii_lower(_UNNUMBERED.sub("", key))
 
 
 KMS = _read()

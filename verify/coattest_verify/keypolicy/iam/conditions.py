@@ -47,7 +47,10 @@ def _bool(policy: Parts, request: str) -> Ternary:
     return ternary(match.same_but_case(text_of(policy), request))
 
 
-_NUMBER = re.compile(r"[+-]?[0-9]{1,40}(?:\.[0-9]{1,40})?")
+MAX_DIGITS = 40
+"""Digits of a policy's number on either side of the point. A request's has room for what lies between two."""
+
+_NUMBER = re.compile(r"[+-]?([0-9]{1,80})(?:\.([0-9]{1,80}))?")
 """A number as the policy grammar has it; Python's own reader takes underscores, "nan" and other digits."""
 
 _DATE = re.compile(
@@ -59,7 +62,11 @@ _DATE = re.compile(
 
 
 def number(text: str) -> Decimal:
-    """The number of a Numeric operator. Raises ValueError."""
+    """The number of a Numeric operator, exactly. Raises ValueError.
+
+    Decimals are compared exactly. What is computed with them is rounded to 28 digits, unless a context says
+    otherwise (``ranges``).
+    """
     if not _NUMBER.fullmatch(text):
         raise ValueError("not a number")
     return Decimal(text)
@@ -172,11 +179,12 @@ def negated(name: str) -> bool:
 def check_value(name: str, value: str, where: str) -> None:
     """Raise PolicyError when a policy value is not of the operator's type."""
     try:
-        if name.startswith("Numeric"):
-            number(value)
-        elif name.startswith("Date"):
-            instant(value)
-        elif name in ("Null", "Bool") and value.lower() not in ("true", "false"):
+        if name.startswith(("Numeric", "Date")):
+            (number if name.startswith("Numeric") else instant)(value)
+            found = _NUMBER.fullmatch(value)
+            if found and any(len(digits or "") > MAX_DIGITS for digits in found.groups()):
+                raise ValueError("too many digits")
+        elif name in ("Null", "Bool") and match.ascii_lower(value) not in ("true", "false"):
             raise ValueError("true or false")
         elif name.endswith("IpAddress"):
             ipaddress.ip_network(value, strict=False)
@@ -191,7 +199,7 @@ def without_wildcards(name: str) -> bool:
 
 def holds(condition: Condition, context: match.Context, variables: bool, doubts: Doubts) -> Ternary:
     """Whether the condition is true for a request context (keys in lower case)."""
-    found = context.get(condition.key.lower(), ())
+    found = context.get(match.ascii_lower(condition.key), ())
     answer = _holds(condition, found, context, variables, doubts)
     filled = tuple(value for value in found if value)
     if filled == found or answer is _holds(condition, filled, context, variables, doubts):
@@ -213,7 +221,9 @@ def _holds(
     condition: Condition, found: Sequence[str], context: match.Context, variables: bool, doubts: Doubts
 ) -> Ternary:
     if condition.operator == "Null":
-        return ternary(("true" if not found else "false") in {value.lower() for value in condition.values})
+        return ternary(
+            ("true" if not found else "false") in {match.ascii_lower(value) for value in condition.values}
+        )
     negate = negated(condition.operator)
     if not found:
         return ternary(_absent(condition, negate))
@@ -254,11 +264,11 @@ def odd_register(condition: Condition, parts: Sequence[match.Part]) -> bool:
     KMS Developer Guide, "Condition keys for Nitro Enclaves": "The PCR value must be a lower-case hexadecimal
     string of up to 96 bytes"; an example there begins with 0x.
     """
-    if not condition.key.lower().startswith(ATTESTATION):
+    if not match.ascii_lower(condition.key).startswith(ATTESTATION):
         return False
     texts = [part for part in parts if isinstance(part, str)]
     if condition.operator.endswith("IgnoreCase"):
-        texts = [text.lower() for text in texts]
+        texts = [match.ascii_lower(text) for text in texts]
     whole = len(texts) == len(parts)
     return not all(map(_HEX.fullmatch, texts)) or (whole and sum(map(len, texts)) != REGISTER)
 

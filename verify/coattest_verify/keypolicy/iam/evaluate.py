@@ -30,9 +30,10 @@ class Principal:
     """The caller of a request.
 
     ``arn`` is the caller's own ARN (for a role's session ``arn:aws:sts::ACCOUNT:assumed-role/ROLE/SESSION``),
-    ``role_arn`` the role behind a session, ``unique_id`` the AIDA.. or AROA.. id where it is known. ``kind``
-    is that of a Principal element; for other kinds than ``AWS`` the ``arn`` is the element's value, such as
-    a service's name.
+    ``role_arn`` the role behind a session, ``unique_id`` the AIDA.. or AROA.. id where it is known.
+    ``user_arn`` is the user who made a federated session (GetFederationToken), whose own ARN is
+    ``arn:aws:sts::ACCOUNT:federated-user/NAME``. ``kind`` is that of a Principal element; for other kinds
+    than ``AWS`` the ``arn`` is the element's value, such as a service's name.
     """
 
     arn: str
@@ -41,6 +42,7 @@ class Principal:
     unique_id: str | None = None
     partition: str = "aws"
     kind: str = "AWS"
+    user_arn: str | None = None
 
     @property
     def root_arn(self) -> str:
@@ -60,7 +62,8 @@ class Principal:
     @property
     def identities(self) -> frozenset[str]:
         """Every name by which a policy can mean exactly this caller, the account left out."""
-        return frozenset(name for name in (self.arn, self.role_arn, self.unique_id) if name)
+        names = (self.arn, self.role_arn, self.user_arn, self.unique_id)
+        return frozenset(name for name in names if name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,7 @@ class Request:
         """The context with its keys in lower case. Keys are not case-sensitive ("Condition keys")."""
         merged: dict[str, tuple[str, ...]] = {}
         for key, values in self.context.items():
-            merged[key.lower()] = merged.get(key.lower(), ()) + tuple(values)
+            merged[match.ascii_lower(key)] = merged.get(match.ascii_lower(key), ()) + tuple(values)
         return merged
 
 
@@ -180,13 +183,19 @@ def names_caller(statement: PolicyStatement, principal: Principal) -> bool:
     return any(pattern.is_anyone or pattern.value in principal.identities for pattern in statement.principals)
 
 
+_FOR_TRUST = (
+    "KMS's guide names accounts, users, roles and services as principals of a key policy, and not this one",
+    "name the role or the account",
+)
+
+
 def principal_matches(statement: PolicyStatement, principal: Principal, doubts: Doubts) -> Ternary:
     """Whether the Principal or NotPrincipal element covers a caller, by name or by account."""
     if statement.principals is None:
         return Ternary.YES
     if statement.not_principal:
         return _not_principal(statement.principals, principal, doubts)
-    return ternary(any(_names(pattern, principal) for pattern in statement.principals))
+    return some(_names(pattern, principal, statement.allow, doubts) for pattern in statement.principals)
 
 
 def _not_principal(
@@ -196,27 +205,66 @@ def _not_principal(
     principal. Otherwise, the policy might deny access to the entire account"; for a session "include both the
     ARN for a role and the ARN for the account containing that role".
     """
-    listed = {pattern.value for pattern in listed_patterns if pattern.kind == principal.kind}
+    if any(pattern.is_anyone for pattern in listed_patterns):
+        return Ternary.NO
+    listed = {
+        principal.root_arn if _is_account_of(pattern, principal) else pattern.value
+        for pattern in listed_patterns
+        if pattern.kind == principal.kind
+    }
     if principal.kind != "AWS":
-        return ternary(principal.arn not in listed)
+        if principal.arn in listed or not listed:
+            return ternary(not listed)
+        return doubts.open(
+            f"NotPrincipal {principal.kind} {', '.join(sorted(listed))}",
+            'a service has several names ("aws:PrincipalServiceNamesList")',
+            'write Principal "*" with a condition on aws:PrincipalServiceNamesList',
+        )
     names = {principal.root_arn, *principal.identities}
-    if "*" in listed or {principal.root_arn, principal.role_arn or principal.arn} <= listed:
+    whole = {principal.root_arn, principal.role_arn or principal.arn, *filter(None, [principal.user_arn])}
+    if whole <= listed:
         return Ternary.NO
     if not names & listed:
-        return Ternary.YES
+        return some(_perhaps_of(pattern, principal, doubts) for pattern in listed_patterns).opposite()
     return doubts.open(
-        f"NotPrincipal without all of {principal.root_arn} and {principal.role_arn or principal.arn}",
+        f"NotPrincipal without all of {', '.join(sorted(whole))}",
         'AWS says only that such a statement "might" reach a principal whose account or role is not listed',
         'write Principal "*" with ArnNotEquals on aws:PrincipalArn',
     )
 
 
-def _names(pattern: PrincipalPattern, principal: Principal) -> bool:
+def _names(pattern: PrincipalPattern, principal: Principal, allow: bool, doubts: Doubts) -> Ternary:
     if pattern.is_anyone:
-        return True
+        return Ternary.YES
     if pattern.kind != principal.kind:
+        return _perhaps_of(pattern, principal, doubts)
+    if principal.user_arn and pattern.value in (principal.user_arn, principal.unique_id) and not allow:
+        # "Session policies": permissions for the user's ARN are added before the session is created. Of what
+        # is denied to that ARN the page says nothing.
+        return doubts.open(
+            f"Principal {pattern.value}",
+            "AWS does not say whether a Deny for a user reaches the sessions of GetFederationToken",
+            "deny the account, or everybody",
+        )
+    return ternary(pattern.value in principal.identities or _is_account_of(pattern, principal))
+
+
+def _is_account_of(pattern: PrincipalPattern, principal: Principal) -> bool:
+    """Whether an entry names the caller's account; by its number alone in any partition."""
+    if principal.kind != "AWS" or pattern.kind != "AWS":
         return False
-    return pattern.value in principal.identities or pattern.value == principal.root_arn
+    number = pattern.value.split(":")[4] if pattern.short else None
+    return pattern.value == principal.root_arn or number == principal.account
+
+
+def _perhaps_of(pattern: PrincipalPattern, principal: Principal, doubts: Doubts) -> Ternary:
+    """Whether an entry of another kind can mean a caller of AWS: a role's session by whose identity provider
+    it was made, an account by its canonical user id.
+    """
+    made = principal.role_arn is not None or pattern.kind == "CanonicalUser"
+    if principal.kind == "AWS" and made and pattern.kind in ("Federated", "CanonicalUser"):
+        return doubts.open(f"Principal {pattern.kind} {pattern.value}", *_FOR_TRUST)
+    return Ternary.NO
 
 
 def action_matches(statement: PolicyStatement, action: str) -> bool:

@@ -88,7 +88,7 @@ def _variable(text: str) -> str | Variable:
     quoted = len(rest) >= 2 and rest[0] == rest[-1] == "'" and "'" not in rest[1:-1]
     if not key or "$" in key or "{" in key or (comma and not quoted):
         raise BadVariable(text[:40])
-    return Variable(key.lower(), rest[1:-1] if comma else None)
+    return Variable(ascii_lower(key), rest[1:-1] if comma else None)
 
 
 def resolve(parts: Sequence[Part], context: Context) -> tuple[str | Wild, ...] | None:
@@ -115,7 +115,10 @@ def glob(parts: Sequence[str | Wild], value: str, *, ignore_case: bool = False) 
     All ways through the pattern are followed at once, a bit for each.
     """
     if ignore_case:
-        parts, value = [_lower(part) if isinstance(part, str) else part for part in parts], _lower(value)
+        parts, value = (
+            [ascii_lower(part) if isinstance(part, str) else part for part in parts],
+            ascii_lower(value),
+        )
     if all(isinstance(part, str) for part in parts):
         return "".join(str(part) for part in parts) == value
     at = 0
@@ -139,8 +142,12 @@ def glob(parts: Sequence[str | Wild], value: str, *, ignore_case: bool = False) 
     return bool(states >> at & 1)
 
 
-def _lower(text: str) -> str:
-    """ASCII letters in lower case, the rest as it is: AWS does not say what the case of others is."""
+def ascii_lower(text: str) -> str:
+    """ASCII letters in lower case, the rest as it is: AWS does not say what the case of others is.
+
+    For names of condition keys and actions as well as for values: the Kelvin sign, which Unicode lowers to k,
+    does not begin a key of KMS.
+    """
     return text.translate(_LOWER)
 
 
@@ -154,7 +161,7 @@ _FOLDED = {ord(other): letter for letter, others in OTHER_CASES.items() for othe
 
 def same_but_case(pattern: str, value: str) -> bool:
     """Equal but for the case of ASCII letters."""
-    return _lower(pattern) == _lower(value)
+    return ascii_lower(pattern) == ascii_lower(value)
 
 
 def perhaps_same_but_case(pattern: str, value: str) -> bool:
@@ -163,7 +170,7 @@ def perhaps_same_but_case(pattern: str, value: str) -> bool:
     """
     if not pattern.isascii():
         return True
-    return _lower(pattern) == _lower(value.translate(_FOLDED))
+    return ascii_lower(pattern) == ascii_lower(value.translate(_FOLDED))
 
 
 @functools.lru_cache(maxsize=65536)

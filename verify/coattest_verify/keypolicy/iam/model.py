@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from coattest.errors import UsageError
 
@@ -28,10 +28,13 @@ class PrincipalPattern:
 
     ``kind`` is ``AWS``, ``Service``, ``Federated`` or ``CanonicalUser``; ``value`` is ``*``, an account as
     ``arn:PARTITION:iam::ACCOUNT:root``, another ARN, a unique id (``AROA..``) or a service name.
+    ``short`` where the policy has an account's number alone, which names the account of whatever partition
+    the key is in; ``value`` is then its ARN in ``aws``.
     """
 
     kind: str
     value: str
+    short: bool = field(default=False, compare=False)
 
     @property
     def is_anyone(self) -> bool:

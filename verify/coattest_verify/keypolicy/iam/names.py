@@ -63,7 +63,7 @@ def principal(kind: str, value: str, where: str) -> PrincipalPattern:
     """One entry of a Principal element. Raises PolicyError for what no principal can be."""
     if kind == "AWS" and _ACCOUNT.fullmatch(value):
         # "AWS account principals": the account id is a short form of the root ARN.
-        return PrincipalPattern(kind, f"arn:aws:iam::{value}:root")
+        return PrincipalPattern(kind, f"arn:aws:iam::{value}:root", short=True)
     if value == "*" and kind == "AWS":
         return PrincipalPattern(kind, value)
     if "*" in value or "?" in value:

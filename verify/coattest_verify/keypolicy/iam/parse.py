@@ -10,12 +10,13 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from coattest.jsontext import RepeatedName, unique_names
 from coattest_verify.keypolicy.iam.actions import ATTESTATION
 from coattest_verify.keypolicy.iam.conditions import BASE_OPERATORS, check_value
-from coattest_verify.keypolicy.iam.match import BadVariable, parts_of
+from coattest_verify.keypolicy.iam.match import BadVariable, ascii_lower, parts_of
 from coattest_verify.keypolicy.iam.model import (
     Condition,
     Policy,
@@ -82,6 +83,13 @@ def parse_policy(
     return policy
 
 
+@dataclass(frozen=True, slots=True)
+class _Fraction:
+    """A number of a document with a point or an exponent, as it is written: a float would round it."""
+
+    text: str
+
+
 def _readable(policy: Policy) -> None:
     """Refuse what is no text, placeholders, and in a policy with variables any other ``${``."""
     for index, statement in enumerate(policy.statements):
@@ -94,7 +102,7 @@ def _readable(policy: Policy) -> None:
         for condition in statement.conditions:
             place = f"{where}.Condition.{condition.name}.{condition.key}"
             _unicode(condition.key, where)
-            key = condition.key.lower()
+            key = ascii_lower(condition.key)
             for value in condition.values:
                 if key in _ARN_KEYS:
                     refuse_placeholder_arn(value, place)
@@ -121,7 +129,7 @@ def _load(text: str | bytes, max_bytes: int) -> Any:
         raise PolicyError(f"the policy is longer than {max_bytes} bytes")
     try:
         decoded = text.decode() if isinstance(text, bytes) else text
-        value = json.loads(decoded, object_pairs_hook=unique_names)
+        value = json.loads(decoded, object_pairs_hook=unique_names, parse_float=_Fraction)
     except RepeatedName as error:
         raise PolicyError(str(error)) from error
     except (ValueError, RecursionError) as error:
@@ -240,7 +248,7 @@ def _conditions(raw: Any, where: str) -> tuple[Condition, ...]:
         if not isinstance(keys, Mapping) or not keys:
             raise PolicyError("a condition operator maps keys to values", where=f"{where}.{name}")
         quantifier, operator, if_exists = _operator(name, where)
-        if len({key.lower() for key in keys}) != len(keys):
+        if len({ascii_lower(key) for key in keys}) != len(keys):
             # IAM User Guide, "Access Analyzer policy check reference": "Duplicate keys with different case".
             raise PolicyError("condition keys that differ in case only", where=f"{where}.{name}")
         for key, values in keys.items():
@@ -272,7 +280,13 @@ def _listed(values: Any) -> list[Any]:
 def _scalar(value: Any, where: str) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
+    if isinstance(value, _Fraction) or (isinstance(value, float) and math.isfinite(value)):
+        text = value.text if isinstance(value, _Fraction) else str(value)
+        if "e" in text.lower():
+            # Which text AWS makes of it, and compares, is not documented.
+            raise PolicyError(f"{text} has an exponent", where=where, hint="write its digits, as a string")
+        return text
+    if isinstance(value, int):
         return str(value)
     if isinstance(value, str):
         return value

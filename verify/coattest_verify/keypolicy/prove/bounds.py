@@ -62,6 +62,11 @@ def _joined(join: Any, items: Sequence[Bounds]) -> Bounds:
     return Bounds(surely, join(*(item.perhaps for item in items)))
 
 
+def agreed(one: Bounds, other: Bounds) -> Bounds:
+    """What two readings of AWS's documents say; open where they differ."""
+    return Bounds(z3.And(one.surely, other.surely), z3.Or(one.perhaps, other.perhaps))
+
+
 def given(condition: Any, item: Bounds) -> Bounds:
     """Both the condition, which is decided, and the item."""
     return all_bounds([exact(condition), item])

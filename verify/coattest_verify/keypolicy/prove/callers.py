@@ -63,10 +63,11 @@ def callers(policy: Policy, arns: Iterable[str]) -> tuple[Caller, ...]:
     unused = _unused(account for account, _ in accounts)
     strangers = _others(unused, "aws", nobody, "of an account that the policy does not name")
     people += [replace(caller, outside=True) for caller in strangers]
+    # Nobody calls as an identity provider: who came by one is a role's session (``evaluate``).
     services = [
         Caller(f"{kind} {value}", Principal(value, "", kind=kind), True)
         for kind, value in sorted(values)
-        if kind != "AWS"
+        if kind == "Service"
     ]
     service = Principal(f"{nobody}.amazonaws.com", "", kind="Service")
     services.append(Caller("a service, or somebody without an ARN", service, False))
@@ -98,7 +99,22 @@ def _named(value: str, match: re.Match[str], known: Iterable[str], nobody: str) 
         label = f"the session {value}" + (", of a role with another path" if roles else "")
         yield Caller(label, principal, True, free_path=True)
     else:
-        yield Caller(value, Principal(value, account, partition=partition), True, whole=True)
+        principal = Principal(value, account, partition=partition)
+        yield Caller(value, principal, True, whole=True)
+        if name.startswith("user/"):
+            yield _federated(principal, nobody)
+        elif name.startswith("federated-user/"):
+            stem = f"arn:{partition}:iam::{account}:user/"
+            for user in (arn for arn in known if arn.startswith(stem)):
+                yield Caller(f"{value}, of {user}", replace(principal, user_arn=user), True, whole=True)
+
+
+def _federated(user: Principal, nobody: str) -> Caller:
+    """Federated sessions of a user, who has the user's permissions under a name of the session's own (IAM
+    User Guide, "Session policies"; STS API Reference, "GetFederationToken").
+    """
+    arn = f"arn:{user.partition}:sts::{user.account}:federated-user/{nobody}"
+    return Caller(f"a federated session of {user.arn}", replace(user, arn=arn, user_arn=user.arn), False)
 
 
 def _others(account: str, partition: str, nobody: str, label: str = "") -> list[Caller]:
@@ -120,6 +136,15 @@ def _others(account: str, partition: str, nobody: str, label: str = "") -> list[
 
 def _with_ids(people: Sequence[Caller], unique: Sequence[str]) -> list[Caller]:
     """Everybody once more for each unique id that a policy names. AROA.. is a role's, AIDA.. a user's."""
+    sessions = [
+        replace(
+            caller,
+            label=f"a federated session of {caller.label}",
+            principal=_federated(caller.principal, caller.principal.arn.rsplit("/", 1)[-1]).principal,
+        )
+        for caller in people
+        if not caller.named and caller.principal.role_arn is None and caller.principal.user_arn is None
+    ]
     return [
         replace(
             caller,
@@ -127,7 +152,7 @@ def _with_ids(people: Sequence[Caller], unique: Sequence[str]) -> list[Caller]:
             principal=replace(caller.principal, unique_id=value),
         )
         for value in unique
-        for caller in people
+        for caller in (*people, *sessions)
         if not (value.startswith("AROA") and caller.principal.role_arn is None)
         and not (value.startswith("AIDA") and caller.principal.role_arn is not None)
     ]

@@ -30,6 +30,7 @@ from coattest_verify.keypolicy.iam.actions import (
     READS_PLAINTEXT,
     TAGS,
 )
+from coattest_verify.keypolicy.iam.match import ascii_lower
 from coattest_verify.keypolicy.prove.callers import callers
 from coattest_verify.keypolicy.prove.search import Granted, Search
 from coattest_verify.keypolicy.prove.space import Space
@@ -161,7 +162,7 @@ def _strange_actions(policy: Policy) -> Iterator[str]:
         if not statement.allow or statement.not_action or not statement.has_effect:
             continue
         for pattern in statement.actions:
-            if pattern.lower().startswith("kms:") and not KMS.matching(pattern):
+            if ascii_lower(pattern).startswith("kms:") and not KMS.matching(pattern):
                 yield (
                     f"Action {pattern}: no action in AWS's list of {KMS.date}; "
                     "write the name of one that is, or leave it out"
@@ -170,8 +171,8 @@ def _strange_actions(policy: Policy) -> Iterator[str]:
 
 def _looks_at_tags(policy: Policy) -> bool:
     return any(
-        condition.key.lower().startswith(_TAG_CONDITIONS)
-        or any(f"${{{_TAG_CONDITIONS}" in value.lower() for value in condition.values)
+        ascii_lower(condition.key).startswith(_TAG_CONDITIONS)
+        or any(f"${{{_TAG_CONDITIONS}" in ascii_lower(value) for value in condition.values)
         for statement in policy.statements
         for condition in statement.conditions
     )
@@ -238,7 +239,7 @@ def _at(space: Space, now: datetime | None) -> list[Any]:
         return []
     choices = space.standing_for("aws:CurrentTime", f"{now:%Y-%m-%dT%H:%M:%SZ}")
     (slot,) = space.slots("aws:CurrentTime")
-    return [slot.present, space.one_of(slot.value, choices)] if choices else []
+    return [slot.present, z3.Not(slot.empty), space.one_of(slot.value, choices)] if choices else []
 
 
 def answer_goals(policy: Policy, question: ProofQuestion, *, deadline: float) -> tuple[GoalResult, ...]:

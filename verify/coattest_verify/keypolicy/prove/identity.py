@@ -94,9 +94,12 @@ def _kinds(principal: Principal) -> list[tuple[str, Any]]:
     """Service and name of the ARNs that aws:PrincipalArn can have (IAM User Guide, "Global condition context
     keys"): a role's for its sessions; else a user's, the root user's, a federated user's.
     """
+    federated = ("sts", z3.Concat(z3.Re("federated-user/"), NAME))
+    if principal.user_arn is not None:
+        return [federated]
     if principal.role_arn is not None:
         return [("iam", z3.Concat(z3.Re("role/"), PATH, NAME))]
     return [
         ("iam", z3.Union(z3.Concat(z3.Re("user/"), PATH, NAME), z3.Re("root"))),
-        ("sts", z3.Concat(z3.Re("federated-user/"), NAME)),
+        federated,
     ]

@@ -11,10 +11,10 @@ import ipaddress
 import itertools
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta, timezone
-from decimal import Decimal
+from decimal import Decimal, localcontext
 
 from coattest_verify.keypolicy.iam import Condition
-from coattest_verify.keypolicy.iam.conditions import instant, number
+from coattest_verify.keypolicy.iam.conditions import MAX_DIGITS, instant, number
 
 FAMILIES = ("Numeric", "Date", "IpAddress")
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -35,11 +35,16 @@ def representatives(conditions: Sequence[Condition]) -> tuple[str, ...] | None:
     if len(families) != 1 or None in families:
         return None
     constants = sorted({value for condition in conditions if family(condition) for value in condition.values})
-    if families == {"Numeric"}:
-        return (*(format(value, "f") for value in _pieces(map(number, constants), Decimal(1))), NEITHER)
-    if families == {"Date"}:
-        return (*(_moment(value) for value in _pieces(map(instant, constants), Decimal(1))), NEITHER)
-    return (*_addresses([ipaddress.ip_network(value, strict=False) for value in constants]), NEITHER)
+    with localcontext() as context:
+        # Nothing is rounded: the constants have at most this many digits, and what lies between a few more.
+        context.prec = 4 * MAX_DIGITS
+        if families == {"Numeric"}:
+            found = [format(value, "f") for value in _pieces(map(number, constants), Decimal(1))]
+        elif families == {"Date"}:
+            found = [_moment(value) for value in _pieces(map(instant, constants), Decimal(1))]
+        else:
+            found = _addresses([ipaddress.ip_network(value, strict=False) for value in constants])
+    return (*found, NEITHER)
 
 
 def _pieces(constants: Iterable[Decimal], step: Decimal) -> list[Decimal]:

@@ -15,12 +15,13 @@ import z3  # type: ignore[import-untyped,unused-ignore]
 
 from coattest_verify.keypolicy.iam import KMS, Policy, Principal, Request
 from coattest_verify.keypolicy.iam.actions import ATTESTATION, CONTEXT, CONTEXT_KEYS
+from coattest_verify.keypolicy.iam.match import ascii_lower
 from coattest_verify.keypolicy.iam.names import KEY_ARN
 from coattest_verify.keypolicy.prove import texts
 from coattest_verify.keypolicy.prove.callers import Caller
 from coattest_verify.keypolicy.prove.identity import ACCOUNT, PARTITION, anonymous, known, role_with_any_path
 from coattest_verify.keypolicy.prove.ranges import NEITHER
-from coattest_verify.keypolicy.prove.space import Slot, Space
+from coattest_verify.keypolicy.prove.space import TWICE, Slot, Space
 from coattest_verify.keypolicy.prove.texts import constant, model_text
 
 RESOURCE = "resource"
@@ -105,7 +106,9 @@ def bound(space: Space, caller: Caller, action: str, everybody: Sequence[Caller]
             # Services, and anonymous callers: IAM User Guide, "aws:PrincipalArn", lists users, roles, root.
             found += [z3.Not(slot.present)] if key == "aws:principalarn" else []
             continue
-        found.append(slot.present)
+        found.append(z3.Not(slot.empty))
+        # KMS's list has kms:CallerAccount for all actions but what replicas do among themselves.
+        found += [slot.present] if KMS.documented(key, action) else []
     if caller.free_path:
         (arn,) = space.slots("aws:principalarn")
         found.append(z3.InRe(arn.value, role_with_any_path(caller, everybody)))
@@ -122,9 +125,17 @@ def bound(space: Space, caller: Caller, action: str, everybody: Sequence[Caller]
 
 
 def _partitions(policy: Policy) -> list[str]:
-    """The partitions of the ARNs in a policy: a key has one of its principals' ("invalid principals")."""
-    written = [text for item in policy.statements for text in item.resources]
-    written += [pattern.value for item in policy.statements for pattern in item.principals or ()]
+    """The partitions that a key with this policy can be in; empty for any.
+
+    One of those whose principals the policy lets in, since KMS refuses principals that do not exist ("invalid
+    principals"); and those of the keys of an Allow. What a Deny names says nothing about where the key is,
+    nor does an account's number.
+    """
+    allows = [item for item in policy.statements if item.allow]
+    principals = [pattern.value for item in allows for pattern in item.principals or () if not pattern.short]
+    if not any(map(_PARTITION.match, principals)):
+        return []
+    written = [*principals, *(text for item in allows if not item.not_resource for text in item.resources)]
     return sorted({match[1] for match in map(_PARTITION.match, written) if match})
 
 
@@ -150,6 +161,7 @@ def real(space: Space, caller: Caller, action: str, resource: Any) -> list[Any]:
             found += [z3.Not(slot.present) for slot in slots]
             continue
         for slot in slots:
+            found.append(z3.Not(slot.empty))
             found.append(z3.Implies(slot.present, z3.Not(space.one_of(slot.value, [""]))))
             if not key.startswith((ATTESTATION, *CALLER_KEYS)):
                 found.append(z3.InRe(slot.value, TAG_VALUE if "tag/" in key else READABLE))
@@ -162,10 +174,10 @@ def real(space: Space, caller: Caller, action: str, resource: Any) -> list[Any]:
             found.append(space.one_of(slots[0].value, [str(caller.principal.kind != "AWS").lower()]))
         if key in ASSUMED:
             found += [slots[0].present, space.one_of(slots[0].value, [ASSUMED[key]])]
-        if key.startswith(CONTEXT):
+        if key.startswith(TWICE):
             found += [z3.Not(slot.present) for slot in slots[1:]]
-            if space.mentions(CONTEXT_KEYS):
-                found.append(slots[0].present == space.lists(key))
+        if key.startswith(CONTEXT) and space.mentions(CONTEXT_KEYS):
+            found.append(slots[0].present == space.lists(key))
     if not z3.is_string_value(resource):
         found.append(z3.InRe(resource, _key_arn(space.policy, _REGION, _KEY_ID)))
     return found + _document(space)
@@ -176,7 +188,13 @@ def _suits(key: str, caller: Caller) -> bool:
     service = caller.principal.kind != "AWS"
     if key in _OF_SERVICES:
         return service
-    return not (key == "aws:username" and (service or caller.principal.role_arn is not None))
+    return key != "aws:username" or (caller.principal.kind == "AWS" and _is_user(caller.principal))
+
+
+def _is_user(principal: Principal) -> bool:
+    """Whether a caller can be a user itself ("Where you can use policy variables", principal key values)."""
+    session = principal.role_arn or principal.user_arn or ":federated-user/" in principal.arn
+    return not (session or principal.is_root)
 
 
 def _document(space: Space) -> list[Any]:
@@ -202,9 +220,10 @@ def wishes(space: Space, caller: Caller, policy: Policy, resource: Any) -> list[
         found += [resource == example for example in examples]
     if not caller.named and caller.principal.kind == "AWS":
         arn = space.slots("aws:principalarn")[0].value
-        kind = "role" if caller.principal.role_arn else "user"
-        for owner in (caller.principal.account if not caller.outside else "999988887777",):
-            found.append(arn == f"arn:aws:iam::{owner}:{kind}/Somebody")
+        kind = "iam::{}:role" if caller.principal.role_arn else "iam::{}:user"
+        kind = "sts::{}:federated-user" if caller.principal.user_arn else kind
+        owner = "999988887777" if caller.outside else caller.principal.account
+        found.append(arn == f"arn:aws:{kind.format(owner)}/Somebody")
     found.append(z3.And(*(z3.InRe(slot.value, texts.PRINTABLE) for _, slot in free)))
     for key, slot in free:
         if key.startswith(CALLER_KEYS):
@@ -226,7 +245,7 @@ def _context_names(policy: Policy) -> list[str]:
         condition.key[len(CONTEXT) :]
         for item in policy.statements
         for condition in item.conditions
-        if condition.key.lower().startswith(CONTEXT)
+        if ascii_lower(condition.key).startswith(CONTEXT)
     ]
 
 
@@ -250,7 +269,9 @@ def in_full(  # noqa: PLR0917
     """The request of a model, with condition keys in AWS's case."""
     context = {key: _values(slots, model) for key, slots in space.keys().items()}
     written = {
-        condition.key.lower(): condition.key for item in policy.statements for condition in item.conditions
+        ascii_lower(condition.key): condition.key
+        for item in policy.statements
+        for condition in item.conditions
     }
     spelled: dict[str, tuple[str, ...]] = {}
     for key, values in context.items():
@@ -279,7 +300,7 @@ def _principal(caller: Caller, context: Mapping[str, tuple[str, ...]]) -> Princi
 
 def _values(slots: Sequence[Slot], model: Any) -> tuple[str, ...]:
     return tuple(
-        model_text(model, slot.value)
+        "" if z3.is_true(model.eval(slot.empty, model_completion=True)) else model_text(model, slot.value)
         for slot in slots
         if z3.is_true(model.eval(slot.present, model_completion=True))
     )

@@ -20,18 +20,26 @@ import z3  # type: ignore[import-untyped,unused-ignore]
 from coattest_verify.keypolicy.iam import KMS, Condition, Policy, Ternary
 from coattest_verify.keypolicy.iam.actions import ATTESTATION, CONTEXT, CONTEXT_KEYS
 from coattest_verify.keypolicy.iam.conditions import compare_value
-from coattest_verify.keypolicy.iam.match import Part, Variable, parts_of, resolve, same_but_case
+from coattest_verify.keypolicy.iam.match import Part, Variable, ascii_lower, parts_of, resolve, same_but_case
 from coattest_verify.keypolicy.prove import texts
 from coattest_verify.keypolicy.prove.ranges import representatives
 from coattest_verify.keypolicy.prove.texts import constant
 
+TWICE = (CONTEXT, "aws:requesttag/", "aws:resourcetag/")
+"""Keys that hold a name in which KMS minds the case, while the name of a condition key does not: of two names
+that differ in case alone a request has both, and AWS does not say what a condition then sees.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One possible value of a key."""
+    """One possible value of a key. ``empty`` where it is the empty text, whatever the symbol's text is then:
+    of an empty value every answer is known, and the solver has less to find.
+    """
 
     present: Any
     value: Any
+    empty: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +121,8 @@ class Space:
         # A variable stands for a key's only value, so whether there is a second one matters too.
         counts.update(dict.fromkeys(_referenced(self.policy), 2))
         context = [key for key in counts if key.startswith(CONTEXT)]
-        # Names of a context that differ in case are one condition key, which then has two values.
-        counts.update({key: 2 - counts[key] for key in context if counts[key] < 2})
+        # Names of a context or of tags that differ in case are one condition key, which then has two values.
+        counts.update({key: 2 - counts[key] for key in counts if key.startswith(TWICE) and counts[key] < 2})
         if context:
             counts[CONTEXT_KEYS] += len(context)
         self._sizes = {key: max(count, self.values) for key, count in counts.items()}
@@ -124,18 +132,20 @@ class Space:
         name = key_name(key)
         if name not in self._slots:
             size = self._sizes.get(name, 1)
-            single = KMS.find(name) is not None and not KMS.multivalued(name) and not name.startswith(CONTEXT)
+            single = KMS.find(name) is not None and not KMS.multivalued(name) and not name.startswith(TWICE)
             if single and not self.values:
                 size = 1
-            sent = not KMS.never_sent(name)
-            self._slots[name] = tuple(
-                Slot(
-                    z3.Bool(f"{name}#{index}?") if sent else z3.BoolVal(False),
-                    constant(self.fixed[name]) if name in self.fixed else z3.String(f"{name}#{index}"),
-                )
-                for index in range(size)
-            )
+            self._slots[name] = tuple(self._slot(name, index) for index in range(size))
         return self._slots[name]
+
+    def _slot(self, name: str, index: int) -> Slot:
+        present = z3.BoolVal(False) if KMS.never_sent(name) else z3.Bool(f"{name}#{index}?")
+        value = constant(self.fixed[name]) if name in self.fixed else z3.String(f"{name}#{index}")
+        # No register is empty, and no caller's ARN.
+        filled = name in self.fixed or name.startswith((ATTESTATION, "aws:principalarn"))
+        if self.values:
+            return Slot(present, value, z3.BoolVal(False) if filled else value == z3.StringVal(""))
+        return Slot(present, value, z3.BoolVal(False) if filled else z3.Bool(f"{name}#{index}=empty"))
 
     def choices(self, key: str) -> tuple[str, ...] | None:
         """The finitely many values of a key that is compared as a number, a time or an address."""
@@ -204,6 +214,8 @@ class Space:
     def constraints(self) -> list[Any]:
         """What holds for every request: registers are hex, a context's keys are listed, and so on."""
         found = [*self._more, *self._context_is_listed()]
+        for key in _referenced(self.policy) & set(self._slots):
+            found += [z3.Implies(slot.empty, slot.value == z3.StringVal("")) for slot in self._slots[key]]
         for key, slots in self._slots.items():
             choices = self.choices(key)
             register = key.startswith(ATTESTATION)
@@ -237,14 +249,14 @@ class Space:
         """Whether kms:EncryptionContextKeys has the key of an encryption context's condition key."""
         name = key[len(CONTEXT) :]
         expression = texts.case_regex(name)
-        return z3.Or(
-            *(
-                z3.And(
-                    item.present, self.matches(item.value, expression, lambda text: same_but_case(name, text))
-                )
-                for item in self.slots(CONTEXT_KEYS)
-            )
-        )
+
+        def is_name(item: Slot) -> Any:
+            if not name:
+                return item.empty
+            same = self.matches(item.value, expression, lambda text: same_but_case(name, text))
+            return z3.And(z3.Not(item.empty), same)
+
+        return z3.Or(*(z3.And(item.present, is_name(item)) for item in self.slots(CONTEXT_KEYS)))
 
     def corrections(self, model: Any) -> list[Any]:
         """What the evaluator says of the free symbols for the values of a model, where it differs."""
@@ -285,5 +297,5 @@ def _referenced(policy: Policy) -> set[str]:
 
 def key_name(key: str) -> str:
     """A condition key in lower case; one name for "ImageSha384", which "corresponds to PCR0"."""
-    name = key.lower()
+    name = ascii_lower(key)
     return f"{ATTESTATION}pcr0" if name == f"{ATTESTATION}imagesha384" else name

@@ -6,6 +6,7 @@ derivative, while negated memberships and disequalities of long strings take it 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ from coattest_verify.keypolicy.iam.match import (
     Part,
     Variable,
     Wild,
+    ascii_lower,
     completed,
     parts_of,
     segments,
@@ -47,12 +49,12 @@ def statement_formula(space: Space, found: PolicyStatement, resource: Any) -> Bo
     return bounds.all_bounds(parts)
 
 
-def _resource(space: Space, found: PolicyStatement, text: str, resource: Any) -> Bounds:
-    parts = parts_of(text, space.policy.variables)
+def _resource(space: Space, found: PolicyStatement, written: str, resource: Any) -> Bounds:
+    parts = parts_of(written, space.policy.variables)
     if any(isinstance(part, Variable) for part in parts):
-        condition = Condition(Quantifier.NONE, "ArnLike", False, "resource", (text,))
+        condition = Condition(Quantifier.NONE, "ArnLike", False, "resource", (written,))
         return exact(space.abstract(resource, condition, parts))
-    if text == "*":
+    if written == "*":
         return ALWAYS
     fixed = _without_variables(parts)
     full = completed(fixed)
@@ -67,7 +69,7 @@ def _resource(space: Space, found: PolicyStatement, text: str, resource: Any) ->
         expressions[True] = texts.segments_regex(full)
 
     def answer(text: str) -> Ternary:
-        return one_resource(found, "".join(map(_written, parts)), text, {}, False, Doubts())
+        return one_resource(found, written, text, {}, space.policy.variables, Doubts())
 
     return Bounds(
         space.matches(resource, expressions[True], lambda text: answer(text).surely),
@@ -75,40 +77,50 @@ def _resource(space: Space, found: PolicyStatement, text: str, resource: Any) ->
     )
 
 
-def _written(part: Part) -> str:
-    return part.value if isinstance(part, Wild) else str(part)
-
-
 def condition_formula(space: Space, found: Condition) -> Bounds:
     """The formula of one condition."""
     slots = space.slots(found.key)
-    present = z3.Or(*(slot.present for slot in slots))
+    tests = _tests(space, found, slots)
+    answer = _with_values(found, [slot.present for slot in slots], tests)
+    if all(z3.is_false(slot.empty) for slot in slots):
+        return answer
+    # AWS's pages differ on whether a key with an empty value is there (``conditions.holds``).
+    filled = [z3.And(slot.present, z3.Not(slot.empty)) for slot in slots]
+    return bounds.agreed(answer, _with_values(found, filled, tests))
+
+
+def _tests(space: Space, found: Condition, slots: Sequence[Slot]) -> list[Bounds]:
+    """What the condition says of each value, were it the only one."""
+    if found.operator == "Null" or _undefined(found):
+        return [OPEN for _ in slots]
+    of_nothing = _matches(space, found, z3.StringVal(""))
+    tests = [either(slot.empty, of_nothing, _matches(space, found, slot.value)) for slot in slots]
+    return [test.opposite() for test in tests] if negated(found.operator) else tests
+
+
+def _undefined(found: Condition) -> bool:
+    """Whether AWS does not say what the operator does with a value of this key."""
+    return mistyped(found) or (found.quantifier is Quantifier.NONE and KMS.multivalued(found.key))
+
+
+def _with_values(found: Condition, there: Sequence[Any], tests: Sequence[Bounds]) -> Bounds:
+    """The formula of a condition, given which of a key's values are there."""
+    present = z3.Or(*there)
     if found.operator == "Null":
-        wanted = {value.lower() for value in found.values}
+        wanted = {ascii_lower(value) for value in found.values}
         return exact(z3.Or(z3.And("true" in wanted, z3.Not(present)), z3.And("false" in wanted, present)))
-    negate = negated(found.operator)
-    absent = exact(_when_absent(found, negate))
-    plain = found.quantifier is Quantifier.NONE
-    if mistyped(found) or (plain and KMS.multivalued(found.key)):
+    absent = exact(_when_absent(found, negated(found.operator)))
+    if _undefined(found):
         return either(present, OPEN, absent)
-    tests = []
-    for slot in slots:
-        matches = _matches(space, found, slot.value)
-        tests.append((slot.present, matches.opposite() if negate else matches))
+    pairs = list(zip(there, tests, strict=True))
     if found.quantifier is Quantifier.ANY:
-        filled = bounds.any_bounds([given(there, test) for there, test in tests])
+        answer = bounds.any_bounds([given(is_there, test) for is_there, test in pairs])
     else:
-        filled = bounds.all_bounds([either(there, test, ALWAYS) for there, test in tests])
-    if plain and len(slots) > 1:
-        several = z3.Or(
-            *(
-                z3.And(slot.present, other.present)
-                for index, slot in enumerate(slots)
-                for other in slots[index + 1 :]
-            )
-        )
-        filled = either(several, OPEN, filled)
-    return either(present, filled, absent)
+        answer = bounds.all_bounds([either(is_there, test, ALWAYS) for is_there, test in pairs])
+    if found.quantifier is Quantifier.NONE and len(there) > 1:
+        several = z3.Or(*(z3.And(one, other) for one, other in itertools.combinations(there, 2)))
+        answer = either(several, OPEN, answer)
+    return either(present, answer, absent)
 
 
 def _when_absent(found: Condition, negate: bool) -> Any:
@@ -145,7 +157,7 @@ def _one_of_them(
         fold = found.operator.endswith("IgnoreCase")
         listed = [text_of(pattern) for pattern in patterns]
         if register or not fold:
-            return exact(space.one_of(value, [text.lower() if fold else text for text in listed]))
+            return exact(space.one_of(value, [ascii_lower(text) if fold else text for text in listed]))
     surely, perhaps = zip(*(_expressions(found, pattern) for pattern in patterns), strict=True)
     if all(one is other for one, other in zip(surely, perhaps, strict=True)):
         return exact(space.matches(value, texts.union(surely), lambda text: answer(text).surely))

@@ -20,6 +20,9 @@ MAX_INDEX_PACKED = 64 * 1024 * 1024
 FUTURE = timedelta(hours=1)
 """How far ahead of ours an archive's clock may be."""
 
+DATE = re.compile(r"[A-Za-z]{3}, [0-9]{1,2} [A-Za-z]{3} [0-9]{4} [0-9:]{5,8} [A-Za-z0-9+-]{1,8}")
+"""A date as archives write it (RFC 5322, 3.3)."""
+
 LISTED = re.compile(r" ([0-9a-f]{64}) +([0-9]{1,12}) (\S+)")
 
 
@@ -88,6 +91,8 @@ def judge_release(release: Release, suite: str, *, now: datetime) -> tuple[Findi
 
 
 def _time(text: str) -> datetime:
+    if not DATE.fullmatch(text):
+        raise ValueError(f"not a date: {text[:40]!r}")
     parsed = email.utils.parsedate_to_datetime(text.replace("UTC", "GMT"))
     if parsed.tzinfo is None:
         raise ValueError(f"a time without a zone: {text[:40]!r}")

@@ -18,6 +18,8 @@ from coattest_build.inputs.lock import LockedWheel
 from coattest_build.inputs.package_index import WantedWheel, download_wheels
 
 TIMEOUT_SECONDS = 300
+MAX_SAID = 64 * 1024
+"""Characters of pip's words that are looked at; the list of all 2,000 versions of boto3 has 18,000."""
 
 
 def check_wheel(pin: LockedWheel) -> tuple[Finding, ...]:
@@ -43,6 +45,7 @@ def check_wheel(pin: LockedWheel) -> tuple[Finding, ...]:
 
 def pip_finding(pin: LockedWheel, said: str) -> Finding:
     """What pip's refusal means. Only what it plainly says is a contradiction; the rest was not answered."""
+    said = said[-MAX_SAID:]
     if "DO NOT MATCH THE HASHES" in said:
         got = re.search(r"Got\s+([0-9a-f]{64})", said)
         return Finding("wrong-hash", pin.name, f"pinned {pin.sha256}, served {got[1] if got else 'another'}")
