@@ -96,7 +96,7 @@ def finish(
             check(sealed, file, root, now)
         if file is None:
             left = time_left(sealed.manifest, now)
-            file = opener(
+            opened = opener(
                 sealed.manifest,
                 list(sealed.seals),
                 enclave=way.enclave,
@@ -107,8 +107,11 @@ def finish(
                 retry=Retry(way.backoff.within(left), again),
                 telemetry=tell,
             )
-            check(sealed, file, root, now + timedelta(seconds=tell.clock() - started))
-            file = store_result(sealed, file, out)
+            later = now + timedelta(seconds=tell.clock() - started)
+            check(sealed, opened, root, later)
+            file = store_result(sealed, opened, out)
+            if file is not opened:  # somebody else's was there first
+                check(sealed, file, root, later)
         digest = messages.sha384(file.result).hex()
         seconds = round(tell.clock() - started, 3)
         tell.event("open-resumed" if resumed else "open-finished", **names, result=digest, seconds=seconds)
