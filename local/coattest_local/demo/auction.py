@@ -29,7 +29,7 @@ EXPECTED = [
 FIRST = "spring"
 """The auction that is opened; the later ones are refused."""
 
-BIDDING_SECONDS = 15
+BIDDING_SECONDS = 45
 PUBLISH_SECONDS = 3600
 
 

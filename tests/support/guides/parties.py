@@ -243,7 +243,10 @@ def prepare_auction(page: Page) -> None:
     """The tutorials' quorum and enclave; who bids is the buyer's user for it; the service has a bucket."""
     services = page.parties.services
     page.attestations(page.parties.shared / "attestations")
-    page.set(BUYERS, AWS_PROFILE="bidder")
+    page.set(BUYERS, AWS_PROFILE="bidder", SIMULATOR="--simulator")
+    for name in BUYERS:  # the tutorials' keys serve the tutorials' seal keys
+        key = services.client("kms", name).create_key(Description="bids")["KeyMetadata"]
+        page.set([name], KMS_KEY=key["Arn"])
     services.client("s3", SERVICE).create_bucket(
         Bucket="results-of-service", CreateBucketConfiguration={"LocationConstraint": cloud.REGION}
     )
