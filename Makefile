@@ -16,7 +16,7 @@ demo: .venv/.ready-local ## Run the whole chain here: rebuild, sign, decide, dep
 	$(BIN)/nitro-local demo --this-checkout-is-mine
 
 test: .venv/.ready-test ## Set up and run the tests (minutes; what takes long is in test-all)
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-all: test .venv/.ready-dev ## All tests: also deployment, guides, faults, images, QEMU, containers (an hour)
 	$(BIN)/tox run -m long

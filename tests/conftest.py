@@ -2,19 +2,51 @@
 
 from __future__ import annotations
 
+import fcntl
+import functools
 import os
+import pickle
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import botocore.session
 import pytest
 from hypothesis import HealthCheck, settings
 
 from coattest_build import builder
 from coattest_build.report import BuildReport
+from support.sentences import give_sentences, pytest_terminal_summary
+
+__all__ = ["pytest_terminal_summary"]
 
 REPOSITORY = Path(__file__).parents[1]
+
+LONG = (
+    "tests/parent/auction/test_auction_commands.py",
+    "tests/verify/keypolicy/prove/",
+    "tests/verify/quorum/test_commands.py",
+    "tests/parent/deployment/test_deployment.py",
+    "tests/parent/link/test_stop.py",
+    "tests/faults/",
+    "tests/build/test_builder.py",
+    "tests/verify/rebuild/test_rebuild_names_the_file.py",
+    "tests/parent/auction/",
+    "tests/verify/keypolicy/",
+)
+"""What takes longest begins first: with workers side by side, none is left alone with it at the end.
+
+A file goes to one worker as a whole (``--dist loadfile``), since tests of a module share what is made once.
+"""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order the files, and give tests of attacks their sentences."""
+    places = {place: number for number, place in enumerate(LONG)}
+    items.sort(key=lambda item: min((n for p, n in places.items() if item.nodeid.startswith(p)), default=99))
+    give_sentences(items)
+
 
 # How busy the machine is decides no test, and in CI neither does chance: what it says of a change is what it
 # says of it tomorrow. `make test` elsewhere draws anew each time.
@@ -45,6 +77,18 @@ def state_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["COATTEST_STATE"] = str(tmp_path_factory.mktemp("state"))
 
 
+@pytest.fixture(autouse=True, scope="session")
+def service_models_read_once() -> Iterator[None]:
+    """All boto3 sessions share botocore's reader of its service models, which keeps what it has parsed.
+
+    Each session has its own otherwise, and parsing takes longer than most calls of a test.
+    """
+    shared = functools.lru_cache(botocore.session.create_loader)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(botocore.session, "create_loader", shared)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def signals_as_before() -> Iterator[None]:
     """A command that a test calls leaves SIGTERM and SIGINT ignored: its process is to end after it."""
@@ -56,6 +100,16 @@ def signals_as_before() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def built_images(tmp_path_factory: pytest.TempPathFactory) -> BuiltImages:
-    """Every profile's image, built from this checkout with the user's own cache (minutes without one)."""
-    directory = tmp_path_factory.mktemp("images")
-    return BuiltImages(builder.build(REPOSITORY, directory), directory)
+    """Every profile's image, built from this checkout with the user's own cache (minutes without one).
+
+    Once for all workers of pytest-xdist, which share the folder above their own.
+    """
+    own = tmp_path_factory.getbasetemp()
+    directory = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "images"
+    with directory.with_suffix(".report").open("a+b") as report:
+        fcntl.flock(report, fcntl.LOCK_EX)
+        if os.fstat(report.fileno()).st_size == 0:
+            directory.mkdir(exist_ok=True)
+            pickle.dump(builder.build(REPOSITORY, directory), report)
+        report.seek(0)
+        return BuiltImages(pickle.load(report), directory)

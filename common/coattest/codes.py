@@ -206,6 +206,7 @@ DOCUMENTS: Final = {
     "module-id": "The field module_id is not the expected one",
     "nitro-tpm": "A NitroTPM document: it speaks for an EC2 instance, not for an enclave",
     "nonce": "The nonce is not the expected one",
+    "not-a-document": "The text is neither hex, base64 nor JSON of an attestation document",
     "not-debug-mode": "The enclave does not run in debug mode, and was expected to",
     "not-verified": "The document did not pass; the findings say why",
     "public-key": "The field public_key is not the expected one",

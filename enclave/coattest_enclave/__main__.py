@@ -11,7 +11,7 @@ from coattest_enclave import entropy, transport
 from coattest_enclave.clock import Clock
 from coattest_enclave.nsm import Nsm
 from coattest_enclave.protocol.errors import EnclaveError
-from coattest_enclave.server import CONNECTIONS_MAX, Server
+from coattest_enclave.server import BACKLOG, Server
 from coattest_enclave.trust import NSM_DEVICE, TRUST_FILE, parse_trust
 
 
@@ -31,7 +31,7 @@ def main(trust_file: Path = TRUST_FILE) -> int:
         entropy.require_source(trust.entropy)
         nsm = Nsm(trust.nsm[0])
         Clock.read(nsm, set_system=not nsm.is_simulated)
-        listener = transport.listen(trust.listen[0], CONNECTIONS_MAX)
+        listener = transport.listen(trust.listen[0], BACKLOG)
     except EnclaveError as error:
         print(f"coattest-enclave: cannot start: {error.detail}", flush=True)
         return 1

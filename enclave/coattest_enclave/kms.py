@@ -7,11 +7,10 @@ endpoint's certificate is for its name, under the measured CA bundle, and the Ke
 from __future__ import annotations
 
 import base64
-import binascii
-import http.client
 import json
 import re
 import ssl
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,14 +19,19 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from coattest_enclave import cms, sigv4, transport
+from coattest_enclave import cms, http_reply, sigv4, transport
 from coattest_enclave.nsm import Nsm
 from coattest_enclave.protocol.errors import EnclaveError, MessageError
 from coattest_enclave.protocol.manifest import parse_key_arn
-from coattest_enclave.trust import Trust
+from coattest_enclave.trust import Trust, unique_pairs
 
 TIMEOUT = 20.0
-"""Seconds of silence after which a call has failed."""
+"""Seconds that one call may take, from the tunnel to the last byte."""
+
+PAUSES = (0.5, 1.0, 2.0)
+"""Seconds before each further call for the same key, when KMS is too busy."""
+
+OK, TOO_MANY = 200, 429
 
 REPLY_MAX = 64 * 1024
 """Bytes of a reply's body: an envelope of at most 16 KB in base64, and some more."""
@@ -58,8 +62,30 @@ DENIED = frozenset(
     }
 )
 """Error types with which KMS refuses (KMS API reference, Decrypt and common errors); every other one is a
-failure. Only these names are repeated to the parent.
+failure.
 """
+
+BUSY = frozenset(
+    {
+        "DependencyTimeoutException",
+        "InternalFailure",
+        "KMSInternalException",
+        "KeyUnavailableException",
+        "LimitExceededException",
+        "RequestLimitExceeded",
+        "ServiceUnavailable",
+        "Throttling",
+        "ThrottlingException",
+    }
+)
+"""Error types with which KMS is too busy (the same pages), as is any other of status 429 or from 500 on.
+
+Only the names in both lists are repeated to the parent.
+"""
+
+
+class Busy(EnclaveError):
+    """KMS was too busy for this call, and may answer the next one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +98,22 @@ class Kms:
     credentials: sigv4.Credentials
     now: Callable[[], datetime]
     key: rsa.RSAPrivateKey
+    sleep: Callable[[float], None] = time.sleep
 
     def decrypt(self, ciphertext: bytes, key_arn: str, context: Mapping[str, str]) -> bytearray:
         """The 32-byte data key in ``ciphertext``, in a buffer to overwrite.
 
-        Raises EnclaveError: ``kms-denied``, ``kms-failed``, or ``internal`` when the NSM fails.
+        Asks again, after a pause, when KMS is too busy or does not answer in time. Raises EnclaveError:
+        ``kms-denied``, ``kms-failed``, or ``internal`` when the NSM fails.
         """
+        for pause in PAUSES:
+            try:
+                return self._once(ciphertext, key_arn, context)
+            except Busy:
+                self.sleep(pause)
+        return self._once(ciphertext, key_arn, context)
+
+    def _once(self, ciphertext: bytes, key_arn: str, context: Mapping[str, str]) -> bytearray:
         arn = parse_key_arn(key_arn)
         spki = self.key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         # This document leaves only inside TLS to KMS.
@@ -105,7 +141,9 @@ class Kms:
         )
         try:
             status, reply = self._post(host, body, signed)
-        except (OSError, http.client.HTTPException, ValueError) as error:
+        except TimeoutError:
+            raise Busy("no answer from KMS: timed out", "kms-failed") from None
+        except (OSError, ValueError) as error:
             raise _failed(f"no answer from KMS: {_cause(error)}") from None
         envelope = read_reply(status, reply, key_arn)
         try:
@@ -121,39 +159,48 @@ class Kms:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.load_verify_locations(cadata=self.trust.ca_pem)
-        with (
-            transport.tunnel(self.proxies, host, TIMEOUT) as stream,
-            context.wrap_socket(stream, server_hostname=host) as tls,
-        ):
-            connection = http.client.HTTPConnection(host)
-            connection.sock = tls
-            connection.request("POST", "/", body, dict(headers))
-            response = connection.getresponse()
-            return response.status, response.read(REPLY_MAX + 1)
+        deadline = time.monotonic() + TIMEOUT
+        lines = [f"{name}: {value}" for name, value in headers.items()]
+        head = "\r\n".join(["POST / HTTP/1.1", *lines, f"Content-Length: {len(body)}", "", ""])
+        with transport.tunnel(self.proxies, host, deadline) as stream:
+            stream.settimeout(transport.left(deadline))
+            with context.wrap_socket(stream, server_hostname=host) as tls:
+                tls.settimeout(transport.left(deadline))
+                tls.sendall(head.encode("ascii") + body)
+
+                def receive(size: int) -> bytes:
+                    tls.settimeout(transport.left(deadline))
+                    return tls.recv(size)
+
+                return http_reply.read(receive, REPLY_MAX)
 
 
 def read_reply(status: int, reply: bytes, key_arn: str) -> bytes:
-    """The envelope in KMS's reply to a Decrypt under ``key_arn``; raises EnclaveError."""
-    if len(reply) > REPLY_MAX:
-        raise _failed("KMS's reply is too large")
+    """The envelope in KMS's reply to a Decrypt under ``key_arn``; raises EnclaveError, Busy when it is worth
+    asking again.
+    """
     try:
-        fields: Any = json.loads(reply)
+        fields: Any = json.loads(reply.decode("utf-8"), object_pairs_hook=unique_pairs)
     except (ValueError, RecursionError):
-        raise _failed(f"KMS's reply is not JSON (status {status})") from None
-    if not isinstance(fields, dict):
-        raise _failed(f"KMS's reply is not an object (status {status})")
-    if status != http.HTTPStatus.OK:
-        kind = str(fields.get("__type", "")).rpartition("#")[2]
+        fields = None
+    if status != OK:
+        given = fields.get("__type") if isinstance(fields, dict) else None
+        kind = given.rpartition("#")[2] if isinstance(given, str) else ""
         if 400 <= status < 500 and kind in DENIED:
             raise EnclaveError(kind, "kms-denied")
-        raise _failed(f"KMS replied with status {status}")
+        detail = kind if kind in BUSY else f"KMS replied with status {status}"
+        if kind in BUSY or status == TOO_MANY or status >= 500:
+            raise Busy(detail, "kms-failed")
+        raise _failed(detail)
+    if not isinstance(fields, dict):
+        raise _failed("KMS's reply is not a JSON object with each name once")
     if fields.get("KeyId") != key_arn:
         raise _failed("KMS answered for a different key")
-    if fields.get("Plaintext"):
+    if fields.get("Plaintext") not in (None, ""):  # "null or empty" where there is an envelope
         raise _failed("KMS answered with a plaintext")
     try:
         return base64.b64decode(fields["CiphertextForRecipient"], validate=True)
-    except (KeyError, TypeError, binascii.Error, ValueError):
+    except (KeyError, TypeError, ValueError):
         raise _failed("KMS's reply has no CiphertextForRecipient") from None
 
 
@@ -165,4 +212,4 @@ def _cause(error: Exception) -> str:
     """What an error frame may say: OpenSSL's verdict or the kind of failure, never a text from outside."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"certificate refused ({re.sub(r'[^a-z ]', '', error.verify_message)})"
-    return "timed out" if isinstance(error, TimeoutError) else type(error).__name__
+    return type(error).__name__

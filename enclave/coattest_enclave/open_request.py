@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from array import array
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from coattest_enclave.protocol import columns, cose, messages
+from coattest_enclave.protocol import cose, messages
 from coattest_enclave.protocol.canonical import SIZE_MAX
 from coattest_enclave.protocol.errors import Code, EnclaveError, MessageError
 from coattest_enclave.sigv4 import Credentials
@@ -28,6 +27,11 @@ class OpenRequest:
     bids: tuple[tuple[str, int], ...]
     seals: tuple[bytes, ...]
     credentials: Credentials
+
+    @property
+    def size(self) -> int:
+        """Bytes of the upload."""
+        return self.manifest_size + sum(size for _, size in self.bids)
 
 
 def parse_open(body: dict[str, Any]) -> OpenRequest:
@@ -98,37 +102,29 @@ def check_bid(bid_file: bytes, digest: bytes) -> None:
         raise EnclaveError("a bid file is not the sealed one", "bad-bid-digest")
 
 
-def decrypt_bid(
-    data_key_of: Callable[[bytes, str, Mapping[str, str]], bytearray],
-    manifest: messages.Manifest,
-    buyer: messages.Buyer,
-    bid_file: bytes,
-    image: bytes,
-) -> array[int] | None:
-    """A buyer's amounts, or None when the plaintext is not a valid bid, which nobody outside can see.
+def data_key(
+    ask: Callable[[bytes, str, Mapping[str, str]], bytearray], bound: messages.Binding, bid_file: bytes
+) -> bytearray:
+    """The data key of a buyer's bid file, in a buffer to overwrite. ``ask`` is KMS's Decrypt.
 
-    ``buyer.key`` has verified this buyer's seal, and ``image`` is PCR0 of this enclave, from its own NSM: the
-    bid opens under nothing else. ``data_key_of`` is KMS's Decrypt. Raises EnclaveError: ``bad-bid`` when the
-    file is not a bid file or does not authenticate, else what ``data_key_of`` raised. Then there is no
-    result: withholding a key must not count as not bidding.
+    In ``bound`` are the seal key that verified this buyer's seal, and PCR0 of this enclave from its own NSM:
+    the bid opens under nothing else. Raises EnclaveError: ``bad-bid`` when the file is not a bid file, else
+    what ``ask`` raised. Then there is no result: withholding a key must not count as not bidding.
     """
-    with _failing("bad-bid", f"{buyer.name}: "):
+    with _failing("bad-bid", f"{bound.buyer}: "):
         message = cose.parse_encrypt0(bid_file)
-    bound = messages.Binding.of(manifest, buyer, image)
     try:
-        data_key = data_key_of(message.wrapped_key, buyer.kms, bound.context)
+        return ask(message.wrapped_key, bound.kms, bound.context)
     except EnclaveError as error:
-        raise EnclaveError(f"{buyer.name}: {error.detail}", error.code) from None
-    plaintext = bytearray()
-    try:
-        with _failing("bad-bid", f"{buyer.name}: "):
-            plaintext = cose.decrypt0(message, data_key, external_aad=bound.aad)
-        return messages.unpack_bids(plaintext, len(manifest.lots))
-    except MessageError:
-        return None
-    finally:
-        columns.wipe(data_key)
-        columns.wipe(plaintext)
+        raise EnclaveError(f"{bound.buyer}: {error.detail}", error.code) from None
+
+
+def unpack(bound: messages.Binding, bid_file: bytes, key: bytearray) -> bytearray:
+    """A buyer's plaintext, in a buffer to overwrite. ``auction`` says what counts as a bid; nobody outside
+    can see whether it does. Raises EnclaveError, ``bad-bid`` when the file does not authenticate.
+    """
+    with _failing("bad-bid", f"{bound.buyer}: "):
+        return cose.decrypt0(bid_file, key, external_aad=bound.aad)
 
 
 @contextlib.contextmanager

@@ -1,19 +1,21 @@
 """One open request, from its frame to result and receipt.
 
-The order matters: manifest, seals and digests are checked before anything is decrypted; either all bids
-decrypt or there is no result; only the result depends on amounts. Each part is checked as soon as it has
-arrived, and a wrong one ends the request.
+The order matters: manifest, seals and digests are checked before KMS is asked; every data key is there
+before a bid is unpacked; either all bids decrypt or there is no result. Only the result depends on amounts,
+and what does is made while nothing else is served, up to the tick (``turns``). Each part is checked as soon
+as it has arrived, and a wrong one ends the request.
 """
 
 from __future__ import annotations
 
 import socket
-from array import array
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from coattest_enclave import auction, entropy, open_request
+from coattest_enclave import entropy, open_request, transport
 from coattest_enclave.clock import Clock
+from coattest_enclave.decision import auction
+from coattest_enclave.decision.turns import Turns, quantum
 from coattest_enclave.kms import RSA_BITS, Kms
 from coattest_enclave.nsm import Nsm, own_image
 from coattest_enclave.protocol import columns, messages, wire
@@ -22,43 +24,62 @@ from coattest_enclave.trust import Trust
 
 
 def open_auction(
-    stream: socket.socket, frame: wire.Frame, trust: Trust, nsm: Nsm, proxies: list[str]
-) -> tuple[bytes, bytes]:
-    """The result's bytes and the receipt of the open request in ``frame``, whose data frames follow.
+    stream: socket.socket, frame: wire.Frame, trust: Trust, proxies: list[str], turns: Turns
+) -> None:
+    """Answer the open request in ``frame``, whose data frames follow, with result and receipt.
 
     Raises EnclaveError when there is no result, OSError when the stream breaks.
     """
     request = open_request.parse_open(frame.body)
+    nsm = Nsm(trust.nsm[0])
 
     def stage(text: str) -> None:
         wire.write_frame(stream, wire.Frame(frame.request, "progress", {"stage": text}))
 
-    encoded = _receive_part(stream, frame.request, "manifest", request.manifest_size)
     image = own_image(nsm.attest(user_data=None, nonce=None), trust.profile)
-    manifest, seal = open_request.check_manifest(request, encoded, trust.partition, image)
-    del encoded
-    files = receive_bids(stream, frame.request, request, seal)
+    with transport.in_time(stream, request.size):
+        encoded = _receive_part(stream, frame.request, "manifest", request.manifest_size)
+        manifest, seal = open_request.check_manifest(request, encoded, trust.partition, image)
+        del encoded
+        files = receive_bids(stream, frame.request, request, seal)
+    bound = [messages.Binding.of(manifest, buyer, image) for buyer in manifest.buyers]
     stage("manifest, seals and digests are checked")
     clock = Clock.read(nsm, set_system=not nsm.is_simulated)
     entropy.require_source(trust.entropy)
     key = rsa.generate_private_key(public_exponent=65537, key_size=RSA_BITS)
     kms = Kms(trust, proxies, nsm, request.credentials, clock.now, key)
-    bids: dict[str, array[int] | None] = {}
+    keys: dict[str, bytearray] = {}
+    bids: dict[str, bytearray] = {}
     try:
-        for buyer in manifest.buyers:
-            stage(f"decrypting {buyer.name}")
-            file = files.pop(buyer.name)
-            bids[buyer.name] = open_request.decrypt_bid(kms.decrypt, manifest, buyer, file, image)
-        stage("deciding")
-        decided = auction.result(manifest, seal.digest, bids)
+        for each in bound:
+            keys[each.buyer] = open_request.data_key(kms.decrypt, each, files[each.buyer])
+        with turns.alone(quantum(len(manifest.lots), len(manifest.buyers))) as tick:
+            stage("deciding")
+            for each in bound:
+                file = files.pop(each.buyer)
+                bids[each.buyer] = open_request.unpack(each, file, keys[each.buyer])
+                del file
+            result = auction.result(manifest, seal.digest, bids)
+            _wipe(keys, bids)
+            receipt = nsm.attest(user_data=messages.receipt_user_data(result), nonce=seal.digest)
     finally:
-        for amounts in bids.values():
-            if amounts is not None:
-                columns.wipe(amounts)
-    bids.clear()
-    result = decided.encode()
-    receipt = nsm.attest(user_data=messages.receipt_user_data(result), nonce=seal.digest)
-    return result, receipt
+        _wipe(keys, bids)
+    if tick.count > 1:
+        stage(f"the decision took {tick.count} ticks; only one says nothing of its time")
+    with transport.in_time(stream, len(result)):
+        if len(result) > wire.CHUNK_MAX:
+            # Too long for one frame: it goes ahead in data frames.
+            for piece in wire.chunks(frame.request, "result", result):
+                wire.write_frame(stream, piece)
+            result = b""
+        answer = {"result": result, "receipt": receipt}
+        wire.write_frame(stream, wire.Frame(frame.request, "result", answer))
+
+
+def _wipe(*buffers: dict[str, bytearray]) -> None:
+    for each in buffers:
+        while each:
+            columns.wipe(each.popitem()[1])
 
 
 def receive_bids(

@@ -69,7 +69,7 @@ class Trust:
 def parse_trust(data: bytes) -> Trust:
     """The trust file in ``data``; raises EnclaveError."""
     try:
-        fields = json.loads(data.decode("ascii"), object_pairs_hook=_pairs)
+        fields = json.loads(data.decode("ascii"), object_pairs_hook=unique_pairs)
     except (ValueError, RecursionError) as error:
         raise EnclaveError("trust file: not JSON") from error
     names = tuple(Trust.__dataclass_fields__)
@@ -103,7 +103,8 @@ def _texts(value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object's fields; raises ValueError when a name appears twice."""
     if len({name for name, _ in pairs}) != len(pairs):
         raise ValueError("a field appears twice")
     return dict(pairs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
+from support.only_in import runs_in
 
-_wanted = "container" in os.environ.get("COATTEST_RUN", "").split()
-collect_ignore = [] if _wanted else ["test_container_route.py"]
+collect_ignore = [] if runs_in("container") else ["test_container_route.py"]

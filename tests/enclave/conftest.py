@@ -54,7 +54,7 @@ def program(shared: Enclave) -> Iterator[Enclave]:
     shared.nsm.asked.clear()
     shared.received.clear()
     yield shared
-    shared.kms.tamper = None
+    shared.kms.tamper = shared.kms.raw = None
     shared.nsm.timestamp = shared.nsm.broken = shared.proxy.cut_after = None
     shared.proxy.refuse = False
     assert shared.process.poll() is None, "the program ended"

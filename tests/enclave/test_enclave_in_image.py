@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from coattest_build import builder
-from coattest_enclave import auction
 from coattest_enclave.protocol import messages, wire
 from coattest_enclave.protocol.messages import Tie, Won
 from coattest_local.host.ca import issue_server_certificate
 from coattest_local.host.enclave import RunningEnclave, run_enclave
 from coattest_local.qemu.enclave import QemuEnclave, run_in_qemu
-from coattest_local.qemu.tools import QemuMissing, find_tools
+from coattest_local.qemu.tools import find_tools
 from coattest_parent.link.channels import connect_to, parse_address
+from conftest import BuiltImages
+from support.auction import deciding
 from support.enclave.fake_kms import HOST, FakeKms, FakeProxy
 from support.enclave.fake_nsm import fields_of
 from support.enclave.running_enclave import Auction
+from support.only_in import only_in
 
 pytestmark = pytest.mark.image
 
-ROOT = Path(__file__).resolve().parents[2]
 ANSWER_SECONDS = 120
 ROLE, INSTANCE = "arn:aws:iam::111122223333:role/parent", "i-1234567890abcdef0"
 
@@ -32,28 +31,16 @@ ROLE, INSTANCE = "arn:aws:iam::111122223333:role/parent", "i-1234567890abcdef0"
 Machine = QemuEnclave | RunningEnclave
 
 
-@pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The local profile's image, built from this checkout."""
-    out = tmp_path_factory.mktemp("image")
-    builder.build(ROOT, out, profiles=["local"])
-    return out / "image.local.eif"
-
-
 @pytest.fixture(scope="module", params=["QEMU", "software host"])
 def machine(
-    request: pytest.FixtureRequest, image: Path, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, built_images: BuiltImages, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Machine]:
-    """The image, running under either host."""
+    """The image of the local profile, running under either host."""
+    image = built_images.image("local")
     directory = tmp_path_factory.mktemp("machine")
     if request.param == "QEMU":
-        try:
-            tools = find_tools()
-        except QemuMissing as missing:
-            if os.environ.get("COATTEST_REQUIRE_QEMU"):
-                raise
-            pytest.skip(str(missing))
-        with run_in_qemu(image, directory, role_arn=ROLE, instance_id=INSTANCE, tools=tools) as it:
+        only_in("boot")
+        with run_in_qemu(image, directory, role_arn=ROLE, instance_id=INSTANCE, tools=find_tools()) as it:
             yield it
         return
     running = run_enclave(image, directory, role_arn=ROLE, instance_id=INSTANCE)
@@ -101,7 +88,7 @@ def test_an_auction_runs_in_the_image(machine: Machine, local_kms: FakeKms) -> N
     outcomes = [outcome for _, outcome in messages.Result.decode(answer.body["result"]).lots]
     assert outcomes == [Won("buyer-2"), Won("buyer-1"), Tie(("buyer-1", "buyer-2"))]
     # The decision on the plain amounts here: so both hosts give the same canonical bytes.
-    here = auction.result(book.manifest, book.seal.digest, amounts).encode()
+    here = deciding.result(book.manifest, book.seal.digest, amounts).encode()
     assert answer.body["result"] == here
     receipt = fields_of(answer.body["receipt"])
     assert receipt["user_data"] == messages.receipt_user_data(answer.body["result"])

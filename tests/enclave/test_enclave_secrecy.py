@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
+import socket
 import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from coattest_enclave import open_request
-from coattest_enclave.protocol import canonical, columns, cose, messages, wire
+from coattest_enclave import open_request, session
+from coattest_enclave.decision.turns import Turns
+from coattest_enclave.protocol import canonical, messages, wire
 from coattest_enclave.protocol.errors import EnclaveError
+from coattest_enclave.trust import parse_trust
 from support.enclave.enclave_attacks import envelope_of, error
 from support.enclave.fake_kms import FakeKms, FakeProxy
-from support.enclave.fake_nsm import PCR0, FakeNsm
+from support.enclave.fake_nsm import FakeNsm
 from support.enclave.running_enclave import CREDENTIALS, DEMO, START, Auction, Enclave, running, trust_for
 
 AMOUNTS = {"a": [0x1A2B3C4D5E6F7, 987654321987654], "b": [0x1BADC0FFEE123, 123456789123456]}
@@ -206,33 +210,35 @@ def test_silence_holds_whatever_was_closed_before(closed: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
-def test_buffers_with_keys_and_amounts_are_overwritten(demo: Auction) -> None:
-    """Data keys, plaintexts and columns of amounts are zeros when their use is over, also after a failure."""
-    buyer = demo.manifest.buyers[0]
-    given: list[bytearray] = []
+def test_buffers_with_keys_and_amounts_are_overwritten(
+    program: Enclave, demo: Auction, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Data keys and plaintexts are zeros when an opening is over, also when it failed."""
+    buffers: list[bytearray] = []
 
-    def data_key(right: bool) -> Callable[..., bytearray]:
-        def ask(wrapped: bytes, _arn: str, _context: Mapping[str, str]) -> bytearray:
-            key = demo_keys[wrapped] if right else os.urandom(32)
-            given.append(bytearray(key))
-            return given[-1]
+    def kept(make: Callable[..., bytearray]) -> Callable[..., bytearray]:
+        def call(*given: object) -> bytearray:
+            buffers.append(make(*given))
+            return buffers[-1]
 
-        return ask
+        return call
 
-    wrapped = cose.parse_encrypt0(demo.files[buyer.name]).wrapped_key
-    aad = messages.Binding.of(demo.manifest, buyer, PCR0).aad
-    key = os.urandom(32)
-    demo_keys = {wrapped: key}
-    file = cose.encrypt0(demo.plaintexts[buyer.name], key, wrapped_key=wrapped, external_aad=aad)
-    amounts = open_request.decrypt_bid(data_key(True), demo.manifest, buyer, file, PCR0)
-    assert list(amounts or ()) == DEMO[buyer.name]
-    with pytest.raises(EnclaveError) as caught:
-        open_request.decrypt_bid(data_key(False), demo.manifest, buyer, file, PCR0)
-    assert caught.value.code == "bad-bid"
-    assert given == [bytearray(32)] * 2
-    assert amounts is not None
-    columns.wipe(amounts)
-    assert list(amounts) == [0, 0, 0]
+    monkeypatch.setattr(open_request, "data_key", kept(open_request.data_key))
+    monkeypatch.setattr(open_request, "unpack", kept(open_request.unpack))
+    trust_file = (program.directory / "trust.json").read_bytes()
+    trust = parse_trust(trust_file).on_hardware(present=False)
+    for failing in (False, True):
+        program.kms.tamper = envelope_of(bytes(32))(program) if failing else None
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            head, *rest = demo.open_frames()
+            for frame in rest:
+                wire.write_frame(theirs, frame)
+            with pytest.raises(EnclaveError) if failing else contextlib.nullcontext():
+                session.open_auction(ours, head, trust, list(trust.proxy), Turns())
+        assert [bytes(each).strip(b"\0") for each in buffers] == [b""] * (2 if failing else 4)
+        assert {len(each) for each in buffers} == ({32} if failing else {32, 24})
+        buffers.clear()
 
 
 def test_documents_with_a_public_key_never_reach_the_parent(program: Enclave, demo: Auction) -> None:

@@ -5,10 +5,13 @@ What it opens, what it refuses before it decrypts, and how it answers requests t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +21,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
+from coattest_enclave import transport
 from coattest_enclave.protocol import canonical, cose, messages, wire
 from coattest_enclave.protocol.messages import Tie, Unsold, Won
+from coattest_enclave.server import CONNECTIONS_MAX, Server
+from coattest_enclave.trust import parse_trust
 from support.enclave.enclave_attacks import MALFORMED, REFUSED_BEFORE_DECRYPTING, spki_in
 from support.enclave.fake_kms import HOST
 from support.enclave.fake_nsm import PCR0, fields_of
@@ -196,14 +202,63 @@ def test_one_connection_serves_requests_in_sequence(program: Enclave, demo: Auct
         assert answer.type == "result"
 
 
-def test_idle_connections_do_not_keep_others_out(program: Enclave) -> None:
-    """Liveness is answered beside connections that say nothing."""
-    idle = [program.connect() for _ in range(5)]
+def test_silent_connections_do_not_keep_others_out(program: Enclave) -> None:
+    """However many say nothing, or half a frame, the next one is served; the longest silent are closed."""
+    idle = [program.connect() for _ in range(4 * CONNECTIONS_MAX)]
     try:
-        assert program.converse([wire.Frame(1, "alive", {"nonce": bytes(16)})])[-1].type == "document"
+        for stream in idle[-3:]:
+            stream.sendall(b"\0\0\0")
+        for _ in range(3):
+            assert program.converse([wire.Frame(1, "alive", {"nonce": bytes(16)})])[-1].type == "document"
+        assert idle[0].recv(1) == b""
     finally:
         for stream in idle:
             stream.close()
+
+
+def test_an_opening_is_not_closed_for_newer_connections(program: Enclave, demo: Auction) -> None:
+    """Silent connections come and go while an opening waits for its upload's last byte."""
+    *before, last = demo.open_frames()
+    with program.connect() as stream:
+        for frame in before:
+            wire.write_frame(stream, frame)
+        assert program.converse([wire.Frame(1, "alive", {"nonce": bytes(16)})])[-1].type == "document"
+        idle = [program.connect() for _ in range(3 * CONNECTIONS_MAX)]
+        assert program.converse([wire.Frame(1, "alive", {"nonce": bytes(16)})])[-1].type == "document"
+        wire.write_frame(stream, last)
+        while (answer := wire.read_frame(stream)) and answer.type == "progress":
+            pass
+        for other in idle:
+            other.close()
+    assert answer is not None
+    assert answer.type == "result"
+
+
+def test_an_upload_that_drips_loses_its_place(
+    program: Enclave, demo: Auction, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One opening at a time: who sends a byte now and then is cut when its time is over; the next runs."""
+    monkeypatch.setattr(transport, "STREAM_TIMEOUT", 0.5)
+    trust = parse_trust((program.directory / "trust.json").read_bytes()).on_hardware(present=False)
+    address = f"unix:{program.directory}/own.sock"
+    listener = transport.listen(address, 8)
+    threading.Thread(target=Server(trust).serve, args=(listener,), daemon=True).start()
+    slow, quick = (transport.connect(address, 30) for _ in range(2))
+    with slow, quick:
+        frames = list(demo.open_frames())
+        wire.write_frame(slow, frames[0])
+        whole = wire.encode_frame(frames[1])
+        slow.sendall(whole[:5])
+        for frame in frames:
+            wire.write_frame(quick, frame)
+        with contextlib.suppress(OSError):
+            for byte in whole[5:]:
+                slow.sendall(bytes([byte]))
+                time.sleep(0.02)
+        while (answer := wire.read_frame(quick)) and answer.type == "progress":
+            pass
+    assert answer is not None
+    assert answer.type == "result"
 
 
 def test_a_parent_that_hangs_up_anywhere_harms_nobody(program: Enclave, demo: Auction) -> None:

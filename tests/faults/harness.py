@@ -46,7 +46,7 @@ import sys
 from pathlib import Path
 from coattest_enclave import kms, server
 from coattest_enclave.__main__ import main
-server.IDLE_TIMEOUT, kms.TIMEOUT = 1.5, 1.5
+server.IDLE_TIMEOUT, kms.TIMEOUT, kms.PAUSES = 1.5, 1.5, (0.1,)
 sys.exit(main(Path(sys.argv[1])))
 """
 """The enclave program with waits of seconds, not a minute: a garbled length waits for what never comes."""

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from coattest_enclave import auction as rules
 from coattest_enclave.protocol import messages
 from coattest_parent.link.channels import Unix, connect_to
 from coattest_verify.auction.buyers import load_manifest
 from faults.harness import World, world
+from support.auction import deciding
 from support.enclave.running_enclave import Auction
 from support.parent.fault_cloud import SECRET
 from support.parent.limits import many_descriptors
@@ -149,7 +149,7 @@ def test_after_the_publication_deadline_nothing_is_opened(here: World, tmp_path:
     seals = tuple((job / f"{number}.seal").read_bytes() for number in (0, 1))
     bids = {buyer.name: None for buyer in manifest.buyers}
     digest = messages.check_seals(manifest, seals).digest
-    earlier = messages.ResultFile(rules.result(manifest, digest, bids).encode(), b"receipt", seals)
+    earlier = messages.ResultFile(deciding.result(manifest, digest, bids).encode(), b"receipt", seals)
     (tmp_path / "result").write_bytes(earlier.encode())
     done = json.loads(auction_program(here, *words, "--publish", "s3://results/late.cbor").stdout)
     assert done["resumed"] is True

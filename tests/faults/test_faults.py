@@ -20,7 +20,7 @@ def here() -> Iterator[World]:
         yield made
 
 
-@pytest.mark.parametrize("seed", range(1000, 1012))
+@pytest.mark.parametrize("seed", range(1000, 1005))
 def test_nothing_is_lost_and_nothing_is_decided_twice(here: World, seed: int) -> None:
     """Whatever the seed's faults are: a result or one clear line, and a retry that finishes the job."""
     run, broken = attempt(here, seed)

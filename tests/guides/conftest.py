@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
+from support.only_in import runs_in
 
-_wanted = "guides" in os.environ.get("COATTEST_RUN", "").split()
-collect_ignore = [] if _wanted else ["test_guides.py", "test_install.py", "test_own_enclave.py"]
+collect_ignore = [] if runs_in("guides") else ["test_guides.py", "test_install.py", "test_own_enclave.py"]

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-import os
+from support.only_in import runs_in
 
-collect_ignore_glob = [] if "reproducible" in os.environ.get("COATTEST_RUN", "").split() else ["test_*.py"]
+collect_ignore_glob = [] if runs_in("reproducible") else ["test_*.py"]

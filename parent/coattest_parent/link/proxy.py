@@ -12,6 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
+import struct
+from collections import Counter
 from collections.abc import Mapping
 from types import TracebackType
 
@@ -32,7 +35,12 @@ IDLE_TIMEOUT = 120.0
 """Seconds with no byte in either direction after which a tunnel is closed."""
 
 TUNNELS_MAX = 256
-"""Tunnels open at a time; the enclave needs at most one per buyer. Further ones are answered 503."""
+"""Tunnels open at a time; an opening needs one. Further ones are answered 503."""
+
+TUNNELS_OF_ONE = 128
+"""Of them, those of one peer: an enclave, all of this machine over vsock, or a process on a Unix socket. So
+nothing on the parent takes the enclave's.
+"""
 
 CHUNK = 64 * 1024
 """Bytes moved at a time."""
@@ -63,7 +71,7 @@ class ConnectProxy:
         self.allow = dict(allow)
         self.refused: list[str] = []
         self.tunnels_opened = 0
-        self._open = 0
+        self._open: Counter[int] = Counter()
         self._server = LoopServer(
             address, self._connection, name="kms-proxy", head_max=HEAD_MAX, telemetry=self._telemetry
         )
@@ -84,20 +92,22 @@ class ConnectProxy:
         return self._server.serving()
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._count(1)
+        peer = _peer(writer.get_extra_info("socket"))
+        self._count(peer, 1)
         try:
-            await self._tunnel(reader, writer)
+            if self._open.total() > TUNNELS_MAX or self._open[peer] > TUNNELS_OF_ONE:
+                await _answer(writer, "503 Too Many Tunnels")
+            else:
+                await self._tunnel(reader, writer)
         finally:
-            self._count(-1)
+            self._count(peer, -1)
 
-    def _count(self, change: int) -> None:
-        self._open += change
-        self._telemetry.metrics.set("coattest_proxy_tunnels_open", self._open)
+    def _count(self, peer: int, change: int) -> None:
+        self._open[peer] += change
+        self._open += Counter()  # forgets who has none
+        self._telemetry.metrics.set("coattest_proxy_tunnels_open", self._open.total())
 
     async def _tunnel(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._open > TUNNELS_MAX:
-            await _answer(writer, "503 Too Many Tunnels")
-            return
         head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), HEAD_TIMEOUT)
         request = _REQUEST.match(head.partition(b"\r\n")[0])
         if not request:
@@ -123,6 +133,14 @@ class ConnectProxy:
             await _splice((reader, writer), upstream)
         finally:
             await close(upstream[1])
+
+
+def _peer(stream: socket.socket) -> int:
+    """Who is at the other end: the CID over vsock, the process on a Unix socket."""
+    if stream.family == socket.AF_UNIX:
+        credentials = stream.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        return int(struct.unpack("3i", credentials)[0])
+    return int(stream.getpeername()[0])
 
 
 _Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]

@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coattest_enclave import auction, open_request
+from coattest_enclave import open_request
+from coattest_enclave.decision import auction
 from coattest_enclave.protocol import canonical, cose, messages, wire
 from coattest_enclave.protocol.errors import EnclaveError
 from coattest_enclave.sigv4 import Credentials
@@ -70,7 +71,7 @@ def by_program(case: Mapping[str, Any]) -> dict[str, str]:
     encoded, seals = bytes.fromhex(case["manifest"]), tuple(bytes.fromhex(seal) for seal in case["seals"])
     sizes = tuple((name, len(file)) for name, file in files)
 
-    def data_key(wrapped: bytes, arn: str, context: Mapping[str, str]) -> bytearray:
+    def ask(wrapped: bytes, arn: str, context: Mapping[str, str]) -> bytearray:
         key = kms.ask(arn, wrapped, context)
         if key is None:
             raise EnclaveError("AccessDeniedException", "kms-denied")
@@ -81,13 +82,16 @@ def by_program(case: Mapping[str, Any]) -> dict[str, str]:
         manifest, seal = open_request.check_manifest(announced, encoded, "aws", image)
         for (_, file), (_, digest) in zip(files, seal.bids, strict=True):
             open_request.check_bid(file, digest)
+        bound = [messages.Binding.of(manifest, buyer, image) for buyer in manifest.buyers]
+        sealed = [(each, file) for each, (_, file) in zip(bound, files, strict=True)]
+        keys = [open_request.data_key(ask, each, file) for each, file in sealed]
         bids = {
-            buyer.name: open_request.decrypt_bid(data_key, manifest, buyer, file, image)
-            for buyer, (_, file) in zip(manifest.buyers, files, strict=True)
+            each.buyer: open_request.unpack(each, file, key)
+            for (each, file), key in zip(sealed, keys, strict=True)
         }
     except EnclaveError as error:
         return {"error": error.code}
-    return {"result": auction.result(manifest, seal.digest, bids).encode().hex()}
+    return {"result": auction.result(manifest, seal.digest, bids).hex()}
 
 
 @pytest.mark.parametrize("case", AUCTIONS, ids=[case["what"] for case in AUCTIONS])

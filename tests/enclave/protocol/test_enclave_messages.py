@@ -11,10 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coattest_enclave import auction
 from coattest_enclave.protocol import canonical, cose, messages
 from coattest_enclave.protocol.messages import Lot, Lots, Manifest, Result, ResultFile, Seal, Tie, Unsold, Won
-from support.auction import make_vectors
+from support.auction import deciding, make_vectors
 from support.auction.auctions import outcomes
 from support.auction.make_vectors import manifest
 from support.auction.vector_keys import IMAGE, RELEASE, private_key
@@ -79,7 +78,7 @@ def test_result_vectors() -> None:
     """Each result follows from its amounts and has its bytes, digest and receipt user_data."""
     for case in vector("result"):
         book = Manifest.decode(bytes.fromhex(case["manifest"]))
-        result = auction.result(book, bytes.fromhex(case["seal"]), case["amounts"])
+        result = deciding.result(book, bytes.fromhex(case["seal"]), case["amounts"])
         assert result.encode().hex() == case["encoded"]
         assert [[lot, make_vectors.outcome_text(outcome)] for lot, outcome in result.lots] == case["outcomes"]
         assert Result.decode(result.encode()) == result

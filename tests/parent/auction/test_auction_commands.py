@@ -30,7 +30,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 def test_an_auction_from_keys_to_receipt(world: World) -> None:
     """Every command does its part, and the receipt's table is buyer-2, buyer-1, tie."""
-    world.prepare("spring", 40)
+    world.prepare("spring")
     for buyer in BIDS:
         bid, prose = world.bid(buyer, "spring", "--upload")
         assert bid["uploaded"]

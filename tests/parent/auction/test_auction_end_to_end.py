@@ -343,7 +343,7 @@ def test_a_killed_enclave_is_a_clear_error_and_a_retry_finishes(cloud: Cloud, tm
     with enclave() as dying:
 
         def kill(stage: str, _: int) -> None:
-            if stage.startswith("decrypting"):
+            if stage.startswith("manifest, seals"):
                 dying.process.kill()
 
         with pytest.raises(EnclaveFailed) as caught:

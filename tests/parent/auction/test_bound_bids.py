@@ -134,7 +134,7 @@ def test_an_earlier_release_opens_nothing_of_the_next(world: World, decided: Loc
     """In a rotation both images may decrypt. The old one refuses what was sealed for the next before it asks
     KMS; the next opens it.
     """
-    world.prepare("rotation", 40)
+    world.prepare("rotation")
     for name in BIDS:
         releases = (decision(), decision(OLD, "0.0.9"))
         world.cloud.allow(name, *releases, seal_key=world.seal_key(name))
@@ -164,7 +164,7 @@ def test_the_audit_knows_what_was_sealed_and_counts_openings(world: World, tmp_p
 
 def test_enrolling_somebody_between_bid_and_opening_changes_nothing(world: World) -> None:
     """Bids under version 1, seals and receipt under version 2 of the members file."""
-    world.prepare("growth", 40)
+    world.prepare("growth")
     for name in BIDS:
         world.bid(name, "growth", "--upload", "--again")
     before = json.loads((world.folder / "buyer-1.json").read_text())

@@ -12,13 +12,13 @@ import pytest
 
 from coattest import files as atomic
 from coattest.errors import FoundFalse, UsageError
-from coattest_enclave import auction as rules
 from coattest_enclave.protocol import messages
 from coattest_parent.auction.finish import Way, finish
 from coattest_parent.auction.publish import Sealed
 from coattest_parent.link.aws import Aws, Endpoint
 from coattest_parent.link.enclave import EnclaveFailed
 from coattest_parent.link.retry import Backoff
+from support.auction import deciding
 from support.enclave.running_enclave import Auction
 
 
@@ -38,7 +38,7 @@ def sealed(auction: Auction) -> Sealed:
 
 def result_file(auction: Auction, sealed: Sealed, receipt: bytes) -> messages.ResultFile:
     """What an enclave would make of it."""
-    result = rules.result(auction.manifest, auction.seal.digest, dict.fromkeys(auction.files))
+    result = deciding.result(auction.manifest, auction.seal.digest, dict.fromkeys(auction.files))
     return messages.ResultFile(result.encode(), receipt, sealed.seals)
 
 

@@ -7,6 +7,7 @@ import contextlib
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -354,6 +355,17 @@ def test_a_unit_names_a_command_that_there_is(unit: str) -> None:
     assert all(word in usage for word in words if word.startswith("--"))
     assert service["Type"] == "notify"
     assert service["Restart"] == "always"
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+@pytest.mark.parametrize("unit", ["coattest-proxy.service", "coattest-courier.service"])
+def test_a_packaged_unit_is_not_exposed(unit: str) -> None:
+    """As it is in the package, systemd-analyze security finds at most 3 of 10; no core dumps."""
+    path = Path(coattest_parent.__file__).parent / "units" / unit
+    command = ["systemd-analyze", "security", "--offline=yes", "--threshold=30", "--no-pager", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout
+    assert {"User=coattest", "LimitCORE=0", "CapabilityBoundingSet="} <= set(path.read_text().splitlines())
 
 
 def test_a_service_says_when_it_is_ready_and_ends_when_told(tmp_path: Path) -> None:

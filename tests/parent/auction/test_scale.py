@@ -14,6 +14,9 @@ import pytest
 from coattest_local.aws import services
 from support.auction.big_auction import BigAuction, accounts_of, agreed, decrypts, high_water, names_of
 from support.local.local_enclave import Cloud, enclave
+from support.only_in import only_in
+
+only_in("faults")
 
 SMALL, LARGE, GOAL_LOTS = 1_000, 100_000, 1_000_000
 BUYERS = 10

@@ -20,7 +20,6 @@ import pytest
 
 from coattest.aws import AwsFailure
 from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse
-from coattest_enclave import auction as rules
 from coattest_enclave.protocol import cose, messages, wire
 from coattest_parent.auction.courier import bid_digests, open_in_enclave
 from coattest_parent.auction.finish import Way
@@ -30,6 +29,7 @@ from coattest_parent.link.aws import Aws, Endpoint, SessionCredentials
 from coattest_parent.link.channels import Unix, listen_on
 from coattest_parent.link.enclave import BidUpload, EnclaveFailed, EnclaveRefused
 from coattest_parent.link.telemetry import Telemetry
+from support.auction import deciding
 from support.enclave.running_enclave import Auction
 
 NOBODY = 65534
@@ -71,7 +71,7 @@ def named(auction: Auction, name: str) -> Auction:
 
 def opened(auction: Auction) -> messages.ResultFile:
     """What an enclave would make of it, its receipt aside."""
-    result = rules.result(auction.manifest, auction.seal.digest, dict.fromkeys(auction.files)).encode()
+    result = deciding.result(auction.manifest, auction.seal.digest, dict.fromkeys(auction.files)).encode()
     return messages.ResultFile(result, b"receipt", tuple(auction.seals()))
 
 
@@ -332,7 +332,7 @@ def test_what_is_kept_is_of_this_seal_and_can_be_read_again(
 ) -> None:
     """What would be kept and published for ever is of this manifest and of this very seal, in one file."""
     seal = bytes(48) if change else auction.seal.digest
-    data = rules.result(auction.manifest, seal, dict.fromkeys(auction.files)).encode()
+    data = deciding.result(auction.manifest, seal, dict.fromkeys(auction.files)).encode()
     with answering(tmp_path / "in.sock", data, receipt) as address:
         expected = pytest.raises(EnclaveFailed, match=refusal) if refusal else contextlib.nullcontext()
         with expected:

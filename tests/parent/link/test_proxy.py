@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -178,3 +180,33 @@ def test_the_allow_list_is_the_manifests_regions_only() -> None:
     assert set(kms_allow_list(regions, "kms.{region}.coattest.test", ("localhost", 7)).values()) == {
         ("localhost", 7)
     }
+
+
+TAKE_ALL = """
+import socket, sys
+held = []
+for _ in range(30):
+    held.append(socket.socket(socket.AF_UNIX))
+    held[-1].connect(sys.argv[1])
+print(sum(each.recv(100).startswith(b"HTTP/1.1 503") for each in held[3:]), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_process_that_takes_all_tunnels_leaves_the_enclaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One peer has its share of the tunnels and no more, also when it says nothing on them."""
+    monkeypatch.setattr(proxy, "TUNNELS_MAX", 5)
+    monkeypatch.setattr(proxy, "TUNNELS_OF_ONE", 3)
+    address = Unix(tmp_path / "out_8000.sock")
+    with echo_server() as port, ConnectProxy(address, {NAME: ("127.0.0.1", port)}):
+        command = [sys.executable, "-c", TAKE_ALL, str(address.path)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+            assert other.stdout is not None
+            assert other.stdout.readline() == b"27\n"
+            for _ in range(2):
+                client, answer = ask(address, connect_head(NAME))
+                with client:
+                    assert answer.split()[1] == b"200"
+            other.communicate(b"")

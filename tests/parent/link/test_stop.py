@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 
 from coattest_parent.link.stop import Stop, Stopped
+from support.only_in import runs_in
 from support.parent import stop_sweep
 from support.parent.stop_sweep import signal_at
 
@@ -208,7 +209,7 @@ def test_another_thread_can_tell_and_a_descriptor_ends_the_wait() -> None:
 # ------------------------------------------------------------------------------------- the services
 
 
-STEP = 1 if "sweep" in os.environ.get("COATTEST_RUN", "").split() else 5
+STEP = 1 if runs_in("faults") else 5
 """Every line in ``tox -e faults``, every fifth elsewhere: each is a process of its own."""
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from coattest_enclave import auction
+from coattest_enclave.decision import auction
 from coattest_enclave.protocol import canonical, cose, messages
 from support.auction.vector_keys import IMAGE, RELEASE, sign1, spki
 
@@ -89,14 +89,7 @@ class Case:
 
 def opened(case: Case) -> bytes:
     """The result's bytes."""
-    bids: dict[str, list[int] | None] = {}
-    for name in WHO:
-        try:
-            bids[name] = list(messages.unpack_bids(case.plaintexts[name], len(LOTS)))
-        except messages.MessageError:
-            bids[name] = None
-    digest = messages.Seal.decode(case.payload).digest
-    return auction.result(case.book, digest, bids).encode()
+    return auction.result(case.book, messages.Seal.decode(case.payload).digest, case.plaintexts)
 
 
 def cases() -> list[dict[str, Any]]:

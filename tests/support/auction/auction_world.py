@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -89,8 +90,13 @@ class World:
         """The buyer's own seal key, SPKI DER."""
         return load_own_key(self.folder / f"{buyer}.key.pub")
 
-    def prepare(self, name: str, closes_in: int) -> None:
-        """Keys, records, and last the manifest: the closing time is that many seconds from then."""
+    def prepare(self, name: str, closes_in: int | None = None) -> None:
+        """Keys, records, and last the manifest: the closing time is that many seconds from then.
+
+        None leaves time for the bids, which are more commands than there are before them: on a busy machine
+        each takes longer.
+        """
+        began = time.monotonic()
         for buyer in BIDS:
             if not (self.folder / f"{buyer}.key").exists():
                 self.run(buyer, "auction", "keygen", "--out", f"{buyer}.key")
@@ -101,6 +107,8 @@ class World:
                 *("--auction-key", f"{buyer}.key.pub", "--kms-key", self.cloud.buyers[buyer].key_arn),
                 *("--bids", f"s3://{self.cloud.buyers[buyer].bucket}/auctions/", "--out", f"{buyer}.json"),
             )
+        if closes_in is None:
+            closes_in = 12 + math.ceil(10 * (time.monotonic() - began))
         closes = int(time.time()) + closes_in
         self.run(
             "service",

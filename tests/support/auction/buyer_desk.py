@@ -38,6 +38,7 @@ class Buyer:
         verb: str,
         *arguments: str,
         administrators: tuple[str, ...] = (ADMIN, SECOND),
+        encrypters: tuple[str, ...] = (BIDDER,),
         profile: str = "local",
         member: str = "buyer-1",
         simulator: bool = True,
@@ -46,7 +47,7 @@ class Buyer:
         command = ["verify", "policy", verb, "--attestations", str(self.quorum.attestations)]
         command += ["--root", f"sha256:{self.quorum.root.hex()}", "--profile", profile, "--member", member]
         command += [argument for arn in administrators for argument in ("--administrator", arn)]
-        command += ["--encrypter", BIDDER]
+        command += [argument for arn in encrypters for argument in ("--encrypter", arn)]
         if verb != "prove":
             command += ["--account", BUYER, "--parent-role", world.PARENT]
             command += ["--simulator"] if simulator else []

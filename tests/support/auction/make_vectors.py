@@ -11,9 +11,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from coattest_enclave import auction
 from coattest_enclave.protocol import cose, messages
-from support.auction import auction_vectors
+from support.auction import auction_vectors, deciding
 from support.auction.vector_keys import IMAGE, RELEASE, sign1, spki
 
 DIRECTORY = Path(__file__).resolve().parents[2] / "enclave" / "protocol" / "vectors"
@@ -124,7 +123,7 @@ def vectors() -> dict[str, Any]:
                 "signed": [sign1(seal.encode(), i, f"buyer-{i}".encode()).hex() for i in (1, 2)],
             }
         )
-        result = auction.result(book, seal.digest, AMOUNTS)
+        result = deciding.result(book, seal.digest, AMOUNTS)
         files["result"].append(
             {
                 "manifest": book.encode().hex(),

@@ -1,7 +1,8 @@
 """A KMS Decrypt endpoint over real TLS, and the CONNECT proxy in front of it, in threads of the test.
 
 It checks key id, ciphertext and encryption context, and answers to the public key in the (unsigned) document.
-It has no key policies: what enforces attestation is tested elsewhere. ``tamper`` changes the answer.
+It has no key policies: what enforces attestation is tested elsewhere. ``tamper`` changes the answer,
+and ``raw`` the bytes of the reply: it gets the right body.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import os
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,7 @@ class FakeKms(Loopback):
         self.keys: dict[bytes, Wrapped] = {}
         self.requests: list[tuple[dict[str, str], dict[str, Any]]] = []
         self.tamper: Callable[[int, dict[str, Any]], tuple[int, dict[str, Any] | bytes]] | None = None
+        self.raw: Callable[[bytes], Iterable[bytes]] | None = None
         owner = self
 
         class Endpoint(Handler):
@@ -152,7 +154,14 @@ class FakeKms(Loopback):
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                self.answer(*owner.answer(dict(self.headers), json.loads(body)))
+                status, reply = owner.answer(dict(self.headers), json.loads(body))
+                if owner.raw is None:
+                    self.answer(status, reply)
+                    return
+                self.close_connection = True
+                with contextlib.suppress(OSError):
+                    for piece in owner.raw(reply):
+                        self.wfile.write(piece)
 
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate)

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 
-def verify(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run ``verify attestation`` with arguments."""
+def verify(*arguments: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """Run ``verify attestation`` with arguments, and what it finds on stdin."""
     program = "from coattest_verify.cli import main; main()"
     return subprocess.run(
         [sys.executable, "-c", program, "attestation", *map(str, arguments)],
+        input=stdin,
         capture_output=True,
         text=True,
         check=False,

@@ -48,7 +48,8 @@ def test_of_our_own_rooms_the_library_loads_errors_findings_and_its_own() -> Non
     program = PROGRAM + "print(*sorted(name for name in sys.modules if name.startswith('coattest')))"
     found = loaded(program)[-1].split()
     common = {name for name in found if not name.startswith("coattest_verify")}
-    assert common == {"coattest", "coattest.codes", "coattest.errors", "coattest.findings"}
+    names = {"codes", "errors", "findings", "jsontext", "strictjson"}
+    assert common == {"coattest", *(f"coattest.{name}" for name in names)}
     rooms = {name.split(".")[1] for name in found if name.startswith("coattest_verify.")}
     assert rooms == {"attestation"}
 

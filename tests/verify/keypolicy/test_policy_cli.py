@@ -218,6 +218,27 @@ def test_one_administrator_and_a_named_break_glass_will_do(buyer: Buyer) -> None
     assert "BreakGlass" in {statement["Sid"] for statement in json.loads(done.stdout)["policy"]["Statement"]}
 
 
+def test_the_roles_of_our_own_policy_are_read_from_it_and_shown(buyer: Buyer, tmp_path: Path) -> None:
+    """Once it is the one that the decision makes; the same Id on another policy names nobody."""
+    pytest.importorskip("z3")
+    document = json.loads(buyer.policy("make", "--json").stdout)["policy"]
+    path = tmp_path / "policy.json"
+    path.write_text(json.dumps(document))
+    nobody: dict[str, Any] = {"administrators": (), "encrypters": ()}
+    done = buyer.policy("prove", str(path), "--json", **nobody)
+    assert done.returncode == 0, done.stdout
+    named = {"administrators": [ADMIN, SECOND], "encrypters": [BIDDER], "from": "policy"}
+    assert json.loads(done.stdout)["roles"] == named
+    assert "Are they yours?" in buyer.policy("prove", str(path), **nobody).stderr
+    for statement in document["Statement"]:
+        if statement["Sid"] == "Administer":
+            statement["Action"] = "kms:Create*"
+    path.write_text(json.dumps(document))
+    done = buyer.policy("prove", str(path), "--json", **nobody)
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["roles"]["from"] == "nobody"
+
+
 def test_any_policy_is_proved_or_refuted_by_its_file(buyer: Buyer, tmp_path: Path) -> None:
     """Exit 0 for the generated policy, 1 with a request for the default one, 3 for what is not known."""
     pytest.importorskip("z3")

@@ -15,6 +15,7 @@ from coattest_verify.attestation.batch import verify_many
 from coattest_verify.attestation.chain import ChainCache
 from coattest_verify.attestation.document import Document
 from coattest_verify.attestation.expectations import (
+    ExpectAnyPcrs,
     Expectation,
     ExpectDocument,
     ExpectModule,
@@ -39,6 +40,7 @@ __all__ = [
     "AWS_NITRO",
     "ChainCache",
     "Document",
+    "ExpectAnyPcrs",
     "ExpectDocument",
     "ExpectModule",
     "ExpectNonce",

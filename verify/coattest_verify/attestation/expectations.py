@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import ClassVar, Final, TypeAlias, get_args
@@ -75,6 +75,25 @@ class ExpectPcrs:
             found = document.pcrs.get(index)
             if not _same(found, expected):
                 yield WRONG_MEASUREMENT.finding(f"PCR{index}", expected.hex(), _shown(found, "absent"))
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectAnyPcrs:
+    """All registers of one of several sets: of each release that a verifier accepts, for instance.
+
+    Registers are never mixed between sets. Raises UsageError for no sets.
+    """
+
+    sets: Sequence[ExpectPcrs]
+
+    def __post_init__(self) -> None:
+        if not self.sets or not all(isinstance(each, ExpectPcrs) for each in self.sets):
+            raise bad_expectation("no sets of registers are expected", where="ExpectAnyPcrs")
+        object.__setattr__(self, "sets", tuple(self.sets))
+
+    def findings(self, document: Document) -> Iterator[Finding]:
+        """Nothing when one set matches, else the findings of the set that is nearest."""
+        yield from min((list(each.findings(document)) for each in self.sets), key=len)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,17 +183,18 @@ class ExpectDocument:
 
 @dataclass(frozen=True, slots=True)
 class MaxAge:
-    """The document is at most ``max_age_ms`` milliseconds old.
+    """The document is at most ``max_age_ms`` milliseconds old; None: as old as its certificates allow.
 
     ``skew_ms`` (0 unless given, at most 5 minutes) tolerates an enclave's clock that is ahead of the
     verifier's: a timestamp in the future fails otherwise, with or without MaxAge.
     """
 
-    max_age_ms: int
+    max_age_ms: int | None
     skew_ms: int = field(default=0, kw_only=True)
 
     def __post_init__(self) -> None:
-        if type(self.max_age_ms) is not int or self.max_age_ms < 0:
+        age = self.max_age_ms
+        if age is not None and (type(age) is not int or age < 0):
             raise bad_expectation("the age must be an integer of milliseconds, not negative", where="MaxAge")
         if type(self.skew_ms) is not int or not 0 <= self.skew_ms <= SKEW_MAX_MS:
             raise bad_expectation(f"the skew must be 0 to {SKEW_MAX_MS} milliseconds", where="MaxAge")
@@ -209,6 +229,7 @@ class UnsafeExpectDebug:
 
 Expectation: TypeAlias = (
     ExpectPcrs
+    | ExpectAnyPcrs
     | ExpectDocument
     | ExpectNonce
     | ExpectUserData
@@ -220,7 +241,13 @@ Expectation: TypeAlias = (
     | UnsafeExpectDebug
 )
 _Exact: TypeAlias = (
-    ExpectPcrs | ExpectNonce | ExpectUserData | ExpectPublicKey | ExpectModule | UnsafeExpectDebug
+    ExpectPcrs
+    | ExpectAnyPcrs
+    | ExpectNonce
+    | ExpectUserData
+    | ExpectPublicKey
+    | ExpectModule
+    | UnsafeExpectDebug
 )
 
 
@@ -248,12 +275,14 @@ class Demands:
         documents = []
         ages = []
         pinned: set[int] = set()
-        any_measurement = allow_debug = False
+        any_measurement = allow_debug = pinned_code = False
         for expectation in expectations:
             if isinstance(expectation, cls.KINDS):
                 exact.append(expectation)
                 if isinstance(expectation, ExpectPcrs):
                     pinned.update(expectation.pcrs)
+                if isinstance(expectation, ExpectAnyPcrs):
+                    pinned_code |= all(pins_code(each.pcrs) for each in expectation.sets)
                 allow_debug |= isinstance(expectation, UnsafeExpectDebug)
             elif isinstance(expectation, ExpectDocument):
                 documents.append(expectation)
@@ -265,8 +294,8 @@ class Demands:
                 allow_debug = True
             else:
                 raise bad_expectation(f"{expectation!r:.80} is not an expectation")
-        pins_code = bool(documents) or any(registers <= pinned for registers in _PINS)
-        if not any_measurement and not pins_code:
+        pinned_code |= bool(documents) or pins_code(pinned)
+        if not any_measurement and not pinned_code:
             raise UsageError(
                 "no measurements are expected, so that any enclave would pass",
                 hint="expect PCR0, PCR1 and PCR2 of a decided release",
@@ -275,7 +304,7 @@ class Demands:
         return cls(
             tuple(exact),
             tuple(documents),
-            min((age.max_age_ms for age in ages), default=None),
+            min((age.max_age_ms for age in ages if age.max_age_ms is not None), default=None),
             min((age.skew_ms for age in ages), default=0),
             allow_debug,
         )
@@ -292,10 +321,16 @@ class Demands:
             yield from expectation.findings(document)
         age_ms = now_ms - document.timestamp_ms
         if age_ms < -self.skew_ms:
-            latest = f"at most {now_ms + self.skew_ms} ms"
-            yield FUTURE_TIMESTAMP.finding("timestamp", latest, f"{document.timestamp_ms} ms")
+            latest = f"at most {self.skew_ms} ms ahead of the verifier's clock ({now_ms} ms)"
+            ahead = f"{-age_ms} ms ahead ({document.timestamp_ms} ms)"
+            yield FUTURE_TIMESTAMP.finding("timestamp", latest, ahead)
         elif self.max_age_ms is not None and age_ms > self.max_age_ms:
             yield TOO_OLD.finding("timestamp", f"at most {self.max_age_ms} ms old", f"{age_ms} ms old")
+
+
+def pins_code(registers: Collection[int]) -> bool:
+    """Whether the values of these registers pin the code: PCR0, or PCR1 and PCR2, or PCR8."""
+    return any(needed.issubset(registers) for needed in _PINS)
 
 
 def _debug_findings(document: Document) -> Iterator[Finding]:

@@ -1,9 +1,8 @@
-"""File formats of documents, measurements and archive indexes. Bytes in, values out."""
+"""File formats of documents and archive indexes. Bytes in, values out."""
 
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -11,18 +10,28 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any, Final
 
-from coattest.errors import UsageError
+from coattest.errors import Rejected, UsageError
+from coattest.jsontext import unique_names
+from coattest.strictjson import MAX_DEPTH, shown, too_deep
 from coattest_verify.attestation.expectations import (
     Expectation,
     ExpectDocument,
-    ExpectPcrs,
     MaxAge,
     UnsafeExpectDebug,
 )
-from coattest_verify.attestation.limits import DOCUMENT_MAX, PCR_SIZE_SHA384, SHA256_SIZE
+from coattest_verify.attestation.limits import DOCUMENT_MAX, SHA256_SIZE
 
-FILE_MAX: Final = 4 * DOCUMENT_MAX
-"""Bytes of a file that can hold a document: hex is twice as long, and there may be line breaks."""
+FILE_MAX: Final = 16 * DOCUMENT_MAX
+"""Bytes of a file that can hold a document: a JSON array has up to 12 for each, on lines of their own."""
+
+DOCUMENT_FIELDS: Final = (
+    *("attestation", "attestation_document", "attestationDocument", "attestation_doc", "attestationDoc"),
+    *("AttestationDocument", "Attestation", "attestation_report", "document", "doc", "nitro_attestation"),
+)
+"""Names under which endpoints send a document; one object may have one of them."""
+
+NESTED_MAX: Final = 4
+"""JSON objects inside each other down to the document."""
 
 INDEX_NAME: Final = "INDEX.tsv"
 """The index of an archive: tab-separated; the columns filename, sha256, doc_time_utc and mode are read."""
@@ -34,7 +43,10 @@ INDEX_COUNT_MAX: Final = 10_000
 """Documents of an archive. About a hundred are publicly known."""
 
 _FIRST_BYTES: Final = (0x84, 0xD2)
-_REGISTER: Final = re.compile(r"PCR(0|[1-9]|[12][0-9]|3[01])")
+_HEX: Final = re.compile(r"[0-9a-fA-F]+")
+_BASE64: Final = re.compile(r"([A-Za-z0-9+/_-]+)={0,2}")
+_BINARY: Final = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
+_STANDARD: Final = str.maketrans("-_", "+/")
 _NAME: Final = re.compile(r"[^/\x00-\x1f\x7f]+")
 _SHA256: Final = re.compile(rf"[0-9a-f]{{{2 * SHA256_SIZE}}}")
 _MODES: Final = {"debug": True, "prod": False}
@@ -61,42 +73,85 @@ class IndexEntry:
 
 
 def decode_document(data: bytes) -> bytes:
-    """The document in a file's bytes: as it is, or in hex, or in base64 (either alphabet); white space is
-    ignored.
+    """The document in a file's bytes, however an endpoint sent it.
 
-    Anything else comes back as it is, for the verifier to refuse.
+    As it is; in hex, with ``0x`` or without; in base64 of either alphabet, padded or not; white space is
+    ignored. A JSON text of any of these, an array of byte values, or an object with one field of
+    DOCUMENT_FIELDS, at most NESTED_MAX objects deep. Other binary data comes back as it is, for the verifier
+    to refuse. Raises Rejected (``not-a-document``) for text that is none of these, saying what it is.
     """
     if data[:1] and data[0] in _FIRST_BYTES:
         return data
-    text = bytes(data).translate(None, b" \t\r\n")
     try:
-        return binascii.unhexlify(text)
-    except binascii.Error:
-        pass
-    try:
-        return base64.b64decode(text.translate(bytes.maketrans(b"-_", b"+/")), validate=True)
-    except binascii.Error:
+        text = data.decode("utf-8-sig").strip()
+    except UnicodeDecodeError:
         return data
+    if (
+        len(data) > FILE_MAX
+        or not text
+        or not all(character.isprintable() or character.isspace() for character in text)
+    ):
+        return data
+    if text[0] in '{["':
+        return _from_json(text)
+    return _from_text(text)
 
 
-def read_measurements(text: str) -> ExpectPcrs:
-    """The registers of a measurements file, as nitro-cli and ``eif measure`` print them.
+def _from_text(text: str) -> bytes:
+    packed = "".join(text.split())
+    digits = packed[2:] if packed[:2] in ("0x", "0X") else packed
+    decoded = b""
+    if len(digits) % 2 == 0 and _HEX.fullmatch(digits):
+        decoded = bytes.fromhex(digits)
+    elif match := _BASE64.fullmatch(packed):
+        body = match[1].translate(_STANDARD)
+        if len(body) % 4 != 1:
+            decoded = base64.b64decode(body + "=" * (-len(body) % 4))
+    if decoded[:1] and decoded[0] in _FIRST_BYTES:
+        return decoded
+    raise _not_a_document(f"text that is no document in hex, base64 or JSON: {shown(text, 40)}")
 
-    ``{"Measurements": {"HashAlgorithm": .., "PCR0": "<hex>", ..}}``, or the inner object alone. Raises
-    UsageError for anything else in it, and for a name twice.
-    """
+
+def _from_json(text: str) -> bytes:
+    if too_deep(text.encode()):
+        raise _not_a_document(f"JSON that nests deeper than {MAX_DEPTH}")
     try:
-        document = json.loads(text, object_pairs_hook=_unique)
+        value = json.loads(text, object_pairs_hook=unique_names)
     except (ValueError, RecursionError) as error:
-        raise bad_file(f"not JSON: {error}", where="measurements") from None
-    if isinstance(document, dict) and list(document) == ["Measurements"]:
-        document = document["Measurements"]
-    if not isinstance(document, dict):
-        raise bad_file("not an object", where="measurements", hint="use what `eif measure` prints")
-    algorithm = document.pop("HashAlgorithm", "Sha384")
-    if not isinstance(algorithm, str) or not algorithm.lower().startswith("sha384"):
-        raise bad_file("not SHA-384", where="measurements HashAlgorithm")
-    return ExpectPcrs({_index(name): _register(name, value) for name, value in document.items()})
+        raise _not_a_document(f"not JSON that can be read: {str(error)[:200]}") from None
+    return _from_value(value, 0)
+
+
+def _from_value(value: Any, depth: int) -> bytes:
+    if isinstance(value, str):
+        return _from_text(value)
+    if isinstance(value, list):
+        if value and all(type(each) is int and 0 <= each < 256 for each in value):
+            return bytes(value)
+        raise _not_a_document("a JSON array of something else than byte values")
+    if not isinstance(value, dict):
+        raise _not_a_document(f"JSON of type {type(value).__name__}")
+    fields = [name for name in value if name in DOCUMENT_FIELDS]
+    if not fields:
+        # {"response": {"attestation": ..}, "signature": ".."}: the one object inside has it.
+        inside = [each for each in value.values() if isinstance(each, dict)]
+        if len(inside) == 1 and depth < NESTED_MAX:
+            return _from_value(inside[0], depth + 1)
+        raise _not_a_document(f"a JSON object without a field named {', '.join(DOCUMENT_FIELDS)}")
+    if len(fields) > 1:
+        raise _not_a_document(f"a JSON object with several documents: {', '.join(fields)}")
+    if depth >= NESTED_MAX:
+        raise _not_a_document(f"a JSON object that nests deeper than {NESTED_MAX}")
+    return _from_value(value[fields[0]], depth + 1)
+
+
+def _not_a_document(what: str) -> Rejected:
+    return Rejected(
+        what,
+        where="attestation document",
+        hint="read are the bytes, hex, base64, and JSON with one of them",
+        code="not-a-document",
+    )
 
 
 def read_archive_index(lines: Iterable[str]) -> Mapping[str, IndexEntry]:
@@ -167,23 +222,3 @@ def _entry(cells: Mapping[str, str], where: str) -> IndexEntry:
     except OverflowError:
         raise bad_file("the time is beyond the year 9999", where=where) from None
     return IndexEntry(bytes.fromhex(digest) if digest else None, at, _MODES[mode] if mode else None)
-
-
-def _index(name: str) -> int:
-    match = _REGISTER.fullmatch(name)
-    if match is None:
-        raise bad_file(f"{name!r:.60} is not a register", where="measurements", hint="PCR0 to PCR31")
-    return int(match[1])
-
-
-def _register(name: str, value: Any) -> bytes:
-    if not isinstance(value, str) or not re.fullmatch(rf"[0-9a-fA-F]{{{2 * PCR_SIZE_SHA384}}}", value):
-        raise bad_file("not 96 hex digits", where=f"measurements {name}")
-    return bytes.fromhex(value)
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = dict(pairs)
-    if len(names) != len(pairs):
-        raise ValueError("a name is there twice")
-    return names

@@ -20,11 +20,19 @@ from coattest.parser import refuse_ignored
 from coattest.programs.environment import find_program
 from coattest.programs.start import ProgramLimits, run_program
 from coattest.shell import err, json_option, out, utc_now
+from coattest.text import printable
 from coattest_parent.auction.smoke import refused_upload
 from coattest_parent.cli.options import FILE
+from coattest_parent.deployment.live import LIVE_SKEW_MS
 from coattest_parent.deployment.smoke import SmokeCheck, smoke
 from coattest_parent.link.channels import CID_MAX, ENCLAVE_PORT, Address, Vsock, await_listener, parse_address
-from coattest_verify.attestation.files import read_measurements
+from coattest_verify.attestation.limits import SKEW_MAX_MS
+from coattest_verify.attestation.measurements import (
+    MEASUREMENTS_MAX,
+    choose_set,
+    missing_registers,
+    read_measurements,
+)
 from coattest_verify.attestation.profiles import root_for
 from coattest_verify.rebuild.remeasure import binding_pcrs
 
@@ -41,7 +49,21 @@ LISTEN_SECONDS = 60.0
 
 
 @click.command("smoke")
-@click.option("--measurements", type=FILE, required=True, help="What `eif measure IMAGE` printed elsewhere.")
+@click.option(
+    "--measurements",
+    type=FILE,
+    required=True,
+    help="What `eif measure IMAGE` or nitro-cli printed elsewhere, in any form that --expect reads.",
+)
+@click.option("--set", "set_name", metavar="NAME", help="Which set of the --measurements file is meant.")
+@click.option(
+    "--clock-skew",
+    metavar="MS",
+    type=click.IntRange(0, SKEW_MAX_MS),
+    default=LIVE_SKEW_MS,
+    show_default=True,
+    help="How far ahead of this machine's clock a document's time may be, in milliseconds.",
+)
 @click.option("--image", type=FILE, help="Start this image with nitro-cli, and end it afterwards.")
 @click.option("--address", help="Ask this running enclave instead: vsock:CID:5005.")
 @click.option("--cpu-count", type=click.IntRange(1), default=2, show_default=True)
@@ -60,6 +82,8 @@ LISTEN_SECONDS = 60.0
 def smoke_command(
     *,
     measurements: Path,
+    set_name: str | None,
+    clock_skew: int,
     image: Path | None,
     address: str | None,
     cpu_count: int,
@@ -79,27 +103,37 @@ def smoke_command(
         raise UsageError("give either --image or --address")
     if address is not None:
         refuse_ignored(("cpu_count", "memory"), "with --address")
-    pcrs = _registers(measurements)
+    pcrs = _registers(measurements, set_name)
     binding = binding_pcrs(role_arn or "", instance_id or "")
     pcrs.update({index: binding[index] for index, given in ((3, role_arn), (4, instance_id)) if given})
     with _running(image, address, cpu_count, memory) as target:
         await_listener(target, listen_seconds)
         checks = []
-        for check in smoke(target, pcrs=pcrs, root=root_for(profile), clock=utc_now, upload=refused_upload):
+        for check in smoke(
+            target,
+            pcrs=pcrs,
+            root=root_for(profile),
+            clock=utc_now,
+            upload=refused_upload,
+            skew_ms=clock_skew,
+        ):
             err().print(f"{check.name}: {'ok' if check.ok else 'FAILED'}", markup=False)
             checks.append(check)
     _show(checks, as_json)
     return 0 if all(check.ok for check in checks) else 1
 
 
-def _registers(path: Path) -> dict[int, bytes]:
+def _registers(path: Path, name: str | None) -> dict[int, bytes]:
     """The registers that eif or nitro-cli measured, at least PCR0, 1 and 2. Raises UsageError."""
-    found = dict(read_measurements(read_whole(path).decode("utf-8", "replace")).pcrs)
-    if not {0, 1, 2} <= found.keys():
-        raise UsageError(
-            "PCR0, PCR1 and PCR2 are not all there", where=str(path), hint="eif measure image.eif > FILE"
-        )
-    return found
+    where = str(path)
+    sets = read_measurements(read_whole(path, MEASUREMENTS_MAX), where=where)
+    (chosen,) = choose_set(sets, name, where=where)
+    for note in chosen.notes:
+        err().print(f"note: {printable(note)}", markup=False)
+    missing = missing_registers(chosen.pcrs, (0, 1, 2))
+    if missing is not None:
+        raise UsageError(missing, where=where, hint="eif measure image.eif > FILE")
+    return dict(chosen.pcrs)
 
 
 @contextlib.contextmanager

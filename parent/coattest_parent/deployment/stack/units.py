@@ -28,6 +28,7 @@ USER = "coattest"
 Section = Sequence[tuple[str, str]]
 
 _CLOSED: Section = (
+    ("LimitCORE", "0"),
     ("NoNewPrivileges", "yes"),
     ("LockPersonality", "yes"),
     ("MemoryDenyWriteExecute", "yes"),
@@ -47,18 +48,6 @@ _CLOSED: Section = (
     ("UMask", "0077"),
 )
 """What no unit here needs is closed (systemd.exec(5), "Sandboxing")."""
-
-_UNPRIVILEGED: Section = (
-    ("CapabilityBoundingSet", ""),
-    ("AmbientCapabilities", ""),
-    ("PrivateUsers", "yes"),
-    ("ProcSubset", "pid"),
-    ("ProtectKernelModules", "yes"),
-    ("ProtectKernelTunables", "yes"),
-    ("SystemCallFilter", "@system-service"),
-    ("SystemCallFilter", "~@privileged @resources"),
-)
-"""What a service without privileges does not need either."""
 
 
 def units(settings: Settings) -> dict[str, str]:
@@ -138,17 +127,10 @@ def _enclave(settings: Settings) -> str:
 
 
 _PARENT: Section = (
-    ("User", USER),
     ("Environment", "HOME=/nonexistent"),
     ("StandardError", f"append:{LOGS}/%N.log"),
-    ("PrivateDevices", "yes"),
-    ("RestrictAddressFamilies", "AF_UNIX AF_VSOCK AF_INET AF_INET6"),
-    ("SocketBindDeny", "ipv4:any"),
-    ("SocketBindDeny", "ipv6:any"),
-    *_CLOSED,
-    *_UNPRIVILEGED,
 )
-"""The parent's two services speak to S3 and KMS, to the enclave, and to clients that ask for their status."""
+"""What an instance adds to the package's units, which are closed themselves."""
 
 
 def _proxy() -> str:

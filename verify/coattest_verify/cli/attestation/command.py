@@ -5,22 +5,28 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import click
+from rich.text import Text
 
-from coattest.errors import UsageError
+from coattest.errors import Rejected, UsageError
 from coattest.files import MAX_TOTAL, Folder, read_bounded, read_whole
 from coattest.jsontext import emit_json
-from coattest.shell import json_option, utc_now
+from coattest.parser import refuse_ignored
+from coattest.shell import err, json_option, utc_now
+from coattest.text import printable
 from coattest_verify.attestation import (
     ChainCache,
+    ExpectAnyPcrs,
     Expectation,
     ExpectModule,
     ExpectNonce,
+    ExpectPcrs,
     ExpectPublicKey,
     ExpectUserData,
     Malformed,
@@ -33,12 +39,20 @@ from coattest_verify.attestation import (
     verify_document,
     verify_many,
 )
+from coattest_verify.attestation.expectations import pins_code
 from coattest_verify.attestation.files import (
     FILE_MAX,
     INDEX_NAME,
     IndexEntry,
     decode_document,
     parse_time,
+)
+from coattest_verify.attestation.limits import SKEW_MAX_MS
+from coattest_verify.attestation.measurements import (
+    MEASUREMENTS_MAX,
+    MeasurementSet,
+    choose_set,
+    missing_registers,
     read_measurements,
 )
 from coattest_verify.attestation.profiles import root_for
@@ -61,10 +75,11 @@ from coattest_verify.cli.attestation.report import (
 )
 
 AT_DOCUMENT, AT_INDEX = "document", "index"
+STDIN = Path("-")
 
 
 @click.command()
-@click.argument("path", metavar="DOC|DIR", type=click.Path(exists=True, path_type=Path))
+@click.argument("path", metavar="DOC|DIR|-", type=click.Path(exists=True, path_type=Path, allow_dash=True))
 @click.option(
     "--at",
     metavar="TIME",
@@ -74,14 +89,23 @@ AT_DOCUMENT, AT_INDEX = "document", "index"
 @click.option(
     "--expect",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Measurements (JSON of nitro-cli or `eif measure`) that the enclave must have.",
+    help="Measurements that the enclave must have: what nitro-cli, `eif measure` or `eif describe --json` "
+    "print, or any file of PCR0, PCR1, .. in JSON, TOML or lines.",
 )
+@click.option("--set", "set_name", metavar="NAME", help="Which set of the --expect file is meant.")
+@click.option("--any-set", is_flag=True, help="Accept every set of the --expect file, each as a whole.")
 @click.option("--nonce", metavar="HEX|null", help="The nonce it must carry.")
 @click.option("--user-data", metavar="HEX|null", help="The user_data it must carry.")
 @click.option("--public-key", metavar="HEX|null", help="The public_key it must carry.")
 @click.option("--module-id", help="The module_id it must carry.")
 @click.option(
     "--max-age", metavar="MS", type=click.IntRange(min=0), help="How old it may be, in milliseconds."
+)
+@click.option(
+    "--clock-skew",
+    metavar="MS",
+    type=click.IntRange(0, SKEW_MAX_MS),
+    help="How far ahead of this machine's clock its time may be, in milliseconds (default: 0).",
 )
 @click.option(
     "--root",
@@ -96,24 +120,29 @@ AT_DOCUMENT, AT_INDEX = "document", "index"
 @json_option
 @click.pass_context
 def attestation_command(ctx: click.Context, /, path: Path, as_json: bool, **options: Any) -> None:
-    """Verify one attestation document (binary, base64 or hex), or every one in a directory.
+    """Verify one attestation document, or every one in a directory; - reads one from stdin.
 
-    Something must be expected of the enclave: --expect, or --unsafe-any-measurement. Only a directory with an
-    INDEX.tsv needs neither: it is an archive, whose documents are each judged at their own time. That shows
-    nothing about today or about measurements. Exit code 0: every document passed; 1: one did not.
+    A document is binary, hex, base64 or JSON as an endpoint sends it. Something must be expected of the
+    enclave: --expect, or --unsafe-any-measurement. Only a directory with an INDEX.tsv needs neither: it is an
+    archive, whose documents are each judged at their own time. That shows nothing about today or about
+    measurements. Exit code 0: every document passed; 1: one did not.
     """
     root = root_named(options["root"])
+    if options["expect"] is None:
+        refuse_ignored(("set_name", "any_set"), "without --expect")
     archive = is_archive(path, options)
     if archive:
         items, verdicts, skipped = verify_archive(path, root, strict=options["strict"])
         caveat()
     else:
         expectations = expectations_of(options)
-        if options["at"] == AT_DOCUMENT and options["max_age"] is not None:
-            raise UsageError(
-                "--max-age checks nothing with --at document: at its own time every document is new",
-                hint="give the time at which it arrived, or leave --max-age out",
-            )
+        for name in ("max_age", "clock_skew"):
+            if options["at"] == AT_DOCUMENT and options[name] is not None:
+                option = f"--{name.replace('_', '-')}"
+                raise UsageError(
+                    f"{option} checks nothing with --at document: at its own time every document is new",
+                    hint=f"give the time at which it arrived, or leave {option} out",
+                )
         items, skipped = read_items(path, options["at"], utc_now())
         verdicts = judge_items(items, expectations, root, strict=options["strict"])
     accepted = sum(
@@ -141,7 +170,7 @@ def expectations_of(options: dict[str, Any]) -> list[Expectation]:
     """The expectations that the options name; verification itself refuses when they pin no code."""
     expectations: list[Expectation] = []
     if options["expect"] is not None:
-        expectations.append(read_measurements(read_whole(options["expect"]).decode("utf-8", "replace")))
+        expectations.append(_measurements(options))
     if options["nonce"] is not None:
         expectations.append(ExpectNonce(_hex_or_null(options["nonce"], "--nonce")))
     if options["user_data"] is not None:
@@ -150,8 +179,8 @@ def expectations_of(options: dict[str, Any]) -> list[Expectation]:
         expectations.append(ExpectPublicKey(_hex_or_null(options["public_key"], "--public-key")))
     if options["module_id"] is not None:
         expectations.append(ExpectModule(options["module_id"]))
-    if options["max_age"] is not None:
-        expectations.append(MaxAge(options["max_age"]))
+    if options["max_age"] is not None or options["clock_skew"] is not None:
+        expectations.append(MaxAge(options["max_age"], skew_ms=options["clock_skew"] or 0))
     if options["unsafe_allow_debug"]:
         expectations.append(UnsafeAllowDebug())
     if options["unsafe_any_measurement"]:
@@ -166,6 +195,29 @@ def expectations_of(options: dict[str, Any]) -> list[Expectation]:
     return expectations
 
 
+def _measurements(options: dict[str, Any]) -> Expectation:
+    """The set that --expect and --set name, or each of them with --any-set; notes go to stderr."""
+    path, name = options["expect"], options["set_name"]
+    if name is not None and options["any_set"]:
+        raise UsageError("give either --set or --any-set")
+    where = str(path)
+    sets: Sequence[MeasurementSet] = read_measurements(read_whole(path, MEASUREMENTS_MAX), where=where)
+    if not options["any_set"]:
+        sets = choose_set(sets, name, where=where)
+    for each in sets:
+        label = f"{where}: {each.name}" if each.name else where
+        if not pins_code(each.pcrs):
+            raise UsageError(
+                f"{missing_registers(each.pcrs, (0, 1, 2))}, and these pin no code",
+                where=label,
+                hint="PCR0, or PCR1 and PCR2, or PCR8 pin it",
+                code="empty-expectations",
+            )
+        for note in each.notes:
+            err().print(Text(printable(f"note: {label}: {note}"), "yellow"))
+    return ExpectAnyPcrs([ExpectPcrs(each.pcrs) for each in sets])
+
+
 def root_named(text: str) -> Root:
     """The root that --root names."""
     if text.startswith("sha256:"):
@@ -175,6 +227,11 @@ def root_named(text: str) -> Root:
 
 def read_items(path: Path, at: str | None, now: datetime) -> tuple[list[Item], list[str]]:
     """The documents to verify, each with its time, and the names of the other files of the directory."""
+    if path == STDIN:
+        if at == AT_INDEX:
+            raise UsageError(f"--at index needs a directory with {INDEX_NAME}", where="stdin")
+        data = sys.stdin.buffer.read(FILE_MAX + 1)
+        return [_read_item(Path("stdin"), data, at, now, None)], []
     index = _index_of(path) if path.is_dir() else {}
     if at == AT_INDEX and not index:
         raise UsageError(f"--at index needs a directory with {INDEX_NAME}", where=str(path))
@@ -222,7 +279,15 @@ def _files_of(path: Path) -> list[Path]:
 
 def _item(path: Path, at: str | None, now: datetime, entry: IndexEntry | None) -> Item:
     data = read_bounded(path, FILE_MAX)  # longer than any document: the verifier says so
-    document = decode_document(data)
+    return _read_item(path, data, at, now, entry)
+
+
+def _read_item(path: Path, data: bytes, at: str | None, now: datetime, entry: IndexEntry | None) -> Item:
+    try:
+        document = decode_document(data)
+    except Rejected as refused:
+        when = now if at in (None, AT_DOCUMENT, AT_INDEX) else parse_time(at or "")
+        return Item(path, b"", when, f"{refused.what} ({refused.hint})", refused.code)
     complaint = None
     if entry is not None and entry.sha256 is not None and hashlib.sha256(data).digest() != entry.sha256:
         complaint = f"not the file that {INDEX_NAME} names: its SHA-256 differs"

@@ -23,12 +23,16 @@ TABLE_WIDTH = 150  # file names are long, and output that is not a terminal has 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One file: its document, when it is verified, and what its archive's index says against it."""
+    """One file: its document, when it is verified, and what is said against the file itself.
+
+    ``complaint_code`` is ``index`` for what an archive's index says, ``not-a-document`` for other text.
+    """
 
     path: Path
     document: bytes
     at: datetime
     complaint: str | None = None
+    complaint_code: str = "index"
 
 
 def document_report(item: Item, verdict: Verdict) -> dict[str, Any]:
@@ -67,8 +71,7 @@ def show_documents(
         console.width = max(console.width, TABLE_WIDTH)
     console.print(table)
     for item, verdict in zip(items, verdicts, strict=True):
-        complaint = [item.complaint] if item.complaint is not None else []
-        for reason in (*complaint, *map(str, verdict.findings)):
+        for reason in _reasons(item, verdict):
             console.print(Text(printable(f"{item.path.name}: {reason}")))
         for notice in verdict.notices:
             err().print(Text(printable(f"note: {item.path.name}: {notice}"), "yellow"))
@@ -79,16 +82,25 @@ def show_documents(
 def show_document(item: Item, verdict: Verdict) -> None:
     """Print one document: its fields when it passed, every finding when it did not."""
     console = out()
-    if verdict.ok:
+    if verdict.ok and item.complaint is None:
         console.print(Text("accepted", "green"), Text(f"at {item.at.isoformat()} under {verdict.root.name}"))
         for name, value in _lines(verdict):
             console.print(Text(f"  {name:<13} {printable(value)}"))
     else:
         console.print(Text("refused", "red"), Text(f"at {item.at.isoformat()} under {verdict.root.name}"))
-        for finding in verdict.findings:
-            console.print(Text(f"  {printable(str(finding))}"))
+        for reason in _reasons(item, verdict):
+            console.print(Text(f"  {printable(reason)}"))
     for notice in verdict.notices:
         err().print(Text(f"note: {printable(str(notice))}", "yellow"))
+
+
+def _reasons(item: Item, verdict: Verdict) -> list[str]:
+    """What is wrong, a line each; where the text is no document, there is nothing more to say."""
+    if item.complaint is None:
+        return [str(finding) for finding in verdict.findings]
+    if item.complaint_code == "not-a-document":
+        return [f"{item.complaint} [{item.complaint_code}]"]
+    return [item.complaint, *map(str, verdict.findings)]
 
 
 def _lines(verdict: Verdict) -> list[tuple[str, str]]:
@@ -103,5 +115,7 @@ def _lines(verdict: Verdict) -> list[tuple[str, str]]:
 
 
 def _codes(item: Item, verdict: Verdict) -> list[str]:
-    own = ["index"] if item.complaint else []
+    own = [item.complaint_code] if item.complaint else []
+    if item.complaint_code == "not-a-document":
+        return own
     return [*own, *dict.fromkeys(finding.code for finding in verdict.findings)]

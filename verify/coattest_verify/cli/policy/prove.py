@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,9 +21,11 @@ from coattest_verify.keypolicy.generate import check_tuple
 from coattest_verify.keypolicy.iam import PolicyError, parse_policy
 from coattest_verify.keypolicy.iam.names import KEY_ARN, PRINCIPAL_ARN, refuse_placeholder
 from coattest_verify.keypolicy.iam.parse import MAX_DOCUMENT_BYTES
+from coattest_verify.keypolicy.roles import Roles, roles_of
 
 if TYPE_CHECKING:
-    from coattest_verify.keypolicy.prove import Counterexample, GoalResult, Roles
+    from coattest_verify.keypolicy.prove import Counterexample, GoalResult
+    from coattest_verify.quorum.decision import Decision
 
 MEANINGS = {
     "plaintext": "existing ciphertext becomes plaintext only for a decided enclave, administrators included",
@@ -58,8 +61,8 @@ def policy_prove_command(**given: Any) -> int:
     """
     from coattest_verify.keypolicy import prove as prover  # noqa: PLC0415
 
-    text = read_bounded(given["file"], MAX_DOCUMENT_BYTES)
-    tuples = _tuples(given)
+    text, now = read_bounded(given["file"], MAX_DOCUMENT_BYTES), utc_now()
+    tuples, decisions = _decided(given, now)
     try:
         policy = parse_policy(text)
     except PolicyError as error:
@@ -70,9 +73,9 @@ def policy_prove_command(**given: Any) -> int:
             for goal in prover.GOALS
         )
         return _report(given, results, notes=(), roles=_given_roles(given))
-    roles = _given_roles(given) or prover.roles_of(policy) or prover.Roles((), ())
+    roles = _given_roles(given) or roles_of(policy, decisions, now=now) or Roles((), ())
     question = prover.ProofQuestion(
-        tuples, roles.administrators, roles.encrypters, key_arn=_key(given["key_arn"]), now=utc_now()
+        tuples, roles.administrators, roles.encrypters, key_arn=_key(given["key_arn"]), now=now
     )
     with step_progress() as progress:
         progress.add_task("asking the solver")
@@ -82,8 +85,6 @@ def policy_prove_command(**given: Any) -> int:
 
 def _given_roles(given: Mapping[str, Any]) -> Roles | None:
     """Who may do what by the options; None when none is given. Raises UsageError."""
-    from coattest_verify.keypolicy.prove import Roles  # noqa: PLC0415
-
     administrators = (*given["administrators"], *filter(None, [given["break_glass"]]))
     for name in (*administrators, *given["encrypters"]):
         if not PRINCIPAL_ARN.fullmatch(name):
@@ -150,7 +151,10 @@ def _roles_told(allowed: Mapping[str, Sequence[str]], source: str) -> Iterator[s
             yield f"Allowed as {kind}: {', '.join(allowed[kind])}."
 
 
-def _tuples(given: Mapping[str, Any]) -> tuple[tuple[str, str, str], ...]:
+def _decided(
+    given: Mapping[str, Any], now: datetime
+) -> tuple[tuple[tuple[str, str, str], ...], tuple[Decision, ...]]:
+    """The decided tuples, and the decisions themselves where they are the caller's own."""
     if given["tuples"]:
         found = []
         for item in given["tuples"]:
@@ -159,13 +163,13 @@ def _tuples(given: Mapping[str, Any]) -> tuple[tuple[str, str, str], ...]:
             first, second, third = item.split(",")
             check_tuple({0: first, 1: second, 2: third}, "--tuple")
             found.append((first, second, third))
-        return tuple(found)
+        return tuple(found), ()
     if not given["member"]:
         raise UsageError(
             "give --tuple, or --member for the tuples of your decision", where=str(given["file"])
         )
-    decisions = decisions_of(given, now=utc_now())
-    return tuple((item.pcrs[0], item.pcrs[1], item.pcrs[2]) for item in decisions)
+    decisions = decisions_of(given, now=now)
+    return tuple((item.pcrs[0], item.pcrs[1], item.pcrs[2]) for item in decisions), decisions
 
 
 def _exit_code(results: Sequence[GoalResult]) -> int:

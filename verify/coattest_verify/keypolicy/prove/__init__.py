@@ -12,7 +12,7 @@ from coattest_verify.keypolicy.prove.goals import (
     Status,
     answer_goals,
 )
-from coattest_verify.keypolicy.prove.notes import Roles, policy_notes, roles_of
+from coattest_verify.keypolicy.prove.notes import policy_notes
 
 __all__ = [
     "ASSUMPTIONS",
@@ -21,10 +21,8 @@ __all__ = [
     "Counterexample",
     "GoalResult",
     "ProofQuestion",
-    "Roles",
     "Status",
     "answer_goals",
     "policy_notes",
     "prove",
-    "roles_of",
 ]

@@ -2,47 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from coattest_verify.keypolicy.iam import KMS, Policy, PolicyStatement
-
-_OURS = re.compile(r"coattest(?:-[0-9a-f]{64})+")
-"""The Id of a policy that ``verify policy make`` made: the decisions' digests."""
-
-_ADMINISTER = ("Administer", "BreakGlass")
-_ENCRYPT = ("Encrypt",)
-
-
-@dataclass(frozen=True, slots=True)
-class Roles:
-    """Who is meant to do what."""
-
-    administrators: tuple[str, ...]
-    encrypters: tuple[str, ...]
-
-
-def roles_of(policy: Policy) -> Roles | None:
-    """The roles that a policy of ours names in its own statements, or None for another policy.
-
-    The policy says so itself: who relies on it must look at the names.
-    """
-    if policy.id is None or not _OURS.fullmatch(policy.id):
-        return None
-    return Roles(_named(policy, _ADMINISTER), _named(policy, _ENCRYPT))
-
-
-def _named(policy: Policy, sids: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(
-        dict.fromkeys(
-            principal.value
-            for statement in policy.statements
-            if statement.sid in sids and statement.allow and not statement.not_principal
-            for principal in statement.principals or ()
-            if principal.kind == "AWS" and not principal.is_anyone and not principal.is_account
-        )
-    )
 
 
 def policy_notes(policy: Policy) -> tuple[str, ...]:

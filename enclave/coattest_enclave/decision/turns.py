@@ -1,0 +1,86 @@
+"""Who is served when: requests beside each other, a decision alone, and its answer at a tick.
+
+What an opening says beyond its result could lie in when it says it. So the answer leaves at a multiple of a
+quantum that the numbers of lots and buyers set, failures too, and until then nothing else is served: a
+second connection could otherwise time the decision by how long its own answers take.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from coattest_enclave.transport import cut
+
+QUANTUM_MIN = 0.5
+"""Seconds of the shortest quantum: some 20 times what a decision over few lots takes."""
+
+QUANTUM_PER_AMOUNT = 0.3e-6
+"""Seconds more for each buyer's amount, and for four more per lot, which are ids, reserves and the result."""
+
+GRACE = 1.0
+"""Seconds in which an answer that has begun can end before a decision cuts its connection."""
+
+
+def quantum(lots: int, buyers: int) -> float:
+    """Seconds of one tick of an auction of that size, some times what its decision takes."""
+    return QUANTUM_MIN + QUANTUM_PER_AMOUNT * lots * (buyers + 4)
+
+
+@dataclass(slots=True)
+class Tick:
+    """How many quanta a decision took; more than one is an overrun, and a fact about its time."""
+
+    count: int = 1
+
+
+class Turns:
+    """Lets many requests be served at a time, or one decision."""
+
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        self._clock, self._sleep = clock, sleep
+        self._change = threading.Condition()
+        self._deciding = False
+        self._served: set[socket.socket] = set()
+
+    @contextlib.contextmanager
+    def served(self, stream: socket.socket) -> Iterator[None]:
+        """Within it a request of this connection is read and answered; it waits for a decision's end."""
+        with self._change:
+            self._change.wait_for(lambda: not self._deciding)
+            self._served.add(stream)
+        try:
+            yield
+        finally:
+            with self._change:
+                self._served.discard(stream)
+                self._change.notify_all()
+
+    @contextlib.contextmanager
+    def alone(self, seconds: float) -> Iterator[Tick]:
+        """Within it nothing is served, and it ends at a multiple of ``seconds`` after its start, also when
+        it fails. One at a time.
+        """
+        with self._change:
+            self._deciding = True
+            if not self._change.wait_for(lambda: not self._served, GRACE):
+                for stream in self._served:
+                    cut(stream)
+                self._change.wait_for(lambda: not self._served)
+        started, tick = self._clock(), Tick()
+        try:
+            yield tick
+        finally:
+            spent = self._clock() - started
+            tick.count = math.floor(spent / seconds) + 1
+            self._sleep(tick.count * seconds - spent)
+            with self._change:
+                self._deciding = False
+                self._change.notify_all()
