@@ -1,5 +1,5 @@
-"""A test double of the NSM on a Unix socket: its documents are unsigned and prove nothing, unless it is told to
-sign them as the simulator's hypervisor does.
+"""A test double of the NSM on a Unix socket: its documents are unsigned and prove nothing, unless it is
+told to sign them as the simulator's hypervisor does.
 
 Framing as the software host's: u32 big-endian length and CBOR, both ways. It remembers what it was asked.
 """
