@@ -132,10 +132,13 @@ def test_a_digest_that_cannot_be_read_hides_no_other() -> None:
         assert broken([first, replace(second, content=changed), third]) == ["bad-event", "hours-missing"]
 
 
-def test_digests_of_another_region_show_nothing_about_the_keys_own() -> None:
+def test_digests_of_another_region_or_account_show_nothing_about_the_keys_own() -> None:
     """Whoever insists on digests wants those of the Region whose logs were read."""
     assert broken(chain(), region="eu-central-1") == []
     assert broken(chain("us-east-1"), region="eu-central-1") == ["no-digests"]
+    assert broken(chain(), region="eu-central-1", account="222233334444") == []
+    assert broken(chain(), region="eu-central-1", account="111122223333") == ["no-digests"]
+    assert broken(chain("eu-central-1x"), region="eu-central-1", account="222233334444") == ["no-digests"]
 
 
 def test_a_log_is_found_by_any_end_of_its_path_in_time_that_its_length_sets() -> None:

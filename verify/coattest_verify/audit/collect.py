@@ -11,9 +11,17 @@ from coattest.errors import Rejected, UsageError
 from coattest.findings import Finding
 from coattest.strictjson import shown
 from coattest_verify.audit.coverage import Coverage
-from coattest_verify.audit.digests import DigestFile
-from coattest_verify.audit.events import Event, KeyName, Names, NotOfKey, Unreadable, parse_event
-from coattest_verify.audit.records import Flaw, Page, Record, inflate, records_of
+from coattest_verify.audit.digests import DigestFile, is_digest
+from coattest_verify.audit.events import (
+    Event,
+    KeyName,
+    Names,
+    NotOfKey,
+    Unreadable,
+    parse_event,
+    shared_ids,
+)
+from coattest_verify.audit.records import Flaw, Page, Record, inflate, records_of, salvaged
 
 MAX_EVENTS: Final = 500_000
 """Events of the key that one run holds in memory, about 2 kB each."""
@@ -41,17 +49,20 @@ class Collected:
     logs: dict[str, str] = field(default_factory=dict)
     unreadable: list[Finding] = field(default_factory=list)
     pages: list[str] = field(default_factory=list)
-    last_pages: int = 0
+    whole: int = 0
+    """Files whose last page is the last one of an answer."""
     calls: set[int] = field(default_factory=set)
 
     def log(self, data: bytes, where: str, path: str) -> None:
         """Add a log file, or a digest file by its content. ``path`` is its name in the bucket."""
         self.coverage.files += 1
         try:
-            content = inflate(data)
+            content, damage = salvaged(data)
         except Rejected as error:
             self.flaw(where, error.what)
             return
+        if damage:
+            self.flaw(where, damage)
         self.coverage.size += len(content)
         if self.coverage.size > MAX_TOTAL:
             raise UsageError(
@@ -61,24 +72,35 @@ class Collected:
         self.text(content, where)
 
     def digest(self, data: bytes, signature: str, where: str) -> None:
-        """Add a digest file with the signature of its object's metadata (hex)."""
+        """Add a digest file with the signature of its object's metadata (hex).
+
+        What lies among the digests and is none, by its content, is a log.
+        """
+        try:
+            content = inflate(data)
+        except Rejected:
+            content = b""
+        if not is_digest(content):
+            self.log(data, where, where)
+            return
         self.coverage.files += 1
         self.coverage.digests += 1
-        try:
-            self.digests.append(DigestFile(inflate(data), signature, where))
-        except Rejected as error:
-            self.flaw(where, error.what)
+        self.digests.append(DigestFile(content, signature, where))
 
     def text(self, content: bytes, where: str) -> None:
         """Add the records of an unpacked file."""
+        page: Page | None = None
         for found in records_of(content, where):
             if isinstance(found, Page):
-                self.last_pages += found.last
-                self.pages += [] if found.last else [found.where]
+                page = found
             elif isinstance(found, Flaw):
                 self.flaw(found.where, found.detail)
             else:
                 self._take(found)
+        if page is not None:
+            # Pages one after the other are one answer: its last one says whether it is whole.
+            self.whole += page.last
+            self.pages += [] if page.last else [page.where]
 
     def flaw(self, where: str, detail: str) -> None:
         """Something that could not be read."""
@@ -115,17 +137,18 @@ class Collected:
             return
         if record.raw.get("recipientAccountId") not in (None, self.key.account):
             return
-        for name in ("sharedEventID", "requestID"):
-            value = record.raw.get(name)
-            if isinstance(value, str) and value:
-                self.calls.add(hash(value))
+        self.calls.update(map(hash, shared_ids(record.raw)))
 
     @property
     def unfinished(self) -> tuple[Finding, ...]:
-        """Pages of lookup-events that say a next one exists, where no last one is in the source."""
-        if self.last_pages:
+        """Files that end with a page which says that a next one exists: nobody knows what it has.
+
+        The pages of one answer may be files of their own. Then one of them is the last; with several last
+        ones nobody can tell which answer the others belong to.
+        """
+        if self.whole == 1:
             return ()
-        detail = "the page has a NextToken: the pages after it are not in the source"
+        detail = "another page follows, and nothing shows that it is here: put an answer's pages in one file"
         return tuple(Finding("pages-missing", where, detail) for where in self.pages[:MAX_UNREADABLE])
 
     @property

@@ -30,7 +30,8 @@ class Coverage:
     regions: set[str] = field(default_factory=set)
     hours: set[str] = field(default_factory=set)
     skipped: list[str] = field(default_factory=list)
-    """Names of files that are no logs by their name."""
+    """Names of files that are no logs by their content, as many as are kept."""
+    skipped_count: int = 0
     digests: int = 0
     digests_checked: bool = False
 
@@ -46,6 +47,7 @@ class Coverage:
 
     def skip(self, name: str) -> None:
         """Remember a file that was not read."""
+        self.skipped_count += 1
         if len(self.skipped) < MAX_NAMES:
             self.skipped.append(name)
 
@@ -78,5 +80,6 @@ class Coverage:
                 "last": max(self.hours, default=None),
             },
             "skipped": self.skipped,
+            "skipped_count": self.skipped_count,
             "digests": {"files": self.digests, "checked": self.digests_checked},
         }

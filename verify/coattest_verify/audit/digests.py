@@ -78,12 +78,14 @@ def check_digests(
     since: datetime | None,
     until: datetime | None,
     region: str | None = None,
+    account: str = "",
 ) -> tuple[Finding, ...]:
     """Every way in which the logs of a window differ from what CloudTrail delivered.
 
     ``keys`` are ``public_keys``; ``logs`` maps a log's path (bucket/object, or any end of it) to the
     SHA-256 of its uncompressed content, in hex. Without a window the digests' own range is checked. With
-    ``region`` there must be digests of that Region's logs: those of another show nothing about it.
+    ``region`` there must be digests of that Region's logs, and of ``account``'s: those of another show
+    nothing about them.
     """
     chains: dict[str, list[_Digest]] = {}
     parsed = [_parse(file) for file in digests]
@@ -92,8 +94,10 @@ def check_digests(
     unreadable = [item for item in parsed if isinstance(item, Finding)]
     if not digests:
         return (Finding("no-digests", "logs", "no digest files: nothing shows that the logs are complete"),)
-    if region is not None and not any(f"_CloudTrail-Digest_{region}_" in name for name in chains):
-        detail = f"no digest files of {region}: nothing shows that its logs are complete"
+    own = f"{account}_CloudTrail-Digest_{region}_"
+    if region is not None and not any(name.startswith(own) if account else own in name for name in chains):
+        of = f"{account} in {region}" if account else region
+        detail = f"no digest files of {of}: nothing shows that its logs are complete"
         unreadable.append(Finding("no-digests", "logs", detail))
     return (
         *unreadable,
@@ -134,6 +138,15 @@ def _gap(begin: datetime, end: datetime, beside: _Digest) -> Finding:
         beside.file.where,
         f"no digest from {begin:%Y-%m-%dT%H:%M:%SZ} to {end:%Y-%m-%dT%H:%M:%SZ}, beside {beside.file.where}",
     )
+
+
+def is_digest(content: bytes) -> bool:
+    """Whether an unpacked file is meant as a digest: it says of which hours, which no log file does."""
+    try:
+        raw = json.loads(content)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(raw, dict) and "digestEndTime" in raw and "Records" not in raw
 
 
 def _parse(digest: DigestFile) -> _Digest | Finding:

@@ -119,7 +119,7 @@ class Event:
     context: Mapping[str, str] = field(hash=False)
     identity: str
     shared: frozenset[str]
-    """Ids that every account's record of one call has: sharedEventID and requestID."""
+    """``shared_ids``: what every account's record of one call has."""
     network: bool
     """Whether a VPC endpoint recorded it: a network activity event, which is a second record of a call."""
     aliases: frozenset[str]
@@ -127,6 +127,8 @@ class Event:
     flaws: tuple[str, ...]
     fingerprint: bytes
     """SHA-256 of the record: two events are one when they are equal in every field."""
+    by_alias: bool = False
+    """Whether it names an alias of the key's account and Region by its ARN."""
 
     @property
     def role(self) -> str | None:
@@ -144,19 +146,19 @@ def parse_event(raw: Mapping[str, Any], key: KeyName) -> Event | NotOfKey:
     if not service.lower().startswith("kms"):
         return NotOfKey.ANOTHER_SERVICE
     names = _names(raw, key)
-    name = raw.get("eventName")
+    name = _text(raw.get("eventName"))
     if names is Names.ANOTHER and name not in ALIASES:
         return NotOfKey.ANOTHER_KEY
     if names is Names.NONE and name in KEYLESS:
         return NotOfKey.NO_KEY
-    return _event(raw, names)
+    return _event(raw, names, key)
 
 
 class Unreadable(ValueError):
     """A record of which nobody can tell whether it is of the key."""
 
 
-def _event(raw: Mapping[str, Any], names: Names) -> Event:
+def _event(raw: Mapping[str, Any], names: Names, key: KeyName) -> Event:
     flaws: list[str] = []
     name = _text(raw.get("eventName"))
     if not name:
@@ -175,6 +177,7 @@ def _event(raw: Mapping[str, Any], names: Names) -> Event:
         given = _readable(_readable(raw, "requestParameters", flaws), "encryptionContext", flaws)
         context = {str(key): str(value) for key, value in given.items()}
     error = raw.get("errorCode")
+    named = list(_strings([raw.get("resources"), raw.get("requestParameters")]))
     return Event(
         name=name or "an operation without a name",
         names=names,
@@ -188,30 +191,39 @@ def _event(raw: Mapping[str, Any], names: Names) -> Event:
         registers=registers,
         context=context,
         identity=_text(raw.get("eventID")) or "without an id",
-        shared=frozenset(filter(None, (_text(raw.get(field)) for field in ("sharedEventID", "requestID")))),
+        shared=shared_ids(raw),
         network=raw.get("eventCategory") == "NetworkActivity",
-        aliases=frozenset(
-            found[1]
-            for text in _strings([raw.get("resources"), raw.get("requestParameters")])
-            if (found := _ALIAS.search(text))
-        ),
+        aliases=frozenset(found[1] for text in named if (found := _ALIAS.search(text))),
         parameters=_shown(parameters) if name in CHANGES else "",
         flaws=tuple(flaws),
         fingerprint=hashlib.sha256(json.dumps(raw, sort_keys=True).encode()).digest(),
+        by_alias=any(f":kms:{key.region}:{key.account}:alias/" in text for text in named),
     )
+
+
+def shared_ids(raw: Mapping[str, Any]) -> frozenset[str]:
+    """What every account's record of one call has: sharedEventID and requestID, each with the operation and
+    whether it succeeded. A success is no second record of a refusal.
+    """
+    kind = f"{_text(raw.get('eventName'))} {bool(raw.get('errorCode'))}"
+    ids = (_text(raw.get(field)) for field in ("sharedEventID", "requestID"))
+    return frozenset(f"{kind} {name}" for name in ids if name)
 
 
 def _names(raw: Mapping[str, Any], key: KeyName) -> Names:
     """Which key the record names, in its resources, parameters or answer."""
     parameters = _object(raw.get("requestParameters"))
     asked: Any = raw.get("requestParameters") if parameters is None else _without_content(parameters)
-    another = False
-    answer, details = raw.get("responseElements"), raw.get("serviceEventDetails")
-    for text in _strings([raw.get("resources"), asked, answer, details]):
+    answer, details, resources = (
+        raw.get(name) for name in ("responseElements", "serviceEventDetails", "resources")
+    )
+    for text in _strings([resources, asked, answer, details]):
         if any(found[0].lower() == key.id for found in _SOME_KEY.finditer(text)):
             return Names.THIS
-        # An id somewhere in a longer text does not say that the call was for another key.
-        another = another or _NAMED_KEY.search(text) is not None
+    # A parameter of the caller's choice (a grant's name) or an id somewhere in a longer text does not say
+    # that the call was for another key.
+    of_key = [value for name, value in (parameters or {}).items() if name.lower().endswith("keyid")]
+    another = any(_NAMED_KEY.search(text) for text in _strings([resources, of_key, answer, details]))
     return Names.ANOTHER if another else Names.NONE
 
 
@@ -228,6 +240,7 @@ def _strings(value: Any) -> Iterator[str]:
             yield item
         elif isinstance(item, dict):
             waiting.extend(item.values())
+            waiting.extend(item)
         elif isinstance(item, list):
             waiting.extend(item)
 

@@ -10,7 +10,15 @@ from __future__ import annotations
 
 from typing import Final
 
-from coattest_verify.keypolicy.iam.actions import NOT_ON_A_KEY
+from coattest_verify.keypolicy.iam.actions import (
+    CHANGES_POWER,
+    MAKES_CIPHERTEXT,
+    NOT_ON_A_KEY,
+    PUBLISHES,
+    SIGNS,
+    TAGS,
+    TELLS,
+)
 
 DECRYPT: Final = "Decrypt"
 """The one operation that a decided policy allows on existing ciphertext."""
@@ -30,66 +38,31 @@ NEVER: Final = frozenset(
 )
 """Operations that give access to plaintext, hand out power or sign, and that no decided policy allows."""
 
-CHANGES: Final = frozenset(
+_OF_KMS: Final = frozenset(
     {
-        "CancelKeyDeletion",
-        "CreateAlias",
-        "CreateKey",
-        "DeleteAlias",
         "DeleteExpiredKeyMaterial",
-        "DeleteImportedKeyMaterial",
         "DeleteKey",
-        "DisableKey",
-        "DisableKeyRotation",
-        "EnableKey",
-        "EnableKeyRotation",
-        "GetParametersForImport",
         "KMS CMK Deletion",
         "KMS CMK Rotation",
         "KMS Imported Key Material Expiration",
-        "PutKeyPolicy",
-        "RetireGrant",
-        "RevokeGrant",
         "RotateKey",
-        "RotateKeyOnDemand",
-        "ScheduleKeyDeletion",
-        "TagResource",
-        "UntagResource",
-        "UpdateAlias",
-        "UpdateKeyDescription",
     }
 )
+"""What KMS does to a key by itself, and its events of EventBridge."""
+
+_TOLD_AND_CHANGED: Final = frozenset({"GetParametersForImport", "UpdateKeyDescription"})
+"""Of those that are no power over a key: its description, and the first step of an import."""
+
+CHANGES: Final = (CHANGES_POWER - NEVER) | TAGS | {"CreateKey"} | _OF_KMS | _TOLD_AND_CHANGED
 """Operations that change a key: policy, grants, state, material, rotation, aliases, tags, description."""
 
 ALIASES: Final = frozenset({"CreateAlias", "DeleteAlias", "UpdateAlias"})
 """Those of ``CHANGES`` that can change a key without naming it: its alias goes to another key, or away."""
 
-USES: Final = frozenset(
-    {
-        "Encrypt",
-        "GenerateDataKey",
-        "GenerateDataKeyPair",
-        "GenerateDataKeyPairWithoutPlaintext",
-        "GenerateDataKeyWithoutPlaintext",
-    }
-)
-"""Operations that make new ciphertext: the encrypters'."""
+USES: Final = MAKES_CIPHERTEXT - {"ReEncryptTo"}
+"""Operations that make new ciphertext: the encrypters'. CloudTrail records both halves as ReEncrypt."""
 
-READS: Final = frozenset(
-    {
-        "DescribeKey",
-        "GetKeyLastUsage",
-        "GetKeyPolicy",
-        "GetKeyRotationStatus",
-        "GetPublicKey",
-        "ListGrants",
-        "ListKeyPolicies",
-        "ListKeyRotations",
-        "ListResourceTags",
-        "Verify",
-        "VerifyMac",
-    }
-)
+READS: Final = (TELLS | PUBLISHES | SIGNS) - NEVER - CHANGES
 """Operations that read a key's settings, or check a signature."""
 
 KEYLESS: Final = NOT_ON_A_KEY - {"CreateKey"}

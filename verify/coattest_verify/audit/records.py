@@ -11,8 +11,6 @@ What cannot be read is a ``Flaw``, and what stands after it is read as far as it
 
 from __future__ import annotations
 
-import gzip
-import io
 import json
 import re
 import zlib
@@ -21,13 +19,20 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from coattest.errors import Rejected
-from coattest.jsontext import unique_names
+from coattest.jsontext import RepeatedName, unique_names
 
 MAX_FILE: Final = 256 * 1024 * 1024
 """Bytes of one file, uncompressed. CloudTrail delivers about every five minutes; its files are a few MB."""
 
 MAX_FLAWS: Final = 100
 """Places of one file that cannot be read before the rest of it is given up, with a flaw that says so."""
+
+GZIP: Final = b"\x1f\x8b"
+_WITH_HEADER = 31
+"""zlib's window bits for gzip with its header and checksum."""
+
+_PIECE = 1 << 16
+"""Bytes unpacked at a time: so many are lost in front of damage."""
 
 _MAX_NESTING = 4
 """Lists and envelopes around a record: an array of pages of events whose record is text has 3."""
@@ -38,9 +43,14 @@ _LISTS: Final[Mapping[str, str | None]] = {
     "events": "message",
     "logEvents": "message",
 }
+_PAGED = ("Events", "events")
 """A list of records by its name, and the field of an item that has the record as text."""
 
 _DECODER = json.JSONDecoder(object_pairs_hook=unique_names)
+_ANY_NAMES = json.JSONDecoder()
+_NEXT = ("NextToken", "nextToken", "nextForwardToken")
+"""Names by which a page of lookup-events or of CloudWatch Logs says that another one follows."""
+
 _BLANKS = re.compile(r"[ \t\r\n]*")
 
 
@@ -54,7 +64,7 @@ class Flaw:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page of lookup-events has been read; the last one has no NextToken."""
+    """A page of an answer has been read; the last one has no token of a next."""
 
     where: str
     last: bool
@@ -69,28 +79,47 @@ class Record:
 
 
 def inflate(data: bytes) -> bytes:
-    """The content of a gzipped file, or the data as it is. Raises Rejected."""
+    """The content of a gzipped file, or the data as it is. Raises Rejected, also for what is damaged."""
+    content, damage = salvaged(data)
+    if damage:
+        raise Rejected(damage)
+    return content
+
+
+def salvaged(data: bytes) -> tuple[bytes, str | None]:
+    """The content of a file as far as it can be unpacked, all members of it, and what is wrong with the rest.
+
+    Raises Rejected (``too-large``).
+    """
     if len(data) > MAX_FILE:
         raise Rejected(f"larger than {MAX_FILE} bytes", code="too-large")
-    if data[:2] != b"\x1f\x8b":
-        return data
-    try:
-        with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
-            text = file.read(MAX_FILE + 1)
-    except (OSError, EOFError, zlib.error):
-        raise Rejected("the gzip data is damaged or cut off") from None
-    if len(text) > MAX_FILE:
-        raise Rejected(f"larger than {MAX_FILE} bytes when unpacked", code="too-large")
-    return text
+    if not data.startswith(GZIP):
+        return data, None
+    found, member, left = bytearray(), zlib.decompressobj(_WITH_HEADER), memoryview(data)
+    while left:
+        piece, left = left[:_PIECE], left[_PIECE:]
+        try:
+            found += member.decompress(piece, MAX_FILE + 1 - len(found))
+        except zlib.error:
+            return bytes(found), "the gzip data is damaged: what stands behind it was not read"
+        if len(found) > MAX_FILE or member.unconsumed_tail:
+            raise Rejected(f"larger than {MAX_FILE} bytes when unpacked", code="too-large")
+        if member.eof:
+            left = memoryview(data)[len(data) - len(left) - len(member.unused_data) :]
+            if not any(left):
+                return bytes(found), None
+            member = zlib.decompressobj(_WITH_HEADER)
+    return bytes(found), "the gzip data is cut off"
 
 
 def records_of(content: bytes, where: str) -> Iterator[Record | Flaw | Page]:
     """Every record of an unpacked file, in its order, and every place that cannot be read."""
+    encoding = json.detect_encoding(content)
     try:
-        text = content.decode(json.detect_encoding(content))
+        text = content.decode(encoding)
     except UnicodeDecodeError as error:
-        yield Flaw(where, f"not UTF-8 at byte {error.start}")
-        return
+        yield Flaw(where, f"not {encoding.upper()} at byte {error.start}")
+        text = content.decode(encoding, "replace")
     text = text.removeprefix("\ufeff")
     position, number, flaws = _skip(text, 0), 0, 0
     while position < len(text):
@@ -118,6 +147,7 @@ class _Reader:
     def __init__(self, text: str, position: int, where: str) -> None:
         self.text, self.position, self.where = text, position, where
         self._count = 0
+        self._repeated: str | None = None
 
     def document(self) -> Iterator[Record | Flaw | Page]:
         """The records of the document at the position, which is then behind it."""
@@ -145,6 +175,7 @@ class _Reader:
         """An object: a list of records by name, or a record. Its other fields say whether a page follows."""
         fields: list[tuple[str, Any]] = []
         listed = paged = False
+        outer, self._repeated = self._repeated, None
         self._over("{")
         while not self._at("}"):
             name = self._plain()
@@ -152,19 +183,32 @@ class _Reader:
                 raise ValueError("a name that is no text")
             self._over(":")
             if name in _LISTS and self._at("[") and depth < _MAX_NESTING:
-                listed, paged = True, paged or name == "Events"
+                listed, paged = True, paged or name in _PAGED
                 yield from self._items(_LISTS[name], depth)
             else:
                 fields.append((name, self._plain()))
             if not self._at("}"):
                 self._over(",")
         self._over("}")
-        found = unique_names(fields)
-        if not listed:
+        found, repeated = self._unique(fields), self._repeated
+        self._repeated = outer
+        if not listed or "eventSource" in found or "detail-type" in found:
             self._count += 1
-            yield from unwrapped(found, self._place())
-        elif paged:
-            yield Page(self.where, last=not found.get("NextToken"))
+            if repeated:
+                yield Flaw(self._place(), repeated)
+            else:
+                yield from unwrapped(found, self._place())
+        elif repeated:
+            yield Flaw(self.where, repeated)
+        if paged:
+            yield Page(self.where, last=not any(found.get(name) for name in _NEXT))
+
+    def _unique(self, fields: list[tuple[str, Any]]) -> dict[str, Any]:
+        try:
+            return unique_names(fields)
+        except RepeatedName as error:
+            self._repeated = str(error)
+            return dict(fields)
 
     def _items(self, text_field: str | None, depth: int) -> Iterator[Record | Flaw | Page]:
         self._over("[")
@@ -173,7 +217,11 @@ class _Reader:
                 yield from self._value(depth + 1)
             else:
                 self._count += 1
-                yield from self._item(self._plain(), text_field)
+                item, repeated, self._repeated = self._plain(), self._repeated, None
+                if repeated:
+                    yield Flaw(self._place(), repeated)
+                else:
+                    yield from self._item(item, text_field)
             if not self._at("]"):
                 self._over(",")
         self._over("]")
@@ -193,7 +241,12 @@ class _Reader:
 
     def _plain(self) -> Any:
         self.position = _skip(self.text, self.position)
-        value, self.position = _DECODER.raw_decode(self.text, self.position)
+        try:
+            value, self.position = _DECODER.raw_decode(self.text, self.position)
+        except RepeatedName as error:
+            # Two readers could read it differently: it is not judged, and hides nothing that stands behind.
+            self._repeated = str(error)
+            value, self.position = _ANY_NAMES.raw_decode(self.text, self.position)
         return value
 
     def _at(self, sign: str) -> bool:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import stat
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -12,12 +12,17 @@ from urllib.parse import urlsplit
 
 from coattest.aws import aws_errors
 from coattest.errors import UsageError
+from coattest.files import open_plain, read_whole
 from coattest_verify.audit.collect import Collected
-from coattest_verify.audit.records import MAX_FILE
+from coattest_verify.audit.records import GZIP, MAX_FILE
 
 DIGEST_FOLDER: Final = "CloudTrail-Digest"
 SUFFIXES: Final = (".json", ".jsonl", ".ndjson", ".log", ".gz")
-"""Names of what is read, in any case; what has another name is listed as skipped."""
+"""Names of what is read, in any case; of what has another name, what begins like a log is read too."""
+
+_BEGINS: Final = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*[\[{]|\xff\xfe|\xfe\xff|" + re.escape(GZIP))
+_BEGINNING: Final = 4096
+"""Bytes in which a log's first bracket is looked for."""
 
 SIGNATURE_SUFFIX: Final = ".signature"
 MAX_SIGNATURE: Final = 4096
@@ -41,7 +46,8 @@ def from_path(found: Collected, path: Path, step: Step = lambda: None) -> None:
     is nothing.
     """
     if path.is_file():
-        _take(found, path, path.name, links=True)
+        # The user's own word may be a link; nothing below a folder is followed.
+        _take(found, path.resolve(), path.name)
         step()
         return
     if not path.is_dir():
@@ -71,44 +77,49 @@ def _files(found: Collected, top: Path) -> Iterator[Path]:
             inner = []
         waiting += reversed(inner)
         for entry in names:
-            if entry.is_dir(follow_symlinks=False) or entry.name.endswith(SIGNATURE_SUFFIX):
+            if entry.is_dir(follow_symlinks=False) or _signs(entry, names):
                 continue
             name = (relative / entry.name).as_posix()
             if entry.is_symlink():
                 found.flaw(name, "a link, which is not followed")
-            elif entry.name.lower().endswith(SUFFIXES):
+            elif entry.name.lower().endswith(SUFFIXES) or _like_a_log(Path(entry.path)):
                 yield Path(entry.path)
             else:
                 found.coverage.skip(name)
 
 
-def _take(found: Collected, file: Path, name: str, *, links: bool = False) -> None:
+def _signs(entry: os.DirEntry[str], beside: Sequence[os.DirEntry[str]]) -> bool:
+    """Whether a file is the signature of a digest beside it, which is read with the digest."""
+    signed = entry.name.removesuffix(SIGNATURE_SUFFIX)
+    among_digests = DIGEST_FOLDER in Path(entry.path).parts
+    return signed != entry.name and among_digests and any(other.name == signed for other in beside)
+
+
+def _like_a_log(file: Path) -> bool:
+    """Whether a file begins like a log; what cannot be opened is taken for one, and then said to be none."""
     try:
-        data = _content(file, MAX_FILE, links)
-        if DIGEST_FOLDER not in file.parts:
-            found.log(data, name, name)
-            return
+        with open_plain(file) as opened:
+            return _BEGINS.match(opened.read(_BEGINNING)) is not None
+    except (OSError, UsageError):
+        return True
+
+
+def _take(found: Collected, file: Path, name: str) -> None:
+    try:
+        data, signature = read_whole(file, MAX_FILE), b""
         beside = file.with_name(file.name + SIGNATURE_SUFFIX)
-        signature = _content(beside, MAX_SIGNATURE) if os.path.lexists(beside) else b""
-        found.digest(data, signature.decode("ascii", "replace").strip(), name)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
+        among_digests = DIGEST_FOLDER in file.parts
+        if among_digests and os.path.lexists(beside):
+            signature = read_whole(beside, MAX_SIGNATURE)
+    except (OSError, UsageError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error.what
         found.coverage.files += 1
         found.flaw(name, reason or "cannot be read")
-
-
-def _content(file: Path, limit: int, links: bool = False) -> bytes:
-    """A plain file's bytes. Raises OSError, and ValueError for what is no plain file or too large."""
-    # O_NONBLOCK: opening a FIFO must not wait for a writer.
-    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-    handle = os.open(file, flags if links else flags | os.O_NOFOLLOW)
-    with os.fdopen(handle, "rb") as opened:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise ValueError("not a plain file")
-        data = opened.read(limit + 1)
-    if len(data) > limit:
-        raise ValueError(f"larger than {limit} bytes")
-    return data
+        return
+    if among_digests:
+        found.digest(data, signature.decode("ascii", "replace").strip(), name)
+    else:
+        found.log(data, name, name)
 
 
 def from_bucket(found: Collected, s3: Any, url: str, step: Step = lambda: None) -> None:
@@ -120,14 +131,25 @@ def from_bucket(found: Collected, s3: Any, url: str, step: Step = lambda: None) 
     parts = urlsplit(url)
     bucket, prefix = parts.netloc, parts.path.lstrip("/")
     with aws_errors(url):
-        for count, name in enumerate(_names(s3, bucket, prefix), 1):
+        for count, (name, size) in enumerate(_names(s3, bucket, prefix), 1):
             if count > MAX_LOG_FILES:
                 raise UsageError(f"more than {MAX_LOG_FILES} objects", hint="take a smaller prefix at a time")
-            if name.lower().endswith(SUFFIXES):
+            if name.lower().endswith(SUFFIXES) or (size and _object_like_a_log(s3, bucket, name)):
                 _take_object(found, s3, bucket, name)
                 step()
-            elif not name.endswith("/"):
+            elif size or not name.endswith("/"):
                 found.coverage.skip(name)
+
+
+def _object_like_a_log(s3: Any, bucket: str, name: str) -> bool:
+    """Whether an object begins like a log; what S3 refuses is taken for one, and then said to be refused."""
+    from botocore.exceptions import ClientError  # noqa: PLC0415
+
+    try:
+        answer = s3.get_object(Bucket=bucket, Key=name, Range=f"bytes=0-{_BEGINNING - 1}")
+    except ClientError:
+        return True
+    return _BEGINS.match(answer["Body"].read(_BEGINNING)) is not None
 
 
 def _take_object(found: Collected, s3: Any, bucket: str, name: str) -> None:
@@ -146,9 +168,10 @@ def _take_object(found: Collected, s3: Any, bucket: str, name: str) -> None:
         found.log(data, name, f"{bucket}/{name}")
 
 
-def _names(s3: Any, bucket: str, prefix: str) -> Iterator[str]:
+def _names(s3: Any, bucket: str, prefix: str) -> Iterator[tuple[str, int]]:
+    """Name and size (bytes) of each object."""
     for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-        yield from (item["Key"] for item in page.get("Contents", ()))
+        yield from ((item["Key"], item["Size"]) for item in page.get("Contents", ()))
 
 
 def from_lookup(

@@ -61,5 +61,8 @@ def _verified(report: AuditReport, coverage: Coverage) -> str:
         "complete by CloudTrail's digest files"
         if coverage.digests_checked
         else "no digest files, so nothing shows that the logs are complete",
+        "the event history was asked for what names the key: a call that names its alias alone is not in it"
+        if coverage.source == "lookup-events"
+        else "",
     ]
     return "; ".join(filter(None, parts))

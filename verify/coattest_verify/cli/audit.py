@@ -20,6 +20,7 @@ from coattest.files import read_whole
 from coattest.findings import Finding
 from coattest.jsontext import emit_json
 from coattest.shell import err, json_option, judged_folder, out, step_progress, utc_now
+from coattest.strictjson import shown
 from coattest_verify.auction.context import AUCTION, BUYER
 from coattest_verify.auction.journal import SealJournal, default_journal
 from coattest_verify.auction.openings import WasSealed, context_is_whole
@@ -224,6 +225,7 @@ def _missing(given: Mapping[str, Any], collected: Collected, expected: Expected)
         since=expected.since,
         until=expected.until,
         region=expected.key.region,
+        account=expected.key.account,
     )
 
 
@@ -257,8 +259,8 @@ def _show(report: AuditReport, coverage: Coverage) -> None:
     for event in report.notable:
         err().print(f"changed: {event.name} ({_line(event)}) {event.parameters}".rstrip(), markup=False)
     if coverage.skipped:
-        names = ", ".join(coverage.skipped[:10])
-        err().print(f"not read, no log by its name: {len(coverage.skipped)} file(s): {names}", markup=False)
+        names = ", ".join(map(shown, coverage.skipped[:10]))
+        err().print(f"not read, no log: {coverage.skipped_count} file(s): {names}", markup=False)
     err().print(
         f"{report.events} event(s) of the key, {len(report.denied)} refused by KMS; read: {coverage.told}",
         markup=False,
