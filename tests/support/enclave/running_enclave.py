@@ -67,8 +67,9 @@ class Auction:
         rule: str = messages.FIRST_PRICE,
         reserves: Sequence[int] | None = None,
         auction: str = "auction-1",
+        image: bytes = PCR0,
     ) -> Auction:
-        """An auction in which each buyer bids these amounts."""
+        """An auction in which each buyer bids these amounts, for the image with that PCR0."""
         names = sorted(amounts)
         keys = {name: ec.generate_private_key(ec.SECP384R1()) for name in names}
         count = len(amounts[names[0]])
@@ -80,7 +81,8 @@ class Auction:
             for i, name in enumerate(names)
         )
         manifest = messages.Manifest(auction, "EUR", rule, lots, buyers, 1_800_000_000, 1_800_086_400)
-        return cls(manifest, keys, {name: messages.pack_bids(amounts[name]) for name in names})
+        plaintexts = {name: messages.pack_bids(amounts[name]) for name in names}
+        return cls(manifest, keys, plaintexts, image=image)
 
     def encrypt(self, kms: FakeKms) -> Auction:
         """Make every bid file."""
