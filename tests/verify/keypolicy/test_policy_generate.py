@@ -109,12 +109,12 @@ def test_two_releases_decrypt_during_a_rotation_and_their_mixtures_do_not() -> N
     assert new.release_digest.hex() in document["Id"]
 
 
-def test_encrypters_make_data_keys_without_a_document_and_cannot_decrypt() -> None:
-    """The attestation Denies are on Decrypt alone: on GenerateDataKey they would lock every encrypter out."""
+def test_encrypters_encrypt_without_a_document_and_do_nothing_else() -> None:
+    """The attestation Denies are on Decrypt alone; no operation hands an encrypter a plaintext."""
     document = make()
-    for action in ("kms:GenerateDataKey", "kms:Encrypt"):
-        assert says(document, request(ENCRYPTER, action)) is Effect.ALLOW
-        assert says(document, request(PARENT, action)) is Effect.IMPLICIT_DENY
+    assert says(document, request(ENCRYPTER, "kms:Encrypt")) is Effect.ALLOW
+    assert says(document, request(PARENT, "kms:Encrypt")) is Effect.IMPLICIT_DENY
+    assert says(document, request(ENCRYPTER, "kms:GenerateDataKey")) is Effect.IMPLICIT_DENY
     assert says(document, request(ENCRYPTER, pcrs=dict(decision().pcrs))) is Effect.IMPLICIT_DENY
 
 

@@ -28,7 +28,9 @@ def context_is_whole(event: Event, _expected: Expected, _known: Known) -> Iterab
     if missing:
         yield finding_of("unexpected-context", event, f"the auction's context lacks {', '.join(missing)}")
         return
-    attested = (event.registers or {}).get(0, b"").hex()
+    if event.registers is None:
+        return  # unattested: a finding of its own
+    attested = event.registers.get(0, b"").hex()
     if event.context[IMAGE] != attested:
         detail = "the context names another image than the attested one"
         yield finding_of("unexpected-context", event, detail, attested, event.context[IMAGE])
