@@ -174,6 +174,7 @@ def test_enrolling_somebody_between_bid_and_opening_changes_nothing(world: World
         members=(*world.members.file.members, Member("carol", (public,))), threshold=2, dissent="report"
     )
     world.members.install(grown, ["buyer-1", "buyer-2", "carol"])
+    world.sign()
     seals = [world.seal(name, "growth", "--again")[0] for name in BIDS]
     assert seals[0]["seal"] == seals[1]["seal"]
     world.open("growth", "--wait")

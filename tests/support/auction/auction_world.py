@@ -35,13 +35,17 @@ class World:
         local["pcrs"] = {f"PCR{index}": value.hex() for index, value in PCRS.items()}
         self.report = report_json(profiles={"aws": profile_json("aws"), "local": local})
         self.members.claim(self.report)
-        an_hour_ago = NOW - (datetime.now(timezone.utc) - timedelta(hours=1))
-        for name in BIDS:
-            self.members.sign(name, self.report, age=an_hour_ago)
+        self.sign()
         for name in BIDS:
             cloud.allow(name, decision())
         for name, text in BIDS.items():
             (folder / f"{name}.csv").write_text(text)
+
+    def sign(self) -> None:
+        """Every buyer's agreeing statement under the present members file."""
+        an_hour_ago = NOW - (datetime.now(timezone.utc) - timedelta(hours=1))
+        for name in BIDS:
+            self.members.sign(name, self.report, age=an_hour_ago)
 
     @property
     def deciding(self) -> list[str]:
