@@ -13,10 +13,10 @@ from pathlib import Path
 
 import botocore.session
 import pytest
-from hypothesis import HealthCheck, settings
 
 from coattest_build import builder
 from coattest_build.report import BuildReport
+from support.drawing import draw_as_everywhere
 from support.sentences import give_sentences, pytest_terminal_summary
 
 __all__ = ["pytest_terminal_summary"]
@@ -48,15 +48,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     give_sentences(items)
 
 
-# How busy the machine is decides no test, and in CI neither does chance: what it says of a change is what it
-# says of it tomorrow. `make test` elsewhere draws anew each time.
-settings.register_profile(
-    "coattest",
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
-    derandomize=os.environ.get("CI") == "true",
-)
-settings.load_profile("coattest")
+draw_as_everywhere()
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,7 +84,7 @@ class Repository:
             if found is None:
                 return None
             text = found
-        raise _unreadable("too many refs that name refs")
+        raise _unreadable("too many symbolic refs in a row")
 
     def _ref(self, name: bytes) -> bytes | None:
         try:
@@ -135,7 +135,7 @@ class Repository:
     def _tree(self, identifier: str) -> Iterator[tuple[int, str, str]]:
         kind, data = self._object(identifier)
         if kind != b"tree":
-            raise _unreadable("a folder is not a tree")
+            raise _unreadable("a directory's entry is not a tree")
         at = 0
         while at < len(data):
             end = data.find(b"\0", at)
@@ -227,7 +227,7 @@ class Repository:
     def _spend(self, size: int) -> None:
         self._left -= size
         if size > MAX_OBJECT or self._left < 0:
-            raise _unreadable(f"an object is larger than {MAX_OBJECT} bytes, or all are than {MAX_UNPACKED}")
+            raise _unreadable(f"objects larger than {MAX_OBJECT} bytes, or {MAX_UNPACKED} together")
 
     def _step(self) -> None:
         self._steps -= 1
@@ -320,7 +320,7 @@ class _Pack:
     def entry(self, offset: int) -> tuple[int, int, int, int | bytes]:
         """Kind, size, where the zlib stream begins, and a delta's base: an offset or an id."""
         if offset >= 1 << 62:
-            raise _unreadable("an object's place in a pack is not one")
+            raise _unreadable("an object's offset in a pack is out of range")
         header = os.pread(self._pack, 64, offset)
         at = shift = size = 0
         kind = 0
@@ -350,7 +350,7 @@ class _Pack:
                     break
             base = offset - back
             if not 0 < base < offset:
-                raise _unreadable("a delta's base is not before it")
+                raise _unreadable("a delta's base does not come before it")
         elif kind not in _KINDS:
             raise _unreadable("an object in a pack has an unknown kind")
         return kind, size, offset + at, base
@@ -404,12 +404,12 @@ def _patched(base: bytes, delta: bytes, spend: Callable[[int], None]) -> bytes:
                 at += size
             made += size
             if not word or len(piece) != size or made > after:
-                raise _unreadable("a delta does not fit")
+                raise _unreadable("a delta does not match its base")
             pieces.append(piece)
     except IndexError:
         raise _unreadable("a delta is cut short") from None
     if before != len(base) or made != after:
-        raise _unreadable("a delta does not fit")
+        raise _unreadable("a delta does not match its base")
     return b"".join(pieces)
 
 

@@ -7,7 +7,7 @@ import sys
 import threading
 from pathlib import Path
 
-from coattest_enclave import entropy, transport
+from coattest_enclave import entropy, hardening, transport
 from coattest_enclave.clock import Clock
 from coattest_enclave.nsm import Nsm
 from coattest_enclave.protocol.errors import EnclaveError
@@ -32,6 +32,7 @@ def main(trust_file: Path = TRUST_FILE) -> int:
         nsm = Nsm(trust.nsm[0])
         Clock.read(nsm, set_system=not nsm.is_simulated)
         listener = transport.listen(trust.listen[0], BACKLOG)
+        hardening.close_process()
     except EnclaveError as error:
         print(f"coattest-enclave: cannot start: {error.detail}", flush=True)
         return 1

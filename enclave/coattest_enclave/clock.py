@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -35,8 +34,10 @@ class Clock:
         if not EARLIEST_MS <= clock.anchor_ms <= LATEST_MS:
             raise EnclaveError("the NSM's time is not between 2025 and 2100", "clock")
         if set_system:
-            with contextlib.suppress(PermissionError):
+            try:
                 time.clock_settime(time.CLOCK_REALTIME, clock.anchor_ms / 1000)
+            except OSError:
+                raise EnclaveError("the system's clock cannot be set", "clock") from None
         return clock
 
     def now(self) -> datetime:

@@ -191,10 +191,13 @@ def test_a_program_that_is_not_there_is_said_so(tmp_path: Path) -> None:
 
 
 def test_a_program_that_takes_too_long_is_ended(tmp_path: Path) -> None:
-    """With what it started."""
+    """With what it started, which on a busy machine it may not have done within the first limit."""
     started = tmp_path / "pid"
-    with raises_code(EnvironmentFailure, "program-time", match="did not end within"):
-        script(f"sleep 1000 & echo $! > {started}; wait", ProgramLimits(seconds=1))
+    for seconds in (1, 8, 64):
+        with raises_code(EnvironmentFailure, "program-time", match="did not end within"):
+            script(f"sleep 1000 & echo $! > {started}; wait", ProgramLimits(seconds=seconds))
+        if started.exists() and started.read_text():
+            break
     assert gone(int(started.read_text()))
 
 

@@ -135,7 +135,7 @@ def world() -> Iterator[World]:
                 assert made.server.stdin
                 assert made.server.stdout
                 made.server.stdin.close()
-                made.server.wait(10)
+                made.server.wait(60)
                 made.server.stdout.close()
 
 

@@ -15,7 +15,14 @@ from support.guides.blocks import ROOT, Command, blocks_of
 
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
-OUTSIDE = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "attestations/README.md")
+OUTSIDE = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "SECURITY.md",
+    "attestations/README.md",
+    "enclave/README.md",
+)
 LINKED = [*PAGES, *sorted(DOCS.glob("adr/*.md")), *(ROOT / page for page in OUTSIDE)]
 NOT_OURS = {"docs/attestation_process.md"}
 """A path in AWS's repository that a page names as its source."""
@@ -234,3 +241,21 @@ def test_what_the_comparison_says_was_run_is_run() -> None:
 def of_tutorial(reader: str) -> list[Command]:
     """The commands of a tutorial."""
     return [command for block in blocks_of(f"docs/tutorial-{reader}.md") for command in block.commands]
+
+
+def test_the_enclaves_index_names_every_module_once() -> None:
+    """Who reads in the order of enclave/README.md has read all of it."""
+    rows = [
+        line.split(" | ")[1]
+        for line in (ROOT / "enclave" / "README.md").read_text().splitlines()
+        if line.startswith("| ") and line[2].isdigit()
+    ]
+    named = []
+    for row in rows:
+        folder = ""
+        for path in re.findall(r"`([a-z0-9_/]+\.py)`", row):
+            folder = path.rpartition("/")[0] if "/" in path else folder
+            named.append(path if "/" in path or not folder else f"{folder}/{path}")
+    package = ROOT / "enclave" / "coattest_enclave"
+    there = [str(path.relative_to(package)) for path in package.rglob("*.py") if path.name != "__init__.py"]
+    assert sorted(named) == sorted(there)

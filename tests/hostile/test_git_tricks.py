@@ -311,7 +311,7 @@ def test_refs_that_name_each_other_are_refused(checkout: Path) -> None:
     """A circle of symbolic refs ends."""
     (checkout / ".git/refs/heads/main").write_text("ref: refs/heads/other\n")
     (checkout / ".git/refs/heads/other").write_text("ref: refs/heads/main\n")
-    refused(checkout, "refs that name refs")
+    refused(checkout, "symbolic refs in a row")
 
 
 @pytest.mark.parametrize("name", ["../../../secret", "/etc/passwd", "refs/../../../secret", "a b"])

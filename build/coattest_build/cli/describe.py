@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -13,8 +14,9 @@ from rich.text import Text
 from coattest.jsontext import emit_json
 from coattest.shell import err, out, utc_now
 from coattest.text import printable
-from coattest_build.cli.options import FILE
-from coattest_build.explain.describe import Description, Ramdisk, SignatureReport, describe_image
+from coattest_build.cli.options import FILE, unreadable
+from coattest_build.explain.describe import Description, SignatureReport, TreeRow, describe_image
+from coattest_build.formats.eif import ImageError, SectionType
 
 PIPE_WIDTH = 240
 """Columns of a table that does not go to a terminal: wide enough for a SHA-384 and a long path."""
@@ -22,25 +24,33 @@ PIPE_WIDTH = 240
 
 @click.command("describe")
 @click.argument("image", type=FILE)
-@click.option("--files", is_flag=True, help="List the files of each ramdisk.")
+@click.option("--files", is_flag=True, help="List the files that the enclave sees, and judge the ramdisks.")
 @click.option(
     "--json", "as_json", is_flag=True, help="One JSON document on stdout, files and digests included."
 )
 def describe_command(image: Path, files: bool, as_json: bool) -> int:
-    """Show what is in an image.
+    """Show what is in an image of any builder.
 
-    Prints the header, sections, measurements, kernel command line, metadata and signature, and with --files
-    the files of every ramdisk. Exit 1 when the signature does not hold, when the metadata is not JSON, or
-    when --files meets a ramdisk that the strict reader refuses.
+    Prints the header, sections, measurements, kernel command line, metadata and signature, what Linux drops
+    or replaces when it unpacks the ramdisks, and with --files the tree that the enclave sees. Rules of
+    coattest's own that the image breaks are notes. Exit 1 when the CRC-32 or the signature does not hold, the
+    metadata is not JSON, the sections can be read in two ways, or, with --files, something in the ramdisks is
+    not what it seems; 2 when the file is no image.
     """
-    description = describe_image(image, now=utc_now(), files=files or as_json)
+    try:
+        description = describe_image(image, now=utc_now(), files=files or as_json)
+    except ImageError as error:
+        raise unreadable(image, error) from None
     if as_json:
         emit_json(description.to_json())
     else:
         _show(image, description)
     findings = list(description.findings)
     if files:
-        findings += [disk.refused for disk in description.ramdisks or () if disk.refused]
+        findings += description.unpacked.findings
+    elif not as_json:
+        for finding in description.unpacked.findings:
+            err().print(f"note: {printable(str(finding))}", style="yellow", markup=False)
     for finding in findings:
         err().print(f"eif: {image}: {printable(str(finding))}", style="red", markup=False)
     return 1 if findings else 0
@@ -73,16 +83,22 @@ def _show(image: Path, description: Description) -> None:
         if name.startswith("PCR"):
             registers.add_row(name, value)
     show(registers)
-    metadata = json.dumps(description.metadata, indent=2, ensure_ascii=True)
     show(Text("Metadata (not measured)", style="italic"))
-    show(Text(description.metadata_error.detail if description.metadata_error else metadata))
+    show(Text(_metadata(description)))
     if description.signature is not None:
         show(_signature(description.signature))
-    for ramdisk in description.ramdisks or ():
-        if ramdisk.refused is None:
-            show(_files(ramdisk))
-    for note in description.notes:
-        err().print(f"note: {note}", style="yellow", markup=False)
+    if description.tree is not None:
+        show(_files(description.tree))
+    for note in (*description.notes, *map(str, description.breaches)):
+        err().print(f"note: {printable(note)}", style="yellow", markup=False)
+
+
+def _metadata(description: Description) -> str:
+    if description.metadata_error is not None:
+        return description.metadata_error.detail
+    if not description.layout.of_type(SectionType.METADATA):
+        return "none"
+    return json.dumps(description.metadata, indent=2, ensure_ascii=True)
 
 
 def _facts(image: Path, description: Description) -> Table:
@@ -93,7 +109,10 @@ def _facts(image: Path, description: Description) -> Table:
         ("size", f"{measured.size} bytes"),
         ("sha256", measured.sha256),
         ("sha384", measured.sha384),
-        ("format", f"EIF version 4, {layout.architecture}, flags {layout.flags:#06x}"),
+        (
+            "format",
+            f"EIF version {description.found.version}, {layout.architecture}, flags {layout.flags:#06x}",
+        ),
         ("defaults", f"{layout.default_memory} bytes of memory, {layout.default_cpus} CPUs"),
         ("crc32", f"{layout.crc32:08x}"),
         ("cmdline", description.cmdline),
@@ -118,22 +137,35 @@ def _signature(report: SignatureReport) -> Table:
     return table
 
 
-def _files(ramdisk: Ramdisk) -> Table:
+def _files(rows: Sequence[TreeRow]) -> Table:
     table = Table(
         "mode",
+        "owner",
         "size",
-        "name",
+        "ramdisk",
+        "path",
         Column("sha256", overflow="fold"),
-        title=f"Ramdisk {ramdisk.index}",
+        title="Files that the enclave sees",
         title_justify="left",
     )
-    kinds = {"file": "-", "directory": "d", "symlink": "l"}
-    for row in ramdisk.files:
-        name = row.name if row.target is None else f"{row.name} -> {row.target}"
+    for row in rows:
+        node = row.node
+        name = row.path
+        if node.kind == "symlink":
+            name += f" -> {node.target.decode(errors='backslashreplace')}"
+        if row.hidden is not None:
+            name += f" (hidden by the mount on {row.hidden})"
         table.add_row(
-            f"{kinds[row.kind]}{row.mode & 0o7777:04o}",
-            str(row.size),
+            f"{_LETTERS[node.kind]}{node.mode & 0o7777:04o}",
+            f"{node.uid}:{node.gid}",
+            str(node.body.length),
+            str(row.ramdisk),
             Text(printable(name)),
             row.sha256 or "",
         )
     return table
+
+
+_LETTERS = {
+    "file": "-", "directory": "d", "symlink": "l", "char": "c", "block": "b", "fifo": "p", "socket": "s"
+}  # fmt: skip

@@ -7,12 +7,12 @@ from pathlib import Path
 import click
 from rich.text import Text
 
-from coattest.errors import UsageError
 from coattest.jsontext import emit_json
 from coattest.shell import err, json_option, out
 from coattest.text import printable
-from coattest_build.cli.options import FILE
-from coattest_build.explain.diff import Comparison, Place, compare
+from coattest_build.cli.options import FILE, unreadable
+from coattest_build.explain.details import Place
+from coattest_build.explain.diff import Comparison, compare
 from coattest_build.formats.eif import ImageError
 
 MAX_SHOWN = 40
@@ -24,15 +24,17 @@ MAX_SHOWN = 40
 @click.argument("b", type=FILE)
 @json_option
 def diff_command(a: Path, b: Path, as_json: bool) -> int:
-    """Explain how image B differs from image A.
+    """Explain how image B differs from image A, and why their measurements do.
 
-    Compares header and sections, then the files of the ramdisks, then their bytes. Exit 0 when the images are
-    identical, 1 when they differ (the first difference is one line on stderr), 2 when one is not an image.
+    Says by cause what differs (content, mode, time, owner, order, compression, kernel, cmdline ..), then
+    lists the differences of header, sections and files. Ramdisks of other builders are compared as what Linux
+    makes of them. Exit 0 when the images are identical, 1 when they differ (the first difference is one line
+    on stderr), 2 when one is not an image.
     """
     try:
         comparison = compare(a, b)
     except ImageError as error:
-        raise UsageError(error.what, where=error.where, hint=error.hint, code=error.code) from None
+        raise unreadable(a, error) from None
     if as_json:
         emit_json(comparison.to_json())
     else:
@@ -48,14 +50,25 @@ def _show(comparison: Comparison) -> None:
     console = out()
     if comparison.identical:
         console.print("identical")
+        return
+    apart = [name for name, (a, b) in comparison.registers.items() if a != b]
+    console.print(
+        Text(f"{', '.join(apart) or 'No measurement'} {'differ' if len(apart) > 1 else 'differs'}, by cause:")
+    )
+    for cause in comparison.causes:
+        console.print(Text(f"  {printable(cause.line())}"))
+        if cause.name == "content":
+            for line in _excerpt(cause.place):
+                console.print(Text("  ").append(line))
+    console.print(Text("All differences:"))
     for finding in comparison.findings[:MAX_SHOWN]:
         console.print(Text(comparison.line(finding)))
         for line in _excerpt(comparison.places.get(finding)):
             console.print(line)
     rest = len(comparison.findings) - MAX_SHOWN
     if rest > 0:
-        more = " or more" if comparison.truncated else ""
-        console.print(Text(f"and {rest}{more} more differences (--json lists them)"))
+        least = "at least " if comparison.truncated else ""
+        console.print(Text(f"and {least}{rest} more differences (--json lists them)"))
 
 
 def _excerpt(place: Place | None) -> list[Text]:

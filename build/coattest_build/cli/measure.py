@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from coattest.errors import FoundFalse
+from coattest.files import open_plain
 from coattest.jsontext import emit_json
 from coattest.shell import utc_now
-from coattest_build.cli.options import FILE
-from coattest_build.explain.describe import signature_findings
-from coattest_build.formats.measure import measure_registers
+from coattest.text import printable
+from coattest_build.cli.options import FILE, unreadable
+from coattest_build.explain.describe import crc_finding, found_signature
+from coattest_build.formats.eif import ImageError, SectionType
+from coattest_build.formats.lenient.layout import read_found_layout
+from coattest_build.formats.measure import measure_found
 
 
 @click.command("measure")
@@ -20,23 +26,31 @@ from coattest_build.formats.measure import measure_registers
 def measure_command(image: Path, as_json: bool) -> None:
     """Print an image's measurements as nitro-cli prints them.
 
-    JSON with PCR0, PCR1 and PCR2, and PCR8 of a signed image. A signature that does not hold gives no PCR8,
-    and exit code 1.
+    JSON with PCR0, PCR1 and PCR2, and PCR8 of a signed image, of an image of any builder. A signature that
+    does not hold gives no PCR8; that, a wrong CRC-32 and sections that can be read in two ways are exit 1. A
+    file that is no image is exit 2.
     """
     del as_json
-    found = measure_registers(image)
-    registers = found["Measurements"]
-    findings = (
-        signature_findings(image, bytes.fromhex(registers["PCR0"]), utc_now()) if "PCR8" in registers else ()
-    )
+    with open_plain(image) as file:
+        try:
+            found = read_found_layout(file)
+            measured = measure_found(file, found.layout, whole=False)
+        except ImageError as error:
+            raise unreadable(image, error) from None
+        values = measured.measured
+        signed = found_signature(file, found.layout, bytes.fromhex(values.pcr0), utc_now())
+    findings = [*found.findings, *(signed.report.findings if signed.report else ())]
+    findings += [error for error in (crc_finding(found.layout, measured.crc32), signed.error) if error]
+    holds = signed.report is not None and not signed.report.findings
+    emit_json(replace(values, pcr8=signed.pcr8 if holds else None).nitro_json())
+    for note in (*(str(note) for note in found.notes), *signed.notes):
+        print(printable(f"note: {image}: {note}"), file=sys.stderr)
     if findings:
-        del registers["PCR8"]
-    emit_json(found)
-    if findings:
+        hint = "PCR8 is left out; eif describe shows the signature"
         raise FoundFalse(
             "; ".join(finding.detail for finding in findings),
             where=str(image),
-            hint="PCR8 is left out; eif describe shows the signature",
+            hint=hint if found.layout.of_type(SectionType.SIGNATURE) and not holds else None,
             code=findings[0].code,
             findings=findings,
         )

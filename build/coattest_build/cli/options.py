@@ -6,7 +6,9 @@ from pathlib import Path
 
 import click
 
+from coattest.errors import UsageError
 from coattest.shell import Decorator, judged_folder, option_group
+from coattest_build.formats.eif import ImageError
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -33,3 +35,8 @@ jobs_option: Decorator = click.option(
 fresh_kernel_option: Decorator = click.option(
     "--fresh-kernel", is_flag=True, help="Compile the kernel even when the cache has it."
 )
+
+
+def unreadable(image: Path, error: ImageError) -> UsageError:
+    """The error of ``measure``, ``describe`` and ``diff`` for a file that is no image: exit 2."""
+    return UsageError(error.what, where=error.where or str(image), hint=error.hint, code=error.code)

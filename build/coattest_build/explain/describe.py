@@ -1,24 +1,28 @@
-"""Everything an image says about itself, checked: structure, measurements, signature, files."""
+"""Everything that an image of any builder says about itself, checked; and the files an enclave sees."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import stat
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO
 
 from coattest.files import open_plain
 from coattest.findings import Finding
-from coattest.jsontext import unique_names
+from coattest.jsontext import Rows, unique_names
 from coattest.strictjson import MAX_DEPTH, too_deep
 from coattest_build.formats import cpio, eif, signature
 from coattest_build.formats.cpio import RamdiskEntry, RamdiskError
-from coattest_build.formats.eif import EifSection, Layout, SectionType
-from coattest_build.formats.measure import ImageMeasurements, measure_file
+from coattest_build.formats.eif import EifSection, ImageError, Layout, SectionType
+from coattest_build.formats.lenient.initramfs import Unpacking, unpack_ramdisks
+from coattest_build.formats.lenient.layout import FoundLayout, read_found_layout
+from coattest_build.formats.lenient.tree import Node
+from coattest_build.formats.measure import ImageMeasurements, measure_found
 from coattest_build.formats.registers import EMPTY_PCR2
 
 
@@ -45,7 +49,7 @@ class FileRow:
 
 @dataclass(frozen=True, slots=True)
 class Ramdisk:
-    """A ramdisk's files; when the strict reader refused it, ``refused`` says why and ``files`` is empty."""
+    """A ramdisk's files, as the strict reader has them; where it refuses, ``refused`` says why."""
 
     index: int
     files: tuple[FileRow, ...]
@@ -85,25 +89,78 @@ class SignatureReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Description:
-    """What ``eif describe`` shows. ``ramdisks`` is None when files were not asked for.
+class TreeRow:
+    """A path of the tree that the enclave sees, and where it comes from.
 
-    ``metadata`` is a JSON value, None when ``metadata_error`` says why it does not parse.
+    ``ramdisk`` is the one whose entry won; ``hidden`` names the mount of init that covers the path.
     """
 
-    layout: Layout
+    path: str
+    node: Node
+    ramdisk: int
+    sha256: str | None
+    hidden: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object; times in Unix seconds, the mode as four octal digits."""
+        node = self.node
+        row: dict[str, Any] = {
+            "path": self.path,
+            "type": node.kind,
+            "mode": f"{stat.S_IMODE(node.mode):04o}",
+            "uid": node.uid,
+            "gid": node.gid,
+            "mtime": node.mtime,
+            "ramdisk": self.ramdisk,
+            "entry": node.entry,
+            "hidden": self.hidden,
+        }
+        if node.kind == "file":
+            row |= {"size": node.body.length, "sha256": self.sha256}
+        if node.kind == "symlink":
+            row["target"] = node.target.decode(errors="backslashreplace")
+        if node.kind in ("char", "block"):
+            row["device"] = f"{node.device[0]}:{node.device[1]}"
+        return row
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What ``eif describe`` shows. ``ramdisks`` and ``tree`` are None when files were not asked for.
+
+    ``metadata`` is a JSON value, None when there is none or ``metadata_error`` says why it does not parse.
+    ``unpacked`` is what Linux makes of the ramdisks; ``signature_error`` says why a signature cannot be read.
+    """
+
+    found: FoundLayout
     measurements: ImageMeasurements
+    crc_error: Finding | None
     cmdline: str
     metadata: Any
     metadata_error: Finding | None
     signature: SignatureReport | None
+    signature_error: Finding | None
+    signature_notes: tuple[str, ...]
+    unpacked: Unpacking
     ramdisks: tuple[Ramdisk, ...] | None
+    tree: tuple[TreeRow, ...] | None
+
+    @property
+    def layout(self) -> Layout:
+        """Header and sections."""
+        return self.found.layout
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """Everything that was checked and found false; a refused ramdisk carries its own finding."""
-        found = self.signature.findings if self.signature else ()
-        return (*found, self.metadata_error) if self.metadata_error else found
+        """Everything that was checked and found false, but in the ramdisks."""
+        signed = self.signature.findings if self.signature else ()
+        errors = (self.crc_error, self.signature_error, self.metadata_error)
+        return (*self.found.findings, *signed, *(error for error in errors if error))
+
+    @property
+    def breaches(self) -> tuple[Finding, ...]:
+        """The rules for our own images (ADR 10 and 11) that it breaks: no fault of an image of others."""
+        return (*self.found.notes, *self.unpacked.notes)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -113,9 +170,9 @@ class Description:
             notes.append(
                 "one ramdisk only: PCR2 is the same for every such image, so pinning it pins nothing"
             )
-        if self.signature is None:
+        if self.signature is None and self.signature_error is None:
             notes.append("not signed: PCR8 will be zero")
-        return tuple(notes)
+        return (*notes, *self.signature_notes)
 
     def to_json(self) -> dict[str, Any]:
         """The document that ``eif describe --json`` prints."""
@@ -125,7 +182,7 @@ class Description:
             for section, digest in zip(self.layout.sections, measured.sections, strict=True)
         ]
         document: dict[str, Any] = {
-            "version": eif.VERSION,
+            "version": self.found.version,
             "architecture": self.layout.architecture,
             "flags": self.layout.flags,
             "default_memory": self.layout.default_memory,
@@ -135,47 +192,121 @@ class Description:
             "sections": sections,
             "cmdline": self.cmdline,
             "metadata": self.metadata,
-            "signature": self.signature.to_json() if self.signature else None,
+            "signature": self.signature.to_json() if self.signature else self._unreadable(),
             "findings": [finding.to_json() for finding in self.findings],
+            "ramdisk_findings": [finding.to_json() for finding in self.unpacked.findings],
+            "breaches": [finding.to_json() for finding in self.breaches],
             "notes": list(self.notes),
             **measured.nitro_json(),
         }
         if self.ramdisks is not None:
             document["ramdisks"] = [ramdisk.to_json() for ramdisk in self.ramdisks]
+        if self.tree is not None:
+            document["tree"] = Rows(self.tree, TreeRow.to_json)
         return document
+
+    def _unreadable(self) -> dict[str, Any] | None:
+        if self.signature_error is None:
+            return None
+        return {"ok": False, "findings": [self.signature_error.to_json()], "certificate": None}
 
 
 def describe_image(path: Path, *, now: datetime, files: bool) -> Description:
-    """Describe the image at ``path``; ``files`` reads every ramdisk too.
+    """Describe the image at ``path``, of any builder; ``files`` lists what is in its ramdisks too.
 
     ``now`` is aware and decides whether a signing certificate is in date. Raises eif.ImageError when the file
-    is not an image. A signature that does not hold, metadata that is not JSON and a ramdisk that the strict
-    reader refuses are part of the description.
+    is not an image or beyond a limit, EnvironmentFailure for zstd where it cannot be read. Whatever else is
+    wrong is a part of the description.
     """
     with open_plain(path) as file:
-        measurements = measure_file(file)
-        layout = eif.read_structure(file)
-        (cmdline,) = layout.of_type(SectionType.CMDLINE)
-        (raw_metadata,) = layout.of_type(SectionType.METADATA)
-        metadata, metadata_error = _metadata(eif.section_content(file, raw_metadata))
+        found = read_found_layout(file)
+        layout = found.layout
+        measured = measure_found(file, layout)
+        signed = found_signature(file, layout, bytes.fromhex(measured.measured.pcr0), now)
+        metadata, metadata_error = _metadata(_start(file, layout, SectionType.METADATA))
+        unpacked = unpack_ramdisks(file, layout, digests=files)
+        digests: dict[int, str] = {}
+        tree = tuple(tree_rows(unpacked, digests)) if files else None
         return Description(
-            layout,
-            measurements,
-            eif.section_content(file, cmdline).decode(errors="backslashreplace"),
+            found,
+            replace(measured.measured, pcr8=signed.pcr8),
+            crc_finding(layout, measured.crc32),
+            (_start(file, layout, SectionType.CMDLINE) or b"").decode(errors="backslashreplace"),
             metadata,
             metadata_error,
-            _signature(file, layout, bytes.fromhex(measurements.pcr0), now),
-            tuple(_ramdisks(file, layout)) if files else None,
+            signed.report,
+            signed.error,
+            signed.notes,
+            unpacked,
+            tuple(_ramdisks(file, layout, digests)) if files else None,
+            tree,
         )
 
 
-def _metadata(raw: bytes) -> tuple[Any, Finding | None]:
+def crc_finding(layout: Layout, crc: int) -> Finding | None:
+    """The finding that the header's CRC-32 is not the one of the bytes; None when it is."""
+    if layout.crc32 == crc:
+        return None
+    return Finding("eif-crc", "image", "the CRC-32 is not the header's", f"{layout.crc32:08x}", f"{crc:08x}")
+
+
+def _start(file: BinaryIO, layout: Layout, kind: SectionType) -> bytes | None:
+    """The content of the sections of a type, at most as much as coattest would write; None without one."""
+    sections = layout.of_type(kind)
+    if not sections:
+        return None
+    limit = {SectionType.CMDLINE: MAX_SHOWN_CMDLINE}.get(kind, eif.MAX_METADATA)
+    pieces = []
+    for section in sections[:2]:
+        file.seek(section.offset)
+        pieces.append(file.read(min(section.size, limit + 1)))
+    return b"".join(pieces)[: limit + 1]
+
+
+MAX_SHOWN_CMDLINE = 1 << 16
+"""Bytes of a command line that are shown."""
+
+
+def tree_rows(unpacked: Unpacking, digests: dict[int, str]) -> Iterator[TreeRow]:
+    """Every path of the tree that an image's ramdisks put there, sorted by path.
+
+    ``digests`` gets the SHA-256 of each file by where its content begins in the image.
+    """
+    rootfs = unpacked.tree.stat(b"rootfs")
+    over = INIT_MOUNTS if rootfs is not None and rootfs.children else ()
+    known: dict[int, str] = {}
+    for path, node in unpacked.tree.walk():
+        if node.entry < 0:
+            continue
+        sha256 = None
+        if node.kind == "file":
+            sha256 = node.body.sha256 or known.get(id(node)) or unpacked.streams.sha256(node.body)
+            known[id(node)] = sha256
+            if not node.body.stream and node.body.size and not node.body.zeros:
+                digests[unpacked.streams.raw.file_offset(node.body.offset)] = sha256
+        shown = path.decode(errors="backslashreplace") or "/"
+        hidden = next((mount.decode() for mount in over if path.startswith(mount + b"/")), None)
+        yield TreeRow(shown, node, unpacked.ramdisk_of[node.entry], sha256, hidden)
+
+
+INIT_MOUNTS = (b"rootfs/dev", b"rootfs/proc", b"rootfs/run", b"rootfs/sys", b"rootfs/tmp")
+"""Where init mounts over the root file system: coattest's (build/init) and AWS's (sdk-bootstrap, init.c)."""
+
+
+def _metadata(raw: bytes | None) -> tuple[Any, Finding | None]:
+    if raw is None:
+        return None, None
+    if len(raw) > eif.MAX_METADATA:
+        detail = f"not JSON that can be shown: more than {eif.MAX_METADATA} bytes"
+        return None, Finding("metadata-malformed", "metadata", detail)
     if too_deep(raw):  # it could be read, but not printed
         return None, Finding(
             "metadata-malformed", "metadata", f"not JSON that can be shown: nested deeper than {MAX_DEPTH}"
         )
     try:
-        return json.loads(raw, object_pairs_hook=unique_names, parse_constant=_no_constant), None
+        return json.loads(
+            raw.decode("utf-8"), object_pairs_hook=unique_names, parse_constant=_no_constant
+        ), None
     except (ValueError, RecursionError) as error:
         return None, Finding("metadata-malformed", "metadata", f"not JSON: {error}", rule="RFC 8259")
 
@@ -184,13 +315,32 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON value")
 
 
-def _signature(file: BinaryIO, layout: Layout, pcr0: bytes, now: datetime) -> SignatureReport | None:
+@dataclass(frozen=True, slots=True)
+class FoundSignature:
+    """What an image's signature section says: a report, or why there is none (both None when unsigned)."""
+
+    report: SignatureReport | None
+    error: Finding | None
+    pcr8: str | None
+    notes: tuple[str, ...]
+
+
+def found_signature(file: BinaryIO, layout: Layout, pcr0: bytes, now: datetime) -> FoundSignature:
+    """Read and check an image's signature; nothing else of the image depends on it."""
     sections = layout.of_type(SectionType.SIGNATURE)
     if not sections:
-        return None
-    parsed = signature.parse_signature(eif.section_content(file, sections[0]))
+        return FoundSignature(None, None, None, ())
+    section = sections[0]
+    if section.size > MAX_FOUND_SIGNATURE:
+        detail = f"it has {section.size} bytes; at most {MAX_FOUND_SIGNATURE} are read"
+        return FoundSignature(None, Finding("eif-signature", "signature", detail), None, ())
+    try:
+        file.seek(section.offset)
+        parsed, notes = signature.parse_found_signature(file.read(section.size))
+    except ImageError as error:
+        return FoundSignature(None, Finding(error.code, "signature", error.what), None, ())
     certificate = parsed.certificate
-    return SignatureReport(
+    report = SignatureReport(
         certificate.subject.rfc4514_string(),
         certificate.issuer.rfc4514_string(),
         certificate.not_valid_before_utc,
@@ -198,30 +348,32 @@ def _signature(file: BinaryIO, layout: Layout, pcr0: bytes, now: datetime) -> Si
         hashlib.sha256(parsed.certificate_der).hexdigest(),
         signature.check_signature(parsed, pcr0, now),
     )
+    return FoundSignature(report, None, parsed.pcr8, tuple(f"signature: {note}" for note in notes))
 
 
-def signature_findings(path: Path, pcr0: bytes, now: datetime) -> tuple[Finding, ...]:
-    """Everything that is wrong with an image's signature; nothing when it holds, or where there is none.
-
-    Raises eif.ImageError when the file is not an image.
-    """
-    with path.open("rb", buffering=0) as file:
-        report = _signature(file, eif.read_structure(file), pcr0, now)
-    return report.findings if report else ()
+MAX_FOUND_SIGNATURE = 4 * signature.MAX_FOUND_CERTIFICATE
+"""Bytes of a signature section that are read; most bytes of the PEM take two."""
 
 
-def _ramdisks(file: BinaryIO, layout: Layout) -> Iterator[Ramdisk]:
+def _ramdisks(file: BinaryIO, layout: Layout, digests: Mapping[int, str]) -> Iterator[Ramdisk]:
     for index, section in enumerate(layout.of_type(SectionType.RAMDISK)):
         try:
-            yield Ramdisk(index, tuple(file_rows(file, section)), None)
+            yield Ramdisk(index, tuple(file_rows(file, section, digests)), None)
         except RamdiskError as error:
             yield Ramdisk(index, (), Finding(error.code, f"ramdisk {index}", error.what))
 
 
-def file_rows(file: BinaryIO, section: EifSection) -> Iterator[FileRow]:
-    """Every entry of a ramdisk with its digest, in the archive's order. Raises RamdiskError."""
+def file_rows(
+    file: BinaryIO, section: EifSection, digests: Mapping[int, str] = MappingProxyType({})
+) -> Iterator[FileRow]:
+    """Every entry of a ramdisk with its digest, in the archive's order. Raises RamdiskError.
+
+    ``digests`` are known ones, by where the content begins in the file.
+    """
     for entry in cpio.read_entries(file, section.offset, section.size):
-        sha256 = _sha256(file, entry) if entry.kind == "file" else None
+        sha256 = None
+        if entry.kind == "file":
+            sha256 = (digests.get(entry.data_offset) if entry.size else None) or _sha256(file, entry)
         target = (
             cpio.link_target(file, entry).decode(errors="backslashreplace")
             if entry.kind == "symlink"

@@ -11,6 +11,7 @@ No certificate authority is involved: PCR8 is the certificate's digest; whoever 
 from __future__ import annotations
 
 import hashlib
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -30,7 +31,10 @@ from coattest_build.formats.registers import extend
 
 MAX_CERTIFICATE = 16384
 """Bytes of the certificate's PEM; a P-384 certificate has about 800."""
+MAX_FOUND_CERTIFICATE = 1 << 18
+"""Bytes of somebody else's PEM: a chain, with the text that ``openssl x509 -text`` puts before each."""
 _UINT, _NEGATIVE, _BYTES, _TEXT, _ARRAY, _MAP = 0, 1, 2, 3, 4, 5
+_PEM = re.compile(rb"-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----")
 WHERE = "signature"
 """Where a finding about the signature is."""
 
@@ -82,11 +86,31 @@ class ImageSignature:
 
 def parse_signature(section: bytes) -> ImageSignature:
     """Parse a signature section's data. Raises ImageError unless it is exactly what AWS's writer makes."""
+    return _parse(section, _single_certificate, MAX_CERTIFICATE)
+
+
+def parse_found_signature(section: bytes) -> tuple[ImageSignature, tuple[str, ...]]:
+    """A signature section as people make them, and in what its certificate is not as coattest writes it.
+
+    Their PEM has CRLF, a preamble, bag attributes, blank lines or a chain; AWS's tools take the first
+    certificate of it, and so PCR8 is that one's. Raises ImageError for everything else.
+    """
+    notes: list[str] = []
+
+    def first(pem: bytes) -> x509.Certificate:
+        certificate, said = _first_certificate(pem)
+        notes.extend(said)
+        return certificate
+
+    return _parse(section, first, MAX_FOUND_CERTIFICATE), tuple(notes)
+
+
+def _parse(section: bytes, certificate_of: Callable[[bytes], x509.Certificate], limit: int) -> ImageSignature:
     outer = _Reader(section)
     outer.expect(_ARRAY, 1)
     outer.expect(_MAP, 2)
     outer.expect_text("signing_certificate")
-    pem = outer.byte_array(MAX_CERTIFICATE)
+    pem = outer.byte_array(limit)
     outer.expect_text("signature")
     envelope = outer.byte_array(1024)
     outer.finish()
@@ -114,7 +138,7 @@ def parse_signature(section: bytes) -> ImageSignature:
     info.finish()
     if len(value) != 48:
         raise _malformed(f"the register value has {len(value)} bytes, not 48")
-    return ImageSignature(_single_certificate(pem), algorithm, value, payload, protected, raw)
+    return ImageSignature(certificate_of(pem), algorithm, value, payload, protected, raw)
 
 
 def check_signature(signature: ImageSignature, pcr0: bytes, now: datetime) -> tuple[Finding, ...]:
@@ -205,6 +229,34 @@ def algorithm_of(certificate: x509.Certificate) -> Algorithm:
 
 def _single_certificate(pem: bytes) -> x509.Certificate:
     """The one certificate in ``pem``. With anything around it, two readers could choose differently."""
+    certificate = _loaded(pem)
+    if certificate.public_bytes(Encoding.PEM) not in (pem, pem + b"\n"):
+        raise _malformed("it carries more than one PEM certificate")
+    return certificate
+
+
+def _first_certificate(pem: bytes) -> tuple[x509.Certificate, list[str]]:
+    """The first certificate in ``pem``, and what is around it."""
+    blocks = _PEM.findall(pem)
+    if not blocks:
+        raise _malformed("its certificate does not parse: there is no PEM block")
+    certificate = _loaded(blocks[0].replace(b"\r\n", b"\n") + b"\n")
+    notes = []
+    if b"\r\n" in pem:
+        notes.append("its PEM has CRLF line ends")
+    around = _PEM.sub(b"", pem)
+    if b"Bag Attributes" in around:
+        notes.append("its PEM has bag attributes")
+    elif around.strip():
+        notes.append("its PEM has text around the certificate")
+    elif around.strip(b"\r\n") != around and around not in (b"\n", b"\r\n"):
+        notes.append("its PEM has blank lines around the certificate")
+    if len(blocks) > 1:
+        notes.append(f"its PEM has {len(blocks)} certificates; PCR8 is the first one's")
+    return certificate, notes
+
+
+def _loaded(pem: bytes) -> x509.Certificate:
     with warnings.catch_warnings():
         # The library warns of odd serial numbers and names; AWS's tools and the hypervisor accept them.
         warnings.simplefilter("ignore")
@@ -215,8 +267,6 @@ def _single_certificate(pem: bytes) -> x509.Certificate:
             _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc
         except (ValueError, x509.InvalidVersion) as error:
             raise _malformed(f"its certificate does not parse: {error}") from None
-    if certificate.public_bytes(Encoding.PEM) not in (pem, pem + b"\n"):
-        raise _malformed("it carries more than one PEM certificate")
     return certificate
 
 

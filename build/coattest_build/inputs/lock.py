@@ -187,7 +187,7 @@ def _wheel(item: object) -> LockedWheel:
     )
     named = WHEEL_FILE.fullmatch(fields["file"])
     if named is None or normal_name(named["name"]) != normal_name(fields["name"]):
-        raise _bad(f"{fields['name']}: its file is a wheel of something else: {fields['file']}")
+        raise _bad(f"{fields['name']}: its file is another package's wheel: {fields['file']}")
     _checked_size(fields["size"], fields["name"])
     return LockedWheel(**fields)
 

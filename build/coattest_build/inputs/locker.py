@@ -59,7 +59,7 @@ def fetch_suite(mirror: str, suite: str, component: str, architecture: str) -> t
         date = email.utils.parsedate_to_datetime(dated[1].replace("UTC", "GMT")).timestamp()
         text = data.decode()
     except (lzma.LZMAError, ValueError, OverflowError) as error:
-        raise IndexMalformed(f"is damaged, or its date is: {error}", where=f"{suite}/{name}") from error
+        raise IndexMalformed(f"is damaged, or has a bad date: {error}", where=f"{suite}/{name}") from error
     if not decompressor.eof:
         raise IndexMalformed(f"unpacks to more than {MAX_INDEX} bytes", where=f"{suite}/{name}")
     return list(parse_packages(text)), int(date)

@@ -62,7 +62,7 @@ def check_name(name: str) -> str:
 def check_symlink(name: str, target: str) -> None:
     """Raise FoundFalse (``hostile-package``) unless the symlink at ``name`` points into the tree."""
     if not target or "\0" in target:
-        raise hostile("a symlink to nowhere", where=name)
+        raise hostile("a symlink without a valid target", where=name)
     depth = 0 if target.startswith("/") else name.count("/")
     for part in target.split("/"):
         depth += 0 if part in ("", ".") else -1 if part == ".." else 1

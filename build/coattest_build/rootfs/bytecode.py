@@ -106,9 +106,9 @@ def take_modules(folders: Sequence[str], compiled: Path, root: Folder) -> None:
                         root.write(name, left.read_status(name, MAX_MODULE)[0])
                         count += 1
     except Rejected as error:
-        raise _failed(f"it left no modules that can be read: {error.what}") from None
+        raise _failed(f"the compiled modules cannot be read: {error.what}") from None
     if not count:
-        raise _failed("it left no module")
+        raise _failed("it compiled no module")
 
 
 def _source_of(module: str) -> str:

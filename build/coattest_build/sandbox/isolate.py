@@ -235,7 +235,7 @@ def _said(reader: int, process: subprocess.Popen[bytes], watch: _Watch, file: IO
             closed = not data
             heard += len(data)
             if heard > watch.limits.output:
-                raise _over(f"said more than {watch.limits.output} bytes")
+                raise _over(f"wrote more than {watch.limits.output} bytes")
             if file:
                 file.write(data)
             end = (end + data)[-TAIL:]
@@ -274,9 +274,9 @@ class _Watch:
         for folder, (bytes_before, files_before) in zip(self._folders, self._free, strict=True):
             bytes_now, files_now = self._left(folder)
             if bytes_before - bytes_now > self.limits.disk:
-                raise _over(f"filled more than {self.limits.disk} bytes of the disk")
+                raise _over(f"used more than {self.limits.disk} bytes of disk")
             if files_before - files_now > MAX_MADE:
-                raise _over(f"made more than {MAX_MADE} files")
+                raise _over(f"created more than {MAX_MADE} files")
 
 
 def _used(pid: int) -> tuple[int, int]:

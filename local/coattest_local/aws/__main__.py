@@ -34,7 +34,7 @@ DEFAULT_REGION = "eu-central-1"
 
 @click.command()
 @click.option("--directory", type=click.Path(file_okay=False, path_type=Path), required=True)
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="0: any free port.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="The port; 0 takes a free one.")
 @click.option("--region", default=DEFAULT_REGION, show_default=True)
 @click.option("--account", "account_list", multiple=True, metavar="NAME=ID", help="Repeatable.")
 @click.option(

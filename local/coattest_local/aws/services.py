@@ -153,7 +153,7 @@ def _await(process: subprocess.Popen[bytes], ready: Path) -> Services:
             raise EnvironmentFailure(
                 f"the local services ended with exit code {process.returncode}",
                 where=str(ready.parent),
-                hint="what it said is above, or in services.log",
+                hint="its output is above, or in services.log",
                 code="services-failed",
             )
         time.sleep(0.05)

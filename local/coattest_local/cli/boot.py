@@ -32,7 +32,7 @@ OTHER_PAYLOAD = (
 @click.argument("image", type=FILE)
 @click.option("--role-arn", default="arn:aws:iam::123456789012:role/parent", show_default=True)
 @click.option("--instance-id", default="i-1234567890abcdef0", show_default=True)
-@click.option("--directory", type=FOLDER, help="Keep the logs here.")
+@click.option("--directory", type=FOLDER, help="Folder for the logs.")
 @click.option("--accelerator", type=click.Choice(["tcg", "kvm"]), default="tcg", show_default=True)
 @click.option(
     "--timeout", type=click.IntRange(1), default=int(BOOT_SECONDS), show_default=True, help="Seconds."
@@ -101,7 +101,7 @@ def _show(report: BootReport, enclave: QemuEnclave) -> None:
         equal = Text("yes") if register.equal else Text("NO", style="red")
         table.add_row(f"PCR{register.index}", register.ours[:SHOWN], register.machine[:SHOWN], equal)
     out().print(table)
-    verdict = "six registers equal" if report.equal else "QEMU measured something else"
+    verdict = "all six registers are equal" if report.equal else "QEMU's registers differ"
     out().print(
         f"{verdict}; heartbeat after {enclave.heartbeat_seconds:.1f} s, "
         f"listening after {enclave.listening_seconds:.1f} s"

@@ -37,7 +37,7 @@ READY_FD = "COATTEST_READY_FD"
 
 @click.command("run-enclave")
 @click.argument("image", type=FILE)
-@click.option("--directory", type=FOLDER, required=True, help="For its files.")
+@click.option("--directory", type=FOLDER, required=True, help="Folder for the enclave's files.")
 @click.option("--role-arn", required=True, help="The parent's role: becomes PCR3.")
 @click.option("--instance-id", required=True, help="The parent's instance: becomes PCR4.")
 @click.option("--debug-mode", is_flag=True, help="Attest zeros for the image, as Nitro's debug mode does.")

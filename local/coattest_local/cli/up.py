@@ -18,10 +18,10 @@ from coattest_parent.link.stop import Stop
 @click.option(
     "--directory",
     type=click.Path(file_okay=False, path_type=Path),
-    help="For ready.json, ca.pem and cloudtrail.jsonl (default: a temporary one).",
+    help="Folder for ready.json, ca.pem and cloudtrail.jsonl (default: a temporary one).",
 )
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="0: any free port.")
-@click.option("--account", "accounts", multiple=True, metavar="NAME=ID", help="Repeatable; 12 digits.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="The port; 0 takes a free one.")
+@click.option("--account", "accounts", multiple=True, metavar="NAME=ID", help="12 digits; repeatable.")
 @click.option("--region", help="The region of the examples; every region answers.")
 @click.option(
     "--unsafe-allow-unsigned-documents",

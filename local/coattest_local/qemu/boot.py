@@ -114,5 +114,5 @@ def _decode(data: bytes) -> Any:
     stream = io.BytesIO(data)
     value = cbor2.load(stream)
     if stream.read(1):
-        raise ValueError("bytes follow after its end")
+        raise ValueError("it has trailing bytes")
     return value

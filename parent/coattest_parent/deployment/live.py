@@ -133,7 +133,7 @@ def check_live(
     )
     if not verdict.ok:
         findings = verdict.findings
-        found = "; ".join(f"{finding.where}: {finding.rule} ({finding.code})" for finding in findings)
+        found = "; ".join(map(str, findings))
         raise FoundFalse(
             f"the running enclave is not the decided one: {found}",
             where=enclave.id,

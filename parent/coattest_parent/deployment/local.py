@@ -96,7 +96,7 @@ def apply_local(
     running = runner.describe()
     if running is not None:
         live = check_live(decision, running, role_arn=role_arn, instance_id=instance_id, now=clock)
-        say("it runs already, and its live document matches the decision")
+        say("it is running already, and its live document matches the decision")
         _record(state, decision, live, role_arn, instance_id)
         return live
     enclave = runner.run(image, role_arn=role_arn, instance_id=instance_id)

@@ -200,11 +200,11 @@ class EnclaveClient:
         while True:
             frame = wire.read_frame(self._socket)
             if frame is None:
-                raise EnclaveFailed("the enclave hung up without an answer", where=str(self.address))
+                raise EnclaveFailed("the enclave closed the connection unanswered", where=str(self.address))
             if frame.type == "error":
                 _raise(frame.body)
             if frame.request != self._request:
-                raise EnclaveFailed("the answer is to another request", where=str(self.address))
+                raise EnclaveFailed("the answer belongs to another request", where=str(self.address))
             if frame.type == "progress":
                 if progress:
                     progress(str(frame.body.get("stage", ""))[:100], 0)

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from coattest.findings import Finding
 from coattest_build.explain import diff as differ
-from coattest_build.explain.diff import Comparison, Place, compare
+from coattest_build.explain.details import Place
+from coattest_build.explain.diff import Comparison, compare
 from coattest_build.explain.excerpt import first_difference
 from coattest_build.formats.eif import ImageError
 from coattest_build.formats.elf import section_at

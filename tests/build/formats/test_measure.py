@@ -139,11 +139,11 @@ def test_the_short_way_prints_what_the_command_line_prints(tmp_path: Path) -> No
 
 
 def test_command_refuses_in_one_line(tmp_path: Path) -> None:
-    """A file that is not an image is exit 1 with one line; a file that is not there is exit 2."""
+    """A file that is not an image is exit 2 with one line, and so is a file that is not there."""
     path = tmp_path / "image.eif"
     path.write_bytes(b"MZ" * 1000)
     done = _eif("measure", str(path))
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.splitlines() == [f"eif: {path}: not an EIF: it does not begin with .eif"]
     assert _eif("measure", str(tmp_path / "absent")).returncode == 2

@@ -119,6 +119,6 @@ def test_no_write_is_longer_than_a_vsock_packet_may_be() -> None:
         reader.start()
         wire.write_frame(ours, frame)
         ours.shutdown(socket.SHUT_WR)
-        reader.join(10)
+        reader.join(60)
     assert b"".join(packets) == wire.encode_frame(frame)
     assert max(map(len, packets)) == wire.WRITE_MAX

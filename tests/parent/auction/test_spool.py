@@ -304,7 +304,7 @@ def answering(path: Path, result: bytes, receipt: bytes) -> Iterator[Unix]:
         def serve() -> None:
             connection, _ = server.accept()
             with connection:
-                connection.settimeout(10)
+                connection.settimeout(60)
                 while (frame := wire.read_frame(connection)) and frame.body.get("part") != "bid:buyer-2":
                     pass
                 wire.write_frame(connection, wire.Frame(1, "result", {"result": result, "receipt": receipt}))
@@ -314,7 +314,7 @@ def answering(path: Path, result: bytes, receipt: bytes) -> Iterator[Unix]:
         thread = threading.Thread(target=serve)
         thread.start()
         yield address
-        thread.join(10)
+        thread.join(60)
         assert not thread.is_alive()
 
 

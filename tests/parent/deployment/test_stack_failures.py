@@ -206,7 +206,7 @@ def test_somebody_elses_operation_is_waited_for(bench: Bench, monkeypatch: pytes
     bench.fault(main, busy={"status": "UPDATE_IN_PROGRESS", "looks": 4})
     state = bench.status()
     assert state["stacks"][main] == "UPDATE_IN_PROGRESS"
-    assert any("somebody's change is in progress" in finding["detail"] for finding in state["findings"])
+    assert any("another change is in progress" in finding["detail"] for finding in state["findings"])
     bench.fault(main, busy={"status": "UPDATE_IN_PROGRESS", "looks": 4})
     assert rollout.apply_stacks(
         bench.plan, bench.world.first.image, dataclasses.replace(bench.cloud(), say=said.append)

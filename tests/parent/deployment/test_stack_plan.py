@@ -336,7 +336,7 @@ def test_another_image_is_no_plan(release: Release, tmp_path: Path) -> None:
     ("change", "code", "message"),
     [
         ({"decisions": ["00" * 32]}, "policy-first", "does not admit"),
-        ({"role": "arn:aws:iam::111122223333:role/other"}, "wrong-role", "lets in"),
+        ({"role": "arn:aws:iam::111122223333:role/other"}, "wrong-role", "admits"),
         (
             {"kms": "arn:aws-cn:kms:cn-north-1:222233334444:key/1"},
             "wrong-region",

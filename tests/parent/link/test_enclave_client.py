@@ -30,13 +30,13 @@ def peer(path: Path, behave: Callable[[socket.socket], None]) -> Iterator[Unix]:
         def serve() -> None:
             connection, _ = server.accept()
             with connection, contextlib.suppress(OSError, MessageError):
-                connection.settimeout(10)
+                connection.settimeout(60)
                 behave(connection)
 
         thread = threading.Thread(target=serve)
         thread.start()
         yield address
-        thread.join(10)
+        thread.join(60)
         assert not thread.is_alive()
 
 
@@ -79,7 +79,7 @@ def open_one(client: EnclaveClient, part: BidUpload | None = None) -> tuple[byte
         (answer(wire.Frame(1, "document", {})), "no document"),
         (answer(wire.Frame(1, "document", {"document": "text"})), "no document"),
         (answer(error("internal")), "internal: why"),
-        (raw(b""), "hung up"),
+        (raw(b""), "unanswered"),
         (raw(b"\x00\x00"), "not a frame"),
         (raw(b"\xff\xff\xff\xff"), "not a frame"),
         (raw(b"\x00\x00\x00\x04junk"), "not a frame"),

@@ -45,7 +45,7 @@ def echo_server() -> Iterator[int]:
 
 def ask(address: Unix, head: bytes) -> tuple[socket.socket, bytes]:
     """A connection to the proxy and its answer to ``head``."""
-    client = connect_to(address, 10)
+    client = connect_to(address, 60)
     client.sendall(head)
     answer = b""
     while not answer.endswith(b"\r\n\r\n"):
@@ -119,7 +119,7 @@ def test_an_endless_head_is_cut_off(tmp_path: Path) -> None:
     """A request head beyond the limit ends the connection without an answer."""
     address = Unix(tmp_path / "out_8000.sock")
     with ConnectProxy(address, {}):
-        client = connect_to(address, 10)
+        client = connect_to(address, 60)
         with client, contextlib.suppress(BrokenPipeError, ConnectionResetError):
             client.sendall(b"CONNECT " + b"a" * (proxy.HEAD_MAX * 4))
             assert client.recv(100) == b""
@@ -132,7 +132,7 @@ def test_more_tunnels_than_the_limit_are_turned_away(tmp_path: Path, monkeypatch
     with echo_server() as port, ConnectProxy(address, {NAME: ("127.0.0.1", port)}):
         first, answer = ask(address, connect_head(NAME))
         assert answer.split()[1] == b"200"
-        second = connect_to(address, 10)
+        second = connect_to(address, 60)
         assert second.recv(100).split()[1] == b"503"
         second.close()
         first.shutdown(socket.SHUT_WR)

@@ -224,7 +224,7 @@ class FakeProxy:
         self.refuse = False
         self.cut_after: int | None = None
         self._target = target
-        self._server = UnixServer(path, self._tunnel, seconds=10, connections=16)
+        self._server = UnixServer(path, self._tunnel, seconds=60, connections=16)
 
     def __enter__(self) -> FakeProxy:
         return self
@@ -242,7 +242,7 @@ class FakeProxy:
         if self.refuse:
             stream.sendall(b"HTTP/1.1 403 Forbidden\r\n\r\n")
             return
-        with socket.create_connection(self._target, timeout=10) as upstream:
+        with socket.create_connection(self._target, timeout=60) as upstream:
             stream.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
             back = threading.Thread(target=self._pump, args=(upstream, stream, None), daemon=True)
             back.start()

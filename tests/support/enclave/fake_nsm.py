@@ -84,7 +84,7 @@ class FakeNsm:
         self.timestamp: Any = None
         self.broken: bytes | None = None
         self.asked: list[dict[str, Any]] = []
-        self._server = UnixServer(path, self._serve, seconds=10, connections=16)
+        self._server = UnixServer(path, self._serve, seconds=60, connections=16)
 
     def __enter__(self) -> FakeNsm:
         return self

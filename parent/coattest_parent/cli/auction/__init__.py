@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from coattest.shell import LazyGroup, run
+from coattest_parent.cli.memory import keep_private
 
 VERBS = {
     "bid": "coattest_parent.cli.auction.bid:bid_command",
@@ -30,6 +31,7 @@ HEADINGS = {
 @click.version_option(package_name="coattest")
 def cli() -> None:
     """Run a sealed-bid auction that only the decided enclave can open."""
+    keep_private()
 
 
 def main() -> None:

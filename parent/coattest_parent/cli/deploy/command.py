@@ -111,7 +111,7 @@ def plan_command(**given: Any) -> None:
         return
     for name, value in made.to_json().items():
         out().print(f"{name:12}  {value}", markup=False)
-    step = f"check {made.running}, which runs already" if made.running else "start the enclave, check it"
+    step = f"check {made.running}, already running" if made.running else "start the enclave, check it"
     out().print(f"apply would {step}", markup=False)
 
 
@@ -173,7 +173,7 @@ def status_command(**given: Any) -> int:
     enclave = runner_in(state).describe()
     if record is None or enclave is None:
         raise FoundFalse(
-            "no enclave of this deployment runs",
+            "no enclave of this deployment is running",
             where=str(state),
             hint="start it with apply",
             code="not-running",

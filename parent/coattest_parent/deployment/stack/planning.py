@@ -140,7 +140,7 @@ def _checked(
         if owners.setdefault(report.kms, name) != name:
             raise _unfit(name, "wrong-owner", f"{name} reports the key of {owners[report.kms]}: {report.kms}")
         if report.role != settings.role_arn:
-            raise _unfit(name, "wrong-role", f"{name} lets in {report.role}, not {settings.role_arn}")
+            raise _unfit(name, "wrong-role", f"{name} admits {report.role}, not {settings.role_arn}")
         if report.kms.split(":")[1] != settings.partition:
             what = f"{name}'s key {report.kms} is not in partition {settings.partition}"
             raise _unfit(name, "wrong-region", what)

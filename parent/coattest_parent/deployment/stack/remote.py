@@ -186,7 +186,7 @@ def parse_enclaves(text: str) -> Mapping[str, Enclave]:
         ours = [item for item in value if RELEASE.fullmatch(str(item.get("EnclaveName")))]
         found = [_enclave(item) for item in ours if item["State"] != "TERMINATING"]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise not_started(f"not nitro-cli's answer: {str(error)[:200]}", "describe-enclaves") from None
+        raise not_started(f"not the output of nitro-cli: {str(error)[:200]}", "describe-enclaves") from None
     if len({name for name, _ in found}) != len(found):
         raise not_started("two enclaves of one name", "describe-enclaves")
     return dict(found)

@@ -206,7 +206,7 @@ class _Put:
         checksum = base64.b64encode(bytes.fromhex(sha256)).decode("ascii")
         with aws_errors(f"s3://{self.bucket}/{key}"):
             if self._checksum(key) == checksum:
-                self.say(f"{key} is there already")
+                self.say(f"{key} exists already")
                 return
             size = path.stat().st_size
             self.say(f"uploading {size} bytes to {key}")
@@ -258,7 +258,7 @@ def stacks_status(plan: StackPlan, cloud: Cloud) -> dict[str, Any]:
     try:
         running = cloud.host.running()
         if main is None or plan.release_id not in running:
-            findings.append(Finding("not-running", plan.release_id, "the decided release does not run"))
+            findings.append(Finding("not-running", plan.release_id, "the decided release is not running"))
         else:
             live = check_live(
                 plan.decision,
@@ -297,8 +297,8 @@ def _unfinished(stacks: Stacks, name: str, state: StackState | None) -> Finding 
     if state is None:
         return Finding("stack-failed", name, "the stack is missing")
     remedy = {
-        "wait": "somebody's change is in progress",
-        "remove": "half-finished: apply removes it and makes it again, destroy removes it",
+        "wait": "another change is in progress",
+        "remove": "incomplete: apply deletes and recreates it, destroy deletes it",
         "continue": "apply continues its roll-back",
         "stop": "destroy it, and apply again",
     }.get(next_step(state.status))

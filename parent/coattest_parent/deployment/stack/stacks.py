@@ -222,7 +222,7 @@ class Stacks:
             raise stack_failed(
                 f"the stack is in {made.status if made else 'no state'}: {self.reason(name)}",
                 where=name,
-                hint="remove the cause, and apply again",
+                hint="fix the cause, then apply again",
             )
         return made, True
 
@@ -242,7 +242,7 @@ class Stacks:
             raise stack_failed(
                 f"not deleted: {left.status}: {self.reason(name)}",
                 where=name,
-                hint="remove the cause, and destroy again",
+                hint="fix the cause, then destroy again",
             )
 
     def ready(self, name: str) -> StackState | None:
@@ -258,7 +258,7 @@ class Stacks:
             raise stack_failed(
                 f"the stack is in {state.status}: {self.reason(name)}",
                 where=name,
-                hint="remove the cause and apply again, or destroy",
+                hint="fix the cause and apply again, or destroy",
             )
         return state
 

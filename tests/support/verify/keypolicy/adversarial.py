@@ -880,6 +880,13 @@ POLICIES = (
         plaintext=OPEN,
     ),
     Adversarial(
+        "a-key-of-nobody-with-two-values",
+        (allow(), deny(Condition={"StringLikeIfExists": {"corp:Clearance": "*"}})),
+        f"{SET_OPERATOR} What a plain one does with two values is not said, nor whether this key has two.",
+        plaintext=OPEN,
+        decryption=OPEN,
+    ),
+    Adversarial(
         "context-without-a-name",
         (GOOD, allow(EVE, Condition={"StringEquals": {"kms:EncryptionContext:": "x"}})),
         "API Decrypt, EncryptionContext: a map of strings to strings, without a least length of a key.",
@@ -896,7 +903,7 @@ POLICIES = (
         "replicas-have-no-caller-account",
         (
             GOOD,
-            allow(EVE, "kms:SynchronizeMultiRegionKey"),
+            allow(EVE, ["kms:CancelKeyDeletion", "kms:SynchronizeMultiRegionKey"]),
             deny("kms:*", Condition={"Null": {"kms:CallerAccount": "false"}}),
         ),
         f"{SAR}: SynchronizeMultiRegionKey has no condition keys.",

@@ -14,6 +14,7 @@ from typing import Any
 import z3  # type: ignore[import-untyped,unused-ignore]
 
 from coattest_verify.keypolicy.iam import KMS, Policy, PolicyStatement, Request, Ternary, assess
+from coattest_verify.keypolicy.iam.actions import ATTESTATION
 from coattest_verify.keypolicy.iam.evaluate import action_matches, principal_matches
 from coattest_verify.keypolicy.iam.reading import Doubts
 from coattest_verify.keypolicy.prove import bounds
@@ -21,6 +22,7 @@ from coattest_verify.keypolicy.prove.bounds import Bounds
 from coattest_verify.keypolicy.prove.callers import Caller
 from coattest_verify.keypolicy.prove.identity import known
 from coattest_verify.keypolicy.prove.requests import (
+    CALLER_KEYS,
     KINDS_KEYS,
     bound,
     in_full,
@@ -85,9 +87,10 @@ class Search:
         mine = self.relevant(caller, action)
         if not any(item.allow for _, item, _ in mine):
             return None
-        attested = KMS.documented("kms:recipientattestation:pcr0", action)
+        # What bounds the requests for one action and not those for another.
+        carried = tuple(KMS.documented(key, action) for key in (f"{ATTESTATION}pcr0", *CALLER_KEYS))
         statements = tuple((index, about) for index, _, about in mine)
-        question = (caller if self._minds_caller else caller.principal.kind, statements, attested, extra)
+        question = (caller if self._minds_caller else caller.principal.kind, statements, carried, extra)
         if question in self._impossible:
             return None
         if time.monotonic() >= self.until:

@@ -81,16 +81,20 @@ def _memberships(
     rest = [texts.REGISTER_VALUE] if register else []
     if texts_that_occur:
         rest.append(z3.Complement(texts.union([texts.literal(text) for text in texts_that_occur])))
-    if rest and all(item.listed is not None for item in members.values()) and not z3.is_string_value(value):
+    patterns = {member: item.expression for member, item in members.items() if item.listed is None}
+    if rest and not patterns and not z3.is_string_value(value):
         found.append(z3.Implies(another, z3.InRe(value, texts.intersection(rest))))
-    elif rest:
+    elif rest and not (register and patterns):
         found += [z3.Implies(another, z3.InRe(value, item)) for item in rest]
     for member, item in members.items():
         if item.listed is not None:
             found.append(z3.Implies(another, z3.Not(member)))
-            continue
-        found.append(z3.Implies(z3.And(another, member), z3.InRe(value, item.expression)))
-        outside = z3.Complement(item.expression)
+    # What a register is stands in each expression: as a constraint beside them it takes the solver minutes.
+    beside = rest if register else []
+    for member, expression in patterns.items():
+        inside = texts.intersection([*beside, expression])
+        outside = texts.intersection([*beside, z3.Complement(expression)])
+        found.append(z3.Implies(z3.And(another, member), z3.InRe(value, inside)))
         found.append(z3.Implies(z3.And(another, z3.Not(member)), z3.InRe(value, outside)))
     return found
 
@@ -122,7 +126,9 @@ class Space:
         counts.update(dict.fromkeys(_referenced(self.policy), 2))
         context = [key for key in counts if key.startswith(CONTEXT)]
         # Names of a context or of tags that differ in case are one condition key, which then has two values.
-        counts.update({key: 2 - counts[key] for key in counts if key.startswith(TWICE) and counts[key] < 2})
+        # So may a key have that AWS's list does not know.
+        twice = [key for key in counts if key.startswith(TWICE) or KMS.find(key) is None]
+        counts.update({key: 2 - counts[key] for key in twice if counts[key] < 2})
         if context:
             counts[CONTEXT_KEYS] += len(context)
         self._sizes = {key: max(count, self.values) for key, count in counts.items()}

@@ -17,6 +17,7 @@ Pattern = Sequence[str | Wild]
 CHARACTER = z3.AllChar(z3.ReSort(z3.StringSort()))
 NO_COLON = z3.Intersect(CHARACTER, z3.Complement(z3.Re(":")))
 ANYTHING = z3.Star(CHARACTER)
+NOTHING = z3.Empty(z3.ReSort(z3.StringSort()))
 PRINTABLE = z3.Star(z3.Range("!", "~"))
 """What a person reads without guessing; only a wish for counterexamples."""
 

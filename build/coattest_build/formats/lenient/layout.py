@@ -1,0 +1,193 @@
+"""The sections of an EIF of version 3 or 4, and every rule of ADR 10 that it breaks, as notes.
+
+AWS's reader walks the sections to the end of the file; QEMU follows the table. Here the walk is what counts,
+and the table where the walk fails; an image that the two read differently is a finding.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from coattest.findings import Finding
+from coattest_build.formats import eif
+from coattest_build.formats.eif import EifSection, ImageError, Layout, SectionType
+
+VERSIONS = (3, 4)
+"""Version 3 has the same header and sections as 4, without metadata (``EIF_VERSION`` of the AWS crate)."""
+
+MAX_SECTIONS_WALKED = 256
+"""Sections looked at; the header's table has room for 32."""
+
+_HEADER = struct.Struct(">4sHHQQHH32Q32QII")
+_SECTION = struct.Struct(">HHQ")
+_WHERE = "image"
+_LIMITS = {
+    SectionType.CMDLINE: eif.MAX_CMDLINE,
+    SectionType.METADATA: eif.MAX_METADATA,
+    SectionType.SIGNATURE: eif.MAX_SIGNATURE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class FoundLayout:
+    """An image's sections; ``notes`` are the rules of ours that it breaks, ``findings`` what is false."""
+
+    layout: Layout
+    version: int
+    notes: tuple[Finding, ...]
+    findings: tuple[Finding, ...]
+
+    @property
+    def strict(self) -> bool:
+        """Whether the strict reader takes its structure, too."""
+        return not self.notes and not self.findings
+
+
+def read_found_layout(file: BinaryIO) -> FoundLayout:
+    """The sections of an image that anybody made; its CRC-32 is not checked here.
+
+    Raises ImageError when the file is no EIF of version 3 or 4, or has no sections that can be read.
+    """
+    where = eif.name_of(file)
+    file_size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    raw = file.read(eif.HEADER_SIZE)
+    if len(raw) < eif.HEADER_SIZE:
+        raise ImageError(
+            f"too short for an EIF header: {len(raw)} of {eif.HEADER_SIZE} bytes",
+            where=where,
+            code="eif-truncated",
+        )
+    if raw[:4] != eif.MAGIC:
+        raise ImageError("not an EIF: it does not begin with .eif", where=where, code="eif-magic")
+    _, version, flags, memory, cpus, reserved, count, *table = _HEADER.unpack(raw)
+    offsets, sizes, (unused, crc) = table[:32], table[32:64], table[64:]
+    if version not in VERSIONS:
+        raise ImageError(f"EIF version {version}; 3 and 4 are read", where=where, code="eif-version")
+    notes = []
+    if version != eif.VERSION:
+        notes.append(Finding("eif-version", _WHERE, f"version {version}; coattest writes {eif.VERSION}"))
+    if flags & ~eif.FLAG_AARCH64:
+        notes.append(Finding("eif-flags", _WHERE, f"unknown header flags {flags:#06x}"))
+    shown = min(count, eif.MAX_SECTIONS)
+    if reserved or unused or any(offsets[shown:]) or any(sizes[shown:]):
+        notes.append(Finding("eif-reserved", _WHERE, "reserved fields of the header are not zero"))
+    if not 0 < count <= eif.MAX_SECTIONS:
+        detail = f"{count} sections by the header; 1 to {eif.MAX_SECTIONS} are allowed"
+        notes.append(Finding("eif-limit", _WHERE, detail))
+    walked, fault = _walk(file, file_size)
+    by_table = _table(file, list(zip(offsets[:shown], sizes[:shown], strict=True)), file_size)
+    if fault is not None:
+        if by_table is None and (fault.code == "eif-truncated" or not _bootable(walked)):
+            raise ImageError(fault.detail, where=where, code=fault.code)
+        notes.append(fault)
+    sections = walked if fault is None or by_table is None else by_table
+    findings = []
+    if fault is None and by_table != walked:
+        findings.append(
+            Finding(
+                "eif-two-readings",
+                _WHERE,
+                "AWS's reader and QEMU see different sections, so it has two measurements; AWS's is shown",
+                _told(walked),
+                _told(by_table or ()),
+            )
+        )
+    notes += _section_notes(file, sections, file_size if fault is None else 0)
+    layout = Layout(flags, memory, cpus, crc, sections, file_size)
+    return FoundLayout(layout, version, tuple(notes), tuple(findings))
+
+
+def _walk(file: BinaryIO, file_size: int) -> tuple[tuple[EifSection, ...], Finding | None]:
+    """The sections as AWS's reader sees them, and what stops it before the end of the file."""
+    sections: list[EifSection] = []
+    position = eif.HEADER_SIZE
+    while position < file_size:
+        at = f"section {len(sections)}"
+        file.seek(position)
+        raw = file.read(eif.SECTION_HEADER_SIZE)
+        if len(raw) < eif.SECTION_HEADER_SIZE:
+            code = "eif-trailing" if _bootable(sections) else "eif-truncated"
+            return tuple(sections), Finding(code, at, f"{len(raw)} bytes where {at} would begin")
+        kind, _, size = _SECTION.unpack(raw)
+        if kind not in {each.value for each in SectionType}:
+            return tuple(sections), Finding(
+                "eif-section-type", at, f"{at} has unknown type {kind}, at byte {position}"
+            )
+        end = position + eif.SECTION_HEADER_SIZE + size
+        if end > file_size:
+            detail = f"{at} ends at byte {end}, the file at {file_size}"
+            return tuple(sections), Finding("eif-truncated", at, detail)
+        if len(sections) == MAX_SECTIONS_WALKED:
+            detail = f"more than {MAX_SECTIONS_WALKED} sections"
+            return tuple(sections), Finding("eif-limit", at, detail)
+        sections.append(EifSection(SectionType(kind), position + eif.SECTION_HEADER_SIZE, size))
+        position = end
+    if not sections:
+        return (), Finding("eif-truncated", _WHERE, "the file ends after the header: it has no sections")
+    return tuple(sections), None
+
+
+def _table(file: BinaryIO, table: list[tuple[int, int]], file_size: int) -> tuple[EifSection, ...] | None:
+    """The sections as QEMU sees them; None when it refuses them."""
+    sections = []
+    before = eif.HEADER_SIZE
+    for offset, size in table:
+        if offset < before or offset + eif.SECTION_HEADER_SIZE + size > file_size:
+            return None
+        file.seek(offset)
+        kind, flags, own = _SECTION.unpack(file.read(eif.SECTION_HEADER_SIZE).ljust(12, b"\0"))
+        if own != size or flags or kind not in {each.value for each in SectionType}:
+            return None
+        sections.append(EifSection(SectionType(kind), offset + eif.SECTION_HEADER_SIZE, size))
+        before = offset + eif.SECTION_HEADER_SIZE + size
+    return tuple(sections) or None
+
+
+def _bootable(sections: tuple[EifSection, ...] | list[EifSection]) -> bool:
+    return {SectionType.KERNEL, SectionType.CMDLINE, SectionType.RAMDISK} <= {each.type for each in sections}
+
+
+def _told(sections: tuple[EifSection, ...]) -> str:
+    return ", ".join(f"{each.type.label} {each.size} bytes at {each.offset}" for each in sections) or "none"
+
+
+def _section_notes(file: BinaryIO, sections: tuple[EifSection, ...], file_size: int) -> Iterator[Finding]:
+    """The rules about single sections, their number and their order, and what follows the last one."""
+    position = eif.HEADER_SIZE
+    for index, section in enumerate(sections):
+        at = f"section {index} ({section.type.label})"
+        start = section.offset - eif.SECTION_HEADER_SIZE
+        if start != position:
+            code = "eif-overlap" if start < position else "eif-gap"
+            yield Finding(code, at, f"it begins at byte {start}, what is before it ends at {position}")
+        position = section.offset + section.size
+        file.seek(start)
+        _, flags, _ = _SECTION.unpack(file.read(eif.SECTION_HEADER_SIZE))
+        if flags:
+            yield Finding("eif-section-flags", at, f"flags {flags:#06x}")
+        limit = _LIMITS.get(section.type, section.size)
+        if not 0 < section.size <= limit:
+            detail = (
+                "it is empty" if not section.size else f"{section.size} bytes; at most {limit} are allowed"
+            )
+            yield Finding("eif-section-size", at, detail)
+    if position < file_size:
+        yield Finding("eif-trailing", _WHERE, f"{file_size - position} bytes after the last section")
+    kinds = [section.type for section in sections]
+    for kind in (SectionType.KERNEL, SectionType.CMDLINE, SectionType.METADATA):
+        if kinds.count(kind) != 1:
+            detail = f"{kinds.count(kind)} {kind.label} sections; coattest writes one"
+            yield Finding("eif-section-count", _WHERE, detail)
+    if SectionType.RAMDISK not in kinds:
+        yield Finding("eif-section-count", _WHERE, "no ramdisk")
+    order = (SectionType.KERNEL, SectionType.CMDLINE, SectionType.RAMDISK)
+    measured = [order.index(kind) for kind in kinds if kind in order]
+    if measured != sorted(measured):
+        yield Finding("eif-section-order", _WHERE, "kernel, cmdline and ramdisks are not in this order")
+    if kinds.count(SectionType.SIGNATURE) > 1 or SectionType.SIGNATURE in kinds[:-1]:
+        yield Finding("eif-section-order", _WHERE, "a signature section that is not the one last section")
