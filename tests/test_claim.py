@@ -11,7 +11,7 @@ from coattest_verify.quorum.statements.claim import Claimed
 from coattest_verify.quorum.statements.statement import RebuildReport
 from conftest import BuiltImages
 
-CLAIM = Path(__file__).parent.parent / "attestations" / "claim.json"
+CLAIM = Path(__file__).parent.parent / "attestations" / "releases" / "0.1.0" / "claim.json"
 
 
 @pytest.mark.image

@@ -36,10 +36,10 @@ def run(words: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
         ("verify sign-pcrs --key FILE --member a --could-not-build --rebuild .", "--rebuild"),
         ("verify release review --note fine", "--note"),
         ("deploy-from-attestation destroy --state . --plan . --delete-data", "--plan, --delete-data"),
-        ("deploy-from-attestation status --state . --image FILE", "--image"),
+        ("deploy-from-attestation status --release 1 --state . --image FILE", "--image"),
         ("deploy-from-attestation status --state . --region eu-west-1", "No such option"),
-        ("deploy-from-attestation plan --image FILE --state . --cpus 4 --out x", "--cpus, --out"),
-        ("deploy-from-attestation plan --target aws --image FILE --role-arn arn:x", "--role-arn"),
+        ("deploy-from-attestation plan --release 1 --image FILE --state . --cpus 4 --out x", "--cpus, --out"),
+        ("deploy-from-attestation plan --release 1 --target aws --image FILE --role-arn arn:x", "--role-arn"),
         ("deploy-from-attestation smoke --measurements FILE --address vsock:5:5 --memory 64", "--memory"),
     ],
 )
@@ -61,7 +61,7 @@ def test_an_option_that_does_nothing_is_named(
 
 def test_every_option_of_deployment_is_of_a_target() -> None:
     """A new option is put into one of the sets, or into the ones that both targets have."""
-    both = {"target", "image", "state", "bundle", "attestations", "root", "profile", "as_json"}
+    both = {"target", "image", "state", "bundle", "release", "attestations", "root", "profile", "as_json"}
     for name in ("plan_command", "apply_command", "status_command", "destroy_command"):
         found = {parameter.name for parameter in getattr(deploy, name).params}
         assert found <= both | deploy.OF_AWS | deploy.OF_LOCAL, name

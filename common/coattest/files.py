@@ -24,8 +24,8 @@ NO_LINKS = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK}
 MAX_FILES = 16384
 """Names looked at in one folder; a quorum of 1,024 members has about 4,000."""
 
-MAX_NAME = 200
-"""Characters of a file name; a signature on the members file, for the longest member name, has 60."""
+MAX_NAME = 300
+"""Characters of a file's name with its folders; a statement of the longest release and member has 230."""
 
 MAX_TOTAL = 128 * 1024 * 1024
 """Bytes read from one folder, all files together; a quorum of 1,000 members has about 50 MB of statements."""
@@ -187,8 +187,11 @@ def _finished(temporary: Path, mode: int) -> None:
 class Evidence(Protocol):
     """Named files: a folder, or a bundle."""
 
-    def names(self) -> tuple[str, ...]:
-        """Every name, sorted, so that nothing depends on the order of a folder."""
+    def names(self, folder: str = "") -> tuple[str, ...]:
+        """Every name in the folder, or in a ``folder`` inside it, sorted: nothing depends on their order.
+
+        None where there is no such folder. Raises Rejected for a link or a file in its place.
+        """
         ...
 
     def read(self, name: str, limit: int = MAX_SIZE) -> bytes:
@@ -240,9 +243,15 @@ class Folder:
         made.path, made._left, made._counted = self.path / name, total, set()
         return made
 
-    def names(self) -> tuple[str, ...]:
-        """Every name, sorted. Raises Rejected when there are more than MAX_FILES."""
-        return self._listed(self._handle, MAX_FILES)
+    def names(self, folder: str = "") -> tuple[str, ...]:
+        """Every name, sorted; see Evidence. Raises Rejected when there are more than MAX_FILES."""
+        try:
+            with self._opened(folder, _ENTER) as handle:
+                return self._listed(handle, MAX_FILES)
+        except Rejected as error:
+            if error.code == "absent":
+                return ()
+            raise
 
     def _listed(self, handle: int, most: int) -> tuple[str, ...]:
         found: list[str] = []
@@ -383,9 +392,11 @@ class Held:
     def __init__(self, files: dict[str, bytes]) -> None:
         self._files = files
 
-    def names(self) -> tuple[str, ...]:
-        """Every name, sorted."""
-        return tuple(sorted(self._files))
+    def names(self, folder: str = "") -> tuple[str, ...]:
+        """Every name in the folder, sorted; see Evidence."""
+        prefix = f"{folder}/" if folder else ""
+        inside = (name[len(prefix) :] for name in self._files if name.startswith(prefix))
+        return tuple(sorted({name.partition("/")[0] for name in inside}))
 
     def read(self, name: str, limit: int = MAX_SIZE) -> bytes:
         """A file's bytes; see Evidence."""
@@ -404,15 +415,15 @@ class ReadOnce:
 
     def __init__(self, evidence: Evidence) -> None:
         self._evidence = evidence
-        self._names: tuple[str, ...] | None = None
+        self._names: dict[str, tuple[str, ...]] = {}
         self._files: dict[str, bytes | Rejected] = {}
         self._held = 0
 
-    def names(self) -> tuple[str, ...]:
-        """Every name, as it was at the first call."""
-        if self._names is None:
-            self._names = self._evidence.names()
-        return self._names
+    def names(self, folder: str = "") -> tuple[str, ...]:
+        """Every name in the folder, as it was at the first call; see Evidence."""
+        if folder not in self._names:
+            self._names[folder] = self._evidence.names(folder)
+        return self._names[folder]
 
     def read(self, name: str, limit: int = MAX_SIZE) -> bytes:
         """A file's bytes, or why there are none, as at the first call; see Evidence.

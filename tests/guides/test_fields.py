@@ -14,6 +14,7 @@ import pytest
 from coattest.files import Folder
 from coattest.strictjson import canonical
 from coattest_verify.quorum.members.file import MemberGroup, MembersFile
+from coattest_verify.quorum.releases import ReleaseFiles
 from coattest_verify.quorum.statements.provenance import parse_statement, statement_to_json
 from coattest_verify.quorum.statements.salt import new_secret, read_secret, write_secret
 from coattest_verify.quorum.statements.votes import (
@@ -60,7 +61,7 @@ def section(title: str) -> str:
     [
         ("image.toml", "build/image.toml"),
         ("image.lock", "build/image.lock"),
-        ("claim.json", "attestations/claim.json"),
+        ("claim.json", "attestations/releases/0.1.0/claim.json"),
     ],
 )
 def test_every_field_is_on_the_page(title: str, path: str) -> None:
@@ -124,7 +125,7 @@ def vote(quorum: Members) -> Any:
         envelope = DsseEnvelope.decode(path.read_bytes(), f"application/vnd.coattest.{kind}+json")
         found |= json.loads(envelope.payload)
     with Folder(quorum.attestations) as folder:
-        assert read_votes(folder, quorum.file)[1] == []
+        assert read_votes(ReleaseFiles(folder, "0.1.0"), quorum.file)[1] == []
     return found
 
 

@@ -173,7 +173,7 @@ def test_a_checkout_with_a_toml_bomb_ends_a_rebuild_in_one_line(tmp_path: Path, 
     for name in (
         "build/image.toml",
         "build/image.lock",
-        "attestations/claim.json",
+        "attestations/releases/0.1.0/claim.json",
         "attestations/quorum.toml",
     ):
         (checkout / name).write_bytes((REPOSITORY / name).read_bytes())
@@ -297,7 +297,7 @@ def test_an_image_that_the_checkout_brought_is_copied_only_if_it_is_the_claimed_
     tmp_path: Path, secret: Path, kind: str
 ) -> None:
     """``out/image.eif`` may be anything; nothing is linked to or read through a link."""
-    claim = Claimed.decode((REPOSITORY / "attestations/claim.json").read_bytes())
+    claim = Claimed.decode((REPOSITORY / "attestations/releases/0.1.0/claim.json").read_bytes())
     out, scratch = tmp_path / "out", tmp_path / "scratch"
     out.mkdir()
     scratch.mkdir()

@@ -39,7 +39,7 @@ else:
 REPOSITORY = Path(__file__).parents[2]
 LOCK = tomllib.loads((REPOSITORY / "build/image.lock").read_text())
 IMAGE = tomllib.loads((REPOSITORY / "build/image.toml").read_text())
-CLAIM = json.loads((REPOSITORY / "attestations/claim.json").read_text())
+CLAIM = json.loads((REPOSITORY / "attestations/releases/0.1.0/claim.json").read_text())
 MEMBERS = tomllib.loads((REPOSITORY / "attestations/quorum.toml").read_text())
 SHA = "0" * 64
 

@@ -153,7 +153,7 @@ def test_a_release_has_one_result_of_a_member_in_a_round(world: SigningWorld) ->
     """Another source under the release's name is not signed, even when the host hid the first statement."""
     argv = ("sign-pcrs", *world.who("buyer-1"), "--expect")
     assert world.desk.run(*argv, world.claimed).returncode == 0
-    (world.attestations / "rebuild.buyer-1.intoto.json").unlink()
+    (world.released / "rebuild.buyer-1.intoto.json").unlink()
     world.built("other", b"evil")
     before = world.files()
     done = world.desk.run(*argv, world.claimed, "--rebuild", "other", "--json")
@@ -171,7 +171,7 @@ def test_a_lost_journal_adopts_the_published_result(world: SigningWorld) -> None
     shutil.rmtree(world.desk.folder / "state" / "signed")
     # The same again is fine, and adopts.
     assert world.desk.run(*argv, world.claimed).returncode == 0
-    (world.attestations / "rebuild.buyer-1.intoto.json").unlink()
+    (world.released / "rebuild.buyer-1.intoto.json").unlink()
     world.built("other", b"evil")
     done = world.desk.run(*argv, world.claimed, "--rebuild", "other", "--json")
     assert (done.returncode, json.loads(done.stdout)["code"]) == (1, "already-signed")

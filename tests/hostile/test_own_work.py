@@ -75,7 +75,7 @@ def test_a_commitment_has_a_salt_of_its_own(tmp_path: Path) -> None:
     world = SigningWorld(tmp_path, commitments=True)
     world.built()
     plant(world)
-    (world.attestations / "claim.json").unlink()
+    (world.released / "claim.json").unlink()
     report = world.desk.folder / "out" / "rebuild.json"
     refused = world.desk.run("commit", *world.who("buyer-1"), *world.root, "--expect", f"sha256:{'0' * 64}")
     assert refused.returncode == 1

@@ -70,7 +70,7 @@ def review(world: SigningWorld) -> tuple[tuple[str, ...], str]:
     world.report["source"].update(tree_sha256=snapshot.tree_sha256, lock_sha256=snapshot.lock_sha256)
     world.quorum.claim(world.report)
     where = ("--source", str(REPOSITORY), "--this-checkout-is-mine")
-    words = ("release", "review", *where, *world.who("buyer-2"), *world.root)
+    words = ("release", "review", "--release", "0.1.0", *where, *world.who("buyer-2"), *world.root)
     return words, world.claimed
 
 
@@ -203,7 +203,7 @@ def test_revoking_shows_the_release_its_image_and_who_agreed(world: SigningWorld
     ):
         assert text in shown
     other = world.desk.run(*revoke(world)[0], "--release", "0.2.0", "--expect", world.claimed, "--json")
-    assert (other.returncode, json.loads(other.stdout)["code"]) == (1, "wrong-release")
+    assert (other.returncode, json.loads(other.stdout)["code"]) == (2, "bad-claim")
 
 
 def test_countersigning_shows_what_the_version_changes(world: SigningWorld) -> None:

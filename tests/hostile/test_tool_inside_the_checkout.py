@@ -28,7 +28,7 @@ def clone(tmp_path: Path) -> Path:
     for name in ("build", "attestations", "lib", ".git"):
         (folder / name).mkdir(parents=True)
     (folder / "build/image.toml").write_text("")
-    (folder / "attestations/claim.json").write_text("{}")
+    (folder / "attestations/releases").mkdir()
     return folder
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -115,7 +116,7 @@ def test_an_undone_revocation_does_not_come_back_in_another_file(quorum: Members
     """Under another name, or the same signature in other JSON, it is still the revocation that was undone."""
     vote = revoke(quorum)
     undo(quorum, vote)
-    path = quorum.attestations / vote_name(vote)
+    path = quorum.released / vote_name(vote)
     quorum.write("revoke.buyer-3.again.dsse.json", path.read_bytes())
     quorum.write(
         "revoke.buyer-3.spaced.dsse.json", json.dumps(json.loads(path.read_bytes()), indent=3).encode()
@@ -137,7 +138,7 @@ def test_an_undoing_names_one_digest_of_one_quorum(quorum: Members, tmp_path: Pa
 def test_a_revocation_never_serves_as_an_undoing(quorum: Members) -> None:
     """The payload type is signed: renamed, it is refused by name."""
     vote = revoke(quorum)
-    content = (quorum.attestations / vote_name(vote)).read_bytes()
+    content = (quorum.released / vote_name(vote)).read_bytes()
     quorum.write("unrevoke.buyer-3.x.dsse.json", content)
     outcome = quorum.decide()
     assert [(item.where, item.code) for item in outcome.refused] == [
@@ -154,7 +155,7 @@ def test_a_payload_in_other_json_is_no_vote(quorum: Members) -> None:
     quorum.write(vote_name(vote), sign_envelope(quorum.signers["buyer-3"], kind, spaced).encode())
     outcome = quorum.decide()
     assert [item.code for item in outcome.refused] == ["malformed"]
-    assert DsseEnvelope.decode((quorum.attestations / vote_name(vote)).read_bytes(), kind).payload == spaced
+    assert DsseEnvelope.decode((quorum.released / vote_name(vote)).read_bytes(), kind).payload == spaced
 
 
 # --- the commands ---------------------------------------------------------------------------------------
@@ -197,10 +198,11 @@ def test_an_older_release_is_revoked_by_its_bundle_or_its_claim(world: SigningWo
     old, expect = world.quorum.claimed, world.claimed
     with Folder(world.attestations) as folder:
         (tmp_path / "proof.json").write_bytes(make_bundle(folder, now=NOW))
-    (tmp_path / "old.json").write_bytes((world.attestations / "claim.json").read_bytes())
+    (tmp_path / "old.json").write_bytes((world.released / "claim.json").read_bytes())
     world.claim(seed="next", release="0.2.0", source="next")
     for name in ("buyer-1", "buyer-2"):
         world.quorum.sign(name, world.report)
+    shutil.rmtree(world.attestations / "releases" / "0.1.0")
     for file in ("proof.json", "old.json"):
         argv = ("--claim", str(tmp_path / file), "--release", "0.1.0", "--expect", expect)
         code, made, errors = command(world, "revoke", *argv)
@@ -211,8 +213,8 @@ def test_an_older_release_is_revoked_by_its_bundle_or_its_claim(world: SigningWo
         assert old is not None
         assert payload["source"] == {"tree_sha256": old.tree_sha256, "lock_sha256": old.lock_sha256}
     assert world.quorum.decide().decision is not None
-    world.quorum.write("claim.json", (tmp_path / "old.json").read_bytes())
-    assert any(item.code == "revoked" for item in world.quorum.decide().reasons)
+    shutil.copy(tmp_path / "old.json", world.attestations / "releases" / "0.1.0" / "claim.json")
+    assert any(item.code == "revoked" for item in world.quorum.decide(release="0.1.0").reasons)
 
 
 def test_a_bundle_of_another_quorum_is_not_shown(world: SigningWorld, tmp_path: Path) -> None:

@@ -20,10 +20,12 @@ PATHS = (
     "build", "build/kernel", "build/kernel/x86_64.config", "build/init/init.c", "pyproject.toml",
     ".git", ".git/HEAD", ".git/config", ".git/packed-refs", ".git/refs/heads/main", ".git/objects",
     ".git/objects/pack", ".git/objects/info", ".git/refs",
-    "attestations", "attestations/quorum.toml", "attestations/quorum.toml", "attestations/claim.json",
-    "attestations/claim.json", "attestations/root.layout", "attestations/log", "attestations/log/checkpoint",
-    "attestations/rebuild.project-native.intoto.json", "attestations/quorum.1.project-native.dsse.json",
-    "attestations/project-native.pub", "attestations/rebuild.540b9f04.link",
+    "attestations", "attestations/quorum.toml", "attestations/quorum.toml", "attestations/releases",
+    "attestations/releases/0.1.0", "attestations/releases/0.1.0/claim.json",
+    "attestations/releases/0.1.0/claim.json", "attestations/root.layout", "attestations/log",
+    "attestations/log/checkpoint", "attestations/releases/0.1.0/rebuild.project-native.intoto.json",
+    "attestations/quorum.1.project-native.dsse.json", "attestations/project-native.pub",
+    "attestations/releases/0.1.0/rebuild.540b9f04.link",
     "out", "out/rebuild.json", "out/build.json", "out/inputs.json", "out/commitment.json", "out/image.eif",
     "files", "files/image.eif", "files/document.bin", "files/documents", "files/documents/INDEX.tsv",
     "files/documents/a.cose", "files/measurements.json", "files/bundle.json", "files/policy.json",
@@ -242,8 +244,9 @@ def odd_names(maker: Maker, path: Path) -> None:
             with open(target, "wb") as file:  # noqa: PTH123 - bytes
                 file.write(b"{}")
     if maker.dice.random() < 0.2:
+        released = base / "releases/0.1.0" if (base / "releases/0.1.0").is_dir() else base
         for number in range(20_000):
-            (base / f"rebuild.m{number}.intoto.json").write_bytes(b"")
+            (released / f"rebuild.m{number}.intoto.json").write_bytes(b"")
 
 
 def deep(maker: Maker, path: Path) -> None:
@@ -266,7 +269,10 @@ def many_statements(maker: Maker, path: Path) -> None:
     payload = "A" * (1 << 20)
     for number in range(200):
         kind = maker.dice.choice(
-            ("quorum.1.project-native.x{}.dsse.json", "rebuild.project-native.x{}.intoto.json")
+            (
+                "quorum.1.project-native.x{}.dsse.json",
+                "releases/0.1.0/rebuild.project-native.x{}.intoto.json",
+            )
         )
         document = {
             "payloadType": "application/vnd.coattest.quorum+toml",

@@ -17,8 +17,8 @@ from coattest.findings import Finding
 
 FLAG = "--this-checkout-is-mine"
 
-MARKS = ("build/image.toml", "attestations/quorum.toml", "attestations/claim.json")
-"""Files by which a folder is known as a checkout, or as a clone of attestations."""
+MARKS = ("build/image.toml", "attestations/quorum.toml", "attestations/releases")
+"""Files and folders by which a folder is known as a checkout, or as a clone of attestations."""
 
 REPOSITORY = ".git"
 

@@ -20,7 +20,7 @@ Plaintext = bytes | bytearray
 """What was in a bid file: 8 bytes big-endian per lot. Anything else counts as bidding on no lot."""
 
 
-def columns_of_result(manifest: Manifest, bids: Mapping[str, Plaintext]) -> tuple[bytes, bytes]:
+def columns_of_result(manifest: Manifest, bids: Mapping[str, Plaintext]) -> tuple[bytearray, bytearray]:
     """The columns of winners and of prices of ``manifest``'s lots (docs/protocol.md, "Result").
 
     ``bids`` has exactly the manifest's buyers; raises ValueError otherwise. Prices are empty under first
@@ -29,8 +29,7 @@ def columns_of_result(manifest: Manifest, bids: Mapping[str, Plaintext]) -> tupl
     names, size = [buyer.name for buyer in manifest.buyers], columns.WIDTH * len(manifest.lots)
     if set(bids) != set(names):
         raise ValueError("the bids do not belong to exactly the manifest's buyers")
-    none = bytes(size)
-    given = [memoryview(bids[name] if len(bids[name]) == size else none) for name in names]
+    given = [memoryview(bids[name] if len(bids[name]) == size else bytes(size)) for name in names]
     reserves = memoryview(columns.pack_column(manifest.lots.reserves))
     priced = manifest.rule == SECOND_PRICE
     winners, prices = bytearray(), bytearray()
@@ -46,7 +45,8 @@ def columns_of_result(manifest: Manifest, bids: Mapping[str, Plaintext]) -> tupl
             prices += lanes.write(price) if priced else b""
     finally:
         reader.close()
-    return bytes(winners[:size]), bytes(prices[:size])
+    del winners[size:], prices[size:]
+    return winners, prices
 
 
 def _mask_of(reader: lanes.ColumnReader, column: memoryview) -> int:
@@ -75,8 +75,15 @@ def _piece(amounts: list[int], reserves: int, *, priced: bool) -> tuple[int, int
 
 
 def result(manifest: Manifest, seal: bytes, bids: Mapping[str, Plaintext]) -> bytes:
-    """The result of ``manifest`` under the seal with digest ``seal`` (48 bytes), encoded."""
+    """The result of ``manifest`` under the seal with digest ``seal`` (48 bytes), encoded.
+
+    Buffers in ``bids`` are overwritten and emptied once it is decided: the result takes their memory.
+    """
     winners, prices = columns_of_result(manifest, bids)
+    for plaintext in bids.values():
+        if isinstance(plaintext, bytearray):
+            columns.wipe(plaintext)
+            plaintext.clear()
     return canonical.dumps(
         {
             "purpose": RESULT,

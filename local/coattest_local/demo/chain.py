@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,8 +53,10 @@ class PinnedTrust:
 
     @property
     def arguments(self) -> tuple[str, ...]:
-        """The options of every command that needs a decision."""
-        return ("--attestations", str(self.attestations), "--root", self.root, "--profile", "local")
+        """The options of every command that needs a decision, on the one release that is there."""
+        (release,) = (self.attestations / "releases").iterdir()
+        place = ("--attestations", str(self.attestations), "--root", self.root, "--profile", "local")
+        return (*place, "--release", release.name)
 
 
 def set_the_stage(stage: Stage, options: DemoOptions) -> World:
@@ -78,13 +81,16 @@ def publish_claim(world: World) -> None:
     world.stage.step("The service builds the enclave image from the lock and publishes its claim")
     commit = copy_source(world.options.source, world.service.home / "source")
     world.stage.say(f"source: {f'commit {commit[:12]}' if commit else 'a folder without a repository'}")
-    claim = world.attestations / "claim.json"
+    claim = world.service.home / "claim.json"
     report = world.service.run(
         "eif", "build", "--source", "source", "--out", "out", "--claim", claim, *_kernel(world), long=True
     )
+    released = f"releases/{report['release']}"
+    (world.attestations / released).mkdir(parents=True)
+    shutil.copy(claim, world.attestations / released / "claim.json")
     _say_kernel(world, "the service", report)
     world.stage.say(f"PCR0 {report['profiles']['local']['pcrs']['PCR0']}")
-    committed = world.options.source / "attestations" / "claim.json"
+    committed = world.options.source / "attestations" / released / "claim.json"
     if committed.exists():
         same = committed.read_bytes() == claim.read_bytes()
         world.stage.say(

@@ -155,7 +155,7 @@ def test_the_buyers_tool_refuses_what_would_betray_it(world: World) -> None:
 def test_what_binds_a_buyer_needs_its_own_statement(world: World) -> None:
     """Without its own agreeing statement, or with a dissent, a buyer neither bids nor seals."""
     world.prepare("autumn", 600)
-    own = world.members.attestations / "rebuild.buyer-1.intoto.json"
+    own = world.members.released / "rebuild.buyer-1.intoto.json"
     kept = own.read_bytes()
     own.unlink()
     try:

@@ -198,7 +198,16 @@ def test_the_commands_start_from_the_decision_and_nothing_else(image: Path, tmp_
     report = report_json(profiles={"aws": profile_json("aws"), "local": local})
     members.claim(report)
     root = f"sha256:{members.root.hex()}"
-    deciding = ["--attestations", str(members.attestations), "--root", root, "--profile", "local"]
+    deciding = [
+        "--attestations",
+        str(members.attestations),
+        "--root",
+        root,
+        "--profile",
+        "local",
+        "--release",
+        "0.1.0",
+    ]
     state = ["--state", str(tmp_path / "state")]
     wanted = ["--image", str(image), "--role-arn", ROLE, "--instance-id", INSTANCE, *state, *deciding]
     an_hour_ago = NOW - (now() - timedelta(hours=1))
@@ -214,7 +223,7 @@ def test_the_commands_start_from_the_decision_and_nothing_else(image: Path, tmp_
     try:
         assert applied["verified"] is True
         assert run(tmp_path, "status", *state, *deciding)["module_id"] == applied["module_id"]
-        (members.attestations / "rebuild.buyer-2.intoto.json").unlink()
+        (members.released / "rebuild.buyer-2.intoto.json").unlink()
         assert run(tmp_path, "status", *state, *deciding, expect=1)["code"] == "no-decision"
     finally:
         ended = run(tmp_path, "destroy", *state)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import shutil
 from datetime import timedelta
 from pathlib import Path
 
@@ -254,7 +255,12 @@ def test_a_subnet_of_another_region_is_refused(bench: Bench) -> None:
 def test_an_expired_decision_is_no_authority(world: World) -> None:
     """At the day that quorum.toml names there is no decision to plan or apply with."""
     members = world.first.members
-    options = {"attestations": members.attestations, "root": members.root, "profile": "local"}
+    options = {
+        "attestations": members.attestations,
+        "root": members.root,
+        "profile": "local",
+        "release": "0.1.0",
+    }
     with pytest.raises(FoundFalse, match="expired") as caught:
         authority_from(options, world.first.authority.decision.expires)
     assert caught.value.code == "no-decision"
@@ -262,7 +268,9 @@ def test_an_expired_decision_is_no_authority(world: World) -> None:
 
 def test_a_dissent_is_no_authority(world: World, tmp_path: Path) -> None:
     """One member who got another image stops apply with exit 1, before anything is asked of the cloud."""
-    release = Release.make(tmp_path, world.first.image, by=world.first.members)
+    shutil.copytree(world.first.members.folder, tmp_path / "quorum")
+    members = dataclasses.replace(world.first.members, folder=tmp_path / "quorum")
+    release = Release.make(tmp_path, world.first.image, by=members)
     release.members.sign("buyer-2", report_json("another"), age=NOW - (now() - timedelta(hours=1)))
     chosen = [f"--{name}={getattr(world.settings, name)}" for name in planning_options]
     image = ["--image", str(release.image)]

@@ -50,7 +50,8 @@ class World:
     @property
     def deciding(self) -> list[str]:
         root = f"sha256:{self.members.root.hex()}"
-        return ["--attestations", str(self.members.attestations), "--root", root, "--profile", "local"]
+        where = ["--attestations", str(self.members.attestations), "--root", root]
+        return [*where, "--profile", "local", "--release", "0.1.0"]
 
     @property
     def endpoint(self) -> list[str]:

@@ -42,12 +42,14 @@ class Buyer:
         profile: str = "local",
         member: str = "buyer-1",
         simulator: bool = True,
+        releases: tuple[str, ...] = ("0.1.0",),
     ) -> subprocess.CompletedProcess[str]:
         """Run ``verify policy VERB`` through its entry point, in this process: exit code, stdout, stderr."""
         command = ["verify", "policy", verb, "--attestations", str(self.quorum.attestations)]
         command += ["--root", f"sha256:{self.quorum.root.hex()}", "--profile", profile, "--member", member]
         command += [argument for arn in administrators for argument in ("--administrator", arn)]
         command += [argument for arn in encrypters for argument in ("--encrypter", arn)]
+        command += [argument for release in releases for argument in ("--release", release)]
         if verb != "prove":
             command += ["--account", BUYER, "--parent-role", world.PARENT]
             command += ["--simulator"] if simulator else []

@@ -182,7 +182,7 @@ class Page:
                 **self.parties.environments[name],
                 "COATTEST_CONFIG": str(home / "config"),
                 "SHARED": str(shared),
-                "TRUST": f"--root {self.parties.root} --profile local",
+                "TRUST": f"--root {self.parties.root} --profile local --release 0.1.0",
                 "ENCLAVE": self.parties.enclave,
                 "IMAGE": str(self.parties.image),
             }
@@ -290,9 +290,7 @@ def prepare_key_policies(page: Page) -> None:
     ]
     now = Release.make(page.shared / "one", images[0])
     following = Release.make(page.shared / "two", images[1], "0.2.0", now.members)
-    home = page.home("buyer-1")
-    mirror(now.members.attestations, home / "now")
-    mirror(following.members.attestations, home / "next")
+    mirror(following.members.attestations, page.home("buyer-1") / "attestations")
     key = page.parties.services.client("kms", "buyer-1").create_key(Description="bids")["KeyMetadata"]["Arn"]
     root = f"--root sha256:{now.members.root.hex()} --profile local"
     page.set(["buyer-1"], AWS_PROFILE="admin", TRUST=root, KMS_KEY=key)
@@ -301,8 +299,9 @@ def prepare_key_policies(page: Page) -> None:
 def prepare_quorum(page: Page) -> None:
     """A folder that all share, with the publisher's claim."""
     folder = page.shared / "attestations"
-    folder.mkdir()
-    shutil.copy(page.parties.shared / "attestations" / "claim.json", folder)
+    released = folder / "releases" / "0.1.0"
+    released.mkdir(parents=True)
+    shutil.copy(page.parties.shared / "attestations" / "releases" / "0.1.0" / "claim.json", released)
     page.attestations(folder)
 
 

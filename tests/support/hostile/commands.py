@@ -20,14 +20,15 @@ MEMBER = "project-native"
 
 SIGNING = ("--key", "KEY", "--member", MEMBER)
 DECIDED = ("--root", ROOT)
-POLICY = ("--member", MEMBER, "--account", ACCOUNT, "--parent-role", ROLE, *DECIDED)
+NAMED = (*DECIDED, "--release", "0.1.0")
+POLICY = ("--member", MEMBER, "--account", ACCOUNT, "--parent-role", ROLE, *NAMED)
 MANAGED = ("--administrator", f"arn:aws:iam::{ACCOUNT}:user/admin", "--endpoint-url", "http://127.0.0.1:9")
 BUYER = ("--kms-key", KMS, "--bids", "s3://bucket/prefix/")
 
 LINES: dict[str, tuple[str, ...]] = {
     "auction bid": (
         *("--manifest", "FILE", "--buyer", MEMBER, "--bids", "FILE", "--auction-key", "KEY.pub"),
-        *("--record", "FILE", *DECIDED),
+        *("--record", "FILE", *NAMED),
     ),
     "auction certify": (
         "--key",
@@ -42,12 +43,12 @@ LINES: dict[str, tuple[str, ...]] = {
     ),
     "auction seal": (
         *("--manifest", "FILE", "--buyer", MEMBER, "--auction-key", "KEY", "--own-bid", "FILE"),
-        *("--record", "FILE", "--out", "NEW", *DECIDED),
+        *("--record", "FILE", "--out", "NEW", *NAMED),
     ),
     "auction withdraw": (*SIGNING, "--record", "FILE"),
-    "deploy-from-attestation apply": ("--image", "FILE", *DECIDED),
-    "deploy-from-attestation plan": ("--image", "FILE", *DECIDED),
-    "deploy-from-attestation status": DECIDED,
+    "deploy-from-attestation apply": ("--image", "FILE", *NAMED),
+    "deploy-from-attestation plan": ("--image", "FILE", *NAMED),
+    "deploy-from-attestation status": NAMED,
     "eif build": ("--mirror", "MIRROR", "--out", "OUT"),
     "eif lock": ("--mirror", "MIRROR", "--check"),
     "eif sbom": (),
@@ -75,10 +76,10 @@ LINES: dict[str, tuple[str, ...]] = {
     "verify receipt": ("FILE", "--manifest", "FILE", *DECIDED),
     "verify release bundle": ("--out", "NEW", *DECIDED),
     "verify release links": ("--out", "NEW", *DECIDED),
-    "verify release review": (*SIGNING, *DECIDED),
+    "verify release review": (*SIGNING, *NAMED),
     "verify release revoke": (*SIGNING, "--reason", "why", *DECIDED),
     "verify release unrevoke": (*SIGNING, "--reason", "why", *DECIDED),
-    "verify report": (*SIGNING, *BUYER, "--parent-role", ROLE, "--out", "NEW", *DECIDED),
+    "verify report": (*SIGNING, *BUYER, "--parent-role", ROLE, "--out", "NEW", *NAMED),
     "verify sign-pcrs": (*SIGNING, "--rebuild", "OUT"),
 }
 """A line for every command that takes a checkout or attestations, or signs. Words in capitals are paths."""

@@ -41,7 +41,17 @@ def kernel_tree(
     (folder / "ramdisks").write_bytes(ramdisks)
     done = subprocess.run(
         [
-            *(*qemu, "-M", "microvm,isa-serial=on", "-accel", "tcg", "-cpu", "max", "-m", "256M"),
+            *(
+                *qemu,
+                "-M",
+                "microvm,acpi=off,pic=on,pit=on,rtc=on,isa-serial=on",
+                "-accel",
+                "tcg",
+                "-cpu",
+                "max",
+                "-m",
+                "256M",
+            ),
             *("-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"),
             *("-kernel", kernel, "-initrd", folder / "ramdisks"),
             *("-append", "console=ttyS0 panic=-1 reboot=t no_timer_check rdinit=/inspect-root quiet"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
@@ -37,16 +36,13 @@ class Release:
 
     image: Path
     members: Members
+    name: str = "0.1.0"
 
     @classmethod
     def make(cls, folder: Path, image: Path, release: str = "0.1.0", by: Members | None = None) -> Release:
         """Sign the image's measurements as every member, of a new quorum or the one of another release."""
         found = measure(image)
-        if by is None:
-            members = Members.make(folder / "quorum")
-        else:
-            shutil.copytree(by.folder, folder / "quorum")
-            members = replace(by, folder=folder / "quorum")
+        members = Members.make(folder / "quorum") if by is None else replace(by)
         local = profile_json("local", "image.local.eif")
         local["image"] |= {"size": found.size, "sha256": found.sha256, "sha384": found.sha384}
         local["pcrs"] = {"PCR0": found.pcr0, "PCR1": found.pcr1, "PCR2": found.pcr2}
@@ -54,14 +50,14 @@ class Release:
         members.claim(report)
         for name in members.file.names:
             members.sign(name, report, age=NOW - (now() - timedelta(hours=1)))
-        return cls(image, members)
+        return cls(image, members, release)
 
     @property
     def deciding(self) -> list[str]:
         """The decision's options on a command line."""
         root = f"sha256:{self.members.root.hex()}"
         folder = str(self.members.attestations)
-        return ["--attestations", folder, "--root", root, "--profile", "local"]
+        return ["--attestations", folder, "--root", root, "--profile", "local", "--release", self.name]
 
     @property
     def authority(self) -> Authority:
@@ -71,6 +67,7 @@ class Release:
                 "attestations": self.members.attestations,
                 "root": self.members.root,
                 "profile": "local",
+                "release": self.name,
             },
             now(),
         )

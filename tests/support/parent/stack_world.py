@@ -220,7 +220,7 @@ planning_options = ("name", "account", "region", "vpc", "subnet", "ami")
 
 def also_of(release: Release) -> Sequence[str]:
     """The options for a second release."""
-    return ("--also-attestations", str(release.members.attestations))
+    return ("--release", release.name)
 
 
 def json_canonical(text: str) -> str:

@@ -31,7 +31,16 @@ class World:
     def deciding(self) -> tuple[str, ...]:
         """The options that name the decision."""
         root = f"sha256:{self.members.root.hex()}"
-        return ("--attestations", str(self.members.attestations), "--root", root, "--profile", "local")
+        return (
+            "--attestations",
+            str(self.members.attestations),
+            "--root",
+            root,
+            "--profile",
+            "local",
+            "--release",
+            "0.1.0",
+        )
 
 
 def make_world(folder: Path) -> World:

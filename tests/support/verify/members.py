@@ -1,8 +1,8 @@
 """Members for tests: real keys, a signed quorum.toml, claims and signed rebuilds, in a folder of the test.
 
 quorum = Members.make(tmp_path, ["buyer-1", "buyer-2"])
-quorum.claim(report)                      # attestations/claim.json for a build report (a dict)
-quorum.sign("buyer-1", report)            # attestations/rebuild.buyer-1.intoto.json
+quorum.claim(report)                      # releases/<release>/claim.json for a build report (a dict)
+quorum.sign("buyer-1", report)            # releases/<release>/rebuild.buyer-1.intoto.json
 quorum.decide(profile="local").require()  # the decision, against the root of this quorum
 """
 
@@ -21,6 +21,7 @@ from coattest.findings import Finding
 from coattest_verify.quorum.decision import Outcome, decide
 from coattest_verify.quorum.members.file import MEMBERS_TYPE, Member, MembersFile
 from coattest_verify.quorum.memory import Roots
+from coattest_verify.quorum.releases import RELEASE_FILE
 from coattest_verify.quorum.statements.claim import Claimed
 from coattest_verify.quorum.statements.provenance import sign_statement
 from coattest_verify.quorum.statements.statement import RebuildReport, Statement, statement_for
@@ -175,6 +176,11 @@ class Members:
         return self.folder / "attestations"
 
     @property
+    def released(self) -> Path:
+        """The folder of the release that was claimed last."""
+        return self.attestations / "releases" / (self.claimed.release if self.claimed else "0.1.0")
+
+    @property
     def roots(self) -> Roots:
         """What a verifier of this test remembers."""
         return Roots(self.folder / "config")
@@ -240,11 +246,22 @@ class Members:
         return self.write(name or f"rebuild.{member}.intoto.json", data)
 
     def write(self, name: str, data: bytes) -> Path:
-        """Put a file into the folder of attestations."""
-        path = self.attestations / name
+        """Put a file into the folder of attestations, or of the latest claimed release."""
+        path = self.released / name if RELEASE_FILE.fullmatch(name) else self.attestations / name
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
         return path
 
-    def decide(self, *, profile: str = "aws", now: datetime = NOW, own: str | None = None) -> Outcome:
-        """Decide with this quorum's root and memory."""
-        return decide(self.attestations, root=self.root, profile=profile, now=now, own=own, roots=self.roots)
+    def decide(
+        self, *, profile: str = "aws", now: datetime = NOW, own: str | None = None, release: str | None = None
+    ) -> Outcome:
+        """Decide on the release that was claimed last, with this quorum's root and memory."""
+        return decide(
+            self.attestations,
+            root=self.root,
+            profile=profile,
+            now=now,
+            own=own,
+            release=release or self.released.name,
+            roots=self.roots,
+        )

@@ -38,6 +38,11 @@ class SigningWorld:
         return self.quorum.attestations
 
     @property
+    def released(self) -> Path:
+        """The folder of the release that was claimed last."""
+        return self.quorum.released
+
+    @property
     def root(self) -> tuple[str, str]:
         """The option with the pinned root."""
         return ("--root", f"sha256:{self.quorum.root.hex()}")
@@ -56,7 +61,7 @@ class SigningWorld:
         """Publish the claim of a rebuild; its bytes."""
         self.report = report_json(**changes)
         self.quorum.claim(self.report)
-        return (self.attestations / "claim.json").read_bytes()
+        return (self.released / "claim.json").read_bytes()
 
     @property
     def claimed(self) -> str:
@@ -79,10 +84,10 @@ class SigningWorld:
 
     def signed(self, pattern: str) -> Any:
         """The payload, as JSON, of the one envelope in the folder with such a name."""
-        (path,) = self.attestations.glob(pattern)
+        (path,) = self.attestations.rglob(pattern)
         payload = base64.b64decode(json.loads(path.read_bytes())["payload"])
         return json.loads(payload) if payload.startswith(b"{") else payload
 
     def publish(self, report: dict[str, Any]) -> None:
         """Put the claim of a report into the folder, as the host may at any time."""
-        (self.attestations / "claim.json").write_text(json.dumps(claim_json(report)))
+        (self.released / "claim.json").write_text(json.dumps(claim_json(report)))

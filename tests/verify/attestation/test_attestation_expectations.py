@@ -10,6 +10,7 @@ import pytest
 
 from coattest.errors import UsageError
 from coattest_verify.attestation import (
+    ExpectAnyPcrs,
     Expectation,
     ExpectDocument,
     ExpectModule,
@@ -327,6 +328,29 @@ def test_skew_is_tolerated_as_far_as_it_was_asked_for() -> None:
     assert codes(check(ahead, IMAGE, MaxAge(0, skew_ms=499))) == {"future-timestamp"}
     assert codes(check(ahead, IMAGE, MaxAge(0, skew_ms=500), MaxAge(0))) == {"future-timestamp"}
     assert MaxAge(0, skew_ms=300_000).skew_ms == 300_000
+
+
+def test_skew_without_an_age_is_of_any_age() -> None:
+    """None as age: as old as the certificates allow, and ahead by no more than the skew."""
+    assert check(document(timestamp=NOW_MS + 500), IMAGE, MaxAge(None, skew_ms=500)).ok
+    assert check(document(timestamp=NOW_MS - 60_000), IMAGE, MaxAge(None)).ok
+    assert codes(check(document(timestamp=NOW_MS - 60_000), IMAGE, MaxAge(None), MaxAge(5))) == {"too-old"}
+    (finding,) = check(document(timestamp=NOW_MS + 500), IMAGE, MaxAge(None, skew_ms=499)).findings
+    assert finding.found == f"500 ms ahead ({NOW_MS + 500} ms)"
+
+
+def test_one_of_several_sets_has_to_match_as_a_whole() -> None:
+    """Registers of two sets are never mixed, and every set has to pin code by itself."""
+    ours = {index: PCRS[index] for index in (0, 1, 2)}
+    other = dict.fromkeys((0, 1, 2), OTHER)
+    assert check(document(), ExpectAnyPcrs([ExpectPcrs(other), ExpectPcrs(ours)])).ok
+    mixed = [ExpectPcrs(other | {0: PCRS[0]}), ExpectPcrs(ours | {2: OTHER})]
+    verdict = check(document(), ExpectAnyPcrs(mixed))
+    assert [(finding.code, finding.where) for finding in verdict.findings] == [("measurement", "PCR2")]
+    with usage_error("bad-expectation"):
+        ExpectAnyPcrs([])
+    with usage_error("empty-expectations"):
+        check(document(), ExpectAnyPcrs([ExpectPcrs(ours), ExpectPcrs({4: PCRS[4]})]))
 
 
 def test_the_age_is_in_milliseconds_and_its_end_counts() -> None:

@@ -211,7 +211,8 @@ def audit(quorum: Members, source: str, key: str, *more: str, seals: bool = True
         "--member",
         "buyer-1",
     ]
-    command += ["--attestations", str(quorum.attestations), "--root", f"sha256:{quorum.root.hex()}"]
+    command += ["--release", "0.1.0", "--attestations", str(quorum.attestations)]
+    command += ["--root", f"sha256:{quorum.root.hex()}"]
     command += ["--profile", "local", *(["--journal", str(journal(quorum))] if seals else []), *more]
     stdout, stderr = io.StringIO(), io.StringIO()
     with (

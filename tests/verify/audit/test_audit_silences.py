@@ -116,6 +116,24 @@ def test_a_text_of_the_callers_choice_does_not_name_another_key() -> None:
     assert codes({**grant, "requestParameters": {"name": other, "keyId": KEY}}) == ["past-the-policy"]
 
 
+def test_one_of_two_keys_does_not_name_another() -> None:
+    """ReEncrypt from another key to an alias, which may be ours."""
+    call = unnamed(eventName="ReEncrypt", requestParameters={"sourceKeyId": OTHER_KEY})
+    assert codes(call) == []
+    parameters = {"sourceKeyId": OTHER_KEY, "destinationKeyId": "alias/x"}
+    assert codes({**call, "requestParameters": parameters}) == ["unnamed-key"]
+    resources = [{"ARN": OTHER_KEY}]
+    assert codes({**call, "requestParameters": parameters, "resources": resources}) == []
+
+
+@pytest.mark.parametrize("source", [" kms.amazonaws.com", "KMS.amazonaws.com\n", "kms-fips.amazonaws.com"])
+def test_the_service_is_kms_however_it_is_written(source: str) -> None:
+    """And one without a name is no other service."""
+    assert codes({**BAD, "eventSource": source}) == ["unattested"]
+    assert codes({**BAD, "eventSource": " "}) == ["bad-event"]
+    assert codes({**BAD, "eventSource": "s3.amazonaws.com"}) == []
+
+
 def test_a_map_by_arn_names_the_key() -> None:
     """Names of a map count as its values do."""
     assert codes(unnamed(resources={KEY: {"type": "AWS::KMS::Key"}})) == ["unattested"]

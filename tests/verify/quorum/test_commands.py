@@ -35,7 +35,8 @@ def signed(tmp_path_factory: pytest.TempPathFactory) -> Desk:
     for number in (1, 2, 3):
         desk.ok("members", "countersign", "--key", f"key-{number}", "--member", f"buyer-{number}")
     report = desk.images("out")
-    (desk.folder / "attestations" / "claim.json").write_text(json.dumps(claim_json(report)))
+    (desk.folder / "attestations/releases/0.1.0").mkdir(parents=True)
+    (desk.folder / "attestations/releases/0.1.0/claim.json").write_text(json.dumps(claim_json(report)))
     for number in (1, 2):
         desk.ok("sign-pcrs", "--key", f"key-{number}", "--member", f"buyer-{number}")
     desk.ok("quorum", "--root", root)
@@ -69,7 +70,7 @@ def test_the_committed_links_pass_as_they_are(signed: Desk) -> None:
     for number in (1, 2, 3):
         assert (signed.folder / f"key-{number}.pub").exists()
     done = signed.run(
-        "--layout", "attestations/root.layout", "--link-dir", "attestations",
+        "--layout", "attestations/root.layout", "--link-dir", "attestations/releases/0.1.0",
         "--verification-keys", "key-1.pub", "key-2.pub", "key-3.pub",
         program="in-toto-verify",
     )  # fmt: skip
@@ -103,7 +104,9 @@ def test_the_container_routes_report_is_signed_as_it_is(signed: Desk, tmp_path: 
     assert "no record of making it" in done.stderr
     told = desk.json(*common, "--report", "container/build.json")
     assert (told["outcome"], told["host"]) == ("agree", "attic")
-    statement = json.loads((tmp_path / "attestations" / "rebuild.buyer-3.intoto.json").read_bytes())
+    statement = json.loads(
+        (tmp_path / "attestations/releases/0.1.0/rebuild.buyer-3.intoto.json").read_bytes()
+    )
     parsed = json.loads(base64.b64decode(statement["payload"]))
     assert parsed["predicate"]["buildDefinition"]["externalParameters"]["route"] == "container"
 
@@ -126,7 +129,7 @@ def test_commit_then_reveal(tmp_path: Path) -> None:
         desk.ok("commit", *who[number], "--rebuild", f"out-{number}", *root)
         desk.ok("log", "append", *who[number], *root)
     assert desk.run("commit", *who[1], "--rebuild", "out-1", *root).returncode == 2
-    (tmp_path / "attestations" / "claim.json").write_text(json.dumps(claim_json(report)))
+    (tmp_path / "attestations/releases/0.1.0/claim.json").write_text(json.dumps(claim_json(report)))
     for number in (1, 2):
         desk.ok("log", "append", *who[number], *root)
         desk.ok("sign-pcrs", *who[number], "--rebuild", f"out-{number}")
@@ -291,7 +294,7 @@ def test_the_log_is_signed_and_shown(signed: Desk, tmp_path: Path) -> None:
     assert cosigned["cosigned"] == ["buyer-1", "buyer-2", "buyer-3"]
     found = desk.json("log", "show")
     assert (found["size"], len(found["entries"])) == (done["size"], done["size"])
-    assert {entry["kind"] for entry in found["entries"]} == {"rebuild", "decision"}
+    assert {entry["kind"] for entry in found["entries"]} == {"rebuild"}
     assert found["root"] in desk.ok("log", "show")
     assert desk.json("quorum")["log"] == {"size": done["size"], "root": done["root"]}
     bundle = desk.folder / "attestations" / "log" / "tile" / "entries" / "000.p" / str(done["size"])

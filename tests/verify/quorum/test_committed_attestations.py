@@ -17,6 +17,7 @@ from coattest_verify.quorum.memory import Roots
 from coattest_verify.quorum.statements.claim import Claimed
 
 ATTESTATIONS = Path(__file__).parents[3] / "attestations"
+RELEASE = ATTESTATIONS / "releases" / "0.1.0"
 REMEDY = "the claim changed after the ceremony: make attestations"
 
 
@@ -42,7 +43,7 @@ def test_the_committed_attestations_decide_for_the_committed_claim(
         assert outcome.warnings == ()
         assert outcome.agree == members.names
         assert outcome.decision is not None
-        claim = Claimed.decode((ATTESTATIONS / "claim.json").read_bytes())
+        claim = Claimed.decode((RELEASE / "claim.json").read_bytes())
         assert tuple(outcome.decision.pcrs.values()) == claim.profiles[profile].pcrs
         assert (outcome.decision.tree_sha256, outcome.decision.lock_sha256) == (
             claim.tree_sha256,
@@ -68,7 +69,7 @@ def test_stock_in_toto_verify_accepts_the_committed_attestations(members: Member
             "--layout",
             str(ATTESTATIONS / "root.layout"),
             "--link-dir",
-            str(ATTESTATIONS),
+            str(RELEASE),
             "--verification-keys",
             *keys,
         ],

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from coattest.errors import FoundFalse
-from coattest_verify.quorum.members.file import MemberGroup
+from coattest_verify.quorum.members.file import Member, MemberGroup
+from coattest_verify.signatures import keys
 from support.verify.members import NOW, Members, report_json, sentences
 
 
@@ -34,7 +35,7 @@ def test_two_of_three_decide_when_one_is_absent(three: Members) -> None:
 def test_silence_is_not_agreement_when_dissent_blocks(blocking: Members) -> None:
     """Under "block" every member has to answer: an absent one may be a removed dissent."""
     assert blocking.decide().decision is not None
-    (blocking.attestations / "rebuild.buyer-3.intoto.json").unlink()
+    (blocking.released / "rebuild.buyer-3.intoto.json").unlink()
     outcome = blocking.decide()
     assert outcome.decision is None
     assert sentences(outcome.reasons) == ("buyer-3: has not answered, and silence is not agreement",)
@@ -69,7 +70,7 @@ def test_agree_and_forged_is_no(three: Members) -> None:
 def test_could_not_build_is_a_dissent_until_a_result_follows(blocking: Members) -> None:
     """ "Could not build" blocks; a later agreeing statement of the same member replaces it."""
     name = "rebuild.buyer-3.first.intoto.json"
-    (blocking.attestations / "rebuild.buyer-3.intoto.json").unlink()
+    (blocking.released / "rebuild.buyer-3.intoto.json").unlink()
     blocking.sign(
         "buyer-3", None, outcome="could-not-build", reason="no disk", name=name, age=timedelta(hours=5)
     )
@@ -112,7 +113,7 @@ def test_one_profile_is_decided_without_the_other(three: Members) -> None:
 def test_an_unknown_profile_is_not_decided(three: Members) -> None:
     """A profile that the claim does not have is a reason, not a crash."""
     assert sentences(three.decide(profile="gpu").reasons) == (
-        "claim.json: has no profile 'gpu', only aws, local",
+        "releases/0.1.0/claim.json: has no profile 'gpu', only aws, local",
     )
 
 
@@ -132,6 +133,21 @@ def test_the_digest_does_not_depend_on_who_agreed(three: Members) -> None:
     after = three.decide().require()
     assert after.agreed != before.agreed
     assert after.digest == before.digest
+
+
+def test_the_release_digest_does_not_depend_on_the_members_files_version(three: Members) -> None:
+    """Enrolling a member makes nothing unreadable that is bound to the release."""
+    before = three.decide().require()
+    public = keys.generate_key(three.folder / "keys" / "buyer-4")
+    three.signers["buyer-4"] = keys.load_signer(three.folder / "keys" / "buyer-4")
+    following = three.file.successor(members=(*three.file.members, Member("buyer-4", (public,))))
+    three.install(following, tuple(three.signers))
+    for name in ("buyer-1", "buyer-2"):
+        three.sign(name, report_json())
+    after = three.decide().require()
+    assert before.release_digest == after.release_digest
+    assert before.digest != after.digest
+    assert (before.quorum_sha256, after.quorum_sha256) == (str(following.previous)[7:], following.sha256)
 
 
 def test_the_digest_depends_on_what_was_decided(three: Members, tmp_path: Path) -> None:

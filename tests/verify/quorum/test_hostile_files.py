@@ -21,6 +21,7 @@ from coattest.files import Folder
 from coattest.strictjson import canonical
 from coattest_build.formats.registers import EMPTY_PCR2
 from coattest_verify.quorum.links import filtered, link_name, link_of, metablock, sign_link
+from coattest_verify.quorum.releases import ReleaseFiles
 from coattest_verify.quorum.statements import provenance
 from coattest_verify.signatures import dsse
 from coattest_verify.signatures.olpc import encode_olpc
@@ -99,7 +100,7 @@ def test_a_signed_layout_in_place_of_a_statement_is_never_executed(
     three.write(link_name(three.signers["buyer-3"].public), block)
     assert_only_refused(three, "malformed")
     with Folder(three.attestations) as folder:
-        assert filtered(folder, three.file, three.decide().answers) == {}
+        assert filtered(ReleaseFiles(folder, "0.1.0"), three.file, three.decide().answers) == {}
     three.write(FILE, signed(three, canonical(json.loads(block)["signed"])))
     assert_only_refused(three, "statement-type")
     assert not marker.exists()
@@ -136,7 +137,7 @@ def test_a_statement_in_anothers_name_is_refused(three: Members) -> None:
 
 def test_a_copied_statement_under_another_name_is_refused(three: Members) -> None:
     """buyer-1's statement under buyer-3's file name is not a third vote."""
-    three.write(FILE, (three.attestations / "rebuild.buyer-1.intoto.json").read_bytes())
+    three.write(FILE, (three.released / "rebuild.buyer-1.intoto.json").read_bytes())
     assert_only_refused(three, "bad-signature")
 
 
@@ -170,7 +171,7 @@ def test_odd_names_are_refused(three: Members, name: str) -> None:
 
 def test_a_name_that_is_not_unicode_is_refused(three: Members) -> None:
     """A file name that is no text is refused like any other odd name."""
-    folder = os.fsencode(three.attestations)
+    folder = os.fsencode(three.released)
     Path(os.fsdecode(folder + b"/rebuild.\xff.intoto.json")).write_bytes(b"{}")
     outcome = three.decide()
     assert outcome.decision is not None
@@ -181,14 +182,14 @@ def test_a_name_that_is_not_unicode_is_refused(three: Members) -> None:
 def test_a_symbolic_link_is_not_followed(three: Members, tmp_path: Path) -> None:
     """A link to a good statement elsewhere, or to a secret, is refused."""
     three.sign("buyer-3", report_json()).rename(tmp_path / "elsewhere.json")
-    (three.attestations / FILE).symlink_to(tmp_path / "elsewhere.json")
+    (three.released / FILE).symlink_to(tmp_path / "elsewhere.json")
     assert_only_refused(three, "not-a-file")
 
 
 @pytest.mark.parametrize("kind", ["folder", "fifo", "socket-like-loop"])
 def test_what_is_not_a_plain_file_is_refused(three: Members, kind: str) -> None:
     """A folder, a FIFO without a writer or a link to itself neither hangs nor crashes."""
-    path = three.attestations / FILE
+    path = three.released / FILE
     if kind == "folder":
         path.mkdir()
     elif kind == "fifo":
@@ -201,7 +202,7 @@ def test_what_is_not_a_plain_file_is_refused(three: Members, kind: str) -> None:
 def test_a_linked_claim_or_members_file_is_not_followed(three: Members, tmp_path: Path) -> None:
     """claim.json and quorum.toml are not read through links either."""
     for name in ("claim.json", "quorum.toml"):
-        path = three.attestations / name
+        path = (three.released if name == "claim.json" else three.attestations) / name
         content = path.read_bytes()
         (tmp_path / name).write_bytes(content)
         path.unlink()
@@ -398,7 +399,7 @@ def test_a_hostile_claim_is_a_reason(three: Members, name: str) -> None:
     three.write("claim.json", RAW_FILES[name][0])
     outcome = three.decide()
     assert outcome.decision is None
-    assert sentences(outcome.reasons)[0].startswith("claim.json: ")
+    assert sentences(outcome.reasons)[0].startswith("releases/0.1.0/claim.json: ")
 
 
 def test_hostile_members_signatures_are_refused_alone(three: Members) -> None:
@@ -419,7 +420,7 @@ def test_a_link_of_another_step_does_not_reach_in_toto(three: Members) -> None:
     foreign = {**link_of(three.statement("buyer-2", report_json())), "name": "deploy"}
     three.write(link_name(three.signers["buyer-2"].public), signed_block(three, "buyer-2", foreign))
     with Folder(three.attestations) as folder:
-        found = filtered(folder, three.file, three.decide().answers)
+        found = filtered(ReleaseFiles(folder, "0.1.0"), three.file, three.decide().answers)
     assert list(found) == [link_name(three.signers["buyer-1"].public)]
 
 

@@ -32,7 +32,11 @@ class Bench:
     def __init__(self, folder: Path, dissent: str) -> None:
         self.quorum = Members.make(folder, NAMES, threshold=2, dissent=dissent, kinds=("ed25519",))
         self.quorum.claim(report_json())
-        self.base = {path.name: path.read_bytes() for path in self.quorum.attestations.iterdir()}
+        self.base = {
+            path.relative_to(self.quorum.attestations).as_posix(): path.read_bytes()
+            for path in self.quorum.attestations.rglob("*")
+            if path.is_file()
+        }
         self.made: dict[Item, bytes] = {}
 
     def statement(self, item: Item) -> bytes:

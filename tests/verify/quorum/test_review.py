@@ -17,6 +17,7 @@ from coattest_build.inputs import lock as locks
 from coattest_build.ownwork import INPUTS, OwnWork, sha256_hex
 from coattest_verify.cli.release.review import review_command
 from coattest_verify.quorum.bundle import make_bundle
+from coattest_verify.quorum.releases import ReleaseFiles
 from coattest_verify.quorum.statements.votes import REVIEW, make_vote, read_votes, sign_vote, vote_name
 from support.raises import raises_code
 from support.verify.members import NOW, Members, report_json
@@ -123,6 +124,6 @@ def test_a_review_names_the_lock_that_it_was_compared_with(three: Members) -> No
     )
     three.write(vote_name(vote), sign_vote(vote, three.signers["buyer-1"]))
     with Folder(three.attestations) as folder:
-        (read,), refused = read_votes(folder, three.file)
+        (read,), refused = read_votes(ReleaseFiles(folder, "0.1.0"), three.file)
     assert refused == []
     assert (read.lock_sha256, read.since) == (three.claimed.lock_sha256, "cd" * 32)

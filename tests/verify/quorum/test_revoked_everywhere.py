@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
 
 from coattest.errors import FoundFalse
-from coattest_verify.cli.options import decision_from
+from coattest_verify.cli.options import decisions_from
 from coattest_verify.quorum.authority import authority_from
 from coattest_verify.quorum.statements.votes import REVOKE, make_vote, sign_vote, vote_name
 from support.verify.members import NOW, Members
@@ -18,9 +19,9 @@ COMMANDS = sorted(
     path
     for folder in ("verify/coattest_verify/cli", "parent/coattest_parent/cli")
     for path in (REPOSITORY / folder).rglob("*.py")
-    if "@decision_options" in path.read_text(encoding="utf-8")
+    if re.search(r"@(?:\w+_)?decisions?_options", path.read_text(encoding="utf-8"))
 )
-RECOMPUTE = {"decide", "decision_from", "decisions_of", "authority_from"}
+RECOMPUTE = {"decide", "decisions_from", "make_policy", "outcome_from", "authority_from"}
 
 
 def called(function: ast.AST) -> set[str]:
@@ -34,7 +35,7 @@ def called(function: ast.AST) -> set[str]:
 
 @pytest.mark.parametrize("path", COMMANDS, ids=lambda path: path.stem)
 def test_a_command_with_the_options_of_a_decision_recomputes_it(path: Path) -> None:
-    """Each takes the decision from the statements, by one of four functions, and from nowhere else."""
+    """Each takes the decision from the statements, by one of these functions, and from nowhere else."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     assert called(tree) & RECOMPUTE
 
@@ -42,20 +43,25 @@ def test_a_command_with_the_options_of_a_decision_recomputes_it(path: Path) -> N
 def test_the_commands_are_found() -> None:
     """The search for commands has not lost any of those that bind a buyer or the service."""
     assert {name for path in COMMANDS for name in (path.stem, path.parent.name)} >= {
-        "audit", "bid", "bundle", "deploy", "links", "policy", "quorum", "receipt", "seal"
+        "audit", "bid", "deploy", "links", "policy", "quorum", "receipt", "report", "seal"
     }  # fmt: skip
 
 
 def test_those_functions_refuse_a_revoked_release(three: Members, monkeypatch: pytest.MonkeyPatch) -> None:
     """After one member's revocation none of them gives a decision, and the reason is its own words."""
     monkeypatch.setenv("COATTEST_CONFIG", str(three.folder / "config"))
-    options = {"attestations": three.attestations, "root": three.root, "profile": "aws"}
-    before = decision_from(options, now=NOW)
+    options = {
+        "attestations": three.attestations,
+        "root": three.root,
+        "profile": "aws",
+        "releases": ("0.1.0",),
+    }
+    (before,) = decisions_from(options, now=NOW)
     assert authority_from(options, NOW).decision.digest == before.digest
     assert three.claimed is not None
     vote = make_vote(REVOKE, "buyer-3", root=three.root, claim=three.claimed, note="CVE-2026-1", now=NOW)
     three.write(vote_name(vote), sign_vote(vote, three.signers["buyer-3"]))
-    for recompute in (lambda: decision_from(options, now=NOW), lambda: authority_from(options, NOW)):
+    for recompute in (lambda: decisions_from(options, now=NOW), lambda: authority_from(options, NOW)):
         with pytest.raises(FoundFalse, match="buyer-3: revoked this release: CVE-2026-1") as caught:
             recompute()
         assert caught.value.code == "no-decision"

@@ -139,11 +139,11 @@ class Event:
 def parse_event(raw: Mapping[str, Any], key: KeyName) -> Event | NotOfKey:
     """The event, or why it is not one that the audit of ``key`` needs. Raises Unreadable."""
     service = raw.get("eventSource")
-    if not isinstance(service, str):
+    if not isinstance(service, str) or not service.strip():
         if "insightDetails" in raw and "eventName" not in raw:
             return NotOfKey.INSIGHT
         raise Unreadable("a record without eventSource")
-    if not service.lower().startswith("kms"):
+    if not service.strip().lower().startswith("kms"):
         return NotOfKey.ANOTHER_SERVICE
     names = _names(raw, key)
     name = _text(raw.get("eventName"))
@@ -221,10 +221,11 @@ def _names(raw: Mapping[str, Any], key: KeyName) -> Names:
         if any(found[0].lower() == key.id for found in _SOME_KEY.finditer(text)):
             return Names.THIS
     # A parameter of the caller's choice (a grant's name) or an id somewhere in a longer text does not say
-    # that the call was for another key.
-    of_key = [value for name, value in (parameters or {}).items() if name.lower().endswith("keyid")]
-    another = any(_NAMED_KEY.search(text) for text in _strings([resources, of_key, answer, details]))
-    return Names.ANOTHER if another else Names.NONE
+    # that the call was for another key; nor does one of two keys that it was for, beside an alias.
+    asked_for = [value for name, value in (parameters or {}).items() if name.lower().endswith("keyid")]
+    others = [_NAMED_KEY.search(text) is not None for text in _strings(asked_for)]
+    another = any(_NAMED_KEY.search(text) for text in _strings([resources, answer, details]))
+    return Names.ANOTHER if another or (others and all(others)) else Names.NONE
 
 
 def _without_content(parameters: Mapping[str, Any]) -> list[Any]:

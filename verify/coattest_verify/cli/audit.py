@@ -19,7 +19,7 @@ from coattest.extras import need_extra
 from coattest.files import read_whole
 from coattest.findings import Finding
 from coattest.jsontext import emit_json
-from coattest.shell import err, json_option, judged_folder, out, step_progress, utc_now
+from coattest.shell import err, json_option, out, step_progress, utc_now
 from coattest.strictjson import shown
 from coattest_verify.auction.context import AUCTION, BUYER
 from coattest_verify.auction.journal import SealJournal, default_journal
@@ -38,7 +38,7 @@ from coattest_verify.audit.judge import (
 )
 from coattest_verify.audit.operations import DECRYPT
 from coattest_verify.audit.verdict import AuditOutcome, AuditVerdict, conclude
-from coattest_verify.cli.options import EXISTING_FILE, EXISTING_FOLDER, decision_from, decision_options
+from coattest_verify.cli.options import EXISTING_FILE, EXISTING_FOLDER, decisions_from, decisions_options
 from coattest_verify.cli.policy.making import pairs
 
 LOOKUP = "lookup-events"
@@ -49,16 +49,8 @@ _ROLE_ID = re.compile(r"AROA[A-Z0-9]{4,124}")
 
 @click.command()
 @click.argument("source")
-@decision_options
+@decisions_options(required=False)
 @click.option("--member", help="Your name in quorum.toml: the decision must be yours too.")
-@judged_folder(
-    click.option(
-        "--also-attestations",
-        multiple=True,
-        type=EXISTING_FOLDER,
-        help="Another release that was decided on in this time; repeatable.",
-    )
-)
 @click.option("--key", "key_arn", required=True, metavar="ARN", help="The key: its full ARN.")
 @click.option(
     "--parent-role",
@@ -146,10 +138,7 @@ def _expected(given: Mapping[str, Any]) -> Expected:
         raise UsageError("no time is between --since and --until", where="--since")
     # A decision that has expired since was one then: it is recomputed as of the end of the window.
     moment = min(filter(None, (now, until)))
-    decisions = [
-        decision_from({**given, "attestations": folder}, now=moment, own=given["member"])
-        for folder in (given["attestations"], *given["also_attestations"])
-    ]
+    decisions = decisions_from(given, now=moment, own=given["member"])
     return Expected(
         key=key,
         tuples=tuple((item.pcrs[0], item.pcrs[1], item.pcrs[2]) for item in decisions),

@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from coattest.errors import UsageError
-from coattest.files import write_atomic
 from coattest.jsontext import emit_json
 from coattest.shell import confirm_signing, err, expect_option, json_option, utc_now
 from coattest_build.ownwork import OwnWork
@@ -21,6 +20,7 @@ from coattest_verify.cli.options import (
 from coattest_verify.cli.words import report_rows
 from coattest_verify.quorum.members.file import own_key
 from coattest_verify.quorum.memory import Roots
+from coattest_verify.quorum.releases import put_file, release_place
 from coattest_verify.quorum.statements.salt import new_secret, read_secret, secret_folder, write_secret
 from coattest_verify.quorum.statements.votes import COMMIT, make_vote, sign_vote, vote_name
 from coattest_verify.rebuild.answer import read_members, read_report, refuse_dirty, remeasure
@@ -44,8 +44,9 @@ def commit_command(
 ) -> None:
     """Commit to this machine's rebuild, without revealing it, before the claim is published.
 
-    Writes commit.MEMBER.SOURCE.dsse.json, which verify log append puts into the log. The secret that opens it
-    stays in this user's state until verify sign-pcrs reveals it. --expect is the SHA-256 of the build report.
+    Writes commit.MEMBER.SOURCE.dsse.json into the release's folder, and verify log append logs it. The secret
+    that opens it stays in this user's state until verify sign-pcrs reveals it. --expect is the SHA-256 of the
+    build report.
     """
     with read_once(attestations) as evidence:
         members = read_members(evidence, attestations)
@@ -65,7 +66,8 @@ def commit_command(
         note=secret.digest(own.report),
         now=utc_now(),
     )
-    path = attestations / vote_name(vote)
+    place = release_place(vote.release, vote_name(vote))
+    path = attestations / place
     if path.exists() or path.is_symlink():
         raise UsageError(
             "is already there",
@@ -82,7 +84,7 @@ def commit_command(
     )
     # The salt first: a commitment that cannot be opened is useless.
     salt_file = write_secret(folder, secret)
-    write_atomic(path, sign_vote(vote, signer))
+    put_file(attestations, place, sign_vote(vote, signer))
     if as_json:
         emit_json({"file": str(path), "commitment": vote.note, "secret": str(salt_file)})
         return

@@ -17,8 +17,9 @@ import click
 from coattest.errors import UsageError
 from coattest.extras import need_signer
 from coattest.files import Evidence, Folder, ReadOnce
-from coattest.shell import Decorator, judged_folder, option_group, signing_key, utc_now
-from coattest_verify.quorum.decision import Decision, decide
+from coattest.shell import Decorator, judged_folder, option_group, signing_key
+from coattest_verify.quorum.authority import authority_from
+from coattest_verify.quorum.decision import Decision
 from coattest_verify.quorum.memory import parse_quorum_root
 from coattest_verify.quorum.signing import candidates
 from coattest_verify.signatures.keys import (
@@ -46,7 +47,7 @@ attestations_option: Decorator = option_group(
             type=FOLDER,
             default=Path("attestations"),
             show_default=True,
-            help="Folder of the claim, quorum.toml and the signed rebuilds.",
+            help="Folder of quorum.toml, the log, and each release's claim and signed rebuilds.",
         )
     ),
     heading=DECISION,
@@ -172,22 +173,60 @@ root_option: Decorator = option_group(
 quorum_options = option_group(attestations_option, root_option)
 """Which quorum: passed as ``attestations`` and ``root``."""
 
-decision_options = option_group(
-    quorum_options,
+release_option: Decorator = option_group(
+    click.option("--release", metavar="NAME", help="The release; default: the only one that is there."),
+    heading=DECISION,
+)
+"""Which release: passed as ``release``."""
+
+profile_option: Decorator = option_group(
     click.option("--profile", default="aws", show_default=True, help="Profile to decide on."),
     heading=DECISION,
 )
-"""What to decide from and on: passed as ``attestations``, ``root``, ``profile``."""
+
+_evidence_options = option_group(
+    quorum_options,
+    click.option("--bundle", type=FILE, help="Decide from a proof bundle instead of a folder; needs --root."),
+    profile_option,
+    heading=DECISION,
+)
+
+decision_options = option_group(_evidence_options, release_option)
+"""What to decide from and on: passed as ``attestations``, ``root``, ``bundle``, ``profile``, ``release``."""
+
+named_decision_options = option_group(
+    _evidence_options,
+    click.option("--release", required=True, metavar="NAME", help="The release to decide on."),
+    heading=DECISION,
+)
+"""The same for what binds somebody to a release: its name must be given."""
 
 
-def decision_from(
-    options: Mapping[str, Any], *, now: datetime | None = None, own: str | None = None
-) -> Decision:
-    """The decision, recomputed from the values of ``decision_options``. Raises FoundFalse."""
-    return decide(
-        options["attestations"],
-        root=options["root"],
-        profile=options["profile"],
-        now=now or utc_now(),
-        own=own,
-    ).require()
+def several_releases_option(*, required: bool) -> Decorator:
+    """Which releases: passed as ``releases``, a tuple."""
+    return option_group(
+        click.option(
+            "--release",
+            "releases",
+            multiple=True,
+            required=required,
+            metavar="NAME",
+            help="A release to decide on; repeatable: each of them must be decided.",
+        ),
+        heading=DECISION,
+    )
+
+
+def decisions_options(*, required: bool) -> Decorator:
+    """The same for several releases from one folder: passed as ``releases``, a tuple."""
+    return option_group(_evidence_options, several_releases_option(required=required))
+
+
+def decisions_from(
+    options: Mapping[str, Any], *, now: datetime, own: str | None = None
+) -> tuple[Decision, ...]:
+    """The decision on each release that ``decisions_options`` name. Raises FoundFalse, UsageError."""
+    named: tuple[str, ...] = options["releases"]
+    if len(set(named)) != len(named):
+        raise UsageError("names a release twice", where="--release")
+    return tuple(authority_from(options, now, own, release=release).decision for release in named or (None,))

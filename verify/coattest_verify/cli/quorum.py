@@ -12,7 +12,7 @@ from coattest.errors import Rejected, UsageError
 from coattest.jsontext import emit_json
 from coattest.parser import refuse_ignored
 from coattest.shell import err, json_option, out, utc_now
-from coattest_verify.cli.options import FILE, decision_options
+from coattest_verify.cli.options import decision_options
 from coattest_verify.quorum.authority import bundle_root
 from coattest_verify.quorum.bundle import load_bundle
 from coattest_verify.quorum.decision import Outcome, decide, decide_from
@@ -23,7 +23,6 @@ from coattest_verify.quorum.memory import Roots
 @click.command("quorum")
 @decision_options
 @click.option("--own", help="Also require this member's own agreeing statement.")
-@click.option("--bundle", type=FILE, help="Decide from a proof bundle instead of a folder; needs --root.")
 @click.option(
     "--at",
     metavar="TIME|bundle",
@@ -35,6 +34,7 @@ def quorum_command(
     attestations: Path,
     root: bytes | None,
     profile: str,
+    release: str | None,
     own: str | None,
     bundle: Path | None,
     at: str | None,
@@ -46,11 +46,11 @@ def quorum_command(
     """
     if bundle is not None:
         refuse_ignored(("attestations",), "with --bundle")
-        outcome = from_bundle(bundle, root, at, profile=profile, own=own)
+        outcome = from_bundle(bundle, root, at, profile=profile, own=own, release=release)
     elif at is not None:
         raise UsageError("--at goes with --bundle")
     else:
-        outcome = decide(attestations, root=root, profile=profile, now=utc_now(), own=own)
+        outcome = decide(attestations, root=root, profile=profile, now=utc_now(), own=own, release=release)
     if as_json:
         emit_json(outcome.to_json())
     else:
@@ -58,7 +58,9 @@ def quorum_command(
     return 0 if outcome.decision else 1
 
 
-def from_bundle(path: Path, root: bytes | None, at: str | None, *, profile: str, own: str | None) -> Outcome:
+def from_bundle(
+    path: Path, root: bytes | None, at: str | None, *, profile: str, own: str | None, release: str | None
+) -> Outcome:
     """Decide from a bundle. Without ``at`` remembered versions count; for the past they cannot."""
     pinned = bundle_root(root)
     held = load_bundle(path)
@@ -67,7 +69,13 @@ def from_bundle(path: Path, root: bytes | None, at: str | None, *, profile: str,
     )
     if at is None:
         return decide_from(
-            held.files, root=pinned, seen=Roots().seen(pinned), profile=profile, now=utc_now(), own=own
+            held.files,
+            root=pinned,
+            seen=Roots().seen(pinned),
+            profile=profile,
+            now=utc_now(),
+            own=own,
+            release=release,
         )
     try:
         moment = held.made if at == "bundle" else parse_utc(at)
@@ -76,7 +84,9 @@ def from_bundle(path: Path, root: bytes | None, at: str | None, *, profile: str,
     if moment > utc_now():
         raise UsageError("--at lies in the future", where=at)
     err().print(f"as of {utc(moment)}: later versions and revocations may exist", style="yellow")
-    return decide_from(held.files, root=pinned, seen=None, profile=profile, now=moment, own=own)
+    return decide_from(
+        held.files, root=pinned, seen=None, profile=profile, now=moment, own=own, release=release
+    )
 
 
 def show_outcome(outcome: Outcome) -> None:

@@ -16,7 +16,7 @@ from coattest.shell import err, json_option, judged_folder, needs_extra
 from coattest_build import builder
 from coattest_build.cli.options import cache_option, fresh_kernel_option, jobs_option, mirror_option
 from coattest_build.ownwork import CONFIRMED, OwnWork, remove_reports
-from coattest_verify.cli.options import FOLDER, attestations_option
+from coattest_verify.cli.options import FOLDER, attestations_option, release_option
 from coattest_verify.quorum.statements.claim import Claimed
 from coattest_verify.quorum.statements.statement import RebuildReport
 from coattest_verify.rebuild.answer import read_claim, write_report
@@ -52,6 +52,7 @@ MAX_EXPLAINED = 10
 )
 @fresh_kernel_option
 @attestations_option
+@release_option
 @json_option
 def rebuild_command(
     *,
@@ -60,6 +61,7 @@ def rebuild_command(
     profiles: tuple[str, ...],
     claimed: Path | None,
     attestations: Path,
+    release: str | None,
     as_json: bool,
     **options: Any,
 ) -> int:
@@ -77,7 +79,7 @@ def rebuild_command(
     own = OwnWork()
     own.prepare()
     with Folder(attestations) as folder:
-        claim = read_claim(folder, attestations)
+        claim, _ = read_claim(folder, attestations, release)
     _inspect(source, claim)
     make_folder(target)
     remove_reports(target)

@@ -9,17 +9,16 @@ import click
 
 from coattest.files import write_atomic
 from coattest.jsontext import emit_json
-from coattest.shell import confirm_signing, err, expect_option, json_option, judged_folder, utc_now
+from coattest.shell import confirm_signing, err, expect_option, json_option, utc_now
 from coattest_verify.cli.options import (
-    EXISTING_FOLDER,
     FILE,
     SigningKey,
-    decision_from,
-    decision_options,
-    read_once,
+    decisions_from,
+    decisions_options,
     signing_options,
 )
 from coattest_verify.keypolicy.report import BuyerReport, sign_report
+from coattest_verify.quorum.authority import evidence_from
 
 
 @click.command("report")
@@ -29,17 +28,9 @@ from coattest_verify.keypolicy.report import BuyerReport, sign_report
 )
 @click.option("--bids", required=True, help="Where your bid files will be: s3://bucket/prefix/.")
 @click.option("--parent-role", "role", required=True, help="The service's role that your stack lets in.")
-@judged_folder(
-    click.option(
-        "--also-attestations",
-        multiple=True,
-        type=EXISTING_FOLDER,
-        help="A second release that the key's policy admits, as in verify policy.",
-    )
-)
 @click.option("--out", "target", type=FILE, required=True, help="The report to give to the service.")
 @expect_option
-@decision_options
+@decisions_options(required=True)
 @json_option
 def report_command(
     *,
@@ -47,7 +38,6 @@ def report_command(
     kms_key: str,
     bids: str,
     role: str,
-    also_attestations: tuple[Path, ...],
     target: Path,
     expect: str | None,
     attestations: Path,
@@ -60,13 +50,11 @@ def report_command(
     --expect is the SHA-256 of what the report says, as the command shows it.
     """
     now = utc_now()
-    decided = [
-        decision_from({**decision, "attestations": folder}, now=now, own=signing.member)
-        for folder in (attestations, *also_attestations)
-    ]
+    decision["attestations"] = attestations
+    decided = decisions_from(decision, now=now, own=signing.member)
     digests = tuple(sorted({item.release_digest.hex() for item in decided}))
     made = BuyerReport(signing.member, kms_key, bids, role, digests)
-    with read_once(attestations) as evidence:
+    with evidence_from(decision) as evidence:
         signer = signing.signer(evidence)
     confirm_signing(
         [

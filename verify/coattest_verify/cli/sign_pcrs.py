@@ -15,6 +15,7 @@ from coattest_verify.cli.options import (
     SigningKey,
     attestations_option,
     read_once,
+    release_option,
     report_options,
     signing_options,
 )
@@ -39,6 +40,7 @@ from coattest_verify.signatures.journal import SignatureJournal
 @click.option("--reason", help="One line for the others, with --dissent or --could-not-build.")
 @expect_option
 @attestations_option
+@release_option
 @json_option
 def sign_pcrs_command(
     *,
@@ -51,13 +53,14 @@ def sign_pcrs_command(
     reason: str | None,
     expect: str | None,
     attestations: Path,
+    release: str | None,
     as_json: bool,
 ) -> None:
     """Measure again what this machine rebuilt, and sign the result into the attestations.
 
-    Writes rebuild.MEMBER.intoto.json and, for stock in-toto, rebuild.KEYID8.link. A rebuild that differs
-    from the claim is refused unless --dissent signs exactly that. --expect is the SHA-256 of the claim; right
-    after a verify rebuild against the same claim it is not needed.
+    Writes rebuild.MEMBER.intoto.json and, for stock in-toto, rebuild.KEYID8.link into the release's folder.
+    A rebuild that differs from the claim is refused unless --dissent signs exactly that. --expect is the
+    SHA-256 of the claim; right after a verify rebuild against the same claim it is not needed.
     """
     if dissent and could_not_build:
         raise UsageError("--dissent and --could-not-build exclude each other")
@@ -67,7 +70,7 @@ def sign_pcrs_command(
         refuse_ignored(("rebuilt", "vouched"), "with --could-not-build")
     own = OwnWork()
     with read_once(attestations) as evidence:
-        ask = read_ask(evidence, attestations)
+        ask = read_ask(evidence, attestations, release)
         signer = signing.signer(evidence)
         own_key(signing.member, ask.members, signer)
         built = secret = None
@@ -93,7 +96,7 @@ def sign_pcrs_command(
             looked_at=built is not None and own.made(COMPARED, built.sha256, ask.claim.sha256),
         )
         paths = sign_answer(
-            attestations, evidence, statement, ask.members, signer, journal=SignatureJournal()
+            attestations, ask.files, statement, ask.members, signer, journal=SignatureJournal()
         )
     if as_json:
         emit_json(

@@ -151,7 +151,7 @@ def severed(key: KeyState, expected: Policy) -> tuple[Finding, ...]:
         Finding(
             "no-overlap",
             key.arn,
-            "no release that decrypts now would still decrypt: add the next one with --also-attestations, "
+            "no release that decrypts now would still decrypt: add the next one with another --release, "
             "and retire the old one when the service has moved (or say --retire-all)",
         ),
     )

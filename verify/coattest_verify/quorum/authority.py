@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from coattest.errors import UsageError
+from coattest.files import Evidence, Folder
 from coattest.parser import refuse_ignored
 from coattest_verify.quorum.bundle import load_bundle
-from coattest_verify.quorum.decision import Decision, decide, decide_from
+from coattest_verify.quorum.decision import Decision, Outcome, decide, decide_from
 from coattest_verify.quorum.members.file import MembersFile
 from coattest_verify.quorum.memory import Roots, parse_quorum_root
 from coattest_verify.quorum.tally import Answer
@@ -25,24 +27,52 @@ class Authority:
     answers: tuple[Answer, ...] = ()
 
 
-def authority_from(options: Mapping[str, Any], now: datetime, own: str | None = None) -> Authority:
+def authority_from(
+    options: Mapping[str, Any], now: datetime, own: str | None = None, *, release: str | None = None
+) -> Authority:
     """The authority at ``now`` from the options of ``decision_options``; raises FoundFalse with every reason.
 
-    With ``own`` that member's own agreeing statement must be among those that count. A ``bundle`` among the
-    options is a proof bundle to decide from instead of the folder; it needs a root.
+    With ``own`` that member's own agreeing statement must be among those that count. ``release`` stands for
+    the option of that name, where a command takes several.
+    """
+    outcome = outcome_from(options, now, own, release=release)
+    return Authority(*outcome.decided(), outcome.answers)
+
+
+def outcome_from(
+    options: Mapping[str, Any], now: datetime, own: str | None = None, *, release: str | None = None
+) -> Outcome:
+    """What the options of ``decision_options`` lead to at ``now``; see ``authority_from``.
+
+    A ``bundle`` among the options is a proof bundle to decide from instead of the folder; it needs a root.
+    Raises UsageError, also when several releases are there and none is named.
     """
     given = options["root"]
     root = parse_quorum_root(given) if isinstance(given, str) else given
-    bundle, profile = options.get("bundle"), options["profile"]
-    if bundle is not None:
-        refuse_ignored(("attestations",), "with --bundle")
-    if bundle is None:
-        outcome = decide(options["attestations"], root=root, profile=profile, now=now, own=own)
-    else:
-        root = bundle_root(root)
-        files = load_bundle(bundle).files
-        outcome = decide_from(files, root=root, seen=Roots().seen(root), profile=profile, now=now, own=own)
-    return Authority(*outcome.decided(), outcome.answers)
+    profile, release = options["profile"], release or options.get("release")
+    if options.get("bundle") is None:
+        return decide(options["attestations"], root=root, profile=profile, now=now, own=own, release=release)
+    refuse_ignored(("attestations",), "with --bundle")
+    root = bundle_root(root)
+    return decide_from(
+        load_bundle(options["bundle"]).files,
+        root=root,
+        seen=Roots().seen(root),
+        profile=profile,
+        now=now,
+        own=own,
+        release=release,
+    )
+
+
+@contextlib.contextmanager
+def evidence_from(options: Mapping[str, Any]) -> Iterator[Evidence]:
+    """The files that the options of ``decision_options`` name: a folder's, or a proof bundle's."""
+    if options.get("bundle") is not None:
+        yield load_bundle(options["bundle"]).files
+        return
+    with Folder(options["attestations"]) as folder:
+        yield folder
 
 
 def bundle_root(root: bytes | None) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,8 +21,9 @@ from coattest_verify.quorum.log.checkpoint import MAX_CHECKPOINT, MAX_LOG
 from coattest_verify.quorum.log.examine import CHECKPOINT_FILE, LOG, MAX_PART
 from coattest_verify.quorum.log.merkle import bundle_paths
 from coattest_verify.quorum.members.chain import SIGNATURE_NAME
-from coattest_verify.quorum.members.file import MEMBERS_FILE, parse_utc, utc
-from coattest_verify.quorum.statements.claim import CLAIM_FILE
+from coattest_verify.quorum.members.file import MEMBERS_FILE, NAME, parse_utc, utc
+from coattest_verify.quorum.releases import RELEASES, ReleaseFiles, releases_in
+from coattest_verify.quorum.statements.claim import CLAIM_FILE, RELEASE
 from coattest_verify.quorum.statements.signed import STATEMENT_NAME
 from coattest_verify.quorum.statements.votes import VOTE_NAME
 
@@ -34,8 +36,10 @@ MAX_BUNDLED = 16384
 """Files of a bundle."""
 
 _LINK_NAME = re.compile(r"rebuild\.[0-9a-f]{8}\.link")
+_WITHDRAWAL_NAME = re.compile(rf"withdraw-buyer-key\.{NAME.pattern}\.[0-9a-f]{{16}}\.dsse\.json")
+"""Withdrawals of buyers' certificates, which whoever bids or seals from a bundle must see too."""
 _LOG_NAME = re.compile(r"log/tile/entries/(?:x[0-9]{3}/){0,3}[0-9]{3}(?:\.p/[0-9]{1,3})?")
-_FIXED = (MEMBERS_FILE, CLAIM_FILE, LAYOUT_FILE, LOCK_FILE)
+_FIXED = (MEMBERS_FILE, LAYOUT_FILE, LOCK_FILE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +52,30 @@ class Bundle:
 
 def _belongs(name: str) -> bool:
     """Whether a file of that name is evidence."""
-    patterns = (STATEMENT_NAME, SIGNATURE_NAME, VOTE_NAME, _LINK_NAME, _LOG_NAME)
-    return name in (*_FIXED, CHECKPOINT_FILE) or any(pattern.fullmatch(name) for pattern in patterns)
+    top, _, rest = name.partition("/")
+    if top == RELEASES:
+        release, _, own = rest.partition("/")
+        patterns = (STATEMENT_NAME, VOTE_NAME, _LINK_NAME)
+        return RELEASE.fullmatch(release) is not None and (
+            own == CLAIM_FILE or any(pattern.fullmatch(own) for pattern in patterns)
+        )
+    return name in (*_FIXED, CHECKPOINT_FILE) or any(
+        pattern.fullmatch(name) for pattern in (SIGNATURE_NAME, _LOG_NAME, _WITHDRAWAL_NAME)
+    )
 
 
-def make_bundle(evidence: Evidence, *, now: datetime, lock: bytes | None = None) -> bytes:
-    """The bundle of a folder, as bytes. Files that cannot be read are left out: they did not count either."""
+def make_bundle(
+    evidence: Evidence, *, now: datetime, lock: bytes | None = None, releases: Sequence[str] | None = None
+) -> bytes:
+    """The bundle of these releases (by default all), as bytes: their files, the members files and the log.
+
+    Revocations of other releases are in it too. Files that cannot be read are left out: they did not count
+    either.
+    """
     files: dict[str, str] = {}
-    for name in evidence.names():
+    views = [ReleaseFiles(evidence, release) for release in releases or releases_in(evidence)]
+    names = {view.place(name) for view in views for name in view.names()} | set(evidence.names())
+    for name in sorted(names):
         if _belongs(name):
             try:
                 files[name] = base64.b64encode(evidence.read(name)).decode()

@@ -7,16 +7,15 @@ head: the journal in its state remembers which, and so does its cosignature in t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from coattest.errors import FoundFalse, Rejected, UsageError
-from coattest.files import Evidence, Folder, ReadOnce, write_atomic
+from coattest.files import Evidence, Folder, ReadOnce
 from coattest.findings import Finding
-from coattest_verify.quorum.decision import decide_from
 from coattest_verify.quorum.log.checkpoint import Checkpoint, Cosigned, cosign
 from coattest_verify.quorum.log.examine import (
     CHECKPOINT_FILE,
@@ -24,7 +23,6 @@ from coattest_verify.quorum.log.examine import (
     Log,
     checked_log,
     claim_entry,
-    decision_entry,
     head,
     objections,
     statement_entry,
@@ -33,7 +31,8 @@ from coattest_verify.quorum.log.examine import (
 from coattest_verify.quorum.log.merkle import leaf_hash, pack_entries, tiles
 from coattest_verify.quorum.members.chain import Seen, SeenLog, follow
 from coattest_verify.quorum.members.file import MembersFile, own_key
-from coattest_verify.quorum.statements.claim import CLAIM_FILE, MAX_CLAIM, Claimed
+from coattest_verify.quorum.releases import ReleaseFiles, every_release, put_file
+from coattest_verify.quorum.statements.claim import Claimed
 from coattest_verify.quorum.statements.question import DecisionQuestion
 from coattest_verify.quorum.statements.signed import read_statements
 from coattest_verify.quorum.statements.votes import read_votes
@@ -89,8 +88,9 @@ def sign_log(
         members = follow(folder, root, seen=seen, now=now).current
         own_key(member, members, signer)
         log = sound_log(folder, root, members, seen)
-        here = _present(folder, root, members, seen, now)
-        _no_missing_files(folder, log, members, set(here), now)
+        there = _of_each_release(folder)
+        here = _present(there, members)
+        _no_missing_files(there, log, members, set(here), now)
     logged = set(log.entries) if log else set()
     fresh = [entry for entry in dict.fromkeys(here) if entry not in logged] if append else []
     entries = [*(log.entries if log else ()), *fresh]
@@ -130,72 +130,56 @@ def sound_log(evidence: Evidence, root: bytes, members: MembersFile, seen: Seen 
     return log
 
 
-def _present(
-    evidence: Evidence, root: bytes, members: MembersFile, seen: Seen | None, now: datetime
-) -> list[bytes]:
-    """Entries for everything authentic in the folder, and for the decisions that follow from it."""
-    signed, _ = read_statements(evidence, members)
+def _of_each_release(evidence: Evidence) -> list[tuple[ReleaseFiles, Claimed | None]]:
+    """Each release's files, and its claim if there is a good one."""
+    found: list[tuple[ReleaseFiles, Claimed | None]] = []
+    for files in every_release(evidence):
+        try:
+            found.append((files, files.claim()))
+        except Rejected:
+            found.append((files, None))
+    return found
+
+
+def _present(there: Sequence[tuple[ReleaseFiles, Claimed | None]], members: MembersFile) -> list[bytes]:
+    """Entries for everything authentic in the folder."""
+    signed = [item for files, _ in there for item in read_statements(files, members)[0]]
+    votes = [vote for files, _ in there for vote in read_votes(files, members)[0]]
     entries = [
         statement_entry(item) for item in sorted(signed, key=lambda item: (item.statement.time, item.sha256))
     ]
-    entries += [vote_entry(vote) for vote in read_votes(evidence, members)[0]]
-    claim = _claim(evidence)
-    if claim is None:
-        return entries
+    entries += [vote_entry(vote) for vote in votes]
     if members.commitments:
-        entries.append(claim_entry(claim, members))
-    for profile in sorted(claim.profiles):
-        decision = decide_from(evidence, root=root, seen=seen, profile=profile, now=now).decision
-        if decision is not None:
-            entries.append(decision_entry(decision.digest, decision.release, profile))
+        entries += [claim_entry(claim, members) for _, claim in there if claim is not None]
     return entries
 
 
-def _claim(evidence: Evidence) -> Claimed | None:
-    try:
-        return Claimed.decode(evidence.read(CLAIM_FILE, MAX_CLAIM))
-    except Rejected:
-        return None
-
-
 def _no_missing_files(
-    evidence: Evidence, log: Log | None, members: MembersFile, here: set[bytes], now: datetime
+    there: Sequence[tuple[ReleaseFiles, Claimed | None]],
+    log: Log | None,
+    members: MembersFile,
+    here: set[bytes],
+    now: datetime,
 ) -> None:
-    """Refuse to cosign an objection to the present claim whose file is not there."""
-    claim = _claim(evidence)
-    if log is None or claim is None:
-        return
-    question = DecisionQuestion(claim, members, "", now)
-    signed, _ = read_statements(evidence, members)
-    for index, entry in objections(log.entries, question, signed):
-        if log.entries[index] not in here:
-            raise FoundFalse(
-                f"entry {index} ({entry.member}: {entry.outcome}) has no file here",
-                where=CHECKPOINT_FILE,
-                hint="the file was removed, or the entry was invented; ask the member",
-                code="removed-entry",
-            )
+    """Refuse to cosign an objection to a claim that is here whose own file is not."""
+    for files, claim in there:
+        if log is None or claim is None:
+            continue
+        question = DecisionQuestion(claim, members, "", now)
+        signed, _ = read_statements(files, members)
+        for index, entry in objections(log.entries, question, signed):
+            if log.entries[index] not in here:
+                raise FoundFalse(
+                    f"entry {index} ({entry.member}: {entry.outcome}) has no file here",
+                    where=CHECKPOINT_FILE,
+                    hint="the file was removed, or the entry was invented; ask the member",
+                    code="removed-entry",
+                )
 
 
 def _write(attestations: Path, entries: list[bytes], cosigned: Cosigned) -> None:
     # The checkpoint last: a reader of the old one still finds what it names, or a whole new log.
     files = {**pack_entries(entries), **tiles([leaf_hash(entry) for entry in entries])}
     for path, content in files.items():
-        _put(attestations, LOG + path, content)
-    _put(attestations, CHECKPOINT_FILE, cosigned.encode())
-
-
-def _put(attestations: Path, name: str, content: bytes) -> None:
-    """Write a file below the folder; a folder on its path that is a link would lead out of it."""
-    for parent in list(Path(name).parents)[:-1]:
-        if (attestations / parent).is_symlink():
-            raise FoundFalse(
-                "is a symbolic link", where=str(attestations / parent), hint="remove it", code="linked"
-            )
-    with Folder(attestations) as folder:
-        try:
-            unchanged = folder.read(name, len(content)) == content
-        except Rejected:
-            unchanged = False
-    if not unchanged:
-        write_atomic(attestations / name, content)
+        put_file(attestations, LOG + path, content)
+    put_file(attestations, CHECKPOINT_FILE, cosigned.encode())

@@ -23,7 +23,8 @@ from coattest_verify.quorum.log.examine import LogVerdict, examine
 from coattest_verify.quorum.members.chain import MembersChain, Seen, SeenLog, follow
 from coattest_verify.quorum.members.file import MEMBERS_FILE, MembersFile, utc
 from coattest_verify.quorum.memory import Roots
-from coattest_verify.quorum.statements.claim import CLAIM_FILE, MAX_CLAIM, Claimed
+from coattest_verify.quorum.releases import release_files, release_place
+from coattest_verify.quorum.statements.claim import CLAIM_FILE
 from coattest_verify.quorum.statements.question import DecisionQuestion
 from coattest_verify.quorum.statements.signed import read_statements
 from coattest_verify.quorum.statements.votes import (
@@ -31,6 +32,7 @@ from coattest_verify.quorum.statements.votes import (
     REVIEW,
     REVOKE,
     Vote,
+    leaf,
     read_votes,
     standing,
     votes_on,
@@ -169,19 +171,27 @@ def decide(
     profile: str,
     now: datetime,
     own: str | None = None,
+    release: str | None = None,
     roots: Roots | None = None,
 ) -> Outcome:
     """Decide from a folder. ``root`` is the SHA-256 of quorum.toml version 1; None takes the remembered one.
 
+    ``release`` is the release's name; None takes the only one that is there.
     ``own`` is a member whose own agreeing statement must be among those that count. The root and the highest
-    version are remembered (``roots``, by default this user's). Raises UsageError when no root is known or the
-    folder does not exist.
+    version are remembered (``roots``, by default this user's). Raises UsageError when no root is known, the
+    folder does not exist, or it has not exactly one release and none is named.
     """
     memory = roots or Roots()
     pinned = memory.pinned(root)
     with Folder(attestations) as folder:
         outcome = decide_from(
-            folder, root=pinned, seen=memory.seen(pinned), profile=profile, now=now, own=own
+            folder,
+            root=pinned,
+            seen=memory.seen(pinned),
+            profile=profile,
+            now=now,
+            own=own,
+            release=release,
         )
     if outcome.members is not None:
         memory.remember(pinned, Seen(outcome.members.version, outcome.members.sha256, outcome.log))
@@ -189,31 +199,45 @@ def decide(
 
 
 def decide_from(
-    evidence: Evidence, *, root: bytes, seen: Seen | None, profile: str, now: datetime, own: str | None = None
+    evidence: Evidence,
+    *,
+    root: bytes,
+    seen: Seen | None,
+    profile: str,
+    now: datetime,
+    own: str | None = None,
+    release: str | None = None,
 ) -> Outcome:
-    """Decide from named files, a pinned root and what was seen before under it. Writes nothing."""
+    """Decide from named files, a pinned root and what was seen before under it. Writes nothing.
+
+    Raises UsageError when no release is named and there is not exactly one.
+    """
     try:
         chain = follow(evidence, root, seen=seen, now=now)
     except Rejected as error:
         what = f"{error.what} ({error.hint})" if error.hint else error.what
         return _undecided(Finding(error.code, error.where or MEMBERS_FILE, what), profile=profile)
     try:
-        claim = Claimed.decode(evidence.read(CLAIM_FILE, MAX_CLAIM))
+        files = release_files(evidence, release)
+        claim = files.claim()
     except Rejected as error:
-        return _undecided(Finding("bad-claim", CLAIM_FILE, error.what), profile=profile, chain=chain)
+        where = release_place(release, CLAIM_FILE) if release else CLAIM_FILE
+        return _undecided(Finding("bad-claim", where, error.what), profile=profile, chain=chain)
     if profile not in claim.profiles:
         known = ", ".join(sorted(claim.profiles))
-        reason = Finding("wrong-profile", CLAIM_FILE, f"has no profile {profile!r}, only {known}")
+        reason = Finding(
+            "wrong-profile", files.place(CLAIM_FILE), f"has no profile {profile!r}, only {known}"
+        )
         return _undecided(reason, profile=profile, chain=chain)
     members = chain.current
-    signed, refused = read_statements(evidence, members)
-    votes, bad_votes = read_votes(evidence, members, chain.versions[:-1])
+    signed, refused = read_statements(files, members)
+    votes, bad_votes = read_votes(files, members, chain.versions[:-1])
     before = seen.log if seen is not None else None
     question = DecisionQuestion(claim, members, profile, now)
     if members.commitments:
         committed = counted_commitments(evidence, root, question, votes, before)
         question = replace(question, committed=committed)
-    tally = count(signed, question, refused=[*refused, *bad_votes, *chain.refused])
+    tally = count(signed, question, refused=[*refused, *bad_votes, *chain.refused, *files.misplaced])
     counted = [answer.statement for answer in tally.agree if answer.statement is not None]
     log = examine(evidence, root, question, signed, votes=votes, counted=counted, seen=before)
     valid, undone = standing(votes)
@@ -257,11 +281,11 @@ def _conclude(
     warnings += [
         Finding(
             OLD_KEY,
-            item.where.split(".")[1],
+            leaf(item.where).split(".")[1],
             "revoked this release with a key that it no longer has: not counted",
         )
         for item in tally.refused
-        if item.code == OLD_KEY and item.where.startswith(f"{REVOKE}.")
+        if item.code == OLD_KEY and leaf(item.where).startswith(f"{REVOKE}.")
     ]
     (reasons if len(revoked) >= members.revoke_threshold else warnings).extend(revocations)
     if len(reviewed) < members.reviews:

@@ -26,9 +26,9 @@ from coattest_build.ownwork import (
 from coattest_verify.quorum.links import link_name, sign_link
 from coattest_verify.quorum.members.chain import latest_members
 from coattest_verify.quorum.members.file import MAX_MEMBERS_FILE, MEMBERS_FILE, MembersFile, own_key
+from coattest_verify.quorum.releases import ReleaseFiles, put_file, release_files, release_place
 from coattest_verify.quorum.statements.claim import (
     CLAIM_FILE,
-    MAX_CLAIM,
     Claimed,
     ClaimedSection,
     ProfileResult,
@@ -52,20 +52,22 @@ CHANGED_MIND = "two results of one member count as dissent; a changed mind needs
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """The question that members answer: the claim and the members file of a folder of attestations."""
+    """The question that members answer: a release's claim, the members file, and the release's files."""
 
     claim: Claimed
     members: MembersFile
+    files: ReleaseFiles
 
 
-def read_ask(evidence: Evidence, where: Path) -> Ask:
-    """The claim and the members file of a folder (``where``, for messages), parsed strictly.
+def read_ask(evidence: Evidence, where: Path, release: str | None = None) -> Ask:
+    """A release's claim and the members file of a folder (``where``, for messages), parsed strictly.
 
     Signatures back to the root are not checked here: a statement names the digest of the members file, so one
-    made under a forged file counts nowhere else. Raises UsageError for a file that is absent, Rejected or
-    UsageError for one that does not parse.
+    made under a forged file counts nowhere else. Without ``release`` it is the only one there. Raises
+    UsageError for a file that is absent, Rejected or UsageError for one that does not parse.
     """
-    return Ask(read_claim(evidence, where), read_members(evidence, where))
+    claim, files = read_claim(evidence, where, release)
+    return Ask(claim, read_members(evidence, where), files)
 
 
 def read_members(evidence: Evidence, where: Path) -> MembersFile:
@@ -81,14 +83,17 @@ def read_members(evidence: Evidence, where: Path) -> MembersFile:
     return latest_members(evidence, MembersFile.decode(data))
 
 
-def read_claim(evidence: Evidence, where: Path) -> Claimed:
-    """The claim of a folder. Raises UsageError."""
+def read_claim(evidence: Evidence, where: Path, release: str | None) -> tuple[Claimed, ReleaseFiles]:
+    """The claim of a release, or of the only one there, and the release's files. Raises UsageError."""
+    place = release_place(release, CLAIM_FILE) if release else CLAIM_FILE
     try:
-        return Claimed.decode(evidence.read(CLAIM_FILE, MAX_CLAIM))
+        files = release_files(evidence, release)
+        place = files.place(CLAIM_FILE)
+        return files.claim(), files
     except Rejected as error:
         raise UsageError(
             error.what,
-            where=str(where / CLAIM_FILE),
+            where=str(where / place),
             hint="the publisher writes it",
             code="bad-claim",
         ) from None
@@ -243,7 +248,7 @@ def _summary(differences: Sequence[Finding]) -> str:
 
 def sign_answer(
     attestations: Path,
-    evidence: Evidence,
+    files: ReleaseFiles,
     statement: Statement,
     members: MembersFile,
     signer: Signer,
@@ -252,20 +257,18 @@ def sign_answer(
 ) -> tuple[Path, ...]:
     """Write the signed statement and, where something was built, the link; returns their paths.
 
-    ``evidence`` is what the folder held when the statement was made. Raises UsageError when the key is not
-    the member's in ``members``, FoundFalse when this would contradict a statement of the same member that is
-    in the folder, or that the journal remembers.
+    ``files`` are the release's, as they were when the statement was made. Raises UsageError when the key is
+    not the member's in ``members``, FoundFalse when this would contradict a statement of the same member that
+    is in the folder, or that the journal remembers.
     """
     key = own_key(statement.member, members, signer)
-    published = _must_not_contradict(attestations, evidence, statement, members)
+    published = _must_not_contradict(attestations, files, statement, members)
     if statement.profiles:
         journal.record(_slot(statement), _result(statement), remedy=CHANGED_MIND, adopted=published)
-    paths = [attestations / f"rebuild.{statement.member}.intoto.json"]
-    write_atomic(paths[0], sign_statement(statement, signer))
+    made = {f"rebuild.{statement.member}.intoto.json": sign_statement(statement, signer)}
     if statement.profiles:
-        paths.append(attestations / link_name(key))
-        write_atomic(paths[1], sign_link(statement, signer))
-    return tuple(paths)
+        made[link_name(key)] = sign_link(statement, signer)
+    return tuple(put_file(attestations, files.place(name), content) for name, content in made.items())
 
 
 def _slot(statement: Statement) -> dict[str, str]:
@@ -292,11 +295,11 @@ def _result(statement: Statement) -> str:
 
 
 def _must_not_contradict(
-    attestations: Path, evidence: Evidence, statement: Statement, members: MembersFile
+    attestations: Path, files: ReleaseFiles, statement: Statement, members: MembersFile
 ) -> str | None:
     """The result of this member that is published in the statement's slot, if there is one."""
     published = None
-    signed, _ = read_statements(evidence, members)
+    signed, _ = read_statements(files, members)
     for item in signed:
         other = item.statement
         if not other.profiles or _slot(other) != _slot(statement):
@@ -304,7 +307,7 @@ def _must_not_contradict(
         if statement.profiles and _result(other) != _result(statement):
             raise FoundFalse(
                 f"you signed another result for release {other.release} in round {members.round}",
-                where=str(attestations / item.file),
+                where=str(attestations / files.place(item.file)),
                 hint=CHANGED_MIND,
                 code="already-signed",
             )

@@ -31,7 +31,7 @@ from coattest_parent.cli.options import FILE, NEW_FILE, aws_from, aws_options
 from coattest_verify.auction.bids import CSV_MAX, BadBids, Bids, read_bids
 from coattest_verify.auction.buyers import load_own_key, parse_manifest
 from coattest_verify.auction.journal import SealJournal, default_journal
-from coattest_verify.cli.options import decision_options
+from coattest_verify.cli.options import named_decision_options
 
 
 @click.command("bid")
@@ -59,7 +59,7 @@ from coattest_verify.cli.options import decision_options
 @expect_option
 @journal_option
 @aws_options
-@decision_options
+@named_decision_options
 @json_option
 def bid_command(
     *,

@@ -12,7 +12,7 @@ from typing import Any
 from rich.table import Table
 
 from coattest.errors import UsageError
-from coattest.files import Folder, read_bounded
+from coattest.files import read_bounded
 from coattest.shell import err
 from coattest_enclave.protocol import messages
 from coattest_parent.auction.live_key import live_key_findings
@@ -22,7 +22,7 @@ from coattest_verify.auction.certify import CertificateCheck, Own, certificate_c
 from coattest_verify.auction.checks import Looked, Opening, lots_digest, refuse
 from coattest_verify.auction.outcomes import moment_text
 from coattest_verify.auction.withdrawal import read_withdrawals
-from coattest_verify.quorum.authority import Authority, authority_from
+from coattest_verify.quorum.authority import Authority, authority_from, evidence_from
 from coattest_verify.quorum.decision import Decision
 from coattest_verify.quorum.members.file import utc
 
@@ -60,8 +60,8 @@ def grounds(
             hint="give the record that you made with 'auction certify' from this auction key",
             code="bad-buyer-record",
         )
-    with Folder(decision["attestations"]) as folder:
-        withdrawn, refused = read_withdrawals(folder, authority.members)
+    with evidence_from(decision) as evidence:
+        withdrawn, refused = read_withdrawals(evidence, authority.members)
     for finding in refused:
         err().print(f"not counted: {finding.where}: {finding.detail}", style="yellow", markup=False)
     check = certificate_check(authority, now=now, withdrawn=withdrawn)

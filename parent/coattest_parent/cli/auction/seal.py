@@ -31,7 +31,7 @@ from coattest_verify.auction.bids import CSV_MAX
 from coattest_verify.auction.buyers import load_auction_key, load_manifest, spki_der
 from coattest_verify.auction.journal import SealJournal, default_journal
 from coattest_verify.auction.sealing import SealPlan, plan_seal, sign_seal
-from coattest_verify.cli.options import decision_options
+from coattest_verify.cli.options import named_decision_options
 from coattest_verify.quorum.decision import Decision
 
 
@@ -71,7 +71,7 @@ def parse_digests(values: tuple[str, ...]) -> dict[str, bytes]:
 @expect_option
 @journal_option
 @aws_options
-@decision_options
+@named_decision_options
 @json_option
 def seal_command(
     *,

@@ -31,7 +31,7 @@ from coattest_parent.deployment.local import (
     require_local_profile,
 )
 from coattest_parent.deployment.runner import LocalRunner
-from coattest_verify.cli.options import decision_options
+from coattest_verify.cli.options import named_decision_options
 from coattest_verify.quorum.authority import authority_from
 
 LOCAL = ("role_arn", "instance_id", "state")
@@ -62,9 +62,6 @@ target_option = click.option(
     help="The software host of this machine, or AWS.",
 )
 image_option = click.option("--image", type=FILE, required=True, help="The decided image.")
-bundle_option = click.option(
-    "--bundle", type=FILE, help="Decide from a proof bundle instead of the folder; needs --root."
-)
 identity_options = option_group(
     click.option("--role-arn", help="local: ARN of the parent's role; becomes PCR3."),
     click.option("--instance-id", help="local: id of the parent instance; becomes PCR4."),
@@ -84,8 +81,7 @@ def runner_in(state: Path) -> LocalRunner:
 @click.command()
 @enclave_options
 @plan_options
-@decision_options
-@bundle_option
+@named_decision_options
 @json_option
 def plan_command(**given: Any) -> None:
     """Recompute the decision, measure the image, say what apply does.
@@ -119,8 +115,7 @@ def plan_command(**given: Any) -> None:
 @click.command()
 @enclave_options
 @cloud_options
-@decision_options
-@bundle_option
+@named_decision_options
 @json_option
 def apply_command(**given: Any) -> None:
     """Start the decided enclave and verify its live document.
@@ -153,8 +148,7 @@ def apply_command(**given: Any) -> None:
 @click.option("--image", type=FILE, help="aws: the decided image.")
 @state_option
 @cloud_options
-@decision_options
-@bundle_option
+@named_decision_options
 @json_option
 def status_command(**given: Any) -> int:
     """Verify a fresh document of the running enclave.

@@ -87,7 +87,7 @@ def test_a_commitment_after_anothers_answer_is_too_late(tmp_path: Path) -> None:
     game = Round(tmp_path)
     game.commit("buyer-1")
     game.quorum.claim(report_json())
-    (claim := game.quorum.attestations / "claim.json").unlink()
+    (claim := game.quorum.released / "claim.json").unlink()
     game.reveal("buyer-1")
     game.log(*NAMES)
     game.commit("buyer-3")
@@ -114,7 +114,7 @@ def test_another_result_than_the_committed_one_does_not_count(game: Round, tmp_p
 
 def test_anothers_commitment_is_of_no_use(game: Round) -> None:
     """A commitment binds its member: buyer-3 cannot take over buyer-1's with buyer-1's salt."""
-    copied = game.quorum.attestations / vote_name(
+    copied = game.quorum.released / vote_name(
         make_vote(
             COMMIT,
             "buyer-1",
@@ -168,7 +168,7 @@ def test_a_commitment_shows_nothing(game: Round) -> None:
     """Two commitments to one result differ, and neither holds a digest of it."""
     result = report_json()["profiles"]["aws"]
     secrets = [*result["pcrs"].values(), result["image"]["sha256"], result["image"]["sha384"]]
-    files = sorted(game.quorum.attestations.glob("commit.*"))
+    files = sorted(game.quorum.released.glob("commit.*"))
     payloads = [base64.b64decode(json.loads(path.read_bytes())["payload"]).decode() for path in files]
     assert len({json.loads(payload)["note"] for payload in payloads}) == 2
     assert not any(secret in payload for payload in payloads for secret in secrets)

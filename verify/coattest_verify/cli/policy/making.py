@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import timezone
 from typing import Any
 
 from coattest.errors import UsageError
@@ -12,7 +12,7 @@ from coattest.shell import err, utc_now
 from coattest_build.formats.measure import pcr3, pcr4
 from coattest_verify.auction import context as auction
 from coattest_verify.auction.buyers import load_own_key
-from coattest_verify.cli.options import decision_from
+from coattest_verify.cli.options import decisions_from
 from coattest_verify.keypolicy.generate import ContextRules, PolicyOptions, generate_policy, policy_text
 from coattest_verify.keypolicy.iam import Policy, parse_policy
 from coattest_verify.quorum.decision import Decision
@@ -41,7 +41,7 @@ def make_policy(given: Mapping[str, Any]) -> MadePolicy:
     """
     now = utc_now()
     # What binds a member needs the member's own agreeing statement.
-    decisions = decisions_of(given, now=now)
+    decisions = decisions_from(given, now=now, own=given["member"])
     options = PolicyOptions(
         registers=further(given),
         bind_role=not given["no_pcr3"],
@@ -93,14 +93,6 @@ def context_rules(given: Mapping[str, Any]) -> ContextRules:
     seal_key = auction.seal_key_digest(load_own_key(given["seal_key"])).hex()
     named = {auction.BUYER: given["member"], auction.SEAL_KEY: seal_key}
     return ContextRules(named, (auction.AUCTION,), auction.IMAGE)
-
-
-def decisions_of(given: Mapping[str, Any], *, now: datetime) -> tuple[Decision, ...]:
-    """The decision of ``--attestations`` and of each ``--also-attestations``. Raises NoDecision."""
-    return tuple(
-        decision_from({**given, "attestations": folder}, now=now, own=given["member"])
-        for folder in (given["attestations"], *given["also_attestations"])
-    )
 
 
 def _warnings(given: Mapping[str, Any]) -> tuple[str, ...]:

@@ -10,20 +10,12 @@ import click
 
 from coattest.aws import aws_settings
 from coattest.errors import UsageError
-from coattest.shell import Decorator, judged_folder, option_group
-from coattest_verify.cli.options import EXISTING_FILE, EXISTING_FOLDER, decision_options
+from coattest.shell import option_group
+from coattest_verify.cli.options import EXISTING_FILE, decisions_options
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _ARNS: dict[str, Any] = {"multiple": True, "metavar": "ARN"}
 
-also_attestations_option: Decorator = judged_folder(
-    click.option(
-        "--also-attestations",
-        multiple=True,
-        type=EXISTING_FOLDER,
-        help="A second release, for a rotation: both decrypt until the old one is left out.",
-    )
-)
 managing_options = option_group(
     click.option("--administrator", "administrators", help="Manages the key; cannot decrypt.", **_ARNS),
     click.option("--encrypter", "encrypters", help="Encrypts what the enclave is to read.", **_ARNS),
@@ -32,13 +24,12 @@ managing_options = option_group(
 """Who is meant to do what: passed as ``administrators``, ``encrypters``, ``break_glass``."""
 
 making_options = option_group(
-    decision_options,
+    decisions_options(required=True),
     click.option(
         "--member",
         required=True,
         help="Your name in quorum.toml: your own agreeing statement must be there.",
     ),
-    also_attestations_option,
     click.option("--account", required=True, help="The account that owns the key, 12 digits."),
     click.option("--partition", default="aws", show_default=True, help="The account's partition."),
     click.option("--parent-role", "parent_roles", help="The service's instance role.", **_ARNS),

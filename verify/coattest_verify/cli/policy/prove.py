@@ -14,9 +14,8 @@ from coattest.errors import EnvironmentFailure, FoundFalse, UsageError
 from coattest.files import read_bounded
 from coattest.jsontext import emit_json
 from coattest.shell import err, json_option, needs_extra, out, step_progress, utc_now
-from coattest_verify.cli.options import EXISTING_FILE, decision_options
-from coattest_verify.cli.policy.making import decisions_of
-from coattest_verify.cli.policy.options import also_attestations_option, managing_options
+from coattest_verify.cli.options import EXISTING_FILE, decisions_from, decisions_options
+from coattest_verify.cli.policy.options import managing_options
 from coattest_verify.keypolicy.generate import check_tuple
 from coattest_verify.keypolicy.iam import PolicyError, parse_policy
 from coattest_verify.keypolicy.iam.names import KEY_ARN, PRINCIPAL_ARN, refuse_placeholder
@@ -48,9 +47,8 @@ _TUPLE = re.compile(r"[0-9a-f]{96}(?:,[0-9a-f]{96}){2}")
 )
 @managing_options
 @click.option("--key", "key_arn", metavar="ARN", help="The key that the policy is on.")
-@decision_options
+@decisions_options(required=False)
 @click.option("--member", help="Your name in quorum.toml: your own agreeing statement must be there.")
-@also_attestations_option
 @json_option
 def policy_prove_command(**given: Any) -> int:
     """Prove or refute any key policy.
@@ -168,7 +166,7 @@ def _decided(
         raise UsageError(
             "give --tuple, or --member for the tuples of your decision", where=str(given["file"])
         )
-    decisions = decisions_of(given, now=now)
+    decisions = decisions_from(given, now=now, own=given["member"])
     return tuple((item.pcrs[0], item.pcrs[1], item.pcrs[2]) for item in decisions), decisions
 
 

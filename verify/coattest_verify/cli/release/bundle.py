@@ -11,15 +11,22 @@ from coattest.errors import FoundFalse, UsageError
 from coattest.files import Folder, read_whole, write_atomic
 from coattest.jsontext import emit_json
 from coattest.shell import err, json_option, utc_now
-from coattest_verify.cli.options import FILE, decision_options
+from coattest_verify.cli.options import (
+    FILE,
+    decisions_from,
+    profile_option,
+    quorum_options,
+    several_releases_option,
+)
 from coattest_verify.quorum.bundle import MAX_BUNDLE, make_bundle
-from coattest_verify.quorum.decision import decide
 
 
 @click.command("bundle")
 @click.option("--out", "target", type=FILE, required=True, help="The bundle.")
 @click.option("--lock", type=FILE, help="build/image.lock, to include it.")
-@decision_options
+@quorum_options
+@several_releases_option(required=False)
+@profile_option
 @json_option
 def bundle_command(
     *,
@@ -28,20 +35,35 @@ def bundle_command(
     attestations: Path,
     root: bytes | None,
     profile: str,
+    releases: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Write one file from which anybody can decide again with verify quorum --bundle, offline."""
+    """Write one file from which anybody can decide again with --bundle, offline.
+
+    It holds what bears on the releases that --release names: their files, the members files and the log.
+    """
     now = utc_now()
-    decision = decide(attestations, root=root, profile=profile, now=now).require()
+    options = {"attestations": attestations, "root": root, "profile": profile, "releases": releases}
+    decided = decisions_from(options, now=now)
+    if lock is not None and len(decided) > 1:
+        raise UsageError("--lock goes with one release")
     with Folder(attestations) as folder:
-        data = make_bundle(folder, now=now, lock=_lock(lock, decision.lock_sha256))
+        data = make_bundle(
+            folder,
+            now=now,
+            lock=_lock(lock, decided[0].lock_sha256),
+            releases=[decision.release for decision in decided],
+        )
     if len(data) > MAX_BUNDLE:
         raise FoundFalse(f"the bundle would be larger than {MAX_BUNDLE} bytes", code="too-large")
     write_atomic(target, data)
     if as_json:
-        emit_json({"file": str(target), "size": len(data), "decision": decision.digest.hex()})
+        digests = {decision.release: decision.digest.hex() for decision in decided}
+        emit_json({"file": str(target), "size": len(data), "decisions": digests})
         return
-    err().print(f"{target}: {len(data)} bytes, decision {decision.digest.hex()}", markup=False)
+    for decision in decided:
+        text = f"release {decision.release}, decision {decision.digest.hex()}"
+        err().print(f"{target}: {len(data)} bytes, {text}", markup=False)
 
 
 def _lock(path: Path | None, expected: str) -> bytes | None:

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from coattest.errors import FoundFalse, Rejected, UsageError
 from coattest.extras import need_extra
-from coattest.files import read_whole, write_atomic
+from coattest.files import read_whole
 from coattest.jsontext import emit_json
 from coattest.parser import refuse_ignored
 from coattest.shell import confirm_signing, err, expect_option, json_option, judged_folder, out, utc_now
@@ -34,7 +34,8 @@ from coattest_verify.quorum.bundle import LOCK_FILE, load_bundle
 from coattest_verify.quorum.decision import decide_from
 from coattest_verify.quorum.members.file import own_key
 from coattest_verify.quorum.memory import Roots
-from coattest_verify.quorum.statements.claim import CLAIM_FILE, MAX_CLAIM, Claimed
+from coattest_verify.quorum.releases import put_file, release_files
+from coattest_verify.quorum.statements.claim import CLAIM_FILE
 from coattest_verify.quorum.statements.votes import REVIEW, make_vote, sign_vote, vote_name
 from coattest_verify.rebuild.answer import read_ask
 from coattest_verify.rebuild.claimed_source import inspect_source, source_differences
@@ -53,6 +54,7 @@ from coattest_verify.rebuild.inputs.document import confirmations
 @click.option("--note", default="reviewed", show_default=True, help="One line for the others.")
 @expect_option
 @quorum_options
+@click.option("--release", metavar="NAME", help="With --key: the release whose source this is.")
 @json_option
 def review_command(
     *,
@@ -64,6 +66,7 @@ def review_command(
     expect: str | None,
     attestations: Path,
     root: bytes | None,
+    release: str | None,
     as_json: bool,
 ) -> None:
     """Show what moved in the lock since the last release; with --key, sign that you reviewed the source.
@@ -71,10 +74,12 @@ def review_command(
     The source must be the claim's: the signature names the digests of its tree, of its lock, and of the lock
     that it was compared with. --expect is the SHA-256 of the claim.
     """
-    if signing is not None:
-        need_extra("build")
+    if signing is None:
+        refuse_ignored(("note", "release"), "without --key")
+    elif release is None:
+        raise UsageError("--key needs --release NAME", hint="the release whose source you reviewed")
     else:
-        refuse_ignored(("note",), "without --key")
+        need_extra("build")
     lock, digest = locks.load_lock(source)
     earlier = _earlier(since, root) if since else None
     moves = locker.moves_between(
@@ -94,10 +99,18 @@ def review_command(
     if not as_json:
         out().print(_table(rows))
     path = None
-    if signing is not None:
+    if signing is not None and release is not None:
         compared = hashlib.sha256(earlier).hexdigest() if earlier else None
         path = _sign(
-            signing, source, attestations, root, note=note, since=compared, shown_lock=digest, expect=expect
+            signing,
+            source,
+            attestations,
+            root,
+            release=release,
+            note=note,
+            since=compared,
+            shown_lock=digest,
+            expect=expect,
         )
     _tell(path, {"moved": rows, "compared_with": str(since) if since else None}, as_json)
 
@@ -136,7 +149,7 @@ def _earlier(since: Path, root: bytes | None) -> bytes:
     pinned = Roots().pinned(root)
     try:
         lock = bundle.files.read(LOCK_FILE)
-        profile = min(Claimed.decode(bundle.files.read(CLAIM_FILE, MAX_CLAIM)).profiles)
+        profile = min(release_files(bundle.files, None).claim().profiles)
     except Rejected as error:
         raise UsageError(
             error.what,
@@ -158,13 +171,14 @@ def _sign(
     attestations: Path,
     root: bytes | None,
     *,
+    release: str,
     note: str,
     since: str | None,
     shown_lock: str,
     expect: str | None,
 ) -> Path:
     with read_once(attestations) as evidence:
-        ask = read_ask(evidence, attestations)
+        ask = read_ask(evidence, attestations, release)
         signer = signing.signer(evidence)
     own_key(signing.member, ask.members, signer)
     pinned = Roots().pinned(root)
@@ -187,9 +201,7 @@ def _sign(
         digest=claim.sha256,
         expected=expect,
     )
-    path = attestations / vote_name(vote)
-    write_atomic(path, sign_vote(vote, signer))
-    return path
+    return put_file(attestations, ask.files.place(vote_name(vote)), sign_vote(vote, signer))
 
 
 def _tell(path: Path | None, values: dict[str, Any], as_json: bool) -> None:

@@ -8,16 +8,30 @@ from pathlib import Path
 import click
 
 from coattest.errors import FoundFalse, Rejected, UsageError
-from coattest.files import Evidence, read_bounded, write_atomic
+from coattest.files import Evidence, read_bounded
 from coattest.jsontext import emit_json
 from coattest.shell import confirm_signing, err, expect_option, json_option, utc_now
-from coattest_verify.cli.options import FILE, SigningKey, quorum_options, read_once, signing_options
+from coattest_verify.cli.options import (
+    FILE,
+    SigningKey,
+    quorum_options,
+    read_once,
+    release_option,
+    signing_options,
+)
 from coattest_verify.cli.words import Rows, claim_rows
 from coattest_verify.quorum.bundle import MAX_BUNDLE, read_bundle
 from coattest_verify.quorum.members.chain import follow
 from coattest_verify.quorum.members.file import MembersFile, own_key, utc
 from coattest_verify.quorum.memory import Roots
-from coattest_verify.quorum.statements.claim import CLAIM_FILE, MAX_CLAIM, Claimed
+from coattest_verify.quorum.releases import (
+    ReleaseFiles,
+    every_release,
+    put_file,
+    release_files,
+    release_place,
+)
+from coattest_verify.quorum.statements.claim import CLAIM_FILE, Claimed
 from coattest_verify.quorum.statements.signed import read_statements
 from coattest_verify.quorum.statements.statement import AGREE
 from coattest_verify.quorum.statements.votes import (
@@ -37,25 +51,25 @@ from coattest_verify.signatures.keys import Signer
 @click.command("revoke")
 @signing_options
 @click.option("--reason", required=True, help="One line: why the release must not be used.")
-@click.option("--release", help="The release's name: nothing is signed when the claim is of another one.")
 @click.option(
     "--claim",
     "older",
     type=FILE,
-    help="The claim of an older release: its claim.json, or its proof bundle. Default: the folder's.",
+    help="The claim of a release that is not in the folder: its claim.json, or its proof bundle.",
 )
 @expect_option
 @quorum_options
+@release_option
 @json_option
 def revoke_command(
     *,
     signing: SigningKey,
     reason: str,
-    release: str | None,
     older: Path | None,
     expect: str | None,
     attestations: Path,
     root: bytes | None,
+    release: str | None,
     as_json: bool,
 ) -> None:
     """Sign that a release must not be used, such as for a known vulnerability.
@@ -67,18 +81,20 @@ def revoke_command(
     pinned = Roots().pinned(root)
     with read_once(attestations) as evidence:
         members = read_members(evidence, attestations)
-        claim, agreed = _target(evidence, attestations, members, older, root=pinned, now=utc_now())
+        claim, agreed = _target(
+            evidence, attestations, members, older, release=release, root=pinned, now=utc_now()
+        )
         signer = signing.signer(evidence)
         own_key(signing.member, members, signer)
         if release is not None and claim.release != release:
             raise FoundFalse(
                 f"the claim is of release {claim.release}, not {release}",
-                where=str(older or attestations / CLAIM_FILE),
+                where=str(older or attestations / release_place(release, CLAIM_FILE)),
                 hint="--claim FILE is the claim or the proof bundle of an older release",
                 code="wrong-release",
             )
         vote = make_vote(REVOKE, signing.member, root=pinned, claim=claim, note=reason, now=utc_now())
-        undone = {item.signed_sha256 for item in standing(read_votes(evidence, members)[0])[1]}
+        undone = {item.signed_sha256 for item in standing(_votes(evidence, members))[1]}
     confirm_signing(
         [
             ("signs", f"{signing.member} REVOKES the release: nobody is to use it any more"),
@@ -122,7 +138,7 @@ def unrevoke_command(
         members = read_members(evidence, attestations)
         signer = signing.signer(evidence)
         own_key(signing.member, members, signer)
-        mine = _mine(read_votes(evidence, members)[0], signing.member, pinned, signer)
+        mine = _mine(_votes(evidence, members), signing.member, pinned, signer)
     chosen = [vote for vote in mine if expect in {None, vote.signed_sha256}] or mine
     if not mine:
         raise UsageError(
@@ -169,22 +185,24 @@ def _target(
     members: MembersFile,
     older: Path | None,
     *,
+    release: str | None,
     root: bytes,
     now: datetime,
 ) -> tuple[Claimed, Rows]:
     """The claim to revoke, read once, and who agreed to it according to the files that came with it."""
     if older is None:
-        claim = read_claim(evidence, attestations)
-        return claim, _agreed(evidence, members, claim)
+        claim, files = read_claim(evidence, attestations, release)
+        return claim, _agreed(files, members, claim)
     try:
         data = read_bounded(older, MAX_BUNDLE)
         try:
             claim = Claimed.decode(data)
         except Rejected:
             bundle = read_bundle(data)
-            claim = Claimed.decode(bundle.files.read(CLAIM_FILE, MAX_CLAIM))
+            files = release_files(bundle.files, release)
+            claim = files.claim()
             then = follow(bundle.files, root, seen=None, now=min(bundle.made, now)).current
-            return claim, _agreed(bundle.files, then, claim)
+            return claim, _agreed(files, then, claim)
     except FileNotFoundError:
         raise UsageError("no such file", where=str(older)) from None
     except Rejected as error:
@@ -194,7 +212,7 @@ def _target(
             hint="a claim.json, or a proof bundle of this quorum",
             code="bad-claim",
         ) from None
-    return claim, _agreed(evidence, members, claim)
+    return claim, _agreed(ReleaseFiles(evidence, claim.release), members, claim)
 
 
 def _agreed(evidence: Evidence, members: MembersFile, claim: Claimed) -> Rows:
@@ -205,6 +223,12 @@ def _agreed(evidence: Evidence, members: MembersFile, claim: Claimed) -> Rows:
         if item.statement.outcome == AGREE and item.statement.target == target
     }
     return [("agreed", f"{member} at {time}") for member, time in sorted(agreed)]
+
+
+def _votes(evidence: Evidence, members: MembersFile) -> list[Vote]:
+    """Every good vote on any release."""
+    found = (vote for files in every_release(evidence) for vote in read_votes(files, members)[0])
+    return list(dict.fromkeys(found))
 
 
 def _mine(votes: list[Vote], member: str, root: bytes, signer: Signer) -> list[Vote]:
@@ -221,8 +245,7 @@ def _mine(votes: list[Vote], member: str, root: bytes, signer: Signer) -> list[V
 
 
 def _write(attestations: Path, vote: Vote, signer: Signer, as_json: bool) -> None:
-    path = attestations / vote_name(vote)
-    write_atomic(path, sign_vote(vote, signer))
+    path = put_file(attestations, release_place(vote.release, vote_name(vote)), sign_vote(vote, signer))
     if as_json:
         emit_json(
             {

@@ -53,6 +53,7 @@ MAX_PART = TILE_WIDTH * (2 + MAX_ENTRY)
 _TEXT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+-]{0,127}")
 
 KINDS = ("rebuild", *VOTE_KINDS, "claim", "decision")
+"""Decisions are read and not written any more: everybody recomputes them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +109,6 @@ def vote_entry(vote: Vote) -> bytes:
         tree_sha256=vote.tree_sha256,
         lock_sha256=vote.lock_sha256,
     )
-
-
-def decision_entry(digest: bytes, release: str, profile: str) -> bytes:
-    """The log entry of a decision; who agreed is left out, as in the decision's digest."""
-    return _entry("decision", digest.hex(), None, release=release, profile=profile)
 
 
 def claim_entry(claim: Claimed, members: MembersFile) -> bytes:

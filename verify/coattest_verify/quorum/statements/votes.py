@@ -121,6 +121,11 @@ def vote_name(vote: Vote) -> str:
     return f"{vote.kind}.{vote.member}.{vote.tree_sha256[:8]}-{vote.lock_sha256[:8]}{each}.dsse.json"
 
 
+def leaf(name: str) -> str:
+    """A file's own name: a revocation of another release comes with its folders."""
+    return name.rpartition("/")[2]
+
+
 def read_votes(
     evidence: Evidence, members: MembersFile, earlier: Sequence[MembersFile] = ()
 ) -> tuple[list[Vote], list[Finding]]:
@@ -130,7 +135,7 @@ def read_votes(
     """
     accepted, refused = [], []
     for name in evidence.names():
-        if not name.startswith(tuple(f"{kind}." for kind in KINDS)):
+        if not leaf(name).startswith(tuple(f"{kind}." for kind in KINDS)):
             continue
         try:
             accepted.append(_authentic(name, evidence, members, earlier))
@@ -140,7 +145,7 @@ def read_votes(
 
 
 def _authentic(name: str, evidence: Evidence, members: MembersFile, earlier: Sequence[MembersFile]) -> Vote:
-    match = VOTE_NAME.fullmatch(name)
+    match = VOTE_NAME.fullmatch(leaf(name))
     if match is None:
         raise Rejected("not the name of a vote", code="bad-name")
     kind, member = match[1], members.member(match[2])
