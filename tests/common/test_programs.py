@@ -218,6 +218,68 @@ def test_what_a_program_leaves_running_is_ended(tmp_path: Path) -> None:
     assert gone(int(started.read_text()))
 
 
+@pytest.mark.parametrize("end", ["itself", "time", "output"])
+def test_what_a_program_starts_in_a_session_of_its_own_is_ended(tmp_path: Path, end: str) -> None:
+    """A daemon, its child and what holds no pipe: whether the program ends or is ended."""
+    started = tmp_path / "pids"
+    goes_on = {"itself": "os._exit(0)", "time": "time.sleep(1000)", "output": "break"}
+    daemon = (
+        "import os, sys, time\n"
+        "for _ in range(3):\n"
+        "    if os.fork():\n"
+        f"        {goes_on[end]}\n"
+        "    os.setsid()\n"
+        f"    open({str(started)!r}, 'a').write(f'{{os.getpid()}}\\n')\n"
+        "else:\n"
+        "    os.close(1); os.close(2); time.sleep(1000)\n"
+        "while open(sys.argv[1]).read().count('\\n') < 3: time.sleep(0.01)\n"
+        "while True: print('x' * 1000)\n"
+    )
+    command = [sys.executable, "-I", "-S", "-c", daemon, str(started)]
+    started.touch()
+    if end == "itself":
+        waiting = f"while [ $(wc -l < {started}) -lt 3 ]; do sleep 0.05; done"
+        text = f'"$@"; {waiting}; echo done'
+        assert run_program([find_program("sh"), "-c", text, "sh", *command]).stdout == b"done\n"
+    else:
+        limits = ProgramLimits(seconds=5 if end == "time" else 100, output=100_000)
+        with raises_code(EnvironmentFailure, f"program-{end}"):
+            run_program(command, limits=limits)
+    numbers = [int(line) for line in started.read_text().split()]
+    assert len(numbers) == 3
+    assert all(gone(number) for number in numbers)
+
+
+def test_what_a_program_started_ends_with_coattest(tmp_path: Path) -> None:
+    """Also when coattest is killed and can end nothing itself."""
+    started = tmp_path / "pid"
+    text = (
+        "import sys; from coattest.programs.start import run_program;"
+        f"run_program(['/bin/sh', '-c', 'setsid sleep 1000 & echo $! > {started}; sleep 1000'])"
+    )
+    process = start_program(
+        [sys.executable, "-c", text],
+        environment={**program_environment(), "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    for _ in range(1000):
+        if started.exists() and started.read_text().strip():
+            break
+        time.sleep(0.01)
+    number = int(started.read_text())
+    assert Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    process.kill()
+    process.wait()
+    assert gone(number)
+
+
+@pytest.mark.parametrize(
+    ("text", "code"), [("exit 7", 7), ("kill -9 $$", -9), ("kill -15 $$", -15), ("kill 0", -15)]
+)
+def test_a_program_ends_as_it_ended(text: str, code: int) -> None:
+    """With its exit code, or by its signal."""
+    assert run_program([find_program("sh"), "-c", text]).code == code
+
+
 def test_a_service_that_is_meant_to_stay_stays(tmp_path: Path) -> None:
     """Where the caller says so, as for an enclave's host."""
     started = tmp_path / "pid"

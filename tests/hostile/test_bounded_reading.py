@@ -19,7 +19,7 @@ from coattest.text import MAX_DOTS, parse_toml
 from coattest_build import image
 from coattest_build.explain import describe
 from coattest_build.formats.measure import measure
-from coattest_build.inputs import fetch, lock, wheels
+from coattest_build.inputs import fetch, lock, transfer, wheels
 from coattest_verify.quorum.members import chain
 from coattest_verify.quorum.members.file import MembersFile
 from coattest_verify.quorum.statements.claim import Claimed
@@ -287,9 +287,9 @@ def test_a_mirror_in_a_folder_cannot_hang_or_fill_memory(tmp_path: Path, secret:
 
 def test_a_transfer_ends_although_something_always_arrives() -> None:
     """A server that sends a little before each time-out would never end otherwise."""
-    assert fetch.read_response(io.BytesIO(b"x" * 10), 7) == b"x" * 7
+    assert transfer.read_response(io.BytesIO(b"x" * 10), 7) == b"x" * 7
     with pytest.raises(TimeoutError):
-        fetch.read_response(io.BytesIO(b"x" * 10), 7, seconds=-1)
+        transfer.read_response(io.BytesIO(b"x" * 10), 7, seconds=-1)
 
 
 @pytest.mark.parametrize("kind", ["fifo", "link", "device", "folder"])

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 A = "--attestations attestations"
 WHO = "--key {key} --member project-native"
 DECIDE = f"{A} --root {{root}}"
+BIND = f"{DECIDE} --release 0.1.0"
 AWS = "--region eu-central-1 --account 111122223333"
 F = "files"
 
 COMMANDS: Mapping[str, tuple[str, ...]] = {
     "auction bid": (
-        f"--manifest {F}/manifest.cbor --bids {F}/bids.csv --buyer buyer-1 --out {{out}} {DECIDE}",
+        f"--manifest {F}/manifest.cbor --bids {F}/bids.csv --buyer buyer-1 --out {{out}} {BIND}",
     ),
     "auction certify": (
         f"--key {F}/key.pem --auction-key {F}/key.pem --member buyer-1 --out {{out}} --bids s3://bucket/b/"
@@ -27,25 +28,26 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     ),
     "auction seal": (
         f"--manifest {F}/manifest.cbor --auction-key {F}/key.pem --own-bid {F}/bid.cose --buyer buyer-1"
-        f" --bid-digest buyer-1={'ab' * 48} --out {{out}} {DECIDE}",
+        f" --bid-digest buyer-1={'ab' * 48} --out {{out}} {BIND}",
     ),
     "auction serve": (f"--spool {F}/spool --enclave unix:/nowhere --once",),
     "auction show": (f"--manifest {F}/manifest.cbor",),
     "deploy-from-attestation apply": (
-        f"--image {F}/image.eif --target local --state {F}/state {DECIDE}",
-        f"--image {F}/image.eif --target aws --plan {F}/plan --bundle {F}/bundle.json --root {{root}}",
+        f"--image {F}/image.eif --target local --state {F}/state {BIND}",
+        f"--image {F}/image.eif --target aws --plan {F}/plan --bundle {F}/bundle.json --root {{root}}"
+        " --release 0.1.0",
     ),
     "deploy-from-attestation destroy": (f"--target local --state {F}/state",),
     "deploy-from-attestation plan": (
-        f"--image {F}/image.eif --target local --state {F}/state {DECIDE}",
+        f"--image {F}/image.eif --target local --state {F}/state {BIND}",
         f"--image {F}/image.eif --target aws --out {{out}} --report {F}/measurements.json --name n"
         f" --vpc vpc-1 --subnet subnet-1 --ami ami-1 --wheel {F}/program.whl --wheelhouse {F}/wheelhouse"
-        f" {AWS} {DECIDE}",
+        f" {AWS} {BIND}",
     ),
     "deploy-from-attestation smoke": (f"--measurements {F}/measurements.json --image {F}/image.eif",),
     "deploy-from-attestation status": (
-        f"--target local --state {F}/state {DECIDE}",
-        f"--target aws --plan {F}/plan --image {F}/image.eif {DECIDE}",
+        f"--target local --state {F}/state {BIND}",
+        f"--target aws --plan {F}/plan --image {F}/image.eif {BIND}",
     ),
     "eif build": ("--source . --out {out}", "--source . --out out"),
     "eif describe": (f"{F}/image.eif --files --json", "out/image.eif"),
@@ -83,8 +85,8 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "verify members enroll": (f"--member somebody={F}/key.pem {A}",),
     "verify members init": (f"--member somebody={F}/key.pem {A}",),
     "verify members show": (DECIDE,),
-    "verify policy explain": (f"--member project-native --account 111122223333 {DECIDE}",),
-    "verify policy make": (f"--member project-native --account 111122223333 {DECIDE}",),
+    "verify policy explain": (f"--member project-native --account 111122223333 {BIND}",),
+    "verify policy make": (f"--member project-native --account 111122223333 {BIND}",),
     "verify policy prove": (f"{F}/policy.json {DECIDE}",),
     "verify quorum": (DECIDE, f"--bundle {F}/bundle.json --root {{root}}", "--json"),
     "verify rebuild": (
@@ -102,7 +104,7 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "verify release unrevoke": (f"{WHO} --reason why {DECIDE}",),
     "verify report": (
         f"{WHO} --out {{out}} --bids s3://bucket/b/ --parent-role arn:aws:iam::111122223333:role/parent"
-        f" --kms-key arn:aws:kms:eu-central-1:111122223333:key/00000000-0000-4000-8000-000000000000 {DECIDE}",
+        f" --kms-key arn:aws:kms:eu-central-1:111122223333:key/00000000-0000-4000-8000-000000000000 {BIND}",
     ),
     "verify sign-pcrs": (f"{WHO} --rebuild out {A}", f"{WHO} --dissent --reason why --rebuild out {A}"),
 }

@@ -5,32 +5,27 @@ A file gets its final name only after that check, so a mirror decides what is av
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import threading
 import time
 import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import IO
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote
 
-from coattest.errors import EnvironmentFailure, UsageError
-from coattest.files import open_plain
+from coattest.errors import EnvironmentFailure
 from coattest.progress import Reporter
 from coattest_build.inputs.cache import CHUNK, Cache, exclusive, sha256_file
 from coattest_build.inputs.lock import LockedPackage
+from coattest_build.inputs.transfer import open_address, read_response, read_some
 
 PARALLEL = 6
 """Downloads at a time."""
 ATTEMPTS = 3
 """Per mirror and file."""
-TIMEOUT_SECONDS = 60
-"""To connect, and between two pieces of an answer."""
-TRANSFER_SECONDS = 3600
-"""One attempt at one file, in all; the next continues it."""
+INDEX_SECONDS = 900.0
+"""An index, in all: bookworm's takes that long at 10 kB a second."""
 MAX_INDEX = 64 * 1024 * 1024
 """Bytes of a packed index; bookworm's has 9 MB."""
 BACKOFF_SECONDS = 1.0
@@ -146,19 +141,16 @@ def _transfer(url: str, partial: Path, size: int, advance: Advance) -> None:
     start = partial.stat().st_size if partial.exists() else 0
     if start >= size:
         return
-    with open_address(url, {"Range": f"bytes={start}-"} if start else None) as response:
+    with open_address(url, {"Range": f"bytes={start}-"} if start else None, most=size + 1) as response:
         resumed = start and getattr(response, "status", None) == 206
         if resumed:
             advance(start)
         written = start if resumed else 0
-        ends = time.monotonic() + TRANSFER_SECONDS
         with partial.open("ab" if resumed else "wb") as file:
-            while written <= size and (chunk := _some(response, min(CHUNK, size + 1 - written))):
+            while written <= size and (chunk := read_some(response, min(CHUNK, size + 1 - written))):
                 file.write(chunk)
                 written += len(chunk)
                 advance(len(chunk))
-                if time.monotonic() > ends:
-                    raise TimeoutError(f"took more than {TRANSFER_SECONDS} seconds")
     if written < size:
         advance(-written)
         raise ConnectionError(f"cut short after {written} of {size} bytes")
@@ -179,52 +171,13 @@ def _check(package: LockedPackage, partial: Path, base: str, advance: Advance) -
     )
 
 
-@contextlib.contextmanager
-def open_address(address: str, headers: Mapping[str, str] | None = None) -> Iterator[IO[bytes]]:
-    """What an http, https or file address has; raises OSError, which urllib's errors are too.
-
-    A file is opened as any that somebody else wrote: a mirror in a folder may have pipes and links.
-    """
-    parts = urlsplit(address)
-    if parts.scheme == "file":
-        with contextlib.ExitStack() as stack:
-            try:
-                file = stack.enter_context(open_plain(Path(unquote(parts.path))))
-            except (UsageError, OSError) as error:
-                raise urllib.error.URLError(error.what if isinstance(error, UsageError) else error) from None
-            yield file
-        return
-    request = urllib.request.Request(address, headers={"User-Agent": "coattest", **(headers or {})})  # noqa: S310
-    with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:  # noqa: S310 - scheme checked
-        yield response
-
-
-def read_response(response: IO[bytes], limit: int, *, seconds: float = TRANSFER_SECONDS) -> bytes:
-    """At most ``limit`` bytes of an answer; raises TimeoutError when they take longer than ``seconds``.
-
-    A server that sends a byte a minute never runs into a socket's own time limit.
-    """
-    ends, pieces, left = time.monotonic() + seconds, [], limit
-    while left and (piece := _some(response, min(left, CHUNK))):
-        pieces.append(piece)
-        left -= len(piece)
-        if time.monotonic() > ends:
-            raise TimeoutError(f"took more than {seconds:g} seconds")
-    return b"".join(pieces)
-
-
-def _some(response: IO[bytes], count: int) -> bytes:
-    """What has arrived, at most ``count`` bytes; ``read`` would wait for all of them."""
-    return response.read1(count) if isinstance(response, http.client.HTTPResponse) else response.read(count)
-
-
 def fetch_index(url: str, limit: int = MAX_INDEX) -> bytes:
     """A file of at most ``limit`` bytes (an index) from a mirror.
 
     Raises InputGone, and EnvironmentFailure (``mirror-unreachable``, ``too-large``).
     """
     try:
-        with open_address(url) as response:
+        with open_address(url, most=limit + 1, seconds=INDEX_SECONDS) as response:
             data = read_response(response, limit + 1)
     except urllib.error.HTTPError as error:
         raise InputGone(f"HTTP {error.code}", where=url, hint=MIRROR_HINT) from error

@@ -43,7 +43,9 @@ NETWORK = (
 )
 """Variables that say how this machine reaches the network."""
 
-LIMITS = ProgramLimits(seconds=900)
+MEMORY = 1024 * 1024 * 1024
+"""Bytes that pip may take; it holds a page of the index several times, and the largest there have 30 MB."""
+LIMITS = ProgramLimits(seconds=900, memory=MEMORY)
 MAX_CONFIGURATION = 64 * 1024
 """Bytes of a pip.conf."""
 

@@ -5,23 +5,26 @@ pip only downloads (``package_index``), and the files are hashed here.
 
 from __future__ import annotations
 
+import os
 import re
 import stat
+import struct
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
+from typing import IO, BinaryIO, cast
 
 from coattest.errors import EnvironmentFailure, FoundFalse, Rejected, UsageError
-from coattest.files import Folder
+from coattest.files import Folder, open_plain
 from coattest.progress import Reporter
 from coattest_build.image import IMAGE_FILE, LOCK_FILE, Wheels
 from coattest_build.inputs.cache import Cache, sha256_file
 from coattest_build.inputs.lock import REFRESH, BadLock, Lock, LockedWheel
 from coattest_build.inputs.names import PYTHON_NAME, PYTHON_VERSION, WHEEL_FILE
 from coattest_build.inputs.package_index import WantedWheel, download_wheels
-from coattest_build.inputs.unpack import Tree
+from coattest_build.inputs.unpack import Tree, check_name
 
 REQUIREMENT = re.compile(r"(\S{1,128})==(\S{1,128})((?:[ \t]+--hash=sha256:[0-9a-f]{64}){1,64})")
 COMMENT = re.compile(r"(?m)(?:^|(?<=\s))#.*$")
@@ -29,6 +32,8 @@ COMMENT = re.compile(r"(?m)(?:^|(?<=\s))#.*$")
 PIP_HINT = "check that pip can reach its index (`pip download`), and that this Python has pip"
 MAX_MEMBERS = 20_000
 """Members of a wheel."""
+MAX_DIRECTORY = 4 * 1024 * 1024
+"""Bytes of a wheel's table of contents, which the library reads whole before anything can be counted."""
 MAX_UNPACKED = 256 * 1024 * 1024
 """Bytes that a wheel unpacks to: the auction's wheels have a few megabytes."""
 
@@ -155,10 +160,12 @@ def unpack_wheel(
     """
     total = 0
     try:
-        with zipfile.ZipFile(wheel) as archive:
+        with open_plain(wheel) as file, zipfile.ZipFile(cast("IO[bytes]", _Bounded(file, label))) as archive:
             members = archive.infolist()
             if len(members) > MAX_MEMBERS:
                 raise _hostile(f"more than {MAX_MEMBERS} members", label)
+            if sum(member.compress_size for member in members) > os.fstat(file.fileno()).st_size:
+                raise _hostile("members lie in each other", label)
             for member in sorted(members, key=lambda item: item.filename):
                 name = _checked_name(member, label)
                 top = name.parts[0]
@@ -176,8 +183,33 @@ def unpack_wheel(
                 # written.
                 with archive.open(member) as content:
                     tree.add_file(path, iter(lambda: content.read(1024 * 1024), b""))
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
+    except (
+        *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, OverflowError),
+        *(NotImplementedError, RuntimeError),
+    ) as error:
         raise FoundFalse(f"not a valid wheel: {error}", where=label, code="bad-wheel") from error
+
+
+class _Bounded:
+    """A file of which no more than MAX_DIRECTORY bytes are read at a time."""
+
+    def __init__(self, file: BinaryIO, label: str) -> None:
+        self._file, self._label = file, label
+        self.tell, self.close = file.tell, file.close
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, place: int, whence: int = 0) -> int:
+        try:
+            return self._file.seek(place, whence)
+        except OSError:
+            raise zipfile.BadZipFile("a member lies before the file") from None
+
+    def read(self, size: int = -1) -> bytes:
+        if size > MAX_DIRECTORY:
+            raise _hostile(f"a table of contents of more than {MAX_DIRECTORY} bytes", self._label)
+        return self._file.read(size if size >= 0 else MAX_DIRECTORY)
 
 
 def _is_script(name: PurePosixPath) -> bool:
@@ -185,11 +217,17 @@ def _is_script(name: PurePosixPath) -> bool:
 
 
 def _checked_name(member: zipfile.ZipInfo, label: str) -> PurePosixPath:
+    try:
+        check_name(member.filename)
+    except FoundFalse as error:
+        raise _hostile(f"{member.filename[:200]!r}: {error.what}", label) from None
     name = PurePosixPath(member.filename)
     kind = stat.S_IFMT(member.external_attr >> 16)
     plain = member.filename.rstrip("/") == str(name) and not name.is_absolute() and ".." not in name.parts
     if not plain or "\\" in member.filename or "\0" in member.filename or str(name) == ".":
         raise _hostile(f"{member.filename[:200]!r}: not a plain relative path", label)
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise _hostile(f"{member.filename[:200]!r}: neither stored nor deflated", label)
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
         raise _hostile(f"{member.filename[:200]!r}: neither a file nor a directory", label)
     return name

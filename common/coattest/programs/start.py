@@ -24,6 +24,8 @@ NEUTRAL = Path("/")
 
 _LIMIT = Path(__file__).with_name("limit.py")
 _PIECE = 64 * 1024
+_END_SECONDS = 30
+"""Longer than ``limit.py`` takes at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,8 @@ class ProgramLimits:
     """What a program may use.
 
     ``seconds`` of time, ``output`` bytes of stdout and of stderr, ``memory`` bytes of each process, ``file``
-    bytes of each file that it writes, ``processes`` and threads beside those that the user runs already.
+    bytes of each file that it writes, ``processes`` and threads beside those that the user runs already. The
+    kernel does not hold root to ``processes`` (setrlimit(2), RLIMIT_NPROC).
     """
 
     seconds: float = 300.0
@@ -124,7 +127,7 @@ def run_program(
     try:
         written = _read(process, bounds, name, keeps_service=leaves_service)
     except BaseException:
-        _end_session(process)
+        _end(process, supervised=not leaves_service)
         raise
     finally:
         for stream in (process.stdout, process.stderr):
@@ -135,7 +138,7 @@ def run_program(
 
 
 def _limited(argv: Sequence[str], bounds: ProgramLimits) -> list[str]:
-    """The command under ``limit.py``, which also ends it when this process is killed."""
+    """The command under ``limit.py``, which ends it, and all that it started, when this process is killed."""
     values = {
         "parent": os.getpid(),
         "cpu": math.ceil(bounds.seconds) * (os.cpu_count() or 1),
@@ -144,6 +147,16 @@ def _limited(argv: Sequence[str], bounds: ProgramLimits) -> list[str]:
         "processes": bounds.processes,
     }
     return [sys.executable, "-I", "-S", str(_LIMIT), json.dumps(values), *argv]
+
+
+def _end(process: subprocess.Popen[bytes], *, supervised: bool) -> None:
+    """End the program, and what it started: ``limit.py`` finds that in other sessions, too."""
+    if supervised and process.returncode is None:
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGCONT)  # the program may have stopped it
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_END_SECONDS)
+    _end_session(process)
 
 
 def _end_session(process: subprocess.Popen[bytes]) -> None:

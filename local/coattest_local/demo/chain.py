@@ -172,6 +172,7 @@ def refuse_without_a_decision(world: World, trust: PinnedTrust, service: Service
         "a deployment before anybody signed",
         *_apply(world, trust, service),
         expected_code="no-decision",
+        exit_code=3,
     )
 
 

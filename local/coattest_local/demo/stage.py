@@ -152,11 +152,16 @@ class Party:
         return done.document
 
     def must_fail(
-        self, what: str, *argv: str | Path, expected_code: str, extra: Mapping[str, str] | None = None
+        self,
+        what: str,
+        *argv: str | Path,
+        expected_code: str,
+        exit_code: int = 1,
+        extra: Mapping[str, str] | None = None,
     ) -> None:
-        """Run a command that must be refused with exit 1 and name ``expected_code``."""
+        """Run a command that must be refused with this exit code and name ``expected_code``."""
         done = self.attempt(*argv, extra=extra)
-        if done.code != 1:
+        if done.code != exit_code:
             raise demo_failed(
                 f"{what} was not refused (exit {done.code}): {done.errors[-600:]}", where=self.name
             )

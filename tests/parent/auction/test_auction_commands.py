@@ -159,7 +159,7 @@ def test_what_binds_a_buyer_needs_its_own_statement(world: World) -> None:
     kept = own.read_bytes()
     own.unlink()
     try:
-        refused, _ = world.bid("buyer-1", "autumn", expect=1)
+        refused, _ = world.bid("buyer-1", "autumn", expect=3)
         assert refused["code"] == "no-decision"
         assert not (world.folder / "autumn.buyer-1.cose").exists()
     finally:

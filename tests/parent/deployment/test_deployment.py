@@ -213,7 +213,7 @@ def test_the_commands_start_from_the_decision_and_nothing_else(image: Path, tmp_
     an_hour_ago = NOW - (now() - timedelta(hours=1))
     members.sign("buyer-1", report, age=an_hour_ago)
     for verb in ("plan", "apply"):
-        assert run(tmp_path, verb, *wanted, expect=1)["code"] == "no-decision"
+        assert run(tmp_path, verb, *wanted, expect=3)["code"] == "no-decision"
     members.sign("buyer-2", report, age=an_hour_ago)
     planned = run(tmp_path, "plan", *wanted)
     assert planned["running"] is None
@@ -224,7 +224,7 @@ def test_the_commands_start_from_the_decision_and_nothing_else(image: Path, tmp_
         assert applied["verified"] is True
         assert run(tmp_path, "status", *state, *deciding)["module_id"] == applied["module_id"]
         (members.released / "rebuild.buyer-2.intoto.json").unlink()
-        assert run(tmp_path, "status", *state, *deciding, expect=1)["code"] == "no-decision"
+        assert run(tmp_path, "status", *state, *deciding, expect=3)["code"] == "no-decision"
     finally:
         ended = run(tmp_path, "destroy", *state)
     assert ended == {"terminated": applied["enclave"]["id"]}

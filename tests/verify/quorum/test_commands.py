@@ -194,10 +194,10 @@ def test_errors_are_one_line_and_a_code(signed: Desk, tmp_path: Path) -> None:
     assert "--root sha256:HEX" in done.stderr
 
 
-def test_no_decision_is_exit_code_1(signed: Desk) -> None:
-    """What is verified and found false is 1, with every reason on stderr or in the JSON."""
+def test_an_undecided_release_is_exit_code_3(signed: Desk) -> None:
+    """Nothing was found false, something lacks; every reason is on stderr or in the JSON."""
     done = signed.run("quorum", "--own", "buyer-3", "--json")
-    assert done.returncode == 1
+    assert done.returncode == 3
     assert json.loads(done.stdout)["reasons"] == [
         {
             "code": "own-statement-missing",
@@ -241,7 +241,7 @@ def test_a_fourth_member_is_enrolled_by_the_others(signed: Desk, tmp_path: Path)
     assert desk.json("members", "countersign", "--key", "key-4", "--member", "buyer-4")["complete"] is True
     done = desk.run("quorum", "--json")
     found = json.loads(done.stdout)
-    assert (done.returncode, found["quorum"]["version"]) == (1, 2)
+    assert (done.returncode, found["quorum"]["version"]) == (3, 2)
     for number in (1, 2, 4):
         desk.ok("sign-pcrs", "--key", f"key-{number}", "--member", f"buyer-{number}")
     assert desk.json("quorum")["agree"] == ["buyer-1", "buyer-2", "buyer-4"]

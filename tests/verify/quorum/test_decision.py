@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from coattest.errors import FoundFalse
+from coattest.errors import EnvironmentFailure
 from coattest_verify.quorum.members.file import Member, MemberGroup
 from coattest_verify.signatures import keys
 from support.verify.members import NOW, Members, report_json, sentences
@@ -121,7 +121,7 @@ def test_own_statement_is_required_where_it_binds(three: Members) -> None:
     """Others' votes never bind a member: with ``own`` its own agreeing statement must be there."""
     assert three.decide(own="buyer-1").decision is not None
     outcome = three.decide(own="buyer-3")
-    with pytest.raises(FoundFalse, match="buyer-3: has no agreeing statement of its own") as caught:
+    with pytest.raises(EnvironmentFailure, match="buyer-3: has no agreeing statement of its own") as caught:
         outcome.require()
     assert caught.value.code == "no-decision"
 

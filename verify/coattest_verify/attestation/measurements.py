@@ -234,8 +234,15 @@ def _wrapped(
         yield from _sets(inner, name, where, depth + 1)
         return
     signed = value.get("IsSigned") is True
-    found = _registers(inner, name or _named(value), where, bare=True, signed=signed)
-    notes = list(found.notes)
+    notes = []
+    if signed and _zeros(inner.get("PCR8")):
+        inner = {key: text for key, text in inner.items() if key != "PCR8"}
+        notes.append(
+            "PCR8 is zeros though the file says that the image is signed: the signer is not compared; "
+            "eif measure IMAGE prints the register"
+        )
+    found = _registers(inner, name or _named(value), where, bare=True)
+    notes += found.notes
     flags = value.get("Flags")
     if isinstance(flags, str) and "DEBUG" in flags.upper():
         notes.append(
@@ -256,9 +263,7 @@ def _named(value: Mapping[str, Any]) -> str:
     return next((value[key] for key in _NAMES if isinstance(value.get(key), str)), "")
 
 
-def _registers(
-    value: Mapping[str, Any], name: str, where: str, *, bare: bool, signed: bool = False
-) -> MeasurementSet:
+def _registers(value: Mapping[str, Any], name: str, where: str, *, bare: bool) -> MeasurementSet:
     """An object of registers; ``bare`` numbers are register names under ``pcrs`` only."""
     pcrs: dict[int, bytes] = {}
     upper: list[str] = []
@@ -279,12 +284,16 @@ def _registers(
         raise UsageError(
             "it has no registers", where=where, hint="give PCR0, PCR1 and PCR2", code="bad-expectation"
         )
-    _refuse_zeros(pcrs, where, signed=signed)
+    _refuse_zeros(pcrs, where)
     note = f"{', '.join(upper)} in upper case: the same value here; a key policy wants it in lower case"
     return MeasurementSet(name, MappingProxyType(pcrs), (note,) if upper else ())
 
 
-def _refuse_zeros(pcrs: Mapping[int, bytes], where: str, *, signed: bool) -> None:
+def _zeros(text: object) -> bool:
+    return isinstance(text, str) and bool(re.fullmatch("0{96}", text))
+
+
+def _refuse_zeros(pcrs: Mapping[int, bytes], where: str) -> None:
     zeros = [f"PCR{index}" for index in (0, 1, 2) if index in pcrs and not any(pcrs[index])]
     if zeros:
         raise UsageError(
@@ -294,11 +303,10 @@ def _refuse_zeros(pcrs: Mapping[int, bytes], where: str, *, signed: bool) -> Non
             code="bad-expectation",
         )
     if 8 in pcrs and not any(pcrs[8]):
-        said = "zeros, as in an unsigned image, though the file says that the image is signed"
         raise UsageError(
-            said if signed else "zeros, as in every unsigned image, so it pins no signer",
+            "zeros, as in every unsigned image, so it pins no signer",
             where=f"{where} PCR8",
-            hint="take the measurements again from the signed image" if signed else "leave PCR8 out",
+            hint="leave PCR8 out",
             code="bad-expectation",
         )
 

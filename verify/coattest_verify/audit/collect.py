@@ -29,6 +29,19 @@ MAX_EVENTS: Final = 500_000
 MAX_TOTAL: Final = 64 * 1024**3
 """Bytes of all files of one run, unpacked: the better part of an hour of reading."""
 
+MAX_HELD: Final = 256 * 1024**2
+"""Characters of the events' variable parts that one run holds in memory."""
+
+MAX_CALLS: Final = 8_000_000
+"""Ids of calls that one run remembers, 70 bytes each."""
+
+MAX_FLAWS: Final = 200_000
+"""Places that cannot be read before a run is given up."""
+
+MAX_DIGEST: Final = 8 * 1024**2
+MAX_DIGESTS: Final = 512 * 1024**2
+"""Bytes of a digest file, and of all of them, unpacked: a busy Region's has 100 kB an hour."""
+
 MAX_UNREADABLE: Final = 1000
 """Findings about what cannot be read; the rest is counted in one more."""
 
@@ -52,6 +65,8 @@ class Collected:
     whole: int = 0
     """Files whose last page is the last one of an answer."""
     calls: set[int] = field(default_factory=set)
+    _held: int = 0
+    _digests: int = 0
 
     def log(self, data: bytes, where: str, path: str) -> None:
         """Add a log file, or a digest file by its content. ``path`` is its name in the bucket."""
@@ -64,10 +79,7 @@ class Collected:
         if damage:
             self.flaw(where, damage)
         self.coverage.size += len(content)
-        if self.coverage.size > MAX_TOTAL:
-            raise UsageError(
-                f"more than {MAX_TOTAL} bytes when unpacked", hint="take a smaller folder or prefix at a time"
-            )
+        _limit(self.coverage.size, MAX_TOTAL, "bytes when unpacked")
         self.logs[path] = hashlib.sha256(content).hexdigest()
         self.text(content, where)
 
@@ -80,11 +92,13 @@ class Collected:
             content = inflate(data)
         except Rejected:
             content = b""
-        if not is_digest(content):
+        if len(content) > MAX_DIGEST or not is_digest(content):
             self.log(data, where, where)
             return
         self.coverage.files += 1
         self.coverage.digests += 1
+        self._digests += len(content)
+        _limit(self._digests, MAX_DIGESTS, "bytes of digest files")
         self.digests.append(DigestFile(content, signature, where))
 
     def text(self, content: bytes, where: str) -> None:
@@ -105,6 +119,7 @@ class Collected:
     def flaw(self, where: str, detail: str) -> None:
         """Something that could not be read."""
         self.coverage.unreadable += 1
+        _limit(self.coverage.unreadable, MAX_FLAWS, "places that cannot be read")
         if len(self.unreadable) < MAX_UNREADABLE:
             self.unreadable.append(Finding("bad-event", where, detail))
 
@@ -127,10 +142,9 @@ class Collected:
             self.coverage.not_of_key[NotOfKey.ANOTHER_KEY.value] += 1
             return
         self.events.append(event)
-        if len(self.events) > MAX_EVENTS:
-            raise UsageError(
-                f"more than {MAX_EVENTS} events of the key", hint="take a smaller folder or prefix at a time"
-            )
+        _limit(len(self.events), MAX_EVENTS, "events of the key")
+        self._held += _size(event)
+        _limit(self._held, MAX_HELD, "characters of the key's events")
 
     def _remember(self, record: Record) -> None:
         if record.raw.get("eventCategory") == "NetworkActivity":
@@ -138,6 +152,7 @@ class Collected:
         if record.raw.get("recipientAccountId") not in (None, self.key.account):
             return
         self.calls.update(map(hash, shared_ids(record.raw)))
+        _limit(len(self.calls), MAX_CALLS, "calls of KMS")
 
     @property
     def unfinished(self) -> tuple[Finding, ...]:
@@ -159,3 +174,15 @@ class Collected:
             return tuple(self.unreadable)
         rest = Finding("bad-event", self.coverage.source, f"{more} more place(s) cannot be read")
         return (*self.unreadable, rest)
+
+
+def _limit(count: int, most: int, what: str) -> None:
+    """Raise UsageError when one run takes in more than it can hold, or finish."""
+    if count > most:
+        raise UsageError(f"more than {most} {what}", hint="take a smaller folder or prefix at a time")
+
+
+def _size(event: Event) -> int:
+    """Characters of an event that its sender chooses."""
+    context = sum(len(name) + len(value) for name, value in event.context.items())
+    return context + sum(map(len, (event.parameters, event.identity, *event.aliases, *event.flaws)))

@@ -21,8 +21,17 @@ from typing import Any, Final
 from coattest.errors import Rejected
 from coattest.jsontext import RepeatedName, unique_names
 
-MAX_FILE: Final = 256 * 1024 * 1024
+MAX_FILE: Final = 64 * 1024 * 1024
 """Bytes of one file, uncompressed. CloudTrail delivers about every five minutes; its files are a few MB."""
+
+MAX_RATIO: Final = 200
+"""How many times larger than its gzip a file of more than 16 MiB may be; CloudTrail's are about 15."""
+
+MAX_MEMBERS: Final = 4096
+"""gzip members of one file: an empty one takes 20 bytes, and as long to open as any."""
+
+MAX_RECORD: Final = 2 * 1024 * 1024
+"""Characters of one record. CloudTrail's largest have 1 MB; as objects, brackets take 20 times their text."""
 
 MAX_FLAWS: Final = 100
 """Places of one file that cannot be read before the rest of it is given up, with a flaw that says so."""
@@ -33,6 +42,10 @@ _WITH_HEADER = 31
 
 _PIECE = 1 << 16
 """Bytes unpacked at a time: so many are lost in front of damage."""
+
+_SMALL = 16 * 1024 * 1024
+_WINDOW = 16 * 1024
+"""Characters in which a value is looked for first; most records have 2,000."""
 
 _MAX_NESTING = 4
 """Lists and envelopes around a record: an array of pages of events whose record is text has 3."""
@@ -96,6 +109,7 @@ def salvaged(data: bytes) -> tuple[bytes, str | None]:
     if not data.startswith(GZIP):
         return data, None
     found, member, left = bytearray(), zlib.decompressobj(_WITH_HEADER), memoryview(data)
+    members = 1
     while left:
         piece, left = left[:_PIECE], left[_PIECE:]
         try:
@@ -104,7 +118,12 @@ def salvaged(data: bytes) -> tuple[bytes, str | None]:
             return bytes(found), "the gzip data is damaged: what stands behind it was not read"
         if len(found) > MAX_FILE or member.unconsumed_tail:
             raise Rejected(f"larger than {MAX_FILE} bytes when unpacked", code="too-large")
+        if len(found) > max(_SMALL, MAX_RATIO * len(data)):
+            raise Rejected(f"more than {MAX_RATIO} times larger when unpacked", code="too-large")
         if member.eof:
+            members += 1
+            if members > MAX_MEMBERS:
+                raise Rejected(f"more than {MAX_MEMBERS} gzip members", code="too-large")
             left = memoryview(data)[len(data) - len(left) - len(member.unused_data) :]
             if not any(left):
                 return bytes(found), None
@@ -175,9 +194,11 @@ class _Reader:
         """An object: a list of records by name, or a record. Its other fields say whether a page follows."""
         fields: list[tuple[str, Any]] = []
         listed = paged = False
+        size = 0
         outer, self._repeated = self._repeated, None
         self._over("{")
         while not self._at("}"):
+            before = self.position
             name = self._plain()
             if not isinstance(name, str):
                 raise ValueError("a name that is no text")
@@ -187,6 +208,9 @@ class _Reader:
                 yield from self._items(_LISTS[name], depth)
             else:
                 fields.append((name, self._plain()))
+                size += self.position - before
+                if size > MAX_RECORD:
+                    raise ValueError(f"a record of more than {MAX_RECORD} characters")
             if not self._at("}"):
                 self._over(",")
         self._over("}")
@@ -241,13 +265,24 @@ class _Reader:
 
     def _plain(self) -> Any:
         self.position = _skip(self.text, self.position)
-        try:
-            value, self.position = _DECODER.raw_decode(self.text, self.position)
-        except RepeatedName as error:
-            # Two readers could read it differently: it is not judged, and hides nothing that stands behind.
-            self._repeated = str(error)
-            value, self.position = _ANY_NAMES.raw_decode(self.text, self.position)
-        return value
+        size = _WINDOW
+        while True:
+            piece = self.text[self.position : self.position + size]
+            last = size >= MAX_RECORD or len(piece) < size
+            try:
+                value, end, repeated = _decoded(piece)
+            except ValueError:
+                # Its end may lie behind the window, which grows only so far: brackets are dear as objects.
+                if last and len(piece) == size:
+                    raise ValueError(f"not JSON, or more than {MAX_RECORD} characters") from None
+                if last:
+                    raise
+            else:
+                if end < len(piece) or last:  # the first digits of a number are a number, too
+                    self.position += end
+                    self._repeated = repeated or self._repeated
+                    return value
+            size *= 8
 
     def _at(self, sign: str) -> bool:
         self.position = _skip(self.text, self.position)
@@ -260,6 +295,15 @@ class _Reader:
 
     def _place(self) -> str:
         return f"{self.where}, event {self._count}"
+
+
+def _decoded(piece: str) -> tuple[Any, int, str | None]:
+    """The value with which a text begins, where it ends, and which name in it is there twice."""
+    try:
+        return *_DECODER.raw_decode(piece), None
+    except RepeatedName as error:
+        # Two readers could read it differently: it is not judged, and hides nothing that stands behind.
+        return *_ANY_NAMES.raw_decode(piece), str(error)
 
 
 def _reason(error: BaseException) -> str:

@@ -42,7 +42,7 @@ def quorum_command(
 ) -> int:
     """Decide, and say who agrees, who dissents, which files were refused and why.
 
-    Exit code 0: decided. 1: not decided.
+    Exit code 0: decided. 1: something is false, a dissent or a revocation. 3: undecided, something lacks.
     """
     if bundle is not None:
         refuse_ignored(("attestations",), "with --bundle")
@@ -55,7 +55,7 @@ def quorum_command(
         emit_json(outcome.to_json())
     else:
         show_outcome(outcome)
-    return 0 if outcome.decision else 1
+    return outcome.exit_code
 
 
 def from_bundle(

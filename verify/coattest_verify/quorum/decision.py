@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from coattest.errors import FoundFalse, Rejected
+from coattest.errors import EnvironmentFailure, FoundFalse, Rejected
 from coattest.files import Evidence, Folder
 from coattest.findings import Finding
 from coattest.strictjson import canonical
@@ -41,6 +41,14 @@ from coattest_verify.quorum.tally import Answer, Tally, count
 
 PURPOSE = "coattest/decision/v1"
 RELEASE_PURPOSE = "coattest/release/v1"
+
+LACKING = frozenset(
+    {
+        *("too-few-members", "group-unmet", "too-few-reviews", "too-few-routes", "too-few-hosts"),
+        *("no-answer", "own-statement-missing", "log-shrunk", "log-gone"),
+    }
+)
+"""Codes of reasons that say what is not there yet, or not here. Nothing was found false by one of these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,14 +129,26 @@ class Outcome:
     log: SeenLog | None = None
     """The log that was checked, if there is one."""
 
+    @property
+    def exit_code(self) -> int:
+        """0 decided; 1 when a reason is something false: a dissent, a revocation, a fork; 3 undecided."""
+        if self.decision is not None:
+            return 0
+        return 3 if all(reason.code in LACKING for reason in self.reasons) else 1
+
     def require(self) -> Decision:
-        """The decision. Raises FoundFalse (``no-decision``) whose findings are all the reasons."""
+        """The decision.
+
+        Raises (``no-decision``) an error whose findings are all the reasons: FoundFalse, or
+        EnvironmentFailure when something is lacking and nothing was found false.
+        """
         return self.decided()[0]
 
     def decided(self) -> tuple[Decision, MembersFile]:
-        """The decision and the members file that it was made under. Raises FoundFalse as ``require``."""
+        """The decision and the members file that it was made under. Raises as ``require``."""
         if self.decision is None or self.members is None:
-            raise FoundFalse(
+            kind = EnvironmentFailure if self.exit_code == EnvironmentFailure.exit_code else FoundFalse
+            raise kind(
                 "no decision: " + "; ".join(map(str, self.reasons)),
                 hint="see verify quorum",
                 code="no-decision",

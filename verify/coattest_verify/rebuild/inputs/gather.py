@@ -14,8 +14,9 @@ from coattest.findings import Finding
 from coattest.progress import Reporter
 from coattest_build.image import ImageSpec
 from coattest_build.inputs.debian import Package
-from coattest_build.inputs.fetch import open_address, read_response
+from coattest_build.inputs.fetch import INDEX_SECONDS
 from coattest_build.inputs.lock import Lock
+from coattest_build.inputs.transfer import open_address, read_response
 from coattest_verify.rebuild.inputs import wheels
 from coattest_verify.rebuild.inputs.check import LockVerdict, Suite, judge_lock
 from coattest_verify.rebuild.inputs.clearsign import signed_text
@@ -109,7 +110,7 @@ def fetch(mirrors: Sequence[str], paths: Sequence[str], limit: int, where: str) 
     for mirror in mirrors:
         for path in paths:
             try:
-                with open_address(f"{mirror}/{path}") as response:
+                with open_address(f"{mirror}/{path}", most=limit + 1, seconds=INDEX_SECONDS) as response:
                     data = read_response(response, limit + 1)
             except (OSError, http.client.HTTPException, ValueError) as error:
                 code = f"HTTP {error.code}" if isinstance(error, urllib.error.HTTPError) else None

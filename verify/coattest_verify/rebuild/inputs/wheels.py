@@ -15,7 +15,7 @@ from coattest.findings import Finding
 from coattest.programs.start import ProgramLimits
 from coattest_build.inputs.cache import sha256_file
 from coattest_build.inputs.lock import LockedWheel
-from coattest_build.inputs.package_index import WantedWheel, download_wheels
+from coattest_build.inputs.package_index import MEMORY, WantedWheel, download_wheels
 
 TIMEOUT_SECONDS = 300
 MAX_SAID = 64 * 1024
@@ -28,7 +28,7 @@ def check_wheel(pin: LockedWheel) -> tuple[Finding, ...]:
         arrived = Path(name) / "arrived"
         arrived.mkdir()
         wanted = WantedWheel(pin.name, pin.version, (pin.sha256,))
-        limits = ProgramLimits(seconds=TIMEOUT_SECONDS)
+        limits = ProgramLimits(seconds=TIMEOUT_SECONDS, memory=MEMORY)
         try:
             ended = download_wheels([wanted], arrived, Path(name), limits=limits)
         except EnvironmentFailure as error:
