@@ -91,6 +91,7 @@ def quorum(tmp_path: Path) -> Members:
         commitments=True,
         revoke_threshold=2,
         reviews=1,
+        change=2,
     )
     quorum.claim(report_json())
     return quorum

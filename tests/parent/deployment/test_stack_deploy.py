@@ -262,7 +262,7 @@ def test_an_expired_decision_is_no_authority(world: World) -> None:
         "release": "0.1.0",
     }
     with pytest.raises(FoundFalse, match="expired") as caught:
-        authority_from(options, world.first.authority.decision.expires)
+        authority_from(options, world.first.authority.members.expires)
     assert caught.value.code == "no-decision"
 
 

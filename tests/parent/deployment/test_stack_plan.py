@@ -24,7 +24,7 @@ from coattest_verify.keypolicy import snippets
 from coattest_verify.keypolicy.generate import generate_policy
 from coattest_verify.keypolicy.report import check_report, sign_report
 from support.build.images import plain
-from support.parent.deployments import ACCOUNTS, SETTINGS, Release
+from support.parent.deployments import ACCOUNTS, SETTINGS, Release, now
 from support.raises import raises_code
 from support.verify.members import Members
 
@@ -61,7 +61,7 @@ def buyers_stack(release: Release) -> str:
         parent_roles=[SETTINGS.role_arn],
         administrators=[f"arn:aws:iam::{account}:role/ops", f"arn:aws:iam::{account}:user/second"],
         encrypters=[BIDDER],
-        now=release.authority.decision.expires.replace(year=2027),
+        now=now(),
         simulator=True,
     )
     return snippets.stack(policy, "coattest", [SETTINGS.role_arn], [BIDDER])

@@ -118,6 +118,7 @@ def show_outcome(outcome: Outcome) -> None:
             *registers,
             ("image", f"{decision.image_size} bytes, SHA-384 {decision.image_sha384}"),
             ("agreed", ", ".join(decision.agreed)),
+            ("until", utc(decision.expires)),
             ("decision", decision.digest.hex()),
         ]
         for name, value in rows:

@@ -72,6 +72,7 @@ def describe_rules(members: MembersFile) -> Rows:
     """The rules of a members file."""
     rows = [
         ("agreement", f"{members.threshold} of {len(members.members)} members"),
+        ("changes", f"signed by {members.changing} of {len(members.members)} members"),
         *[
             (f"group {group.name}", f"{group.threshold} of {', '.join(group.parts)}")
             for group in members.groups

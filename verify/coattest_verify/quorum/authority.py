@@ -11,6 +11,7 @@ from typing import Any
 from coattest.errors import UsageError
 from coattest.files import Evidence, Folder
 from coattest.parser import refuse_ignored
+from coattest.shell import err
 from coattest_verify.quorum.bundle import load_bundle
 from coattest_verify.quorum.decision import Decision, Outcome, decide, decide_from
 from coattest_verify.quorum.members.file import MembersFile
@@ -28,14 +29,23 @@ class Authority:
 
 
 def authority_from(
-    options: Mapping[str, Any], now: datetime, own: str | None = None, *, release: str | None = None
+    options: Mapping[str, Any],
+    now: datetime,
+    own: str | None = None,
+    *,
+    release: str | None = None,
+    warn: bool = True,
 ) -> Authority:
     """The authority at ``now`` from the options of ``decision_options``; raises FoundFalse with every reason.
 
     With ``own`` that member's own agreeing statement must be among those that count. ``release`` stands for
-    the option of that name, where a command takes several.
+    the option of that name, where a command takes several. A decision that ends soon is a line on stderr,
+    unless ``warn`` says that ``now`` is not the present.
     """
     outcome = outcome_from(options, now, own, release=release)
+    for warning in outcome.warnings:
+        if warn and warning.code == "ends-soon":
+            err().print(f"warning: {warning}", style="yellow", markup=False)
     return Authority(*outcome.decided(), outcome.answers)
 
 

@@ -3,7 +3,7 @@
 A commitment is a vote (``statements.votes``) whose note is the SHA-256 of the result with a
 secret salt, the member, the members file and the round. The statement brings the salt. A commitment counts
 when its entry in the log precedes the claim and every statement about the same release, members file and
-round. The order is the one that members cosigned, enough of them for an agreement (ADR 121).
+round. The order is the one that ``change`` members cosigned (ADR 121).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def counted_commitments(
 ) -> Mapping[str, frozenset[str]]:
     """Each member's commitments that the log shows in time; none without a log that enough cosigned."""
     log = checked_log(evidence, root, question.members, seen)
-    if not isinstance(log, Log) or question.members.unmet(log.cosigned.times):
+    if not isinstance(log, Log) or question.members.unmet_change(log.cosigned.times):
         return {}
     try:
         entries = [parse_entry(entry) for entry in log.entries]

@@ -19,6 +19,7 @@ from coattest.findings import Finding
 from coattest.strictjson import canonical
 from coattest_verify.quorum.commitments import counted_commitments
 from coattest_verify.quorum.diversity import undiversified
+from coattest_verify.quorum.lapse import end_of, ending
 from coattest_verify.quorum.log.examine import LogVerdict, examine
 from coattest_verify.quorum.members.chain import MembersChain, Seen, SeenLog, follow
 from coattest_verify.quorum.members.file import MEMBERS_FILE, MembersFile, utc
@@ -53,7 +54,10 @@ LACKING = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What was decided. ``pcrs`` are PCR0 to PCR2 in lower-case hex, ``expires`` is the members file's."""
+    """What was decided. ``pcrs`` are PCR0 to PCR2 in lower-case hex.
+
+    ``expires`` is the earliest of all that it rests on: the members file, statements, excuses (``lapse``).
+    """
 
     release: str
     architecture: str
@@ -348,9 +352,10 @@ def _conclude(
             lock_sha256=claim.lock_sha256,
             agreed=agree,
             quorum_sha256=members.sha256,
-            expires=members.expires,
+            expires=end_of(tally.agree, members, log.excused, own),
             root_sha256=root.hex(),
         )
+        warnings += ending(decision.release, decision.expires, question.now)
     return Outcome(
         decision=decision,
         agree=agree,

@@ -1,8 +1,8 @@
 """Signing the members file: who signed the pending version, and when a proposal becomes quorum.toml.
 
-A new version waits as ``quorum.next.toml`` until the thresholds of the old and the new version have signed
-it. From then on it is in force, whoever installs it as ``quorum.toml``. Version 1 is ``quorum.toml`` at
-once: without every signature it decides nothing.
+A new version waits as ``quorum.next.toml`` until ``change`` members of the old and of the new version have
+signed it. From then on it is in force, whoever installs it as ``quorum.toml``. Version 1 is ``quorum.toml``
+at once: without every signature it decides nothing.
 
 A member signs one version n+1 after a given version n: the journal of its own state remembers which
 (``coattest_verify.signatures.journal``), and so do its signatures in the folder, should the journal be lost.
@@ -37,7 +37,7 @@ class Rival:
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A members file, who signed it, and what it lacks: members for version 1, thresholds for later ones."""
+    """A members file, who signed it, and what it lacks: all members for version 1, enough for later ones."""
 
     members: MembersFile
     file: str
@@ -80,7 +80,7 @@ def _pending(evidence: Evidence, envelopes: Signatures) -> Pending:
     lacks = [
         Finding("members-unsigned", PROPOSAL_FILE, f"of version {version.version}, only {unmet.detail}")
         for version, signed in ((current, by_old), (proposal, by_new))
-        for unmet in version.unmet(signed)
+        for unmet in version.unmet_change(signed)
     ]
     rivals = _rivals(current, proposal.raw, envelopes)
     return Pending(proposal, PROPOSAL_FILE, tuple(sorted(by_old | by_new)), tuple(lacks), current, rivals)

@@ -48,9 +48,9 @@ def enroll_command(
 ) -> None:
     """Propose the next version of quorum.toml: members, keys, thresholds, a round, an expiry.
 
-    Writes quorum.next.toml. It takes effect when the thresholds of the present and of the new version have
-    run verify members countersign; until then the present version stays in force. A proposal that a member
-    has signed is never replaced.
+    Writes quorum.next.toml. It takes effect when enough members of the present and of the new version (their
+    change, more than half) have run verify members countersign; until then the present version stays in
+    force. A proposal that a member has signed is never replaced.
     """
     values = {name: value for name, value in changes.items() if value is not None}
     if round_ is not None:

@@ -42,6 +42,12 @@ RULES = (
         "How many different hosts the agreeing members must state.",
     ),
     ("--reviews", click.IntRange(min=0), 0, "How many members must have reviewed the source."),
+    (
+        "--change",
+        click.IntRange(min=0),
+        0,
+        "How many members must sign the next version, more than half; 0: the threshold, or more than half.",
+    ),
 )
 """The rules that are numbers: option, range, default for version 1, help."""
 

@@ -76,6 +76,7 @@ def _json(state: Pending, problem: Finding | None) -> dict[str, object]:
         "expires": utc(members.expires),
         "round": members.round,
         "threshold": members.threshold,
+        "change": members.changing,
         "groups": [
             {"name": group.name, "members": list(group.parts), "threshold": group.threshold}
             for group in members.groups

@@ -13,8 +13,9 @@ log needs no server: the quorum's members cosign its checkpoints after checking 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from coattest.errors import Rejected
@@ -71,7 +72,8 @@ class LogVerdict:
 
     size: int = 0
     root: str = ""
-    excused: frozenset[str] = frozenset()
+    excused: Mapping[str, datetime] = field(default_factory=dict, hash=False)
+    """Each excused member, and until when."""
     removed: tuple[Finding, ...] = ()
     """Dissents and revocations that the log has and the folder does not."""
     problem: Finding | None = None
@@ -206,7 +208,7 @@ def examine(
     complete = all(item.sha256 in logged for item in present.values() if item.statement in counted)
     objectors = {entry.member for _, entry in objecting}
     excused = {
-        name
+        name: time + question.members.max_age
         for name, time in log.cosigned.times.items()
         if complete
         and name not in objectors
@@ -223,7 +225,7 @@ def examine(
     return LogVerdict(
         checkpoint.size,
         checkpoint.root.hex(),
-        frozenset(excused),
+        excused,
         tuple(
             Finding(
                 "removed-entry", CHECKPOINT_FILE, f"{entry.member}'s {what} (log entry {index}) was removed"

@@ -3,7 +3,8 @@
 Rules (docs/quorum.md, ADR 54), in the order in which they are checked:
 
 1. The bytes with the root's SHA-256 are version 1, and *every* member named there signed them.
-2. Version n+1 names the digest of version n and is signed by the thresholds of n and of n+1.
+2. Version n+1 names the digest of version n and is signed by ``change`` members, more than half, and all
+   groups of n and of n+1.
 3. Two signed successors of one version are a fork: nothing is decided.
 4. The chain holds the highest version that this verifier has seen before, unchanged.
 5. ``quorum.toml`` is a version of that chain. The last one is in force, installed in ``quorum.toml`` or not.
@@ -189,7 +190,7 @@ def _successors(file: MembersFile, current: bytes, envelopes: Signatures) -> lis
     found = []
     for data in {current, *envelopes} - {file.raw}:
         # Signatures first: bytes that too few members signed are not worth parsing.
-        if file.unmet(signers(file, data, envelopes)):
+        if file.unmet_change(signers(file, data, envelopes)):
             continue
         try:
             candidate = MembersFile.decode(data)
@@ -197,7 +198,7 @@ def _successors(file: MembersFile, current: bytes, envelopes: Signatures) -> lis
             continue
         if candidate.version != file.version + 1 or candidate.previous != f"sha256:{file.sha256}":
             continue
-        if not candidate.unmet(signers(candidate, data, envelopes)):
+        if not candidate.unmet_change(signers(candidate, data, envelopes)):
             found.append(candidate)
     return sorted(found, key=lambda candidate: candidate.sha256)
 
@@ -226,7 +227,7 @@ def _in_force(chain: list[MembersFile], current: bytes, now: datetime) -> None:
             problem, hint = f"is version {found.version}, but another version {found.version} is signed", None
         else:
             problem = f"is version {found.version}, which too few members signed"
-            hint = "verify members countersign, by the thresholds of the old and the new version"
+            hint = "verify members countersign, by enough members of the old and of the new version"
         raise Rejected(problem, where=MEMBERS_FILE, hint=hint, code="members-not-in-force")
     if signed.expires <= now:
         raise Rejected(

@@ -87,6 +87,8 @@ class MembersFile:
     """How many members must sign a revocation before a release counts as revoked."""
     reviews: int = 0
     """How many members must have signed a review of the source."""
+    change: int = 0
+    """How many members must sign the next version; 0 for the default, see ``changing``."""
     raw: bytes = field(default=b"", repr=False)
 
     @property
@@ -98,6 +100,15 @@ class MembersFile:
     def max_age(self) -> timedelta:
         """How old a statement may be."""
         return timedelta(days=self.max_age_days)
+
+    @property
+    def changing(self) -> int:
+        """How many members it takes to sign the next version: more than half of them.
+
+        Two sets of so many always have a member in common, so two versions of one number need somebody who
+        signed both. By default it is the threshold, or more than half where the threshold is less.
+        """
+        return self.change or max(self.threshold, len(self.members) // 2 + 1)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -120,10 +131,17 @@ class MembersFile:
 
         Monotonic: more members never lack more.
         """
+        return self._unmet(agreeing, self.threshold)
+
+    def unmet_change(self, signed: Collection[str]) -> tuple[Finding, ...]:
+        """What the members in ``signed`` lack to make another version; monotonic as ``unmet``."""
+        return self._unmet(signed, self.changing)
+
+    def _unmet(self, agreeing: Collection[str], wanted: int) -> tuple[Finding, ...]:
         present = set(agreeing) & set(self.names)
         lacks = []
-        if len(present) < self.threshold:
-            lacks.append(_unmet("too-few-members", len(present), self.threshold, "members agree"))
+        if len(present) < wanted:
+            lacks.append(_unmet("too-few-members", len(present), wanted, "members agree"))
         for group in self.groups:
             count = len(present & set(group.parts))
             if count >= group.threshold:
@@ -235,11 +253,18 @@ def _read(data: bytes) -> MembersFile:
         )
         or 1,
         reviews=fields.optional("reviews", lambda name: fields.integer(name, 0, len(members))) or 0,
+        change=fields.optional("change", lambda name: fields.integer(name, 1, len(members))) or 0,
         raw=data,
     )
     fields.done()
     if (file.previous is None) != (version == 1):
         raise Rejected("previous: version 1 has none, every later version names one")
+    if 2 * file.changing <= len(members):
+        raise Rejected(
+            f"change: {file.change} of {len(members)} members are not more than half: two versions could be"
+            " signed by members of whom nobody signed both",
+            code="members-change-too-low",
+        )
     return file
 
 
@@ -317,6 +342,7 @@ def _render(file: MembersFile) -> bytes:
         "commitments": (file.commitments, False),
         "revoke_threshold": (file.revoke_threshold, 1),
         "reviews": (file.reviews, 0),
+        "change": (file.change, 0),
     }
     values |= {name: value for name, (value, default) in optional.items() if value != default}
     values["members"] = [

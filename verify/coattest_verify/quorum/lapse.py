@@ -1,0 +1,72 @@
+"""When a decision ends by time alone: what it rests on ages, and the members file expires.
+
+A statement counts for ``max_age_days``, and so does a cosignature that excuses silence. The decision ends at
+the first moment from which what counts is not enough any more. One more statement never makes it end earlier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from coattest.findings import Finding
+from coattest_verify.quorum.diversity import undiversified
+from coattest_verify.quorum.members.file import MembersFile, utc
+from coattest_verify.quorum.tally import Answer
+
+WARN_BEFORE = timedelta(days=14)
+"""How long before its end a decision is shown with a warning."""
+
+
+def end_of(
+    agree: Sequence[Answer], members: MembersFile, excused: Mapping[str, datetime], own: str | None
+) -> datetime:
+    """When the decision that these answers make ends; every moment before it is one of a decision.
+
+    ``excused`` says for each excused member until when. ``own`` is a member whose own answer is required.
+    """
+    moments = sorted(
+        moment
+        for moment in {
+            *(statement.time + members.max_age for answer in agree for statement in answer.counting),
+            *(excused.values() if members.dissent == "block" else ()),
+        }
+        if moment < members.expires
+    )
+    first, last = 0, len(moments)
+    while first < last:
+        middle = (first + last) // 2
+        if _holds_after(moments[middle], agree, members, excused, own):
+            first = middle + 1
+        else:
+            last = middle
+    return moments[first] if first < len(moments) else members.expires
+
+
+def _holds_after(
+    moment: datetime,
+    agree: Sequence[Answer],
+    members: MembersFile,
+    excused: Mapping[str, datetime],
+    own: str | None,
+) -> bool:
+    left = [
+        replace(answer, counting=counting)
+        for answer in agree
+        if (counting := tuple(item for item in answer.counting if item.time + members.max_age > moment))
+    ]
+    names = {answer.member for answer in left}
+    if members.unmet(names) or undiversified(left, members) or (own is not None and own not in names):
+        return False
+    answered = names | {name for name, until in excused.items() if until > moment}
+    return members.dissent != "block" or answered >= set(members.names)
+
+
+def ending(release: str, end: datetime, now: datetime) -> tuple[Finding, ...]:
+    """A warning when a decision ends within two weeks."""
+    if end - now >= WARN_BEFORE:
+        return ()
+    days = (end - now).days
+    text = f"the decision ends at {utc(end)}, in {days} days: members sign again, or renew quorum.toml"
+    return (Finding("ends-soon", release, text),)
