@@ -97,7 +97,7 @@ def core_task(lots: int) -> Callable[[], bytes]:
     """Everything between an upload and the result's bytes, KMS left out."""
     keys = [ec.derive_private_key(number, ec.SECP384R1()) for number in (1, 2)]
     buyers = tuple(
-        messages.Buyer(f"buyer-{i}", spki_of(key), b"{}", arn_of(i), f"s3://bids-{i}/bid")
+        messages.Buyer(f"buyer-{i}", spki_of(key), b"{}", arn_of(i), f"s3://bids-{i}/")
         for i, key in enumerate(keys)
     )
     book = messages.Manifest("bench", "EUR", messages.FIRST_PRICE, lots_of(lots), buyers, 1, 2)
@@ -107,25 +107,26 @@ def core_task(lots: int) -> Callable[[], bytes]:
             messages.pack_bids(amounts_of(lots, seed)),
             data_keys[buyer.kms],
             wrapped_key=bytes(184),
-            external_aad=messages.bid_aad(book.digest, buyer.name, buyer.kms),
+            external_aad=messages.Binding.of(book, buyer, PCRS[0]).aad,
         )
         for seed, buyer in enumerate(buyers)
     ]
     digests = tuple((b.name, messages.bid_digest(file)) for b, file in zip(buyers, files, strict=True))
-    payload = messages.Seal(book.digest, bytes(32), digests).encode()
+    payload = messages.Seal(book.digest, bytes(32), PCRS[0], digests).encode()
     seals = tuple(cose.sign1(payload, k, b.name.encode()) for k, b in zip(keys, buyers, strict=True))
     encoded = book.encode()
     sizes = tuple((b.name, len(file)) for b, file in zip(buyers, files, strict=True))
     announced = open_request.OpenRequest(len(encoded), sizes, seals, Credentials("", "", ""))
 
     def task() -> bytes:
-        manifest, seal = open_request.check_manifest(announced, encoded, "aws")
+        manifest, seal = open_request.check_manifest(announced, encoded, "aws", PCRS[0])
         keys, bids = [], {}
-        for buyer, file, (_, digest) in zip(manifest.buyers, files, seal.bids, strict=True):
+        bound = [messages.Binding.of(manifest, buyer, PCRS[0]) for buyer in manifest.buyers]
+        for each, file, (_, digest) in zip(bound, files, seal.bids, strict=True):
             open_request.check_bid(file, digest)
-            keys.append(open_request.data_key(data_key, manifest, buyer, file))
-        for buyer, file, key in zip(manifest.buyers, files, keys, strict=True):
-            bids[buyer.name] = open_request.unpack(manifest, buyer, file, key)
+            keys.append(open_request.data_key(data_key, each, file))
+        for each, file, key in zip(bound, files, keys, strict=True):
+            bids[each.buyer] = open_request.unpack(each, file, key)
         return auction.result(manifest, seal.digest, bids)
 
     def data_key(_blob: bytes, arn: str, _context: Mapping[str, str]) -> bytearray:
@@ -214,9 +215,10 @@ def end_to_end(lots: int) -> dict[str, Any]:
 def sample_call(party: BigAuction, directory: Path) -> float:
     """Seconds of one attested Decrypt, the mean over two per lot, as the sample makes them."""
     buyer = party.manifest.buyers[0]
-    context = messages.encryption_context(party.manifest.digest, buyer.name)
+    context = messages.Binding.of(party.manifest, buyer, PCRS[0]).context
     buyer_kms = party.cloud.as_buyer(buyer.name).kms(party.cloud.services.region)
-    blob = buyer_kms.generate_data_key(KeyId=buyer.kms, KeySpec="AES_256", EncryptionContext=context)
+    data_key = os.urandom(32)
+    blob = buyer_kms.encrypt(KeyId=buyer.kms, Plaintext=data_key, EncryptionContext=context)
     trust = parse_trust((directory / "trust.json").read_bytes()).on_hardware(present=False)
     nsm = Nsm(trust.nsm[0])
     given = party.cloud.as_service().assume(party.cloud.role, party.cloud.services.region).credentials()
@@ -228,7 +230,7 @@ def sample_call(party: BigAuction, directory: Path) -> float:
     with ConnectProxy(parse_address(trust.proxy[0]), allow):
         started = time.monotonic()
         for _ in range(2 * SAMPLE_LOTS):
-            assert bytes(kms.decrypt(blob["CiphertextBlob"], buyer.kms, context)) == blob["Plaintext"]
+            assert bytes(kms.decrypt(blob["CiphertextBlob"], buyer.kms, context)) == data_key
         return (time.monotonic() - started) / (2 * SAMPLE_LOTS)
 
 

@@ -34,7 +34,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 VECTORS = REPOSITORY.parent / "shared" / "vectors"
 BIN = Path(sys.executable).parent
 
-FILLED = "--manifest manifest.cbor --buyer buyer-1"
+FILLED = "--manifest manifest.cbor --buyer buyer-1 --record file"
 MINE = "--member buyer-2 --key quorum/keys/buyer-2"
 OWN = "--this-checkout-is-mine"
 TO_PLAN = "--target local --image manifest.cbor --state state --role-arn a --instance-id i {deciding}"
@@ -65,7 +65,7 @@ NEEDS = {
     "verify sign-pcrs --key awskms:alias/me": "aws",
     "verify sign-pcrs --member buyer-1 --key awskms:alias/me --attestations {attestations}": "aws",
     "verify sign-pcrs --member buyer-1 --key hsm:2?label=me --attestations {attestations}": "pkcs11",
-    f"auction bid {FILLED} --bids file --out x --upload {{deciding}}": "aws",
+    f"auction bid {FILLED} --auction-key buyer-1.key --bids file --out x --upload {{deciding}}": "aws",
     f"auction seal {FILLED} --auction-key buyer-1.key --own-bid file --out x {{deciding}}": "aws",
     "auction open": "aws",
     "auction serve": "aws",

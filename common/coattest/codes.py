@@ -347,6 +347,7 @@ AUDIT: Final = {
     "hours-missing": "No digest file covers a part of the time",
     "log-changed": "A log file is not the one that CloudTrail delivered",
     "log-missing": "A digest file lists a log file that is not here",
+    "never-sealed": "A bid was opened for a manifest that its buyer never sealed, by the record of its seals",
     "no-digests": "There are no digest files, so nothing shows that the logs are complete",
     "no-events": "The logs have no event of the key, so nothing was looked at",
     "no-records": "The source has no records at all, so nothing was looked at",
@@ -367,33 +368,40 @@ AUDIT: Final = {
 """About the audit of a key."""
 
 AUCTION: Final = {
-    "already-sealed": "This manifest was sealed here before, with a different bid set or decision",
+    "already-sealed": "This manifest was sealed here before, with a different bid set or release",
     "bad-bids": "The bids file does not have exactly one valid entry for each lot of the manifest",
     "bad-buyer-record": "A buyer's record does not parse or breaks a rule",
-    "bad-certificate": "A buyer's certificate is not signed by its member, or is for a different seal key or KMS key",
+    "bad-certificate": "A buyer's certificate is not signed by its member, or is for a different key or place",
     "bad-document": "The receipt of a result is not an attestation document",
     "bad-key": "The file does not have the key that is needed, or the passphrase is wrong",
     "bad-manifest": "The manifest does not decode or breaks a rule",
     "bad-outcome": "A lot's price is under its reserve",
     "bad-seal": "A seal does not decode, was not signed by a buyer of the manifest, or does not cover its buyers",
+    "certificate-ended": "A buyer's certificate has not begun, or ends before the auction's publication deadline",
+    "certificate-withdrawn": "The buyer has withdrawn its certificate",
     "different-seals": "The buyers did not all sign the same seal",
     "double-seal": "A buyer's seal is there more than once",
     "journal-damaged": "The record of an earlier seal cannot be read, so nothing is sealed",
     "journal-unsafe": "The seal journal's file system cannot lock files or sync folders",
+    "key-policy": "The live policy of the buyer's key leaves a way past the decided enclave or the buyer's own seal",
     "kms-wrong-key": "KMS answered for a key that the manifest does not name",
     "liveness-document": "The receipt is a liveness document, which shows that the enclave ran and not what it decided",
     "missing-bid": "A buyer's bid file is missing",
     "missing-seal": "A buyer did not seal",
     "not-a-buyer": "The manifest has no buyer of this name",
+    "overlapping-lots": "Some of the manifest's lots were sealed here before, in another manifest",
     "own-bid-missing": "The bid file listed for this buyer is not the one that it made",
     "receipt": "The result does not verify; the findings say why",
+    "several-bids": "A buyer has uploaded more than one bid file, and nobody said which one counts",
     "too-early": "The time is before the auction's closing time",
     "too-late": "The time is after the auction's publication deadline",
     "wrong-auction-key": "The manifest has a different auction key for this buyer",
-    "wrong-buyers": "The result's buyers are not the manifest's",
-    "wrong-decision": "The buyers sealed a different decision",
+    "wrong-buyers": "The buyers are not the manifest's, or not those that --with names",
+    "wrong-decision": "The buyers sealed a different release",
+    "wrong-kms-key": "The manifest has a different KMS key for this buyer",
     "wrong-lots": "The result's lots are not the manifest's, in the same order",
     "wrong-manifest": "The result or the seal is for a different manifest",
+    "wrong-place": "The manifest has a different place for this buyer's bid files",
     "wrong-seal": "The result names a different seal than the one in its file",
 }
 """About bids, seals and receipts."""
@@ -406,6 +414,7 @@ ENCLAVE: Final = {
     "internal": "Something unforeseen failed, in the enclave or in the service",
     "kms-denied": "KMS refused: key policy, encryption context, key state or credentials",
     "kms-failed": "KMS was not reached, or its answer is not acceptable",
+    "wrong-image": "The buyers sealed for a different image than the one that is asked or decided",
 }
 """About the enclave's answers."""
 
@@ -427,8 +436,9 @@ SERVICE: Final = {
     "size-changed": "A bid file changed its size while it was read",
     "spool-in-use": "Another courier serves this spool",
     "stopped": "The program was told to stop before it was done",
-    "two-results": "At the place of the result there is a different result of the same seal",
     "unreachable": "The other end cannot be reached",
+    "unverified-result": "A result's receipt does not verify, so it is not published",
+    "wrong-object": "An object in S3 is not what its name says; nothing was replaced",
     "wrong-result": "At the place of the result there is something else",
 }
 """About the service's side of an auction."""

@@ -27,6 +27,9 @@ NSM_IOCTL = 0xC0200A00
 REQUEST_MAX, RESPONSE_MAX = 0x1000, 0x3000
 """NSM_REQUEST_MAX_SIZE and NSM_RESPONSE_MAX_SIZE (the same header)."""
 
+PCR_SIZE = 48
+"""Bytes of a register, a SHA-384 (Nitro Enclaves User Guide, "Cryptographic attestation")."""
+
 TIMEOUT = 30.0
 """Seconds for the software host to answer."""
 
@@ -61,19 +64,38 @@ class Nsm:
 
 
 def document_time(document: bytes) -> int:
-    """The timestamp of an attestation document in Unix milliseconds; raises EnclaveError.
-
-    The document is from this enclave's own NSM, so its signature is not checked here.
-    """
-    try:
-        outer = cbor2.loads(document)
-        parts = outer.value if isinstance(outer, cbor2.CBORTag) else outer
-        timestamp = cbor2.loads(parts[2])["timestamp"]
-    except Exception as error:  # cbor2 and the lookups raise several types
-        raise EnclaveError("the NSM's document does not parse") from error
+    """The timestamp of an attestation document in Unix milliseconds; raises EnclaveError."""
+    timestamp = _payload(document).get("timestamp")
     if type(timestamp) is not int:
         raise EnclaveError("the NSM's document has no timestamp")
     return timestamp
+
+
+def own_image(document: bytes, profile: str) -> bytes:
+    """PCR0 (48 bytes) in an attestation document; raises EnclaveError.
+
+    Under the ``aws`` profile a PCR0 of zeros, a debug enclave's, is refused (``wrong-image``).
+    """
+    registers = _payload(document).get("pcrs")
+    image = registers.get(0) if isinstance(registers, dict) else None
+    if not isinstance(image, bytes) or len(image) != PCR_SIZE:
+        raise EnclaveError("the NSM's document has no PCR0")
+    if profile == "aws" and not any(image):
+        raise EnclaveError("PCR0 is zero: this is a debug enclave", "wrong-image")
+    return image
+
+
+def _payload(document: bytes) -> dict[str, Any]:
+    """The fields of a document of this enclave's own NSM, so its signature is not checked here."""
+    try:
+        outer = cbor2.loads(document)
+        parts = outer.value if isinstance(outer, cbor2.CBORTag) else outer
+        fields = cbor2.loads(parts[2])
+    except Exception as error:  # cbor2 and the lookups raise several types
+        raise EnclaveError("the NSM's document does not parse") from error
+    if not isinstance(fields, dict):
+        raise EnclaveError("the NSM's document does not parse")
+    return fields
 
 
 def _socket(address: str, request: bytes) -> bytes:

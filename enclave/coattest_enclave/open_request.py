@@ -76,11 +76,12 @@ def parse_open(body: dict[str, Any]) -> OpenRequest:
 
 
 def check_manifest(
-    request: OpenRequest, encoded: bytes, partition: str
+    request: OpenRequest, encoded: bytes, partition: str, image: bytes
 ) -> tuple[messages.Manifest, messages.Seal]:
-    """The manifest in ``encoded`` and the seal that its buyers signed, over the announced bids.
+    """The manifest in ``encoded`` and the seal that its buyers signed, over the announced bids and for
+    ``image``: PCR0 of this enclave, from its own NSM.
 
-    Raises EnclaveError: ``bad-manifest``, ``bad-seal`` or ``bad-bid-digest``.
+    Raises EnclaveError: ``bad-manifest``, ``bad-seal``, ``wrong-image`` or ``bad-bid-digest``.
     """
     with _failing("bad-manifest"):
         manifest = messages.Manifest.decode(encoded)
@@ -88,6 +89,8 @@ def check_manifest(
         raise EnclaveError("a key is in a partition that this image does not trust", "bad-manifest")
     with _failing("bad-seal"):
         seal = messages.check_seals(manifest, request.seals)
+    if seal.image != image:
+        raise EnclaveError("the buyers sealed for a different image", "wrong-image")
     if [name for name, _ in request.bids] != [name for name, _ in seal.bids]:
         raise EnclaveError("the announced bids are not the sealed ones", "bad-bid-digest")
     return manifest, seal
@@ -100,31 +103,28 @@ def check_bid(bid_file: bytes, digest: bytes) -> None:
 
 
 def data_key(
-    ask: Callable[[bytes, str, Mapping[str, str]], bytearray],
-    manifest: messages.Manifest,
-    buyer: messages.Buyer,
-    bid_file: bytes,
+    ask: Callable[[bytes, str, Mapping[str, str]], bytearray], bound: messages.Binding, bid_file: bytes
 ) -> bytearray:
     """The data key of a buyer's bid file, in a buffer to overwrite. ``ask`` is KMS's Decrypt.
 
-    Raises EnclaveError: ``bad-bid`` when the file is not a bid file, else what ``ask`` raised. Then there is
-    no result: withholding a key must not count as not bidding.
+    In ``bound`` are the seal key that verified this buyer's seal, and PCR0 of this enclave from its own NSM:
+    the bid opens under nothing else. Raises EnclaveError: ``bad-bid`` when the file is not a bid file, else
+    what ``ask`` raised. Then there is no result: withholding a key must not count as not bidding.
     """
-    with _failing("bad-bid", f"{buyer.name}: "):
+    with _failing("bad-bid", f"{bound.buyer}: "):
         message = cose.parse_encrypt0(bid_file)
     try:
-        return ask(message.wrapped_key, buyer.kms, messages.encryption_context(manifest.digest, buyer.name))
+        return ask(message.wrapped_key, bound.kms, bound.context)
     except EnclaveError as error:
-        raise EnclaveError(f"{buyer.name}: {error.detail}", error.code) from None
+        raise EnclaveError(f"{bound.buyer}: {error.detail}", error.code) from None
 
 
-def unpack(manifest: messages.Manifest, buyer: messages.Buyer, bid_file: bytes, key: bytearray) -> bytearray:
+def unpack(bound: messages.Binding, bid_file: bytes, key: bytearray) -> bytearray:
     """A buyer's plaintext, in a buffer to overwrite. ``auction`` says what counts as a bid; nobody outside
     can see whether it does. Raises EnclaveError, ``bad-bid`` when the file does not authenticate.
     """
-    with _failing("bad-bid", f"{buyer.name}: "):
-        aad = messages.bid_aad(manifest.digest, buyer.name, buyer.kms)
-        return cose.decrypt0(bid_file, key, external_aad=aad)
+    with _failing("bad-bid", f"{bound.buyer}: "):
+        return cose.decrypt0(bid_file, key, external_aad=bound.aad)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from coattest_enclave.clock import Clock
 from coattest_enclave.decision import auction
 from coattest_enclave.decision.turns import Turns, quantum
 from coattest_enclave.kms import RSA_BITS, Kms
-from coattest_enclave.nsm import Nsm
+from coattest_enclave.nsm import Nsm, own_image
 from coattest_enclave.protocol import columns, messages, wire
 from coattest_enclave.protocol.errors import MessageError
 from coattest_enclave.trust import Trust
@@ -36,11 +36,13 @@ def open_auction(
     def stage(text: str) -> None:
         wire.write_frame(stream, wire.Frame(frame.request, "progress", {"stage": text}))
 
+    image = own_image(nsm.attest(user_data=None, nonce=None), trust.profile)
     with transport.in_time(stream, request.size):
         encoded = _receive_part(stream, frame.request, "manifest", request.manifest_size)
-        manifest, seal = open_request.check_manifest(request, encoded, trust.partition)
+        manifest, seal = open_request.check_manifest(request, encoded, trust.partition, image)
         del encoded
         files = receive_bids(stream, frame.request, request, seal)
+    bound = [messages.Binding.of(manifest, buyer, image) for buyer in manifest.buyers]
     stage("manifest, seals and digests are checked")
     clock = Clock.read(nsm, set_system=not nsm.is_simulated)
     entropy.require_source(trust.entropy)
@@ -49,13 +51,13 @@ def open_auction(
     keys: dict[str, bytearray] = {}
     bids: dict[str, bytearray] = {}
     try:
-        for buyer in manifest.buyers:
-            keys[buyer.name] = open_request.data_key(kms.decrypt, manifest, buyer, files[buyer.name])
+        for each in bound:
+            keys[each.buyer] = open_request.data_key(kms.decrypt, each, files[each.buyer])
         with turns.alone(quantum(len(manifest.lots), len(manifest.buyers))) as tick:
             stage("deciding")
-            for buyer in manifest.buyers:
-                file = files.pop(buyer.name)
-                bids[buyer.name] = open_request.unpack(manifest, buyer, file, keys[buyer.name])
+            for each in bound:
+                file = files.pop(each.buyer)
+                bids[each.buyer] = open_request.unpack(each, file, keys[each.buyer])
                 del file
             result = auction.result(manifest, seal.digest, bids)
             _wipe(keys, bids)

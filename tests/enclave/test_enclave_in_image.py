@@ -82,7 +82,7 @@ def converse(machine: Machine, frames: list[wire.Frame]) -> list[wire.Frame]:
 def test_an_auction_runs_in_the_image(machine: Machine, local_kms: FakeKms) -> None:
     """Keys from KMS through the proxy, winners as expected, a receipt with the image's measurement."""
     amounts = {"buyer-1": [100000, 200000, 150000], "buyer-2": [120000, 180000, 150000]}
-    book = Auction.make(amounts).encrypt(local_kms)
+    book = Auction.make(amounts, image=bytes.fromhex(machine.measurements.pcr0)).encrypt(local_kms)
     answer = converse(machine, list(book.open_frames()))[-1]
     assert answer.type == "result", (answer, machine.console.read_text())
     outcomes = [outcome for _, outcome in messages.Result.decode(answer.body["result"]).lots]

@@ -18,7 +18,7 @@ from coattest_enclave import clock, entropy, nsm, transport
 from coattest_enclave.clock import Clock
 from coattest_enclave.protocol.errors import EnclaveError
 from support.enclave.fake_kms import FakeProxy
-from support.enclave.fake_nsm import FakeNsm, fields_of, make_document
+from support.enclave.fake_nsm import PCR0, FakeNsm, fields_of, make_document
 
 
 @pytest.fixture
@@ -224,3 +224,26 @@ def test_bytes_after_the_head_belong_to_tls(sockets: Path) -> None:
         ) as stream:
             assert stream.recv(100) == b"tls"
         thread.join()
+
+
+def test_the_image_is_what_the_nsm_says(client: nsm.Nsm) -> None:
+    """PCR0 of a document made now, whatever the profile."""
+    document = client.attest(user_data=None, nonce=None)
+    assert nsm.own_image(document, "aws") == nsm.own_image(document, "local") == PCR0
+
+
+def test_a_debug_enclave_is_refused_by_its_own_document() -> None:
+    """Zeros in PCR0 end an opening under the aws profile, before anything is received."""
+    zeros = make_document(user_data=None, nonce=None, public_key=None, pcr0=bytes(48))
+    with pytest.raises(EnclaveError) as caught:
+        nsm.own_image(zeros, "aws")
+    assert caught.value.code == "wrong-image"
+    assert nsm.own_image(zeros, "local") == bytes(48)
+
+
+@pytest.mark.parametrize("pcr0", [None, b"", bytes(32), 7, "00"])
+def test_a_document_without_its_image_is_a_failure(pcr0: Any) -> None:
+    """A register of another kind or size is no image."""
+    document = make_document(user_data=None, nonce=None, public_key=None, pcr0=pcr0)
+    with pytest.raises(EnclaveError):
+        nsm.own_image(document, "local")

@@ -28,7 +28,7 @@ from coattest_enclave.server import CONNECTIONS_MAX, Server
 from coattest_enclave.trust import parse_trust
 from support.enclave.enclave_attacks import MALFORMED, REFUSED_BEFORE_DECRYPTING, spki_in
 from support.enclave.fake_kms import HOST
-from support.enclave.fake_nsm import fields_of
+from support.enclave.fake_nsm import PCR0, fields_of
 from support.enclave.running_enclave import (
     CREDENTIALS,
     DEMO,
@@ -71,7 +71,7 @@ def test_what_kms_is_asked(program: Enclave, demo: Auction) -> None:
     asked = program.kms.requests
     assert [body["KeyId"] for _, body in asked] == [buyer.kms for buyer in demo.manifest.buyers]
     for (headers, body), buyer in zip(asked, demo.manifest.buyers, strict=True):
-        assert body["EncryptionContext"] == messages.encryption_context(demo.manifest.digest, buyer.name)
+        assert body["EncryptionContext"] == messages.Binding.of(demo.manifest, buyer, PCR0).context
         assert body["Recipient"]["KeyEncryptionAlgorithm"] == "RSAES_OAEP_SHA_256"
         assert headers["X-Amz-Target"] == "TrentService.Decrypt"
         assert headers["X-Amz-Security-Token"] == CREDENTIALS["session_token"]

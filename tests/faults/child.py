@@ -24,7 +24,7 @@ from botocore.loaders import create_loader
 from coattest import files, shell
 from coattest.errors import CoattestError
 from coattest_enclave.protocol import messages
-from coattest_parent.auction import finish, publish
+from coattest_parent.auction import finish, objects, publish
 from coattest_parent.auction.publish import Sealed
 from coattest_parent.link import aws
 from coattest_parent.link.aws import Aws, Endpoint
@@ -38,6 +38,8 @@ from coattest_parent.link.telemetry import Telemetry, codes_of
 REPLY_SECONDS = 6.0
 NO_LIMIT = resource.RLIM_INFINITY
 CRASH = 70
+
+
 """Exit code of an opening that ended in something that is not an error of ours."""
 
 
@@ -80,7 +82,7 @@ def open_once(job: dict[str, Any]) -> int:
     points = Points(job)
     os.link = watched(points, os.link)  # what write_new ends with
     publish.write_new = watched(points, files.write_new)
-    publish.parse_s3_uri = watched(points, publish.parse_s3_uri)
+    objects.parse_s3_uri = watched(points, objects.parse_s3_uri)
     sealed = Sealed(
         messages.Manifest.decode(bytes.fromhex(job["manifest"])),
         tuple(bytes.fromhex(seal) for seal in job["seals"]),

@@ -19,9 +19,11 @@ from typing import Any
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from coattest_enclave.protocol import messages
 from coattest_parent.auction.courier import LOCAL_KMS
 from coattest_parent.auction.publish import Sealed
 from coattest_parent.link.proxy import kms_allow_list
+from coattest_verify.auction.place import bid_uri
 from faults.invariants import (
     Broken,
     Outcome,
@@ -64,7 +66,7 @@ class World:
         self.ca = directory / "ca.pem"
         self.ca.write_bytes(self.cloud.authority[0].public_bytes(Encoding.PEM))
         (directory / "trust.json").write_text(json.dumps(trust_for(self.cloud.authority, directory)))
-        self.nsm = FakeNsm(directory / "nsm.sock")
+        self.nsm = FakeNsm(directory / "nsm.sock", signs=True)
         self.link = Link(directory / "link.sock", directory / "in_5005.sock")
         self.enclave: subprocess.Popen[bytes] | None = None
         self.server = subprocess.Popen(
@@ -137,6 +139,16 @@ def world() -> Iterator[World]:
                 made.server.stdout.close()
 
 
+def object_paths(auction: Auction) -> dict[str, str]:
+    """Where the cloud has each buyer's bid file."""
+    return {
+        buyer.name: bid_uri(
+            buyer, auction.manifest.digest, messages.bid_digest(auction.files[buyer.name])
+        ).removeprefix("s3:/")
+        for buyer in auction.manifest.buyers
+    }
+
+
 class Run:
     """One auction under one schedule."""
 
@@ -152,10 +164,13 @@ class Run:
             "buyer-2": [base + 7919 * lot + (-1 if lot % 2 else 1) * 13 for lot in range(count)],
         }
         name = f"faults-{schedule.seed}"
-        self.auction = Auction.make(self.amounts, rule=schedule.rule, auction=name).encrypt(world.cloud.kms)
-        self.paths = {
-            buyer.name: "/" + buyer.bids.removeprefix("s3://") for buyer in self.auction.manifest.buyers
-        }
+        self.auction = Auction.make(self.amounts, rule=schedule.rule, auction=name)
+        closed = int(time.time()) - 10
+        self.auction.manifest = dataclasses.replace(
+            self.auction.manifest, closes=closed, publish_by=closed + 3600
+        )
+        self.auction.encrypt(world.cloud.kms)
+        self.paths = object_paths(self.auction)
         self.sealed = Sealed(self.auction.manifest, tuple(self.auction.seals()))
         world.cloud.objects.clear()
         world.cloud.kms.requests.clear()
@@ -246,7 +261,7 @@ class Run:
             "proxy": f"unix:{self.world.directory / 'out_8000.sock'}",
             "log": str(self.directory / "log.jsonl"),
             "out": str(self.out),
-            "uri": "s3://results/spring.cbor" if self.schedule.publish else None,
+            "uri": "s3://results/spring/" if self.schedule.publish else None,
             "answer": str(answer),
             **{name: str(value) if isinstance(value, Path) else value for name, value in changes.items()},
         }
@@ -272,7 +287,8 @@ class Run:
             nothing_half_written(self.out)
         if self.out.exists():
             self._result(self.out.read_bytes())
-        if published := self.world.cloud.objects.get("/results/spring.cbor"):
+        stored = self.world.cloud.objects
+        if published := next((stored[name] for name in stored if name.startswith("/results/spring/")), None):
             self._result(published)
         if outcome.code == 0:
             require(self.out.exists(), "success without a result file")

@@ -28,7 +28,7 @@ from coattest_verify.quorum.decision import Decision
 from faults.invariants import Broken, no_secret, require
 from faults.link import Link
 from faults.steps import VARIABLE, Steps
-from support.auction.auctions import ACCOUNTS
+from support.auction.auctions import ACCOUNTS, KEYS, spki
 from support.local.local_enclave import INSTANCE, ROOT, Cloud
 from support.verify.members import NOW, Members, profile_json, report_json
 
@@ -302,7 +302,7 @@ class World:
     def _prepare(self) -> None:
         """Key policies for the decision, and a bucket for results that the parent's role may write to."""
         for name in BUYERS:
-            self.accounts.allow(name, self.decision)
+            self.accounts.allow(name, self.decision, seal_key=spki(KEYS[name].public_key()))
         place = {"LocationConstraint": REGION}
         iam = self.cloud.services.client("iam", "service")
         self.s3("service").create_bucket(Bucket=RESULTS, CreateBucketConfiguration=place)

@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from coattest_enclave.protocol import messages
-from coattest_parent.auction.courier import S3Bids, bid_digests, upload_bid
+from coattest_parent.auction.courier import bid_digests, upload_bid
 from coattest_parent.auction.publish import Sealed
 from coattest_parent.auction.steps import make_bid
 from coattest_verify.auction.bids import read_bids
-from coattest_verify.auction.certify import certificate_check, certify_buyer_key
+from coattest_verify.auction.certify import Own, certificate_check, certify_buyer_key
 from coattest_verify.auction.journal import AlreadySealed, SealJournal
+from coattest_verify.auction.place import bid_uri
 from coattest_verify.auction.sealing import plan_seal, sign_seal
 from coattest_verify.quorum.authority import Authority
 from faults.host import BIN, BUYERS, ENVIRONMENT, RESULTS, World
@@ -45,7 +46,7 @@ from faults.invariants import (
 )
 from faults.schedule import HostSchedule, Kill
 from faults.steps import VARIABLE
-from support.auction.auctions import KEYS, spki
+from support.auction.auctions import KEYS, LIFE, opening, spki
 
 TIMEOUT = 90.0
 """Seconds that any one opening may take here."""
@@ -65,7 +66,7 @@ class HostRun:
         self.job = self.directory / "spool" / self.name
         self.job.mkdir(parents=True)
         self.out = self.job / "result.cbor"
-        self.uri = f"s3://{RESULTS}/{self.name}.cbor" if schedule.publish else None
+        self.uri = f"s3://{RESULTS}/{self.name}/" if schedule.publish else None
         # Amounts that are looked for in everything that is written: long, and different everywhere.
         base = 7_000_000_000_000 + schedule.seed * 1_000_003
         self.amounts = {
@@ -73,6 +74,7 @@ class HostRun:
             for number, name in enumerate(BUYERS)
         }
         self.journals = {name: SealJournal(self.directory / "journals" / name) for name in BUYERS}
+        self.own: dict[str, Own] = {}
         self.manifest = self._manifest()
         self.files = {name: self._bid(name) for name in BUYERS}
         self.sealed = Sealed(self.manifest, tuple(self._seals()))
@@ -84,7 +86,7 @@ class HostRun:
         self.fired: list[Kill] = []
         self.attempts = self.decrypts = 0
         self.served: list[bytes] = []
-        self.published = b""
+        self.published: set[bytes] = set()
         self._trail = world.cloud.services.trail.stat().st_size
 
     def go(self) -> None:
@@ -132,9 +134,10 @@ class HostRun:
         buyers = []
         for name in BUYERS:
             key, arn = spki(KEYS[name].public_key()), owned[name].key_arn
-            certificate = certify_buyer_key(self.world.quorum.signers[name], name, key, arn)
-            uri = f"s3://{owned[name].bucket}/{self.name}.cose"
-            buyers.append(messages.Buyer(name, key, certificate, arn, uri))
+            own = Own(name, key, arn, f"s3://{owned[name].bucket}/{self.name}/")
+            self.own[name] = own
+            certificate = certify_buyer_key(self.world.quorum.signers[name], own, LIFE)
+            buyers.append(messages.Buyer(name, key, certificate, arn, own.bids))
         lots = messages.Lots.of((f"lot-{number + 1}", 0) for number in range(self.schedule.lots))
         return messages.Manifest(
             self.name, "EUR", self.schedule.rule, lots, tuple(buyers), now, now + OPEN_HOURS * 3600
@@ -145,21 +148,33 @@ class HostRun:
         lines = (f"lot-{number + 1},{amount}" for number, amount in enumerate(self.amounts[name]))
         bids = read_bids("\n".join(("lot,amount", *lines, "")).encode(), self.manifest.lots)
         before = datetime.fromtimestamp(self.manifest.closes - 1, timezone.utc)
-        content = make_bid(self.manifest, name, bids, aws, journal=self.journals[name], when=before)
-        upload_bid(aws, self.manifest.buyer(name), content)
+        authority = self._authority()
+        content = make_bid(
+            self.manifest,
+            self.own[name],
+            opening(authority.decision),
+            bids,
+            aws,
+            check_certificate=certificate_check(authority),
+            journal=self.journals[name],
+            when=before,
+        )
+        upload_bid(aws, self.manifest.buyer(name), self.manifest.digest, content)
         return content
 
-    def _seals(self) -> Iterator[bytes]:
+    def _authority(self) -> Authority:
         outcome = self.world.quorum.decide(profile="local", now=datetime.now(timezone.utc))
         assert outcome.members
-        authority = Authority(outcome.require(), outcome.members, outcome.answers)
+        return Authority(outcome.require(), outcome.members, outcome.answers)
+
+    def _seals(self) -> Iterator[bytes]:
+        authority = self._authority()
         for name in BUYERS:
             plan = plan_seal(
                 self.manifest,
-                name=name,
-                public_key=KEYS[name].public_key(),
-                decision=authority.decision.digest,
-                bids=bid_digests(self.manifest, S3Bids(self.world.accounts.as_buyer(name))),
+                self.own[name],
+                opening(authority.decision),
+                bids=bid_digests(self.manifest, self.world.accounts.as_buyer(name)),
                 own_bid=self.files[name],
                 check_certificate=certificate_check(authority),
                 journal=self.journals[name],
@@ -259,14 +274,16 @@ class HostRun:
             if not any(kill.victim == "parent" for kill in self.fired):
                 nothing_half_written(self.out)
         for buyer in self.manifest.buyers:
-            kept = self._object(buyer.name, buyer.bids)
+            own = messages.bid_digest(self.files[buyer.name])
+            kept = self._object(buyer.name, bid_uri(buyer, self.manifest.digest, own))
             require(kept == self.files[buyer.name], "a bid was lost or changed")
         if self.out.exists():
             self.results.append(result_in(self.sealed, self.out.read_bytes()))
-        if self.uri and (there := self._object("service", self.uri)):
-            require(self.published in (b"", there), "what was published was replaced")
+        if self.uri:
+            there = self._objects("service", self.uri)
+            require(self.published <= there, "what was published was replaced")
             self.published = there
-            self.results.append(result_in(self.sealed, there))
+            self.results += [result_in(self.sealed, content) for content in there]
         require(not self.published or self.out.exists(), "published without a file")
         if outcome.code == 0:
             require(self.out.exists(), "success without a result file")
@@ -280,6 +297,13 @@ class HostRun:
     def _log(self) -> bytes:
         path = self.directory / "log.jsonl"
         return path.read_bytes() if path.exists() else b""
+
+    def _objects(self, account: str, prefix: str) -> set[bytes]:
+        """Everything that S3 has under a prefix."""
+        bucket, _, key = prefix.removeprefix("s3://").partition("/")
+        listed = self.world.cloud.services.client("s3", account).list_objects_v2(Bucket=bucket, Prefix=key)
+        names = [item["Key"] for item in listed.get("Contents", ())]
+        return {self._object(account, f"s3://{bucket}/{name}") for name in names}
 
     def _object(self, account: str, uri: str) -> bytes:
         """What S3 has there; empty for nothing."""
@@ -309,7 +333,7 @@ class HostRun:
         found = json.loads(done.stdout)
         require(found["verified"] and found["module_id"] in self.world.modules, f"by whom? {found}")
         require(found["sealed_by"] == list(BUYERS), "not sealed by all")
-        require(not self.uri or self.published == self.out.read_bytes(), "two receipts")
+        require(not self.uri or self.out.read_bytes() in self.published, "the file is not what was published")
 
     def _journals(self) -> None:
         """The result is of the one seal that every buyer has on its disk, over the bids that are in S3."""
@@ -321,7 +345,9 @@ class HostRun:
             require(hashlib.sha384(payload).digest() == result.seal, f"not what {name} sealed")
             bids = dict(messages.Seal.decode(payload).bids)
             require(bids == {other: messages.bid_digest(self.files[other]) for other in BUYERS}, "other bids")
-            another = messages.Seal(self.manifest.digest, bytes(32), tuple(bids.items())).encode()
+            another = messages.Seal(
+                self.manifest.digest, bytes(32), self.world.pcr0, tuple(bids.items())
+            ).encode()
             try:
                 journal.record(self.manifest.encode(), another)
             except AlreadySealed:
@@ -342,7 +368,7 @@ class HostRun:
             for buyer in self.manifest.buyers:
                 if event["eventName"] != "Decrypt" or "errorCode" in event:
                     continue
-                if context != messages.encryption_context(self.manifest.digest, buyer.name):
+                if context != messages.Binding.of(self.manifest, buyer, self.world.pcr0).context:
                     continue
                 attested = event["additionalEventData"]["recipient"]
                 digest = base64.b64decode(attested["attestationDocumentEnclaveImageDigest"])

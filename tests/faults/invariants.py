@@ -17,7 +17,7 @@ CODES = {0, 1, 2, 3}
 
 DOCUMENTED = {
     1: {"bad-frame", "too-large", "bad-manifest", "bad-seal", "bad-bid-digest", "bad-bid", "kms-denied"}
-    | {"missing-bid", "wrong-result", "two-results"},
+    | {"missing-bid", "wrong-result", "wrong-object", "unverified-result"},
     3: {"kms-failed", "clock", "internal", "enclave-failed", "bad-frame", "unreachable", "timeout", "stopped"}
     | {"size-changed", "efbig", "address-in-use", "no-credentials"},
 }

@@ -18,8 +18,9 @@ import pytest
 from coattest_enclave.protocol import messages
 from coattest_parent.link.channels import Unix, connect_to
 from coattest_verify.auction.buyers import load_manifest
-from faults.harness import World, world
+from faults.harness import World, object_paths, world
 from support.auction import deciding
+from support.enclave.fake_nsm import signed_document
 from support.enclave.running_enclave import Auction
 from support.parent.fault_cloud import SECRET
 from support.parent.limits import many_descriptors
@@ -40,19 +41,29 @@ def sealed(here: World, directory: Path, name: str, publish_in: int = 600) -> Pa
     auction = Auction.make({"buyer-1": [70_000_000_000_001, 5], "buyer-2": [3, 9]}, auction=name)
     now = int(time.time())
     buyers = tuple(
-        dataclasses.replace(buyer, bids=f"s3://bids-{buyer.name}/{name}") for buyer in auction.manifest.buyers
+        dataclasses.replace(buyer, bids=f"s3://bids-{buyer.name}/{name}/")
+        for buyer in auction.manifest.buyers
     )
     auction.manifest = dataclasses.replace(
         auction.manifest, buyers=buyers, closes=now - 10, publish_by=now + publish_in
     )
     auction.encrypt(here.cloud.kms)
-    for buyer in auction.manifest.buyers:
-        here.cloud.objects["/" + buyer.bids.removeprefix("s3://")] = auction.files[buyer.name]
+    for buyer, path in object_paths(auction).items():
+        here.cloud.objects[path] = auction.files[buyer]
     directory.mkdir(parents=True)
     (directory / "manifest.cbor").write_bytes(auction.manifest.encode())
     for number, seal in enumerate(auction.seals()):
         (directory / f"{number}.seal").write_bytes(seal)
     return directory
+
+
+def published(here: World, place: str) -> bytes:
+    """The one result under a prefix; its name has its digest."""
+    ((path, content),) = (
+        each for each in here.cloud.objects.items() if each[0].startswith(f"/results/{place}/")
+    )
+    assert path.endswith(f"/{messages.sha384(content).hex()}.cbor")
+    return content
 
 
 def environment() -> dict[str, str]:
@@ -94,7 +105,7 @@ def test_a_second_open_uses_what_the_first_left(here: World, tmp_path: Path) -> 
     job = sealed(here, tmp_path / "job", "twice")
     words = ["open", "--manifest", str(job / "manifest.cbor"), "--json", "--out", str(tmp_path / "result")]
     words += ["--seal", str(job / "0.seal"), "--seal", str(job / "1.seal"), "--log", str(tmp_path / "log")]
-    words += ["--publish", "s3://results/twice.cbor", "--metrics", str(tmp_path / "metrics")]
+    words += ["--publish", "s3://results/twice/", "--metrics", str(tmp_path / "metrics")]
     first = auction_program(here, *words)
     assert first.stderr == ""
     kept = (tmp_path / "result").read_bytes()
@@ -104,7 +115,7 @@ def test_a_second_open_uses_what_the_first_left(here: World, tmp_path: Path) -> 
     assert (one["resumed"], two["resumed"]) == (False, True)
     assert one["result"] == two["result"]
     assert here.cloud.calls.count("kms") == asked
-    assert (tmp_path / "result").read_bytes() == kept == here.cloud.objects["/results/twice.cbor"]
+    assert (tmp_path / "result").read_bytes() == kept == published(here, "twice")
     events = [json.loads(line)["event"] for line in (tmp_path / "log").read_text().splitlines()]
     assert [event for event in events if not event.startswith("proxy")] == [
         *("open-started", "open-finished", "published"),
@@ -129,7 +140,7 @@ def test_the_courier_opens_its_spool_and_sets_aside_what_it_cannot(here: World, 
     assert {"job-failed", "job-found", "open-finished", "published", "service-stopped"} <= {*events}
     assert json.loads((tmp_path / "spool" / "bad" / "failed.json").read_text())["code"] == "bad-seal"
     content = (job / "result.cbor").read_bytes()
-    assert content == here.cloud.objects["/results/served/good.cbor"]
+    assert content == published(here, "served/good")
     outcomes = messages.Result.decode(messages.ResultFile.decode(content).result).lots
     assert [outcome for _, outcome in outcomes] == [messages.Won("buyer-1"), messages.Won("buyer-2")]
 
@@ -149,11 +160,15 @@ def test_after_the_publication_deadline_nothing_is_opened(here: World, tmp_path:
     seals = tuple((job / f"{number}.seal").read_bytes() for number in (0, 1))
     bids = {buyer.name: None for buyer in manifest.buyers}
     digest = messages.check_seals(manifest, seals).digest
-    earlier = messages.ResultFile(deciding.result(manifest, digest, bids).encode(), b"receipt", seals)
+    result = deciding.result(manifest, digest, bids).encode()
+    receipt = signed_document(
+        user_data=messages.receipt_user_data(result), nonce=digest, timestamp=(manifest.closes + 2) * 1000
+    )
+    earlier = messages.ResultFile(result, receipt, seals)
     (tmp_path / "result").write_bytes(earlier.encode())
-    done = json.loads(auction_program(here, *words, "--publish", "s3://results/late.cbor").stdout)
+    done = json.loads(auction_program(here, *words, "--publish", "s3://results/late/").stdout)
     assert done["resumed"] is True
-    assert here.cloud.objects["/results/late.cbor"] == earlier.encode()
+    assert published(here, "late") == earlier.encode()
 
 
 def test_a_failing_auction_delays_no_other_and_the_service_ends_when_told(
@@ -169,7 +184,7 @@ def test_a_failing_auction_delays_no_other_and_the_service_ends_when_told(
     spool.mkdir()
     for name in ("a-refused", "b-good"):
         (tmp_path / name).rename(spool / name)
-    here.cloud.refused.add("/bids-buyer-2/refused")
+    here.cloud.refused |= {path for path in here.cloud.objects if path.startswith("/bids-buyer-2/refused/")}
     words = ("serve", "--spool", str(spool), "--every", "0.2")
     service = subprocess.Popen(command(here, *words), env=environment(), stderr=subprocess.PIPE, text=True)
     try:

@@ -233,7 +233,7 @@ def test_an_auction_key_is_certified_only_by_its_digest(world: SigningWorld) -> 
     digest = f"sha256:{keys.load_public(desk.folder / 'auction.key.pub').fingerprint}"
     argv = (
         "certify", "--key", str(world.quorum.key("buyer-2")), "--member", "buyer-2",
-        "--auction-key", "auction.key.pub", "--bids", "s3://bids-of-buyer-2/spring.cose",
+        "--auction-key", "auction.key.pub", "--bids", "s3://bids-of-buyer-2/auctions/",
         "--kms-key", "arn:aws:kms:eu-central-1:222233334444:key/1234abcd-12ab-34cd-56ef-1234567890ab",
         "--out", "record.json", "--json",
     )  # fmt: skip

@@ -25,7 +25,7 @@ from coattest_build.formats.measure import pcr3
 from coattest_verify.cli.policy.making import DESCRIPTION
 from coattest_verify.keypolicy import snippets
 from coattest_verify.keypolicy.generate import DECISION_TAG, ENCLAVE_TAG, PolicyOptions, policy_text
-from support.verify.decisions import ACCOUNT, PARENT, decision, make
+from support.verify.decisions import ACCOUNT, AN_AUCTIONS, ENCRYPTER, PARENT, decision, make
 from support.verify.trail_records import record
 
 SERVICES = "prowler.providers.aws.services"
@@ -105,8 +105,11 @@ def used(**changes: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", CHECKS)
 def test_prowler_finds_nothing_in_the_default_policy(name: str) -> None:
-    """Each check of an enclave's key passes: none is only manual, and none skips the key."""
-    assert prowler(f"kms_key_enclave_attestation_{name}", make(), used()) == ["PASS"]
+    """Each check of an enclave's key passes: none is only manual, and none skips the key; nor in an auction's
+    policy.
+    """
+    for policy in (make(), make(context=AN_AUCTIONS)):
+        assert prowler(f"kms_key_enclave_attestation_{name}", policy, used()) == ["PASS"]
 
 
 def test_prowler_finds_no_debug_enclave() -> None:
@@ -154,7 +157,7 @@ def test_parliament_finds_nothing() -> None:
         issues = [finding.issue for finding in parliament.analyze_policy_string(policy_text(policy)).findings]
         return [issue for issue in issues if issue != THIS_KEY]
 
-    assert found(make()) == []
+    assert found(make()) == found(make(context=AN_AUCTIONS)) == []
     broken = make()
     broken["Statement"][0]["Action"] = "kms:Decipher"
     assert found(broken)
@@ -164,7 +167,7 @@ def test_parliament_finds_nothing() -> None:
 def templates(tmp_path: Path) -> Path:
     """The default policy in every notation: the buyer's stack, a CloudFormation key, a Terraform key."""
     policy = make()
-    (tmp_path / "stack.json").write_text(snippets.stack(policy, DESCRIPTION, [PARENT]))
+    (tmp_path / "stack.json").write_text(snippets.stack(policy, DESCRIPTION, [PARENT], [ENCRYPTER]))
     (tmp_path / "key.json").write_text(snippets.cloudformation(policy, DESCRIPTION))
     (tmp_path / "key.tf").write_text(snippets.terraform(policy, DESCRIPTION))
     return tmp_path

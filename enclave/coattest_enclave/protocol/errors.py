@@ -18,6 +18,7 @@ Code = Literal[
     "kms-denied",
     "kms-failed",
     "too-large",
+    "wrong-image",
 ]
 """Every code of an error frame; docs/protocol.md ("Frames") says what each means."""
 

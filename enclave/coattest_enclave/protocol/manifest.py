@@ -28,12 +28,13 @@ from coattest_enclave.protocol.fields import (
     unique,
 )
 
-PURPOSE = "coattest/manifest/v1"
+PURPOSE = "coattest/manifest/v2"
 
 CERTIFICATE_MAX = 16 * 1024
 """Bytes of a member's certificate for a buyer's key."""
 
-_S3 = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/[!-~]{1,1024}")
+# A key there is this prefix, two digests in hex, a slash and a suffix; S3 allows 1024 bytes.
+_PLACE = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/(?:[A-Za-z0-9][A-Za-z0-9._-]{0,99}/){0,7}")
 # Single-Region keys by full ARN: an alias can be moved to a different key at any time.
 _ARN = re.compile(
     r"arn:(aws|aws-cn|aws-us-gov):kms:([a-z]{2}(?:-[a-z]+)+-[0-9]{1,2}):([0-9]{12}):key/"
@@ -118,7 +119,9 @@ class KeyArn(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Buyer:
-    """One buyer: seal key (SPKI DER), member's certificate (opaque here), KMS key ARN, bids URI."""
+    """One buyer: seal key (SPKI DER), member's certificate (opaque here), KMS key ARN, and the place of its
+    bid files in S3: bucket and prefix, which end in a slash.
+    """
 
     name: str
     key: bytes
@@ -131,7 +134,7 @@ class Buyer:
         cose.load_public_key(byte_string(self.key, 1, 256, "buyer key"))
         byte_string(self.certificate, 1, CERTIFICATE_MAX, "buyer certificate")
         parse_key_arn(self.kms)
-        text(self.bids, _S3, "bids URI")
+        text(self.bids, _PLACE, "place of the bids")
 
 
 @dataclass(frozen=True, slots=True)

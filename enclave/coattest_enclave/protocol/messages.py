@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from coattest_enclave.protocol import alive, canonical, columns, cose, manifest, outcome
 from coattest_enclave.protocol.alive import alive_user_data
+from coattest_enclave.protocol.binding import BID, Binding
 from coattest_enclave.protocol.errors import MessageError
 from coattest_enclave.protocol.fields import (
     AMOUNT_MAX,
@@ -37,16 +38,18 @@ __all__ = [
     "AMOUNT_SIZE",
     "BID",
     "BUYERS_MAX",
-    "DECISION_DIGEST",
     "DIGEST",
     "DISCLOSURE",
     "FIRST_PRICE",
+    "IMAGE",
     "LOTS_MAX",
     "MANIFEST",
+    "RELEASE_DIGEST",
     "RESULT",
     "RESULT_FILE",
     "SEAL",
     "SECOND_PRICE",
+    "Binding",
     "Buyer",
     "Lot",
     "Lots",
@@ -61,10 +64,8 @@ __all__ = [
     "Unsold",
     "Won",
     "alive_user_data",
-    "bid_aad",
     "bid_digest",
     "check_seals",
-    "encryption_context",
     "pack_bids",
     "parse_key_arn",
     "receipt_user_data",
@@ -72,27 +73,35 @@ __all__ = [
     "unpack_bids",
 ]
 
-MANIFEST, BID, SEAL = manifest.PURPOSE, "coattest/bid/v1", "coattest/seal/v1"
+MANIFEST, SEAL = manifest.PURPOSE, "coattest/seal/v2"
 RESULT, RESULT_FILE, ALIVE = outcome.PURPOSE, outcome.FILE_PURPOSE, alive.PURPOSE
 
 AMOUNT_SIZE = columns.WIDTH
 """Bytes of one amount in a bid."""
 
-DECISION_DIGEST = 32
-"""Bytes of a decision's SHA-256."""
+RELEASE_DIGEST = 32
+"""Bytes of a release digest, a SHA-256."""
+
+IMAGE = DIGEST
+"""Bytes of PCR0, a SHA-384."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seal:
-    """What every buyer signs: manifest digest (48 bytes), decision digest (32), each bid file digest."""
+    """What every buyer signs: manifest digest (48 bytes), release digest (32), the image's PCR0 (48), and
+    each bid file's digest (48).
+    """
 
     manifest: bytes
-    decision: bytes
+    release: bytes
+    image: bytes
     bids: tuple[tuple[str, bytes], ...]
 
     def __post_init__(self) -> None:
         byte_string(self.manifest, DIGEST, DIGEST, "manifest digest")
-        byte_string(self.decision, DECISION_DIGEST, DECISION_DIGEST, "decision digest")
+        byte_string(self.release, RELEASE_DIGEST, RELEASE_DIGEST, "release digest")
+        if not any(byte_string(self.image, IMAGE, IMAGE, "image")):
+            raise MessageError("the image is that of a debug enclave: PCR0 is zero")
         if not 1 <= len(self.bids) <= BUYERS_MAX:
             raise MessageError("number of bids out of range")
         for name, digest in self.bids:
@@ -108,15 +117,23 @@ class Seal:
         """The payload that is signed."""
         bids = [[name, digest] for name, digest in self.bids]
         return canonical.dumps(
-            {"purpose": SEAL, "manifest": self.manifest, "decision": self.decision, "bids": bids}
+            {
+                "purpose": SEAL,
+                "manifest": self.manifest,
+                "release": self.release,
+                "image": self.image,
+                "bids": bids,
+            }
         )
 
     @classmethod
     def decode(cls, data: bytes) -> Seal:
         """The seal in ``data``; raises MessageError."""
-        fields = exact_map(canonical.loads(data, cose.SIGN1_MAX), SEAL, ("manifest", "decision", "bids"))
+        names = ("manifest", "release", "image", "bids")
+        fields = exact_map(canonical.loads(data, cose.SIGN1_MAX), SEAL, names)
         bids = [array_of(entry, "bid", 2) for entry in array_of(fields["bids"], "bids")]
-        return cls(fields["manifest"], fields["decision"], tuple((name, digest) for name, digest in bids))
+        pairs = tuple((name, digest) for name, digest in bids)
+        return cls(fields["manifest"], fields["release"], fields["image"], pairs)
 
 
 def check_seals(manifest: Manifest, seals: Sequence[bytes]) -> Seal:
@@ -154,16 +171,6 @@ def pack_bids(amounts: Sequence[int]) -> bytes:
 def unpack_bids(plaintext: bytes | bytearray, lots: int) -> array[int]:
     """The amounts of a bid on ``lots`` lots; raises MessageError, which never says what was in it."""
     return columns.unpack_column(plaintext, lots, AMOUNT_MAX, "bid")
-
-
-def bid_aad(manifest: bytes, buyer: str, key_arn: str) -> bytes:
-    """External AAD of a bid file, so that it decrypts for this manifest, buyer and KMS key only."""
-    return canonical.dumps([BID, manifest, buyer, key_arn])
-
-
-def encryption_context(manifest: bytes, buyer: str) -> dict[str, str]:
-    """KMS encryption context of a buyer's data key; ``manifest`` is the digest (48 bytes)."""
-    return {"coattest:auction": manifest.hex(), "coattest:buyer": buyer}
 
 
 def bid_digest(bid_file: bytes | bytearray) -> bytes:

@@ -187,6 +187,7 @@ class S3Service:
         context: Mapping[str, tuple[str, ...]] = {
             **keys.caller_keys(caller, region=region, source=request.source, now=self._clock()),
             "aws:ResourceAccount": (owner,),
+            **_request_keys(request, target.action),
         }
         if target.action == "s3:DeleteObject" and target.key is None:
             # Several objects in one request: allowed only where every object of the bucket is.
@@ -229,6 +230,16 @@ class S3Service:
         if owner != caller.principal.account:
             raise ServiceError("NotImplemented", "copying from another account's bucket is not emulated", 501)
         self._authorize(caller, Target(bucket, key, "s3:GetObject"), owner, context)
+
+
+def _request_keys(request: HttpRequest, action: str) -> dict[str, tuple[str, ...]]:
+    """The condition keys that a request itself gives (Service Authorization Reference, "Amazon S3")."""
+    found: dict[str, tuple[str, ...]] = {}
+    if action == "s3:PutObject" and "if-none-match" in request.headers:
+        found["s3:if-none-match"] = (request.headers["if-none-match"],)
+    if action == "s3:ListBucket":
+        found["s3:prefix"] = (parse_qs(request.query).get("prefix", [""])[0],)
+    return found
 
 
 def owner_of(bucket: str | None) -> str | None:

@@ -9,11 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import boto3
+
 from coattest_enclave.protocol import messages
 from coattest_local.aws.services import Services
 from coattest_local.demo.chain import PinnedTrust, World
-from coattest_local.demo.cloud import BuyerCloud, ServiceCloud
+from coattest_local.demo.cloud import REGION, BuyerCloud, ServiceCloud
 from coattest_local.demo.stage import CommandResult, Party, Stage, demo_failed
+from coattest_parent.link.aws import Aws, Endpoint
+from coattest_verify.auction.buyers import load_manifest
 from coattest_verify.signatures.keys import load_public
 
 LOTS = ("harbour-12", "mill-lane-3", "station-1")
@@ -23,8 +27,11 @@ EXPECTED = [
     {"lot": LOTS[1], "outcome": "won", "buyer": "buyer-1"},
     {"lot": LOTS[2], "outcome": "tie", "buyers": ["buyer-1", "buyer-2"]},
 ]
-BIDDING_SECONDS = 15
-BIDDING_FACTOR = 6
+FIRST = "spring"
+"""The auction that is opened; the later ones are refused."""
+
+BIDDING_SECONDS = 20
+BIDDING_FACTOR = 10
 """Bids are open for at least so many seconds, and so many times what certifying the keys took before: on a
 busy machine every command takes longer.
 """
@@ -43,6 +50,16 @@ class House:
     buyers: Mapping[str, BuyerCloud]
     enclave: str
 
+    def as_buyer(self, name: str) -> Aws:
+        """A buyer's bidding user, in this process."""
+        environment = self.buyers[name].environment
+        session = boto3.Session(
+            aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
+            region_name=REGION,
+        )
+        return Aws(session, Endpoint(self.services.endpoint, self.services.ca_bundle))
+
     @property
     def endpoint(self) -> tuple[str, ...]:
         """The options that lead a command to the local services."""
@@ -57,22 +74,37 @@ class Auction:
     manifest: Path
 
 
+def first(house: House) -> Auction:
+    """The auction that was opened."""
+    return Auction(FIRST, house.world.attestations.parent / f"{FIRST}.manifest.cbor")
+
+
+def manifest_of(auction: Auction) -> messages.Manifest:
+    """The manifest as it is now."""
+    return load_manifest(auction.manifest)
+
+
+def sealed_image(house: House, auction: Auction) -> bytes:
+    """PCR0 that the buyers sealed for."""
+    seals = [(party.home / f"{auction.name}.seal").read_bytes() for party in house.world.buyers.values()]
+    return messages.check_seals(manifest_of(auction), seals).image
+
+
 def announce(house: House, name: str) -> Auction:
     """Buyers certify their auction keys; the service publishes the manifest."""
     began = time.monotonic()
     shared = house.world.attestations.parent
     records = []
     for buyer, party in house.world.buyers.items():
-        if not (party.home / "auction.key").exists():
-            party.run("auction", "keygen", "--out", "auction.key")
         key = load_public(party.home / "auction.key.pub").fingerprint
         record = shared / f"{name}.{buyer}.json"
         party.run(
             "auction", "certify", "--key", "quorum.key", "--member", buyer,
             "--auction-key", "auction.key.pub", "--kms-key", house.buyers[buyer].key_arn,
-            "--bids", f"{house.buyers[buyer].bids_uri}/{name}.cose", "--out", record,
+            "--bids", house.buyers[buyer].bids_uri, "--out", record,
             "--expect", f"sha256:{key}",
         )  # fmt: skip
+        (party.home / f"{name}.json").write_bytes(record.read_bytes())  # its own copy
         records += ["--buyer", str(record)]
     auction = Auction(name, shared / f"{name}.manifest.cbor")
     certifying = math.ceil(time.monotonic() - began)
@@ -92,17 +124,32 @@ def place_bid(
     party = house.world.buyers[buyer]
     table = party.home / f"{out}.csv"
     table.write_text("lot,amount\n" + "".join(f"{lot},{n}\n" for lot, n in zip(LOTS, amounts, strict=True)))
-    party.run(
-        "auction", "bid", "--manifest", auction.manifest, "--buyer", buyer, "--bids", table.name,
-        "--out", out, *(["--upload"] if upload else []), *house.endpoint, *house.trust.arguments,
-        extra=house.buyers[buyer].environment,
+    argv = bid_argv(house, auction, buyer, table.name, out)
+    extra = house.buyers[buyer].environment
+    shown = party.run(*argv, "--preview", extra=extra, quiet=True)
+    party.run(*argv, "--expect", shown["expect"], *(["--upload"] if upload else []), extra=extra)
+
+
+def bid_argv(house: House, auction: Auction, buyer: str, table: str, out: str) -> tuple[str, ...]:
+    """The command with which a buyer encrypts its bids."""
+    return (
+        "auction", "bid", "--manifest", str(auction.manifest), *_own(house, auction, buyer),
+        "--auction-key", "auction.key.pub", "--bids", table, "--out", out, *house.endpoint,
+        *house.trust.arguments,
     )  # fmt: skip
+
+
+def _own(house: House, auction: Auction, buyer: str) -> list[str]:
+    """Who a buyer is by its own record, and whom it expects beside itself."""
+    others = [word for name in house.world.buyers if name != buyer for word in ("--with", name)]
+    again = [] if auction.name == FIRST else ["--again"]  # the demo's auctions are all of the same lots
+    return ["--buyer", buyer, "--record", f"{auction.name}.json", *others, *again]
 
 
 def seal_argv(house: House, auction: Auction, buyer: str, own_bid: str) -> tuple[str, ...]:
     """The command with which a buyer seals the bid files that are in the buckets now."""
     return (
-        "auction", "seal", "--manifest", str(auction.manifest), "--buyer", buyer,
+        "auction", "seal", "--manifest", str(auction.manifest), *_own(house, auction, buyer),
         "--auction-key", "auction.key", "--own-bid", own_bid, "--out", f"{auction.name}.seal",
         *house.endpoint, *house.trust.arguments,
     )  # fmt: skip

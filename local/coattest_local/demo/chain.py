@@ -183,9 +183,12 @@ def put_policies(
     world.stage.step("Each buyer puts the key policy of the decided release on its own KMS key")
     owned = {}
     for name, buyer in world.buyers.items():
+        buyer.run("auction", "keygen", "--out", "auction.key")
         owned[name] = cloud.make_buyer(services, name, service.role_arn)
         put_buyer_policy(trust, services, buyer, owned[name], parent_role=service.role_arn)
-        world.stage.say(f"{name}: {owned[name].key_arn} decrypts for the decided enclave only")
+        world.stage.say(
+            f"{name}: {owned[name].key_arn} decrypts for the decided enclave only, under {name}'s own seal"
+        )
     return owned
 
 
@@ -198,7 +201,8 @@ def put_buyer_policy(
         "verify", "policy", "apply", owned.key_arn, *trust.arguments, "--member", buyer.name,
         "--account", owned.account,
         "--parent-role", parent_role, "--administrator", administrator, "--break-glass", break_glass,
-        "--encrypter", owned.encrypter, "--simulator", "--endpoint-url", services.endpoint,
+        "--encrypter", owned.encrypter, "--seal-key", "auction.key.pub",
+        "--simulator", "--endpoint-url", services.endpoint,
         "--region", cloud.REGION, "--save-previous", "policies",
         extra=services.environment(buyer.name),
     )  # fmt: skip

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from coattest_local.aws.services import Services
+from coattest_verify.keypolicy.snippets import put_once_statements
 
 REGION = "eu-central-1"
 PARENT_ROLE = "coattest-parent"
 BIDDER = "bidder"
 BREAK_GLASS = "break-glass"
+PREFIX = "bids/"
 INSTANCE_ID = "i-0c0a77e57c0a77e57"
 
 
@@ -28,8 +30,8 @@ class BuyerCloud:
 
     @property
     def bids_uri(self) -> str:
-        """Where this buyer's bid files are, without the auction's own name."""
-        return f"s3://{self.bucket}"
+        """The place of this buyer's bid files."""
+        return f"s3://{self.bucket}/{PREFIX}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,17 +82,23 @@ def make_buyer(services: Services, name: str, parent_role: str) -> BuyerCloud:
             if other.startswith("buyer-")
         ),
     ]
+    objects = f"arn:aws:s3:::{bucket}/{PREFIX}*"
     s3.put_bucket_policy(
         Bucket=bucket,
-        Policy=_policy(_statement({"AWS": sorted(readers)}, "s3:GetObject", [f"arn:aws:s3:::{bucket}/*"])),
+        Policy=_policy(
+            _statement({"AWS": sorted(readers)}, "s3:GetObject", [objects]),
+            _statement({"AWS": sorted(readers)}, "s3:ListBucket", [f"arn:aws:s3:::{bucket}"]),
+            *put_once_statements([bidder], objects),
+        ),
     )
+    key = kms.create_key(Description="bids")["KeyMetadata"]
+    # No wider than what it does: encrypt under its own key, put at its own place, read what others sealed.
     rights = _policy(
-        _statement(None, ["kms:GenerateDataKey", "kms:Encrypt"], "*"),
-        _statement(None, "s3:PutObject", [f"arn:aws:s3:::{bucket}/*"]),
-        _statement(None, "s3:GetObject", "*"),
+        _statement(None, "kms:Encrypt", [key["Arn"]]),
+        _statement(None, "s3:PutObject", [objects]),
+        _statement(None, ["s3:GetObject", "s3:ListBucket"], _places(services)),
     )
     iam.put_user_policy(UserName=BIDDER, PolicyName="bid", PolicyDocument=rights)
-    key = kms.create_key(Description="bids")["KeyMetadata"]
     environment = services.environment(name) | {
         "AWS_ACCESS_KEY_ID": access["AccessKeyId"],
         "AWS_SECRET_ACCESS_KEY": access["SecretAccessKey"],
@@ -100,6 +108,12 @@ def make_buyer(services: Services, name: str, parent_role: str) -> BuyerCloud:
 
 def _bucket(services: Services, name: str) -> str:
     return f"{name}-bids-{services.accounts[name].account}"
+
+
+def _places(services: Services) -> list[str]:
+    """Every buyer's bucket and its bids."""
+    buckets = [_bucket(services, name) for name in sorted(services.accounts) if name.startswith("buyer-")]
+    return [arn for name in buckets for arn in (f"arn:aws:s3:::{name}", f"arn:aws:s3:::{name}/{PREFIX}*")]
 
 
 def _policy(*statements: dict[str, Any]) -> str:

@@ -42,7 +42,7 @@ def _play(stage: Stage, options: DemoOptions) -> None:
     ) as services:
         service = cloud.make_service(services, BUYERS)
         chain.refuse_without_a_decision(world, trust, service)
-        stage.refusals = 0  # the seven that are counted come after the auction
+        stage.refusals = 0  # those that are counted come after the auction
         chain.rebuild_and_sign(world)
         chain.recompute_decision(world, trust)
         owned = chain.put_policies(world, trust, services, service)
@@ -59,7 +59,7 @@ def run_auction(house: House) -> None:
     """One honest auction, and then every attack on it."""
     stage = house.world.stage
     stage.step("The service announces an auction of three lots; the buyers bid, each under its own key")
-    auction = auctions.announce(house, "spring")
+    auction = auctions.announce(house, auctions.FIRST)
     for buyer, amounts in auctions.AMOUNTS.items():
         auctions.place_bid(house, auction, buyer, amounts, f"{auction.name}.cose")
         stage.say(

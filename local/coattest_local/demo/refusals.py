@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from coattest_enclave.protocol import messages
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from coattest_enclave.protocol import cose, messages
 from coattest_local.demo import auction as auctions
 from coattest_local.demo import chain
 from coattest_local.demo.auction import AMOUNTS, Auction, House
-from coattest_local.demo.cloud import INSTANCE_ID
-from coattest_local.demo.sources import change_one_byte, copy_source
+from coattest_local.demo.cloud import INSTANCE_ID, REGION
+from coattest_local.demo.sources import claim_to_be, copy_source
+from coattest_parent.auction.courier import upload_bid
+from coattest_parent.link.aws import parse_s3_uri
 from coattest_parent.link.channels import parse_address
 from coattest_parent.link.enclave import EnclaveClient
+from coattest_verify.auction.bids import Bids, make_bid_file
+from coattest_verify.auction.buyers import load_own_key, spki_der
+from coattest_verify.auction.certify import Own
+from coattest_verify.auction.place import bid_uri
 
-EXPECTED = 7
+EXPECTED = 8
 
 
 def all_of_them(house: House, auction: Auction, result: Path) -> None:
@@ -29,15 +38,17 @@ def all_of_them(house: House, auction: Auction, result: Path) -> None:
     second_seal(house, auction)
     missing_rights(house, auction)
     liveness_as_receipt(house, auction, result)
+    sealed_by_the_service(house)
 
 
 def changed_image(house: House, auction: Auction) -> None:
-    """KMS gives nothing to an image that differs by one byte of the enclave's source."""
+    """KMS gives nothing to an image that says it is the decided one: its document says what it is."""
     world = house.world
-    world.stage.step("Refusal 1: the service changes one byte of the enclave's source")
+    world.stage.step("Refusal 1: the service changes the enclave's source")
     copy_source(world.options.source, world.service.home / "tampered")
-    name = change_one_byte(world.service.home / "tampered")
-    world.stage.say(f"one bit of {name} is flipped; the program still runs")
+    sealed = auctions.sealed_image(house, auction)
+    name = claim_to_be(world.service.home / "tampered", sealed)
+    world.stage.say(f"{name} now takes itself for the sealed image, {sealed.hex()[:16]}..")
     built = world.service.run(
         "eif", "build", "--source", "tampered", "--out", "tampered-out", "--profile", "local", long=True
     )
@@ -48,10 +59,10 @@ def changed_image(house: House, auction: Auction) -> None:
 
 
 def debug_mode(house: House, auction: Auction) -> None:
-    """The decided image in debug mode attests zeros, which no policy names."""
+    """The decided image in debug mode attests zeros, which no seal and no policy names."""
     house.world.stage.step("Refusal 2: the decided image, started in debug mode")
     with running(house, house.world.image, "--debug-mode", "--host", "software") as enclave:
-        auctions.no_result(house, "a debug document", auction, expected_code="kms-denied", enclave=enclave)
+        auctions.no_result(house, "a debug document", auction, expected_code="wrong-image", enclave=enclave)
 
 
 def replayed_bid(house: House, auction: Auction) -> None:
@@ -63,7 +74,8 @@ def replayed_bid(house: House, auction: Auction) -> None:
     second = auctions.announce(house, "replay")
     auctions.place_bid(house, second, "buyer-2", AMOUNTS["buyer-2"], "replay.cose")
     old = house.world.buyers["buyer-1"].home / f"{auction.name}.cose"
-    _put(house, "buyer-1", f"{second.name}.cose", old.read_bytes())
+    buyer = auctions.manifest_of(second).buyer("buyer-1")
+    upload_bid(house.as_buyer("buyer-1"), buyer, auctions.manifest_of(second).digest, old.read_bytes())
     house.world.buyers["buyer-1"].must_fail(
         "a bid from another auction",
         *auctions.seal_argv(house, second, "buyer-1", old.name),
@@ -81,9 +93,9 @@ def altered_bid_set(house: House, auction: Auction) -> None:
     )
     stage.refusals -= 1  # two sides of one refusal
     original = (house.world.buyers["buyer-2"].home / f"{auction.name}.cose").read_bytes()
-    _put(house, "buyer-2", f"{auction.name}.cose", original[:-1] + bytes([original[-1] ^ 1]))
+    _overwrite(house, auction, "buyer-2", original, original[:-1] + bytes([original[-1] ^ 1]))
     auctions.no_result(house, "a bid altered after the seal", auction, expected_code="bad-bid-digest")
-    _put(house, "buyer-2", f"{auction.name}.cose", original)
+    _overwrite(house, auction, "buyer-2", original, original)
 
 
 def second_seal(house: House, auction: Auction) -> None:
@@ -144,16 +156,56 @@ def running(house: House, image: Path, *options: str) -> Iterator[str]:
         service.attempt("nitro-local", "terminate-enclave", "--directory", directory, quiet=True)
 
 
-def _put(house: House, buyer: str, key: str, content: bytes) -> None:
-    """Overwrite an object in a buyer's bucket, as a colluding buyer could."""
-    environment = house.buyers[buyer].environment
-    session = {
-        "AccessKeyId": environment["AWS_ACCESS_KEY_ID"],
-        "SecretAccessKey": environment["AWS_SECRET_ACCESS_KEY"],
-    }
-    house.services.client("s3", buyer, session=session).put_object(
-        Bucket=house.buyers[buyer].bucket, Key=key, Body=content
+def sealed_by_the_service(house: House) -> None:
+    """With its own seal keys under the buyers' names, the service gets neither a bid nor a bid's key."""
+    stage, world = house.world.stage, house.world
+    stage.step("Refusal 8: the service seals in the buyers' names")
+    honest = auctions.announce(house, "autumn")
+    keys = {name: ec.generate_private_key(ec.SECP384R1()) for name in world.buyers}
+    genuine = auctions.manifest_of(honest)
+    evil = dataclasses.replace(
+        genuine,
+        buyers=tuple(
+            dataclasses.replace(buyer, key=spki_der(keys[buyer.name].public_key()))
+            for buyer in genuine.buyers
+        ),
     )
+    honest.manifest.write_bytes(evil.encode())
+    for name in world.buyers:
+        world.buyers[name].must_fail(
+            f"{name}'s bid under a seal key of the service",
+            *auctions.bid_argv(house, honest, name, f"{auctions.FIRST}.cose.csv", "autumn.cose"),
+            expected_code="wrong-auction-key",
+            extra=house.buyers[name].environment,
+        )
+        stage.refusals -= 1  # these and the enclave's are one
+    stage.say(
+        "even had both bid without looking: their own keys' policies and their bids name their own seals"
+    )
+    image, digests = auctions.sealed_image(house, auctions.first(house)), {}
+    for name, amounts in AMOUNTS.items():
+        aws, bidder = house.as_buyer(name), evil.buyer(name)
+        own = Own(name, load_own_key(world.buyers[name].home / "auction.key.pub"), bidder.kms, bidder.bids)
+        file = make_bid_file(evil, own, image, Bids(amounts, ()), aws.kms(REGION))
+        upload_bid(aws, bidder, evil.digest, file)
+        digests[name] = messages.bid_digest(file)
+    seal = messages.Seal(evil.digest, bytes(32), image, tuple(sorted(digests.items()))).encode()
+    for name, key in keys.items():
+        target = world.buyers[name].home / f"{honest.name}.seal"
+        target.write_bytes(cose.sign1(seal, key, name.encode()))
+    auctions.no_result(house, "seals of the service", honest, expected_code="kms-denied")
+
+
+def _overwrite(house: House, auction: Auction, buyer: str, sealed: bytes, content: bytes) -> None:
+    """Replace a bid's object in the buyer's bucket, as whoever owns the bucket could; the bidder may not."""
+    manifest = auctions.manifest_of(auction)
+    uri = bid_uri(manifest.buyer(buyer), manifest.digest, messages.bid_digest(sealed))
+    bucket, key = parse_s3_uri(uri)
+    owner = house.services.client("s3", buyer)
+    policy = owner.get_bucket_policy(Bucket=bucket)["Policy"]
+    owner.delete_bucket_policy(Bucket=bucket)
+    owner.put_object(Bucket=bucket, Key=key, Body=content)
+    owner.put_bucket_policy(Bucket=bucket, Policy=policy)
 
 
 _NOBODY = json.dumps(

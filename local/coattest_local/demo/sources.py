@@ -55,12 +55,12 @@ def _clone(repository: Repo, destination: Path) -> str:
     )
 
 
-def change_one_byte(source: Path) -> str:
-    """Flip one byte in the enclave's source so that it still runs; returns the file that was changed."""
-    name = "enclave/coattest_enclave/__init__.py"
+def claim_to_be(source: Path, image: bytes) -> str:
+    """Change the enclave's source so that it takes itself for the image with this PCR0; returns the file that
+    was changed.
+    """
+    name = "enclave/coattest_enclave/nsm.py"
     path = source / name
-    content = bytearray(path.read_bytes())
-    place = content.index(b"enclave")
-    content[place] ^= 0x20
-    path.write_bytes(bytes(content))
+    lie = f"\n\ndef own_image(document, profile):\n    return bytes.fromhex({image.hex()!r})\n"
+    path.write_text(path.read_text() + lie)
     return name

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -16,11 +17,13 @@ from coattest.aws import AwsFailure, aws_errors
 from coattest.errors import FoundFalse
 from coattest_enclave.protocol import cose, messages, wire
 from coattest_enclave.protocol.errors import MessageError
+from coattest_parent.auction.objects import put_once
 from coattest_parent.link.aws import Aws, SessionCredentials, parse_s3_uri, region_of
 from coattest_parent.link.channels import Address
 from coattest_parent.link.enclave import BidUpload, EnclaveClient, EnclaveFailed, Progress
 from coattest_parent.link.proxy import ConnectProxy, Target, kms_allow_list
 from coattest_parent.link.telemetry import Telemetry
+from coattest_verify.auction.place import bid_uri, bids_prefix
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
 AWS_KMS = "kms.{region}.amazonaws.com"
 LOCAL_KMS = "kms.{region}.coattest.test"
 """KMS host names in the measured trust files of the two profiles; the enclave connects to no other host."""
+
+
+_BID_NAME = re.compile(r"[0-9a-f]{96}\.cose")
 
 
 class BidSource(Protocol):
@@ -40,29 +46,35 @@ class BidSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class S3Bids:
-    """Bid files at their buyers' URIs in S3."""
+    """The bid files with these digests (by buyer) for the manifest with that digest, at their place in S3."""
 
     aws: Aws
+    manifest: bytes
+    digests: Mapping[str, bytes]
 
     def part(self, buyer: messages.Buyer) -> BidUpload:
-        """The object at the buyer's URI as it is now; if it changes while it is read, reading fails.
+        """The object of the buyer's bid file as it is now; if it changes while it is read, reading fails.
 
         Raises FoundFalse (``missing-bid``) and AwsFailure.
         """
-        bucket, key = parse_s3_uri(buyer.bids)
+        uri = bid_uri(buyer, self.manifest, self.digests[buyer.name])
+        bucket, key = parse_s3_uri(uri)
         client = self.aws.s3(region_of(buyer.kms))
-        with aws_errors(buyer.bids):
+        with aws_errors(uri):
             try:
                 head = client.head_object(Bucket=bucket, Key=key)
             except client.exceptions.ClientError as error:
                 if error.response.get("Error", {}).get("Code") in ("404", "NoSuchKey", "NoSuchBucket"):
                     raise FoundFalse(
-                        f"no bid file of {buyer.name!r}", where=buyer.bids, code="missing-bid"
+                        f"no bid file of {buyer.name!r} with this digest",
+                        where=uri,
+                        hint="its maker uploads it with auction bid --upload",
+                        code="missing-bid",
                     ) from None
                 raise
         size, etag = head.get("ContentLength"), head.get("ETag")
         if not isinstance(size, int) or size < 0 or not etag:
-            raise AwsFailure("S3's answer has no length or ETag", where=buyer.bids, code="bad-answer")
+            raise AwsFailure("S3's answer has no length or ETag", where=uri, code="bad-answer")
         return BidUpload(buyer.name, size, _object(client, bucket, key, etag))
 
 
@@ -76,42 +88,76 @@ def _object(client: S3Client, bucket: str, key: str, etag: str) -> Iterator[byte
             body.close()
 
 
-def bid_digests(manifest: messages.Manifest, source: BidSource) -> dict[str, bytes]:
-    """SHA-384 of every buyer's bid file as ``source`` has it now.
+def bid_digests(
+    manifest: messages.Manifest, aws: Aws, chosen: Mapping[str, bytes] | None = None
+) -> dict[str, bytes]:
+    """SHA-384 of every buyer's bid file for ``manifest``: of the one in ``chosen``, or of the only one that
+    is at its place. Each is fetched, and its content has that digest.
 
-    Raises FoundFalse for a file that is too large for a bid of this manifest: nobody should fetch it, and an
-    enclave would need many times its size to parse it.
+    Raises FoundFalse: ``missing-bid``; ``several-bids`` for a buyer who has uploaded more than one and is not
+    in ``chosen``; ``wrong-object`` for a file that is not what its name says; ``too-large`` for one that is
+    too large for a bid of this manifest: nobody should fetch it, and an enclave would need many times its
+    size to parse it.
     """
+    found = dict(chosen or {})
+    for buyer in manifest.buyers:
+        if buyer.name not in found:
+            found[buyer.name] = _only_bid(manifest, buyer, aws)
+    source = S3Bids(aws, manifest.digest, found)
     most = cose.ENCRYPT0_OVERHEAD + messages.AMOUNT_SIZE * len(manifest.lots)
-    digests = {}
     for buyer in manifest.buyers:
         part = source.part(buyer)
+        uri = bid_uri(buyer, manifest.digest, found[buyer.name])
         if part.size > most:
             raise FoundFalse(
                 f"too large for a bid file: over {most} bytes",
-                where=buyer.bids,
+                where=uri,
                 hint="make a manifest without that buyer",
                 code="too-large",
             )
         digest = hashlib.sha384()
         for piece in part.content:
             digest.update(piece)
-        digests[buyer.name] = digest.digest()
-    return digests
+        if digest.digest() != found[buyer.name]:
+            raise FoundFalse("its content is not what its name says", where=uri, code="wrong-object")
+    return {buyer.name: found[buyer.name] for buyer in manifest.buyers}
 
 
-def upload_bid(aws: Aws, buyer: messages.Buyer, content: bytes) -> None:
-    """Put a bid file at the buyer's URI, under S3's own encryption and a checksum that S3 checks."""
-    bucket, key = parse_s3_uri(buyer.bids)
-    with aws_errors(buyer.bids):
-        aws.s3(region_of(buyer.kms)).put_object(
-            Bucket=bucket,
-            Key=key,
-            Body=content,
-            ContentType="application/cose; cose-type=cose-encrypt0",
-            ServerSideEncryption="AES256",
-            ChecksumAlgorithm="SHA256",
+def _only_bid(manifest: messages.Manifest, buyer: messages.Buyer, aws: Aws) -> bytes:
+    """The digest in the name of the one bid file at the buyer's place."""
+    prefix = bids_prefix(buyer, manifest.digest)
+    bucket, key = parse_s3_uri(prefix)
+    with aws_errors(prefix):
+        listed = aws.s3(region_of(buyer.kms)).list_objects_v2(Bucket=bucket, Prefix=key)
+    names = [str(item.get("Key", "")).removeprefix(key) for item in listed.get("Contents", ())]
+    digests = [name.removesuffix(".cose") for name in names if _BID_NAME.fullmatch(name)]
+    if not digests:
+        raise FoundFalse(f"no bid file of {buyer.name!r}", where=prefix, code="missing-bid")
+    if len(digests) > 1:
+        raise FoundFalse(
+            f"{buyer.name!r} has uploaded {len(digests)} bid files",
+            where=prefix,
+            hint=f"ask which one counts, and give --bid-digest {buyer.name}=SHA384",
+            code="several-bids",
         )
+    return bytes.fromhex(digests[0])
+
+
+def upload_bid(aws: Aws, buyer: messages.Buyer, manifest: bytes, content: bytes) -> str:
+    """Put a bid file at its place, for the manifest with that digest, and return the object's URI.
+
+    Nothing is overwritten: the object's name has the file's digest, and it is put only where there is none.
+    Raises FoundFalse (``wrong-object``) when something else is there, and AwsFailure.
+    """
+    uri = bid_uri(buyer, manifest, messages.bid_digest(content))
+    put_once(
+        aws.s3(region_of(buyer.kms)),
+        uri,
+        content,
+        ContentType="application/cose; cose-type=cose-encrypt0",
+        ServerSideEncryption="AES256",
+    )
+    return uri
 
 
 def manifest_allow_list(manifest: messages.Manifest, target: Target | None) -> dict[str, Target]:

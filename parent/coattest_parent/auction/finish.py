@@ -11,18 +11,21 @@ import dataclasses
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from coattest.errors import CoattestError
 from coattest.shell import from_os_error
 from coattest_enclave.protocol import messages
-from coattest_parent.auction.publish import Sealed, publish, store_result, stored_result
+from coattest_parent.auction.publish import Sealed, check_opened, publish, store_result, stored_result
 from coattest_parent.auction.steps import open_sealed, time_left
 from coattest_parent.link.aws import Aws, region_of
+from coattest_parent.link.channels import is_local, parse_address
 from coattest_parent.link.enclave import Progress
 from coattest_parent.link.retry import Backoff, Retry
 from coattest_parent.link.telemetry import Telemetry, codes_of
+from coattest_verify.attestation import Root
+from coattest_verify.attestation.profiles import root_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,7 @@ class Finished:
 
 
 Opener = Callable[..., messages.ResultFile]
+Check = Callable[[Sealed, messages.ResultFile, Root, datetime], None]
 
 
 def finish(
@@ -60,9 +64,12 @@ def finish(
     telemetry: Telemetry | None = None,
     progress: Progress | None = None,
     opener: Opener = open_sealed,
+    check: Check = check_opened,
 ) -> Finished:
-    """Open ``sealed`` into the file ``out`` and the object ``uri``, as far as that is not done yet.
+    """Open ``sealed`` into the file ``out`` and an object under ``uri`` (``s3://bucket/prefix/``), as far as
+    that is not done yet.
 
+    Whoever wrote the file, its receipt is verified before the result counts and before it is published.
     Raises CoattestError; file and object are then whole or absent. After the publication deadline nothing is
     opened (``too-late``), but a file from before it is still published. ``now`` is the time of the call
     (aware).
@@ -84,9 +91,12 @@ def finish(
     try:
         file = stored_result(sealed, out)
         resumed = file is not None
+        root = root_for("local" if is_local(parse_address(way.enclave)) else "aws")
+        if file is not None:
+            check(sealed, file, root, now)
         if file is None:
             left = time_left(sealed.manifest, now)
-            file = opener(
+            opened = opener(
                 sealed.manifest,
                 list(sealed.seals),
                 enclave=way.enclave,
@@ -97,14 +107,19 @@ def finish(
                 retry=Retry(way.backoff.within(left), again),
                 telemetry=tell,
             )
-            file = store_result(sealed, file, out)
+            later = now + timedelta(seconds=tell.clock() - started)
+            check(sealed, opened, root, later)
+            file = store_result(sealed, opened, out)
+            if file is not opened:  # somebody else's was there first
+                check(sealed, file, root, later)
         digest = messages.sha384(file.result).hex()
         seconds = round(tell.clock() - started, 3)
         tell.event("open-resumed" if resumed else "open-finished", **names, result=digest, seconds=seconds)
         published = _published(sealed, file, uri, way, Retry(way.backoff, again)) if uri else None
         if published is not None:
             tell.metrics.add("coattest_published_total")
-            tell.event("published" if published else "published-before", **names, address=uri or "")
+            address, new = published
+            tell.event("published" if new else "published-before", **names, address=address)
     except (CoattestError, OSError) as error:
         failure = from_os_error(error) if isinstance(error, OSError) else error
         tell.metrics.opened("failed")
@@ -115,11 +130,13 @@ def finish(
     return Finished(file, resumed)
 
 
-def _published(sealed: Sealed, file: messages.ResultFile, uri: str, way: Way, retry: Retry) -> bool:
+def _published(
+    sealed: Sealed, file: messages.ResultFile, uri: str, way: Way, retry: Retry
+) -> tuple[str, bool]:
     """Put the result, with the rights of the role if one is assumed."""
     region = region_of(sealed.manifest.buyers[0].kms)
 
-    def attempt() -> bool:
+    def attempt() -> tuple[str, bool]:
         aws = way.aws.renewed()
         return publish(sealed, file, uri, aws.assume(way.role_arn, region) if way.role_arn else aws, region)
 

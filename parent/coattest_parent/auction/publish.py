@@ -1,25 +1,26 @@
-"""Stores a result, in a file here and as an object in S3. Each is written whole, once, and never replaced."""
+"""Stores a result, in a file here and as an object in S3. Each is verified first, then written whole, once,
+and never replaced.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
-from coattest.aws import AwsFailure, aws_errors
 from coattest.errors import EnvironmentFailure, FoundFalse, UsageError
 from coattest.files import read_bounded, write_new
 from coattest_enclave.protocol import messages
 from coattest_enclave.protocol.errors import MessageError
-from coattest_parent.link.aws import Aws, parse_s3_uri
+from coattest_parent.auction.objects import put_once
+from coattest_parent.link.aws import Aws
 from coattest_parent.link.enclave import RESULT_MAX
+from coattest_verify.attestation import Root
+from coattest_verify.auction.place import result_uri
+from coattest_verify.auction.receipt import verify_opened
 
 RESULT_FILE_MAX = RESULT_MAX + 1024 * 1024
 """Bytes of a result file: a result, its receipt (under 16 KiB) and at most 64 seals."""
-
-TAKEN = frozenset({"412", "PreconditionFailed"})
-"""S3's codes for a conditional write that found an object there (Amazon S3 User Guide, "Conditional writes");
-409 ConditionalRequestConflict means that another write is under way.
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class Sealed:
     def parse_result(self, content: bytes) -> messages.ResultFile | None:
         """The result file in ``content`` if it is for this manifest and seal, else None.
 
-        It is not trusted here: only ``verify receipt`` verifies it, as one that just came from the enclave.
+        It is not verified here: see ``check_opened``.
         """
         try:
             file = messages.ResultFile.decode(content)
@@ -85,42 +86,32 @@ def store_result(sealed: Sealed, file: messages.ResultFile, path: Path) -> messa
     return there
 
 
-def publish(sealed: Sealed, file: messages.ResultFile, uri: str, aws: Aws, region: str) -> bool:
-    """Put the file at ``uri`` if nothing is there; False when the same result is there already.
+def publish(
+    sealed: Sealed, file: messages.ResultFile, prefix: str, aws: Aws, region: str
+) -> tuple[str, bool]:
+    """Put the file under ``prefix`` (``s3://bucket/prefix/``), where its digest names it; the object's URI,
+    and False when the same bytes are there already.
 
-    Raises FoundFalse when something else is there, and AwsFailure.
+    A wrong object elsewhere cannot be taken for it or keep it away. Raises FoundFalse (``wrong-object``) when
+    something else is in its place, and AwsFailure.
     """
-    bucket, key = parse_s3_uri(uri)
-    client = aws.s3(region)
-    try:
-        with aws_errors(uri):
-            client.put_object(
-                Bucket=bucket,
-                Key=key,
-                Body=file.encode(),
-                ChecksumAlgorithm="SHA256",
-                IfNoneMatch="*",
-            )
-    except AwsFailure as error:
-        if error.service_code not in TAKEN:
-            raise
-    else:
-        return True
-    with aws_errors(uri):
-        there = client.get_object(Bucket=bucket, Key=key)["Body"].read(RESULT_FILE_MAX + 1)
-    published = sealed.parse_result(there)
-    if published is None:
+    content = file.encode()
+    uri = result_uri(prefix, sealed.manifest.digest, content)
+    return uri, put_once(aws.s3(region), uri, content)
+
+
+def check_opened(sealed: Sealed, file: messages.ResultFile, root: Root, now: datetime) -> None:
+    """Raise FoundFalse (``unverified-result``) unless the receipt verifies: the sealed image made exactly
+    this result under this seal, in the auction's time.
+
+    ``root`` is the enclave's profile's. What a decision is needed for, buyers verify.
+    """
+    findings = verify_opened(file.encode(), sealed.manifest, root=root, now=now)
+    if findings:
+        texts = "; ".join(f"{finding.where}: {finding.detail}" for finding in findings)
         raise FoundFalse(
-            "this object is not a result of this auction",
-            where=uri,
-            hint="publish under another key",
-            code="wrong-result",
+            f"the result does not verify: {texts}",
+            hint="it is not published; look who wrote it, and remove it to open again",
+            code="unverified-result",
+            findings=findings,
         )
-    if published.result != file.result:
-        raise FoundFalse(
-            "the object there is a different result of the same seal",
-            where=uri,
-            hint="keep both files and tell the buyers: 'verify receipt' says which of them is genuine",
-            code="two-results",
-        )
-    return False

@@ -33,8 +33,8 @@ from coattest.files import Folder, write_atomic
 from coattest.shell import from_os_error
 from coattest_enclave.protocol import canonical, cose, messages
 from coattest_enclave.protocol.errors import MessageError
-from coattest_parent.auction.finish import Opener, Way, finish
-from coattest_parent.auction.publish import Sealed
+from coattest_parent.auction.finish import Check, Opener, Way, finish
+from coattest_parent.auction.publish import Sealed, check_opened
 from coattest_parent.auction.steps import open_sealed
 from coattest_parent.link.channels import parse_address
 from coattest_parent.link.enclave import EnclaveClient
@@ -128,6 +128,7 @@ class Courier:
     telemetry: Telemetry
     publish: str | None = None
     opener: Opener = open_sealed
+    check: Check = check_opened
     dice: Callable[[float, float], float] = random.uniform
     _done: set[Job] = field(default_factory=set)
     _turns: dict[Job, Turn] = field(default_factory=dict)
@@ -185,7 +186,7 @@ class Courier:
         return Turn(now.timestamp() + wait, failures)
 
     def _finish(self, job: Job, sealed: Sealed, turn: Turn, now: datetime) -> None:
-        uri = f"{self.publish}{job.name}.cbor" if self.publish else None
+        uri = f"{self.publish}{job.name}/" if self.publish else None
         way = self.way
         if turn.failures:
             # The credentials may have been the cause.
@@ -200,6 +201,7 @@ class Courier:
             uri=uri,
             telemetry=self.telemetry,
             opener=self.opener,
+            check=self.check,
         )
 
     def _fail(self, job: Job, error: CoattestError) -> bool:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
 from coattest.aws import aws_errors
 from coattest.errors import CoattestError, FoundFalse, UsageError
+from coattest.findings import Finding
 from coattest_enclave.protocol import messages
+from coattest_enclave.protocol.errors import MessageError
 from coattest_parent.auction.courier import S3Bids, manifest_allow_list, open_in_enclave
 from coattest_parent.link.aws import Aws, region_of
 from coattest_parent.link.channels import is_local, parse_address, proxy_address_for
 from coattest_parent.link.enclave import Progress
 from coattest_parent.link.retry import Retry, expired
 from coattest_parent.link.telemetry import Telemetry, codes_of
-from coattest_verify.auction.bids import Bids, buyer_of, make_bid_file
+from coattest_verify.auction.bids import Bids, make_bid_file
+from coattest_verify.auction.certify import CertificateCheck, Own
+from coattest_verify.auction.checks import Looked, Opening, look_at, refuse
 from coattest_verify.auction.journal import AlreadySealed, SealJournal
 from coattest_verify.auction.outcomes import moment_text
 
@@ -39,32 +43,62 @@ def time_left(manifest: messages.Manifest, now: datetime) -> float:
     return left
 
 
+def look_before_bid(
+    manifest: messages.Manifest,
+    own: Own,
+    *,
+    check_certificate: CertificateCheck,
+    journal: SealJournal,
+    when: datetime,
+    again: bool = False,
+    known: Collection[str] | None = None,
+) -> Looked:
+    """Everything that ``auction seal`` would refuse too, before anything is encrypted; see ``look_at``.
+
+    Raises FoundFalse with every finding (``closed`` at or after the closing time), AlreadySealed when the
+    manifest was sealed here.
+    """
+    looked, findings = look_at(
+        manifest, own, check_certificate=check_certificate, journal=journal, again=again, known=known
+    )
+    if when.timestamp() >= manifest.closes:
+        detail = f"bids closed at {moment_text(manifest.closes)}; a late bid needs a new manifest"
+        findings.append(Finding("closed", "manifest", detail))
+    refuse(findings)
+    if journal.sealed(manifest.digest) is not None:
+        raise AlreadySealed("you have sealed this manifest", hint="a changed bid needs a new manifest")
+    return looked
+
+
 def make_bid(
     manifest: messages.Manifest,
-    name: str,
+    own: Own,
+    opening: Opening,
     bids: Bids,
     aws: Aws,
     *,
+    check_certificate: CertificateCheck,
     journal: SealJournal,
     when: datetime,
+    again: bool = False,
+    known: Collection[str] | None = None,
 ) -> bytes:
-    """A buyer's encrypted bid file, under a data key of KMS; nothing is uploaded. The journal remembers for
-    which manifest it is.
+    """A buyer's encrypted bid file, under a data key that its KMS key wraps; nothing is uploaded. The journal
+    remembers for which manifest it is.
 
-    Raises FoundFalse (``closed``) after the closing time, AlreadySealed when the manifest was sealed here,
-    and KMS's failures.
+    Nothing is encrypted unless ``look_before_bid`` finds nothing; raises what it raises, and KMS's failures.
     """
-    buyer = buyer_of(manifest, name)
-    if when.timestamp() >= manifest.closes:
-        raise FoundFalse(
-            f"bids closed at {moment_text(manifest.closes)}",
-            hint="a late bid needs a new manifest",
-            code="closed",
-        )
-    if journal.sealed(manifest.digest) is not None:
-        raise AlreadySealed("you have sealed this manifest", hint="a changed bid needs a new manifest")
-    with aws_errors(buyer.kms):
-        content = make_bid_file(manifest, name, bids, aws.kms(region_of(buyer.kms)))
+    look_before_bid(
+        manifest,
+        own,
+        check_certificate=check_certificate,
+        journal=journal,
+        when=when,
+        again=again,
+        known=known,
+    )
+    with aws_errors(own.kms):
+        content = make_bid_file(manifest, own, opening.image, bids, aws.kms(region_of(own.kms)))
     journal.record_bid(messages.bid_digest(content), manifest.digest)
     return content
 
@@ -95,6 +129,13 @@ def open_sealed(
             where=enclave,
             code="local-not-loopback",
         )
+    try:
+        # The seal picks: of all bid files at a buyer's place only the sealed one is read.
+        sealed = dict(messages.check_seals(manifest, seals).bids)
+    except MessageError as error:
+        raise FoundFalse(
+            f"seals: {error}", hint="one seal per buyer, all the same", code="bad-seal"
+        ) from None
     sessions = Sessions(aws, role_arn, region_of(manifest.buyers[0].kms), telemetry or Telemetry())
 
     def attempt() -> messages.ResultFile:
@@ -105,7 +146,7 @@ def open_sealed(
                 enclave=address,
                 proxy=listen,
                 allow=manifest_allow_list(manifest, aws.endpoint.target),
-                source=S3Bids(session),
+                source=S3Bids(session, manifest.digest, sealed),
                 credentials=session.credentials(),
                 progress=progress,
                 telemetry=telemetry,

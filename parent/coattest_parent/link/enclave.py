@@ -55,7 +55,16 @@ class EnclaveFailed(EnvironmentFailure):
 
 
 REFUSALS = frozenset(
-    {"bad-frame", "too-large", "bad-manifest", "bad-seal", "bad-bid-digest", "bad-bid", "kms-denied"}
+    {
+        "bad-bid",
+        "bad-bid-digest",
+        "bad-frame",
+        "bad-manifest",
+        "bad-seal",
+        "kms-denied",
+        "too-large",
+        "wrong-image",
+    }
 )
 """Error codes that another try with the same input cannot change."""
 

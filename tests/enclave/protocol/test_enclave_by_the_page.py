@@ -20,6 +20,7 @@ from coattest_enclave.protocol import canonical, cose, messages, wire
 from coattest_enclave.protocol.errors import EnclaveError
 from coattest_enclave.sigv4 import Credentials
 from support.auction import by_the_page
+from support.enclave.fake_nsm import PCR0
 from support.enclave.running_enclave import arn_of, spki_of
 
 VECTORS = Path(__file__).parent / "vectors"
@@ -56,6 +57,7 @@ def by_page(case: Mapping[str, Any]) -> dict[str, str]:
             [bytes.fromhex(seal) for seal in case["seals"]],
             [(name, bytes.fromhex(file)) for name, file in case["bids"]],
             RecordedKms(case).ask,
+            own_image=bytes.fromhex(case["image"]),
         )
     except by_the_page.Refused as refused:
         return {"error": str(refused)}
@@ -64,7 +66,7 @@ def by_page(case: Mapping[str, Any]) -> dict[str, str]:
 
 def by_program(case: Mapping[str, Any]) -> dict[str, str]:
     """What the program's own steps make of a case; only sockets and the NSM are left out."""
-    kms = RecordedKms(case)
+    kms, image = RecordedKms(case), bytes.fromhex(case["image"])
     files = [(name, bytes.fromhex(file)) for name, file in case["bids"]]
     encoded, seals = bytes.fromhex(case["manifest"]), tuple(bytes.fromhex(seal) for seal in case["seals"])
     sizes = tuple((name, len(file)) for name, file in files)
@@ -77,14 +79,15 @@ def by_program(case: Mapping[str, Any]) -> dict[str, str]:
 
     try:
         announced = open_request.OpenRequest(len(encoded), sizes, seals, Credentials("", "", ""))
-        manifest, seal = open_request.check_manifest(announced, encoded, "aws")
+        manifest, seal = open_request.check_manifest(announced, encoded, "aws", image)
         for (_, file), (_, digest) in zip(files, seal.bids, strict=True):
             open_request.check_bid(file, digest)
-        sealed = [(buyer, file) for buyer, (_, file) in zip(manifest.buyers, files, strict=True)]
-        keys = [open_request.data_key(ask, manifest, buyer, file) for buyer, file in sealed]
+        bound = [messages.Binding.of(manifest, buyer, image) for buyer in manifest.buyers]
+        sealed = [(each, file) for each, (_, file) in zip(bound, files, strict=True)]
+        keys = [open_request.data_key(ask, each, file) for each, file in sealed]
         bids = {
-            buyer.name: open_request.unpack(manifest, buyer, file, key)
-            for (buyer, file), key in zip(sealed, keys, strict=True)
+            each.buyer: open_request.unpack(each, file, key)
+            for (each, file), key in zip(sealed, keys, strict=True)
         }
     except EnclaveError as error:
         return {"error": error.code}
@@ -108,6 +111,7 @@ def test_every_refusal_has_its_reason_and_every_rule_its_result() -> None:
         "bad-bid-digest",
         "bad-bid",
         "kms-denied",
+        "wrong-image",
     }
     results = [messages.Result.decode(bytes.fromhex(case["result"])) for case in AUCTIONS if "result" in case]
     kinds = {(result.rule, type(outcome)) for result in results for _, outcome in result.lots}
@@ -135,15 +139,17 @@ def test_the_smaller_vectors_hold_by_the_page() -> None:
         answer = {"key": case["kms"], "wrapped_key": case["wrapped_key"], "data_key": case["data_key"]}
         kms = RecordedKms({"kms": [{**answer, "context": case["encryption_context"]}]})
         book = {"ids": ["lot"] * len(case["amounts"])}
-        buyer = {"name": case["buyer"], "kms": case["kms"]}
+        buyer = {"name": case["buyer"], "kms": case["kms"], "key": bytes.fromhex(case["key"])}
+        image = bytes.fromhex(case["image"])
         digest, file = bytes.fromhex(case["manifest"]), bytes.fromhex(case["file"])
-        assert by_the_page.read_bid(book, digest, buyer, file, kms.ask) == case["amounts"]
+        assert by_the_page.read_bid(book, digest, buyer, file, kms.ask, image=image) == case["amounts"]
         assert by_the_page.sha384(file).hex() == case["sha384"]
     for case in vector("seal"):
         data = bytes.fromhex(case["manifest"])
         manifest = by_the_page.read_manifest(data, "aws")
         signed = [bytes.fromhex(seal) for seal in case["signed"]]
-        digest, bids = by_the_page.read_seal(manifest, by_the_page.sha384(data), signed)
+        digest, image, bids = by_the_page.read_seal(manifest, by_the_page.sha384(data), signed)
+        assert image.hex() == case["image"]
         assert (digest.hex(), [[name, d.hex()] for name, d in bids]) == (case["sha384"], case["bids"])
     for case in vector("result"):
         assert (
@@ -173,23 +179,23 @@ def test_both_implementations_agree_whatever_the_order(
     """Any bids, reserves, rule, and order of seals give the same canonical bytes by page and program."""
     reserves, rows = table
     buyers = tuple(
-        messages.Buyer(f"b{i}", spki_of(KEYS[i]), b"{}", arn_of(i), "s3://bids/bid") for i in range(len(rows))
+        messages.Buyer(f"b{i}", spki_of(KEYS[i]), b"{}", arn_of(i), "s3://bids/") for i in range(len(rows))
     )
     lots = messages.Lots.of((f"lot-{i}", reserve) for i, reserve in enumerate(reserves))
     book = messages.Manifest("auction", "EUR", rule, lots, buyers, 1, 2)
     files, kms = [], []
     for buyer, row in zip(buyers, rows, strict=True):
         key, wrapped = os.urandom(32), os.urandom(8)
-        aad = messages.bid_aad(book.digest, buyer.name, buyer.kms)
+        bound = messages.Binding.of(book, buyer, PCR0)
         content = b"".join(amount.to_bytes(8, "big") for amount in row)
-        files.append((buyer.name, cose.encrypt0(content, key, wrapped_key=wrapped, external_aad=aad)))
-        context = messages.encryption_context(book.digest, buyer.name)
-        answer = {"key": buyer.kms, "wrapped_key": wrapped.hex(), "context": context, "data_key": key.hex()}
-        kms.append(answer)
+        files.append((buyer.name, cose.encrypt0(content, key, wrapped_key=wrapped, external_aad=bound.aad)))
+        answer = {"key": buyer.kms, "wrapped_key": wrapped.hex(), "context": bound.context}
+        kms.append({**answer, "data_key": key.hex()})
     sealed = tuple((name, messages.bid_digest(file)) for name, file in files)
-    payload = messages.Seal(book.digest, bytes(32), sealed).encode()
+    payload = messages.Seal(book.digest, bytes(32), PCR0, sealed).encode()
     seals = [cose.sign1(payload, KEYS[i], f"b{i}".encode()) for i in range(len(rows))]
     case = {
+        "image": PCR0.hex(),
         "manifest": book.encode().hex(),
         "seals": [seal.hex() for seal in seals],
         "bids": [(name, file.hex()) for name, file in files],

@@ -16,13 +16,13 @@ from coattest_enclave.protocol.messages import Lot, Lots, Manifest, Result, Resu
 from support.auction import deciding, make_vectors
 from support.auction.auctions import outcomes
 from support.auction.make_vectors import manifest
-from support.auction.vector_keys import DECISION, private_key
+from support.auction.vector_keys import IMAGE, RELEASE, private_key
 
 VECTORS = Path(__file__).parent / "vectors"
 BOOK = manifest(messages.FIRST_PRICE)
 FIELDS = canonical.loads(BOOK.encode())
 DIGESTS = (("buyer-1", bytes(48)), ("buyer-2", b"\x02" * 48))
-SEAL = Seal(BOOK.digest, DECISION, DIGESTS)
+SEAL = Seal(BOOK.digest, RELEASE, IMAGE, DIGESTS)
 
 
 def vector(name: str) -> list[dict[str, Any]]:
@@ -55,10 +55,12 @@ def test_manifest_vectors() -> None:
 def test_bid_vectors() -> None:
     """Each bid file decrypts under its key and AAD to its amounts."""
     for case in vector("bid"):
-        file, key = bytes.fromhex(case["file"]), bytes.fromhex(case["data_key"])
-        aad = messages.bid_aad(bytes.fromhex(case["manifest"]), case["buyer"], case["kms"])
-        assert aad.hex() == case["external_aad"]
-        plaintext = cose.decrypt0(file, key, external_aad=aad)
+        file, data_key = bytes.fromhex(case["file"]), bytes.fromhex(case["data_key"])
+        manifest, key, image = (bytes.fromhex(case[name]) for name in ("manifest", "key", "image"))
+        bound = messages.Binding(manifest, case["buyer"], key, image, case["kms"])
+        assert bound.aad.hex() == case["external_aad"]
+        assert bound.context == case["encryption_context"]
+        plaintext = cose.decrypt0(file, data_key, external_aad=bound.aad)
         assert list(messages.unpack_bids(plaintext, len(case["amounts"]))) == case["amounts"]
         assert messages.bid_digest(file).hex() == case["sha384"]
 
@@ -98,7 +100,7 @@ HOSTILE_MANIFESTS = {
     "empty": b"",
     "not a map": canonical.dumps([]),
     "another purpose": changed(purpose="coattest/seal/v1"),
-    "another version": changed(purpose="coattest/manifest/v2"),
+    "another version": changed(purpose="coattest/manifest/v1"),
     "one more field": changed(extra=1),
     "one field less": canonical.dumps({k: v for k, v in FIELDS.items() if k != "closes"}),
     "unknown rule": changed(rule="all-pay"),
@@ -142,7 +144,11 @@ HOSTILE_MANIFESTS = {
     ),
     "KMS ARN that ends with a newline": changed_buyer(kms=ONE["kms"] + "\n"),
     "bids not on S3": changed_buyer(bids="https://example.com/bid"),
-    "bids with a line break": changed_buyer(bids="s3://bucket/a\nb"),
+    "bids with a line break": changed_buyer(bids="s3://bucket/a\nb/"),
+    "bids at an object": changed_buyer(bids="s3://bucket/a"),
+    "bids above a folder": changed_buyer(bids="s3://bucket/../secret/"),
+    "bids with a query": changed_buyer(bids="s3://bucket/a?versionId=1/"),
+    "bids with an empty folder": changed_buyer(bids="s3://bucket//"),
     "publication before closing": changed(publish_by=FIELDS["closes"] - 1),
     "closing time as text": changed(closes="1"),
 }
@@ -196,7 +202,7 @@ def test_every_buyer_has_sealed() -> None:
 def unsealed() -> dict[str, list[bytes]]:
     """Sets of signatures that are no seal of BOOK."""
     good = signed()
-    other_decision = Seal(BOOK.digest, bytes(32), DIGESTS)
+    other_release = Seal(BOOK.digest, bytes(32), IMAGE, DIGESTS)
     return {
         "none": [],
         "one missing": good[:1],
@@ -205,12 +211,14 @@ def unsealed() -> dict[str, list[bytes]]:
         "keys swapped": signed(keys=(2, 1)),
         "one key for both": signed(keys=(1, 1)),
         "a stranger's key": signed(keys=(1, 3)),
-        "different decisions": [good[0], signed(other_decision)[1]],
-        "another manifest": signed(Seal(bytes(48), DECISION, DIGESTS)),
-        "one bid missing": signed(Seal(BOOK.digest, DECISION, DIGESTS[:1])),
-        "bids in another order": signed(Seal(BOOK.digest, DECISION, DIGESTS[::-1])),
-        "a bid of a stranger": signed(Seal(BOOK.digest, DECISION, (DIGESTS[0], ("buyer-3", bytes(48))))),
-        "a bid twice": signed(Seal(BOOK.digest, DECISION, (*DIGESTS, DIGESTS[1]))),
+        "different releases": [good[0], signed(other_release)[1]],
+        "another manifest": signed(Seal(bytes(48), RELEASE, IMAGE, DIGESTS)),
+        "one bid missing": signed(Seal(BOOK.digest, RELEASE, IMAGE, DIGESTS[:1])),
+        "bids in another order": signed(Seal(BOOK.digest, RELEASE, IMAGE, DIGESTS[::-1])),
+        "a bid of a stranger": signed(
+            Seal(BOOK.digest, RELEASE, IMAGE, (DIGESTS[0], ("buyer-3", bytes(48))))
+        ),
+        "a bid twice": signed(Seal(BOOK.digest, RELEASE, IMAGE, (*DIGESTS, DIGESTS[1]))),
         "another purpose": signed(canonical.dumps({**canonical.loads(SEAL.encode()), "purpose": "x"})),
         "one more field": signed(canonical.dumps({**canonical.loads(SEAL.encode()), "x": 1})),
         "not a map": signed(canonical.dumps([1])),
@@ -371,7 +379,7 @@ def test_purposes_do_not_collide() -> None:
     """Receipt, liveness and AAD start with different purposes, so none passes for another."""
     assert canonical.loads(messages.receipt_user_data(b"r"))[0] == messages.RESULT
     assert canonical.loads(messages.alive_user_data()) == [messages.ALIVE]
-    assert canonical.loads(messages.bid_aad(bytes(48), "b", "a"))[0] == messages.BID
+    assert canonical.loads(messages.Binding(bytes(48), "b", b"k", bytes(48), "a").aad)[0] == messages.BID
     purposes = {
         messages.ALIVE,
         messages.BID,

@@ -59,3 +59,15 @@ def test_the_pages_numbers_are_the_codes() -> None:
     assert f"at most {canonical.SIZE_MAX >> 20} MiB" in PROSE
     assert f"1 to {fields.BUYERS_MAX}, sorted" in PAGE
     assert fields.LOTS_MAX == 2**20
+
+
+def test_every_rule_names_a_test() -> None:
+    """In the table of rules each row ends with a test that there is."""
+    rows = [line for line in PAGE.split("## Rule by rule")[1].splitlines() if line.startswith("| ")][1:]
+    named = [re.findall(r"`(test_[a-z_0-9]+)`", row.rsplit(" | ", 1)[1]) for row in rows]
+    there = set()
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        there |= set(re.findall(r"^def (test_[a-z_0-9]+)", path.read_text(), re.MULTILINE))
+    assert rows
+    assert [row for row, names in zip(rows, named, strict=True) if not names] == []
+    assert {name for names in named for name in names} - there == set()

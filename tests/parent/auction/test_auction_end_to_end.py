@@ -14,18 +14,20 @@ from coattest.errors import FoundFalse
 from coattest_build.formats.measure import measure
 from coattest_enclave.protocol import messages
 from coattest_local.aws import services
-from coattest_parent.auction.courier import S3Bids, bid_digests, upload_bid
+from coattest_parent.auction.courier import bid_digests, upload_bid
 from coattest_parent.auction.steps import make_bid, open_sealed
 from coattest_parent.deployment.runner import LocalRunner
+from coattest_parent.link.aws import parse_s3_uri
 from coattest_parent.link.channels import parse_address
 from coattest_parent.link.enclave import EnclaveClient, EnclaveFailed, EnclaveRefused
 from coattest_verify.attestation.profiles import AWS_NITRO, LOCAL_SIMULATOR
 from coattest_verify.auction.bids import read_bids
 from coattest_verify.auction.journal import AlreadySealed, SealJournal
+from coattest_verify.auction.place import bid_uri
 from coattest_verify.auction.receipt import ReceiptVerdict, receipt_time, verify_receipt
 from coattest_verify.auction.sealing import plan_seal, sign_seal
 from coattest_verify.quorum.decision import Decision
-from support.auction.auctions import KEYS, manifest, outcomes
+from support.auction.auctions import KEYS, certified, manifest, opening, outcomes, own
 from support.build.python_image import make_python_image
 from support.local.local_enclave import INSTANCE, PCRS, ROLE, Cloud, LocalEnclave, decision, enclave
 
@@ -33,10 +35,6 @@ CSV = {
     "buyer-1": b"lot,amount\nlot-1,100000\nlot-2,200000\nlot-3,150000\n",
     "buyer-2": b"lot,amount\nlot-1,120000\nlot-2,180000\nlot-3,150000\n",
 }
-
-
-def certified(_: messages.Buyer) -> None:
-    """A quorum that has certified everybody; what certificates are worth is tested with the quorum."""
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +69,7 @@ class Auction:
             dataclasses.replace(
                 buyer,
                 kms=cloud.buyers[buyer.name].key_arn,
-                bids=f"s3://{cloud.buyers[buyer.name].bucket}/{name}.cose",
+                bids=f"s3://{cloud.buyers[buyer.name].bucket}/auctions/",
             )
             for buyer in made.buyers
         )
@@ -82,7 +80,7 @@ class Auction:
         self.files: dict[str, bytes] = {}
         self.bids = CSV
         for buyer in buyers:
-            cloud.allow(buyer.name, self.decision)
+            cloud.allow(buyer.name, self.decision, seal_key=buyer.key)
 
     def bid(self, name: str) -> bytes:
         buyer = self.manifest.buyer(name)
@@ -90,19 +88,31 @@ class Auction:
         bids = read_bids(self.bids[name], self.manifest.lots)
         journal = SealJournal(self.directory / name)
         just_before = datetime.fromtimestamp(self.manifest.closes - 1, timezone.utc)
-        content = make_bid(self.manifest, name, bids, aws, journal=journal, when=just_before)
-        upload_bid(aws, buyer, content)
+        content = make_bid(
+            self.manifest,
+            own(self.manifest, name),
+            opening(self.decision),
+            bids,
+            aws,
+            check_certificate=certified,
+            journal=journal,
+            when=just_before,
+        )
+        upload_bid(aws, buyer, self.manifest.digest, content)
         self.files[name] = content
         return content
 
-    def seal(self, name: str, own_bid: bytes | None = None) -> bytes:
+    def seal(self, name: str, own_bid: bytes | None = None, **chosen: bytes) -> bytes:
         journal = SealJournal(self.directory / name)
         plan = plan_seal(
             self.manifest,
-            name=name,
-            public_key=KEYS[name].public_key(),
-            decision=self.decision.digest,
-            bids=bid_digests(self.manifest, S3Bids(self.cloud.as_buyer(name))),
+            own(self.manifest, name),
+            opening(self.decision),
+            bids=bid_digests(
+                self.manifest,
+                self.cloud.as_buyer(name),
+                {other: messages.bid_digest(file) for other, file in chosen.items()},
+            ),
             own_bid=own_bid or self.files[name],
             check_certificate=certified,
             journal=journal,
@@ -206,7 +216,7 @@ def test_a_bid_replayed_from_another_auction_is_refused(
     earlier, later = Auction(cloud, tmp_path / "a", "earlier"), Auction(cloud, tmp_path / "b", "later")
     replayed = earlier.bid("buyer-1")
     later.bid("buyer-2")
-    upload_bid(cloud.as_buyer("buyer-1"), later.manifest.buyer("buyer-1"), replayed)
+    upload_bid(cloud.as_buyer("buyer-1"), later.manifest.buyer("buyer-1"), later.manifest.digest, replayed)
     SealJournal(later.directory / "buyer-1").record_bid(messages.bid_digest(replayed), later.manifest.digest)
     seals = [later.seal("buyer-1", own_bid=replayed), later.seal("buyer-2")]
     with pytest.raises(EnclaveRefused, match="kms-denied") as caught:
@@ -219,8 +229,17 @@ def test_an_altered_bid_set_is_refused(cloud: Cloud, running: LocalEnclave, tmp_
     """A bid file that changed after the seal is not the sealed one, whoever changed it."""
     auction = Auction(cloud, tmp_path, "altered")
     seals = auction.bid_and_seal()
+    bids = {name: messages.bid_digest(file) for name, file in auction.files.items()}
     changed = auction.files["buyer-2"][:-1] + bytes([auction.files["buyer-2"][-1] ^ 1])
-    upload_bid(cloud.as_buyer("buyer-2"), auction.manifest.buyer("buyer-2"), changed)
+    uri = bid_uri(auction.manifest.buyer("buyer-2"), auction.manifest.digest, bids["buyer-2"])
+    bucket, key = parse_s3_uri(uri)
+    owner = cloud.services.client("s3", "buyer-2")
+    with pytest.raises(owner.exceptions.ClientError, match="AccessDenied"):
+        owner.put_object(Bucket=bucket, Key=key, Body=changed)
+    rules = owner.get_bucket_policy(Bucket=bucket)["Policy"]
+    owner.delete_bucket_policy(Bucket=bucket)
+    owner.put_object(Bucket=bucket, Key=key, Body=changed)
+    owner.put_bucket_policy(Bucket=bucket, Policy=rules)
     with pytest.raises(EnclaveRefused, match="bad-bid-digest"):
         auction.open(running, seals)
 
@@ -231,12 +250,13 @@ def test_a_missing_seal_or_bid_file_gives_no_result(
     """All buyers seal and every bid file is there, or nothing is opened."""
     auction = Auction(cloud, tmp_path, "missing")
     seals = auction.bid_and_seal()
-    with pytest.raises(EnclaveRefused, match="bad-seal"):
-        auction.open(running, seals[:1])
-    with pytest.raises(EnclaveRefused, match="bad-seal"):
-        auction.open(running, [seals[0], seals[0]])
-    bucket = cloud.buyers["buyer-2"].bucket
-    cloud.services.client("s3", "buyer-2").delete_object(Bucket=bucket, Key="missing.cose")
+    for too_few in (seals[:1], [seals[0], seals[0]]):
+        with pytest.raises(FoundFalse) as caught:
+            auction.open(running, too_few)
+        assert caught.value.code == "bad-seal"
+    digest = messages.bid_digest(auction.files["buyer-2"])
+    bucket, key = parse_s3_uri(bid_uri(auction.manifest.buyer("buyer-2"), auction.manifest.digest, digest))
+    cloud.services.client("s3", "buyer-2").delete_object(Bucket=bucket, Key=key)
     with pytest.raises(FoundFalse, match="buyer-2") as caught:
         auction.open(running, seals)
     assert caught.value.code == "missing-bid"
@@ -251,9 +271,12 @@ def test_a_second_seal_is_refused(cloud: Cloud, tmp_path: Path) -> None:
     with pytest.raises(AlreadySealed):
         auction.bid("buyer-2")
     (tmp_path / "buyer-1").rename(tmp_path / "gone")
-    auction.bid("buyer-1")
-    with pytest.raises(AlreadySealed):
+    another = auction.bid("buyer-1")
+    with pytest.raises(FoundFalse) as caught:
         auction.seal("buyer-2")
+    assert caught.value.code == "several-bids"
+    with pytest.raises(AlreadySealed):
+        auction.seal("buyer-2", **{"buyer-1": another})
 
 
 def test_without_rights_on_one_key_there_is_no_result(
@@ -264,20 +287,21 @@ def test_without_rights_on_one_key_there_is_no_result(
     """
     auction = Auction(cloud, tmp_path, "rights")
     seals = auction.bid_and_seal()
-    cloud.allow("buyer-2", auction.decision, parent=False)
+    mine = auction.manifest.buyer("buyer-2").key
+    cloud.allow("buyer-2", auction.decision, parent=False, seal_key=mine)
     with pytest.raises(EnclaveRefused, match=r"kms-denied: buyer-2"):
         auction.open(running, seals)
-    cloud.allow("buyer-2", auction.decision)
+    cloud.allow("buyer-2", auction.decision, seal_key=mine)
     assert auction.verify(auction.open(running, seals)).ok
 
 
 @pytest.mark.parametrize("debug", [False, True])
 def test_code_that_was_not_decided_gets_no_key(cloud: Cloud, tmp_path: Path, debug: bool) -> None:
-    """An enclave that measures differently, or the decided one in debug mode, is denied by KMS."""
+    """An enclave that measures differently, or the decided one in debug mode, refuses before it asks KMS."""
     auction = Auction(cloud, tmp_path, f"other-code-{debug}")
     seals = auction.bid_and_seal()
     pcrs = PCRS if debug else {**PCRS, 0: bytes(range(48))}
-    with enclave(pcrs=pcrs, debug=debug) as other, pytest.raises(EnclaveRefused, match="kms-denied"):
+    with enclave(pcrs=pcrs, debug=debug) as other, pytest.raises(EnclaveRefused, match="wrong-image"):
         auction.open(other, seals)
 
 
@@ -289,9 +313,11 @@ def test_a_late_bid_needs_a_new_manifest(cloud: Cloud, tmp_path: Path) -> None:
     with pytest.raises(FoundFalse) as caught:
         make_bid(
             auction.manifest,
-            "buyer-1",
+            own(auction.manifest, "buyer-1"),
+            opening(auction.decision),
             bids,
             cloud.as_buyer("buyer-1"),
+            check_certificate=certified,
             journal=SealJournal(tmp_path),
             when=closed,
         )

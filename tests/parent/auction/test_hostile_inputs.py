@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from coattest import shell
 from coattest.aws import AwsFailure
-from coattest.errors import CoattestError, UsageError
+from coattest.errors import FoundFalse, UsageError
 from coattest_enclave.protocol import messages
 from coattest_parent.auction.courier import S3Bids, bid_digests
 from coattest_parent.cli.auction import cli
@@ -28,6 +28,7 @@ from coattest_parent.link.aws import Aws, Endpoint
 from coattest_parent.link.channels import parse_address
 from coattest_parent.link.enclave import BidUpload
 from coattest_verify.auction.buyers import BuyerRecord
+from coattest_verify.auction.place import bid_uri
 from support.auction.auctions import manifest
 from support.parent.fault_cloud import FaultCloud
 
@@ -37,12 +38,8 @@ DIGITS = "9" * 5000
 
 def hostile(auction: messages.Manifest, **changes: Any) -> messages.Manifest:
     """A manifest that is well-formed, and whose texts mean something to rich or to a terminal."""
-    first, second = auction.buyers
-    bids = "s3://bids/[/x][link=file:///etc/passwd][bold]:fire:"
     lots = messages.Lots.of([("lot:fire:1", 0), ("lot:smile:2", 7)])
-    return dataclasses.replace(
-        auction, buyers=(dataclasses.replace(first, bids=bids), second), lots=lots, **changes
-    )
+    return dataclasses.replace(auction, lots=lots, **changes)
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -84,8 +81,9 @@ def test_a_preview_shows_lots_as_they_are(
     (tmp_path / "manifest.cbor").write_bytes(hostile(manifest()).encode())
     (tmp_path / "bids.csv").write_text("lot,amount\nlot:fire:1,5\nlot:smile:2,6\n")
     words = ("--manifest", str(tmp_path / "manifest.cbor"), "--buyer", "buyer-1", "--preview")
+    words += ("--auction-key", str(tmp_path / "bids.csv"), "--record", str(tmp_path / "bids.csv"))
     code, _, printed = run(capsys, "bid", *words, "--bids", str(tmp_path / "bids.csv"))
-    assert code == 0
+    assert code == 2  # that is no key; the lots were shown before
     assert "lot:fire:1" in printed
     assert "below the reserve, so they cannot win: lot:smile:2" in printed
 
@@ -194,12 +192,14 @@ def fetched(cloud: tuple[FaultCloud, Path]) -> Callable[..., BidUpload]:
     running, ca = cloud
     running.clear()
 
-    def fetch(content: bytes, *faults: str, key: str = "spring.cose") -> BidUpload:
-        buyer = dataclasses.replace(manifest().buyers[0], bids=f"s3://bids/{key}")
-        running.objects[f"/bids/{key}"] = content
+    def fetch(content: bytes, *faults: str) -> BidUpload:
+        auction = manifest()
+        buyer, digest = auction.buyers[0], messages.bid_digest(content)
+        running.objects[bid_uri(buyer, auction.digest, digest).removeprefix("s3:/")] = content
         running.faults["s3"].extend(faults)
         session = boto3.Session("AKIAFAULTFAULTFAULT0", "secret", region_name="eu-central-1")
-        return S3Bids(Aws(session, Endpoint(running.url, ca))).part(buyer)
+        aws = Aws(session, Endpoint(running.url, ca))
+        return S3Bids(aws, auction.digest, {buyer.name: digest}).part(buyer)
 
     return fetch
 
@@ -224,30 +224,32 @@ def test_an_object_is_never_unpacked(fetched: Callable[..., BidUpload]) -> None:
     assert b"".join(fetched(packed, "", "gzip").content) == packed
 
 
-def test_a_key_with_dots_stays_in_its_bucket(
-    fetched: Callable[..., BidUpload], cloud: tuple[FaultCloud, Path]
-) -> None:
-    """``..`` in a key is two characters, and a question mark begins no query."""
-    running, _ = cloud
-    running.objects["/secret"] = b"another bucket's"
-    running.objects["/bids/../secret"] = b"the key's own"
-    assert b"".join(fetched(b"the key's own", key="../secret").content) == b"the key's own"
-    with pytest.raises(CoattestError):
-        fetched(b"", key="%2e%2e/../secret?versionId=1")
-
-
 def test_bid_files_of_other_buyers_are_not_named_by_their_content(
     cloud: tuple[FaultCloud, Path], fetched: Callable[..., BidUpload]
 ) -> None:
-    """An object with a length that is a lie is an error of that buyer's address."""
+    """A length that is a lie is an error of that buyer's address, and content that the name lies about is
+    refused.
+    """
     running, ca = cloud
     fetched(b"bid")
-    running.objects["/bids-buyer-1/spring.cose"] = running.objects["/bids-buyer-2/spring.cose"] = b"bid" * 40
-    running.faults["s3"].extend(["", "half"])
-    session = boto3.Session("AKIAFAULTFAULTFAULT0", "secret", region_name="eu-central-1")
     auction = manifest()
-    with pytest.raises(AwsFailure, match=r"s3://bids-buyer-1/spring\.cose"):
-        bid_digests(auction, S3Bids(Aws(session, Endpoint(running.url, ca))))
+    digests = {buyer.name: messages.bid_digest(b"bid" * 40) for buyer in auction.buyers}
+    for buyer in auction.buyers:
+        uri = bid_uri(buyer, auction.digest, digests[buyer.name])
+        running.objects[uri.removeprefix("s3:/")] = b"bid" * 40
+    session = boto3.Session("AKIAFAULTFAULTFAULT0", "secret", region_name="eu-central-1")
+    aws = Aws(session, Endpoint(running.url, ca))
+    running.faults["s3"].extend(["", "half"])
+    with pytest.raises(AwsFailure, match=r"s3://bids-buyer-1/"):
+        bid_digests(auction, aws, digests)
+    running.clear()
+    assert bid_digests(auction, aws, digests) == digests
+    running.objects[bid_uri(auction.buyers[0], auction.digest, digests["buyer-1"]).removeprefix("s3:/")] = (
+        b"x"
+    )
+    with pytest.raises(FoundFalse) as caught:
+        bid_digests(auction, aws, digests)
+    assert caught.value.code == "wrong-object"
 
 
 def test_what_is_written_is_for_whom_it_should_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,8 +21,9 @@ import pytest
 from coattest.aws import AwsFailure
 from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse
 from coattest_enclave.protocol import cose, messages, wire
-from coattest_parent.auction.courier import S3Bids, bid_digests, open_in_enclave
+from coattest_parent.auction.courier import bid_digests, open_in_enclave
 from coattest_parent.auction.finish import Way
+from coattest_parent.auction.publish import check_opened
 from coattest_parent.auction.spool import PAUSE, Courier, only_courier
 from coattest_parent.link.aws import Aws, Endpoint, SessionCredentials
 from coattest_parent.link.channels import Unix, listen_on
@@ -53,6 +54,7 @@ def job(auction: Auction, directory: Path) -> Path:
 def courier(spool: Path, **options: Any) -> Courier:
     """A courier whose enclave is not there."""
     aws = Aws(boto3.Session("AKIDEXAMPLE", "secret", region_name="eu-central-1"), Endpoint())
+    options.setdefault("check", lambda *_: None)  # the results here have no receipt
     return Courier(spool, Way(f"unix:{spool}/none.sock", None, aws), Telemetry(), **options)
 
 
@@ -361,5 +363,33 @@ def test_a_bid_file_that_cannot_be_one_is_not_fetched(
 ) -> None:
     """A buyer's object of any size costs the others no transfer when they seal."""
     monkeypatch.setattr(Aws, "s3", lambda *_: Huge())
-    with pytest.raises(FoundFalse, match=r"s3://bids-buyer-1/bid: too large for a bid file"):
-        bid_digests(auction.manifest, S3Bids(Aws(boto3.Session(), Endpoint())))
+    digests = {buyer.name: bytes(48) for buyer in auction.manifest.buyers}
+    with pytest.raises(FoundFalse, match=r"s3://bids-buyer-1/.*: too large for a bid file"):
+        bid_digests(auction.manifest, Aws(boto3.Session(), Endpoint()), digests)
+
+
+def test_a_fifo_as_result_stops_no_other_auction(auction: Auction, tmp_path: Path) -> None:
+    """A job from a buyer's archive whose result.cbor is a FIFO is set aside; the next one is opened."""
+    hostile, honest = named(auction, "a"), named(auction, "b")
+    os.mkfifo(job(hostile, tmp_path / "a") / "result.cbor")
+    job(honest, tmp_path / "b")
+    opening = Openings(hostile, honest, failing={})
+    service = courier(tmp_path, opener=opening)
+    rounds = threading.Thread(target=service.round, args=(opening.now,), daemon=True)
+    rounds.start()
+    rounds.join(60)
+    assert not rounds.is_alive()
+    assert opening.names() == ["b"]
+    assert (tmp_path / "b" / "result.cbor").exists()
+    assert json.loads((tmp_path / "a" / "failed.json").read_text())["exit"] == 2
+
+
+def test_a_planted_result_is_not_published(auction: Auction, tmp_path: Path) -> None:
+    """A well-formed result file of this seal that no enclave made: nothing is put, the job is set aside."""
+    there = job(auction, tmp_path / "planted")
+    (there / "result.cbor").write_bytes(opened(auction).encode())
+    opening = Openings(auction, failing={})
+    service = courier(tmp_path, opener=opening, publish="s3://results/", check=check_opened)
+    assert service.round(opening.now) == 0
+    assert opening.names() == []
+    assert json.loads((there / "failed.json").read_text())["code"] == "unverified-result"

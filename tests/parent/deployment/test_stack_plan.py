@@ -49,6 +49,9 @@ def both(release: Release, **changes: Any) -> dict[str, bytes]:
     return {f"{name}.json": release.report(name, **changes) for name in ACCOUNTS}
 
 
+BIDDER = f"arn:aws:iam::{ACCOUNTS['buyer-1']}:user/bidder"
+
+
 def buyers_stack(release: Release) -> str:
     """What ``verify policy make --format stack`` writes for buyer-1."""
     account = ACCOUNTS["buyer-1"]
@@ -57,11 +60,11 @@ def buyers_stack(release: Release) -> str:
         account=account,
         parent_roles=[SETTINGS.role_arn],
         administrators=[f"arn:aws:iam::{account}:role/ops", f"arn:aws:iam::{account}:user/second"],
-        encrypters=[f"arn:aws:iam::{account}:user/bidder"],
+        encrypters=[BIDDER],
         now=now(),
         simulator=True,
     )
-    return snippets.stack(policy, "coattest", [SETTINGS.role_arn])
+    return snippets.stack(policy, "coattest", [SETTINGS.role_arn], [BIDDER])
 
 
 @pytest.mark.parametrize("variant", sorted(VARIANTS))
@@ -113,7 +116,7 @@ def test_no_right_is_a_wildcard(release: Release) -> None:
     del buyer["Resources"]["CoattestKey"]
     everything = [templates.base_template(SETTINGS), templates.main_template(SETTINGS), buyer]
     allowed = [item for item in statements(everything) if item["Effect"] == "Allow"]
-    assert len(allowed) == 8
+    assert len(allowed) == 9
     assert not [item for item in allowed if "*" in json.dumps(item["Action"])]
     open_ones = [item for item in allowed if item.get("Resource") == "*"]
     assert [item["Sid"] for item in open_ones] == ["Agent"]
@@ -177,13 +180,19 @@ def test_every_bucket_is_private_versioned_encrypted_and_by_tls_only(release: Re
             for item in template.values()
             if item["Type"] == "AWS::S3::BucketPolicy" and item["Properties"]["Bucket"] == {"Ref": name}
         ]
-        (deny,) = [item for item in policy["Statement"] if item["Effect"] == "Deny"]
+        (deny,) = [item for item in policy["Statement"] if item["Sid"] == "DenyWithoutTls"]
+        denied = {item["Sid"] for item in policy["Statement"] if item["Effect"] == "Deny"}
+        assert denied - {"DenyWithoutTls"} == (
+            set() if whose == "service" else {"DenyOverwriting", "DenyDeleting"}
+        )
         assert deny["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
         assert (deny["Action"], deny["Principal"]) == ("s3:*", {"AWS": "*"})
         assert deny["Resource"] == [{"Fn::GetAtt": [name, "Arn"]}, {"Fn::Sub": f"${{{name}.Arn}}/*"}]
         allowed = [item for item in policy["Statement"] if item["Effect"] == "Allow"]
         assert [(item["Principal"], item["Action"]) for item in allowed] == (
-            [] if whose == "service" else [({"AWS": [SETTINGS.role_arn]}, "s3:GetObject")]
+            []
+            if whose == "service"
+            else [({"AWS": [SETTINGS.role_arn]}, "s3:GetObject"), ({"AWS": [BIDDER]}, "s3:PutObject")]
         )
 
 

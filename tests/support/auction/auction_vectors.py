@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from coattest_enclave.decision import auction
 from coattest_enclave.protocol import canonical, cose, messages
-from support.auction.vector_keys import DECISION, sign1, spki
+from support.auction.vector_keys import IMAGE, RELEASE, sign1, spki
 
 Amounts = dict[str, list[int]]
 WHO = ("ada", "bob", "cy")
@@ -24,6 +24,12 @@ class Case:
     rule: str = messages.FIRST_PRICE
     auction: str = "vectors"
     amounts: Amounts = field(default_factory=lambda: dict(BIDS))
+    image: bytes = IMAGE
+    """PCR0 of the enclave that is asked to open."""
+    bid_image: bytes = IMAGE
+    """PCR0 of the image that the bids are made for."""
+    own_keys: dict[str, bytes] = field(default_factory=dict)
+    """Seal keys (SPKI DER) that buyers have, where the manifest gives others."""
 
     def __post_init__(self) -> None:
         buyers = tuple(
@@ -32,7 +38,7 @@ class Case:
                 spki(i),
                 b'{"payload":""}',
                 f"arn:aws:kms:eu-central-1:11112222333{i}:key/1234abcd-12ab-34cd-56ef-12345678900{i}",
-                f"s3://bids-of-{name}/bid.cose",
+                f"s3://bids-of-{name}/",
             )
             for i, name in enumerate(WHO, 1)
         )
@@ -48,20 +54,20 @@ class Case:
         self.files, self.kms = {}, []
         for i, buyer in enumerate(self.book.buyers, 1):
             data_key, wrapped = bytes([i]) * 32, f"wrapped for {buyer.name} in {self.auction}".encode()
-            aad = messages.bid_aad(self.book.digest, buyer.name, buyer.kms)
+            bound = messages.Binding.of(self.book, buyer, self.bid_image)
+            bound = replace(bound, seal_key=self.own_keys.get(buyer.name, buyer.key))
             iv = bytes([i]) * 12
             self.files[buyer.name] = cose.encrypt0(
-                self.plaintexts[buyer.name], data_key, wrapped_key=wrapped, external_aad=aad, iv=iv
+                self.plaintexts[buyer.name], data_key, wrapped_key=wrapped, external_aad=bound.aad, iv=iv
             )
-            context = messages.encryption_context(self.book.digest, buyer.name)
-            answer = {"key": buyer.kms, "wrapped_key": wrapped.hex(), "context": context}
+            answer = {"key": buyer.kms, "wrapped_key": wrapped.hex(), "context": bound.context}
             self.kms.append({**answer, "data_key": data_key.hex()})
         self.make_seals()
 
     def make_seals(self) -> None:
         """Every buyer signs what is there now."""
         digests = tuple((name, messages.bid_digest(self.files[name])) for name in WHO)
-        self.payload = messages.Seal(self.book.digest, DECISION, digests).encode()
+        self.payload = messages.Seal(self.book.digest, RELEASE, IMAGE, digests).encode()
         self.seals = [self.sign(i) for i in (1, 2, 3)]
 
     def sign(self, key: int, *, name: str = "", payload: bytes = b"") -> bytes:
@@ -72,6 +78,7 @@ class Case:
         """The case as a vector."""
         return {
             "what": what,
+            "image": self.image.hex(),
             "manifest": self.encoded.hex(),
             "seals": [seal.hex() for seal in self.seals],
             "bids": [[name, file.hex()] for name, file in self.files.items()],
@@ -210,15 +217,27 @@ def other() -> Case:
     return Case(auction="another")
 
 
-def twos_decision(case: Case) -> list[bytes]:
-    """Bob seals another decision than the others."""
-    theirs = canonical.dumps({**canonical.loads(case.payload), "decision": bytes(32)})
+def another_image(case: Case) -> None:
+    """The bids are made for another image than the seal's, and the seal's opens."""
+    case.bid_image = bytes(range(1, 49))
+    case.make_files()
+
+
+def substituted_key(case: Case) -> None:
+    """Bob bids under its own seal key; the manifest has a key of the service's under bob's name."""
+    case.own_keys["bob"] = spki(4)
+    case.make_files()
+
+
+def twos_release(case: Case) -> list[bytes]:
+    """Bob seals another release than the others."""
+    theirs = canonical.dumps({**canonical.loads(case.payload), "release": bytes(32)})
     return [case.seals[0], case.sign(2, payload=theirs), case.seals[2]]
 
 
 REFUSED: dict[str, dict[str, Change]] = {
     "bad-manifest": {
-        "another version": manifest(purpose="coattest/manifest/v2"),
+        "another version": manifest(purpose="coattest/manifest/v1"),
         "another kind of message": manifest(purpose="coattest/seal/v1"),
         "one field more": manifest(extra=0),
         "an unknown rule": manifest(rule="all-pay"),
@@ -234,6 +253,7 @@ REFUSED: dict[str, dict[str, Change]] = {
         "a look-alike: a Cyrillic letter in bob": bob(name="b\u043eb"),
         "ada's key for bob too": bob(key=spki(1)),
         "a key cut short": bob(key=spki(2)[:-1]),
+        "an object in place of a prefix": bob(bids="s3://bids-of-bob/bid.cose"),
         "ada's KMS key for bob too": bob(kms=Case().book.buyers[0].kms),
         "an alias for a KMS key": bob(kms="arn:aws:kms:eu-central-1:111122223332:alias/bids"),
         "a KMS key in another partition": bob(kms=Case().book.buyers[1].kms.replace("aws", "aws-cn", 1)),
@@ -250,12 +270,17 @@ REFUSED: dict[str, dict[str, Change]] = {
         "one seal too many": seals(lambda case: [*case.seals, case.seals[0]]),
         "bob's name under ada's key": seals(lambda c: [c.seals[0], c.sign(1, name="bob"), c.seals[2]]),
         "a stranger's key under cy's name": seals(lambda c: [*c.seals[:2], c.sign(4, name="cy")]),
-        "two decisions": seals(twos_decision),
+        "two releases": seals(twos_release),
         "a bid left out": payload(lambda fields: {"bids": fields["bids"][:2]}),
         "bids in another order": payload(lambda fields: {"bids": fields["bids"][::-1]}),
         "a bid twice": payload(lambda fields: {"bids": [*fields["bids"], fields["bids"][2]]}),
-        "a seal of another version": payload(lambda _: {"purpose": "coattest/seal/v2"}),
+        "a seal of another version": payload(lambda _: {"purpose": "coattest/seal/v1"}),
+        "an image of zeros": payload(lambda _: {"image": bytes(48)}),
         "a manifest signed as a seal": seals(lambda c: [c.sign(i, payload=c.encoded) for i in (1, 2, 3)]),
+    },
+    "wrong-image": {
+        "an earlier release opens": lambda case: setattr(case, "image", bytes(range(1, 49))),
+        "a debug enclave opens": lambda case: setattr(case, "image", bytes(48)),
     },
     "bad-bid-digest": {
         "a bid changed after sealing": bob_file(flipped, sealed=False),
@@ -275,5 +300,7 @@ REFUSED: dict[str, dict[str, Change]] = {
     "kms-denied": {
         "another auction's bid, sealed in this one": bob_file(lambda _: other().files["bob"]),
         "another buyer's bid, sealed as bob's": bob_file(lambda case: case.files["ada"]),
+        "a bid for another image, sealed for this one": another_image,
+        "the service's seal key in bob's place, and its seal": substituted_key,
     },
 }

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta, timezone
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from coattest_enclave.protocol import messages
+from coattest_verify.auction.certify import Certified, Life, Own
+from coattest_verify.auction.checks import Opening
+from coattest_verify.quorum.decision import Decision
 
 ARN = "arn:aws:kms:eu-central-1:{account}:key/00000000-0000-4000-8000-{account}"
 ACCOUNTS = {"buyer-1": "222233334444", "buyer-2": "333344445555", "buyer-3": "444455556666"}
 KEYS = {name: ec.generate_private_key(ec.SECP384R1()) for name in ACCOUNTS}
+IMAGE = hashlib.sha384(b"test image 0").digest()
+"""PCR0 of ``support.local.local_enclave``'s image."""
+_NOW = datetime.now(timezone.utc).replace(microsecond=0)
+LIFE = Life(_NOW - timedelta(days=1), _NOW + timedelta(days=90))
+"""A certificate's, for auctions of today."""
 LOTS = (messages.Lot("lot-1", 0), messages.Lot("lot-2", 1000), messages.Lot("lot-3", 0))
 
 
@@ -43,13 +53,29 @@ def manifest(
                 spki(keys[name].public_key()),
                 b'{"certificate":"of ' + name.encode() + b'"}',
                 ARN.format(account=ACCOUNTS[name]),
-                f"s3://bids-{name}/{auction}.cose",
+                f"s3://bids-{name}/",
             )
             for name in buyers
         ),
         closes=closes,
         publish_by=publish_by,
     )
+
+
+def certified(buyer: messages.Buyer, _: messages.Manifest) -> Certified:
+    """A quorum that has certified everybody."""
+    return Certified(buyer.name, ("00" * 32,), LIFE, "00" * 32)
+
+
+def own(auction: messages.Manifest, name: str) -> Own:
+    """A buyer's own files, which say what the manifest says."""
+    buyer = auction.buyer(name)
+    return Own(name, buyer.key, buyer.kms, buyer.bids)
+
+
+def opening(decision: Decision) -> Opening:
+    """The release and image of a decision."""
+    return Opening(decision.release_digest, bytes.fromhex(decision.pcrs[0]))
 
 
 def outcomes(

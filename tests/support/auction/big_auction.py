@@ -21,9 +21,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from coattest_enclave.protocol import cose, messages
 from coattest_parent.auction.courier import upload_bid
 from coattest_verify.auction.bids import Bids, make_bid_file
-from coattest_verify.auction.certify import certify_buyer_key
+from coattest_verify.auction.buyers import BuyerRecord
+from coattest_verify.auction.certify import Own, certify_buyer_key
 from coattest_verify.auction.journal import SealJournal
 from coattest_verify.quorum.decision import Decision
+from support.auction.auctions import LIFE, opening, own
 from support.auction.auctions import manifest as small_manifest
 from support.enclave.running_enclave import spki_of
 from support.local.local_enclave import PCRS, Cloud
@@ -107,9 +109,9 @@ class BigAuction:
 
     def _buyer(self, name: str) -> messages.Buyer:
         key, account = spki_of(self.keys[name]), self.cloud.buyers[name]
-        certificate = certify_buyer_key(self.members.signers[name], name, key, account.key_arn)
-        uri = f"s3://{account.bucket}/{self.folder.name}.cose"
-        return messages.Buyer(name, key, certificate, account.key_arn, uri)
+        part = Own(name, key, account.key_arn, f"s3://{account.bucket}/")
+        certificate = certify_buyer_key(self.members.signers[name], part, LIFE)
+        return messages.Buyer(name, key, certificate, account.key_arn, part.bids)
 
     def bid(self) -> dict[str, bytes]:
         """Every buyer encrypts under a data key of its own and uploads; the files' digests."""
@@ -117,8 +119,10 @@ class BigAuction:
         for seed, buyer in enumerate(self.manifest.buyers):
             aws = self.cloud.as_buyer(buyer.name)
             bids = Bids(tuple(amounts_of(len(self.manifest.lots), seed)), ())
-            file = make_bid_file(self.manifest, buyer.name, bids, aws.kms(self.cloud.services.region))
-            upload_bid(aws, buyer, file)
+            kms = aws.kms(self.cloud.services.region)
+            mine = own(self.manifest, buyer.name)
+            file = make_bid_file(self.manifest, mine, opening(self.decision).image, bids, kms)
+            upload_bid(aws, buyer, self.manifest.digest, file)
             (self.folder / f"{buyer.name}.cose").write_bytes(file)
             digests[buyer.name] = messages.bid_digest(file)
         return digests
@@ -126,7 +130,8 @@ class BigAuction:
     def seal(self, digests: Mapping[str, bytes]) -> list[bytes]:
         """Every buyer's signature."""
         bids = tuple(sorted(digests.items()))
-        self.payload = messages.Seal(self.manifest.digest, self.decision.digest, bids).encode()
+        may = opening(self.decision)
+        self.payload = messages.Seal(self.manifest.digest, may.release, may.image, bids).encode()
         seals = [cose.sign1(self.payload, self.keys[name], name.encode()) for name in sorted(digests)]
         for name, seal in zip(sorted(digests), seals, strict=True):
             (self.folder / f"{name}.seal").write_bytes(seal)
@@ -169,15 +174,25 @@ class BigAuction:
             file.write("lot,amount\n")
             for lot, amount in zip(self.manifest.lots, amounts_of(len(self.manifest.lots), 1), strict=True):
                 file.write(f"{lot.id},{amount or ''}\n")
-        words = ("--manifest", "open.cbor", "--buyer", name, "--bids", "bids.csv", "--out", "own.cose")
-        return self.run(name, "auction", "bid", *words, *self.endpoint, *self.deciding, *more)
+        words = ("--manifest", "open.cbor", "--bids", "bids.csv", "--out", "own.cose")
+        words += ("--expect", f"sha256:{hashlib.sha256(open_for_bids.encode()).hexdigest()}")
+        return self.run(
+            name, "auction", "bid", *words, *self._own(name), *self.endpoint, *self.deciding, *more
+        )
+
+    def _own(self, name: str) -> tuple[str, ...]:
+        """Options of everything that binds a buyer: who it is by its own files, and who the others are."""
+        pem = self.keys[name].private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        (self.folder / "auction.key").write_bytes(pem)
+        record = BuyerRecord(self.manifest.buyer(name)).to_json()
+        (self.folder / "own.json").write_text(json.dumps(record))
+        others = [word for other in self.names if other != name for word in ("--with", other)]
+        return ("--buyer", name, "--auction-key", "auction.key", "--record", "own.json", *others)
 
     def make_seal(self, *more: str) -> Peak:
         """``auction seal`` of the first buyer, which fetches every bid file."""
         name = self.names[0]
-        pem = self.keys[name].private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        (self.folder / "auction.key").write_bytes(pem)
-        words = ("--manifest", "manifest.cbor", "--buyer", name, "--auction-key", "auction.key")
+        words = ("--manifest", "manifest.cbor", *self._own(name))
         words += ("--own-bid", f"{name}.cose", "--out", "own.seal")
         # Its bid file was made without the tool, for which this record stands.
         own = messages.bid_digest((self.folder / f"{name}.cose").read_bytes())

@@ -21,6 +21,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 LOT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}\Z")
 CURRENCY = re.compile(r"[A-Z]{3}\Z")
 ARN = re.compile(r"arn:(aws[a-z-]*):kms:([a-z0-9-]+):[0-9]{12}:key/[0-9a-f]{8}-([0-9a-f-]{27})\Z")
+PLACE = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/([A-Za-z0-9][A-Za-z0-9._-]{0,99}/){0,7}\Z")
 AMOUNT_MAX = 2**53 - 1
 Kms = Callable[[str, bytes, dict[str, str]], bytes | None]
 
@@ -155,7 +156,7 @@ def read_manifest(data: bytes, partition: str) -> dict[str, Any]:
     manifest = read(data)
     names = ("purpose", "auction", "currency", "rule", "lots", "reserves", "buyers", "closes", "publish_by")
     purpose, auction, currency, rule, lots, reserves, buyers, closes, publish_by = fields_of(manifest, *names)
-    need(purpose == "coattest/manifest/v1" and rule in ("first-price", "second-price"), "purpose or rule")
+    need(purpose == "coattest/manifest/v2" and rule in ("first-price", "second-price"), "purpose or rule")
     text(auction, NAME)
     text(currency, CURRENCY)
     need(isinstance(lots, str), "lots")
@@ -170,7 +171,7 @@ def read_manifest(data: bytes, partition: str) -> dict[str, Any]:
         need(isinstance(key, bytes) and len(key) == 120, "key")
         need(isinstance(certificate, bytes) and 1 <= len(certificate) <= 16384, "certificate")
         need(isinstance(kms, str) and ARN.match(kms) and kms.split(":")[1] == partition, "KMS key")
-        need(isinstance(bids, str) and bids.startswith("s3://"), "bids")
+        text(bids, PLACE)
         public_key(key)
     for field in ("name", "key", "kms"):
         need(len({buyer[field] for buyer in buyers}) == len(buyers), "twice")
@@ -193,8 +194,10 @@ def public_key(spki: bytes) -> ec.EllipticCurvePublicKey:
 # Seal
 
 
-def read_seal(manifest: dict[str, Any], digest: bytes, seals: Sequence[bytes]) -> tuple[bytes, list[Any]]:
-    """Seal digest and sealed bids, when every buyer signed one payload about this manifest."""
+def read_seal(
+    manifest: dict[str, Any], digest: bytes, seals: Sequence[bytes]
+) -> tuple[bytes, bytes, list[Any]]:
+    """Seal digest, image and sealed bids, when every buyer signed one payload about this manifest."""
     signed = {}
     for data in seals:
         need(data[:1] == b"\xd2", "tag")
@@ -219,21 +222,23 @@ def read_seal(manifest: dict[str, Any], digest: bytes, seals: Sequence[bytes]) -
         payloads.add(payload)
     need(len(payloads) == 1, "different payloads")
     payload = payloads.pop()
-    purpose, of, decision, bids = fields_of(read(payload), "purpose", "manifest", "decision", "bids")
-    need(purpose == "coattest/seal/v1" and of == digest, "purpose or manifest")
-    need(isinstance(decision, bytes) and len(decision) == 32, "decision")
+    names = ("purpose", "manifest", "release", "image", "bids")
+    purpose, of, release, image, bids = fields_of(read(payload), *names)
+    need(purpose == "coattest/seal/v2" and of == digest, "purpose or manifest")
+    need(isinstance(release, bytes) and len(release) == 32, "release")
+    need(isinstance(image, bytes) and len(image) == 48 and any(image), "image")
     need([name for name, _ in bids] == [buyer["name"] for buyer in buyers], "bids")
     need(all(isinstance(d, bytes) and len(d) == 48 for _, d in bids), "bid digest")
-    return sha384(payload), bids
+    return sha384(payload), image, bids
 
 
 # Bid
 
 
 def read_bid(
-    manifest: dict[str, Any], digest: bytes, buyer: dict[str, Any], file: bytes, kms: Kms
+    manifest: dict[str, Any], digest: bytes, buyer: dict[str, Any], file: bytes, kms: Kms, *, image: bytes
 ) -> list[int]:
-    """A buyer's amounts; all 0 when the content is no bid."""
+    """A buyer's amounts; all 0 when the content is no bid. The image is the enclave's own."""
     try:
         need(file[:1] == b"\xd0", "tag")
         parts = read(file[1:])
@@ -249,12 +254,20 @@ def read_bid(
     except Bad as error:
         raise Refused("bad-bid") from error
     name, arn = buyer["name"], buyer["kms"]
-    key = kms(arn, wrapped, {"coattest:auction": digest.hex(), "coattest:buyer": name})
+    seal_key = hashlib.sha256(buyer["key"]).digest()
+    context = {
+        "coattest:auction": digest.hex(),
+        "coattest:buyer": name,
+        "coattest:image": image.hex(),
+        "coattest:seal-key": seal_key.hex(),
+    }
+    key = kms(arn, wrapped, context)
     if key is None:
         raise Refused("kms-denied")
     if hashlib.sha384(write(["coattest/data-key/v1", key])).digest() != commitment:
         raise Refused("bad-bid")
-    aad = write(["Encrypt0", bytes.fromhex("a10103"), write(["coattest/bid/v1", digest, name, arn])])
+    external = write(["coattest/bid/v2", digest, name, seal_key, image, arn])
+    aad = write(["Encrypt0", bytes.fromhex("a10103"), external])
     try:
         content = AESGCM(key).decrypt(iv, ciphertext, aad)
     except InvalidTag as error:
@@ -285,7 +298,13 @@ def decide(manifest: dict[str, Any], bids: Sequence[Sequence[int]]) -> tuple[lis
 
 
 def open_auction(
-    data: bytes, seals: Sequence[bytes], bids: Sequence[tuple[str, bytes]], kms: Kms, partition: str = "aws"
+    data: bytes,
+    seals: Sequence[bytes],
+    bids: Sequence[tuple[str, bytes]],
+    kms: Kms,
+    *,
+    own_image: bytes,
+    partition: str = "aws",
 ) -> bytes:
     """The result's bytes; raises Refused with the code of the error frame."""
     try:
@@ -294,13 +313,17 @@ def open_auction(
         raise Refused("bad-manifest") from error
     digest = sha384(data)
     try:
-        seal, sealed = read_seal(manifest, digest, seals)
+        seal, image, sealed = read_seal(manifest, digest, seals)
     except Bad as error:
         raise Refused("bad-seal") from error
+    if image != own_image:
+        raise Refused("wrong-image")
     if [[name, sha384(file)] for name, file in bids] != sealed:
         raise Refused("bad-bid-digest")
     buyers = manifest["buyers"]
-    rows = [read_bid(manifest, digest, b, f, kms) for b, (_, f) in zip(buyers, bids, strict=True)]
+    rows = [
+        read_bid(manifest, digest, b, f, kms, image=own_image) for b, (_, f) in zip(buyers, bids, strict=True)
+    ]
     winners, prices = decide(manifest, rows)
     return write(
         {

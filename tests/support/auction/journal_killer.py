@@ -22,9 +22,10 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from coattest_enclave.protocol import messages
+from coattest_verify.auction.checks import Looked
 from coattest_verify.auction.journal import AlreadySealed, SealJournal
 from coattest_verify.auction.sealing import SealPlan, sign_seal
-from support.auction.auctions import KEYS, manifest
+from support.auction.auctions import KEYS, manifest, own
 
 WATCHED = ("open", "write", "fsync", "close", "rename", "mkdir", "unlink")
 REAL: dict[str, Callable[..., Any]] = {name: getattr(os, name) for name in WATCHED}
@@ -130,8 +131,10 @@ def watch(disk: Disk, last: int, end: Callable[[], None]) -> None:
 def seal(directory: Path, filler: bytes) -> bytes:
     """Seal with that content; the signed message."""
     bids = tuple((buyer.name, filler * 48) for buyer in BOOK.buyers)
-    payload = messages.Seal(BOOK.digest, bytes(32), bids).encode()
-    return sign_seal(SealPlan(BOOK, "buyer-1", payload, ()), KEY, SealJournal(directory))
+    payload = messages.Seal(BOOK.digest, bytes(32), b"i" * 48, bids).encode()
+    return sign_seal(
+        SealPlan(BOOK, own(BOOK, "buyer-1"), payload, Looked((), ())), KEY, SealJournal(directory)
+    )
 
 
 def process(directory: Path, filler: bytes, state: list[list[str]], last: int) -> dict[str, Any]:

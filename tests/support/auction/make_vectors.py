@@ -13,7 +13,7 @@ from typing import Any
 
 from coattest_enclave.protocol import cose, messages
 from support.auction import auction_vectors, deciding
-from support.auction.vector_keys import DECISION, sign1, spki
+from support.auction.vector_keys import IMAGE, RELEASE, sign1, spki
 
 DIRECTORY = Path(__file__).resolve().parents[2] / "enclave" / "protocol" / "vectors"
 AMOUNTS = {"buyer-1": [100000, 200000, 150000, 0], "buyer-2": [120000, 180000, 150000, 49999]}
@@ -28,7 +28,7 @@ def manifest(rule: str) -> messages.Manifest:
             spki(i),
             b'{"payload":""}',
             f"arn:aws:kms:eu-central-1:11112222333{i}:key/1234abcd-12ab-34cd-56ef-12345678900{i}",
-            f"s3://buyer-{i}-bids/auction-2026-07/bid.cose",
+            f"s3://buyer-{i}-bids/auctions/",
         )
         for i in (1, 2)
     )
@@ -40,8 +40,8 @@ def bid(book: messages.Manifest, number: int) -> dict[str, Any]:
     buyer = book.buyers[number - 1]
     data_key, iv, wrapped = bytes([number]) * 32, bytes([number]) * 12, b"wrapped by KMS"
     plaintext = messages.pack_bids(AMOUNTS[buyer.name])
-    aad = messages.bid_aad(book.digest, buyer.name, buyer.kms)
-    file = cose.encrypt0(plaintext, data_key, wrapped_key=wrapped, external_aad=aad, iv=iv)
+    bound = messages.Binding.of(book, buyer, IMAGE)
+    file = cose.encrypt0(plaintext, data_key, wrapped_key=wrapped, external_aad=bound.aad, iv=iv)
     return {
         "buyer": buyer.name,
         "amounts": AMOUNTS[buyer.name],
@@ -49,8 +49,8 @@ def bid(book: messages.Manifest, number: int) -> dict[str, Any]:
         "data_key": data_key.hex(),
         "iv": iv.hex(),
         "wrapped_key": wrapped.hex(),
-        "external_aad": aad.hex(),
-        "encryption_context": messages.encryption_context(book.digest, buyer.name),
+        "external_aad": bound.aad.hex(),
+        "encryption_context": bound.context,
         "file": file.hex(),
         "sha384": messages.bid_digest(file).hex(),
     }
@@ -101,14 +101,22 @@ def vectors() -> dict[str, Any]:
         )
         bids = [bid(book, number) for number in (1, 2)]
         files["bid"] += [
-            {"manifest": book.digest.hex(), "kms": book.buyers[i].kms, **b} for i, b in enumerate(bids)
+            {
+                "manifest": book.digest.hex(),
+                "kms": book.buyers[i].kms,
+                "key": book.buyers[i].key.hex(),
+                "image": IMAGE.hex(),
+                **b,
+            }
+            for i, b in enumerate(bids)
         ]
         digests = tuple((b["buyer"], bytes.fromhex(b["sha384"])) for b in bids)
-        seal = messages.Seal(book.digest, DECISION, digests)
+        seal = messages.Seal(book.digest, RELEASE, IMAGE, digests)
         files["seal"].append(
             {
                 "manifest": book.encode().hex(),
-                "decision": DECISION.hex(),
+                "release": RELEASE.hex(),
+                "image": IMAGE.hex(),
                 "bids": [[name, digest.hex()] for name, digest in digests],
                 "payload": seal.encode().hex(),
                 "sha384": seal.digest.hex(),

@@ -9,7 +9,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from coattest_enclave.protocol import canonical, cose
 
-DECISION = bytes(range(32))
+RELEASE = bytes(range(32))
+IMAGE = bytes(range(48))
+"""PCR0 of the image that opens the vectors' auctions."""
 
 
 def private_key(number: int) -> ec.EllipticCurvePrivateKey:

@@ -45,9 +45,9 @@ REFUSED_BEFORE_DECRYPTING: dict[str, tuple[str, Callable[[Auction], dict[str, An
     "one buyer did not seal": ("bad-seal", lambda a: {"seals": a.seals()[:1]}),
     "a buyer sealed twice": ("bad-seal", lambda a: {"seals": a.seals()[:1] * 2}),
     "seals over another manifest": ("bad-seal", lambda a: {"seals": resealed(a, manifest=bytes(48))}),
-    "seals over different decisions": (
+    "seals over different releases": (
         "bad-seal",
-        lambda a: {"seals": [a.seals()[0], resealed(a, decision=b"x" * 32)[1]]},
+        lambda a: {"seals": [a.seals()[0], resealed(a, release=b"x" * 32)[1]]},
     ),
     "seal with a changed byte": ("bad-seal", lambda a: {"seals": flipped(a.seals())}),
     "seal that is junk": ("bad-seal", lambda a: {"seals": [b"", b"\xff"]}),

@@ -17,7 +17,7 @@ def buyer(index: int, wide: bool = False) -> Buyer:
     """The buyer of that number."""
     key = ec.derive_private_key(index + 1, ec.SECP384R1())
     name = f"buyer-{index:02}" if wide else f"buyer-{index}"
-    return Buyer(name, spki_of(key), b"{}", arn_of(index), f"s3://bids-{index}/bid")
+    return Buyer(name, spki_of(key), b"{}", arn_of(index), f"s3://bids-{index}/")
 
 
 def manifest(

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from coattest_enclave.protocol import cose, messages, wire
 from support.enclave.fake_kms import FakeKms, FakeProxy
-from support.enclave.fake_nsm import FakeNsm
+from support.enclave.fake_nsm import PCR0, FakeNsm
 
 ROOT = Path(__file__).resolve().parents[3]
 CREDENTIALS = {
@@ -55,7 +55,8 @@ class Auction:
     manifest: messages.Manifest
     keys: dict[str, ec.EllipticCurvePrivateKey]
     plaintexts: dict[str, bytes]
-    decision: bytes = bytes(range(32))
+    release: bytes = bytes(range(32))
+    image: bytes = PCR0
     files: dict[str, bytes] = field(default_factory=dict)
 
     @classmethod
@@ -66,8 +67,9 @@ class Auction:
         rule: str = messages.FIRST_PRICE,
         reserves: Sequence[int] | None = None,
         auction: str = "auction-1",
+        image: bytes = PCR0,
     ) -> Auction:
-        """An auction in which each buyer bids these amounts."""
+        """An auction in which each buyer bids these amounts, for the image with that PCR0."""
         names = sorted(amounts)
         keys = {name: ec.generate_private_key(ec.SECP384R1()) for name in names}
         count = len(amounts[names[0]])
@@ -75,22 +77,23 @@ class Auction:
             (f"lot-{i + 1}", reserve) for i, reserve in enumerate(reserves or [0] * count)
         )
         buyers = tuple(
-            messages.Buyer(name, spki_of(keys[name]), b"{}", arn_of(i), f"s3://bids-{name}/bid")
+            messages.Buyer(name, spki_of(keys[name]), b"{}", arn_of(i), f"s3://bids-{name}/")
             for i, name in enumerate(names)
         )
         manifest = messages.Manifest(auction, "EUR", rule, lots, buyers, 1_800_000_000, 1_800_086_400)
-        return cls(manifest, keys, {name: messages.pack_bids(amounts[name]) for name in names})
+        plaintexts = {name: messages.pack_bids(amounts[name]) for name in names}
+        return cls(manifest, keys, plaintexts, image=image)
 
     def encrypt(self, kms: FakeKms) -> Auction:
         """Make every bid file."""
         for buyer in self.manifest.buyers:
             data_key = os.urandom(32)
-            context = messages.encryption_context(self.manifest.digest, buyer.name)
+            bound = messages.Binding.of(self.manifest, buyer, self.image)
             self.files[buyer.name] = cose.encrypt0(
                 self.plaintexts[buyer.name],
                 data_key,
-                wrapped_key=kms.wrap(data_key, buyer.kms, context),
-                external_aad=messages.bid_aad(self.manifest.digest, buyer.name, buyer.kms),
+                wrapped_key=kms.wrap(data_key, buyer.kms, bound.context),
+                external_aad=bound.aad,
             )
         return self
 
@@ -98,7 +101,7 @@ class Auction:
     def seal(self) -> messages.Seal:
         """What the buyers sign."""
         bids = tuple((b.name, messages.bid_digest(self.files[b.name])) for b in self.manifest.buyers)
-        return messages.Seal(self.manifest.digest, self.decision, bids)
+        return messages.Seal(self.manifest.digest, self.release, self.image, bids)
 
     def seals(self, seal: messages.Seal | None = None) -> list[bytes]:
         """Every buyer's signature over the seal."""

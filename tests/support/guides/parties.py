@@ -72,7 +72,7 @@ class Parties:
                 "AWS_REGION": cloud.REGION,
                 "ACCOUNT": owned.account,
                 "KMS_KEY": owned.key_arn,
-                "BIDS": f"{owned.bids_uri}/spring.cose",
+                "BIDS": owned.bids_uri,
                 "LOCAL_KMS": f"--endpoint-url {self.services.endpoint} --region {cloud.REGION}",
                 "SIMULATOR": "--simulator",
                 "TRAIL": str(self.services.trail),
@@ -99,6 +99,7 @@ class Parties:
             "AWS_CONFIG_FILE": os.devnull,
             "MANPAGER": "cat",
             "ME": name,
+            "OTHER": next((other for other in BUYERS if other != name), ""),
             "SHARED": str(self.shared),
             "SOURCE": str(home / "source"),
             "PARENT_ROLE": self.role,
@@ -242,9 +243,10 @@ def prepare_auction(page: Page) -> None:
     """The tutorials' quorum and enclave; who bids is the buyer's user for it; the service has a bucket."""
     services = page.parties.services
     page.attestations(page.parties.shared / "attestations")
-    page.set(BUYERS, AWS_PROFILE="bidder")
-    for name in BUYERS:
-        page.set([name], BIDS=page.variables[name]["BIDS"].rpartition("/")[0])
+    page.set(BUYERS, AWS_PROFILE="bidder", SIMULATOR="--simulator")
+    for name in BUYERS:  # the tutorials' keys serve the tutorials' seal keys
+        key = services.client("kms", name).create_key(Description="bids")["KeyMetadata"]
+        page.set([name], KMS_KEY=key["Arn"])
     services.client("s3", SERVICE).create_bucket(
         Bucket="results-of-service", CreateBucketConfiguration={"LocationConstraint": cloud.REGION}
     )

@@ -26,7 +26,10 @@ MANAGED = ("--administrator", f"arn:aws:iam::{ACCOUNT}:user/admin", "--endpoint-
 BUYER = ("--kms-key", KMS, "--bids", "s3://bucket/prefix/")
 
 LINES: dict[str, tuple[str, ...]] = {
-    "auction bid": ("--manifest", "FILE", "--buyer", MEMBER, "--bids", "FILE", *NAMED),
+    "auction bid": (
+        *("--manifest", "FILE", "--buyer", MEMBER, "--bids", "FILE", "--auction-key", "KEY.pub"),
+        *("--record", "FILE", *NAMED),
+    ),
     "auction certify": (
         "--key",
         "KEY",
@@ -40,8 +43,9 @@ LINES: dict[str, tuple[str, ...]] = {
     ),
     "auction seal": (
         *("--manifest", "FILE", "--buyer", MEMBER, "--auction-key", "KEY", "--own-bid", "FILE"),
-        *("--out", "NEW", *NAMED),
+        *("--record", "FILE", "--out", "NEW", *NAMED),
     ),
+    "auction withdraw": (*SIGNING, "--record", "FILE"),
     "deploy-from-attestation apply": ("--image", "FILE", *NAMED),
     "deploy-from-attestation plan": ("--image", "FILE", *NAMED),
     "deploy-from-attestation status": NAMED,

@@ -21,7 +21,9 @@ from coattest_local.host.ca import NitroAuthority
 from coattest_local.host.nsm import SimulatedNsm, boot_pcrs
 from coattest_local.host.nsm_server import NsmServer
 from coattest_parent.link.aws import Aws, Endpoint
+from coattest_verify.auction.context import AUCTION, BUYER, IMAGE, SEAL_KEY, seal_key_digest
 from coattest_verify.keypolicy import generate as policy
+from coattest_verify.keypolicy.snippets import put_once_statements
 from coattest_verify.quorum.decision import Decision
 from coattest_verify.rebuild.remeasure import binding_pcrs
 from support.enclave.running_enclave import START
@@ -127,7 +129,9 @@ class Cloud:
             place = {"LocationConstraint": services.region}
             s3.create_bucket(Bucket=buckets[name], CreateBucketConfiguration=place)
             reading = _statement("s3:GetObject", [f"arn:aws:s3:::{buckets[name]}/*"], readers)
-            s3.put_bucket_policy(Bucket=buckets[name], Policy=_policy(reading))
+            once = put_once_statements([users[name][0]], f"arn:aws:s3:::{buckets[name]}/*")
+            listing = _statement("s3:ListBucket", [f"arn:aws:s3:::{buckets[name]}"], readers)
+            s3.put_bucket_policy(Bucket=buckets[name], Policy=_policy(reading, listing, *once))
             key = kms.create_key(Description="bids")["KeyMetadata"]
             buyers[name] = BuyerAccount(key["KeyId"], key["Arn"], buckets[name], *users[name])
         return cls(services, role, buyers)
@@ -136,13 +140,20 @@ class Cloud:
     def endpoint(self) -> Endpoint:
         return Endpoint(self.services.endpoint, self.services.ca_bundle)
 
-    def allow(self, name: str, decided: Decision, *, parent: bool = True) -> None:
-        """Put a buyer's key policy for a decision; without ``parent`` only the buyer's own admin may
-        decrypt.
+    def allow(
+        self, name: str, *decided: Decision, parent: bool = True, seal_key: bytes | None = None
+    ) -> None:
+        """Put a buyer's key policy for decisions, and for an auction's bids under its own ``seal_key`` (SPKI
+        DER); without ``parent`` only the buyer's own admin may decrypt.
         """
+        rules = None
+        if seal_key is not None:
+            named = {BUYER: name, SEAL_KEY: seal_key_digest(seal_key).hex()}
+            rules = policy.ContextRules(named, (AUCTION,), IMAGE)
         buyer, admin = self.buyers[name], _admin(self.services, name)
         made = policy.generate_policy(
             decided,
+            context=rules,
             account=self.services.accounts[name].account,
             parent_roles=[self.role],
             administrators=[admin],
@@ -179,7 +190,7 @@ class Cloud:
 def _bidder(services: Services, name: str) -> tuple[str, tuple[str, str]]:
     iam = services.client("iam", name)
     arn = iam.create_user(UserName="bidder")["User"]["Arn"]
-    rights = _policy(_statement(["kms:GenerateDataKey", "s3:PutObject", "s3:GetObject"], "*"))
+    rights = _policy(_statement(["kms:Encrypt", "s3:PutObject", "s3:GetObject", "s3:ListBucket"], "*"))
     iam.put_user_policy(UserName="bidder", PolicyName="bid", PolicyDocument=rights)
     key = iam.create_access_key(UserName="bidder")["AccessKey"]
     return arn, (key["AccessKeyId"], key["SecretAccessKey"])

@@ -75,7 +75,7 @@ class Release:
     @property
     def digest(self) -> str:
         """The decision's digest in hex."""
-        return self.authority.decision.digest.hex()
+        return self.authority.decision.release_digest.hex()
 
     def report(self, name: str, decisions: Sequence[str] = (), **changes: Any) -> bytes:
         """A buyer's signed report, admitting this release unless told otherwise."""

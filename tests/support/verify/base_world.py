@@ -8,7 +8,7 @@ from pathlib import Path
 
 from coattest_enclave.protocol import messages
 from coattest_verify.auction.buyers import BuyerRecord, generate_auction_key, load_auction_key, make_manifest
-from coattest_verify.auction.certify import certify_buyer_key
+from coattest_verify.auction.certify import Life, Own, certify_buyer_key
 from coattest_verify.quorum.authority import Authority
 from coattest_verify.quorum.links import LAYOUT_FILE, link_name, sign_layout, sign_link
 from coattest_verify.quorum.statements.provenance import sign_statement
@@ -61,8 +61,9 @@ def make_world(folder: Path) -> World:
         public = generate_auction_key(key)
         keys[name] = load_auction_key(key)
         arn = ARN.format(account=ACCOUNTS[name])
-        certificate = certify_buyer_key(signer, name, public.spki, arn)
-        buyer = messages.Buyer(name, public.spki, certificate, arn, f"s3://bids-{name}/spring.cose")
+        own = Own(name, public.spki, arn, f"s3://bids-{name}/")
+        certificate = certify_buyer_key(signer, own, Life(now - timedelta(days=1), now + timedelta(days=30)))
+        buyer = messages.Buyer(name, public.spki, certificate, arn, own.bids)
         records.append(BuyerRecord(buyer))
     members.write(LAYOUT_FILE, sign_layout(members.file, members.signers[BUYERS[0]]))
     outcome = members.decide(profile="local", now=now)

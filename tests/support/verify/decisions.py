@@ -6,8 +6,8 @@ from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from coattest_verify.auction.context import AUCTION, BUYER
-from coattest_verify.keypolicy.generate import generate_policy
+from coattest_verify.auction.context import AUCTION, BUYER, IMAGE, SEAL_KEY
+from coattest_verify.keypolicy.generate import ContextRules, generate_policy
 from coattest_verify.quorum.decision import Decision
 
 NOW = datetime(2026, 6, 1, tzinfo=timezone.utc)
@@ -15,6 +15,8 @@ ACCOUNT, SERVICE = "222233334444", "111122223333"
 PARENT = f"arn:aws:iam::{SERVICE}:role/parent"
 ADMINS = (f"arn:aws:iam::{ACCOUNT}:user/admin", f"arn:aws:iam::{ACCOUNT}:role/second")
 ENCRYPTER = f"arn:aws:iam::{ACCOUNT}:user/bidder"
+AN_AUCTIONS = ContextRules({BUYER: "buyer-1", SEAL_KEY: "5e" * 32}, (AUCTION,), IMAGE)
+"""What an auction's key of buyer-1 requires."""
 
 
 def decision(first: str = "a", *, release: str = "1.0.0", **changes: Any) -> Decision:
@@ -44,6 +46,5 @@ def make(decisions: Any = None, **changes: Any) -> dict[str, Any]:
         "administrators": ADMINS,
         "encrypters": [ENCRYPTER],
         "now": NOW,
-        "context_keys": (AUCTION, BUYER),
     }
     return generate_policy(decisions or decision(), **(arguments | changes))

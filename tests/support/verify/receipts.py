@@ -16,17 +16,13 @@ from coattest_verify.attestation.profiles import LOCAL_SIMULATOR
 from coattest_verify.auction.page import receipt_page
 from coattest_verify.auction.receipt import ReceiptVerdict, verify_receipt
 from coattest_verify.quorum.authority import Authority
-from support.auction.auctions import KEYS, manifest
+from support.auction.auctions import KEYS, certified, manifest, opening
 from support.auction.auctions import outcomes as packed
 from support.local.local_enclave import INSTANCE, PCRS
 from support.verify.members import NOW, Members, profile_json, report_json
 
 CLOSES = int(NOW.timestamp()) - 3600
 OUTCOMES = (messages.Won("buyer-2"), messages.Unsold(), messages.Tie(("buyer-1", "buyer-2")))
-
-
-def certified(_: messages.Buyer) -> None:
-    """A quorum that has certified everybody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +94,8 @@ def result_file(
 ) -> bytes:
     """What the decided enclave answers at ``when``, under seals by the buyers' auction keys."""
     bids = tuple((buyer.name, messages.sha384(buyer.name.encode())) for buyer in auction.buyers)
-    seal = messages.Seal(auction.digest, decided.decision.digest, bids)
+    may = opening(decided.decision)
+    seal = messages.Seal(auction.digest, may.release, may.image, bids)
     seals = tuple(
         cose.sign1(seal.encode(), keys[buyer.name], buyer.name.encode()) for buyer in auction.buyers
     )

@@ -15,6 +15,9 @@ KEY = "arn:aws:kms:eu-central-1:222233334444:key/1234abcd-12ab-34cd-56ef-1234567
 OTHER_KEY = "arn:aws:kms:eu-central-1:222233334444:key/99999999-12ab-34cd-56ef-1234567890ab"
 TUPLE = ("a0" * 48, "a1" * 48, "a2" * 48)
 ENCLAVE = "i-1234567890abcdef0-enc0123456789abcdef"
+AUCTION = "5e" * 48
+"""The digest of the manifest whose bid is decrypted."""
+
 EXPECTED = Expected(
     KeyName.parse(KEY),
     (TUPLE,),
@@ -39,7 +42,14 @@ def record(**changes: Any) -> dict[str, Any]:
         "eventName": "Decrypt",
         "awsRegion": "eu-central-1",
         "sourceIPAddress": "192.0.2.7",
-        "requestParameters": {"encryptionContext": {"coattest:auction": "5e", "coattest:buyer": "buyer-1"}},
+        "requestParameters": {
+            "encryptionContext": {
+                "coattest:auction": AUCTION,
+                "coattest:buyer": "buyer-1",
+                "coattest:image": (registers or {}).get(0, ""),
+                "coattest:seal-key": "5e" * 32,
+            }
+        },
         "resources": [{"ARN": KEY, "accountId": "222233334444", "type": "AWS::KMS::Key"}],
         "eventID": changes.pop("id", "event-1"),
         "recipientAccountId": "222233334444",

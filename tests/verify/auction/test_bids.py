@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-import os
+import dataclasses
+import hashlib
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coattest.errors import EnvironmentFailure, FoundFalse
+from coattest.errors import EnvironmentFailure
 from coattest_enclave.protocol import cose, messages
 from coattest_verify.auction.bids import BadBids, make_bid_file, read_bids
-from support.auction.auctions import ARN, LOTS, manifest
+from support.auction.auctions import ARN, IMAGE, LOTS, manifest, own
 
 
 class OneKey:
-    """A key service of one key, which remembers what it was asked."""
+    """A KMS with one key; what it was asked, and the data keys that it wrapped."""
 
-    def __init__(self, arn: str, plaintext: Any = b"k" * 32) -> None:
-        self.arn, self.plaintext, self.asked = arn, plaintext, []
+    def __init__(self, arn: str, blob: bytes = b"wrapped") -> None:
+        self.arn, self.blob = arn, blob
+        self.asked: list[dict[str, Any]] = []
+        self.keys: list[bytes] = []
 
-    def generate_data_key(self, **asked: Any) -> dict[str, Any]:
+    def encrypt(self, **asked: Any) -> dict[str, Any]:
+        self.keys.append(asked.pop("Plaintext"))
         self.asked.append(asked)
-        return {"KeyId": self.arn, "CiphertextBlob": b"wrapped", "Plaintext": self.plaintext}
+        return {"KeyId": self.arn, "CiphertextBlob": self.blob}
 
 
 def test_amounts_come_in_the_manifests_order() -> None:
@@ -98,30 +102,35 @@ def test_amounts_stay_out_of_the_representation() -> None:
 
 
 def test_a_bid_file_opens_with_its_data_key_and_binding_only() -> None:
-    """One GenerateDataKey under the auction's context; the file decrypts for this manifest, buyer and key."""
+    """One Encrypt under the auction's context; the file decrypts for this manifest, buyer, image and keys."""
     auction = manifest()
-    arn = auction.buyer("buyer-1").kms
-    kms = OneKey(arn)
+    mine = own(auction, "buyer-1")
+    kms = OneKey(mine.kms)
     content = make_bid_file(
-        auction, "buyer-1", read_bids(b"lot,amount\nlot-1,5\nlot-2,\nlot-3,7\n", LOTS), kms
+        auction, mine, IMAGE, read_bids(b"lot,amount\nlot-1,5\nlot-2,\nlot-3,7\n", LOTS), kms
     )
-    assert kms.asked == [
-        {
-            "KeyId": arn,
-            "KeySpec": "AES_256",
-            "EncryptionContext": {"coattest:auction": auction.digest.hex(), "coattest:buyer": "buyer-1"},
-        }
-    ]
-    aad = messages.bid_aad(auction.digest, "buyer-1", arn)
-    plaintext = cose.decrypt0(content, b"k" * 32, external_aad=aad)
+    bound = messages.Binding(auction.digest, "buyer-1", mine.seal_key, IMAGE, mine.kms)
+    assert kms.asked == [{"KeyId": mine.kms, "EncryptionContext": bound.context}]
+    assert bound.context == {
+        "coattest:auction": auction.digest.hex(),
+        "coattest:buyer": "buyer-1",
+        "coattest:image": IMAGE.hex(),
+        "coattest:seal-key": hashlib.sha256(mine.seal_key).hexdigest(),
+    }
+    (key,) = kms.keys
+    plaintext = cose.decrypt0(content, key, external_aad=bound.aad)
     assert tuple(messages.unpack_bids(plaintext, 3)) == (5, 0, 7)
-    for other in (
-        messages.bid_aad(manifest("autumn").digest, "buyer-1", arn),
-        messages.bid_aad(auction.digest, "buyer-2", arn),
-        messages.bid_aad(auction.digest, "buyer-1", ARN.format(account="333344445555")),
+    for change in (
+        {"manifest": manifest("autumn").digest},
+        {"buyer": "buyer-2"},
+        {"seal_key": auction.buyer("buyer-2").key},
+        {"image": bytes(range(48))},
+        {"kms": ARN.format(account="333344445555")},
     ):
+        other = dataclasses.replace(bound, **change)
+        assert (other.context != bound.context) is ("kms" not in change)
         with pytest.raises(messages.MessageError):
-            cose.decrypt0(content, b"k" * 32, external_aad=other)
+            cose.decrypt0(content, key, external_aad=other.aad)
 
 
 @given(st.lists(st.integers(0, messages.AMOUNT_MAX), min_size=3, max_size=3))
@@ -129,8 +138,10 @@ def test_the_length_of_a_bid_file_says_nothing(amounts: list[int]) -> None:
     """Whatever is bid, on however many lots, the file has one length."""
     rows = "".join(f"lot-{index},{amount or ''}\n" for index, amount in enumerate(amounts, 1))
     auction = manifest()
-    kms = OneKey(auction.buyer("buyer-1").kms, os.urandom(32))
-    content = make_bid_file(auction, "buyer-1", read_bids(f"lot,amount\n{rows}".encode(), LOTS), kms)
+    kms = OneKey(auction.buyer("buyer-1").kms)
+    content = make_bid_file(
+        auction, own(auction, "buyer-1"), IMAGE, read_bids(f"lot,amount\n{rows}".encode(), LOTS), kms
+    )
     assert len(content) == len(cose.encrypt0(bytes(24), b"k" * 32, wrapped_key=b"wrapped", external_aad=b""))
 
 
@@ -139,17 +150,12 @@ def test_a_key_service_that_answers_for_another_key_is_refused() -> None:
     auction = manifest()
     bids = read_bids(b"lot,amount\nlot-1,5\nlot-2,\nlot-3,7\n", LOTS)
     with pytest.raises(EnvironmentFailure, match="answered for") as caught:
-        make_bid_file(auction, "buyer-1", bids, OneKey(ARN.format(account="999999999999")))
+        make_bid_file(
+            auction, own(auction, "buyer-1"), IMAGE, bids, OneKey(ARN.format(account="999999999999"))
+        )
     assert caught.value.code == "kms-wrong-key"
-    with pytest.raises(EnvironmentFailure, match="no AES-256") as caught:
-        make_bid_file(auction, "buyer-1", bids, OneKey(auction.buyer("buyer-1").kms, b""))
+    with pytest.raises(EnvironmentFailure, match="no ciphertext") as caught:
+        make_bid_file(
+            auction, own(auction, "buyer-1"), IMAGE, bids, OneKey(auction.buyer("buyer-1").kms, b"")
+        )
     assert caught.value.code == "kms-failed"
-
-
-def test_only_a_buyer_of_the_manifest_bids() -> None:
-    """A name the manifest does not have is refused before any key is asked for."""
-    auction = manifest()
-    kms = OneKey(auction.buyer("buyer-1").kms)
-    with pytest.raises(FoundFalse, match="not a buyer"):
-        make_bid_file(auction, "buyer-3", read_bids(b"lot,amount\nlot-1,5\nlot-2,\nlot-3,7\n", LOTS), kms)
-    assert kms.asked == []

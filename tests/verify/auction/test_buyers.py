@@ -87,13 +87,14 @@ def test_a_record_survives_a_round_trip() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"format": "coattest-buyer/v2"},
+        {"format": "coattest-buyer/v1"},
         {"name": "Bob Smith"},
         {"name": 7},
         {"key": "AAAA"},
         {"key": "not base64"},
         {"kms": "alias/mine"},
-        {"bids": "https://example.com/bids"},
+        {"bids": "https://example.com/bids/"},
+        {"bids": "s3://bucket/object"},
         {"extra": "field"},
     ],
 )

@@ -28,7 +28,7 @@ from support.auction.auctions import LOTS, manifest
 
 def payload(auction: messages.Manifest, filler: bytes = b"a") -> bytes:
     return messages.Seal(
-        auction.digest, b"d" * 32, tuple((buyer.name, filler * 48) for buyer in auction.buyers)
+        auction.digest, b"d" * 32, b"i" * 48, tuple((buyer.name, filler * 48) for buyer in auction.buyers)
     ).encode()
 
 

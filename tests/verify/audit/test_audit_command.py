@@ -177,20 +177,29 @@ def trail(quorum: Members) -> Iterator[tuple[Path, str, services.Services, Any]]
             world.allow(role, "kms:Decrypt", world.attested(pcrs)),
         )
         arn = admin.create_key(Policy=policy)["KeyMetadata"]["Arn"]
-        blob = admin.generate_data_key(KeyId=arn, KeySpec="AES_256", EncryptionContext=world.CONTEXT)[
+        context = {**world.CONTEXT, "coattest:image": pcrs[0], "coattest:seal-key": "5e" * 32}
+        blob = admin.generate_data_key(KeyId=arn, KeySpec="AES_256", EncryptionContext=context)[
             "CiphertextBlob"
         ]
         parent = running.client("kms", "service", session=world.assume(running, "service", role))
         enclave = world.Enclave(pcrs)
-        request = {"KeyId": arn, "CiphertextBlob": blob, "EncryptionContext": world.CONTEXT}
+        request = {"KeyId": arn, "CiphertextBlob": blob, "EncryptionContext": context}
         for _ in range(2):
             parent.decrypt(**request, Recipient=enclave.recipient())
         assert world.code_of(parent.decrypt, **request) == "AccessDeniedException"
         yield running.trail, arn, running, lambda: admin.decrypt(**request)
 
 
-def audit(quorum: Members, source: str, key: str, *more: str) -> tuple[int, str, str]:
-    """Run ``verify audit``: exit code, stdout, stderr."""
+def journal(quorum: Members) -> Path:
+    """buyer-1's record of its one seal."""
+    folder = quorum.folder / "seals"
+    folder.mkdir(exist_ok=True)
+    (folder / f"{world.CONTEXT['coattest:auction']}.seal").write_bytes(b"the payload")
+    return folder
+
+
+def audit(quorum: Members, source: str, key: str, *more: str, seals: bool = True) -> tuple[int, str, str]:
+    """Run ``verify audit``: exit code, stdout, stderr. ``seals``: with buyer-1's record of its seals."""
     command = [
         "verify",
         "audit",
@@ -202,15 +211,9 @@ def audit(quorum: Members, source: str, key: str, *more: str) -> tuple[int, str,
         "--member",
         "buyer-1",
     ]
-    command += [
-        "--release",
-        "0.1.0",
-        "--attestations",
-        str(quorum.attestations),
-        "--root",
-        f"sha256:{quorum.root.hex()}",
-    ]
-    command += ["--profile", "local", *more]
+    command += ["--release", "0.1.0", "--attestations", str(quorum.attestations)]
+    command += ["--root", f"sha256:{quorum.root.hex()}"]
+    command += ["--profile", "local", *(["--journal", str(journal(quorum))] if seals else []), *more]
     stdout, stderr = io.StringIO(), io.StringIO()
     with (
         pytest.MonkeyPatch.context() as patch,
@@ -250,6 +253,10 @@ def test_the_local_trail_shows_the_decided_enclave_and_then_the_way_around(
     assert "no digest files" in verdict
     assert verdict == document["verdict"]
     assert audit(quorum, str(path), key, "--require-digests")[0] == 1
+    assert [(item["buyer"], item["count"]) for item in document["openings"]] == [("buyer-1", 2)]
+    assert [item["name"] for item in document["probes"]] == ["Decrypt"]
+    elsewhere = ("--no-journal", "--json")
+    assert audit(quorum, str(path), key, *elsewhere, seals=False)[0] == 0
     decrypt_without_document()
     code, _, errors = audit(quorum, str(path), key)
     assert code == 1

@@ -15,6 +15,7 @@ from coattest_verify.audit.events import KeyName
 from coattest_verify.audit.operations import CHANGES, KNOWN, NEVER
 from support.local.kms_world import PARENT
 from support.verify.trail_records import (
+    AUCTION,
     ENCLAVE,
     EXPECTED,
     KEY,
@@ -36,7 +37,7 @@ def test_attested_decrypts_are_grouped_by_auction_buyer_and_enclave() -> None:
     report = audited(record(id="1"), later, later)
     assert not report.problems
     (group,) = report.groups
-    assert (group.values, group.module_id, group.count) == (("5e", "buyer-1"), ENCLAVE, 2)
+    assert (group.values, group.module_id, group.count) == ((AUCTION, "buyer-1"), ENCLAVE, 2)
     assert group.last - group.first == timedelta(minutes=5)
     assert (report.events, report.copies) == (2, 1)
 
@@ -265,7 +266,7 @@ def test_another_enclave_for_the_same_auction_is_no_retry() -> None:
     """Both are attested; that there were two is shown. Without an auction nothing was opened twice."""
     other = record(id="2")
     other["additionalEventData"]["recipient"]["attestationDocumentModuleId"] = f"{ENCLAVE}-other"
-    assert audited(record(id="1"), other).reruns == (("5e", "buyer-1"),)
+    assert audited(record(id="1"), other).reruns == ((AUCTION, "buyer-1"),)
     assert audited(record(id="1")).reruns == ()
     draw = {"encryptionContext": {"purpose": "draw"}}
     both = [{**raw, "requestParameters": draw} for raw in (record(id="1"), other)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
@@ -33,11 +34,11 @@ def key(buyer: Buyer) -> str:
 
 def test_the_policy_of_a_decision_is_printed(buyer: Buyer) -> None:
     """JSON on stdout; the decision's digest is in the Id."""
-    done = buyer.policy("make", "--context", "coattest:buyer=buyer-1", profile="aws", simulator=False)
+    done = buyer.policy("make", "--context", "app=ours", profile="aws", simulator=False)
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     decision = buyer.quorum.decide(profile="aws", now=datetime.now(timezone.utc)).require()
-    assert document["Id"] == f"coattest-{decision.digest.hex()}"
+    assert document["Id"] == f"coattest-{decision.release_digest.hex()}"
     assert decision.pcrs[0] in done.stdout
     again = buyer.policy("make", "--format", "canonical", profile="aws", simulator=False)
     assert "no --context" in again.stderr
@@ -78,7 +79,8 @@ def test_the_explanation_asks_with_every_register_that_is_required(buyer: Buyer)
         (("apply", "new", "--alias", "alias/bids"), {}, 2, None),
         (("make", "--context", "no-equals"), {}, 2, "usage"),
         (("make", "--register", "8=zz"), {}, 1, "bad-pcr"),
-        (("make", "--context", "coattest:buyer=${aws:username}"), {}, 2, "usage"),
+        (("make", "--context", "buyer=${aws:username}"), {}, 2, "usage"),
+        (("make", "--context", "coattest:buyer=buyer-1"), {}, 2, "usage"),
         (("make", "--pcr3", world.PARENT, "--register", f"3={'d3' * 48}"), {}, 2, "usage"),
         (("make", "--pcr3", world.PARENT, "--no-pcr3"), {}, 2, "usage"),
         (("make", "--pcr4", world.INSTANCE, "--register", f"4={'d4' * 48}"), {}, 2, "usage"),
@@ -104,12 +106,13 @@ def test_a_key_made_by_apply_opens_for_the_decided_enclave_only(buyer: Buyer, ke
         "buyer-1",
         session={"AccessKeyId": access["AccessKeyId"], "SecretAccessKey": access["SecretAccessKey"]},
     )
-    made = bidder.generate_data_key(KeyId=key, KeySpec="AES_256", EncryptionContext=world.CONTEXT)
+    data_key = os.urandom(32)
+    made = bidder.encrypt(KeyId=key, Plaintext=data_key, EncryptionContext=world.CONTEXT)
     parent = running.client("kms", "service", session=world.assume(running, "service", world.PARENT))
     request = {"KeyId": key, "CiphertextBlob": made["CiphertextBlob"], "EncryptionContext": world.CONTEXT}
     decided = world.Enclave(buyer.pcrs)
     answer = parent.decrypt(**request, Recipient=decided.recipient())
-    assert decided.open(answer["CiphertextForRecipient"]) == made["Plaintext"]
+    assert decided.open(answer["CiphertextForRecipient"]) == data_key
     for stranger in (world.Enclave(world.OTHER), world.Enclave(buyer.pcrs, debug=True)):
         assert (
             world.code_of(parent.decrypt, **request, Recipient=stranger.recipient())

@@ -21,6 +21,7 @@ from coattest_verify.keypolicy import snippets
 from coattest_verify.keypolicy.compare import policy_differences
 from coattest_verify.keypolicy.explain import explain_policy
 from coattest_verify.keypolicy.generate import (
+    ContextRules,
     PolicyOptions,
     decision_tag,
     policy_text,
@@ -34,7 +35,17 @@ from coattest_verify.keypolicy.iam import (
     evaluate,
     parse_policy,
 )
-from support.verify.decisions import ACCOUNT, ADMINS, ENCRYPTER, NOW, PARENT, SERVICE, decision, make
+from support.verify.decisions import (
+    ACCOUNT,
+    ADMINS,
+    AN_AUCTIONS,
+    ENCRYPTER,
+    NOW,
+    PARENT,
+    SERVICE,
+    decision,
+    make,
+)
 from support.verify.usage_errors import usage_error
 
 KEY = f"arn:aws:kms:eu-central-1:{ACCOUNT}:key/1234abcd-12ab-34cd-56ef-1234567890ab"
@@ -94,16 +105,16 @@ def test_two_releases_decrypt_during_a_rotation_and_their_mixtures_do_not() -> N
         assert says(document, request(pcrs=dict(mixed))) is not Effect.ALLOW
     assert says(document, request(pcrs={0: "c0" * 48, 1: "c1" * 48, 2: "c2" * 48})) is Effect.EXPLICIT_DENY
     assert policy_text(make([old, new])) == policy_text(make([new, old]))
-    assert old.digest.hex() in document["Id"]
-    assert new.digest.hex() in document["Id"]
+    assert old.release_digest.hex() in document["Id"]
+    assert new.release_digest.hex() in document["Id"]
 
 
-def test_encrypters_make_data_keys_without_a_document_and_cannot_decrypt() -> None:
-    """The attestation Denies are on Decrypt alone: on GenerateDataKey they would lock every encrypter out."""
+def test_encrypters_encrypt_without_a_document_and_do_nothing_else() -> None:
+    """The attestation Denies are on Decrypt alone; no operation hands an encrypter a plaintext."""
     document = make()
-    for action in ("kms:GenerateDataKey", "kms:Encrypt"):
-        assert says(document, request(ENCRYPTER, action)) is Effect.ALLOW
-        assert says(document, request(PARENT, action)) is Effect.IMPLICIT_DENY
+    assert says(document, request(ENCRYPTER, "kms:Encrypt")) is Effect.ALLOW
+    assert says(document, request(PARENT, "kms:Encrypt")) is Effect.IMPLICIT_DENY
+    assert says(document, request(ENCRYPTER, "kms:GenerateDataKey")) is Effect.IMPLICIT_DENY
     assert says(document, request(ENCRYPTER, pcrs=dict(decision().pcrs))) is Effect.IMPLICIT_DENY
 
 
@@ -150,21 +161,59 @@ def test_the_account_has_no_power_unless_it_is_delegated_and_then_none_to_decryp
 
 
 def test_a_context_is_required_key_by_key_in_its_case() -> None:
-    """The given pairs, the application's other key with any value, and nothing more."""
+    """The buyer, its own seal key and the release's image, an auction with any value, and nothing more."""
     good = dict(decision().pcrs)
-    document = make(encryption_context={"coattest:buyer": "buyer-1"})
-    assert says(document, request(pcrs=good)) is Effect.ALLOW
+    document = make(context=AN_AUCTIONS)
+    auctions = {**CONTEXT, "coattest:seal-key": "5e" * 32, "coattest:image": good[0]}
+    assert says(document, request(pcrs=good, context=auctions)) is Effect.ALLOW
     for context in (
         {},
         {"coattest:buyer": "buyer-1"},
-        {**CONTEXT, "coattest:buyer": "buyer-2"},
-        {**CONTEXT, "more": "x"},
-        {"coattest:auction": "x", "Coattest:Buyer": "buyer-1"},
+        CONTEXT,
+        {**auctions, "coattest:buyer": "buyer-2"},
+        {**auctions, "coattest:seal-key": "6e" * 32},
+        {**auctions, "coattest:image": decision("b").pcrs[0]},
+        {**auctions, "more": "x"},
+        {name: value for name, value in auctions.items() if name != "coattest:auction"},
+        {
+            **{name: value for name, value in auctions.items() if "buyer" not in name},
+            "Coattest:Buyer": "buyer-1",
+        },
     ):
         assert says(document, request(pcrs=good, context=context)) is Effect.IMPLICIT_DENY
-    exact = make(encryption_context={"a": "b"})
+    exact = make(context=ContextRules({"a": "b"}))
     assert says(exact, request(pcrs=good, context={"a": "b"})) is Effect.ALLOW
     assert says(exact, request(pcrs=good, context={"a": "b", **CONTEXT})) is Effect.IMPLICIT_DENY
+
+
+def test_the_bidder_encrypts_only_what_a_decided_image_may_open() -> None:
+    """Encrypt alone, under the same context as Decrypt; no operation hands out a plaintext key."""
+    releases = [decision("a"), decision("b")]
+    document = make(releases, context=AN_AUCTIONS)
+    auctions = {**CONTEXT, "coattest:seal-key": "5e" * 32}
+
+    def may(action: str, **changes: str) -> bool:
+        asked = request(ENCRYPTER, action, context={**auctions, **changes})
+        return says(document, asked) is Effect.ALLOW
+
+    for release in releases:
+        assert may("kms:Encrypt", **{"coattest:image": release.pcrs[0]})
+        for operation in ("kms:GenerateDataKey", "kms:GenerateDataKeyWithoutPlaintext", "kms:Decrypt"):
+            assert not may(operation, **{"coattest:image": release.pcrs[0]})
+    assert not may("kms:Encrypt")
+    assert not may("kms:Encrypt", **{"coattest:image": decision("c").pcrs[0]})
+    assert not may("kms:Encrypt", **{"coattest:image": releases[0].pcrs[0], "coattest:seal-key": "00" * 32})
+
+
+def test_in_a_rotation_each_image_opens_what_was_made_for_it() -> None:
+    """Both releases decrypt, each only under its own image in the context."""
+    old, new = decision("a"), decision("b")
+    document = make([old, new], context=AN_AUCTIONS)
+    for enclave in (old, new):
+        for made_for in (old, new):
+            context = {**CONTEXT, "coattest:seal-key": "5e" * 32, "coattest:image": made_for.pcrs[0]}
+            asked = request(pcrs=dict(enclave.pcrs), context=context)
+            assert (says(document, asked) is Effect.ALLOW) is (enclave is made_for)
 
 
 def test_further_registers_and_an_end_are_conditions_of_every_release() -> None:
@@ -322,7 +371,7 @@ def test_the_parents_role_is_measured_unless_told_otherwise() -> None:
 def test_a_policy_variable_in_a_context_is_refused(pair: tuple[str, str]) -> None:
     """The value would be the caller's choice."""
     with usage_error("usage", match="variable"):
-        make(encryption_context=dict([pair]))
+        make(context=ContextRules(dict([pair])))
 
 
 def test_the_signers_register_is_one_more_condition() -> None:
@@ -365,7 +414,7 @@ def test_whatever_is_asked_plaintext_leaves_only_for_a_decided_tuple(
 
 def test_a_policy_that_says_the_same_in_other_words_has_not_drifted() -> None:
     """Order, lists of one, and the case of actions and keys are no difference; each real one is named."""
-    document = make([decision("a"), decision("b")], encryption_context=CONTEXT)
+    document = make([decision("a"), decision("b")], context=AN_AUCTIONS)
     expected = parse_policy(policy_text(document))
     other = json.loads(policy_text(document))
     other["Statement"].reverse()
@@ -428,7 +477,7 @@ def test_the_cloudformation_template_is_valid_and_carries_the_same_policy(tmp_pa
 def test_the_terraform_resource_is_valid_and_carries_the_same_policy() -> None:
     """An independent HCL reader finds the policy; text that HCL would interpolate is escaped."""
     hcl2 = pytest.importorskip("hcl2")
-    document = make(encryption_context={"coattest:buyer": "%{if}"})
+    document = make(context=ContextRules({"coattest:buyer": "%{if}"}))
     ((resource,),) = [
         item.values() for item in hcl2.loads(snippets.terraform(document, DESCRIPTION))["resource"]
     ]

@@ -79,7 +79,7 @@ def test_one_release_decrypts_at_every_moment_of_a_rotation(buyer: Buyer, follow
     access = running.client("iam", "buyer-1").create_access_key(UserName="bidder")["AccessKey"]
     session = {"AccessKeyId": access["AccessKeyId"], "SecretAccessKey": access["SecretAccessKey"]}
     bidder = running.client("kms", "buyer-1", session=session)
-    blob = bidder.generate_data_key(KeyId=created, KeySpec="AES_256", EncryptionContext=world.CONTEXT)
+    blob = bidder.encrypt(KeyId=created, Plaintext=bytes(32), EncryptionContext=world.CONTEXT)
     parent = running.client("kms", "service", session=world.assume(running, "service", world.PARENT))
     request = {
         "KeyId": created,

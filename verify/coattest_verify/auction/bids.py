@@ -1,7 +1,8 @@
 """A buyer's bids: from a CSV file to one encrypted file that only the decided enclave can open.
 
-There is one data key per buyer and auction (``kms:GenerateDataKey``), bound to the manifest's digest and the
-buyer's name by KMS's encryption context. Each lot has a record of fixed width, so that the length of the file
+The buyer makes a data key for each bid file itself and has it encrypted under its own KMS key
+(``kms:Encrypt``), bound to the manifest, the buyer, its own seal key and the decided image by KMS's
+encryption context. Each lot has a record of fixed width, so that the length of the file
 reveals nothing. No function here puts an amount in an error, a log or a value that is printed by default.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -16,9 +18,13 @@ from typing import Any, Protocol
 from coattest.errors import EnvironmentFailure, FoundFalse, UsageError
 from coattest.findings import Finding
 from coattest_enclave.protocol import cose, messages
+from coattest_verify.auction.certify import Own
 
 CSV_MAX = 256 * 1024 * 1024
 """Bytes of a CSV file: 1,000,000 lots of 64-character names with 16-digit amounts are 82 MB."""
+
+DATA_KEY_SIZE = 32
+"""Bytes of an AES-256 key."""
 
 FINDINGS_MAX = 20
 """Findings of a CSV file that are reported one by one; the others are only counted."""
@@ -36,12 +42,12 @@ class BadBids(UsageError):
         self.count = count
 
 
-class DataKeys(Protocol):
-    """The only KMS call that a buyer makes, as boto3 has it (KMS API reference, GenerateDataKey)."""
+class KeyWrapper(Protocol):
+    """The only KMS call that a bidder needs, as boto3 has it (KMS API reference, Encrypt)."""
 
     @property
-    def generate_data_key(self) -> Callable[..., Mapping[str, Any]]:
-        """GenerateDataKey, whose answer has ``Plaintext`` and ``CiphertextBlob``."""
+    def encrypt(self) -> Callable[..., Mapping[str, Any]]:
+        """Encrypt, whose answer has ``CiphertextBlob`` and ``KeyId``."""
         ...
 
 
@@ -96,30 +102,26 @@ def read_bids(content: bytes, lots: Sequence[tuple[str, int]]) -> Bids:
     return Bids(values, below)
 
 
-def make_bid_file(manifest: messages.Manifest, buyer: str, bids: Bids, kms: DataKeys) -> bytes:
-    """The encrypted bid file of ``buyer``: COSE_Encrypt0 under a fresh data key of the buyer's own KMS key.
+def make_bid_file(manifest: messages.Manifest, own: Own, image: bytes, bids: Bids, kms: KeyWrapper) -> bytes:
+    """The encrypted bid file of ``own``: COSE_Encrypt0 under a fresh data key, which the buyer's own KMS key
+    wraps for this manifest, this buyer under its own seal key, and ``image`` (PCR0, 48 bytes).
 
-    Raises EnvironmentFailure when KMS answers for a key that the manifest does not name, or without a key.
+    Raises EnvironmentFailure when KMS answers for a different key, or without a ciphertext.
     """
-    arn = buyer_of(manifest, buyer).kms
-    context = messages.encryption_context(manifest.digest, buyer)
-    reply = kms.generate_data_key(KeyId=arn, KeySpec="AES_256", EncryptionContext=context)
-    blob, key, key_id = reply.get("CiphertextBlob"), reply.get("Plaintext"), reply.get("KeyId")
-    if key_id != arn:
+    bound = messages.Binding(manifest.digest, own.name, own.seal_key, image, own.kms)
+    key = os.urandom(DATA_KEY_SIZE)
+    reply = kms.encrypt(KeyId=own.kms, Plaintext=key, EncryptionContext=bound.context)
+    blob, key_id = reply.get("CiphertextBlob"), reply.get("KeyId")
+    if key_id != own.kms:
         raise EnvironmentFailure(
             f"KMS answered for {key_id!r}",
-            where=arn,
+            where=own.kms,
             hint="the manifest must name the key's ARN, not an alias",
             code="kms-wrong-key",
         )
-    if not isinstance(key, bytes) or len(key) != 32 or not isinstance(blob, bytes) or not blob:
-        raise EnvironmentFailure("KMS's reply has no AES-256 data key", where=arn, code="kms-failed")
-    return cose.encrypt0(
-        messages.pack_bids(bids.amounts),
-        key,
-        wrapped_key=blob,
-        external_aad=messages.bid_aad(manifest.digest, buyer, arn),
-    )
+    if not isinstance(blob, bytes) or not blob:
+        raise EnvironmentFailure("KMS's reply has no ciphertext", where=own.kms, code="kms-failed")
+    return cose.encrypt0(messages.pack_bids(bids.amounts), key, wrapped_key=blob, external_aad=bound.aad)
 
 
 def buyer_of(manifest: messages.Manifest, name: str) -> messages.Buyer:

@@ -1,8 +1,8 @@
 """A buyer's auction key, its record for the service, and the manifest the service makes of the records.
 
-The auction key (EC P-384) signs seals. The member's quorum key certifies it together with the KMS key's ARN,
-so that everybody who knows the quorum can tell whose seals they are, and nobody seals a manifest in which
-somebody else poses as a buyer.
+The auction key (EC P-384) signs seals. The member's quorum key certifies it together with the KMS key's ARN
+and the place of the bid files, so that everybody who knows the quorum can tell whose seals they are, and
+nobody seals a manifest in which somebody else poses as a buyer.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from coattest.errors import UsageError
 from coattest.files import read_bounded
@@ -31,7 +31,7 @@ from coattest_verify.signatures.keys import (
     passphrase_from_environment,
 )
 
-RECORD_FORMAT = "coattest-buyer/v1"
+RECORD_FORMAT = "coattest-buyer/v2"
 RECORD_MAX = 64 * 1024
 """Bytes of a buyer's record: a certificate of at most 16 KiB in base64, and names."""
 
@@ -148,6 +148,18 @@ def load_auction_key(path: Path) -> ec.EllipticCurvePrivateKey:
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP384R1):
         raise _bad_key("not an EC P-384 key", path)
     return key
+
+
+def spki_der(key: ec.EllipticCurvePublicKey) -> bytes:
+    """A public key as SPKI DER."""
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def load_own_key(path: Path) -> bytes:
+    """The public half (SPKI DER) of the auction key in a file of either half; raises UsageError."""
+    if b"PUBLIC KEY" in _read(path):
+        return load_auction_public_key(path)
+    return spki_der(load_auction_key(path).public_key())
 
 
 def load_auction_public_key(path: Path) -> bytes:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from coattest_enclave.protocol.messages import encryption_context
+from coattest_enclave.protocol.binding import AUCTION, BUYER, IMAGE, SEAL_KEY, seal_key_digest
 
-AUCTION, BUYER = encryption_context(b"", "")
-"""Its keys: the digest of the manifest in hex, and the buyer's name (docs/protocol.md, "Bid")."""
+__all__ = ["AUCTION", "BUYER", "CONTEXT_KEYS", "IMAGE", "SEAL_KEY", "seal_key_digest"]
+
+CONTEXT_KEYS = (AUCTION, BUYER, IMAGE, SEAL_KEY)
+"""Manifest, buyer, image and seal key, each by digest or name (docs/protocol.md, "Bid")."""

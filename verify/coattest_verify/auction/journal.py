@@ -28,7 +28,7 @@ from coattest_verify.signatures.durable import DurableFolder, damaged_record
 
 
 class AlreadySealed(FoundFalse):
-    """This manifest was sealed before, with a different bid set or decision."""
+    """This manifest was sealed before, with a different bid set or release."""
 
     default_code = "already-sealed"
 
@@ -138,7 +138,7 @@ class SealJournal:
                 "restore the file; a new seal needs a new manifest",
             ) from None
         raise AlreadySealed(
-            "this manifest was sealed before, with a different bid set or decision",
+            "this manifest was sealed before, with a different bid set or release",
             where=str(self._path(manifest, "seal")),
             hint="a changed or late bid needs a new manifest",
         )

@@ -5,7 +5,7 @@ All checks run, and everything that is wrong is reported:
 1. The files parse and are encoded canonically.
 2. The result is this manifest's: digest, auction, currency, rule, lots in order, buyers, reserves.
 3. Every buyer of the manifest sealed the same payload, once each; the payload names this manifest, the
-   decision that this verifier recomputed, and one bid file per buyer. The result names that seal.
+   release and image that this verifier decided, and one bid file per buyer. The result names that seal.
 4. The attestation document was signed under the profile's root by an enclave with the decided PCRs, carries
    this result's digest under the purpose of a result, the seal's digest as nonce, and no public key.
 5. Its time is between the closing time and the publication deadline, and not in the future.
@@ -37,7 +37,8 @@ from coattest_verify.attestation import (
     parse_unverified,
     verify_document,
 )
-from coattest_verify.auction.sealing import CertificateCheck, certificate_findings
+from coattest_verify.auction.certify import CertificateCheck
+from coattest_verify.auction.checks import certificates_of
 from coattest_verify.quorum.decision import Decision
 
 SKEW = timedelta(minutes=5)
@@ -128,11 +129,12 @@ def verify_receipt(
     sealed = [] if payload is None else _payload_findings(payload, auction, decision)
     if payload is not None and hashlib.sha384(payload).digest() != result.seal:
         sealed.append(Finding("wrong-seal", "result", "it does not name the seal in this file"))
-    document, module_id, time = _document_findings(parsed, result, decision, root)
+    pcrs = {index: bytes.fromhex(value) for index, value in decision.pcrs.items()}
+    document, module_id, time = _document_findings(parsed, result, pcrs, root)
     found: dict[str, list[Finding] | None] = {
         "files": [],
         "result": _result_findings(result, auction),
-        "certificates": certificate_findings(auction, check_certificate),
+        "certificates": certificates_of(auction, check_certificate)[1],
         "seals": seals,
         "sealed": None if payload is None else sealed,
         "document": document,
@@ -144,13 +146,37 @@ def verify_receipt(
 CHECKS = {
     "files": "The files parse and are encoded canonically.",
     "result": "The result is this manifest's: its auction, rule, currency, lots, buyers and reserves.",
-    "certificates": "Each buyer's seal key and KMS key are certified by that member's quorum key.",
+    "certificates": "Each buyer's keys and place are certified by its member, for the auction's time.",
     "seals": "Every buyer sealed, once each, and all of them the same.",
-    "sealed": "What they sealed is this manifest, the decision recomputed here, and one bid file per buyer.",
+    "sealed": "What they sealed is this manifest, the release decided here, and one bid file per buyer.",
     "document": "A document under the pinned root says that the decided code made exactly this result.",
     "time": "It was made after the bids closed, before the publication deadline, and not in the future.",
 }
 """Every check in order: its name, and what holds when it passed."""
+
+
+def verify_opened(
+    result_file: bytes, manifest: messages.Manifest, *, root: Root, now: datetime
+) -> tuple[Finding, ...]:
+    """What is wrong with a result for whoever has no decision, as the service: the image is the sealed one.
+
+    Empty when every buyer sealed the same, and a document under ``root`` says that the sealed image made
+    exactly this result under that seal, in the auction's time. Hostile input gives findings.
+    """
+    try:
+        parsed = messages.ResultFile.decode(result_file)
+        result = messages.Result.decode(parsed.result)
+        seal = messages.check_seals(manifest, parsed.seals)
+    except MessageError as error:
+        return (Finding("malformed", "result file", str(error)),)
+    findings = _result_findings(result, manifest)
+    if seal.digest != result.seal:
+        findings.append(Finding("wrong-seal", "result", "it does not name the seal in this file"))
+    document, _, time = _document_findings(parsed, result, {0: seal.image}, root)
+    findings += document
+    if time is not None:
+        findings += _time_findings(time, manifest, now)
+    return tuple(findings)
 
 
 def _checks(found: Mapping[str, list[Finding] | None]) -> tuple[Check, ...]:
@@ -238,7 +264,8 @@ def _payload_findings(payload: bytes, auction: messages.Manifest, decision: Deci
     findings = []
     for code, what, expected, found in (
         ("wrong-manifest", "manifest", auction.digest, seal.manifest),
-        ("wrong-decision", "decision", decision.digest, seal.decision),
+        ("wrong-decision", "release", decision.release_digest, seal.release),
+        ("wrong-image", "image", bytes.fromhex(decision.pcrs[0]), seal.image),
     ):
         if found != expected:
             findings.append(
@@ -257,7 +284,7 @@ def _signed_by(buyer: messages.Buyer, data: bytes) -> bytes | None:
 
 
 def _document_findings(
-    parsed: messages.ResultFile, result: messages.Result, decision: Decision, root: Root
+    parsed: messages.ResultFile, result: messages.Result, pcrs: Mapping[int, bytes], root: Root
 ) -> tuple[list[Finding], str | None, datetime | None]:
     try:
         claimed = parse_unverified(parsed.receipt)
@@ -276,7 +303,7 @@ def _document_findings(
     verdict = verify_document(
         parsed.receipt,
         [
-            ExpectPcrs({index: bytes.fromhex(value) for index, value in decision.pcrs.items()}),
+            ExpectPcrs(pcrs),
             ExpectUserData(messages.receipt_user_data(parsed.result)),
             ExpectNonce(result.seal),
             ExpectPublicKey(None),

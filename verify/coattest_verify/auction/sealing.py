@@ -1,25 +1,23 @@
 """What a buyer checks before it seals an auction, and the seal itself.
 
-The seal binds a buyer to one manifest, one decision (which code may open) and one bid set. All checks run,
-and everything that is wrong is reported at once. Nothing is recorded or signed unless all of them pass.
+The seal binds a buyer to one manifest, one release and image (which code may open) and one bid set. All
+checks run, and everything that is wrong is reported at once. Nothing is recorded or signed unless all of them
+pass.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from coattest.errors import CoattestError, FoundFalse
 from coattest.findings import Finding
 from coattest_enclave.protocol import cose, messages
-from coattest_verify.auction.journal import Overlap, SealJournal
-
-CertificateCheck = Callable[[messages.Buyer], None]
-"""Checks that a buyer's key and KMS ARN are certified by that member's quorum key; raises CoattestError."""
+from coattest_verify.auction.certify import CertificateCheck, Own
+from coattest_verify.auction.checks import Looked, Opening, look_at, refuse
+from coattest_verify.auction.journal import SealJournal
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +25,9 @@ class SealPlan:
     """A seal that passed every check and is not signed yet."""
 
     manifest: messages.Manifest
-    buyer: str
+    own: Own
     payload: bytes
-    overlaps: tuple[Overlap, ...]
+    looked: Looked
 
     @property
     def digest(self) -> bytes:
@@ -47,52 +45,38 @@ class SealPlan:
         return self.manifest.rule == messages.SECOND_PRICE
 
 
-def certificate_findings(manifest: messages.Manifest, check_certificate: CertificateCheck) -> list[Finding]:
-    """A finding for each buyer of the manifest whose key and KMS ARN its member did not certify."""
-    findings = []
-    for buyer in manifest.buyers:
-        try:
-            check_certificate(buyer)
-        except CoattestError as error:
-            findings.append(Finding("bad-certificate", f"buyer {buyer.name!r}", error.what))
-    return findings
-
-
 def plan_seal(
     manifest: messages.Manifest,
+    own: Own,
+    opening: Opening,
     *,
-    name: str,
-    public_key: ec.EllipticCurvePublicKey,
-    decision: bytes,
     bids: Mapping[str, bytes],
     own_bid: bytes,
     check_certificate: CertificateCheck,
     journal: SealJournal,
     now: int,
+    again: bool = False,
+    known: Collection[str] | None = None,
 ) -> SealPlan:
     """The seal of ``manifest`` over ``bids`` (buyer to SHA-384 of its bid file).
 
-    ``decision`` is the 32-byte digest of the decision that this buyer recomputed; ``own_bid`` the bytes of
-    the bid file that it made; ``now`` is in Unix seconds. Raises FoundFalse with every finding; its code is
-    that of the first. Raises AlreadySealed when the journal has a different seal for the manifest.
+    ``opening`` is from the decision that this buyer recomputed; ``own_bid`` the bytes of the bid file that it
+    made; ``now`` is in Unix seconds; ``again`` and ``known`` as ``look_at`` takes them. Raises FoundFalse
+    with every finding; its code is that of the first. Raises AlreadySealed when the journal has a different
+    seal for the manifest.
     """
-    findings: list[Finding] = []
     names = [buyer.name for buyer in manifest.buyers]
-    spki = public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    own = next((buyer for buyer in manifest.buyers if buyer.name == name), None)
-    if own is None:
-        findings.append(Finding("not-a-buyer", "manifest", f"{name!r} is not one of its buyers"))
-    elif own.key != spki:
-        detail = "the manifest has a different auction key"
-        findings.append(Finding("wrong-auction-key", f"buyer {name!r}", detail, own.key.hex(), spki.hex()))
-    findings += certificate_findings(manifest, check_certificate)
+    name = own.name
+    looked, findings = look_at(
+        manifest, own, check_certificate=check_certificate, journal=journal, again=again, known=known
+    )
     findings += [
-        Finding("missing-bid", f"buyer {name!r}", "no bid file") for name in names if name not in bids
+        Finding("missing-bid", f"buyer {each!r}", "no bid file") for each in names if each not in bids
     ]
     findings += [
-        Finding("not-a-buyer", "bid files", f"{name!r} is not a buyer of this manifest")
-        for name in sorted(bids)
-        if name not in names
+        Finding("not-a-buyer", "bid files", f"{each!r} is not a buyer of this manifest")
+        for each in sorted(bids)
+        if each not in names
     ]
     if name in bids and bids[name] != (digest := messages.bid_digest(own_bid)):
         detail = "the bid file of your name is not the one that you made"
@@ -107,14 +91,15 @@ def plan_seal(
     if now > manifest.publish_by:
         detail = "the publication deadline has passed, so no result could verify"
         findings.append(Finding("too-late", "manifest", detail))
-    if findings:
-        texts = "; ".join(f"{finding.where}: {finding.detail}" for finding in findings)
-        raise FoundFalse(texts, code=findings[0].code, findings=findings)
+    refuse(findings)
     payload = messages.Seal(
-        manifest=manifest.digest, decision=decision, bids=tuple((name, bids[name]) for name in names)
+        manifest=manifest.digest,
+        release=opening.release,
+        image=opening.image,
+        bids=tuple((each, bids[each]) for each in names),
     ).encode()
     journal.check(manifest.digest, payload)
-    return SealPlan(manifest, name, payload, journal.overlaps(manifest))
+    return SealPlan(manifest, own, payload, looked)
 
 
 def sign_seal(plan: SealPlan, key: ec.EllipticCurvePrivateKey, journal: SealJournal) -> bytes:
@@ -123,4 +108,4 @@ def sign_seal(plan: SealPlan, key: ec.EllipticCurvePrivateKey, journal: SealJour
     Raises AlreadySealed when a different seal for this manifest was recorded before, under any key.
     """
     journal.record(plan.manifest.encode(), plan.payload)
-    return cose.sign1(plan.payload, key, plan.buyer.encode("utf-8"))
+    return cose.sign1(plan.payload, key, plan.own.name.encode("utf-8"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
@@ -21,13 +22,23 @@ from coattest.jsontext import emit_json
 from coattest.shell import err, json_option, out, step_progress, utc_now
 from coattest.strictjson import shown
 from coattest_verify.auction.context import AUCTION, BUYER
+from coattest_verify.auction.journal import SealJournal, default_journal
+from coattest_verify.auction.openings import WasSealed, context_is_whole
 from coattest_verify.audit import digests, sources
 from coattest_verify.audit.collect import Collected
 from coattest_verify.audit.coverage import Coverage
 from coattest_verify.audit.events import Event, KeyName
-from coattest_verify.audit.judge import AuditReport, Expected, Problem, judge_events
+from coattest_verify.audit.judge import (
+    DECRYPT_RULES,
+    AuditReport,
+    DecryptRule,
+    Expected,
+    Problem,
+    judge_events,
+)
+from coattest_verify.audit.operations import DECRYPT
 from coattest_verify.audit.verdict import AuditOutcome, AuditVerdict, conclude
-from coattest_verify.cli.options import EXISTING_FILE, decisions_from, decisions_options
+from coattest_verify.cli.options import EXISTING_FILE, EXISTING_FOLDER, decisions_from, decisions_options
 from coattest_verify.cli.policy.making import pairs
 
 LOOKUP = "lookup-events"
@@ -51,6 +62,14 @@ _ROLE_ID = re.compile(r"AROA[A-Z0-9]{4,124}")
 )
 @click.option(
     "--context", multiple=True, metavar="KEY=VALUE", help="Encryption context of every Decrypt; repeatable."
+)
+@click.option(
+    "--journal",
+    type=EXISTING_FOLDER,
+    help="Your record of seals, to compare openings with (default: as for auction seal).",
+)
+@click.option(
+    "--no-journal", is_flag=True, help="Compare with no record of seals: this is not the machine that seals."
 )
 @click.option("--since", type=MOMENT, help="From this moment (UTC).")
 @click.option("--until", type=MOMENT, help="Up to this moment (UTC).")
@@ -81,7 +100,7 @@ def audit_command(**given: Any) -> int:
     expected = _expected(given)
     collected = _collect(given, expected)
     missing = (*collected.findings, *collected.unfinished, *_missing(given, collected, expected))
-    report = judge_events(collected.events, expected, missing, calls=collected.calls)
+    report = judge_events(collected.events, expected, missing, calls=collected.calls, rules=_rules(given))
     verdict = conclude(report, collected.coverage, none_expected=given["allow_none"])
     if given["as_json"]:
         emit_json(_document(report, expected, collected.coverage, verdict))
@@ -130,6 +149,16 @@ def _expected(given: Mapping[str, Any]) -> Expected:
         since=since,
         until=until,
     )
+
+
+def _rules(given: Mapping[str, Any]) -> tuple[DecryptRule, ...]:
+    """What a Decrypt is judged by: for an auction's also the record of seals. Raises UsageError."""
+    if given["no_journal"]:
+        if given["journal"]:
+            raise UsageError("--journal and --no-journal", where="--no-journal")
+        return (*DECRYPT_RULES, context_is_whole)
+    journal = SealJournal(given["journal"] or default_journal())
+    return (*DECRYPT_RULES, context_is_whole, WasSealed(journal))
 
 
 def _utc(moment: datetime | None) -> datetime | None:
@@ -210,6 +239,12 @@ def _show(report: AuditReport, coverage: Coverage) -> None:
     for auction, buyer in report.reruns:
         text = f"note: auction {auction} of {buyer or '-'}: decrypted by more than one enclave"
         err().print(text, markup=False)
+    for auction, buyer, count in _openings(report):
+        if count > 1:
+            text = f"note: auction {auction} of {buyer or '-'}: its bid was decrypted {count} times"
+            err().print(text, markup=False)
+    for event in _probes(report):
+        err().print(f"probe: a Decrypt that KMS refused, {event.error} ({_line(event)})", markup=False)
     for event in report.notable:
         err().print(f"changed: {event.name} ({_line(event)}) {event.parameters}".rstrip(), markup=False)
     if coverage.skipped:
@@ -219,6 +254,20 @@ def _show(report: AuditReport, coverage: Coverage) -> None:
         f"{report.events} event(s) of the key, {len(report.denied)} refused by KMS; read: {coverage.told}",
         markup=False,
     )
+
+
+def _openings(report: AuditReport) -> list[tuple[str, str, int]]:
+    """How often each auction's bid of each buyer was decrypted, by whatever enclaves."""
+    counted: Counter[tuple[str, ...]] = Counter()
+    for group in report.groups:
+        if group.values[0]:
+            counted[group.values] += group.count
+    return [(values[0], values[1], count) for values, count in sorted(counted.items())]
+
+
+def _probes(report: AuditReport) -> list[Event]:
+    """Decrypts that KMS refused: somebody tried."""
+    return [event for event in report.denied if event.name == DECRYPT]
 
 
 def _line(event: Event) -> str:
@@ -251,6 +300,10 @@ def _document(
             }
             for group in report.groups
         ],
+        "openings": [
+            {**_names((auction, buyer)), "count": count} for auction, buyer, count in _openings(report)
+        ],
+        "probes": [_event(event) for event in _probes(report)],
         "reruns": [_names(values) for values in report.reruns],
         "findings": _problems(report.problems),
         "undecided": _problems(report.undecided),

@@ -52,7 +52,7 @@ def report_command(
     now = utc_now()
     decision["attestations"] = attestations
     decided = decisions_from(decision, now=now, own=signing.member)
-    digests = tuple(sorted({item.digest.hex() for item in decided}))
+    digests = tuple(sorted({item.release_digest.hex() for item in decided}))
     made = BuyerReport(signing.member, kms_key, bids, role, digests)
     with evidence_from(decision) as evidence:
         signer = signing.signer(evidence)
@@ -62,7 +62,7 @@ def report_command(
             ("KMS key", made.kms),
             ("bids", made.bids),
             ("parent role", made.role),
-            *[("admits", f"release {item.release}, decision {item.digest.hex()}") for item in decided],
+            *[("admits", f"release {item.release}, digest {item.release_digest.hex()}") for item in decided],
         ],
         subject="report",
         digest=made.sha256,

@@ -40,17 +40,20 @@ def explain_policy(
     enclaves: Mapping[str, Mapping[int, str]],
     encryption_context: Mapping[str, str],
     key_arn: str,
+    image_key: str | None = None,
 ) -> tuple[Line, ...]:
     """One line for each principal (name to ARN), enclave (name to PCRs; none for a request without a
-    document) and operation. ``encryption_context`` is the one that the requests have.
+    document) and operation. ``encryption_context`` is the one that the requests have; under ``image_key`` it
+    has the enclave's PCR0 too, or that of the first enclave for a request without a document.
     """
     lines = []
+    first = next((registers[0] for registers in enclaves.values() if 0 in registers), "")
     for who, arn in principals.items():
         for enclave, registers in {"no document": {}, **enclaves}.items():
+            image = {image_key: registers.get(0, first)} if image_key else {}
+            context = {**encryption_context, **image}
             for operation in OPERATIONS if not registers else ("kms:Decrypt",):
-                lines.append(
-                    _ask(policy, who, arn, enclave, registers, operation, encryption_context, key_arn)
-                )
+                lines.append(_ask(policy, who, arn, enclave, registers, operation, context, key_arn))
     return tuple(lines)
 
 

@@ -12,9 +12,11 @@ Each rule has its reason:
 * Denies for every principal. A Deny wins over every Allow, over grants, and over what an administrator's
   other statements say; it is lifted only by a logged PutKeyPolicy. The Denies name the images of *all*
   releases: a Deny for each release would deny every release during a rotation.
-* The attestation Denies are on Decrypt alone. GenerateDataKey has the same condition keys, but encrypters
-  call it without a document: ``Null: true`` and ``StringNotEquals`` hold for every request without one, so a
-  Deny on it would lock the encrypters out. What it makes is new, and not anybody's plaintext.
+* Encrypters make their data keys themselves and have Encrypt alone, under the same encryption context as the
+  enclave's Decrypt: what it may not open cannot be made either. GenerateDataKey would hand out plaintext
+  without a document, which scanners report as a way past the attestation.
+* The encryption context can name the image too: the value of one of its keys is the release's PCR0. A program
+  that takes that value from its own attestation document cannot open what was made for a later release.
 * ReEncrypt, CreateGrant and ReplicateKey are denied always: each takes ciphertext, or power over it, past the
   conditions (ReEncrypt has no attestation keys at all).
 """
@@ -70,7 +72,7 @@ ADMINISTRATION = (
 )
 """What administrators may do: no cryptographic operation; PutKeyPolicy alone hands out power."""
 
-ENCRYPTION = ("kms:Encrypt", "kms:GenerateDataKey")
+ENCRYPTION = ("kms:Encrypt",)
 NEVER = ("kms:CreateGrant", "kms:DeriveSharedSecret", "kms:ReEncrypt*", "kms:ReplicateKey")
 
 
@@ -82,6 +84,46 @@ _NAME = r"[A-Za-z0-9+=,.@_/-]+"
 def _bad_principal(what: str, *, where: str | None = None, hint: str | None = None) -> UsageError:
     """The error for a principal that a key policy must not name, or not in this place."""
     return UsageError(what, where=where, hint=hint, code="bad-principal")
+
+
+@dataclass(frozen=True, slots=True)
+class ContextRules:
+    """Which encryption context every Decrypt and Encrypt must have, exactly: no key more and none less.
+
+    ``pairs`` are keys with their one value, ``any_value`` keys that must be there, and ``image_key`` the key
+    whose value must be the release's PCR0 in lower-case hex. Without any of them every context will do.
+    """
+
+    pairs: Mapping[str, str] = field(default_factory=dict)
+    any_value: Collection[str] = ()
+    image_key: str | None = None
+
+    def conditions(self, images: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """The conditions of a statement for these images (PCR0).
+
+        The key part of kms:EncryptionContext:KEY is not case-sensitive; kms:EncryptionContextKeys is
+        ("kms:Encryption Context:context-key"). ForAllValues holds for an empty set too: that each key is
+        there is what StringEquals and Null say. Raises UsageError for a policy variable.
+        """
+        words = (text for pair in self.pairs.items() for text in pair)
+        if variable := next((text for text in words if "${" in text), None):
+            raise UsageError(f"{variable!r} would be a policy variable", where="--context")
+        equal: dict[str, Any] = dict(self.pairs)
+        if self.image_key:
+            equal[self.image_key] = _one_or_more(images)
+        names = sorted({*equal, *self.any_value})
+        if not names:
+            return {}
+        conditions: dict[str, dict[str, Any]] = {
+            "ForAllValues:StringEquals": {"kms:EncryptionContextKeys": _one_or_more(names)}
+        }
+        if equal:
+            conditions["StringEquals"] = {
+                f"kms:EncryptionContext:{key}": value for key, value in sorted(equal.items())
+            }
+        if self.any_value:
+            conditions["Null"] = {f"kms:EncryptionContext:{key}": "false" for key in sorted(self.any_value)}
+        return conditions
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +152,7 @@ def generate_policy(
     administrators: Sequence[str],
     encrypters: Sequence[str],
     now: datetime,
-    encryption_context: Mapping[str, str] | None = None,
-    context_keys: Collection[str] = (),
+    context: ContextRules | None = None,
     partition: str = "aws",
     simulator: bool = False,
     options: PolicyOptions | None = None,
@@ -119,8 +160,7 @@ def generate_policy(
     """The key policy for one or more decided releases, as a JSON-ready dict.
 
     ``simulator`` allows decisions of the ``local`` profile, whose enclaves anyone can imitate: only for a
-    KMS on loopback. ``encryption_context`` are the pairs that a Decrypt must have; ``context_keys`` are all
-    the keys that the application's requests have: each must be there, and no other. Raises FoundFalse for
+    KMS on loopback. ``context`` is what every Decrypt and Encrypt must have. Raises FoundFalse for
     decisions that no policy is made from (expired, local, zero or empty registers, the same PCR0 twice),
     UsageError for arguments that make no sense (``bad-principal`` for principals that cannot be named).
     """
@@ -144,15 +184,15 @@ def generate_policy(
         options=wanted,
     )
     images = sorted({release.pcrs[0] for release in releases})
-    context = _context_conditions(encryption_context or {}, context_keys)
+    rules = context or ContextRules()
     administration = _allow("Administer", administrators, ADMINISTRATION)
     statements: list[dict[str, Any]] = [
-        _decrypt(release, roles, context, bound, suffix)
+        _decrypt(release, roles, rules.conditions([release.pcrs[0]]), bound, suffix)
         for release in sorted(releases, key=lambda item: item.pcrs[0])
         for roles, bound, suffix in _bindings(parent_roles, wanted)
     ]
     statements += [
-        _allow("Encrypt", encrypters, ENCRYPTION),
+        _allow("Encrypt", encrypters, ENCRYPTION) | _when(rules.conditions(images)),
         administration,
         *([_allow("BreakGlass", [wanted.break_glass], ADMINISTRATION)] if wanted.break_glass else []),
         *(
@@ -179,8 +219,8 @@ def generate_policy(
 
 
 def policy_id(decisions: Sequence[Decision]) -> str:
-    """The Id of the policy: ``coattest`` and the decisions' digests in hex, in a fixed order."""
-    return "-".join(["coattest", *sorted(release.digest.hex() for release in decisions)])
+    """The Id of the policy: ``coattest`` and the release digests in hex, in a fixed order."""
+    return "-".join(["coattest", *sorted(release.release_digest.hex() for release in decisions)])
 
 
 def decision_tag(policy_id: str) -> str:
@@ -241,28 +281,6 @@ def _decrypt(
     }
 
 
-def _context_conditions(context: Mapping[str, str], keys: Collection[str]) -> dict[str, dict[str, Any]]:
-    """The given pairs, with all of ``keys`` and no others; nothing where no pair is given.
-
-    The key part of kms:EncryptionContext:KEY is not case-sensitive; kms:EncryptionContextKeys is
-    ("kms:Encryption Context:context-key"). ForAllValues holds for an empty set too: that each key is there
-    is what StringEquals and Null say.
-    """
-    if variable := next((text for pair in context.items() for text in pair if "${" in text), None):
-        raise UsageError(f"{variable!r} would be a policy variable", where="--context")
-    if not context:
-        return {}
-    expected = frozenset(keys) if set(context) <= set(keys) else frozenset(context)
-    conditions: dict[str, dict[str, Any]] = {
-        "StringEquals": {f"kms:EncryptionContext:{key}": value for key, value in sorted(context.items())},
-        "ForAllValues:StringEquals": {"kms:EncryptionContextKeys": _one_or_more(sorted(expected))},
-    }
-    open_keys = sorted(expected - set(context))
-    if open_keys:
-        conditions["Null"] = {f"kms:EncryptionContext:{key}": "false" for key in open_keys}
-    return conditions
-
-
 def _allow(sid: str, principals: Sequence[str], actions: Sequence[str]) -> dict[str, Any]:
     return {
         "Sid": sid,
@@ -281,7 +299,11 @@ def _deny(sid: str, actions: Sequence[str], condition: Mapping[str, Any] | None)
         "Action": _one_or_more(sorted(actions)),
         "Resource": "*",
     }
-    return statement | ({"Condition": condition} if condition else {})
+    return statement | _when(condition)
+
+
+def _when(condition: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {"Condition": dict(condition)} if condition else {}
 
 
 def _one_or_more(values: Sequence[str]) -> str | list[str]:

@@ -14,7 +14,13 @@ from datetime import datetime, timezone
 
 from coattest.errors import CoattestError
 from coattest_verify.keypolicy.compare import policy_differences
-from coattest_verify.keypolicy.generate import PolicyOptions, generate_policy, policy_id, policy_text
+from coattest_verify.keypolicy.generate import (
+    ContextRules,
+    PolicyOptions,
+    generate_policy,
+    policy_id,
+    policy_text,
+)
 from coattest_verify.keypolicy.iam import Policy, PolicyStatement, parse_policy
 from coattest_verify.quorum.decision import Decision
 
@@ -48,8 +54,7 @@ def roles_of(policy: Policy, decisions: Sequence[Decision], *, now: datetime) ->
                 administrators=administrators,
                 encrypters=encrypters,
                 now=now,
-                encryption_context=_values(policy, "StringEquals", _CONTEXT),
-                context_keys=_context_keys(policy),
+                context=_context_rules(policy),
                 partition=administrators[0].split(":")[1],
                 simulator=True,
                 options=options,
@@ -85,6 +90,23 @@ def _values(policy: Policy, name: str, prefix: str) -> dict[str, str]:
         for condition in item.conditions
         if condition.name == name and condition.key.startswith(prefix)
     }
+
+
+def _context_rules(policy: Policy) -> ContextRules:
+    """The encryption context that the policy may have been made for; a key whose value is each statement's
+    own image holds the image.
+    """
+    named = _values(policy, "StringEquals", _CONTEXT)
+    image = next(
+        (key for key in sorted(named) if all(_is_image(item, key) for item in _decrypts(policy))), None
+    )
+    pairs = {key: value for key, value in named.items() if key != image}
+    return ContextRules(pairs, tuple(key for key in _context_keys(policy) if key not in named), image)
+
+
+def _is_image(statement: PolicyStatement, key: str) -> bool:
+    values = {condition.key: condition.values for condition in statement.conditions}
+    return values.get(f"{_CONTEXT}{key}") == values.get("kms:RecipientAttestation:ImageSha384")
 
 
 def _context_keys(policy: Policy) -> tuple[str, ...]:

@@ -17,8 +17,11 @@ def cloudformation(policy: Mapping[str, Any], description: str) -> str:
     return json.dumps(_template({"CoattestKey": _key(policy, description)}), indent=2, sort_keys=True)
 
 
-def stack(policy: Mapping[str, Any], description: str, parent_roles: Sequence[str]) -> str:
-    """A buyer's whole stack: the key with its policy, and a private bucket whose bids the roles may read.
+def stack(
+    policy: Mapping[str, Any], description: str, parent_roles: Sequence[str], encrypters: Sequence[str]
+) -> str:
+    """A buyer's whole stack: the key with its policy, and a private bucket whose bids the roles may read and
+    the encrypters may put, each where there is none.
 
     Canonical JSON. The bucket's own encryption is SSE-S3, not the key: what protects a bid is its own
     encryption.
@@ -30,14 +33,51 @@ def stack(policy: Mapping[str, Any], description: str, parent_roles: Sequence[st
         "Action": "s3:GetObject",
         "Resource": {"Fn::Sub": f"${{Bids.Arn}}/{BIDS_PREFIX}*"},
     }
+    bids = {"Fn::Sub": f"${{Bids.Arn}}/{BIDS_PREFIX}*"}
     resources = {
         "CoattestKey": _key(policy, description),
         "Bids": private_bucket(),
-        "BidsPolicy": bucket_policy("Bids", [reading]),
+        "BidsPolicy": bucket_policy("Bids", [reading, *put_once_statements(encrypters, bids)]),
     }
     template = _template(resources)
     template["Outputs"]["Bids"] = {"Value": {"Fn::Sub": f"s3://${{Bids}}/{BIDS_PREFIX}"}}
     return json.dumps(template, sort_keys=True, separators=(",", ":"))
+
+
+def put_once_statements(writers: Sequence[str], objects: Any) -> list[dict[str, Any]]:
+    """Statements of a bucket policy by which writers put objects only where there is none, and nobody
+    overwrites one; writers delete none.
+
+    Amazon S3 User Guide, "Enforce conditional writes on Amazon S3 buckets": a put without If-None-Match has
+    no s3:if-none-match.
+    """
+    who = {"AWS": sorted(set(writers))}
+    unconditional = {"Null": {"s3:if-none-match": "true"}}
+    return [
+        {
+            "Sid": "PutWhereThereIsNone",
+            "Effect": "Allow",
+            "Principal": who,
+            "Action": "s3:PutObject",
+            "Resource": objects,
+            "Condition": {"Null": {"s3:if-none-match": "false"}},
+        },
+        {
+            "Sid": "DenyOverwriting",
+            "Effect": "Deny",
+            "Principal": {"AWS": "*"},
+            "Action": "s3:PutObject",
+            "Resource": objects,
+            "Condition": unconditional,
+        },
+        {
+            "Sid": "DenyDeleting",
+            "Effect": "Deny",
+            "Principal": who,
+            "Action": ["s3:DeleteObject", "s3:DeleteObjectVersion"],
+            "Resource": objects,
+        },
+    ]
 
 
 def private_bucket() -> dict[str, Any]:

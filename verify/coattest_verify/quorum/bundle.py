@@ -21,7 +21,7 @@ from coattest_verify.quorum.log.checkpoint import MAX_CHECKPOINT, MAX_LOG
 from coattest_verify.quorum.log.examine import CHECKPOINT_FILE, LOG, MAX_PART
 from coattest_verify.quorum.log.merkle import bundle_paths
 from coattest_verify.quorum.members.chain import SIGNATURE_NAME
-from coattest_verify.quorum.members.file import MEMBERS_FILE, parse_utc, utc
+from coattest_verify.quorum.members.file import MEMBERS_FILE, NAME, parse_utc, utc
 from coattest_verify.quorum.releases import RELEASES, ReleaseFiles, releases_in
 from coattest_verify.quorum.statements.claim import CLAIM_FILE, RELEASE
 from coattest_verify.quorum.statements.signed import STATEMENT_NAME
@@ -36,6 +36,8 @@ MAX_BUNDLED = 16384
 """Files of a bundle."""
 
 _LINK_NAME = re.compile(r"rebuild\.[0-9a-f]{8}\.link")
+_WITHDRAWAL_NAME = re.compile(rf"withdraw-buyer-key\.{NAME.pattern}\.[0-9a-f]{{16}}\.dsse\.json")
+"""Withdrawals of buyers' certificates, which whoever bids or seals from a bundle must see too."""
 _LOG_NAME = re.compile(r"log/tile/entries/(?:x[0-9]{3}/){0,3}[0-9]{3}(?:\.p/[0-9]{1,3})?")
 _FIXED = (MEMBERS_FILE, LAYOUT_FILE, LOCK_FILE)
 
@@ -58,7 +60,7 @@ def _belongs(name: str) -> bool:
             own == CLAIM_FILE or any(pattern.fullmatch(own) for pattern in patterns)
         )
     return name in (*_FIXED, CHECKPOINT_FILE) or any(
-        pattern.fullmatch(name) for pattern in (SIGNATURE_NAME, _LOG_NAME)
+        pattern.fullmatch(name) for pattern in (SIGNATURE_NAME, _LOG_NAME, _WITHDRAWAL_NAME)
     )
 
 

@@ -17,10 +17,11 @@ VERBS = {
     "seal": "coattest_parent.cli.auction.seal:seal_command",
     "serve": "coattest_parent.cli.auction.serve:serve_command",
     "show": "coattest_parent.cli.auction.show:show_command",
+    "withdraw": "coattest_parent.cli.auction.withdraw:withdraw_command",
 }
 
 HEADINGS = {
-    "A buyer": ("keygen", "certify", "bid", "seal"),
+    "A buyer": ("keygen", "certify", "bid", "seal", "withdraw"),
     "The service": ("manifest", "open", "serve", "proxy"),
     "Anyone": ("show",),
 }

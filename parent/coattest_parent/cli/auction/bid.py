@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -12,34 +13,50 @@ from coattest.errors import UsageError
 from coattest.extras import need_extra
 from coattest.files import read_bounded, write_atomic
 from coattest.jsontext import emit_json
-from coattest.shell import err, json_option, utc_now
-from coattest_enclave.protocol import messages
+from coattest.shell import confirm_signing, err, expect_option, json_option, utc_now
+from coattest_enclave.protocol import canonical, messages
 from coattest_parent.auction.courier import upload_bid
-from coattest_parent.auction.steps import make_bid
-from coattest_parent.cli.auction.options import buyer_option, journal_option, manifest_option
+from coattest_parent.auction.steps import look_before_bid, make_bid
+from coattest_parent.cli.auction.looking import grounds, known_buyers, look_at_key, looked_json, show_auction
+from coattest_parent.cli.auction.options import (
+    again_option,
+    buyer_option,
+    journal_option,
+    manifest_option,
+    record_option,
+    with_option,
+)
 from coattest_parent.cli.auction.show import LOTS_SHOWN
 from coattest_parent.cli.options import FILE, NEW_FILE, aws_from, aws_options
-from coattest_verify.auction.bids import CSV_MAX, BadBids, Bids, buyer_of, read_bids
-from coattest_verify.auction.buyers import load_manifest
+from coattest_verify.auction.bids import CSV_MAX, BadBids, Bids, read_bids
+from coattest_verify.auction.buyers import load_own_key, parse_manifest
 from coattest_verify.auction.journal import SealJournal, default_journal
 from coattest_verify.cli.options import named_decision_options
-from coattest_verify.quorum.authority import authority_from
 
 
 @click.command("bid")
 @manifest_option
 @buyer_option
+@click.option("--auction-key", type=FILE, required=True, help="Your auction key's public half (KEY.pub).")
+@record_option
+@with_option
+@again_option
 @click.option("--bids", "csv_path", type=FILE, required=True, help="CSV file with the header lot,amount.")
 @click.option(
     "--out", type=NEW_FILE, help="Where to write the encrypted bid file; keep it for 'auction seal'."
 )
-@click.option("--upload/--no-upload", default=False, help="Upload the bid file to the manifest's URI.")
+@click.option(
+    "--upload/--no-upload",
+    default=False,
+    help="Upload the bid file to your place, where nothing is overwritten.",
+)
 @click.option(
     "--show-amounts",
     is_flag=True,
     help="Show the amounts, on a terminal only; with --json, include them.",
 )
-@click.option("--preview", is_flag=True, help="Only check and show the bids; encrypt and upload nothing.")
+@click.option("--preview", is_flag=True, help="Only check and show everything; encrypt and upload nothing.")
+@expect_option
 @journal_option
 @aws_options
 @named_decision_options
@@ -48,11 +65,16 @@ def bid_command(
     *,
     manifest_path: Path,
     name: str,
+    auction_key: Path,
+    record_path: Path,
+    known: tuple[str, ...],
+    again: bool,
     csv_path: Path,
     out: Path | None,
     upload: bool,
     show_amounts: bool,
     preview: bool,
+    expect: str | None,
     journal: Path | None,
     endpoint_url: str | None,
     ca_bundle: Path | None,
@@ -61,49 +83,73 @@ def bid_command(
 ) -> None:
     """Encrypt your bids for the decided enclave.
 
-    Nobody else can open them, and they count in this auction only.
+    Everything that 'auction seal' would refuse is refused here, before anything is encrypted. The bids open
+    under your own seal only, in the decided image, and count in this auction only. --expect is the SHA-256 of
+    the manifest, as --preview shows it.
     """
     if out is None and not preview:
         raise UsageError("no file to write the encrypted bids to", hint="--out FILE, or --preview")
+    aws = None
     if not preview:
         need_extra("aws")
-    manifest = load_manifest(manifest_path)
-    buyer = buyer_of(manifest, name)
+        aws = aws_from(endpoint_url, ca_bundle)
+    content = read_bounded(manifest_path, canonical.SIZE_MAX)
+    manifest = parse_manifest(content, str(manifest_path))
     bids = _read(csv_path, manifest, as_json)
     _preview(manifest, bids, show_amounts and not as_json)
-    summary = _summary(manifest, bids, show_amounts)
-    if out is None or preview:
+    now = utc_now()
+    found = grounds(decision, name=name, seal_key=load_own_key(auction_key), record=record_path, now=now)
+    record = SealJournal(journal or default_journal())
+    others = known_buyers(known, manifest, name)
+    looked = look_before_bid(
+        manifest,
+        found.own,
+        check_certificate=found.check_certificate,
+        journal=record,
+        when=now,
+        again=again,
+        known=others,
+    )
+    decided = found.authority.decision
+    show_auction(manifest, looked, found.own, decided)
+    digest = hashlib.sha256(content).hexdigest()
+    summary = {
+        **_summary(manifest, bids, show_amounts),
+        **looked_json(manifest, looked, found.own),
+        "release": decided.release_digest.hex(),
+        "expect": f"sha256:{digest}",
+    }
+    if out is None or aws is None:
         if as_json:
             emit_json(summary)
         return
-    decided = authority_from(decision, utc_now(), own=name).decision
-    aws = aws_from(endpoint_url, ca_bundle)
-    content = make_bid(
+    summary["key_policy"] = look_at_key(aws, manifest, found)
+    confirm_signing(
+        [("binds", f"{name} bids in this auction"), ("rule", f"{manifest.rule}, {manifest.currency}")],
+        subject="manifest",
+        digest=digest,
+        expected=expect,
+    )
+    file = make_bid(
         manifest,
-        name,
+        found.own,
+        found.opening,
         bids,
         aws,
-        journal=SealJournal(journal or default_journal()),
+        check_certificate=found.check_certificate,
+        journal=record,
         when=utc_now(),
+        again=again,
+        known=others,
     )
-    write_atomic(out, content, mode=0o600)
-    if upload:
-        upload_bid(aws, buyer, content)
-    digest = messages.bid_digest(content).hex()
+    write_atomic(out, file, mode=0o600)
+    uploaded = upload_bid(aws, manifest.buyer(name), manifest.digest, file) if upload else None
+    bid = messages.bid_digest(file).hex()
     if as_json:
-        emit_json(
-            {
-                **summary,
-                "decision": decided.digest.hex(),
-                "bid": digest,
-                "size": len(content),
-                "file": str(out),
-                "uploaded": buyer.bids if upload else None,
-            }
-        )
+        emit_json({**summary, "bid": bid, "size": len(file), "file": str(out), "uploaded": uploaded})
     else:
-        err().print(f"{out}: SHA-384 {digest}", markup=False)
-        err().print(f"uploaded to {buyer.bids}" if upload else "not uploaded", markup=False)
+        err().print(f"{out}: SHA-384 {bid}", markup=False)
+        err().print(f"uploaded to {uploaded}" if uploaded else "not uploaded", markup=False)
 
 
 def _read(path: Path, manifest: messages.Manifest, as_json: bool) -> Bids:

@@ -19,9 +19,8 @@ from coattest.text import printable
 from coattest_enclave.protocol import cose, messages
 from coattest_parent.auction.finish import Finished, Way, finish
 from coattest_parent.auction.publish import Sealed
-from coattest_parent.cli.auction.options import manifest_option, way_options
+from coattest_parent.cli.auction.options import check_prefix, manifest_option, way_options
 from coattest_parent.cli.options import FILE, NEW_FILE, aws_from, aws_options
-from coattest_parent.link.aws import parse_s3_uri
 from coattest_parent.link.enclave import Progress
 from coattest_parent.link.libraries import heard
 from coattest_parent.link.retry import FOR_SECONDS, Backoff
@@ -74,15 +73,15 @@ def open_command(
     """Open a sealed auction, and store its result with the receipt.
 
     Running it again is safe and continues where the last run stopped: one seal can give only one result, an
-    existing result file is used, and an existing object is not replaced. After the manifest's publication
-    deadline nothing is opened, because the receipt would not verify.
+    existing result file is used once its receipt verifies, and an existing object is not replaced. After the
+    publication deadline nothing is opened, because the receipt would not verify.
     """
 
     def work() -> Finished:
         manifest = load_manifest(manifest_path)
         aws = aws_from(endpoint_url, ca_bundle)
         if publish:
-            parse_s3_uri(publish)
+            check_prefix(publish)
         sealed = Sealed(manifest, tuple(_read_seal(path) for path in seals))
         way = Way(enclave, proxy, aws, role_arn, Backoff(retry_for))
         with _telemetry(log_path, metrics_path) as telemetry:

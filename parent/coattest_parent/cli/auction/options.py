@@ -6,9 +6,11 @@ from datetime import datetime
 
 import click
 
+from coattest.errors import UsageError
 from coattest.shell import Decorator, option_group
 from coattest_enclave.protocol import messages
 from coattest_parent.cli.options import FILE, NEW_FOLDER
+from coattest_parent.link.aws import parse_s3_uri
 from coattest_parent.link.channels import parse_number
 
 way_options = option_group(
@@ -32,6 +34,34 @@ journal_option: Decorator = click.option(
     type=NEW_FOLDER,
     help="Folder of the record of seals (default: seals/ under COATTEST_STATE or the XDG data directory).",
 )
+
+
+record_option: Decorator = click.option(
+    "--record",
+    "record_path",
+    type=FILE,
+    required=True,
+    help="Your own record, as 'auction certify' wrote it: the manifest must have the same keys and place.",
+)
+with_option: Decorator = click.option(
+    "--with",
+    "known",
+    multiple=True,
+    metavar="NAME",
+    help="Another buyer, once for each: needed without a terminal, where nobody looks at the list.",
+)
+again_option: Decorator = click.option(
+    "--again",
+    is_flag=True,
+    help="Allow lots that you sealed before in another manifest: both results together may reveal more.",
+)
+
+
+def check_prefix(prefix: str) -> None:
+    """Raise UsageError (``bad-uri``) for anything but ``s3://bucket/`` or ``s3://bucket/prefix/``."""
+    parse_s3_uri(f"{prefix}name")
+    if not prefix.endswith("/"):
+        raise UsageError("the prefix does not end in '/'", where=prefix, code="bad-uri")
 
 
 def moment(ctx: click.Context, param: click.Parameter, value: str) -> int:

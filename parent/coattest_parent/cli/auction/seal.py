@@ -15,18 +15,23 @@ from coattest.files import read_whole, write_atomic
 from coattest.jsontext import emit_json
 from coattest.shell import confirm_signing, err, expect_option, json_option, signing_key, utc_now
 from coattest_enclave.protocol import messages
-from coattest_parent.auction.courier import S3Bids, bid_digests
-from coattest_parent.cli.auction.options import buyer_option, journal_option, manifest_option
+from coattest_parent.auction.courier import bid_digests
+from coattest_parent.cli.auction.looking import grounds, known_buyers, look_at_key, looked_json, show_auction
+from coattest_parent.cli.auction.options import (
+    again_option,
+    buyer_option,
+    journal_option,
+    manifest_option,
+    record_option,
+    with_option,
+)
 from coattest_parent.cli.auction.show import lots_table
 from coattest_parent.cli.options import FILE, NEW_FILE, aws_from, aws_options
 from coattest_verify.auction.bids import CSV_MAX
-from coattest_verify.auction.buyers import load_auction_key, load_manifest
-from coattest_verify.auction.certify import certificate_check
+from coattest_verify.auction.buyers import load_auction_key, load_manifest, spki_der
 from coattest_verify.auction.journal import SealJournal, default_journal
-from coattest_verify.auction.outcomes import moment_text
 from coattest_verify.auction.sealing import SealPlan, plan_seal, sign_seal
 from coattest_verify.cli.options import named_decision_options
-from coattest_verify.quorum.authority import authority_from
 from coattest_verify.quorum.decision import Decision
 
 
@@ -49,12 +54,15 @@ def parse_digests(values: tuple[str, ...]) -> dict[str, bytes]:
 @manifest_option
 @buyer_option
 @signing_key(click.option("--auction-key", type=FILE, required=True, help="Your auction key."))
+@record_option
+@with_option
+@again_option
 @click.option("--own-bid", type=FILE, required=True, help="The bid file that 'auction bid' wrote.")
 @click.option(
     "--bid-digest",
     "given",
     multiple=True,
-    help="NAME=SHA384 of a buyer's bid file. Without this option all bid files are fetched.",
+    help="NAME=SHA384 of a buyer's bid file, where there are several; given for all, none is fetched.",
 )
 @click.option(
     "--out", type=NEW_FILE, required=True, help="Where to write the seal, which you give to the service."
@@ -70,6 +78,9 @@ def seal_command(
     manifest_path: Path,
     name: str,
     auction_key: Path,
+    record_path: Path,
+    known: tuple[str, ...],
+    again: bool,
     own_bid: Path,
     given: tuple[str, ...],
     out: Path,
@@ -83,28 +94,36 @@ def seal_command(
 ) -> None:
     """Seal an auction: sign for one set of bid files, for good.
 
-    The seal binds you to this manifest, the decided code and these bid files. A different seal for the same
+    The seal binds you to this manifest, the decided image and these bid files. A different seal for the same
     manifest is refused from then on. --expect is the SHA-256 of what is signed, as --dry-run shows it.
     """
-    if not given:
-        need_extra("aws")
     manifest = load_manifest(manifest_path)
-    authority = authority_from(decision, utc_now(), own=name)
+    chosen = parse_digests(given)
+    if fetched := not {buyer.name for buyer in manifest.buyers} <= set(chosen):
+        need_extra("aws")
+    now = utc_now()
     key = load_auction_key(auction_key)
-    digests = parse_digests(given) or bid_digests(manifest, S3Bids(aws_from(endpoint_url, ca_bundle)))
+    found = grounds(decision, name=name, seal_key=spki_der(key.public_key()), record=record_path, now=now)
+    own_file = read_whole(own_bid, CSV_MAX)
+    if fetched:
+        chosen = {name: messages.bid_digest(own_file), **chosen}
+        aws = aws_from(endpoint_url, ca_bundle)
+        look_at_key(aws, manifest, found)
+        chosen = bid_digests(manifest, aws, chosen)
     record = SealJournal(journal or default_journal())
     plan = plan_seal(
         manifest,
-        name=name,
-        public_key=key.public_key(),
-        decision=authority.decision.digest,
-        bids=digests,
-        own_bid=read_whole(own_bid, CSV_MAX),
-        check_certificate=certificate_check(authority),
+        found.own,
+        found.opening,
+        bids=chosen,
+        own_bid=own_file,
+        check_certificate=found.check_certificate,
         journal=record,
-        now=int(utc_now().timestamp()),
+        now=int(now.timestamp()),
+        again=again,
+        known=known_buyers(known, manifest, name),
     )
-    _explain(plan, authority.decision)
+    _explain(plan, found.authority.decision)
     if not dry_run:
         confirm_signing(
             [("signs", f"{name} seals this auction with these bid files, for good")],
@@ -123,58 +142,29 @@ def _explain(plan: SealPlan, decision: Decision) -> None:
     """Show everything that the signature will bind. plan_seal has checked that the own bid is in it."""
     console = err()
     manifest = plan.manifest
-    console.print(
-        f"{manifest.auction}: {len(manifest.lots)} lots, {manifest.rule}, {manifest.currency}", markup=False
-    )
-    console.print(f"manifest    {manifest.digest.hex()}", markup=False)
-    console.print(f"decision    {decision.digest.hex()}", markup=False)
-    agreed = ", ".join(decision.agreed)
-    console.print(
-        f"code        release {decision.release}, {decision.profile} profile, rebuilt and signed by {agreed}",
-        markup=False,
-    )
-    console.print(f"PCR0        {decision.pcrs[0]}", markup=False)
-    console.print(f"closes      {moment_text(manifest.closes)}", markup=False)
-    console.print(f"publish by  {moment_text(manifest.publish_by)}", markup=False)
-    console.print(f"discloses   {plan.disclosure}", markup=False)
-    if plan.reveals_a_losing_amount:
-        console.print(
-            "            a losing buyer's amount may become public, as the winner's price",
-            style="yellow",
-            markup=False,
-        )
+    show_auction(manifest, plan.looked, plan.own, decision)
     console.print(lots_table(manifest))
     table = Table("buyer", "bid file (SHA-384)")
     for name, digest in messages.Seal.decode(plan.payload).bids:
-        table.add_row(f"{name} (you)" if name == plan.buyer else name, digest.hex())
+        table.add_row(f"{name} (you)" if name == plan.own.name else name, digest.hex())
     console.print(table)
     console.print("your own bid file is in this set", markup=False)
-    for overlap in plan.overlaps:
-        shown = ", ".join(overlap.lots[:5]) + (" .." if len(overlap.lots) > 5 else "")
-        console.print(
-            f"warning: {len(overlap.lots)} of these lots were sealed before, in {overlap.auction} ({shown}): "
-            "both results together may reveal more than either",
-            style="yellow",
-            markup=False,
-        )
 
 
 def _json(plan: SealPlan, out: Path | None) -> dict[str, Any]:
     sealed = messages.Seal.decode(plan.payload)
     return {
         "manifest": sealed.manifest.hex(),
-        "decision": sealed.decision.hex(),
+        "release": sealed.release.hex(),
+        "image": sealed.image.hex(),
         "bids": {name: digest.hex() for name, digest in sealed.bids},
         "seal": plan.digest.hex(),
         "expect": f"sha256:{hashlib.sha256(plan.payload).hexdigest()}",
         "auction": plan.manifest.auction,
         "rule": plan.manifest.rule,
         "lots": len(plan.manifest.lots),
-        "own_bid": dict(sealed.bids)[plan.buyer].hex(),
+        "own_bid": dict(sealed.bids)[plan.own.name].hex(),
         "discloses": plan.disclosure,
-        "overlaps": [
-            {"auction": overlap.auction, "manifest": overlap.manifest.hex(), "lots": list(overlap.lots)}
-            for overlap in plan.overlaps
-        ],
+        **looked_json(plan.manifest, plan.looked, plan.own),
         "file": str(out) if out else None,
     }

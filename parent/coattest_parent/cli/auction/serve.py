@@ -12,14 +12,14 @@ from pathlib import Path
 
 import click
 
-from coattest.errors import CoattestError, UsageError
+from coattest.errors import CoattestError
 from coattest.shell import BUG, from_os_error, needs_extra, utc_now
 from coattest_parent.auction.courier import AWS_KMS, LOCAL_KMS
 from coattest_parent.auction.finish import Way
 from coattest_parent.auction.spool import Courier, only_courier
-from coattest_parent.cli.auction.options import way_options
+from coattest_parent.cli.auction.options import check_prefix, way_options
 from coattest_parent.cli.options import FOLDER, aws_from, aws_options
-from coattest_parent.link.aws import Endpoint, parse_s3_uri
+from coattest_parent.link.aws import Endpoint
 from coattest_parent.link.channels import PROXY_PORT, Unix, Vsock, parse_address
 from coattest_parent.link.libraries import crash_text, hear
 from coattest_parent.link.proxy import ConnectProxy, kms_allow_list
@@ -41,7 +41,7 @@ status_option = click.option(
     help="Folder with a directory per auction: manifest.cbor and the seals.",
 )
 @way_options
-@click.option("--publish", help="Also put NAME.cbor under s3://bucket/prefix/.")
+@click.option("--publish", help="Also put each result under s3://bucket/prefix/NAME/, by its digest.")
 @click.option(
     "--every",
     type=click.FloatRange(0.1, 3600),
@@ -73,9 +73,7 @@ def serve_command(
     with Stop("start it again: it continues where it stopped", last=True) as stop:
         parse_address(enclave)
         if publish:
-            parse_s3_uri(f"{publish}name")
-            if not publish.endswith("/"):
-                raise UsageError("the prefix does not end in '/'", where=publish, code="bad-uri")
+            check_prefix(publish)
         way = Way(enclave, proxy, aws_from(endpoint_url, ca_bundle), role_arn)
         asked_at = parse_status_address(status) if status else None
         with _service() as telemetry:

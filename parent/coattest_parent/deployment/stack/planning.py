@@ -132,7 +132,7 @@ def _checked(
         if report.member in found:
             raise UsageError(f"two reports of {report.member}", where=where, code="two-reports")
         found[report.member] = report
-    digest = authority.decision.digest.hex()
+    digest = authority.decision.release_digest.hex()
     owners: dict[str, str] = {}
     for name, report in sorted(found.items()):
         if report.account == settings.account:

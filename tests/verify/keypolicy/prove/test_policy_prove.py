@@ -537,13 +537,13 @@ def test_the_solver_finds_a_request_exactly_when_the_evaluator_allows_it(
 def test_the_generated_policies_are_proved() -> None:
     """One release, two, an auction's context, an end: all proved; a delegated account is not."""
     from coattest_verify.keypolicy.generate import PolicyOptions, policy_text
-    from support.verify.decisions import ADMINS, ENCRYPTER, decision, make
+    from support.verify.decisions import ADMINS, AN_AUCTIONS, ENCRYPTER, decision, make
 
     until = PolicyOptions(until=datetime(2027, 1, 1, tzinfo=timezone.utc))
     for document, decisions in (
         (make(), [decision()]),
         (make([decision("a"), decision("b")]), [decision("a"), decision("b")]),
-        (make(encryption_context={"coattest:buyer": "buyer-1"}), [decision()]),
+        (make(context=AN_AUCTIONS), [decision()]),
         (make(options=until), [decision()]),
     ):
         tuples = tuple((item.pcrs[0], item.pcrs[1], item.pcrs[2]) for item in decisions)

@@ -11,8 +11,7 @@ from rich.table import Table
 from coattest.jsontext import emit_json
 from coattest.shell import err, json_option, out
 from coattest_build.formats.measure import pcr3
-from coattest_verify.auction.context import AUCTION, BUYER
-from coattest_verify.cli.policy.making import EXAMPLE_KEY, further, made_document, make_policy, pairs
+from coattest_verify.cli.policy.making import EXAMPLE_KEY, context_rules, further, made_document, make_policy
 from coattest_verify.cli.policy.options import making_options
 from coattest_verify.keypolicy.explain import explain_policy
 
@@ -44,6 +43,7 @@ def policy_explain_command(**given: Any) -> None:
         principals=principals,
         enclaves=enclaves,
         encryption_context=_example_context(given),
+        image_key=context_rules(given).image_key,
         key_arn=f"arn:{given['partition']}:kms:eu-central-1:{made.account}:{EXAMPLE_KEY}",
     )
     if given["as_json"]:
@@ -83,6 +83,5 @@ def _named(kind: str, arns: Iterable[str]) -> dict[str, str]:
 
 
 def _example_context(given: Mapping[str, Any]) -> dict[str, str]:
-    wanted = pairs(given["context"], "--context")
-    example = {AUCTION: "00" * 48, BUYER: given["member"]}
-    return {**example, **wanted} if set(wanted) <= set(example) else wanted
+    rules = context_rules(given)
+    return {**dict.fromkeys(rules.any_value, "00" * 48), **rules.pairs}

@@ -27,7 +27,8 @@ FORMATS = ("json", "canonical", "cloudformation", "terraform", "stack")
     type=click.Choice(FORMATS),
     default="json",
     show_default=True,
-    help="stack: your whole CloudFormation stack, with a private bucket that the parent's role may read; "
+    help="stack: your whole CloudFormation stack, with a private bucket that the parent's role may read "
+    "and nobody overwrites; "
     "cloudformation, terraform: the key alone.",
 )
 @json_option
@@ -45,7 +46,7 @@ def policy_make_command(**given: Any) -> None:
 def _notation(made: MadePolicy, given: Mapping[str, Any]) -> str:
     notation = given["notation"]
     if notation == "stack":
-        return snippets.stack(made.document, DESCRIPTION, given["parent_roles"])
+        return snippets.stack(made.document, DESCRIPTION, given["parent_roles"], given["encrypters"])
     if notation == "canonical":
         return policy_text(made.document)
     if notation == "cloudformation":

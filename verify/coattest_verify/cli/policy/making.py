@@ -10,9 +10,10 @@ from typing import Any
 from coattest.errors import UsageError
 from coattest.shell import err, utc_now
 from coattest_build.formats.measure import pcr3, pcr4
-from coattest_verify.auction.context import AUCTION, BUYER
+from coattest_verify.auction import context as auction
+from coattest_verify.auction.buyers import load_own_key
 from coattest_verify.cli.options import decisions_from
-from coattest_verify.keypolicy.generate import PolicyOptions, generate_policy, policy_text
+from coattest_verify.keypolicy.generate import ContextRules, PolicyOptions, generate_policy, policy_text
 from coattest_verify.keypolicy.iam import Policy, parse_policy
 from coattest_verify.quorum.decision import Decision
 
@@ -55,8 +56,7 @@ def make_policy(given: Mapping[str, Any]) -> MadePolicy:
         administrators=given["administrators"],
         encrypters=given["encrypters"],
         now=now,
-        encryption_context=pairs(given["context"], "--context"),
-        context_keys=(AUCTION, BUYER),
+        context=context_rules(given),
         partition=given["partition"],
         simulator=given["simulator"],
         options=options,
@@ -75,6 +75,26 @@ def make_policy(given: Mapping[str, Any]) -> MadePolicy:
     return made
 
 
+def context_rules(given: Mapping[str, Any]) -> ContextRules:
+    """What ``--context`` and ``--seal-key`` require: an auction's context for ``--member`` as buyer, or these
+    pairs and no others. Raises UsageError.
+    """
+    wanted = pairs(given["context"], "--context")
+    if given["seal_key"] is None:
+        if set(wanted) & set(auction.CONTEXT_KEYS):
+            raise UsageError(
+                "an auction's context has more keys than that, so nothing could be decrypted",
+                where="--context",
+                hint="--seal-key KEY.pub makes all conditions of an auction's bids",
+            )
+        return ContextRules(wanted)
+    if wanted:
+        raise UsageError("--seal-key makes all conditions itself", where="--context")
+    seal_key = auction.seal_key_digest(load_own_key(given["seal_key"])).hex()
+    named = {auction.BUYER: given["member"], auction.SEAL_KEY: seal_key}
+    return ContextRules(named, (auction.AUCTION,), auction.IMAGE)
+
+
 def _warnings(given: Mapping[str, Any]) -> tuple[str, ...]:
     found = []
     if given["simulator"]:
@@ -85,10 +105,8 @@ def _warnings(given: Mapping[str, Any]) -> tuple[str, ...]:
         )
     if given["no_pcr3"]:
         found.append("RISK: the decided image may decrypt in any account: its parent's role is not required")
-    if not given["context"]:
-        found.append(
-            "no --context: the enclave may decrypt any ciphertext of this key, whatever it was made for"
-        )
+    if not given["context"] and not given["seal_key"]:
+        found.append("no --context, no --seal-key: the enclave may decrypt any ciphertext of this key")
     return tuple(found)
 
 

@@ -11,7 +11,7 @@ import click
 from coattest.aws import aws_settings
 from coattest.errors import UsageError
 from coattest.shell import option_group
-from coattest_verify.cli.options import decisions_options
+from coattest_verify.cli.options import EXISTING_FILE, decisions_options
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _ARNS: dict[str, Any] = {"multiple": True, "metavar": "ARN"}
@@ -34,7 +34,17 @@ making_options = option_group(
     click.option("--partition", default="aws", show_default=True, help="The account's partition."),
     click.option("--parent-role", "parent_roles", help="The service's instance role.", **_ARNS),
     managing_options,
-    click.option("--context", multiple=True, metavar="KEY=VALUE", help="Encryption context to require."),
+    click.option(
+        "--seal-key",
+        type=EXISTING_FILE,
+        help="For an auction: your own auction key (KEY.pub). The key then serves your bids and no others.",
+    ),
+    click.option(
+        "--context",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Encryption context to require of another program than the auction.",
+    ),
     click.option(
         "--pcr3",
         "pcr3_role",

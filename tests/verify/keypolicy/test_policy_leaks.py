@@ -1,0 +1,74 @@
+"""What a live policy would let past the decided enclave, as a buyer's tool sees it before it encrypts."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from coattest_verify.keypolicy.generate import PolicyOptions, policy_text
+from coattest_verify.keypolicy.iam import parse_policy
+from coattest_verify.keypolicy.leaks import policy_leaks
+from support.verify.decisions import ACCOUNT, AN_AUCTIONS, decision, make
+
+KEY = f"arn:aws:kms:eu-central-1:{ACCOUNT}:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+CONTEXT = {
+    "coattest:auction": "5e" * 48,
+    "coattest:buyer": "buyer-1",
+    "coattest:seal-key": "5e" * 32,
+    "coattest:image": decision().pcrs[0],
+}
+FOREIGN = {
+    "another seal key": {**CONTEXT, "coattest:seal-key": "00" * 32},
+    "another image's name": {**CONTEXT, "coattest:image": "00" * 48},
+}
+
+
+def leaks(document: dict[str, Any]) -> set[str]:
+    """What is said of a policy, without who."""
+    parsed = parse_policy(policy_text(document))
+    found = policy_leaks(parsed, KEY, pcrs=decision().pcrs, context=CONTEXT, foreign=FOREIGN)
+    assert {finding.code for finding in found} <= {"key-policy"}
+    return {finding.detail.partition("may get a plaintext ")[2] for finding in found}
+
+
+def test_an_auctions_policy_leaves_no_way() -> None:
+    """As the tool makes it, for one release and for two, also with administration delegated."""
+    assert leaks(make(context=AN_AUCTIONS)) == set()
+    assert leaks(make([decision(), decision("b")], context=AN_AUCTIONS)) == set()
+    assert leaks(make(context=AN_AUCTIONS, options=PolicyOptions(delegate_to_account=True))) == set()
+
+
+def test_a_policy_without_the_context_is_open_to_other_seals() -> None:
+    """Before seal keys were in it, the decided enclave got everything."""
+    assert leaks(make()) == {"under another seal key", "under another image's name"}
+
+
+@pytest.mark.parametrize(
+    ("sids", "ways"),
+    [
+        ({"DenyAlways"}, {"by re-encryption", "by a grant"}),
+        ({"DenyUnattested", "DenyOtherImages"}, {"without an attestation document", "from another image"}),
+        ({"DenyOtherImages"}, {"from another image"}),
+    ],
+)
+def test_each_missing_deny_is_a_way_for_who_may_do_all(sids: set[str], ways: set[str]) -> None:
+    """Somebody with kms:* in the same policy."""
+    document = json.loads(policy_text(make(context=AN_AUCTIONS)))
+    everything = {
+        "Effect": "Allow",
+        "Principal": {"AWS": f"arn:aws:iam::{ACCOUNT}:role/second"},
+        "Action": "kms:*",
+        "Resource": "*",
+    }
+    document["Statement"] = [each for each in document["Statement"] if each["Sid"] not in sids] + [everything]
+    foreign = {"under another seal key", "under another image's name"}
+    assert leaks(document) - foreign >= ways
+
+
+def test_the_default_policy_of_a_new_key_is_open() -> None:
+    """The account's root with kms:*: its IAM policies decide who decrypts."""
+    root = {"AWS": f"arn:aws:iam::{ACCOUNT}:root"}
+    statement = {"Sid": "x", "Effect": "Allow", "Principal": root, "Action": "kms:*", "Resource": "*"}
+    assert "without an attestation document" in leaks({"Version": "2012-10-17", "Statement": [statement]})
