@@ -176,6 +176,7 @@ def test_a_checkout_with_a_toml_bomb_ends_a_rebuild_in_one_line(tmp_path: Path, 
         "attestations/releases/0.1.0/claim.json",
         "attestations/quorum.toml",
     ):
+        (checkout / name).parent.mkdir(exist_ok=True, parents=True)
         (checkout / name).write_bytes((REPOSITORY / name).read_bytes())
     path = checkout / "build" / file
     path.write_bytes(BOMBS[bomb] + b"\n" + path.read_bytes())
