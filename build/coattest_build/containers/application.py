@@ -14,7 +14,7 @@ from coattest_build.containers.daemon import (
     read_export,
     undecided,
 )
-from coattest_build.containers.errors import ContainerError, Undecidable, shown
+from coattest_build.containers.errors import ContainerError, Undecidable, path_text
 from coattest_build.containers.image import OpenedImage
 from coattest_build.containers.layers import MAX_ENTRIES, Counted, Inode, apply_layer
 from coattest_build.containers.layertar import DIRECTORY, read_layer
@@ -22,7 +22,6 @@ from coattest_build.containers.nitrocli import clock_of, command_of, lines, ramd
 
 ARCHITECTURES = ("amd64", "arm64")
 """What nitro-cli makes images for; any other is an error there."""
-EMPTY_COMMAND = "empty Cmd"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +67,9 @@ def undecided_finding(item: Undecided) -> Finding:
         "hides a link": "a folder without an entry in its layer, in place of a link of a layer below",
     }.get(item.cause, item.cause)
     return Finding(
-        "undecidable", shown(item.path), f"{what}: {by} decides {item.free} when it is extracted or made; {item.remedy}"
+        "undecidable",
+        path_text(item.path),
+        f"{what}: {by} decides {item.free} when it is extracted or made; {item.remedy}",
     )
 
 
@@ -89,8 +90,8 @@ def command_and_environment(
     found = command_of(image.config, docker)
     if found is None:
         raise Undecidable(
-            "its Cmd is empty: Docker 20 shows it as empty, so that nitro-cli runs a shell, and Docker 29 leaves it "
-            "out, so that nitro-cli runs the Entrypoint",
+            "its Cmd is empty: Docker 20 shows it as empty, so that nitro-cli runs a shell, and Docker 29 "
+            "leaves it out, so that nitro-cli runs the Entrypoint",
             hint="--docker 20 or --docker 29; set CMD in the image to avoid it",
         )
     return lines(found), lines(image.config.env)
@@ -101,9 +102,9 @@ def application_ramdisk(
 ) -> Iterator[bytes]:
     """The ramdisk in blocks of at most 1 MiB.
 
-    ``times`` has the seconds of each clock that decides something: a layer's number from 1 on, 0 for the creation of
-    the container; modes and owners are then those of overlay2. Raises Undecidable when one is missing, with a
-    finding for each path; ContainerError.
+    ``times`` has the seconds of each clock that decides something: a layer's number from 1 on, 0 for the
+    creation of the container; modes and owners are then those of overlay2. Raises Undecidable when one is
+    missing, with a finding for each path; ContainerError.
     """
     missing = {item.layer for item in tree.undecided} - set(times)
     if missing:
@@ -116,8 +117,6 @@ def application_ramdisk(
             + " writes what overlay2 made at these times",
             findings=findings,
         )
-    parts = ramdisk_parts(
-        tree.exported(), command, environment, times=lambda entry: times[clock_of(entry)]
-    )
+    parts = ramdisk_parts(tree.exported(), command, environment, times=lambda entry: times[clock_of(entry)])
     layers = tree.image.layers
     return write_ramdisk(parts, lambda layer, place, size: layers[layer].content.read(place, size))

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from coattest_build.containers import layertar
-from coattest_build.containers.errors import beyond_limit, shown, unloadable
+from coattest_build.containers.errors import beyond_limit, path_text, unloadable
 from coattest_build.containers.layers import (
     CREATED,
     HIDDEN_LINK,
@@ -23,6 +23,7 @@ from coattest_build.containers.layers import (
     walk,
 )
 from coattest_build.containers.layertar import DIRECTORY, FILE, HARD_LINK, SYMLINK
+from coattest_build.containers.sparse import Extent
 
 CONTAINER = -1
 """The clock of what the creation of the container makes; a layer's number is that of its extraction."""
@@ -58,7 +59,7 @@ class Exported:
     size: int
     target: bytes
     device: tuple[int, int]
-    content: tuple[layertar.Extent, ...]
+    content: tuple[Extent, ...]
     place: int
     clock: int | None = None
 
@@ -84,7 +85,7 @@ def create_container(root: Inode, working_dir: str, counted: Counted) -> None:
     if working_dir in ("", "/"):
         return
     if not working_dir.startswith("/"):
-        raise unloadable(f"the working folder {ascii(working_dir)} is not an absolute path")
+        raise unloadable(f"the working folder {working_dir!a} is not an absolute path")
     name = posixpath.normpath(working_dir).encode()
     parts = clean(name)
     model = Inode(DIRECTORY, clock=CONTAINER, cause=CREATED)
@@ -139,8 +140,8 @@ def export(root: Inode) -> Iterator[Exported]:
 
 
 _REMEDIES = {
-    IMPLIED: "give the layer an entry for the folder: COPY the folder as a whole, or write layers with a tool "
-    "that adds parents",
+    IMPLIED: "give the layer an entry for the folder: COPY the folder as a whole, or write layers with a "
+    "tool that adds parents",
     HIDDEN_LINK: "put the file where the link leads, not through the link",
     CREATED: "make the folder in the image: RUN mkdir -p, or COPY, before WORKDIR",
     PARENT: "make the working folder in the image, so that nothing is made in its parent",
@@ -177,7 +178,7 @@ def read_export(entries: Iterator[layertar.LayerEntry], place: int) -> Iterator[
         if not path:
             continue
         if path in seen:
-            raise unloadable("this name is there twice", where=shown(path))
+            raise unloadable("this name is there twice", where=path_text(path))
         seen.add(path)
         total += len(path)
         if total > MAX_PATHS:
@@ -185,7 +186,7 @@ def read_export(entries: Iterator[layertar.LayerEntry], place: int) -> Iterator[
         folder = entry.kind == DIRECTORY
         target = b"/".join(clean(entry.target)) if entry.kind == HARD_LINK else entry.target
         if entry.kind == HARD_LINK and target not in seen:
-            raise unloadable("a hard link to no earlier file", where=shown(path))
+            raise unloadable("a hard link to no earlier file", where=path_text(path))
         yield Exported(
             name=path + b"/" if folder else path,
             kind=entry.kind,

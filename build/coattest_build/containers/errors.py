@@ -37,7 +37,7 @@ def two_readings(what: str, *, where: str | None = None) -> ContainerError:
     return ContainerError(what, where=where, code="container-two-readings")
 
 
-def shown(name: bytes) -> str:
+def path_text(name: bytes) -> str:
     """A path for a message: as an absolute path, quoted, control characters escaped, cut."""
     text = "/" + name.decode("utf-8", "backslashreplace").strip("/")
     return ascii(text if len(text) <= 120 else text[:120] + "...")

@@ -1,6 +1,6 @@
 """The files of an image's archive or folder, by name: where an image's blobs and documents are.
 
-A folder is read without following a link; an archive is listed once, and its own links (``docker save`` of old
+A folder is read without following a link; an archive is listed once, and its own links (old ``docker save``
 writes repeated layers as such) are followed inside it only.
 """
 
@@ -86,7 +86,7 @@ class ArchiveFiles:
         for entry in read_layer(archive, most=4 * MAX_FILES):
             name = posixpath.normpath(entry.name.decode("utf-8", "backslashreplace"))
             if name in self._files or name in self._links:
-                raise ContainerError(f"{ascii(name)} is there twice", code="container-two-readings")
+                raise ContainerError(f"{name!a} is there twice", code="container-two-readings")
             if len(self._files) + len(self._links) >= MAX_FILES:
                 raise beyond_limit(f"more than {MAX_FILES} files")
             target = entry.target.decode("utf-8", "backslashreplace")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from coattest.errors import CoattestError, FoundFalse, Rejected
 from coattest.strictjson import Fields, parse
-from coattest_build.containers.errors import ContainerError, not_read, shown, two_readings
+from coattest_build.containers.errors import ContainerError, not_read, path_text, two_readings
 from coattest_build.containers.files import ImageFiles, open_files, read_file
 from coattest_build.containers.layers import MAX_ENTRIES
 from coattest_build.containers.layertar import read_layer
@@ -41,7 +41,7 @@ from coattest_build.containers.sources import (
 )
 
 DEFAULT_SIZE = 2 << 30
-"""Bytes that an image may unpack to unless --max-size allows more: an enclave has to hold it in memory twice."""
+"""Bytes that an image may unpack to unless --max-size allows more: an enclave holds it in memory."""
 MAX_NESTED = 4
 """Indexes inside each other."""
 
@@ -67,8 +67,8 @@ class ImageLayer:
 class OpenedImage:
     """An image of which everything was checked by digest.
 
-    ``form`` is ``oci``, ``docker-save`` or ``docker-export``. ``manifest`` and ``config_sha256`` are SHA-256 in
-    hex, None where the form has none; ``config`` is None for an export, whose one layer is its file system.
+    ``form`` is ``oci``, ``docker-save`` or ``docker-export``. ``manifest`` and ``config_sha256`` are SHA-256
+    in hex, None where the form has none; ``config`` is None for an export, whose one layer is all of it.
     """
 
     form: str
@@ -135,7 +135,7 @@ def _read(files: ImageFiles, wanted: Choice, spool: Spool) -> OpenedImage:
             f"{len(found.layers)} layers, but the configuration has {len(config.diff_ids)} diff_ids"
         )
     layers = tuple(
-        _layer(files, name, descriptor, diff_id, spool, number)
+        _layer(files, name, descriptor, diff_id, spool, number=number)
         for number, ((name, descriptor), diff_id) in enumerate(
             zip(found.layers, config.diff_ids, strict=True), 1
         )
@@ -145,7 +145,7 @@ def _read(files: ImageFiles, wanted: Choice, spool: Spool) -> OpenedImage:
 
 
 def _layer(
-    files: ImageFiles, name: str, descriptor: Descriptor | None, diff_id: str, spool: Spool, number: int
+    files: ImageFiles, name: str, descriptor: Descriptor | None, diff_id: str, spool: Spool, *, number: int
 ) -> ImageLayer:
     where = f"layer {number}"
     with files.opened(name) as source:
@@ -165,7 +165,9 @@ def _layer(
 def _check_blob(source: Positioned, descriptor: Descriptor, where: str) -> None:
     if source.size != descriptor.size:
         raise FoundFalse(
-            f"{source.size} bytes, its descriptor says {descriptor.size}", where=where, code="container-digest"
+            f"{source.size} bytes, its descriptor says {descriptor.size}",
+            where=where,
+            code="container-digest",
         )
     found = sha256_of(source)
     if found != descriptor.sha256:
@@ -223,7 +225,7 @@ def _check_layout(files: ImageFiles) -> None:
 
 
 def _leaves(files: ImageFiles, index: bytes) -> list[tuple[Descriptor, frozenset[str]]]:
-    """Every image that an index leads to, with the references to it; what only describes images is left out."""
+    """Every image that an index leads to, with the references to it, without what only describes images."""
     found: list[tuple[Descriptor, frozenset[str]]] = []
     seen: set[tuple[str, frozenset[str]]] = set()
     pending = [(index, "index.json", 0, frozenset[str]())]
@@ -253,9 +255,9 @@ def _described(descriptor: Descriptor, references: frozenset[str]) -> str:
 
 def _several(found: list[str], wanted: Choice) -> ContainerError:
     if not found:
-        asked = " and ".join(filter(None, (wanted.ref, wanted.platform and str(wanted.platform))))
+        asked = " and ".join(str(each) for each in (wanted.ref, wanted.platform) if each)
         return ContainerError(
-            f"has no image {ascii(asked)}" if asked else "has no image", code="container-ambiguous"
+            f"has no image {asked!a}" if asked else "has no image", code="container-ambiguous"
         )
     listed = "; ".join(ascii(text)[1:-1] for text in found[:8]) + ("; .." if len(found) > 8 else "")
     return ContainerError(
@@ -314,7 +316,7 @@ def _from_saved(files: ImageFiles, wanted: Choice) -> _Found:
     if len(named) == 64 and named != digest:
         raise FoundFalse(
             f"the configuration has SHA-256 {digest}",
-            where=shown(image.config.encode()),
+            where=path_text(image.config.encode()),
             code="container-digest",
         )
     return _Found("docker-save", image.tags, None, config, tuple((name, None) for name in image.layers))

@@ -1,9 +1,9 @@
 """Layers applied to each other in memory, as Docker's overlay2 does; nothing is ever written.
 
-Each layer becomes a tree of its own first, names resolved inside it, then the trees are laid over each other.
-What Docker refuses is refused; what its stores (overlay2, vfs, containerd) make differently is refused too, or
-marked: a folder without an entry of its own (``implied``) has its time, and on some stores its mode and owner,
-from the extraction. Sources: moby, go-archive's archive.go and daemon/graphdriver/overlay2; image-spec, layer.md.
+Each layer becomes a tree of its own first, names resolved inside it, then the trees are laid over each
+other. What Docker refuses is refused; what its stores (overlay2, vfs, containerd) make differently is refused
+too, or marked: a folder without an entry in its layer has its time, and on some stores its mode and owner,
+from the extraction. Sources: moby's go-archive (archive.go) and overlay2; image-spec, layer.md.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from coattest_build.containers import layertar
-from coattest_build.containers.errors import ContainerError, beyond_limit, shown, unloadable
+from coattest_build.containers.errors import ContainerError, beyond_limit, path_text, unloadable
 from coattest_build.containers.layertar import DIRECTORY, SYMLINK, LayerEntry, read_layer
 from coattest_build.containers.sources import Positioned
+from coattest_build.containers.sparse import Extent
 
 MAX_ENTRIES = 400_000
 """Entries of all layers together; each takes about 400 bytes of memory."""
@@ -38,8 +39,8 @@ OVERLAY_ATTRIBUTES = ("trusted.overlay.", "user.overlay.")
 class Inode:
     """A file of any kind. ``kind`` is one of layertar's; ``place`` the number of its layer, from 0.
 
-    Of folders: ``children``, ``implied`` (the layer that has it without an entry), ``clock`` (who sets its time:
-    a layer's number, or CONTAINER), and while a layer is read ``hidden`` and ``opaque``.
+    Of folders: ``children``; ``clock``, who decides its time where no entry does (a layer's number, or -1 for
+    the creation of the container), and the ``cause``; while a layer is read ``hidden`` and ``opaque``.
     """
 
     kind: str
@@ -50,7 +51,7 @@ class Inode:
     size: int = 0
     target: bytes = b""
     device: tuple[int, int] = (0, 0)
-    content: tuple[layertar.Extent, ...] = ()
+    content: tuple[Extent, ...] = ()
     place: int = -1
     children: dict[bytes, Inode] | None = None
     hidden: set[bytes] | None = None
@@ -83,11 +84,13 @@ def clean(name: bytes) -> list[bytes]:
             continue
         if part == b"..":
             if not parts:
-                raise unloadable("a name that leads out of the image", where=shown(name))
+                raise unloadable("a name that leads out of the image", where=path_text(name))
             parts.pop()
             continue
         if len(part) > MAX_COMPONENT:
-            raise unloadable(f"a name with more than {MAX_COMPONENT} bytes between slashes", where=shown(name))
+            raise unloadable(
+                f"a name with more than {MAX_COMPONENT} bytes between slashes", where=path_text(name)
+            )
         parts.append(part)
     return parts
 
@@ -130,21 +133,21 @@ class Tree:
             if child is None:
                 if make is None or (guard >= 0 and not through_links):
                     through = "a link that leads to nothing in its own layer" if guard >= 0 else "no folder"
-                    raise unloadable(f"its parent is {through}", where=shown(name))
+                    raise unloadable(f"its parent is {through}", where=path_text(name))
                 child = _like(make)
                 made.append(child)
                 stack[-1].below[part] = child
             elif child.kind == SYMLINK:
                 links += 1
                 if links > MAX_LINKS:
-                    raise unloadable(f"more than {MAX_LINKS} links in its name", where=shown(name))
+                    raise unloadable(f"more than {MAX_LINKS} links in its name", where=path_text(name))
                 guard = len(pending) if guard < 0 else guard
                 if child.target.startswith(b"/"):
                     stack = [self.root]
                 pending.extend(child.target.split(b"/")[::-1])
                 continue
             elif child.kind != DIRECTORY:
-                raise unloadable("its parent is not a folder", where=shown(name))
+                raise unloadable("its parent is not a folder", where=path_text(name))
             stack.append(child)
         return stack[-1], made
 
@@ -174,7 +177,7 @@ class _Layer:
         if not parts:
             return
         if any(name.startswith(OVERLAY_ATTRIBUTES) for name in entry.attributes):
-            raise unloadable("an extended attribute of the overlay's own", where=shown(entry.name))
+            raise unloadable("an extended attribute of the overlay's own", where=path_text(entry.name))
         self._counted.attributes.update(entry.attributes)
         *above, base = parts
         parent, _ = self._tree.folder(above, entry.name, make=self._implied)
@@ -188,29 +191,35 @@ class _Layer:
             there.clock = there.cause = None
             return
         if there is not None and there.kind == DIRECTORY:
-            raise unloadable("one layer has a folder and something else of this name", where=shown(entry.name))
+            raise unloadable(
+                "one layer has a folder and something else of this name", where=path_text(entry.name)
+            )
         parent.below.pop(base, None)
         parent.below[base] = self._linked(entry) if entry.kind == layertar.HARD_LINK else self._made(entry)
 
     def _whiteout(self, parent: Inode, base: bytes, name: bytes) -> None:
         if base == OPAQUE:
             if parent is self.root:
-                raise unloadable("it hides the whole image below, which only some stores do", where=shown(name))
+                raise unloadable(
+                    "it hides the whole image below, which only some stores do", where=path_text(name)
+                )
             parent.opaque = True
             return
         if base.startswith(WHITEOUT * 2):
             return
         hidden = base.removeprefix(WHITEOUT)
         if hidden in (b"", b".", b".."):
-            raise unloadable("it removes its own folder", where=shown(name))
+            raise unloadable("it removes its own folder", where=path_text(name))
         if hidden in parent.below:
-            raise unloadable("one layer adds and removes this name", where=shown(name))
+            raise unloadable("one layer adds and removes this name", where=path_text(name))
         parent.hidden = parent.hidden or set()
         parent.hidden.add(hidden)
 
     def _made(self, entry: LayerEntry) -> Inode:
         if entry.kind == layertar.CHAR and entry.device == (0, 0):
-            raise unloadable("a device 0:0, which the overlay takes for a removed file", where=shown(entry.name))
+            raise unloadable(
+                "a device 0:0, which the overlay takes for a removed file", where=path_text(entry.name)
+            )
         made = Inode(entry.kind, place=self._number)
         made.target, made.device, made.content, made.size = (
             entry.target,
@@ -221,13 +230,13 @@ class _Layer:
         _set(made, entry)
         if entry.kind == SYMLINK:
             if not entry.target:
-                raise unloadable("a symbolic link that leads nowhere", where=shown(entry.name))
+                raise unloadable("a symbolic link that leads nowhere", where=path_text(entry.name))
             made.mode = 0o777
         return made
 
     def _linked(self, entry: LayerEntry) -> Inode:
         """The inode that a hard link leads to; the link's own mode, owner and time are given to it."""
-        where = shown(entry.name)
+        where = path_text(entry.name)
         parts = clean(entry.target)
         if not parts:
             raise unloadable("a hard link to a folder", where=where)
@@ -240,7 +249,7 @@ class _Layer:
             found = None
         if found is None:
             raise unloadable(
-                f"a hard link to {shown(entry.target)}, which no earlier entry of its own layer is: "
+                f"a hard link to {path_text(entry.target)}, which no earlier entry of its own layer is: "
                 "links to files of lower layers cannot be loaded",
                 where=where,
             )
@@ -260,7 +269,7 @@ def _set(inode: Inode, entry: LayerEntry) -> None:
 
 def _check_owner(entry: LayerEntry) -> None:
     if max(entry.uid, entry.gid) > MAX_ID:
-        raise unloadable("a user or group id of more than 32 bits", where=shown(entry.name))
+        raise unloadable("a user or group id of more than 32 bits", where=path_text(entry.name))
 
 
 def apply_layer(root: Inode, layer: Positioned, number: int, counted: Counted) -> None:
@@ -285,9 +294,9 @@ def _merge(root: Inode, upper: Inode) -> None:
             again = up.below.get(name)
             if gone is not None and again is not None and gone.kind == again.kind == DIRECTORY:
                 raise unloadable(
-                    "one layer removes this folder and makes it again without hiding what was in it: Docker's "
-                    "stores disagree about its content",
-                    where=shown(path + b"/" + name),
+                    "one layer removes this folder and makes it again without hiding what was in it: "
+                    "Docker's stores disagree about its content",
+                    where=path_text(path + b"/" + name),
                 )
         for name, child in up.below.items():
             there = low.below.get(name)
@@ -302,7 +311,7 @@ def _merge(root: Inode, upper: Inode) -> None:
 
 
 def walk(root: Inode) -> Iterator[tuple[bytes, Inode]]:
-    """Every path without a leading slash and its inode, but for the root, sorted by components, folders first."""
+    """Every path without a leading slash and its inode, but for the root, sorted by components."""
     stack: list[tuple[bytes, Inode]] = []
     path, inode = b"", root
     while True:

@@ -1,27 +1,26 @@
 """A reader of the tar dialects that layers are written in, as Go's archive/tar reads them.
 
-ustar, star, GNU (long names, numbers in base 256) and pax (times, ids, names, sizes, sparse files 0.0, 0.1 and
-1.0). What Docker's reader refuses is refused, and so is what two readers would see differently. Sources:
-POSIX.1-2017 pax; GNU tar manual, "Basic Tar Format" and "Storing Sparse Files"; Go's archive/tar/reader.go.
+ustar, star, GNU (long names, numbers in base 256) and pax (times, ids, names, sizes, sparse files). What
+Docker's reader refuses is refused, and so is what two readers would see differently. Sources: POSIX.1-2017
+pax; GNU tar manual, "Basic Tar Format" and "Storing Sparse Files"; Go's archive/tar/reader.go.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from coattest_build.containers.errors import ContainerError, beyond_limit, not_read, shown
+from coattest_build.containers.errors import ContainerError, beyond_limit, not_read, path_text, two_readings
 from coattest_build.containers.sources import BLOCK as PIECE
 from coattest_build.containers.sources import Positioned
+from coattest_build.containers.sparse import Extent, integer, sparse_content
 
 BLOCK = 512
 MAX_HEADER = 1 << 20
 """Bytes of a pax header or a long name (``maxSpecialFileSize`` of Go)."""
 MAX_NAME = 4096
 """Bytes of a name or target (``PATH_MAX`` of Linux)."""
-MAX_EXTENTS = 65_536
-"""Pieces of one sparse file."""
 
 FILE, HARD_LINK, SYMLINK, CHAR, BLOCK_DEVICE, DIRECTORY, FIFO = (
     "file", "hard link", "symlink", "char", "block", "directory", "fifo"
@@ -39,10 +38,6 @@ _REFUSED = {
     b"N": "a GNU long name in the old form",
 }
 _TIME = re.compile(rb"(-?)0*([0-9]{1,18})(?:\.[0-9]*)?")
-_INTEGER = re.compile(rb"0*[0-9]{1,18}")
-
-Extent = tuple[int, int]
-"""A place in the layer and a number of bytes; a place of -1 means zeros."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +60,16 @@ class LayerEntry:
     attributes: tuple[str, ...]
 
 
+@dataclass(slots=True)
+class _Extra:
+    """What headers before an entry say about it."""
+
+    name: bytes = b""
+    target: bytes = b""
+    pax: dict[bytes, bytes] = field(default_factory=dict)
+    sparse: list[tuple[bytes, bytes]] = field(default_factory=list)
+
+
 def read_layer(source: Positioned, *, most: int) -> Iterator[LayerEntry]:
     """Yield the entries of an archive, at most ``most`` headers of them. Raises ContainerError."""
     return _Archive(source, most).entries()
@@ -78,7 +83,7 @@ class _Archive:
 
     def _read(self, offset: int, size: int) -> bytes:
         inside = offset - self._at
-        if 0 <= inside and inside + size <= len(self._window):
+        if inside >= 0 and inside + size <= len(self._window):
             return self._window[inside : inside + size]
         if size <= PIECE // 16:
             # Headers lie close together in layers of small files: one read for many of them.
@@ -91,9 +96,7 @@ class _Archive:
         return found
 
     def entries(self) -> Iterator[LayerEntry]:
-        long_name = long_target = None
-        pax: dict[bytes, bytes] = {}
-        sparse: list[tuple[bytes, bytes]] = []
+        extra = _Extra()
         while self._position < self._source.size:
             block = self._read(self._position, BLOCK)
             self._position += BLOCK
@@ -108,18 +111,17 @@ class _Archive:
             if kind in (b"L", b"K", b"x", b"g"):
                 data = self._special(_number(block[124:136]))
                 if kind == b"L":
-                    long_name = data.split(b"\0", 1)[0]
+                    extra.name = data.split(b"\0", 1)[0]
                 elif kind == b"K":
-                    long_target = data.split(b"\0", 1)[0]
+                    extra.target = data.split(b"\0", 1)[0]
                 elif kind == b"x":
-                    pax, sparse = _records(data)
+                    extra.pax, extra.sparse = _records(data)
                 continue  # Docker ignores global headers
-            if (long_name is not None and b"path" in pax) or (long_target is not None and b"linkpath" in pax):
-                raise ContainerError("an entry has a long name in two dialects", code="container-two-readings")
-            yield self._entry(block, kind, pax, sparse, long_name, long_target)
-            long_name = long_target = None
-            pax, sparse = {}, []
-        if long_name is not None or long_target is not None or pax:
+            if (extra.name and b"path" in extra.pax) or (extra.target and b"linkpath" in extra.pax):
+                raise two_readings("an entry has a long name in two dialects")
+            yield self._entry(block, kind, extra)
+            extra = _Extra()
+        if extra != _Extra():
             raise ContainerError("ends after a header that belongs to an entry")
 
     def _special(self, size: int) -> bytes:
@@ -134,37 +136,32 @@ class _Archive:
         while self._position < self._source.size:
             block = self._source.read(self._position, PIECE)
             if not block or any(block.lstrip(b"\0")[:1]):
-                raise ContainerError("has data after its end", code="container-two-readings")
+                raise two_readings("has data after its end")
             self._position += len(block)
 
-    def _entry(
-        self,
-        block: bytes,
-        kind: bytes,
-        pax: dict[bytes, bytes],
-        sparse: list[tuple[bytes, bytes]],
-        long_name: bytes | None,
-        long_target: bytes | None,
-    ) -> LayerEntry:
-        name = pax.get(b"path") or long_name or _name(block)
-        target = pax.get(b"linkpath") or long_target or block[157:257].split(b"\0", 1)[0]
+    def _entry(self, block: bytes, kind: bytes, extra: _Extra) -> LayerEntry:
+        pax = extra.pax
+        name = pax.get(b"path") or extra.name or _name(block)
+        target = pax.get(b"linkpath") or extra.target or block[157:257].split(b"\0", 1)[0]
         what = _KINDS.get(kind)
         if what is None:
-            raise not_read(_REFUSED.get(kind, f"an entry of type {kind!r}"), where=shown(name))
+            raise not_read(_REFUSED.get(kind, f"an entry of type {kind!r}"), where=path_text(name))
         if kind == b"\0" and name.endswith(b"/"):
             what = DIRECTORY
         stored = _whole(pax, b"size", _number(block[124:136])) if what == FILE else 0
         start, self._position = self._position, self._position + stored + -stored % BLOCK
         if start + stored > self._source.size:
-            raise ContainerError("ends in the middle of an entry", where=shown(name))
+            raise ContainerError("ends in the middle of an entry", where=path_text(name))
         content: tuple[Extent, ...] = ((start, stored),) if stored else ()
         size = stored
-        if what == FILE and (sparse or b"GNU.sparse.major" in pax or b"GNU.sparse.map" in pax):
+        if what == FILE and (extra.sparse or b"GNU.sparse.major" in pax or b"GNU.sparse.map" in pax):
             name = pax.get(b"GNU.sparse.name") or name
-            size, content = self._sparse(pax, sparse, start, stored)
+            size, content = sparse_content(pax, extra.sparse, self._read, start, stored)
         if len(name) > MAX_NAME or len(target) > MAX_NAME:
-            raise beyond_limit(f"a name or target of more than {MAX_NAME} bytes", where=shown(name))
-        device = (_number(block[329:337]), _number(block[337:345])) if what in (CHAR, BLOCK_DEVICE) else (0, 0)
+            raise beyond_limit(f"a name or target of more than {MAX_NAME} bytes", where=path_text(name))
+        device = (
+            (_number(block[329:337]), _number(block[337:345])) if what in (CHAR, BLOCK_DEVICE) else (0, 0)
+        )
         return LayerEntry(
             name=name,
             kind=what,
@@ -184,63 +181,6 @@ class _Archive:
                 )
             ),
         )
-
-    def _sparse(
-        self, pax: dict[bytes, bytes], records: list[tuple[bytes, bytes]], start: int, stored: int
-    ) -> tuple[int, tuple[Extent, ...]]:
-        """The size and pieces of a sparse file of pax."""
-        if b"GNU.sparse.major" in pax:
-            if (pax[b"GNU.sparse.major"], pax.get(b"GNU.sparse.minor")) != (b"1", b"0"):
-                raise not_read("a sparse file of an unknown form")
-            size = _whole(pax, b"GNU.sparse.realsize", -1)
-            numbers, used = self._map(start, stored)
-        else:
-            size = _whole(pax, b"GNU.sparse.size", -1)
-            used = 0
-            if b"GNU.sparse.map" in pax:
-                numbers = [_integer(text) for text in pax[b"GNU.sparse.map"].split(b",") if text]
-            else:
-                numbers = [_integer(value) for _, value in records]
-                names = [key for key, _ in records]
-                if names != [b"GNU.sparse.offset", b"GNU.sparse.numbytes"] * (len(names) // 2):
-                    raise ContainerError("a sparse file's map is damaged")
-        if size < 0 or len(numbers) % 2 or len(numbers) // 2 > MAX_EXTENTS:
-            raise ContainerError("a sparse file's map is damaged")
-        pieces: list[Extent] = []
-        logical, place, end = 0, start + used, start + stored
-        for offset, length in zip(numbers[::2], numbers[1::2], strict=True):
-            if offset < logical or offset + length > size or place + length > end:
-                raise ContainerError("a sparse file's map is damaged")
-            if offset > logical:
-                pieces.append((-1, offset - logical))
-            if length:
-                pieces.append((place, length))
-            place += length
-            logical = offset + length
-        if place != end:
-            raise ContainerError("a sparse file has more data than its map")
-        if logical < size:
-            pieces.append((-1, size - logical))
-        return size, tuple(pieces)
-
-    def _map(self, start: int, stored: int) -> tuple[list[int], int]:
-        """The numbers of a map of form 1.0, which begins the file's data, and the bytes it takes."""
-        numbers: list[int] = []
-        used, rest = 0, b""
-        wanted: int | None = None
-        while wanted is None or len(numbers) < wanted:
-            if used + BLOCK > stored or len(rest) > 32:
-                raise ContainerError("a sparse file's map is damaged")
-            *lines, rest = (rest + self._read(start + used, BLOCK)).split(b"\n")
-            used += BLOCK
-            for line in lines:
-                if wanted is None:
-                    wanted = 2 * _integer(line)
-                    if wanted > 2 * MAX_EXTENTS:
-                        raise beyond_limit(f"a sparse file of more than {MAX_EXTENTS} pieces")
-                elif len(numbers) < wanted:
-                    numbers.append(_integer(line))
-        return numbers, used
 
 
 def _check_sum(block: bytes) -> None:
@@ -275,14 +215,8 @@ def _name(block: bytes) -> bytes:
     return prefix + b"/" + name if prefix else name
 
 
-def _integer(text: bytes) -> int:
-    if not _INTEGER.fullmatch(text):
-        raise ContainerError("a number of a pax header is not one")
-    return int(text)
-
-
 def _whole(pax: dict[bytes, bytes], key: bytes, otherwise: int) -> int:
-    value = _integer(pax[key]) if pax.get(key) else otherwise
+    value = integer(pax[key]) if pax.get(key) else otherwise
     if value < 0:
         raise ContainerError(f"a tar header's {key.decode()} is negative")
     return value

@@ -1,7 +1,7 @@
 """The JSON documents of an image: indexes, manifests, the configuration, and ``docker save``'s list.
 
-Sources: OCI image-spec 1.1 (index, manifest, config, image-layout); Docker Image Manifest V2, Schema 2; moby's
-image/spec. Read strictly: Go's readers take a name in any case and the last of two, so both are refused.
+Sources: OCI image-spec 1.1 (index, manifest, config, image-layout); Docker Image Manifest V2, Schema 2;
+moby's image/spec. Go's readers take a name in any case and the last of two, so both are refused.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class SavedImage:
 
 @dataclass(frozen=True, slots=True)
 class ContainerConfig:
-    """What an image says about itself; None where a field is absent or null, which is not the same as empty."""
+    """What an image says about itself; None where a field is absent or null, which is not empty."""
 
     platform: Platform
     diff_ids: tuple[str, ...]

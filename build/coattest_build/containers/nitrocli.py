@@ -1,7 +1,7 @@
 """The application ramdisk as nitro-cli 1.3.4 to 1.5.0 makes it of a container image, byte for byte.
 
-Sources: aws-nitro-enclaves-cli 1.5.0, enclave_build; linuxkit 1.5.2, src/cmd/linuxkit/moby/build (image.go,
-build.go) and initrd/initrd.go; surma/gocpio. What the export of a container becomes, and what is put after it.
+What the export of a container becomes, and what is put after it. Sources: aws-nitro-enclaves-cli 1.5.0,
+enclave_build; linuxkit 1.5.2, src/cmd/linuxkit: moby/build/image.go and build.go, initrd/initrd.go; gocpio.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from coattest_build.containers.daemon import CONTAINER, Exported
-from coattest_build.containers.errors import ContainerError, beyond_limit, shown
+from coattest_build.containers.errors import ContainerError, beyond_limit, path_text
 from coattest_build.containers.layertar import (
     BLOCK_DEVICE,
     CHAR,
@@ -20,9 +20,9 @@ from coattest_build.containers.layertar import (
     FILE,
     HARD_LINK,
     SYMLINK,
-    Extent,
 )
 from coattest_build.containers.manifests import ContainerConfig
+from coattest_build.containers.sparse import Extent
 
 TIME = 1492533000
 """2017-04-18T16:30:00Z: linuxkit's ``defaultModTime``."""
@@ -41,7 +41,15 @@ _STAMPED = {b"dev/", b"dev/pts/", b"dev/shm/", b"etc/", b"etc/mtab", b"proc/", b
 _TYPES = {
     FILE: 0o10, DIRECTORY: 0o04, SYMLINK: 0o12, HARD_LINK: 0o12, CHAR: 0o02, BLOCK_DEVICE: 0o06, FIFO: 0o01
 }  # fmt: skip
-_FOLDERS = (b"rootfs", b"rootfs/dev", b"rootfs/run", b"rootfs/sys", b"rootfs/var", b"rootfs/proc", b"rootfs/tmp")
+_FOLDERS = (
+    b"rootfs",
+    b"rootfs/dev",
+    b"rootfs/run",
+    b"rootfs/sys",
+    b"rootfs/var",
+    b"rootfs/proc",
+    b"rootfs/tmp",
+)
 
 Content = bytes | tuple[int, tuple[Extent, ...]]
 """Bytes, or the number of a layer and the pieces of a file in it."""
@@ -148,7 +156,7 @@ def _check(part: RamdiskPart) -> None:
         if not 0 <= value <= LARGEST:
             raise ContainerError(
                 f"its {what} {value} has no place in a ramdisk: nitro-cli would write a broken one",
-                where=shown(part.name.removeprefix(b"rootfs/")),
+                where=path_text(part.name.removeprefix(b"rootfs/")),
                 code="container-unsupported",
             )
 
@@ -156,8 +164,9 @@ def _check(part: RamdiskPart) -> None:
 def command_of(config: ContainerConfig, docker: int | None) -> tuple[str, ...] | None:
     """What nitro-cli runs: Cmd if ``docker inspect`` has one, else Entrypoint; never both.
 
-    ``docker`` is 20 or 29: the first shows an empty Cmd as one, so that nothing is run but ``sh``; the second
-    leaves it out. None where that decides and ``docker`` is None. Raises ContainerError where there is neither.
+    ``docker`` is 20 or 29: the first shows an empty Cmd as one, so that nothing is run but ``sh``; the
+    second leaves it out. None where that decides and ``docker`` is None. Raises ContainerError where there
+    is neither.
     """
     if config.cmd == () and docker is None:
         return None
@@ -171,12 +180,10 @@ def command_of(config: ContainerConfig, docker: int | None) -> tuple[str, ...] |
 
 def lines(words: Iterable[str]) -> bytes:
     """The ``cmd`` or ``env`` file: each word and a newline, unquoted."""
-    return b"".join(word.encode() + b"\n" for word in words)
+    return b"".join(word.encode("utf-8", "surrogateescape") + b"\n" for word in words)
 
 
-def write_ramdisk(
-    parts: Iterable[RamdiskPart], read: Callable[[int, int, int], bytes]
-) -> Iterator[bytes]:
+def write_ramdisk(parts: Iterable[RamdiskPart], read: Callable[[int, int, int], bytes]) -> Iterator[bytes]:
     """The archive in blocks; ``read`` gives bytes of a layer by number, place and size."""
     inode, total = FIRST_INODE, 0
     for part in parts:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
-from typing import BinaryIO, Protocol
+from collections.abc import Callable, Iterator
+from typing import IO, Protocol
 
 from coattest.errors import EnvironmentFailure
 from coattest_build.containers.errors import ContainerError, beyond_limit
@@ -56,7 +56,7 @@ class HeldBytes:
 class FilePart:
     """``size`` bytes of an open file from ``start`` on."""
 
-    def __init__(self, file: BinaryIO, start: int, size: int) -> None:
+    def __init__(self, file: IO[bytes], start: int, size: int) -> None:
         self._file, self._start, self._size = file, start, size
 
     @property
@@ -101,7 +101,7 @@ class Spool:
             digest.update(block)
             self._file.write(block)
         self._file.flush()
-        return FilePart(self._file, start, self._size - start), digest.hexdigest()  # type: ignore[arg-type]
+        return FilePart(self._file, start, self._size - start), digest.hexdigest()
 
     def left(self) -> int:
         """Bytes that still fit."""
@@ -165,7 +165,7 @@ def content_blocks(source: Positioned, limit: int, where: str) -> Iterator[bytes
             raise beyond_limit(f"more than {MAX_MEMBERS} {method} members", where=where)
 
 
-def _from(source: Positioned, start: int):  # type: ignore[no-untyped-def]
+def _from(source: Positioned, start: int) -> Callable[[int, int], bytes]:
     return lambda offset, size: source.read(start + offset, size)
 
 
