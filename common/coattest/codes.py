@@ -294,6 +294,7 @@ QUORUM: Final = {
     "too-many-files": "The folder has more files than the limit",
     "too-old": "The statement is older than the members file allows",
     "undone": "A member revoked the release and took that back",
+    "unknown-release": "No release of the folder has these measurements",
     "wrong-key": "The key is not one of that member's keys",
     "wrong-lock": "The lock is not the expected one",
     "wrong-member": "The signature is by one member, the content speaks for another",

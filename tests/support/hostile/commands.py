@@ -79,6 +79,7 @@ LINES: dict[str, tuple[str, ...]] = {
     "verify release review": (*SIGNING, *NAMED),
     "verify release revoke": (*SIGNING, "--reason", "why", *DECIDED),
     "verify release unrevoke": (*SIGNING, "--reason", "why", *DECIDED),
+    "verify release which": ("MEASURED", *DECIDED),
     "verify report": (*SIGNING, *BUYER, "--parent-role", ROLE, "--out", "NEW", *NAMED),
     "verify sign-pcrs": (*SIGNING, "--rebuild", "OUT"),
 }

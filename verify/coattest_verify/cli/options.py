@@ -184,18 +184,19 @@ profile_option: Decorator = option_group(
     heading=DECISION,
 )
 
-_evidence_options = option_group(
+evidence_options = option_group(
     quorum_options,
     click.option("--bundle", type=FILE, help="Decide from a proof bundle instead of a folder; needs --root."),
     profile_option,
     heading=DECISION,
 )
+"""What to decide from: passed as ``attestations``, ``root``, ``bundle``, ``profile``."""
 
-decision_options = option_group(_evidence_options, release_option)
+decision_options = option_group(evidence_options, release_option)
 """What to decide from and on: passed as ``attestations``, ``root``, ``bundle``, ``profile``, ``release``."""
 
 named_decision_options = option_group(
-    _evidence_options,
+    evidence_options,
     click.option("--release", required=True, metavar="NAME", help="The release to decide on."),
     heading=DECISION,
 )
@@ -219,7 +220,7 @@ def several_releases_option(*, required: bool) -> Decorator:
 
 def decisions_options(*, required: bool) -> Decorator:
     """The same for several releases from one folder: passed as ``releases``, a tuple."""
-    return option_group(_evidence_options, several_releases_option(required=required))
+    return option_group(evidence_options, several_releases_option(required=required))
 
 
 def decisions_from(

@@ -129,6 +129,27 @@ def every_release(evidence: Evidence) -> Iterator[ReleaseFiles]:
         yield files
 
 
+def claims_in(evidence: Evidence) -> tuple[tuple[Claimed, ...], tuple[Finding, ...]]:
+    """Every release's claim, sorted by name, and why others cannot be read; nobody's word but the host's.
+
+    Raises Rejected when there are too many releases.
+    """
+    claims: list[Claimed] = []
+    unread: list[Finding] = []
+    for release in releases_in(evidence):
+        place = release_place(release, CLAIM_FILE)
+        try:
+            claim = Claimed.decode(evidence.read(place, MAX_CLAIM))
+            if claim.release != release:
+                raise Rejected(f"is about release {claim.release}", code="wrong-release")
+        except Rejected as error:
+            if error.code != "absent":
+                unread.append(Finding("bad-claim", place, error.what))
+            continue
+        claims.append(claim)
+    return tuple(claims), tuple(unread)
+
+
 def release_place(release: str, name: str) -> str:
     """Where a release's file of this name is, from the folder of attestations."""
     return f"{RELEASES}/{release}/{name}"

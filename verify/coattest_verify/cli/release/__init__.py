@@ -1,4 +1,4 @@
-"""``verify release``: review, revoke, unrevoke, bundle, links."""
+"""``verify release``: review, revoke, unrevoke, bundle, links, which."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ VERBS = {
     "review": "coattest_verify.cli.release.review:review_command",
     "revoke": "coattest_verify.cli.release.revoke:revoke_command",
     "unrevoke": "coattest_verify.cli.release.revoke:unrevoke_command",
+    "which": "coattest_verify.cli.release.which:which_command",
 }
 
 
