@@ -180,6 +180,8 @@ class _Layer:
             raise unloadable("an extended attribute of the overlay's own", where=path_text(entry.name))
         self._counted.attributes.update(entry.attributes)
         *above, base = parts
+        if any(part.startswith(WHITEOUT) for part in above):
+            raise unloadable("a folder with the name of a removal", where=path_text(entry.name))
         parent, _ = self._tree.folder(above, entry.name, make=self._implied)
         if base.startswith(WHITEOUT):
             self._whiteout(parent, base, entry.name)

@@ -188,6 +188,7 @@ REFUSED: dict[str, tuple[tuple[tuple[Entry, ...], ...], str]] = {
     "a folder and a file": (((D, entry("d")),), "a folder and something else"),
     "added and removed": (((entry("x"), entry(".wh.x")),), "adds and removes"),
     "a folder removed and made again": (((D, F), (entry(".wh.d"), D)), "disagree about its content"),
+    "a folder that is a whiteout": (((entry(".wh.d/x"),),), "the name of a removal"),
     "a whiteout of a dot": (((D, entry("d/.wh..")),), "removes its own folder"),
     "the whole image hidden": (((D,), (entry(".wh..wh..opq"),)), "only some stores"),
     "the overlay's own whiteout": (((entry("x", type=tarfile.CHRTYPE),),), "takes for a removed"),
