@@ -18,7 +18,7 @@ from coattest_build.containers.errors import ContainerError, Undecidable, path_t
 from coattest_build.containers.image import OpenedImage
 from coattest_build.containers.layers import MAX_ENTRIES, Counted, Inode, apply_layer
 from coattest_build.containers.layertar import DIRECTORY, read_layer
-from coattest_build.containers.nitrocli import clock_of, command_of, lines, ramdisk_parts, write_ramdisk
+from coattest_build.containers.nitrocli import clock_of, command_of, lines, ramdisk_blocks, ramdisk_parts
 
 ARCHITECTURES = ("amd64", "arm64")
 """What nitro-cli makes images for; any other is an error there."""
@@ -119,4 +119,4 @@ def application_ramdisk(
         )
     parts = ramdisk_parts(tree.exported(), command, environment, times=lambda entry: times[clock_of(entry)])
     layers = tree.image.layers
-    return write_ramdisk(parts, lambda layer, place, size: layers[layer].content.read(place, size))
+    return ramdisk_blocks(parts, lambda layer, place, size: layers[layer].content.read(place, size))

@@ -18,8 +18,8 @@ from coattest_build.containers.layers import (
     PARENT,
     Counted,
     Inode,
-    Tree,
-    clean,
+    LayerTree,
+    clean_name,
     walk,
 )
 from coattest_build.containers.layertar import DIRECTORY, FILE, HARD_LINK, SYMLINK
@@ -87,9 +87,9 @@ def create_container(root: Inode, working_dir: str, counted: Counted) -> None:
     if not working_dir.startswith("/"):
         raise unloadable(f"the working folder {working_dir!a} is not an absolute path")
     name = posixpath.normpath(working_dir).encode()
-    parts = clean(name)
+    parts = clean_name(name)
     model = Inode(DIRECTORY, clock=CONTAINER, cause=CREATED)
-    _, made = Tree(root, counted).folder(parts, b"WORKDIR " + name, make=model, through_links=True)
+    _, made = LayerTree(root, counted).folder(parts, b"WORKDIR " + name, make=model, through_links=True)
     if not made:
         return
     for path, inode in walk(root):
@@ -174,7 +174,7 @@ def read_export(entries: Iterator[layertar.LayerEntry], place: int) -> Iterator[
     seen: set[bytes] = set()
     total = 0
     for entry in entries:
-        path = b"/".join(clean(entry.name))
+        path = b"/".join(clean_name(entry.name))
         if not path:
             continue
         if path in seen:
@@ -184,7 +184,7 @@ def read_export(entries: Iterator[layertar.LayerEntry], place: int) -> Iterator[
         if total > MAX_PATHS:
             raise beyond_limit(f"more than {MAX_PATHS} bytes of paths")
         folder = entry.kind == DIRECTORY
-        target = b"/".join(clean(entry.target)) if entry.kind == HARD_LINK else entry.target
+        target = b"/".join(clean_name(entry.target)) if entry.kind == HARD_LINK else entry.target
         if entry.kind == HARD_LINK and target not in seen:
             raise unloadable("a hard link to no earlier file", where=path_text(path))
         yield Exported(

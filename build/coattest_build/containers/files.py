@@ -23,7 +23,7 @@ from coattest_build.containers.sources import (
     Positioned,
     Spool,
     compression_of,
-    content_blocks,
+    unpacked_blocks,
 )
 
 MAX_FILES = 65_536
@@ -144,7 +144,7 @@ def open_files(path: Path, spool: Spool) -> Iterator[tuple[ImageFiles | None, Fi
     with open_plain(path) as file:
         archive = FilePart(file, 0, os.fstat(file.fileno()).st_size)
         if compression_of(archive) is not None:
-            blocks = content_blocks(archive, spool.left(), str(path))
+            blocks = unpacked_blocks(archive, spool.left(), str(path))
             archive, _ = spool.add(blocks, str(path))
         if _is_image(archive, path):
             yield ArchiveFiles(archive), None

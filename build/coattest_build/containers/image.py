@@ -36,8 +36,8 @@ from coattest_build.containers.sources import (
     Positioned,
     Spool,
     compression_of,
-    content_blocks,
     sha256_of,
+    unpacked_blocks,
 )
 
 DEFAULT_SIZE = 2 << 30
@@ -117,7 +117,7 @@ def open_container_image(
 def _export(archive: FilePart, wanted: Choice, spool: Spool) -> OpenedImage:
     if wanted.ref or wanted.platform:
         raise ContainerError("is no image but a file system: --ref and --platform would do nothing")
-    content, digest = spool.add(content_blocks(archive, spool.left(), "file system"), "file system")
+    content, digest = spool.add(unpacked_blocks(archive, spool.left(), "file system"), "file system")
     for _ in read_layer(content, most=4 * MAX_ENTRIES):
         pass
     return OpenedImage("docker-export", (), None, None, None, (ImageLayer(digest, None, content),))
@@ -152,7 +152,7 @@ def _layer(
         if descriptor is not None:
             _check_blob(source, descriptor, where)
         method = compression_of(source)
-        content, found = spool.add(content_blocks(source, spool.left(), where), where)
+        content, found = spool.add(unpacked_blocks(source, spool.left(), where), where)
     if found != diff_id:
         raise FoundFalse(
             f"its content has SHA-256 {found}, the configuration says {diff_id}",

@@ -76,7 +76,7 @@ class Counted:
     attributes: set[str] = field(default_factory=set)
 
 
-def clean(name: bytes) -> list[bytes]:
+def clean_name(name: bytes) -> list[bytes]:
     """The components of a name, ``.`` and ``..`` resolved. Raises ContainerError when it leads out."""
     parts: list[bytes] = []
     for part in name.split(b"/"):
@@ -101,7 +101,7 @@ CREATED = "working folder"
 PARENT = "parent of the working folder"
 
 
-class Tree:
+class LayerTree:
     """A folder in which names are resolved as in a chroot."""
 
     def __init__(self, root: Inode, counted: Counted) -> None:
@@ -168,12 +168,12 @@ class _Layer:
 
     def __init__(self, number: int, counted: Counted) -> None:
         self.root = Inode(DIRECTORY, place=number)
-        self._tree, self._number = Tree(self.root, counted), number
+        self._tree, self._number = LayerTree(self.root, counted), number
         self._implied = Inode(DIRECTORY, place=number, clock=number, cause=IMPLIED)
         self._counted = counted
 
     def add(self, entry: LayerEntry) -> None:
-        parts = clean(entry.name)
+        parts = clean_name(entry.name)
         if not parts:
             return
         if any(name.startswith(OVERLAY_ATTRIBUTES) for name in entry.attributes):
@@ -239,7 +239,7 @@ class _Layer:
     def _linked(self, entry: LayerEntry) -> Inode:
         """The inode that a hard link leads to; the link's own mode, owner and time are given to it."""
         where = path_text(entry.name)
-        parts = clean(entry.target)
+        parts = clean_name(entry.target)
         if not parts:
             raise unloadable("a hard link to a folder", where=where)
         *above, base = parts

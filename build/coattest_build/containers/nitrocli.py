@@ -183,7 +183,7 @@ def lines(words: Iterable[str]) -> bytes:
     return b"".join(word.encode("utf-8", "surrogateescape") + b"\n" for word in words)
 
 
-def write_ramdisk(parts: Iterable[RamdiskPart], read: Callable[[int, int, int], bytes]) -> Iterator[bytes]:
+def ramdisk_blocks(parts: Iterable[RamdiskPart], read: Callable[[int, int, int], bytes]) -> Iterator[bytes]:
     """The archive in blocks; ``read`` gives bytes of a layer by number, place and size."""
     inode, total = FIRST_INODE, 0
     for part in parts:

@@ -133,7 +133,7 @@ def compression_of(source: Positioned) -> str | None:
     return "zstd" if first[:4] in _SKIPPABLE else method_of(first)
 
 
-def content_blocks(source: Positioned, limit: int, where: str) -> Iterator[bytes]:
+def unpacked_blocks(source: Positioned, limit: int, where: str) -> Iterator[bytes]:
     """The decompressed bytes, of all members of a gzip or zstd file, at most ``limit`` of them.
 
     Raises ContainerError; EnvironmentFailure (``missing-extra``) where this Python has no zstd.
