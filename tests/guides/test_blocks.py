@@ -70,6 +70,25 @@ NEVER_RUN = {
             "python check.py drawn aws",
         )
     },
+    **{
+        ("docs/other-images.md", f"eif {command}"): reason
+        for commands, reason in (
+            (
+                ("measure $IMAGE", "describe $IMAGE", "describe $IMAGE --files"),
+                "nitro-cli needs Docker. The tests write such images themselves",
+            ),
+            (("diff $IMAGE $OTHER",), "nitro-cli needs Docker. The tests compare images of its shape"),
+            (
+                (
+                    "container inspect $IMAGE",
+                    "container ramdisk $IMAGE --style nitro-cli --out app.cpio",
+                    "describe $EIF",
+                ),
+                "it needs an image of yours. The tests read images whose ramdisk nitro-cli's own steps made",
+            ),
+        )
+        for command in commands
+    },
     (
         "docs/inputs.md",
         "verify inputs",
