@@ -70,6 +70,14 @@ NEVER_RUN = {
             "python check.py drawn aws",
         )
     },
+    **{
+        ("docs/other-images.md", command): "nitro-cli needs Docker. The tests write such images themselves"
+        for command in ("eif measure $IMAGE", "eif describe $IMAGE", "eif describe $IMAGE --files")
+    },
+    (
+        "docs/other-images.md",
+        "eif diff $IMAGE $OTHER",
+    ): "nitro-cli needs Docker. The tests compare images of its shape",
     (
         "docs/inputs.md",
         "verify inputs",
