@@ -40,12 +40,15 @@ MAX_STEPS = 200_000
 
 A tree that is named 40,000 times takes no space, but each naming takes time.
 """
+MAX_COMMITS = 10_000
+"""Commits between one and an ancestor of it."""
 MAX_PACKED_REFS = 16 * 1024 * 1024
 MAX_SYMBOLIC = 5
 """Refs that name refs, one after the other; git's limit too."""
 
 _ID = re.compile(rb"[0-9a-f]{40}")
 _REF = re.compile(rb"ref: *(refs/[^\x00-\x20\x7f~^:?*\[\\]+)")
+_PARENT = re.compile(rb"^parent ([0-9a-f]{40})$", re.MULTILINE)
 _MODE = re.compile(rb"[0-7]{5,6}")
 _KINDS = {1: b"commit", 2: b"tree", 3: b"blob", 4: b"tag"}
 _OFFSET_DELTA, _REF_DELTA = 6, 7
@@ -73,7 +76,10 @@ class Repository:
 
     def head(self) -> str | None:
         """The id of the commit that is checked out (hex); None when nothing is committed yet."""
-        text = self._git.read_status("HEAD", _SHORT)[0].strip()
+        return self._named(self._git.read_status("HEAD", _SHORT)[0].strip())
+
+    def _named(self, text: bytes) -> str | None:
+        """The id that a ref's content leads to; None where a ref on the way is not there."""
         for _ in range(MAX_SYMBOLIC):
             if _ID.fullmatch(text):
                 return text.decode()
@@ -85,6 +91,67 @@ class Repository:
                 return None
             text = found
         raise _unreadable("too many symbolic refs in a row")
+
+    def commit(self, name: str) -> str | None:
+        """The id of a commit by its id, by HEAD, or by a branch's or tag's name; None where there is none.
+
+        A name that is both a branch's and a tag's, of two commits, is refused.
+        """
+        if name == "HEAD":
+            return self.head()
+        if _ID.fullmatch(os.fsencode(name)):
+            return self._peeled(name)
+        if _REF.fullmatch(b"ref: refs/" + os.fsencode(name)) is None or {"", ".", ".."} & {*name.split("/")}:
+            return None
+        places = (name.removeprefix("refs/"), *(f"{kind}/{name}" for kind in ("tags", "heads", "remotes")))
+        found = {
+            self._peeled(identifier)
+            for place in places
+            if (text := self._ref(os.fsencode(f"refs/{place}"))) and (identifier := self._named(text))
+        }
+        if len(found) > 1:
+            raise _unreadable(f"{ascii(name)[:80]} is the name of several commits: give the commit's id")
+        return next(iter(found), None)
+
+    def _peeled(self, identifier: str) -> str:
+        """The commit that an id names, tags followed."""
+        for _ in range(MAX_SYMBOLIC):
+            kind, data = self._object(identifier)
+            match = re.match(rb"object ([0-9a-f]{40})\n", data)
+            if kind != b"tag" or match is None:
+                return identifier
+            identifier = match[1].decode()
+        raise _unreadable("too many tags in a row")
+
+    def descends(self, commit: str, ancestor: str) -> bool:
+        """Whether ``ancestor`` is ``commit``, or one of its ancestors by any parent."""
+        pending, known = [commit], {commit}
+        while pending:
+            at = pending.pop(0)
+            if at == ancestor:
+                return True
+            for parent in _PARENT.findall(self._commit(at)[1]):
+                if parent.decode() not in known:
+                    known.add(parent.decode())
+                    pending.append(parent.decode())
+            if len(known) > MAX_COMMITS:
+                raise _unreadable(f"more than {MAX_COMMITS} commits, and none of them is {ancestor}")
+        return False
+
+    def _commit(self, identifier: str) -> tuple[str, bytes]:
+        """A commit's tree, and its header lines."""
+        kind, data = self._object(identifier)
+        match = re.match(rb"tree ([0-9a-f]{40})\n", data)
+        if kind != b"commit" or match is None:
+            raise _unreadable(f"{identifier} is not a commit")
+        return match[1].decode(), data.partition(b"\n\n")[0] + b"\n"
+
+    def blob(self, identifier: str) -> bytes:
+        """A file's bytes."""
+        kind, data = self._object(identifier)
+        if kind != b"blob":
+            raise _unreadable("a file's entry is not a blob")
+        return data
 
     def _ref(self, name: bytes) -> bytes | None:
         try:
@@ -106,30 +173,37 @@ class Repository:
 
         ``wanted`` gets a path and whether it is a folder; folders for which it is false are not entered.
         """
-        kind, data = self._object(commit)
-        match = re.match(rb"tree ([0-9a-f]{40})\n", data)
-        if kind != b"commit" or match is None:
-            raise _unreadable("HEAD is not a commit")
-        found: dict[str, tuple[str, bool]] = {}
-        pending, count = [("", match[1].decode())], 0
+        found = self.entries(commit, lambda path: wanted(path, True))
+        return {
+            path: (entry, bool(mode & 0o100))
+            for path, (mode, entry) in found.items()
+            if not stat.S_ISDIR(mode) and wanted(path, False)
+        }
+
+    def entries(self, commit: str, entered: Callable[[str], bool]) -> dict[str, tuple[int, str]]:
+        """Path to (mode, id in hex) of everything in a commit: files, links, submodules, and folders.
+
+        Of a folder for which ``entered`` is true there is what is in it, and not the folder itself.
+        """
+        found: dict[str, tuple[int, str]] = {}
+        pending, count = [("", self._commit(commit)[0])], 0
         while pending:
             prefix, identifier = pending.pop()
             if prefix.count("/") > MAX_DEPTH:
                 raise _unreadable(f"folders nested deeper than {MAX_DEPTH}")
+            names: set[str] = set()
             for mode, name, entry in self._tree(identifier):
                 count += 1
                 if count > MAX_ENTRIES:
                     raise _unreadable(f"more than {MAX_ENTRIES} files")
-                path = prefix + name
-                folder = stat.S_ISDIR(mode)
-                if not wanted(path, folder):
-                    continue
-                if folder:
-                    pending.append((f"{path}/", entry))
-                elif path in found:
+                if name in names:
                     raise _unreadable("a tree has a name twice")
+                names.add(name)
+                path = prefix + name
+                if stat.S_ISDIR(mode) and entered(path):
+                    pending.append((f"{path}/", entry))
                 else:
-                    found[path] = (entry, bool(mode & 0o100))
+                    found[path] = (mode, entry)
         return found
 
     def _tree(self, identifier: str) -> Iterator[tuple[int, str, str]]:
@@ -140,7 +214,9 @@ class Repository:
         while at < len(data):
             end = data.find(b"\0", at)
             mode, space, name = data[at:end].partition(b" ")
-            if end < 0 or len(data) < end + 21 or not space or not name or not _MODE.fullmatch(mode):
+            if end < 0 or len(data) < end + 21 or not space or not _MODE.fullmatch(mode):
+                raise _unreadable("a tree does not parse")
+            if name in {b"", b".", b".."} or b"/" in name:
                 raise _unreadable("a tree does not parse")
             yield int(mode, 8), os.fsdecode(name), data[end + 1 : end + 21].hex()
             at = end + 21
@@ -416,6 +492,13 @@ def _patched(base: bytes, delta: bytes, spend: Callable[[int], None]) -> bytes:
 def _unreadable(what: str) -> EnvironmentFailure:
     """The error for a repository that cannot be read; the caller adds which one."""
     return EnvironmentFailure(what, code="bad-repository")
+
+
+def open_bare(folder: Folder) -> Repository | None:
+    """The repository that ``folder`` itself is, without a checkout; None where it is none."""
+    if folder.status("HEAD") is None or folder.status("objects") is None:
+        return None
+    return Repository(Folder(folder.path), Folder(folder.path))
 
 
 def open_repository(checkout: Folder) -> Repository | None:

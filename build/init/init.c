@@ -125,6 +125,9 @@ static void prepare_root(void)
 	if (mount("/rootfs", "/rootfs", 0, MS_BIND, 0))
 		die("bind", "/rootfs");
 	mount_at("devtmpfs", "/rootfs/dev", MS_NOSUID | MS_NOEXEC, 0);
+	/* Devices can be used, and none can be made, renamed, removed or opened to others. */
+	if (mount("", "/rootfs/dev", 0, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NOEXEC, 0))
+		die("remount", "/rootfs/dev");
 	mount_at("proc", "/rootfs/proc", MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY, 0);
 	mount_at("sysfs", "/rootfs/sys", MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY, 0);
 	mount_at("tmpfs", "/rootfs/tmp", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=1777");

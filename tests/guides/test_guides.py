@@ -20,8 +20,8 @@ from support.guides.parties import PREPARE, SERVICE, STAND_INS, Page, Parties
 TUTORIALS = {"docs/tutorial-buyer.md": BUYERS, "docs/tutorial-service.md": (SERVICE,)}
 STEPS = sorted((block for page in TUTORIALS for block in blocks_of(page)), key=lambda block: block.step)
 LAST = STEPS[-1].step
-OWN_PARTIES = "docs/your-own-enclave.md"
-"""A page of other parties, with another payload: test_own_enclave.py runs it."""
+OWN_TESTS = {"docs/your-own-enclave.md", "docs/ci.md"}
+"""Pages of other parties: test_own_enclave.py and test_ci.py run them."""
 
 PAGES = [
     page
@@ -29,7 +29,7 @@ PAGES = [
         *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))),
         "attestations/README.md",
     ]
-    if page not in {*TUTORIALS, OWN_PARTIES} and any(block.marker is None for block in blocks_of(page))
+    if page not in {*TUTORIALS, *OWN_TESTS} and any(block.marker is None for block in blocks_of(page))
 ]
 
 

@@ -168,7 +168,7 @@ def test_dots_up_to_the_limit_are_read() -> None:
 def test_a_checkout_with_a_toml_bomb_ends_a_rebuild_in_one_line(tmp_path: Path, file: str, bomb: str) -> None:
     """``verify rebuild`` and ``verify inputs``: exit code 2, no traceback; nothing was judged false."""
     checkout = tmp_path / "checkout"
-    for name in ("build", "enclave", "attestations"):
+    for name in ("build", "enclave", "attestations/releases/0.1.0"):
         (checkout / name).mkdir(parents=True)
     for name in (
         "build/image.toml",
@@ -176,6 +176,7 @@ def test_a_checkout_with_a_toml_bomb_ends_a_rebuild_in_one_line(tmp_path: Path, 
         "attestations/releases/0.1.0/claim.json",
         "attestations/quorum.toml",
     ):
+        (checkout / name).parent.mkdir(exist_ok=True, parents=True)
         (checkout / name).write_bytes((REPOSITORY / name).read_bytes())
     path = checkout / "build" / file
     path.write_bytes(BOMBS[bomb] + b"\n" + path.read_bytes())
@@ -190,6 +191,7 @@ def test_a_checkout_with_a_toml_bomb_ends_a_rebuild_in_one_line(tmp_path: Path, 
         assert [line for line in done.stderr.splitlines() if line.startswith("verify: ")] == [
             done.stderr.splitlines()[-1]
         ]
+        assert f"build/{file}" in done.stderr, "it ends at the bomb, not before"
 
 
 def test_all_files_of_a_folder_together_have_a_limit(tmp_path: Path) -> None:

@@ -257,7 +257,7 @@ def test_a_wheels_file_is_that_wheels(change: tuple[str, str]) -> None:
     """A pin that names one distribution and pins another is refused."""
     made = small(copy.deepcopy(LOCK))
     made["wheel"][0][change[0]] = change[1]
-    with raises_code(BadLock, "bad-lock", match="wheel of something else"):
+    with raises_code(BadLock, "bad-lock", match="its file is another package's wheel"):
         parse_lock(tomli_w.dumps(made))
 
 

@@ -152,6 +152,8 @@ def test_a_program_keeps_one_capability_and_writes_in_memory_only(
     assert found["NoNewPrivs"] == "1"
     assert found["clock"] == "possible"
     assert found["file"] == found["sysctl"] == "Read-only file system"
+    assert found["node"] == found["dev"] == "Read-only file system"
+    assert found["null"] == "possible"
     assert found["mount"] == found["device"] == "Operation not permitted"
     assert found["execute"] == "Permission denied"
     assert found["inet"] == "Address family not supported by protocol"

@@ -59,6 +59,7 @@ LINES: dict[str, tuple[str, ...]] = {
     "verify audit": ("FILE", "--key", KMS, "--parent-role", ROLE, *DECIDED),
     "verify commit": (*SIGNING, "--rebuild", "OUT", *DECIDED),
     "verify inputs": ("--mirror", "MIRROR"),
+    "verify lint-change": ("HEAD", *DECIDED),
     "verify log append": (*SIGNING, *DECIDED),
     "verify log cosign": (*SIGNING, *DECIDED),
     "verify log show": DECIDED,

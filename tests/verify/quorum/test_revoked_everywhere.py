@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import inspect
 import re
 from pathlib import Path
 
 import pytest
 
 from coattest.errors import FoundFalse
+from coattest_parent.cli.auction.looking import grounds
 from coattest_verify.cli.options import decisions_from
 from coattest_verify.quorum.authority import authority_from
 from coattest_verify.quorum.statements.votes import REVOKE, make_vote, sign_vote, vote_name
@@ -33,11 +36,27 @@ def called(function: ast.AST) -> set[str]:
     }
 
 
+def called_by(path: Path) -> set[str]:
+    """The plain names that a command's module calls, and those that the functions call which it shares with
+    other commands.
+    """
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names = called(tree)
+    shared: set[str] = set()
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and ".cli." in (node.module or ""):
+            module = ast.parse(inspect.getsource(importlib.import_module(node.module or "")))
+            wanted = names & {alias.name for alias in node.names if alias.asname is None}
+            for function in module.body:
+                if isinstance(function, ast.FunctionDef) and function.name in wanted:
+                    shared |= called(function)
+    return names | shared
+
+
 @pytest.mark.parametrize("path", COMMANDS, ids=lambda path: path.stem)
 def test_a_command_with_the_options_of_a_decision_recomputes_it(path: Path) -> None:
     """Each takes the decision from the statements, by one of these functions, and from nowhere else."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    assert called(tree) & RECOMPUTE
+    assert called_by(path) & RECOMPUTE
 
 
 def test_the_commands_are_found() -> None:
@@ -61,7 +80,12 @@ def test_those_functions_refuse_a_revoked_release(three: Members, monkeypatch: p
     assert three.claimed is not None
     vote = make_vote(REVOKE, "buyer-3", root=three.root, claim=three.claimed, note="CVE-2026-1", now=NOW)
     three.write(vote_name(vote), sign_vote(vote, three.signers["buyer-3"]))
-    for recompute in (lambda: decisions_from(options, now=NOW), lambda: authority_from(options, NOW)):
+    record = three.folder / "none"  # a revoked release is refused before anything else is read
+    for recompute in (
+        lambda: decisions_from(options, now=NOW),
+        lambda: authority_from(options, NOW),
+        lambda: grounds(options, name="buyer-1", seal_key=b"", record=record, now=NOW),
+    ):
         with pytest.raises(FoundFalse, match="buyer-3: revoked this release: CVE-2026-1") as caught:
             recompute()
         assert caught.value.code == "no-decision"

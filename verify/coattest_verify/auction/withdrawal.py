@@ -24,7 +24,7 @@ PREFIX = "withdraw-buyer-key."
 MAX_WITHDRAWAL = 8 * 1024
 """Bytes of a withdrawal; a signature and three fields have about 600."""
 
-_NAME = re.compile(rf"withdraw-buyer-key\.({NAME.pattern})\.([0-9a-f]{{16}})\.dsse\.json")
+WITHDRAWAL_NAME = re.compile(rf"withdraw-buyer-key\.({NAME.pattern})\.([0-9a-f]{{16}})\.dsse\.json")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -74,7 +74,7 @@ def read_withdrawals(evidence: Evidence, members: MembersFile) -> tuple[frozense
 
 
 def _authentic(name: str, evidence: Evidence, members: MembersFile) -> Withdrawal:
-    match = _NAME.fullmatch(name)
+    match = WITHDRAWAL_NAME.fullmatch(name)
     if match is None:
         raise Rejected("not the name of a withdrawal", code="bad-name")
     member = members.member(match[1])

@@ -12,6 +12,7 @@ VERBS = {
     "commit": "coattest_verify.cli.commit:commit_command",
     "inputs": "coattest_verify.cli.inputs:inputs_command",
     "keygen": "coattest_verify.cli.keygen:keygen_command",
+    "lint-change": "coattest_verify.cli.lint_change:lint_change_command",
     "log": "coattest_verify.cli.log:log_command",
     "members": "coattest_verify.cli.members:members_command",
     "policy": "coattest_verify.cli.policy:policy_command",
@@ -25,7 +26,7 @@ VERBS = {
 
 HEADINGS = {
     "A member's own work": ("keygen", "rebuild", "inputs", "commit", "sign-pcrs"),
-    "Who decides, and what was decided": ("members", "quorum", "release", "log"),
+    "Who decides, and what was decided": ("members", "quorum", "release", "log", "lint-change"),
     "Key policies": ("policy", "report"),
     "Check what others say": ("attestation", "receipt", "audit"),
 }

@@ -141,6 +141,11 @@ def _of_each_release(evidence: Evidence) -> list[tuple[ReleaseFiles, Claimed | N
     return found
 
 
+def present_entries(evidence: Evidence, members: MembersFile) -> list[bytes]:
+    """The entries that a member would log: one for everything authentic that is here."""
+    return _present(_of_each_release(evidence), members)
+
+
 def _present(there: Sequence[tuple[ReleaseFiles, Claimed | None]], members: MembersFile) -> list[bytes]:
     """Entries for everything authentic in the folder."""
     signed = [item for files, _ in there for item in read_statements(files, members)[0]]

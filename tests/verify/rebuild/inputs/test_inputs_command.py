@@ -156,7 +156,7 @@ def test_signed_rebuild_says_whether_inputs_were_confirmed(confirmed, tmp_path):
         )
         path, *_ = sign_answer(
             quorum.attestations,
-            folder,
+            ask.files,
             statement,
             ask.members,
             quorum.signers["buyer-1"],

@@ -1,0 +1,134 @@
+"""The rules for a file that is one member's: signed by that member, and about the release that it lies in."""
+
+from __future__ import annotations
+
+from coattest.errors import Rejected
+from coattest.files import Evidence, Held
+from coattest.findings import Finding
+from coattest.strictjson import Fields, parse
+from coattest_verify.quorum.change.names import CLAIM, LINK, OTHER, SIGNATURE, STATEMENT, FilePlace
+from coattest_verify.quorum.links import MAX_LINK, layout_signatures, link_of
+from coattest_verify.quorum.members.chain import SIGNATURE_NAME, MembersChain
+from coattest_verify.quorum.members.file import MEMBERS_TYPE, MembersFile
+from coattest_verify.quorum.signing import PROPOSAL_FILE
+from coattest_verify.quorum.statements.claim import Claimed
+from coattest_verify.quorum.statements.signed import STATEMENT_NAME, SignedStatement, read_statements
+from coattest_verify.quorum.statements.statement import DISSENT
+from coattest_verify.quorum.statements.votes import COMMIT, REVIEW, leaf, read_votes
+from coattest_verify.signatures.dsse import DsseEnvelope
+from coattest_verify.signatures.olpc import encode_olpc
+
+
+class OwnFiles:
+    """Judges files that are one member's, in the commit that a change leads to."""
+
+    def __init__(self, root: bytes, before: MembersChain, after: MembersChain, head: Evidence) -> None:
+        self._root, self._before, self._after, self._head = root, before, after, head
+
+    def member_of(self, name: str, place: FilePlace, data: bytes) -> str | None:
+        """The member whose file it is; None for a claim. Raises Rejected for what may not be added."""
+        if place.kind == CLAIM:
+            _about(Claimed.decode(data).release, place)
+            return None
+        if place.kind == LINK:
+            return self._link(place, data)
+        if place.kind == SIGNATURE:
+            self._signature(name, place, data)
+        elif place.kind == STATEMENT:
+            _about(_statement(name, data, self._after.current).statement.release, place)
+        elif place.kind == OTHER:
+            self._signed(DsseEnvelope.decode(data, place.payload_type, max_size=place.limit), place.member)
+        else:
+            self._vote(name, place, data)
+        return place.member
+
+    def replaceable(self, name: str, place: FilePlace, before: bytes) -> bool:
+        """Whether its member may put another file in the place of ``before``.
+
+        It may sign a rebuild, a review or a commitment again, and a members file with a second key. A dissent
+        stays, and so does everything else.
+        """
+        if place.kind == STATEMENT:
+            return not any(_is_dissent(name, before, version) for version in self._before.versions)
+        return place.kind in {LINK, SIGNATURE} or leaf(name).startswith((f"{REVIEW}.", f"{COMMIT}."))
+
+    def _vote(self, name: str, place: FilePlace, data: bytes) -> None:
+        votes, refused = read_votes(Held({leaf(name): data}), self._after.current, self._after.versions[:-1])
+        _first_of(refused)
+        if votes[0].root != self._root.hex():
+            raise Rejected("is about another quorum", code="members-wrong-root")
+        _about(votes[0].release, place)
+
+    def _link(self, place: FilePlace, data: bytes) -> str:
+        signed = Fields(parse(data, max_size=MAX_LINK), "").values.get("signed")
+        for member in self._after.current.members:
+            keys = [key for key in member.keys if key.keyid.startswith(place.member)]
+            if isinstance(signed, dict) and keys and layout_signatures(data, signed, keys):
+                made = self._statements(place.release, member.name)
+                if not any(encode_olpc(link_of(each.statement)) == encode_olpc(signed) for each in made):
+                    raise Rejected(f"is not what a statement of {member.name} here says", code="mismatch")
+                return member.name
+        raise Rejected("not signed by a member's key of this id", code="bad-signature")
+
+    def _statements(self, release: str, member: str) -> list[SignedStatement]:
+        folder = f"releases/{release}"
+        held = {}
+        for name in self._head.names(folder):
+            match = STATEMENT_NAME.fullmatch(name)
+            if match and match[1] == member:
+                held[name] = self._head.read(f"{folder}/{name}")
+        return read_statements(Held(held), self._after.current)[0]
+
+    def _signature(self, name: str, place: FilePlace, data: bytes) -> None:
+        match = SIGNATURE_NAME.fullmatch(name)
+        envelope = DsseEnvelope.decode(data, MEMBERS_TYPE)
+        members = MembersFile.decode(envelope.payload)
+        if match is None or members.version != int(match[1]):
+            raise Rejected(f"signs version {members.version}", code="bad-name")
+        chain, current = self._after.versions, self._after.current
+        agreed = any(members.raw == version.raw for version in chain)
+        if not agreed and members.previous != f"sha256:{current.sha256}":
+            raise Rejected("signs a version that does not follow the one in force", code="stale")
+        # Whom a version names has a say on it once it is proposed; whoever is a member has one anyway.
+        known = [current, *self._before.versions[-1:]]
+        if agreed or self._proposed() == members.raw:
+            known.append(members)
+        if not any((party := each.member(place.member)) and envelope.signers(party.keys) for each in known):
+            raise Rejected(f"not signed by a key of {place.member}", code="bad-signature")
+
+    def _proposed(self) -> bytes | None:
+        try:
+            return self._head.read(PROPOSAL_FILE)
+        except Rejected:
+            return None
+
+    def _signed(self, envelope: DsseEnvelope, name: str) -> None:
+        member = self._after.current.member(name)
+        if member is None:
+            raise Rejected(f"{name} is not a member", code="not-a-member")
+        if not envelope.signers(member.keys):
+            raise Rejected(f"not signed by a key of {name}", code="bad-signature")
+
+
+def _statement(name: str, data: bytes, members: MembersFile) -> SignedStatement:
+    """The authentic statement in a file. Raises Rejected."""
+    accepted, refused = read_statements(Held({leaf(name): data}), members)
+    _first_of(refused)
+    return accepted[0]
+
+
+def _is_dissent(name: str, data: bytes, members: MembersFile) -> bool:
+    try:
+        return _statement(name, data, members).statement.outcome == DISSENT
+    except Rejected:
+        return False
+
+
+def _first_of(refused: list[Finding]) -> None:
+    for finding in refused:
+        raise Rejected(finding.detail, code=finding.code)
+
+
+def _about(release: str, place: FilePlace) -> None:
+    if release != place.release:
+        raise Rejected(f"is about release {release}, not {place.release}", code="wrong-release")
