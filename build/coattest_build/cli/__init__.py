@@ -8,6 +8,7 @@ from coattest.shell import LazyGroup, run
 
 VERBS = {
     "build": "coattest_build.cli.build:build_command",
+    "container": "coattest_build.cli.container:container_command",
     "describe": "coattest_build.cli.describe:describe_command",
     "diff": "coattest_build.cli.diff:diff_command",
     "lock": "coattest_build.cli.lock:lock_command",
@@ -20,6 +21,7 @@ VERBS = {
 HEADINGS = {
     "Make an image": ("lock", "build", "stage", "sign"),
     "Look at an image": ("measure", "describe", "diff", "sbom"),
+    "Start from a container image": ("container",),
 }
 
 

@@ -1,0 +1,122 @@
+"""From an opened image to its application ramdisk: layers applied, a container made, entries written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from coattest.findings import Finding
+from coattest_build.containers.daemon import (
+    Exported,
+    Undecided,
+    create_container,
+    export,
+    read_export,
+    undecided,
+)
+from coattest_build.containers.errors import ContainerError, Undecidable, path_text
+from coattest_build.containers.image import OpenedImage
+from coattest_build.containers.layers import MAX_ENTRIES, Counted, Inode, apply_layer
+from coattest_build.containers.layertar import DIRECTORY, read_layer
+from coattest_build.containers.nitrocli import clock_of, command_of, lines, ramdisk_blocks, ramdisk_parts
+
+ARCHITECTURES = ("amd64", "arm64")
+"""What nitro-cli makes images for; any other is an error there."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerTree:
+    """What Docker makes of an image, and what the image alone does not decide of it.
+
+    ``attributes`` are the names of extended attributes in the layers, which no ramdisk has.
+    """
+
+    image: OpenedImage
+    root: Inode | None
+    undecided: tuple[Undecided, ...]
+    attributes: tuple[str, ...]
+
+    def exported(self) -> Iterator[Exported]:
+        """The entries of the container's export, in order. Raises ContainerError."""
+        if self.root is not None:
+            return export(self.root)
+        (layer,) = self.image.layers
+        return read_export(read_layer(layer.content, most=4 * MAX_ENTRIES), 0)
+
+
+def container_tree(image: OpenedImage) -> ContainerTree:
+    """Apply the layers and make the container. Raises ContainerError where Docker would refuse."""
+    if image.config is None:
+        return ContainerTree(image, None, (), ())
+    root, counted = Inode(DIRECTORY), Counted()
+    for number, layer in enumerate(image.layers):
+        try:
+            apply_layer(root, layer.content, number, counted)
+        except ContainerError as error:
+            error.where = f"layer {number + 1}" + (f": {error.where}" if error.where else "")
+            raise
+    create_container(root, image.config.working_dir, counted)
+    return ContainerTree(image, root, undecided(root), tuple(sorted(counted.attributes)))
+
+
+def undecided_finding(item: Undecided) -> Finding:
+    """One path that the image alone does not decide."""
+    by = f"layer {item.layer}" if item.layer else "the creation of the container"
+    what = {
+        "implied": "a folder without an entry in its layer",
+        "hides a link": "a folder without an entry in its layer, in place of a link of a layer below",
+    }.get(item.cause, item.cause)
+    return Finding(
+        "undecidable",
+        path_text(item.path),
+        f"{what}: {by} decides {item.free} when it is extracted or made; {item.remedy}",
+    )
+
+
+def command_and_environment(
+    image: OpenedImage, *, docker: int | None, command: tuple[str, ...], environment: tuple[str, ...]
+) -> tuple[bytes, bytes]:
+    """The ``cmd`` and ``env`` files. Of an export they are given, of an image they are its configuration's.
+
+    Raises Undecidable for an empty Cmd without ``docker``; ContainerError.
+    """
+    if image.config is None:
+        return lines(command), lines(environment)
+    if image.config.platform.os != "linux" or image.config.platform.architecture not in ARCHITECTURES:
+        raise ContainerError(
+            f"is for {image.config.platform}; nitro-cli takes linux/amd64 and linux/arm64",
+            code="container-unsupported",
+        )
+    found = command_of(image.config, docker)
+    if found is None:
+        raise Undecidable(
+            "its Cmd is empty: Docker 20 shows it as empty, so that nitro-cli runs a shell, and Docker 29 "
+            "leaves it out, so that nitro-cli runs the Entrypoint",
+            hint="--docker 20 or --docker 29; set CMD in the image to avoid it",
+        )
+    return lines(found), lines(image.config.env)
+
+
+def application_ramdisk(
+    tree: ContainerTree, command: bytes, environment: bytes, *, times: Mapping[int, int]
+) -> Iterator[bytes]:
+    """The ramdisk in blocks of at most 1 MiB.
+
+    ``times`` has the seconds of each clock that decides something: a layer's number from 1 on, 0 for the
+    creation of the container; modes and owners are then those of overlay2. Raises Undecidable when one is
+    missing, with a finding for each path; ContainerError.
+    """
+    missing = {item.layer for item in tree.undecided} - set(times)
+    if missing:
+        findings = [undecided_finding(item) for item in tree.undecided]
+        paths = ", ".join(finding.where for finding in findings[:8]) + (", .." if len(findings) > 8 else "")
+        raise Undecidable(
+            f"the image does not decide {len(findings)} of its folders: {paths}",
+            hint="--json has each with the way to avoid it; "
+            + " ".join(f"--time {clock}=SECONDS" for clock in sorted(missing))
+            + " writes what overlay2 made at these times",
+            findings=findings,
+        )
+    parts = ramdisk_parts(tree.exported(), command, environment, times=lambda entry: times[clock_of(entry)])
+    layers = tree.image.layers
+    return ramdisk_blocks(parts, lambda layer, place, size: layers[layer].content.read(place, size))

@@ -1,0 +1,202 @@
+"""What Docker adds when it makes a container of an image, and what it exports of that.
+
+Sources: moby, daemon/initlayer/setup_unix.go, container.SetupWorkingDirectory, daemon/export.go, go-archive.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from coattest_build.containers import layertar
+from coattest_build.containers.errors import beyond_limit, path_text, unloadable
+from coattest_build.containers.layers import (
+    CREATED,
+    HIDDEN_LINK,
+    IMPLIED,
+    PARENT,
+    Counted,
+    Inode,
+    LayerTree,
+    clean_name,
+    walk,
+)
+from coattest_build.containers.layertar import DIRECTORY, FILE, HARD_LINK, SYMLINK
+from coattest_build.containers.sparse import Extent
+
+CONTAINER = -1
+"""The clock of what the creation of the container makes; a layer's number is that of its extraction."""
+MAX_PATHS = 256 << 20
+"""Bytes of all paths together."""
+
+_INIT = (
+    (b"dev/pts", DIRECTORY),
+    (b"dev/shm", DIRECTORY),
+    (b"proc", DIRECTORY),
+    (b"sys", DIRECTORY),
+    (b".dockerenv", FILE),
+    (b"etc/resolv.conf", FILE),
+    (b"etc/hosts", FILE),
+    (b"etc/hostname", FILE),
+    (b"dev/console", FILE),
+    (b"etc/mtab", SYMLINK),
+)
+_STAMPED = (b"dev", b"dev/pts", b"dev/shm", b"etc", b"proc", b"sys")
+"""Folders whose time nitro-cli's linuxkit sets to a fixed one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """An entry of an export: ``name`` ends with a slash for a folder; ``clock`` says who decides its time."""
+
+    name: bytes
+    kind: str
+    mode: int
+    uid: int
+    gid: int
+    mtime: int
+    size: int
+    target: bytes
+    device: tuple[int, int]
+    content: tuple[Extent, ...]
+    place: int
+    clock: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Undecided:
+    """A folder that the image alone does not decide: its path, the cause, and whose clock its time is.
+
+    ``layer`` counts from 1; 0 is the creation of the container. ``free`` says what can differ.
+    """
+
+    path: bytes
+    cause: str
+    layer: int
+    free: str
+    remedy: str
+
+
+def create_container(root: Inode, working_dir: str, counted: Counted) -> None:
+    """Change the tree as the creation of a container does. Raises ContainerError where Docker refuses."""
+    for path, kind in _INIT:
+        _init(root, path.split(b"/"), kind)
+    if working_dir in ("", "/"):
+        return
+    if not working_dir.startswith("/"):
+        raise unloadable(f"the working folder {working_dir!a} is not an absolute path")
+    name = posixpath.normpath(working_dir).encode()
+    parts = clean_name(name)
+    model = Inode(DIRECTORY, clock=CONTAINER, cause=CREATED)
+    _, made = LayerTree(root, counted).folder(parts, b"WORKDIR " + name, make=model, through_links=True)
+    if not made:
+        return
+    for path, inode in walk(root):
+        if inode.kind == DIRECTORY and made[0] in inode.below.values() and inode.cause is None:
+            if path not in _STAMPED:
+                inode.clock, inode.cause = CONTAINER, PARENT
+            return
+
+
+def _init(root: Inode, parts: list[bytes], kind: str) -> None:
+    at = root
+    for number, part in enumerate(parts, 1):
+        there = at.below.get(part)
+        if there is None or there.kind != DIRECTORY:
+            last = number == len(parts)
+            there = Inode(kind if last else DIRECTORY)
+            if there.kind == SYMLINK:
+                there.target, there.mode = b"/proc/mounts", 0o777
+            at.below[part] = there
+        at = there
+
+
+def export(root: Inode) -> Iterator[Exported]:
+    """The entries of ``docker export``, in its order: a file with several names is a link after the first."""
+    first: dict[int, bytes] = {}
+    total = 0
+    for path, inode in walk(root):
+        total += len(path)
+        if total > MAX_PATHS:
+            raise beyond_limit(f"more than {MAX_PATHS} bytes of paths")
+        folder = inode.kind == DIRECTORY
+        earlier = None if folder else first.setdefault(id(inode), path)
+        linked = earlier is not None and earlier is not path
+        yield Exported(
+            name=path + b"/" if folder else path,
+            kind=HARD_LINK if linked else inode.kind,
+            mode=inode.mode,
+            uid=inode.uid,
+            gid=inode.gid,
+            mtime=inode.mtime,
+            size=0 if linked or inode.kind != FILE else inode.size,
+            target=earlier if linked and earlier is not None else inode.target,
+            device=inode.device,
+            content=() if linked else inode.content,
+            place=inode.place,
+            clock=inode.clock,
+        )
+
+
+_REMEDIES = {
+    IMPLIED: "give the layer an entry for the folder: COPY the folder as a whole, or write layers with a "
+    "tool that adds parents",
+    HIDDEN_LINK: "put the file where the link leads, not through the link",
+    CREATED: "make the folder in the image: RUN mkdir -p, or COPY, before WORKDIR",
+    PARENT: "make the working folder in the image, so that nothing is made in its parent",
+}
+_FREE = {
+    IMPLIED: "time, mode and owner",
+    HIDDEN_LINK: "whether it is a folder at all",
+    CREATED: "time",
+    PARENT: "time",
+}
+
+
+def undecided(root: Inode) -> tuple[Undecided, ...]:
+    """The folders that Docker decides by time or store, sorted by path components."""
+    return tuple(
+        Undecided(
+            path=path,
+            cause=inode.cause,
+            layer=0 if inode.clock == CONTAINER else (inode.clock or 0) + 1,
+            free=_FREE[inode.cause],
+            remedy=_REMEDIES[inode.cause],
+        )
+        for path, inode in walk(root)
+        if inode.cause is not None
+    )
+
+
+def read_export(entries: Iterator[layertar.LayerEntry], place: int) -> Iterator[Exported]:
+    """The entries of a ``docker export`` archive, with plain names. Raises ContainerError."""
+    seen: set[bytes] = set()
+    total = 0
+    for entry in entries:
+        path = b"/".join(clean_name(entry.name))
+        if not path:
+            continue
+        if path in seen:
+            raise unloadable("this name is there twice", where=path_text(path))
+        seen.add(path)
+        total += len(path)
+        if total > MAX_PATHS:
+            raise beyond_limit(f"more than {MAX_PATHS} bytes of paths")
+        folder = entry.kind == DIRECTORY
+        target = b"/".join(clean_name(entry.target)) if entry.kind == HARD_LINK else entry.target
+        if entry.kind == HARD_LINK and target not in seen:
+            raise unloadable("a hard link to no earlier file", where=path_text(path))
+        yield Exported(
+            name=path + b"/" if folder else path,
+            kind=entry.kind,
+            mode=entry.mode,
+            uid=entry.uid,
+            gid=entry.gid,
+            mtime=entry.mtime,
+            size=entry.size,
+            target=target,
+            device=entry.device,
+            content=entry.content,
+            place=place,
+        )

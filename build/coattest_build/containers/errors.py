@@ -1,0 +1,43 @@
+"""What is wrong with a container image, in one error with a code for each kind."""
+
+from __future__ import annotations
+
+from coattest.errors import EnvironmentFailure, UsageError
+
+
+class ContainerError(UsageError):
+    """The image cannot be read, or no Docker makes a container of it; ``code`` says which kind."""
+
+    default_code = "container-malformed"
+
+
+class Undecidable(EnvironmentFailure):
+    """The image alone does not decide the bytes; ``findings`` has one for each path."""
+
+    default_code = "undecidable"
+
+
+def unloadable(what: str, *, where: str | None = None) -> ContainerError:
+    """Docker does not load the image, or its stores make different trees of it: ``container-unloadable``."""
+    return ContainerError(what, where=where, code="container-unloadable")
+
+
+def beyond_limit(what: str, *, where: str | None = None, hint: str | None = None) -> ContainerError:
+    """More than a limit: ``container-limit``."""
+    return ContainerError(what, where=where, hint=hint, code="container-limit")
+
+
+def not_read(what: str, *, where: str | None = None, hint: str | None = None) -> ContainerError:
+    """A kind of image or layer that is not read here: ``container-unsupported``."""
+    return ContainerError(what, where=where, hint=hint, code="container-unsupported")
+
+
+def two_readings(what: str, *, where: str | None = None) -> ContainerError:
+    """Two programs would see two images: ``container-two-readings``."""
+    return ContainerError(what, where=where, code="container-two-readings")
+
+
+def path_text(name: bytes) -> str:
+    """A path for a message: as an absolute path, quoted, control characters escaped, cut."""
+    text = "/" + name.decode("utf-8", "backslashreplace").strip("/")
+    return ascii(text if len(text) <= 120 else text[:120] + "...")

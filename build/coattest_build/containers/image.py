@@ -1,0 +1,322 @@
+"""Opens a container image from a path: which one it is, its configuration, its layers, all checked by digest.
+
+An OCI layout (a folder or an archive), an archive of ``docker save`` of any age, or one of ``docker export``,
+which is a file system and has no configuration.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from coattest.errors import CoattestError, FoundFalse, Rejected
+from coattest.strictjson import Fields, parse
+from coattest_build.containers.errors import ContainerError, not_read, path_text, two_readings
+from coattest_build.containers.files import ImageFiles, open_files, read_file
+from coattest_build.containers.layers import MAX_ENTRIES
+from coattest_build.containers.layertar import read_layer
+from coattest_build.containers.manifests import (
+    INDEXES,
+    MANIFESTS,
+    MAX_DOCUMENT,
+    ContainerConfig,
+    Descriptor,
+    ManifestFile,
+    Platform,
+    read_config,
+    read_index,
+    read_manifest,
+    read_saved,
+)
+from coattest_build.containers.sources import (
+    FilePart,
+    Positioned,
+    Spool,
+    compression_of,
+    sha256_of,
+    unpacked_blocks,
+)
+
+DEFAULT_SIZE = 2 << 30
+"""Bytes that an image may unpack to unless --max-size allows more: an enclave holds it in memory."""
+MAX_NESTED = 4
+"""Indexes inside each other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which image of several is meant: a reference or tag, a platform; None for the only one."""
+
+    ref: str | None = None
+    platform: Platform | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLayer:
+    """A layer: the SHA-256 of its uncompressed content (``diff_id``), how it came, and its content."""
+
+    diff_id: str
+    compression: str | None
+    content: FilePart
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedImage:
+    """An image of which everything was checked by digest.
+
+    ``form`` is ``oci``, ``docker-save`` or ``docker-export``. ``manifest`` and ``config_sha256`` are SHA-256
+    in hex, None where the form has none; ``config`` is None for an export, whose one layer is all of it.
+    """
+
+    form: str
+    names: tuple[str, ...]
+    manifest: str | None
+    config_sha256: str | None
+    config: ContainerConfig | None
+    layers: tuple[ImageLayer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What was chosen: names, manifest's digest, the configuration's bytes, names of the layers' files."""
+
+    form: str
+    names: tuple[str, ...]
+    manifest: str | None
+    config: bytes
+    layers: tuple[tuple[str, Descriptor | None], ...]
+
+
+@contextlib.contextmanager
+def open_container_image(
+    path: Path, choice: Choice | None = None, *, max_size: int = DEFAULT_SIZE
+) -> Iterator[OpenedImage]:
+    """The image at ``path``, its layers decompressed to a private file until the end.
+
+    Raises ContainerError; FoundFalse (``container-digest``) where content is not what its digest says;
+    EnvironmentFailure where something is missing here.
+    """
+    wanted = choice or Choice()
+    try:
+        with Spool(max_size) as spool, open_files(path, spool) as (files, archive):
+            if files is not None:
+                opened = _read(files, wanted, spool)
+            else:
+                assert archive is not None
+                opened = _export(archive, wanted, spool)
+            yield opened
+    except CoattestError as error:
+        if error.where is None or not error.where.startswith(str(path)):
+            error.where = f"{path}: {error.where}" if error.where else str(path)
+        raise
+
+
+def _export(archive: FilePart, wanted: Choice, spool: Spool) -> OpenedImage:
+    if wanted.ref or wanted.platform:
+        raise ContainerError("is no image but a file system: --ref and --platform would do nothing")
+    content, digest = spool.add(unpacked_blocks(archive, spool.left(), "file system"), "file system")
+    for _ in read_layer(content, most=4 * MAX_ENTRIES):
+        pass
+    return OpenedImage("docker-export", (), None, None, None, (ImageLayer(digest, None, content),))
+
+
+def _read(files: ImageFiles, wanted: Choice, spool: Spool) -> OpenedImage:
+    found = _from_layout(files, wanted) if files.has("index.json") else _from_saved(files, wanted)
+    config = read_config(found.config, "config")
+    if wanted.platform is not None and not config.platform.is_for(wanted.platform):
+        raise ContainerError(
+            f"the image is for {config.platform}, not {wanted.platform}", code="container-ambiguous"
+        )
+    if len(config.diff_ids) != len(found.layers):
+        raise ContainerError(
+            f"{len(found.layers)} layers, but the configuration has {len(config.diff_ids)} diff_ids"
+        )
+    layers = tuple(
+        _layer(files, name, descriptor, diff_id, spool, number=number)
+        for number, ((name, descriptor), diff_id) in enumerate(
+            zip(found.layers, config.diff_ids, strict=True), 1
+        )
+    )
+    digest = hashlib.sha256(found.config).hexdigest()
+    return OpenedImage(found.form, found.names, found.manifest, digest, config, layers)
+
+
+def _layer(
+    files: ImageFiles, name: str, descriptor: Descriptor | None, diff_id: str, spool: Spool, *, number: int
+) -> ImageLayer:
+    where = f"layer {number}"
+    with files.opened(name) as source:
+        if descriptor is not None:
+            _check_blob(source, descriptor, where)
+        method = compression_of(source)
+        content, found = spool.add(unpacked_blocks(source, spool.left(), where), where)
+    if found != diff_id:
+        raise FoundFalse(
+            f"its content has SHA-256 {found}, the configuration says {diff_id}",
+            where=where,
+            code="container-digest",
+        )
+    return ImageLayer(diff_id, method, content)
+
+
+def _check_blob(source: Positioned, descriptor: Descriptor, where: str) -> None:
+    if source.size != descriptor.size:
+        raise FoundFalse(
+            f"{source.size} bytes, its descriptor says {descriptor.size}",
+            where=where,
+            code="container-digest",
+        )
+    found = sha256_of(source)
+    if found != descriptor.sha256:
+        raise FoundFalse(
+            f"its SHA-256 is {found}, its descriptor says {descriptor.sha256}",
+            where=where,
+            code="container-digest",
+        )
+
+
+def _blob(files: ImageFiles, descriptor: Descriptor, where: str) -> bytes:
+    """A document by its descriptor. Raises ContainerError, FoundFalse."""
+    data = read_file(files, f"blobs/sha256/{descriptor.sha256}", MAX_DOCUMENT)
+    if len(data) != descriptor.size or hashlib.sha256(data).hexdigest() != descriptor.sha256:
+        raise FoundFalse("is not what its descriptor says", where=where, code="container-digest")
+    return data
+
+
+# -------------------------------------------------------------------------------- OCI layouts
+
+
+def _from_layout(files: ImageFiles, wanted: Choice) -> _Found:
+    _check_layout(files)
+    leaves = _leaves(files, read_file(files, "index.json", MAX_DOCUMENT))
+    if wanted.ref is not None:
+        leaves = [pair for pair in leaves if wanted.ref in pair[1]]
+    if wanted.platform is not None:
+        leaves = [
+            pair for pair in leaves if pair[0].platform is None or pair[0].platform.is_for(wanted.platform)
+        ]
+    names: dict[str, set[str]] = {}
+    for descriptor, references in leaves:
+        names.setdefault(descriptor.sha256, set()).update(references)
+    if len(names) != 1:
+        raise _several([_described(*pair) for pair in leaves], wanted)
+    descriptor = leaves[0][0]
+    manifest = read_manifest(_blob(files, descriptor, "manifest"), f"manifest {descriptor.sha256[:12]}")
+    config = _blob(files, manifest.config, "config")
+    _check_agreement(files, descriptor, manifest, config)
+    return _Found(
+        form="oci",
+        names=tuple(sorted(names[descriptor.sha256])),
+        manifest=descriptor.sha256,
+        config=config,
+        layers=tuple((f"blobs/sha256/{layer.sha256}", layer) for layer in manifest.layers),
+    )
+
+
+def _check_layout(files: ImageFiles) -> None:
+    try:
+        layout = Fields(parse(read_file(files, "oci-layout", 4096)), "oci-layout")
+        layout.exactly("imageLayoutVersion", "1.0.0")
+    except Rejected as error:
+        raise ContainerError(error.what) from None
+
+
+def _leaves(files: ImageFiles, index: bytes) -> list[tuple[Descriptor, frozenset[str]]]:
+    """Every image that an index leads to, with the references to it, without what only describes images."""
+    found: list[tuple[Descriptor, frozenset[str]]] = []
+    seen: set[tuple[str, frozenset[str]]] = set()
+    pending = [(index, "index.json", 0, frozenset[str]())]
+    while pending:
+        data, where, depth, above = pending.pop()
+        for descriptor in read_index(data, where):
+            references = above | set(descriptor.names)
+            if descriptor.is_attestation or (descriptor.sha256, references) in seen:
+                continue
+            seen.add((descriptor.sha256, references))
+            if descriptor.media_type in INDEXES:
+                if depth >= MAX_NESTED:
+                    raise ContainerError(f"more than {MAX_NESTED} indexes inside each other", where=where)
+                below = _blob(files, descriptor, f"index {descriptor.sha256[:12]}")
+                pending.append((below, f"index {descriptor.sha256[:12]}", depth + 1, references))
+            elif descriptor.media_type in MANIFESTS:
+                found.append((descriptor, references))
+            elif "manifest.v1" in descriptor.media_type and "docker" in descriptor.media_type:
+                raise not_read("is a manifest of schema 1", where=where)
+    return found
+
+
+def _described(descriptor: Descriptor, references: frozenset[str]) -> str:
+    platform = f" for {descriptor.platform}" if descriptor.platform else ""
+    return f"{', '.join(sorted(references)) or descriptor.sha256[:12]}{platform}"
+
+
+def _several(found: list[str], wanted: Choice) -> ContainerError:
+    if not found:
+        asked = " and ".join(str(each) for each in (wanted.ref, wanted.platform) if each)
+        return ContainerError(
+            f"has no image {asked!a}" if asked else "has no image", code="container-ambiguous"
+        )
+    listed = "; ".join(ascii(text)[1:-1] for text in found[:8]) + ("; .." if len(found) > 8 else "")
+    return ContainerError(
+        f"has {len(found)} images: {listed}",
+        hint="name one with --ref or --platform",
+        code="container-ambiguous",
+    )
+
+
+def _check_agreement(
+    files: ImageFiles, descriptor: Descriptor, manifest: ManifestFile, config: bytes
+) -> None:
+    """Index and configuration name one platform, and ``docker save``'s own list, if there, the same image."""
+    said, has = descriptor.platform, read_config(config, "config").platform
+    if said is not None and (said.os, said.architecture) != (has.os, has.architecture):
+        raise two_readings(f"the index says {said}, the configuration {has}")
+    if not files.has("manifest.json"):
+        return
+    saved = read_saved(read_file(files, "manifest.json", MAX_DOCUMENT))
+    wanted = hashlib.sha256(config).hexdigest()
+    layers = tuple(layer.sha256 for layer in manifest.layers)
+    for image in saved:
+        if hashlib.sha256(read_file(files, image.config, MAX_DOCUMENT)).hexdigest() == wanted:
+            if tuple(_hex_of(name) for name in image.layers) == layers:
+                return
+            raise two_readings("manifest.json and index.json have different layers for one configuration")
+    raise two_readings("manifest.json does not have the image that index.json has")
+
+
+# -------------------------------------------------------------------------------- docker save
+
+
+def _hex_of(name: str) -> str:
+    """The digest in a file's name, such as ``blobs/sha256/<hex>``, ``<hex>.json`` or ``sha256:<hex>``."""
+    return name.rpartition("/")[2].removeprefix("sha256:").partition(".")[0]
+
+
+def _from_saved(files: ImageFiles, wanted: Choice) -> _Found:
+    if not files.has("manifest.json"):
+        raise ContainerError("has neither index.json nor manifest.json")
+    images = read_saved(read_file(files, "manifest.json", MAX_DOCUMENT))
+    candidates = [image for image in images if wanted.ref is None or wanted.ref in image.tags]
+    if len(candidates) > 1 and wanted.platform is not None:
+        candidates = [
+            image
+            for image in candidates
+            if read_config(read_file(files, image.config, MAX_DOCUMENT), "config").platform.is_for(
+                wanted.platform
+            )
+        ]
+    if len(candidates) != 1:
+        raise _several([", ".join(image.tags) or image.config[:12] for image in candidates], wanted)
+    (image,) = candidates
+    config = read_file(files, image.config, MAX_DOCUMENT)
+    named, digest = _hex_of(image.config), hashlib.sha256(config).hexdigest()
+    if len(named) == 64 and named != digest:
+        raise FoundFalse(
+            f"the configuration has SHA-256 {digest}",
+            where=path_text(image.config.encode()),
+            code="container-digest",
+        )
+    return _Found("docker-save", image.tags, None, config, tuple((name, None) for name in image.layers))

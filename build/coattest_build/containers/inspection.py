@@ -1,0 +1,145 @@
+"""What a container image is and runs, what Docker decides of it, and what an enclave does not give it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from coattest.findings import Finding
+from coattest_build.containers.application import ContainerTree, undecided_finding
+from coattest_build.containers.image import OpenedImage
+from coattest_build.containers.layertar import FILE
+from coattest_build.containers.manifests import ContainerConfig
+from coattest_build.containers.nitrocli import command_of
+
+MEMORY_RATIO = 4
+"""nitro-cli asks for at least this many times the size of the image file (``MEMORY_TO_EIF_SIZE_RATIO``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """An image as it is shown. Sizes are in bytes.
+
+    ``runs`` is nitro-cli's command, None where the image does not decide it or has none; ``why`` says so in
+    words. ``entries`` and ``content`` count the container's export.
+    """
+
+    image: OpenedImage
+    runs: tuple[str, ...] | None
+    why: str
+    entries: int
+    content: int
+    undecided: tuple[Finding, ...]
+    not_given: tuple[str, ...]
+
+    @property
+    def memory(self) -> int:
+        """Bytes that an enclave needs at least, without the kernel and boot ramdisk."""
+        return MEMORY_RATIO * self.content
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of ``eif container inspect --json``."""
+        config = self.image.config
+        return {
+            "form": self.image.form,
+            "names": list(self.image.names),
+            "manifest": _prefixed(self.image.manifest),
+            "config_digest": _prefixed(self.image.config_sha256),
+            "platform": str(config.platform) if config else None,
+            "layers": [
+                {
+                    "diff_id": _prefixed(layer.diff_id),
+                    "compression": layer.compression,
+                    "size": layer.content.size,
+                }
+                for layer in self.image.layers
+            ],
+            "config": _config_json(config) if config else None,
+            "nitro_cli": {"command": list(self.runs) if self.runs is not None else None, "why": self.why},
+            "entries": self.entries,
+            "content_bytes": self.content,
+            "memory_bytes": self.memory,
+            "undecided": [finding.to_json() for finding in self.undecided],
+            "not_given": list(self.not_given),
+        }
+
+
+def _prefixed(digest: str | None) -> str | None:
+    return None if digest is None else f"sha256:{digest}"
+
+
+def _config_json(config: ContainerConfig) -> dict[str, Any]:
+    return {
+        "entrypoint": None if config.entrypoint is None else list(config.entrypoint),
+        "cmd": None if config.cmd is None else list(config.cmd),
+        "env": list(config.env),
+        "user": config.user,
+        "working_dir": config.working_dir,
+        "volumes": list(config.volumes),
+        "exposed_ports": list(config.ports),
+        "stop_signal": config.stop_signal,
+        "healthcheck": config.has_healthcheck,
+    }
+
+
+def inspect_container(tree: ContainerTree) -> Inspection:
+    """What is to be said of an image whose layers were applied. Raises ContainerError."""
+    entries = content = 0
+    for entry in tree.exported():
+        entries += 1
+        content += entry.size if entry.kind == FILE else 0
+    runs, why = _runs(tree.image.config)
+    findings = [undecided_finding(item) for item in tree.undecided]
+    config = tree.image.config
+    if config is not None and config.cmd == ():
+        findings.append(
+            Finding(
+                "undecidable", "config: Cmd", "it is empty, which Docker 20 shows and Docker 29 leaves out: "
+                "nitro-cli runs a shell or the Entrypoint; set CMD in the image, or remove it"
+            )
+        )  # fmt: skip
+    return Inspection(
+        tree.image, runs, why, entries, content, tuple(findings), _not_given(config, tree.attributes)
+    )
+
+
+def _runs(config: ContainerConfig | None) -> tuple[tuple[str, ...] | None, str]:
+    if config is None:
+        return None, "a file system has no command; give it with --cmd"
+    if config.cmd is None and config.entrypoint is None:
+        return None, "neither Cmd nor Entrypoint: nitro-cli refuses the image"
+    runs = command_of(config, None)
+    if runs is None:
+        return None, "Cmd is empty: the Docker that nitro-cli asks decides between a shell and the Entrypoint"
+    if config.cmd is None:
+        return runs, "the Entrypoint, as there is no Cmd"
+    if config.entrypoint:
+        return runs, "Cmd alone: nitro-cli drops the Entrypoint where there is a Cmd"
+    return runs, "Cmd"
+
+
+def _not_given(config: ContainerConfig | None, attributes: tuple[str, ...]) -> tuple[str, ...]:
+    """What the image asks for and nitro-cli's enclave does not have."""
+    found: list[str] = []
+    if config is not None:
+        if config.user not in ("", "0", "root", "0:0", "root:root"):
+            found.append(f"USER {config.user}: the program runs as root")
+        if config.working_dir not in ("", "/"):
+            found.append(f"WORKDIR {config.working_dir}: the program starts in /")
+        for name in config.volumes:
+            found.append(f"VOLUME {name}: what is written there is in memory, and gone at the end")
+        for name in config.ports:
+            found.append(f"EXPOSE {name}: an enclave has no network, only vsock")
+        if config.stop_signal:
+            found.append(f"STOPSIGNAL {config.stop_signal}: an enclave is terminated without one")
+        if config.has_healthcheck:
+            found.append("HEALTHCHECK: nothing runs it")
+        words = [*(config.cmd or ()), *(config.entrypoint or ()), *config.env]
+        if any("\n" in word for word in words):
+            found.append("a newline in a word of the command or environment: it becomes two words")
+    if "security.capability" in attributes:
+        found.append("file capabilities: a ramdisk has none")
+    others = [name for name in attributes if name != "security.capability"]
+    if others:
+        found.append(f"{len(others)} kinds of extended attributes: a ramdisk has none")
+    return (*found, "DNS and a resolver: /etc/resolv.conf leads to a file that nothing writes")

@@ -1,0 +1,326 @@
+"""Layers applied to each other in memory, as Docker's overlay2 does; nothing is ever written.
+
+Each layer becomes a tree of its own first, names resolved inside it, then the trees are laid over each
+other. What Docker refuses is refused; what its stores (overlay2, vfs, containerd) make differently is refused
+too, or marked: a folder without an entry in its layer has its time, and on some stores its mode and owner,
+from the extraction. Sources: moby's go-archive (archive.go) and overlay2; image-spec, layer.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from coattest_build.containers import layertar
+from coattest_build.containers.errors import ContainerError, beyond_limit, path_text, unloadable
+from coattest_build.containers.layertar import DIRECTORY, SYMLINK, LayerEntry, read_layer
+from coattest_build.containers.sources import Positioned
+from coattest_build.containers.sparse import Extent
+
+MAX_ENTRIES = 400_000
+"""Entries of all layers together; each takes about 400 bytes of memory."""
+MAX_COMPONENT = 255
+"""``NAME_MAX`` of Linux."""
+MAX_LINKS = 40
+"""Symbolic links followed for one name (``MAXSYMLINKS`` of Linux)."""
+MAX_STEPS = 40_000_000
+"""Components resolved for one image: a hostile one could ask for thousands with each name."""
+LATEST = (1 << 63) // 10**9
+"""The last second that Docker keeps; later ones become 0 (``boundTime`` of go-archive)."""
+MAX_ID = (1 << 32) - 2
+"""The largest user or group id; the next is "leave it" to chown(2)."""
+
+WHITEOUT = b".wh."
+OPAQUE = b".wh..wh..opq"
+OVERLAY_ATTRIBUTES = ("trusted.overlay.", "user.overlay.")
+
+
+@dataclass(slots=True, eq=False)
+class Inode:
+    """A file of any kind. ``kind`` is one of layertar's; ``place`` the number of its layer, from 0.
+
+    Of folders: ``children``; ``clock``, who decides its time where no entry does (a layer's number, or -1 for
+    the creation of the container), and the ``cause``; while a layer is read ``hidden`` and ``opaque``.
+    """
+
+    kind: str
+    mode: int = 0o755
+    uid: int = 0
+    gid: int = 0
+    mtime: int = 0
+    size: int = 0
+    target: bytes = b""
+    device: tuple[int, int] = (0, 0)
+    content: tuple[Extent, ...] = ()
+    place: int = -1
+    children: dict[bytes, Inode] | None = None
+    hidden: set[bytes] | None = None
+    opaque: bool = False
+    clock: int | None = None
+    cause: str | None = None
+
+    @property
+    def below(self) -> dict[bytes, Inode]:
+        """The entries of a folder."""
+        if self.children is None:
+            self.children = {}
+        return self.children
+
+
+@dataclass(slots=True)
+class Counted:
+    """What all layers of an image have taken so far."""
+
+    entries: int = 0
+    steps: int = 0
+    attributes: set[str] = field(default_factory=set)
+
+
+def clean_name(name: bytes) -> list[bytes]:
+    """The components of a name, ``.`` and ``..`` resolved. Raises ContainerError when it leads out."""
+    parts: list[bytes] = []
+    for part in name.split(b"/"):
+        if part in (b"", b"."):
+            continue
+        if part == b"..":
+            if not parts:
+                raise unloadable("a name that leads out of the image", where=path_text(name))
+            parts.pop()
+            continue
+        if len(part) > MAX_COMPONENT:
+            raise unloadable(
+                f"a name with more than {MAX_COMPONENT} bytes between slashes", where=path_text(name)
+            )
+        parts.append(part)
+    return parts
+
+
+IMPLIED = "implied"
+HIDDEN_LINK = "hides a link"
+CREATED = "working folder"
+PARENT = "parent of the working folder"
+
+
+class LayerTree:
+    """A folder in which names are resolved as in a chroot."""
+
+    def __init__(self, root: Inode, counted: Counted) -> None:
+        self.root, self._counted = root, counted
+
+    def folder(
+        self, parts: list[bytes], name: bytes, *, make: Inode | None = None, through_links: bool = False
+    ) -> tuple[Inode, list[Inode]]:
+        """The folder at a path and the ones made on the way, as copies of ``make``; links are followed.
+
+        ``through_links``: what a link leads to is made, too. Raises ContainerError.
+        """
+        stack, pending, made = [self.root], parts[::-1], []
+        links, guard = 0, -1
+        while pending:
+            part = pending.pop()
+            if len(pending) < guard:
+                guard = -1
+            self._counted.steps += 1
+            if self._counted.steps > MAX_STEPS:
+                raise beyond_limit(f"more than {MAX_STEPS} steps to resolve its names")
+            if part in (b"", b"."):
+                continue
+            if part == b"..":
+                if len(stack) > 1:
+                    stack.pop()
+                continue
+            child = stack[-1].below.get(part)
+            if child is None:
+                if make is None or (guard >= 0 and not through_links):
+                    through = "a link that leads to nothing in its own layer" if guard >= 0 else "no folder"
+                    raise unloadable(f"its parent is {through}", where=path_text(name))
+                child = _like(make)
+                made.append(child)
+                stack[-1].below[part] = child
+            elif child.kind == SYMLINK:
+                links += 1
+                if links > MAX_LINKS:
+                    raise unloadable(f"more than {MAX_LINKS} links in its name", where=path_text(name))
+                guard = len(pending) if guard < 0 else guard
+                if child.target.startswith(b"/"):
+                    stack = [self.root]
+                pending.extend(child.target.split(b"/")[::-1])
+                continue
+            elif child.kind != DIRECTORY:
+                raise unloadable("its parent is not a folder", where=path_text(name))
+            stack.append(child)
+        return stack[-1], made
+
+
+def _like(model: Inode) -> Inode:
+    return Inode(
+        model.kind, model.mode, model.uid, model.gid, clock=model.clock, cause=model.cause, place=model.place
+    )
+
+
+def bounded_time(seconds: int) -> int:
+    """The time that Docker gives a file for a layer's."""
+    return 0 if seconds < 0 or seconds > LATEST else seconds
+
+
+class _Layer:
+    """One layer's own tree."""
+
+    def __init__(self, number: int, counted: Counted) -> None:
+        self.root = Inode(DIRECTORY, place=number)
+        self._tree, self._number = LayerTree(self.root, counted), number
+        self._implied = Inode(DIRECTORY, place=number, clock=number, cause=IMPLIED)
+        self._counted = counted
+
+    def add(self, entry: LayerEntry) -> None:
+        parts = clean_name(entry.name)
+        if not parts:
+            return
+        if any(name.startswith(OVERLAY_ATTRIBUTES) for name in entry.attributes):
+            raise unloadable("an extended attribute of the overlay's own", where=path_text(entry.name))
+        self._counted.attributes.update(entry.attributes)
+        *above, base = parts
+        if any(part.startswith(WHITEOUT) for part in above):
+            raise unloadable("a folder with the name of a removal", where=path_text(entry.name))
+        parent, _ = self._tree.folder(above, entry.name, make=self._implied)
+        if base.startswith(WHITEOUT):
+            self._whiteout(parent, base, entry.name)
+            return
+        _check_owner(entry)
+        there = parent.below.get(base)
+        if entry.kind == DIRECTORY and there is not None and there.kind == DIRECTORY:
+            _set(there, entry)
+            there.clock = there.cause = None
+            return
+        if there is not None and there.kind == DIRECTORY:
+            raise unloadable(
+                "one layer has a folder and something else of this name", where=path_text(entry.name)
+            )
+        parent.below.pop(base, None)
+        parent.below[base] = self._linked(entry) if entry.kind == layertar.HARD_LINK else self._made(entry)
+
+    def _whiteout(self, parent: Inode, base: bytes, name: bytes) -> None:
+        if base == OPAQUE:
+            if parent is self.root:
+                raise unloadable(
+                    "it hides the whole image below, which only some stores do", where=path_text(name)
+                )
+            parent.opaque = True
+            return
+        if base.startswith(WHITEOUT * 2):
+            return
+        hidden = base.removeprefix(WHITEOUT)
+        if hidden in (b"", b".", b".."):
+            raise unloadable("it removes its own folder", where=path_text(name))
+        if hidden in parent.below:
+            raise unloadable("one layer adds and removes this name", where=path_text(name))
+        parent.hidden = parent.hidden or set()
+        parent.hidden.add(hidden)
+
+    def _made(self, entry: LayerEntry) -> Inode:
+        if entry.kind == layertar.CHAR and entry.device == (0, 0):
+            raise unloadable(
+                "a device 0:0, which the overlay takes for a removed file", where=path_text(entry.name)
+            )
+        made = Inode(entry.kind, place=self._number)
+        made.target, made.device, made.content, made.size = (
+            entry.target,
+            entry.device,
+            entry.content,
+            entry.size,
+        )
+        _set(made, entry)
+        if entry.kind == SYMLINK:
+            if not entry.target:
+                raise unloadable("a symbolic link that leads nowhere", where=path_text(entry.name))
+            made.mode = 0o777
+        return made
+
+    def _linked(self, entry: LayerEntry) -> Inode:
+        """The inode that a hard link leads to; the link's own mode, owner and time are given to it."""
+        where = path_text(entry.name)
+        parts = clean_name(entry.target)
+        if not parts:
+            raise unloadable("a hard link to a folder", where=where)
+        *above, base = parts
+        try:
+            found = self._tree.folder(above, entry.target)[0].below.get(base)
+        except ContainerError as error:
+            if error.code != "container-unloadable":
+                raise
+            found = None
+        if found is None:
+            raise unloadable(
+                f"a hard link to {path_text(entry.target)}, which no earlier entry of its own layer is: "
+                "links to files of lower layers cannot be loaded",
+                where=where,
+            )
+        if found.kind == DIRECTORY:
+            raise unloadable("a hard link to a folder", where=where)
+        if found.kind == SYMLINK:
+            found.uid, found.gid = entry.uid, entry.gid
+        else:
+            _set(found, entry)
+        return found
+
+
+def _set(inode: Inode, entry: LayerEntry) -> None:
+    inode.mode, inode.uid, inode.gid = entry.mode, entry.uid, entry.gid
+    inode.mtime = bounded_time(entry.mtime)
+
+
+def _check_owner(entry: LayerEntry) -> None:
+    if max(entry.uid, entry.gid) > MAX_ID:
+        raise unloadable("a user or group id of more than 32 bits", where=path_text(entry.name))
+
+
+def apply_layer(root: Inode, layer: Positioned, number: int, counted: Counted) -> None:
+    """Lay a layer over the tree at ``root``. Raises ContainerError, after which the tree is of no use."""
+    own = _Layer(number, counted)
+    for entry in read_layer(layer, most=4 * MAX_ENTRIES):
+        counted.entries += 1
+        if counted.entries > MAX_ENTRIES:
+            raise beyond_limit(f"more than {MAX_ENTRIES} entries in its layers")
+        own.add(entry)
+    _merge(root, own.root)
+
+
+def _merge(root: Inode, upper: Inode) -> None:
+    pending = [(root, upper, b"")]
+    while pending:
+        low, up, path = pending.pop()
+        if up.opaque:
+            low.below.clear()
+        for name in up.hidden or ():
+            gone = low.below.pop(name, None)
+            again = up.below.get(name)
+            if gone is not None and again is not None and gone.kind == again.kind == DIRECTORY:
+                raise unloadable(
+                    "one layer removes this folder and makes it again without hiding what was in it: "
+                    "Docker's stores disagree about its content",
+                    where=path_text(path + b"/" + name),
+                )
+        for name, child in up.below.items():
+            there = low.below.get(name)
+            if there is None or there.kind != DIRECTORY or child.kind != DIRECTORY:
+                if there is not None and there.kind == SYMLINK and child.cause == IMPLIED:
+                    child.cause = HIDDEN_LINK
+                low.below[name] = child
+                continue
+            there.mode, there.uid, there.gid, there.mtime = child.mode, child.uid, child.gid, child.mtime
+            there.clock, there.cause, there.place = child.clock, child.cause, child.place
+            pending.append((there, child, path + b"/" + name))
+
+
+def walk(root: Inode) -> Iterator[tuple[bytes, Inode]]:
+    """Every path without a leading slash and its inode, but for the root, sorted by components."""
+    stack: list[tuple[bytes, Inode]] = []
+    path, inode = b"", root
+    while True:
+        if inode.kind == DIRECTORY:
+            below = sorted(inode.below.items(), reverse=True)
+            stack.extend((path + b"/" + name if path else name, child) for name, child in below)
+        if not stack:
+            return
+        path, inode = stack.pop()
+        yield path, inode
