@@ -76,6 +76,14 @@ def cross_account(principal: str = "AROAEXAMPLE:i-1", **changes: Any) -> dict[st
     return record(**{"userIdentity": identity, **changes})
 
 
+def record_of_s3(**changes: Any) -> dict[str, Any]:
+    """S3's record of an object that is encrypted under the key: its answer names the key."""
+    answer = {"x-amz-server-side-encryption-aws-kms-key-id": KEY}
+    of_s3 = {"eventSource": "s3.amazonaws.com", "eventName": "GetObject", "responseElements": answer}
+    object_of_s3 = [{"type": "AWS::S3::Object", "ARN": "arn:aws:s3:::bids/1"}]
+    return record(**{**of_s3, "resources": object_of_s3, **changes})
+
+
 def collected(*documents: Any, expected: Expected = EXPECTED) -> Collected:
     """What is kept of log files with these contents: bytes as they are, else records of a log file."""
     found = Collected(expected.key)

@@ -25,6 +25,7 @@ from support.verify.trail_records import (
     codes,
     cross_account,
     record,
+    record_of_s3,
 )
 
 OTHER_ROLE = "arn:aws:iam::111122223333:role/other"
@@ -61,7 +62,9 @@ def test_attested_decrypts_are_grouped_by_auction_buyer_and_enclave() -> None:
         ({"errorCode": "AccessDenied", "registers": None}, []),
         ({"errorCode": "", "registers": None}, ["unattested"]),
         ({"errorCode": False, "registers": None}, ["unattested"]),
-        ({"eventSource": "s3.amazonaws.com", "registers": None}, []),
+        ({"eventSource": "s3.amazonaws.com", "registers": None}, ["bad-event"]),
+        (record_of_s3(), []),
+        ({"eventSource": "s3.amazonaws.com", "eventName": "GetObject", "registers": None}, []),
         ({"resources": [{"ARN": KEY + "x"}, {"ARN": OTHER_KEY}], "registers": None}, []),
         ({"eventName": "GenerateDataKey", "registers": None}, []),
         ({"eventName": "DescribeKey", "registers": None}, []),

@@ -17,7 +17,7 @@ from coattest_verify.audit import collect, records, sources
 from coattest_verify.audit.collect import Collected
 from coattest_verify.audit.judge import AuditReport, judge_events
 from coattest_verify.audit.verdict import AuditOutcome, conclude
-from support.verify.trail_records import EXPECTED, KEY, audited, codes, collected, record
+from support.verify.trail_records import EXPECTED, KEY, audited, codes, collected, record, record_of_s3
 
 CASES = Path(__file__).resolve().parents[4] / "shared/cases/audit"
 BAD = record(id="bad", registers=None)
@@ -176,6 +176,16 @@ def test_any_damage_to_a_log_is_a_finding_or_leaves_its_events(noise: bytes, pos
     assert audited(damaged).findings or audited(damaged).undecided
 
 
+@pytest.mark.parametrize("noise", [b"!", b"x", b"0", b".", b" ", b'"', b"\n", b"\\", b"\xff"])
+def test_one_byte_of_damage_hides_nothing_wherever_it_is(noise: bytes) -> None:
+    """Also in a name, where the record is JSON as before: the service's, the operation's, the key's."""
+    data = dumped({"Records": [BAD]})
+    silent = [
+        position for position in range(len(data) + 1) if not codes(data[:position] + noise + data[position:])
+    ]
+    assert silent == []
+
+
 def test_many_broken_places_cost_no_more_than_the_file_is_long() -> None:
     """After a hundred the rest of the file is given up, and said to be."""
     found = collected(b"{]\n" * 1_000_000)
@@ -269,7 +279,7 @@ def test_an_empty_source_has_looked_at_nothing(tmp_path: Path) -> None:
     for none_expected in (False, True):
         verdict = conclude(report, found.coverage, none_expected=none_expected)
         assert (verdict.outcome, verdict.code) == (AuditOutcome.UNDECIDED, "no-records")
-    (tmp_path / "other.json").write_bytes(dumped({"Records": [record(eventSource="s3.amazonaws.com")]}))
+    (tmp_path / "other.json").write_bytes(dumped({"Records": [record_of_s3()]}))
     report, found = folder_audit(tmp_path)
     assert conclude(report, found.coverage, none_expected=False).code == "no-events"
     assert conclude(report, found.coverage, none_expected=True).outcome is AuditOutcome.AS_DECIDED

@@ -13,7 +13,7 @@ import pytest
 from coattest_verify.audit import records, sources
 from coattest_verify.audit.collect import Collected
 from coattest_verify.audit.judge import AuditReport, judge_events
-from support.verify.trail_records import EXPECTED, KEY, OTHER_KEY, audited, codes, record
+from support.verify.trail_records import EXPECTED, KEY, OTHER_KEY, audited, codes, record, record_of_s3
 
 BAD = record(id="bad", registers=None)
 ALIAS = "arn:aws:kms:eu-central-1:222233334444:alias/ours"
@@ -131,7 +131,23 @@ def test_the_service_is_kms_however_it_is_written(source: str) -> None:
     """And one without a name is no other service."""
     assert codes({**BAD, "eventSource": source}) == ["unattested"]
     assert codes({**BAD, "eventSource": " "}) == ["bad-event"]
-    assert codes({**BAD, "eventSource": "s3.amazonaws.com"}) == []
+    assert codes(record_of_s3()) == []
+    assert codes(record_of_s3(resources=[{"ARN": KEY}])) == []
+
+
+@pytest.mark.parametrize("source", ["xkms.amazonaws.com", "k.ms.amazonaws.com", "s3.amazonaws.com"])
+@pytest.mark.parametrize("name", ["Decrypt", "ReEncrypt", "CreateGrant", "PutKeyPolicy"])
+def test_what_kms_did_to_the_key_is_no_other_services(source: str, name: str) -> None:
+    """One byte in eventSource would hide a Decrypt that has all else; of another key it is nobody's here."""
+    changed = {**BAD, "eventSource": source, "eventName": name}
+    assert codes(changed) == codes({**changed, "resources": json.dumps(BAD["resources"])}) == ["bad-event"]
+    assert codes({**changed, "resources": [{"ARN": OTHER_KEY}]}) == []
+
+
+def test_an_envelope_around_something_else_does_not_hide_the_record_that_it_is() -> None:
+    """Nor the other way round: with both, nobody can tell which of them is the event."""
+    assert codes({**BAD, "detail-type": "x", "detail": record_of_s3()}) == ["bad-event"]
+    assert codes({**record_of_s3(), "detail-type": "x", "detail": BAD}) == ["bad-event"]
 
 
 def test_a_map_by_arn_names_the_key() -> None:

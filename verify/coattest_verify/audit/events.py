@@ -22,7 +22,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from coattest.errors import UsageError
-from coattest_verify.audit.operations import ALIASES, CHANGES, DECRYPT, KEYLESS
+from coattest_verify.audit.operations import ALIASES, CHANGES, DECRYPT, KEYLESS, KNOWN
 
 PCR_SIZE = 48
 MAX_SHOWN = 4096
@@ -143,10 +143,12 @@ def parse_event(raw: Mapping[str, Any], key: KeyName) -> Event | NotOfKey:
         if "insightDetails" in raw and "eventName" not in raw:
             return NotOfKey.INSIGHT
         raise Unreadable("a record without eventSource")
+    name = _text(raw.get("eventName"))
     if not service.strip().lower().startswith("kms"):
+        if name in KNOWN and _has_key(raw.get("resources"), key):
+            raise Unreadable("an operation of KMS on this key, by an eventSource that is not KMS")
         return NotOfKey.ANOTHER_SERVICE
     names = _names(raw, key)
-    name = _text(raw.get("eventName"))
     if names is Names.ANOTHER and name not in ALIASES:
         return NotOfKey.ANOTHER_KEY
     if names is Names.NONE and name in KEYLESS:
@@ -217,15 +219,19 @@ def _names(raw: Mapping[str, Any], key: KeyName) -> Names:
     answer, details, resources = (
         raw.get(name) for name in ("responseElements", "serviceEventDetails", "resources")
     )
-    for text in _strings([resources, asked, answer, details]):
-        if any(found[0].lower() == key.id for found in _SOME_KEY.finditer(text)):
-            return Names.THIS
+    if _has_key([resources, asked, answer, details], key):
+        return Names.THIS
     # A parameter of the caller's choice (a grant's name) or an id somewhere in a longer text does not say
     # that the call was for another key; nor does one of two keys that it was for, beside an alias.
     asked_for = [value for name, value in (parameters or {}).items() if name.lower().endswith("keyid")]
     others = [_NAMED_KEY.search(text) is not None for text in _strings(asked_for)]
     another = any(_NAMED_KEY.search(text) for text in _strings([resources, answer, details]))
     return Names.ANOTHER if another or (others and all(others)) else Names.NONE
+
+
+def _has_key(value: Any, key: KeyName) -> bool:
+    """Whether a text in a JSON value has the key's id."""
+    return any(found[0].lower() == key.id for text in _strings(value) for found in _SOME_KEY.finditer(text))
 
 
 def _without_content(parameters: Mapping[str, Any]) -> list[Any]:

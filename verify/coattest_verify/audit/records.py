@@ -323,6 +323,8 @@ def unwrapped(raw: Mapping[str, Any], where: str) -> Iterator[Record | Flaw | Pa
     detail = raw.get("detail")
     if not isinstance(detail, dict):
         yield Flaw(where, "an envelope of EventBridge without a detail")
+    elif "eventSource" in raw:
+        yield Flaw(where, "a record and an envelope of EventBridge in one")
     elif "eventName" in detail or raw.get("source") != "aws.kms":
         yield Record(where, detail)
     else:
