@@ -20,7 +20,7 @@ from coattest_build.cli.container_options import IMAGE, image_options, opened_tr
 from coattest_build.cli.options import FILE, unreadable
 from coattest_build.containers.application import ARCHITECTURES, ContainerTree
 from coattest_build.containers.blobs import NitroBlobs, read_blobs
-from coattest_build.containers.checking import ContainerCheck, check_image, check_registers
+from coattest_build.containers.checking import ContainerCheck, check_enclave_file, check_registers
 from coattest_build.containers.errors import Undecidable
 from coattest_build.containers.manifests import Platform
 from coattest_build.formats.eif import ImageError
@@ -110,7 +110,7 @@ def _against(tree: ContainerTree, eif: Path, blobs: NitroBlobs | None) -> Contai
     with open_plain(eif) as file:
         try:
             found = read_found_layout(file)
-            verdict = check_image(tree, file, found.layout, blobs)
+            verdict = check_enclave_file(tree, file, found.layout, blobs)
         except ImageError as error:
             raise unreadable(eif, error) from None
     return replace(verdict, findings=(*found.findings, *verdict.findings))

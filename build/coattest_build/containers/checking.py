@@ -111,7 +111,7 @@ class _Deployed:
         return self.position == self._part.size
 
 
-def check_image(
+def check_enclave_file(
     tree: ContainerTree, file: BinaryIO, layout: Layout, blobs: NitroBlobs | None
 ) -> ContainerCheck:
     """Compare the sections of an image file with what nitro-cli makes. Raises ContainerError, ImageError."""
