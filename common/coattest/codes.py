@@ -180,7 +180,7 @@ REBUILD: Final = {
     "bad-release": "The signed text is not a Release file, or does not list the index that is needed",
     "bad-report": "The build report does not parse",
     "changed-image": "An image file is not the one that the build report describes",
-    "dirty-tree": "The source has changes that are not committed",
+    "dirty-tree": "The source has changes that are not committed, so it says nothing about a claim",
     "expired": "The Valid-Until date of a Release file has passed",
     "image-differs": "The image is not the one that was decided on",
     "index-unreachable": "No mirror or package index answered, or none has the file",
