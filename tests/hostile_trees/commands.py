@@ -78,6 +78,7 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
         "--source . --out {out} --mirror file://{tree}/files/mirror",
         "--source . --out out/inputs.json",
     ),
+    "verify lint-change": ("HEAD --root {root}",),
     "verify log append": (f"{WHO} {DECIDE}",),
     "verify log cosign": (f"{WHO} {DECIDE}",),
     "verify log show": (DECIDE,),
@@ -102,6 +103,10 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     ),
     "verify release revoke": (f"{WHO} --reason why {DECIDE}",),
     "verify release unrevoke": (f"{WHO} --reason why {DECIDE}",),
+    "verify release which": (
+        f"{F}/image.eif {DECIDE}",
+        f"{F}/measurements.json --bundle {F}/bundle.json --root {{root}}",
+    ),
     "verify report": (
         f"{WHO} --out {{out}} --bids s3://bucket/b/ --parent-role arn:aws:iam::111122223333:role/parent"
         f" --kms-key arn:aws:kms:eu-central-1:111122223333:key/00000000-0000-4000-8000-000000000000 {BIND}",

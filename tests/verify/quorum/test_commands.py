@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from coattest.errors import FoundFalse
+from coattest.errors import EnvironmentFailure
+from coattest_build.ownwork import BUILT
 from coattest_verify.cli.rebuild import rebuild_command
 from support.verify.desk import Desk
 from support.verify.members import claim_json
@@ -160,6 +161,19 @@ def test_a_mismatch_is_only_signed_as_dissent(signed: Desk) -> None:
     again = signed.run("sign-pcrs", "--key", "key-3", "--member", "buyer-3")
     assert again.returncode == 1
     assert "you signed another result" in again.stderr
+
+
+def test_another_source_is_no_difference(signed: Desk) -> None:
+    """What another commit builds to says nothing about the claim: exit 3, and no dissent without a reason."""
+    report = signed.images("elsewhere", b"evil")
+    report["source"]["tree_sha256"] = "ab" * 32
+    content = json.dumps(report).encode()
+    (signed.folder / "elsewhere/rebuild.json").write_bytes(content)
+    signed.own_work.note(BUILT, hashlib.sha256(content).hexdigest())
+    common = ("sign-pcrs", "--key", "key-2", "--member", "buyer-2", "--rebuild", "elsewhere")
+    for words in ((), ("--dissent",)):
+        done = signed.run(*common, *words, "--json")
+        assert (done.returncode, json.loads(done.stdout)["code"]) == (3, "wrong-source")
 
 
 def test_another_members_key_is_refused(signed: Desk) -> None:
@@ -332,23 +346,31 @@ def test_rebuild_compares_with_the_claim(
 
     def build(_source: Path, out: Path, **_options: Any) -> SimpleNamespace:
         document = desk.images(out.name, seed)
+        document["source"].update(source)
         (out / "rebuild.json").unlink()
         return SimpleNamespace(to_json=lambda: document)
 
     monkeypatch.setattr("coattest_build.builder.build", build)
     seed = b"good"
+    source: dict[str, str] = {}
     assert rebuild_command.main(["--out", "again", "--json"], standalone_mode=False) == 0
     assert desk.json("sign-pcrs", "--key", "key-1", "--member", "buyer-1", "--rebuild", "again")
     seed = b"evil"
+    source["tree_sha256"] = "ab" * 32
+    found = CliRunner().invoke(rebuild_command, ["--out", "other", "--json"], standalone_mode=False)
+    assert (found.return_value, json.loads(found.stdout)["code"]) == (3, "wrong-source")
+    assert "--dissent" not in CliRunner().invoke(rebuild_command, ["--out", "other"]).stderr
+    source.clear()
     found = CliRunner().invoke(rebuild_command, ["--out", "third", "--json"], standalone_mode=False)
     assert found.return_value == 1
+    assert json.loads(found.stdout)["code"] == "mismatch"
     differences = json.loads(found.stdout)["differences"]
     assert (differences[0]["code"], differences[0]["where"]) == ("mismatch", "aws")
     assert differences[0]["detail"].startswith("PCR0 ")
     assert any(item["detail"].startswith("section 4 ramdisk") for item in differences)
     assert (tmp_path / "copy" / "third" / "rebuild.json").exists()
     snapshot.dirty, snapshot.changed = True, ("enclave/a.py", "enclave/b.py")
-    with pytest.raises(FoundFalse, match=r"enclave/a\.py and 1 more") as caught:
+    with pytest.raises(EnvironmentFailure, match=r"enclave/a\.py and 1 more") as caught:
         rebuild_command.main(["--out", "fourth"], standalone_mode=False)
     assert caught.value.code == "dirty-tree"
     assert not (tmp_path / "copy" / "fourth").exists()

@@ -1,4 +1,4 @@
-"""One changed byte in a file of enclave/: `verify rebuild` is exit 1 and names that file. Real builds."""
+"""One changed byte in a file of enclave/: `verify rebuild` is exit 3 and names that file. Real builds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from coattest.errors import FoundFalse
+from coattest.errors import EnvironmentFailure
 from coattest_verify.cli.rebuild import rebuild_command
 from conftest import BuiltImages
 from support.build.checkouts import commit, make_checkout
@@ -45,8 +45,8 @@ def run(checkout: Path, *more: str) -> Result:
 def test_a_change_that_is_not_committed_is_refused_by_name(checkout: Path, tmp_path: Path) -> None:
     """Before anything is built: a buyer who edited a file would otherwise sign what nobody else has."""
     done = run(checkout, "--out", str(tmp_path / "out"))
-    assert isinstance(done.exception, FoundFalse)
-    assert done.exception.exit_code == 1
+    assert isinstance(done.exception, EnvironmentFailure)
+    assert (done.exception.exit_code, done.exception.code) == (3, "dirty-tree")
     assert str(done.exception).endswith(f"{CHANGED} (commit or discard them; see git status)")
     assert not (tmp_path / "out").exists()
 
@@ -60,14 +60,16 @@ def test_a_committed_change_is_found_in_the_image(
     out.mkdir()
     shutil.copyfile(built_images.image("aws"), out / "image.eif")  # as an earlier rebuild left it
     done = run(checkout, "--out", str(out), "--json")
-    assert done.return_value == 1
+    assert done.return_value == 3
     document = json.loads(done.stdout)
-    assert not document["matches"]
+    assert (document["matches"], document["code"]) == (False, "wrong-source")
     found = document["explained"]["aws"]["findings"]
     assert f"ramdisk 1: {ENTRY}" in [item["where"] for item in found]
     assert all("/coattest_enclave/" in item["where"] and "clock" in item["where"] for item in found)
     prose = run(checkout, "--out", str(tmp_path / "two"), "--claimed", str(built_images.directory))
-    assert prose.return_value == 1
+    assert prose.return_value == 3
+    assert "nothing is said about the claim" in prose.stderr
+    assert "--dissent" not in prose.stderr
     assert f"aws: ramdisk 1: {ENTRY}: different content at byte " in prose.stderr
 
 
@@ -75,7 +77,7 @@ def test_without_the_claimed_image_the_sections_are_compared(checkout: Path, tmp
     """The application's ramdisk is the only section that differs, and the tree's digest says so too."""
     commit(checkout)
     done = run(checkout, "--out", str(tmp_path / "out"), "--json")
-    assert done.return_value == 1
+    assert done.return_value == 3
     document = json.loads(done.stdout)
     assert document["explained"] == {}
     texts = [f"{item['where']}: {item['detail']}" for item in document["differences"]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,6 +74,28 @@ def test_the_wrong_passphrase_says_so(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "pass").write_text("right\n")
     monkeypatch.setenv("COATTEST_PASSPHRASE_FILE", str(tmp_path / "pass"))
     assert load_signer(path).public == load_public(tmp_path / "key.pub")
+
+
+def test_a_key_comes_by_a_descriptor(tmp_path: Path) -> None:
+    """A pipe that the caller opened, so that the key is in no file; another path to a pipe stays refused."""
+    public = generate_key(tmp_path / "key")
+    content = (tmp_path / "key").read_bytes()
+
+    def piped() -> int:
+        reading, writing = os.pipe()
+        os.write(writing, content)
+        os.close(writing)
+        return reading
+
+    reading = piped()
+    assert load_signer(Path(f"/dev/fd/{reading}")).public == public
+    os.close(reading)
+    with pytest.raises(UsageError, match="is not open for reading"):
+        load_signer(Path(f"/dev/fd/{reading}"))
+    reading = piped()
+    with pytest.raises(UsageError, match="symbolic link"):
+        load_signer(Path(f"/proc/self/fd/{reading}"))
+    os.close(reading)
 
 
 def test_one_material_has_one_encoding() -> None:

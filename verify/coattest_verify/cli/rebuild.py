@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from coattest.errors import FoundFalse, UsageError
+from coattest.errors import EnvironmentFailure, UsageError
 from coattest.files import Folder, make_folder
 from coattest.jsontext import emit_json
 from coattest.progress import Terminal
@@ -19,7 +19,7 @@ from coattest_build.ownwork import CONFIRMED, OwnWork, remove_reports
 from coattest_verify.cli.options import FOLDER, attestations_option, release_option
 from coattest_verify.quorum.statements.claim import Claimed
 from coattest_verify.quorum.statements.statement import RebuildReport
-from coattest_verify.rebuild.answer import read_claim, write_report
+from coattest_verify.rebuild.answer import built_elsewhere, read_claim, write_report
 from coattest_verify.rebuild.claimed_images import (
     explain_differences,
     holds_claimed_image,
@@ -29,6 +29,17 @@ from coattest_verify.rebuild.claimed_source import inspect_source, source_differ
 
 MAX_EXPLAINED = 10
 """Differences shown to a person; ``--json`` has them all."""
+
+OTHER_SOURCE = (
+    "another source than the claim's was built, so nothing is said about the claim: check out the release's"
+    " commit, and rebuild"
+)
+OTHER_BYTES = (
+    "the claim's source builds to other bytes here. A dissent stays, so look at the differences first, and"
+    " rebuild with --fresh-kernel, on another machine if you can; if they remain, verify sign-pcrs --dissent"
+    " tells the others"
+)
+"""What to do about a difference. A dissent from a mistake of one's own blocks everybody."""
 
 
 @needs_extra("build")
@@ -67,8 +78,9 @@ def rebuild_command(
 ) -> int:
     """Rebuild the image from the source and compare it with the claim.
 
-    Writes OUT/image.eif (OUT/image.PROFILE.eif for other profiles) and OUT/rebuild.json. Exit code 1 when the
-    rebuild differs from the claim, or the source has changes that are not committed.
+    Writes OUT/image.eif (OUT/image.PROFILE.eif for other profiles) and OUT/rebuild.json. Exit code 1: the
+    claim's source builds to other bytes here. 3: it was not the claim's source that was built (wrong-source),
+    or the source has changes that are not committed (dirty-tree), which says nothing about the claim.
 
     A difference is shown down to the file and byte where the claimed images are at hand: in OUT from an
     earlier rebuild, or in the folder that --claimed names. Otherwise it is shown by section.
@@ -99,10 +111,12 @@ def rebuild_command(
     differences = report.differences(claim)
     if profiles:
         differences = tuple(item for item in differences if item.code != "not-built")
+    elsewhere = built_elsewhere(report, claim)
     if as_json:
         emit_json(
             {
                 "matches": not differences,
+                "code": None if not differences else "wrong-source" if elsewhere else "mismatch",
                 "differences": [finding.to_json() for finding in differences],
                 "explained": {profile: found.to_json() for profile, found in explained.items()},
                 "rebuild": document,
@@ -114,7 +128,7 @@ def rebuild_command(
         for profile, comparison in explained.items():
             for found in comparison.findings[:MAX_EXPLAINED]:
                 err().print(f"{profile}: {comparison.line(found)}", style="red", markup=False)
-        err().print("the rebuild differs from the claim; verify sign-pcrs --dissent tells the others")
+        err().print(OTHER_SOURCE if elsewhere else OTHER_BYTES)
     else:
         for profile, result in sorted(report.profiles.items()):
             err().print(
@@ -124,6 +138,8 @@ def rebuild_command(
         err().print(f"kernel {kernel}; next: verify sign-pcrs --rebuild {target}", markup=False)
         if not own.made(CONFIRMED, report.lock_sha256):
             err().print("inputs not confirmed yet: verify inputs")
+    if differences and elsewhere:
+        return EnvironmentFailure.exit_code
     return 1 if differences else 0
 
 
@@ -133,7 +149,7 @@ def _inspect(source: Path, claim: Claimed) -> None:
     if snapshot.dirty:
         first, *others = snapshot.changed
         more = f" and {len(others)} more" if others else ""
-        raise FoundFalse(
+        raise EnvironmentFailure(
             f"has changes that are not committed: {first}{more}",
             where=str(source),
             hint="commit or discard them; see git status",

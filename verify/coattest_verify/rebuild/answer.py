@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from coattest.errors import FoundFalse, Rejected, UsageError
+from coattest.errors import EnvironmentFailure, FoundFalse, Rejected, UsageError
 from coattest.files import Evidence, read_bounded, write_atomic
 from coattest.findings import Finding
 from coattest.strictjson import MAX_SIZE, canonical, parse
@@ -189,8 +189,9 @@ def answer(
 ) -> Statement:
     """The statement to sign: agreement, dissent (``dissent``), or "could not build" (no report).
 
-    Raises FoundFalse when the tree was dirty, or the build differs and ``dissent`` is not set; UsageError for
-    a dissent without a difference or a reason.
+    Raises EnvironmentFailure when the tree was dirty, or another source than the claim's was built (unless a
+    ``dissent`` gives a ``reason``); FoundFalse when the build differs and ``dissent`` is not set; UsageError
+    for a dissent without a difference or a reason.
     """
     if report is None:
         return statement_for(
@@ -205,10 +206,19 @@ def answer(
         )
     refuse_dirty(report)
     differences = report.differences(ask.claim)
+    if built_elsewhere(report, ask.claim) and not (dissent and reason):
+        raise EnvironmentFailure(
+            "another source than the claim's was built: " + _summary(differences),
+            hint="check out the release's commit and rebuild; if the claim names the wrong source, --dissent"
+            " with --reason says so",
+            code="wrong-source",
+            findings=differences,
+        )
     if differences and not dissent:
         raise FoundFalse(
             _summary(differences),
-            hint="verify sign-pcrs --dissent tells the others",
+            hint="look at the differences, and rebuild on another machine if you can; a dissent stays, and"
+            " --dissent signs it",
             code="mismatch",
             findings=differences,
         )
@@ -231,10 +241,18 @@ def answer(
     )
 
 
+def built_elsewhere(report: RebuildReport, claim: Claimed) -> bool:
+    """Whether a build has another source or architecture than the claim, of which it then says nothing."""
+    return any(
+        getattr(report, name) != getattr(claim, name)
+        for name in ("tree_sha256", "lock_sha256", "architecture")
+    )
+
+
 def refuse_dirty(report: RebuildReport) -> None:
-    """Raise FoundFalse when the report is of a source with uncommitted changes."""
+    """Raise EnvironmentFailure when the report is of a source with uncommitted changes."""
     if report.dirty:
-        raise FoundFalse(
+        raise EnvironmentFailure(
             "the source had uncommitted changes",
             hint="commit or discard them, then rebuild",
             code="dirty-tree",

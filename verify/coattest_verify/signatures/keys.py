@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +42,7 @@ SCHEMES = {
 }
 """Key types by the name used on the command line; the values are securesystemslib's scheme names."""
 
+_DESCRIPTOR = re.compile(r"/dev/fd/[0-9]{1,4}")
 PASSPHRASE_FILE = "COATTEST_PASSPHRASE_FILE"  # noqa: S105  (a variable's name)
 """Environment variable naming a file whose first line is the passphrase of key files."""
 
@@ -259,12 +261,12 @@ def load_public(path: Path) -> PublicKey:
 
 
 def load_signer(path: Path, passphrase: Callable[[], bytes] | None = None) -> FileSigner:
-    """The signer of a PKCS#8 PEM file.
+    """The signer of a PKCS#8 PEM file; ``/dev/fd/N`` is one that the caller opened, a pipe too.
 
     An encrypted file is opened with ``passphrase()``, which is asked only then; by default it is the first
     line of the file that COATTEST_PASSPHRASE_FILE names. Raises UsageError.
     """
-    content = _read(path)
+    content = _descriptor(path) if _DESCRIPTOR.fullmatch(str(path)) else _read(path)
     try:
         key = _decrypt(content, passphrase or passphrase_from_environment)
         spki = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
@@ -355,6 +357,18 @@ def _decrypt(content: bytes, passphrase: Callable[[], bytes]) -> Any:
     except TypeError:
         # cryptography's word for "encrypted, and no password was given".
         return load_pem_private_key(content, passphrase())
+
+
+def _descriptor(path: Path) -> bytes:
+    """What a descriptor of this process gives. It is one's own, so it may be a pipe."""
+    try:
+        with open(int(path.name), "rb", closefd=False) as file:
+            content = file.read(MAX_KEY_FILE + 1)
+    except OSError as error:
+        raise _unusable(f"is not open for reading: {error.strerror}", path) from None
+    if len(content) > MAX_KEY_FILE:
+        raise _unusable(f"larger than {MAX_KEY_FILE} bytes", path)
+    return content
 
 
 def _read(path: Path) -> bytes:
