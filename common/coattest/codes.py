@@ -71,6 +71,7 @@ IMAGES: Final = {
     "bad-repository": "The git repository of the source tree cannot be read",
     "bad-source": "The source tree has a link, a device, a name with control characters or too many files, or no lock",
     "bad-wheel": "A wheel is damaged",
+    "blobs-missing": "A file of nitro-cli's blobs folder is missing, or nothing says where it is",
     "bytecode-failed": "The image's Python could not compile the image's modules",
     "certificate-expired": "The certificate is past its last day",
     "certificate-key": "The certificate's key is not on P-256, P-384 or P-521, so it cannot sign an image",
@@ -411,12 +412,12 @@ AUCTION: Final = {
     "too-early": "The time is before the auction's closing time",
     "too-late": "The time is after the auction's publication deadline",
     "wrong-auction-key": "The manifest has a different auction key for this buyer",
+    "wrong-bids-place": "The manifest has a different place for this buyer's bid files",
     "wrong-buyers": "The buyers are not the manifest's, or not those that --with names",
     "wrong-decision": "The buyers sealed a different release",
     "wrong-kms-key": "The manifest has a different KMS key for this buyer",
     "wrong-lots": "The result's lots are not the manifest's, in the same order",
     "wrong-manifest": "The result or the seal is for a different manifest",
-    "wrong-place": "The manifest has a different place for this buyer's bid files",
     "wrong-seal": "The result names a different seal than the one in its file",
 }
 """About bids, seals and receipts."""

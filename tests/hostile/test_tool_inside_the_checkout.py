@@ -39,7 +39,7 @@ def test_every_command_refuses_when_something_is_imported_from_the_checkout(
     """Before it reads a key or anything else, whether it judges a folder or only signs."""
     monkeypatch.chdir(clone)
     monkeypatch.syspath_prepend(str(clone / "lib"))
-    for name in ("file", "KEY", "KEY.pub", "FILE"):
+    for name in ("file", "KEY", "KEY.pub", "FILE", "MEASURED"):
         (clone / name).write_text("")
     words = [word.replace("MIRROR", "file:///nowhere") for word in LINES[command]]
     with (
