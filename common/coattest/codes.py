@@ -71,6 +71,7 @@ IMAGES: Final = {
     "bad-repository": "The git repository of the source tree cannot be read",
     "bad-source": "The source tree has a link, a device, a name with control characters or too many files, or no lock",
     "bad-wheel": "A wheel is damaged",
+    "blobs-missing": "A file of nitro-cli's blobs folder is missing, or nothing says where it is",
     "bytecode-failed": "The image's Python could not compile the image's modules",
     "certificate-expired": "The certificate is past its last day",
     "certificate-key": "The certificate's key is not on P-256, P-384 or P-521, so it cannot sign an image",

@@ -81,8 +81,10 @@ NEVER_RUN = {
             (
                 (
                     "container inspect $IMAGE",
+                    "container check $IMAGE --eif $EIF --blobs /usr/share/nitro_enclaves/blobs",
+                    "container check $IMAGE --expect measurements.json --blobs "
+                    "/usr/share/nitro_enclaves/blobs",
                     "container ramdisk $IMAGE --style nitro-cli --out app.cpio",
-                    "describe $EIF",
                 ),
                 "it needs an image of yours. The tests read images whose ramdisk nitro-cli's own steps made",
             ),

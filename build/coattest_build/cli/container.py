@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -16,63 +13,18 @@ from coattest.errors import UsageError
 from coattest.files import atomic_file
 from coattest.jsontext import emit_json
 from coattest.parser import refuse_ignored
-from coattest.shell import Decorator, err, json_option, option_group, out
+from coattest.shell import err, json_option, out
 from coattest.text import printable
-from coattest_build.containers.application import (
-    ContainerTree,
-    application_ramdisk,
-    command_and_environment,
-    container_tree,
-)
-from coattest_build.containers.image import DEFAULT_SIZE, Choice, open_container_image
+from coattest_build.cli.container_check import check_command
+from coattest_build.cli.container_options import IMAGE, image_options, opened_tree, parse_times
+from coattest_build.containers.application import application_ramdisk, command_and_environment
+from coattest_build.containers.daemon import STORES
 from coattest_build.containers.inspection import Inspection, inspect_container
 from coattest_build.containers.manifests import Platform
 from coattest_build.formats.registers import extend
 
 PIPE_WIDTH = 240
 """Columns of a table that does not go to a terminal."""
-
-_PLATFORM = re.compile(r"[a-z0-9]{1,16}(/[a-z0-9]{1,16}){1,2}")
-_TIME = re.compile(r"(0|[1-9][0-9]{0,2})=(0|[1-9][0-9]{0,9})")
-
-
-def _platform(_context: click.Context, _parameter: click.Parameter, value: str | None) -> Platform | None:
-    if value is None:
-        return None
-    if not _PLATFORM.fullmatch(value):
-        raise UsageError(f"--platform {value[:40]!r}", hint="such as linux/amd64 or linux/arm64/v8")
-    return Platform(*value.split("/"))
-
-
-def _times(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> dict[int, int]:
-    found: dict[int, int] = {}
-    for value in values:
-        match = _TIME.fullmatch(value)
-        if match is None or int(match[2]) >= 1 << 32 or int(match[1]) in found:
-            raise UsageError(
-                f"--time {value[:40]!r}",
-                hint="a layer's number, 0 for the container, and seconds since 1970, each once: 3=1700000000",
-            )
-        found[int(match[1])] = int(match[2])
-    return found
-
-
-image_options: Decorator = option_group(
-    click.option("--ref", metavar="NAME", help="Which image of several: its reference or tag."),
-    click.option(
-        "--platform", callback=_platform, metavar="OS/ARCH", help="Which image of several: its platform."
-    ),
-    click.option(
-        "--max-size",
-        type=click.IntRange(min=1),
-        default=DEFAULT_SIZE,
-        show_default=True,
-        metavar="BYTES",
-        help="Bytes that the image may unpack to.",
-    ),
-    heading="Which image",
-)
-IMAGE = click.argument("image", type=click.Path(exists=True, path_type=Path))
 
 
 @click.group("container")
@@ -83,12 +35,7 @@ def container_command() -> None:
     """
 
 
-@contextlib.contextmanager
-def _opened(
-    image: Path, ref: str | None, platform: Platform | None, max_size: int
-) -> Iterator[ContainerTree]:
-    with open_container_image(image, Choice(ref, platform), max_size=max_size) as opened:
-        yield container_tree(opened)
+container_command.add_command(check_command)
 
 
 @container_command.command("inspect")
@@ -104,7 +51,7 @@ def inspect_command(
     the way to avoid each, and what the image asks for that an enclave does not give. Everything is checked by
     digest first. Exit 1 when a digest does not hold; 2 when the image cannot be read or no Docker loads it.
     """
-    with _opened(image, ref, platform, max_size) as tree:
+    with opened_tree(image, ref, platform, max_size) as tree:
         found = inspect_container(tree)
     if as_json:
         emit_json(found.to_json())
@@ -128,10 +75,14 @@ def inspect_command(
     "--time",
     "times",
     multiple=True,
-    callback=_times,
+    callback=parse_times,
     metavar="N=SECONDS",
-    help="When layer N was extracted (0: when the container was made), where that decides folders' times;"
-    " their mode and owner are then overlay2's.",
+    help="When layer N was extracted (0: when the container was made), where that decides folders' times.",
+)
+@click.option(
+    "--store",
+    type=click.Choice(STORES),
+    help="Where that Docker kept layers (with --time; default: overlay2).",
 )
 @click.option(
     "--docker",
@@ -154,6 +105,7 @@ def ramdisk_command(
     platform: Platform | None,
     max_size: int,
     times: dict[int, int],
+    store: str | None,
     docker: str | None,
     command: tuple[str, ...],
     environment: tuple[str, ...],
@@ -166,7 +118,7 @@ def ramdisk_command(
     digest does not hold; 2 when the image cannot be read, or neither Docker nor nitro-cli takes it.
     """
     del style
-    with _opened(image, ref, platform, max_size) as tree:
+    with opened_tree(image, ref, platform, max_size) as tree:
         config = tree.image.config
         if config is None:
             refuse_ignored(("docker",), "for a file system, which has no Cmd")
@@ -184,7 +136,9 @@ def ramdisk_command(
         files = command_and_environment(
             tree.image, docker=int(docker) if docker else None, command=command, environment=environment
         )
-        blocks = application_ramdisk(tree, *files, times=times)
+        if not tree.undecided:
+            refuse_ignored(("store",), "for an image that decides everything")
+        blocks = application_ramdisk(tree, *files, times=times, store=store or STORES[0])
         digest, measured, size = hashlib.sha256(), hashlib.sha384(), 0
         with atomic_file(target) as temporary, temporary.open("wb") as file:
             for block in blocks:
@@ -193,8 +147,8 @@ def ramdisk_command(
                 size += file.write(block)
     if tree.undecided:
         err().print(
-            f"note: {len(tree.undecided)} folders are as overlay2 makes them at the times given; other "
-            "stores of Docker give some of them another mode or owner",
+            f"note: {len(tree.undecided)} folders are as {store or STORES[0]} makes them at the times given; "
+            "other stores of Docker give some of them another mode or owner",
             style="yellow",
             markup=False,
         )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from coattest.findings import Finding
 from coattest_build.containers.daemon import (
+    STORES,
     Exported,
     Undecided,
     create_container,
@@ -36,10 +37,10 @@ class ContainerTree:
     undecided: tuple[Undecided, ...]
     attributes: tuple[str, ...]
 
-    def exported(self) -> Iterator[Exported]:
-        """The entries of the container's export, in order. Raises ContainerError."""
+    def exported(self, store: str = STORES[0]) -> Iterator[Exported]:
+        """The entries of the container's export, in order, as a store makes them. Raises ContainerError."""
         if self.root is not None:
-            return export(self.root)
+            return export(self.root, store)
         (layer,) = self.image.layers
         return read_export(read_layer(layer.content, most=4 * MAX_ENTRIES), 0)
 
@@ -98,13 +99,18 @@ def command_and_environment(
 
 
 def application_ramdisk(
-    tree: ContainerTree, command: bytes, environment: bytes, *, times: Mapping[int, int]
+    tree: ContainerTree,
+    command: bytes,
+    environment: bytes,
+    *,
+    times: Mapping[int, int],
+    store: str = STORES[0],
 ) -> Iterator[bytes]:
     """The ramdisk in blocks of at most 1 MiB.
 
     ``times`` has the seconds of each clock that decides something: a layer's number from 1 on, 0 for the
-    creation of the container; modes and owners are then those of overlay2. Raises Undecidable when one is
-    missing, with a finding for each path; ContainerError.
+    creation of the container; modes and owners are then those of the ``store``. Raises Undecidable when one
+    is missing, with a finding for each path; ContainerError.
     """
     missing = {item.layer for item in tree.undecided} - set(times)
     if missing:
@@ -114,9 +120,16 @@ def application_ramdisk(
             f"the image does not decide {len(findings)} of its folders: {paths}",
             hint="--json has each with the way to avoid it; "
             + " ".join(f"--time {clock}=SECONDS" for clock in sorted(missing))
-            + " writes what overlay2 made at these times",
+            + " writes what was made at these times",
             findings=findings,
         )
-    parts = ramdisk_parts(tree.exported(), command, environment, times=lambda entry: times[clock_of(entry)])
+    return ramdisk_at(tree, (command, environment), lambda entry: times[clock_of(entry)], store)
+
+
+def ramdisk_at(
+    tree: ContainerTree, files: tuple[bytes, bytes], times: Callable[[Exported], int], store: str
+) -> Iterator[bytes]:
+    """The ramdisk in blocks, each entry made when it is asked for; ``times`` gives the time of one."""
+    parts = ramdisk_parts(tree.exported(store), *files, times=times)
     layers = tree.image.layers
     return ramdisk_blocks(parts, lambda layer, place, size: layers[layer].content.read(place, size))

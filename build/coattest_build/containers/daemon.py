@@ -64,6 +64,21 @@ class Exported:
     clock: int | None = None
 
 
+STORES = ("overlay2", "containerd", "vfs")
+"""Where Docker keeps layers: each gives a folder without an entry its own mode and owner."""
+
+
+def implied_mode(inode: Inode, store: str) -> tuple[int, int, int]:
+    """Mode, user and group of a folder without an entry in its layer.
+
+    overlay2 makes a new one, 755 of root; the others keep what a layer below has, and else containerd makes
+    755 and vfs 600 (of Docker 20.10).
+    """
+    if store == "overlay2":
+        return 0o755, 0, 0
+    return inode.kept or (0o755 if store == "containerd" else 0o600, 0, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Undecided:
     """A folder that the image alone does not decide: its path, the cause, and whose clock its time is.
@@ -112,8 +127,11 @@ def _init(root: Inode, parts: list[bytes], kind: str) -> None:
         at = there
 
 
-def export(root: Inode) -> Iterator[Exported]:
-    """The entries of ``docker export``, in its order: a file with several names is a link after the first."""
+def export(root: Inode, store: str = STORES[0]) -> Iterator[Exported]:
+    """The entries of ``docker export``, in its order: a file with several names is a link after the first.
+
+    ``store`` is one of STORES, and decides mode and owner of folders without an entry in their layer.
+    """
     first: dict[int, bytes] = {}
     total = 0
     for path, inode in walk(root):
@@ -123,12 +141,15 @@ def export(root: Inode) -> Iterator[Exported]:
         folder = inode.kind == DIRECTORY
         earlier = None if folder else first.setdefault(id(inode), path)
         linked = earlier is not None and earlier is not path
+        mode, uid, gid = inode.mode, inode.uid, inode.gid
+        if inode.cause == IMPLIED:
+            mode, uid, gid = implied_mode(inode, store)
         yield Exported(
             name=path + b"/" if folder else path,
             kind=HARD_LINK if linked else inode.kind,
-            mode=inode.mode,
-            uid=inode.uid,
-            gid=inode.gid,
+            mode=mode,
+            uid=uid,
+            gid=gid,
             mtime=inode.mtime,
             size=0 if linked or inode.kind != FILE else inode.size,
             target=earlier if linked and earlier is not None else inode.target,

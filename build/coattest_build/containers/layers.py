@@ -40,7 +40,8 @@ class Inode:
     """A file of any kind. ``kind`` is one of layertar's; ``place`` the number of its layer, from 0.
 
     Of folders: ``children``; ``clock``, who decides its time where no entry does (a layer's number, or -1 for
-    the creation of the container), and the ``cause``; while a layer is read ``hidden`` and ``opaque``.
+    the creation of the container), and the ``cause``; ``kept``, mode and owner of a layer below, which some
+    stores keep; while a layer is read ``hidden`` and ``opaque``.
     """
 
     kind: str
@@ -58,6 +59,7 @@ class Inode:
     opaque: bool = False
     clock: int | None = None
     cause: str | None = None
+    kept: tuple[int, int, int] | None = None
 
     @property
     def below(self) -> dict[bytes, Inode]:
@@ -307,6 +309,7 @@ def _merge(root: Inode, upper: Inode) -> None:
                     child.cause = HIDDEN_LINK
                 low.below[name] = child
                 continue
+            there.kept = (there.mode, there.uid, there.gid) if there.cause is None else there.kept
             there.mode, there.uid, there.gid, there.mtime = child.mode, child.uid, child.gid, child.mtime
             there.clock, there.cause, there.place = child.clock, child.cause, child.place
             pending.append((there, child, path + b"/" + name))

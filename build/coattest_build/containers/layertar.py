@@ -184,11 +184,12 @@ class _Archive:
 
 
 def _check_sum(block: bytes) -> None:
-    field, other = block[148:156], block[:148] + block[156:]
-    total = sum(other) + 8 * 0x20
-    signed = total - 256 * sum(byte > 127 for byte in other)
-    if _number(field) not in (total, signed):
-        raise ContainerError("is not a tar archive, or a header's checksum is wrong")
+    said = _number(block[148:156])
+    total = sum(block) - sum(block[148:156]) + 8 * 0x20
+    if said != total:
+        other = block[:148] + block[156:]
+        if said != total - 256 * sum(byte > 127 for byte in other):  # old writers add signed bytes
+            raise ContainerError("is not a tar archive, or a header's checksum is wrong")
 
 
 def _number(field: bytes) -> int:

@@ -10,7 +10,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from typing import IO, Protocol
+from typing import IO, BinaryIO, Protocol, cast
 
 from coattest.errors import EnvironmentFailure
 from coattest_build.containers.errors import ContainerError, beyond_limit
@@ -102,6 +102,11 @@ class Spool:
             self._file.write(block)
         self._file.flush()
         return FilePart(self._file, start, self._size - start), digest.hexdigest()
+
+    @property
+    def file(self) -> BinaryIO:
+        """The file itself, to read."""
+        return cast("BinaryIO", self._file)
 
     def left(self) -> int:
         """Bytes that still fit."""

@@ -77,6 +77,8 @@ def test_undecided_bytes_are_not_written(image: Path, capsys: pytest.CaptureFixt
     assert code == 0
     assert "overlay2" in said
     assert listed(target.read_bytes())["rootfs/p/"]["mtime"] == 5
+    assert run(capsys, *words, "--time", "1=5", "--time", "0=6", "--store", "vfs")[0] == 0
+    assert listed(target.read_bytes())["rootfs/p/"]["mode"] == 0o40600
 
 
 @pytest.mark.parametrize(
@@ -84,6 +86,7 @@ def test_undecided_bytes_are_not_written(image: Path, capsys: pytest.CaptureFixt
     [
         (DECIDED, ("--time", "1=5"), "--time 1 would do nothing"),
         (DECIDED, ("--docker", "20"), "--docker would do nothing"),
+        (DECIDED, ("--store", "vfs"), "--store would do nothing"),
         (DECIDED, ("--cmd", "x"), "--cmd would do nothing"),
         (EXPORT, ("--cmd", "x", "--docker", "20"), "--docker would do nothing"),
         (EXPORT, (), "does not say what runs"),

@@ -154,6 +154,17 @@ def test_numbers_in_base_256_are_read() -> None:
         timed(b"\xbf" + b"\xff" * 11)
 
 
+def test_a_checksum_of_signed_bytes_is_read() -> None:
+    """Old writers added the bytes as signed numbers."""
+    block = bytearray(tar(entry("caf\xe9"), format=tarfile.GNU_FORMAT, encoding="latin-1")[:512])
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % (sum(block) - 256)
+    assert read(bytes(block))[0].name == b"caf\xe9"
+    block[148:156] = b"%06o\0 " % (sum(block) - 512)
+    with pytest.raises(ContainerError, match="checksum"):
+        read(bytes(block))
+
+
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [

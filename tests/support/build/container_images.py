@@ -164,13 +164,14 @@ def ramdisk_of(
     *,
     times: Mapping[int, int] | None = None,
     docker: int | None = None,
+    store: str = "overlay2",
     command: tuple[str, ...] = (),
     environment: tuple[str, ...] = (),
 ) -> bytes:
     """The application ramdisk of the image at a path."""
     with tree_of(path, choice) as tree:
         files = command_and_environment(tree.image, docker=docker, command=command, environment=environment)
-        return b"".join(application_ramdisk(tree, *files, times=times or {}))
+        return b"".join(application_ramdisk(tree, *files, times=times or {}, store=store))
 
 
 def listed(ramdisk: bytes) -> dict[str, dict[str, Any]]:

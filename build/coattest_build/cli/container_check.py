@@ -1,0 +1,143 @@
+"""`eif container check`: is this enclave that container image."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from coattest.errors import EnvironmentFailure, FoundFalse, Rejected, UsageError
+from coattest.files import open_plain, read_whole
+from coattest.findings import Finding
+from coattest.jsontext import emit_json
+from coattest.shell import json_option, out
+from coattest.strictjson import parse
+from coattest.text import printable
+from coattest_build.cli.container_options import IMAGE, image_options, opened_tree
+from coattest_build.cli.options import FILE, unreadable
+from coattest_build.containers.application import ARCHITECTURES, ContainerTree
+from coattest_build.containers.blobs import NitroBlobs, read_blobs
+from coattest_build.containers.checking import ContainerCheck, check_enclave_file, check_registers
+from coattest_build.containers.errors import Undecidable
+from coattest_build.containers.manifests import Platform
+from coattest_build.formats.eif import ImageError
+from coattest_build.formats.lenient.layout import read_found_layout
+from coattest_build.formats.registers import EMPTY_PCR2
+
+MAX_EXPECTED = 1 << 20
+"""Bytes of a measurements file."""
+REGISTERS = ("PCR0", "PCR1", "PCR2")
+_REGISTER = re.compile(r"[0-9a-f]{96}")
+
+
+def read_expected(path: Path) -> Mapping[str, str]:
+    """PCR0, PCR1 and PCR2 of nitro-cli's JSON, as far as they are there. Raises UsageError.
+
+    Debug mode's zeros and the empty PCR2 are refused: any image, or none, would do.
+    """
+    try:
+        document = parse(read_whole(path, MAX_EXPECTED))
+    except Rejected as error:
+        raise UsageError(error.what, where=str(path), code="bad-file") from None
+    inner = document.get("Measurements", document) if isinstance(document, dict) else None
+    if not isinstance(inner, dict) or "PCR2" not in inner:
+        raise UsageError(
+            "no PCR2", where=str(path), hint="the JSON of nitro-cli or of eif measure", code="bad-file"
+        )
+    found = {name: inner[name] for name in REGISTERS if name in inner}
+    for name, value in found.items():
+        if not isinstance(value, str) or not _REGISTER.fullmatch(value.lower()):
+            raise UsageError(f"{name} is not 96 hex digits", where=str(path), code="bad-pcr")
+        if not value.strip("0"):
+            raise UsageError(f"{name} is all zeros, as in debug mode", where=str(path), code="zero-pcr")
+    if found["PCR2"].lower() == EMPTY_PCR2:
+        raise UsageError("PCR2 is that of no application at all", where=str(path), code="empty-pcr2")
+    return {name: value.lower() for name, value in found.items()}
+
+
+@click.command("check")
+@IMAGE
+@click.option("--eif", type=FILE, help="The image file of the enclave.")
+@click.option("--expect", type=FILE, help="Its measurements, as nitro-cli or `eif measure` prints them.")
+@click.option(
+    "--blobs",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="nitro-cli's folder of kernel, command line, init and driver (/usr/share/nitro_enclaves/blobs).",
+)
+@image_options
+@json_option
+def check_command(
+    *,
+    image: Path,
+    eif: Path | None,
+    expect: Path | None,
+    blobs: Path | None,
+    ref: str | None,
+    platform: Platform | None,
+    max_size: int,
+    as_json: bool,
+) -> None:
+    """Check whether an enclave's image file or measurements are what nitro-cli makes of a container image.
+
+    Exit 0 when all of it is; 1 when something differs, with the paths; 3 when the container image does not
+    decide it (`undecidable`), or kernel and boot ramdisk were not compared for want of --blobs
+    (`blobs-missing`). Of --eif only the times of folders that the image does not decide are taken, one for
+    each layer and one for the container. Modes and owners have to be those of one of Docker's stores.
+    """
+    if (eif is None) == (expect is None):
+        raise UsageError("name the enclave with --eif or with --expect", hint="one of the two")
+    expected = read_expected(expect) if expect is not None else {}
+    with opened_tree(image, ref, platform, max_size) as tree:
+        files = _blobs(tree, blobs)
+        verdict = _against(tree, eif, files) if eif is not None else check_registers(tree, expected, files)
+    if as_json and not verdict.findings and not verdict.undecided:
+        emit_json(verdict.to_json())
+    _tell(image, verdict, as_json=as_json)
+
+
+def _blobs(tree: ContainerTree, blobs: Path | None) -> NitroBlobs | None:
+    if blobs is None:
+        return None
+    config = tree.image.config
+    architecture = config.platform.architecture if config is not None else ""
+    return read_blobs(blobs, architecture if architecture in ARCHITECTURES else ARCHITECTURES[0])
+
+
+def _against(tree: ContainerTree, eif: Path, blobs: NitroBlobs | None) -> ContainerCheck:
+    with open_plain(eif) as file:
+        try:
+            found = read_found_layout(file)
+            verdict = check_enclave_file(tree, file, found.layout, blobs)
+        except ImageError as error:
+            raise unreadable(eif, error) from None
+    return replace(verdict, findings=(*found.findings, *verdict.findings))
+
+
+def _tell(image: Path, verdict: ContainerCheck, *, as_json: bool) -> None:
+    """Print what is the same. Raises FoundFalse for differences, Undecidable or EnvironmentFailure else."""
+    if not as_json:
+        console = out()
+        for name in verdict.same:
+            console.print(f"same: {name}", markup=False)
+        for clock, seconds in verdict.times.items():
+            whose = f"layer {clock}" if clock else "the container"
+            console.print(f"taken from the image file: the time of {whose}, {seconds}", markup=False)
+        if verdict.store is not None:
+            console.print(f"modes and owners as Docker makes them with {verdict.store}", markup=False)
+    where = str(image)
+    if verdict.findings:
+        first = verdict.findings[0].code
+        raise FoundFalse(_summed(verdict.findings), where=where, code=first, findings=verdict.findings)
+    if verdict.undecided:
+        first = verdict.undecided[-1].code
+        kind = Undecidable if first == "undecidable" else EnvironmentFailure
+        raise kind(_summed(verdict.undecided), where=where, code=first, findings=verdict.undecided)
+
+
+def _summed(findings: tuple[Finding, ...]) -> str:
+    listed = "; ".join(f"{finding.where}: {finding.detail}" for finding in findings[:8])
+    more = f"; and {len(findings) - 8} more" if len(findings) > 8 else ""
+    return printable(listed + more)
