@@ -412,12 +412,12 @@ AUCTION: Final = {
     "too-early": "The time is before the auction's closing time",
     "too-late": "The time is after the auction's publication deadline",
     "wrong-auction-key": "The manifest has a different auction key for this buyer",
+    "wrong-bids-place": "The manifest has a different place for this buyer's bid files",
     "wrong-buyers": "The buyers are not the manifest's, or not those that --with names",
     "wrong-decision": "The buyers sealed a different release",
     "wrong-kms-key": "The manifest has a different KMS key for this buyer",
     "wrong-lots": "The result's lots are not the manifest's, in the same order",
     "wrong-manifest": "The result or the seal is for a different manifest",
-    "wrong-place": "The manifest has a different place for this buyer's bid files",
     "wrong-seal": "The result names a different seal than the one in its file",
 }
 """About bids, seals and receipts."""

@@ -26,6 +26,7 @@ from coattest_parent.auction.publish import Sealed
 from coattest_parent.auction.steps import make_bid
 from coattest_verify.auction.bids import read_bids
 from coattest_verify.auction.certify import Own, certificate_check, certify_buyer_key
+from coattest_verify.auction.context import AUCTION, BUYER
 from coattest_verify.auction.journal import AlreadySealed, SealJournal
 from coattest_verify.auction.place import bid_uri
 from coattest_verify.auction.sealing import plan_seal, sign_seal
@@ -368,11 +369,13 @@ class HostRun:
             for buyer in self.manifest.buyers:
                 if event["eventName"] != "Decrypt" or "errorCode" in event:
                     continue
-                if context != messages.Binding.of(self.manifest, buyer, self.world.pcr0).context:
+                bound = messages.Binding.of(self.manifest, buyer, self.world.pcr0).context
+                if any(context.get(part) != bound[part] for part in (AUCTION, BUYER)):
                     continue
                 attested = event["additionalEventData"]["recipient"]
                 digest = base64.b64decode(attested["attestationDocumentEnclaveImageDigest"])
                 require(digest == self.world.pcr0, "a key for another image")
+                require(context == bound, "a key under another context than the bid's")
                 require(attested["attestationDocumentModuleId"] in self.world.modules, "a key for whom?")
                 given[buyer.name] += event["recipientAccountId"] == buyer.kms.split(":")[4]
         log, started = self._log(), b'"event": "open-started"'

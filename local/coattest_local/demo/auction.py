@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import boto3
-
 from coattest_enclave.protocol import messages
 from coattest_local.aws.services import Services
 from coattest_local.demo.chain import PinnedTrust, World
@@ -52,6 +50,8 @@ class House:
 
     def as_buyer(self, name: str) -> Aws:
         """A buyer's bidding user, in this process."""
+        import boto3  # noqa: PLC0415 - an extra, which --help does without
+
         environment = self.buyers[name].environment
         session = boto3.Session(
             aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],

@@ -178,7 +178,7 @@ def test_a_preview_says_no_amount_unless_asked(world: World) -> None:
     assert asked["amounts"] == {"lot-1": 100000, "lot-2": 200000, "lot-3": 150000}
     assert "200000" not in prose
     arguments = ["--manifest", "preview.cbor", "--buyer", "buyer-1", "--bids", "buyer-1.csv"]
-    arguments += ["--auction-key", "buyer-1.key.pub", "--record", "buyer-1.json"]
+    arguments += ["--auction-key", "buyer-1.key.pub", "--record", "buyer-1.json", "--release", "0.1.0"]
     program = str(Path(sys.executable).with_name("auction"))
     done = subprocess.run(
         [program, "bid", *arguments, "--preview", "--show-amounts"],
@@ -207,7 +207,7 @@ def test_every_problem_of_a_bids_file_has_its_line(world: World) -> None:
             "buyer-1",
             "--bids",
             "wrong.csv",
-            *("--auction-key", "buyer-1.key.pub", "--record", "buyer-1.json"),
+            *("--auction-key", "buyer-1.key.pub", "--record", "buyer-1.json", "--release", "0.1.0"),
             "--preview",
         ],
         cwd=world.folder,

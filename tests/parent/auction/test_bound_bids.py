@@ -192,7 +192,7 @@ def test_nothing_is_overwritten_and_an_old_record_binds_nobody(world: World) -> 
     place = honest.buyer("buyer-1").bids
     written(world, "moved", with_buyer(honest, "buyer-1", bids=f"{place}elsewhere/"))
     refused, _ = world.bid("buyer-1", "moved", "--upload", "--again", expect=1)
-    assert {item["code"] for item in refused["findings"]} == {"wrong-place", "bad-certificate"}
+    assert {item["code"] for item in refused["findings"]} == {"wrong-bids-place", "bad-certificate"}
 
     bucket, key = parse_s3_uri(bid["uploaded"])
     assert bid["uploaded"] == bid_uri(honest.buyer("buyer-1"), honest.digest, bytes.fromhex(bid["bid"]))

@@ -81,6 +81,7 @@ def test_a_preview_shows_lots_as_they_are(
     (tmp_path / "manifest.cbor").write_bytes(hostile(manifest()).encode())
     (tmp_path / "bids.csv").write_text("lot,amount\nlot:fire:1,5\nlot:smile:2,6\n")
     words = ("--manifest", str(tmp_path / "manifest.cbor"), "--buyer", "buyer-1", "--preview")
+    words += ("--release", "0.1.0")
     words += ("--auction-key", str(tmp_path / "bids.csv"), "--record", str(tmp_path / "bids.csv"))
     code, _, printed = run(capsys, "bid", *words, "--bids", str(tmp_path / "bids.csv"))
     assert code == 2  # that is no key; the lots were shown before

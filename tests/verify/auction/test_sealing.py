@@ -59,7 +59,7 @@ def test_a_good_auction_is_sealed(tmp_path: Path) -> None:
         ({"mine": {"name": "buyer-3"}}, "not-a-buyer"),
         ({"mine": {"seal_key": spki(KEYS["buyer-2"].public_key())}}, "wrong-auction-key"),
         ({"mine": {"kms": ARN.format(account="999999999999")}}, "wrong-kms-key"),
-        ({"mine": {"bids": "s3://bids-buyer-1/elsewhere/"}}, "wrong-place"),
+        ({"mine": {"bids": "s3://bids-buyer-1/elsewhere/"}}, "wrong-bids-place"),
         ({"known": ()}, "wrong-buyers"),
         ({"known": ("buyer-2", "buyer-3")}, "wrong-buyers"),
         ({"bids": {"buyer-1": BIDS["buyer-1"]}}, "missing-bid"),

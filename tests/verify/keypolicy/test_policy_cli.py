@@ -65,7 +65,7 @@ def test_the_explanation_asks_with_every_register_that_is_required(buyer: Buyer)
 @pytest.mark.parametrize(
     ("arguments", "options", "code", "reason"),
     [
-        (("make",), {"member": "buyer-9"}, 1, None),
+        (("make",), {"member": "buyer-9"}, 3, "no-decision"),
         (("make",), {"simulator": False}, 1, "local-decision"),
         (("apply", "new"), {}, 2, "simulator-not-loopback"),
         (("check", "new"), {}, 2, "simulator-not-loopback"),

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from coattest_verify.keypolicy.generate import PolicyOptions, policy_id, policy_text
+from coattest_verify.keypolicy.generate import ContextRules, PolicyOptions, policy_id, policy_text
 from coattest_verify.keypolicy.iam import parse_policy
 from coattest_verify.keypolicy.roles import Roles, roles_of
-from support.verify.decisions import ACCOUNT, ADMINS, ENCRYPTER, NOW, PARENT, decision, make
+from support.verify.decisions import ACCOUNT, ADMINS, AN_AUCTIONS, ENCRYPTER, NOW, PARENT, decision, make
 
 EVE = f"arn:aws:iam::{ACCOUNT}:user/eve"
 SECOND = PARENT.replace("parent", "second")
@@ -29,8 +29,9 @@ def read(document: dict[str, Any], *decisions: Any) -> Roles | None:
     "arguments",
     [
         {},
-        {"encryption_context": {"coattest:buyer": "b"}},
-        {"encryption_context": {"x": "y"}},
+        {"context": ContextRules({"coattest:buyer": "b"})},
+        {"context": ContextRules({"x": "y"})},
+        {"context": AN_AUCTIONS},
         {"parent_roles": [PARENT, SECOND]},
         {"options": PolicyOptions(bind_role=False)},
         {"options": PolicyOptions(registers={3: "ab" * 48, 8: "cd" * 48})},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 from datetime import datetime, timedelta, timezone
@@ -11,7 +12,7 @@ import pytest
 
 from coattest.files import Folder
 from coattest_verify.quorum.decision import decide
-from coattest_verify.quorum.log.examine import read_quorum_log
+from coattest_verify.quorum.log.examine import parse_entry, read_quorum_log
 from coattest_verify.quorum.members.file import MembersFile
 from coattest_verify.quorum.memory import Roots
 from coattest_verify.quorum.statements.claim import Claimed
@@ -52,11 +53,15 @@ def test_the_committed_attestations_decide_for_the_committed_claim(
 
 
 def test_both_members_cosigned_the_committed_log(members: MembersFile) -> None:
-    """attestations/log/ holds both statements and both decisions, cosigned by both."""
+    """attestations/log/ holds both members' statements as they are here, nothing else, cosigned by both."""
     with Folder(ATTESTATIONS) as folder:
         log = read_quorum_log(folder, bytes.fromhex(members.sha256), members)
     assert log is not None
-    assert len(log.entries) == 4
+    entries = [parse_entry(entry) for entry in log.entries]
+    assert sorted((entry.kind, entry.member, entry.sha256) for entry in entries) == [
+        ("rebuild", name, hashlib.sha256((RELEASE / f"rebuild.{name}.intoto.json").read_bytes()).hexdigest())
+        for name in sorted(members.names)
+    ]
     assert sorted(log.cosigned.times) == sorted(members.names)
 
 

@@ -103,7 +103,7 @@ def _own_findings(manifest: messages.Manifest, own: Own) -> list[Finding]:
     for code, what, theirs, mine in (
         ("wrong-auction-key", "auction key", entry.key.hex(), own.seal_key.hex()),
         ("wrong-kms-key", "KMS key", entry.kms, own.kms),
-        ("wrong-place", "place for your bid files", entry.bids, own.bids),
+        ("wrong-bids-place", "place for your bid files", entry.bids, own.bids),
     ):
         if theirs != mine:
             detail = f"the manifest has a different {what}"

@@ -23,7 +23,7 @@ from coattest_verify.quorum.memory import Roots
 
 @click.group("log")
 def log_command() -> None:
-    """The transparency log of statements and decisions in attestations/log/."""
+    """The transparency log of statements, votes and claims in attestations/log/."""
 
 
 _options = option_group(signing_options, expect_option, quorum_options, json_option)

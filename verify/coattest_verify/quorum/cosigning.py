@@ -1,8 +1,8 @@
 """Writing the log: append what is in the folder and not in the log yet, and cosign the checkpoint.
 
-A cosigner first checks that the log extends what it saw before and that every dissent in it has its file. So
-an invented entry gets no cosignature, and the next signer notices a removed file. Of one size it cosigns one
-head: the journal in its state remembers which, and so does its cosignature in the folder.
+A cosigner first checks that the log extends what it saw before and that every dissent and revocation in it
+has its file. So an invented objection gets no cosignature, and the next signer notices a removed file. Of one
+size it cosigns one head: the journal in its state remembers which, and so does its cosignature in the folder.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 from coattest.errors import FoundFalse, Rejected, UsageError
 from coattest.files import Evidence, Folder, ReadOnce
 from coattest.findings import Finding
+from coattest_build.ownwork import sha256_hex
 from coattest_verify.quorum.log.checkpoint import Checkpoint, Cosigned, cosign
 from coattest_verify.quorum.log.examine import (
     CHECKPOINT_FILE,
@@ -25,17 +26,19 @@ from coattest_verify.quorum.log.examine import (
     claim_entry,
     head,
     objections,
+    parse_entry,
     statement_entry,
     vote_entry,
 )
 from coattest_verify.quorum.log.merkle import leaf_hash, pack_entries, tiles
-from coattest_verify.quorum.members.chain import Seen, SeenLog, follow
+from coattest_verify.quorum.members.chain import MembersChain, Seen, SeenLog, follow
 from coattest_verify.quorum.members.file import MembersFile, own_key
 from coattest_verify.quorum.releases import ReleaseFiles, every_release, put_file
 from coattest_verify.quorum.statements.claim import Claimed
 from coattest_verify.quorum.statements.question import DecisionQuestion
 from coattest_verify.quorum.statements.signed import read_statements
-from coattest_verify.quorum.statements.votes import read_votes
+from coattest_verify.quorum.statements.statement import DISSENT
+from coattest_verify.quorum.statements.votes import OLD_KEY, REVOKE, read_votes
 from coattest_verify.signatures.journal import SignatureJournal
 from coattest_verify.signatures.keys import Signer
 
@@ -85,12 +88,14 @@ def sign_log(
     """
     with Folder(attestations) as opened:
         folder = ReadOnce(opened)
-        members = follow(folder, root, seen=seen, now=now).current
+        chain = follow(folder, root, seen=seen, now=now)
+        members = chain.current
         own_key(member, members, signer)
         log = sound_log(folder, root, members, seen)
         there = _of_each_release(folder)
         here = _present(there, members)
         _no_missing_files(there, log, members, set(here), now)
+        _no_inventions(there, log, chain, seen)
     logged = set(log.entries) if log else set()
     fresh = [entry for entry in dict.fromkeys(here) if entry not in logged] if append else []
     entries = [*(log.entries if log else ()), *fresh]
@@ -180,6 +185,35 @@ def _no_missing_files(
                     hint="the file was removed, or the entry was invented; ask the member",
                     code="removed-entry",
                 )
+
+
+def _no_inventions(
+    there: Sequence[tuple[ReleaseFiles, Claimed | None]],
+    log: Log | None,
+    chain: MembersChain,
+    seen: Seen | None,
+) -> None:
+    """Refuse a revocation or dissent, new since this machine's last look, of which no authentic file is here.
+
+    Also one about a release that has no claim yet: it would stand in the way of that release for ever.
+    """
+    members, filed = chain.current, set[str]()
+    for files, _ in there:
+        filed |= {item.sha256 for item in read_statements(files, members)[0]}
+        votes, refused = read_votes(files, members, chain.versions[:-1])
+        filed |= {vote.sha256 for vote in votes}
+        # A key that its member no longer has signed it when it was logged.
+        filed |= {sha256_hex(files.read(item.where)) for item in refused if item.code == OLD_KEY}
+    start = seen.log.size if seen and seen.log else 0
+    for index, entry in enumerate(map(parse_entry, log.entries[start:] if log else ()), start):
+        dissents = entry.outcome == DISSENT and dict(entry.facts).get("quorum") == members.sha256
+        if (entry.kind == REVOKE or dissents) and entry.member in members.names and entry.sha256 not in filed:
+            raise FoundFalse(
+                f"entry {index} ({entry.member}: {entry.outcome or 'revocation'}) has no file here",
+                where=CHECKPOINT_FILE,
+                hint="the file was removed, or the entry was invented; ask the member",
+                code="removed-entry",
+            )
 
 
 def _write(attestations: Path, entries: list[bytes], cosigned: Cosigned) -> None:
