@@ -13,7 +13,7 @@ from coattest.files import atomic_file
 from coattest.jsontext import emit_json
 from coattest.shell import json_option, out
 from coattest.text import printable
-from coattest_build.cli.container_build import build_command
+from coattest_build.cli.container_build import container_build_command
 from coattest_build.cli.container_check import check_command
 from coattest_build.cli.container_options import (
     IMAGE,
@@ -40,7 +40,7 @@ def container_command() -> None:
     """
 
 
-container_command.add_command(build_command)
+container_command.add_command(container_build_command)
 container_command.add_command(check_command)
 
 

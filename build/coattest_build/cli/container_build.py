@@ -46,7 +46,7 @@ MAX_RAMDISK = 8 << 30
 @image_options
 @decided_options
 @json_option
-def build_command(
+def container_build_command(
     *,
     image: Path,
     style: str,
