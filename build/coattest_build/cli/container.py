@@ -9,16 +9,21 @@ import click
 from rich.table import Column, Table
 from rich.text import Text
 
-from coattest.errors import UsageError
 from coattest.files import atomic_file
 from coattest.jsontext import emit_json
-from coattest.parser import refuse_ignored
-from coattest.shell import err, json_option, out
+from coattest.shell import json_option, out
 from coattest.text import printable
+from coattest_build.cli.container_build import container_build_command
 from coattest_build.cli.container_check import check_command
-from coattest_build.cli.container_options import IMAGE, image_options, opened_tree, parse_times
-from coattest_build.containers.application import application_ramdisk, command_and_environment
-from coattest_build.containers.daemon import STORES
+from coattest_build.cli.container_options import (
+    IMAGE,
+    decided_blocks,
+    decided_options,
+    image_options,
+    note_decided,
+    opened_tree,
+    style_option,
+)
 from coattest_build.containers.inspection import Inspection, inspect_container
 from coattest_build.containers.manifests import Platform
 from coattest_build.formats.registers import extend
@@ -35,6 +40,7 @@ def container_command() -> None:
     """
 
 
+container_command.add_command(container_build_command)
 container_command.add_command(check_command)
 
 
@@ -61,34 +67,12 @@ def inspect_command(
 
 @container_command.command("ramdisk")
 @IMAGE
-@click.option(
-    "--style",
-    type=click.Choice(["nitro-cli"]),
-    required=True,
-    help="Whose ramdisk: nitro-cli's, versions 1.3.4 to 1.5.0.",
-)
+@style_option
 @click.option(
     "--out", "target", type=click.Path(dir_okay=False, path_type=Path), required=True, help="File to write."
 )
 @image_options
-@click.option(
-    "--time",
-    "times",
-    multiple=True,
-    callback=parse_times,
-    metavar="N=SECONDS",
-    help="When layer N was extracted (0: when the container was made), where that decides folders' times.",
-)
-@click.option(
-    "--store",
-    type=click.Choice(STORES),
-    help="Where that Docker kept layers (with --time; default: overlay2).",
-)
-@click.option(
-    "--docker",
-    type=click.Choice(["20", "29"]),
-    help="Whose `docker inspect` nitro-cli asked, for an image with an empty Cmd.",
-)
+@decided_options
 @click.option(
     "--cmd", "command", multiple=True, metavar="WORD", help="For `docker export`: what runs, word by word."
 )
@@ -119,39 +103,16 @@ def ramdisk_command(
     """
     del style
     with opened_tree(image, ref, platform, max_size) as tree:
-        config = tree.image.config
-        if config is None:
-            refuse_ignored(("docker",), "for a file system, which has no Cmd")
-            if not command:
-                raise UsageError("a file system does not say what runs", hint="give it with --cmd, and --env")
-        else:
-            refuse_ignored(("command", "environment"), "for an image with a configuration")
-            if config.cmd != ():
-                refuse_ignored(("docker",), "for an image whose Cmd is not empty")
-        unused = sorted(set(times) - {item.layer for item in tree.undecided})
-        if unused:
-            raise UsageError(
-                f"--time {unused[0]} would do nothing: that decides no folder", hint="leave it out"
-            )
-        files = command_and_environment(
-            tree.image, docker=int(docker) if docker else None, command=command, environment=environment
+        blocks = decided_blocks(
+            tree, times=times, store=store, docker=docker, command=command, environment=environment
         )
-        if not tree.undecided:
-            refuse_ignored(("store",), "for an image that decides everything")
-        blocks = application_ramdisk(tree, *files, times=times, store=store or STORES[0])
         digest, measured, size = hashlib.sha256(), hashlib.sha384(), 0
         with atomic_file(target) as temporary, temporary.open("wb") as file:
             for block in blocks:
                 digest.update(block)
                 measured.update(block)
                 size += file.write(block)
-    if tree.undecided:
-        err().print(
-            f"note: {len(tree.undecided)} folders are as {store or STORES[0]} makes them at the times given; "
-            "other stores of Docker give some of them another mode or owner",
-            style="yellow",
-            markup=False,
-        )
+    note_decided(tree, store)
     pcr2 = extend(measured.digest())
     if as_json:
         emit_json({"ramdisk": str(target), "sha256": digest.hexdigest(), "size": size, "PCR2": pcr2})

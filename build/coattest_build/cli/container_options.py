@@ -10,8 +10,15 @@ from pathlib import Path
 import click
 
 from coattest.errors import UsageError
-from coattest.shell import Decorator, option_group
-from coattest_build.containers.application import ContainerTree, container_tree
+from coattest.parser import refuse_ignored
+from coattest.shell import Decorator, err, option_group
+from coattest_build.containers.application import (
+    ContainerTree,
+    application_ramdisk,
+    command_and_environment,
+    container_tree,
+)
+from coattest_build.containers.daemon import STORES
 from coattest_build.containers.image import DEFAULT_SIZE, Choice, open_container_image
 from coattest_build.containers.manifests import Platform
 
@@ -68,3 +75,76 @@ def opened_tree(
     """The image of the options, its layers applied. Raises as ``open_container_image``."""
     with open_container_image(image, Choice(ref, platform), max_size=max_size) as opened:
         yield container_tree(opened)
+
+
+style_option: Decorator = click.option(
+    "--style",
+    type=click.Choice(["nitro-cli"]),
+    required=True,
+    help="Whose: nitro-cli's, versions 1.3.4 to 1.5.0.",
+)
+decided_options: Decorator = option_group(
+    click.option(
+        "--time",
+        "times",
+        multiple=True,
+        callback=parse_times,
+        metavar="N=SECONDS",
+        help="When layer N was extracted (0: when the container was made), where folders have that time.",
+    ),
+    click.option(
+        "--store",
+        type=click.Choice(STORES),
+        help="Where that Docker kept layers (with --time; default: overlay2).",
+    ),
+    click.option(
+        "--docker",
+        type=click.Choice(["20", "29"]),
+        help="Whose `docker inspect` nitro-cli asked, for an image with an empty Cmd.",
+    ),
+    heading="What Docker decides",
+)
+
+
+def decided_blocks(
+    tree: ContainerTree,
+    *,
+    times: dict[int, int],
+    store: str | None,
+    docker: str | None,
+    command: tuple[str, ...] = (),
+    environment: tuple[str, ...] = (),
+) -> Iterator[bytes]:
+    """The application ramdisk as the options decide it. Raises UsageError for one that would do nothing.
+
+    Raises Undecidable, ContainerError as ``application_ramdisk``.
+    """
+    config = tree.image.config
+    if config is None:
+        refuse_ignored(("docker",), "for a file system, which has no Cmd")
+        if not command:
+            raise UsageError("a file system does not say what runs", hint="give it with --cmd, and --env")
+    else:
+        refuse_ignored(("command", "environment"), "for an image with a configuration")
+        if config.cmd != ():
+            refuse_ignored(("docker",), "for an image whose Cmd is not empty")
+    unused = sorted(set(times) - {item.layer for item in tree.undecided})
+    if unused:
+        raise UsageError(f"--time {unused[0]} would do nothing: that decides no folder", hint="leave it out")
+    if not tree.undecided:
+        refuse_ignored(("store",), "for an image that decides everything")
+    files = command_and_environment(
+        tree.image, docker=int(docker) if docker else None, command=command, environment=environment
+    )
+    return application_ramdisk(tree, *files, times=times, store=store or STORES[0])
+
+
+def note_decided(tree: ContainerTree, store: str | None) -> None:
+    """Say on stderr that the bytes are those of one Docker, where the image does not decide them."""
+    if tree.undecided:
+        err().print(
+            f"note: {len(tree.undecided)} folders are as {store or STORES[0]} makes them at the times given; "
+            "other stores of Docker give some of them another mode or owner",
+            style="yellow",
+            markup=False,
+        )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
+import importlib
 import json
 import lzma
 from collections.abc import Callable
@@ -70,6 +72,34 @@ def test_a_saved_image_is_the_same_in_every_wrapping(tmp_path: Path) -> None:
         layout = Layout()
         layout.index(layout.manifest([ONE, TWO], pack=pack, kind=LAYER))
         assert ramdisk_of(put(tmp_path, layout.archive())) == expected
+
+
+def test_zstd_is_read_where_python_has_it(tmp_path: Path) -> None:
+    """Several frames, and skippable ones as zstd:chunked writes them; damage is refused."""
+    zstd = None
+    for name in ("compression.zstd", "backports.zstd"):
+        with contextlib.suppress(ModuleNotFoundError):
+            zstd = zstd or importlib.import_module(name)
+    expected = ramdisk_of(put(tmp_path, saved([ONE])))
+    layout = Layout()
+    if zstd is None:
+        packed = layout.manifest([ONE], pack=lambda data: b"\x28\xb5\x2f\xfd" + data, kind=LAYER)
+        layout.index(packed)
+        assert refusal(put(tmp_path, layout.archive())).code == "missing-extra"
+        pytest.skip("no zstd in this Python: compression.zstd or backports.zstd")
+    skipped = b"\x50\x2a\x4d\x18\x05\0\0\0hello"
+
+    def in_frames(data: bytes) -> bytes:
+        return b"".join((skipped, zstd.compress(data[:700]), skipped, zstd.compress(data[700:]), skipped))
+
+    for pack, reads in ((zstd.compress, True), (in_frames, True), (lambda data: in_frames(data)[:-2], False)):
+        layout = Layout()
+        layout.index(layout.manifest([ONE], pack=pack, kind=LAYER + "+zstd"))
+        path = put(tmp_path, layout.archive())
+        if reads:
+            assert ramdisk_of(path) == expected
+        else:
+            assert refusal(path).code == "container-malformed"
 
 
 def test_a_repeated_layer_may_be_a_link_in_an_old_archive(tmp_path: Path) -> None:
