@@ -136,7 +136,7 @@ class LayerTree:
                 if make is None or (guard >= 0 and not through_links):
                     through = "a link that leads to nothing in its own layer" if guard >= 0 else "no folder"
                     raise unloadable(f"its parent is {through}", where=path_text(name))
-                child = _like(make)
+                child = _like(make, part, name)
                 made.append(child)
                 stack[-1].below[part] = child
             elif child.kind == SYMLINK:
@@ -154,7 +154,10 @@ class LayerTree:
         return stack[-1], made
 
 
-def _like(model: Inode) -> Inode:
+def _like(model: Inode, part: bytes, name: bytes) -> Inode:
+    """A new folder as the model is, called ``part``. Raises ContainerError for the name of a whiteout."""
+    if part.startswith(WHITEOUT):
+        raise unloadable("a folder with the name of a removal", where=path_text(name))
     return Inode(
         model.kind, model.mode, model.uid, model.gid, clock=model.clock, cause=model.cause, place=model.place
     )
@@ -182,8 +185,6 @@ class _Layer:
             raise unloadable("an extended attribute of the overlay's own", where=path_text(entry.name))
         self._counted.attributes.update(entry.attributes)
         *above, base = parts
-        if any(part.startswith(WHITEOUT) for part in above):
-            raise unloadable("a folder with the name of a removal", where=path_text(entry.name))
         parent, _ = self._tree.folder(above, entry.name, make=self._implied)
         if base.startswith(WHITEOUT):
             self._whiteout(parent, base, entry.name)
