@@ -17,8 +17,8 @@ from coattest_build.containers.layertar import DIRECTORY, SYMLINK, LayerEntry, r
 from coattest_build.containers.sources import Positioned
 from coattest_build.containers.sparse import Extent
 
-MAX_ENTRIES = 400_000
-"""Entries of all layers together; each takes about 400 bytes of memory."""
+MAX_ENTRIES = 300_000
+"""Entries of all layers together; each takes about 500 bytes of memory."""
 MAX_COMPONENT = 255
 """``NAME_MAX`` of Linux."""
 MAX_LINKS = 40
@@ -39,6 +39,8 @@ OVERLAY_ATTRIBUTES = ("trusted.overlay.", "user.overlay.")
 class Inode:
     """A file of any kind. ``kind`` is one of layertar's; ``place`` the number of its layer, from 0.
 
+    ``linked``: it may have more than one name.
+
     Of folders: ``children``; ``clock``, who decides its time where no entry does (a layer's number, or -1 for
     the creation of the container), and the ``cause``; ``kept``, mode and owner of a layer below, which some
     stores keep; while a layer is read ``hidden`` and ``opaque``.
@@ -54,6 +56,7 @@ class Inode:
     device: tuple[int, int] = (0, 0)
     content: tuple[Extent, ...] = ()
     place: int = -1
+    linked: bool = False
     children: dict[bytes, Inode] | None = None
     hidden: set[bytes] | None = None
     opaque: bool = False
@@ -260,6 +263,7 @@ class _Layer:
             )
         if found.kind == DIRECTORY:
             raise unloadable("a hard link to a folder", where=where)
+        found.linked = True
         if found.kind == SYMLINK:
             found.uid, found.gid = entry.uid, entry.gid
         else:
