@@ -45,6 +45,9 @@ from coattest_verify.quorum.members.file import MEMBERS_FILE
 MAX_CHANGED = 4096
 """Files of one change; a log of 20,000 entries has some 160."""
 
+MAX_CHANGED_BYTES = 32 * 1024 * 1024
+"""Bytes of a change; all files of a folder have at most 128 MiB together, and a statement has some 50 kB."""
+
 SHOWN_OUTSIDE = 16
 """Names outside the folder that are listed."""
 
@@ -99,8 +102,13 @@ def judge_change(
             Finding("too-many-files", "", f"{len(names)} files; a change has at most {MAX_CHANGED}")
         )
         names = ()
+    size = sum(commits.head.size(name) for name in names if name in commits.head.entries)
+    if size > MAX_CHANGED_BYTES:
+        text = f"{size} bytes; the files of a change have at most {MAX_CHANGED_BYTES}"
+        findings.append(Finding("too-large", "", text))
+        names = ()
     findings += _alike(commits, names)
-    own = OwnFiles(root, before, after, commits.head)
+    own = OwnFiles(root, before, after, commits.head, member=member)
     changes, shared = [], set()
     for name in names:
         place = place_of(name, others)
@@ -164,14 +172,15 @@ def _own(commits: TwoCommits, own: OwnFiles, name: str, place: FilePlace, what: 
     """Whose file it is. Raises Rejected."""
     if what == REMOVES:
         raise Rejected("is removed, and may only be added", code="file-removed")
-    whose = own.member_of(name, place, commits.head.read(name, place.limit))
+    data = commits.head.read(name, place.limit)
+    whose = own.member_of(name, place, data)
     if what == REPLACES:
         try:
             earlier = commits.base.read(name, place.limit)
         except Rejected:
             return whose  # what cannot be read counted for nothing
-        if not own.replaceable(name, place, earlier):
-            raise Rejected("is replaced, and may only be added", code="file-replaced")
+        if not own.replaceable(name, place, earlier, data):
+            raise Rejected("stands in the place of a file that stays", code="file-replaced")
     return whose
 
 

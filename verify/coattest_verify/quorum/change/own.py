@@ -22,8 +22,18 @@ from coattest_verify.signatures.olpc import encode_olpc
 class OwnFiles:
     """Judges files that are one member's, in the commit that a change leads to."""
 
-    def __init__(self, root: bytes, before: MembersChain, after: MembersChain, head: Evidence) -> None:
+    def __init__(
+        self,
+        root: bytes,
+        before: MembersChain,
+        after: MembersChain,
+        head: Evidence,
+        *,
+        member: str | None = None,
+    ) -> None:
+        """``member`` is whose change it is known to be, if that is known."""
         self._root, self._before, self._after, self._head = root, before, after, head
+        self._member = member
 
     def member_of(self, name: str, place: FilePlace, data: bytes) -> str | None:
         """The member whose file it is; None for a claim. Raises Rejected for what may not be added."""
@@ -42,15 +52,45 @@ class OwnFiles:
             self._vote(name, place, data)
         return place.member
 
-    def replaceable(self, name: str, place: FilePlace, before: bytes) -> bool:
-        """Whether its member may put another file in the place of ``before``.
+    def replaceable(self, name: str, place: FilePlace, before: bytes, after: bytes) -> bool:
+        """Whether ``after``, which is authentic, may stand in the place of ``before``.
 
-        It may sign a rebuild, a review or a commitment again, and a members file with a second key. A dissent
-        stays, and so does everything else.
+        A member signs a rebuild, a review or a commitment again, later than before: an older file of its own,
+        which anybody can take out of the history, does not come back. It adds a key to its signature on a
+        members file, and gives one up only where the change is said to be its own. A dissent stays, and so
+        does everything else.
         """
         if place.kind == STATEMENT:
-            return not any(_is_dissent(name, before, version) for version in self._before.versions)
-        return place.kind in {LINK, SIGNATURE} or leaf(name).startswith((f"{REVIEW}.", f"{COMMIT}."))
+            return self._later_statement(name, before, after)
+        if place.kind == SIGNATURE:
+            return self._more_signed(place, before, after)
+        if leaf(name).startswith((f"{REVIEW}.", f"{COMMIT}.")):
+            old, new = (
+                read_votes(Held({leaf(name): data}), self._after.current)[0] for data in (before, after)
+            )
+            return not old or new[0].time > old[0].time
+        return place.kind == LINK
+
+    def _later_statement(self, name: str, before: bytes, after: bytes) -> bool:
+        made = _statement(name, after, self._after.current).statement
+        for version in self._before.versions:
+            try:
+                old = _statement(name, before, version).statement
+            except Rejected:
+                continue
+            if old.outcome == DISSENT or made.time <= old.time:
+                return False
+        return True
+
+    def _more_signed(self, place: FilePlace, before: bytes, after: bytes) -> bool:
+        new = DsseEnvelope.decode(after, MEMBERS_TYPE)
+        try:
+            old = DsseEnvelope.decode(before, MEMBERS_TYPE)
+        except Rejected:
+            return True
+        if old.payload != new.payload:
+            return self._member == place.member
+        return {signature for _, signature in old.signatures} <= {each for _, each in new.signatures}
 
     def _vote(self, name: str, place: FilePlace, data: bytes) -> None:
         votes, refused = read_votes(Held({leaf(name): data}), self._after.current, self._after.versions[:-1])
@@ -115,13 +155,6 @@ def _statement(name: str, data: bytes, members: MembersFile) -> SignedStatement:
     accepted, refused = read_statements(Held({leaf(name): data}), members)
     _first_of(refused)
     return accepted[0]
-
-
-def _is_dissent(name: str, data: bytes, members: MembersFile) -> bool:
-    try:
-        return _statement(name, data, members).statement.outcome == DISSENT
-    except Rejected:
-        return False
 
 
 def _first_of(refused: list[Finding]) -> None:

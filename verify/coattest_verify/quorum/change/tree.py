@@ -57,6 +57,11 @@ class CommitFiles:
         inside = (name[len(prefix) :] for name in self.entries if name.startswith(prefix))
         return tuple(sorted({name.partition("/")[0] for name in inside}))
 
+    def size(self, name: str) -> int:
+        """Bytes of a file; 0 of what is not one, or is not there."""
+        entry = self.entries.get(name)
+        return len(self._repository.blob(entry.identifier)) if entry and stat.S_ISREG(entry.mode) else 0
+
     def read(self, name: str, limit: int = MAX_SIZE) -> bytes:
         """A file's bytes; see Evidence."""
         entry = self.entries.get(name)
