@@ -21,6 +21,9 @@ from coattest.strictjson import MAX_SIZE
 NO_LINKS = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK})
 """Errors of link(2) on file systems without hard links (FAT, some of FUSE's)."""
 
+NO_TMPFILE = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL})
+"""Errors of open(2) with O_TMPFILE where kernel or file system have no files without a name."""
+
 MAX_FILES = 16384
 """Names looked at in one folder; a quorum of 1,024 members has about 4,000."""
 
@@ -82,8 +85,45 @@ def write_atomic(path: Path, content: bytes, mode: int = 0o644) -> None:
 def write_new(path: Path, content: bytes, mode: int = 0o644) -> bool:
     """Write ``content`` to ``path``, whole, if nothing is there; False when something is, which stays.
 
-    Of two processes at once one gets True, unless the file system has no hard links.
+    Of two processes at once one gets True, unless the file system has no hard links. A process that is killed
+    meanwhile leaves nothing, where the file system has files without a name (open(2), O_TMPFILE).
     """
+    make_folder(path.parent)
+    done = _link_nameless(path, content, mode)
+    return _link_temporary(path, content, mode) if done is None else done
+
+
+def _link_nameless(path: Path, content: bytes, mode: int) -> bool | None:
+    """``write_new`` by a file that has no name before it is whole; None where that cannot be done."""
+    try:
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        try:
+            handle = os.open(".", os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=folder)
+        except OSError as error:
+            if error.errno in NO_TMPFILE:
+                return None
+            raise
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+            try:
+                os.link(f"/proc/self/fd/{file.fileno()}", path.name, dst_dir_fd=folder, follow_symlinks=True)
+            except FileExistsError:
+                return False
+            except OSError:
+                return None  # no /proc, or no links: by a name then
+        return True
+    finally:
+        os.close(folder)
+
+
+def _link_temporary(path: Path, content: bytes, mode: int) -> bool:
+    """``write_new`` by a temporary file beside it."""
     with _beside(path) as temporary:
         temporary.write_bytes(content)
         _finished(temporary, mode)

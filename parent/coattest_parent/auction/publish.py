@@ -108,9 +108,10 @@ def check_opened(sealed: Sealed, file: messages.ResultFile, root: Root, now: dat
     """
     findings = verify_opened(file.encode(), sealed.manifest, root=root, now=now)
     if findings:
-        texts = "; ".join(f"{finding.where}: {finding.detail}" for finding in findings)
+        first, *others = findings
+        more = f", and {len(others)} more" if others else ""
         raise FoundFalse(
-            f"the result does not verify: {texts}",
+            f"the result does not verify: {first.where}: {first.detail}{more}",
             hint="it is not published; look who wrote it, and remove it to open again",
             code="unverified-result",
             findings=findings,

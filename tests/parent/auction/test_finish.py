@@ -85,7 +85,7 @@ def test_of_two_openings_at_once_the_first_result_stays(
 ) -> None:
     """Who comes second uses what is there, with its receipt; also on a file system without hard links."""
 
-    def no_links(*_: object) -> None:
+    def no_links(*_: object, **__: object) -> None:
         raise OSError(errno.EPERM, "Operation not permitted")
 
     if not links:

@@ -1,0 +1,50 @@
+"""Files written whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coattest import files
+
+
+def test_a_new_file_has_no_name_before_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is killed before the link leaves nothing behind; what is there stays."""
+    names: list[list[str]] = []
+    link = os.link
+
+    def watched(*arguments: Any, **options: Any) -> None:
+        names.append([item.name for item in tmp_path.iterdir()])
+        link(*arguments, **options)
+
+    monkeypatch.setattr(os, "link", watched)
+    place = tmp_path / "result"
+    assert files.write_new(place, b"first", 0o600)
+    assert names == [[]]
+    assert not files.write_new(place, b"second")
+    assert names == [[], ["result"]]
+    assert place.read_bytes() == b"first"
+    assert place.stat().st_mode & 0o777 == 0o600
+
+
+def test_without_nameless_files_a_temporary_one_is_linked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system without O_TMPFILE."""
+    real = os.open
+
+    def refused(path: Any, flags: int, *arguments: Any, **options: Any) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(errno.EOPNOTSUPP, "no such files here")
+        return real(path, flags, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", refused)
+    place = tmp_path / "result"
+    assert files.write_new(place, b"first")
+    assert not files.write_new(place, b"second")
+    assert [item.name for item in tmp_path.iterdir()] == ["result"]
+    assert place.read_bytes() == b"first"
