@@ -13,7 +13,8 @@ F = "files"
 
 COMMANDS: Mapping[str, tuple[str, ...]] = {
     "auction bid": (
-        f"--manifest {F}/manifest.cbor --bids {F}/bids.csv --buyer buyer-1 --out {{out}} {BIND}",
+        f"--manifest {F}/manifest.cbor --bids {F}/bids.csv --buyer buyer-1 --auction-key {F}/key.pem"
+        f" --record {F}/buyer.json --out {{out}} {BIND}",
     ),
     "auction certify": (
         f"--key {F}/key.pem --auction-key {F}/key.pem --member buyer-1 --out {{out}} --bids s3://bucket/b/"
@@ -28,10 +29,11 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     ),
     "auction seal": (
         f"--manifest {F}/manifest.cbor --auction-key {F}/key.pem --own-bid {F}/bid.cose --buyer buyer-1"
-        f" --bid-digest buyer-1={'ab' * 48} --out {{out}} {BIND}",
+        f" --record {F}/buyer.json --bid-digest buyer-1={'ab' * 48} --out {{out}} {BIND}",
     ),
     "auction serve": (f"--spool {F}/spool --enclave unix:/nowhere --once",),
     "auction show": (f"--manifest {F}/manifest.cbor",),
+    "auction withdraw": (f"{WHO} --record {F}/buyer.json {A}",),
     "deploy-from-attestation apply": (
         f"--image {F}/image.eif --target local --state {F}/state {BIND}",
         f"--image {F}/image.eif --target aws --plan {F}/plan --bundle {F}/bundle.json --root {{root}}"
@@ -50,6 +52,13 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
         f"--target aws --plan {F}/plan --image {F}/image.eif {BIND}",
     ),
     "eif build": ("--source . --out {out}", "--source . --out out"),
+    "eif container build": (f"{F}/image.tar --style nitro-cli --blobs {F}/blobs --out {{out}}",),
+    "eif container check": (
+        f"{F}/image.tar --expect {F}/measurements.json",
+        f"{F}/image --eif {F}/image.eif --blobs {F}/blobs",
+    ),
+    "eif container inspect": (f"{F}/image", f"{F}/image.tar --json", "."),
+    "eif container ramdisk": (f"{F}/image.tar --style nitro-cli --out {{out}}",),
     "eif describe": (f"{F}/image.eif --files --json", "out/image.eif"),
     "eif diff": (f"{F}/image.eif out/image.eif", f"{F}/image.eif {F}/image.eif --json"),
     "eif lock": ("--source . --check --mirror file://{tree}/files/mirror", "--source ."),

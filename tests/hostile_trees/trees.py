@@ -36,7 +36,8 @@ PATHS = (
     "files/plan/settings.json", "files/plan/reports", "files/plan/main.json", "files/state",
     "files/state/deployment.json", "files/wheelhouse", "files/program.whl", "files/mirror",
     "files/mirror/dists/bookworm/InRelease", "files/compiled/out/isolation", "files/compiled/image",
-    "files/passphrase",
+    "files/passphrase", "files/image.tar", "files/image", "files/image/index.json", "files/blobs",
+    "files/blobs/bzImage",
 )  # fmt: skip
 """What is replaced, below the checkout; what hostile files are tried with is in ``files``."""
 

@@ -139,7 +139,7 @@ def export(root: Inode, store: str = STORES[0]) -> Iterator[Exported]:
         if total > MAX_PATHS:
             raise beyond_limit(f"more than {MAX_PATHS} bytes of paths")
         folder = inode.kind == DIRECTORY
-        earlier = None if folder else first.setdefault(id(inode), path)
+        earlier = first.setdefault(id(inode), path) if inode.linked else None
         linked = earlier is not None and earlier is not path
         mode, uid, gid = inode.mode, inode.uid, inode.gid
         if inode.cause == IMPLIED:

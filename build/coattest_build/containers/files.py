@@ -17,6 +17,7 @@ from typing import Protocol
 from coattest.errors import CoattestError, Rejected
 from coattest.files import Folder, open_plain
 from coattest_build.containers.errors import ContainerError, beyond_limit
+from coattest_build.containers.layers import MAX_ENTRIES
 from coattest_build.containers.layertar import DIRECTORY, FILE, read_layer
 from coattest_build.containers.sources import (
     FilePart,
@@ -157,7 +158,7 @@ def _is_image(archive: FilePart, path: Path) -> bool:
     wanted = {name.encode() for name in ENTRIES}
     try:
         return any(
-            posixpath.normpath(entry.name) in wanted for entry in read_layer(archive, most=4 * 400_000)
+            posixpath.normpath(entry.name) in wanted for entry in read_layer(archive, most=4 * MAX_ENTRIES)
         )
     except CoattestError as error:
         error.where = f"{path}: {error.where}" if error.where else str(path)

@@ -17,8 +17,8 @@ from coattest_build.containers.layertar import DIRECTORY, SYMLINK, LayerEntry, r
 from coattest_build.containers.sources import Positioned
 from coattest_build.containers.sparse import Extent
 
-MAX_ENTRIES = 400_000
-"""Entries of all layers together; each takes about 400 bytes of memory."""
+MAX_ENTRIES = 300_000
+"""Entries of all layers together; each takes about 500 bytes of memory."""
 MAX_COMPONENT = 255
 """``NAME_MAX`` of Linux."""
 MAX_LINKS = 40
@@ -39,6 +39,8 @@ OVERLAY_ATTRIBUTES = ("trusted.overlay.", "user.overlay.")
 class Inode:
     """A file of any kind. ``kind`` is one of layertar's; ``place`` the number of its layer, from 0.
 
+    ``linked``: it may have more than one name.
+
     Of folders: ``children``; ``clock``, who decides its time where no entry does (a layer's number, or -1 for
     the creation of the container), and the ``cause``; ``kept``, mode and owner of a layer below, which some
     stores keep; while a layer is read ``hidden`` and ``opaque``.
@@ -54,6 +56,7 @@ class Inode:
     device: tuple[int, int] = (0, 0)
     content: tuple[Extent, ...] = ()
     place: int = -1
+    linked: bool = False
     children: dict[bytes, Inode] | None = None
     hidden: set[bytes] | None = None
     opaque: bool = False
@@ -136,7 +139,7 @@ class LayerTree:
                 if make is None or (guard >= 0 and not through_links):
                     through = "a link that leads to nothing in its own layer" if guard >= 0 else "no folder"
                     raise unloadable(f"its parent is {through}", where=path_text(name))
-                child = _like(make)
+                child = _like(make, part, name)
                 made.append(child)
                 stack[-1].below[part] = child
             elif child.kind == SYMLINK:
@@ -154,7 +157,10 @@ class LayerTree:
         return stack[-1], made
 
 
-def _like(model: Inode) -> Inode:
+def _like(model: Inode, part: bytes, name: bytes) -> Inode:
+    """A new folder as the model is, called ``part``. Raises ContainerError for the name of a whiteout."""
+    if part.startswith(WHITEOUT):
+        raise unloadable("a folder with the name of a removal", where=path_text(name))
     return Inode(
         model.kind, model.mode, model.uid, model.gid, clock=model.clock, cause=model.cause, place=model.place
     )
@@ -182,8 +188,6 @@ class _Layer:
             raise unloadable("an extended attribute of the overlay's own", where=path_text(entry.name))
         self._counted.attributes.update(entry.attributes)
         *above, base = parts
-        if any(part.startswith(WHITEOUT) for part in above):
-            raise unloadable("a folder with the name of a removal", where=path_text(entry.name))
         parent, _ = self._tree.folder(above, entry.name, make=self._implied)
         if base.startswith(WHITEOUT):
             self._whiteout(parent, base, entry.name)
@@ -259,6 +263,7 @@ class _Layer:
             )
         if found.kind == DIRECTORY:
             raise unloadable("a hard link to a folder", where=where)
+        found.linked = True
         if found.kind == SYMLINK:
             found.uid, found.gid = entry.uid, entry.gid
         else:

@@ -226,6 +226,14 @@ def test_a_working_folder_that_docker_refuses_is_refused(
         ramdisk_of(write(tmp_path, (D, F), run=run))
 
 
+def test_a_working_folder_with_the_name_of_a_removal_is_refused(tmp_path: Path) -> None:
+    """Also through a link: found by the fuzzer."""
+    for layer in ((), (symlink("a", ".wh.a"),)):
+        run = {"WorkingDir": "/a/b" if layer else "/.wh.a"}
+        with pytest.raises(ContainerError, match="name of a removal"):
+            ramdisk_of(write(tmp_path, layer, run=run))
+
+
 def test_what_no_ramdisk_can_hold_is_refused(tmp_path: Path) -> None:
     """A time of 33 bits that Docker keeps: nitro-cli would write nine digits and break the archive."""
     with pytest.raises(ContainerError, match="no place in a ramdisk") as caught:
