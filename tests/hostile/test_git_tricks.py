@@ -191,7 +191,7 @@ def test_a_stream_of_empty_blocks_ends(checkout: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(repository, "MAX_OBJECT", 1 << 20)
     identifier = "cd" * 20
     path = checkout / ".git/objects/cd" / identifier[2:]
-    path.parent.mkdir()
+    path.parent.mkdir(exist_ok=True)
     path.write_bytes(b"\x78\x01" + b"\0\0\0\xff\xff" * (1 << 20))
     (checkout / ".git/HEAD").write_text(identifier + "\n")
     refused(checkout, "larger than")
