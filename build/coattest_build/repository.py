@@ -15,13 +15,12 @@ import hashlib
 import os
 import re
 import stat
-import struct
-import zlib
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
-from coattest.errors import EnvironmentFailure, Rejected
+from coattest.errors import Rejected
 from coattest.files import Folder, real_path
+from coattest_build.packs import KINDS, Inflater, Pack, patched, unreadable_repository
 
 MAX_OBJECT = 16 * 1024 * 1024
 """Bytes of a commit, a tree, or a base that one is a delta of."""
@@ -50,9 +49,6 @@ _ID = re.compile(rb"[0-9a-f]{40}")
 _REF = re.compile(rb"ref: *(refs/[^\x00-\x20\x7f~^:?*\[\\]+)")
 _PARENT = re.compile(rb"^parent ([0-9a-f]{40})$", re.MULTILINE)
 _MODE = re.compile(rb"[0-7]{5,6}")
-_KINDS = {1: b"commit", 2: b"tree", 3: b"blob", 4: b"tag"}
-_OFFSET_DELTA, _REF_DELTA = 6, 7
-_INDEX_MAGIC = b"\xfftOc\x00\x00\x00\x02"
 _SHORT = 4096
 """Bytes of HEAD, of a ref, and of a ``.git`` file."""
 
@@ -64,7 +60,7 @@ class Repository:
         self._git, self._common = git, common
         self._left, self._steps = MAX_UNPACKED, MAX_STEPS
         self._stack = contextlib.ExitStack()
-        self._packs: list[_Pack] | None = None
+        self._packs: list[Pack] | None = None
 
     def __enter__(self) -> Repository:
         return self
@@ -85,12 +81,12 @@ class Repository:
                 return text.decode()
             named = _REF.fullmatch(text)
             if named is None:
-                raise _unreadable("HEAD is neither a SHA-1 nor the name of a ref")
+                raise unreadable_repository("HEAD is neither a SHA-1 nor the name of a ref")
             found = self._ref(named[1])
             if found is None:
                 return None
             text = found
-        raise _unreadable("too many symbolic refs in a row")
+        raise unreadable_repository("too many symbolic refs in a row")
 
     def commit(self, name: str) -> str | None:
         """The id of a commit by its id, by HEAD, or by a branch's or tag's name; None where there is none.
@@ -110,7 +106,9 @@ class Repository:
             if (text := self._ref(os.fsencode(f"refs/{place}"))) and (identifier := self._named(text))
         }
         if len(found) > 1:
-            raise _unreadable(f"{ascii(name)[:80]} is the name of several commits: give the commit's id")
+            raise unreadable_repository(
+                f"{ascii(name)[:80]} is the name of several commits: give the commit's id"
+            )
         return next(iter(found), None)
 
     def _peeled(self, identifier: str) -> str:
@@ -121,7 +119,7 @@ class Repository:
             if kind != b"tag" or match is None:
                 return identifier
             identifier = match[1].decode()
-        raise _unreadable("too many tags in a row")
+        raise unreadable_repository("too many tags in a row")
 
     def descends(self, commit: str, ancestor: str) -> bool:
         """Whether ``ancestor`` is ``commit``, or one of its ancestors by any parent."""
@@ -135,7 +133,9 @@ class Repository:
                     known.add(parent.decode())
                     pending.append(parent.decode())
             if len(known) > MAX_COMMITS:
-                raise _unreadable(f"more than {MAX_COMMITS} commits, and none of them is {ancestor}")
+                raise unreadable_repository(
+                    f"more than {MAX_COMMITS} commits, and none of them is {ancestor}"
+                )
         return False
 
     def _commit(self, identifier: str) -> tuple[str, bytes]:
@@ -143,14 +143,14 @@ class Repository:
         kind, data = self._object(identifier)
         match = re.match(rb"tree ([0-9a-f]{40})\n", data)
         if kind != b"commit" or match is None:
-            raise _unreadable(f"{identifier} is not a commit")
+            raise unreadable_repository(f"{identifier} is not a commit")
         return match[1].decode(), data.partition(b"\n\n")[0] + b"\n"
 
     def blob(self, identifier: str) -> bytes:
         """A file's bytes."""
         kind, data = self._object(identifier)
         if kind != b"blob":
-            raise _unreadable("a file's entry is not a blob")
+            raise unreadable_repository("a file's entry is not a blob")
         return data
 
     def _ref(self, name: bytes) -> bytes | None:
@@ -190,14 +190,14 @@ class Repository:
         while pending:
             prefix, identifier = pending.pop()
             if prefix.count("/") > MAX_DEPTH:
-                raise _unreadable(f"folders nested deeper than {MAX_DEPTH}")
+                raise unreadable_repository(f"folders nested deeper than {MAX_DEPTH}")
             names: set[str] = set()
             for mode, name, entry in self._tree(identifier):
                 count += 1
                 if count > MAX_ENTRIES:
-                    raise _unreadable(f"more than {MAX_ENTRIES} files")
+                    raise unreadable_repository(f"more than {MAX_ENTRIES} files")
                 if name in names:
-                    raise _unreadable("a tree has a name twice")
+                    raise unreadable_repository("a tree has a name twice")
                 names.add(name)
                 path = prefix + name
                 if stat.S_ISDIR(mode) and entered(path):
@@ -209,15 +209,15 @@ class Repository:
     def _tree(self, identifier: str) -> Iterator[tuple[int, str, str]]:
         kind, data = self._object(identifier)
         if kind != b"tree":
-            raise _unreadable("a directory's entry is not a tree")
+            raise unreadable_repository("a directory's entry is not a tree")
         at = 0
         while at < len(data):
             end = data.find(b"\0", at)
             mode, space, name = data[at:end].partition(b" ")
             if end < 0 or len(data) < end + 21 or not space or not _MODE.fullmatch(mode):
-                raise _unreadable("a tree does not parse")
+                raise unreadable_repository("a tree does not parse")
             if name in {b"", b".", b".."} or b"/" in name:
-                raise _unreadable("a tree does not parse")
+                raise unreadable_repository("a tree does not parse")
             yield int(mode, 8), os.fsdecode(name), data[end + 1 : end + 21].hex()
             at = end + 21
 
@@ -227,7 +227,7 @@ class Repository:
         digest = hashlib.sha1(b"%b %d\0" % (kind, len(data)), usedforsecurity=False)
         digest.update(data)
         if digest.hexdigest() != identifier:
-            raise _unreadable(f"the object {identifier} has a different digest")
+            raise unreadable_repository(f"the object {identifier} has a different digest")
         return kind, data
 
     def _found(self, identifier: str) -> tuple[bytes, bytes]:
@@ -240,13 +240,13 @@ class Repository:
         while found is None:
             kind, size, at, base = pack.entry(offset)
             self._step()
-            data = self._whole(_Inflater(pack.reader(at), self._spend), size)
-            if kind in _KINDS:
-                found = _KINDS[kind], data
+            data = self._whole(Inflater(pack.reader(at), self._spend), size)
+            if kind in KINDS:
+                found = KINDS[kind], data
                 break
             deltas.append(data)
             if len(deltas) > MAX_DELTAS:
-                raise _unreadable(f"more than {MAX_DELTAS} deltas")
+                raise unreadable_repository(f"more than {MAX_DELTAS} deltas")
             if isinstance(base, int):
                 offset = base
                 continue
@@ -255,10 +255,10 @@ class Repository:
                 pack, offset = self._place(base.hex())
         name, data = found
         for delta in reversed(deltas):
-            data = _patched(data, delta, self._spend)
+            data = patched(data, delta, self._spend)
         return name, data
 
-    def _place(self, identifier: str) -> tuple[_Pack, int]:
+    def _place(self, identifier: str) -> tuple[Pack, int]:
         if self._packs is None:
             self._packs = list(self._open_packs())
         for pack in self._packs:
@@ -266,7 +266,9 @@ class Repository:
             offset = pack.find(bytes.fromhex(identifier))
             if offset is not None:
                 return pack, offset
-        raise _unreadable(f"there is no object {identifier}; alternates and partial clones are not followed")
+        raise unreadable_repository(
+            f"there is no object {identifier}; alternates and partial clones are not followed"
+        )
 
     def _loose(self, identifier: str) -> tuple[bytes, bytes] | None:
         try:
@@ -279,45 +281,45 @@ class Repository:
             return None
 
     def _unpacked(self, file: BinaryIO) -> tuple[bytes, bytes]:
-        inflater = _Inflater(lambda: file.read(1 << 16), self._spend)
+        inflater = Inflater(lambda: file.read(1 << 16), self._spend)
         header = b""
         while b"\0" not in header:
             more = inflater.take(32 - len(header))
             if not more:
-                raise _unreadable("a loose object has no header")
+                raise unreadable_repository("a loose object has no header")
             header += more
         words, _, begun = header.partition(b"\0")
         match = re.fullmatch(rb"(commit|tree|blob|tag) (0|[1-9][0-9]{0,9})", words)
         if match is None:
-            raise _unreadable("a loose object has no header")
+            raise unreadable_repository("a loose object has no header")
         return match[1], begun + self._whole(inflater, int(match[2]) - len(begun))
 
-    def _whole(self, inflater: _Inflater, size: int) -> bytes:
+    def _whole(self, inflater: Inflater, size: int) -> bytes:
         """The ``size`` bytes that are left of an object, which ends there."""
         self._spend(max(size, 0))
         data = inflater.take(size) if size > 0 else b""
         if len(data) != size or inflater.take(1):
-            raise _unreadable("an object does not have the size that it states")
+            raise unreadable_repository("an object does not have the size that it states")
         return data
 
     def _spend(self, size: int) -> None:
         self._left -= size
         if size > MAX_OBJECT or self._left < 0:
-            raise _unreadable(f"objects larger than {MAX_OBJECT} bytes, or {MAX_UNPACKED} together")
+            raise unreadable_repository(f"objects larger than {MAX_OBJECT} bytes, or {MAX_UNPACKED} together")
 
     def _step(self) -> None:
         self._steps -= 1
         if self._steps < 0:
-            raise _unreadable(f"takes more than {MAX_STEPS} steps to read")
+            raise unreadable_repository(f"takes more than {MAX_STEPS} steps to read")
 
-    def _open_packs(self) -> Iterator[_Pack]:
+    def _open_packs(self) -> Iterator[Pack]:
         names = [
             name.removesuffix(".idx") for name, _ in self._walked("objects/pack") if name.endswith(".idx")
         ]
         if len(names) > MAX_PACKS:
-            raise _unreadable(f"more than {MAX_PACKS} packs")
+            raise unreadable_repository(f"more than {MAX_PACKS} packs")
         for name in names:
-            yield _Pack(
+            yield Pack(
                 self._stack.enter_context(self._common.opened(f"{name}.idx")).fileno(),
                 self._stack.enter_context(self._common.opened(f"{name}.pack")).fileno(),
             )
@@ -329,169 +331,6 @@ class Repository:
             if error.code != "absent":
                 raise
             return []
-
-
-class _Inflater:
-    """Unpacks a zlib stream, never more than is asked for; ``spend`` is told of every packed byte.
-
-    A stream may go on for ever without a byte of output: empty blocks are allowed.
-    """
-
-    def __init__(self, read: Callable[[], bytes], spend: Callable[[int], None]) -> None:
-        self._read, self._spend, self._engine, self._held = read, spend, zlib.decompressobj(), b""
-
-    def take(self, count: int) -> bytes:
-        """At most ``count`` bytes; fewer when the stream ends."""
-        pieces = []
-        while count > 0 and not self._engine.eof:
-            packed = self._held
-            if not packed:
-                packed = self._read()
-                self._spend(len(packed))
-            if not packed:
-                break
-            piece = self._engine.decompress(packed, count)
-            self._held = self._engine.unconsumed_tail
-            pieces.append(piece)
-            count -= len(piece)
-        return b"".join(pieces)
-
-
-class _Pack:
-    """A pack and its index (version 2), by descriptors."""
-
-    def __init__(self, index: int, pack: int) -> None:
-        self._index, self._pack = index, pack
-        table = os.pread(index, 8 + 4 * 256, 0)
-        if len(table) != 8 + 4 * 256 or table[:8] != _INDEX_MAGIC:
-            raise _unreadable("a pack's index is not of version 2")
-        self._fanout = struct.unpack(">256I", table[8:])
-        self._count = self._fanout[255]
-
-    def find(self, identifier: bytes) -> int | None:
-        """The offset of an object in the pack."""
-        first = identifier[0]
-        low, high = (self._fanout[first - 1] if first else 0), self._fanout[first]
-        while low < high:
-            middle = (low + high) // 2
-            found = self._at(8 + 1024 + 20 * middle, 20)
-            if found == identifier:
-                return self._offset(middle)
-            low, high = (middle + 1, high) if found < identifier else (low, middle)
-        return None
-
-    def _at(self, place: int, size: int) -> bytes:
-        data = os.pread(self._index, size, place)
-        if len(data) != size:
-            raise _unreadable("a pack's index is cut short")
-        return data
-
-    def _offset(self, number: int) -> int:
-        offsets = 8 + 1024 + 24 * self._count
-        (offset,) = struct.unpack(">I", self._at(offsets + 4 * number, 4))
-        if offset < 1 << 31:
-            return int(offset)
-        return int.from_bytes(self._at(offsets + 4 * self._count + 8 * (offset - (1 << 31)), 8), "big")
-
-    def entry(self, offset: int) -> tuple[int, int, int, int | bytes]:
-        """Kind, size, where the zlib stream begins, and a delta's base: an offset or an id."""
-        if offset >= 1 << 62:
-            raise _unreadable("an object's offset in a pack is out of range")
-        header = os.pread(self._pack, 64, offset)
-        at = shift = size = 0
-        kind = 0
-        while True:
-            if at >= len(header) or at > 9:
-                raise _unreadable("an object's header in a pack does not parse")
-            byte = header[at]
-            if at == 0:
-                kind, size, shift = (byte >> 4) & 7, byte & 15, 4
-            else:
-                size |= (byte & 127) << shift
-                shift += 7
-            at += 1
-            if not byte & 128:
-                break
-        base: int | bytes = 0
-        if kind == _REF_DELTA:
-            base = header[at : at + 20]
-            at += 20
-        elif kind == _OFFSET_DELTA:
-            back = 0
-            for number in range(10):
-                last = (header[at : at + 1] or b"\xff")[0]
-                back = ((back + 1) << 7 if number else 0) | (last & 127)
-                at += 1
-                if not last & 128:
-                    break
-            base = offset - back
-            if not 0 < base < offset:
-                raise _unreadable("a delta's base does not come before it")
-        elif kind not in _KINDS:
-            raise _unreadable("an object in a pack has an unknown kind")
-        return kind, size, offset + at, base
-
-    def reader(self, place: int) -> Callable[[], bytes]:
-        """Reads on from a place in the pack."""
-
-        def read() -> bytes:
-            nonlocal place
-            data = os.pread(self._pack, 1 << 12, place)
-            place += len(data)
-            return data
-
-        return read
-
-
-def _patched(base: bytes, delta: bytes, spend: Callable[[int], None]) -> bytes:
-    """What a delta makes of its base."""
-    at = 0
-
-    def number() -> int:
-        nonlocal at
-        value = shift = 0
-        while True:
-            byte = delta[at]
-            at += 1
-            value |= (byte & 127) << shift
-            shift += 7
-            if not byte & 128 or shift > 63:
-                return value
-
-    try:
-        before, after = number(), number()
-        spend(after)
-        pieces, made = [], 0
-        while at < len(delta):
-            word = delta[at]
-            at += 1
-            if word & 128:
-                fields = [0] * 7
-                for bit in range(7):
-                    if word >> bit & 1:
-                        fields[bit] = delta[at]
-                        at += 1
-                start = int.from_bytes(bytes(fields[:4]), "little")
-                size = int.from_bytes(bytes(fields[4:]), "little") or 0x10000
-                piece = base[start : start + size]
-            else:
-                size = word
-                piece = delta[at : at + size]
-                at += size
-            made += size
-            if not word or len(piece) != size or made > after:
-                raise _unreadable("a delta does not match its base")
-            pieces.append(piece)
-    except IndexError:
-        raise _unreadable("a delta is cut short") from None
-    if before != len(base) or made != after:
-        raise _unreadable("a delta does not match its base")
-    return b"".join(pieces)
-
-
-def _unreadable(what: str) -> EnvironmentFailure:
-    """The error for a repository that cannot be read; the caller adds which one."""
-    return EnvironmentFailure(what, code="bad-repository")
 
 
 def open_bare(folder: Folder) -> Repository | None:
@@ -510,10 +349,10 @@ def open_repository(checkout: Folder) -> Repository | None:
         return Repository(checkout.folder(".git"), checkout.folder(".git"))
     text = checkout.read(".git", _SHORT)
     if not text.startswith(b"gitdir: ") or b"\0" in text:
-        raise _unreadable("is not a repository")
+        raise unreadable_repository("is not a repository")
     here = real_path(checkout.path)
     linked = real_path(here / os.fsdecode(text[8:].strip()))
-    elsewhere = _unreadable(
+    elsewhere = unreadable_repository(
         "leads to a repository elsewhere, which does not name this worktree: make a clone"
     )
     if linked.parent.name != "worktrees" or not linked.is_dir():

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from coattest.errors import CoattestError, EnvironmentFailure, UsageError
-from coattest_build import repository, source
+from coattest_build import packs, repository, source
 from support.raises import raises_code
 
 GIT = ("git", "-c", "user.name=n", "-c", "user.email=a@b.invalid", "-c", "protocol.file.allow=always")
@@ -173,14 +173,14 @@ def test_a_small_tree_that_is_named_40000_times_is_given_up(
         empty.with_suffix(".idx").write_bytes(b"\xfftOc\0\0\0\2" + bytes(1024 + 40))
         empty.with_suffix(".pack").write_bytes(b"PACK\0\0\0\2" + bytes(24))
     looked = 0
-    find = repository._Pack.find
+    find = packs.Pack.find
 
-    def counted(pack: repository._Pack, identifier: bytes) -> int | None:
+    def counted(pack: packs.Pack, identifier: bytes) -> int | None:
         nonlocal looked
         looked += 1
         return find(pack, identifier)
 
-    monkeypatch.setattr(repository._Pack, "find", counted)
+    monkeypatch.setattr(packs.Pack, "find", counted)
     refused(checkout, "steps")
     assert 100_000 < looked <= repository.MAX_STEPS
 
@@ -191,7 +191,7 @@ def test_a_stream_of_empty_blocks_ends(checkout: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(repository, "MAX_OBJECT", 1 << 20)
     identifier = "cd" * 20
     path = checkout / ".git/objects/cd" / identifier[2:]
-    path.parent.mkdir()
+    path.parent.mkdir(exist_ok=True)
     path.write_bytes(b"\x78\x01" + b"\0\0\0\xff\xff" * (1 << 20))
     (checkout / ".git/HEAD").write_text(identifier + "\n")
     refused(checkout, "larger than")
@@ -384,7 +384,7 @@ def test_a_name_twice_in_a_tree_is_refused(checkout: Path) -> None:
 def test_a_damaged_delta_is_an_error_of_its_own(delta: bytes) -> None:
     """Cut short, beyond the base, an instruction that is reserved: never IndexError, never wrong bytes."""
     with pytest.raises(EnvironmentFailure):
-        repository._patched(b"base", delta, lambda _: None)
+        packs.patched(b"base", delta, lambda _: None)
 
 
 def test_a_checkout_that_is_a_link_is_refused(checkout: Path) -> None:

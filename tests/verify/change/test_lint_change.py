@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from dulwich.objects import Blob, Tree
 
 from coattest.errors import EnvironmentFailure, UsageError
 from coattest.files import Folder
@@ -437,3 +439,43 @@ def test_a_shallow_clone_is_said_as_such(shared: SharedHistory, upcoming: dict[s
     with raises_code(EnvironmentFailure, "bad-repository") as caught:
         shared.judge(shared.base)
     assert "shallow" in str(caught.value)
+
+
+def test_packed_repositories_and_annotated_tags_are_read(
+    shared: SharedHistory, upcoming: dict[str, Any]
+) -> None:
+    """What git's own program stores: packs, packed refs, and a tag that is an object of its own."""
+    shared.rebuilt("buyer-3", upcoming)
+    assert shared.lint()[0] == 0
+    settings = {"user.name": "T", "user.email": "t@example.invalid", "gc.auto": "0"}
+    options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+    for words in (
+        ("tag", "-a", "-m", "merged", "v1", shared.base),
+        ("gc", "--quiet"),
+        ("pack-refs", "--all"),
+    ):
+        subprocess.run(
+            ["git", *options, *words],
+            cwd=shared.history.folder,
+            env={"PATH": "/usr/bin:/bin", "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1"},
+            check=True,
+        )
+    assert not (shared.history.folder / ".git/refs/tags/v1").exists()
+    assert shared.judge("v1") == shared.judge(shared.base)
+    assert shared.judge("v1")[0] == 0
+
+
+def test_a_name_with_a_slash_in_a_tree_is_refused(shared: SharedHistory) -> None:
+    """One entry that poses as a file two folders below would stand beside the real one."""
+    store = shared.history.repository.object_store
+    blob, tree = Blob.from_string(b"{}"), Tree()
+    tree.add(b"releases/0.1.0/claim.json", 0o100644, blob.id)
+    top = Tree()
+    top.add(b"attestations", 0o040000, tree.id)
+    made = shared.history.commit(shared.files, shared.base)
+    commit = shared.history.repository[made.encode()]
+    commit.tree = top.id
+    for each in (blob, tree, top, commit):
+        store.add_object(each)
+    with raises_code(EnvironmentFailure, "bad-repository", match="does not parse"):
+        shared.judge(shared.base, "--head", commit.id.decode())
