@@ -69,7 +69,7 @@ def test_what_a_failed_creation_made_is_not_kept(bench: Bench) -> None:
     assert left.status == "ROLLBACK_COMPLETE"
     (said,) = [finding["detail"] for finding in bench.status()["findings"] if finding["where"] == base]
     assert said.startswith("the stack is in ROLLBACK_COMPLETE (ResultsPolicy")
-    assert "apply removes it and makes it again" in said
+    assert "apply deletes and recreates it" in said
     bench.fault(base)
     assert bench.apply().live
     assert len(bench.buckets()) == 2

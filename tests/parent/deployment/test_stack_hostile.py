@@ -126,7 +126,7 @@ def test_what_the_instance_says_of_an_enclave_has_a_form(change: dict[str, Any])
 def test_an_answer_without_an_end_is_an_error() -> None:
     """Nesting deeper than any reader goes."""
     for text in ("[" * 24_000, '{"a":' * 4_000, "[" + "9" * 20_000 + "]"):
-        with raises_code(EnvironmentFailure, "enclave-not-started", match="not nitro-cli's answer"):
+        with raises_code(EnvironmentFailure, "enclave-not-started", match="not the output of nitro-cli"):
             parse_enclaves(text)
 
 
@@ -363,7 +363,7 @@ def test_an_instance_that_answers_nonsense_cannot_keep_itself(bench: Bench) -> N
     """status tells it among the rest, destroy deletes it; local enclaves must end by themselves."""
     bench.apply()
     cloud = bench.cloud(Garbage(bench.host.directory))
-    assert "not nitro-cli's answer" in details(rollout.stacks_status(bench.plan, cloud))
+    assert "not the output of nitro-cli" in details(rollout.stacks_status(bench.plan, cloud))
     with raises_code(EnvironmentFailure, "enclave-not-started"):
         rollout.destroy_stacks(bench.plan.settings, cloud, delete_data=False)
     assert bench.instances()
