@@ -145,10 +145,11 @@ def open_plain(path: Path) -> Iterator[BinaryIO]:
     """A file that somebody else may have put there, open for reading, unbuffered.
 
     Raises UsageError (``not-a-file``) for a link, a folder, a FIFO or a device; OSError for a file that is
-    absent or cannot be opened.
+    absent or cannot be opened. No folder of a relative path may be a link either: it may lie in a checkout of
+    somebody else's. Those of an absolute path are the caller's own.
     """
     try:
-        file = open(path, "rb", buffering=0, opener=lambda name, _: os.open(name, _READ))  # noqa: SIM115
+        file = open(path, "rb", buffering=0, opener=_without_links)  # noqa: SIM115
     except OSError as error:
         if error.errno in {errno.ELOOP, errno.ENXIO, errno.EISDIR}:
             raise _not_plain(path, linked=error.errno == errno.ELOOP) from None
@@ -157,6 +158,27 @@ def open_plain(path: Path) -> Iterator[BinaryIO]:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise _not_plain(path)
         yield file
+
+
+def _without_links(name: str, _: int) -> int:
+    """Open a file for reading, a folder of a relative path at a time. Raises OSError, ELOOP for a link."""
+    path = Path(name)
+    if path.is_absolute():
+        return os.open(name, _READ)
+    at = os.open(".", _ENTER)
+    try:
+        for part in path.parts[:-1]:
+            try:
+                below = os.open(part, _ENTER, dir_fd=at)
+            except NotADirectoryError:  # what a link is too, to open(2) with O_DIRECTORY
+                if stat.S_ISLNK(os.stat(part, dir_fd=at, follow_symlinks=False).st_mode):
+                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), name) from None
+                raise
+            os.close(at)
+            at = below
+        return os.open(path.name or ".", _READ, dir_fd=at)
+    finally:
+        os.close(at)
 
 
 def read_bounded(path: Path, limit: int) -> bytes:

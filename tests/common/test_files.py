@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from coattest import files
+from coattest.errors import UsageError
 
 
 def test_a_new_file_has_no_name_before_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,3 +49,24 @@ def test_without_nameless_files_a_temporary_one_is_linked(
     assert not files.write_new(place, b"second")
     assert [item.name for item in tmp_path.iterdir()] == ["result"]
     assert place.read_bytes() == b"first"
+
+
+def test_a_relative_path_leads_through_no_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkout's folder may be a link out of it; an absolute path is the caller's own."""
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private/image.eif").write_bytes(b"secret")
+    checkout = tmp_path / "checkout"
+    (checkout / "deep/er").mkdir(parents=True)
+    (checkout / "deep/er/image.eif").write_bytes(b"own")
+    (checkout / "files").symlink_to(tmp_path / "private")
+    monkeypatch.chdir(checkout)
+    for name in ("deep/er/image.eif", "./deep/../deep/er/image.eif"):
+        assert files.read_bounded(Path(name), 10) == b"own"
+    for name in ("files/image.eif", "deep/../files/image.eif"):
+        with pytest.raises(UsageError, match=r"files/image\.eif: .*link"):
+            files.read_bounded(Path(name), 10)
+    assert files.read_bounded(checkout / "files/image.eif", 10) == b"secret"
+    with pytest.raises(FileNotFoundError):
+        files.read_bounded(Path("deep/none/image.eif"), 10)
+    with pytest.raises(NotADirectoryError):
+        files.read_bounded(Path("deep/er/image.eif/x"), 10)
