@@ -113,7 +113,7 @@ class Unpacked:
             return self._blocks(module.ZstdDecompressor(options=options))
         raise EnvironmentFailure(
             "a ramdisk is compressed with zstd, which this Python cannot read",
-            hint="use Python 3.14, or install backports.zstd beside coattest",
+            hint="use Python 3.14, or install the extra `build`",
             code="missing-extra",
         )
 
