@@ -49,9 +49,7 @@ class World:
 
     @property
     def deciding(self) -> list[str]:
-        root = f"sha256:{self.members.root.hex()}"
-        where = ["--attestations", str(self.members.attestations), "--root", root]
-        return [*where, "--profile", "local", "--release", "0.1.0"]
+        return [*self.members.deciding()]
 
     @property
     def endpoint(self) -> list[str]:

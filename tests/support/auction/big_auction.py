@@ -215,17 +215,7 @@ class BigAuction:
     @property
     def deciding(self) -> tuple[str, ...]:
         """Options of everything that relies on a decision."""
-        root = f"sha256:{self.members.root.hex()}"
-        return (
-            "--attestations",
-            str(self.members.attestations),
-            "--root",
-            root,
-            "--profile",
-            "local",
-            "--release",
-            "0.1.0",
-        )
+        return self.members.deciding()
 
     @property
     def endpoint(self) -> tuple[str, ...]:

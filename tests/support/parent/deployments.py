@@ -55,9 +55,7 @@ class Release:
     @property
     def deciding(self) -> list[str]:
         """The decision's options on a command line."""
-        root = f"sha256:{self.members.root.hex()}"
-        folder = str(self.members.attestations)
-        return ["--attestations", folder, "--root", root, "--profile", "local", "--release", self.name]
+        return [*self.members.deciding(self.name)]
 
     @property
     def authority(self) -> Authority:

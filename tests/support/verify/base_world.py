@@ -30,17 +30,7 @@ class World:
     @property
     def deciding(self) -> tuple[str, ...]:
         """The options that name the decision."""
-        root = f"sha256:{self.members.root.hex()}"
-        return (
-            "--attestations",
-            str(self.members.attestations),
-            "--root",
-            root,
-            "--profile",
-            "local",
-            "--release",
-            "0.1.0",
-        )
+        return self.members.deciding()
 
 
 def make_world(folder: Path) -> World:

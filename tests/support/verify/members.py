@@ -180,6 +180,11 @@ class Members:
         """The folder of the release that was claimed last."""
         return self.attestations / "releases" / (self.claimed.release if self.claimed else "0.1.0")
 
+    def deciding(self, release: str = "0.1.0") -> tuple[str, ...]:
+        """The options that name the decision on a release, for every command that relies on one."""
+        where = ("--attestations", str(self.attestations), "--root", f"sha256:{self.root.hex()}")
+        return (*where, "--profile", "local", "--release", release)
+
     @property
     def roots(self) -> Roots:
         """What a verifier of this test remembers."""
