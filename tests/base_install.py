@@ -27,6 +27,9 @@ from support.yes import the_yes_to
 
 MOST_DISTRIBUTIONS = 16
 MOST_MEGABYTES = 40
+"""Of 2^20 bytes, with every file rounded up to 1 KiB: Installed-Size of Debian's Policy, section 5.6.20. The
+blocks of a file system (4 KiB with ext4) are printed beside it."""
+
 TOOLS = {"pip", "setuptools", "wheel"}
 """Part of the environment, not of the install."""
 
@@ -55,7 +58,7 @@ NEEDS = {
     "verify rebuild": "build",
     "verify rebuild --source {repository} --out x": "build",
     "verify inputs --source {repository}": "build",
-    f"verify release review {OWN} {MINE} --attestations {{attestations}}": "build",
+    f"verify release review {OWN} {MINE} --release {{release}} --attestations {{attestations}}": "build",
     "verify policy prove": "prove",
     "verify policy prove file": "prove",
     "verify policy apply": "aws",
@@ -219,9 +222,10 @@ def mirror_problems(folder: Path) -> list[str]:
 def main() -> int:
     """Print what there is; 1 when something is not as it must be."""
     names, library = distributions(), Path(sysconfig.get_path("purelib"))
-    size = mebibytes(library, 4096)
+    size = mebibytes(library, 1024)
     print(f"base install: {len(names)} distributions: {', '.join(names)}")
-    print(f"base install: {size:.1f} MB (2^20 bytes) on disk, {mebibytes(library, 1):.1f} MB in their bytes")
+    blocks, plain = mebibytes(library, 4096), mebibytes(library, 1)
+    print(f"base install: {size:.1f} MB of 2^20 bytes; {plain:.1f} in bytes, {blocks:.1f} in blocks of 4 KiB")
     problems = []
     if len(names) > MOST_DISTRIBUTIONS:
         problems.append(f"{len(names)} distributions, {MOST_DISTRIBUTIONS} at most")
@@ -239,6 +243,7 @@ def main() -> int:
             "attestations": attestations,
             "deciding": " ".join(world.deciding),
             "managing": MANAGING,
+            "release": world.members.released.name,
             "quorum": f"--attestations {attestations} --root sha256:{world.members.root.hex()}",
             "repository": str(REPOSITORY),
         }
