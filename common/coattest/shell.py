@@ -38,8 +38,9 @@ from coattest.parser import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rich.console import Console
     from rich.progress import Progress
+
+    from coattest.console import PlainConsole
 
 __all__ = [
     "Decorator",
@@ -111,14 +112,14 @@ def utc_now() -> datetime:
     return datetime.now(timezone.utc)
 
 
-def out() -> Console:
+def out() -> PlainConsole:
     """The console for results (stdout)."""
     from coattest.console import PlainConsole  # noqa: PLC0415
 
     return PlainConsole()
 
 
-def err() -> Console:
+def err() -> PlainConsole:
     """The console for prose, progress and errors (stderr)."""
     from coattest.console import PlainConsole  # noqa: PLC0415
 

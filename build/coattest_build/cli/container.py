@@ -6,13 +6,10 @@ import hashlib
 from pathlib import Path
 
 import click
-from rich.table import Column, Table
-from rich.text import Text
 
 from coattest.files import atomic_file
 from coattest.jsontext import emit_json
 from coattest.shell import json_option, out
-from coattest.text import printable
 from coattest_build.cli.container_build import container_build_command
 from coattest_build.cli.container_check import check_command
 from coattest_build.cli.container_options import (
@@ -27,9 +24,6 @@ from coattest_build.cli.container_options import (
 from coattest_build.containers.inspection import Inspection, inspect_container
 from coattest_build.containers.manifests import Platform
 from coattest_build.formats.registers import extend
-
-PIPE_WIDTH = 240
-"""Columns of a table that does not go to a terminal."""
 
 
 @click.group("container")
@@ -123,11 +117,8 @@ def ramdisk_command(
 
 def _show(image: Path, found: Inspection) -> None:
     console = out()
-    if not console.is_terminal:
-        console.width = PIPE_WIDTH
     opened, config = found.image, found.image.config
-    facts = Table(show_header=False, title="Image", title_justify="left")
-    rows = [
+    facts = [
         ("file", str(image)),
         ("form", opened.form),
         ("names", ", ".join(opened.names)),
@@ -140,26 +131,20 @@ def _show(image: Path, found: Inspection) -> None:
         ("", found.why),
         ("environment", " ".join(map(ascii, config.env)) if config else ""),
     ]
-    for name, value in rows:
-        if value:
-            facts.add_row(name, Text(printable(value), overflow="fold"))
-    console.print(facts)
-    layers = Table(
-        "#",
-        Column("diff_id (sha256)", overflow="fold"),
-        "compression",
-        "bytes",
+    console.show_facts(facts, title="Image")
+    console.show_rows(
+        ("#", "diff_id (sha256)", "compression", "bytes"),
+        [
+            (str(number), layer.diff_id, layer.compression or "none", str(layer.content.size))
+            for number, layer in enumerate(opened.layers, 1)
+        ],
         title="Layers",
-        title_justify="left",
     )
-    for number, layer in enumerate(opened.layers, 1):
-        layers.add_row(str(number), layer.diff_id, layer.compression or "none", str(layer.content.size))
-    console.print(layers)
     for title, lines in (
         ("Docker decides", [f"{finding.where}: {finding.detail}" for finding in found.undecided]),
         ("An enclave does not give", found.not_given),
     ):
         if lines:
-            console.print(Text(title, style="italic"))
+            console.print(title, style="italic")
             for line in lines:
-                console.print(Text(f"  {printable(line)}"), soft_wrap=True)
+                console.print(f"  {line}")

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
-from rich.table import Column, Table
-from rich.text import Text
 
+from coattest.console import Cell
 from coattest.jsontext import emit_json
 from coattest.shell import err, out, utc_now
 from coattest.text import printable
 from coattest_build.cli.options import FILE, unreadable
 from coattest_build.explain.describe import Description, SignatureReport, TreeRow, describe_image
 from coattest_build.formats.eif import ImageError, SectionType
-
-PIPE_WIDTH = 240
-"""Columns of a table that does not go to a terminal: wide enough for a SHA-384 and a long path."""
 
 
 @click.command("describe")
@@ -58,37 +53,28 @@ def describe_command(image: Path, files: bool, as_json: bool) -> int:
 
 def _show(image: Path, description: Description) -> None:
     console = out()
-    # Digests are never cut: on a terminal they wrap, in a pipe or file they stay on one line.
-    if not console.is_terminal:
-        console.width = PIPE_WIDTH
-    show = functools.partial(console.print, soft_wrap=False)
     measured, layout = description.measurements, description.layout
-    show(_facts(image, description))
-    sections = Table(
-        "#",
-        "section",
-        "offset",
-        "size",
-        Column("sha384", overflow="fold"),
+    console.show_facts(_facts(image, description), title="Image")
+    console.show_rows(
+        ("#", "section", "offset", "size", "sha384"),
+        [
+            (str(index), digest.type, str(section.offset), str(digest.size), digest.sha384)
+            for index, (section, digest) in enumerate(zip(layout.sections, measured.sections, strict=True))
+        ],
         title="Sections",
-        title_justify="left",
     )
-    for index, (section, digest) in enumerate(zip(layout.sections, measured.sections, strict=True)):
-        sections.add_row(str(index), digest.type, str(section.offset), str(digest.size), digest.sha384)
-    show(sections)
-    registers = Table(
-        "register", Column("value", overflow="fold"), title="Measurements", title_justify="left"
+    registers = measured.nitro_json()["Measurements"]
+    console.show_facts(
+        [(name, value) for name, value in registers.items() if name.startswith("PCR")], title="Measurements"
     )
-    for name, value in measured.nitro_json()["Measurements"].items():
-        if name.startswith("PCR"):
-            registers.add_row(name, value)
-    show(registers)
-    show(Text("Metadata (not measured)", style="italic"))
-    show(Text(_metadata(description)))
+    console.print("Metadata (not measured)", style="italic")
+    console.print(_metadata(description))
     if description.signature is not None:
-        show(_signature(description.signature))
+        console.show_facts(_signature(description.signature), title="Signature")
     if description.tree is not None:
-        show(_files(description.tree))
+        console.print("Files that the enclave sees", style="italic")
+        for line in _files(description.tree):
+            console.print(line)
     for note in (*description.notes, *map(str, description.breaches)):
         err().print(f"note: {printable(note)}", style="yellow", markup=False)
 
@@ -101,10 +87,9 @@ def _metadata(description: Description) -> str:
     return json.dumps(description.metadata, indent=2, ensure_ascii=True)
 
 
-def _facts(image: Path, description: Description) -> Table:
+def _facts(image: Path, description: Description) -> list[tuple[str, Cell]]:
     layout, measured = description.layout, description.measurements
-    table = Table(show_header=False, title="Image", title_justify="left")
-    for name, value in (
+    return [
         ("file", str(image)),
         ("size", f"{measured.size} bytes"),
         ("sha256", measured.sha256),
@@ -116,38 +101,23 @@ def _facts(image: Path, description: Description) -> Table:
         ("defaults", f"{layout.default_memory} bytes of memory, {layout.default_cpus} CPUs"),
         ("crc32", f"{layout.crc32:08x}"),
         ("cmdline", description.cmdline),
-    ):
-        table.add_row(name, Text(printable(value), overflow="fold"))
-    return table
+    ]
 
 
-def _signature(report: SignatureReport) -> Table:
-    table = Table(show_header=False, title="Signature", title_justify="left")
-    verdict = Text("does not hold", style="red") if report.findings else Text("holds", style="green")
-    table.add_row("check", verdict)
-    for finding in report.findings:
-        table.add_row(finding.code, Text(printable(finding.detail), style="red"))
-    for name, value in (
+def _signature(report: SignatureReport) -> list[tuple[str, Cell]]:
+    return [
+        ("check", ("does not hold", "red") if report.findings else ("holds", "green")),
+        *[(finding.code, (finding.detail, "red")) for finding in report.findings],
         ("subject", report.subject),
         ("issuer", report.issuer + " (not checked: PCR8 pins the certificate itself)"),
         ("valid", f"{report.not_before} to {report.not_after}"),
         ("sha256", report.certificate_sha256),
-    ):
-        table.add_row(name, Text(printable(value)))
-    return table
+    ]
 
 
-def _files(rows: Sequence[TreeRow]) -> Table:
-    table = Table(
-        "mode",
-        "owner",
-        "size",
-        "ramdisk",
-        "path",
-        Column("sha256", overflow="fold"),
-        title="Files that the enclave sees",
-        title_justify="left",
-    )
+def _files(rows: Sequence[TreeRow]) -> Iterator[str]:
+    """A line for each file, for tools that read lines: an image has thousands."""
+    yield "mode   owner  size  ramdisk  sha256  path"
     for row in rows:
         node = row.node
         name = row.path
@@ -155,15 +125,9 @@ def _files(rows: Sequence[TreeRow]) -> Table:
             name += f" -> {node.target.decode(errors='backslashreplace')}"
         if row.hidden is not None:
             name += f" (hidden by the mount on {row.hidden})"
-        table.add_row(
-            f"{_LETTERS[node.kind]}{node.mode & 0o7777:04o}",
-            f"{node.uid}:{node.gid}",
-            str(node.body.length),
-            str(row.ramdisk),
-            Text(printable(name)),
-            row.sha256 or "",
-        )
-    return table
+        mode = f"{_LETTERS[node.kind]}{node.mode & 0o7777:04o}"
+        owner = f"{node.uid}:{node.gid}"
+        yield printable(f"{mode}  {owner}  {node.body.length}  {row.ramdisk}  {row.sha256 or '-'}  {name}")
 
 
 _LETTERS = {

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.table import Table
 
 from coattest.files import make_folder, write_atomic
 from coattest.jsontext import emit_json
@@ -53,11 +52,17 @@ def lock_command(*, source: Path, mirror: str | None, keep: bool, check: bool, a
             }
         )
     elif moves:
-        table = Table("input", "before", "after")
-        for move in moves:
-            same = " (different use or bytes)" if move.before == move.after else ""
-            table.add_row(move.name, move.before or "-", f"{move.after or '-'}{same}")
-        out().print(table)
+        out().show_rows(
+            ("input", "before", "after"),
+            [
+                (
+                    move.name,
+                    move.before or "-",
+                    f"{move.after or '-'}{' (different use or bytes)' if move.before == move.after else ''}",
+                )
+                for move in moves
+            ],
+        )
     else:
         out().print(f"{path}: {len(made.packages) + len(made.wheels)} inputs, nothing moved")
     return 1 if check and moves else 0

@@ -7,9 +7,8 @@ import tempfile
 from pathlib import Path
 
 import click
-from rich.table import Table
-from rich.text import Text
 
+from coattest.console import Cell
 from coattest.jsontext import emit_json
 from coattest.progress import Terminal
 from coattest.shell import json_option, out
@@ -21,7 +20,6 @@ from coattest_parent.link.channels import ChannelFailure, parse_address
 from coattest_parent.link.enclave import EnclaveClient, EnclaveFailed
 
 NONCE_SIZE = 32
-SHOWN = 16
 OTHER_PAYLOAD = (
     "boot asks for the liveness document of docs/protocol.md; for other programs use "
     "run-enclave --host qemu and verify attestation"
@@ -96,11 +94,12 @@ def liveness(client: EnclaveClient, nonce: bytes) -> bytes:
 
 
 def _show(report: BootReport, enclave: QemuEnclave) -> None:
-    table = Table("register", "ours", "QEMU's NSM", "equal")
+    facts: list[tuple[Cell, Cell]] = []
     for register in report.registers:
-        equal = Text("yes") if register.equal else Text("NO", style="red")
-        table.add_row(f"PCR{register.index}", register.ours[:SHOWN], register.machine[:SHOWN], equal)
-    out().print(table)
+        facts.append((f"PCR{register.index}", register.ours))
+        if not register.equal:
+            facts.append(("  in QEMU", (register.machine, "red")))
+    out().show_facts(facts)
     verdict = "all six registers are equal" if report.equal else "QEMU's registers differ"
     out().print(
         f"{verdict}; heartbeat after {enclave.heartbeat_seconds:.1f} s, "

@@ -1,14 +1,15 @@
-"""An auction's outcomes as tables and as JSON."""
+"""An auction's outcomes for people and as JSON."""
 
 from __future__ import annotations
 
 from datetime import datetime, timezone
-from typing import Any
-
-from rich.table import Table
+from typing import TYPE_CHECKING, Any
 
 from coattest.jsontext import Rows
 from coattest_enclave.protocol import messages
+
+if TYPE_CHECKING:
+    from coattest.console import PlainConsole
 
 LOTS_SHOWN = 200
 """Lots in a table; JSON has them all."""
@@ -27,18 +28,16 @@ def outcomes_json(result: messages.Result) -> Rows:
     return Rows(result.lots, lambda pair: {"lot": pair[0], **_one(pair[1])})
 
 
-def outcomes_table(result: messages.Result) -> Table:
-    """A table with one row per lot, for the first LOTS_SHOWN."""
+def show_outcomes(console: PlainConsole, result: messages.Result) -> None:
+    """Print a row per lot, for the first LOTS_SHOWN."""
     priced = result.rule == messages.SECOND_PRICE
-    table = Table("lot", "outcome", *([f"price ({result.currency}, minor units)"] if priced else []))
-    for lot, outcome in result.lots[:LOTS_SHOWN]:
-        row = [lot, outcome_text(outcome)]
-        if priced:
-            row.append(outcome_price(outcome))
-        table.add_row(*row)
-    if len(result.lots) > LOTS_SHOWN:
-        table.caption = f"and {len(result.lots) - LOTS_SHOWN} more lots"
-    return table
+    headings = ("lot", "outcome", *([f"price ({result.currency}, minor units)"] if priced else []))
+    rows = [
+        (lot, outcome_text(outcome), *([outcome_price(outcome)] if priced else []))
+        for lot, outcome in result.lots[:LOTS_SHOWN]
+    ]
+    rest = len(result.lots) - LOTS_SHOWN
+    console.show_rows(headings, rows, more=f"and {rest} more lots" if rest > 0 else "")
 
 
 def _one(outcome: messages.Outcome) -> dict[str, Any]:

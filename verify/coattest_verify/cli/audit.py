@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.table import Table
 
 from coattest.aws import aws_errors, aws_settings
 from coattest.errors import EnvironmentFailure, FoundFalse, UsageError
@@ -226,13 +225,12 @@ def _json_file(path: Path) -> Any:
 
 
 def _show(report: AuditReport, coverage: Coverage) -> None:
-    if report.groups:
-        table = Table("auction", "buyer", "enclave", "decrypts", "first", "last")
-        for group in report.groups:
-            auction, buyer = group.values
-            first, last = _stamp(group.first), _stamp(group.last)
-            table.add_row(auction or "-", buyer or "-", group.module_id, str(group.count), first, last)
-        out().print(table)
+    rows = []
+    for group in report.groups:
+        auction, buyer = group.values
+        first, last = _stamp(group.first), _stamp(group.last)
+        rows.append((auction or "-", buyer or "-", group.module_id, str(group.count), first, last))
+    out().show_rows(("auction", "buyer", "enclave", "decrypts", "first", "last"), rows)
     for finding, event in (*report.problems, *report.undecided):
         text = f"{finding.code}: {finding.detail} ({_line(event) if event else finding.where})"
         err().print(text, style="red", markup=False)

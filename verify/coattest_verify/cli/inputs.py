@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -20,6 +21,9 @@ from coattest_verify.rebuild.inputs import archive_keys
 from coattest_verify.rebuild.inputs.check import LockVerdict
 from coattest_verify.rebuild.inputs.document import inputs_to_json
 from coattest_verify.rebuild.inputs.gather import check_lock
+
+if TYPE_CHECKING:
+    from coattest.console import Cell
 
 
 @needs_extra("build")
@@ -69,24 +73,24 @@ def inputs_command(*, source: Path, mirror: str | None, target: Path | None, as_
 
 
 def _show(verdict: LockVerdict) -> None:
-    from rich.table import Table  # noqa: PLC0415
-
-    suites = Table("suite", "dated", "valid until")
-    suites.add_column("signed by (pinned key)", overflow="fold", min_width=40)
+    suites: list[tuple[Cell, ...]] = []
     for suite in verdict.suites:
         release = suite.release
         until = f"{release.valid_until:%Y-%m-%d}" if release and release.valid_until else "no end is set"
-        suites.add_row(
-            suite.name,
-            f"{release.date:%Y-%m-%d %H:%M}" if release else "-",
-            until if release else "-",
-            "\n".join(suite.signers) or "-",
+        suites.append(
+            (
+                suite.name,
+                f"{release.date:%Y-%m-%d %H:%M}" if release else "-",
+                until if release else "-",
+                list(suite.signers) or "-",
+            )
         )
-    pins = Table("kind", "pins", "confirmed")
+    pins = []
     for kind in sorted({pin.kind for pin in verdict.pins}):
         same = [pin for pin in verdict.pins if pin.kind == kind]
-        pins.add_row(kind, str(len(same)), str(sum(not pin.findings for pin in same)))
-    out().print(suites, pins)
+        pins.append((kind, str(len(same)), str(sum(not pin.findings for pin in same))))
+    out().show_rows(("suite", "dated", "valid until", "signed by (pinned key)"), suites)
+    out().show_rows(("kind", "pins", "confirmed"), pins)
     for finding in verdict.findings:
         err().print(f"{finding}", style="red", markup=False)
     for suite in verdict.suites:

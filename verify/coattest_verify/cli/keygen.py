@@ -43,4 +43,4 @@ def keygen_command(*, path: Path, kind: str, passphrase_file: Path | None, ask: 
         return
     err().print(f"{path}: {kind} private key, {'encrypted' if passphrase else 'NOT encrypted'}", markup=False)
     err().print(f"{path}.pub: give this to the member who writes quorum.toml", markup=False)
-    err().print(f"fingerprint sha256:{public.fingerprint}", markup=False)
+    err().show_facts([("fingerprint", f"sha256:{public.fingerprint}"), ("keyid", public.keyid)])

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.table import Column, Table
-from rich.text import Text
 
 from coattest.errors import FoundFalse, Rejected, UsageError
 from coattest.files import Folder
@@ -156,11 +154,11 @@ def log_show_command(*, attestations: Path, root: bytes | None, as_json: bool) -
             }
         )
         return
-    table = Table("entry", "kind", "member", "what", Column("sha256", overflow="fold"))
+    rows = []
     for index, entry in enumerate(entries):
         what = entry.outcome or dict(entry.facts).get("profile", "")
-        table.add_row(str(index), entry.kind, Text(entry.member or ""), Text(what), entry.sha256)
-    out().print(table)
+        rows.append((str(index), entry.kind, entry.member or "", what, entry.sha256))
+    out().show_rows(("entry", "kind", "member", "what", "sha256"), rows)
     out().print(f"root {checkpoint.root.hex()}")
     for name, time in sorted(times.items()):
         out().print(f"cosigned by {name} at {utc(time)}", markup=False)

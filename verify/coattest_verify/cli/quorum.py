@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
-from rich.table import Column, Table
-from rich.text import Text
 
+from coattest.console import Cell
 from coattest.errors import Rejected, UsageError
 from coattest.jsontext import emit_json
 from coattest.parser import refuse_ignored
@@ -90,37 +90,39 @@ def from_bundle(
 
 
 def show_outcome(outcome: Outcome) -> None:
-    """The outcome as tables on stdout; reasons and warnings on stderr."""
-    answers = Table("member", "answer", Column("detail", overflow="fold"))
-    for answer in outcome.answers:
-        answers.add_row(answer.member, Text("agrees", style="green"), Text(answer.detail))
-    for answer in outcome.dissent:
-        answers.add_row(answer.member, Text("dissents", style="red"), Text(answer.detail))
-    for name in outcome.missing:
-        answers.add_row(name, Text("missing", style="yellow"), "")
-    if answers.row_count:
-        out().print(answers)
-    if outcome.refused:
-        refused = Table(Column("file that does not count", overflow="fold"), "code", "detail")
-        for item in outcome.refused:
-            # File names are chosen by whoever wrote the file: no markup, no control characters.
-            refused.add_row(Text(ascii(item.where)[1:-1]), item.code, Text(item.detail))
-        out().print(refused)
+    """The outcome on stdout; reasons and warnings on stderr."""
+    answers: list[tuple[Cell, ...]] = [
+        *[(answer.member, ("agrees", "green"), answer.detail) for answer in outcome.answers],
+        *[(answer.member, ("dissents", "red"), answer.detail) for answer in outcome.dissent],
+        *[(name, ("missing", "yellow"), "") for name in outcome.missing],
+    ]
+    out().show_rows(("member", "answer", "detail"), answers)
+    # File names are chosen by whoever wrote the file.
+    refused = [(ascii(item.where)[1:-1], item.code, item.detail) for item in outcome.refused]
+    out().show_rows(("file that does not count", "code", "detail"), refused)
+    out().show_facts(_facts(outcome))
     for warning in outcome.warnings:
         err().print(f"warning: {warning}", style="yellow", markup=False)
     for reason in outcome.reasons:
         err().print(f"no decision: {reason}", style="red", markup=False)
-    if outcome.decision is not None:
-        decision = outcome.decision
-        registers = [(f"PCR{index}", value) for index, value in sorted(decision.pcrs.items())]
-        rows = [
-            ("decided", f"release {decision.release}, {decision.architecture}, profile {decision.profile}"),
-            *registers,
-            ("image", f"{decision.image_size} bytes, SHA-384 {decision.image_sha384}"),
-            ("agreed", ", ".join(decision.agreed)),
-            ("until", utc(decision.expires)),
-            ("decision", decision.digest.hex()),
-        ]
-        for name, value in rows:
-            # Not a table: digests are for copying, so they are never folded or cut.
-            out().print(f"{name:8}  {value}", markup=False)
+
+
+def _facts(outcome: Outcome) -> Iterator[tuple[str, str]]:
+    """What was decided, on what ground, with every digest that somebody may compare."""
+    decision = outcome.decision
+    if decision is not None:
+        yield "decided", f"release {decision.release}, {decision.architecture}, profile {decision.profile}"
+        for index, value in sorted(decision.pcrs.items()):
+            yield f"PCR{index}", value
+        yield "image", f"{decision.image_size} bytes, SHA-384 {decision.image_sha384}"
+        yield "source tree", decision.tree_sha256
+        yield "lock", decision.lock_sha256
+        yield "agreed", ", ".join(decision.agreed)
+        yield "until", utc(decision.expires)
+        yield "root", decision.root_sha256
+        yield "release", decision.release_digest.hex()
+        yield "decision", decision.digest.hex()
+    if outcome.members is not None:
+        yield "members file", f"version {outcome.members.version}, sha256:{outcome.members.sha256}"
+    if outcome.log is not None:
+        yield "log", f"{outcome.log.size} entries, root {outcome.log.root}"

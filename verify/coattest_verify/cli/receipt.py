@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.table import Table
-from rich.text import Text
 
 from coattest.errors import FoundFalse, UsageError
 from coattest.files import read_bounded, write_atomic
@@ -18,7 +16,7 @@ from coattest_enclave.protocol import messages
 from coattest_verify.attestation.profiles import root_for
 from coattest_verify.auction.buyers import load_manifest
 from coattest_verify.auction.certify import certificate_check
-from coattest_verify.auction.outcomes import outcomes_json, outcomes_table
+from coattest_verify.auction.outcomes import outcomes_json, show_outcomes
 from coattest_verify.auction.page import receipt_page
 from coattest_verify.auction.receipt import ReceiptVerdict, receipt_time, verify_receipt
 from coattest_verify.cli.options import EXISTING_FILE, FILE, decision_options
@@ -69,7 +67,7 @@ def receipt_command(
         emit_json(_json(verdict, manifest, authority.decision.digest.hex()))
         return 0 if verdict.ok else 1
     if not verdict.ok or verdict.result is None:
-        err().print(_checks_table(verdict))
+        _show_checks(verdict)
         for finding in verdict.findings:
             err().print(f"{finding.code}: {finding.where}: {finding.detail}", style="red", markup=False)
         count = len(verdict.findings)
@@ -78,22 +76,27 @@ def receipt_command(
             where=str(result),
             code="receipt",
         )
-    out().print(outcomes_table(verdict.result))
-    err().print(_checks_table(verdict))
+    show_outcomes(out(), verdict.result)
+    _show_checks(verdict)
+    err().show_facts(
+        [
+            ("manifest", manifest.digest.hex()),
+            ("decision", authority.decision.digest.hex()),
+            ("sealed by", ", ".join(verdict.sealed_by)),
+        ]
+    )
     if verdict.time:
         when = verdict.time.isoformat().replace("+00:00", "Z")
         err().print(f"verified: decided by {verdict.module_id} at {when}", markup=False)
-    err().print(f"sealed by {', '.join(verdict.sealed_by)}", markup=False)
     if authority.decision.profile == "local":
         err().print("SIMULATOR: the local profile's root attests nothing", style="bold yellow", markup=False)
     return 0
 
 
-def _checks_table(verdict: ReceiptVerdict) -> Table:
-    table = Table("check", "outcome")
-    for check in verdict.checks:
-        table.add_row(check.says, Text(check.outcome, style="green" if check.outcome == "ok" else "red"))
-    return table
+def _show_checks(verdict: ReceiptVerdict) -> None:
+    err().show_facts(
+        ((check.outcome, "green" if check.outcome == "ok" else "red"), check.says) for check in verdict.checks
+    )
 
 
 def _decided_at(content: bytes, manifest: messages.Manifest, now: datetime) -> datetime:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.table import Table
 
 from coattest.errors import UsageError
 from coattest.extras import need_extra
@@ -26,7 +25,7 @@ from coattest_parent.cli.auction.options import (
     record_option,
     with_option,
 )
-from coattest_parent.cli.auction.show import LOTS_SHOWN
+from coattest_parent.cli.auction.show import LOTS_SHOWN, more_lots
 from coattest_parent.cli.options import FILE, NEW_FILE, aws_from, aws_options
 from coattest_verify.auction.bids import CSV_MAX, BadBids, Bids, read_bids
 from coattest_verify.auction.buyers import load_own_key, parse_manifest
@@ -199,10 +198,9 @@ def _preview(manifest: messages.Manifest, bids: Bids, show_amounts: bool) -> Non
             style="yellow",
             markup=False,
         )
-    table = Table("lot", "reserve", "amount" if show_amounts else "bid")
+    rows = []
     for lot, amount in zip(manifest.lots[:LOTS_SHOWN], bids.amounts[:LOTS_SHOWN], strict=True):
         shown = str(amount) if show_amounts else "yes"
-        table.add_row(lot.id, str(lot.reserve or "none"), shown if amount else "no bid")
-    if len(manifest.lots) > LOTS_SHOWN:
-        table.caption = f"and {len(manifest.lots) - LOTS_SHOWN} more lots"
-    console.print(table)
+        rows.append((lot.id, str(lot.reserve or "none"), shown if amount else "no bid"))
+    more = more_lots(len(manifest.lots), LOTS_SHOWN)
+    console.show_rows(("lot", "reserve", "amount" if show_amounts else "bid"), rows, more=more)

@@ -9,8 +9,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from coattest.errors import UsageError
 from coattest.files import read_bounded
 from coattest.shell import err
@@ -120,10 +118,13 @@ def show_auction(manifest: messages.Manifest, looked: Looked, own: Own, decision
     line("discloses", messages.DISCLOSURE[manifest.rule])
     if manifest.rule == messages.SECOND_PRICE:
         line("", "a losing buyer's amount may become public, as the winner's price")
-    table = Table("other buyer", "certified by", "until", "with key")
-    for each in looked.others(own.name):
-        table.add_row(each.member, each.member, utc(each.life.ends), ", ".join(each.signers))
-    console.print(table)
+    console.show_rows(
+        ("other buyer", "certified by", "until", "with key"),
+        [
+            (each.member, each.member, utc(each.life.ends), list(each.signers))
+            for each in looked.others(own.name)
+        ],
+    )
     if len(manifest.buyers) == 2 and manifest.rule == messages.SECOND_PRICE:
         line("", "with two buyers each price is the other's bid or the reserve")
     for overlap in looked.overlaps:

@@ -27,7 +27,7 @@ from coattest_parent.link.retry import FOR_SECONDS, Backoff
 from coattest_parent.link.stop import Stop
 from coattest_parent.link.telemetry import Telemetry
 from coattest_verify.auction.buyers import load_manifest
-from coattest_verify.auction.outcomes import moment_text, outcomes_json, outcomes_table
+from coattest_verify.auction.outcomes import moment_text, outcomes_json, show_outcomes
 
 
 @needs_extra("aws")
@@ -117,7 +117,7 @@ def _show(finished: Finished, out_path: Path, *, as_json: bool) -> None:
             }
         )
     else:
-        out().print(outcomes_table(result))
+        show_outcomes(out(), result)
         err().print(f"{out_path}: not verified yet; use 'verify receipt'", markup=False)
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.table import Table
 
 from coattest.errors import UsageError
 from coattest.extras import need_extra
@@ -25,7 +24,7 @@ from coattest_parent.cli.auction.options import (
     record_option,
     with_option,
 )
-from coattest_parent.cli.auction.show import lots_table
+from coattest_parent.cli.auction.show import show_lots
 from coattest_parent.cli.options import FILE, NEW_FILE, aws_from, aws_options
 from coattest_verify.auction.bids import CSV_MAX
 from coattest_verify.auction.buyers import load_auction_key, load_manifest, spki_der
@@ -143,11 +142,14 @@ def _explain(plan: SealPlan, decision: Decision) -> None:
     console = err()
     manifest = plan.manifest
     show_auction(manifest, plan.looked, plan.own, decision)
-    console.print(lots_table(manifest))
-    table = Table("buyer", "bid file (SHA-384)")
-    for name, digest in messages.Seal.decode(plan.payload).bids:
-        table.add_row(f"{name} (you)" if name == plan.own.name else name, digest.hex())
-    console.print(table)
+    show_lots(console, manifest)
+    console.show_rows(
+        ("buyer", "bid file (SHA-384)"),
+        [
+            (f"{name} (you)" if name == plan.own.name else name, digest.hex())
+            for name, digest in messages.Seal.decode(plan.payload).bids
+        ],
+    )
     console.print("your own bid file is in this set", markup=False)
 
 

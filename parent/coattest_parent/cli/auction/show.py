@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.table import Table
 
+from coattest.console import PlainConsole
 from coattest.jsontext import Rows, emit_json
 from coattest.shell import json_option, out
 from coattest_enclave.protocol import messages
@@ -34,14 +34,18 @@ def manifest_json(manifest: messages.Manifest) -> dict[str, Any]:
     }
 
 
-def lots_table(manifest: messages.Manifest) -> Table:
-    """A table of the first LOTS_SHOWN lots and reserves."""
-    table = Table("lot", "reserve")
-    for lot in manifest.lots[:LOTS_SHOWN]:
-        table.add_row(lot.id, str(lot.reserve) if lot.reserve else "none")
-    if len(manifest.lots) > LOTS_SHOWN:
-        table.caption = f"and {len(manifest.lots) - LOTS_SHOWN} more lots"
-    return table
+def show_lots(console: PlainConsole, manifest: messages.Manifest) -> None:
+    """Print the first LOTS_SHOWN lots and reserves."""
+    console.show_rows(
+        ("lot", "reserve"),
+        [(lot.id, str(lot.reserve or "none")) for lot in manifest.lots[:LOTS_SHOWN]],
+        more=more_lots(len(manifest.lots), LOTS_SHOWN),
+    )
+
+
+def more_lots(lots: int, shown: int) -> str:
+    """What stands under a table of the first ``shown`` lots; empty when these are all."""
+    return f"and {lots - shown} more lots" if lots > shown else ""
 
 
 @click.command("show")
@@ -58,12 +62,15 @@ def show_command(*, manifest_path: Path, as_json: bool) -> None:
         return
     console = out()
     console.print(f"{manifest.auction}  {manifest.rule}  {manifest.currency}", markup=False)
-    console.print(f"digest      {manifest.digest.hex()}", markup=False)
-    console.print(f"closes      {moment_text(manifest.closes)}", markup=False)
-    console.print(f"publish by  {moment_text(manifest.publish_by)}", markup=False)
-    console.print(f"discloses   {messages.DISCLOSURE[manifest.rule]}", markup=False)
-    buyers = Table("buyer", "KMS key", "bids")
-    for buyer in manifest.buyers:
-        buyers.add_row(buyer.name, buyer.kms, buyer.bids)
-    console.print(buyers)
-    console.print(lots_table(manifest))
+    console.show_facts(
+        [
+            ("digest", manifest.digest.hex()),
+            ("closes", moment_text(manifest.closes)),
+            ("publish by", moment_text(manifest.publish_by)),
+            ("discloses", messages.DISCLOSURE[manifest.rule]),
+        ]
+    )
+    console.show_rows(
+        ("buyer", "KMS key", "bids"), [(buyer.name, buyer.kms, buyer.bids) for buyer in manifest.buyers]
+    )
+    show_lots(console, manifest)

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.table import Table
-from rich.text import Text
 
 from coattest.errors import EnvironmentFailure, UsageError
 from coattest.files import read_whole
@@ -183,7 +181,7 @@ def _show(checks: list[SmokeCheck], as_json: bool) -> None:
         rows = [{"check": check.name, "ok": check.ok, "detail": check.detail} for check in checks]
         emit_json({"ok": all(check.ok for check in checks), "checks": rows})
         return
-    table = Table("check", "result", "detail")
-    for check in checks:
-        table.add_row(check.name, Text("ok") if check.ok else Text("FAILED", style="red"), check.detail)
-    out().print(table)
+    out().show_rows(
+        ("check", "result", "detail"),
+        [(check.name, "ok" if check.ok else ("FAILED", "red"), check.detail) for check in checks],
+    )

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.table import Table
 
 from coattest.errors import FoundFalse, Rejected, UsageError
 from coattest.files import Folder, make_folder, read_whole, write_atomic
@@ -84,10 +83,7 @@ def write_plan(authority: Authority, image: Path, given: Mapping[str, Any]) -> N
     if given["as_json"]:
         emit_json({**plan.summary(), "folder": str(folder)})
         return
-    table = Table("stack", "resource", "type")
-    for row in planning.created(plan):
-        table.add_row(*row)
-    out().print(table)
+    out().show_rows(("stack", "resource", "type"), planning.created(plan))
     out().print(f"decision  {authority.decision.digest.hex()}", markup=False)
     out().print(f"image     {plan.artifact.key}", markup=False)
     out().print(f"role      {settings.role_arn}", markup=False)
@@ -153,14 +149,14 @@ def show_status(authority: Authority, given: Mapping[str, Any]) -> int:
     if given["as_json"]:
         emit_json(found)
         return 1 if found["findings"] else 0
-    table = Table("what", "is")
-    for name, state in found["stacks"].items():
-        table.add_row(name, str(state))
-    for name, state in found["keys"].items():
-        table.add_row(f"key of {name}", state)
-    table.add_row("running", ", ".join(found["running"]) or "nothing")
-    table.add_row("live document", found["live"]["module_id"] if found["live"] else "none verified")
-    out().print(table)
+    out().show_facts(
+        [
+            *[(name, state or "not there") for name, state in found["stacks"].items()],
+            *[(f"key of {name}", state) for name, state in found["keys"].items()],
+            ("running", list(found["running"]) or "nothing"),
+            ("live document", found["live"]["module_id"] if found["live"] else "none verified"),
+        ]
+    )
     for finding in found["findings"]:
         err().print(f"{finding['where']}: {finding['detail']}", style="red", markup=False)
     return 1 if found["findings"] else 0

@@ -9,16 +9,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
 from rich.text import Text
 
+from coattest.console import Cell
 from coattest.shell import err, out
 from coattest.text import printable
 from coattest_verify.attestation import Verdict
 
 DOCUMENT_SUFFIXES = (".bin", ".cbor", ".cose", ".b64", ".base64", ".hex")
 ACCEPTED = "accepted"
-TABLE_WIDTH = 150  # file names are long, and output that is not a terminal has 80 columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,21 +54,17 @@ def show_documents(
 
     ``passed`` is the word for a document that passed.
     """
-    table = Table(box=None, pad_edge=False)
-    for heading in ("verdict", "mode", "made at", "document"):
-        table.add_column(heading, no_wrap=True)
+    rows: list[tuple[Cell, ...]] = []
     for item, verdict in zip(items, verdicts, strict=True):
         mode = made = "?"
-        state = Text("refused", "red")
+        state = ("refused", "red")
         if verdict.ok and item.complaint is None:
             mode = "debug" if verdict.document.debug else "prod"
             made = verdict.document.timestamp.isoformat(timespec="seconds")
-            state = Text(passed, "green")
-        table.add_row(state, mode, made, Text(printable(item.path.name)))
+            state = (passed, "green")
+        rows.append((state, mode, made, item.path.name))
     console = out()
-    if not console.is_terminal:
-        console.width = max(console.width, TABLE_WIDTH)
-    console.print(table)
+    console.show_rows(("verdict", "mode", "made at", "document"), rows)
     for item, verdict in zip(items, verdicts, strict=True):
         for reason in _reasons(item, verdict):
             console.print(Text(printable(f"{item.path.name}: {reason}")))
@@ -84,8 +79,7 @@ def show_document(item: Item, verdict: Verdict) -> None:
     console = out()
     if verdict.ok and item.complaint is None:
         console.print(Text("accepted", "green"), Text(f"at {item.at.isoformat()} under {verdict.root.name}"))
-        for name, value in _lines(verdict):
-            console.print(Text(f"  {name:<13} {printable(value)}"))
+        console.show_facts(_lines(item, verdict))
     else:
         console.print(Text("refused", "red"), Text(f"at {item.at.isoformat()} under {verdict.root.name}"))
         for reason in _reasons(item, verdict):
@@ -103,15 +97,20 @@ def _reasons(item: Item, verdict: Verdict) -> list[str]:
     return [item.complaint, *map(str, verdict.findings)]
 
 
-def _lines(verdict: Verdict) -> list[tuple[str, str]]:
-    document = verdict.document.to_json()
+def _lines(item: Item, verdict: Verdict) -> list[tuple[str, str]]:
+    document = {**verdict.document.to_json(), "debug": "yes" if verdict.document.debug else "no"}
     pcrs = document.pop("pcrs")
     zero = [name for name, value in pcrs.items() if not int(value, 16)]
     lines = [(name, "null" if value is None else str(value) or "empty") for name, value in document.items()]
     lines += [(name, value) for name, value in pcrs.items() if name not in zero]
     lines += [("zero", " ".join(zero) or "none")]
     expires = verdict.chain_expires
-    return [*lines, ("chain until", expires.isoformat() if expires else "?")]
+    return [
+        *lines,
+        ("chain until", expires.isoformat() if expires else "?"),
+        ("sha256", hashlib.sha256(item.document).hexdigest()),
+        ("root sha256", verdict.root.sha256.hex()),
+    ]
 
 
 def _codes(item: Item, verdict: Verdict) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.table import Column, Table
 
 from coattest.errors import Rejected, UsageError
 from coattest.files import Folder
@@ -57,13 +56,18 @@ def _problem(folder: Folder, root: bytes | None) -> Finding | None:
 def _show(state: Pending) -> None:
     members = state.members
     out().print(f"{state.file}, version {members.version}, sha256:{members.sha256}", markup=False)
-    for name, value in describe_rules(members):
-        out().print(f"{name:18}  {value}", markup=False)
-    table = Table("member", Column("keys", overflow="fold"), "signed")
-    for member in members.members:
-        fingerprints = "\n".join(f"{key.scheme} sha256:{key.fingerprint}" for key in member.keys)
-        table.add_row(member.name, fingerprints, "yes" if member.name in state.signed else "no")
-    out().print(table)
+    out().show_facts(describe_rules(members))
+    out().show_rows(
+        ("member", "keys", "signed"),
+        [
+            (
+                member.name,
+                [f"{key.scheme} sha256:{key.fingerprint}" for key in member.keys],
+                "yes" if member.name in state.signed else "no",
+            )
+            for member in members.members
+        ],
+    )
 
 
 def _json(state: Pending, problem: Finding | None) -> dict[str, object]:

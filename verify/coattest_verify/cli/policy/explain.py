@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import click
-from rich.table import Table
 
 from coattest.jsontext import emit_json
 from coattest.shell import err, json_option, out
 from coattest_build.formats.measure import pcr3
-from coattest_verify.cli.policy.making import EXAMPLE_KEY, context_rules, further, made_document, make_policy
+from coattest_verify.cli.policy.making import (
+    EXAMPLE_KEY,
+    MadePolicy,
+    context_rules,
+    further,
+    made_document,
+    make_policy,
+)
 from coattest_verify.cli.policy.options import making_options
-from coattest_verify.keypolicy.explain import explain_policy
+from coattest_verify.keypolicy.explain import Line, explain_policy
 
 
 @click.command()
@@ -59,21 +66,32 @@ def policy_explain_command(**given: Any) -> None:
         ]
         emit_json(made_document(made, explanation=rows))
         return
-    table = Table("who", "attestation document", "operation", "allowed", "by statement")
-    for line in lines:
-        table.add_row(
-            line.who,
-            line.enclave,
-            line.operation,
-            "open" if line.allowed is None else "yes" if line.allowed else "no",
-            ", ".join(line.by) or "(no Allow)",
-        )
-    out().print(table)
+    _show(made, principals, lines)
     err().print(
         "Administrators cannot decrypt without a PutKeyPolicy, which CloudTrail logs. "
         "Another account's role needs its own IAM policy too.",
         markup=False,
     )
+
+
+def _show(made: MadePolicy, principals: Mapping[str, str], lines: Iterable[Line]) -> None:
+    decided = [
+        (f"release {decision.release}", f"decision {decision.digest.hex()}") for decision in made.decisions
+    ]
+    out().show_facts([*principals.items(), *decided])
+    for (who, enclave), group in itertools.groupby(lines, key=lambda line: (line.who, line.enclave)):
+        out().print()
+        out().show_facts(
+            [
+                (
+                    line.operation,
+                    f"{'open' if line.allowed is None else 'yes' if line.allowed else 'no'}, "
+                    f"by {', '.join(line.by) or 'no statement'}",
+                )
+                for line in group
+            ],
+            title=f"{who}, {enclave}",
+        )
 
 
 def _named(kind: str, arns: Iterable[str]) -> dict[str, str]:

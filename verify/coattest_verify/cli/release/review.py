@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.table import Table
-from rich.text import Text
 
+from coattest.console import Cell
 from coattest.errors import FoundFalse, Rejected, UsageError
 from coattest.extras import need_extra
 from coattest.files import read_whole
@@ -97,7 +96,7 @@ def review_command(
         for move in moves
     ]
     if not as_json:
-        out().print(_table(rows))
+        _show(rows)
     path = None
     if signing is not None and release is not None:
         compared = hashlib.sha256(earlier).hexdigest() if earlier else None
@@ -123,22 +122,19 @@ def _change(move: locker.Move) -> str:
     return "moved" if move.before != move.after else "other bytes"
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    words = {
-        True: Text("confirmed", style="green"),
-        False: Text("not confirmed", style="red"),
-        None: Text(""),
+def _show(rows: Sequence[Mapping[str, Any]]) -> None:
+    words: Mapping[bool | None, Cell] = {
+        True: ("confirmed", "green"),
+        False: ("not confirmed", "red"),
+        None: "",
     }
-    table = Table("input", "change", "before", "now", "index")
-    for row in rows:
-        table.add_row(
-            Text(row["name"]),
-            row["change"],
-            Text(row["before"] or ""),
-            Text(row["after"] or ""),
-            words[row["confirmed"]],
-        )
-    return table
+    out().show_rows(
+        ("input", "change", "before", "now", "index"),
+        [
+            (row["name"], row["change"], row["before"] or "", row["after"] or "", words[row["confirmed"]])
+            for row in rows
+        ],
+    )
 
 
 def _earlier(since: Path, root: bytes | None) -> bytes:

@@ -189,18 +189,17 @@ def _show(subject: Path, found: Found) -> None:
     """One line a release on stdout, with its registers above; reasons, notes and warnings on stderr."""
     measured = found.measured
     name = f" {measured.name}" if measured.name else ""
-    rows = [(measured.kind, printable(f"{subject}{name}"))]
+    rows = [(measured.kind, f"{subject}{name}")]
     rows += [(f"PCR{index}", value) for index, value in sorted(measured.pcrs.items())]
     for each in found.releases:
         decision = each.outcome.decision
         until = f", until {utc(decision.expires)}" if decision else ""
         rows.append((each.answer, f"release {each.release}{until}"))
+        if decision:
+            rows.append(("decision", decision.digest.hex()))
     if not found.releases:
         rows.append((UNKNOWN, "no release here has these measurements"))
-    width = max(len(word) for word, _ in rows)
-    for word, value in rows:
-        # Not a table: digests are for copying, so they are never folded or cut.
-        out().print(f"{word:{width}}  {value}", markup=False)
+    out().show_facts(rows)
     for note in measured.notes:
         err().print(printable(f"note: {note}"), style="yellow", markup=False)
     for finding in found.findings:
