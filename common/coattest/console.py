@@ -37,29 +37,27 @@ class PlainConsole(Console):
         return super().render_str("".join(parts), **options)
 
     def show_rows(
-        self, headings: Sequence[str], rows: Iterable[Sequence[Cell]], *, title: str = "", more: str = ""
+        self, headings: Sequence[str], rows: Sequence[Sequence[Cell]], *, title: str = "", more: str = ""
     ) -> None:
         """Print a table where the widest row fits this console's width, and otherwise a block for each row.
 
         A block has a line for each cell that is not empty, and an empty line after it. A row of two cells is
         one line. ``title`` comes first and ``more`` last, each on its own line. No rows, no table.
         """
-        cells = [[self._cell(cell) for cell in row] for row in rows]
         if title:
             self.print(Text(title, style="italic"))
-        if not cells:
+        if not rows:
             return
         table = Table(*headings)
-        for row in cells:
-            table.add_row(*row)
+        for row in rows:
+            table.add_row(*map(self._cell, row))
         if self._measured(table) <= self.width:
             self.print(table)
         elif len(headings) == 2:
-            self._lines([map(self._cell, headings), *cells])
+            self.show_lines([headings, *rows])
         else:
-            names = [self._cell(heading) for heading in headings]
-            for row in cells:
-                self._lines(zip(names, row, strict=True))
+            for row in rows:
+                self.show_facts(zip(headings, row, strict=True))
                 self.print()
         if more:
             self.print(more)
@@ -71,15 +69,18 @@ class PlainConsole(Console):
         """
         if title:
             self.print(Text(title, style="italic"))
-        self._lines((self._cell(name), self._cell(value)) for name, value in facts)
+        self.show_lines((name, value) for name, value in facts if self._cell(value).plain)
 
-    def _lines(self, pairs: Iterable[Iterable[Text]]) -> None:
-        shown = [(name, value) for name, value in pairs if value.plain]
-        width = max((name.cell_len for name, _ in shown), default=0)
-        for name, value in shown:
-            for number, line in enumerate(value.split("\n")):
-                label = name if number == 0 else Text()
-                self.print(Text.assemble(label, " " * (width + 2 - label.cell_len), line))
+    def show_lines(self, rows: Iterable[Sequence[Cell]]) -> None:
+        """Print a line for each row, its columns under one another, whatever the width."""
+        cells = [[self._cell(cell) for cell in row] for row in rows]
+        widths = [max(cell.cell_len for cell in column) for column in zip(*cells, strict=True)]
+        for *first, last in cells:
+            start = Text()
+            for cell, width in zip(first, widths, strict=False):
+                start.append_text(cell).append(" " * (width + 2 - cell.cell_len))
+            for number, line in enumerate(last.split("\n")):
+                self.print((start if number == 0 else Text(" " * start.cell_len)) + line)
 
     def _cell(self, cell: Cell) -> Text:
         if isinstance(cell, list):

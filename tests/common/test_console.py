@@ -113,3 +113,35 @@ def test_styles_are_for_those_who_ask(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "[bold]x" not in screen.getvalue()
     assert "[bold]y" in screen.getvalue()
     assert "\x1b[31m" in screen.getvalue()
+
+
+LONG = "f" * 96
+
+
+@pytest.mark.parametrize("columns", ["20", "80", "200"])
+def test_rows_are_neither_cut_nor_folded(
+    columns: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table where it fits, a line for each value where not; a list is lines of their own."""
+    monkeypatch.setenv("COLUMNS", columns)
+    out().show_rows(("name", "digest", "keys"), [("a", LONG, ["k1", "k2"]), ("b", LONG, "")], more="and 2")
+    out().show_rows(("name", "digest"), [("a", LONG)])
+    out().show_facts([("a", LONG), ("longer", ""), ("bc", ("x", "red"))], title="Facts")
+    out().show_lines([("a", "b", LONG), ("cc", "b", LONG)])
+    printed = capsys.readouterr().out
+    assert printed.count(LONG) == 6
+    assert ("┃" in printed) is (columns == "200")
+    if columns != "200":
+        assert f"name    a\ndigest  {LONG}\nkeys    k1\n        k2\n\nname    b\ndigest  {LONG}\n\nand 2\n" in printed
+        assert f"name  digest\na     {LONG}\n" in printed
+    assert printed.endswith(f"Facts\na   {LONG}\nbc  x\na   b  {LONG}\ncc  b  {LONG}\n")
+
+
+def test_a_value_cannot_make_a_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    """A line feed in somebody's text is shown, in facts and in rows."""
+    out().show_facts([("a", "1\nb  2"), ("c", ["\x1b[2J\n"])])
+    out().show_rows(("a",), [("1\n2",)])
+    printed = capsys.readouterr().out
+    assert r"a  1\nb  2" in printed
+    assert r"c  \x1b[2J\n" in printed
+    assert r"│ 1\n2 │" in printed

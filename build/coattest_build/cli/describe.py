@@ -73,8 +73,7 @@ def _show(image: Path, description: Description) -> None:
         console.show_facts(_signature(description.signature), title="Signature")
     if description.tree is not None:
         console.print("Files that the enclave sees", style="italic")
-        for line in _files(description.tree):
-            console.print(line)
+        console.show_lines(_files(description.tree))
     for note in (*description.notes, *map(str, description.breaches)):
         err().print(f"note: {printable(note)}", style="yellow", markup=False)
 
@@ -115,9 +114,9 @@ def _signature(report: SignatureReport) -> list[tuple[str, Cell]]:
     ]
 
 
-def _files(rows: Sequence[TreeRow]) -> Iterator[str]:
+def _files(rows: Sequence[TreeRow]) -> Iterator[tuple[str, ...]]:
     """A line for each file, for tools that read lines: an image has thousands."""
-    yield "mode   owner  size  ramdisk  sha256  path"
+    yield "mode", "owner", "size", "ramdisk", "sha256", "path"
     for row in rows:
         node = row.node
         name = row.path
@@ -127,7 +126,7 @@ def _files(rows: Sequence[TreeRow]) -> Iterator[str]:
             name += f" (hidden by the mount on {row.hidden})"
         mode = f"{_LETTERS[node.kind]}{node.mode & 0o7777:04o}"
         owner = f"{node.uid}:{node.gid}"
-        yield printable(f"{mode}  {owner}  {node.body.length}  {row.ramdisk}  {row.sha256 or '-'}  {name}")
+        yield mode, owner, str(node.body.length), str(row.ramdisk), row.sha256 or "-", name
 
 
 _LETTERS = {

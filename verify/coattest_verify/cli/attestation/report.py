@@ -64,7 +64,7 @@ def show_documents(
             state = (passed, "green")
         rows.append((state, mode, made, item.path.name))
     console = out()
-    console.show_rows(("verdict", "mode", "made at", "document"), rows)
+    console.show_lines([("verdict", "mode", "made at", "document"), *rows])
     for item, verdict in zip(items, verdicts, strict=True):
         for reason in _reasons(item, verdict):
             console.print(Text(printable(f"{item.path.name}: {reason}")))
