@@ -21,8 +21,8 @@ _END = b"\r\n\r\n"
 def read(receive: Callable[[int], bytes], body_max: int) -> tuple[int, bytes]:
     """Status and body of a reply whose pieces ``receive`` gives, empty at its end.
 
-    Raises ValueError when it is no such reply or larger than it may be, ConnectionError when it ends early, and
-    what ``receive`` raises.
+    Raises ValueError when it is no such reply or larger than it may be, ConnectionError when it ends early,
+    and what ``receive`` raises.
     """
     data = b""
     while _END not in data:

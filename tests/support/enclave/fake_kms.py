@@ -222,7 +222,6 @@ class FakeProxy:
     ``cut_after`` says.
     """
 
-
     def __init__(self, path: Path, target: tuple[str, int]) -> None:
         self.asked: list[str] = []
         self.seen = bytearray()
