@@ -172,13 +172,16 @@ def read_quorum_log(evidence: Evidence, root: bytes, members: MembersFile) -> Lo
     leaves = tuple(leaf_hash(entry) for entry in entries)
     if len(entries) != checkpoint.size or tree_root(leaves) != checkpoint.root:
         raise Rejected("the entries do not match the checkpoint: an entry was removed or changed")
-    return Log(tuple(entries), leaves, checkpoint, *_cosignatures(evidence, leaves, checkpoint, members))
+    return Log(tuple(entries), leaves, checkpoint, *read_cosignatures(evidence, leaves, checkpoint, members))
 
 
-def _cosignatures(
+def read_cosignatures(
     evidence: Evidence, leaves: Sequence[bytes], checkpoint: Checkpoint, members: MembersFile
 ) -> tuple[dict[str, Cosignature], tuple[Finding, ...]]:
-    """Each member's note that is about this log, and the others with the reason."""
+    """The notes that are about this log, of members with keys that they have in ``members``; by member.
+
+    And a finding for each of the others.
+    """
     notes: dict[str, Cosignature] = {}
     refused: list[Finding] = []
     for member in members.members:
