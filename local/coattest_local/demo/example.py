@@ -155,4 +155,8 @@ def _write_bids(path: Path, amounts: tuple[int, ...]) -> None:
 
 def _script(name: str, variables: dict[str, str]) -> str:
     lines = "".join(f"export {key}={shlex.quote(value)}\n" for key, value in variables.items())
-    return f"# {name} of coattest's example, for bash: . env.{name}\nunset {' '.join(FOREIGN)}\n{lines}"
+    programs = shlex.quote(str(Path(sys.executable).parent))
+    return (
+        f"# {name} of coattest's example, for bash: . env.{name}\n"
+        f'unset {" ".join(FOREIGN)}\nexport PATH={programs}:"$PATH"\n{lines}'
+    )
