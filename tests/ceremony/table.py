@@ -111,10 +111,19 @@ class Table:
 
     @classmethod
     def make(
-        cls, folder: Path, seed: int, *, names: Sequence[str] = SEVEN, real: bool = False, **rules: Any
+        cls,
+        folder: Path,
+        seed: int,
+        *,
+        names: Sequence[str] = SEVEN,
+        real: bool = False,
+        unsigned: Sequence[str] = (),
+        **rules: Any,
     ) -> Table:
-        """Keys of three kinds, version 1 with everybody's signature, and the first commit."""
+        """Keys of three kinds, version 1 signed by all but ``unsigned``, and the first commit."""
         quorum = Members.make(folder / "first", names, **{"threshold": 4, **rules})
+        for name in unsigned:
+            (quorum.attestations / f"quorum.1.{name}.dsse.json").unlink()
         (quorum.attestations / ATTRIBUTES_FILE).write_bytes(ATTRIBUTES_TEXT)
         bare = folder / "common.git"
         first_commit(bare, quorum.attestations)
@@ -130,7 +139,7 @@ class Table:
             )
             seats[name] = Seat(name, own, quorum.signers[name], repository)
         table = cls(folder, quorum, seats, seed)
-        for seat in seats.values():
+        for seat in () if unsigned else seats.values():
             table.decide(seat, None)
         return table
 

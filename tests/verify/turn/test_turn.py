@@ -13,7 +13,7 @@ from dulwich.objects import Blob
 from dulwich.repo import Repo
 
 from ceremony.table import MAIN, Seat, Table, refusals
-from coattest.errors import CoattestError, EnvironmentFailure, UsageError
+from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse, UsageError
 from coattest_verify.quorum.change.judge import judge_change
 from coattest_verify.quorum.change.tree import two_commits
 from coattest_verify.quorum.statements.claim import Claimed
@@ -203,6 +203,22 @@ def test_the_users_git_settings_do_not_count(
     member = member_of(table, "ann", claim=table.claims[RELEASE])
     assert turn(table, table.seats["ann"], member).published
     assert not canary.exists()
+
+
+def test_version_1_gets_its_signatures_by_turns(tmp_path: Path) -> None:
+    """Until it has all of them a turn does nothing else; another quorum's version 1 is not signed."""
+    table = Table.make(tmp_path / "table", 3, names=THREE, real=True, threshold=2, unsigned=("ben", "cat"))
+    first = member_of(table, "ben")
+    assert turn(table, table.seats["ben"], first).published
+    assert [error.code for error in first.waits.values()] == ["members-unsigned"]
+    assert first.done == ["signed version 1 of the members file"]
+    other = member_of(table, "cat", root=bytes(32))
+    with raises_code(FoundFalse, "members-wrong-root"):
+        turn(table, table.seats["cat"], other)
+    assert other.done == []
+    last = member_of(table, "cat")
+    assert turn(table, table.seats["cat"], last).published
+    assert last.waits == {}
 
 
 @pytest.mark.parametrize(

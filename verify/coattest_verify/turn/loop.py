@@ -113,14 +113,15 @@ def _round(
         for at, (earlier, content) in own.items():
             if fetched.get(at) == earlier:
                 put_file(folder, at, content)
-        member.own_part(folder, now)
+        in_force = member.own_part(folder, now)
         for at, content in _content(folder).items():
             place = place_of(at, others)
             if fetched.get(at) != content and place is not None and place.kind not in SHARED:
                 own[at] = (fetched.get(at), content)
-        member.cosign(folder, now)
-        if append:
-            member.append(folder, now)
+        if in_force:
+            member.cosign(folder, now)
+        if in_force and append:
+            member.append(folder)
         after = _content(folder)
     changes: dict[str, bytes | None] = {
         at: content for at, content in after.items() if fetched.get(at) != content

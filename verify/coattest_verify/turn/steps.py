@@ -16,7 +16,7 @@ from pathlib import Path
 from coattest.errors import CoattestError, EnvironmentFailure, Rejected, UsageError
 from coattest.files import Evidence, Folder, ReadOnce, read_whole
 from coattest_build.ownwork import BUILDER_FILE, COMPARED, REPORT_FILE, OwnWork
-from coattest_verify.quorum.cosigning import CosignPlan, append_log, cosign_log, seen_log, sound_log
+from coattest_verify.quorum.cosigning import WHENEVER, CosignPlan, append_log, cosign_log, seen_log, sound_log
 from coattest_verify.quorum.log.examine import Log, parse_entry
 from coattest_verify.quorum.members.chain import Seen, follow
 from coattest_verify.quorum.members.file import MAX_MEMBERS_FILE, MEMBERS_FILE, MembersFile, own_key
@@ -72,33 +72,40 @@ class MemberTurn:
     done: list[str] = field(default_factory=list)
     waits: dict[str, CoattestError] = field(default_factory=dict)
 
-    def own_part(self, attestations: Path, now: datetime) -> None:
+    def own_part(self, attestations: Path, now: datetime) -> bool:
         """Sign what is asked: a version, a commitment or a statement for each of the member's results.
 
-        What cannot be done, or is not wanted, is kept in ``waits`` and does not stop the rest.
+        What cannot be done, or is not wanted, is kept in ``waits`` and does not stop the rest. False while
+        version 1 lacks signatures, so that nothing else can be done.
         """
         with Folder(attestations) as opened:
-            evidence = ReadOnce(opened)
-            self._try("members file", lambda: self._countersign(attestations, evidence))
+            self._try("members file", partial(self._countersign, attestations, ReadOnce(opened)))
         with Folder(attestations) as opened:
-            evidence, seen = ReadOnce(opened), self.memory.seen(self.root)
-            members = follow(evidence, self.root, seen=seen, now=now).current
+            evidence = ReadOnce(opened)
+            try:
+                members = self._members(evidence)
+            except Rejected as error:
+                if error.code != "members-unsigned":
+                    raise
+                self.waits.setdefault("members file", error)
+                return False
             signer = self.signer(evidence)
             own_key(self.name, members, signer)
-            log = sound_log(evidence, self.root, members, seen)
+            log = sound_log(evidence, self.root, members, self.memory.seen(self.root))
             _install(attestations, evidence, members)
             there = _Fetched(attestations, evidence, members, log, signer, now)
             if self.claim is not None:
                 self._try("claim", partial(self._hand_in_claim, there, self.claim))
             for out in self.rebuilds:
                 self._try(str(out), partial(self._result, there, out))
+        return True
 
     def cosign(self, attestations: Path, now: datetime) -> None:
         """Cosign the fetched log, unless it is this member's already, or there is none."""
         seen = self.memory.seen(self.root)
         with Folder(attestations) as opened:
             evidence = ReadOnce(opened)
-            members = follow(evidence, self.root, seen=seen, now=now).current
+            members = self._members(evidence)
             log = sound_log(evidence, self.root, members, seen)
             signer = self.signer(evidence)
         if log is None or self.name in log.times:
@@ -113,14 +120,18 @@ class MemberTurn:
             approve=self.questions.cosignature,
             journal=self.journal,
         )
-        if seen is not None:
-            self.memory.remember(self.root, Seen(seen.version, seen.sha256, seen_log(log)))
+        known = seen or Seen(1, self.root.hex())
+        self.memory.remember(self.root, Seen(known.version, known.sha256, seen_log(log)))
         self.done.append(f"cosigned {log.checkpoint.size} entries of the log")
 
-    def append(self, attestations: Path, now: datetime) -> None:
+    def _members(self, evidence: Evidence) -> MembersFile:
+        """The members file in force, expired or not. Raises Rejected."""
+        return follow(evidence, self.root, seen=self.memory.seen(self.root), now=WHENEVER).current
+
+    def append(self, attestations: Path) -> None:
         """Append what is in the folder and not in the log."""
         try:
-            fresh = append_log(attestations, self.root, seen=self.memory.seen(self.root), now=now).fresh
+            fresh = append_log(attestations, self.root, seen=self.memory.seen(self.root)).fresh
         except UsageError:  # nothing to log yet
             return
         if fresh:
@@ -144,6 +155,13 @@ class MemberTurn:
         parties = [members.member(self.name) for members in (waiting.members, waiting.current)]
         if not waiting.lacks or self.name in waiting.signed or not any(parties):
             return None
+        # What waits is shown by whoever hosts it: it follows from the pinned root, or nobody is asked.
+        first = waiting.members.version == 1
+        base = self.root.hex() if first else self._members(evidence).sha256
+        if waiting.current.sha256 != base:
+            raise Rejected(
+                "does not lead back to the pinned root", where=waiting.file, code="members-wrong-root"
+            )
         self.questions.version(waiting)
         countersign(attestations, evidence, self.name, self.signer(evidence), journal=self.journal)
         return f"signed version {waiting.members.version} of the members file"
