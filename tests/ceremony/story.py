@@ -29,6 +29,7 @@ def whole_story(folder: Path, seed: int, *, real: bool = False) -> Table:
     agree(table, FIRST, SECOND)
     rotate(table, "cat", "gus")
     agree(table, FIRST, SECOND)
+    assert refusals(table.turns(SEVEN)) == {}
     check_history(table)
     return table
 
@@ -71,10 +72,11 @@ def rotate(table: Table, proposer: str, whose: str) -> None:
 
 
 def check_history(table: Table) -> None:
-    """One line of commits, each of which extends the log that was there, and no cosignature is refused."""
+    """One line of commits, each of which extends the log that was there; all members cosigned all of it."""
     before: tuple[bytes, ...] = ()
+    cosigned: set[str] = set()
     for commit in table.commits():
-        with table.seats["ann"].repository.files_at(commit) as files:
+        with table.common.files_at(commit) as files:
             held = Held({name: files.read(name) for name in files.entries})
         log = read_quorum_log(held, table.quorum.root, table.quorum.file)
         if log is None:
@@ -83,5 +85,6 @@ def check_history(table: Table) -> None:
         assert log.entries[: len(before)] == before
         assert len(set(log.entries)) == len(log.entries)
         assert [finding for finding in log.refused if finding.code != "bad-signature"] == []
-        before = log.entries
+        before, cosigned = log.entries, set(log.times)
     assert before
+    assert cosigned == set(SEVEN)

@@ -101,8 +101,11 @@ class Seat:
 class Table:
     """See above. ``clock`` moves by a second at each look, so that later statements are later."""
 
-    def __init__(self, folder: Path, quorum: Members, seats: Mapping[str, Seat], seed: int) -> None:
+    def __init__(
+        self, folder: Path, quorum: Members, seats: Mapping[str, Seat], seed: int, common: SharedStore
+    ) -> None:
         self.folder, self.quorum, self.seats = folder, quorum, dict(seats)
+        self.common = common
         self.dice = random.Random(seed)
         self.clock = NOW
         self.queue: list[str] = []
@@ -138,7 +141,7 @@ class Table:
                 else SharedStore(bare, settings)
             )
             seats[name] = Seat(name, own, quorum.signers[name], repository)
-        table = cls(folder, quorum, seats, seed)
+        table = cls(folder, quorum, seats, seed, SharedStore(bare, settings))
         for seat in () if unsigned else seats.values():
             table.decide(seat, None)
         return table
@@ -199,8 +202,8 @@ class Table:
 
     def by_hand(self, name: str, change: Callable[[Path], None]) -> None:
         """What a member does with other commands in a clone of its own, committed and pushed."""
-        repository, tip = self.seats[name].repository, self.tip
-        with repository.files_at(tip) as commit, tempfile.TemporaryDirectory() as clone:
+        repository = self.common
+        with repository.files_at(self.tip) as commit, tempfile.TemporaryDirectory() as clone:
             folder = Path(clone) / "attestations"
             folder.mkdir()
             before = {name: commit.read(name) for name in commit.entries}
@@ -218,7 +221,7 @@ class Table:
 
     def decide(self, seat: Seat, release: str | None, at: str | None = None) -> Outcome | None:
         """What a member decides on the branch's tip, or a commit, with what it remembers from now on."""
-        with seat.repository.files_at(at or self.tip) as commit:
+        with self.common.files_at(at or self.tip) as commit:
             held = {name: commit.read(name) for name in commit.entries}
         evidence = Held(held)
         if release is None:
@@ -246,7 +249,7 @@ class Table:
     @property
     def tip(self) -> str:
         """The branch's tip."""
-        return (self.folder / "common.git" / MAIN.decode()).read_text().strip()
+        return self.common.fetch()
 
     def commits(self) -> list[str]:
         """Every commit from the first to the tip; each has one parent."""

@@ -62,7 +62,7 @@ def turn(table: Table, seat: Seat, member: MemberTurn, repository: OwnRepository
 
 def content(table: Table, name: str) -> bytes:
     """A file of the attestations on the branch."""
-    with table.seats["ann"].repository.files_at(table.tip) as files:
+    with table.common.files_at(table.tip) as files:
         return files.read(name)
 
 
