@@ -14,8 +14,12 @@ from dulwich.repo import Repo
 
 from ceremony.table import MAIN, Seat, Table, refusals
 from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse, UsageError
+from coattest.files import Folder
+from coattest.strictjson import canonical
 from coattest_verify.quorum.change.judge import judge_change
 from coattest_verify.quorum.change.tree import two_commits
+from coattest_verify.quorum.log.examine import read_quorum_log
+from coattest_verify.quorum.releases import put_file
 from coattest_verify.quorum.statements.claim import Claimed
 from coattest_verify.quorum.statements.statement import Statement
 from coattest_verify.turn.loop import take_turn
@@ -25,6 +29,7 @@ from coattest_verify.turn.steps import MemberTurn, Questions
 from support.raises import raises_code
 from support.verify.desk import Desk
 from support.verify.history.commits import AUTHOR, LINK, PROGRAM, SUBMODULE
+from support.verify.logs import made_log
 
 THREE = ("ann", "ben", "cat")
 RELEASE = "0.1.0"
@@ -247,6 +252,30 @@ def test_settings_say_where_and_nothing_more(tmp_path: Path) -> None:
             load_settings(path)
     with raises_code(UsageError, "usage", match="two lines are enough"):
         load_settings(tmp_path / "absent")
+
+
+def test_an_invented_entry_is_not_cosigned_and_silences_nobody(table: Table) -> None:
+    """The log waits, with the reason; what the member states goes out, and nothing is appended after it."""
+    table.turns(["ann"], claim=("ann", RELEASE))
+
+    def invent(folder: Path) -> None:
+        with Folder(folder) as evidence:
+            log = read_quorum_log(evidence, table.quorum.root, table.quorum.file)
+        assert log is not None
+        facts = {"release": "0.9.0", "tree_sha256": "0" * 64, "lock_sha256": "0" * 64}
+        entry = canonical({"kind": "revoke", "sha256": "0" * 64, "member": "cat", "facts": facts})
+        for name, data in made_log([*log.entries, entry], table.quorum.root).items():
+            put_file(folder, name, data)
+
+    table.by_hand("ann", invent)
+    before = content(table, "log/checkpoint")
+    member = member_of(table, "ben")
+    assert turn(table, table.seats["ben"], member).published
+    assert [error.code for error in member.waits.values()] == ["removed-entry"]
+    assert content(table, STATEMENT.format("ben"))
+    assert content(table, "log/checkpoint") == before
+    with pytest.raises(CoattestError):
+        content(table, "log/cosignature.ben")
 
 
 class No(Questions):

@@ -119,9 +119,7 @@ def _round(
             if fetched.get(at) != content and place is not None and place.kind not in SHARED:
                 own[at] = (fetched.get(at), content)
         if in_force:
-            member.cosign(folder, now)
-        if in_force and append:
-            member.append(folder)
+            member.log(folder, now, append=append)
         after = _content(folder)
     changes: dict[str, bytes | None] = {
         at: content for at, content in after.items() if fetched.get(at) != content

@@ -26,6 +26,9 @@ from coattest_verify.turn.settings import TurnSettings
 TIP = "refs/coattest/tip"
 LIMITS = ProgramLimits(seconds=600.0, output=1024 * 1024)
 
+MAX_OWN_PACKS = 50
+"""A fetch of more than 100 objects leaves one; git repacks at 50, and here nothing runs in the background."""
+
 INHERITED = ("HOME", "SSH_AUTH_SOCK", "SSL_CERT_FILE", "SSL_CERT_DIR", "https_proxy", "no_proxy")
 """Variables of the user's that git, ssh and curl need to reach the address; none changes what they run."""
 
@@ -64,10 +67,17 @@ class OwnRepository:
         self._git = find_program("git")
         name = hashlib.sha256(root + settings.url.encode()).hexdigest()[:32]
         self.path = (state or state_folder("turn")) / f"{name}.git"
-        if not (self.path / "HEAD").is_file():
-            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            shutil.rmtree(self.path, ignore_errors=True)
-            self._run("init", "--quiet", "--bare", "--template=", str(self.path), inside=False)
+        packs = len(list(self.path.glob("objects/pack/*.pack")))
+        if not (self.path / "HEAD").is_file() or packs > MAX_OWN_PACKS:
+            self._make()
+
+    def _make(self) -> None:
+        """Begin anew: everything in it can be fetched again."""
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        shutil.rmtree(self.path, ignore_errors=True)
+        done = self._run("init", "--quiet", "--bare", "--template=", str(self.path), inside=False)
+        if done.code:
+            raise EnvironmentFailure(_last_line(done), where=str(self.path), code="git")
 
     def fetch(self) -> str:
         """Fetch the branch; the id of its tip. Raises EnvironmentFailure (``git``)."""

@@ -13,7 +13,7 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
-from coattest.errors import CoattestError, EnvironmentFailure, Rejected, UsageError
+from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse, Rejected, UsageError
 from coattest.files import Evidence, Folder, ReadOnce, read_whole
 from coattest_build.ownwork import BUILDER_FILE, COMPARED, REPORT_FILE, OwnWork
 from coattest_verify.quorum.cosigning import WHENEVER, CosignPlan, append_log, cosign_log, seen_log, sound_log
@@ -71,6 +71,7 @@ class MemberTurn:
     journal: SignatureJournal = field(default_factory=SignatureJournal)
     done: list[str] = field(default_factory=list)
     waits: dict[str, CoattestError] = field(default_factory=dict)
+    _key: Signer | None = None
 
     def own_part(self, attestations: Path, now: datetime) -> bool:
         """Sign what is asked: a version, a commitment or a statement for each of the member's results.
@@ -89,7 +90,7 @@ class MemberTurn:
                     raise
                 self.waits.setdefault("members file", error)
                 return False
-            signer = self.signer(evidence)
+            signer = self._own_key(evidence)
             own_key(self.name, members, signer)
             log = sound_log(evidence, self.root, members, self.memory.seen(self.root))
             _install(attestations, evidence, members)
@@ -100,14 +101,29 @@ class MemberTurn:
                 self._try(str(out), partial(self._result, there, out))
         return True
 
-    def cosign(self, attestations: Path, now: datetime) -> None:
-        """Cosign the fetched log, unless it is this member's already, or there is none."""
+    def log(self, attestations: Path, now: datetime, *, append: bool) -> None:
+        """Cosign the fetched log, and ``append`` what is in the folder and not in it.
+
+        An entry that no authentic file gives is kept in ``waits``: then nothing is appended after it, and the
+        member's own files still go out, which count without an entry.
+        """
+        try:
+            self._cosign(attestations, now)
+        except FoundFalse as error:
+            self.waits["log"] = error
+            return
+        if append:
+            self._append(attestations)
+
+    def _cosign(self, attestations: Path, now: datetime) -> None:
+        """Unless the whole log is cosigned by this member already, or there is none."""
         seen = self.memory.seen(self.root)
+        self.waits.pop("log", None)
         with Folder(attestations) as opened:
             evidence = ReadOnce(opened)
             members = self._members(evidence)
             log = sound_log(evidence, self.root, members, seen)
-            signer = self.signer(evidence)
+            signer = self._own_key(evidence)
         if log is None or self.name in log.times:
             return
         cosign_log(
@@ -124,12 +140,17 @@ class MemberTurn:
         self.memory.remember(self.root, Seen(known.version, known.sha256, seen_log(log)))
         self.done.append(f"cosigned {log.checkpoint.size} entries of the log")
 
+    def _own_key(self, evidence: Evidence) -> Signer:
+        """Opened once: it may ask for a passphrase."""
+        if self._key is None:
+            self._key = self.signer(evidence)
+        return self._key
+
     def _members(self, evidence: Evidence) -> MembersFile:
         """The members file in force, expired or not. Raises Rejected."""
         return follow(evidence, self.root, seen=self.memory.seen(self.root), now=WHENEVER).current
 
-    def append(self, attestations: Path) -> None:
-        """Append what is in the folder and not in the log."""
+    def _append(self, attestations: Path) -> None:
         try:
             fresh = append_log(attestations, self.root, seen=self.memory.seen(self.root)).fresh
         except UsageError:  # nothing to log yet
@@ -163,7 +184,7 @@ class MemberTurn:
                 "does not lead back to the pinned root", where=waiting.file, code="members-wrong-root"
             )
         self.questions.version(waiting)
-        countersign(attestations, evidence, self.name, self.signer(evidence), journal=self.journal)
+        countersign(attestations, evidence, self.name, self._own_key(evidence), journal=self.journal)
         return f"signed version {waiting.members.version} of the members file"
 
     def _hand_in_claim(self, there: _Fetched, path: Path) -> str | None:
