@@ -18,8 +18,11 @@ from coattest_enclave.decision import auction
 from coattest_enclave.decision.turns import Turns, quantum
 from coattest_enclave.kms import RSA_BITS, Kms
 from coattest_enclave.nsm import Nsm, own_image
-from coattest_enclave.protocol import columns, messages, wire
+from coattest_enclave.protocol import columns, wire
+from coattest_enclave.protocol.binding import Binding
 from coattest_enclave.protocol.errors import MessageError
+from coattest_enclave.protocol.receipt import receipt_user_data
+from coattest_enclave.protocol.seal import Seal
 from coattest_enclave.trust import Trust
 
 
@@ -42,7 +45,7 @@ def open_auction(
         manifest, seal = open_request.check_manifest(request, encoded, trust.partition, image)
         del encoded
         files = receive_bids(stream, frame.request, request, seal)
-    bound = [messages.Binding.of(manifest, buyer, image) for buyer in manifest.buyers]
+    bound = [Binding.of(manifest, buyer, image) for buyer in manifest.buyers]
     stage("manifest, seals and digests are checked")
     clock = Clock.read(nsm, set_system=not nsm.is_simulated)
     entropy.require_source(trust.entropy)
@@ -61,7 +64,7 @@ def open_auction(
                 del file
             result = auction.result(manifest, seal.digest, bids)
             _wipe(keys, bids)
-            receipt = nsm.attest(user_data=messages.receipt_user_data(result), nonce=seal.digest)
+            receipt = nsm.attest(user_data=receipt_user_data(result), nonce=seal.digest)
     finally:
         _wipe(keys, bids)
     if tick.count > 1:
@@ -83,7 +86,7 @@ def _wipe(*buffers: dict[str, bytearray]) -> None:
 
 
 def receive_bids(
-    stream: socket.socket, number: int, request: open_request.OpenRequest, seal: messages.Seal
+    stream: socket.socket, number: int, request: open_request.OpenRequest, seal: Seal
 ) -> dict[str, bytes]:
     """The sealed bid file of every buyer; raises EnclaveError, OSError.
 

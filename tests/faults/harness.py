@@ -19,10 +19,10 @@ from typing import Any
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from coattest_enclave.protocol import messages
 from coattest_parent.auction.courier import LOCAL_KMS
 from coattest_parent.auction.publish import Sealed
 from coattest_parent.link.proxy import kms_allow_list
+from coattest_verify.auction import messages
 from coattest_verify.auction.place import bid_uri
 from faults.invariants import (
     Broken,

@@ -14,7 +14,9 @@ from collections.abc import Mapping
 
 from coattest_enclave.decision import lanes
 from coattest_enclave.protocol import canonical, columns
-from coattest_enclave.protocol.messages import RESULT, SECOND_PRICE, Manifest
+from coattest_enclave.protocol.fields import SECOND_PRICE
+from coattest_enclave.protocol.manifest import Manifest
+from coattest_enclave.protocol.receipt import RESULT
 
 Plaintext = bytes | bytearray
 """What was in a bid file: 8 bytes big-endian per lot. Anything else counts as bidding on no lot."""

@@ -8,18 +8,11 @@ from __future__ import annotations
 
 import sys
 from array import array
-from collections.abc import Iterable
 
 from coattest_enclave.protocol.errors import MessageError
-from coattest_enclave.protocol.fields import uint
 
 WIDTH = 8
 """Bytes of one number."""
-
-
-def column(numbers: Iterable[int], what: str) -> array[int]:
-    """A column of these numbers, each 0 to AMOUNT_MAX; raises MessageError."""
-    return array("Q", [uint(number, what) for number in numbers])
 
 
 def pack_column(numbers: array[int]) -> bytes:

@@ -6,14 +6,12 @@ The algorithm is never read from the message: the protected header must be, byte
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.ciphers import Cipher
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.ciphers.algorithms import AES256
 from cryptography.hazmat.primitives.ciphers.modes import GCM
 from cryptography.hazmat.primitives.hashes import SHA384
@@ -93,15 +91,6 @@ def load_public_key(spki: bytes) -> ec.EllipticCurvePublicKey:
     return key
 
 
-def sign1(payload: bytes, key: ec.EllipticCurvePrivateKey, kid: bytes) -> bytes:
-    """A tagged COSE_Sign1 (ES384) over ``payload``, ``kid`` unprotected; ``key`` is P-384."""
-    if not isinstance(key.curve, ec.SECP384R1):
-        raise MessageError("not a P-384 key")
-    r, s = decode_dss_signature(key.sign(_sig_structure(payload), ec.ECDSA(SHA384())))
-    signature = r.to_bytes(COORDINATE, "big") + s.to_bytes(COORDINATE, "big")
-    return bytes([TAG_SIGN1]) + canonical.dumps([ES384, {4: kid}, payload, signature])
-
-
 def parse_sign1(data: bytes) -> Sign1:
     """Parse a COSE_Sign1 without verifying it; raises MessageError."""
     protected, unprotected, payload, signature = _parts(data, TAG_SIGN1, 4, SIGN1_MAX)
@@ -128,26 +117,10 @@ def verify1(data: bytes, public_key: ec.EllipticCurvePublicKey | bytes, *, kid: 
     r = int.from_bytes(message.signature[:COORDINATE], "big")
     s = int.from_bytes(message.signature[COORDINATE:], "big")
     try:
-        key.verify(encode_dss_signature(r, s), _sig_structure(message.payload), ec.ECDSA(SHA384()))
+        key.verify(encode_dss_signature(r, s), sig_structure(message.payload), ec.ECDSA(SHA384()))
     except InvalidSignature as error:
         raise MessageError("signature does not verify") from error
     return message.payload
-
-
-def encrypt0(
-    plaintext: bytes, data_key: bytes, *, wrapped_key: bytes, external_aad: bytes, iv: bytes | None = None
-) -> bytes:
-    """A tagged COSE_Encrypt0 (A256GCM) that carries ``wrapped_key``; ``iv`` is for test vectors only."""
-    if len(data_key) != KEY_SIZE:
-        raise MessageError("the data key is not 32 bytes")
-    nonce = os.urandom(IV_SIZE) if iv is None else _bytes(iv, IV_SIZE, IV_SIZE)
-    ciphertext = AESGCM(data_key).encrypt(nonce, plaintext, _enc_structure(external_aad))
-    header = {
-        5: nonce,
-        WRAPPED_KEY: _bytes(wrapped_key, 1, WRAPPED_KEY_MAX),
-        COMMITMENT: commitment_of(data_key),
-    }
-    return bytes([TAG_ENCRYPT0]) + canonical.dumps([A256GCM, header, ciphertext])
 
 
 def commitment_of(data_key: bytes | bytearray) -> bytes:
@@ -182,7 +155,7 @@ def decrypt0(data: bytes | Encrypt0, data_key: bytes | bytearray, *, external_aa
         raise MessageError("does not authenticate")
     ciphertext, tag = memoryview(message.ciphertext)[:-TAG_SIZE], message.ciphertext[-TAG_SIZE:]
     decryptor = Cipher(AES256(data_key), GCM(message.iv, tag)).decryptor()
-    decryptor.authenticate_additional_data(_enc_structure(external_aad))
+    decryptor.authenticate_additional_data(enc_structure(external_aad))
     # The library needs room for one more block than it writes.
     plaintext = bytearray(len(ciphertext) + TAG_SIZE)
     try:
@@ -198,11 +171,13 @@ def decrypt0(data: bytes | Encrypt0, data_key: bytes | bytearray, *, external_aa
 _COMMITMENT_PREFIX = canonical.dumps(["coattest/data-key/v1", bytes(KEY_SIZE)])[:-KEY_SIZE]
 
 
-def _sig_structure(payload: bytes) -> bytes:
+def sig_structure(payload: bytes) -> bytes:
+    """What a COSE_Sign1 signs (RFC 9052, 4.4)."""
     return canonical.dumps(["Signature1", ES384, b"", payload])
 
 
-def _enc_structure(external_aad: bytes) -> bytes:
+def enc_structure(external_aad: bytes) -> bytes:
+    """What a COSE_Encrypt0 authenticates beside its ciphertext (RFC 9052, 5.3)."""
     return canonical.dumps(["Encrypt0", A256GCM, external_aad])
 
 

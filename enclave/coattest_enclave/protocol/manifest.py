@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple
 
 from coattest_enclave.protocol import canonical, columns, cose
 from coattest_enclave.protocol.errors import MessageError
@@ -42,15 +41,8 @@ _ARN = re.compile(
 )
 
 
-class Lot(NamedTuple):
-    """A lot's id and its reserve price in minor units (0: none)."""
-
-    id: str
-    reserve: int
-
-
 @dataclass(frozen=True, slots=True)
-class Lots(Sequence[Lot]):
+class Lots:
     """A manifest's lots in order. ``ids`` holds all ids in one text, one per line, without a line feed at the
     end; ``reserves`` is a column.
     """
@@ -63,15 +55,6 @@ class Lots(Sequence[Lot]):
             raise MessageError("not one reserve per lot")
 
     @classmethod
-    def of(cls, lots: Iterable[tuple[str, int]]) -> Lots:
-        """The lots of these pairs of id and reserve; raises MessageError."""
-        pairs = list(lots)
-        if not all(isinstance(identifier, str) for identifier, _ in pairs):
-            raise MessageError("lot id: not a text")
-        reserves = columns.column((reserve for _, reserve in pairs), "reserve")
-        return cls("\n".join(identifier for identifier, _ in pairs), reserves)
-
-    @classmethod
     def decode(cls, ids: Any, reserves: Any) -> Lots:
         """The lots of a manifest's two fields; raises MessageError."""
         if not isinstance(ids, str):
@@ -81,19 +64,6 @@ class Lots(Sequence[Lot]):
 
     def __len__(self) -> int:
         return len(self.reserves)
-
-    def __iter__(self) -> Iterator[Lot]:
-        return map(Lot, self.ids.split("\n"), self.reserves)
-
-    @overload
-    def __getitem__(self, index: int) -> Lot: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[Lot, ...]: ...
-    def __getitem__(self, index: int | slice) -> Lot | tuple[Lot, ...]:
-        ids = self.ids.split("\n")
-        if isinstance(index, slice):
-            return tuple(map(Lot, ids[index], self.reserves[index]))
-        return Lot(ids[index], self.reserves[index])
 
 
 def check_ids(ids: str) -> int:

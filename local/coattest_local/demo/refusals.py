@@ -11,7 +11,6 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from coattest_enclave.protocol import cose, messages
 from coattest_local.demo import auction as auctions
 from coattest_local.demo import chain
 from coattest_local.demo.auction import AMOUNTS, Auction, House
@@ -21,6 +20,7 @@ from coattest_parent.auction.courier import upload_bid
 from coattest_parent.link.aws import parse_s3_uri
 from coattest_parent.link.channels import parse_address
 from coattest_parent.link.enclave import EnclaveClient
+from coattest_verify.auction import messages
 from coattest_verify.auction.bids import Bids, make_bid_file
 from coattest_verify.auction.buyers import load_own_key, spki_der
 from coattest_verify.auction.certify import Own
@@ -192,7 +192,7 @@ def sealed_by_the_service(house: House) -> None:
     seal = messages.Seal(evil.digest, bytes(32), image, tuple(sorted(digests.items()))).encode()
     for name, key in keys.items():
         target = world.buyers[name].home / f"{honest.name}.seal"
-        target.write_bytes(cose.sign1(seal, key, name.encode()))
+        target.write_bytes(messages.sign1(seal, key, name.encode()))
     auctions.no_result(house, "seals of the service", honest, expected_code="kms-denied")
 
 

@@ -12,7 +12,6 @@ import pytest
 
 from coattest.errors import FoundFalse
 from coattest_build.formats.measure import measure
-from coattest_enclave.protocol import messages
 from coattest_local.aws import services
 from coattest_parent.auction.courier import bid_digests, upload_bid
 from coattest_parent.auction.steps import make_bid, open_sealed
@@ -21,6 +20,7 @@ from coattest_parent.link.aws import parse_s3_uri
 from coattest_parent.link.channels import parse_address
 from coattest_parent.link.enclave import EnclaveClient, EnclaveFailed, EnclaveRefused
 from coattest_verify.attestation.profiles import AWS_NITRO, LOCAL_SIMULATOR
+from coattest_verify.auction import messages
 from coattest_verify.auction.bids import read_bids
 from coattest_verify.auction.journal import AlreadySealed, SealJournal
 from coattest_verify.auction.place import bid_uri
@@ -85,7 +85,7 @@ class Auction:
     def bid(self, name: str) -> bytes:
         buyer = self.manifest.buyer(name)
         aws = self.cloud.as_buyer(name)
-        bids = read_bids(self.bids[name], self.manifest.lots)
+        bids = read_bids(self.bids[name], messages.LotList(self.manifest.lots))
         journal = SealJournal(self.directory / name)
         just_before = datetime.fromtimestamp(self.manifest.closes - 1, timezone.utc)
         content = make_bid(
@@ -309,7 +309,7 @@ def test_a_late_bid_needs_a_new_manifest(cloud: Cloud, tmp_path: Path) -> None:
     """The buyer's own tool refuses to bid at the closing time."""
     auction = Auction(cloud, tmp_path, "late")
     closed = datetime.fromtimestamp(auction.manifest.closes, timezone.utc)
-    bids = read_bids(CSV["buyer-1"], auction.manifest.lots)
+    bids = read_bids(CSV["buyer-1"], messages.LotList(auction.manifest.lots))
     with pytest.raises(FoundFalse) as caught:
         make_bid(
             auction.manifest,

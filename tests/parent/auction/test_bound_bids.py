@@ -15,10 +15,10 @@ from botocore.exceptions import ClientError
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from coattest.errors import FoundFalse
-from coattest_enclave.protocol import cose, messages
 from coattest_local.aws import services
 from coattest_parent.auction.courier import upload_bid
 from coattest_parent.link.aws import parse_s3_uri
+from coattest_verify.auction import messages
 from coattest_verify.auction.bids import Bids, make_bid_file
 from coattest_verify.auction.buyers import load_manifest, spki_der
 from coattest_verify.auction.certify import Own
@@ -110,7 +110,7 @@ def test_substituted_seal_keys_open_nothing(world: World, decided: LocalEnclave)
     digests = tuple((name, messages.bid_digest(file)) for name, file in sorted(files.items()))
     seal = messages.Seal(evil.digest, decision().release_digest, PCRS[0], digests).encode()
     for name, key in keys.items():
-        (world.folder / f"stolen.{name}.seal").write_bytes(cose.sign1(seal, key, name.encode()))
+        (world.folder / f"stolen.{name}.seal").write_bytes(messages.sign1(seal, key, name.encode()))
     refused, _ = world.open("stolen", "--wait", expect=1)
     assert refused["code"] == "kms-denied"
     assert not (world.folder / "stolen.result").exists()

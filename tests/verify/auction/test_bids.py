@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coattest.errors import EnvironmentFailure
-from coattest_enclave.protocol import cose, messages
+from coattest_enclave.protocol import cose
+from coattest_verify.auction import messages
 from coattest_verify.auction.bids import BadBids, make_bid_file, read_bids
 from support.auction.auctions import ARN, IMAGE, LOTS, manifest, own
 
@@ -142,7 +143,9 @@ def test_the_length_of_a_bid_file_says_nothing(amounts: list[int]) -> None:
     content = make_bid_file(
         auction, own(auction, "buyer-1"), IMAGE, read_bids(f"lot,amount\n{rows}".encode(), LOTS), kms
     )
-    assert len(content) == len(cose.encrypt0(bytes(24), b"k" * 32, wrapped_key=b"wrapped", external_aad=b""))
+    assert len(content) == len(
+        messages.encrypt0(bytes(24), b"k" * 32, wrapped_key=b"wrapped", external_aad=b"")
+    )
 
 
 def test_a_key_service_that_answers_for_another_key_is_refused() -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from coattest.errors import FoundFalse, Rejected
-from coattest_enclave.protocol import cose, messages
+from coattest_enclave.protocol import cose
+from coattest_verify.auction import messages
 from coattest_verify.auction.certify import Certified
 from coattest_verify.auction.checks import Opening
 from coattest_verify.auction.journal import AlreadySealed, SealJournal

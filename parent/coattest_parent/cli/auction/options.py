@@ -8,10 +8,10 @@ import click
 
 from coattest.errors import UsageError
 from coattest.shell import Decorator, option_group
-from coattest_enclave.protocol import messages
 from coattest_parent.cli.options import FILE, NEW_FOLDER
 from coattest_parent.link.aws import parse_s3_uri
 from coattest_parent.link.channels import parse_number
+from coattest_verify.auction import messages
 
 way_options = option_group(
     click.option("--enclave", required=True, help="vsock:CID:PORT, unix:PATH or hybrid:PATH:PORT."),
