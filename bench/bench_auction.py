@@ -36,12 +36,12 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from coattest_build.formats.measure import measure
 from coattest_enclave import open_request
-from coattest_enclave.clock import Clock
 from coattest_enclave.decision import auction
-from coattest_enclave.kms import RSA_BITS, Kms
-from coattest_enclave.nsm import Nsm
-from coattest_enclave.sigv4 import Credentials
-from coattest_enclave.trust import parse_trust
+from coattest_enclave.payload.clock import Clock
+from coattest_enclave.payload.kms import RSA_BITS, Kms
+from coattest_enclave.payload.nsm import Nsm
+from coattest_enclave.payload.sigv4 import Credentials
+from coattest_enclave.payload.trust import parse_trust
 from coattest_local.aws import services
 from coattest_local.host.enclave import run_enclave
 from coattest_parent.auction.courier import manifest_allow_list

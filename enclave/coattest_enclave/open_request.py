@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from coattest_enclave.payload.sigv4 import Credentials
 from coattest_enclave.protocol import cose
 from coattest_enclave.protocol.binding import Binding
 from coattest_enclave.protocol.canonical import SIZE_MAX
 from coattest_enclave.protocol.errors import Code, EnclaveError, MessageError
 from coattest_enclave.protocol.fields import BUYERS_MAX
-from coattest_enclave.protocol.manifest import Manifest, parse_key_arn
+from coattest_enclave.protocol.key_arn import parse_key_arn
+from coattest_enclave.protocol.manifest import Manifest
 from coattest_enclave.protocol.seal import Seal, bid_digest, check_seals
-from coattest_enclave.sigv4 import Credentials
 
 UPLOAD_MAX = 256 * 1024 * 1024
 """Bytes of manifest and bids in one request: 1,000,000 lots and 10 buyers are about 100 MB."""

@@ -12,18 +12,19 @@ import socket
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from coattest_enclave import entropy, open_request, transport
-from coattest_enclave.clock import Clock
+from coattest_enclave import open_request
 from coattest_enclave.decision import auction
 from coattest_enclave.decision.turns import Turns, quantum
-from coattest_enclave.kms import RSA_BITS, Kms
-from coattest_enclave.nsm import Nsm, own_image
-from coattest_enclave.protocol import columns, wire
+from coattest_enclave.payload import entropy, transport
+from coattest_enclave.payload.clock import Clock
+from coattest_enclave.payload.kms import RSA_BITS, Kms
+from coattest_enclave.payload.nsm import Nsm, own_image
+from coattest_enclave.payload.trust import Trust
+from coattest_enclave.protocol import buffers, wire
 from coattest_enclave.protocol.binding import Binding
 from coattest_enclave.protocol.errors import MessageError
 from coattest_enclave.protocol.receipt import receipt_user_data
 from coattest_enclave.protocol.seal import Seal
-from coattest_enclave.trust import Trust
 
 
 def open_auction(
@@ -79,10 +80,10 @@ def open_auction(
         wire.write_frame(stream, wire.Frame(frame.request, "result", answer))
 
 
-def _wipe(*buffers: dict[str, bytearray]) -> None:
-    for each in buffers:
+def _wipe(*secrets: dict[str, bytearray]) -> None:
+    for each in secrets:
         while each:
-            columns.wipe(each.popitem()[1])
+            buffers.wipe(each.popitem()[1])
 
 
 def receive_bids(

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from coattest_enclave.decision import lanes
-from coattest_enclave.protocol import canonical, columns
+from coattest_enclave.protocol import buffers, canonical, columns
 from coattest_enclave.protocol.fields import SECOND_PRICE
 from coattest_enclave.protocol.manifest import Manifest
 from coattest_enclave.protocol.receipt import RESULT
@@ -84,7 +84,7 @@ def result(manifest: Manifest, seal: bytes, bids: Mapping[str, Plaintext]) -> by
     winners, prices = columns_of_result(manifest, bids)
     for plaintext in bids.values():
         if isinstance(plaintext, bytearray):
-            columns.wipe(plaintext)
+            buffers.wipe(plaintext)
             plaintext.clear()
     return canonical.dumps(
         {

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from array import array
 
+from coattest_enclave.protocol.buffers import wipe
 from coattest_enclave.protocol.errors import MessageError
 
 WIDTH = 8
@@ -30,12 +31,6 @@ def unpack_column(data: bytes | bytearray | memoryview, count: int, most: int, w
         wipe(numbers)
         raise MessageError(f"{what}: a number is out of range")
     return numbers
-
-
-def wipe(buffer: bytearray | array[int]) -> None:
-    """Overwrite ``buffer`` with zeros in place; docs/protocol.md says what this cannot reach."""
-    with memoryview(buffer) as view, view.cast("B") as octets:
-        octets[:] = bytes(len(octets))
 
 
 def _big_endian(numbers: array[int]) -> array[int]:

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.ciphers.modes import GCM
 from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
-from coattest_enclave.protocol import canonical, columns
+from coattest_enclave.protocol import buffers, canonical
 from coattest_enclave.protocol.errors import MessageError
 
 ES384 = bytes.fromhex("a1013822")
@@ -162,7 +162,7 @@ def decrypt0(data: bytes | Encrypt0, data_key: bytes | bytearray, *, external_aa
         decryptor.update_into(ciphertext, plaintext)
         decryptor.finalize()
     except (InvalidTag, ValueError) as error:
-        columns.wipe(plaintext)
+        buffers.wipe(plaintext)
         raise MessageError("does not authenticate") from error
     del plaintext[len(ciphertext) :]
     return plaintext

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from array import array
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from coattest_enclave.protocol import canonical, columns, cose
 from coattest_enclave.protocol.errors import MessageError
@@ -26,6 +26,7 @@ from coattest_enclave.protocol.fields import (
     uint,
     unique,
 )
+from coattest_enclave.protocol.key_arn import parse_key_arn
 
 PURPOSE = "coattest/manifest/v1"
 
@@ -34,11 +35,6 @@ CERTIFICATE_MAX = 16 * 1024
 
 # A key there is this prefix, two digests in hex, a slash and a suffix; S3 allows 1024 bytes.
 _PLACE = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/(?:[A-Za-z0-9][A-Za-z0-9._-]{0,99}/){0,7}")
-# Single-Region keys by full ARN: an alias can be moved to a different key at any time.
-_ARN = re.compile(
-    r"arn:(aws|aws-cn|aws-us-gov):kms:([a-z]{2}(?:-[a-z]+)+-[0-9]{1,2}):([0-9]{12}):key/"
-    r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +73,6 @@ def check_ids(ids: str) -> int:
         raise MessageError(f"lot id: not of the form {LOT_ID.pattern}")
     unique(lines, "lot id")
     return len(lines)
-
-
-class KeyArn(NamedTuple):
-    """The parts of a KMS key ARN that say where a request goes."""
-
-    partition: str
-    region: str
-    account: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,11 +163,3 @@ class Manifest:
             if buyer.name == name:
                 return buyer
         raise MessageError("the manifest has no buyer of that name")
-
-
-def parse_key_arn(arn: Any) -> KeyArn:
-    """Partition, region and account of a full KMS key ARN; raises MessageError for anything else."""
-    match = _ARN.fullmatch(arn) if isinstance(arn, str) else None
-    if match is None:
-        raise MessageError("not the full ARN of a single-Region KMS key")
-    return KeyArn(*match.groups())

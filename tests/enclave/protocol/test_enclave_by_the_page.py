@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from coattest_enclave import open_request
 from coattest_enclave.decision import auction
+from coattest_enclave.payload.sigv4 import Credentials
 from coattest_enclave.protocol import canonical, wire
 from coattest_enclave.protocol.errors import EnclaveError
-from coattest_enclave.sigv4 import Credentials
 from coattest_verify.auction import messages
 from support.auction import by_the_page
 from support.enclave.fake_nsm import PCR0

@@ -19,8 +19,9 @@ from coattest_enclave.protocol.fields import (
     SECOND_PRICE,
     sha384,
 )
+from coattest_enclave.protocol.key_arn import parse_key_arn
 from coattest_enclave.protocol.manifest import PURPOSE as MANIFEST
-from coattest_enclave.protocol.manifest import Buyer, Lots, Manifest, parse_key_arn
+from coattest_enclave.protocol.manifest import Buyer, Lots, Manifest
 from coattest_enclave.protocol.receipt import RESULT, receipt_user_data
 from coattest_enclave.protocol.seal import IMAGE, RELEASE_DIGEST, Seal, bid_digest, check_seals
 from coattest_enclave.protocol.seal import PURPOSE as SEAL
