@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from coattest_enclave.protocol import buffers, canonical
 from coattest_enclave.protocol.errors import MessageError
+from coattest_enclave.protocol.fields import byte_string
 
 ES384 = bytes.fromhex("a1013822")
 """Protected header {1: -35} (RFC 9053, table 1)."""
@@ -98,8 +99,12 @@ def parse_sign1(data: bytes) -> Sign1:
         raise MessageError("the algorithm is not ES384")
     if not isinstance(unprotected, dict) or list(unprotected) != [4]:
         raise MessageError("unprotected header is not {4: key id}")
-    kid = _bytes(unprotected[4], 1, KID_MAX)
-    return Sign1(_bytes(payload, 0, SIGN1_MAX), kid, _bytes(signature, 2 * COORDINATE, 2 * COORDINATE))
+    kid = byte_string(unprotected[4], 1, KID_MAX, "key id")
+    return Sign1(
+        byte_string(payload, 0, SIGN1_MAX, "payload"),
+        kid,
+        byte_string(signature, 2 * COORDINATE, 2 * COORDINATE, "signature"),
+    )
 
 
 def verify1(data: bytes, public_key: ec.EllipticCurvePublicKey | bytes, *, kid: bytes | None = None) -> bytes:
@@ -138,10 +143,10 @@ def parse_encrypt0(data: bytes) -> Encrypt0:
     if not isinstance(unprotected, dict) or list(unprotected) != [5, WRAPPED_KEY, COMMITMENT]:
         raise MessageError("unprotected header is not {5: iv, -65537: wrapped key, -65538: commitment}")
     return Encrypt0(
-        _bytes(unprotected[5], IV_SIZE, IV_SIZE),
-        _bytes(unprotected[WRAPPED_KEY], 1, WRAPPED_KEY_MAX),
-        _bytes(unprotected[COMMITMENT], COMMITMENT_SIZE, COMMITMENT_SIZE),
-        _bytes(ciphertext, TAG_SIZE, canonical.SIZE_MAX),
+        byte_string(unprotected[5], IV_SIZE, IV_SIZE, "iv"),
+        byte_string(unprotected[WRAPPED_KEY], 1, WRAPPED_KEY_MAX, "wrapped key"),
+        byte_string(unprotected[COMMITMENT], COMMITMENT_SIZE, COMMITMENT_SIZE, "commitment"),
+        byte_string(ciphertext, TAG_SIZE, canonical.SIZE_MAX, "ciphertext"),
     )
 
 
@@ -188,9 +193,3 @@ def _parts(data: bytes, tag: int, count: int, limit: int) -> list[object]:
     if not isinstance(parts, list) or len(parts) != count:
         raise MessageError(f"not an array of {count}")
     return parts
-
-
-def _bytes(value: object, least: int, most: int) -> bytes:
-    if not isinstance(value, bytes) or not least <= len(value) <= most:
-        raise MessageError(f"not a byte string of {least} to {most} bytes")
-    return value

@@ -156,10 +156,3 @@ class Manifest:
             buyers.append(Buyer(**exact_map(entry, None, ("name", "key", "certificate", "kms", "bids"))))
         lots = Lots.decode(fields["lots"], fields.pop("reserves"))
         return cls(**{**fields, "lots": lots, "buyers": tuple(buyers)})
-
-    def buyer(self, name: str) -> Buyer:
-        """The buyer of that name; raises MessageError."""
-        for buyer in self.buyers:
-            if buyer.name == name:
-                return buyer
-        raise MessageError("the manifest has no buyer of that name")

@@ -1,4 +1,4 @@
-"""A manifest's lots one by one; the enclave has them in columns only."""
+"""A manifest's lots and buyers one by one; the enclave has lots in columns only."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, overload
 
 from coattest_enclave.protocol.errors import MessageError
-from coattest_enclave.protocol.manifest import Lots
+from coattest_enclave.protocol.manifest import Buyer, Lots, Manifest
 from coattest_verify.auction.messages.amounts import column
 
 
@@ -48,3 +48,11 @@ class LotList(Sequence[Lot]):
         if isinstance(index, slice):
             return tuple(map(Lot, ids[index], self.lots.reserves[index]))
         return Lot(ids[index], self.lots.reserves[index])
+
+
+def buyer_of(manifest: Manifest, name: str) -> Buyer:
+    """The buyer of that name; raises MessageError."""
+    for buyer in manifest.buyers:
+        if buyer.name == name:
+            return buyer
+    raise MessageError("the manifest has no buyer of that name")
