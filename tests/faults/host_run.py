@@ -160,7 +160,7 @@ class HostRun:
             journal=self.journals[name],
             when=before,
         )
-        upload_bid(aws, messages.buyer_of(self.manifest, name), self.manifest.digest, content)
+        upload_bid(aws, messages.named_buyer(self.manifest, name), self.manifest.digest, content)
         return content
 
     def _authority(self) -> Authority:

@@ -74,7 +74,7 @@ def replayed_bid(house: House, auction: Auction) -> None:
     second = auctions.announce(house, "replay")
     auctions.place_bid(house, second, "buyer-2", AMOUNTS["buyer-2"], "replay.cose")
     old = house.world.buyers["buyer-1"].home / f"{auction.name}.cose"
-    buyer = messages.buyer_of(auctions.manifest_of(second), "buyer-1")
+    buyer = messages.named_buyer(auctions.manifest_of(second), "buyer-1")
     upload_bid(house.as_buyer("buyer-1"), buyer, auctions.manifest_of(second).digest, old.read_bytes())
     house.world.buyers["buyer-1"].must_fail(
         "a bid from another auction",
@@ -184,7 +184,7 @@ def sealed_by_the_service(house: House) -> None:
     )
     image, digests = auctions.sealed_image(house, auctions.first(house)), {}
     for name, amounts in AMOUNTS.items():
-        aws, bidder = house.as_buyer(name), messages.buyer_of(evil, name)
+        aws, bidder = house.as_buyer(name), messages.named_buyer(evil, name)
         own = Own(name, load_own_key(world.buyers[name].home / "auction.key.pub"), bidder.kms, bidder.bids)
         file = make_bid_file(evil, own, image, Bids(amounts, ()), aws.kms(REGION))
         upload_bid(aws, bidder, evil.digest, file)
@@ -199,7 +199,7 @@ def sealed_by_the_service(house: House) -> None:
 def _overwrite(house: House, auction: Auction, buyer: str, sealed: bytes, content: bytes) -> None:
     """Replace a bid's object in the buyer's bucket, as whoever owns the bucket could; the bidder may not."""
     manifest = auctions.manifest_of(auction)
-    uri = bid_uri(messages.buyer_of(manifest, buyer), manifest.digest, messages.bid_digest(sealed))
+    uri = bid_uri(messages.named_buyer(manifest, buyer), manifest.digest, messages.bid_digest(sealed))
     bucket, key = parse_s3_uri(uri)
     owner = house.services.client("s3", buyer)
     policy = owner.get_bucket_policy(Bucket=bucket)["Policy"]

@@ -193,9 +193,9 @@ def test_a_changed_byte_is_another_manifest_or_none(position: int, flip: int) ->
 
 def test_buyers_are_found_by_name() -> None:
     """A buyer of the manifest is returned, another name refused."""
-    assert messages.buyer_of(BOOK, "buyer-2") is BOOK.buyers[1]
+    assert messages.named_buyer(BOOK, "buyer-2") is BOOK.buyers[1]
     with pytest.raises(messages.MessageError):
-        messages.buyer_of(BOOK, "buyer-3")
+        messages.named_buyer(BOOK, "buyer-3")
 
 
 def signed(seal: Seal | bytes = SEAL, *, keys: tuple[int, int] = (1, 2)) -> list[bytes]:

@@ -83,7 +83,7 @@ class Auction:
             cloud.allow(buyer.name, self.decision, seal_key=buyer.key)
 
     def bid(self, name: str) -> bytes:
-        buyer = messages.buyer_of(self.manifest, name)
+        buyer = messages.named_buyer(self.manifest, name)
         aws = self.cloud.as_buyer(name)
         bids = read_bids(self.bids[name], messages.LotList(self.manifest.lots))
         journal = SealJournal(self.directory / name)
@@ -218,7 +218,7 @@ def test_a_bid_replayed_from_another_auction_is_refused(
     later.bid("buyer-2")
     upload_bid(
         cloud.as_buyer("buyer-1"),
-        messages.buyer_of(later.manifest, "buyer-1"),
+        messages.named_buyer(later.manifest, "buyer-1"),
         later.manifest.digest,
         replayed,
     )
@@ -236,7 +236,7 @@ def test_an_altered_bid_set_is_refused(cloud: Cloud, running: LocalEnclave, tmp_
     seals = auction.bid_and_seal()
     bids = {name: messages.bid_digest(file) for name, file in auction.files.items()}
     changed = auction.files["buyer-2"][:-1] + bytes([auction.files["buyer-2"][-1] ^ 1])
-    uri = bid_uri(messages.buyer_of(auction.manifest, "buyer-2"), auction.manifest.digest, bids["buyer-2"])
+    uri = bid_uri(messages.named_buyer(auction.manifest, "buyer-2"), auction.manifest.digest, bids["buyer-2"])
     bucket, key = parse_s3_uri(uri)
     owner = cloud.services.client("s3", "buyer-2")
     with pytest.raises(owner.exceptions.ClientError, match="AccessDenied"):
@@ -261,7 +261,7 @@ def test_a_missing_seal_or_bid_file_gives_no_result(
         assert caught.value.code == "bad-seal"
     digest = messages.bid_digest(auction.files["buyer-2"])
     bucket, key = parse_s3_uri(
-        bid_uri(messages.buyer_of(auction.manifest, "buyer-2"), auction.manifest.digest, digest)
+        bid_uri(messages.named_buyer(auction.manifest, "buyer-2"), auction.manifest.digest, digest)
     )
     cloud.services.client("s3", "buyer-2").delete_object(Bucket=bucket, Key=key)
     with pytest.raises(FoundFalse, match="buyer-2") as caught:
@@ -294,7 +294,7 @@ def test_without_rights_on_one_key_there_is_no_result(
     """
     auction = Auction(cloud, tmp_path, "rights")
     seals = auction.bid_and_seal()
-    mine = messages.buyer_of(auction.manifest, "buyer-2").key
+    mine = messages.named_buyer(auction.manifest, "buyer-2").key
     cloud.allow("buyer-2", auction.decision, parent=False, seal_key=mine)
     with pytest.raises(EnclaveRefused, match=r"kms-denied: buyer-2"):
         auction.open(running, seals)

@@ -69,7 +69,7 @@ def certified(buyer: messages.Buyer, _: messages.Manifest) -> Certified:
 
 def own(auction: messages.Manifest, name: str) -> Own:
     """A buyer's own files, which say what the manifest says."""
-    buyer = messages.buyer_of(auction, name)
+    buyer = messages.named_buyer(auction, name)
     return Own(name, buyer.key, buyer.kms, buyer.bids)
 
 

@@ -186,7 +186,7 @@ class BigAuction:
         """Options of everything that binds a buyer: who it is by its own files, and who the others are."""
         pem = self.keys[name].private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         (self.folder / "auction.key").write_bytes(pem)
-        record = BuyerRecord(messages.buyer_of(self.manifest, name)).to_json()
+        record = BuyerRecord(messages.named_buyer(self.manifest, name)).to_json()
         (self.folder / "own.json").write_text(json.dumps(record))
         others = [word for other in self.names if other != name for word in ("--with", other)]
         return ("--buyer", name, "--auction-key", "auction.key", "--record", "own.json", *others)

@@ -124,7 +124,7 @@ def test_a_bid_file_opens_with_its_data_key_and_binding_only() -> None:
     for change in (
         {"manifest": manifest("autumn").digest},
         {"buyer": "buyer-2"},
-        {"seal_key": messages.buyer_of(auction, "buyer-2").key},
+        {"seal_key": messages.named_buyer(auction, "buyer-2").key},
         {"image": bytes(range(48))},
         {"kms": ARN.format(account="333344445555")},
     ):
@@ -139,7 +139,7 @@ def test_the_length_of_a_bid_file_says_nothing(amounts: list[int]) -> None:
     """Whatever is bid, on however many lots, the file has one length."""
     rows = "".join(f"lot-{index},{amount or ''}\n" for index, amount in enumerate(amounts, 1))
     auction = manifest()
-    kms = OneKey(messages.buyer_of(auction, "buyer-1").kms)
+    kms = OneKey(messages.named_buyer(auction, "buyer-1").kms)
     content = make_bid_file(
         auction, own(auction, "buyer-1"), IMAGE, read_bids(f"lot,amount\n{rows}".encode(), LOTS), kms
     )
@@ -163,6 +163,6 @@ def test_a_key_service_that_answers_for_another_key_is_refused() -> None:
             own(auction, "buyer-1"),
             IMAGE,
             bids,
-            OneKey(messages.buyer_of(auction, "buyer-1").kms, b""),
+            OneKey(messages.named_buyer(auction, "buyer-1").kms, b""),
         )
     assert caught.value.code == "kms-failed"

@@ -127,7 +127,7 @@ def make_bid_file(manifest: messages.Manifest, own: Own, image: bytes, bids: Bid
 def buyer_of(manifest: messages.Manifest, name: str) -> messages.Buyer:
     """The manifest's entry of a buyer; raises FoundFalse when there is none."""
     try:
-        return messages.buyer_of(manifest, name)
+        return messages.named_buyer(manifest, name)
     except messages.MessageError:
         raise FoundFalse(f"{name!r} is not a buyer of this manifest", code="not-a-buyer") from None
 

@@ -144,7 +144,9 @@ def bid_command(
         known=others,
     )
     write_atomic(out, file, mode=0o600)
-    uploaded = upload_bid(aws, messages.buyer_of(manifest, name), manifest.digest, file) if upload else None
+    uploaded = (
+        upload_bid(aws, messages.named_buyer(manifest, name), manifest.digest, file) if upload else None
+    )
     bid = messages.bid_digest(file).hex()
     if as_json:
         emit_json({**summary, "bid": bid, "size": len(file), "file": str(out), "uploaded": uploaded})

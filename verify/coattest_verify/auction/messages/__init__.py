@@ -27,7 +27,7 @@ from coattest_enclave.protocol.seal import IMAGE, RELEASE_DIGEST, Seal, bid_dige
 from coattest_enclave.protocol.seal import PURPOSE as SEAL
 from coattest_verify.auction.messages.amounts import AMOUNT_SIZE, pack_bids, unpack_bids
 from coattest_verify.auction.messages.envelopes import encrypt0, sign1
-from coattest_verify.auction.messages.lots import Lot, LotList, buyer_of, make_lots
+from coattest_verify.auction.messages.lots import Lot, LotList, make_lots, named_buyer
 from coattest_verify.auction.messages.outcome import (
     DISCLOSURE,
     Outcome,
@@ -74,10 +74,10 @@ __all__ = [
     "Won",
     "alive_user_data",
     "bid_digest",
-    "buyer_of",
     "check_seals",
     "encrypt0",
     "make_lots",
+    "named_buyer",
     "pack_bids",
     "parse_key_arn",
     "receipt_user_data",

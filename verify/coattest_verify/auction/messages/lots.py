@@ -50,7 +50,7 @@ class LotList(Sequence[Lot]):
         return Lot(ids[index], self.lots.reserves[index])
 
 
-def buyer_of(manifest: Manifest, name: str) -> Buyer:
+def named_buyer(manifest: Manifest, name: str) -> Buyer:
     """The buyer of that name; raises MessageError."""
     for buyer in manifest.buyers:
         if buyer.name == name:
