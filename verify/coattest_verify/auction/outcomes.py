@@ -6,7 +6,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from coattest.jsontext import Rows
-from coattest_enclave.protocol import messages
+from coattest_verify.auction import messages
 
 if TYPE_CHECKING:
     from coattest.console import PlainConsole
