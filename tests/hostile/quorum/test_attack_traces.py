@@ -13,9 +13,10 @@ from coattest.errors import FoundFalse
 from coattest.files import Folder
 from coattest.strictjson import canonical
 from coattest_verify.quorum.cosigning import head, sign_log
+from coattest_verify.quorum.log.entries import SeenLog
 from coattest_verify.quorum.log.examine import read_quorum_log
 from coattest_verify.quorum.log.merkle import leaf_hash, pack_entries, tiles
-from coattest_verify.quorum.members.chain import Seen, SeenLog
+from coattest_verify.quorum.members.chain import Seen
 from coattest_verify.quorum.statements.votes import REVOKE, make_vote, sign_vote, vote_name
 from coattest_verify.signatures import keys
 from support.raises import raises_code

@@ -13,7 +13,8 @@ from coattest.files import Folder
 from coattest.strictjson import canonical, parse
 from coattest_verify.quorum.cosigning import sign_log
 from coattest_verify.quorum.log import checkpoint as notes
-from coattest_verify.quorum.log.examine import CHECKPOINT_FILE, head, parse_entry, read_quorum_log
+from coattest_verify.quorum.log.entries import parse_entry
+from coattest_verify.quorum.log.examine import CHECKPOINT_FILE, head, read_quorum_log
 from coattest_verify.quorum.log.merkle import pack_entries
 from coattest_verify.quorum.members.file import Member, MemberGroup, MembersFile
 from coattest_verify.quorum.statements.votes import REVOKE, make_vote, sign_vote, vote_name

@@ -15,7 +15,8 @@ from coattest.jsontext import emit_json
 from coattest.shell import confirm_signing, err, expect_option, json_option, option_group, out, utc_now
 from coattest_verify.cli.options import SigningKey, quorum_options, read_once, signing_options
 from coattest_verify.quorum.cosigning import LogPlan, sign_log, sound_log
-from coattest_verify.quorum.log.examine import CHECKPOINT_FILE, parse_entry
+from coattest_verify.quorum.log.entries import parse_entry
+from coattest_verify.quorum.log.examine import CHECKPOINT_FILE
 from coattest_verify.quorum.members.chain import Seen, follow
 from coattest_verify.quorum.members.file import utc
 from coattest_verify.quorum.memory import Roots

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 
 from coattest.errors import Rejected
 from coattest.files import Evidence
-from coattest_verify.quorum.log.examine import Log, checked_log, parse_entry
-from coattest_verify.quorum.members.chain import SeenLog
+from coattest_verify.quorum.log.entries import SeenLog, parse_entry
+from coattest_verify.quorum.log.examine import Log, checked_log
 from coattest_verify.quorum.statements.question import DecisionQuestion
 from coattest_verify.quorum.statements.votes import COMMIT, Vote
 

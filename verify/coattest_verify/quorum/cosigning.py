@@ -18,20 +18,23 @@ from coattest.files import Evidence, Folder, ReadOnce
 from coattest.findings import Finding
 from coattest_build.ownwork import sha256_hex
 from coattest_verify.quorum.log.checkpoint import Checkpoint, Cosigned, cosign
+from coattest_verify.quorum.log.entries import (
+    SeenLog,
+    claim_entry,
+    parse_entry,
+    statement_entry,
+    vote_entry,
+)
 from coattest_verify.quorum.log.examine import (
     CHECKPOINT_FILE,
     LOG,
     Log,
     checked_log,
-    claim_entry,
     head,
     objections,
-    parse_entry,
-    statement_entry,
-    vote_entry,
 )
 from coattest_verify.quorum.log.merkle import leaf_hash, pack_entries, tiles
-from coattest_verify.quorum.members.chain import MembersChain, Seen, SeenLog, follow
+from coattest_verify.quorum.members.chain import MembersChain, Seen, follow, signature_entries
 from coattest_verify.quorum.members.file import MembersFile, own_key
 from coattest_verify.quorum.releases import ReleaseFiles, every_release, put_file
 from coattest_verify.quorum.statements.claim import Claimed
@@ -93,7 +96,7 @@ def sign_log(
         own_key(member, members, signer)
         log = sound_log(folder, root, members, seen)
         there = _of_each_release(folder)
-        here = _present(there, members)
+        here = [*_present(there, members), *signature_entries(folder, chain.versions)]
         _no_missing_files(there, log, members, set(here), now)
         _no_inventions(there, log, chain, seen)
     logged = set(log.entries) if log else set()

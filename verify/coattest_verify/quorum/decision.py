@@ -20,8 +20,9 @@ from coattest.strictjson import canonical
 from coattest_verify.quorum.commitments import counted_commitments
 from coattest_verify.quorum.diversity import undiversified
 from coattest_verify.quorum.lapse import end_of, ending
+from coattest_verify.quorum.log.entries import SeenLog
 from coattest_verify.quorum.log.examine import LogVerdict, examine
-from coattest_verify.quorum.members.chain import MembersChain, Seen, SeenLog, follow
+from coattest_verify.quorum.members.chain import MembersChain, Seen, follow
 from coattest_verify.quorum.members.file import MEMBERS_FILE, MembersFile, utc
 from coattest_verify.quorum.memory import Roots
 from coattest_verify.quorum.releases import release_files, release_place

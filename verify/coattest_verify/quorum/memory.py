@@ -14,7 +14,8 @@ from pathlib import Path
 from coattest.errors import EnvironmentFailure, Rejected, UsageError
 from coattest.files import write_atomic
 from coattest.strictjson import Fields, canonical, parse
-from coattest_verify.quorum.members.chain import Seen, SeenLog
+from coattest_verify.quorum.log.entries import SeenLog
+from coattest_verify.quorum.members.chain import Seen
 from coattest_verify.quorum.statements.claim import SHA256
 
 CONFIG_VARIABLE = "COATTEST_CONFIG"

@@ -63,7 +63,7 @@ def _pending(evidence: Evidence, envelopes: Signatures) -> Pending:
         if proposal is not None:
             raise _stale()
         raise UsageError("no such file", where=MEMBERS_FILE, hint="verify members init makes one")
-    chain = succession(installed, installed.raw, envelopes)
+    chain = succession(evidence, installed, envelopes)
     current = chain[-1]
     if proposal is None or any(proposal.raw == file.raw for file in chain):
         signed = signers(current, current.raw, envelopes)
@@ -132,7 +132,7 @@ def propose(attestations: Path, evidence: Evidence, proposal: MembersFile) -> No
     """
     envelopes = read_signatures(evidence)
     installed, waiting = _read(evidence, MEMBERS_FILE), _read(evidence, PROPOSAL_FILE)
-    current = succession(installed, installed.raw, envelopes)[-1] if installed else proposal
+    current = succession(evidence, installed, envelopes)[-1] if installed else proposal
     rivals = _rivals(current, proposal.raw, envelopes)
     if waiting and waiting.raw != proposal.raw and (signed := signers(waiting, waiting.raw, envelopes)):
         # One that only its new members have signed so far.
@@ -153,7 +153,7 @@ def candidates(evidence: Evidence, member: str) -> tuple[PublicKey, ...]:
     """The keys of a member in the version in force and in a proposal: a remote signer has one of them."""
     found: dict[PublicKey, None] = {}
     installed, proposal = _read(evidence, MEMBERS_FILE), _read(evidence, PROPOSAL_FILE)
-    chain = succession(installed, installed.raw, read_signatures(evidence)) if installed else []
+    chain = succession(evidence, installed, read_signatures(evidence)) if installed else ()
     for members in (*chain[-1:], installed, proposal):
         party = members.member(member) if members else None
         found.update(dict.fromkeys(party.keys if party else ()))

@@ -18,7 +18,7 @@ from coattest_verify.quorum.bundle import make_bundle, read_bundle
 from coattest_verify.quorum.cosigning import LogSigning, sign_log
 from coattest_verify.quorum.decision import decide_from
 from coattest_verify.quorum.log.checkpoint import Cosigned, origin_of, read_checkpoint
-from coattest_verify.quorum.log.examine import statement_entry
+from coattest_verify.quorum.log.entries import statement_entry
 from coattest_verify.quorum.log.merkle import (
     bundle_paths,
     leaf_hash,

@@ -13,17 +13,17 @@ from coattest_verify.quorum.change.tree import CommitFiles, TwoCommits, changed
 from coattest_verify.quorum.cosigning import present_entries
 from coattest_verify.quorum.links import LAYOUT_FILE, MAX_LINK, layout_of, layout_signatures, metablock
 from coattest_verify.quorum.log.checkpoint import MAX_CHECKPOINT
+from coattest_verify.quorum.log.entries import SeenLog, parse_entry
 from coattest_verify.quorum.log.examine import (
     CHECKPOINT_FILE,
     LOG,
     MAX_PART,
     Log,
     checked_log,
-    parse_entry,
     read_quorum_log,
 )
 from coattest_verify.quorum.log.merkle import pack_entries, tiles
-from coattest_verify.quorum.members.chain import MembersChain, SeenLog, read_signatures, signers
+from coattest_verify.quorum.members.chain import MembersChain, read_signatures, signature_entries, signers
 from coattest_verify.quorum.members.file import MAX_MEMBERS_FILE, MEMBERS_FILE, MembersFile
 from coattest_verify.quorum.signing import PROPOSAL_FILE
 from coattest_verify.signatures.olpc import encode_olpc
@@ -46,7 +46,7 @@ def judge_log(
     log = checked_log(commits.head, root, after.current, seen)
     if not isinstance(log, Log):
         return set(), [log or Finding("bad-log", CHECKPOINT_FILE, "there are tiles and no checkpoint")]
-    findings = [*_files(commits, log), *_entries(commits.head, log, earlier, after.current)]
+    findings = [*_files(commits, log), *_entries(commits.head, log, earlier, after)]
     if _optional(commits.head, CHECKPOINT_FILE, MAX_CHECKPOINT) != log.cosigned.encode():
         findings.append(Finding("bad-log", CHECKPOINT_FILE, "has lines that are no cosignature of a member"))
     kept = earlier.cosigned if earlier and earlier.cosigned.checkpoint == log.cosigned.checkpoint else None
@@ -74,13 +74,14 @@ def _files(commits: TwoCommits, log: Log) -> Iterator[Finding]:
         yield Finding("bad-log", name, "is missing")
 
 
-def _entries(head: CommitFiles, log: Log, earlier: Log | None, members: MembersFile) -> Iterator[Finding]:
+def _entries(head: CommitFiles, log: Log, earlier: Log | None, after: MembersChain) -> Iterator[Finding]:
     start = len(earlier.entries) if earlier else 0
     fresh = log.entries[start:]
     if not fresh:
         return
     releases = {dict(parse_entry(entry).facts).get("release", "") for entry in fresh}
-    known, logged = set(present_entries(_held(head, releases), members)), set(log.entries[:start])
+    known = {*present_entries(_held(head, releases), after.current), *signature_entries(head, after.versions)}
+    logged = set(log.entries[:start])
     for index, entry in enumerate(fresh, start):
         if entry in logged:
             yield Finding("bad-log", CHECKPOINT_FILE, f"entry {index} is in the log twice")

@@ -1,7 +1,8 @@
 """The transparency log in ``attestations/log/``: what was ever answered, so nothing disappears unnoticed.
 
-Each entry is canonical JSON about one file (its SHA-256) or one decision; the files stay where they are. The
-log needs no server: the quorum's members cosign its checkpoints after checking them. It gives:
+Its entries (``entries``) are about files and signatures, which stay where they are. The log needs no server:
+the quorum's members cosign its checkpoints after checking them. ``fold`` says what that puts in force. This
+module says:
 
 1. Entries and checkpoint agree, and the tree still begins with everything that this verifier saw before.
 2. A dissent or revocation that is in a cosigned log and not in the folder was removed: under ``block`` that
@@ -12,16 +13,13 @@ log needs no server: the quorum's members cosign its checkpoints after checking 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
 from coattest.errors import Rejected
 from coattest.files import Evidence
 from coattest.findings import Finding
-from coattest.strictjson import Fields, canonical, parse
 from coattest_verify.quorum.log.checkpoint import (
     MAX_CHECKPOINT,
     Checkpoint,
@@ -29,6 +27,7 @@ from coattest_verify.quorum.log.checkpoint import (
     origin_of,
     read_checkpoint,
 )
+from coattest_verify.quorum.log.entries import LogEntry, SeenLog, parse_entry, statement_entry
 from coattest_verify.quorum.log.merkle import (
     MAX_ENTRY,
     TILE_WIDTH,
@@ -37,24 +36,16 @@ from coattest_verify.quorum.log.merkle import (
     tree_root,
     unpack_entries,
 )
-from coattest_verify.quorum.members.chain import SeenLog
-from coattest_verify.quorum.members.file import NAME, MembersFile, utc
-from coattest_verify.quorum.statements.claim import SHA256, Claimed
+from coattest_verify.quorum.members.file import MembersFile
 from coattest_verify.quorum.statements.question import CLOCK_SKEW, DecisionQuestion
 from coattest_verify.quorum.statements.signed import SignedStatement
 from coattest_verify.quorum.statements.statement import AGREE, COULD_NOT_BUILD, DISSENT, Statement
-from coattest_verify.quorum.statements.votes import KINDS as VOTE_KINDS
-from coattest_verify.quorum.statements.votes import REVOKE, Vote
+from coattest_verify.quorum.statements.votes import Vote
 
 LOG = "log/"
 CHECKPOINT_FILE = LOG + "checkpoint"
 MAX_PART = TILE_WIDTH * (2 + MAX_ENTRY)
 """Bytes of one entry bundle."""
-
-_TEXT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+-]{0,127}")
-
-KINDS = ("rebuild", *VOTE_KINDS, "claim", "decision")
-"""Decisions are read and not written any more: everybody recomputes them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,51 +74,6 @@ class LogVerdict:
     def findings(self) -> tuple[Finding, ...]:
         """Everything that is wrong."""
         return (*self.removed, self.problem) if self.problem else self.removed
-
-
-def statement_entry(signed: SignedStatement) -> bytes:
-    """The log entry of a statement."""
-    made = signed.statement
-    return _entry(
-        "rebuild",
-        signed.sha256,
-        made.member,
-        outcome=made.outcome,
-        quorum=made.quorum_sha256,
-        round=made.round,
-        release=made.release,
-        architecture=made.architecture,
-        time=utc(made.time),
-    )
-
-
-def vote_entry(vote: Vote) -> bytes:
-    """The log entry of a review or a revocation."""
-    return _entry(
-        vote.kind,
-        vote.sha256,
-        vote.member,
-        release=vote.release,
-        tree_sha256=vote.tree_sha256,
-        lock_sha256=vote.lock_sha256,
-    )
-
-
-def claim_entry(claim: Claimed, members: MembersFile) -> bytes:
-    """The log entry of a claim: after it the result to copy is known."""
-    return _entry(
-        "claim",
-        claim.sha256,
-        None,
-        quorum=members.sha256,
-        round=members.round,
-        release=claim.release,
-        architecture=claim.architecture,
-    )
-
-
-def _entry(kind: str, sha256: str, member: str | None, **facts: Any) -> bytes:
-    return canonical({"kind": kind, "sha256": sha256, "member": member, "facts": facts})
 
 
 def read_quorum_log(evidence: Evidence, root: bytes, members: MembersFile) -> Log | None:
@@ -182,6 +128,30 @@ def checked_log(
     if log is None:
         return Finding("log-gone", CHECKPOINT_FILE, "the log that was seen before is gone") if seen else None
     return extends(log, seen) or log
+
+
+def agreed_size(evidence: Evidence, log: Log, base: MembersFile, following: MembersFile) -> int:
+    """How many entries ``change`` members of ``base`` cosigned, with keys of it or of ``following``."""
+    sizes: dict[str, int] = {}
+    for members in dict.fromkeys((base, following)):
+        for name, size in _cosigned_sizes(evidence, log, members).items():
+            sizes[name] = max(size, sizes.get(name, 0))
+    enough = (
+        size
+        for size in sorted(set(sizes.values()), reverse=True)
+        if not base.unmet_change([name for name, own in sizes.items() if own >= size])
+    )
+    return next(enough, 0)
+
+
+def _cosigned_sizes(evidence: Evidence, log: Log, members: MembersFile) -> dict[str, int]:
+    """How many entries each member cosigned, with keys that it has in ``members``."""
+    checkpoint = log.cosigned.checkpoint
+    try:
+        found = read_checkpoint(evidence.read(CHECKPOINT_FILE, MAX_CHECKPOINT), checkpoint.origin, members)
+    except Rejected:
+        return {}
+    return dict.fromkeys(found.times, checkpoint.size if found.checkpoint == checkpoint else 0)
 
 
 def examine(
@@ -254,58 +224,3 @@ def objections(
         if entry.outcome == DISSENT
         or (entry.outcome == COULD_NOT_BUILD and entry.time >= agreed.get(entry.member, ""))
     ]
-
-
-@dataclass(frozen=True, slots=True)
-class LogEntry:
-    """A parsed entry. For statements ``facts`` hold outcome, quorum, round, release, architecture."""
-
-    kind: str
-    sha256: str
-    member: str | None
-    facts: tuple[tuple[str, str], ...]
-
-    @property
-    def outcome(self) -> str:
-        """A statement's outcome, "" for other entries."""
-        return dict(self.facts).get("outcome", "")
-
-    @property
-    def time(self) -> str:
-        """When a statement was signed (RFC 3339 in UTC: texts compare like times), "" for others."""
-        return dict(self.facts).get("time", "")
-
-    def revokes(self, question: DecisionQuestion) -> bool:
-        """Whether this is a revocation, by a present member, of the source that the question is about."""
-        values, claim = dict(self.facts), question.claim
-        return (self.kind, values.get("tree_sha256"), values.get("lock_sha256")) == (
-            REVOKE,
-            claim.tree_sha256,
-            claim.lock_sha256,
-        ) and self.member in question.members.names
-
-    def asks(self, question: DecisionQuestion) -> bool:
-        """Whether this is a statement about the question's release, members file and round."""
-        return self.kind == "rebuild" and self.reveals(question)
-
-    def reveals(self, question: DecisionQuestion) -> bool:
-        """Whether this is a statement or a claim about the question's release, members file and round."""
-        values, members, claim = dict(self.facts), question.members, question.claim
-        return self.kind in {"rebuild", "claim"} and tuple(
-            values.get(name) for name in ("quorum", "round", "release", "architecture")
-        ) == (members.sha256, members.round, claim.release, claim.architecture)
-
-
-def parse_entry(entry: bytes) -> LogEntry:
-    """An entry of the log. Raises Rejected; it reaches terminals, so it holds names and words only."""
-    fields = Fields(parse(entry, max_size=MAX_ENTRY), "entry")
-    member = fields.optional("member", lambda name: fields.text(name, NAME))
-    facts = Fields(fields.mapping("facts", low=0, high=16), "entry.facts")
-    found = LogEntry(
-        fields.choice("kind", KINDS),
-        fields.text("sha256", SHA256),
-        member,
-        tuple((name, facts.text(name, _TEXT)) for name in sorted(facts.values)),
-    )
-    fields.done()
-    return found

@@ -5,9 +5,11 @@ Rules (docs/quorum.md, ADR 54), in the order in which they are checked:
 1. The bytes with the root's SHA-256 are version 1, and *every* member named there signed them.
 2. Version n+1 names the digest of version n and is signed by ``change`` members, more than half, and all
    groups of n and of n+1.
-3. Two signed successors of one version are a fork: nothing is decided.
+3. Of two signed successors of one version the one that the log completed first is in force
+   (``coattest_verify.quorum.log.fold``). Where neither is in the agreed log it is a fork: nothing is decided.
 4. The chain holds the highest version that this verifier has seen before, unchanged.
-5. ``quorum.toml`` is a version of that chain. The last one is in force, installed in ``quorum.toml`` or not.
+5. ``quorum.toml`` is a version of that chain, or one that came too late. The last one of the chain is in
+   force, installed in ``quorum.toml`` or not.
 6. It has not expired.
 
 Detached signatures are DSSE files ``quorum.<version>.<member>.dsse.json``, which carry the bytes they
@@ -16,15 +18,19 @@ sign: the older versions come from there.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from coattest.errors import Rejected
 from coattest.files import Evidence
 from coattest.findings import Finding
+from coattest_verify.quorum.log.entries import MEMBERS, LogEntry, SeenLog, members_entry, parse_entry
+from coattest_verify.quorum.log.examine import Log, agreed_size, checked_log
+from coattest_verify.quorum.log.fold import Candidate, LogState, fold
 from coattest_verify.quorum.members.file import (
     MAX_MEMBERS_FILE,
     MEMBERS_FILE,
@@ -40,20 +46,8 @@ SIGNATURE_NAME = re.compile(
     rf"quorum\.([1-9][0-9]{{0,5}})\.({NAME.pattern})(?:\.[A-Za-z0-9_-]{{1,64}})?\.dsse\.json"
 )
 
-MAX_VERSIONS = 1024
-"""Versions of one quorum's members file that are followed."""
-
-
 MAX_UNVERIFIED = 32 * 1024 * 1024
 """Bytes of signed members files, each counted once, that are held before their signatures are verified."""
-
-
-@dataclass(frozen=True, slots=True)
-class SeenLog:
-    """The largest log that a verifier has accepted: how many entries, and the tree's root in hex."""
-
-    size: int
-    root: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,56 +61,78 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class MembersChain:
-    """Version 1 to the one in force, and the signature files that did not count."""
+    """Version 1 to the one in force, the signature files that did not count, and what the log says."""
 
-    versions: tuple[MembersFile, ...]
+    state: LogState
     refused: tuple[Finding, ...]
+
+    @property
+    def versions(self) -> tuple[MembersFile, ...]:
+        """Version 1 to the one in force."""
+        return self.state.versions
 
     @property
     def current(self) -> MembersFile:
         """The version in force."""
-        return self.versions[-1]
+        return self.state.versions[-1]
 
 
 def follow(evidence: Evidence, root: bytes, *, seen: Seen | None, now: datetime) -> MembersChain:
-    """The chain from ``root`` (SHA-256 of version 1) to ``quorum.toml``. Raises Rejected."""
+    """The chain from ``root`` (SHA-256 of version 1) to the version in force. Raises Rejected."""
     try:
         current = evidence.read(MEMBERS_FILE, MAX_MEMBERS_FILE)
     except Rejected as error:
         raise refused_members(error) from None
     envelopes, refused = _signatures(evidence)
     first = _first(current, envelopes, root)
-    chain = succession(first, current, envelopes)
-    _not_forgotten(chain, seen)
-    _in_force(chain, current, now)
-    return MembersChain(tuple(chain), refused)
+    state = _state(evidence, first, current, envelopes, seen)
+    _not_forgotten(state, seen)
+    _in_force(state.versions, current, envelopes, now)
+    return MembersChain(state, refused)
 
 
-def succession(first: MembersFile, current: bytes, envelopes: Signatures) -> list[MembersFile]:
-    """``first`` and every version after it that is fully signed. Raises Rejected for two of one number."""
-    chain = [first]
-    while len(chain) <= MAX_VERSIONS:
-        following = _successors(chain[-1], current, envelopes)
-        if not following:
-            break
-        if len(following) > 1:
-            raise Rejected(
-                f"two signed files are version {chain[-1].version + 1}: "
-                + ", ".join(file.sha256[:16] for file in following),
-                where=MEMBERS_FILE,
-                hint="members have signed both: ask them which one is right",
-                code="members-fork",
-            )
-        chain.append(following[0])
+def _state(
+    evidence: Evidence, first: MembersFile, current: bytes, envelopes: Signatures, seen: Seen | None
+) -> LogState:
+    log = checked_log(evidence, bytes.fromhex(first.sha256), first, seen.log if seen else None)
+    entries: Sequence[LogEntry] = ()
+    if isinstance(log, Log):
+        with contextlib.suppress(Rejected):  # whoever relies on the log says that it is wrong
+            entries = tuple(map(parse_entry, log.entries))
+    named = {entry.sha256 for entry in entries if entry.kind == MEMBERS}
+    payloads = {data: hashlib.sha256(data).hexdigest() for data in {current, *envelopes}}
+
+    def successors(base: MembersFile) -> list[Candidate]:
+        wanted = (data for data, digest in payloads.items() if data != base.raw)
+        return _successors(base, wanted, named, envelopes)
+
+    def agreed(base: MembersFile, following: MembersFile) -> int:
+        return agreed_size(evidence, log, base, following) if entries and isinstance(log, Log) else 0
+
+    return fold(first, entries, successors, agreed, _remembered(payloads, seen))
+
+
+def succession(evidence: Evidence, current: MembersFile, envelopes: Signatures) -> tuple[MembersFile, ...]:
+    """Every version from the first one here that leads to ``current`` up to the one in force.
+
+    Raises Rejected for a fork. Without a pinned root this says nothing about who the members are (``follow``
+    does).
+    """
+    first, by_digest = current, {hashlib.sha256(data).hexdigest(): data for data in envelopes}
+    while first.previous is not None and (data := by_digest.get(first.previous.removeprefix("sha256:"))):
+        first = MembersFile.decode(data)
+    chain = _state(evidence, first, current.raw, envelopes, None).versions
+    if current not in chain and current.version > chain[-1].version:
+        return _state(evidence, current, current.raw, envelopes, None).versions
     return chain
 
 
 def latest_members(evidence: Evidence, current: MembersFile) -> MembersFile:
-    """The last fully signed version that follows ``current``, or itself. Raises Rejected for a fork.
+    """The version in force in a folder whose ``quorum.toml`` is ``current``. Raises Rejected for a fork.
 
     Without a pinned root this says nothing about who the members are (``follow`` does).
     """
-    return succession(current, current.raw, read_signatures(evidence))[-1]
+    return succession(evidence, current, read_signatures(evidence))[-1]
 
 
 Signatures = Mapping[bytes, Mapping[str, list[DsseEnvelope]]]
@@ -186,26 +202,64 @@ def _first(current: bytes, envelopes: Signatures, root: bytes) -> MembersFile:
     return first
 
 
-def _successors(file: MembersFile, current: bytes, envelopes: Signatures) -> list[MembersFile]:
+def signature_entries(evidence: Evidence, versions: Sequence[MembersFile]) -> list[bytes]:
+    """The log entries of the signatures here on successors of ``versions``: one for each member's key."""
+    envelopes, found = read_signatures(evidence), []
+    for base in versions:
+        signed = {data for data in envelopes if data != base.raw and signers(base, data, envelopes)}
+        named = {hashlib.sha256(data).hexdigest() for data in signed}
+        for candidate in _successors(base, signed, named, envelopes):
+            for name, fingerprints in sorted(candidate.signed.items()):
+                found += [members_entry(candidate.file, name, key) for key in sorted(fingerprints)]
+    return found
+
+
+def _successors(
+    base: MembersFile, payloads: Iterable[bytes], named: Collection[str], envelopes: Signatures
+) -> list[Candidate]:
+    """The versions after ``base`` that enough members signed, or whose digest is named; sorted by digest."""
     found = []
-    for data in {current, *envelopes} - {file.raw}:
-        # Signatures first: bytes that too few members signed are not worth parsing.
-        if file.unmet_change(signers(file, data, envelopes)):
+    for data in payloads:
+        # Signatures first: bytes that too few members signed, and nobody logged, are not worth parsing.
+        digest = hashlib.sha256(data).hexdigest()
+        if digest not in named and base.unmet_change(signers(base, data, envelopes)):
             continue
         try:
             candidate = MembersFile.decode(data)
         except Rejected:
             continue
-        if candidate.version != file.version + 1 or candidate.previous != f"sha256:{file.sha256}":
-            continue
-        if not candidate.unmet_change(signers(candidate, data, envelopes)):
-            found.append(candidate)
-    return sorted(found, key=lambda candidate: candidate.sha256)
+        if candidate.version == base.version + 1 and candidate.previous == f"sha256:{base.sha256}":
+            found.append(Candidate(candidate, _signed(base, candidate, envelopes)))
+    return sorted(found, key=lambda each: each.file.sha256)
 
 
-def _not_forgotten(chain: list[MembersFile], seen: Seen | None) -> None:
+def _signed(base: MembersFile, candidate: MembersFile, envelopes: Signatures) -> dict[str, frozenset[str]]:
+    """The members of both versions that signed the candidate, and the fingerprints of the keys that did."""
+    signed = {}
+    for name, found in envelopes.get(candidate.raw, {}).items():
+        keys = [key for version in (base, candidate) if (party := version.member(name)) for key in party.keys]
+        by = {key.fingerprint for envelope in found for key in envelope.signers(list(dict.fromkeys(keys)))}
+        if by:
+            signed[name] = frozenset(by)
+    return signed
+
+
+def _remembered(payloads: Mapping[bytes, str], seen: Seen | None) -> frozenset[str]:
+    """The digest of the version that was seen, and of those that it came from."""
+    found: set[str] = set()
+    by_digest = {digest: data for data, digest in payloads.items()}
+    digest = seen.sha256 if seen else ""
+    while digest in by_digest and digest not in found:
+        found.add(digest)
+        with contextlib.suppress(Rejected):
+            digest = (MembersFile.decode(by_digest[digest]).previous or "").removeprefix("sha256:")
+    return frozenset(found)
+
+
+def _not_forgotten(state: LogState, seen: Seen | None) -> None:
     if seen is None:
         return
+    chain = state.versions
     if len(chain) < seen.version:
         raise Rejected(
             f"is version {len(chain)}, but version {seen.version} was seen before",
@@ -219,9 +273,9 @@ def _not_forgotten(chain: list[MembersFile], seen: Seen | None) -> None:
         )
 
 
-def _in_force(chain: list[MembersFile], current: bytes, now: datetime) -> None:
+def _in_force(chain: tuple[MembersFile, ...], current: bytes, envelopes: Signatures, now: datetime) -> None:
     signed = chain[-1]
-    if all(file.raw != current for file in chain):
+    if all(file.raw != current for file in chain) and not _too_late(chain, current, envelopes):
         found = MembersFile.decode(current)
         if found.version <= signed.version:
             problem, hint = f"is version {found.version}, but another version {found.version} is signed", None
@@ -236,3 +290,12 @@ def _in_force(chain: list[MembersFile], current: bytes, now: datetime) -> None:
             hint="the members sign a new version with a later expiry",
             code="members-expired",
         )
+
+
+def _too_late(chain: tuple[MembersFile, ...], current: bytes, envelopes: Signatures) -> bool:
+    """Whether ``quorum.toml`` is a signed version beside one of the chain that the log has first."""
+    return any(
+        each.file.raw == current and each.complete(base)
+        for base in chain[:-1]
+        for each in _successors(base, [current], (), envelopes)
+    )
