@@ -88,7 +88,7 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
         "--source . --out out/inputs.json",
     ),
     "verify lint-change": ("HEAD --root {root}",),
-    "verify log append": (f"{WHO} {DECIDE}",),
+    "verify log append": (DECIDE,),
     "verify log cosign": (f"{WHO} {DECIDE}",),
     "verify log show": (DECIDE,),
     "verify members countersign": (f"{WHO} {A}",),

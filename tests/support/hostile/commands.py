@@ -60,7 +60,7 @@ LINES: dict[str, tuple[str, ...]] = {
     "verify commit": (*SIGNING, "--rebuild", "OUT", *DECIDED),
     "verify inputs": ("--mirror", "MIRROR"),
     "verify lint-change": ("HEAD", *DECIDED),
-    "verify log append": (*SIGNING, *DECIDED),
+    "verify log append": DECIDED,
     "verify log cosign": (*SIGNING, *DECIDED),
     "verify log show": DECIDED,
     "verify members countersign": SIGNING,

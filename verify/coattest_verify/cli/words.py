@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from coattest_verify.quorum.cosigning import CosignPlan
+from coattest_verify.quorum.log.entries import parse_entry
 from coattest_verify.quorum.members.file import MembersFile, utc
 from coattest_verify.quorum.statements.claim import Claimed, ProfileResult
 from coattest_verify.quorum.statements.statement import RebuildReport, Statement
@@ -66,6 +68,22 @@ def _results(profiles: Mapping[str, ProfileResult]) -> Rows:
         for name, result in sorted(profiles.items())
         for index, value in enumerate(result.pcrs)
     ]
+
+
+def cosign_rows(member: str, plan: CosignPlan) -> Rows:
+    """What a cosignature says."""
+    return [
+        ("signs", f"{member} checked the log up to its entry {plan.checkpoint.size - 1}"),
+        *[("new entry", entry_words(entry)) for entry in plan.fresh],
+    ]
+
+
+def entry_words(data: bytes) -> str:
+    """An entry of the log in a few words. Raises Rejected."""
+    entry = parse_entry(data)
+    facts = dict(entry.facts)
+    words = (entry.kind, entry.member, entry.outcome, facts.get("release"), facts.get("profile"))
+    return " ".join(word for word in words if word)
 
 
 def describe_rules(members: MembersFile) -> Rows:
