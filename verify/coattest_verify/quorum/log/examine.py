@@ -13,6 +13,7 @@ module says:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -38,7 +39,7 @@ from coattest_verify.quorum.log.merkle import (
     tree_roots,
     unpack_entries,
 )
-from coattest_verify.quorum.members.file import MembersFile
+from coattest_verify.quorum.members.file import NAME, MembersFile
 from coattest_verify.quorum.statements.question import CLOCK_SKEW, DecisionQuestion
 from coattest_verify.quorum.statements.signed import SignedStatement
 from coattest_verify.quorum.statements.statement import AGREE, COULD_NOT_BUILD, DISSENT, Statement
@@ -118,10 +119,10 @@ def read_quorum_log(evidence: Evidence, root: bytes, members: MembersFile) -> Lo
     leaves = tuple(leaf_hash(entry) for entry in entries)
     if len(entries) != checkpoint.size or tree_root(leaves) != checkpoint.root:
         raise Rejected("the entries do not match the checkpoint: an entry was removed or changed")
-    return Log(tuple(entries), leaves, checkpoint, *_cosignatures(evidence, leaves, checkpoint, members))
+    return Log(tuple(entries), leaves, checkpoint, *read_cosignatures(evidence, leaves, checkpoint, members))
 
 
-def _cosignatures(
+def read_cosignatures(
     evidence: Evidence, leaves: Sequence[bytes], checkpoint: Checkpoint, members: MembersFile
 ) -> tuple[dict[str, Cosignature], tuple[Finding, ...]]:
     """Each member's note that is about this log, and the others with the reason."""
