@@ -8,8 +8,9 @@ Rules (docs/quorum.md, ADR 193):
    of n+1 are first complete. Its signatures have to be in the files, too.
 3. A member stands behind the last version after n that the log has its signature on: signing another one
    withdraws the earlier signature, until a version is complete.
-4. What is complete in the files and not in the agreed log counts while nothing stands beside it: a stolen
-   key is removed at once. Of two such versions none counts, unless one leads to what a verifier remembers.
+4. What is complete in the files, without signatures that the log shows to be withdrawn, counts while nothing
+   stands beside it: a stolen key is removed at once. Of two such versions none counts, unless one leads to
+   what a verifier remembers.
 
 More entries never take back what the log has put in force: 2 and 3 look at no later entry than the one that
 completes a version, and 1 only grows.
@@ -41,6 +42,15 @@ class Candidate:
     def complete(self, base: MembersFile) -> bool:
         """Whether the files have every signature that it needs after ``base``."""
         return _enough(base, self.signed) and _enough(self.file, self.signed)
+
+    def without(self, stands: Mapping[str, str]) -> Candidate:
+        """This version with the signatures alone of those who do not stand behind another one."""
+        left = {
+            name: by
+            for name, by in self.signed.items()
+            if stands.get(name, self.file.sha256) == self.file.sha256
+        }
+        return Candidate(self.file, left)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +120,10 @@ def _following(
     """The version in force after ``base`` and the entry that completed it, or None."""
     complete = [each for each in candidates if each.complete(base)]
     size = max((agreed(base, each.file) for each in complete), default=agreed(base, base))
-    first = first_complete(base, candidates, entries[:size])
+    first, stands = first_complete(base, candidates, entries[:size])
     if first is not None and first[1] < agreed(base, first[0].file):
         return first[0].file, first[1]
+    complete = [each for each in complete if each.without(stands).complete(base)]
     known = [each for each in complete if each.file.sha256 in remembered]
     if len(complete) > 1 and len(known) != 1:
         raise Rejected(
@@ -127,10 +138,10 @@ def _following(
 
 def first_complete(
     base: MembersFile, candidates: Sequence[Candidate], entries: Sequence[LogEntry]
-) -> tuple[Candidate, int] | None:
+) -> tuple[tuple[Candidate, int] | None, Mapping[str, str]]:
     """The version after ``base`` whose signatures the entries complete first, and with which entry; or None.
 
-    Raises Rejected (``removed-entry``) when its signatures are not in the files.
+    And the digest of the version that each member stands behind, at that entry or at the end. Raises Rejected (``removed-entry``) when its signatures are not in the files.
     """
     known = {each.file.sha256: each for each in candidates}
     stands: dict[str, str] = {}
@@ -155,8 +166,8 @@ def first_complete(
                 hint="the files were removed: get them from the other members",
                 code="removed-entry",
             )
-        return candidate, index
-    return None
+        return (candidate, index), stands
+    return None, stands
 
 
 def _enough(version: MembersFile, signed: Keys) -> bool:
