@@ -139,8 +139,7 @@ def test_removing_logged_signatures_brings_no_old_version_back(quorum: Members) 
     assert in_force(fresh(quorum)) == quorum.file.sha256
     for path in quorum.attestations.glob("quorum.2.*"):
         path.unlink()
-    (original,) = [each for each in [dsse.DsseEnvelope.decode(first.read_bytes(), MEMBERS_TYPE).payload]]
-    quorum.write("quorum.toml", original)
+    quorum.write("quorum.toml", dsse.DsseEnvelope.decode(first.read_bytes(), MEMBERS_TYPE).payload)
     assert [reason.code for reason in fresh(quorum).reasons] == ["removed-entry"]
 
 

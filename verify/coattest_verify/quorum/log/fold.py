@@ -141,7 +141,8 @@ def first_complete(
 ) -> tuple[tuple[Candidate, int] | None, Mapping[str, str]]:
     """The version after ``base`` whose signatures the entries complete first, and with which entry; or None.
 
-    And the digest of the version that each member stands behind, at that entry or at the end. Raises Rejected (``removed-entry``) when its signatures are not in the files.
+    And the digest of the version that each member stands behind, at that entry or at the end. Raises Rejected
+    (``removed-entry``) when its signatures are not in the files.
     """
     known = {each.file.sha256: each for each in candidates}
     stands: dict[str, str] = {}
