@@ -88,7 +88,7 @@ def quorum(tmp_path: Path) -> Members:
         groups=(MemberGroup("both", ("buyer-1", "buyer-2"), 2),),
         routes=2,
         hosts=2,
-        commitments=True,
+        commitments=1,
         revoke_threshold=2,
         reviews=1,
         change=2,
@@ -111,8 +111,8 @@ def statement(quorum: Members) -> Any:
 
 def commitment(quorum: Members) -> Any:
     """The secret of a commitment that its reader takes."""
-    path = write_secret(quorum.folder, new_secret("buyer-1", quorum.file))
-    assert read_secret(quorum.folder, "buyer-1", quorum.file) is not None
+    path = write_secret(quorum.folder, new_secret("buyer-1", quorum.root))
+    assert read_secret(quorum.folder, "buyer-1", quorum.root) is not None
     return json.loads(path.read_bytes())
 
 

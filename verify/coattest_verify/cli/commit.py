@@ -56,8 +56,8 @@ def commit_command(
         own = read_report(rebuilt, OwnWork(), vouched)
     refuse_dirty(own.report)
     remeasure(own)
-    folder = secret_folder(signing.member, members, own.report)
-    secret = read_secret(folder, signing.member, members) or new_secret(signing.member, members)
+    folder = secret_folder(signing.member, pinned, own.report)
+    secret = read_secret(folder, signing.member, pinned) or new_secret(signing.member, pinned)
     vote = make_vote(
         COMMIT,
         signing.member,

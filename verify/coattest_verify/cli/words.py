@@ -110,7 +110,7 @@ def describe_rules(members: MembersFile) -> Rows:
         rows.append(("diversity", f"{members.hosts} hosts, as the members state them"))
     if members.commitments:
         rows.append(
-            ("commitments", "a result counts only when its member committed to it before any was known")
+            ("commitments", f"{members.commitments} agreeing members committed before any result was known")
         )
     if members.reviews:
         rows.append(("reviews", f"{members.reviews} members must have reviewed the source"))

@@ -250,7 +250,7 @@ def present_entries(evidence: Evidence, members: MembersFile) -> list[bytes]:
 
 def _present(there: _Releases, members: MembersFile) -> list[bytes]:
     """Entries for everything authentic in the folder."""
-    claims = [claim_entry(claim, members) for _, claim in there if claim is not None and members.commitments]
+    claims = [claim_entry(claim) for _, claim in there if claim is not None and members.commitments]
     signed = [statement_entry(item) for files, _ in there for item in read_statements(files, members)[0]]
     votes = [vote_entry(vote) for files, _ in there for vote in read_votes(files, members)[0]]
     return claims + sorted([*signed, *votes], key=_place)

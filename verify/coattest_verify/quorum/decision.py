@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from coattest.errors import EnvironmentFailure, FoundFalse, Rejected
 from coattest.files import Evidence, Folder
 from coattest.findings import Finding
 from coattest.strictjson import canonical
-from coattest_verify.quorum.commitments import counted_commitments
+from coattest_verify.quorum.commitments import Committed, early_commitments, uncommitted
 from coattest_verify.quorum.diversity import undiversified
 from coattest_verify.quorum.lapse import end_of, ending
 from coattest_verify.quorum.log.entries import SeenLog
@@ -46,7 +46,14 @@ RELEASE_PURPOSE = "coattest/release/v1"
 
 LACKING = frozenset(
     {
-        *("too-few-members", "group-unmet", "too-few-reviews", "too-few-routes", "too-few-hosts"),
+        *(
+            "too-few-members",
+            "group-unmet",
+            "too-few-commitments",
+            "too-few-reviews",
+            "too-few-routes",
+            "too-few-hosts",
+        ),
         *("no-answer", "own-statement-missing", "log-shrunk", "log-gone"),
     }
 )
@@ -259,9 +266,6 @@ def decide_from(
     votes, bad_votes = read_votes(files, members, chain.versions[:-1])
     before = seen.log if seen is not None else None
     question = DecisionQuestion(claim, members, profile, now)
-    if members.commitments:
-        committed = counted_commitments(evidence, root, question, votes, before)
-        question = replace(question, committed=committed)
     tally = count(signed, question, refused=[*refused, *bad_votes, *chain.refused, *files.misplaced])
     counted = [answer.statement for answer in tally.agree if answer.statement is not None]
     log = examine(evidence, root, question, signed, votes=votes, counted=counted, seen=before)
@@ -272,6 +276,9 @@ def decide_from(
         log,
         root=root,
         own=own,
+        committed=early_commitments(chain.state.entries, votes, question, root)
+        if members.commitments
+        else {},
         revoked=votes_on(valid, REVOKE, claim, root),
         undone=votes_on(undone, REVOKE, claim, root),
         reviewed=votes_on(votes, REVIEW, claim, root),
@@ -285,6 +292,7 @@ def _conclude(
     *,
     root: bytes,
     own: str | None,
+    committed: Committed,
     revoked: Mapping[str, Vote],
     undone: Mapping[str, Vote],
     reviewed: Mapping[str, Vote],
@@ -324,6 +332,7 @@ def _conclude(
             )
         )
     reasons += undiversified(tally.agree, members)
+    reasons += uncommitted(tally.agree, members, committed, root)
     objections = [Finding("dissent", answer.member, f"dissents: {answer.detail}") for answer in tally.dissent]
     objections += log.findings
     if members.dissent == "block":
@@ -353,7 +362,13 @@ def _conclude(
             lock_sha256=claim.lock_sha256,
             agreed=agree,
             quorum_sha256=members.sha256,
-            expires=end_of(tally.agree, members, log.excused, own),
+            expires=end_of(
+                tally.agree,
+                members,
+                log.excused,
+                own,
+                lambda left: not uncommitted(left, members, committed, root),
+            ),
             root_sha256=root.hex(),
         )
         warnings += ending(decision.release, decision.expires, question.now)

@@ -27,7 +27,6 @@ from coattest.findings import Finding
 from coattest_verify.quorum.members.file import utc
 from coattest_verify.quorum.statements.claim import ProfileResult
 from coattest_verify.quorum.statements.question import CLOCK_SKEW, DecisionQuestion
-from coattest_verify.quorum.statements.salt import opened_commitment
 from coattest_verify.quorum.statements.signed import SignedStatement
 from coattest_verify.quorum.statements.statement import AGREE, COULD_NOT_BUILD, DISSENT, Statement
 
@@ -188,11 +187,6 @@ def _unfit(item: SignedStatement, question: DecisionQuestion) -> Finding | None:
     if members.require_compiled_kernel and not (statement.built and statement.built.kernel_compiled):
         text = "this member did not compile the kernel, and quorum.toml requires it"
         return Finding("cached-kernel", item.file, text)
-    if members.commitments and opened_commitment(statement) not in question.committed.get(
-        statement.member, ()
-    ):
-        text = "the log shows no commitment to this result before results were known"
-        return Finding("not-committed", item.file, text)
     return None
 
 

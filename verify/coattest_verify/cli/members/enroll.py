@@ -27,11 +27,6 @@ from coattest_verify.rebuild.answer import read_members
 @click.option("--group", "groups", multiple=True, metavar="NAME=K:A,B,C", help="Replace all groups by these.")
 @click.option("--no-groups", is_flag=True, help="Have no groups.")
 @rule_options(initial=False)
-@click.option(
-    "--commitments/--no-commitments",
-    default=None,
-    help="Whether only results count that were committed to beforehand.",
-)
 @attestations_option
 @json_option
 def enroll_command(

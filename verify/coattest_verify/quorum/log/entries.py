@@ -6,15 +6,17 @@ An entry says what its file says; who cosigns recomputes it. The files stay wher
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from coattest.strictjson import Fields, canonical, parse
 from coattest_verify.quorum.log.merkle import MAX_ENTRY
 from coattest_verify.quorum.members.file import NAME, MembersFile, utc
-from coattest_verify.quorum.statements.claim import SHA256, Claimed
+from coattest_verify.quorum.statements.claim import SHA256, Claimed, ProfileResult
 from coattest_verify.quorum.statements.question import DecisionQuestion
 from coattest_verify.quorum.statements.signed import SignedStatement
+from coattest_verify.quorum.statements.statement import COULD_NOT_BUILD, Statement
 from coattest_verify.quorum.statements.votes import KINDS as VOTE_KINDS
 from coattest_verify.quorum.statements.votes import REVOKE, Vote
 
@@ -23,7 +25,14 @@ _TEXT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+-]{0,127}")
 MEMBERS = "members"
 """A signature on a version of the members file; its digest is the version's."""
 
-KINDS = ("rebuild", *VOTE_KINDS, "claim", MEMBERS)
+CLAIM = "claim"
+
+IMAGE = "image."
+"""Beginning of the facts with the SHA-256 of each profile's image."""
+
+MAX_FACTS = 32
+
+KINDS = ("rebuild", *VOTE_KINDS, CLAIM, MEMBERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +53,8 @@ def statement_entry(signed: SignedStatement) -> bytes:
         outcome=made.outcome,
         quorum=made.quorum_sha256,
         round=made.round,
-        release=made.release,
-        architecture=made.architecture,
         time=utc(made.time),
+        **_result(made, made.profiles),
     )
 
 
@@ -62,17 +70,25 @@ def vote_entry(vote: Vote) -> bytes:
     )
 
 
-def claim_entry(claim: Claimed, members: MembersFile) -> bytes:
+def claim_entry(claim: Claimed) -> bytes:
     """The log entry of a claim: after it the result to copy is known."""
     return _entry(
-        "claim",
+        CLAIM,
         claim.sha256,
         None,
-        quorum=members.sha256,
-        round=members.round,
-        release=claim.release,
-        architecture=claim.architecture,
+        **_result(claim, claim.profiles),
     )
+
+
+def _result(of: Statement | Claimed, profiles: Mapping[str, ProfileResult]) -> dict[str, str]:
+    """What a statement or a claim shows: from then on who has not built it can copy it."""
+    return {
+        "release": of.release,
+        "architecture": of.architecture,
+        "tree_sha256": of.tree_sha256,
+        "lock_sha256": of.lock_sha256,
+        **{f"{IMAGE}{profile}": result.sha256 for profile, result in profiles.items()},
+    }
 
 
 def members_entry(version: MembersFile, member: str, key: str) -> bytes:
@@ -121,21 +137,35 @@ class LogEntry:
 
     def asks(self, question: DecisionQuestion) -> bool:
         """Whether this is a statement about the question's release, members file and round."""
-        return self.kind == "rebuild" and self.reveals(question)
-
-    def reveals(self, question: DecisionQuestion) -> bool:
-        """Whether this is a statement or a claim about the question's release, members file and round."""
         values, members, claim = dict(self.facts), question.members, question.claim
-        return self.kind in {"rebuild", "claim"} and tuple(
+        return self.kind == "rebuild" and tuple(
             values.get(name) for name in ("quorum", "round", "release", "architecture")
         ) == (members.sha256, members.round, claim.release, claim.architecture)
+
+    def reveals(self, question: DecisionQuestion) -> bool:
+        """Whether this is a claim or a statement from which the question's result can be copied.
+
+        It is about the same source, or shows the same image, under whatever name; an entry that does not
+        say its source is about the same release.
+        """
+        if self.kind not in {"rebuild", CLAIM} or self.outcome == COULD_NOT_BUILD:
+            return False
+        values, claim = dict(self.facts), question.claim
+        if any(name.startswith(IMAGE) and value == question.claimed.sha256 for name, value in self.facts):
+            return True
+        source = (claim.tree_sha256, claim.lock_sha256)
+        return values.get("architecture") == claim.architecture and (
+            (values["tree_sha256"], values.get("lock_sha256")) == source
+            if "tree_sha256" in values
+            else values.get("release") == claim.release
+        )
 
 
 def parse_entry(entry: bytes) -> LogEntry:
     """An entry of the log. Raises Rejected; it reaches terminals, so it holds names and words only."""
     fields = Fields(parse(entry, max_size=MAX_ENTRY), "entry")
     member = fields.optional("member", lambda name: fields.text(name, NAME))
-    facts = Fields(fields.mapping("facts", low=0, high=16), "entry.facts")
+    facts = Fields(fields.mapping("facts", low=0, high=MAX_FACTS), "entry.facts")
     found = LogEntry(
         fields.choice("kind", KINDS),
         fields.text("sha256", SHA256),

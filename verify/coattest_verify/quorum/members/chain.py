@@ -118,13 +118,23 @@ def succession(evidence: Evidence, current: MembersFile, envelopes: Signatures) 
     Raises Rejected for a fork. Without a pinned root this says nothing about who the members are (``follow``
     does).
     """
-    first, by_digest = current, {hashlib.sha256(data).hexdigest(): data for data in envelopes}
-    while first.previous is not None and (data := by_digest.get(first.previous.removeprefix("sha256:"))):
-        first = MembersFile.decode(data)
+    first = _first_of(current, envelopes)
     chain = _state(evidence, first, current.raw, envelopes, None).versions
     if current not in chain and current.version > chain[-1].version:
         return _state(evidence, current, current.raw, envelopes, None).versions
     return chain
+
+
+def _first_of(current: MembersFile, envelopes: Signatures) -> MembersFile:
+    first, by_digest = current, {hashlib.sha256(data).hexdigest(): data for data in envelopes}
+    while first.previous is not None and (data := by_digest.get(first.previous.removeprefix("sha256:"))):
+        first = MembersFile.decode(data)
+    return first
+
+
+def claimed_root(evidence: Evidence, current: MembersFile) -> bytes:
+    """The root that a version says to come from: 32 bytes. Nothing here proves it (``follow`` does)."""
+    return bytes.fromhex(_first_of(current, read_signatures(evidence)).sha256)
 
 
 def latest_members(evidence: Evidence, current: MembersFile) -> MembersFile:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from coattest_verify.quorum.members.file import MembersFile
@@ -21,8 +20,6 @@ class DecisionQuestion:
     members: MembersFile
     profile: str
     now: datetime
-    committed: Mapping[str, frozenset[str]] = field(default_factory=dict, hash=False)
-    """Each member's commitments that count; used only where the members file asks for commitments."""
 
     @property
     def claimed(self) -> ProfileResult:
