@@ -88,7 +88,7 @@ def appended(evidence: Evidence, root: bytes, *, seen: Seen | None, now: datetim
     Raises FoundFalse when the log is not sound; EnvironmentFailure when it is shorter than one that was seen;
     Rejected as ``follow`` does; UsageError when there is nothing to log.
     """
-    chain = follow(evidence, root, seen=seen, now=now)
+    chain = follow(evidence, root, seen=seen, now=now, deciding=False)
     log = sound_log(evidence, root, chain.current, seen)
     logged = set(log.entries) if log else set()
     here = present_entries(evidence, chain.current) + signature_entries(evidence, chain.versions)
@@ -178,7 +178,7 @@ def cosigned(
     EnvironmentFailure for a log that is shorter than one that was seen or cosigned; Rejected as ``follow``
     does; UsageError when the key is not the member's or there is no log.
     """
-    chain = follow(evidence, root, seen=seen, now=now)
+    chain = follow(evidence, root, seen=seen, now=now, deciding=False)
     own_key(member, chain.current, signer)
     log = sound_log(evidence, root, chain.current, seen)
     if log is None:

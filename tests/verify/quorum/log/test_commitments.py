@@ -41,7 +41,7 @@ class Round:
         vote = make_vote(
             COMMIT, name, root=self.quorum.root, claim=report, note=opening.digest(report), now=NOW
         )
-        place = vote_name(vote).replace(".dsse", f"{word}.dsse")
+        place = f"commit.{name}.{word}.dsse.json" if word else vote_name(vote)
         return self.quorum.write(place, sign_vote(vote, self.quorum.signers[name]))
 
     def log(self, *names: str) -> None:
@@ -173,7 +173,7 @@ def test_guessing_by_many_commitments_ends_after_four(tmp_path: Path) -> None:
     for guesses, expected in ((3, []), (4, lacks(1))):
         game = Round(tmp_path / str(guesses))
         for number in range(guesses):
-            game.commit("buyer-1", f"guess {number}", word=f".{number}")
+            game.commit("buyer-1", f"guess {number}", word=f"guess-{number}")
             game.log("buyer-1")
         for name in ("buyer-1", "buyer-2"):
             game.commit(name)

@@ -86,19 +86,28 @@ def fold(
     successors: Callable[[MembersFile], Sequence[Candidate]],
     agreed: Agreed,
     remembered: Collection[str] = (),
+    *,
+    disputed: bool = False,
 ) -> LogState:
     """The state after ``entries`` of a quorum that begins with ``first``.
 
     ``successors`` gives the versions after one that members signed, complete or not. ``remembered`` are
     digests (hex) of versions that lead to what this verifier accepted before. Raises Rejected
-    (``members-fork``) for two complete successors of one version of which neither is first, and
-    (``removed-entry``) when the signatures that the log has are not in the files.
+    (``members-fork``) for two complete successors of one version of which neither is first, unless with
+    ``disputed`` the state ends before them, and (``removed-entry``) when the signatures that the log has are
+    not in the files.
     """
     versions: list[MembersFile] = [first]
     since: list[int | None] = [-1]
     last, settled = first, -1
     while len(versions) <= MAX_VERSIONS:
-        following = _following(versions[-1], entries, successors(versions[-1]), agreed, remembered)
+        base = versions[-1]
+        try:
+            following = _following(base, entries, successors(base), agreed, remembered)
+        except Rejected as error:
+            if not disputed or error.code != "members-fork":
+                raise
+            break
         if following is None:
             break
         version, index = following

@@ -77,22 +77,43 @@ class MembersChain:
         return self.state.versions[-1]
 
 
-def follow(evidence: Evidence, root: bytes, *, seen: Seen | None, now: datetime) -> MembersChain:
-    """The chain from ``root`` (SHA-256 of version 1) to the version in force. Raises Rejected."""
+def follow(
+    evidence: Evidence, root: bytes, *, seen: Seen | None, now: datetime, deciding: bool = True
+) -> MembersChain:
+    """The chain from ``root`` (SHA-256 of version 1) to the version in force. Raises Rejected.
+
+    Without ``deciding`` neither expiry nor a dispute is an error: members log and cosign all the same, which
+    renews the one and ends the other. Then the chain ends before two versions of which neither is first.
+    """
     try:
         current = evidence.read(MEMBERS_FILE, MAX_MEMBERS_FILE)
     except Rejected as error:
         raise refused_members(error) from None
     envelopes, refused = _signatures(evidence)
     first = _first(current, envelopes, root)
-    state = _state(evidence, first, current, envelopes, seen)
+    state = _state(evidence, first, current, envelopes, seen, disputed=not deciding)
     _not_forgotten(state, seen)
-    _in_force(state.versions, current, envelopes, now)
+    beside = state.versions[:-1] if deciding else state.versions
+    if all(file.raw != current for file in state.versions) and not _beside(beside, current, envelopes):
+        raise _not_in_force(state.versions[-1], MembersFile.decode(current))
+    if deciding and state.versions[-1].expires <= now:
+        raise Rejected(
+            f"expired at {utc(state.versions[-1].expires)}",
+            where=MEMBERS_FILE,
+            hint="the members sign a new version with a later expiry",
+            code="members-expired",
+        )
     return MembersChain(state, refused)
 
 
 def _state(
-    evidence: Evidence, first: MembersFile, current: bytes, envelopes: Signatures, seen: Seen | None
+    evidence: Evidence,
+    first: MembersFile,
+    current: bytes,
+    envelopes: Signatures,
+    seen: Seen | None,
+    *,
+    disputed: bool = False,
 ) -> LogState:
     log = checked_log(evidence, bytes.fromhex(first.sha256), first, seen.log if seen else None)
     entries: Sequence[LogEntry] = ()
@@ -109,7 +130,7 @@ def _state(
     def agreed(base: MembersFile, following: MembersFile) -> int:
         return agreed_size(evidence, log, base, following) if entries and isinstance(log, Log) else 0
 
-    return fold(first, entries, successors, agreed, _remembered(payloads, seen))
+    return fold(first, entries, successors, agreed, _remembered(payloads, seen), disputed=disputed)
 
 
 def succession(evidence: Evidence, current: MembersFile, envelopes: Signatures) -> tuple[MembersFile, ...]:
@@ -283,29 +304,19 @@ def _not_forgotten(state: LogState, seen: Seen | None) -> None:
         )
 
 
-def _in_force(chain: tuple[MembersFile, ...], current: bytes, envelopes: Signatures, now: datetime) -> None:
-    signed = chain[-1]
-    if all(file.raw != current for file in chain) and not _too_late(chain, current, envelopes):
-        found = MembersFile.decode(current)
-        if found.version <= signed.version:
-            problem, hint = f"is version {found.version}, but another version {found.version} is signed", None
-        else:
-            problem = f"is version {found.version}, which too few members signed"
-            hint = "verify members countersign, by enough members of the old and of the new version"
-        raise Rejected(problem, where=MEMBERS_FILE, hint=hint, code="members-not-in-force")
-    if signed.expires <= now:
-        raise Rejected(
-            f"expired at {utc(signed.expires)}",
-            where=MEMBERS_FILE,
-            hint="the members sign a new version with a later expiry",
-            code="members-expired",
-        )
+def _not_in_force(signed: MembersFile, found: MembersFile) -> Rejected:
+    if found.version <= signed.version:
+        problem, hint = f"is version {found.version}, but another version {found.version} is signed", None
+    else:
+        problem = f"is version {found.version}, which too few members signed"
+        hint = "verify members countersign, by enough members of the old and of the new version"
+    return Rejected(problem, where=MEMBERS_FILE, hint=hint, code="members-not-in-force")
 
 
-def _too_late(chain: tuple[MembersFile, ...], current: bytes, envelopes: Signatures) -> bool:
-    """Whether ``quorum.toml`` is a signed version beside one of the chain that the log has first."""
+def _beside(bases: Sequence[MembersFile], current: bytes, envelopes: Signatures) -> bool:
+    """Whether ``quorum.toml`` is a signed version after one of these that the log has not first."""
     return any(
         each.file.raw == current and each.complete(base)
-        for base in chain[:-1]
+        for base in bases
         for each in _successors(base, [current], (), envelopes)
     )
