@@ -25,6 +25,7 @@ from coattest_verify.quorum.log.examine import LogVerdict, examine
 from coattest_verify.quorum.members.chain import MembersChain, Seen, follow
 from coattest_verify.quorum.members.file import MEMBERS_FILE, MembersFile, utc
 from coattest_verify.quorum.memory import Roots
+from coattest_verify.quorum.objections import Lifted, dissent_stands, lifted
 from coattest_verify.quorum.releases import release_files, release_place
 from coattest_verify.quorum.statements.claim import CLAIM_FILE
 from coattest_verify.quorum.statements.question import DecisionQuestion
@@ -262,11 +263,14 @@ def decide_from(
         )
         return _undecided(reason, profile=profile, chain=chain)
     members = chain.current
-    signed, refused = read_statements(files, members)
-    votes, bad_votes = read_votes(files, members, chain.versions[:-1])
+    earlier = chain.versions[:-1]
+    signed, refused = read_statements(files, members, earlier, lambda item: dissent_stands(item, chain.state))
+    votes, bad_votes = read_votes(files, members, earlier)
     before = seen.log if seen is not None else None
-    question = DecisionQuestion(claim, members, profile, now)
-    tally = count(signed, question, refused=[*refused, *bad_votes, *chain.refused, *files.misplaced])
+    question = DecisionQuestion(claim, members, profile, now, chain.versions)
+    set_aside = lifted(signed, votes, chain.state, question, root)
+    asked = [item for item in signed if item.signed_sha256 not in set_aside.dissents]
+    tally = count(asked, question, refused=[*refused, *bad_votes, *chain.refused, *files.misplaced])
     counted = [answer.statement for answer in tally.agree if answer.statement is not None]
     log = examine(evidence, root, question, signed, votes=votes, counted=counted, seen=before)
     valid, undone = standing(votes)
@@ -276,6 +280,7 @@ def decide_from(
         log,
         root=root,
         own=own,
+        set_aside=set_aside,
         committed=early_commitments(chain.state.entries, votes, question, root)
         if members.commitments
         else {},
@@ -292,6 +297,7 @@ def _conclude(
     *,
     root: bytes,
     own: str | None,
+    set_aside: Lifted,
     committed: Committed,
     revoked: Mapping[str, Vote],
     undone: Mapping[str, Vote],
@@ -300,7 +306,8 @@ def _conclude(
     claim, members, profile = question.claim, question.members, question.profile
     agree = tuple(answer.member for answer in tally.agree)
     reasons = list(members.unmet(agree))
-    warnings: list[Finding] = [*log.refused]
+    warnings: list[Finding] = [*log.refused, *set_aside.dissents.values(), *set_aside.pending]
+    excused = {**set_aside.silent, **log.excused}
     revocations = [
         Finding("revoked", name, f"revoked this release: {vote.note}")
         for name, vote in sorted(revoked.items())
@@ -341,7 +348,7 @@ def _conclude(
         reasons += [
             Finding("no-answer", name, "has not answered, and silence is not agreement")
             for name in tally.missing
-            if name not in log.excused
+            if name not in excused
         ]
     else:
         warnings += objections
@@ -365,7 +372,7 @@ def _conclude(
             expires=end_of(
                 tally.agree,
                 members,
-                log.excused,
+                excused,
                 own,
                 lambda left: not uncommitted(left, members, committed, root),
             ),

@@ -16,7 +16,7 @@ from coattest_verify.quorum.members.file import NAME, MembersFile, utc
 from coattest_verify.quorum.statements.claim import SHA256, Claimed, ProfileResult
 from coattest_verify.quorum.statements.question import DecisionQuestion
 from coattest_verify.quorum.statements.signed import SignedStatement
-from coattest_verify.quorum.statements.statement import COULD_NOT_BUILD, Statement
+from coattest_verify.quorum.statements.statement import COULD_NOT_BUILD, DISSENT, Statement
 from coattest_verify.quorum.statements.votes import KINDS as VOTE_KINDS
 from coattest_verify.quorum.statements.votes import REVOKE, Vote
 
@@ -136,11 +136,15 @@ class LogEntry:
         ) and self.member in question.members.names
 
     def asks(self, question: DecisionQuestion) -> bool:
-        """Whether this is a statement about the question's release, members file and round."""
-        values, members, claim = dict(self.facts), question.members, question.claim
-        return self.kind == "rebuild" and tuple(
-            values.get(name) for name in ("quorum", "round", "release", "architecture")
-        ) == (members.sha256, members.round, claim.release, claim.architecture)
+        """Whether this is a statement about the question's release, in its round unless it is a dissent."""
+        values, claim = dict(self.facts), question.claim
+        return (
+            self.kind == "rebuild"
+            and (values.get("release"), values.get("architecture")) == (claim.release, claim.architecture)
+            and values.get("quorum") in question.made_under
+            and (self.outcome == DISSENT or values.get("round") == question.members.round)
+            and self.member in question.members.names
+        )
 
     def reveals(self, question: DecisionQuestion) -> bool:
         """Whether this is a claim or a statement from which the question's result can be copied.

@@ -20,6 +20,13 @@ class DecisionQuestion:
     members: MembersFile
     profile: str
     now: datetime
+    versions: tuple[MembersFile, ...] = ()
+    """Every version up to ``members``, oldest first; empty when only what was made under it counts."""
+
+    @property
+    def made_under(self) -> frozenset[str]:
+        """The digests (hex) of the versions under which a statement may have been made."""
+        return frozenset(version.sha256 for version in (*self.versions, self.members))
 
     @property
     def claimed(self) -> ProfileResult:
