@@ -208,6 +208,11 @@ def test_a_majority_of_removed_members_decides_nothing(tmp_path: Path) -> None:
     quorum.file = theirs
     for name in SEVEN[:2]:
         quorum.sign(name, evil)
+    remembering = quorum.decide()
+    assert remembering.decision is None
+    assert remembering.members is not None
+    assert [member.name for member in remembering.members.members] == list(SEVEN[4:])
+    quorum.roots.path.unlink()
     outcome = quorum.decide()
     assert outcome.decision is None
     assert [reason.code for reason in outcome.reasons] == ["members-fork"]
