@@ -26,7 +26,7 @@ def sign_log(
 ) -> Log:
     """Append what is there (unless told not to), and cosign; the log as it was cosigned."""
     if append:
-        append_log(attestations, root, seen=seen, now=now)
+        append_log(attestations, root, seen=seen)
     return cosign_log(attestations, root, member, signer, seen=seen, now=now)[0]
 
 

@@ -39,7 +39,7 @@ def log_append_command(*, attestations: Path, root: bytes | None, as_json: bool)
     """
     memory = Roots()
     pinned = memory.pinned(root)
-    done = append_log(attestations, pinned, seen=memory.seen(pinned), now=utc_now())
+    done = append_log(attestations, pinned, seen=memory.seen(pinned))
     checkpoint = done.checkpoint
     if as_json:
         emit_json({"size": checkpoint.size, "root": checkpoint.root.hex(), "appended": len(done.fresh)})

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from coattest_verify.quorum.cosigning import CosignPlan
 from coattest_verify.quorum.log.entries import parse_entry
 from coattest_verify.quorum.members.file import MembersFile, utc
+from coattest_verify.quorum.signing import Pending
 from coattest_verify.quorum.statements.claim import Claimed, ProfileResult
 from coattest_verify.quorum.statements.statement import RebuildReport, Statement
 
@@ -32,6 +33,11 @@ def report_rows(report: RebuildReport) -> Rows:
         *_results(report.profiles),
         ("kernel", "compiled here" if report.built.kernel_compiled else "from this machine's cache"),
     ]
+
+
+def commit_rows(member: str, report: RebuildReport) -> Rows:
+    """What a commitment says, to its own member alone."""
+    return [("signs", f"{member} has this result, without showing it"), *report_rows(report)]
 
 
 def statement_rows(statement: Statement) -> Rows:
@@ -138,3 +144,22 @@ def changed_rows(before: MembersFile, after: MembersFile) -> Rows:
 
 def _only(word: str, rows: Sequence[tuple[str, str]], others: Sequence[tuple[str, str]]) -> Rows:
     return [(word, f"{name}: {value}") for name, value in rows if (name, value) not in others]
+
+
+def countersign_rows(waiting: Pending, member: str) -> Rows:
+    """What a signature on the pending version says, and what else was signed for it."""
+    members = waiting.members
+    rows = [
+        ("signs", f"{member} agrees to version {members.version} of the members file"),
+        *members_rows(members),
+        *changed_rows(waiting.current, members),
+        ("signed by", ", ".join(waiting.signed) or "nobody yet"),
+    ]
+    rows += [
+        (
+            "WARNING",
+            f"{', '.join(rival.signed)} signed another version {members.version}: sha256:{rival.sha256}",
+        )
+        for rival in waiting.rivals
+    ]
+    return rows

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,9 @@ from coattest_verify.signatures.keys import Signer
 OTHER_HEAD = "get the log that you cosigned from the other members, or cosign once this one has grown"
 """What to do about a second head of one size."""
 
+WHENEVER = datetime.min.replace(tzinfo=timezone.utc)
+"""An expired members file stops decisions, and neither its log nor its succession."""
+
 STALE = {"log-shrunk", "log-gone"}
 """Codes of a log that may only be old: nothing is known to be false."""
 
@@ -82,13 +85,13 @@ class CosignPlan:
     fresh: tuple[bytes, ...]
 
 
-def appended(evidence: Evidence, root: bytes, *, seen: Seen | None, now: datetime) -> Appended:
+def appended(evidence: Evidence, root: bytes, *, seen: Seen | None) -> Appended:
     """The log of ``evidence`` with an entry for everything authentic that has none yet; pure.
 
     Raises FoundFalse when the log is not sound; EnvironmentFailure when it is shorter than one that was seen;
     Rejected as ``follow`` does; UsageError when there is nothing to log.
     """
-    chain = follow(evidence, root, seen=seen, now=now, deciding=False)
+    chain = follow(evidence, root, seen=seen, now=WHENEVER, deciding=False)
     log = sound_log(evidence, root, chain.current, seen)
     logged = set(log.entries) if log else set()
     here = present_entries(evidence, chain.current) + signature_entries(evidence, chain.versions)
@@ -101,13 +104,13 @@ def appended(evidence: Evidence, root: bytes, *, seen: Seen | None, now: datetim
     return Appended({**files, CHECKPOINT_FILE: checkpoint.encode()}, checkpoint, tuple(fresh))
 
 
-def append_log(attestations: Path, root: bytes, *, seen: Seen | None, now: datetime) -> Appended:
+def append_log(attestations: Path, root: bytes, *, seen: Seen | None) -> Appended:
     """Append to ``attestations/log/`` what is in the folder and not in the log; see ``appended``.
 
     Partial tiles that a larger one replaces are removed. Raises FoundFalse (``linked``) also.
     """
     with Folder(attestations) as opened:
-        done = appended(ReadOnce(opened), root, seen=seen, now=now)
+        done = appended(ReadOnce(opened), root, seen=seen)
         # The checkpoint last: a reader of the old one still finds what it names, or a whole new log.
         for name, content in done.files.items():
             put_file(attestations, name, content)
@@ -178,7 +181,7 @@ def cosigned(
     EnvironmentFailure for a log that is shorter than one that was seen or cosigned; Rejected as ``follow``
     does; UsageError when the key is not the member's or there is no log.
     """
-    chain = follow(evidence, root, seen=seen, now=now, deciding=False)
+    chain = follow(evidence, root, seen=seen, now=WHENEVER, deciding=False)
     own_key(member, chain.current, signer)
     log = sound_log(evidence, root, chain.current, seen)
     if log is None:

@@ -382,7 +382,7 @@ def test_an_append_signs_nothing_and_is_the_same_for_everybody(silent: Members, 
     shutil.copytree(silent.attestations, tmp_path / "clone")
     other = tmp_path / "clone"
     for folder in (silent.attestations, other):
-        done = append_log(folder, silent.root, seen=None, now=NOW)
+        done = append_log(folder, silent.root, seen=None)
         assert len(done.fresh) == 2
     logs = [
         {path.relative_to(folder): path.read_bytes() for path in folder.glob("log/**/*") if path.is_file()}
@@ -390,7 +390,7 @@ def test_an_append_signs_nothing_and_is_the_same_for_everybody(silent: Members, 
     ]
     assert logs[0] == logs[1]
     silent.sign("buyer-3", report_json())
-    append_log(silent.attestations, silent.root, seen=None, now=NOW)
+    append_log(silent.attestations, silent.root, seen=None)
     assert sorted(
         path.relative_to(silent.attestations).as_posix()
         for path in silent.attestations.glob("log/**/*")
@@ -466,7 +466,7 @@ def test_the_log_names_each_statement_once(silent: Members) -> None:
     cosign(silent, "buyer-3")
     silent.decide()
     cosign(silent, "buyer-1", "buyer-3")
-    assert append_log(silent.attestations, silent.root, seen=None, now=NOW).fresh == ()
+    assert append_log(silent.attestations, silent.root, seen=None).fresh == ()
     done = cosign(silent, "buyer-2")
     with Folder(silent.attestations) as folder:
         signed, _ = read_statements(ReleaseFiles(folder, "0.1.0"), silent.file)

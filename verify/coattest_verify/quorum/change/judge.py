@@ -24,6 +24,7 @@ from coattest_verify.quorum.change.names import (
     CHECKPOINT,
     MEMBERS,
     PROPOSAL,
+    SHARED,
     TILE,
     FilePlace,
     OtherFiles,
@@ -119,7 +120,7 @@ def judge_change(
                 raise Rejected("is not the name of a file of attestations", code="bad-name")
             if what != REMOVES and not commits.head.entries[name].plain:
                 raise Rejected("is a link, a program or a submodule", code="not-a-file")
-            if place.kind in {MEMBERS, PROPOSAL, ATTRIBUTES, CHECKPOINT, TILE}:
+            if place.kind in SHARED:
                 shared.add(place.kind)
             else:
                 whose = _own(commits, own, name, place, what)

@@ -23,6 +23,9 @@ MEMBERS, PROPOSAL, SIGNATURE, LAYOUT = "members-file", "proposal", "signature", 
 CHECKPOINT, TILE, COSIGNATURE, OTHER = "checkpoint", "tile", "cosignature", "other"
 ATTRIBUTES = "attributes"
 
+SHARED = frozenset({MEMBERS, PROPOSAL, ATTRIBUTES, CHECKPOINT, TILE})
+"""Kinds of files that are nobody's: they follow from the others, or are nothing before members sign them."""
+
 LINK_NAME = re.compile(r"rebuild\.([0-9a-f]{8})\.link")
 _TILE = re.compile(r"log/tile/(?:entries|[0-9])/(?:x[0-9]{3}/){0,3}[0-9]{3}(?:\.p/[0-9]{1,3})?")
 _FIXED = {

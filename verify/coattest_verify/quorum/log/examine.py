@@ -125,7 +125,10 @@ def read_quorum_log(evidence: Evidence, root: bytes, members: MembersFile) -> Lo
 def read_cosignatures(
     evidence: Evidence, leaves: Sequence[bytes], checkpoint: Checkpoint, members: MembersFile
 ) -> tuple[dict[str, Cosignature], tuple[Finding, ...]]:
-    """Each member's note that is about this log, and the others with the reason."""
+    """The notes that are about this log, of members with keys that they have in ``members``; by member.
+
+    And a finding for each of the others.
+    """
     notes: dict[str, Cosignature] = {}
     refused: list[Finding] = []
     for member in members.members:
