@@ -236,7 +236,7 @@ DOCUMENTS: Final = {
 
 QUORUM: Final = {
     "already-signed": "The member has already signed something else in the same place, such as another version n of the members file",
-    "already-undone": "There is no such revocation, or it was undone before",
+    "already-undone": "There is no such revocation or dissent, or it was undone before",
     "bad-bundle": "The proof bundle does not parse, or holds files that do not belong in one",
     "bad-commitment": "The file with the secret of a commitment does not parse",
     "bad-log": "The log is damaged: checkpoint, cosignatures and entries do not fit together",
