@@ -18,6 +18,7 @@ from coattest_verify.quorum.releases import ReleaseFiles
 from coattest_verify.quorum.statements.provenance import parse_statement, statement_to_json
 from coattest_verify.quorum.statements.salt import new_secret, read_secret, write_secret
 from coattest_verify.quorum.statements.votes import (
+    EXCUSE,
     REVIEW,
     UNREVOKE,
     make_vote,
@@ -120,7 +121,8 @@ def vote(quorum: Members) -> Any:
     """The fields of a review and of an undoing, which have all that votes have, that their reader takes."""
     assert quorum.claimed is not None
     found = {}
-    for kind, more in ((REVIEW, {"since": "ab" * 32}), (UNREVOKE, {"undoes": "ab" * 32})):
+    excuse = {"undoes": "ab" * 32, "excused": "buyer-2"}
+    for kind, more in ((REVIEW, {"since": "ab" * 32}), (UNREVOKE, {"undoes": "ab" * 32}), (EXCUSE, excuse)):
         made = make_vote(kind, "buyer-1", root=quorum.root, claim=quorum.claimed, note="x", now=NOW, **more)
         path = quorum.write(vote_name(made), sign_vote(made, quorum.signers["buyer-1"]))
         envelope = DsseEnvelope.decode(path.read_bytes(), f"application/vnd.coattest.{kind}+json")
