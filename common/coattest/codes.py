@@ -285,6 +285,7 @@ QUORUM: Final = {
     "not-a-member": "The name is not that of a member in the members file",
     "not-merged": "The commit does not come after the one that it is compared with",
     "old-key": "The signature is by a key that the member no longer has",
+    "objection-gone": "A dissent or revocation that this verifier saw before is not in the folder any more",
     "outside-attestations": "The change touches files outside the attestations too",
     "own-statement-missing": "The member's own agreeing statement is required and missing",
     "payload-type": "The envelope does not have the payload type that its place requires",

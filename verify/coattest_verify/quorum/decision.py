@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,15 @@ from coattest_verify.quorum.diversity import undiversified
 from coattest_verify.quorum.lapse import end_of, ending
 from coattest_verify.quorum.log.entries import SeenLog
 from coattest_verify.quorum.log.examine import LogVerdict, examine
-from coattest_verify.quorum.members.chain import MembersChain, Seen, follow
+from coattest_verify.quorum.members.chain import MembersChain, Seen, SeenObjection, follow
 from coattest_verify.quorum.members.file import MEMBERS_FILE, MembersFile, utc
 from coattest_verify.quorum.memory import Roots
-from coattest_verify.quorum.objections import Lifted, dissent_stands, lifted
+from coattest_verify.quorum.objections import Lifted, dissent_stands, gone, lifted, seen_objections
 from coattest_verify.quorum.releases import release_files, release_place
 from coattest_verify.quorum.statements.claim import CLAIM_FILE
 from coattest_verify.quorum.statements.question import DecisionQuestion
 from coattest_verify.quorum.statements.signed import read_statements
+from coattest_verify.quorum.statements.statement import DISSENT
 from coattest_verify.quorum.statements.votes import (
     OLD_KEY,
     REVIEW,
@@ -141,6 +142,8 @@ class Outcome:
     """The agreeing answers, with their statements."""
     log: SeenLog | None = None
     """The log that was checked, if there is one."""
+    remembered: Seen | None = field(default=None, repr=False)
+    """What a verifier remembers of this: the version, the agreed log, every dissent and revocation."""
 
     @property
     def exit_code(self) -> int:
@@ -226,8 +229,8 @@ def decide(
             own=own,
             release=release,
         )
-    if outcome.members is not None:
-        memory.remember(pinned, Seen(outcome.members.version, outcome.members.sha256, outcome.log))
+    if outcome.remembered is not None:
+        memory.remember(pinned, outcome.remembered)
     return outcome
 
 
@@ -272,15 +275,26 @@ def decide_from(
     asked = [item for item in signed if item.signed_sha256 not in set_aside.dissents]
     tally = count(asked, question, refused=[*refused, *bad_votes, *chain.refused, *files.misplaced])
     counted = [answer.statement for answer in tally.agree if answer.statement is not None]
-    log = examine(evidence, root, question, signed, votes=votes, counted=counted, seen=before)
+    log = examine(
+        evidence,
+        root,
+        question,
+        signed,
+        votes=votes,
+        counted=counted,
+        seen=before,
+        agreed=len(chain.state.entries),
+    )
     valid, undone = standing(votes)
-    return _conclude(
+    objections = seen_objections(signed, votes, question, root)
+    outcome = _conclude(
         tally,
         question,
         log,
         root=root,
         own=own,
         set_aside=set_aside,
+        removed=gone(seen, objections, votes, question),
         committed=early_commitments(chain.state.entries, votes, question, root)
         if members.commitments
         else {},
@@ -288,6 +302,14 @@ def decide_from(
         undone=votes_on(undone, REVOKE, claim, root),
         reviewed=votes_on(votes, REVIEW, claim, root),
     )
+    return replace(outcome, remembered=_remembered(chain, log.agreed, objections))
+
+
+def _remembered(
+    chain: MembersChain, log: SeenLog | None = None, objections: frozenset[SeenObjection] = frozenset()
+) -> Seen:
+    current = chain.current
+    return Seen(current.version, current.sha256, log, chain.state.since[-1] is not None, objections)
 
 
 def _conclude(
@@ -298,6 +320,7 @@ def _conclude(
     root: bytes,
     own: str | None,
     set_aside: Lifted,
+    removed: Mapping[str, tuple[Finding, ...]],
     committed: Committed,
     revoked: Mapping[str, Vote],
     undone: Mapping[str, Vote],
@@ -327,7 +350,9 @@ def _conclude(
         for item in tally.refused
         if item.code == OLD_KEY and leaf(item.where).startswith(f"{REVOKE}.")
     ]
-    (reasons if len(revoked) >= members.revoke_threshold else warnings).extend(revocations)
+    revocations += removed.get(REVOKE, ())
+    revoking = {*revoked, *(each.where for each in removed.get(REVOKE, ()))}
+    (reasons if len(revoking) >= members.revoke_threshold else warnings).extend(revocations)
     if len(reviewed) < members.reviews:
         reasons.append(
             Finding(
@@ -341,7 +366,7 @@ def _conclude(
     reasons += undiversified(tally.agree, members)
     reasons += uncommitted(tally.agree, members, committed, root)
     objections = [Finding("dissent", answer.member, f"dissents: {answer.detail}") for answer in tally.dissent]
-    objections += log.findings
+    objections += [*removed.get(DISSENT, ()), *log.findings]
     if members.dissent == "block":
         reasons += objections
         # Silence may be a dissent that somebody removed (ADR 55); the log can tell.
@@ -405,4 +430,5 @@ def _undecided(reason: Finding, *, profile: str, chain: MembersChain | None = No
         reasons=(reason,),
         members=members,
         profile=profile,
+        remembered=_remembered(chain) if chain else None,
     )

@@ -12,17 +12,18 @@ Rules (ADR 55), over the agreed log: what has no entry there is pending and chan
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from coattest.findings import Finding
 from coattest_verify.quorum.log.fold import LogState
+from coattest_verify.quorum.members.chain import Seen, SeenObjection
 from coattest_verify.quorum.members.file import MembersFile, parse_utc
 from coattest_verify.quorum.statements.question import CLOCK_SKEW, DecisionQuestion
 from coattest_verify.quorum.statements.signed import SignedStatement
 from coattest_verify.quorum.statements.statement import DISSENT
-from coattest_verify.quorum.statements.votes import EXCUSE, WITHDRAW, Vote
+from coattest_verify.quorum.statements.votes import EXCUSE, REVOKE, UNREVOKE, WITHDRAW, Vote
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,3 +137,65 @@ def dissent_stands(item: SignedStatement, state: LogState) -> bool:
         if party is None or not item.keys & set(party.keys):
             return False
     return False
+
+
+def seen_objections(
+    signed: Iterable[SignedStatement], votes: Iterable[Vote], question: DecisionQuestion, root: bytes
+) -> frozenset[SeenObjection]:
+    """What a verifier remembers at once: every authentic dissent and revocation, by each key that signed."""
+    claim = question.claim
+    dissents = {
+        SeenObjection(
+            DISSENT, made.member, key.fingerprint, item.signed_sha256, claim.tree_sha256, claim.lock_sha256
+        )
+        for item in signed
+        if (made := item.statement).outcome == DISSENT
+        and (made.release, made.architecture) == (claim.release, claim.architecture)
+        and made.quorum_sha256 in question.made_under
+        for key in item.keys
+    }
+    revocations = {
+        SeenObjection(
+            REVOKE, vote.member, key.fingerprint, vote.signed_sha256, vote.tree_sha256, vote.lock_sha256
+        )
+        for vote in votes
+        if (vote.kind, vote.root) == (REVOKE, root.hex())
+        for key in vote.keys
+    }
+    return frozenset({*dissents, *revocations})
+
+
+def gone(
+    seen: Seen | None, here: Collection[SeenObjection], votes: Iterable[Vote], question: DecisionQuestion
+) -> Mapping[str, tuple[Finding, ...]]:
+    """Dissents and revocations of the source that were seen before and are not here now, by their kind.
+
+    By keys of today alone: what a stolen key said goes with it. A dissent that was lifted has its file all the
+    same; of a revocation its undoing is enough, by the key that signed it.
+    """
+    claim, digests = question.claim, {each.sha256 for each in here}
+    undone = {
+        (vote.member, vote.undoes, key.fingerprint)
+        for vote in votes
+        if vote.kind == UNREVOKE
+        for key in vote.keys
+    }
+    found: dict[str, set[str]] = {}
+    for each in seen.objections if seen else ():
+        party = question.members.member(each.member)
+        if (
+            (each.tree_sha256, each.lock_sha256) == (claim.tree_sha256, claim.lock_sha256)
+            and each.sha256 not in digests
+            and (each.member, each.sha256, each.key) not in undone
+            and party is not None
+            and any(key.fingerprint == each.key for key in party.keys)
+        ):
+            found.setdefault(each.kind, set()).add(each.member)
+    words = {DISSENT: "dissent", REVOKE: "revocation"}
+    return {
+        kind: tuple(
+            Finding("objection-gone", name, f"its {words[kind]} was here before, and the file was removed")
+            for name in sorted(names)
+        )
+        for kind, names in found.items()
+    }

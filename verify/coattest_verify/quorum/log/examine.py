@@ -88,6 +88,8 @@ class LogVerdict:
     """Why the log as a whole cannot be relied on."""
     refused: tuple[Finding, ...] = ()
     """Cosignatures that do not count."""
+    agreed: SeenLog | None = None
+    """The part that enough members cosigned: what a verifier remembers."""
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -216,8 +218,12 @@ def examine(
     votes: Iterable[Vote],
     counted: Sequence[Statement],
     seen: SeenLog | None,
+    agreed: int = 0,
 ) -> LogVerdict:
-    """What the log says about the question. A log that is wrong is a finding, not an exception."""
+    """What the log says about the question. A log that is wrong is a finding, not an exception.
+
+    ``agreed`` is how many entries enough members cosigned.
+    """
     log = checked_log(evidence, root, question.members, seen)
     if not isinstance(log, Log):
         return LogVerdict(problem=log)
@@ -258,6 +264,7 @@ def examine(
             if index < covered
         ),
         refused=log.refused,
+        agreed=SeenLog(agreed, tree_root(log.leaves[:agreed]).hex()) if agreed else None,
     )
 
 

@@ -51,12 +51,30 @@ MAX_UNVERIFIED = 32 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
+class SeenObjection:
+    """A dissent or revocation that a verifier has seen: what it signed (SHA-256), by whom, on what source.
+
+    It counts as long as ``key`` (a fingerprint, hex) is one of its member's.
+    """
+
+    kind: str
+    member: str
+    key: str
+    sha256: str
+    tree_sha256: str
+    lock_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class Seen:
-    """The highest version that a verifier has accepted under a root."""
+    """What a verifier has accepted under a root: the highest version, the log, and every objection it saw."""
 
     version: int
     sha256: str
     log: SeenLog | None = None
+    agreed: bool = False
+    """Whether the agreed log had put the version in force; if not, it can put another one in its place."""
+    objections: frozenset[SeenObjection] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +110,7 @@ def follow(
     envelopes, refused = _signatures(evidence)
     first = _first(current, envelopes, root)
     state = _state(evidence, first, current, envelopes, seen, disputed=not deciding)
-    _not_forgotten(state, seen)
+    _not_forgotten(state, seen, envelopes)
     beside = state.versions[:-1] if deciding else state.versions
     if all(file.raw != current for file in state.versions) and not _beside(beside, current, envelopes):
         raise _not_in_force(state.versions[-1], MembersFile.decode(current))
@@ -287,8 +305,8 @@ def _remembered(payloads: Mapping[bytes, str], seen: Seen | None) -> frozenset[s
     return frozenset(found)
 
 
-def _not_forgotten(state: LogState, seen: Seen | None) -> None:
-    if seen is None:
+def _not_forgotten(state: LogState, seen: Seen | None, envelopes: Signatures) -> None:
+    if seen is None or _overruled(state, seen, envelopes):
         return
     chain = state.versions
     if len(chain) < seen.version:
@@ -302,6 +320,18 @@ def _not_forgotten(state: LogState, seen: Seen | None) -> None:
         raise Rejected(
             f"another version {seen.version} was seen before", where=MEMBERS_FILE, code="members-fork"
         )
+
+
+def _overruled(state: LogState, seen: Seen, envelopes: Signatures) -> bool:
+    """Whether the log has put another version in the place of one that was seen before it was agreed."""
+    if seen.agreed:
+        return False
+    came_from = _remembered({data: hashlib.sha256(data).hexdigest() for data in envelopes}, seen)
+    return any(
+        file.sha256 not in came_from
+        for file, since in zip(state.versions[1:], state.since[1:], strict=True)
+        if since is not None and (file.version == seen.version or (came_from and file.version < seen.version))
+    )
 
 
 def _not_in_force(signed: MembersFile, found: MembersFile) -> Rejected:
