@@ -170,8 +170,8 @@ def gone(
 ) -> Mapping[str, tuple[Finding, ...]]:
     """Dissents and revocations of the source that were seen before and are not here now, by their kind.
 
-    By keys of today alone: what a stolen key said goes with it. A dissent that was lifted has its file all the
-    same; of a revocation its undoing is enough, by the key that signed it.
+    By keys of today alone: what a stolen key said goes with it. A dissent that was lifted still has its file;
+    of a revocation its undoing is enough, by the key that signed it.
     """
     claim, digests = question.claim, {each.sha256 for each in here}
     undone = {
