@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -15,8 +17,11 @@ from coattest_verify.quorum.statements.votes import REVOKE, UNREVOKE, make_vote,
 from coattest_verify.signatures import dsse, keys
 from support.verify.logs import sign_log
 from support.verify.members import NOW, Members, report_json
+from support.verify.signing_world import SigningWorld
 
 THREE = ("ann", "ben", "cat")
+YOUNG = {"time": datetime.now(timezone.utc).replace(microsecond=0)}
+"""When a statement was made that a program judges now."""
 
 
 @pytest.fixture(autouse=True)
@@ -161,3 +166,43 @@ def test_nothing_that_was_seen_is_ever_lowered(tmp_path: Path) -> None:
         assert roots.seen(root) == Seen(3, "a" * 64, agreed=True)
     roots.remember(root, Seen(4, "e" * 64))
     assert roots.seen(root) == Seen(4, "e" * 64)
+
+
+def test_a_dissent_that_came_by_mail_counts_and_is_remembered(tmp_path: Path) -> None:
+    """verify quorum --also: what the host hides blocks, and goes on blocking."""
+    world = SigningWorld(tmp_path / "world", THREE, dissent="block")
+    world.claim()
+    for name in THREE:
+        world.quorum.sign(name, report_json(), **YOUNG)
+    mail = "rebuild.cat.mail.intoto.json"
+    path = world.quorum.sign("cat", report_json(), outcome="dissent", name=mail, **YOUNG)
+    mailed = world.desk.folder / path.name
+    path.rename(mailed)
+    command = ("quorum", "--attestations", str(world.attestations), *world.root)
+    assert world.desk.run(*command).returncode == 0
+    done = world.desk.run(*command, "--also", str(mailed), "--json")
+    assert [each["code"] for each in json.loads(done.stdout)["reasons"]] == ["dissent"]
+    done = world.desk.run(*command, "--json")
+    assert [each["code"] for each in json.loads(done.stdout)["reasons"]] == ["objection-gone"]
+    other = world.desk.folder / "letter.txt"
+    other.write_bytes(mailed.read_bytes())
+    assert world.desk.run(*command, "--also", str(other)).returncode == 2
+
+
+def test_without_a_memory_a_verifier_says_so(tmp_path: Path) -> None:
+    """--stateless writes nothing, works without a home, and notices a rollback with --seen alone."""
+    world = SigningWorld(tmp_path / "world", THREE, dissent="report")
+    world.claim()
+    for name in THREE:
+        world.quorum.sign(name, report_json(), **YOUNG)
+    world.desk.environment["COATTEST_CONFIG"] = str(world.quorum.key("ann") / "no folder")
+    command = ("quorum", "--attestations", str(world.attestations), "--stateless")
+    assert world.desk.run(*command).returncode == 2
+    done = world.desk.run(*command, *world.root)
+    assert done.returncode == 0, done.stderr
+    assert "rollback not detected" in done.stderr
+    world.quorum.roots.remember(world.quorum.root, Seen(2, "a" * 64))
+    seen = ("--seen", str(world.quorum.roots.path))
+    done = world.desk.run(*command, *world.root, *seen, "--json")
+    assert [each["code"] for each in json.loads(done.stdout)["reasons"]] == ["members-rollback"]
+    assert "rollback not detected" not in done.stderr

@@ -17,6 +17,7 @@ from coattest.errors import EnvironmentFailure, FoundFalse, Rejected
 from coattest.files import Evidence, Folder
 from coattest.findings import Finding
 from coattest.strictjson import canonical
+from coattest_verify.quorum.alongside import with_files
 from coattest_verify.quorum.commitments import Committed, early_commitments, uncommitted
 from coattest_verify.quorum.diversity import undiversified
 from coattest_verify.quorum.lapse import end_of, ending
@@ -209,19 +210,21 @@ def decide(
     own: str | None = None,
     release: str | None = None,
     roots: Roots | None = None,
+    also: tuple[Path, ...] = (),
 ) -> Outcome:
     """Decide from a folder. ``root`` is the SHA-256 of quorum.toml version 1; None takes the remembered one.
 
     ``release`` is the release's name; None takes the only one that is there.
     ``own`` is a member whose own agreeing statement must be among those that count. The root and the highest
     version are remembered (``roots``, by default this user's). Raises UsageError when no root is known, the
-    folder does not exist, or it has not exactly one release and none is named.
+    folder does not exist, or it has not exactly one release and none is named. ``also`` are files that came
+    another way (``alongside``).
     """
     memory = roots or Roots()
     pinned = memory.pinned(root)
     with Folder(attestations) as folder:
         outcome = decide_from(
-            folder,
+            with_files(folder, also, release),
             root=pinned,
             seen=memory.seen(pinned),
             profile=profile,

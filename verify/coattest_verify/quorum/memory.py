@@ -13,7 +13,7 @@ from dataclasses import asdict, astuple
 from pathlib import Path
 
 from coattest.errors import EnvironmentFailure, Rejected, UsageError
-from coattest.files import write_atomic
+from coattest.files import read_bounded, write_atomic
 from coattest.strictjson import Fields, canonical, parse
 from coattest_verify.quorum.log.entries import SeenLog
 from coattest_verify.quorum.members.chain import Seen, SeenObjection
@@ -25,6 +25,7 @@ from coattest_verify.quorum.statements.votes import REVOKE
 CONFIG_VARIABLE = "COATTEST_CONFIG"
 FORMAT = "coattest-roots/v1"
 MAX_ROOTS = 1024
+MAX_ROOTS_FILE = 16 * 1024 * 1024
 MAX_OBJECTIONS = 4096
 """Dissents and revocations that are remembered for one root."""
 
@@ -48,9 +49,8 @@ def parse_quorum_root(text: str) -> bytes:
 class Roots:
     """The remembered roots in one file; safe against two processes at once."""
 
-    def __init__(self, folder: Path | None = None, *, file: Path | None = None) -> None:
-        """Kept in ``folder``, by default this user's; ``file`` is one to read from and never to write."""
-        self.path = file or (folder or config_folder()) / "roots.json"
+    def __init__(self, folder: Path | None = None) -> None:
+        self.path = (folder or config_folder()) / "roots.json"
 
     def seen(self, root: bytes) -> Seen | None:
         """The highest version accepted under a root, or None."""
@@ -102,6 +102,24 @@ class Roots:
         with self.path.with_name(".roots.lock").open("wb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+class Unwritten(Roots):
+    """A memory that is read from a file, or empty, and never written: it works without a writable home."""
+
+    def __init__(self, file: Path | None) -> None:
+        self._file = file
+
+    def remember(self, root: bytes, accepted: Seen) -> None:
+        """Nothing."""
+
+    def _load(self) -> dict[bytes, Seen]:
+        if self._file is None:
+            return {}
+        try:
+            return _decode(read_bounded(self._file, MAX_ROOTS_FILE))
+        except Rejected as error:
+            raise EnvironmentFailure(error.what, where=str(self._file), hint="a copy of roots.json") from None
 
 
 def _higher(earlier: Seen | None, accepted: Seen) -> Seen:
