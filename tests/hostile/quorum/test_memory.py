@@ -195,7 +195,7 @@ def test_without_a_memory_a_verifier_says_so(tmp_path: Path) -> None:
     world.claim()
     for name in THREE:
         world.quorum.sign(name, report_json(), **YOUNG)
-    world.desk.environment["COATTEST_CONFIG"] = str(world.quorum.key("ann") / "no folder")
+    (world.desk.folder / "config").write_text("no folder")
     command = ("quorum", "--attestations", str(world.attestations), "--stateless")
     assert world.desk.run(*command).returncode == 2
     done = world.desk.run(*command, *world.root)
