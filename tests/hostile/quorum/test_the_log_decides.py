@@ -10,9 +10,10 @@ import pytest
 
 from coattest.files import Folder
 from coattest_verify.quorum.decision import Outcome, decide_from
+from coattest_verify.quorum.log.examine import read_quorum_log
 from coattest_verify.quorum.members.file import MEMBERS_TYPE, MembersFile
 from coattest_verify.signatures import dsse
-from support.verify.logs import sign_log
+from support.verify.logs import sign_log, write_log
 from support.verify.members import EXPIRES, NOW, Members, report_json
 
 THREE = ("ann", "ben", "cat")
@@ -156,5 +157,47 @@ def test_a_key_that_was_replaced_orders_nothing_after_it(quorum: Members) -> Non
     ).successor(round="theirs")
     sign(quorum, sibling, "ann", "ben", word=".theirs")
     log(quorum, ["ben"])
+    quorum.claim(report_json())
+    assert in_force(fresh(quorum)) == second.sha256
+
+
+def test_old_keys_of_removed_members_sign_on_to_version_9(tmp_path: Path) -> None:
+    """A removed majority signs a version 2 of its own and goes on: no fresh verifier follows it.
+
+    The log has the version that removed them first, and what they add to it is not agreed.
+    """
+    seven = ("ann", "ben", "cat", "dan", "eve", "fay", "gus")
+    quorum = Members.make(tmp_path / "seven", seven, threshold=2, dissent="report", kinds=("ed25519",))
+    first = quorum.file
+    stay = tuple(member for member in first.members if member.name in seven[4:])
+    second = first.successor(members=stay)
+    quorum.install(second, seven)
+    log(quorum, seven)
+    gone = tuple(member for member in first.members if member.name in seven[:4])
+    theirs = first.successor(members=gone)
+    sign(quorum, theirs, *seven[:4], word=".theirs")
+    for _ in range(7):
+        theirs = theirs.successor()
+        sign(quorum, theirs, *seven[:4], word=".theirs")
+    log(quorum, seven[4:5])
+    agree(quorum, theirs, *seven[:2])
+    quorum.write("quorum.toml", theirs.raw)
+    outcome = fresh(quorum)
+    assert outcome.decision is None
+    quorum.write("quorum.toml", second.raw)
+    assert in_force(fresh(quorum)) == second.sha256
+    assert fresh(quorum).agree == ()
+
+
+def test_an_entry_that_cannot_be_read_changes_no_order(quorum: Members) -> None:
+    """The host appends garbage to the log: what was agreed before it stays agreed."""
+    second, sibling = (quorum.file.successor(round=name) for name in ("2", "other"))
+    sign(quorum, second, "ann", "ben")
+    log(quorum)
+    sign(quorum, sibling, "ann", "cat", word=".other")
+    with Folder(quorum.attestations) as folder:
+        found = read_quorum_log(folder, quorum.root, quorum.file)
+    assert found is not None
+    write_log(quorum, [*found.entries, b"garbage"])
     quorum.claim(report_json())
     assert in_force(fresh(quorum)) == second.sha256

@@ -182,7 +182,10 @@ def cosigned(
     does; UsageError when the key is not the member's or there is no log.
     """
     chain = follow(evidence, root, seen=seen, now=WHENEVER, deciding=False)
-    own_key(member, chain.current, signer)
+    # Who leaves with a version that the log has not settled yet still says what the log had first.
+    voices = chain.versions[len(chain.state.settled) - 1 :]
+    voice = next((each for each in reversed(voices) if each.owner(signer.public) == member), chain.current)
+    own_key(member, voice, signer)
     log = sound_log(evidence, root, chain.current, seen)
     if log is None:
         raise UsageError("there is no log", where=CHECKPOINT_FILE, hint="verify log append starts one")

@@ -272,22 +272,12 @@ def decide_from(
     earlier = chain.versions[:-1]
     signed, refused = read_statements(files, members, earlier, lambda item: dissent_stands(item, chain.state))
     votes, bad_votes = read_votes(files, members, earlier)
-    before = seen.log if seen is not None else None
     question = DecisionQuestion(claim, members, profile, now, chain.versions)
     set_aside = lifted(signed, votes, chain.state, question, root)
     asked = [item for item in signed if item.signed_sha256 not in set_aside.dissents]
     tally = count(asked, question, refused=[*refused, *bad_votes, *chain.refused, *files.misplaced])
     counted = [answer.statement for answer in tally.agree if answer.statement is not None]
-    log = examine(
-        evidence,
-        root,
-        question,
-        signed,
-        votes=votes,
-        counted=counted,
-        seen=before,
-        agreed=len(chain.state.entries),
-    )
+    log = examine(chain.log, question, signed, votes=votes, counted=counted, agreed=len(chain.state.entries))
     valid, undone = standing(votes)
     objections = seen_objections(signed, votes, question, root)
     outcome = _conclude(

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from coattest.errors import Rejected
@@ -176,9 +176,11 @@ def extends(log: Log, seen: SeenLog | None) -> Finding | None:
     return None
 
 
-def checked_log(
-    evidence: Evidence, root: bytes, members: MembersFile, seen: SeenLog | None
-) -> Log | Finding | None:
+CheckedLog = Log | Finding | None
+"""A log that is sound, why it is not, or None where there is no log."""
+
+
+def checked_log(evidence: Evidence, root: bytes, members: MembersFile, seen: SeenLog | None) -> CheckedLog:
     """The log when it is sound and extends what was seen, a finding when not, None where there is no log."""
     try:
         log = read_quorum_log(evidence, root, members)
@@ -209,22 +211,27 @@ def _cosigned_sizes(evidence: Evidence, log: Log, members: MembersFile) -> dict[
     return {name: note.checkpoint.size for name, note in notes.items()}
 
 
+def cosigned_by(evidence: Evidence, log: CheckedLog, members: MembersFile) -> CheckedLog:
+    """The log with the cosignatures of these members, by keys that they have in this version."""
+    if not isinstance(log, Log):
+        return log
+    notes, refused = read_cosignatures(evidence, log.leaves, log.checkpoint, members)
+    return replace(log, cosignatures=notes, refused=refused)
+
+
 def examine(
-    evidence: Evidence,
-    root: bytes,
+    log: CheckedLog,
     question: DecisionQuestion,
     signed: Iterable[SignedStatement],
     *,
     votes: Iterable[Vote],
     counted: Sequence[Statement],
-    seen: SeenLog | None,
     agreed: int = 0,
 ) -> LogVerdict:
     """What the log says about the question. A log that is wrong is a finding, not an exception.
 
     ``agreed`` is how many entries enough members cosigned.
     """
-    log = checked_log(evidence, root, question.members, seen)
     if not isinstance(log, Log):
         return LogVerdict(problem=log)
     try:

@@ -21,7 +21,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -29,7 +29,7 @@ from coattest.errors import Rejected
 from coattest.files import Evidence
 from coattest.findings import Finding
 from coattest_verify.quorum.log.entries import MEMBERS, LogEntry, SeenLog, members_entry, parse_entry
-from coattest_verify.quorum.log.examine import Log, agreed_size, checked_log
+from coattest_verify.quorum.log.examine import CheckedLog, Log, agreed_size, checked_log, cosigned_by
 from coattest_verify.quorum.log.fold import Candidate, LogState, fold
 from coattest_verify.quorum.members.file import (
     MAX_MEMBERS_FILE,
@@ -83,6 +83,8 @@ class MembersChain:
 
     state: LogState
     refused: tuple[Finding, ...]
+    log: CheckedLog = None
+    """The log with the cosignatures of the version in force, or why it is not sound; None without one."""
 
     @property
     def versions(self) -> tuple[MembersFile, ...]:
@@ -109,7 +111,7 @@ def follow(
         raise refused_members(error) from None
     envelopes, refused = _signatures(evidence)
     first = _first(current, envelopes, root)
-    state = _state(evidence, first, current, envelopes, seen, disputed=not deciding)
+    state, log = _state(evidence, first, current, envelopes, seen, disputed=not deciding)
     _not_forgotten(state, seen, envelopes)
     beside = state.versions[:-1] if deciding else state.versions
     if all(file.raw != current for file in state.versions) and not _beside(beside, current, envelopes):
@@ -121,7 +123,7 @@ def follow(
             hint="the members sign a new version with a later expiry",
             code="members-expired",
         )
-    return MembersChain(state, refused)
+    return MembersChain(state, refused, log)
 
 
 def _state(
@@ -132,12 +134,9 @@ def _state(
     seen: Seen | None,
     *,
     disputed: bool = False,
-) -> LogState:
+) -> tuple[LogState, CheckedLog]:
     log = checked_log(evidence, bytes.fromhex(first.sha256), first, seen.log if seen else None)
-    entries: Sequence[LogEntry] = ()
-    if isinstance(log, Log):
-        with contextlib.suppress(Rejected):  # whoever relies on the log says that it is wrong
-            entries = tuple(map(parse_entry, log.entries))
+    entries = tuple(_readable(log.entries)) if isinstance(log, Log) else ()
     named = {entry.sha256 for entry in entries if entry.kind == MEMBERS}
     payloads = {data: hashlib.sha256(data).hexdigest() for data in {current, *envelopes}}
 
@@ -148,7 +147,18 @@ def _state(
     def agreed(base: MembersFile, following: MembersFile) -> int:
         return agreed_size(evidence, log, base, following) if entries and isinstance(log, Log) else 0
 
-    return fold(first, entries, successors, agreed, _remembered(payloads, seen), disputed=disputed)
+    state = fold(first, entries, successors, agreed, _remembered(payloads, seen), disputed=disputed)
+    return state, cosigned_by(evidence, log, state.versions[-1])
+
+
+def _readable(entries: Sequence[bytes]) -> Iterator[LogEntry]:
+    """The entries before the first that cannot be read, which nobody honest cosigned."""
+    for entry in entries:
+        try:
+            found = parse_entry(entry)
+        except Rejected:
+            return
+        yield found
 
 
 def succession(evidence: Evidence, current: MembersFile, envelopes: Signatures) -> tuple[MembersFile, ...]:
@@ -158,9 +168,9 @@ def succession(evidence: Evidence, current: MembersFile, envelopes: Signatures) 
     does).
     """
     first = _first_of(current, envelopes)
-    chain = _state(evidence, first, current.raw, envelopes, None).versions
+    chain = _state(evidence, first, current.raw, envelopes, None)[0].versions
     if current not in chain and current.version > chain[-1].version:
-        return _state(evidence, current, current.raw, envelopes, None).versions
+        return _state(evidence, current, current.raw, envelopes, None)[0].versions
     return chain
 
 
