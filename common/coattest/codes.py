@@ -289,7 +289,7 @@ QUORUM: Final = {
     "outside-attestations": "The change touches files outside the attestations too",
     "own-statement-missing": "The member's own agreeing statement is required and missing",
     "payload-type": "The envelope does not have the payload type that its place requires",
-    "pending": "A withdrawal or excuse has no entry in the agreed log yet, and changes nothing",
+    "pending": "A dissent, withdrawal or excuse has no entry in the agreed log yet; of these a dissent alone counts before",
     "predicate-type": "The statement has a predicate type that this version does not read",
     "removed-entry": "The log has an entry whose file was removed",
     "revoked": "A member signed that the release must not be used",

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from coattest.files import Folder
-from coattest_verify.quorum.members.file import Member, MembersFile
+from coattest_verify.quorum.members.file import Member, MemberGroup, MembersFile
 from coattest_verify.quorum.releases import ReleaseFiles
 from coattest_verify.quorum.statements.provenance import sign_statement
 from coattest_verify.quorum.statements.signed import SignedStatement, read_statements
@@ -118,6 +118,17 @@ def test_a_withdrawal_outside_the_agreed_log_is_pending(dissented: Members) -> N
     assert codes(dissented) == ["dissent"]
     log(dissented)
     assert codes(dissented) == []
+
+
+def test_a_member_is_told_that_its_dissent_is_not_in_the_agreed_log(tmp_path: Path) -> None:
+    """It blocks at once, and until the others cosigned its entry the host can still hide it from them."""
+    quorum = made(tmp_path)
+    log(quorum)
+    quorum.sign("cat", report_json(), outcome="dissent", reason="a back door")
+    assert codes(quorum) == ["dissent"]
+    assert [(each.code, each.where) for each in quorum.decide().warnings] == [("pending", "cat")]
+    log(quorum)
+    assert quorum.decide().warnings == ()
 
 
 def test_another_key_of_the_member_withdraws_nothing(dissented: Members) -> None:
@@ -302,6 +313,24 @@ def test_a_statement_under_a_version_that_never_was_in_force_does_not_count(tmp_
     other = quorum.file.successor(threshold=1)
     quorum.sign("ben", report_json(), quorum_version=2, quorum_sha256=other.sha256)
     assert quorum.decide().agree == ("ann",)
+
+
+def test_who_leaves_leaves_its_groups(tmp_path: Path) -> None:
+    """Removing a member names the groups that it was in, and takes it out of them."""
+    groups = (MemberGroup("big", ("buyer-1", "buyer-3"), 2), MemberGroup("one", ("buyer-3",), 1))
+    world = SigningWorld(tmp_path / "world", groups=groups[:1])
+    where = ("--attestations", str(world.attestations))
+    done = world.desk.run("members", "enroll", "--remove", "buyer-3", *where)
+    assert done.returncode == 0, done.stderr
+    assert "group big: 1 of buyer-1, without buyer-3" in done.stderr
+    proposed = MembersFile.decode((world.attestations / "quorum.next.toml").read_bytes())
+    assert proposed.groups == (MemberGroup("big", ("buyer-1",), 1),)
+    other = SigningWorld(tmp_path / "other", groups=groups)
+    done = other.desk.run(
+        "members", "enroll", "--remove", "buyer-3", "--attestations", str(other.attestations)
+    )
+    assert done.returncode == 2
+    assert "nobody would be left in group one" in done.stderr
 
 
 # --- the commands -----------------------------------------------------------------------------------

@@ -52,6 +52,13 @@ def lifted(
         if vote.kind in {WITHDRAW, EXCUSE} and (vote.root, vote.tree_sha256, vote.lock_sha256) == source
     ]
     agreed = [vote for vote in about if (vote.kind, vote.sha256) in logged]
+    objecting = [
+        item
+        for item in signed
+        if item.statement.outcome == DISSENT
+        and (item.statement.release, item.statement.architecture) == (claim.release, claim.architecture)
+        and ("rebuild", item.sha256) not in logged
+    ]
     dissents: dict[str, Finding] = {}
     for item in signed:
         made = item.statement
@@ -70,9 +77,14 @@ def lifted(
             if (until := _until(_excusing(agreed, name, None), question)) is not None
         },
         tuple(
-            Finding("pending", vote.member, f"its {vote.kind} has no entry in the agreed log yet")
-            for vote in about
-            if vote not in agreed
+            Finding("pending", name, f"its {what} has no entry in the agreed log yet")
+            for name, what in sorted(
+                {
+                    *((vote.member, vote.kind) for vote in about if vote not in agreed),
+                    # Without a log nothing is pending: a dissent counts from its file.
+                    *((item.statement.member, DISSENT) for item in objecting if state.entries),
+                }
+            )
         ),
     )
 
