@@ -326,9 +326,8 @@ def test_who_leaves_leaves_its_groups(tmp_path: Path) -> None:
     proposed = MembersFile.decode((world.attestations / "quorum.next.toml").read_bytes())
     assert proposed.groups == (MemberGroup("big", ("buyer-1",), 1),)
     other = SigningWorld(tmp_path / "other", groups=groups)
-    done = other.desk.run(
-        "members", "enroll", "--remove", "buyer-3", "--attestations", str(other.attestations)
-    )
+    where = ("--attestations", str(other.attestations))
+    done = other.desk.run("members", "enroll", "--remove", "buyer-3", *where)
     assert done.returncode == 2
     assert "nobody would be left in group one" in done.stderr
 

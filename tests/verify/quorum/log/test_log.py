@@ -252,7 +252,8 @@ def test_a_shortened_log_is_noticed_by_who_saw_it(silent: Members) -> None:
 
 def test_a_fork_is_noticed_by_who_saw_the_other(silent: Members) -> None:
     """Another log of the same length is no extension, and nobody cosigns two heads of one size."""
-    cosign(silent, "buyer-3")
+    for name in ("buyer-3", "buyer-1"):
+        cosign(silent, name)
     first = silent.decide()
     assert first.log is not None
     for path in sorted((silent.attestations / "log").rglob("*"), reverse=True):
@@ -277,7 +278,8 @@ def test_a_fork_is_noticed_by_who_saw_the_other(silent: Members) -> None:
 
 def test_a_log_that_vanished_is_noticed(silent: Members) -> None:
     """Removing the log altogether is caught by what a verifier remembers."""
-    cosign(silent, "buyer-3")
+    for name in ("buyer-3", "buyer-1"):
+        cosign(silent, name)
     assert silent.decide().decision is not None
     (silent.attestations / "log" / "checkpoint").unlink()
     assert "log/checkpoint: the log that was seen before is gone" in sentences(silent.decide().reasons)

@@ -14,7 +14,7 @@ VERBS = {
     "revoke": "coattest_verify.cli.release.revoke:revoke_command",
     "unrevoke": "coattest_verify.cli.release.revoke:unrevoke_command",
     "which": "coattest_verify.cli.release.which:which_command",
-    "withdraw": "coattest_verify.cli.release.objection:withdraw_command",
+    "withdraw": "coattest_verify.cli.release.objection:withdraw_dissent_command",
 }
 
 

@@ -34,7 +34,7 @@ from coattest_verify.signatures.keys import Signer
 @quorum_options
 @release_option
 @json_option
-def withdraw_command(
+def withdraw_dissent_command(
     *,
     signing: SigningKey,
     reason: str,
