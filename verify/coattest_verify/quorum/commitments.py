@@ -78,3 +78,27 @@ def uncommitted(
             found=str(len(opened)),
         ),
     )
+
+
+def too_early(
+    entries: Iterable[LogEntry], members: MembersFile, tree_sha256: str, lock_sha256: str
+) -> Finding | None:
+    """Why nobody is to show a claim or a result of the source yet, by the agreed ``entries``; or None."""
+    committed = {
+        entry.member
+        for entry in entries
+        if entry.kind == COMMIT
+        and entry.member in members.names
+        and dict(entry.facts).get("tree_sha256") == tree_sha256
+        and dict(entry.facts).get("lock_sha256") == lock_sha256
+    }
+    if len(committed) >= members.commitments:
+        return None
+    return Finding(
+        "commitments-missing",
+        MEMBERS_FILE,
+        f"{len(committed)} of {members.commitments} commitments are in the part of the log that enough"
+        " members cosigned",
+        expected=str(members.commitments),
+        found=str(len(committed)),
+    )

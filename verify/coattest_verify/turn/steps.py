@@ -16,6 +16,7 @@ from pathlib import Path
 from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse, Rejected, UsageError
 from coattest.files import Evidence, Folder, ReadOnce, read_whole
 from coattest_build.ownwork import BUILDER_FILE, COMPARED, REPORT_FILE, OwnWork
+from coattest_verify.quorum.commitments import too_early
 from coattest_verify.quorum.cosigning import WHENEVER, CosignPlan, append_log, cosign_log, seen_log, sound_log
 from coattest_verify.quorum.log.entries import LogEntry
 from coattest_verify.quorum.members.chain import MembersChain, Seen, follow
@@ -95,7 +96,7 @@ class MemberTurn:
             own_key(self.name, members, signer)
             sound_log(evidence, self.root, members, self.memory.seen(self.root))
             _install(attestations, evidence, members)
-            there = _Fetched(attestations, evidence, members, chain.state.entries, signer, now)
+            there = _Fetched(attestations, evidence, chain.versions, chain.state.entries, signer, now)
             if self.claim is not None:
                 self._try("claim", partial(self._hand_in_claim, there, self.claim))
             for out in self.rebuilds:
@@ -242,7 +243,7 @@ class MemberTurn:
         return f"committed to a result for release {own.report.release}"
 
     def _state(self, there: _Fetched, own: OwnReport, ask: Ask) -> str | None:
-        if _answered(ask, self.name):
+        if _answered(ask, self.name, there.versions):
             return None
         _enough_commitments(there, ask.claim)
         remeasure(own)
@@ -264,14 +265,19 @@ class MemberTurn:
 
 @dataclass(frozen=True)
 class _Fetched:
-    """The attestations as they were fetched, who is a member by them, and the agreed log."""
+    """The attestations as they were fetched, every version of the members file, and the agreed log."""
 
     attestations: Path
     evidence: Evidence
-    members: MembersFile
+    versions: tuple[MembersFile, ...]
     agreed: tuple[LogEntry, ...]
     signer: Signer
     now: datetime
+
+    @property
+    def members(self) -> MembersFile:
+        """The version in force."""
+        return self.versions[-1]
 
 
 def _install(attestations: Path, evidence: Evidence, members: MembersFile) -> None:
@@ -290,13 +296,15 @@ def results_in(folders: Sequence[Path]) -> tuple[Path, ...]:
     )
 
 
-def _answered(ask: Ask, member: str) -> bool:
-    """Whether the member's statement on this claim is there, under this members file and in this round."""
+def _answered(ask: Ask, member: str, versions: Sequence[MembersFile]) -> bool:
+    """Whether the member's statement on this claim is there, in this round, and still counts."""
     claim, members = ask.claim, ask.members
     return any(
-        (made.member, made.quorum_sha256, made.round, made.release, made.architecture)
-        == (member, members.sha256, members.round, claim.release, claim.architecture)
-        for made in (item.statement for item in read_statements(ask.files, members)[0])
+        (made.member, made.round, made.release, made.architecture)
+        == (member, members.round, claim.release, claim.architecture)
+        and item.stood(versions)
+        for item in read_statements(ask.files, members)[0]
+        for made in (item.statement,)
     )
 
 
@@ -313,21 +321,11 @@ def _enough_commitments(there: _Fetched, claim: Claimed) -> None:
 
     Before that, neither a claim nor a result is shown to those who have not committed.
     """
-    members = there.members
-    if not members.commitments:
-        return
-    source = (claim.tree_sha256, claim.lock_sha256)
-    found = set()
-    for entry in there.agreed:
-        facts = dict(entry.facts)
-        about = tuple(facts.get(name) for name in ("tree_sha256", "lock_sha256"))
-        if entry.kind == COMMIT and about == source and entry.member in members.names:
-            found.add(entry.member)
-    if len(found) < members.commitments:
+    early = too_early(there.agreed, there.members, claim.tree_sha256, claim.lock_sha256)
+    if early is not None:
         raise EnvironmentFailure(
-            f"{len(found)} of {members.commitments} commitments are in the part of the log that enough"
-            " members cosigned",
+            early.detail,
             where=f"release {claim.release}",
             hint="nothing is shown before: take another turn when the others had theirs",
-            code="commitments-missing",
+            code=early.code,
         )

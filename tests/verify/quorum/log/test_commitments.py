@@ -19,6 +19,8 @@ from coattest_verify.quorum.statements.salt import CommitmentSecret, new_secret,
 from coattest_verify.quorum.statements.statement import RebuildReport
 from coattest_verify.quorum.statements.votes import COMMIT, make_vote, sign_vote, vote_name
 from coattest_verify.rebuild.hosts import host_name, pseudonym
+from support.verify.history.commits import History
+from support.verify.history.shared import SharedHistory, codes
 from support.verify.logs import sign_log
 from support.verify.members import NOW, Members, report_json, sentences
 
@@ -241,6 +243,36 @@ def test_a_commitment_outlives_rounds_and_versions(game: Round) -> None:
     for name in ("buyer-1", "buyer-2"):
         game.reveal(name)
     assert game.quorum.decide().decision is not None
+
+
+def test_nothing_is_merged_that_shows_a_result_too_early(tmp_path: Path) -> None:
+    """A member that reveals first, to lock the others out, is refused where changes are judged."""
+    game = Round(tmp_path)
+    game.commit("buyer-1")
+    game.log(*NAMES)
+    shared = SharedHistory(game.quorum, History(tmp_path / "repository"), "")
+    shared.again()
+    game.quorum.claim(report_json())
+    claim = game.quorum.released / "claim.json"
+    assert codes(shared.lint()[1]) == ["commitments-missing"]
+    held = claim.read_bytes()
+    claim.unlink()
+    shared.rebuilt("buyer-3", report_json())
+    assert "commitments-missing" in codes(shared.lint()[1])
+    for path in game.quorum.released.glob("rebuild.*"):
+        path.unlink()
+    game.commit("buyer-2")
+    shared.again()
+    claim.write_bytes(held)
+    assert codes(shared.lint()[1]) == ["commitments-missing"]
+    claim.unlink()
+    game.log(*NAMES)
+    shared.again()
+    claim.write_bytes(held)
+    assert shared.lint()[0] == 0
+    shared.again()
+    shared.rebuilt("buyer-3", report_json())
+    assert shared.lint()[0] == 0
 
 
 def test_a_decision_ends_with_the_statements_that_opened_commitments(game: Round) -> None:
