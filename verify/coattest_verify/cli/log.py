@@ -145,7 +145,8 @@ def log_show_command(*, attestations: Path, root: bytes | None, as_json: bool) -
         return
     table = Table("entry", "kind", "member", "what", Column("sha256", overflow="fold"))
     for index, entry in enumerate(entries):
-        what = entry.outcome or dict(entry.facts).get("profile", "")
+        facts = dict(entry.facts)
+        what = entry.outcome or facts.get("version") or facts.get("release", "")
         table.add_row(str(index), entry.kind, Text(entry.member or ""), Text(what), entry.sha256)
     out().print(table)
     out().print(f"root {checkpoint.root.hex()}")

@@ -88,7 +88,8 @@ def entry_words(data: bytes) -> str:
     """An entry of the log in a few words. Raises Rejected."""
     entry = parse_entry(data)
     facts = dict(entry.facts)
-    words = (entry.kind, entry.member, entry.outcome, facts.get("release"), facts.get("profile"))
+    version = f"version {facts['version']}" if "version" in facts else ""
+    words = (entry.kind, entry.member, entry.outcome, version, facts.get("release"))
     return " ".join(word for word in words if word)
 
 
