@@ -191,11 +191,11 @@ def checked_log(evidence: Evidence, root: bytes, members: MembersFile, seen: See
     return extends(log, seen) or log
 
 
-def agreed_size(evidence: Evidence, log: Log, base: MembersFile, following: MembersFile) -> int:
-    """How many entries ``change`` members of ``base`` cosigned, with keys of it or of ``following``."""
+def agreed_size(base: MembersFile, cosigned: Iterable[Mapping[str, int]]) -> int:
+    """How many entries ``change`` members of ``base`` cosigned, by what each name cosigned with some keys."""
     sizes: dict[str, int] = {}
-    for members in dict.fromkeys((base, following)):
-        for name, size in _cosigned_sizes(evidence, log, members).items():
+    for found in cosigned:
+        for name, size in found.items():
             sizes[name] = max(size, sizes.get(name, 0))
     enough = (
         size
@@ -205,8 +205,10 @@ def agreed_size(evidence: Evidence, log: Log, base: MembersFile, following: Memb
     return next(enough, 0)
 
 
-def _cosigned_sizes(evidence: Evidence, log: Log, members: MembersFile) -> dict[str, int]:
+def cosigned_sizes(evidence: Evidence, log: CheckedLog, members: MembersFile) -> Mapping[str, int]:
     """How many entries each member cosigned, with keys that it has in ``members``."""
+    if not isinstance(log, Log):
+        return {}
     notes, _ = read_cosignatures(evidence, log.leaves, log.checkpoint, members)
     return {name: note.checkpoint.size for name, note in notes.items()}
 

@@ -19,6 +19,7 @@ sign: the older versions come from there.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -29,7 +30,14 @@ from coattest.errors import Rejected
 from coattest.files import Evidence
 from coattest.findings import Finding
 from coattest_verify.quorum.log.entries import MEMBERS, LogEntry, SeenLog, members_entry, parse_entry
-from coattest_verify.quorum.log.examine import CheckedLog, Log, agreed_size, checked_log, cosigned_by
+from coattest_verify.quorum.log.examine import (
+    CheckedLog,
+    Log,
+    agreed_size,
+    checked_log,
+    cosigned_by,
+    cosigned_sizes,
+)
 from coattest_verify.quorum.log.fold import Candidate, LogState, fold
 from coattest_verify.quorum.members.file import (
     MAX_MEMBERS_FILE,
@@ -144,8 +152,12 @@ def _state(
         wanted = (data for data, digest in payloads.items() if data != base.raw)
         return _successors(base, wanted, named, envelopes)
 
+    @functools.cache
+    def cosigned(version: MembersFile) -> Mapping[str, int]:
+        return cosigned_sizes(evidence, log, version)
+
     def agreed(base: MembersFile, following: MembersFile) -> int:
-        return agreed_size(evidence, log, base, following) if entries and isinstance(log, Log) else 0
+        return agreed_size(base, (cosigned(base), cosigned(following)))
 
     state = fold(first, entries, successors, agreed, _remembered(payloads, seen), disputed=disputed)
     return state, cosigned_by(evidence, log, state.versions[-1])
