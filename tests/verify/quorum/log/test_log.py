@@ -318,7 +318,7 @@ def test_an_invented_cosignature_is_worth_nothing(silent: Members) -> None:
     path.with_name("cosignature.buyer-3").write_text(text.replace("buyer-1", "buyer-3"))
     assert set(read(silent).cosignatures) == {"buyer-1"}
     data = bytearray(line.encode())
-    data[-8] ^= 1
+    data[-8] = ord("A" if data[-8] != ord("A") else "B")
     path.write_bytes(text.replace(line, data.decode()).encode())
     found = read(silent)
     assert found.cosignatures == {}

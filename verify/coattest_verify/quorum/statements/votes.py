@@ -201,7 +201,8 @@ def _authentic(name: str, evidence: Evidence, members: MembersFile, earlier: Seq
 
 def _undoes(kind: str, fields: Fields) -> str | None:
     if kind == EXCUSE:
-        return fields.optional("undoes_sha256", lambda name: fields.text(name, SHA256))
+        found: str | None = fields.optional("undoes_sha256", lambda name: fields.text(name, SHA256))
+        return found
     return fields.text("undoes_sha256", SHA256) if kind in {UNREVOKE, WITHDRAW} else None
 
 
