@@ -37,7 +37,12 @@ FIRST = (
     "eif container ramdisk image.tar --style nitro-cli --out ramdisk",
 )
 UNDONE = "verify quorum {deciding} --profile local"
-LAST = (f"verify log append {MINE} {{quorum}}", "verify log show {quorum}", UNDONE)
+LAST = (
+    "verify log append {quorum}",
+    f"verify log cosign {MINE} {{quorum}}",
+    "verify log show {quorum}",
+    UNDONE,
+)
 
 MAKES = ("keygen", "revoke", *LAST)
 """Commands whose identifiers are new in each run."""
@@ -45,7 +50,13 @@ MAKES = ("keygen", "revoke", *LAST)
 SHOWN_ELSEWHERE = {
     "verify policy": {"policy", "canonical", "decisions"},  # verify policy make, verify quorum
     "verify release which": {"decision"},  # verify quorum; its digest is compared
-    "verify log show": {"quorum", "lock_sha256", "tree_sha256"},  # the files of the entries
+    "verify log show": {
+        "quorum",
+        "lock_sha256",
+        "tree_sha256",
+        "image.aws",
+        "image.local",
+    },  # the files of the entries
 }
 """Members of JSON documents that another command prints."""
 

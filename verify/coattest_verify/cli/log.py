@@ -49,6 +49,7 @@ def log_append_command(*, attestations: Path, root: bytes | None, as_json: bool)
         f"{where}: {checkpoint.size} entries, {len(done.fresh)} new; next: publish it, and verify log cosign",
         markup=False,
     )
+    err().print(f"root {checkpoint.root.hex()}")
 
 
 @log_command.command("cosign")
