@@ -11,6 +11,7 @@ import shutil
 import struct
 import subprocess
 import termios
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from support.verify.nitro_ca import NOW, PCRS, document, usual_chain
 from support.yes import the_yes_to
 
 COLUMNS = 80
+EARLY = NOW - timedelta(seconds=5)
 
 FIRST = (
     f"verify attestation document --expect expected --root {{ca}} --at {NOW.isoformat()}",
@@ -78,9 +80,9 @@ class Run:
     def pipe(self, text: str, *more: str) -> tuple[str, str]:
         """Stdout and both streams of a command that says yes to what it is asked to sign."""
         words = [*text.format(**self.places).split(), *more]
-        done = self._run(words)
+        done = self.run(words)
         if yes := the_yes_to(done.stderr):
-            done = self._run([*words, *yes])
+            done = self.run([*words, *yes])
         assert done.returncode == (1 if text == UNDONE else 0), done.stderr
         return done.stdout, done.stdout + done.stderr
 
@@ -104,7 +106,8 @@ class Run:
         os.close(ours)
         return STYLE.sub("", shown.decode()).replace("\r\n", "\n")
 
-    def _run(self, words: list[str]) -> subprocess.CompletedProcess[str]:
+    def run(self, words: list[str]) -> subprocess.CompletedProcess[str]:
+        """A command in a pipe."""
         return subprocess.run(
             [BIN / words[0], *words[1:]],
             capture_output=True, text=True, check=False, cwd=self.place, env=self.environment, timeout=120,
@@ -123,7 +126,7 @@ def identifiers(value: Any, but: set[str]) -> set[str]:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
-    """The same world three times."""
+    """The same world four times."""
     base = tmp_path_factory.mktemp("world")
     world = make_world(base)
     (base / "file").write_text("{}")
@@ -147,7 +150,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
         "kms": "arn:aws:kms:eu-central-1:222233334444:key/00000000-0000-4000-8000-222233334444",
     }
     made = {}
-    for name in ("json", "pipe", "terminal"):
+    for name in ("json", "pipe", "terminal", "early"):
         place = tmp_path_factory.mktemp(name)
         shutil.copytree(base, place, dirs_exist_ok=True)
         there = {key: text.replace(str(base), str(place)) for key, text in places.items()}
@@ -167,3 +170,25 @@ def test_identifiers_are_whole_and_nothing_is_python(runs: dict[str, Run]) -> No
             if lacks or CUT_OR_PYTHON.search(shown):
                 wrong.append(f"{text}: lacks {lacks}\n{shown}")
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "cause"),
+    [
+        (
+            "verify receipt result.cbor --manifest manifest.cbor {quorum} --release {release} --profile aws",
+            1,
+            "--profile local accepts it, and it attests nothing)",
+        ),
+        ("verify attestation document --expect expected --root {ca}", 1, "--at document as of its own time"),
+        (
+            f"verify attestation document --expect expected --root {{ca}} --at {EARLY.isoformat()}",
+            1,
+            "the clocks differ: it is 5000 ms ahead",
+        ),
+    ],
+)
+def test_a_refusal_names_its_likely_cause(words: str, code: int, cause: str, runs: dict[str, Run]) -> None:
+    """The simulator's root without its profile, a document after its certificates, a clock that is slow."""
+    done = runs["early"].run(words.format(**runs["early"].places).split())
+    assert (done.returncode, cause in done.stderr.splitlines()[-1]) == (code, True), done.stderr

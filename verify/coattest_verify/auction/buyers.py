@@ -16,7 +16,7 @@ from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from coattest.errors import UsageError
 from coattest.files import read_bounded
@@ -29,6 +29,7 @@ from coattest_verify.signatures.keys import (
     PublicKey,
     generate_key,
     load_public,
+    open_private_key,
     passphrase_from_environment,
 )
 
@@ -138,14 +139,10 @@ def load_auction_key(path: Path) -> ec.EllipticCurvePrivateKey:
     """
     content = _read(path)
     try:
-        try:
-            key = load_pem_private_key(content, None)
-        except TypeError:
-            # cryptography raises this for an encrypted key without a password.
-            key = load_pem_private_key(content, passphrase_from_environment())
+        key = open_private_key(content, path, passphrase_from_environment)
     except (ValueError, UnsupportedAlgorithm):
         # The library's message can quote the file, and no message may quote a key file.
-        raise _bad_key("not a PEM key, or the passphrase is wrong", path) from None
+        raise _bad_key("not a private key in PEM", path) from None
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP384R1):
         raise _bad_key("not an EC P-384 key", path)
     return key

@@ -268,13 +268,11 @@ def load_signer(path: Path, passphrase: Callable[[], bytes] | None = None) -> Fi
     """
     content = _descriptor(path) if _DESCRIPTOR.fullmatch(str(path)) else _read(path)
     try:
-        key = _decrypt(content, passphrase or passphrase_from_environment)
+        key = open_private_key(content, path, passphrase or passphrase_from_environment)
         spki = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         return FileSigner(PublicKey.from_spki(spki), key)
     except (ValueError, UnsupportedAlgorithm, BadKey, AttributeError):
-        raise _unusable(
-            "not an Ed25519, P-256 or P-384 private key in PKCS#8 PEM, or the passphrase is wrong", path
-        ) from None
+        raise _unusable("not an Ed25519, P-256 or P-384 private key in PKCS#8 PEM", path) from None
 
 
 URI_SCHEMES = ("awskms", "azurekms", "gcpkms", "hsm")
@@ -351,12 +349,21 @@ def read_passphrase(path: Path) -> bytes:
     return line
 
 
-def _decrypt(content: bytes, passphrase: Callable[[], bytes]) -> Any:
+def open_private_key(content: bytes, path: Path, passphrase: Callable[[], bytes]) -> Any:
+    """The private key in a PEM text, opened with ``passphrase()`` where it is encrypted.
+
+    Raises ValueError or UnsupportedAlgorithm for what is no key, UsageError where the passphrase does not
+    open it. ``path`` is for the error only; the library's own words could quote the file.
+    """
     try:
         return load_pem_private_key(content, None)
     except TypeError:
         # cryptography's word for "encrypted, and no password was given".
-        return load_pem_private_key(content, passphrase())
+        secret = passphrase()
+    try:
+        return load_pem_private_key(content, secret)
+    except ValueError:
+        raise _unusable("the passphrase is wrong: it does not open this key", path) from None
 
 
 def _descriptor(path: Path) -> bytes:

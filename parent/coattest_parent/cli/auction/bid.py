@@ -161,6 +161,7 @@ def _read(path: Path, manifest: messages.Manifest, as_json: bool) -> Bids:
         return read_bids(content, messages.LotList(manifest.lots))
     except BadBids as error:
         if as_json or len(error.findings) < 2:
+            error.where = f"{path}: {error.where}" if error.where else str(path)
             raise
         for finding in error.findings:
             err().print(f"{path}: {finding.where}: {finding.detail}", style="red", markup=False)

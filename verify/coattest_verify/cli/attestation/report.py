@@ -15,6 +15,7 @@ from coattest.console import Cell
 from coattest.shell import err, out
 from coattest.text import printable
 from coattest_verify.attestation import Verdict
+from coattest_verify.cli.causes import likely_causes
 
 DOCUMENT_SUFFIXES = (".bin", ".cbor", ".cose", ".b64", ".base64", ".hex")
 ACCEPTED = "accepted"
@@ -84,6 +85,8 @@ def show_document(item: Item, verdict: Verdict) -> None:
         console.print(Text("refused", "red"), Text(f"at {item.at.isoformat()} under {verdict.root.name}"))
         for reason in _reasons(item, verdict):
             console.print(Text(f"  {printable(reason)}"))
+        for cause in likely_causes(verdict.findings, option="--root"):
+            err().print(f"likely cause: {cause}")
     for notice in verdict.notices:
         err().print(Text(f"note: {printable(str(notice))}", "yellow"))
 

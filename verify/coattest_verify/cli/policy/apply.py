@@ -76,7 +76,7 @@ def policy_apply_command(**given: Any) -> None:
     )
     changes = policy_differences(made.parsed, parse_policy(key.policy)) if key else ()
     for item in changes:
-        err().print(f"now {item.code}: {item.detail}", markup=False)
+        err().print(f"was {item.code}: {item.detail}", markup=False)
     saved = None
     if not given["dry_run"]:
         saved = _save(key, given["save_previous"]) if key else None
@@ -95,6 +95,8 @@ def policy_apply_command(**given: Any) -> None:
         err().print("dry run: nothing was changed", markup=False)
     else:
         out().print(key_arn, markup=False)
+        err().print("applied: the key has the policy of the decision", markup=False)
+        err().print(f"next: verify policy check {key_arn}, with the same options", markup=False)
 
 
 def _put(kms: Any, made: MadePolicy, key: live.KeyState | None) -> str:
