@@ -17,7 +17,7 @@ def likely_causes(findings: Sequence[Finding], *, option: str) -> Iterator[str]:
     codes = {finding.code: finding for finding in reversed(findings)}
     root = codes.get(UNTRUSTED_ROOT.code)
     if root is not None and LOCAL_SIMULATOR.sha256.hex() in str(root.found):
-        yield f"it is of the simulator, whose key is published: {option} local accepts it, and it attests nothing"
+        yield f"it is of the simulator: {option} local accepts it, and it attests nothing"
     if root is not None and AWS_NITRO.sha256.hex() in str(root.found):
         yield f"it is of AWS's root: leave out {option}, or give {option} aws"
     if OUT_OF_DATE.code in codes and FUTURE_TIMESTAMP.code not in codes:
