@@ -44,5 +44,5 @@ clean: ## Remove the environment and build output (not the cache)
 	$(PYTHON) -m venv .venv
 
 .venv/.ready-%: pyproject.toml | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[$*]'
 	@touch $@

@@ -18,7 +18,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from coattest.errors import FoundFalse
+from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse
 from coattest.programs.environment import program_environment, python_program
 from coattest.programs.start import ProgramLimits, run_program
 from coattest_build.inputs.cache import cache_folder
@@ -145,10 +145,7 @@ class Party:
         """Like ``attempt``, but the command must succeed; returns its JSON document."""
         done = self.attempt(*argv, extra=extra, quiet=quiet, long=long)
         if done.code != 0:
-            raise demo_failed(
-                f"exit {done.code}: {done.errors[-600:] or done.document}",
-                where=f"{self.name}: {argv[0]} {argv[1]}",
-            )
+            raise step_failed(done, where=f"{self.name}: {argv[0]} {argv[1]}")
         return done.document
 
     def must_fail(
@@ -188,6 +185,19 @@ class Party:
 def demo_failed(what: str, *, where: str | None = None) -> FoundFalse:
     """The error for a step of the demo that failed."""
     return FoundFalse(what, where=where, code="demo-failed")
+
+
+def step_failed(done: CommandResult, *, where: str) -> CoattestError:
+    """The error for a command that failed, in its own words; what this machine lacks stays exit code 3."""
+    told = done.document if isinstance(done.document, dict) else {}
+    lines = done.errors.splitlines()
+    what = str(told.get("error") or (lines[-1] if lines else f"exit {done.code}"))
+    place = f"{where}: {told['where']}" if told.get("where") else where
+    hint = str(told["hint"]) if told.get("hint") else None
+    if done.code == EnvironmentFailure.exit_code:
+        code = str(told.get("code") or EnvironmentFailure.default_code)
+        return EnvironmentFailure(what, where=place, hint=hint, code=code)
+    return FoundFalse(f"exit {done.code}: {what}", where=place, hint=hint, code="demo-failed")
 
 
 def _short(word: str, home: Path) -> str:
