@@ -210,6 +210,7 @@ def test_a_receipt_that_does_not_verify_shows_reasons_and_no_lots(
     assert "Does not verify: 1 finding" in text
     assert "too-late" in text
     assert chromium.evaluate("document.getElementById('lots')") is None
+    assert chromium.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
 
 
 def test_a_long_result_is_cut_in_the_table_only(chromium: Browser, tmp_path: Path, made: Made) -> None:

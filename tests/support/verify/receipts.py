@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -46,7 +47,7 @@ class Made:
         )
 
 
-def page_of(made: Made, verdict: ReceiptVerdict | None = None) -> str:
+def page_of(made: Made, verdict: ReceiptVerdict | None = None, **options: Any) -> str:
     """The page of a receipt."""
     return receipt_page(
         verdict or made.verdict(),
@@ -54,6 +55,7 @@ def page_of(made: Made, verdict: ReceiptVerdict | None = None) -> str:
         manifest=made.manifest,
         authority=made.authority,
         now=made.now,
+        **options,
     )
 
 

@@ -70,6 +70,23 @@ def test_a_page_without_checks_admits_no_script(
     assert (messages.sha384(made.result_file).hex() in text) is not refused
 
 
+def test_a_refused_page_claims_no_enclave(made: Made) -> None:
+    """When, where and by whom it was decided stand on a verified page only."""
+    fine, late = page_of(made), page_of(receipts.make(made.authority, seconds_after=1900))
+    for name in ("decided", "enclave", "sealed by"):
+        assert f"<dt>{name}</dt>" in fine
+        assert f"<dt>{name}</dt>" not in late
+    assert "The code that should have decided" in late
+    assert "as the manifest has it" in late
+
+
+def test_the_command_to_paste_names_the_files(made: Made) -> None:
+    """As a shell reads them, without markup and without what a terminal obeys; placeholders where unknown."""
+    assert "<pre>verify receipt RESULT --manifest MANIFEST " in page_of(made)
+    text = page_of(made, names=("my result.cbor", "<b>\x1b.cbor"))
+    assert "verify receipt &#x27;my result.cbor&#x27; --manifest &#x27;&lt;b&gt;\\x1b.cbor&#x27; " in text
+
+
 def test_times_that_no_calendar_has_are_shown(made: Made) -> None:
     """A service may name any deadline; the page of a result under it is still written."""
     far = dataclasses.replace(made.manifest, publish_by=2**53 - 1)

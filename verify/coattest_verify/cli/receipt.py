@@ -61,7 +61,14 @@ def receipt_command(
         now=now,
     )
     if page:
-        text = receipt_page(verdict, result_file=content, manifest=manifest, authority=authority, now=now)
+        text = receipt_page(
+            verdict,
+            result_file=content,
+            manifest=manifest,
+            authority=authority,
+            now=now,
+            names=(str(result), str(manifest_path)),
+        )
         write_atomic(page, text.encode())
         err().print(f"{page}: for you to read; it proves nothing to anybody else", markup=False)
     if as_json:

@@ -11,6 +11,7 @@ import base64
 import hashlib
 import html
 import json
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -58,8 +59,11 @@ def receipt_page(
     manifest: messages.Manifest,
     authority: Authority,
     now: datetime,
+    names: tuple[str, str] = ("RESULT", "MANIFEST"),
 ) -> str:
     """The page of a verdict; ``now`` is when it was reached (aware).
+
+    ``names`` are those of the result's and the manifest's file, for the command to paste.
 
     A result that did not verify is shown with its findings and without its lots.
     """
@@ -72,14 +76,14 @@ def receipt_page(
     )
     sections = [
         _header(verdict, manifest, now),
-        _caution(authority.decision.profile),
+        _caution(authority.decision.profile, names),
         _simulator(authority.decision.profile),
         _lots(verdict, "the signed bytes have" if carried else "the result file has"),
         _facts(verdict, manifest),
         _checks(verdict.checks),
         _browser() if carried else _not_carried(result_file) if verdict.ok else _Html(""),
         _rebuilders(authority),
-        _code(authority),
+        _code(authority, verified=verdict.ok),
         _limits() if carried else _Html(""),
     ]
     scripts = ""
@@ -188,7 +192,8 @@ def _header(verdict: ReceiptVerdict, manifest: messages.Manifest, now: datetime)
     )
 
 
-def _caution(profile: str) -> _Html:
+def _caution(profile: str, names: tuple[str, str]) -> _Html:
+    result, manifest = (_escape(shlex.quote(name)) for name in names)
     return _section(
         "Do not take this page's word",
         _paragraph(
@@ -197,7 +202,7 @@ def _caution(profile: str) -> _Html:
             "and with the root, which the members must give you in some other way than by this page:"
         ),
         _Html(
-            f"<pre>verify receipt RESULT --manifest MANIFEST --attestations DIR --root sha256:… "
+            f"<pre>verify receipt {result} --manifest {manifest} --attestations DIR --root sha256:HEX "
             f"--profile {_escape(profile)}</pre>"
         ),
         css="caution",
@@ -235,20 +240,23 @@ def _lots(verdict: ReceiptVerdict, rest: str) -> _Html:
 
 
 def _facts(verdict: ReceiptVerdict, manifest: messages.Manifest) -> _Html:
-    result = verdict.result
+    result = verdict.result if verdict.ok else None
+    decided: list[tuple[str, str | _Html]] = [
+        ("decided", utc(verdict.time.replace(microsecond=0)) if verdict.time else "unknown"),
+        ("enclave", _mono(verdict.module_id or "unknown")),
+        ("sealed by", ", ".join(verdict.sealed_by) or "nobody"),
+    ]
     facts: list[tuple[str, str | _Html]] = [
         ("auction", _marked("auction", result.auction if result else manifest.auction)),
         ("rule", _marked("rule", result.rule if result else manifest.rule)),
         ("reveals", messages.DISCLOSURE[manifest.rule]),
         ("currency", _marked("currency", result.currency if result else manifest.currency)),
         ("bids closed", moment_text(manifest.closes)),
-        ("decided", utc(verdict.time.replace(microsecond=0)) if verdict.time else "unknown"),
         ("publication until", moment_text(manifest.publish_by)),
-        ("enclave", _mono(verdict.module_id or "unknown")),
-        ("sealed by", ", ".join(verdict.sealed_by) or "nobody"),
+        *(decided if verdict.ok else []),
         ("manifest", _mono(manifest.digest.hex())),
     ]
-    return _section("Auction", _list(facts))
+    return _section("Auction" if verdict.ok else "Auction, as the manifest has it", _list(facts))
 
 
 def _checks(checks: Sequence[Check]) -> _Html:
@@ -329,7 +337,7 @@ def _yes(value: bool | None) -> str:
     return "" if value is None else "yes" if value else "no"
 
 
-def _code(authority: Authority) -> _Html:
+def _code(authority: Authority, *, verified: bool) -> _Html:
     decision = authority.decision
     facts: list[tuple[str, str | _Html]] = [
         ("release", f"{decision.release}, {decision.architecture}, {decision.profile} profile"),
@@ -339,7 +347,9 @@ def _code(authority: Authority) -> _Html:
         *((f"PCR{index}", _mono(value)) for index, value in sorted(decision.pcrs.items())),
         ("root", _mono(root_for(decision.profile).sha256.hex())),
     ]
-    return _section("The code that decided", _list(facts))
+    return _section(
+        "The code that decided" if verified else "The code that should have decided", _list(facts)
+    )
 
 
 def _limits() -> _Html:
