@@ -19,7 +19,7 @@ from coattest_build.inputs.cache import cache_folder
 from coattest_local.demo.chain import BUYERS
 from coattest_local.demo.sources import copy_source
 from support.guides.blocks import ROOT, Block, blocks_of
-from support.guides.terminal import Terminal
+from support.guides.terminal import END, Terminal
 
 SERVICE, CHECKOUT = "service", "checkout"
 EVERYBODY = (SERVICE, *BUYERS)
@@ -134,7 +134,7 @@ class Example:
             terminal.close()
             if folder := os.environ.get("COATTEST_ARTIFACTS"):
                 Path(folder).mkdir(parents=True, exist_ok=True)
-                (Path(folder) / f"{name}.txt").write_text(terminal.shown)
+                (Path(folder) / f"{name}.txt").write_text(re.sub(f"{END}\\d+{END}", "", terminal.shown))
         shutil.rmtree(self.home, ignore_errors=True)
 
 
