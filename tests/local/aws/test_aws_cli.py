@@ -64,7 +64,7 @@ iam list-roles
 iam get-user-policy --user-name bidder --policy-name bid
 cloudformation validate-template --template-body file://bucket.yaml
 cloudformation deploy --stack-name mine --template-file bucket.yaml
-cloudformation deploy --stack-name mine --template-file bucket.yaml
+cloudformation deploy --stack-name mine --template-file bucket.yaml --no-fail-on-empty-changeset
 cloudformation deploy --stack-name named --template-file named.yaml --parameter-overrides Name=a-name-of-mine
 cloudformation deploy --stack-name named --template-file named.yaml --parameter-overrides Name=another-of-mine
 cloudformation list-stacks
