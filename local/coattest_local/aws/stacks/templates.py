@@ -33,7 +33,7 @@ AWS::KMS::Key without KeyPolicy gets a default in AWS; here it is refused.
 """
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     """YAML with CloudFormation's short forms, and no other tags."""
 
 
@@ -58,13 +58,14 @@ def check_template(form: Mapping[str, str]) -> Mapping[str, Any]:
         raise _malformed("At least one Resources member must be defined.")
     for name, resource in resources.items():
         _check_resource(name, resource)
+    checked: dict[str, Any] = template
     known = {*resources, *_parameters(template)}
     lost = sorted({name for name in _references(resources) if name not in known})
     if lost:
         raise _malformed(
             f"Unresolved resource dependencies [{', '.join(lost)}] in the Resources block of the template"
         )
-    return template
+    return checked
 
 
 def check_values(template: Mapping[str, Any], form: Mapping[str, str]) -> None:
