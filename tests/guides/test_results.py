@@ -24,7 +24,7 @@ def opened(summer: Example) -> Example:
 
 @pytest.mark.image
 @pytest.mark.timeout(1200)
-def test_both_tutorials_end_with_the_winners(opened: Example) -> None:
+def test_both_tutorials_run_as_they_stand(opened: Example) -> None:
     """Each buyer has a verified page with the expected winners."""
     assert CHECKS == LAST - 1
     for name in BUYERS:

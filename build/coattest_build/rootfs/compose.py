@@ -71,9 +71,9 @@ def compose(
         check_startable(spec, tree)
         lacking = check_needs(spec, tree, own=set(tree.kinds) - before, wheels=before - packaged)
         tree.make_directory(posixpath.dirname(spec.profile_target))
-    if lacking:
+    for finding in lacking[:1]:
         more = f" ({len(lacking)} such things)" if len(lacking) > 1 else ""
-        reporter.note(f"a package's {lacking[0].where} {lacking[0].detail}{more}")
+        reporter.note(f"a package's {finding.where} {finding.detail}{more}")
 
 
 def add_sources(tree: unpack.Tree, source: Path, origin: str, target: str) -> None:

@@ -37,7 +37,11 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     """YAML with CloudFormation's short forms, and no other tags."""
 
 
-_Loader.add_multi_constructor("!", yaml_tag_constructor)
+def _short_form(loader: Any, name: str, node: Any) -> Any:
+    return yaml_tag_constructor(loader, f"!{name}", node)
+
+
+_Loader.add_multi_constructor("!", _short_form)
 
 
 def check_template(form: Mapping[str, str]) -> Mapping[str, Any]:
