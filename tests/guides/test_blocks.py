@@ -60,6 +60,18 @@ RUN_BY_CI = {
 """Commands that CI runs elsewhere, by page: too long, or another environment's."""
 
 NEVER_RUN = {
+    ("docs/quorum.md", 'verify turn --key member.key --member "$ME"'): "it needs a repository of yours",
+    **{
+        (
+            "docs/quorum.md",
+            f"verify release {words}",
+        ): "it answers an objection, and nobody objects on this page"
+        for words in (
+            'withdraw --key member.key --member "$ME" --release 0.1.0 --reason "a broken disk"',
+            'excuse --key member.key --member "$ME" --release 0.1.0 --whom buyer-3 '
+            '--reason "on leave until March"',
+        )
+    },
     (
         "docs/hardware-smoke.md",
         "deploy-from-attestation smoke --measurements measurements.json --image image.eif \\\n"

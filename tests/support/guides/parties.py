@@ -161,6 +161,7 @@ def checkout(example: Example) -> Iterator[Terminal]:
         yield terminal
     finally:
         terminal.close()
+        shutil.rmtree(source)
 
 
 class Quorum:
