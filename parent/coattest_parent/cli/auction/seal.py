@@ -135,6 +135,7 @@ def seal_command(
         emit_json(_json(plan, None if dry_run else out))
     elif not dry_run:
         err().print(f"{out}: sealed; recorded in {record.directory}", markup=False)
+        err().print("next: give it to the service, and keep your own bid file", markup=False)
 
 
 def _explain(plan: SealPlan, decision: Decision) -> None:
