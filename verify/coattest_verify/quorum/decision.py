@@ -26,7 +26,7 @@ from coattest_verify.quorum.log.examine import LogVerdict, examine
 from coattest_verify.quorum.members.chain import MembersChain, Seen, SeenObjection, follow
 from coattest_verify.quorum.members.file import MEMBERS_FILE, MembersFile, utc
 from coattest_verify.quorum.memory import Roots
-from coattest_verify.quorum.objections import Lifted, dissent_stands, gone, lifted, seen_objections
+from coattest_verify.quorum.objections import Lifted, dissent_stands, gone, lifted, overruled, seen_objections
 from coattest_verify.quorum.releases import release_files, release_place
 from coattest_verify.quorum.statements.claim import CLAIM_FILE
 from coattest_verify.quorum.statements.question import DecisionQuestion
@@ -278,7 +278,8 @@ def decide_from(
     tally = count(asked, question, refused=[*refused, *bad_votes, *chain.refused, *files.misplaced])
     counted = [answer.statement for answer in tally.agree if answer.statement is not None]
     log = examine(chain.log, question, signed, votes=votes, counted=counted, agreed=len(chain.state.entries))
-    valid, undone = standing(votes)
+    taken_back = overruled(votes, chain.state, members)
+    valid, undone = standing(votes, taken_back)
     objections = seen_objections(signed, votes, question, root)
     outcome = _conclude(
         tally,
@@ -287,7 +288,7 @@ def decide_from(
         root=root,
         own=own,
         set_aside=set_aside,
-        removed=gone(seen, objections, votes, question),
+        removed=gone(seen, objections, votes, question, taken_back),
         committed=early_commitments(chain.state.entries, votes, question, root)
         if members.commitments
         else {},
@@ -329,7 +330,7 @@ def _conclude(
         for name, vote in sorted(revoked.items())
     ]
     warnings += [
-        Finding("undone", name, f"revoked this release, and took that back: {vote.note}")
+        Finding("undone", name, f"revoked this release, and that was taken back: {vote.note}")
         for name, vote in sorted(undone.items())
         if name not in revoked
     ]

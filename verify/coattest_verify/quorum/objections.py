@@ -89,6 +89,15 @@ def lifted(
     )
 
 
+def overruled(votes: Iterable[Vote], state: LogState, members: MembersFile) -> frozenset[str]:
+    """The revocations, by what they signed (hex), that ``change`` members took back in the agreed log."""
+    logged, by = state.logged(), dict[str, set[str]]()
+    for vote in votes:
+        if vote.kind == UNREVOKE and vote.undoes is not None and (vote.kind, vote.sha256) in logged:
+            by.setdefault(vote.undoes, set()).add(vote.member)
+    return frozenset(digest for digest, names in by.items() if not members.unmet_change(names))
+
+
 def _withdrawn(item: SignedStatement, signed: Sequence[SignedStatement], agreed: Sequence[Vote]) -> bool:
     made = item.statement
     by = {
@@ -178,12 +187,16 @@ def seen_objections(
 
 
 def gone(
-    seen: Seen | None, here: Collection[SeenObjection], votes: Iterable[Vote], question: DecisionQuestion
+    seen: Seen | None,
+    here: Collection[SeenObjection],
+    votes: Iterable[Vote],
+    question: DecisionQuestion,
+    taken_back: Collection[str] = (),
 ) -> Mapping[str, tuple[Finding, ...]]:
     """Dissents and revocations of the source that were seen before and are not here now, by their kind.
 
     By keys of today alone: what a stolen key said goes with it. A dissent that was lifted still has its file;
-    of a revocation its undoing is enough, by the key that signed it.
+    of a revocation its undoing is enough, by the key that signed it or by others (``taken_back``).
     """
     claim, digests = question.claim, {each.sha256 for each in here}
     undone = {
@@ -198,6 +211,7 @@ def gone(
         if (
             (each.tree_sha256, each.lock_sha256) == (claim.tree_sha256, claim.lock_sha256)
             and each.sha256 not in digests
+            and each.sha256 not in taken_back
             and (each.member, each.sha256, each.key) not in undone
             and party is not None
             and any(key.fingerprint == each.key for key in party.keys)

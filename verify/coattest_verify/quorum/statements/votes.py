@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -206,11 +206,12 @@ def _undoes(kind: str, fields: Fields) -> str | None:
     return fields.text("undoes_sha256", SHA256) if kind in {UNREVOKE, WITHDRAW} else None
 
 
-def standing(votes: Iterable[Vote]) -> tuple[list[Vote], list[Vote]]:
+def standing(votes: Iterable[Vote], overruled: Collection[str] = ()) -> tuple[list[Vote], list[Vote]]:
     """The votes without the revocations that their signers took back, and those revocations.
 
     What undoes a revocation is signed by its member, with every key that signed the revocation: another key
-    of the same member, stolen perhaps, does not bring a release back.
+    of the same member, stolen perhaps, does not bring a release back. ``overruled`` are digests of
+    revocations that others may take back, and did (``coattest_verify.quorum.objections``).
     """
     votes = list(votes)
     keys: dict[tuple[str | None, str], frozenset[PublicKey]] = {}
@@ -222,7 +223,8 @@ def standing(votes: Iterable[Vote]) -> tuple[list[Vote], list[Vote]]:
     undone: list[Vote] = []
     for vote in votes:
         by = keys.get((vote.signed_sha256, vote.member), frozenset()) if vote.kind == REVOKE else frozenset()
-        (undone if by and vote.keys <= by else left).append(vote)
+        gone = vote.kind == REVOKE and vote.signed_sha256 in overruled
+        (undone if gone or (by and vote.keys <= by) else left).append(vote)
     return left, undone
 
 
