@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from coattest.files import Folder
+from coattest_verify.quorum.log.entries import statement_entry
+from coattest_verify.quorum.log.examine import read_quorum_log
 from coattest_verify.quorum.members.file import Member, MemberGroup, MembersFile
 from coattest_verify.quorum.releases import ReleaseFiles
 from coattest_verify.quorum.statements.provenance import sign_statement
@@ -27,7 +29,7 @@ from coattest_verify.quorum.statements.votes import (
     vote_name,
 )
 from coattest_verify.signatures import keys
-from support.verify.logs import sign_log
+from support.verify.logs import sign_log, write_log
 from support.verify.members import NOW, Members, report_json
 from support.verify.signing_world import SigningWorld
 
@@ -61,10 +63,11 @@ def dissented(tmp_path: Path) -> Members:
     return quorum
 
 
-def log(quorum: Members, *names: str) -> None:
+def log(quorum: Members, *names: str, append: bool = True) -> None:
     """One appends, and each of them cosigns."""
     for name in names or THREE:
-        sign_log(quorum.attestations, quorum.root, name, quorum.signers[name], seen=None, now=NOW)
+        signer = quorum.signers[name]
+        sign_log(quorum.attestations, quorum.root, name, signer, seen=None, now=NOW, append=append)
 
 
 def codes(quorum: Members) -> list[str]:
@@ -196,6 +199,16 @@ def test_a_thief_dates_no_dissent_back(tmp_path: Path) -> None:
     quorum.write("rebuild.cat.stolen.intoto.json", sign_statement(stolen, quorum.signers["cat"]))
     log(quorum, *THREE[:2])
     assert quorum.decide().dissent == ()
+    with Folder(quorum.attestations) as folder:
+        found = read_quorum_log(folder, quorum.root, quorum.file)
+        thieves = read_statements(ReleaseFiles(folder, "0.1.0"), first)[0]
+    assert found is not None
+    (entry,) = [statement_entry(item) for item in thieves if item.statement.outcome == "dissent"]
+    write_log(quorum, [*found.entries, entry])
+    log(quorum, *THREE[:2], append=False)
+    quorum.sign("cat", report_json(), key_of="cat/new")
+    outcome = quorum.decide()
+    assert (outcome.dissent, outcome.reasons) == ((), ())
 
 
 # --- excuse -----------------------------------------------------------------------------------------

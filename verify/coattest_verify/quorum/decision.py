@@ -17,6 +17,7 @@ from coattest.errors import EnvironmentFailure, FoundFalse, Rejected
 from coattest.files import Evidence, Folder
 from coattest.findings import Finding
 from coattest.strictjson import canonical
+from coattest_build.ownwork import sha256_hex
 from coattest_verify.quorum.alongside import with_files
 from coattest_verify.quorum.commitments import Committed, early_commitments, uncommitted
 from coattest_verify.quorum.diversity import undiversified
@@ -277,7 +278,15 @@ def decide_from(
     asked = [item for item in signed if item.signed_sha256 not in set_aside.dissents]
     tally = count(asked, question, refused=[*refused, *bad_votes, *chain.refused, *files.misplaced])
     counted = [answer.statement for answer in tally.agree if answer.statement is not None]
-    log = examine(chain.log, question, signed, votes=votes, counted=counted, agreed=len(chain.state.entries))
+    log = examine(
+        chain.log,
+        question,
+        signed,
+        votes=votes,
+        counted=counted,
+        agreed=len(chain.state.entries),
+        void=[sha256_hex(files.read(item.where)) for item in refused if item.code == OLD_KEY],
+    )
     taken_back = overruled(votes, chain.state, members)
     valid, undone = standing(votes, taken_back)
     objections = seen_objections(signed, votes, question, root)
