@@ -187,6 +187,32 @@ def test_a_dissent_outlives_the_key_that_signed_it(dissented: Members, tmp_path:
     assert [answer.member for answer in dissented.decide().dissent] == ["cat"]
 
 
+def test_what_was_withdrawn_in_time_stays_withdrawn(dissented: Members, tmp_path: Path) -> None:
+    """cat withdraws, and replaces its key later: with a statement by the new key all is as it was."""
+    vote(dissented, WITHDRAW, "cat", undoes=dissent(dissented))
+    again(dissented)
+    log(dissented)
+    assert codes(dissented) == []
+    dissented.install(renewed(dissented, "cat", tmp_path), THREE[:2])
+    log(dissented, *THREE[:2])
+    assert codes(dissented) == ["dissent"]  # its later statement went with the key
+    dissented.sign("cat", report_json(), name="rebuild.cat.new.intoto.json", key_of="cat/new")
+    assert codes(dissented) == []
+
+
+def test_a_thief_withdraws_nothing_with_a_key_that_was_replaced(dissented: Members, tmp_path: Path) -> None:
+    """What it signs now has no entry from before: the dissent stands."""
+    digest = dissent(dissented)
+    dissented.install(renewed(dissented, "cat", tmp_path), THREE[:2])
+    log(dissented, *THREE[:2])
+    vote(dissented, WITHDRAW, "cat", undoes=digest)
+    dissented.sign(
+        "cat", report_json(), name="rebuild.cat.new.intoto.json", age=timedelta(0), key_of="cat/new"
+    )
+    log(dissented, *THREE[:2])
+    assert codes(dissented) == ["dissent"]
+
+
 def test_a_thief_dates_no_dissent_back(tmp_path: Path) -> None:
     """A key that was removed objects no more: what it signs now has no entry before its removal."""
     quorum = made(tmp_path)

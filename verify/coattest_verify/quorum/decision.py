@@ -27,7 +27,15 @@ from coattest_verify.quorum.log.examine import LogVerdict, examine
 from coattest_verify.quorum.members.chain import MembersChain, Seen, SeenObjection, follow
 from coattest_verify.quorum.members.file import MEMBERS_FILE, MembersFile, utc
 from coattest_verify.quorum.memory import Roots
-from coattest_verify.quorum.objections import Lifted, dissent_stands, gone, lifted, overruled, seen_objections
+from coattest_verify.quorum.objections import (
+    Lifted,
+    dissent_stands,
+    gone,
+    lifted,
+    overruled,
+    seen_objections,
+    stood_when_logged,
+)
 from coattest_verify.quorum.releases import release_files, release_place
 from coattest_verify.quorum.statements.claim import CLAIM_FILE
 from coattest_verify.quorum.statements.question import DecisionQuestion
@@ -272,7 +280,9 @@ def decide_from(
     members = chain.current
     earlier = chain.versions[:-1]
     signed, refused = read_statements(files, members, earlier, lambda item: dissent_stands(item, chain.state))
-    votes, bad_votes = read_votes(files, members, earlier)
+    votes, bad_votes = read_votes(
+        files, members, earlier, lambda vote: stood_when_logged(vote.kind, vote, chain.state)
+    )
     question = DecisionQuestion(claim, members, profile, now, chain.versions)
     set_aside = lifted(signed, votes, chain.state, question, root)
     asked = [item for item in signed if item.signed_sha256 not in set_aside.dissents]

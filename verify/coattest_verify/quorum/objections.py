@@ -139,25 +139,28 @@ def _until(times: Mapping[str, datetime], question: DecisionQuestion) -> datetim
     return None
 
 
-def dissent_stands(item: SignedStatement, state: LogState) -> bool:
-    """Whether a dissent by a key that its member no longer has counts: it was logged before the key went.
+def stood_when_logged(kind: str, signed: SignedStatement | Vote, state: LogState) -> bool:
+    """Whether a dissent, or what takes something back, counts although its member no longer has the key.
 
-    A thief cannot date one back: its entry would have to stand before the version that removed the key.
+    It does when the agreed log has it from a time when the key was its member's: a thief cannot date anything
+    back, because its entry would have to stand before the version that removed the key.
     """
-    made = item.statement
-    entry = state.logged().get(("rebuild", item.sha256))
-    if made.outcome != DISSENT or entry is None:
+    member = signed.statement.member if isinstance(signed, SignedStatement) else signed.member
+    entry = state.logged().get((kind, signed.sha256))
+    if entry is None:
         return False
-    named = [index for index, version in enumerate(state.versions) if version.sha256 == made.quorum_sha256]
-    if not named:
-        return False
-    for version, since in zip(state.versions[named[0] :], state.since[named[0] :], strict=True):
-        if since is None or since > entry:
-            return True
-        party = version.member(made.member)
-        if party is None or not item.keys & set(party.keys):
-            return False
-    return False
+    in_force = [
+        version
+        for version, since in zip(state.versions, state.since, strict=True)
+        if since is not None and since < entry
+    ]
+    party = in_force[-1].member(member)
+    return party is not None and bool(signed.keys & set(party.keys))
+
+
+def dissent_stands(item: SignedStatement, state: LogState) -> bool:
+    """Whether a dissent by a key that its member no longer has counts."""
+    return item.statement.outcome == DISSENT and stood_when_logged("rebuild", item, state)
 
 
 def seen_objections(
