@@ -196,7 +196,9 @@ def test_what_was_withdrawn_in_time_stays_withdrawn(dissented: Members, tmp_path
     dissented.install(renewed(dissented, "cat", tmp_path), THREE[:2])
     log(dissented, *THREE[:2])
     assert codes(dissented) == ["dissent"]  # its later statement went with the key
-    dissented.sign("cat", report_json(), name="rebuild.cat.new.intoto.json", key_of="cat/new")
+    dissented.sign(
+        "cat", report_json(), name="rebuild.cat.new.intoto.json", age=timedelta(0), key_of="cat/new"
+    )
     assert codes(dissented) == []
 
 
