@@ -139,7 +139,7 @@ def load_auction_key(path: Path) -> ec.EllipticCurvePrivateKey:
     """
     content = _read(path)
     try:
-        key = open_private_key(content, path, passphrase_from_environment)
+        key = open_private_key(content, path, passphrase_from_environment, code="bad-key")
     except (ValueError, UnsupportedAlgorithm):
         # The library's message can quote the file, and no message may quote a key file.
         raise _bad_key("not a private key in PEM", path) from None

@@ -268,7 +268,7 @@ def load_signer(path: Path, passphrase: Callable[[], bytes] | None = None) -> Fi
     """
     content = _descriptor(path) if _DESCRIPTOR.fullmatch(str(path)) else _read(path)
     try:
-        key = open_private_key(content, path, passphrase or passphrase_from_environment)
+        key = open_private_key(content, path, passphrase or passphrase_from_environment, code="key-file")
         spki = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         return FileSigner(PublicKey.from_spki(spki), key)
     except (ValueError, UnsupportedAlgorithm, BadKey, AttributeError):
@@ -349,11 +349,11 @@ def read_passphrase(path: Path) -> bytes:
     return line
 
 
-def open_private_key(content: bytes, path: Path, passphrase: Callable[[], bytes]) -> Any:
+def open_private_key(content: bytes, path: Path, passphrase: Callable[[], bytes], *, code: str) -> Any:
     """The private key in a PEM text, opened with ``passphrase()`` where it is encrypted.
 
     Raises ValueError or UnsupportedAlgorithm for what is no key, UsageError where the passphrase does not
-    open it. ``path`` is for the error only; the library's own words could quote the file.
+    open it, with ``code``. ``path`` is for the error only; the library's own words could quote the file.
     """
     try:
         return load_pem_private_key(content, None)
@@ -363,7 +363,9 @@ def open_private_key(content: bytes, path: Path, passphrase: Callable[[], bytes]
     try:
         return load_pem_private_key(content, secret)
     except ValueError:
-        raise _unusable("the passphrase is wrong: it does not open this key", path) from None
+        raise UsageError(
+            "the passphrase is wrong: it does not open this key", where=str(path), code=code
+        ) from None
 
 
 def _descriptor(path: Path) -> bytes:
