@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import itertools
 import os
 import re
@@ -34,6 +35,7 @@ from coattest.parser import (
     option_group,
     signing_key,
 )
+from coattest.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -243,7 +245,7 @@ def report_error(error: BaseException, name: str) -> int:
     failure = _failure(error)
     with contextlib.suppress(OSError):  # A full or closed stream does not change the exit code.
         if isinstance(error, click.ClickException):
-            error.show()
+            _show_usage(error)
         else:
             if failure.exit_code == BUG and os.environ.get("COATTEST_DEBUG") == "1":
                 traceback.print_exception(error)
@@ -252,6 +254,16 @@ def report_error(error: BaseException, name: str) -> int:
         if _wants_json() and not json_printed():
             emit_json(failure.to_json())
     return failure.exit_code
+
+
+def _show_usage(error: click.ClickException) -> None:
+    """Show the parser's error as click does, in plain text: a word of the line may be a hostile file's name."""
+    if isinstance(error, click.FileError):
+        error.ui_filename = printable(error.ui_filename)
+    error.message = printable(error.message)
+    shown = io.StringIO()
+    error.show(shown)
+    err().print(shown.getvalue(), end="")
 
 
 class Bug(CoattestError):

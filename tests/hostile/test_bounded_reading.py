@@ -14,7 +14,15 @@ from pathlib import Path
 import pytest
 
 from coattest.errors import CoattestError, EnvironmentFailure, Rejected, UsageError
-from coattest.files import MAX_PATH_PARTS, Folder, make_folder, open_plain, read_bounded, read_whole
+from coattest.files import (
+    MAX_PATH_PARTS,
+    Folder,
+    make_folder,
+    open_plain,
+    read_bounded,
+    read_whole,
+    write_atomic,
+)
 from coattest.text import MAX_DOTS, parse_toml
 from coattest_build import image
 from coattest_build.explain import describe
@@ -258,6 +266,39 @@ def test_a_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
         make_folder(tmp_path / "file")
     make_folder(tmp_path / "new/folder")
     assert (tmp_path / "new/folder").is_dir()
+
+
+@pytest.mark.parametrize("name", ["link/out", "link/a/b", "./link/out", "../here/link/out"])
+def test_a_folder_behind_a_link_is_refused_and_nothing_is_made_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """``--out out/today`` in a checkout whose ``out`` leads to the member's home."""
+    (tmp_path / "home/a/b").mkdir(parents=True)
+    (tmp_path / "home/out").mkdir()
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here/link").symlink_to(tmp_path / "home")
+    monkeypatch.chdir(tmp_path / "here")
+    for refused in (Folder, make_folder, lambda path: make_folder(path / "new")):
+        with raises_code(UsageError, "not-a-folder", match="symbolic link"):
+            refused(Path(name))
+    with raises_code(UsageError, "not-a-folder", match="symbolic link"):
+        write_atomic(Path(name) / "image.eif", b"x")
+    assert {path.name for path in (tmp_path / "home").rglob("*")} == {"a", "b", "out"}
+
+
+def test_folders_that_are_no_links_are_made_by_relative_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also above the current folder, and the current folder itself."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for name in (".", "a", "a/b/c", "../beside/d"):
+        make_folder(Path(name))
+    write_atomic(Path("a/b/c/file"), b"x")
+    assert (tmp_path / "here/a/b/c/file").read_bytes() == b"x"
+    assert (tmp_path / "beside/d").is_dir()
+    with Folder(Path("a/b")) as folder:
+        assert folder.read("c/file") == b"x"
 
 
 def test_an_output_folder_that_the_checkout_brought_as_a_link_gets_nothing(tmp_path: Path) -> None:
