@@ -257,7 +257,7 @@ def report_error(error: BaseException, name: str) -> int:
 
 
 def _show_usage(error: click.ClickException) -> None:
-    """Show the parser's error as click does, in plain text: a word of the line may be a hostile file's name."""
+    """Show the parser's error as click does, but as text: a word of the line may be a hostile name."""
     if isinstance(error, click.FileError):
         error.ui_filename = printable(error.ui_filename)
     error.message = printable(error.message)
