@@ -258,12 +258,9 @@ def report_error(error: BaseException, name: str) -> int:
 
 def _show_usage(error: click.ClickException) -> None:
     """Show the parser's error as click does, but as text: a word of the line may be a hostile name."""
-    if isinstance(error, click.FileError):
-        error.ui_filename = printable(error.ui_filename)
-    error.message = printable(error.message)
-    shown = io.StringIO()
+    shown, message = io.StringIO(), error.format_message()
     error.show(shown)
-    err().print(shown.getvalue(), end="")
+    err().print(shown.getvalue().replace(message, printable(message)), end="")
 
 
 class Bug(CoattestError):
