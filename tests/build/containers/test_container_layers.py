@@ -292,7 +292,7 @@ def test_what_a_small_archive_would_take_of_memory_is_limited(
     path = write(tmp_path, *layers)
     monkeypatch.setattr(limits, limit, value)
     with pytest.raises(ContainerError, match=f"more than {value} ") as caught:
-        ramdisk_of(path, times={number: NOON for number in range(3)})
+        ramdisk_of(path, times=dict.fromkeys(range(3), NOON))
     assert caught.value.code == "container-limit"
 
 
