@@ -41,6 +41,9 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _ENTER = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
+CONFIG_VARIABLE = "COATTEST_CONFIG"
+"""Environment variable with the folder of what was pinned and accepted."""
+
 STATE_VARIABLE = "COATTEST_STATE"
 """Environment variable with the folder of everything that coattest must not forget."""
 
@@ -57,6 +60,14 @@ def state_folder(name: str) -> Path:
     except RuntimeError:
         raise EnvironmentFailure("there is no home folder", hint=f"set {STATE_VARIABLE}") from None
     return base / "coattest" / name
+
+
+def config_folder() -> Path:
+    """``$COATTEST_CONFIG``, else ``$XDG_CONFIG_HOME/coattest``, else ``~/.config/coattest``."""
+    if chosen := os.environ.get(CONFIG_VARIABLE):
+        return Path(chosen)
+    base = os.environ.get("XDG_CONFIG_HOME")
+    return (Path(base) if base and Path(base).is_absolute() else Path.home() / ".config") / "coattest"
 
 
 def real_path(path: Path) -> Path:
@@ -185,6 +196,28 @@ def _without_links(name: str | Path, flags: int, *, make: bool = False) -> int:
         return os.dup(at)
     finally:
         os.close(at)
+
+
+@contextlib.contextmanager
+def write_plain(path: Path, *, append: bool = False) -> Iterator[BinaryIO]:
+    """A file of our own, open for writing, whatever somebody else may have put in its place.
+
+    It is made where it is missing; ``append`` keeps what is in it. Raises UsageError (``not-a-file``) for a
+    link, a folder, a FIFO or a device, and OSError.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    try:
+        handle = os.open(path, flags | (os.O_APPEND if append else 0), 0o644)
+    except OSError as error:
+        if error.errno in {errno.ELOOP, errno.ENXIO, errno.EISDIR}:
+            raise _not_plain(path, linked=error.errno == errno.ELOOP) from None
+        raise
+    with os.fdopen(handle, "ab" if append else "wb") as file:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise _not_plain(path)
+        if not append:
+            file.truncate(0)
+        yield file
 
 
 def read_bounded(path: Path, limit: int) -> bytes:

@@ -260,7 +260,8 @@ def _show_usage(error: click.ClickException) -> None:
     """Show the parser's error as click does, but as text: a word of the line may be a hostile name."""
     shown, message = io.StringIO(), error.format_message()
     error.show(shown)
-    err().print(shown.getvalue().replace(message, printable(message)), end="")
+    # click takes some escape sequences out of what it shows where there is no terminal.
+    err().print(shown.getvalue().replace(click.unstyle(message), printable(message)), end="")
 
 
 class Bug(CoattestError):

@@ -251,6 +251,7 @@ def test_entries_and_steps_are_limited(tmp_path: Path, monkeypatch: pytest.Monke
         ramdisk_of(path)
     assert caught.value.code == "container-limit"
     deep = write(tmp_path, (entry("a/" * 300 + "x"),))
+    monkeypatch.setattr(limits, "MAX_ENTRIES", 1000)
     monkeypatch.setattr(limits, "MAX_STEPS", 100)
     with pytest.raises(ContainerError, match="more than 100 steps"):
         ramdisk_of(deep, times={1: 0})

@@ -7,27 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from coattest.errors import EnvironmentFailure, Rejected, UsageError
-from coattest.files import write_atomic
+from coattest.files import config_folder, write_atomic
 from coattest.strictjson import Fields, canonical, parse
 from coattest_verify.quorum.members.chain import Seen, SeenLog
 from coattest_verify.quorum.statements.claim import SHA256
 
-CONFIG_VARIABLE = "COATTEST_CONFIG"
 FORMAT = "coattest-roots/v1"
 MAX_ROOTS = 1024
-
-
-def config_folder() -> Path:
-    """Where this user's configuration is."""
-    if chosen := os.environ.get(CONFIG_VARIABLE):
-        return Path(chosen)
-    base = os.environ.get("XDG_CONFIG_HOME")
-    return (Path(base) if base and Path(base).is_absolute() else Path.home() / ".config") / "coattest"
 
 
 def parse_quorum_root(text: str) -> bytes:
