@@ -33,6 +33,8 @@ SOURCE_FOLDERS = ("build/kernel", "build/init", "enclave")
 MAX_FILE = 1024 * 1024
 MAX_LIST = 4096
 """Entries of a list: packages, directories, words of the command."""
+MAX_WILDCARDS = 1000
+"""Of all globs of ``prune``: each is tried on every path of the packages, of which there are 20,000."""
 
 
 def _bad(what: str, where: str, hint: str | None = None) -> UsageError:
@@ -293,6 +295,8 @@ def _check(spec: ImageSpec) -> None:
             raise _bad(f"{name!r} is not a profile name", IMAGE_FILE)
     if not spec.suites:
         raise _bad("suites is empty", f"{IMAGE_FILE} [debian]")
+    if sum(glob.count(wild) for glob in spec.prune for wild in "*?[") > MAX_WILDCARDS:
+        raise _bad(f"prune has more than {MAX_WILDCARDS} wildcards", f"{IMAGE_FILE} [runtime]")
     spec.profile_source(spec.default_profile)
 
 

@@ -202,6 +202,31 @@ def test_a_checkout_with_a_toml_bomb_ends_a_rebuild_in_one_line(tmp_path: Path, 
         assert f"build/{file}" in done.stderr, "it ends at the bomb, not before"
 
 
+def test_globs_that_would_take_hours_are_refused() -> None:
+    """4,096 globs with two stars took a minute for 5,000 paths."""
+    text = (REPOSITORY / "build/image.toml").read_text()
+    assert text.count("prune = [") == 1
+    image.parse_spec(text)
+    for globs in (["*a*b"] * 501, ["?" * 1001], ["[a]" * 1001]):
+        written = text.replace("prune = [", "prune = [" + "".join(f'"{glob}",' for glob in globs))
+        with raises_code(UsageError, "bad-image-toml", match="wildcards"):
+            image.parse_spec(written)
+
+
+@pytest.mark.parametrize("key", ["directories", "prune"])
+def test_a_path_of_a_thousand_folders_is_refused(key: str) -> None:
+    """Making it recursed until Python gave up, which is reported as a bug of ours."""
+    text = (REPOSITORY / "build/image.toml").read_text()
+    for parts, refused in ((MAX_PATH_PARTS, False), (MAX_PATH_PARTS + 1, True), (1_900, True)):
+        written = text.replace(f"\n{key} = [", f'\n{key} = ["' + "/".join(["a"] * parts) + '",', 1)
+        assert written != text
+        if refused:
+            with raises_code(UsageError, "bad-image-toml", match="not a plain relative path"):
+                image.parse_spec(written)
+        else:
+            image.parse_spec(written)
+
+
 def test_all_files_of_a_folder_together_have_a_limit(tmp_path: Path) -> None:
     """Each below its own limit; one that is read again does not count twice."""
     for number in range(4):
