@@ -195,7 +195,7 @@ class _Table:
 
 def _relative(value: str, where: str) -> str:
     if not is_relative_path(value):
-        raise _bad(f"{value!r} is not a plain relative path", where)
+        raise _bad(f"{value[:80]!r} is not a plain relative path", where)
     return value
 
 
@@ -204,7 +204,7 @@ def _in_source(value: str, where: str) -> str:
     _relative(value, where)
     if not any(value == folder or value.startswith(f"{folder}/") for folder in SOURCE_FOLDERS):
         raise _bad(
-            f"{value!r} is outside {', '.join(SOURCE_FOLDERS)}",
+            f"{value[:80]!r} is outside {', '.join(SOURCE_FOLDERS)}",
             where,
             "move the file into one of these folders of the source tree",
         )
