@@ -25,7 +25,8 @@ from coattest_verify.quorum.change.tree import CommitFiles
 from coattest_verify.turn.settings import TurnSettings
 
 TIP = "refs/coattest/tip"
-LIMITS = ProgramLimits(seconds=600.0, output=1024 * 1024)
+LIMITS = ProgramLimits(seconds=600.0, output=1024 * 1024, memory=1 << 30)
+"""Of one fetch or push; the options below keep git's own use of memory under that."""
 
 MAX_OWN_PACKS = 50
 """A fetch of more than 100 objects leaves one; git repacks at 50, and here nothing runs in the background."""
@@ -46,6 +47,8 @@ OPTIONS = (
     *("-c", "core.hooksPath=/dev/null", "-c", "protocol.allow=never", "-c", "protocol.file.allow=always"),
     *("-c", "protocol.https.allow=always", "-c", "protocol.ssh.allow=always", "-c", "gc.auto=0"),
     *("-c", "fetch.fsckObjects=true", "-c", "maintenance.auto=false", "-c", "fetch.recurseSubmodules=no"),
+    *("-c", "core.packedGitWindowSize=32m", "-c", "core.packedGitLimit=256m", "-c", "pack.threads=1"),
+    *("-c", "core.bigFileThreshold=16m", "-c", "core.deltaBaseCacheLimit=64m"),
     *("-c", "push.gpgSign=false", "-c", "push.recurseSubmodules=no", "-c", "http.followRedirects=false"),
 )
 """git-config(1): no hook, no transport that an address could choose, nothing in the background."""
