@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
 
 from coattest.errors import EnvironmentFailure
+from coattest_verify.turn.objects import write_commit
 from coattest_verify.turn.repository import OwnRepository
 from coattest_verify.turn.settings import TurnSettings
+from support.raises import raises_code
 
 WHO = ("-c", "user.name=t", "-c", "user.email=t@t")
 HOOKS = (
@@ -123,3 +126,32 @@ def test_a_turn_runs_nothing_of_who_hosts_the_repository(
         assert spoil is lacking
     assert not canary.exists(), canary.read_text()
     assert pushed == (spoil in {hooks, alternates})
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "submodule"])
+def test_a_file_where_a_folder_belongs_ends_a_turn(kind: str, hosted: Path, tmp_path: Path) -> None:
+    """``attestations/log`` that is none: nothing is written around it, and it is no bug of ours."""
+    place = hosted / "attestations/log"
+    if kind == "submodule":
+        entry = f"160000,{git(hosted, 'rev-parse', 'HEAD')},attestations/log"
+        git(hosted, "update-index", "--add", "--cacheinfo", entry)
+    else:
+        place.symlink_to("/etc") if kind == "link" else place.write_text("")
+        git(hosted, "add", "--all")
+    git(hosted, "commit", "--quiet", "--message=second")
+    own = OwnRepository(bytes(32), TurnSettings(str(hosted)), tmp_path / "state")
+    tip = own.fetch()
+    for changes in ({"log/checkpoint": b"x"}, {"log/tile/0/000": b"x", "other": b"y"}):
+        with (
+            own.files_at(tip) as files,
+            raises_code(EnvironmentFailure, "bad-repository", match="in the place of a folder"),
+        ):
+            write_commit(
+                own.path,
+                files,
+                "attestations",
+                changes,
+                author="m",
+                message="m",
+                now=datetime.now(timezone.utc),
+            )
