@@ -15,6 +15,7 @@ from coattest_build import kernel, sandbox
 from coattest_build.inputs.cache import Cache, cache_folder, exclusive
 from coattest_build.inputs.fetch import fetch_one
 from coattest_build.inputs.lock import LockedPackage
+from coattest_verify.signatures.durable import DurableFolder
 from support.build.shell_root import make_shell_root
 from support.raises import raises_code
 
@@ -79,6 +80,15 @@ def test_a_lock_of_the_cache_is_a_plain_file(tmp_path: Path, home: Path, kind: s
     """Opening a pipe for writing would wait for its reader."""
     PLACES[kind](tmp_path / "lock", home)
     with raises_code(UsageError, "not-a-file"), exclusive(tmp_path / "lock"):
+        pass
+    unchanged(home)
+
+
+@pytest.mark.parametrize("kind", ["link", "new-link", "fifo"])
+def test_the_lock_of_a_journal_is_a_plain_file(tmp_path: Path, home: Path, kind: str) -> None:
+    """Opened for writing, a link would have emptied what it leads to."""
+    PLACES[kind](tmp_path / ".lock", home)
+    with raises_code(UsageError, "not-a-file"), DurableFolder(tmp_path).locked():
         pass
     unchanged(home)
 

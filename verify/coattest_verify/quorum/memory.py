@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from coattest.errors import EnvironmentFailure, Rejected, UsageError
-from coattest.files import config_folder, write_atomic
+from coattest.files import config_folder, write_atomic, write_plain
 from coattest.strictjson import Fields, canonical, parse
 from coattest_verify.quorum.members.chain import Seen, SeenLog
 from coattest_verify.quorum.statements.claim import SHA256
@@ -81,7 +81,7 @@ class Roots:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        with self.path.with_name(".roots.lock").open("wb") as lock:
+        with write_plain(self.path.with_name(".roots.lock"), append=True) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
