@@ -13,7 +13,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import IO, BinaryIO, Protocol
 
 from coattest.errors import EnvironmentFailure, Rejected, UsageError
 from coattest.strictjson import MAX_SIZE
@@ -199,7 +199,7 @@ def _without_links(name: str | Path, flags: int, *, make: bool = False) -> int:
 
 
 @contextlib.contextmanager
-def write_plain(path: Path, *, append: bool = False) -> Iterator[BinaryIO]:
+def write_plain(path: Path, *, append: bool = False) -> Iterator[IO[bytes]]:
     """A file of our own, open for writing, whatever somebody else may have put in its place.
 
     It is made where it is missing; ``append`` keeps what is in it. Raises UsageError (``not-a-file``) for a

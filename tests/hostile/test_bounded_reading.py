@@ -303,7 +303,8 @@ def test_a_folder_behind_a_link_is_refused_and_nothing_is_made_there(
     (tmp_path / "here").mkdir()
     (tmp_path / "here/link").symlink_to(tmp_path / "home")
     monkeypatch.chdir(tmp_path / "here")
-    for refused in (Folder, make_folder, lambda path: make_folder(path / "new")):
+    ways: tuple[Callable[[Path], object], ...] = (Folder, make_folder, lambda path: make_folder(path / "new"))
+    for refused in ways:
         with raises_code(UsageError, "not-a-folder", match="symbolic link"):
             refused(Path(name))
     with raises_code(UsageError, "not-a-folder", match="symbolic link"):

@@ -135,8 +135,11 @@ def test_a_file_where_a_folder_belongs_ends_a_turn(kind: str, hosted: Path, tmp_
     if kind == "submodule":
         entry = f"160000,{git(hosted, 'rev-parse', 'HEAD')},attestations/log"
         git(hosted, "update-index", "--add", "--cacheinfo", entry)
+    elif kind == "link":
+        place.symlink_to("/etc")
     else:
-        place.symlink_to("/etc") if kind == "link" else place.write_text("")
+        place.write_text("")
+    if kind != "submodule":
         git(hosted, "add", "--all")
     git(hosted, "commit", "--quiet", "--message=second")
     own = OwnRepository(bytes(32), TurnSettings(str(hosted)), tmp_path / "state")
