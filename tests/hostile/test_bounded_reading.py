@@ -207,7 +207,7 @@ def test_globs_that_would_take_hours_are_refused() -> None:
     text = (REPOSITORY / "build/image.toml").read_text()
     assert text.count("prune = [") == 1
     image.parse_spec(text)
-    for globs in (["*a*b"] * 501, ["?" * 1001], ["[a]" * 1001]):
+    for globs in (["*a*b"] * 501, ["?" * 200] * 6, ["[a]" * 80] * 13):
         written = text.replace("prune = [", "prune = [" + "".join(f'"{glob}",' for glob in globs))
         with raises_code(UsageError, "bad-image-toml", match="wildcards"):
             image.parse_spec(written)

@@ -101,7 +101,7 @@ def test_an_unfinished_download_is_a_plain_file(tmp_path: Path, home: Path, kind
     path = "pool/main/p/pkg/pkg_1_all.deb"
     (tmp_path / "mirror" / path).write_bytes(content)
     digest = hashlib.sha256(content).hexdigest()
-    package = LockedPackage("pkg", "1", "all", path, len(content), digest, ("runtime",))
+    package = LockedPackage("pkg", "1", "all", len(content), digest, path, ("runtime",))
     cache = Cache(tmp_path / "cache")
     PLACES[kind](cache.partial(digest), home)
     with raises_code(UsageError, "not-a-file"):
