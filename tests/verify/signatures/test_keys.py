@@ -70,7 +70,7 @@ def test_the_wrong_passphrase_says_so(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "text").write_text("no key")
     with pytest.raises(UsageError, match="not an Ed25519, P-256 or P-384 private key") as caught:
         load_signer(tmp_path / "text", lambda: b"right")
-    assert "passphrase" not in str(caught.value)
+    assert "passphrase" not in caught.value.what
     monkeypatch.delenv("COATTEST_PASSPHRASE_FILE", raising=False)
     with pytest.raises(UsageError, match="COATTEST_PASSPHRASE_FILE") as caught:
         load_signer(path)

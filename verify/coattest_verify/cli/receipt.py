@@ -19,7 +19,7 @@ from coattest_verify.auction.certify import certificate_check
 from coattest_verify.auction.outcomes import outcomes_json, show_outcomes
 from coattest_verify.auction.page import receipt_page
 from coattest_verify.auction.receipt import ReceiptVerdict, receipt_time, verify_receipt
-from coattest_verify.cli.causes import likely_causes
+from coattest_verify.cli.attestation.causes import likely_causes
 from coattest_verify.cli.options import EXISTING_FILE, FILE, decision_options
 from coattest_verify.quorum.authority import authority_from
 

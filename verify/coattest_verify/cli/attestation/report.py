@@ -15,7 +15,7 @@ from coattest.console import Cell
 from coattest.shell import err, out
 from coattest.text import printable
 from coattest_verify.attestation import Verdict
-from coattest_verify.cli.causes import likely_causes
+from coattest_verify.cli.attestation.causes import likely_causes
 
 DOCUMENT_SUFFIXES = (".bin", ".cbor", ".cose", ".b64", ".base64", ".hex")
 ACCEPTED = "accepted"
