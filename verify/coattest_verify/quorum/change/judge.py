@@ -3,7 +3,8 @@
 1. It changes the folder of attestations and nothing else.
 2. Every name has the form of its kind, no two differ in case only, and every file is plain and within its
    limit: no links, submodules, programs, and no ``.gitattributes`` but the folder's own.
-3. Each file is authentic and about its own release; all are one member's, and a claim is nobody's.
+3. Each file is authentic and about its own release; all are one member's, and a claim is nobody's. Neither
+   it nor an agreeing statement shows a result before ``commitments`` members committed.
 4. Claims, revocations, dissents and others' files are never replaced, and nothing is removed.
 5. The log is extended with what its files say, members' versions follow each other, and a proposal that
    somebody signed stays.
@@ -87,11 +88,11 @@ def judge_change(
     ``member`` is whose change it says to be, None for any one member's. ``seen`` is what was accepted before.
     Raises Rejected when the base commit's members file or log does not hold: then nobody can be told apart.
     """
-    before = follow(commits.base, root, seen=seen, now=_WHENEVER)
+    before = follow(commits.base, root, seen=seen, now=_WHENEVER, deciding=False)
     findings = list(_outside(commits))
     try:
         last = Seen(before.current.version, before.current.sha256)
-        after = follow(commits.head, root, seen=last, now=_WHENEVER)
+        after = follow(commits.head, root, seen=last, now=_WHENEVER, deciding=False)
     except Rejected as error:
         findings.append(Finding(error.code, error.where or MEMBERS_FILE, error.what))
         after = before
