@@ -6,6 +6,7 @@ What bounds every request may only leave out what cannot be: a proof rests on it
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,6 +21,7 @@ from coattest_verify.keypolicy.iam.names import KEY_ARN
 from coattest_verify.keypolicy.prove import texts
 from coattest_verify.keypolicy.prove.callers import Caller
 from coattest_verify.keypolicy.prove.identity import ACCOUNT, PARTITION, anonymous, known, role_with_any_path
+from coattest_verify.keypolicy.prove.present import OWNER, REGION, TYPE, always
 from coattest_verify.keypolicy.prove.ranges import NEITHER
 from coattest_verify.keypolicy.prove.space import TWICE, Slot, Space
 from coattest_verify.keypolicy.prove.texts import constant, model_text
@@ -75,7 +77,7 @@ CALLER_KEYS = ("aws:principalarn", "aws:principalaccount", "kms:calleraccount")
 
 _OF_SERVICES = ("aws:principalservicename", "aws:principalservicenameslist")
 
-KINDS_KEYS = (*CALLER_KEYS, *_OF_SERVICES, "aws:username")
+KINDS_KEYS = (*CALLER_KEYS, *_OF_SERVICES, "aws:username", TYPE)
 """All keys of which ``bound`` says something that depends on the caller."""
 
 
@@ -90,6 +92,27 @@ def likely_keys(policy: Policy) -> list[str]:
     """The keys that a policy names, a few of them, and an example."""
     named = [text for item in policy.statements for text in item.resources if KEY_ARN.fullmatch(text)]
     return [*dict.fromkeys(named[:LIKELY]), example_key(policy)]
+
+
+def named_keys(policy: Policy) -> list[str]:
+    """The entries of Resource and NotResource that do not cover every key."""
+    found = (text for item in policy.statements if item.has_effect for text in item.resources)
+    return [text for text in dict.fromkeys(found) if text != "*"]
+
+
+def unnamed_keys(policy: Policy) -> list[str]:
+    """Keys that a policy does not name, in Regions and accounts of those that it names; an example first."""
+    written = named_keys(policy)
+    ids = (f"{index:08x}{EXAMPLE_ID[8:]}" for index in itertools.count())
+    unnamed = next(name for name in ids if not any(name in text for text in written))
+    usual = (_REGIONS[0], _first_account(policy))
+    places = [usual]
+    for parts in (text.split(":") for text in written):
+        if len(parts) == 6:
+            place = zip(parts[3:5], usual, strict=True)
+            places.append(tuple(other if re.search(r"[*?$]", part) else part for part, other in place))
+    keys = (f"arn:aws:kms:{region}:{account}:key/{unnamed}" for region, account in dict.fromkeys(places))
+    return [key for key in keys if KEY_ARN.fullmatch(key)][: LIKELY + 1]
 
 
 def example_key(policy: Policy) -> str:
@@ -116,6 +139,7 @@ def bound(space: Space, caller: Caller, action: str, everybody: Sequence[Caller]
         found += anonymous(space, caller, everybody)
     if not KMS.documented(f"{ATTESTATION}pcr0", action):
         found += [z3.Not(slot.present) for slot in _registers(space)]
+    found += always(space, caller)
     for key, slots in list(space.keys().items()):
         if not _suits(key, caller):
             found += [z3.Not(slot.present) for slot in slots]
@@ -164,23 +188,30 @@ def real(space: Space, caller: Caller, action: str, resource: Any) -> list[Any]:
             found.append(z3.Not(slot.empty))
             found.append(z3.Implies(slot.present, z3.Not(space.one_of(slot.value, [""]))))
             if not key.startswith((ATTESTATION, *CALLER_KEYS)):
-                found.append(z3.InRe(slot.value, TAG_VALUE if "tag/" in key else READABLE))
+                shape = {REGION: _REGION, OWNER: ACCOUNT}.get(key, TAG_VALUE if "tag/" in key else READABLE)
+                found.append(z3.InRe(slot.value, shape))
             spelled = KMS.find(key)
             if spelled and space.choices(key):
                 found.append(z3.Implies(slot.present, slot.value != NEITHER))
             if spelled and spelled[1].endswith("Bool"):
                 found.append(space.one_of(slot.value, ["true", "false"]))
-        if key == "aws:principalisawsservice":
-            found.append(space.one_of(slots[0].value, [str(caller.principal.kind != "AWS").lower()]))
-        if key in ASSUMED:
-            found += [slots[0].present, space.one_of(slots[0].value, [ASSUMED[key]])]
         if key.startswith(TWICE):
             found += [z3.Not(slot.present) for slot in slots[1:]]
         if key.startswith(CONTEXT) and space.mentions(CONTEXT_KEYS):
             found.append(slots[0].present == space.lists(key))
     if not z3.is_string_value(resource):
         found.append(z3.InRe(resource, _key_arn(space.policy, _REGION, _KEY_ID)))
-    return found + _document(space)
+    return [*found, *of_an_assumed_key(space), *_document(space)]
+
+
+def of_an_assumed_key(space: Space) -> list[Any]:
+    """That a request is about a key as the assumptions have it."""
+    found: list[Any] = []
+    for key, value in ASSUMED.items():
+        if space.mentions(key):
+            slot = space.slots(key)[0]
+            found += [slot.present, z3.Not(slot.empty), space.one_of(slot.value, [value])]
+    return found
 
 
 def _suits(key: str, caller: Caller) -> bool:

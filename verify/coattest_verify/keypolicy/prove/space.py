@@ -203,6 +203,15 @@ class Space:
         """Whether the policy mentions a key."""
         return key_name(key) in self._sizes
 
+    def named(self) -> Iterable[str]:
+        """Every key that the policy's conditions and variables name, in lower case."""
+        return tuple(self._sizes)
+
+    def constants(self, key: str) -> list[str]:
+        """What the policy compares a key with, but for its presence."""
+        conditions = self._conditions.get(key_name(key), ())
+        return [value for item in conditions if item.operator != "Null" for value in item.values]
+
     def keys(self) -> Mapping[str, tuple[Slot, ...]]:
         """Every key that came up."""
         return dict(self._slots)
