@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Final
 
 MAX_NAMES: Final = 1000
@@ -34,6 +35,8 @@ class Coverage:
     skipped_count: int = 0
     digests: int = 0
     digests_checked: bool = False
+    digests_of: tuple[datetime, datetime] | None = None
+    """From when to when the digests of the key's Region show that the logs are complete."""
 
     def saw(self, raw: Mapping[str, Any]) -> None:
         """Count a record."""
@@ -63,6 +66,14 @@ class Coverage:
             f"{min(self.hours)}h and {max(self.hours)}h UTC, in {where}"
         )
 
+    @property
+    def complete(self) -> str:
+        """In words: what shows that the logs are complete."""
+        if not self.digests_checked or self.digests_of is None:
+            return "no digest files, so nothing shows that the logs are complete"
+        first, last = map(_stamp, self.digests_of)
+        return f"complete by CloudTrail's digest files from {first} to {last}, and by nothing at other times"
+
     def to_json(self) -> dict[str, Any]:
         """As one object."""
         return {
@@ -81,5 +92,14 @@ class Coverage:
             },
             "skipped": self.skipped,
             "skipped_count": self.skipped_count,
-            "digests": {"files": self.digests, "checked": self.digests_checked},
+            "digests": {
+                "files": self.digests,
+                "checked": self.digests_checked,
+                "first": _stamp(self.digests_of[0]) if self.digests_of else None,
+                "last": _stamp(self.digests_of[1]) if self.digests_of else None,
+            },
         }
+
+
+def _stamp(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
