@@ -69,7 +69,7 @@ def _loosest(policy: Policy, registers: Mapping[int, str], named: bool) -> Polic
 
 
 def _settled(condition: Condition, registers: Mapping[int, str], variables: bool) -> bool:
-    """Whether ``_request`` says what a condition looks at: of registers those given, or that there are none."""
+    """Whether ``_request`` says what a condition looks at; of registers those given, or none at all."""
     key = ascii_lower(condition.key)
     if variables and any("${" in value for value in condition.values):
         return False

@@ -21,7 +21,7 @@ from coattest_verify.keypolicy.iam.names import KEY_ARN
 from coattest_verify.keypolicy.prove import texts
 from coattest_verify.keypolicy.prove.callers import Caller
 from coattest_verify.keypolicy.prove.identity import ACCOUNT, PARTITION, anonymous, known, role_with_any_path
-from coattest_verify.keypolicy.prove.present import OWNER, REGION, TYPE, always
+from coattest_verify.keypolicy.prove.present import EPOCH_NOW, OWNER, REGION, TYPE, always
 from coattest_verify.keypolicy.prove.ranges import NEITHER
 from coattest_verify.keypolicy.prove.space import TWICE, Slot, Space
 from coattest_verify.keypolicy.prove.texts import constant, model_text
@@ -46,6 +46,20 @@ _REGION = z3.Concat(
 _KEY_ID = z3.Concat(
     z3.Loop(_HEX, 8, 8), *[z3.Concat(z3.Re("-"), z3.Loop(_HEX, 4, 4))] * 3, z3.Re("-"), z3.Loop(_HEX, 12, 12)
 )
+
+_TIME = z3.Concat(
+    z3.Re("20"),
+    *(
+        z3.Range("0", "9"),
+        z3.Range("0", "9"),
+        z3.Re("-0"),
+        z3.Range("1", "9"),
+        z3.Re("-1"),
+        z3.Range("0", "9"),
+    ),
+    *(z3.Re("T1"), *(z3.Range("0", "9"), z3.Re(":"), z3.Range("0", "5")) * 2, z3.Range("0", "9"), z3.Re("Z")),
+)
+"""Some times as a request's context may have them; only counterexamples are bound to them."""
 
 ASSUMED = {
     "kms:keyspec": "SYMMETRIC_DEFAULT",
@@ -188,8 +202,7 @@ def real(space: Space, caller: Caller, action: str, resource: Any) -> list[Any]:
             found.append(z3.Not(slot.empty))
             found.append(z3.Implies(slot.present, z3.Not(space.one_of(slot.value, [""]))))
             if not key.startswith((ATTESTATION, *CALLER_KEYS)):
-                shape = {REGION: _REGION, OWNER: ACCOUNT}.get(key, TAG_VALUE if "tag/" in key else READABLE)
-                found.append(z3.InRe(slot.value, shape))
+                found.append(z3.InRe(slot.value, _shape(space, key)))
             spelled = KMS.find(key)
             if spelled and space.choices(key):
                 found.append(z3.Implies(slot.present, slot.value != NEITHER))
@@ -201,7 +214,21 @@ def real(space: Space, caller: Caller, action: str, resource: Any) -> list[Any]:
             found.append(slots[0].present == space.lists(key))
     if not z3.is_string_value(resource):
         found.append(z3.InRe(resource, _key_arn(space.policy, _REGION, _KEY_ID)))
-    return [*found, *of_an_assumed_key(space), *_document(space)]
+    return [*found, *_one_account(space), *of_an_assumed_key(space), *_document(space)]
+
+
+def _one_account(space: Space) -> list[Any]:
+    """The two keys of a caller's account say the same, a service's too."""
+    both = [space.slots(key)[0] for key in CALLER_KEYS[1:]]
+    return [z3.Implies(z3.And(*(slot.present for slot in both)), both[0].value == both[1].value)]
+
+
+def _shape(space: Space, key: str) -> Any:
+    """The expression of a key's values as AWS could send them."""
+    spelled = KMS.find(key)
+    if spelled and spelled[1] == "Date" and not space.choices(key):
+        return z3.Union(_TIME, z3.Plus(z3.Range("0", "9"))) if key == EPOCH_NOW else _TIME
+    return {REGION: _REGION, OWNER: ACCOUNT}.get(key, TAG_VALUE if "tag/" in key else READABLE)
 
 
 def of_an_assumed_key(space: Space) -> list[Any]:
