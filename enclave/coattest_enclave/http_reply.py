@@ -21,13 +21,13 @@ _END = b"\r\n\r\n"
 def read(receive: Callable[[int], bytes], body_max: int) -> tuple[int, bytes]:
     """Status and body of a reply whose pieces ``receive`` gives, empty at its end.
 
-    Raises ValueError when it is no such reply or larger than it may be, and what ``receive`` raises.
+    Raises ValueError when it is no such reply or larger than it may be, ConnectionError when it ends early,
+    and what ``receive`` raises.
     """
     data = b""
     while _END not in data:
-        piece = receive(HEAD_MAX)
-        data += piece
-        if not piece or (len(data) > HEAD_MAX and _END not in data[:HEAD_MAX]):
+        data += _piece(receive, HEAD_MAX)
+        if len(data) > HEAD_MAX and _END not in data[:HEAD_MAX]:
             raise ValueError("no head of a reply")
     head, _, body = data.partition(_END)
     first, *lines = head.split(b"\r\n")
@@ -47,10 +47,13 @@ def read(receive: Callable[[int], bytes], body_max: int) -> tuple[int, bytes]:
         raise ValueError("not one length in bounds")
     size = int(lengths[0])
     while len(body) < size:
-        piece = receive(size - len(body))
-        if not piece:
-            raise ValueError("the reply ends early")
-        body += piece
+        body += _piece(receive, size - len(body))
     if len(body) > size:
         raise ValueError("more bytes than announced")
     return int(status[1]), body
+
+
+def _piece(receive: Callable[[int], bytes], size: int) -> bytes:
+    if not (piece := receive(size)):
+        raise ConnectionError("the reply ends early")
+    return piece

@@ -29,7 +29,7 @@ TIMEOUT = 20.0
 """Seconds that one call may take, from the tunnel to the last byte."""
 
 PAUSES = (0.5, 1.0, 2.0)
-"""Seconds before each further call for the same key, when KMS is too busy."""
+"""Seconds before each further call for the same key, when one may pass that did not."""
 
 OK, TOO_MANY = 200, 429
 
@@ -84,8 +84,12 @@ Only the names in both lists are repeated to the parent.
 """
 
 
-class Busy(EnclaveError):
-    """KMS was too busy for this call, and may answer the next one."""
+DROPPED = (TimeoutError, ConnectionError, ssl.SSLEOFError)
+"""What a connection ends with that was cut, or was too slow. A refused certificate is none of them."""
+
+
+class Passing(EnclaveError):
+    """KMS was too busy for this call, or the connection was dropped; the next call may pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +107,13 @@ class Kms:
     def decrypt(self, ciphertext: bytes, key_arn: str, context: Mapping[str, str]) -> bytearray:
         """The 32-byte data key in ``ciphertext``, in a buffer to overwrite.
 
-        Asks again, after a pause, when KMS is too busy or does not answer in time. Raises EnclaveError:
-        ``kms-denied``, ``kms-failed``, or ``internal`` when the NSM fails.
+        Asks again, after a pause, when KMS is too busy, the connection is dropped or the time is over. Raises
+        EnclaveError: ``kms-denied``, ``kms-failed``, or ``internal`` when the NSM fails.
         """
         for pause in PAUSES:
             try:
                 return self._once(ciphertext, key_arn, context)
-            except Busy:
+            except Passing:
                 self.sleep(pause)
         return self._once(ciphertext, key_arn, context)
 
@@ -141,10 +145,9 @@ class Kms:
         )
         try:
             status, reply = self._post(host, body, signed)
-        except TimeoutError:
-            raise Busy("no answer from KMS: timed out", "kms-failed") from None
         except (OSError, ValueError) as error:
-            raise _failed(f"no answer from KMS: {_cause(error)}") from None
+            kind = Passing if isinstance(error, DROPPED) else EnclaveError
+            raise kind(f"no answer from KMS: {_cause(error)}", "kms-failed") from None
         envelope = read_reply(status, reply, key_arn)
         try:
             data_key = cms.decrypt(envelope, self.key)
@@ -176,8 +179,8 @@ class Kms:
 
 
 def read_reply(status: int, reply: bytes, key_arn: str) -> bytes:
-    """The envelope in KMS's reply to a Decrypt under ``key_arn``; raises EnclaveError, Busy when it is worth
-    asking again.
+    """The envelope in KMS's reply to a Decrypt under ``key_arn``; raises EnclaveError, Passing when it is
+    worth asking again.
     """
     try:
         fields: Any = json.loads(reply.decode("utf-8"), object_pairs_hook=unique_pairs)
@@ -190,7 +193,7 @@ def read_reply(status: int, reply: bytes, key_arn: str) -> bytes:
             raise EnclaveError(kind, "kms-denied")
         detail = kind if kind in BUSY else f"KMS replied with status {status}"
         if kind in BUSY or status == TOO_MANY or status >= 500:
-            raise Busy(detail, "kms-failed")
+            raise Passing(detail, "kms-failed")
         raise _failed(detail)
     if not isinstance(fields, dict):
         raise _failed("KMS's reply is not a JSON object with each name once")
@@ -212,4 +215,4 @@ def _cause(error: Exception) -> str:
     """What an error frame may say: OpenSSL's verdict or the kind of failure, never a text from outside."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"certificate refused ({re.sub(r'[^a-z ]', '', error.verify_message)})"
-    return type(error).__name__
+    return "timed out" if isinstance(error, TimeoutError) else type(error).__name__

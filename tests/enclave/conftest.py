@@ -53,10 +53,12 @@ def program(shared: Enclave) -> Iterator[Enclave]:
     shared.kms.requests.clear()
     shared.nsm.asked.clear()
     shared.received.clear()
+    shared.proxy.asked.clear()
     yield shared
     shared.kms.tamper = shared.kms.raw = None
     shared.nsm.timestamp = shared.nsm.broken = shared.proxy.cut_after = None
     shared.proxy.refuse = False
+    shared.proxy.next_cuts.clear()
     assert shared.process.poll() is None, "the program ended"
     assert shared.converse([wire.Frame(1, "alive", {"nonce": bytes(16)})])[-1].type == "document"
 

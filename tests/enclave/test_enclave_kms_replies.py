@@ -1,4 +1,4 @@
-"""KMS's reply is read strictly, in bounded time, and asked for again when KMS was too busy."""
+"""KMS's reply is read strictly, in bounded time, and asked for again when KMS was too busy or hung up."""
 
 from __future__ import annotations
 
@@ -69,7 +69,6 @@ HOSTILE: dict[str, Callable[[bytes], Iterable[bytes]]] = {
     "chunks and a length": lambda b: [head(5, "Transfer-Encoding: chunked") + chunked(b)],
     "two replies": lambda b: [head(len(b)) + b + head(2) + b"{}"],
     "two lengths": lambda b: [head(len(b), f"Content-Length: {len(b)}") + b],
-    "a length too long": lambda b: [head(len(b) + 100) + b],
     "a length too short": lambda b: [head(len(b) - 5) + b],
     "no length": lambda b: [unframed() + b],
     "a negative length": lambda b: [head(-1) + b],
@@ -83,8 +82,6 @@ HOSTILE: dict[str, Callable[[bytes], Iterable[bytes]]] = {
     "no status line": lambda _: [b"garbage without a status line\r\n\r\n"],
     "another status": lambda b: [head(len(b), status="206 Partial") + b],
     "an encoding": lambda b: [head(len(gzip.compress(b)), "Content-Encoding: gzip") + gzip.compress(b)],
-    "nothing": lambda _: [],
-    "half a reply": lambda b: [head(len(b)) + b[:20]],
     "a name twice": with_json(lambda text: text[:-1] + ', "Plaintext": "", "KeyId": "x"}'),
     "a key id twice": with_json(lambda text: '{"KeyId": "evil", ' + text[1:]),
     "a plaintext": with_field("Plaintext", base64.b64encode(bytes(32)).decode()),
@@ -94,6 +91,15 @@ HOSTILE: dict[str, Callable[[bytes], Iterable[bytes]]] = {
     "UTF-16": with_json(lambda text: text.encode("utf-16")),
     "a byte order mark": with_json(lambda text: text.encode("utf-8-sig")),
     "an envelope with a line feed": with_json(line_feed),
+}
+
+
+CUT: dict[str, Callable[[bytes], Iterable[bytes]]] = {
+    "nothing": lambda _: [],
+    "half a head": lambda b: [head(len(b))[:20]],
+    "a head alone": lambda b: [head(len(b))],
+    "half a reply": lambda b: [head(len(b)) + b[:20]],
+    "a length too long": lambda b: [head(len(b) + 100) + b],
 }
 
 
@@ -124,10 +130,10 @@ def test_a_reply_is_read_alike_however_it_comes(body: bytes, sizes: list[int]) -
 
 
 @given(st.binary(max_size=400))
-def test_bytes_that_are_no_reply_are_a_value_error(data: bytes) -> None:
-    """Whatever comes, it is refused or a reply; nothing else is raised."""
+def test_bytes_that_are_no_reply_are_refused(data: bytes) -> None:
+    """Whatever comes, it is refused, cut or a reply; nothing else is raised."""
     pieces = iter([data])
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, ConnectionError):
         status, body = http_reply.read(lambda _: next(pieces, b""), 100)
         assert (200 <= status < 600, len(body) <= 100) == (True, True)
 
@@ -195,6 +201,7 @@ def test_a_kms_that_stays_busy_is_named_and_not_asked_for_ever(
     program: Enclave, demo: Auction, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As often as there are pauses and once more; the error says what KMS said."""
+    assert kms.PAUSES == (0.5, 1.0, 2.0)
     monkeypatch.setattr(kms, "PAUSES", (0.0, 0.0, 0.0))
     program.kms.tamper = error("ThrottlingException")
     with pytest.raises(EnclaveError, match=r"^buyer-1: ThrottlingException$"):
@@ -207,3 +214,46 @@ def test_a_refusal_is_not_asked_again(program: Enclave, demo: Auction) -> None:
     program.kms.tamper = error("AccessDeniedException")
     assert refusal(program.open(demo)) == "kms-denied"
     assert len(program.kms.requests) == 1
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_a_reply_that_is_cut_is_asked_for_again(program: Enclave, demo: Auction, name: str) -> None:
+    """Three times for one key; then the opening goes on as if nothing had been."""
+    cuts = iter([CUT[name]] * 3)
+
+    def reply(body: bytes) -> Iterable[bytes]:
+        cut = next(cuts, None)
+        return cut(body) if cut else [head(len(body)) + body]
+
+    program.kms.raw = reply
+    assert program.open(demo).type == "result"
+    assert len(program.kms.requests) == 5
+
+
+@pytest.mark.parametrize("size", [0, 300, 2000])
+def test_a_dropped_connection_is_made_again(program: Enclave, demo: Auction, size: int) -> None:
+    """Before TLS, in its handshake and in the request: a new tunnel, three times for one key."""
+    program.proxy.next_cuts = [size, size, size]
+    assert program.open(demo).type == "result"
+    assert (len(program.proxy.asked), len(program.kms.requests)) == (5, 2)
+
+
+@pytest.mark.parametrize("size", [0, 300, 2000])
+def test_a_connection_that_is_always_dropped_ends_the_opening(
+    program: Enclave, demo: Auction, size: int
+) -> None:
+    """After as many calls as there are pauses and one more, with an error that names what happened."""
+    program.proxy.cut_after = size
+    answer = program.open(demo)
+    assert refusal(answer) == "kms-failed"
+    assert answer.body["detail"].startswith("buyer-1: no answer from KMS: ")
+    assert (len(program.proxy.asked), program.kms.requests) == (4, [])
+
+
+def test_a_kms_that_always_hangs_up_ends_the_opening(program: Enclave, demo: Auction) -> None:
+    """It gave no reply four times for the first key, and is asked for no other."""
+    program.kms.raw = CUT["half a reply"]
+    answer = program.open(demo)
+    assert refusal(answer) == "kms-failed"
+    assert answer.body["detail"] == "buyer-1: no answer from KMS: ConnectionError"
+    assert len(program.kms.requests) == 4

@@ -85,6 +85,7 @@ def test_only_kms_itself_is_spoken_to(
         assert refusal(answer) == "kms-failed"
         assert "certificate refused" in answer.body["detail"]
         assert kms.requests == []
+        assert len(program.proxy.asked) == 1
         assert CREDENTIALS["session_token"].encode() not in program.proxy.seen
 
 

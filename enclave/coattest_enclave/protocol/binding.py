@@ -8,7 +8,7 @@ from hashlib import sha256
 from coattest_enclave.protocol import canonical
 from coattest_enclave.protocol.manifest import Buyer, Manifest
 
-BID = "coattest/bid/v2"
+BID = "coattest/bid/v1"
 
 AUCTION = "coattest:auction"
 """The encryption context's key for the manifest's digest, hex."""

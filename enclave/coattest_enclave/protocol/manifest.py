@@ -28,7 +28,7 @@ from coattest_enclave.protocol.fields import (
     unique,
 )
 
-PURPOSE = "coattest/manifest/v2"
+PURPOSE = "coattest/manifest/v1"
 
 CERTIFICATE_MAX = 16 * 1024
 """Bytes of a member's certificate for a buyer's key."""

@@ -73,7 +73,7 @@ __all__ = [
     "unpack_bids",
 ]
 
-MANIFEST, SEAL = manifest.PURPOSE, "coattest/seal/v2"
+MANIFEST, SEAL = manifest.PURPOSE, "coattest/seal/v1"
 RESULT, RESULT_FILE, ALIVE = outcome.PURPOSE, outcome.FILE_PURPOSE, alive.PURPOSE
 
 AMOUNT_SIZE = columns.WIDTH

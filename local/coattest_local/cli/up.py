@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import click
 
 from coattest.jsontext import emit_json
+from coattest.parser import refuse_ignored
 from coattest.shell import err, needs_extra
 from coattest_local.aws import services
+from coattest_local.demo import cloud
+from coattest_local.demo.chain import ACCOUNTS
+from coattest_local.demo.example import check_places, make_example
 from coattest_parent.link.stop import Stop
+
+EXAMPLE = Path("coattest-example")
+"""The example's folder, in the user's home, where no other is named."""
 
 
 @needs_extra("local")
@@ -18,11 +28,24 @@ from coattest_parent.link.stop import Stop
 @click.option(
     "--directory",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder for ready.json, ca.pem and cloudtrail.jsonl (default: a temporary one).",
+    help="Folder for ready.json, ca.pem and cloudtrail.jsonl (default: a temporary one; with --example "
+    "a new folder for everything, ~/coattest-example).",
 )
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="The port; 0 takes a free one.")
 @click.option("--account", "accounts", multiple=True, metavar="NAME=ID", help="12 digits; repeatable.")
 @click.option("--region", help="The region of the examples; every region answers.")
+@click.option(
+    "--example",
+    is_flag=True,
+    help="Make what the tutorials need: accounts, roles, users, keys, buckets, and a file of variables for "
+    "each party.",
+)
+@click.option(
+    "--source",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=Path(),
+    help="With --example: the checkout that the tutorials rebuild (default: this folder).",
+)
 @click.option(
     "--unsafe-allow-unsigned-documents",
     is_flag=True,
@@ -35,6 +58,8 @@ def up_command(
     port: int,
     accounts: tuple[str, ...],
     region: str | None,
+    example: bool,
+    source: Path,
     unsafe_allow_unsigned_documents: bool,
     as_json: bool,
 ) -> None:
@@ -42,24 +67,49 @@ def up_command(
 
     It is a simulator and protects nothing.
     """
-    with Stop(last=True) as stop, TemporaryDirectory(prefix="nitro-local-") as temporary:
-        place = directory or Path(temporary)
-        with services.start(
-            place,
-            accounts=accounts,
-            region=region,
+    if example:
+        refuse_ignored(("accounts", "region"), "with --example, which has its own")
+        directory = (directory or Path.home() / EXAMPLE).absolute()
+        check_places(directory, source)
+    else:
+        refuse_ignored(("source",), "without --example")
+    with (
+        Stop(last=True) as stop,
+        _folder(directory) as place,
+        services.start(
+            place / "aws" if example else place,
+            accounts=ACCOUNTS if example else accounts,
+            region=cloud.REGION if example else region,
             port=port,
             unsafe_allow_unsigned_documents=unsafe_allow_unsigned_documents,
-        ) as running:
-            if as_json:
-                emit_json(_document(running))
+        ) as running,
+    ):
+        files = make_example(running, place, source) if example else {}
+        if as_json:
+            emit_json(_document(running, files))
+        else:
+            _show(running)
+            if example:
+                _show_example(place, files)
             else:
-                _show(running)
-            stop.wait()
+                err().print("Ctrl-C ends it and deletes everything in it.")
+        stop.wait()
 
 
-def _document(running: services.Services) -> dict[str, object]:
+@contextlib.contextmanager
+def _folder(named: Path | None) -> Iterator[Path]:
+    """The folder that was named, or a temporary one."""
+    if named is not None:
+        yield named
+        return
+    with TemporaryDirectory(prefix="nitro-local-") as temporary:
+        yield Path(temporary)
+
+
+def _document(running: services.Services, files: dict[str, Path]) -> dict[str, object]:
+    example = {"example": {name: str(path) for name, path in files.items()}} if files else {}
     return {
+        **example,
         "endpoint": running.endpoint,
         "ca_bundle": str(running.ca_bundle),
         "region": running.region,
@@ -83,4 +133,16 @@ def _show(running: services.Services) -> None:
         f"accounts   {', '.join(f'{item.name} {item.account}' for item in running.accounts.values())}"
     )
     console.print(f"keys       {running.directory / 'ready.json'} (mode 0600)")
-    console.print("Ctrl-C ends it and deletes everything in it.")
+
+
+def _show_example(place: Path, files: dict[str, Path]) -> None:
+    """What a person types next. Nothing of it is cut or wrapped: it is to be copied."""
+    console = err()
+    console.print("\nLeave this running, and open a terminal for each party. In it:")
+    for name, path in files.items():
+        typed = f"cd {shlex.quote(str(place / name))} && . {shlex.quote(f'../{path.name}')}"
+        console.print(f"  {name}   {typed}", soft_wrap=True, markup=False)
+    console.print(
+        "\nThen follow docs/tutorial-buyer.md as both buyers, from step 1, and docs/tutorial-service.md."
+    )
+    console.print("Ctrl-C ends it. Keys, buckets and roles are in memory: start again in a new folder then.")

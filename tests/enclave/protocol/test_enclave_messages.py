@@ -100,7 +100,7 @@ HOSTILE_MANIFESTS = {
     "empty": b"",
     "not a map": canonical.dumps([]),
     "another purpose": changed(purpose="coattest/seal/v1"),
-    "another version": changed(purpose="coattest/manifest/v1"),
+    "another version": changed(purpose="coattest/manifest/v2"),
     "one more field": changed(extra=1),
     "one field less": canonical.dumps({k: v for k, v in FIELDS.items() if k != "closes"}),
     "unknown rule": changed(rule="all-pay"),

@@ -10,10 +10,12 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import boto3
+import click
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -22,7 +24,7 @@ from coattest.aws import AwsFailure
 from coattest.errors import FoundFalse, UsageError
 from coattest_enclave.protocol import messages
 from coattest_parent.auction.courier import S3Bids, bid_digests
-from coattest_parent.cli.auction import cli
+from coattest_parent.cli.auction import cli, options
 from coattest_parent.cli.auction import open as open_verb
 from coattest_parent.link.aws import Aws, Endpoint
 from coattest_parent.link.channels import parse_address
@@ -265,3 +267,24 @@ def test_what_is_written_is_for_whom_it_should_be(tmp_path: Path, capsys: pytest
     assert stat.S_IMODE((tmp_path / "key").stat().st_mode) == 0o600
     assert code != 0
     assert not (tmp_path / "victim").exists()
+
+
+@pytest.mark.parametrize(("text", "ahead"), [("20m", 1200), ("6h", 21600), ("3d", 259200), ("0m", 0)])
+def test_a_time_from_now_is_that_many_seconds_ahead(
+    text: str, ahead: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Minutes, hours and days, from the clock of the command."""
+    monkeypatch.setattr(options, "utc_now", lambda: datetime(2026, 1, 1, tzinfo=timezone.utc))
+    context, option = click.Context(click.Command("manifest")), click.Option(["--closes"])
+    assert options.moment(context, option, text) == 1767225600 + ahead
+
+
+@pytest.mark.parametrize("text", ["", "m", "20", "-5m", "20 m", "20s", "20M", "1.5h", "10001d", "²m", "20mm"])
+def test_what_only_looks_like_a_time_from_now_is_not_one(text: str) -> None:
+    """Digits alone are Unix seconds, as before; everything else is a usage error that names the forms."""
+    context, option = click.Context(click.Command("manifest")), click.Option(["--closes"])
+    if text == "20":
+        assert options.moment(context, option, text) == 20
+        return
+    with pytest.raises(click.BadParameter, match="20m, 6h, 3d"):
+        options.moment(context, option, text)

@@ -237,7 +237,7 @@ def twos_release(case: Case) -> list[bytes]:
 
 REFUSED: dict[str, dict[str, Change]] = {
     "bad-manifest": {
-        "another version": manifest(purpose="coattest/manifest/v1"),
+        "another version": manifest(purpose="coattest/manifest/v2"),
         "another kind of message": manifest(purpose="coattest/seal/v1"),
         "one field more": manifest(extra=0),
         "an unknown rule": manifest(rule="all-pay"),
@@ -274,7 +274,7 @@ REFUSED: dict[str, dict[str, Change]] = {
         "a bid left out": payload(lambda fields: {"bids": fields["bids"][:2]}),
         "bids in another order": payload(lambda fields: {"bids": fields["bids"][::-1]}),
         "a bid twice": payload(lambda fields: {"bids": [*fields["bids"], fields["bids"][2]]}),
-        "a seal of another version": payload(lambda _: {"purpose": "coattest/seal/v1"}),
+        "a seal of another version": payload(lambda _: {"purpose": "coattest/seal/v2"}),
         "an image of zeros": payload(lambda _: {"image": bytes(48)}),
         "a manifest signed as a seal": seals(lambda c: [c.sign(i, payload=c.encoded) for i in (1, 2, 3)]),
     },

@@ -156,7 +156,7 @@ def read_manifest(data: bytes, partition: str) -> dict[str, Any]:
     manifest = read(data)
     names = ("purpose", "auction", "currency", "rule", "lots", "reserves", "buyers", "closes", "publish_by")
     purpose, auction, currency, rule, lots, reserves, buyers, closes, publish_by = fields_of(manifest, *names)
-    need(purpose == "coattest/manifest/v2" and rule in ("first-price", "second-price"), "purpose or rule")
+    need(purpose == "coattest/manifest/v1" and rule in ("first-price", "second-price"), "purpose or rule")
     text(auction, NAME)
     text(currency, CURRENCY)
     need(isinstance(lots, str), "lots")
@@ -224,7 +224,7 @@ def read_seal(
     payload = payloads.pop()
     names = ("purpose", "manifest", "release", "image", "bids")
     purpose, of, release, image, bids = fields_of(read(payload), *names)
-    need(purpose == "coattest/seal/v2" and of == digest, "purpose or manifest")
+    need(purpose == "coattest/seal/v1" and of == digest, "purpose or manifest")
     need(isinstance(release, bytes) and len(release) == 32, "release")
     need(isinstance(image, bytes) and len(image) == 48 and any(image), "image")
     need([name for name, _ in bids] == [buyer["name"] for buyer in buyers], "bids")
@@ -266,7 +266,7 @@ def read_bid(
         raise Refused("kms-denied")
     if hashlib.sha384(write(["coattest/data-key/v1", key])).digest() != commitment:
         raise Refused("bad-bid")
-    external = write(["coattest/bid/v2", digest, name, seal_key, image, arn])
+    external = write(["coattest/bid/v1", digest, name, seal_key, image, arn])
     aad = write(["Encrypt0", bytes.fromhex("a10103"), external])
     try:
         content = AESGCM(key).decrypt(iv, ciphertext, aad)

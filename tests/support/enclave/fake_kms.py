@@ -216,13 +216,18 @@ class FakeKms(Loopback):
 
 
 class FakeProxy:
-    """The parent's CONNECT proxy on a Unix socket: every host is ``target``; ``seen`` is all that passed."""
+    """The parent's CONNECT proxy on a Unix socket: every host is ``target``; ``seen`` is all that passed.
+
+    A tunnel is cut after so many bytes from the enclave: the next ones as ``next_cuts`` says, every other as
+    ``cut_after`` says.
+    """
 
     def __init__(self, path: Path, target: tuple[str, int]) -> None:
         self.asked: list[str] = []
         self.seen = bytearray()
         self.refuse = False
         self.cut_after: int | None = None
+        self.next_cuts: list[int] = []
         self._target = target
         self._server = UnixServer(path, self._tunnel, seconds=60, connections=16)
 
@@ -242,11 +247,12 @@ class FakeProxy:
         if self.refuse:
             stream.sendall(b"HTTP/1.1 403 Forbidden\r\n\r\n")
             return
+        cut_after = self.next_cuts.pop(0) if self.next_cuts else self.cut_after
         with socket.create_connection(self._target, timeout=60) as upstream:
             stream.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
             back = threading.Thread(target=self._pump, args=(upstream, stream, None), daemon=True)
             back.start()
-            self._pump(stream, upstream, self.cut_after)
+            self._pump(stream, upstream, cut_after)
             back.join()
 
     def _pump(self, source: socket.socket, sink: socket.socket, cut_after: int | None) -> None:

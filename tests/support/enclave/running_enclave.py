@@ -33,7 +33,9 @@ DEMO = {"buyer-1": [100000, 200000, 150000], "buyer-2": [120000, 180000, 150000]
 START = """
 import sys
 from pathlib import Path
+from coattest_enclave import kms
 from coattest_enclave.__main__ import main
+kms.PAUSES = (0.01, 0.02, 0.03)
 sys.exit(main(Path(sys.argv[1])))
 """
 

@@ -87,7 +87,7 @@ def test_a_record_survives_a_round_trip() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"format": "coattest-buyer/v1"},
+        {"format": "coattest-buyer/v2"},
         {"name": "Bob Smith"},
         {"name": 7},
         {"key": "AAAA"},

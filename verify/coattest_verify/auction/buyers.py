@@ -31,7 +31,7 @@ from coattest_verify.signatures.keys import (
     passphrase_from_environment,
 )
 
-RECORD_FORMAT = "coattest-buyer/v2"
+RECORD_FORMAT = "coattest-buyer/v1"
 RECORD_MAX = 64 * 1024
 """Bytes of a buyer's record: a certificate of at most 16 KiB in base64, and names."""
 

@@ -23,7 +23,7 @@ from coattest_verify.signatures.keys import Signer
 CERTIFICATE_TYPE = "application/vnd.coattest.buyer-key+json"
 """DSSE payload type."""
 
-PURPOSE = "coattest/buyer-key/v2"
+PURPOSE = "coattest/buyer-key/v1"
 
 MAX_CERTIFICATE = 8 * 1024
 """Bytes of a certificate; keys, a place and a signature have about 1,000."""

@@ -74,7 +74,12 @@ def read_record(path: Path) -> BuyerRecord:
 @click.option("--lot", "lots", multiple=True, help="A lot, with its reserve in minor units: ID[:RESERVE].")
 @click.option("--lots", "lots_file", type=FILE, help="More lots, as CSV: lot,reserve.")
 @click.option("--buyer", "buyers", type=FILE, multiple=True, required=True, help="A buyer's record.")
-@click.option("--closes", callback=moment, required=True, help="Closing time: ISO 8601 with zone, or Unix s.")
+@click.option(
+    "--closes",
+    callback=moment,
+    required=True,
+    help="When bids close: 20m, 6h or 3d from now, ISO 8601 with zone, or Unix s.",
+)
 @click.option("--publish-by", callback=moment, required=True, help="Publication deadline, in the same form.")
 @click.option("--out", type=NEW_FILE, required=True, help="Where to write the manifest.")
 @json_option

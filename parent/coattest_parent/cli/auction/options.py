@@ -7,11 +7,17 @@ from datetime import datetime
 import click
 
 from coattest.errors import UsageError
-from coattest.shell import Decorator, option_group
+from coattest.shell import Decorator, option_group, utc_now
 from coattest_enclave.protocol import messages
 from coattest_parent.cli.options import FILE, NEW_FOLDER
 from coattest_parent.link.aws import parse_s3_uri
 from coattest_parent.link.channels import parse_number
+
+UNITS = {"m": 60, "h": 3600, "d": 86400}
+"""Seconds of the units of a time from now."""
+
+FROM_NOW_MAX = 10_000
+"""Of any unit: 10,000 days are 27 years, and no auction waits longer."""
 
 way_options = option_group(
     click.option("--enclave", required=True, help="vsock:CID:PORT, unix:PATH or hybrid:PATH:PORT."),
@@ -65,14 +71,17 @@ def check_prefix(prefix: str) -> None:
 
 
 def moment(ctx: click.Context, param: click.Parameter, value: str) -> int:
-    """Option callback: ISO 8601 with a zone, or Unix seconds; gives Unix seconds."""
+    """Option callback: ISO 8601 with a zone, Unix seconds, or a time from now (20m); gives Unix seconds."""
     if (seconds := parse_number(value, messages.AMOUNT_MAX)) is not None:
         return seconds
+    count = parse_number(value[:-1], FROM_NOW_MAX)
+    if count is not None and (unit := UNITS.get(value[-1])):
+        return int(utc_now().timestamp()) + count * unit
     try:
         parsed = datetime.fromisoformat(value.replace("Z", "+00:00"))
     except ValueError:
-        shown = repr(value[:100])
-        raise click.BadParameter(f"{shown} is neither ISO 8601 nor Unix seconds", ctx, param) from None
+        forms = "ISO 8601, Unix seconds or a time from now (20m, 6h, 3d)"
+        raise click.BadParameter(f"{value[:100]!r} is not {forms}", ctx, param) from None
     if parsed.tzinfo is None:
         raise click.BadParameter(f"{value!r} has no time zone; add Z for UTC", ctx, param)
     return int(parsed.timestamp())
