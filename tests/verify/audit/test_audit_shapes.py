@@ -97,7 +97,10 @@ SHAPES = (
         NOT_OURS,
     ),
     Shape(
-        "id-in-capitals", (without(bad(), "resources", requestParameters={"keyId": ID.upper()}),), OPTIONAL, NOT_OURS
+        "id-in-capitals",
+        (without(bad(), "resources", requestParameters={"keyId": ID.upper()}),),
+        OPTIONAL,
+        NOT_OURS,
     ),
     Shape(
         "parameters-as-text",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import z3  # type: ignore[import-untyped,unused-ignore]
@@ -74,7 +75,7 @@ def _type_by_arn(space: Space, slot: Slot) -> Iterator[Any]:
         ("FederatedUser", "arn:*:sts::*:federated-user/*"),
     ):
         parts = tuple(part for part in parts_of(pattern, False) if not isinstance(part, Variable))
-        is_one = space.matches(arn, segments_regex(parts), lambda text, parts=parts: by_segments(parts, text))
+        is_one = space.matches(arn, segments_regex(parts), partial(by_segments, parts))
         yield space.one_of(slot.value, [kind]) == is_one
 
 

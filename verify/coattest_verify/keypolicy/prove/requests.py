@@ -123,8 +123,11 @@ def unnamed_keys(policy: Policy) -> list[str]:
     places = [usual]
     for parts in (text.split(":") for text in written):
         if len(parts) == 6:
-            place = zip(parts[3:5], usual, strict=True)
-            places.append(tuple(other if re.search(r"[*?$]", part) else part for part, other in place))
+            region, account = (
+                other if re.search(r"[*?$]", part) else part
+                for part, other in zip(parts[3:5], usual, strict=True)
+            )
+            places.append((region, account))
     keys = (f"arn:aws:kms:{region}:{account}:key/{unnamed}" for region, account in dict.fromkeys(places))
     return [key for key in keys if KEY_ARN.fullmatch(key)][: LIKELY + 1]
 
