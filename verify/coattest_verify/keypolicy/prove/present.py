@@ -15,7 +15,7 @@ from typing import Any
 import z3  # type: ignore[import-untyped,unused-ignore]
 
 from coattest_verify.keypolicy.iam import Policy
-from coattest_verify.keypolicy.iam.conditions import instant
+from coattest_verify.keypolicy.iam.conditions import instant, mistyped
 from coattest_verify.keypolicy.iam.match import Variable, by_segments, parts_of
 from coattest_verify.keypolicy.prove.callers import Caller
 from coattest_verify.keypolicy.prove.ranges import NEITHER, moment, pieces
@@ -41,7 +41,7 @@ def always(space: Space, caller: Caller) -> list[Any]:
             found += [slot.present] if key == _OF_THE_CALLERS_CHOICE else [slot.present, z3.Not(slot.empty)]
             if key in _TRUE_OR_FALSE:
                 found += _one_of(space, slot, ["true", "false"])
-            if key in (NOW, EPOCH_NOW) and space.choices(key):
+            if key in (NOW, EPOCH_NOW) and _is_time(space, key):
                 found.append(slot.value != constant(NEITHER))
             if key == OF_A_SERVICE:
                 found += _one_of(space, slot, [str(caller.principal.kind != "AWS").lower()])
@@ -79,18 +79,23 @@ def _type_by_arn(space: Space, slot: Slot) -> Iterator[Any]:
         yield space.one_of(slot.value, [kind]) == is_one
 
 
+def _is_time(space: Space, key: str) -> bool:
+    """Whether the policy compares a key, as a time and in no other way."""
+    return space.choices(key) is not None and not any(map(mistyped, space.conditions(key)))
+
+
 def _one_clock(space: Space) -> list[Any]:
     """The two keys of a request's time show the same moment."""
-    if not (space.choices(NOW) and space.choices(EPOCH_NOW)):
+    if not (_is_time(space, NOW) and _is_time(space, EPOCH_NOW)):
         return []
-    moments = pieces(instant(text) for key in (NOW, EPOCH_NOW) for text in space.constants(key))
+    moments = pieces([*space.moments(NOW), *space.moments(EPOCH_NOW)])
     return [z3.Or(*(z3.And(*_shows(space, item)) for item in moments))]
 
 
 def _shows(space: Space, time: Decimal) -> Iterator[Any]:
     """That the request's time, by each key that the policy looks at, answers as this moment does."""
     for key, text in ((NOW, moment(time)), (EPOCH_NOW, _seconds(time))):
-        if space.choices(key):
+        if _is_time(space, key):
             slot = space.slots(key)[0]
             yield z3.And(slot.present, *_one_of(space, slot, space.standing_for(key, text)))
 
@@ -128,10 +133,9 @@ def made_at(space: Space, now: datetime | None) -> list[Any]:
         return []
     time = instant(f"{now:%Y-%m-%dT%H:%M:%SZ}")
     found = list(_shows(space, time))
-    if space.choices(ISSUED):
+    if _is_time(space, ISSUED):
         slot = space.slots(ISSUED)[0]
-        texts = [str(time), *space.constants(ISSUED)]
-        by_then = [item for item in pieces(map(instant, texts)) if item <= time]
+        by_then = [item for item in pieces([time, *space.moments(ISSUED)]) if item <= time]
         standing = {text for item in by_then for text in space.standing_for(ISSUED, moment(item))}
         found.append(z3.Implies(slot.present, z3.And(*_one_of(space, slot, sorted(standing)))))
     return found
