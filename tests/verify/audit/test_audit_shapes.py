@@ -393,3 +393,15 @@ def test_selectors_of_all_management_events_record_kms(parameters: dict[str, Any
     """ "if the event matches any event selector, the trail processes and logs the event"."""
     assert records_kms(parameters)
     assert collected(of_a_trail("PutEventSelectors", **parameters)).changed(None, None) == ()
+
+
+def test_pages_that_are_taken_for_one_answer_are_told() -> None:
+    """Nobody can tell a last page from a whole answer of another day: the verdict says what was assumed."""
+    page = dumped({"Events": [{"CloudTrailEvent": json.dumps(record())}], "NextToken": "n"})
+    last = dumped({"Events": [{"CloudTrailEvent": json.dumps(record(id="2"))}]})
+    told = []
+    for documents in ((page, last), (page + last,)):
+        found = collected(*documents)
+        assert found.unfinished == ()
+        told.append(conclude(audited(*documents), found.coverage, none_expected=False).sentence)
+    assert ["1 page(s) in files of their own" in sentence for sentence in told] == [True, False]

@@ -121,6 +121,7 @@ class Collected:
             # Pages one after the other are one answer: its last one says whether it is whole.
             self.whole += page.last
             self.pages += [] if page.last else [page.where]
+            self.coverage.pages = len(self.pages) if self.whole == 1 else 0
 
     def flaw(self, where: str, detail: str) -> None:
         """Something that could not be read."""

@@ -33,6 +33,8 @@ class Coverage:
     skipped: list[str] = field(default_factory=list)
     """Names of files that are no logs by their content, as many as are kept."""
     skipped_count: int = 0
+    pages: int = 0
+    """Pages in files of their own that the one last page of the source was taken to end."""
     digests: int = 0
     digests_checked: bool = False
     digests_of: tuple[datetime, datetime] | None = None
@@ -90,6 +92,7 @@ class Coverage:
                 "first": min(self.hours, default=None),
                 "last": max(self.hours, default=None),
             },
+            "pages": self.pages,
             "skipped": self.skipped,
             "skipped_count": self.skipped_count,
             "digests": {
