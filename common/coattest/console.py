@@ -1,12 +1,15 @@
 """A console that prints everything as plain text: names come from other people's files.
 
 Rich's markup and emoji codes are printed as they are unless a caller asks for markup. Control characters, and
-those that change the direction of writing, are shown as escapes (``\\x1b``).
+those that change the direction of writing, are shown as escapes (``\\x1b``); so is what the terminal's encoding
+does not have.
 """
 
 from __future__ import annotations
 
+import io
 import re
+import sys
 from typing import Any
 
 from rich.console import Console
@@ -21,6 +24,9 @@ class PlainConsole(Console):
     """rich's Console for results and prose; styles, tables and progress are as usual."""
 
     def __init__(self, *, stderr: bool = False) -> None:
+        stream = sys.stderr if stderr else sys.stdout
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
         super().__init__(stderr=stderr, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
     def render_str(self, text: str, **options: Any) -> Text:

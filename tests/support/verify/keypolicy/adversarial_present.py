@@ -329,6 +329,12 @@ _POLICIES = (
         ABAC,
         power=NO,
     ),
+    Adversarial(
+        "a-tag-of-another-script",
+        (GOOD, allow(EVE, Condition={"StringEquals": {TAG: "\u4e2d\u0434\u03b1"}})),
+        "IAM Tags, naming: letters, which are not of one script.",
+        plaintext=NO,
+    ),
     # Others.
     Adversarial(
         "role-sessions-by-their-own-arn",

@@ -38,7 +38,7 @@ from coattest_verify.keypolicy.prove.search import Granted, Search
 from coattest_verify.keypolicy.prove.space import Space
 
 ASSUMPTIONS = (
-    "there are no grants on the key",
+    "there are no grants on the key, and who may make one makes none: it allows past the Allows",
     "Origin is AWS_KMS: no copy of the key material exists outside KMS",
     "the key is in one Region",
     "the key is symmetric (SYMMETRIC_DEFAULT, ENCRYPT_DECRYPT)",

@@ -77,6 +77,8 @@ READABLE = z3.Star(z3.Union(_ASCII, z3.Range("\u00c0", "\ud7ff")))
 TAG_VALUE = z3.Star(
     z3.Union(
         *(z3.Range(*pair) for pair in ("09", "AZ", "az", "\u00c0\u00d6", "\u00d8\u00f6", "\u00f8\u024f")),
+        *(z3.Range(*pair) for pair in ("\u0391\u03a1", "\u03a3\u03c9", "\u0400\u045f", "\u3041\u3096")),
+        *(z3.Range(*pair) for pair in ("\u30a1\u30fa", "\u4e00\u9fa5", "\uac00\ud7a3")),
         *map(z3.Re, " _.:/=+-@"),
     )
 )
