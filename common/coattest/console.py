@@ -1,8 +1,8 @@
 """A console that prints everything as plain text: names come from other people's files.
 
-Rich's markup and emoji codes are printed as they are unless a caller asks for markup. Control characters, and
-those that change the direction of writing, are shown as escapes (``\\x1b``); so is what the terminal's encoding
-does not have.
+Rich's markup and emoji codes are printed as they are unless a caller asks for markup. Control characters,
+those that change the direction of writing, and what the stream's encoding does not have are shown as escapes
+(``\\x1b``).
 """
 
 from __future__ import annotations
