@@ -128,3 +128,21 @@ def test_what_an_encoding_does_not_have_is_an_escape(
         console().print("\u00fc\u4e2d")
         getattr(sys, name).flush()
         assert raw.getvalue().decode(encoding) == f"{shown}\n"
+
+
+@pytest.mark.parametrize(("result", "code"), [(0, 0), (1, 1)])
+def test_a_closed_stream_is_no_bug(monkeypatch: pytest.MonkeyPatch, result: int, code: int) -> None:
+    """``verify .. >&-``: nobody reads the answer, and the exit code is the answer's."""
+    for name in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    monkeypatch.setattr(sys, "argv", ["check"])
+
+    @click.command()
+    def check() -> int:
+        out().print("as decided")
+        err().print("all of it")
+        return result
+
+    with pytest.raises(SystemExit) as ended:
+        run(check, "check")
+    assert ended.value.code == code
