@@ -65,8 +65,9 @@ class BuiltImages:
 
 @pytest.fixture(autouse=True, scope="session")
 def state_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """No test writes to the journals and records of whoever runs it."""
+    """No test writes to the journals, the records and the pinned roots of whoever runs it."""
     os.environ["COATTEST_STATE"] = str(tmp_path_factory.mktemp("state"))
+    os.environ["COATTEST_CONFIG"] = str(tmp_path_factory.mktemp("config"))
 
 
 @pytest.fixture(autouse=True, scope="session")

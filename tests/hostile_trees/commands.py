@@ -88,7 +88,7 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
         "--source . --out out/inputs.json",
     ),
     "verify lint-change": ("HEAD --root {root}",),
-    "verify log append": (f"{WHO} {DECIDE}",),
+    "verify log append": (DECIDE,),
     "verify log cosign": (f"{WHO} {DECIDE}",),
     "verify log show": (DECIDE,),
     "verify members countersign": (f"{WHO} {A}",),
@@ -133,6 +133,7 @@ NOT_TRIED: Mapping[str, str] = {
     "nitro-local terminate-enclave": "reads the folder that it wrote",
     "nitro-local up": "reads nothing of a checkout",
     "verify keygen": "reads nothing of a checkout",
+    "verify turn": "fetches from the user's address first; `verify sign-pcrs`, `log append` read the same",
     "verify policy apply": "asks AWS first; `verify policy make` reads the same",
     "verify policy check": "asks AWS first; `verify policy make` reads the same",
 }

@@ -22,7 +22,7 @@ PATHS = (
     ".git/objects/pack", ".git/objects/info", ".git/refs",
     "attestations", "attestations/quorum.toml", "attestations/quorum.toml", "attestations/releases",
     "attestations/releases/0.1.0", "attestations/releases/0.1.0/claim.json",
-    "attestations/releases/0.1.0/claim.json", "attestations/root.layout", "attestations/log",
+    "attestations/releases/0.1.0/claim.json", "attestations/layout.1.project-native.json", "attestations/log",
     "attestations/log/checkpoint", "attestations/releases/0.1.0/rebuild.project-native.intoto.json",
     "attestations/quorum.1.project-native.dsse.json", "attestations/project-native.pub",
     "attestations/releases/0.1.0/rebuild.540b9f04.link",

@@ -12,15 +12,14 @@ import pytest
 from coattest.errors import FoundFalse
 from coattest.files import Folder
 from coattest.strictjson import canonical
-from coattest_verify.quorum.cosigning import head, sign_log
 from coattest_verify.quorum.log.examine import read_quorum_log
-from coattest_verify.quorum.log.merkle import leaf_hash, pack_entries, tiles
 from coattest_verify.quorum.members.chain import Seen, SeenLog
 from coattest_verify.quorum.statements.votes import REVOKE, make_vote, sign_vote, vote_name
 from coattest_verify.signatures import keys
 from support.raises import raises_code
 from support.verify.history.commits import History
 from support.verify.history.shared import SharedHistory, codes
+from support.verify.logs import sign_log, write_log
 from support.verify.members import NOW, Members, hex_digest, report_json
 from support.verify.signing_world import SigningWorld
 
@@ -58,11 +57,7 @@ def invent(quorum: Members, kind: str, member: str | None, facts: dict[str, str]
         log = read_quorum_log(folder, quorum.root, quorum.file)
     entry = canonical({"kind": kind, "sha256": "0" * 64, "member": member, "facts": facts})
     entries = [*(log.entries if log else ()), entry]
-    content = {**pack_entries(entries), **tiles([leaf_hash(each) for each in entries])}
-    for path, data in content.items():
-        quorum.write(f"log/{path}", data)
-    note = head(entries, quorum.root).body + "\n\u2014 nobody AAAAAAAA\n"
-    quorum.write("log/checkpoint", note.encode())
+    write_log(quorum, entries)
 
 
 def about(quorum: Members, release: str, outcome: str) -> dict[str, str]:
@@ -141,7 +136,7 @@ def test_what_a_machine_cosigned_before_does_not_lock_it_out(agreed: Members) ->
     with Folder(agreed.attestations) as folder:
         log = read_quorum_log(folder, agreed.root, agreed.file)
     assert log is not None
-    seen = Seen(1, agreed.file.sha256, SeenLog(len(log.entries), log.cosigned.checkpoint.root.hex()))
+    seen = Seen(1, agreed.file.sha256, SeenLog(len(log.entries), log.checkpoint.root.hex()))
     path.unlink()
     with raises_code(FoundFalse, "removed-entry"):
         cosign(agreed, "buyer-3")

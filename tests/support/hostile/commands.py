@@ -60,7 +60,7 @@ LINES: dict[str, tuple[str, ...]] = {
     "verify commit": (*SIGNING, "--rebuild", "OUT", *DECIDED),
     "verify inputs": ("--mirror", "MIRROR"),
     "verify lint-change": ("HEAD", *DECIDED),
-    "verify log append": (*SIGNING, *DECIDED),
+    "verify log append": DECIDED,
     "verify log cosign": (*SIGNING, *DECIDED),
     "verify log show": DECIDED,
     "verify members countersign": SIGNING,
@@ -83,6 +83,7 @@ LINES: dict[str, tuple[str, ...]] = {
     "verify release which": ("MEASURED", *DECIDED),
     "verify report": (*SIGNING, *BUYER, "--parent-role", ROLE, "--out", "NEW", *NAMED),
     "verify sign-pcrs": (*SIGNING, "--rebuild", "OUT"),
+    "verify turn": (*SIGNING, "--rebuild", "OUT", *DECIDED),
 }
 """A line for every command that takes a checkout or attestations, or signs. Words in capitals are paths."""
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-from coattest_enclave.protocol import messages
+from coattest_verify.auction import messages
 from coattest_verify.auction.buyers import BuyerRecord, generate_auction_key, load_auction_key, make_manifest
 from coattest_verify.auction.certify import Life, Own, certify_buyer_key
 from coattest_verify.quorum.authority import Authority
-from coattest_verify.quorum.links import LAYOUT_FILE, link_name, sign_layout, sign_link
+from coattest_verify.quorum.links import layout_name, link_name, sign_layout, sign_link
 from coattest_verify.quorum.statements.provenance import sign_statement
 from support.auction.auctions import ACCOUNTS, ARN, LOTS
 from support.local.local_enclave import PCRS
@@ -55,7 +55,9 @@ def make_world(folder: Path) -> World:
         certificate = certify_buyer_key(signer, own, Life(now - timedelta(days=1), now + timedelta(days=30)))
         buyer = messages.Buyer(name, public.spki, certificate, arn, own.bids)
         records.append(BuyerRecord(buyer))
-    members.write(LAYOUT_FILE, sign_layout(members.file, members.signers[BUYERS[0]]))
+    layout = sign_layout(members.file, BUYERS[0], members.signers[BUYERS[0]])
+    assert layout is not None
+    members.write(layout_name(members.file, BUYERS[0]), layout)
     outcome = members.decide(profile="local", now=now)
     assert outcome.members is not None
     closes = int(now.timestamp()) - 600

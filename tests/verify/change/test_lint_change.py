@@ -14,16 +14,16 @@ from dulwich.objects import Blob, Tree
 
 from coattest.errors import EnvironmentFailure, UsageError
 from coattest.files import Folder
-from coattest_verify.quorum.cosigning import head
 from coattest_verify.quorum.links import sign_layout
 from coattest_verify.quorum.log.examine import read_quorum_log
-from coattest_verify.quorum.log.merkle import leaf_hash, pack_entries, tiles
 from coattest_verify.quorum.members.file import MEMBERS_TYPE, Member
+from coattest_verify.quorum.releases import ATTRIBUTES_TEXT
 from coattest_verify.quorum.statements.votes import REVIEW, REVOKE, make_vote, sign_vote, vote_name
 from coattest_verify.signatures import dsse, keys
 from support.raises import raises_code
 from support.verify.history.commits import LINK, PROGRAM, SUBMODULE
 from support.verify.history.shared import NEXT, SharedHistory, codes
+from support.verify.logs import made_log
 from support.verify.members import NOW, claim_json, report_json
 
 A = "attestations/"
@@ -196,7 +196,7 @@ def test_a_revocation_is_added_and_stays(shared: SharedHistory) -> None:
         (f"{UPCOMING}rebuild.buyer-3.intoto.json", (PROGRAM, b"{}"), "not-a-file"),
         (f"{UPCOMING}rebuild.buyer-3.intoto.json", (SUBMODULE, b"x"), "not-a-file"),
         (f"{UPCOMING}.gitattributes", b"* filter=evil", "bad-name"),
-        (f"{A}.gitattributes", b"* text", "bad-name"),
+        (f"{A}.gitattributes", b"* text", "malformed"),
         (f"{A}releases/.gitmodules", b"", "bad-name"),
         (f"{A}rebuild.buyer-3.intoto.json", b"{}", "bad-name"),
         (f"{UPCOMING}Claim.json", b"{}", "bad-name"),
@@ -280,13 +280,8 @@ def rewritten(shared: SharedHistory, change: Callable[[list[bytes]], list[bytes]
     with Folder(shared.quorum.attestations) as folder:
         log = read_quorum_log(folder, shared.quorum.root, shared.quorum.file)
     assert log is not None
-    entries = change(list(log.entries))
-    checkpoint = head(entries, shared.quorum.root)
-    content = {**pack_entries(entries), **tiles([leaf_hash(each) for each in entries])}
-    return {
-        **{f"{A}log/{path}": data for path, data in content.items()},
-        f"{A}log/checkpoint": (checkpoint.body + "\n\u2014 nobody AAAAAAAA\n").encode(),
-    }
+    content = made_log(change(list(log.entries)), shared.quorum.root)
+    return {f"{A}{name}": data for name, data in content.items()}
 
 
 def test_an_invented_entry_is_refused(shared: SharedHistory) -> None:
@@ -317,17 +312,31 @@ def test_a_forked_log_is_refused(shared: SharedHistory) -> None:
 
 
 def test_a_cosignature_is_its_members(shared: SharedHistory) -> None:
-    """Two members' new cosignatures on one head are two changes, and an earlier one is not taken out."""
+    """It comes without the log or with it, alone, whole, and never goes back to an earlier one."""
     shared.log("buyer-3", append=False)
     code, found = shared.lint()
     assert (code, found["members"]) == (0, ["buyer-3"])
-    checkpoint = (shared.quorum.attestations / "log/checkpoint").read_bytes()
-    lines = checkpoint.split(b"\n")
-    fewer = b"\n".join(line for line in lines if not line.startswith("\u2014 buyer-2".encode()))
-    code, found = shared.lint({f"{A}log/checkpoint": fewer})
-    assert (code, codes(found)) == (1, ["file-replaced"])
-    added = checkpoint + "\u2014 mallory AAAAAAAA\n".encode()
-    assert codes(shared.lint({f"{A}log/checkpoint": added})[1]) == ["bad-log"]
+    mine, theirs = f"{A}log/cosignature.buyer-3", f"{A}log/cosignature.buyer-2"
+    note = (shared.quorum.attestations / "log/cosignature.buyer-3").read_bytes()
+    added = note + "\u2014 mallory AAAAAAAA\n".encode()
+    assert codes(shared.lint({mine: added})[1]) == ["bad-log"]
+    assert codes(shared.lint({mine: note.replace(b"buyer-3", b"buyer-2")})[1]) == ["bad-signature"]
+    assert codes(shared.lint({theirs: None})[1]) == ["file-removed"]
+    assert codes(shared.lint({f"{A}log/cosignature.mallory": note})[1]) == ["bad-signature"]
+
+
+def test_a_cosignature_grows_with_the_log(shared: SharedHistory, upcoming: dict[str, Any]) -> None:
+    """A note on more entries takes the place of its member's earlier one, which does not return."""
+    shared.log("buyer-3", append=False)
+    shared.again()
+    name = f"{A}log/cosignature.buyer-3"
+    earlier = shared.files[name]
+    shared.rebuilt("buyer-3", upcoming)
+    shared.log("buyer-3")
+    assert shared.lint()[0] == 0
+    shared.again()
+    assert shared.files[name] != earlier
+    assert codes(shared.lint({name: earlier})[1]) == ["file-replaced"]
 
 
 def test_a_new_version_is_signed_by_one_member_a_change(shared: SharedHistory) -> None:
@@ -342,7 +351,9 @@ def test_a_new_version_is_signed_by_one_member_a_change(shared: SharedHistory) -
     quorum.countersign(proposal, "buyer-2")
     (quorum.attestations / "quorum.next.toml").unlink()
     quorum.write("quorum.toml", proposal.raw)
-    quorum.write("root.layout", sign_layout(proposal, quorum.signers["buyer-2"]))
+    signed = sign_layout(proposal, "buyer-2", quorum.signers["buyer-2"])
+    assert signed is not None
+    quorum.write("layout.2.buyer-2.json", signed)
     code, found = shared.lint()
     assert (code, found["members"]) == (0, ["buyer-2"]), found["findings"]
 
@@ -384,22 +395,29 @@ def test_a_stranger_proposes_itself_in_vain(shared: SharedHistory, tmp_path: Pat
     assert codes(shared.lint({f"{A}quorum.2.mallory.dsse.json": signed})[1]) == ["bad-signature"]
 
 
-def test_a_layout_is_extended_by_its_signer(shared: SharedHistory) -> None:
-    """It is what the members file gives, with signatures of members, and loses none."""
+def test_a_layout_signature_is_its_members(shared: SharedHistory) -> None:
+    """It is what the signed members file gives, with that member's signature and nobody else's."""
     quorum = shared.quorum
-    first = sign_layout(quorum.file, quorum.signers["buyer-1"])
-    quorum.write("root.layout", first)
-    code, found = shared.lint()
+    mine = sign_layout(quorum.file, "buyer-1", quorum.signers["buyer-1"])
+    theirs = sign_layout(quorum.file, "buyer-2", quorum.signers["buyer-2"])
+    assert mine is not None
+    assert theirs is not None
+    name = f"{A}layout.1.buyer-1.json"
+    code, found = shared.lint({name: mine})
     assert (code, found["members"]) == (0, ["buyer-1"])
-    shared.again()
-    alone = sign_layout(quorum.file, quorum.signers["buyer-2"])
-    assert codes(shared.lint({f"{A}root.layout": alone})[1]) == ["file-replaced"]
-    both = sign_layout(quorum.file, quorum.signers["buyer-2"], first)
-    code, found = shared.lint({f"{A}root.layout": both})
-    assert (code, found["members"]) == (0, ["buyer-2"])
-    hostile = both.replace(b'"inspect": []', b'"inspect": [{"run": ["sh"]}]')
-    assert hostile != both
-    assert codes(shared.lint({f"{A}root.layout": hostile})[1]) == ["malformed"]
+    assert codes(shared.lint({name: theirs})[1]) == ["malformed"]
+    hostile = mine.replace(b'"inspect": []', b'"inspect": [{"run": ["sh"]}]')
+    assert hostile != mine
+    assert codes(shared.lint({name: hostile})[1]) == ["malformed"]
+    assert codes(shared.lint({f"{A}layout.2.buyer-1.json": mine})[1]) == ["bad-signature"]
+    assert codes(shared.lint({f"{A}root.layout": mine})[1]) == ["bad-name"]
+
+
+def test_gits_attributes_are_those_of_members_init(shared: SharedHistory) -> None:
+    """They may come, as they are written there; no others, and none in another folder."""
+    assert shared.lint({f"{A}.gitattributes": ATTRIBUTES_TEXT})[0] == 0
+    assert codes(shared.lint({f"{A}.gitattributes": b"* text\n"})[1]) == ["malformed"]
+    assert codes(shared.lint({f"{A}log/.gitattributes": ATTRIBUTES_TEXT})[1]) == ["bad-name"]
 
 
 def test_a_base_that_does_not_hold_is_no_answer(shared: SharedHistory) -> None:

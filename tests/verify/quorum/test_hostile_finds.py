@@ -11,12 +11,11 @@ import pytest
 from coattest.errors import FoundFalse, Rejected
 from coattest.files import Folder
 from coattest.strictjson import canonical, parse
-from coattest_verify.quorum.cosigning import sign_log
 from coattest_verify.quorum.log import checkpoint as notes
-from coattest_verify.quorum.log.examine import CHECKPOINT_FILE, head, parse_entry, read_quorum_log
-from coattest_verify.quorum.log.merkle import pack_entries
+from coattest_verify.quorum.log.examine import cosignature_file, head, parse_entry, read_quorum_log
 from coattest_verify.quorum.members.file import Member, MemberGroup, MembersFile
 from coattest_verify.quorum.statements.votes import REVOKE, make_vote, sign_vote, vote_name
+from support.verify.logs import sign_log, write_log
 from support.verify.members import NOW, Members, report_json, sentences
 
 
@@ -94,21 +93,21 @@ def test_one_member_is_not_two_members_of_a_group(three: Members) -> None:
 
 
 def test_a_cosignature_after_the_last_year_is_no_crash(three: Members) -> None:
-    """A cosigner that dates its line in the year 30,000 makes the log bad, and nothing else."""
+    """A cosigner that dates its line in the year 30,000 makes its own note bad, and nothing else."""
     log(three, "buyer-3")
     with Folder(three.attestations) as folder:
         found = read_quorum_log(folder, three.root, three.file)
     assert found is not None
-    tree = found.cosigned.checkpoint
+    tree = found.checkpoint
     signer = three.signers["buyer-3"]
     seconds = 2**39
     signature = signer.sign(notes._message(tree, seconds))
     data = notes._key_id("buyer-3", signer.public) + seconds.to_bytes(8, "big") + signature
     line = f"\u2014 buyer-3 {base64.b64encode(data).decode()}\n"
-    three.write(CHECKPOINT_FILE, f"{tree.body}\n{line}".encode())
+    three.write(cosignature_file("buyer-3"), f"{tree.body}\n{line}".encode())
     outcome = three.decide()
     assert outcome.decision is not None
-    assert sentences(outcome.warnings) == ("log/checkpoint: the cosignature of buyer-3 is wrong",)
+    assert sentences(outcome.warnings) == ("log/cosignature.buyer-3: the cosignature of buyer-3 is wrong",)
 
 
 @pytest.mark.parametrize(
@@ -129,13 +128,9 @@ def test_log_entries_do_not_reach_a_terminal_as_commands(three: Members, field: 
     encoded = canonical(entry)
     with pytest.raises(Rejected):
         parse_entry(encoded)
-    cosigned = notes.cosign(
-        notes.Cosigned(head([encoded], three.root), {}, ()), "buyer-3", three.signers["buyer-3"], NOW
-    )
-    for path, content in {**pack_entries([encoded]), "checkpoint": cosigned.encode()}.items():
-        target = three.attestations / "log" / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(content)
+    write_log(three, [encoded])
+    note = notes.cosign(head([encoded], three.root), "buyer-3", three.signers["buyer-3"], NOW)
+    three.write(cosignature_file("buyer-3"), note.encode())
     outcome = three.decide()
     assert outcome.decision is not None
     assert all(warning.isprintable() for warning in sentences(outcome.warnings))

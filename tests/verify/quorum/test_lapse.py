@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coattest_verify.quorum.cosigning import sign_log
 from coattest_verify.quorum.lapse import WARN_BEFORE
+from support.verify.logs import sign_log
 from support.verify.members import EXPIRES, NOW, Members, report_json
 
 SECOND, DAY = timedelta(seconds=1), timedelta(days=1)

@@ -10,11 +10,11 @@ import pytest
 from coattest.errors import FoundFalse, UsageError
 from coattest.files import Folder
 from coattest_verify.quorum.bundle import make_bundle, read_bundle
-from coattest_verify.quorum.cosigning import sign_log
 from coattest_verify.quorum.decision import decide_from
 from coattest_verify.quorum.releases import put_file, release_files, releases_in
 from coattest_verify.quorum.statements.votes import REVOKE, make_vote, sign_vote, vote_name
 from support.raises import raises_code
+from support.verify.logs import sign_log
 from support.verify.members import NOW, Members, report_json, sentences
 
 NEXT = "0.2.0"

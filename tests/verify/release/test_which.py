@@ -15,10 +15,10 @@ from coattest_build.formats.eif import write_image
 from coattest_build.formats.measure import measure
 from coattest_verify.attestation import NotVerified, parse_unverified
 from coattest_verify.cli.release.which import which_command
-from coattest_verify.quorum.cosigning import sign_log
 from coattest_verify.quorum.statements.votes import REVOKE, make_vote, sign_vote, vote_name
 from support.raises import raises_code
 from support.shared_cases import shared_folder
+from support.verify.logs import sign_log
 from support.verify.members import NOW, Members, profile_json, report_json
 
 HOUR = timedelta(hours=1)

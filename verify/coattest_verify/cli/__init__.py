@@ -22,10 +22,11 @@ VERBS = {
     "release": "coattest_verify.cli.release:release_command",
     "report": "coattest_verify.cli.report:report_command",
     "sign-pcrs": "coattest_verify.cli.sign_pcrs:sign_pcrs_command",
+    "turn": "coattest_verify.cli.turn:turn_command",
 }
 
 HEADINGS = {
-    "A member's own work": ("keygen", "rebuild", "inputs", "commit", "sign-pcrs"),
+    "A member's own work": ("keygen", "rebuild", "inputs", "turn", "commit", "sign-pcrs"),
     "Who decides, and what was decided": ("members", "quorum", "release", "log", "lint-change"),
     "Key policies": ("policy", "report"),
     "Check what others say": ("attestation", "receipt", "audit"),

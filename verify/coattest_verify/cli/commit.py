@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 
-from coattest.errors import UsageError
 from coattest.jsontext import emit_json
 from coattest.shell import confirm_signing, err, expect_option, json_option, utc_now
 from coattest_build.ownwork import OwnWork
@@ -17,13 +16,11 @@ from coattest_verify.cli.options import (
     report_options,
     signing_options,
 )
-from coattest_verify.cli.words import report_rows
+from coattest_verify.cli.words import commit_rows
 from coattest_verify.quorum.members.file import own_key
 from coattest_verify.quorum.memory import Roots
-from coattest_verify.quorum.releases import put_file, release_place
-from coattest_verify.quorum.statements.salt import new_secret, read_secret, secret_folder, write_secret
-from coattest_verify.quorum.statements.votes import COMMIT, make_vote, sign_vote, vote_name
-from coattest_verify.rebuild.answer import read_members, read_report, refuse_dirty, remeasure
+from coattest_verify.rebuild.answer import read_members, read_report
+from coattest_verify.rebuild.committing import commit_to
 
 
 @click.command("commit")
@@ -54,37 +51,22 @@ def commit_command(
         own_key(signing.member, members, signer)
         pinned = Roots().pinned(root)
         own = read_report(rebuilt, OwnWork(), vouched)
-    refuse_dirty(own.report)
-    remeasure(own)
-    folder = secret_folder(signing.member, members, own.report)
-    secret = read_secret(folder, signing.member, members) or new_secret(signing.member, members)
-    vote = make_vote(
-        COMMIT,
+    path, vote, salt_file = commit_to(
+        attestations,
+        own,
         signing.member,
+        signer,
         root=pinned,
-        claim=own.report,
-        note=secret.digest(own.report),
+        members=members,
         now=utc_now(),
+        approve=lambda: confirm_signing(
+            commit_rows(signing.member, own.report),
+            subject="build report",
+            digest=own.sha256,
+            expected=expect,
+            looked_at=vouched is None,
+        ),
     )
-    place = release_place(vote.release, vote_name(vote))
-    path = attestations / place
-    if path.exists() or path.is_symlink():
-        raise UsageError(
-            "is already there",
-            where=str(path),
-            hint="one commitment per source; to keep the old one, put a word before its .dsse.json",
-            code="exists",
-        )
-    confirm_signing(
-        [("signs", f"{signing.member} has this result, without showing it"), *report_rows(own.report)],
-        subject="build report",
-        digest=own.sha256,
-        expected=expect,
-        looked_at=vouched is None,
-    )
-    # The salt first: a commitment that cannot be opened is useless.
-    salt_file = write_secret(folder, secret)
-    put_file(attestations, place, sign_vote(vote, signer))
     if as_json:
         emit_json({"file": str(path), "commitment": vote.note, "secret": str(salt_file)})
         return

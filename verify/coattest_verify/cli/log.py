@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.table import Column, Table
@@ -12,10 +11,11 @@ from rich.text import Text
 from coattest.errors import FoundFalse, Rejected, UsageError
 from coattest.files import Folder
 from coattest.jsontext import emit_json
-from coattest.shell import confirm_signing, err, expect_option, json_option, option_group, out, utc_now
+from coattest.shell import confirm_signing, err, expect_option, json_option, out, utc_now
 from coattest_verify.cli.options import SigningKey, quorum_options, read_once, signing_options
-from coattest_verify.quorum.cosigning import LogPlan, sign_log, sound_log
-from coattest_verify.quorum.log.examine import CHECKPOINT_FILE, parse_entry
+from coattest_verify.cli.words import cosign_rows, entry_words
+from coattest_verify.quorum.cosigning import CosignPlan, append_log, cosign_log, seen_log, sound_log
+from coattest_verify.quorum.log.examine import CHECKPOINT_FILE, cosignature_file, parse_entry
 from coattest_verify.quorum.members.chain import Seen, follow
 from coattest_verify.quorum.members.file import utc
 from coattest_verify.quorum.memory import Roots
@@ -26,94 +26,76 @@ def log_command() -> None:
     """The transparency log of statements, votes and claims in attestations/log/."""
 
 
-_options = option_group(signing_options, expect_option, quorum_options, json_option)
-
-
 @log_command.command("append")
-@_options
-def log_append_command(**options: Any) -> None:
-    """Append what is in the folder and not in the log yet, and cosign the new checkpoint.
+@quorum_options
+@json_option
+def log_append_command(*, attestations: Path, root: bytes | None, as_json: bool) -> None:
+    """Append what is in the folder and not in the log yet. Nothing is signed.
 
-    Refuses when the log does not extend what this machine saw before, or names a dissent whose file is gone.
-    Whether the log may be cosigned is checked entry by entry, not by eye: without a terminal nothing is
-    asked. --expect is the log's root after it.
+    Refuses when the log does not extend what this machine saw before. An append starts from what was fetched
+    last; where another one was pushed first, take this one back, fetch, and append again. Cosign what you
+    fetched back.
     """
-    _sign(append=True, **options)
+    memory = Roots()
+    pinned = memory.pinned(root)
+    done = append_log(attestations, pinned, seen=memory.seen(pinned))
+    checkpoint = done.checkpoint
+    if as_json:
+        emit_json({"size": checkpoint.size, "root": checkpoint.root.hex(), "appended": len(done.fresh)})
+        return
+    for entry in done.fresh:
+        err().print(f"new entry: {entry_words(entry)}", markup=False)
+    where = attestations / CHECKPOINT_FILE
+    err().print(
+        f"{where}: {checkpoint.size} entries, {len(done.fresh)} new; next: publish it, and verify log cosign",
+        markup=False,
+    )
 
 
 @log_command.command("cosign")
-@_options
-def log_cosign_command(**options: Any) -> None:
-    """Cosign the checkpoint as it is, after the same checks as for append.
-
-    Appending makes a new checkpoint without the others' cosignatures: they cosign it then. --expect is the
-    log's root, as verify log show has it.
-    """
-    _sign(append=False, **options)
-
-
-def _sign(
-    *,
-    signing: SigningKey,
-    expect: str | None,
-    attestations: Path,
-    root: bytes | None,
-    append: bool,
-    as_json: bool,
+@signing_options
+@expect_option
+@quorum_options
+@json_option
+def log_cosign_command(
+    *, signing: SigningKey, expect: str | None, attestations: Path, root: bytes | None, as_json: bool
 ) -> None:
+    """Cosign the log as it was fetched, in this member's own file.
+
+    Refuses when the log does not extend what this machine saw or cosigned before, or has an entry, since this
+    member's last cosignature, that no authentic file here gives, or an objection whose file is gone. That is
+    checked entry by entry, not by eye: without a terminal nothing is asked. --expect is the log's root, as
+    verify log show has it.
+    """
     memory = Roots()
     pinned = memory.pinned(root)
     seen = memory.seen(pinned)
     with read_once(attestations) as evidence:
         signer = signing.signer(evidence)
 
-    def approve(plan: LogPlan) -> None:
+    def approve(plan: CosignPlan) -> None:
         confirm_signing(
-            [
-                ("signs", f"{signing.member} checked the log up to its entry {plan.checkpoint.size - 1}"),
-                *[("new entry", _entry_words(entry)) for entry in plan.fresh],
-            ],
+            cosign_rows(signing.member, plan),
             subject="log's root",
             digest=plan.checkpoint.root.hex(),
             expected=expect,
             looked_at=True,
         )
 
-    done = sign_log(
-        attestations,
-        pinned,
-        signing.member,
-        signer,
-        seen=seen,
-        now=utc_now(),
-        append=append,
-        approve=approve,
+    log, _ = cosign_log(
+        attestations, pinned, signing.member, signer, seen=seen, now=utc_now(), approve=approve
     )
     if seen is not None:
-        memory.remember(pinned, Seen(seen.version, seen.sha256, done.seen))
-    checkpoint = done.cosigned.checkpoint
+        memory.remember(pinned, Seen(seen.version, seen.sha256, seen_log(log)))
+    names = sorted({*log.times, signing.member})
     if as_json:
-        emit_json(
-            {
-                "size": checkpoint.size,
-                "root": checkpoint.root.hex(),
-                "appended": done.appended,
-                "cosigned": sorted(done.cosigned.times),
-            }
-        )
+        emit_json({"size": log.checkpoint.size, "root": log.checkpoint.root.hex(), "cosigned": names})
         return
     err().print(
-        f"{attestations / CHECKPOINT_FILE}: {checkpoint.size} entries, {done.appended} new; cosigned by "
-        + ", ".join(sorted(done.cosigned.times)),
+        f"{attestations / cosignature_file(signing.member)}: {log.checkpoint.size} entries; all of them are"
+        f" cosigned by {', '.join(names)}",
         markup=False,
     )
-
-
-def _entry_words(data: bytes) -> str:
-    entry = parse_entry(data)
-    facts = dict(entry.facts)
-    words = (entry.kind, entry.member, entry.outcome, facts.get("release"), facts.get("profile"))
-    return " ".join(word for word in words if word)
 
 
 @log_command.command("show")
@@ -137,13 +119,17 @@ def log_show_command(*, attestations: Path, root: bytes | None, as_json: bool) -
         entries = [parse_entry(entry) for entry in found.entries]
     except Rejected as error:
         raise FoundFalse(error.what, where=str(attestations / CHECKPOINT_FILE), code="bad-log") from None
-    checkpoint, times = found.cosigned.checkpoint, found.cosigned.times
+    checkpoint = found.checkpoint
+    notes = [note for _, note in sorted(found.cosignatures.items())]
     if as_json:
         emit_json(
             {
                 "size": checkpoint.size,
                 "root": checkpoint.root.hex(),
-                "cosigned": {name: utc(time) for name, time in sorted(times.items())},
+                "cosigned": {
+                    note.member: {"size": note.checkpoint.size, "time": utc(note.time)} for note in notes
+                },
+                "refused": [finding.to_json() for finding in found.refused],
                 "entries": [
                     {
                         "kind": entry.kind,
@@ -162,5 +148,8 @@ def log_show_command(*, attestations: Path, root: bytes | None, as_json: bool) -
         table.add_row(str(index), entry.kind, Text(entry.member or ""), Text(what), entry.sha256)
     out().print(table)
     out().print(f"root {checkpoint.root.hex()}")
-    for name, time in sorted(times.items()):
-        out().print(f"cosigned by {name} at {utc(time)}", markup=False)
+    for note in notes:
+        size = note.checkpoint.size
+        out().print(f"{size} entries cosigned by {note.member} at {utc(note.time)}", markup=False)
+    for finding in found.refused:
+        err().print(f"not counted: {finding}", markup=False)

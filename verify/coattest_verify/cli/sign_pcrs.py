@@ -20,9 +20,8 @@ from coattest_verify.cli.options import (
     signing_options,
 )
 from coattest_verify.cli.words import statement_rows
-from coattest_verify.quorum.members.file import MembersFile, own_key
-from coattest_verify.quorum.statements.salt import SALT_FILE, CommitmentSecret, read_secret, secret_folder
-from coattest_verify.quorum.statements.statement import RebuildReport
+from coattest_verify.quorum.members.file import own_key
+from coattest_verify.quorum.statements.salt import opening
 from coattest_verify.rebuild.answer import answer, read_ask, read_report, remeasure, sign_answer
 from coattest_verify.rebuild.hosts import host_name
 from coattest_verify.signatures.journal import SignatureJournal
@@ -77,7 +76,7 @@ def sign_pcrs_command(
         if not could_not_build:
             built = read_report(rebuilt, own, vouched)
             remeasure(built)
-            secret = _secret(signing.member, ask.members, built.report, needed=not dissent)
+            secret = opening(signing.member, ask.members, built.report, needed=not dissent)
         statement = answer(
             ask,
             built.report if built else None,
@@ -117,19 +116,3 @@ def sign_pcrs_command(
         return
     for path in paths:
         err().print(f"{path}: {statement.outcome}, signed by {signing.member}", markup=False)
-
-
-def _secret(
-    member: str, members: MembersFile, report: RebuildReport, *, needed: bool
-) -> CommitmentSecret | None:
-    """What opens the member's commitment to this build; raises UsageError where one is ``needed``."""
-    folder = secret_folder(member, members, report)
-    secret = read_secret(folder, member, members)
-    if members.commitments and secret is None and needed:
-        raise UsageError(
-            "quorum.toml requires a commitment before a result, and this rebuild has none",
-            where=str(folder / SALT_FILE),
-            hint="verify commit makes it, before the claim is published",
-            code="not-committed",
-        )
-    return secret

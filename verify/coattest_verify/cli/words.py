@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from coattest_verify.quorum.cosigning import CosignPlan
+from coattest_verify.quorum.log.examine import parse_entry
 from coattest_verify.quorum.members.file import MembersFile, utc
+from coattest_verify.quorum.signing import Pending
 from coattest_verify.quorum.statements.claim import Claimed, ProfileResult
 from coattest_verify.quorum.statements.statement import RebuildReport, Statement
 
@@ -30,6 +33,11 @@ def report_rows(report: RebuildReport) -> Rows:
         *_results(report.profiles),
         ("kernel", "compiled here" if report.built.kernel_compiled else "from this machine's cache"),
     ]
+
+
+def commit_rows(member: str, report: RebuildReport) -> Rows:
+    """What a commitment says, to its own member alone."""
+    return [("signs", f"{member} has this result, without showing it"), *report_rows(report)]
 
 
 def statement_rows(statement: Statement) -> Rows:
@@ -66,6 +74,22 @@ def _results(profiles: Mapping[str, ProfileResult]) -> Rows:
         for name, result in sorted(profiles.items())
         for index, value in enumerate(result.pcrs)
     ]
+
+
+def cosign_rows(member: str, plan: CosignPlan) -> Rows:
+    """What a cosignature says."""
+    return [
+        ("signs", f"{member} checked the log up to its entry {plan.checkpoint.size - 1}"),
+        *[("new entry", entry_words(entry)) for entry in plan.fresh],
+    ]
+
+
+def entry_words(data: bytes) -> str:
+    """An entry of the log in a few words. Raises Rejected."""
+    entry = parse_entry(data)
+    facts = dict(entry.facts)
+    words = (entry.kind, entry.member, entry.outcome, facts.get("release"), facts.get("profile"))
+    return " ".join(word for word in words if word)
 
 
 def describe_rules(members: MembersFile) -> Rows:
@@ -120,3 +144,22 @@ def changed_rows(before: MembersFile, after: MembersFile) -> Rows:
 
 def _only(word: str, rows: Sequence[tuple[str, str]], others: Sequence[tuple[str, str]]) -> Rows:
     return [(word, f"{name}: {value}") for name, value in rows if (name, value) not in others]
+
+
+def countersign_rows(waiting: Pending, member: str) -> Rows:
+    """What a signature on the pending version says, and what else was signed for it."""
+    members = waiting.members
+    rows = [
+        ("signs", f"{member} agrees to version {members.version} of the members file"),
+        *members_rows(members),
+        *changed_rows(waiting.current, members),
+        ("signed by", ", ".join(waiting.signed) or "nobody yet"),
+    ]
+    rows += [
+        (
+            "WARNING",
+            f"{', '.join(rival.signed)} signed another version {members.version}: sha256:{rival.sha256}",
+        )
+        for rival in waiting.rivals
+    ]
+    return rows

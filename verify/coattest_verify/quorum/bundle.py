@@ -16,9 +16,9 @@ from pathlib import Path
 from coattest.errors import EnvironmentFailure, Rejected, UsageError
 from coattest.files import Evidence, Held, read_bounded
 from coattest.strictjson import Fields, canonical, parse
-from coattest_verify.quorum.links import LAYOUT_FILE
+from coattest_verify.quorum.links import LAYOUT_NAME
 from coattest_verify.quorum.log.checkpoint import MAX_CHECKPOINT, MAX_LOG
-from coattest_verify.quorum.log.examine import CHECKPOINT_FILE, LOG, MAX_PART
+from coattest_verify.quorum.log.examine import CHECKPOINT_FILE, COSIGNATURE_NAME, LOG, MAX_PART
 from coattest_verify.quorum.log.merkle import bundle_paths
 from coattest_verify.quorum.members.chain import SIGNATURE_NAME
 from coattest_verify.quorum.members.file import MEMBERS_FILE, NAME, parse_utc, utc
@@ -39,7 +39,7 @@ _LINK_NAME = re.compile(r"rebuild\.[0-9a-f]{8}\.link")
 _WITHDRAWAL_NAME = re.compile(rf"withdraw-buyer-key\.{NAME.pattern}\.[0-9a-f]{{16}}\.dsse\.json")
 """Withdrawals of buyers' certificates, which whoever bids or seals from a bundle must see too."""
 _LOG_NAME = re.compile(r"log/tile/entries/(?:x[0-9]{3}/){0,3}[0-9]{3}(?:\.p/[0-9]{1,3})?")
-_FIXED = (MEMBERS_FILE, LAYOUT_FILE, LOCK_FILE)
+_FIXED = (MEMBERS_FILE, LOCK_FILE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,8 @@ def _belongs(name: str) -> bool:
             own == CLAIM_FILE or any(pattern.fullmatch(own) for pattern in patterns)
         )
     return name in (*_FIXED, CHECKPOINT_FILE) or any(
-        pattern.fullmatch(name) for pattern in (SIGNATURE_NAME, _LOG_NAME, _WITHDRAWAL_NAME)
+        pattern.fullmatch(name)
+        for pattern in (SIGNATURE_NAME, LAYOUT_NAME, _LOG_NAME, COSIGNATURE_NAME, _WITHDRAWAL_NAME)
     )
 
 
@@ -97,7 +98,12 @@ def _log_files(evidence: Evidence) -> list[str]:
         size = int(lines[1]) if len(lines) == 3 and len(lines[1]) < 10 else 0
     except (Rejected, ValueError):
         return []
-    return [CHECKPOINT_FILE, *(LOG + path for path in bundle_paths(size))] if 0 < size <= MAX_LOG else []
+    if not 0 < size <= MAX_LOG:
+        return []
+    notes = [
+        name for name in (LOG + name for name in evidence.names("log")) if COSIGNATURE_NAME.fullmatch(name)
+    ]
+    return [CHECKPOINT_FILE, *notes, *(LOG + path for path in bundle_paths(size))]
 
 
 def read_bundle(data: bytes) -> Bundle:

@@ -27,7 +27,7 @@ def counted_commitments(
 ) -> Mapping[str, frozenset[str]]:
     """Each member's commitments that the log shows in time; none without a log that enough cosigned."""
     log = checked_log(evidence, root, question.members, seen)
-    if not isinstance(log, Log) or question.members.unmet_change(log.cosigned.times):
+    if not isinstance(log, Log) or question.members.unmet_change(log.times):
         return {}
     try:
         entries = [parse_entry(entry) for entry in log.entries]

@@ -1,36 +1,43 @@
-"""Writing the log: append what is in the folder and not in the log yet, and cosign the checkpoint.
+"""Writing the log: append what is in the folder and not in the log yet, and cosign what was fetched back.
 
-A cosigner first checks that the log extends what it saw before and that every dissent and revocation in it
-has its file. So an invented objection gets no cosignature, and the next signer notices a removed file. Of one
-size it cosigns one head: the journal in its state remembers which, and so does its cosignature in the folder.
+An append signs nothing. The log's files follow from its entries, so an append that lost the race for the main
+branch is thrown away and done again from the new tip, and no signature of anybody stands on what never was
+published. Cosigning is a step of its own, on a log that came back from where the others see it.
+
+A cosigner first checks that the log extends what it saw and what it cosigned before, recomputes every entry
+since its last cosignature from an authentic file, and looks for the file of every objection. So what nobody
+signed gets no cosignature, and the next signer notices a removed file. Of one size it cosigns one head: the
+journal in its state remembers which, and so does its cosignature in the folder.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from coattest.errors import FoundFalse, Rejected, UsageError
+from coattest.errors import EnvironmentFailure, FoundFalse, Rejected, UsageError
 from coattest.files import Evidence, Folder, ReadOnce
 from coattest.findings import Finding
-from coattest_build.ownwork import sha256_hex
-from coattest_verify.quorum.log.checkpoint import Checkpoint, Cosigned, cosign
+from coattest_verify.quorum.log.checkpoint import Checkpoint, Cosignature, cosign
 from coattest_verify.quorum.log.examine import (
     CHECKPOINT_FILE,
     LOG,
     Log,
+    LogEntry,
     checked_log,
     claim_entry,
+    cosignature_file,
     head,
     objections,
     parse_entry,
     statement_entry,
     vote_entry,
 )
-from coattest_verify.quorum.log.merkle import leaf_hash, pack_entries, tiles
+from coattest_verify.quorum.log.merkle import log_files
 from coattest_verify.quorum.members.chain import MembersChain, Seen, SeenLog, follow
 from coattest_verify.quorum.members.file import MembersFile, own_key
 from coattest_verify.quorum.releases import ReleaseFiles, every_release, put_file
@@ -38,36 +45,92 @@ from coattest_verify.quorum.statements.claim import Claimed
 from coattest_verify.quorum.statements.question import DecisionQuestion
 from coattest_verify.quorum.statements.signed import read_statements
 from coattest_verify.quorum.statements.statement import DISSENT
-from coattest_verify.quorum.statements.votes import OLD_KEY, REVOKE, read_votes
+from coattest_verify.quorum.statements.votes import COMMIT, REVIEW, read_votes
 from coattest_verify.signatures.journal import SignatureJournal
 from coattest_verify.signatures.keys import Signer
 
 OTHER_HEAD = "get the log that you cosigned from the other members, or cosign once this one has grown"
 """What to do about a second head of one size."""
 
+WHENEVER = datetime.min.replace(tzinfo=timezone.utc)
+"""An expired members file stops decisions, and neither its log nor its succession."""
+
+STALE = {"log-shrunk", "log-gone"}
+"""Codes of a log that may only be old: nothing is known to be false."""
+
+TILE_FOLDER = re.compile(r"entries|[0-9]|x[0-9]{3}|[0-9]{3}\.p")
+MAX_TILE_DEPTH = 6
+"""Folders below ``log/tile``: a kind, up to three groups of digits, and one of partial tiles."""
+
+_Releases = Sequence[tuple[ReleaseFiles, "Claimed | None"]]
+
 
 @dataclass(frozen=True, slots=True)
-class LogPlan:
-    """What is about to be cosigned: the head, and the entries of it that are new."""
+class Appended:
+    """A log with what was new in the folder: its files by name from there, its head, and the new entries."""
 
+    files: dict[str, bytes]
     checkpoint: Checkpoint
     fresh: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class LogSigning:
-    """The result: the number of entries appended, and the checkpoint with its cosignatures."""
+class CosignPlan:
+    """What is about to be cosigned: the head, and the entries of it since the member's last cosignature."""
 
-    appended: int
-    cosigned: Cosigned
-
-    @property
-    def seen(self) -> SeenLog:
-        """What the signer remembers from now on."""
-        return SeenLog(self.cosigned.checkpoint.size, self.cosigned.checkpoint.root.hex())
+    checkpoint: Checkpoint
+    fresh: tuple[bytes, ...]
 
 
-def sign_log(
+def appended(evidence: Evidence, root: bytes, *, seen: Seen | None) -> Appended:
+    """The log of ``evidence`` with an entry for everything authentic that has none yet; pure.
+
+    Raises FoundFalse when the log is not sound; EnvironmentFailure when it is shorter than one that was seen;
+    Rejected as ``follow`` does; UsageError when there is nothing to log.
+    """
+    chain = follow(evidence, root, seen=seen, now=WHENEVER)
+    log = sound_log(evidence, root, chain.current, seen)
+    logged = set(log.entries) if log else set()
+    here = present_entries(evidence, chain.current)
+    fresh = [entry for entry in dict.fromkeys(here) if entry not in logged]
+    entries = [*(log.entries if log else ()), *fresh]
+    if not entries:
+        raise UsageError("there is nothing to log yet")
+    checkpoint = head(entries, root)
+    files = {LOG + path: content for path, content in log_files(entries).items()}
+    return Appended({**files, CHECKPOINT_FILE: checkpoint.encode()}, checkpoint, tuple(fresh))
+
+
+def append_log(attestations: Path, root: bytes, *, seen: Seen | None) -> Appended:
+    """Append to ``attestations/log/`` what is in the folder and not in the log; see ``appended``.
+
+    Partial tiles that a larger one replaces are removed. Raises FoundFalse (``linked``) also.
+    """
+    with Folder(attestations) as opened:
+        done = appended(ReadOnce(opened), root, seen=seen)
+        # The checkpoint last: a reader of the old one still finds what it names, or a whole new log.
+        for name, content in done.files.items():
+            put_file(attestations, name, content)
+        for name in partial_tiles(opened):
+            if name not in done.files:
+                opened.remove(name)
+    return done
+
+
+def partial_tiles(evidence: Evidence) -> tuple[str, ...]:
+    """The names of the log's partial tiles: a larger log needs others. Raises Rejected for a link."""
+    found, pending = [], [f"{LOG}tile"]
+    while pending:
+        at = pending.pop()
+        for name in evidence.names(at):
+            if at.endswith(".p"):
+                found.append(f"{at}/{name}")
+            elif TILE_FOLDER.fullmatch(name) and at.count("/") < MAX_TILE_DEPTH:
+                pending.append(f"{at}/{name}")
+    return tuple(sorted(found))
+
+
+def cosign_log(
     attestations: Path,
     root: bytes,
     member: str,
@@ -75,67 +138,98 @@ def sign_log(
     *,
     seen: Seen | None,
     now: datetime,
-    append: bool = True,
-    approve: Callable[[LogPlan], None] | None = None,
+    approve: Callable[[CosignPlan], None] | None = None,
     journal: SignatureJournal | None = None,
-) -> LogSigning:
-    """Append (``append``), cosign as ``member``, and write ``attestations/log/``.
+) -> tuple[Log, Cosignature]:
+    """Cosign the log of the folder as ``member`` and write that member's note; see ``cosigned``.
 
-    Each file is read once. ``approve`` gets the plan before anything is signed, and raises to stop it.
-    Raises FoundFalse when the log is not sound, a file that it names is missing, or the member cosigned
-    another head of this size; Rejected as ``follow`` does; UsageError when the key is not the member's or
-    there is nothing to cosign.
+    Returns the log as it was, and the new note.
     """
     with Folder(attestations) as opened:
-        folder = ReadOnce(opened)
-        chain = follow(folder, root, seen=seen, now=now)
-        members = chain.current
-        own_key(member, members, signer)
-        log = sound_log(folder, root, members, seen)
-        there = _of_each_release(folder)
-        here = _present(there, members)
-        _no_missing_files(there, log, members, set(here), now)
-        _no_inventions(there, log, chain, seen)
-    logged = set(log.entries) if log else set()
-    fresh = [entry for entry in dict.fromkeys(here) if entry not in logged] if append else []
-    entries = [*(log.entries if log else ()), *fresh]
-    if not entries:
-        what, hint = ("nothing to log yet", None) if append else ("no log", "verify log append starts one")
-        raise UsageError(f"there is {what}", where=str(attestations), hint=hint)
-    base = log.cosigned if log and not fresh else Cosigned(head(entries, root), {}, ())
+        log, note = cosigned(
+            ReadOnce(opened),
+            root,
+            member,
+            signer,
+            seen=seen,
+            now=now,
+            approve=approve,
+            journal=journal,
+        )
+    put_file(attestations, cosignature_file(member), note.encode())
+    return log, note
+
+
+def cosigned(
+    evidence: Evidence,
+    root: bytes,
+    member: str,
+    signer: Signer,
+    *,
+    seen: Seen | None,
+    now: datetime,
+    approve: Callable[[CosignPlan], None] | None = None,
+    journal: SignatureJournal | None = None,
+) -> tuple[Log, Cosignature]:
+    """The log of ``evidence``, and the member's note on all of it.
+
+    ``approve`` gets the plan before anything is signed, and raises to stop it. Raises FoundFalse when the log
+    is not sound, an entry has no authentic file, or the member cosigned another head of this size;
+    EnvironmentFailure for a log that is shorter than one that was seen or cosigned; Rejected as ``follow``
+    does; UsageError when the key is not the member's or there is no log.
+    """
+    chain = follow(evidence, root, seen=seen, now=WHENEVER)
+    own_key(member, chain.current, signer)
+    log = sound_log(evidence, root, chain.current, seen)
+    if log is None:
+        raise UsageError("there is no log", where=CHECKPOINT_FILE, hint="verify log append starts one")
+    for finding in log.refused:
+        if finding.where == cosignature_file(member) and finding.code in {*STALE, "log-fork"}:
+            raise _unsound(finding)
+    earlier = log.cosignatures.get(member)
+    start = max(earlier.checkpoint.size if earlier else 0, seen.log.size if seen and seen.log else 0)
+    there = _of_each_release(evidence)
+    _all_recomputed(there, log, chain, start)
+    _no_missing_files(there, log, chain.current, now)
     if approve is not None:
-        approve(LogPlan(base.checkpoint, tuple(fresh)))
-    _record(journal or SignatureJournal(), root, member, base.checkpoint, log)
-    cosigned = cosign(base, member, signer, now)
-    _write(attestations, entries, cosigned)
-    return LogSigning(len(fresh), cosigned)
+        approve(CosignPlan(log.checkpoint, log.entries[start:]))
+    journal = journal or SignatureJournal()
+    for head_ in (earlier.checkpoint if earlier else log.checkpoint, log.checkpoint):
+        slot: dict[str, Any] = {"kind": "log", "root": root.hex(), "member": member, "size": head_.size}
+        journal.record(slot, head_.root.hex(), remedy=OTHER_HEAD)
+    return log, cosign(log.checkpoint, member, signer, now, earlier)
 
 
-def _record(
-    journal: SignatureJournal, root: bytes, member: str, checkpoint: Checkpoint, log: Log | None
-) -> None:
-    """The journal's record of the head. A head that the member cosigned in the folder is recorded first."""
-    if log is not None and member in log.cosigned.times:
-        published = log.cosigned.checkpoint
-        journal.record(_slot(root, member, published.size), published.root.hex(), remedy=OTHER_HEAD)
-    journal.record(_slot(root, member, checkpoint.size), checkpoint.root.hex(), remedy=OTHER_HEAD)
-
-
-def _slot(root: bytes, member: str, size: int) -> dict[str, Any]:
-    return {"kind": "log", "root": root.hex(), "member": member, "size": size}
+def seen_log(log: Log) -> SeenLog:
+    """What a cosigner remembers of the log from now on."""
+    return SeenLog(log.checkpoint.size, log.checkpoint.root.hex())
 
 
 def sound_log(evidence: Evidence, root: bytes, members: MembersFile, seen: Seen | None) -> Log | None:
-    """The log, or None without one. Raises FoundFalse when it is damaged or does not extend what was seen."""
+    """The log, or None without one.
+
+    Raises FoundFalse when it is damaged or a fork of what was seen, EnvironmentFailure when it is shorter.
+    """
     log = checked_log(evidence, root, members, seen.log if seen else None)
     if isinstance(log, Finding):
-        raise FoundFalse(
-            log.detail, where=CHECKPOINT_FILE, hint="ask the other members for their copy", code=log.code
-        )
+        raise _unsound(log)
     return log
 
 
-def _of_each_release(evidence: Evidence) -> list[tuple[ReleaseFiles, Claimed | None]]:
+def _unsound(finding: Finding) -> FoundFalse | EnvironmentFailure:
+    if finding.code in STALE:
+        return EnvironmentFailure(
+            finding.detail,
+            where=finding.where,
+            hint="this may be an old copy: fetch, or ask the other members for theirs",
+            code=finding.code,
+        )
+    return FoundFalse(
+        finding.detail, where=finding.where, hint="ask the other members for their copy", code=finding.code
+    )
+
+
+def _of_each_release(evidence: Evidence) -> _Releases:
     """Each release's files, and its claim if there is a good one."""
     found: list[tuple[ReleaseFiles, Claimed | None]] = []
     for files in every_release(evidence):
@@ -147,78 +241,78 @@ def _of_each_release(evidence: Evidence) -> list[tuple[ReleaseFiles, Claimed | N
 
 
 def present_entries(evidence: Evidence, members: MembersFile) -> list[bytes]:
-    """The entries that a member would log: one for everything authentic that is here."""
+    """The entries that a member would log: one for everything authentic that is here.
+
+    Claims first, then by kind and name, so that the same files give the same log, whoever appends.
+    """
     return _present(_of_each_release(evidence), members)
 
 
-def _present(there: Sequence[tuple[ReleaseFiles, Claimed | None]], members: MembersFile) -> list[bytes]:
+def _present(there: _Releases, members: MembersFile) -> list[bytes]:
     """Entries for everything authentic in the folder."""
-    signed = [item for files, _ in there for item in read_statements(files, members)[0]]
-    votes = [vote for files, _ in there for vote in read_votes(files, members)[0]]
-    entries = [
-        statement_entry(item) for item in sorted(signed, key=lambda item: (item.statement.time, item.sha256))
-    ]
-    entries += [vote_entry(vote) for vote in votes]
-    if members.commitments:
-        entries += [claim_entry(claim, members) for _, claim in there if claim is not None]
-    return entries
+    claims = [claim_entry(claim, members) for _, claim in there if claim is not None and members.commitments]
+    signed = [statement_entry(item) for files, _ in there for item in read_statements(files, members)[0]]
+    votes = [vote_entry(vote) for files, _ in there for vote in read_votes(files, members)[0]]
+    return claims + sorted([*signed, *votes], key=_place)
 
 
-def _no_missing_files(
-    there: Sequence[tuple[ReleaseFiles, Claimed | None]],
-    log: Log | None,
-    members: MembersFile,
-    here: set[bytes],
-    now: datetime,
-) -> None:
-    """Refuse to cosign an objection to a claim that is here whose own file is not."""
+def _place(entry: bytes) -> tuple[str, str, str, str]:
+    found = parse_entry(entry)
+    return found.kind, dict(found.facts).get("release", ""), found.member or "", found.sha256
+
+
+def _all_recomputed(there: _Releases, log: Log, chain: MembersChain, start: int) -> None:
+    """Refuse an entry, from ``start`` on, that is not what an authentic file here gives.
+
+    Whatever it is about, a release without a claim too: an invented one would stand in that release's way for
+    ever. A file may have been signed under any version that was in force.
+    """
+    missing = dict(enumerate(log.entries[start:], start))
+    known: set[bytes] = set()
+    for version in reversed(chain.versions):
+        if missing:
+            known.update(_present(there, version))
+            missing = {index: entry for index, entry in missing.items() if entry not in known}
+    later = [parse_entry(entry) for entry in known] if missing else []
+    ordered = {version.sha256 for version in chain.versions if version.commitments}
+    for index, data in missing.items():
+        entry = parse_entry(data)
+        if dict(entry.facts).get("quorum") in ordered or not any(_replaces(each, entry) for each in later):
+            raise _no_file(index, entry)
+
+
+def _replaces(later: LogEntry, entry: LogEntry) -> bool:
+    """Whether a member's file stands in the place of an earlier one of its own, which may be gone then.
+
+    Where commitments count (``ordered`` above) the order of entries does, and nothing is taken on trust.
+    """
+    names = ("release", "architecture", "quorum", "round", "tree_sha256", "lock_sha256")
+    old, new = dict(entry.facts), dict(later.facts)
+    return (
+        (entry.kind, entry.member) == (later.kind, later.member)
+        and all(old.get(name) == new.get(name) for name in names)
+        and (entry.time < later.time if entry.kind == "rebuild" else entry.kind in {REVIEW, COMMIT})
+        and entry.outcome != DISSENT
+    )
+
+
+def _no_missing_files(there: _Releases, log: Log, members: MembersFile, now: datetime) -> None:
+    """Refuse to cosign an objection to a claim that is here whose own file is not, however old it is."""
+    here = set(_present(there, members))
     for files, claim in there:
-        if log is None or claim is None:
+        if claim is None:
             continue
         question = DecisionQuestion(claim, members, "", now)
         signed, _ = read_statements(files, members)
         for index, entry in objections(log.entries, question, signed):
             if log.entries[index] not in here:
-                raise FoundFalse(
-                    f"entry {index} ({entry.member}: {entry.outcome}) has no file here",
-                    where=CHECKPOINT_FILE,
-                    hint="the file was removed, or the entry was invented; ask the member",
-                    code="removed-entry",
-                )
+                raise _no_file(index, entry)
 
 
-def _no_inventions(
-    there: Sequence[tuple[ReleaseFiles, Claimed | None]],
-    log: Log | None,
-    chain: MembersChain,
-    seen: Seen | None,
-) -> None:
-    """Refuse a revocation or dissent, new since this machine's last look, of which no authentic file is here.
-
-    Also one about a release that has no claim yet: it would stand in the way of that release for ever.
-    """
-    members, filed = chain.current, set[str]()
-    for files, _ in there:
-        filed |= {item.sha256 for item in read_statements(files, members)[0]}
-        votes, refused = read_votes(files, members, chain.versions[:-1])
-        filed |= {vote.sha256 for vote in votes}
-        # A key that its member no longer has signed it when it was logged.
-        filed |= {sha256_hex(files.read(item.where)) for item in refused if item.code == OLD_KEY}
-    start = seen.log.size if seen and seen.log else 0
-    for index, entry in enumerate(map(parse_entry, log.entries[start:] if log else ()), start):
-        dissents = entry.outcome == DISSENT and dict(entry.facts).get("quorum") == members.sha256
-        if (entry.kind == REVOKE or dissents) and entry.member in members.names and entry.sha256 not in filed:
-            raise FoundFalse(
-                f"entry {index} ({entry.member}: {entry.outcome or 'revocation'}) has no file here",
-                where=CHECKPOINT_FILE,
-                hint="the file was removed, or the entry was invented; ask the member",
-                code="removed-entry",
-            )
-
-
-def _write(attestations: Path, entries: list[bytes], cosigned: Cosigned) -> None:
-    # The checkpoint last: a reader of the old one still finds what it names, or a whole new log.
-    files = {**pack_entries(entries), **tiles([leaf_hash(entry) for entry in entries])}
-    for path, content in files.items():
-        put_file(attestations, LOG + path, content)
-    put_file(attestations, CHECKPOINT_FILE, cosigned.encode())
+def _no_file(index: int, entry: LogEntry) -> FoundFalse:
+    return FoundFalse(
+        f"entry {index} ({entry.member}: {entry.outcome or entry.kind}) has no file here",
+        where=CHECKPOINT_FILE,
+        hint="the file was removed, or the entry was invented; ask the member",
+        code="removed-entry",
+    )

@@ -291,7 +291,7 @@ def _conclude(
     claim, members, profile = question.claim, question.members, question.profile
     agree = tuple(answer.member for answer in tally.agree)
     reasons = list(members.unmet(agree))
-    warnings: list[Finding] = []
+    warnings: list[Finding] = [*log.refused]
     revocations = [
         Finding("revoked", name, f"revoked this release: {vote.note}")
         for name, vote in sorted(revoked.items())

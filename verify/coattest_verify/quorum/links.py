@@ -8,13 +8,14 @@ could have written itself from a statement that counts, signature aside.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from coattest.errors import Rejected
 from coattest.files import Evidence
 from coattest.strictjson import Fields, parse
-from coattest_verify.quorum.members.file import MembersFile, utc
+from coattest_verify.quorum.members.file import NAME, MembersFile, utc
 from coattest_verify.quorum.statements.statement import Statement
 from coattest_verify.quorum.tally import Answer
 from coattest_verify.signatures.keys import PublicKey, Signer
@@ -23,8 +24,13 @@ from coattest_verify.signatures.olpc import encode_olpc
 STEP = "rebuild"
 COMMAND = ["verify", "rebuild"]
 LAYOUT_FILE = "root.layout"
+"""What ``verify release links`` puts together; in-toto's own name for it."""
+LAYOUT_NAME = re.compile(rf"layout\.([1-9][0-9]{{0,5}})\.({NAME.pattern})\.json")
+"""One member's signature on the layout of one version of the members file, with the layout."""
 MAX_LINK = 256 * 1024
 """Bytes of a link; two profiles have about 3 kB."""
+MAX_LAYOUT = 4 * MAX_LINK
+"""Bytes of a layout, which has every member's keys."""
 
 README = "Rebuilds of a coattest image. The decision is made by verify quorum; this is a second opinion."
 
@@ -86,17 +92,46 @@ def layout_of(members: MembersFile) -> dict[str, Any]:
     }
 
 
-def sign_layout(members: MembersFile, signer: Signer, earlier: bytes | None = None) -> bytes:
-    """The members file's layout with this signer's signature beside the valid ones of ``earlier``.
+def layout_name(members: MembersFile, member: str) -> str:
+    """Where a member's signature on the layout is."""
+    return f"layout.{members.version}.{member}.json"
 
-    Nothing else of ``earlier`` is taken over.
+
+def sign_layout(
+    members: MembersFile, member: str, signer: Signer, earlier: bytes | None = None
+) -> bytes | None:
+    """The layout with the member's signature beside those of its other keys in ``earlier``.
+
+    Nothing else of ``earlier`` is taken over. None when the key is not the member's in this version: in-toto
+    knows no earlier ones.
     """
+    party = members.member(member)
+    if party is None or signer.public not in party.keys:
+        return None
     layout = layout_of(members)
-    keys = [key for member in members.members for key in member.keys]
-    others = layout_signatures(earlier, layout, keys) if earlier is not None else []
+    others = layout_signatures(earlier, layout, party.keys) if earlier is not None else []
     signature = _signature(signer.public, signer.sign(encode_olpc(layout)))
-    signatures = [item for item in others if item["keyid"] != signature["keyid"]]
-    return metablock(layout, sorted([*signatures, signature], key=lambda item: item["keyid"]))
+    return joined_layout(
+        layout, [*(item for item in others if item["keyid"] != signature["keyid"]), signature]
+    )
+
+
+def joined_layout(layout: Mapping[str, Any], signatures: Sequence[Mapping[str, str]]) -> bytes:
+    """A layout with signatures, in the order of their key ids."""
+    return metablock(layout, sorted(signatures, key=lambda item: item["keyid"]))
+
+
+def members_signatures(evidence: Evidence, members: MembersFile) -> list[dict[str, str]]:
+    """Every member's good signatures on the layout, each from that member's own file."""
+    layout = layout_of(members)
+    found = []
+    for member in members.members:
+        try:
+            data = evidence.read(layout_name(members, member.name), MAX_LAYOUT)
+        except Rejected:
+            continue
+        found += layout_signatures(data, layout, member.keys)
+    return found
 
 
 def layout_signatures(
@@ -104,7 +139,7 @@ def layout_signatures(
 ) -> list[dict[str, str]]:
     """The signatures in a layout file that are good for ``layout``; an unreadable file has none."""
     try:
-        signatures = _signatures(Fields(parse(data, max_size=MAX_LINK * 4), ""), limit=4096)
+        signatures = _signatures(Fields(parse(data, max_size=MAX_LAYOUT), ""), limit=4096)
     except Rejected:
         return []
     message = encode_olpc(layout)

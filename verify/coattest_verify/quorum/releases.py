@@ -24,6 +24,13 @@ MAX_RELEASES = 1024
 RELEASE_FILE = re.compile(r"(?:claim|rebuild|commit|review|revoke|unrevoke)\..{1,190}")
 """Names of files that belong to one release."""
 
+ATTRIBUTES_FILE = ".gitattributes"
+ATTRIBUTES_TEXT = b"""\
+# Files here are signed, or follow from those that are: git changes no byte, and merges none line by line.
+* -text -ident -filter -merge !eol !working-tree-encoding
+"""
+"""What git is told about the folder of attestations."""
+
 _ABOUT_A_SOURCE = ("revoke.", "unrevoke.")
 """What speaks of a source whatever its release is called: it counts from every release's folder."""
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from coattest.errors import FoundFalse, Rejected, UsageError
 from coattest.files import Evidence, write_atomic
 from coattest.findings import Finding
-from coattest_verify.quorum.links import LAYOUT_FILE, MAX_LINK, sign_layout
+from coattest_verify.quorum.links import MAX_LAYOUT, layout_name, sign_layout
 from coattest_verify.quorum.members.chain import Signatures, read_signatures, signers, succession
 from coattest_verify.quorum.members.file import MAX_MEMBERS_FILE, MEMBERS_FILE, MEMBERS_TYPE, MembersFile
 from coattest_verify.signatures import dsse
@@ -208,15 +208,15 @@ def countersign(
     )
     name = f"quorum.{members.version}.{member}.dsse.json"
     signed = dsse.sign_envelope(signer, MEMBERS_TYPE, members.raw)
-    layout = sign_layout(members, signer, _optional(evidence, LAYOUT_FILE, MAX_LINK * 4))
+    place = layout_name(members, member)
+    layout = sign_layout(members, member, signer, _optional(evidence, place, MAX_LAYOUT))
     write_atomic(attestations / name, _joined(evidence, name, members, signed).encode())
+    if layout is not None:
+        write_atomic(attestations / place, layout)
     after = _pending(evidence, _with(envelopes, member, signed))
     if not after.lacks and _optional(evidence, MEMBERS_FILE, MAX_MEMBERS_FILE) != members.raw:
         write_atomic(attestations / MEMBERS_FILE, members.raw)
         (attestations / PROPOSAL_FILE).unlink(missing_ok=True)
-    if waiting.file == MEMBERS_FILE or not after.lacks:
-        # The member that completes the version signs in-toto's layout too, the others when they countersign.
-        write_atomic(attestations / LAYOUT_FILE, layout)
     return after
 
 

@@ -10,9 +10,9 @@ from typing import Any
 from click.testing import CliRunner
 
 from coattest_verify.cli.lint_change import lint_change_command
-from coattest_verify.quorum.cosigning import sign_log
 from coattest_verify.quorum.links import sign_link
 from support.verify.history.commits import Files, History, read_folder
+from support.verify.logs import sign_log
 from support.verify.members import NOW, Members
 
 NEXT = "0.2.0"

@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coattest.errors import UsageError
-from coattest_verify.quorum.cosigning import sign_log
 from coattest_verify.quorum.diversity import distinct
 from coattest_verify.quorum.statements.salt import CommitmentSecret, new_secret, read_secret, write_secret
 from coattest_verify.quorum.statements.statement import RebuildReport
 from coattest_verify.quorum.statements.votes import COMMIT, make_vote, sign_vote, vote_name
 from coattest_verify.rebuild.hosts import host_name, pseudonym
+from support.verify.logs import sign_log
 from support.verify.members import NOW, Members, report_json, sentences
 
 NAMES = ("buyer-1", "buyer-2", "buyer-3")

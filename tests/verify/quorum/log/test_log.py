@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import shutil
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,13 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coattest.errors import FoundFalse, Rejected
+from coattest.errors import EnvironmentFailure, FoundFalse
 from coattest.files import Folder
 from coattest_verify.quorum.bundle import make_bundle, read_bundle
-from coattest_verify.quorum.cosigning import LogSigning, sign_log
+from coattest_verify.quorum.cosigning import append_log
 from coattest_verify.quorum.decision import decide_from
-from coattest_verify.quorum.log.checkpoint import Cosigned, origin_of, read_checkpoint
-from coattest_verify.quorum.log.examine import statement_entry
+from coattest_verify.quorum.log.checkpoint import log_key
+from coattest_verify.quorum.log.examine import Log, read_quorum_log, statement_entry
 from coattest_verify.quorum.log.merkle import (
     bundle_paths,
     leaf_hash,
@@ -33,6 +34,7 @@ from coattest_verify.quorum.releases import ReleaseFiles
 from coattest_verify.quorum.statements.signed import read_statements
 from coattest_verify.signatures.journal import AlreadySigned
 from support.raises import raises_code
+from support.verify.logs import sign_log, write_log
 from support.verify.members import NOW, Members, report_json, sentences
 
 # The leaves and roots of the reference implementation's tests (certificate-transparency, merkle_tree_test).
@@ -119,7 +121,7 @@ def test_bundles_unpack_to_what_was_packed(entries: list[bytes]) -> None:
 # --- the log of a quorum ----------------------------------------------------------------------------------
 
 
-def cosign(quorum: Members, *names: str, hours: int = 0) -> LogSigning:
+def cosign(quorum: Members, *names: str, hours: int = 0) -> Log:
     """Members append and cosign one after another."""
     done = None
     for name in names:
@@ -145,8 +147,10 @@ def silent(blocking: Members) -> Members:
 def test_a_checkpoint_is_what_the_specification_says(silent: Members) -> None:
     """An Ed25519 cosignature verifies by the words of C2SP's tlog-cosignature alone."""
     cosign(silent, "buyer-1")
-    text = (silent.attestations / "log" / "checkpoint").read_text()
+    folder = silent.attestations / "log"
+    text = (folder / "cosignature.buyer-1").read_text()
     body, _, line = text.partition("\n\n")
+    assert (folder / "checkpoint").read_text().partition("\n\n")[0] == body
     origin, size, root = body.split("\n")
     dash, name, data = line.rstrip("\n").split(" ")
     signature = base64.b64decode(data)
@@ -168,11 +172,11 @@ def test_a_cosigned_log_without_dissent_excuses_silence(silent: Members) -> None
     cosign(silent, "buyer-1", "buyer-2")
     assert sentences(silent.decide().reasons) == ("buyer-3: has not answered, and silence is not agreement",)
     done = cosign(silent, "buyer-3")
-    assert set(done.cosigned.times) == {"buyer-1", "buyer-2", "buyer-3"}
+    assert set(done.times) | {"buyer-3"} == {"buyer-1", "buyer-2", "buyer-3"}
     outcome = silent.decide()
     assert outcome.require().agreed == ("buyer-1", "buyer-2")
     assert outcome.log is not None
-    assert outcome.log.size == done.cosigned.checkpoint.size
+    assert outcome.log.size == done.checkpoint.size
 
 
 def test_a_cosignature_excuses_for_what_was_logged_only(silent: Members) -> None:
@@ -221,7 +225,7 @@ def test_could_not_build_is_replaced_by_a_result(silent: Members) -> None:
     cosign(silent, "buyer-3")
     assert silent.decide().decision is None
     silent.sign("buyer-3", report_json(), age=timedelta(hours=6))
-    assert "log/checkpoint: buyer-3's could-not-build (log entry 0) was removed" in sentences(
+    assert "log/checkpoint: buyer-3's could-not-build (log entry 2) was removed" in sentences(
         silent.decide().reasons
     )
     silent.sign("buyer-3", report_json())
@@ -303,20 +307,117 @@ def test_changed_entries_do_not_fit_the_checkpoint(silent: Members) -> None:
 def test_an_invented_cosignature_is_worth_nothing(silent: Members) -> None:
     """A wrong line of a known key spoils the note, a line of an unknown key is ignored."""
     cosign(silent, "buyer-1")
-    path = silent.attestations / "log" / "checkpoint"
+    path = silent.attestations / "log" / "cosignature.buyer-1"
     text = path.read_text()
     line = text.splitlines()[-1]
     path.write_text(text + line.replace("buyer-1", "buyer-3") + "\n")
-    assert set(read(silent, path).times) == {"buyer-1"}
+    assert set(read(silent).cosignatures) == {"buyer-1"}
+    path.with_name("cosignature.buyer-3").write_text(text.replace("buyer-1", "buyer-3"))
+    assert set(read(silent).cosignatures) == {"buyer-1"}
     data = bytearray(line.encode())
     data[-8] ^= 1
     path.write_bytes(text.replace(line, data.decode()).encode())
-    with pytest.raises(Rejected):
-        read(silent, path)
+    found = read(silent)
+    assert found.cosignatures == {}
+    assert {(each.where, each.code) for each in found.refused} == {
+        ("log/cosignature.buyer-1", "bad-signature"),
+        ("log/cosignature.buyer-3", "bad-signature"),
+    }
 
 
-def read(quorum: Members, path: Path) -> Cosigned:
-    return read_checkpoint(path.read_bytes(), origin_of(quorum.root), quorum.file)
+def test_a_hostile_cosignature_stops_nobody(silent: Members) -> None:
+    """One member's file, or what a host puts in its place, is that member's matter: the others' count."""
+    cosign(silent, "buyer-1", "buyer-3")
+    note = silent.attestations / "log" / "cosignature.buyer-1"
+    for content in (b"", b"\xff", b"x" * 100_000, note.read_bytes().replace(b"\n2\n", b"\n9\n")):
+        note.write_bytes(content)
+        outcome = silent.decide()
+        assert outcome.decision is not None
+        assert [warning.where for warning in outcome.warnings] == ["log/cosignature.buyer-1"]
+
+
+def test_each_member_cosigns_in_a_file_of_its_own(silent: Members) -> None:
+    """Two notes on different sizes of one log both hold; after an append the earlier one still does."""
+    cosign(silent, "buyer-1")
+    before = {path.name: path.read_bytes() for path in (silent.attestations / "log").glob("cosignature.*")}
+    silent.sign("buyer-3", report_json())
+    cosign(silent, "buyer-3")
+    found = read(silent)
+    assert {name: note.checkpoint.size for name, note in found.cosignatures.items()} == {
+        "buyer-1": 2,
+        "buyer-3": 3,
+    }
+    assert set(found.times) == {"buyer-3"}
+    assert found.refused == ()
+    assert (silent.attestations / "log/cosignature.buyer-1").read_bytes() == before["cosignature.buyer-1"]
+
+
+def test_a_note_on_more_than_is_here_or_on_another_log_is_named(silent: Members) -> None:
+    """The log was cut, or was another one, when its cosigner is remembered by its own file only."""
+    cosign(silent, "buyer-1")
+    entries = read(silent).entries
+    write_log(silent, entries[:1])
+    assert [(each.where, each.code) for each in read(silent).refused] == [
+        ("log/cosignature.buyer-1", "log-shrunk")
+    ]
+    with raises_code(EnvironmentFailure, "log-shrunk"):
+        sign_log(
+            silent.attestations,
+            silent.root,
+            "buyer-1",
+            silent.signers["buyer-1"],
+            seen=None,
+            now=NOW,
+            append=False,
+        )
+    write_log(silent, entries[::-1])
+    assert [each.code for each in read(silent).refused] == ["log-fork"]
+    with raises_code(FoundFalse, "log-fork"):
+        cosign(silent, "buyer-1")
+
+
+def test_an_append_signs_nothing_and_is_the_same_for_everybody(silent: Members, tmp_path: Path) -> None:
+    """Two clones with the same files write the same bytes; a partial tile that a larger one replaces goes."""
+    shutil.copytree(silent.attestations, tmp_path / "clone")
+    other = tmp_path / "clone"
+    for folder in (silent.attestations, other):
+        done = append_log(folder, silent.root, seen=None)
+        assert len(done.fresh) == 2
+    logs = [
+        {path.relative_to(folder): path.read_bytes() for path in folder.glob("log/**/*") if path.is_file()}
+        for folder in (silent.attestations, other)
+    ]
+    assert logs[0] == logs[1]
+    silent.sign("buyer-3", report_json())
+    append_log(silent.attestations, silent.root, seen=None)
+    assert sorted(
+        path.relative_to(silent.attestations).as_posix()
+        for path in silent.attestations.glob("log/**/*")
+        if path.is_file()
+    ) == ["log/checkpoint", "log/tile/0/000.p/3", "log/tile/entries/000.p/3"]
+
+
+def test_the_logs_own_signature_is_what_signed_note_says(silent: Members) -> None:
+    """Type 0x01 under the origin's name; any other line makes the checkpoint bad."""
+    cosign(silent, "buyer-1")
+    path = silent.attestations / "log" / "checkpoint"
+    text = path.read_text()
+    body, _, line = text.partition("\n\n")
+    origin = body.split("\n")[0]
+    data = base64.b64decode(line.split(" ")[2])
+    public = log_key(origin).public_key()
+    key_id = hashlib.sha256(f"{origin}\n".encode() + b"\x01" + public.public_bytes_raw()).digest()[:4]
+    assert data[:4] == key_id
+    public.verify(data[4:], f"{body}\n".encode())
+    path.write_text(text + "\u2014 mallory AAAAAAAA\n")
+    assert "log/checkpoint: not signed by the log" in sentences(silent.decide().reasons)[0]
+
+
+def read(quorum: Members) -> Log:
+    with Folder(quorum.attestations) as folder:
+        found = read_quorum_log(folder, quorum.root, quorum.file)
+    assert found is not None
+    return found
 
 
 @pytest.mark.parametrize(
@@ -364,11 +465,11 @@ def test_the_log_names_each_statement_once(silent: Members) -> None:
     cosign(silent, "buyer-3")
     silent.decide()
     cosign(silent, "buyer-1", "buyer-3")
+    assert append_log(silent.attestations, silent.root, seen=None).fresh == ()
     done = cosign(silent, "buyer-2")
-    assert done.appended == 0
     with Folder(silent.attestations) as folder:
         signed, _ = read_statements(ReleaseFiles(folder, "0.1.0"), silent.file)
-    path = silent.attestations / "log" / bundle_paths(done.cosigned.checkpoint.size)[0]
+    path = silent.attestations / "log" / bundle_paths(done.checkpoint.size)[0]
     entries = unpack_entries(path.read_bytes())
     assert set(map(statement_entry, signed)) <= set(entries)
     kinds = [json.loads(entry)["kind"] for entry in entries]

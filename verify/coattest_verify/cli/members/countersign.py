@@ -9,9 +9,9 @@ import click
 from coattest.jsontext import emit_json
 from coattest.shell import confirm_signing, err, expect_option, json_option
 from coattest_verify.cli.options import SigningKey, attestations_option, read_once, signing_options
-from coattest_verify.cli.words import Rows, changed_rows, members_rows
+from coattest_verify.cli.words import countersign_rows
 from coattest_verify.quorum.memory import parse_quorum_root
-from coattest_verify.quorum.signing import Pending, check_countersigner, countersign, pending
+from coattest_verify.quorum.signing import check_countersigner, countersign, pending
 from coattest_verify.signatures.journal import SignatureJournal
 
 
@@ -49,7 +49,7 @@ def countersign_command(
         signer = signing.signer(evidence)
         check_countersigner(waiting, signing.member, signer.public)
         confirm_signing(
-            _meaning(waiting, signing.member),
+            countersign_rows(waiting, signing.member),
             subject=waiting.file,
             digest=waiting.members.sha256,
             expected=expect,
@@ -81,21 +81,3 @@ def countersign_command(
         err().print(f"not in force: {finding}", markup=False)
     if not state.lacks:
         err().print("complete", style="green")
-
-
-def _meaning(waiting: Pending, member: str) -> Rows:
-    members = waiting.members
-    rows = [
-        ("signs", f"{member} agrees to version {members.version} of the members file"),
-        *members_rows(members),
-        *changed_rows(waiting.current, members),
-        ("signed by", ", ".join(waiting.signed) or "nobody yet"),
-    ]
-    rows += [
-        (
-            "WARNING",
-            f"{', '.join(rival.signed)} signed another version {members.version}: sha256:{rival.sha256}",
-        )
-        for rival in waiting.rivals
-    ]
-    return rows

@@ -22,6 +22,7 @@ from coattest_verify.quorum.members.file import (
     MembersFile,
     utc,
 )
+from coattest_verify.quorum.releases import ATTRIBUTES_FILE, ATTRIBUTES_TEXT
 from coattest_verify.signatures.keys import PublicKey, load_public
 
 DAYS = click.IntRange(1, 3650)
@@ -136,6 +137,7 @@ def init_members_command(
         **diversity,
     )
     write_atomic(path, file.raw)
+    write_atomic(attestations / ATTRIBUTES_FILE, ATTRIBUTES_TEXT)
     if as_json:
         emit_json(
             {

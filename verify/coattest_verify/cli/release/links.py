@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from coattest.errors import FoundFalse, Rejected, UsageError
+from coattest.errors import FoundFalse, UsageError
 from coattest.files import write_atomic
 from coattest.jsontext import emit_json
 from coattest.shell import err, json_option, out, utc_now
@@ -15,12 +15,11 @@ from coattest_verify.cli.options import FOLDER, decision_options
 from coattest_verify.quorum.authority import evidence_from, outcome_from
 from coattest_verify.quorum.links import (
     LAYOUT_FILE,
-    MAX_LINK,
     STEP,
     filtered,
+    joined_layout,
     layout_of,
-    layout_signatures,
-    metablock,
+    members_signatures,
 )
 from coattest_verify.quorum.releases import release_files
 
@@ -38,23 +37,20 @@ def links_command(*, target: Path, as_json: bool, **decision: Any) -> None:
         raise UsageError("is not an empty folder", where=str(target))
     outcome = outcome_from(decision, utc_now())
     members = outcome.decided()[1]
-    keys = [key for member in members.members for key in member.keys]
-    layout = layout_of(members)
-    where = str(decision["bundle"] or decision["attestations"] / LAYOUT_FILE)
     with evidence_from(decision) as evidence:
-        folder = release_files(evidence, decision["release"])
-        found = filtered(folder, members, outcome.answers)
-        try:
-            signatures = layout_signatures(folder.read(LAYOUT_FILE, MAX_LINK * 4), layout, keys)
-        except Rejected as error:
-            raise UsageError(error.what, where=where, hint="verify members countersign writes it") from None
+        found = filtered(release_files(evidence, decision["release"]), members, outcome.answers)
+        signatures = members_signatures(evidence, members)
     if not signatures:
-        raise FoundFalse("no member signed the layout of this quorum.toml", where=where)
+        raise FoundFalse(
+            f"no member signed the layout of version {members.version}",
+            where=str(decision["bundle"] or decision["attestations"]),
+            hint="verify members countersign writes it",
+        )
     if len(found) < members.threshold:
         raise FoundFalse(
             f"{len(found)} links count, the layout needs {members.threshold}", code="too-few-links"
         )
-    write_atomic(target / LAYOUT_FILE, metablock(layout, signatures))
+    write_atomic(target / LAYOUT_FILE, joined_layout(layout_of(members), signatures))
     for name, data in found.items():
         write_atomic(target / name, data)
     signed = {signature["keyid"] for signature in signatures}

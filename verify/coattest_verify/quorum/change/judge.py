@@ -2,7 +2,7 @@
 
 1. It changes the folder of attestations and nothing else.
 2. Every name has the form of its kind, no two differ in case only, and every file is plain and within its
-   limit: no links, submodules, programs, ``.gitattributes``.
+   limit: no links, submodules, programs, and no ``.gitattributes`` but the folder's own.
 3. Each file is authentic and about its own release; all are one member's, and a claim is nobody's.
 4. Claims, revocations, dissents and others' files are never replaced, and nothing is removed.
 5. The log is extended with what its files say, members' versions follow each other, and a proposal that
@@ -20,10 +20,11 @@ from datetime import datetime, timezone
 from coattest.errors import Rejected
 from coattest.findings import Finding
 from coattest_verify.quorum.change.names import (
+    ATTRIBUTES,
     CHECKPOINT,
-    LAYOUT,
     MEMBERS,
     PROPOSAL,
+    SHARED,
     TILE,
     FilePlace,
     OtherFiles,
@@ -32,13 +33,12 @@ from coattest_verify.quorum.change.names import (
 from coattest_verify.quorum.change.own import OwnFiles
 from coattest_verify.quorum.change.shared import (
     earlier_log,
-    judge_layout,
+    judge_attributes,
     judge_log,
     judge_members,
     judge_proposal,
 )
 from coattest_verify.quorum.change.tree import TwoCommits, changed
-from coattest_verify.quorum.log.examine import CHECKPOINT_FILE
 from coattest_verify.quorum.members.chain import MembersChain, Seen, follow
 from coattest_verify.quorum.members.file import MEMBERS_FILE
 
@@ -120,7 +120,7 @@ def judge_change(
                 raise Rejected("is not the name of a file of attestations", code="bad-name")
             if what != REMOVES and not commits.head.entries[name].plain:
                 raise Rejected("is a link, a program or a submodule", code="not-a-file")
-            if place.kind in {MEMBERS, PROPOSAL, LAYOUT, CHECKPOINT, TILE}:
+            if place.kind in SHARED:
                 shared.add(place.kind)
             else:
                 whose = _own(commits, own, name, place, what)
@@ -128,8 +128,7 @@ def judge_change(
             findings.append(Finding(error.code, name, error.what))
         changes.append(FileChange(name, what, whose))
     owners = {change.member for change in changes if change.member}
-    signed, wrong = _shared(commits, shared, root, before, after)
-    owners |= signed
+    wrong = _shared(commits, shared, root, before, after)
     findings += [*wrong, *_one_member(owners, member, changes)]
     return ChangeVerdict(
         commits.base.commit,
@@ -186,30 +185,24 @@ def _own(commits: TwoCommits, own: OwnFiles, name: str, place: FilePlace, what: 
 
 def _shared(
     commits: TwoCommits, kinds: set[str], root: bytes, before: MembersChain, after: MembersChain
-) -> tuple[set[str], list[Finding]]:
-    """Who signed in what all share, and what is wrong there. Raises Rejected as ``earlier_log`` does."""
-    owners: set[str] = set()
+) -> list[Finding]:
+    """What is wrong with what all share, which is nobody's. Raises Rejected as ``earlier_log`` does."""
     findings: list[Finding] = []
     if kinds & {CHECKPOINT, TILE}:
-        earlier = earlier_log(commits, root, before)
-        cosigned, wrong = judge_log(commits, root, earlier, after)
-        owners |= cosigned
-        findings += wrong
-    if LAYOUT in kinds:
-        signed, wrong = judge_layout(commits, after.current)
-        owners |= signed
-        findings += wrong
+        findings += judge_log(commits, root, earlier_log(commits, root, before), after)
+    if ATTRIBUTES in kinds:
+        findings += judge_attributes(commits)
     if MEMBERS in kinds:
         findings += judge_members(commits, after)
     if PROPOSAL in kinds:
         findings += judge_proposal(commits, before, after)
-    return owners, findings
+    return findings
 
 
 def _one_member(owners: set[str], member: str | None, changes: list[FileChange]) -> Iterator[Finding]:
     if member is not None:
         for each in sorted(owners - {member}):
-            names = [change.name for change in changes if change.member == each] or [CHECKPOINT_FILE]
+            names = [change.name for change in changes if change.member == each]
             yield Finding("wrong-member", names[0], f"is {each}'s, and the change is {member}'s")
     elif len(owners) > 1:
         text = f"files of {', '.join(sorted(owners))}: each member hands in its own"

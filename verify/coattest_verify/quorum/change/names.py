@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from coattest.strictjson import MAX_SIZE
-from coattest_verify.quorum.links import LAYOUT_FILE, MAX_LINK
+from coattest_verify.quorum.links import LAYOUT_NAME, MAX_LAYOUT, MAX_LINK
 from coattest_verify.quorum.log.checkpoint import MAX_CHECKPOINT
-from coattest_verify.quorum.log.examine import CHECKPOINT_FILE, LOG, MAX_PART
+from coattest_verify.quorum.log.examine import CHECKPOINT_FILE, COSIGNATURE_NAME, MAX_PART
 from coattest_verify.quorum.members.chain import SIGNATURE_NAME
 from coattest_verify.quorum.members.file import MAX_MEMBERS_FILE, MEMBERS_FILE
-from coattest_verify.quorum.releases import RELEASES
+from coattest_verify.quorum.releases import ATTRIBUTES_FILE, ATTRIBUTES_TEXT, RELEASES
 from coattest_verify.quorum.signing import PROPOSAL_FILE
 from coattest_verify.quorum.statements.claim import CLAIM_FILE, MAX_CLAIM, RELEASE
 from coattest_verify.quorum.statements.signed import STATEMENT_NAME
@@ -20,16 +20,26 @@ from coattest_verify.quorum.statements.votes import MAX_VOTE, VOTE_NAME
 
 CLAIM, STATEMENT, VOTE, LINK = "claim", "statement", "vote", "link"
 MEMBERS, PROPOSAL, SIGNATURE, LAYOUT = "members-file", "proposal", "signature", "layout"
-CHECKPOINT, TILE, OTHER = "checkpoint", "tile", "other"
+CHECKPOINT, TILE, COSIGNATURE, OTHER = "checkpoint", "tile", "cosignature", "other"
+ATTRIBUTES = "attributes"
+
+SHARED = frozenset({MEMBERS, PROPOSAL, ATTRIBUTES, CHECKPOINT, TILE})
+"""Kinds of files that are nobody's: they follow from the others, or are nothing before members sign them."""
 
 LINK_NAME = re.compile(r"rebuild\.([0-9a-f]{8})\.link")
 _TILE = re.compile(r"log/tile/(?:entries|[0-9])/(?:x[0-9]{3}/){0,3}[0-9]{3}(?:\.p/[0-9]{1,3})?")
 _FIXED = {
     MEMBERS_FILE: (MEMBERS, MAX_MEMBERS_FILE),
     PROPOSAL_FILE: (PROPOSAL, MAX_MEMBERS_FILE),
-    LAYOUT_FILE: (LAYOUT, 4 * MAX_LINK),
     CHECKPOINT_FILE: (CHECKPOINT, MAX_CHECKPOINT),
+    ATTRIBUTES_FILE: (ATTRIBUTES, len(ATTRIBUTES_TEXT)),
 }
+_OWN = {
+    SIGNATURE_NAME: (SIGNATURE, 2 * MAX_MEMBERS_FILE, 2),
+    LAYOUT_NAME: (LAYOUT, MAX_LAYOUT, 2),
+    COSIGNATURE_NAME: (COSIGNATURE, MAX_CHECKPOINT, 1),
+}
+"""Names of one member's files beside the releases: kind, limit, and the group that is the member."""
 
 OtherFiles = Mapping[re.Pattern[str], str]
 """Signed files that another room knows: the form of their names, whose first group is the member, and the
@@ -58,10 +68,11 @@ def place_of(name: str, others: OtherFiles) -> FilePlace | None:
     if top == RELEASES:
         release, _, own = rest.partition("/")
         return _of_a_release(release, own) if RELEASE.fullmatch(release) else None
-    if name.startswith(LOG):
-        return FilePlace(TILE, MAX_PART) if _TILE.fullmatch(name) else None
-    if match := SIGNATURE_NAME.fullmatch(name):
-        return FilePlace(SIGNATURE, 2 * MAX_MEMBERS_FILE, member=match[2])
+    if _TILE.fullmatch(name):
+        return FilePlace(TILE, MAX_PART)
+    for pattern, (kind, limit, group) in _OWN.items():
+        if match := pattern.fullmatch(name):
+            return FilePlace(kind, limit, member=match[group])
     for pattern, payload_type in others.items():
         if match := pattern.fullmatch(name):
             return FilePlace(OTHER, MAX_VOTE, member=match[1], payload_type=payload_type)

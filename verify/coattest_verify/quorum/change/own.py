@@ -6,16 +6,28 @@ from coattest.errors import Rejected
 from coattest.files import Evidence, Held
 from coattest.findings import Finding
 from coattest.strictjson import Fields, parse
-from coattest_verify.quorum.change.names import CLAIM, LINK, OTHER, SIGNATURE, STATEMENT, FilePlace
-from coattest_verify.quorum.links import MAX_LINK, layout_signatures, link_of
+from coattest_verify.quorum.change.names import (
+    CLAIM,
+    COSIGNATURE,
+    LAYOUT,
+    LINK,
+    OTHER,
+    SIGNATURE,
+    STATEMENT,
+    FilePlace,
+)
+from coattest_verify.quorum.links import MAX_LINK, joined_layout, layout_of, layout_signatures, link_of
+from coattest_verify.quorum.log.checkpoint import Cosignature, origin_of, read_cosignature
+from coattest_verify.quorum.log.examine import read_quorum_log
 from coattest_verify.quorum.members.chain import SIGNATURE_NAME, MembersChain
-from coattest_verify.quorum.members.file import MEMBERS_TYPE, MembersFile
+from coattest_verify.quorum.members.file import MAX_MEMBERS_FILE, MEMBERS_TYPE, MembersFile
 from coattest_verify.quorum.signing import PROPOSAL_FILE
 from coattest_verify.quorum.statements.claim import Claimed
 from coattest_verify.quorum.statements.signed import STATEMENT_NAME, SignedStatement, read_statements
 from coattest_verify.quorum.statements.statement import DISSENT
 from coattest_verify.quorum.statements.votes import COMMIT, REVIEW, leaf, read_votes
 from coattest_verify.signatures.dsse import DsseEnvelope
+from coattest_verify.signatures.keys import PublicKey
 from coattest_verify.signatures.olpc import encode_olpc
 
 
@@ -44,6 +56,10 @@ class OwnFiles:
             return self._link(place, data)
         if place.kind == SIGNATURE:
             self._signature(name, place, data)
+        elif place.kind == LAYOUT:
+            self._layout(name, place, data)
+        elif place.kind == COSIGNATURE:
+            self._cosignature(place, data)
         elif place.kind == STATEMENT:
             _about(_statement(name, data, self._after.current).statement.release, place)
         elif place.kind == OTHER:
@@ -69,7 +85,9 @@ class OwnFiles:
                 read_votes(Held({leaf(name): data}), self._after.current)[0] for data in (before, after)
             )
             return not old or new[0].time > old[0].time
-        return place.kind == LINK
+        if place.kind == COSIGNATURE:
+            return self._later_note(place, before, after)
+        return place.kind in {LINK, LAYOUT}
 
     def _later_statement(self, name: str, before: bytes, after: bytes) -> bool:
         made = _statement(name, after, self._after.current).statement
@@ -119,6 +137,39 @@ class OwnFiles:
                 held[name] = self._head.read(f"{folder}/{name}")
         return read_statements(Held(held), self._after.current)[0]
 
+    def _layout(self, name: str, place: FilePlace, data: bytes) -> None:
+        """It goes with the member's signature on the version, whose bytes that signature has."""
+        version = name.split(".")[1]
+        try:
+            signed = self._head.read(f"quorum.{version}.{place.member}.dsse.json", 2 * MAX_MEMBERS_FILE)
+        except Rejected:
+            raise Rejected(f"{place.member} has not signed version {version}", code="bad-signature") from None
+        members = MembersFile.decode(DsseEnvelope.decode(signed, MEMBERS_TYPE).payload)
+        party, layout = members.member(place.member), layout_of(members)
+        good = layout_signatures(data, layout, party.keys) if party else []
+        if not good or data != joined_layout(layout, good) or str(members.version) != version:
+            text = f"is not the layout of version {version}, signed by {place.member}"
+            raise Rejected(text, code="malformed")
+
+    def _cosignature(self, place: FilePlace, data: bytes) -> None:
+        log = read_quorum_log(self._head, self._root, self._after.current)
+        note = log.cosignatures.get(place.member) if log else None
+        if note is None:
+            refused = [each for each in (log.refused if log else ()) if each.where.endswith(place.member)]
+            _first_of(refused)
+            raise Rejected(f"not a cosignature of {place.member} on the log", code="bad-signature")
+        if note.encode() != data:
+            raise Rejected("has lines that are no cosignature of its member", code="bad-log")
+
+    def _later_note(self, place: FilePlace, before: bytes, after: bytes) -> bool:
+        """Whether a cosignature is of a larger log than the one before, or of the same one and later."""
+        parties = (version.member(place.member) for version in self._after.versions)
+        keys = [key for party in parties if party for key in party.keys]
+        new, old = (_note(data, self._root, place.member, keys) for data in (after, before))
+        if new is None or old is None:
+            return old is None
+        return (new.checkpoint.size, new.time) > (old.checkpoint.size, old.time)
+
     def _signature(self, name: str, place: FilePlace, data: bytes) -> None:
         match = SIGNATURE_NAME.fullmatch(name)
         envelope = DsseEnvelope.decode(data, MEMBERS_TYPE)
@@ -148,6 +199,13 @@ class OwnFiles:
             raise Rejected(f"{name} is not a member", code="not-a-member")
         if not envelope.signers(member.keys):
             raise Rejected(f"not signed by a key of {name}", code="bad-signature")
+
+
+def _note(data: bytes, root: bytes, member: str, keys: list[PublicKey]) -> Cosignature | None:
+    try:
+        return read_cosignature(data, origin_of(root), member, keys)
+    except Rejected:
+        return None
 
 
 def _statement(name: str, data: bytes, members: MembersFile) -> SignedStatement:

@@ -7,12 +7,9 @@ from collections.abc import Iterable, Iterator
 from coattest.errors import Rejected
 from coattest.files import Evidence, Held
 from coattest.findings import Finding
-from coattest.strictjson import parse
 from coattest_verify.quorum.change.names import CLAIM, STATEMENT, VOTE, place_of
 from coattest_verify.quorum.change.tree import CommitFiles, TwoCommits, changed
 from coattest_verify.quorum.cosigning import present_entries
-from coattest_verify.quorum.links import LAYOUT_FILE, MAX_LINK, layout_of, layout_signatures, metablock
-from coattest_verify.quorum.log.checkpoint import MAX_CHECKPOINT
 from coattest_verify.quorum.log.examine import (
     CHECKPOINT_FILE,
     LOG,
@@ -22,11 +19,11 @@ from coattest_verify.quorum.log.examine import (
     parse_entry,
     read_quorum_log,
 )
-from coattest_verify.quorum.log.merkle import pack_entries, tiles
+from coattest_verify.quorum.log.merkle import log_files
 from coattest_verify.quorum.members.chain import MembersChain, SeenLog, read_signatures, signers
 from coattest_verify.quorum.members.file import MAX_MEMBERS_FILE, MEMBERS_FILE, MembersFile
+from coattest_verify.quorum.releases import ATTRIBUTES_FILE, ATTRIBUTES_TEXT
 from coattest_verify.quorum.signing import PROPOSAL_FILE
-from coattest_verify.signatures.olpc import encode_olpc
 
 
 def earlier_log(commits: TwoCommits, root: bytes, before: MembersChain) -> Log | None:
@@ -34,36 +31,23 @@ def earlier_log(commits: TwoCommits, root: bytes, before: MembersChain) -> Log |
     return read_quorum_log(commits.base, root, before.current)
 
 
-def judge_log(
-    commits: TwoCommits, root: bytes, earlier: Log | None, after: MembersChain
-) -> tuple[set[str], list[Finding]]:
-    """Who cosigned in this change, and what is wrong with the log.
+def judge_log(commits: TwoCommits, root: bytes, earlier: Log | None, after: MembersChain) -> list[Finding]:
+    """What is wrong with the log, which is nobody's: it follows from the members' files.
 
     It extends the earlier one, each new entry is what its file here says, and the files are those that the
     entries give.
     """
-    seen = SeenLog(len(earlier.entries), earlier.cosigned.checkpoint.root.hex()) if earlier else None
+    seen = SeenLog(len(earlier.entries), earlier.checkpoint.root.hex()) if earlier else None
     log = checked_log(commits.head, root, after.current, seen)
     if not isinstance(log, Log):
-        return set(), [log or Finding("bad-log", CHECKPOINT_FILE, "there are tiles and no checkpoint")]
-    findings = [*_files(commits, log), *_entries(commits.head, log, earlier, after.current)]
-    if _optional(commits.head, CHECKPOINT_FILE, MAX_CHECKPOINT) != log.cosigned.encode():
-        findings.append(Finding("bad-log", CHECKPOINT_FILE, "has lines that are no cosignature of a member"))
-    kept = earlier.cosigned if earlier and earlier.cosigned.checkpoint == log.cosigned.checkpoint else None
-    lost = set(kept.times) - set(log.cosigned.times) if kept else set()
-    findings += [
-        Finding("file-replaced", CHECKPOINT_FILE, f"the cosignature of {name} was taken out")
-        for name in sorted(lost)
-    ]
-    old = kept.lines if kept else ()
-    return {line.split(" ")[1] for line in log.cosigned.lines if line not in old}, findings
+        return [log or Finding("bad-log", CHECKPOINT_FILE, "there are tiles and no checkpoint")]
+    return [*_files(commits, log), *_entries(commits.head, log, earlier, after.current)]
 
 
 def _files(commits: TwoCommits, log: Log) -> Iterator[Finding]:
-    content = {**pack_entries(log.entries), **tiles(log.leaves)}
-    expected = {LOG + path: data for path, data in content.items()}
+    expected = {LOG + path: data for path, data in log_files(log.entries).items()}
     for name in changed(commits.base.entries, commits.head.entries):
-        if not name.startswith(LOG) or name == CHECKPOINT_FILE:
+        if not name.startswith(f"{LOG}tile/"):
             continue
         if name not in commits.head.entries:
             if name in expected or ".p/" not in name:
@@ -104,37 +88,11 @@ def _held(head: CommitFiles, releases: Iterable[str]) -> Held:
     return Held(held)
 
 
-def judge_layout(commits: TwoCommits, members: MembersFile) -> tuple[set[str], list[Finding]]:
-    """Who signed in-toto's layout in this change, and what is wrong with it."""
-    data = _optional(commits.head, LAYOUT_FILE, 4 * MAX_LINK)
-    if data is None:
-        return set(), [Finding("file-removed", LAYOUT_FILE, "is gone, or too large to be read")]
-    layout = layout_of(members)
-    keys = [key for member in members.members for key in member.keys]
-    good = layout_signatures(data, layout, keys)
-    if data != metablock(layout, sorted(good, key=lambda item: item["keyid"])):
-        text = "is not the layout of the members file in force, with signatures of its members"
-        return set(), [Finding("malformed", LAYOUT_FILE, text)]
-    earlier = _optional(commits.base, LAYOUT_FILE, 4 * MAX_LINK)
-    old = layout_signatures(earlier, layout, keys) if earlier else []
-    owners = {key.keyid: members.owner(key) for key in keys}
-    lost = {item["keyid"] for item in old} - {item["keyid"] for item in good}
-    findings = [
-        Finding("file-replaced", LAYOUT_FILE, f"the signature of {owners[keyid]} was taken out")
-        for keyid in sorted(lost)
-    ]
-    if not earlier or not _is_layout(earlier, layout):
-        old = []
-    fresh = {item["keyid"] for item in good} - {item["keyid"] for item in old}
-    return {name for keyid in fresh if (name := owners[keyid])}, findings
-
-
-def _is_layout(data: bytes, layout: object) -> bool:
-    try:
-        found = parse(data, max_size=4 * MAX_LINK)
-    except Rejected:
-        return False
-    return isinstance(found, dict) and encode_olpc(found.get("signed")) == encode_olpc(layout)
+def judge_attributes(commits: TwoCommits) -> list[Finding]:
+    """What is wrong with a change of ``.gitattributes``: it may only become what ``members init`` writes."""
+    if _optional(commits.head, ATTRIBUTES_FILE, len(ATTRIBUTES_TEXT)) == ATTRIBUTES_TEXT:
+        return []
+    return [Finding("malformed", ATTRIBUTES_FILE, "is not what verify members init writes")]
 
 
 def judge_members(commits: TwoCommits, after: MembersChain) -> list[Finding]:

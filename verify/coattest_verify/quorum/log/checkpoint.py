@@ -1,5 +1,10 @@
 """Checkpoints of the log and members' cosignatures (C2SP tlog-checkpoint, tlog-cosignature, signed-note).
 
+``log/checkpoint`` has the log's own signature alone. The log's key is no secret: it follows from the origin,
+so that whoever appends can write the file, which then says which log this is and nothing about who wrote it.
+What counts are cosignatures: ``log/cosignature.MEMBER`` is a whole note of one member, with the size and root
+that this member signed, so that two members who cosign at the same time write two files.
+
 Ed25519 keys sign C2SP's ``cosignature/v1`` (signature type 0x04). ECDSA keys sign the same timestamped text
 under type 0xff, which the specification keeps for types without a number. The key's name is the member's.
 """
@@ -9,17 +14,19 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from coattest.errors import Rejected
-from coattest_verify.quorum.members.file import NAME, MembersFile
+from coattest_verify.quorum.members.file import NAME
 from coattest_verify.signatures.keys import SCHEMES, PublicKey, Signer
 
-MAX_CHECKPOINT = 1024 * 1024
-"""Bytes of a checkpoint; one cosignature has about 150."""
+MAX_CHECKPOINT = 16 * 1024
+"""Bytes of a checkpoint or a cosignature file; one cosignature has about 150, and a member has few keys."""
 
 MAX_LOG = 1_000_000
 """Entries of a log."""
@@ -31,6 +38,7 @@ ECDSA_TYPE = b"\xffcoattest/ecdsa-cosignature/v1"
 
 _LINE = re.compile(rf"\u2014 ({NAME.pattern}) ([A-Za-z0-9+/]+={{0,2}})")
 _SIZE = re.compile(r"0|[1-9][0-9]{0,8}")
+_LOG_KEY = b"coattest/log-key/v1\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +54,21 @@ class Checkpoint:
         """The note's text, final newline included."""
         return f"{self.origin}\n{self.size}\n{base64.b64encode(self.root).decode()}\n"
 
+    def encode(self) -> bytes:
+        """The checkpoint as the log signs it: the same bytes, whoever writes them."""
+        key = log_key(self.origin)
+        public = b"\x01" + key.public_key().public_bytes_raw()
+        signed = _identifier(self.origin, public) + key.sign(self.body.encode())
+        return f"{self.body}\n\u2014 {self.origin} {base64.b64encode(signed).decode()}\n".encode()
+
 
 @dataclass(frozen=True, slots=True)
-class Cosigned:
-    """A checkpoint and when each member cosigned it; ``lines`` are their good signature lines."""
+class Cosignature:
+    """One member's note: the tree head that it signed, when it did last, and its good signature lines."""
 
+    member: str
     checkpoint: Checkpoint
-    times: dict[str, datetime]
+    time: datetime
     lines: tuple[str, ...]
 
     def encode(self) -> bytes:
@@ -65,23 +81,62 @@ def origin_of(root: bytes) -> str:
     return f"coattest/{root.hex()}"
 
 
-def cosign(cosigned: Cosigned, member: str, signer: Signer, now: datetime) -> Cosigned:
-    """The checkpoint with one more cosignature; an earlier one of the same key is replaced."""
-    key = signer.public
+def log_key(origin: str) -> Ed25519PrivateKey:
+    """The log's key, which anybody can compute."""
+    return Ed25519PrivateKey.from_private_bytes(hashlib.sha256(_LOG_KEY + origin.encode()).digest())
+
+
+def cosign(
+    checkpoint: Checkpoint, member: str, signer: Signer, now: datetime, earlier: Cosignature | None = None
+) -> Cosignature:
+    """The member's note on a checkpoint. Lines of its other keys on the same one stay."""
     seconds = int(now.timestamp())
-    signature = signer.sign(_message(cosigned.checkpoint, seconds))
-    data = _key_id(member, key) + seconds.to_bytes(8, "big") + signature
+    signature = signer.sign(_message(checkpoint, seconds))
+    data = _key_id(member, signer.public) + seconds.to_bytes(8, "big") + signature
     line = f"\u2014 {member} {base64.b64encode(data).decode()}"
-    others = [other for other in cosigned.lines if _identity(other) != _identity(line)]
-    times = {**cosigned.times, member: datetime.fromtimestamp(seconds, timezone.utc)}
-    return Cosigned(cosigned.checkpoint, times, tuple(sorted([*others, line])))
+    kept = earlier.lines if earlier and earlier.checkpoint == checkpoint else ()
+    others = [other for other in kept if _identity(other) != _identity(line)]
+    moment = datetime.fromtimestamp(seconds, timezone.utc)
+    return Cosignature(member, checkpoint, moment, tuple(sorted([*others, line])))
 
 
-def read_checkpoint(data: bytes, origin: str, members: MembersFile) -> Cosigned:
-    """Parse a checkpoint and check its cosignatures by members. Raises Rejected.
+def read_checkpoint(data: bytes, origin: str) -> Checkpoint:
+    """The tree head in ``log/checkpoint``. Raises Rejected unless it is exactly what the log signs."""
+    checkpoint, _ = _note(data, origin)
+    if checkpoint.encode() != data:
+        raise Rejected("not signed by the log, or with lines that are not the log's", code="bad-signature")
+    return checkpoint
+
+
+def read_cosignature(data: bytes, origin: str, member: str, keys: Iterable[PublicKey]) -> Cosignature:
+    """A member's note, signed by at least one of ``keys``. Raises Rejected.
 
     Signatures of unknown keys are ignored; a wrong one of a known key invalidates the note (signed-note).
     """
+    checkpoint, lines = _note(data, origin)
+    known = {_key_id(member, key): key for key in keys}
+    times: list[datetime] = []
+    good: list[str] = []
+    for line in lines:
+        match = _LINE.fullmatch(line)
+        if match is None:
+            raise Rejected("a line that is not a signature")
+        name, (identity, signed) = match[1], _split(match[2])
+        key = known.get(identity)
+        if name != member or key is None:
+            continue
+        seconds = int.from_bytes(signed[:8], "big")
+        if not key.verifies(signed[8:], _message(checkpoint, seconds)) or seconds > MAX_SECONDS:
+            raise Rejected(f"the cosignature of {name} is wrong", code="bad-signature")
+        times.append(datetime.fromtimestamp(seconds, timezone.utc))
+        good.append(line)
+    if not good:
+        raise Rejected(f"not signed by a key of {member}", code="bad-signature")
+    return Cosignature(member, checkpoint, max(times), tuple(good))
+
+
+def _note(data: bytes, origin: str) -> tuple[Checkpoint, list[str]]:
+    """A note's tree head and its signature lines. Raises Rejected."""
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
@@ -97,30 +152,7 @@ def read_checkpoint(data: bytes, origin: str, members: MembersFile) -> Cosigned:
         root = b""
     if len(root) != 32 or size > MAX_LOG or not signatures.endswith("\n"):
         raise Rejected("not a checkpoint: size, root hash or final newline")
-    return _check(Checkpoint(origin, size, root), signatures[:-1].split("\n"), members)
-
-
-def _check(checkpoint: Checkpoint, lines: list[str], members: MembersFile) -> Cosigned:
-    known = {
-        (member.name, _key_id(member.name, key)): key for member in members.members for key in member.keys
-    }
-    times: dict[str, datetime] = {}
-    good: list[str] = []
-    for line in lines:
-        match = _LINE.fullmatch(line)
-        if match is None:
-            raise Rejected("a line that is not a signature")
-        name, identity, data = match[1], *_split(match[2])
-        key = known.get((name, identity))
-        if key is None:
-            continue
-        seconds = int.from_bytes(data[:8], "big")
-        if not key.verifies(data[8:], _message(checkpoint, seconds)) or seconds > MAX_SECONDS:
-            raise Rejected(f"the cosignature of {name} is wrong", code="bad-signature")
-        moment = datetime.fromtimestamp(seconds, timezone.utc)
-        times[name] = max(moment, times.get(name, moment))
-        good.append(line)
-    return Cosigned(checkpoint, times, tuple(good))
+    return Checkpoint(origin, size, root), signatures[:-1].split("\n")
 
 
 def _message(checkpoint: Checkpoint, seconds: int) -> bytes:
@@ -129,15 +161,17 @@ def _message(checkpoint: Checkpoint, seconds: int) -> bytes:
 
 def _key_id(name: str, key: PublicKey) -> bytes:
     if key.scheme == SCHEMES["ed25519"]:
-        material = b"\x04" + load_der_public_key(key.spki).public_bytes_raw()  # type: ignore[union-attr]
-    else:
-        material = ECDSA_TYPE + key.spki
+        return _identifier(name, b"\x04" + load_der_public_key(key.spki).public_bytes_raw())  # type: ignore[union-attr]
+    return _identifier(name, ECDSA_TYPE + key.spki)
+
+
+def _identifier(name: str, material: bytes) -> bytes:
     return hashlib.sha256(name.encode() + b"\n" + material).digest()[:4]
 
 
-def _identity(line: str) -> tuple[str, bytes]:
+def _identity(line: str) -> bytes:
     match = _LINE.fullmatch(line)
-    return (match[1], _split(match[2])[0]) if match else ("", b"")
+    return _split(match[2])[0] if match else b""
 
 
 def _split(text: str) -> tuple[bytes, bytes]:

@@ -25,9 +25,10 @@ from coattest.strictjson import Fields, canonical, parse
 from coattest_verify.quorum.log.checkpoint import (
     MAX_CHECKPOINT,
     Checkpoint,
-    Cosigned,
+    Cosignature,
     origin_of,
     read_checkpoint,
+    read_cosignature,
 )
 from coattest_verify.quorum.log.merkle import (
     MAX_ENTRY,
@@ -35,6 +36,7 @@ from coattest_verify.quorum.log.merkle import (
     bundle_paths,
     leaf_hash,
     tree_root,
+    tree_roots,
     unpack_entries,
 )
 from coattest_verify.quorum.members.chain import SeenLog
@@ -48,6 +50,7 @@ from coattest_verify.quorum.statements.votes import REVOKE, Vote
 
 LOG = "log/"
 CHECKPOINT_FILE = LOG + "checkpoint"
+COSIGNATURE_NAME = re.compile(rf"{LOG}cosignature\.({NAME.pattern})")
 MAX_PART = TILE_WIDTH * (2 + MAX_ENTRY)
 """Bytes of one entry bundle."""
 
@@ -59,11 +62,24 @@ KINDS = ("rebuild", *VOTE_KINDS, "claim", "decision")
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """The entries (bytes), their leaf hashes, and the cosigned checkpoint over all of them."""
+    """The entries (bytes), their leaf hashes, the checkpoint over them, and who cosigned how much of it."""
 
     entries: tuple[bytes, ...]
     leaves: tuple[bytes, ...]
-    cosigned: Cosigned
+    checkpoint: Checkpoint
+    cosignatures: Mapping[str, Cosignature]
+    """Each member's good note on this log, at the size that it signed: the whole log or a beginning of it."""
+    refused: tuple[Finding, ...] = ()
+    """Members' notes that do not count, and why. They are their own members' matter and stop nobody."""
+
+    @property
+    def times(self) -> dict[str, datetime]:
+        """When each member cosigned the whole log as it is now."""
+        return {
+            name: note.time
+            for name, note in self.cosignatures.items()
+            if note.checkpoint.size == self.checkpoint.size
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +94,8 @@ class LogVerdict:
     """Dissents and revocations that the log has and the folder does not."""
     problem: Finding | None = None
     """Why the log as a whole cannot be relied on."""
+    refused: tuple[Finding, ...] = ()
+    """Cosignatures that do not count."""
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -130,6 +148,11 @@ def _entry(kind: str, sha256: str, member: str | None, **facts: Any) -> bytes:
     return canonical({"kind": kind, "sha256": sha256, "member": member, "facts": facts})
 
 
+def cosignature_file(member: str) -> str:
+    """Where a member's note is."""
+    return f"{LOG}cosignature.{member}"
+
+
 def read_quorum_log(evidence: Evidence, root: bytes, members: MembersFile) -> Log | None:
     """The log, its tree computed, its cosignatures checked; None without one. Raises Rejected."""
     try:
@@ -138,18 +161,51 @@ def read_quorum_log(evidence: Evidence, root: bytes, members: MembersFile) -> Lo
         if error.code == "absent":
             return None
         raise
-    cosigned = read_checkpoint(data, origin_of(root), members)
+    checkpoint = read_checkpoint(data, origin_of(root))
     entries: list[bytes] = []
-    for path in bundle_paths(cosigned.checkpoint.size):
+    for path in bundle_paths(checkpoint.size):
         try:
             part = unpack_entries(evidence.read(LOG + path, MAX_PART))
         except ValueError:
             raise Rejected(f"{path}: not an entry bundle") from None
         entries += part
     leaves = tuple(leaf_hash(entry) for entry in entries)
-    if len(entries) != cosigned.checkpoint.size or tree_root(leaves) != cosigned.checkpoint.root:
+    if len(entries) != checkpoint.size or tree_root(leaves) != checkpoint.root:
         raise Rejected("the entries do not match the checkpoint: an entry was removed or changed")
-    return Log(tuple(entries), leaves, cosigned)
+    return Log(tuple(entries), leaves, checkpoint, *read_cosignatures(evidence, leaves, checkpoint, members))
+
+
+def read_cosignatures(
+    evidence: Evidence, leaves: Sequence[bytes], checkpoint: Checkpoint, members: MembersFile
+) -> tuple[dict[str, Cosignature], tuple[Finding, ...]]:
+    """The notes that are about this log, of members with keys that they have in ``members``; by member.
+
+    And a finding for each of the others.
+    """
+    notes: dict[str, Cosignature] = {}
+    refused: list[Finding] = []
+    for member in members.members:
+        place = cosignature_file(member.name)
+        try:
+            data = evidence.read(place, MAX_CHECKPOINT)
+            notes[member.name] = read_cosignature(data, checkpoint.origin, member.name, member.keys)
+        except Rejected as error:
+            if error.code != "absent":
+                refused.append(Finding(error.code, place, error.what))
+    roots = tree_roots(leaves, {note.checkpoint.size for note in notes.values()})
+    for name, note in list(notes.items()):
+        size = note.checkpoint.size
+        if roots.get(size) == note.checkpoint.root:
+            continue
+        text = (
+            f"cosigns {size} entries, of which only {len(leaves)} are here"
+            if size not in roots
+            else f"cosigns another log of {size} entries: a fork"
+        )
+        code = "log-shrunk" if size not in roots else "log-fork"
+        refused.append(Finding(code, cosignature_file(name), text))
+        del notes[name]
+    return notes, tuple(refused)
 
 
 def head(entries: Iterable[bytes], root: bytes) -> Checkpoint:
@@ -209,7 +265,7 @@ def examine(
     objectors = {entry.member for _, entry in objecting}
     excused = {
         name: time + question.members.max_age
-        for name, time in log.cosigned.times.items()
+        for name, time in log.times.items()
         if complete
         and name not in objectors
         and time <= question.now + CLOCK_SKEW
@@ -221,7 +277,8 @@ def examine(
         for index, entry in enumerate(entries)
         if entry.revokes(question) and entry.sha256 not in filed
     ]
-    checkpoint = log.cosigned.checkpoint
+    covered = max((note.checkpoint.size for note in log.cosignatures.values()), default=0)
+    checkpoint = log.checkpoint
     return LogVerdict(
         checkpoint.size,
         checkpoint.root.hex(),
@@ -231,8 +288,9 @@ def examine(
                 "removed-entry", CHECKPOINT_FILE, f"{entry.member}'s {what} (log entry {index}) was removed"
             )
             for index, entry, what in removed
-            if log.cosigned.times
+            if index < covered
         ),
+        refused=log.refused,
     )
 
 

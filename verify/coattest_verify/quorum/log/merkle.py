@@ -6,7 +6,7 @@ The whole log is at hand, so a tree is compared with an earlier one by computing
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 TILE_WIDTH = 256
 """Hashes of a full tile (c2sp.org/tlog-tiles)."""
@@ -22,20 +22,25 @@ def leaf_hash(entry: bytes) -> bytes:
 
 def tree_root(leaves: Sequence[bytes]) -> bytes:
     """The Merkle Tree Hash (32 bytes) over leaf hashes."""
-    if not leaves:
-        return hashlib.sha256().digest()
+    return tree_roots(leaves, {len(leaves)})[len(leaves)]
+
+
+def tree_roots(leaves: Sequence[bytes], sizes: Collection[int]) -> dict[int, bytes]:
+    """The Merkle Tree Hash of the first ``size`` leaf hashes, for each of ``sizes`` that is not larger."""
+    found = {0: hashlib.sha256().digest()} if 0 in sizes else {}
     # Full subtrees from the left, largest first, are exactly the recursion's splits at powers of two.
     stack: list[tuple[int, bytes]] = []
-    for leaf in leaves:
+    for count, leaf in enumerate(leaves, 1):
         size, node = 1, leaf
         while stack and stack[-1][0] == size:
             node = _node(stack.pop()[1], node)
             size *= 2
         stack.append((size, node))
-    node = stack.pop()[1]
-    while stack:
-        node = _node(stack.pop()[1], node)
-    return node
+        if count in sizes:
+            for _, left in stack[-2::-1]:
+                node = _node(left, node)
+            found[count] = node
+    return found
 
 
 def _node(left: bytes, right: bytes) -> bytes:
@@ -91,3 +96,8 @@ def unpack_entries(bundle: bytes) -> list[bytes]:
         entries.append(bundle[position + 2 : end])
         position = end
     return entries
+
+
+def log_files(entries: Sequence[bytes]) -> dict[str, bytes]:
+    """Every bundle and tile of a log, by its path below the log."""
+    return {**pack_entries(entries), **tiles([leaf_hash(entry) for entry in entries])}

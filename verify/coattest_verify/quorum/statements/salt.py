@@ -105,3 +105,19 @@ def read_secret(folder: Path, member: str, members: MembersFile) -> CommitmentSe
         raise UsageError(error.what, where=os.fspath(path), code="bad-commitment") from None
     same = (found.member, found.quorum_sha256, found.round) == (member, members.sha256, members.round)
     return found if same else None
+
+
+def opening(
+    member: str, members: MembersFile, report: RebuildReport, *, needed: bool
+) -> CommitmentSecret | None:
+    """What opens the member's commitment to this build; raises UsageError where one is ``needed``."""
+    folder = secret_folder(member, members, report)
+    secret = read_secret(folder, member, members)
+    if members.commitments and secret is None and needed:
+        raise UsageError(
+            "quorum.toml requires a commitment before a result, and this rebuild has none",
+            where=str(folder / SALT_FILE),
+            hint="verify commit makes it, before the claim is published",
+            code="not-committed",
+        )
+    return secret

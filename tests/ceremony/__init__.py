@@ -1,0 +1,1 @@
+"""Seven members and one git repository: whole ceremonies in seeded orders (tox -e ceremony)."""

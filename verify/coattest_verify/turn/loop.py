@@ -1,0 +1,146 @@
+"""Fetch, do the member's part, push, and again, until there is nothing left to publish.
+
+A push that lost the race is thrown away with the append in it; the member's own signatures are kept and go on
+top of the new tip, so that nobody signs twice. An append is cosigned only in the next round, when it was
+fetched back.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from stat import S_ISREG
+
+from coattest.errors import EnvironmentFailure, Rejected
+from coattest.files import Folder
+from coattest_verify.quorum.change.names import SHARED, OtherFiles, place_of
+from coattest_verify.quorum.change.tree import CommitFiles
+from coattest_verify.quorum.log.examine import MAX_PART
+from coattest_verify.quorum.releases import put_file
+from coattest_verify.turn.objects import write_commit
+from coattest_verify.turn.repository import OwnRepository
+from coattest_verify.turn.steps import MemberTurn
+
+MAX_ROUNDS = 100
+"""Fetches of one turn; each lost push is one."""
+
+MAX_REFUSALS = 3
+"""Pushes that fail in a row while the tip stays where it is: then there is no right to push."""
+
+WAIT_SECONDS = 0.3
+"""Before a push is tried again while the tip has not moved: the winner may be about to."""
+
+
+@dataclass(frozen=True, slots=True)
+class TurnEnd:
+    """How a turn ended: the tip at its end, and the branch where the files were handed in, if not on main."""
+
+    tip: str
+    published: bool
+    branch: str | None = None
+    said: str = ""
+
+
+def take_turn(
+    repository: OwnRepository, member: MemberTurn, others: OtherFiles, now: Callable[[], datetime]
+) -> TurnEnd:
+    """Do everything that is the member's part. Raises EnvironmentFailure, FoundFalse, Rejected, UsageError.
+
+    ``others`` are signed files of other rooms, see ``place_of``. What was not done is in ``member.waits``.
+    """
+    own: dict[str, tuple[bytes | None, bytes]] = {}
+    published, refusals, before, said = False, 0, "", ""
+    for _ in range(MAX_ROUNDS):
+        tip = repository.fetch()
+        refusals = refusals if tip == before else 0
+        before = tip
+        with repository.files_at(tip) as commit:
+            push = repository.settings.push and refusals < MAX_REFUSALS
+            done = len(member.done)
+            changes = _round(commit, member, others, own, now(), append=push)
+            if not changes:
+                return TurnEnd(tip, published)
+            made = write_commit(
+                repository.path,
+                commit,
+                repository.settings.folder,
+                changes,
+                author=member.name,
+                message=f"{member.name}: {', '.join(member.done[done:]) or 'again, after another push'}",
+                now=now(),
+            )
+        if not push:
+            return TurnEnd(tip, False, repository.hand_in(made, member.name), said)
+        pushed = repository.push(made)
+        if pushed.done:
+            published = True
+            continue
+        said = pushed.said
+        refusals += 1
+        if refusals < MAX_REFUSALS:
+            time.sleep(WAIT_SECONDS)
+    raise EnvironmentFailure(
+        f"{MAX_ROUNDS} rounds, and others pushed first in each: {said}",
+        where=repository.settings.url,
+        hint="take another turn",
+        code="git",
+    )
+
+
+def _round(
+    commit: CommitFiles,
+    member: MemberTurn,
+    others: OtherFiles,
+    own: dict[str, tuple[bytes | None, bytes]],
+    now: datetime,
+    *,
+    append: bool,
+) -> dict[str, bytes | None]:
+    """The files that this round changes, None for what goes; it works in a folder made from ``commit``.
+
+    ``own`` has what this turn signed in earlier rounds, with what was in its place, and gets what it signs.
+    """
+    with tempfile.TemporaryDirectory(prefix="coattest-turn-") as name:
+        folder = Path(name).resolve() / "attestations"
+        folder.mkdir(mode=0o700)
+        fetched = _fetched(commit, others)
+        for at, content in fetched.items():
+            put_file(folder, at, content)
+        for at, (earlier, content) in own.items():
+            if fetched.get(at) == earlier:
+                put_file(folder, at, content)
+        in_force = member.own_part(folder, now)
+        for at, content in _content(folder).items():
+            place = place_of(at, others)
+            if fetched.get(at) != content and place is not None and place.kind not in SHARED:
+                own[at] = (fetched.get(at), content)
+        if in_force:
+            member.log(folder, now, append=append)
+        after = _content(folder)
+    changes: dict[str, bytes | None] = {
+        at: content for at, content in after.items() if fetched.get(at) != content
+    }
+    return changes | {at: None for at in fetched if at not in after}
+
+
+def _fetched(commit: CommitFiles, others: OtherFiles) -> dict[str, bytes]:
+    """The plain files with names that attestations have; everything else is not looked at."""
+    found: dict[str, bytes] = {}
+    for name, entry in commit.entries.items():
+        place = place_of(name, others)
+        if place is None or not entry.plain:
+            continue
+        try:
+            found[name] = commit.read(name, place.limit)
+        except Rejected:  # too large: it counts for nobody
+            continue
+    return found
+
+
+def _content(folder: Path) -> dict[str, bytes]:
+    with Folder(folder) as opened:
+        return {name: opened.read(name, MAX_PART) for name, found in opened.walk() if S_ISREG(found.st_mode)}

@@ -1,0 +1,347 @@
+"""What is asked of one member in the attestations as they were fetched, and doing it.
+
+Nothing here knows of git: a folder that was made from a commit comes in, and the member's own files, and what
+follows from everybody's, are written into it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+
+from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse, Rejected, UsageError
+from coattest.files import Evidence, Folder, ReadOnce, read_whole
+from coattest_build.ownwork import BUILDER_FILE, COMPARED, REPORT_FILE, OwnWork
+from coattest_verify.quorum.cosigning import WHENEVER, CosignPlan, append_log, cosign_log, seen_log, sound_log
+from coattest_verify.quorum.log.examine import Log, parse_entry
+from coattest_verify.quorum.members.chain import Seen, follow
+from coattest_verify.quorum.members.file import MAX_MEMBERS_FILE, MEMBERS_FILE, MembersFile, own_key
+from coattest_verify.quorum.memory import Roots
+from coattest_verify.quorum.releases import ReleaseFiles, put_file, release_place
+from coattest_verify.quorum.signing import PROPOSAL_FILE, Pending, countersign, pending
+from coattest_verify.quorum.statements.claim import CLAIM_FILE, MAX_CLAIM, Claimed
+from coattest_verify.quorum.statements.salt import opening
+from coattest_verify.quorum.statements.signed import read_statements
+from coattest_verify.quorum.statements.statement import RebuildReport, Statement
+from coattest_verify.quorum.statements.votes import COMMIT, read_votes
+from coattest_verify.rebuild.answer import Ask, OwnReport, answer, read_report, remeasure, sign_answer
+from coattest_verify.rebuild.committing import commit_to
+from coattest_verify.rebuild.hosts import host_name
+from coattest_verify.signatures.journal import SignatureJournal
+from coattest_verify.signatures.keys import Signer
+
+
+class Questions:
+    """What a member is asked before something is signed; each raises to say no. The command has the words."""
+
+    def version(self, waiting: Pending) -> None:
+        """A version of the members file."""
+
+    def commitment(self, own: OwnReport) -> None:
+        """A commitment to a build of this machine."""
+
+    def statement(self, statement: Statement, claim: Claimed, *, looked_at: bool) -> None:
+        """A statement on a claim; ``looked_at``: ``verify rebuild`` compared with this very claim."""
+
+    def claim(self, claim: Claimed) -> None:
+        """A claim that the member hands in."""
+
+    def cosignature(self, plan: CosignPlan) -> None:
+        """A cosignature: checked by the program, shown to the member."""
+
+
+@dataclass
+class MemberTurn:
+    """Who does the turn, with which key and results, and what was done so far.
+
+    ``waits`` are the things that were not done, each with its reason, by what they are about.
+    """
+
+    name: str
+    signer: Callable[[Evidence], Signer]
+    root: bytes
+    questions: Questions
+    rebuilds: Sequence[Path] = ()
+    claim: Path | None = None
+    memory: Roots = field(default_factory=Roots)
+    journal: SignatureJournal = field(default_factory=SignatureJournal)
+    done: list[str] = field(default_factory=list)
+    waits: dict[str, CoattestError] = field(default_factory=dict)
+    _key: Signer | None = None
+
+    def own_part(self, attestations: Path, now: datetime) -> bool:
+        """Sign what is asked: a version, a commitment or a statement for each of the member's results.
+
+        What cannot be done, or is not wanted, is kept in ``waits`` and does not stop the rest. False while
+        version 1 lacks signatures, so that nothing else can be done.
+        """
+        with Folder(attestations) as opened:
+            self._try("members file", partial(self._countersign, attestations, ReadOnce(opened)))
+        with Folder(attestations) as opened:
+            evidence = ReadOnce(opened)
+            try:
+                members = self._members(evidence)
+            except Rejected as error:
+                if error.code != "members-unsigned":
+                    raise
+                self.waits.setdefault("members file", error)
+                return False
+            signer = self._own_key(evidence)
+            own_key(self.name, members, signer)
+            log = sound_log(evidence, self.root, members, self.memory.seen(self.root))
+            _install(attestations, evidence, members)
+            there = _Fetched(attestations, evidence, members, log, signer, now)
+            if self.claim is not None:
+                self._try("claim", partial(self._hand_in_claim, there, self.claim))
+            for out in self.rebuilds:
+                self._try(str(out), partial(self._result, there, out))
+        return True
+
+    def log(self, attestations: Path, now: datetime, *, append: bool) -> None:
+        """Cosign the fetched log, and ``append`` what is in the folder and not in it.
+
+        An entry that no authentic file gives is kept in ``waits``: then nothing is appended after it, and the
+        member's own files still go out, which count without an entry.
+        """
+        try:
+            self._cosign(attestations, now)
+        except FoundFalse as error:
+            self.waits["log"] = error
+            return
+        if append:
+            self._append(attestations)
+
+    def _cosign(self, attestations: Path, now: datetime) -> None:
+        """Unless the whole log is cosigned by this member already, or there is none."""
+        seen = self.memory.seen(self.root)
+        self.waits.pop("log", None)
+        with Folder(attestations) as opened:
+            evidence = ReadOnce(opened)
+            members = self._members(evidence)
+            log = sound_log(evidence, self.root, members, seen)
+            signer = self._own_key(evidence)
+        if log is None or self.name in log.times:
+            return
+        cosign_log(
+            attestations,
+            self.root,
+            self.name,
+            signer,
+            seen=seen,
+            now=now,
+            approve=self.questions.cosignature,
+            journal=self.journal,
+        )
+        known = seen or Seen(1, self.root.hex())
+        self.memory.remember(self.root, Seen(known.version, known.sha256, seen_log(log)))
+        self.done.append(f"cosigned {log.checkpoint.size} entries of the log")
+
+    def _own_key(self, evidence: Evidence) -> Signer:
+        """Opened once: it may ask for a passphrase."""
+        if self._key is None:
+            self._key = self.signer(evidence)
+        return self._key
+
+    def _members(self, evidence: Evidence) -> MembersFile:
+        """The members file in force, expired or not. Raises Rejected."""
+        return follow(evidence, self.root, seen=self.memory.seen(self.root), now=WHENEVER).current
+
+    def _append(self, attestations: Path) -> None:
+        try:
+            fresh = append_log(attestations, self.root, seen=self.memory.seen(self.root)).fresh
+        except UsageError:  # nothing to log yet
+            return
+        if fresh:
+            self.done.append(f"appended {len(fresh)} entries to the log")
+
+    def _try(self, what: str, step: Callable[[], str | None]) -> None:
+        """Do one thing, unless an earlier attempt of this turn was told no."""
+        if what in self.waits and self.waits[what].code in {"declined", "not-confirmed"}:
+            return
+        self.waits.pop(what, None)
+        try:
+            done = step()
+        except CoattestError as error:
+            self.waits[what] = error
+            return
+        if done:
+            self.done.append(done)
+
+    def _countersign(self, attestations: Path, evidence: ReadOnce) -> str | None:
+        waiting = pending(evidence)
+        parties = [members.member(self.name) for members in (waiting.members, waiting.current)]
+        if not waiting.lacks or self.name in waiting.signed or not any(parties):
+            return None
+        # What waits is shown by whoever hosts it: it follows from the pinned root, or nobody is asked.
+        first = waiting.members.version == 1
+        base = self.root.hex() if first else self._members(evidence).sha256
+        if waiting.current.sha256 != base:
+            raise Rejected(
+                "does not lead back to the pinned root", where=waiting.file, code="members-wrong-root"
+            )
+        self.questions.version(waiting)
+        countersign(attestations, evidence, self.name, self._own_key(evidence), journal=self.journal)
+        return f"signed version {waiting.members.version} of the members file"
+
+    def _hand_in_claim(self, there: _Fetched, path: Path) -> str | None:
+        data = read_whole(path, MAX_CLAIM)
+        claim = Claimed.decode(data)
+        place = release_place(claim.release, CLAIM_FILE)
+        try:
+            earlier = there.evidence.read(place, MAX_CLAIM)
+        except Rejected:
+            earlier = None
+        if earlier == data:
+            return None
+        if earlier is not None:
+            raise UsageError(
+                "another claim is there", where=place, hint="a claim is never replaced", code="exists"
+            )
+        _enough_commitments(there, claim)
+        self.questions.claim(claim)
+        put_file(there.attestations, place, data)
+        return f"claimed release {claim.release}"
+
+    def _result(self, there: _Fetched, out: Path) -> str | None:
+        """Commit to a result of this machine, or state it, whichever it is time for."""
+        own = read_report(out, OwnWork())
+        files = ReleaseFiles(there.evidence, own.report.release)
+        try:
+            claim = files.claim()
+        except Rejected as error:
+            if error.code != "absent":
+                raise
+            claim = None
+        if there.members.commitments and not _committed(files, self.name, there.members, own.report):
+            return self._commit(there, own, claim)
+        if claim is None:
+            raise EnvironmentFailure(
+                f"release {own.report.release} has no claim yet",
+                where=release_place(own.report.release, CLAIM_FILE),
+                hint="its publisher publishes it; then take another turn",
+                code="no-claim",
+            )
+        return self._state(there, own, Ask(claim, there.members, files))
+
+    def _commit(self, there: _Fetched, own: OwnReport, claim: Claimed | None) -> str:
+        if claim is not None:
+            raise UsageError(
+                "the claim is there, and this member had not committed to a result before",
+                where=release_place(claim.release, CLAIM_FILE),
+                code="not-committed",
+            )
+        commit_to(
+            there.attestations,
+            own,
+            self.name,
+            there.signer,
+            root=self.root,
+            members=there.members,
+            now=there.now,
+            approve=lambda: self.questions.commitment(own),
+        )
+        return f"committed to a result for release {own.report.release}"
+
+    def _state(self, there: _Fetched, own: OwnReport, ask: Ask) -> str | None:
+        if _answered(ask, self.name):
+            return None
+        _enough_commitments(there, ask.claim)
+        remeasure(own)
+        secret = opening(self.name, ask.members, own.report, needed=True)
+        statement = answer(
+            ask,
+            own.report,
+            member=self.name,
+            dissent=False,
+            now=there.now,
+            host=host_name(None, ask.members),
+            salt=secret.salt if secret else None,
+        )
+        looked_at = OwnWork().made(COMPARED, own.sha256, ask.claim.sha256)
+        self.questions.statement(statement, ask.claim, looked_at=looked_at)
+        sign_answer(there.attestations, ask.files, statement, ask.members, there.signer, journal=self.journal)
+        return f"signed {statement.outcome} for release {ask.claim.release}"
+
+
+@dataclass(frozen=True)
+class _Fetched:
+    """The attestations as they were fetched, who is a member by them, and the log."""
+
+    attestations: Path
+    evidence: Evidence
+    members: MembersFile
+    log: Log | None
+    signer: Signer
+    now: datetime
+
+
+def _install(attestations: Path, evidence: Evidence, members: MembersFile) -> None:
+    """Put the version in force into ``quorum.toml``, whoever completed it, and clear its proposal away."""
+    if evidence.read(MEMBERS_FILE, MAX_MEMBERS_FILE) != members.raw:
+        put_file(attestations, MEMBERS_FILE, members.raw)
+    with contextlib.suppress(Rejected):
+        if evidence.read(PROPOSAL_FILE, MAX_MEMBERS_FILE) == members.raw:
+            (attestations / PROPOSAL_FILE).unlink()
+
+
+def results_in(folders: Sequence[Path]) -> tuple[Path, ...]:
+    """The folders that have a build report."""
+    return tuple(
+        folder for folder in folders if any((folder / name).exists() for name in (REPORT_FILE, BUILDER_FILE))
+    )
+
+
+def _answered(ask: Ask, member: str) -> bool:
+    """Whether the member's statement on this claim is there, under this members file and in this round."""
+    claim, members = ask.claim, ask.members
+    return any(
+        (made.member, made.quorum_sha256, made.round, made.release, made.architecture)
+        == (member, members.sha256, members.round, claim.release, claim.architecture)
+        for made in (item.statement for item in read_statements(ask.files, members)[0])
+    )
+
+
+def _committed(files: ReleaseFiles, member: str, members: MembersFile, report: RebuildReport) -> bool:
+    return any(
+        (vote.kind, vote.member, vote.tree_sha256, vote.lock_sha256)
+        == (COMMIT, member, report.tree_sha256, report.lock_sha256)
+        for vote in read_votes(files, members)[0]
+    )
+
+
+def agreed_entries(log: Log, members: MembersFile) -> tuple[bytes, ...]:
+    """The longest beginning of the log that enough members cosigned to change the members file."""
+    sizes = {name: note.checkpoint.size for name, note in log.cosignatures.items()}
+    for size in sorted(set(sizes.values()), reverse=True):
+        if not members.unmet_change([name for name, own in sizes.items() if own >= size]):
+            return log.entries[:size]
+    return ()
+
+
+def _enough_commitments(there: _Fetched, claim: Claimed) -> None:
+    """Raise EnvironmentFailure unless enough members' commitments are in the agreed part of the log.
+
+    Before that, neither a claim nor a result is shown to those who have not committed.
+    """
+    members, log = there.members, there.log
+    if not members.commitments:
+        return
+    source = (claim.release, claim.tree_sha256, claim.lock_sha256)
+    found = set()
+    for entry in map(parse_entry, agreed_entries(log, members) if log else ()):
+        facts = dict(entry.facts)
+        about = tuple(facts.get(name) for name in ("release", "tree_sha256", "lock_sha256"))
+        if entry.kind == COMMIT and about == source and entry.member in members.names:
+            found.add(entry.member)
+    if len(found) < members.threshold:
+        raise EnvironmentFailure(
+            f"{len(found)} of {members.threshold} commitments are in the part of the log that enough members"
+            " cosigned",
+            where=f"release {claim.release}",
+            hint="nothing is shown before: take another turn when the others had theirs",
+            code="commitments-missing",
+        )
