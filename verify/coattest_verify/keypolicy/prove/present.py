@@ -18,7 +18,7 @@ from coattest_verify.keypolicy.iam import Policy
 from coattest_verify.keypolicy.iam.conditions import instant, mistyped
 from coattest_verify.keypolicy.iam.match import Variable, by_segments, parts_of
 from coattest_verify.keypolicy.prove.callers import Caller
-from coattest_verify.keypolicy.prove.ranges import NEITHER, moment, pieces
+from coattest_verify.keypolicy.prove.ranges import NEITHER, pieces, time_text
 from coattest_verify.keypolicy.prove.space import Slot, Space
 from coattest_verify.keypolicy.prove.texts import constant, segments_regex
 
@@ -94,7 +94,7 @@ def _one_clock(space: Space) -> list[Any]:
 
 def _shows(space: Space, time: Decimal) -> Iterator[Any]:
     """That the request's time, by each key that the policy looks at, answers as this moment does."""
-    for key, text in ((NOW, moment(time)), (EPOCH_NOW, _seconds(time))):
+    for key, text in ((NOW, time_text(time)), (EPOCH_NOW, _seconds(time))):
         if _is_time(space, key):
             slot = space.slots(key)[0]
             yield z3.And(slot.present, *_one_of(space, slot, space.standing_for(key, text)))
@@ -136,7 +136,7 @@ def made_at(space: Space, now: datetime | None) -> list[Any]:
     if _is_time(space, ISSUED):
         slot = space.slots(ISSUED)[0]
         by_then = [item for item in pieces([time, *space.moments(ISSUED)]) if item <= time]
-        standing = {text for item in by_then for text in space.standing_for(ISSUED, moment(item))}
+        standing = {text for item in by_then for text in space.standing_for(ISSUED, time_text(item))}
         found.append(z3.Implies(slot.present, z3.And(*_one_of(space, slot, sorted(standing)))))
     return found
 

@@ -38,7 +38,7 @@ def representatives(conditions: Sequence[Condition]) -> tuple[str, ...] | None:
     if families == {"Numeric"}:
         found = [format(value, "f") for value in pieces(map(number, constants))]
     elif families == {"Date"}:
-        found = [moment(value) for value in pieces(map(instant, constants))]
+        found = [time_text(value) for value in pieces(map(instant, constants))]
     else:
         found = _addresses([ipaddress.ip_network(value, strict=False) for value in constants])
     return (*found, NEITHER)
@@ -75,7 +75,7 @@ def _addresses(networks: Sequence[Network]) -> list[str]:
     return found
 
 
-def moment(seconds: Decimal) -> str:
+def time_text(seconds: Decimal) -> str:
     """A time for people where a calendar has one, else epoch seconds (with a fraction: four digits are a
     year).
     """
