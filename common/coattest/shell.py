@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import itertools
 import os
 import re
@@ -34,6 +35,7 @@ from coattest.parser import (
     option_group,
     signing_key,
 )
+from coattest.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -254,7 +256,7 @@ def report_error(error: BaseException, name: str) -> int:
     failure = _failure(error)
     with contextlib.suppress(OSError):  # A full or closed stream does not change the exit code.
         if isinstance(error, click.ClickException):
-            error.show()
+            _show_usage(error)
         else:
             if failure.exit_code == BUG and os.environ.get("COATTEST_DEBUG") == "1":
                 traceback.print_exception(error)
@@ -263,6 +265,14 @@ def report_error(error: BaseException, name: str) -> int:
         if _wants_json() and not json_printed():
             emit_json(failure.to_json())
     return failure.exit_code
+
+
+def _show_usage(error: click.ClickException) -> None:
+    """Show the parser's error as click does, but as text: a word of the line may be a hostile name."""
+    shown, message = io.StringIO(), error.format_message()
+    error.show(shown)
+    # click takes some escape sequences out of what it shows where there is no terminal.
+    err().print(shown.getvalue().replace(click.unstyle(message), printable(message)), end="")
 
 
 class Bug(CoattestError):
