@@ -204,6 +204,7 @@ def run(command: click.Command, name: str) -> NoReturn:
     sysexits.h). Errors are one line on stderr; with ``--json`` stdout has exactly one document.
     """
     forget_json()
+    _open_closed_streams()
     try:
         code = _call(adopted(command), name)
         sys.stdout.flush()
@@ -217,6 +218,16 @@ def run(command: click.Command, name: str) -> NoReturn:
         # Otherwise Python flushes again at exit, complains, and exits with 120.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
+
+
+def _open_closed_streams() -> None:
+    """Give a program that was started without stdin, stdout or stderr (``>&-``) one that leads nowhere.
+
+    Otherwise there is none to write to, and the next file that is opened takes its number.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
 
 
 def _call(command: Command, name: str) -> int:
