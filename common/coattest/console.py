@@ -2,8 +2,8 @@
 
 Rich's markup and emoji codes are printed as they are unless a caller asks for markup. Control characters,
 those that change the direction of writing, and what the stream's encoding does not have are shown as escapes
-(``\\x1b``). Rows are a table only where every cell fits on its line: what people compare or copy is neither cut
-nor folded.
+(``\\x1b``). Rows are a table only where every cell fits on its line: what people compare or copy is
+neither cut nor folded.
 """
 
 from __future__ import annotations
