@@ -24,8 +24,8 @@ from coattest_verify.quorum.statements.statement import MAX_REASON, RebuildRepor
 from coattest_verify.signatures import dsse
 from coattest_verify.signatures.keys import PublicKey, Signer
 
-REVOKE, REVIEW, COMMIT, UNREVOKE = "revoke", "review", "commit", "unrevoke"
-KINDS = (REVOKE, REVIEW, COMMIT, UNREVOKE)
+REVOKE, REVIEW, COMMIT, UNREVOKE, ARCHIVE = "revoke", "review", "commit", "unrevoke", "archive"
+KINDS = (REVOKE, REVIEW, COMMIT, UNREVOKE, ARCHIVE)
 OLD_KEY = "old-key"
 VOTE_NAME = re.compile(rf"({'|'.join(KINDS)})\.({NAME.pattern})(?:\.[A-Za-z0-9_-]{{1,64}})?\.dsse\.json")
 MAX_VOTE = 16 * 1024
