@@ -99,7 +99,12 @@ def test_one_command_is_a_members_whole_part(table: Table) -> None:
     (seat.folder / "config/turn.toml").write_text(f'format = "coattest-turn/v1"\nurl = "{settings.url}"\n')
     root = f"sha256:{table.quorum.root.hex()}"
     argv = ("turn", "--key", str(table.quorum.key("ann")), "--member", "ann", "--root", root)
+    digest = Claimed.decode(table.claims[RELEASE].read_bytes()).sha256
     claimed = ("--claim", str(table.claims[RELEASE]), "--rebuild", f"out-{RELEASE}")
+    asked = desk.run(*argv, *claimed, "--json")
+    assert (asked.returncode, json.loads(asked.stdout)["published"]) == (2, False)
+    assert {each["code"] for each in json.loads(asked.stdout)["waits"]} == {"not-confirmed", "no-claim"}
+    claimed = (*claimed, "--expect", f"sha256:{digest}")
     done = desk.run(*argv, *claimed, "--json")
     told = json.loads(done.stdout)
     assert (done.returncode, told["published"], told["waits"]) == (0, True, []), done.stderr
@@ -307,7 +312,7 @@ def test_nothing_is_shown_before_the_commitments(tmp_path: Path) -> None:
     table = Table.make(tmp_path / "table", 2, names=THREE, real=True, threshold=2, commitments=True)
     table.everybody_builds(RELEASE)
     first = table.turns(["ann"], claim=("ann", RELEASE))
-    assert [error.code for error in refusals(first).values()] == ["commitments-missing"]
+    assert {error.code for error in refusals(first).values()} == {"commitments-missing", "no-claim"}
     table.turns(THREE)
     table.turns(THREE)
     with pytest.raises(CoattestError):

@@ -75,6 +75,9 @@ def archive_command(
         own_key(signing.member, decided.members, signer)
         claim = release_files(evidence, release).claim()
     vote = make_vote(ARCHIVE, signing.member, root=root, claim=claim, note=digest, now=now)
+    if not target.exists():
+        # Before the question: what a later --expect names must still be there.
+        write_atomic(target, data)
     confirm_signing(
         [
             ("signs", f"{signing.member}: release {release} is archived, its files may go"),
@@ -85,8 +88,6 @@ def archive_command(
         digest=digest,
         expected=expect,
     )
-    if not target.exists():
-        write_atomic(target, data)
     path = put_file(attestations, release_place(release, vote_name(vote)), sign_vote(vote, signer))
     if as_json:
         emit_json({"file": str(path), "bundle": str(target), "sha256": digest, "release": release})
