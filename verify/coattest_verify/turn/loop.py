@@ -77,6 +77,7 @@ def take_turn(
                 now=now(),
             )
         if not push:
+            member.done += member.logged
             return TurnEnd(tip, False, repository.hand_in(made, member.name), said)
         pushed = repository.push(made)
         if pushed.done:
