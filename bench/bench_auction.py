@@ -36,13 +36,12 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from coattest_build.formats.measure import measure
 from coattest_enclave import open_request
-from coattest_enclave.clock import Clock
 from coattest_enclave.decision import auction
-from coattest_enclave.kms import RSA_BITS, Kms
-from coattest_enclave.nsm import Nsm
-from coattest_enclave.protocol import cose, messages
-from coattest_enclave.sigv4 import Credentials
-from coattest_enclave.trust import parse_trust
+from coattest_enclave.payload.clock import Clock
+from coattest_enclave.payload.kms import RSA_BITS, Kms
+from coattest_enclave.payload.nsm import Nsm
+from coattest_enclave.payload.sigv4 import Credentials
+from coattest_enclave.payload.trust import parse_trust
 from coattest_local.aws import services
 from coattest_local.host.enclave import run_enclave
 from coattest_parent.auction.courier import manifest_allow_list
@@ -50,6 +49,7 @@ from coattest_parent.auction.steps import open_sealed
 from coattest_parent.link.channels import parse_address
 from coattest_parent.link.proxy import ConnectProxy
 from coattest_verify.attestation.profiles import LOCAL_SIMULATOR
+from coattest_verify.auction import messages
 from coattest_verify.auction.certify import certificate_check
 from coattest_verify.auction.receipt import verify_receipt
 from coattest_verify.quorum.authority import Authority
@@ -103,7 +103,7 @@ def core_task(lots: int) -> Callable[[], bytes]:
     book = messages.Manifest("bench", "EUR", messages.FIRST_PRICE, lots_of(lots), buyers, 1, 2)
     data_keys = {buyer.kms: os.urandom(32) for buyer in buyers}
     files = [
-        cose.encrypt0(
+        messages.encrypt0(
             messages.pack_bids(amounts_of(lots, seed)),
             data_keys[buyer.kms],
             wrapped_key=bytes(184),
@@ -113,7 +113,7 @@ def core_task(lots: int) -> Callable[[], bytes]:
     ]
     digests = tuple((b.name, messages.bid_digest(file)) for b, file in zip(buyers, files, strict=True))
     payload = messages.Seal(book.digest, bytes(32), PCRS[0], digests).encode()
-    seals = tuple(cose.sign1(payload, k, b.name.encode()) for k, b in zip(keys, buyers, strict=True))
+    seals = tuple(messages.sign1(payload, k, b.name.encode()) for k, b in zip(keys, buyers, strict=True))
     encoded = book.encode()
     sizes = tuple((b.name, len(file)) for b, file in zip(buyers, files, strict=True))
     announced = open_request.OpenRequest(len(encoded), sizes, seals, Credentials("", "", ""))

@@ -33,7 +33,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from coattest_enclave.protocol import messages, wire
+from coattest_enclave.protocol import wire
+from coattest_verify.auction import messages
 from support.enclave.fake_kms import HOST, FakeKms, make_ca, make_leaf
 from support.enclave.running_enclave import Auction, Enclave, running
 

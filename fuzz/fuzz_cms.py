@@ -18,7 +18,7 @@ sys.path[:0] = [str(ROOT / folder) for folder in ("enclave", "local", "tests")]
 import atheris
 
 with atheris.instrument_imports(include=["coattest_enclave"]):
-    from coattest_enclave import cms
+    from coattest_enclave.payload import cms
     from coattest_enclave.protocol.errors import MessageError
 
 from cryptography.hazmat.primitives.asymmetric import rsa

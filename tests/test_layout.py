@@ -31,6 +31,7 @@ MAY_IMPORT = {
 """Each package, and what it may import of ours beside itself. Nothing imports ``coattest_local``."""
 
 ANY_PAYLOAD = (
+    "coattest_enclave.payload",
     "coattest_parent.deployment",
     "coattest_parent.link",
     "coattest_verify.attestation",
@@ -42,10 +43,15 @@ ANY_PAYLOAD = (
 )
 """Rooms that serve any enclave: they know nothing of auctions."""
 
-OF_ANY_PAYLOAD = {f"{PROTOCOL}.{name}" for name in ("alive", "canonical", "errors", "wire")}
+OF_ANY_PAYLOAD = {
+    f"{PROTOCOL}.{name}" for name in ("alive", "buffers", "canonical", "errors", "key_arn", "wire")
+}
 """What of the enclave's protocol is not about auctions."""
 
-LIBRARY = {"coattest_verify.attestation": {"coattest", "coattest_verify.attestation"}}
+LIBRARY = {
+    "coattest_enclave.payload": {f"{PROTOCOL}.{name}" for name in ("buffers", "errors", "key_arn", "wire")},
+    "coattest_verify.attestation": {"coattest"},
+}
 """Rooms that are used as a library alone, and all that they may import of ours."""
 
 MOST_MODULES = 14

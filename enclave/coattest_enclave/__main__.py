@@ -7,12 +7,12 @@ import sys
 import threading
 from pathlib import Path
 
-from coattest_enclave import entropy, hardening, transport
-from coattest_enclave.clock import Clock
-from coattest_enclave.nsm import Nsm
+from coattest_enclave.payload import entropy, hardening, transport
+from coattest_enclave.payload.clock import Clock
+from coattest_enclave.payload.nsm import Nsm
+from coattest_enclave.payload.trust import NSM_DEVICE, TRUST_FILE, parse_trust
 from coattest_enclave.protocol.errors import EnclaveError
 from coattest_enclave.server import BACKLOG, Server
-from coattest_enclave.trust import NSM_DEVICE, TRUST_FILE, parse_trust
 
 
 def main(trust_file: Path = TRUST_FILE) -> int:

@@ -7,10 +7,15 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from coattest_enclave.protocol import cose, messages
+from coattest_enclave.payload.sigv4 import Credentials
+from coattest_enclave.protocol import cose
+from coattest_enclave.protocol.binding import Binding
 from coattest_enclave.protocol.canonical import SIZE_MAX
 from coattest_enclave.protocol.errors import Code, EnclaveError, MessageError
-from coattest_enclave.sigv4 import Credentials
+from coattest_enclave.protocol.fields import BUYERS_MAX
+from coattest_enclave.protocol.key_arn import parse_key_arn
+from coattest_enclave.protocol.manifest import Manifest
+from coattest_enclave.protocol.seal import Seal, bid_digest, check_seals
 
 UPLOAD_MAX = 256 * 1024 * 1024
 """Bytes of manifest and bids in one request: 1,000,000 lots and 10 buyers are about 100 MB."""
@@ -60,8 +65,8 @@ def parse_open(body: dict[str, Any]) -> OpenRequest:
             case _:
                 raise MessageError("a bid is not [name, size]")
     sizes = [size, *(length for _, length in pairs)]
-    if min(sizes) < 0 or len(pairs) > messages.BUYERS_MAX:
-        raise MessageError(f"a size is negative, or there are over {messages.BUYERS_MAX} bids")
+    if min(sizes) < 0 or len(pairs) > BUYERS_MAX:
+        raise MessageError(f"a size is negative, or there are over {BUYERS_MAX} bids")
     if size > SIZE_MAX or sum(sizes) > UPLOAD_MAX:
         raise MessageError(f"manifest over {SIZE_MAX} bytes, or with the bids over {UPLOAD_MAX}", "too-large")
     if not all(isinstance(seal, bytes) for seal in seals):
@@ -77,18 +82,18 @@ def parse_open(body: dict[str, Any]) -> OpenRequest:
 
 def check_manifest(
     request: OpenRequest, encoded: bytes, partition: str, image: bytes
-) -> tuple[messages.Manifest, messages.Seal]:
+) -> tuple[Manifest, Seal]:
     """The manifest in ``encoded`` and the seal that its buyers signed, over the announced bids and for
     ``image``: PCR0 of this enclave, from its own NSM.
 
     Raises EnclaveError: ``bad-manifest``, ``bad-seal``, ``wrong-image`` or ``bad-bid-digest``.
     """
     with _failing("bad-manifest"):
-        manifest = messages.Manifest.decode(encoded)
-    if any(messages.parse_key_arn(buyer.kms).partition != partition for buyer in manifest.buyers):
+        manifest = Manifest.decode(encoded)
+    if any(parse_key_arn(buyer.kms).partition != partition for buyer in manifest.buyers):
         raise EnclaveError("a key is in a partition that this image does not trust", "bad-manifest")
     with _failing("bad-seal"):
-        seal = messages.check_seals(manifest, request.seals)
+        seal = check_seals(manifest, request.seals)
     if seal.image != image:
         raise EnclaveError("the buyers sealed for a different image", "wrong-image")
     if [name for name, _ in request.bids] != [name for name, _ in seal.bids]:
@@ -98,12 +103,12 @@ def check_manifest(
 
 def check_bid(bid_file: bytes, digest: bytes) -> None:
     """Raise EnclaveError unless the file is the one that was sealed under this digest."""
-    if messages.bid_digest(bid_file) != digest:
+    if bid_digest(bid_file) != digest:
         raise EnclaveError("a bid file is not the sealed one", "bad-bid-digest")
 
 
 def data_key(
-    ask: Callable[[bytes, str, Mapping[str, str]], bytearray], bound: messages.Binding, bid_file: bytes
+    ask: Callable[[bytes, str, Mapping[str, str]], bytearray], bound: Binding, bid_file: bytes
 ) -> bytearray:
     """The data key of a buyer's bid file, in a buffer to overwrite. ``ask`` is KMS's Decrypt.
 
@@ -119,7 +124,7 @@ def data_key(
         raise EnclaveError(f"{bound.buyer}: {error.detail}", error.code) from None
 
 
-def unpack(bound: messages.Binding, bid_file: bytes, key: bytearray) -> bytearray:
+def unpack(bound: Binding, bid_file: bytes, key: bytearray) -> bytearray:
     """A buyer's plaintext, in a buffer to overwrite. ``auction`` says what counts as a bid; nobody outside
     can see whether it does. Raises EnclaveError, ``bad-bid`` when the file does not authenticate.
     """

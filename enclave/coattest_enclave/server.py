@@ -8,12 +8,12 @@ import threading
 import time
 from typing import Literal
 
-from coattest_enclave import transport
 from coattest_enclave.decision.turns import Turns
-from coattest_enclave.nsm import Nsm
+from coattest_enclave.payload import transport
+from coattest_enclave.payload.nsm import Nsm
+from coattest_enclave.payload.trust import Trust
 from coattest_enclave.protocol import alive, wire
 from coattest_enclave.protocol.errors import EnclaveError, MessageError
-from coattest_enclave.trust import Trust
 
 CONNECTIONS_MAX = 8
 """Connections kept at a time. One more ends the one that was silent for longest, but never an opening."""

@@ -12,15 +12,19 @@ import socket
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from coattest_enclave import entropy, open_request, transport
-from coattest_enclave.clock import Clock
+from coattest_enclave import open_request
 from coattest_enclave.decision import auction
 from coattest_enclave.decision.turns import Turns, quantum
-from coattest_enclave.kms import RSA_BITS, Kms
-from coattest_enclave.nsm import Nsm, own_image
-from coattest_enclave.protocol import columns, messages, wire
+from coattest_enclave.payload import entropy, transport
+from coattest_enclave.payload.clock import Clock
+from coattest_enclave.payload.kms import RSA_BITS, Kms
+from coattest_enclave.payload.nsm import Nsm, own_image
+from coattest_enclave.payload.trust import Trust
+from coattest_enclave.protocol import buffers, wire
+from coattest_enclave.protocol.binding import Binding
 from coattest_enclave.protocol.errors import MessageError
-from coattest_enclave.trust import Trust
+from coattest_enclave.protocol.receipt import receipt_user_data
+from coattest_enclave.protocol.seal import Seal
 
 
 def open_auction(
@@ -42,7 +46,7 @@ def open_auction(
         manifest, seal = open_request.check_manifest(request, encoded, trust.partition, image)
         del encoded
         files = receive_bids(stream, frame.request, request, seal)
-    bound = [messages.Binding.of(manifest, buyer, image) for buyer in manifest.buyers]
+    bound = [Binding.of(manifest, buyer, image) for buyer in manifest.buyers]
     stage("manifest, seals and digests are checked")
     clock = Clock.read(nsm, set_system=not nsm.is_simulated)
     entropy.require_source(trust.entropy)
@@ -61,7 +65,7 @@ def open_auction(
                 del file
             result = auction.result(manifest, seal.digest, bids)
             _wipe(keys, bids)
-            receipt = nsm.attest(user_data=messages.receipt_user_data(result), nonce=seal.digest)
+            receipt = nsm.attest(user_data=receipt_user_data(result), nonce=seal.digest)
     finally:
         _wipe(keys, bids)
     if tick.count > 1:
@@ -76,14 +80,14 @@ def open_auction(
         wire.write_frame(stream, wire.Frame(frame.request, "result", answer))
 
 
-def _wipe(*buffers: dict[str, bytearray]) -> None:
-    for each in buffers:
+def _wipe(*secrets: dict[str, bytearray]) -> None:
+    for each in secrets:
         while each:
-            columns.wipe(each.popitem()[1])
+            buffers.wipe(each.popitem()[1])
 
 
 def receive_bids(
-    stream: socket.socket, number: int, request: open_request.OpenRequest, seal: messages.Seal
+    stream: socket.socket, number: int, request: open_request.OpenRequest, seal: Seal
 ) -> dict[str, bytes]:
     """The sealed bid file of every buyer; raises EnclaveError, OSError.
 

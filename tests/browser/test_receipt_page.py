@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from coattest.findings import Finding
-from coattest_enclave.protocol import messages
-from coattest_verify.auction import page
+from coattest_verify.auction import messages, page
 from coattest_verify.auction.page import BROWSER_CHECKS, PAGE_LOTS
 from coattest_verify.auction.receipt import Check
 from support.guides.chromium import Browser, browser

@@ -236,9 +236,8 @@ class Table:
             now=self.clock,
             release=release,
         )
-        if outcome.members is not None and at is None:
-            seen = Seen(outcome.members.version, outcome.members.sha256, outcome.log)
-            seat.roots.remember(self.quorum.root, seen)
+        if outcome.remembered is not None and at is None:
+            seat.roots.remember(self.quorum.root, outcome.remembered)
         return outcome
 
     def decisions(self, release: str) -> dict[str, Outcome]:

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coattest_enclave.decision import auction
-from coattest_enclave.protocol import messages
-from coattest_enclave.protocol.messages import (
+from coattest_verify.auction import messages
+from coattest_verify.auction.messages import (
     FIRST_PRICE,
     SECOND_PRICE,
     Tie,

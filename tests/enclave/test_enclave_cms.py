@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coattest_enclave import cms
+from coattest_enclave.payload import cms
 from coattest_enclave.protocol.errors import MessageError
 from support.enclave.fake_kms import ber, der, make_envelope
 from support.verify.cms_oracle import by_asn1crypto

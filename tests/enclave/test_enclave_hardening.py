@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from coattest_enclave import clock, hardening
-from coattest_enclave.nsm import Nsm
+from coattest_enclave.payload import clock, hardening
+from coattest_enclave.payload.nsm import Nsm
 from coattest_enclave.protocol.errors import EnclaveError
 from support.enclave.fake_nsm import FakeNsm
 from support.enclave.running_enclave import Enclave
 
 INSIDE = """
 import ctypes, os, resource, threading
-from coattest_enclave import hardening
+from coattest_enclave.payload import hardening
 hardening.close_process()
 libc = ctypes.CDLL(None, use_errno=True)
 column = list(hardening.ARCHITECTURES).index(os.uname().machine)

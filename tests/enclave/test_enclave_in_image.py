@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from coattest_enclave.protocol import messages, wire
-from coattest_enclave.protocol.messages import Tie, Won
+from coattest_enclave.protocol import wire
 from coattest_local.host.ca import issue_server_certificate
 from coattest_local.host.enclave import RunningEnclave, run_enclave
 from coattest_local.qemu.enclave import QemuEnclave, run_in_qemu
 from coattest_local.qemu.tools import find_tools
 from coattest_parent.link.channels import connect_to, parse_address
+from coattest_verify.auction import messages
+from coattest_verify.auction.messages import Tie, Won
 from conftest import BuiltImages
 from support.auction import deciding
 from support.enclave.fake_kms import HOST, FakeKms, FakeProxy

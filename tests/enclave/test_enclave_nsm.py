@@ -14,8 +14,8 @@ from typing import Any
 import cbor2
 import pytest
 
-from coattest_enclave import clock, entropy, nsm, transport
-from coattest_enclave.clock import Clock
+from coattest_enclave.payload import clock, entropy, nsm, transport
+from coattest_enclave.payload.clock import Clock
 from coattest_enclave.protocol.errors import EnclaveError
 from support.enclave.fake_kms import FakeProxy
 from support.enclave.fake_nsm import PCR0, FakeNsm, fields_of, make_document

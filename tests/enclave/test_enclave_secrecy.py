@@ -20,9 +20,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from coattest_enclave import open_request, session
 from coattest_enclave.decision.turns import Turns
-from coattest_enclave.protocol import canonical, messages, wire
+from coattest_enclave.payload.trust import parse_trust
+from coattest_enclave.protocol import canonical, wire
 from coattest_enclave.protocol.errors import EnclaveError
-from coattest_enclave.trust import parse_trust
+from coattest_verify.auction import messages
 from support.enclave.enclave_attacks import envelope_of, error
 from support.enclave.fake_kms import FakeKms, FakeProxy
 from support.enclave.fake_nsm import FakeNsm

@@ -21,11 +21,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from coattest_enclave import transport
-from coattest_enclave.protocol import canonical, cose, messages, wire
-from coattest_enclave.protocol.messages import Tie, Unsold, Won
+from coattest_enclave.payload import transport
+from coattest_enclave.payload.trust import parse_trust
+from coattest_enclave.protocol import canonical, cose, wire
 from coattest_enclave.server import CONNECTIONS_MAX, Server
-from coattest_enclave.trust import parse_trust
+from coattest_verify.auction import messages
+from coattest_verify.auction.messages import Tie, Unsold, Won
 from support.enclave.enclave_attacks import MALFORMED, REFUSED_BEFORE_DECRYPTING, spki_in
 from support.enclave.fake_kms import HOST
 from support.enclave.fake_nsm import PCR0, fields_of

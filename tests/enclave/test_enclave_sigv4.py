@@ -11,7 +11,7 @@ from botocore.credentials import Credentials as BotoCredentials
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coattest_enclave import sigv4
+from coattest_enclave.payload import sigv4
 
 printable = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=60)
 HOST = "kms.eu-central-1.amazonaws.com"

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from coattest_enclave.decision import auction, lanes, turns
-from coattest_enclave.protocol import messages, wire
+from coattest_enclave.protocol import wire
 from coattest_enclave.protocol.errors import MessageError
+from coattest_verify.auction import messages
 from support.auction import deciding
 from support.enclave.manifests import by_definition, manifest
 from support.enclave.running_enclave import Auction, Enclave

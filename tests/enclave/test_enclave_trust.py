@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coattest_enclave import trust
+from coattest_enclave.payload import trust
 from coattest_enclave.protocol.errors import EnclaveError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -23,7 +23,6 @@ from botocore.loaders import create_loader
 
 from coattest import files, shell
 from coattest.errors import CoattestError
-from coattest_enclave.protocol import messages
 from coattest_parent.auction import finish, objects, publish
 from coattest_parent.auction.publish import Sealed
 from coattest_parent.link import aws
@@ -34,6 +33,7 @@ from coattest_parent.link.proxy import ConnectProxy
 from coattest_parent.link.retry import Backoff
 from coattest_parent.link.stop import Stop
 from coattest_parent.link.telemetry import Telemetry, codes_of
+from coattest_verify.auction import messages
 
 REPLY_SECONDS = 6.0
 NO_LIMIT = resource.RLIM_INFINITY

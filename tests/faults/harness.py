@@ -19,10 +19,10 @@ from typing import Any
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from coattest_enclave.protocol import messages
 from coattest_parent.auction.courier import LOCAL_KMS
 from coattest_parent.auction.publish import Sealed
 from coattest_parent.link.proxy import kms_allow_list
+from coattest_verify.auction import messages
 from coattest_verify.auction.place import bid_uri
 from faults.invariants import (
     Broken,
@@ -46,7 +46,8 @@ from support.parent.fault_cloud import SECRET, FaultCloud
 START = """
 import sys
 from pathlib import Path
-from coattest_enclave import kms, server
+from coattest_enclave import server
+from coattest_enclave.payload import kms
 from coattest_enclave.__main__ import main
 server.IDLE_TIMEOUT, kms.TIMEOUT, kms.PAUSES = 1.5, 1.5, (0.1,)
 sys.exit(main(Path(sys.argv[1])))

@@ -20,10 +20,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from coattest_enclave.protocol import messages
 from coattest_parent.auction.courier import bid_digests, upload_bid
 from coattest_parent.auction.publish import Sealed
 from coattest_parent.auction.steps import make_bid
+from coattest_verify.auction import messages
 from coattest_verify.auction.bids import read_bids
 from coattest_verify.auction.certify import Own, certificate_check, certify_buyer_key
 from coattest_verify.auction.context import AUCTION, BUYER
@@ -139,7 +139,7 @@ class HostRun:
             self.own[name] = own
             certificate = certify_buyer_key(self.world.quorum.signers[name], own, LIFE)
             buyers.append(messages.Buyer(name, key, certificate, arn, own.bids))
-        lots = messages.Lots.of((f"lot-{number + 1}", 0) for number in range(self.schedule.lots))
+        lots = messages.make_lots((f"lot-{number + 1}", 0) for number in range(self.schedule.lots))
         return messages.Manifest(
             self.name, "EUR", self.schedule.rule, lots, tuple(buyers), now, now + OPEN_HOURS * 3600
         )
@@ -147,7 +147,7 @@ class HostRun:
     def _bid(self, name: str) -> bytes:
         aws = self.world.accounts.as_buyer(name)
         lines = (f"lot-{number + 1},{amount}" for number, amount in enumerate(self.amounts[name]))
-        bids = read_bids("\n".join(("lot,amount", *lines, "")).encode(), self.manifest.lots)
+        bids = read_bids("\n".join(("lot,amount", *lines, "")).encode(), messages.LotList(self.manifest.lots))
         before = datetime.fromtimestamp(self.manifest.closes - 1, timezone.utc)
         authority = self._authority()
         content = make_bid(
@@ -160,7 +160,7 @@ class HostRun:
             journal=self.journals[name],
             when=before,
         )
-        upload_bid(aws, self.manifest.buyer(name), self.manifest.digest, content)
+        upload_bid(aws, messages.named_buyer(self.manifest, name), self.manifest.digest, content)
         return content
 
     def _authority(self) -> Authority:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coattest_enclave.protocol import messages
 from coattest_parent.auction.publish import Sealed
+from coattest_verify.auction import messages
 from support.auction.auctions import outcomes
 
 CODES = {0, 1, 2, 3}

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from coattest_enclave.protocol import messages
 from coattest_parent.link.channels import Unix, connect_to
+from coattest_verify.auction import messages
 from coattest_verify.auction.buyers import load_manifest
 from faults.harness import World, object_paths, world
 from support.auction import deciding

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from coattest_enclave.protocol import messages
+from coattest_verify.auction import messages
 from coattest_verify.auction.journal import SealJournal
 from faults.host import World, world
 from faults.host_run import HostRun, attempt, describe

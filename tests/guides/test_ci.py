@@ -105,7 +105,7 @@ def test_a_member_commits_and_reveals_in_two_jobs(tmp_path: Path) -> None:
     for name in secrets:
         members += ["--member", f"{name}={name}.key.pub"]
     (tmp_path / "attestations").mkdir()
-    rules = ("--threshold", "2", "--commitments")
+    rules = ("--threshold", "2", "--commitments", "2")
     root = desk.json("members", "init", *members, *rules)["root"]
     (tmp_path / "pass").write_text("open sesame\n")
     for name in secrets:

@@ -18,6 +18,7 @@ from coattest_verify.quorum.releases import ReleaseFiles
 from coattest_verify.quorum.statements.provenance import parse_statement, statement_to_json
 from coattest_verify.quorum.statements.salt import new_secret, read_secret, write_secret
 from coattest_verify.quorum.statements.votes import (
+    EXCUSE,
     REVIEW,
     UNREVOKE,
     make_vote,
@@ -88,7 +89,7 @@ def quorum(tmp_path: Path) -> Members:
         groups=(MemberGroup("both", ("buyer-1", "buyer-2"), 2),),
         routes=2,
         hosts=2,
-        commitments=True,
+        commitments=1,
         revoke_threshold=2,
         reviews=1,
         change=2,
@@ -111,8 +112,8 @@ def statement(quorum: Members) -> Any:
 
 def commitment(quorum: Members) -> Any:
     """The secret of a commitment that its reader takes."""
-    path = write_secret(quorum.folder, new_secret("buyer-1", quorum.file))
-    assert read_secret(quorum.folder, "buyer-1", quorum.file) is not None
+    path = write_secret(quorum.folder, new_secret("buyer-1", quorum.root))
+    assert read_secret(quorum.folder, "buyer-1", quorum.root) is not None
     return json.loads(path.read_bytes())
 
 
@@ -120,7 +121,8 @@ def vote(quorum: Members) -> Any:
     """The fields of a review and of an undoing, which have all that votes have, that their reader takes."""
     assert quorum.claimed is not None
     found = {}
-    for kind, more in ((REVIEW, {"since": "ab" * 32}), (UNREVOKE, {"undoes": "ab" * 32})):
+    excuse = {"undoes": "ab" * 32, "excused": "buyer-2"}
+    for kind, more in ((REVIEW, {"since": "ab" * 32}), (UNREVOKE, {"undoes": "ab" * 32}), (EXCUSE, excuse)):
         made = make_vote(kind, "buyer-1", root=quorum.root, claim=quorum.claimed, note="x", now=NOW, **more)
         path = quorum.write(vote_name(made), sign_vote(made, quorum.signers["buyer-1"]))
         envelope = DsseEnvelope.decode(path.read_bytes(), f"application/vnd.coattest.{kind}+json")

@@ -113,6 +113,8 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     ),
     "verify release revoke": (f"{WHO} --reason why {DECIDE}",),
     "verify release unrevoke": (f"{WHO} --reason why {DECIDE}",),
+    "verify release excuse": (f"{WHO} --whom buyer-2 --reason why {DECIDE}",),
+    "verify release withdraw": (f"{WHO} --reason why {DECIDE}",),
     "verify release which": (
         f"{F}/image.eif {DECIDE}",
         f"{F}/measurements.json --bundle {F}/bundle.json --root {{root}}",

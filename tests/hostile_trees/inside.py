@@ -213,6 +213,8 @@ WRITES = {
     "verify release revoke": ("attestations",),
     "verify release review": ("attestations",),
     "verify release unrevoke": ("attestations",),
+    "verify release excuse": ("attestations",),
+    "verify release withdraw": ("attestations",),
     "verify sign-pcrs": ("attestations",),
     "verify rebuild": ("out",),
     "verify inputs": ("out",),

@@ -13,8 +13,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from coattest_enclave.decision import lanes
-from coattest_enclave.protocol import canonical, columns
-from coattest_enclave.protocol.messages import RESULT, SECOND_PRICE, Manifest
+from coattest_enclave.protocol import buffers, canonical, columns
+from coattest_enclave.protocol.fields import SECOND_PRICE
+from coattest_enclave.protocol.manifest import Manifest
+from coattest_enclave.protocol.receipt import RESULT
 
 Plaintext = bytes | bytearray
 """What was in a bid file: 8 bytes big-endian per lot. Anything else counts as bidding on no lot."""
@@ -82,7 +84,7 @@ def result(manifest: Manifest, seal: bytes, bids: Mapping[str, Plaintext]) -> by
     winners, prices = columns_of_result(manifest, bids)
     for plaintext in bids.values():
         if isinstance(plaintext, bytearray):
-            columns.wipe(plaintext)
+            buffers.wipe(plaintext)
             plaintext.clear()
     return canonical.dumps(
         {

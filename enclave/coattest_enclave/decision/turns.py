@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from coattest_enclave.transport import cut
+from coattest_enclave.payload.transport import cut
 
 QUANTUM_MIN = 0.5
 """Seconds of the shortest quantum: some 20 times what a decision over few lots takes."""

@@ -8,18 +8,12 @@ from __future__ import annotations
 
 import sys
 from array import array
-from collections.abc import Iterable
 
+from coattest_enclave.protocol.buffers import wipe
 from coattest_enclave.protocol.errors import MessageError
-from coattest_enclave.protocol.fields import uint
 
 WIDTH = 8
 """Bytes of one number."""
-
-
-def column(numbers: Iterable[int], what: str) -> array[int]:
-    """A column of these numbers, each 0 to AMOUNT_MAX; raises MessageError."""
-    return array("Q", [uint(number, what) for number in numbers])
 
 
 def pack_column(numbers: array[int]) -> bytes:
@@ -37,12 +31,6 @@ def unpack_column(data: bytes | bytearray | memoryview, count: int, most: int, w
         wipe(numbers)
         raise MessageError(f"{what}: a number is out of range")
     return numbers
-
-
-def wipe(buffer: bytearray | array[int]) -> None:
-    """Overwrite ``buffer`` with zeros in place; docs/protocol.md says what this cannot reach."""
-    with memoryview(buffer) as view, view.cast("B") as octets:
-        octets[:] = bytes(len(octets))
 
 
 def _big_endian(numbers: array[int]) -> array[int]:

@@ -6,21 +6,20 @@ The algorithm is never read from the message: the protected header must be, byte
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.ciphers import Cipher
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.ciphers.algorithms import AES256
 from cryptography.hazmat.primitives.ciphers.modes import GCM
 from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
-from coattest_enclave.protocol import canonical, columns
+from coattest_enclave.protocol import buffers, canonical
 from coattest_enclave.protocol.errors import MessageError
+from coattest_enclave.protocol.fields import byte_string
 
 ES384 = bytes.fromhex("a1013822")
 """Protected header {1: -35} (RFC 9053, table 1)."""
@@ -93,15 +92,6 @@ def load_public_key(spki: bytes) -> ec.EllipticCurvePublicKey:
     return key
 
 
-def sign1(payload: bytes, key: ec.EllipticCurvePrivateKey, kid: bytes) -> bytes:
-    """A tagged COSE_Sign1 (ES384) over ``payload``, ``kid`` unprotected; ``key`` is P-384."""
-    if not isinstance(key.curve, ec.SECP384R1):
-        raise MessageError("not a P-384 key")
-    r, s = decode_dss_signature(key.sign(_sig_structure(payload), ec.ECDSA(SHA384())))
-    signature = r.to_bytes(COORDINATE, "big") + s.to_bytes(COORDINATE, "big")
-    return bytes([TAG_SIGN1]) + canonical.dumps([ES384, {4: kid}, payload, signature])
-
-
 def parse_sign1(data: bytes) -> Sign1:
     """Parse a COSE_Sign1 without verifying it; raises MessageError."""
     protected, unprotected, payload, signature = _parts(data, TAG_SIGN1, 4, SIGN1_MAX)
@@ -109,8 +99,12 @@ def parse_sign1(data: bytes) -> Sign1:
         raise MessageError("the algorithm is not ES384")
     if not isinstance(unprotected, dict) or list(unprotected) != [4]:
         raise MessageError("unprotected header is not {4: key id}")
-    kid = _bytes(unprotected[4], 1, KID_MAX)
-    return Sign1(_bytes(payload, 0, SIGN1_MAX), kid, _bytes(signature, 2 * COORDINATE, 2 * COORDINATE))
+    kid = byte_string(unprotected[4], 1, KID_MAX, "key id")
+    return Sign1(
+        byte_string(payload, 0, SIGN1_MAX, "payload"),
+        kid,
+        byte_string(signature, 2 * COORDINATE, 2 * COORDINATE, "signature"),
+    )
 
 
 def verify1(data: bytes, public_key: ec.EllipticCurvePublicKey | bytes, *, kid: bytes | None = None) -> bytes:
@@ -128,26 +122,10 @@ def verify1(data: bytes, public_key: ec.EllipticCurvePublicKey | bytes, *, kid: 
     r = int.from_bytes(message.signature[:COORDINATE], "big")
     s = int.from_bytes(message.signature[COORDINATE:], "big")
     try:
-        key.verify(encode_dss_signature(r, s), _sig_structure(message.payload), ec.ECDSA(SHA384()))
+        key.verify(encode_dss_signature(r, s), sig_structure(message.payload), ec.ECDSA(SHA384()))
     except InvalidSignature as error:
         raise MessageError("signature does not verify") from error
     return message.payload
-
-
-def encrypt0(
-    plaintext: bytes, data_key: bytes, *, wrapped_key: bytes, external_aad: bytes, iv: bytes | None = None
-) -> bytes:
-    """A tagged COSE_Encrypt0 (A256GCM) that carries ``wrapped_key``; ``iv`` is for test vectors only."""
-    if len(data_key) != KEY_SIZE:
-        raise MessageError("the data key is not 32 bytes")
-    nonce = os.urandom(IV_SIZE) if iv is None else _bytes(iv, IV_SIZE, IV_SIZE)
-    ciphertext = AESGCM(data_key).encrypt(nonce, plaintext, _enc_structure(external_aad))
-    header = {
-        5: nonce,
-        WRAPPED_KEY: _bytes(wrapped_key, 1, WRAPPED_KEY_MAX),
-        COMMITMENT: commitment_of(data_key),
-    }
-    return bytes([TAG_ENCRYPT0]) + canonical.dumps([A256GCM, header, ciphertext])
 
 
 def commitment_of(data_key: bytes | bytearray) -> bytes:
@@ -165,10 +143,10 @@ def parse_encrypt0(data: bytes) -> Encrypt0:
     if not isinstance(unprotected, dict) or list(unprotected) != [5, WRAPPED_KEY, COMMITMENT]:
         raise MessageError("unprotected header is not {5: iv, -65537: wrapped key, -65538: commitment}")
     return Encrypt0(
-        _bytes(unprotected[5], IV_SIZE, IV_SIZE),
-        _bytes(unprotected[WRAPPED_KEY], 1, WRAPPED_KEY_MAX),
-        _bytes(unprotected[COMMITMENT], COMMITMENT_SIZE, COMMITMENT_SIZE),
-        _bytes(ciphertext, TAG_SIZE, canonical.SIZE_MAX),
+        byte_string(unprotected[5], IV_SIZE, IV_SIZE, "iv"),
+        byte_string(unprotected[WRAPPED_KEY], 1, WRAPPED_KEY_MAX, "wrapped key"),
+        byte_string(unprotected[COMMITMENT], COMMITMENT_SIZE, COMMITMENT_SIZE, "commitment"),
+        byte_string(ciphertext, TAG_SIZE, canonical.SIZE_MAX, "ciphertext"),
     )
 
 
@@ -182,14 +160,14 @@ def decrypt0(data: bytes | Encrypt0, data_key: bytes | bytearray, *, external_aa
         raise MessageError("does not authenticate")
     ciphertext, tag = memoryview(message.ciphertext)[:-TAG_SIZE], message.ciphertext[-TAG_SIZE:]
     decryptor = Cipher(AES256(data_key), GCM(message.iv, tag)).decryptor()
-    decryptor.authenticate_additional_data(_enc_structure(external_aad))
+    decryptor.authenticate_additional_data(enc_structure(external_aad))
     # The library needs room for one more block than it writes.
     plaintext = bytearray(len(ciphertext) + TAG_SIZE)
     try:
         decryptor.update_into(ciphertext, plaintext)
         decryptor.finalize()
     except (InvalidTag, ValueError) as error:
-        columns.wipe(plaintext)
+        buffers.wipe(plaintext)
         raise MessageError("does not authenticate") from error
     del plaintext[len(ciphertext) :]
     return plaintext
@@ -198,11 +176,13 @@ def decrypt0(data: bytes | Encrypt0, data_key: bytes | bytearray, *, external_aa
 _COMMITMENT_PREFIX = canonical.dumps(["coattest/data-key/v1", bytes(KEY_SIZE)])[:-KEY_SIZE]
 
 
-def _sig_structure(payload: bytes) -> bytes:
+def sig_structure(payload: bytes) -> bytes:
+    """What a COSE_Sign1 signs (RFC 9052, 4.4)."""
     return canonical.dumps(["Signature1", ES384, b"", payload])
 
 
-def _enc_structure(external_aad: bytes) -> bytes:
+def enc_structure(external_aad: bytes) -> bytes:
+    """What a COSE_Encrypt0 authenticates beside its ciphertext (RFC 9052, 5.3)."""
     return canonical.dumps(["Encrypt0", A256GCM, external_aad])
 
 
@@ -213,9 +193,3 @@ def _parts(data: bytes, tag: int, count: int, limit: int) -> list[object]:
     if not isinstance(parts, list) or len(parts) != count:
         raise MessageError(f"not an array of {count}")
     return parts
-
-
-def _bytes(value: object, least: int, most: int) -> bytes:
-    if not isinstance(value, bytes) or not least <= len(value) <= most:
-        raise MessageError(f"not a byte string of {least} to {most} bytes")
-    return value

@@ -28,17 +28,12 @@ BUYERS_MAX = 64
 """A lot's winners fit 8 bytes, one bit each; the seals of all buyers fit one frame."""
 
 FIRST_PRICE, SECOND_PRICE = "first-price", "second-price"
-DISCLOSURE = {
-    FIRST_PRICE: "who won each lot, ties with their names, unsold lots; no amount",
-    SECOND_PRICE: "as first-price, and what each won lot costs: the second highest bid or the reserve",
-}
-"""The rules, and what a result reveals under each; a buyer reads it before sealing."""
 
 # ASCII only: two names that look alike must not be two buyers.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 LOT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
 CURRENCY = re.compile(r"[A-Z]{3}")
-RULE = re.compile("|".join(DISCLOSURE))
+RULE = re.compile(f"{FIRST_PRICE}|{SECOND_PRICE}")
 
 
 def sha384(data: bytes | bytearray) -> bytes:

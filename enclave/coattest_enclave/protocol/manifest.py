@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, overload
+from typing import Any
 
 from coattest_enclave.protocol import canonical, columns, cose
 from coattest_enclave.protocol.errors import MessageError
@@ -27,6 +26,7 @@ from coattest_enclave.protocol.fields import (
     uint,
     unique,
 )
+from coattest_enclave.protocol.key_arn import parse_key_arn
 
 PURPOSE = "coattest/manifest/v1"
 
@@ -35,22 +35,10 @@ CERTIFICATE_MAX = 16 * 1024
 
 # A key there is this prefix, two digests in hex, a slash and a suffix; S3 allows 1024 bytes.
 _PLACE = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/(?:[A-Za-z0-9][A-Za-z0-9._-]{0,99}/){0,7}")
-# Single-Region keys by full ARN: an alias can be moved to a different key at any time.
-_ARN = re.compile(
-    r"arn:(aws|aws-cn|aws-us-gov):kms:([a-z]{2}(?:-[a-z]+)+-[0-9]{1,2}):([0-9]{12}):key/"
-    r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
-)
-
-
-class Lot(NamedTuple):
-    """A lot's id and its reserve price in minor units (0: none)."""
-
-    id: str
-    reserve: int
 
 
 @dataclass(frozen=True, slots=True)
-class Lots(Sequence[Lot]):
+class Lots:
     """A manifest's lots in order. ``ids`` holds all ids in one text, one per line, without a line feed at the
     end; ``reserves`` is a column.
     """
@@ -63,15 +51,6 @@ class Lots(Sequence[Lot]):
             raise MessageError("not one reserve per lot")
 
     @classmethod
-    def of(cls, lots: Iterable[tuple[str, int]]) -> Lots:
-        """The lots of these pairs of id and reserve; raises MessageError."""
-        pairs = list(lots)
-        if not all(isinstance(identifier, str) for identifier, _ in pairs):
-            raise MessageError("lot id: not a text")
-        reserves = columns.column((reserve for _, reserve in pairs), "reserve")
-        return cls("\n".join(identifier for identifier, _ in pairs), reserves)
-
-    @classmethod
     def decode(cls, ids: Any, reserves: Any) -> Lots:
         """The lots of a manifest's two fields; raises MessageError."""
         if not isinstance(ids, str):
@@ -81,19 +60,6 @@ class Lots(Sequence[Lot]):
 
     def __len__(self) -> int:
         return len(self.reserves)
-
-    def __iter__(self) -> Iterator[Lot]:
-        return map(Lot, self.ids.split("\n"), self.reserves)
-
-    @overload
-    def __getitem__(self, index: int) -> Lot: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[Lot, ...]: ...
-    def __getitem__(self, index: int | slice) -> Lot | tuple[Lot, ...]:
-        ids = self.ids.split("\n")
-        if isinstance(index, slice):
-            return tuple(map(Lot, ids[index], self.reserves[index]))
-        return Lot(ids[index], self.reserves[index])
 
 
 def check_ids(ids: str) -> int:
@@ -107,14 +73,6 @@ def check_ids(ids: str) -> int:
         raise MessageError(f"lot id: not of the form {LOT_ID.pattern}")
     unique(lines, "lot id")
     return len(lines)
-
-
-class KeyArn(NamedTuple):
-    """The parts of a KMS key ARN that say where a request goes."""
-
-    partition: str
-    region: str
-    account: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,18 +156,3 @@ class Manifest:
             buyers.append(Buyer(**exact_map(entry, None, ("name", "key", "certificate", "kms", "bids"))))
         lots = Lots.decode(fields["lots"], fields.pop("reserves"))
         return cls(**{**fields, "lots": lots, "buyers": tuple(buyers)})
-
-    def buyer(self, name: str) -> Buyer:
-        """The buyer of that name; raises MessageError."""
-        for buyer in self.buyers:
-            if buyer.name == name:
-                return buyer
-        raise MessageError("the manifest has no buyer of that name")
-
-
-def parse_key_arn(arn: Any) -> KeyArn:
-    """Partition, region and account of a full KMS key ARN; raises MessageError for anything else."""
-    match = _ARN.fullmatch(arn) if isinstance(arn, str) else None
-    if match is None:
-        raise MessageError("not the full ARN of a single-Region KMS key")
-    return KeyArn(*match.groups())

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coattest_enclave.protocol import messages
 from coattest_local.aws.services import Services
 from coattest_local.demo.chain import PinnedTrust, World
 from coattest_local.demo.cloud import REGION, BuyerCloud, ServiceCloud
 from coattest_local.demo.stage import CommandResult, Party, Stage, demo_failed
 from coattest_parent.link.aws import Aws, Endpoint
+from coattest_verify.auction import messages
 from coattest_verify.auction.buyers import load_manifest
 from coattest_verify.signatures.keys import load_public
 

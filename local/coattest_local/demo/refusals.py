@@ -11,7 +11,6 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from coattest_enclave.protocol import cose, messages
 from coattest_local.demo import auction as auctions
 from coattest_local.demo import chain
 from coattest_local.demo.auction import AMOUNTS, Auction, House
@@ -21,6 +20,7 @@ from coattest_parent.auction.courier import upload_bid
 from coattest_parent.link.aws import parse_s3_uri
 from coattest_parent.link.channels import parse_address
 from coattest_parent.link.enclave import EnclaveClient
+from coattest_verify.auction import messages
 from coattest_verify.auction.bids import Bids, make_bid_file
 from coattest_verify.auction.buyers import load_own_key, spki_der
 from coattest_verify.auction.certify import Own
@@ -74,7 +74,7 @@ def replayed_bid(house: House, auction: Auction) -> None:
     second = auctions.announce(house, "replay")
     auctions.place_bid(house, second, "buyer-2", AMOUNTS["buyer-2"], "replay.cose")
     old = house.world.buyers["buyer-1"].home / f"{auction.name}.cose"
-    buyer = auctions.manifest_of(second).buyer("buyer-1")
+    buyer = messages.named_buyer(auctions.manifest_of(second), "buyer-1")
     upload_bid(house.as_buyer("buyer-1"), buyer, auctions.manifest_of(second).digest, old.read_bytes())
     house.world.buyers["buyer-1"].must_fail(
         "a bid from another auction",
@@ -184,7 +184,7 @@ def sealed_by_the_service(house: House) -> None:
     )
     image, digests = auctions.sealed_image(house, auctions.first(house)), {}
     for name, amounts in AMOUNTS.items():
-        aws, bidder = house.as_buyer(name), evil.buyer(name)
+        aws, bidder = house.as_buyer(name), messages.named_buyer(evil, name)
         own = Own(name, load_own_key(world.buyers[name].home / "auction.key.pub"), bidder.kms, bidder.bids)
         file = make_bid_file(evil, own, image, Bids(amounts, ()), aws.kms(REGION))
         upload_bid(aws, bidder, evil.digest, file)
@@ -192,14 +192,14 @@ def sealed_by_the_service(house: House) -> None:
     seal = messages.Seal(evil.digest, bytes(32), image, tuple(sorted(digests.items()))).encode()
     for name, key in keys.items():
         target = world.buyers[name].home / f"{honest.name}.seal"
-        target.write_bytes(cose.sign1(seal, key, name.encode()))
+        target.write_bytes(messages.sign1(seal, key, name.encode()))
     auctions.no_result(house, "seals of the service", honest, expected_code="kms-denied")
 
 
 def _overwrite(house: House, auction: Auction, buyer: str, sealed: bytes, content: bytes) -> None:
     """Replace a bid's object in the buyer's bucket, as whoever owns the bucket could; the bidder may not."""
     manifest = auctions.manifest_of(auction)
-    uri = bid_uri(manifest.buyer(buyer), manifest.digest, messages.bid_digest(sealed))
+    uri = bid_uri(messages.named_buyer(manifest, buyer), manifest.digest, messages.bid_digest(sealed))
     bucket, key = parse_s3_uri(uri)
     owner = house.services.client("s3", buyer)
     policy = owner.get_bucket_policy(Bucket=bucket)["Policy"]

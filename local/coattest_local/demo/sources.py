@@ -59,7 +59,7 @@ def claim_to_be(source: Path, image: bytes) -> str:
     """Change the enclave's source so that it takes itself for the image with this PCR0; returns the file that
     was changed.
     """
-    name = "enclave/coattest_enclave/nsm.py"
+    name = "enclave/coattest_enclave/payload/nsm.py"
     path = source / name
     lie = f"\n\ndef own_image(document, profile):\n    return bytes.fromhex({image.hex()!r})\n"
     path.write_text(path.read_text() + lie)

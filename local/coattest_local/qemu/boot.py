@@ -11,7 +11,7 @@ import cbor2
 
 from coattest.errors import FoundFalse
 from coattest_build.formats.measure import ImageMeasurements, pcr3, pcr4
-from coattest_enclave.protocol import messages
+from coattest_verify.auction import messages
 
 REGISTERS = (0, 1, 2, 3, 4, 8)
 ZERO = bytes(48).hex()

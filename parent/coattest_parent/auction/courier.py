@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from coattest.aws import AwsFailure, aws_errors
 from coattest.errors import FoundFalse
-from coattest_enclave.protocol import cose, messages, wire
+from coattest_enclave.protocol import cose, wire
 from coattest_enclave.protocol.errors import MessageError
 from coattest_parent.auction.objects import put_once
 from coattest_parent.link.aws import Aws, SessionCredentials, parse_s3_uri, region_of
@@ -23,6 +23,7 @@ from coattest_parent.link.channels import Address
 from coattest_parent.link.enclave import BidUpload, EnclaveClient, EnclaveFailed, Progress
 from coattest_parent.link.proxy import ConnectProxy, Target, kms_allow_list
 from coattest_parent.link.telemetry import Telemetry
+from coattest_verify.auction import messages
 from coattest_verify.auction.place import bid_uri, bids_prefix
 
 if TYPE_CHECKING:

@@ -16,7 +16,6 @@ from pathlib import Path
 
 from coattest.errors import CoattestError
 from coattest.shell import from_os_error
-from coattest_enclave.protocol import messages
 from coattest_parent.auction.publish import Sealed, check_opened, publish, store_result, stored_result
 from coattest_parent.auction.steps import open_sealed, time_left
 from coattest_parent.link.aws import Aws, region_of
@@ -26,6 +25,7 @@ from coattest_parent.link.retry import Backoff, Retry
 from coattest_parent.link.telemetry import Telemetry, codes_of
 from coattest_verify.attestation import Root
 from coattest_verify.attestation.profiles import root_for
+from coattest_verify.auction import messages
 
 
 @dataclass(frozen=True, slots=True)

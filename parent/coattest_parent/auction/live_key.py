@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from coattest.aws import AwsFailure, aws_errors
 from coattest.findings import Finding
-from coattest_enclave.protocol import messages
 from coattest_parent.link.aws import Aws, region_of
+from coattest_verify.auction import messages
 from coattest_verify.auction.certify import Own
 from coattest_verify.auction.context import IMAGE, SEAL_KEY
 from coattest_verify.keypolicy.iam import parse_policy

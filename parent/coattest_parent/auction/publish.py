@@ -10,12 +10,12 @@ from pathlib import Path
 
 from coattest.errors import EnvironmentFailure, FoundFalse, UsageError
 from coattest.files import read_bounded, write_new
-from coattest_enclave.protocol import messages
 from coattest_enclave.protocol.errors import MessageError
 from coattest_parent.auction.objects import put_once
 from coattest_parent.link.aws import Aws
 from coattest_parent.link.enclave import RESULT_MAX
 from coattest_verify.attestation import Root
+from coattest_verify.auction import messages
 from coattest_verify.auction.place import result_uri
 from coattest_verify.auction.receipt import verify_opened
 

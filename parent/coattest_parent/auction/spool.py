@@ -31,7 +31,7 @@ from pathlib import Path
 from coattest.errors import CoattestError, EnvironmentFailure, Rejected, UsageError
 from coattest.files import Folder, write_atomic
 from coattest.shell import from_os_error
-from coattest_enclave.protocol import canonical, cose, messages
+from coattest_enclave.protocol import canonical, cose
 from coattest_enclave.protocol.errors import MessageError
 from coattest_parent.auction.finish import Check, Opener, Way, finish
 from coattest_parent.auction.publish import Sealed, check_opened
@@ -40,6 +40,7 @@ from coattest_parent.link.channels import parse_address
 from coattest_parent.link.enclave import EnclaveClient
 from coattest_parent.link.retry import Backoff, may_pass
 from coattest_parent.link.telemetry import Telemetry, codes_of
+from coattest_verify.auction import messages
 from coattest_verify.auction.buyers import parse_manifest
 
 MANIFEST, RESULT, FAILED, SEAL = "manifest.cbor", "result.cbor", "failed.json", ".seal"

@@ -10,7 +10,6 @@ from datetime import datetime
 from coattest.aws import aws_errors
 from coattest.errors import CoattestError, FoundFalse, UsageError
 from coattest.findings import Finding
-from coattest_enclave.protocol import messages
 from coattest_enclave.protocol.errors import MessageError
 from coattest_parent.auction.courier import S3Bids, manifest_allow_list, open_in_enclave
 from coattest_parent.link.aws import Aws, region_of
@@ -18,6 +17,7 @@ from coattest_parent.link.channels import is_local, parse_address, proxy_address
 from coattest_parent.link.enclave import Progress
 from coattest_parent.link.retry import Retry, expired
 from coattest_parent.link.telemetry import Telemetry, codes_of
+from coattest_verify.auction import messages
 from coattest_verify.auction.bids import Bids, make_bid_file
 from coattest_verify.auction.certify import CertificateCheck, Own
 from coattest_verify.auction.checks import Looked, Opening, look_at, refuse

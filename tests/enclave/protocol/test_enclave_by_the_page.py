@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from coattest_enclave import open_request
 from coattest_enclave.decision import auction
-from coattest_enclave.protocol import canonical, cose, messages, wire
+from coattest_enclave.payload.sigv4 import Credentials
+from coattest_enclave.protocol import canonical, wire
 from coattest_enclave.protocol.errors import EnclaveError
-from coattest_enclave.sigv4 import Credentials
+from coattest_verify.auction import messages
 from support.auction import by_the_page
 from support.enclave.fake_nsm import PCR0
 from support.enclave.running_enclave import arn_of, spki_of
@@ -181,19 +182,21 @@ def test_both_implementations_agree_whatever_the_order(
     buyers = tuple(
         messages.Buyer(f"b{i}", spki_of(KEYS[i]), b"{}", arn_of(i), "s3://bids/") for i in range(len(rows))
     )
-    lots = messages.Lots.of((f"lot-{i}", reserve) for i, reserve in enumerate(reserves))
+    lots = messages.make_lots((f"lot-{i}", reserve) for i, reserve in enumerate(reserves))
     book = messages.Manifest("auction", "EUR", rule, lots, buyers, 1, 2)
     files, kms = [], []
     for buyer, row in zip(buyers, rows, strict=True):
         key, wrapped = os.urandom(32), os.urandom(8)
         bound = messages.Binding.of(book, buyer, PCR0)
         content = b"".join(amount.to_bytes(8, "big") for amount in row)
-        files.append((buyer.name, cose.encrypt0(content, key, wrapped_key=wrapped, external_aad=bound.aad)))
+        files.append(
+            (buyer.name, messages.encrypt0(content, key, wrapped_key=wrapped, external_aad=bound.aad))
+        )
         answer = {"key": buyer.kms, "wrapped_key": wrapped.hex(), "context": bound.context}
         kms.append({**answer, "data_key": key.hex()})
     sealed = tuple((name, messages.bid_digest(file)) for name, file in files)
     payload = messages.Seal(book.digest, bytes(32), PCR0, sealed).encode()
-    seals = [cose.sign1(payload, KEYS[i], f"b{i}".encode()) for i in range(len(rows))]
+    seals = [messages.sign1(payload, KEYS[i], f"b{i}".encode()) for i in range(len(rows))]
     case = {
         "image": PCR0.hex(),
         "manifest": book.encode().hex(),

@@ -11,8 +11,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coattest_enclave.protocol import canonical, cose, messages
-from coattest_enclave.protocol.messages import Lot, Lots, Manifest, Result, ResultFile, Seal, Tie, Unsold, Won
+from coattest_enclave.protocol import canonical, cose
+from coattest_verify.auction import messages
+from coattest_verify.auction.messages import (
+    Lot,
+    LotList,
+    Manifest,
+    Result,
+    ResultFile,
+    Seal,
+    Tie,
+    Unsold,
+    Won,
+    make_lots,
+)
 from support.auction import deciding, make_vectors
 from support.auction.auctions import outcomes
 from support.auction.make_vectors import manifest
@@ -46,8 +58,8 @@ def test_manifest_vectors() -> None:
         fields = case["fields"]
         assert book.encode() == encoded
         assert book.digest.hex() == case["sha384"]
-        assert [list(lot) for lot in book.lots] == fields["lots"]
-        assert Lots.of(map(tuple, fields["lots"])) == book.lots
+        assert [list(lot) for lot in LotList(book.lots)] == fields["lots"]
+        assert make_lots(map(tuple, fields["lots"])) == book.lots
         assert [buyer.key.hex() for buyer in book.buyers] == [b["key"] for b in fields["buyers"]]
         assert (book.auction, book.rule, book.closes) == (fields["auction"], fields["rule"], fields["closes"])
 
@@ -181,15 +193,15 @@ def test_a_changed_byte_is_another_manifest_or_none(position: int, flip: int) ->
 
 def test_buyers_are_found_by_name() -> None:
     """A buyer of the manifest is returned, another name refused."""
-    assert BOOK.buyer("buyer-2") is BOOK.buyers[1]
+    assert messages.named_buyer(BOOK, "buyer-2") is BOOK.buyers[1]
     with pytest.raises(messages.MessageError):
-        BOOK.buyer("buyer-3")
+        messages.named_buyer(BOOK, "buyer-3")
 
 
 def signed(seal: Seal | bytes = SEAL, *, keys: tuple[int, int] = (1, 2)) -> list[bytes]:
     """Both buyers' signatures over a seal."""
     payload = seal if isinstance(seal, bytes) else seal.encode()
-    return [cose.sign1(payload, private_key(k), f"buyer-{i}".encode()) for i, k in enumerate(keys, 1)]
+    return [messages.sign1(payload, private_key(k), f"buyer-{i}".encode()) for i, k in enumerate(keys, 1)]
 
 
 def test_every_buyer_has_sealed() -> None:
@@ -393,6 +405,6 @@ def test_purposes_do_not_collide() -> None:
 
 def test_lots_are_named_pairs() -> None:
     """A lot reads by name and by position, and lots as a sequence of them."""
-    lots = Lots.of([("a", 1), ("b", 0)])
+    lots = LotList(make_lots([("a", 1), ("b", 0)]))
     assert (lots[0], lots[-1], lots[:1], len(lots)) == (Lot("a", 1), Lot("b", 0), (Lot("a", 1),), 2)
     assert (Lot("a", 1).id, Lot("a", 1)[1]) == ("a", 1)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import get_args
 
 from coattest.codes import CODES
-from coattest_enclave.protocol import canonical, errors, fields, messages, wire
+from coattest_enclave.protocol import canonical, errors, fields, wire
+from coattest_verify.auction import messages
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = (ROOT / "docs" / "protocol.md").read_text()

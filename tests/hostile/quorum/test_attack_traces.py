@@ -12,8 +12,9 @@ import pytest
 from coattest.errors import FoundFalse
 from coattest.files import Folder
 from coattest.strictjson import canonical
+from coattest_verify.quorum.log.entries import SeenLog
 from coattest_verify.quorum.log.examine import read_quorum_log
-from coattest_verify.quorum.members.chain import Seen, SeenLog
+from coattest_verify.quorum.members.chain import Seen
 from coattest_verify.quorum.statements.votes import REVOKE, make_vote, sign_vote, vote_name
 from coattest_verify.signatures import keys
 from support.raises import raises_code
@@ -207,6 +208,11 @@ def test_a_majority_of_removed_members_decides_nothing(tmp_path: Path) -> None:
     quorum.file = theirs
     for name in SEVEN[:2]:
         quorum.sign(name, evil)
+    remembering = quorum.decide()
+    assert remembering.decision is None
+    assert remembering.members is not None
+    assert [member.name for member in remembering.members.members] == list(SEVEN[4:])
+    quorum.roots.path.unlink()
     outcome = quorum.decide()
     assert outcome.decision is None
     assert [reason.code for reason in outcome.reasons] == ["members-fork"]

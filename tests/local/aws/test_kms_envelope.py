@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coattest_enclave import cms as reader
+from coattest_enclave.payload import cms as reader
 from coattest_local.aws import services
 from coattest_local.aws.kms import ciphertext
 from coattest_local.aws.kms.cms import CHUNK, envelop

@@ -22,7 +22,6 @@ from hypothesis import strategies as st
 
 from coattest.errors import EnvironmentFailure, FoundFalse
 from coattest_build.formats.measure import ImageMeasurements, pcr3, pcr4
-from coattest_enclave.protocol import messages
 from coattest_local.cli.boot import liveness
 from coattest_local.qemu.boot import ZERO, compare_registers, expected
 from coattest_local.qemu.enclave import KEEPER, qemu_command
@@ -33,6 +32,7 @@ from coattest_parent.link.channels import Unix
 from coattest_parent.link.enclave import EnclaveClient, EnclaveFailed
 from coattest_verify.attestation import ExpectNonce, ExpectPcrs, verify_document
 from coattest_verify.attestation.profiles import LOCAL_SIMULATOR
+from coattest_verify.auction import messages
 from support.local.qemu_compiler import patch, pins
 
 ROLE = "arn:aws:iam::111122223333:role/parent"

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from coattest_enclave.protocol import messages
 from coattest_local.aws import services
+from coattest_verify.auction import messages
 from coattest_verify.auction.buyers import load_manifest
 from support.auction.auction_world import BIDS, World
 from support.local.local_enclave import Cloud, enclave

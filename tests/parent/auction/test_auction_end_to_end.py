@@ -12,7 +12,6 @@ import pytest
 
 from coattest.errors import FoundFalse
 from coattest_build.formats.measure import measure
-from coattest_enclave.protocol import messages
 from coattest_local.aws import services
 from coattest_parent.auction.courier import bid_digests, upload_bid
 from coattest_parent.auction.steps import make_bid, open_sealed
@@ -21,6 +20,7 @@ from coattest_parent.link.aws import parse_s3_uri
 from coattest_parent.link.channels import parse_address
 from coattest_parent.link.enclave import EnclaveClient, EnclaveFailed, EnclaveRefused
 from coattest_verify.attestation.profiles import AWS_NITRO, LOCAL_SIMULATOR
+from coattest_verify.auction import messages
 from coattest_verify.auction.bids import read_bids
 from coattest_verify.auction.journal import AlreadySealed, SealJournal
 from coattest_verify.auction.place import bid_uri
@@ -83,9 +83,9 @@ class Auction:
             cloud.allow(buyer.name, self.decision, seal_key=buyer.key)
 
     def bid(self, name: str) -> bytes:
-        buyer = self.manifest.buyer(name)
+        buyer = messages.named_buyer(self.manifest, name)
         aws = self.cloud.as_buyer(name)
-        bids = read_bids(self.bids[name], self.manifest.lots)
+        bids = read_bids(self.bids[name], messages.LotList(self.manifest.lots))
         journal = SealJournal(self.directory / name)
         just_before = datetime.fromtimestamp(self.manifest.closes - 1, timezone.utc)
         content = make_bid(
@@ -216,7 +216,12 @@ def test_a_bid_replayed_from_another_auction_is_refused(
     earlier, later = Auction(cloud, tmp_path / "a", "earlier"), Auction(cloud, tmp_path / "b", "later")
     replayed = earlier.bid("buyer-1")
     later.bid("buyer-2")
-    upload_bid(cloud.as_buyer("buyer-1"), later.manifest.buyer("buyer-1"), later.manifest.digest, replayed)
+    upload_bid(
+        cloud.as_buyer("buyer-1"),
+        messages.named_buyer(later.manifest, "buyer-1"),
+        later.manifest.digest,
+        replayed,
+    )
     SealJournal(later.directory / "buyer-1").record_bid(messages.bid_digest(replayed), later.manifest.digest)
     seals = [later.seal("buyer-1", own_bid=replayed), later.seal("buyer-2")]
     with pytest.raises(EnclaveRefused, match="kms-denied") as caught:
@@ -231,7 +236,7 @@ def test_an_altered_bid_set_is_refused(cloud: Cloud, running: LocalEnclave, tmp_
     seals = auction.bid_and_seal()
     bids = {name: messages.bid_digest(file) for name, file in auction.files.items()}
     changed = auction.files["buyer-2"][:-1] + bytes([auction.files["buyer-2"][-1] ^ 1])
-    uri = bid_uri(auction.manifest.buyer("buyer-2"), auction.manifest.digest, bids["buyer-2"])
+    uri = bid_uri(messages.named_buyer(auction.manifest, "buyer-2"), auction.manifest.digest, bids["buyer-2"])
     bucket, key = parse_s3_uri(uri)
     owner = cloud.services.client("s3", "buyer-2")
     with pytest.raises(owner.exceptions.ClientError, match="AccessDenied"):
@@ -255,7 +260,9 @@ def test_a_missing_seal_or_bid_file_gives_no_result(
             auction.open(running, too_few)
         assert caught.value.code == "bad-seal"
     digest = messages.bid_digest(auction.files["buyer-2"])
-    bucket, key = parse_s3_uri(bid_uri(auction.manifest.buyer("buyer-2"), auction.manifest.digest, digest))
+    bucket, key = parse_s3_uri(
+        bid_uri(messages.named_buyer(auction.manifest, "buyer-2"), auction.manifest.digest, digest)
+    )
     cloud.services.client("s3", "buyer-2").delete_object(Bucket=bucket, Key=key)
     with pytest.raises(FoundFalse, match="buyer-2") as caught:
         auction.open(running, seals)
@@ -287,7 +294,7 @@ def test_without_rights_on_one_key_there_is_no_result(
     """
     auction = Auction(cloud, tmp_path, "rights")
     seals = auction.bid_and_seal()
-    mine = auction.manifest.buyer("buyer-2").key
+    mine = messages.named_buyer(auction.manifest, "buyer-2").key
     cloud.allow("buyer-2", auction.decision, parent=False, seal_key=mine)
     with pytest.raises(EnclaveRefused, match=r"kms-denied: buyer-2"):
         auction.open(running, seals)
@@ -309,7 +316,7 @@ def test_a_late_bid_needs_a_new_manifest(cloud: Cloud, tmp_path: Path) -> None:
     """The buyer's own tool refuses to bid at the closing time."""
     auction = Auction(cloud, tmp_path, "late")
     closed = datetime.fromtimestamp(auction.manifest.closes, timezone.utc)
-    bids = read_bids(CSV["buyer-1"], auction.manifest.lots)
+    bids = read_bids(CSV["buyer-1"], messages.LotList(auction.manifest.lots))
     with pytest.raises(FoundFalse) as caught:
         make_bid(
             auction.manifest,

@@ -15,10 +15,10 @@ from botocore.exceptions import ClientError
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from coattest.errors import FoundFalse
-from coattest_enclave.protocol import cose, messages
 from coattest_local.aws import services
 from coattest_parent.auction.courier import upload_bid
 from coattest_parent.link.aws import parse_s3_uri
+from coattest_verify.auction import messages
 from coattest_verify.auction.bids import Bids, make_bid_file
 from coattest_verify.auction.buyers import load_manifest, spki_der
 from coattest_verify.auction.certify import Own
@@ -98,7 +98,7 @@ def test_substituted_seal_keys_open_nothing(world: World, decided: LocalEnclave)
     nothing_made(world, "buyer-1", "stolen")
     files = {}
     for name, amounts in AMOUNTS.items():
-        buyer, aws = evil.buyer(name), world.cloud.as_buyer(name)
+        buyer, aws = messages.named_buyer(evil, name), world.cloud.as_buyer(name)
         kms = aws.kms(world.cloud.services.region)
         # A tool that trusted the manifest gets nothing: the bidder may encrypt under its own seal only.
         fooled = Own(name, buyer.key, buyer.kms, buyer.bids)
@@ -110,7 +110,7 @@ def test_substituted_seal_keys_open_nothing(world: World, decided: LocalEnclave)
     digests = tuple((name, messages.bid_digest(file)) for name, file in sorted(files.items()))
     seal = messages.Seal(evil.digest, decision().release_digest, PCRS[0], digests).encode()
     for name, key in keys.items():
-        (world.folder / f"stolen.{name}.seal").write_bytes(cose.sign1(seal, key, name.encode()))
+        (world.folder / f"stolen.{name}.seal").write_bytes(messages.sign1(seal, key, name.encode()))
     refused, _ = world.open("stolen", "--wait", expect=1)
     assert refused["code"] == "kms-denied"
     assert not (world.folder / "stolen.result").exists()
@@ -189,13 +189,15 @@ def test_nothing_is_overwritten_and_an_old_record_binds_nobody(world: World) -> 
     world.prepare("winter", 600)
     bid, _ = world.bid("buyer-1", "winter", "--upload", "--again")
     honest = load_manifest(world.folder / "winter.cbor")
-    place = honest.buyer("buyer-1").bids
+    place = messages.named_buyer(honest, "buyer-1").bids
     written(world, "moved", with_buyer(honest, "buyer-1", bids=f"{place}elsewhere/"))
     refused, _ = world.bid("buyer-1", "moved", "--upload", "--again", expect=1)
     assert {item["code"] for item in refused["findings"]} == {"wrong-bids-place", "bad-certificate"}
 
     bucket, key = parse_s3_uri(bid["uploaded"])
-    assert bid["uploaded"] == bid_uri(honest.buyer("buyer-1"), honest.digest, bytes.fromhex(bid["bid"]))
+    assert bid["uploaded"] == bid_uri(
+        messages.named_buyer(honest, "buyer-1"), honest.digest, bytes.fromhex(bid["bid"])
+    )
     s3 = world.cloud.as_buyer("buyer-1").s3(world.cloud.services.region)
     for attack in (
         lambda: s3.put_object(Bucket=bucket, Key=key, Body=b"other"),
@@ -204,7 +206,9 @@ def test_nothing_is_overwritten_and_an_old_record_binds_nobody(world: World) -> 
         with pytest.raises(ClientError, match="AccessDenied"):
             attack()
     file = (world.folder / "winter.buyer-1.cose").read_bytes()
-    assert upload_bid(world.cloud.as_buyer("buyer-1"), honest.buyer("buyer-1"), honest.digest, file)
+    assert upload_bid(
+        world.cloud.as_buyer("buyer-1"), messages.named_buyer(honest, "buyer-1"), honest.digest, file
+    )
     assert s3.get_object(Bucket=bucket, Key=key)["Body"].read() == file
 
     withdrawal, _ = world.run(
@@ -236,7 +240,7 @@ def test_a_bid_in_the_place_of_another_is_told(world: World) -> None:
     """Other bytes at the object's name are not taken for the bid."""
     world.prepare("place", 600)
     manifest = load_manifest(world.folder / "place.cbor")
-    buyer = manifest.buyer("buyer-2")
+    buyer = messages.named_buyer(manifest, "buyer-2")
     bucket, key = parse_s3_uri(bid_uri(buyer, manifest.digest, messages.bid_digest(b"bid")))
     owner = world.cloud.services.client("s3", "buyer-2")
     owner.put_object(Bucket=bucket, Key=key, Body=b"planted", IfNoneMatch="*")

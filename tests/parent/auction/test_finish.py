@@ -12,12 +12,12 @@ import pytest
 
 from coattest import files as atomic
 from coattest.errors import FoundFalse, UsageError
-from coattest_enclave.protocol import messages
 from coattest_parent.auction.finish import Way, finish
 from coattest_parent.auction.publish import Sealed
 from coattest_parent.link.aws import Aws, Endpoint
 from coattest_parent.link.enclave import EnclaveFailed
 from coattest_parent.link.retry import Backoff
+from coattest_verify.auction import messages
 from support.auction import deciding
 from support.enclave.running_enclave import Auction
 

@@ -22,13 +22,13 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from coattest import shell
 from coattest.aws import AwsFailure
 from coattest.errors import FoundFalse, UsageError
-from coattest_enclave.protocol import messages
 from coattest_parent.auction.courier import S3Bids, bid_digests
 from coattest_parent.cli.auction import cli, options
 from coattest_parent.cli.auction import open as open_verb
 from coattest_parent.link.aws import Aws, Endpoint
 from coattest_parent.link.channels import parse_address
 from coattest_parent.link.enclave import BidUpload
+from coattest_verify.auction import messages
 from coattest_verify.auction.buyers import BuyerRecord
 from coattest_verify.auction.place import bid_uri
 from support.auction.auctions import manifest
@@ -40,7 +40,7 @@ DIGITS = "9" * 5000
 
 def hostile(auction: messages.Manifest, **changes: Any) -> messages.Manifest:
     """A manifest that is well-formed, and whose texts mean something to rich or to a terminal."""
-    lots = messages.Lots.of([("lot:fire:1", 0), ("lot:smile:2", 7)])
+    lots = messages.make_lots([("lot:fire:1", 0), ("lot:smile:2", 7)])
     return dataclasses.replace(auction, lots=lots, **changes)
 
 

@@ -20,7 +20,7 @@ import pytest
 
 from coattest.aws import AwsFailure
 from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse
-from coattest_enclave.protocol import cose, messages, wire
+from coattest_enclave.protocol import cose, wire
 from coattest_parent.auction.courier import bid_digests, open_in_enclave
 from coattest_parent.auction.finish import Way
 from coattest_parent.auction.publish import check_opened
@@ -29,6 +29,7 @@ from coattest_parent.link.aws import Aws, Endpoint, SessionCredentials
 from coattest_parent.link.channels import Unix, listen_on
 from coattest_parent.link.enclave import BidUpload, EnclaveFailed, EnclaveRefused
 from coattest_parent.link.telemetry import Telemetry
+from coattest_verify.auction import messages
 from support.auction import deciding
 from support.enclave.running_enclave import Auction
 

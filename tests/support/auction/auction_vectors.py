@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from coattest_enclave.decision import auction
-from coattest_enclave.protocol import canonical, cose, messages
+from coattest_enclave.protocol import canonical, cose
+from coattest_verify.auction import messages
 from support.auction.vector_keys import IMAGE, RELEASE, sign1, spki
 
 Amounts = dict[str, list[int]]
@@ -43,7 +44,7 @@ class Case:
             for i, name in enumerate(WHO, 1)
         )
         self.book = messages.Manifest(
-            self.auction, "EUR", self.rule, messages.Lots.of(LOTS), buyers, 1_783_000_000, 1_783_086_400
+            self.auction, "EUR", self.rule, messages.make_lots(LOTS), buyers, 1_783_000_000, 1_783_086_400
         )
         self.encoded = self.book.encode()
         self.plaintexts = {name: messages.pack_bids(self.amounts[name]) for name in WHO}
@@ -57,7 +58,7 @@ class Case:
             bound = messages.Binding.of(self.book, buyer, self.bid_image)
             bound = replace(bound, seal_key=self.own_keys.get(buyer.name, buyer.key))
             iv = bytes([i]) * 12
-            self.files[buyer.name] = cose.encrypt0(
+            self.files[buyer.name] = messages.encrypt0(
                 self.plaintexts[buyer.name], data_key, wrapped_key=wrapped, external_aad=bound.aad, iv=iv
             )
             answer = {"key": buyer.kms, "wrapped_key": wrapped.hex(), "context": bound.context}

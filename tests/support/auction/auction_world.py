@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from coattest_parent.link.aws import parse_s3_uri
+from coattest_verify.auction import messages
 from coattest_verify.auction.buyers import load_manifest, load_own_key
 from coattest_verify.auction.place import bids_prefix
 from support.local.local_enclave import PCRS, Cloud, LocalEnclave, decision
@@ -140,7 +141,7 @@ class World:
     def objects(self, buyer: str, name: str) -> list[str]:
         """The bid files of a buyer for a manifest, by the names of their objects."""
         manifest = load_manifest(self.folder / f"{name}.cbor")
-        bucket, key = parse_s3_uri(bids_prefix(manifest.buyer(buyer), manifest.digest))
+        bucket, key = parse_s3_uri(bids_prefix(messages.named_buyer(manifest, buyer), manifest.digest))
         listed = self.cloud.services.client("s3", buyer).list_objects_v2(Bucket=bucket, Prefix=key)
         return [item["Key"].removeprefix(key) for item in listed.get("Contents", [])]
 

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta, timezone
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from coattest_enclave.protocol import messages
+from coattest_verify.auction import messages
 from coattest_verify.auction.certify import Certified, Life, Own
 from coattest_verify.auction.checks import Opening
 from coattest_verify.quorum.decision import Decision
@@ -46,7 +46,7 @@ def manifest(
         auction=auction,
         currency="EUR",
         rule=rule,
-        lots=messages.Lots.of(lots),
+        lots=messages.make_lots(lots),
         buyers=tuple(
             messages.Buyer(
                 name,
@@ -69,7 +69,7 @@ def certified(buyer: messages.Buyer, _: messages.Manifest) -> Certified:
 
 def own(auction: messages.Manifest, name: str) -> Own:
     """A buyer's own files, which say what the manifest says."""
-    buyer = auction.buyer(name)
+    buyer = messages.named_buyer(auction, name)
     return Own(name, buyer.key, buyer.kms, buyer.bids)
 
 

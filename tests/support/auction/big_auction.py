@@ -18,8 +18,8 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from coattest_enclave.protocol import cose, messages
 from coattest_parent.auction.courier import upload_bid
+from coattest_verify.auction import messages
 from coattest_verify.auction.bids import Bids, make_bid_file
 from coattest_verify.auction.buyers import BuyerRecord
 from coattest_verify.auction.certify import Own, certify_buyer_key
@@ -65,7 +65,7 @@ def amounts_of(lots: int, seed: int) -> list[int]:
 
 def lots_of(count: int) -> messages.Lots:
     """Lots with ids of 11 characters and no reserve."""
-    return messages.Lots.of((f"lot-{index:07}", 0) for index in range(count))
+    return messages.make_lots((f"lot-{index:07}", 0) for index in range(count))
 
 
 def agreed(folder: Path, names: Sequence[str], pcrs: Mapping[int, bytes] = PCRS) -> tuple[Members, Decision]:
@@ -132,7 +132,7 @@ class BigAuction:
         bids = tuple(sorted(digests.items()))
         may = opening(self.decision)
         self.payload = messages.Seal(self.manifest.digest, may.release, may.image, bids).encode()
-        seals = [cose.sign1(self.payload, self.keys[name], name.encode()) for name in sorted(digests)]
+        seals = [messages.sign1(self.payload, self.keys[name], name.encode()) for name in sorted(digests)]
         for name, seal in zip(sorted(digests), seals, strict=True):
             (self.folder / f"{name}.seal").write_bytes(seal)
         return seals
@@ -172,7 +172,9 @@ class BigAuction:
         (self.folder / "open.cbor").write_bytes(open_for_bids.encode())
         with (self.folder / "bids.csv").open("w") as file:
             file.write("lot,amount\n")
-            for lot, amount in zip(self.manifest.lots, amounts_of(len(self.manifest.lots), 1), strict=True):
+            for lot, amount in zip(
+                messages.LotList(self.manifest.lots), amounts_of(len(self.manifest.lots), 1), strict=True
+            ):
                 file.write(f"{lot.id},{amount or ''}\n")
         words = ("--manifest", "open.cbor", "--bids", "bids.csv", "--out", "own.cose")
         words += ("--expect", f"sha256:{hashlib.sha256(open_for_bids.encode()).hexdigest()}")
@@ -184,7 +186,7 @@ class BigAuction:
         """Options of everything that binds a buyer: who it is by its own files, and who the others are."""
         pem = self.keys[name].private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         (self.folder / "auction.key").write_bytes(pem)
-        record = BuyerRecord(self.manifest.buyer(name)).to_json()
+        record = BuyerRecord(messages.named_buyer(self.manifest, name)).to_json()
         (self.folder / "own.json").write_text(json.dumps(record))
         others = [word for other in self.names if other != name for word in ("--with", other)]
         return ("--buyer", name, "--auction-key", "auction.key", "--record", "own.json", *others)

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Mapping, Sequence
 
 from coattest_enclave.decision import auction
-from coattest_enclave.protocol import messages
+from coattest_verify.auction import messages
 
 Rows = Mapping[str, Sequence[int] | None]
 """A row of amounts for each buyer; None is a plaintext that is no bid."""

@@ -21,7 +21,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from coattest_enclave.protocol import messages
+from coattest_verify.auction import messages
 from coattest_verify.auction.checks import Looked
 from coattest_verify.auction.journal import AlreadySealed, SealJournal
 from coattest_verify.auction.sealing import SealPlan, sign_seal

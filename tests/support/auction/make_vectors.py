@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from coattest_enclave.protocol import cose, messages
+from coattest_verify.auction import messages
 from support.auction import auction_vectors, deciding
 from support.auction.vector_keys import IMAGE, RELEASE, sign1, spki
 
@@ -21,7 +21,7 @@ AMOUNTS = {"buyer-1": [100000, 200000, 150000, 0], "buyer-2": [120000, 180000, 1
 
 def manifest(rule: str) -> messages.Manifest:
     """The vectors' manifest."""
-    lots = messages.Lots.of([("lot-1", 0), ("lot-2", 150000), ("lot-3", 0), ("lot-4", 50000)])
+    lots = messages.make_lots([("lot-1", 0), ("lot-2", 150000), ("lot-3", 0), ("lot-4", 50000)])
     buyers = tuple(
         messages.Buyer(
             f"buyer-{i}",
@@ -41,7 +41,7 @@ def bid(book: messages.Manifest, number: int) -> dict[str, Any]:
     data_key, iv, wrapped = bytes([number]) * 32, bytes([number]) * 12, b"wrapped by KMS"
     plaintext = messages.pack_bids(AMOUNTS[buyer.name])
     bound = messages.Binding.of(book, buyer, IMAGE)
-    file = cose.encrypt0(plaintext, data_key, wrapped_key=wrapped, external_aad=bound.aad, iv=iv)
+    file = messages.encrypt0(plaintext, data_key, wrapped_key=wrapped, external_aad=bound.aad, iv=iv)
     return {
         "buyer": buyer.name,
         "amounts": AMOUNTS[buyer.name],
@@ -82,7 +82,7 @@ def vectors() -> dict[str, Any]:
             "auction": book.auction,
             "currency": book.currency,
             "rule": book.rule,
-            "lots": [list(lot) for lot in book.lots],
+            "lots": [list(lot) for lot in messages.LotList(book.lots)],
             "buyers": [
                 {
                     "name": b.name,

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from coattest_enclave.protocol import messages
-from coattest_enclave.protocol.messages import FIRST_PRICE, Buyer, Lots, Manifest, Tie, Unsold, Won
+from coattest_verify.auction import messages
+from coattest_verify.auction.messages import FIRST_PRICE, Buyer, Manifest, Tie, Unsold, Won, make_lots
 from support.enclave.running_enclave import arn_of, spki_of
 
 
@@ -24,7 +24,7 @@ def manifest(
     buyers: int, reserves: Sequence[int], rule: str = FIRST_PRICE, *, wide: bool = False
 ) -> Manifest:
     """A manifest over that many buyers and lots with these reserves; ``wide`` names sort by number."""
-    lots = Lots.of((f"lot-{i}", reserve) for i, reserve in enumerate(reserves))
+    lots = make_lots((f"lot-{i}", reserve) for i, reserve in enumerate(reserves))
     return Manifest("auction", "EUR", rule, lots, tuple(buyer(i, wide) for i in range(buyers)), 1, 2)
 
 

@@ -17,7 +17,8 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from coattest_enclave.protocol import cose, messages, wire
+from coattest_enclave.protocol import wire
+from coattest_verify.auction import messages
 from support.enclave.fake_kms import FakeKms, FakeProxy
 from support.enclave.fake_nsm import PCR0, FakeNsm
 
@@ -33,7 +34,7 @@ DEMO = {"buyer-1": [100000, 200000, 150000], "buyer-2": [120000, 180000, 150000]
 START = """
 import sys
 from pathlib import Path
-from coattest_enclave import kms
+from coattest_enclave.payload import kms
 from coattest_enclave.__main__ import main
 kms.PAUSES = (0.01, 0.02, 0.03)
 sys.exit(main(Path(sys.argv[1])))
@@ -75,7 +76,7 @@ class Auction:
         names = sorted(amounts)
         keys = {name: ec.generate_private_key(ec.SECP384R1()) for name in names}
         count = len(amounts[names[0]])
-        lots = messages.Lots.of(
+        lots = messages.make_lots(
             (f"lot-{i + 1}", reserve) for i, reserve in enumerate(reserves or [0] * count)
         )
         buyers = tuple(
@@ -91,7 +92,7 @@ class Auction:
         for buyer in self.manifest.buyers:
             data_key = os.urandom(32)
             bound = messages.Binding.of(self.manifest, buyer, self.image)
-            self.files[buyer.name] = cose.encrypt0(
+            self.files[buyer.name] = messages.encrypt0(
                 self.plaintexts[buyer.name],
                 data_key,
                 wrapped_key=kms.wrap(data_key, buyer.kms, bound.context),
@@ -108,7 +109,7 @@ class Auction:
     def seals(self, seal: messages.Seal | None = None) -> list[bytes]:
         """Every buyer's signature over the seal."""
         payload = (seal or self.seal).encode()
-        return [cose.sign1(payload, self.keys[b.name], b.name.encode()) for b in self.manifest.buyers]
+        return [messages.sign1(payload, self.keys[b.name], b.name.encode()) for b in self.manifest.buyers]
 
     def open_frames(
         self, *, seals: Sequence[bytes] | None = None, files: Mapping[str, bytes] | None = None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-from coattest_enclave.protocol import messages
+from coattest_verify.auction import messages
 from coattest_verify.auction.buyers import BuyerRecord, generate_auction_key, load_auction_key, make_manifest
 from coattest_verify.auction.certify import Life, Own, certify_buyer_key
 from coattest_verify.quorum.authority import Authority

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from asn1crypto import cms as asn1_cms
 
-from coattest_enclave import cms
+from coattest_enclave.payload import cms
 
 
 def by_asn1crypto(data: bytes) -> cms.EnvelopedData:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from coattest_enclave.protocol import cose, messages
 from coattest_local.host.ca import NitroAuthority
 from coattest_local.host.nsm import boot_pcrs, document_payload, sign_document
 from coattest_verify.attestation.profiles import LOCAL_SIMULATOR
+from coattest_verify.auction import messages
 from coattest_verify.auction.page import receipt_page
 from coattest_verify.auction.receipt import ReceiptVerdict, verify_receipt
 from coattest_verify.quorum.authority import Authority
@@ -97,9 +97,9 @@ def result_file(
     may = opening(decided.decision)
     seal = messages.Seal(auction.digest, may.release, may.image, bids)
     seals = tuple(
-        cose.sign1(seal.encode(), keys[buyer.name], buyer.name.encode()) for buyer in auction.buyers
+        messages.sign1(seal.encode(), keys[buyer.name], buyer.name.encode()) for buyer in auction.buyers
     )
-    named = tuple((lot.id, outcome) for lot, outcome in zip(auction.lots, outcomes, strict=True))
+    named = tuple(zip(auction.lots.ids.split("\n"), outcomes, strict=True))
     priced = auction.rule == messages.SECOND_PRICE
     columns = packed([buyer.name for buyer in auction.buyers], named, priced=priced)
     result = messages.Result(

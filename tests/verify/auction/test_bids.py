@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coattest.errors import EnvironmentFailure
-from coattest_enclave.protocol import cose, messages
+from coattest_enclave.protocol import cose
+from coattest_verify.auction import messages
 from coattest_verify.auction.bids import BadBids, make_bid_file, read_bids
 from support.auction.auctions import ARN, IMAGE, LOTS, manifest, own
 
@@ -123,7 +124,7 @@ def test_a_bid_file_opens_with_its_data_key_and_binding_only() -> None:
     for change in (
         {"manifest": manifest("autumn").digest},
         {"buyer": "buyer-2"},
-        {"seal_key": auction.buyer("buyer-2").key},
+        {"seal_key": messages.named_buyer(auction, "buyer-2").key},
         {"image": bytes(range(48))},
         {"kms": ARN.format(account="333344445555")},
     ):
@@ -138,11 +139,13 @@ def test_the_length_of_a_bid_file_says_nothing(amounts: list[int]) -> None:
     """Whatever is bid, on however many lots, the file has one length."""
     rows = "".join(f"lot-{index},{amount or ''}\n" for index, amount in enumerate(amounts, 1))
     auction = manifest()
-    kms = OneKey(auction.buyer("buyer-1").kms)
+    kms = OneKey(messages.named_buyer(auction, "buyer-1").kms)
     content = make_bid_file(
         auction, own(auction, "buyer-1"), IMAGE, read_bids(f"lot,amount\n{rows}".encode(), LOTS), kms
     )
-    assert len(content) == len(cose.encrypt0(bytes(24), b"k" * 32, wrapped_key=b"wrapped", external_aad=b""))
+    assert len(content) == len(
+        messages.encrypt0(bytes(24), b"k" * 32, wrapped_key=b"wrapped", external_aad=b"")
+    )
 
 
 def test_a_key_service_that_answers_for_another_key_is_refused() -> None:
@@ -156,6 +159,10 @@ def test_a_key_service_that_answers_for_another_key_is_refused() -> None:
     assert caught.value.code == "kms-wrong-key"
     with pytest.raises(EnvironmentFailure, match="no ciphertext") as caught:
         make_bid_file(
-            auction, own(auction, "buyer-1"), IMAGE, bids, OneKey(auction.buyer("buyer-1").kms, b"")
+            auction,
+            own(auction, "buyer-1"),
+            IMAGE,
+            bids,
+            OneKey(messages.named_buyer(auction, "buyer-1").kms, b""),
         )
     assert caught.value.code == "kms-failed"

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coattest.errors import CoattestError, UsageError
-from coattest_enclave.protocol import messages
+from coattest_verify.auction import messages
 from coattest_verify.auction.buyers import (
     BuyerRecord,
     generate_auction_key,

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from coattest.errors import EnvironmentFailure
-from coattest_enclave.protocol import messages
+from coattest_verify.auction import messages
 from coattest_verify.auction.journal import (
     AlreadySealed,
     SealJournal,

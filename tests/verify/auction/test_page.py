@@ -10,9 +10,8 @@ from array import array
 
 import pytest
 
-from coattest_enclave.protocol import messages
 from coattest_verify.attestation.profiles import LOCAL_SIMULATOR
-from coattest_verify.auction import page
+from coattest_verify.auction import messages, page
 from coattest_verify.auction.receipt import LOTS_NAMED, verify_receipt
 from support.verify import receipts
 from support.verify.receipts import Made, certified, page_of
@@ -88,7 +87,7 @@ def test_text_turns_no_other_text_around(made: Made) -> None:
 def test_a_result_that_is_wrong_about_every_lot_has_few_reasons(made: Made) -> None:
     """However many lots have a price under the reserve, the first ones are named and the others counted."""
     count = 5000
-    lots = messages.Lots.of((f"lot-{number}", 9) for number in range(count))
+    lots = messages.make_lots((f"lot-{number}", 9) for number in range(count))
     second = receipts.make(made.authority, rule="second-price", outcomes=[messages.Won("buyer-1", 5)])
     auction = dataclasses.replace(second.manifest, lots=lots)
     file = messages.ResultFile.decode(second.result_file)

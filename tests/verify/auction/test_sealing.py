@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from coattest.errors import FoundFalse, Rejected
-from coattest_enclave.protocol import cose, messages
+from coattest_enclave.protocol import cose
+from coattest_verify.auction import messages
 from coattest_verify.auction.certify import Certified
 from coattest_verify.auction.checks import Opening
 from coattest_verify.auction.journal import AlreadySealed, SealJournal
@@ -45,7 +46,7 @@ def test_a_good_auction_is_sealed(tmp_path: Path) -> None:
     auction, journal = manifest(), SealJournal(tmp_path / "seals")
     planned = plan(tmp_path)
     signed = sign_seal(planned, KEYS["buyer-1"], journal)
-    payload = cose.verify1(signed, auction.buyer("buyer-1").key, kid=b"buyer-1")
+    payload = cose.verify1(signed, messages.named_buyer(auction, "buyer-1").key, kid=b"buyer-1")
     assert payload == planned.payload == journal.sealed(auction.digest)
     seal = messages.Seal.decode(payload)
     assert (seal.manifest, seal.release, seal.image) == (auction.digest, RELEASE, IMAGE)

@@ -13,7 +13,8 @@ import pytest
 from coattest.files import Folder
 from coattest_verify.quorum.decision import decide
 from coattest_verify.quorum.links import joined_layout, layout_of, members_signatures
-from coattest_verify.quorum.log.examine import parse_entry, read_quorum_log
+from coattest_verify.quorum.log.entries import parse_entry
+from coattest_verify.quorum.log.examine import read_quorum_log
 from coattest_verify.quorum.members.file import MembersFile
 from coattest_verify.quorum.memory import Roots
 from coattest_verify.quorum.statements.claim import Claimed

@@ -12,7 +12,8 @@ from coattest.errors import FoundFalse, Rejected
 from coattest.files import Folder
 from coattest.strictjson import canonical, parse
 from coattest_verify.quorum.log import checkpoint as notes
-from coattest_verify.quorum.log.examine import cosignature_file, head, parse_entry, read_quorum_log
+from coattest_verify.quorum.log.entries import parse_entry
+from coattest_verify.quorum.log.examine import cosignature_file, head, read_quorum_log
 from coattest_verify.quorum.members.file import Member, MemberGroup, MembersFile
 from coattest_verify.quorum.statements.votes import REVOKE, make_vote, sign_vote, vote_name
 from support.verify.logs import sign_log, write_log

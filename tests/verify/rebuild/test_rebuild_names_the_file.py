@@ -14,8 +14,8 @@ from coattest_verify.cli.rebuild import rebuild_command
 from conftest import BuiltImages
 from support.build.checkouts import commit, make_checkout
 
-CHANGED = "enclave/coattest_enclave/clock.py"
-ENTRY = "rootfs/usr/lib/coattest/coattest_enclave/clock.py"
+CHANGED = "enclave/coattest_enclave/payload/clock.py"
+ENTRY = "rootfs/usr/lib/coattest/coattest_enclave/payload/clock.py"
 
 pytestmark = pytest.mark.image
 

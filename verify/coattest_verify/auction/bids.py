@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from coattest.errors import EnvironmentFailure, FoundFalse, UsageError
 from coattest.findings import Finding
-from coattest_enclave.protocol import cose, messages
+from coattest_verify.auction import messages
 from coattest_verify.auction.certify import Own
 
 CSV_MAX = 256 * 1024 * 1024
@@ -121,13 +121,13 @@ def make_bid_file(manifest: messages.Manifest, own: Own, image: bytes, bids: Bid
         )
     if not isinstance(blob, bytes) or not blob:
         raise EnvironmentFailure("KMS's reply has no ciphertext", where=own.kms, code="kms-failed")
-    return cose.encrypt0(messages.pack_bids(bids.amounts), key, wrapped_key=blob, external_aad=bound.aad)
+    return messages.encrypt0(messages.pack_bids(bids.amounts), key, wrapped_key=blob, external_aad=bound.aad)
 
 
 def buyer_of(manifest: messages.Manifest, name: str) -> messages.Buyer:
     """The manifest's entry of a buyer; raises FoundFalse when there is none."""
     try:
-        return manifest.buyer(name)
+        return messages.named_buyer(manifest, name)
     except messages.MessageError:
         raise FoundFalse(f"{name!r} is not a buyer of this manifest", code="not-a-buyer") from None
 
@@ -178,7 +178,7 @@ def _read_row(
 
 def _looks_like_a_lot(text: str) -> bool:
     try:
-        messages.Lots.of([(text, 0)])
+        messages.make_lots([(text, 0)])
     except messages.MessageError:
         return False
     return any(letter.isalpha() for letter in text)

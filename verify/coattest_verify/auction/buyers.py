@@ -21,8 +21,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from coattest.errors import UsageError
 from coattest.files import read_bounded
 from coattest.jsontext import unique_names
-from coattest_enclave.protocol import canonical, messages
+from coattest_enclave.protocol import canonical
 from coattest_enclave.protocol.errors import MessageError
+from coattest_verify.auction import messages
 from coattest_verify.signatures.keys import (
     SCHEMES,
     PublicKey,
@@ -101,7 +102,7 @@ def make_manifest(
             auction=auction,
             currency=currency,
             rule=rule,
-            lots=messages.Lots.of(lots),
+            lots=messages.make_lots(lots),
             buyers=tuple(sorted((record.buyer for record in buyers), key=lambda buyer: buyer.name)),
             closes=closes,
             publish_by=publish_by,

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta, timezone
 
 from coattest.errors import Rejected, UsageError
 from coattest.strictjson import Fields, canonical, parse, shown
-from coattest_enclave.protocol import messages
+from coattest_verify.auction import messages
 from coattest_verify.quorum.authority import Authority
 from coattest_verify.quorum.members.file import MembersFile, parse_utc, utc
 from coattest_verify.signatures.dsse import DsseEnvelope, sign_envelope

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from coattest.errors import CoattestError, FoundFalse
 from coattest.findings import Finding
-from coattest_enclave.protocol import messages
+from coattest_verify.auction import messages
 from coattest_verify.auction.certify import CertificateCheck, Certified, Own
 from coattest_verify.auction.journal import Overlap, SealJournal
 

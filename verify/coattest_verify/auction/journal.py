@@ -22,8 +22,8 @@ from pathlib import Path
 
 from coattest.errors import FoundFalse
 from coattest.files import state_folder
-from coattest_enclave.protocol import messages
 from coattest_enclave.protocol.errors import MessageError
+from coattest_verify.auction import messages
 from coattest_verify.signatures.durable import DurableFolder, damaged_record
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from coattest.jsontext import Rows
-from coattest_enclave.protocol import messages
+from coattest_verify.auction import messages
 
 LOTS_SHOWN = 200
 """Lots in a table; JSON has them all."""

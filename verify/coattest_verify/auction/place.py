@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coattest_enclave.protocol import messages
+from coattest_verify.auction import messages
 
 
 def bids_prefix(buyer: messages.Buyer, manifest: bytes) -> str:

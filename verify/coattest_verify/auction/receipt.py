@@ -26,7 +26,7 @@ from datetime import datetime, timedelta, timezone
 
 from coattest.errors import CoattestError
 from coattest.findings import Finding
-from coattest_enclave.protocol import cose, messages
+from coattest_enclave.protocol import cose
 from coattest_enclave.protocol.errors import MessageError
 from coattest_verify.attestation import (
     ExpectNonce,
@@ -37,6 +37,7 @@ from coattest_verify.attestation import (
     parse_unverified,
     verify_document,
 )
+from coattest_verify.auction import messages
 from coattest_verify.auction.certify import CertificateCheck
 from coattest_verify.auction.checks import certificates_of
 from coattest_verify.quorum.decision import Decision

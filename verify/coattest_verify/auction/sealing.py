@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from coattest.findings import Finding
-from coattest_enclave.protocol import cose, messages
+from coattest_verify.auction import messages
 from coattest_verify.auction.certify import CertificateCheck, Own
 from coattest_verify.auction.checks import Looked, Opening, look_at, refuse
 from coattest_verify.auction.journal import SealJournal
@@ -108,4 +108,4 @@ def sign_seal(plan: SealPlan, key: ec.EllipticCurvePrivateKey, journal: SealJour
     Raises AlreadySealed when a different seal for this manifest was recorded before, under any key.
     """
     journal.record(plan.manifest.encode(), plan.payload)
-    return cose.sign1(plan.payload, key, plan.own.name.encode("utf-8"))
+    return messages.sign1(plan.payload, key, plan.own.name.encode("utf-8"))

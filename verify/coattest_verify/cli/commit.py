@@ -57,7 +57,6 @@ def commit_command(
         signing.member,
         signer,
         root=pinned,
-        members=members,
         now=utc_now(),
         approve=lambda: confirm_signing(
             commit_rows(signing.member, own.report),

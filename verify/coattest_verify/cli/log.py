@@ -15,7 +15,8 @@ from coattest.shell import confirm_signing, err, expect_option, json_option, out
 from coattest_verify.cli.options import SigningKey, quorum_options, read_once, signing_options
 from coattest_verify.cli.words import cosign_rows, entry_words
 from coattest_verify.quorum.cosigning import CosignPlan, append_log, cosign_log, seen_log, sound_log
-from coattest_verify.quorum.log.examine import CHECKPOINT_FILE, cosignature_file, parse_entry
+from coattest_verify.quorum.log.entries import parse_entry
+from coattest_verify.quorum.log.examine import CHECKPOINT_FILE, cosignature_file
 from coattest_verify.quorum.members.chain import Seen, follow
 from coattest_verify.quorum.members.file import utc
 from coattest_verify.quorum.memory import Roots
@@ -144,7 +145,8 @@ def log_show_command(*, attestations: Path, root: bytes | None, as_json: bool) -
         return
     table = Table("entry", "kind", "member", "what", Column("sha256", overflow="fold"))
     for index, entry in enumerate(entries):
-        what = entry.outcome or dict(entry.facts).get("profile", "")
+        facts = dict(entry.facts)
+        what = entry.outcome or facts.get("version") or facts.get("release", "")
         table.add_row(str(index), entry.kind, Text(entry.member or ""), Text(what), entry.sha256)
     out().print(table)
     out().print(f"root {checkpoint.root.hex()}")

@@ -12,12 +12,12 @@ from coattest.errors import Rejected, UsageError
 from coattest.jsontext import emit_json
 from coattest.parser import refuse_ignored
 from coattest.shell import err, json_option, out, utc_now
-from coattest_verify.cli.options import decision_options
+from coattest_verify.cli.options import EXISTING_FILE, decision_options
 from coattest_verify.quorum.authority import bundle_root
 from coattest_verify.quorum.bundle import load_bundle
 from coattest_verify.quorum.decision import Outcome, decide, decide_from
 from coattest_verify.quorum.members.file import parse_utc, utc
-from coattest_verify.quorum.memory import Roots
+from coattest_verify.quorum.memory import Roots, Unwritten
 
 
 @click.command("quorum")
@@ -28,6 +28,18 @@ from coattest_verify.quorum.memory import Roots
     metavar="TIME|bundle",
     help="With --bundle: decide as of this time (RFC 3339, UTC), or as of the time that the bundle names.",
 )
+@click.option(
+    "--also",
+    multiple=True,
+    type=EXISTING_FILE,
+    help="A statement or vote that came another way, such as a dissent that the host may hide; repeatable.",
+)
+@click.option(
+    "--stateless",
+    is_flag=True,
+    help="Read and write no memory of what was seen before; --seen FILE is a memory to read.",
+)
+@click.option("--seen", type=EXISTING_FILE, help="With --stateless: a copy of roots.json to decide with.")
 @json_option
 def quorum_command(
     *,
@@ -38,24 +50,46 @@ def quorum_command(
     own: str | None,
     bundle: Path | None,
     at: str | None,
+    also: tuple[Path, ...],
+    stateless: bool,
+    seen: Path | None,
     as_json: bool,
 ) -> int:
     """Decide, and say who agrees, who dissents, which files were refused and why.
 
     Exit code 0: decided. 1: something is false, a dissent or a revocation. 3: undecided, something lacks.
     """
+    if seen is not None and not stateless:
+        raise UsageError("--seen goes with --stateless")
     if bundle is not None:
-        refuse_ignored(("attestations",), "with --bundle")
+        refuse_ignored(("attestations", "also", "stateless", "seen"), "with --bundle")
         outcome = from_bundle(bundle, root, at, profile=profile, own=own, release=release)
     elif at is not None:
         raise UsageError("--at goes with --bundle")
     else:
-        outcome = decide(attestations, root=root, profile=profile, now=utc_now(), own=own, release=release)
+        outcome = decide(
+            attestations,
+            root=_needed(root) if stateless else root,
+            profile=profile,
+            now=utc_now(),
+            own=own,
+            release=release,
+            roots=Unwritten(seen) if stateless else None,
+            also=also,
+        )
+        if stateless and seen is None:
+            err().print("rollback not detected: what was seen before is not known here", style="yellow")
     if as_json:
         emit_json(outcome.to_json())
     else:
         show_outcome(outcome)
     return outcome.exit_code
+
+
+def _needed(root: bytes | None) -> bytes:
+    if root is None:
+        raise UsageError("--stateless needs --root sha256:HEX", code="no-root")
+    return root
 
 
 def from_bundle(

@@ -14,8 +14,8 @@ from coattest.errors import FoundFalse, UsageError
 from coattest.files import read_bounded, write_atomic
 from coattest.jsontext import emit_json
 from coattest.shell import err, json_option, out, utc_now
-from coattest_enclave.protocol import messages
 from coattest_verify.attestation.profiles import root_for
+from coattest_verify.auction import messages
 from coattest_verify.auction.buyers import load_manifest
 from coattest_verify.auction.certify import certificate_check
 from coattest_verify.auction.outcomes import outcomes_json, outcomes_table

@@ -20,6 +20,7 @@ from coattest_verify.cli.options import (
     signing_options,
 )
 from coattest_verify.cli.words import statement_rows
+from coattest_verify.quorum.members.chain import claimed_root
 from coattest_verify.quorum.members.file import own_key
 from coattest_verify.quorum.statements.salt import opening
 from coattest_verify.rebuild.answer import answer, read_ask, read_report, remeasure, sign_answer
@@ -76,7 +77,7 @@ def sign_pcrs_command(
         if not could_not_build:
             built = read_report(rebuilt, own, vouched)
             remeasure(built)
-            secret = opening(signing.member, ask.members, built.report, needed=not dissent)
+            secret = opening(signing.member, claimed_root(evidence, ask.members), built.report)
         statement = answer(
             ask,
             built.report if built else None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from coattest_verify.quorum.cosigning import CosignPlan
-from coattest_verify.quorum.log.examine import parse_entry
+from coattest_verify.quorum.log.entries import parse_entry
 from coattest_verify.quorum.members.file import MembersFile, utc
 from coattest_verify.quorum.signing import Pending
 from coattest_verify.quorum.statements.claim import Claimed, ProfileResult
@@ -88,7 +88,8 @@ def entry_words(data: bytes) -> str:
     """An entry of the log in a few words. Raises Rejected."""
     entry = parse_entry(data)
     facts = dict(entry.facts)
-    words = (entry.kind, entry.member, entry.outcome, facts.get("release"), facts.get("profile"))
+    version = f"version {facts['version']}" if "version" in facts else ""
+    words = (entry.kind, entry.member, entry.outcome, version, facts.get("release"))
     return " ".join(word for word in words if word)
 
 
@@ -116,7 +117,7 @@ def describe_rules(members: MembersFile) -> Rows:
         rows.append(("diversity", f"{members.hosts} hosts, as the members state them"))
     if members.commitments:
         rows.append(
-            ("commitments", "a result counts only when its member committed to it before any was known")
+            ("commitments", f"{members.commitments} agreeing members committed before any result was known")
         )
     if members.reviews:
         rows.append(("reviews", f"{members.reviews} members must have reviewed the source"))

@@ -11,7 +11,7 @@ from collections.abc import Collection
 
 from coattest.errors import Rejected
 from coattest.files import Evidence
-from coattest_verify.quorum.log.examine import vote_entry
+from coattest_verify.quorum.log.entries import vote_entry
 from coattest_verify.quorum.members.file import MembersFile
 from coattest_verify.quorum.releases import ReleaseFiles
 from coattest_verify.quorum.statements.votes import ARCHIVE, read_votes

@@ -1,45 +1,104 @@
 """Commit, then reveal: a member binds itself to a result before anybody's result is known.
 
-A commitment is a vote (``statements.votes``) whose note is the SHA-256 of the result with a
-secret salt, the member, the members file and the round. The statement brings the salt. A commitment counts
-when its entry in the log precedes the claim and every statement about the same release, members file and
-round. The order is the one that ``change`` members cosigned (ADR 121).
+A commitment is a vote (``statements.votes``) whose note is the SHA-256 of the result with a secret salt, the
+quorum's root, the member, the source and the architecture (``statements.salt``). The statement brings the
+salt. Rules (ADR 121):
+
+1. A commitment counts when its entry stands in the agreed log before the first claim or statement from which
+   its result could be copied: of the same source, or with the same image.
+2. Of one member's commitments to one source the first four count: more would be guesses.
+3. ``commitments = k`` asks for k agreeing members with one. Whoever has none counts toward the threshold
+   only, so neither a newcomer nor a file that came late stands in the way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
-from coattest.errors import Rejected
-from coattest.files import Evidence
-from coattest_verify.quorum.log.examine import Log, checked_log, parse_entry
-from coattest_verify.quorum.members.chain import SeenLog
+from coattest.findings import Finding
+from coattest_verify.quorum.log.entries import LogEntry
+from coattest_verify.quorum.members.file import MEMBERS_FILE, MembersFile
 from coattest_verify.quorum.statements.question import DecisionQuestion
+from coattest_verify.quorum.statements.salt import opened_commitment
 from coattest_verify.quorum.statements.votes import COMMIT, Vote
+from coattest_verify.quorum.tally import Answer
+
+MOST_COMMITMENTS = 4
+"""Commitments of one member to one source that count."""
+
+Committed = Mapping[str, frozenset[str]]
+"""Members, and the commitments (hex) of each that count."""
 
 
-def counted_commitments(
-    evidence: Evidence,
-    root: bytes,
-    question: DecisionQuestion,
-    votes: Iterable[Vote],
-    seen: SeenLog | None,
-) -> Mapping[str, frozenset[str]]:
-    """Each member's commitments that the log shows in time; none without a log that enough cosigned."""
-    log = checked_log(evidence, root, question.members, seen)
-    if not isinstance(log, Log) or question.members.unmet_change(log.times):
-        return {}
-    try:
-        entries = [parse_entry(entry) for entry in log.entries]
-    except Rejected:
-        return {}
-    before: set[str] = set()
+def early_commitments(
+    entries: Sequence[LogEntry], votes: Iterable[Vote], question: DecisionQuestion, root: bytes
+) -> Committed:
+    """Each member's commitments to the question's source that the agreed ``entries`` show in time."""
+    early: set[str] = set()
+    made: Counter[tuple[str | None, str, str]] = Counter()
     for entry in entries:
         if entry.reveals(question):
             break
-        before.add(entry.sha256)
+        if entry.kind == COMMIT:
+            facts = dict(entry.facts)
+            place = (entry.member, facts.get("tree_sha256", ""), facts.get("lock_sha256", ""))
+            made[place] += 1
+            if made[place] <= MOST_COMMITMENTS:
+                early.add(entry.sha256)
+    claim = question.claim
+    source = (COMMIT, root.hex(), claim.tree_sha256, claim.lock_sha256)
     found: dict[str, frozenset[str]] = {}
     for vote in votes:
-        if vote.kind == COMMIT and vote.root == root.hex() and vote.sha256 in before:
+        if (vote.kind, vote.root, vote.tree_sha256, vote.lock_sha256) == source and vote.sha256 in early:
             found[vote.member] = found.get(vote.member, frozenset()) | {vote.note}
     return found
+
+
+def uncommitted(
+    agree: Sequence[Answer], members: MembersFile, committed: Committed, root: bytes
+) -> tuple[Finding, ...]:
+    """Why too few of the agreeing members committed in time, or nothing. More answers never lack more."""
+    opened = [
+        answer.member
+        for answer in agree
+        if any(
+            opened_commitment(statement, root) in committed.get(answer.member, ())
+            for statement in answer.counting
+        )
+    ]
+    if len(opened) >= members.commitments:
+        return ()
+    return (
+        Finding(
+            "too-few-commitments",
+            MEMBERS_FILE,
+            f"{len(opened)} of {members.commitments} agreeing members committed before any result was known",
+            expected=str(members.commitments),
+            found=str(len(opened)),
+        ),
+    )
+
+
+def too_early(
+    entries: Iterable[LogEntry], members: MembersFile, tree_sha256: str, lock_sha256: str
+) -> Finding | None:
+    """Why nobody is to show a claim or a result of the source yet, by the agreed ``entries``; or None."""
+    committed = {
+        entry.member
+        for entry in entries
+        if entry.kind == COMMIT
+        and entry.member in members.names
+        and dict(entry.facts).get("tree_sha256") == tree_sha256
+        and dict(entry.facts).get("lock_sha256") == lock_sha256
+    }
+    if len(committed) >= members.commitments:
+        return None
+    return Finding(
+        "commitments-missing",
+        MEMBERS_FILE,
+        f"{len(committed)} of {members.commitments} commitments are in the part of the log that enough"
+        " members cosigned",
+        expected=str(members.commitments),
+        found=str(len(committed)),
+    )

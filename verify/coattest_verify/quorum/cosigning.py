@@ -24,22 +24,25 @@ from coattest.files import Evidence, Folder, ReadOnce
 from coattest.findings import Finding
 from coattest_verify.quorum.archive import archive_of
 from coattest_verify.quorum.log.checkpoint import Checkpoint, Cosignature, cosign
-from coattest_verify.quorum.log.examine import (
-    CHECKPOINT_FILE,
-    LOG,
-    Log,
+from coattest_verify.quorum.log.entries import (
     LogEntry,
-    checked_log,
+    SeenLog,
     claim_entry,
-    cosignature_file,
-    head,
-    objections,
     parse_entry,
     statement_entry,
     vote_entry,
 )
+from coattest_verify.quorum.log.examine import (
+    CHECKPOINT_FILE,
+    LOG,
+    Log,
+    checked_log,
+    cosignature_file,
+    head,
+    objections,
+)
 from coattest_verify.quorum.log.merkle import log_files
-from coattest_verify.quorum.members.chain import MembersChain, Seen, SeenLog, follow
+from coattest_verify.quorum.members.chain import MembersChain, Seen, follow, signature_entries
 from coattest_verify.quorum.members.file import MembersFile, own_key
 from coattest_verify.quorum.releases import ReleaseFiles, every_release, put_file
 from coattest_verify.quorum.statements.claim import Claimed
@@ -89,10 +92,10 @@ def appended(evidence: Evidence, root: bytes, *, seen: Seen | None) -> Appended:
     Raises FoundFalse when the log is not sound; EnvironmentFailure when it is shorter than one that was seen;
     Rejected as ``follow`` does; UsageError when there is nothing to log.
     """
-    chain = follow(evidence, root, seen=seen, now=WHENEVER)
+    chain = follow(evidence, root, seen=seen, now=WHENEVER, deciding=False)
     log = sound_log(evidence, root, chain.current, seen)
     logged = set(log.entries) if log else set()
-    here = present_entries(evidence, chain.current)
+    here = present_entries(evidence, chain.current) + signature_entries(evidence, chain.versions)
     fresh = [entry for entry in dict.fromkeys(here) if entry not in logged]
     entries = [*(log.entries if log else ()), *fresh]
     if not entries:
@@ -179,8 +182,11 @@ def cosigned(
     EnvironmentFailure for a log that is shorter than one that was seen or cosigned; Rejected as ``follow``
     does; UsageError when the key is not the member's or there is no log.
     """
-    chain = follow(evidence, root, seen=seen, now=WHENEVER)
-    own_key(member, chain.current, signer)
+    chain = follow(evidence, root, seen=seen, now=WHENEVER, deciding=False)
+    # Who leaves with a version that the log has not settled yet still says what the log had first.
+    voices = chain.versions[len(chain.state.settled) - 1 :]
+    voice = next((each for each in reversed(voices) if each.owner(signer.public) == member), chain.current)
+    own_key(member, voice, signer)
     log = sound_log(evidence, root, chain.current, seen)
     if log is None:
         raise UsageError("there is no log", where=CHECKPOINT_FILE, hint="verify log append starts one")
@@ -196,7 +202,8 @@ def cosigned(
         for files, _ in there
         if any(archive_of(evidence, files.release, each, root, logged) for each in chain.versions)
     }
-    _all_recomputed(there, log, chain, start, archived)
+    signatures = signature_entries(evidence, chain.versions)
+    _all_recomputed(there, signatures, log, chain, start=start, archived=archived)
     _no_missing_files(there, log, chain.current, now)
     if approve is not None:
         approve(CosignPlan(log.checkpoint, log.entries[start:]))
@@ -257,7 +264,7 @@ def present_entries(evidence: Evidence, members: MembersFile) -> list[bytes]:
 
 def _present(there: _Releases, members: MembersFile) -> list[bytes]:
     """Entries for everything authentic in the folder."""
-    claims = [claim_entry(claim, members) for _, claim in there if claim is not None and members.commitments]
+    claims = [claim_entry(claim) for _, claim in there if claim is not None and members.commitments]
     signed = [statement_entry(item) for files, _ in there for item in read_statements(files, members)[0]]
     votes = [vote_entry(vote) for files, _ in there for vote in read_votes(files, members)[0]]
     return claims + sorted([*signed, *votes], key=_place)
@@ -269,15 +276,21 @@ def _place(entry: bytes) -> tuple[str, str, str, str]:
 
 
 def _all_recomputed(
-    there: _Releases, log: Log, chain: MembersChain, start: int, archived: Collection[str]
+    there: _Releases,
+    signatures: Sequence[bytes],
+    log: Log,
+    chain: MembersChain,
+    *,
+    start: int,
+    archived: Collection[str],
 ) -> None:
     """Refuse an entry, from ``start`` on, that is not what an authentic file here gives.
 
     Whatever it is about, a release without a claim too: an invented one would stand in that release's way for
     ever. A file may have been signed under any version that was in force.
     """
-    missing = dict(enumerate(log.entries[start:], start))
-    known: set[bytes] = set()
+    known = set(signatures)
+    missing = {index: entry for index, entry in enumerate(log.entries[start:], start) if entry not in known}
     for version in reversed(chain.versions):
         if missing:
             known.update(_present(there, version))

@@ -17,17 +17,21 @@ from coattest.errors import EnvironmentFailure, FoundFalse, Rejected
 from coattest.files import Evidence, Folder
 from coattest.findings import Finding
 from coattest.strictjson import canonical
-from coattest_verify.quorum.commitments import counted_commitments
+from coattest_verify.quorum.alongside import with_files
+from coattest_verify.quorum.commitments import Committed, early_commitments, uncommitted
 from coattest_verify.quorum.diversity import undiversified
 from coattest_verify.quorum.lapse import end_of, ending
+from coattest_verify.quorum.log.entries import SeenLog
 from coattest_verify.quorum.log.examine import LogVerdict, examine
-from coattest_verify.quorum.members.chain import MembersChain, Seen, SeenLog, follow
+from coattest_verify.quorum.members.chain import MembersChain, Seen, SeenObjection, follow
 from coattest_verify.quorum.members.file import MEMBERS_FILE, MembersFile, utc
 from coattest_verify.quorum.memory import Roots
+from coattest_verify.quorum.objections import Lifted, dissent_stands, gone, lifted, seen_objections
 from coattest_verify.quorum.releases import release_files, release_place
 from coattest_verify.quorum.statements.claim import CLAIM_FILE
 from coattest_verify.quorum.statements.question import DecisionQuestion
 from coattest_verify.quorum.statements.signed import read_statements
+from coattest_verify.quorum.statements.statement import DISSENT
 from coattest_verify.quorum.statements.votes import (
     OLD_KEY,
     REVIEW,
@@ -45,7 +49,14 @@ RELEASE_PURPOSE = "coattest/release/v1"
 
 LACKING = frozenset(
     {
-        *("too-few-members", "group-unmet", "too-few-reviews", "too-few-routes", "too-few-hosts"),
+        *(
+            "too-few-members",
+            "group-unmet",
+            "too-few-commitments",
+            "too-few-reviews",
+            "too-few-routes",
+            "too-few-hosts",
+        ),
         *("no-answer", "own-statement-missing", "log-shrunk", "log-gone"),
     }
 )
@@ -132,6 +143,8 @@ class Outcome:
     """The agreeing answers, with their statements."""
     log: SeenLog | None = None
     """The log that was checked, if there is one."""
+    remembered: Seen | None = field(default=None, repr=False)
+    """What a verifier remembers of this: the version, the agreed log, every dissent and revocation."""
 
     @property
     def exit_code(self) -> int:
@@ -197,19 +210,21 @@ def decide(
     own: str | None = None,
     release: str | None = None,
     roots: Roots | None = None,
+    also: tuple[Path, ...] = (),
 ) -> Outcome:
     """Decide from a folder. ``root`` is the SHA-256 of quorum.toml version 1; None takes the remembered one.
 
     ``release`` is the release's name; None takes the only one that is there.
     ``own`` is a member whose own agreeing statement must be among those that count. The root and the highest
     version are remembered (``roots``, by default this user's). Raises UsageError when no root is known, the
-    folder does not exist, or it has not exactly one release and none is named.
+    folder does not exist, or it has not exactly one release and none is named. ``also`` are files that came
+    another way (``alongside``).
     """
     memory = roots or Roots()
     pinned = memory.pinned(root)
     with Folder(attestations) as folder:
         outcome = decide_from(
-            folder,
+            with_files(folder, also, release),
             root=pinned,
             seen=memory.seen(pinned),
             profile=profile,
@@ -217,8 +232,8 @@ def decide(
             own=own,
             release=release,
         )
-    if outcome.members is not None:
-        memory.remember(pinned, Seen(outcome.members.version, outcome.members.sha256, outcome.log))
+    if outcome.remembered is not None:
+        memory.remember(pinned, outcome.remembered)
     return outcome
 
 
@@ -254,27 +269,40 @@ def decide_from(
         )
         return _undecided(reason, profile=profile, chain=chain)
     members = chain.current
-    signed, refused = read_statements(files, members)
-    votes, bad_votes = read_votes(files, members, chain.versions[:-1])
-    before = seen.log if seen is not None else None
-    question = DecisionQuestion(claim, members, profile, now)
-    if members.commitments:
-        committed = counted_commitments(evidence, root, question, votes, before)
-        question = replace(question, committed=committed)
-    tally = count(signed, question, refused=[*refused, *bad_votes, *chain.refused, *files.misplaced])
+    earlier = chain.versions[:-1]
+    signed, refused = read_statements(files, members, earlier, lambda item: dissent_stands(item, chain.state))
+    votes, bad_votes = read_votes(files, members, earlier)
+    question = DecisionQuestion(claim, members, profile, now, chain.versions)
+    set_aside = lifted(signed, votes, chain.state, question, root)
+    asked = [item for item in signed if item.signed_sha256 not in set_aside.dissents]
+    tally = count(asked, question, refused=[*refused, *bad_votes, *chain.refused, *files.misplaced])
     counted = [answer.statement for answer in tally.agree if answer.statement is not None]
-    log = examine(evidence, root, question, signed, votes=votes, counted=counted, seen=before)
+    log = examine(chain.log, question, signed, votes=votes, counted=counted, agreed=len(chain.state.entries))
     valid, undone = standing(votes)
-    return _conclude(
+    objections = seen_objections(signed, votes, question, root)
+    outcome = _conclude(
         tally,
         question,
         log,
         root=root,
         own=own,
+        set_aside=set_aside,
+        removed=gone(seen, objections, votes, question),
+        committed=early_commitments(chain.state.entries, votes, question, root)
+        if members.commitments
+        else {},
         revoked=votes_on(valid, REVOKE, claim, root),
         undone=votes_on(undone, REVOKE, claim, root),
         reviewed=votes_on(votes, REVIEW, claim, root),
     )
+    return replace(outcome, remembered=_remembered(chain, log.agreed, objections))
+
+
+def _remembered(
+    chain: MembersChain, log: SeenLog | None = None, objections: frozenset[SeenObjection] = frozenset()
+) -> Seen:
+    current = chain.current
+    return Seen(current.version, current.sha256, log, chain.state.since[-1] is not None, objections)
 
 
 def _conclude(
@@ -284,6 +312,9 @@ def _conclude(
     *,
     root: bytes,
     own: str | None,
+    set_aside: Lifted,
+    removed: Mapping[str, tuple[Finding, ...]],
+    committed: Committed,
     revoked: Mapping[str, Vote],
     undone: Mapping[str, Vote],
     reviewed: Mapping[str, Vote],
@@ -291,7 +322,8 @@ def _conclude(
     claim, members, profile = question.claim, question.members, question.profile
     agree = tuple(answer.member for answer in tally.agree)
     reasons = list(members.unmet(agree))
-    warnings: list[Finding] = [*log.refused]
+    warnings: list[Finding] = [*log.refused, *set_aside.dissents.values(), *set_aside.pending]
+    excused = {**set_aside.silent, **log.excused}
     revocations = [
         Finding("revoked", name, f"revoked this release: {vote.note}")
         for name, vote in sorted(revoked.items())
@@ -311,7 +343,9 @@ def _conclude(
         for item in tally.refused
         if item.code == OLD_KEY and leaf(item.where).startswith(f"{REVOKE}.")
     ]
-    (reasons if len(revoked) >= members.revoke_threshold else warnings).extend(revocations)
+    revocations += removed.get(REVOKE, ())
+    revoking = {*revoked, *(each.where for each in removed.get(REVOKE, ()))}
+    (reasons if len(revoking) >= members.revoke_threshold else warnings).extend(revocations)
     if len(reviewed) < members.reviews:
         reasons.append(
             Finding(
@@ -323,15 +357,16 @@ def _conclude(
             )
         )
     reasons += undiversified(tally.agree, members)
+    reasons += uncommitted(tally.agree, members, committed, root)
     objections = [Finding("dissent", answer.member, f"dissents: {answer.detail}") for answer in tally.dissent]
-    objections += log.findings
+    objections += [*removed.get(DISSENT, ()), *log.findings]
     if members.dissent == "block":
         reasons += objections
         # Silence may be a dissent that somebody removed (ADR 55); the log can tell.
         reasons += [
             Finding("no-answer", name, "has not answered, and silence is not agreement")
             for name in tally.missing
-            if name not in log.excused
+            if name not in excused
         ]
     else:
         warnings += objections
@@ -352,7 +387,13 @@ def _conclude(
             lock_sha256=claim.lock_sha256,
             agreed=agree,
             quorum_sha256=members.sha256,
-            expires=end_of(tally.agree, members, log.excused, own),
+            expires=end_of(
+                tally.agree,
+                members,
+                excused,
+                own,
+                lambda left: not uncommitted(left, members, committed, root),
+            ),
             root_sha256=root.hex(),
         )
         warnings += ending(decision.release, decision.expires, question.now)
@@ -382,4 +423,5 @@ def _undecided(reason: Finding, *, profile: str, chain: MembersChain | None = No
         reasons=(reason,),
         members=members,
         profile=profile,
+        remembered=_remembered(chain) if chain else None,
     )

@@ -6,7 +6,7 @@ the first moment from which what counts is not enough any more. One more stateme
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -20,11 +20,16 @@ WARN_BEFORE = timedelta(days=14)
 
 
 def end_of(
-    agree: Sequence[Answer], members: MembersFile, excused: Mapping[str, datetime], own: str | None
+    agree: Sequence[Answer],
+    members: MembersFile,
+    excused: Mapping[str, datetime],
+    own: str | None,
+    enough: Callable[[Sequence[Answer]], bool] = lambda _: True,
 ) -> datetime:
     """When the decision that these answers make ends; every moment before it is one of a decision.
 
     ``excused`` says for each excused member until when. ``own`` is a member whose own answer is required.
+    ``enough`` is what else the answers that are left must fulfil.
     """
     moments = sorted(
         moment
@@ -37,7 +42,7 @@ def end_of(
     first, last = 0, len(moments)
     while first < last:
         middle = (first + last) // 2
-        if _holds_after(moments[middle], agree, members, excused, own):
+        if _holds_after(moments[middle], agree, members, excused, own=own, enough=enough):
             first = middle + 1
         else:
             last = middle
@@ -49,7 +54,9 @@ def _holds_after(
     agree: Sequence[Answer],
     members: MembersFile,
     excused: Mapping[str, datetime],
+    *,
     own: str | None,
+    enough: Callable[[Sequence[Answer]], bool],
 ) -> bool:
     left = [
         replace(answer, counting=counting)
@@ -58,6 +65,8 @@ def _holds_after(
     ]
     names = {answer.member for answer in left}
     if members.unmet(names) or undiversified(left, members) or (own is not None and own not in names):
+        return False
+    if not enough(left):
         return False
     answered = names | {name for name, until in excused.items() if until > moment}
     return members.dissent != "block" or answered >= set(members.names)

@@ -9,17 +9,25 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Iterator
+from dataclasses import asdict, astuple
 from pathlib import Path
 
 from coattest.errors import EnvironmentFailure, Rejected, UsageError
-from coattest.files import write_atomic
+from coattest.files import read_bounded, write_atomic
 from coattest.strictjson import Fields, canonical, parse
-from coattest_verify.quorum.members.chain import Seen, SeenLog
+from coattest_verify.quorum.log.entries import SeenLog
+from coattest_verify.quorum.members.chain import Seen, SeenObjection
+from coattest_verify.quorum.members.file import NAME
 from coattest_verify.quorum.statements.claim import SHA256
+from coattest_verify.quorum.statements.statement import DISSENT
+from coattest_verify.quorum.statements.votes import REVOKE
 
 CONFIG_VARIABLE = "COATTEST_CONFIG"
 FORMAT = "coattest-roots/v1"
 MAX_ROOTS = 1024
+MAX_ROOTS_FILE = 16 * 1024 * 1024
+MAX_OBJECTIONS = 4096
+"""Dissents and revocations that are remembered for one root."""
 
 
 def config_folder() -> Path:
@@ -96,13 +104,36 @@ class Roots:
             yield
 
 
+class Unwritten(Roots):
+    """A memory that is read from a file, or empty, and never written: it works without a writable home."""
+
+    def __init__(self, file: Path | None) -> None:
+        self._file = file
+
+    def remember(self, root: bytes, accepted: Seen) -> None:
+        """Nothing."""
+
+    def _load(self) -> dict[bytes, Seen]:
+        if self._file is None:
+            return {}
+        try:
+            return _decode(read_bounded(self._file, MAX_ROOTS_FILE))
+        except Rejected as error:
+            raise EnvironmentFailure(error.what, where=str(self._file), hint="a copy of roots.json") from None
+
+
 def _higher(earlier: Seen | None, accepted: Seen) -> Seen:
     if earlier is None:
         return accepted
-    version = max(earlier, accepted, key=lambda seen: seen.version)
+    if accepted.agreed and not earlier.agreed:
+        version = accepted  # the log has it, whatever was seen before
+    else:
+        version = max(accepted, earlier, key=lambda seen: (seen.version, seen.agreed))
     logs = [seen.log for seen in (accepted, earlier) if seen.log is not None]
     log = max(logs, key=lambda log: log.size) if logs else None
-    return Seen(version.version, version.sha256, log)
+    objections = sorted({*earlier.objections, *accepted.objections}, key=astuple)
+    kept = frozenset(objections[:MAX_OBJECTIONS])
+    return Seen(version.version, version.sha256, log, version.agreed, kept)
 
 
 def _encode(roots: dict[bytes, Seen]) -> bytes:
@@ -111,6 +142,12 @@ def _encode(roots: dict[bytes, Seen]) -> bytes:
             "version": seen.version,
             "sha256": seen.sha256,
             **({"log": {"size": seen.log.size, "root": seen.log.root}} if seen.log else {}),
+            **({"agreed": True} if seen.agreed else {}),
+            **(
+                {"objections": [asdict(each) for each in sorted(seen.objections, key=astuple)]}
+                if seen.objections
+                else {}
+            ),
         }
         for root, seen in roots.items()
     }
@@ -132,7 +169,23 @@ def _decode(content: bytes) -> dict[bytes, Seen]:
             part = entry.fields("log")
             log = SeenLog(part.integer("size", 1), part.text("root", SHA256))
             part.done()
-        roots[root] = Seen(entry.integer("version", 1), entry.text("sha256", SHA256), log)
+        roots[root] = Seen(
+            entry.integer("version", 1),
+            entry.text("sha256", SHA256),
+            log,
+            entry.has("agreed") and entry.boolean("agreed"),
+            _objections(entry) if entry.has("objections") else frozenset(),
+        )
         entry.done()
     fields.done()
     return roots
+
+
+def _objections(entry: Fields) -> frozenset[SeenObjection]:
+    found = set()
+    for index, item in enumerate(entry.items("objections", low=0, high=MAX_OBJECTIONS)):
+        part = Fields(item, f"objections[{index}]")
+        digests = [part.text(name, SHA256) for name in ("key", "sha256", "tree_sha256", "lock_sha256")]
+        found.add(SeenObjection(part.choice("kind", (DISSENT, REVOKE)), part.text("member", NAME), *digests))
+        part.done()
+    return frozenset(found)

@@ -10,6 +10,7 @@ A member signs one version n+1 after a given version n: the journal of its own s
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from coattest.errors import FoundFalse, Rejected, UsageError
 from coattest.files import Evidence, write_atomic
 from coattest.findings import Finding
 from coattest_verify.quorum.links import MAX_LAYOUT, layout_name, sign_layout
+from coattest_verify.quorum.log.checkpoint import MAX_CHECKPOINT
+from coattest_verify.quorum.log.examine import CHECKPOINT_FILE
 from coattest_verify.quorum.members.chain import Signatures, read_signatures, signers, succession
 from coattest_verify.quorum.members.file import MAX_MEMBERS_FILE, MEMBERS_FILE, MEMBERS_TYPE, MembersFile
 from coattest_verify.signatures import dsse
@@ -63,7 +66,7 @@ def _pending(evidence: Evidence, envelopes: Signatures) -> Pending:
         if proposal is not None:
             raise _stale()
         raise UsageError("no such file", where=MEMBERS_FILE, hint="verify members init makes one")
-    chain = succession(installed, installed.raw, envelopes)
+    chain = succession(evidence, installed, envelopes)
     current = chain[-1]
     if proposal is None or any(proposal.raw == file.raw for file in chain):
         signed = signers(current, current.raw, envelopes)
@@ -81,6 +84,10 @@ def _pending(evidence: Evidence, envelopes: Signatures) -> Pending:
         Finding("members-unsigned", PROPOSAL_FILE, f"of version {version.version}, only {unmet.detail}")
         for version, signed in ((current, by_old), (proposal, by_new))
         for unmet in version.unmet_change(signed)
+    ] or [
+        Finding(
+            "members-unsigned", PROPOSAL_FILE, "signatures on it were withdrawn, or another one is signed"
+        )
     ]
     rivals = _rivals(current, proposal.raw, envelopes)
     return Pending(proposal, PROPOSAL_FILE, tuple(sorted(by_old | by_new)), tuple(lacks), current, rivals)
@@ -132,7 +139,7 @@ def propose(attestations: Path, evidence: Evidence, proposal: MembersFile) -> No
     """
     envelopes = read_signatures(evidence)
     installed, waiting = _read(evidence, MEMBERS_FILE), _read(evidence, PROPOSAL_FILE)
-    current = succession(installed, installed.raw, envelopes)[-1] if installed else proposal
+    current = succession(evidence, installed, envelopes)[-1] if installed else proposal
     rivals = _rivals(current, proposal.raw, envelopes)
     if waiting and waiting.raw != proposal.raw and (signed := signers(waiting, waiting.raw, envelopes)):
         # One that only its new members have signed so far.
@@ -153,7 +160,7 @@ def candidates(evidence: Evidence, member: str) -> tuple[PublicKey, ...]:
     """The keys of a member in the version in force and in a proposal: a remote signer has one of them."""
     found: dict[PublicKey, None] = {}
     installed, proposal = _read(evidence, MEMBERS_FILE), _read(evidence, PROPOSAL_FILE)
-    chain = succession(installed, installed.raw, read_signatures(evidence)) if installed else []
+    chain = succession(evidence, installed, read_signatures(evidence)) if installed else ()
     for members in (*chain[-1:], installed, proposal):
         party = members.member(member) if members else None
         found.update(dict.fromkeys(party.keys if party else ()))
@@ -210,6 +217,7 @@ def countersign(
     signed = dsse.sign_envelope(signer, MEMBERS_TYPE, members.raw)
     place = layout_name(members, member)
     layout = sign_layout(members, member, signer, _optional(evidence, place, MAX_LAYOUT))
+    _keep(attestations, evidence, name, members)
     write_atomic(attestations / name, _joined(evidence, name, members, signed).encode())
     if layout is not None:
         write_atomic(attestations / place, layout)
@@ -225,6 +233,20 @@ def _with(envelopes: Signatures, member: str, signed: DsseEnvelope) -> Signature
     of_payload = envelopes.get(signed.payload, {})
     more = {**of_payload, member: [*of_payload.get(member, ()), signed]}
     return {**envelopes, signed.payload: more}
+
+
+def _keep(attestations: Path, evidence: Evidence, name: str, members: MembersFile) -> None:
+    """Keep the member's signature on another version under a name of its own: the log may be about it."""
+    earlier = _optional(evidence, name, 2 * MAX_MEMBERS_FILE)
+    if earlier is None or _optional(evidence, CHECKPOINT_FILE, MAX_CHECKPOINT) is None:
+        return
+    try:
+        payload = DsseEnvelope.decode(earlier, MEMBERS_TYPE).payload
+    except Rejected:
+        return
+    if payload != members.raw:
+        word = hashlib.sha256(payload).hexdigest()[:16]
+        write_atomic(attestations / name.replace(".dsse.", f".{word}.dsse."), earlier)
 
 
 def _joined(evidence: Evidence, name: str, members: MembersFile, signed: DsseEnvelope) -> DsseEnvelope:

@@ -4,7 +4,8 @@ No I/O and no clock. Rules, in the order in which they are applied to a file (do
 
 1. A plain file with a statement's name; strict JSON within limits; a DSSE envelope of in-toto's payload type.
 2. Signed by a key of the member that the file's name says. Only then the payload is parsed.
-3. Made under exactly this members file and this round, for the claim's release and architecture.
+3. For the claim's release and architecture, and, but for a dissent, for this round; made under this members
+   file or an earlier version, where its member and signing key stand in every version since.
 
 (Rules 1 and 2 are ``coattest_verify.quorum.statements.signed``.)
 
@@ -27,7 +28,6 @@ from coattest.findings import Finding
 from coattest_verify.quorum.members.file import utc
 from coattest_verify.quorum.statements.claim import ProfileResult
 from coattest_verify.quorum.statements.question import CLOCK_SKEW, DecisionQuestion
-from coattest_verify.quorum.statements.salt import opened_commitment
 from coattest_verify.quorum.statements.signed import SignedStatement
 from coattest_verify.quorum.statements.statement import AGREE, COULD_NOT_BUILD, DISSENT, Statement
 
@@ -90,17 +90,19 @@ def count(
 def _not_asked(item: SignedStatement, question: DecisionQuestion) -> Finding | None:
     """Why a statement does not answer this question (rule 3), or None."""
     statement, claim, members = item.statement, question.claim, question.members
-    agrees = statement.outcome == AGREE
+    known = statement.quorum_sha256 in question.made_under
+    agrees, objects = statement.outcome == AGREE, statement.outcome == DISSENT
     source = (claim.tree_sha256, claim.lock_sha256)
     checks = (
         (
             "wrong-members-file",
-            (statement.quorum_version, statement.quorum_sha256) == (members.version, members.sha256),
-            f"made under another quorum.toml (version {statement.quorum_version})",
+            item.stood((*question.versions[:-1], members)) or (objects and known),
+            f"made under version {statement.quorum_version} of quorum.toml, since when its key was not always"
+            " its member's",
         ),
         (
             "wrong-round",
-            statement.round == members.round,
+            statement.round == members.round or objects,
             f"made for round {statement.round} instead of {members.round}",
         ),
         (
@@ -188,11 +190,6 @@ def _unfit(item: SignedStatement, question: DecisionQuestion) -> Finding | None:
     if members.require_compiled_kernel and not (statement.built and statement.built.kernel_compiled):
         text = "this member did not compile the kernel, and quorum.toml requires it"
         return Finding("cached-kernel", item.file, text)
-    if members.commitments and opened_commitment(statement) not in question.committed.get(
-        statement.member, ()
-    ):
-        text = "the log shows no commitment to this result before results were known"
-        return Finding("not-committed", item.file, text)
     return None
 
 

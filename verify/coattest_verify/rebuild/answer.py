@@ -43,10 +43,14 @@ from coattest_verify.quorum.statements.statement import (
     Statement,
     statement_for,
 )
+from coattest_verify.quorum.statements.votes import WITHDRAW, read_votes
 from coattest_verify.signatures.journal import SignatureJournal
 from coattest_verify.signatures.keys import Signer
 
-CHANGED_MIND = "two results of one member count as dissent; a changed mind needs a new round"
+CHANGED_MIND = (
+    "two results of one member count as dissent; verify release withdraw takes a dissent back, and another"
+    " result needs a new round"
+)
 """What to do about a second result."""
 
 
@@ -280,13 +284,22 @@ def sign_answer(
     is in the folder, or that the journal remembers.
     """
     key = own_key(statement.member, members, signer)
-    published = _must_not_contradict(attestations, files, statement, members)
+    published, given_up = _must_not_contradict(attestations, files, statement, members)
     if statement.profiles:
-        journal.record(_slot(statement), _result(statement), remedy=CHANGED_MIND, adopted=published)
-    made = {f"rebuild.{statement.member}.intoto.json": sign_statement(statement, signer)}
+        journal.record(
+            _slot(statement), _result(statement), remedy=CHANGED_MIND, adopted=published, instead_of=given_up
+        )
+    made = {_own_name(files, statement, members): sign_statement(statement, signer)}
     if statement.profiles:
         made[link_name(key)] = sign_link(statement, signer)
     return tuple(put_file(attestations, files.place(name), content) for name, content in made.items())
+
+
+def _own_name(files: ReleaseFiles, statement: Statement, members: MembersFile) -> str:
+    """The statement's file: never a dissent's, which stays, withdrawn or not."""
+    name = f"rebuild.{statement.member}.intoto.json"
+    kept = {item.file for item in read_statements(files, members)[0] if item.statement.outcome == DISSENT}
+    return name.replace(".intoto.", f".{_result(statement)[:16]}.intoto.") if name in kept else name
 
 
 def _slot(statement: Statement) -> dict[str, str]:
@@ -314,13 +327,21 @@ def _result(statement: Statement) -> str:
 
 def _must_not_contradict(
     attestations: Path, files: ReleaseFiles, statement: Statement, members: MembersFile
-) -> str | None:
-    """The result of this member that is published in the statement's slot, if there is one."""
-    published = None
+) -> tuple[str | None, str | None]:
+    """The result of this member that is published in the statement's slot, and one that it withdrew there."""
+    published = given_up = None
+    withdrawn = {
+        vote.undoes
+        for vote in read_votes(files, members)[0]
+        if (vote.kind, vote.member) == (WITHDRAW, statement.member)
+    }
     signed, _ = read_statements(files, members)
     for item in signed:
         other = item.statement
         if not other.profiles or _slot(other) != _slot(statement):
+            continue
+        if other.outcome == DISSENT and item.signed_sha256 in withdrawn:
+            given_up = _result(other)
             continue
         if statement.profiles and _result(other) != _result(statement):
             raise FoundFalse(
@@ -330,4 +351,4 @@ def _must_not_contradict(
                 code="already-signed",
             )
         published = _result(other)
-    return published
+    return published, given_up

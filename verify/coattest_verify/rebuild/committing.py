@@ -7,7 +7,6 @@ from datetime import datetime
 from pathlib import Path
 
 from coattest.errors import UsageError
-from coattest_verify.quorum.members.file import MembersFile
 from coattest_verify.quorum.releases import put_file, release_place
 from coattest_verify.quorum.statements.salt import new_secret, read_secret, secret_folder, write_secret
 from coattest_verify.quorum.statements.votes import COMMIT, Vote, make_vote, sign_vote, vote_name
@@ -22,7 +21,6 @@ def commit_to(
     signer: Signer,
     *,
     root: bytes,
-    members: MembersFile,
     now: datetime,
     approve: Callable[[], None],
 ) -> tuple[Path, Vote, Path]:
@@ -33,8 +31,8 @@ def commit_to(
     """
     refuse_dirty(own.report)
     remeasure(own)
-    folder = secret_folder(member, members, own.report)
-    secret = read_secret(folder, member, members) or new_secret(member, members)
+    folder = secret_folder(member, root, own.report)
+    secret = read_secret(folder, member, root) or new_secret(member, root)
     vote = make_vote(COMMIT, member, root=root, claim=own.report, note=secret.digest(own.report), now=now)
     place = release_place(vote.release, vote_name(vote))
     path = attestations / place

@@ -16,9 +16,10 @@ from pathlib import Path
 from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse, Rejected, UsageError
 from coattest.files import Evidence, Folder, ReadOnce, read_whole
 from coattest_build.ownwork import BUILDER_FILE, COMPARED, REPORT_FILE, OwnWork
+from coattest_verify.quorum.commitments import too_early
 from coattest_verify.quorum.cosigning import WHENEVER, CosignPlan, append_log, cosign_log, seen_log, sound_log
-from coattest_verify.quorum.log.examine import Log, parse_entry
-from coattest_verify.quorum.members.chain import Seen, follow
+from coattest_verify.quorum.log.entries import LogEntry
+from coattest_verify.quorum.members.chain import MembersChain, Seen, follow
 from coattest_verify.quorum.members.file import MAX_MEMBERS_FILE, MEMBERS_FILE, MembersFile, own_key
 from coattest_verify.quorum.memory import Roots
 from coattest_verify.quorum.releases import ReleaseFiles, put_file, release_place
@@ -87,17 +88,18 @@ class MemberTurn:
         with Folder(attestations) as opened:
             evidence = ReadOnce(opened)
             try:
-                members = self._members(evidence)
+                chain = self._chain(evidence)
             except Rejected as error:
                 if error.code != "members-unsigned":
                     raise
                 self.waits.setdefault("members file", error)
                 return False
             signer = self._own_key(evidence)
+            members = chain.current
             own_key(self.name, members, signer)
-            log = sound_log(evidence, self.root, members, self.memory.seen(self.root))
+            sound_log(evidence, self.root, members, self.memory.seen(self.root))
             _install(attestations, evidence, members)
-            there = _Fetched(attestations, evidence, members, log, signer, now)
+            there = _Fetched(attestations, evidence, chain.versions, chain.state.entries, signer, now)
             if self.claim is not None:
                 self._try("claim", partial(self._hand_in_claim, there, self.claim))
             for out in self.rebuilds:
@@ -124,7 +126,7 @@ class MemberTurn:
         self.waits.pop("log", None)
         with Folder(attestations) as opened:
             evidence = ReadOnce(opened)
-            members = self._members(evidence)
+            members = self._chain(evidence).current
             log = sound_log(evidence, self.root, members, seen)
             signer = self._own_key(evidence)
         if log is None or self.name in log.times:
@@ -149,9 +151,10 @@ class MemberTurn:
             self._key = self.signer(evidence)
         return self._key
 
-    def _members(self, evidence: Evidence) -> MembersFile:
-        """The members file in force, expired or not. Raises Rejected."""
-        return follow(evidence, self.root, seen=self.memory.seen(self.root), now=WHENEVER).current
+    def _chain(self, evidence: Evidence) -> MembersChain:
+        """What is in force, expired or not. Raises Rejected."""
+        seen = self.memory.seen(self.root)
+        return follow(evidence, self.root, seen=seen, now=WHENEVER, deciding=False)
 
     def _append(self, attestations: Path) -> None:
         try:
@@ -181,7 +184,7 @@ class MemberTurn:
             return None
         # What waits is shown by whoever hosts it: it follows from the pinned root, or nobody is asked.
         first = waiting.members.version == 1
-        base = self.root.hex() if first else self._members(evidence).sha256
+        base = self.root.hex() if first else self._chain(evidence).current.sha256
         if waiting.current.sha256 != base:
             raise Rejected(
                 "does not lead back to the pinned root", where=waiting.file, code="members-wrong-root"
@@ -219,9 +222,9 @@ class MemberTurn:
             if error.code != "absent":
                 raise
             claim = None
-        if there.members.commitments and not _committed(files, self.name, there.members, own.report):
-            return self._commit(there, own, claim)
         if claim is None:
+            if there.members.commitments and not _committed(files, self.name, there.members, own.report):
+                return self._commit(there, own)
             raise EnvironmentFailure(
                 f"release {own.report.release} has no claim yet",
                 where=release_place(own.report.release, CLAIM_FILE),
@@ -230,31 +233,24 @@ class MemberTurn:
             )
         return self._state(there, own, Ask(claim, there.members, files))
 
-    def _commit(self, there: _Fetched, own: OwnReport, claim: Claimed | None) -> str:
-        if claim is not None:
-            raise UsageError(
-                "the claim is there, and this member had not committed to a result before",
-                where=release_place(claim.release, CLAIM_FILE),
-                code="not-committed",
-            )
+    def _commit(self, there: _Fetched, own: OwnReport) -> str:
         commit_to(
             there.attestations,
             own,
             self.name,
             there.signer,
             root=self.root,
-            members=there.members,
             now=there.now,
             approve=lambda: self.questions.commitment(own),
         )
         return f"committed to a result for release {own.report.release}"
 
     def _state(self, there: _Fetched, own: OwnReport, ask: Ask) -> str | None:
-        if _answered(ask, self.name):
+        if _answered(ask, self.name, there.versions):
             return None
         _enough_commitments(there, ask.claim)
         remeasure(own)
-        secret = opening(self.name, ask.members, own.report, needed=True)
+        secret = opening(self.name, self.root, own.report)
         statement = answer(
             ask,
             own.report,
@@ -272,14 +268,19 @@ class MemberTurn:
 
 @dataclass(frozen=True)
 class _Fetched:
-    """The attestations as they were fetched, who is a member by them, and the log."""
+    """The attestations as they were fetched, every version of the members file, and the agreed log."""
 
     attestations: Path
     evidence: Evidence
-    members: MembersFile
-    log: Log | None
+    versions: tuple[MembersFile, ...]
+    agreed: tuple[LogEntry, ...]
     signer: Signer
     now: datetime
+
+    @property
+    def members(self) -> MembersFile:
+        """The version in force."""
+        return self.versions[-1]
 
 
 def _install(attestations: Path, evidence: Evidence, members: MembersFile) -> None:
@@ -298,13 +299,15 @@ def results_in(folders: Sequence[Path]) -> tuple[Path, ...]:
     )
 
 
-def _answered(ask: Ask, member: str) -> bool:
-    """Whether the member's statement on this claim is there, under this members file and in this round."""
+def _answered(ask: Ask, member: str, versions: Sequence[MembersFile]) -> bool:
+    """Whether the member's statement on this claim is there, in this round, and still counts."""
     claim, members = ask.claim, ask.members
     return any(
-        (made.member, made.quorum_sha256, made.round, made.release, made.architecture)
-        == (member, members.sha256, members.round, claim.release, claim.architecture)
-        for made in (item.statement for item in read_statements(ask.files, members)[0])
+        (made.member, made.round, made.release, made.architecture)
+        == (member, members.round, claim.release, claim.architecture)
+        and item.stood(versions)
+        for item in read_statements(ask.files, members)[0]
+        for made in (item.statement,)
     )
 
 
@@ -316,35 +319,16 @@ def _committed(files: ReleaseFiles, member: str, members: MembersFile, report: R
     )
 
 
-def agreed_entries(log: Log, members: MembersFile) -> tuple[bytes, ...]:
-    """The longest beginning of the log that enough members cosigned to change the members file."""
-    sizes = {name: note.checkpoint.size for name, note in log.cosignatures.items()}
-    for size in sorted(set(sizes.values()), reverse=True):
-        if not members.unmet_change([name for name, own in sizes.items() if own >= size]):
-            return log.entries[:size]
-    return ()
-
-
 def _enough_commitments(there: _Fetched, claim: Claimed) -> None:
     """Raise EnvironmentFailure unless enough members' commitments are in the agreed part of the log.
 
     Before that, neither a claim nor a result is shown to those who have not committed.
     """
-    members, log = there.members, there.log
-    if not members.commitments:
-        return
-    source = (claim.release, claim.tree_sha256, claim.lock_sha256)
-    found = set()
-    for entry in map(parse_entry, agreed_entries(log, members) if log else ()):
-        facts = dict(entry.facts)
-        about = tuple(facts.get(name) for name in ("release", "tree_sha256", "lock_sha256"))
-        if entry.kind == COMMIT and about == source and entry.member in members.names:
-            found.add(entry.member)
-    if len(found) < members.threshold:
+    early = too_early(there.agreed, there.members, claim.tree_sha256, claim.lock_sha256)
+    if early is not None:
         raise EnvironmentFailure(
-            f"{len(found)} of {members.threshold} commitments are in the part of the log that enough members"
-            " cosigned",
+            early.detail,
             where=f"release {claim.release}",
             hint="nothing is shown before: take another turn when the others had theirs",
-            code="commitments-missing",
+            code=early.code,
         )

@@ -14,7 +14,7 @@ from coattest.extras import need_extra
 from coattest.files import read_bounded, write_atomic
 from coattest.jsontext import emit_json
 from coattest.shell import confirm_signing, err, expect_option, json_option, utc_now
-from coattest_enclave.protocol import canonical, messages
+from coattest_enclave.protocol import canonical
 from coattest_parent.auction.courier import upload_bid
 from coattest_parent.auction.steps import look_before_bid, make_bid
 from coattest_parent.cli.auction.looking import grounds, known_buyers, look_at_key, looked_json, show_auction
@@ -28,6 +28,7 @@ from coattest_parent.cli.auction.options import (
 )
 from coattest_parent.cli.auction.show import LOTS_SHOWN
 from coattest_parent.cli.options import FILE, NEW_FILE, aws_from, aws_options
+from coattest_verify.auction import messages
 from coattest_verify.auction.bids import CSV_MAX, BadBids, Bids, read_bids
 from coattest_verify.auction.buyers import load_own_key, parse_manifest
 from coattest_verify.auction.journal import SealJournal, default_journal
@@ -143,7 +144,9 @@ def bid_command(
         known=others,
     )
     write_atomic(out, file, mode=0o600)
-    uploaded = upload_bid(aws, manifest.buyer(name), manifest.digest, file) if upload else None
+    uploaded = (
+        upload_bid(aws, messages.named_buyer(manifest, name), manifest.digest, file) if upload else None
+    )
     bid = messages.bid_digest(file).hex()
     if as_json:
         emit_json({**summary, "bid": bid, "size": len(file), "file": str(out), "uploaded": uploaded})
@@ -156,7 +159,7 @@ def _read(path: Path, manifest: messages.Manifest, as_json: bool) -> Bids:
     """The bids of a CSV file; without --json every finding has its own line on stderr. Raises BadBids."""
     content = read_bounded(path, CSV_MAX)
     try:
-        return read_bids(content, manifest.lots)
+        return read_bids(content, messages.LotList(manifest.lots))
     except BadBids as error:
         if as_json or len(error.findings) < 2:
             raise
@@ -177,7 +180,7 @@ def _summary(manifest: messages.Manifest, bids: Bids, show_amounts: bool) -> dic
         "below_reserve": list(bids.below_reserve),
     }
     if show_amounts:
-        named = zip(manifest.lots, bids.amounts, strict=True)
+        named = zip(messages.LotList(manifest.lots), bids.amounts, strict=True)
         summary["amounts"] = {lot.id: amount or None for lot, amount in named}
     return summary
 
@@ -200,7 +203,8 @@ def _preview(manifest: messages.Manifest, bids: Bids, show_amounts: bool) -> Non
             markup=False,
         )
     table = Table("lot", "reserve", "amount" if show_amounts else "bid")
-    for lot, amount in zip(manifest.lots[:LOTS_SHOWN], bids.amounts[:LOTS_SHOWN], strict=True):
+    shown_lots = messages.LotList(manifest.lots)[:LOTS_SHOWN]
+    for lot, amount in zip(shown_lots, bids.amounts[:LOTS_SHOWN], strict=True):
         shown = str(amount) if show_amounts else "yes"
         table.add_row(lot.id, str(lot.reserve or "none"), shown if amount else "no bid")
     if len(manifest.lots) > LOTS_SHOWN:

@@ -14,9 +14,9 @@ from rich.table import Table
 from coattest.errors import UsageError
 from coattest.files import read_bounded
 from coattest.shell import err
-from coattest_enclave.protocol import messages
 from coattest_parent.auction.live_key import live_key_findings
 from coattest_parent.link.aws import Aws
+from coattest_verify.auction import messages
 from coattest_verify.auction.buyers import RECORD_MAX, BuyerRecord
 from coattest_verify.auction.certify import CertificateCheck, Own, certificate_check
 from coattest_verify.auction.checks import Looked, Opening, lots_digest, refuse

@@ -12,11 +12,11 @@ from coattest.errors import UsageError
 from coattest.files import open_plain, read_bounded, write_atomic
 from coattest.jsontext import emit_json
 from coattest.shell import err, json_option
-from coattest_enclave.protocol import messages
 from coattest_parent.cli.auction.options import moment
 from coattest_parent.cli.auction.show import manifest_json
 from coattest_parent.cli.options import FILE, NEW_FILE
 from coattest_parent.link.channels import parse_number
+from coattest_verify.auction import messages
 from coattest_verify.auction.buyers import RECORD_MAX, BuyerRecord, make_manifest
 
 

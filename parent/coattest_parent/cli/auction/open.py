@@ -16,7 +16,7 @@ from coattest.files import read_bounded, write_atomic
 from coattest.jsontext import emit_json
 from coattest.shell import byte_progress, err, json_option, needs_extra, out, utc_now
 from coattest.text import printable
-from coattest_enclave.protocol import cose, messages
+from coattest_enclave.protocol import cose
 from coattest_parent.auction.finish import Finished, Way, finish
 from coattest_parent.auction.publish import Sealed
 from coattest_parent.cli.auction.options import check_prefix, manifest_option, way_options
@@ -26,6 +26,7 @@ from coattest_parent.link.libraries import heard
 from coattest_parent.link.retry import FOR_SECONDS, Backoff
 from coattest_parent.link.stop import Stop
 from coattest_parent.link.telemetry import Telemetry
+from coattest_verify.auction import messages
 from coattest_verify.auction.buyers import load_manifest
 from coattest_verify.auction.outcomes import moment_text, outcomes_json, outcomes_table
 

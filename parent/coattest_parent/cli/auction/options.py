@@ -8,10 +8,10 @@ import click
 
 from coattest.errors import UsageError
 from coattest.shell import Decorator, option_group, utc_now
-from coattest_enclave.protocol import messages
 from coattest_parent.cli.options import FILE, NEW_FOLDER
 from coattest_parent.link.aws import parse_s3_uri
 from coattest_parent.link.channels import parse_number
+from coattest_verify.auction import messages
 
 UNITS = {"m": 60, "h": 3600, "d": 86400}
 """Seconds of the units of a time from now."""

@@ -14,7 +14,6 @@ from coattest.extras import need_extra
 from coattest.files import read_whole, write_atomic
 from coattest.jsontext import emit_json
 from coattest.shell import confirm_signing, err, expect_option, json_option, signing_key, utc_now
-from coattest_enclave.protocol import messages
 from coattest_parent.auction.courier import bid_digests
 from coattest_parent.cli.auction.looking import grounds, known_buyers, look_at_key, looked_json, show_auction
 from coattest_parent.cli.auction.options import (
@@ -27,6 +26,7 @@ from coattest_parent.cli.auction.options import (
 )
 from coattest_parent.cli.auction.show import lots_table
 from coattest_parent.cli.options import FILE, NEW_FILE, aws_from, aws_options
+from coattest_verify.auction import messages
 from coattest_verify.auction.bids import CSV_MAX
 from coattest_verify.auction.buyers import load_auction_key, load_manifest, spki_der
 from coattest_verify.auction.journal import SealJournal, default_journal

@@ -10,8 +10,8 @@ from rich.table import Table
 
 from coattest.jsontext import Rows, emit_json
 from coattest.shell import json_option, out
-from coattest_enclave.protocol import messages
 from coattest_parent.cli.auction.options import manifest_option
+from coattest_verify.auction import messages
 from coattest_verify.auction.buyers import load_manifest
 from coattest_verify.auction.outcomes import moment_text
 
@@ -27,7 +27,7 @@ def manifest_json(manifest: messages.Manifest) -> dict[str, Any]:
         "currency": manifest.currency,
         "rule": manifest.rule,
         "discloses": messages.DISCLOSURE[manifest.rule],
-        "lots": Rows(manifest.lots, lambda lot: {"lot": lot.id, "reserve": lot.reserve}),
+        "lots": Rows(messages.LotList(manifest.lots), lambda lot: {"lot": lot.id, "reserve": lot.reserve}),
         "buyers": [{"name": buyer.name, "kms": buyer.kms, "bids": buyer.bids} for buyer in manifest.buyers],
         "closes": moment_text(manifest.closes),
         "publish_by": moment_text(manifest.publish_by),
@@ -37,7 +37,7 @@ def manifest_json(manifest: messages.Manifest) -> dict[str, Any]:
 def lots_table(manifest: messages.Manifest) -> Table:
     """A table of the first LOTS_SHOWN lots and reserves."""
     table = Table("lot", "reserve")
-    for lot in manifest.lots[:LOTS_SHOWN]:
+    for lot in messages.LotList(manifest.lots)[:LOTS_SHOWN]:
         table.add_row(lot.id, str(lot.reserve) if lot.reserve else "none")
     if len(manifest.lots) > LOTS_SHOWN:
         table.caption = f"and {len(manifest.lots) - LOTS_SHOWN} more lots"

@@ -46,12 +46,12 @@ def test_a_bundle_with_its_own_root_is_refused(pair: Members, tmp_path: Path) ->
 
 
 def test_a_successor_with_both_thresholds_is_in_force(pair: Members) -> None:
-    """Version 2 counts when the thresholds of 1 and of 2 signed it; statements under 1 no longer do."""
+    """Version 2 counts when the thresholds of 1 and of 2 signed it; agreement of its round does."""
     agree(pair, "buyer-1", "buyer-2")
     pair.install(pair.file.successor(round="2"), ["buyer-1", "buyer-3"])
     outcome = pair.decide()
     assert outcome.decision is None
-    assert {item.code for item in outcome.refused} == {"wrong-members-file"}
+    assert {item.code for item in outcome.refused} == {"wrong-round"}
     agree(pair, "buyer-1", "buyer-2")
     assert pair.decide().require().quorum_sha256 == pair.file.sha256
 

@@ -17,8 +17,8 @@ from datetime import datetime
 from importlib import metadata, resources
 
 from coattest.text import printable
-from coattest_enclave.protocol import messages
 from coattest_verify.attestation.profiles import root_for
+from coattest_verify.auction import messages
 from coattest_verify.auction.outcomes import moment_text, outcome_price, outcome_text
 from coattest_verify.auction.receipt import Check, ReceiptVerdict
 from coattest_verify.quorum.authority import Authority

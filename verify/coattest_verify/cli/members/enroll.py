@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from coattest.jsontext import emit_json
 from coattest.shell import err, json_option, utc_now
 from coattest_verify.cli.members.init import parse_groups, parse_members, rule_options, start_of_day
 from coattest_verify.cli.options import attestations_option, read_once
-from coattest_verify.quorum.members.file import Member, MembersFile, utc
+from coattest_verify.quorum.members.file import MEMBERS_FILE, Member, MemberGroup, MembersFile, utc
 from coattest_verify.quorum.signing import PROPOSAL_FILE, propose
 from coattest_verify.rebuild.answer import read_members
 
@@ -27,11 +28,6 @@ from coattest_verify.rebuild.answer import read_members
 @click.option("--group", "groups", multiple=True, metavar="NAME=K:A,B,C", help="Replace all groups by these.")
 @click.option("--no-groups", is_flag=True, help="Have no groups.")
 @rule_options(initial=False)
-@click.option(
-    "--commitments/--no-commitments",
-    default=None,
-    help="Whether only results count that were committed to beforehand.",
-)
 @attestations_option
 @json_option
 def enroll_command(
@@ -65,6 +61,9 @@ def enroll_command(
         current = read_members(evidence, attestations)
         if members or remove:
             values["members"] = _members(current, parse_members(members), remove)
+            gone = {name for name in remove if "=" not in name}
+            if gone and "groups" not in values:
+                values["groups"] = _without(current, gone)
         proposal = current.successor(**values)
         propose(attestations, evidence, proposal)
     if as_json:
@@ -101,3 +100,26 @@ def _members(current: MembersFile, added: tuple[Member, ...], removed: tuple[str
     for member in added:
         members.setdefault(member.name, []).extend(member.keys)
     return tuple(Member(name, tuple(keys)) for name, keys in members.items())
+
+
+def _without(current: MembersFile, gone: set[str]) -> tuple[MemberGroup, ...]:
+    """The groups without the members who leave; each group that one leaves is named."""
+    groups = []
+    for group in current.groups:
+        parts = tuple(part for part in group.parts if part not in gone)
+        if not parts:
+            raise UsageError(
+                f"nobody would be left in group {group.name}",
+                where=MEMBERS_FILE,
+                hint="--group and --no-groups say what the groups are then",
+            )
+        if parts != group.parts:
+            threshold = min(group.threshold, len(parts))
+            left = ", ".join(sorted(set(group.parts) & gone))
+            err().print(
+                f"group {group.name}: {threshold} of {', '.join(parts)}, without {left}", markup=False
+            )
+            groups.append(replace(group, parts=parts, threshold=threshold))
+        else:
+            groups.append(group)
+    return tuple(groups)

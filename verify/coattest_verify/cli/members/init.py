@@ -42,6 +42,12 @@ RULES = (
         0,
         "How many different hosts the agreeing members must state.",
     ),
+    (
+        "--commitments",
+        click.IntRange(min=0),
+        0,
+        "How many agreeing members must have committed to their result before any was known.",
+    ),
     ("--reviews", click.IntRange(min=0), 0, "How many members must have reviewed the source."),
     (
         "--change",
@@ -87,11 +93,6 @@ def rule_options(*, initial: bool) -> Decorator:
     help="K of these members or groups must agree too.",
 )
 @rule_options(initial=True)
-@click.option(
-    "--commitments",
-    is_flag=True,
-    help="Count a result only when its member committed to it before any was known.",
-)
 @click.option("--cached-kernel-counts", is_flag=True, help="Count statements whose kernel came from a cache.")
 @attestations_option
 @json_option

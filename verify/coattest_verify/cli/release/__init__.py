@@ -1,4 +1,4 @@
-"""``verify release``: review, revoke, unrevoke, bundle, archive, links, which."""
+"""``verify release``: review, revoke, unrevoke, withdraw, excuse, bundle, archive, links, which."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from coattest.shell import LazyGroup
 VERBS = {
     "archive": "coattest_verify.cli.release.archive:archive_command",
     "bundle": "coattest_verify.cli.release.bundle:bundle_command",
+    "excuse": "coattest_verify.cli.release.objection:excuse_command",
     "links": "coattest_verify.cli.release.links:links_command",
     "review": "coattest_verify.cli.release.review:review_command",
     "revoke": "coattest_verify.cli.release.revoke:revoke_command",
     "unrevoke": "coattest_verify.cli.release.revoke:unrevoke_command",
     "which": "coattest_verify.cli.release.which:which_command",
+    "withdraw": "coattest_verify.cli.release.objection:withdraw_dissent_command",
 }
 
 

@@ -88,11 +88,11 @@ def judge_change(
     ``member`` is whose change it says to be, None for any one member's. ``seen`` is what was accepted before.
     Raises Rejected when the base commit's members file or log does not hold: then nobody can be told apart.
     """
-    before = follow(commits.base, root, seen=seen, now=_WHENEVER)
+    before = follow(commits.base, root, seen=seen, now=_WHENEVER, deciding=False)
     findings = list(_outside(commits))
     try:
         last = Seen(before.current.version, before.current.sha256)
-        after = follow(commits.head, root, seen=last, now=_WHENEVER)
+        after = follow(commits.head, root, seen=last, now=_WHENEVER, deciding=False)
     except Rejected as error:
         findings.append(Finding(error.code, error.where or MEMBERS_FILE, error.what))
         after = before

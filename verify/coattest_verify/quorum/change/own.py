@@ -19,15 +19,17 @@ from coattest_verify.quorum.change.names import (
     FilePlace,
 )
 from coattest_verify.quorum.change.tree import TwoCommits
+from coattest_verify.quorum.commitments import too_early
 from coattest_verify.quorum.links import MAX_LINK, joined_layout, layout_of, layout_signatures, link_of
 from coattest_verify.quorum.log.checkpoint import Cosignature, origin_of, read_cosignature
 from coattest_verify.quorum.log.examine import read_quorum_log
 from coattest_verify.quorum.members.chain import SIGNATURE_NAME, MembersChain
 from coattest_verify.quorum.members.file import MAX_MEMBERS_FILE, MEMBERS_TYPE, MembersFile
+from coattest_verify.quorum.releases import release_place
 from coattest_verify.quorum.signing import PROPOSAL_FILE
-from coattest_verify.quorum.statements.claim import Claimed
+from coattest_verify.quorum.statements.claim import CLAIM_FILE, MAX_CLAIM, Claimed
 from coattest_verify.quorum.statements.signed import STATEMENT_NAME, SignedStatement, read_statements
-from coattest_verify.quorum.statements.statement import DISSENT
+from coattest_verify.quorum.statements.statement import AGREE, DISSENT
 from coattest_verify.quorum.statements.votes import COMMIT, REVIEW, leaf, read_votes
 from coattest_verify.signatures.dsse import DsseEnvelope
 from coattest_verify.signatures.keys import PublicKey
@@ -69,7 +71,9 @@ class OwnFiles:
     def member_of(self, name: str, place: FilePlace, data: bytes) -> str | None:
         """The member whose file it is; None for a claim. Raises Rejected for what may not be added."""
         if place.kind == CLAIM:
-            _about(Claimed.decode(data).release, place)
+            claim = Claimed.decode(data)
+            _about(claim.release, place)
+            self._not_too_early(claim.tree_sha256, claim.lock_sha256)
             return None
         if place.kind == LINK:
             return self._link(place, data)
@@ -80,12 +84,27 @@ class OwnFiles:
         elif place.kind == COSIGNATURE:
             self._cosignature(place, data)
         elif place.kind == STATEMENT:
-            _about(_statement(name, data, self._after.current).statement.release, place)
+            made = _statement(name, data, self._after.current).statement
+            _about(made.release, place)
+            if made.outcome == AGREE and not self._claimed(place.release):
+                self._not_too_early(made.tree_sha256, made.lock_sha256)
         elif place.kind == OTHER:
             self._signed(DsseEnvelope.decode(data, place.payload_type, max_size=place.limit), place.member)
         else:
             self._vote(name, place, data)
         return place.member
+
+    def _not_too_early(self, tree_sha256: str, lock_sha256: str) -> None:
+        """Who shows a result before enough members committed would lock the others out of committing."""
+        early = too_early(self._before.state.entries, self._before.current, tree_sha256, lock_sha256)
+        if early is not None:
+            raise Rejected(early.detail, code=early.code)
+
+    def _claimed(self, release: str) -> bool:
+        try:
+            return bool(self._head.read(release_place(release, CLAIM_FILE), MAX_CLAIM))
+        except Rejected:
+            return False
 
     def replaceable(self, name: str, place: FilePlace, before: bytes, after: bytes) -> bool:
         """Whether ``after``, which is authentic, may stand in the place of ``before``.

@@ -10,17 +10,17 @@ from coattest.findings import Finding
 from coattest_verify.quorum.change.names import CLAIM, STATEMENT, VOTE, place_of
 from coattest_verify.quorum.change.tree import CommitFiles, TwoCommits, changed
 from coattest_verify.quorum.cosigning import present_entries
+from coattest_verify.quorum.log.entries import SeenLog, parse_entry
 from coattest_verify.quorum.log.examine import (
     CHECKPOINT_FILE,
     LOG,
     MAX_PART,
     Log,
     checked_log,
-    parse_entry,
     read_quorum_log,
 )
 from coattest_verify.quorum.log.merkle import log_files
-from coattest_verify.quorum.members.chain import MembersChain, SeenLog, read_signatures, signers
+from coattest_verify.quorum.members.chain import MembersChain, read_signatures, signature_entries, signers
 from coattest_verify.quorum.members.file import MAX_MEMBERS_FILE, MEMBERS_FILE, MembersFile
 from coattest_verify.quorum.releases import ATTRIBUTES_FILE, ATTRIBUTES_TEXT
 from coattest_verify.quorum.signing import PROPOSAL_FILE
@@ -41,7 +41,7 @@ def judge_log(commits: TwoCommits, root: bytes, earlier: Log | None, after: Memb
     log = checked_log(commits.head, root, after.current, seen)
     if not isinstance(log, Log):
         return [log or Finding("bad-log", CHECKPOINT_FILE, "there are tiles and no checkpoint")]
-    return [*_files(commits, log), *_entries(commits.head, log, earlier, after.current)]
+    return [*_files(commits, log), *_entries(commits.head, log, earlier, after)]
 
 
 def _files(commits: TwoCommits, log: Log) -> Iterator[Finding]:
@@ -58,13 +58,14 @@ def _files(commits: TwoCommits, log: Log) -> Iterator[Finding]:
         yield Finding("bad-log", name, "is missing")
 
 
-def _entries(head: CommitFiles, log: Log, earlier: Log | None, members: MembersFile) -> Iterator[Finding]:
+def _entries(head: CommitFiles, log: Log, earlier: Log | None, after: MembersChain) -> Iterator[Finding]:
     start = len(earlier.entries) if earlier else 0
     fresh = log.entries[start:]
     if not fresh:
         return
     releases = {dict(parse_entry(entry).facts).get("release", "") for entry in fresh}
-    known, logged = set(present_entries(_held(head, releases), members)), set(log.entries[:start])
+    known = {*present_entries(_held(head, releases), after.current), *signature_entries(head, after.versions)}
+    logged = set(log.entries[:start])
     for index, entry in enumerate(fresh, start):
         if entry in logged:
             yield Finding("bad-log", CHECKPOINT_FILE, f"entry {index} is in the log twice")

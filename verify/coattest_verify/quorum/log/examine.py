@@ -1,7 +1,8 @@
 """The transparency log in ``attestations/log/``: what was ever answered, so nothing disappears unnoticed.
 
-Each entry is canonical JSON about one file (its SHA-256) or one decision; the files stay where they are. The
-log needs no server: the quorum's members cosign its checkpoints after checking them. It gives:
+Its entries (``entries``) are about files and signatures, which stay where they are. The log needs no server:
+the quorum's members cosign its checkpoints after checking them. ``fold`` says what that puts in force. This
+module says:
 
 1. Entries and checkpoint agree, and the tree still begins with everything that this verifier saw before.
 2. A dissent or revocation that is in a cosigned log and not in the folder was removed: under ``block`` that
@@ -14,14 +15,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
 
 from coattest.errors import Rejected
 from coattest.files import Evidence
 from coattest.findings import Finding
-from coattest.strictjson import Fields, canonical, parse
 from coattest_verify.quorum.log.checkpoint import (
     MAX_CHECKPOINT,
     Checkpoint,
@@ -30,6 +29,7 @@ from coattest_verify.quorum.log.checkpoint import (
     read_checkpoint,
     read_cosignature,
 )
+from coattest_verify.quorum.log.entries import LogEntry, SeenLog, parse_entry, statement_entry
 from coattest_verify.quorum.log.merkle import (
     MAX_ENTRY,
     TILE_WIDTH,
@@ -39,25 +39,17 @@ from coattest_verify.quorum.log.merkle import (
     tree_roots,
     unpack_entries,
 )
-from coattest_verify.quorum.members.chain import SeenLog
-from coattest_verify.quorum.members.file import NAME, MembersFile, utc
-from coattest_verify.quorum.statements.claim import SHA256, Claimed
+from coattest_verify.quorum.members.file import NAME, MembersFile
 from coattest_verify.quorum.statements.question import CLOCK_SKEW, DecisionQuestion
 from coattest_verify.quorum.statements.signed import SignedStatement
 from coattest_verify.quorum.statements.statement import AGREE, COULD_NOT_BUILD, DISSENT, Statement
-from coattest_verify.quorum.statements.votes import KINDS as VOTE_KINDS
-from coattest_verify.quorum.statements.votes import REVOKE, Vote
+from coattest_verify.quorum.statements.votes import Vote
 
 LOG = "log/"
 CHECKPOINT_FILE = LOG + "checkpoint"
 COSIGNATURE_NAME = re.compile(rf"{LOG}cosignature\.({NAME.pattern})")
 MAX_PART = TILE_WIDTH * (2 + MAX_ENTRY)
 """Bytes of one entry bundle."""
-
-_TEXT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+-]{0,127}")
-
-KINDS = ("rebuild", *VOTE_KINDS, "claim", "decision")
-"""Decisions are read and not written any more: everybody recomputes them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,56 +88,13 @@ class LogVerdict:
     """Why the log as a whole cannot be relied on."""
     refused: tuple[Finding, ...] = ()
     """Cosignatures that do not count."""
+    agreed: SeenLog | None = None
+    """The part that enough members cosigned: what a verifier remembers."""
 
     @property
     def findings(self) -> tuple[Finding, ...]:
         """Everything that is wrong."""
         return (*self.removed, self.problem) if self.problem else self.removed
-
-
-def statement_entry(signed: SignedStatement) -> bytes:
-    """The log entry of a statement."""
-    made = signed.statement
-    return _entry(
-        "rebuild",
-        signed.sha256,
-        made.member,
-        outcome=made.outcome,
-        quorum=made.quorum_sha256,
-        round=made.round,
-        release=made.release,
-        architecture=made.architecture,
-        time=utc(made.time),
-    )
-
-
-def vote_entry(vote: Vote) -> bytes:
-    """The log entry of a review or a revocation."""
-    return _entry(
-        vote.kind,
-        vote.sha256,
-        vote.member,
-        release=vote.release,
-        tree_sha256=vote.tree_sha256,
-        lock_sha256=vote.lock_sha256,
-    )
-
-
-def claim_entry(claim: Claimed, members: MembersFile) -> bytes:
-    """The log entry of a claim: after it the result to copy is known."""
-    return _entry(
-        "claim",
-        claim.sha256,
-        None,
-        quorum=members.sha256,
-        round=members.round,
-        release=claim.release,
-        architecture=claim.architecture,
-    )
-
-
-def _entry(kind: str, sha256: str, member: str | None, **facts: Any) -> bytes:
-    return canonical({"kind": kind, "sha256": sha256, "member": member, "facts": facts})
 
 
 def cosignature_file(member: str) -> str:
@@ -227,9 +176,11 @@ def extends(log: Log, seen: SeenLog | None) -> Finding | None:
     return None
 
 
-def checked_log(
-    evidence: Evidence, root: bytes, members: MembersFile, seen: SeenLog | None
-) -> Log | Finding | None:
+CheckedLog = Log | Finding | None
+"""A log that is sound, why it is not, or None where there is no log."""
+
+
+def checked_log(evidence: Evidence, root: bytes, members: MembersFile, seen: SeenLog | None) -> CheckedLog:
     """The log when it is sound and extends what was seen, a finding when not, None where there is no log."""
     try:
         log = read_quorum_log(evidence, root, members)
@@ -240,18 +191,49 @@ def checked_log(
     return extends(log, seen) or log
 
 
+def agreed_size(base: MembersFile, cosigned: Iterable[Mapping[str, int]]) -> int:
+    """How many entries ``change`` members of ``base`` cosigned, by what each name cosigned with some keys."""
+    sizes: dict[str, int] = {}
+    for found in cosigned:
+        for name, size in found.items():
+            sizes[name] = max(size, sizes.get(name, 0))
+    enough = (
+        size
+        for size in sorted(set(sizes.values()), reverse=True)
+        if not base.unmet_change([name for name, own in sizes.items() if own >= size])
+    )
+    return next(enough, 0)
+
+
+def cosigned_sizes(evidence: Evidence, log: CheckedLog, members: MembersFile) -> Mapping[str, int]:
+    """How many entries each member cosigned, with keys that it has in ``members``."""
+    if not isinstance(log, Log):
+        return {}
+    notes, _ = read_cosignatures(evidence, log.leaves, log.checkpoint, members)
+    return {name: note.checkpoint.size for name, note in notes.items()}
+
+
+def cosigned_by(evidence: Evidence, log: CheckedLog, members: MembersFile) -> CheckedLog:
+    """The log with the cosignatures of these members, by keys that they have in this version."""
+    if not isinstance(log, Log):
+        return log
+    notes, refused = read_cosignatures(evidence, log.leaves, log.checkpoint, members)
+    return replace(log, cosignatures=notes, refused=refused)
+
+
 def examine(
-    evidence: Evidence,
-    root: bytes,
+    log: CheckedLog,
     question: DecisionQuestion,
     signed: Iterable[SignedStatement],
     *,
     votes: Iterable[Vote],
     counted: Sequence[Statement],
-    seen: SeenLog | None,
+    agreed: int = 0,
 ) -> LogVerdict:
-    """What the log says about the question. A log that is wrong is a finding, not an exception."""
-    log = checked_log(evidence, root, question.members, seen)
+    """What the log says about the question. A log that is wrong is a finding, not an exception.
+
+    ``agreed`` is how many entries enough members cosigned.
+    """
     if not isinstance(log, Log):
         return LogVerdict(problem=log)
     try:
@@ -260,7 +242,7 @@ def examine(
         return LogVerdict(problem=Finding("bad-log", CHECKPOINT_FILE, error.what))
     present = {item.sha256: item for item in signed}
     objecting = objections(log.entries, question, present.values())
-    logged = {entry.sha256 for entry in entries if entry.asks(question)}
+    logged = {entry.sha256 for entry in entries if entry.kind == "rebuild"}
     complete = all(item.sha256 in logged for item in present.values() if item.statement in counted)
     objectors = {entry.member for _, entry in objecting}
     excused = {
@@ -291,6 +273,7 @@ def examine(
             if index < covered
         ),
         refused=log.refused,
+        agreed=SeenLog(agreed, tree_root(log.leaves[:agreed]).hex()) if agreed else None,
     )
 
 
@@ -312,58 +295,3 @@ def objections(
         if entry.outcome == DISSENT
         or (entry.outcome == COULD_NOT_BUILD and entry.time >= agreed.get(entry.member, ""))
     ]
-
-
-@dataclass(frozen=True, slots=True)
-class LogEntry:
-    """A parsed entry. For statements ``facts`` hold outcome, quorum, round, release, architecture."""
-
-    kind: str
-    sha256: str
-    member: str | None
-    facts: tuple[tuple[str, str], ...]
-
-    @property
-    def outcome(self) -> str:
-        """A statement's outcome, "" for other entries."""
-        return dict(self.facts).get("outcome", "")
-
-    @property
-    def time(self) -> str:
-        """When a statement was signed (RFC 3339 in UTC: texts compare like times), "" for others."""
-        return dict(self.facts).get("time", "")
-
-    def revokes(self, question: DecisionQuestion) -> bool:
-        """Whether this is a revocation, by a present member, of the source that the question is about."""
-        values, claim = dict(self.facts), question.claim
-        return (self.kind, values.get("tree_sha256"), values.get("lock_sha256")) == (
-            REVOKE,
-            claim.tree_sha256,
-            claim.lock_sha256,
-        ) and self.member in question.members.names
-
-    def asks(self, question: DecisionQuestion) -> bool:
-        """Whether this is a statement about the question's release, members file and round."""
-        return self.kind == "rebuild" and self.reveals(question)
-
-    def reveals(self, question: DecisionQuestion) -> bool:
-        """Whether this is a statement or a claim about the question's release, members file and round."""
-        values, members, claim = dict(self.facts), question.members, question.claim
-        return self.kind in {"rebuild", "claim"} and tuple(
-            values.get(name) for name in ("quorum", "round", "release", "architecture")
-        ) == (members.sha256, members.round, claim.release, claim.architecture)
-
-
-def parse_entry(entry: bytes) -> LogEntry:
-    """An entry of the log. Raises Rejected; it reaches terminals, so it holds names and words only."""
-    fields = Fields(parse(entry, max_size=MAX_ENTRY), "entry")
-    member = fields.optional("member", lambda name: fields.text(name, NAME))
-    facts = Fields(fields.mapping("facts", low=0, high=16), "entry.facts")
-    found = LogEntry(
-        fields.choice("kind", KINDS),
-        fields.text("sha256", SHA256),
-        member,
-        tuple((name, facts.text(name, _TEXT)) for name in sorted(facts.values)),
-    )
-    fields.done()
-    return found

@@ -5,9 +5,11 @@ Rules (docs/quorum.md, ADR 54), in the order in which they are checked:
 1. The bytes with the root's SHA-256 are version 1, and *every* member named there signed them.
 2. Version n+1 names the digest of version n and is signed by ``change`` members, more than half, and all
    groups of n and of n+1.
-3. Two signed successors of one version are a fork: nothing is decided.
+3. Of two signed successors of one version the one that the log completed first is in force
+   (``coattest_verify.quorum.log.fold``). Where neither is in the agreed log it is a fork: nothing is decided.
 4. The chain holds the highest version that this verifier has seen before, unchanged.
-5. ``quorum.toml`` is a version of that chain. The last one is in force, installed in ``quorum.toml`` or not.
+5. ``quorum.toml`` is a version of that chain, or one that came too late. The last one of the chain is in
+   force, installed in ``quorum.toml`` or not.
 6. It has not expired.
 
 Detached signatures are DSSE files ``quorum.<version>.<member>.dsse.json``, which carry the bytes they
@@ -16,15 +18,27 @@ sign: the older versions come from there.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from coattest.errors import Rejected
 from coattest.files import Evidence
 from coattest.findings import Finding
+from coattest_verify.quorum.log.entries import MEMBERS, LogEntry, SeenLog, members_entry, parse_entry
+from coattest_verify.quorum.log.examine import (
+    CheckedLog,
+    Log,
+    agreed_size,
+    checked_log,
+    cosigned_by,
+    cosigned_sizes,
+)
+from coattest_verify.quorum.log.fold import Candidate, LogState, fold
 from coattest_verify.quorum.members.file import (
     MAX_MEMBERS_FILE,
     MEMBERS_FILE,
@@ -40,83 +54,156 @@ SIGNATURE_NAME = re.compile(
     rf"quorum\.([1-9][0-9]{{0,5}})\.({NAME.pattern})(?:\.[A-Za-z0-9_-]{{1,64}})?\.dsse\.json"
 )
 
-MAX_VERSIONS = 1024
-"""Versions of one quorum's members file that are followed."""
-
-
 MAX_UNVERIFIED = 32 * 1024 * 1024
 """Bytes of signed members files, each counted once, that are held before their signatures are verified."""
 
 
 @dataclass(frozen=True, slots=True)
-class SeenLog:
-    """The largest log that a verifier has accepted: how many entries, and the tree's root in hex."""
+class SeenObjection:
+    """A dissent or revocation that a verifier has seen: what it signed (SHA-256), by whom, on what source.
 
-    size: int
-    root: str
+    It counts as long as ``key`` (a fingerprint, hex) is one of its member's.
+    """
+
+    kind: str
+    member: str
+    key: str
+    sha256: str
+    tree_sha256: str
+    lock_sha256: str
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """The highest version that a verifier has accepted under a root."""
+    """What a verifier has accepted under a root: the highest version, the log, and every objection it saw."""
 
     version: int
     sha256: str
     log: SeenLog | None = None
+    agreed: bool = False
+    """Whether the agreed log had put the version in force; if not, it can put another one in its place."""
+    objections: frozenset[SeenObjection] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class MembersChain:
-    """Version 1 to the one in force, and the signature files that did not count."""
+    """Version 1 to the one in force, the signature files that did not count, and what the log says."""
 
-    versions: tuple[MembersFile, ...]
+    state: LogState
     refused: tuple[Finding, ...]
+    log: CheckedLog = None
+    """The log with the cosignatures of the version in force, or why it is not sound; None without one."""
+
+    @property
+    def versions(self) -> tuple[MembersFile, ...]:
+        """Version 1 to the one in force."""
+        return self.state.versions
 
     @property
     def current(self) -> MembersFile:
         """The version in force."""
-        return self.versions[-1]
+        return self.state.versions[-1]
 
 
-def follow(evidence: Evidence, root: bytes, *, seen: Seen | None, now: datetime) -> MembersChain:
-    """The chain from ``root`` (SHA-256 of version 1) to ``quorum.toml``. Raises Rejected."""
+def follow(
+    evidence: Evidence, root: bytes, *, seen: Seen | None, now: datetime, deciding: bool = True
+) -> MembersChain:
+    """The chain from ``root`` (SHA-256 of version 1) to the version in force. Raises Rejected.
+
+    Without ``deciding`` neither expiry nor a dispute is an error: members log and cosign all the same, which
+    renews the one and ends the other. Then the chain ends before two versions of which neither is first.
+    """
     try:
         current = evidence.read(MEMBERS_FILE, MAX_MEMBERS_FILE)
     except Rejected as error:
         raise refused_members(error) from None
     envelopes, refused = _signatures(evidence)
     first = _first(current, envelopes, root)
-    chain = succession(first, current, envelopes)
-    _not_forgotten(chain, seen)
-    _in_force(chain, current, now)
-    return MembersChain(tuple(chain), refused)
+    state, log = _state(evidence, first, current, envelopes, seen, disputed=not deciding)
+    _not_forgotten(state, seen, envelopes)
+    beside = state.versions[:-1] if deciding else state.versions
+    if all(file.raw != current for file in state.versions) and not _beside(beside, current, envelopes):
+        raise _not_in_force(state.versions[-1], MembersFile.decode(current))
+    if deciding and state.versions[-1].expires <= now:
+        raise Rejected(
+            f"expired at {utc(state.versions[-1].expires)}",
+            where=MEMBERS_FILE,
+            hint="the members sign a new version with a later expiry",
+            code="members-expired",
+        )
+    return MembersChain(state, refused, log)
 
 
-def succession(first: MembersFile, current: bytes, envelopes: Signatures) -> list[MembersFile]:
-    """``first`` and every version after it that is fully signed. Raises Rejected for two of one number."""
-    chain = [first]
-    while len(chain) <= MAX_VERSIONS:
-        following = _successors(chain[-1], current, envelopes)
-        if not following:
-            break
-        if len(following) > 1:
-            raise Rejected(
-                f"two signed files are version {chain[-1].version + 1}: "
-                + ", ".join(file.sha256[:16] for file in following),
-                where=MEMBERS_FILE,
-                hint="members have signed both: ask them which one is right",
-                code="members-fork",
-            )
-        chain.append(following[0])
+def _state(
+    evidence: Evidence,
+    first: MembersFile,
+    current: bytes,
+    envelopes: Signatures,
+    seen: Seen | None,
+    *,
+    disputed: bool = False,
+) -> tuple[LogState, CheckedLog]:
+    log = checked_log(evidence, bytes.fromhex(first.sha256), first, seen.log if seen else None)
+    entries = tuple(_readable(log.entries)) if isinstance(log, Log) else ()
+    named = {entry.sha256 for entry in entries if entry.kind == MEMBERS}
+    payloads = {data: hashlib.sha256(data).hexdigest() for data in {current, *envelopes}}
+
+    def successors(base: MembersFile) -> list[Candidate]:
+        wanted = (data for data, digest in payloads.items() if data != base.raw)
+        return _successors(base, wanted, named, envelopes)
+
+    @functools.cache
+    def cosigned(version: MembersFile) -> Mapping[str, int]:
+        return cosigned_sizes(evidence, log, version)
+
+    def agreed(base: MembersFile, following: MembersFile) -> int:
+        return agreed_size(base, (cosigned(base), cosigned(following)))
+
+    state = fold(first, entries, successors, agreed, _remembered(payloads, seen), disputed=disputed)
+    return state, cosigned_by(evidence, log, state.versions[-1])
+
+
+def _readable(entries: Sequence[bytes]) -> Iterator[LogEntry]:
+    """The entries before the first that cannot be read, which nobody honest cosigned."""
+    for entry in entries:
+        try:
+            found = parse_entry(entry)
+        except Rejected:
+            return
+        yield found
+
+
+def succession(evidence: Evidence, current: MembersFile, envelopes: Signatures) -> tuple[MembersFile, ...]:
+    """Every version from the first one here that leads to ``current`` up to the one in force.
+
+    Raises Rejected for a fork. Without a pinned root this says nothing about who the members are (``follow``
+    does).
+    """
+    first = _first_of(current, envelopes)
+    chain = _state(evidence, first, current.raw, envelopes, None)[0].versions
+    if current not in chain and current.version > chain[-1].version:
+        return _state(evidence, current, current.raw, envelopes, None)[0].versions
     return chain
 
 
+def _first_of(current: MembersFile, envelopes: Signatures) -> MembersFile:
+    first, by_digest = current, {hashlib.sha256(data).hexdigest(): data for data in envelopes}
+    while first.previous is not None and (data := by_digest.get(first.previous.removeprefix("sha256:"))):
+        first = MembersFile.decode(data)
+    return first
+
+
+def claimed_root(evidence: Evidence, current: MembersFile) -> bytes:
+    """The root that a version says to come from: 32 bytes. Nothing here proves it (``follow`` does)."""
+    return bytes.fromhex(_first_of(current, read_signatures(evidence)).sha256)
+
+
 def latest_members(evidence: Evidence, current: MembersFile) -> MembersFile:
-    """The last fully signed version that follows ``current``, or itself. Raises Rejected for a fork.
+    """The version in force in a folder whose ``quorum.toml`` is ``current``. Raises Rejected for a fork.
 
     Without a pinned root this says nothing about who the members are (``follow`` does).
     """
-    return succession(current, current.raw, read_signatures(evidence))[-1]
+    return succession(evidence, current, read_signatures(evidence))[-1]
 
 
 Signatures = Mapping[bytes, Mapping[str, list[DsseEnvelope]]]
@@ -186,26 +273,64 @@ def _first(current: bytes, envelopes: Signatures, root: bytes) -> MembersFile:
     return first
 
 
-def _successors(file: MembersFile, current: bytes, envelopes: Signatures) -> list[MembersFile]:
+def signature_entries(evidence: Evidence, versions: Sequence[MembersFile]) -> list[bytes]:
+    """The log entries of the signatures here on successors of ``versions``: one for each member's key."""
+    envelopes, found = read_signatures(evidence), []
+    for base in versions:
+        signed = {data for data in envelopes if data != base.raw and signers(base, data, envelopes)}
+        named = {hashlib.sha256(data).hexdigest() for data in signed}
+        for candidate in _successors(base, signed, named, envelopes):
+            for name, fingerprints in sorted(candidate.signed.items()):
+                found += [members_entry(candidate.file, name, key) for key in sorted(fingerprints)]
+    return found
+
+
+def _successors(
+    base: MembersFile, payloads: Iterable[bytes], named: Collection[str], envelopes: Signatures
+) -> list[Candidate]:
+    """The versions after ``base`` that enough members signed, or whose digest is named; sorted by digest."""
     found = []
-    for data in {current, *envelopes} - {file.raw}:
-        # Signatures first: bytes that too few members signed are not worth parsing.
-        if file.unmet_change(signers(file, data, envelopes)):
+    for data in payloads:
+        # Signatures first: bytes that too few members signed, and nobody logged, are not worth parsing.
+        digest = hashlib.sha256(data).hexdigest()
+        if digest not in named and base.unmet_change(signers(base, data, envelopes)):
             continue
         try:
             candidate = MembersFile.decode(data)
         except Rejected:
             continue
-        if candidate.version != file.version + 1 or candidate.previous != f"sha256:{file.sha256}":
-            continue
-        if not candidate.unmet_change(signers(candidate, data, envelopes)):
-            found.append(candidate)
-    return sorted(found, key=lambda candidate: candidate.sha256)
+        if candidate.version == base.version + 1 and candidate.previous == f"sha256:{base.sha256}":
+            found.append(Candidate(candidate, _signed(base, candidate, envelopes)))
+    return sorted(found, key=lambda each: each.file.sha256)
 
 
-def _not_forgotten(chain: list[MembersFile], seen: Seen | None) -> None:
-    if seen is None:
+def _signed(base: MembersFile, candidate: MembersFile, envelopes: Signatures) -> dict[str, frozenset[str]]:
+    """The members of both versions that signed the candidate, and the fingerprints of the keys that did."""
+    signed = {}
+    for name, found in envelopes.get(candidate.raw, {}).items():
+        keys = [key for version in (base, candidate) if (party := version.member(name)) for key in party.keys]
+        by = {key.fingerprint for envelope in found for key in envelope.signers(list(dict.fromkeys(keys)))}
+        if by:
+            signed[name] = frozenset(by)
+    return signed
+
+
+def _remembered(payloads: Mapping[bytes, str], seen: Seen | None) -> frozenset[str]:
+    """The digest of the version that was seen, and of those that it came from."""
+    found: set[str] = set()
+    by_digest = {digest: data for data, digest in payloads.items()}
+    digest = seen.sha256 if seen else ""
+    while digest in by_digest and digest not in found:
+        found.add(digest)
+        with contextlib.suppress(Rejected):
+            digest = (MembersFile.decode(by_digest[digest]).previous or "").removeprefix("sha256:")
+    return frozenset(found)
+
+
+def _not_forgotten(state: LogState, seen: Seen | None, envelopes: Signatures) -> None:
+    if seen is None or _overruled(state, seen, envelopes):
         return
+    chain = state.versions
     if len(chain) < seen.version:
         raise Rejected(
             f"is version {len(chain)}, but version {seen.version} was seen before",
@@ -219,20 +344,31 @@ def _not_forgotten(chain: list[MembersFile], seen: Seen | None) -> None:
         )
 
 
-def _in_force(chain: list[MembersFile], current: bytes, now: datetime) -> None:
-    signed = chain[-1]
-    if all(file.raw != current for file in chain):
-        found = MembersFile.decode(current)
-        if found.version <= signed.version:
-            problem, hint = f"is version {found.version}, but another version {found.version} is signed", None
-        else:
-            problem = f"is version {found.version}, which too few members signed"
-            hint = "verify members countersign, by enough members of the old and of the new version"
-        raise Rejected(problem, where=MEMBERS_FILE, hint=hint, code="members-not-in-force")
-    if signed.expires <= now:
-        raise Rejected(
-            f"expired at {utc(signed.expires)}",
-            where=MEMBERS_FILE,
-            hint="the members sign a new version with a later expiry",
-            code="members-expired",
-        )
+def _overruled(state: LogState, seen: Seen, envelopes: Signatures) -> bool:
+    """Whether the log has put another version in the place of one that was seen before it was agreed."""
+    if seen.agreed:
+        return False
+    came_from = _remembered({data: hashlib.sha256(data).hexdigest() for data in envelopes}, seen)
+    return any(
+        file.sha256 not in came_from
+        for file, since in zip(state.versions[1:], state.since[1:], strict=True)
+        if since is not None and (file.version == seen.version or (came_from and file.version < seen.version))
+    )
+
+
+def _not_in_force(signed: MembersFile, found: MembersFile) -> Rejected:
+    if found.version <= signed.version:
+        problem, hint = f"is version {found.version}, but another version {found.version} is signed", None
+    else:
+        problem = f"is version {found.version}, which too few members signed"
+        hint = "verify members countersign, by enough members of the old and of the new version"
+    return Rejected(problem, where=MEMBERS_FILE, hint=hint, code="members-not-in-force")
+
+
+def _beside(bases: Sequence[MembersFile], current: bytes, envelopes: Signatures) -> bool:
+    """Whether ``quorum.toml`` is a signed version after one of these that the log has not first."""
+    return any(
+        each.file.raw == current and each.complete(base)
+        for base in bases
+        for each in _successors(base, [current], (), envelopes)
+    )

@@ -81,8 +81,8 @@ class MembersFile:
     """How many different build routes the agreeing members must show."""
     hosts: int = 0
     """How many different hosts the agreeing members must state."""
-    commitments: bool = False
-    """Whether a statement counts only when its member committed to it before any answer was known."""
+    commitments: int = 0
+    """How many agreeing members must have committed to their result before any result was known."""
     revoke_threshold: int = 1
     """How many members must sign a revocation before a release counts as revoked."""
     reviews: int = 0
@@ -247,7 +247,7 @@ def _read(data: bytes) -> MembersFile:
         require_compiled_kernel=fields.boolean("require_compiled_kernel"),
         routes=fields.optional("routes", lambda name: fields.integer(name, 1, MAX_DIVERSITY)) or 1,
         hosts=fields.optional("hosts", lambda name: fields.integer(name, 0, MAX_DIVERSITY)) or 0,
-        commitments=fields.optional("commitments", fields.boolean) or False,
+        commitments=fields.optional("commitments", lambda name: fields.integer(name, 0, len(members))) or 0,
         revoke_threshold=fields.optional(
             "revoke_threshold", lambda name: fields.integer(name, 1, len(members))
         )
@@ -339,7 +339,7 @@ def _render(file: MembersFile) -> bytes:
     optional: Mapping[str, tuple[int, int]] = {
         "routes": (file.routes, 1),
         "hosts": (file.hosts, 0),
-        "commitments": (file.commitments, False),
+        "commitments": (file.commitments, 0),
         "revoke_threshold": (file.revoke_threshold, 1),
         "reviews": (file.reviews, 0),
         "change": (file.change, 0),

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from coattest_verify.quorum.members.file import MembersFile
@@ -21,8 +20,13 @@ class DecisionQuestion:
     members: MembersFile
     profile: str
     now: datetime
-    committed: Mapping[str, frozenset[str]] = field(default_factory=dict, hash=False)
-    """Each member's commitments that count; used only where the members file asks for commitments."""
+    versions: tuple[MembersFile, ...] = ()
+    """Every version up to ``members``, oldest first; empty when only what was made under it counts."""
+
+    @property
+    def made_under(self) -> frozenset[str]:
+        """The digests (hex) of the versions under which a statement may have been made."""
+        return frozenset(version.sha256 for version in (*self.versions, self.members))
 
     @property
     def claimed(self) -> ProfileResult:

@@ -24,8 +24,9 @@ from coattest_verify.quorum.statements.statement import MAX_REASON, RebuildRepor
 from coattest_verify.signatures import dsse
 from coattest_verify.signatures.keys import PublicKey, Signer
 
-REVOKE, REVIEW, COMMIT, UNREVOKE, ARCHIVE = "revoke", "review", "commit", "unrevoke", "archive"
-KINDS = (REVOKE, REVIEW, COMMIT, UNREVOKE, ARCHIVE)
+REVOKE, REVIEW, COMMIT, UNREVOKE = "revoke", "review", "commit", "unrevoke"
+WITHDRAW, EXCUSE, ARCHIVE = "withdraw", "excuse", "archive"
+KINDS = (REVOKE, REVIEW, COMMIT, UNREVOKE, WITHDRAW, EXCUSE, ARCHIVE)
 OLD_KEY = "old-key"
 VOTE_NAME = re.compile(rf"({'|'.join(KINDS)})\.({NAME.pattern})(?:\.[A-Za-z0-9_-]{{1,64}})?\.dsse\.json")
 MAX_VOTE = 16 * 1024
@@ -47,7 +48,10 @@ class Vote:
     since: str | None = None
     """For a review: SHA-256 (hex) of the lock that this one was compared with."""
     undoes: str | None = None
-    """For an ``unrevoke``: ``signed_sha256`` of the revocation that it takes back."""
+    """``signed_sha256`` of what it is about: the revocation of an ``unrevoke``, the dissent of a ``withdraw``
+    or an ``excuse``. An ``excuse`` of silence has none."""
+    excused: str | None = None
+    """For an ``excuse``: the member whose dissent or silence no longer stands in the way."""
     sha256: str = ""
     """SHA-256 of the signed file, lower-case hex; empty before signing."""
     keys: frozenset[PublicKey] = frozenset()
@@ -71,7 +75,8 @@ class Vote:
                 "note": self.note,
                 "time": self.time,
                 **({"since_lock_sha256": self.since} if self.kind == REVIEW else {}),
-                **({"undoes_sha256": self.undoes} if self.kind == UNREVOKE else {}),
+                **({"undoes_sha256": self.undoes} if self.kind in {UNREVOKE, WITHDRAW, EXCUSE} else {}),
+                **({"excused": self.excused} if self.kind == EXCUSE else {}),
             }
         )
 
@@ -91,6 +96,7 @@ def make_vote(
     now: datetime,
     since: str | None = None,
     undoes: str | None = None,
+    excused: str | None = None,
 ) -> Vote:
     """A vote on the source that a claim, a build report or an earlier vote names."""
     return Vote(
@@ -104,6 +110,7 @@ def make_vote(
         utc(now),
         since,
         undoes,
+        excused,
     )
 
 
@@ -115,9 +122,9 @@ def sign_vote(vote: Vote, signer: Signer) -> bytes:
 def vote_name(vote: Vote) -> str:
     """The vote's file name: one for each member and source, so a new vote does not replace an old one.
 
-    A revocation and its undoing have a name for each: a second revocation must not replace the first.
+    What undoes something, and a revocation, has a name for each: a second one must not replace the first.
     """
-    each = f"-{vote.signed_sha256[:16]}" if vote.kind in {REVOKE, UNREVOKE} else ""
+    each = "" if vote.kind in {REVIEW, COMMIT} else f"-{vote.signed_sha256[:16]}"
     return f"{vote.kind}.{vote.member}.{vote.tree_sha256[:8]}-{vote.lock_sha256[:8]}{each}.dsse.json"
 
 
@@ -180,7 +187,8 @@ def _authentic(name: str, evidence: Evidence, members: MembersFile, earlier: Seq
             if kind == REVIEW
             else None
         ),
-        undoes=fields.text("undoes_sha256", SHA256) if kind == UNREVOKE else None,
+        undoes=_undoes(kind, fields),
+        excused=fields.text("excused", NAME) if kind == EXCUSE else None,
         sha256=hashlib.sha256(data).hexdigest(),
         keys=signers,
     )
@@ -189,6 +197,13 @@ def _authentic(name: str, evidence: Evidence, members: MembersFile, earlier: Seq
     if vote.payload != envelope.payload:
         raise Rejected("not in canonical JSON")
     return vote
+
+
+def _undoes(kind: str, fields: Fields) -> str | None:
+    if kind == EXCUSE:
+        found: str | None = fields.optional("undoes_sha256", lambda name: fields.text(name, SHA256))
+        return found
+    return fields.text("undoes_sha256", SHA256) if kind in {UNREVOKE, WITHDRAW} else None
 
 
 def standing(votes: Iterable[Vote]) -> tuple[list[Vote], list[Vote]]:

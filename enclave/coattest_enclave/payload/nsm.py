@@ -16,10 +16,10 @@ from typing import Any
 
 import cbor2
 
-from coattest_enclave import transport
+from coattest_enclave.payload import transport
+from coattest_enclave.payload.trust import NSM_DEVICE
 from coattest_enclave.protocol.errors import EnclaveError
 from coattest_enclave.protocol.wire import read_exactly
-from coattest_enclave.trust import NSM_DEVICE
 
 NSM_IOCTL = 0xC0200A00
 """_IOWR(0x0A, 0, struct nsm_raw), 32 bytes (Linux, include/uapi/linux/nsm.h)."""

@@ -19,11 +19,11 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from coattest_enclave import cms, http_reply, sigv4, transport
-from coattest_enclave.nsm import Nsm
+from coattest_enclave.payload import cms, http_reply, sigv4, transport
+from coattest_enclave.payload.nsm import Nsm
+from coattest_enclave.payload.trust import Trust, unique_pairs
 from coattest_enclave.protocol.errors import EnclaveError, MessageError
-from coattest_enclave.protocol.manifest import parse_key_arn
-from coattest_enclave.trust import Trust, unique_pairs
+from coattest_enclave.protocol.key_arn import parse_key_arn
 
 TIMEOUT = 20.0
 """Seconds that one call may take, from the tunnel to the last byte."""

@@ -1,83 +1,25 @@
-"""The auction's messages: manifest, bid, seal, result, receipt, result file (docs/protocol.md).
-
-Every type checks its rules on construction, so a value that exists is well-formed. ``decode`` is strict and
-raises nothing but MessageError.
-"""
+"""The seal: what every buyer signs, and the check that all of them did (docs/protocol.md)."""
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from coattest_enclave.protocol import alive, canonical, columns, cose, manifest, outcome
-from coattest_enclave.protocol.alive import alive_user_data
-from coattest_enclave.protocol.binding import BID, Binding
+from coattest_enclave.protocol import canonical, cose
 from coattest_enclave.protocol.errors import MessageError
 from coattest_enclave.protocol.fields import (
-    AMOUNT_MAX,
     BUYERS_MAX,
     DIGEST,
-    DISCLOSURE,
-    FIRST_PRICE,
-    LOTS_MAX,
     NAME,
-    SECOND_PRICE,
     array_of,
     byte_string,
     exact_map,
     sha384,
     text,
 )
-from coattest_enclave.protocol.manifest import Buyer, Lot, Lots, Manifest, parse_key_arn
-from coattest_enclave.protocol.outcome import Outcome, Outcomes, Result, ResultFile, Tie, Unsold, Won
+from coattest_enclave.protocol.manifest import Manifest
 
-__all__ = [
-    "ALIVE",
-    "AMOUNT_MAX",
-    "AMOUNT_SIZE",
-    "BID",
-    "BUYERS_MAX",
-    "DIGEST",
-    "DISCLOSURE",
-    "FIRST_PRICE",
-    "IMAGE",
-    "LOTS_MAX",
-    "MANIFEST",
-    "RELEASE_DIGEST",
-    "RESULT",
-    "RESULT_FILE",
-    "SEAL",
-    "SECOND_PRICE",
-    "Binding",
-    "Buyer",
-    "Lot",
-    "Lots",
-    "Manifest",
-    "MessageError",
-    "Outcome",
-    "Outcomes",
-    "Result",
-    "ResultFile",
-    "Seal",
-    "Tie",
-    "Unsold",
-    "Won",
-    "alive_user_data",
-    "bid_digest",
-    "check_seals",
-    "pack_bids",
-    "parse_key_arn",
-    "receipt_user_data",
-    "sha384",
-    "unpack_bids",
-]
-
-MANIFEST, SEAL = manifest.PURPOSE, "coattest/seal/v1"
-RESULT, RESULT_FILE, ALIVE = outcome.PURPOSE, outcome.FILE_PURPOSE, alive.PURPOSE
-
-AMOUNT_SIZE = columns.WIDTH
-"""Bytes of one amount in a bid."""
+PURPOSE = "coattest/seal/v1"
 
 RELEASE_DIGEST = 32
 """Bytes of a release digest, a SHA-256."""
@@ -118,7 +60,7 @@ class Seal:
         bids = [[name, digest] for name, digest in self.bids]
         return canonical.dumps(
             {
-                "purpose": SEAL,
+                "purpose": PURPOSE,
                 "manifest": self.manifest,
                 "release": self.release,
                 "image": self.image,
@@ -130,7 +72,7 @@ class Seal:
     def decode(cls, data: bytes) -> Seal:
         """The seal in ``data``; raises MessageError."""
         names = ("manifest", "release", "image", "bids")
-        fields = exact_map(canonical.loads(data, cose.SIGN1_MAX), SEAL, names)
+        fields = exact_map(canonical.loads(data, cose.SIGN1_MAX), PURPOSE, names)
         bids = [array_of(entry, "bid", 2) for entry in array_of(fields["bids"], "bids")]
         pairs = tuple((name, digest) for name, digest in bids)
         return cls(fields["manifest"], fields["release"], fields["image"], pairs)
@@ -161,23 +103,6 @@ def check_seals(manifest: Manifest, seals: Sequence[bytes]) -> Seal:
     return seal
 
 
-def pack_bids(amounts: Sequence[int]) -> bytes:
-    """The plaintext of a bid, amounts in the manifest order, 0 for no bid; raises MessageError."""
-    if not 1 <= len(amounts) <= LOTS_MAX:
-        raise MessageError("number of amounts out of range")
-    return columns.pack_column(columns.column(amounts, "amount"))
-
-
-def unpack_bids(plaintext: bytes | bytearray, lots: int) -> array[int]:
-    """The amounts of a bid on ``lots`` lots; raises MessageError, which never says what was in it."""
-    return columns.unpack_column(plaintext, lots, AMOUNT_MAX, "bid")
-
-
 def bid_digest(bid_file: bytes | bytearray) -> bytes:
     """SHA-384 of a bid file (48 bytes), which the seal lists."""
     return sha384(bid_file)
-
-
-def receipt_user_data(result: bytes) -> bytes:
-    """user_data of the receipt for these result bytes; its nonce is the seal digest, its public_key null."""
-    return canonical.dumps([RESULT, sha384(result)])

@@ -1,7 +1,7 @@
 """CiphertextForRecipient: CMS EnvelopedData (RFC 5652, 6), only in the forms of BER that KMS writes.
 
-The envelope is not authenticated: anyone can encrypt to the public key. TLS shows that it comes from KMS; the
-bid decrypts only if the key in it is the right one.
+The envelope is not authenticated: anyone can encrypt to the public key. TLS shows that it comes from KMS;
+what was encrypted decrypts only if the key in it is the right one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.ciphers.modes import CBC
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from coattest_enclave.protocol import columns
+from coattest_enclave.protocol import buffers
 from coattest_enclave.protocol.errors import MessageError
 
 ENVELOPE_MAX = 16 * 1024
@@ -116,7 +116,7 @@ def decrypt(data: bytes, key: rsa.RSAPrivateKey) -> bytearray:
     # PKCS #7 (RFC 5652, 6.3), by hand: the library's unpadder returns bytes, which cannot be overwritten.
     padding_size = content[-1]
     if not 1 <= padding_size <= BLOCK or content[-padding_size:].count(padding_size) != padding_size:
-        columns.wipe(content)
+        buffers.wipe(content)
         raise MessageError("the envelope does not decrypt")
     del content[-padding_size:]
     return content

@@ -15,6 +15,7 @@ from coattest_enclave.protocol.fields import (
     BUYERS_MAX,
     CURRENCY,
     DIGEST,
+    FIRST_PRICE,
     LOTS_MAX,
     NAME,
     RULE,
@@ -26,8 +27,15 @@ from coattest_enclave.protocol.fields import (
     text,
 )
 from coattest_enclave.protocol.manifest import check_ids
+from coattest_enclave.protocol.receipt import RESULT
 
-PURPOSE, FILE_PURPOSE = "coattest/result/v1", "coattest/result-file/v1"
+FILE_PURPOSE = "coattest/result-file/v1"
+
+DISCLOSURE = {
+    FIRST_PRICE: "who won each lot, ties with their names, unsold lots; no amount",
+    SECOND_PRICE: "as first-price, and what each won lot costs: the second highest bid or the reserve",
+}
+"""The rules, and what a result reveals under each; a buyer reads it before sealing."""
 
 RECEIPT_MAX = 32 * 1024
 """Bytes of a receipt: an attestation document's payload has at most 16384 (NSM API, attestation process)."""
@@ -147,7 +155,7 @@ class Result:
         """The result's bytes, which the receipt covers. How many there are depends on the manifest only."""
         return canonical.dumps(
             {
-                "purpose": PURPOSE,
+                "purpose": RESULT,
                 "auction": self.auction,
                 "manifest": self.manifest,
                 "seal": self.seal,
@@ -164,7 +172,7 @@ class Result:
     def decode(cls, data: bytes) -> Result:
         """The result in ``data``; raises MessageError."""
         names = ("auction", "manifest", "seal", "currency", "rule", "lots", "buyers", "winners", "prices")
-        fields = exact_map(canonical.loads(data), PURPOSE, names)
+        fields = exact_map(canonical.loads(data), RESULT, names)
         ids, buyers = fields.pop("lots"), array_of(fields.pop("buyers"), "buyers")
         if not isinstance(ids, str):
             raise MessageError("lots: not a text")

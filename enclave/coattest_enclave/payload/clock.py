@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
-from coattest_enclave.nsm import Nsm, document_time
+from coattest_enclave.payload.nsm import Nsm, document_time
 from coattest_enclave.protocol.errors import EnclaveError
 
 EARLIEST_MS = 1_735_689_600_000

@@ -1,0 +1,208 @@
+"""What a verifier remembers: a host that hides or rewrites is noticed, and nobody honest is locked out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest
+
+from coattest_verify.quorum.cosigning import append_log
+from coattest_verify.quorum.members.chain import Seen
+from coattest_verify.quorum.members.file import MEMBERS_TYPE, Member
+from coattest_verify.quorum.memory import Roots
+from coattest_verify.quorum.statements.votes import REVOKE, UNREVOKE, make_vote, sign_vote, vote_name
+from coattest_verify.signatures import dsse, keys
+from support.verify.logs import sign_log
+from support.verify.members import NOW, Members, report_json
+from support.verify.signing_world import SigningWorld
+
+THREE = ("ann", "ben", "cat")
+YOUNG = {"time": datetime.now(timezone.utc).replace(microsecond=0)}
+"""When a statement was made that a program judges now."""
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this machine remembers, apart for each test."""
+    monkeypatch.setenv("COATTEST_STATE", str(tmp_path / "state"))
+    monkeypatch.setenv("COATTEST_CONFIG", str(tmp_path / "config"))
+
+
+@pytest.fixture
+def quorum(tmp_path: Path) -> Members:
+    """Three members, of whom two decide; ann and ben agree."""
+    made = Members.make(tmp_path / "desk", THREE, threshold=2, dissent="block", kinds=("ed25519",))
+    made.claim(report_json())
+    for name in THREE:
+        made.sign(name, report_json())
+    return made
+
+
+def codes(quorum: Members) -> list[str]:
+    """The codes of the reasons why nothing is decided; none for a decision."""
+    return [reason.code for reason in quorum.decide().reasons]
+
+
+def log(quorum: Members, *names: str) -> None:
+    """One appends, and each of them cosigns."""
+    for name in names:
+        sign_log(quorum.attestations, quorum.root, name, quorum.signers[name], seen=None, now=NOW)
+
+
+def revoke(quorum: Members, name: str) -> tuple[Path, str]:
+    """A member's revocation: its file, and the digest of what it signed."""
+    assert quorum.claimed is not None
+    vote = make_vote(REVOKE, name, root=quorum.root, claim=quorum.claimed, note="bad", now=NOW)
+    return quorum.write(vote_name(vote), sign_vote(vote, quorum.signers[name])), vote.signed_sha256
+
+
+def test_a_dissent_that_was_seen_once_is_not_hidden(quorum: Members) -> None:
+    """Without any log: the host shows cat's dissent, and its agreement in the dissent's place later."""
+    agreement = (quorum.released / "rebuild.cat.intoto.json").read_bytes()
+    path = quorum.sign("cat", report_json(), outcome="dissent", reason="a back door")
+    assert codes(quorum) == ["dissent"]
+    path.write_bytes(agreement)
+    assert codes(quorum) == ["objection-gone"]
+    quorum.roots.path.unlink()
+    assert codes(quorum) == []
+
+
+def test_a_revocation_that_was_seen_once_is_not_hidden(quorum: Members) -> None:
+    """It counts although its file is gone, until its signer takes it back."""
+    path, digest = revoke(quorum, "cat")
+    assert codes(quorum) == ["revoked"]
+    path.unlink()
+    assert codes(quorum) == ["objection-gone"]
+    assert quorum.claimed is not None
+    undoing = make_vote(
+        UNREVOKE, "cat", root=quorum.root, claim=quorum.claimed, note="fine", now=NOW, undoes=digest
+    )
+    anns = replace(undoing, member="ann")
+    quorum.write(vote_name(anns), sign_vote(anns, quorum.signers["ann"]))
+    assert codes(quorum) == ["objection-gone"]
+    quorum.write(vote_name(undoing), sign_vote(undoing, quorum.signers["cat"]))
+    assert codes(quorum) == []
+
+
+def test_what_a_removed_key_objected_goes_with_it(quorum: Members, tmp_path: Path) -> None:
+    """A thief's revocation, seen once, does not stand for ever: the memory is keyed by the key."""
+    path, _ = revoke(quorum, "cat")
+    assert codes(quorum) == ["revoked"]
+    path.unlink()
+    public = keys.generate_key(tmp_path / "new", "ed25519")
+    members = [Member(each.name, (public,)) if each.name == "cat" else each for each in quorum.file.members]
+    quorum.install(quorum.file.successor(members=tuple(members)), THREE[:2])
+    quorum.signers["cat"] = keys.load_signer(tmp_path / "new")
+    quorum.sign("cat", report_json())
+    assert codes(quorum) == []
+
+
+def test_a_log_that_nobody_cosigned_locks_nobody_out(quorum: Members) -> None:
+    """repro.sh, part 1: an append that lost its push is taken back; who decided meanwhile goes on."""
+    log(quorum, *THREE)
+    files = {path: path.read_bytes() for path in quorum.attestations.rglob("log/**/*") if path.is_file()}
+    path, _ = revoke(quorum, "cat")
+    append_log(quorum.attestations, quorum.root, seen=None)
+    assert codes(quorum) == ["revoked"]
+    for each in quorum.attestations.rglob("log/**/*"):
+        if each.is_file():
+            each.unlink()
+    for each, content in files.items():
+        each.write_bytes(content)
+    assert path.exists()
+    assert codes(quorum) == ["revoked"]
+
+
+def test_the_agreed_log_overrules_a_version_that_was_seen_before_it_was_agreed(quorum: Members) -> None:
+    """A verifier that was shown one sibling alone follows the log to the other."""
+    first = quorum.file
+    shown, right = first.successor(round="shown"), first.successor(round="right")
+    for name in THREE[:2]:
+        quorum.countersign(shown, name)
+    before = quorum.decide()
+    assert before.members is not None
+    assert before.members.sha256 == shown.sha256
+    kept = {path: path.read_bytes() for path in quorum.attestations.glob("quorum.2.*")}
+    for path in kept:
+        path.unlink()
+    for name in THREE[1:]:
+        quorum.countersign(right, name)
+    log(quorum, *THREE)
+    for path, content in kept.items():
+        path.with_name(path.name.replace(".dsse", ".kept.dsse")).write_bytes(content)
+    after = quorum.decide()
+    assert after.members is not None
+    assert after.members.sha256 == right.sha256
+    seen = quorum.roots.seen(quorum.root)
+    assert seen is not None
+    assert (seen.sha256, seen.agreed) == (right.sha256, True)
+
+
+def test_a_version_that_the_log_had_is_not_overruled(quorum: Members) -> None:
+    """Old keys write another log, in which another version was first: a fork, for who remembers."""
+    shown, right = quorum.file.successor(round="shown"), quorum.file.successor(round="right")
+    for name in THREE[1:]:
+        quorum.countersign(right, name)
+    log(quorum, *THREE)
+    quorum.decide()
+    for path in [*quorum.attestations.glob("quorum.2.*"), *quorum.attestations.rglob("log/**/*")]:
+        if path.is_file():
+            path.unlink()
+    for name in THREE[:2]:
+        envelope = dsse.sign_envelope(quorum.signers[name], MEMBERS_TYPE, shown.raw)
+        quorum.write(f"quorum.2.{name}.dsse.json", envelope.encode())
+    assert codes(quorum) == ["members-fork"]
+
+
+def test_nothing_that_was_seen_is_ever_lowered(tmp_path: Path) -> None:
+    """An earlier version, or one that is not agreed, takes no place of an agreed one."""
+    roots, root = Roots(tmp_path), bytes(32)
+    roots.remember(root, Seen(3, "a" * 64, agreed=True))
+    for other in (Seen(2, "b" * 64, agreed=True), Seen(3, "c" * 64), Seen(2, "d" * 64)):
+        roots.remember(root, other)
+        assert roots.seen(root) == Seen(3, "a" * 64, agreed=True)
+    roots.remember(root, Seen(4, "e" * 64))
+    assert roots.seen(root) == Seen(4, "e" * 64)
+
+
+def test_a_dissent_that_came_by_mail_counts_and_is_remembered(tmp_path: Path) -> None:
+    """verify quorum --also: what the host hides blocks, and goes on blocking."""
+    world = SigningWorld(tmp_path / "world", THREE, dissent="block")
+    world.claim()
+    for name in THREE:
+        world.quorum.sign(name, report_json(), **YOUNG)
+    mail = "rebuild.cat.mail.intoto.json"
+    path = world.quorum.sign("cat", report_json(), outcome="dissent", name=mail, **YOUNG)
+    mailed = world.desk.folder / path.name
+    path.rename(mailed)
+    command = ("quorum", "--attestations", str(world.attestations), *world.root)
+    assert world.desk.run(*command).returncode == 0
+    done = world.desk.run(*command, "--also", str(mailed), "--json")
+    assert [each["code"] for each in json.loads(done.stdout)["reasons"]] == ["dissent"]
+    done = world.desk.run(*command, "--json")
+    assert [each["code"] for each in json.loads(done.stdout)["reasons"]] == ["objection-gone"]
+    other = world.desk.folder / "letter.txt"
+    other.write_bytes(mailed.read_bytes())
+    assert world.desk.run(*command, "--also", str(other)).returncode == 2
+
+
+def test_without_a_memory_a_verifier_says_so(tmp_path: Path) -> None:
+    """--stateless writes nothing, works without a home, and notices a rollback with --seen alone."""
+    world = SigningWorld(tmp_path / "world", THREE, dissent="report")
+    world.claim()
+    for name in THREE:
+        world.quorum.sign(name, report_json(), **YOUNG)
+    (world.desk.folder / "config").write_text("no folder")
+    command = ("quorum", "--attestations", str(world.attestations), "--stateless")
+    assert world.desk.run(*command).returncode == 2
+    done = world.desk.run(*command, *world.root)
+    assert done.returncode == 0, done.stderr
+    assert "rollback not detected" in done.stderr
+    world.quorum.roots.remember(world.quorum.root, Seen(2, "a" * 64))
+    seen = ("--seen", str(world.quorum.roots.path))
+    done = world.desk.run(*command, *world.root, *seen, "--json")
+    assert [each["code"] for each in json.loads(done.stdout)["reasons"]] == ["members-rollback"]
+    assert "rollback not detected" not in done.stderr

@@ -1,0 +1,213 @@
+"""Dissents that were withdrawn or excused, and silence that was: one mistake does not cost a ceremony.
+
+Rules (ADR 55), over the agreed log: what has no entry there is pending and changes nothing.
+
+1. A member withdraws its dissent by naming the digest of what the dissent signed, with every key that signed
+   it, and says something else about the release later. Another key of the same member, stolen perhaps, takes
+   nothing back; nor does a replay against another dissent.
+2. ``change`` members excuse a dissent by the same digest: the key may be lost, or its member gone mad.
+3. ``change`` members excuse a member's silence on a source, as long as their excuses are young enough. A
+   dissent of that member, shown later, counts all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from coattest.findings import Finding
+from coattest_verify.quorum.log.fold import LogState
+from coattest_verify.quorum.members.chain import Seen, SeenObjection
+from coattest_verify.quorum.members.file import MembersFile, parse_utc
+from coattest_verify.quorum.statements.question import CLOCK_SKEW, DecisionQuestion
+from coattest_verify.quorum.statements.signed import SignedStatement
+from coattest_verify.quorum.statements.statement import DISSENT
+from coattest_verify.quorum.statements.votes import EXCUSE, REVOKE, UNREVOKE, WITHDRAW, Vote
+
+
+@dataclass(frozen=True, slots=True)
+class Lifted:
+    """What no longer stands in the way: dissents by what they signed (hex), and whose silence until when."""
+
+    dissents: Mapping[str, Finding] = field(default_factory=dict, hash=False)
+    silent: Mapping[str, datetime] = field(default_factory=dict, hash=False)
+    pending: tuple[Finding, ...] = ()
+    """What is signed and has no entry in the agreed log yet."""
+
+
+def lifted(
+    signed: Sequence[SignedStatement],
+    votes: Iterable[Vote],
+    state: LogState,
+    question: DecisionQuestion,
+    root: bytes,
+) -> Lifted:
+    """What withdrawals and excuses in the agreed log lift, of the dissents in ``signed`` and of silence."""
+    claim, logged = question.claim, state.logged()
+    source = (root.hex(), claim.tree_sha256, claim.lock_sha256)
+    about = [
+        vote
+        for vote in votes
+        if vote.kind in {WITHDRAW, EXCUSE} and (vote.root, vote.tree_sha256, vote.lock_sha256) == source
+    ]
+    agreed = [vote for vote in about if (vote.kind, vote.sha256) in logged]
+    objecting = [
+        item
+        for item in signed
+        if item.statement.outcome == DISSENT
+        and (item.statement.release, item.statement.architecture) == (claim.release, claim.architecture)
+        and ("rebuild", item.sha256) not in logged
+    ]
+    dissents: dict[str, Finding] = {}
+    for item in signed:
+        made = item.statement
+        if made.outcome != DISSENT:
+            continue
+        if _withdrawn(item, signed, agreed):
+            dissents[item.signed_sha256] = Finding("undone", made.member, "dissented, and took that back")
+        elif _enough(question.members, _excusing(agreed, made.member, item.signed_sha256)):
+            text = "dissented, and enough members excuse that"
+            dissents[item.signed_sha256] = Finding("undone", made.member, text)
+    return Lifted(
+        dissents,
+        {
+            name: until
+            for name in question.members.names
+            if (until := _until(_excusing(agreed, name, None), question)) is not None
+        },
+        tuple(
+            Finding("pending", name, f"its {what} has no entry in the agreed log yet")
+            for name, what in sorted(
+                {
+                    *((vote.member, vote.kind) for vote in about if vote not in agreed),
+                    # Without a log nothing is pending: a dissent counts from its file.
+                    *((item.statement.member, DISSENT) for item in objecting if state.entries),
+                }
+            )
+        ),
+    )
+
+
+def _withdrawn(item: SignedStatement, signed: Sequence[SignedStatement], agreed: Sequence[Vote]) -> bool:
+    made = item.statement
+    by = {
+        key
+        for vote in agreed
+        if (vote.kind, vote.member, vote.undoes) == (WITHDRAW, made.member, item.signed_sha256)
+        for key in vote.keys
+    }
+    later = any(
+        other.statement.outcome != DISSENT
+        and (other.statement.member, other.statement.target) == (made.member, made.target)
+        and other.statement.time > made.time
+        for other in signed
+    )
+    return bool(by) and item.keys <= by and later
+
+
+def _excusing(agreed: Sequence[Vote], member: str, digest: str | None) -> dict[str, datetime]:
+    """Who excuses a member's dissent, or its silence, and when each did last."""
+    times: dict[str, datetime] = {}
+    for vote in agreed:
+        if (vote.kind, vote.excused, vote.undoes) == (EXCUSE, member, digest):
+            time = parse_utc(vote.time)
+            times[vote.member] = max(time, times.get(vote.member, time))
+    return times
+
+
+def _enough(members: MembersFile, times: Mapping[str, datetime]) -> bool:
+    return not members.unmet_change(tuple(times))
+
+
+def _until(times: Mapping[str, datetime], question: DecisionQuestion) -> datetime | None:
+    """Until when enough excuses are young enough, None when they are not now. One more never shortens it."""
+    members, now = question.members, question.now
+    ends = {name: time + members.max_age for name, time in times.items() if time <= now + CLOCK_SKEW}
+    for end in sorted(set(ends.values()), reverse=True):
+        if end > now and _enough(members, {name: each for name, each in ends.items() if each >= end}):
+            return end
+    return None
+
+
+def dissent_stands(item: SignedStatement, state: LogState) -> bool:
+    """Whether a dissent by a key that its member no longer has counts: it was logged before the key went.
+
+    A thief cannot date one back: its entry would have to stand before the version that removed the key.
+    """
+    made = item.statement
+    entry = state.logged().get(("rebuild", item.sha256))
+    if made.outcome != DISSENT or entry is None:
+        return False
+    named = [index for index, version in enumerate(state.versions) if version.sha256 == made.quorum_sha256]
+    if not named:
+        return False
+    for version, since in zip(state.versions[named[0] :], state.since[named[0] :], strict=True):
+        if since is None or since > entry:
+            return True
+        party = version.member(made.member)
+        if party is None or not item.keys & set(party.keys):
+            return False
+    return False
+
+
+def seen_objections(
+    signed: Iterable[SignedStatement], votes: Iterable[Vote], question: DecisionQuestion, root: bytes
+) -> frozenset[SeenObjection]:
+    """What a verifier remembers at once: every authentic dissent and revocation, by each key that signed."""
+    claim = question.claim
+    dissents = {
+        SeenObjection(
+            DISSENT, made.member, key.fingerprint, item.signed_sha256, claim.tree_sha256, claim.lock_sha256
+        )
+        for item in signed
+        if (made := item.statement).outcome == DISSENT
+        and (made.release, made.architecture) == (claim.release, claim.architecture)
+        and made.quorum_sha256 in question.made_under
+        for key in item.keys
+    }
+    revocations = {
+        SeenObjection(
+            REVOKE, vote.member, key.fingerprint, vote.signed_sha256, vote.tree_sha256, vote.lock_sha256
+        )
+        for vote in votes
+        if (vote.kind, vote.root) == (REVOKE, root.hex())
+        for key in vote.keys
+    }
+    return frozenset({*dissents, *revocations})
+
+
+def gone(
+    seen: Seen | None, here: Collection[SeenObjection], votes: Iterable[Vote], question: DecisionQuestion
+) -> Mapping[str, tuple[Finding, ...]]:
+    """Dissents and revocations of the source that were seen before and are not here now, by their kind.
+
+    By keys of today alone: what a stolen key said goes with it. A dissent that was lifted still has its file;
+    of a revocation its undoing is enough, by the key that signed it.
+    """
+    claim, digests = question.claim, {each.sha256 for each in here}
+    undone = {
+        (vote.member, vote.undoes, key.fingerprint)
+        for vote in votes
+        if vote.kind == UNREVOKE
+        for key in vote.keys
+    }
+    found: dict[str, set[str]] = {}
+    for each in seen.objections if seen else ():
+        party = question.members.member(each.member)
+        if (
+            (each.tree_sha256, each.lock_sha256) == (claim.tree_sha256, claim.lock_sha256)
+            and each.sha256 not in digests
+            and (each.member, each.sha256, each.key) not in undone
+            and party is not None
+            and any(key.fingerprint == each.key for key in party.keys)
+        ):
+            found.setdefault(each.kind, set()).add(each.member)
+    words = {DISSENT: "dissent", REVOKE: "revocation"}
+    return {
+        kind: tuple(
+            Finding("objection-gone", name, f"its {words[kind]} was here before, and the file was removed")
+            for name in sorted(names)
+        )
+        for kind, names in found.items()
+    }
