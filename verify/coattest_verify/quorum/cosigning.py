@@ -22,7 +22,7 @@ from typing import Any
 from coattest.errors import EnvironmentFailure, FoundFalse, Rejected, UsageError
 from coattest.files import Evidence, Folder, ReadOnce
 from coattest.findings import Finding
-from coattest_verify.quorum.archive import archive_of
+from coattest_verify.quorum.log.archive import archive_of
 from coattest_verify.quorum.log.checkpoint import Checkpoint, Cosignature, cosign
 from coattest_verify.quorum.log.entries import (
     LogEntry,

@@ -6,7 +6,6 @@ from coattest.errors import Rejected
 from coattest.files import Held
 from coattest.findings import Finding
 from coattest.strictjson import Fields, parse
-from coattest_verify.quorum.archive import archive_of
 from coattest_verify.quorum.change.names import (
     CLAIM,
     COSIGNATURE,
@@ -21,6 +20,7 @@ from coattest_verify.quorum.change.names import (
 from coattest_verify.quorum.change.tree import TwoCommits
 from coattest_verify.quorum.commitments import too_early
 from coattest_verify.quorum.links import MAX_LINK, joined_layout, layout_of, layout_signatures, link_of
+from coattest_verify.quorum.log.archive import archive_of
 from coattest_verify.quorum.log.checkpoint import Cosignature, origin_of, read_cosignature
 from coattest_verify.quorum.log.examine import read_quorum_log
 from coattest_verify.quorum.members.chain import SIGNATURE_NAME, MembersChain
