@@ -309,7 +309,7 @@ def test_a_result_that_differs_is_not_signed(table: Table) -> None:
 
 def test_nothing_is_shown_before_the_commitments(tmp_path: Path) -> None:
     """Neither the claim nor a result, until enough members committed, and cosigned that."""
-    table = Table.make(tmp_path / "table", 2, names=THREE, real=True, threshold=2, commitments=True)
+    table = Table.make(tmp_path / "table", 2, names=THREE, real=True, threshold=2, commitments=2)
     table.everybody_builds(RELEASE)
     first = table.turns(["ann"], claim=("ann", RELEASE))
     assert {error.code for error in refusals(first).values()} == {"commitments-missing", "no-claim"}
