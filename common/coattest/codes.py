@@ -336,6 +336,7 @@ KEY_POLICIES: Final = {
     "local-decision": "A decision of the local profile, whose enclaves anyone can imitate; only a KMS on loopback may use it",
     "lock-out": "The caller would not be an administrator under the new policy",
     "malformed-policy": "A key policy does not parse, or uses something unknown; it is never read as permission",
+    "missing-needs": "A file of the image needs a loader, library or interpreter that is not in the image",
     "missing-pcr": "A decision or a tuple without PCR0, PCR1 and PCR2",
     "mixed-tuples": "Two releases have the same PCR0 and different PCR1 or PCR2",
     "multi-region": "A multi-Region key: its material can be copied to other Regions",

@@ -17,6 +17,7 @@ from coattest_build.formats.tar import DIRECTORY, REGULAR
 from coattest_build.image import IMAGE_FILE, ImageSpec
 from coattest_build.inputs import unpack, wheels
 from coattest_build.inputs.lock import Lock
+from coattest_build.rootfs.needs import check_needs
 
 DIRECTORY_MODE = stat.S_IFDIR | 0o755
 FILE_MODE = stat.S_IFREG | 0o644
@@ -57,16 +58,22 @@ def compose(
             return not pruned.match(path)
 
         unpack.unpack_all(tree, debs, wanted)
+        packaged = set(tree.kinds)
         for directory in spec.directories:
             tree.make_directory(directory)
         if spec.wheels:
             for wheel in lock.wheels:
                 file, target = wheel_files[wheel.name], spec.wheels.target
                 wheels.unpack_wheel(file, tree, target, label=wheel.file, wanted=wanted)
+        before = set(tree.kinds)
         for target, origin in spec.files:
             add_sources(tree, source, origin, target)
         check_startable(spec, tree)
+        lacking = check_needs(spec, tree, own=set(tree.kinds) - before, wheels=before - packaged)
         tree.make_directory(posixpath.dirname(spec.profile_target))
+    for finding in lacking[:1]:
+        more = f" ({len(lacking)} such things)" if len(lacking) > 1 else ""
+        reporter.note(f"a package's {finding.where} {finding.detail}{more}")
 
 
 def add_sources(tree: unpack.Tree, source: Path, origin: str, target: str) -> None:

@@ -93,13 +93,15 @@ class Gate:
             service = header.service
             answer = self._answer(request, header)
         except sigv4.SignatureRefused as refusal:
-            answer = error_answer(service, sigv4.as_service_error(refusal, service))
+            answer = error_answer(_protocol(service, environ), sigv4.as_service_error(refusal, service))
         except ServiceError as error:
-            answer = error_answer(service, error)
+            answer = error_answer(_protocol(service, environ), error)
         except Exception:
             # A fault in here or in moto: reported in the service's own form, and never as a permission.
             traceback.print_exc(file=sys.stderr)
-            answer = error_answer(service, ServiceError("InternalFailure", "a fault in the simulator", 500))
+            answer = error_answer(
+                _protocol(service, environ), ServiceError("InternalFailure", "a fault in the simulator", 500)
+            )
         headers = [*answer.headers.items()]
         if not any(name.lower() == "content-length" for name, _ in headers):
             headers.append(("Content-Length", str(len(answer.body))))
@@ -148,6 +150,13 @@ class Gate:
         dropped = {"connection", "transfer-encoding", "server", "date"}
         headers = {name: value for name, value in collected["headers"] if name.lower() not in dropped}
         return HttpResponse(collected["status"], body, headers)
+
+
+def _protocol(service: str, environ: Environ) -> str:
+    """The service in whose form a client reads its error; for one that is not emulated, by the request."""
+    if service in (*SERVICES, "ssm"):
+        return service
+    return "sts" if "x-www-form-urlencoded" in environ.get("CONTENT_TYPE", "") else "kms"
 
 
 def _action(request: HttpRequest) -> str:

@@ -69,7 +69,8 @@ def error_answer(service: str, error: ServiceError) -> HttpResponse:
     identifier = str(uuid.uuid4())
     if service in ("kms", "ssm"):
         answer = json_answer({"__type": error.code, "message": error.message}, error.status)
-        return HttpResponse(answer.status, answer.body, {**answer.headers, "x-amzn-RequestId": identifier})
+        headers = {**answer.headers, "x-amzn-RequestId": identifier, "x-amzn-ErrorType": error.code}
+        return HttpResponse(answer.status, answer.body, headers)
     code, message = escape(error.code), escape(error.message)
     if service == "s3":
         details = f"<Code>{code}</Code><Message>{message}</Message><RequestId>{identifier}</RequestId>"

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from coattest_verify.quorum.cosigning import append_log
-from coattest_verify.quorum.members.chain import Seen
+from coattest_verify.quorum.members.chain import Seen, SeenObjection
 from coattest_verify.quorum.members.file import MEMBERS_TYPE, Member
 from coattest_verify.quorum.memory import Roots
+from coattest_verify.quorum.statements.statement import DISSENT
 from coattest_verify.quorum.statements.votes import REVOKE, UNREVOKE, make_vote, sign_vote, vote_name
 from coattest_verify.signatures import dsse, keys
 from support.verify.logs import sign_log
@@ -155,6 +156,22 @@ def test_a_version_that_the_log_had_is_not_overruled(quorum: Members) -> None:
         envelope = dsse.sign_envelope(quorum.signers[name], MEMBERS_TYPE, shown.raw)
         quorum.write(f"quorum.2.{name}.dsse.json", envelope.encode())
     assert codes(quorum) == ["members-fork"]
+
+
+def test_one_members_many_objections_push_no_others_out(tmp_path: Path) -> None:
+    """Whoever signs a thousand dissents fills its own place alone."""
+    roots, root = Roots(tmp_path), bytes(32)
+
+    def objection(member: str, number: int) -> SeenObjection:
+        return SeenObjection(DISSENT, member, "a" * 64, f"{number:064x}", "b" * 64, "c" * 64)
+
+    roots.remember(root, Seen(1, "d" * 64, objections=frozenset(objection("ann", n) for n in range(1000))))
+    late = objection("zoe", 1)
+    roots.remember(root, Seen(1, "d" * 64, objections=frozenset({late})))
+    seen = roots.seen(root)
+    assert seen is not None
+    assert late in seen.objections
+    assert len(seen.objections) == 257
 
 
 def test_nothing_that_was_seen_is_ever_lowered(tmp_path: Path) -> None:

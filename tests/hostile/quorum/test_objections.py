@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -10,13 +13,23 @@ from typing import Any
 import pytest
 
 from coattest.files import Folder
+from coattest_verify.quorum.log.entries import statement_entry
+from coattest_verify.quorum.log.examine import read_quorum_log
 from coattest_verify.quorum.members.file import Member, MemberGroup, MembersFile
 from coattest_verify.quorum.releases import ReleaseFiles
 from coattest_verify.quorum.statements.provenance import sign_statement
 from coattest_verify.quorum.statements.signed import SignedStatement, read_statements
-from coattest_verify.quorum.statements.votes import EXCUSE, WITHDRAW, make_vote, sign_vote, vote_name
+from coattest_verify.quorum.statements.votes import (
+    EXCUSE,
+    REVOKE,
+    UNREVOKE,
+    WITHDRAW,
+    make_vote,
+    sign_vote,
+    vote_name,
+)
 from coattest_verify.signatures import keys
-from support.verify.logs import sign_log
+from support.verify.logs import sign_log, write_log
 from support.verify.members import NOW, Members, report_json
 from support.verify.signing_world import SigningWorld
 
@@ -50,10 +63,11 @@ def dissented(tmp_path: Path) -> Members:
     return quorum
 
 
-def log(quorum: Members, *names: str) -> None:
+def log(quorum: Members, *names: str, append: bool = True) -> None:
     """One appends, and each of them cosigns."""
     for name in names or THREE:
-        sign_log(quorum.attestations, quorum.root, name, quorum.signers[name], seen=None, now=NOW)
+        signer = quorum.signers[name]
+        sign_log(quorum.attestations, quorum.root, name, signer, seen=None, now=NOW, append=append)
 
 
 def codes(quorum: Members) -> list[str]:
@@ -173,6 +187,34 @@ def test_a_dissent_outlives_the_key_that_signed_it(dissented: Members, tmp_path:
     assert [answer.member for answer in dissented.decide().dissent] == ["cat"]
 
 
+def test_what_was_withdrawn_in_time_stays_withdrawn(dissented: Members, tmp_path: Path) -> None:
+    """cat withdraws, and replaces its key later: with a statement by the new key all is as it was."""
+    vote(dissented, WITHDRAW, "cat", undoes=dissent(dissented))
+    again(dissented)
+    log(dissented)
+    assert codes(dissented) == []
+    dissented.install(renewed(dissented, "cat", tmp_path), THREE[:2])
+    log(dissented, *THREE[:2])
+    assert codes(dissented) == ["dissent"]  # its later statement went with the key
+    dissented.sign(
+        "cat", report_json(), name="rebuild.cat.new.intoto.json", age=timedelta(0), key_of="cat/new"
+    )
+    assert codes(dissented) == []
+
+
+def test_a_thief_withdraws_nothing_with_a_key_that_was_replaced(dissented: Members, tmp_path: Path) -> None:
+    """What it signs now has no entry from before: the dissent stands."""
+    digest = dissent(dissented)
+    dissented.install(renewed(dissented, "cat", tmp_path), THREE[:2])
+    log(dissented, *THREE[:2])
+    vote(dissented, WITHDRAW, "cat", undoes=digest)
+    dissented.sign(
+        "cat", report_json(), name="rebuild.cat.new.intoto.json", age=timedelta(0), key_of="cat/new"
+    )
+    log(dissented, *THREE[:2])
+    assert codes(dissented) == ["dissent"]
+
+
 def test_a_thief_dates_no_dissent_back(tmp_path: Path) -> None:
     """A key that was removed objects no more: what it signs now has no entry before its removal."""
     quorum = made(tmp_path)
@@ -185,6 +227,16 @@ def test_a_thief_dates_no_dissent_back(tmp_path: Path) -> None:
     quorum.write("rebuild.cat.stolen.intoto.json", sign_statement(stolen, quorum.signers["cat"]))
     log(quorum, *THREE[:2])
     assert quorum.decide().dissent == ()
+    with Folder(quorum.attestations) as folder:
+        found = read_quorum_log(folder, quorum.root, quorum.file)
+        thieves = read_statements(ReleaseFiles(folder, "0.1.0"), first)[0]
+    assert found is not None
+    (entry,) = [statement_entry(item) for item in thieves if item.statement.outcome == "dissent"]
+    write_log(quorum, [*found.entries, entry])
+    log(quorum, *THREE[:2], append=False)
+    quorum.sign("cat", report_json(), key_of="cat/new")
+    outcome = quorum.decide()
+    assert (outcome.dissent, outcome.reasons) == ((), ())
 
 
 # --- excuse -----------------------------------------------------------------------------------------
@@ -263,6 +315,45 @@ def test_excuses_age(tmp_path: Path) -> None:
     assert [reason.code for reason in after.reasons] == ["no-answer"]
 
 
+# --- revocations of others ----------------------------------------------------------------------------
+
+
+def test_a_majority_takes_a_revocation_back(tmp_path: Path) -> None:
+    """Of a lost key, or a member gone mad: in the agreed log, and not one of them alone."""
+    quorum = made(tmp_path)
+    quorum.sign("cat", report_json())
+    path = vote(quorum, REVOKE, "cat")
+    digest = hashlib.sha256(base64.b64decode(json.loads(path.read_bytes())["payload"])).hexdigest()
+    vote(quorum, UNREVOKE, "ann", undoes=digest)
+    log(quorum)
+    assert codes(quorum) == ["revoked"]
+    vote(quorum, UNREVOKE, "ben", undoes=digest)
+    assert codes(quorum) == ["revoked"]
+    log(quorum)
+    assert codes(quorum) == []
+    assert [warning.code for warning in quorum.decide().warnings] == ["undone"]
+
+
+def test_members_take_anothers_revocation_back_at_their_desks(tmp_path: Path) -> None:
+    """unrevoke with the digest of another member's revocation, by two of three."""
+    world = SigningWorld(tmp_path / "world")
+    world.built()
+    desk, expect = world.desk, ("--expect", world.claimed)
+    for name in ("buyer-1", "buyer-2"):
+        desk.ok("sign-pcrs", "--rebuild", "out", *expect, *world.who(name))
+    revoked = desk.json("release", "revoke", *world.who("buyer-3"), *world.root, "--reason", "x", *expect)
+    undo = ("release", "unrevoke", *world.root, "--reason", "y")
+    assert desk.run(*undo, *world.who("buyer-1")).returncode == 2
+    for name in ("buyer-1", "buyer-2"):
+        desk.ok(*undo, *world.who(name), "--expect", f"sha256:{revoked['sha256']}")
+    where = ("--attestations", str(world.attestations), *world.root)
+    assert desk.run("quorum", *where).returncode == 1
+    desk.ok("log", "append", *where)
+    for name in ("buyer-1", "buyer-2"):
+        desk.ok("log", "cosign", *world.who(name), *world.root)
+    assert desk.run("quorum", *where).returncode == 0
+
+
 # --- statements over versions -----------------------------------------------------------------------
 
 
@@ -305,6 +396,15 @@ def test_todays_rules_apply_to_yesterdays_statements(tmp_path: Path) -> None:
     outcome = quorum.decide()
     assert outcome.agree == ("ann",)
     assert {item.code for item in outcome.refused} == {"cached-kernel"}
+
+
+def test_statements_meet_the_groups_of_today(tmp_path: Path) -> None:
+    """Who changes the groups does not make old agreement count for more than it is."""
+    quorum = made(tmp_path, dissent="report")
+    assert codes(quorum) == []
+    quorum.install(quorum.file.successor(groups=(MemberGroup("outside", ("cat",), 1),)), THREE)
+    assert codes(quorum) == ["group-unmet"]
+    assert quorum.decide().agree == ("ann", "ben")
 
 
 def test_a_statement_under_a_version_that_never_was_in_force_does_not_count(tmp_path: Path) -> None:

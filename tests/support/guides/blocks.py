@@ -17,6 +17,9 @@ OTHERS = ("aws", "buildah", "cp", "curl", "docker", "make", "man", "nitro-cli", 
 INSTALL = ["python3 -m venv coattest-venv", "coattest-venv/bin/pip install 'coattest @ git+URL@COMMIT'"]
 """The README's commands that install, with URL and COMMIT in the reader's place."""
 
+PAGES = [*sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")), "attestations/README.md"]
+"""The pages that have commands, from the root of the checkout."""
+
 MARKER = re.compile(r"\*(Not run by a test|Run by CI): ([^*]+)\.\*")
 
 

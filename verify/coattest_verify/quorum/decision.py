@@ -17,6 +17,7 @@ from coattest.errors import EnvironmentFailure, FoundFalse, Rejected
 from coattest.files import Evidence, Folder
 from coattest.findings import Finding
 from coattest.strictjson import canonical
+from coattest_build.ownwork import sha256_hex
 from coattest_verify.quorum.alongside import with_files
 from coattest_verify.quorum.commitments import Committed, early_commitments, uncommitted
 from coattest_verify.quorum.diversity import undiversified
@@ -26,7 +27,15 @@ from coattest_verify.quorum.log.examine import LogVerdict, examine
 from coattest_verify.quorum.members.chain import MembersChain, Seen, SeenObjection, follow
 from coattest_verify.quorum.members.file import MEMBERS_FILE, MembersFile, utc
 from coattest_verify.quorum.memory import Roots
-from coattest_verify.quorum.objections import Lifted, dissent_stands, gone, lifted, seen_objections
+from coattest_verify.quorum.objections import (
+    Lifted,
+    dissent_stands,
+    gone,
+    lifted,
+    overruled,
+    seen_objections,
+    stood_when_logged,
+)
 from coattest_verify.quorum.releases import release_files, release_place
 from coattest_verify.quorum.statements.claim import CLAIM_FILE
 from coattest_verify.quorum.statements.question import DecisionQuestion
@@ -271,14 +280,25 @@ def decide_from(
     members = chain.current
     earlier = chain.versions[:-1]
     signed, refused = read_statements(files, members, earlier, lambda item: dissent_stands(item, chain.state))
-    votes, bad_votes = read_votes(files, members, earlier)
+    votes, bad_votes = read_votes(
+        files, members, earlier, lambda vote: stood_when_logged(vote.kind, vote, chain.state)
+    )
     question = DecisionQuestion(claim, members, profile, now, chain.versions)
     set_aside = lifted(signed, votes, chain.state, question, root)
     asked = [item for item in signed if item.signed_sha256 not in set_aside.dissents]
     tally = count(asked, question, refused=[*refused, *bad_votes, *chain.refused, *files.misplaced])
     counted = [answer.statement for answer in tally.agree if answer.statement is not None]
-    log = examine(chain.log, question, signed, votes=votes, counted=counted, agreed=len(chain.state.entries))
-    valid, undone = standing(votes)
+    log = examine(
+        chain.log,
+        question,
+        signed,
+        votes=votes,
+        counted=counted,
+        agreed=len(chain.state.entries),
+        void=[sha256_hex(files.read(item.where)) for item in refused if item.code == OLD_KEY],
+    )
+    taken_back = overruled(votes, chain.state, members)
+    valid, undone = standing(votes, taken_back)
     objections = seen_objections(signed, votes, question, root)
     outcome = _conclude(
         tally,
@@ -287,7 +307,7 @@ def decide_from(
         root=root,
         own=own,
         set_aside=set_aside,
-        removed=gone(seen, objections, votes, question),
+        removed=gone(seen, objections, votes, question, taken_back),
         committed=early_commitments(chain.state.entries, votes, question, root)
         if members.commitments
         else {},
@@ -329,7 +349,7 @@ def _conclude(
         for name, vote in sorted(revoked.items())
     ]
     warnings += [
-        Finding("undone", name, f"revoked this release, and took that back: {vote.note}")
+        Finding("undone", name, f"revoked this release, and that was taken back: {vote.note}")
         for name, vote in sorted(undone.items())
         if name not in revoked
     ]

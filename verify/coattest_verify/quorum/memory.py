@@ -8,8 +8,9 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, astuple
+from dataclasses import asdict, astuple, replace
 from pathlib import Path
 
 from coattest.errors import EnvironmentFailure, Rejected, UsageError
@@ -26,8 +27,11 @@ CONFIG_VARIABLE = "COATTEST_CONFIG"
 FORMAT = "coattest-roots/v1"
 MAX_ROOTS = 1024
 MAX_ROOTS_FILE = 16 * 1024 * 1024
-MAX_OBJECTIONS = 4096
+MAX_OBJECTIONS = 16384
 """Dissents and revocations that are remembered for one root."""
+
+MAX_OF_ONE = 256
+"""Of them, one member's."""
 
 
 def config_folder() -> Path:
@@ -124,16 +128,26 @@ class Unwritten(Roots):
 
 def _higher(earlier: Seen | None, accepted: Seen) -> Seen:
     if earlier is None:
-        return accepted
+        return replace(accepted, objections=_kept(frozenset(), accepted.objections))
     if accepted.agreed and not earlier.agreed:
         version = accepted  # the log has it, whatever was seen before
     else:
         version = max(accepted, earlier, key=lambda seen: (seen.version, seen.agreed))
     logs = [seen.log for seen in (accepted, earlier) if seen.log is not None]
     log = max(logs, key=lambda log: log.size) if logs else None
-    objections = sorted({*earlier.objections, *accepted.objections}, key=astuple)
-    kept = frozenset(objections[:MAX_OBJECTIONS])
+    kept = _kept(earlier.objections, accepted.objections)
     return Seen(version.version, version.sha256, log, version.agreed, kept)
+
+
+def _kept(earlier: frozenset[SeenObjection], more: frozenset[SeenObjection]) -> frozenset[SeenObjection]:
+    """What is remembered of both: the earlier ones first, and no member's many in the place of another's."""
+    kept = list(earlier)
+    count = Counter(each.member for each in kept)
+    for each in sorted(more - earlier, key=astuple):
+        if count[each.member] < MAX_OF_ONE and len(kept) < MAX_OBJECTIONS:
+            count[each.member] += 1
+            kept.append(each)
+    return frozenset(kept)
 
 
 def _encode(roots: dict[bytes, Seen]) -> bytes:

@@ -89,6 +89,15 @@ def lifted(
     )
 
 
+def overruled(votes: Iterable[Vote], state: LogState, members: MembersFile) -> frozenset[str]:
+    """The revocations, by what they signed (hex), that ``change`` members took back in the agreed log."""
+    logged, by = state.logged(), dict[str, set[str]]()
+    for vote in votes:
+        if vote.kind == UNREVOKE and vote.undoes is not None and (vote.kind, vote.sha256) in logged:
+            by.setdefault(vote.undoes, set()).add(vote.member)
+    return frozenset(digest for digest, names in by.items() if not members.unmet_change(names))
+
+
 def _withdrawn(item: SignedStatement, signed: Sequence[SignedStatement], agreed: Sequence[Vote]) -> bool:
     made = item.statement
     by = {
@@ -130,25 +139,28 @@ def _until(times: Mapping[str, datetime], question: DecisionQuestion) -> datetim
     return None
 
 
-def dissent_stands(item: SignedStatement, state: LogState) -> bool:
-    """Whether a dissent by a key that its member no longer has counts: it was logged before the key went.
+def stood_when_logged(kind: str, signed: SignedStatement | Vote, state: LogState) -> bool:
+    """Whether a dissent, or what takes something back, counts although its member no longer has the key.
 
-    A thief cannot date one back: its entry would have to stand before the version that removed the key.
+    It does when the agreed log has it from a time when the key was its member's: a thief cannot date anything
+    back, because its entry would have to stand before the version that removed the key.
     """
-    made = item.statement
-    entry = state.logged().get(("rebuild", item.sha256))
-    if made.outcome != DISSENT or entry is None:
+    member = signed.statement.member if isinstance(signed, SignedStatement) else signed.member
+    entry = state.logged().get((kind, signed.sha256))
+    if entry is None:
         return False
-    named = [index for index, version in enumerate(state.versions) if version.sha256 == made.quorum_sha256]
-    if not named:
-        return False
-    for version, since in zip(state.versions[named[0] :], state.since[named[0] :], strict=True):
-        if since is None or since > entry:
-            return True
-        party = version.member(made.member)
-        if party is None or not item.keys & set(party.keys):
-            return False
-    return False
+    in_force = [
+        version
+        for version, since in zip(state.versions, state.since, strict=True)
+        if since is not None and since < entry
+    ]
+    party = in_force[-1].member(member)
+    return party is not None and bool(signed.keys & set(party.keys))
+
+
+def dissent_stands(item: SignedStatement, state: LogState) -> bool:
+    """Whether a dissent by a key that its member no longer has counts."""
+    return item.statement.outcome == DISSENT and stood_when_logged("rebuild", item, state)
 
 
 def seen_objections(
@@ -178,12 +190,16 @@ def seen_objections(
 
 
 def gone(
-    seen: Seen | None, here: Collection[SeenObjection], votes: Iterable[Vote], question: DecisionQuestion
+    seen: Seen | None,
+    here: Collection[SeenObjection],
+    votes: Iterable[Vote],
+    question: DecisionQuestion,
+    taken_back: Collection[str] = (),
 ) -> Mapping[str, tuple[Finding, ...]]:
     """Dissents and revocations of the source that were seen before and are not here now, by their kind.
 
     By keys of today alone: what a stolen key said goes with it. A dissent that was lifted still has its file;
-    of a revocation its undoing is enough, by the key that signed it.
+    of a revocation its undoing is enough, by the key that signed it or by others (``taken_back``).
     """
     claim, digests = question.claim, {each.sha256 for each in here}
     undone = {
@@ -198,6 +214,7 @@ def gone(
         if (
             (each.tree_sha256, each.lock_sha256) == (claim.tree_sha256, claim.lock_sha256)
             and each.sha256 not in digests
+            and each.sha256 not in taken_back
             and (each.member, each.sha256, each.key) not in undone
             and party is not None
             and any(key.fingerprint == each.key for key in party.keys)

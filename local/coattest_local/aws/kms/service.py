@@ -124,6 +124,9 @@ class KmsService:
             self._check_policy(call, None, policy)
         # Defaults of the API Reference that moto leaves out.
         parameters = {"KeyUsage": "ENCRYPT_DECRYPT", "KeySpec": "SYMMETRIC_DEFAULT", **call.parameters}
+        spec = call.parameters.get("CustomerMasterKeySpec", parameters["KeySpec"])
+        if spec != "SYMMETRIC_DEFAULT":
+            raise ServiceError("UnsupportedOperationException", f"a key of spec {spec} is not emulated")
         answer = self._forward("kms", _with_body(request, parameters), call.caller.principal.account)
         if answer.status == 200:
             made = json.loads(answer.body)["KeyMetadata"]["Arn"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from moto.cloudformation.models import Stack, cloudformation_backends
+from moto.cloudformation.models import ChangeSet, Stack, cloudformation_backends
 from moto.core.common_models import CloudFormationModel
 from moto.iam.access_control import PermissionResult
 from moto.kms.models import Key, kms_backends
@@ -116,10 +116,22 @@ def _parameter_list(self: Stack) -> list[dict[str, str]]:
     ]
 
 
+def _parse_change_set(self: ChangeSet) -> None:
+    """moto's reading of a template, after which every resource has properties: moto makes none without."""
+    _PARSE(self)
+    for resource in self.template_dict["Resources"].values():
+        resource.setdefault("Properties", {})
+
+
+_PARSE = ChangeSet._parse_template
+
+
 def extend_moto() -> None:
     """Teach moto's CloudFormation what it lacks; once a process. It finds BucketPolicy by itself."""
     # moto's reading of a bucket policy knows no conditions; the gate has decided before moto is asked.
     FakeBucket.get_permission = _permitted
+    changes: Any = ChangeSet
+    changes._parse_template = _parse_change_set
     shown: Any = Stack
     shown.parameter_list = property(_parameter_list)
     Key.create_from_cloudformation_json = staticmethod(_create_key)
@@ -132,13 +144,33 @@ def stack_named(name: str, account: str, region: str) -> Any | None:
     return next((stack for stack in stacks if name in (stack.name, stack.stack_id)), None)
 
 
-def settle(name: str, change_set: str, account: str, region: str) -> None:
+def change_set_named(name: str, stack: str, account: str, region: str) -> Any | None:
+    """moto's change set of that id, or of that name and stack (a name or an id); None when there is none."""
+    sets: Any = cloudformation_backends[account][region].change_sets.values()
+    return next(
+        (
+            each
+            for each in sets
+            if each.change_set_id == name
+            or (each.change_set_name == name and stack in (each.stack.name, each.stack.stack_id))
+        ),
+        None,
+    )
+
+
+def drop_unmade(stack: Any, account: str, region: str) -> None:
+    """Forget a stack that was never made, whose place a new change set takes: moto would make another."""
+    backend: Any = cloudformation_backends[account][region]
+    backend.stacks.pop(stack.stack_id, None)
+    for key in [key for key, each in backend.change_sets.items() if each.stack is stack]:
+        del backend.change_sets[key]
+
+
+def settle(change_set: Any) -> None:
     """Give a stack its executed change set's parameters, tags and outputs; moto keeps the old ones."""
-    backend = cloudformation_backends[account][region]
-    stack: Any = stack_named(name, account, region)
-    changed = [item for item in backend.change_sets.values() if change_set == item.change_set_name]
-    stack.parameters = changed[-1].parameters
-    stack.tags = {**stack.tags, **(changed[-1].tags or {})}
-    stack.template_dict = changed[-1].template_dict
+    stack: Any = change_set.stack
+    stack.parameters = change_set.parameters
+    stack.tags = {**stack.tags, **(change_set.tags or {})}
+    stack.template_dict = change_set.template_dict
     stack.status_reason = None
     stack.output_map = stack._create_output_map()

@@ -7,8 +7,10 @@ A stack's resources are made in the caller's account without a look at the calle
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime
-from urllib.parse import parse_qsl
+from typing import Any
+from urllib.parse import parse_qsl, urlencode
 
 from coattest_local.aws.accounts import SignedCaller
 from coattest_local.aws.faults import Faults
@@ -20,9 +22,10 @@ from coattest_local.aws.http import (
     cloudformation_answer,
 )
 from coattest_local.aws.kms import keys
-from coattest_local.aws.stacks.additions import settle, stack_named
+from coattest_local.aws.stacks.additions import change_set_named, drop_unmade, settle, stack_named
 from coattest_local.aws.stacks.drift import DRIFT_ACTIONS, answer_drift
 from coattest_local.aws.stacks.rules import check_status
+from coattest_local.aws.stacks.templates import answer_validation, check_template, check_values
 
 ACTIONS = {
     "cloudformation": (
@@ -35,12 +38,21 @@ ACTIONS = {
         "DescribeStacks",
         "ExecuteChangeSet",
         "GetTemplate",
+        "GetTemplateSummary",
+        "ListChangeSets",
         "ListStackResources",
+        "ListStacks",
+        "ValidateTemplate",
     ),
     "ec2": ("DescribeInstances", "DescribeSecurityGroups", "DescribeSubnets", "DescribeVpcs"),
 }
 BY_HAND = {"ec2": ("AuthorizeSecurityGroupIngress", "RevokeSecurityGroupIngress", "TerminateInstances")}
 """What a person does to a deployment's resources by hand: drift."""
+
+INSTEAD = {"CreateStack": "deploy", "UpdateStack": "deploy"}
+"""What the AWS CLI's ``aws cloudformation`` does by change sets, by an operation that is not emulated."""
+
+OF_A_CHANGE_SET = ("DeleteChangeSet", "DescribeChangeSet", "ExecuteChangeSet")
 
 ANSWERED_HERE = (*DRIFT_ACTIONS, "ContinueUpdateRollback")
 """moto's CloudFormation has no such operation."""
@@ -62,11 +74,14 @@ class StackService:
         action = form.get("Action", "")
         answered_here = self._service == "cloudformation" and action in ANSWERED_HERE
         if not answered_here and action not in (*ACTIONS[self._service], *BY_HAND.get(self._service, ())):
-            raise ServiceError("InvalidAction", f"{self._service}:{action} is not emulated")
+            instead = f" (use `aws cloudformation {INSTEAD[action]}`)" if action in INSTEAD else ""
+            raise ServiceError("InvalidAction", f"{self._service}:{action} is not emulated{instead}")
         self._authorize(request, caller, region, action)
         account = caller.principal.account
         if action in DRIFT_ACTIONS:
             return answer_drift(action, form, account, region)
+        if action == "ValidateTemplate":
+            return answer_validation(check_template(form))
         if self._service != "cloudformation":
             return self._forward(self._service, request, account)
         return self._stack(action, form, request, account, region)
@@ -74,10 +89,27 @@ class StackService:
     def _stack(
         self, action: str, form: Mapping[str, str], request: HttpRequest, account: str, region: str
     ) -> HttpResponse:
-        name = form.get("StackName", "")
-        stack = stack_named(name, account, region)
+        stack = stack_named(form.get("StackName", ""), account, region)
+        changes: Any = None
+        if action in OF_A_CHANGE_SET:
+            changes = change_set_named(
+                form.get("ChangeSetName", ""), form.get("StackName", ""), account, region
+            )
+            if changes is None and action == "DeleteChangeSet":
+                return cloudformation_answer(action, "")
+            if changes is None:
+                where = form.get("ChangeSetName", "")
+                raise ServiceError("ChangeSetNotFound", f"ChangeSet [{where}] does not exist", 404)
+            stack = changes.stack
+            # By its id: moto takes the last of all change sets with a name, whatever their stacks.
+            form = {**form, "ChangeSetName": changes.change_set_id, "StackName": stack.name}
+            request = replace(request, body=urlencode(form).encode())
         busy = self._faults.busy(stack) if stack is not None else None
         check_status(action, form, stack, busy or getattr(stack, "status", None))
+        if action == "CreateChangeSet":
+            check_values(check_template(form), form)
+            if stack is not None and form.get("ChangeSetType") == "CREATE":
+                drop_unmade(stack, account, region)
         if action == "ContinueUpdateRollback":
             self._faults.continue_rollback(stack)
             return cloudformation_answer(action, "")
@@ -95,7 +127,7 @@ class StackService:
         executed = self._faults.execute(stack, form, account, region)
         answer = self._forward(self._service, request, account)
         if answer.status == 200:
-            settle(name, form.get("ChangeSetName", ""), account, region)
+            settle(changes)
             executed()
         return answer
 

@@ -128,23 +128,30 @@ def unrevoke_command(
     root: bytes | None,
     as_json: bool,
 ) -> None:
-    """Take back a revocation that you signed, with the key that signed it.
+    """Take back a revocation that you signed, with the key that signed it; or another member's, with others.
 
     It undoes that one revocation and no later one. --expect is the digest of what the revocation signs, as
-    the command shows it; where you signed several it says which one.
+    the command shows it; where you signed several it says which one. A revocation that another member or key
+    signed is undone when as many members as change the quorum have signed so, in the agreed log.
     """
     pinned = Roots().pinned(root)
     with read_once(attestations) as evidence:
         members = read_members(evidence, attestations)
         signer = signing.signer(evidence)
         own_key(signing.member, members, signer)
-        mine = _mine(_votes(evidence, members), signing.member, pinned, signer)
+        votes = _votes(evidence, members)
+    mine = _mine(votes, signing.member, pinned, signer) or [
+        vote
+        for vote in standing(votes)[0]
+        if (vote.kind, vote.root, vote.signed_sha256) == (REVOKE, pinned.hex(), expect)
+    ]
     chosen = [vote for vote in mine if expect in {None, vote.signed_sha256}] or mine
     if not mine:
         raise UsageError(
             f"{signing.member} has no standing revocation by this key",
             where=str(attestations),
-            hint="a revocation is taken back by the key that signed it",
+            hint="a revocation is taken back by the key that signed it; --expect names another one's, which"
+            " change members take back together",
             code="already-undone",
         )
     if len(chosen) > 1:
@@ -163,9 +170,10 @@ def unrevoke_command(
         now=utc_now(),
         undoes=revocation.signed_sha256,
     )
+    whose = "its" if revocation.member == signing.member else f"{revocation.member}'s"
     confirm_signing(
         [
-            ("signs", f"{signing.member} takes its revocation back: the release may be used again"),
+            ("signs", f"{signing.member} takes {whose} revocation back: the release may be used again"),
             ("reason", vote.note),
             ("release", revocation.release),
             ("source tree", revocation.tree_sha256),

@@ -3,7 +3,8 @@
 1. It changes the folder of attestations and nothing else.
 2. Every name has the form of its kind, no two differ in case only, and every file is plain and within its
    limit: no links, submodules, programs, and no ``.gitattributes`` but the folder's own.
-3. Each file is authentic and about its own release; all are one member's, and a claim is nobody's.
+3. Each file is authentic and about its own release; all are one member's, and a claim is nobody's. Neither
+   it nor an agreeing statement shows a result before ``commitments`` members committed.
 4. Claims, revocations, dissents and others' files are never replaced, and nothing is removed but what is
    kept in an archive that enough members named.
 5. The log is extended with what its files say, members' versions follow each other, and a proposal that

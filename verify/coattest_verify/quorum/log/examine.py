@@ -14,7 +14,7 @@ module says:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -229,10 +229,12 @@ def examine(
     votes: Iterable[Vote],
     counted: Sequence[Statement],
     agreed: int = 0,
+    void: Collection[str] = (),
 ) -> LogVerdict:
     """What the log says about the question. A log that is wrong is a finding, not an exception.
 
-    ``agreed`` is how many entries enough members cosigned.
+    ``agreed`` is how many entries enough members cosigned, ``void`` the SHA-256 (hex) of files that are here
+    and count for nothing, because a key signed them that its member no longer had.
     """
     if not isinstance(log, Log):
         return LogVerdict(problem=log)
@@ -241,7 +243,11 @@ def examine(
     except Rejected as error:
         return LogVerdict(problem=Finding("bad-log", CHECKPOINT_FILE, error.what))
     present = {item.sha256: item for item in signed}
-    objecting = objections(log.entries, question, present.values())
+    objecting = [
+        (index, entry)
+        for index, entry in objections(log.entries, question, present.values())
+        if entry.sha256 not in void
+    ]
     logged = {entry.sha256 for entry in entries if entry.kind == "rebuild"}
     complete = all(item.sha256 in logged for item in present.values() if item.statement in counted)
     objectors = {entry.member for _, entry in objecting}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -27,6 +27,9 @@ from coattest_verify.signatures.keys import PublicKey, Signer
 REVOKE, REVIEW, COMMIT, UNREVOKE = "revoke", "review", "commit", "unrevoke"
 WITHDRAW, EXCUSE, ARCHIVE = "withdraw", "excuse", "archive"
 KINDS = (REVOKE, REVIEW, COMMIT, UNREVOKE, WITHDRAW, EXCUSE, ARCHIVE)
+TAKES_BACK = frozenset({UNREVOKE, WITHDRAW, EXCUSE})
+"""What was taken back in time stays taken back when its signer's key is replaced later."""
+
 OLD_KEY = "old-key"
 VOTE_NAME = re.compile(rf"({'|'.join(KINDS)})\.({NAME.pattern})(?:\.[A-Za-z0-9_-]{{1,64}})?\.dsse\.json")
 MAX_VOTE = 16 * 1024
@@ -134,24 +137,34 @@ def leaf(name: str) -> str:
 
 
 def read_votes(
-    evidence: Evidence, members: MembersFile, earlier: Sequence[MembersFile] = ()
+    evidence: Evidence,
+    members: MembersFile,
+    earlier: Sequence[MembersFile] = (),
+    stands: Callable[[Vote], bool] = lambda _: False,
 ) -> tuple[list[Vote], list[Finding]]:
     """Every vote with a good signature of a member, and every other file with a vote's name.
 
-    A vote by a key that the member had in an ``earlier`` version is refused with the code OLD_KEY.
+    A vote by a key that the member had in an ``earlier`` version is refused with the code OLD_KEY, unless it
+    takes something back and ``stands``.
     """
     accepted, refused = [], []
     for name in evidence.names():
         if not leaf(name).startswith(tuple(f"{kind}." for kind in KINDS)):
             continue
         try:
-            accepted.append(_authentic(name, evidence, members, earlier))
+            accepted.append(_authentic(name, evidence, members, earlier, stands))
         except Rejected as error:
             refused.append(Finding(error.code, name, error.what))
     return accepted, refused
 
 
-def _authentic(name: str, evidence: Evidence, members: MembersFile, earlier: Sequence[MembersFile]) -> Vote:
+def _authentic(
+    name: str,
+    evidence: Evidence,
+    members: MembersFile,
+    earlier: Sequence[MembersFile],
+    stands: Callable[[Vote], bool],
+) -> Vote:
     match = VOTE_NAME.fullmatch(leaf(name))
     if match is None:
         raise Rejected("not the name of a vote", code="bad-name")
@@ -160,12 +173,14 @@ def _authentic(name: str, evidence: Evidence, members: MembersFile, earlier: Seq
         raise Rejected(f"{match[2]} is not a member", code="not-a-member")
     data = evidence.read(name, MAX_VOTE)
     envelope = dsse.DsseEnvelope.decode(data, payload_type(kind), max_size=MAX_VOTE)
-    signers = frozenset(envelope.signers(member.keys))
+    signers, former = frozenset(envelope.signers(member.keys)), False
     if not signers:
-        former = [party for file in earlier if (party := file.member(member.name))]
-        if any(envelope.signers(party.keys) for party in former):
-            raise Rejected(f"signed by a key that {member.name} no longer has", code=OLD_KEY)
+        gone = {key for file in earlier if (party := file.member(member.name)) for key in party.keys}
+        signers, former = frozenset(envelope.signers(sorted(gone, key=lambda key: key.spki))), True
+    if not signers:
         raise Rejected(f"not signed by a key of {member.name}", code="bad-signature")
+    if former and kind not in TAKES_BACK:
+        raise Rejected(f"signed by a key that {member.name} no longer has", code=OLD_KEY)
     fields = Fields(parse(envelope.payload, max_size=MAX_VOTE), "")
     fields.exactly("purpose", f"coattest/{kind}/v1")
     fields.exactly("member", member.name, code="wrong-member")
@@ -196,6 +211,8 @@ def _authentic(name: str, evidence: Evidence, members: MembersFile, earlier: Seq
     fields.done()
     if vote.payload != envelope.payload:
         raise Rejected("not in canonical JSON")
+    if former and not stands(vote):
+        raise Rejected(f"signed by a key that {member.name} no longer has", code=OLD_KEY)
     return vote
 
 
@@ -206,11 +223,12 @@ def _undoes(kind: str, fields: Fields) -> str | None:
     return fields.text("undoes_sha256", SHA256) if kind in {UNREVOKE, WITHDRAW} else None
 
 
-def standing(votes: Iterable[Vote]) -> tuple[list[Vote], list[Vote]]:
+def standing(votes: Iterable[Vote], overruled: Collection[str] = ()) -> tuple[list[Vote], list[Vote]]:
     """The votes without the revocations that their signers took back, and those revocations.
 
     What undoes a revocation is signed by its member, with every key that signed the revocation: another key
-    of the same member, stolen perhaps, does not bring a release back.
+    of the same member, stolen perhaps, does not bring a release back. ``overruled`` are digests of
+    revocations that others may take back, and did (``coattest_verify.quorum.objections``).
     """
     votes = list(votes)
     keys: dict[tuple[str | None, str], frozenset[PublicKey]] = {}
@@ -222,7 +240,8 @@ def standing(votes: Iterable[Vote]) -> tuple[list[Vote], list[Vote]]:
     undone: list[Vote] = []
     for vote in votes:
         by = keys.get((vote.signed_sha256, vote.member), frozenset()) if vote.kind == REVOKE else frozenset()
-        (undone if by and vote.keys <= by else left).append(vote)
+        gone = vote.kind == REVOKE and vote.signed_sha256 in overruled
+        (undone if gone or (by and vote.keys <= by) else left).append(vote)
     return left, undone
 
 

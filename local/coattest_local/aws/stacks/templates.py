@@ -1,0 +1,141 @@
+"""What CloudFormation refuses in a template, before moto makes anything of it.
+
+Sources: CloudFormation User Guide, "Template anatomy", "Resources", "Ref"; API Reference, "CreateChangeSet",
+"ValidateTemplate". The texts are those of CloudFormation's own answers, as users report them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+from xml.sax.saxutils import escape
+
+import yaml
+from moto.cloudformation.utils import yaml_tag_constructor
+
+from coattest_local.aws.http import HttpResponse, ServiceError, cloudformation_answer
+
+REQUIRED = {
+    "AWS::CloudWatch::Alarm": ("ComparisonOperator", "EvaluationPeriods"),
+    "AWS::EC2::Instance": (),
+    "AWS::EC2::SecurityGroup": ("GroupDescription",),
+    "AWS::IAM::InstanceProfile": ("Roles",),
+    "AWS::IAM::Policy": ("PolicyDocument", "PolicyName"),
+    "AWS::IAM::Role": ("AssumeRolePolicyDocument",),
+    "AWS::KMS::Key": ("KeyPolicy",),
+    "AWS::Logs::LogGroup": (),
+    "AWS::S3::Bucket": (),
+    "AWS::S3::BucketPolicy": ("Bucket", "PolicyDocument"),
+}
+"""The types of resources that are emulated, and the properties that each must have.
+
+AWS::KMS::Key without KeyPolicy gets a default in AWS; here it is refused.
+"""
+
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+    """YAML with CloudFormation's short forms, and no other tags."""
+
+
+def _short_form(loader: Any, name: str, node: Any) -> Any:
+    return yaml_tag_constructor(loader, f"!{name}", node)
+
+
+_Loader.add_multi_constructor("!", _short_form)
+
+
+def check_template(form: Mapping[str, str]) -> Mapping[str, Any]:
+    """The template of a request, checked. Raises ServiceError (ValidationError).
+
+    ``form`` are the request's parameters; a request without a template has an empty one.
+    """
+    if "TemplateURL" in form:
+        raise ServiceError("ValidationError", "TemplateURL is not emulated: send the template itself")
+    if "TemplateBody" not in form:
+        return {}
+    try:
+        template = yaml.load(form["TemplateBody"], Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise _malformed(f"YAML not well-formed. ({' '.join(str(error).split())})") from None
+    resources = template.get("Resources") if isinstance(template, dict) else None
+    if not isinstance(resources, dict) or not resources:
+        raise _malformed("At least one Resources member must be defined.")
+    for name, resource in resources.items():
+        _check_resource(name, resource)
+    checked: dict[str, Any] = template
+    known = {*resources, *_parameters(template)}
+    lost = sorted({name for name in _references(resources) if name not in known})
+    if lost:
+        raise _malformed(
+            f"Unresolved resource dependencies [{', '.join(lost)}] in the Resources block of the template"
+        )
+    return checked
+
+
+def check_values(template: Mapping[str, Any], form: Mapping[str, str]) -> None:
+    """Raise ServiceError (ValidationError) where a parameter of the template gets no value."""
+    given = {value for key, value in form.items() if key.endswith(".ParameterKey")}
+    lacking = [
+        name
+        for name, parameter in _parameters(template).items()
+        if name not in given and "Default" not in parameter
+    ]
+    if lacking:
+        raise ServiceError("ValidationError", f"Parameters: [{', '.join(lacking)}] must have values")
+
+
+def answer_validation(template: Mapping[str, Any]) -> HttpResponse:
+    """The answer of ValidateTemplate for a template that was checked."""
+    members = "".join(
+        f"<member><ParameterKey>{escape(name)}</ParameterKey>"
+        f"<DefaultValue>{escape(str(parameter.get('Default', '')))}</DefaultValue>"
+        f"<NoEcho>{str(bool(parameter.get('NoEcho'))).lower()}</NoEcho></member>"
+        for name, parameter in _parameters(template).items()
+    )
+    about = escape(str(template.get("Description", "")))
+    inner = f"<Parameters>{members}</Parameters><Description>{about}</Description>"
+    return cloudformation_answer("ValidateTemplate", inner)
+
+
+def _check_resource(name: str, resource: Any) -> None:
+    if not isinstance(resource, dict) or not isinstance(resource.get("Type"), str):
+        raise _malformed(f"[/Resources/{name}] every Resources object must contain a Type member.")
+    kind = resource["Type"]
+    if kind not in REQUIRED:
+        raise ServiceError("ValidationError", f"{kind} is not emulated (resource {name})")
+    properties = resource.get("Properties", {})
+    if not isinstance(properties, dict):
+        raise _malformed(f"[/Resources/{name}/Properties] 'null' values are not allowed in templates")
+    lacking = [each for each in REQUIRED[kind] if each not in properties]
+    if lacking:
+        raise ServiceError("ValidationError", f"Property {lacking[0]} cannot be empty (resource {name})")
+
+
+def _parameters(template: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The template's parameters by name."""
+    found = template.get("Parameters") or {}
+    if not isinstance(found, dict) or not all(isinstance(each, dict) for each in found.values()):
+        raise _malformed("every Parameters object must contain a Type member.")
+    return found
+
+
+def _references(value: Any) -> Iterator[str]:
+    """The names that Ref and Fn::GetAtt name, below ``value``, without pseudo parameters."""
+    if isinstance(value, list):
+        for each in value:
+            yield from _references(each)
+    elif isinstance(value, dict):
+        for key, each in value.items():
+            if key == "Ref" and isinstance(each, str):
+                named = each
+            elif key == "Fn::GetAtt" and each:
+                named = str(each[0] if isinstance(each, list) else each).partition(".")[0]
+            else:
+                yield from _references(each)
+                continue
+            if not named.startswith("AWS::"):
+                yield named
+
+
+def _malformed(what: str) -> ServiceError:
+    return ServiceError("ValidationError", f"Template format error: {what}")
