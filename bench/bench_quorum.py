@@ -58,15 +58,17 @@ def prepare(folder: Path, statements: int, members: int) -> tuple[Members, int]:
     return quorum, inputs
 
 
-def bare_checks(quorum: Members) -> Callable[[], None]:
+def bare_checks(quorum: Members, statements: int) -> Callable[[], None]:
     """Verify every statement's signature, and nothing else."""
     checks = []
-    for path in quorum.attestations.glob("rebuild.*.json"):
+    for path in quorum.released.glob("rebuild.*.intoto.json"):
         party = quorum.file.member(path.name.split(".")[1])
         if party is None:
             raise SystemExit(f"{path.name}: not a member's")
         envelope = DsseEnvelope.decode(path.read_bytes(), PAYLOAD_TYPE)
         checks.append((party.keys[0], envelope.signatures[0][1], envelope.pae))
+    if len(checks) != statements:
+        raise SystemExit(f"{len(checks)} statements instead of {statements}")
 
     def run() -> None:
         for key, signature, message in checks:
@@ -80,7 +82,7 @@ def measure(statements: int, members: int, rounds: int) -> dict[str, Any]:
     """Best seconds of the decision and of the bare checks, and their ratio."""
     with tempfile.TemporaryDirectory() as folder:
         quorum, inputs = prepare(Path(folder), statements, members)
-        bare = bare_checks(quorum)
+        bare = bare_checks(quorum, statements)
         decide, raw = [], []
         for _ in range(rounds):
             decide.append(clocked(lambda: quorum.decide().require()))

@@ -33,6 +33,8 @@ SOURCE_FOLDERS = ("build/kernel", "build/init", "enclave")
 MAX_FILE = 1024 * 1024
 MAX_LIST = 4096
 """Entries of a list: packages, directories, words of the command."""
+MAX_WILDCARDS = 1000
+"""Of all globs of ``prune``: each is tried on every path of the packages, of which there are 20,000."""
 
 
 def _bad(what: str, where: str, hint: str | None = None) -> UsageError:
@@ -193,7 +195,7 @@ class _Table:
 
 def _relative(value: str, where: str) -> str:
     if not is_relative_path(value):
-        raise _bad(f"{value!r} is not a plain relative path", where)
+        raise _bad(f"{value[:80]!r} is not a plain relative path", where)
     return value
 
 
@@ -202,7 +204,7 @@ def _in_source(value: str, where: str) -> str:
     _relative(value, where)
     if not any(value == folder or value.startswith(f"{folder}/") for folder in SOURCE_FOLDERS):
         raise _bad(
-            f"{value!r} is outside {', '.join(SOURCE_FOLDERS)}",
+            f"{value[:80]!r} is outside {', '.join(SOURCE_FOLDERS)}",
             where,
             "move the file into one of these folders of the source tree",
         )
@@ -293,6 +295,8 @@ def _check(spec: ImageSpec) -> None:
             raise _bad(f"{name!r} is not a profile name", IMAGE_FILE)
     if not spec.suites:
         raise _bad("suites is empty", f"{IMAGE_FILE} [debian]")
+    if sum(glob.count(wild) for glob in spec.prune for wild in "*?[") > MAX_WILDCARDS:
+        raise _bad(f"prune has more than {MAX_WILDCARDS} wildcards", f"{IMAGE_FILE} [runtime]")
     spec.profile_source(spec.default_profile)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import coattest
 from coattest.errors import EnvironmentFailure, UsageError
+from coattest.files import read_bounded
 from coattest.progress import Reporter
 from coattest_build import sandbox
 from coattest_build.image import ImageSpec
@@ -71,6 +72,8 @@ gcc -Os -Wall -Wextra -Werror -static -nostdlib -fno-stack-protector -fno-asynch
 make -j"$JOBS" bzImage
 cp arch/x86/boot/bzImage /work/out/bzImage
 """
+MAX_DIGESTS = 4096
+"""Bytes of the file with the outputs' digests."""
 MAX_OUTPUT = 64 * 1024 * 1024
 """Bytes of each output."""
 LIMITS = sandbox.Limits(
@@ -195,11 +198,11 @@ def obtain(
 def _load(folder: Path, digest: str, *, fresh: bool = False) -> Compiled | None:
     """The outputs in the cache, checked against the digests that were written when they were compiled."""
     try:
-        digests = json.loads((folder / "outputs.json").read_text())
+        digests = json.loads(read_bounded(folder / "outputs.json", MAX_DIGESTS))
         for name in OUTPUTS:
             if sha256_file(folder / name) != digests[name]:
                 return None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (UsageError, OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     bzimage, init, config = (folder / name for name in OUTPUTS)
     return Compiled(bzimage, init, config, digest, digests["bzImage"], fresh)
@@ -326,7 +329,7 @@ def _store(out: Path, folder: Path) -> None:
             digests[output] = hashlib.sha256(content).hexdigest()
         text = json.dumps(digests, indent=2, sort_keys=True) + "\n"
         (fresh / "outputs.json").write_text(text)
-        if _load(folder, folder.name) and (folder / "outputs.json").read_text() == text:
+        if _load(folder, folder.name) and read_bounded(folder / "outputs.json", MAX_DIGESTS) == text.encode():
             return
         if folder.exists():
             shutil.rmtree(folder)

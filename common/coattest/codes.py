@@ -378,6 +378,7 @@ AUDIT: Final = {
     "pages-missing": "The output of lookup-events has a NextToken, and the pages after it are not there",
     "past-the-policy": "An operation succeeded that gets plaintext or hands out power past the policy's conditions",
     "role-unconfirmed": "A caller is recorded by account and unique id only, and nothing shows that it is the expected role",
+    "trail-changed": "A trail was stopped, deleted, or given selectors that may leave out KMS: calls after it may be missing",
     "unattested": "A Decrypt without an attestation document",
     "undecided": "The logs cannot show whether every use of the key is as decided; the findings say what they lack",
     "undecided-enclave": "A Decrypt by an enclave that was not decided on",

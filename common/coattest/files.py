@@ -13,7 +13,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import IO, BinaryIO, Protocol
 
 from coattest.errors import EnvironmentFailure, Rejected, UsageError
 from coattest.strictjson import MAX_SIZE
@@ -41,6 +41,9 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _ENTER = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
+CONFIG_VARIABLE = "COATTEST_CONFIG"
+"""Environment variable with the folder of what was pinned and accepted."""
+
 STATE_VARIABLE = "COATTEST_STATE"
 """Environment variable with the folder of everything that coattest must not forget."""
 
@@ -57,6 +60,14 @@ def state_folder(name: str) -> Path:
     except RuntimeError:
         raise EnvironmentFailure("there is no home folder", hint=f"set {STATE_VARIABLE}") from None
     return base / "coattest" / name
+
+
+def config_folder() -> Path:
+    """``$COATTEST_CONFIG``, else ``$XDG_CONFIG_HOME/coattest``, else ``~/.config/coattest``."""
+    if chosen := os.environ.get(CONFIG_VARIABLE):
+        return Path(chosen)
+    base = os.environ.get("XDG_CONFIG_HOME")
+    return (Path(base) if base and Path(base).is_absolute() else Path.home() / ".config") / "coattest"
 
 
 def real_path(path: Path) -> Path:
@@ -149,7 +160,7 @@ def open_plain(path: Path) -> Iterator[BinaryIO]:
     somebody else's. Those of an absolute path are the caller's own.
     """
     try:
-        file = open(path, "rb", buffering=0, opener=_without_links)  # noqa: SIM115
+        file = open(path, "rb", buffering=0, opener=lambda name, _: _without_links(name, _READ))  # noqa: SIM115
     except OSError as error:
         if error.errno in {errno.ELOOP, errno.ENXIO, errno.EISDIR}:
             raise _not_plain(path, linked=error.errno == errno.ELOOP) from None
@@ -160,25 +171,53 @@ def open_plain(path: Path) -> Iterator[BinaryIO]:
         yield file
 
 
-def _without_links(name: str, _: int) -> int:
-    """Open a file for reading, a folder of a relative path at a time. Raises OSError, ELOOP for a link."""
+def _without_links(name: str | Path, flags: int, *, make: bool = False) -> int:
+    """Open a file or folder, of a relative path a folder at a time. Raises OSError, ELOOP for a link.
+
+    With ``make`` the folders of a relative path are made where they are missing, the last one too.
+    """
     path = Path(name)
     if path.is_absolute():
-        return os.open(name, _READ)
+        return os.open(path, flags)
     at = os.open(".", _ENTER)
     try:
-        for part in path.parts[:-1]:
+        for number, part in enumerate(path.parts, 1):
+            if make:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(part, dir_fd=at)
             try:
-                below = os.open(part, _ENTER, dir_fd=at)
+                below = os.open(part, flags if number == len(path.parts) else _ENTER, dir_fd=at)
             except NotADirectoryError:  # what a link is too, to open(2) with O_DIRECTORY
                 if stat.S_ISLNK(os.stat(part, dir_fd=at, follow_symlinks=False).st_mode):
-                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), name) from None
+                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path)) from None
                 raise
             os.close(at)
             at = below
-        return os.open(path.name or ".", _READ, dir_fd=at)
+        return os.dup(at)
     finally:
         os.close(at)
+
+
+@contextlib.contextmanager
+def write_plain(path: Path, *, append: bool = False) -> Iterator[IO[bytes]]:
+    """A file of our own, open for writing, whatever somebody else may have put in its place.
+
+    It is made where it is missing; ``append`` keeps what is in it. Raises UsageError (``not-a-file``) for a
+    link, a folder, a FIFO or a device, and OSError.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    try:
+        handle = os.open(path, flags | (os.O_APPEND if append else 0), 0o644)
+    except OSError as error:
+        if error.errno in {errno.ELOOP, errno.ENXIO, errno.EISDIR}:
+            raise _not_plain(path, linked=error.errno == errno.ELOOP) from None
+        raise
+    with os.fdopen(handle, "ab" if append else "wb") as file:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise _not_plain(path)
+        if not append:
+            file.truncate(0)
+        yield file
 
 
 def read_bounded(path: Path, limit: int) -> bytes:
@@ -219,11 +258,17 @@ def _not_plain(path: Path, *, linked: bool = False) -> UsageError:
 def make_folder(path: Path) -> None:
     """Make the folder that a command writes to, unless it is there.
 
-    Raises UsageError (``not-a-folder``) when a link or something else is there: what is written must not land
-    where a link leads.
+    Raises UsageError (``not-a-folder``) when a link or something else is there, or on the way of a relative
+    path: what is written must not land where a link leads.
     """
-    with contextlib.suppress(FileExistsError):
-        path.mkdir(parents=True, exist_ok=True)
+    try:
+        if path.is_absolute():
+            path.mkdir(parents=True, exist_ok=True)
+        else:
+            os.close(_without_links(path, _ENTER, make=True))
+    except OSError as error:
+        if error.errno not in {errno.EEXIST, errno.ENOTDIR, errno.ELOOP}:
+            raise
     Folder(path).close()
 
 
@@ -264,8 +309,8 @@ class Evidence(Protocol):
 class Folder:
     """A folder on disk, opened once; names are resolved in it and never through a symbolic link.
 
-    ``total`` bounds the bytes of all files that are read. ``path`` itself may not be a link, either: in a
-    checkout that somebody sent, ``attestations`` may lead anywhere.
+    ``total`` bounds the bytes of all files that are read. ``path`` itself may not be a link, nor any folder
+    of it that is relative: in a checkout that somebody sent, ``attestations`` may lead anywhere.
     """
 
     def __init__(self, path: Path, *, total: int = MAX_TOTAL) -> None:
@@ -273,13 +318,13 @@ class Folder:
         self._left = total
         self._counted: set[str] = set()
         try:
-            self._handle = os.open(path, _ENTER)
+            self._handle = _without_links(path, _ENTER)
         except FileNotFoundError:
             raise UsageError("no such folder", where=str(path), hint="check the path") from None
         except OSError as error:
             if error.errno not in {errno.ENOTDIR, errno.ELOOP}:
                 raise EnvironmentFailure(error.strerror or "cannot be opened", where=str(path)) from None
-            linked = path.is_symlink()
+            linked = error.errno == errno.ELOOP or path.is_symlink()
             raise UsageError(
                 "is a symbolic link" if linked else "not a folder",
                 where=str(path),

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from coattest.shell import byte_progress, err, step_progress
+from coattest.text import printable
 
 
 class Reporter(Protocol):
@@ -62,7 +63,7 @@ class Terminal:
             yield
             return
         with step_progress() as progress:
-            progress.add_task(text)
+            progress.add_task(printable(text))
             yield
 
     @contextlib.contextmanager
@@ -73,5 +74,5 @@ class Terminal:
             yield lambda _: None
             return
         with byte_progress() as progress:
-            task = progress.add_task(text, total=total)
+            task = progress.add_task(printable(text), total=total)
             yield lambda count: progress.advance(task, count)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import itertools
 import os
 import re
@@ -34,6 +35,7 @@ from coattest.parser import (
     option_group,
     signing_key,
 )
+from coattest.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -201,6 +203,7 @@ def run(command: click.Command, name: str) -> NoReturn:
     sysexits.h). Errors are one line on stderr; with ``--json`` stdout has exactly one document.
     """
     forget_json()
+    _open_closed_streams()
     try:
         code = _call(adopted(command), name)
         sys.stdout.flush()
@@ -214,6 +217,16 @@ def run(command: click.Command, name: str) -> NoReturn:
         # Otherwise Python flushes again at exit, complains, and exits with 120.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
+
+
+def _open_closed_streams() -> None:
+    """Give a program that was started without stdin, stdout or stderr (``>&-``) one that leads nowhere.
+
+    Otherwise there is none to write to, and the next file that is opened takes its number.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
 
 
 def _call(command: Command, name: str) -> int:
@@ -243,7 +256,7 @@ def report_error(error: BaseException, name: str) -> int:
     failure = _failure(error)
     with contextlib.suppress(OSError):  # A full or closed stream does not change the exit code.
         if isinstance(error, click.ClickException):
-            error.show()
+            _show_usage(error)
         else:
             if failure.exit_code == BUG and os.environ.get("COATTEST_DEBUG") == "1":
                 traceback.print_exception(error)
@@ -252,6 +265,14 @@ def report_error(error: BaseException, name: str) -> int:
         if _wants_json() and not json_printed():
             emit_json(failure.to_json())
     return failure.exit_code
+
+
+def _show_usage(error: click.ClickException) -> None:
+    """Show the parser's error as click does, but as text: a word of the line may be a hostile name."""
+    shown, message = io.StringIO(), error.format_message()
+    error.show(shown)
+    # click takes some escape sequences out of what it shows where there is no terminal.
+    err().print(shown.getvalue().replace(click.unstyle(message), printable(message)), end="")
 
 
 class Bug(CoattestError):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from coattest.errors import UsageError
-from coattest.files import write_atomic
+from coattest.files import write_atomic, write_plain
 from coattest_local.host.enclave import RunningEnclave
 from coattest_local.qemu.enclave import QemuEnclave
 
@@ -49,7 +49,7 @@ def claimed(directory: Path) -> Iterator[None]:
     Raises UsageError (enclave-directory-busy) when an enclave runs there.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    with (directory / LOCK).open("a") as lock:
+    with write_plain(directory / LOCK, append=True) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

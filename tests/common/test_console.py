@@ -113,3 +113,36 @@ def test_styles_are_for_those_who_ask(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "[bold]x" not in screen.getvalue()
     assert "[bold]y" in screen.getvalue()
     assert "\x1b[31m" in screen.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"), [("ascii", r"\xfc\u4e2d"), ("latin-1", "\u00fc\\u4e2d"), ("utf-8", "\u00fc\u4e2d")]
+)
+def test_what_an_encoding_does_not_have_is_an_escape(
+    monkeypatch: pytest.MonkeyPatch, encoding: str, shown: str
+) -> None:
+    """A name in the answer of a command is no reason for a traceback, whatever the terminal's encoding is."""
+    for name, console in (("stdout", out), ("stderr", err)):
+        raw = io.BytesIO()
+        monkeypatch.setattr(sys, name, io.TextIOWrapper(raw, encoding=encoding, errors="strict"))
+        console().print("\u00fc\u4e2d")
+        getattr(sys, name).flush()
+        assert raw.getvalue().decode(encoding) == f"{shown}\n"
+
+
+@pytest.mark.parametrize(("result", "code"), [(0, 0), (1, 1)])
+def test_a_closed_stream_is_no_bug(monkeypatch: pytest.MonkeyPatch, result: int, code: int) -> None:
+    """``verify .. >&-``: nobody reads the answer, and the exit code is the answer's."""
+    for name in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    monkeypatch.setattr(sys, "argv", ["check"])
+
+    @click.command()
+    def check() -> int:
+        out().print("as decided")
+        err().print("all of it")
+        return result
+
+    with pytest.raises(SystemExit) as ended:
+        run(check, "check")
+    assert ended.value.code == code

@@ -14,7 +14,15 @@ from pathlib import Path
 import pytest
 
 from coattest.errors import CoattestError, EnvironmentFailure, Rejected, UsageError
-from coattest.files import MAX_PATH_PARTS, Folder, make_folder, open_plain, read_bounded, read_whole
+from coattest.files import (
+    MAX_PATH_PARTS,
+    Folder,
+    make_folder,
+    open_plain,
+    read_bounded,
+    read_whole,
+    write_atomic,
+)
 from coattest.text import MAX_DOTS, parse_toml
 from coattest_build import image
 from coattest_build.explain import describe
@@ -194,6 +202,31 @@ def test_a_checkout_with_a_toml_bomb_ends_a_rebuild_in_one_line(tmp_path: Path, 
         assert f"build/{file}" in done.stderr, "it ends at the bomb, not before"
 
 
+def test_globs_that_would_take_hours_are_refused() -> None:
+    """4,096 globs with two stars took a minute for 5,000 paths."""
+    text = (REPOSITORY / "build/image.toml").read_text()
+    assert text.count("prune = [") == 1
+    image.parse_spec(text)
+    for globs in (["*a*b"] * 501, ["?" * 200] * 6, ["[a]" * 80] * 13):
+        written = text.replace("prune = [", "prune = [" + "".join(f'"{glob}",' for glob in globs))
+        with raises_code(UsageError, "bad-image-toml", match="wildcards"):
+            image.parse_spec(written)
+
+
+@pytest.mark.parametrize("key", ["directories", "prune"])
+def test_a_path_of_a_thousand_folders_is_refused(key: str) -> None:
+    """Making it recursed until Python gave up, which is reported as a bug of ours."""
+    text = (REPOSITORY / "build/image.toml").read_text()
+    for parts, refused in ((MAX_PATH_PARTS, False), (MAX_PATH_PARTS + 1, True), (1_900, True)):
+        written = text.replace(f"\n{key} = [", f'\n{key} = ["' + "/".join(["a"] * parts) + '",', 1)
+        assert written != text
+        if refused:
+            with raises_code(UsageError, "bad-image-toml", match="not a plain relative path"):
+                image.parse_spec(written)
+        else:
+            image.parse_spec(written)
+
+
 def test_all_files_of_a_folder_together_have_a_limit(tmp_path: Path) -> None:
     """Each below its own limit; one that is read again does not count twice."""
     for number in range(4):
@@ -258,6 +291,40 @@ def test_a_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
         make_folder(tmp_path / "file")
     make_folder(tmp_path / "new/folder")
     assert (tmp_path / "new/folder").is_dir()
+
+
+@pytest.mark.parametrize("name", ["link/out", "link/a/b", "./link/out", "../here/link/out"])
+def test_a_folder_behind_a_link_is_refused_and_nothing_is_made_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """``--out out/today`` in a checkout whose ``out`` leads to the member's home."""
+    (tmp_path / "home/a/b").mkdir(parents=True)
+    (tmp_path / "home/out").mkdir()
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here/link").symlink_to(tmp_path / "home")
+    monkeypatch.chdir(tmp_path / "here")
+    ways: tuple[Callable[[Path], object], ...] = (Folder, make_folder, lambda path: make_folder(path / "new"))
+    for refused in ways:
+        with raises_code(UsageError, "not-a-folder", match="symbolic link"):
+            refused(Path(name))
+    with raises_code(UsageError, "not-a-folder", match="symbolic link"):
+        write_atomic(Path(name) / "image.eif", b"x")
+    assert {path.name for path in (tmp_path / "home").rglob("*")} == {"a", "b", "out"}
+
+
+def test_folders_that_are_no_links_are_made_by_relative_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also above the current folder, and the current folder itself."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for name in (".", "a", "a/b/c", "../beside/d"):
+        make_folder(Path(name))
+    write_atomic(Path("a/b/c/file"), b"x")
+    assert (tmp_path / "here/a/b/c/file").read_bytes() == b"x"
+    assert (tmp_path / "beside/d").is_dir()
+    with Folder(Path("a/b")) as folder:
+        assert folder.read("c/file") == b"x"
 
 
 def test_an_output_folder_that_the_checkout_brought_as_a_link_gets_nothing(tmp_path: Path) -> None:

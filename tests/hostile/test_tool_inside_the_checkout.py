@@ -145,6 +145,35 @@ def test_the_places_are_all_there() -> None:
     assert any(path.name == "coattest" for _, path in own_places())
 
 
+@pytest.mark.parametrize("variable", ["COATTEST_STATE", "COATTEST_CONFIG"])
+@pytest.mark.parametrize("place", [".", "state", "attestations/new/state", "link"])
+@pytest.mark.parametrize("judged", ["", "attestations"])
+def test_what_is_remembered_does_not_come_from_the_checkout(
+    variable: str, place: str, judged: str, clone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job that keeps its state in the project's folder: a record that was committed there would count."""
+    (clone.parent / "into").symlink_to(clone)
+    require_apart([clone / judged])
+    for folder in (clone / place, clone.parent / "into" / place):
+        monkeypatch.setenv(variable, str(folder))
+        with raises_code(EnvironmentFailure, "not-apart", match=variable):
+            require_apart([clone / judged])
+    monkeypatch.chdir(clone)
+    monkeypatch.setenv(variable, place)
+    with raises_code(EnvironmentFailure, "not-apart", match="which is to be judged"):
+        require_apart([Path(judged)])
+
+
+def test_what_is_remembered_may_lie_beside_the_checkout(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above it, and in a folder that is no checkout."""
+    for place in (clone.parent, clone.parent / "clone-state", clone.parent / "other/state"):
+        monkeypatch.setenv("COATTEST_STATE", str(place))
+        monkeypatch.setenv("COATTEST_CONFIG", str(place))
+        require_apart([clone])
+        require_apart([clone / "attestations"])
+        require_apart([clone.parent / "other"])
+
+
 def made_venv(folder: Path) -> Path:
     """An environment whose interpreter is in ``folder``, with what this one imports from; its Python."""
     venv.create(folder, with_pip=False, symlinks=True)

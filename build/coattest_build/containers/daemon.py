@@ -15,6 +15,7 @@ from coattest_build.containers.layers import (
     CREATED,
     HIDDEN_LINK,
     IMPLIED,
+    MAX_PATHS,
     PARENT,
     Counted,
     Inode,
@@ -27,8 +28,6 @@ from coattest_build.containers.sparse import Extent
 
 CONTAINER = -1
 """The clock of what the creation of the container makes; a layer's number is that of its extraction."""
-MAX_PATHS = 256 << 20
-"""Bytes of all paths together."""
 
 _INIT = (
     (b"dev/pts", DIRECTORY),
@@ -133,11 +132,7 @@ def export(root: Inode, store: str = STORES[0]) -> Iterator[Exported]:
     ``store`` is one of STORES, and decides mode and owner of folders without an entry in their layer.
     """
     first: dict[int, bytes] = {}
-    total = 0
     for path, inode in walk(root):
-        total += len(path)
-        if total > MAX_PATHS:
-            raise beyond_limit(f"more than {MAX_PATHS} bytes of paths")
         folder = inode.kind == DIRECTORY
         earlier = first.setdefault(id(inode), path) if inode.linked else None
         linked = earlier is not None and earlier is not path

@@ -15,10 +15,12 @@ from coattest_build.containers import layertar
 from coattest_build.containers.errors import ContainerError, beyond_limit, path_text, unloadable
 from coattest_build.containers.layertar import DIRECTORY, SYMLINK, LayerEntry, read_layer
 from coattest_build.containers.sources import Positioned
-from coattest_build.containers.sparse import Extent
+from coattest_build.containers.sparse import MAX_PIECES, Extent
 
 MAX_ENTRIES = 300_000
-"""Entries of all layers together; each takes about 500 bytes of memory."""
+"""Entries of all layers together, with the folders that their names imply; each takes about 500 bytes."""
+MAX_TEXT = 64 << 20
+"""Bytes of all names, targets and attributes' names; 300,000 ordinary entries have about 30 MB."""
 MAX_COMPONENT = 255
 """``NAME_MAX`` of Linux."""
 MAX_LINKS = 40
@@ -29,6 +31,9 @@ LATEST = (1 << 63) // 10**9
 """The last second that Docker keeps; later ones become 0 (``boundTime`` of go-archive)."""
 MAX_ID = (1 << 32) - 2
 """The largest user or group id; the next is "leave it" to chown(2)."""
+
+MAX_PATHS = 256 << 20
+"""Bytes of all paths together."""
 
 WHITEOUT = b".wh."
 OPAQUE = b".wh..wh..opq"
@@ -77,8 +82,26 @@ class Counted:
     """What all layers of an image have taken so far."""
 
     entries: int = 0
+    text: int = 0
+    pieces: int = 0
     steps: int = 0
     attributes: set[str] = field(default_factory=set)
+
+    def add(self, entry: LayerEntry) -> None:
+        """Count an entry. Raises ContainerError."""
+        self.made()
+        self.text += len(entry.name) + len(entry.target) + sum(map(len, entry.attributes))
+        if self.text > MAX_TEXT:
+            raise beyond_limit(f"more than {MAX_TEXT} bytes of names in its layers")
+        self.pieces += max(len(entry.content) - 1, 0)
+        if self.pieces > MAX_PIECES:
+            raise beyond_limit(f"sparse files of more than {MAX_PIECES} pieces in its layers")
+
+    def made(self) -> None:
+        """Count an entry, or a folder that one implies. Raises ContainerError."""
+        self.entries += 1
+        if self.entries > MAX_ENTRIES:
+            raise beyond_limit(f"more than {MAX_ENTRIES} entries in its layers")
 
 
 def clean_name(name: bytes) -> list[bytes]:
@@ -140,6 +163,7 @@ class LayerTree:
                     through = "a link that leads to nothing in its own layer" if guard >= 0 else "no folder"
                     raise unloadable(f"its parent is {through}", where=path_text(name))
                 child = _like(make, part, name)
+                self._counted.made()
                 made.append(child)
                 stack[-1].below[part] = child
             elif child.kind == SYMLINK:
@@ -285,9 +309,7 @@ def apply_layer(root: Inode, layer: Positioned, number: int, counted: Counted) -
     """Lay a layer over the tree at ``root``. Raises ContainerError, after which the tree is of no use."""
     own = _Layer(number, counted)
     for entry in read_layer(layer, most=4 * MAX_ENTRIES):
-        counted.entries += 1
-        if counted.entries > MAX_ENTRIES:
-            raise beyond_limit(f"more than {MAX_ENTRIES} entries in its layers")
+        counted.add(entry)
         own.add(entry)
     _merge(root, own.root)
 
@@ -321,12 +343,19 @@ def _merge(root: Inode, upper: Inode) -> None:
 
 
 def walk(root: Inode) -> Iterator[tuple[bytes, Inode]]:
-    """Every path without a leading slash and its inode, but for the root, sorted by components."""
+    """Every path without a leading slash and its inode, but for the root, sorted by components.
+
+    Raises ContainerError when all paths together are longer than MAX_PATHS.
+    """
+    total = 0
     stack: list[tuple[bytes, Inode]] = []
     path, inode = b"", root
     while True:
         if inode.kind == DIRECTORY:
             below = sorted(inode.below.items(), reverse=True)
+            total += len(below) * (len(path) + 1)
+            if total > MAX_PATHS:
+                raise beyond_limit(f"more than {MAX_PATHS} bytes of paths")
             stack.extend((path + b"/" + name if path else name, child) for name, child in below)
         if not stack:
             return

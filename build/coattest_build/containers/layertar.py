@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from coattest_build.containers.errors import ContainerError, beyond_limit, not_read, path_text, two_readings
 from coattest_build.containers.sources import BLOCK as PIECE
 from coattest_build.containers.sources import Positioned
-from coattest_build.containers.sparse import Extent, integer, sparse_content
+from coattest_build.containers.sparse import MAX_PIECES, Extent, integer, sparse_content
 
 BLOCK = 512
 MAX_HEADER = 1 << 20
@@ -78,7 +78,7 @@ def read_layer(source: Positioned, *, most: int) -> Iterator[LayerEntry]:
 class _Archive:
     def __init__(self, source: Positioned, most: int) -> None:
         self._source, self._left, self._most = source, most, most
-        self._position = 0
+        self._position = self._pieces = 0
         self._window, self._at = b"", 0
 
     def _read(self, offset: int, size: int) -> bytes:
@@ -157,6 +157,9 @@ class _Archive:
         if what == FILE and (extra.sparse or b"GNU.sparse.major" in pax or b"GNU.sparse.map" in pax):
             name = pax.get(b"GNU.sparse.name") or name
             size, content = sparse_content(pax, extra.sparse, self._read, start, stored)
+            self._pieces += len(content)
+            if self._pieces > MAX_PIECES:
+                raise beyond_limit(f"sparse files of more than {MAX_PIECES} pieces", where=path_text(name))
         if len(name) > MAX_NAME or len(target) > MAX_NAME:
             raise beyond_limit(f"a name or target of more than {MAX_NAME} bytes", where=path_text(name))
         device = (

@@ -13,6 +13,8 @@ from coattest_build.containers.errors import ContainerError, beyond_limit, not_r
 BLOCK = 512
 MAX_EXTENTS = 65_536
 """Pieces of one sparse file."""
+MAX_PIECES = 500_000
+"""Pieces of all sparse files of an archive, and of an image; each takes about 100 bytes of memory."""
 _INTEGER = re.compile(rb"0*[0-9]{1,18}")
 
 Extent = tuple[int, int]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from coattest.errors import UsageError
+from coattest.files import make_folder
 from coattest_build.formats.cpio import RamdiskEntry, content_blocks, link_target, read_entries
 from coattest_build.formats.eif import EifSection
 
@@ -28,7 +29,7 @@ def extract_ramdisk(file: BinaryIO, section: EifSection, destination: Path) -> N
     for _ in read_entries(file, section.offset, section.size):
         pass
     fresh = not destination.exists()
-    destination.mkdir(parents=True, exist_ok=True)
+    make_folder(destination)
     try:
         with _Tree(destination) as tree:
             for entry in read_entries(file, section.offset, section.size):

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from coattest.errors import EnvironmentFailure
-from coattest.files import open_plain
+from coattest.files import open_plain, write_plain
 from coattest_build.sandbox.leftovers import remove_tree
 
 CACHE_VARIABLE = "COATTEST_CACHE"
@@ -28,8 +28,10 @@ def cache_folder(named: Path | None = None) -> Path:
         return named
     if os.environ.get(CACHE_VARIABLE):
         return Path(os.environ[CACHE_VARIABLE])
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "coattest"
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not base.is_absolute():  # another does not count (XDG Base Directory Specification)
+        base = Path.home() / ".cache"
+    return base / "coattest"
 
 
 def sha256_file(path: Path) -> str:
@@ -45,7 +47,7 @@ def sha256_file(path: Path) -> str:
 def exclusive(path: Path) -> Iterator[bool]:
     """Hold an advisory lock on ``path`` (created, never removed); the value says whether it was free."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
+    with write_plain(path, append=True) as file:
         free = True
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from coattest.errors import EnvironmentFailure
+from coattest.files import write_plain
 from coattest.progress import Reporter
 from coattest_build.inputs.cache import CHUNK, Cache, exclusive, sha256_file
 from coattest_build.inputs.lock import LockedPackage
@@ -146,7 +147,7 @@ def _transfer(url: str, partial: Path, size: int, advance: Advance) -> None:
         if resumed:
             advance(start)
         written = start if resumed else 0
-        with partial.open("ab" if resumed else "wb") as file:
+        with write_plain(partial, append=bool(resumed)) as file:
             while written <= size and (chunk := read_some(response, min(CHUNK, size + 1 - written))):
                 file.write(chunk)
                 written += len(chunk)

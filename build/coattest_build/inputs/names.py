@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from coattest.files import MAX_PATH_PARTS
+
 DEBIAN_NAME = re.compile(r"[a-z0-9][a-z0-9+.-]{1,127}")
 """A Debian package (Debian Policy 5.6.7)."""
 
@@ -83,6 +85,7 @@ def is_relative_path(text: str) -> bool:
     return (
         is_plain(text)
         and len(text.encode()) <= PATH_MAX
+        and len(parts) <= MAX_PATH_PARTS
         and not any(part in {"", ".", ".."} or len(part.encode()) > NAME_MAX for part in parts)
     )
 

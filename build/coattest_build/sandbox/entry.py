@@ -43,6 +43,7 @@ SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 SYS_SECCOMP_SOCKET = {"x86_64": 41, "aarch64": 198}
 SYS_MEMFD_CREATE = {"x86_64": 319, "aarch64": 279}
 SYS_SHMGET = {"x86_64": 29, "aarch64": 194}
+SYS_KEYS = {"x86_64": (248, 249, 250), "aarch64": (217, 218, 219)}  # add_key, request_key, keyctl
 SYS_IO_URING_SETUP = 425
 AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 X32_BIT = 0x40000000
@@ -242,10 +243,11 @@ def enter_root() -> None:
 
 
 def seccomp_filter(limited: bool) -> bytes:
-    """A BPF program that refuses AF_VSOCK sockets and io_uring (which makes sockets unseen by seccomp).
+    """A BPF program that refuses AF_VSOCK sockets, keyrings, and io_uring (which makes sockets unseen by it).
 
-    A network namespace does not cover AF_VSOCK: without this a command could talk to the hypervisor. Of a
-    ``limited`` command it refuses memory that is no process's own, as nothing would count it.
+    A network namespace does not cover AF_VSOCK: without this a command could talk to the hypervisor. No
+    namespace covers the session keyring that a process inherits (keyrings(7)), with the user's secrets in it.
+    Of a ``limited`` command it refuses memory that is no process's own, as nothing would count it.
     """
     machine = os.uname().machine
     load, jump_eq, jump_ge, ret = 0x20, 0x15, 0x35, 0x06
@@ -259,6 +261,7 @@ def seccomp_filter(limited: bool) -> bytes:
         (ret, 0, 0, missing),
         (jump_eq, 0, 1, SYS_IO_URING_SETUP),
         (ret, 0, 0, missing),
+        *(step for number in SYS_KEYS[machine] for step in ((jump_eq, 0, 1, number), (ret, 0, 0, missing))),
         *((jump_eq, 0, 1, SYS_MEMFD_CREATE[machine]), (ret, 0, 0, missing)) * limited,
         *((jump_eq, 0, 1, SYS_SHMGET[machine]), (ret, 0, 0, missing)) * limited,
         (jump_eq, 0, 3, SYS_SECCOMP_SOCKET[machine]),

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from coattest.errors import EnvironmentFailure
+from coattest.files import write_plain
 from coattest.programs.start import start_program
 
 ENTRY = Path(__file__).with_name("entry.py")
@@ -209,7 +210,7 @@ def run_limited(
     reader, writer = os.pipe()
     with contextlib.ExitStack() as stack:
         stack.callback(os.close, reader)
-        file = stack.enter_context(log.open("ab")) if log else None
+        file = stack.enter_context(write_plain(log, append=True)) if log else None
         try:
             process = spawn(root, argv, env=env, stdout=writer, stderr=writer, limits=limits, **options)
         finally:

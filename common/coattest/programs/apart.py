@@ -1,7 +1,8 @@
 """Refuses to judge a checkout, or to sign, with a coattest that comes out of what it is to judge.
 
 After a pull, a coattest that is installed from the tree is its publisher's code, and runs with its user's
-keys. So coattest, its interpreter and every folder that it imports from lie elsewhere.
+keys. So coattest, its interpreter and every folder that it imports from lie elsewhere, and so does what it
+remembers: a record in the checkout would pass for this machine's own work, or for what it pinned.
 """
 
 from __future__ import annotations
@@ -12,13 +13,16 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from coattest.errors import EnvironmentFailure
-from coattest.files import real_path
+from coattest.files import CONFIG_VARIABLE, STATE_VARIABLE, config_folder, real_path, state_folder
 from coattest.findings import Finding
 
 FLAG = "--this-checkout-is-mine"
 
 MARKS = ("build/image.toml", "attestations/quorum.toml", "attestations/releases")
 """Files and folders by which a folder is known as a checkout, or as a clone of attestations."""
+
+PARTS = ("build/image.toml", "quorum.toml", "releases")
+"""What a checkout, or a folder of attestations, itself has one of."""
 
 REPOSITORY = ".git"
 
@@ -30,9 +34,11 @@ def require_apart(folders: Iterable[Path]) -> None:
     """Raise EnvironmentFailure (``not-apart``) when anything of this program lies in what it judges.
 
     Each of ``folders`` counts with the repository and the checkout that it is in; without any, the checkout
-    around the current folder counts. There is a finding for each part of the program that lies inside.
+    around the current folder counts. There is a finding for each part of the program that lies inside. What
+    the program remembers may not lie in one of ``folders``, nor in the repository that it is in.
     """
     named = tuple(folders)
+    _require_own_records(named)
     judged = dict(_checkouts(named) if named else _marked(Path.cwd()))
     if not judged:
         return
@@ -52,6 +58,40 @@ def require_apart(folders: Iterable[Path]) -> None:
             code="not-apart",
             findings=findings,
         )
+
+
+def _require_own_records(folders: Iterable[Path]) -> None:
+    """Raise EnvironmentFailure (``not-apart``) when what this user's commands remember lies in a folder."""
+    judged = dict(_brought(folders))
+    known: dict[Path, Identity | None] = {}
+    for what, variable in (
+        ("the record of one's own work", STATE_VARIABLE),
+        ("the record of what was pinned", CONFIG_VARIABLE),
+    ):
+        try:
+            path = (state_folder("own-work") if variable == STATE_VARIABLE else config_folder()).absolute()
+        except (EnvironmentFailure, RuntimeError):  # without a home there is none
+            continue
+        for each in _above(path) if judged else ():
+            if (mark := _identity(each, known)) in judged:
+                raise EnvironmentFailure(
+                    f"{what} lies in {judged[mark]}, which is to be judged",
+                    where=str(path),
+                    hint=f"name a folder elsewhere with {variable}; {FLAG} if it is your own",
+                    code="not-apart",
+                )
+
+
+def _brought(folders: Iterable[Path]) -> Iterator[tuple[Identity, Path]]:
+    """The repository of each folder; a checkout or attestations without one is meant itself."""
+    for folder in folders:
+        for start in {folder.absolute(), real_path(folder)}:
+            for above in (start, *start.parents):
+                if os.path.lexists(above / REPOSITORY):
+                    yield from _named(above)
+                    break
+            if any(os.path.lexists(start / part) for part in PARTS):
+                yield from _named(start)
 
 
 def own_places() -> Iterator[tuple[str, Path]]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from coattest_build.containers import layers as limits
+from coattest_build.containers import layertar
 from coattest_build.containers.errors import ContainerError, Undecidable
 from support.build.container_images import (
     CMD,
@@ -249,9 +251,59 @@ def test_entries_and_steps_are_limited(tmp_path: Path, monkeypatch: pytest.Monke
         ramdisk_of(path)
     assert caught.value.code == "container-limit"
     deep = write(tmp_path, (entry("a/" * 300 + "x"),))
+    monkeypatch.setattr(limits, "MAX_ENTRIES", 1000)
     monkeypatch.setattr(limits, "MAX_STEPS", 100)
     with pytest.raises(ContainerError, match="more than 100 steps"):
         ramdisk_of(deep, times={1: 0})
+
+
+def deep(count: int, depth: int) -> tuple[Entry, ...]:
+    """Files each in folders of their own, of which no entry speaks."""
+    return tuple(entry(f"{n}/" + "d/" * depth + "x") for n in range(count))
+
+
+def sparse(count: int, pieces: int) -> tuple[Entry, ...]:
+    """Files that are all holes."""
+    numbers = ",".join(f"{2 * n + 1},0" for n in range(pieces))
+    headers = {"GNU.sparse.map": numbers, "GNU.sparse.size": str(2 * pieces)}
+    return tuple(entry(f"s{n}", pax_headers=headers) for n in range(count))
+
+
+@pytest.mark.parametrize(
+    ("layers", "limit", "value"),
+    [
+        ([deep(3, 10)], "MAX_ENTRIES", 20),
+        ([deep(1, 10), deep(1, 10)], "MAX_ENTRIES", 20),
+        ([(entry("a" * 60), entry("b" * 60))], "MAX_TEXT", 100),
+        ([(symlink("a", "t" * 60),), (symlink("b", "t" * 60),)], "MAX_TEXT", 100),
+        ([(entry("x", pax_headers={f"SCHILY.xattr.user.{'n' * 100}": "1"}),)], "MAX_TEXT", 100),
+        ([sparse(1, 30), sparse(1, 30)], "MAX_PIECES", 50),
+        ([deep(1, 30)], "MAX_PATHS", 400),
+    ],
+    ids=["implied", "implied-in-two", "names", "targets", "attributes", "pieces", "paths"],
+)
+def test_what_a_small_archive_would_take_of_memory_is_limited(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    layers: Sequence[tuple[Entry, ...]],
+    limit: str,
+    value: int,
+) -> None:
+    """Over all layers together: a megabyte that unpacks to folders, targets or holes took five gigabytes."""
+    path = write(tmp_path, *layers)
+    monkeypatch.setattr(limits, limit, value)
+    with pytest.raises(ContainerError, match=f"more than {value} ") as caught:
+        ramdisk_of(path, times=dict.fromkeys(range(3), NOON))
+    assert caught.value.code == "container-limit"
+
+
+def test_the_pieces_of_one_archive_are_limited_where_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An archive is listed before it is known whether it is an image's."""
+    monkeypatch.setattr(layertar, "MAX_PIECES", 50)
+    with pytest.raises(ContainerError, match="more than 50 pieces"):
+        ramdisk_of(write(tmp_path, sparse(2, 30)))
 
 
 def test_a_tree_of_a_thousand_folders_inside_each_other_is_read(tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -13,8 +15,10 @@ import pytest
 
 from coattest_build.explain.describe import Description, describe_image
 from coattest_build.explain.diff import compare
+from coattest_build.formats.eif import ImageError
+from coattest_build.formats.lenient import initramfs
 from support.build.found_images import FoundImage, found_images
-from support.build.images import CMDLINE, KERNEL, RAMDISK, pcr
+from support.build.images import CMDLINE, KERNEL, RAMDISK, SYMLINK, archive, newc, pcr, plain
 
 NOW = datetime(2026, 5, 1, tzinfo=timezone.utc)
 IMAGES = found_images()
@@ -81,6 +85,29 @@ def test_it_is_measured_and_compared(tmp_path: Path, name: str) -> None:
     copy = tmp_path / "copy.eif"
     copy.write_bytes(path.read_bytes())
     assert compare(path, copy).identical
+
+
+@pytest.mark.parametrize(
+    ("records", "limit"),
+    [
+        ([newc(b"n" * 60, 0o100644), newc(b"m" * 60, 0o100644)], "MAX_NAMES"),
+        ([newc(b"a", SYMLINK, b"t" * 60), newc(b"b", SYMLINK, b"t" * 60)], "MAX_NAMES"),
+        ([newc(b"%d" % n, 0o100644) for n in range(101)], "MAX_ENTRIES"),
+    ],
+    ids=["names", "targets", "entries"],
+)
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
+def test_what_a_ramdisk_takes_of_memory_is_limited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, records: Sequence[bytes], limit: str, packed: bool
+) -> None:
+    """A few megabytes that unpack to 400,000 links of 4,000 bytes took two gigabytes."""
+    monkeypatch.setattr(initramfs, limit, 100)
+    content = archive(*records)
+    path = tmp_path / "image.eif"
+    path.write_bytes(plain(ramdisks=(gzip.compress(content) if packed else content,)).build())
+    with pytest.raises(ImageError, match="more than 100 ") as caught:
+        describe_image(path, now=NOW, files=True)
+    assert caught.value.code == "cpio-limit"
 
 
 def eif(*arguments: object) -> subprocess.CompletedProcess[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import json
 import os
 import shutil
@@ -54,6 +56,22 @@ print(json.dumps({
     "session": os.getsid(0), "hostname": socket.gethostname(), "env": dict(os.environ),
 }))
 """
+
+KEYS = r"""
+import ctypes, json
+libc = ctypes.CDLL(None, use_errno=True)
+libc.syscall.restype = ctypes.c_long
+session = ctypes.c_int(-3)
+found = {}
+for name, arguments in (
+    ("keyctl", (KEYCTL, 0, session, 0)),
+    ("request_key", (REQUEST_KEY, b"user", b"NAME", None, session)),
+    ("add_key", (ADD_KEY, b"user", b"NAME-planted", b"x", 1, session)),
+):
+    found[name] = ctypes.get_errno() if libc.syscall(*arguments) == -1 else 0
+print(json.dumps(found))
+"""
+"""Looks for the session keyring, for the secret in it, and puts one of its own there (keyrings(7))."""
 
 OUTER = """
 import sys
@@ -128,6 +146,29 @@ def test_there_is_no_network(seen: dict[str, Any]) -> None:
     assert seen["connect"] != 0
     assert seen["seccomp"] == "2"
     assert seen["vsock"] == 1  # EPERM, from the filter
+
+
+def test_no_key_of_the_session_can_be_read_or_planted(root: Path) -> None:
+    """The session's keyring is inherited, and no namespace covers it: a user's secrets may be in it."""
+    first = {"x86_64": 248, "aarch64": 217}[os.uname().machine]
+    numbers = {"ADD_KEY": first, "REQUEST_KEY": first + 1, "KEYCTL": first + 2}
+    name = f"coattest-test-{os.getpid()}"
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.syscall.restype = ctypes.c_long
+    key = libc.syscall(numbers["ADD_KEY"], b"user", name.encode(), b"secret", 6, ctypes.c_int(-3))
+    if key == -1:
+        pytest.skip(f"this host has no keyring here: {os.strerror(ctypes.get_errno())}")
+    try:
+        code = KEYS.replace("NAME", name)
+        for variable, number in numbers.items():
+            code = code.replace(variable, str(number))
+        reader, writer = os.pipe()
+        with os.fdopen(reader) as said:
+            with os.fdopen(writer, "w") as stdout:
+                assert inside(root, code, stdout=stdout) == 0
+            assert set(json.loads(said.read()).values()) == {errno.ENOSYS}
+    finally:
+        libc.syscall(numbers["KEYCTL"], 9, ctypes.c_long(key), ctypes.c_int(-3))  # KEYCTL_UNLINK
 
 
 def test_no_path_of_the_host_is_visible(seen: dict[str, Any]) -> None:

@@ -132,7 +132,8 @@ class Example:
                 with contextlib.suppress(AssertionError):  # the terminal may hang where a page failed
                     terminal.start("deploy-from-attestation destroy --state deployment", END)
             if name == "you":
-                terminal.interrupt()
+                with contextlib.suppress(AssertionError):
+                    terminal.interrupt()
             terminal.close()
             if folder := os.environ.get("COATTEST_ARTIFACTS"):
                 Path(folder).mkdir(parents=True, exist_ok=True)

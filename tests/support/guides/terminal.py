@@ -116,9 +116,13 @@ class Terminal:
             assert ended is not None
             return ended
 
-    def interrupt(self) -> None:
-        """Ctrl-C."""
-        os.write(self._person, b"\x03")
+    def interrupt(self, seconds: float = 30) -> None:
+        """Ctrl-C, and wait until what ran has ended."""
+        with self._new:
+            begins = len(self.shown)
+            os.write(self._person, b"\x03")
+            ended = self._new.wait_for(lambda: self.shown.count(END, begins) > 1, seconds)
+        assert ended, f"it goes on after Ctrl-C: {self.shown[begins:]}"
 
     def close(self) -> None:
         """Close the terminal: what runs in it is ended."""
@@ -131,13 +135,16 @@ class Terminal:
         self._typed.cleanup()
 
     def _read(self) -> None:
-        decoder, answered = codecs.getincrementaldecoder("utf-8")("replace"), 0
+        decoder, unread = codecs.getincrementaldecoder("utf-8")("replace"), ""
         # OSError: nobody has the terminal open any more, or it is closed here.
         with contextlib.suppress(OSError):
             while more := os.read(self._person, 65536):
                 with self._new:
-                    self.shown += decoder.decode(more).replace("\r", "")
-                    while self.shown.count(QUESTION) > answered:
+                    text = decoder.decode(more).replace("\r", "")
+                    self.shown += text
+                    unread += text
+                    while QUESTION in unread:
                         os.write(self._person, b"y\n")
-                        answered += 1
+                        unread = unread.partition(QUESTION)[2]
+                    unread = unread[-len(QUESTION) :]
                     self._new.notify_all()

@@ -243,7 +243,7 @@ def test_the_local_trail_shows_the_decided_enclave_and_then_the_way_around(
     assert [item["error"] for item in document["denied"]] == ["AccessDenied"]
     coverage = document["coverage"]
     assert (coverage["files"], coverage["regions"]) == (1, ["eu-central-1"])
-    assert coverage["digests"] == {"files": 0, "checked": False}
+    assert coverage["digests"] == {"files": 0, "checked": False, "first": None, "last": None}
     assert coverage["records"] >= document["events"] == sum(document["operations"].values())
     code, text, errors = audit(quorum, str(path), key)
     assert code == 0, text
@@ -366,7 +366,9 @@ def test_a_bucket_of_gzipped_logs_is_read_with_its_digests(
         s3.put_object(Bucket="trail", Key="logs/now.json.gz", Body=looked)
         code, text, errors = audit(quorum, "s3://trail/logs/", key, *arguments)
         assert code == 0, (text, errors)
-        assert json.loads(text)["coverage"]["digests"] == {"files": 3, "checked": True}
+        range_of_all = {"first": "2026-11-23T10:00:00Z", "last": "2026-11-23T13:00:00Z"}
+        assert json.loads(text)["coverage"]["digests"] == {"files": 3, "checked": True, **range_of_all}
+        assert "from 2026-11-23T10:00:00Z to 2026-11-23T13:00:00Z" in json.loads(text)["verdict"]
         s3.put_object(Bucket="trail", Key="logs/1.json.gz", Body=gzip.compress(b'{"Records":[]}'))
         code, text, _ = audit(quorum, "s3://trail/logs/", key, *arguments)
     assert code == 1

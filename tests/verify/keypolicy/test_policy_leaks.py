@@ -72,3 +72,42 @@ def test_the_default_policy_of_a_new_key_is_open() -> None:
     root = {"AWS": f"arn:aws:iam::{ACCOUNT}:root"}
     statement = {"Sid": "x", "Effect": "Allow", "Principal": root, "Action": "kms:*", "Resource": "*"}
     assert "without an attestation document" in leaks({"Version": "2012-10-17", "Statement": [statement]})
+
+
+ANYBODY = {"Effect": "Allow", "Principal": "*", "Action": "kms:Decrypt", "Resource": "*"}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"Condition": {"StringEquals": {"kms:CallerAccount": ACCOUNT}}},
+        {"Condition": {"ArnLike": {"aws:PrincipalArn": "arn:aws:iam::*:role/other"}}},
+        {"Condition": {"StringEquals": {"aws:PrincipalOrgID": "o-1234567890"}}},
+        {"Condition": {"StringEquals": {"kms:ViaService": "s3.eu-central-1.amazonaws.com"}}},
+        {"Condition": {"IpAddress": {"aws:SourceIp": "192.0.2.0/24"}}},
+        {"Condition": {"StringEquals": {"aws:PrincipalTag/a": "${aws:PrincipalTag/b}"}}},
+        {"Condition": {"Null": {"kms:RecipientAttestation:NitroTPMPCR4": "false"}}},
+        {"Principal": {"Service": "logs.amazonaws.com"}},
+        {"Resource": "arn:aws:kms:*:*:key/${aws:PrincipalTag/key}"},
+    ],
+)
+def test_a_condition_that_nobody_settles_keeps_nobody_out(more: dict[str, Any]) -> None:
+    """The request that is tried has no tag, address or service: somebody's has."""
+    found = leaks({"Version": "2012-10-17", "Statement": [{**ANYBODY, **more}]})
+    assert "without an attestation document" in found
+
+
+def test_a_register_beyond_the_image_hides_no_way_under_another_seal() -> None:
+    """The decided enclave has it, and without the context decrypts what was sealed by others."""
+    signed = PolicyOptions(registers={8: "5e" * 48})
+    foreign = {"under another seal key", "under another image's name"}
+    assert leaks(make(options=signed)) == foreign
+    assert leaks(make(context=AN_AUCTIONS, options=signed)) == set()
+
+
+def test_a_deny_that_may_not_apply_does_not_count() -> None:
+    """One with a condition on an address; one without a condition does."""
+    kept_out = {**ANYBODY, "Effect": "Deny"}
+    sometimes = {**kept_out, "Condition": {"NotIpAddress": {"aws:SourceIp": "192.0.2.0/24"}}}
+    assert leaks({"Version": "2012-10-17", "Statement": [ANYBODY, sometimes]})
+    assert not leaks({"Version": "2012-10-17", "Statement": [ANYBODY, kept_out]})

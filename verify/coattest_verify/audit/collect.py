@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Final
 
 from coattest.errors import Rejected, UsageError
@@ -21,7 +22,8 @@ from coattest_verify.audit.events import (
     parse_event,
     shared_ids,
 )
-from coattest_verify.audit.records import Flaw, Page, Record, inflate, records_of, salvaged
+from coattest_verify.audit.records import GZIP, Flaw, Page, Record, inflate, records_of, salvaged
+from coattest_verify.audit.trails import TrailChange, trail_change
 
 MAX_EVENTS: Final = 500_000
 """Events of the key that one run holds in memory, about 2 kB each."""
@@ -61,6 +63,7 @@ class Collected:
     digests: list[DigestFile] = field(default_factory=list)
     logs: dict[str, str] = field(default_factory=dict)
     unreadable: list[Finding] = field(default_factory=list)
+    trails: list[TrailChange] = field(default_factory=list)
     pages: list[str] = field(default_factory=list)
     whole: int = 0
     """Files whose last page is the last one of an answer."""
@@ -76,12 +79,15 @@ class Collected:
         except Rejected as error:
             self.flaw(where, error.what)
             return
-        if damage:
-            self.flaw(where, damage)
         self.coverage.size += len(content)
         _limit(self.coverage.size, MAX_TOTAL, "bytes when unpacked")
         self.logs[path] = hashlib.sha256(content).hexdigest()
-        self.text(content, where)
+        if damage:
+            self.flaw(where, damage)
+        if content.startswith(GZIP):
+            self.flaw(where, "gzip within gzip: unpack it once")
+        else:
+            self.text(content, where)
 
     def digest(self, data: bytes, signature: str, where: str) -> None:
         """Add a digest file with the signature of its object's metadata (hex).
@@ -115,6 +121,7 @@ class Collected:
             # Pages one after the other are one answer: its last one says whether it is whole.
             self.whole += page.last
             self.pages += [] if page.last else [page.where]
+            self.coverage.pages = len(self.pages) if self.whole == 1 else 0
 
     def flaw(self, where: str, detail: str) -> None:
         """Something that could not be read."""
@@ -134,6 +141,9 @@ class Collected:
         if event not in (NotOfKey.ANOTHER_SERVICE, NotOfKey.INSIGHT):
             self.coverage.of_kms += 1
             self._remember(record)
+        if event is NotOfKey.ANOTHER_SERVICE and len(self.trails) < MAX_UNREADABLE:
+            change = trail_change(record.raw, self.key.account)
+            self.trails += [change] if change else []
         if isinstance(event, NotOfKey):
             self.coverage.not_of_key[event.value] += 1
             return
@@ -165,6 +175,15 @@ class Collected:
             return ()
         detail = "another page follows, and nothing shows that it is here: put an answer's pages in one file"
         return tuple(Finding("pages-missing", where, detail) for where in self.pages[:MAX_UNREADABLE])
+
+    def changed(self, since: datetime | None, until: datetime | None) -> tuple[Finding, ...]:
+        """Changes of trails before the window's end, in it: after them calls may be missing."""
+        return tuple(
+            item.finding
+            for item in self.trails
+            if item.time is None
+            or ((since is None or item.time >= since) and (until is None or item.time < until))
+        )
 
     @property
     def findings(self) -> tuple[Finding, ...]:

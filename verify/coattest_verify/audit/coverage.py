@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Final
 
 MAX_NAMES: Final = 1000
@@ -32,8 +33,12 @@ class Coverage:
     skipped: list[str] = field(default_factory=list)
     """Names of files that are no logs by their content, as many as are kept."""
     skipped_count: int = 0
+    pages: int = 0
+    """Pages in files of their own that the one last page of the source was taken to end."""
     digests: int = 0
     digests_checked: bool = False
+    digests_of: tuple[datetime, datetime] | None = None
+    """From when to when the digests of the key's Region show that the logs are complete."""
 
     def saw(self, raw: Mapping[str, Any]) -> None:
         """Count a record."""
@@ -63,6 +68,14 @@ class Coverage:
             f"{min(self.hours)}h and {max(self.hours)}h UTC, in {where}"
         )
 
+    @property
+    def complete(self) -> str:
+        """In words: what shows that the logs are complete."""
+        if not self.digests_checked or self.digests_of is None:
+            return "no digest files, so nothing shows that the logs are complete"
+        first, last = map(_stamp, self.digests_of)
+        return f"complete by CloudTrail's digest files from {first} to {last}, and by nothing at other times"
+
     def to_json(self) -> dict[str, Any]:
         """As one object."""
         return {
@@ -79,7 +92,17 @@ class Coverage:
                 "first": min(self.hours, default=None),
                 "last": max(self.hours, default=None),
             },
+            "pages": self.pages,
             "skipped": self.skipped,
             "skipped_count": self.skipped_count,
-            "digests": {"files": self.digests, "checked": self.digests_checked},
+            "digests": {
+                "files": self.digests,
+                "checked": self.digests_checked,
+                "first": _stamp(self.digests_of[0]) if self.digests_of else None,
+                "last": _stamp(self.digests_of[1]) if self.digests_of else None,
+            },
         }
+
+
+def _stamp(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%dT%H:%M:%SZ}"

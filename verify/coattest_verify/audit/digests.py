@@ -109,6 +109,16 @@ def check_digests(
     )
 
 
+def digest_range(
+    digests: Sequence[DigestFile], *, region: str, account: str
+) -> tuple[datetime, datetime] | None:
+    """From when to when the digests of an account's Region are; None without any."""
+    own = f"{account}_CloudTrail-Digest_{region}_"
+    parsed = [item for item in map(_parse, digests) if isinstance(item, _Digest)]
+    mine = [item for item in parsed if item.path.rsplit("/", 1)[-1].startswith(own)]
+    return (min(item.start for item in mine), max(item.end for item in mine)) if mine else None
+
+
 def _chain_findings(
     chain: Sequence[_Digest],
     *,

@@ -22,6 +22,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from coattest.errors import UsageError
+from coattest.strictjson import shown
 from coattest_verify.audit.operations import ALIASES, CHANGES, DECRYPT, KEYLESS, KNOWN
 
 PCR_SIZE = 48
@@ -42,6 +43,14 @@ _CONTENT = frozenset(
     | {f"{side}encryptioncontext" for side in ("source", "destination")}
 )
 """Request parameters, in lower case, that are content and do not say which key is meant."""
+
+
+_ERROR = re.compile(
+    r"(?!(?:null|none|nil|nan|undefined|false|true)\Z)[A-Za-z][A-Za-z0-9_.:-]{3,199}", re.IGNORECASE
+)
+"""An error code, such as AccessDenied or Client.UnauthorizedOperation. What queries export for "no error" is
+none.
+"""
 
 
 def bad_event(what: str, *, where: str) -> UsageError:
@@ -140,10 +149,10 @@ def parse_event(raw: Mapping[str, Any], key: KeyName) -> Event | NotOfKey:
     """The event, or why it is not one that the audit of ``key`` needs. Raises Unreadable."""
     service = raw.get("eventSource")
     if not isinstance(service, str) or not service.strip():
-        if "insightDetails" in raw and "eventName" not in raw:
+        if "insightDetails" in raw and "eventName" not in raw and not _has_key(_named_in(raw), key):
             return NotOfKey.INSIGHT
         raise Unreadable("a record without eventSource")
-    name = _text(raw.get("eventName"))
+    name = plain_text(raw.get("eventName"))
     if not service.strip().lower().startswith("kms"):
         if name in KNOWN and _has_key(raw.get("resources"), key):
             raise Unreadable("an operation of KMS on this key, by an eventSource that is not KMS")
@@ -162,13 +171,13 @@ class Unreadable(ValueError):
 
 def _event(raw: Mapping[str, Any], names: Names, key: KeyName) -> Event:
     flaws: list[str] = []
-    name = _text(raw.get("eventName"))
+    name = plain_text(raw.get("eventName"))
     if not name:
         flaws.append("no eventName")
-    time = _time(raw.get("eventTime"))
+    time = moment_of(raw.get("eventTime"))
     if time is None:
         flaws.append("no eventTime that can be read")
-    parameters = _object(raw.get("requestParameters"))
+    parameters = json_object(raw.get("requestParameters"))
     recipient: Mapping[str, Any] | None = None
     context: dict[str, str] = {}
     registers: dict[int, bytes] | None = None
@@ -178,21 +187,23 @@ def _event(raw: Mapping[str, Any], names: Names, key: KeyName) -> Event:
         registers = _registers(recipient, flaws) if recipient is not None else None
         given = _readable(_readable(raw, "requestParameters", flaws), "encryptionContext", flaws)
         context = {str(key): str(value) for key, value in given.items()}
-    error = raw.get("errorCode")
+    written, error = plain_text(raw.get("errorCode")), error_of(raw)
+    if written.strip() and error is None:
+        flaws.append(f"errorCode {shown(written)} is none of AWS's, so the call counts as one that succeeded")
     named = list(_strings([raw.get("resources"), raw.get("requestParameters")]))
     return Event(
         name=name or "an operation without a name",
         names=names,
         time=time,
-        region=_text(raw.get("awsRegion")),
-        account=_text(raw.get("recipientAccountId")),
-        caller=_caller(_object(raw.get("userIdentity")) or {}),
-        source=_text(raw.get("sourceIPAddress")),
-        error=error if isinstance(error, str) and error else None,
-        module_id=_text(recipient.get("attestationDocumentModuleId")) or None if recipient else None,
+        region=plain_text(raw.get("awsRegion")),
+        account=plain_text(raw.get("recipientAccountId")),
+        caller=_caller(json_object(raw.get("userIdentity")) or {}),
+        source=plain_text(raw.get("sourceIPAddress")),
+        error=error,
+        module_id=plain_text(recipient.get("attestationDocumentModuleId")) or None if recipient else None,
         registers=registers,
         context=context,
-        identity=_text(raw.get("eventID")) or "without an id",
+        identity=plain_text(raw.get("eventID")) or "without an id",
         shared=shared_ids(raw),
         network=raw.get("eventCategory") == "NetworkActivity",
         aliases=frozenset(found[1] for text in named if (found := _ALIAS.search(text))),
@@ -203,22 +214,26 @@ def _event(raw: Mapping[str, Any], names: Names, key: KeyName) -> Event:
     )
 
 
+def error_of(raw: Mapping[str, Any]) -> str | None:
+    """The code of the error with which a call was refused; None for one that succeeded, or may have."""
+    found = plain_text(raw.get("errorCode")).strip()
+    return found if _ERROR.fullmatch(found) else None
+
+
 def shared_ids(raw: Mapping[str, Any]) -> frozenset[str]:
     """What every account's record of one call has: sharedEventID and requestID, each with the operation and
     whether it succeeded. A success is no second record of a refusal.
     """
-    kind = f"{_text(raw.get('eventName'))} {bool(raw.get('errorCode'))}"
-    ids = (_text(raw.get(field)) for field in ("sharedEventID", "requestID"))
+    kind = f"{plain_text(raw.get('eventName'))} {error_of(raw) is not None}"
+    ids = (plain_text(raw.get(field)) for field in ("sharedEventID", "requestID"))
     return frozenset(f"{kind} {name}" for name in ids if name)
 
 
 def _names(raw: Mapping[str, Any], key: KeyName) -> Names:
     """Which key the record names, in its resources, parameters or answer."""
-    parameters = _object(raw.get("requestParameters"))
+    parameters = json_object(raw.get("requestParameters"))
     asked: Any = raw.get("requestParameters") if parameters is None else _without_content(parameters)
-    answer, details, resources = (
-        raw.get(name) for name in ("responseElements", "serviceEventDetails", "resources")
-    )
+    resources, answer, details = _named_in(raw)
     if _has_key([resources, asked, answer, details], key):
         return Names.THIS
     # A parameter of the caller's choice (a grant's name) or an id somewhere in a longer text does not say
@@ -227,6 +242,11 @@ def _names(raw: Mapping[str, Any], key: KeyName) -> Names:
     others = [_NAMED_KEY.search(text) is not None for text in _strings(asked_for)]
     another = any(_NAMED_KEY.search(text) for text in _strings([resources, answer, details]))
     return Names.ANOTHER if another or (others and all(others)) else Names.NONE
+
+
+def _named_in(raw: Mapping[str, Any]) -> list[Any]:
+    """Where a record says what it is about, its parameters left out."""
+    return [raw.get(name) for name in ("resources", "responseElements", "serviceEventDetails")]
 
 
 def _has_key(value: Any, key: KeyName) -> bool:
@@ -252,7 +272,7 @@ def _strings(value: Any) -> Iterator[str]:
             waiting.extend(item)
 
 
-def _object(value: Any) -> Mapping[str, Any] | None:
+def json_object(value: Any) -> Mapping[str, Any] | None:
     """The JSON object, also one that stands in a string; empty for null. None for anything else."""
     if isinstance(value, str) and value.lstrip()[:1] in ("{", "n"):
         try:
@@ -266,19 +286,20 @@ def _object(value: Any) -> Mapping[str, Any] | None:
 
 def _readable(outer: Mapping[str, Any], name: str, flaws: list[str]) -> Mapping[str, Any]:
     """An object of which a Decrypt's judgement depends."""
-    found = _object(outer.get(name))
+    found = json_object(outer.get(name))
     if found is None:
         flaws.append(f"{name} is not an object")
     return found or {}
 
 
-def _text(value: Any) -> str:
+def plain_text(value: Any) -> str:
+    """The value if it is a text, else an empty one."""
     return value if isinstance(value, str) else ""
 
 
-def _time(value: Any) -> datetime | None:
-    """RFC 3339, with or without fractions of a second and an offset."""
-    found = _TIME.fullmatch(_text(value))
+def moment_of(value: Any) -> datetime | None:
+    """A time of RFC 3339, with or without fractions of a second and an offset."""
+    found = _TIME.fullmatch(plain_text(value))
     if not found:
         return None
     try:
@@ -291,17 +312,19 @@ def _time(value: Any) -> datetime | None:
 
 
 def _caller(identity: Mapping[str, Any]) -> EventCaller:
-    issuer = _object((_object(identity.get("sessionContext")) or {}).get("sessionIssuer")) or {}
-    arn, account = _text(identity.get("arn")) or None, _text(identity.get("accountId"))
-    unique_id = _text(issuer.get("principalId")) or _text(identity.get("principalId")).partition(":")[0]
-    kind = _text(identity.get("type")) or "an unknown caller"
-    named = " ".join(filter(None, (kind, account, _text(identity.get("principalId")))))
+    issuer = json_object((json_object(identity.get("sessionContext")) or {}).get("sessionIssuer")) or {}
+    arn, account = plain_text(identity.get("arn")) or None, plain_text(identity.get("accountId"))
+    unique_id = (
+        plain_text(issuer.get("principalId")) or plain_text(identity.get("principalId")).partition(":")[0]
+    )
+    kind = plain_text(identity.get("type")) or "an unknown caller"
+    named = " ".join(filter(None, (kind, account, plain_text(identity.get("principalId")))))
     return EventCaller(
-        shown=arn or _text(identity.get("invokedBy")) or named,
-        role=_text(issuer.get("arn")) or None,
+        shown=arn or plain_text(identity.get("invokedBy")) or named,
+        role=plain_text(issuer.get("arn")) or None,
         arn=arn,
         unique_id=unique_id,
-        account=account or _text(issuer.get("accountId")),
+        account=account or plain_text(issuer.get("accountId")),
     )
 
 
@@ -320,7 +343,7 @@ def _registers(recipient: Mapping[str, Any], flaws: list[str]) -> dict[int, byte
 
 
 def _register(value: Any) -> bytes | None:
-    text = _text(value)
+    text = plain_text(value)
     try:
         found = bytes.fromhex(text) if len(text) == 2 * PCR_SIZE else base64.b64decode(text, validate=True)
     except (ValueError, binascii.Error):

@@ -112,7 +112,7 @@ class Known:
 DecryptRule = Callable[[Event, Expected, Known], Iterable[Finding]]
 """One thing that a successful Decrypt must be; ``role-unconfirmed`` is undecided, all else found false."""
 
-UNDECIDED: Final = frozenset({"pages-missing", "role-unconfirmed"})
+UNDECIDED: Final = frozenset({"pages-missing", "role-unconfirmed", "trail-changed"})
 """Codes of findings that say what these logs cannot show."""
 
 

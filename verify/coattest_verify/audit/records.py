@@ -59,8 +59,16 @@ _LISTS: Final[Mapping[str, str | None]] = {
 _PAGED = ("Events", "events")
 """A list of records by its name, and the field of an item that has the record as text."""
 
-_DECODER = json.JSONDecoder(object_pairs_hook=unique_names)
-_ANY_NAMES = json.JSONDecoder()
+_DIGITS = 4000
+"""Digits of a whole number; longer ones stay text, since Python makes no number of them."""
+
+
+def _whole(digits: str) -> int | str:
+    return int(digits) if len(digits) <= _DIGITS else digits
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=unique_names, parse_int=_whole)
+_ANY_NAMES = json.JSONDecoder(parse_int=_whole)
 _NEXT = ("NextToken", "nextToken", "nextForwardToken")
 """Names by which a page of lookup-events or of CloudWatch Logs says that another one follows."""
 
@@ -91,6 +99,25 @@ class Record:
     raw: Mapping[str, Any]
 
 
+PACKED: Final[Mapping[bytes, str]] = {
+    b"PK\x03\x04": "zip",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\x00": "xz",
+    b"7z\xbc\xaf\x27\x1c": "7z",
+    b"\x04\x22\x4d\x18": "lz4",
+    b"PAR1": "Parquet",
+    b"ORC": "ORC",
+    b"Obj\x01": "Avro",
+}
+"""How files begin that may hold logs and are not unpacked here."""
+
+
+def packed_as(beginning: bytes) -> str | None:
+    """The name of the form that a file is in, by its first bytes, where it is one that is not read here."""
+    return next((name for magic, name in PACKED.items() if beginning.startswith(magic)), None)
+
+
 def inflate(data: bytes) -> bytes:
     """The content of a gzipped file, or the data as it is. Raises Rejected, also for what is damaged."""
     content, damage = salvaged(data)
@@ -106,6 +133,8 @@ def salvaged(data: bytes) -> tuple[bytes, str | None]:
     """
     if len(data) > MAX_FILE:
         raise Rejected(f"larger than {MAX_FILE} bytes", code="too-large")
+    if form := packed_as(data[:8]):
+        raise Rejected(f"{form}, which is not read here: unpack it to JSON")
     if not data.startswith(GZIP):
         return data, None
     found, member, left = bytearray(), zlib.decompressobj(_WITH_HEADER), memoryview(data)

@@ -14,15 +14,16 @@ from coattest.aws import aws_errors
 from coattest.errors import UsageError
 from coattest.files import open_plain, read_whole
 from coattest_verify.audit.collect import Collected
-from coattest_verify.audit.records import GZIP, MAX_FILE
+from coattest_verify.audit.records import GZIP, MAX_FILE, packed_as
 
 DIGEST_FOLDER: Final = "CloudTrail-Digest"
 SUFFIXES: Final = (".json", ".jsonl", ".ndjson", ".log", ".gz")
 """Names of what is read, in any case; of what has another name, what begins like a log is read too."""
 
 _BEGINS: Final = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*[\[{]|\xff\xfe|\xfe\xff|" + re.escape(GZIP))
-_BEGINNING: Final = 4096
-"""Bytes in which a log's first bracket is looked for."""
+_NAMES: Final = re.compile(rb"eventsource|event.?source|kms\.amazonaws", re.IGNORECASE)
+_BEGINNING: Final = 65536
+"""Bytes in which a log's first bracket, or a name of CloudTrail's, is looked for."""
 
 SIGNATURE_SUFFIX: Final = ".signature"
 MAX_SIGNATURE: Final = 4096
@@ -99,7 +100,7 @@ def _like_a_log(file: Path) -> bool:
     """Whether a file begins like a log; what cannot be opened is taken for one, and then said to be none."""
     try:
         with open_plain(file) as opened:
-            return _BEGINS.match(opened.read(_BEGINNING)) is not None
+            return _may_be_a_log(opened.read(_BEGINNING))
     except (OSError, UsageError):
         return True
 
@@ -149,7 +150,14 @@ def _object_like_a_log(s3: Any, bucket: str, name: str) -> bool:
         answer = s3.get_object(Bucket=bucket, Key=name, Range=f"bytes=0-{_BEGINNING - 1}")
     except ClientError:
         return True
-    return _BEGINS.match(answer["Body"].read(_BEGINNING)) is not None
+    return _may_be_a_log(answer["Body"].read(_BEGINNING))
+
+
+def _may_be_a_log(beginning: bytes) -> bool:
+    """Whether a file begins like a log, packed in whatever way, or has the words of one."""
+    if _BEGINS.match(beginning) or packed_as(beginning):
+        return True
+    return _NAMES.search(beginning.replace(b"\0", b"")) is not None
 
 
 def _take_object(found: Collected, s3: Any, bucket: str, name: str) -> None:

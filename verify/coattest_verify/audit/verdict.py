@@ -58,9 +58,10 @@ def _verified(report: AuditReport, coverage: Coverage) -> str:
         f"{report.events} event(s) of the key in {coverage.told}",
         f"{len(report.denied)} refused by KMS" if report.denied else "",
         f"{len(report.notable)} change(s) of the key, shown above" if report.notable else "",
-        "complete by CloudTrail's digest files"
-        if coverage.digests_checked
-        else "no digest files, so nothing shows that the logs are complete",
+        f"{coverage.pages} page(s) in files of their own were taken for one answer with the last one"
+        if coverage.pages
+        else "",
+        coverage.complete,
         "the event history was asked for what names the key: a call that names its alias alone is not in it"
         if coverage.source == "lookup-events"
         else "",

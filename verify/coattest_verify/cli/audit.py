@@ -99,7 +99,12 @@ def audit_command(**given: Any) -> int:
         need_extra("aws")
     expected = _expected(given)
     collected = _collect(given, expected)
-    missing = (*collected.findings, *collected.unfinished, *_missing(given, collected, expected))
+    missing = (
+        *collected.findings,
+        *collected.unfinished,
+        *collected.changed(expected.since, expected.until),
+        *_missing(given, collected, expected),
+    )
     report = judge_events(collected.events, expected, missing, calls=collected.calls, rules=_rules(given))
     verdict = conclude(report, collected.coverage, none_expected=given["allow_none"])
     if given["as_json"]:
@@ -206,15 +211,19 @@ def _missing(given: Mapping[str, Any], collected: Collected, expected: Expected)
             keys = digests.public_keys(client.list_public_keys(**{k: v for k, v in with_window.items() if v}))
     else:
         keys = {}
+    key = expected.key
     collected.coverage.digests_checked = bool(collected.digests)
+    collected.coverage.digests_of = digests.digest_range(
+        collected.digests, region=key.region, account=key.account
+    )
     return digests.check_digests(
         collected.digests,
         keys=keys,
         logs=collected.logs,
         since=expected.since,
         until=expected.until,
-        region=expected.key.region,
-        account=expected.key.account,
+        region=key.region,
+        account=key.account,
     )
 
 

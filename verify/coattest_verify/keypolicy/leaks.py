@@ -1,20 +1,25 @@
 """What a key's live policy would let past the decided enclave, for one encryption context. Pure.
 
-It asks the evaluator for the callers that the policy names, and for somebody whom it does not name. That is
-a look before something is encrypted, not a proof: ``prove`` has that.
+It asks the evaluator for the callers that the policy names, and for somebody whom it does not name. What the
+request does not settle (a tag, an address, a register beyond those given) is taken to be as it suits the
+caller. That is a look before something is encrypted, not a proof: ``prove`` has that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from coattest.findings import Finding
 from coattest_build.formats.measure import pcr3
-from coattest_verify.keypolicy.iam import Policy, Principal, Request, assess
+from coattest_verify.keypolicy.iam import Condition, Policy, Principal, Request, assess
+from coattest_verify.keypolicy.iam.actions import ATTESTATION, CONTEXT, CONTEXT_KEYS
+from coattest_verify.keypolicy.iam.match import ascii_lower
 from coattest_verify.keypolicy.iam.reading import Ternary
 
 CODE = "key-policy"
 
+_OF_THE_CALLER = ("aws:principalarn", "aws:principalaccount", "kms:calleraccount")
 _OTHER_IMAGE = {0: "11" * 48, 1: "22" * 48, 2: "33" * 48}
 
 
@@ -31,7 +36,7 @@ def policy_leaks(
     that enclave must get nothing.
     """
     found = []
-    for caller in _callers(policy, key_arn):
+    for caller, named in _callers(policy, key_arn):
         tries = [
             ("kms:Decrypt", "without an attestation document", {}, context),
             ("kms:Decrypt", "from another image", _OTHER_IMAGE, context),
@@ -41,29 +46,71 @@ def policy_leaks(
         ]
         for action, how, registers, under in tries:
             request = _request(caller, action, key_arn, registers, under)
-            if assess(policy, request).granted is not Ternary.NO:
+            if assess(_loosest(policy, registers, named), request).granted is not Ternary.NO:
                 found.append(Finding(CODE, f"key {key_arn}", f"{caller.arn} may get a plaintext {how}"))
     return tuple(found)
 
 
-def _callers(policy: Policy, key_arn: str) -> Iterator[Principal]:
-    """Everybody whom an Allow names, somebody of each account that it names, and a stranger."""
+def _loosest(policy: Policy, registers: Mapping[int, str], named: bool) -> Policy:
+    """The policy without what a request with these registers (by a caller who is named) leaves open: without
+    such conditions of an Allow, and without a Deny that has one.
+    """
+    statements = []
+    for item in policy.statements:
+        open_resource = policy.variables and any("${" in text for text in item.resources)
+        settled = [each for each in item.conditions if _settled(each, registers, policy.variables)]
+        if item.allow:
+            kept = (each for each in settled if named or ascii_lower(each.key) not in _OF_THE_CALLER)
+            everything = {"resources": ("*",), "not_resource": False} if open_resource else {}
+            statements.append(replace(item, conditions=tuple(kept), **everything))  # type: ignore[arg-type]
+        elif len(settled) == len(item.conditions) and not open_resource:
+            statements.append(item)
+    return replace(policy, statements=tuple(statements))
+
+
+def _settled(condition: Condition, registers: Mapping[int, str], variables: bool) -> bool:
+    """Whether ``_request`` says what a condition looks at; of registers those given, or none at all."""
+    key = ascii_lower(condition.key)
+    if variables and any("${" in value for value in condition.values):
+        return False
+    if key.startswith(ATTESTATION):
+        index = "0" if key.endswith(":imagesha384") else key.removeprefix(f"{ATTESTATION}pcr")
+        return index.isdecimal() and (not registers or int(index) in registers)
+    return key == CONTEXT_KEYS or key.startswith(CONTEXT) or key in _OF_THE_CALLER
+
+
+def _callers(policy: Policy, key_arn: str) -> Iterator[tuple[Principal, bool]]:
+    """Everybody whom an Allow names, somebody of each account that it names, and a stranger; with whether it
+    is one that is named.
+    """
     partition, account = key_arn.split(":")[1], key_arn.split(":")[4]
     arns = {f"arn:{partition}:iam::{account}:user/anyone-else", f"arn:{partition}:iam::000000000000:user/x"}
+    named, services = set(), set()
     for statement in policy.statements:
         for principal in statement.principals or ():
-            if not statement.allow or principal.kind != "AWS" or not principal.value.startswith("arn:"):
-                continue
             value = principal.value
-            arns.add(f"{value.removesuffix(':root')}:user/anyone-else" if principal.is_account else value)
-    for arn in sorted(arns):
-        yield Principal(arn, arn.split(":")[4], partition=partition)
+            if not statement.allow or principal.kind not in ("AWS", "Service"):
+                continue
+            if principal.kind == "Service":
+                services.add(value)
+            elif principal.is_account:
+                arns.add(f"{value.removesuffix(':root')}:user/anyone-else")
+            elif value.startswith("arn:"):
+                named.add(value)
+    for arn in sorted(arns | named):
+        yield Principal(arn, arn.split(":")[4], partition=partition), arn in named
+    for name in sorted(services):
+        yield Principal(name, "", kind="Service"), False
 
 
 def _request(
     caller: Principal, action: str, key_arn: str, registers: Mapping[int, str], context: Mapping[str, str]
 ) -> Request:
-    keys: dict[str, Sequence[str]] = {}
+    keys: dict[str, Sequence[str]] = {
+        "aws:PrincipalArn": (caller.arn,),
+        "aws:PrincipalAccount": (caller.account,),
+        "kms:CallerAccount": (caller.account,),
+    }
     if registers:
         attested = {**registers, 3: pcr3(caller.arn)} if ":role/" in caller.arn else registers
         keys |= {f"kms:RecipientAttestation:PCR{index}": (value,) for index, value in attested.items()}

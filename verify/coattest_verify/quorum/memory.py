@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, astuple, replace
 from pathlib import Path
 
 from coattest.errors import EnvironmentFailure, Rejected, UsageError
-from coattest.files import read_bounded, write_atomic
+from coattest.files import config_folder, read_bounded, write_atomic, write_plain
 from coattest.strictjson import Fields, canonical, parse
 from coattest_verify.quorum.log.entries import SeenLog
 from coattest_verify.quorum.members.chain import Seen, SeenObjection
@@ -23,7 +22,6 @@ from coattest_verify.quorum.statements.claim import SHA256
 from coattest_verify.quorum.statements.statement import DISSENT
 from coattest_verify.quorum.statements.votes import REVOKE
 
-CONFIG_VARIABLE = "COATTEST_CONFIG"
 FORMAT = "coattest-roots/v1"
 MAX_ROOTS = 1024
 MAX_ROOTS_FILE = 16 * 1024 * 1024
@@ -32,14 +30,6 @@ MAX_OBJECTIONS = 16384
 
 MAX_OF_ONE = 256
 """Of them, one member's."""
-
-
-def config_folder() -> Path:
-    """Where this user's configuration is."""
-    if chosen := os.environ.get(CONFIG_VARIABLE):
-        return Path(chosen)
-    base = os.environ.get("XDG_CONFIG_HOME")
-    return (Path(base) if base and Path(base).is_absolute() else Path.home() / ".config") / "coattest"
 
 
 def parse_quorum_root(text: str) -> bytes:
@@ -103,7 +93,7 @@ class Roots:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        with self.path.with_name(".roots.lock").open("wb") as lock:
+        with write_plain(self.path.with_name(".roots.lock"), append=True) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 

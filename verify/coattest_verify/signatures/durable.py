@@ -12,6 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from coattest.errors import EnvironmentFailure
+from coattest.files import write_plain
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class DurableFolder:
@@ -36,7 +39,7 @@ class DurableFolder:
     def locked(self) -> Iterator[None]:
         """Make the folder, and keep other processes out of it in the block."""
         _make_directories(self.directory)
-        with (self.directory / ".lock").open("wb") as lock:
+        with write_plain(self.directory / ".lock", append=True) as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX)
             except OSError as error:
@@ -50,7 +53,7 @@ class DurableFolder:
         path = self.directory / name
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            handle = os.open(temporary, _NEW, 0o600)
             try:
                 rest = memoryview(content)
                 while rest:

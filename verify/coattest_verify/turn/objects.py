@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
+from coattest.errors import EnvironmentFailure
 from coattest.files import write_atomic
 from coattest_verify.quorum.change.tree import CommitFiles
 
@@ -32,7 +33,8 @@ def write_commit(
 ) -> str:
     """A commit after ``base`` in which files of ``folder`` are changed (None removes one); its id.
 
-    Everything else stays as it is, entry by entry, whatever it is.
+    Everything else stays as it is, entry by entry, whatever it is. Raises EnvironmentFailure
+    (``bad-repository``) when a file, link or submodule of ``base`` is where a change needs a folder.
     """
     top: _Tree = {}
     files = {f"{folder}/{name}": (entry.mode, entry.identifier) for name, entry in base.entries.items()}
@@ -47,7 +49,12 @@ def write_commit(
         for part in parts[:-1]:
             below = at.setdefault(part, {})
             if not isinstance(below, dict):
-                raise ValueError(f"{path}: a file is in the place of a folder")
+                raise EnvironmentFailure(
+                    "something else is in the place of a folder of attestations",
+                    where=path,
+                    hint="whoever put it there has to remove it",
+                    code="bad-repository",
+                )
             at = below
         at[parts[-1]] = entry
     when = f"{int(now.timestamp())} +0000"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import shlex
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,7 +25,8 @@ from coattest_verify.quorum.change.tree import CommitFiles
 from coattest_verify.turn.settings import TurnSettings
 
 TIP = "refs/coattest/tip"
-LIMITS = ProgramLimits(seconds=600.0, output=1024 * 1024)
+LIMITS = ProgramLimits(seconds=600.0, output=1024 * 1024, memory=1 << 30)
+"""Of one fetch or push; the options below keep git's own use of memory under that."""
 
 MAX_OWN_PACKS = 50
 """A fetch of more than 100 objects leaves one; git repacks at 50, and here nothing runs in the background."""
@@ -45,9 +47,19 @@ OPTIONS = (
     *("-c", "core.hooksPath=/dev/null", "-c", "protocol.allow=never", "-c", "protocol.file.allow=always"),
     *("-c", "protocol.https.allow=always", "-c", "protocol.ssh.allow=always", "-c", "gc.auto=0"),
     *("-c", "fetch.fsckObjects=true", "-c", "maintenance.auto=false", "-c", "fetch.recurseSubmodules=no"),
+    *("-c", "core.packedGitWindowSize=32m", "-c", "core.packedGitLimit=256m", "-c", "pack.threads=1"),
+    *("-c", "core.bigFileThreshold=16m", "-c", "core.deltaBaseCacheLimit=64m"),
     *("-c", "push.gpgSign=false", "-c", "push.recurseSubmodules=no", "-c", "http.followRedirects=false"),
 )
 """git-config(1): no hook, no transport that an address could choose, nothing in the background."""
+
+FOREIGN = (
+    *("-c", "core.hooksPath=/dev/null", "-c", "core.alternateRefsCommand=false", "-c", "gc.auto=0"),
+    *("-c", "receive.autogc=false", "-c", "receive.denyCurrentBranch=refuse", "-c", "core.fsmonitor=false"),
+)
+FOREIGN_ENVIRONMENT = "GIT_NO_LAZY_FETCH=1 GIT_ALLOW_PROTOCOL=none"
+"""For a repository on this machine, in which git itself serves: with its settings and hooks, which are those
+of whoever hosts it, and without what was said above, which git keeps from it (git-receive-pack(1))."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +96,7 @@ class OwnRepository:
         source = f"+refs/heads/{self.settings.branch}:{TIP}"
         done = self._run(
             *("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules"),
-            *("--end-of-options", self.settings.url, source),
+            *(*self._served("upload-pack", self.settings.url), "--end-of-options", self.settings.url, source),
         )
         if done.code:
             raise EnvironmentFailure(
@@ -150,9 +162,15 @@ class OwnRepository:
     def _push(self, url: str, what: str) -> Pushed:
         done = self._run(
             *("push", "--quiet", "--porcelain", "--no-verify", "--no-signed", "--no-follow-tags"),
-            *("--recurse-submodules=no", "--end-of-options", url, what),
+            *("--recurse-submodules=no", *self._served("receive-pack", url), "--end-of-options", url, what),
         )
         return Pushed(done.code == 0, _last_line(done))
+
+    def _served(self, service: str, url: str) -> tuple[str, ...]:
+        """The option that says how git serves a repository of this machine, where the address is of one."""
+        if not url.startswith(("/", "file:")):
+            return ()
+        return (f"--{service}={FOREIGN_ENVIRONMENT} {shlex.join([self._git, *FOREIGN, service])}",)
 
     def _run(self, *words: str, inside: bool = True) -> EndedProgram:
         where = ("--git-dir", str(self.path)) if inside else ()

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from coattest.errors import Rejected, UsageError
-from coattest.files import read_whole
+from coattest.files import config_folder, read_whole
 from coattest.strictjson import Fields
 from coattest.text import parse_toml
-from coattest_verify.quorum.memory import config_folder
 
 SETTINGS_FILE = "turn.toml"
 FORMAT = "coattest-turn/v1"

@@ -8,6 +8,7 @@ Developer Guide, API is the KMS API Reference, SAR the Service Authorization Ref
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from support.verify.keypolicy.prover import (
@@ -48,6 +49,7 @@ class Adversarial:
     encryption: str = YES
     decryption: str = YES
     key: str | None = field(default=None)
+    now: datetime | None = None
 
 
 def without(statement: dict[str, Any], *names: str, **more: Any) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from coattest_verify.keypolicy.iam import parse_policy
@@ -39,8 +40,10 @@ def exactly(*tuples: Any, operator: str = "StringEqualsIgnoreCase", registers: i
     return {operator: {name: [item[index] for item in tuples] for index, name in enumerate(names)}}
 
 
-def ask(*statements: dict[str, Any], tuples: Any = DECIDED, key: str | None = None) -> dict[str, GoalResult]:
-    """The three answers for a policy with an administrator and an encrypter."""
+def ask(
+    *statements: dict[str, Any], tuples: Any = DECIDED, key: str | None = None, now: datetime | None = None
+) -> dict[str, GoalResult]:
+    """The four answers for a policy with an administrator and an encrypter."""
     document = {
         "Version": "2012-10-17",
         "Statement": [
@@ -49,7 +52,7 @@ def ask(*statements: dict[str, Any], tuples: Any = DECIDED, key: str | None = No
             *statements,
         ],
     }
-    question = ProofQuestion(tuple(tuples), (ADMIN,), (BIDDER,), key)
+    question = ProofQuestion(tuple(tuples), (ADMIN,), (BIDDER,), key, now)
     started = time.process_time()  # of this process: what else the machine does is not counted
     results = {
         found.goal: found for found in answer_goals(parse_policy(json.dumps(document)), question, deadline=60)

@@ -17,9 +17,11 @@ from coattest_verify.cli import cli
 from coattest_verify.keypolicy.iam import parse_policy
 from coattest_verify.keypolicy.prove import ProofQuestion, Status, prove
 from support.shared_cases import shared_folder
-from support.verify.keypolicy.adversarial import POLICIES, Adversarial
-from support.verify.keypolicy.prover import ADMIN, BIDDER, A, allow, ask, deny, exactly
+from support.verify.keypolicy.adversarial import EVE, GOOD, POLICIES, Adversarial
+from support.verify.keypolicy.adversarial_present import NOW, POLICIES_OF_REQUESTS
+from support.verify.keypolicy.prover import ADMIN, BIDDER, KEY, A, allow, ask, deny, exactly
 
+ALL = (*POLICIES, *POLICIES_OF_REQUESTS)
 GOALS = ("plaintext", "power", "encryption", "decryption")
 ROLES = {"administrators": [], "encrypters": [], "from": "nobody"}
 EXIT = {"proved": 0, "refuted": 1, "unknown": 3}
@@ -56,10 +58,10 @@ def test_each_shared_case_has_its_answer() -> None:
     assert not wrong
 
 
-@pytest.mark.parametrize("case", POLICIES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", ALL, ids=lambda case: case.name)
 def test_an_adversarial_policy_has_the_answer_that_aws_gives(case: Adversarial) -> None:
     """The words of AWS that decide stand beside each."""
-    found = ask(*case.statements, tuples=(A,), key=case.key)
+    found = ask(*case.statements, tuples=(A,), key=case.key, now=case.now)
     assert {goal: found[goal].status.value for goal in GOALS} == {
         goal: getattr(case, goal) for goal in GOALS
     }, case.source
@@ -68,10 +70,36 @@ def test_an_adversarial_policy_has_the_answer_that_aws_gives(case: Adversarial) 
             assert answer.reason
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"NumericLessThan": {"aws:CurrentTime": "5"}, "DateLessThan": {"aws:EpochTime": "7"}},
+        {"NumericLessThan": {"aws:EpochTime": "2026"}, "DateLessThan": {"aws:CurrentTime": "2026"}},
+        {"NumericLessThan": {"aws:EpochTime": "5"}, "DateLessThan": {"aws:EpochTime": "7"}},
+        {"StringLike": {"aws:CurrentTime": "2*"}, "DateEquals": {"aws:TokenIssueTime": "2" * 20}},
+        {"NumericEquals": {"aws:TokenIssueTime": "2"}, "IpAddress": {"aws:CurrentTime": "::/0"}},
+        {"StringEquals": {"aws:SecureTransport": "x", "aws:PrincipalType": "y", "aws:userid": ""}},
+        {"StringEquals": {"aws:UserAgent": "", "aws:RequestedRegion": "", "aws:ResourceAccount": ""}},
+        {
+            "Null": {
+                "aws:ViaAWSService": "true",
+                "aws:CurrentTime": "true",
+                "aws:PrincipalIsAWSService": "true",
+            }
+        },
+        {"StringLike": {"aws:PrincipalTag/x": "${aws:CurrentTime}${aws:EpochTime}"}},
+    ],
+)
+def test_what_every_request_has_never_bounds_all_of_them_away(odd: dict[str, Any]) -> None:
+    """Beside a condition that nothing meets, what is open to somebody is found: no proof is empty."""
+    found = ask(GOOD, allow(EVE), allow(EVE, Condition=odd), tuples=(A,), key=KEY, now=NOW)
+    assert (found["plaintext"].status, found["decryption"].status) == (Status.REFUTED, Status.PROVED)
+
+
 def test_there_are_enough_of_them_and_each_has_its_source() -> None:
-    """At least sixty, under different names, none without a source."""
-    assert len({case.name for case in POLICIES}) == len(POLICIES) >= 60
-    assert all(case.source for case in POLICIES)
+    """At least a hundred and fifty, under different names, none without a source."""
+    assert len({case.name for case in ALL}) == len(ALL) >= 150
+    assert all(case.source for case in ALL)
 
 
 def written(folder: Path, *statements: dict[str, Any], **more: Any) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 from typing import Any
 
 import pytest
@@ -21,7 +22,9 @@ from coattest_verify.keypolicy.iam import KMS, Policy, Principal, Request, Terna
 from coattest_verify.keypolicy.iam.actions import CHANGES_POWER, MAKES_CIPHERTEXT, READS_PLAINTEXT
 from coattest_verify.keypolicy.prove import GoalResult, ProofQuestion, Status, answer_goals
 from coattest_verify.keypolicy.prove.callers import callers
+from coattest_verify.keypolicy.prove.present import ALWAYS, OWNER
 from support.verify.keypolicy.adversarial import CONTEXT, EVE, POLICIES, TAG
+from support.verify.keypolicy.adversarial_present import POLICIES_OF_REQUESTS
 from support.verify.keypolicy.prover import (
     ACCOUNT,
     ADMIN,
@@ -141,6 +144,25 @@ def words(policy: Policy) -> dict[str, list[str]]:
     return found
 
 
+def of_every_request(name: str, values: list[str], who: Principal) -> list[str]:
+    """The values that a key can have which every request of a caller has."""
+    if name == "aws:principaltype":
+        named = "User" if ":user/" in who.arn else "FederatedUser"
+        return ["AssumedRole" if who.role_arn else "Account" if who.is_root else named]
+    if name == "aws:requestedregion":
+        return [KEY.split(":")[3]]
+    times = [text for text in values if re.match(r"[0-9]{4}-", text)]
+    fixed = {
+        OWNER: [ACCOUNT],
+        "aws:principalisawsservice": ["false"],
+        "aws:securetransport": ["true", "false"],
+        "aws:viaawsservice": ["true", "false"],
+        "aws:currenttime": times,
+        "aws:epochtime": ["1767225600.5", "1700000000"],
+    }
+    return fixed.get(name, values)
+
+
 def sampled(policy: Policy, action: str, draw: random.Random) -> Request:
     """A request that KMS could get: registers with a document only, the keys of a context listed."""
     everybody = [
@@ -163,7 +185,9 @@ def sampled(policy: Policy, action: str, draw: random.Random) -> Request:
             continue
         if name == "aws:username" and (who.role_arn or who.user_arn):
             continue
-        if draw.random() < 0.6 and name not in map(str.lower, context):
+        if name in (*ALWAYS, OWNER):
+            context[key] = (draw.choice(of_every_request(name, values, who)),)
+        elif draw.random() < 0.6:
             context[key] = (draw.choice(values),)
     names = [key[len(STEM) :] for key in context if key.lower().startswith(STEM)]
     if names:
@@ -227,7 +251,7 @@ def test_what_is_proved_no_sampled_request_contradicts(drawn: list[dict[str, Any
         assert unreal(policy, answer) == []
 
 
-@pytest.mark.parametrize("case", POLICIES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [*POLICIES, *POLICIES_OF_REQUESTS], ids=lambda case: case.name)
 def test_the_adversarial_policies_are_sampled_too(case: Any) -> None:
     """The same for each, under five seeds."""
     policy = parse_policy(json.dumps({"Version": "2012-10-17", "Statement": case.statements}))

@@ -29,13 +29,16 @@ REGISTER = 96
 
 _HEX = re.compile(r"[0-9a-f]*")
 _TYPED = {
-    "Numeric": ("Numeric", "Date"),
+    "Numeric": ("Numeric",),
     "Date": ("Date",),
     "Bool": ("Bool",),
     "Binary": ("Binary",),
     "IpAddress": ("IPAddress",),
 }
 """Operators that want a key of their own type; the String and Arn ones are used with any."""
+
+_EPOCH = ("aws:epochtime", _TYPED["Numeric"])
+"""It "works with date operators or numeric operators"; the other times work with date operators only."""
 
 
 def text_of(parts: Parts) -> str:
@@ -255,7 +258,9 @@ def mistyped(condition: Condition) -> bool:
     """Whether the operator is for another type than the key has in AWS's list."""
     wanted = next((types for stem, types in _TYPED.items() if stem in condition.operator), None)
     kind = KMS.find(condition.key)
-    return wanted is not None and kind is not None and kind[1].removeprefix("ArrayOf") not in wanted
+    if wanted is None or kind is None or (match.ascii_lower(condition.key), wanted) == _EPOCH:
+        return False
+    return kind[1].removeprefix("ArrayOf") not in wanted
 
 
 def odd_register(condition: Condition, parts: Sequence[match.Part]) -> bool:

@@ -32,11 +32,13 @@ from coattest_verify.keypolicy.iam.actions import (
 )
 from coattest_verify.keypolicy.iam.match import ascii_lower
 from coattest_verify.keypolicy.prove.callers import callers
+from coattest_verify.keypolicy.prove.present import looks_at, made_at
+from coattest_verify.keypolicy.prove.requests import named_keys, of_an_assumed_key, unnamed_keys
 from coattest_verify.keypolicy.prove.search import Granted, Search
 from coattest_verify.keypolicy.prove.space import Space
 
 ASSUMPTIONS = (
-    "there are no grants on the key",
+    "there are no grants on the key, and who may make one makes none: it allows past the Allows",
     "Origin is AWS_KMS: no copy of the key material exists outside KMS",
     "the key is in one Region",
     "the key is symmetric (SYMMETRIC_DEFAULT, ENCRYPT_DECRYPT)",
@@ -49,7 +51,7 @@ ASSUMPTIONS = (
 
 GOALS = ("plaintext", "power", "encryption", "decryption")
 DECRYPT = "kms:Decrypt"
-_TAG_CONDITIONS = "aws:resourcetag/"
+_TAGS_OF_THE_KEY = "aws:resourcetag/"
 
 
 class Status(enum.Enum):
@@ -103,7 +105,7 @@ def answers(policy: Policy, question: ProofQuestion, *, until: float) -> Iterato
     everybody = callers(policy, (*question.administrators, *question.encrypters))
     search = Search(policy, everybody, question.key_arn, until)
     administrators, encrypters = frozenset(question.administrators), frozenset(question.encrypters)
-    power = CHANGES_POWER | (TAGS if _looks_at_tags(policy) else frozenset())
+    power = CHANGES_POWER | (TAGS if looks_at(policy, _TAGS_OF_THE_KEY) else frozenset())
 
     def decided(space: Space) -> list[Any]:
         return [z3.Not(_any_tuple(space, question.tuples))]
@@ -169,15 +171,6 @@ def _strange_actions(policy: Policy) -> Iterator[str]:
                 )
 
 
-def _looks_at_tags(policy: Policy) -> bool:
-    return any(
-        ascii_lower(condition.key).startswith(_TAG_CONDITIONS)
-        or any(f"${{{_TAG_CONDITIONS}" in ascii_lower(value) for value in condition.values)
-        for statement in policy.statements
-        for condition in statement.conditions
-    )
-
-
 def _any_tuple(space: Space, tuples: Sequence[tuple[str, str, str]]) -> Any:
     return z3.Or(*(_tuple(space, item) for item in tuples))
 
@@ -204,14 +197,30 @@ def _counterexample(policy: Policy, found: Granted) -> Counterexample:
 
 
 def _decryption(search: Search, question: ProofQuestion) -> GoalResult:
-    """Whether each decided enclave can decrypt: some caller gets it, with every register as decided."""
+    """Whether each decided enclave can decrypt: some caller gets it, with every register as decided.
+
+    The policy is on one key, which has to do for all of them. Without its ARN it is none that is named.
+    """
+    named = named_keys(search.policy) if question.key_arn is None else []
+    for key in unnamed_keys(search.policy) if named else ():
+        found = _each_decrypts(replace(search, key_arn=key), question)
+        if found.status is Status.PROVED:
+            return found
+    found = _each_decrypts(search, question)
+    if not named or found.status is not Status.PROVED:
+        return found
+    reason = f"it depends on which key the policy is on: it names {', '.join(named[:3])}; say it with --key"
+    return GoalResult("decryption", Status.UNKNOWN, reason=reason)
+
+
+def _each_decrypts(search: Search, question: ProofQuestion) -> GoalResult:
     if not question.tuples:
         return GoalResult("decryption", Status.UNKNOWN, reason="no decided enclave was given")
     doubt: str | None = None
     for item in question.tuples:
 
         def extra(space: Space, item: tuple[str, str, str] = item) -> list[Any]:
-            return [_tuple(space, item), *_at(space, question.now)]
+            return [_tuple(space, item), *of_an_assumed_key(space), *made_at(space, question.now)]
 
         found = _somebody(search, extra)
         if found is None:
@@ -231,15 +240,6 @@ def _somebody(search: Search, extra: Any) -> Granted | str | None:
                 return answer
             doubt = doubt or answer
     return doubt
-
-
-def _at(space: Space, now: datetime | None) -> list[Any]:
-    """A request's time is the given one, where the policy looks at it."""
-    if now is None:
-        return []
-    choices = space.standing_for("aws:CurrentTime", f"{now:%Y-%m-%dT%H:%M:%SZ}")
-    (slot,) = space.slots("aws:CurrentTime")
-    return [slot.present, z3.Not(slot.empty), space.one_of(slot.value, choices)] if choices else []
 
 
 def answer_goals(policy: Policy, question: ProofQuestion, *, deadline: float) -> tuple[GoalResult, ...]:

@@ -35,23 +35,23 @@ def representatives(conditions: Sequence[Condition]) -> tuple[str, ...] | None:
     if len(families) != 1 or None in families:
         return None
     constants = sorted({value for condition in conditions if family(condition) for value in condition.values})
-    with localcontext() as context:
-        # Nothing is rounded: the constants have at most this many digits, and what lies between a few more.
-        context.prec = 4 * MAX_DIGITS
-        if families == {"Numeric"}:
-            found = [format(value, "f") for value in _pieces(map(number, constants), Decimal(1))]
-        elif families == {"Date"}:
-            found = [_moment(value) for value in _pieces(map(instant, constants), Decimal(1))]
-        else:
-            found = _addresses([ipaddress.ip_network(value, strict=False) for value in constants])
+    if families == {"Numeric"}:
+        found = [format(value, "f") for value in pieces(map(number, constants))]
+    elif families == {"Date"}:
+        found = [time_text(value) for value in pieces(map(instant, constants))]
+    else:
+        found = _addresses([ipaddress.ip_network(value, strict=False) for value in constants])
     return (*found, NEITHER)
 
 
-def _pieces(constants: Iterable[Decimal], step: Decimal) -> list[Decimal]:
+def pieces(constants: Iterable[Decimal]) -> list[Decimal]:
     """Each constant, something between each two, something below and above all."""
-    ordered = sorted(set(constants))
-    between = [(low + high) / 2 for low, high in itertools.pairwise(ordered)]
-    return [ordered[0] - step, *ordered, *between, ordered[-1] + step]
+    with localcontext() as context:
+        # Nothing is rounded: the constants have at most this many digits, and what lies between a few more.
+        context.prec = 4 * MAX_DIGITS
+        ordered = sorted(set(constants))
+        between = [(low + high) / 2 for low, high in itertools.pairwise(ordered)]
+        return [ordered[0] - 1, *ordered, *between, ordered[-1] + 1]
 
 
 def _addresses(networks: Sequence[Network]) -> list[str]:
@@ -75,15 +75,18 @@ def _addresses(networks: Sequence[Network]) -> list[str]:
     return found
 
 
-def _moment(seconds: Decimal) -> str:
+def time_text(seconds: Decimal) -> str:
     """A time for people where a calendar has one, else epoch seconds (with a fraction: four digits are a
     year).
     """
-    try:
-        moment = EPOCH + timedelta(seconds=float(seconds))
-        text = moment.isoformat(timespec="microseconds" if seconds % 1 else "seconds").replace("+00:00", "Z")
-        if instant(text) == seconds:
-            return text
-    except OverflowError:
-        pass
-    return f"{seconds:.1f}" if seconds == seconds.quantize(Decimal("0.1")) else format(seconds, "f")
+    with localcontext() as context:
+        context.prec = 4 * MAX_DIGITS
+        try:
+            time = EPOCH + timedelta(seconds=float(seconds))
+            unit = "microseconds" if seconds % 1 else "seconds"
+            text = time.isoformat(timespec=unit).replace("+00:00", "Z")
+            if instant(text) == seconds:
+                return text
+        except OverflowError:
+            pass
+        return f"{seconds:.1f}" if seconds == seconds.quantize(Decimal("0.1")) else format(seconds, "f")

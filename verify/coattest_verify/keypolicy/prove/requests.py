@@ -6,6 +6,7 @@ What bounds every request may only leave out what cannot be: a proof rests on it
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,6 +21,7 @@ from coattest_verify.keypolicy.iam.names import KEY_ARN
 from coattest_verify.keypolicy.prove import texts
 from coattest_verify.keypolicy.prove.callers import Caller
 from coattest_verify.keypolicy.prove.identity import ACCOUNT, PARTITION, anonymous, known, role_with_any_path
+from coattest_verify.keypolicy.prove.present import EPOCH_NOW, OWNER, REGION, TYPE, always
 from coattest_verify.keypolicy.prove.ranges import NEITHER
 from coattest_verify.keypolicy.prove.space import TWICE, Slot, Space
 from coattest_verify.keypolicy.prove.texts import constant, model_text
@@ -45,6 +47,20 @@ _KEY_ID = z3.Concat(
     z3.Loop(_HEX, 8, 8), *[z3.Concat(z3.Re("-"), z3.Loop(_HEX, 4, 4))] * 3, z3.Re("-"), z3.Loop(_HEX, 12, 12)
 )
 
+_TIME = z3.Concat(
+    z3.Re("20"),
+    *(
+        z3.Range("0", "9"),
+        z3.Range("0", "9"),
+        z3.Re("-0"),
+        z3.Range("1", "9"),
+        z3.Re("-1"),
+        z3.Range("0", "9"),
+    ),
+    *(z3.Re("T1"), *(z3.Range("0", "9"), z3.Re(":"), z3.Range("0", "5")) * 2, z3.Range("0", "9"), z3.Re("Z")),
+)
+"""Some times as a request's context may have them; only counterexamples are bound to them."""
+
 ASSUMED = {
     "kms:keyspec": "SYMMETRIC_DEFAULT",
     "kms:keyusage": "ENCRYPT_DECRYPT",
@@ -61,6 +77,8 @@ READABLE = z3.Star(z3.Union(_ASCII, z3.Range("\u00c0", "\ud7ff")))
 TAG_VALUE = z3.Star(
     z3.Union(
         *(z3.Range(*pair) for pair in ("09", "AZ", "az", "\u00c0\u00d6", "\u00d8\u00f6", "\u00f8\u024f")),
+        *(z3.Range(*pair) for pair in ("\u0391\u03a1", "\u03a3\u03c9", "\u0400\u045f", "\u3041\u3096")),
+        *(z3.Range(*pair) for pair in ("\u30a1\u30fa", "\u4e00\u9fa5", "\uac00\ud7a3")),
         *map(z3.Re, " _.:/=+-@"),
     )
 )
@@ -75,7 +93,7 @@ CALLER_KEYS = ("aws:principalarn", "aws:principalaccount", "kms:calleraccount")
 
 _OF_SERVICES = ("aws:principalservicename", "aws:principalservicenameslist")
 
-KINDS_KEYS = (*CALLER_KEYS, *_OF_SERVICES, "aws:username")
+KINDS_KEYS = (*CALLER_KEYS, *_OF_SERVICES, "aws:username", TYPE)
 """All keys of which ``bound`` says something that depends on the caller."""
 
 
@@ -90,6 +108,30 @@ def likely_keys(policy: Policy) -> list[str]:
     """The keys that a policy names, a few of them, and an example."""
     named = [text for item in policy.statements for text in item.resources if KEY_ARN.fullmatch(text)]
     return [*dict.fromkeys(named[:LIKELY]), example_key(policy)]
+
+
+def named_keys(policy: Policy) -> list[str]:
+    """The entries of Resource and NotResource that do not cover every key."""
+    found = (text for item in policy.statements if item.has_effect for text in item.resources)
+    return [text for text in dict.fromkeys(found) if text != "*"]
+
+
+def unnamed_keys(policy: Policy) -> list[str]:
+    """Keys that a policy does not name, in Regions and accounts of those that it names; an example first."""
+    written = named_keys(policy)
+    ids = (f"{index:08x}{EXAMPLE_ID[8:]}" for index in itertools.count())
+    unnamed = next(name for name in ids if not any(name in text for text in written))
+    usual = (_REGIONS[0], _first_account(policy))
+    places = [usual]
+    for parts in (text.split(":") for text in written):
+        if len(parts) == 6:
+            region, account = (
+                other if re.search(r"[*?$]", part) else part
+                for part, other in zip(parts[3:5], usual, strict=True)
+            )
+            places.append((region, account))
+    keys = (f"arn:aws:kms:{region}:{account}:key/{unnamed}" for region, account in dict.fromkeys(places))
+    return [key for key in keys if KEY_ARN.fullmatch(key)][: LIKELY + 1]
 
 
 def example_key(policy: Policy) -> str:
@@ -116,6 +158,7 @@ def bound(space: Space, caller: Caller, action: str, everybody: Sequence[Caller]
         found += anonymous(space, caller, everybody)
     if not KMS.documented(f"{ATTESTATION}pcr0", action):
         found += [z3.Not(slot.present) for slot in _registers(space)]
+    found += always(space, caller)
     for key, slots in list(space.keys().items()):
         if not _suits(key, caller):
             found += [z3.Not(slot.present) for slot in slots]
@@ -164,23 +207,43 @@ def real(space: Space, caller: Caller, action: str, resource: Any) -> list[Any]:
             found.append(z3.Not(slot.empty))
             found.append(z3.Implies(slot.present, z3.Not(space.one_of(slot.value, [""]))))
             if not key.startswith((ATTESTATION, *CALLER_KEYS)):
-                found.append(z3.InRe(slot.value, TAG_VALUE if "tag/" in key else READABLE))
+                found.append(z3.InRe(slot.value, _shape(space, key)))
             spelled = KMS.find(key)
             if spelled and space.choices(key):
                 found.append(z3.Implies(slot.present, slot.value != NEITHER))
             if spelled and spelled[1].endswith("Bool"):
                 found.append(space.one_of(slot.value, ["true", "false"]))
-        if key == "aws:principalisawsservice":
-            found.append(space.one_of(slots[0].value, [str(caller.principal.kind != "AWS").lower()]))
-        if key in ASSUMED:
-            found += [slots[0].present, space.one_of(slots[0].value, [ASSUMED[key]])]
         if key.startswith(TWICE):
             found += [z3.Not(slot.present) for slot in slots[1:]]
         if key.startswith(CONTEXT) and space.mentions(CONTEXT_KEYS):
             found.append(slots[0].present == space.lists(key))
     if not z3.is_string_value(resource):
         found.append(z3.InRe(resource, _key_arn(space.policy, _REGION, _KEY_ID)))
-    return found + _document(space)
+    return [*found, *_one_account(space), *of_an_assumed_key(space), *_document(space)]
+
+
+def _one_account(space: Space) -> list[Any]:
+    """The two keys of a caller's account say the same, a service's too."""
+    both = [space.slots(key)[0] for key in CALLER_KEYS[1:]]
+    return [z3.Implies(z3.And(*(slot.present for slot in both)), both[0].value == both[1].value)]
+
+
+def _shape(space: Space, key: str) -> Any:
+    """The expression of a key's values as AWS could send them."""
+    spelled = KMS.find(key)
+    if spelled and spelled[1] == "Date" and not space.choices(key):
+        return z3.Union(_TIME, z3.Plus(z3.Range("0", "9"))) if key == EPOCH_NOW else _TIME
+    return {REGION: _REGION, OWNER: ACCOUNT}.get(key, TAG_VALUE if "tag/" in key else READABLE)
+
+
+def of_an_assumed_key(space: Space) -> list[Any]:
+    """That a request is about a key as the assumptions have it."""
+    found: list[Any] = []
+    for key, value in ASSUMED.items():
+        if space.mentions(key):
+            slot = space.slots(key)[0]
+            found += [slot.present, z3.Not(slot.empty), space.one_of(slot.value, [value])]
+    return found
 
 
 def _suits(key: str, caller: Caller) -> bool:

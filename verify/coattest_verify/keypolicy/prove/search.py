@@ -16,12 +16,15 @@ import z3  # type: ignore[import-untyped,unused-ignore]
 from coattest_verify.keypolicy.iam import KMS, Policy, PolicyStatement, Request, Ternary, assess
 from coattest_verify.keypolicy.iam.actions import ATTESTATION
 from coattest_verify.keypolicy.iam.evaluate import action_matches, principal_matches
+from coattest_verify.keypolicy.iam.match import ascii_lower
 from coattest_verify.keypolicy.iam.reading import Doubts
 from coattest_verify.keypolicy.prove import bounds
 from coattest_verify.keypolicy.prove.bounds import Bounds
 from coattest_verify.keypolicy.prove.callers import Caller
 from coattest_verify.keypolicy.prove.identity import known
+from coattest_verify.keypolicy.prove.present import of_its_key, placed
 from coattest_verify.keypolicy.prove.requests import (
+    ASSUMED,
     CALLER_KEYS,
     KINDS_KEYS,
     bound,
@@ -42,6 +45,7 @@ WISHES_SECONDS = 0.5
 """For making one counterexample easy to read."""
 
 TIMED_OUT = "timed out"
+_REGISTER = "kms:RecipientAttestation:PCR"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +130,7 @@ class Search:
         granted = bounds.all_bounds([bounds.any_bounds(allows), denied.opposite()])
         always = [
             *bound(space, caller, action, self.everybody, self._resource),
+            *(of_its_key(space, self.key_arn) if self.key_arn else ()),
             *(extra(space) if extra else ()),
         ]
         model = self._solve([granted.perhaps, *always, *space.constraints()])
@@ -148,7 +153,7 @@ class Search:
             model = self._solve(constraints)
             if model is None or isinstance(model, str):
                 return model
-            request = in_full(space, caller, action, self.policy, self._resource, model)
+            request = self._request(space, caller, action, model)
             if assess(self.policy, request).granted is Ternary.YES:
                 return Granted(caller, self._readable(caller, action, space, constraints, request))
             corrections = space.corrections(model)
@@ -156,6 +161,13 @@ class Search:
                 return "the evaluator does not confirm the request that the solver found"
             demands += corrections
         return "the solver's requests and the evaluator do not meet"
+
+    def _request(self, space: Space, caller: Caller, action: str, model: Any) -> Request:
+        """The request of a model. An example's key is in the Region and account that the request has."""
+        found = in_full(space, caller, action, self.policy, self._resource, model)
+        if self.key_arn or not z3.is_string_value(self._resource):
+            return found
+        return replace(found, resource=placed(found.resource, found.lowered()))
 
     def _readable(
         self, caller: Caller, action: str, space: Space, constraints: list[Any], request: Request
@@ -174,14 +186,14 @@ class Search:
             if solver.check() != z3.sat:
                 solver.pop()
                 continue
-            better = in_full(space, caller, action, self.policy, self._resource, solver.model())
+            better = self._request(space, caller, action, solver.model())
             if assess(self.policy, better).granted is Ternary.YES:
                 request = better
         return request
 
     def _doubts(self, caller: Caller, action: str, space: Space, model: Any) -> str:
         """Why a request that is perhaps granted is not surely granted."""
-        request = in_full(space, caller, action, self.policy, self._resource, model)
+        request = self._request(space, caller, action, model)
         doubts = assess(self.policy, request).doubts
         if doubts:
             return "; ".join(str(doubt) for doubt in doubts[:3])
@@ -191,6 +203,18 @@ class Search:
                 f"{', '.join(odd)}: AWS does not say that a request for {action} has this condition key; "
                 "use one that AWS documents for it"
             )
+        registers = [name for index in range(3) if not request.context.get(name := f"{_REGISTER}{index}")]
+        if 0 < len(registers) < 3 or (len(registers) == 3 and _attested(request)):
+            return (
+                f"AWS does not say that a document always has PCR0, PCR1 and PCR2, and none without "
+                f"{', '.join(registers)} is kept out; compare each of them by a condition of its own"
+            )
+        for key, value in ASSUMED.items():
+            if space.mentions(key):
+                return (
+                    f"the policy looks at {KMS.spelled(key)}, which is {value} by assumption, and a request "
+                    "with another one is not kept out; leave the condition out"
+                )
         return f"a request of {caller.label} for {action} is not decided: {_shown(request)}"
 
     def _solve(self, constraints: Sequence[Any]) -> Any:
@@ -206,6 +230,10 @@ class Search:
         if result == z3.sat:
             return solver.model()
         return None if result == z3.unsat else f"the solver gave up: {solver.reason_unknown()}"
+
+
+def _attested(request: Request) -> bool:
+    return any(ascii_lower(key).startswith(ATTESTATION) for key in request.context)
 
 
 def _shown(request: Request) -> str:

@@ -13,13 +13,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 import z3  # type: ignore[import-untyped,unused-ignore]
 
 from coattest_verify.keypolicy.iam import KMS, Condition, Policy, Ternary
 from coattest_verify.keypolicy.iam.actions import ATTESTATION, CONTEXT, CONTEXT_KEYS
-from coattest_verify.keypolicy.iam.conditions import compare_value
+from coattest_verify.keypolicy.iam.conditions import compare_value, instant, number
 from coattest_verify.keypolicy.iam.match import Part, Variable, ascii_lower, parts_of, resolve, same_but_case
 from coattest_verify.keypolicy.prove import texts
 from coattest_verify.keypolicy.prove.ranges import representatives
@@ -203,6 +204,20 @@ class Space:
         """Whether the policy mentions a key."""
         return key_name(key) in self._sizes
 
+    def named(self) -> Iterable[str]:
+        """Every key that the policy's conditions and variables name, in lower case."""
+        return tuple(self._sizes)
+
+    def conditions(self, key: str) -> Sequence[Condition]:
+        """The policy's conditions on a key."""
+        return self._conditions.get(key_name(key), ())
+
+    def moments(self, key: str) -> list[Decimal]:
+        """The times that the policy compares a key with, in seconds since the epoch."""
+        conditions = [item for item in self.conditions(key) if item.operator != "Null"]
+        readers = [number if "Numeric" in item.operator else instant for item in conditions]
+        return [read(value) for item, read in zip(conditions, readers, strict=True) for value in item.values]
+
     def keys(self) -> Mapping[str, tuple[Slot, ...]]:
         """Every key that came up."""
         return dict(self._slots)
@@ -235,8 +250,8 @@ class Space:
                 # A register beside a variable takes the solver long; where it is absent it need not look.
                 found += [z3.Implies(slot.present, item) for item in known] if beside_variable else known
         mine = {slot.value.get_id() for slots in self._slots.values() for slot in slots}
-        for number, (value, members) in self._members.items():
-            if number not in mine:
+        for symbol, (value, members) in self._members.items():
+            if symbol not in mine:
                 found += _memberships(value, members, choices=None, register=False)
         return found
 
