@@ -1,22 +1,30 @@
-"""One ceremony from the first claim to a rotation, and what must hold all along."""
+"""One ceremony from the first claim over a wrong dissent to a rotation, and what must hold all along."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from ceremony.table import SEVEN, Table, refusals
-from coattest.files import Folder, Held
+from coattest.files import Folder, Held, ReadOnce
+from coattest_build.ownwork import OwnWork
 from coattest_verify.quorum.log.examine import read_quorum_log
 from coattest_verify.quorum.members.file import Member as Party
+from coattest_verify.quorum.releases import put_file
 from coattest_verify.quorum.signing import propose
+from coattest_verify.quorum.statements.signed import read_statements
+from coattest_verify.quorum.statements.statement import DISSENT
+from coattest_verify.quorum.statements.votes import WITHDRAW, make_vote, sign_vote, vote_name
+from coattest_verify.rebuild.answer import answer, read_ask, read_report, sign_answer
 from coattest_verify.signatures import keys
+from coattest_verify.signatures.journal import SignatureJournal
 
 FIRST, SECOND = "0.1.0", "0.2.0"
 
 
 def whole_story(folder: Path, seed: int, *, real: bool = False) -> Table:
-    """Two releases and a new key for one member, among seven who push at the same time.
+    """Two releases, a mistake in the second, and a new key, among seven who push at the same time.
 
     Raises AssertionError where a member is locked out, decides otherwise than the rest, or a merge would
     need a hand.
@@ -25,7 +33,7 @@ def whole_story(folder: Path, seed: int, *, real: bool = False) -> Table:
     table.everybody_builds(FIRST)
     release(table, FIRST, "ann")
     table.everybody_builds(SECOND)
-    release(table, SECOND, "ben")
+    mistaken_release(table, SECOND, "ben", "eve")
     agree(table, FIRST, SECOND)
     rotate(table, "cat", "gus")
     agree(table, FIRST, SECOND)
@@ -40,6 +48,55 @@ def release(table: Table, name: str, publisher: str) -> None:
     assert {error.code for error in refusals(done).values()} <= {"no-claim"}
     assert refusals(table.turns(SEVEN)) == {}
     agree(table, name)
+
+
+def mistaken_release(table: Table, name: str, publisher: str, whose: str) -> None:
+    """One member's machine builds other bytes; it dissents, finds its mistake, and takes that back."""
+    seat = table.seats[whose]
+    table.build(seat, name, b"a broken disk")
+    table.turns(SEVEN, claim=(publisher, name))
+    done = table.turns(SEVEN)
+    assert {what.split(":")[0]: error.code for what, error in refusals(done).items()} == {whose: "mismatch"}
+    table.by_hand(whose, partial(state, table, whose, name, dissent=True))
+    assert refusals(table.turns([each for each in SEVEN if each != whose])) == {}
+    for outcome in table.decisions(name).values():
+        assert {reason.code for reason in outcome.reasons} == {"dissent"}
+    agree(table, FIRST)
+    table.build(seat, name)
+    table.by_hand(whose, partial(withdraw, table, whose, name))
+    table.by_hand(whose, partial(state, table, whose, name, dissent=False))
+    for _ in range(2):  # an entry for it, and enough cosignatures on that
+        assert refusals(table.turns(SEVEN)) == {}
+    agree(table, name)
+
+
+def state(table: Table, whose: str, release_name: str, folder: Path, *, dissent: bool) -> None:
+    """What verify sign-pcrs does in a clone."""
+    seat = table.seats[whose]
+    with Folder(folder) as opened, seat.own_state():
+        ask = read_ask(ReadOnce(opened), folder, release_name)
+        own = read_report(seat.folder / f"out-{release_name}", OwnWork())
+        statement = answer(ask, own.report, member=whose, dissent=dissent, now=table.now())
+        sign_answer(folder, ask.files, statement, ask.members, seat.signer, journal=SignatureJournal())
+
+
+def withdraw(table: Table, whose: str, release_name: str, folder: Path) -> None:
+    """What verify release withdraw does in a clone."""
+    with Folder(folder) as opened:
+        ask = read_ask(ReadOnce(opened), folder, release_name)
+        (wrong,) = (
+            item for item in read_statements(ask.files, ask.members)[0] if item.statement.outcome == DISSENT
+        )
+        vote = make_vote(
+            WITHDRAW,
+            whose,
+            root=table.quorum.root,
+            claim=ask.claim,
+            note="a broken disk",
+            now=table.now(),
+            undoes=wrong.signed_sha256,
+        )
+        put_file(folder, ask.files.place(vote_name(vote)), sign_vote(vote, table.seats[whose].signer))
 
 
 def agree(table: Table, *releases: str) -> None:

@@ -171,7 +171,7 @@ class Table:
         own = OwnWork(seat.folder / "state" / "own-work")
         own.note(BUILT, sha256_hex(content))
         own.note(COMPARED, sha256_hex(content), Claimed.decode(claim.read_bytes()).sha256)
-        seat.results.append(out)
+        seat.results = [*dict.fromkeys([*seat.results, out])]
 
     def turns(self, names: Sequence[str], claim: tuple[str, str] | None = None) -> dict[str, MemberTurn]:
         """Each of these members takes one turn, in an order that the seed gives; what each did.

@@ -104,6 +104,7 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
         f"--source . --out out {A} --mirror file://{{tree}}/files/mirror",
     ),
     "verify receipt": (f"{F}/result.cbor --manifest {F}/manifest.cbor --html {{out}} {DECIDE}",),
+    "verify release archive": (f"{WHO} --out {{out}} {BIND}",),
     "verify release bundle": (f"--out {{out}} --lock build/image.lock {DECIDE}",),
     "verify release links": (f"--out {{out}} {DECIDE}",),
     "verify release review": (

@@ -75,6 +75,7 @@ LINES: dict[str, tuple[str, ...]] = {
     "verify quorum": DECIDED,
     "verify rebuild": ("--mirror", "MIRROR", "--out", "OUT"),
     "verify receipt": ("FILE", "--manifest", "FILE", *DECIDED),
+    "verify release archive": (*SIGNING, "--out", "NEW", *NAMED),
     "verify release bundle": ("--out", "NEW", *DECIDED),
     "verify release excuse": (*SIGNING, "--whom", "buyer-1", "--reason", "why", *NAMED),
     "verify release links": ("--out", "NEW", *DECIDED),

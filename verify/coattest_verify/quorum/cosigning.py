@@ -13,7 +13,7 @@ journal in its state remembers which, and so does its cosignature in the folder.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Any
 from coattest.errors import EnvironmentFailure, FoundFalse, Rejected, UsageError
 from coattest.files import Evidence, Folder, ReadOnce
 from coattest.findings import Finding
+from coattest_verify.quorum.log.archive import archive_of
 from coattest_verify.quorum.log.checkpoint import Checkpoint, Cosignature, cosign
 from coattest_verify.quorum.log.entries import (
     LogEntry,
@@ -195,7 +196,14 @@ def cosigned(
     earlier = log.cosignatures.get(member)
     start = max(earlier.checkpoint.size if earlier else 0, seen.log.size if seen and seen.log else 0)
     there = _of_each_release(evidence)
-    _all_recomputed(there, signature_entries(evidence, chain.versions), log, chain, start)
+    logged = set(log.entries)
+    archived = {
+        files.release
+        for files, _ in there
+        if any(archive_of(evidence, files.release, each, root, logged) for each in chain.versions)
+    }
+    signatures = signature_entries(evidence, chain.versions)
+    _all_recomputed(there, signatures, log, chain, start=start, archived=archived)
     _no_missing_files(there, log, chain.current, now)
     if approve is not None:
         approve(CosignPlan(log.checkpoint, log.entries[start:]))
@@ -268,7 +276,13 @@ def _place(entry: bytes) -> tuple[str, str, str, str]:
 
 
 def _all_recomputed(
-    there: _Releases, signatures: Sequence[bytes], log: Log, chain: MembersChain, start: int
+    there: _Releases,
+    signatures: Sequence[bytes],
+    log: Log,
+    chain: MembersChain,
+    *,
+    start: int,
+    archived: Collection[str],
 ) -> None:
     """Refuse an entry, from ``start`` on, that is not what an authentic file here gives.
 
@@ -285,6 +299,8 @@ def _all_recomputed(
     ordered = {version.sha256 for version in chain.versions if version.commitments}
     for index, data in missing.items():
         entry = parse_entry(data)
+        if _archived_with(entry, archived):
+            continue
         if dict(entry.facts).get("quorum") in ordered or not any(_replaces(each, entry) for each in later):
             raise _no_file(index, entry)
 
@@ -302,6 +318,13 @@ def _replaces(later: LogEntry, entry: LogEntry) -> bool:
         and (entry.time < later.time if entry.kind == "rebuild" else entry.kind in {REVIEW, COMMIT})
         and entry.outcome != DISSENT
     )
+
+
+def _archived_with(entry: LogEntry, archived: Collection[str]) -> bool:
+    """Whether an entry is about what left the folder with an archived release: no objection does."""
+    kinds = {"rebuild", "claim", REVIEW, COMMIT}
+    release = dict(entry.facts).get("release")
+    return release in archived and entry.kind in kinds and entry.outcome != DISSENT
 
 
 def _no_missing_files(there: _Releases, log: Log, members: MembersFile, now: datetime) -> None:

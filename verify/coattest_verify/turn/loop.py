@@ -20,7 +20,6 @@ from coattest.files import Folder
 from coattest_verify.quorum.change.names import SHARED, OtherFiles, place_of
 from coattest_verify.quorum.change.tree import CommitFiles
 from coattest_verify.quorum.log.examine import MAX_PART
-from coattest_verify.quorum.releases import put_file
 from coattest_verify.turn.objects import write_commit
 from coattest_verify.turn.repository import OwnRepository
 from coattest_verify.turn.steps import MemberTurn
@@ -56,6 +55,9 @@ def take_turn(
     published, refusals, before, said = False, 0, "", ""
     for _ in range(MAX_ROUNDS):
         tip = repository.fetch()
+        if refusals and tip == before:
+            time.sleep(WAIT_SECONDS)
+            tip = repository.fetch()
         refusals = refusals if tip == before else 0
         before = tip
         with repository.files_at(tip) as commit:
@@ -64,25 +66,26 @@ def take_turn(
             changes = _round(commit, member, others, own, now(), append=push)
             if not changes:
                 return TurnEnd(tip, published)
+            words = [*member.done[done:], *member.logged]
             made = write_commit(
                 repository.path,
                 commit,
                 repository.settings.folder,
                 changes,
                 author=member.name,
-                message=f"{member.name}: {', '.join(member.done[done:]) or 'again, after another push'}",
+                message=f"{member.name}: {', '.join(words) or 'again, after another push'}",
                 now=now(),
             )
         if not push:
+            member.done += member.logged
             return TurnEnd(tip, False, repository.hand_in(made, member.name), said)
         pushed = repository.push(made)
         if pushed.done:
             published = True
+            member.done += member.logged
             continue
         said = pushed.said
         refusals += 1
-        if refusals < MAX_REFUSALS:
-            time.sleep(WAIT_SECONDS)
     raise EnvironmentFailure(
         f"{MAX_ROUNDS} rounds, and others pushed first in each: {said}",
         where=repository.settings.url,
@@ -108,11 +111,11 @@ def _round(
         folder = Path(name).resolve() / "attestations"
         folder.mkdir(mode=0o700)
         fetched = _fetched(commit, others)
-        for at, content in fetched.items():
-            put_file(folder, at, content)
-        for at, (earlier, content) in own.items():
-            if fetched.get(at) == earlier:
-                put_file(folder, at, content)
+        kept = {at: content for at, (earlier, content) in own.items() if fetched.get(at) == earlier}
+        for at, content in {**fetched, **kept}.items():
+            # The folder is this round's: nobody misses it after a crash, so nothing waits for the disk.
+            (folder / at).parent.mkdir(parents=True, exist_ok=True)
+            (folder / at).write_bytes(content)
         in_force = member.own_part(folder, now)
         for at, content in _content(folder).items():
             place = place_of(at, others)

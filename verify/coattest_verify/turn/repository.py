@@ -106,7 +106,10 @@ class OwnRepository:
                 code="git",
             )
         with self._opened() as repository:
-            found = repository.commit(TIP)
+            try:
+                found = repository.commit(TIP)
+            except Rejected as error:
+                raise self._unreadable(error) from None
         if found is None:
             raise EnvironmentFailure("git fetched no commit", where=self.settings.url, code="git")
         return found
@@ -135,19 +138,26 @@ class OwnRepository:
     def files_at(self, commit: str) -> Iterator[CommitFiles]:
         """The folder of attestations in a commit. Raises EnvironmentFailure (``bad-repository``)."""
         with self._opened() as repository:
-            yield CommitFiles(repository, commit, self.settings.folder)
+            try:
+                files = CommitFiles(repository, commit, self.settings.folder)
+            except Rejected as error:
+                raise self._unreadable(error) from None
+            yield files
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[Repository]:
-        try:
-            with Folder(self.path) as folder:
+        with Folder(self.path) as folder:
+            try:
                 found = open_bare(folder)
-                if found is None:
-                    raise EnvironmentFailure("not a repository", where=str(self.path), code="bad-repository")
-                with found:
-                    yield found
-        except Rejected as error:
-            raise EnvironmentFailure(error.what, where=str(self.path), code="bad-repository") from None
+            except Rejected as error:
+                raise self._unreadable(error) from None
+            if found is None:
+                raise EnvironmentFailure("not a repository", where=str(self.path), code="bad-repository")
+            with found:
+                yield found
+
+    def _unreadable(self, error: Rejected) -> EnvironmentFailure:
+        return EnvironmentFailure(error.what, where=str(self.path), code="bad-repository")
 
     def _push(self, url: str, what: str) -> Pushed:
         done = self._run(

@@ -59,7 +59,8 @@ class Questions:
 class MemberTurn:
     """Who does the turn, with which key and results, and what was done so far.
 
-    ``waits`` are the things that were not done, each with its reason, by what they are about.
+    ``waits`` are the things that were not done, each with its reason, by what they are about. ``logged`` is
+    what the last round did to the log: a lost push takes it back.
     """
 
     name: str
@@ -72,6 +73,7 @@ class MemberTurn:
     journal: SignatureJournal = field(default_factory=SignatureJournal)
     done: list[str] = field(default_factory=list)
     waits: dict[str, CoattestError] = field(default_factory=dict)
+    logged: list[str] = field(default_factory=list)
     _key: Signer | None = None
 
     def own_part(self, attestations: Path, now: datetime) -> bool:
@@ -80,6 +82,7 @@ class MemberTurn:
         What cannot be done, or is not wanted, is kept in ``waits`` and does not stop the rest. False while
         version 1 lacks signatures, so that nothing else can be done.
         """
+        self.logged.clear()
         with Folder(attestations) as opened:
             self._try("members file", partial(self._countersign, attestations, ReadOnce(opened)))
         with Folder(attestations) as opened:
@@ -140,7 +143,7 @@ class MemberTurn:
         )
         known = seen or Seen(1, self.root.hex())
         self.memory.remember(self.root, Seen(known.version, known.sha256, seen_log(log)))
-        self.done.append(f"cosigned {log.checkpoint.size} entries of the log")
+        self.logged.append(f"cosigned {log.checkpoint.size} entries of the log")
 
     def _own_key(self, evidence: Evidence) -> Signer:
         """Opened once: it may ask for a passphrase."""
@@ -159,7 +162,7 @@ class MemberTurn:
         except UsageError:  # nothing to log yet
             return
         if fresh:
-            self.done.append(f"appended {len(fresh)} entries to the log")
+            self.logged.append(f"appended {len(fresh)} entries to the log")
 
     def _try(self, what: str, step: Callable[[], str | None]) -> None:
         """Do one thing, unless an earlier attempt of this turn was told no."""

@@ -1,4 +1,4 @@
-"""``verify release``: review, revoke, unrevoke, withdraw, excuse, bundle, links, which."""
+"""``verify release``: review, revoke, unrevoke, withdraw, excuse, bundle, archive, links, which."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import click
 from coattest.shell import LazyGroup
 
 VERBS = {
+    "archive": "coattest_verify.cli.release.archive:archive_command",
     "bundle": "coattest_verify.cli.release.bundle:bundle_command",
     "excuse": "coattest_verify.cli.release.objection:excuse_command",
     "links": "coattest_verify.cli.release.links:links_command",

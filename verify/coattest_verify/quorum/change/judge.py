@@ -5,7 +5,8 @@
    limit: no links, submodules, programs, and no ``.gitattributes`` but the folder's own.
 3. Each file is authentic and about its own release; all are one member's, and a claim is nobody's. Neither
    it nor an agreeing statement shows a result before ``commitments`` members committed.
-4. Claims, revocations, dissents and others' files are never replaced, and nothing is removed.
+4. Claims, revocations, dissents and others' files are never replaced, and nothing is removed but what is
+   kept in an archive that enough members named.
 5. The log is extended with what its files say, members' versions follow each other, and a proposal that
    somebody signed stays.
 
@@ -31,7 +32,7 @@ from coattest_verify.quorum.change.names import (
     OtherFiles,
     place_of,
 )
-from coattest_verify.quorum.change.own import OwnFiles
+from coattest_verify.quorum.change.own import OwnFiles, may_go
 from coattest_verify.quorum.change.shared import (
     earlier_log,
     judge_attributes,
@@ -109,7 +110,7 @@ def judge_change(
         findings.append(Finding("too-large", "", text))
         names = ()
     findings += _alike(commits, names)
-    own = OwnFiles(root, before, after, commits.head, member=member)
+    own = OwnFiles(root, before, after, commits, member=member)
     changes, shared = [], set()
     for name in names:
         place = place_of(name, others)
@@ -171,7 +172,11 @@ def _alike(commits: TwoCommits, names: tuple[str, ...]) -> Iterator[Finding]:
 def _own(commits: TwoCommits, own: OwnFiles, name: str, place: FilePlace, what: str) -> str | None:
     """Whose file it is. Raises Rejected."""
     if what == REMOVES:
-        raise Rejected("is removed, and may only be added", code="file-removed")
+        if not own.archived(place.release) or not may_go(
+            name, place, commits.base.read(name, place.limit), own.members
+        ):
+            raise Rejected("is removed, and may only be added", code="file-removed")
+        return None
     data = commits.head.read(name, place.limit)
     whose = own.member_of(name, place, data)
     if what == REPLACES:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from coattest.errors import Rejected
-from coattest.files import Evidence, Held
+from coattest.files import Held
 from coattest.findings import Finding
 from coattest.strictjson import Fields, parse
 from coattest_verify.quorum.change.names import (
@@ -14,10 +14,13 @@ from coattest_verify.quorum.change.names import (
     OTHER,
     SIGNATURE,
     STATEMENT,
+    VOTE,
     FilePlace,
 )
+from coattest_verify.quorum.change.tree import TwoCommits
 from coattest_verify.quorum.commitments import too_early
 from coattest_verify.quorum.links import MAX_LINK, joined_layout, layout_of, layout_signatures, link_of
+from coattest_verify.quorum.log.archive import archive_of
 from coattest_verify.quorum.log.checkpoint import Cosignature, origin_of, read_cosignature
 from coattest_verify.quorum.log.examine import read_quorum_log
 from coattest_verify.quorum.members.chain import SIGNATURE_NAME, MembersChain
@@ -41,13 +44,29 @@ class OwnFiles:
         root: bytes,
         before: MembersChain,
         after: MembersChain,
-        head: Evidence,
+        commits: TwoCommits,
         *,
         member: str | None = None,
     ) -> None:
         """``member`` is whose change it is known to be, if that is known."""
-        self._root, self._before, self._after, self._head = root, before, after, head
+        self._root, self._before, self._after = root, before, after
+        self._base, self._head = commits.base, commits.head
         self._member = member
+        self._archived: dict[str, bool] = {}
+
+    @property
+    def members(self) -> MembersFile:
+        """The members file in force before the change."""
+        return self._before.current
+
+    def archived(self, release: str) -> bool:
+        """Whether enough members archived a release, by what was merged before the change."""
+        if release not in self._archived:
+            log = read_quorum_log(self._base, self._root, self.members)
+            logged = set(log.entries) if log else set()
+            found = archive_of(self._base, release, self.members, self._root, logged) if release else None
+            self._archived[release] = found is not None
+        return self._archived[release]
 
     def member_of(self, name: str, place: FilePlace, data: bytes) -> str | None:
         """The member whose file it is; None for a claim. Raises Rejected for what may not be added."""
@@ -218,6 +237,16 @@ class OwnFiles:
             raise Rejected(f"{name} is not a member", code="not-a-member")
         if not envelope.signers(member.keys):
             raise Rejected(f"not signed by a key of {name}", code="bad-signature")
+
+
+def may_go(name: str, place: FilePlace, data: bytes, members: MembersFile) -> bool:
+    """Whether a file of an archived release may be removed: an objection or an archive's vote may not."""
+    if place.kind == VOTE:
+        return leaf(name).startswith((f"{REVIEW}.", f"{COMMIT}."))
+    if place.kind == STATEMENT:
+        made = read_statements(Held({leaf(name): data}), members)[0]
+        return bool(made) and made[0].statement.outcome != DISSENT
+    return place.kind in {CLAIM, LINK}
 
 
 def _note(data: bytes, root: bytes, member: str, keys: list[PublicKey]) -> Cosignature | None:

@@ -25,8 +25,8 @@ from coattest_verify.signatures import dsse
 from coattest_verify.signatures.keys import PublicKey, Signer
 
 REVOKE, REVIEW, COMMIT, UNREVOKE = "revoke", "review", "commit", "unrevoke"
-WITHDRAW, EXCUSE = "withdraw", "excuse"
-KINDS = (REVOKE, REVIEW, COMMIT, UNREVOKE, WITHDRAW, EXCUSE)
+WITHDRAW, EXCUSE, ARCHIVE = "withdraw", "excuse", "archive"
+KINDS = (REVOKE, REVIEW, COMMIT, UNREVOKE, WITHDRAW, EXCUSE, ARCHIVE)
 TAKES_BACK = frozenset({UNREVOKE, WITHDRAW, EXCUSE})
 """What was taken back in time stays taken back when its signer's key is replaced later."""
 
