@@ -16,12 +16,14 @@ from ceremony.table import MAIN, Seat, Table, refusals
 from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse, UsageError
 from coattest.files import Folder
 from coattest.strictjson import canonical
+from coattest_verify.quorum.change.judge import judge_change
+from coattest_verify.quorum.change.tree import two_commits
 from coattest_verify.quorum.log.examine import read_quorum_log
 from coattest_verify.quorum.releases import put_file
 from coattest_verify.quorum.statements.claim import Claimed
 from coattest_verify.quorum.statements.statement import Statement
 from coattest_verify.turn.loop import take_turn
-from coattest_verify.turn.repository import OwnRepository
+from coattest_verify.turn.repository import OwnRepository, Pushed
 from coattest_verify.turn.settings import TurnSettings, load_settings
 from coattest_verify.turn.steps import MemberTurn, Questions
 from support.raises import raises_code
@@ -137,6 +139,31 @@ def test_a_lost_push_is_made_again_with_the_same_signature(table: Table) -> None
     assert (end.published, member.waits) == (True, {})
     assert content(table, STATEMENT.format("ben")) == signed[0]
     assert [outcome.agree for outcome in table.decisions(RELEASE).values()] == [THREE] * 3
+
+
+def test_without_the_right_to_push_the_own_files_are_handed_in(table: Table) -> None:
+    """The server refuses the branch: a branch of this member's files, without the log, that may be merged."""
+    table.turns(["ann"], claim=("ann", RELEASE))
+    bare = table.folder / "common.git"
+    before, seat = table.tip, table.seats["ben"]
+
+    class Protected(OwnRepository):
+        """A server that takes no push to its main branch, and says so."""
+
+        def push(self, commit: str) -> Pushed:
+            return Pushed(False, "! [remote rejected] (protected branch hook declined)")
+
+    member = member_of(table, "ben")
+    own = Protected(table.quorum.root, seat.repository.settings, seat.folder / "state" / "turn")
+    end = turn(table, seat, member, own)
+    assert (end.published, end.branch, table.tip) == (False, "coattest/ben", before)
+    with two_commits(bare, before, "coattest/ben", "attestations") as commits:
+        verdict = judge_change(commits, table.quorum.root, seen=None, member="ben", others={})
+    assert verdict.findings == ()
+    assert {change.name.split(".")[0] for change in verdict.changes} == {
+        "log/cosignature",
+        "releases/0",
+    }
 
 
 def test_nothing_in_a_repository_is_run_or_followed(table: Table, tmp_path: Path) -> None:
