@@ -68,7 +68,7 @@ def one_line(said: str) -> str:
 
 
 def test_every_output_is_looked_at_before_the_work() -> None:
-    """Each ``--out`` of each command."""
+    """Each ``--out`` of each command, and the page of a receipt."""
     late = []
     for path in verbs(cli, ()):
         command: click.Command = cli
@@ -78,7 +78,7 @@ def test_every_output_is_looked_at_before_the_work() -> None:
             assert found is not None
             command = found
         for option in command.params:
-            if "--out" in option.opts and not isinstance(option.type, NewPath):
+            if {"--out", "--html"} & set(option.opts) and not isinstance(option.type, NewPath):
                 late.append(" ".join(path))
     assert set(late) == ONLY_READ
 
@@ -92,6 +92,7 @@ def test_every_output_is_looked_at_before_the_work() -> None:
         "verify rebuild --out {}",
         "verify keygen --out {}/key",
         "verify inputs --out {}/inputs.json",
+        "verify receipt --html {}/page.html",
         "verify release bundle --out {}/bundle.json",
         "verify release links --out {}/new/links",
         "auction bid --out {}/bid.cose",
