@@ -283,7 +283,7 @@ def require_writable(path: Path, *, folder: bool = False) -> None:
     while not os.path.lexists(at):
         at = at.parent
     if not at.is_dir():
-        raise UsageError("not a folder", where=str(at), hint="check the path", code="not-a-folder")
+        Folder(at).close()  # says what it is instead
     if os.access(at, os.W_OK | os.X_OK):
         return
     read_only = os.statvfs(at).f_flag & os.ST_RDONLY
