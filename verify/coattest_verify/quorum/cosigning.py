@@ -312,18 +312,29 @@ def _all_recomputed(
         entry = parse_entry(data)
         if _archived_with(entry, archived):
             continue
-        if dict(entry.facts).get("quorum") in ordered or not any(_replaces(each, entry) for each in later):
+        settled = index < len(chain.state.entries)
+        on_trust = settled or dict(entry.facts).get("quorum") not in ordered
+        if not on_trust or not any(_replaces(each, entry, chain.current, settled=settled) for each in later):
             raise _no_file(index, entry)
 
 
-def _replaces(later: LogEntry, entry: LogEntry) -> bool:
+def _replaces(later: LogEntry, entry: LogEntry, current: MembersFile, *, settled: bool) -> bool:
     """Whether a member's file stands in the place of an earlier one of its own, which may be gone then.
 
+    The later one is of the same version and round, or of those in force: its member signed again. What enough
+    members cosigned already (``settled``) may have been replaced at any time since, or nobody who joins later
+    could cosign.
     Where commitments count (``ordered`` above) the order of entries does, and nothing is taken on trust, and
     no commitment is: of one member's only the first few count.
     """
-    names = ("release", "architecture", "quorum", "round", "tree_sha256", "lock_sha256")
+    names = ("release", "architecture", "tree_sha256", "lock_sha256")
     old, new = dict(entry.facts), dict(later.facts)
+    place = (new.get("quorum"), new.get("round"))
+    if not settled and place not in (
+        (old.get("quorum"), old.get("round")),
+        (current.sha256, current.round),
+    ):
+        return False
     return (
         (entry.kind, entry.member) == (later.kind, later.member)
         and all(old.get(name) == new.get(name) for name in names)
