@@ -15,6 +15,7 @@ from coattest.strictjson import canonical
 from coattest_verify.quorum.log.entries import SeenLog
 from coattest_verify.quorum.log.examine import read_quorum_log
 from coattest_verify.quorum.members.chain import Seen
+from coattest_verify.quorum.signing import candidates
 from coattest_verify.quorum.statements.votes import REVOKE, make_vote, sign_vote, vote_name
 from coattest_verify.signatures import keys
 from support.raises import raises_code
@@ -143,6 +144,13 @@ def test_what_a_machine_cosigned_before_does_not_lock_it_out(agreed: Members) ->
         cosign(agreed, "buyer-3")
     cosign(agreed, "buyer-1", seen)
     assert {reason.code for reason in agreed.decide().reasons} == {"removed-entry"}
+
+
+def test_a_proposal_that_cannot_be_read_keeps_nobody_from_its_key(agreed: Members) -> None:
+    """A remote signer is looked up in every members file that is there; one hostile file stops no turn."""
+    agreed.write("quorum.next.toml", b"members = [")
+    with Folder(agreed.attestations) as folder:
+        assert candidates(folder, "buyer-1") == agreed.file.members[0].keys
 
 
 @pytest.mark.parametrize("what", [*INVENTED, "a claim", "an agreement of who dissented"])

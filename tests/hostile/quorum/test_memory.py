@@ -101,6 +101,47 @@ def test_what_a_removed_key_objected_goes_with_it(quorum: Members, tmp_path: Pat
     assert codes(quorum) == []
 
 
+def test_a_logged_revocation_by_a_key_that_was_replaced_is_no_file_that_was_removed(
+    quorum: Members, tmp_path: Path
+) -> None:
+    """A thief's revocation, there and in the agreed log, does not stand for ever under "block" either."""
+    revoke(quorum, "cat")
+    log(quorum, *THREE)
+    assert codes(quorum) == ["revoked"]
+    public = keys.generate_key(tmp_path / "new", "ed25519")
+    members = [Member(each.name, (public,)) if each.name == "cat" else each for each in quorum.file.members]
+    quorum.install(quorum.file.successor(members=tuple(members)), THREE[:2])
+    quorum.signers["cat"] = keys.load_signer(tmp_path / "new")
+    quorum.sign("cat", report_json(), name="rebuild.cat.new.intoto.json")
+    log(quorum, *THREE)
+    outcome = quorum.decide()
+    assert outcome.reasons == ()
+    assert "old-key" in {warning.code for warning in outcome.warnings}
+    next(quorum.released.glob("revoke.*")).unlink()
+    assert codes(quorum) == ["removed-entry"]
+
+
+def test_a_dissent_is_remembered_for_its_release_alone(quorum: Members) -> None:
+    """Another release of the same source has its own answers."""
+    quorum.sign("cat", report_json(), outcome="dissent", reason="a back door")
+    assert codes(quorum) == ["dissent"]
+    quorum.claim(report_json(release="0.1.1"))
+    for name in THREE:
+        quorum.sign(name, report_json(release="0.1.1"))
+    assert codes(quorum) == []
+
+
+def test_another_claim_for_the_release_hides_no_dissent(quorum: Members) -> None:
+    """The host takes the dissent away and shows a claim of another source under the same name."""
+    path = quorum.sign("cat", report_json(), outcome="dissent", reason="a back door")
+    assert codes(quorum) == ["dissent"]
+    path.unlink()
+    quorum.claim(report_json(source="other"))
+    for name in THREE:
+        quorum.sign(name, report_json(source="other"))
+    assert codes(quorum) == ["objection-gone"]
+
+
 def test_a_log_that_nobody_cosigned_locks_nobody_out(quorum: Members) -> None:
     """repro.sh, part 1: an append that lost its push is taken back; who decided meanwhile goes on."""
     log(quorum, *THREE)

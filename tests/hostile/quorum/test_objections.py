@@ -122,6 +122,18 @@ def test_a_dissent_is_withdrawn_by_its_signer(dissented: Members) -> None:
     assert [warning.code for warning in outcome.warnings] == ["undone"]
 
 
+def test_a_dissent_about_another_source_is_withdrawn(tmp_path: Path) -> None:
+    """cat had checked out something else, and takes that back: what it says later is about the claim."""
+    quorum = made(tmp_path)
+    quorum.sign("cat", report_json(source="other"), outcome="dissent", reason="another source")
+    log(quorum)
+    assert codes(quorum) == ["dissent"]
+    vote(quorum, WITHDRAW, "cat", undoes=dissent(quorum))
+    again(quorum)
+    log(quorum)
+    assert codes(quorum) == []
+
+
 def test_a_withdrawal_outside_the_agreed_log_is_pending(dissented: Members) -> None:
     """Nobody can show it to one verifier and hide it from another."""
     vote(dissented, WITHDRAW, "cat", undoes=dissent(dissented))

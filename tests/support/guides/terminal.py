@@ -76,9 +76,11 @@ class Terminal:
         self._person, terminal = pty.openpty()
         fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
         scripts, self._scripts = os.pipe()
-        # setsid: Ctrl-C reaches what runs. The shell does not hand its script pipe on to what it starts.
+        # setsid: Ctrl-C reaches what runs, which a shell's background job would ignore otherwise.
+        # The shell does not hand its script pipe on to what it starts.
+        shell = ["bash", "-c", SHELL.format(scripts=scripts)]
         self._shell = subprocess.Popen(
-            ["setsid", "--ctty", "bash", "-c", SHELL.format(scripts=scripts)],
+            ["env", "--default-signal=INT,QUIT", "setsid", "--ctty", *shell],
             cwd=folder,
             env=environment,
             stdin=terminal,

@@ -6,14 +6,14 @@ salt. Rules (ADR 121):
 
 1. A commitment counts when its entry stands in the agreed log before the first claim or statement from which
    its result could be copied: of the same source, or with the same image.
-2. Of one member's commitments to one source the first four count: more would be guesses.
+2. Of one member's commitments to one source the first four count: more would be guesses. What it signed once
+   is one of them, in however many entries and files others put it.
 3. ``commitments = k`` asks for k agreeing members with one. Whoever has none counts toward the threshold
    only, so neither a newcomer nor a file that came late stands in the way.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from coattest.findings import Finding
@@ -35,16 +35,19 @@ def early_commitments(
     entries: Sequence[LogEntry], votes: Iterable[Vote], question: DecisionQuestion, root: bytes
 ) -> Committed:
     """Each member's commitments to the question's source that the agreed ``entries`` show in time."""
+    votes = list(votes)
+    signed = {vote.sha256: vote.signed_sha256 for vote in votes}
     early: set[str] = set()
-    made: Counter[tuple[str | None, str, str]] = Counter()
+    made: dict[tuple[str | None, str, str], set[str]] = {}
     for entry in entries:
         if entry.reveals(question):
             break
         if entry.kind == COMMIT:
             facts = dict(entry.facts)
             place = (entry.member, facts.get("tree_sha256", ""), facts.get("lock_sha256", ""))
-            made[place] += 1
-            if made[place] <= MOST_COMMITMENTS:
+            before = made.setdefault(place, set())
+            before.add(signed.get(entry.sha256, entry.sha256))
+            if len(before) <= MOST_COMMITMENTS:
                 early.add(entry.sha256)
     claim = question.claim
     source = (COMMIT, root.hex(), claim.tree_sha256, claim.lock_sha256)

@@ -5,9 +5,10 @@ branch is thrown away and done again from the new tip, and no signature of anybo
 published. Cosigning is a step of its own, on a log that came back from where the others see it.
 
 A cosigner first checks that the log extends what it saw and what it cosigned before, recomputes every entry
-since its last cosignature from an authentic file, and looks for the file of every objection. So what nobody
-signed gets no cosignature, and the next signer notices a removed file. Of one size it cosigns one head: the
-journal in its state remembers which, and so does its cosignature in the folder.
+since its last cosignature from an authentic file, refuses one that the log has already, and looks for the
+file of every objection. So what nobody signed gets no cosignature, and the next signer notices a removed
+file. Of one size it cosigns one head: the journal in its state remembers which, and so does its cosignature
+in the folder.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ from coattest_verify.quorum.releases import ReleaseFiles, every_release, put_fil
 from coattest_verify.quorum.statements.claim import Claimed
 from coattest_verify.quorum.statements.question import DecisionQuestion
 from coattest_verify.quorum.statements.signed import read_statements
-from coattest_verify.quorum.statements.statement import DISSENT
+from coattest_verify.quorum.statements.statement import COULD_NOT_BUILD, DISSENT
 from coattest_verify.quorum.statements.votes import COMMIT, REVIEW, read_votes
 from coattest_verify.signatures.journal import SignatureJournal
 from coattest_verify.signatures.keys import Signer
@@ -257,7 +258,8 @@ def _of_each_release(evidence: Evidence) -> _Releases:
 def present_entries(evidence: Evidence, members: MembersFile) -> list[bytes]:
     """The entries that a member would log: one for everything authentic that is here.
 
-    Claims first, then by kind and name, so that the same files give the same log, whoever appends.
+    What shows a result first, claims before statements, then by kind and name, so that the same files give
+    the same log, whoever appends.
     """
     return _present(_of_each_release(evidence), members)
 
@@ -270,9 +272,11 @@ def _present(there: _Releases, members: MembersFile) -> list[bytes]:
     return claims + sorted([*signed, *votes], key=_place)
 
 
-def _place(entry: bytes) -> tuple[str, str, str, str]:
+def _place(entry: bytes) -> tuple[bool, str, str, str, str]:
+    """Who commits in the same append as another one's statement could have copied it."""
     found = parse_entry(entry)
-    return found.kind, dict(found.facts).get("release", ""), found.member or "", found.sha256
+    hidden = found.kind != "rebuild" or found.outcome == COULD_NOT_BUILD
+    return hidden, found.kind, dict(found.facts).get("release", ""), found.member or "", found.sha256
 
 
 def _all_recomputed(
@@ -290,6 +294,13 @@ def _all_recomputed(
     ever. A file may have been signed under any version that was in force.
     """
     known = set(signatures)
+    # In what enough members cosigned already a repeated entry changes nothing, and stops no newcomer.
+    fresh = max(start, len(chain.state.entries))
+    before = set(log.entries[:fresh])
+    for index, data in enumerate(log.entries[fresh:], fresh):
+        if data in before:
+            raise _twice(index, parse_entry(data))
+        before.add(data)
     missing = {index: entry for index, entry in enumerate(log.entries[start:], start) if entry not in known}
     for version in reversed(chain.versions):
         if missing:
@@ -301,21 +312,33 @@ def _all_recomputed(
         entry = parse_entry(data)
         if _archived_with(entry, archived):
             continue
-        if dict(entry.facts).get("quorum") in ordered or not any(_replaces(each, entry) for each in later):
+        settled = index < len(chain.state.entries)
+        on_trust = settled or dict(entry.facts).get("quorum") not in ordered
+        if not on_trust or not any(_replaces(each, entry, chain.current, settled=settled) for each in later):
             raise _no_file(index, entry)
 
 
-def _replaces(later: LogEntry, entry: LogEntry) -> bool:
+def _replaces(later: LogEntry, entry: LogEntry, current: MembersFile, *, settled: bool) -> bool:
     """Whether a member's file stands in the place of an earlier one of its own, which may be gone then.
 
-    Where commitments count (``ordered`` above) the order of entries does, and nothing is taken on trust.
+    The later one is of the same version and round, or of those in force: its member signed again. What enough
+    members cosigned already (``settled``) may have been replaced at any time since, or nobody who joins later
+    could cosign.
+    Where commitments count (``ordered`` above) the order of entries does, and nothing is taken on trust, and
+    no commitment is: of one member's only the first few count.
     """
-    names = ("release", "architecture", "quorum", "round", "tree_sha256", "lock_sha256")
+    names = ("release", "architecture", "tree_sha256", "lock_sha256")
     old, new = dict(entry.facts), dict(later.facts)
+    place = (new.get("quorum"), new.get("round"))
+    if not settled and place not in (
+        (old.get("quorum"), old.get("round")),
+        (current.sha256, current.round),
+    ):
+        return False
     return (
         (entry.kind, entry.member) == (later.kind, later.member)
         and all(old.get(name) == new.get(name) for name in names)
-        and (entry.time < later.time if entry.kind == "rebuild" else entry.kind in {REVIEW, COMMIT})
+        and (entry.time < later.time if entry.kind == "rebuild" else entry.kind == REVIEW)
         and entry.outcome != DISSENT
     )
 
@@ -338,6 +361,15 @@ def _no_missing_files(there: _Releases, log: Log, members: MembersFile, now: dat
         for index, entry in objections(log.entries, question, signed):
             if log.entries[index] not in here:
                 raise _no_file(index, entry)
+
+
+def _twice(index: int, entry: LogEntry) -> FoundFalse:
+    return FoundFalse(
+        f"entry {index} ({entry.member}: {entry.outcome or entry.kind}) is in the log twice",
+        where=CHECKPOINT_FILE,
+        hint="whoever appended it takes that back, before anybody cosigned it",
+        code="bad-log",
+    )
 
 
 def _no_file(index: int, entry: LogEntry) -> FoundFalse:

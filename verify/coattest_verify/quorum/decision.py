@@ -295,7 +295,7 @@ def decide_from(
         votes=votes,
         counted=counted,
         agreed=len(chain.state.entries),
-        void=[sha256_hex(files.read(item.where)) for item in refused if item.code == OLD_KEY],
+        void=[sha256_hex(files.read(item.where)) for item in (*refused, *bad_votes) if item.code == OLD_KEY],
     )
     taken_back = overruled(votes, chain.state, members)
     valid, undone = standing(votes, taken_back)

@@ -18,7 +18,7 @@ from coattest.strictjson import Fields, canonical, parse
 from coattest_verify.quorum.log.entries import SeenLog
 from coattest_verify.quorum.members.chain import Seen, SeenObjection
 from coattest_verify.quorum.members.file import NAME
-from coattest_verify.quorum.statements.claim import SHA256
+from coattest_verify.quorum.statements.claim import ARCHITECTURE, RELEASE, SHA256
 from coattest_verify.quorum.statements.statement import DISSENT
 from coattest_verify.quorum.statements.votes import REVOKE
 
@@ -148,7 +148,7 @@ def _encode(roots: dict[bytes, Seen]) -> bytes:
             **({"log": {"size": seen.log.size, "root": seen.log.root}} if seen.log else {}),
             **({"agreed": True} if seen.agreed else {}),
             **(
-                {"objections": [asdict(each) for each in sorted(seen.objections, key=astuple)]}
+                {"objections": [_objection(each) for each in sorted(seen.objections, key=astuple)]}
                 if seen.objections
                 else {}
             ),
@@ -156,6 +156,10 @@ def _encode(roots: dict[bytes, Seen]) -> bytes:
         for root, seen in roots.items()
     }
     return canonical({"format": FORMAT, "roots": values}) + b"\n"
+
+
+def _objection(each: SeenObjection) -> dict[str, str]:
+    return {name: value for name, value in asdict(each).items() if value}
 
 
 def _decode(content: bytes) -> dict[bytes, Seen]:
@@ -190,6 +194,13 @@ def _objections(entry: Fields) -> frozenset[SeenObjection]:
     for index, item in enumerate(entry.items("objections", low=0, high=MAX_OBJECTIONS)):
         part = Fields(item, f"objections[{index}]")
         digests = [part.text(name, SHA256) for name in ("key", "sha256", "tree_sha256", "lock_sha256")]
-        found.add(SeenObjection(part.choice("kind", (DISSENT, REVOKE)), part.text("member", NAME), *digests))
+        kind, member = part.choice("kind", (DISSENT, REVOKE)), part.text("member", NAME)
+        # Without a release it is about a source: a revocation, or a dissent from before releases were named.
+        about = (
+            (part.text("release", RELEASE), part.text("architecture", ARCHITECTURE))
+            if part.has("release")
+            else ()
+        )
+        found.add(SeenObjection(kind, member, *digests, *about))
         part.done()
     return frozenset(found)

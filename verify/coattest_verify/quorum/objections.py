@@ -108,7 +108,8 @@ def _withdrawn(item: SignedStatement, signed: Sequence[SignedStatement], agreed:
     }
     later = any(
         other.statement.outcome != DISSENT
-        and (other.statement.member, other.statement.target) == (made.member, made.target)
+        and (other.statement.member, other.statement.release, other.statement.architecture)
+        == (made.member, made.release, made.architecture)
         and other.statement.time > made.time
         for other in signed
     )
@@ -170,7 +171,14 @@ def seen_objections(
     claim = question.claim
     dissents = {
         SeenObjection(
-            DISSENT, made.member, key.fingerprint, item.signed_sha256, claim.tree_sha256, claim.lock_sha256
+            DISSENT,
+            made.member,
+            key.fingerprint,
+            item.signed_sha256,
+            claim.tree_sha256,
+            claim.lock_sha256,
+            made.release,
+            made.architecture,
         )
         for item in signed
         if (made := item.statement).outcome == DISSENT
@@ -196,7 +204,9 @@ def gone(
     question: DecisionQuestion,
     taken_back: Collection[str] = (),
 ) -> Mapping[str, tuple[Finding, ...]]:
-    """Dissents and revocations of the source that were seen before and are not here now, by their kind.
+    """Dissents on the release, and revocations of its source, that were seen before and are not here now.
+
+    By their kind.
 
     By keys of today alone: what a stolen key said goes with it. A dissent that was lifted still has its file;
     of a revocation its undoing is enough, by the key that signed it or by others (``taken_back``).
@@ -212,7 +222,7 @@ def gone(
     for each in seen.objections if seen else ():
         party = question.members.member(each.member)
         if (
-            (each.tree_sha256, each.lock_sha256) == (claim.tree_sha256, claim.lock_sha256)
+            each.about(claim.release, claim.architecture, claim.tree_sha256, claim.lock_sha256)
             and each.sha256 not in digests
             and each.sha256 not in taken_back
             and (each.member, each.sha256, each.key) not in undone

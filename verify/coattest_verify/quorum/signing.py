@@ -10,6 +10,7 @@ A member signs one version n+1 after a given version n: the journal of its own s
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,9 +158,14 @@ def propose(attestations: Path, evidence: Evidence, proposal: MembersFile) -> No
 
 
 def candidates(evidence: Evidence, member: str) -> tuple[PublicKey, ...]:
-    """The keys of a member in the version in force and in a proposal: a remote signer has one of them."""
+    """The keys of a member in the version in force and in a proposal: a remote signer has one of them.
+
+    A proposal that cannot be read has none: whoever put it there stops nobody.
+    """
     found: dict[PublicKey, None] = {}
-    installed, proposal = _read(evidence, MEMBERS_FILE), _read(evidence, PROPOSAL_FILE)
+    installed, proposal = _read(evidence, MEMBERS_FILE), None
+    with contextlib.suppress(Rejected, UsageError):
+        proposal = _read(evidence, PROPOSAL_FILE)
     chain = succession(evidence, installed, read_signatures(evidence)) if installed else ()
     for members in (*chain[-1:], installed, proposal):
         party = members.member(member) if members else None

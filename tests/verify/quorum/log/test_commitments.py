@@ -126,6 +126,7 @@ def test_a_commitment_after_anothers_answer_is_too_late(tmp_path: Path) -> None:
     """Without a claim the first logged statement ends the time for commitments too."""
     game = Round(tmp_path)
     game.commit("buyer-1")
+    game.log(*NAMES)
     game.quorum.claim(report_json())
     (claim := game.quorum.released / "claim.json").unlink()
     game.reveal("buyer-1")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from coattest.errors import Rejected
 from coattest.files import Held
 from coattest.findings import Finding
@@ -22,6 +24,7 @@ from coattest_verify.quorum.commitments import too_early
 from coattest_verify.quorum.links import MAX_LINK, joined_layout, layout_of, layout_signatures, link_of
 from coattest_verify.quorum.log.archive import archive_of
 from coattest_verify.quorum.log.checkpoint import Cosignature, origin_of, read_cosignature
+from coattest_verify.quorum.log.entries import vote_entry
 from coattest_verify.quorum.log.examine import read_quorum_log
 from coattest_verify.quorum.members.chain import SIGNATURE_NAME, MembersChain
 from coattest_verify.quorum.members.file import MAX_MEMBERS_FILE, MEMBERS_TYPE, MembersFile
@@ -62,11 +65,16 @@ class OwnFiles:
     def archived(self, release: str) -> bool:
         """Whether enough members archived a release, by what was merged before the change."""
         if release not in self._archived:
-            log = read_quorum_log(self._base, self._root, self.members)
-            logged = set(log.entries) if log else set()
+            logged = self._logged
             found = archive_of(self._base, release, self.members, self._root, logged) if release else None
             self._archived[release] = found is not None
         return self._archived[release]
+
+    @functools.cached_property
+    def _logged(self) -> frozenset[bytes]:
+        """The entries of the log before the change."""
+        log = read_quorum_log(self._base, self._root, self.members)
+        return frozenset(log.entries) if log else frozenset()
 
     def member_of(self, name: str, place: FilePlace, data: bytes) -> str | None:
         """The member whose file it is; None for a claim. Raises Rejected for what may not be added."""
@@ -110,9 +118,10 @@ class OwnFiles:
         """Whether ``after``, which is authentic, may stand in the place of ``before``.
 
         A member signs a rebuild, a review or a commitment again, later than before: an older file of its own,
-        which anybody can take out of the history, does not come back. It adds a key to its signature on a
-        members file, and gives one up only where the change is said to be its own. A dissent stays, and so
-        does everything else.
+        which anybody can take out of the history, does not come back. A commitment that is in the log stays:
+        it counts from its entry, and whoever cosigns that looks for its file. A member adds a key to its
+        signature on a members file, and gives one up only where the change is said to be its own. A dissent
+        stays, and so does everything else.
         """
         if place.kind == STATEMENT:
             return self._later_statement(name, before, after)
@@ -122,6 +131,8 @@ class OwnFiles:
             old, new = (
                 read_votes(Held({leaf(name): data}), self._after.current)[0] for data in (before, after)
             )
+            if any(vote.kind == COMMIT and vote_entry(vote) in self._logged for vote in old):
+                return False
             return not old or new[0].time > old[0].time
         if place.kind == COSIGNATURE:
             return self._later_note(place, before, after)

@@ -10,7 +10,7 @@ from coattest.findings import Finding
 from coattest_verify.quorum.change.names import CLAIM, STATEMENT, VOTE, place_of
 from coattest_verify.quorum.change.tree import CommitFiles, TwoCommits, changed
 from coattest_verify.quorum.cosigning import present_entries
-from coattest_verify.quorum.log.entries import SeenLog, parse_entry
+from coattest_verify.quorum.log.entries import LogEntry, SeenLog, parse_entry
 from coattest_verify.quorum.log.examine import (
     CHECKPOINT_FILE,
     LOG,
@@ -24,6 +24,8 @@ from coattest_verify.quorum.members.chain import MembersChain, read_signatures, 
 from coattest_verify.quorum.members.file import MAX_MEMBERS_FILE, MEMBERS_FILE, MembersFile
 from coattest_verify.quorum.releases import ATTRIBUTES_FILE, ATTRIBUTES_TEXT
 from coattest_verify.quorum.signing import PROPOSAL_FILE
+from coattest_verify.quorum.statements.statement import COULD_NOT_BUILD
+from coattest_verify.quorum.statements.votes import COMMIT
 
 
 def earlier_log(commits: TwoCommits, root: bytes, before: MembersChain) -> Log | None:
@@ -63,6 +65,7 @@ def _entries(head: CommitFiles, log: Log, earlier: Log | None, after: MembersCha
     fresh = log.entries[start:]
     if not fresh:
         return
+    yield from _too_late(head, log, start, after)
     releases = {dict(parse_entry(entry).facts).get("release", "") for entry in fresh}
     known = {*present_entries(_held(head, releases), after.current), *signature_entries(head, after.versions)}
     logged = set(log.entries[:start])
@@ -74,6 +77,33 @@ def _entries(head: CommitFiles, log: Log, earlier: Log | None, after: MembersCha
                 "removed-entry", CHECKPOINT_FILE, f"entry {index} is not what an authentic file here gives"
             )
         logged.add(entry)
+
+
+def _too_late(head: CommitFiles, log: Log, start: int, after: MembersChain) -> Iterator[Finding]:
+    """A commitment that is appended before what shows its source's result here, or without it: a copy."""
+    entries = [parse_entry(entry) for entry in log.entries]
+    sources = {_source(entry) for entry in entries[start:] if entry.kind == COMMIT}
+    if not sources or not after.current.commitments:
+        return
+    shown = {_source(entry) for entry in entries[:start] if _shows(entry)}
+    releases = {place.release for name in head.entries if (place := place_of(name, {})) and place.release}
+    here = set(present_entries(_held(head, releases), after.current)) - set(log.entries[:start])
+    waiting = {_source(entry) for entry in map(parse_entry, here) if _shows(entry)} - shown
+    for index, entry in enumerate(entries[start:], start):
+        if _shows(entry):
+            waiting.discard(_source(entry))
+        elif entry.kind == COMMIT and _source(entry) in waiting:
+            text = f"entry {index} commits to a source whose result is shown here and not in the log before"
+            yield Finding("bad-log", CHECKPOINT_FILE, text)
+
+
+def _shows(entry: LogEntry) -> bool:
+    return entry.kind == CLAIM or (entry.kind == "rebuild" and entry.outcome != COULD_NOT_BUILD)
+
+
+def _source(entry: LogEntry) -> tuple[str | None, str | None]:
+    facts = dict(entry.facts)
+    return facts.get("tree_sha256"), facts.get("lock_sha256")
 
 
 def _held(head: CommitFiles, releases: Iterable[str]) -> Held:

@@ -263,7 +263,7 @@ def examine(
     removed = [(index, entry, entry.outcome) for index, entry in objecting if entry.sha256 not in present] + [
         (index, entry, "revocation")
         for index, entry in enumerate(entries)
-        if entry.revokes(question) and entry.sha256 not in filed
+        if entry.revokes(question) and entry.sha256 not in filed and entry.sha256 not in void
     ]
     covered = max((note.checkpoint.size for note in log.cosignatures.values()), default=0)
     checkpoint = log.checkpoint

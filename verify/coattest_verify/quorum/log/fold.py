@@ -7,7 +7,8 @@ Rules (docs/quorum.md, ADR 193):
 2. Version n+1 is in force from the entry with which signatures by ``change`` members and all groups of n and
    of n+1 are first complete. Its signatures have to be in the files, too.
 3. A member stands behind the last version after n that the log has its signature on: signing another one
-   withdraws the earlier signature, until a version is complete.
+   withdraws the earlier signature, until a version is complete. A member that left a version does not
+   come back to it: its signature is the same one, and who writes an entry again needs no key.
 4. What is complete in the files, without signatures that the log shows to be withdrawn, counts while nothing
    stands beside it: a stolen key is removed at once. Of two such versions none counts, unless one leads to
    what a verifier remembers.
@@ -160,8 +161,10 @@ def first_complete(
         facts = dict(entry.facts)
         if entry.kind != MEMBERS or entry.member is None or facts.get("previous") != base.sha256:
             continue
-        stands[entry.member] = entry.sha256
         place = (entry.sha256, entry.member)
+        if place in logged and stands[entry.member] != entry.sha256:
+            continue
+        stands[entry.member] = entry.sha256
         logged[place] = logged.get(place, frozenset()) | {facts.get("key", "")}
         behind = {name: logged[digest, name] for name, digest in stands.items() if digest == entry.sha256}
         if not _enough(base, behind):

@@ -60,9 +60,10 @@ MAX_UNVERIFIED = 32 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class SeenObjection:
-    """A dissent or revocation that a verifier has seen: what it signed (SHA-256), by whom, on what source.
+    """A dissent or revocation that a verifier has seen: what it signed (SHA-256), by whom, about what.
 
-    It counts as long as ``key`` (a fingerprint, hex) is one of its member's.
+    It counts as long as ``key`` (a fingerprint, hex) is one of its member's. A revocation is about a source.
+    A dissent is about a release for an architecture, whatever source its claim has today.
     """
 
     kind: str
@@ -71,6 +72,14 @@ class SeenObjection:
     sha256: str
     tree_sha256: str
     lock_sha256: str
+    release: str = ""
+    architecture: str = ""
+
+    def about(self, release: str, architecture: str, tree_sha256: str, lock_sha256: str) -> bool:
+        """Whether it is an objection to this release, by its name or, for a revocation, by its source."""
+        if self.release:
+            return (self.release, self.architecture) == (release, architecture)
+        return (self.tree_sha256, self.lock_sha256) == (tree_sha256, lock_sha256)
 
 
 @dataclass(frozen=True, slots=True)
