@@ -16,6 +16,7 @@ import termios
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from coattest.findings import Finding
 from coattest_parent.auction.steps import look_before_bid
 from coattest_parent.cli.auction import bid, looking, seal
 from coattest_parent.cli.deploy import command as deploy
+from coattest_parent.cli.deploy import stack
 from coattest_parent.deployment.live import Live
 from coattest_parent.deployment.runner import Enclave
 from coattest_parent.link.channels import parse_address
@@ -331,3 +333,26 @@ def test_what_long_commands_print_is_whole(
     assert {each for each in wanted if not any(each in line for line in lines)} == set()
     assert not CUT_OR_PYTHON.search(text)
     assert "4711" not in text
+
+
+@pytest.mark.parametrize("phase", [1, 2])
+def test_apply_on_aws_ends_in_a_verdict_and_what_next(
+    phase: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first phase has a role and no enclave; the second a verified one."""
+    role, module = "arn:aws:iam::111122223333:role/coattest-spring", "i-1234567890abcdef0-enc0123456789abcdef"
+    socket = parse_address("unix:/run/in_5005.sock")
+    live = Live(module, NOW, Enclave(module, socket, socket, 1, "NONE")) if phase == 2 else None
+    done = SimpleNamespace(live=live, role_arn=role, instance_id="i-1234567890abcdef0", retired=())
+    for name in ("_cloud_of", "read_plan", "_require_programs"):
+        monkeypatch.setattr(stack, name, lambda *_: None)
+    monkeypatch.setattr(stack.rollout, "apply_stacks", lambda *_, **__: done)
+    given: dict[str, Any] = {"as_json": False, "image": Path("image.eif"), "plan_folder": Path("plan")}
+    nobody: Any = None
+    stack.apply_plan(nobody, given)
+    said = capsys.readouterr()
+    assert role in said.out
+    assert (module in said.out) == (phase == 2)
+    verdict, then = said.err.splitlines()
+    assert verdict.startswith("applied phase 1: " if phase == 1 else "applied: the decided enclave runs")
+    assert then.startswith("next: ")
