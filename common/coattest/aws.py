@@ -9,8 +9,11 @@ from coattest.errors import EnvironmentFailure
 
 THROTTLED = frozenset({"Throttling", "ThrottlingException", "RequestLimitExceeded", "SlowDown"})
 FORBIDDEN = frozenset({"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "403"})
-UNKNOWN_CALLER = frozenset({"UnrecognizedClientException", "InvalidClientTokenId"})
+UNKNOWN_CALLER = frozenset({"UnrecognizedClientException", "InvalidClientTokenId", "InvalidAccessKeyId"})
 """Codes for one thing in CloudFormation, KMS and SSM, EC2 and S3 (each one's "Common errors")."""
+
+LOCAL_HINT = "with local services: source the party's env file of nitro-local up, and give --endpoint-url"
+"""For who forgot where the stand-in of AWS is; ``auction`` and ``deploy`` go nowhere else by a variable."""
 
 SETTINGS_HINT = "check AWS_PROFILE, ~/.aws/config and ~/.aws/credentials"
 
@@ -56,7 +59,7 @@ def aws_errors(where: str) -> Iterator[None]:
         raise AwsFailure(
             "no AWS credentials",
             where=where,
-            hint="set AWS_PROFILE or run on the instance",
+            hint=f"set AWS_PROFILE or run on the instance; {LOCAL_HINT}",
             code="no-credentials",
         ) from error
     except (ConfigParseError, PartialCredentialsError, ProfileNotFound) as error:
@@ -67,7 +70,7 @@ def aws_errors(where: str) -> Iterator[None]:
         raise AwsFailure(
             str(error)[:MESSAGE_MAX],
             where=where,
-            hint="check --endpoint-url, region and network",
+            hint=f"check --endpoint-url, region and network; {LOCAL_HINT}",
             code="unreachable",
         ) from error
 
@@ -97,7 +100,7 @@ def _hint(code: str, operation: str) -> str | None:
     if code in THROTTLED:
         return "AWS throttled the request, retries included: wait and try again"
     if code in UNKNOWN_CALLER:
-        return "AWS does not know these credentials: check AWS_PROFILE"
+        return f"AWS does not know these credentials: check AWS_PROFILE; {LOCAL_HINT}"
     if code in FORBIDDEN:
         # S3's message does not name the action, and no action is called HeadObject.
         named = {"HeadObject": "s3:GetObject and s3:ListBucket", "PutObject": "s3:PutObject"}

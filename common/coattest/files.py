@@ -272,6 +272,30 @@ def make_folder(path: Path) -> None:
     Folder(path).close()
 
 
+def require_writable(path: Path, *, folder: bool = False) -> None:
+    """Raise where no file (no ``folder``) could be made at ``path``, so that no work is done for nothing.
+
+    Nothing is made. UsageError (``not-a-folder``): something else is where a folder has to be.
+    EnvironmentFailure: the folder may not be written (``eacces``), or its file system is read-only
+    (``erofs``).
+    """
+    at = path if folder else path.parent
+    while not os.path.lexists(at):
+        at = at.parent
+    if not at.is_dir():
+        Folder(at).close()  # says what it is instead
+    if os.access(at, os.W_OK | os.X_OK):
+        return
+    read_only = os.statvfs(at).f_flag & os.ST_RDONLY
+    why = "is on a read-only file system" if read_only else "may not be written by this user"
+    raise EnvironmentFailure(
+        f"cannot be written: the folder {at} {why}",
+        where=str(path),
+        hint="name another place" if read_only else "name another place, or check the permissions",
+        code="erofs" if read_only else "eacces",
+    )
+
+
 @contextlib.contextmanager
 def _beside(path: Path) -> Iterator[Path]:
     """A temporary file beside ``path``, which is gone afterwards. Raises UsageError as ``make_folder``."""

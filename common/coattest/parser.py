@@ -12,6 +12,7 @@ import ast
 import difflib
 import importlib
 import importlib.util
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from click.shell_completion import CompletionItem
 
 from coattest.errors import UsageError
 from coattest.extras import need_extra
+from coattest.files import require_writable
 from coattest.programs.apart import FLAG, require_apart
 
 Decorator = Callable[[Any], Any]
@@ -29,6 +31,22 @@ Decorator = Callable[[Any], Any]
 HELP_NAMES = ("-h", "--help")
 WHOLE = 1_000
 """Characters of a first sentence: more than any has, so that none is cut off."""
+
+
+class NewPath(click.Path):
+    """A file or folder that the command writes: where it cannot be is said before the work, not after."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | bytes | os.PathLike[str]:
+        """The path. Raises as ``require_writable``, and BadParameter as click.Path."""
+        path = super().convert(value, param, ctx)
+        require_writable(Path(os.fsdecode(path)), folder=not self.file_okay)
+        return path
+
+
+NEW_FILE = NewPath(dir_okay=False, path_type=Path)
+NEW_FOLDER = NewPath(file_okay=False, path_type=Path)
 
 
 class MissingParameters(click.UsageError):

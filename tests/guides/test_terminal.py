@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import os
 import pty
@@ -10,7 +11,9 @@ import re
 import shutil
 import struct
 import subprocess
+import sys
 import termios
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,11 +21,29 @@ from typing import Any
 import pytest
 
 from base_install import BIN, MANAGING, MINE, RUNS
+from coattest.findings import Finding
+from coattest_parent.auction.steps import look_before_bid
+from coattest_parent.cli.auction import bid, looking, seal
+from coattest_parent.cli.deploy import command as deploy
+from coattest_parent.deployment.live import Live
+from coattest_parent.deployment.runner import Enclave
+from coattest_parent.link.channels import parse_address
+from coattest_verify.auction import messages
+from coattest_verify.auction.bids import read_bids
+from coattest_verify.auction.journal import SealJournal
+from coattest_verify.auction.sealing import plan_seal
+from coattest_verify.cli import audit, inputs
+from coattest_verify.cli.release import review
+from coattest_verify.rebuild.inputs.check import LockVerdict, Pin, Suite
+from coattest_verify.rebuild.inputs.release import Release
+from support.auction import auctions
 from support.build.container_images import entry, folder, saved, tar
 from support.build.found_images import nitro
 from support.local.local_enclave import PCRS as DECIDED
 from support.verify.base_world import make_world
+from support.verify.decisions import decision
 from support.verify.nitro_ca import NOW, PCRS, document, usual_chain
+from support.verify.trail_records import audited, collected, record
 from support.yes import the_yes_to
 
 COLUMNS = 80
@@ -192,3 +213,121 @@ def test_a_refusal_names_its_likely_cause(words: str, code: int, cause: str, run
     """The simulator's root without its profile, a document after its certificates, a clock that is slow."""
     done = runs["early"].run(words.format(**runs["early"].places).split())
     assert (done.returncode, cause in done.stderr.splitlines()[-1]) == (code, True), done.stderr
+
+
+# Commands whose whole run takes minutes or services: what they print, of made data.
+
+
+def a_bid(place: Path) -> set[str]:
+    """``auction bid``: the preview, and what it binds to."""
+    auction, mine = auctions.manifest(), decision()
+    own = auctions.own(auction, "buyer-1")
+    looked = look_before_bid(
+        auction,
+        own,
+        check_certificate=auctions.certified,
+        journal=SealJournal(place),
+        when=auctions.LIFE.begins,
+        again=False,
+        known=("buyer-2",),
+    )
+    rows = b"lot,amount\nlot-1,4711\nlot-2,4711\nlot-3,\n"
+    bid._preview(auction, read_bids(rows, messages.LotList(auction.lots)), show_amounts=False)
+    looking.show_auction(auction, looked, own, mine)
+    certifiers = {key for each in looked.others("buyer-1") for key in each.signers}
+    return {auction.digest.hex(), mine.release_digest.hex(), mine.pcrs[0], own.kms, own.bids} | certifiers
+
+
+def a_seal(place: Path) -> set[str]:
+    """``auction seal``: all that the signature binds."""
+    auction, mine = auctions.manifest(), decision()
+    chosen = {"buyer-1": messages.bid_digest(b"own"), "buyer-2": b"2" * 48}
+    journal = SealJournal(place)
+    journal.record_bid(chosen["buyer-1"], auction.digest)
+    plan = plan_seal(
+        auction,
+        auctions.own(auction, "buyer-1"),
+        auctions.opening(mine),
+        bids=chosen,
+        own_bid=b"own",
+        check_certificate=auctions.certified,
+        journal=journal,
+        now=auction.closes,
+    )
+    seal._explain(plan, mine)
+    return {auction.digest.hex(), mine.release_digest.hex(), mine.pcrs[0], plan.own.kms} | {
+        digest.hex() for digest in chosen.values()
+    }
+
+
+def an_audit(_: Path) -> set[str]:
+    """``verify audit``: the enclaves that decrypted, and who did without a document."""
+    bad = record(registers=None, eventID="2", eventTime="2026-11-23T11:00:00Z")
+    report = audited(record(), bad)
+    audit._show(report, collected(record(), bad).coverage)
+    (group,) = report.groups
+    return {*filter(None, group.values), group.module_id, "2026-11-23T10:00:00Z", "2026-11-23T11:00:00Z"} | {
+        event.caller.shown for _, event in report.problems if event
+    }
+
+
+def a_deployment(_: Path) -> set[str]:
+    """``deploy-from-attestation apply``: the live enclave, the verdict, what next."""
+    module = "i-1234567890abcdef0-enc0123456789abcdef"
+    socket = f"unix:/a/rather/long/folder/{'of-a-deployment/' * 5}run/in_5005.sock"
+    enclave = Enclave(module, parse_address(socket), parse_address(socket), 1, "NONE")
+    deploy._show(Live(module, NOW, enclave), as_json=False)
+    deploy.tell_applied("look again with status")
+    verdict = "applied: the decided enclave runs, and its live document verified"
+    return {module, NOW.isoformat(), socket, verdict, "next: look again with status"}
+
+
+def checked_inputs(_: Path) -> set[str]:
+    """``verify inputs``: suites with the keys that signed them, and what is not confirmed."""
+    keys = ("4CB50190207B4758A3F73A796ED0E7B82643E131", "B8B80B5B623EAB6AD8775C45B7C5D7D6350947F8")
+    release = Release("bookworm", "oldstable-updates", NOW, None, by_hash=True, files={})
+    missing = Finding("not-in-index", "libc6", "no such pin", expected="ab" * 32, found="cd" * 32)
+    pins = (Pin("package", "libc6", "2.36-9+deb12u10", "ab" * 32, None, (missing,)),)
+    verdict = LockVerdict("ef" * 32, NOW, (Suite("bookworm-updates", "12" * 32, release, keys),), pins)
+    inputs._show(verdict)
+    return {*keys, "ef" * 32, str(missing)}
+
+
+def a_review(_: Path) -> set[str]:
+    """``verify release review``: what moved in the lock."""
+    name, version = "libpython3.11-minimal-with-a-rather-long-name", "3.11.2-6+deb12u6~of-some-archive"
+    rows = [
+        {"name": name, "change": "moved", "before": version, "after": f"{version}.1", "confirmed": True},
+        {"name": "rich", "change": "added", "before": None, "after": "15.0.0", "confirmed": None},
+    ]
+    review._show(rows)
+    return {name, version, f"{version}.1"}
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is one."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("kind", [io.StringIO, Terminal])
+@pytest.mark.parametrize("shown", [a_bid, a_seal, an_audit, a_deployment, checked_inputs, a_review])
+def test_what_long_commands_print_is_whole(
+    shown: Callable[[Path], set[str]],
+    kind: type[io.StringIO],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a terminal of 80 columns and in a pipe: each identifier on one line, no repr, and no amount."""
+    stream = kind()
+    monkeypatch.setenv("COLUMNS", str(COLUMNS))
+    monkeypatch.setenv("TERM", "xterm")
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, stream)
+    wanted = shown(tmp_path / "seals")
+    text = STYLE.sub("", stream.getvalue())
+    lines = text.splitlines()
+    assert {each for each in wanted if not any(each in line for line in lines)} == set()
+    assert not CUT_OR_PYTHON.search(text)
+    assert "4711" not in text

@@ -12,11 +12,11 @@ import click
 from coattest.errors import EnvironmentFailure
 from coattest.files import Folder, write_atomic
 from coattest.jsontext import emit_json
+from coattest.parser import NEW_FILE, NEW_FOLDER
 from coattest.progress import Terminal
 from coattest.shell import json_option, needs_extra, out
 from coattest_build import builder
 from coattest_build.cli.options import (
-    FOLDER,
     cache_option,
     fresh_kernel_option,
     jobs_option,
@@ -29,7 +29,7 @@ from coattest_build.ownwork import BUILDER_FILE, BUILT, OwnWork, remove_reports,
 @needs_extra("build")
 @click.command("build")
 @source_option
-@click.option("--out", "target", type=FOLDER, required=True, help="Folder to write the images to.")
+@click.option("--out", "target", type=NEW_FOLDER, required=True, help="Folder to write the images to.")
 @click.option(
     "--profile", "profiles", multiple=True, help="Build only this profile (repeatable; default: all)."
 )
@@ -37,9 +37,7 @@ from coattest_build.ownwork import BUILDER_FILE, BUILT, OwnWork, remove_reports,
 @mirror_option
 @jobs_option
 @fresh_kernel_option
-@click.option(
-    "--claim", type=click.Path(path_type=Path), help="Also write the claim for these images to this file."
-)
+@click.option("--claim", type=NEW_FILE, help="Also write the claim for these images to this file.")
 @json_option
 def build_command(
     *,

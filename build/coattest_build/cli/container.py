@@ -9,6 +9,7 @@ import click
 
 from coattest.files import atomic_file
 from coattest.jsontext import emit_json
+from coattest.parser import NEW_FILE
 from coattest.shell import json_option, out
 from coattest_build.cli.container_build import container_build_command
 from coattest_build.cli.container_check import check_command
@@ -62,9 +63,7 @@ def inspect_command(
 @container_command.command("ramdisk")
 @IMAGE
 @style_option
-@click.option(
-    "--out", "target", type=click.Path(dir_okay=False, path_type=Path), required=True, help="File to write."
-)
+@click.option("--out", "target", type=NEW_FILE, required=True, help="File to write.")
 @image_options
 @decided_options
 @click.option(

@@ -10,6 +10,7 @@ import click
 from coattest import __version__
 from coattest.errors import UsageError
 from coattest.jsontext import emit_json
+from coattest.parser import NEW_FILE
 from coattest.shell import json_option
 from coattest_build.cli.container_options import (
     IMAGE,
@@ -40,9 +41,7 @@ MAX_RAMDISK = 8 << 30
     required=True,
     help="nitro-cli's folder of kernel, command line, init and driver (/usr/share/nitro_enclaves/blobs).",
 )
-@click.option(
-    "--out", "target", type=click.Path(dir_okay=False, path_type=Path), required=True, help="File to write."
-)
+@click.option("--out", "target", type=NEW_FILE, required=True, help="File to write.")
 @image_options
 @decided_options
 @json_option

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from coattest.files import write_atomic
+from coattest.parser import NEW_FILE
 from coattest.shell import err
 from coattest_build import image
 from coattest_build.cli.options import source_option
@@ -18,9 +19,7 @@ from coattest_build.inputs import lock as locks
 
 @click.command("sbom")
 @source_option
-@click.option(
-    "--out", type=click.Path(dir_okay=False, path_type=Path), help="Write to this file instead of stdout."
-)
+@click.option("--out", type=NEW_FILE, help="Write to this file instead of stdout.")
 @click.option("--json", "as_json", is_flag=True, help="Accepted for consistency; the output is always JSON.")
 def sbom_command(source: Path, out: Path | None, as_json: bool) -> None:
     """Print the image's bill of materials.

@@ -8,6 +8,7 @@ import click
 
 from coattest.files import read_whole
 from coattest.jsontext import emit_json
+from coattest.parser import NEW_FILE
 from coattest.shell import confirm_signing, err, expect_option, json_option, out, signing_key, utc_now
 from coattest_build.cli.options import FILE
 from coattest_build.formats.measure import ImageMeasurements
@@ -30,7 +31,7 @@ from coattest_build.formats.signing import load_sign, sign_image
 @click.option(
     "--out",
     "output",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=NEW_FILE,
     help="Where to write the signed image (default: in place).",
 )
 @click.option("--replace", is_flag=True, help="Replace an existing signature.")

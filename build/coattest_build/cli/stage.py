@@ -9,6 +9,7 @@ import click
 
 from coattest.files import make_folder, write_atomic
 from coattest.jsontext import emit_json
+from coattest.parser import NEW_FOLDER
 from coattest.progress import Terminal
 from coattest.shell import json_option, out
 from coattest_build import container
@@ -54,7 +55,7 @@ def prepare_command(
     required=True,
     help="Folder with the compile stage's results: `out` and `image`.",
 )
-@click.option("--out", "target", type=FOLDER, required=True, help="Folder to write the images to.")
+@click.option("--out", "target", type=NEW_FOLDER, required=True, help="Folder to write the images to.")
 @mirror_option
 @click.option(
     "--run", default="", help="The text that the compile stage must have recorded to count as this run."

@@ -5,7 +5,9 @@ A file gets its final name only after that check, so a mirror decides what is av
 
 from __future__ import annotations
 
+import errno
 import http.client
+import os
 import threading
 import time
 import urllib.error
@@ -31,6 +33,8 @@ MAX_INDEX = 64 * 1024 * 1024
 """Bytes of a packed index; bookworm's has 9 MB."""
 BACKOFF_SECONDS = 1.0
 """Half the wait before the second attempt; each wait is twice the one before."""
+DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
+"""Errors of write(2) and open(2) that no network has."""
 MIRROR_HINT = "check the network, or name another mirror with --mirror or COATTEST_DEBIAN_MIRROR"
 GONE_HINT = (
     "the mirror no longer has this version: name one that does (--mirror), or run `eif lock` for new pins"
@@ -122,8 +126,7 @@ def fetch_one(package: LockedPackage, cache: Cache, bases: Sequence[str], advanc
                     if error.code in (401, 403, 404, 410):
                         break
                 except (OSError, http.client.HTTPException) as error:
-                    if isinstance(error, OSError) and error.errno and error.filename:
-                        raise  # the disk, not the network
+                    _raise_disk(error, partial)
                     reason = getattr(error, "reason", None) or error or type(error).__name__
                     failures.append(f"{reason} ({base})")
                 except WrongContent:
@@ -135,6 +138,12 @@ def fetch_one(package: LockedPackage, cache: Cache, bases: Sequence[str], advanc
     if failures and all(failure.startswith("HTTP 4") for failure in failures):
         raise InputGone(what, where=package.path, hint=GONE_HINT)
     raise _unreachable(what, package.path)
+
+
+def _raise_disk(error: Exception, partial: Path) -> None:
+    """Raise the error again, with a file's name, where the disk failed and not the network."""
+    if isinstance(error, OSError) and error.errno and (error.filename or error.errno in DISK):
+        raise OSError(error.errno, os.strerror(error.errno), error.filename or str(partial)) from None
 
 
 def _transfer(url: str, partial: Path, size: int, advance: Advance) -> None:

@@ -10,9 +10,10 @@ import click
 
 from coattest.console import Cell
 from coattest.jsontext import emit_json
+from coattest.parser import NEW_FOLDER
 from coattest.progress import Terminal
 from coattest.shell import json_option, out
-from coattest_build.cli.options import FILE, FOLDER
+from coattest_build.cli.options import FILE
 from coattest_local.qemu.boot import BootReport, compare_registers, expected
 from coattest_local.qemu.enclave import BOOT_SECONDS, QemuEnclave, run_in_qemu
 from coattest_local.qemu.tools import find_tools
@@ -30,7 +31,7 @@ OTHER_PAYLOAD = (
 @click.argument("image", type=FILE)
 @click.option("--role-arn", default="arn:aws:iam::123456789012:role/parent", show_default=True)
 @click.option("--instance-id", default="i-1234567890abcdef0", show_default=True)
-@click.option("--directory", type=FOLDER, help="Folder for the logs.")
+@click.option("--directory", type=NEW_FOLDER, help="Folder for the logs.")
 @click.option("--accelerator", type=click.Choice(["tcg", "kvm"]), default="tcg", show_default=True)
 @click.option(
     "--timeout", type=click.IntRange(1), default=int(BOOT_SECONDS), show_default=True, help="Seconds."

@@ -9,6 +9,7 @@ import click
 
 from coattest.errors import UsageError
 from coattest.jsontext import emit_json
+from coattest.parser import NEW_FOLDER
 from coattest.shell import err, json_option, judged_folder, needs_extra
 from coattest_local.demo.play import play
 
@@ -27,7 +28,7 @@ from coattest_local.demo.play import play
 @click.option("--qemu", is_flag=True, help="The enclave boots for real, in QEMU's nitro-enclave machine.")
 @click.option(
     "--keep",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=NEW_FOLDER,
     help="A new or empty directory for everything that is made; it stays.",
 )
 @json_option

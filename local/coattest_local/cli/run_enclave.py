@@ -14,6 +14,7 @@ import click
 
 from coattest.errors import EnvironmentFailure, UsageError
 from coattest.jsontext import emit_json
+from coattest.parser import NEW_FOLDER
 from coattest.programs.environment import OWN_VARIABLES, program_environment, python_program
 from coattest.programs.start import start_program
 from coattest.shell import err, json_option, out
@@ -37,7 +38,7 @@ READY_FD = "COATTEST_READY_FD"
 
 @click.command("run-enclave")
 @click.argument("image", type=FILE)
-@click.option("--directory", type=FOLDER, required=True, help="Folder for the enclave's files.")
+@click.option("--directory", type=NEW_FOLDER, required=True, help="Folder for the enclave's files.")
 @click.option("--role-arn", required=True, help="The parent's role: becomes PCR3.")
 @click.option("--instance-id", required=True, help="The parent's instance: becomes PCR4.")
 @click.option("--debug-mode", is_flag=True, help="Attest zeros for the image, as Nitro's debug mode does.")

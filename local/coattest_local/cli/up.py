@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import click
 
 from coattest.jsontext import emit_json
-from coattest.parser import refuse_ignored
+from coattest.parser import NEW_FOLDER, refuse_ignored
 from coattest.shell import err, needs_extra
 from coattest_local.aws import services
 from coattest_local.demo import cloud
@@ -27,7 +27,7 @@ EXAMPLE = Path("coattest-example")
 @click.command()
 @click.option(
     "--directory",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=NEW_FOLDER,
     help="Folder for ready.json, ca.pem and cloudtrail.jsonl (default: a temporary one; with --example "
     "a new folder for everything, ~/coattest-example).",
 )

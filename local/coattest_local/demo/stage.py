@@ -158,6 +158,8 @@ class Party:
     ) -> None:
         """Run a command that must be refused with this exit code and name ``expected_code``."""
         done = self.attempt(*argv, extra=extra)
+        if done.code == EnvironmentFailure.exit_code != exit_code:
+            raise step_failed(done, where=f"{self.name}: {argv[0]} {argv[1]}")
         if done.code != exit_code:
             raise demo_failed(
                 f"{what} was not refused (exit {done.code}): {done.errors[-600:]}", where=self.name

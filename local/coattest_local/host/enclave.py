@@ -10,6 +10,7 @@ It is for running the whole chain, with the same measured bytes, on a machine wi
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import secrets
@@ -25,8 +26,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from coattest.errors import EnvironmentFailure, FoundFalse, UsageError
-from coattest.files import open_plain, read_whole
+from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse, UsageError
+from coattest.files import Folder, open_plain, read_whole
 from coattest_build import sandbox
 from coattest_build.formats import eif, extract
 from coattest_build.formats.measure import ImageMeasurements, measure_file, pcr3, pcr4
@@ -53,6 +54,10 @@ CONSOLE_TAIL = 2000
 START_SECONDS = 60.0
 POLL_SECONDS = 0.02
 OUTPUT_SECONDS = 2.0
+TRUST_FILE = "etc/coattest/trust.json"
+"""Where the auction's image says whom it trusts (coattest_enclave.payload.trust)."""
+TRUST_MAX = 64 * 1024
+"""Bytes of that file."""
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -118,9 +123,9 @@ def run_enclave(
     ``instance_id`` become PCR3 and PCR4; ``debug`` attests zeros for the image. ``check`` is called now and
     then while the program starts; what it raises ends the start.
 
-    Raises CoattestError: exit code 1 for an image that is damaged or has no application, 3 when it cannot be
-    isolated, or when the program ends early (enclave-ended) or does not listen within ``start_seconds``
-    (enclave-silent).
+    Raises CoattestError: exit code 1 for an image that is damaged or has no application, 2 for one that only
+    hardware runs, 3 when it cannot be isolated, or when the program ends early (enclave-ended) or does not
+    listen within ``start_seconds`` (enclave-silent).
     """
     check_identity(role_arn, instance_id)
     directory.mkdir(parents=True, exist_ok=True)
@@ -130,6 +135,7 @@ def run_enclave(
         stack.callback(_remove_tree, tree)
         measurements = _unpack(image, tree)
         root = tree / "rootfs"
+        _refuse_hardware_profile(root, image)
         argv, env = _program(tree)
 
         run = socket_directory(directory)
@@ -198,6 +204,25 @@ def _unpack(image: Path, tree: Path) -> ImageMeasurements:
     if (tree / "rootfs").is_symlink() or not (tree / "rootfs").is_dir():
         raise _not_runnable("the application ramdisk has no rootfs", image)
     return measurements
+
+
+def _refuse_hardware_profile(root: Path, image: Path) -> None:
+    """Raise UsageError (``image-not-runnable``) for an auction image that wants Nitro's own NSM device.
+
+    Its program would end at once, and may not say why on the console.
+    """
+    try:
+        with Folder(root) as inside:
+            trust = json.loads(inside.read(TRUST_FILE, TRUST_MAX))
+    except (CoattestError, OSError, ValueError, RecursionError):
+        return  # another payload's image, or one whose program says itself what is wrong
+    if isinstance(trust, dict) and trust.get("profile") == "aws":
+        raise UsageError(
+            "an image of the aws profile wants Nitro's NSM device, which the software host lacks",
+            where=str(image),
+            hint="run image.local.eif, or give --host qemu",
+            code="image-not-runnable",
+        )
 
 
 def _program(tree: Path) -> tuple[list[str], dict[str, str]]:

@@ -13,9 +13,8 @@ if TYPE_CHECKING:
     from coattest_parent.link.aws import Aws
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-NEW_FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-NEW_FOLDER = click.Path(file_okay=False, path_type=Path)
+OWN_FOLDER = click.Path(file_okay=False, path_type=Path)
 
 aws_options = option_group(
     click.option("--endpoint-url", help="Use this local endpoint instead of AWS (loopback only)."),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import http.server
+import io
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -12,6 +15,7 @@ import pytest
 
 from coattest.errors import EnvironmentFailure
 from coattest.progress import Quiet
+from coattest.shell import from_os_error
 from coattest_build.inputs import fetch
 from coattest_build.inputs.cache import Cache
 from coattest_build.inputs.fetch import InputGone, WrongContent, fetch_packages
@@ -202,6 +206,27 @@ def test_an_unreachable_mirror_is_one_line(server: Server, cache: Cache) -> None
     assert dead in str(caught.value)
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 3
+
+
+def test_a_full_disk_is_not_called_the_network(
+    server: Server, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit 3 at once, with the file and what to do: free space, or another cache."""
+    packages = offer(server, ("a", b"0123456789"))
+
+    class Full(io.BytesIO):
+        def write(self, _: object) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(fetch, "write_plain", lambda *_, **__: Full())
+    with pytest.raises(OSError, match="No space left") as caught:
+        get(server, cache, packages)
+    told = from_os_error(caught.value)
+    assert (told.exit_code, told.code) == (3, "enospc")
+    assert str(cache.partial(packages[0].sha256)) in str(told)
+    assert "free some space, or point COATTEST_CACHE" in str(told)
+    assert "network" not in str(told)
+    assert len(server.requests_seen) == 1, "a full disk is not tried again"
 
 
 def test_a_damaged_cache_entry_is_fetched_again(server: Server, cache: Cache) -> None:

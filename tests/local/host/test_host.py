@@ -28,7 +28,7 @@ from coattest_local.host.enclave import (
     console_tail,
     run_enclave,
 )
-from support.enclave.enclave_image import DIRECTORY, compile_program, make_image, rootfs
+from support.enclave.enclave_image import DIRECTORY, FILE, compile_program, make_image, rootfs
 
 ROLE = "arn:aws:iam::111122223333:role/parent"
 INSTANCE = "i-1234567890abcdef0"
@@ -353,6 +353,24 @@ def test_a_detached_start_that_fails_says_why(tmp_path: Path) -> None:
     assert failed.returncode == 1
     assert "x.eif" in failed.stderr
     assert json.loads(failed.stdout)["code"]
+
+
+def test_an_image_of_the_aws_profile_names_the_one_to_run(program: Path, tmp_path: Path) -> None:
+    """Exit 2 in one line, before anything of it runs; a link in the image leads to no file of ours."""
+    (tmp_path / "trust.json").write_text('{"profile": "aws"}')
+    entries = [*rootfs(program), NewEntry("rootfs/etc/coattest", DIRECTORY, None)]
+    aws = NewEntry("rootfs/etc/coattest/trust.json", FILE, b'{"profile": "aws"}')
+    refused = nitro_local(
+        *run_arguments(make_image(tmp_path / "image.eif", [*entries, aws], cmd=[RELAY]), tmp_path / "e")
+    )
+    assert refused.returncode == 2
+    assert json.loads(refused.stdout)["code"] == "image-not-runnable"
+    (line,) = [line for line in refused.stderr.splitlines() if "SIMULATOR" not in line]
+    assert line.endswith("(run image.local.eif, or give --host qemu)")
+    assert list((tmp_path / "e").glob("tree-*")) == []
+    linked = NewEntry("rootfs/etc/coattest/trust.json", 0o120777, str(tmp_path / "trust.json").encode())
+    image = make_image(tmp_path / "linked.eif", [*entries, linked], cmd=[RELAY])
+    run_enclave(image, tmp_path / "f", role_arn=ROLE, instance_id=INSTANCE).stop()
 
 
 def test_an_enclave_that_ends_takes_its_host_with_it(program: Path, tmp_path: Path) -> None:

@@ -252,6 +252,8 @@ def test_the_local_trail_shows_the_decided_enclave_and_then_the_way_around(
     assert verdict.startswith("verified: 2 Decrypt(s), each attested by a decided enclave")
     assert "no digest files" in verdict
     assert verdict == document["verdict"]
+    assert errors.splitlines()[-1] == f"next: {document['next']}"
+    assert "audit again after the next auction" in document["next"]
     assert audit(quorum, str(path), key, "--require-digests")[0] == 1
     assert [(item["buyer"], item["count"]) for item in document["openings"]] == [("buyer-1", 2)]
     assert [item["name"] for item in document["probes"]] == ["Decrypt"]
@@ -263,6 +265,7 @@ def test_the_local_trail_shows_the_decided_enclave_and_then_the_way_around(
     assert "unattested" in errors
     assert "user/admin" in errors
     assert "2 finding(s) in " in errors.splitlines()[-1]
+    assert "encrypt nothing more under this key" in errors.splitlines()[-1]
 
 
 def test_an_audit_that_looked_at_nothing_does_not_succeed(

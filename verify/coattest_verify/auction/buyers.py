@@ -30,7 +30,6 @@ from coattest_verify.signatures.keys import (
     generate_key,
     load_public,
     open_private_key,
-    passphrase_from_environment,
 )
 
 RECORD_FORMAT = "coattest-buyer/v1"
@@ -139,7 +138,7 @@ def load_auction_key(path: Path) -> ec.EllipticCurvePrivateKey:
     """
     content = _read(path)
     try:
-        key = open_private_key(content, path, passphrase_from_environment, code="bad-key")
+        key = open_private_key(content, path, code="bad-key")
     except (ValueError, UnsupportedAlgorithm):
         # The library's message can quote the file, and no message may quote a key file.
         raise _bad_key("not a private key in PEM", path) from None

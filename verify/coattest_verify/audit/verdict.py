@@ -9,6 +9,12 @@ from coattest_verify.audit.coverage import Coverage
 from coattest_verify.audit.judge import AuditReport
 from coattest_verify.audit.operations import DECRYPT
 
+KEEP = "keep the logs with the receipts, and audit again after the next auction"
+EXPLAIN = "encrypt nothing more under this key before each finding above is explained"
+MORE_LOGS = "audit again with what the findings above lack"
+LOOK_ELSEWHERE = "check --key, --since, --until and the source; --allow-none if none"
+"""What to do next, by outcome."""
+
 
 class AuditOutcome(enum.IntEnum):
     """The exit codes of an audit."""
@@ -20,10 +26,11 @@ class AuditOutcome(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class AuditVerdict:
-    """The outcome, its sentence, and the code of the error where it is one."""
+    """The outcome, its sentence, what to do next, and the code of the error where it is one."""
 
     outcome: AuditOutcome
     sentence: str
+    next: str
     code: str | None = None
 
 
@@ -34,19 +41,22 @@ def conclude(report: AuditReport, coverage: Coverage, *, none_expected: bool) ->
         sentence = (
             f"{count} finding(s) in {report.events} event(s) of the key: not every use of it is as decided"
         )
-        return AuditVerdict(AuditOutcome.FOUND_FALSE, sentence, "not-as-decided")
+        return AuditVerdict(AuditOutcome.FOUND_FALSE, sentence, EXPLAIN, "not-as-decided")
     if report.undecided:
         sentence = f"undecided: these logs cannot show {len(report.undecided)} thing(s) named above"
-        return AuditVerdict(AuditOutcome.UNDECIDED, sentence, "undecided")
+        return AuditVerdict(AuditOutcome.UNDECIDED, sentence, MORE_LOGS, "undecided")
     if not coverage.records and coverage.source != "lookup-events":
         return AuditVerdict(
-            AuditOutcome.UNDECIDED, "nothing was looked at: there are no records", "no-records"
+            AuditOutcome.UNDECIDED,
+            "nothing was looked at: there are no records",
+            LOOK_ELSEWHERE,
+            "no-records",
         )
     if not report.events and not none_expected:
         outside = f" ({report.outside} outside the window)" if report.outside else ""
         sentence = f"nothing was looked at: no event of the key{outside} in {coverage.told}"
-        return AuditVerdict(AuditOutcome.UNDECIDED, sentence, "no-events")
-    return AuditVerdict(AuditOutcome.AS_DECIDED, _verified(report, coverage))
+        return AuditVerdict(AuditOutcome.UNDECIDED, sentence, LOOK_ELSEWHERE, "no-events")
+    return AuditVerdict(AuditOutcome.AS_DECIDED, _verified(report, coverage), KEEP)
 
 
 def _verified(report: AuditReport, coverage: Coverage) -> str:

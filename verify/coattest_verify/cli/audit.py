@@ -112,19 +112,22 @@ def audit_command(**given: Any) -> int:
     _show(report, collected.coverage)
     if verdict.outcome is AuditOutcome.FOUND_FALSE:
         raise FoundFalse(
-            verdict.sentence, where=given["key_arn"], code=verdict.code, findings=report.findings
+            verdict.sentence,
+            where=given["key_arn"],
+            hint=verdict.next,
+            code=verdict.code,
+            findings=report.findings,
         )
     if verdict.outcome is AuditOutcome.UNDECIDED:
         raise EnvironmentFailure(
             verdict.sentence,
             where=given["key_arn"],
-            hint=None
-            if report.undecided
-            else "check --key, --since, --until and the source; --allow-none if none",
+            hint=verdict.next,
             code=verdict.code,
             findings=[finding for finding, _ in report.undecided],
         )
     out().print(verdict.sentence, markup=False)
+    err().print(f"next: {verdict.next}", markup=False)
     return 0
 
 
@@ -291,6 +294,7 @@ def _document(
     return {
         "ok": verdict.outcome is AuditOutcome.AS_DECIDED,
         "verdict": verdict.sentence,
+        "next": verdict.next,
         "key": expected.key.arn,
         "events": report.events,
         "operations": dict(report.operations),

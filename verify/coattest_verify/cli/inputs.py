@@ -10,13 +10,14 @@ import click
 
 from coattest.files import write_atomic
 from coattest.jsontext import emit_json
+from coattest.parser import NEW_FILE
 from coattest.progress import Terminal
 from coattest.shell import err, json_option, judged_folder, needs_extra, out, utc_now
 from coattest_build import image
 from coattest_build.cli.options import mirror_option
 from coattest_build.inputs import apt, lock
 from coattest_build.ownwork import CONFIRMED, INPUTS, OwnWork, sha256_hex
-from coattest_verify.cli.options import FILE, FOLDER
+from coattest_verify.cli.options import FOLDER
 from coattest_verify.rebuild.inputs import archive_keys
 from coattest_verify.rebuild.inputs.check import LockVerdict
 from coattest_verify.rebuild.inputs.document import inputs_to_json
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
     click.option("--source", type=FOLDER, default=Path(), help="The checkout; only its lock is read.")
 )
 @mirror_option
-@click.option("--out", "target", type=FILE, help="Write the result here, for verify release review --inputs.")
+@click.option(
+    "--out", "target", type=NEW_FILE, help="Write the result here, for verify release review --inputs."
+)
 @json_option
 def inputs_command(*, source: Path, mirror: str | None, target: Path | None, as_json: bool) -> int:
     """Check every pin of image.lock against the archive's signed index and the package index.

@@ -8,6 +8,7 @@ import click
 
 from coattest.errors import UsageError
 from coattest.jsontext import emit_json
+from coattest.parser import NEW_FILE
 from coattest.shell import err, json_option
 from coattest_verify.cli.options import FILE
 from coattest_verify.signatures.keys import SCHEMES, generate_key, read_passphrase
@@ -15,7 +16,7 @@ from coattest_verify.signatures.keys import SCHEMES, generate_key, read_passphra
 
 @click.command("keygen")
 @click.option(
-    "--out", "path", type=FILE, required=True, help="The private key; KEY.pub is written beside it."
+    "--out", "path", type=NEW_FILE, required=True, help="The private key; KEY.pub is written beside it."
 )
 @click.option("--type", "kind", type=click.Choice(list(SCHEMES)), default="ed25519", show_default=True)
 @click.option("--passphrase-file", type=FILE, help="Encrypt with the first line of this file.")

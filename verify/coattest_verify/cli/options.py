@@ -85,7 +85,7 @@ class SigningKey:
         if chosen:
             return read_passphrase(Path(chosen))
         if not sys.stdin.isatty():
-            raise encrypted_key(self.key)
+            raise encrypted_key(self.key, option="--passphrase-file")
         answer: str = click.prompt(f"passphrase of {self.key}", hide_input=True, err=True)
         return answer.encode()
 

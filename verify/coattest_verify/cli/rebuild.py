@@ -11,6 +11,7 @@ import click
 from coattest.errors import EnvironmentFailure, UsageError
 from coattest.files import Folder, make_folder
 from coattest.jsontext import emit_json
+from coattest.parser import NEW_FOLDER
 from coattest.progress import Terminal
 from coattest.shell import err, json_option, judged_folder, needs_extra
 from coattest_build import builder
@@ -48,7 +49,7 @@ OTHER_BYTES = (
     click.option("--source", type=FOLDER, default=Path(), help="The checkout; only read, never run.")
 )
 @click.option(
-    "--out", "target", type=FOLDER, default=Path("out"), show_default=True, help="Folder for the images."
+    "--out", "target", type=NEW_FOLDER, default=Path("out"), show_default=True, help="Folder for the images."
 )
 @click.option(
     "--profile", "profiles", multiple=True, help="Only this profile (repeatable); default: the claim's."

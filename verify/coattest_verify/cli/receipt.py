@@ -11,6 +11,7 @@ import click
 from coattest.errors import FoundFalse, UsageError
 from coattest.files import read_bounded, write_atomic
 from coattest.jsontext import emit_json
+from coattest.parser import NEW_FILE
 from coattest.shell import err, json_option, out, utc_now
 from coattest_verify.attestation.profiles import root_for
 from coattest_verify.auction import messages
@@ -20,7 +21,7 @@ from coattest_verify.auction.outcomes import outcomes_json, show_outcomes
 from coattest_verify.auction.page import receipt_page
 from coattest_verify.auction.receipt import ReceiptVerdict, receipt_time, verify_receipt
 from coattest_verify.cli.attestation.causes import likely_causes
-from coattest_verify.cli.options import EXISTING_FILE, FILE, decision_options
+from coattest_verify.cli.options import EXISTING_FILE, decision_options
 from coattest_verify.quorum.authority import authority_from
 
 RESULT_MAX = 64 * 1024 * 1024
@@ -36,7 +37,7 @@ RESULT_MAX = 64 * 1024 * 1024
 @click.option(
     "--html",
     "page",
-    type=FILE,
+    type=NEW_FILE,
     help="Also write the verdict as an HTML page, which checks the signatures again in a browser.",
 )
 @json_option

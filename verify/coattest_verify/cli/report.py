@@ -9,9 +9,9 @@ import click
 
 from coattest.files import write_atomic
 from coattest.jsontext import emit_json
+from coattest.parser import NEW_FILE
 from coattest.shell import confirm_signing, err, expect_option, json_option, utc_now
 from coattest_verify.cli.options import (
-    FILE,
     SigningKey,
     decisions_from,
     decisions_options,
@@ -28,7 +28,7 @@ from coattest_verify.quorum.authority import evidence_from
 )
 @click.option("--bids", required=True, help="Where your bid files will be: s3://bucket/prefix/.")
 @click.option("--parent-role", "role", required=True, help="The service's role that your stack lets in.")
-@click.option("--out", "target", type=FILE, required=True, help="The report to give to the service.")
+@click.option("--out", "target", type=NEW_FILE, required=True, help="The report to give to the service.")
 @expect_option
 @decisions_options(required=True)
 @json_option

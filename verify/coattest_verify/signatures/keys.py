@@ -268,7 +268,7 @@ def load_signer(path: Path, passphrase: Callable[[], bytes] | None = None) -> Fi
     """
     content = _descriptor(path) if _DESCRIPTOR.fullmatch(str(path)) else _read(path)
     try:
-        key = open_private_key(content, path, passphrase or passphrase_from_environment, code="key-file")
+        key = open_private_key(content, path, passphrase, code="key-file")
         spki = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         return FileSigner(PublicKey.from_spki(spki), key)
     except (ValueError, UnsupportedAlgorithm, BadKey, AttributeError):
@@ -319,16 +319,17 @@ def is_remote(key: str) -> bool:
     return key.partition(":")[0] in URI_SCHEMES and ":" in key
 
 
-def encrypted_key(path: Path | None = None) -> UsageError:
-    """The error for an encrypted key file without a passphrase."""
-    return _unusable("the key is encrypted", path, f"set {PASSPHRASE_FILE}, or use --passphrase-file")
+def encrypted_key(path: Path, *, option: str | None = None) -> UsageError:
+    """The error for an encrypted key file without a passphrase; ``option`` is the command's own for it."""
+    instead = f", or use {option}" if option else ""
+    hint = f"set {PASSPHRASE_FILE} to a file whose first line is the passphrase{instead}"
+    return _unusable("the key is encrypted", path, hint)
 
 
-def passphrase_from_environment() -> bytes:
-    """The first line of the file named by COATTEST_PASSPHRASE_FILE. Raises UsageError."""
+def _passphrase_from_environment(path: Path) -> bytes:
     name = os.environ.get(PASSPHRASE_FILE)
     if not name:
-        raise encrypted_key()
+        raise encrypted_key(path)
     return read_passphrase(Path(name))
 
 
@@ -349,17 +350,21 @@ def read_passphrase(path: Path) -> bytes:
     return line
 
 
-def open_private_key(content: bytes, path: Path, passphrase: Callable[[], bytes], *, code: str) -> Any:
+def open_private_key(
+    content: bytes, path: Path, passphrase: Callable[[], bytes] | None = None, *, code: str
+) -> Any:
     """The private key in a PEM text, opened with ``passphrase()`` where it is encrypted.
 
-    Raises ValueError or UnsupportedAlgorithm for what is no key, UsageError where the passphrase does not
-    open it, with ``code``. ``path`` is for the error only; the library's own words could quote the file.
+    By default that is the first line of the file that COATTEST_PASSPHRASE_FILE names. Raises ValueError or
+    UnsupportedAlgorithm for what is no key, UsageError where there is no passphrase or it does not open the
+    key, the latter with ``code``. ``path`` is for the error only; the library's own words could quote the
+    file.
     """
     try:
         return load_pem_private_key(content, None)
     except TypeError:
         # cryptography's word for "encrypted, and no password was given".
-        secret = passphrase()
+        secret = passphrase() if passphrase else _passphrase_from_environment(path)
     try:
         return load_pem_private_key(content, secret)
     except ValueError:

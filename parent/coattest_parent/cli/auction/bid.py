@@ -12,6 +12,7 @@ from coattest.errors import UsageError
 from coattest.extras import need_extra
 from coattest.files import read_bounded, write_atomic
 from coattest.jsontext import emit_json
+from coattest.parser import NEW_FILE
 from coattest.shell import confirm_signing, err, expect_option, json_option, utc_now
 from coattest_enclave.protocol import canonical
 from coattest_parent.auction.courier import upload_bid
@@ -26,7 +27,7 @@ from coattest_parent.cli.auction.options import (
     with_option,
 )
 from coattest_parent.cli.auction.show import LOTS_SHOWN, more_lots
-from coattest_parent.cli.options import FILE, NEW_FILE, aws_from, aws_options
+from coattest_parent.cli.options import FILE, aws_from, aws_options
 from coattest_verify.auction import messages
 from coattest_verify.auction.bids import CSV_MAX, BadBids, Bids, read_bids
 from coattest_verify.auction.buyers import load_own_key, parse_manifest

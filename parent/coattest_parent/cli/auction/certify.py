@@ -12,10 +12,11 @@ import click
 from coattest.errors import UsageError
 from coattest.files import write_atomic
 from coattest.jsontext import emit_json
+from coattest.parser import NEW_FILE
 from coattest.shell import confirm_signing, err, expect_option, json_option, signing_key, utc_now
 from coattest_enclave.protocol.errors import MessageError
 from coattest_parent.cli.auction.options import member_option
-from coattest_parent.cli.options import FILE, NEW_FILE
+from coattest_parent.cli.options import FILE
 from coattest_verify.auction import messages
 from coattest_verify.auction.buyers import BuyerRecord, load_auction_public_key
 from coattest_verify.auction.certify import MAX_LIFE, Life, Own, certify_buyer_key

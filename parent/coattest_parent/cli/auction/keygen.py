@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from coattest.jsontext import emit_json
+from coattest.parser import NEW_FILE
 from coattest.shell import err, json_option
-from coattest_parent.cli.options import NEW_FILE
 from coattest_verify.auction.buyers import generate_auction_key
 
 

@@ -11,10 +11,11 @@ import click
 from coattest.errors import UsageError
 from coattest.files import open_plain, read_bounded, write_atomic
 from coattest.jsontext import emit_json
+from coattest.parser import NEW_FILE
 from coattest.shell import err, json_option
 from coattest_parent.cli.auction.options import moment
 from coattest_parent.cli.auction.show import manifest_json
-from coattest_parent.cli.options import FILE, NEW_FILE
+from coattest_parent.cli.options import FILE
 from coattest_parent.link.channels import parse_number
 from coattest_verify.auction import messages
 from coattest_verify.auction.buyers import RECORD_MAX, BuyerRecord, make_manifest

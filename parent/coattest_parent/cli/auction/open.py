@@ -14,13 +14,14 @@ import click
 from coattest.errors import FoundFalse, UsageError
 from coattest.files import read_bounded, write_atomic
 from coattest.jsontext import emit_json
+from coattest.parser import NEW_FILE
 from coattest.shell import byte_progress, err, json_option, needs_extra, out, utc_now
 from coattest.text import printable
 from coattest_enclave.protocol import cose
 from coattest_parent.auction.finish import Finished, Way, finish
 from coattest_parent.auction.publish import Sealed
 from coattest_parent.cli.auction.options import check_prefix, manifest_option, way_options
-from coattest_parent.cli.options import FILE, NEW_FILE, aws_from, aws_options
+from coattest_parent.cli.options import FILE, aws_from, aws_options
 from coattest_parent.link.enclave import Progress
 from coattest_parent.link.libraries import heard
 from coattest_parent.link.retry import FOR_SECONDS, Backoff

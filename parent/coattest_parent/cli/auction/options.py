@@ -8,7 +8,7 @@ import click
 
 from coattest.errors import UsageError
 from coattest.shell import Decorator, option_group, utc_now
-from coattest_parent.cli.options import FILE, NEW_FOLDER
+from coattest_parent.cli.options import FILE, OWN_FOLDER
 from coattest_parent.link.aws import parse_s3_uri
 from coattest_parent.link.channels import parse_number
 from coattest_verify.auction import messages
@@ -37,7 +37,7 @@ member_option: Decorator = click.option("--member", required=True, help="Your na
 buyer_option: Decorator = click.option("--buyer", "name", required=True, help="Your name in the manifest.")
 journal_option: Decorator = click.option(
     "--journal",
-    type=NEW_FOLDER,
+    type=OWN_FOLDER,
     help="Folder of the record of seals (default: seals/ under COATTEST_STATE or the XDG data directory).",
 )
 

@@ -12,6 +12,7 @@ from coattest.errors import UsageError
 from coattest.extras import need_extra
 from coattest.files import read_whole, write_atomic
 from coattest.jsontext import emit_json
+from coattest.parser import NEW_FILE
 from coattest.shell import confirm_signing, err, expect_option, json_option, signing_key, utc_now
 from coattest_parent.auction.courier import bid_digests
 from coattest_parent.cli.auction.looking import grounds, known_buyers, look_at_key, looked_json, show_auction
@@ -24,7 +25,7 @@ from coattest_parent.cli.auction.options import (
     with_option,
 )
 from coattest_parent.cli.auction.show import show_lots
-from coattest_parent.cli.options import FILE, NEW_FILE, aws_from, aws_options
+from coattest_parent.cli.options import FILE, aws_from, aws_options
 from coattest_verify.auction import messages
 from coattest_verify.auction.bids import CSV_MAX
 from coattest_verify.auction.buyers import load_auction_key, load_manifest, spki_der

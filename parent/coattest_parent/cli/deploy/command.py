@@ -19,9 +19,10 @@ from coattest_parent.cli.deploy.stack import (
     destroy_plan,
     plan_options,
     show_status,
+    tell_applied,
     write_plan,
 )
-from coattest_parent.cli.options import FILE, NEW_FOLDER
+from coattest_parent.cli.options import FILE, OWN_FOLDER
 from coattest_parent.deployment.live import Live, check_live
 from coattest_parent.deployment.local import (
     apply_local,
@@ -51,7 +52,7 @@ OF_AWS = frozenset(
 
 state_option = click.option(
     "--state",
-    type=NEW_FOLDER,
+    type=OWN_FOLDER,
     help="Folder of this deployment's local enclaves.",
 )
 target_option = click.option(
@@ -140,6 +141,8 @@ def apply_command(**given: Any) -> None:
         say=lambda text: err().print(text, markup=False),
     )
     _show(live, given["as_json"])
+    if not given["as_json"]:
+        tell_applied(f"what `auction open` needs is above, and `status --state {given['state']}` looks again")
 
 
 @needs_extra("aws")

@@ -14,8 +14,9 @@ from coattest.errors import FoundFalse, Rejected, UsageError
 from coattest.files import Folder, make_folder, read_whole, write_atomic
 from coattest.findings import Finding
 from coattest.jsontext import emit_json
+from coattest.parser import NEW_FOLDER
 from coattest.shell import err, option_group, out, utc_now
-from coattest_parent.cli.options import FILE, FOLDER, NEW_FOLDER, aws_from, aws_options
+from coattest_parent.cli.options import FILE, FOLDER, aws_from, aws_options
 from coattest_parent.deployment.stack import planning, programs, rollout
 from coattest_parent.deployment.stack.hosts import EnclaveHost, LocalHost
 from coattest_parent.deployment.stack.remote import RemoteHost
@@ -133,13 +134,19 @@ def apply_plan(authority: Authority, given: Mapping[str, Any]) -> None:
         return
     out().print(f"role      {done.role_arn}", markup=False)
     if done.live is None:
-        err().print(
-            "phase 1 is done: give the role to the buyers, plan again with their reports", markup=False
-        )
+        err().print("applied phase 1: the role is there, and no instance yet", markup=False)
+        err().print("next: give the role to the buyers, and plan again with their reports", markup=False)
         return
     out().print(f"instance  {done.instance_id}", markup=False)
     out().print(f"verified  {done.live.module_id} at {done.live.time.isoformat()}", markup=False)
     out().print(f"enclave   {done.live.enclave.address}", markup=False)
+    tell_applied("give the jobs to `auction serve` on the instance, and look again with `status`")
+
+
+def tell_applied(then: str) -> None:
+    """End ``apply``: the verdict, and what to do next."""
+    err().print("applied: the decided enclave runs, and its live document verified", markup=False)
+    err().print(f"next: {then}", markup=False)
 
 
 def show_status(authority: Authority, given: Mapping[str, Any]) -> int:

@@ -10,6 +10,7 @@ import click
 from coattest.errors import FoundFalse, UsageError
 from coattest.files import Folder, read_whole, write_atomic
 from coattest.jsontext import emit_json
+from coattest.parser import NEW_FILE
 from coattest.shell import err, json_option, utc_now
 from coattest_verify.cli.options import (
     FILE,
@@ -22,7 +23,7 @@ from coattest_verify.quorum.bundle import MAX_BUNDLE, make_bundle
 
 
 @click.command("bundle")
-@click.option("--out", "target", type=FILE, required=True, help="The bundle.")
+@click.option("--out", "target", type=NEW_FILE, required=True, help="The bundle.")
 @click.option("--lock", type=FILE, help="build/image.lock, to include it.")
 @quorum_options
 @several_releases_option(required=False)

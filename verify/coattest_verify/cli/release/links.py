@@ -10,8 +10,9 @@ import click
 from coattest.errors import FoundFalse, UsageError
 from coattest.files import write_atomic
 from coattest.jsontext import emit_json
+from coattest.parser import NEW_FOLDER
 from coattest.shell import err, json_option, out, utc_now
-from coattest_verify.cli.options import FOLDER, decision_options
+from coattest_verify.cli.options import decision_options
 from coattest_verify.quorum.authority import evidence_from, outcome_from
 from coattest_verify.quorum.links import (
     LAYOUT_FILE,
@@ -25,7 +26,7 @@ from coattest_verify.quorum.releases import release_files
 
 
 @click.command("links")
-@click.option("--out", "target", type=FOLDER, required=True, help="A new or empty folder.")
+@click.option("--out", "target", type=NEW_FOLDER, required=True, help="A new or empty folder.")
 @decision_options
 @json_option
 def links_command(*, target: Path, as_json: bool, **decision: Any) -> None:

@@ -122,7 +122,7 @@ def unnamed_keys(policy: Policy) -> list[str]:
     ids = (f"{index:08x}{EXAMPLE_ID[8:]}" for index in itertools.count())
     unnamed = next(name for name in ids if not any(name in text for text in written))
     usual = (_REGIONS[0], _first_account(policy))
-    places = [usual]
+    places: list[tuple[str, str]] = [usual]
     for parts in (text.split(":") for text in written):
         if len(parts) == 6:
             region, account = (
