@@ -155,9 +155,8 @@ def checkout(example: Example) -> Iterator[Terminal]:
         (folder / name).symlink_to(Path(sys.prefix) / name)
     (folder / ".ready-test").touch()
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    terminal = Terminal(
-        source, {**example.environment, "PATH": path, "COATTEST_CONFIG": str(source / "config")}
-    )
+    config = str(example.home / "checkout-config")
+    terminal = Terminal(source, {**example.environment, "PATH": path, "COATTEST_CONFIG": config})
     try:
         yield terminal
     finally:
