@@ -321,7 +321,7 @@ def _wants_json() -> bool:
 def from_os_error(error: OSError) -> EnvironmentFailure:
     """The one-line failure for an operating system error, with a remedy for the common ones."""
     hints = {
-        errno.ENOSPC: "free some space, or point COATTEST_CACHE or --out at another disk",
+        errno.ENOSPC: "free some space, or point COATTEST_CACHE, TMPDIR or --out at another disk",
         errno.EACCES: "check the permissions",
         errno.EPERM: "check the permissions",
     }

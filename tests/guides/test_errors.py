@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from coattest.files import Folder
 from coattest.parser import NewPath
 from coattest.shell import report_error
 from coattest_local.cli import demo
+from coattest_local.demo.sources import copy_source
 from coattest_local.demo.stage import CommandResult, Party, Stage, step_failed
 from coattest_verify.auction import messages
 from coattest_verify.auction.buyers import generate_auction_key
@@ -222,6 +224,22 @@ def test_a_demo_that_ends_well_prints_one_document(program: Program, monkeypatch
     ended, document, said = program("nitro-local", "demo", "--this-checkout-is-mine", "--json")
     assert (ended, json.loads(document)["refused"]) == (0, 1)
     assert "refused an attack" in said
+
+
+def test_a_source_that_cannot_be_copied_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full TMPDIR while the parties get their copies, where there is no repository to clone."""
+    for name in ("build/image.toml", "build/one", "enclave/two"):
+        (tmp_path / "source" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "source" / name).write_text("")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device", "/full")
+
+    monkeypatch.setattr(shutil, "copystat", full)
+    with pytest.raises(EnvironmentFailure, match=r"cannot be copied: .*No space left") as caught:
+        copy_source(tmp_path / "source", tmp_path / "copy")
+    assert "set TMPDIR" in str(caught.value)
+    assert "[(" not in str(caught.value)
 
 
 def test_an_attack_that_the_machine_could_not_try_is_no_false_result(

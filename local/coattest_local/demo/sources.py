@@ -22,7 +22,7 @@ def copy_source(source: Path, destination: Path) -> str | None:
     """Copy the source tree to ``destination`` and return the commit, or None where there is no repository.
 
     From a repository only what HEAD has is copied, so changes that are not committed stay out. Raises
-    UsageError when ``source`` is not a checkout of coattest.
+    UsageError when ``source`` is not a checkout of coattest, EnvironmentFailure when it cannot be copied.
     """
     if not (source / "build" / "image.toml").is_file():
         raise UsageError(
@@ -33,8 +33,15 @@ def copy_source(source: Path, destination: Path) -> str | None:
 
         with Repo(str(source)) as repository:
             return _clone(repository, destination)
-    for room in ROOMS:
-        shutil.copytree(source / room, destination / room, ignore=shutil.ignore_patterns("__pycache__"))
+    ignored = shutil.ignore_patterns("__pycache__")
+    try:
+        for room in ROOMS:
+            shutil.copytree(source / room, destination / room, ignore=ignored)
+    except shutil.Error as error:  # every file that failed, with its reason as text
+        _, at, why = error.args[0][0]
+        raise EnvironmentFailure(
+            f"cannot be copied: {why}", where=str(at), hint="free some space, or set TMPDIR", code="os-error"
+        ) from None
     return None
 
 
