@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,7 +17,7 @@ from coattest_verify.quorum.memory import Roots
 from coattest_verify.quorum.statements.statement import DISSENT
 from coattest_verify.quorum.statements.votes import REVOKE, UNREVOKE, make_vote, sign_vote, vote_name
 from coattest_verify.signatures import dsse, keys
-from support.verify.logs import sign_log
+from support.verify.logs import sign_log, write_log
 from support.verify.members import NOW, Members, report_json
 from support.verify.signing_world import SigningWorld
 
@@ -156,6 +157,49 @@ def test_a_log_that_nobody_cosigned_locks_nobody_out(quorum: Members) -> None:
         each.write_bytes(content)
     assert path.exists()
     assert codes(quorum) == ["revoked"]
+
+
+@pytest.mark.parametrize("how", ["gone", "shorter", "damaged", "another"])
+def test_a_log_that_was_seen_is_not_taken_away_under_report(tmp_path: Path, how: str) -> None:
+    """A signature that was given up completes no version for who remembers the log that says so.
+
+    ben gave it up in the log. Without that log the files alone would put the version in force.
+    """
+    quorum = Members.make(tmp_path / "desk", THREE, threshold=2, dissent="report", kinds=("ed25519",))
+    quorum.claim(report_json())
+    for name in THREE:
+        quorum.sign(name, report_json())
+    theirs, chosen = (quorum.file.successor(round=each) for each in ("theirs", "chosen"))
+    log(quorum, *THREE)
+    short = {path: path.read_bytes() for path in quorum.attestations.rglob("log/**/*") if path.is_file()}
+    for version, word in ((theirs, ".theirs"), (chosen, "")):
+        envelope = dsse.sign_envelope(quorum.signers["ben"], MEMBERS_TYPE, version.raw)
+        quorum.write(f"quorum.2.ben{word}.dsse.json", envelope.encode())
+        log(quorum, *THREE)
+    assert codes(quorum) == []
+    envelope = dsse.sign_envelope(quorum.signers["ann"], MEMBERS_TYPE, theirs.raw)
+    quorum.write("quorum.2.ann.dsse.json", envelope.encode())
+    outcome = quorum.decide()
+    assert (outcome.decision is not None, outcome.members) == (True, quorum.file)
+    whole = {path: path.read_bytes() for path in quorum.attestations.rglob("log/**/*") if path.is_file()}
+    shutil.rmtree(quorum.attestations / "log")
+    if how == "another":
+        write_log(quorum, [b"{}"] * 9)
+    elif how != "gone":
+        for path, content in short.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+    if how == "damaged":
+        (quorum.attestations / "log" / "checkpoint").write_bytes(b"")
+    expected = {"gone": "log-gone", "shorter": "log-shrunk", "damaged": "bad-log", "another": "log-fork"}
+    outcome = quorum.decide()
+    assert outcome.decision is None
+    assert expected[how] in [reason.code for reason in outcome.reasons]
+    shutil.rmtree(quorum.attestations / "log", ignore_errors=True)
+    for path, content in whole.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    assert codes(quorum) == []  # what was shown meanwhile is not remembered
 
 
 def test_the_agreed_log_overrules_a_version_that_was_seen_before_it_was_agreed(quorum: Members) -> None:

@@ -54,6 +54,16 @@ def test_a_claim_is_added_and_never_replaced(shared: SharedHistory) -> None:
     assert (code, codes(found)) == (1, ["wrong-release"])
 
 
+def test_more_releases_than_anybody_reads_are_not_merged(
+    shared: SharedHistory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Claims are nobody's: whoever hands in a thousand would stop every decision."""
+    claim = json.dumps(claim_json(report_json(release="0.3.0", source="third"))).encode()
+    for most, expected in ((3, []), (2, ["too-many-files"])):
+        monkeypatch.setattr("coattest_verify.quorum.releases.MAX_RELEASES", most)
+        assert codes(shared.lint({f"{A}releases/0.3.0/claim.json": claim})[1]) == expected
+
+
 @pytest.mark.parametrize(
     "name",
     [

@@ -270,13 +270,13 @@ def decide_from(
         claim = files.claim()
     except Rejected as error:
         where = release_place(release, CLAIM_FILE) if release else CLAIM_FILE
-        return _undecided(Finding("bad-claim", where, error.what), profile=profile, chain=chain)
+        return _undecided(Finding("bad-claim", where, error.what), profile=profile, chain=chain, seen=seen)
     if profile not in claim.profiles:
         known = ", ".join(sorted(claim.profiles))
         reason = Finding(
             "wrong-profile", files.place(CLAIM_FILE), f"has no profile {profile!r}, only {known}"
         )
-        return _undecided(reason, profile=profile, chain=chain)
+        return _undecided(reason, profile=profile, chain=chain, seen=seen)
     members = chain.current
     earlier = chain.versions[:-1]
     signed, refused = read_statements(files, members, earlier, lambda item: dissent_stands(item, chain.state))
@@ -295,6 +295,7 @@ def decide_from(
         votes=votes,
         counted=counted,
         agreed=len(chain.state.entries),
+        remembered=seen is not None and seen.log is not None,
         void=[sha256_hex(files.read(item.where)) for item in (*refused, *bad_votes) if item.code == OLD_KEY],
     )
     taken_back = overruled(votes, chain.state, members)
@@ -315,12 +316,17 @@ def decide_from(
         undone=votes_on(undone, REVOKE, claim, root),
         reviewed=votes_on(votes, REVIEW, claim, root),
     )
-    return replace(outcome, remembered=_remembered(chain, log.agreed, objections))
+    return replace(outcome, remembered=_remembered(chain, seen, log.agreed, objections))
 
 
 def _remembered(
-    chain: MembersChain, log: SeenLog | None = None, objections: frozenset[SeenObjection] = frozenset()
+    chain: MembersChain,
+    seen: Seen | None,
+    log: SeenLog | None = None,
+    objections: frozenset[SeenObjection] = frozenset(),
 ) -> Seen:
+    if seen is not None and seen.log is not None and isinstance(chain.log, Finding):
+        return replace(seen, objections=objections)  # without the log that was seen no version is a newer one
     current = chain.current
     return Seen(current.version, current.sha256, log, chain.state.since[-1] is not None, objections)
 
@@ -389,7 +395,9 @@ def _conclude(
             if name not in excused
         ]
     else:
-        warnings += objections
+        # The log that was seen before says what is in force: without it nothing is known to be.
+        reasons += [each for each in objections if each is log.problem and log.lost]
+        warnings += [each for each in objections if each not in reasons]
     if own is not None and own not in agree:
         text = "has no agreeing statement of its own: others' votes do not bind it"
         reasons.append(Finding("own-statement-missing", own, text))
@@ -432,7 +440,9 @@ def _conclude(
     )
 
 
-def _undecided(reason: Finding, *, profile: str, chain: MembersChain | None = None) -> Outcome:
+def _undecided(
+    reason: Finding, *, profile: str, chain: MembersChain | None = None, seen: Seen | None = None
+) -> Outcome:
     members = chain.current if chain else None
     return Outcome(
         decision=None,
@@ -443,5 +453,5 @@ def _undecided(reason: Finding, *, profile: str, chain: MembersChain | None = No
         reasons=(reason,),
         members=members,
         profile=profile,
-        remembered=_remembered(chain) if chain else None,
+        remembered=_remembered(chain, seen) if chain else None,
     )

@@ -43,6 +43,7 @@ from coattest_verify.quorum.change.shared import (
 from coattest_verify.quorum.change.tree import TwoCommits, changed
 from coattest_verify.quorum.members.chain import MembersChain, Seen, follow
 from coattest_verify.quorum.members.file import MEMBERS_FILE
+from coattest_verify.quorum.releases import RELEASES, releases_in
 
 MAX_CHANGED = 4096
 """Files of one change; a log of 20,000 entries has some 160."""
@@ -110,6 +111,11 @@ def judge_change(
         findings.append(Finding("too-large", "", text))
         names = ()
     findings += _alike(commits, names)
+    try:
+        releases_in(commits.head)
+    except Rejected as error:  # nobody could decide anything any more
+        findings.append(Finding(error.code, RELEASES, error.what))
+        names = ()
     own = OwnFiles(root, before, after, commits, member=member)
     changes, shared = [], set()
     for name in names:

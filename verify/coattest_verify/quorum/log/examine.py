@@ -86,6 +86,8 @@ class LogVerdict:
     """Dissents and revocations that the log has and the folder does not."""
     problem: Finding | None = None
     """Why the log as a whole cannot be relied on."""
+    lost: bool = False
+    """Whether that is about a log which this verifier saw before: it is not here, or not the same."""
     refused: tuple[Finding, ...] = ()
     """Cosignatures that do not count."""
     agreed: SeenLog | None = None
@@ -229,15 +231,17 @@ def examine(
     votes: Iterable[Vote],
     counted: Sequence[Statement],
     agreed: int = 0,
+    remembered: bool = False,
     void: Collection[str] = (),
 ) -> LogVerdict:
     """What the log says about the question. A log that is wrong is a finding, not an exception.
 
-    ``agreed`` is how many entries enough members cosigned, ``void`` the SHA-256 (hex) of files that are here
+    ``agreed`` is how many entries enough members cosigned, ``remembered`` whether this verifier saw a log
+    before, ``void`` the SHA-256 (hex) of files that are here
     and count for nothing, because a key signed them that its member no longer had.
     """
     if not isinstance(log, Log):
-        return LogVerdict(problem=log)
+        return LogVerdict(problem=log, lost=remembered)
     try:
         entries = [parse_entry(entry) for entry in log.entries]
     except Rejected as error:
