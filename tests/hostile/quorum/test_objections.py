@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import time
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,6 @@ from support.verify.members import NOW, Members, report_json
 from support.verify.signing_world import SigningWorld
 
 THREE = ("ann", "ben", "cat")
-
-
-@pytest.fixture(autouse=True)
-def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What this machine remembers, apart for each test."""
-    monkeypatch.setenv("COATTEST_STATE", str(tmp_path / "state"))
-    monkeypatch.setenv("COATTEST_CONFIG", str(tmp_path / "config"))
 
 
 def made(folder: Path, **rules: Any) -> Members:
@@ -464,6 +458,9 @@ def test_a_member_withdraws_at_its_desk(tmp_path: Path) -> None:
         *("release", "withdraw", *who["buyer-3"], *release, "--reason", "the disk"),
         *("--expect", f"sha256:{item.signed_sha256}"),
     )
+    # Only what is signed in a later second is later.
+    while datetime.now(timezone.utc) < item.statement.time + timedelta(seconds=1):
+        time.sleep(0.05)
     desk.ok(*signing, *who["buyer-3"])
     assert (world.released / "rebuild.buyer-3.intoto.json").exists()
     where = ("--attestations", str(world.attestations), *world.root)
