@@ -91,11 +91,6 @@ RUNS = (
 )
 """Commands that do their work in the base install, in this order, with exit code 0 and one JSON document."""
 
-MANAGING = (
-    "--account 222233334444 --simulator --parent-role arn:aws:iam::111122223333:role/parent "
-    "--administrator arn:aws:iam::222233334444:role/admin --encrypter arn:aws:iam::222233334444:role/desk"
-)
-
 
 def distributions() -> list[str]:
     """Every installed distribution but the environment's own tools."""
@@ -238,15 +233,7 @@ def main() -> int:
         problems += help_problems(folder)
         world = make_world(folder)
         (folder / "file").write_text("{}")
-        attestations = str(world.members.attestations)
-        places = {
-            "attestations": attestations,
-            "deciding": " ".join(world.deciding),
-            "managing": MANAGING,
-            "release": world.members.released.name,
-            "quorum": f"--attestations {attestations} --root sha256:{world.members.root.hex()}",
-            "repository": str(REPOSITORY),
-        }
+        places = {**world.places, "repository": str(REPOSITORY)}
         problems += extra_problems(folder, places)
         problems += work_problems(folder, places)
         problems += mirror_problems(folder)

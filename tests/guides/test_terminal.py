@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from base_install import BIN, MANAGING, MINE, RUNS
+from base_install import BIN, MINE, RUNS
 from coattest.findings import Finding
 from coattest_parent.auction.steps import look_before_bid
 from coattest_parent.cli.auction import bid, looking, seal
@@ -154,21 +154,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     world = make_world(base)
     (base / "file").write_text("{}")
     (base / "document").write_bytes(document())
-    for name, values in (("expected", PCRS), ("measured", DECIDED)):
-        registers = {f"PCR{index}": values[index].hex() for index in (0, 1, 2)}
-        (base / name).write_text(json.dumps(registers))
+    (base / "expected").write_text(json.dumps({f"PCR{index}": PCRS[index].hex() for index in (0, 1, 2)}))
     (base / "measured").write_text(
         json.dumps({f"PCR{index}": value.hex() for index, value in DECIDED.items()})
     )
     (base / "image.eif").write_bytes(nitro().build())
     (base / "image.tar").write_bytes(saved([tar(folder("d"), entry("d/x", b"1"))]))
-    attestations = str(world.members.attestations)
     places = {
-        "attestations": attestations,
-        "deciding": " ".join(world.deciding),
-        "managing": MANAGING,
-        "release": world.members.released.name,
-        "quorum": f"--attestations {attestations} --root sha256:{world.members.root.hex()}",
+        **world.places,
         "ca": f"sha256:{usual_chain().root.sha256.hex()}",
         "kms": "arn:aws:kms:eu-central-1:222233334444:key/00000000-0000-4000-8000-222233334444",
     }

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
-from coattest_build import cli
 from coattest_build.formats.measure import measure
+from support.build.container_command import run
 from support.build.container_images import config_of, entry, folder, ramdisk_of, saved, tar
 from support.build.found_images import nitro_boot
 from support.build.images import pcr
 
 KERNEL, CMDLINE, INIT, DRIVER = b"kernel" * 100, b"reboot=k panic=30", b"\x7fELF", b"ko"
 LAYER = tar(folder("d"), entry("d/x", b"1"))
-
-
-@pytest.fixture
-def image(tmp_path: Path) -> Path:
-    """A file for the container image."""
-    return tmp_path / "image.tar"
 
 
 @pytest.fixture
@@ -33,16 +26,6 @@ def blobs(tmp_path: Path) -> Path:
     for name, data in (*files, ("init", INIT), ("nsm.ko", DRIVER)):
         (made / name).write_bytes(data)
     return made
-
-
-def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
-    """Run `eif container` here: exit code, stdout, stderr."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["eif", "container", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-    said = capsys.readouterr()
-    return int(ended.value.code or 0), said.out, said.err
 
 
 def line(image: Path, blobs: Path, *more: object) -> tuple[object, ...]:

@@ -28,12 +28,6 @@ TIMES = {0: 900, 2: 800}
 
 
 @pytest.fixture
-def image(tmp_path: Path) -> Path:
-    """A file for the container image."""
-    return tmp_path / "image.tar"
-
-
-@pytest.fixture
 def blobs(tmp_path: Path) -> Path:
     """A folder as nitro-cli's; the command line ends with a newline, as AWS's does."""
     made = tmp_path / "blobs"

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
-from coattest_build import cli
+from support.build.container_command import run
 from support.build.container_images import entry, folder, listed, ramdisk_of, saved, sha256, tar
 
 DECIDED = saved([tar(folder("d"), entry("d/x", b"1"))])
@@ -27,22 +26,6 @@ OPEN = saved(
     },
 )
 EXPORT = tar(folder("d"), entry("d/x"))
-
-
-def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
-    """Run `eif container` here: exit code, stdout, stderr."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["eif", "container", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-    said = capsys.readouterr()
-    return int(ended.value.code or 0), said.out, said.err
-
-
-@pytest.fixture
-def image(tmp_path: Path) -> Path:
-    """A file for an image."""
-    return tmp_path / "image.tar"
 
 
 def test_the_ramdisk_is_written_whole_and_its_digest_is_printed(

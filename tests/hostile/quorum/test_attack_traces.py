@@ -41,13 +41,6 @@ def agreed(tmp_path: Path) -> Members:
     return quorum
 
 
-@pytest.fixture(autouse=True)
-def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What this machine remembers, apart for each test."""
-    monkeypatch.setenv("COATTEST_STATE", str(tmp_path / "state"))
-    monkeypatch.setenv("COATTEST_CONFIG", str(tmp_path / "config"))
-
-
 def cosign(quorum: Members, name: str, seen: Seen | None = None) -> None:
     """One member appends what is there and cosigns."""
     sign_log(quorum.attestations, quorum.root, name, quorum.signers[name], seen=seen, now=NOW)

@@ -26,13 +26,6 @@ YOUNG = {"time": datetime.now(timezone.utc).replace(microsecond=0)}
 """When a statement was made that a program judges now."""
 
 
-@pytest.fixture(autouse=True)
-def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What this machine remembers, apart for each test."""
-    monkeypatch.setenv("COATTEST_STATE", str(tmp_path / "state"))
-    monkeypatch.setenv("COATTEST_CONFIG", str(tmp_path / "config"))
-
-
 @pytest.fixture
 def quorum(tmp_path: Path) -> Members:
     """Three members, of whom two decide; ann and ben agree."""

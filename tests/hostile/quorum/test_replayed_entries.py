@@ -30,13 +30,6 @@ from support.verify.members import NOW, Members, report_json
 THREE = ("ann", "ben", "cat")
 
 
-@pytest.fixture(autouse=True)
-def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What this machine remembers, apart for each test."""
-    monkeypatch.setenv("COATTEST_STATE", str(tmp_path / "state"))
-    monkeypatch.setenv("COATTEST_CONFIG", str(tmp_path / "config"))
-
-
 @pytest.fixture
 def quorum(tmp_path: Path) -> Members:
     """Three members, of whom two decide, change and must have committed."""

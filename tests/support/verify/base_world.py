@@ -19,6 +19,12 @@ from support.verify.receipts import OUTCOMES, result_file
 
 BUYERS = ("buyer-1", "buyer-2")
 
+MANAGING = (
+    "--account 222233334444 --simulator --parent-role arn:aws:iam::111122223333:role/parent "
+    "--administrator arn:aws:iam::222233334444:role/admin --encrypter arn:aws:iam::222233334444:role/desk"
+)
+"""The options for a key policy, beside those that name the decision."""
+
 
 @dataclass(frozen=True, slots=True)
 class World:
@@ -31,6 +37,18 @@ class World:
     def deciding(self) -> tuple[str, ...]:
         """The options that name the decision."""
         return self.members.deciding()
+
+    @property
+    def places(self) -> dict[str, str]:
+        """What stands for {attestations}, {deciding}, {managing}, {release} and {quorum} in a command."""
+        attestations = self.members.attestations
+        return {
+            "attestations": str(attestations),
+            "deciding": " ".join(self.deciding),
+            "managing": MANAGING,
+            "release": self.members.released.name,
+            "quorum": f"--attestations {attestations} --root sha256:{self.members.root.hex()}",
+        }
 
 
 def make_world(folder: Path) -> World:
