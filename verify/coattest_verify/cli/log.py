@@ -107,8 +107,8 @@ def log_show_command(*, attestations: Path, root: bytes | None, as_json: bool) -
     pinned = memory.pinned(root)
     seen = memory.seen(pinned)
     with Folder(attestations) as folder:
-        members = follow(folder, pinned, seen=seen, now=utc_now()).current
-        found = sound_log(folder, pinned, members, seen)
+        chain = follow(folder, pinned, seen=seen, now=utc_now())
+    found = sound_log(chain)
     if found is None:
         raise UsageError(
             "there is no log",

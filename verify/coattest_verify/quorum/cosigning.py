@@ -37,7 +37,6 @@ from coattest_verify.quorum.log.examine import (
     CHECKPOINT_FILE,
     LOG,
     Log,
-    checked_log,
     cosignature_file,
     head,
     objections,
@@ -94,7 +93,7 @@ def appended(evidence: Evidence, root: bytes, *, seen: Seen | None) -> Appended:
     Rejected as ``follow`` does; UsageError when there is nothing to log.
     """
     chain = follow(evidence, root, seen=seen, now=WHENEVER, deciding=False)
-    log = sound_log(evidence, root, chain.current, seen)
+    log = sound_log(chain)
     logged = set(log.entries) if log else set()
     here = present_entries(evidence, chain.current) + signature_entries(evidence, chain.versions)
     fresh = [entry for entry in dict.fromkeys(here) if entry not in logged]
@@ -146,73 +145,54 @@ def cosign_log(
     approve: Callable[[CosignPlan], None] | None = None,
     journal: SignatureJournal | None = None,
 ) -> tuple[Log, Cosignature]:
-    """Cosign the log of the folder as ``member`` and write that member's note; see ``cosigned``.
+    """Cosign the log of the folder as ``member`` and write that member's note on all of it.
 
-    Returns the log as it was, and the new note.
+    Returns the log as it was, and the new note. ``approve`` gets the plan before anything is signed, and
+    raises to stop it. Raises FoundFalse when the log is not sound, an entry has no authentic file, or the
+    member cosigned another head of this size; EnvironmentFailure for a log that is shorter than one that was
+    seen or cosigned; Rejected as ``follow`` does; UsageError when the key is not the member's or there is no
+    log.
     """
     with Folder(attestations) as opened:
-        log, note = cosigned(
-            ReadOnce(opened),
-            root,
-            member,
-            signer,
-            seen=seen,
-            now=now,
-            approve=approve,
-            journal=journal,
-        )
-    put_file(attestations, cosignature_file(member), note.encode())
-    return log, note
-
-
-def cosigned(
-    evidence: Evidence,
-    root: bytes,
-    member: str,
-    signer: Signer,
-    *,
-    seen: Seen | None,
-    now: datetime,
-    approve: Callable[[CosignPlan], None] | None = None,
-    journal: SignatureJournal | None = None,
-) -> tuple[Log, Cosignature]:
-    """The log of ``evidence``, and the member's note on all of it.
-
-    ``approve`` gets the plan before anything is signed, and raises to stop it. Raises FoundFalse when the log
-    is not sound, an entry has no authentic file, or the member cosigned another head of this size;
-    EnvironmentFailure for a log that is shorter than one that was seen or cosigned; Rejected as ``follow``
-    does; UsageError when the key is not the member's or there is no log.
-    """
-    chain = follow(evidence, root, seen=seen, now=WHENEVER, deciding=False)
-    # Who leaves with a version that the log has not settled yet still says what the log had first.
-    voices = chain.versions[len(chain.state.settled) - 1 :]
-    voice = next((each for each in reversed(voices) if each.owner(signer.public) == member), chain.current)
-    own_key(member, voice, signer)
-    log = sound_log(evidence, root, chain.current, seen)
-    if log is None:
-        raise UsageError("there is no log", where=CHECKPOINT_FILE, hint="verify log append starts one")
-    for finding in log.refused:
-        if finding.where == cosignature_file(member) and finding.code in {*STALE, "log-fork"}:
-            raise _unsound(finding)
-    earlier = log.cosignatures.get(member)
-    start = max(earlier.checkpoint.size if earlier else 0, seen.log.size if seen and seen.log else 0)
-    there = _of_each_release(evidence)
-    logged = set(log.entries)
-    archived = {
-        files.release
-        for files, _ in there
-        if any(archive_of(evidence, files.release, each, root, logged) for each in chain.versions)
-    }
-    signatures = signature_entries(evidence, chain.versions)
-    _all_recomputed(there, signatures, log, chain, start=start, archived=archived)
-    _no_missing_files(there, log, chain.current, now)
+        evidence = ReadOnce(opened)
+        chain = follow(evidence, root, seen=seen, now=WHENEVER, deciding=False)
+        own_key(member, _speaking(chain, member, signer), signer)
+        log = sound_log(chain)
+        if log is None:
+            raise UsageError("there is no log", where=CHECKPOINT_FILE, hint="verify log append starts one")
+        for finding in log.refused:
+            if finding.where == cosignature_file(member) and finding.code in {*STALE, "log-fork"}:
+                raise _unsound(finding)
+        earlier = log.cosignatures.get(member)
+        start = max(earlier.checkpoint.size if earlier else 0, seen.log.size if seen and seen.log else 0)
+        there = _of_each_release(evidence)
+        logged = set(log.entries)
+        archived = {
+            files.release
+            for files, _ in there
+            if any(archive_of(evidence, files.release, each, root, logged) for each in chain.versions)
+        }
+        signatures = signature_entries(evidence, chain.versions)
+        _all_recomputed(there, signatures, log, chain, start=start, archived=archived)
+        _no_missing_files(there, log, chain.current, now)
     if approve is not None:
         approve(CosignPlan(log.checkpoint, log.entries[start:]))
     journal = journal or SignatureJournal()
     for head_ in (earlier.checkpoint if earlier else log.checkpoint, log.checkpoint):
         slot: dict[str, Any] = {"kind": "log", "root": root.hex(), "member": member, "size": head_.size}
         journal.record(slot, head_.root.hex(), remedy=OTHER_HEAD)
-    return log, cosign(log.checkpoint, member, signer, now, earlier)
+    note = cosign(log.checkpoint, member, signer, now, earlier)
+    put_file(attestations, cosignature_file(member), note.encode())
+    return log, note
+
+
+def _speaking(chain: MembersChain, member: str, signer: Signer) -> MembersFile:
+    """The version by which a member cosigns: the latest in which it has this key.
+
+    Who leaves with a version that the log has not settled yet still says what the log had first.
+    """
+    versions = chain.versions[len(chain.state.settled) - 1 :]
+    return next((each for each in reversed(versions) if each.owner(signer.public) == member), chain.current)
 
 
 def seen_log(log: Log) -> SeenLog:
@@ -220,15 +200,14 @@ def seen_log(log: Log) -> SeenLog:
     return SeenLog(log.checkpoint.size, log.checkpoint.root.hex())
 
 
-def sound_log(evidence: Evidence, root: bytes, members: MembersFile, seen: Seen | None) -> Log | None:
-    """The log, or None without one.
+def sound_log(chain: MembersChain) -> Log | None:
+    """The log that ``follow`` read, or None without one.
 
     Raises FoundFalse when it is damaged or a fork of what was seen, EnvironmentFailure when it is shorter.
     """
-    log = checked_log(evidence, root, members, seen.log if seen else None)
-    if isinstance(log, Finding):
-        raise _unsound(log)
-    return log
+    if isinstance(chain.log, Finding):
+        raise _unsound(chain.log)
+    return chain.log
 
 
 def _unsound(finding: Finding) -> FoundFalse | EnvironmentFailure:

@@ -44,7 +44,7 @@ def lifted(
     root: bytes,
 ) -> Lifted:
     """What withdrawals and excuses in the agreed log lift, of the dissents in ``signed`` and of silence."""
-    claim, logged = question.claim, state.logged()
+    claim, logged = question.claim, state.logged
     source = (root.hex(), claim.tree_sha256, claim.lock_sha256)
     about = [
         vote
@@ -91,7 +91,7 @@ def lifted(
 
 def overruled(votes: Iterable[Vote], state: LogState, members: MembersFile) -> frozenset[str]:
     """The revocations, by what they signed (hex), that ``change`` members took back in the agreed log."""
-    logged, by = state.logged(), dict[str, set[str]]()
+    logged, by = state.logged, dict[str, set[str]]()
     for vote in votes:
         if vote.kind == UNREVOKE and vote.undoes is not None and (vote.kind, vote.sha256) in logged:
             by.setdefault(vote.undoes, set()).add(vote.member)
@@ -147,7 +147,7 @@ def stood_when_logged(kind: str, signed: SignedStatement | Vote, state: LogState
     back, because its entry would have to stand before the version that removed the key.
     """
     member = signed.statement.member if isinstance(signed, SignedStatement) else signed.member
-    entry = state.logged().get((kind, signed.sha256))
+    entry = state.logged.get((kind, signed.sha256))
     if entry is None:
         return False
     in_force = [
@@ -204,9 +204,7 @@ def gone(
     question: DecisionQuestion,
     taken_back: Collection[str] = (),
 ) -> Mapping[str, tuple[Finding, ...]]:
-    """Dissents on the release, and revocations of its source, that were seen before and are not here now.
-
-    By their kind.
+    """Dissents on the release, and revocations of its source, that were seen before and are gone; by kind.
 
     By keys of today alone: what a stolen key said goes with it. A dissent that was lifted still has its file;
     of a revocation its undoing is enough, by the key that signed it or by others (``taken_back``).

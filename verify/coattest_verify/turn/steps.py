@@ -97,7 +97,7 @@ class MemberTurn:
             signer = self._own_key(evidence)
             members = chain.current
             own_key(self.name, members, signer)
-            sound_log(evidence, self.root, members, self.memory.seen(self.root))
+            sound_log(chain)
             _install(attestations, evidence, members)
             there = _Fetched(attestations, evidence, chain.versions, chain.state.entries, signer, now)
             if self.claim is not None:
@@ -126,8 +126,7 @@ class MemberTurn:
         self.waits.pop("log", None)
         with Folder(attestations) as opened:
             evidence = ReadOnce(opened)
-            members = self._chain(evidence).current
-            log = sound_log(evidence, self.root, members, seen)
+            log = sound_log(self._chain(evidence))
             signer = self._own_key(evidence)
         if log is None or self.name in log.times:
             return

@@ -237,8 +237,8 @@ def examine(
     """What the log says about the question. A log that is wrong is a finding, not an exception.
 
     ``agreed`` is how many entries enough members cosigned, ``remembered`` whether this verifier saw a log
-    before, ``void`` the SHA-256 (hex) of files that are here
-    and count for nothing, because a key signed them that its member no longer had.
+    before, ``void`` the SHA-256 (hex) of files that are here and count for nothing, because a key signed them
+    that its member no longer had.
     """
     if not isinstance(log, Log):
         return LogVerdict(problem=log, lost=remembered)

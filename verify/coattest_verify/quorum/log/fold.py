@@ -19,6 +19,7 @@ completes a version, and 1 only grows.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -54,7 +55,7 @@ class Candidate:
         return Candidate(self.file, left)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LogState:
     """What is in force: each version and the entry that completed it, and the agreed entries."""
 
@@ -69,7 +70,8 @@ class LogState:
         count = next((index for index, since in enumerate(self.since) if since is None), len(self.since))
         return self.versions[:count]
 
-    def logged(self) -> dict[tuple[str, str], int]:
+    @functools.cached_property
+    def logged(self) -> Mapping[tuple[str, str], int]:
         """For each file, by kind and SHA-256, the first agreed entry about it."""
         found: dict[tuple[str, str], int] = {}
         for index, entry in enumerate(self.entries):
@@ -158,8 +160,10 @@ def first_complete(
     stands: dict[str, str] = {}
     logged: dict[tuple[str, str], frozenset[str]] = {}
     for index, entry in enumerate(entries):
+        if entry.kind != MEMBERS or entry.member is None:
+            continue
         facts = dict(entry.facts)
-        if entry.kind != MEMBERS or entry.member is None or facts.get("previous") != base.sha256:
+        if facts.get("previous") != base.sha256:
             continue
         place = (entry.sha256, entry.member)
         if place in logged and stands[entry.member] != entry.sha256:
