@@ -122,7 +122,7 @@ def test_a_bad_release_leaves_the_running_one_alone(bench: Bench) -> None:
 
 
 def test_the_programs_are_uploaded_under_their_digest(bench: Bench, tmp_path: Path) -> None:
-    """Beside the image, before the instance that fetches them is made."""
+    """Beside the image, before the instance that fetches them is made; each once."""
     archive = tmp_path / "parent.tar"
     archive.write_bytes(b"wheels")
     digest = hashlib.sha256(b"wheels").hexdigest()
@@ -137,6 +137,10 @@ def test_the_programs_are_uploaded_under_their_digest(bench: Bench, tmp_path: Pa
     s3 = bench.world.services.client("s3", "service")
     place = {"Bucket": base.outputs["ArtifactBucket"], "Key": f"releases/parent/{digest}.tar"}
     assert s3.get_object(**place)["Body"].read() == b"wheels"
+    said: list[str] = []
+    again = dataclasses.replace(bench.cloud(), say=said.append)
+    assert rollout.apply_stacks(plan, bench.world.first.image, again, archive).live
+    assert [line.endswith("exists already") for line in said if "releases/" in line] == [True, True]
 
 
 @pytest.mark.parametrize("by_hand", ["role", "group"])

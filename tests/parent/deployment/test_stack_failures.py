@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -309,7 +308,8 @@ def command(bench: Bench, release: Any, folder: Path, point: int) -> int:
     """Apply a plan's folder in a process that is killed at the ``point``-th step; its exit code."""
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "support.parent.killed", str(point), "apply", "--target", "aws"),
+            *bench.world.forks.command("support.parent.killed:killed"),
+            *(str(point), "apply", "--target", "aws"),
             *("--plan", str(folder), "--image", str(release.image), *release.deciding),
             *("--endpoint-url", bench.world.services.endpoint),
             *("--ca-bundle", str(bench.world.services.ca_bundle)),
@@ -318,7 +318,6 @@ def command(bench: Bench, release: Any, folder: Path, point: int) -> int:
         env={
             "PATH": os.environ["PATH"],
             "HOME": str(bench.host.directory.parent),
-            "PYTHONPATH": str(Path(__file__).parents[2]),
             **bench.world.services.environment("service"),
         },
         capture_output=True,
