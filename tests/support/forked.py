@@ -33,6 +33,8 @@ from typing import Any
 TESTS = Path(__file__).parents[1]
 CLIENT = Path(__file__).with_name("forked_client.py")
 PIECE = 64 * 1024
+_SET: dict[str, str] = {}
+"""Variables that modules set when they are imported: in every command, as if it had imported them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +81,10 @@ def forking(modules: Sequence[str], clients: Sequence[str] = ()) -> Iterator[For
 
 def _import(modules: Sequence[str], clients: Sequence[str]) -> None:
     """All that the commands would import and parse."""
+    before = dict(os.environ)
     for name in modules:
         importlib.import_module(name)
+    _SET.update({name: value for name, value in os.environ.items() if name not in before})
     if clients:
         import boto3
         import botocore.session
@@ -134,10 +138,14 @@ def _become(request: Mapping[str, Any], streams: Sequence[int]) -> None:
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
     os.closerange(3, max(*streams, 64) + 1)
+    # New ones: those of the server know whether it could seek in what it was given.
+    sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
+    sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
     os.setsid()
     os.chdir(request["folder"])
     os.environ.clear()
-    os.environ.update(request["environment"])
+    os.environ.update({**_SET, **request["environment"]})
     sys.argv = [request["name"], *request["arguments"]]
     module, _, function = request["call"].partition(":")
     code: int | str | None = 1
