@@ -15,6 +15,7 @@ from coattest.aws import AwsFailure
 from coattest.errors import FoundFalse, UsageError
 from coattest_parent.deployment.stack import planning, rollout, stacks
 from coattest_parent.deployment.stack.hosts import LocalHost
+from coattest_parent.link.aws import ATTEMPTS
 from coattest_verify.quorum.authority import authority_from
 from support.parent.deployments import Release, now
 from support.parent.stack_world import (
@@ -235,12 +236,13 @@ def test_missing_rights_end_it_before_anything_is_made(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("service", ["cloudformation", "ec2"])
-def test_throttling_that_does_not_end_is_an_error(bench: Bench, service: str) -> None:
+def test_throttling_that_does_not_end_is_an_error(bench: Bench, waits: list[float], service: str) -> None:
     """botocore's retries are used up, then one line says so; the next apply goes on."""
     (bench.world.services.directory / "throttle").write_text(service)
     with pytest.raises(AwsFailure, match="Throttling") as refused:
         bench.apply()
     assert refused.value.exit_code == 3
+    assert len(waits) == ATTEMPTS - 1
     assert bench.host.running() == {}
     (bench.world.services.directory / "throttle").unlink()
     assert bench.apply().live

@@ -15,6 +15,7 @@ import pytest
 from coattest.aws import AwsFailure
 from coattest.errors import EnvironmentFailure
 from coattest_parent.deployment.stack import events, planning, rollout, stacks, templates
+from coattest_parent.link.aws import ATTEMPTS
 from support.parent.stack_faults import FILE
 from support.parent.stack_world import BUYERS, Bench
 from support.raises import raises_code
@@ -248,23 +249,27 @@ def test_an_operation_that_begins_in_between_is_not_undone_by_us(bench: Bench) -
     assert list(bench.host.running()) == [bench.plan.release_id]
 
 
-def test_throttling_that_ends_is_waited_out(bench: Bench) -> None:
+def test_throttling_that_ends_is_waited_out(bench: Bench, waits: list[float]) -> None:
     """Describe and create calls are tried again with back-off; the apply succeeds."""
     words = ["DescribeStacks=2", "CreateChangeSet=1", "ExecuteChangeSet=1", "DescribeChangeSet=1"]
     throttle = bench.world.services.directory / "throttle"
     throttle.write_text(" ".join(f"cloudformation:{word}" for word in words))
     assert bench.apply().live
+    assert len(waits) == 5
     assert throttle.read_text() == " ".join(f"cloudformation:{word.split('=')[0]}=0" for word in words)
 
 
 @pytest.mark.parametrize("action", ["CreateChangeSet", "ExecuteChangeSet"])
-def test_throttling_of_a_change_is_one_line_with_what_to_do(bench: Bench, action: str) -> None:
+def test_throttling_of_a_change_is_one_line_with_what_to_do(
+    bench: Bench, waits: list[float], action: str
+) -> None:
     """botocore's attempts are used up: exit 3, nothing is half-made, and the next apply goes on."""
     throttle = bench.world.services.directory / "throttle"
     throttle.write_text(f"cloudformation:{action}")
     with pytest.raises(AwsFailure, match=f"{action}: Throttling: .*wait and try again") as refused:
         bench.apply()
     assert refused.value.exit_code == 3
+    assert len(waits) == ATTEMPTS - 1
     throttle.unlink()
     assert bench.stack(bench.plan.settings.base_stack) is None
     assert bench.apply().live
