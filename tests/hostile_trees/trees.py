@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from coattest_build.sandbox.leftovers import remove_tree
+from support.hostile.traps import plant
 
 IMAGE, LOCK, CODE = "build/image.toml", "build/image.lock", "enclave/coattest_enclave/__init__.py"
 PATHS = (
@@ -325,8 +326,15 @@ def git_trick(maker: Maker, path: Path) -> None:
         (git / "config").write_text("[core]\n fsmonitor = touch pwned\n[include]\n path = /dev/zero\n")
 
 
+def traps(maker: Maker, path: Path) -> None:
+    """A module or a program, for each name that anything might import or start from here."""
+    del path
+    others = next(found.parent for found in maker.canaries if found.name == "secret.json")
+    plant(maker.tree, others / "ran")
+
+
 ACTS: tuple[Callable[[Maker, Path], None], ...] = (
     link_out, link_out, link_out, link_special, link_special, fifo, fifo, folder, nothing, empty, huge, huge,
     noise, changed, changed, changed, unreadable, toml_bomb, toml_bomb, json_bomb, json_bomb, cbor_bomb,
-    cbor_bomb, image_bomb, odd_names, deep, many_statements, git_trick, git_trick,
+    cbor_bomb, image_bomb, odd_names, deep, many_statements, git_trick, git_trick, traps,
 )  # fmt: skip
