@@ -18,7 +18,7 @@ FIXED = 20261124
 POLICIES = 1000
 """Generated policies of a run; each is asked ten requests."""
 TIME = 3600
-"""Seconds for a test: each question has a deadline of its own, of ten seconds at the most but for one kind."""
+"""Seconds for a test: each question has a deadline of its own, of ten seconds."""
 TESTS = Path(__file__).resolve().parent.parent / "tests/verify/keypolicy/prove"
 CHOSEN = {
     "test_policy_prove.py": "generated_pairs or solver_finds",
