@@ -121,6 +121,8 @@ def make_template(folder: Path) -> None:
         "documents/a.cose": b"\x84\x43\xa1\x01\x26\xa0\x40\x40",
         "document.bin": b"\x84\x43\xa1\x01\x26\xa0\x40\x40",
         "measurements.json": b'{"Measurements": {"PCR0": "%s"}}' % (b"ab" * 48),
+        "FLEET.toml": b'format = "coattest-fleet/v1"\n[[source]]\nname = "a"\nkind = "file"\n'
+        b'path = "documents"\ncount = 1\nreleases = ["0.1.0"]\n',
         "bids.csv": b"lot,amount\nA,100\n",
         "lots.csv": b"lot,reserve\nA,10\n",
         "policy.json": b'{"Version": "2012-10-17", "Statement": []}',
