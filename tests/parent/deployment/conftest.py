@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from support.parent.stack_world import Bench, World
 
 # The fixtures import moto's models, which takes a second or two: not where nothing needs them.
-_stacks = ("deploy", "failures", "hostile", "remote", "upgrade")
+_stacks = ("deploy", "failures", "hostile", "killed", "remote", "upgrade")
 collect_ignore = [] if runs_in("deploy") else [f"test_stack_{name}.py" for name in _stacks]
 
 
