@@ -46,7 +46,7 @@ container_command.add_command(check_command)
 def inspect_command(
     *, image: Path, ref: str | None, platform: Platform | None, max_size: int, as_json: bool
 ) -> None:
-    """Show what is in a container image, and what becomes of it in an enclave of nitro-cli.
+    """Show what is in a container image, and what becomes of it in an enclave of nitro-cli or coattest.
 
     Prints digests, platform, layers and sizes, what runs, which folders Docker decides by time or store with
     the way to avoid each, and what the image asks for that an enclave does not give. Everything is checked by
@@ -142,8 +142,20 @@ def _show(image: Path, found: Inspection) -> None:
     for title, lines in (
         ("Docker decides", [f"{finding.where}: {finding.detail}" for finding in found.undecided]),
         ("An enclave does not give", found.not_given),
+        ("In an enclave of coattest (--style coattest)", _own_lines(found)),
     ):
         if lines:
             console.print(title, style="italic")
             for line in lines:
                 console.print(f"  {line}")
+
+
+def _own_lines(found: Inspection) -> list[str]:
+    plan = found.plan
+    if isinstance(plan, str):
+        return [f"nothing runs: {plan}"]
+    user = f"uid {plan.user.uid}, gid {plan.user.gid}, groups {', '.join(map(str, plan.user.groups))}"
+    return [
+        f"runs {' '.join(map(ascii, plan.words))} in {plan.folder!a} as {user}",
+        *(f"does not give {line}" for line in found.own_not_given),
+    ]
