@@ -20,8 +20,10 @@ from coattest_build.cli.container_options import (
     decided_options,
     image_options,
     note_decided,
+    nsm_option,
     opened_image,
     opened_tree,
+    style_option,
 )
 from coattest_build.cli.options import cache_option, jobs_option, mirror_option
 from coattest_build.containers.application import ContainerTree
@@ -40,18 +42,13 @@ from coattest_build.inputs.cache import Cache, cache_folder
 
 @click.command("build")
 @IMAGE
-@click.option(
-    "--style",
-    type=click.Choice(["coattest", "nitro-cli"]),
-    required=True,
-    help="Whose kernel and init: coattest's, or those that nitro-cli 1.3.4 to 1.5.0 takes.",
-)
+@style_option
 @click.option(
     "--blobs",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="nitro-cli's folder of kernel, command line, init and driver (/usr/share/nitro_enclaves/blobs).",
 )
-@click.option("--nsm", is_flag=True, help="Give the program /dev/nsm (nitro-cli always does).")
+@nsm_option
 @click.option("--out", "target", type=NEW_FILE, required=True, help="File to write.")
 @image_options
 @decided_options

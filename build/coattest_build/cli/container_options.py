@@ -86,9 +86,12 @@ def opened_tree(
 
 style_option: Decorator = click.option(
     "--style",
-    type=click.Choice(["nitro-cli"]),
+    type=click.Choice(["coattest", "nitro-cli"]),
     required=True,
-    help="Whose: nitro-cli's, versions 1.3.4 to 1.5.0.",
+    help="Whose: coattest's, or that of nitro-cli 1.3.4 to 1.5.0.",
+)
+nsm_option: Decorator = click.option(
+    "--nsm", is_flag=True, help="Give the program /dev/nsm (style coattest; nitro-cli always does)."
 )
 decided_options: Decorator = option_group(
     click.option(

@@ -298,6 +298,21 @@ def test_an_image_file_names_profile_and_content(
     assert target.read_bytes() != first
 
 
+def test_the_ramdisk_alone_needs_no_kernel(
+    image: Path, kernel: Compiled, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its PCR2 is that of the image file: who has no time to compile can compare that."""
+    del kernel
+    image.write_bytes(saved(content(5), {"Cmd": ["/srv/tool"]}))
+    words = (image, "--style", "coattest", "--nsm", "--out")
+    built = json.loads(run(capsys, "build", *words, image.with_name("x.eif"))[1])
+    alone = json.loads(run(capsys, "ramdisk", *words, image.with_name("x.cpio"), "--json")[1])
+    assert alone["PCR2"] == built["Measurements"]["PCR2"]
+    assert alone["sha256"] == sha256(image.with_name("x.cpio").read_bytes())
+    code, _, said = run(capsys, "ramdisk", *words, image.with_name("x.cpio"), "--cmd", "/x")
+    assert (code, "--cmd would do nothing" in said) == (2, True)
+
+
 def test_a_folder_that_hides_a_link_is_told(
     image: Path, kernel: Compiled, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,11 +6,13 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import shutil
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
@@ -240,6 +242,50 @@ def test_a_program_that_is_not_there_ends_with_127(static: bytes, tools: QemuToo
     build(tmp_path / "image.tar", tmp_path / "x.eif", "--style", "coattest")
     said = ends(tmp_path / "x.eif", tmp_path / "e", tools)
     assert "init: find nothing failed: errno 2\ninit: the program ended with exit code 127" in said
+
+
+def test_node_runs_behind_a_bridge(tools: QemuTools, tmp_path: Path) -> None:
+    """This machine's node with its libraries, alone: TCP, inotify, threads, a user without a name."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("no node here")
+    said = subprocess.run(["ldd", node], capture_output=True, text=True, check=True).stdout
+    files = {path.lstrip("/"): Path(path) for path in re.findall(r"(/\S+) \(0x", said)}
+    files |= {
+        "bin/node": Path(node),
+        "bridge": compile_program("bridge", tmp_path, PLACE),
+        "srv/server.js": PLACE / "server.js",
+    }
+    folders = {str(parent) for name in files for parent in PurePosixPath(name).parents} - {"."}
+    layer = tar(
+        *(folder(name) for name in sorted(folders)),
+        folder("tmp", mode=0o1777),
+        *(entry(name, path.read_bytes(), mode=0o755) for name, path in files.items()),
+    )
+    config = {
+        "Entrypoint": ["/bridge", "5005", "8080"],
+        "Cmd": ["node", "server.js", "a word"],
+        "Env": ["PATH=/bin"],
+        "User": "65534:65534",
+        "WorkingDir": "/srv",
+    }
+    (tmp_path / "image.tar").write_bytes(saved([layer], config))
+    build(tmp_path / "image.tar", tmp_path / "x.eif", "--style", "coattest")
+    with booted(tmp_path / "x.eif", tmp_path / "e", tools) as enclave:
+        facts = retried(enclave)
+    assert facts == {"event": "rename", "answer": 42, "uid": 65534, "cwd": "/srv", "words": ["a word"]}
+
+
+def retried(enclave: QemuEnclave) -> Any:
+    """GET, again until the server behind the bridge listens."""
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            return ask(enclave)
+        except (http.client.HTTPException, OSError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(1)
 
 
 def test_nitro_clis_style_boots_with_blobs_of_ones_own(
