@@ -36,6 +36,7 @@ ANY_PAYLOAD = (
     "coattest_parent.link",
     "coattest_verify.attestation",
     "coattest_verify.audit",
+    "coattest_verify.fleet",
     "coattest_verify.keypolicy",
     "coattest_verify.quorum",
     "coattest_verify.rebuild",

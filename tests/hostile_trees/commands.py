@@ -83,6 +83,10 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
         f" --parent-role arn:aws:iam::111122223333:role/parent --public-keys {F}/keys.json {DECIDE}",
     ),
     "verify commit": (f"{WHO} --rebuild out {A}",),
+    "verify fleet": (
+        f"{F}/FLEET.toml {DECIDE}",
+        f"{F}/FLEET.toml --bundle {F}/bundle.json --root {{root}} --state {F}/state.json",
+    ),
     "verify inputs": (
         "--source . --out {out} --mirror file://{tree}/files/mirror",
         "--source . --out out/inputs.json",
