@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import coattest_build
 from coattest.progress import Reporter
 from coattest_build import kernel
 from coattest_build.image import ImageSpec, parse_spec
@@ -20,6 +19,7 @@ from coattest_build.inputs import apt, fetch
 from coattest_build.inputs.cache import Cache
 from coattest_build.inputs.lock import Lock, parse_lock
 from coattest_build.kernel import Compiled
+from coattest_build.starts import own_part
 
 NAME = "container"
 """The profile's name; the auction's is ``minimal``."""
@@ -36,20 +36,15 @@ class ContainerProfile:
     init: bytes
 
 
-def _definition(name: str) -> bytes:
-    """A file of the image's definition: in the wheel beside the package's modules, else in the checkout."""
-    package = Path(coattest_build.__path__[0])
-    packed = package / "definition" / name
-    return (packed if packed.is_file() else package.parent / name).read_bytes()
-
-
 def read_profile() -> ContainerProfile:
     """The profile of this installation."""
-    spec = parse_spec(_definition("image.toml").decode())
+    spec = parse_spec(own_part("image.toml").read_text())
     return ContainerProfile(
         spec=replace(spec, kernel=replace(spec.kernel, config="fragment", init="init.c")),
-        lock=parse_lock(_definition("image.lock").decode()),
-        fragment=_definition("kernel/x86_64.config") + b"\n" + (_HERE / "x86_64.config").read_bytes(),
+        lock=parse_lock(own_part("image.lock").read_text()),
+        fragment=b"\n".join(
+            path.read_bytes() for path in (own_part("kernel/x86_64.config"), _HERE / "x86_64.config")
+        ),
         init=(_HERE / "init.c").read_bytes(),
     )
 
