@@ -135,6 +135,7 @@ NOT_TRIED: Mapping[str, str] = {
     "auction keygen": "reads nothing",
     "auction proxy": "reads nothing",
     "deploy-from-attestation live": "reads nothing",
+    "eif init": "reads nothing of a checkout, and writes into an empty folder only",
     "nitro-local boot": "needs QEMU, which reads the image that `eif describe` reads",
     "nitro-local demo": "builds and runs the checkout: it is for one's own",
     "nitro-local terminate-enclave": "reads the folder that it wrote",
