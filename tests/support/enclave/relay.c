@@ -1,5 +1,6 @@
 /* The test enclave: relays each frame (u32 length, bytes) from a connection on in_5005.sock to nsm.sock and
- * back. First it writes to its console what it sees of the world. "exit N" ends it, "silent" never listens, "once" serves one. */
+ * back. First it writes to its console what it sees of the world. "exit N" ends it, "silent" never
+ * listens, "once" serves one connection. */
 #include <arpa/inet.h>
 #include <dirent.h>
 #include <errno.h>
