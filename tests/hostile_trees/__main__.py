@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -58,7 +59,8 @@ def main() -> int:
     finally:
         sandbox.remove_tree(scratch)
     print("\n".join(summary.lines()))
-    print(f"{time.monotonic() - begun:.0f} s")
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    print(f"{time.monotonic() - begun:.0f} s, {used.ru_utime + used.ru_stime:.0f} s of processor time")
     return 0 if not any(codes) and summary.trees == len(numbers) and not summary.wrong else 1
 
 

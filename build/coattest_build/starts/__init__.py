@@ -41,7 +41,7 @@ def write_start(kind: str, folder: Path) -> tuple[str, ...]:
             texts[path] = texts.get(path, "") + file.read_text()
     name = folder.resolve().name
     texts[IMAGE_FILE] = texts[IMAGE_FILE].replace("@NAME@", name if IMAGE_TEXT.fullmatch(name) else "enclave")
-    texts |= {f"build/{part}": _own(part).read_text() for part in OWN_PARTS}
+    texts |= {f"build/{part}": own_part(part).read_text() for part in OWN_PARTS}
     texts[LOCK_FILE] = _compilers_pins(texts[LOCK_FILE])
     for path, text in texts.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -57,6 +57,7 @@ def _compilers_pins(text: str) -> str:
     return replace(lock, packages=packages, wheels=()).render()
 
 
-def _own(part: str) -> Path:
+def own_part(part: str) -> Path:
+    """A file of coattest's own ``build/``: one of OWN_PARTS, or image.toml."""
     shipped = _HERE / "own" / part
     return shipped if shipped.exists() else _HERE.parents[1] / part  # an editable install has the checkout's
