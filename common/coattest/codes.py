@@ -258,6 +258,7 @@ QUORUM: Final = {
     "linked": "A folder on the path is a symbolic link",
     "log-fork": "The log does not begin with the entries that were seen before",
     "log-gone": "The log that was seen before is gone",
+    "log-waits": "Members commit before anything is shown, and the log takes no commitment now",
     "log-shrunk": "The log has fewer entries than were seen before",
     "members-absent": "There is no members file",
     "members-bad-key": "A key in the members file is not accepted",

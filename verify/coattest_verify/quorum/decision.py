@@ -34,7 +34,7 @@ from coattest_verify.quorum.objections import (
     lifted,
     overruled,
     seen_objections,
-    stood_when_logged,
+    votes_that_stand,
 )
 from coattest_verify.quorum.releases import release_files, release_place
 from coattest_verify.quorum.statements.claim import CLAIM_FILE
@@ -47,7 +47,6 @@ from coattest_verify.quorum.statements.votes import (
     REVOKE,
     Vote,
     leaf,
-    read_votes,
     standing,
     votes_on,
 )
@@ -280,9 +279,7 @@ def decide_from(
     members = chain.current
     earlier = chain.versions[:-1]
     signed, refused = read_statements(files, members, earlier, lambda item: dissent_stands(item, chain.state))
-    votes, bad_votes = read_votes(
-        files, members, earlier, lambda vote: stood_when_logged(vote.kind, vote, chain.state)
-    )
+    votes, bad_votes = votes_that_stand(files, chain)
     question = DecisionQuestion(claim, members, profile, now, chain.versions)
     set_aside = lifted(signed, votes, chain.state, question, root)
     asked = [item for item in signed if item.signed_sha256 not in set_aside.dissents]
@@ -309,7 +306,7 @@ def decide_from(
         own=own,
         set_aside=set_aside,
         removed=gone(seen, objections, votes, question, taken_back),
-        committed=early_commitments(chain.state.entries, votes, question, root)
+        committed=early_commitments(chain.state.entries, votes, claim, profile, root)
         if members.commitments
         else {},
         revoked=votes_on(valid, REVOKE, claim, root),

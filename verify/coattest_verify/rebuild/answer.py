@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from coattest_build.ownwork import (
     sha256_hex,
 )
 from coattest_verify.quorum.links import link_name, sign_link
+from coattest_verify.quorum.log.examine import CHECKPOINT_FILE, LOG
 from coattest_verify.quorum.members.chain import latest_members
 from coattest_verify.quorum.members.file import MAX_MEMBERS_FILE, MEMBERS_FILE, MembersFile, own_key
 from coattest_verify.quorum.releases import ReleaseFiles, put_file, release_files, release_place
@@ -34,6 +35,7 @@ from coattest_verify.quorum.statements.claim import (
     ProfileResult,
 )
 from coattest_verify.quorum.statements.provenance import sign_statement
+from coattest_verify.quorum.statements.question import CLOCK_SKEW
 from coattest_verify.quorum.statements.signed import read_statements
 from coattest_verify.quorum.statements.statement import (
     AGREE,
@@ -238,11 +240,28 @@ def answer(
         ask.members,
         member=member,
         outcome=DISSENT if dissent else AGREE,
-        now=now,
+        now=now if dissent else _later_than_own_dissents(ask, member, now),
         reason=reason or (_summary(differences) if dissent else None),
         host=host,
         salt=salt,
     )
+
+
+def _later_than_own_dissents(ask: Ask, member: str, now: datetime) -> datetime:
+    """``now``, or the second after a dissent of this member with the same date: only a later one replaces it.
+
+    What stands later in the log is not always later: whoever appends both at once chooses their order.
+    """
+    about = (member, ask.claim.release, ask.claim.architecture)
+    made = [
+        other.time + timedelta(seconds=1)
+        for item in read_statements(ask.files, ask.members)[0]
+        for other in (item.statement,)
+        if other.outcome == DISSENT
+        and (other.member, other.release, other.architecture) == about
+        and other.time <= now + CLOCK_SKEW
+    ]
+    return max([now, *made])
 
 
 def built_elsewhere(report: RebuildReport, claim: Claimed) -> bool:
@@ -289,17 +308,21 @@ def sign_answer(
         journal.record(
             _slot(statement), _result(statement), remedy=CHANGED_MIND, adopted=published, instead_of=given_up
         )
-    made = {_own_name(files, statement, members): sign_statement(statement, signer)}
+    content = sign_statement(statement, signer)
+    made = {_own_name(files, statement.member, members, content): content}
     if statement.profiles:
         made[link_name(key)] = sign_link(statement, signer)
     return tuple(put_file(attestations, files.place(name), content) for name, content in made.items())
 
 
-def _own_name(files: ReleaseFiles, statement: Statement, members: MembersFile) -> str:
-    """The statement's file: never a dissent's, which stays, withdrawn or not."""
-    name = f"rebuild.{statement.member}.intoto.json"
+def _own_name(files: ReleaseFiles, member: str, members: MembersFile, content: bytes) -> str:
+    """The statement's file: never in the place of a dissent, nor of what a log may be about."""
+    name = f"rebuild.{member}.intoto.json"
     kept = {item.file for item in read_statements(files, members)[0] if item.statement.outcome == DISSENT}
-    return name.replace(".intoto.", f".{_result(statement)[:16]}.intoto.") if name in kept else name
+    logged = CHECKPOINT_FILE.rpartition("/")[2] in files.names(LOG.rstrip("/"))
+    if (logged and name in files.names()) or name in kept:
+        return name.replace(".intoto.", f".{sha256_hex(content)[:16]}.intoto.")
+    return name
 
 
 def _slot(statement: Statement) -> dict[str, str]:

@@ -146,16 +146,16 @@ class LogEntry:
             and self.member in question.members.names
         )
 
-    def reveals(self, question: DecisionQuestion) -> bool:
-        """Whether this is a claim or a statement from which the question's result can be copied.
+    def reveals(self, claim: Claimed | Statement, profile: str) -> bool:
+        """Whether this is a claim or a statement from which a profile's result can be copied.
 
         It is about the same source, or shows the same image, under whatever name; an entry that does not
         say its source is about the same release.
         """
         if self.kind not in {"rebuild", CLAIM} or self.outcome == COULD_NOT_BUILD:
             return False
-        values, claim = dict(self.facts), question.claim
-        if any(name.startswith(IMAGE) and value == question.claimed.sha256 for name, value in self.facts):
+        values, shown = dict(self.facts), claim.profiles[profile].sha256
+        if any(name.startswith(IMAGE) and value == shown for name, value in self.facts):
             return True
         source = (claim.tree_sha256, claim.lock_sha256)
         return values.get("architecture") == claim.architecture and (

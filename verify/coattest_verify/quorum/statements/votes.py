@@ -27,8 +27,8 @@ from coattest_verify.signatures.keys import PublicKey, Signer
 REVOKE, REVIEW, COMMIT, UNREVOKE = "revoke", "review", "commit", "unrevoke"
 WITHDRAW, EXCUSE, ARCHIVE = "withdraw", "excuse", "archive"
 KINDS = (REVOKE, REVIEW, COMMIT, UNREVOKE, WITHDRAW, EXCUSE, ARCHIVE)
-TAKES_BACK = frozenset({UNREVOKE, WITHDRAW, EXCUSE})
-"""What was taken back in time stays taken back when its signer's key is replaced later."""
+OUTLIVES_ITS_KEY = frozenset({UNREVOKE, WITHDRAW, EXCUSE, COMMIT})
+"""What counts from its entry in the agreed log on, also when its signer's key is replaced later."""
 
 OLD_KEY = "old-key"
 VOTE_NAME = re.compile(rf"({'|'.join(KINDS)})\.({NAME.pattern})(?:\.[A-Za-z0-9_-]{{1,64}})?\.dsse\.json")
@@ -145,7 +145,7 @@ def read_votes(
     """Every vote with a good signature of a member, and every other file with a vote's name.
 
     A vote by a key that the member had in an ``earlier`` version is refused with the code OLD_KEY, unless it
-    takes something back and ``stands``.
+    counts from its entry on and ``stands``.
     """
     accepted, refused = [], []
     for name in evidence.names():
@@ -179,7 +179,7 @@ def _authentic(
         signers, former = frozenset(envelope.signers(sorted(gone, key=lambda key: key.spki))), True
     if not signers:
         raise Rejected(f"not signed by a key of {member.name}", code="bad-signature")
-    if former and kind not in TAKES_BACK:
+    if former and kind not in OUTLIVES_ITS_KEY:
         raise Rejected(f"signed by a key that {member.name} no longer has", code=OLD_KEY)
     fields = Fields(parse(envelope.payload, max_size=MAX_VOTE), "")
     fields.exactly("purpose", f"coattest/{kind}/v1")
