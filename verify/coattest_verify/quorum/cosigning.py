@@ -49,7 +49,7 @@ from coattest_verify.quorum.statements.claim import Claimed
 from coattest_verify.quorum.statements.question import DecisionQuestion
 from coattest_verify.quorum.statements.signed import read_statements
 from coattest_verify.quorum.statements.statement import COULD_NOT_BUILD, DISSENT
-from coattest_verify.quorum.statements.votes import REVIEW, read_votes
+from coattest_verify.quorum.statements.votes import PUBLISH, REVIEW, read_votes
 from coattest_verify.signatures.journal import SignatureJournal
 from coattest_verify.signatures.keys import Signer
 
@@ -262,10 +262,19 @@ def present_entries(evidence: Evidence, members: MembersFile) -> list[bytes]:
 
 def _present(there: _Releases, members: MembersFile) -> list[bytes]:
     """Entries for everything authentic in the folder."""
-    claims = [claim_entry(claim) for _, claim in there if claim is not None and members.commitments]
     signed = [statement_entry(item) for files, _ in there for item in read_statements(files, members)[0]]
-    votes = [vote_entry(vote) for files, _ in there for vote in read_votes(files, members)[0]]
-    return claims + sorted([*signed, *votes], key=_place)
+    votes = [(vote, claim) for files, claim in there for vote in read_votes(files, members)[0]]
+    # What nobody published counts for nothing: it does not end the time for commitments, either.
+    claims = [
+        claim_entry(claim)
+        for vote, claim in votes
+        if members.commitments
+        and claim is not None
+        and (vote.kind, vote.release, vote.claim) == (PUBLISH, claim.release, claim.sha256)
+    ]
+    return list(dict.fromkeys(claims)) + sorted(
+        [*signed, *(vote_entry(vote) for vote, _ in votes)], key=_place
+    )
 
 
 def _place(entry: bytes) -> tuple[bool, str, str, str, str]:

@@ -36,6 +36,7 @@ from coattest_verify.quorum.objections import (
     seen_objections,
     votes_that_stand,
 )
+from coattest_verify.quorum.publication import publication
 from coattest_verify.quorum.releases import release_files, release_place
 from coattest_verify.quorum.statements.claim import CLAIM_FILE
 from coattest_verify.quorum.statements.question import DecisionQuestion
@@ -65,7 +66,7 @@ LACKING = frozenset(
             "too-few-routes",
             "too-few-hosts",
         ),
-        *("no-answer", "own-statement-missing", "log-shrunk", "log-gone"),
+        *("no-answer", "own-statement-missing", "log-shrunk", "log-gone", "claim-unsigned", "claim-disputed"),
     }
 )
 """Codes of reasons that say what is not there yet, or not here. Nothing was found false by one of these."""
@@ -283,6 +284,7 @@ def decide_from(
     question = DecisionQuestion(claim, members, profile, now, chain.versions)
     set_aside = lifted(signed, votes, chain.state, question, root)
     asked = [item for item in signed if item.signed_sha256 not in set_aside.dissents]
+    published = publication(claim, votes, chain.state, root)
     tally = count(asked, question, refused=[*refused, *bad_votes, *chain.refused, *files.misplaced])
     counted = [answer.statement for answer in tally.agree if answer.statement is not None]
     log = examine(
@@ -312,6 +314,7 @@ def decide_from(
         revoked=votes_on(valid, REVOKE, claim, root),
         undone=votes_on(undone, REVOKE, claim, root),
         reviewed=votes_on(votes, REVIEW, claim, root),
+        unpublished=published.problem,
     )
     return replace(outcome, remembered=_remembered(chain, seen, log.agreed, objections))
 
@@ -341,10 +344,11 @@ def _conclude(
     revoked: Mapping[str, Vote],
     undone: Mapping[str, Vote],
     reviewed: Mapping[str, Vote],
+    unpublished: Finding | None,
 ) -> Outcome:
     claim, members, profile = question.claim, question.members, question.profile
     agree = tuple(answer.member for answer in tally.agree)
-    reasons = list(members.unmet(agree))
+    reasons = [*members.unmet(agree), *([unpublished] if unpublished else [])]
     warnings: list[Finding] = [*log.refused, *set_aside.dissents.values(), *set_aside.pending]
     excused = {**set_aside.silent, **log.excused}
     revocations = [

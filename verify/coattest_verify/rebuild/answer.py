@@ -25,8 +25,10 @@ from coattest_build.ownwork import (
 )
 from coattest_verify.quorum.links import link_name, sign_link
 from coattest_verify.quorum.log.examine import CHECKPOINT_FILE, LOG
-from coattest_verify.quorum.members.chain import latest_members
+from coattest_verify.quorum.log.fold import LogState
+from coattest_verify.quorum.members.chain import claimed_root, latest_state
 from coattest_verify.quorum.members.file import MAX_MEMBERS_FILE, MEMBERS_FILE, MembersFile, own_key
+from coattest_verify.quorum.publication import Published, publication
 from coattest_verify.quorum.releases import ReleaseFiles, put_file, release_files, release_place
 from coattest_verify.quorum.statements.claim import (
     CLAIM_FILE,
@@ -58,11 +60,15 @@ CHANGED_MIND = (
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """The question that members answer: a release's claim, the members file, and the release's files."""
+    """The question that members answer: a release's claim, the members file, and the release's files.
+
+    ``published`` says who published the claim.
+    """
 
     claim: Claimed
     members: MembersFile
     files: ReleaseFiles
+    published: Published
 
 
 def read_ask(evidence: Evidence, where: Path, release: str | None = None) -> Ask:
@@ -73,11 +79,22 @@ def read_ask(evidence: Evidence, where: Path, release: str | None = None) -> Ask
     UsageError for a file that is absent, Rejected or UsageError for one that does not parse.
     """
     claim, files = read_claim(evidence, where, release)
-    return Ask(claim, read_members(evidence, where), files)
+    state = read_state(evidence, where)
+    members = state.versions[-1]
+    root = claimed_root(evidence, members)
+    return Ask(claim, members, files, publication(claim, read_votes(files, members)[0], state, root))
 
 
 def read_members(evidence: Evidence, where: Path) -> MembersFile:
     """``quorum.toml`` of a folder, or the last fully signed version after it; see ``read_ask``.
+
+    Raises UsageError, Rejected.
+    """
+    return read_state(evidence, where).versions[-1]
+
+
+def read_state(evidence: Evidence, where: Path) -> LogState:
+    """What is in force in a folder, from ``quorum.toml`` on; see ``read_ask``.
 
     Raises UsageError, Rejected.
     """
@@ -86,7 +103,7 @@ def read_members(evidence: Evidence, where: Path) -> MembersFile:
     except Rejected as error:
         hint = "verify members init makes one" if error.code == "absent" else None
         raise UsageError(error.what, where=str(where / MEMBERS_FILE), hint=hint) from None
-    return latest_members(evidence, MembersFile.decode(data))
+    return latest_state(evidence, MembersFile.decode(data))
 
 
 def read_claim(evidence: Evidence, where: Path, release: str | None) -> tuple[Claimed, ReleaseFiles]:
@@ -211,6 +228,8 @@ def answer(
             host=host,
         )
     refuse_dirty(report)
+    if not dissent:
+        refuse_unpublished(ask)
     differences = report.differences(ask.claim)
     if built_elsewhere(report, ask.claim) and not (dissent and reason):
         raise EnvironmentFailure(
@@ -228,6 +247,8 @@ def answer(
             code="mismatch",
             findings=differences,
         )
+    if not dissent:
+        _refuse_other_commit(ask.published, report)
     if dissent and not differences and not reason:
         raise UsageError(
             "the rebuild matches the claim",
@@ -245,6 +266,23 @@ def answer(
         host=host,
         salt=salt,
     )
+
+
+def refuse_unpublished(ask: Ask) -> None:
+    """Raise EnvironmentFailure unless a member published the claim, and its name is its own."""
+    problem = ask.published.problem
+    if problem is not None:
+        raise EnvironmentFailure(problem.detail, where=problem.where, code=problem.code)
+
+
+def _refuse_other_commit(published: Published, report: RebuildReport) -> None:
+    built, named = report.built.commit, published.commit
+    if built and named and built != named:
+        raise EnvironmentFailure(
+            f"commit {built} was built, and {published.by} published commit {named} ({published.tag})",
+            hint="check out that commit and rebuild",
+            code="wrong-source",
+        )
 
 
 def _later_than_own_dissents(ask: Ask, member: str, now: datetime) -> datetime:

@@ -32,16 +32,18 @@ from coattest_verify.quorum.members.chain import MembersChain, Seen, follow
 from coattest_verify.quorum.members.file import MAX_MEMBERS_FILE, MEMBERS_FILE, MembersFile, own_key
 from coattest_verify.quorum.memory import Roots
 from coattest_verify.quorum.objections import votes_that_stand
+from coattest_verify.quorum.publication import publication
 from coattest_verify.quorum.releases import ReleaseFiles, put_file, release_place
 from coattest_verify.quorum.signing import PROPOSAL_FILE, Pending, countersign, pending
 from coattest_verify.quorum.statements.claim import CLAIM_FILE, MAX_CLAIM, Claimed
 from coattest_verify.quorum.statements.salt import opening
 from coattest_verify.quorum.statements.signed import read_statements
 from coattest_verify.quorum.statements.statement import RebuildReport, Statement
-from coattest_verify.quorum.statements.votes import COMMIT
+from coattest_verify.quorum.statements.votes import COMMIT, Vote
 from coattest_verify.rebuild.answer import Ask, OwnReport, answer, read_report, remeasure, sign_answer
 from coattest_verify.rebuild.committing import commit_to
 from coattest_verify.rebuild.hosts import host_name
+from coattest_verify.rebuild.publishing import publish_claim
 from coattest_verify.signatures.journal import SignatureJournal
 from coattest_verify.signatures.keys import Signer
 
@@ -58,8 +60,8 @@ class Questions:
     def statement(self, statement: Statement, claim: Claimed, *, looked_at: bool) -> None:
         """A statement on a claim; ``looked_at``: ``verify rebuild`` compared with this very claim."""
 
-    def claim(self, claim: Claimed) -> None:
-        """A claim that the member hands in."""
+    def claim(self, claim: Claimed, vote: Vote) -> None:
+        """A claim that the member publishes."""
 
     def cosignature(self, plan: CosignPlan) -> None:
         """A cosignature: checked by the program, shown to the member."""
@@ -80,6 +82,7 @@ class MemberTurn:
     questions: Questions
     rebuilds: Sequence[Path] = ()
     claim: Path | None = None
+    tag: str | None = None
     memory: Roots = field(default_factory=Roots)
     journal: SignatureJournal = field(default_factory=SignatureJournal)
     done: list[str] = field(default_factory=list)
@@ -209,21 +212,34 @@ class MemberTurn:
     def _hand_in_claim(self, there: _Fetched, path: Path) -> str | None:
         data = read_whole(path, MAX_CLAIM)
         claim = Claimed.decode(data)
-        place = release_place(claim.release, CLAIM_FILE)
-        try:
-            earlier = there.evidence.read(place, MAX_CLAIM)
-        except Rejected:
-            earlier = None
-        if earlier == data:
-            return None
-        if earlier is not None:
+        built = [
+            own
+            for out in self.rebuilds
+            if (own := read_report(out, OwnWork())).report.release == claim.release
+        ]
+        if not built:
             raise UsageError(
-                "another claim is there", where=place, hint="a claim is never replaced", code="exists"
+                f"no build of release {claim.release} is here",
+                where=str(path),
+                hint="who publishes a claim has built it: --rebuild names the result",
+                code="not-own-work",
             )
         self._may_show(there, claim)
-        self.questions.claim(claim)
-        put_file(there.attestations, place, data)
-        return f"claimed release {claim.release}"
+        done = publish_claim(
+            there.attestations,
+            there.evidence,
+            data,
+            built[0],
+            member=self.name,
+            signer=there.signer,
+            root=self.root,
+            state=there.chain.state,
+            tag=self.tag,
+            now=there.now,
+            journal=self.journal,
+            approve=self.questions.claim,
+        )
+        return f"published the claim of release {claim.release}" if done else None
 
     def _may_show(self, there: _Fetched, claim: Claimed) -> None:
         """Raise EnvironmentFailure unless enough members' commitments are in the agreed part of the log.
@@ -270,7 +286,9 @@ class MemberTurn:
                 hint="its publisher publishes it; then take another turn",
                 code="no-claim",
             )
-        return self._state(there, own, Ask(claim, there.members, files))
+        votes = votes_that_stand(files, there.chain)[0]
+        published = publication(claim, votes, there.chain.state, self.root)
+        return self._state(there, own, Ask(claim, there.members, files, published))
 
     def _commit(self, there: _Fetched, own: OwnReport) -> str:
         commit_to(

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Mapping
 
 from coattest.errors import Rejected
-from coattest.files import Held
+from coattest.files import Evidence, Held
 from coattest.findings import Finding
 from coattest.strictjson import Fields, parse
 from coattest_verify.quorum.change.names import (
@@ -33,7 +33,7 @@ from coattest_verify.quorum.signing import PROPOSAL_FILE
 from coattest_verify.quorum.statements.claim import CLAIM_FILE, MAX_CLAIM, Claimed
 from coattest_verify.quorum.statements.signed import STATEMENT_NAME, SignedStatement, read_statements
 from coattest_verify.quorum.statements.statement import AGREE, DISSENT, Statement
-from coattest_verify.quorum.statements.votes import COMMIT, REVIEW, leaf, read_votes
+from coattest_verify.quorum.statements.votes import COMMIT, PUBLISH, REVIEW, leaf, read_votes
 from coattest_verify.signatures.dsse import DsseEnvelope
 from coattest_verify.signatures.keys import PublicKey
 from coattest_verify.signatures.olpc import encode_olpc
@@ -93,6 +93,8 @@ class OwnFiles:
             claim = Claimed.decode(data)
             _about(claim.release, place)
             self._not_too_early(place.release, claim)
+            if claim.sha256 not in self._published(self._head, self._after.current, place.release):
+                raise Rejected("no member signed that it publishes this claim", code="claim-unsigned")
             return None
         if place.kind == LINK:
             return self._link(place, data)
@@ -176,6 +178,16 @@ class OwnFiles:
         if votes[0].root != self._root.hex():
             raise Rejected("is about another quorum", code="members-wrong-root")
         _about(votes[0].release, place)
+        earlier = (
+            self._published(self._base, self.members, place.release) if votes[0].kind == PUBLISH else set()
+        )
+        if earlier - {votes[0].claim}:
+            raise Rejected("another claim is published under this release's name", code="name-taken")
+
+    def _published(self, evidence: Evidence, members: MembersFile, release: str) -> set[str]:
+        """The digests of the claims that members published under a release's name."""
+        votes = read_votes(ReleaseFiles(evidence, release), members)[0]
+        return {vote.claim for vote in votes if (vote.kind, vote.root) == (PUBLISH, self._root.hex())}
 
     def _link(self, place: FilePlace, data: bytes) -> str:
         signed = Fields(parse(data, max_size=MAX_LINK), "").values.get("signed")

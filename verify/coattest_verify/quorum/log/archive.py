@@ -15,9 +15,9 @@ from coattest.files import Evidence
 from coattest_verify.quorum.log.entries import vote_entry
 from coattest_verify.quorum.members.file import MembersFile
 from coattest_verify.quorum.releases import ReleaseFiles
-from coattest_verify.quorum.statements.votes import ARCHIVE, COMMIT, REVIEW, read_votes
+from coattest_verify.quorum.statements.votes import ARCHIVE, COMMIT, PUBLISH, REVIEW, read_votes
 
-LEAVES = frozenset({"rebuild", "claim", REVIEW, COMMIT})
+LEAVES = frozenset({"rebuild", "claim", REVIEW, COMMIT, PUBLISH})
 """Kinds of entries whose files leave with an archived release, but for dissents."""
 
 

@@ -18,7 +18,7 @@ from coattest_verify.quorum.statements.question import DecisionQuestion
 from coattest_verify.quorum.statements.signed import SignedStatement
 from coattest_verify.quorum.statements.statement import COULD_NOT_BUILD, DISSENT, Statement
 from coattest_verify.quorum.statements.votes import KINDS as VOTE_KINDS
-from coattest_verify.quorum.statements.votes import REVOKE, Vote
+from coattest_verify.quorum.statements.votes import PUBLISH, REVOKE, Vote
 
 _TEXT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+-]{0,127}")
 
@@ -59,7 +59,7 @@ def statement_entry(signed: SignedStatement) -> bytes:
 
 
 def vote_entry(vote: Vote) -> bytes:
-    """The log entry of a review or a revocation."""
+    """The log entry of a vote."""
     return _entry(
         vote.kind,
         vote.sha256,
@@ -67,7 +67,15 @@ def vote_entry(vote: Vote) -> bytes:
         release=vote.release,
         tree_sha256=vote.tree_sha256,
         lock_sha256=vote.lock_sha256,
+        **_published(vote),
     )
+
+
+def _published(vote: Vote) -> dict[str, str]:
+    if vote.kind != PUBLISH:
+        return {}
+    commit = {"commit": vote.commit} if vote.commit else {}
+    return {"claim": vote.claim, "tag": vote.tag, **commit}
 
 
 def claim_entry(claim: Claimed) -> bytes:
