@@ -208,10 +208,12 @@ class Members:
         self.write(f"quorum.{file.version}.{name}.dsse.json", envelope.encode())
 
     def claim(self, report: Mapping[str, Any], *, by: str | None = None) -> Claimed:
-        """Publish the claim of a report, as the first member or another one."""
+        """Publish the claim of a report, as the first member or another one, and no other one any more."""
         data = json.dumps(claim_json(report)).encode()
         self.claimed = Claimed.decode(data)
         self.write("claim.json", data)
+        for earlier in self.released.glob("publish.*"):
+            earlier.unlink()
         self.publish(by or self.file.names[0])
         return self.claimed
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -119,6 +119,7 @@ class MemberTurn:
             there = _Fetched(attestations, evidence, chain, signer, now, refused)
             if self.claim is not None:
                 self._try("claim", partial(self._hand_in_claim, there, self.claim))
+                there = replace(there, evidence=ReadOnce(opened))
             for out in self.rebuilds:
                 self._try(str(out), partial(self._result, there, out))
         return True
