@@ -18,7 +18,7 @@ from coattest_verify.quorum.statements.claim import Claimed
 from coattest_verify.quorum.statements.statement import RebuildReport
 from coattest_verify.quorum.statements.votes import PUBLISH
 from coattest_verify.rebuild.answer import OwnReport, answer, read_ask, read_state
-from coattest_verify.rebuild.publishing import publish_claim
+from coattest_verify.rebuild.publishing import sign_publication
 from coattest_verify.signatures import keys
 from coattest_verify.signatures.journal import SignatureJournal
 from support.raises import raises_code
@@ -62,7 +62,7 @@ def publish(
     own = OwnReport(RebuildReport.read(built or report), quorum.folder, "0" * 64)
     with Folder(quorum.attestations) as folder:
         evidence = ReadOnce(folder)
-        return publish_claim(
+        return sign_publication(
             quorum.attestations,
             evidence,
             json.dumps(claim_json(report)).encode(),

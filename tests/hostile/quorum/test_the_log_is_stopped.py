@@ -132,7 +132,7 @@ def test_nothing_is_shown_while_the_log_waits_and_one_line_ends_that(table: Tabl
     git(clone, *words, "--no-edit")
     git(clone, "push", "--quiet", "origin", "main")
     assert waits(turn(table, "ann", own, claim=table.claims[RELEASE])) == set()
-    assert names(table) == {"commit", "claim", "rebuild"}
+    assert names(table) == {"commit", "claim", "publish", "rebuild"}
 
 
 def test_what_was_signed_before_a_lost_push_is_not_shown_after_it(table: Table) -> None:
@@ -175,7 +175,7 @@ def test_what_cannot_be_read_stops_no_decision(tmp_path: Path) -> None:
     outcome = quorum.decide()
     assert outcome.require().agreed == THREE
     assert "bad-log" in {warning.code for warning in outcome.warnings}
-    with raises_code(FoundFalse, "bad-log", match="entry 3 cannot be read"):
+    with raises_code(FoundFalse, "bad-log", match="entry 4 cannot be read"):
         sign_log(
             quorum.attestations,
             quorum.root,

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from coattest_verify.quorum.cosigning import CosignPlan
 from coattest_verify.quorum.log.entries import parse_entry
+from coattest_verify.quorum.log.publication import Published
 from coattest_verify.quorum.members.file import MembersFile, utc
-from coattest_verify.quorum.publication import Published
 from coattest_verify.quorum.signing import Pending
 from coattest_verify.quorum.statements.claim import Claimed, ProfileResult
 from coattest_verify.quorum.statements.statement import RebuildReport, Statement

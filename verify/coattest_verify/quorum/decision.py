@@ -24,6 +24,7 @@ from coattest_verify.quorum.diversity import undiversified
 from coattest_verify.quorum.lapse import end_of, ending
 from coattest_verify.quorum.log.entries import SeenLog
 from coattest_verify.quorum.log.examine import LogVerdict, examine
+from coattest_verify.quorum.log.publication import publication
 from coattest_verify.quorum.members.chain import MembersChain, Seen, SeenObjection, follow
 from coattest_verify.quorum.members.file import MEMBERS_FILE, MembersFile, utc
 from coattest_verify.quorum.memory import Roots
@@ -36,7 +37,6 @@ from coattest_verify.quorum.objections import (
     seen_objections,
     votes_that_stand,
 )
-from coattest_verify.quorum.publication import publication
 from coattest_verify.quorum.releases import release_files, release_place
 from coattest_verify.quorum.statements.claim import CLAIM_FILE
 from coattest_verify.quorum.statements.question import DecisionQuestion

@@ -26,9 +26,9 @@ from coattest_build.ownwork import (
 from coattest_verify.quorum.links import link_name, sign_link
 from coattest_verify.quorum.log.examine import CHECKPOINT_FILE, LOG
 from coattest_verify.quorum.log.fold import LogState
+from coattest_verify.quorum.log.publication import Published, publication
 from coattest_verify.quorum.members.chain import claimed_root, latest_state
 from coattest_verify.quorum.members.file import MAX_MEMBERS_FILE, MEMBERS_FILE, MembersFile, own_key
-from coattest_verify.quorum.publication import Published, publication
 from coattest_verify.quorum.releases import ReleaseFiles, put_file, release_files, release_place
 from coattest_verify.quorum.statements.claim import (
     CLAIM_FILE,

@@ -9,7 +9,7 @@ from pathlib import Path
 from coattest.errors import FoundFalse, Rejected, UsageError
 from coattest.files import Evidence
 from coattest_verify.quorum.log.fold import LogState
-from coattest_verify.quorum.publication import publication
+from coattest_verify.quorum.log.publication import publication
 from coattest_verify.quorum.releases import ReleaseFiles, put_file
 from coattest_verify.quorum.statements.claim import CLAIM_FILE, MAX_CLAIM, Claimed
 from coattest_verify.quorum.statements.votes import PUBLISH, Vote, make_vote, read_votes, sign_vote, vote_name
@@ -20,7 +20,7 @@ from coattest_verify.signatures.keys import Signer
 NEVER_REPLACED = "a claim is never replaced: publish this one under another release's name"
 
 
-def publish_claim(
+def sign_publication(
     attestations: Path,
     evidence: Evidence,
     data: bytes,

@@ -20,6 +20,7 @@ from coattest.files import Folder, ReadOnce
 from coattest_verify.quorum.change.names import CLAIM, LINK, SHARED, STATEMENT, OtherFiles, place_of
 from coattest_verify.quorum.change.tree import CommitFiles, changed
 from coattest_verify.quorum.log.examine import MAX_PART
+from coattest_verify.quorum.statements.votes import PUBLISH, leaf
 from coattest_verify.turn.objects import write_commit
 from coattest_verify.turn.repository import OwnRepository
 from coattest_verify.turn.steps import MemberTurn
@@ -197,9 +198,11 @@ def _fetched(commit: CommitFiles, others: OtherFiles) -> dict[str, bytes]:
 
 
 def _shows(name: str) -> bool:
-    """Whether a result can be copied from a file of this name."""
+    """Whether a result can be copied from a file of this name, or it announces one that can."""
     place = place_of(name, {})
-    return place is not None and place.kind in {CLAIM, STATEMENT, LINK}
+    return place is not None and (
+        place.kind in {CLAIM, STATEMENT, LINK} or leaf(name).startswith(f"{PUBLISH}.")
+    )
 
 
 def _content(folder: Path) -> dict[str, bytes]:

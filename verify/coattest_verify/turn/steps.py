@@ -28,11 +28,11 @@ from coattest_verify.quorum.cosigning import (
     sound_log,
 )
 from coattest_verify.quorum.log.examine import CHECKPOINT_FILE
+from coattest_verify.quorum.log.publication import publication
 from coattest_verify.quorum.members.chain import MembersChain, Seen, follow
 from coattest_verify.quorum.members.file import MAX_MEMBERS_FILE, MEMBERS_FILE, MembersFile, own_key
 from coattest_verify.quorum.memory import Roots
 from coattest_verify.quorum.objections import votes_that_stand
-from coattest_verify.quorum.publication import publication
 from coattest_verify.quorum.releases import ReleaseFiles, put_file, release_place
 from coattest_verify.quorum.signing import PROPOSAL_FILE, Pending, countersign, pending
 from coattest_verify.quorum.statements.claim import CLAIM_FILE, MAX_CLAIM, Claimed
@@ -43,7 +43,7 @@ from coattest_verify.quorum.statements.votes import COMMIT, Vote
 from coattest_verify.rebuild.answer import Ask, OwnReport, answer, read_report, remeasure, sign_answer
 from coattest_verify.rebuild.committing import commit_to
 from coattest_verify.rebuild.hosts import host_name
-from coattest_verify.rebuild.publishing import publish_claim
+from coattest_verify.rebuild.publishing import sign_publication
 from coattest_verify.signatures.journal import SignatureJournal
 from coattest_verify.signatures.keys import Signer
 
@@ -226,7 +226,7 @@ class MemberTurn:
                 code="not-own-work",
             )
         self._may_show(there, claim)
-        done = publish_claim(
+        done = sign_publication(
             there.attestations,
             there.evidence,
             data,

@@ -26,7 +26,7 @@ from coattest_verify.quorum.memory import Roots
 from coattest_verify.quorum.releases import release_files
 from coattest_verify.quorum.statements.claim import CLAIM_FILE, MAX_CLAIM, WORD
 from coattest_verify.rebuild.answer import read_report, read_state
-from coattest_verify.rebuild.publishing import publish_claim
+from coattest_verify.rebuild.publishing import sign_publication
 from coattest_verify.signatures.journal import SignatureJournal
 
 
@@ -85,7 +85,7 @@ def publish_command(
             ) from None
         work = OwnWork()
         own = read_report(rebuilt, work, vouched)
-        path = publish_claim(
+        path = sign_publication(
             attestations,
             evidence,
             data,
