@@ -17,6 +17,8 @@ import pytest
 FIXED = 20261124
 POLICIES = 1000
 """Generated policies of a run; each is asked ten requests."""
+TIME = 3600
+"""Seconds for a test: each question has a deadline of its own, of ten seconds."""
 TESTS = Path(__file__).resolve().parent.parent / "tests/verify/keypolicy/prove"
 CHOSEN = {
     "test_policy_prove.py": "generated_pairs or solver_finds",
@@ -38,7 +40,8 @@ def main() -> int:
         for name, chosen in CHOSEN.items():
             pairs = name == "test_policy_prove.py"
             os.environ["COATTEST_POLICIES"] = str(options.policies if pairs else options.policies // 10)
-            code = pytest.main([str(TESTS / name), "-q", "-x", "-k", chosen, f"--hypothesis-seed={seed}"])
+            words = ["-q", "-x", "-k", chosen, f"--hypothesis-seed={seed}", f"--timeout={TIME}"]
+            code = pytest.main([str(TESTS / name), *words])
             if code:
                 return int(code)
     return 0

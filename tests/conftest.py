@@ -41,8 +41,15 @@ A file goes to one worker as a whole (``--dist loadfile``), since tests of a mod
 """
 
 
+IMAGE_SECONDS = 2400
+"""For a test of an image: without a cache the first one waits until the kernel is compiled."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Order the files, and give tests of attacks their sentences."""
+    for item in items:
+        if item.get_closest_marker("image") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(IMAGE_SECONDS))
     places = {place: number for number, place in enumerate(LONG)}
     items.sort(key=lambda item: min((n for p, n in places.items() if item.nodeid.startswith(p)), default=99))
     give_sentences(items)

@@ -22,6 +22,11 @@ RUN_BY_CI = {
     # Each with the file and the text in it that shows that CI runs it.
     ("docs/quick-start.md", "make demo"): (".ci/run", "\nmake demo\n"),
     ("docs/attestation.md", "tox -m matrix"): (".ci/run", '--workdir ".tox/$lane" -m corners\n'),
+    (
+        "docs/fleet.md",
+        "verify fleet FLEET.toml --root $ROOT --bundle bundle.json \\\n"
+        "    --state fleet.json --prometheus fleet.prom",
+    ): ("tests/verify/fleet/test_fleet_command.py", 'blocks_of("docs/fleet.md")'),
     ("docs/boot.md", "python local/qemu-compiler/build.py"): (
         "tox.ini",
         "\n    python local/qemu-compiler/build.py\n",

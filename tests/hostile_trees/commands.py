@@ -83,6 +83,10 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
         f" --parent-role arn:aws:iam::111122223333:role/parent --public-keys {F}/keys.json {DECIDE}",
     ),
     "verify commit": (f"{WHO} --rebuild out {A}",),
+    "verify fleet": (
+        f"{F}/FLEET.toml {DECIDE}",
+        f"{F}/FLEET.toml --bundle {F}/bundle.json --root {{root}} --state {F}/state.json",
+    ),
     "verify inputs": (
         "--source . --out {out} --mirror file://{tree}/files/mirror",
         "--source . --out out/inputs.json",
@@ -135,6 +139,7 @@ NOT_TRIED: Mapping[str, str] = {
     "auction keygen": "reads nothing",
     "auction proxy": "reads nothing",
     "deploy-from-attestation live": "reads nothing",
+    "eif init": "reads nothing of a checkout, and writes into an empty folder only",
     "nitro-local boot": "needs QEMU, which reads the image that `eif describe` reads",
     "nitro-local demo": "builds and runs the checkout: it is for one's own",
     "nitro-local terminate-enclave": "reads the folder that it wrote",

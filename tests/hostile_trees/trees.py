@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from coattest_build.sandbox.leftovers import remove_tree
+from support.hostile.traps import plant
 
 IMAGE, LOCK, CODE = "build/image.toml", "build/image.lock", "enclave/coattest_enclave/__init__.py"
 PATHS = (
@@ -28,7 +29,8 @@ PATHS = (
     "attestations/releases/0.1.0/rebuild.540b9f04.link",
     "out", "out/rebuild.json", "out/build.json", "out/inputs.json", "out/commitment.json", "out/image.eif",
     "files", "files/image.eif", "files/document.bin", "files/documents", "files/documents/INDEX.tsv",
-    "files/documents/a.cose", "files/measurements.json", "files/bundle.json", "files/policy.json",
+    "files/documents/a.cose", "files/FLEET.toml", "files/measurements.json", "files/bundle.json",
+    "files/policy.json",
     "files/trail", "files/trail/a.json.gz", "files/trail/CloudTrail-Digest/d.json.gz", "files/keys.json",
     "files/key.pem", "files/certificate.pem", "files/manifest.cbor", "files/result.cbor", "files/seal.cbor",
     "files/bid.cose", "files/bids.csv", "files/lots.csv", "files/buyer.json", "files/spool",
@@ -325,8 +327,15 @@ def git_trick(maker: Maker, path: Path) -> None:
         (git / "config").write_text("[core]\n fsmonitor = touch pwned\n[include]\n path = /dev/zero\n")
 
 
+def traps(maker: Maker, path: Path) -> None:
+    """A module or a program, for each name that anything might import or start from here."""
+    del path
+    others = next(found.parent for found in maker.canaries if found.name == "secret.json")
+    plant(maker.tree, others / "ran")
+
+
 ACTS: tuple[Callable[[Maker, Path], None], ...] = (
     link_out, link_out, link_out, link_special, link_special, fifo, fifo, folder, nothing, empty, huge, huge,
     noise, changed, changed, changed, unreadable, toml_bomb, toml_bomb, json_bomb, json_bomb, cbor_bomb,
-    cbor_bomb, image_bomb, odd_names, deep, many_statements, git_trick, git_trick,
+    cbor_bomb, image_bomb, odd_names, deep, many_statements, git_trick, git_trick, traps,
 )  # fmt: skip

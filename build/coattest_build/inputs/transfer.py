@@ -272,9 +272,16 @@ def _target(address: str, location: str) -> str:
 
 @contextlib.contextmanager
 def open_address(
-    address: str, headers: Mapping[str, str] | None = None, *, most: int, seconds: float = TRANSFER_SECONDS
+    address: str,
+    headers: Mapping[str, str] | None = None,
+    *,
+    most: int,
+    seconds: float = TRANSFER_SECONDS,
+    redirects: bool = True,
 ) -> Iterator[IO[bytes]]:
     """What an http, https or file address has, of which at most about ``most`` bytes are to be read.
+
+    Without ``redirects`` an answer that leads elsewhere is an error, as every other status but 2xx is.
 
     Raises OSError, which urllib's errors are too, and HTTPException; reading does as well, when all together
     takes longer than ``seconds``, or stands still. A file is opened as any that somebody else wrote: a mirror
@@ -297,7 +304,7 @@ def open_address(
     route = _Route(Pace(seconds, 2 * most))
     opener = urllib.request.OpenerDirector()
     for handler in (
-        *(urllib.request.ProxyHandler(), _Handler(route), _Redirects(route)),
+        *(urllib.request.ProxyHandler(), _Handler(route), *([_Redirects(route)] if redirects else [])),
         *(urllib.request.HTTPDefaultErrorHandler(), urllib.request.HTTPErrorProcessor()),
     ):
         opener.add_handler(handler)

@@ -58,6 +58,7 @@ LINES: dict[str, tuple[str, ...]] = {
     "nitro-local demo": ("--keep", "NEW"),
     "verify audit": ("FILE", "--key", KMS, "--parent-role", ROLE, *DECIDED),
     "verify commit": (*SIGNING, "--rebuild", "OUT", *DECIDED),
+    "verify fleet": ("FILE", *DECIDED),
     "verify inputs": ("--mirror", "MIRROR"),
     "verify lint-change": ("HEAD", *DECIDED),
     "verify log append": DECIDED,

@@ -174,6 +174,20 @@ def usual_chain() -> TestChain:
     return make_chain()
 
 
+def sibling(
+    chain: TestChain, position: int, changes: Mapping[int, Mapping[str, Any]] | None = None
+) -> TestChain:
+    """A chain with the certificates of ``chain`` above ``position``, and new ones from there on."""
+    made = links()
+    for at, change in (changes or {}).items():
+        made[at] = replace(made[at], **change)
+    above = replace(made[position - 1], key=chain.keys[position - 1])
+    below = issue([above, *made[position:]])
+    return TestChain(
+        (*chain.ders[:position], *below.ders[1:]), (*chain.keys[:position], *below.keys[1:]), chain.root
+    )
+
+
 def issue(made: Sequence[Link]) -> TestChain:
     """Every certificate of the links, each signed by the one before it, the first by itself."""
     ders: list[bytes] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import FrozenInstanceError
 from datetime import timedelta
@@ -15,13 +16,18 @@ from coattest_verify.attestation import (
     AWS_NITRO,
     ChainCache,
     ExpectNonce,
+    Finding,
     NotVerified,
     Root,
     Verdict,
     rules,
     verify_many,
 )
+from coattest_verify.attestation import (
+    chain as chain_module,
+)
 from coattest_verify.attestation.chain import verify_chain
+from coattest_verify.attestation.encoding.certificates import Certificate
 from support.verify.nitro_ca import (
     IMAGE,
     NOW,
@@ -31,6 +37,7 @@ from support.verify.nitro_ca import (
     document,
     failed,
     make_chain,
+    sibling,
     usual_chain,
 )
 from support.verify.usage_errors import usage_error
@@ -202,6 +209,54 @@ def test_the_cache_is_bounded_and_forgets_what_was_not_used_longest() -> None:
     with usage_error("bad-expectation"):
         ChainCache(0)
     assert len(ChainCache(1)) == 0
+
+
+def counted_links(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every link that is verified from now on, as the field of its lower certificate."""
+    seen: list[str] = []
+    inner = chain_module._link_findings
+
+    def counting(certificates: Sequence[Certificate | None]) -> list[Finding]:
+        seen.extend(each.field for each in certificates[1:] if each is not None)
+        return inner(certificates)
+
+    monkeypatch.setattr(chain_module, "_link_findings", counting)
+    return seen
+
+
+def test_what_two_chains_share_is_verified_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Enclaves of one zone share the root, the region's and the zone's certificate."""
+    cache = ChainCache()
+    seen = counted_links(monkeypatch)
+    assert check(document(), cache=cache).ok
+    assert seen == ["cabundle[1]", "cabundle[2]", "cabundle[3]", "certificate"]
+    for position, links_left in ((3, ["cabundle[3]", "certificate"]), (4, ["certificate"])):
+        seen.clear()
+        neighbour = sibling(GENUINE, position)
+        assert check(document(neighbour), chain=neighbour, cache=cache).ok
+        assert seen == links_left
+
+
+def test_a_shared_part_vouches_for_nothing_below_it() -> None:
+    """Below cached certificates every other signature, date, path length and repetition is judged as ever."""
+    cache = ChainCache()
+    assert check(document(), cache=cache).ok
+    other = make_chain()
+    cases = {
+        "chain": [*GENUINE.cabundle[:3], other.ders[3]],
+        "certificate": [*GENUINE.cabundle, GENUINE.cabundle[3]],
+    }
+    for code, bundle in cases.items():
+        alone = check(document(other, cabundle=bundle))
+        assert code in codes(alone)
+        assert failed(check(document(other, cabundle=bundle), cache=cache)) == failed(alone)
+    neighbour = sibling(GENUINE, 3)
+    late = NOW + timedelta(days=6)
+    assert check(document(neighbour), chain=neighbour, cache=cache).ok
+    assert ("certificate-dates", "cabundle[2]") in failed(
+        check(document(neighbour), chain=neighbour, cache=cache, now=late)
+    )
+    assert codes(check(document(neighbour), cache=cache, root=AWS_NITRO)) == {"root"}
 
 
 def test_threads_share_a_cache() -> None:

@@ -6,7 +6,8 @@ DER), and each further certificate must carry its predecessor's signature and na
 tried.
 
 Signatures of a chain never change, dates pass: the cache keeps what was verified under the exact bytes of
-the chain and the root's fingerprint, and the dates of every certificate are compared at each use.
+the chain and the root's fingerprint, and the dates of every certificate are compared at each use. It keeps
+the chain's upper parts too: enclaves of one zone share all but the last two certificates.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ CACHE_SIZE: Final = 1024
 
 _NEVER: Final = datetime(1, 1, 1, tzinfo=timezone.utc)
 _Key: TypeAlias = "tuple[bytes, bytes, tuple[bytes, ...]]"
+_Part: TypeAlias = "tuple[bytes, tuple[bytes, ...]]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,7 @@ class ChainCache:
             raise bad_expectation("a cache holds at least one chain", where="ChainCache")
         self._size = size
         self._chains: OrderedDict[_Key, CertificateChain] = OrderedDict()
+        self._parts: OrderedDict[_Part, tuple[_Part, tuple[Certificate, ...]]] = OrderedDict()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -107,12 +110,32 @@ class ChainCache:
                 self._chains.move_to_end(key)
             return chain
 
+    def part(self, key: _Part) -> tuple[_Part, tuple[Certificate, ...]]:
+        """The longest start of this bundle, two certificates or more, that a stored chain has; or nothing.
+
+        The part's own key comes with it: its bytes stand for equal ones, so that each is kept once.
+        """
+        fingerprint, bundle = key
+        with self._lock:
+            for length in range(len(bundle), 1, -1):
+                found = self._parts.get((fingerprint, bundle[:length]))
+                if found is not None:
+                    self._parts.move_to_end(found[0])
+                    return found
+        return (fingerprint, ()), ()
+
     def put(self, key: _Key, chain: CertificateChain) -> None:
-        """Store a chain that verified."""
+        """Store a chain that verified, and its parts."""
+        fingerprint, _, bundle = key
         with self._lock:
             self._chains[key] = chain
-            while len(self._chains) > self._size:
-                self._chains.popitem(last=False)
+            for length in range(2, len(bundle) + 1):
+                part = (fingerprint, bundle[:length])
+                if part not in self._parts:
+                    self._parts[part] = (part, chain.certificates[:length])
+            for stored in (self._chains, self._parts):
+                while len(stored) > self._size:
+                    stored.popitem(last=False)
 
 
 def verify_chain(
@@ -122,18 +145,21 @@ def verify_chain(
 
     Dates are not judged here: see CertificateChain.date_findings.
     """
-    key = (root.sha256, leaf, tuple(bundle))
+    ders = tuple(bundle)
+    verified: tuple[Certificate, ...] = ()
     if cache is not None:
-        cached = cache.get(key)
+        cached = cache.get((root.sha256, leaf, ders))
         if cached is not None:
             return cached
+        (_, start), verified = cache.part((root.sha256, ders))
+        ders = (*start, *ders[len(start) :])
     findings: list[Finding] = []
     fingerprint = hashlib.sha256(bundle[0]).digest() if bundle else b""
     if fingerprint != root.sha256:
         wanted = f"{root.name}, SHA-256 {root.sha256.hex()}"
         findings.append(UNTRUSTED_ROOT.finding("cabundle[0]", wanted, f"SHA-256 {fingerprint.hex()}"))
-    certificates = _read(leaf, bundle, findings, pinned=fingerprint == root.sha256)
-    findings.extend(_link_findings(certificates))
+    certificates = _read(leaf, ders, findings, verified, pinned=fingerprint == root.sha256)
+    findings.extend(_link_findings(certificates[max(len(verified) - 1, 0) :]))
     findings.extend(_path_findings(certificates))
     readable = tuple(certificate for certificate in certificates if certificate is not None)
     chain = CertificateChain(
@@ -144,19 +170,27 @@ def verify_chain(
         min((certificate.not_after for certificate in readable), default=_NEVER),
     )
     if cache is not None and not findings:
-        cache.put(key, chain)
+        cache.put((root.sha256, leaf, ders), chain)
     return chain
 
 
 def _read(
-    leaf: bytes, bundle: Sequence[bytes], findings: list[Finding], *, pinned: bool
+    leaf: bytes,
+    bundle: tuple[bytes, ...],
+    findings: list[Finding],
+    verified: Sequence[Certificate],
+    *,
+    pinned: bool,
 ) -> list[Certificate | None]:
     """Every certificate from root to leaf, None where one is refused (which adds to ``findings``).
 
-    ``pinned``: the first one is the pinned root, byte for byte.
+    ``verified`` are the first ones, of a chain that held. ``pinned``: the first one is the pinned root, byte
+    for byte.
     """
-    certificates: list[Certificate | None] = []
+    certificates: list[Certificate | None] = [*verified]
     for index, der in enumerate((*bundle, leaf)):
+        if index < len(verified):
+            continue
         authority = index < len(bundle)
         field = f"cabundle[{index}]" if authority else "certificate"
         if der in bundle[:index]:

@@ -24,6 +24,9 @@ from coattest_verify.attestation.limits import DOCUMENT_MAX, SHA256_SIZE
 FILE_MAX: Final = 16 * DOCUMENT_MAX
 """Bytes of a file that can hold a document: a JSON array has up to 12 for each, on lines of their own."""
 
+DOCUMENT_SUFFIXES: Final = (".bin", ".cbor", ".cose", ".b64", ".base64", ".hex")
+"""What names of files with documents end in."""
+
 DOCUMENT_FIELDS: Final = (
     *("attestation", "attestation_document", "attestationDocument", "attestation_doc", "attestationDoc"),
     *("AttestationDocument", "Attestation", "attestation_report", "document", "doc", "nitro_attestation"),

@@ -10,6 +10,7 @@ VERBS = {
     "attestation": "coattest_verify.cli.attestation.command:attestation_command",
     "audit": "coattest_verify.cli.audit:audit_command",
     "commit": "coattest_verify.cli.commit:commit_command",
+    "fleet": "coattest_verify.cli.fleet.command:fleet_command",
     "inputs": "coattest_verify.cli.inputs:inputs_command",
     "keygen": "coattest_verify.cli.keygen:keygen_command",
     "lint-change": "coattest_verify.cli.lint_change:lint_change_command",
@@ -29,7 +30,7 @@ HEADINGS = {
     "A member's own work": ("keygen", "rebuild", "inputs", "turn", "commit", "sign-pcrs"),
     "Who decides, and what was decided": ("members", "quorum", "release", "log", "lint-change"),
     "Key policies": ("policy", "report"),
-    "Check what others say": ("attestation", "receipt", "audit"),
+    "Check what others say": ("attestation", "receipt", "audit", "fleet"),
 }
 
 

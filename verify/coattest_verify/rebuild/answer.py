@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -19,6 +20,7 @@ from coattest_build.ownwork import (
     BUILT,
     COMPARED,
     CONFIRMED,
+    INPUTS,
     REPORT_FILE,
     OwnWork,
     sha256_hex,
@@ -56,6 +58,8 @@ CHANGED_MIND = (
     " result needs a new round"
 )
 """What to do about a second result."""
+INPUTS_FILE, COMMITMENT_FILE = "inputs.json", "commitment.json"
+"""What verify inputs is told to write beside a rebuild, and what nothing writes there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +153,7 @@ def read_report(rebuilt: Path, own: OwnWork, vouched: Path | None = None) -> Own
 
     ``vouched`` is a report for which the member vouches instead: the container route's is made where no
     record can be kept. Whether the inputs were confirmed comes from this machine's record alone. Raises
-    UsageError, with ``not-own-work`` for a report that something else put there.
+    UsageError, with ``not-own-work`` for a report, inputs or a commitment that something else put there.
     """
     path = vouched or rebuilt / REPORT_FILE
     if vouched is None and not path.exists() and (rebuilt / BUILDER_FILE).exists():
@@ -169,8 +173,30 @@ def read_report(rebuilt: Path, own: OwnWork, vouched: Path | None = None) -> Own
             "run verify rebuild; for a build of your own that it did not make, such as the container route's,"
             " --report FILE says that you vouch for it",
         )
+        _refuse_planted(rebuilt, own)
     confirmed = own.made(CONFIRMED, report.lock_sha256)
     return OwnReport(replace(report, inputs_confirmed=confirmed), path.parent, sha256_hex(content))
+
+
+def _refuse_planted(rebuilt: Path, own: OwnWork) -> None:
+    """Raise UsageError when a folder that this machine built into has results that it did not make.
+
+    None of them would be signed; but whoever put them there meant them to be.
+    """
+    planted = [
+        name
+        for name in (INPUTS_FILE, COMMITMENT_FILE)
+        if os.path.lexists(rebuilt / name)
+        and not (name == INPUTS_FILE and own.made(INPUTS, sha256_hex(read_bounded(rebuilt / name, MAX_SIZE))))
+    ]
+    if planted:
+        raise UsageError(
+            f"this machine has no record of making {' or '.join(planted)}: did the source bring it?",
+            where=str(rebuilt),
+            hint="nothing of it counts: remove it; verify inputs confirms, and verify commit keeps its own"
+            " secret elsewhere",
+            code="not-own-work",
+        )
 
 
 def remeasure(own: OwnReport) -> None:

@@ -14,7 +14,7 @@ from coattest_verify.keypolicy.iam import Effect, PolicyError, Principal, Reques
 
 pytest.importorskip("z3")
 
-from coattest_verify.keypolicy.prove import ProofQuestion, Status, answer_goals
+from coattest_verify.keypolicy.prove import ProofQuestion, Status
 from coattest_verify.keypolicy.prove.callers import callers
 from support.verify.keypolicy.prover import (
     ACCOUNT,
@@ -36,6 +36,7 @@ from support.verify.keypolicy.prover import (
     exactly,
     statuses,
 )
+from support.verify.keypolicy.solving import solve
 
 SESSION = f"arn:aws:sts::{SERVICE}:assumed-role/parent/S"
 WITH_PATH = f"arn:aws:iam::{SERVICE}:role/team/parent"
@@ -259,7 +260,7 @@ def test_no_arn_of_another_partition_makes_a_proof(statements: list[dict[str, An
     is that of the resource), and an account's number is "a shortened form" of its ARN in any partition.
     """
     policy = parse_policy(json.dumps({"Version": "2012-10-17", "Statement": statements}))
-    found = answer_goals(policy, ProofQuestion(DECIDED, key_arn=key), deadline=60)[0]
+    found = solve(policy, ProofQuestion(DECIDED, key_arn=key), deadline=60)[0]
     assert found.status is REFUTED, found.reason
 
 
@@ -296,7 +297,7 @@ def test_a_variable_is_one_in_the_newer_version_only() -> None:
     answers = {}
     for version in ("2008-10-17", "2012-10-17"):
         document = {"Version": version, "Statement": [allow("*", Condition=condition)]}
-        answers[version] = answer_goals(parse_policy(json.dumps(document)), question, deadline=60)[0].status
+        answers[version] = solve(parse_policy(json.dumps(document)), question, deadline=60)[0].status
     assert answers == {"2008-10-17": PROVED, "2012-10-17": REFUTED}
 
 
@@ -375,7 +376,7 @@ def test_the_counterexamples_are_requests_of_the_evaluator() -> None:
             {"Version": "2012-10-17", "Statement": [allow("*", Condition=arn_like("arn:aws:iam::*:root"))]}
         )
     )
-    example = answer_goals(policy, ProofQuestion(DECIDED), deadline=60)[0].counterexample
+    example = solve(policy, ProofQuestion(DECIDED), deadline=60)[0].counterexample
     assert example is not None
     principal = Principal(example.arn, example.arn.split(":")[4])
     assert principal.is_root

@@ -20,7 +20,7 @@ pytest.importorskip("z3")
 
 from coattest_verify.keypolicy.iam import KMS, Policy, Principal, Request, Ternary, assess, parse_policy
 from coattest_verify.keypolicy.iam.actions import CHANGES_POWER, MAKES_CIPHERTEXT, READS_PLAINTEXT
-from coattest_verify.keypolicy.prove import GoalResult, ProofQuestion, Status, answer_goals
+from coattest_verify.keypolicy.prove import GoalResult, ProofQuestion, Status
 from coattest_verify.keypolicy.prove.callers import callers
 from coattest_verify.keypolicy.prove.present import ALWAYS, OWNER
 from support.verify.keypolicy.adversarial import CONTEXT, EVE, POLICIES, TAG
@@ -40,6 +40,7 @@ from support.verify.keypolicy.prover import (
     B,
     allow,
 )
+from support.verify.keypolicy.solving import solve
 
 QUESTION = ProofQuestion((A,), (ADMIN,), (BIDDER,), KEY)
 GOALS = (
@@ -245,7 +246,7 @@ def unreal(policy: Policy, answer: GoalResult) -> list[str]:
 def test_what_is_proved_no_sampled_request_contradicts(drawn: list[dict[str, Any]], seed: int) -> None:
     """A hundred requests for each goal that is proved; each counterexample is granted and could be sent."""
     policy = parse_policy(json.dumps({"Version": "2012-10-17", "Statement": drawn}))
-    answers = {found.goal: found for found in answer_goals(policy, QUESTION, deadline=20)}
+    answers = {found.goal: found for found in solve(policy, QUESTION, deadline=10)}
     assert contradicts(policy, answers, seed) == []
     for answer in answers.values():
         assert unreal(policy, answer) == []
@@ -255,7 +256,7 @@ def test_what_is_proved_no_sampled_request_contradicts(drawn: list[dict[str, Any
 def test_the_adversarial_policies_are_sampled_too(case: Any) -> None:
     """The same for each, under five seeds."""
     policy = parse_policy(json.dumps({"Version": "2012-10-17", "Statement": case.statements}))
-    answers = {found.goal: found for found in answer_goals(policy, QUESTION, deadline=20)}
+    answers = {found.goal: found for found in solve(policy, QUESTION, deadline=10)}
     for seed in range(5):
         assert contradicts(policy, answers, seed) == []
     for answer in answers.values():

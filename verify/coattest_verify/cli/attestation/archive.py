@@ -27,6 +27,7 @@ from coattest_verify.attestation import (
     verify_document,
 )
 from coattest_verify.attestation.files import (
+    DOCUMENT_SUFFIXES,
     FILE_MAX,
     INDEX_NAME,
     INDEX_SIZE_MAX,
@@ -36,7 +37,7 @@ from coattest_verify.attestation.files import (
     read_archive_index,
 )
 from coattest_verify.attestation.rules import NOT_IN_ARCHIVE
-from coattest_verify.cli.attestation.report import DOCUMENT_SUFFIXES, Item, document_report
+from coattest_verify.cli.attestation.report import Item, document_report
 
 NO_EXPECTATIONS = ("root", "strict")
 """Options that are not expectations."""

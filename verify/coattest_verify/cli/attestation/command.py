@@ -41,6 +41,7 @@ from coattest_verify.attestation import (
 )
 from coattest_verify.attestation.expectations import pins_code
 from coattest_verify.attestation.files import (
+    DOCUMENT_SUFFIXES,
     FILE_MAX,
     INDEX_NAME,
     IndexEntry,
@@ -67,7 +68,6 @@ from coattest_verify.cli.attestation.archive import (
 )
 from coattest_verify.cli.attestation.report import (
     ACCEPTED,
-    DOCUMENT_SUFFIXES,
     Item,
     document_report,
     show_document,

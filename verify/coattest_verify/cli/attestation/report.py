@@ -17,7 +17,6 @@ from coattest.text import printable
 from coattest_verify.attestation import Verdict
 from coattest_verify.cli.attestation.causes import likely_causes
 
-DOCUMENT_SUFFIXES = (".bin", ".cbor", ".cose", ".b64", ".base64", ".hex")
 ACCEPTED = "accepted"
 
 

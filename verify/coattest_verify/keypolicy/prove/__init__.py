@@ -10,7 +10,6 @@ from coattest_verify.keypolicy.prove.goals import (
     GoalResult,
     ProofQuestion,
     Status,
-    answer_goals,
 )
 from coattest_verify.keypolicy.prove.notes import policy_notes
 
@@ -22,7 +21,6 @@ __all__ = [
     "GoalResult",
     "ProofQuestion",
     "Status",
-    "answer_goals",
     "policy_notes",
     "prove",
 ]

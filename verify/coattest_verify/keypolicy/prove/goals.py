@@ -240,8 +240,3 @@ def _somebody(search: Search, extra: Any) -> Granted | str | None:
                 return answer
             doubt = doubt or answer
     return doubt
-
-
-def answer_goals(policy: Policy, question: ProofQuestion, *, deadline: float) -> tuple[GoalResult, ...]:
-    """All answers, in this process: a solver that does not keep to ``deadline`` (seconds) is not ended."""
-    return tuple(answers(policy, question, until=time.monotonic() + deadline))

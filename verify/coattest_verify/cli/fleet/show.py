@@ -1,0 +1,55 @@
+"""How ``verify fleet`` shows a look: a table, and lines of what changed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import datetime
+
+from coattest.console import Cell
+from coattest.shell import err, out
+from coattest_verify.fleet.changes import ALARM
+from coattest_verify.fleet.judge import DECIDED, STATUSES, VERIFIED, WAITING, Judged
+from coattest_verify.fleet.look import Look
+from coattest_verify.quorum.members.file import utc
+
+STYLES = {VERIFIED: "green", WAITING: "yellow"}
+
+
+def show_look(look: Look, *, compared: bool) -> None:
+    """The table and each release on stdout; findings on stderr, and what changed if it was ``compared``."""
+    headings = ("source", "place", "enclave", "status", "release", "age")
+    out().show_rows(headings, [_row(row, look.at) for row in look.rows])
+    for release in look.releases:
+        until = f", until {utc(release.expires)}" if release.expires else ""
+        style = "green" if release.answer == DECIDED else "red"
+        out().print(f"release {release.name}: {release.answer}{until}", style=style)
+    out().print(counted_in_words(look))
+    for row in look.rows:
+        for finding in row.findings:
+            err().print(f"{row.source}: {row.status}: {finding}", style="red")
+    if compared:
+        _changes(look)
+
+
+def show_changes(look: Look) -> None:
+    """One line for the look, and one for everything that changed: what a journal should have."""
+    out().print(f"{utc(look.at)} {counted_in_words(look)}")
+    _changes(look)
+
+
+def counted_in_words(look: Look) -> str:
+    """How many enclaves are what."""
+    count = Counter(row.status for row in look.rows)
+    found = ", ".join(f"{count[status]} {status}" for status in STATUSES if count[status])
+    return f"{found or 'no enclaves'}; {sum(source.count for source in look.sources)} expected"
+
+
+def _changes(look: Look) -> None:
+    for change in look.changes:
+        err().print(str(change), style="red" if change.kind == ALARM else "yellow")
+
+
+def _row(row: Judged, now: datetime) -> tuple[Cell, ...]:
+    age = f"{max(0.0, (now - row.time).total_seconds()):.0f} s" if row.time else ""
+    status = (row.status, STYLES.get(row.status, "red"))
+    return (row.source, row.place, row.module_id, status, row.release, age)

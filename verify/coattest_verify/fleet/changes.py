@@ -1,0 +1,185 @@
+"""What changed between two looks at a fleet, and the file that remembers the last one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+from coattest.errors import EnvironmentFailure, Rejected, UsageError
+from coattest.files import read_bounded, write_atomic
+from coattest.strictjson import Fields, canonical, parse
+from coattest_verify.fleet.file import MAX_ENCLAVES, MAX_SOURCES
+from coattest_verify.fleet.judge import ANSWERS, DECIDED, STATUSES, VERIFIED, WAITING, ExpectedRelease, Judged
+from coattest_verify.quorum.members.file import parse_utc, utc
+
+STATE_FORMAT: Final = "coattest-fleet-state/v1"
+MAX_STATE: Final = 32 * 1024 * 1024
+"""Bytes: some 400 for each of the enclaves, and as many again that were there before."""
+
+ALARM, NEWS = "alarm", "news"
+
+
+@dataclass(frozen=True, slots=True)
+class LastSeen:
+    """What the last look saw of one enclave; ``since`` is when it fell silent."""
+
+    status: str
+    module_id: str = ""
+    since: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LastLook:
+    """What the last look saw: each release's answer, and by source and key each enclave."""
+
+    releases: Mapping[str, str] = field(default_factory=dict)
+    sources: Mapping[str, Mapping[str, LastSeen]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, rows: Iterable[Judged], releases: Iterable[ExpectedRelease]) -> LastLook:
+        """What a look saw."""
+        sources: dict[str, dict[str, LastSeen]] = {}
+        for row in rows:
+            sources.setdefault(row.source, {})[row.key] = LastSeen(row.status, row.module_id, row.since)
+        return cls({each.name: each.answer for each in releases}, sources)
+
+    def silent_since(self, source: str, key: str) -> datetime | None:
+        """Since when an enclave is silent, by the last look."""
+        seen = self.sources.get(source, {}).get(key)
+        return seen.since if seen else None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One thing that is not as the last look saw it: an ``alarm``, or ``news``."""
+
+    kind: str
+    source: str
+    what: str
+    key: str
+    detail: str
+
+    def __str__(self) -> str:
+        place = " ".join(part for part in (self.source, self.key) if part)
+        return f"{self.kind}: {place}: {self.detail}"
+
+    def to_json(self) -> dict[str, str]:
+        """One flat object."""
+        return {
+            "kind": self.kind,
+            "source": self.source,
+            "what": self.what,
+            "key": self.key,
+            "detail": self.detail,
+        }
+
+
+def changes(
+    last: LastLook | None, rows: Sequence[Judged], releases: Sequence[ExpectedRelease]
+) -> list[Change]:
+    """What changed since the last look. At the first one that is whatever is not well.
+
+    What begins to be wrong is an alarm; what is new, well again, replaced or gone is news, and so is an
+    enclave that is waited for.
+    """
+    before = last or LastLook()
+    found = [
+        Change(
+            NEWS if each.answer == DECIDED else ALARM,
+            "",
+            ANSWERS.get(each.answer, each.answer),
+            f"release {each.name}",
+            f"is {each.answer}" + "".join(f"; {reason}" for reason in each.reasons[:4]),
+        )
+        for each in releases
+        if before.releases.get(each.name, DECIDED) != each.answer
+    ]
+    for row in rows:
+        seen = before.sources.get(row.source, {}).get(row.key)
+        if (change := _changed(seen, row, first=last is None)) is not None:
+            found.append(change)
+    now = LastLook.of(rows, ())
+    for source, earlier in before.sources.items():
+        for key in earlier.keys() - now.sources.get(source, {}).keys():
+            if earlier[key].status == VERIFIED:
+                found.append(Change(NEWS, source, "gone", key, f"is gone: {earlier[key].module_id}"))
+    return found
+
+
+def _changed(seen: LastSeen | None, row: Judged, *, first: bool) -> Change | None:
+    was = seen.status if seen else ""
+    if row.status == VERIFIED:
+        if seen is None:
+            text = None if first else ("new", f"is new: {row.module_id}, release {row.release}")
+        elif was != VERIFIED:
+            text = ("verified", f"is verified again: {row.module_id}, release {row.release}")
+        elif seen.module_id != row.module_id:
+            text = ("replaced", f"{seen.module_id} was replaced by {row.module_id}")
+        else:
+            text = None
+        return Change(NEWS, row.source, text[0], row.key, text[1]) if text else None
+    if row.status == was:
+        return None
+    why = "; ".join(map(str, row.findings[:4]))
+    name = f" ({row.module_id})" if row.module_id and row.place else ""
+    kind = NEWS if row.status == WAITING else ALARM
+    return Change(kind, row.source, row.status, row.key, f"is {row.status}{name}: {why}")
+
+
+def load_state(path: Path) -> LastLook | None:
+    """What the last look wrote; None when there is no file yet. Raises EnvironmentFailure, and OSError."""
+    try:
+        return _decode(read_bounded(path, MAX_STATE))
+    except FileNotFoundError:
+        return None
+    except (Rejected, UsageError) as error:
+        # Not read as empty: that would turn every alarm on again, and every wait back to its beginning.
+        raise EnvironmentFailure(
+            error.what, where=str(path), hint="restore it, or remove it: the next look is then a first one"
+        ) from None
+
+
+def save_state(path: Path, look: LastLook) -> None:
+    """Write what a look saw, whole or not at all. Raises OSError."""
+    sources = {
+        source: {key: _entry(seen) for key, seen in entries.items()}
+        for source, entries in look.sources.items()
+    }
+    document = {"format": STATE_FORMAT, "releases": dict(look.releases), "sources": sources}
+    write_atomic(path, canonical(document) + b"\n", 0o600)
+
+
+def _entry(seen: LastSeen) -> dict[str, Any]:
+    return {
+        "status": seen.status,
+        **({"id": seen.module_id} if seen.module_id else {}),
+        **({"since": utc(seen.since)} if seen.since else {}),
+    }
+
+
+def _decode(data: bytes) -> LastLook:
+    fields = Fields(parse(data, max_size=MAX_STATE), "")
+    fields.exactly("format", STATE_FORMAT)
+    releases = fields.fields("releases")
+    answers = {name: releases.choice(name, tuple(ANSWERS)) for name in releases.values}
+    sources = {}
+    for source, entries in fields.mapping("sources", low=0, high=MAX_SOURCES).items():
+        below = Fields(entries, source[:80])
+        if len(below.values) > 2 * MAX_ENCLAVES:
+            raise Rejected(f"{below.path}: more than {2 * MAX_ENCLAVES} enclaves")
+        sources[source] = {key: _seen(below.fields(key)) for key in below.values}
+    fields.done()
+    return LastLook(answers, sources)
+
+
+def _seen(entry: Fields) -> LastSeen:
+    seen = LastSeen(
+        entry.choice("status", STATUSES),
+        entry.optional("id", entry.text) or "",
+        entry.optional("since", lambda name: parse_utc(entry.text(name))),
+    )
+    entry.done()
+    return seen

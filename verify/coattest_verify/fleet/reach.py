@@ -1,0 +1,96 @@
+"""Fetches the documents of a source. What answers is hostile: size, time and place have limits."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import re
+import secrets
+import urllib.error
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from coattest.errors import CoattestError, EnvironmentFailure, Rejected
+from coattest.files import Folder
+from coattest_build.inputs.transfer import open_address, read_response
+from coattest_verify.attestation.files import DOCUMENT_SUFFIXES, FILE_MAX, decode_document
+from coattest_verify.fleet.file import MAX_ENCLAVES, FleetSource, InFiles, OverHttp
+from coattest_verify.fleet.judge import FetchedDocument, Judged
+
+AT_A_TIME: Final = 32
+"""Requests over HTTP at a time."""
+
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+
+
+Judging = Callable[[str, FetchedDocument | CoattestError], Judged]
+
+
+def ask_all(source: FleetSource, judging: Judging, clock: Callable[[], datetime]) -> list[Judged]:
+    """Ask for each document of a source, and judge it while others are asked for; in the places' order.
+
+    ``judging`` gets a place (host, or file name) and its answer, or why there is none. A folder that cannot
+    be listed is one place without a name.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            places, ask = _reached(source.reach, clock, stack)
+        except CoattestError as error:
+            return [judging("", error)]
+
+        def one(place: str) -> Judged:
+            try:
+                answer: FetchedDocument | CoattestError = ask(place)
+            except CoattestError as error:
+                answer = error
+            return judging(place, answer)
+
+        workers = AT_A_TIME if isinstance(source.reach, OverHttp) else os.cpu_count() or 1
+        pool = stack.enter_context(ThreadPoolExecutor(min(workers, len(places) or 1)))
+        return list(pool.map(one, places))
+
+
+def _reached(
+    reach: InFiles | OverHttp, clock: Callable[[], datetime], stack: contextlib.ExitStack
+) -> tuple[tuple[str, ...], Callable[[str], FetchedDocument]]:
+    if isinstance(reach, OverHttp):
+        return reach.hosts, lambda host: ask_host(reach, host, clock)
+    single = not reach.path.is_dir()
+    folder = stack.enter_context(
+        Folder(reach.path.parent if single else reach.path, total=MAX_ENCLAVES * FILE_MAX)
+    )
+    names = (reach.path.name,) if single else tuple(filter(_is_document, folder.names()))
+    return names, lambda name: FetchedDocument(decode_document(folder.read(name, FILE_MAX)), None, clock())
+
+
+def _is_document(name: str) -> bool:
+    return _PLAIN.fullmatch(name) is not None and Path(name).suffix in DOCUMENT_SUFFIXES
+
+
+def ask_host(reach: OverHttp, host: str, clock: Callable[[], datetime]) -> FetchedDocument:
+    """A document over a fresh nonce. No redirect is followed, no answer longer than a document is read.
+
+    Raises EnvironmentFailure (``unreachable``), and Rejected for an answer that is no document.
+    """
+    nonce = secrets.token_bytes(reach.nonce_bytes)
+    url = reach.url.replace("{host}", host).replace("{nonce}", nonce.hex())
+    seconds = reach.timeout_ms / 1000
+    try:
+        with open_address(url, most=FILE_MAX + 1, seconds=seconds, redirects=False) as response:
+            data = read_response(response, FILE_MAX + 1, seconds=seconds)
+    except urllib.error.HTTPError as error:
+        raise _unreachable(host, f"HTTP {error.code}") from None
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", None) or error
+        raise _unreachable(host, f"{type(error).__name__}: {str(reason)[:200]}") from None
+    if len(data) > FILE_MAX:
+        raise Rejected(f"an answer of more than {FILE_MAX} bytes", where=host, code="too-large")
+    return FetchedDocument(decode_document(data), nonce, clock())
+
+
+def _unreachable(host: str, what: str) -> EnvironmentFailure:
+    return EnvironmentFailure(what, where=host, code="unreachable")
