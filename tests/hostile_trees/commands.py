@@ -111,6 +111,10 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "verify release archive": (f"{WHO} --out {{out}} {BIND}",),
     "verify release bundle": (f"--out {{out}} --lock build/image.lock {DECIDE}",),
     "verify release links": (f"--out {{out}} {DECIDE}",),
+    "verify release publish": (
+        f"{WHO} --rebuild out --claim {F}/claim.json {DECIDE}",
+        f"{WHO} --rebuild out {DECIDE}",
+    ),
     "verify release review": (
         f"--source . --since {F}/bundle.json --inputs out/inputs.json {DECIDE}",
         f"--source . --since {F}/key.pem {WHO} --note fine {DECIDE}",

@@ -41,6 +41,7 @@ WRITES = {
     "verify members countersign": ("attestations",),
     "verify members enroll": ("attestations",),
     "verify members init": ("attestations",),
+    "verify release publish": ("attestations",),
     "verify release revoke": ("attestations",),
     "verify release review": ("attestations",),
     "verify release unrevoke": ("attestations",),
