@@ -76,6 +76,7 @@ NEEDS = {
 """Commands, and the extra that each asks for in the base install."""
 
 RUNS = (
+    "eif init python start",
     "verify keygen --out key",
     "verify members show {quorum}",
     "verify quorum {deciding}",

@@ -24,6 +24,9 @@ __all__ = ["pytest_terminal_summary"]
 REPOSITORY = Path(__file__).parents[1]
 
 LONG = (
+    "tests/parent/deployment/test_stack_failures.py",
+    "tests/parent/deployment/test_stack_killed.py",
+    "tests/parent/deployment/test_stack_deploy.py",
     "tests/parent/auction/test_auction_commands.py",
     "tests/verify/keypolicy/prove/",
     "tests/verify/quorum/test_commands.py",

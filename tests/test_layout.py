@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from coattest_build.starts import OWN_PARTS
 from support.source_tree import PACKAGES, ROOT, circles, imports, modules, with_packages
 
 PROTOCOL = "coattest_enclave.protocol"
@@ -174,5 +175,6 @@ def test_the_wheel_holds_all_six_packages_and_is_the_same_twice(tmp_path: Path) 
         for path in folder.rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    assert shipped == present
+    own = {f"coattest_build/starts/own/{part}" for part in (*OWN_PARTS, "image.toml")}
+    assert shipped == present | own
     assert {name.split("/")[0] for name in shipped} == set(PACKAGES)

@@ -54,10 +54,14 @@ class Kernel:
 
 @dataclass(frozen=True, slots=True)
 class Wheels:
-    """The requirements file (source-relative), and where in the image its wheels are unpacked."""
+    """The requirements file (source-relative), and where in the image its wheels are unpacked.
+
+    ``wanted`` is the file of names that ``eif lock`` makes the requirements file from (source-relative).
+    """
 
     requirements: str
     target: str
+    wanted: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +263,15 @@ def parse_spec(text: str) -> ImageSpec:
         runtime=runtime.texts("packages", DEBIAN_NAME),
         directories=runtime.paths("directories"),
         prune=runtime.paths("prune", optional=True),
-        wheels=Wheels(wheels.source("requirements"), wheels.path("target")) if wheels else None,
+        wheels=(
+            Wheels(
+                wheels.source("requirements"),
+                wheels.path("target"),
+                wheels.source("wanted") if wheels.has("wanted") else None,
+            )
+            if wheels
+            else None
+        ),
         bytecode=(
             Bytecode(
                 bytecode.path("interpreter"),

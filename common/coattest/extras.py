@@ -13,8 +13,8 @@ EXTRAS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
         "in-toto": ("in_toto", "securesystemslib"),
         "aws": ("boto3", "botocore", "securesystemslib"),
-        "build": ("pysequoia",),
-        "local": ("moto", "werkzeug", "boto3", "botocore", "dulwich", "pysequoia"),
+        "build": ("packaging", "pysequoia"),
+        "local": ("moto", "werkzeug", "boto3", "botocore", "dulwich", "packaging", "pysequoia"),
         "pkcs11": ("asn1crypto", "pkcs11", "securesystemslib"),
         "prove": ("z3",),
     }

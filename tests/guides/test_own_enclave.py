@@ -19,8 +19,9 @@ from coattest_build import image
 from coattest_build.inputs.cache import cache_folder
 from support.build.own_enclave import EXAMPLE, make_mirror
 from support.guides.blocks import ROOT, blocks_of
-from support.guides.terminal import at_a_terminal
+from support.guides.terminal import END, Terminal, at_a_terminal
 
+START = "docs/start-an-enclave.md"
 PAGE = "docs/your-own-enclave.md"
 ME = "you@example.invalid"
 BLOCKS = [block for block in blocks_of(PAGE) if block.marker is None]
@@ -74,6 +75,44 @@ def test_the_page_leads_to_a_verified_document(tmp_path: Path) -> None:
     assert len(installed) == 1, "the commands were those of the page's own installation"
 
 
+@pytest.mark.image
+@pytest.mark.timeout(900)
+def test_the_first_page_leads_from_nothing_to_a_verified_document(tmp_path: Path) -> None:
+    """docs/start-an-enclave.md in a fresh folder: what is to be compared or typed again is shown whole."""
+    kept = {
+        name: value for name, value in os.environ.items() if name.startswith(("PIP_", "SSL_", "COATTEST_"))
+    }
+    terminal = Terminal(
+        tmp_path,
+        {
+            **kept,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "HOME": str(tmp_path),
+            "TERM": "dumb",
+            "COATTEST": str(ROOT),
+            "COATTEST_CACHE": str(cache_folder().resolve()),
+            # The page installs coattest itself; what coattest depends on comes from this environment.
+            "PYTHONPATH": sysconfig.get_path("purelib"),
+        },
+    )
+    try:
+        for block in blocks_of(START):
+            for command in block.commands:
+                terminal.type(command.text, code=command.code)
+    finally:
+        shown = terminal.shown
+        terminal.close()
+        if (left := tmp_path / "hello/run").exists():
+            program = str(tmp_path / "venv/bin/nitro-local")
+            subprocess.run([program, "terminate-enclave", "--directory", str(left)], check=False)
+        if folder := os.environ.get("COATTEST_ARTIFACTS"):
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            (Path(folder) / "start-an-enclave.txt").write_text(shown.replace(END, "\n"))
+    assert "Hello, Ada." in shown
+    assert "…" not in shown
+    assert len(list((tmp_path / "venv").rglob("coattest_build/starts/own/init/init.c"))) == 1
+
+
 def fields(document: dict[str, Any]) -> Iterator[str]:
     """The fields of an image.toml, as the page writes them."""
     for key, value in document.items():
@@ -100,7 +139,7 @@ def test_the_page_has_every_field_of_an_image_file() -> None:
     table, found, _ = after.partition("**Profiles.**")
     assert found
     document = parse_toml((ROOT / image.IMAGE_FILE).read_bytes(), max_size=1 << 20)
-    assert sorted(rows(table)) == sorted(set(fields(document)))
+    assert sorted(rows(table)) == sorted({*fields(document), "wheels.wanted"})
 
 
 def test_the_page_quotes_the_example() -> None:

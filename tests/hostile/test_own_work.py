@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from coattest.errors import EnvironmentFailure, UsageError
-from coattest_build.ownwork import BUILT, CONFIRMED, OwnWork, sha256_hex
+from coattest_build.ownwork import BUILT, CONFIRMED, INPUTS, OwnWork, sha256_hex
 from coattest_verify.cli.rebuild import rebuild_command
 from coattest_verify.quorum.statements.salt import (
     new_secret,
@@ -59,22 +59,45 @@ def plant(world: SigningWorld) -> None:
 
 
 def test_planted_inputs_and_salt_are_not_signed(world: SigningWorld) -> None:
-    """The statement says that nothing was confirmed, and opens no commitment of the publisher's."""
+    """Both are named and nothing is signed; without them the statement says what is so."""
     plant(world)
+    out, before = world.desk.folder / "out", world.files()
+    done = world.desk.run("sign-pcrs", *world.who("buyer-1"), "--expect", world.claimed, "--json")
+    refusal = json.loads(done.stdout)
+    assert (done.returncode, refusal["code"]) == (2, "not-own-work")
+    assert "inputs.json or commitment.json" in str(refusal)
+    assert world.files() == before
+    for name in ("inputs.json", "commitment.json"):
+        (out / name).unlink()
     done = world.desk.run("sign-pcrs", *world.who("buyer-1"), "--expect", world.claimed)
     assert done.returncode == 0, done.stderr
     signed = parameters(world)
     assert signed["salt"] is None
-    assert PLANTED_SALT not in json.dumps(signed)
     assert signed["inputs"] == {"confirmed": False}
     assert "not confirmed here" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["inputs.json", "commitment.json"])
+def test_one_planted_result_is_enough(world: SigningWorld, name: str) -> None:
+    """A link that leads nowhere is something that was put there too."""
+    (world.desk.folder / "out" / name).symlink_to("/nowhere")
+    done = world.desk.run("sign-pcrs", *world.who("buyer-1"), "--expect", world.claimed)
+    assert (done.returncode, name in done.stderr) == (2, True)
+
+
+def test_own_inputs_beside_the_rebuild_are_no_obstacle(world: SigningWorld) -> None:
+    """What verify inputs wrote is on record, whatever it says."""
+    path = world.desk.folder / "out" / "inputs.json"
+    path.write_text('{"confirmed": false}')
+    OwnWork(world.desk.folder / "state" / "own-work").note(INPUTS, sha256_hex(path.read_bytes()))
+    done = world.desk.run("sign-pcrs", *world.who("buyer-1"), "--expect", world.claimed)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_commitment_has_a_salt_of_its_own(tmp_path: Path) -> None:
     """verify commit draws its salt, keeps it out of the checkout, and sign-pcrs opens that one."""
     world = SigningWorld(tmp_path, commitments=1)
     world.built()
-    plant(world)
     (world.released / "claim.json").unlink()
     report = world.desk.folder / "out" / "rebuild.json"
     refused = world.desk.run("commit", *world.who("buyer-1"), *world.root, "--expect", f"sha256:{'0' * 64}")
@@ -85,7 +108,7 @@ def test_a_commitment_has_a_salt_of_its_own(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     (secret,) = (world.desk.folder / "state" / "commitments").rglob("commitment.json")
     salt = json.loads(secret.read_bytes())["salt"]
-    assert salt != PLANTED_SALT
+    assert len(salt) == 64
     assert secret.stat().st_mode & 0o077 == 0
     assert all(salt not in path.read_text() for path in (world.desk.folder / "out").glob("*.json"))
     world.publish(world.report)
@@ -95,13 +118,19 @@ def test_a_commitment_has_a_salt_of_its_own(tmp_path: Path) -> None:
 
 
 def test_a_planted_commitment_does_not_open_anything(tmp_path: Path) -> None:
-    """Where commitments count, the publisher's is none of this member's."""
+    """Where commitments count, the publisher's is none of this member's, and neither verb goes on with it."""
     world = SigningWorld(tmp_path, commitments=1)
     world.built()
     plant(world)
-    done = world.desk.run("sign-pcrs", *world.who("buyer-1"), "--expect", world.claimed)
-    assert done.returncode == 0, done.stderr
-    assert parameters(world)["salt"] is None
+    before = world.files()
+    report = sha256_hex((world.desk.folder / "out" / "rebuild.json").read_bytes())
+    for verb, more, digest in (
+        ("sign-pcrs", (), world.claimed),
+        ("commit", world.root, f"sha256:{report}"),
+    ):
+        done = world.desk.run(verb, *world.who("buyer-1"), *more, "--expect", digest, "--json")
+        assert (done.returncode, json.loads(done.stdout)["code"]) == (2, "not-own-work")
+    assert world.files() == before
 
 
 @pytest.mark.parametrize("name", ["rebuild.json", "build.json"])

@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
 import tempfile
-import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from coattest_build import sandbox, source
 from coattest_build.sandbox.isolate import Bind
+from hostile_trees.inside import Summary
 
 ROOT = Path(__file__).resolve().parents[2]
 SEED = "20261129"
@@ -42,47 +46,56 @@ def main() -> int:
     more = [f"--seed={chosen.seed}", *([f"--only={chosen.only}"] if chosen.only else [])]
     if chosen.tree is not None:
         numbers, more = [chosen.tree], [*more, "--verbose"]
-    codes: list[int] = []
-
-    def job(part: list[int]) -> None:
-        codes.append(run(part, more))
-
-    parts = [numbers[number :: chosen.jobs] for number in range(chosen.jobs)]
-    threads = [threading.Thread(target=job, args=(part,)) for part in parts if part]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return 0 if codes and not any(codes) and len(codes) == len(threads) else 1
-
-
-def run(numbers: list[int], more: list[str]) -> int:
-    """The exit code of one process that goes through the trees."""
-    scratch = Path(tempfile.mkdtemp(prefix="hostile-trees-"))
+    begun, scratch = time.monotonic(), Path(tempfile.mkdtemp(prefix="hostile-trees-"))
     try:
-        root, work = scratch / "root", scratch / "work"
-        root.mkdir()
-        for name in ("bin", "lib", "lib64"):
-            (root / name).symlink_to(f"usr/{name}")
-        work.mkdir()
-        make_template(work / "template")
-        quorum = hashlib.sha256((ROOT / "attestations/quorum.toml").read_bytes()).hexdigest()
-        tool = [Path("/usr"), *dict.fromkeys((Path(sys.base_prefix), Path(sys.prefix), ROOT))]
-        words = ["-B", "-m", "hostile_trees.inside", "--work", "/work", "--root", f"sha256:{quorum}", *more]
-        return sandbox.run_isolated(
-            root,
-            [sys.executable, *words, "--numbers", ",".join(map(str, numbers))],
-            env={
-                "PYTHONPATH": ":".join(str(ROOT / room) for room in ROOMS),
-                "PATH": "/usr/bin:/bin",
-                "LC_ALL": "C.UTF-8",
-                "HOME": "/work",
-            },
-            binds=[*(Bind(path, str(path)) for path in tool), Bind(work, "/work", writable=True)],
-            uid=USER,
-        )
+        make_template(scratch / "template")
+        parts = [part for number in range(chosen.jobs) if (part := numbers[number :: chosen.jobs])]
+        with ThreadPoolExecutor(len(parts)) as pool:
+            codes = list(pool.map(lambda part: run(scratch / str(part[0]), part, more), parts))
+        summary = Summary()
+        for part in parts:
+            saved = scratch / str(part[0]) / "work/summary.json"
+            summary.add(Summary(**json.loads(saved.read_text())) if saved.exists() else Summary())
     finally:
         sandbox.remove_tree(scratch)
+    print("\n".join(summary.lines()))
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    print(f"{time.monotonic() - begun:.0f} s, {used.ru_utime + used.ru_stime:.0f} s of processor time")
+    return 0 if not any(codes) and summary.trees == len(numbers) and not summary.wrong else 1
+
+
+def run(folder: Path, numbers: list[int], more: list[str]) -> int:
+    """The exit code of one process that goes through the trees in ``folder``, beside the template."""
+    root, work, template = folder / "root", folder / "work", folder.parent / "template"
+    root.mkdir(parents=True)
+    for name in ("bin", "lib", "lib64"):
+        (root / name).symlink_to(f"usr/{name}")
+    work.mkdir()
+    quorum = hashlib.sha256((ROOT / "attestations/quorum.toml").read_bytes()).hexdigest()
+    tool = [Path("/usr"), *dict.fromkeys((Path(sys.base_prefix), Path(sys.prefix), ROOT))]
+    words = ["-B", "-m", "hostile_trees.inside", "--work=/work", "--template=/template"]
+    return sandbox.run_isolated(
+        root,
+        [
+            sys.executable,
+            *words,
+            f"--root=sha256:{quorum}",
+            *more,
+            f"--numbers={','.join(map(str, numbers))}",
+        ],
+        env={
+            "PYTHONPATH": ":".join(str(ROOT / room) for room in ROOMS),
+            "PATH": "/usr/bin:/bin",
+            "LC_ALL": "C.UTF-8",
+            "HOME": "/work",
+        },
+        binds=[
+            *(Bind(path, str(path)) for path in tool),
+            Bind(template, "/template"),
+            Bind(work, "/work", writable=True),
+        ],
+        uid=USER,
+    )
 
 
 def make_template(folder: Path) -> None:

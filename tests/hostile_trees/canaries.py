@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import struct
 from pathlib import Path
@@ -12,9 +13,14 @@ libc = ctypes.CDLL(None, use_errno=True)
 IN_ACCESS, IN_MODIFY, IN_ATTRIB, IN_OPEN = 0x1, 0x2, 0x4, 0x20
 IN_MOVED_FROM, IN_MOVED_TO, IN_CREATE, IN_DELETE = 0x40, 0x80, 0x100, 0x200
 IN_DELETE_SELF, IN_MOVE_SELF = 0x400, 0x800
+IN_ONLYDIR, IN_DONT_FOLLOW = 0x1000000, 0x2000000
 OF_FILE = IN_ACCESS | IN_MODIFY | IN_ATTRIB | IN_OPEN | IN_DELETE_SELF | IN_MOVE_SELF
 OF_FOLDER = IN_ATTRIB | IN_MOVED_FROM | IN_MOVED_TO | IN_CREATE | IN_DELETE | IN_DELETE_SELF | IN_MOVE_SELF
+IN_TREE = IN_MODIFY | OF_FOLDER | IN_ONLYDIR | IN_DONT_FOLLOW
 EVENT = struct.Struct("iIII")
+
+State = dict[str, tuple[int, int, int, int]]
+"""What is in a tree: mode, inode, size and time of change of every path."""
 
 
 class Canaries:
@@ -58,3 +64,54 @@ class Canaries:
             found.append(f"left in TMPDIR: {sorted({*now} ^ {*self._in_temporary})[:3]}")
             self._in_temporary = now
         return found
+
+
+class Tree:
+    """A checkout, and what is in it. It is walked again only when a folder of it had an event."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._handle = -1
+        self.look()
+
+    def look(self) -> State:
+        """Walk the tree and remember it, without opening any file; returns what is there."""
+        self.close()
+        self._handle = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._sure = self._handle >= 0
+        self.state: State = {}
+        pending = [os.fsencode(self.folder)]
+        while pending:
+            at = pending.pop()
+            if at.count(b"/") > 90:
+                continue
+            if libc.inotify_add_watch(self._handle, at, IN_TREE) < 0 and ctypes.get_errno() != errno.EACCES:
+                self._sure = False  # too many folders for this kernel: look each time
+            try:
+                entries = list(os.scandir(at))
+            except OSError:
+                continue
+            for entry in entries:
+                status = entry.stat(follow_symlinks=False)
+                self.state[os.fsdecode(entry.path)] = (
+                    status.st_mode,
+                    status.st_ino,
+                    status.st_size,
+                    status.st_mtime_ns,
+                )
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(entry.path)
+        return self.state
+
+    def quiet(self) -> bool:
+        """Whether nothing has happened in it since the last look, for sure."""
+        try:
+            return self._sure and not os.read(self._handle, 1 << 16)
+        except BlockingIOError:
+            return True
+
+    def close(self) -> None:
+        """Watch no longer."""
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1

@@ -58,7 +58,10 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
         f"{F}/image --eif {F}/image.eif --blobs {F}/blobs",
     ),
     "eif container inspect": (f"{F}/image", f"{F}/image.tar --json", "."),
-    "eif container ramdisk": (f"{F}/image.tar --style nitro-cli --out {{out}}",),
+    "eif container ramdisk": (
+        f"{F}/image.tar --style nitro-cli --out {{out}}",
+        f"{F}/image.tar --style coattest --nsm --out {{out}}",
+    ),
     "eif describe": (f"{F}/image.eif --files --json", "out/image.eif"),
     "eif diff": (f"{F}/image.eif out/image.eif", f"{F}/image.eif {F}/image.eif --json"),
     "eif lock": ("--source . --check --mirror file://{tree}/files/mirror", "--source ."),
@@ -111,6 +114,10 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "verify release archive": (f"{WHO} --out {{out}} {BIND}",),
     "verify release bundle": (f"--out {{out}} --lock build/image.lock {DECIDE}",),
     "verify release links": (f"--out {{out}} {DECIDE}",),
+    "verify release publish": (
+        f"{WHO} --rebuild out --claim {F}/claim.json {DECIDE}",
+        f"{WHO} --rebuild out {DECIDE}",
+    ),
     "verify release review": (
         f"--source . --since {F}/bundle.json --inputs out/inputs.json {DECIDE}",
         f"--source . --since {F}/key.pem {WHO} --note fine {DECIDE}",
@@ -135,6 +142,7 @@ NOT_TRIED: Mapping[str, str] = {
     "auction keygen": "reads nothing",
     "auction proxy": "reads nothing",
     "deploy-from-attestation live": "reads nothing",
+    "eif init": "reads nothing of a checkout, and writes into an empty folder only",
     "nitro-local boot": "needs QEMU, which reads the image that `eif describe` reads",
     "nitro-local demo": "builds and runs the checkout: it is for one's own",
     "nitro-local terminate-enclave": "reads the folder that it wrote",

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from coattest_build.sandbox.leftovers import remove_tree
+from support.hostile.traps import plant
 
 IMAGE, LOCK, CODE = "build/image.toml", "build/image.lock", "enclave/coattest_enclave/__init__.py"
 PATHS = (
@@ -219,6 +220,11 @@ def image_bomb(maker: Maker, path: Path) -> None:
     offsets = b"".join(struct.pack(">Q", maker.dice.choice((0, 548, 1 << 62))) for _ in range(32))
     sizes = b"".join(struct.pack(">Q", maker.dice.choice((0, 1, 1 << 20, 1 << 62))) for _ in range(32))
     maker.put(path, header + offsets + sizes + bytes(8) + maker.dice.randbytes(2_000))
+    if maker.dice.random() < 0.3:  # one section, which is there: a terabyte, as a hole
+        header = struct.pack(">4sHHQQHH", b".eif", 4, 0, 1 << 40, 2, 0, 1)
+        table = struct.pack(">32Q", 548, *[0] * 31) + struct.pack(">32Q", 1 << 40, *[0] * 31)
+        maker.put(path, header + table + bytes(8) + struct.pack(">HHQ", 1, 0, 1 << 40))
+        os.truncate(path, 560 + (1 << 40))
 
 
 def odd_names(maker: Maker, path: Path) -> None:
@@ -326,8 +332,15 @@ def git_trick(maker: Maker, path: Path) -> None:
         (git / "config").write_text("[core]\n fsmonitor = touch pwned\n[include]\n path = /dev/zero\n")
 
 
+def traps(maker: Maker, path: Path) -> None:
+    """A module or a program, for each name that anything might import or start from here."""
+    del path
+    others = next(found.parent for found in maker.canaries if found.name == "secret.json")
+    plant(maker.tree, others / "ran")
+
+
 ACTS: tuple[Callable[[Maker, Path], None], ...] = (
     link_out, link_out, link_out, link_special, link_special, fifo, fifo, folder, nothing, empty, huge, huge,
     noise, changed, changed, changed, unreadable, toml_bomb, toml_bomb, json_bomb, json_bomb, cbor_bomb,
-    cbor_bomb, image_bomb, odd_names, deep, many_statements, git_trick, git_trick,
+    cbor_bomb, image_bomb, odd_names, deep, many_statements, git_trick, git_trick, traps,
 )  # fmt: skip

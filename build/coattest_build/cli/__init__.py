@@ -11,6 +11,7 @@ VERBS = {
     "container": "coattest_build.cli.container:container_command",
     "describe": "coattest_build.cli.describe:describe_command",
     "diff": "coattest_build.cli.diff:diff_command",
+    "init": "coattest_build.cli.init:init_command",
     "lock": "coattest_build.cli.lock:lock_command",
     "measure": "coattest_build.cli.measure:measure_command",
     "sbom": "coattest_build.cli.sbom:sbom_command",
@@ -19,7 +20,7 @@ VERBS = {
 }
 
 HEADINGS = {
-    "Make an image": ("lock", "build", "stage", "sign"),
+    "Make an image": ("init", "lock", "build", "stage", "sign"),
     "Look at an image": ("measure", "describe", "diff", "sbom"),
     "Start from a container image": ("container",),
 }

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
 
 from coattest.files import atomic_file
 from coattest.jsontext import emit_json
-from coattest.parser import NEW_FILE
+from coattest.parser import NEW_FILE, refuse_ignored
 from coattest.shell import json_option, out
 from coattest_build.cli.container_build import container_build_command
 from coattest_build.cli.container_check import check_command
@@ -19,11 +20,15 @@ from coattest_build.cli.container_options import (
     decided_options,
     image_options,
     note_decided,
+    nsm_option,
+    opened_image,
     opened_tree,
     style_option,
 )
+from coattest_build.containers.application import ContainerTree
 from coattest_build.containers.inspection import Inspection, inspect_container
 from coattest_build.containers.manifests import Platform
+from coattest_build.containers.own.tree import own_tree
 from coattest_build.formats.registers import extend
 
 
@@ -46,7 +51,7 @@ container_command.add_command(check_command)
 def inspect_command(
     *, image: Path, ref: str | None, platform: Platform | None, max_size: int, as_json: bool
 ) -> None:
-    """Show what is in a container image, and what becomes of it in an enclave of nitro-cli.
+    """Show what is in a container image, and what becomes of it in an enclave of nitro-cli or coattest.
 
     Prints digests, platform, layers and sizes, what runs, which folders Docker decides by time or store with
     the way to avoid each, and what the image asks for that an enclave does not give. Everything is checked by
@@ -63,6 +68,7 @@ def inspect_command(
 @container_command.command("ramdisk")
 @IMAGE
 @style_option
+@nsm_option
 @click.option("--out", "target", type=NEW_FILE, required=True, help="File to write.")
 @image_options
 @decided_options
@@ -77,6 +83,7 @@ def ramdisk_command(
     *,
     image: Path,
     style: str,
+    nsm: bool,
     target: Path,
     ref: str | None,
     platform: Platform | None,
@@ -88,30 +95,41 @@ def ramdisk_command(
     environment: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Write the application ramdisk of a container image, byte for byte as nitro-cli makes it.
+    """Write the application ramdisk of a container image, byte for byte as nitro-cli or coattest makes it.
 
     Prints its SHA-256 and PCR2, which is a digest of it alone. Where Docker decides bytes by time or store,
-    nothing is written: exit 3 (`undecidable`) with the paths, until --time says what it was. Exit 1 when a
-    digest does not hold; 2 when the image cannot be read, or neither Docker nor nitro-cli takes it.
+    and with them nitro-cli's, nothing is written: exit 3 (`undecidable`) with the paths, until --time says
+    what it was. Exit 1 when a digest does not hold; 2 when the image cannot be read, or neither Docker nor
+    nitro-cli takes it.
     """
-    del style
-    with opened_tree(image, ref, platform, max_size) as tree:
-        blocks = decided_blocks(
-            tree, times=times, store=store, docker=docker, command=command, environment=environment
-        )
-        digest, measured, size = hashlib.sha256(), hashlib.sha384(), 0
-        with atomic_file(target) as temporary, temporary.open("wb") as file:
+    digest, measured, size = hashlib.sha256(), hashlib.sha384(), 0
+    tree: ContainerTree | None = None
+    with ExitStack() as stack:
+        if style == "coattest":
+            refuse_ignored(("times", "store", "docker", "command", "environment"), "for style coattest")
+            blocks = own_tree(
+                stack.enter_context(opened_image(image, ref, platform, max_size)), nsm=nsm
+            ).blocks()
+        else:
+            refuse_ignored(("nsm",), "for style nitro-cli")
+            tree = stack.enter_context(opened_tree(image, ref, platform, max_size))
+            blocks = decided_blocks(
+                tree, times=times, store=store, docker=docker, command=command, environment=environment
+            )
+        temporary = stack.enter_context(atomic_file(target))
+        with temporary.open("wb") as file:
             for block in blocks:
                 digest.update(block)
                 measured.update(block)
                 size += file.write(block)
-    note_decided(tree, store)
+    if tree is not None:
+        note_decided(tree, store)
     pcr2 = extend(measured.digest())
     if as_json:
         emit_json({"ramdisk": str(target), "sha256": digest.hexdigest(), "size": size, "PCR2": pcr2})
     else:
         out().print(f"{target}: {size} bytes, sha256 {digest.hexdigest()}", markup=False, soft_wrap=True)
-        out().print(f"PCR2 of nitro-cli's image: {pcr2}", markup=False, soft_wrap=True)
+        out().print(f"PCR2 of {style}'s image: {pcr2}", markup=False, soft_wrap=True)
 
 
 def _show(image: Path, found: Inspection) -> None:
@@ -142,8 +160,20 @@ def _show(image: Path, found: Inspection) -> None:
     for title, lines in (
         ("Docker decides", [f"{finding.where}: {finding.detail}" for finding in found.undecided]),
         ("An enclave does not give", found.not_given),
+        ("In an enclave of coattest (--style coattest)", _own_lines(found)),
     ):
         if lines:
             console.print(title, style="italic")
             for line in lines:
                 console.print(f"  {line}")
+
+
+def _own_lines(found: Inspection) -> list[str]:
+    plan = found.plan
+    if isinstance(plan, str):
+        return [f"nothing runs: {plan}"]
+    user = f"uid {plan.user.uid}, gid {plan.user.gid}, groups {', '.join(map(str, plan.user.groups))}"
+    return [
+        f"runs {' '.join(map(ascii, plan.words))} in {plan.folder!a} as {user}",
+        *(f"does not give {line}" for line in found.own_not_given),
+    ]

@@ -1,8 +1,9 @@
-"""`eif container build`: nitro-cli's image of a container image, without Docker."""
+"""`eif container build`: an enclave's image of a container image, without Docker."""
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import click
@@ -10,26 +11,33 @@ import click
 from coattest import __version__
 from coattest.errors import UsageError
 from coattest.jsontext import emit_json
-from coattest.parser import NEW_FILE
-from coattest.shell import json_option
+from coattest.parser import NEW_FILE, refuse_ignored
+from coattest.progress import Terminal
+from coattest.shell import err, json_option
 from coattest_build.cli.container_options import (
     IMAGE,
     decided_blocks,
     decided_options,
     image_options,
     note_decided,
+    nsm_option,
+    opened_image,
     opened_tree,
     style_option,
 )
+from coattest_build.cli.options import cache_option, jobs_option, mirror_option
+from coattest_build.containers.application import ContainerTree
 from coattest_build.containers.blobs import read_blobs
+from coattest_build.containers.errors import path_text
 from coattest_build.containers.image import OpenedImage
 from coattest_build.containers.manifests import Platform
+from coattest_build.containers.own.imagefile import MAX_RAMDISK, own_report, write_own_image
+from coattest_build.containers.own.profile import obtain_kernel, read_profile
+from coattest_build.containers.own.tree import OwnTree, own_tree
 from coattest_build.containers.sources import Spool, plain_blocks
 from coattest_build.formats.eif import FLAG_AARCH64, Part, SectionType, write_parts
 from coattest_build.formats.measure import measure_registers
-
-MAX_RAMDISK = 8 << 30
-"""Bytes of an application ramdisk."""
+from coattest_build.inputs.cache import Cache, cache_folder
 
 
 @click.command("build")
@@ -38,18 +46,22 @@ MAX_RAMDISK = 8 << 30
 @click.option(
     "--blobs",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    required=True,
     help="nitro-cli's folder of kernel, command line, init and driver (/usr/share/nitro_enclaves/blobs).",
 )
+@nsm_option
 @click.option("--out", "target", type=NEW_FILE, required=True, help="File to write.")
 @image_options
 @decided_options
+@cache_option
+@mirror_option
+@jobs_option
 @json_option
 def container_build_command(
     *,
     image: Path,
     style: str,
-    blobs: Path,
+    blobs: Path | None,
+    nsm: bool,
     target: Path,
     ref: str | None,
     platform: Platform | None,
@@ -57,19 +69,69 @@ def container_build_command(
     times: dict[int, int],
     store: str | None,
     docker: str | None,
+    cache: Path | None,
+    mirror: str | None,
+    jobs: int | None,
     as_json: bool,
 ) -> None:
-    """Write the image file that nitro-cli makes of a container image: PCR0, PCR1 and PCR2 are nitro-cli's.
+    """Write the image file of an enclave that runs a container image.
 
-    Prints the measurements as nitro-cli does. The file's bytes are not nitro-cli's, whose metadata has the
-    time of the build; metadata is not measured. Exit codes are those of `eif container ramdisk`, and 3 with
-    `blobs-missing` when a file of --blobs is not there.
+    Style nitro-cli: PCR0, PCR1 and PCR2 are nitro-cli's, with its kernel and init from --blobs; only
+    metadata, which is not measured, is not. Style coattest: a kernel and init of coattest, compiled from
+    pinned source (some minutes, once), that run the image as Docker does: Entrypoint with Cmd, user, working
+    folder, a file system that can be written, TCP on the loopback. The same content gives the same bytes,
+    whichever daemon saved it.
+
+    Prints the measurements. Exit codes are those of `eif container ramdisk`, and 3 with `blobs-missing` when
+    a file of --blobs is not there.
     """
-    del style, as_json
-    with opened_tree(image, ref, platform, max_size) as tree, Spool(MAX_RAMDISK) as spool:
-        config = tree.image.config
-        if config is None:
-            raise UsageError("a file system names no architecture", hint="build from an image")
+    if style == "coattest":
+        refuse_ignored(("blobs", "times", "store", "docker"), "for style coattest")
+        with opened_image(image, ref, platform, max_size) as opened:
+            tree = own_tree(opened, nsm=nsm)
+            profile = read_profile()
+            compiled = obtain_kernel(
+                profile,
+                Cache(cache_folder(cache)),
+                mirror=mirror,
+                jobs=jobs or len(os.sched_getaffinity(0)),
+                reporter=Terminal(),
+            )
+            write_own_image(target, profile, compiled, tree)
+        _note_own(tree)
+        emit_json({**measure_registers(target), **own_report(compiled, tree)})
+        return
+    refuse_ignored(("nsm", "cache", "mirror", "jobs"), "for style nitro-cli")
+    if blobs is None:
+        raise UsageError("style nitro-cli needs --blobs", hint="nitro-cli's folder of kernel and init")
+    with opened_tree(image, ref, platform, max_size) as found:
+        _write_nitro_cli(target, found, blobs, times=times, store=store, docker=docker)
+    note_decided(found, store)
+    emit_json(measure_registers(target))
+
+
+def _note_own(tree: OwnTree) -> None:
+    for path in tree.hidden:
+        err().print(
+            f"note: {path_text(path)} is a folder and hides the link of a layer below, as in Docker",
+            style="yellow",
+            markup=False,
+        )
+
+
+def _write_nitro_cli(
+    target: Path,
+    tree: ContainerTree,
+    blobs: Path,
+    *,
+    times: dict[int, int],
+    store: str | None,
+    docker: str | None,
+) -> None:
+    config = tree.image.config
+    if config is None:
+        raise UsageError("a file system names no architecture", hint="build from an image")
+    with Spool(MAX_RAMDISK) as spool:
         blocks = decided_blocks(tree, times=times, store=store, docker=docker)
         found = read_blobs(blobs, config.platform.architecture)
         part, _ = spool.add(blocks, "application ramdisk")
@@ -82,8 +144,6 @@ def container_build_command(
         ]
         flags = FLAG_AARCH64 if config.platform.architecture == "arm64" else 0
         write_parts(target, parts, flags=flags)
-    note_decided(tree, store)
-    emit_json(measure_registers(target))
 
 
 def _metadata(image: OpenedImage) -> bytes:

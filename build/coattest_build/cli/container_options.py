@@ -19,7 +19,7 @@ from coattest_build.containers.application import (
     container_tree,
 )
 from coattest_build.containers.daemon import STORES
-from coattest_build.containers.image import DEFAULT_SIZE, Choice, open_container_image
+from coattest_build.containers.image import DEFAULT_SIZE, Choice, OpenedImage, open_container_image
 from coattest_build.containers.manifests import Platform
 
 _PLATFORM = re.compile(r"[a-z0-9]{1,16}(/[a-z0-9]{1,16}){1,2}")
@@ -68,20 +68,30 @@ image_options: Decorator = option_group(
 IMAGE = click.argument("image", type=click.Path(exists=True, path_type=Path))
 
 
+def opened_image(
+    image: Path, ref: str | None, platform: Platform | None, max_size: int
+) -> contextlib.AbstractContextManager[OpenedImage]:
+    """The image of the options. Raises as ``open_container_image``."""
+    return open_container_image(image, Choice(ref, platform), max_size=max_size)
+
+
 @contextlib.contextmanager
 def opened_tree(
     image: Path, ref: str | None, platform: Platform | None, max_size: int
 ) -> Iterator[ContainerTree]:
-    """The image of the options, its layers applied. Raises as ``open_container_image``."""
-    with open_container_image(image, Choice(ref, platform), max_size=max_size) as opened:
+    """The image of the options, its layers applied as Docker does. Raises as ``open_container_image``."""
+    with opened_image(image, ref, platform, max_size) as opened:
         yield container_tree(opened)
 
 
 style_option: Decorator = click.option(
     "--style",
-    type=click.Choice(["nitro-cli"]),
+    type=click.Choice(["coattest", "nitro-cli"]),
     required=True,
-    help="Whose: nitro-cli's, versions 1.3.4 to 1.5.0.",
+    help="Whose: coattest's, or that of nitro-cli 1.3.4 to 1.5.0.",
+)
+nsm_option: Decorator = click.option(
+    "--nsm", is_flag=True, help="Give the program /dev/nsm (style coattest; nitro-cli always does)."
 )
 decided_options: Decorator = option_group(
     click.option(

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import click
 
-from coattest.files import make_folder, write_atomic
+from coattest.errors import UsageError
+from coattest.extras import need_extra
+from coattest.files import make_folder, read_whole, write_atomic
 from coattest.jsontext import emit_json
 from coattest.progress import Terminal
 from coattest.shell import err, json_option, out
@@ -21,14 +23,26 @@ from coattest_build.inputs import lock as locks
 @mirror_option
 @click.option("--keep", is_flag=True, help="Keep the pinned versions and add new packages only.")
 @click.option("--check", is_flag=True, help="Write nothing, and exit 1 when a pin would move.")
+@click.option(
+    "--runtime-depends",
+    is_flag=True,
+    help="First add to image.toml what the runtime packages depend on.",
+)
 @json_option
-def lock_command(*, source: Path, mirror: str | None, keep: bool, check: bool, as_json: bool) -> int:
+def lock_command(
+    *, source: Path, mirror: str | None, keep: bool, check: bool, runtime_depends: bool, as_json: bool
+) -> int:
     """Pin every input of the image in build/image.lock.
 
     Pins the newest version of each package that the mirror has, or with --keep only of those that are not
-    pinned yet, and prints the pins that moved.
+    pinned yet, and prints the pins that moved. Where image.toml names a file of wanted Python packages, also
+    writes the requirements file, with every version and hash.
     """
+    if check and runtime_depends:
+        raise UsageError("--check writes nothing, and --runtime-depends writes image.toml")
     spec = image.load_spec(source)
+    if spec.wheels and spec.wheels.wanted:
+        need_extra("build")
     path = source / image.LOCK_FILE
     previous: locks.Lock | None = None
     try:
@@ -37,10 +51,19 @@ def lock_command(*, source: Path, mirror: str | None, keep: bool, check: bool, a
         err().print(f"not compared with an earlier lock: {error.what}", markup=False)
     reporter = Terminal()
     bases = apt.mirrors(spec.suites, spec.component, mirror=mirror)
-    made = locker.make_lock(spec, source, bases, previous, reporter, keep=keep)
+    archive, date = locker.read_archive(spec, bases[0], reporter)
+    if runtime_depends:
+        text = read_whole(source / image.IMAGE_FILE, image.MAX_FILE).decode()
+        changed = locker.with_dependencies(text, image.parse_spec(text), archive)
+        spec = image.parse_spec(changed)
+        write_atomic(source / image.IMAGE_FILE, changed.encode())
+    made = locker.make_lock(spec, source, (archive, date), previous, reporter, keep=keep)
     moves = locker.moves_between(previous, made)
     if not check:
         make_folder(path.parent)
+        if spec.wheels and spec.wheels.wanted:
+            pinned = locker.requirements_text(source, spec.wheels, made)
+            write_atomic(source / spec.wheels.requirements, pinned.encode())
         write_atomic(path, made.render().encode())
     if as_json:
         emit_json(

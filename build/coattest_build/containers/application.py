@@ -49,6 +49,13 @@ def container_tree(image: OpenedImage) -> ContainerTree:
     """Apply the layers and make the container. Raises ContainerError where Docker would refuse."""
     if image.config is None:
         return ContainerTree(image, None, (), ())
+    root, counted = apply_layers(image)
+    create_container(root, image.config.working_dir, counted)
+    return ContainerTree(image, root, undecided(root), tuple(sorted(counted.attributes)))
+
+
+def apply_layers(image: OpenedImage) -> tuple[Inode, Counted]:
+    """The tree of all layers, and what they took. Raises ContainerError where Docker would refuse."""
     root, counted = Inode(DIRECTORY), Counted()
     for number, layer in enumerate(image.layers):
         try:
@@ -56,8 +63,7 @@ def container_tree(image: OpenedImage) -> ContainerTree:
         except ContainerError as error:
             error.where = f"layer {number + 1}" + (f": {error.where}" if error.where else "")
             raise
-    create_container(root, image.config.working_dir, counted)
-    return ContainerTree(image, root, undecided(root), tuple(sorted(counted.attributes)))
+    return root, counted
 
 
 def undecided_finding(item: Undecided) -> Finding:

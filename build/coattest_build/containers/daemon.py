@@ -95,7 +95,7 @@ class Undecided:
 def create_container(root: Inode, working_dir: str, counted: Counted) -> None:
     """Change the tree as the creation of a container does. Raises ContainerError where Docker refuses."""
     for path, kind in _INIT:
-        _init(root, path.split(b"/"), kind)
+        place_file(root, path.split(b"/"), kind)
     if working_dir in ("", "/"):
         return
     if not working_dir.startswith("/"):
@@ -113,7 +113,8 @@ def create_container(root: Inode, working_dir: str, counted: Counted) -> None:
             return
 
 
-def _init(root: Inode, parts: list[bytes], kind: str) -> None:
+def place_file(root: Inode, parts: list[bytes], kind: str) -> Inode:
+    """What is at a path after Docker put its own there: folders stay, anything else is replaced."""
     at = root
     for number, part in enumerate(parts, 1):
         there = at.below.get(part)
@@ -124,6 +125,7 @@ def _init(root: Inode, parts: list[bytes], kind: str) -> None:
                 there.target, there.mode = b"/proc/mounts", 0o777
             at.below[part] = there
         at = there
+    return at
 
 
 def export(root: Inode, store: str = STORES[0]) -> Iterator[Exported]:

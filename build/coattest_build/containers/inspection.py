@@ -7,10 +7,13 @@ from typing import Any
 
 from coattest.findings import Finding
 from coattest_build.containers.application import ContainerTree, undecided_finding
+from coattest_build.containers.errors import ContainerError
 from coattest_build.containers.image import OpenedImage
 from coattest_build.containers.layertar import FILE
 from coattest_build.containers.manifests import ContainerConfig
 from coattest_build.containers.nitrocli import command_of
+from coattest_build.containers.own.plan import RunPlan
+from coattest_build.containers.own.tree import own_tree
 
 MEMORY_RATIO = 4
 """nitro-cli asks for at least this many times the size of the image file (``MEMORY_TO_EIF_SIZE_RATIO``)."""
@@ -21,7 +24,8 @@ class Inspection:
     """An image as it is shown. Sizes are in bytes.
 
     ``runs`` is nitro-cli's command, None where the image does not decide it or has none; ``why`` says so in
-    words. ``entries`` and ``content`` count the container's export.
+    words. ``entries`` and ``content`` count the container's export. ``plan`` is what style coattest runs, or
+    why it runs nothing; ``own_not_given`` is for that style, ``not_given`` for nitro-cli's.
     """
 
     image: OpenedImage
@@ -31,6 +35,8 @@ class Inspection:
     content: int
     undecided: tuple[Finding, ...]
     not_given: tuple[str, ...]
+    plan: RunPlan | str
+    own_not_given: tuple[str, ...]
 
     @property
     def memory(self) -> int:
@@ -61,6 +67,11 @@ class Inspection:
             "memory_bytes": self.memory,
             "undecided": [finding.to_json() for finding in self.undecided],
             "not_given": list(self.not_given),
+            "coattest": {
+                "runs": self.plan.to_json() if isinstance(self.plan, RunPlan) else None,
+                "why_not": self.plan if isinstance(self.plan, str) else None,
+                "not_given": list(self.own_not_given),
+            },
         }
 
 
@@ -99,8 +110,23 @@ def inspect_container(tree: ContainerTree) -> Inspection:
             )
         )  # fmt: skip
     return Inspection(
-        tree.image, runs, why, entries, content, tuple(findings), _not_given(config, tree.attributes)
+        tree.image,
+        runs,
+        why,
+        entries,
+        content,
+        tuple(findings),
+        _not_given(config, tree.attributes),
+        _plan(tree.image),
+        _own_not_given(config, tree.attributes),
     )
+
+
+def _plan(image: OpenedImage) -> RunPlan | str:
+    try:
+        return own_tree(image).plan
+    except ContainerError as error:
+        return error.what
 
 
 def _runs(config: ContainerConfig | None) -> tuple[tuple[str, ...] | None, str]:
@@ -126,20 +152,46 @@ def _not_given(config: ContainerConfig | None, attributes: tuple[str, ...]) -> t
             found.append(f"USER {config.user}: the program runs as root")
         if config.working_dir not in ("", "/"):
             found.append(f"WORKDIR {config.working_dir}: the program starts in /")
-        for name in config.volumes:
-            found.append(f"VOLUME {name}: what is written there is in memory, and gone at the end")
-        for name in config.ports:
-            found.append(f"EXPOSE {name}: an enclave has no network, only vsock")
-        if config.stop_signal:
-            found.append(f"STOPSIGNAL {config.stop_signal}: an enclave is terminated without one")
-        if config.has_healthcheck:
-            found.append("HEALTHCHECK: nothing runs it")
+        found += _of_docker(config, "an enclave has no network, only vsock")
         words = [*(config.cmd or ()), *(config.entrypoint or ()), *config.env]
         if any("\n" in word for word in words):
             found.append("a newline in a word of the command or environment: it becomes two words")
-    if "security.capability" in attributes:
-        found.append("file capabilities: a ramdisk has none")
+    found += _of_files(attributes)
+    return (*found, "DNS and a resolver: /etc/resolv.conf leads to a file that nothing writes")
+
+
+def _own_not_given(config: ContainerConfig | None, attributes: tuple[str, ...]) -> tuple[str, ...]:
+    """What the image asks for and an enclave of style coattest does not have."""
+    found = (
+        _of_docker(config, "on the loopback only: a program inside has to carry it to vsock")
+        if config
+        else []
+    )
+    return (
+        *found,
+        *_of_files(attributes),
+        "times of files: all are one, so that Python compiles its modules again at the start",
+        "DNS: there is no name server, and no network beside the loopback",
+    )
+
+
+def _of_docker(config: ContainerConfig, network: str) -> list[str]:
+    """What Docker does for a container, and no enclave."""
+    found = [
+        f"VOLUME {name}: what is written there is in memory, and gone at the end" for name in config.volumes
+    ]
+    found += [f"EXPOSE {name}: {network}" for name in config.ports]
+    if config.stop_signal:
+        found.append(f"STOPSIGNAL {config.stop_signal}: an enclave is terminated without one")
+    if config.has_healthcheck:
+        found.append("HEALTHCHECK: nothing runs it")
+    return found
+
+
+def _of_files(attributes: tuple[str, ...]) -> list[str]:
+    """What files have in a layer, and not in a ramdisk."""
+    found = ["file capabilities: a ramdisk has none"] if "security.capability" in attributes else []
     others = [name for name in attributes if name != "security.capability"]
     if others:
         found.append(f"{len(others)} kinds of extended attributes: a ramdisk has none")
-    return (*found, "DNS and a resolver: /etc/resolv.conf leads to a file that nothing writes")
+    return found

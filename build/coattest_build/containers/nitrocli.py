@@ -38,7 +38,7 @@ HOSTS = (
 RESOLV = b"/run/resolvconf/resolv.conf"
 _DROPPED = {b".dockerenv", b"Dockerfile", b"dev/console", b"dev/pts", b"dev/shm", b"etc/hostname"}
 _STAMPED = {b"dev/", b"dev/pts/", b"dev/shm/", b"etc/", b"etc/mtab", b"proc/", b"sys/"}
-_TYPES = {
+TYPES = {
     FILE: 0o10, DIRECTORY: 0o04, SYMLINK: 0o12, HARD_LINK: 0o12, CHAR: 0o02, BLOCK_DEVICE: 0o06, FIFO: 0o01
 }  # fmt: skip
 _FOLDERS = (
@@ -57,7 +57,10 @@ Content = bytes | tuple[int, tuple[Extent, ...]]
 
 @dataclass(frozen=True, slots=True)
 class RamdiskPart:
-    """An entry as it is written: ``mode`` with its type's bits, ``size`` bytes of ``content``."""
+    """An entry as it is written: ``mode`` with its type's bits, ``size`` bytes of ``content``.
+
+    ``inode`` and ``links`` are set for a file of several names; nitro-cli writes none.
+    """
 
     name: bytes
     mode: int
@@ -67,6 +70,8 @@ class RamdiskPart:
     size: int
     content: Content
     device: tuple[int, int] = (0, 0)
+    inode: int = 0
+    links: int = 0
 
 
 def _folder(name: bytes) -> RamdiskPart:
@@ -120,7 +125,7 @@ def ramdisk_parts(
 def _part(entry: Exported, times: Callable[[Exported], int]) -> RamdiskPart:
     part = RamdiskPart(
         name=b"rootfs/" + entry.name,
-        mode=_TYPES[entry.kind] << 12 | entry.mode & 0o7777,
+        mode=TYPES[entry.kind] << 12 | entry.mode & 0o7777,
         uid=entry.uid,
         gid=entry.gid,
         mtime=entry.mtime,
@@ -131,7 +136,7 @@ def _part(entry: Exported, times: Callable[[Exported], int]) -> RamdiskPart:
     if entry.name == b"etc/hosts":
         return replace(part, mtime=TIME, size=len(HOSTS), content=HOSTS)
     if entry.name == b"etc/resolv.conf":
-        mode = _TYPES[SYMLINK] << 12 | part.mode & 0o7777
+        mode = TYPES[SYMLINK] << 12 | part.mode & 0o7777
         return replace(part, mode=mode, mtime=TIME, size=len(RESOLV), content=RESOLV, device=(0, 0))
     if entry.kind in (SYMLINK, HARD_LINK):
         target = entry.target
@@ -142,11 +147,12 @@ def _part(entry: Exported, times: Callable[[Exported], int]) -> RamdiskPart:
         part = replace(part, mtime=TIME)
     elif entry.clock is not None:
         part = replace(part, mtime=times(entry))
-    _check(part)
+    check_part(part)
     return part
 
 
-def _check(part: RamdiskPart) -> None:
+def check_part(part: RamdiskPart) -> None:
+    """Raise ContainerError for an entry that the format has no place for."""
     for what, value in (
         ("time", part.mtime),
         ("size", part.size),
@@ -155,7 +161,7 @@ def _check(part: RamdiskPart) -> None:
     ):
         if not 0 <= value <= LARGEST:
             raise ContainerError(
-                f"its {what} {value} has no place in a ramdisk: nitro-cli would write a broken one",
+                f"its {what} {value} has no place in a ramdisk, which would be a broken one",
                 where=path_text(part.name.removeprefix(b"rootfs/")),
                 code="container-unsupported",
             )
@@ -199,10 +205,11 @@ def ramdisk_blocks(parts: Iterable[RamdiskPart], read: Callable[[int, int, int],
 
 
 def _header(part: RamdiskPart, inode: int) -> bytes:
-    links = 2 if part.mode >> 12 == _TYPES[DIRECTORY] else 1
+    links = part.links or (2 if part.mode >> 12 == TYPES[DIRECTORY] else 1)
     name = part.name + b"\0"
     values = (
-        inode, part.mode, part.uid, part.gid, links, part.mtime, part.size, 3, 1, *part.device, len(name), 0
+        part.inode or inode, part.mode, part.uid, part.gid, links, part.mtime, part.size, 3, 1, *part.device,
+        len(name), 0,
     )  # fmt: skip
     raw = b"070701" + b"".join(b"%08x" % value for value in values) + name
     return raw + bytes(-len(raw) % 4)

@@ -6,13 +6,14 @@ import email.utils
 import hashlib
 import lzma
 import re
-from collections.abc import Sequence
+import textwrap
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from coattest.errors import UsageError
 from coattest.progress import Reporter
 from coattest_build.formats.deb import XZ_MEMORY
-from coattest_build.image import ImageSpec
+from coattest_build.image import IMAGE_FILE, ImageSpec, Wheels, parse_spec
 from coattest_build.inputs import wheels
 from coattest_build.inputs.debian import Archive, IndexMalformed, Package, parse_packages
 from coattest_build.inputs.fetch import fetch_index
@@ -65,27 +66,32 @@ def fetch_suite(mirror: str, suite: str, component: str, architecture: str) -> t
     return list(parse_packages(text)), int(date)
 
 
+def read_archive(spec: ImageSpec, mirror: str, reporter: Reporter) -> tuple[Archive, int]:
+    """What the suites of ``spec`` have on a mirror, and the date of the newest (seconds)."""
+    suites, dates = [], []
+    for suite in spec.suites:
+        with reporter.step(f"Reading the index of {suite}"):
+            packages, date = fetch_suite(mirror, suite, spec.component, spec.debian_architecture)
+        suites.append(packages)
+        dates.append(date)
+    return Archive(suites), max(dates)
+
+
 def make_lock(
     spec: ImageSpec,
     source: Path,
-    mirrors: Sequence[str],
+    dated: tuple[Archive, int],
     previous: Lock | None,
     reporter: Reporter,
     *,
     keep: bool = False,
 ) -> Lock:
-    """Pins for everything ``spec`` names, from the first mirror and from pip's index.
+    """Pins for everything ``spec`` names, from an archive as ``read_archive`` gives it and from pip's index.
 
-    With ``keep`` a package that ``previous`` pins stays at that version, whatever the mirror has now.
-    source_date_epoch is the date of the newest suite; it does not change when no pin moved.
+    With ``keep`` a package or wheel that ``previous`` pins stays at that version, whatever there is now.
+    source_date_epoch is the archive's date; it stays with ``keep``, and when no pin moved.
     """
-    suites, dates = [], []
-    for suite in spec.suites:
-        with reporter.step(f"Reading the index of {suite}"):
-            packages, date = fetch_suite(mirrors[0], suite, spec.component, spec.debian_architecture)
-        suites.append(packages)
-        dates.append(date)
-    archive = Archive(suites)
+    archive, date = dated
     uses = {
         "kernel": archive.closure([spec.kernel.package], dependencies=False),
         "runtime": archive.closure(spec.runtime, dependencies=False),
@@ -102,16 +108,57 @@ def make_lock(
     wheel_pins: tuple[LockedWheel, ...] = ()
     if spec.wheels:
         with reporter.step("Pinning the wheels"):
-            wheel_pins = wheels.pin_wheels(source, spec.wheels)
+            wheel_pins = _pin_wheels(source, spec.wheels, previous if keep else None)
     lock = Lock(
         architecture=spec.architecture,
-        source_date_epoch=max(dates),
+        source_date_epoch=date,
         packages=tuple(pinned[name] for name in sorted(pinned)),
         wheels=wheel_pins,
     )
-    if previous and not moves_between(previous, lock):
+    if previous and (keep or not moves_between(previous, lock)):
         lock = replace(lock, source_date_epoch=previous.source_date_epoch)
     return lock
+
+
+def with_dependencies(text: str, spec: ImageSpec, archive: Archive) -> str:
+    """The text of an image.toml whose runtime packages have what they depend on beside them, sorted.
+
+    Raises UsageError when the list is not written as an array of its own lines below [runtime].
+    """
+    names = tuple(package.name for package in archive.closure(spec.runtime))
+    if set(names) == set(spec.runtime):
+        return text
+    words = textwrap.wrap(" ".join(f'"{name}",' for name in names), 112, break_on_hyphens=False)
+    listed = "\n".join(f"    {line}" for line in words)
+    pattern = r"(?m)^(\[runtime\]\n(?:(?!\[)[^\n]*\n)*?packages = )\[[^]]*\]"
+    changed = re.sub(pattern, lambda found: f"{found[1]}[\n{listed}\n]", text, count=1)
+    try:
+        as_meant = parse_spec(changed) == replace(spec, runtime=names)
+    except UsageError:
+        as_meant = False
+    if not as_meant:
+        missing = ", ".join(sorted(set(names) - set(spec.runtime)))
+        raise UsageError(
+            f"packages is not an array that can be replaced; add to it: {missing}",
+            where=f"{IMAGE_FILE} [runtime]",
+        )
+    return changed
+
+
+def _pin_wheels(source: Path, spec: Wheels, kept: Lock | None) -> tuple[LockedWheel, ...]:
+    if spec.wanted is None:
+        return wheels.pin_wheels(source, spec)
+    from coattest_build.inputs import resolve  # noqa: PLC0415 - packaging is in an extra
+
+    wanted = resolve.parse_wanted(wheels.read_wanted(source, spec.wanted), spec.wanted)
+    return resolve.choose_pins(wanted, {wheel.name: wheel.version for wheel in kept.wheels} if kept else {})
+
+
+def requirements_text(source: Path, spec: Wheels, lock: Lock) -> str:
+    """The requirements file that pins the lock's wheels, made from the wanted names."""
+    assert spec.wanted is not None
+    head = wheels.made_from(spec.wanted, wheels.read_wanted(source, spec.wanted))
+    return head + "".join(f"{pin.name}=={pin.version} --hash=sha256:{pin.sha256}\n" for pin in lock.wheels)
 
 
 def moves_between(before: Lock | None, after: Lock) -> tuple[Move, ...]:

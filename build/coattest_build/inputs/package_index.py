@@ -33,9 +33,12 @@ TARGET = (
 
 FIXED = (
     *("--isolated", "--disable-pip-version-check", "--no-input", "--no-cache-dir", "--quiet"),
-    *("--no-deps", "--only-binary=:all:", "--require-hashes", "--timeout=60"),
+    *("--only-binary=:all:", "--timeout=60"),
 )
-"""What pip may not do: build anything, ask, use a cache, read its configuration, fetch what has no hash."""
+"""What pip may not do: build anything, ask, use a cache, read its configuration."""
+
+PINNED = ("--no-deps", "--require-hashes")
+"""What it may not do for a lock that is there: fetch what has no hash."""
 
 NETWORK = (
     *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
@@ -86,12 +89,30 @@ def download_wheels(
     Raises EnvironmentFailure: ``no-program`` without pip, ``program-time`` and ``program-output``; UsageError
     (``bad-pip-setting``) for a setting that follows no grammar.
     """
+    return _download([wheel.line for wheel in wanted], folder, scratch, PINNED, limits=limits)
+
+
+def choose_wheels(
+    requirements: Sequence[str], constraints: Sequence[str], folder: Path, scratch: Path
+) -> EndedProgram:
+    """Let pip choose the versions and put the wheels with all that they need into ``folder``.
+
+    The lines follow a grammar that has no options. Raises as ``download_wheels``.
+    """
+    (scratch / "constraints.txt").write_text("".join(f"{line}\n" for line in constraints))
+    options = ["--constraint", str((scratch / "constraints.txt").absolute())]
+    return _download(requirements, folder, scratch, options, limits=LIMITS)
+
+
+def _download(
+    lines: Sequence[str], folder: Path, scratch: Path, more: Sequence[str], *, limits: ProgramLimits
+) -> EndedProgram:
     settings = index_settings(os.environ)
     listing = scratch / "requirements.txt"
-    listing.write_text("\n".join([*settings.lines, *(wheel.line for wheel in wanted)]) + "\n")
+    listing.write_text("\n".join([*settings.lines, *lines]) + "\n")
     options = ["--cert", settings.certificates] if settings.certificates else []
     command = python_program(
-        *("pip", "download", *FIXED, *TARGET, *options),
+        *("pip", "download", *FIXED, *TARGET, *options, *more),
         *("--dest", str(folder.absolute()), "--requirement", str(listing.absolute())),
     )
     nothing = {"PIP_CONFIG_FILE": os.devnull, "PYTHONDONTWRITEBYTECODE": "1"}

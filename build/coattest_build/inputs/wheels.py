@@ -5,6 +5,8 @@ pip only downloads (``package_index``), and the files are hashed here.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 import re
 import stat
@@ -12,12 +14,13 @@ import struct
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO, cast
 
 from coattest.errors import EnvironmentFailure, FoundFalse, Rejected, UsageError
 from coattest.files import Folder, open_plain
+from coattest.programs.start import EndedProgram
 from coattest.progress import Reporter
 from coattest_build.image import IMAGE_FILE, LOCK_FILE, Wheels
 from coattest_build.inputs.cache import Cache, sha256_file
@@ -36,6 +39,11 @@ MAX_DIRECTORY = 4 * 1024 * 1024
 """Bytes of a wheel's table of contents, which the library reads whole before anything can be counted."""
 MAX_UNPACKED = 256 * 1024 * 1024
 """Bytes that a wheel unpacks to: the auction's wheels have a few megabytes."""
+DAMAGED = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, OverflowError),
+    *(NotImplementedError, RuntimeError),
+)
+"""What the library raises for a damaged archive."""
 
 
 def _unavailable(what: str, *, where: str | None = None) -> EnvironmentFailure:
@@ -67,24 +75,34 @@ def download(wanted: Sequence[WantedWheel], folder: Path) -> None:
     folder.mkdir()
     with tempfile.TemporaryDirectory(prefix="coattest-pip-") as scratch:
         ended = download_wheels(wanted, folder, Path(scratch))
+    check_ended(ended, [f"{wheel.name} {wheel.version}" for wheel in wanted])
+
+
+def check_ended(ended: EndedProgram, wanted: Sequence[str]) -> None:
+    """Raise EnvironmentFailure (``wheel-unavailable``) with pip's first reason, unless pip had all."""
     if ended.code:
         lines = [line for line in ended.said.splitlines() if line.startswith("ERROR")]
         said = lines[0] if lines else ended.said.strip()[-200:] or "it gave no reason"
-        names = ", ".join(f"{wheel.name} {wheel.version}" for wheel in wanted)
-        raise _unavailable(f"pip could not download {names}: {said}")
+        raise _unavailable(f"pip could not download {', '.join(wanted)}: {said}")
 
 
 def read_requirements(source: Path, spec: Wheels) -> str:
     """The text of the requirements file of a source tree. Raises UsageError."""
+    hint = REFRESH if spec.wanted else "an image without wheels leaves [wheels] out of image.toml"
+    return _read(source, spec.requirements, hint)
+
+
+def read_wanted(source: Path, wanted: str) -> str:
+    """The text of the file of wanted names of a source tree. Raises UsageError."""
+    return _read(source, wanted, "it has the name of a Python package a line, and may be empty")
+
+
+def _read(source: Path, name: str, hint: str) -> str:
     try:
         with Folder(source) as folder:
-            return folder.read(spec.requirements).decode()
+            return folder.read(name).decode()
     except (Rejected, UnicodeDecodeError) as error:
-        raise UsageError(
-            _why(error),
-            where=spec.requirements,
-            hint="an image without wheels leaves [wheels] out of image.toml",
-        ) from None
+        raise UsageError(_why(error), where=name, hint=hint) from None
 
 
 def _why(error: Rejected | UnicodeDecodeError) -> str:
@@ -124,6 +142,15 @@ def check_pins(lock: Lock, source: Path, spec: Wheels | None) -> None:
     for pin in sorted({*wanted, *locked}):
         if locked.get(pin) not in wanted.get(pin, ()):
             raise BadLock(f"does not agree with {where} on {' '.join(pin)}", where=LOCK_FILE, hint=REFRESH)
+    if spec and spec.wanted:
+        head = made_from(spec.wanted, read_wanted(source, spec.wanted))
+        if not read_requirements(source, spec).startswith(head):
+            raise BadLock(f"was not made from the {spec.wanted} of today", where=where, hint=REFRESH)
+
+
+def made_from(wanted: str, text: str) -> str:
+    """The first line of a requirements file that was made from the file ``wanted`` with this content."""
+    return f"# Written by `eif lock` from {wanted}, SHA-256 {hashlib.sha256(text.encode()).hexdigest()}\n"
 
 
 def fetch_wheels(wheels: Sequence[LockedWheel], cache: Cache, reporter: Reporter) -> dict[str, Path]:
@@ -160,12 +187,8 @@ def unpack_wheel(
     """
     total = 0
     try:
-        with open_plain(wheel) as file, zipfile.ZipFile(cast("IO[bytes]", _Bounded(file, label))) as archive:
+        with open_wheel(wheel, label) as archive:
             members = archive.infolist()
-            if len(members) > MAX_MEMBERS:
-                raise _hostile(f"more than {MAX_MEMBERS} members", label)
-            if sum(member.compress_size for member in members) > os.fstat(file.fileno()).st_size:
-                raise _hostile("members lie in each other", label)
             for member in sorted(members, key=lambda item: item.filename):
                 name = _checked_name(member, label)
                 top = name.parts[0]
@@ -183,11 +206,20 @@ def unpack_wheel(
                 # written.
                 with archive.open(member) as content:
                     tree.add_file(path, iter(lambda: content.read(1024 * 1024), b""))
-    except (
-        *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, OverflowError),
-        *(NotImplementedError, RuntimeError),
-    ) as error:
+    except DAMAGED as error:
         raise FoundFalse(f"not a valid wheel: {error}", where=label, code="bad-wheel") from error
+
+
+@contextlib.contextmanager
+def open_wheel(wheel: Path, label: str) -> Iterator[zipfile.ZipFile]:
+    """A wheel with a bounded table of contents. Raises FoundFalse (``hostile-wheel``), and any of DAMAGED."""
+    with open_plain(wheel) as file, zipfile.ZipFile(cast("IO[bytes]", _Bounded(file, label))) as archive:
+        members = archive.infolist()
+        if len(members) > MAX_MEMBERS:
+            raise _hostile(f"more than {MAX_MEMBERS} members", label)
+        if sum(member.compress_size for member in members) > os.fstat(file.fileno()).st_size:
+            raise _hostile("members lie in each other", label)
+        yield archive
 
 
 class _Bounded:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from coattest.errors import EnvironmentFailure
@@ -42,14 +42,12 @@ def require_apart(folders: Iterable[Path]) -> None:
     judged = dict(_checkouts(named) if named else _marked(Path.cwd()))
     if not judged:
         return
-    findings = []
-    known: dict[Path, Identity | None] = {}
-    for what, path in own_places():
-        inside = next(
-            (judged[mark] for each in _above(path) if (mark := _identity(each, known)) in judged), None
-        )
-        if inside is not None:
-            findings.append(Finding("not-apart", str(path), f"{what} lies in {inside}"))
+    around = _Around(judged)
+    findings = [
+        Finding("not-apart", str(path), f"{what} lies in {inside}")
+        for what, path in own_places()
+        if (inside := around.holding(path)) is not None
+    ]
     if findings:
         raise EnvironmentFailure(
             f"{findings[0].detail}, which it is to judge",
@@ -62,8 +60,7 @@ def require_apart(folders: Iterable[Path]) -> None:
 
 def _require_own_records(folders: Iterable[Path]) -> None:
     """Raise EnvironmentFailure (``not-apart``) when what this user's commands remember lies in a folder."""
-    judged = dict(_brought(folders))
-    known: dict[Path, Identity | None] = {}
+    around = _Around(dict(_brought(folders)))
     for what, variable in (
         ("the record of one's own work", STATE_VARIABLE),
         ("the record of what was pinned", CONFIG_VARIABLE),
@@ -72,14 +69,13 @@ def _require_own_records(folders: Iterable[Path]) -> None:
             path = (state_folder("own-work") if variable == STATE_VARIABLE else config_folder()).absolute()
         except (EnvironmentFailure, RuntimeError):  # without a home there is none
             continue
-        for each in _above(path) if judged else ():
-            if (mark := _identity(each, known)) in judged:
-                raise EnvironmentFailure(
-                    f"{what} lies in {judged[mark]}, which is to be judged",
-                    where=str(path),
-                    hint=f"name a folder elsewhere with {variable}; {FLAG} if it is your own",
-                    code="not-apart",
-                )
+        if (inside := around.holding(path)) is not None:
+            raise EnvironmentFailure(
+                f"{what} lies in {inside}, which is to be judged",
+                where=str(path),
+                hint=f"name a folder elsewhere with {variable}; {FLAG} if it is your own",
+                code="not-apart",
+            )
 
 
 def _brought(folders: Iterable[Path]) -> Iterator[tuple[Identity, Path]]:
@@ -104,13 +100,9 @@ def own_places() -> Iterator[tuple[str, Path]]:
     for entry in sys.path:
         # An entry that is not absolute, "" among them, is resolved in the current folder.
         yield "an entry of sys.path", Path(entry).absolute()
-    folders = set()
-    for module in tuple(sys.modules.values()):
-        file = getattr(module, "__file__", None)
-        if isinstance(file, str):
-            folders.add(Path(file).absolute().parent)
-    for folder in sorted(folders):
-        yield "an imported module", folder
+    files = [getattr(module, "__file__", None) for module in tuple(sys.modules.values())]
+    for folder in sorted({os.path.dirname(file) for file in files if isinstance(file, str)}):  # noqa: PTH120
+        yield "an imported module", Path(folder).absolute()
 
 
 def _checkouts(folders: Iterable[Path]) -> Iterator[tuple[Identity, Path]]:
@@ -137,24 +129,42 @@ def checkouts_around(path: Path) -> Iterator[Path]:
 
 
 def _named(folder: Path) -> Iterator[tuple[Identity, Path]]:
-    identity = _identity(folder, {})
+    identity = _identity(folder)
     if identity is not None and folder != folder.parent:
         yield identity, folder
 
 
-def _above(path: Path) -> Iterator[Path]:
-    """The path and the folders that it lies in, by its name and by what its links lead to."""
-    yield from (path, *path.parents)
-    real = real_path(path)
-    if real != path:
-        yield from (real, *real.parents)
+class _Around:
+    """Which of the ``judged`` folders a path lies in. Each folder above the paths is looked at once."""
+
+    def __init__(self, judged: Mapping[Identity, Path]) -> None:
+        self._judged = judged
+        self._known: dict[Path, Path | None] = {}
+        self._real: dict[Path, Path] = {}
+
+    def holding(self, path: Path) -> Path | None:
+        """The nearest, by the path's name and by what its links lead to."""
+        return self._nearest(path) or self._nearest(self._resolved(path)) if self._judged else None
+
+    def _nearest(self, path: Path) -> Path | None:
+        if path not in self._known:
+            mark, above = _identity(path), path.parent
+            found = self._judged.get(mark) if mark else None
+            self._known[path] = found or (self._nearest(above) if above != path else None)
+        return self._known[path]
+
+    def _resolved(self, path: Path) -> Path:
+        if path not in self._real:
+            if path.parent == path or path.name == ".." or os.path.islink(path):  # noqa: PTH114 - never raises
+                self._real[path] = real_path(path)
+            else:
+                self._real[path] = self._resolved(path.parent) / path.name
+        return self._real[path]
 
 
-def _identity(path: Path, known: dict[Path, Identity | None]) -> Identity | None:
-    if path not in known:
-        try:
-            status = path.stat()
-            known[path] = (status.st_dev, status.st_ino)
-        except OSError:
-            known[path] = None
-    return known[path]
+def _identity(path: Path) -> Identity | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

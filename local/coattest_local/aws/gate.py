@@ -111,7 +111,7 @@ class Gate:
     def _answer(self, request: HttpRequest, header: sigv4.AuthorizationHeader) -> HttpResponse:
         if header.service not in self._services:
             raise ServiceError("UnknownService", f"{header.service} is not emulated", 501)
-        if self._faults.throttled(header.service, _action(request)):
+        if self._faults.throttled(header.service, _action(header.service, request)):
             code = {"s3": "SlowDown", "ssm": "ThrottlingException", "kms": "ThrottlingException"}
             raise ServiceError(code.get(header.service, "Throttling"), "Rate exceeded", 400)
         # moto's back ends are not made for threads; a request is short, a TLS handshake is not and happens
@@ -159,8 +159,10 @@ def _protocol(service: str, environ: Environ) -> str:
     return "sts" if "x-www-form-urlencoded" in environ.get("CONTENT_TYPE", "") else "kms"
 
 
-def _action(request: HttpRequest) -> str:
-    """The action that a request of the JSON or the query protocol names; empty for S3."""
+def _action(service: str, request: HttpRequest) -> str:
+    """The action that a request of the JSON or the query protocol names; empty for S3, whose body is data."""
+    if service == "s3":
+        return ""
     target = request.headers.get("x-amz-target", "").rpartition(".")[2]
     return target or dict(parse_qsl(request.body.decode("latin-1"))).get("Action", "")
 

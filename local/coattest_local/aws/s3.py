@@ -199,7 +199,7 @@ class S3Service:
         if target.action == "s3:PutBucketPolicy":
             _check_bucket_policy(request.body)
         _check_digest(request)
-        return self._forward("s3", request, owner)
+        return self._forward("s3", _naming_checksum(request), owner)
 
     def _authorize(
         self, caller: SignedCaller, target: Target, owner: str, context: Mapping[str, tuple[str, ...]]
@@ -262,6 +262,13 @@ def _check_digest(request: HttpRequest) -> None:
         return
     if base64.b64encode(hashlib.sha256(request.body).digest()).decode() != given:
         raise ServiceError("BadDigest", "The SHA256 you specified did not match the calculated checksum.")
+
+
+def _naming_checksum(request: HttpRequest) -> HttpRequest:
+    """The request with the name of the checksum that it has: moto keeps none without it, S3 does."""
+    if "x-amz-checksum-sha256" not in request.headers:
+        return request
+    return replace(request, headers={"x-amz-sdk-checksum-algorithm": "SHA256", **request.headers})
 
 
 def _check_bucket_policy(body: bytes) -> None:

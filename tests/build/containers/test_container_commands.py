@@ -119,6 +119,25 @@ def test_inspect_says_what_becomes_of_the_image(image: Path, capsys: pytest.Capt
     assert [finding["where"] for finding in document["undecided"]] == ["'/p'", "'/w'"]
     assert document["layers"][0]["diff_id"] == f"sha256:{sha256(tar(entry('p/x')))}"
     assert document["config"]["entrypoint"] == ["/e"]
+    assert "USER names the user 'web'" in document["coattest"]["why_not"]
+    wanted = ("VOLUME /v", "EXPOSE 80/tcp", "STOPSIGNAL", "HEALTHCHECK", "times of files", "DNS")
+    lines = document["coattest"]["not_given"]
+    assert [line.startswith(text) for line, text in zip(lines, wanted, strict=True)] == [True] * 6
+
+
+def test_inspect_says_what_runs_in_an_enclave_of_coattest(
+    image: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both words, as a user of the image, in its folder; file capabilities are not there."""
+    capable = {"pax_headers": {"SCHILY.xattr.security.capability": "x"}}
+    layer = tar(folder("etc"), entry("etc/passwd", b"web:x:7:8::/h:/x\n"), entry("x", **capable))
+    config = {"Cmd": ["b c"], "Entrypoint": ["/e"], "User": "web", "WorkingDir": "/w"}
+    image.write_bytes(saved([layer], config))
+    document = json.loads(run(capsys, "inspect", image, "--json")[1])["coattest"]
+    assert document["runs"]["command"] == ["/e", "b c"]
+    assert document["not_given"][0] == "file capabilities: a ramdisk has none"
+    shown = " ".join(run(capsys, "inspect", image)[1].split())
+    assert "runs '/e' 'b c' in '/w' as uid 7, gid 8, groups 8" in shown
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from coattest_build.containers.image import open_container_image
 from coattest_build.containers.inspection import inspect_container
 from coattest_build.containers.layers import walk
 from coattest_build.containers.layertar import DIRECTORY, read_layer
+from coattest_build.containers.own.tree import own_tree
 from coattest_build.containers.sources import HeldBytes
 from support.build.container_images import (
     CMD,
@@ -89,6 +90,8 @@ def opened_or_refused(data: bytes) -> None:
         try:
             with open_container_image(path, max_size=1 << 22) as image:
                 inspect_container(container_tree(image)).to_json()
+                for _ in own_tree(image).blocks():
+                    pass
         except CoattestError as error:
             refusal = error
         assert refusal is None or (refusal.exit_code in (1, 2, 3) and "\n" not in str(refusal))

@@ -248,6 +248,22 @@ def test_a_file_mirror_works(cache: Cache, tmp_path: Path) -> None:
     assert found["a"].read_bytes() == b"0123456789"
 
 
+def test_a_folder_is_asked_once(cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it lacks, or has other bytes of, it will not have in a second."""
+
+    def waits(_: float) -> None:
+        raise AssertionError("waited for a folder")
+
+    monkeypatch.setattr(fetch.time, "sleep", waits)
+    package = locked("a", b"0123456789")
+    with raises_code(EnvironmentFailure, "mirror-unreachable"):
+        fetch_packages([package], cache, lambda: (tmp_path.as_uri(),), Quiet())
+    (tmp_path / package.path).parent.mkdir(parents=True)
+    (tmp_path / package.path).write_bytes(b"9876543210")
+    with pytest.raises(WrongContent):
+        fetch_packages([package], cache, lambda: (tmp_path.as_uri(),), Quiet())
+
+
 def test_progress_adds_up_to_the_total(server: Server, cache: Cache) -> None:
     """Whatever is cut, resumed or spoilt on the way, the bar ends at the number of bytes."""
     packages = offer(server, ("a", b"0123456789" * 100), ("b", b"b" * 500))

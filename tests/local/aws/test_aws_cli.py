@@ -8,8 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from coattest_local.aws import services
 from coattest_local.demo import cloud
 from coattest_local.demo.chain import ACCOUNTS
 from coattest_local.demo.example import make_example
+from support.forked import forking
 from support.only_in import only_in
 
 only_in("aws-cli")
@@ -108,17 +108,22 @@ TOLD = {
 """Commands that do not end with 0, and what they say."""
 
 
-class Shell:
-    """buyer-1's shell, with the variables of its file."""
+CUSTOMIZED = ("awscli.customizations.s3.subcommands", "awscli.customizations.cloudformation.deploy")
+MODELS = ("cloudformation", "ec2", "iam", "kms", "s3", "sts")
+"""What most of the commands import and parse."""
 
-    def __init__(self, folder: Path, variables: Path) -> None:
-        self.folder, self._variables = folder, variables
+
+class Shell:
+    """buyer-1's shell, with the variables of its file; ``program`` are the words that `aws` stands for."""
+
+    def __init__(self, folder: Path, variables: Path, program: Sequence[str]) -> None:
+        self.folder, self._variables, self._program = folder, variables, program
 
     def aws(self, words: str, profile: str = "admin") -> subprocess.CompletedProcess[str]:
         """Run `aws WORDS`; ``*`` and braces are not the shell's."""
-        script = f'. "$1"; export AWS_PROFILE={profile}; set -f +B; "$2" {words}'
+        script = f'. "$1"; shift; export AWS_PROFILE={profile}; set -f +B; "$@" {words}'
         done = subprocess.run(
-            ["bash", "-c", script, "bash", str(self._variables), str(Path(sys.executable).with_name("aws"))],
+            ["bash", "-c", script, "bash", str(self._variables), *self._program],
             cwd=self.folder,
             env={"PATH": "/usr/bin:/bin", "HOME": str(self.folder), "AWS_PAGER": "", "LANG": "C.UTF-8"},
             capture_output=True,
@@ -136,7 +141,7 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     """The example, with a few files of a person."""
     place = tmp_path_factory.mktemp("example")
     started = services.start(place / "aws", accounts=ACCOUNTS, region=cloud.REGION, quiet=True)
-    with started as running:
+    with started as running, forking(["awscli.clidriver", *CUSTOMIZED], MODELS) as forks:
         files = make_example(running, place, place)
         home = place / "buyer-1"
         (home / "folder").mkdir()
@@ -150,7 +155,7 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
         service = (place / "service" / "aws-credentials").read_text().replace("[default]", "[service]")
         with (home / "aws-credentials").open("a") as credentials:
             credentials.write(service)
-        yield Shell(home, files["buyer-1"])
+        yield Shell(home, files["buyer-1"], forks.command("awscli.clidriver:main", "aws"))
     shutil.rmtree(place, ignore_errors=True)
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
+import botocore.endpoint
 import pytest
 
 from support.only_in import runs_in
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from support.parent.stack_world import Bench, World
 
 # The fixtures import moto's models, which takes a second or two: not where nothing needs them.
-_stacks = ("deploy", "failures", "hostile", "remote", "upgrade")
+_stacks = ("deploy", "failures", "hostile", "killed", "remote", "upgrade")
 collect_ignore = [] if runs_in("deploy") else [f"test_stack_{name}.py" for name in _stacks]
 
 
@@ -29,6 +31,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     from support.parent.stack_world import running_world
 
     yield from running_world(tmp_path_factory.mktemp("deploy"))
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that botocore waits before it tries again, one for each try; the waits themselves are left
+    out.
+    """
+    seconds: list[float] = []
+    monkeypatch.setattr(botocore.endpoint, "time", SimpleNamespace(sleep=seconds.append))
+    return seconds
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from coattest.aws import AwsFailure
 from coattest.errors import FoundFalse, UsageError
 from coattest_parent.deployment.stack import planning, rollout, stacks
 from coattest_parent.deployment.stack.hosts import LocalHost
+from coattest_parent.link.aws import ATTEMPTS
 from coattest_verify.quorum.authority import authority_from
 from support.parent.deployments import Release, now
 from support.parent.stack_world import (
@@ -122,7 +123,7 @@ def test_a_bad_release_leaves_the_running_one_alone(bench: Bench) -> None:
 
 
 def test_the_programs_are_uploaded_under_their_digest(bench: Bench, tmp_path: Path) -> None:
-    """Beside the image, before the instance that fetches them is made."""
+    """Beside the image, before the instance that fetches them is made; each once."""
     archive = tmp_path / "parent.tar"
     archive.write_bytes(b"wheels")
     digest = hashlib.sha256(b"wheels").hexdigest()
@@ -137,6 +138,10 @@ def test_the_programs_are_uploaded_under_their_digest(bench: Bench, tmp_path: Pa
     s3 = bench.world.services.client("s3", "service")
     place = {"Bucket": base.outputs["ArtifactBucket"], "Key": f"releases/parent/{digest}.tar"}
     assert s3.get_object(**place)["Body"].read() == b"wheels"
+    said: list[str] = []
+    again = dataclasses.replace(bench.cloud(), say=said.append)
+    assert rollout.apply_stacks(plan, bench.world.first.image, again, archive).live
+    assert [line.endswith("exists already") for line in said if "releases/" in line] == [True, True]
 
 
 @pytest.mark.parametrize("by_hand", ["role", "group"])
@@ -231,12 +236,13 @@ def test_missing_rights_end_it_before_anything_is_made(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("service", ["cloudformation", "ec2"])
-def test_throttling_that_does_not_end_is_an_error(bench: Bench, service: str) -> None:
+def test_throttling_that_does_not_end_is_an_error(bench: Bench, waits: list[float], service: str) -> None:
     """botocore's retries are used up, then one line says so; the next apply goes on."""
     (bench.world.services.directory / "throttle").write_text(service)
     with pytest.raises(AwsFailure, match="Throttling") as refused:
         bench.apply()
     assert refused.value.exit_code == 3
+    assert len(waits) == ATTEMPTS - 1
     assert bench.host.running() == {}
     (bench.world.services.directory / "throttle").unlink()
     assert bench.apply().live

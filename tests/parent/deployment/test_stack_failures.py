@@ -1,23 +1,20 @@
-"""What AWS surprises a deployment with: stacks that fail halfway, other hands, missing rights, kills."""
+"""What AWS surprises a deployment with: stacks that fail halfway, other hands, missing rights."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from coattest.aws import AwsFailure
 from coattest.errors import EnvironmentFailure
-from coattest_parent.deployment.stack import events, planning, rollout, stacks, templates
+from coattest_parent.deployment.stack import events, rollout, stacks, templates
+from coattest_parent.link.aws import ATTEMPTS
 from support.parent.stack_faults import FILE
-from support.parent.stack_world import BUYERS, Bench
+from support.parent.stack_world import Bench
 from support.raises import raises_code
 
 LIMIT = "Your quota allows for 0 more running instance(s)"
@@ -249,23 +246,27 @@ def test_an_operation_that_begins_in_between_is_not_undone_by_us(bench: Bench) -
     assert list(bench.host.running()) == [bench.plan.release_id]
 
 
-def test_throttling_that_ends_is_waited_out(bench: Bench) -> None:
+def test_throttling_that_ends_is_waited_out(bench: Bench, waits: list[float]) -> None:
     """Describe and create calls are tried again with back-off; the apply succeeds."""
     words = ["DescribeStacks=2", "CreateChangeSet=1", "ExecuteChangeSet=1", "DescribeChangeSet=1"]
     throttle = bench.world.services.directory / "throttle"
     throttle.write_text(" ".join(f"cloudformation:{word}" for word in words))
     assert bench.apply().live
+    assert len(waits) == 5
     assert throttle.read_text() == " ".join(f"cloudformation:{word.split('=')[0]}=0" for word in words)
 
 
 @pytest.mark.parametrize("action", ["CreateChangeSet", "ExecuteChangeSet"])
-def test_throttling_of_a_change_is_one_line_with_what_to_do(bench: Bench, action: str) -> None:
+def test_throttling_of_a_change_is_one_line_with_what_to_do(
+    bench: Bench, waits: list[float], action: str
+) -> None:
     """botocore's attempts are used up: exit 3, nothing is half-made, and the next apply goes on."""
     throttle = bench.world.services.directory / "throttle"
     throttle.write_text(f"cloudformation:{action}")
     with pytest.raises(AwsFailure, match=f"{action}: Throttling: .*wait and try again") as refused:
         bench.apply()
     assert refused.value.exit_code == 3
+    assert len(waits) == ATTEMPTS - 1
     throttle.unlink()
     assert bench.stack(bench.plan.settings.base_stack) is None
     assert bench.apply().live
@@ -303,78 +304,6 @@ def test_a_missing_right_is_named_and_leaves_what_was(bench: Bench, missing: str
     assert bench.stack(bench.plan.settings.main_stack) is None
     assert bench.instances() == []
     assert bench.host.running() == {}
-
-
-def command(bench: Bench, release: Any, folder: Path, point: int) -> int:
-    """Apply a plan's folder in a process that is killed at the ``point``-th step; its exit code."""
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "support.parent.killed", str(point), "apply", "--target", "aws"),
-            *("--plan", str(folder), "--image", str(release.image), *release.deciding),
-            *("--endpoint-url", bench.world.services.endpoint),
-            *("--ca-bundle", str(bench.world.services.ca_bundle)),
-            *("--state", str(bench.host.directory.parent)),
-        ],
-        env={
-            "PATH": os.environ["PATH"],
-            "HOME": str(bench.host.directory.parent),
-            "PYTHONPATH": str(Path(__file__).parents[2]),
-            **bench.world.services.environment("service"),
-        },
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    assert done.returncode in (-9, 0), done.stderr
-    return done.returncode
-
-
-def written(plan: Any, release: Any, folder: Path) -> Path:
-    """A plan's folder."""
-    reports = {f"{name}.json": release.report(name, role=plan.settings.role_arn) for name in BUYERS}
-    for name, content in planning.plan_files(plan, reports).items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
-    return folder
-
-
-POINTS = 7
-"""Change set and execution of phase 1, the image, both of phase 2, the enclave's start before and after."""
-
-
-@pytest.mark.parametrize("point", range(1, POINTS + 1))
-def test_an_apply_that_was_killed_is_finished_by_the_next(bench: Bench, tmp_path: Path, point: int) -> None:
-    """SIGKILL after each change that it makes: status tells, apply goes on, one instance and one enclave."""
-    world = bench.world
-    folder = written(bench.plan, world.first, tmp_path / "plan")
-    assert command(bench, world.first, folder, point) == -9
-    assert bench.status()["findings"] or point == POINTS
-    assert command(bench, world.first, folder, 0) == 0
-    assert bench.status()["findings"] == []
-    assert len(bench.instances()) == 1
-    assert len(bench.buckets()) == 2
-    assert list(bench.host.running()) == [bench.plan.release_id]
-
-
-def test_an_upgrade_that_was_killed_never_leaves_less_than_one_release(bench: Bench, tmp_path: Path) -> None:
-    """SIGKILL at each step of it: before the new release is verified the old one runs, after it the new."""
-    world = bench.world
-    first = written(bench.plan, world.first, tmp_path / "first")
-    following = bench.following()
-    second = written(following, world.second, tmp_path / "second")
-    bench.apply()
-    old, new = bench.plan.release_id, following.release_id
-    # The image, the start before and after, the old one's end before and after.
-    for point, running in enumerate(({old}, {old}, {old, new}, {old, new}, {new}), 1):
-        assert command(bench, world.second, second, point) == -9, point
-        assert set(bench.host.running()) == running, point
-        assert command(bench, world.second, second, 0) == 0
-        assert set(bench.host.running()) == {new}
-        assert command(bench, world.first, first, 0) == 0
-        s3 = world.services.client("s3", "service")
-        for bucket in bench.buckets():
-            s3.delete_object(Bucket=bucket, Key=following.artifact.key)
 
 
 def event(logical: str, status: str, reason: str | None = None, kind: str = "AWS::S3::Bucket") -> Any:

@@ -36,6 +36,9 @@ class Engine(Protocol):
     def image(self, name: str, context: Path) -> None:
         """Build ``context`` and keep the image as ``name``."""
 
+    def save(self, name: str, archive: Path) -> None:
+        """Write the image ``name`` to a new archive."""
+
     def export(self, dockerfile: Path, context: Path, arguments: Sequence[str], out: Path) -> None:
         """Build with ``arguments`` and put the last stage's files into the fresh directory ``out``."""
 
@@ -53,6 +56,10 @@ class Buildah:
     def image(self, name: str, context: Path) -> None:
         """As Engine."""
         self._buildah("bud", "--quiet", "--isolation", "chroot", "-t", name, str(context))
+
+    def save(self, name: str, archive: Path) -> None:
+        """As Engine, as an OCI archive."""
+        self._buildah("push", "--quiet", name, f"oci-archive:{archive}")
 
     def export(self, dockerfile: Path, context: Path, arguments: Sequence[str], out: Path) -> None:
         """As Engine."""
@@ -76,6 +83,10 @@ class BuildKit:
     def image(self, name: str, context: Path) -> None:
         """As Engine."""
         self._docker("build", "--quiet", "--tag", name, str(context))
+
+    def save(self, name: str, archive: Path) -> None:
+        """As Engine, as docker does."""
+        self._docker("save", "--output", str(archive), name)
 
     def export(self, dockerfile: Path, context: Path, arguments: Sequence[str], out: Path) -> None:
         """As Engine."""
@@ -120,11 +131,8 @@ def missing(*more: str) -> list[str]:
     return lacking + (["root"] if os.geteuid() else [])
 
 
-def make_base(suite: str, engine: Engine, folder: Path) -> str:
-    """A base image of a Debian suite, made by mmdebstrap once and kept in the cache; its name.
-
-    No registry is asked. The base reaches package indexes as this machine does: with its certificates.
-    """
+def base_archive(suite: str) -> Path:
+    """The root file system of a Debian suite with Python, made by mmdebstrap once and kept in the cache."""
     archive = cache_folder() / "bases" / f"{suite}.tar"
     with exclusive(archive.with_name(f"{suite}.lock")):
         if not archive.exists():
@@ -132,11 +140,19 @@ def make_base(suite: str, engine: Engine, folder: Path) -> str:
             command = ["mmdebstrap", "--quiet", "--variant=apt", f"--include={PACKAGES}", suite, str(made)]
             subprocess.run(command, check=True)
             made.replace(archive)
+    return archive
+
+
+def make_base(suite: str, engine: Engine, folder: Path) -> str:
+    """A base image of a Debian suite; its name.
+
+    No registry is asked. The base reaches package indexes as this machine does: with its certificates.
+    """
     folder.mkdir()
     (folder / "Dockerfile").write_text(BASE)
     (folder / "pip.conf").write_text(f"[global]\ncert = {CERTIFICATES}\n")
     shutil.copyfile(CERTIFICATES, folder / "ca.crt")
-    shutil.copyfile(archive, folder / "base.tar")
+    shutil.copyfile(base_archive(suite), folder / "base.tar")
     name = f"localhost/coattest-base-{suite}"
     engine.image(name, folder)
     return name

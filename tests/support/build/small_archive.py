@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import lzma
+from collections.abc import Mapping
 from pathlib import Path
 
 from coattest_build import image
@@ -13,8 +14,10 @@ from support.build.wheelhouse import make_wheel_file
 REPOSITORY = Path(__file__).parents[3]
 
 
-def publish(mirror: Path, suite: str, date: str, packages: dict[str, str]) -> None:
-    """Write a suite with these packages (name to version) below a folder, as an archive lays it out."""
+def publish(
+    mirror: Path, suite: str, date: str, packages: dict[str, str], depends: Mapping[str, str] = {}
+) -> None:
+    """Write a suite with these packages (name to version, and to Depends) below a folder, as archives do."""
     stanzas = []
     for name, version in packages.items():
         path = mirror / f"pool/{name}_{version}_amd64.deb"
@@ -24,6 +27,7 @@ def publish(mirror: Path, suite: str, date: str, packages: dict[str, str]) -> No
         stanzas.append(
             f"Package: {name}\nVersion: {version}\nArchitecture: amd64\nSize: {len(data)}\n"
             f"SHA256: {hashlib.sha256(data).hexdigest()}\nFilename: {path.relative_to(mirror)}\n"
+            f"Depends: {depends.get(name, '')}\n"
         )
     index = lzma.compress("\n".join(stanzas).encode())
     folder = mirror / f"dists/{suite}"

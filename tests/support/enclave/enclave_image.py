@@ -19,13 +19,13 @@ PROGRAM = stat.S_IFREG | 0o755
 FILE = stat.S_IFREG | 0o644
 
 
-def compile_program(name: str, folder: Path) -> Path:
-    """A C program beside this file, without its suffix, statically linked; skips without a compiler."""
+def compile_program(name: str, folder: Path, sources: Path = Path(__file__).parent) -> Path:
+    """A C program of ``sources``, without its suffix, statically linked; skips without a compiler."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         pytest.skip("no C compiler here")
     program = folder / name
-    command = [compiler, "-O1", "-static", "-o", program, Path(__file__).with_name(f"{name}.c")]
+    command = [compiler, "-O1", "-static", "-o", program, sources / f"{name}.c"]
     done = subprocess.run(command, capture_output=True, check=False)
     if done.returncode:
         pytest.skip(f"no static C library here: {done.stderr.decode(errors='replace')[-200:]}")

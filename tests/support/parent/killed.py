@@ -1,6 +1,6 @@
 """deploy-from-attestation in a process that kills itself with SIGKILL after its N-th change; 0 is never.
 
-``python -m support.parent.killed N VERB ..``. A change is a call of AWS that makes something, an enclave's
+The arguments are ``N VERB ..``. A change is a call of AWS that makes something, an enclave's
 start or its end; the latter two count before and after.
 """
 
@@ -47,7 +47,9 @@ class _Killed:
         _step()
 
 
-if __name__ == "__main__":
+def killed() -> None:
+    """The command of ``sys.argv``, whose first word is N."""
+    global _left  # noqa: PLW0603 - as above
     _left = int(sys.argv.pop(1))
     BaseClient._make_api_call = _Killed.api
     LocalRunner._call = _Killed.runner  # type: ignore[method-assign]

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from coattest_parent.deployment.stack.hosts import LocalHost
 from coattest_parent.deployment.stack.settings import Settings
 from coattest_parent.link.aws import Aws, Endpoint
 from support.build.python_image import make_python_image
+from support.forked import Forks, forking
 from support.local.kms_world import Enclave, allow, policy
 from support.parent import faulty_services
 from support.parent.deployments import ACCOUNTS, SETTINGS, Release, now
@@ -32,6 +32,18 @@ from support.parent.stack_faults import FILE, THROTTLE
 from support.yes import the_yes_to
 
 BUYERS = tuple(sorted(ACCOUNTS))
+CALLS = {"deploy-from-attestation": "coattest_parent.cli.deploy:main", "verify": "coattest_verify.cli:main"}
+FORKED = (
+    "coattest_parent.cli.deploy",
+    "coattest_parent.deployment.local",
+    "coattest_parent.deployment.smoke",
+    "coattest_parent.deployment.stack.remote",
+    "coattest_parent.deployment.stack.rollout",
+    "coattest_verify.cli",
+    "coattest_verify.keypolicy.report",
+    "support.parent.killed",
+)
+"""What the commands import, once for all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +55,12 @@ class World:
     second: Release
     settings: Settings
     folder: Path
+    forks: Forks
 
     def command(self, program: str, *arguments: str, account: str = "service", expect: int = 0) -> Any:
         """Run a command as an account's admin, who confirms what it signs; its JSON."""
         done = subprocess.run(
-            [str(Path(sys.executable).with_name(program)), *arguments],
+            [*self.forks.command(CALLS[program], program), *arguments],
             env={
                 "PATH": os.environ["PATH"],
                 "HOME": str(self.folder),
@@ -347,9 +360,12 @@ def running_world(folder: Path) -> Iterator[World]:
     first = Release.make(folder / "one", images[0])
     second = Release.make(folder / "two", images[1], "0.2.0", first.members)
     accounts = [f"service={SETTINGS.account}", *(f"{name}={ACCOUNTS[name]}" for name in BUYERS)]
-    with services.start(
-        folder / "services", accounts=accounts, quiet=True, program=faulty_services.PROGRAM
-    ) as running:
+    with (
+        forking(FORKED, ("cloudformation", "ec2", "kms", "s3", "sts")) as forks,
+        services.start(
+            folder / "services", accounts=accounts, quiet=True, program=faulty_services.PROGRAM
+        ) as running,
+    ):
         subnet = running.client("ec2", "service").describe_subnets()["Subnets"][0]
         settings = dataclasses.replace(SETTINGS, vpc=subnet["VpcId"], subnet=subnet["SubnetId"])
         for name in BUYERS:
@@ -366,7 +382,7 @@ def running_world(folder: Path) -> Iterator[World]:
                     }
                 ),
             )
-        made = World(running, first, second, settings, folder)
+        made = World(running, first, second, settings, folder, forks)
         try:
             yield made
         finally:

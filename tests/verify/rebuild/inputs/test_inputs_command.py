@@ -137,10 +137,11 @@ def test_signed_rebuild_says_whether_inputs_were_confirmed(confirmed, tmp_path):
     own, report = OwnWork(tmp_path / "state"), report_json()
     (tmp_path / "rebuild.json").write_text(json.dumps(report))
     own.note(BUILT, sha256_hex((tmp_path / "rebuild.json").read_bytes()))
-    planted = {"format": "coattest-inputs/v1", "confirmed": not confirmed}
+    earlier = {"format": "coattest-inputs/v1", "confirmed": not confirmed}
     (tmp_path / "inputs.json").write_text(
-        json.dumps({**planted, "lock_sha256": report["source"]["lock_sha256"]})
+        json.dumps({**earlier, "lock_sha256": report["source"]["lock_sha256"]})
     )
+    own.note(INPUTS, sha256_hex((tmp_path / "inputs.json").read_bytes()))
     if confirmed:
         own.note(CONFIRMED, report["source"]["lock_sha256"])
     quorum = Members.make(tmp_path, ["buyer-1"], threshold=1, dissent="report")

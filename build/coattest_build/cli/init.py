@@ -1,0 +1,50 @@
+"""`eif init`: a working source tree for another enclave."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from coattest.jsontext import emit_json
+from coattest.parser import NEW_FOLDER
+from coattest.shell import json_option, out
+from coattest_build.starts import KINDS, write_start
+
+FIRST = {
+    "python": ("eif lock --keep",),
+    "node": ("eif lock --keep",),
+    "static": (
+        "(cd enclave/source && CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags=-buildid="
+        " -o ../program .)",
+        "eif lock --keep",
+    ),
+}
+"""What is typed first in a tree of each kind."""
+NEXT = (
+    "eif build --out out",
+    "nitro-local run-enclave out/image.local.eif --directory run --port 7000 --detach"
+    " --role-arn arn:aws:iam::111122223333:role/parent --instance-id i-1234567890abcdef0",
+)
+
+
+@click.command("init")
+@click.argument("kind", type=click.Choice(KINDS))
+@click.argument("folder", metavar="DIR", type=NEW_FOLDER)
+@json_option
+def init_command(*, kind: str, folder: Path, as_json: bool) -> None:
+    """Write a working source tree for another enclave into DIR, which is new or empty.
+
+    It has everything that an image is made from: build/image.toml, kernel and init (coattest's own, with its
+    pins), and below enclave/ a small HTTP service on vsock whose answers an attestation document covers.
+    Nothing in it refers to this installation of coattest.
+    """
+    written = write_start(kind, folder)
+    following = (f"cd {folder}", *FIRST[kind], *NEXT)
+    if as_json:
+        emit_json({"folder": str(folder), "files": list(written), "next": list(following)})
+        return
+    out().print(f"{folder}: {len(written)} files for an enclave ({kind})")
+    out().print("type next:")
+    for line in following:
+        out().print(f"  {line}")

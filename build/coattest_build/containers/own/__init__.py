@@ -1,0 +1,1 @@
+"""Style `coattest`: a container image with our kernel and init."""

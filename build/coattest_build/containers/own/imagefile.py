@@ -1,0 +1,81 @@
+"""The image file of style ``coattest``: our kernel and init, and the ramdisk of a container image."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from coattest import __version__
+from coattest_build import rootfs
+from coattest_build.containers.own.profile import NAME, ContainerProfile
+from coattest_build.containers.own.tree import OwnTree
+from coattest_build.containers.sources import Spool, plain_blocks
+from coattest_build.formats import cpio
+from coattest_build.formats.eif import Part, SectionType, write_parts
+from coattest_build.kernel import Compiled, kernel_version
+
+MAX_RAMDISK = 8 << 30
+"""Bytes of an application ramdisk."""
+
+
+def source_of(tree: OwnTree) -> dict[str, Any]:
+    """What names the content of a container image, whoever compressed it: no manifest, no tag."""
+    return {
+        "config": f"sha256:{tree.image.config_sha256}",
+        "diff_ids": [f"sha256:{layer.diff_id}" for layer in tree.image.layers],
+        "platform": str(tree.config.platform),
+    }
+
+
+def own_metadata(profile: ContainerProfile, compiled: Compiled, tree: OwnTree) -> bytes:
+    """The metadata section (JSON, not measured) in the key order of AWS's writer; nothing of it is a time."""
+    document = {
+        "ImageName": "container",
+        "ImageVersion": tree.image.config_sha256,
+        "BuildMetadata": {
+            "BuildTime": "1970-01-01T00:00:00Z",
+            "BuildTool": "coattest",
+            "BuildToolVersion": __version__,
+            "OperatingSystem": "Linux",
+            "KernelVersion": kernel_version(profile.spec, profile.lock),
+        },
+        "DockerInfo": {},
+        "CustomMetadata": {
+            "kernel": {"profile": NAME, "inputs": f"sha256:{compiled.digest}"},
+            "container": source_of(tree),
+        },
+    }
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def own_report(compiled: Compiled, tree: OwnTree) -> dict[str, Any]:
+    """What ``eif container build`` says of an image beside its measurements."""
+    plan = tree.plan
+    return {
+        "kernel": {
+            "profile": NAME,
+            "inputs": f"sha256:{compiled.digest}",
+            "sha256": compiled.sha256,
+            "compiled_here": compiled.fresh,
+        },
+        "container": source_of(tree),
+        "runs": plan.to_json(),
+    }
+
+
+def write_own_image(target: Path, profile: ContainerProfile, compiled: Compiled, tree: OwnTree) -> None:
+    """Write the image file. Raises ContainerError."""
+    with Spool(MAX_RAMDISK) as spool, tempfile.TemporaryDirectory(prefix="coattest-container-") as name:
+        application, _ = spool.add(tree.blocks(), "application ramdisk")
+        boot = Path(name) / "boot.cpio"
+        cpio.write_ramdisk(boot, rootfs.boot_entries(compiled.init), mtime=profile.lock.source_date_epoch)
+        parts = [
+            Part.of_file(SectionType.KERNEL, compiled.bzimage),
+            Part.of_bytes(SectionType.CMDLINE, profile.spec.cmdline.encode()),
+            Part.of_bytes(SectionType.METADATA, own_metadata(profile, compiled, tree)),
+            Part.of_file(SectionType.RAMDISK, boot),
+            Part(SectionType.RAMDISK, application.size, lambda: plain_blocks(application)),
+        ]
+        write_parts(target, parts, flags=0)

@@ -1,0 +1,95 @@
+"""What an enclave's init starts: one measured file of texts that end with NUL, in init's order."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from coattest_build.containers.errors import ContainerError, beyond_limit, two_readings
+from coattest_build.containers.manifests import ContainerConfig
+from coattest_build.containers.own.users import ContainerUser
+
+FORMAT = "coattest-run/v1"
+MAX_PLAN = (1 << 20) - 1
+"""Bytes of the file; init.c has room for one more."""
+MAX_WORD = (128 << 10) - 1
+"""Bytes of a word or variable (``MAX_ARG_STRLEN`` of Linux, with its NUL)."""
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""Docker's, for an image that has none."""
+HOSTNAME = "enclave"
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """A program's words, environment, user and working folder, and whether it gets /dev/nsm."""
+
+    words: tuple[str, ...]
+    environment: tuple[str, ...]
+    user: ContainerUser
+    folder: str
+    nsm: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object."""
+        return {
+            "command": list(self.words),
+            "environment": list(self.environment),
+            "uid": self.user.uid,
+            "gid": self.user.gid,
+            "groups": list(self.user.groups),
+            "working_dir": self.folder,
+            "nsm": self.nsm,
+        }
+
+    def encode(self) -> bytes:
+        """The file. Raises ContainerError when it is larger than init or the kernel takes."""
+        groups = self.user.groups
+        fields = (
+            FORMAT, int(self.nsm), self.user.uid, self.user.gid, len(groups), *groups, self.folder,
+            len(self.words), *self.words, len(self.environment), *self.environment,
+        )  # fmt: skip
+        raw = [str(value).encode("utf-8", "surrogateescape") for value in fields]
+        longest, size = max(map(len, raw)), sum(len(text) + 1 for text in raw)
+        if longest > MAX_WORD or size > MAX_PLAN:
+            raise beyond_limit(
+                f"command and environment of {size} bytes, the longest word {longest}: "
+                f"at most {MAX_PLAN} and {MAX_WORD}"
+            )
+        return b"".join(text + b"\0" for text in raw)
+
+
+def run_plan(config: ContainerConfig, user: ContainerUser, *, nsm: bool) -> RunPlan:
+    """What Docker would start of a configuration: Entrypoint and Cmd joined, with its default variables.
+
+    Raises ContainerError where nothing is started, or the environment has two readings.
+    """
+    words = (*(config.entrypoint or ()), *(config.cmd or ()))
+    if not words or not words[0]:
+        raise ContainerError(
+            "has neither Entrypoint nor Cmd: nothing would run", code="container-unsupported"
+        )
+    return RunPlan(words, _environment(config.env, user), user, working_folder(config), nsm)
+
+
+def working_folder(config: ContainerConfig) -> str:
+    """The absolute path where the program starts. Raises ContainerError."""
+    if config.working_dir and not config.working_dir.startswith("/"):
+        raise ContainerError(
+            f"the working folder {config.working_dir!a} is not an absolute path", code="container-unloadable"
+        )
+    return "/" + posixpath.normpath(config.working_dir or "/").lstrip("/")
+
+
+def _environment(env: Iterable[str], user: ContainerUser) -> tuple[str, ...]:
+    found: dict[str, str] = {}
+    for item in env:
+        name, equals, value = item.partition("=")
+        if not name or not equals:
+            raise ContainerError(f"{item[:80]!a} is not a variable", where="config: Env")
+        if found.setdefault(name, value) != value:
+            raise two_readings(f"{name[:80]!a} has two values", where="config: Env")
+    for name, value in (("PATH", DEFAULT_PATH), ("HOSTNAME", HOSTNAME), ("HOME", user.home)):
+        found.setdefault(name, value)
+    return tuple(f"{name}={value}" for name, value in found.items())

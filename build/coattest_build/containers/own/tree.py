@@ -1,0 +1,202 @@
+"""The root file system of an enclave made of a container image, and its ramdisk.
+
+Every time is one value, every implied folder has one mode and owner: the same content gives the same bytes,
+whichever daemon made the archive.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from coattest_build.containers.application import apply_layers
+from coattest_build.containers.daemon import implied_mode, place_file
+from coattest_build.containers.errors import ContainerError, beyond_limit, path_text
+from coattest_build.containers.image import OpenedImage
+from coattest_build.containers.layers import (
+    HIDDEN_LINK,
+    IMPLIED,
+    MAX_LINKS,
+    Inode,
+    LayerTree,
+    clean_name,
+    walk,
+)
+from coattest_build.containers.layertar import DIRECTORY, FILE, SYMLINK
+from coattest_build.containers.manifests import ContainerConfig
+from coattest_build.containers.nitrocli import TYPES, RamdiskPart, check_part, ramdisk_blocks
+from coattest_build.containers.own.plan import HOSTNAME, RunPlan, run_plan, working_folder
+from coattest_build.containers.own.users import MAX_DATABASE, resolve_user
+
+TIME = 315532800
+"""1980-01-01T00:00:00Z, the first second that a ZIP file can hold."""
+STORE = "containerd"
+"""Whose modes and owners an implied folder gets: a lower layer's, else 755 of root."""
+MOUNTED = (b"dev", b"proc", b"sys")
+"""Folders that init mounts over; what an image has in them is left out."""
+WRITTEN = {
+    b"etc/hosts": b"127.0.0.1\tlocalhost " + HOSTNAME.encode() + b"\n",
+    b"etc/hostname": HOSTNAME.encode() + b"\n",
+    b"etc/resolv.conf": b"# An enclave has no name server.\n",
+}
+"""Files that Docker writes for each container, and their content here."""
+PATH_MAX = 4096
+"""Of Linux, with the NUL at its end."""
+LINKED = 1 << 31
+"""The first inode number of files with several names; others are numbered from below."""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnTree:
+    """A root file system and what runs in it.
+
+    ``decided`` are the folders that the layers imply, ``hidden`` those in place of a link of a layer below.
+    """
+
+    image: OpenedImage
+    config: ContainerConfig
+    root: Inode
+    plan: RunPlan
+    decided: tuple[bytes, ...]
+    hidden: tuple[bytes, ...]
+    attributes: tuple[str, ...]
+
+    def blocks(self) -> Iterator[bytes]:
+        """The application ramdisk: ``run`` and ``rootfs``. Raises ContainerError."""
+        layers = self.image.layers
+        return ramdisk_blocks(
+            self._parts(), lambda layer, place, size: layers[layer].content.read(place, size)
+        )
+
+    def _parts(self) -> Iterator[RamdiskPart]:
+        plan = self.plan.encode()
+        yield RamdiskPart(b"rootfs", 0o40755, 0, 0, TIME, 0, b"")
+        names = Counter(id(inode) for _, inode in walk(self.root) if inode.linked and inode.kind == FILE)
+        numbers: dict[int, int] = {}
+        for path, inode in walk(self.root):
+            part = _part(path, inode)
+            if names[id(inode)] > 1:
+                again = id(inode) in numbers
+                number = numbers.setdefault(id(inode), LINKED + len(numbers))
+                part = _linked(part, number, names[id(inode)], again=again)
+            check_part(part)
+            if len(part.name) >= PATH_MAX or (inode.kind == SYMLINK and part.size >= PATH_MAX):
+                raise beyond_limit(
+                    f"a path or target of {PATH_MAX} bytes or more, which Linux drops", where=path_text(path)
+                )
+            yield part
+        yield RamdiskPart(b"run", 0o100600, 0, 0, TIME, len(plan), plan)
+
+
+def _part(path: bytes, inode: Inode) -> RamdiskPart:
+    mode, uid, gid = inode.mode, inode.uid, inode.gid
+    if inode.cause == IMPLIED:
+        mode, uid, gid = implied_mode(inode, STORE)
+    if inode.kind == SYMLINK:
+        content: bytes | tuple[int, tuple[tuple[int, int], ...]] = inode.target
+        size = len(inode.target)
+    elif inode.kind == FILE:
+        written = WRITTEN.get(path)
+        content = (inode.place, inode.content) if written is None else written
+        size = inode.size if written is None else len(written)
+    else:
+        content, size = b"", 0
+    return RamdiskPart(
+        b"rootfs/" + path,
+        TYPES[inode.kind] << 12 | mode & 0o7777,
+        uid,
+        gid,
+        TIME,
+        size,
+        content,
+        inode.device,
+    )
+
+
+def _linked(part: RamdiskPart, number: int, names: int, *, again: bool) -> RamdiskPart:
+    """One of several names of a file: the first has the content (Linux, init/initramfs.c: ``maybe_link``)."""
+    return RamdiskPart(
+        part.name, part.mode, part.uid, part.gid, part.mtime, 0 if again else part.size,
+        b"" if again else part.content, inode=number, links=names,
+    )  # fmt: skip
+
+
+def own_tree(image: OpenedImage, *, nsm: bool = False) -> OwnTree:
+    """Apply the layers, and decide what runs. Raises ContainerError."""
+    if image.config is None:
+        raise ContainerError(
+            "is a file system, which does not say what runs", hint="build from an image",
+            code="container-unsupported",
+        )  # fmt: skip
+    if (image.config.platform.os, image.config.platform.architecture) != ("linux", "amd64"):
+        raise ContainerError(
+            f"is for {image.config.platform}; the kernel of this style is for linux/amd64",
+            code="container-unsupported",
+        )
+    root, counted = apply_layers(image)
+    for name in MOUNTED:
+        root.below[name] = Inode(DIRECTORY)
+    for name in WRITTEN:
+        made = place_file(root, name.split(b"/"), FILE)
+        made.mode = 0o644 if made.kind == FILE else made.mode
+    place_file(root, [b"etc", b"mtab"], SYMLINK)
+    folder = working_folder(image.config)
+    LayerTree(root, counted).folder(
+        clean_name(folder.encode()), b"WORKDIR " + folder.encode(), make=Inode(DIRECTORY), through_links=True
+    )
+    found = list(walk(root))
+    user = resolve_user(
+        image.config.user, _database(image, root, b"etc/passwd"), _database(image, root, b"etc/group")
+    )
+    return OwnTree(
+        image=image,
+        config=image.config,
+        root=root,
+        plan=run_plan(image.config, user, nsm=nsm),
+        decided=tuple(path for path, inode in found if inode.cause == IMPLIED),
+        hidden=tuple(path for path, inode in found if inode.cause == HIDDEN_LINK),
+        attributes=tuple(sorted(counted.attributes)),
+    )
+
+
+def find_inode(root: Inode, path: bytes) -> Inode | None:
+    """What is at a path, links followed as in a chroot; None where nothing is."""
+    stack, pending, links = [root], path.split(b"/")[::-1], 0
+    while pending:
+        part = pending.pop()
+        if part in (b"", b"."):
+            continue
+        if part == b"..":
+            stack = stack[: max(len(stack) - 1, 1)]
+            continue
+        child = stack[-1].below.get(part) if stack[-1].kind == DIRECTORY else None
+        if child is None:
+            return None
+        if child.kind != SYMLINK:
+            stack.append(child)
+            continue
+        links += 1
+        if links > MAX_LINKS:
+            return None
+        if child.target.startswith(b"/"):
+            stack = [root]
+        pending.extend(child.target.split(b"/")[::-1])
+    return stack[-1]
+
+
+def _database(image: OpenedImage, root: Inode, path: bytes) -> bytes:
+    """A small file of the image; empty where it is not there. Raises ContainerError."""
+    inode = find_inode(root, path)
+    if inode is None or inode.kind != FILE:
+        return b""
+    if inode.size > MAX_DATABASE:
+        raise beyond_limit(f"larger than {MAX_DATABASE} bytes", where=path_text(path))
+    layer = image.layers[inode.place].content if inode.content else None
+    data = b"".join(
+        bytes(size) if start < 0 or layer is None else layer.read(start, size)
+        for start, size in inode.content
+    )
+    if len(data) != inode.size:
+        raise ContainerError("became shorter while it was read", where=path_text(path))
+    return data

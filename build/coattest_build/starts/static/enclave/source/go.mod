@@ -1,0 +1,3 @@
+module enclave
+
+go 1.19

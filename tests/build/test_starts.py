@@ -1,0 +1,62 @@
+"""`eif init`: the trees that it writes, and where it writes none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from coattest.errors import UsageError
+from coattest_build import image, starts
+from coattest_build.cli import cli
+from coattest_build.inputs import lock
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("kind", starts.KINDS)
+def test_a_tree_is_whole(kind: str, tmp_path: Path) -> None:
+    """Its image.toml parses, what it names is there, and kernel and init are coattest's with their pins."""
+    folder = tmp_path / "mine"
+    done = CliRunner().invoke(cli, ["init", kind, str(folder), "--json"])
+    assert done.exit_code == 0, done.output
+    written = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert set(json.loads(done.output)["files"]) == written
+    spec, own = image.load_spec(folder), image.load_spec(ROOT)
+    assert spec.name == "mine"
+    assert (spec.kernel, spec.toolchain, spec.cmdline) == (own.kernel, own.toolchain, own.cmdline)
+    for path in (spec.kernel.config, spec.kernel.init):
+        assert (folder / path).read_bytes() == (ROOT / path).read_bytes()
+    pins, (ours, _) = lock.load_lock(folder)[0], lock.load_lock(ROOT)
+    assert pins.used_for("kernel") == ours.used_for("kernel")
+    assert [pin.sha256 for pin in pins.used_for("toolchain")] == [
+        pin.sha256 for pin in ours.used_for("toolchain")
+    ]
+    assert pins.used_for("runtime") == pins.wheels == ()
+    sources = [source for _, source in (*spec.files, *spec.profiles)]
+    assert [name for name in sources if not (folder / name).exists()] == starts.BY_YOU[kind]
+
+
+def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
+    """Nothing is written."""
+    (tmp_path / "mine").write_text("")
+    done = CliRunner().invoke(cli, ["init", "python", str(tmp_path)])
+    assert isinstance(done.exception, UsageError)
+    assert done.exception.code == "not-empty"
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_names_that_an_image_cannot_have_become_enclave(tmp_path: Path) -> None:
+    """The folder's name is the image's where the grammar allows it."""
+    done = CliRunner().invoke(cli, ["init", "static", str(tmp_path / "my enclave")])
+    assert done.exit_code == 0
+    assert image.load_spec(tmp_path / "my enclave").name == "enclave"
+
+
+def test_the_program_says_what_to_type_next(tmp_path: Path) -> None:
+    """One command a line."""
+    shown = CliRunner().invoke(cli, ["init", "python", str(tmp_path / "mine")]).output.splitlines()
+    assert f"  cd {tmp_path / 'mine'}" in shown
+    assert "  eif build --out out" in shown

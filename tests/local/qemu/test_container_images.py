@@ -1,0 +1,310 @@
+"""Container images booted in QEMU's nitro-enclave machine, in both styles (``tox -e container-images``)."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from coattest.errors import EnvironmentFailure
+from coattest_build.cli.container_build import container_build_command
+from coattest_build.containers.image import open_container_image
+from coattest_build.containers.own.tree import own_tree
+from coattest_build.formats.cpio import content_blocks, read_entries
+from coattest_build.formats.eif import SectionType, read_layout
+from coattest_build.formats.measure import measure
+from coattest_local.qemu.enclave import QemuEnclave, run_in_qemu
+from coattest_local.qemu.tools import QemuTools, find_tools
+from coattest_parent.link.channels import connect_to, parse_address
+from support.build import container_route
+from support.build.container_images import entry, folder, saved, tar
+from support.enclave.enclave_image import compile_program, whole
+from support.only_in import only_in
+
+only_in("container-images")
+pytestmark = [pytest.mark.image, pytest.mark.timeout(1800)]
+
+PLACE = Path(__file__).parents[2] / "support" / "container_images"
+ROLE = "arn:aws:iam::111122223333:role/parent"
+INSTANCE = "i-1234567890abcdef0"
+DOCKERFILE = """\
+FROM scratch
+ADD base.tar /
+COPY server.py /srv/app/server.py
+COPY kept /tmp/kept
+ENV GREETING="hello there" HOME=/srv
+WORKDIR /srv/app
+USER www-data
+EXPOSE 80
+ENTRYPOINT ["python3"]
+CMD ["server.py", "two words"]
+"""
+WWW_DATA = 33
+# Docker's fourteen without CAP_MKNOD.
+DOCKERS = 0xA80425FB & ~(1 << 27)
+
+
+@pytest.fixture(scope="module")
+def tools() -> QemuTools:
+    """QEMU and vhost-device-vsock, which the environment builds."""
+    return find_tools()
+
+
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, Path]]:
+    """One Dockerfile on a Debian root file system, built and saved by buildah and by Docker's BuildKit."""
+    if lacking := container_route.missing("dockerd", container_route.DOCKER):
+        reason = f"needs {', '.join(lacking)}"
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+    with tempfile.TemporaryDirectory(prefix="coattest-images-") as name:
+        scratch = Path(name)
+        context = scratch / "context"
+        context.mkdir()
+        shutil.copyfile(container_route.base_archive("bookworm"), context / "base.tar")
+        shutil.copyfile(PLACE / "server.py", context / "server.py")
+        (context / "kept").write_text("of the image")
+        (context / "Dockerfile").write_text(DOCKERFILE)
+        (scratch / "docker").mkdir()
+        with container_route.docker_daemon(scratch / "docker") as buildkit:
+            found = {}
+            for maker, engine in (
+                ("buildah", container_route.Buildah(scratch / "buildah")),
+                ("buildkit", buildkit),
+            ):
+                engine.image("localhost/coattest-server", context)
+                found[maker] = scratch / f"{maker}.tar"
+                engine.save("localhost/coattest-server", found[maker])
+        yield found
+
+
+def build(image: Path, target: Path, *words: object) -> None:
+    """`eif container build`."""
+    done = CliRunner().invoke(
+        container_build_command, [str(word) for word in (image, "--out", target, *words)]
+    )
+    assert done.exit_code == 0, done.output
+
+
+@contextlib.contextmanager
+def booted(image: Path, directory: Path, tools: QemuTools) -> Iterator[QemuEnclave]:
+    """The image in QEMU, when it listens."""
+    with run_in_qemu(image, directory, role_arn=ROLE, instance_id=INSTANCE, tools=tools) as enclave:
+        yield enclave
+
+
+def ends(image: Path, directory: Path, tools: QemuTools) -> str:
+    """The console of an image whose program ends by itself."""
+    with (
+        pytest.raises(EnvironmentFailure, match="the guest ended"),
+        booted(image, directory, tools),
+    ):
+        pass
+    return (directory / "console.log").read_text(errors="replace").replace("\r", "")
+
+
+class Through(http.client.HTTPConnection):
+    """HTTP over the enclave's vsock port."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__("enclave")
+        self._address = address
+
+    def connect(self) -> None:
+        """By the Unix socket of the hybrid vsock."""
+        self.sock = connect_to(parse_address(self._address), 120)
+
+
+def ask(enclave: QemuEnclave, path: str = "/") -> Any:
+    """GET, as JSON."""
+    connection = Through(enclave.address)
+    connection.request("GET", path)
+    return json.loads(connection.getresponse().read())
+
+
+def test_two_makers_of_one_dockerfile_give_one_ramdisk(archives: Mapping[str, Path], tmp_path: Path) -> None:
+    """Times, compression and form of the archive differ; what is measured does not."""
+    ramdisks = {}
+    for maker, archive in archives.items():
+        with open_container_image(archive) as opened:
+            ramdisks[maker] = tmp_path / maker
+            with ramdisks[maker].open("wb") as file:
+                file.writelines(own_tree(opened).blocks())
+    assert ramdisks["buildah"].read_bytes() == ramdisks["buildkit"].read_bytes()
+
+
+@pytest.fixture(scope="module")
+def server(
+    archives: Mapping[str, Path], tools: QemuTools, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[QemuEnclave, Mapping[str, Any], Path]]:
+    """The Debian image with /dev/nsm in QEMU, and what it tells of itself."""
+    place = tmp_path_factory.mktemp("server")
+    image = place / "server.eif"
+    build(archives["buildah"], image, "--style", "coattest", "--nsm")
+    with booted(image, place / "e", tools) as enclave:
+        yield enclave, ask(enclave), image
+
+
+def test_an_ordinary_server_runs_as_in_docker(
+    server: tuple[QemuEnclave, Mapping[str, Any], Path],
+) -> None:
+    """Words, user, folder, environment; terminals, IPC, inotify, AIO; a file system that can be written."""
+    _, facts, _ = server
+    print(json.dumps(facts, indent=1))
+    assert facts["ids"] == [WWW_DATA, WWW_DATA, [WWW_DATA]]
+    assert (facts["folder"], facts["words"]) == ("/srv/app", ["server.py", "two words"])
+    environment = facts["environment"]
+    assert (environment["GREETING"], environment["HOME"]) == ("hello there", "/srv")
+    assert environment["PATH"].startswith("/usr/local/sbin:")
+    assert (facts["terminal"], facts["script"], facts["temporary"]) == ("line\n", "ran\n", "of the image")
+    for name in ("shared memory", "semaphores", "queues", "inotify", "memory file"):
+        assert facts[name] is True, name
+    assert (facts["asynchronous"], facts["stdout"], facts["shm"]) == (0, 16, 1)
+    assert (facts["files"], facts["own home"]) == ([65536, 65536], "/srv")
+    assert facts["root"][0][1].split(",")[0] == "rw"
+    assert facts["left of orphans"] == 0
+
+
+def test_it_has_no_more_than_docker_gives(server: tuple[QemuEnclave, Mapping[str, Any], Path]) -> None:
+    """No capability for a user, Docker's for root; the loopback alone; /proc/sys is not written."""
+    _, facts, _ = server
+    assert [int(text, 16) for text in facts["capabilities"]] == [0, DOCKERS]
+    assert (facts["interfaces"], facts["localhost"], facts["host"]) == (["lo"], "127.0.0.1", "enclave")
+    assert facts["name server"].startswith("gaierror")
+    assert "Read-only" in facts["sysctl"] or "Permission" in facts["sysctl"]
+
+
+def test_its_clock_and_registers_are_the_nsms(server: tuple[QemuEnclave, Mapping[str, Any], Path]) -> None:
+    """QEMU measured what `eif container build` says; the clock was set before the program started."""
+    _, facts, image = server
+    measured = measure(image)
+    assert facts["registers"] == [measured.pcr0, measured.pcr1, measured.pcr2]
+    assert abs(facts["time"] - time.time()) < 120
+
+
+def test_the_end_tells_the_exit_code(server: tuple[QemuEnclave, Mapping[str, Any], Path]) -> None:
+    """What it wrote is on the console, by descriptor and by name, and then its exit code."""
+    enclave, _, _ = server
+    with contextlib.suppress(http.client.HTTPException, OSError, ValueError):
+        ask(enclave, "/exit/7")
+    deadline = time.monotonic() + 60
+    console = enclave.console
+    while b"the enclave ends" not in console.read_bytes() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    said = console.read_text(errors="replace").replace("\r", "")
+    for line in ("hello from the image", "written by name", "init: the program ended with exit code 7"):
+        assert line in said
+
+
+@pytest.fixture(scope="module")
+def static(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The layer of an image from scratch: one static program."""
+    program = compile_program("static", tmp_path_factory.mktemp("static"), PLACE)
+    return tar(folder("opt"), folder("opt/bin"), entry("opt/bin/static", program.read_bytes(), mode=0o755))
+
+
+def test_a_static_program_from_scratch_is_found_in_path(
+    static: bytes, tools: QemuTools, tmp_path: Path
+) -> None:
+    """By name alone, as a number of no user, in a folder that no layer has; /dev/nsm only where asked for."""
+    config = {
+        "Cmd": ["static", "", "a\nb"],
+        "Env": ["PATH=relative::/nowhere:/opt/bin", "EMPTY="],
+        "User": "1234:5",
+        "WorkingDir": "/made/here",
+    }
+    (tmp_path / "image.tar").write_bytes(saved([static], config))
+    build(tmp_path / "image.tar", tmp_path / "x.eif", "--style", "coattest")
+    said = ends(tmp_path / "x.eif", tmp_path / "e", tools)
+    wanted = [
+        *("word static", "word ", "word a", "b"),
+        *("variable PATH=relative::/nowhere:/opt/bin", "variable EMPTY=", "variable HOSTNAME=enclave"),
+        *("variable HOME=/", "ids 1234 5 in /made/here", "nsm -1"),
+        "init: the program ended with exit code 3",
+    ]
+    assert "\n".join(wanted) in said
+
+
+def test_a_program_that_is_not_there_ends_with_127(static: bytes, tools: QemuTools, tmp_path: Path) -> None:
+    """As a shell tells it; the enclave does not hang."""
+    (tmp_path / "image.tar").write_bytes(saved([static], {"Cmd": ["nothing"]}))
+    build(tmp_path / "image.tar", tmp_path / "x.eif", "--style", "coattest")
+    said = ends(tmp_path / "x.eif", tmp_path / "e", tools)
+    assert "init: find nothing failed: errno 2\ninit: the program ended with exit code 127" in said
+
+
+def test_node_runs_behind_a_bridge(tools: QemuTools, tmp_path: Path) -> None:
+    """This machine's node with its libraries, alone: TCP, inotify, threads, a user without a name."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("no node here")
+    said = subprocess.run(["ldd", node], capture_output=True, text=True, check=True).stdout
+    files = {path.lstrip("/"): Path(path) for path in re.findall(r"(/\S+) \(0x", said)}
+    files |= {
+        "bin/node": Path(node),
+        "bridge": compile_program("bridge", tmp_path, PLACE),
+        "srv/server.js": PLACE / "server.js",
+    }
+    folders = {str(parent) for name in files for parent in PurePosixPath(name).parents} - {"."}
+    layer = tar(
+        *(folder(name) for name in sorted(folders)),
+        folder("tmp", mode=0o1777),
+        *(entry(name, path.read_bytes(), mode=0o755) for name, path in files.items()),
+    )
+    config = {
+        "Entrypoint": ["/bridge", "5005", "8080"],
+        "Cmd": ["node", "server.js", "a word"],
+        "Env": ["PATH=/bin"],
+        "User": "65534:65534",
+        "WorkingDir": "/srv",
+    }
+    (tmp_path / "image.tar").write_bytes(saved([layer], config))
+    build(tmp_path / "image.tar", tmp_path / "x.eif", "--style", "coattest")
+    with booted(tmp_path / "x.eif", tmp_path / "e", tools) as enclave:
+        facts = retried(enclave)
+    assert facts == {"event": "rename", "answer": 42, "uid": 65534, "cwd": "/srv", "words": ["a word"]}
+
+
+def retried(enclave: QemuEnclave) -> Any:
+    """GET, again until the server behind the bridge listens."""
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            return ask(enclave)
+        except (http.client.HTTPException, OSError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(1)
+
+
+def test_nitro_clis_style_boots_with_blobs_of_ones_own(
+    static: bytes, tools: QemuTools, built_images: Any, tmp_path: Path
+) -> None:
+    """Kernel and init of the auction in the place of AWS's: they read cmd and env as AWS's init does."""
+    blobs = tmp_path / "blobs"
+    blobs.mkdir()
+    with built_images.image("local").open("rb") as file:
+        layout = read_layout(file)
+        (blobs / "bzImage").write_bytes(whole(file, layout.of_type(SectionType.KERNEL)[0]))
+        (blobs / "cmdline").write_bytes(whole(file, layout.of_type(SectionType.CMDLINE)[0]))
+        boot = layout.of_type(SectionType.RAMDISK)[0]
+        (init,) = (one for one in read_entries(file, boot.offset, boot.size) if one.name == "init")
+        (blobs / "init").write_bytes(b"".join(content_blocks(file, init)))
+    (blobs / "nsm.ko").write_bytes(b"not a driver")
+    config = {"Cmd": ["/opt/bin/static", "x"], "Env": ["A=1"], "WorkingDir": "/opt"}
+    (tmp_path / "image.tar").write_bytes(saved([static], config))
+    build(tmp_path / "image.tar", tmp_path / "x.eif", "--style", "nitro-cli", "--blobs", blobs)
+    said = ends(tmp_path / "x.eif", tmp_path / "e", tools)
+    assert "word /opt/bin/static\nword x\nvariable A=1\nids 0 0 in /\nnsm 0\n" in said
+    assert "init: the program ended with exit code 3" in said
