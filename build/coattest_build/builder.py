@@ -199,8 +199,7 @@ def _check_kernel_files(source: Path, spec: ImageSpec) -> None:
 def image_metadata(spec: ImageSpec, lock: Lock) -> bytes:
     """The metadata section (JSON), in the key order of AWS's writer.
 
-    It is not measured, but reproducible: the time is the lock's SOURCE_DATE_EPOCH, and the tool's version is
-    the image's release.
+    It is not measured, but reproducible: the time is the lock's SOURCE_DATE_EPOCH.
     """
     built = datetime.datetime.fromtimestamp(lock.source_date_epoch, datetime.timezone.utc)
     document = {
@@ -209,7 +208,7 @@ def image_metadata(spec: ImageSpec, lock: Lock) -> bytes:
         "BuildMetadata": {
             "BuildTime": built.strftime("%Y-%m-%dT%H:%M:%SZ"),
             "BuildTool": TOOL,
-            "BuildToolVersion": spec.release,
+            "BuildToolVersion": coattest.__version__,
             "OperatingSystem": f"Debian {spec.suites[0]}",
             "KernelVersion": kernel.kernel_version(spec, lock),
         },

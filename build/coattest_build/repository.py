@@ -121,6 +121,10 @@ class Repository:
             identifier = match[1].decode()
         raise unreadable_repository("too many tags in a row")
 
+    def parents(self, commit: str) -> list[str]:
+        """The ids of a commit's parents, in its order."""
+        return [parent.decode() for parent in _PARENT.findall(self._commit(commit)[1])]
+
     def descends(self, commit: str, ancestor: str) -> bool:
         """Whether ``ancestor`` is ``commit``, or one of its ancestors by any parent."""
         pending, known = [commit], {commit}
@@ -128,10 +132,10 @@ class Repository:
             at = pending.pop(0)
             if at == ancestor:
                 return True
-            for parent in _PARENT.findall(self._commit(at)[1]):
-                if parent.decode() not in known:
-                    known.add(parent.decode())
-                    pending.append(parent.decode())
+            for parent in self.parents(at):
+                if parent not in known:
+                    known.add(parent)
+                    pending.append(parent)
             if len(known) > MAX_COMMITS:
                 raise unreadable_repository(
                     f"more than {MAX_COMMITS} commits, and none of them is {ancestor}"

@@ -137,6 +137,10 @@ def test_a_member_commits_and_reveals_in_two_jobs(tmp_path: Path) -> None:
     claim.write_text(json.dumps(claim_json(report)))
     built = sha256_hex((tmp_path / "out/rebuild.json").read_bytes())
     desk.own_work.note(COMPARED, built, Claimed.decode(claim.read_bytes()).sha256)
+    desk.ok(
+        *("release", "publish", "--key", "buyer-1.key", "--member", "buyer-1", "--passphrase-file", "pass"),
+        *("--root", root, "--rebuild", "out"),
+    )
     for code in ("1", "3", "70"):
         done = run(script("verify rebuild"), tmp_path, **{**jobs["buyer-1"], "REBUILT": code})
         assert str(done.returncode) == code

@@ -19,6 +19,7 @@ from coattest_verify.quorum.statements.provenance import parse_statement, statem
 from coattest_verify.quorum.statements.salt import new_secret, read_secret, write_secret
 from coattest_verify.quorum.statements.votes import (
     EXCUSE,
+    PUBLISH,
     REVIEW,
     UNREVOKE,
     make_vote,
@@ -122,7 +123,14 @@ def vote(quorum: Members) -> Any:
     assert quorum.claimed is not None
     found = {}
     excuse = {"undoes": "ab" * 32, "excused": "buyer-2"}
-    for kind, more in ((REVIEW, {"since": "ab" * 32}), (UNREVOKE, {"undoes": "ab" * 32}), (EXCUSE, excuse)):
+    claim = {"published": ("ab" * 32, "c" * 40, "v1")}
+    undoes = {"undoes": "ab" * 32}
+    for kind, more in (
+        (REVIEW, {"since": "ab" * 32}),
+        (UNREVOKE, undoes),
+        (EXCUSE, excuse),
+        (PUBLISH, claim),
+    ):
         made = make_vote(kind, "buyer-1", root=quorum.root, claim=quorum.claimed, note="x", now=NOW, **more)
         path = quorum.write(vote_name(made), sign_vote(made, quorum.signers["buyer-1"]))
         envelope = DsseEnvelope.decode(path.read_bytes(), f"application/vnd.coattest.{kind}+json")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import struct
 import subprocess
 import sysconfig
 from collections.abc import Callable, Mapping
@@ -25,6 +26,8 @@ from coattest.files import (
 )
 from coattest.text import MAX_DOTS, parse_toml
 from coattest_build import image
+from coattest_build.containers.layertar import read_layer
+from coattest_build.containers.sources import FilePart
 from coattest_build.explain import describe
 from coattest_build.formats.measure import measure
 from coattest_build.inputs import fetch, lock, transfer, wheels
@@ -383,6 +386,32 @@ def test_a_terabyte_that_is_no_image_is_refused(tmp_path: Path) -> None:
         file.truncate(1 << 40)
     with pytest.raises(CoattestError):
         describe.describe_image(path, now=datetime(2026, 11, 29, tzinfo=timezone.utc), files=True)
+
+
+def test_an_image_that_claims_a_terabyte_is_not_hashed(tmp_path: Path) -> None:
+    """The file has it too, as a hole: hashing would take hours."""
+    path = tmp_path / "image.eif"
+    size = 1 << 40
+    header = struct.pack(">4sHHQQHH", b".eif", 4, 0, 1 << 30, 2, 0, 1)
+    header += struct.pack(">32Q", 548, *[0] * 31) + struct.pack(">32Q", size, *[0] * 31)
+    with path.open("wb") as file:
+        file.write(header + bytes(8) + struct.pack(">HHQ", 1, 0, size))
+        file.truncate(548 + 12 + size)
+    with raises_code(CoattestError, "eif-limit"):
+        measure(path)
+    with raises_code(CoattestError, "eif-limit"):
+        describe.describe_image(path, now=datetime(2026, 11, 29, tzinfo=timezone.utc), files=True)
+
+
+def test_zeros_without_end_after_an_archive_are_not_read(tmp_path: Path) -> None:
+    """A writer fills a record with them, not a terabyte."""
+    path = tmp_path / "image.tar"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+    with path.open("rb") as file, raises_code(CoattestError, "container-limit"):
+        list(read_layer(FilePart(file, 0, 1 << 40), most=10))
+    with path.open("rb") as file:
+        assert list(read_layer(FilePart(file, 0, 10_240), most=10)) == []
 
 
 def test_metadata_that_nests_is_described_as_malformed() -> None:

@@ -50,13 +50,15 @@ def test_a_command_that_does_wrong_is_told_what() -> None:
 
     def wrong(code: int = 2, err: bytes = line, seconds: float = 1, memory: int = 1 << 30) -> list[str]:
         ended = Ended(code, b"", err, seconds, memory, late=False)
-        return list(ended.wrong("verify", reports=False, verdict=False))
+        return list(ended.wrong("verify", reports=False, verdict=b"no decision: "))
 
     assert wrong() == []
     assert wrong(memory=(1 << 30) + 1) == ["1024 MB of memory"]
     assert wrong(code=70) == ["exit code 70"]
     assert wrong(code=-9) == ["exit code -9"]
     assert wrong(err=line * 2) == ["not one line that says what is wrong"]
+    assert wrong(code=3, err=b"no decision: a\n" + line * 2) == []
+    assert wrong(code=2, err=b"no decision: a\n" + line * 2) != []
     assert wrong(err=b"Traceback\n" + line) == ["a traceback"]
     assert wrong(err=b"\x1b[2J" + line) != []
 

@@ -58,7 +58,10 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
         f"{F}/image --eif {F}/image.eif --blobs {F}/blobs",
     ),
     "eif container inspect": (f"{F}/image", f"{F}/image.tar --json", "."),
-    "eif container ramdisk": (f"{F}/image.tar --style nitro-cli --out {{out}}",),
+    "eif container ramdisk": (
+        f"{F}/image.tar --style nitro-cli --out {{out}}",
+        f"{F}/image.tar --style coattest --nsm --out {{out}}",
+    ),
     "eif describe": (f"{F}/image.eif --files --json", "out/image.eif"),
     "eif diff": (f"{F}/image.eif out/image.eif", f"{F}/image.eif {F}/image.eif --json"),
     "eif lock": ("--source . --check --mirror file://{tree}/files/mirror", "--source ."),
@@ -111,6 +114,10 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "verify release archive": (f"{WHO} --out {{out}} {BIND}",),
     "verify release bundle": (f"--out {{out}} --lock build/image.lock {DECIDE}",),
     "verify release links": (f"--out {{out}} {DECIDE}",),
+    "verify release publish": (
+        f"{WHO} --rebuild out --claim {F}/claim.json {DECIDE}",
+        f"{WHO} --rebuild out {DECIDE}",
+    ),
     "verify release review": (
         f"--source . --since {F}/bundle.json --inputs out/inputs.json {DECIDE}",
         f"--source . --since {F}/key.pem {WHO} --note fine {DECIDE}",

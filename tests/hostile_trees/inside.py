@@ -31,8 +31,8 @@ SHOWN = 5
 REPORTS = frozenset({"auction serve", "verify inputs"})
 """Commands that do not end in one line: a service's log, and a verdict with all its findings."""
 
-VERDICTS = frozenset({"verify quorum"})
-"""Commands whose exit code 3 says "undecided", with every reason; an error is one line there too."""
+VERDICTS = {"verify quorum": b"no decision: ", "verify fleet": b" [fleet-"}
+"""Commands whose exit code 3 says "undecided", with every reason, and how; an error is one line there too."""
 
 WRITES = {
     "verify commit": ("attestations", "out"),
@@ -41,6 +41,7 @@ WRITES = {
     "verify members countersign": ("attestations",),
     "verify members enroll": ("attestations",),
     "verify members init": ("attestations",),
+    "verify release publish": ("attestations",),
     "verify release revoke": ("attestations",),
     "verify release review": ("attestations",),
     "verify release unrevoke": ("attestations",),
@@ -185,7 +186,7 @@ class Run:
                 fresh = random.Random(f"{self.seed}-{number}-{command}-{index}").random() * FRESH < 1
                 ended = work.cli(program, [*verbs, *words], work.tree, fresh=fresh)
                 wrong = [
-                    *ended.wrong(program, reports=command in REPORTS, verdict=command in VERDICTS),
+                    *ended.wrong(program, reports=command in REPORTS, verdict=VERDICTS.get(command)),
                     *self.canaries.touched(),
                 ]
                 if fresh or not tree.quiet():

@@ -220,6 +220,11 @@ def image_bomb(maker: Maker, path: Path) -> None:
     offsets = b"".join(struct.pack(">Q", maker.dice.choice((0, 548, 1 << 62))) for _ in range(32))
     sizes = b"".join(struct.pack(">Q", maker.dice.choice((0, 1, 1 << 20, 1 << 62))) for _ in range(32))
     maker.put(path, header + offsets + sizes + bytes(8) + maker.dice.randbytes(2_000))
+    if maker.dice.random() < 0.3:  # one section, which is there: a terabyte, as a hole
+        header = struct.pack(">4sHHQQHH", b".eif", 4, 0, 1 << 40, 2, 0, 1)
+        table = struct.pack(">32Q", 548, *[0] * 31) + struct.pack(">32Q", 1 << 40, *[0] * 31)
+        maker.put(path, header + table + bytes(8) + struct.pack(">HHQ", 1, 0, 1 << 40))
+        os.truncate(path, 560 + (1 << 40))
 
 
 def odd_names(maker: Maker, path: Path) -> None:

@@ -163,8 +163,8 @@ class Ended:
     memory: int
     late: bool
 
-    def wrong(self, program: str, *, reports: bool, verdict: bool) -> Iterator[str]:
-        """What a command must not do, whatever it is given."""
+    def wrong(self, program: str, *, reports: bool, verdict: bytes | None) -> Iterator[str]:
+        """What a command must not do, whatever it is given; ``verdict`` is what it says when undecided."""
         lines = self.err.decode(errors="replace").splitlines()
         if self.late:
             yield f"still ran after {SECONDS} s"
@@ -180,10 +180,10 @@ class Ended:
             yield "printed a canary's content"
         if any(byte < 32 and byte not in b"\n\t" for byte in self.err):
             yield "control characters on stderr"
-        undecided = b"no decision: " in self.err or all(
-            part in self.out for part in (b'"decided": false', b'"reasons": [')
+        undecided = verdict is not None and (
+            verdict in self.err or all(part in self.out for part in (b'"decided": false', b'"reasons": ['))
         )
-        if verdict and self.code == 3 and undecided:
+        if self.code == 3 and undecided:
             return
         if self.code in (2, 3) and not self.late and not reports:
             ours = [line for line in lines if line.startswith((f"{program}: ", "Error: "))]

@@ -21,6 +21,8 @@ MAX_HEADER = 1 << 20
 """Bytes of a pax header or a long name (``maxSpecialFileSize`` of Go)."""
 MAX_NAME = 4096
 """Bytes of a name or target (``PATH_MAX`` of Linux)."""
+MAX_REST = 64 << 20
+"""Bytes after the end: writers fill a record, of 10,240 bytes by default (GNU tar manual, "Blocking")."""
 
 FILE, HARD_LINK, SYMLINK, CHAR, BLOCK_DEVICE, DIRECTORY, FIFO = (
     "file", "hard link", "symlink", "char", "block", "directory", "fifo"
@@ -133,6 +135,8 @@ class _Archive:
 
     def _check_rest(self) -> None:
         """After the end there may be zeros only: readers that go on would see other entries."""
+        if self._source.size - self._position > MAX_REST:
+            raise beyond_limit(f"more than {MAX_REST} bytes after its end")
         while self._position < self._source.size:
             block = self._source.read(self._position, PIECE)
             if not block or any(block.lstrip(b"\0")[:1]):

@@ -42,6 +42,9 @@ MAX_METADATA = 1 << 20
 MAX_SIGNATURE = 32768
 """One certificate and one COSE_Sign1 with two bytes for most of their bytes need about 3 KiB."""
 
+MAX_IMAGE = 16 << 30
+"""Bytes of a file, twice the largest ramdisk that is read: a hole of a terabyte would be hashed for hours."""
+
 _HEADER = struct.Struct(">4sHHQQHH32Q32QII")
 _SECTION = struct.Struct(">HHQ")
 
@@ -128,8 +131,7 @@ def read_structure(file: BinaryIO) -> Layout:
     Raises ImageError.
     """
     where = name_of(file)
-    file_size = file.seek(0, os.SEEK_END)
-    file.seek(0)
+    file_size = size_of(file)
     raw = file.read(HEADER_SIZE)
     if len(raw) < HEADER_SIZE:
         raise _refused(
@@ -152,6 +154,15 @@ def read_structure(file: BinaryIO) -> Layout:
     sections = tuple(_walk(file, list(zip(offsets[:count], sizes[:count], strict=True)), file_size, where))
     _check_order(sections, where)
     return Layout(flags, memory, cpus, crc, sections, file_size)
+
+
+def size_of(file: BinaryIO) -> int:
+    """The bytes of an image's file, of which the first is the next to be read. Raises ImageError."""
+    size = file.seek(0, os.SEEK_END)
+    if size > MAX_IMAGE:
+        raise _refused(f"more than {MAX_IMAGE} bytes", name_of(file), "eif-limit")
+    file.seek(0)
+    return size
 
 
 def _walk(

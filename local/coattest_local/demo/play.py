@@ -43,7 +43,7 @@ def _play(stage: Stage, options: DemoOptions) -> None:
         service = cloud.make_service(services, BUYERS)
         chain.refuse_without_a_decision(world, trust, service)
         stage.refusals = 0  # those that are counted come after the auction
-        chain.rebuild_and_sign(world)
+        chain.rebuild_and_sign(world, trust)
         chain.recompute_decision(world, trust)
         owned = chain.put_policies(world, trust, services, service)
         try:

@@ -15,7 +15,6 @@ import os
 import re
 import secrets
 import shutil
-import socket
 import stat
 import subprocess
 import tempfile
@@ -50,7 +49,12 @@ INSIDE = "/run/coattest"
 # unix(7): sun_path has 108 bytes with its final zero.
 SOCKET_PATH_MAX = 107
 CONSOLE_MAX = 16 * 1024 * 1024
-CONSOLE_TAIL = 2000
+CONSOLE_TAIL = 8192
+"""Bytes at a console's end in which its last lines are looked for."""
+TAIL_LINES = 5
+TAIL_CHARACTERS = 600
+ACCEPTS = 0x10000
+"""A socket that listens (linux/net.h, __SO_ACCEPTCON), in /proc/PID/net/unix."""
 START_SECONDS = 60.0
 POLL_SECONDS = 0.02
 OUTPUT_SECONDS = 2.0
@@ -302,8 +306,7 @@ def _await_listener(
     while True:
         if check:
             check()
-        with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
-            probe.connect(str(path))
+        if _listens(process.pid, path):
             return
         with contextlib.suppress(subprocess.TimeoutExpired):
             code = process.wait(POLL_SECONDS)
@@ -321,14 +324,36 @@ def _await_listener(
             )
 
 
+def _listens(pid: int, path: Path) -> bool:
+    """Whether a socket of that name listens in the process's network namespace.
+
+    It is looked up, not connected to: a program that serves one connection would take the probe for it.
+    """
+    try:
+        known = Path(f"/proc/{pid}/net/unix").read_text(errors="replace")
+    except OSError:  # the process has just ended
+        return False
+    for line in known.splitlines()[1:]:
+        fields = line.split(maxsplit=7)  # address, references, protocol, flags, type, state, inode, name
+        if len(fields) == 8 and int(fields[3], 16) & ACCEPTS and Path(fields[7]).name == path.name:
+            return path.exists()
+    return False
+
+
 def console_tail(console: Path) -> str:
-    """The end of a console log as one printable line: the image's program may write anything."""
+    """The last lines of a console log and its path, as one printable line: a program may write anything.
+
+    The kernel's own lines, which begin with a time in brackets, are left out where there are others.
+    """
     try:
         text = console.read_bytes()[-CONSOLE_TAIL:].decode("utf-8", "replace")
     except FileNotFoundError:
         text = ""
-    printable = "".join(c if c.isprintable() else " " for c in text)
-    return " ".join(printable.split()) or "its console is empty"
+    words = ("".join(c if c.isprintable() else " " for c in line).split() for line in text.splitlines())
+    lines = [" ".join(line) for line in words if line]
+    own = [line for line in lines if not re.match(r"\[ *[0-9]+\.[0-9]+\]", line)] or lines
+    said = " / ".join(own[-TAIL_LINES:])[-TAIL_CHARACTERS:]
+    return f"{said} (console: {console})" if said else "its console is empty"
 
 
 def _pump(reader: int, console: Path) -> threading.Thread:

@@ -202,7 +202,7 @@ def test_a_commitment_before_a_result_that_was_shown_is_not_merged(
     assert shared.lint()[0] == 0
     (quorum.attestations / "log" / "cosignature.cat").unlink()
     fresh = entries(quorum)[len(before) :]
-    assert [parse_entry(entry).kind for entry in fresh] == ["claim", "commit"]
+    assert [parse_entry(entry).kind for entry in fresh] == ["claim", "commit", "publish"]
     write_log(quorum, [*before, *(reversed(fresh) if order == "afterwards" else fresh[1:])])
     assert "bad-log" in codes(shared.lint()[1])
 

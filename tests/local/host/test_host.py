@@ -101,6 +101,14 @@ def test_the_enclave_attests_what_we_measure(enclave: RunningEnclave, image: Pat
     assert enclave.measurements == expected
 
 
+def test_a_program_that_serves_once_is_not_used_up_by_the_start(program: Path, tmp_path: Path) -> None:
+    """That it listens is looked up, not tried: the first connection is the caller's."""
+    once = make_image(tmp_path / "o.eif", rootfs(program), cmd=[RELAY, "once"])
+    with run_enclave(once, tmp_path / "e", role_arn=ROLE, instance_id=INSTANCE) as enclave:
+        assert ask(enclave.address, "DescribeNSM")["DescribeNSM"]["module_id"] == enclave.enclave_id
+        assert enclave.wait(20) == 8
+
+
 def test_a_debug_enclave_attests_zeros(image: Path, tmp_path: Path) -> None:
     """With debug the image's registers are zero and the parent's are not."""
     with run_enclave(image, tmp_path, role_arn=ROLE, instance_id=INSTANCE, debug=True) as enclave:
@@ -230,7 +238,12 @@ def test_the_console_of_a_hostile_program_prints_as_one_plain_line(tmp_path: Pat
     (tmp_path / "c").write_bytes(b"\x1b]0;title\x07one\ntwo \xff\x9b[2J")
     tail = console_tail(tmp_path / "c")
     assert tail.isprintable()
-    assert "one two" in tail
+    assert "one / two" in tail
+    assert tail.endswith(f"(console: {tmp_path / 'c'})")
+    (tmp_path / "c").write_text(
+        "[    0.1] kernel\n" + "".join(f"line {n}\n" for n in range(9)) + "[    9.9] end\n"
+    )
+    assert console_tail(tmp_path / "c").startswith("line 4 / line 5 / line 6 / line 7 / line 8 (console: ")
     assert console_tail(tmp_path / "missing") == "its console is empty"
 
 

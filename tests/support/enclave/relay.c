@@ -1,5 +1,6 @@
 /* The test enclave: relays each frame (u32 length, bytes) from a connection on in_5005.sock to nsm.sock and
- * back. First it writes to its console what it sees of the world. "exit N" ends it, "silent" never listens. */
+ * back. First it writes to its console what it sees of the world. "exit N" ends it, "silent" never
+ * listens, "once" serves one connection. */
 #include <arpa/inet.h>
 #include <dirent.h>
 #include <errno.h>
@@ -83,6 +84,8 @@ int main(int argc, char **argv)
             ;
         close(nsm);
         close(connection);
+        if (argc > 1 && !strcmp(argv[1], "once"))
+            break;
     }
     return 8;
 }

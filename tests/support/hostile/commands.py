@@ -80,6 +80,7 @@ LINES: dict[str, tuple[str, ...]] = {
     "verify release bundle": ("--out", "NEW", *DECIDED),
     "verify release excuse": (*SIGNING, "--whom", "buyer-1", "--reason", "why", *NAMED),
     "verify release links": ("--out", "NEW", *DECIDED),
+    "verify release publish": (*SIGNING, "--rebuild", "OUT", "--claim", "FILE"),
     "verify release review": (*SIGNING, *NAMED),
     "verify release revoke": (*SIGNING, "--reason", "why", *DECIDED),
     "verify release unrevoke": (*SIGNING, "--reason", "why", *DECIDED),

@@ -25,6 +25,7 @@ from coattest_verify.quorum.releases import RELEASE_FILE
 from coattest_verify.quorum.statements.claim import Claimed
 from coattest_verify.quorum.statements.provenance import sign_statement
 from coattest_verify.quorum.statements.statement import RebuildReport, Statement, statement_for
+from coattest_verify.quorum.statements.votes import PUBLISH, make_vote, sign_vote, vote_name
 from coattest_verify.signatures import dsse, keys
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=timezone.utc)
@@ -206,12 +207,29 @@ class Members:
         envelope = dsse.sign_envelope(self.signers[name], MEMBERS_TYPE, file.raw)
         self.write(f"quorum.{file.version}.{name}.dsse.json", envelope.encode())
 
-    def claim(self, report: Mapping[str, Any]) -> Claimed:
-        """Publish the claim of a report."""
+    def claim(self, report: Mapping[str, Any], *, by: str | None = None) -> Claimed:
+        """Publish the claim of a report, as the first member or another one, and no other one any more."""
         data = json.dumps(claim_json(report)).encode()
         self.claimed = Claimed.decode(data)
         self.write("claim.json", data)
+        for earlier in self.released.glob("publish.*"):
+            earlier.unlink()
+        self.publish(by or self.file.names[0])
         return self.claimed
+
+    def publish(self, member: str, tag: str = "v1", commit: str | None = "a" * 40) -> Path:
+        """One member's publication of the present claim."""
+        assert self.claimed is not None, "publish a claim first"
+        vote = make_vote(
+            PUBLISH,
+            member,
+            root=self.root,
+            claim=self.claimed,
+            note="publishes this claim",
+            now=NOW,
+            published=(self.claimed.sha256, commit, tag),
+        )
+        return self.write(vote_name(vote), sign_vote(vote, self.signers[member]))
 
     def statement(
         self,

@@ -43,12 +43,27 @@ def test_a_member_hands_in_its_own_files(shared: SharedHistory, upcoming: dict[s
 
 
 def test_a_claim_is_added_and_never_replaced(shared: SharedHistory) -> None:
-    """The next release's claim is nobody's file; a claim that is there stays what it is."""
+    """It comes with a member's signature that publishes it, and a claim that is there stays what it is."""
     other = json.dumps(claim_json(report_json(release="0.3.0", source="third"))).encode()
     code, found = shared.lint({f"{A}releases/0.3.0/claim.json": other})
-    assert (code, found["members"]) == (0, [])
+    assert (code, codes(found)) == (1, ["claim-unsigned"])
+    shared.quorum.claim(report_json(release="0.3.0", source="third"), by="buyer-1")
+    code, found = shared.lint()
+    assert (code, found["members"]) == (0, ["buyer-1"])
+    shared.again()
+    merged = shared.files
+    shared.quorum.publish("buyer-2")
+    assert shared.lint()[0] == 0
+    shared.quorum.claim(report_json("evil", release="0.3.0", source="third"), by="buyer-2")
+    rival = {name: content for name, content in shared.files.items() if "/publish.buyer-2" in name}
+    shared.history.commit({**merged, **rival}, shared.base)
+    assert codes(shared.judge(shared.base)[1]) == ["name-taken"]
+    shared.quorum.claim(report_json(release="0.3.0", source="third"), by="buyer-1")
     changed = json.dumps(claim_json(report_json("evil", release=NEXT))).encode()
     code, found = shared.lint({f"{UPCOMING}claim.json": changed})
+    assert (code, codes(found)) == (1, ["claim-unsigned"])
+    spaced = shared.files[f"{UPCOMING}claim.json"] + b"\n"
+    code, found = shared.lint({f"{UPCOMING}claim.json": spaced})
     assert (code, codes(found)) == (1, ["file-replaced"])
     code, found = shared.lint({f"{A}releases/0.3.0/claim.json": changed})
     assert (code, codes(found)) == (1, ["wrong-release"])
@@ -58,10 +73,10 @@ def test_more_releases_than_anybody_reads_are_not_merged(
     shared: SharedHistory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Claims are nobody's: whoever hands in a thousand would stop every decision."""
-    claim = json.dumps(claim_json(report_json(release="0.3.0", source="third"))).encode()
+    shared.quorum.claim(report_json(release="0.3.0", source="third"))
     for most, expected in ((3, []), (2, ["too-many-files"])):
         monkeypatch.setattr("coattest_verify.quorum.releases.MAX_RELEASES", most)
-        assert codes(shared.lint({f"{A}releases/0.3.0/claim.json": claim})[1]) == expected
+        assert codes(shared.lint()[1]) == expected
 
 
 @pytest.mark.parametrize(
@@ -70,8 +85,8 @@ def test_more_releases_than_anybody_reads_are_not_merged(
         f"{CURRENT}claim.json",
         f"{CURRENT}rebuild.buyer-1.intoto.json",
         f"{A}quorum.1.buyer-1.dsse.json",
-        f"{A}log/tile/entries/000.p/2",
-        f"{A}log/tile/0/000.p/2",
+        f"{A}log/tile/entries/000.p/3",
+        f"{A}log/tile/0/000.p/3",
     ],
 )
 def test_nothing_is_removed(shared: SharedHistory, name: str) -> None:
@@ -238,7 +253,7 @@ def test_names_that_differ_in_case_only_are_refused(shared: SharedHistory) -> No
     code, found = shared.lint(
         {f"{A}releases/0.3.0-rc/claim.json": first, f"{A}releases/0.3.0-RC/claim.json": second}
     )
-    assert (code, codes(found)) == (1, ["bad-name", "bad-name"])
+    assert (code, codes(found)) == (1, ["bad-name", "bad-name", "claim-unsigned", "claim-unsigned"])
 
 
 def test_a_change_outside_comes_by_itself(shared: SharedHistory, upcoming: dict[str, Any]) -> None:

@@ -38,6 +38,7 @@ def signed(tmp_path_factory: pytest.TempPathFactory) -> Desk:
     report = desk.images("out")
     (desk.folder / "attestations/releases/0.1.0").mkdir(parents=True)
     (desk.folder / "attestations/releases/0.1.0/claim.json").write_text(json.dumps(claim_json(report)))
+    desk.ok("release", "publish", "--key", "key-1", "--member", "buyer-1", "--root", root)
     for number in (1, 2):
         desk.ok("sign-pcrs", "--key", f"key-{number}", "--member", f"buyer-{number}")
     desk.ok("quorum", "--root", root)
@@ -133,7 +134,8 @@ def test_commit_then_reveal(tmp_path: Path) -> None:
     for number in (1, 2):
         desk.ok("log", "cosign", *who[number], *root)
     assert desk.run("commit", *who[1], "--rebuild", "out-1", *root).returncode == 2
-    (tmp_path / "attestations/releases/0.1.0/claim.json").write_text(json.dumps(claim_json(report)))
+    (tmp_path / "claim.json").write_text(json.dumps(claim_json(report)))
+    desk.ok("release", "publish", *who[1], "--claim", "claim.json", "--rebuild", "out-1", *root)
     desk.ok("log", "append", *root)
     for number in (1, 2):
         desk.ok("log", "cosign", *who[number], *root)
@@ -312,7 +314,7 @@ def test_the_log_is_signed_and_shown(signed: Desk, tmp_path: Path) -> None:
     assert cosigned["cosigned"] == ["buyer-1", "buyer-2", "buyer-3"]
     found = desk.json("log", "show")
     assert (found["size"], len(found["entries"])) == (done["size"], done["size"])
-    assert {entry["kind"] for entry in found["entries"]} == {"rebuild"}
+    assert {entry["kind"] for entry in found["entries"]} == {"publish", "rebuild"}
     assert found["root"] in desk.ok("log", "show")
     assert desk.json("quorum")["log"] == {"size": done["size"], "root": done["root"]}
     bundle = desk.folder / "attestations" / "log" / "tile" / "entries" / "000.p" / str(done["size"])

@@ -55,15 +55,16 @@ def test_the_committed_attestations_decide_for_the_committed_claim(
 
 
 def test_both_members_cosigned_the_committed_log(members: MembersFile) -> None:
-    """attestations/log/ holds both members' statements as they are here, nothing else, cosigned by both."""
+    """attestations/log/ holds the publication and both members' statements as they are here, nothing else."""
     with Folder(ATTESTATIONS) as folder:
         log = read_quorum_log(folder, bytes.fromhex(members.sha256), members)
     assert log is not None
     entries = [parse_entry(entry) for entry in log.entries]
-    assert sorted((entry.kind, entry.member, entry.sha256) for entry in entries) == [
-        ("rebuild", name, hashlib.sha256((RELEASE / f"rebuild.{name}.intoto.json").read_bytes()).hexdigest())
-        for name in sorted(members.names)
-    ]
+    (published,) = RELEASE.glob("publish.*")
+    files = [published, *(RELEASE / f"rebuild.{name}.intoto.json" for name in members.names)]
+    assert sorted((entry.kind, entry.member, entry.sha256) for entry in entries) == sorted(
+        (*path.name.split(".")[:2], hashlib.sha256(path.read_bytes()).hexdigest()) for path in files
+    )
     assert sorted(log.times) == sorted(members.names)
 
 

@@ -167,7 +167,7 @@ def test_a_removed_revocation_cannot_make_a_yes(blocking: Members) -> None:
     log(blocking, "buyer-1")
     path.unlink()
     assert sentences(blocking.decide().reasons) == (
-        "log/checkpoint: buyer-3's revocation (log entry 3) was removed",
+        "log/checkpoint: buyer-3's revocation (log entry 4) was removed",
     )
 
 

@@ -52,7 +52,7 @@ def test_one_log_has_all_releases(two: Members) -> None:
     assert all(outcome.decision and not outcome.warnings for outcome in outcomes)
     assert outcomes[0].log == outcomes[1].log
     assert outcomes[0].log is not None
-    assert outcomes[0].log.size == 4
+    assert outcomes[0].log.size == 6
 
 
 def test_a_dissent_blocks_its_own_release_only(two: Members) -> None:

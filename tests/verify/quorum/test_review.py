@@ -124,6 +124,6 @@ def test_a_review_names_the_lock_that_it_was_compared_with(three: Members) -> No
     )
     three.write(vote_name(vote), sign_vote(vote, three.signers["buyer-1"]))
     with Folder(three.attestations) as folder:
-        (read,), refused = read_votes(ReleaseFiles(folder, "0.1.0"), three.file)
+        (_, read), refused = read_votes(ReleaseFiles(folder, "0.1.0"), three.file)
     assert refused == []
     assert (read.lock_sha256, read.since) == (three.claimed.lock_sha256, "cd" * 32)

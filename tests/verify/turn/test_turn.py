@@ -108,7 +108,10 @@ def test_one_command_is_a_members_whole_part(table: Table) -> None:
     done = desk.run(*argv, *claimed, "--json")
     told = json.loads(done.stdout)
     assert (done.returncode, told["published"], told["waits"]) == (0, True, []), done.stderr
-    assert told["done"][:2] == [f"claimed release {RELEASE}", f"signed agree for release {RELEASE}"]
+    assert told["done"][:2] == [
+        f"published the claim of release {RELEASE}",
+        f"signed agree for release {RELEASE}",
+    ]
     assert [line.split()[0] for line in told["done"][2:]] == ["appended", "cosigned"]
     again = json.loads(desk.run(*argv, *claimed, "--json").stdout)
     assert (again["published"], again["done"], again["tip"]) == (False, [], told["tip"])

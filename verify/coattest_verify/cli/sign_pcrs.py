@@ -19,7 +19,7 @@ from coattest_verify.cli.options import (
     report_options,
     signing_options,
 )
-from coattest_verify.cli.words import statement_rows
+from coattest_verify.cli.words import published_rows, statement_rows
 from coattest_verify.quorum.members.chain import claimed_root
 from coattest_verify.quorum.members.file import own_key
 from coattest_verify.quorum.statements.salt import opening
@@ -89,7 +89,7 @@ def sign_pcrs_command(
             salt=secret.salt if secret else None,
         )
         confirm_signing(
-            statement_rows(statement),
+            [*statement_rows(statement), *published_rows(ask.published)],
             subject="claim",
             digest=ask.claim.sha256,
             expected=expect,

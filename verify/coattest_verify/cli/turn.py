@@ -18,11 +18,12 @@ from coattest_verify.cli.options import (
     root_option,
     signing_options,
 )
+from coattest_verify.cli.release.publish import checked_tag
 from coattest_verify.cli.words import (
-    claim_rows,
     commit_rows,
     cosign_rows,
     countersign_rows,
+    publish_rows,
     statement_rows,
 )
 from coattest_verify.quorum.cosigning import CosignPlan
@@ -30,6 +31,7 @@ from coattest_verify.quorum.memory import Roots, parse_quorum_root
 from coattest_verify.quorum.signing import Pending
 from coattest_verify.quorum.statements.claim import Claimed
 from coattest_verify.quorum.statements.statement import Statement
+from coattest_verify.quorum.statements.votes import Vote
 from coattest_verify.rebuild.answer import OwnReport
 from coattest_verify.turn.loop import TurnEnd, take_turn
 from coattest_verify.turn.repository import OwnRepository
@@ -57,9 +59,9 @@ class Asked(Questions):
         """A statement on a claim."""
         self._ask(statement_rows(statement), "claim", claim.sha256, looked_at=looked_at)
 
-    def claim(self, claim: Claimed) -> None:
-        """A claim that the member hands in."""
-        self._ask([("publishes", "this claim"), *claim_rows(claim)], "claim", claim.sha256)
+    def claim(self, claim: Claimed, vote: Vote) -> None:
+        """A claim that the member publishes."""
+        self._ask(publish_rows(claim, vote), "claim", claim.sha256)
 
     def cosignature(self, plan: CosignPlan) -> None:
         """Shown, and not asked: what it says was checked entry by entry."""
@@ -90,6 +92,9 @@ def _digests(_context: click.Context, _parameter: click.Parameter, values: tuple
 @option_group(
     click.option("--claim", type=EXISTING_FILE, help="A claim to publish (eif build --claim wrote it)."),
     click.option(
+        "--tag", callback=checked_tag, help="The tag that the claim is of; default: v and the release."
+    ),
+    click.option(
         "--expect",
         "expected",
         multiple=True,
@@ -105,6 +110,7 @@ def turn_command(
     signing: SigningKey,
     rebuilt: tuple[Path, ...],
     claim: Path | None,
+    tag: str | None,
     expected: frozenset[str],
     root: bytes | None,
     as_json: bool,
@@ -127,6 +133,7 @@ def turn_command(
         questions=Asked(signing.member, expected),
         rebuilds=rebuilt or results_in(DEFAULT_RESULTS),
         claim=claim,
+        tag=tag,
         memory=memory,
     )
     end = take_turn(OwnRepository(pinned, settings), member, {WITHDRAWAL_NAME: PAYLOAD_TYPE}, utc_now)

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from coattest_verify.quorum.cosigning import CosignPlan
 from coattest_verify.quorum.log.entries import parse_entry
+from coattest_verify.quorum.log.publication import Published
 from coattest_verify.quorum.members.file import MembersFile, utc
 from coattest_verify.quorum.signing import Pending
 from coattest_verify.quorum.statements.claim import Claimed, ProfileResult
 from coattest_verify.quorum.statements.statement import RebuildReport, Statement
+from coattest_verify.quorum.statements.votes import Vote
 
 Rows = list[tuple[str, str]]
 
@@ -21,6 +23,25 @@ def claim_rows(claim: Claimed) -> Rows:
         ("source tree", claim.tree_sha256),
         ("lock", claim.lock_sha256),
         *_results(claim.profiles),
+    ]
+
+
+def publish_rows(claim: Claimed, vote: Vote) -> Rows:
+    """What a member's publication of a claim says."""
+    return [
+        ("signs", f"{vote.member} publishes this claim, and nobody another one under its name"),
+        ("commit", vote.commit or "none: the source is no repository"),
+        ("tag", vote.tag),
+        *claim_rows(claim),
+    ]
+
+
+def published_rows(published: Published) -> Rows:
+    """Who published the claim that a statement is about."""
+    if published.problem is not None:
+        return [("WARNING", published.problem.detail)]
+    return [
+        ("claim", f"published by {published.by}: commit {published.commit or 'unknown'}, {published.tag}")
     ]
 
 

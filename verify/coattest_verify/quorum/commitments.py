@@ -7,7 +7,8 @@ salt. Rules (ADR 121):
 1. A commitment counts when its entry stands in the agreed log before the first claim or statement from which
    its result could be copied: of the same source, or with the same image.
 2. Of one member's commitments to one source the first four count: more would be guesses. What it signed once
-   is one of them, in however many entries and files others put it.
+   is one of them, in however many entries and files others put it. It counts by the key that its member had
+   where the log has it: a key that is replaced later takes nothing away.
 3. ``commitments = k`` asks for k agreeing members with one. Whoever has none counts toward the threshold
    only, so neither a newcomer nor a file that came late stands in the way.
 """
@@ -16,11 +17,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from coattest.files import Evidence
 from coattest.findings import Finding
 from coattest_verify.quorum.log.entries import LogEntry
+from coattest_verify.quorum.members.chain import MembersChain
 from coattest_verify.quorum.members.file import MEMBERS_FILE, MembersFile
-from coattest_verify.quorum.statements.question import DecisionQuestion
+from coattest_verify.quorum.objections import votes_that_stand
+from coattest_verify.quorum.statements.claim import Claimed
 from coattest_verify.quorum.statements.salt import opened_commitment
+from coattest_verify.quorum.statements.statement import Statement
 from coattest_verify.quorum.statements.votes import COMMIT, Vote
 from coattest_verify.quorum.tally import Answer
 
@@ -32,15 +37,19 @@ Committed = Mapping[str, frozenset[str]]
 
 
 def early_commitments(
-    entries: Sequence[LogEntry], votes: Iterable[Vote], question: DecisionQuestion, root: bytes
+    entries: Sequence[LogEntry],
+    votes: Iterable[Vote],
+    claim: Claimed | Statement,
+    profile: str,
+    root: bytes,
 ) -> Committed:
-    """Each member's commitments to the question's source that the agreed ``entries`` show in time."""
+    """Each member's commitments to the claim's source that the agreed ``entries`` show in time."""
     votes = list(votes)
     signed = {vote.sha256: vote.signed_sha256 for vote in votes}
     early: set[str] = set()
     made: dict[tuple[str | None, str, str], set[str]] = {}
     for entry in entries:
-        if entry.reveals(question):
+        if entry.reveals(claim, profile):
             break
         if entry.kind == COMMIT:
             facts = dict(entry.facts)
@@ -49,7 +58,6 @@ def early_commitments(
             before.add(signed.get(entry.sha256, entry.sha256))
             if len(before) <= MOST_COMMITMENTS:
                 early.add(entry.sha256)
-    claim = question.claim
     source = (COMMIT, root.hex(), claim.tree_sha256, claim.lock_sha256)
     found: dict[str, frozenset[str]] = {}
     for vote in votes:
@@ -84,24 +92,29 @@ def uncommitted(
 
 
 def too_early(
-    entries: Iterable[LogEntry], members: MembersFile, tree_sha256: str, lock_sha256: str
+    evidence: Evidence, chain: MembersChain, claim: Claimed | Statement, root: bytes
 ) -> Finding | None:
-    """Why nobody is to show a claim or a result of the source yet, by the agreed ``entries``; or None."""
-    committed = {
-        entry.member
-        for entry in entries
-        if entry.kind == COMMIT
-        and entry.member in members.names
-        and dict(entry.facts).get("tree_sha256") == tree_sha256
-        and dict(entry.facts).get("lock_sha256") == lock_sha256
-    }
-    if len(committed) >= members.commitments:
+    """Why nobody is to show a claim or a result of the source yet, or None.
+
+    ``evidence`` are the release's files. By the decision's own rule: what would not count then does not count
+    now. Of several profiles one is enough, because the image of another may be known from an earlier release.
+    """
+    wanted, entries = chain.current.commitments, chain.state.entries
+    if not wanted:
         return None
+    votes, _ = votes_that_stand(evidence, chain)
+    found = {
+        profile: len(early_commitments(entries, votes, claim, profile, root)) for profile in claim.profiles
+    }
+    most = max(found.values(), default=0)
+    if most >= wanted:
+        return None
+    over = all(any(entry.reveals(claim, profile) for entry in entries) for profile in found)
     return Finding(
         "commitments-missing",
         MEMBERS_FILE,
-        f"{len(committed)} of {members.commitments} commitments are in the part of the log that enough"
-        " members cosigned",
-        expected=str(members.commitments),
-        found=str(len(committed)),
+        f"{most} of {wanted} commitments are in the part of the log that enough members cosigned"
+        + (", and the result is known there: the source needs a change, or other rules" if over else ""),
+        expected=str(wanted),
+        found=str(most),
     )

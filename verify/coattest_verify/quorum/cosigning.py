@@ -23,7 +23,7 @@ from typing import Any
 from coattest.errors import EnvironmentFailure, FoundFalse, Rejected, UsageError
 from coattest.files import Evidence, Folder, ReadOnce
 from coattest.findings import Finding
-from coattest_verify.quorum.log.archive import archive_of
+from coattest_verify.quorum.log.archive import LEAVES, Archived, archive_of
 from coattest_verify.quorum.log.checkpoint import Checkpoint, Cosignature, cosign
 from coattest_verify.quorum.log.entries import (
     LogEntry,
@@ -49,12 +49,15 @@ from coattest_verify.quorum.statements.claim import Claimed
 from coattest_verify.quorum.statements.question import DecisionQuestion
 from coattest_verify.quorum.statements.signed import read_statements
 from coattest_verify.quorum.statements.statement import COULD_NOT_BUILD, DISSENT
-from coattest_verify.quorum.statements.votes import COMMIT, REVIEW, read_votes
+from coattest_verify.quorum.statements.votes import PUBLISH, REVIEW, read_votes
 from coattest_verify.signatures.journal import SignatureJournal
 from coattest_verify.signatures.keys import Signer
 
 OTHER_HEAD = "get the log that you cosigned from the other members, or cosign once this one has grown"
 """What to do about a second head of one size."""
+
+TAKEN_BACK = "whoever appended it takes that back, before anybody cosigned it"
+"""What to do about an entry that no honest member appends."""
 
 WHENEVER = datetime.min.replace(tzinfo=timezone.utc)
 """An expired members file stops decisions, and neither its log nor its succession."""
@@ -154,27 +157,10 @@ def cosign_log(
     log.
     """
     with Folder(attestations) as opened:
-        evidence = ReadOnce(opened)
-        chain = follow(evidence, root, seen=seen, now=WHENEVER, deciding=False)
-        own_key(member, _speaking(chain, member, signer), signer)
-        log = sound_log(chain)
-        if log is None:
-            raise UsageError("there is no log", where=CHECKPOINT_FILE, hint="verify log append starts one")
-        for finding in log.refused:
-            if finding.where == cosignature_file(member) and finding.code in {*STALE, "log-fork"}:
-                raise _unsound(finding)
-        earlier = log.cosignatures.get(member)
-        start = max(earlier.checkpoint.size if earlier else 0, seen.log.size if seen and seen.log else 0)
-        there = _of_each_release(evidence)
-        logged = set(log.entries)
-        archived = {
-            files.release
-            for files, _ in there
-            if any(archive_of(evidence, files.release, each, root, logged) for each in chain.versions)
-        }
-        signatures = signature_entries(evidence, chain.versions)
-        _all_recomputed(there, signatures, log, chain, start=start, archived=archived)
-        _no_missing_files(there, log, chain.current, now)
+        ready = ready_to_cosign(ReadOnce(opened), root, member, signer, seen=seen, now=now)
+    if ready is None:
+        raise UsageError("there is no log", where=CHECKPOINT_FILE, hint="verify log append starts one")
+    log, earlier, start = ready
     if approve is not None:
         approve(CosignPlan(log.checkpoint, log.entries[start:]))
     journal = journal or SignatureJournal()
@@ -184,6 +170,37 @@ def cosign_log(
     note = cosign(log.checkpoint, member, signer, now, earlier)
     put_file(attestations, cosignature_file(member), note.encode())
     return log, note
+
+
+def ready_to_cosign(
+    evidence: Evidence, root: bytes, member: str, signer: Signer, *, seen: Seen | None, now: datetime
+) -> tuple[Log, Cosignature | None, int] | None:
+    """The log, the member's note on a part of it, and its first entry that is new to it; None without a log.
+
+    Everything that a cosignature says is checked. Raises as ``cosign_log``.
+    """
+    chain = follow(evidence, root, seen=seen, now=WHENEVER, deciding=False)
+    own_key(member, _speaking(chain, member, signer), signer)
+    log = sound_log(chain)
+    if log is None:
+        return None
+    for finding in log.refused:
+        if finding.where == cosignature_file(member) and finding.code in {*STALE, "log-fork"}:
+            raise _unsound(finding)
+    earlier = log.cosignatures.get(member)
+    start = max(earlier.checkpoint.size if earlier else 0, seen.log.size if seen and seen.log else 0)
+    there = _of_each_release(evidence)
+    logged = {entry: index for index, entry in enumerate(log.entries)}
+    archived = {
+        found
+        for files, _ in there
+        for each in chain.versions
+        if (found := archive_of(evidence, files.release, each, root, logged))
+    }
+    signatures = signature_entries(evidence, chain.versions)
+    _all_recomputed(there, signatures, log, chain, start=start, archived=archived)
+    _no_missing_files(there, log, chain.current, now)
+    return log, earlier, start
 
 
 def _speaking(chain: MembersChain, member: str, signer: Signer) -> MembersFile:
@@ -245,10 +262,19 @@ def present_entries(evidence: Evidence, members: MembersFile) -> list[bytes]:
 
 def _present(there: _Releases, members: MembersFile) -> list[bytes]:
     """Entries for everything authentic in the folder."""
-    claims = [claim_entry(claim) for _, claim in there if claim is not None and members.commitments]
     signed = [statement_entry(item) for files, _ in there for item in read_statements(files, members)[0]]
-    votes = [vote_entry(vote) for files, _ in there for vote in read_votes(files, members)[0]]
-    return claims + sorted([*signed, *votes], key=_place)
+    votes = [(vote, claim) for files, claim in there for vote in read_votes(files, members)[0]]
+    # What nobody published counts for nothing: it does not end the time for commitments, either.
+    claims = [
+        claim_entry(claim)
+        for vote, claim in votes
+        if members.commitments
+        and claim is not None
+        and (vote.kind, vote.release, vote.claim) == (PUBLISH, claim.release, claim.sha256)
+    ]
+    return list(dict.fromkeys(claims)) + sorted(
+        [*signed, *(vote_entry(vote) for vote, _ in votes)], key=_place
+    )
 
 
 def _place(entry: bytes) -> tuple[bool, str, str, str, str]:
@@ -265,7 +291,7 @@ def _all_recomputed(
     chain: MembersChain,
     *,
     start: int,
-    archived: Collection[str],
+    archived: Collection[Archived],
 ) -> None:
     """Refuse an entry, from ``start`` on, that is not what an authentic file here gives.
 
@@ -278,7 +304,7 @@ def _all_recomputed(
     before = set(log.entries[:fresh])
     for index, data in enumerate(log.entries[fresh:], fresh):
         if data in before:
-            raise _twice(index, parse_entry(data))
+            raise _twice(index, _parsed(index, data))
         before.add(data)
     missing = {index: entry for index, entry in enumerate(log.entries[start:], start) if entry not in known}
     for version in reversed(chain.versions):
@@ -288,8 +314,8 @@ def _all_recomputed(
     later = [parse_entry(entry) for entry in known] if missing else []
     ordered = {version.sha256 for version in chain.versions if version.commitments}
     for index, data in missing.items():
-        entry = parse_entry(data)
-        if _archived_with(entry, archived):
+        entry = _parsed(index, data)
+        if _archived_with(index, entry, archived):
             continue
         settled = index < len(chain.state.entries)
         on_trust = settled or dict(entry.facts).get("quorum") not in ordered
@@ -322,11 +348,16 @@ def _replaces(later: LogEntry, entry: LogEntry, current: MembersFile, *, settled
     )
 
 
-def _archived_with(entry: LogEntry, archived: Collection[str]) -> bool:
-    """Whether an entry is about what left the folder with an archived release: no objection does."""
-    kinds = {"rebuild", "claim", REVIEW, COMMIT}
-    release = dict(entry.facts).get("release")
-    return release in archived and entry.kind in kinds and entry.outcome != DISSENT
+def _archived_with(index: int, entry: LogEntry, archived: Collection[Archived]) -> bool:
+    """Whether an entry is about what left the folder with an archived release: no objection does.
+
+    It has the archived source, and is older than the archive: anybody can invent entries under its name.
+    """
+    return (
+        entry.kind in LEAVES
+        and entry.outcome != DISSENT
+        and any(each.about(dict(entry.facts)) and index < each.since for each in archived)
+    )
 
 
 def _no_missing_files(there: _Releases, log: Log, members: MembersFile, now: datetime) -> None:
@@ -342,11 +373,23 @@ def _no_missing_files(there: _Releases, log: Log, members: MembersFile, now: dat
                 raise _no_file(index, entry)
 
 
+def _parsed(index: int, data: bytes) -> LogEntry:
+    try:
+        return parse_entry(data)
+    except Rejected as error:
+        raise FoundFalse(
+            f"entry {index} cannot be read: {error.what}",
+            where=CHECKPOINT_FILE,
+            hint=TAKEN_BACK,
+            code="bad-log",
+        ) from None
+
+
 def _twice(index: int, entry: LogEntry) -> FoundFalse:
     return FoundFalse(
         f"entry {index} ({entry.member}: {entry.outcome or entry.kind}) is in the log twice",
         where=CHECKPOINT_FILE,
-        hint="whoever appended it takes that back, before anybody cosigned it",
+        hint=TAKEN_BACK,
         code="bad-log",
     )
 

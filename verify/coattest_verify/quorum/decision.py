@@ -24,6 +24,7 @@ from coattest_verify.quorum.diversity import undiversified
 from coattest_verify.quorum.lapse import end_of, ending
 from coattest_verify.quorum.log.entries import SeenLog
 from coattest_verify.quorum.log.examine import LogVerdict, examine
+from coattest_verify.quorum.log.publication import publication
 from coattest_verify.quorum.members.chain import MembersChain, Seen, SeenObjection, follow
 from coattest_verify.quorum.members.file import MEMBERS_FILE, MembersFile, utc
 from coattest_verify.quorum.memory import Roots
@@ -34,7 +35,7 @@ from coattest_verify.quorum.objections import (
     lifted,
     overruled,
     seen_objections,
-    stood_when_logged,
+    votes_that_stand,
 )
 from coattest_verify.quorum.releases import release_files, release_place
 from coattest_verify.quorum.statements.claim import CLAIM_FILE
@@ -47,7 +48,6 @@ from coattest_verify.quorum.statements.votes import (
     REVOKE,
     Vote,
     leaf,
-    read_votes,
     standing,
     votes_on,
 )
@@ -66,7 +66,7 @@ LACKING = frozenset(
             "too-few-routes",
             "too-few-hosts",
         ),
-        *("no-answer", "own-statement-missing", "log-shrunk", "log-gone"),
+        *("no-answer", "own-statement-missing", "log-shrunk", "log-gone", "claim-unsigned", "claim-disputed"),
     }
 )
 """Codes of reasons that say what is not there yet, or not here. Nothing was found false by one of these."""
@@ -280,12 +280,11 @@ def decide_from(
     members = chain.current
     earlier = chain.versions[:-1]
     signed, refused = read_statements(files, members, earlier, lambda item: dissent_stands(item, chain.state))
-    votes, bad_votes = read_votes(
-        files, members, earlier, lambda vote: stood_when_logged(vote.kind, vote, chain.state)
-    )
+    votes, bad_votes = votes_that_stand(files, chain)
     question = DecisionQuestion(claim, members, profile, now, chain.versions)
     set_aside = lifted(signed, votes, chain.state, question, root)
     asked = [item for item in signed if item.signed_sha256 not in set_aside.dissents]
+    published = publication(claim, votes, chain.state, root)
     tally = count(asked, question, refused=[*refused, *bad_votes, *chain.refused, *files.misplaced])
     counted = [answer.statement for answer in tally.agree if answer.statement is not None]
     log = examine(
@@ -309,12 +308,13 @@ def decide_from(
         own=own,
         set_aside=set_aside,
         removed=gone(seen, objections, votes, question, taken_back),
-        committed=early_commitments(chain.state.entries, votes, question, root)
+        committed=early_commitments(chain.state.entries, votes, claim, profile, root)
         if members.commitments
         else {},
         revoked=votes_on(valid, REVOKE, claim, root),
         undone=votes_on(undone, REVOKE, claim, root),
         reviewed=votes_on(votes, REVIEW, claim, root),
+        unpublished=published.problem,
     )
     return replace(outcome, remembered=_remembered(chain, seen, log.agreed, objections))
 
@@ -344,10 +344,11 @@ def _conclude(
     revoked: Mapping[str, Vote],
     undone: Mapping[str, Vote],
     reviewed: Mapping[str, Vote],
+    unpublished: Finding | None,
 ) -> Outcome:
     claim, members, profile = question.claim, question.members, question.profile
     agree = tuple(answer.member for answer in tally.agree)
-    reasons = list(members.unmet(agree))
+    reasons = [*members.unmet(agree), *([unpublished] if unpublished else [])]
     warnings: list[Finding] = [*log.refused, *set_aside.dissents.values(), *set_aside.pending]
     excused = {**set_aside.silent, **log.excused}
     revocations = [

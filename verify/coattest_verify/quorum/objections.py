@@ -16,14 +16,15 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from coattest.files import Evidence
 from coattest.findings import Finding
 from coattest_verify.quorum.log.fold import LogState
-from coattest_verify.quorum.members.chain import Seen, SeenObjection
+from coattest_verify.quorum.members.chain import MembersChain, Seen, SeenObjection
 from coattest_verify.quorum.members.file import MembersFile, parse_utc
 from coattest_verify.quorum.statements.question import CLOCK_SKEW, DecisionQuestion
 from coattest_verify.quorum.statements.signed import SignedStatement
 from coattest_verify.quorum.statements.statement import DISSENT
-from coattest_verify.quorum.statements.votes import EXCUSE, REVOKE, UNREVOKE, WITHDRAW, Vote
+from coattest_verify.quorum.statements.votes import EXCUSE, REVOKE, UNREVOKE, WITHDRAW, Vote, read_votes
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +158,16 @@ def stood_when_logged(kind: str, signed: SignedStatement | Vote, state: LogState
     ]
     party = in_force[-1].member(member)
     return party is not None and bool(signed.keys & set(party.keys))
+
+
+def votes_that_stand(evidence: Evidence, chain: MembersChain) -> tuple[list[Vote], list[Finding]]:
+    """The votes in the files of a release, and why others do not count; see ``read_votes``."""
+    return read_votes(
+        evidence,
+        chain.current,
+        chain.versions[:-1],
+        lambda vote: stood_when_logged(vote.kind, vote, chain.state),
+    )
 
 
 def dissent_stands(item: SignedStatement, state: LogState) -> bool:

@@ -22,7 +22,7 @@ MAX_RELEASES = 1024
 """Releases in one folder; each has one claim and its members' files."""
 
 RELEASE_FILE = re.compile(
-    r"(?:claim|rebuild|commit|review|revoke|unrevoke|withdraw|excuse|archive)\..{1,190}"
+    r"(?:claim|publish|rebuild|commit|review|revoke|unrevoke|withdraw|excuse|archive)\..{1,190}"
 )
 """Names of files that belong to one release."""
 

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,10 @@ from coattest_build.ownwork import (
     sha256_hex,
 )
 from coattest_verify.quorum.links import link_name, sign_link
-from coattest_verify.quorum.members.chain import latest_members
+from coattest_verify.quorum.log.examine import CHECKPOINT_FILE, LOG
+from coattest_verify.quorum.log.fold import LogState
+from coattest_verify.quorum.log.publication import Published, publication
+from coattest_verify.quorum.members.chain import claimed_root, latest_state
 from coattest_verify.quorum.members.file import MAX_MEMBERS_FILE, MEMBERS_FILE, MembersFile, own_key
 from coattest_verify.quorum.releases import ReleaseFiles, put_file, release_files, release_place
 from coattest_verify.quorum.statements.claim import (
@@ -36,6 +39,7 @@ from coattest_verify.quorum.statements.claim import (
     ProfileResult,
 )
 from coattest_verify.quorum.statements.provenance import sign_statement
+from coattest_verify.quorum.statements.question import CLOCK_SKEW
 from coattest_verify.quorum.statements.signed import read_statements
 from coattest_verify.quorum.statements.statement import (
     AGREE,
@@ -60,11 +64,15 @@ INPUTS_FILE, COMMITMENT_FILE = "inputs.json", "commitment.json"
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """The question that members answer: a release's claim, the members file, and the release's files."""
+    """The question that members answer: a release's claim, the members file, and the release's files.
+
+    ``published`` says who published the claim.
+    """
 
     claim: Claimed
     members: MembersFile
     files: ReleaseFiles
+    published: Published
 
 
 def read_ask(evidence: Evidence, where: Path, release: str | None = None) -> Ask:
@@ -75,11 +83,22 @@ def read_ask(evidence: Evidence, where: Path, release: str | None = None) -> Ask
     UsageError for a file that is absent, Rejected or UsageError for one that does not parse.
     """
     claim, files = read_claim(evidence, where, release)
-    return Ask(claim, read_members(evidence, where), files)
+    state = read_state(evidence, where)
+    members = state.versions[-1]
+    root = claimed_root(evidence, members)
+    return Ask(claim, members, files, publication(claim, read_votes(files, members)[0], state, root))
 
 
 def read_members(evidence: Evidence, where: Path) -> MembersFile:
     """``quorum.toml`` of a folder, or the last fully signed version after it; see ``read_ask``.
+
+    Raises UsageError, Rejected.
+    """
+    return read_state(evidence, where).versions[-1]
+
+
+def read_state(evidence: Evidence, where: Path) -> LogState:
+    """What is in force in a folder, from ``quorum.toml`` on; see ``read_ask``.
 
     Raises UsageError, Rejected.
     """
@@ -88,7 +107,7 @@ def read_members(evidence: Evidence, where: Path) -> MembersFile:
     except Rejected as error:
         hint = "verify members init makes one" if error.code == "absent" else None
         raise UsageError(error.what, where=str(where / MEMBERS_FILE), hint=hint) from None
-    return latest_members(evidence, MembersFile.decode(data))
+    return latest_state(evidence, MembersFile.decode(data))
 
 
 def read_claim(evidence: Evidence, where: Path, release: str | None) -> tuple[Claimed, ReleaseFiles]:
@@ -235,6 +254,8 @@ def answer(
             host=host,
         )
     refuse_dirty(report)
+    if not dissent:
+        refuse_unpublished(ask)
     differences = report.differences(ask.claim)
     if built_elsewhere(report, ask.claim) and not (dissent and reason):
         raise EnvironmentFailure(
@@ -252,6 +273,8 @@ def answer(
             code="mismatch",
             findings=differences,
         )
+    if not dissent:
+        _refuse_other_commit(ask.published, report)
     if dissent and not differences and not reason:
         raise UsageError(
             "the rebuild matches the claim",
@@ -264,11 +287,45 @@ def answer(
         ask.members,
         member=member,
         outcome=DISSENT if dissent else AGREE,
-        now=now,
+        now=now if dissent else _later_than_own_dissents(ask, member, now),
         reason=reason or (_summary(differences) if dissent else None),
         host=host,
         salt=salt,
     )
+
+
+def refuse_unpublished(ask: Ask) -> None:
+    """Raise EnvironmentFailure unless a member published the claim, and its name is its own."""
+    problem = ask.published.problem
+    if problem is not None:
+        raise EnvironmentFailure(problem.detail, where=problem.where, code=problem.code)
+
+
+def _refuse_other_commit(published: Published, report: RebuildReport) -> None:
+    built, named = report.built.commit, published.commit
+    if built and named and built != named:
+        raise EnvironmentFailure(
+            f"commit {built} was built, and {published.by} published commit {named} ({published.tag})",
+            hint="check out that commit and rebuild",
+            code="wrong-source",
+        )
+
+
+def _later_than_own_dissents(ask: Ask, member: str, now: datetime) -> datetime:
+    """``now``, or the second after a dissent of this member with the same date: only a later one replaces it.
+
+    What stands later in the log is not always later: whoever appends both at once chooses their order.
+    """
+    about = (member, ask.claim.release, ask.claim.architecture)
+    made = [
+        other.time + timedelta(seconds=1)
+        for item in read_statements(ask.files, ask.members)[0]
+        for other in (item.statement,)
+        if other.outcome == DISSENT
+        and (other.member, other.release, other.architecture) == about
+        and other.time <= now + CLOCK_SKEW
+    ]
+    return max([now, *made])
 
 
 def built_elsewhere(report: RebuildReport, claim: Claimed) -> bool:
@@ -315,17 +372,21 @@ def sign_answer(
         journal.record(
             _slot(statement), _result(statement), remedy=CHANGED_MIND, adopted=published, instead_of=given_up
         )
-    made = {_own_name(files, statement, members): sign_statement(statement, signer)}
+    content = sign_statement(statement, signer)
+    made = {_own_name(files, statement.member, members, content): content}
     if statement.profiles:
         made[link_name(key)] = sign_link(statement, signer)
     return tuple(put_file(attestations, files.place(name), content) for name, content in made.items())
 
 
-def _own_name(files: ReleaseFiles, statement: Statement, members: MembersFile) -> str:
-    """The statement's file: never a dissent's, which stays, withdrawn or not."""
-    name = f"rebuild.{statement.member}.intoto.json"
+def _own_name(files: ReleaseFiles, member: str, members: MembersFile, content: bytes) -> str:
+    """The statement's file: never in the place of a dissent, nor of what a log may be about."""
+    name = f"rebuild.{member}.intoto.json"
     kept = {item.file for item in read_statements(files, members)[0] if item.statement.outcome == DISSENT}
-    return name.replace(".intoto.", f".{_result(statement)[:16]}.intoto.") if name in kept else name
+    logged = CHECKPOINT_FILE.rpartition("/")[2] in files.names(LOG.rstrip("/"))
+    if (logged and name in files.names()) or name in kept:
+        return name.replace(".intoto.", f".{sha256_hex(content)[:16]}.intoto.")
+    return name
 
 
 def _slot(statement: Statement) -> dict[str, str]:

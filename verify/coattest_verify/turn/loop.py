@@ -15,17 +15,21 @@ from datetime import datetime
 from pathlib import Path
 from stat import S_ISREG
 
-from coattest.errors import EnvironmentFailure, Rejected
-from coattest.files import Folder
-from coattest_verify.quorum.change.names import SHARED, OtherFiles, place_of
-from coattest_verify.quorum.change.tree import CommitFiles
+from coattest.errors import EnvironmentFailure, FoundFalse, Rejected
+from coattest.files import Folder, ReadOnce
+from coattest_verify.quorum.change.names import CLAIM, LINK, SHARED, STATEMENT, OtherFiles, place_of
+from coattest_verify.quorum.change.tree import CommitFiles, changed
 from coattest_verify.quorum.log.examine import MAX_PART
+from coattest_verify.quorum.statements.votes import PUBLISH, leaf
 from coattest_verify.turn.objects import write_commit
 from coattest_verify.turn.repository import OwnRepository
 from coattest_verify.turn.steps import MemberTurn
 
 MAX_ROUNDS = 100
 """Fetches of one turn; each lost push is one."""
+
+MAX_BACK = 64
+"""Commits that are looked at to find the one since which the log is refused."""
 
 MAX_REFUSALS = 3
 """Pushes that fail in a row while the tip stays where it is: then there is no right to push."""
@@ -63,8 +67,12 @@ def take_turn(
         with repository.files_at(tip) as commit:
             push = repository.settings.push and refusals < MAX_REFUSALS
             done = len(member.done)
-            changes = _round(commit, member, others, own, now(), append=push)
+            try:
+                changes = _round(commit, member, others, own, now(), append=push)
+            except FoundFalse as error:
+                raise _with_origin(error, repository, member, tip, now()) from None
             if not changes:
+                _name_origin(repository, member, tip, now())
                 return TurnEnd(tip, published)
             words = [*member.done[done:], *member.logged]
             made = write_commit(
@@ -77,6 +85,7 @@ def take_turn(
                 now=now(),
             )
         if not push:
+            _name_origin(repository, member, tip, now())
             member.done += member.logged
             return TurnEnd(tip, False, repository.hand_in(made, member.name), said)
         pushed = repository.push(made)
@@ -91,6 +100,48 @@ def take_turn(
         where=repository.settings.url,
         hint="take another turn",
         code="git",
+    )
+
+
+def _name_origin(repository: OwnRepository, member: MemberTurn, tip: str, now: datetime) -> None:
+    """Say of a log that waits which commit made it so."""
+    error = member.waits.get("log")
+    if isinstance(error, FoundFalse):
+        member.waits["log"] = _with_origin(error, repository, member, tip, now)
+
+
+def _with_origin(
+    error: FoundFalse, repository: OwnRepository, member: MemberTurn, tip: str, now: datetime
+) -> FoundFalse:
+    """The error, with the commit since which the log is refused, and how to take that back.
+
+    A turn does not do that itself: where a file was removed, its entry in the log is what tells.
+    """
+    if error.code not in {"bad-log", "removed-entry"}:
+        return error
+    commit = tip
+    for _ in range(MAX_BACK):
+        parents = repository.parents(commit)
+        if not parents:
+            break
+        with repository.files_at(parents[0]) as before, repository.files_at(commit) as after:
+            if member.log_refused(ReadOnce(before), now) is None:
+                names = changed(before.entries, after.entries)
+                break
+        commit = parents[0]
+    else:
+        return error
+    if not parents or not names:
+        return error
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    merge = "-m 1 " if len(parents) > 1 else ""
+    return FoundFalse(
+        error.what,
+        where=error.where,
+        hint=f"commit {commit} ({names[0]}{more}) did that: ask its author; who may push takes it back with"
+        f" git revert {merge}{commit}",
+        code=error.code,
+        findings=error.findings,
     )
 
 
@@ -125,7 +176,9 @@ def _round(
             member.log(folder, now, append=append)
         after = _content(folder)
     changes: dict[str, bytes | None] = {
-        at: content for at, content in after.items() if fetched.get(at) != content
+        at: content
+        for at, content in after.items()
+        if fetched.get(at) != content and not (member.hides and _shows(at))
     }
     return changes | {at: None for at in fetched if at not in after}
 
@@ -142,6 +195,14 @@ def _fetched(commit: CommitFiles, others: OtherFiles) -> dict[str, bytes]:
         except Rejected:  # too large: it counts for nobody
             continue
     return found
+
+
+def _shows(name: str) -> bool:
+    """Whether a result can be copied from a file of this name, or it announces one that can."""
+    place = place_of(name, {})
+    return place is not None and (
+        place.kind in {CLAIM, STATEMENT, LINK} or leaf(name).startswith(f"{PUBLISH}.")
+    )
 
 
 def _content(folder: Path) -> dict[str, bytes]:

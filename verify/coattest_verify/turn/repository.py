@@ -144,6 +144,14 @@ class OwnRepository:
                 raise self._unreadable(error) from None
             yield files
 
+    def parents(self, commit: str) -> list[str]:
+        """The ids of a commit's parents. Raises EnvironmentFailure (``bad-repository``)."""
+        with self._opened() as repository:
+            try:
+                return repository.parents(commit)
+            except Rejected as error:
+                raise self._unreadable(error) from None
+
     @contextlib.contextmanager
     def _opened(self) -> Iterator[Repository]:
         with Folder(self.path) as folder:

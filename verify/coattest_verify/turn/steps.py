@@ -8,30 +8,42 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 
 from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse, Rejected, UsageError
 from coattest.files import Evidence, Folder, ReadOnce, read_whole
+from coattest.findings import Finding
 from coattest_build.ownwork import BUILDER_FILE, COMPARED, REPORT_FILE, OwnWork
 from coattest_verify.quorum.commitments import too_early
-from coattest_verify.quorum.cosigning import WHENEVER, CosignPlan, append_log, cosign_log, seen_log, sound_log
-from coattest_verify.quorum.log.entries import LogEntry
+from coattest_verify.quorum.cosigning import (
+    WHENEVER,
+    CosignPlan,
+    append_log,
+    cosign_log,
+    ready_to_cosign,
+    seen_log,
+    sound_log,
+)
+from coattest_verify.quorum.log.examine import CHECKPOINT_FILE
+from coattest_verify.quorum.log.publication import publication
 from coattest_verify.quorum.members.chain import MembersChain, Seen, follow
 from coattest_verify.quorum.members.file import MAX_MEMBERS_FILE, MEMBERS_FILE, MembersFile, own_key
 from coattest_verify.quorum.memory import Roots
+from coattest_verify.quorum.objections import votes_that_stand
 from coattest_verify.quorum.releases import ReleaseFiles, put_file, release_place
 from coattest_verify.quorum.signing import PROPOSAL_FILE, Pending, countersign, pending
 from coattest_verify.quorum.statements.claim import CLAIM_FILE, MAX_CLAIM, Claimed
 from coattest_verify.quorum.statements.salt import opening
 from coattest_verify.quorum.statements.signed import read_statements
 from coattest_verify.quorum.statements.statement import RebuildReport, Statement
-from coattest_verify.quorum.statements.votes import COMMIT, read_votes
+from coattest_verify.quorum.statements.votes import COMMIT, Vote
 from coattest_verify.rebuild.answer import Ask, OwnReport, answer, read_report, remeasure, sign_answer
 from coattest_verify.rebuild.committing import commit_to
 from coattest_verify.rebuild.hosts import host_name
+from coattest_verify.rebuild.publishing import sign_publication
 from coattest_verify.signatures.journal import SignatureJournal
 from coattest_verify.signatures.keys import Signer
 
@@ -48,8 +60,8 @@ class Questions:
     def statement(self, statement: Statement, claim: Claimed, *, looked_at: bool) -> None:
         """A statement on a claim; ``looked_at``: ``verify rebuild`` compared with this very claim."""
 
-    def claim(self, claim: Claimed) -> None:
-        """A claim that the member hands in."""
+    def claim(self, claim: Claimed, vote: Vote) -> None:
+        """A claim that the member publishes."""
 
     def cosignature(self, plan: CosignPlan) -> None:
         """A cosignature: checked by the program, shown to the member."""
@@ -60,7 +72,8 @@ class MemberTurn:
     """Who does the turn, with which key and results, and what was done so far.
 
     ``waits`` are the things that were not done, each with its reason, by what they are about. ``logged`` is
-    what the last round did to the log: a lost push takes it back.
+    what the last round did to the log: a lost push takes it back. ``hides`` says that nothing which shows a
+    result may go out of this round: members commit first, and the log gets no cosignature.
     """
 
     name: str
@@ -69,11 +82,13 @@ class MemberTurn:
     questions: Questions
     rebuilds: Sequence[Path] = ()
     claim: Path | None = None
+    tag: str | None = None
     memory: Roots = field(default_factory=Roots)
     journal: SignatureJournal = field(default_factory=SignatureJournal)
     done: list[str] = field(default_factory=list)
     waits: dict[str, CoattestError] = field(default_factory=dict)
     logged: list[str] = field(default_factory=list)
+    hides: bool = False
     _key: Signer | None = None
 
     def own_part(self, attestations: Path, now: datetime) -> bool:
@@ -99,9 +114,12 @@ class MemberTurn:
             own_key(self.name, members, signer)
             sound_log(chain)
             _install(attestations, evidence, members)
-            there = _Fetched(attestations, evidence, chain.versions, chain.state.entries, signer, now)
+            refused = self.log_refused(evidence, now) if members.commitments else None
+            self.hides = refused is not None
+            there = _Fetched(attestations, evidence, chain, signer, now, refused)
             if self.claim is not None:
                 self._try("claim", partial(self._hand_in_claim, there, self.claim))
+                there = replace(there, evidence=ReadOnce(opened))
             for out in self.rebuilds:
                 self._try(str(out), partial(self._result, there, out))
         return True
@@ -195,21 +213,60 @@ class MemberTurn:
     def _hand_in_claim(self, there: _Fetched, path: Path) -> str | None:
         data = read_whole(path, MAX_CLAIM)
         claim = Claimed.decode(data)
-        place = release_place(claim.release, CLAIM_FILE)
-        try:
-            earlier = there.evidence.read(place, MAX_CLAIM)
-        except Rejected:
-            earlier = None
-        if earlier == data:
-            return None
-        if earlier is not None:
+        built = [
+            own
+            for out in self.rebuilds
+            if (own := read_report(out, OwnWork())).report.release == claim.release
+        ]
+        if not built:
             raise UsageError(
-                "another claim is there", where=place, hint="a claim is never replaced", code="exists"
+                f"no build of release {claim.release} is here",
+                where=str(path),
+                hint="who publishes a claim has built it: --rebuild names the result",
+                code="not-own-work",
             )
-        _enough_commitments(there, claim)
-        self.questions.claim(claim)
-        put_file(there.attestations, place, data)
-        return f"claimed release {claim.release}"
+        self._may_show(there, claim)
+        done = sign_publication(
+            there.attestations,
+            there.evidence,
+            data,
+            built[0],
+            member=self.name,
+            signer=there.signer,
+            root=self.root,
+            state=there.chain.state,
+            tag=self.tag,
+            now=there.now,
+            journal=self.journal,
+            approve=self.questions.claim,
+        )
+        return f"published the claim of release {claim.release}" if done else None
+
+    def _may_show(self, there: _Fetched, claim: Claimed) -> None:
+        """Raise EnvironmentFailure unless enough members' commitments are in the agreed part of the log.
+
+        Before that, neither a claim nor a result is shown to those who have not committed. Nor is it while
+        the log waits: no commitment gets into it meanwhile, and what is shown cannot be taken back.
+        """
+        early = too_early(ReleaseFiles(there.evidence, claim.release), there.chain, claim, self.root)
+        if early is None and there.refused is not None:
+            early = Finding("log-waits", CHECKPOINT_FILE, f"the log waits: {there.refused.what}")
+        if early is not None:
+            raise EnvironmentFailure(
+                early.detail,
+                where=f"release {claim.release}",
+                hint="nothing is shown before: take another turn when the others had theirs",
+                code=early.code,
+            )
+
+    def log_refused(self, evidence: Evidence, now: datetime) -> CoattestError | None:
+        """Why the log of ``evidence`` gets no cosignature of this member; None if it would, or is absent."""
+        try:
+            signer, seen = self._own_key(evidence), self.memory.seen(self.root)
+            ready_to_cosign(evidence, self.root, self.name, signer, seen=seen, now=now)
+        except CoattestError as error:
+            return error
+        return None
 
     def _result(self, there: _Fetched, out: Path) -> str | None:
         """Commit to a result of this machine, or state it, whichever it is time for."""
@@ -222,7 +279,7 @@ class MemberTurn:
                 raise
             claim = None
         if claim is None:
-            if there.members.commitments and not _committed(files, self.name, there.members, own.report):
+            if there.members.commitments and not _committed(files, self.name, there.chain, own.report):
                 return self._commit(there, own)
             raise EnvironmentFailure(
                 f"release {own.report.release} has no claim yet",
@@ -230,7 +287,9 @@ class MemberTurn:
                 hint="its publisher publishes it; then take another turn",
                 code="no-claim",
             )
-        return self._state(there, own, Ask(claim, there.members, files))
+        votes = votes_that_stand(files, there.chain)[0]
+        published = publication(claim, votes, there.chain.state, self.root)
+        return self._state(there, own, Ask(claim, there.members, files, published))
 
     def _commit(self, there: _Fetched, own: OwnReport) -> str:
         commit_to(
@@ -245,9 +304,9 @@ class MemberTurn:
         return f"committed to a result for release {own.report.release}"
 
     def _state(self, there: _Fetched, own: OwnReport, ask: Ask) -> str | None:
-        if _answered(ask, self.name, there.versions):
+        if _answered(ask, self.name, there.chain.versions):
             return None
-        _enough_commitments(there, ask.claim)
+        self._may_show(there, ask.claim)
         remeasure(own)
         secret = opening(self.name, self.root, own.report)
         statement = answer(
@@ -267,19 +326,20 @@ class MemberTurn:
 
 @dataclass(frozen=True)
 class _Fetched:
-    """The attestations as they were fetched, every version of the members file, and the agreed log."""
+    """The attestations as they were fetched, with the members file and the log that are in force."""
 
     attestations: Path
     evidence: Evidence
-    versions: tuple[MembersFile, ...]
-    agreed: tuple[LogEntry, ...]
+    chain: MembersChain
     signer: Signer
     now: datetime
+    refused: CoattestError | None
+    """Why the log as it was fetched gets no cosignature, where members commit before anything is shown."""
 
     @property
     def members(self) -> MembersFile:
         """The version in force."""
-        return self.versions[-1]
+        return self.chain.current
 
 
 def _install(attestations: Path, evidence: Evidence, members: MembersFile) -> None:
@@ -310,24 +370,9 @@ def _answered(ask: Ask, member: str, versions: Sequence[MembersFile]) -> bool:
     )
 
 
-def _committed(files: ReleaseFiles, member: str, members: MembersFile, report: RebuildReport) -> bool:
+def _committed(files: ReleaseFiles, member: str, chain: MembersChain, report: RebuildReport) -> bool:
     return any(
         (vote.kind, vote.member, vote.tree_sha256, vote.lock_sha256)
         == (COMMIT, member, report.tree_sha256, report.lock_sha256)
-        for vote in read_votes(files, members)[0]
+        for vote in votes_that_stand(files, chain)[0]
     )
-
-
-def _enough_commitments(there: _Fetched, claim: Claimed) -> None:
-    """Raise EnvironmentFailure unless enough members' commitments are in the agreed part of the log.
-
-    Before that, neither a claim nor a result is shown to those who have not committed.
-    """
-    early = too_early(there.agreed, there.members, claim.tree_sha256, claim.lock_sha256)
-    if early is not None:
-        raise EnvironmentFailure(
-            early.detail,
-            where=f"release {claim.release}",
-            hint="nothing is shown before: take another turn when the others had theirs",
-            code=early.code,
-        )

@@ -6,7 +6,6 @@ and the table where the walk fails; an image that the two read differently is a 
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -53,8 +52,7 @@ def read_found_layout(file: BinaryIO) -> FoundLayout:
     Raises ImageError when the file is no EIF of version 3 or 4, or has no sections that can be read.
     """
     where = eif.name_of(file)
-    file_size = file.seek(0, os.SEEK_END)
-    file.seek(0)
+    file_size = eif.size_of(file)
     raw = file.read(eif.HEADER_SIZE)
     if len(raw) < eif.HEADER_SIZE:
         raise ImageError(

@@ -106,7 +106,7 @@ def granted(policy: Policy, caller: Principal, action: str) -> bool:
 
 
 @settings(
-    max_examples=int(os.environ.get("COATTEST_POLICIES", "30")),
+    max_examples=int(os.environ.get("COATTEST_POLICIES", "15")),
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )

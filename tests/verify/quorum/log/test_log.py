@@ -226,7 +226,7 @@ def test_could_not_build_is_replaced_by_a_result(silent: Members) -> None:
     cosign(silent, "buyer-3")
     assert silent.decide().decision is None
     silent.sign("buyer-3", report_json(), age=timedelta(hours=6))
-    assert "log/checkpoint: buyer-3's could-not-build (log entry 2) was removed" in sentences(
+    assert "log/checkpoint: buyer-3's could-not-build (log entry 3) was removed" in sentences(
         silent.decide().reasons
     )
     silent.sign("buyer-3", report_json())
@@ -332,7 +332,7 @@ def test_a_hostile_cosignature_stops_nobody(silent: Members) -> None:
     """One member's file, or what a host puts in its place, is that member's matter: the others' count."""
     cosign(silent, "buyer-1", "buyer-3")
     note = silent.attestations / "log" / "cosignature.buyer-1"
-    for content in (b"", b"\xff", b"x" * 100_000, note.read_bytes().replace(b"\n2\n", b"\n9\n")):
+    for content in (b"", b"\xff", b"x" * 100_000, note.read_bytes().replace(b"\n3\n", b"\n9\n")):
         note.write_bytes(content)
         outcome = silent.decide()
         assert outcome.decision is not None
@@ -347,8 +347,8 @@ def test_each_member_cosigns_in_a_file_of_its_own(silent: Members) -> None:
     cosign(silent, "buyer-3")
     found = read(silent)
     assert {name: note.checkpoint.size for name, note in found.cosignatures.items()} == {
-        "buyer-1": 2,
-        "buyer-3": 3,
+        "buyer-1": 3,
+        "buyer-3": 4,
     }
     assert set(found.times) == {"buyer-3"}
     assert found.refused == ()
@@ -385,7 +385,7 @@ def test_an_append_signs_nothing_and_is_the_same_for_everybody(silent: Members, 
     other = tmp_path / "clone"
     for folder in (silent.attestations, other):
         done = append_log(folder, silent.root, seen=None)
-        assert len(done.fresh) == 2
+        assert len(done.fresh) == 3
     logs = [
         {path.relative_to(folder): path.read_bytes() for path in folder.glob("log/**/*") if path.is_file()}
         for folder in (silent.attestations, other)
@@ -397,7 +397,7 @@ def test_an_append_signs_nothing_and_is_the_same_for_everybody(silent: Members, 
         path.relative_to(silent.attestations).as_posix()
         for path in silent.attestations.glob("log/**/*")
         if path.is_file()
-    ) == ["log/checkpoint", "log/tile/0/000.p/3", "log/tile/entries/000.p/3"]
+    ) == ["log/checkpoint", "log/tile/0/000.p/4", "log/tile/entries/000.p/4"]
 
 
 def test_the_logs_own_signature_is_what_signed_note_says(silent: Members) -> None:
@@ -476,4 +476,4 @@ def test_the_log_names_each_statement_once(silent: Members) -> None:
     entries = unpack_entries(path.read_bytes())
     assert set(map(statement_entry, signed)) <= set(entries)
     kinds = [json.loads(entry)["kind"] for entry in entries]
-    assert kinds == ["rebuild", "rebuild"]
+    assert kinds == ["rebuild", "rebuild", "publish"]

@@ -1,4 +1,4 @@
-"""``verify release``: review, revoke, unrevoke, withdraw, excuse, bundle, archive, links, which."""
+"""``verify release``: publish, review, revoke, unrevoke, withdraw, excuse, bundle, archive, links, which."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ VERBS = {
     "bundle": "coattest_verify.cli.release.bundle:bundle_command",
     "excuse": "coattest_verify.cli.release.objection:excuse_command",
     "links": "coattest_verify.cli.release.links:links_command",
+    "publish": "coattest_verify.cli.release.publish:publish_command",
     "review": "coattest_verify.cli.release.review:review_command",
     "revoke": "coattest_verify.cli.release.revoke:revoke_command",
     "unrevoke": "coattest_verify.cli.release.revoke:unrevoke_command",
@@ -21,4 +22,4 @@ VERBS = {
 
 @click.group("release", cls=LazyGroup, lazy=VERBS)
 def release_command() -> None:
-    """A release and its history: review, revoke, and hand on the evidence."""
+    """A release and its history: publish, review, revoke, and hand on the evidence."""

@@ -36,7 +36,7 @@ from coattest_verify.quorum.memory import Roots
 from coattest_verify.quorum.releases import put_file, release_files
 from coattest_verify.quorum.statements.claim import CLAIM_FILE
 from coattest_verify.quorum.statements.votes import REVIEW, make_vote, sign_vote, vote_name
-from coattest_verify.rebuild.answer import read_ask
+from coattest_verify.rebuild.answer import read_ask, refuse_unpublished
 from coattest_verify.rebuild.claimed_source import inspect_source, source_differences
 from coattest_verify.rebuild.inputs.document import confirmations
 
@@ -177,6 +177,7 @@ def _sign(
         ask = read_ask(evidence, attestations, release)
         signer = signing.signer(evidence)
     own_key(signing.member, ask.members, signer)
+    refuse_unpublished(ask)
     pinned = Roots().pinned(root)
     claim = ask.claim
     snapshot = inspect_source(source)

@@ -32,7 +32,7 @@ from coattest_verify.quorum.change.names import (
     OtherFiles,
     place_of,
 )
-from coattest_verify.quorum.change.own import OwnFiles, may_go
+from coattest_verify.quorum.change.own import OwnFiles
 from coattest_verify.quorum.change.shared import (
     earlier_log,
     judge_attributes,
@@ -178,9 +178,7 @@ def _alike(commits: TwoCommits, names: tuple[str, ...]) -> Iterator[Finding]:
 def _own(commits: TwoCommits, own: OwnFiles, name: str, place: FilePlace, what: str) -> str | None:
     """Whose file it is. Raises Rejected."""
     if what == REMOVES:
-        if not own.archived(place.release) or not may_go(
-            name, place, commits.base.read(name, place.limit), own.members
-        ):
+        if not own.may_go(name, place, commits.base.read(name, place.limit)):
             raise Rejected("is removed, and may only be added", code="file-removed")
         return None
     data = commits.head.read(name, place.limit)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 
 from coattest.errors import Rejected
-from coattest.files import Held
+from coattest.files import Evidence, Held
 from coattest.findings import Finding
 from coattest.strictjson import Fields, parse
 from coattest_verify.quorum.change.names import (
@@ -16,24 +17,23 @@ from coattest_verify.quorum.change.names import (
     OTHER,
     SIGNATURE,
     STATEMENT,
-    VOTE,
     FilePlace,
 )
 from coattest_verify.quorum.change.tree import TwoCommits
 from coattest_verify.quorum.commitments import too_early
 from coattest_verify.quorum.links import MAX_LINK, joined_layout, layout_of, layout_signatures, link_of
-from coattest_verify.quorum.log.archive import archive_of
+from coattest_verify.quorum.log.archive import LEAVES, Archived, archive_of
 from coattest_verify.quorum.log.checkpoint import Cosignature, origin_of, read_cosignature
-from coattest_verify.quorum.log.entries import vote_entry
+from coattest_verify.quorum.log.entries import parse_entry, statement_entry, vote_entry
 from coattest_verify.quorum.log.examine import read_quorum_log
 from coattest_verify.quorum.members.chain import SIGNATURE_NAME, MembersChain
 from coattest_verify.quorum.members.file import MAX_MEMBERS_FILE, MEMBERS_TYPE, MembersFile
-from coattest_verify.quorum.releases import release_place
+from coattest_verify.quorum.releases import ReleaseFiles, release_place
 from coattest_verify.quorum.signing import PROPOSAL_FILE
 from coattest_verify.quorum.statements.claim import CLAIM_FILE, MAX_CLAIM, Claimed
 from coattest_verify.quorum.statements.signed import STATEMENT_NAME, SignedStatement, read_statements
-from coattest_verify.quorum.statements.statement import AGREE, DISSENT
-from coattest_verify.quorum.statements.votes import COMMIT, REVIEW, leaf, read_votes
+from coattest_verify.quorum.statements.statement import AGREE, DISSENT, Statement
+from coattest_verify.quorum.statements.votes import COMMIT, PUBLISH, REVIEW, leaf, read_votes
 from coattest_verify.signatures.dsse import DsseEnvelope
 from coattest_verify.signatures.keys import PublicKey
 from coattest_verify.signatures.olpc import encode_olpc
@@ -55,33 +55,46 @@ class OwnFiles:
         self._root, self._before, self._after = root, before, after
         self._base, self._head = commits.base, commits.head
         self._member = member
-        self._archived: dict[str, bool] = {}
+        self._archived: dict[str, Archived | None] = {}
 
     @property
     def members(self) -> MembersFile:
         """The members file in force before the change."""
         return self._before.current
 
-    def archived(self, release: str) -> bool:
-        """Whether enough members archived a release, by what was merged before the change."""
+    def may_go(self, name: str, place: FilePlace, data: bytes) -> bool:
+        """Whether enough members archived a file, by what was merged before: no objection, and no archive."""
+        found = self._archive(place.release)
+        if found is None or place.kind in {CLAIM, LINK}:
+            return found is not None
+        held = Held({leaf(name): data})
+        statements, votes = read_statements(held, self.members)[0], read_votes(held, self.members)[0]
+        made = [parse_entry(entry) for entry in (*map(statement_entry, statements), *map(vote_entry, votes))]
+        return bool(made) and all(
+            found.about(dict(each.facts)) and each.kind in LEAVES and each.outcome != DISSENT for each in made
+        )
+
+    def _archive(self, release: str) -> Archived | None:
         if release not in self._archived:
-            logged = self._logged
-            found = archive_of(self._base, release, self.members, self._root, logged) if release else None
-            self._archived[release] = found is not None
+            self._archived[release] = (
+                archive_of(self._base, release, self.members, self._root, self._logged) if release else None
+            )
         return self._archived[release]
 
     @functools.cached_property
-    def _logged(self) -> frozenset[bytes]:
+    def _logged(self) -> Mapping[bytes, int]:
         """The entries of the log before the change."""
         log = read_quorum_log(self._base, self._root, self.members)
-        return frozenset(log.entries) if log else frozenset()
+        return {entry: index for index, entry in enumerate(log.entries)} if log else {}
 
     def member_of(self, name: str, place: FilePlace, data: bytes) -> str | None:
         """The member whose file it is; None for a claim. Raises Rejected for what may not be added."""
         if place.kind == CLAIM:
             claim = Claimed.decode(data)
             _about(claim.release, place)
-            self._not_too_early(claim.tree_sha256, claim.lock_sha256)
+            self._not_too_early(place.release, claim)
+            if claim.sha256 not in self._published(self._head, self._after.current, place.release):
+                raise Rejected("no member signed that it publishes this claim", code="claim-unsigned")
             return None
         if place.kind == LINK:
             return self._link(place, data)
@@ -95,16 +108,16 @@ class OwnFiles:
             made = _statement(name, data, self._after.current).statement
             _about(made.release, place)
             if made.outcome == AGREE and not self._claimed(place.release):
-                self._not_too_early(made.tree_sha256, made.lock_sha256)
+                self._not_too_early(place.release, made)
         elif place.kind == OTHER:
             self._signed(DsseEnvelope.decode(data, place.payload_type, max_size=place.limit), place.member)
         else:
             self._vote(name, place, data)
         return place.member
 
-    def _not_too_early(self, tree_sha256: str, lock_sha256: str) -> None:
+    def _not_too_early(self, release: str, shown: Claimed | Statement) -> None:
         """Who shows a result before enough members committed would lock the others out of committing."""
-        early = too_early(self._before.state.entries, self._before.current, tree_sha256, lock_sha256)
+        early = too_early(ReleaseFiles(self._base, release), self._before, shown, self._root)
         if early is not None:
             raise Rejected(early.detail, code=early.code)
 
@@ -165,6 +178,16 @@ class OwnFiles:
         if votes[0].root != self._root.hex():
             raise Rejected("is about another quorum", code="members-wrong-root")
         _about(votes[0].release, place)
+        earlier = (
+            self._published(self._base, self.members, place.release) if votes[0].kind == PUBLISH else set()
+        )
+        if earlier - {votes[0].claim}:
+            raise Rejected("another claim is published under this release's name", code="name-taken")
+
+    def _published(self, evidence: Evidence, members: MembersFile, release: str) -> set[str]:
+        """The digests of the claims that members published under a release's name."""
+        votes = read_votes(ReleaseFiles(evidence, release), members)[0]
+        return {vote.claim for vote in votes if (vote.kind, vote.root) == (PUBLISH, self._root.hex())}
 
     def _link(self, place: FilePlace, data: bytes) -> str:
         signed = Fields(parse(data, max_size=MAX_LINK), "").values.get("signed")
@@ -248,16 +271,6 @@ class OwnFiles:
             raise Rejected(f"{name} is not a member", code="not-a-member")
         if not envelope.signers(member.keys):
             raise Rejected(f"not signed by a key of {name}", code="bad-signature")
-
-
-def may_go(name: str, place: FilePlace, data: bytes, members: MembersFile) -> bool:
-    """Whether a file of an archived release may be removed: an objection or an archive's vote may not."""
-    if place.kind == VOTE:
-        return leaf(name).startswith((f"{REVIEW}.", f"{COMMIT}."))
-    if place.kind == STATEMENT:
-        made = read_statements(Held({leaf(name): data}), members)[0]
-        return bool(made) and made[0].statement.outcome != DISSENT
-    return place.kind in {CLAIM, LINK}
 
 
 def _note(data: bytes, root: bytes, member: str, keys: list[PublicKey]) -> Cosignature | None:

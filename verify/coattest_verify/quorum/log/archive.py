@@ -7,31 +7,57 @@ reviews and commitments may go. Dissents, revocations and the votes on the archi
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from coattest.errors import Rejected
 from coattest.files import Evidence
 from coattest_verify.quorum.log.entries import vote_entry
 from coattest_verify.quorum.members.file import MembersFile
 from coattest_verify.quorum.releases import ReleaseFiles
-from coattest_verify.quorum.statements.votes import ARCHIVE, read_votes
+from coattest_verify.quorum.statements.votes import ARCHIVE, COMMIT, PUBLISH, REVIEW, read_votes
+
+LEAVES = frozenset({"rebuild", "claim", REVIEW, COMMIT, PUBLISH})
+"""Kinds of entries whose files leave with an archived release, but for dissents."""
+
+
+@dataclass(frozen=True, slots=True)
+class Archived:
+    """A release that enough members archived: its name and source, and the SHA-256 (hex) of its bundle."""
+
+    release: str
+    tree_sha256: str
+    lock_sha256: str
+    bundle: str
+    since: int
+    """The index of the last vote's entry: what the log has later is not in the bundle."""
+
+    def about(self, facts: Mapping[str, str]) -> bool:
+        """Whether an entry's facts are of this release and source."""
+        source = (self.release, self.tree_sha256, self.lock_sha256)
+        return source == tuple(facts.get(name) for name in ("release", "tree_sha256", "lock_sha256"))
 
 
 def archive_of(
-    evidence: Evidence, release: str, members: MembersFile, root: bytes, logged: Collection[bytes]
-) -> str | None:
-    """SHA-256 (hex) of the bundle that enough members archived a release in, None while too few did.
+    evidence: Evidence, release: str, members: MembersFile, root: bytes, logged: Mapping[bytes, int]
+) -> Archived | None:
+    """What enough members archived a release as, None while too few did.
 
-    ``logged`` are the entries of the log. Two archives of one release that enough members named are none.
+    ``logged`` are the entries of the log, and the index of each. Two archives of one release that enough
+    members named are none.
     """
     try:
         votes = read_votes(ReleaseFiles(evidence, release), members)[0]
     except Rejected:
         return None
-    found: dict[str, set[str]] = {}
+    found: dict[tuple[str, str, str], dict[str, int]] = {}
     for vote in votes:
-        about = (vote.kind, vote.root, vote.release)
-        if about == (ARCHIVE, root.hex(), release) and vote_entry(vote) in logged:
-            found.setdefault(vote.note, set()).add(vote.member)
-    enough = [note for note, names in found.items() if not members.unmet_change(sorted(names))]
+        about, index = (vote.kind, vote.root, vote.release), logged.get(vote_entry(vote))
+        if about == (ARCHIVE, root.hex(), release) and index is not None:
+            found.setdefault((vote.tree_sha256, vote.lock_sha256, vote.note), {})[vote.member] = index
+    enough = [
+        Archived(release, *archive, max(by.values()))
+        for archive, by in found.items()
+        if not members.unmet_change(sorted(by))
+    ]
     return enough[0] if len(enough) == 1 else None

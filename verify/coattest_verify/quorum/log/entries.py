@@ -18,7 +18,7 @@ from coattest_verify.quorum.statements.question import DecisionQuestion
 from coattest_verify.quorum.statements.signed import SignedStatement
 from coattest_verify.quorum.statements.statement import COULD_NOT_BUILD, DISSENT, Statement
 from coattest_verify.quorum.statements.votes import KINDS as VOTE_KINDS
-from coattest_verify.quorum.statements.votes import REVOKE, Vote
+from coattest_verify.quorum.statements.votes import PUBLISH, REVOKE, Vote
 
 _TEXT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+-]{0,127}")
 
@@ -59,7 +59,7 @@ def statement_entry(signed: SignedStatement) -> bytes:
 
 
 def vote_entry(vote: Vote) -> bytes:
-    """The log entry of a review or a revocation."""
+    """The log entry of a vote."""
     return _entry(
         vote.kind,
         vote.sha256,
@@ -67,7 +67,15 @@ def vote_entry(vote: Vote) -> bytes:
         release=vote.release,
         tree_sha256=vote.tree_sha256,
         lock_sha256=vote.lock_sha256,
+        **_published(vote),
     )
+
+
+def _published(vote: Vote) -> dict[str, str]:
+    if vote.kind != PUBLISH:
+        return {}
+    commit = {"commit": vote.commit} if vote.commit else {}
+    return {"claim": vote.claim, "tag": vote.tag, **commit}
 
 
 def claim_entry(claim: Claimed) -> bytes:
@@ -146,16 +154,16 @@ class LogEntry:
             and self.member in question.members.names
         )
 
-    def reveals(self, question: DecisionQuestion) -> bool:
-        """Whether this is a claim or a statement from which the question's result can be copied.
+    def reveals(self, claim: Claimed | Statement, profile: str) -> bool:
+        """Whether this is a claim or a statement from which a profile's result can be copied.
 
         It is about the same source, or shows the same image, under whatever name; an entry that does not
         say its source is about the same release.
         """
         if self.kind not in {"rebuild", CLAIM} or self.outcome == COULD_NOT_BUILD:
             return False
-        values, claim = dict(self.facts), question.claim
-        if any(name.startswith(IMAGE) and value == question.claimed.sha256 for name, value in self.facts):
+        values, shown = dict(self.facts), claim.profiles[profile].sha256
+        if any(name.startswith(IMAGE) and value == shown for name, value in self.facts):
             return True
         source = (claim.tree_sha256, claim.lock_sha256)
         return values.get("architecture") == claim.architecture and (

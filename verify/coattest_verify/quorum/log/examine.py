@@ -242,14 +242,14 @@ def examine(
     """
     if not isinstance(log, Log):
         return LogVerdict(problem=log, lost=remembered)
-    try:
-        entries = [parse_entry(entry) for entry in log.entries]
-    except Rejected as error:
-        return LogVerdict(problem=Finding("bad-log", CHECKPOINT_FILE, error.what))
+    covered = max((note.checkpoint.size for note in log.cosignatures.values()), default=0)
+    entries, unread = _readable(log.entries)
+    if unread is not None and len(entries) < covered:
+        return LogVerdict(problem=unread)
     present = {item.sha256: item for item in signed}
     objecting = [
         (index, entry)
-        for index, entry in objections(log.entries, question, present.values())
+        for index, entry in objections(log.entries[: len(entries)], question, present.values())
         if entry.sha256 not in void
     ]
     logged = {entry.sha256 for entry in entries if entry.kind == "rebuild"}
@@ -269,7 +269,6 @@ def examine(
         for index, entry in enumerate(entries)
         if entry.revokes(question) and entry.sha256 not in filed and entry.sha256 not in void
     ]
-    covered = max((note.checkpoint.size for note in log.cosignatures.values()), default=0)
     checkpoint = log.checkpoint
     return LogVerdict(
         checkpoint.size,
@@ -282,9 +281,23 @@ def examine(
             for index, entry, what in removed
             if index < covered
         ),
-        refused=log.refused,
+        refused=log.refused if unread is None else (*log.refused, unread),
         agreed=SeenLog(agreed, tree_root(log.leaves[:agreed]).hex()) if agreed else None,
     )
+
+
+def _readable(entries: Sequence[bytes]) -> tuple[list[LogEntry], Finding | None]:
+    """The entries before the first that cannot be read, and why that one cannot.
+
+    Whoever may push can append it. Nobody honest cosigns it, so it says nothing and stops no decision.
+    """
+    found: list[LogEntry] = []
+    for index, entry in enumerate(entries):
+        try:
+            found.append(parse_entry(entry))
+        except Rejected as error:
+            return found, Finding("bad-log", CHECKPOINT_FILE, f"entry {index} cannot be read: {error.what}")
+    return found, None
 
 
 def objections(

@@ -188,11 +188,15 @@ def succession(evidence: Evidence, current: MembersFile, envelopes: Signatures) 
     Raises Rejected for a fork. Without a pinned root this says nothing about who the members are (``follow``
     does).
     """
+    return _succession(evidence, current, envelopes).versions
+
+
+def _succession(evidence: Evidence, current: MembersFile, envelopes: Signatures) -> LogState:
     first = _first_of(current, envelopes)
-    chain = _state(evidence, first, current.raw, envelopes, None)[0].versions
-    if current not in chain and current.version > chain[-1].version:
-        return _state(evidence, current, current.raw, envelopes, None)[0].versions
-    return chain
+    state = _state(evidence, first, current.raw, envelopes, None)[0]
+    if current not in state.versions and current.version > state.versions[-1].version:
+        return _state(evidence, current, current.raw, envelopes, None)[0]
+    return state
 
 
 def _first_of(current: MembersFile, envelopes: Signatures) -> MembersFile:
@@ -207,12 +211,12 @@ def claimed_root(evidence: Evidence, current: MembersFile) -> bytes:
     return bytes.fromhex(_first_of(current, read_signatures(evidence)).sha256)
 
 
-def latest_members(evidence: Evidence, current: MembersFile) -> MembersFile:
-    """The version in force in a folder whose ``quorum.toml`` is ``current``. Raises Rejected for a fork.
+def latest_state(evidence: Evidence, current: MembersFile) -> LogState:
+    """What is in force in a folder whose ``quorum.toml`` is ``current``. Raises Rejected for a fork.
 
     Without a pinned root this says nothing about who the members are (``follow`` does).
     """
-    return succession(evidence, current, read_signatures(evidence))[-1]
+    return _succession(evidence, current, read_signatures(evidence))
 
 
 Signatures = Mapping[bytes, Mapping[str, list[DsseEnvelope]]]

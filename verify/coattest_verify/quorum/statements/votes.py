@@ -1,4 +1,4 @@
-"""Votes: what members sign about a source besides a rebuild ("reviewed", "do not use it", "I built it").
+"""Votes: what members sign about a source besides a rebuild ("reviewed", "do not use it", "I publish it").
 
 Each names the source tree and the lock by digest and the quorum by its root. So a review of one source says
 nothing about another, and a revocation outlives later versions of ``quorum.toml`` as long as its member is in
@@ -19,16 +19,17 @@ from coattest.files import Evidence
 from coattest.findings import Finding
 from coattest.strictjson import Fields, canonical, parse
 from coattest_verify.quorum.members.file import NAME, MembersFile, parse_utc, utc
-from coattest_verify.quorum.statements.claim import RELEASE, SHA256, Claimed
+from coattest_verify.quorum.statements.claim import COMMIT as GIT_COMMIT
+from coattest_verify.quorum.statements.claim import RELEASE, SHA256, WORD, Claimed
 from coattest_verify.quorum.statements.statement import MAX_REASON, RebuildReport, clean
 from coattest_verify.signatures import dsse
 from coattest_verify.signatures.keys import PublicKey, Signer
 
 REVOKE, REVIEW, COMMIT, UNREVOKE = "revoke", "review", "commit", "unrevoke"
-WITHDRAW, EXCUSE, ARCHIVE = "withdraw", "excuse", "archive"
-KINDS = (REVOKE, REVIEW, COMMIT, UNREVOKE, WITHDRAW, EXCUSE, ARCHIVE)
-TAKES_BACK = frozenset({UNREVOKE, WITHDRAW, EXCUSE})
-"""What was taken back in time stays taken back when its signer's key is replaced later."""
+WITHDRAW, EXCUSE, ARCHIVE, PUBLISH = "withdraw", "excuse", "archive", "publish"
+KINDS = (REVOKE, REVIEW, COMMIT, UNREVOKE, WITHDRAW, EXCUSE, ARCHIVE, PUBLISH)
+OUTLIVES_ITS_KEY = frozenset({UNREVOKE, WITHDRAW, EXCUSE, COMMIT})
+"""What counts from its entry in the agreed log on, also when its signer's key is replaced later."""
 
 OLD_KEY = "old-key"
 VOTE_NAME = re.compile(rf"({'|'.join(KINDS)})\.({NAME.pattern})(?:\.[A-Za-z0-9_-]{{1,64}})?\.dsse\.json")
@@ -55,6 +56,12 @@ class Vote:
     or an ``excuse``. An ``excuse`` of silence has none."""
     excused: str | None = None
     """For an ``excuse``: the member whose dissent or silence no longer stands in the way."""
+    claim: str = ""
+    """For a ``publish``: SHA-256 (hex) of the claim in canonical JSON."""
+    commit: str | None = None
+    """And the commit that it is of, None where the source is no repository."""
+    tag: str = ""
+    """And the name of that commit."""
     sha256: str = ""
     """SHA-256 of the signed file, lower-case hex; empty before signing."""
     keys: frozenset[PublicKey] = frozenset()
@@ -80,6 +87,11 @@ class Vote:
                 **({"since_lock_sha256": self.since} if self.kind == REVIEW else {}),
                 **({"undoes_sha256": self.undoes} if self.kind in {UNREVOKE, WITHDRAW, EXCUSE} else {}),
                 **({"excused": self.excused} if self.kind == EXCUSE else {}),
+                **(
+                    {"claim_sha256": self.claim, "commit": self.commit, "tag": self.tag}
+                    if self.kind == PUBLISH
+                    else {}
+                ),
             }
         )
 
@@ -100,8 +112,12 @@ def make_vote(
     since: str | None = None,
     undoes: str | None = None,
     excused: str | None = None,
+    published: tuple[str, str | None, str] = ("", None, ""),
 ) -> Vote:
-    """A vote on the source that a claim, a build report or an earlier vote names."""
+    """A vote on the source that a claim, a build report or an earlier vote names.
+
+    ``published`` are claim, commit and tag of a ``publish``.
+    """
     return Vote(
         kind,
         member,
@@ -114,6 +130,7 @@ def make_vote(
         since,
         undoes,
         excused,
+        *published,
     )
 
 
@@ -145,7 +162,7 @@ def read_votes(
     """Every vote with a good signature of a member, and every other file with a vote's name.
 
     A vote by a key that the member had in an ``earlier`` version is refused with the code OLD_KEY, unless it
-    takes something back and ``stands``.
+    counts from its entry on and ``stands``.
     """
     accepted, refused = [], []
     for name in evidence.names():
@@ -179,7 +196,7 @@ def _authentic(
         signers, former = frozenset(envelope.signers(sorted(gone, key=lambda key: key.spki))), True
     if not signers:
         raise Rejected(f"not signed by a key of {member.name}", code="bad-signature")
-    if former and kind not in TAKES_BACK:
+    if former and kind not in OUTLIVES_ITS_KEY:
         raise Rejected(f"signed by a key that {member.name} no longer has", code=OLD_KEY)
     fields = Fields(parse(envelope.payload, max_size=MAX_VOTE), "")
     fields.exactly("purpose", f"coattest/{kind}/v1")
@@ -204,6 +221,11 @@ def _authentic(
         ),
         undoes=_undoes(kind, fields),
         excused=fields.text("excused", NAME) if kind == EXCUSE else None,
+        claim=fields.text("claim_sha256", SHA256) if kind == PUBLISH else "",
+        commit=(
+            fields.optional("commit", lambda name: fields.text(name, GIT_COMMIT)) if kind == PUBLISH else None
+        ),
+        tag=fields.text("tag", WORD) if kind == PUBLISH else "",
         sha256=hashlib.sha256(data).hexdigest(),
         keys=signers,
     )

@@ -1,0 +1,316 @@
+"""Attacks by whoever may push and appends what stops the log, or takes files out of what is logged."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ceremony.table import Seat, SharedStore, Table
+from coattest.errors import FoundFalse
+from coattest.files import Folder, ReadOnce
+from coattest.strictjson import canonical
+from coattest_verify.quorum.commitments import too_early
+from coattest_verify.quorum.log.entries import vote_entry
+from coattest_verify.quorum.log.examine import read_quorum_log
+from coattest_verify.quorum.members.chain import follow
+from coattest_verify.quorum.members.file import Member
+from coattest_verify.quorum.releases import ReleaseFiles, put_file
+from coattest_verify.quorum.statements.claim import Claimed
+from coattest_verify.quorum.statements.salt import new_secret
+from coattest_verify.quorum.statements.statement import RebuildReport
+from coattest_verify.quorum.statements.votes import ARCHIVE, COMMIT, make_vote, sign_vote, vote_name
+from coattest_verify.rebuild.answer import sign_answer
+from coattest_verify.signatures import keys
+from coattest_verify.signatures.journal import SignatureJournal
+from coattest_verify.turn.loop import take_turn
+from coattest_verify.turn.repository import OwnRepository
+from coattest_verify.turn.steps import MemberTurn, Questions
+from support.raises import raises_code
+from support.verify.logs import made_log, sign_log, write_log
+from support.verify.members import NOW, Members, hex_digest, report_json
+
+THREE = ("ann", "ben", "cat")
+RELEASE = "0.1.0"
+INVENTED = canonical(
+    {
+        "kind": "revoke",
+        "sha256": "0" * 64,
+        "member": "cat",
+        "facts": {"release": "0.9.0", "tree_sha256": "0" * 64, "lock_sha256": "0" * 64},
+    }
+)
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Table:
+    """Three members, who all committed to their result; two commitments are asked for, and agreed."""
+    made = Table.make(tmp_path / "table", 4, names=THREE, threshold=2, commitments=2)
+    made.everybody_builds(RELEASE)
+    for _ in range(2):
+        made.turns(THREE)
+    return made
+
+
+def garbage(table: Table, entry: bytes) -> Callable[[Path], None]:
+    """An append of this entry, as anybody who may push can make it."""
+
+    def append(folder: Path) -> None:
+        with Folder(folder) as evidence:
+            log = read_quorum_log(evidence, table.quorum.root, table.quorum.file)
+        for name, data in made_log([*(log.entries if log else ()), entry], table.quorum.root).items():
+            put_file(folder, name, data)
+
+    return append
+
+
+def turn(table: Table, name: str, repository: Callable[[Seat], OwnRepository], **more: Any) -> MemberTurn:
+    """One member's turn, in a repository of this kind."""
+    seat = table.seats[name]
+    with seat.own_state():
+        member = MemberTurn(
+            name,
+            lambda _: seat.signer,
+            table.quorum.root,
+            Questions(),
+            tuple(seat.results),
+            memory=seat.roots,
+            **more,
+        )
+        take_turn(repository(seat), member, {}, table.now)
+    return member
+
+
+def own(seat: Seat) -> OwnRepository:
+    """The member's repository as it is."""
+    return seat.repository
+
+
+def names(table: Table) -> set[str]:
+    """The kinds of files of the release on the branch."""
+    with table.common.files_at(table.tip) as files:
+        return {name.split(".")[0] for name in files.names(f"releases/{RELEASE}")}
+
+
+def waits(member: MemberTurn) -> set[str]:
+    """The codes of what was not done."""
+    return {error.code for error in member.waits.values()}
+
+
+def git(folder: Path, *words: str) -> str:
+    """git, without anybody's settings."""
+    done = subprocess.run(
+        ["git", "-C", str(folder), "-c", "user.name=x", "-c", "user.email=x@example.invalid", *words],
+        env={"PATH": os.environ["PATH"], "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": "/dev/null"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return done.stdout
+
+
+def test_nothing_is_shown_while_the_log_waits_and_one_line_ends_that(table: Table) -> None:
+    """Neither claim nor result goes out; the turn names commit, file and command, and the command works."""
+    table.by_hand("cat", garbage(table, INVENTED))
+    stopped = turn(table, "ann", own, claim=table.claims[RELEASE])
+    assert waits(stopped) == {"removed-entry", "log-waits", "no-claim"}
+    assert names(table) == {"commit"}
+    said = str(stopped.waits["log"])
+    assert f"git revert {table.tip}" in said
+    assert "(log/checkpoint and " in said
+    clone = table.folder / "clone"
+    git(table.folder, "clone", "--quiet", str(table.folder / "common.git"), str(clone))
+    words = said[said.index("git revert ") :].rstrip(")").split()[1:]
+    git(clone, *words, "--no-edit")
+    git(clone, "push", "--quiet", "origin", "main")
+    assert waits(turn(table, "ann", own, claim=table.claims[RELEASE])) == set()
+    assert names(table) == {"commit", "claim", "publish", "rebuild"}
+
+
+def test_what_was_signed_before_a_lost_push_is_not_shown_after_it(table: Table) -> None:
+    """The push that wins stops the log: the signature that is kept for the next round stays at home."""
+
+    class Overtaken(SharedStore):
+        """Before the first push somebody appends what nobody signed."""
+
+        lost = False
+
+        def push(self, commit: str) -> Any:
+            if not self.lost:
+                type(self).lost = True
+                table.by_hand("cat", garbage(table, INVENTED))
+            return super().push(commit)
+
+    member = turn(
+        table,
+        "ann",
+        lambda seat: Overtaken(seat.repository.path, seat.repository.settings),
+        claim=table.claims[RELEASE],
+    )
+    assert Overtaken.lost
+    assert "removed-entry" in waits(member)
+    assert names(table) == {"commit"}
+
+
+def test_what_cannot_be_read_stops_no_decision(tmp_path: Path) -> None:
+    """Under block, too: nobody cosigned it. What was cosigned and cannot be read is no decision."""
+    quorum = Members.make(tmp_path / "desk", THREE, threshold=2)
+    quorum.claim(report_json())
+    for name in THREE:
+        quorum.sign(name, report_json())
+    for name in THREE:
+        sign_log(quorum.attestations, quorum.root, name, quorum.signers[name], seen=None, now=NOW)
+    with Folder(quorum.attestations) as folder:
+        log = read_quorum_log(folder, quorum.root, quorum.file)
+    assert log is not None
+    write_log(quorum, [*log.entries, b"garbage"])
+    outcome = quorum.decide()
+    assert outcome.require().agreed == THREE
+    assert "bad-log" in {warning.code for warning in outcome.warnings}
+    with raises_code(FoundFalse, "bad-log", match="entry 4 cannot be read"):
+        sign_log(
+            quorum.attestations,
+            quorum.root,
+            "ann",
+            quorum.signers["ann"],
+            seen=None,
+            now=NOW,
+            append=False,
+        )
+
+
+def test_an_archive_covers_no_other_source_and_nothing_later(tmp_path: Path) -> None:
+    """Under an archived release's name anybody could have invented a commitment, or one of its own source."""
+    quorum = Members.make(tmp_path / "desk", THREE, threshold=2, dissent="report")
+    claim = quorum.claim(report_json())
+    for name in THREE:
+        quorum.sign(name, report_json())
+        vote = make_vote(ARCHIVE, name, root=quorum.root, claim=claim, note="a" * 64, now=NOW)
+        quorum.write(vote_name(vote), sign_vote(vote, quorum.signers[name]))
+    sign_log(quorum.attestations, quorum.root, "ann", quorum.signers["ann"], seen=None, now=NOW)
+    with Folder(quorum.attestations) as folder:
+        log = read_quorum_log(folder, quorum.root, quorum.file)
+    assert log is not None
+    before = [each for each in log.entries if json.loads(each)["kind"] == "rebuild"]
+    assert log.entries[:3] == tuple(before) or len(before) == 3
+    for path in quorum.released.glob("rebuild.*"):
+        path.unlink()
+    sign_log(quorum.attestations, quorum.root, "ben", quorum.signers["ben"], seen=None, now=NOW, append=False)
+    vote = replace(
+        make_vote(COMMIT, "cat", root=quorum.root, claim=claim, note="b" * 64, now=NOW), sha256="c" * 64
+    )
+    elsewhere = replace(vote, tree_sha256=hex_digest("tree elsewhere", 256))
+    for invented in (vote_entry(vote), vote_entry(elsewhere)):
+        write_log(quorum, [*log.entries, invented])
+        with raises_code(FoundFalse, "removed-entry"):
+            sign_log(
+                quorum.attestations,
+                quorum.root,
+                "cat",
+                quorum.signers["cat"],
+                seen=None,
+                now=NOW,
+                append=False,
+            )
+    write_log(quorum, [vote_entry(elsewhere), *log.entries])
+    (quorum.attestations / "log/cosignature.ann").unlink()
+    (quorum.attestations / "log/cosignature.ben").unlink()
+    with raises_code(FoundFalse, "removed-entry"):
+        sign_log(
+            quorum.attestations, quorum.root, "cat", quorum.signers["cat"], seen=None, now=NOW, append=False
+        )
+
+
+@pytest.fixture
+def quorum(tmp_path: Path) -> Members:
+    """Three members, of whom two decide, change and must have committed."""
+    rules: dict[str, Any] = {"threshold": 2, "dissent": "report", "commitments": 2, "kinds": ("ed25519",)}
+    return Members.make(tmp_path / "desk", THREE, **rules)
+
+
+def logged(quorum: Members, *members: str) -> None:
+    """Appended by the first, and cosigned by each."""
+    for name in members:
+        sign_log(quorum.attestations, quorum.root, name, quorum.signers[name], seen=None, now=NOW)
+
+
+def committed(quorum: Members, name: str) -> str:
+    """A member's commitment to the good result; the salt that opens it."""
+    report, secret = RebuildReport.read(report_json()), new_secret(name, quorum.root)
+    vote = make_vote(COMMIT, name, root=quorum.root, claim=report, note=secret.digest(report), now=NOW)
+    quorum.write(vote_name(vote), sign_vote(vote, quorum.signers[name]))
+    return secret.salt
+
+
+def replaced_key(quorum: Members, name: str) -> None:
+    """Version 2 of the members file, in which this member has another key, in force."""
+    keys.generate_key(quorum.folder / "new-key", "ed25519")
+    quorum.signers[name] = keys.load_signer(quorum.folder / "new-key")
+    parties = tuple(
+        Member(each.name, (quorum.signers[name].public,)) if each.name == name else each
+        for each in quorum.file.members
+    )
+    quorum.install(quorum.file.successor(members=parties), [each for each in THREE if each != name])
+
+
+def early(quorum: Members, claim: Claimed) -> str | None:
+    """The code of why nothing may be shown yet, by the rule of turns and of lint-change."""
+    with Folder(quorum.attestations) as folder:
+        chain = follow(folder, quorum.root, seen=None, now=NOW)
+        found = too_early(ReleaseFiles(folder, RELEASE), chain, claim, quorum.root)
+    return found.code if found else None
+
+
+def test_a_key_replaced_between_commitment_and_reveal_loses_nothing(quorum: Members) -> None:
+    """What the log has from the key of its time counts, for the turn and for the decision alike."""
+    salts = {name: committed(quorum, name) for name in ("ann", "ben")}
+    logged(quorum, *THREE)
+    replaced_key(quorum, "ben")
+    logged(quorum, *THREE)
+    claim = quorum.claim(report_json())
+    assert early(quorum, claim) is None
+    for name, salt in salts.items():
+        quorum.sign(name, report_json(), salt=salt)
+    assert quorum.decide().require().agreed == ("ann", "ben")
+
+
+def test_a_thief_commits_nothing_once_its_key_is_replaced(quorum: Members) -> None:
+    """With an entry after the version that took the key away, its commitment counts in neither place."""
+    salts = {name: committed(quorum, name) for name in ("ann", "ben")}
+    (stolen,) = quorum.released.glob("commit.ben.*")
+    late = stolen.read_bytes()
+    stolen.unlink()
+    replaced_key(quorum, "ben")
+    logged(quorum, *THREE)
+    stolen.write_bytes(late)
+    logged(quorum, *THREE)
+    claim = quorum.claim(report_json())
+    assert early(quorum, claim) == "commitments-missing"
+    for name, salt in salts.items():
+        quorum.sign(name, report_json(), salt=salt)
+    assert [reason.code for reason in quorum.decide().reasons] == ["too-few-commitments"]
+
+
+def test_a_logged_statement_keeps_its_file(quorum: Members) -> None:
+    """Signed again, it stands beside the first one, and who cosigns for the first time finds both."""
+    quorum.claim(report_json())
+    quorum.sign("ben", report_json())
+    logged(quorum, "ann")
+    journal = SignatureJournal()
+    for hour in (2, 1):
+        statement = quorum.statement("ann", report_json(), age=timedelta(hours=hour))
+        with Folder(quorum.attestations) as folder:
+            files = ReleaseFiles(ReadOnce(folder), RELEASE)
+            signer = quorum.signers["ann"]
+            sign_answer(quorum.attestations, files, statement, quorum.file, signer, journal=journal)
+        logged(quorum, "ann")
+    assert len(list(quorum.released.glob("rebuild.ann.*intoto.json"))) == 2
+    logged(quorum, "cat")
