@@ -70,7 +70,7 @@ IMAGES: Final = {
     "bad-requirement": "A wanted Python package is not a name with a version at most, or pip never has what it needs",
     "bad-pip-setting": "A setting of pip that says where the index is has another form than coattest passes on",
     "bad-repository": "The git repository of the source tree cannot be read",
-    "bad-source": "The source tree has a link, a device, a name with control characters or too many files, or no lock",
+    "bad-source": "The source tree has a link to elsewhere, a device, a name with control characters or too many files, or no lock",
     "bad-wheel": "A wheel is damaged",
     "blobs-missing": "A file of nitro-cli's blobs folder is missing, or nothing says where it is",
     "bytecode-failed": "The image's Python could not compile the image's modules",
