@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from coattest.errors import EnvironmentFailure
@@ -225,6 +225,7 @@ def test_what_the_system_refuses_is_silence_of_one_source(
     assert [(row.status, row.findings[0].detail) for row in look.rows] == [("silent", "Input/output error")]
 
 
+@settings(max_examples=60, deadline=None)
 @example(module_id="\\ud800", status="verified", since=None)
 @given(
     module_id=st.text(st.characters(codec="utf-8"), min_size=1, max_size=40),
