@@ -31,7 +31,7 @@ SHOWN = 5
 REPORTS = frozenset({"auction serve", "verify inputs"})
 """Commands that do not end in one line: a service's log, and a verdict with all its findings."""
 
-VERDICTS = {"verify quorum": b"no decision: ", "verify fleet": b" [fleet-"}
+VERDICTS = {"verify quorum": b"no decision: ", "verify fleet": b": silent: "}
 """Commands whose exit code 3 says "undecided", with every reason, and how; an error is one line there too."""
 
 WRITES = {
