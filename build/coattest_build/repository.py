@@ -172,14 +172,14 @@ class Repository:
         ending = b" " + name
         return next((line[:40] for line in packed.splitlines() if line[40:] == ending), None)
 
-    def files(self, commit: str, wanted: Callable[[str, bool], bool]) -> dict[str, tuple[str, bool]]:
+    def files(self, commit: str, wanted: Callable[[str, bool], bool]) -> dict[str, tuple[str, bool | None]]:
         """Path to (blob id in hex, executable) of every file of a commit for which ``wanted`` is true.
 
         ``wanted`` gets a path and whether it is a folder; folders for which it is false are not entered.
         """
         found = self.entries(commit, lambda path: wanted(path, True))
         return {
-            path: (entry, bool(mode & 0o100))
+            path: (entry, None if stat.S_ISLNK(mode) else bool(mode & 0o100))
             for path, (mode, entry) in found.items()
             if not stat.S_ISDIR(mode) and wanted(path, False)
         }

@@ -6,6 +6,8 @@ Nothing of the tree is imported or executed, no link in it is followed, and no g
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 import stat
 import zlib
 from collections.abc import Iterator
@@ -15,11 +17,13 @@ from pathlib import Path
 from coattest.errors import CoattestError, EnvironmentFailure, Rejected, UsageError
 from coattest.files import Folder
 from coattest_build.image import IMAGE_FILE, LOCK_FILE, SOURCE_FOLDERS
+from coattest_build.inputs.names import is_relative_path
 from coattest_build.repository import open_repository
 
 ROOTS = (IMAGE_FILE, *SOURCE_FOLDERS)
 """What decides the image's bytes beside the lock, which has a digest of its own."""
 MAX_FILES = 10_000
+LINK_HINT = "a link is relative, and leads to what is in the same of build/kernel, build/init and enclave"
 MAX_BYTES = 256 * 1024 * 1024
 
 
@@ -30,10 +34,13 @@ def _bad(what: str, where: Path, hint: str | None = None) -> UsageError:
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """One file: its tree-relative path, whether it is executable, its SHA-256 and its id in git (hex)."""
+    """One file: its tree-relative path, whether it is executable, its SHA-256 and its id in git (hex).
+
+    Of a link ``executable`` is None, and the digests are those of where it leads.
+    """
 
     path: str
-    executable: bool
+    executable: bool | None
     sha256: str
     git_blob: str
 
@@ -62,10 +69,11 @@ class Snapshot:
 def take(source: Path, folder: Path) -> Snapshot:
     """Copy the sources of the tree ``source`` into the fresh ``folder`` and describe the copy.
 
-    Raises UsageError (``bad-source``) for links, devices, names with control characters, a missing lock, and
-    too many files or bytes.
+    Links stay links, and lead to what is in the same of `SOURCE_FOLDERS`. Raises UsageError (``bad-source``)
+    for other links, devices, names with control characters, a missing lock, and too many files or bytes.
     """
     files: list[SourceFile] = []
+    links: dict[Path, bytes] = {}
     if not source.is_dir():
         raise _bad("no such directory", source, "name the source tree with --source")
     with Folder(source, total=MAX_BYTES) as tree:
@@ -75,10 +83,16 @@ def take(source: Path, folder: Path) -> Snapshot:
             data, executable = _read(tree, path)
             target = folder / path
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(data)
-            target.chmod(0o755 if executable else 0o644)
+            if executable is None:
+                links[target] = data
+            else:
+                target.write_bytes(data)
+                target.chmod(0o755 if executable else 0o644)
             blob = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
             files.append(SourceFile(path, executable, hashlib.sha256(data).hexdigest(), blob))
+        for target, data in links.items():  # last, so that nothing is written through one
+            target.symlink_to(os.fsdecode(data))
+        _check_links(folder, [file.path for file in files if file.executable is None])
         covered = tuple(file for file in files if file.path != LOCK_FILE)
         lock = next((file.sha256 for file in files if file.path == LOCK_FILE), None)
         if lock is None:
@@ -88,10 +102,11 @@ def take(source: Path, folder: Path) -> Snapshot:
 
 
 def tree_digest(files: tuple[SourceFile, ...]) -> str:
-    """SHA-256 (hex) over ``path NUL 0|1 NUL sha256 newline`` of every file, sorted by path."""
+    """SHA-256 (hex) over ``path NUL 0|1|l NUL sha256 newline`` of every file or link (l), sorted by path."""
     digest = hashlib.sha256()
     for file in sorted(files, key=lambda item: item.path.encode()):
-        digest.update(f"{file.path}\0{int(file.executable)}\0{file.sha256}\n".encode())
+        kind = "l" if file.executable is None else int(file.executable)
+        digest.update(f"{file.path}\0{kind}\0{file.sha256}\n".encode())
     return digest.hexdigest()
 
 
@@ -118,11 +133,49 @@ def _ignored(name: str) -> bool:
     return name == "__pycache__" or name.endswith(".pyc")
 
 
-def _read(tree: Folder, path: str) -> tuple[bytes, bool]:
+def _folder_of(path: str) -> str | None:
+    """The one of `SOURCE_FOLDERS` that a path lies in."""
+    return next((top for top in SOURCE_FOLDERS if path.startswith(f"{top}/")), None)
+
+
+def _link(tree: Folder, path: str) -> str | None:
+    """Where a link of the tree leads; None where there is none. Raises UsageError when it leads out.
+
+    A plain way only: up from the link's own folder, then down. So no other link can change what "up" means.
+    """
+    top = _folder_of(path)
+    if top is None:
+        return None
+    try:
+        target = tree.link(path)
+    except Rejected:
+        return None
+    ups = (len(target) - len(re.sub(r"\A(?:\.\./)+", "", target))) // len("../")
+    plain = is_relative_path(target[ups * len("../") :])
+    if not plain or ups > path.count("/") - top.count("/") - 1:
+        raise _bad("a link that does not plainly lead to something beside it", tree.path / path, LINK_HINT)
+    return target
+
+
+def _check_links(folder: Path, links: list[str]) -> None:
+    """Check in the copy that every link ends at something in its own one of `SOURCE_FOLDERS`."""
+    for path in links:
+        top = folder / str(_folder_of(path))
+        try:
+            inside = (folder / path).resolve(strict=True).is_relative_to(top.resolve())
+        except (OSError, RuntimeError):  # nothing there, or a loop
+            inside = False
+        if not inside:
+            raise _bad("a link that leads to nothing in its folder of the tree", folder / path, LINK_HINT)
+
+
+def _read(tree: Folder, path: str) -> tuple[bytes, bool | None]:
+    if (target := _link(tree, path)) is not None:
+        return os.fsencode(target), None
     try:
         data, status = tree.read_status(path, MAX_BYTES)
     except Rejected as error:
-        hint = "links, pipes and devices are not supported" if error.code == "not-a-file" else None
+        hint = "pipes, devices and such links are not supported" if error.code == "not-a-file" else None
         raise _bad(error.what, tree.path / path, hint) from None
     return data, bool(status.st_mode & 0o100)
 
@@ -146,7 +199,9 @@ def commit_of(tree: Folder, files: list[SourceFile]) -> tuple[str | None, tuple[
         ) from None
     if head is None:
         return None, ()  # nothing is committed yet
-    present = {file.path: (file.git_blob, file.executable) for file in files}
+    present: dict[str, tuple[str, bool | None]] = {
+        file.path: (file.git_blob, file.executable) for file in files
+    }
     names = sorted({*present, *committed})
     return head, tuple(name for name in names if present.get(name) != committed.get(name))
 

@@ -459,6 +459,15 @@ class Folder:
             self._left -= len(content)
         return content, status
 
+    def link(self, name: str) -> str:
+        """Where the link at ``name`` leads. Raises Rejected (``not-a-file``) when there is none."""
+        folder, _, leaf = name.rpartition("/")
+        with self._opened(folder, _ENTER) as handle:
+            try:
+                return os.readlink(leaf, dir_fd=handle)
+            except OSError:
+                raise Rejected("not a link", code="not-a-file") from None
+
     def write(self, name: str, content: bytes) -> None:
         """Put a file of mode 644 at ``name``, in place of what is there; its folder is made when missing.
 

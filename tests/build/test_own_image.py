@@ -141,6 +141,26 @@ def test_programs_of_the_source_tree_stay_executable(tmp_path: Path) -> None:
     }
 
 
+def test_links_of_the_tree_are_links_in_the_image(tmp_path: Path) -> None:
+    """Where they lead to what is copied with them; a link out of the copied folder would lead elsewhere."""
+    source = make_source(tmp_path / "source")
+    for name in ("enclave/app/lib/cli.js", "enclave/other"):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_text(name)
+    (source / "enclave/app/.bin").mkdir()
+    (source / "enclave/app/.bin/cli").symlink_to("../lib/cli.js")
+    snapshot = sources.take(source, tmp_path / "snapshot")
+    tree = Tree(tmp_path / "root")
+    rootfs.add_sources(tree, snapshot.folder, "enclave/app", "srv")
+    assert tree.resolve("/srv/.bin/cli") == "srv/lib/cli.js"
+    (links,) = [e for e in rootfs.root_entries(tree.root, "r") if e.name == "r/srv/.bin/cli"]
+    assert links.content == b"../lib/cli.js"
+    (source / "enclave/app/.bin/out").symlink_to("../../other")
+    snapshot = sources.take(source, tmp_path / "second")
+    with raises_code(UsageError, "bad-source", match=r"enclave/app/\.bin/out"):
+        rootfs.add_sources(Tree(tmp_path / "again"), snapshot.folder, "enclave/app", "srv")
+
+
 def test_files_that_are_not_in_the_tree_are_named(tmp_path: Path) -> None:
     """Exit 2 with the path and the table, for files, kernel fragment, init, profile and requirements."""
     source = make_source(tmp_path / "source")

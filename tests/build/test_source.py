@@ -186,6 +186,64 @@ def test_links_and_devices_in_the_tree_are_refused(tree: Path, tmp_path: Path) -
         snapshot(tree, "third")
 
 
+def test_links_inside_a_folder_of_the_tree_are_kept(tree: Path) -> None:
+    """As links, in the digest by where they lead; one is another thing than a file with that text."""
+    before = snapshot(tree, "none").tree_sha256
+    deep = tree / "enclave/deep/er"
+    deep.mkdir(parents=True)
+    (deep / "file").write_text("text")
+    links = {"enclave/deep/er/up": "../../deep/er/file", "enclave/deep/to": "er/up", "enclave/folder": "deep"}
+    for name, target in links.items():
+        (tree / name).symlink_to(target)
+    taken = snapshot(tree, "links")
+    assert {name: str((taken.folder / name).readlink()) for name in links} == links
+    assert (taken.folder / "enclave/folder/to").read_text() == "text"
+    assert [file.path for file in taken.files if file.executable is None] == list(links)
+    (tree / "enclave/folder").unlink()
+    (tree / "enclave/folder").write_text("deep")
+    assert len({before, taken.tree_sha256, snapshot(tree, "file").tree_sha256}) == 3
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        *("/etc/passwd", "..", "../..", "../../build/image.toml", "../../../outside", "missing", "link", "."),
+        *("deep/../../outside", "./deep", "deep//x", "deep/", "../other/../../outside", "../kernel/../../x"),
+    ],
+)
+def test_links_that_lead_anywhere_else_are_refused(tree: Path, tmp_path: Path, target: str) -> None:
+    """Out of their own folder of the tree, by any way, to nothing, or in a circle."""
+    (tmp_path / "outside").write_text("secret")
+    (tree / "enclave/sub/deep").mkdir(parents=True)
+    (tree / "enclave/sub/deep/file").write_text("")
+    (tree / "enclave/sub/link").symlink_to(target)
+    with raises_code(UsageError, "bad-source", match="sub/link"):
+        snapshot(tree)
+
+
+def test_a_link_is_compared_with_the_commits(repository: Path) -> None:
+    """As it was committed the tree is clean; a file with the link's text, and another way, are changes."""
+    link = repository / "enclave/link.py"
+    link.symlink_to("package/main.py")
+    porcelain.add(str(repository), paths=[str(link)])
+    porcelain.commit(str(repository), message=b"link", author=ME, committer=ME)
+    assert not snapshot(repository, "clean").dirty
+    text = str(link.readlink())
+    link.unlink()
+    link.write_text(text)
+    assert snapshot(repository, "file").changed == ("enclave/link.py",)
+
+
+def test_two_links_together_do_not_lead_out(tree: Path, tmp_path: Path) -> None:
+    """A way up behind another link would begin elsewhere than it looks."""
+    (tmp_path / "outside").write_text("secret")
+    (tree / "enclave/a/b").mkdir(parents=True)
+    (tree / "enclave/a/b/high").symlink_to("../../a")
+    (tree / "enclave/a/b/link").symlink_to("high/../../../outside")
+    with raises_code(UsageError, "bad-source", match="b/link"):
+        snapshot(tree)
+
+
 def test_a_tree_without_a_lock_says_what_to_run(tree: Path) -> None:
     """A missing lock is a usage error with the command."""
     (tree / "build/image.lock").unlink()

@@ -1,41 +1,62 @@
-"""One ceremony from the first claim over a wrong dissent to a rotation, and what must hold all along."""
+"""One ceremony from the first claim to the renewal of an expired quorum, and what must hold all along."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
 from ceremony.table import SEVEN, Table, refusals
+from ceremony.token import token_key
 from coattest.files import Folder, Held, ReadOnce
 from coattest_build.ownwork import OwnWork
 from coattest_verify.quorum.log.examine import read_quorum_log
 from coattest_verify.quorum.members.file import Member as Party
-from coattest_verify.quorum.releases import put_file
+from coattest_verify.quorum.releases import ReleaseFiles, put_file
 from coattest_verify.quorum.signing import propose
 from coattest_verify.quorum.statements.signed import read_statements
 from coattest_verify.quorum.statements.statement import DISSENT
-from coattest_verify.quorum.statements.votes import WITHDRAW, make_vote, sign_vote, vote_name
+from coattest_verify.quorum.statements.votes import (
+    EXCUSE,
+    REVOKE,
+    UNREVOKE,
+    WITHDRAW,
+    Vote,
+    make_vote,
+    sign_vote,
+    vote_name,
+)
 from coattest_verify.rebuild.answer import answer, read_ask, read_report, sign_answer
 from coattest_verify.signatures import keys
 from coattest_verify.signatures.journal import SignatureJournal
+from support.verify.members import EXPIRES, NOW
 
 FIRST, SECOND = "0.1.0", "0.2.0"
 
+LIFE = timedelta(hours=12)
+"""How long version 1 decides; a ceremony up to its renewal takes some minutes of the table's clock."""
+
 
 def whole_story(folder: Path, seed: int, *, real: bool = False) -> Table:
-    """Two releases, a mistake in the second, and a new key, among seven who push at the same time.
+    """Two releases among seven who push at the same time, and what goes wrong with them.
 
-    Raises AssertionError where a member is locked out, decides otherwise than the rest, or a merge would
-    need a hand.
+    In the second one a member errs and another one is away; the first one is revoked, and that is undone; the
+    branch is set back; the quorum expires, and is renewed with a new key, in a token where ``real``. Raises
+    AssertionError where a member is locked out, decides otherwise than the rest, or a merge needs a hand.
     """
-    table = Table.make(folder, seed, real=real)
+    table = Table.make(folder, seed, real=real, expires=NOW + LIFE)
     table.everybody_builds(FIRST)
     release(table, FIRST, "ann")
+    earlier = table.tip
     table.everybody_builds(SECOND)
-    mistaken_release(table, SECOND, "ben", "eve")
-    agree(table, FIRST, SECOND)
-    rotate(table, "cat", "gus")
+    mistaken_release(table, SECOND, "ben", "eve", away="fay")
+    agree(table, FIRST)
+    agree(table, SECOND, away=("fay",))
+    revoke(table, FIRST, "dan")
+    set_back(table, earlier)
+    expire(table)
+    rotate(table, "cat", "gus", token_key(folder) if real else None)
     agree(table, FIRST, SECOND)
     assert refusals(table.turns(SEVEN)) == {}
     check_history(table)
@@ -50,15 +71,20 @@ def release(table: Table, name: str, publisher: str) -> None:
     agree(table, name)
 
 
-def mistaken_release(table: Table, name: str, publisher: str, whose: str) -> None:
-    """One member's machine builds other bytes; it dissents, finds its mistake, and takes that back."""
-    seat = table.seats[whose]
+def mistaken_release(table: Table, name: str, publisher: str, whose: str, away: str) -> None:
+    """One member's machine builds other bytes; it dissents, finds its mistake, and takes that back.
+
+    Another one is on leave meanwhile, and as many as change the members file excuse it.
+    """
+    seat, present = table.seats[whose], [each for each in SEVEN if each != away]
     table.build(seat, name, b"a broken disk")
-    table.turns(SEVEN, claim=(publisher, name))
-    done = table.turns(SEVEN)
+    table.turns(present, claim=(publisher, name))
+    done = table.turns(present)
     assert {what.split(":")[0]: error.code for what, error in refusals(done).items()} == {whose: "mismatch"}
     table.by_hand(whose, partial(state, table, whose, name, dissent=True))
-    assert refusals(table.turns([each for each in SEVEN if each != whose])) == {}
+    for each in present[: table.quorum.file.changing]:
+        table.by_hand(each, partial(vote, table, EXCUSE, each, name, excused=away))
+    assert refusals(table.turns([each for each in present if each != whose])) == {}
     for outcome in table.decisions(name).values():
         assert {reason.code for reason in outcome.reasons} == {"dissent"}
     agree(table, FIRST)
@@ -66,8 +92,7 @@ def mistaken_release(table: Table, name: str, publisher: str, whose: str) -> Non
     table.by_hand(whose, partial(withdraw, table, whose, name))
     table.by_hand(whose, partial(state, table, whose, name, dissent=False))
     for _ in range(2):  # an entry for it, and enough cosignatures on that
-        assert refusals(table.turns(SEVEN)) == {}
-    agree(table, name)
+        assert refusals(table.turns(present)) == {}
 
 
 def state(table: Table, whose: str, release_name: str, folder: Path, *, dissent: bool) -> None:
@@ -87,41 +112,80 @@ def withdraw(table: Table, whose: str, release_name: str, folder: Path) -> None:
         (wrong,) = (
             item for item in read_statements(ask.files, ask.members)[0] if item.statement.outcome == DISSENT
         )
-        vote = make_vote(
-            WITHDRAW,
-            whose,
-            root=table.quorum.root,
-            claim=ask.claim,
-            note="a broken disk",
-            now=table.now(),
-            undoes=wrong.signed_sha256,
-        )
-        put_file(folder, ask.files.place(vote_name(vote)), sign_vote(vote, table.seats[whose].signer))
+    vote(table, WITHDRAW, whose, release_name, folder, undoes=wrong.signed_sha256)
 
 
-def agree(table: Table, *releases: str) -> None:
+def vote(table: Table, kind: str, whose: str, release_name: str, folder: Path, **values: str) -> Vote:
+    """What verify release withdraw, excuse, revoke and unrevoke do in a clone."""
+    with Folder(folder) as opened:
+        files = ReleaseFiles(ReadOnce(opened), release_name)
+        claim = files.claim()
+    root, now = table.quorum.root, table.now()
+    made = make_vote(kind, whose, root=root, claim=claim, note="why", now=now, **values)
+    put_file(folder, files.place(vote_name(made)), sign_vote(made, table.seats[whose].signer))
+    return made
+
+
+def revoke(table: Table, name: str, whose: str) -> None:
+    """A member revokes a release, which blocks at once, and takes that back."""
+    made: list[Vote] = []
+    table.by_hand(whose, lambda folder: made.append(vote(table, REVOKE, whose, name, folder)))
+    for outcome in table.decisions(name).values():
+        assert {reason.code for reason in outcome.reasons} == {"revoked"}
+    undoes = made[0].signed_sha256
+    table.by_hand(
+        whose, lambda folder: made.append(vote(table, UNREVOKE, whose, name, folder, undoes=undoes))
+    )
+    agree(table, name)
+
+
+def set_back(table: Table, earlier: str) -> None:
+    """Whoever hosts the branch shows an earlier commit: who saw more decides nothing on it."""
+    for seat in table.seats.values():
+        outcome = table.decide(seat, FIRST, at=earlier)
+        assert outcome is not None
+        assert outcome.decision is None
+        assert "log-shrunk" in {reason.code for reason in outcome.reasons}
+
+
+def expire(table: Table) -> None:
+    """The members file's time is over, and with it every decision."""
+    table.clock = NOW + LIFE
+    for outcome in table.decisions(FIRST).values():
+        assert {reason.code for reason in outcome.reasons} == {"members-expired"}
+
+
+def agree(table: Table, *releases: str, away: tuple[str, ...] = ()) -> None:
     """Every member decides the same, and nobody has anything to object to."""
     for name in releases:
         found = table.decisions(name)
         assert {member: outcome.reasons for member, outcome in found.items()} == dict.fromkeys(SEVEN, ())
         assert len({outcome.require().digest for outcome in found.values()}) == 1
-        assert {outcome.agree for outcome in found.values()} == {SEVEN}
+        assert {outcome.agree for outcome in found.values()} == {
+            tuple(each for each in SEVEN if each not in away)
+        }
 
 
-def rotate(table: Table, proposer: str, whose: str) -> None:
-    """A member lost its key: another one proposes its new one, and one turn of each puts that in force."""
+def rotate(table: Table, proposer: str, whose: str, token: tuple[keys.PublicKey, keys.Signer] | None) -> None:
+    """A member lost its key: another one proposes a new one and more time; a turn of each puts that in force.
+
+    The new key is in a ``token``, or else in a file.
+    """
     seat = table.seats[whose]
-    public = keys.generate_key(seat.folder / "new-key", "ed25519")
+    if token is None:
+        public = keys.generate_key(seat.folder / "new-key", "ed25519")
+        token = public, keys.load_signer(seat.folder / "new-key")
+    public, signer = token
     before = table.quorum.file
     parties = tuple(Party(each.name, (public,)) if each.name == whose else each for each in before.members)
-    proposal = before.successor(members=parties)
+    proposal = before.successor(members=parties, expires=EXPIRES)
 
     def write(folder: Path) -> None:
         with Folder(folder) as evidence:
             propose(folder, evidence, proposal)
 
     table.by_hand(proposer, write)
-    table.seats[whose] = replace(seat, signer=keys.load_signer(seat.folder / "new-key"))
+    table.seats[whose] = replace(seat, signer=signer)
     table.turns([name for name in SEVEN if name != whose])
     assert refusals(table.turns(SEVEN)) == {}
     assert {outcome.members.version for outcome in table.decisions(FIRST).values() if outcome.members} == {2}

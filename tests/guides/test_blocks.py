@@ -41,10 +41,7 @@ RUN_BY_CI = {
         "nitro-local run-enclave image.eif --host qemu --directory enclave \\\n"
         "    --role-arn arn:aws:iam::111122223333:role/parent --instance-id i-0123456789abcdef0",
     ): ("tox.ini", "\n    nitro-local demo --qemu --this-checkout-is-mine\n"),
-    ("docs/reproducible.md", "tox -e reproducible"): (
-        ".ci/run",
-        "for environment in reproducible boot container; do",
-    ),
+    ("docs/reproducible.md", "tox -e reproducible"): (".ci/run", "\n  twice reproducible "),
     ("docs/reproducible.md", "docker build -f Dockerfile.reproducible --output out ."): (
         "tests/support/build/container_route.py",
         'self._docker("build", *more, "--output", str(out), str(context))',
@@ -57,10 +54,7 @@ RUN_BY_CI = {
         'build = ("--isolation", "chroot", *arguments, "-f", str(dockerfile), "-t", name, str(context))\n'
         '        self._buildah("bud", *build)',
     ),
-    ("docs/reproducible.md", "tox -e container"): (
-        ".ci/run",
-        "for environment in reproducible boot container; do",
-    ),
+    ("docs/reproducible.md", "tox -e container"): (".ci/run", "\n  twice container "),
 }
 """Commands that CI runs elsewhere, by page: too long, or another environment's."""
 
@@ -88,6 +82,15 @@ NEVER_RUN = {
             "nitro-cli run-enclave --eif-path mine/image.eif --cpu-count 2 --memory 512 --enclave-cid 16",
             "python ask.py vsock:16:7000 drawn Ada Grace Edsger",
             "python check.py drawn aws",
+        )
+    },
+    **{
+        ("docs/other-images.md", command): "it needs a Dockerfile of yours, and Nitro"
+        for command in (
+            "buildah bud -t server . && buildah push server oci-archive:server.tar",
+            "eif container inspect server.tar",
+            "eif container build server.tar --style coattest --out server.eif",
+            "nitro-cli run-enclave --eif-path server.eif --cpu-count 2 --memory 2048",
         )
     },
     **{

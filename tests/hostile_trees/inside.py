@@ -122,8 +122,9 @@ class Summary:
         self.wrong += other.wrong
         for code, count in other.codes.items():
             self.codes[code] = self.codes.get(code, 0) + count
-        self.slowest = heapq.nlargest(SHOWN, [*self.slowest, *map(tuple, other.slowest)])
-        self.largest = heapq.nlargest(SHOWN, [*self.largest, *map(tuple, other.largest)])
+        # From JSON they are lists.
+        self.slowest = heapq.nlargest(SHOWN, [*self.slowest, *((took, what) for took, what in other.slowest)])
+        self.largest = heapq.nlargest(SHOWN, [*self.largest, *((took, what) for took, what in other.largest)])
 
     @property
     def commands(self) -> int:

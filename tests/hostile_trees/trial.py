@@ -123,10 +123,9 @@ class Work:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child, signal.SIGKILL)
         os.close(watched)
-        printed = [path.open("rb").read(PRINTED_MAX) for path in said]
-        return Ended(
-            os.waitstatus_to_exitcode(status), *printed, time.monotonic() - begun, used.ru_maxrss << 10, late
-        )
+        out, err = (path.open("rb").read(PRINTED_MAX) for path in said)
+        code, seconds = os.waitstatus_to_exitcode(status), time.monotonic() - begun
+        return Ended(code, out, err, seconds, used.ru_maxrss << 10, late)
 
     def _become(self, program: str, words: list[str], folder: Path, said: list[Path], fresh: bool) -> None:
         try:

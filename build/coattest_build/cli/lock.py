@@ -81,7 +81,7 @@ def lock_command(
                 (
                     move.name,
                     move.before or "-",
-                    f"{move.after or '-'}{' (different use or bytes)' if move.before == move.after else ''}",
+                    "different use or bytes" if move.before == move.after else move.after or "-",
                 )
                 for move in moves
             ],

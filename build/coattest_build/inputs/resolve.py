@@ -57,7 +57,7 @@ def choose_pins(wanted: Sequence[Requirement], kept: Mapping[str, str]) -> tuple
     ``kept`` are versions by name that stay, where the requirements allow it at all. Raises EnvironmentFailure
     (``wheel-unavailable``), UsageError and, for a wheel that is no wheel, FoundFalse.
     """
-    asked = list(wanted)
+    asked, lacking = list(wanted), list[Requirement]()
     for _ in range(MAX_ROUNDS):
         with tempfile.TemporaryDirectory(prefix="coattest-wheels-") as name:
             folder = Path(name) / "arrived"

@@ -77,16 +77,21 @@ def compose(
 
 
 def add_sources(tree: unpack.Tree, source: Path, origin: str, target: str) -> None:
-    """Copy a file or folder of the snapshot, which has regular files only; executable files stay so.
+    """Copy a file or folder of the snapshot, which has regular files and links; executable files stay so.
 
-    Raises UsageError when there is no ``origin``, FoundFalse when something is at ``target``.
+    Raises UsageError when there is no ``origin`` or a link leads out of it, FoundFalse when something is at
+    ``target``.
     """
     top = source / origin
     if not top.exists():
         raise UsageError(f"no {origin} in the source tree", where=f"{IMAGE_FILE} [files]")
     for path in [top] if top.is_file() else sorted(top.rglob("*")):
-        if path.is_file():
-            inside = path.relative_to(top).as_posix()
+        inside = path.relative_to(top).as_posix()
+        if path.is_symlink() and path != top:
+            if not path.resolve().is_relative_to(top.resolve()):
+                raise UsageError(f"leads out of {origin}", where=f"{origin}/{inside}", code="bad-source")
+            tree.add_symlink(f"{target}/{inside}", str(path.readlink()))
+        elif path.is_file():
             executable = bool(path.stat().st_mode & 0o100)
             tree.add_file(
                 target if path == top else f"{target}/{inside}", [path.read_bytes()], executable=executable

@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 
+from coattest.errors import UsageError
+from coattest.files import Folder
 from coattest_verify.quorum.cosigning import append_log
+from coattest_verify.quorum.decision import Outcome, decide_from
 from coattest_verify.quorum.members.chain import Seen, SeenObjection
 from coattest_verify.quorum.members.file import MEMBERS_TYPE, Member
-from coattest_verify.quorum.memory import Roots
+from coattest_verify.quorum.memory import Roots, parse_pinned_root
 from coattest_verify.quorum.statements.statement import DISSENT
 from coattest_verify.quorum.statements.votes import REVOKE, UNREVOKE, make_vote, sign_vote, vote_name
 from coattest_verify.signatures import dsse, keys
+from support.raises import raises_code
 from support.verify.logs import sign_log, write_log
 from support.verify.members import NOW, Members, report_json
 from support.verify.signing_world import SigningWorld
@@ -301,3 +305,51 @@ def test_without_a_memory_a_verifier_says_so(tmp_path: Path) -> None:
     done = world.desk.run(*command, *world.root, *seen, "--json")
     assert [each["code"] for each in json.loads(done.stdout)["reasons"]] == ["members-rollback"]
     assert "rollback not detected" not in done.stderr
+
+
+def test_a_root_with_a_floor_takes_no_older_version(tmp_path: Path) -> None:
+    """A verifier without memory is shown version 1 with its decision, whose key was stolen since."""
+    quorum = Members.make(tmp_path / "desk", ("ann", "ben"), threshold=2)
+    quorum.claim(report_json())
+    for name in ("ann", "ben"):
+        quorum.sign(name, report_json())
+    text = f"sha256:{quorum.root.hex()}"
+
+    def decided(root: str) -> Outcome:
+        with Folder(quorum.attestations) as folder:
+            pinned = parse_pinned_root(root)
+            return decide_from(folder, root=pinned, seen=None, profile="aws", now=NOW, release="0.1.0")
+
+    assert decided(f"{text}@1").require().root_sha256 == quorum.root.hex()
+    assert [reason.code for reason in decided(f"{text}@2").reasons] == ["members-rollback"]
+    quorum.install(quorum.file.successor(round="2"), ("ann", "ben"))
+    for name in ("ann", "ben"):
+        quorum.sign(name, report_json())
+    assert decided(f"{text}@2").decision is not None
+    for wrong in ("@0", "@", "@1.5", "@9999999", "@2@3"):
+        with raises_code(UsageError, "bad-root"):
+            parse_pinned_root(text + wrong)
+
+
+def test_an_old_copy_is_not_fresh(quorum: Members) -> None:
+    """Who remembers nothing, and asks for cosignatures of this week, is not served last month's folder."""
+    week, signers = timedelta(days=7), quorum.signers
+
+    def cosigned(*names: str, ago: int) -> None:
+        then = NOW - timedelta(days=ago)
+        for name in names:
+            sign_log(quorum.attestations, quorum.root, name, signers[name], seen=None, now=then)
+
+    def decided() -> Outcome:
+        with Folder(quorum.attestations) as folder:
+            return decide_from(folder, root=quorum.root, seen=None, profile="aws", now=NOW, fresh=week)
+
+    assert [reason.code for reason in decided().reasons] == ["log-not-fresh"]
+    cosigned(*THREE, ago=30)
+    assert [reason.code for reason in decided().reasons] == ["log-not-fresh"]
+    assert decided().exit_code == 3
+    cosigned("ann", ago=1)
+    cosigned("cat", ago=-10)  # from the future: a date that would never grow old
+    assert [reason.code for reason in decided().reasons] == ["log-not-fresh"]
+    cosigned("ben", ago=3)
+    assert decided().require().expires == NOW + timedelta(days=4)

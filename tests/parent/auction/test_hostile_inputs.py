@@ -25,6 +25,7 @@ from coattest.errors import FoundFalse, UsageError
 from coattest_parent.auction.courier import S3Bids, bid_digests
 from coattest_parent.cli.auction import cli, options
 from coattest_parent.cli.auction import open as open_verb
+from coattest_parent.cli.auction.manifest import read_lots
 from coattest_parent.link.aws import Aws, Endpoint
 from coattest_parent.link.channels import parse_address
 from coattest_parent.link.enclave import BidUpload
@@ -33,6 +34,7 @@ from coattest_verify.auction.buyers import BuyerRecord
 from coattest_verify.auction.place import bid_uri
 from support.auction.auctions import manifest
 from support.parent.fault_cloud import FaultCloud
+from support.raises import raises_code
 
 DIGITS = "9" * 5000
 """More than int() takes (sys.set_int_max_str_digits), in a form that every other check lets through."""
@@ -288,3 +290,13 @@ def test_what_only_looks_like_a_time_from_now_is_not_one(text: str) -> None:
         return
     with pytest.raises(click.BadParameter, match="20m, 6h, 3d"):
         options.moment(context, option, text)
+
+
+def test_a_lots_file_without_end_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    """A line of a terabyte, in a hole of the file, would have been held in memory."""
+    path = tmp_path / "lots.csv"
+    path.write_bytes(b"lot,reserve\na,1\n")
+    assert [lot.id for lot in read_lots(path)] == ["a"]
+    os.truncate(path, 1 << 40)
+    with raises_code(UsageError, "too-large"):
+        read_lots(path)

@@ -97,7 +97,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     wheel = make_wheel_file(folder, "app", "1.0")
     archive = planning_archive(wheel, folder)
     accounts = [f"service={SETTINGS.account}", *(f"{name}={ACCOUNTS[name]}" for name in ACCOUNTS)]
-    with services.start(folder / "services", accounts=accounts, quiet=True) as running:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        services.start(folder / "services", accounts=accounts, quiet=True) as running,
+    ):
+        patch.setattr(ssm, "POLL_SECONDS", 0.1)
         subnet = running.client("ec2", "service").describe_subnets()["Subnets"][0]
         settings = dataclasses.replace(
             SETTINGS, vpc=subnet["VpcId"], subnet=subnet["SubnetId"], programs=archive.stem

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import subprocess
@@ -182,7 +183,7 @@ class World:
 
     def key(self, name: str) -> str:
         """The ARN of a buyer's key."""
-        client = self.services.client("cloudformation", name)
+        client = client_of(self.services, "cloudformation", name)
         found = stacks.Stacks(client, lambda _: None).find("coattest-buyer")
         assert found
         return found.outputs["KeyArn"]
@@ -201,9 +202,9 @@ class World:
         """Whose ciphertexts the parent's role decrypts in this release's enclave, or with a kept document."""
         enclave = kept[0] if kept else Enclave(release.authority.decision.pcrs, role=self.settings.role_arn)
         session = parent_session(self.services, self.settings)
+        kms = self.services.client("kms", "service", session=session)
         answers: dict[str, bool] = {}
         for name, ciphertext in ciphertexts.items():
-            kms = self.services.client("kms", "service", session=session)
             recipient = kept[1] if kept else enclave.recipient()
             try:
                 answer = kms.decrypt(CiphertextBlob=ciphertext, KeyId=self.key(name), Recipient=recipient)
@@ -219,9 +220,34 @@ class World:
         return sorted(LocalHost(self.folder / "state" / "enclaves").running())
 
 
+class Session(boto3.Session):
+    """A session that makes each client once: making one takes longer than most of its calls."""
+
+    def client(self, service: str, **options: Any) -> Any:  # type: ignore[override]
+        """The client of a service and a region."""
+        kept = self.__dict__.setdefault("kept", {})
+        asked = (service, options["region_name"])
+        if asked not in kept:
+            kept[asked] = super().client(service, **options)
+        return kept[asked]
+
+
+@functools.cache
+def aws_of(endpoint: Endpoint, access: str, secret: str, region: str) -> Aws:
+    """AWS as these credentials see it."""
+    return Aws(Session(access, secret, region_name=region), endpoint)
+
+
+def client_of(running: Services, service: str, account: str) -> Any:
+    """A client as an account's admin."""
+    keys, endpoint = running.accounts[account], Endpoint(running.endpoint, running.ca_bundle)
+    aws = aws_of(endpoint, keys.access_key, keys.secret_key, running.region)
+    return aws.session.client(service, region_name=running.region, **aws._options())
+
+
 def parent_session(running: Services, settings: Settings) -> Any:
     """Credentials of the parent's role; on an instance its profile gives them, here an admin assumes it."""
-    iam, sts = running.client("iam", "service"), running.client("sts", "service")
+    iam, sts = client_of(running, "iam", "service"), client_of(running, "sts", "service")
     trust = allow(f"arn:aws:iam::{settings.account}:root", "sts:AssumeRole")
     trust.pop("Resource")
     iam.update_assume_role_policy(RoleName=settings.role_name, PolicyDocument=policy(trust))
@@ -292,11 +318,9 @@ class Bench:
         """The service's account, or other credentials."""
         admin = self.world.services.accounts["service"]
         access, secret = keys or (admin.access_key, admin.secret_key)
-        session = boto3.Session(
-            aws_access_key_id=access, aws_secret_access_key=secret, region_name=self.plan.settings.region
-        )
         endpoint = Endpoint(self.world.services.endpoint, self.world.services.ca_bundle)
-        return rollout.Cloud(Aws(session, endpoint), host or self.host, lambda _: None, now)
+        aws = aws_of(endpoint, access, secret, self.plan.settings.region)
+        return rollout.Cloud(aws, host or self.host, lambda _: None, now)
 
     def apply(self, **options: Any) -> rollout.Applied:
         """Apply the plan."""
@@ -321,7 +345,7 @@ class Bench:
 
     def instances(self) -> list[str]:
         """The parent instances of this deployment that run."""
-        ec2 = self.world.services.client("ec2", "service")
+        ec2 = client_of(self.world.services, "ec2", "service")
         found = ec2.describe_instances(Filters=[{"Name": "instance-state-name", "Values": ["running"]}])
         return [
             str(item["InstanceId"])
@@ -332,13 +356,13 @@ class Bench:
 
     def buckets(self) -> list[str]:
         """The buckets of this deployment."""
-        s3 = self.world.services.client("s3", "service")
+        s3 = client_of(self.world.services, "s3", "service")
         start = self.plan.settings.base_stack
         return [str(item["Name"]) for item in s3.list_buckets()["Buckets"] if item["Name"].startswith(start)]
 
     def stacks(self) -> stacks.Stacks:
         """The service's stacks."""
-        return stacks.Stacks(self.world.services.client("cloudformation", "service"), lambda _: None)
+        return stacks.Stacks(client_of(self.world.services, "cloudformation", "service"), lambda _: None)
 
     def status(self) -> dict[str, Any]:
         """What status says."""

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import base64
 import re
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from coattest.errors import EnvironmentFailure
+from coattest.files import Folder
 from coattest_verify.attestation import chain as chain_module
+from coattest_verify.fleet.changes import LastLook, load_state, save_state
+from coattest_verify.fleet.judge import STATUSES, Judged
 from coattest_verify.rebuild.remeasure import binding_pcrs
 from support.verify.fleet.worlds import (
     IMAGE_PCRS,
@@ -202,6 +207,40 @@ def test_a_folder_that_is_gone_is_silence(world: FleetWorld) -> None:
         ("others", "silent"),
         ("others", "silent"),
     ]
+
+
+def test_what_the_system_refuses_is_silence_of_one_source(
+    world: FleetWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that may not be entered, or a disk that fails, ends no look."""
+    world.keeps_state = False
+
+    def failing(*_: object) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Folder, "read", failing)
+    assert set(statuses(world.look()).values()) == {"silent"}
+    monkeypatch.setattr(Folder, "names", failing)
+    look = world.look()
+    assert [(row.status, row.findings[0].detail) for row in look.rows] == [("silent", "Input/output error")]
+
+
+@settings(max_examples=60, deadline=None)
+@example(module_id="\\ud800", status="verified", since=None)
+@given(
+    module_id=st.text(st.characters(codec="utf-8"), min_size=1, max_size=40),
+    status=st.sampled_from(STATUSES),
+    since=st.none() | st.datetimes(datetime(2000, 1, 1), timezones=st.just(timezone.utc)),
+)
+def test_what_a_look_writes_the_next_one_reads(
+    module_id: str, status: str, since: datetime | None, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Whatever an enclave calls itself: what a hypervisor signed is data all the same."""
+    path = tmp_path_factory.mktemp("state") / "state.json"
+    row = Judged("parents", "a.bin", status, module_id, since=since and since.replace(microsecond=0))
+    look = LastLook.of([row], [])
+    save_state(path, look)
+    assert load_state(path) == look
 
 
 def test_a_watcher_remembers_without_a_file(world: FleetWorld) -> None:

@@ -20,7 +20,7 @@ from coattest.files import Evidence, Folder, ReadOnce
 from coattest.shell import Decorator, judged_folder, option_group, signing_key
 from coattest_verify.quorum.authority import authority_from
 from coattest_verify.quorum.decision import Decision
-from coattest_verify.quorum.memory import parse_quorum_root
+from coattest_verify.quorum.memory import parse_pinned_root
 from coattest_verify.quorum.signing import candidates
 from coattest_verify.signatures.keys import (
     PASSPHRASE_FILE,
@@ -156,7 +156,7 @@ report_options = option_group(
 
 
 def _root(_context: click.Context, _parameter: click.Parameter, value: str | None) -> bytes | None:
-    return parse_quorum_root(value) if value is not None else None
+    return parse_pinned_root(value) if value is not None else None
 
 
 root_option: Decorator = option_group(
@@ -164,7 +164,8 @@ root_option: Decorator = option_group(
         "--root",
         callback=_root,
         metavar="sha256:HEX",
-        help="Digest of quorum.toml version 1, got from the members. Remembered once given.",
+        help="Digest of quorum.toml version 1, got from the members; sha256:HEX@N takes no version before N."
+        " Remembered once given.",
     ),
     heading=DECISION,
 )

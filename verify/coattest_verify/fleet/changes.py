@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -20,6 +22,15 @@ MAX_STATE: Final = 32 * 1024 * 1024
 """Bytes: some 400 for each of the enclaves, and as many again that were there before."""
 
 ALARM, NEWS = "alarm", "news"
+
+_PLAIN_ID = re.compile(r"[!-\[\]-~]{0,200}")
+
+
+def remembered_id(module_id: str) -> str:
+    """A module id as it is remembered: itself, or the SHA-256 of one that is long or strange."""
+    if _PLAIN_ID.fullmatch(module_id):
+        return module_id
+    return f"sha256:{hashlib.sha256(module_id.encode()).hexdigest()}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +54,9 @@ class LastLook:
         """What a look saw."""
         sources: dict[str, dict[str, LastSeen]] = {}
         for row in rows:
-            sources.setdefault(row.source, {})[row.key] = LastSeen(row.status, row.module_id, row.since)
+            sources.setdefault(row.source, {})[row.key] = LastSeen(
+                row.status, remembered_id(row.module_id), row.since
+            )
         return cls({each.name: each.answer for each in releases}, sources)
 
     def silent_since(self, source: str, key: str) -> datetime | None:
@@ -116,7 +129,7 @@ def _changed(seen: LastSeen | None, row: Judged, *, first: bool) -> Change | Non
             text = None if first else ("new", f"is new: {row.module_id}, release {row.release}")
         elif was != VERIFIED:
             text = ("verified", f"is verified again: {row.module_id}, release {row.release}")
-        elif seen.module_id != row.module_id:
+        elif seen.module_id != remembered_id(row.module_id):
             text = ("replaced", f"{seen.module_id} was replaced by {row.module_id}")
         else:
             text = None

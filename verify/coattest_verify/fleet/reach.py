@@ -16,6 +16,7 @@ from typing import Final
 
 from coattest.errors import CoattestError, EnvironmentFailure, Rejected
 from coattest.files import Folder
+from coattest.shell import from_os_error
 from coattest_build.inputs.transfer import open_address, read_response
 from coattest_verify.attestation.files import DOCUMENT_SUFFIXES, FILE_MAX, decode_document
 from coattest_verify.fleet.file import MAX_ENCLAVES, FleetSource, InFiles, OverHttp
@@ -41,12 +42,16 @@ def ask_all(source: FleetSource, judging: Judging, clock: Callable[[], datetime]
             places, ask = _reached(source.reach, clock, stack)
         except CoattestError as error:
             return [judging("", error)]
+        except OSError as error:
+            return [judging("", from_os_error(error))]
 
         def one(place: str) -> Judged:
             try:
                 answer: FetchedDocument | CoattestError = ask(place)
             except CoattestError as error:
                 answer = error
+            except OSError as error:
+                answer = from_os_error(error)
             return judging(place, answer)
 
         workers = AT_A_TIME if isinstance(source.reach, OverHttp) else os.cpu_count() or 1

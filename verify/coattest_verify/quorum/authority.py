@@ -15,7 +15,7 @@ from coattest.shell import err
 from coattest_verify.quorum.bundle import load_bundle
 from coattest_verify.quorum.decision import Decision, Outcome, decide, decide_from
 from coattest_verify.quorum.members.file import MembersFile
-from coattest_verify.quorum.memory import Roots, parse_quorum_root
+from coattest_verify.quorum.memory import Roots, parse_pinned_root
 from coattest_verify.quorum.tally import Answer
 
 
@@ -58,7 +58,7 @@ def outcome_from(
     Raises UsageError, also when several releases are there and none is named.
     """
     given = options["root"]
-    root = parse_quorum_root(given) if isinstance(given, str) else given
+    root = parse_pinned_root(given) if isinstance(given, str) else given
     profile, release = options["profile"], release or options.get("release")
     if options.get("bundle") is None:
         return decide(options["attestations"], root=root, profile=profile, now=now, own=own, release=release)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, astuple, replace
@@ -16,13 +17,14 @@ from coattest.errors import EnvironmentFailure, Rejected, UsageError
 from coattest.files import config_folder, read_bounded, write_atomic, write_plain
 from coattest.strictjson import Fields, canonical, parse
 from coattest_verify.quorum.log.entries import SeenLog
-from coattest_verify.quorum.members.chain import Seen, SeenObjection
+from coattest_verify.quorum.members.chain import PinnedRoot, Seen, SeenObjection
 from coattest_verify.quorum.members.file import NAME
 from coattest_verify.quorum.statements.claim import ARCHITECTURE, RELEASE, SHA256
 from coattest_verify.quorum.statements.statement import DISSENT
 from coattest_verify.quorum.statements.votes import REVOKE
 
 FORMAT = "coattest-roots/v1"
+FLOOR = re.compile(r"[1-9][0-9]{0,5}")
 MAX_ROOTS = 1024
 MAX_ROOTS_FILE = 16 * 1024 * 1024
 MAX_OBJECTIONS = 16384
@@ -38,6 +40,18 @@ def parse_quorum_root(text: str) -> bytes:
     if scheme != "sha256" or not SHA256.fullmatch(value):
         raise UsageError(f"root {text[:80]!r}", hint="sha256: and 64 lower-case hex digits", code="bad-root")
     return bytes.fromhex(value)
+
+
+def parse_pinned_root(text: str) -> PinnedRoot:
+    """``sha256:HEX``, or with a floor ``sha256:HEX@VERSION``. Raises UsageError."""
+    root, at, floor = text.partition("@")
+    if at and not FLOOR.fullmatch(floor):
+        raise UsageError(
+            f"floor {floor[:80]!r} of a root",
+            hint="a version of the members file, 1 or more",
+            code="bad-root",
+        )
+    return PinnedRoot.make(parse_quorum_root(root), int(floor or 1))
 
 
 class Roots:

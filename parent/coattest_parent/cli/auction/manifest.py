@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from coattest.errors import UsageError
-from coattest.files import open_plain, read_bounded, write_atomic
+from coattest.files import read_bounded, read_whole, write_atomic
 from coattest.jsontext import emit_json
 from coattest.parser import NEW_FILE
 from coattest.shell import err, json_option
@@ -19,6 +19,9 @@ from coattest_parent.cli.options import FILE
 from coattest_parent.link.channels import parse_number
 from coattest_verify.auction import messages
 from coattest_verify.auction.buyers import RECORD_MAX, BuyerRecord, make_manifest
+
+LOTS_FILE_MAX = 64 << 20
+"""Bytes of a lots file: IDS_MAX, and LOTS_MAX reserves of 16 digits with commas, quotes and line ends."""
 
 
 def parse_lot(text: str) -> messages.Lot:
@@ -38,11 +41,13 @@ def parse_reserve(digits: str, where: str) -> int:
 
 
 def read_lots(path: Path) -> list[messages.Lot]:
-    """The lots of a CSV file with the header ``lot,reserve``; an empty reserve means none. Raises
-    UsageError.
+    """The lots of a CSV file with the header ``lot,reserve``; an empty reserve means none.
+
+    Raises UsageError.
     """
     lots = []
-    with open_plain(path) as plain, io.TextIOWrapper(plain, encoding="utf-8", newline="") as file:
+    content = io.BytesIO(read_whole(path, LOTS_FILE_MAX))
+    with io.TextIOWrapper(content, encoding="utf-8", newline="") as file:
         rows = csv.reader(file, strict=True)
         try:
             if next(rows, None) != ["lot", "reserve"]:

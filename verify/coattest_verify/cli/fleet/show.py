@@ -1,4 +1,4 @@
-"""How ``verify fleet`` shows a look: a table, and lines of what changed."""
+"""How ``verify fleet`` shows a look: a table for each source, and lines of what changed."""
 
 from __future__ import annotations
 
@@ -12,13 +12,18 @@ from coattest_verify.fleet.judge import DECIDED, STATUSES, VERIFIED, WAITING, Ju
 from coattest_verify.fleet.look import Look
 from coattest_verify.quorum.members.file import utc
 
+HEADINGS = ("enclave", "status", "release", "age")
 STYLES = {VERIFIED: "green", WAITING: "yellow"}
 
 
 def show_look(look: Look, *, compared: bool) -> None:
-    """The table and each release on stdout; findings on stderr, and what changed if it was ``compared``."""
-    headings = ("source", "place", "enclave", "status", "release", "age")
-    out().show_rows(headings, [_row(row, look.at) for row in look.rows])
+    """The tables and each release on stdout; findings on stderr, and what changed if it was ``compared``."""
+    for source in look.sources:
+        rows = look.of(source)
+        verified = sum(row.status == VERIFIED for row in rows)
+        title = f"{source.name}: {verified} verified, {source.count} expected"
+        # What fits into 80 columns with a whole id; places are named where something is not well.
+        out().show_rows(HEADINGS, [_row(row, look.at) for row in rows], title=title)
     for release in look.releases:
         until = f", until {utc(release.expires)}" if release.expires else ""
         style = "green" if release.answer == DECIDED else "red"
@@ -26,7 +31,7 @@ def show_look(look: Look, *, compared: bool) -> None:
     out().print(counted_in_words(look))
     for row in look.rows:
         for finding in row.findings:
-            err().print(f"{row.source}: {row.status}: {finding}", style="red")
+            err().print(f"{row.source} {row.key}: {row.status}: {finding}", style="red")
     if compared:
         _changes(look)
 
@@ -52,4 +57,4 @@ def _changes(look: Look) -> None:
 def _row(row: Judged, now: datetime) -> tuple[Cell, ...]:
     age = f"{max(0.0, (now - row.time).total_seconds()):.0f} s" if row.time else ""
     status = (row.status, STYLES.get(row.status, "red"))
-    return (row.source, row.place, row.module_id, status, row.release, age)
+    return (row.module_id or row.place or "none", status, row.release, age)

@@ -58,6 +58,22 @@ MAX_UNVERIFIED = 32 * 1024 * 1024
 """Bytes of signed members files, each counted once, that are held before their signatures are verified."""
 
 
+class PinnedRoot(bytes):
+    """A root (SHA-256 of version 1), and the lowest version of the members file that may be in force.
+
+    The floor comes with the root, from the members themselves: a verifier without memory takes no older one.
+    """
+
+    floor: int = 1
+
+    @classmethod
+    def make(cls, root: bytes, floor: int) -> PinnedRoot:
+        """A root with its floor."""
+        made = cls(root)
+        made.floor = floor
+        return made
+
+
 @dataclass(frozen=True, slots=True)
 class SeenObjection:
     """A dissent or revocation that a verifier has seen: what it signed (SHA-256), by whom, about what.
@@ -130,6 +146,13 @@ def follow(
     first = _first(current, envelopes, root)
     state, log = _state(evidence, first, current, envelopes, seen, disputed=not deciding)
     _not_forgotten(state, seen, envelopes)
+    if isinstance(root, PinnedRoot) and len(state.versions) < root.floor:
+        raise Rejected(
+            f"is version {len(state.versions)}, and the pinned root asks for version {root.floor} or later",
+            where=MEMBERS_FILE,
+            hint="somebody gave you an old file",
+            code="members-rollback",
+        )
     beside = state.versions[:-1] if deciding else state.versions
     if all(file.raw != current for file in state.versions) and not _beside(beside, current, envelopes):
         raise _not_in_force(state.versions[-1], MembersFile.decode(current))
