@@ -317,8 +317,12 @@ class Repository:
             raise unreadable_repository(f"takes more than {MAX_STEPS} steps to read")
 
     def _open_packs(self) -> Iterator[Pack]:
+        found = {name for name, _ in self._walked("objects/pack")}
+        # A clone over plain HTTP keeps the index of a pack that it did not need; git looks past it, too.
         names = [
-            name.removesuffix(".idx") for name, _ in self._walked("objects/pack") if name.endswith(".idx")
+            name.removesuffix(".idx")
+            for name in sorted(found)
+            if name.endswith(".idx") and f"{name.removesuffix('.idx')}.pack" in found
         ]
         if len(names) > MAX_PACKS:
             raise unreadable_repository(f"more than {MAX_PACKS} packs")

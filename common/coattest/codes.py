@@ -265,6 +265,7 @@ QUORUM: Final = {
     "claim-unsigned": "No member signed that it publishes the claim",
     "claim-disputed": "Members published different claims under one name, and the agreed log has none yet",
     "name-taken": "The release's name belongs to another claim",
+    "log-not-fresh": "Too few members cosigned the log lately",
     "log-waits": "Members commit before anything is shown, and the log takes no commitment now",
     "log-shrunk": "The log has fewer entries than were seen before",
     "members-absent": "There is no members file",

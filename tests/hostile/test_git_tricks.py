@@ -89,13 +89,22 @@ def refused(checkout: Path, match: str) -> None:
         look(checkout)
 
 
-@pytest.mark.parametrize("packed", ["loose", "packed", "deep deltas", "packed refs", "big offsets"])
+@pytest.mark.parametrize(
+    "packed", ["loose", "packed", "index alone", "deep deltas", "packed refs", "big offsets"]
+)
 def test_honest_repositories_are_read_whatever_their_storage(checkout: Path, packed: str) -> None:
-    """Loose objects, packs with deltas, an index with 64-bit offsets, packed refs: commit and tree agree."""
+    """Loose objects, packs with deltas, an index with 64-bit offsets, packed refs: commit and tree agree.
+
+    So does the index of a pack that a clone over plain HTTP did not need, and left alone.
+    """
     if packed in ("packed", "deep deltas"):
         depth = "250" if packed == "deep deltas" else "50"
         git(checkout, "repack", "-adfq", f"--depth={depth}", "--window=250")
         git(checkout, "prune-packed")
+    elif packed == "index alone":
+        git(checkout, "repack", "-aq")
+        (pack,) = (checkout / ".git/objects/pack").glob("*.pack")
+        pack.unlink()
     elif packed == "packed refs":
         git(checkout, "pack-refs", "--all")
         assert not (checkout / ".git/refs/heads/main").exists()

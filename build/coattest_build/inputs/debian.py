@@ -27,7 +27,7 @@ RELATION = re.compile(
 )
 MAX_RELATION = 1024
 """Characters of one relation; the longest of bookworm, a name and a version, has about 100."""
-MAX_COMPARED = 5_000_000
+MAX_COMPARED = 1_000_000
 """Packages that the search for dependencies compares in all; that of 150 packages compares about 2,000."""
 MAX_FIELD = 1024 * 1024
 """Characters of a field; librust-winapi-dev provides 300 KB of names."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -329,3 +329,27 @@ def test_a_root_with_a_floor_takes_no_older_version(tmp_path: Path) -> None:
     for wrong in ("@0", "@", "@1.5", "@9999999", "@2@3"):
         with raises_code(UsageError, "bad-root"):
             parse_pinned_root(text + wrong)
+
+
+def test_an_old_copy_is_not_fresh(quorum: Members) -> None:
+    """Who remembers nothing, and asks for cosignatures of this week, is not served last month's folder."""
+    week, signers = timedelta(days=7), quorum.signers
+
+    def cosigned(*names: str, ago: int) -> None:
+        then = NOW - timedelta(days=ago)
+        for name in names:
+            sign_log(quorum.attestations, quorum.root, name, signers[name], seen=None, now=then)
+
+    def decided() -> Outcome:
+        with Folder(quorum.attestations) as folder:
+            return decide_from(folder, root=quorum.root, seen=None, profile="aws", now=NOW, fresh=week)
+
+    assert [reason.code for reason in decided().reasons] == ["log-not-fresh"]
+    cosigned(*THREE, ago=30)
+    assert [reason.code for reason in decided().reasons] == ["log-not-fresh"]
+    assert decided().exit_code == 3
+    cosigned("ann", ago=1)
+    cosigned("cat", ago=-10)  # from the future: a date that would never grow old
+    assert [reason.code for reason in decided().reasons] == ["log-not-fresh"]
+    cosigned("ben", ago=3)
+    assert decided().require().expires == NOW + timedelta(days=4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import click
@@ -40,6 +41,12 @@ from coattest_verify.quorum.memory import Roots, Unwritten
     help="Read and write no memory of what was seen before; --seen FILE is a memory to read.",
 )
 @click.option("--seen", type=EXISTING_FILE, help="With --stateless: a copy of roots.json to decide with.")
+@click.option(
+    "--fresh",
+    type=click.IntRange(1, 3650),
+    metavar="DAYS",
+    help="Decide only while enough members for a change cosigned the log in so many days.",
+)
 @json_option
 def quorum_command(
     *,
@@ -53,6 +60,7 @@ def quorum_command(
     also: tuple[Path, ...],
     stateless: bool,
     seen: Path | None,
+    fresh: int | None,
     as_json: bool,
 ) -> int:
     """Decide, and say who agrees, who dissents, which files were refused and why.
@@ -62,7 +70,7 @@ def quorum_command(
     if seen is not None and not stateless:
         raise UsageError("--seen goes with --stateless")
     if bundle is not None:
-        refuse_ignored(("attestations", "also", "stateless", "seen"), "with --bundle")
+        refuse_ignored(("attestations", "also", "stateless", "seen", "fresh"), "with --bundle")
         outcome = from_bundle(bundle, root, at, profile=profile, own=own, release=release)
     elif at is not None:
         raise UsageError("--at goes with --bundle")
@@ -76,6 +84,7 @@ def quorum_command(
             release=release,
             roots=Unwritten(seen) if stateless else None,
             also=also,
+            fresh=timedelta(days=fresh) if fresh is not None else None,
         )
         if stateless and seen is None:
             err().print("rollback not detected: what was seen before is not known here", style="yellow")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,9 @@ from coattest_build.ownwork import sha256_hex
 from coattest_verify.quorum.alongside import with_files
 from coattest_verify.quorum.commitments import Committed, early_commitments, uncommitted
 from coattest_verify.quorum.diversity import undiversified
-from coattest_verify.quorum.lapse import end_of, ending
+from coattest_verify.quorum.lapse import end_of, ending, fresh_until
 from coattest_verify.quorum.log.entries import SeenLog
-from coattest_verify.quorum.log.examine import LogVerdict, examine
+from coattest_verify.quorum.log.examine import CHECKPOINT_FILE, Log, LogVerdict, examine
 from coattest_verify.quorum.log.publication import publication
 from coattest_verify.quorum.members.chain import MembersChain, Seen, SeenObjection, follow
 from coattest_verify.quorum.members.file import MEMBERS_FILE, MembersFile, utc
@@ -66,7 +66,15 @@ LACKING = frozenset(
             "too-few-routes",
             "too-few-hosts",
         ),
-        *("no-answer", "own-statement-missing", "log-shrunk", "log-gone", "claim-unsigned", "claim-disputed"),
+        *(
+            "no-answer",
+            "own-statement-missing",
+            "log-shrunk",
+            "log-gone",
+            "claim-unsigned",
+            "claim-disputed",
+            "log-not-fresh",
+        ),
     }
 )
 """Codes of reasons that say what is not there yet, or not here. Nothing was found false by one of these."""
@@ -220,6 +228,7 @@ def decide(
     release: str | None = None,
     roots: Roots | None = None,
     also: tuple[Path, ...] = (),
+    fresh: timedelta | None = None,
 ) -> Outcome:
     """Decide from a folder. ``root`` is the SHA-256 of quorum.toml version 1; None takes the remembered one.
 
@@ -240,6 +249,7 @@ def decide(
             now=now,
             own=own,
             release=release,
+            fresh=fresh,
         )
     if outcome.remembered is not None:
         memory.remember(pinned, outcome.remembered)
@@ -255,9 +265,11 @@ def decide_from(
     now: datetime,
     own: str | None = None,
     release: str | None = None,
+    fresh: timedelta | None = None,
 ) -> Outcome:
     """Decide from named files, a pinned root and what was seen before under it. Writes nothing.
 
+    ``fresh`` is how old the cosignatures of ``change`` members on the agreed log may be, None for any age.
     Raises UsageError when no release is named and there is not exactly one.
     """
     try:
@@ -316,7 +328,22 @@ def decide_from(
         reviewed=votes_on(votes, REVIEW, claim, root),
         unpublished=published.problem,
     )
+    if fresh is not None:
+        outcome = _while_fresh(outcome, chain, fresh, now)
     return replace(outcome, remembered=_remembered(chain, seen, log.agreed, objections))
+
+
+def _while_fresh(outcome: Outcome, chain: MembersChain, fresh: timedelta, now: datetime) -> Outcome:
+    """The outcome, undecided unless the agreed log was cosigned lately, and no longer than it was."""
+    notes = chain.log.cosignatures if isinstance(chain.log, Log) else {}
+    until = fresh_until(notes, len(chain.state.entries), chain.current, fresh, now)
+    if until is None:
+        text = f"too few members cosigned the log in the last {fresh.days} days: this may be an old copy"
+        reason = Finding("log-not-fresh", CHECKPOINT_FILE, text)
+        return replace(outcome, decision=None, reasons=(*outcome.reasons, reason))
+    if outcome.decision is None or until >= outcome.decision.expires:
+        return outcome
+    return replace(outcome, decision=replace(outcome.decision, expires=until))
 
 
 def _remembered(

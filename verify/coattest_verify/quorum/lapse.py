@@ -12,7 +12,9 @@ from datetime import datetime, timedelta
 
 from coattest.findings import Finding
 from coattest_verify.quorum.diversity import undiversified
+from coattest_verify.quorum.log.checkpoint import Cosignature
 from coattest_verify.quorum.members.file import MembersFile, utc
+from coattest_verify.quorum.statements.question import CLOCK_SKEW
 from coattest_verify.quorum.tally import Answer
 
 WARN_BEFORE = timedelta(days=14)
@@ -70,6 +72,24 @@ def _holds_after(
         return False
     answered = names | {name for name, until in excused.items() if until > moment}
     return members.dissent != "block" or answered >= set(members.names)
+
+
+def fresh_until(
+    notes: Mapping[str, Cosignature], size: int, members: MembersFile, fresh: timedelta, now: datetime
+) -> datetime | None:
+    """Until when ``change`` members' cosignatures on at least ``size`` entries are younger than ``fresh``.
+
+    None when they are not now. One more cosignature never shortens it.
+    """
+    ends = {
+        name: note.time + fresh
+        for name, note in notes.items()
+        if note.checkpoint.size >= size and note.time <= now + CLOCK_SKEW
+    }
+    for end in sorted(set(ends.values()), reverse=True):
+        if end > now and not members.unmet_change([name for name, each in ends.items() if each >= end]):
+            return end
+    return None
 
 
 def ending(release: str, end: datetime, now: datetime) -> tuple[Finding, ...]:

@@ -119,14 +119,14 @@ def _with_origin(
     """
     if error.code not in {"bad-log", "removed-entry"}:
         return error
-    commit = tip
+    commit, names = tip, list[str]()
     for _ in range(MAX_BACK):
         parents = repository.parents(commit)
         if not parents:
             break
         with repository.files_at(parents[0]) as before, repository.files_at(commit) as after:
             if member.log_refused(ReadOnce(before), now) is None:
-                names = changed(before.entries, after.entries)
+                names = list(changed(before.entries, after.entries))
                 break
         commit = parents[0]
     else:

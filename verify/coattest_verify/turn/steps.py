@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 
@@ -46,6 +46,9 @@ from coattest_verify.rebuild.hosts import host_name
 from coattest_verify.rebuild.publishing import sign_publication
 from coattest_verify.signatures.journal import SignatureJournal
 from coattest_verify.signatures.keys import Signer
+
+COSIGNED_AGAIN = timedelta(days=1)
+"""How old a member's cosignature on the whole log gets before its turn makes a new one (``--fresh``)."""
 
 
 class Questions:
@@ -139,14 +142,14 @@ class MemberTurn:
             self._append(attestations)
 
     def _cosign(self, attestations: Path, now: datetime) -> None:
-        """Unless the whole log is cosigned by this member already, or there is none."""
+        """Unless the whole log is cosigned by this member already, and lately, or there is none."""
         seen = self.memory.seen(self.root)
         self.waits.pop("log", None)
         with Folder(attestations) as opened:
             evidence = ReadOnce(opened)
             log = sound_log(self._chain(evidence))
             signer = self._own_key(evidence)
-        if log is None or self.name in log.times:
+        if log is None or now - log.times.get(self.name, now - COSIGNED_AGAIN) < COSIGNED_AGAIN:
             return
         cosign_log(
             attestations,
