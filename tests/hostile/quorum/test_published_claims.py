@@ -11,18 +11,20 @@ import pytest
 
 from coattest.errors import EnvironmentFailure, FoundFalse, UsageError
 from coattest.files import Folder, ReadOnce
-from coattest_verify.quorum.log.entries import parse_entry
+from coattest_verify.quorum.cosigning import cosign_log
+from coattest_verify.quorum.log.entries import parse_entry, vote_entry
 from coattest_verify.quorum.log.examine import read_quorum_log
 from coattest_verify.quorum.members.file import Member
+from coattest_verify.quorum.releases import ReleaseFiles
 from coattest_verify.quorum.statements.claim import Claimed
 from coattest_verify.quorum.statements.statement import RebuildReport
-from coattest_verify.quorum.statements.votes import PUBLISH
+from coattest_verify.quorum.statements.votes import PUBLISH, make_vote, read_votes, sign_vote, vote_name
 from coattest_verify.rebuild.answer import OwnReport, answer, read_ask, read_state
 from coattest_verify.rebuild.publishing import sign_publication
 from coattest_verify.signatures import keys
 from coattest_verify.signatures.journal import SignatureJournal
 from support.raises import raises_code
-from support.verify.logs import sign_log
+from support.verify.logs import sign_log, write_log
 from support.verify.members import NOW, Members, claim_json, report_json
 
 THREE = ("ann", "ben", "cat")
@@ -141,6 +143,42 @@ def test_a_publisher_that_leaves_leaves_the_name(quorum: Members, tmp_path: Path
     quorum.publish("ann")
     quorum.signers["ann"] = mine
     assert "claim-unsigned" in reasons(quorum)
+
+
+def elsewhere(quorum: Members, report: dict[str, Any]) -> None:
+    """Ben's publication in another quorum of his, by the same key, put here by whoever may push."""
+    claim = Claimed.decode(json.dumps(claim_json(report)).encode())
+    named = (claim.sha256, "b" * 40, "v9")
+    vote = make_vote(PUBLISH, "ben", root=bytes(32), claim=claim, note="test", now=NOW, published=named)
+    (quorum.released / vote_name(vote)).write_bytes(sign_vote(vote, quorum.signers["ben"]))
+
+
+def test_a_publication_in_another_quorum_takes_no_name_here(quorum: Members) -> None:
+    """Logged first, it would own the name for good."""
+    path = published(quorum)
+    content = path.read_bytes()
+    path.unlink()
+    elsewhere(quorum, report_json("evil"))
+    log(quorum)
+    path.write_bytes(content)
+    log(quorum)
+    assert reasons(quorum) == []
+
+
+def test_a_publication_in_another_quorum_publishes_nothing_here(quorum: Members) -> None:
+    """Nor does a cosigner take an entry for it from somebody else."""
+    path = published(quorum)
+    path.unlink()
+    elsewhere(quorum, report_json())
+    log(quorum)
+    assert reasons(quorum) == ["claim-unsigned"]
+    with Folder(quorum.attestations) as folder:
+        found = read_quorum_log(folder, quorum.root, quorum.file)
+        votes, _ = read_votes(ReleaseFiles(folder, "0.1.0"), quorum.file)
+    assert found is not None
+    write_log(quorum, [*found.entries, *map(vote_entry, votes)])
+    with raises_code(FoundFalse, "removed-entry"):
+        cosign_log(quorum.attestations, quorum.root, "cat", quorum.signers["cat"], seen=None, now=NOW)
 
 
 def test_an_unsigned_claim_ends_no_time_for_commitments(tmp_path: Path) -> None:
