@@ -58,7 +58,12 @@ def published(quorum: Members) -> Path:
 
 
 def publish(
-    quorum: Members, member: str, report: dict[str, Any], *, built: dict[str, Any] | None = None
+    quorum: Members,
+    member: str,
+    report: dict[str, Any],
+    *,
+    built: dict[str, Any] | None = None,
+    tag: str | None = "v1",
 ) -> Any:
     """What ``verify release publish`` does, on this member's machine."""
     own = OwnReport(RebuildReport.read(built or report), quorum.folder, "0" * 64)
@@ -73,7 +78,7 @@ def publish(
             signer=quorum.signers[member],
             root=quorum.root,
             state=read_state(evidence, quorum.attestations),
-            tag="v1",
+            tag=tag,
             now=NOW,
             journal=SignatureJournal(),
             approve=lambda claim, vote: None,
@@ -121,6 +126,21 @@ def test_two_claims_that_no_log_orders_decide_nothing(quorum: Members) -> None:
     (quorum.released / "claim.json").write_bytes(claim)
     assert reasons(quorum) == ["claim-disputed"]
     log(quorum)
+    assert reasons(quorum) == []
+
+
+def test_a_rival_takes_no_name_by_its_members_letters(quorum: Members) -> None:
+    """Ann publishes another claim than ben's, which was decided before anybody had logged anything."""
+    published(quorum).unlink()
+    quorum.publish("ben")
+    claim = (quorum.released / "claim.json").read_bytes()
+    kept = {path: path.read_bytes() for path in quorum.released.iterdir()}
+    quorum.claim(report_json("evil"), by="ann")
+    for path, content in kept.items():
+        path.write_bytes(content)
+    assert (quorum.released / "claim.json").read_bytes() == claim
+    assert reasons(quorum) == ["claim-disputed"]
+    log(quorum, "ben", "cat")
     assert reasons(quorum) == []
 
 
@@ -219,6 +239,14 @@ def test_a_member_publishes_what_it_built_and_once(quorum: Members) -> None:
         path.unlink()
     with raises_code(FoundFalse, "already-signed"):
         publish(quorum, "ben", report_json("evil", release="0.2.0"))
+
+
+def test_a_tag_that_would_not_be_read_is_not_signed(quorum: Members) -> None:
+    """A release's name of 64 characters has none by default."""
+    report = report_json(release="r" * 64)
+    with raises_code(UsageError, "usage", match="too long"):
+        publish(quorum, "ben", report, tag=None)
+    assert publish(quorum, "ben", report).exists()
 
 
 def test_another_commit_than_the_published_one_is_not_signed(quorum: Members) -> None:

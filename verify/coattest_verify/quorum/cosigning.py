@@ -255,8 +255,8 @@ def present_entries(evidence: Evidence, members: MembersFile, root: bytes) -> li
     """The entries that a member would log: one for everything authentic that is here.
 
     A vote in another quorum, with the same key, is none here: its entry would not say so.
-    What shows a result first, claims before statements, then by kind and name, so that the same files give
-    the same log, whoever appends.
+    What shows a result first, claims before statements, then by kind and name, and publications of a claim
+    that is not the one here last, so that the same files give the same log, whoever appends.
     """
     return _present(_of_each_release(evidence), members, root)
 
@@ -278,9 +278,14 @@ def _present(there: _Releases, members: MembersFile, root: bytes) -> list[bytes]
         and claim is not None
         and (vote.kind, vote.release, vote.claim) == (PUBLISH, claim.release, claim.sha256)
     ]
-    return list(dict.fromkeys(claims)) + sorted(
-        [*signed, *(vote_entry(vote) for vote, _ in votes)], key=_place
-    )
+    # Members answered the claim that is here: a rival that comes later takes no name by its member's letters.
+    rivals = {
+        vote_entry(vote)
+        for vote, claim in votes
+        if vote.kind == PUBLISH and claim is not None and vote.claim != claim.sha256
+    }
+    entries = [*signed, *(vote_entry(vote) for vote, _ in votes)]
+    return list(dict.fromkeys(claims)) + sorted(entries, key=lambda each: (each in rivals, *_place(each)))
 
 
 def _place(entry: bytes) -> tuple[bool, str, str, str, str]:
