@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from coattest_verify.quorum.log.examine import read_quorum_log
 from coattest_verify.quorum.members.file import Member
 from coattest_verify.quorum.releases import ReleaseFiles
 from coattest_verify.quorum.statements.claim import Claimed
-from coattest_verify.quorum.statements.statement import RebuildReport
+from coattest_verify.quorum.statements.statement import RebuildReport, Statement
 from coattest_verify.quorum.statements.votes import PUBLISH, make_vote, read_votes, sign_vote, vote_name
 from coattest_verify.rebuild.answer import OwnReport, answer, read_ask, read_state
 from coattest_verify.rebuild.publishing import sign_publication
@@ -64,6 +65,7 @@ def publish(
     *,
     built: dict[str, Any] | None = None,
     tag: str | None = "v1",
+    now: datetime = NOW,
 ) -> Any:
     """What ``verify release publish`` does, on this member's machine."""
     own = OwnReport(RebuildReport.read(built or report), quorum.folder, "0" * 64)
@@ -79,7 +81,7 @@ def publish(
             root=quorum.root,
             state=read_state(evidence, quorum.attestations),
             tag=tag,
-            now=NOW,
+            now=now,
             journal=SignatureJournal(),
             approve=lambda claim, vote: None,
         )
@@ -258,3 +260,24 @@ def test_another_commit_than_the_published_one_is_not_signed(quorum: Members) ->
     with raises_code(EnvironmentFailure, "wrong-source", match="ann published commit a{40}"):
         answer(ask, elsewhere, member="cat", dissent=False, now=NOW)
     assert answer(ask, elsewhere, member="cat", dissent=True, reason="no", now=NOW).outcome == "dissent"
+
+
+def test_a_commit_that_nobody_has_keeps_nobody_from_answering(quorum: Members) -> None:
+    """Ann's publication is the log's first; ben publishes the same claim with the commit that is there."""
+    log(quorum)
+    report = report_json()
+    report["source"]["commit"] = "b" * 40
+    mine = RebuildReport.read(report)
+
+    def asked() -> Statement:
+        with Folder(quorum.attestations) as folder:
+            ask = read_ask(ReadOnce(folder), quorum.attestations, "0.1.0")
+            return answer(ask, mine, member="cat", dissent=False, now=NOW)
+
+    with raises_code(EnvironmentFailure, "wrong-source"):
+        asked()
+    assert publish(quorum, "ben", report).exists()
+    assert publish(quorum, "ben", report, now=NOW + timedelta(seconds=1)) is None
+    assert asked().outcome == "agree"
+    log(quorum)
+    assert asked().outcome == "agree"

@@ -76,7 +76,15 @@ def sign_publication(
         published=(claim.sha256, own.report.built.commit, named),
     )
     published = publication(claim, votes, state, root)
-    if not published.problem and (published.commit, published.tag) == (vote.commit, vote.tag):
+    wanted = (vote.commit, vote.tag)
+    # What this member signed already says nothing new a second time, whoever was first.
+    mine = {
+        (each.commit, each.tag)
+        for each in votes
+        if (each.kind, each.member, each.root, each.release, each.claim)
+        == (PUBLISH, member, root.hex(), claim.release, claim.sha256)
+    }
+    if not published.problem and wanted in {(published.commit, published.tag), *mine}:
         return None
     problem = publication(claim, [*votes, vote], state, root).problem
     if problem is not None:
