@@ -69,7 +69,8 @@ def choose_pins(wanted: Sequence[Requirement], kept: Mapping[str, str]) -> tuple
             check_ended(choose_wheels(lines, constraints, folder, Path(name)), lines)
             found = {normal_name(_parts(path)[0]): path for path in sorted(folder.glob("*.whl"))}
             needed = {each: _requires(path) for each, path in found.items()}
-            reached, lacking = _reach(wanted, needed)
+            versions = {each: _parts(path)[1] for each, path in found.items()}
+            reached, lacking = _reach(wanted, needed, versions)
             if not lacking:
                 return tuple(_locked(found[each]) for each in sorted(reached))
         asked += lacking
@@ -107,24 +108,25 @@ def _applies(requirement: Requirement, extra: str) -> bool:
 
 
 def _reach(
-    wanted: Sequence[Requirement], needed: Mapping[str, Sequence[Requirement]]
+    wanted: Sequence[Requirement], needed: Mapping[str, Sequence[Requirement]], versions: Mapping[str, str]
 ) -> tuple[set[str], list[Requirement]]:
-    """The wheels that the wanted ones lead to, and the requirements on the way that no wheel is there for."""
+    """The wheels that the wanted ones lead to, and the requirements on the way that no wheel there meets."""
     pending = [each for each in wanted if _applies(each, "")]
     seen: set[tuple[str, str]] = set()
     lacking: list[Requirement] = []
     while pending:
         requirement = pending.pop()
         name = normal_name(requirement.name)
+        if name not in needed or not requirement.specifier.contains(versions[name], prereleases=True):
+            lacking.append(requirement)
         for extra in ("", *sorted(requirement.extras)):
             if (name, extra) in seen:
                 continue
             seen.add((name, extra))
             if name in needed:
                 pending += [each for each in needed[name] if _applies(each, extra)]
-            elif not extra:
-                requirement.marker = None
-                lacking.append(requirement)
+    for requirement in lacking:
+        requirement.marker = None
     return {name for name, _ in seen if name in needed}, lacking
 
 

@@ -93,6 +93,18 @@ def test_pip_is_asked_for_what_it_leaves_out(source: Path, monkeypatch: pytest.M
     assert asked == [["server"], ["server", "always"]]
 
 
+@pytest.mark.parametrize("names", ["above\nbelow", "below\nabove"])
+def test_what_pip_leaves_out_is_asked_for_by_all_who_need_it(source: Path, names: str) -> None:
+    """Another Python's pip sees neither limit: the version meets both, in whatever order they are found."""
+    index, here = source.parent / "index", 'python_full_version == "3.11.2"'
+    make_wheel_file(index, "above", "1.0", requires=(f"limited>=1; {here}",))
+    make_wheel_file(index, "below", "1.0", requires=(f"limited<2; {here}",))
+    for version in ("0.5", "1.5", "2.0"):
+        make_wheel_file(index, "limited", version)
+    pins = resolve.choose_pins(resolve.parse_wanted(names, "here"), {})
+    assert {pin.name: pin.version for pin in pins} == {"above": "1.0", "below": "1.0", "limited": "1.5"}
+
+
 def test_kept_wheels_keep_their_version(source: Path) -> None:
     """A newer one on the index moves the pin without --keep only."""
     assert run(source).returncode == 0
