@@ -15,6 +15,7 @@ import pytest
 
 from coattest.errors import EnvironmentFailure
 from coattest_build.cli import container_build
+from coattest_build.containers import nitrocli
 from coattest_build.containers.errors import ContainerError
 from coattest_build.containers.image import open_container_image
 from coattest_build.containers.manifests import MAX_WORDS
@@ -218,6 +219,21 @@ def test_the_same_content_is_the_same_bytes_whoever_saved_it(opened: Opened) -> 
     layout.index(layout.manifest([one, explicit]))
     files = [entry(name, data) for name, data in layout.files.items()]
     assert ramdisk(opened(tar(*files))) == first
+
+
+def test_a_ramdisk_has_an_end(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sparse file takes a few bytes of a layer, and any number of the disk that a ramdisk is written to."""
+    monkeypatch.setattr(nitrocli, "MAX_RAMDISK", 1 << 20)
+    pax = {"major": "1", "minor": "0", "name": "hole", "realsize": str(1 << 30)}
+    headers = {f"GNU.sparse.{key}": value for key, value in pax.items()}
+    tree = opened(saved([tar(entry("hole", b"0\n".ljust(512, b"\0"), pax_headers=headers))]))
+    assert sum(map(len, iter_until(tree.blocks()))) < 1 << 20
+
+
+def iter_until(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """The blocks before the limit."""
+    with pytest.raises(ContainerError, match="a ramdisk of more than"):
+        yield from blocks
 
 
 def test_the_tree_has_what_the_layers_say(opened: Opened) -> None:
