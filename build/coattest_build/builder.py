@@ -6,11 +6,11 @@ import datetime
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import coattest
 import coattest_build
@@ -232,6 +232,15 @@ def tool_version() -> str:
         return "unknown"
 
 
+def _modules(package: Path) -> Iterator[Path]:
+    def stop(error: OSError) -> NoReturn:
+        raise error
+
+    for folder, folders, names in os.walk(package, onerror=stop):
+        folders[:] = [name for name in folders if name != "__pycache__"]  # others make and move them
+        yield from (Path(folder, name) for name in names if name.endswith(".py"))
+
+
 def tool_digest() -> str:
     """SHA-256 (hex) over path and content of every module of ``coattest`` and ``coattest_build``.
 
@@ -240,7 +249,7 @@ def tool_digest() -> str:
     digest = hashlib.sha256()
     for module in (coattest, coattest_build):
         package = Path(module.__path__[0])
-        for path in sorted(package.rglob("*.py")):
+        for path in sorted(_modules(package)):
             content = hashlib.sha256(path.read_bytes()).hexdigest()
             digest.update(f"{path.relative_to(package.parent).as_posix()}\0{content}\n".encode())
     return digest.hexdigest()

@@ -155,10 +155,12 @@ def test_links_of_the_tree_are_links_in_the_image(tmp_path: Path) -> None:
     assert tree.resolve("/srv/.bin/cli") == "srv/lib/cli.js"
     (links,) = [e for e in rootfs.root_entries(tree.root, "r") if e.name == "r/srv/.bin/cli"]
     assert links.content == b"../lib/cli.js"
-    (source / "enclave/app/.bin/out").symlink_to("../../other")
-    snapshot = sources.take(source, tmp_path / "second")
-    with raises_code(UsageError, "bad-source", match=r"enclave/app/\.bin/out"):
-        rootfs.add_sources(Tree(tmp_path / "again"), snapshot.folder, "enclave/app", "srv")
+    for target in ("../../other", "../../app/lib/cli.js"):
+        (source / "enclave/app/.bin/out").unlink(missing_ok=True)
+        (source / "enclave/app/.bin/out").symlink_to(target)
+        snapshot = sources.take(source, tmp_path / target.replace("/", "-"))
+        with raises_code(UsageError, "bad-source", match=r"enclave/app/\.bin/out"):
+            rootfs.add_sources(Tree(snapshot.folder / "again"), snapshot.folder, "enclave/app", "srv")
 
 
 def test_files_that_are_not_in_the_tree_are_named(tmp_path: Path) -> None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+import socket
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -53,6 +57,36 @@ def test_names_that_an_image_cannot_have_become_enclave(tmp_path: Path) -> None:
     done = CliRunner().invoke(cli, ["init", "static", str(tmp_path / "my enclave")])
     assert done.exit_code == 0
     assert image.load_spec(tmp_path / "my enclave").name == "enclave"
+    assert "my enclave'" in next(line for line in done.output.splitlines() if line.startswith("  cd '"))
+
+
+def test_no_request_ends_the_service_of_node(tmp_path: Path) -> None:
+    """What is no address throws, and what nobody catches ends the program and with it the enclave."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("no node on this machine")
+    starts.write_start("node", tmp_path / "mine")
+    app, place = tmp_path / "mine/enclave/app", tmp_path / "s"
+    host = (app / "host.js").read_text().replace("/run/service.sock", str(place))
+    (app / "host.js").write_text(host)
+    with subprocess.Popen([node, str(app / "server.js")], stderr=subprocess.DEVNULL) as service:
+        try:
+            deadline = time.monotonic() + 60
+            while not place.exists() and time.monotonic() < deadline:
+                time.sleep(0.05)
+            answers = [status_of(place, path) for path in ("//", "/hello/%zz?nonce=" + "00" * 32, "/")]
+        finally:
+            service.kill()
+    assert answers == [b"500", b"500", b"404"]
+
+
+def status_of(place: Path, path: str) -> bytes:
+    """The status of an answer; empty where there is none."""
+    with socket.socket(socket.AF_UNIX) as stream:
+        stream.settimeout(60)
+        stream.connect(str(place))
+        stream.sendall(f"GET {path} HTTP/1.1\r\nHost: enclave\r\nConnection: close\r\n\r\n".encode())
+        return stream.recv(4096)[9:12]
 
 
 def test_the_program_says_what_to_type_next(tmp_path: Path) -> None:

@@ -173,6 +173,22 @@ def test_no_site_no_variables_no_user_packages(tmp_path: Path, monkeypatch: pyte
     assert run_program(python_program("shown.entry:main", "b")).stdout == b"['b']\n"
 
 
+@pytest.mark.parametrize(
+    "start",
+    ["subprocess.run(['/bin/true'])", "os.system('true')", "os.fork()", "os.execv('/bin/true', ['true'])",
+     "os.posix_spawn('/bin/true', ['true'], {})", "os.forkpty()", "os.popen('true')"],
+)  # fmt: skip
+def test_a_program_alone_starts_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str) -> None:
+    """Whatever a module reads, it runs in no process of its own."""
+    (tmp_path / "starts").mkdir()
+    lines = ("import os, subprocess", "def main():", f"    {start}", "    print('started')")
+    (tmp_path / "starts/__init__.py").write_text("\n".join(lines))
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    ended = run_program(python_program("starts:main", alone=True))
+    assert (ended.code, ended.stdout) == (1, b"")
+    assert "wants a program to be started" in ended.said
+
+
 @pytest.mark.parametrize("argv", [["sh", "-c", "true"], ["/bin/sh", "-c", "a\0b"]])
 def test_a_program_is_a_path_and_plain_words(argv: list[str]) -> None:
     """A name would be looked up in PATH; a NUL would end a word early."""

@@ -15,7 +15,7 @@ from support.guides.blocks import PAGES as EVERY_PAGE
 from support.guides.blocks import blocks_of
 from support.guides.parties import TUTORIALS, Example, Quorum, checkout
 
-OWN_TESTS = {"docs/your-own-enclave.md", "docs/ci.md"}
+OWN_TESTS = {"docs/your-own-enclave.md", "docs/start-an-enclave.md", "docs/ci.md"}
 """Pages of other parties: test_own_enclave.py and test_ci.py run them."""
 
 RESULTS = {"docs/auction.md", "docs/operations.md"}

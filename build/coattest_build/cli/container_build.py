@@ -31,7 +31,8 @@ from coattest_build.containers.blobs import read_blobs
 from coattest_build.containers.errors import path_text
 from coattest_build.containers.image import OpenedImage
 from coattest_build.containers.manifests import Platform
-from coattest_build.containers.own.imagefile import MAX_RAMDISK, own_report, write_own_image
+from coattest_build.containers.nitrocli import MAX_RAMDISK
+from coattest_build.containers.own.imagefile import own_report, write_own_image
 from coattest_build.containers.own.profile import obtain_kernel, read_profile
 from coattest_build.containers.own.tree import OwnTree, own_tree
 from coattest_build.containers.sources import Spool, plain_blocks

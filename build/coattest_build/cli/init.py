@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -40,7 +41,7 @@ def init_command(*, kind: str, folder: Path, as_json: bool) -> None:
     Nothing in it refers to this installation of coattest.
     """
     written = write_start(kind, folder)
-    following = (f"cd {folder}", *FIRST[kind], *NEXT)
+    following = (f"cd {shlex.quote(str(folder))}", *FIRST[kind], *NEXT)
     if as_json:
         emit_json({"folder": str(folder), "files": list(written), "next": list(following)})
         return

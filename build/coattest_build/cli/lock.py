@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import click
 
-from coattest.errors import UsageError
+from coattest.errors import Rejected, UsageError
 from coattest.extras import need_extra
-from coattest.files import make_folder, read_whole, write_atomic
+from coattest.files import Folder, make_folder, read_whole, write_atomic
 from coattest.jsontext import emit_json
 from coattest.progress import Terminal
 from coattest.shell import err, json_option, out
@@ -43,6 +43,7 @@ def lock_command(
     spec = image.load_spec(source)
     if spec.wheels and spec.wheels.wanted:
         need_extra("build")
+        _check_way(source, spec.wheels.requirements)
     path = source / image.LOCK_FILE
     previous: locks.Lock | None = None
     try:
@@ -89,3 +90,19 @@ def lock_command(
     else:
         out().print(f"{path}: {len(made.packages) + len(made.wheels)} inputs, nothing moved")
     return 1 if check and moves else 0
+
+
+def _check_way(source: Path, name: str) -> None:
+    """Raise UsageError when a folder on the way to a file of the tree is a link: it may lead anywhere."""
+    above = PurePosixPath(name).parent.as_posix()
+    try:
+        with Folder(source) as tree:
+            tree.folder(above).close()
+    except Rejected as error:
+        if error.code != "absent":
+            raise UsageError(
+                "a link or file is on the way to it",
+                where=name,
+                hint="name a plain path",
+                code="not-a-folder",
+            ) from None

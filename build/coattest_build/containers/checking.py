@@ -25,7 +25,7 @@ from coattest_build.containers.blobs import NitroBlobs
 from coattest_build.containers.daemon import STORES, Exported
 from coattest_build.containers.errors import ContainerError
 from coattest_build.containers.layers import HIDDEN_LINK
-from coattest_build.containers.nitrocli import clock_of
+from coattest_build.containers.nitrocli import MAX_RAMDISK, clock_of
 from coattest_build.containers.sources import FilePart, Spool
 from coattest_build.explain.trees import compare_trees
 from coattest_build.formats.eif import EifSection, Layout, SectionType, section_blocks
@@ -34,8 +34,6 @@ from coattest_build.formats.registers import extend
 
 MAX_REPORTED = 200
 """Differences that are listed."""
-MAX_RAMDISK = 8 << 30
-"""Bytes of a ramdisk that is made to be compared."""
 _HEX = re.compile(rb"[0-9a-f]{8}")
 _MTIME = 46
 """Where the time is in a header of newc: after the magic number and five fields."""

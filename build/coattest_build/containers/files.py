@@ -93,7 +93,7 @@ class ArchiveFiles:
             target = entry.target.decode("utf-8", "backslashreplace")
             if entry.kind == FILE:
                 place, size = entry.content[0] if entry.content else (0, 0)
-                if len(entry.content) > 1 or size != entry.size:
+                if len(entry.content) > 1 or size != entry.size or place < 0:
                     raise ContainerError("is a sparse file", where=name)
                 self._files[name] = archive.part(place, size)
             elif entry.kind == "symlink":

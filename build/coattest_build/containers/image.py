@@ -14,7 +14,7 @@ from pathlib import Path
 
 from coattest.errors import CoattestError, FoundFalse, Rejected
 from coattest.strictjson import Fields, parse
-from coattest_build.containers.errors import ContainerError, not_read, path_text, two_readings
+from coattest_build.containers.errors import ContainerError, beyond_limit, not_read, path_text, two_readings
 from coattest_build.containers.files import ImageFiles, open_files, read_file
 from coattest_build.containers.layers import MAX_ENTRIES
 from coattest_build.containers.layertar import read_layer
@@ -22,6 +22,7 @@ from coattest_build.containers.manifests import (
     INDEXES,
     MANIFESTS,
     MAX_DOCUMENT,
+    MAX_MANIFESTS,
     ContainerConfig,
     Descriptor,
     ManifestFile,
@@ -44,6 +45,8 @@ DEFAULT_SIZE = 2 << 30
 """Bytes that an image may unpack to unless --max-size allows more: an enclave holds it in memory."""
 MAX_NESTED = 4
 """Indexes inside each other."""
+MAX_WAYS = 4 * MAX_MANIFESTS
+"""Ways to an image or index by other references: indexes of 1024 names for one would have billions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,19 +231,21 @@ def _leaves(files: ImageFiles, index: bytes) -> list[tuple[Descriptor, frozenset
     """Every image that an index leads to, with the references to it, without what only describes images."""
     found: list[tuple[Descriptor, frozenset[str]]] = []
     seen: set[tuple[str, frozenset[str]]] = set()
-    pending = [(index, "index.json", 0, frozenset[str]())]
+    pending: list[tuple[Descriptor | None, int, frozenset[str]]] = [(None, 0, frozenset())]
     while pending:
-        data, where, depth, above = pending.pop()
-        for descriptor in read_index(data, where):
+        at, depth, above = pending.pop()
+        where = f"index {at.sha256[:12]}" if at else "index.json"
+        for descriptor in read_index(_blob(files, at, where) if at else index, where):
             references = above | set(descriptor.names)
             if descriptor.is_attestation or (descriptor.sha256, references) in seen:
                 continue
             seen.add((descriptor.sha256, references))
+            if len(seen) > MAX_WAYS:
+                raise beyond_limit(f"more than {MAX_WAYS} ways to its images", where=where)
             if descriptor.media_type in INDEXES:
                 if depth >= MAX_NESTED:
                     raise ContainerError(f"more than {MAX_NESTED} indexes inside each other", where=where)
-                below = _blob(files, descriptor, f"index {descriptor.sha256[:12]}")
-                pending.append((below, f"index {descriptor.sha256[:12]}", depth + 1, references))
+                pending.append((descriptor, depth + 1, references))
             elif descriptor.media_type in MANIFESTS:
                 found.append((descriptor, references))
             elif "manifest.v1" in descriptor.media_type and "docker" in descriptor.media_type:

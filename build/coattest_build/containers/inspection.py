@@ -124,9 +124,11 @@ def inspect_container(tree: ContainerTree) -> Inspection:
 
 def _plan(image: OpenedImage) -> RunPlan | str:
     try:
-        return own_tree(image).plan
+        plan = own_tree(image).plan
+        plan.encode()  # within init's limits
     except ContainerError as error:
         return error.what
+    return plan
 
 
 def _runs(config: ContainerConfig | None) -> tuple[tuple[str, ...] | None, str]:

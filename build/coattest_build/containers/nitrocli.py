@@ -30,6 +30,8 @@ FIRST_INODE = 721
 LARGEST = (1 << 32) - 1
 """The largest number of a newc field; gocpio would write more digits and break the archive."""
 ALIGNMENT = 512
+MAX_RAMDISK = 8 << 30
+"""Bytes of an application ramdisk: a small image can have sparse files of petabytes."""
 
 HOSTS = (
     b"127.0.0.1       localhost\n::1     localhost ip6-localhost ip6-loopback\nfe00::0 ip6-localnet\n"
@@ -196,6 +198,8 @@ def ramdisk_blocks(parts: Iterable[RamdiskPart], read: Callable[[int, int, int],
         header = _header(part, inode)
         inode += 1
         total += len(header) + part.size + -part.size % 4
+        if total > MAX_RAMDISK:
+            raise beyond_limit(f"a ramdisk of more than {MAX_RAMDISK} bytes")
         yield header
         yield from _content(part, read)
         yield bytes(-part.size % 4)

@@ -35,7 +35,11 @@ FIXED = (
     *("--isolated", "--disable-pip-version-check", "--no-input", "--no-cache-dir", "--quiet"),
     *("--only-binary=:all:", "--timeout=60"),
 )
-"""What pip may not do: build anything, ask, use a cache, read its configuration."""
+"""What pip may not do: build anything, ask, use a cache, read its configuration.
+
+A wheel may say that it needs what is at an address: pip builds that in spite of ``--only-binary``, with
+programs of its own. So it starts none (``alone``).
+"""
 
 PINNED = ("--no-deps", "--require-hashes")
 """What it may not do for a lock that is there: fetch what has no hash."""
@@ -114,6 +118,7 @@ def _download(
     command = python_program(
         *("pip", "download", *FIXED, *TARGET, *options, *more),
         *("--dest", str(folder.absolute()), "--requirement", str(listing.absolute())),
+        alone=True,
     )
     nothing = {"PIP_CONFIG_FILE": os.devnull, "PYTHONDONTWRITEBYTECODE": "1"}
     return run_program(command, environment=program_environment(NETWORK, nothing), limits=limits)

@@ -39,6 +39,8 @@ IMAGE_PYTHON: Mapping[str, str] = {
 
 LINE = re.compile(r"[A-Za-z0-9._,<>=!~*+\[\]-]{1,1000}")
 """A requirement as pip is told it: no option, address, variable or path can be written so."""
+MAX_LINE = 4096
+"""Characters of a requirement; the longest of the 100 packages that are asked for most has about 300."""
 MAX_METADATA = 4 * 1024 * 1024
 MAX_REQUIREMENTS = 2000
 MAX_ROUNDS = 8
@@ -67,7 +69,8 @@ def choose_pins(wanted: Sequence[Requirement], kept: Mapping[str, str]) -> tuple
             check_ended(choose_wheels(lines, constraints, folder, Path(name)), lines)
             found = {normal_name(_parts(path)[0]): path for path in sorted(folder.glob("*.whl"))}
             needed = {each: _requires(path) for each, path in found.items()}
-            reached, lacking = _reach(wanted, needed)
+            versions = {each: _parts(path)[1] for each, path in found.items()}
+            reached, lacking = _reach(wanted, needed, versions)
             if not lacking:
                 return tuple(_locked(found[each]) for each in sorted(reached))
         asked += lacking
@@ -76,15 +79,15 @@ def choose_pins(wanted: Sequence[Requirement], kept: Mapping[str, str]) -> tuple
 
 def _requirement(text: str, where: str) -> Requirement:
     try:
-        requirement = Requirement(text)
-    except InvalidRequirement:
+        requirement = Requirement(text[: MAX_LINE + 1])
+    except (InvalidRequirement, RecursionError):
         raise UsageError(
             f"not the name of a Python package with a version at most: {text[:80]!r}",
             where=where,
             hint="a line is a name such as numpy or numpy>=2",
             code="bad-requirement",
         ) from None
-    if requirement.url or not LINE.fullmatch(_line(requirement)):
+    if len(text) > MAX_LINE or requirement.url or not LINE.fullmatch(_line(requirement)):
         raise UsageError(f"not supported: {text[:80]!r}", where=where, code="bad-requirement")
     return requirement
 
@@ -95,28 +98,35 @@ def _line(requirement: Requirement) -> str:
 
 
 def _applies(requirement: Requirement, extra: str) -> bool:
-    return requirement.marker is None or requirement.marker.evaluate({**IMAGE_PYTHON, "extra": extra})
+    """Whether a requirement's marker holds. Raises UsageError: ``~=`` of texts, for one, has no meaning."""
+    try:
+        return requirement.marker is None or requirement.marker.evaluate({**IMAGE_PYTHON, "extra": extra})
+    except (ValueError, LookupError, RecursionError):
+        raise UsageError(
+            f"its marker cannot be evaluated: {str(requirement)[:80]!r}", code="bad-requirement"
+        ) from None
 
 
 def _reach(
-    wanted: Sequence[Requirement], needed: Mapping[str, Sequence[Requirement]]
+    wanted: Sequence[Requirement], needed: Mapping[str, Sequence[Requirement]], versions: Mapping[str, str]
 ) -> tuple[set[str], list[Requirement]]:
-    """The wheels that the wanted ones lead to, and the requirements on the way that no wheel is there for."""
+    """The wheels that the wanted ones lead to, and the requirements on the way that no wheel there meets."""
     pending = [each for each in wanted if _applies(each, "")]
     seen: set[tuple[str, str]] = set()
     lacking: list[Requirement] = []
     while pending:
         requirement = pending.pop()
         name = normal_name(requirement.name)
+        if name not in needed or not requirement.specifier.contains(versions[name], prereleases=True):
+            lacking.append(requirement)
         for extra in ("", *sorted(requirement.extras)):
             if (name, extra) in seen:
                 continue
             seen.add((name, extra))
             if name in needed:
                 pending += [each for each in needed[name] if _applies(each, extra)]
-            elif not extra:
-                requirement.marker = None
-                lacking.append(requirement)
+    for requirement in lacking:
+        requirement.marker = None
     return {name for name, _ in seen if name in needed}, lacking
 
 

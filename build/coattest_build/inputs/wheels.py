@@ -81,7 +81,9 @@ def download(wanted: Sequence[WantedWheel], folder: Path) -> None:
 def check_ended(ended: EndedProgram, wanted: Sequence[str]) -> None:
     """Raise EnvironmentFailure (``wheel-unavailable``) with pip's first reason, unless pip had all."""
     if ended.code:
-        lines = [line for line in ended.said.splitlines() if line.startswith("ERROR")]
+        starts = ("ERROR", "PermissionError")
+        lines = [line for line in ended.said.splitlines() if line.startswith(starts)]
+        lines = [line for line in lines if line.strip() != "ERROR: Exception:"]
         said = lines[0] if lines else ended.said.strip()[-200:] or "it gave no reason"
         raise _unavailable(f"pip could not download {', '.join(wanted)}: {said}")
 

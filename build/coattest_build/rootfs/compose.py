@@ -88,9 +88,11 @@ def add_sources(tree: unpack.Tree, source: Path, origin: str, target: str) -> No
     for path in [top] if top.is_file() else sorted(top.rglob("*")):
         inside = path.relative_to(top).as_posix()
         if path.is_symlink() and path != top:
-            if not path.resolve().is_relative_to(top.resolve()):
+            leads = path.readlink()
+            out = leads.parts.count("..") > inside.count("/")  # also where it comes back by the folder's name
+            if out or not path.resolve().is_relative_to(top.resolve()):
                 raise UsageError(f"leads out of {origin}", where=f"{origin}/{inside}", code="bad-source")
-            tree.add_symlink(f"{target}/{inside}", str(path.readlink()))
+            tree.add_symlink(f"{target}/{inside}", str(leads))
         elif path.is_file():
             executable = bool(path.stat().st_mode & 0o100)
             tree.add_file(

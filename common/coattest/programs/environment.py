@@ -109,11 +109,12 @@ def import_path() -> tuple[str, ...]:
     )
 
 
-def python_program(entry: str, *arguments: str) -> list[str]:
+def python_program(entry: str, *arguments: str, alone: bool = False) -> list[str]:
     """The command that runs ``entry`` with this interpreter: a module, or ``module:function``.
 
     ``-I -S``: no variable, no current folder, no user's packages, and no ``.pth`` file or sitecustomize. The
     modules come from ``import_path``; of another distribution's packages nothing but that folder is taken.
+    ``alone``: it may start no program, which keeps what it reads from running, not what it imports.
     Raises EnvironmentFailure (``no-program``) when the module is not there.
     """
     path = import_path()
@@ -123,4 +124,5 @@ def python_program(entry: str, *arguments: str) -> list[str]:
         raise EnvironmentFailure(
             f"this Python has no {top}", where=sys.executable, hint="install it there", code="no-program"
         )
-    return [sys.executable, "-I", "-S", str(_BOOT), json.dumps(path), entry, *arguments]
+    how = json.dumps({"path": path, "alone": alone})
+    return [sys.executable, "-I", "-S", str(_BOOT), how, entry, *arguments]

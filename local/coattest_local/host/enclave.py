@@ -306,7 +306,7 @@ def _await_listener(
     while True:
         if check:
             check()
-        if _listens(process.pid, path):
+        if socket_listens(process.pid, path):
             return
         with contextlib.suppress(subprocess.TimeoutExpired):
             code = process.wait(POLL_SECONDS)
@@ -324,7 +324,7 @@ def _await_listener(
             )
 
 
-def _listens(pid: int, path: Path) -> bool:
+def socket_listens(pid: int, path: Path) -> bool:
     """Whether a socket of that name listens in the process's network namespace.
 
     It is looked up, not connected to: a program that serves one connection would take the probe for it.
@@ -334,9 +334,10 @@ def _listens(pid: int, path: Path) -> bool:
     except OSError:  # the process has just ended
         return False
     for line in known.splitlines()[1:]:
-        fields = line.split(maxsplit=7)  # address, references, protocol, flags, type, state, inode, name
-        if len(fields) == 8 and int(fields[3], 16) & ACCEPTS and Path(fields[7]).name == path.name:
-            return path.exists()
+        # Address, references, protocol, flags, type, state, inode, name: which may have a line feed.
+        fields = re.fullmatch(r"[0-9a-f]+: [0-9A-F]+ [0-9A-F]+ ([0-9A-F]{8}) \S+ \S+ +[0-9]+ (.+)", line)
+        if fields and int(fields[1], 16) & ACCEPTS and Path(fields[2]).name == path.name and path.exists():
+            return True
     return False
 
 

@@ -303,6 +303,25 @@ def test_indexes_do_not_nest_without_end(tmp_path: Path) -> None:
             assert "inside each other" in str(refusal(path))
 
 
+def test_one_image_is_not_read_by_billions_of_names(tmp_path: Path) -> None:
+    """An index that names one index 40 times, which does so again: every way has references of its own."""
+    layout = Layout()
+    descriptor = layout.manifest([ONE])
+    for level in range(3):
+        names = [{"org.opencontainers.image.ref.name": f"{level}-{number}"} for number in range(40)]
+        descriptor = layout.nested(*({**descriptor, "annotations": name} for name in names))
+    layout.index(descriptor)
+    assert "ways to its images" in str(refusal(layout.write(tmp_path / "layout")))
+
+
+def test_a_document_that_is_a_hole_is_refused(tmp_path: Path) -> None:
+    """A sparse file of one piece that is not there."""
+    pax = {"major": "1", "minor": "0", "name": "manifest.json", "realsize": "100"}
+    headers = {f"GNU.sparse.{key}": value for key, value in pax.items()}
+    hole = tar(entry("manifest.json", b"0\n".ljust(512, b"\0"), pax_headers=headers))
+    assert "is a sparse file" in str(refusal(put(tmp_path, hole)))
+
+
 def test_what_an_image_unpacks_to_is_limited(tmp_path: Path) -> None:
     """A megabyte of zeros in a kilobyte; also the archive as a whole."""
     bomb = tar(entry("a", bytes(1 << 20)))

@@ -15,8 +15,10 @@ import pytest
 
 from coattest.errors import EnvironmentFailure
 from coattest_build.cli import container_build
+from coattest_build.containers import nitrocli
 from coattest_build.containers.errors import ContainerError
 from coattest_build.containers.image import open_container_image
+from coattest_build.containers.manifests import MAX_WORDS
 from coattest_build.containers.own.plan import MAX_WORD
 from coattest_build.containers.own.profile import read_profile
 from coattest_build.containers.own.tree import TIME, OwnTree, own_tree
@@ -39,6 +41,8 @@ from support.build.container_images import (
 )
 
 PASSWD = b"root:x:0:0:root:/root:/bin/sh\nweb:x:33:34::/srv/web:/x\nodd:x:::/o:/x\nweb:x:99:99::/no:/x\n"
+OTHERS = b"+33:x:5:5::/:\n%s:x:5:5::/:\nfew:x:35:users::/:\nfar:x:36:4294967295::/:\n" % (b"2" * 20)
+"""Names that Go takes for numbers, and users whose group is none."""
 GROUP = b"root:x:0:\nwww:x:34:\nlog:x:7:web,other\naux:x:5:other,web\nnone:x:x:web\n"
 
 
@@ -51,6 +55,7 @@ GROUP = b"root:x:0:\nwww:x:34:\nlog:x:7:web,other\naux:x:5:other,web\nnone:x:x:w
         ("web:log", ContainerUser(33, 7, (7,), "/srv/web")),
         ("web:0", ContainerUser(33, 0, (0,), "/srv/web")),
         ("1000", ContainerUser(1000, 0, (0,), "/")),
+        ("00000000000000033", ContainerUser(33, 34, (34, 5, 7), "/srv/web")),
         ("1000:1001", ContainerUser(1000, 1001, (1001,), "/")),
         (":log", ContainerUser(0, 7, (7,), "/root")),
     ],
@@ -61,12 +66,28 @@ def test_the_user_is_who_docker_would_take(user: str, found: ContainerUser) -> N
 
 
 @pytest.mark.parametrize(
-    "user", ["nobody", "odd", "2147483648", "web:nobody", "0x1", "-1", "web:-1", "\uff11"]
+    "user",
+    [
+        *("nobody", "odd", "2147483648", "web:nobody", "0x1", "-1", "web:-1", "\uff11"),
+        *("+33", "2" * 20, "few", "far"),
+    ],
 )
 def test_a_user_whom_the_image_does_not_have_is_refused(user: str) -> None:
     """Docker takes a line without a number for root's; here nobody becomes root by a broken line."""
     with pytest.raises(ContainerError, match="which the image does not have"):
-        resolve_user(user, PASSWD, GROUP)
+        resolve_user(user, PASSWD + OTHERS, GROUP)
+
+
+def test_a_home_folder_with_a_nul_is_refused(
+    opened: Opened, image: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """init would read another text behind it; inspect says so beforehand."""
+    layer = tar(folder("etc"), entry("etc/passwd", b"web:x:33:34::/srv\0A=b:/x\n"))
+    tree = opened(saved([layer], {"Cmd": ["a"], "User": "web"}))
+    with pytest.raises(ContainerError, match="a NUL"):
+        ramdisk(tree)
+    _, shown, _ = run(capsys, "inspect", image, "--json")
+    assert "a NUL" in json.loads(shown)["coattest"]["why_not"]
 
 
 def test_an_image_without_users_runs_as_root() -> None:
@@ -141,6 +162,8 @@ def test_the_plan_is_what_docker_would_start(opened: Opened) -> None:
         ({"Cmd": ["a"], "User": "nobody"}, "does not have"),
         ({"Cmd": ["a" * (MAX_WORD + 1)]}, "at most"),
         ({"Cmd": ["a" * MAX_WORD] * 9}, "at most"),
+        ({"Entrypoint": ["a"] * MAX_WORDS, "Cmd": ["a"]}, "more than 16384 words"),
+        ({"Cmd": ["a"], "Env": [f"A{number}=" for number in range(MAX_WORDS)]}, "more than 16384 words"),
     ],
 )
 def test_what_has_no_one_meaning_is_refused(opened: Opened, config: Mapping[str, Any], what: str) -> None:
@@ -196,6 +219,21 @@ def test_the_same_content_is_the_same_bytes_whoever_saved_it(opened: Opened) -> 
     layout.index(layout.manifest([one, explicit]))
     files = [entry(name, data) for name, data in layout.files.items()]
     assert ramdisk(opened(tar(*files))) == first
+
+
+def test_a_ramdisk_has_an_end(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sparse file takes a few bytes of a layer, and any number of the disk that a ramdisk is written to."""
+    monkeypatch.setattr(nitrocli, "MAX_RAMDISK", 1 << 20)
+    pax = {"major": "1", "minor": "0", "name": "hole", "realsize": str(1 << 30)}
+    headers = {f"GNU.sparse.{key}": value for key, value in pax.items()}
+    tree = opened(saved([tar(entry("hole", b"0\n".ljust(512, b"\0"), pax_headers=headers))]))
+    assert sum(map(len, iter_until(tree.blocks()))) < 1 << 20
+
+
+def iter_until(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """The blocks before the limit."""
+    with pytest.raises(ContainerError, match="a ramdisk of more than"):
+        yield from blocks
 
 
 def test_the_tree_has_what_the_layers_say(opened: Opened) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import re
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
 
-from coattest.errors import UsageError
+from coattest.errors import EnvironmentFailure, UsageError
 from coattest_build import image
 from coattest_build.inputs import lock, resolve, wheels
 from coattest_build.inputs.lock import BadLock
@@ -90,6 +93,18 @@ def test_pip_is_asked_for_what_it_leaves_out(source: Path, monkeypatch: pytest.M
     assert asked == [["server"], ["server", "always"]]
 
 
+@pytest.mark.parametrize("names", ["above\nbelow", "below\nabove"])
+def test_what_pip_leaves_out_is_asked_for_by_all_who_need_it(source: Path, names: str) -> None:
+    """Another Python's pip sees neither limit: the version meets both, in whatever order they are found."""
+    index, here = source.parent / "index", 'python_full_version == "3.11.2"'
+    make_wheel_file(index, "above", "1.0", requires=(f"limited>=1; {here}",))
+    make_wheel_file(index, "below", "1.0", requires=(f"limited<2; {here}",))
+    for version in ("0.5", "1.5", "2.0"):
+        make_wheel_file(index, "limited", version)
+    pins = resolve.choose_pins(resolve.parse_wanted(names, "here"), {})
+    assert {pin.name: pin.version for pin in pins} == {"above": "1.0", "below": "1.0", "limited": "1.5"}
+
+
 def test_kept_wheels_keep_their_version(source: Path) -> None:
     """A newer one on the index moves the pin without --keep only."""
     assert run(source).returncode == 0
@@ -124,6 +139,53 @@ def test_only_names_and_versions_reach_pip(line: str) -> None:
     """No option, address or path."""
     with raises_code(UsageError, "bad-requirement"):
         resolve.parse_wanted(f"tinypkg\n{line}\n", "here")
+
+
+@pytest.mark.parametrize("marker", ['os_name ~= "x"', '"a" in extras', 'python_full_version ~= "3"'])
+def test_a_marker_without_a_meaning_is_one_line(marker: str) -> None:
+    """``~=`` compares versions alone, and other variables are not of a wheel's."""
+    with raises_code(UsageError, "bad-requirement"):
+        resolve.choose_pins(resolve.parse_wanted(f"tinypkg; {marker}", "here"), {})
+
+
+DEEP = "(" * 900 + 'os_name=="a"' + ")" * 900
+LONG = " and ".join(['os_name=="posix"'] * 1000)
+
+
+@pytest.mark.parametrize("marker", [DEEP, LONG])
+def test_a_marker_has_an_end(marker: str) -> None:
+    """In depth and length: a wheel on the index may have any."""
+    with raises_code(UsageError, "bad-requirement"):
+        resolve.parse_wanted(f"tinypkg; {marker}", "here")
+
+
+def test_nothing_that_a_wheel_needs_is_built(source: Path) -> None:
+    """A wheel that needs what is at an address: pip would run its build backend in spite of --only-binary."""
+    ran, packed = source.parent / "ran", source.parent / "sub-1.0.tar.gz"
+    project = '[build-system]\nrequires = []\nbuild-backend = "evil"\nbackend-path = ["."]\n'
+    files = {"pyproject.toml": project, "evil.py": f"open({str(ran)!r}, 'w')\n"}
+    with tarfile.open(packed, "w:gz") as archive:
+        for name, text in files.items():
+            info = tarfile.TarInfo(f"sub-1.0/{name}")
+            info.size = len(text)
+            archive.addfile(info, io.BytesIO(text.encode()))
+    make_wheel_file(source.parent / "index", "trap", "1.0", requires=(f"sub @ {packed.as_uri()}",))
+    with raises_code(EnvironmentFailure, "wheel-unavailable", match="wants a program"):
+        resolve.choose_pins(resolve.parse_wanted("trap", "here"), {})
+    assert not ran.exists()
+
+
+def test_the_requirements_are_not_written_through_a_link(source: Path) -> None:
+    """Of a tree that somebody sent, named by an absolute path."""
+    path, mine = source / image.IMAGE_FILE, source.parent / "mine/sub/file"
+    written = re.sub(r"(?m)^requirements = .*$", 'requirements = "enclave/d/sub/file"', path.read_text())
+    path.write_text(written)
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    (source / "enclave/d").symlink_to(source.parent / "mine")
+    done = run(source, "--source", str(source))
+    assert (done.returncode, mine.read_text()) == (2, "mine")
+    assert "a link or file is on the way to it" in done.stderr
 
 
 def test_dependencies_of_runtime_packages_are_written_into_the_image_file(source: Path) -> None:

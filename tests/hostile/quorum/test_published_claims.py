@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,20 @@ import pytest
 
 from coattest.errors import EnvironmentFailure, FoundFalse, UsageError
 from coattest.files import Folder, ReadOnce
-from coattest_verify.quorum.log.entries import parse_entry
+from coattest_verify.quorum.cosigning import cosign_log
+from coattest_verify.quorum.log.entries import parse_entry, vote_entry
 from coattest_verify.quorum.log.examine import read_quorum_log
 from coattest_verify.quorum.members.file import Member
+from coattest_verify.quorum.releases import ReleaseFiles
 from coattest_verify.quorum.statements.claim import Claimed
-from coattest_verify.quorum.statements.statement import RebuildReport
-from coattest_verify.quorum.statements.votes import PUBLISH
+from coattest_verify.quorum.statements.statement import RebuildReport, Statement
+from coattest_verify.quorum.statements.votes import PUBLISH, make_vote, read_votes, sign_vote, vote_name
 from coattest_verify.rebuild.answer import OwnReport, answer, read_ask, read_state
 from coattest_verify.rebuild.publishing import sign_publication
 from coattest_verify.signatures import keys
 from coattest_verify.signatures.journal import SignatureJournal
 from support.raises import raises_code
-from support.verify.logs import sign_log
+from support.verify.logs import sign_log, write_log
 from support.verify.members import NOW, Members, claim_json, report_json
 
 THREE = ("ann", "ben", "cat")
@@ -56,7 +59,13 @@ def published(quorum: Members) -> Path:
 
 
 def publish(
-    quorum: Members, member: str, report: dict[str, Any], *, built: dict[str, Any] | None = None
+    quorum: Members,
+    member: str,
+    report: dict[str, Any],
+    *,
+    built: dict[str, Any] | None = None,
+    tag: str | None = "v1",
+    now: datetime = NOW,
 ) -> Any:
     """What ``verify release publish`` does, on this member's machine."""
     own = OwnReport(RebuildReport.read(built or report), quorum.folder, "0" * 64)
@@ -71,8 +80,8 @@ def publish(
             signer=quorum.signers[member],
             root=quorum.root,
             state=read_state(evidence, quorum.attestations),
-            tag="v1",
-            now=NOW,
+            tag=tag,
+            now=now,
             journal=SignatureJournal(),
             approve=lambda claim, vote: None,
         )
@@ -122,6 +131,21 @@ def test_two_claims_that_no_log_orders_decide_nothing(quorum: Members) -> None:
     assert reasons(quorum) == []
 
 
+def test_a_rival_takes_no_name_by_its_members_letters(quorum: Members) -> None:
+    """Ann publishes another claim than ben's, which was decided before anybody had logged anything."""
+    published(quorum).unlink()
+    quorum.publish("ben")
+    claim = (quorum.released / "claim.json").read_bytes()
+    kept = {path: path.read_bytes() for path in quorum.released.iterdir()}
+    quorum.claim(report_json("evil"), by="ann")
+    for path, content in kept.items():
+        path.write_bytes(content)
+    assert (quorum.released / "claim.json").read_bytes() == claim
+    assert reasons(quorum) == ["claim-disputed"]
+    log(quorum, "ben", "cat")
+    assert reasons(quorum) == []
+
+
 def test_a_publisher_that_leaves_leaves_the_name(quorum: Members, tmp_path: Path) -> None:
     """With an agreed entry its key may go; a thief of the old key publishes nothing more."""
     log(quorum)
@@ -141,6 +165,42 @@ def test_a_publisher_that_leaves_leaves_the_name(quorum: Members, tmp_path: Path
     quorum.publish("ann")
     quorum.signers["ann"] = mine
     assert "claim-unsigned" in reasons(quorum)
+
+
+def elsewhere(quorum: Members, report: dict[str, Any]) -> None:
+    """Ben's publication in another quorum of his, by the same key, put here by whoever may push."""
+    claim = Claimed.decode(json.dumps(claim_json(report)).encode())
+    named = (claim.sha256, "b" * 40, "v9")
+    vote = make_vote(PUBLISH, "ben", root=bytes(32), claim=claim, note="test", now=NOW, published=named)
+    (quorum.released / vote_name(vote)).write_bytes(sign_vote(vote, quorum.signers["ben"]))
+
+
+def test_a_publication_in_another_quorum_takes_no_name_here(quorum: Members) -> None:
+    """Logged first, it would own the name for good."""
+    path = published(quorum)
+    content = path.read_bytes()
+    path.unlink()
+    elsewhere(quorum, report_json("evil"))
+    log(quorum)
+    path.write_bytes(content)
+    log(quorum)
+    assert reasons(quorum) == []
+
+
+def test_a_publication_in_another_quorum_publishes_nothing_here(quorum: Members) -> None:
+    """Nor does a cosigner take an entry for it from somebody else."""
+    path = published(quorum)
+    path.unlink()
+    elsewhere(quorum, report_json())
+    log(quorum)
+    assert reasons(quorum) == ["claim-unsigned"]
+    with Folder(quorum.attestations) as folder:
+        found = read_quorum_log(folder, quorum.root, quorum.file)
+        votes, _ = read_votes(ReleaseFiles(folder, "0.1.0"), quorum.file)
+    assert found is not None
+    write_log(quorum, [*found.entries, *map(vote_entry, votes)])
+    with raises_code(FoundFalse, "removed-entry"):
+        cosign_log(quorum.attestations, quorum.root, "cat", quorum.signers["cat"], seen=None, now=NOW)
 
 
 def test_an_unsigned_claim_ends_no_time_for_commitments(tmp_path: Path) -> None:
@@ -183,6 +243,14 @@ def test_a_member_publishes_what_it_built_and_once(quorum: Members) -> None:
         publish(quorum, "ben", report_json("evil", release="0.2.0"))
 
 
+def test_a_tag_that_would_not_be_read_is_not_signed(quorum: Members) -> None:
+    """A release's name of 64 characters has none by default."""
+    report = report_json(release="r" * 64)
+    with raises_code(UsageError, "usage", match="too long"):
+        publish(quorum, "ben", report, tag=None)
+    assert publish(quorum, "ben", report).exists()
+
+
 def test_another_commit_than_the_published_one_is_not_signed(quorum: Members) -> None:
     """The same bytes from another commit say nothing about the one that was named; a dissent needs none."""
     with Folder(quorum.attestations) as folder:
@@ -192,3 +260,24 @@ def test_another_commit_than_the_published_one_is_not_signed(quorum: Members) ->
     with raises_code(EnvironmentFailure, "wrong-source", match="ann published commit a{40}"):
         answer(ask, elsewhere, member="cat", dissent=False, now=NOW)
     assert answer(ask, elsewhere, member="cat", dissent=True, reason="no", now=NOW).outcome == "dissent"
+
+
+def test_a_commit_that_nobody_has_keeps_nobody_from_answering(quorum: Members) -> None:
+    """Ann's publication is the log's first; ben publishes the same claim with the commit that is there."""
+    log(quorum)
+    report = report_json()
+    report["source"]["commit"] = "b" * 40
+    mine = RebuildReport.read(report)
+
+    def asked() -> Statement:
+        with Folder(quorum.attestations) as folder:
+            ask = read_ask(ReadOnce(folder), quorum.attestations, "0.1.0")
+            return answer(ask, mine, member="cat", dissent=False, now=NOW)
+
+    with raises_code(EnvironmentFailure, "wrong-source"):
+        asked()
+    assert publish(quorum, "ben", report).exists()
+    assert publish(quorum, "ben", report, now=NOW + timedelta(seconds=1)) is None
+    assert asked().outcome == "agree"
+    log(quorum)
+    assert asked().outcome == "agree"

@@ -18,7 +18,7 @@ from coattest.errors import FoundFalse
 from coattest.files import Folder, ReadOnce
 from coattest.strictjson import canonical
 from coattest_verify.quorum.commitments import too_early
-from coattest_verify.quorum.log.entries import vote_entry
+from coattest_verify.quorum.log.entries import parse_entry, vote_entry
 from coattest_verify.quorum.log.examine import read_quorum_log
 from coattest_verify.quorum.members.chain import follow
 from coattest_verify.quorum.members.file import Member
@@ -27,7 +27,7 @@ from coattest_verify.quorum.statements.claim import Claimed
 from coattest_verify.quorum.statements.salt import new_secret
 from coattest_verify.quorum.statements.statement import RebuildReport
 from coattest_verify.quorum.statements.votes import ARCHIVE, COMMIT, make_vote, sign_vote, vote_name
-from coattest_verify.rebuild.answer import sign_answer
+from coattest_verify.rebuild.answer import answer, read_ask, sign_answer
 from coattest_verify.signatures import keys
 from coattest_verify.signatures.journal import SignatureJournal
 from coattest_verify.turn.loop import take_turn
@@ -158,6 +158,53 @@ def test_what_was_signed_before_a_lost_push_is_not_shown_after_it(table: Table) 
     assert Overtaken.lost
     assert "removed-entry" in waits(member)
     assert names(table) == {"commit"}
+
+
+def test_what_stays_at_home_gets_no_entry_either(table: Table) -> None:
+    """The push that wins removes a logged dissent's file, and leaves the log, cosigned today, as it is."""
+    results = table.seats["cat"].results
+    table.seats["cat"].results = []
+    turn(table, "ann", own, claim=table.claims[RELEASE])
+
+    def dissents(folder: Path) -> None:
+        with Folder(folder) as evidence:
+            ask = read_ask(ReadOnce(evidence), folder, RELEASE)
+            report = RebuildReport.read(json.loads((results[0] / "rebuild.json").read_bytes()))
+            made = answer(ask, report, member="ben", dissent=True, reason="no", now=table.now())
+            sign_answer(
+                folder, ask.files, made, ask.members, table.seats["ben"].signer, journal=SignatureJournal()
+            )
+
+    table.by_hand("ben", dissents)
+    table.seats["ben"].results = []
+    for _ in range(2):
+        table.turns(THREE)
+
+    def removes(folder: Path) -> None:
+        (path,) = folder.glob(f"releases/{RELEASE}/rebuild.ben.*intoto.json")
+        path.unlink()
+
+    class Overtaken(SharedStore):
+        """Before the first push somebody removes the dissent."""
+
+        lost = False
+
+        def push(self, commit: str) -> Any:
+            if not self.lost:
+                type(self).lost = True
+                table.by_hand("ann", removes)
+            return super().push(commit)
+
+    table.seats["cat"].results = results
+    member = turn(table, "cat", lambda seat: Overtaken(seat.repository.path, seat.repository.settings))
+    assert Overtaken.lost
+    assert waits(member) == {"removed-entry"}
+    with table.common.files_at(table.tip) as files:
+        log = read_quorum_log(files, table.quorum.root, table.quorum.file)
+        assert not [name for name in files.names(f"releases/{RELEASE}") if name.startswith("rebuild.cat.")]
+    assert log is not None
+    logged = [parse_entry(entry) for entry in log.entries]
+    assert not [entry for entry in logged if (entry.kind, entry.member) == ("rebuild", "cat")]
 
 
 def test_what_cannot_be_read_stops_no_decision(tmp_path: Path) -> None:

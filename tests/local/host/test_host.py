@@ -27,6 +27,7 @@ from coattest_local.host.enclave import (
     RunningEnclave,
     console_tail,
     run_enclave,
+    socket_listens,
 )
 from support.enclave.enclave_image import DIRECTORY, FILE, compile_program, make_image, rootfs
 
@@ -231,6 +232,20 @@ def test_a_long_directory_still_gets_usable_sockets(image: Path, tmp_path: Path)
         assert ask(enclave.address, "DescribeNSM")["DescribeNSM"]["module_id"] == enclave.enclave_id
         folder = Path(enclave.address.removeprefix("unix:")).parent
     assert not folder.exists()
+
+
+def test_a_socket_whose_name_is_lines_says_nothing_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel lists names as they are; an image's program binds what it likes."""
+    monkeypatch.chdir(tmp_path)
+    with socket.socket(socket.AF_UNIX) as odd, socket.socket(socket.AF_UNIX) as plain:
+        odd.bind("x\na b c zz e f g h")
+        odd.listen()
+        plain.bind("service.sock")
+        assert not socket_listens(os.getpid(), tmp_path / "service.sock")
+        plain.listen()
+        assert socket_listens(os.getpid(), tmp_path / "service.sock")
 
 
 def test_the_console_of_a_hostile_program_prints_as_one_plain_line(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from coattest.errors import UsageError
 from coattest_verify.audit import records, sources
 from coattest_verify.audit.collect import Collected
 from coattest_verify.audit.judge import AuditReport, judge_events
@@ -254,3 +255,12 @@ def test_a_file_that_the_user_names_may_be_a_link(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("log")
     report, _ = folder_audit(tmp_path / "link")
     assert [finding.code for finding in report.findings] == ["unattested"]
+
+
+def test_a_folder_that_the_user_names_may_not_be_a_link(tmp_path: Path) -> None:
+    """A checkout's link would have every file of a private folder read."""
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private" / "log").write_bytes(dumped({"Records": [BAD]}))
+    (tmp_path / "link").symlink_to("private")
+    with pytest.raises(UsageError, match="a link, which is not followed"):
+        folder_audit(tmp_path / "link")

@@ -184,6 +184,38 @@ def test_named_instances_must_be_there_and_no_others(world: FleetWorld) -> None:
     assert second in look.rows[1].module_id
 
 
+def test_a_named_instance_stands_for_one_enclave_of_the_count(world: FleetWorld) -> None:
+    """With two expected on it, one is not all of them."""
+    world.keeps_state = False
+    instance, _, enclave = module(1).partition("-enc")
+    world.write(files_toml(ids=[instance]))
+    world.drop("2.bin")
+    look = world.look()
+    assert (statuses(look), look.code) == ({"1.bin": "verified", "*": "silent"}, 3)
+    world.put("2.bin", shown_by(1, module_id=f"{instance}-enc{enclave[::-1]}"))
+    assert world.look().code == 0
+
+
+def test_a_document_whose_certificates_ended_is_old(world: FleetWorld) -> None:
+    """Silent as any old one, if it was genuine in its time; a forged one is not."""
+    world.keeps_state = False
+    world.put("2.bin", shown_by(2, timestamp=NOW_MS - 48 * 3600 * 1000))
+    world.now += timedelta(hours=4)
+    assert statuses(world.look()) == {"1.bin": "silent", "2.bin": "invalid"}
+
+
+def test_an_id_with_a_line_feed_tells_no_second_change(world: FleetWorld) -> None:
+    """Whoever signs documents, as anybody can under the local root, writes no line of a journal."""
+    world.look()
+    world.put("2.bin", shown_by(2, module_id="i-1\nalarm: parents 1.bin: is drifted"))
+    (change,) = world.look().changes
+    assert "\n" not in str(change)
+    world.put("2.bin", shown_by(2, module_id="i-1\nalarm", pcrs=OTHERS))
+    (change,) = world.look().changes
+    assert change.what == "drifted"
+    assert "\n" not in str(change)
+
+
 def test_documents_come_in_base64_and_what_is_no_document_is_left(world: FleetWorld) -> None:
     """By their names' endings; links, pipes and other files in the folder are nobody's document."""
     world.put("2.b64", base64.b64encode(shown_by(2)))

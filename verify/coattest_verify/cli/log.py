@@ -148,6 +148,9 @@ def log_show_command(*, attestations: Path, root: bytes | None, as_json: bool) -
         what = entry.outcome or facts.get("version") or facts.get("release", "")
         rows.append((str(index), entry.kind, entry.member or "", what, entry.sha256))
     out().show_rows(("entry", "kind", "member", "what", "sha256"), rows)
+    for facts in (dict(entry.facts) for entry in entries):
+        if "claim" in facts:
+            out().print(f"claim {facts['claim']} of {facts.get('release', '')}", markup=False)
     out().print(f"root {checkpoint.root.hex()}")
     for note in notes:
         size = note.checkpoint.size

@@ -27,7 +27,7 @@ _PLAIN_ID = re.compile(r"[!-\[\]-~]{0,200}")
 
 
 def remembered_id(module_id: str) -> str:
-    """A module id as it is remembered: itself, or the SHA-256 of one that is long or strange."""
+    """A module id as it is remembered and told: itself, or the SHA-256 of one that is long or strange."""
     if _PLAIN_ID.fullmatch(module_id):
         return module_id
     return f"sha256:{hashlib.sha256(module_id.encode()).hexdigest()}"
@@ -123,21 +123,21 @@ def changes(
 
 
 def _changed(seen: LastSeen | None, row: Judged, *, first: bool) -> Change | None:
-    was = seen.status if seen else ""
+    was, module_id = seen.status if seen else "", remembered_id(row.module_id)
     if row.status == VERIFIED:
         if seen is None:
-            text = None if first else ("new", f"is new: {row.module_id}, release {row.release}")
+            text = None if first else ("new", f"is new: {module_id}, release {row.release}")
         elif was != VERIFIED:
-            text = ("verified", f"is verified again: {row.module_id}, release {row.release}")
-        elif seen.module_id != remembered_id(row.module_id):
-            text = ("replaced", f"{seen.module_id} was replaced by {row.module_id}")
+            text = ("verified", f"is verified again: {module_id}, release {row.release}")
+        elif seen.module_id != module_id:
+            text = ("replaced", f"{seen.module_id} was replaced by {module_id}")
         else:
             text = None
         return Change(NEWS, row.source, text[0], row.key, text[1]) if text else None
     if row.status == was:
         return None
     why = "; ".join(map(str, row.findings[:4]))
-    name = f" ({row.module_id})" if row.module_id and row.place else ""
+    name = f" ({module_id})" if row.module_id and row.place else ""
     kind = NEWS if row.status == WAITING else ALARM
     return Change(kind, row.source, row.status, row.key, f"is {row.status}{name}: {why}")
 

@@ -152,9 +152,12 @@ def judge_answer(
     looked = verify_document(document, [UnsafeAnyMeasurement(), *beside], now=now, root=root, cache=cache)
     if looked.ok:
         return _genuine(source, place, looked.document, releases, findings, accepted=False)
-    if {finding.code for finding in looked.findings} == {"too-old"}:
-        stale = parse_unverified(document)  # all but its age was verified
-        return Judged(source.name, place, SILENT, stale.module_id, "", stale.timestamp, looked.findings)
+    codes = {finding.code for finding in looked.findings}
+    if "too-old" in codes and codes <= {"too-old", "certificate-dates"}:
+        stale = parse_unverified(document)  # all but its age was verified; its certificates' at its own time
+        own = verify_document(document, [UnsafeAnyMeasurement()], now=stale.timestamp, root=root, cache=cache)
+        if own.ok:
+            return Judged(source.name, place, SILENT, stale.module_id, "", stale.timestamp, looked.findings)
     return Judged(source.name, place, INVALID, findings=looked.findings)
 
 
@@ -208,11 +211,12 @@ def judge_source(source: FleetSource, answers: Iterable[Judged]) -> list[Judged]
     if not lacking and len(verified) >= source.count and isinstance(source.reach, InFiles):
         # Files of enclaves that were replaced: nobody waits for these.
         return [row for row in rows if row.status != SILENT or not row.module_id]
+    listed, there = all(row.place for row in rows), len(rows)
     for name in sorted(lacking - _names(row.module_id for row in rows)):
         finding = Finding("fleet-missing", source.name, f"no document of {name}")
         rows.append(Judged(source.name, "", SILENT, name, findings=(finding,)))
-    if not source.ids and len(rows) < source.count and all(row.place for row in rows):
-        detail = f"{len(rows)} of {source.count} enclaves have a document"
+    if listed and len(rows) < source.count:  # of ids too: an instance can have more enclaves than one
+        detail = f"{there} of {source.count} enclaves have a document"
         rows.append(
             Judged(source.name, "", SILENT, findings=(Finding("fleet-missing", source.name, detail),))
         )

@@ -98,7 +98,7 @@ def appended(evidence: Evidence, root: bytes, *, seen: Seen | None) -> Appended:
     chain = follow(evidence, root, seen=seen, now=WHENEVER, deciding=False)
     log = sound_log(chain)
     logged = set(log.entries) if log else set()
-    here = present_entries(evidence, chain.current) + signature_entries(evidence, chain.versions)
+    here = present_entries(evidence, chain.current, root) + signature_entries(evidence, chain.versions)
     fresh = [entry for entry in dict.fromkeys(here) if entry not in logged]
     entries = [*(log.entries if log else ()), *fresh]
     if not entries:
@@ -198,8 +198,8 @@ def ready_to_cosign(
         if (found := archive_of(evidence, files.release, each, root, logged))
     }
     signatures = signature_entries(evidence, chain.versions)
-    _all_recomputed(there, signatures, log, chain, start=start, archived=archived)
-    _no_missing_files(there, log, chain.current, now)
+    _all_recomputed(there, signatures, log, chain, root, start=start, archived=archived)
+    _no_missing_files(there, log, chain.current, root, now)
     return log, earlier, start
 
 
@@ -251,19 +251,25 @@ def _of_each_release(evidence: Evidence) -> _Releases:
     return found
 
 
-def present_entries(evidence: Evidence, members: MembersFile) -> list[bytes]:
+def present_entries(evidence: Evidence, members: MembersFile, root: bytes) -> list[bytes]:
     """The entries that a member would log: one for everything authentic that is here.
 
-    What shows a result first, claims before statements, then by kind and name, so that the same files give
-    the same log, whoever appends.
+    A vote in another quorum, with the same key, is none here: its entry would not say so.
+    What shows a result first, claims before statements, then by kind and name, and publications of a claim
+    that is not the one here last, so that the same files give the same log, whoever appends.
     """
-    return _present(_of_each_release(evidence), members)
+    return _present(_of_each_release(evidence), members, root)
 
 
-def _present(there: _Releases, members: MembersFile) -> list[bytes]:
+def _present(there: _Releases, members: MembersFile, root: bytes) -> list[bytes]:
     """Entries for everything authentic in the folder."""
     signed = [statement_entry(item) for files, _ in there for item in read_statements(files, members)[0]]
-    votes = [(vote, claim) for files, claim in there for vote in read_votes(files, members)[0]]
+    votes = [
+        (vote, claim)
+        for files, claim in there
+        for vote in read_votes(files, members)[0]
+        if vote.root == root.hex()
+    ]
     # What nobody published counts for nothing: it does not end the time for commitments, either.
     claims = [
         claim_entry(claim)
@@ -272,9 +278,14 @@ def _present(there: _Releases, members: MembersFile) -> list[bytes]:
         and claim is not None
         and (vote.kind, vote.release, vote.claim) == (PUBLISH, claim.release, claim.sha256)
     ]
-    return list(dict.fromkeys(claims)) + sorted(
-        [*signed, *(vote_entry(vote) for vote, _ in votes)], key=_place
-    )
+    # Members answered the claim that is here: a rival that comes later takes no name by its member's letters.
+    rivals = {
+        vote_entry(vote)
+        for vote, claim in votes
+        if vote.kind == PUBLISH and claim is not None and vote.claim != claim.sha256
+    }
+    entries = [*signed, *(vote_entry(vote) for vote, _ in votes)]
+    return list(dict.fromkeys(claims)) + sorted(entries, key=lambda each: (each in rivals, *_place(each)))
 
 
 def _place(entry: bytes) -> tuple[bool, str, str, str, str]:
@@ -289,6 +300,7 @@ def _all_recomputed(
     signatures: Sequence[bytes],
     log: Log,
     chain: MembersChain,
+    root: bytes,
     *,
     start: int,
     archived: Collection[Archived],
@@ -309,7 +321,7 @@ def _all_recomputed(
     missing = {index: entry for index, entry in enumerate(log.entries[start:], start) if entry not in known}
     for version in reversed(chain.versions):
         if missing:
-            known.update(_present(there, version))
+            known.update(_present(there, version, root))
             missing = {index: entry for index, entry in missing.items() if entry not in known}
     later = [parse_entry(entry) for entry in known] if missing else []
     ordered = {version.sha256 for version in chain.versions if version.commitments}
@@ -360,9 +372,9 @@ def _archived_with(index: int, entry: LogEntry, archived: Collection[Archived]) 
     )
 
 
-def _no_missing_files(there: _Releases, log: Log, members: MembersFile, now: datetime) -> None:
+def _no_missing_files(there: _Releases, log: Log, members: MembersFile, root: bytes, now: datetime) -> None:
     """Refuse to cosign an objection to a claim that is here whose own file is not, however old it is."""
-    here = set(_present(there, members))
+    here = set(_present(there, members, root))
     for files, claim in there:
         if claim is None:
             continue

@@ -303,10 +303,10 @@ def refuse_unpublished(ask: Ask) -> None:
 
 def _refuse_other_commit(published: Published, report: RebuildReport) -> None:
     built, named = report.built.commit, published.commit
-    if built and named and built != named:
+    if built and named and built not in published.commits:
         raise EnvironmentFailure(
             f"commit {built} was built, and {published.by} published commit {named} ({published.tag})",
-            hint="check out that commit and rebuild",
+            hint="check out that commit and rebuild; if nobody has it, publish the same claim with yours",
             code="wrong-source",
         )
 

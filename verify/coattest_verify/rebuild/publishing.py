@@ -11,7 +11,7 @@ from coattest.files import Evidence
 from coattest_verify.quorum.log.fold import LogState
 from coattest_verify.quorum.log.publication import publication
 from coattest_verify.quorum.releases import ReleaseFiles, put_file
-from coattest_verify.quorum.statements.claim import CLAIM_FILE, MAX_CLAIM, Claimed
+from coattest_verify.quorum.statements.claim import CLAIM_FILE, MAX_CLAIM, WORD, Claimed
 from coattest_verify.quorum.statements.votes import PUBLISH, Vote, make_vote, read_votes, sign_vote, vote_name
 from coattest_verify.rebuild.answer import OwnReport, refuse_dirty
 from coattest_verify.signatures.journal import SignatureJournal
@@ -62,6 +62,9 @@ def sign_publication(
             code="mismatch",
             findings=differences,
         )
+    named = tag or f"v{claim.release}"
+    if not WORD.fullmatch(named):
+        raise UsageError(f"the tag {named[:80]} is too long", hint="--tag names one of 64 characters at most")
     votes = read_votes(files, state.versions[-1])[0]
     vote = make_vote(
         PUBLISH,
@@ -70,10 +73,18 @@ def sign_publication(
         claim=claim,
         note="publishes this claim",
         now=now,
-        published=(claim.sha256, own.report.built.commit, tag or f"v{claim.release}"),
+        published=(claim.sha256, own.report.built.commit, named),
     )
     published = publication(claim, votes, state, root)
-    if not published.problem and (published.commit, published.tag) == (vote.commit, vote.tag):
+    wanted = (vote.commit, vote.tag)
+    # What this member signed already says nothing new a second time, whoever was first.
+    mine = {
+        (each.commit, each.tag)
+        for each in votes
+        if (each.kind, each.member, each.root, each.release, each.claim)
+        == (PUBLISH, member, root.hex(), claim.release, claim.sha256)
+    }
+    if not published.problem and wanted in {(published.commit, published.tag), *mine}:
         return None
     problem = publication(claim, [*votes, vote], state, root).problem
     if problem is not None:

@@ -75,8 +75,8 @@ class MemberTurn:
     """Who does the turn, with which key and results, and what was done so far.
 
     ``waits`` are the things that were not done, each with its reason, by what they are about. ``logged`` is
-    what the last round did to the log: a lost push takes it back. ``hides`` says that nothing which shows a
-    result may go out of this round: members commit first, and the log gets no cosignature.
+    what the last round did to the log: a lost push takes it back. ``refused`` is why the log as fetched gets
+    no cosignature, where members commit before anything is shown.
     """
 
     name: str
@@ -91,8 +91,13 @@ class MemberTurn:
     done: list[str] = field(default_factory=list)
     waits: dict[str, CoattestError] = field(default_factory=dict)
     logged: list[str] = field(default_factory=list)
-    hides: bool = False
+    refused: CoattestError | None = None
     _key: Signer | None = None
+
+    @property
+    def hides(self) -> bool:
+        """Whether nothing that shows a result may go out of this round."""
+        return self.refused is not None
 
     def own_part(self, attestations: Path, now: datetime) -> bool:
         """Sign what is asked: a version, a commitment or a statement for each of the member's results.
@@ -117,9 +122,8 @@ class MemberTurn:
             own_key(self.name, members, signer)
             sound_log(chain)
             _install(attestations, evidence, members)
-            refused = self.log_refused(evidence, now) if members.commitments else None
-            self.hides = refused is not None
-            there = _Fetched(attestations, evidence, chain, signer, now, refused)
+            self.refused = self.log_refused(evidence, now) if members.commitments else None
+            there = _Fetched(attestations, evidence, chain, signer, now, self.refused)
             if self.claim is not None:
                 self._try("claim", partial(self._hand_in_claim, there, self.claim))
                 there = replace(there, evidence=ReadOnce(opened))
@@ -138,7 +142,9 @@ class MemberTurn:
         except FoundFalse as error:
             self.waits["log"] = error
             return
-        if append:
+        if self.refused is not None:  # and was cosigned before: it gets no entries of what stays here
+            self.waits["log"] = self.refused
+        elif append:
             self._append(attestations)
 
     def _cosign(self, attestations: Path, now: datetime) -> None:

@@ -9,15 +9,13 @@ from typing import Any
 
 from coattest import __version__
 from coattest_build import rootfs
+from coattest_build.containers.nitrocli import MAX_RAMDISK
 from coattest_build.containers.own.profile import NAME, ContainerProfile
 from coattest_build.containers.own.tree import OwnTree
 from coattest_build.containers.sources import Spool, plain_blocks
 from coattest_build.formats import cpio
 from coattest_build.formats.eif import Part, SectionType, write_parts
 from coattest_build.kernel import Compiled, kernel_version
-
-MAX_RAMDISK = 8 << 30
-"""Bytes of an application ramdisk."""
 
 
 def source_of(tree: OwnTree) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coattest_build.containers.errors import ContainerError, beyond_limit, two_readings
-from coattest_build.containers.manifests import ContainerConfig
+from coattest_build.containers.manifests import MAX_WORDS, ContainerConfig
 from coattest_build.containers.own.users import ContainerUser
 
 FORMAT = "coattest-run/v1"
@@ -51,6 +51,10 @@ class RunPlan:
             len(self.words), *self.words, len(self.environment), *self.environment,
         )  # fmt: skip
         raw = [str(value).encode("utf-8", "surrogateescape") for value in fields]
+        if any(b"\0" in text for text in raw):
+            raise ContainerError("a NUL in what the program gets", where="the home folder in /etc/passwd")
+        if max(len(self.words), len(self.environment)) > MAX_WORDS:
+            raise beyond_limit(f"more than {MAX_WORDS} words, or variables with Docker's own")
         longest, size = max(map(len, raw)), sum(len(text) + 1 for text in raw)
         if longest > MAX_WORD or size > MAX_PLAN:
             raise beyond_limit(

@@ -1,7 +1,7 @@
 """Who a container's program runs as: USER, resolved from the image's own /etc/passwd and /etc/group.
 
 As Docker does it (moby/sys, user.GetExecUser): a number is a user id and never a name; a group that is named
-replaces the groups of the user.
+replaces the groups of the user. What Docker takes for 0 since it is no number is refused.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ MAX_ID = (1 << 31) - 1
 """The largest id that Docker takes (``maxID`` of moby/sys, user)."""
 MAX_GROUPS = 65_536
 """``NGROUPS_MAX`` of Linux."""
-_NUMBER = re.compile(r"[0-9]{1,10}")
+_NUMBER = re.compile(r"0*[0-9]{1,10}")
+_NUMERIC = re.compile(r"[+-]?[0-9]+")
+"""What Go's strconv.Atoi takes: never a name, also where it is no id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,8 @@ def _rows(data: bytes, columns: int) -> list[list[str]]:
 
 def _first(rows: list[list[str]], name: str, number: int | None) -> list[str] | None:
     """The first line of this number, or of this name where there is none."""
+    if number is None and _NUMERIC.fullmatch(name):
+        return None
     return next((row for row in rows if (row[0] == name if number is None else int(row[2]) == number)), None)
 
 
@@ -69,7 +73,7 @@ def resolve_user(user: str, passwd: bytes, group: bytes) -> ContainerUser:
     wanted = 0 if not who else _number(who)
     found = _first(_rows(passwd, 7), who, wanted)
     if found is not None:
-        uid, gid, home = int(found[2]), _number(found[3]) or 0, found[5] or "/"
+        uid, gid, home = int(found[2]), _id_of(found[3], "group"), found[5] or "/"
     else:
         uid, gid, home = _id_of(who, "user") if who else 0, 0, "/"
     groups = _rows(group, 4)

@@ -43,7 +43,7 @@ def judge_log(commits: TwoCommits, root: bytes, earlier: Log | None, after: Memb
     log = checked_log(commits.head, root, after.current, seen)
     if not isinstance(log, Log):
         return [log or Finding("bad-log", CHECKPOINT_FILE, "there are tiles and no checkpoint")]
-    return [*_files(commits, log), *_entries(commits.head, log, earlier, after)]
+    return [*_files(commits, log), *_entries(commits.head, log, earlier, after, root)]
 
 
 def _files(commits: TwoCommits, log: Log) -> Iterator[Finding]:
@@ -60,14 +60,19 @@ def _files(commits: TwoCommits, log: Log) -> Iterator[Finding]:
         yield Finding("bad-log", name, "is missing")
 
 
-def _entries(head: CommitFiles, log: Log, earlier: Log | None, after: MembersChain) -> Iterator[Finding]:
+def _entries(
+    head: CommitFiles, log: Log, earlier: Log | None, after: MembersChain, root: bytes
+) -> Iterator[Finding]:
     start = len(earlier.entries) if earlier else 0
     fresh = log.entries[start:]
     if not fresh:
         return
-    yield from _too_late(head, log, start, after)
+    yield from _too_late(head, log, start, after, root)
     releases = {dict(parse_entry(entry).facts).get("release", "") for entry in fresh}
-    known = {*present_entries(_held(head, releases), after.current), *signature_entries(head, after.versions)}
+    known = {
+        *present_entries(_held(head, releases), after.current, root),
+        *signature_entries(head, after.versions),
+    }
     logged = set(log.entries[:start])
     for index, entry in enumerate(fresh, start):
         if entry in logged:
@@ -79,7 +84,7 @@ def _entries(head: CommitFiles, log: Log, earlier: Log | None, after: MembersCha
         logged.add(entry)
 
 
-def _too_late(head: CommitFiles, log: Log, start: int, after: MembersChain) -> Iterator[Finding]:
+def _too_late(head: CommitFiles, log: Log, start: int, after: MembersChain, root: bytes) -> Iterator[Finding]:
     """A commitment that is appended before what shows its source's result here, or without it: a copy."""
     entries = [parse_entry(entry) for entry in log.entries]
     sources = {_source(entry) for entry in entries[start:] if entry.kind == COMMIT}
@@ -87,7 +92,7 @@ def _too_late(head: CommitFiles, log: Log, start: int, after: MembersChain) -> I
         return
     shown = {_source(entry) for entry in entries[:start] if _shows(entry)}
     releases = {place.release for name in head.entries if (place := place_of(name, {})) and place.release}
-    here = set(present_entries(_held(head, releases), after.current)) - set(log.entries[:start])
+    here = set(present_entries(_held(head, releases), after.current, root)) - set(log.entries[:start])
     waiting = {_source(entry) for entry in map(parse_entry, here) if _shows(entry)} - shown
     for index, entry in enumerate(entries[start:], start):
         if _shows(entry):

@@ -6,14 +6,14 @@ const http = require('node:http')
 const { SERVICE, attest } = require('./host.js')
 
 http.createServer(async (request, response) => {
-  const url = new URL(request.url, 'http://enclave')
-  const name = url.pathname.match(/^\/hello\/([^/]+)$/)
-  const nonce = Buffer.from(url.searchParams.get('nonce') ?? '', 'hex')
-  if (!name || nonce.length !== 32) {
-    response.writeHead(404).end()
-    return
-  }
   try {
+    const url = new URL(request.url, 'http://enclave')
+    const name = url.pathname.match(/^\/hello\/([^/]+)$/)
+    const nonce = Buffer.from(url.searchParams.get('nonce') ?? '', 'hex')
+    if (!name || nonce.length !== 32) {
+      response.writeHead(404).end()
+      return
+    }
     // The document's user_data is the answer's SHA-384, its nonce the caller's.
     const answer = `Hello, ${decodeURIComponent(name[1])}.`
     const document = await attest(createHash('sha384').update(answer).digest(), nonce)
