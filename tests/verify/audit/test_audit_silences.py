@@ -249,18 +249,11 @@ def test_a_pipe_without_a_logs_name_is_a_finding_and_a_name_may_be_any_bytes(tmp
     assert [finding.code for finding in report.findings] == ["bad-event", "bad-event"]
 
 
-def test_a_file_that_the_user_names_may_be_a_link(tmp_path: Path) -> None:
-    """Inside a folder none is followed."""
-    (tmp_path / "log").write_bytes(dumped({"Records": [BAD]}))
-    (tmp_path / "link").symlink_to("log")
-    report, _ = folder_audit(tmp_path / "link")
-    assert [finding.code for finding in report.findings] == ["unattested"]
-
-
-def test_a_folder_that_the_user_names_may_not_be_a_link(tmp_path: Path) -> None:
-    """A checkout's link would have every file of a private folder read."""
+@pytest.mark.parametrize("name", ["private", "private/log"])
+def test_what_the_user_names_may_not_be_a_link(tmp_path: Path, name: str) -> None:
+    """In a checkout from elsewhere it would lead to a private file, or to every file of a private folder."""
     (tmp_path / "private").mkdir()
     (tmp_path / "private" / "log").write_bytes(dumped({"Records": [BAD]}))
-    (tmp_path / "link").symlink_to("private")
+    (tmp_path / "link").symlink_to(name)
     with pytest.raises(UsageError, match="a link, which is not followed"):
         folder_audit(tmp_path / "link")

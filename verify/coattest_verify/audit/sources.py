@@ -44,17 +44,16 @@ def from_path(found: Collected, path: Path, step: Step = lambda: None) -> None:
 
     A digest's signature is S3 metadata, which a folder does not have: it is read from FILE.signature beside
     it. Links are not followed; they and all that cannot be read are findings. Raises UsageError where there
-    is nothing.
+    is nothing, or a link.
     """
+    if path.is_symlink():
+        raise UsageError("a link, which is not followed", where=str(path), hint="name what it leads to")
     if path.is_file():
-        # The user's own word may be a link to a file; a folder is not entered through one.
         _take(found, path.resolve(), path.name)
         step()
         return
     if not path.is_dir():
         raise UsageError("there is no such file or folder", where=str(path))
-    if path.is_symlink():
-        raise UsageError("a link, which is not followed", where=str(path), hint="name the folder itself")
     for count, file in enumerate(_files(found, path), 1):
         if count > MAX_LOG_FILES:
             raise UsageError(f"more than {MAX_LOG_FILES} files", hint="take a smaller folder at a time")
