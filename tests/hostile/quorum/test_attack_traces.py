@@ -21,7 +21,7 @@ from coattest_verify.signatures import keys
 from support.raises import raises_code
 from support.verify.history.commits import History
 from support.verify.history.shared import SharedHistory, codes
-from support.verify.logs import sign_log, write_log
+from support.verify.logs import sign_log_as, write_log
 from support.verify.members import NOW, Members, hex_digest, report_json
 from support.verify.signing_world import SigningWorld
 
@@ -43,7 +43,7 @@ def agreed(tmp_path: Path) -> Members:
 
 def cosign(quorum: Members, name: str, seen: Seen | None = None) -> None:
     """One member appends what is there and cosigns."""
-    sign_log(quorum.attestations, quorum.root, name, quorum.signers[name], seen=seen, now=NOW)
+    sign_log_as(quorum, name, seen=seen)
 
 
 def invent(quorum: Members, kind: str, member: str | None, facts: dict[str, str]) -> None:

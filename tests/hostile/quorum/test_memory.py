@@ -21,7 +21,7 @@ from coattest_verify.quorum.statements.statement import DISSENT
 from coattest_verify.quorum.statements.votes import REVOKE, UNREVOKE, make_vote, sign_vote, vote_name
 from coattest_verify.signatures import dsse, keys
 from support.raises import raises_code
-from support.verify.logs import sign_log, write_log
+from support.verify.logs import sign_log, sign_log_as, write_log
 from support.verify.members import NOW, Members, report_json
 from support.verify.signing_world import SigningWorld
 
@@ -48,7 +48,7 @@ def codes(quorum: Members) -> list[str]:
 def log(quorum: Members, *names: str) -> None:
     """One appends, and each of them cosigns."""
     for name in names:
-        sign_log(quorum.attestations, quorum.root, name, quorum.signers[name], seen=None, now=NOW)
+        sign_log_as(quorum, name)
 
 
 def revoke(quorum: Members, name: str) -> tuple[Path, str]:

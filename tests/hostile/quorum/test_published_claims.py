@@ -25,7 +25,7 @@ from coattest_verify.rebuild.publishing import sign_publication
 from coattest_verify.signatures import keys
 from coattest_verify.signatures.journal import SignatureJournal
 from support.raises import raises_code
-from support.verify.logs import sign_log, write_log
+from support.verify.logs import sign_log_as, write_log
 from support.verify.members import NOW, Members, claim_json, report_json
 
 THREE = ("ann", "ben", "cat")
@@ -49,7 +49,7 @@ def reasons(quorum: Members) -> list[str]:
 def log(quorum: Members, *names: str) -> None:
     """Appended, and cosigned by each."""
     for name in names or THREE:
-        sign_log(quorum.attestations, quorum.root, name, quorum.signers[name], seen=None, now=NOW)
+        sign_log_as(quorum, name)
 
 
 def published(quorum: Members) -> Path:

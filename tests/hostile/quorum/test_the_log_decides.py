@@ -13,7 +13,7 @@ from coattest_verify.quorum.decision import Outcome, decide_from
 from coattest_verify.quorum.log.examine import read_quorum_log
 from coattest_verify.quorum.members.file import MEMBERS_TYPE, MembersFile
 from coattest_verify.signatures import dsse
-from support.verify.logs import sign_log, write_log
+from support.verify.logs import sign_log_as, write_log
 from support.verify.members import EXPIRES, NOW, Members, report_json
 
 THREE = ("ann", "ben", "cat")
@@ -35,7 +35,7 @@ def sign(quorum: Members, version: MembersFile, *names: str, word: str = "") -> 
 def log(quorum: Members, names: Sequence[str] = THREE) -> None:
     """One appends, and each of them cosigns."""
     for name in names:
-        sign_log(quorum.attestations, quorum.root, name, quorum.signers[name], seen=None, now=NOW)
+        sign_log_as(quorum, name)
 
 
 def fresh(quorum: Members) -> Outcome:

@@ -11,7 +11,7 @@ from coattest_verify.quorum.log.examine import CHECKPOINT_FILE, LOG, Log, head
 from coattest_verify.quorum.log.merkle import log_files
 from coattest_verify.quorum.members.chain import Seen
 from coattest_verify.signatures.keys import Signer
-from support.verify.members import Members
+from support.verify.members import NOW, Members
 
 
 def sign_log(
@@ -28,6 +28,14 @@ def sign_log(
     if append:
         append_log(attestations, root, seen=seen)
     return cosign_log(attestations, root, member, signer, seen=seen, now=now)[0]
+
+
+def sign_log_as(
+    quorum: Members, member: str, *, seen: Seen | None = None, now: datetime = NOW, append: bool = True
+) -> Log:
+    """The same in a quorum's folder, by one of its members."""
+    signer = quorum.signers[member]
+    return sign_log(quorum.attestations, quorum.root, member, signer, seen=seen, now=now, append=append)
 
 
 def made_log(entries: Sequence[bytes], root: bytes) -> dict[str, bytes]:

@@ -16,12 +16,12 @@ from coattest_verify.quorum.log.entries import parse_entry
 from coattest_verify.quorum.log.examine import cosignature_file, head, read_quorum_log
 from coattest_verify.quorum.members.file import Member, MemberGroup, MembersFile
 from coattest_verify.quorum.statements.votes import REVOKE, make_vote, sign_vote, vote_name
-from support.verify.logs import sign_log, write_log
+from support.verify.logs import sign_log_as, write_log
 from support.verify.members import NOW, Members, report_json, sentences
 
 
 def log(quorum: Members, name: str) -> None:
-    sign_log(quorum.attestations, quorum.root, name, quorum.signers[name], seen=None, now=NOW)
+    sign_log_as(quorum, name)
 
 
 def revoke(quorum: Members, name: str) -> Path:

@@ -14,7 +14,7 @@ from coattest_verify.quorum.decision import decide_from
 from coattest_verify.quorum.releases import put_file, release_files, releases_in
 from coattest_verify.quorum.statements.votes import REVOKE, make_vote, sign_vote, vote_name
 from support.raises import raises_code
-from support.verify.logs import sign_log
+from support.verify.logs import sign_log_as
 from support.verify.members import NOW, Members, report_json, sentences
 
 NEXT = "0.2.0"
@@ -47,7 +47,7 @@ def test_one_log_has_all_releases(two: Members) -> None:
     """Members append and cosign what is there of every release, and both are decided with it."""
     for name in ("buyer-1", "buyer-2"):
         two.sign(name, report_json("next", release=NEXT, source="next"))
-        sign_log(two.attestations, two.root, name, two.signers[name], seen=None, now=NOW)
+        sign_log_as(two, name)
     outcomes = [two.decide(release=release) for release in ("0.1.0", NEXT)]
     assert all(outcome.decision and not outcome.warnings for outcome in outcomes)
     assert outcomes[0].log == outcomes[1].log
@@ -128,7 +128,7 @@ def test_junk_among_the_releases_stands_in_nobodys_way(three: Members, tmp_path:
     else:
         (releases / "-rf \n").mkdir()
     assert three.decide().decision is not None
-    sign_log(three.attestations, three.root, "buyer-1", three.signers["buyer-1"], seen=None, now=NOW)
+    sign_log_as(three, "buyer-1")
 
 
 def test_a_linked_folder_of_a_release_is_not_followed(three: Members, tmp_path: Path) -> None:

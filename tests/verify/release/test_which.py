@@ -18,7 +18,7 @@ from coattest_verify.cli.release.which import which_command
 from coattest_verify.quorum.statements.votes import REVOKE, make_vote, sign_vote, vote_name
 from support.raises import raises_code
 from support.shared_cases import shared_folder
-from support.verify.logs import sign_log
+from support.verify.logs import sign_log_as
 from support.verify.members import NOW, Members, profile_json, report_json
 
 HOUR = timedelta(hours=1)
@@ -286,7 +286,7 @@ def test_a_folder_without_a_claim_answers_nothing(quorum: Members) -> None:
 def test_a_shorter_log_than_one_that_was_seen_is_no_answer_from_memory(quorum: Members) -> None:
     """The decision behind the answer is the one of verify quorum: with its memory of the log."""
     for name in ("buyer-1", "buyer-2"):
-        sign_log(quorum.attestations, quorum.root, name, quorum.signers[name], seen=None, now=present())
+        sign_log_as(quorum, name, now=present())
     assert which(quorum, measurements(quorum))[0] == 0
     (quorum.attestations / "log/checkpoint").unlink()
     code, found = which(quorum, measurements(quorum))

@@ -35,7 +35,7 @@ from coattest_verify.quorum.releases import ReleaseFiles
 from coattest_verify.quorum.statements.signed import read_statements
 from coattest_verify.signatures.journal import AlreadySigned
 from support.raises import raises_code
-from support.verify.logs import sign_log, write_log
+from support.verify.logs import sign_log, sign_log_as, write_log
 from support.verify.members import NOW, Members, report_json, sentences
 
 # The leaves and roots of the reference implementation's tests (certificate-transparency, merkle_tree_test).
@@ -126,14 +126,7 @@ def cosign(quorum: Members, *names: str, hours: int = 0) -> Log:
     """Members append and cosign one after another."""
     done = None
     for name in names:
-        done = sign_log(
-            quorum.attestations,
-            quorum.root,
-            name,
-            quorum.signers[name],
-            seen=None,
-            now=NOW - timedelta(hours=hours),
-        )
+        done = sign_log_as(quorum, name, now=NOW - timedelta(hours=hours))
     assert done is not None
     return done
 
@@ -364,15 +357,7 @@ def test_a_note_on_more_than_is_here_or_on_another_log_is_named(silent: Members)
         ("log/cosignature.buyer-1", "log-shrunk")
     ]
     with raises_code(EnvironmentFailure, "log-shrunk"):
-        sign_log(
-            silent.attestations,
-            silent.root,
-            "buyer-1",
-            silent.signers["buyer-1"],
-            seen=None,
-            now=NOW,
-            append=False,
-        )
+        sign_log_as(silent, "buyer-1", append=False)
     write_log(silent, entries[::-1])
     assert [each.code for each in read(silent).refused] == ["log-fork"]
     with raises_code(FoundFalse, "log-fork"):

@@ -16,8 +16,8 @@ from coattest_verify.rebuild.answer import sign_answer
 from coattest_verify.signatures import keys
 from coattest_verify.signatures.journal import SignatureJournal
 from support.raises import raises_code
-from support.verify.logs import sign_log
-from support.verify.members import NOW, Members, report_json
+from support.verify.logs import sign_log_as
+from support.verify.members import Members, report_json
 
 THREE = ("ann", "ben", "cat")
 
@@ -49,7 +49,7 @@ def answer(quorum: Members, name: str, hours: int) -> None:
 def log(quorum: Members, *names: str) -> None:
     """Each appends what is there and cosigns."""
     for name in names:
-        sign_log(quorum.attestations, quorum.root, name, quorum.signers[name], seen=None, now=NOW)
+        sign_log_as(quorum, name)
 
 
 def enroll_dan(quorum: Members, folder: Path, **values: Any) -> None:
