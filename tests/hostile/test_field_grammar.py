@@ -174,7 +174,7 @@ SETTINGS = {
     "account": "111122223333",
     "region": "eu-west-1",
     "vpc": "vpc-01234567",
-    "subnet": "subnet-01234567",
+    "subnets": ("subnet-01234567", "subnet-01234568"),
     "ami": "ami-01234567",
     "instance_type": "c6i.2xlarge",
     "programs": SHA,

@@ -129,8 +129,8 @@ def plan_command(**given: Any) -> None:
 def apply_command(**given: Any) -> None:
     """Start the decided enclave and verify its live document.
 
-    An enclave that does not verify is terminated. For AWS a stack of parents is made beside what serves; it is
-    rolled back unless the document of every instance verifies. Run it again when it was interrupted.
+    An enclave that does not verify is terminated. For AWS a stack of parents is made beside what serves; it
+    is rolled back unless the document of every instance verifies. Run it again when it was interrupted.
     """
     require_options(given, local=LOCAL, aws=("plan_folder",))
     authority = authority_from(given, utc_now())

@@ -61,33 +61,26 @@ def live_command(
         return
     if region is None:
         raise UsageError("--put needs --region", where="live")
-    with Stop(last=True) as stop:
-        await_listener(target, wait)
-        _put_again(target, put, region, every, endpoint_url, ca_bundle, stop)
-
-
-def _put_again(
-    target: Address,
-    place: str,
-    region: str,
-    every: float | None,
-    endpoint_url: str | None,
-    ca_bundle: Path | None,
-    stop: Stop,
-) -> None:
-    """Put documents until told to stop, or once. What fails ends it: a service manager starts it again."""
     from coattest.aws import aws_errors  # noqa: PLC0415 - only where AWS is asked
     from coattest_parent.link.aws import parse_s3_uri  # noqa: PLC0415
 
-    bucket, key = parse_s3_uri(place)
+    bucket, key = parse_s3_uri(put)
     client = aws_from(endpoint_url, ca_bundle).s3(region)
-    while not stop.told:
+
+    def put_one() -> None:
         document = _document(target, secrets.token_bytes(NONCE_SIZE))
-        with aws_errors(place):
+        with aws_errors(put):
             client.put_object(Bucket=bucket, Key=key, Body=document)
-        if every is None:
-            return
-        stop.wait(every)
+
+    # What fails ends it: a service manager starts it again.
+    await_listener(target, wait)
+    if every is None:
+        put_one()
+        return
+    with Stop(last=True) as stop:
+        while not stop.told:
+            put_one()
+            stop.wait(every)
 
 
 def _document(target: Address, nonce: bytes) -> bytes:

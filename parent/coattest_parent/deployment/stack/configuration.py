@@ -1,7 +1,7 @@
 """What an instance is: user data that fetches one archive by its digest, and that archive. Pure.
 
-The archive has the units and scripts of ``instance/``, the package's units, and the few values of this release
-and these settings. It affects availability only: the enclave's own document tells which code runs.
+The archive has the units and scripts of ``instance/``, the package's units, and the few values of this
+release and these settings. It affects availability only: the enclave's own document tells which code runs.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def image_key(decision: Decision) -> str:
 
 
 def configuration(settings: Settings, decision: Decision, regions: Iterable[str]) -> bytes:
-    """The archive. ``regions`` are those of the buyers' keys: the proxy reaches KMS there and nothing else."""
+    """The archive. ``regions`` are those of the buyers' keys: the proxy reaches KMS there alone."""
     release = {
         "IMAGE": image_key(decision),
         "IMAGE_SHA384": decision.image_sha384,

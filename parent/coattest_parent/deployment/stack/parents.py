@@ -1,7 +1,8 @@
-"""The parents of one release: who they are by Auto Scaling, and whether each one's document is the decided one.
+"""The parents of one release: who they are by Auto Scaling, and whether each one's document is the decided
+one.
 
-A document is believed for its signature alone. Who can write to the bucket can cause silence, never acceptance:
-PCR3 and PCR4 bind it to the role and to one instance, and its signed time to now.
+A document is believed for its signature alone. Who can write to the bucket can cause silence, never
+acceptance: PCR3 and PCR4 bind it to the role and to one instance, and its signed time to now.
 """
 
 from __future__ import annotations
@@ -115,8 +116,8 @@ class Parents:
     def follow_creation(self, *, since: datetime) -> StackState:
         """Verify each instance and signal for it until the stack is made; returns it.
 
-        The first that is not the decided one, or gives up, ends the creation: CloudFormation rolls back. Raises
-        what was wrong then, or EnvironmentFailure (stack-failed).
+        The first that is not the decided one, or gives up, ends the creation: CloudFormation rolls back.
+        Raises what was wrong then, or EnvironmentFailure (stack-failed).
         """
         signalled: set[str] = set()
         told = _Told(self, creation=True)

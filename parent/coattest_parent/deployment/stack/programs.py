@@ -46,7 +46,8 @@ def pack_programs(wheel: Path, wheelhouse: Path, architecture: str) -> bytes:
     equal bytes.
 
     Raises UsageError (bad-wheelhouse) when two wheels have one name, a dependency is missing that has no
-    marker or is one of the extra, or a wheel is not for the instance: its Python, its glibc, its architecture.
+    marker or is one of the extra, or a wheel is not for the instance: its Python, its glibc, its
+    architecture.
     """
     paths = {path.name: path for path in (*sorted(wheelhouse.glob("*.whl")), wheel)}
     if sum(path.stat().st_size for path in paths.values()) > PROGRAMS_MAX:

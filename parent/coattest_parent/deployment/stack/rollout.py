@@ -1,9 +1,9 @@
 """apply, status and destroy for AWS. Every run starts from the decision and from what exists in the cloud.
 
-The order of an upgrade: the buyers' policies admit the next release (their reports say so), its parents are made
-beside the ones that serve and each is verified, and only then the old ones may go. So there is no moment in which
-neither can decrypt, and nothing that serves is touched by what fails. A rollback is the same with the earlier
-decision.
+The order of an upgrade: the buyers' policies admit the next release (their reports say so), its parents are
+made beside the ones that serve and each is verified, and only then the old ones may go. So there is no moment
+in which neither can decrypt, and nothing that serves is touched by what fails. A rollback is the same with
+the earlier decision.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ BUCKETS = ("ArtifactBucket", "ResultBucket")
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What apply did: ``parents`` are verified, none after phase 1; ``beside`` are stacks of other releases or
-    settings that still serve, ``retired`` those that were deleted.
+    """What apply did: ``parents`` are verified, none after phase 1; ``beside`` are stacks of other releases
+    or settings that still serve, ``retired`` those that were deleted.
     """
 
     role_arn: str
@@ -230,8 +230,8 @@ class _Put:
 
 
 def stacks_status(plan: StackPlan, cloud: Cloud) -> dict[str, Any]:
-    """The state of stacks, drift, every instance with its document, and the buyers' keys, with everything that
-    is wrong as ``findings`` (``Finding.to_json``).
+    """The state of stacks, drift, every instance with its document, and the buyers' keys, with everything
+    that is wrong as ``findings`` (``Finding.to_json``).
 
     It waits for nothing and changes nothing.
     """
@@ -334,8 +334,8 @@ def _key(aws: Aws, arn: str, region: str) -> str:
 
 
 def destroy_stacks(settings: Settings, cloud: Cloud, *, delete_data: bool) -> Mapping[str, list[str]]:
-    """Delete the stacks of every release and then the base, with ``delete_data`` the buckets too; returns what
-    is ``gone`` and what ``remains``.
+    """Delete the stacks of every release and then the base, with ``delete_data`` the buckets too; returns
+    what is ``gone`` and what ``remains``.
 
     Raises EnvironmentFailure (no-deployment) when none is there: nothing was looked at then.
     """

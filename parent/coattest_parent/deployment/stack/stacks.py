@@ -40,7 +40,9 @@ OUTPUTS = {
     "Profile": r"arn:aws[a-z-]*:iam::\d{12}:instance-profile/[\w+=,.@/-]+",
     "SecurityGroup": r"sg-[0-9a-f]{8,17}",
 }
-"""Outputs that are used further, and their form (S3 User Guide, "Bucket naming rules"; EC2's identifiers; IAM's ARNs)."""
+"""Outputs that are used further, and their form (S3 User Guide, "Bucket naming rules"; EC2's identifiers;
+IAM's ARNs).
+"""
 
 Say = Callable[[str], None]
 

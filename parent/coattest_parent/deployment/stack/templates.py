@@ -162,10 +162,10 @@ def _role(settings: Settings) -> dict[str, Any]:
 def _carry(reports: Sequence[BuyerReport]) -> dict[str, Any]:
     """The role's side of the cross-account rights; the buyers' side is in each buyer's own stack."""
     return {
-        "Type": "AWS::IAM::RolePolicy",
+        "Type": "AWS::IAM::Policy",
         "Properties": {
             "PolicyName": "carry",
-            "RoleName": _ref("ParentRole"),
+            "Roles": [_ref("ParentRole")],
             "PolicyDocument": _carried(
                 sorted({report.kms for report in reports}),
                 sorted({report.objects for report in reports}),
