@@ -155,7 +155,7 @@ def apply_plan(authority: Authority, given: Mapping[str, Any]) -> None:
 
 def tell_applied(then: str) -> None:
     """End ``apply``: the verdict, and what to do next."""
-    err().print("applied: the decided enclave runs, and every live document verified", markup=False)
+    err().print("applied: the decided enclave runs, and its live document verified", markup=False)
     err().print(f"next: {then}", markup=False)
 
 
