@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from coattest.files import write_atomic
 from coattest_local import records
 from coattest_local.aws import services
 from coattest_local.aws.services import Services
-from coattest_parent.deployment.stack import planning, rollout, stacks
+from coattest_parent.deployment.stack import checks, planning, rollout, stacks
 from coattest_parent.deployment.stack.settings import Settings
 from coattest_parent.link.aws import Aws, Endpoint
 from support.build.python_image import make_python_image
@@ -224,6 +225,16 @@ class World:
         return answers
 
 
+class Quick(rollout.Cloud):
+    """The service's account, looked at again twenty times as soon."""
+
+    def stacks(self, settings: Settings) -> stacks.Stacks:
+        """The stacks."""
+        return stacks.Stacks(
+            self.aws.cloudformation(settings.region), self.say, lambda seconds: time.sleep(seconds / 20)
+        )
+
+
 class Session(boto3.Session):
     """A session that makes each client once: making one takes longer than most of its calls."""
 
@@ -293,7 +304,7 @@ class Bench:
         access, secret = keys or (admin.access_key, admin.secret_key)
         endpoint = Endpoint(self.world.services.endpoint, self.world.services.ca_bundle)
         aws = aws_of(endpoint, access, secret, self.plan.settings.region)
-        return rollout.Cloud(aws, lambda _: None, now)
+        return Quick(aws, lambda _: None, now)
 
     def apply(self, plan: planning.StackPlan | None = None, **options: Any) -> rollout.Applied:
         """Apply the plan, or another of the same deployment."""
@@ -381,7 +392,11 @@ def running_world(folder: Path) -> Iterator[World]:
     ):
         found = running.client("ec2", "service").describe_subnets()["Subnets"][:2]
         subnets = tuple(subnet["SubnetId"] for subnet in found)
-        settings = dataclasses.replace(SETTINGS, vpc=found[0]["VpcId"], subnets=subnets)
+        admin = running.accounts["service"]
+        endpoint = Endpoint(running.endpoint, running.ca_bundle)
+        aws = aws_of(endpoint, admin.access_key, admin.secret_key, running.region)
+        ami = checks.latest_ami(aws, running.region, "x86_64")
+        settings = dataclasses.replace(SETTINGS, vpc=found[0]["VpcId"], subnets=subnets, ami=ami)
         for name in BUYERS:
             iam = running.client("iam", name)
             for user in ("second", "bidder"):

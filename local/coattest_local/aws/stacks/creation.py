@@ -85,10 +85,15 @@ def signal(stack: Any | None, form: Mapping[str, str]) -> HttpResponse:
 def overdue(now: datetime) -> None:
     """Fail every creation whose time is over."""
     for stack in list(_every_stack()):
-        waiting: Waiting | None = getattr(stack, "coattest_waiting", None)
-        if waiting is not None and now >= waiting.until:
-            lacking = waiting.count - len(waiting.heard)
-            _failed(stack, f"Failed to receive {lacking} resource signal(s) within the specified duration")
+        end_overdue(stack, now)
+
+
+def end_overdue(stack: Any, now: datetime) -> None:
+    """Fail the stack's creation if its time is over."""
+    waiting: Waiting | None = getattr(stack, "coattest_waiting", None)
+    if waiting is not None and now >= waiting.until:
+        lacking = waiting.count - len(waiting.heard)
+        _failed(stack, f"Failed to receive {lacking} resource signal(s) within the specified duration")
 
 
 def _every_stack() -> Iterator[Any]:

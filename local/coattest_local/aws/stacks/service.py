@@ -14,7 +14,6 @@ from urllib.parse import parse_qsl, urlencode
 
 from coattest_local.aws.accounts import SignedCaller
 from coattest_local.aws.faults import Faults
-from coattest_local.aws.groups.region import furnish
 from coattest_local.aws.http import (
     Forward,
     HttpRequest,
@@ -23,7 +22,13 @@ from coattest_local.aws.http import (
     cloudformation_answer,
 )
 from coattest_local.aws.kms import keys
-from coattest_local.aws.stacks.additions import change_set_named, drop_unmade, settle, stack_named
+from coattest_local.aws.stacks.additions import (
+    change_set_named,
+    drop_unmade,
+    lead_out,
+    settle,
+    stack_named,
+)
 from coattest_local.aws.stacks.creation import hold, signal
 from coattest_local.aws.stacks.drift import DRIFT_ACTIONS, answer_drift
 from coattest_local.aws.stacks.rules import check_status
@@ -104,7 +109,7 @@ class StackService:
         if action in ("ContinueUpdateRollback", "SignalResource"):
             return self._of_stack(action, form, stack_named(form.get("StackName", ""), account, region))
         if self._service != "cloudformation":
-            furnish(account, region)
+            lead_out(account, region)
             return self._forward(self._service, request, account)
         return self._stack(action, form, request, account, region)
 
