@@ -73,7 +73,7 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> planning.StackPlan:
 
 def found(plan: planning.StackPlan, changed: dict[str, Any] | None = None, **settings: Any) -> list[str]:
     """The codes of what is wrong in a place that differs so from a good one."""
-    place = checks.Place(**{**copy.deepcopy(GOOD), **(changed or {})})
+    place = checks.Site(**{**copy.deepcopy(GOOD), **(changed or {})})
     made = dataclasses.replace(plan, settings=dataclasses.replace(plan.settings, **settings))
     findings = list(checks.unworkable(made, place))
     assert all(each.rule for each in findings)

@@ -43,7 +43,7 @@ _OUT = ("NatGatewayId", "TransitGatewayId", "NetworkInterfaceId", "InstanceId", 
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Site:
     """What AWS says of the place of a deployment, as its APIs give it; ``quota`` is None where it was not to
     be read.
     """
@@ -72,14 +72,14 @@ def require_workable(plan: StackPlan, aws: Aws) -> None:
         )
 
 
-def look(settings: Settings, aws: Aws) -> Place:
+def look(settings: Settings, aws: Aws) -> Site:
     """Ask AWS about the place. Raises AwsFailure."""
     ec2, kind = aws.ec2(settings.region), settings.instance_type
     with aws_errors(settings.region):
         in_vpc: Any = [{"Name": "vpc-id", "Values": [settings.vpc]}]
         offered: Any = [{"Name": "instance-type", "Values": [kind]}]
         types: Any = [kind]
-        return Place(
+        return Site(
             _or_nothing(lambda: ec2.describe_instance_types(InstanceTypes=types)["InstanceTypes"]),
             frozenset(
                 str(each.get("Location"))
@@ -110,7 +110,7 @@ def latest_ami(aws: Aws, region: str, architecture: str) -> str:
     return str(max(found, key=lambda each: each.get("CreationDate", ""))["ImageId"])
 
 
-def unworkable(plan: StackPlan, place: Place) -> Iterator[Finding]:
+def unworkable(plan: StackPlan, place: Site) -> Iterator[Finding]:
     """Everything that cannot work. Pure."""
     yield from _of_type(plan, place)
     yield from _of_image(plan, place)
@@ -126,7 +126,7 @@ def unworkable(plan: StackPlan, place: Place) -> Iterator[Finding]:
         )
 
 
-def _of_type(plan: StackPlan, place: Place) -> Iterator[Finding]:
+def _of_type(plan: StackPlan, place: Site) -> Iterator[Finding]:
     settings, kind = plan.settings, plan.settings.instance_type
     if not place.types:
         yield _not("no-enclaves", kind, "there is no such type in the region", None, _TYPES)
@@ -174,7 +174,7 @@ def _of_type(plan: StackPlan, place: Place) -> Iterator[Finding]:
         )
 
 
-def _of_image(plan: StackPlan, place: Place) -> Iterator[Finding]:
+def _of_image(plan: StackPlan, place: Site) -> Iterator[Finding]:
     ami, rule = plan.settings.ami, "API Reference, EC2 DescribeImages"
     if not place.images:
         yield _not("wrong-ami", ami, "there is no such image in the region", None, rule)
@@ -190,7 +190,7 @@ def _of_image(plan: StackPlan, place: Place) -> Iterator[Finding]:
             yield _not("wrong-ami", ami, f"its {name}", (wanted, str(found.get(name))), rule)
 
 
-def _of_network(plan: StackPlan, place: Place) -> Iterator[Finding]:
+def _of_network(plan: StackPlan, place: Site) -> Iterator[Finding]:
     settings = plan.settings
     zones = {str(each.get("AvailabilityZone")) for each in place.subnets}
     if len(zones) < 2:

@@ -51,7 +51,7 @@ def summary(failed: Iterable[Finding], otherwise: str) -> str:
     return "; ".join(f"{each.where} {each.detail}" for each in list(failed)[:SHOWN]) or otherwise
 
 
-def told(event: Mapping[str, Any]) -> str:
+def event_line(event: Mapping[str, Any]) -> str:
     """One event as progress: what, its state, and why if there is a reason."""
     reason = str(event.get("ResourceStatusReason") or "")[:REASON_MAX]
     return f"{event.get('LogicalResourceId')} {event.get('ResourceStatus')} {reason}".rstrip()

@@ -264,7 +264,7 @@ class _Told:
 
     def _new(self) -> Iterator[tuple[str, str, bool]]:
         for event in reversed(self._parents.stacks.events(self._parents.name)):
-            yield str(event["EventId"]), events.told(event), False
+            yield str(event["EventId"]), events.event_line(event), False
         for each in reversed(self._parents.activities()):
             status = str(each["StatusCode"])
             text = f"{each['Description']}: {status} {each.get('StatusMessage', '')}".rstrip()

@@ -38,6 +38,7 @@ FROM_BASE = {
 }
 """Parameters of a stack of parents that are outputs of the base, and their patterns."""
 
+_INSTANCES = "arn:${AWS::Partition}:ec2:${AWS::Region}:${AWS::AccountId}:instance/*"
 ROOT_VOLUME_GIB = 30
 RETENTION_DAYS = 365
 LIVE_DAYS = 7
@@ -121,6 +122,24 @@ def inline_size(settings: Settings, reports: Sequence[BuyerReport]) -> int:
 
 def _role(settings: Settings) -> dict[str, Any]:
     statements = [
+        # What Session Manager's agent needs, for people (Systems Manager User Guide, "Reference: ec2messages,
+        # ssmmessages"). These actions know no resource; one of them knows whose instance asks.
+        _allow(
+            "Agent",
+            [
+                "ssm:UpdateInstanceInformation",
+                "ssmmessages:CreateDataChannel",
+                "ssmmessages:OpenControlChannel",
+                "ssmmessages:OpenDataChannel",
+            ],
+            "*",
+        ),
+        _allow(
+            "AgentOfOurs",
+            ["ssmmessages:CreateControlChannel"],
+            "*",
+            {"ArnLike": {"ec2:SourceInstanceARN": _sub(_INSTANCES)}},
+        ),
         _allow(
             "FetchByDigest",
             ["s3:GetObject"],

@@ -24,6 +24,6 @@ install -m 0644 agent.json "$agent/etc/coattest.json"
 systemctl daemon-reload
 # AWS's own allocator unit is replaced by a closed one.
 systemctl disable --now nitro-enclaves-allocator.service || true
-systemctl enable coattest.target
+systemctl enable coattest-parent.target
 # Without waiting: the units' own order and failures count from here on.
-systemctl start --no-block coattest.target
+systemctl start --no-block coattest-parent.target
