@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import time
 from collections.abc import Callable
 
 import pytest
 
 from coattest.errors import EnvironmentFailure
 from coattest_local import records
+from coattest_parent.deployment.live import judge_live
 from coattest_parent.deployment.stack.rollout import Applied
+from support.parent.deployments import now
 from support.parent.stack_world import Bench, client_of, details
 from support.raises import raises_code
 
@@ -41,6 +44,7 @@ def killed_enclave(bench: Bench, instance: str) -> None:
         record = records.running_record(bench.enclave_of(instance))
         if record is not None:
             os.kill(record["pid"], signal.SIGKILL)
+        time.sleep(0.1)
 
 
 def stopped(bench: Bench, instance: str) -> None:
@@ -76,7 +80,7 @@ def test_status_says_who_does_not_show_itself(bench: Bench) -> None:
     place = {"Bucket": base.outputs["ResultBucket"], "Key": key}
     old = s3.get_object(**place)["Body"].read()
     while s3.get_object(**place)["Body"].read() == old:
-        pass
+        time.sleep(0.1)
     assert "PCR0" in details(bench.status())
 
 
@@ -124,3 +128,28 @@ def swap_after_upload(bench: Bench, swapped: bytes) -> Callable[[str], None]:
             )
 
     return say
+
+
+def test_the_units_command_puts_documents_that_are_accepted(bench: Bench) -> None:
+    """``live --put`` once: the object verifies as this instance's, and as no other's."""
+    (parent,) = bench.apply().parents
+    record = records.running_record(bench.enclave_of(parent.instance))
+    base = bench.stack(bench.plan.settings.base_stack)
+    assert record
+    assert base
+    bucket = base.outputs["ResultBucket"]
+    place = ["--put", f"s3://{bucket}/live/by-hand/document.cbor", "--region", bench.plan.settings.region]
+    live = ["live", "--address", record["address"], *place, *bench.world.place]
+    assert bench.world.command("deploy-from-attestation", *live) == ""
+    s3 = client_of(bench.world.services, "s3", "service")
+    document = s3.get_object(Bucket=bucket, Key="live/by-hand/document.cbor")["Body"].read()
+    for instance, codes in ((parent.instance, set()), ("i-0ffffffffffffffff", {"measurement"})):
+        verdict = judge_live(
+            bench.plan.decision,
+            document,
+            role_arn=bench.plan.settings.role_arn,
+            instance_id=instance,
+            now=now(),
+            max_age_ms=60_000,
+        )
+        assert {finding.code for finding in verdict.findings} == codes

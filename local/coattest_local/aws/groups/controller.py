@@ -195,14 +195,20 @@ def extend_groups(faults: Faults) -> None:
     moto_state.__init__ = pending
     moto_group.active_instances = every
     moto_group.replace_autoscaling_group_instances = replace
-    moto_group.update_from_cloudformation_json = classmethod(_update)
+    moto_group.update_from_cloudformation_json = staticmethod(_update)
 
 
 _STATE = InstanceState.__init__
 _LAUNCH = FakeAutoScalingGroup.replace_autoscaling_group_instances
 
 
-def _update(_: Any, original_resource: Any, __: str, cloudformation_json: Any, *_more: str) -> Any:
+def _update(
+    original_resource: Any,
+    new_resource_name: str,
+    cloudformation_json: Any,
+    account_id: str,
+    region_name: str,
+) -> Any:
     """An update of a group: its sizes only, which needs no new instances (CloudFormation,
     AWS::AutoScaling::AutoScalingGroup, "Update requires: No interruption").
     """

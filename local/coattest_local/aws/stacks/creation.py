@@ -44,9 +44,10 @@ def hold(stack: Any, now: datetime) -> None:
             continue
         given = policy.get("Count", 1)
         count = int(stack.parameters[given["Ref"]] if isinstance(given, dict) else given)
-        hours, minutes, seconds = (
-            int(part or 0) for part in _TIMEOUT.fullmatch(policy.get("Timeout", DEFAULT_TIMEOUT)).groups()
-        )
+        length = _TIMEOUT.fullmatch(policy.get("Timeout", DEFAULT_TIMEOUT))
+        if length is None:
+            raise ServiceError("ValidationError", f"Timeout of {logical} is not of the form PT20M")
+        hours, minutes, seconds = (int(part or 0) for part in length.groups())
         until = now + timedelta(hours=hours, minutes=minutes, seconds=seconds)
         stack.events = [item for item in stack.events if item.resource_status != "CREATE_COMPLETE"]
         stack.status = "CREATE_IN_PROGRESS"

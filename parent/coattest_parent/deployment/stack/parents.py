@@ -113,14 +113,18 @@ class Parents:
             )
         return None
 
-    def follow_creation(self, *, since: datetime) -> StackState:
+    def progress(self) -> Progress:
+        """What will be new from now on: everything, where there is no stack yet or it is being made."""
+        state = self.stacks.find(self.name)
+        return Progress(self, fresh=state is None or state.status == "CREATE_IN_PROGRESS")
+
+    def follow_creation(self, told: Progress, *, since: datetime) -> StackState:
         """Verify each instance and signal for it until the stack is made; returns it.
 
         The first that is not the decided one, or gives up, ends the creation: CloudFormation rolls back.
         Raises what was wrong then, or EnvironmentFailure (stack-failed).
         """
         signalled: set[str] = set()
-        told = _Told(self, creation=True)
         while True:
             state = self.stacks.find(self.name)
             told.tell()
@@ -173,14 +177,14 @@ class Parents:
                 raise
             self.stacks.say(f"{instance}: not signalled: {error}")
 
-    def await_verified(self, capacity: int, *, since: datetime) -> tuple[Parent, ...]:
+    def await_verified(self, capacity: int, told: Progress, *, since: datetime) -> tuple[Parent, ...]:
         """Every instance, once all are in service and verified. One that gave up is waited for: its group
         makes another.
 
         Raises FoundFalse (live-document), EnvironmentFailure (not-running) after BOOT_MINUTES.
         """
         until = self.clock() + timedelta(minutes=BOOT_MINUTES)
-        told, verified = _Told(self, creation=False), dict[str, Parent]()
+        verified: dict[str, Parent] = {}
         while True:
             told.tell()
             listed = self.listed()
@@ -238,13 +242,13 @@ class Parents:
             raise
 
 
-class _Told:
+class Progress:
     """Says what is new in a stack's events and its group's activities, each once."""
 
-    def __init__(self, parents: Parents, *, creation: bool) -> None:
+    def __init__(self, parents: Parents, *, fresh: bool) -> None:
         self._parents = parents
         self._cause = ""
-        self._seen = set() if creation else {identifier for identifier, _, _ in self._new()}
+        self._seen = set() if fresh else {identifier for identifier, _, _ in self._new()}
 
     def tell(self) -> None:
         """Say it; the newest failed activity is kept as a cause: a capacity error shows nowhere else."""

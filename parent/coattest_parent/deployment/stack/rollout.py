@@ -22,7 +22,7 @@ from coattest.files import open_plain
 from coattest.findings import Finding
 from coattest_parent.deployment.live import require_in_force
 from coattest_parent.deployment.stack.configuration import configuration_digest, configuration_key
-from coattest_parent.deployment.stack.parents import Parent, Parents, capacity_of
+from coattest_parent.deployment.stack.parents import Parent, Parents, Progress, capacity_of
 from coattest_parent.deployment.stack.planning import StackPlan
 from coattest_parent.deployment.stack.settings import Settings
 from coattest_parent.deployment.stack.stacks import Say, Stacks, StackState, next_step
@@ -97,8 +97,9 @@ def apply_stacks(
         return Applied(settings.role_arn)
     upload(plan, image, cloud, base.output("ArtifactBucket"), programs)
     parents = cloud.parents(plan, base)
-    _make(plan, parents, base, since)
-    verified = parents.await_verified(settings.capacity, since=since)
+    told = parents.progress()
+    _make(plan, parents, base, told, since)
+    verified = parents.await_verified(settings.capacity, told, since=since)
     others = tuple(name for name in stacks.named(settings.parents_stacks) if name != parents.name)
     for name in others if retire else ():
         cloud.say(f"{name}: retired")
@@ -107,7 +108,7 @@ def apply_stacks(
     return Applied(settings.role_arn, parents.name, verified, beside, retired)
 
 
-def _make(plan: StackPlan, parents: Parents, base: StackState, since: datetime) -> None:
+def _make(plan: StackPlan, parents: Parents, base: StackState, told: Progress, since: datetime) -> None:
     """Make the stack of parents, go on with one that is being made, or change its capacity."""
     stacks = parents.stacks
     parameters = {
@@ -124,7 +125,7 @@ def _make(plan: StackPlan, parents: Parents, base: StackState, since: datetime) 
             if changed is None or changed.status != "UPDATE_COMPLETE":
                 raise stacks.failure(parents.name, changed)
             return
-    made = parents.follow_creation(since=since)
+    made = parents.follow_creation(told, since=since)
     if capacity_of(made) != parameters[CAPACITY]:  # it was begun with another
         stacks.put(parents.name, plan.parents_text, parameters)
 
