@@ -137,6 +137,9 @@ def test_a_document_that_was_kept_is_silence_and_one_from_elsewhere_is_false(ben
     assert fresh.look(served, since=now() + timedelta(minutes=1)) is None
     assert bucket.parents({name: kept}, at=now() + timedelta(minutes=4)).look(served) is None
     assert bucket.parents({}).look(served) is None
+    # Nobody is verified by a decision that expired meanwhile.
+    with raises_code(FoundFalse, "no-decision", match="expired at"):
+        bucket.parents({name: kept}, at=bench.plan.decision.expires).look(served)
     # Of another instance: false, whatever its age.
     elsewhere = dataclasses.replace(served, instance=ELSEWHERE)
     for minutes in (0, 4):

@@ -15,7 +15,7 @@ from typing import Any
 from coattest.aws import AwsFailure, aws_errors
 from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse
 from coattest.text import printable
-from coattest_parent.deployment.live import judge_live, not_the_decided
+from coattest_parent.deployment.live import judge_live, not_the_decided, require_in_force
 from coattest_parent.deployment.stack import events
 from coattest_parent.deployment.stack.settings import Settings
 from coattest_parent.deployment.stack.stacks import Stacks, StackState, stack_failed
@@ -83,10 +83,12 @@ class Parents:
         """The parent with its verified document; None while there is none, or one of before ``since``.
 
         Raises FoundFalse (live-document) for a document that is not of the decided enclave on that instance,
-        EnvironmentFailure (boot-failed) with the log of an instance that gave up, and AwsFailure.
+        and once the decision has expired (no-decision); EnvironmentFailure (boot-failed) with the log of an
+        instance that gave up; AwsFailure.
         """
         place = f"live/{self.name}/{parent.instance}"
         document, now = self._object(f"{place}/document.cbor"), self.clock()
+        require_in_force(self.decision, now)
         if document is not None:
             verdict = judge_live(
                 self.decision,
@@ -125,15 +127,14 @@ class Parents:
         Raises what was wrong then, or EnvironmentFailure (stack-failed).
         """
         signalled: set[str] = set()
-        while True:
-            state = self.stacks.find(self.name)
+        state = self.stacks.find(self.name)
+        while state is not None and state.status == "CREATE_IN_PROGRESS":
             told.tell()
-            if state is None or state.status != "CREATE_IN_PROGRESS":
-                break
             for parent in self.listed():
                 if parent.instance not in signalled and self._signalled(parent, since):
                     signalled.add(parent.instance)
             self.stacks.sleep(POLL_SECONDS)
+            state = self.stacks.find(self.name)
         state = self.stacks.settled(self.name)
         if state is None or state.status != "CREATE_COMPLETE":
             failed = self.stacks.failure(self.name, state) if state else stack_failed("it is gone", self.name)

@@ -256,10 +256,6 @@ def stacks_status(plan: StackPlan, cloud: Cloud) -> dict[str, Any]:
     else:
         parents, silent = _looked_at(plan, cloud.parents(plan, base))
         findings += silent
-    try:
-        require_in_force(plan.decision, cloud.clock())
-    except FoundFalse as error:
-        findings.append(Finding(error.code, plan.decision.release, error.what))
     keys = {report.member: _key(cloud.aws, report.kms, report.region) for report in plan.reports}
     findings += [
         Finding("key-state", f"key of {name}", state, expected="Enabled", found=state)
