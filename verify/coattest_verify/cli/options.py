@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -163,9 +163,9 @@ root_option: Decorator = option_group(
     click.option(
         "--root",
         callback=_root,
-        metavar="sha256:HEX",
-        help="Digest of quorum.toml version 1, got from the members; sha256:HEX@N takes no version before N."
-        " Remembered once given.",
+        metavar="sha256:HEX|NAME",
+        help="Digest of quorum.toml version 1, got from the members, or your name for it in root-names.toml;"
+        " with @N no version before N is taken. Remembered once given.",
     ),
     heading=DECISION,
 )
@@ -185,16 +185,34 @@ profile_option: Decorator = option_group(
     heading=DECISION,
 )
 
+
+def _days(_context: click.Context, _parameter: click.Parameter, value: int | None) -> timedelta | None:
+    return timedelta(days=value) if value is not None else None
+
+
+fresh_option: Decorator = option_group(
+    click.option(
+        "--fresh",
+        type=click.IntRange(1, 3650),
+        callback=_days,
+        metavar="DAYS",
+        help="Decide only while enough members for a change cosigned the log in so many days.",
+    ),
+    heading=DECISION,
+)
+"""How old the log's cosignatures may be: passed as ``fresh``, a time span or None."""
+
 evidence_options = option_group(
     quorum_options,
     click.option("--bundle", type=FILE, help="Decide from a proof bundle instead of a folder; needs --root."),
     profile_option,
+    fresh_option,
     heading=DECISION,
 )
-"""What to decide from: passed as ``attestations``, ``root``, ``bundle``, ``profile``."""
+"""What to decide from: passed as ``attestations``, ``root``, ``bundle``, ``profile``, ``fresh``."""
 
 decision_options = option_group(evidence_options, release_option)
-"""What to decide from and on: passed as ``attestations``, ``root``, ``bundle``, ``profile``, ``release``."""
+"""What to decide from and on: the same, and ``release``."""
 
 named_decision_options = option_group(
     evidence_options,

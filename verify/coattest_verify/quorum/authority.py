@@ -60,8 +60,17 @@ def outcome_from(
     given = options["root"]
     root = parse_pinned_root(given) if isinstance(given, str) else given
     profile, release = options["profile"], release or options.get("release")
+    fresh = options.get("fresh")
     if options.get("bundle") is None:
-        return decide(options["attestations"], root=root, profile=profile, now=now, own=own, release=release)
+        return decide(
+            options["attestations"],
+            root=root,
+            profile=profile,
+            now=now,
+            own=own,
+            release=release,
+            fresh=fresh,
+        )
     refuse_ignored(("attestations",), "with --bundle")
     root = bundle_root(root)
     return decide_from(
@@ -72,6 +81,7 @@ def outcome_from(
         now=now,
         own=own,
         release=release,
+        fresh=fresh,
     )
 
 
