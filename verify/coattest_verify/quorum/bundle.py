@@ -17,11 +17,11 @@ from coattest.errors import EnvironmentFailure, Rejected, UsageError
 from coattest.files import Evidence, Held, read_bounded
 from coattest.strictjson import Fields, canonical, parse
 from coattest_verify.quorum.links import LAYOUT_NAME
-from coattest_verify.quorum.log.checkpoint import MAX_CHECKPOINT, MAX_LOG
+from coattest_verify.quorum.log.checkpoint import MAX_CHECKPOINT
 from coattest_verify.quorum.log.examine import CHECKPOINT_FILE, COSIGNATURE_NAME, LOG, MAX_PART
 from coattest_verify.quorum.log.merkle import bundle_paths
 from coattest_verify.quorum.members.chain import SIGNATURE_NAME
-from coattest_verify.quorum.members.file import MEMBERS_FILE, NAME, parse_utc, utc
+from coattest_verify.quorum.members.file import MAX_LOG, MEMBERS_FILE, NAME, parse_utc, utc
 from coattest_verify.quorum.releases import RELEASES, ReleaseFiles, releases_in
 from coattest_verify.quorum.statements.claim import CLAIM_FILE, RELEASE
 from coattest_verify.quorum.statements.signed import STATEMENT_NAME

@@ -1,7 +1,7 @@
 """The roots that this verifier pinned, and the highest version of the members file accepted under each.
 
-Kept in ``roots.json`` in ``$COATTEST_CONFIG``, ``$XDG_CONFIG_HOME/coattest`` or ``~/.config/coattest``. Beside
-it the user may write ``root-names.toml``, with names for roots.
+Kept in ``roots.json`` in ``$COATTEST_CONFIG``, ``$XDG_CONFIG_HOME/coattest`` or ``~/.config/coattest``.
+Beside it the user may write ``root-names.toml``, with names for roots.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ def _higher(earlier: Seen | None, accepted: Seen) -> Seen:
     else:
         version = max(accepted, earlier, key=lambda seen: (seen.version, seen.agreed))
     logs = [seen.log for seen in (accepted, earlier) if seen.log is not None]
-    log = max(logs, key=lambda log: log.size) if logs else None
+    log = max(logs, key=lambda log: (log.version, log.size)) if logs else None
     kept = _kept(earlier.objections, accepted.objections)
     return Seen(version.version, version.sha256, log, version.agreed, kept)
 
@@ -202,7 +202,7 @@ def _encode(roots: dict[bytes, Seen]) -> bytes:
         f"sha256:{root.hex()}": {
             "version": seen.version,
             "sha256": seen.sha256,
-            **({"log": {"size": seen.log.size, "root": seen.log.root}} if seen.log else {}),
+            **({"log": _log(seen.log)} if seen.log else {}),
             **({"agreed": True} if seen.agreed else {}),
             **(
                 {"objections": [_objection(each) for each in sorted(seen.objections, key=astuple)]}
@@ -213,6 +213,11 @@ def _encode(roots: dict[bytes, Seen]) -> bytes:
         for root, seen in roots.items()
     }
     return canonical({"format": FORMAT, "roots": values}) + b"\n"
+
+
+def _log(log: SeenLog) -> dict[str, str | int]:
+    values = asdict(log)
+    return values if log.restart else {name: values[name] for name in ("size", "root")}
 
 
 def _objection(each: SeenObjection) -> dict[str, str]:
@@ -233,6 +238,8 @@ def _decode(content: bytes) -> dict[bytes, Seen]:
         if entry.has("log"):
             part = entry.fields("log")
             log = SeenLog(part.integer("size", 1), part.text("root", SHA256))
+            if part.has("restart"):
+                log = replace(log, restart=part.text("restart", SHA256), version=part.integer("version", 2))
             part.done()
         roots[root] = Seen(
             entry.integer("version", 1),

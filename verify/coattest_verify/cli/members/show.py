@@ -93,6 +93,9 @@ def _json(state: Pending, problem: Finding | None) -> dict[str, object]:
         "commitments": members.commitments,
         "reviews": members.reviews,
         "revoke_threshold": members.revoke_threshold,
+        "restart": (
+            {"size": members.restart.size, "root": members.restart.root} if members.restart else None
+        ),
         "members": [
             {"name": member.name, "keys": [f"sha256:{key.fingerprint}" for key in member.keys]}
             for member in members.members
