@@ -20,9 +20,9 @@ from coattest_verify.quorum.log.examine import cosignature_file, head, read_quor
 from coattest_verify.quorum.log.merkle import leaf_hash, tree_root
 from coattest_verify.quorum.members.chain import Seen, SeenObjection, follow
 from coattest_verify.quorum.members.file import MEMBERS_TYPE, Member, MembersFile, RestartPoint
+from coattest_verify.quorum.members.restarting import check_restart, proposed_restart
 from coattest_verify.quorum.memory import Roots
 from coattest_verify.quorum.releases import ReleaseFiles, put_file
-from coattest_verify.quorum.restarting import check_restart, proposed_restart
 from coattest_verify.quorum.statements.signed import SignedStatement, read_statements
 from coattest_verify.quorum.statements.votes import (
     COMMIT,

@@ -17,8 +17,8 @@ from coattest_verify.quorum.change.judge import judge_change
 from coattest_verify.quorum.change.tree import two_commits
 from coattest_verify.quorum.members.chain import follow
 from coattest_verify.quorum.members.file import MembersFile
+from coattest_verify.quorum.members.restarting import proposed_restart
 from coattest_verify.quorum.releases import put_file
-from coattest_verify.quorum.restarting import proposed_restart
 from coattest_verify.quorum.signing import propose
 from support.raises import raises_code
 from support.verify.desk import Desk

@@ -23,7 +23,7 @@ from coattest_verify.quorum.log.checkpoint import MAX_CHECKPOINT
 from coattest_verify.quorum.log.examine import CHECKPOINT_FILE
 from coattest_verify.quorum.members.chain import Seen, Signatures, read_signatures, signers, succession
 from coattest_verify.quorum.members.file import MAX_MEMBERS_FILE, MEMBERS_FILE, MEMBERS_TYPE, MembersFile
-from coattest_verify.quorum.restarting import check_restart
+from coattest_verify.quorum.members.restarting import check_restart
 from coattest_verify.signatures import dsse
 from coattest_verify.signatures.dsse import DsseEnvelope
 from coattest_verify.signatures.journal import SignatureJournal

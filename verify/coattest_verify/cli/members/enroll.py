@@ -15,8 +15,8 @@ from coattest.shell import err, json_option, utc_now
 from coattest_verify.cli.members.init import parse_groups, parse_members, rule_options, start_of_day
 from coattest_verify.cli.options import attestations_option, read_once
 from coattest_verify.quorum.members.file import MEMBERS_FILE, Member, MemberGroup, MembersFile, utc
+from coattest_verify.quorum.members.restarting import proposed_restart
 from coattest_verify.quorum.releases import put_file
-from coattest_verify.quorum.restarting import proposed_restart
 from coattest_verify.quorum.signing import PROPOSAL_FILE, propose
 from coattest_verify.rebuild.answer import read_members
 
