@@ -252,7 +252,7 @@ QUORUM: Final = {
     "commitments-missing": "Too few commitments are in the agreed part of the log for anything to be shown",
     "dissent": "A member does not agree with the claim",
     "empty-pcr2": "PCR2 is that of an image without an application ramdisk, so it pins nothing",
-    "ends-soon": "The decision ends within two weeks, by the age of what it rests on or with the members file",
+    "ends-soon": "The decision or the members file ends within two weeks, or the members file has",
     "exists": "The file is already there and is never overwritten",
     "file-removed": "The change removes a file that may only be added",
     "file-replaced": "The change replaces what may only be added: a claim, a revocation, a dissent, others' signatures",

@@ -12,6 +12,7 @@ from coattest.jsontext import emit_json
 from coattest.shell import confirm_signing, err, expect_option, json_option, out, utc_now
 from coattest_verify.cli.options import SigningKey, quorum_options, read_once, signing_options
 from coattest_verify.cli.words import cosign_rows, entry_words
+from coattest_verify.quorum.authority import tell_end
 from coattest_verify.quorum.cosigning import (
     WHENEVER,
     CosignPlan,
@@ -20,6 +21,7 @@ from coattest_verify.quorum.cosigning import (
     seen_by_cosigner,
     sound_log,
 )
+from coattest_verify.quorum.lapse import expiring
 from coattest_verify.quorum.log.entries import parse_entry
 from coattest_verify.quorum.log.examine import CHECKPOINT_FILE, cosignature_file
 from coattest_verify.quorum.members.chain import follow
@@ -117,6 +119,7 @@ def log_show_command(*, attestations: Path, root: bytes | None, as_json: bool) -
     seen = memory.seen(pinned)
     with Folder(attestations) as folder:
         chain = follow(folder, pinned, seen=seen, now=utc_now())
+    tell_end(expiring(chain.current, utc_now()))
     found = sound_log(chain)
     if found is None:
         raise UsageError(

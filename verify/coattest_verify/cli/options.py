@@ -14,14 +14,15 @@ from typing import Any
 
 import click
 
-from coattest.errors import UsageError
+from coattest.errors import CoattestError, UsageError
 from coattest.extras import need_signer
 from coattest.files import Evidence, Folder, ReadOnce
-from coattest.shell import Decorator, judged_folder, option_group, signing_key
-from coattest_verify.quorum.authority import authority_from
+from coattest.shell import Decorator, judged_folder, option_group, signing_key, utc_now
+from coattest_verify.quorum.authority import authority_from, tell_end
 from coattest_verify.quorum.decision import Decision
+from coattest_verify.quorum.lapse import expiring
 from coattest_verify.quorum.memory import parse_pinned_root
-from coattest_verify.quorum.signing import candidates
+from coattest_verify.quorum.signing import candidates, pending
 from coattest_verify.signatures.keys import (
     PASSPHRASE_FILE,
     Signer,
@@ -72,8 +73,11 @@ class SigningKey:
     def signer(self, evidence: Evidence) -> Signer:
         """The signer of the key file, or of the URI (then the member has its key in quorum.toml).
 
-        Asks for the passphrase or PIN on the terminal when nothing else names it. Raises UsageError.
+        Asks for the passphrase or PIN on the terminal when nothing else names it. A members file that expires
+        soon is a line on stderr. Raises UsageError.
         """
+        with contextlib.suppress(CoattestError):  # whoever signs reads it again, and says what is wrong
+            tell_end(expiring(pending(evidence).current, utc_now()))
         if is_remote(str(self.key)):
             return load_remote_signer(
                 str(self.key), candidates(evidence, self.member), lambda _: self._passphrase().decode()

@@ -13,11 +13,13 @@ from coattest.errors import EnvironmentFailure
 from coattest.files import Folder
 from coattest_verify.quorum.authority import authority_from
 from coattest_verify.quorum.bundle import make_bundle
+from coattest_verify.quorum.members.file import utc
 from support.command_tree import command_at, verbs
 from support.raises import raises_code
 from support.verify.desk import Desk
 from support.verify.logs import sign_log_as
 from support.verify.members import NOW, Members, report_json
+from support.verify.signing_world import SigningWorld
 
 TWO = ("ann", "ben")
 WEEK = timedelta(days=7)
@@ -108,3 +110,28 @@ def test_a_command_says_that_the_log_is_old(quorum: Members, tmp_path: Path, arg
     assert done.returncode == 3, done.stderr
     assert "this may be an old copy" in done.stderr
     assert not (desk.folder / "links").exists()
+
+
+@pytest.mark.parametrize(("days", "words"), [(10, "expires at "), (-2, "expired at ")])
+def test_a_command_that_signs_says_that_the_members_file_ends(tmp_path: Path, days: int, words: str) -> None:
+    """Two weeks before, and when it has: then members sign a new version, which works all the same."""
+    end = (datetime.now(timezone.utc) + timedelta(days=days)).replace(microsecond=0)
+    world = SigningWorld(tmp_path / "world", expires=end)
+    world.claim()
+    world.quorum.sign("buyer-1", world.report)
+    desk = Desk(world.desk.folder)
+    folder = ("--attestations", str(world.attestations))
+    desk.ok("log", "append", *folder, *world.root)
+    done = desk.run("log", "cosign", *world.who("buyer-1"), *world.root)
+    assert done.returncode == 0
+    shown = desk.run("members", "show", *folder, *world.root)
+    for told in (done.stderr, shown.stderr):
+        assert f"warning: quorum.toml: {words}{utc(end)}" in told
+
+
+def test_nothing_is_said_of_an_end_that_is_far(tmp_path: Path) -> None:
+    """A month is far."""
+    end = (datetime.now(timezone.utc) + timedelta(days=30)).replace(microsecond=0)
+    world = SigningWorld(tmp_path / "world", expires=end)
+    shown = world.desk.run("members", "show", "--attestations", str(world.attestations), *world.root)
+    assert "warning" not in shown.stderr
