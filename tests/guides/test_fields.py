@@ -100,8 +100,9 @@ def quorum(tmp_path: Path) -> Members:
 
 
 def members_file(quorum: Members) -> Any:
-    """Version 2 of quorum.toml: version 1 has no ``previous``."""
-    return tomllib.loads(MembersFile.decode(quorum.file.successor(round="2").raw).raw.decode())
+    """Version 2 of quorum.toml: version 1 has no ``previous`` and no restart point."""
+    following = quorum.file.successor(round="2", restart=RestartPoint(1, "ab" * 32))
+    return tomllib.loads(MembersFile.decode(following.raw).raw.decode())
 
 
 def statement(quorum: Members) -> Any:
