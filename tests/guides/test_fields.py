@@ -13,7 +13,7 @@ import pytest
 
 from coattest.files import Folder
 from coattest.strictjson import canonical
-from coattest_verify.quorum.members.file import MemberGroup, MembersFile
+from coattest_verify.quorum.members.file import MemberGroup, MembersFile, RestartPoint
 from coattest_verify.quorum.releases import ReleaseFiles
 from coattest_verify.quorum.statements.provenance import parse_statement, statement_to_json
 from coattest_verify.quorum.statements.salt import new_secret, read_secret, write_secret
