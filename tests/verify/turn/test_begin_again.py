@@ -10,16 +10,12 @@ from pathlib import Path
 import pytest
 from dulwich.repo import Repo
 
+from ceremony.story import restart_log
 from ceremony.table import MAIN, Table, refusals
 from coattest.errors import EnvironmentFailure
-from coattest.files import Folder, ReadOnce
 from coattest_verify.quorum.change.judge import judge_change
 from coattest_verify.quorum.change.tree import two_commits
 from coattest_verify.quorum.members.chain import follow
-from coattest_verify.quorum.members.file import MembersFile
-from coattest_verify.quorum.members.restarting import proposed_restart
-from coattest_verify.quorum.releases import put_file
-from coattest_verify.quorum.signing import propose
 from support.raises import raises_code
 from support.verify.desk import Desk
 from support.verify.signing_world import NAMES, SigningWorld
@@ -44,22 +40,11 @@ def table(tmp_path: Path) -> Table:
     return made
 
 
-def proposed(folder: Path) -> None:
-    """What ``verify members enroll --restart-log`` does."""
-    with Folder(folder) as opened:
-        evidence = ReadOnce(opened)
-        current = MembersFile.decode(evidence.read("quorum.toml"))
-        point, files = proposed_restart(evidence, current)
-        propose(folder, evidence, current.successor(restart=point))
-    for name, content in files.items():
-        put_file(folder, name, content)
-
-
 def test_members_begin_the_log_again_by_turns(table: Table) -> None:
     """Nobody can go on before; each signs in its turn; then everybody decides, and no one is locked out."""
     with raises_code(EnvironmentFailure, "log-shrunk"):
         table.turns(["ben"])
-    table.by_hand("ann", proposed)
+    table.by_hand("ann", restart_log)
     table.everybody_builds(RELEASE)
     for _ in range(3):
         done = table.turns(THREE)
@@ -74,7 +59,7 @@ def test_members_begin_the_log_again_by_turns(table: Table) -> None:
 
 def test_each_commit_on_the_way_may_be_merged(table: Table) -> None:
     """``lint-change`` has nothing against the proposal, a signature, or the log that is begun again."""
-    table.by_hand("ann", proposed)
+    table.by_hand("ann", restart_log)
     for _ in range(3):
         table.turns(THREE)
     repository = Path(table.folder / "common.git")
