@@ -70,7 +70,7 @@ def scratch(parent: Path, prefix: str) -> Iterator[Path]:
                     remove_tree(stale)
             folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
             stack.enter_context(_locked_directory(folder))
-            stack.callback(remove_tree, folder)  # under the lock: another run would remove it at the same time
+            stack.callback(remove_tree, folder)  # under the lock, so that no other run removes it too
         yield folder
 
 
