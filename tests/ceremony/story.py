@@ -12,6 +12,7 @@ from ceremony.token import token_key
 from coattest.files import Folder, Held, ReadOnce
 from coattest_build.ownwork import OwnWork
 from coattest_verify.quorum.log.examine import read_quorum_log
+from coattest_verify.quorum.members.chain import follow
 from coattest_verify.quorum.members.file import MEMBERS_FILE, MembersFile
 from coattest_verify.quorum.members.file import Member as Party
 from coattest_verify.quorum.members.restarting import proposed_restart
@@ -221,9 +222,13 @@ def restart_log(folder: Path) -> None:
 
 
 def check_history(table: Table) -> None:
-    """One line of commits, each of which extends the log that was there; all members cosigned all of it."""
+    """One line of commits, each of which extends the log that was there, until it is begun again.
+
+    All members cosigned all of it.
+    """
     before: tuple[bytes, ...] = ()
     cosigned: set[str] = set()
+    restart = ""
     for commit in table.commits():
         with table.common.files_at(commit) as files:
             held = Held({name: files.read(name) for name in files.entries})
@@ -231,6 +236,11 @@ def check_history(table: Table) -> None:
         if log is None:
             assert before == ()
             continue
+        if log.restart != restart:
+            # What was logged while members signed that is given up, and logged again.
+            vouched = follow(held, table.quorum.root, seen=None, now=table.clock).state.vouched
+            assert 0 < vouched <= len(before)
+            before, restart = before[:vouched], log.restart
         assert log.entries[: len(before)] == before
         assert len(set(log.entries)) == len(log.entries)
         # Cosignatures on the log that was begun again count until their members made new ones.
