@@ -39,7 +39,7 @@ def copy_payload(folder: Path) -> None:
 
 
 def write_lock(folder: Path) -> None:
-    """A lock for a source tree whose toolchain is coattest's: coattest's pins, without what it does not use."""
+    """A lock for a source tree whose toolchain is coattest's: its pins, without those of no use."""
     spec, (locked, _) = image.load_spec(folder), locks.load_lock(ROOT)
     packages: list[locks.LockedPackage] = []
     for package in locked.packages:
