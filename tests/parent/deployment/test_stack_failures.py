@@ -11,13 +11,14 @@ import pytest
 
 from coattest.aws import AwsFailure
 from coattest.errors import EnvironmentFailure
-from coattest_parent.deployment.stack import events, rollout, stacks
+from coattest_parent.deployment.stack import events, rollout, stacks, templates
 from coattest_parent.link.aws import ATTEMPTS
 from support.parent.stack_faults import FILE
 from support.parent.stack_world import Bench
 from support.raises import raises_code
 
 LIMIT = "Your quota allows for 0 more running instance(s)"
+GROUP = "Parents (AWS::AutoScaling::AutoScalingGroup) CREATE_FAILED"
 OTHER_BIDS = {"bids": "s3://other-bids/bids/"}
 
 
@@ -70,11 +71,15 @@ def test_what_a_failed_creation_made_is_not_kept(bench: Bench) -> None:
 
 
 def half_created(bench: Bench, rollback: str) -> None:
-    """The base as an apply leaves it that was killed while its creation failed."""
-    fail = {"resource": "ResultsPolicy", "reason": LIMIT, "rollback": rollback}
-    bench.fault(at(bench, "base"), fail=fail)
+    """The parents as an apply leaves them that was killed while their creation failed."""
+    bench.apply(dataclasses.replace(bench.plan, reports=()))
+    base = bench.stack(at(bench, "base"))
+    assert base
+    parameters = {**{name: base.output(name) for name in templates.FROM_BASE}, templates.CAPACITY: "1"}
+    fail = {"resource": "Parents", "reason": LIMIT, "rollback": rollback}
+    bench.fault(at(bench, "parents"), fail=fail)
     with raises_code(EnvironmentFailure, "stack-failed"):
-        bench.stacks().put(at(bench, "base"), bench.plan.base_text, {})
+        bench.stacks().put(at(bench, "parents"), bench.plan.parents_text, parameters)
 
 
 def half_updated(bench: Bench, rollback: str) -> None:
@@ -101,8 +106,8 @@ def half_deleted(bench: Bench, _: str) -> None:
 
 
 HALVES: dict[str, tuple[Callable[[Bench, str], None], str, str, str]] = {
-    "ROLLBACK_COMPLETE": (half_created, "complete", "base", "ResultsPolicy (AWS::S3::BucketPolicy)"),
-    "ROLLBACK_FAILED": (half_created, "failed", "base", "ResultsPolicy (AWS::S3::BucketPolicy)"),
+    "ROLLBACK_COMPLETE": (half_created, "complete", "parents", GROUP),
+    "ROLLBACK_FAILED": (half_created, "failed", "parents", GROUP),
     "UPDATE_ROLLBACK_COMPLETE": (half_updated, "complete", "base", ""),
     "UPDATE_ROLLBACK_FAILED": (half_updated, "failed", "base", "Carry (AWS::IAM::Policy) UPDATE_FAILED"),
     "DELETE_FAILED": (half_deleted, "", "parents", "Launch (AWS::EC2::LaunchTemplate) DELETE_FAILED"),

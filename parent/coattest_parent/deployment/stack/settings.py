@@ -20,7 +20,7 @@ _PATTERNS = {
     "account": r"\d{12}",
     "region": r"[a-z]{2}(-[a-z]+)+-\d",
     # Whether a type has enclaves, and room for this one, AWS says (``checks``).
-    "instance_type": r"[a-z0-9-]{2,20}\.[a-z0-9-]{2,20}",
+    "instance_type": r"[a-z][a-z0-9]{0,11}(?:-[a-z0-9]{1,8})?\.(?:[0-9]{0,3}x?large|metal(?:-[0-9]{1,3}xl)?)",
     "vpc": r"vpc-[0-9a-f]{8,17}",
     "ami": r"ami-[0-9a-f]{8,17}",
 }
