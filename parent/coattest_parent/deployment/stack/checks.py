@@ -107,7 +107,7 @@ def latest_ami(aws: Aws, region: str, architecture: str) -> str:
         raise UsageError(
             f"no image {AL2023[architecture]} in {region}", where="--ami", hint="name one", code="no-ami"
         )
-    return str(max(found, key=lambda each: each.get("CreationDate", ""))["ImageId"])
+    return str(max(found, key=lambda each: each.get("CreationDate", "")).get("ImageId"))
 
 
 def unworkable(plan: StackPlan, place: Site) -> Iterator[Finding]:

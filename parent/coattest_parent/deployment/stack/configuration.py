@@ -72,7 +72,7 @@ def instance_files() -> dict[str, str]:
     found = {
         item.name: item.read_text("utf-8")
         for folder in (
-            resources.files(__package__) / "instance",
+            resources.files("coattest_parent") / "deployment" / "stack" / "instance",
             resources.files("coattest_parent") / "units",
         )
         for item in folder.iterdir()

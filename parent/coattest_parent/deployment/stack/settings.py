@@ -119,7 +119,8 @@ class Settings:
         subnets = value["subnets"]
         if not isinstance(subnets, list) or not all(isinstance(each, str) for each in subnets):
             raise UsageError("subnets are not a list of names", where=where, hint="make the plan again")
-        return cls(**{name: value[name] for name in names} | {"subnets": tuple(subnets)})
+        given: dict[str, Any] = {name: value[name] for name in names}
+        return cls(**{**given, "subnets": tuple(subnets)})
 
 
 def _option(name: str) -> str:
