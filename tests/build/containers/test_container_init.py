@@ -1,4 +1,4 @@
-"""Parts of the container profile's init, compiled with this machine's C library (tests/local/qemu boots it)."""
+"""Parts of the container profile's init, with this machine's C library (tests/local/qemu boots it whole)."""
 
 from __future__ import annotations
 
