@@ -175,6 +175,7 @@ def assemble_images(  # noqa: PLR0917 - every part of an image, in the order of 
         tool_version=tool_version(),
         tool_sha256=tool_digest(),
         inputs=inputs_of(lock),
+        kernel_profile=spec.kernel.profile,
     )
 
 
@@ -213,7 +214,7 @@ def image_metadata(spec: ImageSpec, lock: Lock) -> bytes:
             "KernelVersion": kernel.kernel_version(spec, lock),
         },
         "DockerInfo": {},
-        "CustomMetadata": {},
+        "CustomMetadata": {"kernel": {"profile": spec.kernel.profile}} if spec.container else {},
     }
     return json.dumps(document, separators=(",", ":")).encode()
 

@@ -236,6 +236,7 @@ def assemble_stage(
         made = kernel.adopt(
             compiled / "out",
             scratch / "kernel",
+            profile=spec.kernel.profile,
             fragment=fragment.decode(),
             digest=kernel.input_digest(spec, inputs.lock, fragment, init),
             fresh=bool(run) and recorded == run,

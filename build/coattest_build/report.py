@@ -12,6 +12,7 @@ from typing import Any
 
 from coattest.errors import UsageError
 from coattest_build.formats.measure import ImageMeasurements, SectionDigest
+from coattest_build.image import MINIMAL
 
 FORMAT = "coattest-build/v1"
 CLAIM_FORMAT = "coattest-claim/v1"
@@ -107,6 +108,7 @@ class BuildReport:
     tool_version: str
     tool_sha256: str
     inputs: tuple[BuildInput, ...]
+    kernel_profile: str = MINIMAL
 
     def profile(self, name: str) -> ImageResult:
         """The result of one profile. Raises UsageError when it was not built."""
@@ -124,15 +126,24 @@ class BuildReport:
             "route": self.route,
             "source": self.source.to_json(),
             "profiles": self._profiles(),
-            "kernel": {"compiled_here": self.kernel_compiled_here, "sha256": self.kernel_sha256},
+            "kernel": {
+                "profile": self.kernel_profile,
+                "compiled_here": self.kernel_compiled_here,
+                "sha256": self.kernel_sha256,
+            },
             "isolation": dict(self.isolation),
             "tool": {"version": self.tool_version, "sha256": self.tool_sha256},
             "inputs": [item.to_json() for item in self.inputs],
         }
 
     def claim(self) -> bytes:
-        """The bytes of claim.json: what every build of this release must give."""
+        """The bytes of claim.json: what every build of this release must give.
+
+        A claim that names no profile of the kernel is about a ``minimal`` one.
+        """
+        named = {} if self.kernel_profile == MINIMAL else {"kernel": {"profile": self.kernel_profile}}
         claimed = {
+            **named,
             "format": CLAIM_FORMAT,
             "release": self.release,
             "architecture": self.architecture,

@@ -22,6 +22,7 @@ def claim_rows(claim: Claimed) -> Rows:
         ("release", f"{claim.release} for {claim.architecture}"),
         ("source tree", claim.tree_sha256),
         ("lock", claim.lock_sha256),
+        ("kernel profile", claim.kernel_profile),
         *_results(claim.profiles),
     ]
 
@@ -51,6 +52,7 @@ def report_rows(report: RebuildReport) -> Rows:
         ("release", f"{report.release} for {report.architecture}"),
         ("source tree", report.tree_sha256),
         ("lock", report.lock_sha256),
+        ("kernel profile", report.kernel_profile),
         *_results(report.profiles),
         ("kernel", "compiled here" if report.built.kernel_compiled else "from this machine's cache"),
     ]

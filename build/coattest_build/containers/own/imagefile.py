@@ -10,11 +10,12 @@ from typing import Any
 from coattest import __version__
 from coattest_build import rootfs
 from coattest_build.containers.nitrocli import MAX_RAMDISK
-from coattest_build.containers.own.profile import NAME, ContainerProfile
+from coattest_build.containers.own.profile import ContainerProfile
 from coattest_build.containers.own.tree import OwnTree
 from coattest_build.containers.sources import Spool, plain_blocks
 from coattest_build.formats import cpio
 from coattest_build.formats.eif import Part, SectionType, write_parts
+from coattest_build.image import CONTAINER
 from coattest_build.kernel import Compiled, kernel_version
 
 
@@ -41,7 +42,7 @@ def own_metadata(profile: ContainerProfile, compiled: Compiled, tree: OwnTree) -
         },
         "DockerInfo": {},
         "CustomMetadata": {
-            "kernel": {"profile": NAME, "inputs": f"sha256:{compiled.digest}"},
+            "kernel": {"profile": CONTAINER, "inputs": f"sha256:{compiled.digest}"},
             "container": source_of(tree),
         },
     }
@@ -53,7 +54,7 @@ def own_report(compiled: Compiled, tree: OwnTree) -> dict[str, Any]:
     plan = tree.plan
     return {
         "kernel": {
-            "profile": NAME,
+            "profile": CONTAINER,
             "inputs": f"sha256:{compiled.digest}",
             "sha256": compiled.sha256,
             "compiled_here": compiled.fresh,

@@ -26,7 +26,7 @@ from coattest_build.containers.layers import (
 from coattest_build.containers.layertar import DIRECTORY, FILE, SYMLINK
 from coattest_build.containers.manifests import ContainerConfig
 from coattest_build.containers.nitrocli import TYPES, RamdiskPart, check_part, ramdisk_blocks
-from coattest_build.containers.own.plan import HOSTNAME, RunPlan, run_plan, working_folder
+from coattest_build.containers.own.plan import WRITTEN, RunPlan, run_plan, working_folder
 from coattest_build.containers.own.users import MAX_DATABASE, resolve_user
 
 TIME = 315532800
@@ -35,12 +35,6 @@ STORE = "containerd"
 """Whose modes and owners an implied folder gets: a lower layer's, else 755 of root."""
 MOUNTED = (b"dev", b"proc", b"sys")
 """Folders that init mounts over; what an image has in them is left out."""
-WRITTEN = {
-    b"etc/hosts": b"127.0.0.1\tlocalhost " + HOSTNAME.encode() + b"\n",
-    b"etc/hostname": HOSTNAME.encode() + b"\n",
-    b"etc/resolv.conf": b"# An enclave has no name server.\n",
-}
-"""Files that Docker writes for each container, and their content here."""
 PATH_MAX = 4096
 """Of Linux, with the NUL at its end."""
 LINKED = 1 << 31

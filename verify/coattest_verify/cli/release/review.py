@@ -17,6 +17,7 @@ from coattest.files import read_whole
 from coattest.jsontext import emit_json
 from coattest.parser import refuse_ignored
 from coattest.shell import confirm_signing, err, expect_option, json_option, judged_folder, out, utc_now
+from coattest_build.image import load_spec
 from coattest_build.inputs import lock as locks
 from coattest_build.inputs import locker
 from coattest_build.ownwork import OwnWork
@@ -80,6 +81,7 @@ def review_command(
     else:
         need_extra("build")
     lock, digest = locks.load_lock(source)
+    kernel = load_spec(source).kernel.profile
     earlier = _earlier(since, root) if since else None
     moves = locker.moves_between(
         locks.parse_lock(earlier.decode(errors="replace")) if earlier else None, lock
@@ -97,6 +99,7 @@ def review_command(
     ]
     if not as_json:
         _show(rows)
+        out().print(f"kernel profile: {kernel}", markup=False)
     path = None
     if signing is not None and release is not None:
         compared = hashlib.sha256(earlier).hexdigest() if earlier else None
@@ -111,7 +114,11 @@ def review_command(
             shown_lock=digest,
             expect=expect,
         )
-    _tell(path, {"moved": rows, "compared_with": str(since) if since else None}, as_json)
+    _tell(
+        path,
+        {"moved": rows, "kernel_profile": kernel, "compared_with": str(since) if since else None},
+        as_json,
+    )
 
 
 def _change(move: locker.Move) -> str:

@@ -15,6 +15,7 @@ from coattest.errors import Rejected
 from coattest.findings import Finding
 from coattest.strictjson import Fields, canonical, parse
 from coattest_build.formats.registers import EMPTY_PCR2
+from coattest_build.image import KERNEL_PROFILES, MINIMAL
 
 CLAIM_FILE = "claim.json"
 CLAIM_FORMAT = "coattest-claim/v1"
@@ -161,6 +162,19 @@ def read_profiles(fields: Fields, name: str = "profiles", *, low: int = 1) -> di
     return found
 
 
+def _claimed_kernel(fields: Fields) -> str:
+    kernel = fields.fields("kernel")
+    profile = read_kernel_profile(kernel)
+    kernel.done()
+    return profile
+
+
+def read_kernel_profile(kernel: Fields) -> str:
+    """The ``profile`` of a kernel; ``minimal`` where none is named. Raises Rejected."""
+    named = kernel.optional("profile", lambda name: kernel.choice(name, KERNEL_PROFILES))
+    return str(named or MINIMAL)
+
+
 @dataclass(frozen=True, slots=True)
 class Claimed:
     """What the publisher says a release builds to; untrusted until members agree with it."""
@@ -170,6 +184,7 @@ class Claimed:
     tree_sha256: str
     lock_sha256: str
     profiles: Mapping[str, ProfileResult]
+    kernel_profile: str
     sha256: str
     """SHA-256 of the claim in canonical JSON: what a dissenting statement answers."""
 
@@ -186,6 +201,7 @@ class Claimed:
             tree_sha256=source.text("tree_sha256", SHA256),
             lock_sha256=source.text("lock_sha256", SHA256),
             profiles=read_profiles(fields),
+            kernel_profile=fields.optional("kernel", lambda _: _claimed_kernel(fields)) or MINIMAL,
             sha256=hashlib.sha256(canonical(value)).hexdigest(),
         )
         source.done()

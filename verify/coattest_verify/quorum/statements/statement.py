@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from coattest.errors import Rejected
 from coattest.findings import Finding
 from coattest.strictjson import Fields
+from coattest_build.image import MINIMAL
 from coattest_verify.quorum.members.file import MembersFile
 from coattest_verify.quorum.statements.claim import (
     ARCHITECTURE,
@@ -23,6 +24,7 @@ from coattest_verify.quorum.statements.claim import (
     WORD,
     Claimed,
     ProfileResult,
+    read_kernel_profile,
     read_profiles,
 )
 
@@ -113,6 +115,7 @@ class RebuildReport:
     profiles: Mapping[str, ProfileResult]
     built: Built
     inputs_confirmed: bool = False
+    kernel_profile: str = MINIMAL
 
     @classmethod
     def read(cls, value: Any) -> RebuildReport:
@@ -130,6 +133,7 @@ class RebuildReport:
             tree_sha256=source.text("tree_sha256", SHA256),
             lock_sha256=source.text("lock_sha256", SHA256),
             profiles=read_profiles(fields),
+            kernel_profile=read_kernel_profile(kernel),
             built=Built(
                 route=fields.text("route", WORD),
                 commit=source.optional("commit", lambda name: source.text(name, COMMIT)),
@@ -145,7 +149,7 @@ class RebuildReport:
     def differences(self, claim: Claimed) -> tuple[Finding, ...]:
         """Each difference of this build from a claim, most telling first; empty when there is none."""
         found = []
-        for name in ("tree_sha256", "lock_sha256", "release", "architecture"):
+        for name in ("tree_sha256", "lock_sha256", "release", "architecture", "kernel_profile"):
             mine, theirs = getattr(self, name), getattr(claim, name)
             if mine != theirs:
                 detail = f"{mine[:16]} instead of {theirs[:16]}"
