@@ -4,8 +4,8 @@ It measures the image itself, unpacks its application ramdisks, and runs what th
 and ``env``, or ``run``) in a sandbox: own namespaces and root, no network, no capabilities, no AF_VSOCK. For
 the kernel profile ``container`` the loopback is up, and files can be written. NSM and vsock are Unix sockets
 in a directory bound at /run/coattest. **It protects nothing**: the host can read the memory of everything
-that it runs, the key of the chain's root is published, and the image's kernel and init are measured but never run.
-It is for running the whole chain, with the same measured bytes, on a machine without Nitro.
+that it runs, the key of the chain's root is published, and the image's kernel and init are measured but never
+run. It is for running the whole chain, with the same measured bytes, on a machine without Nitro.
 """
 
 from __future__ import annotations

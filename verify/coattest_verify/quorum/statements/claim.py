@@ -163,16 +163,11 @@ def read_profiles(fields: Fields, name: str = "profiles", *, low: int = 1) -> di
 
 
 def _claimed_kernel(fields: Fields) -> str:
+    """The profile that a claim names. ``minimal`` is not named: one result has one spelling."""
     kernel = fields.fields("kernel")
-    profile = read_kernel_profile(kernel)
+    profile = kernel.choice("profile", [name for name in KERNEL_PROFILES if name != MINIMAL])
     kernel.done()
     return profile
-
-
-def read_kernel_profile(kernel: Fields) -> str:
-    """The ``profile`` of a kernel; ``minimal`` where none is named. Raises Rejected."""
-    named = kernel.optional("profile", lambda name: kernel.choice(name, KERNEL_PROFILES))
-    return str(named or MINIMAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +196,7 @@ class Claimed:
             tree_sha256=source.text("tree_sha256", SHA256),
             lock_sha256=source.text("lock_sha256", SHA256),
             profiles=read_profiles(fields),
-            kernel_profile=fields.optional("kernel", lambda _: _claimed_kernel(fields)) or MINIMAL,
+            kernel_profile=_claimed_kernel(fields) if fields.has("kernel") else MINIMAL,
             sha256=hashlib.sha256(canonical(value)).hexdigest(),
         )
         source.done()

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from coattest.errors import Rejected
 from coattest.findings import Finding
 from coattest.strictjson import Fields
-from coattest_build.image import MINIMAL
+from coattest_build.image import KERNEL_PROFILES, MINIMAL
 from coattest_verify.quorum.members.file import MembersFile
 from coattest_verify.quorum.statements.claim import (
     ARCHITECTURE,
@@ -24,7 +24,6 @@ from coattest_verify.quorum.statements.claim import (
     WORD,
     Claimed,
     ProfileResult,
-    read_kernel_profile,
     read_profiles,
 )
 
@@ -133,7 +132,7 @@ class RebuildReport:
             tree_sha256=source.text("tree_sha256", SHA256),
             lock_sha256=source.text("lock_sha256", SHA256),
             profiles=read_profiles(fields),
-            kernel_profile=read_kernel_profile(kernel),
+            kernel_profile=kernel.choice("profile", KERNEL_PROFILES) if kernel.has("profile") else MINIMAL,
             built=Built(
                 route=fields.text("route", WORD),
                 commit=source.optional("commit", lambda name: source.text(name, COMMIT)),
