@@ -98,6 +98,7 @@ class ImageSpec:
     """Everything that image.toml says. Paths inside the image have no leading slash, except the command's.
 
     An image without Python has neither ``wheels`` nor ``bytecode``. ``container`` is there with that profile.
+    Where ``from_container``, the files and what runs are those of the lock's container image.
     """
 
     name: str
@@ -121,6 +122,7 @@ class ImageSpec:
     profile_target: str
     profiles: tuple[tuple[str, str], ...]
     container: ContainerRun | None = None
+    from_container: bool = False
 
     @property
     def debian_architecture(self) -> str:
@@ -266,6 +268,16 @@ def _container_run(run: _Table, profile: str, where: str) -> ContainerRun | None
     return None
 
 
+def _payload_run(payload: _Table, top: _Table, profile: str) -> ContainerRun:
+    """``[container]``: files, command, user and folder are those of the image that the lock pins."""
+    if profile != CONTAINER:
+        raise _bad(f'a container image needs profile = "{CONTAINER}"', f"{IMAGE_FILE} [kernel]")
+    for name in ("run", "runtime", "wheels", "bytecode", "files"):
+        if top.has(name):
+            raise _bad(f"[{name}] is not for an image of a [container], which has its own", IMAGE_FILE)
+    return ContainerRun(nsm=payload.flag("nsm"))
+
+
 def _environment(pairs: tuple[tuple[str, str], ...], where: str) -> tuple[tuple[str, str], ...]:
     """The environment; a name with = in it would be read as a different name."""
     for name, _ in pairs:
@@ -281,8 +293,10 @@ def parse_spec(text: str) -> ImageSpec:
     except Rejected as error:
         raise _bad(error.what, IMAGE_FILE) from None
     top.choice("format", (FORMAT,))
-    run, debian, kernel = top.table("run"), top.table("debian"), top.table("kernel")
-    toolchain, runtime, profiles = top.table("toolchain"), top.table("runtime"), top.table("profiles")
+    debian, kernel = top.table("debian"), top.table("kernel")
+    toolchain, profiles = top.table("toolchain"), top.table("profiles")
+    payload = top.table_or_none("container")
+    run, runtime = (top.table(name) if payload is None else _Table({}, name) for name in ("run", "runtime"))
     wheels, bytecode = top.table_or_none("wheels"), top.table_or_none("bytecode")
     kernel_profile = kernel.choice("profile", KERNEL_PROFILES) if kernel.has("profile") else MINIMAL
     profile_files = top.pairs("profiles", without=("target",))
@@ -292,7 +306,9 @@ def parse_spec(text: str) -> ImageSpec:
         architecture=top.choice("architecture", ARCHITECTURES),
         default_profile=top.text("default_profile", PROFILE_NAME),
         cmdline=top.text("cmdline", COMMAND_LINE),
-        command=_command(run.texts("command"), kernel_profile, f"{IMAGE_FILE} [run]"),
+        command=(
+            _command(run.texts("command"), kernel_profile, f"{IMAGE_FILE} [run]") if payload is None else ()
+        ),
         environment=_environment(run.pairs("environment"), f"{IMAGE_FILE} [run]"),
         suites=debian.texts("suites", SUITE),
         component=debian.text("component", COMPONENT),
@@ -305,8 +321,8 @@ def parse_spec(text: str) -> ImageSpec:
         ),
         toolchain=toolchain.texts("packages", DEBIAN_NAME),
         toolchain_links=toolchain.pairs("links"),
-        runtime=runtime.texts("packages", DEBIAN_NAME),
-        directories=runtime.paths("directories"),
+        runtime=runtime.texts("packages", DEBIAN_NAME, optional=payload is not None),
+        directories=runtime.paths("directories", optional=payload is not None),
         prune=runtime.paths("prune", optional=True),
         wheels=(
             Wheels(
@@ -329,10 +345,15 @@ def parse_spec(text: str) -> ImageSpec:
         files=top.pairs("files"),
         profile_target=profiles.path("target"),
         profiles=profile_files,
-        container=_container_run(run, kernel_profile, f"{IMAGE_FILE} [run]"),
+        container=(
+            _container_run(run, kernel_profile, f"{IMAGE_FILE} [run]")
+            if payload is None
+            else _payload_run(payload, top, kernel_profile)
+        ),
+        from_container=payload is not None,
     )
     profiles.ignore(name for name, _ in profile_files)
-    for table in (top, run, debian, kernel, toolchain, runtime, profiles, wheels, bytecode):
+    for table in (top, run, debian, kernel, toolchain, runtime, profiles, wheels, bytecode, payload):
         if table:
             table.finish()
     _check(spec)

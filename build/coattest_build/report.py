@@ -6,7 +6,7 @@ Members read both with readers of their own (``coattest_verify.quorum.statements
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ from coattest_build.image import MINIMAL
 
 FORMAT = "coattest-build/v1"
 CLAIM_FORMAT = "coattest-claim/v1"
+CONTAINER_INPUT = "container"
+"""The kind of an input that is a part of a container image: taken as given, not built from source."""
 REGISTERS = ("PCR0", "PCR1", "PCR2")
 
 
@@ -71,7 +73,10 @@ class SourceIdentity:
 
 @dataclass(frozen=True, slots=True)
 class BuildInput:
-    """One locked input; ``path`` is pool-relative for a deb and the file name for a wheel."""
+    """One locked input; ``path`` is pool-relative for a deb and the file name for a wheel.
+
+    ``kind`` is ``deb``, ``wheel`` or CONTAINER_INPUT.
+    """
 
     name: str
     version: str
@@ -88,6 +93,13 @@ class BuildInput:
             "path": self.path,
             "kind": self.kind,
         }
+
+
+def container_config(inputs: Iterable[tuple[str, str, str]]) -> str | None:
+    """The SHA-256 (hex) of the container image's configuration among kinds, names and digests of inputs."""
+    return next(
+        (sha256 for kind, name, sha256 in inputs if (kind, name) == (CONTAINER_INPUT, "config")), None
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +151,14 @@ class BuildReport:
     def claim(self) -> bytes:
         """The bytes of claim.json: what every build of this release must give.
 
-        A claim that names no profile of the kernel is about a ``minimal`` one.
+        A claim that names no profile of the kernel is about a ``minimal`` one, and one that names no
+        container image about an image that was put together from the other inputs.
         """
-        named = {} if self.kernel_profile == MINIMAL else {"kernel": {"profile": self.kernel_profile}}
+        named: dict[str, Any] = {}
+        if self.kernel_profile != MINIMAL:
+            named["kernel"] = {"profile": self.kernel_profile}
+        if config := container_config((item.kind, item.name, item.sha256) for item in self.inputs):
+            named["container"] = {"config": config}
         claimed = {
             **named,
             "format": CLAIM_FORMAT,

@@ -31,6 +31,7 @@ ROOT = Path(__file__).parents[2]
         ("static", image.MINIMAL, ["--kernel", "minimal"]),
         ("python", image.CONTAINER, ["--kernel", "container"]),
         ("static", image.CONTAINER, ["--kernel", "container"]),
+        ("container", image.CONTAINER, []),
     ],
 )
 def test_a_tree_is_whole(kind: str, kernel: str, words: list[str], tmp_path: Path) -> None:
@@ -50,7 +51,7 @@ def test_a_tree_is_whole(kind: str, kernel: str, words: list[str], tmp_path: Pat
         profile = read_profile()
         assert (files, spec.container) == (
             [profile.fragment, profile.init],
-            image.ContainerRun("65534", nsm=True),
+            image.ContainerRun("" if kind == "container" else "65534", nsm=True),
         )
     else:
         assert files == [(ROOT / path).read_bytes() for path in (spec.kernel.config, spec.kernel.init)]
@@ -67,8 +68,9 @@ def test_a_tree_is_whole(kind: str, kernel: str, words: list[str], tmp_path: Pat
 
 def test_a_service_that_needs_tcp_is_not_written_for_a_kernel_without(tmp_path: Path) -> None:
     """It would end at its start."""
-    with pytest.raises(UsageError, match="needs the kernel profile container"):
-        starts.write_start("node", tmp_path / "mine", image.MINIMAL)
+    for kind in ("node", "container"):
+        with pytest.raises(UsageError, match=f"{kind} needs the kernel profile container"):
+            starts.write_start(kind, tmp_path / kind, image.MINIMAL)
 
 
 def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ FIRST = {
         " -o ../program .)",
         "eif lock --keep",
     ),
+    "container": ("eif lock --keep --from IMAGE",),
 }
 """What is typed first in a tree of each kind."""
 NEXT = (
@@ -48,7 +49,7 @@ def init_command(*, kind: str, folder: Path, kernel: str | None, as_json: bool) 
     programs: TCP on 127.0.0.1, a user, a working folder, PATH, files that can be written.
     """
     written = write_start(kind, folder, kernel)
-    following = (f"cd {shlex.quote(str(folder))}", *FIRST[kind], *NEXT)
+    following = (f"cd {shlex.quote(str(folder))}", *FIRST[kind], *(NEXT[:1] if kind == "container" else NEXT))
     if as_json:
         emit_json({"folder": str(folder), "files": list(written), "next": list(following)})
         return

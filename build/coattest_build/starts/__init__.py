@@ -16,12 +16,12 @@ from coattest_build.image import CONTAINER, IMAGE_FILE, LOCK_FILE, MINIMAL
 from coattest_build.inputs.lock import parse_lock
 from coattest_build.inputs.names import IMAGE_TEXT
 
-KERNELS = {"python": MINIMAL, "node": CONTAINER, "static": MINIMAL}
+KERNELS = {"python": MINIMAL, "node": CONTAINER, "static": MINIMAL, "container": CONTAINER}
 """The kinds, each with the kernel's profile that it has unless another one is asked for."""
 FRAGMENT, INIT = "kernel/x86_64.config", "init/init.c"
 OWN_PARTS = (FRAGMENT, INIT, "image.lock")
 """Relative to ``build/`` of a source tree. A wheel has copies of them in ``own/`` (pyproject.toml)."""
-BY_YOU = {"python": [], "node": [], "static": ["enclave/program"]}
+BY_YOU = {"python": [], "node": [], "static": ["enclave/program"], "container": []}
 """What image.toml of a kind names and a tree does not have yet."""
 CONTAINER_RUN = """\
 # The program is a user of its own (a number, or a name of the image's /etc/passwd) that has the NSM's device.
@@ -30,6 +30,8 @@ user = "65534"
 nsm = true
 """
 """The beginning of ``[run]`` with the kernel profile ``container``."""
+ASKER = "ask.py"
+"""Asks the services that the kinds have; a container image has one of its own."""
 IGNORED = "/out/\n/run/\n__pycache__/\n"
 """The .gitignore of a tree."""
 _HERE = Path(__file__).parent
@@ -45,7 +47,7 @@ def write_start(kind: str, folder: Path, kernel: str | None = None) -> tuple[str
     profile = kernel or KERNELS[kind]
     if profile == MINIMAL != KERNELS[kind]:
         raise UsageError(
-            f"{kind} needs the kernel profile {KERNELS[kind]}: its service listens on 127.0.0.1",
+            f"{kind} needs the kernel profile {KERNELS[kind]}",
             hint=f"leave out --kernel {MINIMAL}",
         )
     make_folder(folder)
@@ -55,6 +57,8 @@ def write_start(kind: str, folder: Path, kernel: str | None = None) -> tuple[str
     for origin in (_HERE / "shared", _HERE / kind):
         for file in sorted(path for path in origin.rglob("*") if path.is_file()):
             path = file.relative_to(origin).as_posix().removesuffix(".start")
+            if (kind, path) == ("container", ASKER):
+                continue
             texts[path] = texts.get(path, "") + file.read_text()
     name = folder.resolve().name
     texts[IMAGE_FILE] = texts[IMAGE_FILE].replace("@NAME@", name if IMAGE_TEXT.fullmatch(name) else "enclave")

@@ -14,6 +14,8 @@ from coattest_verify.quorum.statements.statement import RebuildReport, Statement
 from coattest_verify.quorum.statements.votes import Vote
 
 Rows = list[tuple[str, str]]
+TAKEN_AS_GIVEN = "taken as given, not built from source"
+"""What a rebuild says about a container image: its bytes are these; who made them of what, it does not."""
 
 
 def claim_rows(claim: Claimed) -> Rows:
@@ -23,6 +25,7 @@ def claim_rows(claim: Claimed) -> Rows:
         ("source tree", claim.tree_sha256),
         ("lock", claim.lock_sha256),
         ("kernel profile", claim.kernel_profile),
+        *_payload(claim.container),
         *_results(claim.profiles),
     ]
 
@@ -53,6 +56,7 @@ def report_rows(report: RebuildReport) -> Rows:
         ("source tree", report.tree_sha256),
         ("lock", report.lock_sha256),
         ("kernel profile", report.kernel_profile),
+        *_payload(report.built.container),
         *_results(report.profiles),
         ("kernel", "compiled here" if report.built.kernel_compiled else "from this machine's cache"),
     ]
@@ -85,10 +89,17 @@ def statement_rows(statement: Statement) -> Rows:
         here = statement.built.kernel_compiled
         rows += [
             ("kernel", "compiled here" if here else "from this machine's cache"),
+            *_payload(statement.built.container),
             ("inputs", "confirmed here" if statement.inputs_confirmed else "not confirmed here"),
             ("commitment", "opened by this statement" if statement.salt else "none"),
         ]
     return [*rows, ("host", statement.host or "not named")]
+
+
+def _payload(container: str | None) -> Rows:
+    if container is None:
+        return []
+    return [("payload", f"a container image, {TAKEN_AS_GIVEN}: sha256:{container}")]
 
 
 def _results(profiles: Mapping[str, ProfileResult]) -> Rows:

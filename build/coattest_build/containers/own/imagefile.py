@@ -12,20 +12,12 @@ from coattest_build import rootfs
 from coattest_build.containers.nitrocli import MAX_RAMDISK
 from coattest_build.containers.own.profile import ContainerProfile
 from coattest_build.containers.own.tree import OwnTree
+from coattest_build.containers.pinned import pin_of
 from coattest_build.containers.sources import Spool, plain_blocks
 from coattest_build.formats import cpio
 from coattest_build.formats.eif import Part, SectionType, write_parts
 from coattest_build.image import CONTAINER
 from coattest_build.kernel import Compiled, kernel_version
-
-
-def source_of(tree: OwnTree) -> dict[str, Any]:
-    """What names the content of a container image, whoever compressed it: no manifest, no tag."""
-    return {
-        "config": f"sha256:{tree.image.config_sha256}",
-        "diff_ids": [f"sha256:{layer.diff_id}" for layer in tree.image.layers],
-        "platform": str(tree.config.platform),
-    }
 
 
 def own_metadata(profile: ContainerProfile, compiled: Compiled, tree: OwnTree) -> bytes:
@@ -43,7 +35,7 @@ def own_metadata(profile: ContainerProfile, compiled: Compiled, tree: OwnTree) -
         "DockerInfo": {},
         "CustomMetadata": {
             "kernel": {"profile": CONTAINER, "inputs": f"sha256:{compiled.digest}"},
-            "container": source_of(tree),
+            "container": pin_of(tree.image).identity(),
         },
     }
     return json.dumps(document, separators=(",", ":")).encode()
@@ -59,7 +51,7 @@ def own_report(compiled: Compiled, tree: OwnTree) -> dict[str, Any]:
             "sha256": compiled.sha256,
             "compiled_here": compiled.fresh,
         },
-        "container": source_of(tree),
+        "container": pin_of(tree.image).identity(),
         "runs": plan.to_json(),
     }
 

@@ -29,7 +29,7 @@ from coattest_verify.cli.options import (
     quorum_options,
     read_once,
 )
-from coattest_verify.cli.words import claim_rows
+from coattest_verify.cli.words import TAKEN_AS_GIVEN, claim_rows
 from coattest_verify.quorum.bundle import LOCK_FILE, load_bundle
 from coattest_verify.quorum.decision import decide_from
 from coattest_verify.quorum.members.file import own_key
@@ -100,6 +100,10 @@ def review_command(
     if not as_json:
         _show(rows)
         out().print(f"kernel profile: {kernel}", markup=False)
+        if lock.container:
+            out().print(
+                f"payload: a container image, {TAKEN_AS_GIVEN}: sha256:{lock.container.config}", markup=False
+            )
     path = None
     if signing is not None and release is not None:
         compared = hashlib.sha256(earlier).hexdigest() if earlier else None
@@ -116,7 +120,12 @@ def review_command(
         )
     _tell(
         path,
-        {"moved": rows, "kernel_profile": kernel, "compared_with": str(since) if since else None},
+        {
+            "moved": rows,
+            "kernel_profile": kernel,
+            "container": lock.container.identity() if lock.container else None,
+            "compared_with": str(since) if since else None,
+        },
         as_json,
     )
 

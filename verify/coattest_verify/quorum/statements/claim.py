@@ -170,6 +170,13 @@ def _claimed_kernel(fields: Fields) -> str:
     return profile
 
 
+def _claimed_container(fields: Fields) -> str:
+    container = fields.fields("container")
+    config = container.text("config", SHA256)
+    container.done()
+    return config
+
+
 @dataclass(frozen=True, slots=True)
 class Claimed:
     """What the publisher says a release builds to; untrusted until members agree with it."""
@@ -180,6 +187,8 @@ class Claimed:
     lock_sha256: str
     profiles: Mapping[str, ProfileResult]
     kernel_profile: str
+    container: str | None
+    """SHA-256 of a container image's configuration; None where the payload is none."""
     sha256: str
     """SHA-256 of the claim in canonical JSON: what a dissenting statement answers."""
 
@@ -196,6 +205,7 @@ class Claimed:
             tree_sha256=source.text("tree_sha256", SHA256),
             lock_sha256=source.text("lock_sha256", SHA256),
             profiles=read_profiles(fields),
+            container=_claimed_container(fields) if fields.has("container") else None,
             kernel_profile=_claimed_kernel(fields) if fields.has("kernel") else MINIMAL,
             sha256=hashlib.sha256(canonical(value)).hexdigest(),
         )

@@ -15,6 +15,7 @@ from coattest.errors import Rejected
 from coattest.findings import Finding
 from coattest.strictjson import Fields
 from coattest_build.image import KERNEL_PROFILES, MINIMAL
+from coattest_build.report import container_config
 from coattest_verify.quorum.members.file import MembersFile
 from coattest_verify.quorum.statements.claim import (
     ARCHITECTURE,
@@ -69,6 +70,11 @@ class Built:
     tool_sha256: str
     isolation: Mapping[str, Any] = field(hash=False)
     inputs: tuple[LockedInput, ...] = field(repr=False)
+
+    @property
+    def container(self) -> str | None:
+        """SHA-256 of the configuration of the container image that is the payload, taken as given."""
+        return container_config((item.kind, item.name, item.sha256) for item in self.inputs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +166,10 @@ class RebuildReport:
                 found.append(Finding("not-claimed", profile, "not in the claim"))
             else:
                 found += self.profiles[profile].differences(claim.profiles[profile], profile)
+        if self.built.container != claim.container:
+            mine, theirs = self.built.container or "none", claim.container or "none"
+            detail = f"{mine[:16]} instead of {theirs[:16]}"
+            found.append(Finding("mismatch", "container", detail, expected=theirs, found=mine))
         return tuple(found)
 
 
