@@ -19,12 +19,11 @@ from coattest.errors import UsageError
 from coattest.progress import Quiet, Reporter
 from coattest_build import image, kernel, rootfs, sandbox
 from coattest_build import source as sources
-from coattest_build.containers import pinned
 from coattest_build.containers.image import OpenedImage
 from coattest_build.containers.own.tree import OwnTree, own_tree
 from coattest_build.formats import cpio, eif, measure
 from coattest_build.image import ImageSpec
-from coattest_build.inputs import apt, fetch, wheels
+from coattest_build.inputs import apt, fetch, pinned_image, wheels
 from coattest_build.inputs import lock as locks
 from coattest_build.inputs.cache import Cache, cache_folder
 from coattest_build.inputs.cache import scratch as scratch_directory
@@ -104,7 +103,7 @@ def _payload(
         return
     with ExitStack() as stack:
         with reporter.step("Reading the container image"):
-            opened = stack.enter_context(pinned.open_pinned(pin, store, given))
+            opened = stack.enter_context(pinned_image.open_pinned(pin, store, given))
             # What is refused is refused before minutes of compiling.
             _container_tree(inputs.spec, opened, next(iter(inputs.texts.values()), b""))
         yield opened

@@ -16,16 +16,19 @@ from click.testing import CliRunner, Result
 from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse, Rejected, UsageError
 from coattest_build import builder, container, image, kernel, starts
 from coattest_build.cli import cli
-from coattest_build.containers import pinned
 from coattest_build.containers.image import Choice, open_container_image
 from coattest_build.containers.own.tree import own_tree
 from coattest_build.explain.describe import describe_image, tree_rows
-from coattest_build.inputs import apt, fetch, locker
+from coattest_build.inputs import apt, fetch, locker, pinned_image
 from coattest_build.inputs.cache import Cache
 from coattest_build.inputs.debian import Archive, Package
 from coattest_build.inputs.lock import BadLock, LockedContainer, load_lock, parse_lock
 from coattest_build.kernel import Compiled
 from coattest_build.report import BuildReport
+from coattest_verify.cli.quorum import show_outcome
+from coattest_verify.cli.rebuild import rebuild_command
+from coattest_verify.cli.words import report_rows
+from coattest_verify.keypolicy.generate import generate_policy
 from coattest_verify.quorum.statements.claim import Claimed
 from coattest_verify.quorum.statements.statement import RebuildReport
 from support.build.container_images import (
@@ -40,6 +43,7 @@ from support.build.container_images import (
     tar,
 )
 from support.raises import raises_code
+from support.verify.members import NOW, Members
 
 LAYERS = (
     tar(folder("etc"), entry("etc/passwd", b"web:x:33:34::/srv:/x\n"), folder("srv")),
@@ -57,7 +61,7 @@ def layout(layers: Sequence[bytes] = LAYERS, run: Mapping[str, Any] = RUN) -> La
 def pin(path: Path) -> LockedContainer:
     """What a lock says of the image, of several the one whose command is RUN's."""
     with open_container_image(path, Choice(config=sha256(config_of_image()))) as opened:
-        return pinned.pin_of(opened)
+        return pinned_image.pin_of(opened)
 
 
 def config_of_image() -> bytes:
@@ -108,6 +112,47 @@ def test_two_members_with_different_files_build_the_same(source: Path, tmp_path:
         assert report.claim() == reports[0].claim()
         assert RebuildReport.read(report.to_json()).differences(claim) == ()
     assert (claim.container, claim.kernel_profile) == (sha256(config_of_image()), "container")
+
+
+def test_two_members_come_to_one_decision(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By `verify rebuild` and their signatures; what is decided says that the image was taken as given."""
+    monkeypatch.setenv("COATTEST_CONFIG", str(tmp_path / "config"))
+    (tmp_path / "saved.tar").write_bytes(saved(LAYERS, RUN))
+    given = {"buyer-1": layout().write(tmp_path / "oci"), "buyer-2": tmp_path / "saved.tar"}
+    members = Members.make(tmp_path / "quorum", require_compiled_kernel=False)
+    claim = build(source, tmp_path / "publisher", given["buyer-1"]).claim()
+    members.claimed = Claimed.decode(claim)
+    members.write("claim.json", claim)
+    members.publish("buyer-1")
+    for name, path in given.items():
+        words = ("--source", source, "--attestations", members.attestations, "--from", path)
+        out = tmp_path / name
+        done = CliRunner().invoke(
+            rebuild_command,
+            [str(word) for word in (*words, "--out", out, "--cache", out / "cache", "--json")],
+        )
+        assert done.exit_code == 0, done.output
+        report = json.loads((out / "rebuild.json").read_text())
+        (row,) = (value for key, value in report_rows(RebuildReport.read(report)) if key == "payload")
+        assert row == f"a container image, taken as given, not built from source: sha256:{pin_config()}"
+        members.sign(name, report)
+    outcome = members.decide()
+    assert outcome.decision is not None, outcome.reasons
+    assert (outcome.decision.agreed, outcome.decision.container) == (tuple(given), pin_config())
+    show_outcome(outcome)
+    assert "taken as given, not built from source" in " ".join(capsys.readouterr().out.split())
+    policy = generate_policy(
+        outcome.decision,
+        account="111122223333",
+        parent_roles=["arn:aws:iam::111122223333:role/parent"],
+        administrators=[f"arn:aws:iam::111122223333:role/{name}" for name in "ab"],
+        encrypters=["arn:aws:iam::111122223333:role/writer"],
+        now=NOW,
+    )
+    assert outcome.decision.image_sha384
+    assert outcome.decision.pcrs[0] in json.dumps(policy)
 
 
 def test_the_image_runs_what_the_container_image_says(source: Path, tmp_path: Path) -> None:
@@ -205,7 +250,7 @@ def test_what_eif_container_refuses_is_refused_in_the_same_words(
 def lock_and_apply(source: Path, path: Path) -> None:
     """Pin an image whatever it is, and put its layers on each other."""
     with open_container_image(path) as opened:
-        lock_with(source, pinned.pin_of(opened))
+        lock_with(source, pinned_image.pin_of(opened))
         own_tree(opened).plan.encode()
 
 
@@ -222,7 +267,7 @@ def test_the_profiles_file_replaces_nothing(source: Path, tmp_path: Path, layer:
     path = tmp_path / "image.tar"
     path.write_bytes(saved([layer], {"Cmd": ["/x"]}))
     with open_container_image(path) as opened:
-        lock_with(source, pinned.pin_of(opened))
+        lock_with(source, pinned_image.pin_of(opened))
     text = (source / image.IMAGE_FILE).read_text()
     if b"opt/etc" in layer:
         (source / image.IMAGE_FILE).write_text(text.replace("etc/enclave.conf", "opt/etc/enclave.conf"))

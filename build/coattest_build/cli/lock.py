@@ -18,9 +18,9 @@ from coattest_build.cli.container_options import image_options, opened_image
 from coattest_build.cli.options import container_option, mirror_option, source_option
 from coattest_build.containers.manifests import Platform
 from coattest_build.containers.own.tree import own_tree
-from coattest_build.containers.pinned import pin_of
 from coattest_build.inputs import apt, locker
 from coattest_build.inputs import lock as locks
+from coattest_build.inputs.pinned_image import pin_of
 
 
 @click.command("lock")

@@ -25,7 +25,7 @@ def claim_rows(claim: Claimed) -> Rows:
         ("source tree", claim.tree_sha256),
         ("lock", claim.lock_sha256),
         ("kernel profile", claim.kernel_profile),
-        *_payload(claim.container),
+        *payload_rows(claim.container),
         *_results(claim.profiles),
     ]
 
@@ -56,7 +56,7 @@ def report_rows(report: RebuildReport) -> Rows:
         ("source tree", report.tree_sha256),
         ("lock", report.lock_sha256),
         ("kernel profile", report.kernel_profile),
-        *_payload(report.built.container),
+        *payload_rows(report.built.container),
         *_results(report.profiles),
         ("kernel", "compiled here" if report.built.kernel_compiled else "from this machine's cache"),
     ]
@@ -89,14 +89,15 @@ def statement_rows(statement: Statement) -> Rows:
         here = statement.built.kernel_compiled
         rows += [
             ("kernel", "compiled here" if here else "from this machine's cache"),
-            *_payload(statement.built.container),
+            *payload_rows(statement.built.container),
             ("inputs", "confirmed here" if statement.inputs_confirmed else "not confirmed here"),
             ("commitment", "opened by this statement" if statement.salt else "none"),
         ]
     return [*rows, ("host", statement.host or "not named")]
 
 
-def _payload(container: str | None) -> Rows:
+def payload_rows(container: str | None) -> Rows:
+    """What is said of a container image, by the SHA-256 (hex) of its configuration; nothing without one."""
     if container is None:
         return []
     return [("payload", f"a container image, {TAKEN_AS_GIVEN}: sha256:{container}")]

@@ -12,11 +12,11 @@ from coattest_build import rootfs
 from coattest_build.containers.nitrocli import MAX_RAMDISK
 from coattest_build.containers.own.profile import ContainerProfile
 from coattest_build.containers.own.tree import OwnTree
-from coattest_build.containers.pinned import pin_of
 from coattest_build.containers.sources import Spool, plain_blocks
 from coattest_build.formats import cpio
 from coattest_build.formats.eif import Part, SectionType, write_parts
 from coattest_build.image import CONTAINER
+from coattest_build.inputs.pinned_image import pin_of
 from coattest_build.kernel import Compiled, kernel_version
 
 
