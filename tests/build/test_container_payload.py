@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 
 from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse, Rejected, UsageError
 from coattest_build import builder, container, image, kernel, starts
@@ -19,6 +21,7 @@ from coattest_build.cli import cli
 from coattest_build.containers.image import Choice, open_container_image
 from coattest_build.containers.own.tree import own_tree
 from coattest_build.explain.describe import describe_image, tree_rows
+from coattest_build.explain.sbom import bill_of_materials
 from coattest_build.inputs import apt, fetch, locker, pinned_image
 from coattest_build.inputs.cache import Cache
 from coattest_build.inputs.debian import Archive, Package
@@ -415,6 +418,16 @@ def test_the_move_of_a_pin_has_its_digest_whole(source: Path) -> None:
     lock, _ = load_lock(source)
     (move,) = locker.moves_between(dataclasses.replace(lock, container=None), lock)
     assert (move.name, move.before, move.after) == ("container image", None, f"sha256:{pin_config()}")
+
+
+def test_the_bill_of_materials_has_it(source: Path) -> None:
+    """As one component, in a document that the strict schema accepts."""
+    lock, digest = load_lock(source)
+    bill = bill_of_materials(image.load_spec(source), lock, digest, "0.1.0")
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(bill)) is None
+    (part,) = (part for part in bill["components"] if part["type"] == "container")
+    assert (part["version"], part["scope"]) == (f"sha256:{pin_config()}", "required")
+    assert part["bom-ref"] in bill["dependencies"][0]["dependsOn"]
 
 
 def test_the_claim_names_the_container_image(source: Path, tmp_path: Path) -> None:
