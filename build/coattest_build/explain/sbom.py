@@ -24,8 +24,8 @@ def bill_of_materials(spec: ImageSpec, lock: Lock, lock_sha256: str, version: st
     """The bill of materials (JSON). ``lock_sha256`` is of the lock's bytes, ``version`` is coattest's.
 
     Components of the image have scope ``required``: runtime packages, wheels and the kernel's source. Those
-    that only compiled it have scope ``excluded``. Each has its SHA-256 from the lock. A container image is one
-    component.
+    that only compiled it have scope ``excluded``. Each has its SHA-256 from the lock. A container image is
+    one component.
     """
     packages = sorted(lock.packages, key=lambda package: (package.name, package.version))
     wheels = sorted(lock.wheels, key=lambda wheel: wheel.name)
