@@ -212,6 +212,20 @@ def test_without_the_image_the_way_to_it_is_named(source: Path, tmp_path: Path) 
         build(source, tmp_path / "m")
 
 
+def test_what_is_not_about_the_image_does_not_name_it(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel that does not compile is no fault of the container image."""
+
+    def fail(*_: object, **__: object) -> Compiled:
+        raise EnvironmentFailure("exit code 1", where="kernel", code="compile-failed")
+
+    monkeypatch.setattr(kernel, "obtain", fail)
+    with raises_code(EnvironmentFailure, "compile-failed") as caught:
+        build(source, tmp_path / "m", tmp_path / "locked")
+    assert caught.value.where == "kernel"
+
+
 def test_a_lock_that_lies_about_the_layers_is_found_out(source: Path, tmp_path: Path) -> None:
     """The pinned configuration names the layers; a lock with other ones is refused from file and cache."""
     oci = layout().write(tmp_path / "oci")

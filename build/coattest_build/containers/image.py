@@ -109,15 +109,25 @@ def open_container_image(
     EnvironmentFailure where something is missing here.
     """
     wanted = choice or Choice()
-    try:
-        with Spool(max_size) as spool, open_files(path, spool) as (files, archive):
+    with contextlib.ExitStack() as stack:
+        with _naming(path, CoattestError):
+            spool = stack.enter_context(Spool(max_size))
+            files, archive = stack.enter_context(open_files(path, spool))
             if files is not None:
                 opened = _read(files, wanted, spool)
             else:
                 assert archive is not None
                 opened = _export(archive, wanted, spool)
+        with _naming(path, ContainerError):  # others are not about the image
             yield opened
-    except CoattestError as error:
+
+
+@contextlib.contextmanager
+def _naming(path: Path, kind: type[CoattestError]) -> Iterator[None]:
+    """Put the image's path before where an error of this kind is."""
+    try:
+        yield
+    except kind as error:
         if error.where is None or not error.where.startswith(str(path)):
             error.where = f"{path}: {error.where}" if error.where else str(path)
         raise
