@@ -7,6 +7,7 @@ import json
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from coattest_build.containers import nitrocli
 from coattest_build.containers.errors import ContainerError
 from coattest_build.containers.image import open_container_image
 from coattest_build.containers.manifests import MAX_WORDS
-from coattest_build.containers.own.plan import MAX_WORD
+from coattest_build.containers.own.plan import MAX_WORD, decode_plan
 from coattest_build.containers.own.profile import read_profile
 from coattest_build.containers.own.tree import TIME, OwnTree, own_tree
 from coattest_build.containers.own.users import ContainerUser, resolve_user
@@ -142,6 +143,7 @@ def test_the_plan_is_what_docker_would_start(opened: Opened) -> None:
     ]
     wanted = "".join(f"{field}\0" for field in fields).encode()
     assert tree.plan.encode() == wanted
+    assert decode_plan(wanted) == replace(tree.plan, user=replace(tree.plan.user, home=""))
     found = unpacked(ramdisk(tree))
     plan = found.tree.stat(b"run")
     assert plan is not None
