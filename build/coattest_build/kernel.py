@@ -178,13 +178,14 @@ def input_digest(spec: ImageSpec, lock: Lock, fragment: bytes, init: bytes) -> s
             use: [[p.name, p.sha256] for p in lock.used_for(use)] for use in ("kernel", "toolchain")
         },
         "tarball": spec.kernel.tarball,
-        "profile": spec.kernel.profile,
         "links": dict(spec.toolchain_links),
         "fragment": hashlib.sha256(fragment).hexdigest(),
         "init": hashlib.sha256(init).hexdigest(),
         "environment": ENVIRONMENT,
         "scripts": [CONFIGURE, COMPILE],
     }
+    if spec.kernel.profile != MINIMAL:  # so that kernels of before there were profiles are still found
+        inputs["profile"] = spec.kernel.profile
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
@@ -209,6 +210,7 @@ def obtain(
     folder = cache.folder / "kernel" / digest
     found = None if fresh else _load(folder, digest)
     if found:
+        check_profile(spec.kernel.profile, found.config.read_text())
         return found
     with exclusive(folder.with_name(f"{digest}.lock")) as free:
         if not free and not fresh:  # another process compiled the same meanwhile

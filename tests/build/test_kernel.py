@@ -147,6 +147,18 @@ def test_the_profile_that_a_claim_names_is_true(profile: str, before: str, after
         kernel.check_profile(profile, config.replace(before, after))
 
 
+def test_a_kernel_of_the_cache_is_held_against_its_profile_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be from before there were profiles."""
+    spec, (locked, _) = image.load_spec(REPOSITORY), lock.load_lock(REPOSITORY)
+    (tmp_path / "config").write_text("CONFIG_INET=y\n")
+    there = Compiled(tmp_path / "bzImage", tmp_path / "init", tmp_path / "config", "a", "b", False)
+    monkeypatch.setattr(kernel, "_load", lambda *_, **__: there)
+    with raises_code(UsageError, "kernel-option", match="CONFIG_INET is y"):
+        kernel.obtain(spec, locked, REPOSITORY, Cache(tmp_path), {}, jobs=1, fresh=False, reporter=Quiet())
+
+
 def test_every_input_of_the_kernel_is_in_its_digest() -> None:
     """Another source, toolchain, fragment, init or link gives another digest; a runtime package does not.
 
