@@ -37,7 +37,7 @@ NEXT = (
 @click.option(
     "--kernel",
     type=click.Choice(KERNEL_PROFILES),
-    help="The kernel's profile (default: container for node, else minimal).",
+    help="The kernel's profile (default: container for node and container, else minimal).",
 )
 @json_option
 def init_command(*, kind: str, folder: Path, kernel: str | None, as_json: bool) -> None:
@@ -45,7 +45,8 @@ def init_command(*, kind: str, folder: Path, kernel: str | None, as_json: bool) 
 
     It has everything that an image is made from: build/image.toml, kernel and init (coattest's own, with its
     pins), and below enclave/ a small HTTP service on vsock whose answers an attestation document covers.
-    Nothing in it refers to this installation of coattest. The kernel profile container is for ordinary
+    Nothing in it refers to this installation of coattest. For container, the service is your container image's.
+    The kernel profile container is for ordinary
     programs: TCP on 127.0.0.1, a user, a working folder, PATH, files that can be written.
     """
     written = write_start(kind, folder, kernel)
