@@ -44,10 +44,10 @@ def init_command(*, kind: str, folder: Path, kernel: str | None, as_json: bool) 
     """Write a working source tree for another enclave into DIR, which is new or empty.
 
     It has everything that an image is made from: build/image.toml, kernel and init (coattest's own, with its
-    pins), and below enclave/ a small HTTP service on vsock whose answers an attestation document covers.
-    Nothing in it refers to this installation of coattest. For container, the service is your container image's.
-    The kernel profile container is for ordinary
-    programs: TCP on 127.0.0.1, a user, a working folder, PATH, files that can be written.
+    pins), and below enclave/ a small HTTP service on vsock whose answers an attestation document covers; for
+    container the service is that of a container image. Nothing in it refers to this installation of coattest.
+    The kernel profile container is for ordinary programs: TCP on 127.0.0.1, a user, a working folder, PATH,
+    files that can be written.
     """
     written = write_start(kind, folder, kernel)
     following = (f"cd {shlex.quote(str(folder))}", *FIRST[kind], *(NEXT[:1] if kind == "container" else NEXT))
