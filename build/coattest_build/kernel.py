@@ -133,8 +133,8 @@ def check_config(fragment: str, resolved: str) -> None:
         )
 
 
-_NEVER = ("MODULES", "NAMESPACES", "BPF_SYSCALL", "IO_URING")
-_MORE = ("INET", "UNIX98_PTYS", "SYSVIPC", "AIO")
+_NEVER: tuple[str, ...] = ("MODULES", "NAMESPACES", "BPF_SYSCALL", "IO_URING")
+_MORE: tuple[str, ...] = ("INET", "UNIX98_PTYS", "SYSVIPC", "AIO")
 PROFILE_OPTIONS: Mapping[str, Mapping[str, str]] = {
     MINIMAL: dict.fromkeys((*_NEVER, *_MORE), "n"),
     CONTAINER: dict.fromkeys(_NEVER, "n") | dict.fromkeys((*_MORE, "POSIX_MQUEUE"), "y"),

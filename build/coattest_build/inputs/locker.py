@@ -115,12 +115,13 @@ def make_lock(
     if spec.wheels:
         with reporter.step("Pinning the wheels"):
             wheel_pins = _pin_wheels(source, spec.wheels, previous if keep else None)
+    kept = previous.container if previous else None
     lock = Lock(
         architecture=spec.architecture,
         source_date_epoch=date,
         packages=tuple(pinned[name] for name in sorted(pinned)),
         wheels=wheel_pins,
-        container=(container or (previous and previous.container)) if spec.from_container else None,
+        container=(container or kept) if spec.from_container else None,
     )
     if spec.from_container and lock.container is None:
         raise UsageError(

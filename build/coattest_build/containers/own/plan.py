@@ -83,15 +83,16 @@ def decode_plan(raw: bytes) -> RunPlan:
     def several(most: int) -> tuple[str, ...]:
         return tuple(texts.pop() for _ in range(number(most)))
 
+    malformed = ContainerError(f"is not a file of the form {FORMAT}", where="run")
     try:
         known = texts.pop() == FORMAT
         nsm, uid, gid = bool(number(1)), number(MAX_ID), number(MAX_ID)
         groups = tuple(number(MAX_ID) for _ in range(number(MAX_GROUPS)))
         folder, words, variables = texts.pop(), several(MAX_WORDS), several(MAX_WORDS)
     except (ValueError, IndexError):
-        known, texts = False, []
+        raise malformed from None
     if not known or texts != [""] or not words:
-        raise ContainerError(f"is not a file of the form {FORMAT}", where="run")
+        raise malformed
     return RunPlan(words, variables, ContainerUser(uid, gid, groups, ""), folder, nsm)
 
 
