@@ -133,11 +133,11 @@ def check_config(fragment: str, resolved: str) -> None:
         )
 
 
-_NEVER: tuple[str, ...] = ("MODULES", "NAMESPACES", "BPF_SYSCALL", "IO_URING")
-_MORE: tuple[str, ...] = ("INET", "UNIX98_PTYS", "SYSVIPC", "AIO")
+_NEVER = frozenset({"MODULES", "NAMESPACES", "BPF_SYSCALL", "IO_URING"})
+_MORE = frozenset({"INET", "UNIX98_PTYS", "SYSVIPC", "AIO"})
 PROFILE_OPTIONS: Mapping[str, Mapping[str, str]] = {
-    MINIMAL: dict.fromkeys((*_NEVER, *_MORE), "n"),
-    CONTAINER: dict.fromkeys(_NEVER, "n") | dict.fromkeys((*_MORE, "POSIX_MQUEUE"), "y"),
+    MINIMAL: dict.fromkeys(sorted(_NEVER | _MORE), "n"),
+    CONTAINER: dict.fromkeys(sorted(_NEVER), "n") | dict.fromkeys(sorted(_MORE | {"POSIX_MQUEUE"}), "y"),
 }
 """What a kernel must have and must not, so that the profile that its claim names is true (ADR 197)."""
 
