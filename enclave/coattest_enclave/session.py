@@ -14,12 +14,12 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from coattest_enclave import open_request
 from coattest_enclave.decision import auction
-from coattest_enclave.decision.turns import Turns, quantum
 from coattest_enclave.payload import entropy, transport
 from coattest_enclave.payload.clock import Clock
 from coattest_enclave.payload.kms import RSA_BITS, Kms
 from coattest_enclave.payload.nsm import Nsm, own_image
 from coattest_enclave.payload.trust import Trust
+from coattest_enclave.payload.turns import Turns
 from coattest_enclave.protocol import buffers, wire
 from coattest_enclave.protocol.binding import Binding
 from coattest_enclave.protocol.errors import MessageError
@@ -57,7 +57,7 @@ def open_auction(
     try:
         for each in bound:
             keys[each.buyer] = open_request.data_key(kms.decrypt, each, files[each.buyer])
-        with turns.alone(quantum(len(manifest.lots), len(manifest.buyers))) as tick:
+        with turns.alone(auction.quantum(len(manifest.lots), len(manifest.buyers))) as tick:
             stage("deciding")
             for each in bound:
                 file = files.pop(each.buyer)

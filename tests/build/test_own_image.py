@@ -34,7 +34,9 @@ def test_what_an_image_without_python_needs_not_say() -> None:
     """Wheels, bytecode, environment, files, links and prune may be left out."""
     text = TEXT
     for line in TEXT.splitlines():
-        if line.startswith(("prune", "links", "[files]", '"usr/lib/draw')):
+        if line.startswith(
+            ("prune", "links", "[files]", '"usr/lib/', "[wheels]", "requirements", 'target = "usr')
+        ):
             text = text.replace(f"{line}\n", "")
     spec = image.parse_spec(text)
     assert (spec.wheels, spec.bytecode) == (None, None)
@@ -48,7 +50,7 @@ def test_what_an_image_without_python_needs_not_say() -> None:
         ('aws = "enclave/aws.conf"', 'aws = "conf/aws.conf"', "outside build/kernel, build/init, enclave"),
         ('init = "build/init/init.c"', 'init = "init.c"', "outside build/kernel, build/init, enclave"),
         ('init = "build/init/init.c"', 'init = "build/initial/init.c"', "outside"),
-        ("[profiles]", '[wheels]\nrequirements = "r.lock"\ntarget = "lib"\n[profiles]', "outside"),
+        ('requirements = "enclave/', 'requirements = "', "outside"),
         ('command = ["/usr/bin/python3.11"', 'command = ["python3.11"', "the absolute path of a program"),
         ('command = ["/usr/bin/python3.11"', 'command = ["/usr/../python3.11"', "not a plain relative path"),
         ('"-I"', '"-c", "import os\\nprint()"', "control characters"),
@@ -285,8 +287,8 @@ def test_files_that_are_not_in_the_tree_are_named(tmp_path: Path) -> None:
         (source / name).write_bytes(kept)
     with pytest.raises(UsageError, match=r"no enclave/none\.py in the source tree"):
         rootfs.add_sources(Tree(tmp_path / "root"), source, "enclave/none.py", "x")
-    with pytest.raises(UsageError, match=r"enclave/requirements\.lock: the file is missing"):
-        wheels.pin_wheels(source, Wheels("enclave/requirements.lock", "lib"))
+    with pytest.raises(UsageError, match=r"enclave/other\.lock: the file is missing"):
+        wheels.pin_wheels(source, Wheels("enclave/other.lock", "lib"))
 
 
 def test_wheels_that_no_image_file_asks_for_are_not_pinned(tmp_path: Path) -> None:
@@ -294,7 +296,7 @@ def test_wheels_that_no_image_file_asks_for_are_not_pinned(tmp_path: Path) -> No
     source = make_source(tmp_path / "source")
     (source / "enclave/requirements.lock").write_text("# none\n")
     assert wheels.pin_wheels(source, Wheels("enclave/requirements.lock", "lib")) == ()
-    locked, _ = locks.load_lock(source)
+    locked = dataclasses.replace(locks.load_lock(source)[0], wheels=())
     wheels.check_pins(locked, source, None)
     wheel = locks.LockedWheel("a", "1", "a-1-py3-none-any.whl", 1, "0" * 64)
     with pytest.raises(BadLock, match=f"does not agree with {IMAGE_FILE} on a 1"):
@@ -323,9 +325,10 @@ def test_a_static_program_is_an_enclave(tmp_path: Path) -> None:
     source = make_source(tmp_path / "source")
     shutil.copy(compile_program("relay", tmp_path), source / "enclave/relay")
     text = TEXT.replace('["/usr/bin/python3.11", "-I", "/usr/lib/draw/draw.py"]', '["/bin/relay"]')
-    text = text.replace('"usr/lib/draw/draw.py" = "enclave/draw.py"', '"bin/relay" = "enclave/relay"')
     begin, end = text.index("packages = [", text.index("[runtime]")), text.index("directories =")
-    (source / IMAGE_FILE).write_text(f"{text[:begin]}packages = []\n{text[end:]}")
+    text = f"{text[:begin]}packages = []\n{text[end:]}"
+    begin, end = text.index("[wheels]"), text.index("[profiles]")
+    (source / IMAGE_FILE).write_text(f'{text[:begin]}[files]\n"bin/relay" = "enclave/relay"\n\n{text[end:]}')
     write_lock(source)
     report = builder.build(source, tmp_path / "out", progress=Quiet())
     path = tmp_path / "out" / report.profile("local").name

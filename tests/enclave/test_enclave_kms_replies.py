@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coattest_enclave import session
-from coattest_enclave.decision.turns import Turns
 from coattest_enclave.payload import http_reply, kms
 from coattest_enclave.payload.trust import parse_trust
+from coattest_enclave.payload.turns import Turns
 from coattest_enclave.protocol import wire
 from coattest_enclave.protocol.errors import EnclaveError
 from support.enclave.enclave_attacks import error

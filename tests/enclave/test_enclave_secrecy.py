@@ -19,8 +19,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from coattest_enclave import open_request, session
-from coattest_enclave.decision.turns import Turns
 from coattest_enclave.payload.trust import parse_trust
+from coattest_enclave.payload.turns import Turns
 from coattest_enclave.protocol import canonical, wire
 from coattest_enclave.protocol.errors import EnclaveError
 from coattest_verify.auction import messages

@@ -21,10 +21,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
+from coattest_enclave.__main__ import auction_server
 from coattest_enclave.payload import transport
+from coattest_enclave.payload.server import CONNECTIONS_MAX
 from coattest_enclave.payload.trust import parse_trust
 from coattest_enclave.protocol import canonical, cose, wire
-from coattest_enclave.server import CONNECTIONS_MAX, Server
 from coattest_verify.auction import messages
 from coattest_verify.auction.messages import Tie, Unsold, Won
 from support.enclave.enclave_attacks import MALFORMED, REFUSED_BEFORE_DECRYPTING, spki_in
@@ -243,7 +244,7 @@ def test_an_upload_that_drips_loses_its_place(
     trust = parse_trust((program.directory / "trust.json").read_bytes()).on_hardware(present=False)
     address = f"unix:{program.directory}/own.sock"
     listener = transport.listen(address, 8)
-    threading.Thread(target=Server(trust).serve, args=(listener,), daemon=True).start()
+    threading.Thread(target=auction_server(trust).serve, args=(listener,), daemon=True).start()
     slow, quick = (transport.connect(address, 30) for _ in range(2))
     with slow, quick:
         frames = list(demo.open_frames())

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from coattest_enclave.decision import auction, lanes, turns
+from coattest_enclave.decision import auction, lanes
+from coattest_enclave.payload import turns
 from coattest_enclave.protocol import wire
 from coattest_enclave.protocol.errors import MessageError
 from coattest_verify.auction import messages
@@ -163,8 +164,8 @@ def test_lanes_decide_as_the_rules_say(rule: str, buyers: int) -> None:
 
 def test_a_tick_depends_on_numbers_of_lots_and_buyers() -> None:
     """The quantum grows with both, and is never shorter than its least."""
-    assert turns.quantum(1, 1) >= turns.QUANTUM_MIN
-    assert turns.quantum(100_000, 8) < turns.quantum(100_000, 9) < turns.quantum(200_000, 9)
+    assert auction.quantum(1, 1) >= auction.QUANTUM_MIN
+    assert auction.quantum(100_000, 8) < auction.quantum(100_000, 9) < auction.quantum(200_000, 9)
 
 
 class Clock:
@@ -263,4 +264,4 @@ def test_liveness_waits_for_the_tick(program: Enclave) -> None:
         document = wire.read_frame(other)
         assert document is not None
         assert document.type == "document"
-        assert time.monotonic() - began >= turns.quantum(3, 2)
+        assert time.monotonic() - began >= auction.quantum(3, 2)

@@ -46,8 +46,7 @@ from support.parent.fault_cloud import SECRET, FaultCloud
 START = """
 import sys
 from pathlib import Path
-from coattest_enclave import server
-from coattest_enclave.payload import kms
+from coattest_enclave.payload import kms, server
 from coattest_enclave.__main__ import main
 server.IDLE_TIMEOUT, kms.TIMEOUT, kms.PAUSES = 1.5, 1.5, (0.1,)
 sys.exit(main(Path(sys.argv[1])))

@@ -18,8 +18,19 @@ from coattest_enclave.protocol.fields import SECOND_PRICE
 from coattest_enclave.protocol.manifest import Manifest
 from coattest_enclave.protocol.receipt import RESULT
 
+QUANTUM_MIN = 0.5
+"""Seconds of the shortest quantum: some 20 times what a decision over few lots takes."""
+
+QUANTUM_PER_AMOUNT = 0.3e-6
+"""Seconds more for each buyer's amount, and for four more per lot, which are ids, reserves and the result."""
+
 Plaintext = bytes | bytearray
 """What was in a bid file: 8 bytes big-endian per lot. Anything else counts as bidding on no lot."""
+
+
+def quantum(lots: int, buyers: int) -> float:
+    """Seconds of one tick of an auction of that size, some times what its decision takes."""
+    return QUANTUM_MIN + QUANTUM_PER_AMOUNT * lots * (buyers + 4)
 
 
 def columns_of_result(manifest: Manifest, bids: Mapping[str, Plaintext]) -> tuple[bytearray, bytearray]:

@@ -50,8 +50,7 @@ class Nsm:
     ) -> bytes:
         """A new attestation document (COSE_Sign1 bytes) with these fields; raises EnclaveError."""
         fields = {"user_data": user_data, "nonce": nonce, "public_key": public_key}
-        answer = self._ask(cbor2.dumps({"Attestation": fields}))
-        match answer:
+        match self._ask(cbor2.dumps({"Attestation": fields})):
             case {"Attestation": {"document": bytes(document)}} if document:
                 return document
         raise EnclaveError("the NSM gave no document")

@@ -40,17 +40,8 @@ def sign_request(
         signed["X-Amz-Security-Token"] = credentials.session_token
     lower = {name.lower(): " ".join(value.split()) for name, value in signed.items()}
     names = ";".join(sorted(lower))
-    canonical = "\n".join(
-        [
-            "POST",
-            "/",
-            "",
-            *(f"{name}:{lower[name]}" for name in sorted(lower)),
-            "",
-            names,
-            hashlib.sha256(body).hexdigest(),
-        ]
-    )
+    lines = [f"{name}:{lower[name]}" for name in sorted(lower)]
+    canonical = "\n".join(["POST", "/", "", *lines, "", names, hashlib.sha256(body).hexdigest()])
     digest = hashlib.sha256(canonical.encode()).hexdigest()
     key = b"AWS4" + credentials.secret_key.encode()
     for part in (*scope.split("/"), "\n".join([ALGORITHM, stamp, scope, digest])):

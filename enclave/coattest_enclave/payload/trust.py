@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,17 +53,8 @@ class Trust:
             return usable
 
         entropy = tuple(source for source in self.entropy if (source == "host") is not present)
-        return Trust(
-            self.profile,
-            self.partition,
-            self.kms_host,
-            self.ca_pem,
-            pick(self.nsm),
-            pick(self.listen),
-            pick(self.proxy),
-            entropy,
-            self.console,
-        )
+        nsm, listen, proxy = pick(self.nsm), pick(self.listen), pick(self.proxy)
+        return replace(self, nsm=nsm, listen=listen, proxy=proxy, entropy=entropy)
 
 
 def parse_trust(data: bytes) -> Trust:

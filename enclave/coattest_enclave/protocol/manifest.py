@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from array import array
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from coattest_enclave.protocol import canonical, columns, cose
@@ -131,10 +131,7 @@ class Manifest:
                 "rule": self.rule,
                 "lots": self.lots.ids,
                 "reserves": columns.pack_column(self.lots.reserves),
-                "buyers": [
-                    {"name": b.name, "key": b.key, "certificate": b.certificate, "kms": b.kms, "bids": b.bids}
-                    for b in self.buyers
-                ],
+                "buyers": [asdict(buyer) for buyer in self.buyers],
                 "closes": self.closes,
                 "publish_by": self.publish_by,
             }
@@ -151,8 +148,7 @@ class Manifest:
         """The manifest in ``data``; raises MessageError."""
         names = ("auction", "currency", "rule", "lots", "reserves", "buyers", "closes", "publish_by")
         fields = exact_map(canonical.loads(data), PURPOSE, names)
-        buyers = []
-        for entry in array_of(fields["buyers"], "buyers"):
-            buyers.append(Buyer(**exact_map(entry, None, ("name", "key", "certificate", "kms", "bids"))))
+        parts = ("name", "key", "certificate", "kms", "bids")
+        buyers = tuple(Buyer(**exact_map(each, None, parts)) for each in array_of(fields["buyers"], "buyers"))
         lots = Lots.decode(fields["lots"], fields.pop("reserves"))
-        return cls(**{**fields, "lots": lots, "buyers": tuple(buyers)})
+        return cls(**{**fields, "lots": lots, "buyers": buyers})

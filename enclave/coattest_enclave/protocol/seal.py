@@ -58,15 +58,8 @@ class Seal:
     def encode(self) -> bytes:
         """The payload that is signed."""
         bids = [[name, digest] for name, digest in self.bids]
-        return canonical.dumps(
-            {
-                "purpose": PURPOSE,
-                "manifest": self.manifest,
-                "release": self.release,
-                "image": self.image,
-                "bids": bids,
-            }
-        )
+        fields = {"manifest": self.manifest, "release": self.release, "image": self.image, "bids": bids}
+        return canonical.dumps({"purpose": PURPOSE, **fields})
 
     @classmethod
     def decode(cls, data: bytes) -> Seal:

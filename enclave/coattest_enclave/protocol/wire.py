@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +31,7 @@ REQUEST_MAX = 2**32 - 1
 """Largest request number."""
 
 TYPES = frozenset({"alive", "open", "data", "document", "progress", "result", "error"})
-"""Every frame type of version 1."""
+"""Every frame type of version 1. What reads requests may know more of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ def encode_frame(frame: Frame) -> bytes:
     return struct.pack(">I", len(data)) + data
 
 
-def decode_frame(data: bytes) -> Frame:
+def decode_frame(data: bytes, types: Collection[str] = TYPES) -> Frame:
     """The frame in ``data``, which does not include the length; raises MessageError."""
     match canonical.loads(data, FRAME_MAX):
         case [int(version), int(request), str(kind), dict(body)] if (
@@ -64,7 +64,7 @@ def decode_frame(data: bytes) -> Frame:
         raise MessageError(f"frame version is not {VERSION}")
     if not 0 <= request <= REQUEST_MAX:
         raise MessageError("request number out of range")
-    if kind not in TYPES:
+    if kind not in types:
         raise MessageError("unknown frame type")
     if not all(isinstance(key, str) for key in body):
         raise MessageError("a key of the body is not text")
@@ -92,7 +92,7 @@ def read_exactly(stream: socket.socket, size: int) -> bytes:
     return bytes(buffer)
 
 
-def read_frame(stream: socket.socket) -> Frame | None:
+def read_frame(stream: socket.socket, types: Collection[str] = TYPES) -> Frame | None:
     """The next frame, or None when the stream ended between frames; raises MessageError, OSError."""
     first = stream.recv(1)
     if not first:
@@ -100,7 +100,7 @@ def read_frame(stream: socket.socket) -> Frame | None:
     (size,) = struct.unpack(">I", first + read_exactly(stream, 3))
     if size > FRAME_MAX:
         raise MessageError(f"frame over {FRAME_MAX} bytes", "too-large")
-    return decode_frame(read_exactly(stream, size))
+    return decode_frame(read_exactly(stream, size), types)
 
 
 def write_frame(stream: socket.socket, frame: Frame) -> None:

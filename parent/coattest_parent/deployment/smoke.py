@@ -36,7 +36,7 @@ MAX_AGE_MS = 5 * 60 * 1000
 """Milliseconds of age a document may have; its nonce is fresh, so this bounds clocks that disagree."""
 
 CONNECTIONS = 8
-"""Connections at a time: as many as the enclave serves (coattest_enclave.server.CONNECTIONS_MAX)."""
+"""Connections at a time: as many as the enclave serves (coattest_enclave.payload.server.CONNECTIONS_MAX)."""
 
 ROUNDS = 8
 """Requests on each of these connections."""

@@ -11,9 +11,12 @@ from pathlib import Path
 
 from coattest_build import image
 from coattest_build.inputs import lock as locks
+from coattest_build.inputs import wheels
 
 ROOT = Path(__file__).resolve().parents[3]
 EXAMPLE = ROOT / "docs" / "own-enclave"
+BESIDE_PAYLOAD = ("alive", "buffers", "canonical", "errors", "key_arn", "wire")
+"""The modules of the enclave's protocol that its payload package needs."""
 
 
 def make_source(folder: Path) -> Path:
@@ -21,19 +24,31 @@ def make_source(folder: Path) -> Path:
     shutil.copytree(EXAMPLE, folder)
     for part in ("kernel", "init"):
         shutil.copytree(ROOT / "build" / part, folder / "build" / part)
+    copy_payload(folder / "enclave")
     write_lock(folder)
     return folder
 
 
+def copy_payload(folder: Path) -> None:
+    """Put the package of any payload into ``folder``, as the page does."""
+    source, package = ROOT / "enclave/coattest_enclave", folder / "coattest_enclave"
+    shutil.copytree(source / "payload", package / "payload", ignore=shutil.ignore_patterns("__pycache__"))
+    (package / "protocol").mkdir()
+    for name in BESIDE_PAYLOAD:
+        shutil.copy(source / f"protocol/{name}.py", package / "protocol")
+
+
 def write_lock(folder: Path) -> None:
-    """A lock for a source tree whose toolchain is coattest's: coattest's pins, without other packages."""
+    """A lock for a source tree whose toolchain is coattest's: its pins, without those of no use."""
     spec, (locked, _) = image.load_spec(folder), locks.load_lock(ROOT)
     packages: list[locks.LockedPackage] = []
     for package in locked.packages:
         uses = tuple(use for use in package.use if use != "runtime" or package.name in spec.runtime)
         if uses:
             packages.append(dataclasses.replace(package, use=uses))
-    text = dataclasses.replace(locked, packages=tuple(packages), wheels=()).render()
+    pinned = wheels.read_requirements(folder, spec.wheels) if spec.wheels else ""
+    taken = tuple(wheel for wheel in locked.wheels if wheel.sha256 in pinned)
+    text = dataclasses.replace(locked, packages=tuple(packages), wheels=taken).render()
     (folder / image.LOCK_FILE).write_text(text)
 
 

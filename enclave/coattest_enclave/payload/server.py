@@ -1,4 +1,8 @@
-"""The server: frames in, frames out. A request that fails gets one error frame and no result."""
+"""A server of frames: light requests beside each other, a heavy one at a time, ``alive`` for every payload.
+
+What a payload says is which types of frames start a request, and what answers them; connections, time-outs,
+limits and error frames are here. A request that fails gets one error frame and no answer.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +10,20 @@ import contextlib
 import socket
 import threading
 import time
+from collections.abc import Callable, Mapping
 from typing import Literal
 
-from coattest_enclave.decision.turns import Turns
 from coattest_enclave.payload import transport
 from coattest_enclave.payload.nsm import Nsm
-from coattest_enclave.payload.trust import Trust
+from coattest_enclave.payload.turns import Turns
 from coattest_enclave.protocol import alive, wire
 from coattest_enclave.protocol.errors import EnclaveError, MessageError
 
 CONNECTIONS_MAX = 8
-"""Connections kept at a time. One more ends the one that was silent for longest, but never an opening."""
+"""Connections kept at a time. One more ends the one that was silent for longest, but never a heavy one."""
 
 BACKLOG = 128
-"""Connections that the kernel keeps until they are accepted, as during a decision."""
+"""Connections that the kernel keeps until they are accepted, as while a heavy request has ``Turns.alone``."""
 
 IDLE_TIMEOUT = 60.0
 """Seconds without a byte from the parent until a connection is closed."""
@@ -30,20 +34,30 @@ DRAIN_TIMEOUT = 5.0
 ACCEPT_PAUSE = 0.1
 """Seconds to wait after accepting has failed."""
 
+Light = Callable[[wire.Frame], wire.Frame]
+"""Gives the answer to a request of one frame. Raises EnclaveError, whose code and detail the parent reads."""
+
+Heavy = Callable[[socket.socket, wire.Frame, Turns], None]
+"""Reads what follows a request's first frame and writes the answer; within ``Turns.alone`` nobody else is
+served. Raises EnclaveError, and OSError when the stream breaks.
+"""
+
 
 class Server:
-    """Answers on listening sockets until the process ends."""
+    """Answers on listening sockets until the process ends. The handlers are named by type of frame."""
 
-    def __init__(self, trust: Trust) -> None:
-        self._trust = trust
-        self._nsm = Nsm(trust.nsm[0])
-        self._proxies = list(trust.proxy)
+    def __init__(
+        self, nsm: Nsm, *, light: Mapping[str, Light] | None = None, heavy: Mapping[str, Heavy] | None = None
+    ) -> None:
+        self._nsm = nsm
+        self._light, self._heavy = {"alive": self._alive, **(light or {})}, heavy or {}
+        self._types = wire.TYPES | set(self._light) | set(self._heavy)
         self._turns = Turns()
         self._change = threading.Condition()
         # Every connection, from the longest silent on. Who is taken out of it has to end.
         self._streams: dict[socket.socket, None] = {}
-        # One auction at a time, so that memory is bounded by one upload.
-        self._opener: socket.socket | None = None
+        # One heavy request at a time, so that memory is bounded by one upload.
+        self._busy: socket.socket | None = None
 
     def serve(self, listener: socket.socket) -> None:
         """Accept connections, each in a thread of its own."""
@@ -55,7 +69,7 @@ class Server:
                 continue
             with self._turns.served(stream), self._change:
                 if len(self._streams) >= CONNECTIONS_MAX:
-                    silent = next(other for other in self._streams if other is not self._opener)
+                    silent = next(other for other in self._streams if other is not self._busy)
                     del self._streams[silent]
                     transport.cut(silent)
                     self._change.notify_all()
@@ -80,48 +94,44 @@ class Server:
         number = 0
         with self._turns.served(stream):
             try:
-                frame = wire.read_frame(stream)
+                frame = wire.read_frame(stream, self._types)
                 if frame is None:
                     return False
                 number = frame.request
-                if frame.type == "alive":
-                    document = self._alive(frame)
-                    wire.write_frame(stream, wire.Frame(number, "document", {"document": document}))
-                elif frame.type != "open":
+                if frame.type in self._light:
+                    wire.write_frame(stream, self._light[frame.type](frame))
+                elif frame.type not in self._heavy:
                     raise MessageError("this frame does not start a request")
             except Exception as error:
                 return _refuse(stream, number, error)
         with self._change:
             if stream in self._streams:
                 self._streams[stream] = self._streams.pop(stream)
-        return frame.type == "alive" or self._open(stream, frame)
+        return frame.type in self._light or self._answer(stream, frame)
 
-    def _open(self, stream: socket.socket, frame: wire.Frame) -> bool:
-        # Only an open needs TLS and RSA. Loading them with the first one halves the time until the enclave
-        # can answer ``alive`` (docs/benchmarks.md).
-        from coattest_enclave.session import open_auction  # noqa: PLC0415
-
+    def _answer(self, stream: socket.socket, frame: wire.Frame) -> bool:
         with self._change:
-            self._change.wait_for(lambda: self._opener is None or stream not in self._streams)
+            self._change.wait_for(lambda: self._busy is None or stream not in self._streams)
             if stream not in self._streams:
                 return False
-            self._opener = stream
+            self._busy = stream
         try:
-            open_auction(stream, frame, self._trust, self._proxies, self._turns)
+            self._heavy[frame.type](stream, frame, self._turns)
         except Exception as error:
             return _refuse(stream, frame.request, error)
         finally:
             with self._change:
-                self._opener = None
+                self._busy = None
                 self._change.notify_all()
         return True
 
-    def _alive(self, frame: wire.Frame) -> bytes:
+    def _alive(self, frame: wire.Frame) -> wire.Frame:
         match frame.body:
             case {"nonce": bytes(nonce), **rest} if (
                 not rest and alive.NONCE_MIN <= len(nonce) <= alive.NONCE_MAX
             ):
-                return self._nsm.attest(user_data=alive.alive_user_data(), nonce=nonce)
+                document = self._nsm.attest(user_data=alive.alive_user_data(), nonce=nonce)
+                return wire.Frame(frame.request, "document", {"document": document})
         raise MessageError("alive takes a nonce of 16 to 64 bytes")
 
 

@@ -1,8 +1,8 @@
-"""Who is served when: requests beside each other, a decision alone, and its answer at a tick.
+"""Who is served when: requests beside each other, secret work alone, and its answer at a tick.
 
-What an opening says beyond its result could lie in when it says it. So the answer leaves at a multiple of a
-quantum that the numbers of lots and buyers set, failures too, and until then nothing else is served: a
-second connection could otherwise time the decision by how long its own answers take.
+What an answer says beyond itself could lie in when it is said. So it leaves at a multiple of a quantum that
+what is public sets, failures too, and until then nothing else is served: a second connection could otherwise
+time the work by how long its own answers take.
 """
 
 from __future__ import annotations
@@ -17,44 +17,33 @@ from dataclasses import dataclass
 
 from coattest_enclave.payload.transport import cut
 
-QUANTUM_MIN = 0.5
-"""Seconds of the shortest quantum: some 20 times what a decision over few lots takes."""
-
-QUANTUM_PER_AMOUNT = 0.3e-6
-"""Seconds more for each buyer's amount, and for four more per lot, which are ids, reserves and the result."""
-
 GRACE = 1.0
-"""Seconds in which an answer that has begun can end before a decision cuts its connection."""
-
-
-def quantum(lots: int, buyers: int) -> float:
-    """Seconds of one tick of an auction of that size, some times what its decision takes."""
-    return QUANTUM_MIN + QUANTUM_PER_AMOUNT * lots * (buyers + 4)
+"""Seconds in which an answer that has begun can end before work alone cuts its connection."""
 
 
 @dataclass(slots=True)
 class Tick:
-    """How many quanta a decision took; more than one is an overrun, and a fact about its time."""
+    """How many quanta the work took; more than one is an overrun, and a fact about its time."""
 
     count: int = 1
 
 
 class Turns:
-    """Lets many requests be served at a time, or one decision."""
+    """Lets many requests be served at a time, or one work alone."""
 
     def __init__(
         self, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep
     ) -> None:
         self._clock, self._sleep = clock, sleep
         self._change = threading.Condition()
-        self._deciding = False
+        self._alone = False
         self._served: set[socket.socket] = set()
 
     @contextlib.contextmanager
     def served(self, stream: socket.socket) -> Iterator[None]:
-        """Within it a request of this connection is read and answered; it waits for a decision's end."""
+        """Within it a request of this connection is read and answered; it waits while one is alone."""
         with self._change:
-            self._change.wait_for(lambda: not self._deciding)
+            self._change.wait_for(lambda: not self._alone)
             self._served.add(stream)
         try:
             yield
@@ -69,7 +58,7 @@ class Turns:
         it fails. One at a time.
         """
         with self._change:
-            self._deciding = True
+            self._alone = True
             if not self._change.wait_for(lambda: not self._served, GRACE):
                 for stream in self._served:
                     cut(stream)
@@ -82,5 +71,5 @@ class Turns:
             tick.count = math.floor(spent / seconds) + 1
             self._sleep(tick.count * seconds - spent)
             with self._change:
-                self._deciding = False
+                self._alone = False
                 self._change.notify_all()
