@@ -135,7 +135,9 @@ def test_what_the_container_profiles_init_starts(tmp_path: Path) -> None:
     assert spec.container is not None
     add_surroundings(spec.container, tree)
     entries = {e.name: e for e in rootfs.application_entries(spec, tree.root, b"")}
-    plan = decode_plan(entries["run"].content)
+    raw = entries["run"].content
+    assert isinstance(raw, bytes)
+    plan = decode_plan(raw)
     assert (plan.words, plan.folder, plan.nsm) == (("serve", "two words"), "/srv/made", True)
     assert plan.user == ContainerUser(33, 34, (34, 7), "")
     assert plan.environment == ("A=b=c", f"PATH={DEFAULT_PATH}", "HOSTNAME=enclave", "HOME=/srv")
