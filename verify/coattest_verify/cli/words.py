@@ -156,6 +156,9 @@ def describe_rules(members: MembersFile) -> Rows:
         )
     if members.reviews:
         rows.append(("reviews", f"{members.reviews} members must have reviewed the source"))
+    if members.restart is not None:
+        text = f"goes on from {members.restart.size} entries, root {members.restart.root}, and no others"
+        rows.append(("log", text))
     rows.append(("revocation", f"by {members.revoke_threshold} of {len(members.members)} members"))
     return rows
 

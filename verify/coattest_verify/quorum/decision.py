@@ -310,7 +310,7 @@ def decide_from(
         votes=votes,
         counted=counted,
         agreed=len(chain.state.entries),
-        remembered=seen is not None and seen.log is not None,
+        remembered=(seen is not None and seen.log is not None) or chain.restart != "",
         void=[sha256_hex(files.read(item.where)) for item in (*refused, *bad_votes) if item.code == OLD_KEY],
     )
     taken_back = overruled(votes, chain.state, members)
@@ -359,7 +359,8 @@ def _remembered(
     if seen is not None and seen.log is not None and isinstance(chain.log, Finding):
         return replace(seen, objections=objections)  # without the log that was seen no version is a newer one
     current = chain.current
-    return Seen(current.version, current.sha256, log, chain.state.since[-1] is not None, objections)
+    known = chain.known(log) if log else None
+    return Seen(current.version, current.sha256, known, chain.state.since[-1] is not None, objections)
 
 
 def _conclude(

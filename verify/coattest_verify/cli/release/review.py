@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from coattest_verify.cli.options import (
     FILE,
     FOLDER,
     SigningKey,
+    fresh_option,
     optional_signing_options,
     quorum_options,
     read_once,
@@ -54,6 +56,7 @@ from coattest_verify.rebuild.inputs.document import confirmations
 @click.option("--note", default="reviewed", show_default=True, help="One line for the others.")
 @expect_option
 @quorum_options
+@fresh_option
 @click.option("--release", metavar="NAME", help="With --key: the release whose source this is.")
 @json_option
 def review_command(
@@ -66,6 +69,7 @@ def review_command(
     expect: str | None,
     attestations: Path,
     root: bytes | None,
+    fresh: timedelta | None,
     release: str | None,
     as_json: bool,
 ) -> None:
@@ -82,7 +86,7 @@ def review_command(
         need_extra("build")
     lock, digest = locks.load_lock(source)
     kernel = load_spec(source).kernel.profile
-    earlier = _earlier(since, root) if since else None
+    earlier = _earlier(since, root, fresh) if since else None
     moves = locker.moves_between(
         locks.parse_lock(earlier.decode(errors="replace")) if earlier else None, lock
     )
@@ -153,9 +157,14 @@ def _show(rows: Sequence[Mapping[str, Any]]) -> None:
     )
 
 
-def _earlier(since: Path, root: bytes | None) -> bytes:
-    """The lock to compare with. From a bundle only when the bundle decides for it under the pinned root."""
+def _earlier(since: Path, root: bytes | None, fresh: timedelta | None) -> bytes:
+    """The lock to compare with. From a bundle only when the bundle decides for it under the pinned root.
+
+    With ``fresh`` it has to decide today, by a log that was cosigned lately: nobody passes off an old bundle.
+    """
     if since.suffix != ".json":
+        if fresh is not None:
+            raise UsageError("--fresh needs a proof bundle", where=str(since))
         return read_whole(since, locks.MAX_FILE)
     bundle = load_bundle(since)
     pinned = Roots().pinned(root)
@@ -169,7 +178,10 @@ def _earlier(since: Path, root: bytes | None) -> bytes:
             hint="verify release bundle --lock puts it in",
         ) from None
     # Compare with what was decided then, whatever happened since.
-    decided = decide_from(bundle.files, root=pinned, seen=None, profile=profile, now=bundle.made).require()
+    now = bundle.made if fresh is None else utc_now()
+    decided = decide_from(
+        bundle.files, root=pinned, seen=None, profile=profile, now=now, fresh=fresh
+    ).require()
     if hashlib.sha256(lock).hexdigest() != decided.lock_sha256:
         raise FoundFalse(
             "the lock in it is not the one that was decided on", where=str(since), code="wrong-lock"
