@@ -95,6 +95,15 @@ NEVER_RUN = {
         )
     },
     **{
+        ("docs/other-images.md", command): "it needs an image of yours"
+        for command in (
+            "eif init container mine && cd mine",
+            "eif lock --keep --from ../server.tar",
+            "eif build --out out --from ../server.tar --claim attestations/releases/0.1.0/claim.json",
+            "verify rebuild --out mine --from ../the-same-from-another-place",
+        )
+    },
+    **{
         ("docs/other-images.md", f"eif {command}"): reason
         for commands, reason in (
             (

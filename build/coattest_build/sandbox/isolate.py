@@ -98,6 +98,7 @@ def spawn(
     binds: Sequence[Bind] = (),
     cwd: str = "/",
     network: bool = False,
+    loopback: bool = False,
     writable_root: bool = False,
     tmpfs: Sequence[str] = (),
     proc: bool = True,
@@ -114,6 +115,7 @@ def spawn(
     points are made in a tmpfs, not in ``root``. ``binds`` are mounted last, in order. ``/tmp`` and each of
     ``tmpfs`` are empty and writable. ``proc`` asks for a /proc with the sandbox's own processes; a host that
     forbids it gives an empty one. Everything inside ends when the returned process or this process ends.
+    Without the host's ``network`` there is none; ``loopback`` brings 127.0.0.1 up in it.
     ``limits`` sets the kernel's limits on each process; `run_limited` watches the others.
 
     The returned process's exit code is the command's, or 128 + n when signal n ended it.
@@ -134,6 +136,7 @@ def spawn(
         ],
         "cwd": cwd,
         "network": network,
+        "loopback": loopback,
         "writable_root": writable_root,
         "tmpfs": list(tmpfs),
         "proc": proc,

@@ -65,7 +65,9 @@ def test_what_moved_is_shown_with_its_confirmation(old: Path, tmp_path: Path) ->
         json.dumps({"format": "coattest-inputs/v1", "lock_sha256": digest, "confirmed": False, "pins": pins})
     )
     OwnWork().note(INPUTS, sha256_hex(inputs.read_bytes()))
-    moved = {row["name"]: row for row in shown("--since", str(old), "--inputs", str(inputs))["moved"]}
+    document = shown("--since", str(old), "--inputs", str(inputs))
+    assert document["kernel_profile"] == "minimal"
+    moved = {row["name"]: row for row in document["moved"]}
     assert {name: (row["change"], row["confirmed"]) for name, row in moved.items()} == {
         "a-package-that-went": ("removed", None),
         first.name: ("added", True),

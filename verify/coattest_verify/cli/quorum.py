@@ -14,6 +14,7 @@ from coattest.jsontext import emit_json
 from coattest.parser import refuse_ignored
 from coattest.shell import err, json_option, out, utc_now
 from coattest_verify.cli.options import EXISTING_FILE, decision_options
+from coattest_verify.cli.words import payload_rows
 from coattest_verify.quorum.authority import bundle_root
 from coattest_verify.quorum.bundle import load_bundle
 from coattest_verify.quorum.decision import Outcome, decide, decide_from
@@ -164,6 +165,7 @@ def _facts(outcome: Outcome) -> Iterator[tuple[str, str]]:
         yield "image", f"{decision.image_size} bytes, SHA-384 {decision.image_sha384}"
         yield "source tree", decision.tree_sha256
         yield "lock", decision.lock_sha256
+        yield from payload_rows(decision.container)
         yield "agreed", ", ".join(decision.agreed)
         yield "until", utc(decision.expires)
         yield "root", decision.root_sha256

@@ -100,6 +100,9 @@ class Decision:
     expires: datetime
     root_sha256: str
     """SHA-256 (hex) of quorum.toml version 1."""
+    container: str | None = None
+    """SHA-256 (hex) of the configuration of a container image that is the payload, as a statement says:
+    it was taken as given, not built from source. ``lock_sha256`` covers it."""
 
     @property
     def release_digest(self) -> bytes:
@@ -135,6 +138,7 @@ class Decision:
         """The decision for ``--json`` output; nothing reads it back."""
         return {
             **self._decided(),
+            "container": self.container,
             "agreed": list(self.agreed),
             "expires": utc(self.expires),
             "root_sha256": self.root_sha256,
@@ -452,6 +456,14 @@ def _conclude(
                 lambda left: not uncommitted(left, members, committed, root),
             ),
             root_sha256=root.hex(),
+            container=next(
+                (
+                    answer.statement.built.container
+                    for answer in tally.agree
+                    if answer.statement and answer.statement.built
+                ),
+                None,
+            ),
         )
         warnings += ending(decision.release, decision.expires, question.now)
     return Outcome(

@@ -18,6 +18,7 @@ from coattest.files import read_whole
 from coattest.jsontext import emit_json
 from coattest.parser import refuse_ignored
 from coattest.shell import confirm_signing, err, expect_option, json_option, judged_folder, out, utc_now
+from coattest_build.image import load_spec
 from coattest_build.inputs import lock as locks
 from coattest_build.inputs import locker
 from coattest_build.ownwork import OwnWork
@@ -30,7 +31,7 @@ from coattest_verify.cli.options import (
     quorum_options,
     read_once,
 )
-from coattest_verify.cli.words import claim_rows
+from coattest_verify.cli.words import TAKEN_AS_GIVEN, claim_rows
 from coattest_verify.quorum.bundle import LOCK_FILE, load_bundle
 from coattest_verify.quorum.decision import decide_from
 from coattest_verify.quorum.members.file import own_key
@@ -84,6 +85,7 @@ def review_command(
     else:
         need_extra("build")
     lock, digest = locks.load_lock(source)
+    kernel = load_spec(source).kernel.profile
     earlier = _earlier(since, root, fresh) if since else None
     moves = locker.moves_between(
         locks.parse_lock(earlier.decode(errors="replace")) if earlier else None, lock
@@ -101,6 +103,11 @@ def review_command(
     ]
     if not as_json:
         _show(rows)
+        out().print(f"kernel profile: {kernel}", markup=False)
+        if lock.container:
+            out().print(
+                f"payload: a container image, {TAKEN_AS_GIVEN}: sha256:{lock.container.config}", markup=False
+            )
     path = None
     if signing is not None and release is not None:
         compared = hashlib.sha256(earlier).hexdigest() if earlier else None
@@ -115,7 +122,16 @@ def review_command(
             shown_lock=digest,
             expect=expect,
         )
-    _tell(path, {"moved": rows, "compared_with": str(since) if since else None}, as_json)
+    _tell(
+        path,
+        {
+            "moved": rows,
+            "kernel_profile": kernel,
+            "container": lock.container.identity() if lock.container else None,
+            "compared_with": str(since) if since else None,
+        },
+        as_json,
+    )
 
 
 def _change(move: locker.Move) -> str:
