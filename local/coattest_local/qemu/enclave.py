@@ -49,6 +49,18 @@ POLL_SECONDS = 0.1
 REBOOTING = b"reboot: Restarting system"
 
 
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """vCPUs, memory (MiB; what the image needs when None), and whether there are ACPI tables.
+
+    QEMU's machine has none by itself; with tables it announces devices there, else on the command line.
+    """
+
+    cpus: int = 2
+    memory: int | None = None
+    acpi: bool = False
+
+
 @dataclass(slots=True)
 class QemuEnclave(RunningEnclave):
     """An enclave in QEMU that listens, with the seconds from the start to the heartbeat and to listening."""
@@ -68,6 +80,7 @@ def run_in_qemu(
     boot_seconds: float = BOOT_SECONDS,
     port: int = ENCLAVE_PORT,
     check: Callable[[], None] | None = None,
+    machine: Machine = Machine(),
 ) -> QemuEnclave:
     """Boot ``image`` with its files in ``directory``; returns when its vsock ``port`` accepts connections.
 
@@ -99,6 +112,7 @@ def run_in_qemu(
             role_arn=role_arn,
             instance_id=instance_id,
             accelerator=accelerator,
+            machine=machine,
         )
         signer = run / "signer.sock"
         stack.callback(DocumentSigner(signer).close)
@@ -140,15 +154,16 @@ def qemu_command(
     role_arn: str,
     instance_id: str,
     accelerator: str,
+    machine: Machine,
 ) -> list[str]:
     """QEMU's command line. Neither -append nor -initrd: what they add is booted and not (all) measured."""
-    memory = max(MEMORY_FLOOR_MIB, MEMORY_PER_IMAGE * (image.stat().st_size // MIB + 1))
-    machine = f"nitro-enclave,vsock=c,id={module_id},parent-role={_escaped(role_arn)},parent-id={instance_id}"
+    memory = machine.memory or max(MEMORY_FLOOR_MIB, MEMORY_PER_IMAGE * (image.stat().st_size // MIB + 1))
+    ids = f"id={module_id},parent-role={_escaped(role_arn)},parent-id={instance_id}"
     return [
         str(tools.qemu),
-        *("-M", machine),
+        *("-M", f"nitro-enclave,vsock=c,{ids}{',acpi=on' if machine.acpi else ''}", "-bios", "qboot.rom"),
         *("-kernel", str(image.resolve())),
-        *("-accel", accelerator, "-cpu", "max", "-smp", "2", "-m", f"{memory}M"),
+        *("-accel", accelerator, "-cpu", "max", "-smp", str(machine.cpus), "-m", f"{memory}M"),
         *("-display", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot"),
         *("-chardev", f"socket,id=c,path={_escaped(str(vhost))}"),
         *(argument for folder in tools.firmware for argument in ("-L", str(folder))),
