@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,9 +31,9 @@ def tools() -> QemuTools:
 
 
 @pytest.fixture(scope="module")
-def base(built_images: object) -> Path:
+def base(built_images: Any) -> Path:
     """The image for AWS: its kernel, command line and init are what is tried."""
-    image: Path = built_images.image("aws")  # type: ignore[attr-defined]
+    image: Path = built_images.image("aws")
     return image
 
 
