@@ -53,8 +53,8 @@ class Trust:
             return usable
 
         entropy = tuple(source for source in self.entropy if (source == "host") is not present)
-        addresses = {name: pick(getattr(self, name)) for name in ("nsm", "listen", "proxy")}
-        return replace(self, **addresses, entropy=entropy)
+        nsm, listen, proxy = pick(self.nsm), pick(self.listen), pick(self.proxy)
+        return replace(self, nsm=nsm, listen=listen, proxy=proxy, entropy=entropy)
 
 
 def parse_trust(data: bytes) -> Trust:

@@ -148,7 +148,7 @@ class Manifest:
         """The manifest in ``data``; raises MessageError."""
         names = ("auction", "currency", "rule", "lots", "reserves", "buyers", "closes", "publish_by")
         fields = exact_map(canonical.loads(data), PURPOSE, names)
-        names = ("name", "key", "certificate", "kms", "bids")
-        buyers = tuple(Buyer(**exact_map(each, None, names)) for each in array_of(fields["buyers"], "buyers"))
+        parts = ("name", "key", "certificate", "kms", "bids")
+        buyers = tuple(Buyer(**exact_map(each, None, parts)) for each in array_of(fields["buyers"], "buyers"))
         lots = Lots.decode(fields["lots"], fields.pop("reserves"))
         return cls(**{**fields, "lots": lots, "buyers": buyers})
