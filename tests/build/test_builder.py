@@ -24,6 +24,7 @@ from coattest_build.builder import BuildReport
 from coattest_build.formats import measure
 from coattest_build.inputs import lock
 from coattest_build.inputs.cache import Cache, cache_folder, exclusive, scratch
+from coattest_build.sandbox.leftovers import remove_tree
 from coattest_verify.quorum.statements.claim import Claimed
 from coattest_verify.quorum.statements.statement import RebuildReport
 from support.build.source_roots import PACKAGES, PYTHONPATH
@@ -282,6 +283,27 @@ def test_what_a_killed_build_left_is_cleared_and_a_running_ones_is_not(tmp_path:
             assert other.is_dir()
             assert not (tmp_path / "build-killed").exists()
     assert [path.name for path in tmp_path.iterdir()] == [".build-lock"]
+
+
+def test_a_scratch_folder_is_removed_under_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that begins at that moment leaves it to its own process, which would find its files gone."""
+    removed: list[str] = []
+
+    def removing(folder: Path) -> None:
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        finally:
+            os.close(descriptor)
+        removed.append(folder.name)
+        remove_tree(folder)
+
+    monkeypatch.setattr("coattest_build.inputs.cache.remove_tree", removing)
+    with scratch(tmp_path, "build-") as mine:
+        (mine / "file").write_text("x")
+    assert removed == [mine.name]
+    assert not mine.exists()
 
 
 def test_two_builds_of_one_kernel_wait_for_each_other(

@@ -69,8 +69,8 @@ def scratch(parent: Path, prefix: str) -> Iterator[Path]:
                 with contextlib.suppress(OSError), _locked_directory(stale):
                     remove_tree(stale)
             folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
-            stack.callback(remove_tree, folder)
             stack.enter_context(_locked_directory(folder))
+            stack.callback(remove_tree, folder)  # under the lock, so that no other run removes it too
         yield folder
 
 

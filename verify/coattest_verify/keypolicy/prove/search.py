@@ -174,19 +174,19 @@ class Search:
     ) -> Request:
         """The same counterexample with as many wishes as can be had in the time for it."""
         until = min(self.until, time.monotonic() + WISHES_SECONDS)
-        solver = z3.Solver()
-        solver.add(*constraints)
+        wanted = list(constraints)
         for wish in wishes(space, caller, self.policy, self._resource):
             left = int((until - time.monotonic()) * 1000)
             if left <= 0:
                 break
+            # A new one each time: push() of one that has solved has no time-out, and can take minutes.
+            solver = z3.SolverFor("QF_S")
             solver.set("timeout", left)
-            solver.push()
-            solver.add(wish)
+            solver.add(*wanted, wish)
             if solver.check() != z3.sat:
-                solver.pop()
                 continue
             better = self._request(space, caller, action, solver.model())
+            wanted.append(wish)
             if assess(self.policy, better).granted is Ternary.YES:
                 request = better
         return request
